@@ -1,0 +1,192 @@
+//! Postcard's input, put together from chunks.
+//!
+//! Postcard's own `from_io` reads strings into a scratch buffer of fixed size and fails on a longer one. Here a string
+//! that lies within a chunk is lent out of it, and another is gathered in a buffer that grows **as bytes arrive**: a
+//! damaged length asks for gigabytes but gets no more than what the source really holds.
+
+use std::cell::OnceCell;
+use std::io;
+
+use postcard::de_flavors::Flavor;
+use postcard::{Deserializer, Error};
+use serde::de::DeserializeOwned;
+
+use super::{CHUNK_BYTES, Source};
+
+/// A stream of exported state, to be read once.
+///
+/// [`StateReader::read`] reads what a build of this SDK wrote. `impl Read` gives the bytes themselves, for a state
+/// that was written by something else.
+pub struct StateReader {
+    source: Box<dyn Source>,
+    chunk: Vec<u8>,
+    /// How much of `chunk` has been taken.
+    taken: usize,
+    /// How many bytes lie in chunks before this one.
+    before: u64,
+}
+
+impl StateReader {
+    /// Reads from `source`.
+    pub fn new(source: impl Source + 'static) -> Self {
+        Self { source: Box::new(source), chunk: Vec::new(), taken: 0, before: 0 }
+    }
+
+    /// Reads the whole stream as one `T`.
+    ///
+    /// # Errors
+    /// The stream ends early, is not a `T`, or goes on behind it. The text names the position in bytes.
+    pub fn read<T: DeserializeOwned>(self) -> Result<T, String> {
+        let kept = Kept::default();
+        let mut deserializer =
+            Deserializer::from_flavor(Reader { input: self, gathered: Vec::new(), kept: &kept.first });
+        let value = T::deserialize(&mut deserializer);
+        let rest = deserializer.finalize().map_err(|error| format!("cannot read the state: {error}"))?;
+        match value {
+            Err(error) => Err(format!("cannot read the state: {error} at byte {}", rest.position)),
+            Ok(_) if rest.more => {
+                Err(format!("cannot read the state: it goes on after its end at byte {}", rest.position))
+            }
+            Ok(value) => Ok(value),
+        }
+    }
+
+    /// The bytes that are at hand: empty only at the end.
+    fn available(&mut self) -> &[u8] {
+        if self.taken == self.chunk.len() {
+            self.before += self.chunk.len() as u64;
+            self.taken = 0;
+            // The old chunk goes first, so that never two are held.
+            self.chunk = Vec::new();
+            self.chunk = self.source.read(CHUNK_BYTES as u32);
+        }
+        &self.chunk[self.taken..]
+    }
+
+    /// Appends the next `count` bytes to `buffer`, which grows no faster than they arrive.
+    pub(super) fn gather(&mut self, count: usize, buffer: &mut Vec<u8>) -> postcard::Result<()> {
+        let mut missing = count;
+        while missing > 0 {
+            let available = self.available();
+            if available.is_empty() {
+                return Err(Error::DeserializeUnexpectedEnd);
+            }
+            let some = missing.min(available.len());
+            buffer.extend_from_slice(&available[..some]);
+            self.taken += some;
+            missing -= some;
+        }
+        Ok(())
+    }
+}
+
+impl From<Vec<u8>> for StateReader {
+    /// Reads from memory: for tests.
+    fn from(bytes: Vec<u8>) -> Self {
+        struct Memory(io::Cursor<Vec<u8>>);
+        impl Source for Memory {
+            fn read(&mut self, max: u32) -> Vec<u8> {
+                let mut chunk = Vec::new();
+                io::Read::read_to_end(&mut io::Read::take(&mut self.0, u64::from(max)), &mut chunk)
+                    .expect("reading from memory cannot fail");
+                chunk
+            }
+        }
+        Self::new(Memory(io::Cursor::new(bytes)))
+    }
+}
+
+impl io::Read for StateReader {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let available = self.available();
+        let some = available.len().min(buffer.len());
+        buffer[..some].copy_from_slice(&available[..some]);
+        self.taken += some;
+        Ok(some)
+    }
+}
+
+impl std::fmt::Debug for StateReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("StateReader").field("position", &(self.before + self.taken as u64)).finish_non_exhaustive()
+    }
+}
+
+/// The flavor that postcard reads through.
+pub(super) struct Reader<'de> {
+    input: StateReader,
+    /// The last string that did not lie within one chunk.
+    gathered: Vec<u8>,
+    /// Where the next string goes that must live as long as the reading does.
+    kept: &'de OnceCell<Box<KeptString>>,
+}
+
+/// Where reading stopped, and whether the source holds more.
+pub(super) struct Rest {
+    position: u64,
+    more: bool,
+}
+
+impl<'de> Flavor<'de> for Reader<'de> {
+    type Remainder = Rest;
+    type Source = StateReader;
+
+    #[inline]
+    fn pop(&mut self) -> postcard::Result<u8> {
+        let byte = *self.input.available().first().ok_or(Error::DeserializeUnexpectedEnd)?;
+        self.input.taken += 1;
+        Ok(byte)
+    }
+
+    fn try_take_n(&mut self, count: usize) -> postcard::Result<&'de [u8]> {
+        let mut bytes = Vec::new();
+        self.input.gather(count, &mut bytes)?;
+        let string = self.kept.get_or_init(|| Box::new(KeptString { bytes, next: OnceCell::new() }));
+        self.kept = &string.next;
+        Ok(&string.bytes)
+    }
+
+    fn try_take_n_temp<'a>(&'a mut self, count: usize) -> postcard::Result<&'a [u8]>
+    where
+        'de: 'a,
+    {
+        if self.input.available().len() >= count {
+            let start = self.input.taken;
+            self.input.taken += count;
+            return Ok(&self.input.chunk[start..start + count]);
+        }
+        if self.gathered.capacity() > CHUNK_BYTES {
+            self.gathered = Vec::new();
+        }
+        self.gathered.clear();
+        self.input.gather(count, &mut self.gathered)?;
+        Ok(&self.gathered)
+    }
+
+    fn finalize(mut self) -> postcard::Result<Rest> {
+        let more = !self.input.available().is_empty();
+        Ok(Rest { position: self.input.before + self.input.taken as u64, more })
+    }
+}
+
+/// Strings for the few types that insist on borrowing while they are read, although they own in the end (such as a
+/// UUID, which asks for `&[u8]`). They are freed when reading ends.
+#[derive(Default)]
+struct Kept {
+    first: OnceCell<Box<KeptString>>,
+}
+
+struct KeptString {
+    bytes: Vec<u8>,
+    next: OnceCell<Box<KeptString>>,
+}
+
+impl Drop for Kept {
+    /// Frees the list link by link: the derived drop would recurse once for every string.
+    fn drop(&mut self) {
+        let mut next = self.first.take();
+        while let Some(mut string) = next {
+            next = string.next.take();
+        }
+    }
+}

@@ -1,0 +1,6 @@
+use lifeboat_guest::workload;
+
+#[workload]
+fn counter() {}
+
+fn main() {}

@@ -1,0 +1,6 @@
+use lifeboat_guest::workload;
+
+#[workload]
+struct Counter(i64);
+
+fn main() {}

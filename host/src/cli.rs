@@ -1,0 +1,125 @@
+//! The command line: what the subcommands share.
+
+mod inspect;
+mod run;
+mod simulate;
+
+use clap::{Parser, Subcommand};
+use lifeboat::engine::EngineError;
+use lifeboat::service::LaunchError;
+use lifeboat::workload::{LoadError, LoadLimits, MODULE_BYTES_MAX, Workload};
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// What the process ends with. Documented in `--help` and in README.md.
+pub(crate) mod exit {
+    /// All is well.
+    pub(crate) const OK: u8 = 0;
+    /// Some transaction was refused, failed or denied; in a simulation, lost or duplicated.
+    pub(crate) const SOME_NOT_OK: u8 = 1;
+    /// The command line or a file that it names is wrong.
+    pub(crate) const USAGE: u8 = 2;
+    /// The loader refused the workload.
+    pub(crate) const WORKLOAD: u8 = 3;
+    /// The host failed.
+    pub(crate) const HOST: u8 = 4;
+}
+
+const AFTER_HELP: &str = "\
+Exit codes:
+  0  all is well
+  1  some transaction was refused, failed or denied; simulate: one was lost or duplicated
+  2  the command line, or a file that it names, is wrong
+  3  the workload was refused by the loader
+  4  the host failed";
+
+/// Runs stateful WebAssembly programs in metered virtual machines and fails them over at 98 % with nothing lost.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", version, after_help = AFTER_HELP)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a workload as a service and send it transactions, one a line.
+    Run(run::Run),
+    /// Drive a fleet of services with users and traffic, and prove that nothing was lost.
+    Simulate(simulate::Simulate),
+    /// Show what the loader finds in a workload.
+    Inspect(inspect::Inspect),
+}
+
+impl Cli {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(run) => run.execute(),
+            Command::Simulate(simulate) => simulate.execute(),
+            Command::Inspect(inspect) => inspect.execute(),
+        }
+    }
+}
+
+/// The user asked for something that cannot be done as asked.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+/// The workload's file cannot be read.
+#[derive(Debug, Error)]
+#[error("{file}: cannot be read: {error}; name a .wasm or .wat file")]
+struct UnreadableWorkload {
+    file: String,
+    error: io::Error,
+}
+
+/// Prints the error on one line and maps it to the exit code: the one place where errors become codes.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let _ = writeln!(io::stderr(), "lifeboat: {error:#}");
+    let code = if error.is::<UsageError>() {
+        exit::USAGE
+    } else if error.is::<LoadError>() || error.is::<UnreadableWorkload>() {
+        exit::WORKLOAD
+    } else {
+        match (error.downcast_ref::<EngineError>(), error.downcast_ref::<LaunchError>()) {
+            (Some(EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. }), _)
+            | (_, Some(LaunchError::Size(_) | LaunchError::Instantiate { .. })) => exit::WORKLOAD,
+            _ => exit::HOST,
+        }
+    };
+    ExitCode::from(code)
+}
+
+/// Reads and validates the workload in `file`, of which no more is read than the loader would take.
+pub(crate) fn load_workload(file: &Path) -> anyhow::Result<Workload> {
+    let name = file.display().to_string();
+    let unreadable = |error| UnreadableWorkload { file: name.clone(), error };
+    let mut bytes = Vec::new();
+    // One byte more than the limit is enough for the loader to refuse it.
+    File::open(file).and_then(|file| file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
+    Ok(lifeboat::workload::load(&name, &bytes, &LoadLimits::default())?)
+}
+
+/// Writes to standard output; false if its reader has gone, which is no error.
+pub(crate) fn is_pipe_open(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

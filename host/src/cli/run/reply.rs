@@ -1,0 +1,126 @@
+//! How replies are printed.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lifeboat::transaction::{Answer, Denial, Outcome, Reply};
+use serde::Serialize;
+use serde_json::value::RawValue;
+use std::io::{self, Write};
+use thiserror::Error;
+
+/// Why a line led to no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(super) enum NotDone {
+    /// The host denied it.
+    #[error(transparent)]
+    Denied(Denial),
+    /// It is no envelope.
+    #[error("line {line} is not an envelope: {reason}")]
+    Envelope {
+        /// Which line.
+        line: u64,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// How it ended.
+pub(super) fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
+    result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome())
+}
+
+#[derive(Serialize)]
+struct Printed<'a> {
+    id: Option<&'a str>,
+    outcome: Outcome,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    json: Option<&'a RawValue>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    text: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    base64: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+}
+
+/// Prints a reply on one line: an `ok` that is a line itself as it is, all else as a JSON object.
+pub(super) fn print(
+    out: &mut impl Write,
+    id: Option<String>,
+    result: &Result<Reply, NotDone>,
+    json: bool,
+) -> io::Result<()> {
+    if let Ok(Reply { answer: Answer::Ok(bytes), .. }) = result
+        && !json
+        && is_one_line(bytes)
+    {
+        out.write_all(bytes)?;
+        return out.write_all(b"\n");
+    }
+    let mut printed =
+        Printed { id: id.as_deref(), outcome: outcome(result), json: None, text: None, base64: None, cause: None };
+    match result {
+        Err(denied) => printed.cause = Some(denied.to_string()),
+        Ok(reply) => {
+            printed.id = Some(&reply.id);
+            match &reply.answer {
+                Answer::Ok(bytes) => match std::str::from_utf8(bytes) {
+                    Err(_) => printed.base64 = Some(STANDARD.encode(bytes)),
+                    Ok(text) => match serde_json::from_str::<&RawValue>(text) {
+                        Ok(value) if json && !text.contains(['\n', '\r']) => printed.json = Some(value),
+                        _ => printed.text = Some(text),
+                    },
+                },
+                Answer::Refused(text) => printed.cause = Some(text.clone()),
+                Answer::Failed(cause) => printed.cause = Some(cause.to_string()),
+            }
+        }
+    }
+    serde_json::to_writer(&mut *out, &printed)?;
+    out.write_all(b"\n")
+}
+
+/// Whether the bytes are one line of text, which a terminal may see as it is: no control characters.
+fn is_one_line(bytes: &[u8]) -> bool {
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| c.is_control() && c != '\t'))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use lifeboat::clock::Timestamp;
+    use lifeboat::transaction::{Cause, Sequence};
+
+    fn printed(answer: Answer, json: bool) -> String {
+        let reply = Reply {
+            id: "t1".into(),
+            sequence: Sequence(1),
+            timestamp: Timestamp(0),
+            answer,
+            fuel_used: 1,
+            is_repeated: false,
+        };
+        let mut out = Vec::new();
+        print(&mut out, None, &Ok(reply), json).expect("a vector takes everything");
+        String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn one_line_is_printed_as_it_is_and_the_rest_as_json() {
+        let ok = |bytes: &'static [u8]| Answer::Ok(Bytes::from_static(bytes));
+        assert_eq!(printed(ok(b"{\"a\":1}"), false), "{\"a\":1}\n");
+        assert_eq!(printed(ok(b""), false), "\n");
+        assert_eq!(printed(ok(b"{\"a\":1}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":{\"a\":1}}\n");
+        assert_eq!(printed(ok(b"a\nb"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"a\\nb\"}\n");
+        assert_eq!(printed(ok(b"{\n}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"{\\n}\"}\n");
+        assert_eq!(printed(ok(b"\x1b[2J"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"\\u001b[2J\"}\n");
+        assert_eq!(printed(ok(b"\xff"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"base64\":\"/w==\"}\n");
+        assert_eq!(
+            printed(Answer::Refused("no".into()), false),
+            "{\"id\":\"t1\",\"outcome\":\"refused\",\"cause\":\"no\"}\n"
+        );
+        let cause = Cause::Trap { message: "wasm `unreachable` instruction executed".into() };
+        assert!(printed(Answer::Failed(cause), false).contains("\"outcome\":\"failed\",\"cause\":\"trap: wasm"));
+    }
+}

@@ -1,0 +1,255 @@
+//! The compiler, the pool of slots, and the threads that guests run on.
+//!
+//! One [`Engine`] serves a whole host. Its pool is laid out once, from [`PoolLimits`]: a slot for every VM that the
+//! fleet may hold and for every store of the maintenance pool, each as large as the largest size and its headroom.
+//! Slots are address space; memory is taken when a guest touches it.
+//!
+//! Guests run on a tokio runtime of their own, so that a busy guest never delays network I/O.
+
+use crate::vm::{StoreData, VmPre, add_to_linker};
+use crate::workload::{CORE_INSTANCES_MAX, LoadError, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use wasmtime::component::{Component, Linker};
+use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+
+/// The stack that a guest may use, in bytes.
+pub const STACK_BYTES_MAX: usize = 512 * 1024;
+
+/// What compiling one workload may take. Compiled one at a time, so a queue of them waits, each within this.
+pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What a pool slot offers beyond the largest size: room for a snapshot or a restore.
+pub const MAINTENANCE_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
+
+/// How many stores an engine can hold at once, and how large they can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PoolLimits {
+    /// Stores that exist at once: VMs of the fleet and stores of the maintenance pool.
+    pub stores: u32,
+    /// Linear memory of the largest size, in bytes.
+    pub memory_bytes: u64,
+}
+
+/// A workload cannot be compiled, or the engine not be set up.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum EngineError {
+    /// The loader refused the file.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// Cranelift refused it, or one of its imports has another type than ours.
+    #[error("{name}: cannot be compiled: {reason}; build it for lifeboat:vm@0.1.0")]
+    Compile {
+        /// The workload's file.
+        name: String,
+        /// What the compiler said, on one line.
+        reason: String,
+    },
+    /// Cranelift took too long.
+    #[error("{name}: not compiled within {} s; make the module smaller", deadline.as_secs())]
+    CompileDeadline {
+        /// The workload's file.
+        name: String,
+        /// [`COMPILE_DEADLINE`].
+        deadline: Duration,
+    },
+    /// The pool or the threads could not be had.
+    #[error(
+        "failed to set up the engine with {stores} slots of {memory_bytes} bytes: {reason}; configure fewer slots or \
+         a smaller largest size"
+    )]
+    SetUp {
+        /// Slots of the pool.
+        stores: u32,
+        /// Bytes of each.
+        memory_bytes: u64,
+        /// What the operating system said.
+        reason: String,
+    },
+}
+
+/// Compiles workloads and runs guests.
+pub struct Engine {
+    wasmtime: wasmtime::Engine,
+    linker: Linker<StoreData>,
+    guests: Option<tokio::runtime::Runtime>,
+    compiling: Arc<tokio::sync::Semaphore>,
+    slot_bytes: u64,
+}
+
+impl std::fmt::Debug for Engine {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Engine").field("slot_bytes", &self.slot_bytes).finish_non_exhaustive()
+    }
+}
+
+impl Engine {
+    /// Reserves the pool and starts the guests' threads.
+    ///
+    /// # Errors
+    /// [`EngineError::SetUp`] if the address space or the threads cannot be had.
+    pub fn new(limits: PoolLimits) -> Result<Self, EngineError> {
+        let slot_bytes = limits.memory_bytes.saturating_add(MAINTENANCE_HEADROOM_BYTES).next_multiple_of(64 * 1024);
+        let fail = |reason: String| EngineError::SetUp { stores: limits.stores, memory_bytes: slot_bytes, reason };
+        let config = config(limits.stores, slot_bytes).map_err(&fail)?;
+        let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(one_line(&error)))?;
+        let mut linker = Linker::new(&wasmtime);
+        add_to_linker(&mut linker).map_err(|error| fail(one_line(&error)))?;
+        let guests = tokio::runtime::Builder::new_multi_thread()
+            .thread_name("lifeboat-guest")
+            .enable_time()
+            .build()
+            .map_err(|error| fail(error.to_string()))?;
+        Ok(Self {
+            wasmtime,
+            linker,
+            guests: Some(guests),
+            compiling: Arc::new(tokio::sync::Semaphore::new(1)),
+            slot_bytes,
+        })
+    }
+
+    /// Compiles `workload`, one at a time, on the guests' threads.
+    ///
+    /// # Errors
+    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]. After the deadline the compiler still runs to
+    /// its end in the background, and holds the turn of those that wait.
+    pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        let name = workload.name.clone();
+        let engine = Arc::clone(self);
+        let compiled = self.guests().spawn(async move {
+            let turn = Arc::clone(&engine.compiling).acquire_owned().await;
+            tokio::task::spawn_blocking(move || {
+                let _turn = turn;
+                engine.compile_now(workload)
+            })
+            .await
+        });
+        match tokio::time::timeout(COMPILE_DEADLINE, compiled).await {
+            Ok(Ok(Ok(program))) => program.map(Arc::new),
+            Ok(Ok(Err(panic)) | Err(panic)) => Err(EngineError::Compile { name, reason: panic.to_string() }),
+            Err(_) => Err(EngineError::CompileDeadline { name, deadline: COMPILE_DEADLINE }),
+        }
+    }
+
+    fn compile_now(&self, workload: Workload) -> Result<Program, EngineError> {
+        let fail =
+            |error: wasmtime::Error| EngineError::Compile { name: workload.name.clone(), reason: one_line(&error) };
+        let component = Component::new(&self.wasmtime, &workload.component).map_err(fail)?;
+        let pre = self.linker.instantiate_pre(&component).and_then(VmPre::new).map_err(fail)?;
+        Ok(Program { workload, pre })
+    }
+
+    /// Runs `future` on the guests' threads.
+    pub fn spawn<T: Send + 'static>(
+        &self,
+        future: impl Future<Output = T> + Send + 'static,
+    ) -> tokio::task::JoinHandle<T> {
+        self.guests().spawn(future)
+    }
+
+    /// Linear memory that a store may grow to when its slot alone holds it, in bytes.
+    #[must_use]
+    pub fn slot_bytes(&self) -> u64 {
+        self.slot_bytes
+    }
+
+    fn guests(&self) -> &tokio::runtime::Handle {
+        self.guests.as_ref().expect("only `drop` takes the runtime").handle()
+    }
+}
+
+impl Drop for Engine {
+    fn drop(&mut self) {
+        // A runtime must not be dropped from within another's task; this does not wait for a compiler in the
+        // background either.
+        if let Some(guests) = self.guests.take() {
+            guests.shutdown_background();
+        }
+    }
+}
+
+/// A compiled workload, linked and ready to instantiate.
+pub struct Program {
+    workload: Workload,
+    pre: VmPre<StoreData>,
+}
+
+impl std::fmt::Debug for Program {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Program").field("workload", &self.workload.name).finish_non_exhaustive()
+    }
+}
+
+impl Program {
+    /// What was compiled.
+    #[must_use]
+    pub fn workload(&self) -> &Workload {
+        &self.workload
+    }
+
+    pub(crate) fn pre(&self) -> &VmPre<StoreData> {
+        &self.pre
+    }
+
+    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+        self.pre.engine()
+    }
+}
+
+/// Determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.
+fn config(stores: u32, slot_bytes: u64) -> Result<Config, String> {
+    let per_store = |count: u64| u32::try_from(count).ok().and_then(|count| stores.checked_mul(count));
+    let too_many = || "the pool would have over 2^32 slots".to_owned();
+    let mut pool = PoolingAllocationConfig::new();
+    pool.total_component_instances(stores)
+        .total_stacks(stores)
+        // Most workloads have one memory and a handful of core instances; the totals leave room for several such.
+        .total_memories(per_store(MEMORIES_MAX).ok_or_else(too_many)?)
+        .total_tables(per_store(TABLES_PER_STORE).ok_or_else(too_many)?)
+        .total_core_instances(per_store(CORE_INSTANCES_PER_STORE).ok_or_else(too_many)?)
+        .max_memories_per_component(u32::try_from(MEMORIES_MAX).map_err(|error| error.to_string())?)
+        .max_tables_per_component(u32::try_from(TABLES_MAX).map_err(|error| error.to_string())?)
+        .max_core_instances_per_component(u32::try_from(CORE_INSTANCES_MAX).map_err(|error| error.to_string())?)
+        .max_tables_per_module(u32::try_from(TABLES_MAX).map_err(|error| error.to_string())?)
+        .table_elements(usize::try_from(TABLE_ELEMENTS_MAX).map_err(|error| error.to_string())?)
+        .max_memory_size(usize::try_from(slot_bytes).map_err(|error| error.to_string())?)
+        // A slot that was used before keeps this much of its memory, zeroed by hand: cheaper than to give it back to
+        // the kernel and fault it in again.
+        .linear_memory_keep_resident(64 * 1024)
+        .table_keep_resident(4 * 1024);
+    let mut config = Config::new();
+    config
+        .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
+        .consume_fuel(true)
+        .max_wasm_stack(STACK_BYTES_MAX)
+        .async_stack_size(STACK_BYTES_MAX + 1024 * 1024)
+        .wasm_component_model(true)
+        .wasm_memory64(false)
+        .wasm_relaxed_simd(true)
+        .relaxed_simd_deterministic(true)
+        .cranelift_nan_canonicalization(true);
+    Ok(config)
+}
+
+/// Tables that the pool holds for each store on average; a single component may have up to [`TABLES_MAX`].
+const TABLES_PER_STORE: u64 = 4;
+
+/// Core instances that the pool holds for each store on average; a single component may have up to
+/// [`CORE_INSTANCES_MAX`].
+const CORE_INSTANCES_PER_STORE: u64 = 8;
+
+/// An error of wasmtime with its causes, on one line.
+pub(crate) fn one_line(error: &wasmtime::Error) -> String {
+    let mut text = String::new();
+    for cause in error.chain() {
+        let part = cause.to_string();
+        if !text.is_empty() {
+            text.push_str(": ");
+        }
+        text.push_str(&part.replace('\n', " "));
+    }
+    text
+}

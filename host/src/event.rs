@@ -1,0 +1,231 @@
+//! What a host tells of its services: SLA failures, failovers, and changes of condition.
+//!
+//! Events are made by the service they tell of, in the order in which things happened, and go to the one [`EventSink`]
+//! that the host was given. Their text is the one that operators read and tests grep for.
+
+use crate::meter::{Percent, Resource, Usage};
+use crate::name::Name;
+use crate::size::{Bytes, grouped};
+use crate::transaction::{Sequence, VmId};
+use serde::Serialize;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Receives every event of a host, from any thread. It must not block.
+pub type EventSink = Arc<dyn Fn(&Event) + Send + Sync>;
+
+/// Something that happened to a service.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Event {
+    /// The utilisation of a resource reached the threshold.
+    SlaFailure(SlaFailure),
+    /// A service moved to a fresh VM.
+    Failover(Failover),
+    /// A crossing led to no failover, and the service goes on in its VM.
+    Degraded {
+        /// The VM that goes on.
+        vm: VmId,
+        /// Why.
+        reason: String,
+    },
+    /// The service is no longer degraded.
+    Recovered {
+        /// The VM that goes on.
+        vm: VmId,
+    },
+    /// The guest's state could not be exported or restored: the service goes on, and is moved by its last good
+    /// snapshot and a replay only.
+    Unmovable {
+        /// The VM that goes on.
+        vm: VmId,
+        /// Why.
+        reason: String,
+    },
+    /// The guest's state was exported and restored again.
+    Movable {
+        /// The VM that goes on.
+        vm: VmId,
+    },
+    /// A transaction exhausted a resource, and neither a full tank nor a larger size was enough.
+    NotCured {
+        /// The VM that goes on, rolled back to before the transaction.
+        vm: VmId,
+        /// The resource.
+        resource: Resource,
+        /// The transaction's or query's id.
+        transaction: String,
+    },
+    /// The service stopped: its state could not be brought back.
+    Stopped {
+        /// The service.
+        service: Name,
+        /// Why.
+        reason: String,
+    },
+    /// A line that the guest wrote to its standard output or error.
+    Log {
+        /// The service.
+        service: Name,
+        /// The line, without its end.
+        line: String,
+    },
+}
+
+/// The utilisation of a resource reached the service's threshold.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct SlaFailure {
+    /// The VM whose meter it is.
+    pub vm: VmId,
+    /// The resource.
+    pub resource: Resource,
+    /// Used and limit when the threshold was reached.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// The threshold.
+    pub threshold_percent: Percent,
+    /// The id of the transaction or query that reached it.
+    pub transaction: String,
+    /// The last transaction that is part of the state.
+    pub sequence: Sequence,
+}
+
+/// Why a service failed over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailoverCause {
+    /// The tank was nearly empty, or empty.
+    Cpu,
+    /// Memory was nearly full, or full.
+    Memory,
+    /// An operator asked for it.
+    Forced,
+}
+
+impl From<Resource> for FailoverCause {
+    fn from(resource: Resource) -> Self {
+        match resource {
+            Resource::Cpu => Self::Cpu,
+            Resource::Memory => Self::Memory,
+        }
+    }
+}
+
+impl fmt::Display for FailoverCause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Forced => "forced",
+        })
+    }
+}
+
+/// A service moved to a fresh VM.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Failover {
+    /// Why.
+    pub cause: FailoverCause,
+    /// The VM that served until now.
+    pub from: VmId,
+    /// Its machine.
+    pub from_machine: Name,
+    /// The VM that serves from now on.
+    pub to: VmId,
+    /// Its machine.
+    pub to_machine: Name,
+    /// The name of the fresh VM's size.
+    pub size: String,
+    /// The last transaction that is part of the moved state.
+    pub sequence: Sequence,
+    /// Bytes of exported state that the fresh VM was restored from.
+    pub snapshot_bytes: u64,
+    /// Transactions replayed on top of it.
+    pub replayed_transactions: u64,
+    /// Fuel that the old VM burnt in its life.
+    pub fuel_used: u64,
+    /// How long the service stood still.
+    #[serde(rename = "pause_us", serialize_with = "microseconds")]
+    pub pause: Duration,
+}
+
+fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
+}
+
+impl fmt::Display for Event {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::SlaFailure(SlaFailure { vm, resource, usage, threshold_percent, .. }) => write!(
+                f,
+                "SLA failure: {vm} {resource} {:.1}% ({} of {} {}, threshold {threshold_percent})",
+                usage.utilisation_percent(),
+                grouped(usage.used),
+                grouped(usage.limit),
+                resource.unit(),
+            ),
+            Self::Failover(failover) => write!(
+                f,
+                "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms)",
+                failover.from,
+                failover.from_machine,
+                failover.to,
+                failover.to_machine,
+                Bytes(failover.snapshot_bytes),
+                grouped(failover.replayed_transactions),
+                failover.pause.as_secs_f64() * 1e3,
+            ),
+            Self::Degraded { vm, reason } => write!(f, "Degraded: {vm} stays and serves up to its limits: {reason}"),
+            Self::Recovered { vm } => write!(f, "Recovered: {vm} is no longer degraded"),
+            Self::Unmovable { vm, reason } => write!(
+                f,
+                "Unmovable: {vm} goes on, but its state could not be moved: {reason}; it fails over by replay until that is mended"
+            ),
+            Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
+            Self::NotCured { vm, resource, transaction } => write!(
+                f,
+                "No failover: {vm} was rolled back: transaction '{transaction}' exhausts its {resource} on a fresh VM too"
+            ),
+            Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),
+            Self::Log { service, line } => write!(f, "{service}: {}", line.escape_debug()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn events_read_as_documented() {
+        let vm = |number| VmId { service: Name::new("bank").expect("a name"), number };
+        let failure = Event::SlaFailure(SlaFailure {
+            vm: vm(1),
+            resource: Resource::Cpu,
+            usage: Usage { used: 49_150_221, limit: 50_000_000 },
+            threshold_percent: Percent::whole(98),
+            transaction: "t".into(),
+            sequence: Sequence(9),
+        });
+        assert_eq!(failure.to_string(), "SLA failure: bank/1 cpu 98.3% (49,150,221 of 50,000,000 fuel, threshold 98%)");
+        let failover = Event::Failover(Failover {
+            cause: FailoverCause::Cpu,
+            from: vm(1),
+            from_machine: Name::new("m1").expect("a name"),
+            to: vm(2),
+            to_machine: Name::new("m2").expect("a name"),
+            size: "small".into(),
+            sequence: Sequence(9),
+            snapshot_bytes: 22_800,
+            replayed_transactions: 0,
+            fuel_used: 49_150_221,
+            pause: Duration::from_micros(900),
+        });
+        assert_eq!(
+            failover.to_string(),
+            "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)"
+        );
+    }
+}

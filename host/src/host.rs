@@ -1,0 +1,197 @@
+//! A host: one engine, one fleet, the users, and the services that run on them.
+//!
+//! [`Host::request`] is the door that every request comes through, from the command line, a simulation or a network:
+//! it authenticates and authorises before a byte of the request reaches a service's queue.
+
+use crate::auth::{Authority, Grant, Identity};
+use crate::clock::Clock;
+use crate::engine::{Engine, EngineError, PoolLimits, Program};
+use crate::event::EventSink;
+use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
+use crate::journal::MemoryJournal;
+use crate::name::Name;
+use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
+use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
+use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
+use crate::workload::{Workload, WorkloadHash};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::time::Duration;
+
+/// What a host is made of.
+#[derive(Debug, Clone)]
+pub struct HostConfig {
+    /// The machines of its fleet.
+    pub machines: Vec<Machine>,
+    /// Linear memory of the largest size that any service may have, in bytes.
+    pub largest_memory_bytes: u64,
+    /// Stores beyond those of the VMs.
+    pub maintenance_stores: u32,
+    /// Fuel for each instantiation, snapshot or restore.
+    pub maintenance_fuel: u64,
+    /// Time for each of them.
+    pub maintenance_deadline: Duration,
+    /// The longest transaction or query, in bytes.
+    pub body_bytes_max: usize,
+}
+
+impl HostConfig {
+    /// The usual limits, for `machines` and sizes of up to `largest_memory_bytes`.
+    #[must_use]
+    pub fn new(machines: Vec<Machine>, largest_memory_bytes: u64) -> Self {
+        Self {
+            machines,
+            largest_memory_bytes,
+            maintenance_stores: MAINTENANCE_STORES,
+            maintenance_fuel: MAINTENANCE_FUEL,
+            maintenance_deadline: MAINTENANCE_DEADLINE,
+            body_bytes_max: BODY_BYTES_MAX,
+        }
+    }
+}
+
+/// Runs services for users.
+pub struct Host {
+    engine: Arc<Engine>,
+    surroundings: Surroundings,
+    authority: RwLock<Authority>,
+    services: RwLock<HashMap<Name, ServiceHandle>>,
+    programs: Mutex<HashMap<WorkloadHash, Arc<Program>>>,
+    body_bytes_max: usize,
+}
+
+impl std::fmt::Debug for Host {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Host").field("engine", &self.engine).finish_non_exhaustive()
+    }
+}
+
+impl Host {
+    /// Sets up a host without users or services. Every event of its services goes to `events`, every transaction gets
+    /// its time from `clock`.
+    ///
+    /// # Errors
+    /// [`EngineError::SetUp`].
+    pub fn new(config: HostConfig, clock: Arc<dyn Clock>, events: EventSink) -> Result<Self, EngineError> {
+        let fleet = Fleet::new(config.machines, config.maintenance_stores);
+        let engine = Arc::new(Engine::new(PoolLimits {
+            stores: fleet.slots().saturating_add(config.maintenance_stores.max(1)),
+            memory_bytes: config.largest_memory_bytes,
+        })?);
+        let maintenance = Maintenance {
+            fuel: config.maintenance_fuel,
+            deadline: config.maintenance_deadline,
+            memory_bytes: engine.slot_bytes(),
+        };
+        Ok(Self {
+            engine,
+            surroundings: Surroundings { fleet, clock, events, maintenance },
+            authority: RwLock::default(),
+            services: RwLock::default(),
+            programs: Mutex::default(),
+            body_bytes_max: config.body_bytes_max,
+        })
+    }
+
+    /// The users, to change them. Requests wait while the guard is held.
+    pub fn authority(&self) -> RwLockWriteGuard<'_, Authority> {
+        self.authority.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Compiles `workload`, once for each content.
+    ///
+    /// # Errors
+    /// As [`Engine::compile`].
+    pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        let hash = workload.hash;
+        let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).map(Arc::clone);
+        if let Some(program) = known {
+            return Ok(program);
+        }
+        let program = self.engine.compile(workload).await?;
+        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Arc::clone(programs.entry(hash).or_insert(program)))
+    }
+
+    /// Creates a service, whose history is kept in memory, and its first VM.
+    ///
+    /// # Errors
+    /// Nothing was created; see [`LaunchError`].
+    pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
+        let name = spec.name.clone();
+        if self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name) {
+            return Err(LaunchError::Exists { name });
+        }
+        let queue_max = spec.queue_max;
+        let journal = Box::new(MemoryJournal::default());
+        let launching = Service::launch(spec, self.surroundings.clone(), journal);
+        // On the guests' threads: a start function may run for long.
+        let service = match self.engine.spawn(launching).await {
+            Ok(launched) => launched?,
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+        if services.contains_key(&name) {
+            return Err(LaunchError::Exists { name });
+        }
+        let (handle, task) = service.start(queue_max);
+        self.engine.spawn(task);
+        services.insert(name, handle);
+        Ok(())
+    }
+
+    /// Has a request executed for the user whose token it is, and waits for its answer. Dropping the future does not
+    /// take the request back.
+    ///
+    /// # Errors
+    /// [`Denial`]: it never reached the guest, or the service stopped and whether it did is unknown.
+    pub async fn request(&self, token: &str, service: &str, request: Request) -> Result<Reply, Denial> {
+        let (identity, handle) = self.enter(token, service, Grant::Transact)?;
+        if request.body.len() > self.body_bytes_max {
+            return Err(Denial::BodyTooLarge { bytes: request.body.len(), limit_bytes: self.body_bytes_max });
+        }
+        if let Some(bytes) = request.id.as_ref().map(String::len).filter(|&bytes| bytes > TRANSACTION_ID_BYTES_MAX) {
+            return Err(Denial::IdTooLong { bytes });
+        }
+        handle.request(identity.user, request).await
+    }
+
+    /// Tells how a service is, after all that was sent before.
+    ///
+    /// # Errors
+    /// Without the grant to observe, or if the service's task has ended.
+    pub async fn status(&self, token: &str, service: &str) -> Result<Status, Denial> {
+        self.enter(token, service, Grant::Observe)?.1.status().await
+    }
+
+    /// Makes a service fail over now. Returns how it is afterwards.
+    ///
+    /// # Errors
+    /// Without the grant to operate, or if the service's task has ended.
+    pub async fn fail_over(&self, token: &str, service: &str) -> Result<Status, Denial> {
+        self.enter(token, service, Grant::Operate)?.1.fail_over().await
+    }
+
+    /// Makes a service take a snapshot now. Returns how it is afterwards.
+    ///
+    /// # Errors
+    /// Without the grant to operate, or if the service's task has ended.
+    pub async fn snapshot(&self, token: &str, service: &str) -> Result<Status, Denial> {
+        self.enter(token, service, Grant::Operate)?.1.snapshot().await
+    }
+
+    /// Authenticates, authorises, and only then looks for the service.
+    fn enter(&self, token: &str, service: &str, grant: Grant) -> Result<(Identity, ServiceHandle), Denial> {
+        let identity = {
+            let authority = self.authority.read().unwrap_or_else(PoisonError::into_inner);
+            let identity = authority.authenticate(token, self.surroundings.clock.now())?;
+            authority.authorise(&identity, service, grant)?;
+            identity
+        };
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        match services.get(service) {
+            Some(handle) => Ok((identity, handle.clone())),
+            None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
+        }
+    }
+}

@@ -1,0 +1,278 @@
+//! The ordered history of a service since its last snapshot: transactions, SLA failures, failovers.
+//!
+//! [`Journal`] is what a service needs of it; [`MemoryJournal`] keeps it in memory, for services that live as long as
+//! their process. A reply leaves the host only when the [`Commit`] of its record says so.
+
+use crate::clock::Timestamp;
+use crate::event::{Failover, SlaFailure};
+use crate::name::Name;
+use crate::size::Bytes as ByteCount;
+use crate::transaction::{Answer, ReplyHash, Sequence};
+use bytes::Bytes;
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Bodies and answers that a [`MemoryJournal`] holds for replays, in bytes. A service whose snapshots fail denies
+/// transactions beyond it.
+pub const TAIL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// SLA failures and failovers that a [`MemoryJournal`] remembers.
+pub const EVENTS_KEPT_MAX: usize = 10_000;
+
+/// Bytes that a record takes beside its body and answer, roughly.
+const RECORD_BYTES: u64 = 256;
+
+/// One transaction, as it happened.
+#[derive(Debug, Clone)]
+pub struct TransactionRecord {
+    /// Its place in the history.
+    pub sequence: Sequence,
+    /// Its id.
+    pub id: Box<str>,
+    /// Whether the client gave the id, so that a repetition of it is to be answered from here.
+    pub is_id_kept: bool,
+    /// Who sent it.
+    pub user: Name,
+    /// The time that the guest saw.
+    pub timestamp: Timestamp,
+    /// What the guest got. Empty once a snapshot includes the transaction.
+    pub body: Bytes,
+    /// The hash of the body.
+    pub body_hash: ReplyHash,
+    /// How it ended.
+    pub answer: Answer,
+    /// Fuel that the answered attempt burnt: for `ok` and `refused`, what the VM's tank was charged.
+    pub fuel_used: u64,
+    /// Fuel that queries were charged since the record before, on the same VM.
+    pub query_fuel_used: u64,
+}
+
+impl TransactionRecord {
+    fn bytes(&self) -> u64 {
+        let answer = match &self.answer {
+            Answer::Ok(reply) => reply.len(),
+            Answer::Refused(text) => text.len(),
+            Answer::Failed(_) => 0,
+        };
+        RECORD_BYTES + (self.id.len() + self.body.len() + answer) as u64
+    }
+}
+
+/// One entry of the history.
+#[derive(Debug, Clone)]
+pub enum Record {
+    /// A transaction.
+    Transaction(Arc<TransactionRecord>),
+    /// The utilisation of a resource reached the threshold.
+    SlaFailure(SlaFailure),
+    /// The service moved; it names the fresh VM's size.
+    Failover(Failover),
+}
+
+/// The journal does not take any more, or does not give back what it took.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum JournalError {
+    /// The history since the last snapshot is as long as it may be.
+    #[error(
+        "the journal holds {} since the last snapshot, the limit is {}; the service must be snapshotted first",
+        ByteCount(*bytes), ByteCount(*limit_bytes)
+    )]
+    Full {
+        /// What it holds, with the refused.
+        bytes: u64,
+        /// The bound.
+        limit_bytes: u64,
+    },
+}
+
+/// Resolves when a record can no longer be lost, as far as the journal promises. A reply waits for it; the service
+/// goes on meanwhile.
+pub struct Commit(Option<BoxFuture<'static, Result<(), JournalError>>>);
+
+impl std::fmt::Debug for Commit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Commit").field("is_pending", &self.0.is_some()).finish()
+    }
+}
+
+impl Commit {
+    /// The record is as safe as it gets already.
+    #[must_use]
+    pub fn done() -> Self {
+        Self(None)
+    }
+
+    /// The record is safe when `durable` resolves.
+    #[must_use]
+    pub fn pending(durable: BoxFuture<'static, Result<(), JournalError>>) -> Self {
+        Self(Some(durable))
+    }
+
+    /// Waits until the record is safe.
+    ///
+    /// # Errors
+    /// It could not be made so: whether it is there after a restart is unknown.
+    pub async fn durable(self) -> Result<(), JournalError> {
+        match self.0 {
+            None => Ok(()),
+            Some(durable) => durable.await,
+        }
+    }
+}
+
+/// What a service needs of its history.
+pub trait Journal: Send {
+    /// Checks that records of `bytes` more can be appended. Asked before a transaction is executed, since an executed
+    /// one must be journalled.
+    ///
+    /// # Errors
+    /// [`JournalError::Full`].
+    fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
+
+    /// Appends a record. Sequences of transactions grow.
+    ///
+    /// # Errors
+    /// Nothing was appended.
+    fn append(&mut self, record: Record) -> Result<Commit, JournalError>;
+
+    /// The transactions after `after`, in order.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError>;
+
+    /// The kept answer of the transaction at `sequence`, whose id the client gave. Its body may be gone.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, JournalError>;
+
+    /// Gives up what is only needed to replay transactions up to `through`, since a proven snapshot includes them.
+    fn forget_tail(&mut self, through: Sequence);
+
+    /// Gives up the answers before `sequence`.
+    fn forget_answers(&mut self, before: Sequence);
+}
+
+/// A history that lives as long as its process.
+#[derive(Debug, Default)]
+pub struct MemoryJournal {
+    tail: VecDeque<Arc<TransactionRecord>>,
+    tail_bytes: u64,
+    /// Transactions whose ids are kept, of the tail and before; those before have no body.
+    answered: VecDeque<Arc<TransactionRecord>>,
+    events: VecDeque<Record>,
+}
+
+impl MemoryJournal {
+    /// SLA failures and failovers, the last [`EVENTS_KEPT_MAX`] of them in order.
+    pub fn events(&self) -> impl Iterator<Item = &Record> {
+        self.events.iter()
+    }
+}
+
+impl Journal for MemoryJournal {
+    fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
+        let bytes = self.tail_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
+        if bytes > TAIL_BYTES_MAX {
+            return Err(JournalError::Full { bytes, limit_bytes: TAIL_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
+        match record {
+            Record::Transaction(record) => {
+                self.tail_bytes += record.bytes();
+                if record.is_id_kept {
+                    self.answered.push_back(Arc::clone(&record));
+                }
+                self.tail.push_back(record);
+            }
+            event => {
+                if self.events.len() == EVENTS_KEPT_MAX {
+                    self.events.pop_front();
+                }
+                self.events.push_back(event);
+            }
+        }
+        Ok(Commit::done())
+    }
+
+    fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {
+        let first = self.tail.partition_point(|record| record.sequence <= after);
+        Ok(self.tail.range(first..).cloned().collect())
+    }
+
+    fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
+        let found = self.answered.binary_search_by_key(&sequence, |record| record.sequence);
+        Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))
+    }
+
+    fn forget_tail(&mut self, through: Sequence) {
+        let count = self.tail.partition_point(|record| record.sequence <= through);
+        for record in self.tail.drain(..count) {
+            self.tail_bytes -= record.bytes();
+            if let Ok(index) = self.answered.binary_search_by_key(&record.sequence, |kept| kept.sequence) {
+                self.answered[index] =
+                    Arc::new(TransactionRecord { body: Bytes::new(), ..TransactionRecord::clone(&record) });
+            }
+        }
+    }
+
+    fn forget_answers(&mut self, before: Sequence) {
+        let count = self.answered.partition_point(|record| record.sequence < before);
+        self.answered.drain(..count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(sequence: u64, is_id_kept: bool) -> Record {
+        let body = Bytes::from(format!("body {sequence}"));
+        Record::Transaction(Arc::new(TransactionRecord {
+            sequence: Sequence(sequence),
+            id: sequence.to_string().into(),
+            is_id_kept,
+            user: Name::new("ada").expect("a name"),
+            timestamp: Timestamp(sequence),
+            body_hash: ReplyHash::of_body(&body),
+            body,
+            answer: Answer::Ok(Bytes::from_static(b"1")),
+            fuel_used: 1,
+            query_fuel_used: 0,
+        }))
+    }
+
+    #[test]
+    fn the_tail_ends_at_the_snapshot_and_kept_answers_outlive_it() -> Result<(), JournalError> {
+        let mut journal = MemoryJournal::default();
+        for sequence in 1..=10 {
+            journal.append(record(sequence, sequence % 2 == 0))?;
+        }
+        journal.forget_tail(Sequence(6));
+        let tail: Vec<u64> = journal.tail(Sequence(0))?.iter().map(|record| record.sequence.0).collect();
+        assert_eq!(tail, [7, 8, 9, 10]);
+        assert_eq!(journal.tail(Sequence(9))?.len(), 1);
+        assert!(journal.answered(Sequence(4))?.is_some_and(|kept| kept.body.is_empty()));
+        assert!(journal.answered(Sequence(8))?.is_some_and(|kept| &*kept.body == b"body 8"));
+        assert!(journal.answered(Sequence(5))?.is_none());
+        journal.forget_answers(Sequence(8));
+        assert!(journal.answered(Sequence(4))?.is_none() && journal.answered(Sequence(8))?.is_some());
+        journal.forget_tail(Sequence(10));
+        assert_eq!(journal.tail_bytes, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_journal_says_so_before_anything_is_executed() {
+        let journal = MemoryJournal { tail_bytes: TAIL_BYTES_MAX - RECORD_BYTES - 10, ..MemoryJournal::default() };
+        assert!(journal.check_room(10).is_ok());
+        assert!(journal.check_room(11).is_err());
+    }
+}

@@ -1,0 +1,24 @@
+//! Lifeboat runs stateful WebAssembly programs in metered virtual machines under a service level agreement.
+//!
+//! It meters what every VM uses, authenticates users before it dispatches their transactions, and when a VM crosses
+//! 98 % of a resource it records an SLA failure, moves the service's state to a fresh VM with fresh resources, and
+//! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
+
+pub mod auth;
+pub mod clock;
+pub mod engine;
+pub mod event;
+pub mod failover;
+pub mod fleet;
+pub mod host;
+pub mod journal;
+pub mod meter;
+pub mod name;
+pub mod rehydrate;
+pub mod service;
+pub mod size;
+pub mod snapshot;
+pub mod transaction;
+pub mod vm;
+mod wasi;
+pub mod workload;

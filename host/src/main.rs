@@ -1,0 +1,21 @@
+//! The `lifeboat` command: parse, run, exit code.
+
+mod cli;
+
+use clap::Parser;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let cli = match cli::Cli::try_parse() {
+        Ok(cli) => cli,
+        // `--help` and `--version` are errors to clap too; only a failed write of theirs is lost here.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(if error.use_stderr() { cli::exit::USAGE } else { cli::exit::OK });
+        }
+    };
+    match cli.execute() {
+        Ok(code) => code,
+        Err(error) => cli::report(&error),
+    }
+}

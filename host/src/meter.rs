@@ -1,0 +1,226 @@
+//! What a VM has used of what it was given.
+//!
+//! A [`Meter`] belongs to one VM for its whole life. Only [`Meter::charge`] moves its consumables, only kept work is
+//! charged, and nothing ever gives back: a full tank comes with a fresh VM alone, which is to say with a failover.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+
+/// A metered resource. Its name is the one in events, reports and configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Resource {
+    /// Fuel for the VM's life: a consumable, full again in a fresh VM.
+    Cpu,
+    /// Bytes of linear memory: a level, which only compaction or a larger size brings down.
+    Memory,
+}
+
+impl Resource {
+    /// Every resource, in the order of reports.
+    pub const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
+
+    /// The unit that usage of this resource is counted in.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Cpu => "fuel",
+            Self::Memory => "bytes",
+        }
+    }
+}
+
+impl fmt::Display for Resource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+        })
+    }
+}
+
+/// A share of a whole, from 0 % to 100 %, exact to a hundredth of a percent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "f64", into = "f64")]
+pub struct Percent {
+    basis_points: u16,
+}
+
+impl Percent {
+    /// `whole` percent. For constants.
+    ///
+    /// # Panics
+    /// If `whole` exceeds 100.
+    #[must_use]
+    pub const fn whole(whole: u16) -> Self {
+        assert!(whole <= 100, "a share is at most 100 percent");
+        Self { basis_points: whole * 100 }
+    }
+
+    /// The share that is `points` percentage points smaller, 0 % at the least.
+    #[must_use]
+    pub const fn less_points(self, points: u16) -> Self {
+        Self { basis_points: self.basis_points.saturating_sub(points * 100) }
+    }
+
+    /// The share in whole percentage points, rounded down.
+    #[must_use]
+    pub fn whole_points(self) -> u8 {
+        u8::try_from(self.basis_points / 100).unwrap_or(100)
+    }
+
+    /// Whether `used` is at least this share of `limit`. Exact: no rounding decides a failover.
+    #[must_use]
+    pub fn reached(self, used: u64, limit: u64) -> bool {
+        u128::from(used) * 10_000 >= u128::from(limit) * u128::from(self.basis_points)
+    }
+
+    /// This share of `whole`, rounded down.
+    #[must_use]
+    pub fn of(self, whole: u64) -> u64 {
+        u64::try_from(u128::from(whole) * u128::from(self.basis_points) / 10_000).unwrap_or(u64::MAX)
+    }
+}
+
+impl TryFrom<f64> for Percent {
+    type Error = String;
+
+    fn try_from(percent: f64) -> Result<Self, String> {
+        if !(0.0..=100.0).contains(&percent) {
+            return Err(format!("{percent} is not a percentage: it must lie between 0 and 100"));
+        }
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "checked to be 0 to 10,000")]
+        Ok(Self { basis_points: (percent * 100.0).round() as u16 })
+    }
+}
+
+impl From<Percent> for f64 {
+    fn from(percent: Percent) -> Self {
+        f64::from(percent.basis_points) / 100.0
+    }
+}
+
+impl std::str::FromStr for Percent {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let number = text.trim().trim_end_matches('%');
+        number
+            .parse::<f64>()
+            .map_err(|_| format!("'{text}' is not a percentage: write a number such as 98 or 97.5"))?
+            .try_into()
+    }
+}
+
+impl fmt::Display for Percent {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}%", f64::from(*self))
+    }
+}
+
+/// Used and limit of one resource.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Usage {
+    /// How much is used, in the resource's unit.
+    pub used: u64,
+    /// How much may be used.
+    pub limit: u64,
+}
+
+impl Usage {
+    /// Used / limit in percent; over 100 only for a level whose limit came down.
+    #[must_use]
+    #[expect(clippy::cast_precision_loss, reason = "for people to read; decisions use `Percent::reached`")]
+    pub fn utilisation_percent(self) -> f64 {
+        if self.limit == 0 { 100.0 } else { self.used as f64 / self.limit as f64 * 100.0 }
+    }
+
+    /// What is left up to the limit.
+    #[must_use]
+    pub fn remaining(self) -> u64 {
+        self.limit.saturating_sub(self.used)
+    }
+}
+
+/// The usage of every resource of one VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Meter {
+    /// Fuel burnt by kept transactions and answered queries, of the tank that the VM was created with.
+    pub cpu: Usage,
+    /// Linear memory of the VM's current store, of its size's limit.
+    pub memory: Usage,
+    /// The most linear memory that a kept transaction or an answered query left the VM with, in bytes.
+    pub memory_peak_bytes: u64,
+}
+
+impl Meter {
+    /// The meter of a fresh VM: a full tank, and the memory that its store starts with.
+    #[must_use]
+    pub fn new(fuel_limit: u64, memory_limit_bytes: u64, memory_used_bytes: u64) -> Self {
+        Self {
+            cpu: Usage { used: 0, limit: fuel_limit },
+            memory: Usage { used: memory_used_bytes, limit: memory_limit_bytes },
+            memory_peak_bytes: memory_used_bytes,
+        }
+    }
+
+    /// Takes what kept work burnt out of the tank, and notes the level that it left behind.
+    pub fn charge(&mut self, fuel_used: u64, memory_used_bytes: u64) {
+        self.cpu.used = self.cpu.used.saturating_add(fuel_used);
+        self.observe_memory(memory_used_bytes);
+    }
+
+    /// Notes the level of memory after the VM's store was replaced: no fuel moves.
+    pub fn observe_memory(&mut self, used_bytes: u64) {
+        self.memory.used = used_bytes;
+        self.memory_peak_bytes = self.memory_peak_bytes.max(used_bytes);
+    }
+
+    /// The usage of `resource`.
+    #[must_use]
+    pub fn usage(&self, resource: Resource) -> Usage {
+        match resource {
+            Resource::Cpu => self.cpu,
+            Resource::Memory => self.memory,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn a_threshold_is_reached_exactly_at_its_share() {
+        let threshold = Percent::whole(98);
+        assert!(!threshold.reached(97, 100));
+        assert!(threshold.reached(98, 100));
+        assert!(!threshold.reached(u64::MAX / 100 * 97, u64::MAX));
+        assert!(threshold.reached(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn percentages_are_parsed_and_printed_as_people_write_them() {
+        assert_eq!("98".parse::<Percent>().map(|p| p.to_string()), Ok("98%".into()));
+        assert_eq!("97.5%".parse::<Percent>().map(|p| p.to_string()), Ok("97.5%".into()));
+        for wrong in ["", "x", "-1", "100.1", "NaN", "inf"] {
+            assert!(wrong.parse::<Percent>().is_err(), "{wrong}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn a_meter_never_gives_back(charges in prop::collection::vec((0u64..1_000_000, 0u64..1_000_000), 0..50)) {
+            let mut meter = Meter::new(10_000_000, 1_000_000, 65_536);
+            let mut sum = 0;
+            for (fuel, memory) in charges {
+                sum += fuel;
+                meter.charge(fuel, memory);
+                prop_assert_eq!(meter.cpu.used, sum);
+                prop_assert_eq!(meter.memory.used, memory);
+                prop_assert!(meter.memory_peak_bytes >= memory);
+            }
+        }
+    }
+}

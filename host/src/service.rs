@@ -1,0 +1,680 @@
+//! The task that owns a service's VM, and the path of a transaction through it.
+//!
+//! One task owns everything of a service: transactions are serial, and nothing here is locked. Requests arrive through
+//! a bounded queue ([`ServiceHandle`]); who asks was authenticated and authorised before they entered it (`host.rs`).
+//!
+//! ```text
+//!   queue -> dedupe -> room in the journal? -> execute -> journal -> reply (held until durable) -> crossing? snapshot?
+//!                                               |
+//!                                               +-- trap, deadline: journal `failed`, reply, roll back
+//!                                               +-- exhausted: SLA failure, roll back, run again where that is cured
+//! ```
+//!
+//! A service's store is replaced in three ways, all in `service/moves.rs`: rollback (rehydrate what the journal has),
+//! snapshot (export, restore into a fresh store), and failover (a snapshot, then a fresh VM: number, size, slot, tank).
+//!
+//! Conditions, each with an event when it begins and ends: *degraded* (a crossing that no failover cured), *unmovable*
+//! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
+
+mod answers;
+mod logs;
+mod moves;
+
+pub use answers::Horizon;
+pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
+
+use crate::clock::{Clock, Timestamp};
+use crate::engine::Program;
+use crate::event::{Event, EventSink, FailoverCause, SlaFailure};
+use crate::failover::{Backoff, HEADROOM_POINTS, Policy, Thresholds};
+use crate::fleet::{Fleet, NoRoom};
+use crate::journal::{Commit, Journal, Record, TransactionRecord};
+use crate::meter::{Meter, Resource, Usage};
+use crate::name::Name;
+use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL};
+use crate::size::Size;
+use crate::snapshot::Snapshot;
+use crate::transaction::{Answer, Denial, Kind, Reply, ReplyHash, Request, Sequence, VmId};
+use crate::vm::{Allowance, Attempt, Call, Instance, MoveError, Vm};
+use crate::workload::LoadError;
+use answers::Answers;
+use logs::LogBucket;
+use std::sync::Arc;
+use tokio::sync::{mpsc, oneshot};
+
+/// Requests that may wait for a service, unless configured otherwise.
+pub const QUEUE_MAX: usize = 1024;
+
+/// Requests that are taken from the queue at once.
+const BATCH_MAX: usize = 64;
+
+/// A snapshot is taken when replaying the tail would cost more than this, about 250 ms, or than the last snapshot did.
+pub const TAIL_FUEL_MAX: u64 = 250_000_000;
+
+/// A snapshot is taken when the tail holds this many bytes of bodies.
+pub const TAIL_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// What a service is made of.
+#[derive(Clone)]
+pub struct ServiceSpec {
+    /// Its name.
+    pub name: Name,
+    /// What it runs.
+    pub program: Arc<Program>,
+    /// The size of its first VM.
+    pub size: Arc<Size>,
+    /// All sizes that it may have, in any order; those larger than its own are where it goes when memory runs out.
+    pub sizes: Vec<Arc<Size>>,
+    /// When a resource fails its SLA.
+    pub thresholds: Thresholds,
+    /// Keys the random numbers that the guest sees. Never printed.
+    pub secret: [u8; 32],
+    /// How far back a repetition is recognised.
+    pub horizon: Horizon,
+    /// How many requests may wait.
+    pub queue_max: usize,
+    /// Breaks the promise on purpose, to show that the reconciliation notices.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
+}
+
+impl std::fmt::Debug for ServiceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceSpec").field("name", &self.name).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// A way to break the promise at one transaction.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The first `ok` from this sequence on is answered, and forgotten.
+    DropOne(Sequence),
+    /// The first `ok` from this sequence on is answered, and executed twice.
+    DoubleOne(Sequence),
+}
+
+impl Sabotage {
+    fn hits(self, work: &Work, answer: &Answer) -> bool {
+        let (Self::DropOne(from) | Self::DoubleOne(from)) = self;
+        work.kind == Kind::Transaction && work.sequence >= from && matches!(answer, Answer::Ok(_))
+    }
+}
+
+/// What a service shares with its host.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) events: EventSink,
+    pub(crate) maintenance: Maintenance,
+}
+
+/// A service as its operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// The VM that serves.
+    pub vm: VmId,
+    /// Its machine.
+    pub machine: Name,
+    /// The name of its size.
+    pub size: String,
+    /// Its meter.
+    pub meter: Meter,
+    /// The last transaction.
+    pub sequence: Sequence,
+    /// The last transaction of the last good snapshot.
+    pub snapshot_sequence: Sequence,
+    /// Why it is degraded, if it is.
+    pub degraded: Option<String>,
+    /// Why it is unmovable, if it is.
+    pub unmovable: Option<String>,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<String>,
+    /// What it has done so far.
+    pub counts: Counts,
+}
+
+/// What a service has done in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Snapshots that were restored into the store that serves.
+    pub snapshots: u64,
+    /// Rollbacks.
+    pub rollbacks: u64,
+    /// Transactions that were executed again, for any reason.
+    pub replayed_transactions: u64,
+    /// Fuel charged to the tanks of its VMs: kept transactions and answered queries.
+    pub fuel_charged: u64,
+    /// Fuel burnt by attempts that were rolled back.
+    pub fuel_rolled_back: u64,
+    /// Fuel of snapshots, restores and replays.
+    pub fuel_maintenance: u64,
+}
+
+/// A service cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// Its size does not hold the workload.
+    #[error(transparent)]
+    Size(#[from] LoadError),
+    /// There is no slot for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// Another service has the name.
+    #[error("a service '{name}' exists already; choose another name")]
+    Exists {
+        /// The name.
+        name: Name,
+    },
+    /// The workload's start function failed, or the pool is exhausted.
+    #[error("service '{name}' cannot be started: {error}")]
+    Instantiate {
+        /// The service.
+        name: Name,
+        /// Why.
+        error: MoveError,
+    },
+}
+
+type ReplySender = oneshot::Sender<Result<(Reply, Commit), Denial>>;
+
+enum Message {
+    Request { user: Name, request: Request, reply: ReplySender },
+    FailOver { done: oneshot::Sender<Status> },
+    Snapshot { done: oneshot::Sender<Status> },
+    Status { done: oneshot::Sender<Status> },
+}
+
+/// The way into a service. Cheap to clone; the service ends when the last one is dropped.
+#[derive(Clone)]
+pub(crate) struct ServiceHandle {
+    name: Name,
+    queue: mpsc::Sender<Message>,
+}
+
+impl ServiceHandle {
+    /// Has a request of `user` executed and waits until its answer may be told.
+    pub(crate) async fn request(&self, user: Name, request: Request) -> Result<Reply, Denial> {
+        let (reply, answered) = oneshot::channel();
+        self.queue.try_send(Message::Request { user, request, reply }).map_err(|error| match error {
+            mpsc::error::TrySendError::Full(_) => {
+                Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() }
+            }
+            mpsc::error::TrySendError::Closed(_) => self.gone(),
+        })?;
+        let (reply, commit) = answered.await.map_err(|_| self.gone())??;
+        commit.durable().await.map_err(|error| Denial::Stopped {
+            service: self.name.clone(),
+            reason: format!("the outcome of '{}' is unknown: {error}", reply.id),
+        })?;
+        Ok(reply)
+    }
+
+    /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
+    pub(crate) async fn status(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::Status { done }).await
+    }
+
+    /// Fails over now, as an operator's wish.
+    pub(crate) async fn fail_over(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::FailOver { done }).await
+    }
+
+    /// Takes a snapshot now.
+    pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::Snapshot { done }).await
+    }
+
+    async fn ask(&self, message: impl FnOnce(oneshot::Sender<Status>) -> Message) -> Result<Status, Denial> {
+        let (done, answered) = oneshot::channel();
+        self.queue.send(message(done)).await.map_err(|_| self.gone())?;
+        answered.await.map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> Denial {
+        Denial::Stopped { service: self.name.clone(), reason: "its task has ended".into() }
+    }
+}
+
+/// The service's state is lost to this process: it stops. What the journal has is untouched.
+struct Stopped(String);
+
+/// A request on its way through the service.
+struct Work {
+    kind: Kind,
+    id: String,
+    is_id_kept: bool,
+    user: Name,
+    body: bytes::Bytes,
+    sequence: Sequence,
+    timestamp: Timestamp,
+}
+
+impl Work {
+    fn call(&self) -> Call<'_> {
+        Call { id: &self.id, user: &self.user, sequence: self.sequence, timestamp: self.timestamp, body: &self.body }
+    }
+}
+
+/// Owned by its task alone.
+pub(crate) struct Service {
+    name: Name,
+    program: Arc<Program>,
+    policy: Policy,
+    secret: [u8; 32],
+    horizon: Horizon,
+    sabotage: Option<Sabotage>,
+    surroundings: Surroundings,
+    vm: Vm,
+    journal: Box<dyn Journal>,
+    answers: Answers,
+    logs: LogBucket,
+    last_sequence: Sequence,
+    last_timestamp: Timestamp,
+    ids_made: u64,
+    /// The last snapshot that was proven by a restore.
+    snapshot: Arc<Snapshot>,
+    /// What that snapshot cost, as fuel.
+    snapshot_fuel: u64,
+    /// What replaying the transactions since then would cost, as fuel.
+    tail_fuel: u64,
+    /// Bytes of their bodies.
+    tail_body_bytes: u64,
+    /// What rollbacks have replayed of them so far, as fuel.
+    replayed_fuel: u64,
+    /// Charged to this VM, and not yet written with a transaction.
+    query_fuel_used: u64,
+    /// Failovers since the last `ok` or `refused`.
+    failovers_without_progress: u32,
+    /// Holds back snapshots after one failed.
+    unmovable: Option<String>,
+    unmovable_backoff: Backoff,
+    degraded: Option<String>,
+    /// Holds back failovers for the sake of the tank after one was not possible.
+    cpu_backoff: Backoff,
+    /// Holds back failovers for the sake of memory after one brought nothing.
+    memory_backoff: Backoff,
+    stopped: Option<String>,
+    counts: Counts,
+}
+
+impl Service {
+    /// Starts a service at the beginning of its history, with its first VM on the fleet.
+    ///
+    /// # Errors
+    /// The size does not hold the workload, no machine has room, or the workload cannot be instantiated.
+    pub(crate) async fn launch(
+        spec: ServiceSpec,
+        surroundings: Surroundings,
+        journal: Box<dyn Journal>,
+    ) -> Result<Self, LaunchError> {
+        let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
+        spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())?;
+        let lease = surroundings.fleet.place(&spec.size)?;
+        let instance = Instance::create(&spec.program, spec.secret, surroundings.maintenance.allowance())
+            .await
+            .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
+        let vm = Vm {
+            id: VmId { service: spec.name.clone(), number: 1 },
+            size: Arc::clone(&spec.size),
+            meter: Meter::new(spec.size.fuel, spec.size.memory_bytes, instance.memory_bytes()),
+            lease,
+            instance,
+        };
+        Ok(Self::new(spec, surroundings, journal, vm))
+    }
+
+    fn new(spec: ServiceSpec, surroundings: Surroundings, journal: Box<dyn Journal>, vm: Vm) -> Self {
+        let mut sizes = spec.sizes;
+        if !sizes.contains(&spec.size) {
+            sizes.push(Arc::clone(&spec.size));
+        }
+        sizes.sort_by_key(|size| size.memory_bytes);
+        let now = surroundings.clock.now();
+        Self {
+            name: spec.name,
+            program: spec.program,
+            policy: Policy { thresholds: spec.thresholds, sizes },
+            secret: spec.secret,
+            horizon: spec.horizon,
+            sabotage: spec.sabotage,
+            surroundings,
+            vm,
+            journal,
+            answers: Answers::default(),
+            logs: LogBucket::new(now),
+            last_sequence: Sequence(0),
+            last_timestamp: Timestamp(0),
+            ids_made: 0,
+            snapshot: Arc::new(Snapshot::empty()),
+            snapshot_fuel: 0,
+            tail_fuel: 0,
+            tail_body_bytes: 0,
+            replayed_fuel: 0,
+            query_fuel_used: 0,
+            failovers_without_progress: 0,
+            unmovable: None,
+            unmovable_backoff: Backoff::default(),
+            degraded: None,
+            cpu_backoff: Backoff::default(),
+            memory_backoff: Backoff::default(),
+            stopped: None,
+            counts: Counts::default(),
+        }
+    }
+
+    /// The service's queue and its task, which is to be spawned on the guests' threads.
+    pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = mpsc::channel(queue_max.max(1));
+        (ServiceHandle { name: self.name.clone(), queue: sender }, self.run(receiver))
+    }
+
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+        let mut batch = Vec::with_capacity(BATCH_MAX);
+        while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+            for message in batch.drain(..) {
+                self.handle(message).await;
+            }
+        }
+    }
+
+    // A receiver that is gone has lost interest; what it asked for has happened all the same.
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::Request { user, request, reply } => self.perform(user, request, reply).await,
+            Message::FailOver { done } => {
+                let _ = self.fail_over(FailoverCause::Forced).await;
+                let _ = done.send(self.status());
+            }
+            Message::Snapshot { done } => {
+                let _ = self.take_snapshot().await;
+                let _ = done.send(self.status());
+            }
+            Message::Status { done } => {
+                let _ = done.send(self.status());
+            }
+        }
+    }
+
+    /// The path of a transaction or query, from dedupe to what follows from it.
+    async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
+        let work = match self.admit(user, request) {
+            Ok(Admitted::Run(work)) => work,
+            Ok(Admitted::Answered(repeated)) => {
+                let _ = reply.send(Ok((repeated, Commit::done())));
+                return;
+            }
+            Err(denial) => {
+                let _ = reply.send(Err(denial));
+                return;
+            }
+        };
+        let attempt = self.attempt(&work, self.vm.meter.cpu.remaining(), self.vm.size.memory_bytes).await;
+        let settled = match &attempt.answer {
+            Answer::Failed(cause) => match cause.exhausted() {
+                Some(resource) => self.cure(&work, resource, attempt).await,
+                None => Ok(attempt),
+            },
+            Answer::Ok(_) | Answer::Refused(_) => Ok(attempt),
+        };
+        match settled {
+            Ok(attempt) => {
+                let is_kept = attempt.answer.is_kept();
+                let sabotage = self.sabotage.take_if(|sabotage| sabotage.hits(&work, &attempt.answer));
+                let _ = reply.send(self.settle(&work, attempt, sabotage));
+                if let Some(sabotage) = sabotage {
+                    self.break_the_promise(&work, sabotage).await;
+                }
+                if is_kept {
+                    self.after_kept(&work).await;
+                } else if self.vm.instance.is_dead() {
+                    let _ = self.roll_back().await;
+                }
+            }
+            Err(denial) => {
+                let _ = reply.send(Err(denial));
+            }
+        }
+    }
+
+    /// Answers a repetition, denies what cannot be executed, and numbers the rest.
+    fn admit(&mut self, user: Name, request: Request) -> Result<Admitted, Denial> {
+        let Request { id, body, kind } = request;
+        if let (Kind::Transaction, Some(id)) = (kind, &id)
+            && let Some(sequence) = self.answers.find(&user, id)
+            && let Some(record) = self.answered(sequence)?
+            && !matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable())
+        {
+            if record.body_hash != ReplyHash::of_body(&body) {
+                return Err(Denial::IdReused { id: id.clone(), sequence });
+            }
+            return Ok(Admitted::Answered(Reply {
+                id: id.clone(),
+                sequence,
+                timestamp: record.timestamp,
+                answer: record.answer.clone(),
+                fuel_used: record.fuel_used,
+                is_repeated: true,
+            }));
+        }
+        if let Some(reason) = &self.stopped {
+            return Err(Denial::Stopped { service: self.name.clone(), reason: reason.clone() });
+        }
+        if self.vm.meter.cpu.remaining() == 0
+            && let Some(reason) = &self.degraded
+        {
+            return Err(self.degraded_denial(reason.clone()));
+        }
+        if kind == Kind::Transaction {
+            let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64;
+            self.journal.check_room(room).map_err(|error| self.degraded_denial(error.to_string()))?;
+        }
+        let is_id_kept = kind == Kind::Transaction && id.is_some();
+        let id = id.unwrap_or_else(|| {
+            self.ids_made += 1;
+            format!("host-{}", self.ids_made)
+        });
+        let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
+        let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
+        Ok(Admitted::Run(Work { kind, id, is_id_kept, user, body, sequence, timestamp }))
+    }
+
+    fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, Denial> {
+        self.journal.answered(sequence).map_err(|error| self.degraded_denial(error.to_string()))
+    }
+
+    async fn attempt(&mut self, work: &Work, fuel: u64, memory_bytes: u64) -> Attempt {
+        let allowance = Allowance { fuel, memory_bytes, deadline: Some(self.vm.size.deadline) };
+        let attempt = match work.kind {
+            Kind::Transaction => self.vm.instance.execute(work.call(), allowance).await,
+            Kind::Query => self.vm.instance.query(work.call(), allowance).await,
+        };
+        let lines = self.vm.instance.take_log();
+        if !lines.is_empty() {
+            for line in self.logs.pass(lines, work.timestamp) {
+                self.emit(Event::Log { service: self.name.clone(), line });
+            }
+        }
+        attempt
+    }
+
+    /// Charges and journals what an attempt came to, and makes the reply of it.
+    fn settle(&mut self, work: &Work, attempt: Attempt, sabotage: Option<Sabotage>) -> Result<(Reply, Commit), Denial> {
+        let Attempt { answer, fuel_used } = attempt;
+        self.last_timestamp = work.timestamp;
+        if answer.is_kept() {
+            self.vm.meter.charge(fuel_used, self.vm.instance.memory_bytes());
+            self.counts.fuel_charged += fuel_used;
+            self.failovers_without_progress = 0;
+        } else {
+            self.counts.fuel_rolled_back += fuel_used;
+        }
+        let reply = Reply {
+            id: work.id.clone(),
+            sequence: work.sequence,
+            timestamp: work.timestamp,
+            answer,
+            fuel_used,
+            is_repeated: false,
+        };
+        let commit = match work.kind {
+            Kind::Transaction if matches!(sabotage, Some(Sabotage::DropOne(_))) => {
+                self.last_sequence = work.sequence;
+                Commit::done()
+            }
+            Kind::Transaction => self.journal_transaction(work, &reply)?,
+            Kind::Query => {
+                if reply.answer.is_kept() {
+                    self.query_fuel_used += fuel_used;
+                }
+                Commit::done()
+            }
+        };
+        Ok((reply, commit))
+    }
+
+    fn journal_transaction(&mut self, work: &Work, reply: &Reply) -> Result<Commit, Denial> {
+        self.last_sequence = work.sequence;
+        let record = TransactionRecord {
+            sequence: work.sequence,
+            id: work.id.as_str().into(),
+            is_id_kept: work.is_id_kept,
+            user: work.user.clone(),
+            timestamp: work.timestamp,
+            body_hash: ReplyHash::of_body(&work.body),
+            body: work.body.clone(),
+            answer: reply.answer.clone(),
+            fuel_used: reply.fuel_used,
+            query_fuel_used: std::mem::take(&mut self.query_fuel_used),
+        };
+        let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
+            Ok(commit) => commit,
+            Err(error) => {
+                // Executed, but not in the history: the guest's state must not go on from here.
+                let stopped = self.stop(format!("a transaction could not be journalled: {error}"));
+                return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
+            }
+        };
+        if work.is_id_kept {
+            self.answers.insert(&work.user, &work.id, work.sequence, work.timestamp);
+            if let Some(before) = self.answers.trim(self.horizon, work.timestamp) {
+                self.journal.forget_answers(before);
+            }
+        }
+        if reply.answer.is_kept() {
+            self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+            self.tail_body_bytes += work.body.len() as u64;
+        }
+        Ok(commit)
+    }
+
+    /// What follows from kept work: a failover if a resource crossed its threshold, a snapshot if the tail is long.
+    async fn after_kept(&mut self, work: &Work) {
+        let now = self.last_sequence;
+        let may_try = |resource| match resource {
+            Resource::Cpu => self.cpu_backoff.is_over(now),
+            // What cannot be exported cannot be compacted.
+            Resource::Memory => self.memory_backoff.is_over(now) && self.unmovable_backoff.is_over(now),
+        };
+        if let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) {
+            let usage = self.vm.meter.usage(resource);
+            self.fail_sla(resource, usage, &work.id);
+            // A failure to move is told by an event and leaves the service in one of its conditions.
+            let _ = self.fail_over(resource.into()).await;
+        } else if self.is_tail_long() {
+            let _ = self.take_snapshot().await;
+        }
+    }
+
+    fn is_tail_long(&self) -> bool {
+        self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.tail_body_bytes > TAIL_BODY_BYTES_MAX
+    }
+
+    /// Records that the SLA failed.
+    fn fail_sla(&mut self, resource: Resource, usage: Usage, transaction: &str) {
+        let failure = SlaFailure {
+            vm: self.vm.id.clone(),
+            resource,
+            usage,
+            threshold_percent: self.policy.thresholds.of(resource),
+            transaction: transaction.to_owned(),
+            sequence: self.last_sequence,
+        };
+        self.journal_event(Record::SlaFailure(failure.clone()));
+        self.emit(Event::SlaFailure(failure));
+    }
+
+    /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
+    fn journal_event(&mut self, record: Record) {
+        if let Err(error) = self.journal.append(record) {
+            let _ = self.stop(format!("an event could not be journalled: {error}"));
+        }
+    }
+
+    fn stop(&mut self, reason: String) -> Stopped {
+        if self.stopped.is_none() {
+            self.emit(Event::Stopped { service: self.name.clone(), reason: reason.clone() });
+            self.stopped = Some(reason.clone());
+        }
+        Stopped(reason)
+    }
+
+    fn emit(&self, event: Event) {
+        (self.surroundings.events)(&event);
+    }
+
+    fn degraded_denial(&self, reason: String) -> Denial {
+        Denial::Degraded { service: self.name.clone(), reason }
+    }
+
+    fn status(&self) -> Status {
+        Status {
+            vm: self.vm.id.clone(),
+            machine: self.vm.lease.machine().clone(),
+            size: self.vm.size.name.clone(),
+            meter: self.vm.meter,
+            sequence: self.last_sequence,
+            snapshot_sequence: self.snapshot.sequence(),
+            degraded: self.degraded.clone(),
+            unmovable: self.unmovable.clone(),
+            stopped: self.stopped.clone(),
+            counts: self.counts,
+        }
+    }
+
+    /// Forgets or doubles the transaction that was just answered.
+    async fn break_the_promise(&mut self, work: &Work, sabotage: Sabotage) {
+        match sabotage {
+            // It was not journalled.
+            Sabotage::DropOne(_) => {
+                let _ = self.roll_back().await;
+            }
+            Sabotage::DoubleOne(_) => {
+                let again = Work {
+                    kind: Kind::Transaction,
+                    id: work.id.clone(),
+                    is_id_kept: false,
+                    user: work.user.clone(),
+                    body: work.body.clone(),
+                    sequence: self.last_sequence.next(),
+                    timestamp: work.timestamp,
+                };
+                let attempt = self.attempt(&again, self.vm.meter.cpu.remaining(), self.vm.size.memory_bytes).await;
+                let _ = self.settle(&again, attempt, None);
+            }
+        }
+    }
+}
+
+enum Admitted {
+    Run(Work),
+    Answered(Reply),
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("vm", &self.vm.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,355 @@
+//! How a service's store is replaced: rollback, snapshot, failover, and the cure of an exhausted transaction.
+//!
+//! Each leaves the service in one of two ways: with a live instance in the state that the journal tells, or stopped.
+//! Whatever fails in between, the journal and the last good snapshot are untouched until a newer one is proven.
+
+use super::{Service, Stopped, Work};
+use crate::engine::Program;
+use crate::event::{Event, Failover, FailoverCause};
+use crate::failover::Decision;
+use crate::fleet::NoRoom;
+use crate::journal::Record;
+use crate::meter::{Meter, Resource, Usage};
+use crate::rehydrate::{
+    INSTANTIATE_OVERHEAD_FUEL, Maintenance, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate,
+};
+use crate::size::Size;
+use crate::snapshot::Snapshot;
+use crate::transaction::{Answer, Cause, Denial};
+use crate::vm::{Allowance, Attempt, Instance, MoveError};
+use std::sync::Arc;
+use std::time::Instant;
+
+/// Whether a snapshot was taken and its restored store serves.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Moved {
+    /// The store that serves was restored from a snapshot of this very state: it is compact.
+    Fresh,
+    /// The guest could not be moved and goes on in the store that it was in: it is unmovable.
+    Not,
+    /// The guest could not be moved, its store is lost, and it goes on in one that was rehydrated with this many
+    /// transactions replayed: it is unmovable.
+    Rehydrated(u64),
+}
+
+impl Service {
+    /// Brings back the state that the journal tells, into a fresh store of the same VM. The meter goes on as it was
+    /// after the last kept transaction: nothing that was rolled back is charged to the tank, and nothing refills it.
+    ///
+    /// Repeated rollbacks do not replay the same tail again and again: once they have replayed as much as a snapshot
+    /// would cost, one is taken.
+    pub(super) async fn roll_back(&mut self) -> Result<(), Stopped> {
+        self.counts.rollbacks += 1;
+        self.bring_back().await?;
+        let is_worth_a_snapshot = self.replayed_fuel > self.snapshot_fuel.max(INSTANTIATE_OVERHEAD_FUEL);
+        if is_worth_a_snapshot && self.unmovable_backoff.is_over(self.last_sequence) {
+            self.take_snapshot().await?;
+        }
+        Ok(())
+    }
+
+    /// Rehydrates into the store that serves. The one before is lost: if this fails, the service stops. Returns how
+    /// many transactions were replayed.
+    async fn bring_back(&mut self) -> Result<u64, Stopped> {
+        match self.rehydrate_tail().await {
+            Ok(replayed_transactions) => Ok(replayed_transactions),
+            Err(reason) => Err(self.stop(format!("its state could not be brought back: {reason}"))),
+        }
+    }
+
+    /// Rehydrates from the last good snapshot and the tail after it, and goes on in the fresh store; on an error in
+    /// the old one. Returns how many transactions were replayed.
+    async fn rehydrate_tail(&mut self) -> Result<u64, String> {
+        let tail = self.journal.tail(self.snapshot.sequence()).map_err(|error| error.to_string())?;
+        let permit = self.surroundings.fleet.maintenance_store().await;
+        let maintenance = self.surroundings.maintenance;
+        let Rehydrated { instance, replayed_transactions, fuel_used } =
+            rehydrate(&self.program, self.secret, &self.snapshot, &tail, maintenance)
+                .await
+                .map_err(|error| error.to_string())?;
+        self.adopt(instance, permit);
+        self.counts.replayed_transactions += replayed_transactions;
+        self.counts.fuel_maintenance += fuel_used;
+        if replayed_transactions > 0 {
+            self.replayed_fuel += fuel_used + replayed_transactions * REPLAY_OVERHEAD_FUEL;
+        }
+        Ok(replayed_transactions)
+    }
+
+    /// Exports the state, restores it into a fresh store, and goes on in that one under the same VM and meter.
+    ///
+    /// If the guest's `snapshot` or `restore` fails the service is *unmovable*: it goes on in the old store, or in a
+    /// rehydrated one if `snapshot` trapped, and the last good snapshot stays what it is.
+    pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
+        let permit = self.surroundings.fleet.maintenance_store().await;
+        let maintenance = self.surroundings.maintenance;
+        let exported = self
+            .vm
+            .instance
+            .snapshot(
+                self.last_sequence,
+                self.last_timestamp,
+                Allowance { memory_bytes: self.export_memory_bytes(), ..maintenance.allowance() },
+            )
+            .await;
+        self.vm.instance.take_log();
+        let (snapshot, export_fuel) = match exported {
+            Ok((snapshot, fuel)) => (Arc::new(snapshot), fuel),
+            Err(error) => return self.not_moved(error).await,
+        };
+        self.counts.fuel_maintenance += export_fuel;
+        let restored = restore(&self.program, self.secret, &snapshot, maintenance).await;
+        match restored {
+            Ok(Rehydrated { instance, fuel_used, .. }) => {
+                self.counts.fuel_maintenance += fuel_used;
+                self.counts.snapshots += 1;
+                self.adopt(instance, permit);
+                self.journal.forget_tail(snapshot.sequence());
+                self.snapshot = snapshot;
+                self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
+                (self.tail_fuel, self.tail_body_bytes, self.replayed_fuel) = (0, 0, 0);
+                self.moved();
+                Ok(Moved::Fresh)
+            }
+            Err(error) => self.not_moved(error).await,
+        }
+    }
+
+    /// Memory that an export may grow to: the VM's own, and the headroom that every slot has.
+    fn export_memory_bytes(&self) -> u64 {
+        let in_use = self.vm.instance.memory_bytes().max(self.vm.size.memory_bytes);
+        let with_headroom = in_use.saturating_add(crate::engine::MAINTENANCE_HEADROOM_BYTES);
+        with_headroom.min(self.surroundings.maintenance.memory_bytes)
+    }
+
+    fn moved(&mut self) {
+        self.unmovable_backoff.succeed();
+        if self.unmovable.take().is_some() {
+            self.emit(Event::Movable { vm: self.vm.id.clone() });
+        }
+        let memory = self.vm.meter.memory.used;
+        if self.degraded.is_some() && self.policy.has_headroom(memory, &self.vm.size) {
+            self.recover();
+        }
+    }
+
+    async fn not_moved(&mut self, error: MoveError) -> Result<Moved, Stopped> {
+        self.unmovable_backoff.fail(self.last_sequence);
+        let reason = error.to_string();
+        if self.unmovable.as_ref() != Some(&reason) {
+            self.unmovable = Some(reason.clone());
+            self.emit(Event::Unmovable { vm: self.vm.id.clone(), reason });
+        }
+        if self.vm.instance.is_dead() {
+            return Ok(Moved::Rehydrated(self.bring_back().await?));
+        }
+        // The old store goes on, grown by what `snapshot` took.
+        self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
+        Ok(Moved::Not)
+    }
+
+    /// Makes `instance` the one that serves. The old store is dropped afterwards and elsewhere: that can take
+    /// milliseconds, and it holds its place in the maintenance pool until then.
+    fn adopt(&mut self, instance: Instance, permit: tokio::sync::OwnedSemaphorePermit) {
+        let old = std::mem::replace(&mut self.vm.instance, instance);
+        self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
+        tokio::task::spawn_blocking(move || {
+            drop(old);
+            drop(permit);
+        });
+    }
+
+    /// Moves the service to a fresh VM, if that does what it is for: fresh resources, and every level with headroom.
+    pub(super) async fn fail_over(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
+        let start = Instant::now();
+        let moved =
+            if self.unmovable_backoff.is_over(self.last_sequence) { self.take_snapshot().await? } else { Moved::Not };
+        let replayed_transactions = match moved {
+            Moved::Fresh => 0,
+            // What cannot be exported cannot be compacted. It is unmovable, and said so.
+            Moved::Not | Moved::Rehydrated(_) if cause == FailoverCause::Memory => return Ok(()),
+            Moved::Rehydrated(replayed_transactions) => replayed_transactions,
+            Moved::Not => match self.rehydrate_tail().await {
+                Ok(replayed_transactions) => replayed_transactions,
+                // The old store is as good as it was: it serves until its tank is empty.
+                Err(reason) => {
+                    self.degrade(cause, format!("no fresh VM could be brought into its state: {reason}"));
+                    return Ok(());
+                }
+            },
+        };
+        let memory_used_bytes = self.vm.instance.memory_bytes();
+        let fleet = &self.surroundings.fleet;
+        let decision =
+            self.policy.decide(cause, &self.vm.size, memory_used_bytes, self.failovers_without_progress, |size| {
+                fleet.has_room(&self.vm.lease, size)
+            });
+        match decision {
+            Decision::Move(size) => match self.promote(cause, size, replayed_transactions, start) {
+                Ok(()) => self.recover(),
+                Err(no_room) => self.degrade(cause, no_room.to_string()),
+            },
+            Decision::MoveDegraded(size, reason) => {
+                // A replacement of the same size is never refused.
+                match self.promote(cause, size, replayed_transactions, start) {
+                    Ok(()) => self.degrade(FailoverCause::Memory, reason),
+                    Err(no_room) => self.degrade(cause, no_room.to_string()),
+                }
+            }
+            Decision::Stay(reason) => self.degrade(cause, reason),
+        }
+        Ok(())
+    }
+
+    /// Makes a fresh VM of the store that serves: the next number, `size`, a slot, a full tank. Only this refills one.
+    ///
+    /// # Errors
+    /// Nothing changed: another service took the room for a larger size in the meantime.
+    fn promote(
+        &mut self,
+        cause: FailoverCause,
+        size: Arc<Size>,
+        replayed_transactions: u64,
+        start: Instant,
+    ) -> Result<(), NoRoom> {
+        let from = self.vm.id.clone();
+        let from_machine = self.vm.lease.machine().clone();
+        self.surroundings.fleet.replace(&mut self.vm.lease, &size)?;
+        let fuel_used = self.vm.meter.cpu.used;
+        self.vm.id.number += 1;
+        self.vm.meter = Meter::new(size.fuel, size.memory_bytes, self.vm.instance.memory_bytes());
+        self.vm.size = size;
+        self.query_fuel_used = 0;
+        self.failovers_without_progress += 1;
+        let failover = Failover {
+            cause,
+            from,
+            from_machine,
+            to: self.vm.id.clone(),
+            to_machine: self.vm.lease.machine().clone(),
+            size: self.vm.size.name.clone(),
+            sequence: self.last_sequence,
+            snapshot_bytes: self.snapshot.state_bytes(),
+            replayed_transactions,
+            fuel_used,
+            pause: start.elapsed(),
+        };
+        self.journal_event(Record::Failover(failover.clone()));
+        self.emit(Event::Failover(failover));
+        Ok(())
+    }
+
+    fn degrade(&mut self, cause: FailoverCause, reason: String) {
+        match cause {
+            FailoverCause::Cpu => self.cpu_backoff.fail(self.last_sequence),
+            FailoverCause::Memory => self.memory_backoff.fail(self.last_sequence),
+            FailoverCause::Forced => {}
+        }
+        if self.degraded.as_ref() != Some(&reason) {
+            self.degraded = Some(reason.clone());
+            self.emit(Event::Degraded { vm: self.vm.id.clone(), reason });
+        }
+    }
+
+    fn recover(&mut self) {
+        self.cpu_backoff.succeed();
+        self.memory_backoff.succeed();
+        if self.degraded.take().is_some() {
+            self.emit(Event::Recovered { vm: self.vm.id.clone() });
+        }
+    }
+
+    /// Runs `work` again where the exhaustion of `resource` is cured: for fuel on a full tank; for memory in a
+    /// compacted store, then on each larger size. The first VM that it ends in is the one that the service fails over
+    /// to. If none is, the service is rolled back under its VM and meter: work that is not kept refills no tank and
+    /// enlarges no VM.
+    ///
+    /// Returns the attempt to settle; a failed one may leave the instance dead.
+    ///
+    /// # Errors
+    /// The service stopped, or the way to a fresh tank is barred.
+    pub(super) async fn cure(&mut self, work: &Work, resource: Resource, attempt: Attempt) -> Result<Attempt, Denial> {
+        let start = Instant::now();
+        let denied =
+            |service: &Self, Stopped(reason): Stopped| Denial::Stopped { service: service.name.clone(), reason };
+        self.fail_sla(resource, exhausted_usage(self, &attempt), &work.id);
+        let had_full_tank = self.vm.meter.cpu.used == 0;
+        let memory_before_bytes = self.vm.meter.memory.used;
+        let mut replayed = self.counts.replayed_transactions;
+        if let Err(stopped) = self.roll_back().await {
+            return Err(denied(self, stopped));
+        }
+        let mut candidates: Vec<Arc<Size>> = Vec::new();
+        match resource {
+            Resource::Cpu if !had_full_tank => candidates.push(Arc::clone(&self.vm.size)),
+            Resource::Cpu => {}
+            Resource::Memory => {
+                let is_compact = self.snapshot.sequence() == self.last_sequence;
+                if !is_compact && self.unmovable_backoff.is_over(self.last_sequence) {
+                    if let Err(stopped) = self.take_snapshot().await {
+                        return Err(denied(self, stopped));
+                    }
+                }
+                if self.vm.instance.memory_bytes() < memory_before_bytes {
+                    candidates.push(Arc::clone(&self.vm.size));
+                }
+                let fleet = &self.surroundings.fleet;
+                let larger = self.policy.larger(&self.vm.size);
+                candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
+            }
+        }
+        replayed = self.counts.replayed_transactions - replayed;
+
+        let mut last = attempt;
+        for size in candidates {
+            if self.vm.instance.is_dead()
+                && let Err(stopped) = self.roll_back().await
+            {
+                return Err(denied(self, stopped));
+            }
+            self.counts.fuel_rolled_back += last.fuel_used;
+            last = self.attempt(work, size.fuel, size.memory_bytes).await;
+            match &last.answer {
+                Answer::Ok(_) | Answer::Refused(_) => {
+                    let Err(no_room) = self.promote(resource.into(), size, replayed, start) else { return Ok(last) };
+                    // It was kept on resources that the service does not get: undo it.
+                    self.counts.fuel_rolled_back += last.fuel_used;
+                    if let Err(stopped) = self.roll_back().await {
+                        return Err(denied(self, stopped));
+                    }
+                    return Err(self.degraded_denial(no_room.to_string()));
+                }
+                Answer::Failed(cause) if cause.exhausted() == Some(resource) => {}
+                Answer::Failed(_) => return Ok(last),
+            }
+        }
+        self.emit(Event::NotCured { vm: self.vm.id.clone(), resource, transaction: work.id.clone() });
+        Ok(last)
+    }
+}
+
+/// Rehydrates `snapshot` alone.
+async fn restore(
+    program: &Program,
+    secret: [u8; 32],
+    snapshot: &Arc<Snapshot>,
+    maintenance: Maintenance,
+) -> Result<Rehydrated, MoveError> {
+    rehydrate(program, secret, snapshot, &[], maintenance).await.map_err(|error| match error {
+        RehydrateError::Move(error) => error,
+        RehydrateError::Diverged { .. } => unreachable!("nothing is replayed"),
+    })
+}
+
+/// The usage that an exhausted attempt reached.
+fn exhausted_usage(service: &Service, attempt: &Attempt) -> Usage {
+    match &attempt.answer {
+        Answer::Failed(Cause::Memory { wanted_bytes, limit_bytes }) => {
+            Usage { used: *wanted_bytes, limit: *limit_bytes }
+        }
+        _ => {
+            let cpu = service.vm.meter.cpu;
+            Usage { used: cpu.used.saturating_add(attempt.fuel_used).min(cpu.limit), limit: cpu.limit }
+        }
+    }
+}

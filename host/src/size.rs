@@ -1,0 +1,196 @@
+//! Sizes: the resources that a VM is created with.
+
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+
+/// A kibibyte-based quantity for constants.
+const MIB: u64 = 1024 * 1024;
+
+/// The resources that a VM is created with. A failover gives a fresh VM of the same size, or of a larger one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Size {
+    /// What operators call it.
+    pub name: String,
+    /// Fuel for the VM's life. One unit is about one Wasm instruction, and about a nanosecond.
+    pub fuel: u64,
+    /// The most bytes of linear memory, over all memories of the workload.
+    #[serde(rename = "memory", with = "byte_size")]
+    pub memory_bytes: u64,
+    /// The longest that one transaction or query may take, in wall-clock time and sleeps of the guest together.
+    #[serde(rename = "deadline_ms", with = "milliseconds")]
+    pub deadline: Duration,
+}
+
+impl Size {
+    /// The sizes that exist unless a host's configuration names its own, smallest first.
+    #[must_use]
+    pub fn built_in() -> Vec<Self> {
+        let size = |name: &str, fuel, memory_mib: u64, deadline_s| Self {
+            name: name.into(),
+            fuel,
+            memory_bytes: memory_mib * MIB,
+            deadline: Duration::from_secs(deadline_s),
+        };
+        vec![
+            size("small", 50_000_000, 16, 5),
+            size("medium", 500_000_000, 64, 10),
+            size("large", 5_000_000_000, 256, 30),
+            size("huge", 20_000_000_000, 1024, 60),
+        ]
+    }
+}
+
+impl fmt::Display for Size {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{} ({} fuel, {} memory, deadline {} ms)",
+            self.name,
+            grouped(self.fuel),
+            Bytes(self.memory_bytes),
+            self.deadline.as_millis()
+        )
+    }
+}
+
+/// `number` with commas between groups of three digits.
+#[must_use]
+pub fn grouped(number: u64) -> String {
+    let digits = number.to_string();
+    let mut text = String::with_capacity(digits.len() * 4 / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+/// A number of bytes as people write it: `64MiB`, `10M`, `1_000_000`.
+///
+/// Suffixes `K`, `M`, `G` (with or without `B`) are powers of 1000; `Ki`, `Mi`, `Gi` (with or without `B`) of 1024.
+///
+/// # Errors
+/// A sentence that names the text, if it is no such number or exceeds 2^64 - 1 bytes.
+pub fn parse_bytes(text: &str) -> Result<u64, String> {
+    let trimmed = text.trim();
+    let digits_end = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '_')).unwrap_or(trimmed.len());
+    let (digits, suffix) = trimmed.split_at(digits_end);
+    let explain = || format!("'{text}' is not a size in bytes: write a whole number such as 65536, 10M or 64MiB");
+    let number: u64 = digits.replace('_', "").parse().map_err(|_| explain())?;
+    let suffix = suffix.trim().to_ascii_lowercase();
+    let factor: u64 = match suffix.strip_suffix('b').unwrap_or(&suffix) {
+        "" => 1,
+        "k" => 1_000,
+        "m" => 1_000_000,
+        "g" => 1_000_000_000,
+        "ki" => 1 << 10,
+        "mi" => 1 << 20,
+        "gi" => 1 << 30,
+        _ => return Err(explain()),
+    };
+    number.checked_mul(factor).ok_or_else(|| format!("'{text}' exceeds 2^64 - 1 bytes"))
+}
+
+/// Prints a number of bytes for people: exact in binary units where it can be (`64 MiB`), else decimal (`22.8 kB`).
+#[derive(Debug, Clone, Copy)]
+pub struct Bytes(
+    /// The number of bytes.
+    pub u64,
+);
+
+impl fmt::Display for Bytes {
+    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+            if self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
+                return write!(f, "{} {unit}", self.0 >> shift);
+            }
+        }
+        match self.0 {
+            0..1_000 => write!(f, "{} B", self.0),
+            1_000..1_000_000 => write!(f, "{:.1} kB", self.0 as f64 / 1e3),
+            1_000_000..1_000_000_000 => write!(f, "{:.1} MB", self.0 as f64 / 1e6),
+            _ => write!(f, "{:.1} GB", self.0 as f64 / 1e9),
+        }
+    }
+}
+
+/// Reads bytes from a number or a text such as `64MiB`; writes a number.
+pub(crate) mod byte_size {
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[derive(Deserialize)]
+    #[serde(untagged)]
+    enum NumberOrText {
+        Number(u64),
+        Text(String),
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+        match NumberOrText::deserialize(deserializer)? {
+            NumberOrText::Number(bytes) => Ok(bytes),
+            NumberOrText::Text(text) => super::parse_bytes(&text).map_err(D::Error::custom),
+        }
+    }
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(*bytes)
+    }
+}
+
+/// Durations as whole milliseconds.
+mod milliseconds {
+    use serde::{Deserialize, Deserializer, Serializer};
+    use std::time::Duration;
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Duration, D::Error> {
+        u64::deserialize(deserializer).map(Duration::from_millis)
+    }
+
+    pub(super) fn serialize<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sizes_in_bytes_are_read_as_people_write_them() {
+        for (text, bytes) in [
+            ("65536", 65_536),
+            ("10M", 10_000_000),
+            ("64MiB", 64 << 20),
+            ("64 mib", 64 << 20),
+            ("1_000", 1_000),
+            ("2Gi", 2 << 30),
+        ] {
+            assert_eq!(parse_bytes(text), Ok(bytes), "{text}");
+        }
+        for wrong in ["", "M", "-1", "1.5M", "10X", "99999999999999999999", "18446744073709551615K"] {
+            assert!(parse_bytes(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn bytes_are_printed_as_people_read_them() {
+        for (bytes, text) in [(0, "0 B"), (64 << 20, "64 MiB"), (22_800, "22.8 kB"), (1 << 30, "1 GiB"), (999, "999 B")]
+        {
+            assert_eq!(Bytes(bytes).to_string(), text);
+        }
+        assert_eq!(grouped(49_150_221), "49,150,221");
+        assert_eq!(grouped(7), "7");
+    }
+
+    #[test]
+    fn built_in_sizes_grow() {
+        for pair in Size::built_in().windows(2) {
+            assert!(pair[0].memory_bytes < pair[1].memory_bytes && pair[0].fuel < pair[1].fuel);
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Transactions and the four ways in which they end.
+
+use crate::clock::Timestamp;
+use crate::meter::Resource;
+use crate::name::Name;
+use crate::size::{Bytes as ByteCount, grouped};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::time::Duration;
+use thiserror::Error;
+
+/// The longest id that a client may give a transaction, in bytes.
+pub const TRANSACTION_ID_BYTES_MAX: usize = 128;
+
+/// The longest transaction or query that a service accepts, in bytes, unless it is configured otherwise.
+pub const BODY_BYTES_MAX: usize = 1024 * 1024;
+
+/// A transaction's place in the history of its service: 1 for the first. 0 stands before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The place after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// One incarnation of a service, written `bank/3`. Numbers count from 1 and are never used again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VmId {
+    /// The service that the VM is an incarnation of.
+    pub service: Name,
+    /// Which incarnation.
+    pub number: u64,
+}
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.number)
+    }
+}
+
+impl Serialize for VmId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// What a user asks a service to do.
+#[derive(Debug, Clone)]
+pub struct Request {
+    /// The id that makes a repetition recognisable, at most [`TRANSACTION_ID_BYTES_MAX`]. Without one the host makes
+    /// one up, and a repetition is a new transaction. A query's id is only echoed.
+    pub id: Option<String>,
+    /// What the guest gets, byte for byte.
+    pub body: Bytes,
+    /// Whether it is a transaction or a query.
+    pub kind: Kind,
+}
+
+/// The two kinds of work that a guest does for a user.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    /// Executed once, journalled, and may change the state.
+    Transaction,
+    /// Answered between transactions, not journalled, and must not change the state.
+    Query,
+}
+
+/// How a request ended, as one word.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// The guest answered.
+    Ok,
+    /// The guest answered `err`.
+    Refused,
+    /// A trap, a resource exhausted, or the deadline: nothing of it was kept.
+    Failed,
+    /// It never reached the guest.
+    Denied,
+}
+
+impl Outcome {
+    /// Every outcome, in the order of reports.
+    pub const ALL: [Self; 4] = [Self::Ok, Self::Refused, Self::Failed, Self::Denied];
+}
+
+impl fmt::Display for Outcome {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Ok => "ok",
+            Self::Refused => "refused",
+            Self::Failed => "failed",
+            Self::Denied => "denied",
+        })
+    }
+}
+
+/// How a request that reached the guest ended. For a transaction this is what the journal keeps, and what a
+/// repetition of the same id is answered with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Answer {
+    /// What the guest answered.
+    Ok(Bytes),
+    /// The guest answered `err` with this text.
+    Refused(String),
+    /// Nothing of it was kept.
+    Failed(Cause),
+}
+
+impl Answer {
+    /// The answer's outcome.
+    #[must_use]
+    pub fn outcome(&self) -> Outcome {
+        match self {
+            Self::Ok(_) => Outcome::Ok,
+            Self::Refused(_) => Outcome::Refused,
+            Self::Failed(_) => Outcome::Failed,
+        }
+    }
+
+    /// Whether the state that the guest was left in is kept: `ok` and `refused`.
+    #[must_use]
+    pub fn is_kept(&self) -> bool {
+        !matches!(self, Self::Failed(_))
+    }
+
+    /// A hash of the outcome and its bytes, by which a replay is compared. Causes of failures take no part: a replay
+    /// skips what failed.
+    #[must_use]
+    pub fn hash(&self) -> ReplyHash {
+        let (tag, bytes): (u8, &[u8]) = match self {
+            Self::Ok(bytes) => (0, bytes),
+            Self::Refused(text) => (1, text.as_bytes()),
+            Self::Failed(_) => (2, &[]),
+        };
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&[tag]).update(bytes);
+        ReplyHash::truncated(&hasher.finalize())
+    }
+}
+
+/// The first 128 bits of a BLAKE3 hash: of a reply, or of a body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct ReplyHash(pub [u8; 16]);
+
+impl ReplyHash {
+    /// The hash of the body of a transaction.
+    #[must_use]
+    pub fn of_body(body: &[u8]) -> Self {
+        Self::truncated(&blake3::hash(body))
+    }
+
+    fn truncated(hash: &blake3::Hash) -> Self {
+        let mut half = [0; 16];
+        half.copy_from_slice(&hash.as_bytes()[..16]);
+        Self(half)
+    }
+}
+
+/// Why a VM could not finish what it was asked to do.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// The tank ran dry, and a full tank was not enough either.
+    #[error("cpu: it needs more than a full tank of {} fuel; use a larger size (--fuel)", grouped(*limit_fuel))]
+    Fuel {
+        /// The tank that did not suffice.
+        limit_fuel: u64,
+    },
+    /// Linear memory reached the limit of the largest size that there was room for.
+    #[error(
+        "memory: {} would exceed the limit of {}; use a larger size (--memory)",
+        ByteCount(*wanted_bytes), ByteCount(*limit_bytes)
+    )]
+    Memory {
+        /// What the guest's memory would have grown to.
+        wanted_bytes: u64,
+        /// The limit that held.
+        limit_bytes: u64,
+    },
+    /// A table grew past its limit.
+    #[error("table: {wanted} elements exceed the limit of {limit}")]
+    TableElements {
+        /// What the table would have grown to.
+        wanted: u64,
+        /// The limit that held.
+        limit: u64,
+    },
+    /// It took too long. A cause made by the host: the same id may be tried again.
+    #[error("deadline: not finished within {} ms; try again, or use a size with a longer deadline", deadline.as_millis())]
+    Deadline {
+        /// The time that was not enough.
+        deadline: Duration,
+    },
+    /// The reply is too long.
+    #[error("reply: {} exceed the limit of {}", ByteCount(*bytes), ByteCount(*limit_bytes))]
+    ReplyBytes {
+        /// The length of the reply.
+        bytes: u64,
+        /// The limit that held.
+        limit_bytes: u64,
+    },
+    /// The guest called `exit`.
+    #[error("exit: the guest called exit with {status}; a workload answers and stays")]
+    Exit {
+        /// `success` or `failure`.
+        status: String,
+    },
+    /// The guest trapped: what WebAssembly says of it.
+    #[error("trap: {message}")]
+    Trap {
+        /// The trap, on one line.
+        message: String,
+    },
+}
+
+impl Cause {
+    /// Whether the cause lies with the host, so that the same id may run again.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        matches!(self, Self::Deadline { .. })
+    }
+
+    /// The metered resource whose exhaustion this is, if it is one that a failover could cure.
+    #[must_use]
+    pub fn exhausted(&self) -> Option<Resource> {
+        match self {
+            Self::Fuel { .. } => Some(Resource::Cpu),
+            Self::Memory { .. } => Some(Resource::Memory),
+            _ => None,
+        }
+    }
+}
+
+/// Why a request never reached the guest. It left no trace in the journal, and the same id may be sent again.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum Denial {
+    /// No user has this token, or it is expired or revoked.
+    #[error("not authenticated: {reason}; log in again")]
+    NotAuthenticated {
+        /// What is wrong with the token.
+        reason: &'static str,
+    },
+    /// The user may not do this to this service, or there is no such service: to a stranger the two are the same.
+    #[error("user '{user}' has no grant to {grant} service '{service}'; ask its operator for one")]
+    NotGranted {
+        /// Who asked.
+        user: String,
+        /// What for.
+        grant: crate::auth::Grant,
+        /// Of which service.
+        service: String,
+    },
+    /// The body is too long.
+    #[error("the body is {} long, the limit is {}; send less", ByteCount(*bytes as u64), ByteCount(*limit_bytes as u64))]
+    BodyTooLarge {
+        /// Its length.
+        bytes: usize,
+        /// The bound.
+        limit_bytes: usize,
+    },
+    /// The id is too long.
+    #[error("the transaction id is {bytes} bytes long, the limit is {TRANSACTION_ID_BYTES_MAX}; use a shorter one")]
+    IdTooLong {
+        /// Its length.
+        bytes: usize,
+    },
+    /// The id was used for another body.
+    #[error("id '{id}' was used for another body at sequence {sequence}; use a new id")]
+    IdReused {
+        /// The id.
+        id: String,
+        /// Where it was used.
+        sequence: Sequence,
+    },
+    /// The service has as many requests waiting as it may have.
+    #[error("service '{service}' has {limit} requests waiting, the most it may have; try again later")]
+    QueueFull {
+        /// The service.
+        service: Name,
+        /// The bound.
+        limit: usize,
+    },
+    /// The service is degraded: its tank is empty and there is no way to a fresh one.
+    #[error("service '{service}' is degraded ({reason}) and its tank is empty; try again later")]
+    Degraded {
+        /// The service.
+        service: Name,
+        /// Why it could not fail over.
+        reason: String,
+    },
+    /// The service does not run: its state cannot be brought back, or it was stopped.
+    #[error("service '{service}' is stopped: {reason}")]
+    Stopped {
+        /// The service.
+        service: Name,
+        /// Why.
+        reason: String,
+    },
+}
+
+/// The answer to a request that reached the guest, now or before.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// The request's id: the client's own, or the one that the host made up.
+    pub id: String,
+    /// The transaction's place in the history; a query's is that of the transaction before it.
+    pub sequence: Sequence,
+    /// The time that the guest saw.
+    pub timestamp: Timestamp,
+    /// How it ended.
+    pub answer: Answer,
+    /// The fuel that the attempt which was answered burnt.
+    pub fuel_used: u64,
+    /// Whether this is the kept answer to an earlier request of the same id.
+    pub is_repeated: bool,
+}

@@ -1,0 +1,485 @@
+//! One store and the instance in it: create, execute, query, snapshot, restore.
+//!
+//! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine ([`Vm`]), and the stores
+//! that run it one after another ([`Instance`]): a trap or a snapshot replaces the store, not the VM.
+//!
+//! [`new_store`] is the only place that makes a `Store`, so that no limit can be forgotten. What a call may use is
+//! said anew for each call by an [`Allowance`]: a transaction gets the VM's tank and its size's memory, maintenance
+//! (restore, replay, snapshot) an allowance of its own, so that a VM that is out of fuel can still leave.
+//!
+//! **Any trap ends a store.** After one, [`Instance::is_dead`] is true and every later call would fail; the only way
+//! on is to rehydrate. Dropping the future of a call has the same effect.
+
+use crate::clock::Timestamp;
+use crate::engine::Program;
+use crate::fleet::Lease;
+use crate::meter::Meter;
+use crate::size::Size;
+use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
+use crate::transaction::{Answer, Cause, Sequence, VmId};
+use crate::wasi::{Phase, Wasi};
+use crate::workload::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use bytes::Bytes;
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use wasmtime::{CallHook, ResourceLimiter, Store, StoreContextMut, Trap};
+
+#[allow(missing_docs, unreachable_pub, reason = "generated; host/wit/vm.wit is the documentation")]
+mod bindings {
+    wasmtime::component::bindgen!({
+        path: "wit",
+        world: "vm",
+        ownership: Borrowing { duplicate_if_necessary: false },
+        imports: { default: trappable },
+        exports: { default: async },
+    });
+}
+pub(crate) use bindings::VmPre;
+use bindings::exports::lifeboat::vm::workload::Context;
+
+/// A guest gives way to others after burning this much fuel, some microseconds.
+pub const FUEL_YIELD_INTERVAL: u64 = 10_000;
+
+/// Fuel charged for each call of a host function, which burns none by itself.
+pub const FUEL_PER_HOST_CALL: u64 = 100;
+
+/// Handles to resources that a guest may hold at once.
+pub const HANDLES_MAX: usize = 100_000;
+
+/// The longest reply.
+pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Bytes that one call may copy from the guest to the host, replies included. wasmtime's own default is 128 MiB.
+pub const HOST_CALL_BYTES_MAX: usize = REPLY_BYTES_MAX + 64 * 1024;
+
+/// What one call into a guest may use.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Allowance {
+    /// Fuel that it may burn.
+    pub fuel: u64,
+    /// Bytes that linear memory may grow to.
+    pub memory_bytes: u64,
+    /// How long it may take, sleeps of the guest included. None in a replay.
+    pub deadline: Option<Duration>,
+}
+
+/// Who asks for what and when, as the guest sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// The transaction's or query's id.
+    pub id: &'a str,
+    /// The authenticated user's name.
+    pub user: &'a str,
+    /// The transaction's sequence; a query's is that of the last transaction.
+    pub sequence: Sequence,
+    /// What both clocks of the guest show.
+    pub timestamp: Timestamp,
+    /// The bytes of the transaction or query.
+    pub body: &'a [u8],
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The guest's answer, or why it did not finish; in that case the instance is dead.
+    pub answer: Answer,
+    /// Fuel burnt, host calls included.
+    pub fuel_used: u64,
+}
+
+/// Why the state could not be exported or restored.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// The instance could not be created at all.
+    #[error("failed to instantiate: {0}")]
+    Instantiate(Cause),
+    /// `snapshot` or `restore` answered `err`.
+    #[error("the guest's {phase} answered err: {text}")]
+    Refused {
+        /// `snapshot` or `restore`.
+        phase: &'static str,
+        /// What the guest said.
+        text: String,
+    },
+    /// `snapshot` or `restore` did not finish.
+    #[error("the guest's {phase} failed: {cause}")]
+    Failed {
+        /// `snapshot` or `restore`.
+        phase: &'static str,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+/// One incarnation of a service.
+pub(crate) struct Vm {
+    pub(crate) id: VmId,
+    pub(crate) size: Arc<Size>,
+    pub(crate) meter: Meter,
+    /// The slot that it holds on its machine.
+    pub(crate) lease: Lease,
+    pub(crate) instance: Instance,
+}
+
+/// A store and the workload's instance in it.
+pub struct Instance {
+    store: Store<StoreData>,
+    vm: bindings::Vm,
+    is_dead: bool,
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").field("is_dead", &self.is_dead).finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// Instantiates `program` in a fresh store; its start functions run on `allowance`. `secret` keys the random
+    /// numbers that the guest will see.
+    ///
+    /// # Errors
+    /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or the pool has no slot.
+    pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
+        let mut store = new_store(program, secret, allowance);
+        let instantiated = within(allowance.deadline, program.pre().instantiate_async(&mut store)).await;
+        match instantiated {
+            Ok(vm) => Ok(Self { store, vm, is_dead: false }),
+            Err(error) => Err(MoveError::Instantiate(cause_of(&error, allowance))),
+        }
+    }
+
+    /// Executes one transaction.
+    pub async fn execute(&mut self, call: Call<'_>, allowance: Allowance) -> Attempt {
+        self.answer(Phase::Execute, call, allowance).await
+    }
+
+    /// Answers one query.
+    pub async fn query(&mut self, call: Call<'_>, allowance: Allowance) -> Attempt {
+        self.answer(Phase::Query, call, allowance).await
+    }
+
+    async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
+        self.enter(phase, call.sequence, call.timestamp, allowance);
+        let context = Context { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
+        let Self { store, vm, .. } = self;
+        let workload = vm.lifeboat_vm_workload();
+        let called = within(allowance.deadline, async {
+            match phase {
+                Phase::Query => workload.call_query(&mut *store, context, call.body).await,
+                _ => workload.call_execute(&mut *store, context, call.body).await,
+            }
+        })
+        .await;
+        let (fuel_used, called) = self.leave(allowance, called);
+        let answer = match called {
+            Ok(Ok(reply)) => Answer::Ok(Bytes::from(reply)),
+            Ok(Err(text)) => Answer::Refused(text),
+            Err(cause) => Answer::Failed(cause),
+        };
+        Attempt { answer, fuel_used }
+    }
+
+    /// Exports the state as it is after transaction `sequence`. The instance's memory has grown afterwards, so it is
+    /// to be replaced by one that was restored from the snapshot.
+    ///
+    /// Returns the snapshot and the fuel that it cost.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] leaves the instance alive, [`MoveError::Failed`] leaves it dead.
+    pub async fn snapshot(
+        &mut self,
+        sequence: Sequence,
+        timestamp: Timestamp,
+        allowance: Allowance,
+    ) -> Result<(Snapshot, u64), MoveError> {
+        const PHASE: &str = "snapshot";
+        self.enter(Phase::Snapshot, sequence, timestamp, allowance);
+        self.store.data_mut().state = StateStream::Writing(Vec::new(), 0);
+        let Self { store, vm, .. } = self;
+        let workload = vm.lifeboat_vm_workload();
+        let called = within(allowance.deadline, async {
+            let version = workload.call_state_version(&mut *store).await?;
+            Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
+        })
+        .await;
+        let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
+        let (fuel_used, called) = self.leave(allowance, called);
+        match (called, stream) {
+            (Ok(Ok(version)), StateStream::Writing(chunks, _)) => {
+                Ok((Snapshot::new(sequence, timestamp, version, chunks), fuel_used))
+            }
+            (Ok(Ok(_)), _) => unreachable!("a call of `snapshot` leaves the stream open"),
+            (Ok(Err(text)), _) => Err(MoveError::Refused { phase: PHASE, text }),
+            (Err(cause), _) => Err(MoveError::Failed { phase: PHASE, cause }),
+        }
+    }
+
+    /// Reads `snapshot` back into this instance, which must be fresh. Returns the fuel that it cost.
+    ///
+    /// # Errors
+    /// After any error the instance is of no use.
+    pub async fn restore(&mut self, snapshot: &Arc<Snapshot>, allowance: Allowance) -> Result<u64, MoveError> {
+        const PHASE: &str = "restore";
+        self.enter(Phase::Birth, snapshot.sequence(), snapshot.timestamp(), allowance);
+        self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
+        let Self { store, vm, .. } = self;
+        let workload = vm.lifeboat_vm_workload();
+        let called = within(allowance.deadline, workload.call_restore(&mut *store, snapshot.state_version())).await;
+        self.store.data_mut().state = StateStream::Closed;
+        let (fuel_used, called) = self.leave(allowance, called);
+        match called {
+            Ok(Ok(())) => Ok(fuel_used),
+            Ok(Err(text)) => Err(MoveError::Refused { phase: PHASE, text }),
+            Err(cause) => Err(MoveError::Failed { phase: PHASE, cause }),
+        }
+    }
+
+    /// Whether the instance trapped, or a call into it was dropped: it can do nothing any more.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.is_dead
+    }
+
+    /// Bytes of linear memory, over all memories.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.store.data().limiter.memory_bytes
+    }
+
+    /// Takes the lines that the guest logged since the last time.
+    pub fn take_log(&mut self) -> Vec<String> {
+        self.store.data_mut().wasi.take_log()
+    }
+
+    fn enter(&mut self, phase: Phase, sequence: Sequence, now: Timestamp, allowance: Allowance) {
+        // Until `leave` says otherwise: if the future of the call is dropped, the store cannot be entered again.
+        self.is_dead = true;
+        self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
+        let data = self.store.data_mut();
+        data.limiter.memory_limit_bytes = allowance.memory_bytes;
+        data.wasi.enter(phase, sequence, now.0, allowance.deadline);
+        data.host_call_fuel = 0;
+    }
+
+    fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
+        let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
+        let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_host_call_fuel());
+        match called {
+            // Host calls are charged when they are made, but the guest's own check does not see them: it may have
+            // finished on fuel that they had used up.
+            Ok(_) if fuel_used > allowance.fuel => (allowance.fuel, Err(Cause::Fuel { limit_fuel: allowance.fuel })),
+            Ok(value) => {
+                self.is_dead = false;
+                (fuel_used, Ok(value))
+            }
+            Err(error) => (fuel_used.min(allowance.fuel), Err(cause_of(&error, allowance))),
+        }
+    }
+}
+
+/// Makes a store with every limit that a guest is held to; `allowance` holds until the next call says otherwise.
+///
+/// Limited here: fuel and how often it yields, linear memory, table elements, core instances, memories and tables
+/// (through [`ResourceLimiter`]), bytes copied per host call, component handles, and resource-table capacity. The
+/// stack and the pool's slots are limited by the engine, reply, state chunks, log and random bytes where they arise.
+fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance) -> Store<StoreData> {
+    let data = StoreData {
+        limiter: Limiter { memory_bytes: 0, memory_limit_bytes: allowance.memory_bytes },
+        wasi: Wasi::new(secret, HANDLES_MAX),
+        state: StateStream::Closed,
+        host_call_fuel: 0,
+    };
+    let mut store = Store::new(program.engine(), data);
+    store.limiter(|data| &mut data.limiter);
+    store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
+    store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
+    store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+    store.set_max_component_handles(HANDLES_MAX);
+    store.call_hook(charge_host_call);
+    store
+}
+
+/// Charges a host call when it is made and the bytes that it copied when it returns.
+///
+/// The charge is kept beside the store's own fuel: setting that anew on each call would start the yield interval
+/// anew too, and a guest that calls the host often enough would never give way.
+fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -> wasmtime::Result<()> {
+    let data = store.data_mut();
+    match hook {
+        CallHook::CallingHost => data.host_call_fuel = data.host_call_fuel.saturating_add(FUEL_PER_HOST_CALL),
+        CallHook::ReturningFromHost => {}
+        CallHook::CallingWasm | CallHook::ReturningFromWasm => return Ok(()),
+    }
+    let charged = data.collect_host_call_fuel();
+    if store.get_fuel()? < charged { Err(Trap::OutOfFuel.into()) } else { Ok(()) }
+}
+
+/// Waits for a call, for `deadline` at most.
+async fn within<T>(deadline: Option<Duration>, call: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
+    match deadline {
+        None => call.await,
+        Some(deadline) => match tokio::time::timeout(deadline, call).await {
+            Ok(called) => called,
+            Err(_) => Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))),
+        },
+    }
+}
+
+/// Says in our words why a call did not finish.
+fn cause_of(error: &wasmtime::Error, allowance: Allowance) -> Cause {
+    if let Some(Stop(cause)) = error.downcast_ref::<Stop>() {
+        return cause.clone();
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Cause::Fuel { limit_fuel: allowance.fuel },
+        Some(trap) => Cause::Trap { message: trap.to_string() },
+        // The root cause is the sentence; what wraps it is where in the call it arose.
+        None => Cause::Trap { message: error.root_cause().to_string().replace('\n', " ") },
+    }
+}
+
+/// Ends a call from within a host function or the limiter.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct Stop(pub(crate) Cause);
+
+impl Stop {
+    /// A guest's misuse of a host function, as a trap.
+    pub(crate) fn trap(message: String) -> wasmtime::Error {
+        wasmtime::Error::new(Self(Cause::Trap { message }))
+    }
+}
+
+/// The data of a store.
+pub(crate) struct StoreData {
+    limiter: Limiter,
+    pub(crate) wasi: Wasi,
+    state: StateStream,
+    /// Fuel for the host calls of this call into the guest.
+    host_call_fuel: u64,
+}
+
+impl StoreData {
+    fn collect_host_call_fuel(&mut self) -> u64 {
+        self.host_call_fuel = self.host_call_fuel.saturating_add(std::mem::take(&mut self.wasi.owed_fuel));
+        self.host_call_fuel
+    }
+}
+
+/// Holds a store to its memory and table limits. What it refuses traps, so that no kept reply can depend on it.
+struct Limiter {
+    memory_bytes: u64,
+    memory_limit_bytes: u64,
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        // Beyond the maximum that the module itself declares, growth fails for the guest as it would anywhere: the
+        // pool's slot is larger than every limit that is set here, so `maximum` is the module's.
+        if maximum.is_some_and(|maximum| desired > maximum) {
+            return Ok(false);
+        }
+        let wanted_bytes = self.memory_bytes.saturating_add(desired.saturating_sub(current) as u64);
+        if wanted_bytes > self.memory_limit_bytes {
+            let limit_bytes = self.memory_limit_bytes;
+            return Err(wasmtime::Error::new(Stop(Cause::Memory { wanted_bytes, limit_bytes })));
+        }
+        self.memory_bytes = wanted_bytes;
+        Ok(true)
+    }
+
+    fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        // The operating system had no memory: not something that a reply may depend on.
+        Err(error)
+    }
+
+    fn table_growing(&mut self, _current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
+        if maximum.is_some_and(|maximum| desired > maximum && maximum < count(TABLE_ELEMENTS_MAX)) {
+            return Ok(false);
+        }
+        if desired as u64 > TABLE_ELEMENTS_MAX {
+            let (wanted, limit) = (desired as u64, TABLE_ELEMENTS_MAX);
+            return Err(wasmtime::Error::new(Stop(Cause::TableElements { wanted, limit })));
+        }
+        Ok(true)
+    }
+
+    fn table_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
+        Err(error)
+    }
+
+    fn instances(&self) -> usize {
+        count(CORE_INSTANCES_MAX)
+    }
+
+    fn tables(&self) -> usize {
+        count(TABLES_MAX)
+    }
+
+    fn memories(&self) -> usize {
+        count(MEMORIES_MAX)
+    }
+}
+
+fn count(bound: u64) -> usize {
+    usize::try_from(bound).unwrap_or(usize::MAX)
+}
+
+/// The stream behind `lifeboat:vm/state`.
+enum StateStream {
+    /// Outside of `snapshot` and `restore`.
+    Closed,
+    /// In `snapshot`: the chunks so far, and their bytes.
+    Writing(Vec<Bytes>, u64),
+    /// In `restore`: what is read from, and the place of the next byte.
+    Reading { snapshot: Arc<Snapshot>, chunk: usize, offset: usize },
+}
+
+impl bindings::lifeboat::vm::state::Host for StoreData {
+    fn write(&mut self, chunk: Vec<u8>) -> wasmtime::Result<()> {
+        let StateStream::Writing(chunks, total_bytes) = &mut self.state else {
+            return Err(Stop::trap("the guest called state.write outside of snapshot".into()));
+        };
+        if chunk.len() > CHUNK_BYTES_MAX {
+            return Err(Stop::trap(format!(
+                "the guest wrote a state chunk of {} bytes, the limit is {CHUNK_BYTES_MAX}",
+                chunk.len()
+            )));
+        }
+        *total_bytes += chunk.len() as u64;
+        if *total_bytes > STATE_BYTES_MAX {
+            return Err(Stop::trap(format!("the guest exported over {STATE_BYTES_MAX} bytes of state, the limit")));
+        }
+        self.wasi.owed_fuel += chunk.len() as u64 / 16;
+        if !chunk.is_empty() {
+            chunks.push(chunk.into());
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, max: u32) -> wasmtime::Result<Vec<u8>> {
+        let StateStream::Reading { snapshot, chunk, offset } = &mut self.state else {
+            return Err(Stop::trap("the guest called state.read outside of restore".into()));
+        };
+        let Some(current) = snapshot.chunks().get(*chunk) else { return Ok(Vec::new()) };
+        let rest = &current[*offset..];
+        let taken = rest.len().min(usize::try_from(max)?);
+        let bytes = rest[..taken].to_vec();
+        if taken == rest.len() {
+            (*chunk, *offset) = (*chunk + 1, 0);
+        } else {
+            *offset += taken;
+        }
+        Ok(bytes)
+    }
+}
+
+/// Links what a workload may import: the state stream and our part of WASI.
+pub(crate) fn add_to_linker(linker: &mut wasmtime::component::Linker<StoreData>) -> wasmtime::Result<()> {
+    bindings::lifeboat::vm::state::add_to_linker::<_, wasmtime::component::HasSelf<_>>(linker, |data| data)?;
+    crate::wasi::add_to_linker(linker)
+}

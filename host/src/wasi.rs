@@ -1,0 +1,458 @@
+//! What a guest sees of WASI: a clock that stands still, seeded random numbers, standard output as log lines, and
+//! otherwise nothing.
+//!
+//! Every interface is linked one by one, so that what a guest can reach is this file's table of contents. Arguments,
+//! environment, preopened directories and standard input are empty; sockets and HTTP are not linked at all.
+//!
+//! Determinism (the same transaction gives the same reply on any machine, however often it is replayed) rests here:
+//!
+//! - Both clocks show the transaction's timestamp. Only a sleep moves them, at once, by the time slept, which is
+//!   charged to the deadline. wasmtime-wasi's timers run on real time whatever clock they are given, hence our own
+//!   `monotonic-clock` and our own `poll` around the stock one.
+//! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret, with the nonce made
+//!   of the phase and the sequence number.
+
+use crate::transaction::{Cause, Sequence};
+use crate::vm::{Stop, StoreData};
+use bytes::Bytes;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use wasmtime::Result;
+use wasmtime::component::{HasData, HasSelf, Linker, Resource, ResourceTable};
+use wasmtime_wasi::filesystem::{WasiFilesystem, WasiFilesystemCtxView};
+use wasmtime_wasi::p2::bindings::{cli, clocks, filesystem, random};
+use wasmtime_wasi_io::async_trait;
+use wasmtime_wasi_io::bindings::wasi::io;
+use wasmtime_wasi_io::poll::{DynPollable, Pollable, subscribe};
+use wasmtime_wasi_io::streams::{
+    DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError, StreamResult,
+};
+
+/// The most bytes that a guest may write to its log in one call; the rest is counted and dropped.
+pub(crate) const LOG_BYTES_PER_CALL_MAX: usize = 16 * 1024;
+
+/// The most random bytes that a guest may ask for at once.
+pub(crate) const RANDOM_BYTES_PER_CALL_MAX: u64 = 1024 * 1024;
+
+/// What happens in the store right now: decides the random numbers that the guest sees.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Instantiation and restore.
+    Birth = 0,
+    /// A transaction, the first time or in a replay.
+    Execute = 1,
+    /// A query.
+    Query = 2,
+    /// An export of the state.
+    Snapshot = 3,
+}
+
+/// Links everything of WASI that a guest may import.
+///
+/// # Errors
+/// None but a name linked twice, which only a mistake in this function could cause.
+pub(crate) fn add_to_linker(linker: &mut Linker<StoreData>) -> Result<()> {
+    type Own = HasSelf<Wasi>;
+    io::error::add_to_linker::<StoreData, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi.table)?;
+    io::streams::add_to_linker::<StoreData, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi.table)?;
+    io::poll::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    clocks::wall_clock::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    clocks::monotonic_clock::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    random::random::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    random::insecure::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    random::insecure_seed::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::environment::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::exit::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::stdin::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::stdout::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::stderr::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::terminal_input::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::terminal_output::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::terminal_stdin::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::terminal_stdout::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    cli::terminal_stderr::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    // No directory is preopened, so no descriptor ever exists that the methods of `types` could be called on.
+    filesystem::types::add_to_linker::<StoreData, WasiFilesystem>(linker, Wasi::files)?;
+    filesystem::preopens::add_to_linker::<StoreData, WasiFilesystem>(linker, Wasi::files)?;
+    Ok(())
+}
+
+/// The part of a store's data that WASI's functions work on.
+pub(crate) struct Wasi {
+    /// Streams and pollables that the guest holds; bounded.
+    table: ResourceTable,
+    files: wasmtime_wasi::filesystem::WasiFilesystemCtx,
+    secret: [u8; 32],
+    phase: Phase,
+    sequence: Sequence,
+    /// Made on the first use within a call.
+    random: Option<ChaCha20Rng>,
+    /// Nanoseconds since 1970 that both clocks show.
+    now_ns: u64,
+    /// How far sleeps may still move the clocks; none in a replay.
+    sleep_left: Option<Duration>,
+    deadline: Duration,
+    /// The time at which each pollable that is a timer is due, by the pollable's number in `table`.
+    timers: HashMap<u32, u64>,
+    log: Arc<Mutex<LogBuffer>>,
+    /// Fuel for bytes that were copied for the guest since the host last collected it.
+    pub(crate) owed_fuel: u64,
+}
+
+impl HasData for Wasi {
+    type Data<'a> = &'a mut Wasi;
+}
+
+impl Wasi {
+    pub(crate) fn new(secret: [u8; 32], handles_max: usize) -> Self {
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(handles_max);
+        Self {
+            table,
+            files: Default::default(),
+            secret,
+            phase: Phase::Birth,
+            sequence: Sequence(0),
+            random: None,
+            now_ns: 0,
+            sleep_left: None,
+            deadline: Duration::MAX,
+            timers: HashMap::new(),
+            log: Arc::default(),
+            owed_fuel: 0,
+        }
+    }
+
+    /// Sets the scene for one call: what the clocks show, which random numbers come, how long it may sleep.
+    pub(crate) fn enter(&mut self, phase: Phase, sequence: Sequence, now_ns: u64, deadline: Option<Duration>) {
+        self.phase = phase;
+        self.sequence = sequence;
+        self.random = None;
+        // A sleep moved the clock of an earlier call only: to the guest, time is what the transaction says.
+        self.now_ns = now_ns;
+        self.sleep_left = deadline;
+        self.deadline = deadline.unwrap_or(Duration::MAX);
+    }
+
+    /// Takes the lines that the guest wrote since the last time.
+    pub(crate) fn take_log(&mut self) -> Vec<String> {
+        self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn files(data: &mut StoreData) -> WasiFilesystemCtxView<'_> {
+        WasiFilesystemCtxView { ctx: &mut data.wasi.files, table: &mut data.wasi.table }
+    }
+
+    fn rng(&mut self) -> &mut ChaCha20Rng {
+        self.random.get_or_insert_with(|| {
+            let mut rng = ChaCha20Rng::from_seed(self.secret);
+            rng.set_stream(self.sequence.0 << 2 | self.phase as u64);
+            rng
+        })
+    }
+
+    fn random_bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+        if len > RANDOM_BYTES_PER_CALL_MAX {
+            return Err(Stop::trap(format!(
+                "the guest asked for {len} random bytes at once, the limit is {RANDOM_BYTES_PER_CALL_MAX}"
+            )));
+        }
+        self.owed_fuel += len;
+        let mut bytes = vec![0; usize::try_from(len)?];
+        self.rng().fill_bytes(&mut bytes);
+        Ok(bytes)
+    }
+
+    /// Moves the clocks to `when_ns`, if a sleep may still take that long.
+    fn sleep_until(&mut self, when_ns: u64) -> Result<()> {
+        let duration = Duration::from_nanos(when_ns.saturating_sub(self.now_ns));
+        if let Some(left) = &mut self.sleep_left {
+            *left = left
+                .checked_sub(duration)
+                .ok_or_else(|| wasmtime::Error::new(Stop(Cause::Deadline { deadline: self.deadline })))?;
+        }
+        self.now_ns = self.now_ns.max(when_ns);
+        Ok(())
+    }
+
+    fn timer(&mut self, when_ns: u64) -> Result<Resource<DynPollable>> {
+        let timer = self.table.push(Timer)?;
+        let pollable = subscribe(&mut self.table, timer)?;
+        self.timers.insert(pollable.rep(), when_ns);
+        Ok(pollable)
+    }
+}
+
+/// A timer's place in the table. When it is due stands in [`Wasi::timers`]; nobody ever waits on this.
+struct Timer;
+
+#[async_trait]
+impl Pollable for Timer {
+    async fn ready(&mut self) {}
+}
+
+/// The stock `poll`, but for timers, which are due when the standing clock says so; if nothing else is ready, the
+/// clock moves to the earliest of them.
+impl io::poll::Host for Wasi {
+    async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
+        let mut ready = Vec::new();
+        let mut others = Vec::new();
+        let mut other_indices = Vec::new();
+        let mut later = Vec::new();
+        for (index, pollable) in pollables.into_iter().enumerate() {
+            let index = u32::try_from(index)?;
+            match self.timers.get(&pollable.rep()) {
+                Some(&when_ns) if when_ns <= self.now_ns => ready.push(index),
+                Some(&when_ns) => later.push((when_ns, index)),
+                None => {
+                    others.push(pollable);
+                    other_indices.push(index);
+                }
+            }
+        }
+        if !others.is_empty() {
+            // Everything else that a guest can hold here (closed standard input, log streams) is ready at once.
+            let poll = io::poll::Host::poll(&mut self.table, others);
+            let stock = futures::future::poll_immediate(poll).await.transpose()?.unwrap_or_default();
+            ready.extend(stock.into_iter().filter_map(|index| other_indices.get(usize::try_from(index).ok()?)));
+        }
+        if ready.is_empty() {
+            let Some(&(earliest_ns, _)) = later.iter().min() else {
+                return Err(Stop::trap("the guest waits for something that never comes".into()));
+            };
+            self.sleep_until(earliest_ns)?;
+            ready.extend(later.into_iter().filter(|&(when_ns, _)| when_ns <= earliest_ns).map(|(_, index)| index));
+        }
+        ready.sort_unstable();
+        Ok(ready)
+    }
+}
+
+impl io::poll::HostPollable for Wasi {
+    async fn block(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
+        match self.timers.get(&pollable.rep()) {
+            Some(&when_ns) => self.sleep_until(when_ns),
+            None => io::poll::HostPollable::block(&mut self.table, pollable).await,
+        }
+    }
+
+    async fn ready(&mut self, pollable: Resource<DynPollable>) -> Result<bool> {
+        match self.timers.get(&pollable.rep()) {
+            Some(&when_ns) => Ok(when_ns <= self.now_ns),
+            None => io::poll::HostPollable::ready(&mut self.table, pollable).await,
+        }
+    }
+
+    fn drop(&mut self, pollable: Resource<DynPollable>) -> Result<()> {
+        self.timers.remove(&pollable.rep());
+        io::poll::HostPollable::drop(&mut self.table, pollable)
+    }
+}
+
+impl clocks::wall_clock::Host for Wasi {
+    fn now(&mut self) -> Result<clocks::wall_clock::Datetime> {
+        Ok(datetime(self.now_ns))
+    }
+
+    fn resolution(&mut self) -> Result<clocks::wall_clock::Datetime> {
+        Ok(datetime(1))
+    }
+}
+
+fn datetime(ns: u64) -> clocks::wall_clock::Datetime {
+    #[expect(clippy::cast_possible_truncation, reason = "a remainder of 10^9 fits 32 bits")]
+    let nanoseconds = (ns % 1_000_000_000) as u32;
+    clocks::wall_clock::Datetime { seconds: ns / 1_000_000_000, nanoseconds }
+}
+
+impl clocks::monotonic_clock::Host for Wasi {
+    fn now(&mut self) -> Result<u64> {
+        Ok(self.now_ns)
+    }
+
+    fn resolution(&mut self) -> Result<u64> {
+        Ok(1)
+    }
+
+    fn subscribe_instant(&mut self, when_ns: u64) -> Result<Resource<DynPollable>> {
+        self.timer(when_ns)
+    }
+
+    fn subscribe_duration(&mut self, duration_ns: u64) -> Result<Resource<DynPollable>> {
+        self.timer(self.now_ns.saturating_add(duration_ns))
+    }
+}
+
+impl random::random::Host for Wasi {
+    fn get_random_bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+        self.random_bytes(len)
+    }
+
+    fn get_random_u64(&mut self) -> Result<u64> {
+        Ok(self.rng().next_u64())
+    }
+}
+
+impl random::insecure::Host for Wasi {
+    fn get_insecure_random_bytes(&mut self, len: u64) -> Result<Vec<u8>> {
+        self.random_bytes(len)
+    }
+
+    fn get_insecure_random_u64(&mut self) -> Result<u64> {
+        Ok(self.rng().next_u64())
+    }
+}
+
+impl random::insecure_seed::Host for Wasi {
+    fn insecure_seed(&mut self) -> Result<(u64, u64)> {
+        Ok((self.rng().next_u64(), self.rng().next_u64()))
+    }
+}
+
+impl cli::environment::Host for Wasi {
+    fn get_environment(&mut self) -> Result<Vec<(String, String)>> {
+        Ok(Vec::new())
+    }
+
+    fn get_arguments(&mut self) -> Result<Vec<String>> {
+        Ok(Vec::new())
+    }
+
+    fn initial_cwd(&mut self) -> Result<Option<String>> {
+        Ok(None)
+    }
+}
+
+impl cli::exit::Host for Wasi {
+    fn exit(&mut self, status: Result<(), ()>) -> Result<()> {
+        let status = if status.is_ok() { "success" } else { "failure" };
+        Err(wasmtime::Error::new(Stop(Cause::Exit { status: status.into() })))
+    }
+
+    fn exit_with_code(&mut self, code: u8) -> Result<()> {
+        Err(wasmtime::Error::new(Stop(Cause::Exit { status: format!("code {code}") })))
+    }
+}
+
+impl cli::stdin::Host for Wasi {
+    fn get_stdin(&mut self) -> Result<Resource<DynInputStream>> {
+        let stream: DynInputStream = Box::new(Closed);
+        Ok(self.table.push(stream)?)
+    }
+}
+
+impl cli::stdout::Host for Wasi {
+    fn get_stdout(&mut self) -> Result<Resource<DynOutputStream>> {
+        let stream: DynOutputStream = Box::new(LogStream(Arc::clone(&self.log)));
+        Ok(self.table.push(stream)?)
+    }
+}
+
+impl cli::stderr::Host for Wasi {
+    fn get_stderr(&mut self) -> Result<Resource<DynOutputStream>> {
+        cli::stdout::Host::get_stdout(self)
+    }
+}
+
+// No stream is a terminal, so no handle of these resources ever exists: a guest cannot reach the two `drop`s.
+impl cli::terminal_input::Host for Wasi {}
+impl cli::terminal_input::HostTerminalInput for Wasi {
+    fn drop(&mut self, terminal: Resource<cli::terminal_input::TerminalInput>) -> Result<()> {
+        self.table.delete(terminal)?;
+        Ok(())
+    }
+}
+impl cli::terminal_output::Host for Wasi {}
+impl cli::terminal_output::HostTerminalOutput for Wasi {
+    fn drop(&mut self, terminal: Resource<cli::terminal_output::TerminalOutput>) -> Result<()> {
+        self.table.delete(terminal)?;
+        Ok(())
+    }
+}
+impl cli::terminal_stdin::Host for Wasi {
+    fn get_terminal_stdin(&mut self) -> Result<Option<Resource<cli::terminal_input::TerminalInput>>> {
+        Ok(None)
+    }
+}
+impl cli::terminal_stdout::Host for Wasi {
+    fn get_terminal_stdout(&mut self) -> Result<Option<Resource<cli::terminal_output::TerminalOutput>>> {
+        Ok(None)
+    }
+}
+impl cli::terminal_stderr::Host for Wasi {
+    fn get_terminal_stderr(&mut self) -> Result<Option<Resource<cli::terminal_output::TerminalOutput>>> {
+        Ok(None)
+    }
+}
+
+/// Standard input: at its end from the start.
+struct Closed;
+
+#[async_trait]
+impl Pollable for Closed {
+    async fn ready(&mut self) {}
+}
+
+#[async_trait]
+impl InputStream for Closed {
+    fn read(&mut self, _size: usize) -> StreamResult<Bytes> {
+        Err(StreamError::Closed)
+    }
+}
+
+/// Standard output and error: always ready, and cut off at [`LOG_BYTES_PER_CALL_MAX`].
+struct LogStream(Arc<Mutex<LogBuffer>>);
+
+#[async_trait]
+impl Pollable for LogStream {
+    async fn ready(&mut self) {}
+}
+
+#[async_trait]
+impl OutputStream for LogStream {
+    fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
+        Ok(())
+    }
+
+    fn flush(&mut self) -> StreamResult<()> {
+        Ok(())
+    }
+
+    fn check_write(&mut self) -> StreamResult<usize> {
+        Ok(64 * 1024)
+    }
+}
+
+/// What a guest wrote during one call.
+#[derive(Default)]
+struct LogBuffer {
+    text: Vec<u8>,
+    dropped_bytes: usize,
+}
+
+impl LogBuffer {
+    fn write(&mut self, bytes: &[u8]) {
+        let kept = bytes.len().min(LOG_BYTES_PER_CALL_MAX - self.text.len());
+        self.text.extend_from_slice(&bytes[..kept]);
+        self.dropped_bytes += bytes.len() - kept;
+    }
+
+    fn take(&mut self) -> Vec<String> {
+        if self.text.is_empty() {
+            return Vec::new();
+        }
+        let mut lines: Vec<String> = String::from_utf8_lossy(&self.text).lines().map(str::to_owned).collect();
+        if self.dropped_bytes > 0 {
+            lines.push(format!(
+                "({} more bytes dropped: a call may log {LOG_BYTES_PER_CALL_MAX} bytes)",
+                self.dropped_bytes
+            ));
+        }
+        *self = Self::default();
+        lines
+    }
+}

@@ -1,0 +1,256 @@
+//! Makes a core module a component of the world, with the WASI preview 1 adapter where it imports that.
+//!
+//! Names and types of the contract are checked first, in the author's own module, so that a message speaks of what
+//! the author wrote. The converter has the last word.
+
+use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::LazyLock;
+
+use wasi_preview1_component_adapter_provider::{
+    WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER,
+};
+use wasmparser::{CompositeInnerType, ExternalKind, FuncType, Parser, Payload, TypeRef, ValType};
+use wit_component::{ComponentEncoder, StringEncoding, embed_component_metadata};
+
+use super::contract::{
+    CONTRACT, Function, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical, is_wasi, refuse_unknown,
+};
+use super::error::{self, LoadError, one_line};
+use super::{Form, LoadLimits};
+
+/// The section in which the SDK and wit-bindgen leave the world that they were given.
+pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
+/// How names of the build-target specification of the component model begin; wit-bindgen can emit them too. They
+/// carry only the significant part of a version.
+const STANDARD_PREFIX: &str = "cm32p2|";
+
+pub(super) struct Converted {
+    pub(super) form: Form,
+    pub(super) component: Vec<u8>,
+    /// Whether the preview 1 adapter is in it.
+    pub(super) adapted: bool,
+}
+
+/// Converts a core module that has passed validation. The result has not been validated.
+pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Result<Converted, LoadError> {
+    let summary = Summary::read(module).map_err(|cause| error::invalid(file, &cause))?;
+    let form = if summary.component_type_bytes == 0 { Form::PlainModule } else { Form::WitModule };
+    summary.check_exports(file)?;
+    summary.check_imports(file, form)?;
+    if summary.component_type_bytes > limits.component_type_bytes {
+        return Err(LoadError::TooLarge {
+            file: one_line(file),
+            what: "its `component-type` information",
+            bytes: summary.component_type_bytes,
+            limit_bytes: limits.component_type_bytes,
+        });
+    }
+
+    let adapted = summary.imports.iter().any(|(module, ..)| *module == PREVIEW_1_IMPORT);
+    let encoded = survive(|| encode(module, form, adapted));
+    match encoded {
+        Ok(component) => Ok(Converted { form, component, adapted }),
+        Err(cause) => Err(LoadError::Conversion { file: one_line(file), cause: one_line(&cause) }),
+    }
+}
+
+/// Runs a parser or converter of someone else's on untrusted bytes, and turns a panic into an error.
+///
+/// `wit-component` is meant for build machines: it states invariants of its input as `unwrap` and `assert!`, and a
+/// crafted `component-type` section may reach one. The text parser is fuzzed, but shares the boundary. Both are pure
+/// functions of the bytes, and what they were building is dropped with the panic, so nothing broken is left behind
+/// (hence `AssertUnwindSafe`). The panic hook still reports it, once, which is welcome. Depth is bounded by their own
+/// limits (100 for parentheses and for types of values) and by `nesting`, so the stack does not overflow, which could
+/// not be survived.
+pub(super) fn survive<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
+    match catch_unwind(AssertUnwindSafe(work)) {
+        Ok(result) => result,
+        Err(panic) => {
+            let said = panic.downcast_ref::<String>().map(String::as_str);
+            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
+            Err(format!("the converter gave up on it: {said}"))
+        }
+    }
+}
+
+fn encode(module: &[u8], form: Form, adapted: bool) -> Result<Vec<u8>, String> {
+    fn chain(cause: impl std::fmt::Display) -> String {
+        format!("{cause:#}")
+    }
+    let mut module = module.to_vec();
+    if form == Form::PlainModule {
+        embed_component_metadata(&mut module, &CONTRACT.resolve, CONTRACT.world, StringEncoding::UTF8)
+            .map_err(chain)?;
+    }
+    let mut encoder = ComponentEncoder::default().module(&module).map_err(chain)?;
+    if adapted {
+        let adapter = WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
+        encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter).map_err(chain)?;
+    }
+    // The encoder would validate with every proposal on; `load` validates with those of this host.
+    encoder.validate(false).encode().map_err(chain)
+}
+
+/// What a core module imports and exports.
+struct Summary<'a> {
+    /// Module, name, and the type of a function.
+    imports: Vec<(&'a str, &'a str, Option<FuncType>)>,
+    exports: HashMap<&'a str, Item>,
+    component_type_bytes: u64,
+}
+
+enum Item {
+    Function(FuncType),
+    Memory,
+    Other,
+}
+
+impl<'a> Summary<'a> {
+    fn read(module: &'a [u8]) -> wasmparser::Result<Self> {
+        let mut summary = Self { imports: Vec::new(), exports: HashMap::new(), component_type_bytes: 0 };
+        let mut types: Vec<Option<FuncType>> = Vec::new();
+        let mut functions: Vec<u32> = Vec::new();
+        let function_type = |types: &[Option<FuncType>], index: u32| types.get(index as usize).cloned().flatten();
+        for payload in Parser::new(0).parse_all(module) {
+            match payload? {
+                Payload::TypeSection(section) => {
+                    for group in section {
+                        types.extend(group?.types().map(|ty| match &ty.composite_type.inner {
+                            CompositeInnerType::Func(function) => Some(function.clone()),
+                            _ => None,
+                        }));
+                    }
+                }
+                Payload::ImportSection(section) => {
+                    for import in section.into_imports() {
+                        let import = import?;
+                        let mut ty = None;
+                        if let TypeRef::Func(index) | TypeRef::FuncExact(index) = import.ty {
+                            functions.push(index);
+                            ty = function_type(&types, index);
+                        }
+                        summary.imports.push((import.module, import.name, ty));
+                    }
+                }
+                Payload::FunctionSection(section) => {
+                    for index in section {
+                        functions.push(index?);
+                    }
+                }
+                Payload::ExportSection(section) => {
+                    for export in section {
+                        let export = export?;
+                        let item = match export.kind {
+                            ExternalKind::Func | ExternalKind::FuncExact => functions
+                                .get(export.index as usize)
+                                .and_then(|index| function_type(&types, *index))
+                                .map_or(Item::Other, Item::Function),
+                            ExternalKind::Memory => Item::Memory,
+                            _ => Item::Other,
+                        };
+                        summary.exports.insert(export.name, item);
+                    }
+                }
+                Payload::CustomSection(section) if section.name().starts_with(COMPONENT_TYPE_SECTION) => {
+                    summary.component_type_bytes += section.data().len() as u64;
+                }
+                _ => {}
+            }
+        }
+        Ok(summary)
+    }
+
+    fn check_exports(&self, file: &str) -> Result<(), LoadError> {
+        let file = one_line(file);
+        let standard = self.exports.keys().any(|name| name.starts_with(STANDARD_PREFIX));
+        let workload = |function: &Function| match standard {
+            true => format!("{STANDARD_PREFIX}{}|{}", without_patch(WORKLOAD_EXPORT), function.name),
+            false => canonical(WORKLOAD_EXPORT, &function.name),
+        };
+        let (memory, realloc) = if standard { ("cm32p2_memory", "cm32p2_realloc") } else { ("memory", "cabi_realloc") };
+
+        let mut wanted: Vec<_> = CONTRACT.exports.iter().map(|it| (workload(it), Some(it.core.clone()))).collect();
+        if self.exports.contains_key("_start") && !wanted.iter().any(|(name, _)| self.exports.contains_key(&**name)) {
+            return Err(LoadError::Command { file, export: "_start".to_owned() });
+        }
+        wanted.push((memory.to_owned(), None));
+        wanted.push((realloc.to_owned(), Some(FuncType::new([ValType::I32; 4], [ValType::I32]))));
+
+        let missing: Vec<_> =
+            wanted.iter().map(|(name, _)| name).filter(|name| !self.exports.contains_key(&***name)).cloned().collect();
+        if !missing.is_empty() {
+            let mut found: Vec<_> = self.exports.keys().map(|name| (*name).to_owned()).collect();
+            found.sort();
+            return Err(LoadError::MissingExports { file, missing, found });
+        }
+        for (export, expected) in wanted {
+            let found = match (&self.exports[&*export], &expected) {
+                (Item::Memory, None) => continue,
+                (Item::Function(found), Some(expected)) if found == expected => continue,
+                (Item::Function(found), _) => print_core(found),
+                (Item::Memory, _) => "a memory".to_owned(),
+                (Item::Other, _) => "neither a function nor a memory".to_owned(),
+            };
+            let expected = expected.as_ref().map_or("a memory".to_owned(), print_core);
+            return Err(LoadError::ExportType { file, export, found, expected });
+        }
+        Ok(())
+    }
+
+    fn check_imports(&self, file: &str, form: Form) -> Result<(), LoadError> {
+        let mut unknown = Vec::new();
+        let mut plain_wasi = Vec::new();
+        for (module, name, ty) in &self.imports {
+            let import = canonical(module, name);
+            let known = if *module == STATE_IMPORT {
+                match CONTRACT.imports.iter().find(|function| function.name == *name) {
+                    Some(function) if ty.as_ref() != Some(&function.core) => {
+                        let found = ty.as_ref().map_or("not a function".to_owned(), print_core);
+                        let (file, expected) = (one_line(file), print_core(&function.core));
+                        return Err(LoadError::ImportType { file, import, found, expected });
+                    }
+                    function => function.is_some(),
+                }
+            } else if *module == PREVIEW_1_IMPORT {
+                ADAPTER_EXPORTS.contains(name)
+            } else if let Some(interface) = module.strip_prefix(STANDARD_PREFIX) {
+                interface == without_patch(STATE_IMPORT) || is_wasi(&format!("{interface}.0"))
+            } else if is_wasi(module) && form == Form::PlainModule {
+                plain_wasi.push(import.clone());
+                true
+            } else {
+                is_wasi(module)
+            };
+            if !known {
+                unknown.push(import);
+            }
+        }
+        refuse_unknown(file, unknown)?;
+        if plain_wasi.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::UnknownImports {
+            file: one_line(file),
+            imports: plain_wasi,
+            remedy: "a module without a `component-type` section may use WASI preview 1 only: build it with the SDK \
+                     or wit-bindgen, or write it as a component",
+        })
+    }
+}
+
+/// The functions of WASI preview 1: those that the adapter has. Its `sock_*` trap when called.
+static ADAPTER_EXPORTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
+    let adapter = Summary::read(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).expect("the adapter is part of this crate");
+    adapter.exports.into_keys().collect()
+});
+
+/// Cuts the patch version off an interface of version 0.x.y.
+fn without_patch(interface: &str) -> &str {
+    interface.rsplit_once('.').map_or(interface, |(significant, _)| significant)
+}
+
+fn print_core(ty: &FuncType) -> String {
+    let list = |types: &[ValType]| types.iter().map(ValType::to_string).collect::<Vec<_>>().join(" ");
+    one_line(&format!("[{}] -> [{}]", list(ty.params()), list(ty.results())))
+}

@@ -1,0 +1,281 @@
+//! Why a workload was refused, in one line each.
+//!
+//! Names and messages come from the guest's bytes, so they pass through [`one_line`]: no line breaks, no control
+//! characters, and an end. File names do too.
+
+use std::fmt::Write as _;
+
+use thiserror::Error;
+use wasmparser::WasmFeatures;
+
+/// Why [`load`](super::load) or [`Workload::check_size`](super::Workload::check_size) refused a workload.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The file, the binary or the component exceeds a bound in bytes.
+    #[error(
+        "`{file}`: {what} is {bytes} bytes, limit is {limit_bytes} bytes: strip debug information, or split off data"
+    )]
+    TooLarge {
+        /// The file.
+        file: String,
+        /// What was measured.
+        what: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// The bound.
+        limit_bytes: u64,
+    },
+    /// There is more of something than a pooled slot holds or the compiler is given.
+    #[error("`{file}`: {count} {what}, limit is {limit}: {remedy}")]
+    TooMany {
+        /// The file.
+        file: String,
+        /// What was counted.
+        what: &'static str,
+        /// How many there are.
+        count: u64,
+        /// The bound.
+        limit: u64,
+        /// What the author can do.
+        remedy: &'static str,
+    },
+    /// The bytes are neither a WebAssembly binary nor text.
+    #[error("`{file}`: not WebAssembly: {found}, a binary starts with 00 61 73 6d and text with `(`: {remedy}")]
+    NotWasm {
+        /// The file.
+        file: String,
+        /// What it starts with instead.
+        found: String,
+        /// What the author can do.
+        remedy: &'static str,
+    },
+    /// The text does not parse.
+    #[error("`{file}`: invalid WebAssembly text at line {line}, column {column}: {cause}: correct the text there")]
+    Text {
+        /// The file.
+        file: String,
+        /// The line, from 1; 0 if unknown.
+        line: u32,
+        /// The column, from 1; 0 if unknown.
+        column: u32,
+        /// The parser's message.
+        cause: String,
+    },
+    /// The binary is truncated or breaks a rule of validation.
+    #[error("`{file}`: invalid WebAssembly at byte {offset} of the binary: {cause}: build or copy the file again")]
+    Invalid {
+        /// The file.
+        file: String,
+        /// Where, in the binary form.
+        offset: u64,
+        /// The validator's message.
+        cause: String,
+    },
+    /// The binary needs a proposal that is off: see [`FEATURES`](super::FEATURES).
+    #[error("`{file}`: uses {feature} at byte {offset} of the binary ({cause}), which is off here: {remedy}")]
+    Feature {
+        /// The file.
+        file: String,
+        /// The proposal, as an author knows it.
+        feature: &'static str,
+        /// Where, in the binary form.
+        offset: u64,
+        /// The validator's message.
+        cause: String,
+        /// What the author can do.
+        remedy: &'static str,
+    },
+    /// A program for `wasi:cli/command` instead of a workload.
+    #[error(
+        "`{file}`: is a WASI command (exports `{export}`), not a workload of the world lifeboat:vm/vm: a later \
+         version runs those; build a reactor (a `cdylib`) with the SDK"
+    )]
+    Command {
+        /// The file.
+        file: String,
+        /// The export that tells.
+        export: String,
+    },
+    /// The workload lacks exports of the world.
+    #[error(
+        "`{file}`: not a workload of the world lifeboat:vm/vm: lacks {}, exports {}: build it with the SDK or \
+         from wit/vm.wit",
+        list(missing),
+        list(found)
+    )]
+    MissingExports {
+        /// The file.
+        file: String,
+        /// All that is missing.
+        missing: Vec<String>,
+        /// What is exported instead.
+        found: Vec<String>,
+    },
+    /// An export of the world has another type.
+    #[error(
+        "`{file}`: export `{export}` is {found}, the world lifeboat:vm/vm wants {expected}: rebuild it from wit/vm.wit"
+    )]
+    ExportType {
+        /// The file.
+        file: String,
+        /// The export.
+        export: String,
+        /// Its type.
+        found: String,
+        /// The type in the world.
+        expected: String,
+    },
+    /// The workload imports what no host here offers.
+    #[error("`{file}`: imports {}, which this host does not offer: {remedy}", list(imports))]
+    UnknownImports {
+        /// The file.
+        file: String,
+        /// All of them.
+        imports: Vec<String>,
+        /// What the author can do about the first.
+        remedy: &'static str,
+    },
+    /// An import of the world has another type.
+    #[error(
+        "`{file}`: import `{import}` is {found}, the world lifeboat:vm/vm has {expected}: rebuild it from wit/vm.wit"
+    )]
+    ImportType {
+        /// The file.
+        file: String,
+        /// The import.
+        import: String,
+        /// Its type.
+        found: String,
+        /// The type in the world.
+        expected: String,
+    },
+    /// The component instantiates what it is passed at run time, so nobody can count its memory beforehand.
+    #[error(
+        "`{file}`: instantiates {what} that it does not define, so its memory cannot be counted before it runs: \
+         compose it into one file"
+    )]
+    Uncountable {
+        /// The file.
+        file: String,
+        /// A core module or a component.
+        what: &'static str,
+    },
+    /// The core module cannot be made a component.
+    #[error("`{file}`: cannot make a component of this core module: {cause}: build it with the SDK or wit-bindgen")]
+    Conversion {
+        /// The file.
+        file: String,
+        /// The converter's message.
+        cause: String,
+    },
+    /// The size is too small for the memory that the workload starts with.
+    #[error(
+        "`{file}`: starts with {initial_bytes} bytes of memory, size `{size_name}` has {limit_bytes} bytes, of which \
+         {level_percent}% may be in use at the start: give it at least {needed_bytes} bytes ({} MiB)",
+        needed_bytes.div_ceil(1 << 20)
+    )]
+    InitialMemory {
+        /// The file.
+        file: String,
+        /// The size.
+        size_name: String,
+        /// What all linear memories start with.
+        initial_bytes: u64,
+        /// The size's memory.
+        limit_bytes: u64,
+        /// The share of it that may be in use at the start.
+        level_percent: u8,
+        /// The smallest limit that suffices.
+        needed_bytes: u64,
+    },
+}
+
+/// Bytes of a message from outside that are shown.
+const TEXT_SHOWN_BYTES: usize = 400;
+/// Names that a list shows before it says how many more there are.
+const NAMES_SHOWN: usize = 16;
+
+/// Makes any text fit for one line of a terminal: line breaks and runs of blanks become one blank, control characters
+/// are escaped, and what is long is cut.
+pub(super) fn one_line(text: &str) -> String {
+    let mut line = String::with_capacity(text.len().min(TEXT_SHOWN_BYTES));
+    for word in text.split_whitespace() {
+        if !line.is_empty() {
+            line.push(' ');
+        }
+        for char in word.chars() {
+            if line.len() >= TEXT_SHOWN_BYTES {
+                line.push_str("...");
+                return line;
+            }
+            // Besides control characters: the ones that change the direction of what follows.
+            if char.is_control()
+                || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+            {
+                line.extend(char.escape_unicode());
+            } else {
+                line.push(char);
+            }
+        }
+    }
+    line
+}
+
+fn list(names: &[String]) -> String {
+    if names.is_empty() {
+        return "nothing".to_owned();
+    }
+    let mut text = String::new();
+    for name in &names[..names.len().min(NAMES_SHOWN)] {
+        let separator = if text.is_empty() { "" } else { ", " };
+        let _ = write!(text, "{separator}`{}`", one_line(name));
+    }
+    if names.len() > NAMES_SHOWN {
+        let _ = write!(text, " and {} more", names.len() - NAMES_SHOWN);
+    }
+    text
+}
+
+pub(super) fn not_wasm(file: &str, bytes: &[u8]) -> LoadError {
+    let found = match bytes {
+        [] => "the file is empty".to_owned(),
+        _ => {
+            let first: Vec<_> = bytes.iter().take(4).map(|byte| format!("{byte:02x}")).collect();
+            format!("the file starts with {}", first.join(" "))
+        }
+    };
+    let remedy = match bytes {
+        [0x7f, b'E', b'L', b'F', ..] => "this is a native program, build for wasm32-wasip1",
+        [0x1f, 0x8b, ..] | [0x28, 0xb5, 0x2f, 0xfd, ..] => "this is compressed, unpack it first",
+        b"" | b"\0" | b"\0a" | b"\0as" => "the file is cut off, build or copy it again",
+        _ => "pass a `.wasm` or `.wat` file",
+    };
+    LoadError::NotWasm { file: one_line(file), found, remedy }
+}
+
+pub(super) fn invalid(file: &str, cause: &wasmparser::Error) -> LoadError {
+    let (offset, cause) = (cause.offset() as u64, one_line(cause.message()));
+    LoadError::Invalid { file: one_line(file), offset, cause }
+}
+
+pub(super) fn feature(file: &str, cause: &wasmparser::Error) -> LoadError {
+    let missing = cause.missing_wasm_feature().unwrap_or(WasmFeatures::empty());
+    let (feature, remedy) = match missing {
+        WasmFeatures::THREADS | WasmFeatures::SHARED_EVERYTHING_THREADS => {
+            ("threads", "a workload is single-threaded, build it without `atomics` and shared memory")
+        }
+        WasmFeatures::MEMORY64 => ("64-bit memory", "build for wasm32"),
+        WasmFeatures::EXCEPTIONS | WasmFeatures::LEGACY_EXCEPTIONS => {
+            ("exceptions", "build with `panic = \"abort\"` or `-fno-exceptions`")
+        }
+        WasmFeatures::GC | WasmFeatures::GC_TYPES | WasmFeatures::FUNCTION_REFERENCES => (
+            "garbage-collected references",
+            "the engine has no collector, use a language or a target with its own linear memory",
+        ),
+        WasmFeatures::CM_ASYNC => ("asynchronous component functions", "build for WASI 0.2"),
+        _ => ("a proposal beyond WebAssembly 2.0", "build without it, for wasm32-wasip1 if in doubt"),
+    };
+    let (offset, cause) = (cause.offset() as u64, one_line(cause.message()));
+    LoadError::Feature { file: one_line(file), feature, offset, cause, remedy }
+}

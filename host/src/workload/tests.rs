@@ -1,0 +1,563 @@
+//! One test for each accepted form and each refusal, then random and mutated bytes.
+//!
+//! Guests are variations of `tests/guests/count.wat`: a case replaces one piece of its text and says what must happen.
+
+use std::path::{Path, PathBuf};
+
+use proptest::prelude::*;
+use wit_component::{StringEncoding, embed_component_metadata};
+
+use super::contract::CONTRACT;
+use super::convert::COMPONENT_TYPE_SECTION as COMPONENT_TYPE;
+use super::*;
+
+const COUNT: &str = include_str!("../../../tests/guests/count.wat");
+const COMPONENT: &str = include_str!("../../../tests/guests/handle-bomb.wat");
+
+fn try_load(bytes: impl AsRef<[u8]>) -> Result<Workload, LoadError> {
+    load("guest.wasm", bytes.as_ref(), &LoadLimits::default())
+}
+
+/// Loads `bytes`, which must be refused in one line that names the file and says each of `words`.
+#[track_caller]
+fn refused(bytes: impl AsRef<[u8]>, words: &[&str]) -> LoadError {
+    let error = try_load(bytes).expect_err("must be refused");
+    let line = error.to_string();
+    assert!(line.starts_with("`guest.wasm`: ") && !line.contains('\n'), "{line}");
+    for word in words {
+        assert!(line.contains(word), "`{word}` is not in: {line}");
+    }
+    error
+}
+
+/// Replaces a piece of `text`, which must occur.
+#[track_caller]
+fn with(text: &str, old: &str, new: &str) -> String {
+    assert!(text.contains(old), "no `{old}` to replace");
+    text.replace(old, new)
+}
+
+fn binary(text: &str) -> Vec<u8> {
+    wat::parse_str(text).expect("valid text")
+}
+
+/// Gives `text` the section that wit-bindgen would.
+fn wit_module(text: &str) -> Vec<u8> {
+    let mut module = binary(text);
+    embed_component_metadata(&mut module, &CONTRACT.resolve, CONTRACT.world, StringEncoding::UTF8).expect("own world");
+    module
+}
+
+/// count.wat with another import, declared before the ones it has.
+fn importing(import: &str) -> String {
+    with(COUNT, "(module\n", &format!("(module\n  {import}\n"))
+}
+
+fn repository() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+}
+
+// Accepted forms.
+
+#[test]
+fn plain_modules_are_accepted_as_text_and_binary() {
+    let text = try_load(COUNT).unwrap();
+    assert_eq!((text.form, text.text, text.wasi), (Form::PlainModule, true, None));
+    assert_eq!(text.imports, [STATE_IMPORT]);
+    assert_eq!(text.exports, [WORKLOAD_EXPORT]);
+    assert_eq!((text.initial_memory_bytes, text.memory_max, text.has_start), (64 << 10, None, false));
+    assert_eq!(text.input_bytes, COUNT.len() as u64);
+    assert_eq!(text.component_bytes, text.component.len() as u64);
+
+    let bytes = binary(COUNT);
+    let module = try_load(&bytes).unwrap();
+    assert_eq!((module.form, module.text), (Form::PlainModule, false));
+    assert_eq!(module.component, text.component);
+    assert_eq!(module.hash, WorkloadHash::of(&bytes));
+    assert_ne!(module.hash, text.hash, "the hash is of what was loaded");
+}
+
+#[test]
+fn modules_with_a_component_type_section_are_accepted() {
+    let workload = try_load(wit_module(COUNT)).unwrap();
+    assert_eq!(workload.form, Form::WitModule);
+    assert_eq!(workload.exports, [WORKLOAD_EXPORT]);
+}
+
+#[test]
+fn preview_1_is_adapted() {
+    let text = importing(
+        "(import \"wasi_snapshot_preview1\" \"random_get\" (func (param i32 i32) (result i32)))
+         (import \"wasi_snapshot_preview1\" \"fd_write\" (func (param i32 i32 i32 i32) (result i32)))",
+    );
+    for (form, bytes) in [(Form::PlainModule, binary(&text)), (Form::WitModule, wit_module(&text))] {
+        let workload = try_load(bytes).unwrap();
+        assert_eq!((workload.form, workload.wasi), (form, Some(Wasi::Preview1)));
+        let mut names = workload.imports.iter();
+        assert!(names.any(|name| name.starts_with("wasi:random/random@0.2.")), "{:?}", workload.imports);
+    }
+}
+
+#[test]
+fn components_are_accepted_as_text_and_binary() {
+    for bytes in [COMPONENT.as_bytes(), &binary(COMPONENT)] {
+        let workload = try_load(bytes).unwrap();
+        assert_eq!((workload.form, workload.wasi), (Form::Component, Some(Wasi::Preview2)));
+        assert_eq!(workload.component, binary(COMPONENT));
+        assert_eq!((workload.footprint.core_instances, workload.footprint.memories), (2, 1));
+    }
+    // What a module was made is itself a component.
+    let made = try_load(COUNT).unwrap();
+    let again = try_load(&made.component).unwrap();
+    assert_eq!((again.form, again.footprint), (Form::Component, made.footprint));
+}
+
+#[test]
+fn every_guest_of_the_tests_is_accepted_and_listed() {
+    let folder = repository().join("tests/guests");
+    let list = std::fs::read_to_string(folder.join("README.md")).unwrap();
+    let mut guests = 0;
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let name = path.file_name().unwrap().to_str().unwrap();
+        if path.extension().is_some_and(|extension| extension == "wat") {
+            load(name, &std::fs::read(&path).unwrap(), &LoadLimits::default()).unwrap();
+            assert!(list.contains(&format!("`{name}`")), "README.md does not list {name}");
+            guests += 1;
+        }
+    }
+    assert!(guests > 20);
+}
+
+#[test]
+fn text_is_recognised_by_its_first_token() {
+    for text in ["(module)", " \t\r\n(module)", ";; a\n;; b\n(module)", "(; a (; nested ;) ;) (module)", "(; open"] {
+        assert!(text::is_text(text.as_bytes()), "{text}");
+    }
+    for text in ["", ";", ";; only a comment", "(; only ;)", "module", "\0asm", "#!/bin/sh"] {
+        assert!(!text::is_text(text.as_bytes()), "{text}");
+    }
+    assert!(!text::is_text(b"(module \xff)"));
+}
+
+#[test]
+fn memory_and_start_are_counted() {
+    let text = with(COUNT, "(memory (export \"memory\") 1)", "(memory (export \"memory\") 2 5) (memory 3 4)");
+    let workload = try_load(with(&text, "  (func $is", "  (func $begin) (start $begin)\n  (func $is")).unwrap();
+    assert_eq!(workload.initial_memory_bytes, 5 * 65536);
+    assert_eq!(workload.memory_max, Some(9 * 65536));
+    assert_eq!(workload.footprint.largest_memory_bytes, 3 * 65536);
+    assert!(workload.has_start);
+
+    let initialize = with(COUNT, "  (func $is", "  (func (export \"_initialize\"))\n  (func $is");
+    assert!(try_load(initialize).unwrap().has_start);
+}
+
+#[test]
+fn hash_is_64_digits_in_text_and_json() {
+    let workload = try_load(COUNT).unwrap();
+    let text = workload.hash.to_string();
+    assert_eq!(text, blake3::hash(COUNT.as_bytes()).to_hex().as_str());
+    assert_eq!(text.parse::<WorkloadHash>().unwrap(), workload.hash);
+    let json = serde_json::to_value(&workload).unwrap();
+    assert_eq!(json["hash"], text);
+    assert_eq!(json["form"], "plain-module");
+    assert!(json.get("component").is_none());
+    assert_eq!(serde_json::from_value::<WorkloadHash>(json["hash"].clone()).unwrap(), workload.hash);
+    assert!(serde_json::from_str::<WorkloadHash>("\"00\"").is_err());
+}
+
+// Refusals of the bytes.
+
+#[test]
+fn bytes_that_are_no_wasm_are_refused() {
+    for bytes in [&b""[..], b"\0as", b"hello", b"\x7fELF\x02\x01", b"PK\x03\x04", b"\xff\xfe(module)"] {
+        assert!(matches!(refused(bytes, &["not WebAssembly"]), LoadError::NotWasm { .. }));
+    }
+    refused(b"\x7fELF\x02", &["7f 45 4c 46", "00 61 73 6d", "wasm32-wasip1"]);
+}
+
+#[test]
+fn text_that_does_not_parse_is_refused_with_its_place() {
+    let error = refused("(module\n  (funk))", &["line 2, column 4"]);
+    assert!(matches!(error, LoadError::Text { line: 2, column: 4, .. }), "{error:?}");
+    refused("(; open", &["line 1, column 1"]);
+    let long = refused(format!("(module{}(funk))", " ".repeat(100_000)), &["line 1, column 100009"]);
+    assert!(!long.to_string().contains("<anon>"), "{long}");
+    refused("(module (func (call $nobody)))", &["line 1, column 21", "$nobody"]);
+}
+
+#[test]
+fn truncated_and_invalid_binaries_are_refused_with_their_place() {
+    for bytes in [binary(COUNT), binary(COMPONENT)] {
+        let error = refused(&bytes[..bytes.len() / 2], &["at byte"]);
+        assert!(matches!(error, LoadError::Invalid { .. }), "{error:?}");
+    }
+    refused(b"\0asm", &["at byte 4", "unexpected end"]);
+    refused("(module (func (result i32)))", &["at byte", "type mismatch"]);
+}
+
+#[test]
+fn bytes_are_bounded_before_anything_is_parsed() {
+    let limits = LoadLimits { module_bytes: 100, ..LoadLimits::default() };
+    let garbage = load("big.wat", &[b'('; 101], &limits).unwrap_err();
+    let line = garbage.to_string();
+    assert!(line.contains("the file is 101 bytes, limit is 100 bytes"), "{line}");
+
+    let limits = LoadLimits { component_bytes: 1000, ..LoadLimits::default() };
+    let error = load("big.wat", COUNT.as_bytes(), &limits).unwrap_err();
+    assert!(matches!(error, LoadError::TooLarge { what: "its component", .. }), "{error:?}");
+
+    let limits = LoadLimits { component_type_bytes: 10, ..LoadLimits::default() };
+    let error = load("big.wasm", &wit_module(COUNT), &limits).unwrap_err();
+    assert!(error.to_string().contains("component-type"), "{error}");
+}
+
+/// A component with one type: `levels` component types inside one another.
+fn nested_types(levels: usize) -> Vec<u8> {
+    let types = [&[1][..], &[0x41, 1, 1].repeat(levels - 1), &[0x41, 0]].concat();
+    component_with_section(7, &types)
+}
+
+fn component_with_section(id: u8, body: &[u8]) -> Vec<u8> {
+    [b"\0asm\x0d\0\x01\0", &[id][..], &leb128(body.len()), body].concat()
+}
+
+fn leb128(mut number: usize) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number > 0x7f {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+#[test]
+fn nesting_that_would_overflow_the_stack_is_refused() {
+    // A type section of 3 MB once ended the process.
+    refused(nested_types(1_000_000), &["999999 nested types in one section, limit is 200"]);
+    refused(nested_types(NESTED_TYPES_MAX as usize), &["lacks `lifeboat:vm/workload"]);
+
+    let name = [&leb128(COMPONENT_TYPE.len())[..], COMPONENT_TYPE.as_bytes()].concat();
+    let section = |data: &[u8]| [&[0][..], &leb128(name.len() + data.len()), &name, data].concat();
+    refused([binary(COUNT), section(&nested_types(1_000_000))].concat(), &["nested types in one section"]);
+    refused([binary(COUNT), section(&nested_types(100))].concat(), &["cannot make a component"]);
+    refused([binary(COUNT), section(b"\x03\0")].concat(), &["outdated format"]);
+
+    let mut component = component_with_section(0, b"\0");
+    for _ in 0..COMPONENT_DEPTH_MAX - 1 {
+        component = component_with_section(4, &component);
+    }
+    refused(&component, &["lacks `lifeboat:vm/workload"]);
+    refused(component_with_section(4, &component), &["33 levels of nested components, limit is 32"]);
+}
+
+// Refusals of proposals.
+
+#[test]
+fn proposals_that_are_off_are_refused_by_name() {
+    let memory = "(memory (export \"memory\") 1)";
+    refused(with(COUNT, memory, "(memory (export \"memory\") 1 2 shared)"), &["threads", "single-threaded"]);
+    refused(with(COUNT, memory, "(memory (export \"memory\") 1) (memory i64 1)"), &["64-bit memory", "wasm32"]);
+    let function = |body: &str| with(COUNT, "  (func $is", &format!("  {body}\n  (func $is"));
+    refused(function("(func (drop (i32.atomic.load (i32.const 0))))"), &["threads"]);
+    refused(function("(func (param externref))"), &["references", "collector"]);
+    refused(function("(type (struct (field i32)))"), &["references"]);
+    refused(function("(func (param (ref null func)) (local (ref func)))"), &["references"]);
+    let error = refused(function("(tag $oops) (func (throw $oops))"), &["exceptions"]);
+    assert!(matches!(error, LoadError::Feature { .. }));
+}
+
+#[test]
+fn proposals_that_are_on_are_accepted() {
+    for body in [
+        "(func (param v128) (result v128) local.get 0)",
+        "(func $tail (return_call $tail))",
+        "(func (param funcref) (result i32) (ref.is_null (local.get 0)))",
+        "(global i32 (i32.add (i32.const 1) (i32.const 2)))",
+        "(func (result i32 i32) i32.const 1 i32.const 2)",
+    ] {
+        try_load(with(COUNT, "  (func $is", &format!("  {body}\n  (func $is"))).unwrap();
+    }
+}
+
+// Refusals by the contract.
+
+#[test]
+fn missing_exports_are_all_listed() {
+    let text = with(COUNT, "#restore\"", "#restart\"");
+    let text = with(&text, "#query\"", "#ask\"");
+    let text = with(&text, "(export \"cabi_realloc\")", "");
+    for bytes in [binary(&text), wit_module(&text)] {
+        let error = refused(bytes, &["workload@0.1.0#query", "workload@0.1.0#restore", "cabi_realloc", "#restart"]);
+        let LoadError::MissingExports { missing, .. } = error else { panic!("{error:?}") };
+        assert_eq!(missing.len(), 3, "{missing:?}");
+    }
+    refused("(module)", &["#execute", "#query", "#state-version", "#snapshot", "#restore", "`memory`", "nothing"]);
+    refused(with(COUNT, "(memory (export \"memory\") 1)", "(memory 1)"), &["lacks `memory`"]);
+}
+
+#[test]
+fn components_of_other_worlds_are_refused() {
+    refused("(component)", &["#execute", "#query", "#state-version", "#snapshot", "#restore", "exports nothing"]);
+    let other = with(COMPONENT, "\"lifeboat:vm/workload@0.1.0\"", "\"lifeboat:vm/workload@0.9.0\"");
+    refused(other, &["lacks `lifeboat:vm/workload@0.1.0#execute`", "exports `lifeboat:vm/workload@0.9.0`"]);
+    let partial = with(COMPONENT, "    (export \"snapshot\" (func $snapshot))\n", "");
+    refused(partial, &["lacks `lifeboat:vm/workload@0.1.0#snapshot`, exports"]);
+}
+
+#[test]
+fn exports_of_another_type_are_refused() {
+    let text =
+        with(COUNT, "#state-version\") (result i32) (i32.const 1)", "#state-version\") (result i64) (i64.const 1)");
+    refused(&text, &["#state-version` is [] -> [i64]", "wants [] -> [i32]"]);
+    refused(wit_module(&text), &["#state-version` is [] -> [i64]"]);
+    refused(
+        with(COUNT, "(export \"memory\") 1", "(export \"other\") 1) (global (export \"memory\") i32 (i32.const 1)"),
+        &["wants a memory"],
+    );
+    let component = with(
+        COMPONENT,
+        "(export \"state-version\" (func $state_version))",
+        "(export \"state-version\" (func $snapshot))",
+    );
+    refused(component, &["#state-version` is func() -> result<_, string>", "wants func() -> u32"]);
+    let component = with(COMPONENT, "(field \"sequence\" u64)", "(field \"sequel\" u64)");
+    let error = refused(component, &["sequel: u64", "sequence: u64"]);
+    assert!(matches!(error, LoadError::ExportType { .. }), "{error:?}");
+}
+
+#[test]
+fn unknown_imports_are_refused_by_name() {
+    let cases = [
+        ("\"env\" \"emscripten_notify\"", "env#emscripten_notify", "without glue"),
+        ("\"wasi_unstable\" \"fd_write\"", "wasi_unstable#fd_write", "wasm32-wasip1"),
+        ("\"wasi_snapshot_preview1\" \"fd_fly\"", "wasi_snapshot_preview1#fd_fly", "drop what needs more"),
+        ("\"wasi\" \"thread-spawn\"", "wasi#thread-spawn", "drop what needs more"),
+        ("\"wasi:sockets/tcp@0.2.0\" \"x\"", "wasi:sockets/tcp@0.2.0", "no network"),
+        ("\"wasi:http/outgoing-handler@0.2.0\" \"x\"", "wasi:http/outgoing-handler@0.2.0", "no network"),
+        ("\"lifeboat:vm/state@0.1.0\" \"erase\"", "lifeboat:vm/state@0.1.0#erase", "SDK"),
+        ("\"lifeboat:vm/state@0.2.0\" \"read\"", "lifeboat:vm/state@0.2.0#read", "SDK"),
+    ];
+    for (import, name, remedy) in cases {
+        let text = importing(&format!("(import {import} (func))"));
+        for bytes in [binary(&text), wit_module(&text)] {
+            assert!(matches!(refused(bytes, &[name, remedy]), LoadError::UnknownImports { .. }));
+        }
+    }
+    let wasi = importing("(import \"wasi:clocks/wall-clock@0.2.0\" \"now\" (func (param i32)))");
+    refused(wasi, &["wasi:clocks/wall-clock@0.2.0#now", "component-type"]);
+}
+
+#[test]
+fn unknown_imports_of_components_are_refused_by_name() {
+    let import = |import: &str| with(COMPONENT, "(component\n  (import", &format!("(component\n  {import}\n  (import"));
+    refused(import("(import \"wasi:sockets/tcp@0.2.3\" (instance))"), &["wasi:sockets/tcp@0.2.3", "no network"]);
+    refused(import("(import \"wasi:cli/environment@0.3.0\" (instance))"), &["environment@0.3.0", "WASI 0.2"]);
+    refused(import("(import \"log\" (func))"), &["`log`"]);
+    refused(import("(import \"wasi:cli/environment@0.2.0\" (func))"), &["wasi:cli/environment@0.2.0"]);
+    try_load(import("(import \"wasi:cli/environment@0.2.9\" (instance))")).unwrap();
+    let text = with(
+        COMPONENT,
+        "(export \"read\" (func (param \"max\" u32)",
+        "(export \"erase\" (func))\n (export \"read\" (func (param \"max\" u32)",
+    );
+    refused(text, &["lifeboat:vm/state@0.1.0#erase"]);
+}
+
+#[test]
+fn imports_of_another_type_are_refused() {
+    let text = with(
+        COUNT,
+        "(func $read (param $max i32) (param $answer i32))",
+        "(func $read (param $max i32) (param $answer i32) (result i32))",
+    );
+    let text = with(
+        &text,
+        "(call $read (i32.sub (i32.const 8) (local.get $have)) (i32.const 16))",
+        "(drop (call $read (i32.const 8) (i32.const 16)))",
+    );
+    refused(&text, &["lifeboat:vm/state@0.1.0#read` is [i32 i32] -> [i32]", "has [i32 i32] -> []"]);
+    let text = with(COMPONENT, "(param \"chunk\" (list u8))", "(param \"bytes\" (list u8))");
+    refused(text, &["func(bytes: list<u8>)", "func(chunk: list<u8>)"]);
+}
+
+#[test]
+fn only_released_wasi_0_2_is_wasi() {
+    for import in WASI_IMPORTS {
+        assert!(contract::is_wasi(&format!("{import}@0.2.0")) && contract::is_wasi(&format!("{import}@0.2.12")));
+        for version in ["", "@", "@0.2", "@0.2.", "@0.3.0", "@0.2.0-rc-2023-11-10", "@10.2.0"] {
+            assert!(!contract::is_wasi(&format!("{import}{version}")), "{import}{version}");
+        }
+    }
+}
+
+#[test]
+fn commands_are_refused_as_commands() {
+    let module = "(module (import \"wasi_snapshot_preview1\" \"proc_exit\" (func (param i32)))
+        (memory (export \"memory\") 1) (func (export \"_start\")))";
+    assert!(matches!(refused(module, &["WASI command", "`_start`", "reactor"]), LoadError::Command { .. }));
+    let component = "(component
+        (core module $m (func (export \"run\") (result i32) (i32.const 0)))
+        (core instance $i (instantiate $m))
+        (func $run (result (result)) (canon lift (core func $i \"run\")))
+        (instance $exported (export \"run\" (func $run)))
+        (export \"wasi:cli/run@0.2.0\" (instance $exported)))";
+    refused(component, &["WASI command", "`wasi:cli/run@0.2.0`", "later version"]);
+}
+
+// Refusals of quantities.
+
+#[test]
+fn more_than_a_slot_holds_is_refused() {
+    let many =
+        |what: &str, count: u64| with(COUNT, "  (func $is", &format!("{}\n  (func $is", what.repeat(count as usize)));
+    refused(many("(memory 0)", MEMORIES_MAX), &["5 linear memories, limit is 4"]);
+    try_load(many("(memory 0)", MEMORIES_MAX - 1)).unwrap();
+    refused(many("(table 0 funcref)", TABLES_MAX + 1), &["33 tables, limit is 32"]);
+    refused(many("(table 100001 funcref)", 1), &["100001 elements in one table, limit is 100000"]);
+    refused(many("(func)", FUNCTIONS_MAX), &["functions, limit is 100000"]);
+    let exports: String = (0..CORE_EXTERNS_MAX).map(|n| format!("(export \"{n}\" (func $is))")).collect();
+    refused(many(&exports, 1), &["imports and exports of core modules, limit is 20000"]);
+}
+
+#[test]
+fn instances_that_multiply_with_depth_are_counted() {
+    let mut inner = "(core module $m (memory 1)) (core instance (instantiate $m))".to_owned();
+    for _ in 0..12 {
+        let instances = "(instance (instantiate $c))".repeat(10);
+        inner = format!("(component $c {inner}) {instances}");
+    }
+    let text = with(COMPONENT, "(component\n  (import", &format!("(component\n  {inner}\n  (import"));
+    refused(text, &["1000000000002 core instances, limit is 64"]);
+}
+
+#[test]
+fn modules_reached_by_alias_and_export_are_counted() {
+    let text = with(
+        COMPONENT,
+        "(component\n  (import",
+        "(component $outer
+          (core module $m (memory 2))
+          (component $inner (alias outer $outer $m (core module $n)) (core instance (instantiate $n)))
+          (export $named \"again\" (core module $m))
+          (core instance (instantiate $named))
+          (instance (instantiate $inner))
+          (import",
+    );
+    let workload = try_load(text).unwrap();
+    assert_eq!(workload.footprint.memories, 3);
+    assert_eq!(workload.initial_memory_bytes, 5 * 65536);
+}
+
+#[test]
+fn modules_that_are_passed_in_are_refused() {
+    let text = with(
+        COMPONENT,
+        "(component\n  (import",
+        "(component
+          (component $late (import \"m\" (core module $m)) (core instance (instantiate $m)))
+          (core module $m (memory 2))
+          (instance (instantiate $late (with \"m\" (core module $m))))
+          (import",
+    );
+    refused(text, &["instantiates a core module that it does not define", "compose"]);
+}
+
+#[test]
+fn size_must_leave_room_beyond_the_initial_memory() {
+    let workload = try_load(COUNT).unwrap();
+    let needed = (65536_u64 * 100).div_ceil(83);
+    workload.check_size("small", needed, 83).unwrap();
+    let error = workload.check_size("small", needed - 1, 83).unwrap_err();
+    let line = error.to_string();
+    for word in ["`guest.wasm`", "`small`", "65536 bytes", "83%", &format!("at least {needed} bytes")] {
+        assert!(line.contains(word), "`{word}` is not in: {line}");
+    }
+    workload.check_size("full", 65536, 100).unwrap();
+    assert!(workload.check_size("none", 65536, 0).is_err());
+}
+
+#[test]
+fn names_from_the_guest_cannot_break_the_line() {
+    let name = "a\\0ab\\1b[31m".to_owned() + &"x".repeat(5000);
+    let error = refused(importing(&format!("(import \"{name}\" \"y\" (func))")), &["a b\\u{1b}[31m", "..."]);
+    assert!(error.to_string().len() < 1500);
+    let error = load("two\nlines", b"", &LoadLimits::default()).unwrap_err();
+    assert!(error.to_string().starts_with("`two lines`: "));
+}
+
+#[test]
+fn panic_of_the_converter_is_an_error() {
+    let result: Result<(), String> = convert::survive(|| panic!("as wit-component might: {}", 1));
+    assert_eq!(result.unwrap_err(), "the converter gave up on it: as wit-component might: 1");
+}
+
+// Bytes from anyone.
+
+/// Valid inputs of every form, to be damaged.
+fn bases() -> Vec<Vec<u8>> {
+    let preview_1 = importing("(import \"wasi_snapshot_preview1\" \"random_get\" (func (param i32 i32) (result i32)))");
+    let mut bases = vec![
+        COUNT.into(),
+        COMPONENT.into(),
+        binary(COUNT),
+        wit_module(COUNT),
+        wit_module(&preview_1),
+        binary(COMPONENT),
+        try_load(&preview_1).unwrap().component,
+    ];
+    bases.extend(std::fs::read(repository().join("workloads/prebuilt/counter.wasm")));
+    bases
+}
+
+/// Loads whatever it is: an error must be one line, and a workload must load again from its component.
+fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
+    match try_load(bytes) {
+        Ok(workload) => prop_assert!(try_load(&workload.component).is_ok()),
+        Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), header in 0..4) {
+        let header: &[u8] = [&b""[..], b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0", b"(module "][header as usize];
+        survives(&[header, &bytes].concat())?;
+    }
+
+    #[test]
+    fn damaged_workloads_never_panic(
+        base in 0..8_usize,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+        cut in prop::option::of(any::<prop::sample::Index>()),
+        splice in prop::option::of((
+            0..8_usize,
+            any::<prop::sample::Index>(),
+            any::<prop::sample::Index>(),
+            0..64_usize,
+        )),
+    ) {
+        let bases = bases();
+        let mut bytes = bases[base % bases.len()].clone();
+        for (index, byte) in flips {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        if let Some((other, from, to, length)) = splice {
+            let other = &bases[other % bases.len()];
+            let (from, to) = (from.index(other.len()), to.index(bytes.len()));
+            let piece = other[from..].iter().take(length).copied();
+            let end = bytes.len().min(to + length);
+            bytes.splice(to..end, piece);
+        }
+        if let Some(cut) = cut {
+            bytes.truncate(cut.index(bytes.len()));
+        }
+        survives(&bytes)?;
+    }
+}

@@ -1,0 +1,246 @@
+//! Accounts whose total is conserved: every amount that was paid in and not paid out is in exactly one account.
+//!
+//! - Transactions, amounts being integers from 1 to 2^64 - 1:
+//!   - `{"deposit":{"account":"a","amount":5}}` opens the account if it is new. Reply: `{"balance":5}`.
+//!   - `{"withdraw":{"account":"a","amount":5}}`. Reply: `{"balance":0}`.
+//!   - `{"transfer":{"from":"a","to":"b","amount":5}}`, both open. Reply, the balances after it: `{"from":0,"to":5}`.
+//! - Queries:
+//!   - `{"balance":"a"}`. Answer: `{"balance":5}`.
+//!   - `"total"`. Answer: `{"total":5,"balances":5}`: deposits less withdrawals, and the sum of all balances. They are
+//!     equal, or the ledger is damaged. Takes time in proportion to the number of accounts.
+//!   - `"accounts"`. Answer: `{"accounts":1}`.
+//! - Refused, and nothing changed: a zero amount, an unknown account, insufficient funds, a deposit that takes the
+//!   total over 2^64 - 1, a transfer to itself, an account name that is empty or over [`NAME_MAX_BYTES`].
+//! - Accounts are never closed.
+//! - Limits it meets: memory, through the number of accounts (about 60 bytes each with short names, and a few bytes
+//!   more than the name in a snapshot; a million and a half are reasonable); fuel for a transaction grows with the
+//!   logarithm of that number.
+
+use std::collections::BTreeMap;
+use std::fmt;
+
+use lifeboat_guest::prelude::*;
+
+/// The longest account name, in bytes.
+pub const NAME_MAX_BYTES: usize = 64;
+
+/// The state: balances by account, and their total.
+#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Deposits less withdrawals. No balance exceeds it, so a transfer cannot overflow.
+    total: u64,
+    /// `Box<str>` has no spare capacity: a third less than `String` for short names.
+    balances: BTreeMap<Box<str>, u64>,
+}
+
+/// A change of balances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Transaction {
+    /// Pays into an account, which is opened if it is new.
+    Deposit {
+        /// The account's name.
+        account: Box<str>,
+        /// At least 1.
+        amount: u64,
+    },
+    /// Pays out of an account.
+    Withdraw {
+        /// The account's name.
+        account: Box<str>,
+        /// From 1 to the balance.
+        amount: u64,
+    },
+    /// Moves an amount between two open accounts.
+    Transfer {
+        /// The account that pays.
+        from: Box<str>,
+        /// The account that is paid: another one.
+        to: Box<str>,
+        /// From 1 to the balance of `from`.
+        amount: u64,
+    },
+}
+
+/// The balances that a transaction changed, after it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Reply {
+    /// Of a deposit or a withdrawal.
+    Account {
+        /// The account's balance.
+        balance: u64,
+    },
+    /// Of a transfer.
+    Accounts {
+        /// The balance of the account that paid.
+        from: u64,
+        /// The balance of the account that was paid.
+        to: u64,
+    },
+}
+
+/// A question about balances.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Query {
+    /// What one account holds.
+    Balance(Box<str>),
+    /// What all accounts hold, counted in two ways.
+    Total,
+    /// How many accounts are open.
+    Accounts,
+}
+
+/// The answer to a [`Query`].
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Answer {
+    /// To `{"balance":...}`.
+    Balance {
+        /// What the account holds.
+        balance: u64,
+    },
+    /// To `"total"`.
+    Total {
+        /// Deposits less withdrawals.
+        total: u64,
+        /// The sum of all balances.
+        balances: u64,
+    },
+    /// To `"accounts"`.
+    Accounts {
+        /// How many are open.
+        accounts: u64,
+    },
+}
+
+/// Why a transaction or a query is refused.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Refusal {
+    /// The amount is zero.
+    ZeroAmount,
+    /// The account was never opened.
+    UnknownAccount(Box<str>),
+    /// The account holds less than the amount.
+    InsufficientFunds {
+        /// The account's name.
+        account: Box<str>,
+        /// What it holds.
+        balance: u64,
+        /// What was asked of it.
+        amount: u64,
+    },
+    /// A deposit would take the total of all accounts over 2^64 - 1.
+    TotalOverflow {
+        /// The total before it.
+        total: u64,
+        /// What was to be paid in.
+        amount: u64,
+    },
+    /// The account that pays is the one that is paid.
+    SameAccount(Box<str>),
+    /// The name of an account to be opened is empty or too long.
+    BadName {
+        /// The name's length.
+        bytes: usize,
+    },
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::ZeroAmount => write!(f, "amount is 0, at least 1 is needed"),
+            Self::UnknownAccount(account) => write!(f, "unknown account {account:?}"),
+            Self::InsufficientFunds { account, balance, amount } => {
+                write!(f, "insufficient funds: account {account:?} has {balance}, {amount} is needed")
+            }
+            Self::TotalOverflow { total, amount } => {
+                write!(f, "total is {total}, a deposit of {amount} would take it over {}", u64::MAX)
+            }
+            Self::SameAccount(account) => write!(f, "account {account:?} cannot transfer to itself"),
+            Self::BadName { bytes } => write!(f, "account name is {bytes} bytes, 1 to {NAME_MAX_BYTES} are allowed"),
+        }
+    }
+}
+
+impl std::error::Error for Refusal {}
+
+#[workload]
+impl Workload for Ledger {
+    type Transaction = Transaction;
+    type Reply = Reply;
+    type Query = Query;
+    type Answer = Answer;
+    type Error = Refusal;
+
+    fn execute(&mut self, _: &Context, transaction: Transaction) -> Result<Reply, Refusal> {
+        match transaction {
+            Transaction::Deposit { account, amount } => self.deposit(account, amount),
+            Transaction::Withdraw { account, amount } => self.withdraw(&account, amount),
+            Transaction::Transfer { from, to, amount } => self.transfer(&from, &to, amount),
+        }
+    }
+
+    fn query(&self, _: &Context, query: Query) -> Result<Answer, Refusal> {
+        match query {
+            Query::Balance(account) => {
+                let balance = *self.balances.get(&account).ok_or(Refusal::UnknownAccount(account))?;
+                Ok(Answer::Balance { balance })
+            }
+            Query::Total => Ok(Answer::Total { total: self.total, balances: self.balances.values().sum() }),
+            Query::Accounts => Ok(Answer::Accounts { accounts: self.balances.len() as u64 }),
+        }
+    }
+}
+
+impl Ledger {
+    fn deposit(&mut self, account: Box<str>, amount: u64) -> Result<Reply, Refusal> {
+        check_amount(amount)?;
+        if account.is_empty() || account.len() > NAME_MAX_BYTES {
+            return Err(Refusal::BadName { bytes: account.len() });
+        }
+        let total = self.total.checked_add(amount).ok_or(Refusal::TotalOverflow { total: self.total, amount })?;
+
+        self.total = total;
+        let balance = self.balances.entry(account).or_default();
+        *balance += amount;
+        Ok(Reply::Account { balance: *balance })
+    }
+
+    fn withdraw(&mut self, account: &str, amount: u64) -> Result<Reply, Refusal> {
+        check_amount(amount)?;
+        let balance = self.balances.get_mut(account).ok_or_else(|| Refusal::UnknownAccount(account.into()))?;
+        let rest = take(account, *balance, amount)?;
+
+        *balance = rest;
+        self.total -= amount;
+        Ok(Reply::Account { balance: rest })
+    }
+
+    fn transfer(&mut self, from: &str, to: &str, amount: u64) -> Result<Reply, Refusal> {
+        check_amount(amount)?;
+        if from == to {
+            return Err(Refusal::SameAccount(from.into()));
+        }
+        let source = *self.balances.get(from).ok_or_else(|| Refusal::UnknownAccount(from.into()))?;
+        let rest = take(from, source, amount)?;
+        let destination = self.balances.get_mut(to).ok_or_else(|| Refusal::UnknownAccount(to.into()))?;
+
+        *destination += amount;
+        let reply = Reply::Accounts { from: rest, to: *destination };
+        *self.balances.get_mut(from).expect("it was there a moment ago") = rest;
+        Ok(reply)
+    }
+}
+
+fn check_amount(amount: u64) -> Result<(), Refusal> {
+    if amount == 0 { Err(Refusal::ZeroAmount) } else { Ok(()) }
+}
+
+fn take(account: &str, balance: u64, amount: u64) -> Result<u64, Refusal> {
+    balance.checked_sub(amount).ok_or_else(|| Refusal::InsufficientFunds { account: account.into(), balance, amount })
+}
+
+#[cfg(test)]
+mod tests;
