@@ -16,6 +16,7 @@ pub mod meter;
 pub mod name;
 pub mod rehydrate;
 pub mod service;
+pub mod simulate;
 pub mod size;
 pub mod snapshot;
 pub mod transaction;

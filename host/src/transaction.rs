@@ -206,11 +206,9 @@ pub enum Cause {
         /// The time that was not enough.
         deadline: Duration,
     },
-    /// The reply is too long.
-    #[error("reply: {} exceed the limit of {}", ByteCount(*bytes), ByteCount(*limit_bytes))]
+    /// The reply, or what another call copied to the host, is too long.
+    #[error("reply: over {} in one call; answer less at once", ByteCount(*limit_bytes))]
     ReplyBytes {
-        /// The length of the reply.
-        bytes: u64,
         /// The limit that held.
         limit_bytes: u64,
     },

@@ -48,11 +48,9 @@ pub const FUEL_PER_HOST_CALL: u64 = 100;
 /// Handles to resources that a guest may hold at once.
 pub const HANDLES_MAX: usize = 100_000;
 
-/// The longest reply.
+/// The longest reply, and the most bytes that any one call may copy from the guest to the host. wasmtime's own default
+/// is 128 MiB.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
-
-/// Bytes that one call may copy from the guest to the host, replies included. wasmtime's own default is 128 MiB.
-pub const HOST_CALL_BYTES_MAX: usize = REPLY_BYTES_MAX + 64 * 1024;
 
 /// What one call into a guest may use.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -297,7 +295,7 @@ fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance) -> Store
     store.limiter(|data| &mut data.limiter);
     store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
     store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
-    store.set_hostcall_fuel(HOST_CALL_BYTES_MAX);
+    store.set_hostcall_fuel(REPLY_BYTES_MAX);
     store.set_max_component_handles(HANDLES_MAX);
     store.call_hook(charge_host_call);
     store
@@ -336,9 +334,16 @@ fn cause_of(error: &wasmtime::Error, allowance: Allowance) -> Cause {
     }
     match error.downcast_ref::<Trap>() {
         Some(Trap::OutOfFuel) => Cause::Fuel { limit_fuel: allowance.fuel },
-        Some(trap) => Cause::Trap { message: trap.to_string() },
-        // The root cause is the sentence; what wraps it is where in the call it arose.
-        None => Cause::Trap { message: error.root_cause().to_string().replace('\n', " ") },
+        Some(trap) => Cause::Trap { message: trap.to_string().trim_start_matches("wasm trap: ").to_owned() },
+        None => {
+            // The root cause is the sentence; what wraps it is where in the call it arose.
+            let message = error.root_cause().to_string().replace('\n', " ");
+            // wasmtime has no type for this one; `a_reply_over_the_limit_is_refused_by_the_host` pins the words.
+            if message.contains("fuel allocated for hostcalls has been exhausted") {
+                return Cause::ReplyBytes { limit_bytes: REPLY_BYTES_MAX as u64 };
+            }
+            Cause::Trap { message }
+        }
     }
 }
 

@@ -34,7 +34,9 @@ const IN_FLIGHT_MAX: usize = 256;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(after_help = "\
+#[command(
+    override_usage = "lifeboat run [OPTIONS] <WORKLOAD>",
+    after_help = "\
 A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
   {\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}
 A reply of one line is printed as it is; any other reply, and every outcome but ok, as
@@ -46,7 +48,8 @@ Sizes, smallest first (a service moves to a larger one when its memory is full):
   large 5,000,000,000 fuel, 256 MiB   huge 20,000,000,000 fuel, 1 GiB
 
 Example:
-  echo '{\"add\":1}' | lifeboat run counter.wasm")]
+  echo '{\"add\":1}' | lifeboat run counter.wasm"
+)]
 pub(crate) struct Run {
     /// Read transactions from FILE instead of standard input
     #[arg(long, value_name = "FILE")]
@@ -73,10 +76,9 @@ pub(crate) struct Run {
     #[arg(long)]
     json: bool,
     /// The workload: a component, a core module, or either as text
-    #[arg(value_name = "WORKLOAD")]
-    workload: PathBuf,
-    #[arg(value_name = "ARGUMENT", hide = true, trailing_var_arg = true, allow_hyphen_values = true)]
-    arguments: Vec<OsString>,
+    // With all that follows it, or clap would take options there for its own.
+    #[arg(value_name = "WORKLOAD", required = true, trailing_var_arg = true)]
+    workload_and_arguments: Vec<OsString>,
 }
 
 fn parse_fuel(text: &str) -> Result<u64, String> {
@@ -89,7 +91,7 @@ fn parse_fuel(text: &str) -> Result<u64, String> {
 
 impl Run {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        if let Some(argument) = self.arguments.first() {
+        if let Some(argument) = self.workload_and_arguments.get(1) {
             return Err(UsageError(format!(
                 "'{}' stands after the workload, where arguments of the program stand; a workload that answers \
                  transactions takes none: put options of lifeboat before the file",
@@ -104,7 +106,7 @@ impl Run {
     async fn serve(self) -> anyhow::Result<ExitCode> {
         let sizes = self.sizes()?;
         let input = self.input()?;
-        let workload = load_workload(&self.workload)?;
+        let workload = load_workload(self.workload())?;
         let largest_memory_bytes = sizes.iter().map(|size| size.memory_bytes).max().unwrap_or_default();
         let machines = Machine::pair(1, largest_memory_bytes);
         let failovers = Arc::new(AtomicU64::new(0));
@@ -113,7 +115,7 @@ impl Run {
             Arc::new(SystemClock),
             event_printer(self.json, Arc::clone(&failovers)),
         )?;
-        let service = service_name(&self.workload)?;
+        let service = service_name(self.workload())?;
         let program = host.compile(workload).await?;
         host.create_service(ServiceSpec {
             name: service.clone(),
@@ -137,6 +139,10 @@ impl Run {
         usage.print(self.json)?;
         let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    fn workload(&self) -> &Path {
+        Path::new(self.workload_and_arguments.first().expect("clap requires one"))
     }
 
     /// The size of the first VM, and the larger ones that exist.

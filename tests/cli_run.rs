@@ -1,0 +1,595 @@
+//! `lifeboat run`: lines in, replies out, events on the side, and failovers that no reply shows.
+
+use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
+
+use serde_json::{Value, json};
+
+use crate::util::{Lifeboat, Output, WORKLOADS, guest, lifeboat, prebuilt, transactions};
+
+/// `lifeboat run` with options and a prebuilt workload.
+fn run(options: &[&str], workload: &str) -> Lifeboat {
+    run_file(options, &prebuilt(workload))
+}
+
+fn run_file(options: &[&str], workload: &Path) -> Lifeboat {
+    lifeboat(["run"]).args(options).arg(workload)
+}
+
+/// `lifeboat run --transactions`, to the end.
+fn run_transactions(options: &[&str], file: &Path, workload: &str) -> Output {
+    lifeboat(["run"]).args(options).arg("--transactions").arg(file).arg(prebuilt(workload)).output()
+}
+
+// Replies and exit codes.
+
+#[test]
+fn line_is_a_transaction_and_its_reply_is_a_line() {
+    let output = run(&[], "counter").input("{\"add\":1}\n").output();
+    assert_eq!(output.exits(0), "1\n");
+}
+
+#[test]
+fn last_line_needs_no_end_and_no_lines_are_no_failure() {
+    assert_eq!(run(&[], "counter").input("{\"add\":1}\n{\"add\":2}").output().exits(0), "1\n3\n");
+    assert_eq!(run(&[], "counter").output().exits(0), "");
+}
+
+#[test]
+fn refused_transaction_is_printed_as_json_and_exits_with_1() {
+    let output = run(&[], "counter").input("{\"add\":1}\n{\"take\":1}\n{\"add\":1}\n").output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert_eq!((lines[0], lines[2]), ("1", "2"));
+    let refused: Value = serde_json::from_str(lines[1]).expect("JSON");
+    assert_eq!((&refused["id"], &refused["outcome"]), (&json!("host-2"), &json!("refused")));
+    assert!(refused["cause"].as_str().expect("a text").contains("unknown field `take`"), "{refused}");
+}
+
+#[test]
+fn trap_fails_its_transaction_and_keeps_the_state() {
+    let most = format!("{{\"add\":{}}}\n", i64::MAX);
+    let output = run(&[], "counter").input(format!("{most}{most}{{\"add\":-1}}\n")).output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert_eq!((lines[0], lines[2]), ("9223372036854775807", "9223372036854775806"));
+    let failed: Value = serde_json::from_str(lines[1]).expect("JSON");
+    assert_eq!(failed["outcome"], "failed");
+    assert!(failed["cause"].as_str().expect("a text").starts_with("trap: "), "{failed}");
+    assert!(output.stderr.contains("ok 2  refused 0  failed 1  denied 0"), "{}", output.stderr);
+}
+
+#[test]
+fn body_is_handed_over_byte_for_byte() {
+    let echo = echo();
+    for body in [&b" {\"a\" :1}\t"[..], "caf\u{e9} \u{1f6df}".as_bytes(), b"", b"\"quoted\\\"", b"refuse "] {
+        let output = run_file(&[], &echo).input([body, b"\n"].concat()).output();
+        assert_eq!(output.code, 0, "{}", output.stderr);
+        assert_eq!(output.stdout, [body, b"\n"].concat());
+    }
+}
+
+#[test]
+fn reply_that_is_no_printable_line_is_json() {
+    let output = run_file(&[], &echo()).input(b"dos\r\n\x1b[2J\n\xff\x00\n").output();
+    output.exits(0);
+    let expected = [
+        json!({"id": "host-1", "outcome": "ok", "text": "dos\r"}),
+        json!({"id": "host-2", "outcome": "ok", "text": "\u{1b}[2J"}),
+        json!({"id": "host-3", "outcome": "ok", "base64": "/wA="}),
+    ];
+    assert_eq!(output.json_lines(), expected);
+}
+
+#[test]
+fn body_of_1_mib_is_taken_and_a_longer_one_is_denied_while_the_rest_goes_on() {
+    const MIB: usize = 1 << 20;
+    let input = format!("{}\n{}\n{}\nlast\n", "a".repeat(MIB), "b".repeat(MIB + 1), "c".repeat(3 * MIB));
+    let output = run_file(&["--memory", "64MiB"], &echo()).input(input).output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert_eq!((lines.len(), lines[0].len(), lines[3]), (4, MIB, "last"));
+    for line in [lines[1], lines[2]] {
+        let denied: Value = serde_json::from_str(line).expect("JSON");
+        assert_eq!((&denied["id"], &denied["outcome"]), (&Value::Null, &json!("denied")));
+        assert!(denied["cause"].as_str().expect("a text").contains("the limit is 1 MiB"), "{denied}");
+    }
+    assert!(output.stderr.contains("ok 2  refused 0  failed 0  denied 2"), "{}", output.stderr);
+}
+
+#[test]
+fn every_sample_transaction_is_ok_or_refused() {
+    for workload in WORKLOADS {
+        let output = run_transactions(&["--json"], &transactions(workload), workload);
+        output.exits(1);
+        let replies = output.json_lines();
+        let lines = std::fs::read_to_string(transactions(workload)).expect("a file of transactions").lines().count();
+        assert_eq!(replies.len(), lines, "{workload}");
+        let with = |outcome: &str| replies.iter().filter(|reply| reply["outcome"] == outcome).count();
+        assert_eq!(with("ok") + with("refused"), lines, "{workload}");
+        assert!(with("ok") > lines / 2 && with("refused") > 0, "{workload}");
+    }
+}
+
+#[test]
+fn reply_comes_before_the_next_line_is_sent() {
+    let mut running = run(&[], "counter").start();
+    for (line, reply) in [("{\"add\":5}", &b"5\n"[..]), ("{\"add\":-7}", b"-2\n"), ("{\"add\":0}", b"-2\n")] {
+        running.send(line);
+        assert_eq!(running.line().as_deref(), Some(reply));
+    }
+    assert_eq!(running.finish().exits(0), "");
+}
+
+#[test]
+fn reader_that_goes_away_ends_the_run_quietly() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("transactions.jsonl");
+    std::fs::write(&file, "{\"add\":1}\n".repeat(50_000)).expect("a temporary file");
+    let mut running = lifeboat(["run", "--transactions"]).args([&file, &prebuilt("counter")]).start();
+    assert_eq!(running.line().as_deref(), Some(&b"1\n"[..]));
+    running.hang_up();
+    let output = running.finish();
+    assert_eq!(output.code, 0, "{}", output.stderr);
+    assert!(!output.stderr.to_lowercase().contains("pipe"), "{}", output.stderr);
+}
+
+// Envelopes and JSON.
+
+/// Replies to envelopes of `counter` under `--json`, all of which must be answered in their order.
+fn envelopes(code: i32, lines: &[Value]) -> Vec<Value> {
+    let input: String = lines.iter().map(|line| format!("{line}\n")).collect();
+    let output = run(&["--envelope", "--json"], "counter").input(input).output();
+    output.exits(code);
+    let replies = output.json_lines();
+    assert_eq!(replies.len(), lines.len());
+    replies
+}
+
+#[test]
+fn envelope_carries_an_id_and_a_query_changes_nothing() {
+    let replies = envelopes(
+        0,
+        &[
+            json!({"id": "first", "json": {"add": 5}}),
+            json!({"id": "q", "query": true, "json": "total"}),
+            json!({"query": true, "text": "\"total\""}),
+            json!({"base64": "eyJhZGQiOjF9"}),
+            json!({"query": false, "text": "{\"add\":0}"}),
+        ],
+    );
+    let answers: Vec<&Value> = replies.iter().map(|reply| &reply["json"]).collect();
+    assert_eq!(answers, [5, 5, 5, 6, 6]);
+    assert_eq!((&replies[0]["id"], &replies[1]["id"]), (&json!("first"), &json!("q")));
+    assert!(replies.iter().all(|reply| reply["outcome"] == "ok"), "{replies:?}");
+}
+
+#[test]
+fn duplicate_is_answered_again_and_done_once() {
+    let first = json!({"id": "a", "json": {"add": 5}});
+    let replies = envelopes(0, &[first.clone(), json!({"json": {"add": 1}}), first.clone(), first]);
+    let answers: Vec<&Value> = replies.iter().map(|reply| &reply["json"]).collect();
+    assert_eq!(answers, [5, 6, 5, 5]);
+    assert_eq!(replies[0], replies[2]);
+}
+
+#[test]
+fn other_body_under_a_used_id_is_denied() {
+    let send = |add: i64| json!({"id": "a", "json": {"add": add}});
+    let replies = envelopes(1, &[send(5), send(6), json!({"json": {"add": 0}})]);
+    assert_eq!((&replies[1]["id"], &replies[1]["outcome"]), (&json!("a"), &json!("denied")));
+    assert!(replies[1]["cause"].as_str().expect("a text").contains("id 'a' was used for another body"), "{replies:?}");
+    assert_eq!(replies[2]["json"], 5);
+}
+
+#[test]
+fn refusal_and_failure_are_answered_again_under_their_ids() {
+    let refused = json!({"id": "r", "json": {"take": 1}});
+    let most = |id: &str| json!({"id": id, "json": {"add": i64::MAX}});
+    let replies = envelopes(1, &[refused.clone(), refused, most("a"), most("b"), most("b")]);
+    assert_eq!((&replies[0], &replies[0]["outcome"]), (&replies[1], &json!("refused")));
+    assert_eq!((&replies[3], &replies[3]["outcome"]), (&replies[4], &json!("failed")));
+}
+
+#[test]
+fn guest_is_told_the_user_of_the_envelope_or_of_the_option() {
+    let input = "{\"text\":\"\"}\n{\"user\":\"bob\",\"text\":\"\"}\n{\"user\":\"carol.2\",\"text\":\"\"}\n";
+    let whoami = guest_with("whoami", "(local.get $user) (local.get $user_length)");
+    let output = run_file(&["--envelope"], &whoami).input(input).output();
+    assert_eq!(output.exits(0), "operator\nbob\ncarol.2\n");
+    let output = run_file(&["--envelope", "--user", "ada"], &whoami).input(input).output();
+    assert_eq!(output.exits(0), "ada\nbob\ncarol.2\n");
+    assert_eq!(run_file(&["--user", "ada"], &whoami).input("\n").output().exits(0), "ada\n");
+}
+
+#[test]
+fn ids_of_one_user_are_not_those_of_another() {
+    let send = |user: &str, add: i64| json!({"id": "a", "user": user, "json": {"add": add}});
+    let replies = envelopes(0, &[send("ada", 5), send("bob", 6), send("ada", 5)]);
+    let answers: Vec<&Value> = replies.iter().map(|reply| &reply["json"]).collect();
+    assert_eq!(answers, [5, 11, 5]);
+}
+
+#[test]
+fn line_that_is_no_envelope_is_denied_by_its_number() {
+    let wrong = [
+        "",
+        "{\"add\":1}",
+        "{}",
+        "{\"json\":1,\"text\":\"1\"}",
+        "{\"id\":7,\"text\":\"\"}",
+        "{\"base64\":\"*\"}",
+        "{\"user\":\"a b\",\"text\":\"\"}",
+        "{\"json\":{\"add\":1}} more",
+        "\u{feff}{\"text\":\"\"}",
+    ];
+    let input: String = wrong.iter().map(|line| format!("{line}\n{{\"json\":{{\"add\":1}}}}\n")).collect();
+    let output = run(&["--envelope", "--json"], "counter").input(input).output();
+    output.exits(1);
+    for (index, pair) in output.json_lines().chunks(2).enumerate() {
+        let cause = pair[0]["cause"].as_str().expect("a text");
+        assert_eq!(pair[0]["outcome"], "denied", "{}", wrong[index]);
+        assert!(cause.starts_with(&format!("line {} is not an envelope: ", 2 * index + 1)), "{cause}");
+        assert_eq!(pair[1]["json"], index + 1);
+    }
+}
+
+#[test]
+fn id_that_is_too_long_is_denied() {
+    let send = |letters: usize| json!({"id": "x".repeat(letters), "json": {"add": 1}});
+    let replies = envelopes(1, &[send(128), send(129)]);
+    assert_eq!((&replies[0]["outcome"], &replies[1]["outcome"]), (&json!("ok"), &json!("denied")));
+}
+
+#[test]
+fn json_replies_are_one_object_a_line() {
+    let output = run_file(&["--json"], &echo()).input("{\"a\": 1.0}\nplain\nrefuse\n\n".as_bytes()).output();
+    assert_eq!(output.exits(1).lines().next(), Some("{\"id\":\"host-1\",\"outcome\":\"ok\",\"json\":{\"a\": 1.0}}"));
+    let expected = [
+        json!({"id": "host-1", "outcome": "ok", "json": {"a": 1.0}}),
+        json!({"id": "host-2", "outcome": "ok", "text": "plain"}),
+        json!({"id": "host-3", "outcome": "refused", "cause": "refused on request"}),
+        json!({"id": "host-4", "outcome": "ok", "text": ""}),
+    ];
+    assert_eq!(output.json_lines(), expected);
+}
+
+#[test]
+fn json_events_and_usage_are_one_object_a_line_on_standard_error() {
+    let output = run_transactions(&["--json", "--fuel", "100000"], &transactions("ledger"), "ledger");
+    output.exits(1);
+    let events = output.events();
+    let (usage, events) = events.split_last().expect("there is a usage");
+    let named = |name: &str| events.iter().filter(|event| event["event"] == name).count();
+    assert_eq!((named("sla_failure"), named("failover")), (events.len() / 2, events.len() / 2));
+    let usage = &usage["usage"];
+    assert_eq!(usage["failovers"], events.len() / 2);
+    assert_eq!(usage["vm"], format!("ledger/{}", events.len() / 2 + 1));
+    assert_eq!(usage["ok"].as_u64().zip(usage["refused"].as_u64()).map(|(ok, refused)| ok + refused), Some(150));
+    assert_eq!(usage["meter"]["cpu"]["limit"], 100_000);
+}
+
+// What is refused before anything runs.
+
+#[test]
+fn options_after_the_workload_are_refused_with_the_explanation() {
+    for arguments in [&["--fuel", "1000"][..], &["--json"], &["more.wasm"], &["--", "x"], &["-h"]] {
+        let output = run(&[], "counter").args(arguments).output();
+        let words = ["stands after the workload", "takes none", "put options of lifeboat before the file"];
+        output.exits_with_one_line(2, &words);
+    }
+}
+
+#[test]
+fn wrong_options_exit_with_2_and_say_what_is_wrong() {
+    let cases: [(&[&str], &str); 13] = [
+        (&["--size", "tiny"], "there is no size 'tiny': use one of small, medium, large, huge"),
+        (&["--memory", "lots"], "'lots' is not a size in bytes"),
+        (&["--memory", "1.5MiB"], "65536, 10M or 64MiB"),
+        (&["--memory", "99999999999G"], "exceeds 2^64 - 1 bytes"),
+        (&["--fuel", "0"], "at least 1 unit of fuel"),
+        (&["--fuel=-1"], "'-1' is not an amount of fuel"),
+        (&["--fuel", "much"], "'much' is not an amount of fuel"),
+        (&["--threshold=-1"], "--threshold"),
+        (&["--threshold", "101"], "--threshold"),
+        (&["--threshold", "NaN"], "--threshold"),
+        (&["--user", "a b"], "--user"),
+        (&["--fule", "1"], "--fuel"),
+        (&["--transactions", "nowhere.jsonl"], "nowhere.jsonl: cannot be read: "),
+    ];
+    for (options, words) in cases {
+        let output = run(options, "counter").input("{\"add\":1}\n").output();
+        assert_eq!(output.exits(2), "", "{options:?}");
+        assert!(output.stderr.contains(words), "{options:?}: {}", output.stderr);
+    }
+    let output = lifeboat(["run"]).output();
+    assert_eq!(output.exits(2), "");
+    assert!(output.stderr.contains("<WORKLOAD>"), "{}", output.stderr);
+}
+
+#[test]
+fn workload_that_cannot_be_loaded_exits_with_3() {
+    let missing = lifeboat(["run", "nowhere.wasm"]).output();
+    missing.exits_with_one_line(3, &["nowhere.wasm: cannot be read: ", "name a .wasm or .wat file"]);
+    let folder = lifeboat(["run"]).arg(guest("")).output();
+    folder.exits_with_one_line(3, &["tests/guests", "cannot be read: "]);
+    let other = lifeboat(["run"]).arg(guest("README.md")).output();
+    other.exits_with_one_line(3, &["README.md", "not WebAssembly", "pass a `.wasm` or `.wat` file"]);
+}
+
+#[test]
+fn memory_below_what_the_workload_starts_with_exits_with_3_and_names_size_and_remedy() {
+    let output = run(&["--memory", "1MiB"], "counter").input("{\"add\":1}\n").output();
+    let words = ["counter.wasm", "starts with 1114112 bytes", "`custom` has 1048576 bytes", "give it at least"];
+    let line = output.exits_with_one_line(3, &words);
+    let (_, rest) = line.split_once("give it at least ").expect("the remedy");
+    let (needed, _) = rest.split_once(" bytes").expect("in bytes");
+    assert_eq!(run(&["--memory", needed], "counter").input("{\"add\":1}\n").output().exits(0), "1\n");
+}
+
+#[test]
+fn workload_that_does_not_start_exits_with_3() {
+    let output = run_file(&[], &guest("spin-start.wat")).input("x\n").output();
+    assert_eq!(output.exits(3), "");
+    assert!(output.stderr.contains("spin-start"), "{}", output.stderr);
+}
+
+// Failovers.
+
+#[test]
+fn cpu_failovers_are_invisible_in_replies() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("transactions.jsonl");
+    std::fs::write(&file, ledger_transactions(3_000)).expect("a temporary file");
+    for (file, fuel, failovers_min) in [(file, "400000", 50), (transactions("ledger"), "30000", 24)] {
+        let roomy = run_transactions(&["--size", "huge"], &file, "ledger");
+        let tight = run_transactions(&["--fuel", fuel], &file, "ledger");
+        assert_eq!(roomy.exits(1), tight.exits(1));
+        assert!(!roomy.stderr.contains("failover:"), "{}", roomy.stderr);
+
+        let moves = Moves::of(&tight, "ledger");
+        assert!(moves.failovers >= failovers_min, "{moves:?}");
+        assert_eq!((moves.cpu_failures, moves.memory_failures), (moves.failovers, 0));
+    }
+}
+
+#[test]
+fn memory_failovers_compact_or_enlarge_and_are_invisible_in_replies() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join("transactions.jsonl");
+    std::fs::write(&file, note_transactions()).expect("a temporary file");
+    let run = |option: &str, value: &str, more: &[&str]| {
+        run_transactions(&[&["--fuel", "100000000000", option, value], more].concat(), &file, "notes")
+    };
+    let roomy = run("--size", "huge", &[]);
+    let tight = run("--memory", "2MiB", &[]);
+    assert_eq!(roomy.exits(1), tight.exits(1));
+    assert!(!roomy.stderr.contains("failover:"), "{}", roomy.stderr);
+
+    let moves = Moves::of(&tight, "notes");
+    assert_eq!((moves.cpu_failures, moves.memory_failures), (0, moves.failovers));
+
+    // The text does not say the sizes, the JSON does.
+    let told = run("--memory", "2MiB", &["--json"]);
+    let events = told.events();
+    let failovers: Vec<&Value> = events.iter().filter(|event| event["event"] == "failover").collect();
+    assert_eq!(failovers.len(), moves.failovers);
+    assert!(failovers.iter().all(|failover| failover["cause"] == "memory"), "{failovers:?}");
+    let compactions = failovers.iter().filter(|failover| failover["size"] == "custom").count();
+    assert!(compactions > 0 && compactions < failovers.len(), "{failovers:?}");
+    assert_eq!(failovers.last().map(|failover| &failover["size"]), Some(&json!("small")));
+}
+
+#[test]
+fn threshold_decides_when_a_failover_comes() {
+    let at = |percent: &str| {
+        let options = ["--fuel", "100000", "--threshold", percent];
+        let output = run_transactions(&options, &transactions("ledger"), "ledger");
+        output.exits(1);
+        assert!(output.stderr.contains(&format!("fuel, threshold {percent}%)")), "{}", output.stderr);
+        output.stderr.lines().filter(|line| line.starts_with("Trigger process failover: ")).count()
+    };
+    assert!(at("50") > at("98"));
+}
+
+#[test]
+fn transaction_that_no_tank_suffices_for_fails_and_the_next_goes_on() {
+    let input = "{\"primes\":{\"below\":100}}\n{\"primes\":{\"below\":1000000}}\n{\"primes\":{\"below\":100}}\n";
+    let output = run(&["--fuel", "1000000"], "crunch").input(input).output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert_eq!((lines[0], lines[2]), ("{\"primes\":25}", "{\"primes\":25}"));
+    let failed: Value = serde_json::from_str(lines[1]).expect("JSON");
+    assert_eq!(failed["outcome"], "failed");
+    assert!(failed["cause"].as_str().expect("a text").contains("a full tank of 1,000,000 fuel"), "{failed}");
+}
+
+/// What the lines on standard error say of SLA failures and failovers. Each is parsed to its end, so that a line in
+/// another form than the documented one is found.
+#[derive(Debug, Default)]
+struct Moves {
+    cpu_failures: usize,
+    memory_failures: usize,
+    failovers: usize,
+}
+
+impl Moves {
+    /// Checks that `service` moves from VM to VM by ones, each on the other machine, each after an SLA failure.
+    #[track_caller]
+    fn of(output: &Output, service: &str) -> Self {
+        let mut moves = Self::default();
+        let (mut vm, mut machine, mut has_failed) = (1, "m1".to_owned(), false);
+        let mut lines = output.stderr.lines();
+        for line in lines.by_ref().take_while(|line| !line.is_empty()) {
+            if let Some(text) = line.strip_prefix("SLA failure: ") {
+                let (failed, resource) = sla_failure(text).unwrap_or_else(|| panic!("not as documented: {line}"));
+                assert_eq!(failed, format!("{service}/{vm}"));
+                match resource {
+                    "cpu" => moves.cpu_failures += 1,
+                    "memory" => moves.memory_failures += 1,
+                    other => panic!("no resource: {other}"),
+                }
+                has_failed = true;
+            } else if let Some(text) = line.strip_prefix("Trigger process failover: triggered: ") {
+                let [from, from_machine, to, to_machine] =
+                    failover(text).unwrap_or_else(|| panic!("not as documented: {line}"));
+                assert!(has_failed, "no SLA failure before: {line}");
+                assert_eq!((from, from_machine), (&*format!("{service}/{vm}"), &*machine));
+                assert_eq!(to, format!("{service}/{}", vm + 1));
+                assert_ne!(to_machine, machine);
+                (vm, machine, has_failed) = (vm + 1, to_machine.to_owned(), false);
+                moves.failovers += 1;
+            } else {
+                panic!("neither a failure nor a failover: {line}");
+            }
+        }
+        let table = lines.next().expect("a table follows the events");
+        assert!(table.starts_with(&format!("{service}/{vm} on {machine}, size ")), "{table}");
+        assert!(table.contains(&format!(" and {} failover", moves.failovers)), "{table}");
+        moves
+    }
+}
+
+/// The VM and the resource of `ledger/1 cpu 98.7% (394,794 of 400,000 fuel, threshold 98%)`.
+fn sla_failure(text: &str) -> Option<(&str, &str)> {
+    let (vm, rest) = text.split_once(' ')?;
+    let (resource, rest) = rest.split_once(' ')?;
+    let (percent, rest) = rest.split_once("% (")?;
+    let (used, rest) = rest.split_once(" of ")?;
+    let (limit, rest) = rest.split_once(' ')?;
+    let unit = rest.strip_suffix(", threshold 98%)")?;
+    assert_eq!(unit, if resource == "cpu" { "fuel" } else { "bytes" });
+    let (used, limit) = (grouped(used)?, grouped(limit)?);
+    // In tenths, as the text has it. All numbers here are far below 2^53.
+    let tenths = decimal(percent)? * 10.0;
+    let exactly = used as f64 / limit as f64 * 1000.0;
+    assert!((980.0..=1000.0).contains(&tenths) && (tenths - exactly).abs() <= 0.51, "{text}");
+    Some((vm, resource))
+}
+
+/// The VMs and machines of `ledger/1 on m1 -> ledger/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)`.
+fn failover(text: &str) -> Option<[&str; 4]> {
+    let (from, rest) = text.split_once(" on ")?;
+    let (from_machine, rest) = rest.split_once(" -> ")?;
+    let (to, rest) = rest.split_once(" on ")?;
+    let (to_machine, rest) = rest.split_once(" (state ")?;
+    let (state, rest) = rest.split_once(", replayed ")?;
+    let (replayed, rest) = rest.split_once(", pause ")?;
+    let pause = rest.strip_suffix(" ms)")?;
+    let (number, unit) = state.split_once(' ')?;
+    assert!(["B", "kB", "MB", "KiB", "MiB"].contains(&unit), "{text}");
+    decimal(number)?;
+    decimal(pause)?;
+    grouped(replayed)?;
+    Some([from, from_machine, to, to_machine])
+}
+
+/// A number with commas between groups of three digits.
+fn grouped(text: &str) -> Option<u64> {
+    let mut groups = text.split(',');
+    let first = groups.next()?;
+    let is_grouped = (1..=3).contains(&first.len()) && groups.all(|group| group.len() == 3);
+    if is_grouped { text.replace(',', "").parse().ok() } else { None }
+}
+
+/// A number with at most one digit behind the point.
+fn decimal(text: &str) -> Option<f64> {
+    let (whole, tenth) = text.split_once('.').unwrap_or((text, "0"));
+    let are_digits = whole.bytes().chain(tenth.bytes()).all(|byte| byte.is_ascii_digit());
+    if are_digits && tenth.len() == 1 { text.parse().ok() } else { None }
+}
+
+// Help.
+
+#[test]
+fn help_gives_units_defaults_sizes_and_exit_codes() {
+    let help = lifeboat(["run", "--help"]).output();
+    let text = help.exits(0);
+    for words in ["--fuel <N>", "[bytes; 64MiB, 10M, ...]", "[default: small]", "[default: 98%]", "[percent]", "16 MiB"]
+    {
+        assert!(text.contains(words), "`{words}` is not in: {text}");
+    }
+    let all = lifeboat(["--help"]).output();
+    for words in ["run", "simulate", "inspect", "Exit codes:", "  3  the workload was refused by the loader"] {
+        assert!(all.exits(0).contains(words), "`{words}` is not in: {}", all.exits(0));
+    }
+    assert_eq!(lifeboat(["--version"]).output().exits(0), concat!("lifeboat ", env!("CARGO_PKG_VERSION"), "\n"));
+}
+
+// Guests and transactions that are made here.
+
+/// count.wat, but executing anything but `refuse` answers the body.
+fn echo() -> Guest {
+    guest_with("echo", "(local.get $body) (local.get $length)")
+}
+
+/// A guest in a file of its own, for as long as this lives.
+struct Guest {
+    _folder: tempfile::TempDir,
+    file: PathBuf,
+}
+
+impl std::ops::Deref for Guest {
+    type Target = Path;
+
+    fn deref(&self) -> &Path {
+        &self.file
+    }
+}
+
+/// count.wat, but executing anything but `refuse` answers the bytes at this address and of this length.
+fn guest_with(name: &str, bytes: &str) -> Guest {
+    let text = std::fs::read_to_string(guest("count.wat")).expect("a guest");
+    let old = "    (param i32 i32 i32 i32 i64 i64) (param $body i32) (param $length i32) (result i32)";
+    let new = "    (param i32 i32) (param $user i32) (param $user_length i32) (param i64 i64)
+    (param $body i32) (param $length i32) (result i32)";
+    let text = text.replacen(old, new, 1);
+    let (execute, rest) = text.split_once("    (call $answer_count))").expect("the end of execute");
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let file = folder.path().join(name).with_extension("wat");
+    std::fs::write(&file, format!("{execute}    (call $answer (i32.const 0) {bytes}))\n{rest}")).expect("a file");
+    Guest { _folder: folder, file }
+}
+
+/// The same numbers in every run, each below the bound that is asked for (splitmix64).
+fn numbers() -> impl FnMut(u64) -> u64 {
+    let mut state = 7_u64;
+    move |below| {
+        state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (state ^ (state >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % below
+    }
+}
+
+/// Deposits, withdrawals and transfers among 300 accounts, some of them refused.
+fn ledger_transactions(count: usize) -> String {
+    let mut number = numbers();
+    let mut lines = String::new();
+    for _ in 0..count {
+        let (a, b, amount) = (number(300), number(300), 1 + number(999));
+        let line = match number(10) {
+            0..5 => json!({"deposit": {"account": format!("a{a}"), "amount": amount}}),
+            5..7 => json!({"withdraw": {"account": format!("a{a}"), "amount": amount}}),
+            _ => json!({"transfer": {"from": format!("a{a}"), "to": format!("a{b}"), "amount": amount}}),
+        };
+        writeln!(lines, "{line}").expect("a string takes everything");
+    }
+    lines
+}
+
+/// Notes that leave holes too small for the ones that follow, so that a compaction helps, then more notes than 2 MiB
+/// can hold.
+fn note_transactions() -> String {
+    let put = |name: String, bytes: usize| json!({"put": {"name": name, "text": "x".repeat(bytes)}});
+    let small = (0..60).map(|index| put(format!("small-{index}"), 12_000));
+    let most = (0..60).filter(|index| index % 4 != 0);
+    let deleted = most.map(|index| json!({"delete": {"name": format!("small-{index}")}}));
+    let large = (0..8).map(|index| put(format!("large-{index}"), 40_000));
+    let mut number = numbers();
+    let churn = (0..800).map(|_| match (number(4), format!("note-{}", number(200))) {
+        (0, name) => json!({"delete": {"name": name}}),
+        (_, name) => put(name, 1 + number(30_000) as usize),
+    });
+    let mut lines = String::new();
+    for line in small.chain(deleted).chain(large).chain(churn) {
+        writeln!(lines, "{line}").expect("a string takes everything");
+    }
+    lines
+}

@@ -1,0 +1,468 @@
+//! Crossing, compaction, larger sizes, degraded services, rollbacks, snapshots: what a service does about its meters.
+
+use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
+use lifeboat::clock::Timestamp;
+use lifeboat::event::{Event, FailoverCause};
+use lifeboat::fleet::Machine;
+use lifeboat::journal::TransactionRecord;
+use lifeboat::meter::{Percent, Resource};
+use lifeboat::rehydrate::{Maintenance, RehydrateError, rehydrate};
+use lifeboat::service::{Horizon, LaunchError, Status};
+use lifeboat::snapshot::Snapshot;
+use lifeboat::transaction::{Answer, Denial, Reply, ReplyHash, Sequence};
+use lifeboat::workload::{LoadLimits, load};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Fuel that all VMs of the service were charged: those that it left, and the one that it is in.
+fn fuel_of_all_vms(rig: &Rig, status: &Status) -> u64 {
+    let before: u64 = rig.failovers().iter().map(|failover| failover.fuel_used).sum();
+    before + status.meter.cpu.used
+}
+
+#[tokio::test]
+async fn a_thousand_failovers_keep_every_acknowledged_reply() {
+    let rig = Rig::new();
+    rig.start("tally", "count.wat", &[size("s", 5_000, 8 * MIB)]).await;
+    let mut sent = 0;
+    let mut fuel_used = 0;
+    while rig.failovers().len() < 1_000 {
+        sent += 1;
+        let reply = rig.send("tally", "x").await;
+        fuel_used += reply.as_ref().expect("kept").fuel_used;
+        assert_eq!(ok(&reply), sent.to_string());
+        if sent % 3 == 0 {
+            let query = rig.query("tally", "x").await;
+            fuel_used += query.as_ref().expect("answered").fuel_used;
+            assert_eq!(ok(&query), sent.to_string());
+        }
+        assert!(sent < 1_000_000, "{} failovers", rig.failovers().len());
+    }
+    let failovers = rig.failovers();
+    let numbers: BTreeSet<u64> = failovers.iter().map(|failover| failover.to.number).collect();
+    assert_eq!(numbers.len(), failovers.len(), "a number is never used again");
+    for (index, failover) in failovers.iter().enumerate() {
+        assert_eq!((failover.from.number, failover.to.number), (index as u64 + 1, index as u64 + 2));
+        assert_eq!(failover.cause, FailoverCause::Cpu);
+    }
+    let status = rig.status("tally").await;
+    assert_eq!(fuel_of_all_vms(&rig, &status), fuel_used, "meters are conserved");
+    assert_eq!(status.counts.fuel_charged, fuel_used);
+    let sla_failures = rig.events().iter().filter(|event| matches!(event, Event::SlaFailure(_))).count();
+    assert_eq!(sla_failures, failovers.len());
+}
+
+#[tokio::test]
+async fn a_transaction_that_exhausts_the_rest_of_a_tank_runs_again_on_a_full_one() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", 1_000_000, 8 * MIB)]).await;
+    let first = rig.send("work", "100000").await;
+    let fuel = first.as_ref().expect("kept").fuel_used;
+    assert_eq!(ok(&first), "1");
+    assert!((300_000..900_000).contains(&fuel), "this test wants more than a third of a tank a transaction: {fuel}");
+    let mut kept_fuel = fuel;
+    for expected in 2..=10 {
+        let reply = rig.send("work", "100000").await;
+        assert_eq!(ok(&reply), expected.to_string());
+        kept_fuel += reply.expect("kept").fuel_used;
+    }
+    let status = rig.status("work").await;
+    assert!(status.vm.number > 3, "{status:?}");
+    assert_eq!(fuel_of_all_vms(&rig, &status), kept_fuel, "what was rolled back is not charged to a tank");
+    assert!(status.counts.fuel_rolled_back > 0);
+}
+
+#[tokio::test]
+async fn what_needs_more_than_a_full_tank_fails_and_refills_nothing() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", 1_000_000, 8 * MIB)]).await;
+    assert_eq!(ok(&rig.send("work", "1000").await), "1");
+    let before = rig.status("work").await;
+    for _ in 0..5 {
+        let failed = rig.send("work", "10000000").await;
+        assert!(cause(&failed).starts_with("cpu: it needs more than a full tank of 1,000,000 fuel"), "{failed:?}");
+    }
+    let after = rig.status("work").await;
+    assert_eq!((after.vm.number, after.meter.cpu), (1, before.meter.cpu));
+    assert!(rig.failovers().is_empty());
+    assert_eq!(ok(&rig.send("work", "1000").await), "2");
+}
+
+#[tokio::test]
+async fn panics_refill_no_tank_and_do_not_replay_the_same_tail_again_and_again() {
+    let rig = Rig::new();
+    rig.start("tally", "panic-execute.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    let mut kept = 0;
+    let mut charged = 0;
+    for index in 0..100_000 {
+        if index % 100 == 99 {
+            assert!(cause(&rig.send("tally", "boom").await).contains("unreachable"));
+        } else {
+            kept += 1;
+            let reply = rig.send("tally", "x").await.expect("kept");
+            charged += reply.fuel_used;
+        }
+    }
+    assert_eq!(ok(&rig.query("tally", "x").await), kept.to_string());
+    let status = rig.status("tally").await;
+    assert_eq!(status.counts.rollbacks, 1_000);
+    assert!(
+        status.counts.replayed_transactions <= 2 * kept,
+        "{} of {kept} were replayed",
+        status.counts.replayed_transactions
+    );
+    assert!(status.counts.fuel_charged >= charged && status.counts.fuel_charged < charged + 10_000);
+    assert_eq!(fuel_of_all_vms(&rig, &status), status.counts.fuel_charged);
+}
+
+#[tokio::test]
+async fn a_counter_panics_by_overflow_and_keeps_its_total() {
+    let rig = Rig::new();
+    rig.start("counter", "counter.wasm", &[size("s", 50_000_000, 8 * MIB)]).await;
+    assert_eq!(ok(&rig.send("counter", r#"{"add":5}"#).await), "5");
+    assert!(cause(&rig.send("counter", r#"{"add":9223372036854775807}"#).await).starts_with("trap: "));
+    assert_eq!(ok(&rig.send("counter", r#"{"add":2}"#).await), "7");
+    assert!(rig.failovers().is_empty());
+}
+
+#[tokio::test]
+async fn memory_that_a_restore_reclaims_fails_over_on_the_same_size() {
+    let rig = Rig::new();
+    rig.start("grow", "grow.wat", &[size("s", 50_000_000, MIB), size("m", 50_000_000, 4 * MIB)]).await;
+    let mut sent = 0;
+    while rig.failovers().len() < 5 {
+        sent += 1;
+        assert_eq!(ok(&rig.send("grow", "grow").await), sent.to_string());
+        assert!(sent < 500, "{:?}", rig.events());
+        rig.status("grow").await;
+    }
+    for failover in rig.failovers() {
+        assert_eq!((failover.cause, failover.size.as_str()), (FailoverCause::Memory, "s"));
+    }
+    let status = rig.status("grow").await;
+    assert!(status.meter.memory.used <= Percent::whole(83).of(MIB), "{:?}", status.meter);
+    assert_eq!(status.degraded, None);
+}
+
+fn put(name: usize, bytes: usize) -> String {
+    format!(r#"{{"put":{{"name":"n{name}","text":"{}"}}}}"#, "x".repeat(bytes))
+}
+
+#[tokio::test]
+async fn memory_that_is_truly_used_moves_to_the_next_larger_size() {
+    let rig = Rig::new();
+    let sizes = [size("s", 500_000_000, 4 * MIB), size("m", 500_000_000, 16 * MIB), size("l", 500_000_000, 64 * MIB)];
+    rig.start("notes", "notes.wasm", &sizes).await;
+    for index in 0..60 {
+        assert!(ok(&rig.send("notes", put(index, 100_000)).await).contains(&format!("\"notes\":{}", index + 1)));
+    }
+    let status = rig.status("notes").await;
+    assert_eq!(status.size, "m");
+    assert!(rig.failovers().iter().any(|failover| failover.cause == FailoverCause::Memory && failover.size == "m"));
+    for index in [0, 31, 59] {
+        let text = rig.query("notes", format!(r#"{{"get":"n{index}"}}"#)).await;
+        assert!(ok(&text).contains(&"x".repeat(100_000)), "note {index}");
+    }
+}
+
+#[tokio::test]
+async fn a_note_of_a_mebibyte_survives_a_failover() {
+    let rig = Rig::with(|config| config.body_bytes_max = 2 * MIB as usize);
+    rig.start("notes", "notes.wasm", &[size("s", 500_000_000, 16 * MIB)]).await;
+    ok(&rig.send("notes", put(1, MIB as usize)).await);
+    assert_eq!(rig.fail_over("notes").await.vm.number, 2);
+    assert!(ok(&rig.query("notes", r#"{"get":"n1"}"#).await).contains(&"x".repeat(MIB as usize)));
+    assert!(rig.failovers()[0].snapshot_bytes > MIB);
+}
+
+#[tokio::test]
+async fn without_a_larger_size_a_service_is_degraded_and_serves_up_to_its_limit() {
+    let rig = Rig::new();
+    rig.start("notes", "notes.wasm", &[size("s", 500_000_000, 4 * MIB)]).await;
+    let mut kept = 0;
+    let failed = loop {
+        let reply = rig.send("notes", put(kept, 100_000)).await;
+        if !matches!(&reply, Ok(reply) if reply.answer.is_kept()) {
+            break reply;
+        }
+        kept += 1;
+        assert!(kept < 100, "the limit never came");
+    };
+    assert!(cause(&failed).starts_with("memory: "), "{failed:?}");
+    let status = rig.status("notes").await;
+    assert!(status.degraded.is_some() && status.stopped.is_none(), "{status:?}");
+    assert!(rig.events().iter().any(|event| matches!(event, Event::Degraded { .. })));
+    assert!(ok(&rig.query("notes", r#""summary""#).await).contains(&format!("\"notes\":{kept}")));
+    // It recovers as soon as there is less to hold, and says so.
+    for index in 0..kept - 2 {
+        ok(&rig.send("notes", format!(r#"{{"delete":{{"name":"n{index}"}}}}"#)).await);
+    }
+    assert_eq!(rig.snapshot("notes").await.degraded, None);
+    assert!(rig.events().iter().any(|event| matches!(event, Event::Recovered { .. })));
+}
+
+#[tokio::test]
+async fn a_full_tank_is_had_even_while_memory_is_degraded() {
+    let rig = Rig::new();
+    rig.start("notes", "notes.wasm", &[size("s", 40_000_000, 4 * MIB)]).await;
+    let mut kept = 0;
+    while matches!(&rig.send("notes", put(kept, 100_000)).await, Ok(reply) if reply.answer.is_kept()) {
+        kept += 1;
+    }
+    assert!(rig.status("notes").await.degraded.is_some());
+    let before = rig.failovers().len();
+    for _ in 0..50_000 {
+        ok(&rig.query("notes", r#""summary""#).await);
+        if rig.failovers().len() > before {
+            break;
+        }
+    }
+    let failovers = rig.failovers();
+    assert!(failovers[before..].iter().any(|failover| failover.cause == FailoverCause::Cpu), "{failovers:?}");
+}
+
+#[tokio::test]
+async fn without_a_free_slot_a_replacement_takes_the_place_of_the_old_vm() {
+    let machine = |machine: &str, slots| Machine { name: name(machine), slots, memory_bytes: 8 * MIB };
+    let rig = Rig::with(|config| config.machines = vec![machine("only", 1)]);
+    let sizes = [size("s", 50_000, 8 * MIB)];
+    rig.start("tally", "count.wat", &sizes).await;
+    let second = rig.try_start("second", "count.wat", &sizes, |_| {}).await;
+    let Err(LaunchError::NoRoom(no_room)) = second else { panic!("{second:?}") };
+    assert!(no_room.to_string().contains("only has 0 of 1 slots"), "{no_room}");
+    assert_eq!(ok(&rig.send("tally", "x").await), "1");
+    let status = rig.fail_over("tally").await;
+    assert_eq!((status.vm.number, &*status.machine), (2, "only"));
+    assert_eq!(ok(&rig.send("tally", "x").await), "2");
+}
+
+#[tokio::test]
+async fn a_larger_size_that_no_machine_has_room_for_is_not_taken() {
+    let machine = |text: &str| Machine { name: name(text), slots: 4, memory_bytes: 8 * MIB };
+    let rig = Rig::with(|config| config.machines = vec![machine("m1"), machine("m2")]);
+    let sizes = [size("s", 500_000_000, 4 * MIB), size("l", 500_000_000, 16 * MIB)];
+    rig.start("notes", "notes.wasm", &sizes).await;
+    let mut kept = 0;
+    while matches!(&rig.send("notes", put(kept, 100_000)).await, Ok(reply) if reply.answer.is_kept()) {
+        kept += 1;
+    }
+    let status = rig.status("notes").await;
+    assert_eq!(status.size, "s");
+    assert!(status.degraded.is_some_and(|reason| reason.contains("no machine has room")));
+}
+
+#[tokio::test]
+async fn a_failover_takes_turns_between_machines() {
+    let rig = Rig::new();
+    rig.start("tally", "count.wat", &[size("s", 50_000, 8 * MIB)]).await;
+    let mut machines = Vec::new();
+    for _ in 0..4 {
+        machines.push(rig.fail_over("tally").await.machine.to_string());
+    }
+    assert_eq!(machines, ["m2", "m1", "m2", "m1"]);
+}
+
+#[tokio::test]
+async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snapshot() {
+    let rig = Rig::new();
+    let sizes = [size("s", 500_000_000, MIB), size("m", 500_000_000, 4 * MIB)];
+    rig.start("grow", "grow.wat", &sizes).await;
+    let mut tail = Vec::new();
+    for _ in 0..40 {
+        let Reply { id, sequence, timestamp, answer, fuel_used, .. } = rig.send("grow", "grow").await.expect("kept");
+        tail.push(Arc::new(TransactionRecord {
+            sequence,
+            id: id.into(),
+            is_id_kept: false,
+            user: name("ada"),
+            timestamp,
+            body: "grow".into(),
+            body_hash: ReplyHash::of_body(b"grow"),
+            answer,
+            fuel_used,
+            query_fuel_used: 0,
+        }));
+    }
+    assert!(rig.failovers().iter().filter(|failover| failover.cause == FailoverCause::Memory).count() > 1);
+    // Without the compactions the tail takes more than the size ever allowed: the slot alone holds a replay.
+    let maintenance = Maintenance { fuel: 1_000_000_000, deadline: Duration::from_secs(60), memory_bytes: 64 * MIB };
+    let workload = load("grow.wat", &guest_bytes("grow.wat"), &LoadLimits::default()).expect("valid");
+    let program = rig.host.compile(workload).await.expect("compiled before");
+    let rehydrated =
+        rehydrate(&program, [7; 32], &Arc::new(Snapshot::empty()), &tail, maintenance).await.expect("the same replies");
+    assert_eq!(rehydrated.replayed_transactions, 40);
+    assert!(rehydrated.instance.memory_bytes() > 2 * MIB, "{}", rehydrated.instance.memory_bytes());
+}
+
+#[tokio::test]
+async fn thresholds_are_the_services_own() {
+    let rig = Rig::new();
+    rig.try_start("tally", "count.wat", &[size("s", 100_000, 8 * MIB)], |spec| {
+        spec.thresholds.cpu = Percent::whole(50);
+    })
+    .await
+    .expect("starts");
+    while rig.failovers().is_empty() {
+        ok(&rig.send("tally", "x").await);
+        rig.status("tally").await;
+    }
+    let failure = rig.events().into_iter().find_map(|event| match event {
+        Event::SlaFailure(failure) => Some(failure),
+        _ => None,
+    });
+    let failure = failure.expect("a failover has a cause");
+    assert_eq!(failure.resource, Resource::Cpu);
+    assert!((50_000..60_000).contains(&failure.usage.used), "{failure:?}");
+}
+
+#[tokio::test]
+async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
+    let rig = Rig::new();
+    let workload = load("count.wat", &guest_bytes("count.wat"), &LoadLimits::default()).expect("valid");
+    let program = rig.host.compile(workload).await.expect("it compiles");
+    let maintenance = Maintenance { fuel: 1_000_000, deadline: Duration::from_secs(60), memory_bytes: 8 * MIB };
+    let record = |sequence: u64, answer: &str| {
+        Arc::new(TransactionRecord {
+            sequence: Sequence(sequence),
+            id: format!("t{sequence}").into(),
+            is_id_kept: true,
+            user: name("ada"),
+            timestamp: Timestamp(sequence),
+            body: "x".into(),
+            body_hash: ReplyHash::of_body(b"x"),
+            answer: Answer::Ok(answer.to_owned().into()),
+            fuel_used: 1_000,
+            query_fuel_used: 0,
+        })
+    };
+    let tail = [record(1, "1"), record(2, "2"), record(3, "4")];
+    let diverged = rehydrate(&program, [7; 32], &Arc::new(Snapshot::empty()), &tail, maintenance).await;
+    let Err(RehydrateError::Diverged { sequence, id, recorded, replayed }) = diverged else { panic!("{diverged:?}") };
+    assert_eq!((sequence, id.as_str(), recorded.as_str(), replayed.as_str()), (Sequence(3), "t3", "ok '4'", "ok '3'"));
+}
+
+#[tokio::test]
+async fn a_service_whose_state_cannot_be_brought_back_is_stopped_and_its_answers_are_kept() {
+    let rig = Rig::new();
+    rig.start("tally", "counting-query.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    assert_eq!(ok(&rig.send_as("tally", "a", "x").await), "1");
+    assert_eq!(ok(&rig.query("tally", "x").await), "2");
+    assert_eq!(ok(&rig.send_as("tally", "b", "x").await), "3");
+    assert!(cause(&rig.send_as("tally", "c", "boom").await).contains("unreachable"));
+    let denied = rig.send_as("tally", "d", "x").await;
+    let Err(Denial::Stopped { reason, .. }) = &denied else { panic!("{denied:?}") };
+    assert!(reason.contains("the replay diverged at sequence 2, transaction 'b': it was ok '3' and is ok '2'"), "{reason}");
+    assert!(rig.events().iter().any(|event| matches!(event, Event::Stopped { .. })));
+    assert_eq!(ok(&rig.send_as("tally", "b", "x").await), "3");
+    assert!(rig.status("tally").await.stopped.is_some());
+}
+
+#[tokio::test]
+async fn a_move_by_replay_that_diverges_is_not_made_and_the_old_vm_serves_on() {
+    let rig = Rig::new();
+    // A query that counts, and a snapshot that is refused: the only way to a fresh VM is a replay, which diverges.
+    let text = String::from_utf8(guest_bytes("counting-query.wat")).expect("text");
+    let guest = text.replace("(call $write (i32.const 32) (i32.const 8))", "unreachable");
+    assert_ne!(guest, text);
+    rig.start_bytes("tally", guest.as_bytes(), &[size("s", 60_000, 8 * MIB)]).await;
+    assert_eq!(ok(&rig.send("tally", "x").await), "1");
+    assert_eq!(ok(&rig.query("tally", "x").await), "2");
+    assert_eq!(ok(&rig.send("tally", "x").await), "3");
+    let status = rig.fail_over("tally").await;
+    // Its snapshot traps, which costs it its store: now it is stopped rather than silently wrong.
+    assert!(status.stopped.is_some_and(|reason| reason.contains("diverged at sequence 2")));
+}
+
+#[tokio::test]
+async fn an_id_is_answered_once_and_from_then_on_the_same() {
+    let rig = Rig::new();
+    rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    let first = rig.send_as("tally", "a", "x").await.expect("kept");
+    let refused = rig.send_as("tally", "b", "refuse").await.expect("kept");
+    assert!(matches!(refused.answer, Answer::Refused(_)));
+    rig.fail_over("tally").await;
+    for (id, body, original) in [("a", "x", &first), ("b", "refuse", &refused)] {
+        let again = rig.send_as("tally", id, body).await.expect("kept");
+        assert!(again.is_repeated);
+        assert_eq!((again.sequence, &again.answer), (original.sequence, &original.answer));
+    }
+    let reused = rig.send_as("tally", "a", "y").await;
+    assert!(matches!(&reused, Err(Denial::IdReused { id, .. }) if id == "a"), "{reused:?}");
+    assert_eq!(ok(&rig.query("tally", "x").await), "1");
+}
+
+#[tokio::test]
+async fn concurrent_repetitions_are_executed_once() {
+    let rig = Rig::new();
+    rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    let replies = futures::future::join_all((0..50).map(|_| rig.send_as("tally", "same", "x"))).await;
+    assert!(replies.iter().all(|reply| ok(reply) == "1"));
+    assert_eq!(replies.iter().filter(|reply| reply.as_ref().is_ok_and(|reply| !reply.is_repeated)).count(), 1);
+}
+
+#[tokio::test]
+async fn ids_are_forgotten_beyond_the_horizon() {
+    let rig = Rig::new();
+    rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
+        spec.horizon = Horizon { ids: 10, age: Duration::from_secs(60) };
+    })
+    .await
+    .expect("starts");
+    for index in 0..11 {
+        rig.send_as("tally", &index.to_string(), "x").await.expect("kept");
+    }
+    assert!(!rig.send_as("tally", "0", "x").await.expect("runs again").is_repeated);
+    assert!(rig.send_as("tally", "10", "x").await.expect("kept").is_repeated);
+    rig.clock.advance(Duration::from_secs(61));
+    rig.send_as("tally", "later", "x").await.expect("kept");
+    assert!(!rig.send_as("tally", "10", "x").await.expect("runs again").is_repeated);
+}
+
+#[tokio::test]
+async fn nobody_reaches_a_guest_without_identity_and_grant() {
+    use lifeboat::auth::{Grant, Token};
+    use lifeboat::transaction::{Kind, Request};
+    let rig = Rig::new();
+    rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    let bob = name("bob");
+    rig.host.authority().add_user(&bob);
+    let token = rig.host.authority().issue(&bob, Timestamp(u64::MAX), [2; 32]).expect("bob is known");
+    let request = || Request { id: None, body: "x".into(), kind: Kind::Transaction };
+    let no_token = Token::from_random([9; 32]);
+    let stranger = rig.host.request(no_token.reveal(), "tally", request()).await;
+    assert!(matches!(stranger, Err(Denial::NotAuthenticated { .. })), "{stranger:?}");
+    for service in ["tally", "no-such-service"] {
+        let denied = rig.host.request(token.reveal(), service, request()).await;
+        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "{denied:?}");
+    }
+    assert!(rig.host.fail_over(token.reveal(), "tally").await.is_err());
+    assert!(rig.host.status(token.reveal(), "tally").await.is_err());
+    rig.host.authority().grant("bob", &name("tally"), Grant::Transact);
+    assert_eq!(ok(&rig.host.request(token.reveal(), "tally", request()).await), "1");
+}
+
+#[tokio::test]
+async fn what_is_too_large_is_denied_before_it_reaches_the_queue() {
+    let rig = Rig::with(|config| config.body_bytes_max = 10);
+    rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    let large = rig.send("tally", "12345678901").await;
+    assert!(matches!(large, Err(Denial::BodyTooLarge { bytes: 11, limit_bytes: 10 })), "{large:?}");
+    let long = rig.send_as("tally", &"i".repeat(129), "x").await;
+    assert!(matches!(long, Err(Denial::IdTooLong { bytes: 129 })), "{long:?}");
+    assert_eq!(ok(&rig.send("tally", "x").await), "1");
+}
+
+#[tokio::test]
+async fn a_full_queue_denies_and_loses_nothing() {
+    let rig = Rig::new();
+    rig.try_start("work", "work.wat", &[size("s", 4_000_000_000, 8 * MIB)], |spec| spec.queue_max = 4)
+        .await
+        .expect("starts");
+    let replies = futures::future::join_all((0..200).map(|_| rig.send("work", "2000000"))).await;
+    let kept = replies.iter().filter(|reply| reply.is_ok()).count();
+    let full = replies.iter().filter(|reply| matches!(reply, Err(Denial::QueueFull { limit: 4, .. }))).count();
+    assert!(full > 0 && kept >= 4, "{kept} kept, {full} denied");
+    assert_eq!(kept + full, 200);
+    assert_eq!(ok(&rig.query("work", "x").await), kept.to_string());
+}

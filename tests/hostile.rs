@@ -1,0 +1,224 @@
+//! Guests that misbehave: the host survives, the cause is named, the neighbour goes on, and nothing that was
+//! acknowledged is lost.
+
+use crate::rig::{MIB, Rig, cause, ok, size};
+use lifeboat::event::Event;
+use lifeboat::meter::Resource;
+use lifeboat::service::LaunchError;
+use lifeboat::size::Size;
+use std::sync::Arc;
+use std::time::Duration;
+
+fn roomy() -> Vec<Arc<Size>> {
+    vec![size("s", 20_000_000, 8 * MIB), size("m", 20_000_000, 16 * MIB)]
+}
+
+/// Counts to three, sends `boom`, and counts on; beside a neighbour that counts all the while. Returns the cause.
+async fn boom(rig: &Rig, guest: &str) -> String {
+    rig.start("hostile", guest, &roomy()).await;
+    rig.start("neighbour", "count.wat", &roomy()).await;
+    for expected in ["1", "2", "3"] {
+        assert_eq!(ok(&rig.send("hostile", "x").await), expected);
+        assert_eq!(ok(&rig.send("neighbour", "x").await), expected);
+    }
+    let (boom, neighbour) = tokio::join!(rig.send_as("hostile", "b", "boom"), rig.send("neighbour", "x"));
+    assert_eq!(ok(&neighbour), "4");
+    let cause = cause(&boom);
+    assert_eq!(ok(&rig.send("hostile", "x").await), "4", "after {cause}");
+    assert_eq!(ok(&rig.query("hostile", "x").await), "4");
+    // The same id gets the same answer, and the guest is not called again.
+    let repeated = rig.send_as("hostile", "b", "boom").await.expect("kept");
+    assert!(repeated.is_repeated && repeated.answer == boom.expect("failed").answer);
+    let status = rig.status("hostile").await;
+    assert_eq!(status.stopped, None);
+    assert_eq!(status.vm.number, 1, "a failed transaction refills no tank and enlarges no VM");
+    cause
+}
+
+#[tokio::test]
+async fn an_endless_loop_ends_with_the_tank() {
+    let rig = Rig::new();
+    let cause = boom(&rig, "spin.wat").await;
+    assert_eq!(cause, "cpu: it needs more than a full tank of 20,000,000 fuel; use a larger size (--fuel)");
+    let failures: Vec<Event> = rig.events().into_iter().filter(|event| matches!(event, Event::SlaFailure(_))).collect();
+    let [Event::SlaFailure(failure)] = &failures[..] else { panic!("{failures:?}") };
+    assert_eq!((failure.resource, failure.usage.used), (Resource::Cpu, 20_000_000));
+    assert!(matches!(rig.events().last(), Some(Event::NotCured { resource: Resource::Cpu, .. })));
+}
+
+#[tokio::test]
+async fn an_endless_loop_in_a_large_tank_ends_at_the_deadline_and_may_run_again() {
+    let rig = Rig::new();
+    let hasty = Arc::new(Size {
+        name: "hasty".into(),
+        fuel: u64::MAX / 4,
+        memory_bytes: 8 * MIB,
+        deadline: Duration::from_millis(50),
+    });
+    rig.start("hostile", "spin.wat", &[hasty]).await;
+    assert_eq!(ok(&rig.send("hostile", "x").await), "1");
+    let first = rig.send_as("hostile", "b", "boom").await;
+    assert!(cause(&first).starts_with("deadline: not finished within 50 ms"), "{first:?}");
+    let again = rig.send_as("hostile", "b", "boom").await;
+    assert!(!again.as_ref().expect("failed").is_repeated, "a cause made by the host may run again");
+    assert!(cause(&again).starts_with("deadline: "));
+    assert_eq!(ok(&rig.send("hostile", "x").await), "2");
+}
+
+#[tokio::test]
+async fn endless_recursion_ends_with_the_stack() {
+    assert!(boom(&Rig::new(), "recurse.wat").await.contains("call stack exhausted"));
+}
+
+#[tokio::test]
+async fn a_memory_bomb_is_tried_on_every_size_and_then_fails() {
+    let rig = Rig::new();
+    let cause = boom(&rig, "memory-bomb.wat").await;
+    assert!(cause.starts_with("memory: ") && cause.contains("the limit of 16 MiB"), "{cause}");
+    assert!(rig.events().iter().any(|event| matches!(event, Event::NotCured { resource: Resource::Memory, .. })));
+}
+
+#[tokio::test]
+async fn a_table_bomb_ends_at_the_limit() {
+    assert!(boom(&Rig::new(), "table-bomb.wat").await.contains("exceed the limit of 100000"));
+}
+
+#[tokio::test]
+async fn a_handle_bomb_ends_at_the_limit() {
+    let rig = Rig::new();
+    let cause = boom(&rig, "handle-bomb.wat").await;
+    assert!(cause.starts_with("trap: "), "{cause}");
+}
+
+#[tokio::test]
+async fn a_panic_is_rolled_back() {
+    assert!(boom(&Rig::new(), "panic-execute.wat").await.contains("unreachable"));
+}
+
+#[tokio::test]
+async fn a_reply_over_the_limit_is_refused_by_the_host() {
+    let rig = Rig::new();
+    let sizes = [size("s", 2_000_000_000, 100 * MIB)];
+    rig.start("hostile", "big-reply.wat", &sizes).await;
+    assert_eq!(ok(&rig.send("hostile", "x").await), "1");
+    let boom = rig.send("hostile", "boom").await;
+    assert_eq!(cause(&boom), "reply: over 4 MiB in one call; answer less at once");
+    assert_eq!(ok(&rig.send("hostile", "x").await), "2");
+}
+
+#[tokio::test]
+async fn a_reply_pointer_out_of_bounds_is_a_trap() {
+    assert!(boom(&Rig::new(), "bad-reply-pointer.wat").await.starts_with("trap: "));
+}
+
+#[tokio::test]
+async fn the_state_stream_is_closed_outside_of_snapshot() {
+    let cause = boom(&Rig::new(), "write-outside.wat").await;
+    assert_eq!(cause, "trap: the guest called state.write outside of snapshot");
+}
+
+#[tokio::test]
+async fn a_query_that_traps_is_rolled_back() {
+    let rig = Rig::new();
+    rig.start("hostile", "panic-query.wat", &roomy()).await;
+    assert_eq!(ok(&rig.send("hostile", "x").await), "1");
+    assert!(cause(&rig.query("hostile", "boom").await).contains("unreachable"));
+    assert_eq!(ok(&rig.query("hostile", "x").await), "1");
+    assert_eq!(ok(&rig.send("hostile", "x").await), "2");
+    assert_eq!(rig.status("hostile").await.sequence.0, 2, "queries take no place in the history");
+}
+
+/// A guest whose state cannot be moved still serves, fails over on its tank by replay, and says why.
+async fn unmovable(guest: &str, why: &str) {
+    let rig = Rig::with(|config| config.maintenance_fuel = 50_000_000);
+    rig.start("hostile", guest, &[size("s", 40_000, 8 * MIB)]).await;
+    let mut expected = 0;
+    while rig.failovers().len() < 3 {
+        expected += 1;
+        assert_eq!(ok(&rig.send("hostile", "x").await), expected.to_string());
+        assert!(expected < 100_000, "no failover came");
+        rig.status("hostile").await;
+    }
+    let status = rig.status("hostile").await;
+    let reason = status.unmovable.unwrap_or_default();
+    assert!(reason.contains(why), "{reason}");
+    assert_eq!((status.vm.number, status.stopped), (4, None));
+    assert!(rig.failovers().iter().all(|failover| failover.replayed_transactions > 0));
+    assert!(rig.events().iter().any(|event| matches!(event, Event::Unmovable { .. })));
+    assert_eq!(ok(&rig.query("hostile", "x").await), expected.to_string());
+}
+
+#[tokio::test]
+async fn a_guest_whose_snapshot_traps_is_unmovable() {
+    unmovable("panic-snapshot.wat", "the guest's snapshot failed: trap: wasm `unreachable`").await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_snapshot_answers_err_is_unmovable() {
+    unmovable("refuse-snapshot.wat", "the guest's snapshot answered err: ").await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_snapshot_never_ends_is_unmovable() {
+    unmovable("stuck-snapshot.wat", "the guest's snapshot failed: cpu: ").await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_snapshot_writes_for_ever_is_unmovable() {
+    unmovable("endless-snapshot.wat", "the guest's snapshot failed: ").await;
+}
+
+#[tokio::test]
+async fn a_guest_that_writes_a_chunk_over_the_limit_is_unmovable() {
+    unmovable("big-chunk.wat", "wrote a state chunk of 2097152 bytes, the limit is 1048576").await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_restore_traps_is_unmovable() {
+    unmovable("panic-restore.wat", "the guest's restore failed: trap: wasm `unreachable`").await;
+}
+
+#[tokio::test]
+async fn a_guest_whose_restore_answers_err_is_unmovable() {
+    unmovable("refuse-restore.wat", "the guest's restore answered err: no thanks").await;
+}
+
+#[tokio::test]
+async fn a_guest_that_forgets_its_state_is_caught_by_the_next_replay() {
+    let rig = Rig::new();
+    rig.start("hostile", "forgetful.wat", &roomy()).await;
+    for _ in 0..3 {
+        rig.send("hostile", "x").await.expect("counts");
+    }
+    // It says that it was restored; nobody can know better until a transaction after it is replayed.
+    rig.snapshot("hostile").await;
+    assert_eq!(ok(&rig.send("hostile", "x").await), "1");
+}
+
+#[tokio::test]
+async fn a_start_function_that_spins_is_refused() {
+    let rig = Rig::with(|config| config.maintenance_fuel = 10_000_000);
+    let refused = rig.try_start("hostile", "spin-start.wat", &roomy(), |_| {}).await;
+    assert!(matches!(&refused, Err(LaunchError::Instantiate { .. })), "{refused:?}");
+    rig.start("neighbour", "count.wat", &roomy()).await;
+    assert_eq!(ok(&rig.send("neighbour", "x").await), "1");
+}
+
+#[tokio::test]
+async fn spinners_on_every_thread_do_not_stop_a_neighbour() {
+    let rig = Rig::new();
+    rig.start("neighbour", "count.wat", &roomy()).await;
+    let spinners = 4;
+    for index in 0..spinners {
+        rig.start(&format!("spinner-{index}"), "spin.wat", &[size("l", 400_000_000, 8 * MIB)]).await;
+    }
+    let names: Vec<String> = (0..spinners).map(|index| format!("spinner-{index}")).collect();
+    let spinning = futures::future::join_all(names.iter().map(|name| rig.send(name, "boom")));
+    let counting = async {
+        for expected in 1..=50 {
+            assert_eq!(ok(&rig.send("neighbour", "x").await), expected.to_string());
+        }
+    };
+    let (spun, ()) = tokio::join!(spinning, counting);
+    assert!(spun.iter().all(|result| cause(result).starts_with("cpu: ")));
+}

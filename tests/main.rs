@@ -1,0 +1,23 @@
+//! End-to-end tests, one binary. Which test goes where:
+//!
+//! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees.
+//! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
+//! - `prebuilt`: that the committed workloads are those of the sources.
+//! - `readme`: that README.md's lines do what it says.
+//! - `util` runs the built binary, `rig` a host in this process.
+//!
+//! What one module does is tested beside it, in `src`. What needs a Rust toolchain for Wasm is a binary of its own,
+//! `toolchain.rs`. Guests are in `tests/guests` and `workloads/prebuilt`, tiny variations of them in the tests.
+//!
+//! README.md promises that its two commands build every dependency once. They do while no dev-dependency turns on a
+//! feature of a dependency that they share: `cargo test --release --workspace --no-run -v` after a `cargo build
+//! --release` compiles nothing of Wasmtime.
+
+mod cli_inspect;
+mod cli_run;
+mod failover;
+mod hostile;
+mod model;
+mod prebuilt;
+mod rig;
+mod util;

@@ -1,0 +1,155 @@
+//! Random histories against a plain model: same replies, same state, nothing lost or doubled, meters conserved.
+
+use crate::rig::{MIB, Rig, name, ok, size};
+use lifeboat::event::Event;
+use lifeboat::failover::{FAILOVERS_WITHOUT_PROGRESS_MAX, Thresholds};
+use lifeboat::meter::Percent;
+use lifeboat::transaction::{Answer, Denial, Outcome, Reply};
+use proptest::prelude::*;
+use std::collections::HashMap;
+
+/// One step of a history.
+#[derive(Debug, Clone)]
+enum Step {
+    /// A transaction that counts, with fuel to burn: loop iterations in the `work` guest.
+    Work(u32),
+    /// A transaction that the guest refuses.
+    Refuse,
+    /// More work than any tank holds.
+    Exhaust,
+    /// A question.
+    Query,
+    /// The same id as an earlier step, by its index.
+    Repeat(usize),
+    /// An operator's failover.
+    FailOver,
+    /// A snapshot.
+    Snapshot,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let step = prop_oneof![
+        8 => (0u32..30_000).prop_map(Step::Work),
+        1 => Just(Step::Refuse),
+        1 => Just(Step::Exhaust),
+        2 => Just(Step::Query),
+        2 => (0usize..1000).prop_map(Step::Repeat),
+        1 => Just(Step::FailOver),
+        1 => Just(Step::Snapshot),
+    ];
+    prop::collection::vec(step, 1..120)
+}
+
+/// The service as it should be: a count, and the answer of each id.
+#[derive(Default)]
+struct Model {
+    count: u64,
+    answers: Vec<(String, String, Reply)>,
+    fuel_charged: u64,
+}
+
+async fn play(steps: Vec<Step>, tank: u64, threshold: u16) -> Result<(), TestCaseError> {
+    let rig = Rig::new();
+    let thresholds = Thresholds::all(Percent::whole(threshold));
+    rig.try_start("work", "work.wat", &[size("s", tank, 8 * MIB)], |spec| spec.thresholds = thresholds)
+        .await
+        .expect("starts");
+    let mut model = Model::default();
+    for (index, step) in steps.into_iter().enumerate() {
+        match step {
+            Step::Work(_) | Step::Refuse | Step::Exhaust => {
+                let body = match step {
+                    Step::Work(iterations) => iterations.to_string(),
+                    Step::Refuse => "refuse".to_owned(),
+                    _ => "4000000000".to_owned(),
+                };
+                let id = format!("t{index}");
+                let reply = rig.send_as("work", &id, &body).await.expect("reaches the guest");
+                match step {
+                    Step::Work(_) => {
+                        model.count += 1;
+                        prop_assert_eq!(&reply.answer, &Answer::Ok(model.count.to_string().into()));
+                    }
+                    Step::Refuse => prop_assert_eq!(reply.answer.outcome(), Outcome::Refused),
+                    _ => prop_assert_eq!(reply.answer.outcome(), Outcome::Failed),
+                }
+                if reply.answer.is_kept() {
+                    model.fuel_charged += reply.fuel_used;
+                }
+                prop_assert!(!reply.is_repeated);
+                model.answers.push((id, body, reply));
+            }
+            Step::Query => {
+                let reply = rig.query("work", "x").await;
+                prop_assert_eq!(ok(&reply), model.count.to_string());
+                model.fuel_charged += reply.expect("answered").fuel_used;
+            }
+            Step::Repeat(which) if !model.answers.is_empty() => {
+                let (id, body, first) = &model.answers[which % model.answers.len()];
+                let again = rig.send_as("work", id, body).await.expect("answered before");
+                prop_assert!(again.is_repeated);
+                prop_assert_eq!((again.sequence, &again.answer), (first.sequence, &first.answer));
+                let other = rig.send_as("work", id, "another body").await;
+                let is_denied = matches!(other, Err(Denial::IdReused { .. }));
+                prop_assert!(is_denied);
+            }
+            Step::Repeat(_) => {}
+            Step::FailOver => drop(rig.fail_over("work").await),
+            Step::Snapshot => drop(rig.snapshot("work").await),
+        }
+    }
+    let status = rig.status("work").await;
+    let count = rig.query("work", "x").await;
+    prop_assert_eq!(ok(&count), model.count.to_string());
+    prop_assert_eq!(status.sequence.0, model.answers.len() as u64);
+    prop_assert_eq!((status.stopped, status.degraded, status.unmovable), (None, None, None));
+    let failovers = rig.failovers();
+    let before: u64 = failovers.iter().map(|failover| failover.fuel_used).sum();
+    prop_assert_eq!(before + status.meter.cpu.used, model.fuel_charged);
+    for (index, failover) in failovers.iter().enumerate() {
+        prop_assert_eq!(failover.to.number, index as u64 + 2);
+    }
+    no_loops(&rig.events())
+}
+
+/// No more failovers without progress in a row than allowed. An SLA failure names the transaction that made progress
+/// before it; only an operator's wish comes without.
+fn no_loops(events: &[Event]) -> Result<(), TestCaseError> {
+    let mut at_sequence: HashMap<u64, u32> = HashMap::new();
+    for event in events {
+        if let Event::Failover(failover) = event
+            && failover.cause != lifeboat::event::FailoverCause::Forced
+        {
+            let count = at_sequence.entry(failover.sequence.0).or_default();
+            *count += 1;
+            prop_assert!(*count <= FAILOVERS_WITHOUT_PROGRESS_MAX);
+        }
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 64, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn a_service_is_its_model_whatever_happens(
+        steps in steps(),
+        tank in prop_oneof![Just(400_000u64), Just(2_000_000), Just(100_000_000)],
+        threshold in 50u16..=100,
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(play(steps, tank, threshold))?;
+    }
+}
+
+#[tokio::test]
+async fn services_do_not_share_state_users_or_ids() {
+    let rig = Rig::new();
+    for service in ["a", "b"] {
+        rig.start(service, "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    }
+    assert_eq!(ok(&rig.send_as("a", "same", "x").await), "1");
+    assert_eq!(ok(&rig.send_as("a", "other", "x").await), "2");
+    assert_eq!(ok(&rig.send_as("b", "same", "x").await), "1");
+    assert_eq!(rig.status("a").await.vm.service, name("a"));
+}

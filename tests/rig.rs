@@ -1,0 +1,190 @@
+//! A host in this process, with a virtual clock and a user who may do everything.
+
+use lifeboat::auth::{Grant, Token};
+use lifeboat::clock::{Timestamp, VirtualClock};
+use lifeboat::event::{Event, Failover};
+use lifeboat::failover::Thresholds;
+use lifeboat::fleet::Machine;
+use lifeboat::host::{Host, HostConfig};
+use lifeboat::name::Name;
+use lifeboat::service::{Horizon, LaunchError, QUEUE_MAX, ServiceSpec, Status};
+use lifeboat::size::Size;
+use lifeboat::transaction::{Answer, Denial, Kind, Reply, Request};
+use lifeboat::workload::{LoadLimits, load};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+/// One MiB.
+pub(crate) const MIB: u64 = 1024 * 1024;
+
+/// The bytes of a guest of `tests/guests`, or of a prebuilt workload.
+pub(crate) fn guest_bytes(file: &str) -> Vec<u8> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
+    let path = format!("{root}/{folder}/{file}");
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+/// A size with a long deadline.
+pub(crate) fn size(name: &str, fuel: u64, memory_bytes: u64) -> Arc<Size> {
+    Arc::new(Size { name: name.into(), fuel, memory_bytes, deadline: Duration::from_secs(60) })
+}
+
+/// A host of two machines with eight slots each.
+pub(crate) struct Rig {
+    pub(crate) host: Host,
+    pub(crate) clock: Arc<VirtualClock>,
+    token: Token,
+    events: Arc<Mutex<Vec<Event>>>,
+}
+
+impl Rig {
+    pub(crate) fn new() -> Self {
+        Self::with(|_| {})
+    }
+
+    /// A rig whose configuration was changed by `change`.
+    pub(crate) fn with(change: impl FnOnce(&mut HostConfig)) -> Self {
+        let mut config = HostConfig::new(Machine::pair(8, 1024 * MIB), 128 * MIB);
+        change(&mut config);
+        let events = Arc::new(Mutex::new(Vec::new()));
+        let sink = Arc::clone(&events);
+        let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
+        let host = Host::new(
+            config,
+            Arc::clone(&clock) as _,
+            Arc::new(move |event: &Event| sink.lock().expect("no test panics in here").push(event.clone())),
+        )
+        .expect("a host");
+        let user = name("ada");
+        let mut authority = host.authority();
+        authority.add_user(&user);
+        let token = authority.issue(&user, Timestamp(u64::MAX), [1; 32]).expect("ada is known");
+        drop(authority);
+        Self { host, clock, token, events }
+    }
+
+    /// Starts `guest` under `service`; the first of `sizes` is the size that it starts on.
+    pub(crate) async fn start(&self, service: &str, guest: &str, sizes: &[Arc<Size>]) {
+        self.try_start(service, guest, sizes, |_| {}).await.expect("the service starts");
+    }
+
+    /// The same, with a specification changed by `change`.
+    pub(crate) async fn try_start(
+        &self,
+        service: &str,
+        guest: &str,
+        sizes: &[Arc<Size>],
+        change: impl FnOnce(&mut ServiceSpec),
+    ) -> Result<(), LaunchError> {
+        self.launch(service, guest, &guest_bytes(guest), sizes, change).await
+    }
+
+    /// Starts a guest that is in no file.
+    pub(crate) async fn start_bytes(&self, service: &str, guest: &[u8], sizes: &[Arc<Size>]) {
+        self.launch(service, "inline", guest, sizes, |_| {}).await.expect("the service starts");
+    }
+
+    async fn launch(
+        &self,
+        service: &str,
+        file: &str,
+        bytes: &[u8],
+        sizes: &[Arc<Size>],
+        change: impl FnOnce(&mut ServiceSpec),
+    ) -> Result<(), LaunchError> {
+        let workload = load(file, bytes, &LoadLimits::default()).expect("the loader takes it");
+        let program = self.host.compile(workload).await.expect("it compiles");
+        let mut spec = ServiceSpec {
+            name: name(service),
+            program,
+            size: Arc::clone(&sizes[0]),
+            sizes: sizes.to_vec(),
+            thresholds: Thresholds::default(),
+            secret: [7; 32],
+            horizon: Horizon::default(),
+            queue_max: QUEUE_MAX,
+            sabotage: None,
+        };
+        change(&mut spec);
+        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
+            self.host.authority().grant("ada", &spec.name, grant);
+        }
+        self.host.create_service(spec).await
+    }
+
+    /// Sends a transaction without an id.
+    pub(crate) async fn send(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, Denial> {
+        self.request(service, None, body, Kind::Transaction).await
+    }
+
+    /// Sends a transaction with an id.
+    pub(crate) async fn send_as(&self, service: &str, id: &str, body: impl AsRef<[u8]>) -> Result<Reply, Denial> {
+        self.request(service, Some(id), body, Kind::Transaction).await
+    }
+
+    /// Sends a query.
+    pub(crate) async fn query(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, Denial> {
+        self.request(service, None, body, Kind::Query).await
+    }
+
+    async fn request(
+        &self,
+        service: &str,
+        id: Option<&str>,
+        body: impl AsRef<[u8]>,
+        kind: Kind,
+    ) -> Result<Reply, Denial> {
+        let request = Request { id: id.map(str::to_owned), body: body.as_ref().to_vec().into(), kind };
+        self.host.request(self.token.reveal(), service, request).await
+    }
+
+    /// How the service is once all that was sent is done.
+    pub(crate) async fn status(&self, service: &str) -> Status {
+        self.host.status(self.token.reveal(), service).await.expect("ada may observe")
+    }
+
+    /// Fails over, as an operator's wish.
+    pub(crate) async fn fail_over(&self, service: &str) -> Status {
+        self.host.fail_over(self.token.reveal(), service).await.expect("ada may operate")
+    }
+
+    /// Takes a snapshot.
+    pub(crate) async fn snapshot(&self, service: &str) -> Status {
+        self.host.snapshot(self.token.reveal(), service).await.expect("ada may operate")
+    }
+
+    /// Everything that happened so far.
+    pub(crate) fn events(&self) -> Vec<Event> {
+        self.events.lock().expect("no test panics in here").clone()
+    }
+
+    /// The failovers so far.
+    pub(crate) fn failovers(&self) -> Vec<Failover> {
+        let failover = |event| if let Event::Failover(failover) = event { Some(failover) } else { None };
+        self.events().into_iter().filter_map(failover).collect()
+    }
+}
+
+/// A name that is one.
+pub(crate) fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+/// The text of an `ok`, or a panic that shows what came instead.
+#[track_caller]
+pub(crate) fn ok(result: &Result<Reply, Denial>) -> &str {
+    match result {
+        Ok(Reply { answer: Answer::Ok(bytes), .. }) => std::str::from_utf8(bytes).expect("text"),
+        other => panic!("not ok: {other:?}"),
+    }
+}
+
+/// The cause of a `failed`, or a panic that shows what came instead.
+#[track_caller]
+pub(crate) fn cause(result: &Result<Reply, Denial>) -> String {
+    match result {
+        Ok(Reply { answer: Answer::Failed(cause), .. }) => cause.to_string(),
+        other => panic!("not failed: {other:?}"),
+    }
+}

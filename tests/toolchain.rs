@@ -1,0 +1,74 @@
+//! What needs a Rust toolchain for `wasm32-wasip1`: guests are built from source and compared with what is committed.
+//!
+//! A suite of its own, since `cargo test --release --workspace` must work without one. It is never skipped: where no
+//! toolchain can be had, it fails, and says what to install.
+//!
+//! ```sh
+//! cargo test --release -p lifeboat --features wasm-toolchain --test toolchain
+//! ```
+
+#[allow(dead_code, reason = "the other suite uses all of it")]
+mod util;
+
+use std::path::Path;
+use std::process::Command;
+use std::sync::{Mutex, PoisonError};
+
+use util::{WORKLOADS, lifeboat, prebuilt, readme_blocks, root, transactions};
+
+/// Held while guests are built: the first build may install a standard library for all of them.
+static BUILD: Mutex<()> = Mutex::new(());
+
+/// Runs `workloads/build.sh`. Other dependencies than those of the workspace's lock file are not fetched.
+#[track_caller]
+fn build(arguments: &[&str], into: &Path) {
+    let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
+    let output = Command::new(root().join("workloads/build.sh"))
+        .args(arguments)
+        .arg("--into")
+        .arg(into)
+        // cargo sets it for tests, to the libraries of a compiler that may not be the one that builds guests.
+        .env_remove("LD_LIBRARY_PATH")
+        .output()
+        .expect("workloads/build.sh starts");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "workloads/build.sh failed, this suite needs what it asks for:\n{stderr}");
+}
+
+#[test]
+fn rebuilt_workloads_answer_as_the_prebuilt_ones_do() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    build(&[], folder.path());
+    for name in WORKLOADS {
+        let replies = |workload: &Path| {
+            let run = lifeboat(["run", "--transactions"]).arg(transactions(name)).arg(workload).output();
+            run.exits(1).to_owned()
+        };
+        let rebuilt = folder.path().join(name).with_extension("wasm");
+        assert_eq!(replies(&prebuilt(name)), replies(&rebuilt), "{name}");
+    }
+    let sources = |folder: &Path| std::fs::read_to_string(folder.join("SOURCES")).expect("SOURCES");
+    assert_eq!(sources(folder.path()), sources(&root().join("workloads/prebuilt")));
+}
+
+#[test]
+fn guest_example_of_the_readme_builds_and_counts() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let example = readme_blocks("rust").into_iter().next().expect("README.md has a guest example");
+    let manifest = format!(
+        "[package]\nname = \"example\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\"]\n\n\
+         [dependencies]\nlifeboat-guest = {{ path = {:?} }}\nserde = {{ version = \"1.0\", features = [\"derive\"] }}\n",
+        root().join("guest")
+    );
+    let write = |path: &str, text: &str| std::fs::write(folder.path().join(path), text).expect("a temporary file");
+    std::fs::create_dir(folder.path().join("src")).expect("a temporary folder");
+    write("Cargo.toml", &manifest);
+    write("src/lib.rs", &example);
+    // The versions that the workspace has, so that nothing is resolved anew.
+    write("Cargo.lock", &std::fs::read_to_string(root().join("Cargo.lock")).expect("the lock file"));
+
+    let crate_manifest = folder.path().join("Cargo.toml");
+    build(&["--crate", crate_manifest.to_str().expect("a path in UTF-8")], folder.path());
+    let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input("{\"add\":1}\n{\"add\":41}\n").output();
+    assert_eq!(run.exits(0), "1\n42\n");
+}

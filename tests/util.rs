@@ -1,0 +1,240 @@
+//! The built binary, run as a user would: arguments and lines in, replies, events and an exit code out.
+//!
+//! Nothing here waits without an end: a run that hangs is killed after [`PATIENCE`] and fails its test. A run that
+//! panics fails its test too, whatever that test looked at.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdin, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+/// How long a run may take before it counts as hung. Far longer than any takes, on a machine that does other things.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+/// The sample workloads.
+pub(crate) const WORKLOADS: [&str; 4] = ["counter", "crunch", "ledger", "notes"];
+
+/// The folder of the workspace.
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host is a folder of the workspace").to_owned()
+}
+
+/// A prebuilt workload.
+pub(crate) fn prebuilt(name: &str) -> PathBuf {
+    root().join("workloads/prebuilt").join(name).with_extension("wasm")
+}
+
+/// The sample transactions of a workload.
+pub(crate) fn transactions(name: &str) -> PathBuf {
+    root().join("workloads").join(format!("{name}.transactions.jsonl"))
+}
+
+/// A guest of `tests/guests`.
+pub(crate) fn guest(file: &str) -> PathBuf {
+    root().join("tests/guests").join(file)
+}
+
+/// The contents of README.md's fenced blocks of one language, in their order.
+#[track_caller]
+pub(crate) fn readme_blocks(language: &str) -> Vec<String> {
+    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md can be read");
+    let fence = format!("```{language}");
+    let mut lines = readme.lines();
+    let mut blocks = Vec::new();
+    while lines.any(|line| line == fence) {
+        blocks.push(lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect());
+    }
+    blocks
+}
+
+/// The built binary with these arguments; `lifeboat(["inspect", "--json"]).arg(path)` goes on with others.
+pub(crate) fn lifeboat<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Lifeboat {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+    command.args(arguments);
+    Lifeboat { command, input: Vec::new() }
+}
+
+/// A run to be started.
+pub(crate) struct Lifeboat {
+    command: Command,
+    input: Vec<u8>,
+}
+
+impl Lifeboat {
+    /// Adds an argument.
+    pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.command.arg(argument);
+        self
+    }
+
+    /// Adds several arguments.
+    pub(crate) fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
+        self.command.args(arguments);
+        self
+    }
+
+    /// What [`output`](Self::output) gives to standard input.
+    pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
+        self.input = bytes.into();
+        self
+    }
+
+    /// Runs to the end.
+    #[track_caller]
+    pub(crate) fn output(mut self) -> Output {
+        let input = std::mem::take(&mut self.input);
+        let mut running = self.start();
+        let mut stdin = running.stdin.take().expect("it was just started");
+        // On a thread, since a pipe holds little. A run that ends before it has read all is no failure.
+        let feeder = std::thread::spawn(move || drop(stdin.write_all(&input)));
+        let output = running.finish();
+        feeder.join().expect("the feeder does not panic");
+        output
+    }
+
+    /// Starts it, with standard input left open.
+    #[track_caller]
+    pub(crate) fn start(mut self) -> Running {
+        let command = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().expect("the built binary starts");
+        let stdin = child.stdin.take();
+        let (sender, stdout) = channel();
+        let mut reader = BufReader::new(child.stdout.take().expect("it is piped"));
+        // Ends, and with it the pipe, when the run ends or nobody wants its lines any more.
+        std::thread::spawn(move || {
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
+                if sender.send(std::mem::take(&mut line)).is_err() {
+                    return;
+                }
+            }
+        });
+        let mut reader = child.stderr.take().expect("it is piped");
+        let (sender, stderr) = channel();
+        std::thread::spawn(move || {
+            let mut bytes = Vec::new();
+            reader.read_to_end(&mut bytes).expect("a pipe can be read");
+            // Fails if the test has given up on this run.
+            let _ = sender.send(bytes);
+        });
+        Running { child, stdin, stdout: Some(stdout), stderr, deadline: Instant::now() + PATIENCE }
+    }
+}
+
+/// A run under way.
+pub(crate) struct Running {
+    child: Child,
+    stdin: Option<ChildStdin>,
+    stdout: Option<Receiver<Vec<u8>>>,
+    stderr: Receiver<Vec<u8>>,
+    deadline: Instant,
+}
+
+impl Running {
+    /// Writes a line to its standard input.
+    #[track_caller]
+    pub(crate) fn send(&mut self, line: &str) {
+        let stdin = self.stdin.as_mut().expect("standard input is open");
+        stdin.write_all(format!("{line}\n").as_bytes()).expect("the run reads");
+    }
+
+    /// Waits for the next line of its standard output, which is returned with its end; none at the end of all.
+    #[track_caller]
+    pub(crate) fn line(&mut self) -> Option<Vec<u8>> {
+        let line = self.stdout.as_ref().expect("standard output is open").recv_timeout(self.left());
+        self.in_time(line)
+    }
+
+    fn left(&self) -> Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    /// What a channel from one of the readers gave, or none if that reader has come to its end.
+    #[track_caller]
+    fn in_time<T>(&mut self, received: Result<T, RecvTimeoutError>) -> Option<T> {
+        if matches!(received, Err(RecvTimeoutError::Timeout)) {
+            self.child.kill().expect("a child can be killed");
+            panic!("the run hung: it neither wrote nor ended within {} s", PATIENCE.as_secs());
+        }
+        received.ok()
+    }
+
+    /// Reads no more of its standard output: the pipe breaks at one of the next lines.
+    pub(crate) fn hang_up(&mut self) {
+        self.stdout = None;
+    }
+
+    /// Closes its standard input and waits for its end. `stdout` of the result is what nobody read before.
+    #[track_caller]
+    pub(crate) fn finish(mut self) -> Output {
+        drop(self.stdin.take());
+        let mut stdout = Vec::new();
+        while self.stdout.is_some() {
+            match self.line() {
+                Some(line) => stdout.extend(line),
+                None => self.stdout = None,
+            }
+        }
+        // It is closed when the run has ended, and no earlier.
+        let stderr = self.stderr.recv_timeout(self.left());
+        let stderr = self.in_time(stderr).expect("the reader does not panic");
+        let stderr = String::from_utf8(stderr).expect("events are UTF-8");
+        let code = self.child.wait().expect("a child can be waited for").code();
+        // Guests may panic, and say so behind the name of their service.
+        let is_panic = stderr.lines().any(|line| line.starts_with("thread '")) || code.is_none_or(|code| code == 101);
+        assert!(!is_panic, "the host panicked (exit code {code:?}): {stderr}");
+        Output { stdout, stderr, code: code.expect("it was not killed") }
+    }
+}
+
+/// What a run left behind.
+#[derive(Debug)]
+pub(crate) struct Output {
+    pub(crate) stdout: Vec<u8>,
+    pub(crate) stderr: String,
+    pub(crate) code: i32,
+}
+
+impl Output {
+    /// Asserts the exit code and returns standard output.
+    #[track_caller]
+    pub(crate) fn exits(&self, code: i32) -> &str {
+        let text = std::str::from_utf8(&self.stdout).expect("replies are UTF-8");
+        assert_eq!(self.code, code, "stderr: {}\nstdout: {text}", self.stderr);
+        text
+    }
+
+    /// Asserts the exit code, an empty standard output and one line on standard error that says each of `words`.
+    #[track_caller]
+    pub(crate) fn exits_with_one_line(&self, code: i32, words: &[&str]) -> &str {
+        assert_eq!(self.exits(code), "", "standard output is for replies");
+        let line = self.stderr.strip_suffix('\n').expect("the line ends");
+        assert!(!line.contains('\n'), "more than one line: {line}");
+        for word in words {
+            assert!(line.contains(word), "`{word}` is not in: {line}");
+        }
+        line
+    }
+
+    /// The lines of standard output as JSON.
+    #[track_caller]
+    pub(crate) fn json_lines(&self) -> Vec<Value> {
+        json_lines(std::str::from_utf8(&self.stdout).expect("replies are UTF-8"))
+    }
+
+    /// The lines of standard error as JSON.
+    #[track_caller]
+    pub(crate) fn events(&self) -> Vec<Value> {
+        json_lines(&self.stderr)
+    }
+}
+
+#[track_caller]
+fn json_lines(text: &str) -> Vec<Value> {
+    let parse = |line| serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+    text.lines().map(parse).collect()
+}
