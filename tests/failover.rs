@@ -352,7 +352,10 @@ async fn a_service_whose_state_cannot_be_brought_back_is_stopped_and_its_answers
     assert!(cause(&rig.send_as("tally", "c", "boom").await).contains("unreachable"));
     let denied = rig.send_as("tally", "d", "x").await;
     let Err(Denial::Stopped { reason, .. }) = &denied else { panic!("{denied:?}") };
-    assert!(reason.contains("the replay diverged at sequence 2, transaction 'b': it was ok '3' and is ok '2'"), "{reason}");
+    assert!(
+        reason.contains("the replay diverged at sequence 2, transaction 'b': it was ok '3' and is ok '2'"),
+        "{reason}"
+    );
     assert!(rig.events().iter().any(|event| matches!(event, Event::Stopped { .. })));
     assert_eq!(ok(&rig.send_as("tally", "b", "x").await), "3");
     assert!(rig.status("tally").await.stopped.is_some());
@@ -405,7 +408,7 @@ async fn concurrent_repetitions_are_executed_once() {
 async fn ids_are_forgotten_beyond_the_horizon() {
     let rig = Rig::new();
     rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
-        spec.horizon = Horizon { ids: 10, age: Duration::from_secs(60) };
+        spec.horizon = Horizon { ids: 10, age: Duration::from_secs(60), ..Horizon::default() };
     })
     .await
     .expect("starts");

@@ -15,9 +15,11 @@
 
 mod cli_inspect;
 mod cli_run;
+mod cli_simulate;
 mod failover;
 mod hostile;
 mod model;
 mod prebuilt;
 mod rig;
 mod util;
+mod wasi;

@@ -77,6 +77,12 @@ impl Lifeboat {
         self
     }
 
+    /// Runs in this folder instead of the test's.
+    pub(crate) fn within(mut self, folder: &Path) -> Self {
+        self.command.current_dir(folder);
+        self
+    }
+
     /// What [`output`](Self::output) gives to standard input.
     pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();

@@ -194,7 +194,10 @@ impl Program {
         &self.pre
     }
 
-    pub(crate) fn engine(&self) -> &wasmtime::Engine {
+    /// The engine that compiled it: for the benches, which set a bare instance of the same engine beside a VM.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn engine(&self) -> &wasmtime::Engine {
         self.pre.engine()
     }
 }

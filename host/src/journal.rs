@@ -50,13 +50,20 @@ pub struct TransactionRecord {
 }
 
 impl TransactionRecord {
+    /// Bytes that the record takes, roughly: its body only until a snapshot includes it.
     fn bytes(&self) -> u64 {
+        self.answer_bytes() + self.body.len() as u64
+    }
+
+    /// Bytes that it goes on to take while its answer is kept.
+    #[must_use]
+    pub fn answer_bytes(&self) -> u64 {
         let answer = match &self.answer {
             Answer::Ok(reply) => reply.len(),
             Answer::Refused(text) => text.len(),
             Answer::Failed(_) => 0,
         };
-        RECORD_BYTES + (self.id.len() + self.body.len() + answer) as u64
+        RECORD_BYTES + (self.id.len() + answer) as u64
     }
 }
 

@@ -411,7 +411,8 @@ impl Service {
                 return;
             }
         };
-        let attempt = self.attempt(&work, self.vm.meter.cpu.remaining(), self.vm.size.memory_bytes).await;
+        let size = Arc::clone(&self.vm.size);
+        let attempt = self.attempt(&work, self.vm.meter.cpu.remaining(), &size).await;
         let settled = match &attempt.answer {
             Answer::Failed(cause) => match cause.exhausted() {
                 Some(resource) => self.cure(&work, resource, attempt).await,
@@ -465,7 +466,7 @@ impl Service {
         if self.vm.meter.cpu.remaining() == 0
             && let Some(reason) = &self.degraded
         {
-            return Err(self.degraded_denial(reason.clone()));
+            return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
         }
         if kind == Kind::Transaction {
             let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64;
@@ -485,8 +486,9 @@ impl Service {
         self.journal.answered(sequence).map_err(|error| self.degraded_denial(error.to_string()))
     }
 
-    async fn attempt(&mut self, work: &Work, fuel: u64, memory_bytes: u64) -> Attempt {
-        let allowance = Allowance { fuel, memory_bytes, deadline: Some(self.vm.size.deadline) };
+    /// Executes `work` on what is left of a tank, under the memory limit and the deadline of `size`.
+    async fn attempt(&mut self, work: &Work, fuel: u64, size: &Size) -> Attempt {
+        let allowance = Allowance { fuel, memory_bytes: size.memory_bytes, deadline: Some(size.deadline) };
         let attempt = match work.kind {
             Kind::Transaction => self.vm.instance.execute(work.call(), allowance).await,
             Kind::Query => self.vm.instance.query(work.call(), allowance).await,
@@ -549,6 +551,7 @@ impl Service {
             fuel_used: reply.fuel_used,
             query_fuel_used: std::mem::take(&mut self.query_fuel_used),
         };
+        let answer_bytes = record.answer_bytes();
         let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
             Ok(commit) => commit,
             Err(error) => {
@@ -558,7 +561,7 @@ impl Service {
             }
         };
         if work.is_id_kept {
-            self.answers.insert(&work.user, &work.id, work.sequence, work.timestamp);
+            self.answers.insert(&work.user, &work.id, work.sequence, work.timestamp, answer_bytes);
             if let Some(before) = self.answers.trim(self.horizon, work.timestamp) {
                 self.journal.forget_answers(before);
             }
@@ -661,7 +664,8 @@ impl Service {
                     sequence: self.last_sequence.next(),
                     timestamp: work.timestamp,
                 };
-                let attempt = self.attempt(&again, self.vm.meter.cpu.remaining(), self.vm.size.memory_bytes).await;
+                let size = Arc::clone(&self.vm.size);
+                let attempt = self.attempt(&again, self.vm.meter.cpu.remaining(), &size).await;
                 let _ = self.settle(&again, attempt, None);
             }
         }

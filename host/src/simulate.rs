@@ -65,6 +65,9 @@ const ROOMY_MEMORY_BYTES_MIN: u64 = 256 * 1024 * 1024;
 
 /// Follows a simulation while it runs. Called from where [`run`] is polled; must not block for long.
 pub trait Observer {
+    /// The workload of this service is about to be compiled, which takes some tenths of a second, and started.
+    fn starting(&mut self, _service: &Name) {}
+
     /// All services run; `total` requests are expected, and a few repetitions on top.
     fn started(&mut self, _services: &[ServiceView], _total: u64) {}
 
@@ -147,7 +150,7 @@ pub enum SimulateError {
 /// [`SimulateError`]. What happens to transactions is no error, and is told by the report.
 pub async fn run(scenario: &Scenario, options: Options, observer: &mut impl Observer) -> Result<Report, SimulateError> {
     let started = Instant::now();
-    let mut stage = Stage::set(scenario, options).await?;
+    let mut stage = Stage::set(scenario, options, observer).await?;
     let start_ms = milliseconds_since(started);
 
     let serving = Instant::now();
@@ -202,7 +205,11 @@ struct Tally {
 
 impl<'a> Stage<'a> {
     /// Sets up host, users and services.
-    async fn set(scenario: &'a Scenario, options: Options) -> Result<Self, SimulateError> {
+    async fn set(
+        scenario: &'a Scenario,
+        options: Options,
+        observer: &mut impl Observer,
+    ) -> Result<Self, SimulateError> {
         let largest = scenario.sizes.iter().map(|size| size.memory_bytes).max().unwrap_or(0);
         let largest_memory_bytes = largest.max(ROOMY_MEMORY_BYTES_MIN);
         let clock = Arc::new(VirtualClock::new(START));
@@ -229,14 +236,15 @@ impl<'a> Stage<'a> {
             tallies: Vec::new(),
             largest_memory_bytes,
         };
-        stage.launch_services().await?;
+        stage.launch_services(observer).await?;
         Ok(stage)
     }
 
-    async fn launch_services(&mut self) -> Result<(), SimulateError> {
+    async fn launch_services(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
         let mut secrets = random(self.options.seed, Stream::Secrets);
         let sabotage = self.sabotage();
         for (index, plan) in self.scenario.services.iter().enumerate() {
+            observer.starting(&plan.name);
             let workload = crate::workload::load(plan.workload.name(), plan.workload.bytes(), &LoadLimits::default())?;
             let program = self.host.compile(workload).await?;
             let secret = bits(&mut secrets);

@@ -294,12 +294,13 @@ pub enum Denial {
         /// The bound.
         limit: usize,
     },
-    /// The service is degraded: its tank is empty and there is no way to a fresh one.
-    #[error("service '{service}' is degraded ({reason}) and its tank is empty; try again later")]
+    /// The service cannot take more for now: its tank is empty and there is no way to a fresh one, or its journal is
+    /// full and no snapshot can be taken.
+    #[error("service '{service}' is degraded: {reason}; try again later")]
     Degraded {
         /// The service.
         service: Name,
-        /// Why it could not fail over.
+        /// What it lacks, and why.
         reason: String,
     },
     /// The service does not run: its state cannot be brought back, or it was stopped.

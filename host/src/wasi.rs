@@ -263,7 +263,7 @@ impl clocks::wall_clock::Host for Wasi {
 }
 
 fn datetime(ns: u64) -> clocks::wall_clock::Datetime {
-    #[expect(clippy::cast_possible_truncation, reason = "a remainder of 10^9 fits 32 bits")]
+    // A remainder of 10^9 fits 32 bits.
     let nanoseconds = (ns % 1_000_000_000) as u32;
     clocks::wall_clock::Datetime { seconds: ns / 1_000_000_000, nanoseconds }
 }

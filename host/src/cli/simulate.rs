@@ -9,6 +9,7 @@ use super::{UsageError, exit, is_pipe_open};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lifeboat::event::Event;
+use lifeboat::name::Name;
 use lifeboat::simulate::{
     Observer, Options, Report, SEED_DEFAULT, SabotageKind, Scenario, ServiceView, SimulateError, run,
 };
@@ -127,6 +128,12 @@ impl View {
 }
 
 impl Observer for View {
+    fn starting(&mut self, service: &Name) {
+        if let Self::Live(live) = self {
+            live.starting(service);
+        }
+    }
+
     fn started(&mut self, services: &[ServiceView], total: u64) {
         match self {
             Self::Live(live) => live.started(services, total),
@@ -135,6 +142,10 @@ impl Observer for View {
     }
 
     fn event(&mut self, event: &Event) {
+        // Guests end what they say of a panic with empty lines.
+        if matches!(event, Event::Log { line, .. } if line.is_empty()) {
+            return;
+        }
         match self {
             Self::Live(live) => live.event(event),
             Self::Lines(lines) => lines.event(event),
@@ -148,7 +159,7 @@ impl Observer for View {
         }
     }
 
-    fn reconciling(&mut self, service: &lifeboat::name::Name) {
+    fn reconciling(&mut self, service: &Name) {
         if let Self::Live(live) = self {
             live.reconciling(service);
         }

@@ -285,10 +285,11 @@ impl Service {
             Resource::Cpu => {}
             Resource::Memory => {
                 let is_compact = self.snapshot.sequence() == self.last_sequence;
-                if !is_compact && self.unmovable_backoff.is_over(self.last_sequence) {
-                    if let Err(stopped) = self.take_snapshot().await {
-                        return Err(denied(self, stopped));
-                    }
+                if !is_compact
+                    && self.unmovable_backoff.is_over(self.last_sequence)
+                    && let Err(stopped) = self.take_snapshot().await
+                {
+                    return Err(denied(self, stopped));
                 }
                 if self.vm.instance.memory_bytes() < memory_before_bytes {
                     candidates.push(Arc::clone(&self.vm.size));
@@ -308,7 +309,7 @@ impl Service {
                 return Err(denied(self, stopped));
             }
             self.counts.fuel_rolled_back += last.fuel_used;
-            last = self.attempt(work, size.fuel, size.memory_bytes).await;
+            last = self.attempt(work, size.fuel, &size).await;
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
                     let Err(no_room) = self.promote(resource.into(), size, replayed, start) else { return Ok(last) };

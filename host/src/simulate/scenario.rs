@@ -320,7 +320,7 @@ impl Default for CounterTraffic {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct LedgerTraffic {
-    /// How many accounts there are in the end.
+    /// How many accounts there are in the end, at the most.
     pub accounts: u32,
     /// Amounts are 1 to this.
     pub amount_up_to: u32,
@@ -342,7 +342,7 @@ impl Default for LedgerTraffic {
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct NotesTraffic {
-    /// How many notes there are at the most.
+    /// How many notes there are in the end, at the most.
     pub notes: u32,
     /// Texts are 1 to this many bytes long.
     pub text_bytes: u32,

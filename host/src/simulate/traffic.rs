@@ -137,7 +137,7 @@ fn generated(random: &mut ChaCha20Rng, generator: &Generator, sent: u64, count: 
     match generator {
         Generator::Counter(CounterTraffic { up_to }) => format!(r#"{{"add":{}}}"#, random.random_range(1..=*up_to)),
         Generator::Ledger(traffic) => ledger(random, traffic, sent, count),
-        Generator::Notes(traffic) => notes(random, traffic),
+        Generator::Notes(traffic) => notes(random, traffic, sent, count),
         Generator::Crunch(traffic) => crunch(random, traffic),
     }
 }
@@ -146,9 +146,14 @@ fn drawn(random: &mut ChaCha20Rng, weights: [u32; 3]) -> usize {
     by_weight(random, weights.into_iter().map(u64::from)).expect("a generator's weights are not all 0")
 }
 
-/// The accounts become more as the traffic goes on, so that most of those that are named have been opened.
+/// How many accounts or notes there are by now: they become more as the traffic goes on, so that most of those that are
+/// named have been opened, and the state grows.
+fn grown(most: u32, sent: u64, count: u64) -> u64 {
+    (u64::from(most) * (sent + 1)).div_ceil(count)
+}
+
 fn ledger(random: &mut ChaCha20Rng, traffic: &LedgerTraffic, sent: u64, count: u64) -> String {
-    let accounts = (u64::from(traffic.accounts) * (sent + 1)).div_ceil(count);
+    let accounts = grown(traffic.accounts, sent, count);
     let kind = drawn(random, [traffic.deposit, traffic.withdraw, traffic.transfer]);
     let amount = random.random_range(1..=traffic.amount_up_to);
     let mut account = || format!("account-{:06}", random.random_range(1..=accounts));
@@ -159,7 +164,7 @@ fn ledger(random: &mut ChaCha20Rng, traffic: &LedgerTraffic, sent: u64, count: u
     }
 }
 
-fn notes(random: &mut ChaCha20Rng, traffic: &NotesTraffic) -> String {
+fn notes(random: &mut ChaCha20Rng, traffic: &NotesTraffic, sent: u64, count: u64) -> String {
     const WORDS: [&str; 12] = [
         "the ",
         "lifeboat ",
@@ -175,7 +180,7 @@ fn notes(random: &mut ChaCha20Rng, traffic: &NotesTraffic) -> String {
         "left ",
     ];
     let kind = drawn(random, [traffic.put, traffic.append, traffic.delete]);
-    let name = format!("note-{:06}", random.random_range(1..=traffic.notes));
+    let name = format!("note-{:06}", random.random_range(1..=grown(traffic.notes, sent, count)));
     if kind == 2 {
         return format!(r#"{{"delete":{{"name":"{name}"}}}}"#);
     }

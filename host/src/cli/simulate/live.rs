@@ -25,8 +25,10 @@ const CYAN: Style = AnsiColor::Cyan.on_default();
 pub(super) struct Live {
     bars: MultiProgress,
     meters: Vec<ProgressBar>,
-    whole: Option<ProgressBar>,
-    drawn: Instant,
+    /// The whole run, below them.
+    whole: ProgressBar,
+    /// When the meters were drawn. None if that is due: a failover is shown at once.
+    drawn: Option<Instant>,
     /// Services whose line does not show their last state.
     stale: Vec<bool>,
     has_colours: bool,
@@ -35,11 +37,13 @@ pub(super) struct Live {
 
 impl Live {
     pub(super) fn new() -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let whole = bars.add(ProgressBar::new_spinner().with_style(text_style()));
         Self {
-            bars: MultiProgress::with_draw_target(ProgressDrawTarget::stderr()),
+            bars,
             meters: Vec::new(),
-            whole: None,
-            drawn: Instant::now(),
+            whole,
+            drawn: None,
             stale: Vec::new(),
             // See https://no-color.org.
             has_colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
@@ -58,7 +62,7 @@ impl Live {
                 self.meters[service].set_message(self.line(view));
             }
         }
-        self.drawn = Instant::now();
+        self.drawn = Some(Instant::now());
     }
 
     fn line(&self, ServiceView { status, thresholds }: &ServiceView) -> String {
@@ -100,18 +104,20 @@ impl Live {
 }
 
 impl Observer for Live {
+    fn starting(&mut self, service: &Name) {
+        self.whole.set_message(format!("compiling the workload of {service}"));
+        self.whole.tick();
+    }
+
     fn started(&mut self, services: &[ServiceView], total: u64) {
-        let line = ProgressStyle::with_template("{wide_msg}").expect("a literal template");
-        let overall = ProgressStyle::with_template("{msg:12} {bar:40} {human_pos} of {human_len} requests")
-            .expect("a literal template")
-            .progress_chars("━━╌");
         // Three digits of VM numbers, and the slash.
         self.name_width = services.iter().map(|view| view.status.vm.service.len()).max().unwrap_or(0) + 4;
         self.stale = vec![true; services.len()];
-        self.meters =
-            services.iter().map(|_| self.bars.add(ProgressBar::new_spinner().with_style(line.clone()))).collect();
-        let whole = self.bars.add(ProgressBar::new(total).with_style(overall).with_message("serving"));
-        self.whole = Some(whole);
+        let meter = || self.bars.insert_before(&self.whole, ProgressBar::new_spinner().with_style(text_style()));
+        self.meters = services.iter().map(|_| meter()).collect();
+        let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} requests");
+        self.whole.set_style(style.expect("a literal template").progress_chars("━━╌"));
+        self.whole.set_length(total);
         self.draw(services);
     }
 
@@ -122,27 +128,30 @@ impl Observer for Live {
             Event::Degraded { .. } | Event::Unmovable { .. } | Event::Stopped { .. } => RED,
             _ => Style::new(),
         };
+        if matches!(event, Event::Failover(_)) {
+            self.drawn = None;
+        }
         let _ = self.bars.println(self.styled(style, &event.to_string()));
     }
 
     fn answered(&mut self, services: &[ServiceView], service: usize, done: u64) {
         self.stale[service] = true;
-        if self.drawn.elapsed() >= DRAW_INTERVAL {
-            self.draw(services);
-            if let Some(whole) = &self.whole {
-                // Repetitions come on top of what was expected.
-                whole.set_length(whole.length().unwrap_or(0).max(done));
-                whole.set_position(done);
-            }
+        if self.drawn.is_some_and(|drawn| drawn.elapsed() < DRAW_INTERVAL) {
+            return;
         }
+        self.draw(services);
+        // Repetitions come on top of what was expected.
+        self.whole.set_length(self.whole.length().unwrap_or(0).max(done));
+        self.whole.set_position(done);
     }
 
     fn reconciling(&mut self, service: &Name) {
-        if let Some(whole) = &self.whole {
-            whole.set_position(whole.length().unwrap_or(0));
-            whole.set_style(ProgressStyle::with_template("{wide_msg}").expect("a literal template"));
-            whole.set_message(format!("reconciling {service}: every acknowledged transaction once more, in one VM"));
-            whole.tick();
-        }
+        self.whole.set_style(text_style());
+        self.whole.set_message(format!("reconciling {service}: every acknowledged transaction once more, in one VM"));
+        self.whole.tick();
     }
+}
+
+fn text_style() -> ProgressStyle {
+    ProgressStyle::with_template("{wide_msg}").expect("a literal template")
 }

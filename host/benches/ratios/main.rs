@@ -1,0 +1,44 @@
+//! What a service costs, as ratios to the least that the same work could cost: `cargo bench -p lifeboat`.
+//!
+//! Each ratio sets two strategies side by side in one run, interleaved A B A B, so that a busy machine slows both; the
+//! figure is the median over at least [`pairs::PAIRS_MIN`] pairs of the ratio within a pair. Set-up is outside of the
+//! timed part, random choices come from a fixed seed, and nothing here fails for being slow: the targets are printed
+//! beside the figures, and `docs/benchmarks.md` says what to make of them.
+//!
+//! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
+//!
+//! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`]. [`served`] is a host
+//! with services, [`bare`] the control, [`pairs`] the measuring, [`report`] the table.
+
+mod bare;
+mod failover;
+mod metering;
+mod pairs;
+mod panics;
+mod ready;
+mod report;
+mod served;
+mod transaction;
+
+use report::Row;
+
+/// An experiment's name and what measures it.
+type Experiment = (&'static str, fn() -> Vec<Row>);
+
+const EXPERIMENTS: [Experiment; 6] = [
+    ("transaction", transaction::trivial),
+    ("transaction-10us", transaction::working),
+    ("metering", metering::metering),
+    ("vm-ready", ready::ready),
+    ("failover", failover::failover),
+    ("panics", panics::panics),
+];
+
+fn main() {
+    // Cargo passes `--bench`; options are not names.
+    let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
+    report::print_header();
+    for (_, measure) in EXPERIMENTS.iter().filter(|(name, _)| name.contains(&filter)) {
+        measure().iter().for_each(Row::print);
+    }
+}

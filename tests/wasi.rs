@@ -1,0 +1,81 @@
+//! What a guest sees of WASI: time that stands still, numbers that come again, a log, and nothing else.
+
+use crate::rig::{MIB, Rig, cause, ok, size};
+use lifeboat::event::Event;
+use lifeboat::size::Size;
+use std::sync::Arc;
+use std::time::Duration;
+
+const NOW_NS: u64 = 1_700_000_000_000_000_000;
+
+async fn started() -> Rig {
+    let rig = Rig::new();
+    rig.start("guest", "wasi.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    rig
+}
+
+#[tokio::test]
+async fn clocks_stand_at_the_transactions_time_and_move_with_it() {
+    let rig = started().await;
+    assert_eq!(ok(&rig.send("guest", "time").await), NOW_NS.to_string());
+    rig.clock.advance(Duration::from_millis(5));
+    assert_eq!(ok(&rig.send("guest", "time").await), (NOW_NS + 5_000_000).to_string());
+}
+
+#[tokio::test]
+async fn a_sleep_moves_the_clock_at_once_and_only_for_its_transaction() {
+    let rig = started().await;
+    assert_eq!(ok(&rig.send("guest", "sleep").await), (NOW_NS + 1_000_000_000).to_string());
+    assert_eq!(ok(&rig.send("guest", "nap").await), NOW_NS.to_string(), "a time that is past is not waited for");
+    assert_eq!(ok(&rig.send("guest", "time").await), NOW_NS.to_string());
+}
+
+#[tokio::test]
+async fn a_sleep_is_charged_to_the_deadline() {
+    let rig = Rig::new();
+    let hasty = Size { name: "s".into(), fuel: 50_000_000, memory_bytes: 8 * MIB, deadline: Duration::from_millis(999) };
+    rig.start("guest", "wasi.wat", &[Arc::new(hasty)]).await;
+    let slept = rig.send("guest", "sleep").await;
+    assert!(cause(&slept).starts_with("deadline: not finished within 999 ms"), "{slept:?}");
+    assert_eq!(ok(&rig.send("guest", "x").await), "1");
+}
+
+#[tokio::test]
+async fn random_numbers_come_again_in_a_replay_and_differ_otherwise() {
+    let rig = started().await;
+    let first = rig.send_as("guest", "r", "random").await;
+    let second = rig.send("guest", "random").await;
+    assert_ne!(ok(&first), ok(&second), "each transaction has its own");
+    // The trap rolls back: both are replayed and compared.
+    assert!(cause(&rig.send("guest", "boom").await).starts_with("trap: "));
+    let status = rig.status("guest").await;
+    assert_eq!((status.stopped, status.counts.replayed_transactions), (None, 2));
+    // Another service has another secret.
+    rig.try_start("other", "wasi.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| spec.secret = [8; 32])
+        .await
+        .expect("starts");
+    assert_ne!(ok(&rig.send("other", "random").await), ok(&first));
+}
+
+#[tokio::test]
+async fn standard_output_is_the_services_log_and_a_replay_does_not_write_it_again() {
+    let rig = started().await;
+    assert_eq!(ok(&rig.send("guest", "log").await), "6");
+    assert!(cause(&rig.send("guest", "boom").await).starts_with("trap: "));
+    rig.status("guest").await;
+    let lines: Vec<String> = rig
+        .events()
+        .into_iter()
+        .filter_map(|event| if let Event::Log { line, .. } = event { Some(line) } else { None })
+        .collect();
+    assert_eq!(lines, ["hello"]);
+}
+
+#[tokio::test]
+async fn a_guest_that_exits_fails_and_stays() {
+    let rig = started().await;
+    assert_eq!(ok(&rig.send("guest", "x").await), "1");
+    let exited = rig.send("guest", "exit").await;
+    assert!(cause(&exited).starts_with("exit: the guest called exit with "), "{exited:?}");
+    assert_eq!(ok(&rig.send("guest", "x").await), "2");
+}
