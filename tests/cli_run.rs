@@ -299,6 +299,8 @@ fn wrong_options_exit_with_2_and_say_what_is_wrong() {
         assert_eq!(output.exits(2), "", "{options:?}");
         assert!(output.stderr.contains(words), "{options:?}: {}", output.stderr);
     }
+    let broken = run(&["--transactions", "no\nsuch"], "counter").output();
+    broken.exits_with_one_line(2, &["no\\nsuch: cannot be read: "]);
     let output = lifeboat(["run"]).output();
     assert_eq!(output.exits(2), "");
     assert!(output.stderr.contains("<WORKLOAD>"), "{}", output.stderr);

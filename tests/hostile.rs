@@ -1,11 +1,13 @@
 //! Guests that misbehave: the host survives, the cause is named, the neighbour goes on, and nothing that was
 //! acknowledged is lost.
 
-use crate::rig::{MIB, Rig, cause, ok, size};
+use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
 use lifeboat::event::Event;
 use lifeboat::meter::Resource;
 use lifeboat::service::LaunchError;
 use lifeboat::size::Size;
+use lifeboat::workload::{LoadLimits, load};
+use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,7 +41,10 @@ async fn boom(rig: &Rig, guest: &str) -> String {
 async fn an_endless_loop_ends_with_the_tank() {
     let rig = Rig::new();
     let cause = boom(&rig, "spin.wat").await;
-    assert_eq!(cause, "cpu: it needs more than a full tank of 20,000,000 fuel; use a larger size (--fuel)");
+    assert_eq!(
+        cause,
+        "cpu: it needs more than a full tank of 20,000,000 fuel; give the service more fuel or a larger size"
+    );
     let failures: Vec<Event> = rig.events().into_iter().filter(|event| matches!(event, Event::SlaFailure(_))).collect();
     let [Event::SlaFailure(failure)] = &failures[..] else { panic!("{failures:?}") };
     assert_eq!((failure.resource, failure.usage.used), (Resource::Cpu, 20_000_000));
@@ -221,4 +226,49 @@ async fn spinners_on_every_thread_do_not_stop_a_neighbour() {
     };
     let (spun, ()) = tokio::join!(spinning, counting);
     assert!(spun.iter().all(|result| cause(result).starts_with("cpu: ")));
+}
+
+/// Loads, compiles, starts and uses what the loader takes of a damaged guest. Returns whether it got that far.
+async fn survives(bytes: &[u8]) -> bool {
+    let Ok(workload) = load("mutant", bytes, &LoadLimits::default()) else { return false };
+    let rig = Rig::with(|config| {
+        config.maintenance_fuel = 10_000_000;
+        config.maintenance_deadline = Duration::from_secs(5);
+    });
+    if rig.host.compile(workload).await.is_err() {
+        return false;
+    }
+    rig.start("neighbour", "count.wat", &roomy()).await;
+    if rig.launch("mutant", "mutant", bytes, &roomy(), |_| {}).await.is_ok() {
+        for body in ["x", "refuse", "boom"] {
+            let _ = rig.send("mutant", body).await;
+            let _ = rig.query("mutant", body).await;
+            rig.fail_over("mutant").await;
+        }
+        rig.status("mutant").await;
+    }
+    assert_eq!(ok(&rig.send("neighbour", "x").await), "1");
+    true
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
+
+    /// The loader's own tests mutate what it reads; here the host runs what slips through.
+    #[test]
+    fn damaged_guests_never_panic_the_host(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        let mut bytes = wat::parse_bytes(&guest_bytes("panic-execute.wat")).expect("valid text").into_owned();
+        // Past the header, so that most mutants are still modules.
+        for (index, byte) in flips {
+            let length = bytes.len() - 8;
+            bytes[8 + index.index(length)] = byte;
+        }
+        runtime.block_on(survives(&bytes));
+    }
+}
+
+#[tokio::test]
+async fn the_undamaged_guest_runs_as_the_damaged_ones_might() {
+    assert!(survives(&guest_bytes("panic-execute.wat")).await);
 }

@@ -20,6 +20,7 @@ mod failover;
 mod hostile;
 mod model;
 mod prebuilt;
+mod readme;
 mod rig;
 mod util;
 mod wasi;

@@ -1,30 +1,54 @@
 //! What README.md promises. Its guest example is built in `toolchain.rs`.
 
-use crate::util::{lifeboat, readme_blocks};
+use crate::util::{lifeboat, readme_blocks, shell};
 
-/// The commands of the first block, which are all that a newcomer has to type.
-fn commands() -> Vec<String> {
-    let block = readme_blocks("sh").into_iter().next().expect("README.md has a block of shell commands");
+/// The commands of one of its blocks.
+#[track_caller]
+fn commands(block: usize) -> Vec<String> {
+    let blocks = readme_blocks("sh");
+    let block = blocks.get(block).unwrap_or_else(|| panic!("README.md has {} blocks of commands", blocks.len()));
     block.lines().map(str::to_owned).collect()
 }
 
 #[test]
 fn two_commands_are_all_the_set_up() {
-    assert_eq!(commands(), ["cargo run --release -- simulate", "cargo test --release --workspace"]);
+    assert_eq!(commands(0), ["cargo run --release -- simulate", "cargo test --release --workspace"]);
 }
 
 #[test]
-fn simulate_command_runs_and_loses_nothing() {
-    let commands = commands();
+fn simulate_command_loses_nothing() {
+    let commands = commands(0);
     // Not through cargo, which would wait for the build that runs this test.
     let arguments = commands[0].strip_prefix("cargo run --release -- ").expect("the first command runs lifeboat");
     let output = lifeboat(arguments.split(' ')).output();
     let report = output.exits(0);
-    assert!(report.contains("lost 0") && report.contains("duplicated 0"), "{report}");
+    assert!(report.contains("lost 0, duplicated 0"), "{report}");
 }
 
 #[test]
-fn guest_example_is_there() {
+fn run_and_inspect_commands_do_what_it_says() {
+    let commands = commands(1);
+    let [install, echo, ledger, inspect] = &commands[..] else { panic!("other commands: {commands:?}") };
+    assert_eq!(install, "cargo install --path host");
+    assert_eq!(shell(echo).output().exits(0), "1\n");
+
+    let tight = shell(ledger).output();
+    let roomy = shell(&ledger.replace("--fuel 200000", "--size huge")).output();
+    assert_eq!(tight.exits(1), roomy.exits(1));
+    assert!(tight.stderr.contains("Trigger process failover: triggered: "), "{}", tight.stderr);
+    assert!(!roomy.stderr.contains("failover:"), "{}", roomy.stderr);
+
+    assert!(shell(inspect).output().exits(0).contains("notes.wasm"));
+}
+
+#[test]
+fn repetition_is_answered_again() {
+    assert_eq!(shell(&commands(2).join("\n")).output().exits(0), "5\n5\n5\n");
+}
+
+#[test]
+fn whole_counter_is_under_15_lines() {
     let example = readme_blocks("rust").into_iter().next().expect("README.md has a block of Rust");
-    assert!(example.contains("#[workload]") && example.lines().count() <= 15, "{example}");
+    let lines = example.lines().filter(|line| !line.is_empty()).count();
+    assert!(example.contains("#[workload]") && lines < 15, "{lines} lines: {example}");
 }

@@ -85,7 +85,8 @@ impl Rig {
         self.launch(service, "inline", guest, sizes, |_| {}).await.expect("the service starts");
     }
 
-    async fn launch(
+    /// Starts a guest of which the bytes are given.
+    pub(crate) async fn launch(
         &self,
         service: &str,
         file: &str,

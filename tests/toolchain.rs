@@ -69,6 +69,6 @@ fn guest_example_of_the_readme_builds_and_counts() {
 
     let crate_manifest = folder.path().join("Cargo.toml");
     build(&["--crate", crate_manifest.to_str().expect("a path in UTF-8")], folder.path());
-    let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input("{\"add\":1}\n{\"add\":41}\n").output();
+    let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input("1\n41\n").output();
     assert_eq!(run.exits(0), "1\n42\n");
 }

@@ -58,6 +58,17 @@ pub(crate) fn lifeboat<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) 
     Lifeboat { command, input: Vec::new() }
 }
 
+/// A shell with a script, in the folder of the workspace, with the built binary on its path.
+pub(crate) fn shell(script: &str) -> Lifeboat {
+    let binary = Path::new(env!("CARGO_BIN_EXE_lifeboat"));
+    let inherited = std::env::var_os("PATH").unwrap_or_default();
+    let folders = binary.parent().map(Path::to_owned).into_iter().chain(std::env::split_paths(&inherited));
+    let mut command = Command::new("sh");
+    command.args(["-c", script]).current_dir(root());
+    command.env("PATH", std::env::join_paths(folders).expect("no folder here has a colon in its name"));
+    Lifeboat { command, input: Vec::new() }
+}
+
 /// A run to be started.
 pub(crate) struct Lifeboat {
     command: Command,

@@ -33,7 +33,8 @@ async fn a_sleep_moves_the_clock_at_once_and_only_for_its_transaction() {
 #[tokio::test]
 async fn a_sleep_is_charged_to_the_deadline() {
     let rig = Rig::new();
-    let hasty = Size { name: "s".into(), fuel: 50_000_000, memory_bytes: 8 * MIB, deadline: Duration::from_millis(999) };
+    let hasty =
+        Size { name: "s".into(), fuel: 50_000_000, memory_bytes: 8 * MIB, deadline: Duration::from_millis(999) };
     rig.start("guest", "wasi.wat", &[Arc::new(hasty)]).await;
     let slept = rig.send("guest", "sleep").await;
     assert!(cause(&slept).starts_with("deadline: not finished within 999 ms"), "{slept:?}");

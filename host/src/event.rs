@@ -189,7 +189,13 @@ impl fmt::Display for Event {
                 "No failover: {vm} was rolled back: transaction '{transaction}' exhausts its {resource} on a fresh VM too"
             ),
             Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),
-            Self::Log { service, line } => write!(f, "{service}: {}", line.escape_debug()),
+            Self::Log { service, line } => {
+                write!(f, "{service}: ")?;
+                // A guest's text reaches a terminal: what is not printed is shown as an escape.
+                line.chars().try_for_each(|c| {
+                    if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
+                })
+            }
         }
     }
 }
@@ -197,6 +203,13 @@ impl fmt::Display for Event {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_log_line_cannot_drive_a_terminal() {
+        let service = Name::new("bank").expect("a name");
+        let event = Event::Log { service, line: "it's \u{1b}[2J \u{e9}".into() };
+        assert_eq!(event.to_string(), "bank: it's \\u{1b}[2J \u{e9}");
+    }
 
     #[test]
     fn events_read_as_documented() {

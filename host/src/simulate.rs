@@ -496,7 +496,7 @@ impl Tally {
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.transactions));
         ServiceReport {
             name: plan.name.clone(),
-            workload: plan.workload.name().to_owned(),
+            workload: plan.workload.short_name().to_owned(),
             requests: self.requests,
             outcomes: self.outcomes,
             repeated: self.repeated,

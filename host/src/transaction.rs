@@ -176,14 +176,14 @@ impl ReplyHash {
 #[non_exhaustive]
 pub enum Cause {
     /// The tank ran dry, and a full tank was not enough either.
-    #[error("cpu: it needs more than a full tank of {} fuel; use a larger size (--fuel)", grouped(*limit_fuel))]
+    #[error("cpu: it needs more than a full tank of {} fuel; give the service more fuel or a larger size", grouped(*limit_fuel))]
     Fuel {
         /// The tank that did not suffice.
         limit_fuel: u64,
     },
     /// Linear memory reached the limit of the largest size that there was room for.
     #[error(
-        "memory: {} would exceed the limit of {}; use a larger size (--memory)",
+        "memory: {} would exceed the limit of {}; give the service a larger size",
         ByteCount(*wanted_bytes), ByteCount(*limit_bytes)
     )]
     Memory {

@@ -445,7 +445,11 @@ impl LogBuffer {
         if self.text.is_empty() {
             return Vec::new();
         }
-        let mut lines: Vec<String> = String::from_utf8_lossy(&self.text).lines().map(str::to_owned).collect();
+        let mut lines: Vec<String> = String::from_utf8_lossy(&self.text)
+            .lines()
+            .filter(|line| !line.trim().is_empty())
+            .map(str::to_owned)
+            .collect();
         if self.dropped_bytes > 0 {
             lines.push(format!(
                 "({} more bytes dropped: a call may log {LOG_BYTES_PER_CALL_MAX} bytes)",

@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 const PAIRS: usize = 51;
 
 /// So many accounts make a megabyte of exported state.
-const ACCOUNTS: u32 = 58_000;
+const ACCOUNTS: u32 = 60_000;
 
 const ALLOWANCE: Allowance =
     Allowance { fuel: MAINTENANCE_FUEL, memory_bytes: 128 * 1024 * 1024, deadline: Some(MAINTENANCE_DEADLINE) };

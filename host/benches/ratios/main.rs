@@ -8,9 +8,10 @@
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`]. [`served`] is a host
-//! with services, [`bare`] the control, [`pairs`] the measuring, [`report`] the table.
+//! with services, [`bare`] the control, [`pairs`] and [`cpu`] the measuring, [`report`] the table.
 
 mod bare;
+mod cpu;
 mod failover;
 mod metering;
 mod pairs;
@@ -25,8 +26,10 @@ use report::Row;
 /// An experiment's name and what measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 6] = [
-    ("transaction", transaction::trivial),
+const EXPERIMENTS: [Experiment; 8] = [
+    ("transaction-trivial", transaction::trivial),
+    ("transaction-with-ids", transaction::with_ids),
+    ("transaction-one-at-a-time", transaction::one_at_a_time),
     ("transaction-10us", transaction::working),
     ("metering", metering::metering),
     ("vm-ready", ready::ready),

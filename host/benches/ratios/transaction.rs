@@ -13,38 +13,45 @@ const IN_FLIGHT: usize = 256;
 
 const PAIRS: usize = 31;
 
+/// What the trivial guest gets.
+const BODY: &[u8] = b"1";
+
 /// What the working guest's loop is to take.
 const WORK: Duration = Duration::from_micros(10);
 
 /// A guest that does next to nothing, so that all is overhead.
 pub(crate) fn trivial() -> Vec<Row> {
-    const TRANSACTIONS: u32 = 20_000;
-    const BODY: &[u8] = b"1";
-    let rig = Rig::new("count.wat");
-    let pipelined = rig.pairs(TRANSACTIONS, BODY, || anonymous(BODY), IN_FLIGHT);
+    let pairs = Rig::new("count.wat").pairs(20_000, BODY, || anonymous(BODY), IN_FLIGHT);
+    vec![row("transaction, trivial guest", "service, 256 in flight", pairs, Some(5.0))]
+}
+
+/// The same with ids that the client gives, by which a repetition would be recognised.
+pub(crate) fn with_ids() -> Vec<Row> {
     let mut ids = 0;
-    let with_id = || {
+    let request = || {
         ids += 1;
         Request { id: Some(format!("client-{ids}")), body: Bytes::from_static(BODY), kind: Kind::Transaction }
     };
-    let with_id = rig.pairs(TRANSACTIONS, BODY, with_id, IN_FLIGHT);
-    let alone = rig.pairs(TRANSACTIONS / 10, BODY, || anonymous(BODY), 1);
-    let row = |name, a, pairs, target| Row { name, a, b: "bare call_async", pairs, target };
-    vec![
-        row("transaction, trivial guest", "service, 256 in flight", pipelined, Some(5.0)),
-        row("transaction, trivial guest", "the same, ids from the client", with_id, None),
-        row("transaction, trivial guest", "service, one at a time", alone, None),
-    ]
+    let pairs = Rig::new("count.wat").pairs(20_000, BODY, request, IN_FLIGHT);
+    vec![row("transaction, ids from the client", "service, 256 in flight", pairs, None)]
+}
+
+/// The same by a client that waits for each answer: two threads that wake each other in turns.
+pub(crate) fn one_at_a_time() -> Vec<Row> {
+    let pairs = Rig::new("count.wat").pairs(2_000, BODY, || anonymous(BODY), 1);
+    vec![row("transaction, one at a time", "service, 1 in flight", pairs, None)]
 }
 
 /// A guest that works for a time that is still short.
 pub(crate) fn working() -> Vec<Row> {
-    const TRANSACTIONS: u32 = 10_000;
     let rig = Rig::new("work.wat");
     let body = rig.iterations_for(WORK).to_string().leak().as_bytes();
-    let pairs = rig.pairs(TRANSACTIONS, body, || anonymous(body), IN_FLIGHT);
-    let (a, b) = ("service, 256 in flight", "bare call_async");
-    vec![Row { name: "transaction, guest works 10 us", a, b, pairs, target: Some(1.15) }]
+    let pairs = rig.pairs(10_000, body, || anonymous(body), IN_FLIGHT);
+    vec![row("transaction, guest works 10 us", "service, 256 in flight", pairs, Some(1.15))]
+}
+
+fn row(name: &'static str, a: &'static str, pairs: Pairs, target: Option<f64>) -> Row {
+    Row { name, a, b: "bare call_async", pairs, target }
 }
 
 /// A service, and the same component of the same engine in a bare store.

@@ -173,7 +173,8 @@ impl Run {
         match &self.transactions {
             Some(path) => {
                 let file = File::open(path).map_err(|error| {
-                    UsageError(format!("{}: cannot be read: {error}; name a file of transactions", path.display()))
+                    let name = path.display().to_string();
+                    UsageError(format!("{}: cannot be read: {error}; name a file of transactions", name.escape_debug()))
                 })?;
                 Ok(Lines::read(file, line_bytes_max))
             }

@@ -10,6 +10,7 @@ use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lifeboat::event::Event;
 use lifeboat::name::Name;
+use lifeboat::service::LaunchError;
 use lifeboat::simulate::{
     Observer, Options, Report, SEED_DEFAULT, SabotageKind, Scenario, ServiceView, SimulateError, run,
 };
@@ -90,6 +91,8 @@ fn sorted(error: SimulateError) -> anyhow::Error {
     match error {
         SimulateError::Load(error) => error.into(),
         SimulateError::Engine(error) => error.into(),
+        // The scenario gave its machines too little.
+        SimulateError::Launch(LaunchError::NoRoom(error)) => UsageError(error.to_string()).into(),
         SimulateError::Launch(error) => error.into(),
         error => error.into(),
     }

@@ -18,7 +18,7 @@ use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Cause, Denial};
 use crate::vm::{Allowance, Attempt, Instance, MoveError};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Whether a snapshot was taken and its restored store serves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -185,13 +185,13 @@ impl Service {
                 fleet.has_room(&self.vm.lease, size)
             });
         match decision {
-            Decision::Move(size) => match self.promote(cause, size, replayed_transactions, start) {
+            Decision::Move(size) => match self.promote(cause, size, replayed_transactions, start.elapsed()) {
                 Ok(()) => self.recover(),
                 Err(no_room) => self.degrade(cause, no_room.to_string()),
             },
             Decision::MoveDegraded(size, reason) => {
                 // A replacement of the same size is never refused.
-                match self.promote(cause, size, replayed_transactions, start) {
+                match self.promote(cause, size, replayed_transactions, start.elapsed()) {
                     Ok(()) => self.degrade(FailoverCause::Memory, reason),
                     Err(no_room) => self.degrade(cause, no_room.to_string()),
                 }
@@ -210,7 +210,7 @@ impl Service {
         cause: FailoverCause,
         size: Arc<Size>,
         replayed_transactions: u64,
-        start: Instant,
+        pause: Duration,
     ) -> Result<(), NoRoom> {
         let from = self.vm.id.clone();
         let from_machine = self.vm.lease.machine().clone();
@@ -232,7 +232,7 @@ impl Service {
             snapshot_bytes: self.snapshot.state_bytes(),
             replayed_transactions,
             fuel_used,
-            pause: start.elapsed(),
+            pause,
         };
         self.journal_event(Record::Failover(failover.clone()));
         self.emit(Event::Failover(failover));
@@ -309,10 +309,12 @@ impl Service {
                 return Err(denied(self, stopped));
             }
             self.counts.fuel_rolled_back += last.fuel_used;
+            // What follows is work again: the service stood still until here.
+            let pause = start.elapsed();
             last = self.attempt(work, size.fuel, &size).await;
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
-                    let Err(no_room) = self.promote(resource.into(), size, replayed, start) else { return Ok(last) };
+                    let Err(no_room) = self.promote(resource.into(), size, replayed, pause) else { return Ok(last) };
                     // It was kept on resources that the service does not get: undo it.
                     self.counts.fuel_rolled_back += last.fuel_used;
                     if let Err(stopped) = self.roll_back().await {

@@ -48,7 +48,7 @@ pub struct Report {
 pub struct ServiceReport {
     /// Its name.
     pub name: Name,
-    /// What it ran.
+    /// What it ran: an embedded workload, or the last part of a file's path.
     pub workload: String,
     /// Requests that users sent to it, repetitions included.
     pub requests: u64,

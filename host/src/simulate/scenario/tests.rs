@@ -1,0 +1,104 @@
+use super::*;
+
+const SMALLEST: &str = r#"
+    machine = [{ name = "m1", slots = 1, memory = "64MiB" }]
+    service = [{ name = "tally", workload = "counter" }]
+    user = [{ name = "ada", services = ["tally"] }]
+    traffic = [{ service = "tally", count = 1, generator = "counter" }]
+"#;
+
+fn error(text: &str) -> String {
+    Scenario::parse("s.toml", text, Path::new("")).expect_err("it is wrong").to_string()
+}
+
+#[test]
+fn the_smallest_scenario_gets_the_documented_defaults() -> Result<(), ScenarioError> {
+    let scenario = Scenario::parse("s.toml", SMALLEST, Path::new(""))?;
+    assert_eq!(scenario.sizes.len(), Size::built_in().len());
+    assert_eq!(scenario.services[0].size.name, "small");
+    assert_eq!(scenario.services[0].thresholds, Thresholds::default());
+    assert_eq!(scenario.traffic[0].users, [0]);
+    Ok(())
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_its_line() {
+    let text = "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = 1\ncolour = \"red\"\n";
+    let message = error(text);
+    assert!(message.starts_with("s.toml: line 5: unknown field `colour`"), "{message}");
+    let text = SMALLEST.replace("generator = \"counter\"", "generator = { counter = { up_too = 1 } }");
+    let message = error(&text);
+    assert!(message.starts_with("s.toml: line 5: unknown field `up_too`"), "{message}");
+}
+
+#[test]
+fn names_that_lead_nowhere_are_refused_with_their_line() {
+    for (from, to, expected) in [
+        ("service = \"tally\"", "service = \"talli\"", "s.toml: line 5: there is no service 'talli'"),
+        ("[\"tally\"]", "[\"bank\"]", "s.toml: line 4: there is no service 'bank'"),
+        ("count = 1", "count = 1, users = [\"bob\"]", "s.toml: line 5: there is no user 'bob'"),
+        (
+            "workload = \"counter\"",
+            "workload = \"counter\", size = \"tiny\"",
+            "s.toml: line 3: there is no size 'tiny'; there are small, medium, large, huge",
+        ),
+        ("\"ada\"", "\"operator\"", "s.toml: line 4: 'operator' is the simulation itself; rename the user"),
+    ] {
+        assert_eq!(error(&SMALLEST.replace(from, to)), expected);
+    }
+}
+
+#[test]
+fn traffic_comes_from_exactly_one_source_that_fits() {
+    for (to, expected) in [
+        (
+            "generator = \"ledger\"",
+            "s.toml: line 5: 'tally' runs counter, which does not understand traffic for ledger",
+        ),
+        ("generator = { counter = { up_to = 0 } }", "s.toml: line 5: up_to is 0, it must be 1 to 4294967295"),
+        ("bodies = []", "s.toml: line 5: bodies are empty; name at least one"),
+        (
+            "choices = [{ body = \"x\", weight = 0 }]",
+            "s.toml: line 5: choices have no weight; give one of them at least 1",
+        ),
+        (
+            "bodies = [\"a\"], generator = \"counter\"",
+            "s.toml: line 5: traffic needs exactly one of generator, bodies and choices",
+        ),
+    ] {
+        assert_eq!(error(&SMALLEST.replace("generator = \"counter\"", to)), expected);
+    }
+    let message = error(&SMALLEST.replace("generator = \"counter\"", "generator = \"poems\""));
+    assert!(message.contains("line 5: invalid value: string \"poems\""), "{message}");
+}
+
+#[test]
+fn counts_are_bounded() {
+    let message = error(&SMALLEST.replace("count = 1", "count = 1_000_001"));
+    assert_eq!(message, "s.toml: it has 1000001 transactions, the limit is 1000000");
+    let message = error(&SMALLEST.replace("slots = 1", "slots = 257"));
+    assert_eq!(message, "s.toml: its machines have 257 slots, they must have 1 to 256");
+    let message = error(&SMALLEST.replace("[{ name = \"ada\", services = [\"tally\"] }]", "[]"));
+    assert_eq!(message, "s.toml: it has 0 users, it must have 1 to 1000");
+}
+
+#[test]
+fn the_embedded_scenario_is_valid() {
+    let scenario = Scenario::built_in();
+    assert_eq!((scenario.machines.len(), scenario.services.len(), scenario.users.len()), (3, 4, 3));
+    assert!((4_000..=8_000).contains(&scenario.transactions()));
+}
+
+#[test]
+fn files_that_cannot_be_scenarios_are_refused_by_name() -> Result<(), Box<dyn std::error::Error>> {
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("s.toml");
+    assert!(matches!(Scenario::read(&path), Err(ScenarioError::Unreadable { .. })));
+    std::fs::write(&path, [0xff])?;
+    assert!(matches!(Scenario::read(&path), Err(ScenarioError::NotText { .. })));
+    std::fs::write(&path, vec![b'#'; 1024 * 1024 + 1])?;
+    assert!(matches!(Scenario::read(&path), Err(ScenarioError::TooLong { .. })));
+    std::fs::write(&path, SMALLEST.replace("workload = \"counter\"", "workload = \"none.wasm\""))?;
+    assert!(Scenario::read(&path).is_err_and(|error| error.to_string().contains("none.wasm")));
+    Ok(())
+}
