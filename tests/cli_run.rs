@@ -289,6 +289,7 @@ fn wrong_options_exit_with_2_and_say_what_is_wrong() {
         (&["--fuel", "much"], "'much' is not an amount of fuel"),
         (&["--threshold=-1"], "--threshold"),
         (&["--threshold", "101"], "--threshold"),
+        (&["--threshold", "19.9"], "--threshold"),
         (&["--threshold", "NaN"], "--threshold"),
         (&["--user", "a b"], "--user"),
         (&["--fule", "1"], "--fuel"),

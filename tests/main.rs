@@ -1,6 +1,8 @@
 //! End-to-end tests, one binary. Which test goes where:
 //!
 //! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees.
+//! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
+//!   guest sees of WASI.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`: that README.md's lines do what it says.

@@ -71,7 +71,7 @@ pub(crate) struct UsageError(pub(crate) String);
 
 /// The workload's file cannot be read.
 #[derive(Debug, Error)]
-#[error("{file}: cannot be read: {error}; name a .wasm or .wat file")]
+#[error("{}: cannot be read: {error}; name a .wasm or .wat file", file.escape_debug())]
 struct UnreadableWorkload {
     file: String,
     error: io::Error,

@@ -1,12 +1,12 @@
 //! When a service fails over, to what, and when it must not: the one place that decides.
 //!
-//! Pure: [`Policy`] is told what is and answers what to do. What it decides is carried out by `service/moves.rs`.
+//! Pure: `Policy` is told what is and answers what to do. What it decides is carried out by `service/moves.rs`.
 //!
 //! A crossing (utilisation at the threshold) starts a failover; what a fresh VM gives differs by resource. For a
 //! consumable it gives a full tank. For a level it gives the same state, compacted, so a failover is worth its pause
 //! only if the level comes out [`HEADROOM_POINTS`] below the threshold: on the same size, else on the next larger one
 //! that there is room for. If there is none, the service is *degraded*: it stays, serves up to the hard limit, and
-//! tries again after a while ([`Backoff`]).
+//! tries again after a while (`Backoff`).
 
 use crate::event::FailoverCause;
 use crate::meter::{Meter, Percent, Resource};
@@ -25,13 +25,33 @@ pub const FAILOVERS_WITHOUT_PROGRESS_MAX: u32 = 3;
 /// The threshold of every resource unless configured otherwise.
 pub const THRESHOLD_DEFAULT: Percent = Percent::whole(98);
 
+/// The lowest threshold. Below it too little of a level would be left under the headroom that a failover must make.
+pub const THRESHOLD_MIN: Percent = Percent::whole(20);
+
+/// Takes `percent` as a threshold.
+///
+/// # Errors
+/// A sentence that names the bounds.
+pub fn threshold(percent: Percent) -> Result<Percent, String> {
+    if percent < THRESHOLD_MIN {
+        return Err(format!("a threshold of {percent} is too low: it must lie between {THRESHOLD_MIN} and 100%"));
+    }
+    Ok(percent)
+}
+
+fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+    threshold(Percent::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+}
+
 /// The utilisation at which each resource fails its SLA.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
     /// Of the tank.
+    #[serde(deserialize_with = "deserialize_threshold")]
     pub cpu: Percent,
     /// Of linear memory.
+    #[serde(deserialize_with = "deserialize_threshold")]
     pub memory: Percent,
 }
 

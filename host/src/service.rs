@@ -1,7 +1,7 @@
 //! The task that owns a service's VM, and the path of a transaction through it.
 //!
 //! One task owns everything of a service: transactions are serial, and nothing here is locked. Requests arrive through
-//! a bounded queue ([`ServiceHandle`]); who asks was authenticated and authorised before they entered it (`host.rs`).
+//! a bounded queue (`ServiceHandle`); who asks was authenticated and authorised before they entered it (`host.rs`).
 //!
 //! ```text
 //!   queue -> dedupe -> room in the journal? -> execute -> journal -> reply (held until durable) -> crossing? snapshot?

@@ -1,9 +1,9 @@
 //! One store and the instance in it: create, execute, query, snapshot, restore.
 //!
-//! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine ([`Vm`]), and the stores
+//! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine (`Vm`), and the stores
 //! that run it one after another ([`Instance`]): a trap or a snapshot replaces the store, not the VM.
 //!
-//! [`new_store`] is the only place that makes a `Store`, so that no limit can be forgotten. What a call may use is
+//! `new_store` is the only place that makes a `Store`, so that no limit can be forgotten. What a call may use is
 //! said anew for each call by an [`Allowance`]: a transaction gets the VM's tank and its size's memory, maintenance
 //! (restore, replay, snapshot) an allowance of its own, so that a VM that is out of fuel can still leave.
 //!

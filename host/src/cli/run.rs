@@ -9,7 +9,7 @@ use clap::Args;
 use lifeboat::auth::{Grant, Token};
 use lifeboat::clock::{SystemClock, Timestamp};
 use lifeboat::event::{Event, EventSink};
-use lifeboat::failover::{THRESHOLD_DEFAULT, Thresholds};
+use lifeboat::failover::{THRESHOLD_DEFAULT, Thresholds, threshold};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig};
 use lifeboat::meter::Percent;
@@ -66,8 +66,8 @@ pub(crate) struct Run {
     /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
     #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
     memory: Option<u64>,
-    /// Utilisation at which a resource fails its SLA [percent]
-    #[arg(long, value_name = "PCT", default_value_t = THRESHOLD_DEFAULT)]
+    /// Utilisation at which a resource fails its SLA [percent, 20 to 100]
+    #[arg(long, value_name = "PCT", default_value_t = THRESHOLD_DEFAULT, value_parser = parse_threshold)]
     threshold: Percent,
     /// Who sends the transactions that name no user
     #[arg(long, value_name = "NAME", default_value = "operator")]
@@ -79,6 +79,10 @@ pub(crate) struct Run {
     // With all that follows it, or clap would take options there for its own.
     #[arg(value_name = "WORKLOAD", required = true, trailing_var_arg = true)]
     workload_and_arguments: Vec<OsString>,
+}
+
+fn parse_threshold(text: &str) -> Result<Percent, String> {
+    threshold(text.parse()?)
 }
 
 fn parse_fuel(text: &str) -> Result<u64, String> {

@@ -248,7 +248,7 @@ pub struct Choice {
 #[non_exhaustive]
 pub enum ScenarioError {
     /// Its file, or that of a workload, cannot be read.
-    #[error("{file}: cannot be read: {error}")]
+    #[error("{file}: cannot be read: {error}; name a scenario file, and workloads by paths relative to it")]
     Unreadable {
         /// The file.
         file: String,
