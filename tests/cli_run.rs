@@ -279,7 +279,7 @@ fn options_after_the_workload_are_refused_with_the_explanation() {
 
 #[test]
 fn wrong_options_exit_with_2_and_say_what_is_wrong() {
-    let cases: [(&[&str], &str); 13] = [
+    let cases: [(&[&str], &str); 14] = [
         (&["--size", "tiny"], "there is no size 'tiny': use one of small, medium, large, huge"),
         (&["--memory", "lots"], "'lots' is not a size in bytes"),
         (&["--memory", "1.5MiB"], "65536, 10M or 64MiB"),

@@ -34,22 +34,7 @@ const IN_FLIGHT_MAX: usize = 256;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(
-    override_usage = "lifeboat run [OPTIONS] <WORKLOAD>",
-    after_help = "\
-A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
-  {\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}
-A reply of one line is printed as it is; any other reply, and every outcome but ok, as
-  {\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}
-Events and the closing usage table go to standard error.
-
-Sizes, smallest first (a service moves to a larger one when its memory is full):
-  small 50,000,000 fuel, 16 MiB     medium 500,000,000 fuel, 64 MiB
-  large 5,000,000,000 fuel, 256 MiB   huge 20,000,000,000 fuel, 1 GiB
-
-Example:
-  echo '{\"add\":1}' | lifeboat run counter.wasm"
-)]
+#[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>", after_help = after_help())]
 pub(crate) struct Run {
     /// Read transactions from FILE instead of standard input
     #[arg(long, value_name = "FILE")]
@@ -79,6 +64,28 @@ pub(crate) struct Run {
     // With all that follows it, or clap would take options there for its own.
     #[arg(value_name = "WORKLOAD", required = true, trailing_var_arg = true)]
     workload_and_arguments: Vec<OsString>,
+}
+
+fn after_help() -> String {
+    let mut sizes = String::new();
+    for size in Size::built_in() {
+        let Size { name, fuel, memory_bytes, deadline } = size;
+        let (fuel, memory) = (grouped(fuel), Bytes(memory_bytes).to_string());
+        sizes += &format!("  {name:<7} {fuel:>14} fuel  {memory:>8}  {:>3} s for a transaction\n", deadline.as_secs());
+    }
+    format!(
+        "\
+A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
+  {{\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}}
+A reply of one line is printed as it is; any other reply, and every outcome but ok, as
+  {{\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}}
+Events and the closing usage table go to standard error.
+
+Sizes, smallest first; a service whose memory is full moves to a larger one:
+{sizes}
+Example:
+  echo '{{\"add\":1}}' | lifeboat run counter.wasm"
+    )
 }
 
 fn parse_threshold(text: &str) -> Result<Percent, String> {
