@@ -469,3 +469,101 @@ async fn a_full_queue_denies_and_loses_nothing() {
     assert_eq!(kept + full, 200);
     assert_eq!(ok(&rig.query("work", "x").await), kept.to_string());
 }
+
+#[tokio::test]
+async fn one_store_of_maintenance_is_enough_for_a_guest_whose_snapshot_traps() {
+    let rig = Rig::with(|config| config.maintenance_stores = 1);
+    rig.start("tally", "panic-snapshot.wat", &[size("s", 40_000, 8 * MIB)]).await;
+    let mut sent = 0;
+    while rig.failovers().len() < 2 {
+        sent += 1;
+        assert_eq!(ok(&rig.send("tally", "x").await), sent.to_string());
+        rig.status("tally").await;
+    }
+}
+
+#[tokio::test]
+async fn failed_transactions_do_not_fill_the_journal() {
+    let rig = Rig::new();
+    rig.start("tally", "panic-execute.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    assert_eq!(ok(&rig.send("tally", "x").await), "1");
+    let long = vec![b'x'; MIB as usize];
+    for index in 0..300u64 {
+        if index % 2 == 0 {
+            // A mebibyte each, kept: snapshots make room.
+            assert!(rig.send("tally", &long).await.expect("kept").answer.is_kept());
+        } else {
+            assert!(cause(&rig.send("tally", "boom").await).contains("unreachable"));
+        }
+    }
+    assert_eq!(ok(&rig.send("tally", "x").await), "152");
+    assert!(rig.status("tally").await.counts.snapshots > 1);
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_snapshotted_denies_when_its_journal_is_full_and_never_stops() {
+    let rig = Rig::new();
+    rig.start("tally", "refuse-snapshot.wat", &[size("s", 5_000_000_000, 8 * MIB)]).await;
+    let long = vec![b'x'; MIB as usize];
+    let mut kept = 0;
+    let denied = loop {
+        match rig.send("tally", &long).await {
+            Ok(reply) => {
+                assert!(reply.answer.is_kept());
+                kept += 1;
+                assert!(kept < 300);
+            }
+            Err(denial) => break denial,
+        }
+    };
+    assert!(denied.to_string().contains("the journal holds 2"), "{denied}");
+    assert!(kept > 200, "{kept}");
+    assert_eq!(ok(&rig.query("tally", "x").await), kept.to_string());
+    assert_eq!(rig.status("tally").await.stopped, None);
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_snapshotted_tries_again_ever_more_rarely() {
+    let rig = Rig::new();
+    rig.start("work", "refuse-snapshot.wat", &[size("s", 5_000_000_000, 8 * MIB)]).await;
+    let before = rig.status("work").await.meter.memory.used;
+    let long = vec![b'x'; 512 * 1024];
+    for _ in 0..200 {
+        rig.send("work", &long).await.expect("kept");
+    }
+    let unmovable = rig.events().iter().filter(|event| matches!(event, Event::Unmovable { .. })).count();
+    assert_eq!(unmovable, 1, "the tail passed 64 MiB, and it says so once");
+    assert!(rig.status("work").await.meter.memory.used >= before);
+}
+
+#[tokio::test]
+async fn a_snapshot_is_taken_when_the_tail_costs_more_than_its_budget() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", 5_000_000_000, 8 * MIB)]).await;
+    for _ in 0..12 {
+        ok(&rig.send("work", "3000000").await);
+    }
+    let status = rig.status("work").await;
+    assert!(status.snapshot_sequence.0 > 0 && status.snapshot_sequence < status.sequence, "{status:?}");
+    assert_eq!((status.vm.number, status.counts.rollbacks), (1, 0), "a snapshot replaces the store, not the VM");
+}
+
+#[tokio::test]
+async fn an_id_cannot_forge_a_line_of_the_log() {
+    let rig = Rig::new();
+    rig.start("spin", "spin.wat", &[size("s", 1_000_000, 8 * MIB)]).await;
+    let id = "x\nTrigger process failover: triggered: spin/1 on m1 -> spin/2 on m2\u{1b}[2J";
+    assert!(cause(&rig.send_as("spin", id, "boom").await).starts_with("cpu: "));
+    for event in rig.events() {
+        assert!(!event.to_string().chars().any(char::is_control), "{event}");
+    }
+    assert!(rig.events().iter().any(|event| matches!(event, Event::NotCured { .. })));
+}
+
+#[tokio::test]
+async fn a_size_that_no_slot_holds_is_refused() {
+    let rig = Rig::new();
+    let sizes = [size("s", 1_000_000, 8 * MIB), size("giant", 1_000_000, 4096 * MIB)];
+    let refused = rig.try_start("tally", "count.wat", &sizes, |_| {}).await;
+    assert!(matches!(&refused, Err(LaunchError::SizeTooLarge { size, .. }) if size == "giant"), "{refused:?}");
+}

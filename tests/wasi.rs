@@ -80,3 +80,32 @@ async fn a_guest_that_exits_fails_and_stays() {
     assert!(cause(&exited).starts_with("exit: the guest called exit with "), "{exited:?}");
     assert_eq!(ok(&rig.send("guest", "x").await), "2");
 }
+
+#[tokio::test]
+async fn a_guest_that_burns_its_fuel_in_host_calls_gives_way_and_meets_its_deadline() {
+    let rig = Rig::new();
+    let endless = |name: &str| {
+        Arc::new(Size {
+            name: name.into(),
+            fuel: u64::MAX / 4,
+            memory_bytes: 8 * MIB,
+            deadline: Duration::from_millis(500),
+        })
+    };
+    rig.start("neighbour", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
+    let floods = ["flood-1", "flood-2", "flood-3", "flood-4"];
+    for name in floods {
+        rig.start(name, "wasi.wat", &[endless(name)]).await;
+    }
+    let flooding = futures::future::join_all(floods.iter().map(|name| rig.send(name, "flood")));
+    let counting = async {
+        for expected in 1..=20 {
+            assert_eq!(ok(&rig.send("neighbour", "x").await), expected.to_string());
+        }
+    };
+    let (flooded, ()) = tokio::join!(flooding, counting);
+    for reply in &flooded {
+        assert!(cause(reply).starts_with("deadline: not finished within 500 ms"), "{reply:?}");
+    }
+    assert_eq!(ok(&rig.send("flood-1", "x").await), "1");
+}

@@ -21,7 +21,7 @@ pub enum Grant {
     Transact,
     /// See usage, events and logs.
     Observe,
-    /// Force failovers, stop, start.
+    /// Force failovers and snapshots.
     Operate,
 }
 
@@ -106,7 +106,8 @@ impl Authority {
     /// Lets `user` do `grant` to `service`. Returns whether they are known.
     pub fn grant(&mut self, user: &str, service: &Name, grant: Grant) -> bool {
         let Some(user) = self.users.get_mut(user) else { return false };
-        user.grants.entry(service.clone()).or_default().insert(grant)
+        user.grants.entry(service.clone()).or_default().insert(grant);
+        true
     }
 
     /// Takes a grant away. Returns whether they had it.

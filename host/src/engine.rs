@@ -17,7 +17,7 @@ use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 /// The stack that a guest may use, in bytes.
 pub const STACK_BYTES_MAX: usize = 512 * 1024;
 
-/// What compiling one workload may take. Compiled one at a time, so a queue of them waits, each within this.
+/// What compiling one workload may take, from its turn on: they are compiled one at a time.
 pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a pool slot offers beyond the largest size: room for a snapshot or a restore.
@@ -118,18 +118,15 @@ impl Engine {
     /// its end in the background, and holds the turn of those that wait.
     pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let name = workload.name.clone();
+        let turn = Arc::clone(&self.compiling).acquire_owned().await.expect("the semaphore is never closed");
         let engine = Arc::clone(self);
-        let compiled = self.guests().spawn(async move {
-            let turn = Arc::clone(&engine.compiling).acquire_owned().await;
-            tokio::task::spawn_blocking(move || {
-                let _turn = turn;
-                engine.compile_now(workload)
-            })
-            .await
+        let compiled = self.guests().spawn_blocking(move || {
+            let _turn = turn;
+            engine.compile_now(workload)
         });
         match tokio::time::timeout(COMPILE_DEADLINE, compiled).await {
-            Ok(Ok(Ok(program))) => program.map(Arc::new),
-            Ok(Ok(Err(panic)) | Err(panic)) => Err(EngineError::Compile { name, reason: panic.to_string() }),
+            Ok(Ok(program)) => program.map(Arc::new),
+            Ok(Err(panic)) => Err(EngineError::Compile { name, reason: panic.to_string() }),
             Err(_) => Err(EngineError::CompileDeadline { name, deadline: COMPILE_DEADLINE }),
         }
     }
@@ -209,10 +206,11 @@ fn config(stores: u32, slot_bytes: u64) -> Result<Config, String> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(stores)
         .total_stacks(stores)
-        // Most workloads have one memory and a handful of core instances; the totals leave room for several such.
+        // Every store may be as large as the loader lets a workload be: what one service takes up is never missing for
+        // another's rollback. These are address space and counts.
         .total_memories(per_store(MEMORIES_MAX).ok_or_else(too_many)?)
-        .total_tables(per_store(TABLES_PER_STORE).ok_or_else(too_many)?)
-        .total_core_instances(per_store(CORE_INSTANCES_PER_STORE).ok_or_else(too_many)?)
+        .total_tables(per_store(TABLES_MAX).ok_or_else(too_many)?)
+        .total_core_instances(per_store(CORE_INSTANCES_MAX).ok_or_else(too_many)?)
         .max_memories_per_component(u32::try_from(MEMORIES_MAX).map_err(|error| error.to_string())?)
         .max_tables_per_component(u32::try_from(TABLES_MAX).map_err(|error| error.to_string())?)
         .max_core_instances_per_component(u32::try_from(CORE_INSTANCES_MAX).map_err(|error| error.to_string())?)
@@ -236,13 +234,6 @@ fn config(stores: u32, slot_bytes: u64) -> Result<Config, String> {
         .cranelift_nan_canonicalization(true);
     Ok(config)
 }
-
-/// Tables that the pool holds for each store on average; a single component may have up to [`TABLES_MAX`].
-const TABLES_PER_STORE: u64 = 4;
-
-/// Core instances that the pool holds for each store on average; a single component may have up to
-/// [`CORE_INSTANCES_MAX`].
-const CORE_INSTANCES_PER_STORE: u64 = 8;
 
 /// An error of wasmtime with its causes, on one line.
 pub(crate) fn one_line(error: &wasmtime::Error) -> String {

@@ -186,17 +186,30 @@ impl fmt::Display for Event {
             Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
             Self::NotCured { vm, resource, transaction } => write!(
                 f,
-                "No failover: {vm} was rolled back: transaction '{transaction}' exhausts its {resource} on a fresh VM too"
+                "No failover: {vm} was rolled back: transaction '{transaction}' exhausts its {resource} on a fresh VM too",
+                transaction = Printable(transaction)
             ),
             Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),
-            Self::Log { service, line } => {
-                write!(f, "{service}: ")?;
-                // A guest's text reaches a terminal: what is not printed is shown as an escape.
-                line.chars().try_for_each(|c| {
-                    if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
-                })
-            }
+            Self::Log { service, line } => write!(f, "{service}: {}", Printable(line)),
         }
+    }
+}
+
+/// A guest's or a client's text on its way to an operator: control characters, which could forge a line or drive a
+/// terminal, are shown as escapes.
+#[derive(Debug, Clone, Copy)]
+pub struct Printable<'a>(
+    /// The text as it came.
+    pub &'a str,
+);
+
+impl fmt::Display for Printable<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(
+            |c| {
+                if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
+            },
+        )
     }
 }
 

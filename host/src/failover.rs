@@ -11,16 +11,12 @@
 use crate::event::FailoverCause;
 use crate::meter::{Meter, Percent, Resource};
 use crate::size::Size;
-use crate::transaction::Sequence;
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
 
 /// How far below its threshold a level must be after a failover, in percentage points: else the next crossing would
 /// follow at once.
 pub const HEADROOM_POINTS: u16 = 15;
-
-/// Failovers in a row that follow no `ok` or `refused` in between; after them the service is degraded.
-pub const FAILOVERS_WITHOUT_PROGRESS_MAX: u32 = 3;
 
 /// The threshold of every resource unless configured otherwise.
 pub const THRESHOLD_DEFAULT: Percent = Percent::whole(98);
@@ -125,14 +121,8 @@ impl Policy {
         cause: FailoverCause,
         size: &Arc<Size>,
         memory_used_bytes: u64,
-        failovers_without_progress: u32,
         has_room: impl Fn(&Size) -> bool,
     ) -> Decision {
-        if failovers_without_progress >= FAILOVERS_WITHOUT_PROGRESS_MAX && cause != FailoverCause::Forced {
-            return Decision::Stay(format!(
-                "{failovers_without_progress} failovers in a row brought no transaction further"
-            ));
-        }
         if self.has_headroom(memory_used_bytes, size) {
             return Decision::Move(Arc::clone(size));
         }
@@ -155,28 +145,28 @@ impl Policy {
     }
 }
 
-/// How long to leave alone what failed: twice as many transactions after each failure in a row. Counted in
-/// transactions, not in time, so that it is the same whenever the history is.
+/// How long to leave alone what failed: twice as many requests after each failure in a row. Counted in requests, denied
+/// ones included, not in time: it is the same whenever the requests are, and it ends even while all are denied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Backoff {
     failures: u32,
-    until: Sequence,
+    until_request: u64,
 }
 
 impl Backoff {
-    /// Transactions to wait after the first failure.
+    /// Requests to wait after the first failure.
     const FIRST_WAIT: u64 = 64;
     /// Doublings at the most.
     const DOUBLINGS_MAX: u32 = 10;
 
-    /// Whether it may be tried after transaction `now`.
-    pub(crate) fn is_over(self, now: Sequence) -> bool {
-        now >= self.until
+    /// Whether it may be tried at the service's `request`th request.
+    pub(crate) fn is_over(self, request: u64) -> bool {
+        request >= self.until_request
     }
 
-    /// Notes a failure after transaction `now`.
-    pub(crate) fn fail(&mut self, now: Sequence) {
-        self.until = Sequence(now.0.saturating_add(Self::FIRST_WAIT << self.failures.min(Self::DOUBLINGS_MAX)));
+    /// Notes a failure at the service's `request`th request.
+    pub(crate) fn fail(&mut self, request: u64) {
+        self.until_request = request.saturating_add(Self::FIRST_WAIT << self.failures.min(Self::DOUBLINGS_MAX));
         self.failures += 1;
     }
 
@@ -220,50 +210,39 @@ mod tests {
     fn a_state_that_compacts_stays_on_its_size() {
         let policy = policy();
         let small = &policy.sizes[0];
-        assert_eq!(policy.decide(FailoverCause::Memory, small, 830, 0, |_| true), Decision::Move(Arc::clone(small)));
+        assert_eq!(policy.decide(FailoverCause::Memory, small, 830, |_| true), Decision::Move(Arc::clone(small)));
     }
 
     #[test]
     fn a_state_that_does_not_gets_the_next_size_that_has_room() {
         let policy = policy();
         let [small, medium, large] = &policy.sizes[..] else { panic!("three sizes") };
-        assert_eq!(policy.decide(FailoverCause::Memory, small, 831, 0, |_| true), Decision::Move(Arc::clone(medium)));
+        assert_eq!(policy.decide(FailoverCause::Memory, small, 831, |_| true), Decision::Move(Arc::clone(medium)));
         let room_for_large = |size: &Size| size.name == "l";
-        assert_eq!(policy.decide(FailoverCause::Cpu, small, 831, 0, room_for_large), Decision::Move(Arc::clone(large)));
+        assert_eq!(policy.decide(FailoverCause::Cpu, small, 831, room_for_large), Decision::Move(Arc::clone(large)));
     }
 
     #[test]
     fn without_a_larger_size_memory_stays_and_a_full_tank_is_still_had() {
         let policy = policy();
         let large = &policy.sizes[2];
-        assert!(matches!(policy.decide(FailoverCause::Memory, large, 90_000, 0, |_| true), Decision::Stay(_)));
+        assert!(matches!(policy.decide(FailoverCause::Memory, large, 90_000, |_| true), Decision::Stay(_)));
         assert!(matches!(
-            policy.decide(FailoverCause::Cpu, large, 90_000, 0, |_| true),
+            policy.decide(FailoverCause::Cpu, large, 90_000, |_| true),
             Decision::MoveDegraded(size, _) if size == *large
         ));
     }
 
     #[test]
-    fn the_fourth_failover_in_a_row_without_progress_is_not_made() {
-        let policy = policy();
-        let small = &policy.sizes[0];
-        for cause in [FailoverCause::Cpu, FailoverCause::Memory] {
-            assert!(matches!(policy.decide(cause, small, 1, 2, |_| true), Decision::Move(_)));
-            assert!(matches!(policy.decide(cause, small, 1, 3, |_| true), Decision::Stay(_)));
-        }
-        assert!(matches!(policy.decide(FailoverCause::Forced, small, 1, 9, |_| true), Decision::Move(_)));
-    }
-
-    #[test]
     fn waiting_doubles_with_each_failure_and_ends_with_a_success() {
         let mut backoff = Backoff::default();
-        assert!(backoff.is_over(Sequence(0)));
-        backoff.fail(Sequence(10));
-        assert!(!backoff.is_over(Sequence(73)) && backoff.is_over(Sequence(74)));
-        backoff.fail(Sequence(74));
-        assert!(!backoff.is_over(Sequence(201)) && backoff.is_over(Sequence(202)));
+        assert!(backoff.is_over(0));
+        backoff.fail(10);
+        assert!(!backoff.is_over(73) && backoff.is_over(74));
+        backoff.fail(74);
+        assert!(!backoff.is_over(201) && backoff.is_over(202));
         backoff.succeed();
-        assert!(backoff.is_over(Sequence(0)));
+        assert!(backoff.is_over(0));
     }
 
     proptest! {
@@ -271,7 +250,7 @@ mod tests {
         #[test]
         fn a_move_for_memory_always_leaves_headroom(used in 0u64..200_000, which in 0usize..3, room in 0u64..200_000) {
             let policy = policy();
-            let decision = policy.decide(FailoverCause::Memory, &policy.sizes[which], used, 0, |size| size.memory_bytes <= room);
+            let decision = policy.decide(FailoverCause::Memory, &policy.sizes[which], used, |size| size.memory_bytes <= room);
             if let Decision::Move(size) = decision {
                 let meter = Meter::new(size.fuel, size.memory_bytes, used);
                 prop_assert_eq!(policy.crossing(&meter, |_| true), None);

@@ -5,7 +5,7 @@
 
 use crate::auth::{Authority, Grant, Identity};
 use crate::clock::Clock;
-use crate::engine::{Engine, EngineError, PoolLimits, Program};
+use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program};
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::MemoryJournal;
@@ -15,7 +15,7 @@ use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, S
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{Workload, WorkloadHash};
 use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 
 /// What a host is made of.
@@ -56,7 +56,8 @@ pub struct Host {
     surroundings: Surroundings,
     authority: RwLock<Authority>,
     services: RwLock<HashMap<Name, ServiceHandle>>,
-    programs: Mutex<HashMap<WorkloadHash, Arc<Program>>>,
+    /// Those that some service still runs.
+    programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
 }
 
@@ -98,19 +99,21 @@ impl Host {
         self.authority.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Compiles `workload`, once for each content.
+    /// Compiles `workload`, unless a program of the same content is in use already.
     ///
     /// # Errors
     /// As [`Engine::compile`].
     pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let hash = workload.hash;
-        let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).map(Arc::clone);
+        let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).and_then(Weak::upgrade);
         if let Some(program) = known {
             return Ok(program);
         }
         let program = self.engine.compile(workload).await?;
         let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        Ok(Arc::clone(programs.entry(hash).or_insert(program)))
+        programs.retain(|_, program| program.strong_count() > 0);
+        programs.insert(hash, Arc::downgrade(&program));
+        Ok(program)
     }
 
     /// Creates a service, whose history is kept in memory, and its first VM.
@@ -121,6 +124,10 @@ impl Host {
         let name = spec.name.clone();
         if self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name) {
             return Err(LaunchError::Exists { name });
+        }
+        let largest_bytes = self.engine.slot_bytes() - MAINTENANCE_HEADROOM_BYTES;
+        if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| size.memory_bytes > largest_bytes) {
+            return Err(LaunchError::SizeTooLarge { size: size.name.clone(), bytes: size.memory_bytes, largest_bytes });
         }
         let queue_max = spec.queue_max;
         let journal = Box::new(MemoryJournal::default());

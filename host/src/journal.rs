@@ -9,14 +9,14 @@ use crate::name::Name;
 use crate::size::Bytes as ByteCount;
 use crate::transaction::{Answer, ReplyHash, Sequence};
 use bytes::Bytes;
-use futures::future::BoxFuture;
+use futures::future::{BoxFuture, FutureExt, Shared};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use thiserror::Error;
 
 /// Bodies and answers that a [`MemoryJournal`] holds for replays, in bytes. A service whose snapshots fail denies
 /// transactions beyond it.
-pub const TAIL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+pub const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
 /// SLA failures and failovers that a [`MemoryJournal`] remembers.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
@@ -95,9 +95,10 @@ pub enum JournalError {
     },
 }
 
-/// Resolves when a record can no longer be lost, as far as the journal promises. A reply waits for it; the service
-/// goes on meanwhile.
-pub struct Commit(Option<BoxFuture<'static, Result<(), JournalError>>>);
+/// Resolves when a record can no longer be lost, as far as the journal promises. A reply waits for that of its record,
+/// a repeated or a query's reply for that of the last one; the service goes on meanwhile.
+#[derive(Clone)]
+pub struct Commit(Option<Shared<BoxFuture<'static, Result<(), JournalError>>>>);
 
 impl std::fmt::Debug for Commit {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -115,7 +116,7 @@ impl Commit {
     /// The record is safe when `durable` resolves.
     #[must_use]
     pub fn pending(durable: BoxFuture<'static, Result<(), JournalError>>) -> Self {
-        Self(Some(durable))
+        Self(Some(durable.shared()))
     }
 
     /// Waits until the record is safe.
@@ -139,13 +140,16 @@ pub trait Journal: Send {
     /// [`JournalError::Full`].
     fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
 
+    /// Bytes that the transactions since the last proven snapshot take.
+    fn tail_bytes(&self) -> u64;
+
     /// Appends a record. Sequences of transactions grow.
     ///
     /// # Errors
     /// Nothing was appended.
     fn append(&mut self, record: Record) -> Result<Commit, JournalError>;
 
-    /// The transactions after `after`, in order.
+    /// The kept transactions after `after`, in order: those that failed changed nothing and are not replayed.
     ///
     /// # Errors
     /// They cannot be read.
@@ -184,20 +188,27 @@ impl MemoryJournal {
 impl Journal for MemoryJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
         let bytes = self.tail_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
-        if bytes > TAIL_BYTES_MAX {
-            return Err(JournalError::Full { bytes, limit_bytes: TAIL_BYTES_MAX });
+        if bytes > JOURNAL_BYTES_MAX {
+            return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
         Ok(())
+    }
+
+    fn tail_bytes(&self) -> u64 {
+        self.tail_bytes
     }
 
     fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
         match record {
             Record::Transaction(record) => {
-                self.tail_bytes += record.bytes();
+                let is_replayed = record.answer.is_kept();
                 if record.is_id_kept {
-                    self.answered.push_back(Arc::clone(&record));
+                    self.answered.push_back(if is_replayed { Arc::clone(&record) } else { without_body(&record) });
                 }
-                self.tail.push_back(record);
+                if is_replayed {
+                    self.tail_bytes += record.bytes();
+                    self.tail.push_back(record);
+                }
             }
             event => {
                 if self.events.len() == EVENTS_KEPT_MAX {
@@ -224,8 +235,7 @@ impl Journal for MemoryJournal {
         for record in self.tail.drain(..count) {
             self.tail_bytes -= record.bytes();
             if let Ok(index) = self.answered.binary_search_by_key(&record.sequence, |kept| kept.sequence) {
-                self.answered[index] =
-                    Arc::new(TransactionRecord { body: Bytes::new(), ..TransactionRecord::clone(&record) });
+                self.answered[index] = without_body(&record);
             }
         }
     }
@@ -234,6 +244,10 @@ impl Journal for MemoryJournal {
         let count = self.answered.partition_point(|record| record.sequence < before);
         self.answered.drain(..count);
     }
+}
+
+fn without_body(record: &TransactionRecord) -> Arc<TransactionRecord> {
+    Arc::new(TransactionRecord { body: Bytes::new(), ..record.clone() })
 }
 
 #[cfg(test)]
@@ -278,7 +292,7 @@ mod tests {
 
     #[test]
     fn a_full_journal_says_so_before_anything_is_executed() {
-        let journal = MemoryJournal { tail_bytes: TAIL_BYTES_MAX - RECORD_BYTES - 10, ..MemoryJournal::default() };
+        let journal = MemoryJournal { tail_bytes: JOURNAL_BYTES_MAX - RECORD_BYTES - 10, ..MemoryJournal::default() };
         assert!(journal.check_room(10).is_ok());
         assert!(journal.check_room(11).is_err());
     }

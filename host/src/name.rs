@@ -8,8 +8,8 @@ use std::sync::Arc;
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// A name: 1 to [`NAME_BYTES_MAX`] ASCII letters, digits, `-`, `_` or `.`, so that it is safe in a path, a log line
-/// and `bank/3`. Cheap to clone.
+/// A name: 1 to [`NAME_BYTES_MAX`] ASCII letters, digits, `-`, `_` or `.`, of which the first is a letter or a digit, so
+/// that it is safe in a path, a command line, a log line and `bank/3`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
@@ -20,7 +20,7 @@ impl Name {
     /// # Errors
     /// A sentence that says what a name is made of.
     pub fn new(text: &str) -> Result<Self, String> {
-        let is_valid = !text.is_empty()
+        let is_valid = text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.len() <= NAME_BYTES_MAX
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if is_valid {
@@ -28,7 +28,7 @@ impl Name {
         }
         let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
         Err(format!(
-            "'{}' is not a name: use 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.'",
+            "'{}' is not a name: use 1 to {NAME_BYTES_MAX} letters, digits, '-', '_' or '.', a letter or digit first",
             shown.escape_debug()
         ))
     }
@@ -89,7 +89,7 @@ mod tests {
     #[test]
     fn names_are_safe_in_paths_and_lines() {
         assert_eq!(Name::new("bank-2.old_one").map(String::from), Ok("bank-2.old_one".into()));
-        for wrong in ["", "a/b", "a b", "\u{1b}[2J", "é", &"x".repeat(65)] {
+        for wrong in ["", ".", "..", "-x", "a/b", "a b", "\u{1b}[2J", "é", &"x".repeat(65)] {
             assert!(Name::new(wrong).is_err(), "{wrong:?}");
         }
     }

@@ -4,9 +4,10 @@
 //! maintenance allowance: what the service's VM has left in its tank is neither needed nor touched.
 
 use crate::engine::Program;
-use crate::journal::TransactionRecord;
+use crate::event::Printable;
+use crate::journal::{JournalError, TransactionRecord};
 use crate::snapshot::Snapshot;
-use crate::transaction::{Answer, Sequence};
+use crate::transaction::{Answer, Cause, Sequence};
 use crate::vm::{Allowance, Call, Instance, MoveError};
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,6 +40,19 @@ pub struct Maintenance {
     pub memory_bytes: u64,
 }
 
+impl RehydrateError {
+    /// Whether the same may succeed later: it took too long on a host that was busy.
+    pub(crate) fn is_transient(&self) -> bool {
+        matches!(
+            self,
+            Self::Move(
+                MoveError::Instantiate(Cause::Deadline { .. })
+                    | MoveError::Failed { cause: Cause::Deadline { .. }, .. }
+            )
+        )
+    }
+}
+
 impl Maintenance {
     pub(crate) fn allowance(&self) -> Allowance {
         Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, deadline: Some(self.deadline) }
@@ -52,6 +66,9 @@ pub enum RehydrateError {
     /// Instantiation or restore failed.
     #[error(transparent)]
     Move(#[from] MoveError),
+    /// The journal cannot be read.
+    #[error("the journal cannot be read: {0}")]
+    Journal(#[from] JournalError),
     /// A replayed transaction ended in another way than it did at first.
     #[error(
         "the replay diverged at sequence {sequence}, transaction '{id}': it was {recorded} and is {replayed}; the \
@@ -99,7 +116,7 @@ pub async fn rehydrate(
     let allowance = maintenance.allowance();
     let mut instance = Instance::create(program, secret, allowance).await?;
     let mut fuel_used = 0;
-    if snapshot.sequence() > Sequence(0) {
+    if !snapshot.is_birth() {
         fuel_used += instance.restore(snapshot, allowance).await?;
     }
     let mut replayed_transactions = 0;
@@ -116,7 +133,7 @@ pub async fn rehydrate(
         if attempt.answer.hash() != record.answer.hash() {
             return Err(RehydrateError::Diverged {
                 sequence: record.sequence,
-                id: record.id.to_string(),
+                id: Printable(&record.id).to_string(),
                 recorded: describe(&record.answer),
                 replayed: describe(&attempt.answer),
             });
@@ -129,13 +146,16 @@ pub async fn rehydrate(
     Ok(Rehydrated { instance, replayed_transactions, fuel_used })
 }
 
+/// The first `chars_max` characters of a guest's text, printable.
+pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
+    let short: String = text.chars().take(chars_max).collect();
+    let dots = if short.len() < text.len() { "..." } else { "" };
+    format!("{}{dots}", Printable(&short))
+}
+
 /// An answer in a few words.
 fn describe(answer: &Answer) -> String {
-    let shorten = |text: &str| -> String {
-        let short: String = text.chars().take(40).collect();
-        let dots = if short.len() < text.len() { "..." } else { "" };
-        format!("'{}{dots}'", short.escape_debug())
-    };
+    let shorten = |text: &str| format!("'{}'", shortened(text, 40));
     match answer {
         Answer::Ok(reply) => format!("ok {}", shorten(&String::from_utf8_lossy(reply))),
         Answer::Refused(text) => format!("refused {}", shorten(text)),

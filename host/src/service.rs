@@ -32,7 +32,7 @@ use crate::journal::{Commit, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
 use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL};
-use crate::size::Size;
+use crate::size::{Bytes as ByteCount, Size};
 use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Denial, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, MoveError, Vm};
@@ -40,6 +40,7 @@ use crate::workload::LoadError;
 use answers::Answers;
 use logs::LogBucket;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for a service, unless configured otherwise.
@@ -51,8 +52,11 @@ const BATCH_MAX: usize = 64;
 /// A snapshot is taken when replaying the tail would cost more than this, about 250 ms, or than the last snapshot did.
 pub const TAIL_FUEL_MAX: u64 = 250_000_000;
 
-/// A snapshot is taken when the tail holds this many bytes of bodies.
-pub const TAIL_BODY_BYTES_MAX: u64 = 64 * 1024 * 1024;
+/// A snapshot is taken when the journal holds this many bytes since the last one.
+pub const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Bytes of requests that may wait for a service.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a service is made of.
 #[derive(Clone)]
@@ -162,6 +166,19 @@ pub enum LaunchError {
     /// There is no slot for it.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// One of its sizes is larger than what the host was set up for.
+    #[error(
+        "size '{size}' has {}, the host's slots hold {}; set the host up for larger ones",
+        ByteCount(*bytes), ByteCount(*largest_bytes)
+    )]
+    SizeTooLarge {
+        /// The size.
+        size: String,
+        /// Its memory.
+        bytes: u64,
+        /// What a slot holds.
+        largest_bytes: u64,
+    },
     /// Another service has the name.
     #[error("a service '{name}' exists already; choose another name")]
     Exists {
@@ -192,17 +209,26 @@ enum Message {
 pub(crate) struct ServiceHandle {
     name: Name,
     queue: mpsc::Sender<Message>,
+    /// Of the requests in the queue.
+    queued_bytes: Arc<AtomicUsize>,
 }
 
 impl ServiceHandle {
     /// Has a request of `user` executed and waits until its answer may be told.
     pub(crate) async fn request(&self, user: Name, request: Request) -> Result<Reply, Denial> {
         let (reply, answered) = oneshot::channel();
-        self.queue.try_send(Message::Request { user, request, reply }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() }
+        let full = || Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() };
+        let bytes = request.body.len();
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > QUEUE_BYTES_MAX {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(full());
+        }
+        self.queue.try_send(Message::Request { user, request, reply }).map_err(|error| {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => full(),
+                mpsc::error::TrySendError::Closed(_) => self.gone(),
             }
-            mpsc::error::TrySendError::Closed(_) => self.gone(),
         })?;
         let (reply, commit) = answered.await.map_err(|_| self.gone())??;
         commit.durable().await.map_err(|error| Denial::Stopped {
@@ -238,7 +264,8 @@ impl ServiceHandle {
     }
 }
 
-/// The service's state is lost to this process: it stops. What the journal has is untouched.
+/// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
+/// request. What the journal has is untouched.
 struct Stopped(String);
 
 /// A request on its way through the service.
@@ -274,20 +301,20 @@ pub(crate) struct Service {
     last_sequence: Sequence,
     last_timestamp: Timestamp,
     ids_made: u64,
+    /// Requests that came so far, denied ones included: what waiting is counted in.
+    requests: u64,
+    /// Of the last record.
+    last_commit: Commit,
     /// The last snapshot that was proven by a restore.
     snapshot: Arc<Snapshot>,
     /// What that snapshot cost, as fuel.
     snapshot_fuel: u64,
     /// What replaying the transactions since then would cost, as fuel.
     tail_fuel: u64,
-    /// Bytes of their bodies.
-    tail_body_bytes: u64,
     /// What rollbacks have replayed of them so far, as fuel.
     replayed_fuel: u64,
     /// Charged to this VM, and not yet written with a transaction.
     query_fuel_used: u64,
-    /// Failovers since the last `ok` or `refused`.
-    failovers_without_progress: u32,
     /// Holds back snapshots after one failed.
     unmovable: Option<String>,
     unmovable_backoff: Backoff,
@@ -348,13 +375,13 @@ impl Service {
             last_sequence: Sequence(0),
             last_timestamp: Timestamp(0),
             ids_made: 0,
+            requests: 0,
+            last_commit: Commit::done(),
             snapshot: Arc::new(Snapshot::empty()),
             snapshot_fuel: 0,
             tail_fuel: 0,
-            tail_body_bytes: 0,
             replayed_fuel: 0,
             query_fuel_used: 0,
-            failovers_without_progress: 0,
             unmovable: None,
             unmovable_backoff: Backoff::default(),
             degraded: None,
@@ -368,13 +395,18 @@ impl Service {
     /// The service's queue and its task, which is to be spawned on the guests' threads.
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(queue_max.max(1));
-        (ServiceHandle { name: self.name.clone(), queue: sender }, self.run(receiver))
+        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let handle = ServiceHandle { name: self.name.clone(), queue: sender, queued_bytes: Arc::clone(&queued_bytes) };
+        (handle, self.run(receiver, queued_bytes))
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<Message>) {
+    async fn run(mut self, mut queue: mpsc::Receiver<Message>, queued_bytes: Arc<AtomicUsize>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
         while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
             for message in batch.drain(..) {
+                if let Message::Request { request, .. } = &message {
+                    queued_bytes.fetch_sub(request.body.len(), Ordering::Relaxed);
+                }
                 self.handle(message).await;
             }
         }
@@ -385,11 +417,15 @@ impl Service {
         match message {
             Message::Request { user, request, reply } => self.perform(user, request, reply).await,
             Message::FailOver { done } => {
-                let _ = self.fail_over(FailoverCause::Forced).await;
+                if self.revive().await.is_ok() {
+                    let _ = self.fail_over(FailoverCause::Forced).await;
+                }
                 let _ = done.send(self.status());
             }
             Message::Snapshot { done } => {
-                let _ = self.take_snapshot().await;
+                if self.revive().await.is_ok() {
+                    let _ = self.take_snapshot().await;
+                }
                 let _ = done.send(self.status());
             }
             Message::Status { done } => {
@@ -400,10 +436,16 @@ impl Service {
 
     /// The path of a transaction or query, from dedupe to what follows from it.
     async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
-        let work = match self.admit(user, request) {
+        self.requests += 1;
+        let admitted = match self.repetition(&user, &request) {
+            Some(answered) => answered.map(Admitted::Answered),
+            None => self.admit(user, request).await.map(Admitted::Run),
+        };
+        let work = match admitted {
             Ok(Admitted::Run(work)) => work,
             Ok(Admitted::Answered(repeated)) => {
-                let _ = reply.send(Ok((repeated, Commit::done())));
+                // What it repeats may not be durable yet.
+                let _ = reply.send(Ok((repeated, self.last_commit.clone())));
                 return;
             }
             Err(denial) => {
@@ -428,6 +470,9 @@ impl Service {
                 if let Some(sabotage) = sabotage {
                     self.break_the_promise(&work, sabotage).await;
                 }
+                if self.stopped.is_some() {
+                    return;
+                }
                 if is_kept {
                     self.after_kept(&work).await;
                 } else if self.vm.instance.is_dead() {
@@ -440,28 +485,35 @@ impl Service {
         }
     }
 
-    /// Answers a repetition, denies what cannot be executed, and numbers the rest.
-    fn admit(&mut self, user: Name, request: Request) -> Result<Admitted, Denial> {
-        let Request { id, body, kind } = request;
-        if let (Kind::Transaction, Some(id)) = (kind, &id)
-            && let Some(sequence) = self.answers.find(&user, id)
-            && let Some(record) = self.answered(sequence)?
-            && !matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable())
-        {
-            if record.body_hash != ReplyHash::of_body(&body) {
-                return Err(Denial::IdReused { id: id.clone(), sequence });
-            }
-            return Ok(Admitted::Answered(Reply {
-                id: id.clone(),
-                sequence,
-                timestamp: record.timestamp,
-                answer: record.answer.clone(),
-                fuel_used: record.fuel_used,
-                is_repeated: true,
-            }));
+    /// Answers a repetition of an id. None if the request is to be executed.
+    fn repetition(&self, user: &Name, request: &Request) -> Option<Result<Reply, Denial>> {
+        let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction)?;
+        let record = match self.answered(self.answers.find(user, id)?) {
+            Ok(record) => record?,
+            Err(denial) => return Some(Err(denial)),
+        };
+        if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
+            return None;
         }
-        if let Some(reason) = &self.stopped {
-            return Err(Denial::Stopped { service: self.name.clone(), reason: reason.clone() });
+        if record.body_hash != ReplyHash::of_body(&request.body) {
+            return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
+        }
+        Some(Ok(Reply {
+            id: id.clone(),
+            sequence: record.sequence,
+            timestamp: record.timestamp,
+            answer: record.answer.clone(),
+            fuel_used: record.fuel_used,
+            is_repeated: true,
+        }))
+    }
+
+    /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
+    async fn admit(&mut self, user: Name, request: Request) -> Result<Work, Denial> {
+        let Request { id, body, kind } = request;
+        self.revive().await?;
+        if self.vm.meter.cpu.remaining() == 0 && self.cpu_backoff.is_over(self.requests) {
+            let _ = self.fail_over(FailoverCause::Cpu).await;
         }
         if self.vm.meter.cpu.remaining() == 0
             && let Some(reason) = &self.degraded
@@ -470,8 +522,13 @@ impl Service {
         }
         if kind == Kind::Transaction {
             let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64;
+            if self.journal.check_room(room).is_err() && self.unmovable_backoff.is_over(self.requests) {
+                let _ = self.take_snapshot().await;
+            }
             self.journal.check_room(room).map_err(|error| self.degraded_denial(error.to_string()))?;
         }
+        // Making way may have cost the store.
+        self.revive().await?;
         let is_id_kept = kind == Kind::Transaction && id.is_some();
         let id = id.unwrap_or_else(|| {
             self.ids_made += 1;
@@ -479,7 +536,23 @@ impl Service {
         });
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
-        Ok(Admitted::Run(Work { kind, id, is_id_kept, user, body, sequence, timestamp }))
+        Ok(Work { kind, id, is_id_kept, user, body, sequence, timestamp })
+    }
+
+    /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
+    /// to bring it back is brought back now.
+    async fn revive(&mut self) -> Result<(), Denial> {
+        let denied =
+            |service: &Self, reason: &str| Denial::Stopped { service: service.name.clone(), reason: reason.to_owned() };
+        if let Some(reason) = &self.stopped {
+            return Err(denied(self, reason));
+        }
+        if self.vm.instance.is_dead()
+            && let Err(Stopped(reason)) = self.roll_back().await
+        {
+            return Err(denied(self, &reason));
+        }
+        Ok(())
     }
 
     fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, Denial> {
@@ -509,7 +582,6 @@ impl Service {
         if answer.is_kept() {
             self.vm.meter.charge(fuel_used, self.vm.instance.memory_bytes());
             self.counts.fuel_charged += fuel_used;
-            self.failovers_without_progress = 0;
         } else {
             self.counts.fuel_rolled_back += fuel_used;
         }
@@ -531,9 +603,11 @@ impl Service {
                 if reply.answer.is_kept() {
                     self.query_fuel_used += fuel_used;
                 }
-                Commit::done()
+                // It shows a state that may not be durable yet.
+                self.last_commit.clone()
             }
         };
+        self.last_commit = commit.clone();
         Ok((reply, commit))
     }
 
@@ -568,14 +642,13 @@ impl Service {
         }
         if reply.answer.is_kept() {
             self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
-            self.tail_body_bytes += work.body.len() as u64;
         }
         Ok(commit)
     }
 
     /// What follows from kept work: a failover if a resource crossed its threshold, a snapshot if the tail is long.
     async fn after_kept(&mut self, work: &Work) {
-        let now = self.last_sequence;
+        let now = self.requests;
         let may_try = |resource| match resource {
             Resource::Cpu => self.cpu_backoff.is_over(now),
             // What cannot be exported cannot be compacted.
@@ -586,13 +659,13 @@ impl Service {
             self.fail_sla(resource, usage, &work.id);
             // A failure to move is told by an event and leaves the service in one of its conditions.
             let _ = self.fail_over(resource.into()).await;
-        } else if self.is_tail_long() {
+        } else if self.is_tail_long() && self.unmovable_backoff.is_over(now) {
             let _ = self.take_snapshot().await;
         }
     }
 
     fn is_tail_long(&self) -> bool {
-        self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.tail_body_bytes > TAIL_BODY_BYTES_MAX
+        self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.journal.tail_bytes() > TAIL_BYTES_MAX
     }
 
     /// Records that the SLA failed.

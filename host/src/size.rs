@@ -18,7 +18,8 @@ pub struct Size {
     /// The most bytes of linear memory, over all memories of the workload.
     #[serde(rename = "memory", with = "byte_size")]
     pub memory_bytes: u64,
-    /// The longest that one transaction or query may take, in wall-clock time and sleeps of the guest together.
+    /// The longest that one transaction or query may take in wall-clock time, and the longest that it may sleep, which
+    /// takes none.
     #[serde(rename = "deadline_ms", with = "milliseconds")]
     pub deadline: Duration,
 }

@@ -10,7 +10,7 @@ use bytes::Bytes;
 /// The longest chunk that a guest may write at once, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
 
-/// The most bytes of state that a guest may export.
+/// The most bytes of state that a guest may export, besides no more than its memory could hold.
 pub const STATE_BYTES_MAX: u64 = 2 * 1024 * 1024 * 1024;
 
 /// The state after one transaction.
@@ -20,17 +20,24 @@ pub struct Snapshot {
     timestamp: Timestamp,
     state_version: u32,
     chunks: Vec<Bytes>,
+    is_birth: bool,
 }
 
 impl Snapshot {
     /// The state before the first transaction. There is nothing to restore: a fresh instance is in it.
     #[must_use]
     pub fn empty() -> Self {
-        Self { sequence: Sequence(0), timestamp: Timestamp(0), state_version: 0, chunks: Vec::new() }
+        Self { sequence: Sequence(0), timestamp: Timestamp(0), state_version: 0, chunks: Vec::new(), is_birth: true }
     }
 
     pub(crate) fn new(sequence: Sequence, timestamp: Timestamp, state_version: u32, chunks: Vec<Bytes>) -> Self {
-        Self { sequence, timestamp, state_version, chunks }
+        Self { sequence, timestamp, state_version, chunks, is_birth: false }
+    }
+
+    /// Whether this is the empty snapshot: nothing was exported, and nothing is to be restored.
+    #[must_use]
+    pub fn is_birth(&self) -> bool {
+        self.is_birth
     }
 
     /// The last transaction that is part of the state.

@@ -14,6 +14,7 @@ use crate::clock::Timestamp;
 use crate::engine::Program;
 use crate::fleet::Lease;
 use crate::meter::Meter;
+use crate::rehydrate::shortened;
 use crate::size::Size;
 use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
 use crate::transaction::{Answer, Cause, Sequence, VmId};
@@ -21,9 +22,13 @@ use crate::wasi::{Phase, Wasi};
 use crate::workload::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use bytes::Bytes;
 use std::fmt;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 use thiserror::Error;
+use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime::{CallHook, ResourceLimiter, Store, StoreContextMut, Trap};
 
 #[allow(missing_docs, unreachable_pub, reason = "generated; host/wit/vm.wit is the documentation")]
@@ -39,10 +44,12 @@ mod bindings {
 pub(crate) use bindings::VmPre;
 use bindings::exports::lifeboat::vm::workload::Context;
 
-/// A guest gives way to others after burning this much fuel, some microseconds.
-pub const FUEL_YIELD_INTERVAL: u64 = 10_000;
+/// A guest gives way to others after burning this much fuel, some tens of microseconds. To give way takes about one:
+/// at a tenth of this interval, that alone would slow a guest down by a third.
+pub const FUEL_YIELD_INTERVAL: u64 = 100_000;
 
-/// Fuel charged for each call of a host function, which burns none by itself.
+/// Fuel charged for each entry into the host, which burns none by itself: a call of a host function, growth of a memory
+/// or a table, and each time the guest gives way ([`FUEL_YIELD_INTERVAL`]). Bytes that are copied for it cost extra.
 pub const FUEL_PER_HOST_CALL: u64 = 100;
 
 /// Handles to resources that a guest may hold at once.
@@ -112,20 +119,29 @@ pub enum MoveError {
     },
 }
 
+impl MoveError {
+    /// A guest's own words, as far as they go on one line.
+    fn refused(phase: &'static str, text: &str) -> Self {
+        Self::Refused { phase, text: shortened(text, 200) }
+    }
+}
+
 /// One incarnation of a service.
 pub(crate) struct Vm {
     pub(crate) id: VmId,
     pub(crate) size: Arc<Size>,
     pub(crate) meter: Meter,
+    // Before the lease, as fields are dropped in order: the store is gone before its slot is given back.
+    pub(crate) instance: Instance,
     /// The slot that it holds on its machine.
     pub(crate) lease: Lease,
-    pub(crate) instance: Instance,
 }
 
 /// A store and the workload's instance in it.
 pub struct Instance {
     store: Store<StoreData>,
     vm: bindings::Vm,
+    timer: Timer,
     is_dead: bool,
 }
 
@@ -143,9 +159,10 @@ impl Instance {
     /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or the pool has no slot.
     pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
         let mut store = new_store(program, secret, allowance);
-        let instantiated = within(allowance.deadline, program.pre().instantiate_async(&mut store)).await;
+        let mut timer = Timer::default();
+        let instantiated = within(&mut timer, allowance.deadline, program.pre().instantiate_async(&mut store)).await;
         match instantiated {
-            Ok(vm) => Ok(Self { store, vm, is_dead: false }),
+            Ok(vm) => Ok(Self { store, vm, timer, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(cause_of(&error, allowance))),
         }
     }
@@ -163,9 +180,9 @@ impl Instance {
     async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
         self.enter(phase, call.sequence, call.timestamp, allowance);
         let context = Context { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
-        let Self { store, vm, .. } = self;
+        let Self { store, vm, timer, .. } = self;
         let workload = vm.lifeboat_vm_workload();
-        let called = within(allowance.deadline, async {
+        let called = within(timer, allowance.deadline, async {
             match phase {
                 Phase::Query => workload.call_query(&mut *store, context, call.body).await,
                 _ => workload.call_execute(&mut *store, context, call.body).await,
@@ -196,10 +213,11 @@ impl Instance {
     ) -> Result<(Snapshot, u64), MoveError> {
         const PHASE: &str = "snapshot";
         self.enter(Phase::Snapshot, sequence, timestamp, allowance);
-        self.store.data_mut().state = StateStream::Writing(Vec::new(), 0);
-        let Self { store, vm, .. } = self;
+        let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
+        self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
+        let Self { store, vm, timer, .. } = self;
         let workload = vm.lifeboat_vm_workload();
-        let called = within(allowance.deadline, async {
+        let called = within(timer, allowance.deadline, async {
             let version = workload.call_state_version(&mut *store).await?;
             Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
         })
@@ -207,11 +225,12 @@ impl Instance {
         let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
         let (fuel_used, called) = self.leave(allowance, called);
         match (called, stream) {
-            (Ok(Ok(version)), StateStream::Writing(chunks, _)) => {
+            (Ok(Ok(version)), StateStream::Writing { chunks, .. }) => {
+                let chunks = chunks.into_iter().map(Bytes::from).collect();
                 Ok((Snapshot::new(sequence, timestamp, version, chunks), fuel_used))
             }
             (Ok(Ok(_)), _) => unreachable!("a call of `snapshot` leaves the stream open"),
-            (Ok(Err(text)), _) => Err(MoveError::Refused { phase: PHASE, text }),
+            (Ok(Err(text)), _) => Err(MoveError::refused(PHASE, &text)),
             (Err(cause), _) => Err(MoveError::Failed { phase: PHASE, cause }),
         }
     }
@@ -224,14 +243,15 @@ impl Instance {
         const PHASE: &str = "restore";
         self.enter(Phase::Birth, snapshot.sequence(), snapshot.timestamp(), allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
-        let Self { store, vm, .. } = self;
+        let Self { store, vm, timer, .. } = self;
         let workload = vm.lifeboat_vm_workload();
-        let called = within(allowance.deadline, workload.call_restore(&mut *store, snapshot.state_version())).await;
+        let called =
+            within(timer, allowance.deadline, workload.call_restore(&mut *store, snapshot.state_version())).await;
         self.store.data_mut().state = StateStream::Closed;
         let (fuel_used, called) = self.leave(allowance, called);
         match called {
             Ok(Ok(())) => Ok(fuel_used),
-            Ok(Err(text)) => Err(MoveError::Refused { phase: PHASE, text }),
+            Ok(Err(text)) => Err(MoveError::refused(PHASE, &text)),
             Err(cause) => Err(MoveError::Failed { phase: PHASE, cause }),
         }
     }
@@ -260,7 +280,10 @@ impl Instance {
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
         data.wasi.enter(phase, sequence, now.0, allowance.deadline);
-        data.host_call_fuel = 0;
+        (data.host_call_fuel, data.yielded_at_fuel) = (0, 0);
+        if std::mem::take(&mut data.is_yield_due) {
+            self.store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
+        }
     }
 
     fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
@@ -290,6 +313,8 @@ fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance) -> Store
         wasi: Wasi::new(secret, HANDLES_MAX),
         state: StateStream::Closed,
         host_call_fuel: 0,
+        yielded_at_fuel: 0,
+        is_yield_due: false,
     };
     let mut store = Store::new(program.engine(), data);
     store.limiter(|data| &mut data.limiter);
@@ -301,10 +326,13 @@ fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance) -> Store
     store
 }
 
-/// Charges a host call when it is made and the bytes that it copied when it returns.
+/// Charges a host call when it is made and what was done in it when it returns, and sees to it that a guest that burns
+/// its fuel in host calls gives way like any other.
 ///
 /// The charge is kept beside the store's own fuel: setting that anew on each call would start the yield interval
-/// anew too, and a guest that calls the host often enough would never give way.
+/// anew too, and a guest that calls the host often enough would never give way. When the charges add up to an interval,
+/// the interval is cut short to 1, so that the guest's next instruction gives way; that comes by here again (giving way
+/// is an entry into the host as well), and the interval is what it was.
 fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -> wasmtime::Result<()> {
     let data = store.data_mut();
     match hook {
@@ -313,17 +341,55 @@ fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -
         CallHook::CallingWasm | CallHook::ReturningFromWasm => return Ok(()),
     }
     let charged = data.collect_host_call_fuel();
+    if charged - data.yielded_at_fuel >= FUEL_YIELD_INTERVAL {
+        data.yielded_at_fuel = charged;
+        data.is_yield_due = true;
+        store.fuel_async_yield_interval(Some(1))?;
+    } else if data.is_yield_due && matches!(hook, CallHook::CallingHost) {
+        data.is_yield_due = false;
+        store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL))?;
+    }
     if store.get_fuel()? < charged { Err(Trap::OutOfFuel.into()) } else { Ok(()) }
 }
 
 /// Waits for a call, for `deadline` at most.
-async fn within<T>(deadline: Option<Duration>, call: impl Future<Output = wasmtime::Result<T>>) -> wasmtime::Result<T> {
-    match deadline {
-        None => call.await,
-        Some(deadline) => match tokio::time::timeout(deadline, call).await {
-            Ok(called) => called,
-            Err(_) => Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))),
-        },
+async fn within<T>(
+    timer: &mut Timer,
+    deadline: Option<Duration>,
+    call: impl Future<Output = wasmtime::Result<T>>,
+) -> wasmtime::Result<T> {
+    let Some(deadline) = deadline else { return call.await };
+    let end = Instant::now() + deadline;
+    let mut call = pin!(call);
+    poll_fn(|cx| match call.as_mut().poll(cx) {
+        Poll::Ready(called) => Poll::Ready(called),
+        Poll::Pending => timer.poll(cx, end).map(|()| Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline })))),
+    })
+    .await
+}
+
+/// Wakes a call at its deadline.
+///
+/// It stays armed when a call is over, and is armed anew only when it goes off too early for the call of then. One for
+/// every call would take the lock of the runtime's timers twice in each transaction, and keep a thread of the guests
+/// busy with them: a fifth of the time of a transaction of 10 us.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Is ready at `end`.
+    fn poll(&mut self, cx: &mut std::task::Context<'_>, end: Instant) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() > end {
+            sleep.as_mut().reset(end);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= end {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(end);
+        }
+        Poll::Pending
     }
 }
 
@@ -366,11 +432,15 @@ pub(crate) struct StoreData {
     state: StateStream,
     /// Fuel for the host calls of this call into the guest.
     host_call_fuel: u64,
+    /// How much of it there was when the guest was last made to give way.
+    yielded_at_fuel: u64,
+    /// Whether the yield interval is cut short.
+    is_yield_due: bool,
 }
 
 impl StoreData {
     fn collect_host_call_fuel(&mut self) -> u64 {
-        self.host_call_fuel = self.host_call_fuel.saturating_add(std::mem::take(&mut self.wasi.owed_fuel));
+        self.host_call_fuel = self.host_call_fuel.saturating_add(self.wasi.take_owed_fuel());
         self.host_call_fuel
     }
 }
@@ -383,8 +453,7 @@ struct Limiter {
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // Beyond the maximum that the module itself declares, growth fails for the guest as it would anywhere: the
-        // pool's slot is larger than every limit that is set here, so `maximum` is the module's.
+        // `maximum` is the one that the module itself declares: beyond it, growth fails for the guest as anywhere.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
@@ -398,7 +467,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        // The operating system had no memory: not something that a reply may depend on.
+        // The pool's slot or the operating system had no more: not something that a reply may depend on.
         Err(error)
     }
 
@@ -434,19 +503,22 @@ fn count(bound: u64) -> usize {
     usize::try_from(bound).unwrap_or(usize::MAX)
 }
 
+/// A shorter chunk of state is appended to the one before it.
+const SMALL_CHUNK_BYTES: usize = 16 * 1024;
+
 /// The stream behind `lifeboat:vm/state`.
 enum StateStream {
     /// Outside of `snapshot` and `restore`.
     Closed,
-    /// In `snapshot`: the chunks so far, and their bytes.
-    Writing(Vec<Bytes>, u64),
+    /// In `snapshot`: what was written so far, its bytes, and how many it may be.
+    Writing { chunks: Vec<Vec<u8>>, total_bytes: u64, limit_bytes: u64 },
     /// In `restore`: what is read from, and the place of the next byte.
     Reading { snapshot: Arc<Snapshot>, chunk: usize, offset: usize },
 }
 
 impl bindings::lifeboat::vm::state::Host for StoreData {
     fn write(&mut self, chunk: Vec<u8>) -> wasmtime::Result<()> {
-        let StateStream::Writing(chunks, total_bytes) = &mut self.state else {
+        let StateStream::Writing { chunks, total_bytes, limit_bytes } = &mut self.state else {
             return Err(Stop::trap("the guest called state.write outside of snapshot".into()));
         };
         if chunk.len() > CHUNK_BYTES_MAX {
@@ -456,12 +528,17 @@ impl bindings::lifeboat::vm::state::Host for StoreData {
             )));
         }
         *total_bytes += chunk.len() as u64;
-        if *total_bytes > STATE_BYTES_MAX {
-            return Err(Stop::trap(format!("the guest exported over {STATE_BYTES_MAX} bytes of state, the limit")));
+        if *total_bytes > *limit_bytes {
+            return Err(Stop::trap(format!("the guest exported over {limit_bytes} bytes of state, the limit")));
         }
         self.wasi.owed_fuel += chunk.len() as u64 / 16;
-        if !chunk.is_empty() {
-            chunks.push(chunk.into());
+        // Small chunks are put together: a guest that writes byte by byte costs the host bytes, not allocations.
+        match chunks.last_mut() {
+            Some(last) if chunk.len() < SMALL_CHUNK_BYTES && last.len() + chunk.len() <= CHUNK_BYTES_MAX => {
+                last.extend_from_slice(&chunk);
+            }
+            _ if chunk.is_empty() => {}
+            _ => chunks.push(chunk),
         }
         Ok(())
     }

@@ -18,6 +18,7 @@ use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use wasmtime::Result;
@@ -35,7 +36,17 @@ use wasmtime_wasi_io::streams::{
 pub(crate) const LOG_BYTES_PER_CALL_MAX: usize = 16 * 1024;
 
 /// The most random bytes that a guest may ask for at once.
-pub(crate) const RANDOM_BYTES_PER_CALL_MAX: u64 = 1024 * 1024;
+pub(crate) const RANDOM_BYTES_PER_CALL_MAX: u64 = 64 * 1024;
+
+/// The most bytes that a guest may write to standard output or error at once.
+pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
+
+/// The most pollables that a guest may poll at once. Like the two bounds above it keeps the work of one host call short:
+/// a guest does not give way in one.
+pub(crate) const POLLABLES_MAX: usize = 1_000;
+
+/// Fuel for each pollable of a poll.
+const FUEL_PER_POLLABLE: u64 = 20;
 
 /// What happens in the store right now: decides the random numbers that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -98,8 +109,10 @@ pub(crate) struct Wasi {
     /// The time at which each pollable that is a timer is due, by the pollable's number in `table`.
     timers: HashMap<u32, u64>,
     log: Arc<Mutex<LogBuffer>>,
-    /// Fuel for bytes that were copied for the guest since the host last collected it.
+    /// Fuel for what was done for the guest since the host last collected it.
     pub(crate) owed_fuel: u64,
+    /// The same for bytes that it wrote to its log.
+    owed_log_fuel: Arc<AtomicU64>,
 }
 
 impl HasData for Wasi {
@@ -123,6 +136,7 @@ impl Wasi {
             timers: HashMap::new(),
             log: Arc::default(),
             owed_fuel: 0,
+            owed_log_fuel: Arc::default(),
         }
     }
 
@@ -135,6 +149,15 @@ impl Wasi {
         self.now_ns = now_ns;
         self.sleep_left = deadline;
         self.deadline = deadline.unwrap_or(Duration::MAX);
+    }
+
+    /// Takes the fuel that the guest owes for what was done for it.
+    pub(crate) fn take_owed_fuel(&mut self) -> u64 {
+        let mut fuel = std::mem::take(&mut self.owed_fuel);
+        if self.owed_log_fuel.load(Ordering::Relaxed) > 0 {
+            fuel = fuel.saturating_add(self.owed_log_fuel.swap(0, Ordering::Relaxed));
+        }
+        fuel
     }
 
     /// Takes the lines that the guest wrote since the last time.
@@ -198,6 +221,13 @@ impl Pollable for Timer {
 /// clock moves to the earliest of them.
 impl io::poll::Host for Wasi {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
+        if pollables.len() > POLLABLES_MAX {
+            return Err(Stop::trap(format!(
+                "the guest polled {} pollables at once, the limit is {POLLABLES_MAX}",
+                pollables.len()
+            )));
+        }
+        self.owed_fuel += FUEL_PER_POLLABLE * pollables.len() as u64;
         let mut ready = Vec::new();
         let mut others = Vec::new();
         let mut other_indices = Vec::new();
@@ -346,7 +376,8 @@ impl cli::stdin::Host for Wasi {
 
 impl cli::stdout::Host for Wasi {
     fn get_stdout(&mut self) -> Result<Resource<DynOutputStream>> {
-        let stream: DynOutputStream = Box::new(LogStream(Arc::clone(&self.log)));
+        let stream: DynOutputStream =
+            Box::new(LogStream { buffer: Arc::clone(&self.log), owed_fuel: Arc::clone(&self.owed_log_fuel) });
         Ok(self.table.push(stream)?)
     }
 }
@@ -404,7 +435,11 @@ impl InputStream for Closed {
 }
 
 /// Standard output and error: always ready, and cut off at [`LOG_BYTES_PER_CALL_MAX`].
-struct LogStream(Arc<Mutex<LogBuffer>>);
+struct LogStream {
+    buffer: Arc<Mutex<LogBuffer>>,
+    /// One for each byte.
+    owed_fuel: Arc<AtomicU64>,
+}
 
 #[async_trait]
 impl Pollable for LogStream {
@@ -414,7 +449,11 @@ impl Pollable for LogStream {
 #[async_trait]
 impl OutputStream for LogStream {
     fn write(&mut self, bytes: Bytes) -> StreamResult<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
+        if bytes.len() > WRITE_BYTES_MAX {
+            return Err(StreamError::trap("the guest wrote more to its log than the stream was ready to take"));
+        }
+        self.owed_fuel.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+        self.buffer.lock().unwrap_or_else(PoisonError::into_inner).write(&bytes);
         Ok(())
     }
 
@@ -423,7 +462,7 @@ impl OutputStream for LogStream {
     }
 
     fn check_write(&mut self) -> StreamResult<usize> {
-        Ok(64 * 1024)
+        Ok(WRITE_BYTES_MAX)
     }
 }
 

@@ -1,7 +1,7 @@
 ;; count.wat, but execute uses WASI preview 1 for these bodies: `time` answers the clock in decimal, `sleep` sleeps for
 ;; a second and answers the clock, `nap` sleeps until a second past 1970 and answers the clock, `random` answers a random
 ;; number in decimal, `log` writes "hello" and a line feed to standard output, `exit` exits with 3. They count nothing.
-;; `boom` traps.
+;; `boom` traps, `flood` asks for 64 KiB of random numbers for ever.
 (module
   (import "lifeboat:vm/state@0.1.0" "write" (func $write (param $chunk i32) (param $length i32)))
   (import "lifeboat:vm/state@0.1.0" "read" (func $read (param $max i32) (param $answer i32)))
@@ -10,7 +10,7 @@
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
-  (memory (export "memory") 1)
+  (memory (export "memory") 5)
   ;; 256 a number from WASI, 272 an io vector, 320 a subscription, 384 an event.
   (data (i32.const 192) "time")
   (data (i32.const 196) "sleep")
@@ -19,11 +19,12 @@
   (data (i32.const 210) "log")
   (data (i32.const 213) "exit")
   (data (i32.const 217) "boom")
+  (data (i32.const 232) "flood")
   (data (i32.const 224) "hello\0a")
-  ;; 16 answer of an export or of `read`, 32 state, 64..96 digits, 128 texts, from 1024 the heap.
+  ;; 16 answer of an export or of `read`, 32 state, 64..96 digits, 128 texts, 65536 what `flood` fills, from 262144 the heap.
   (data (i32.const 128) "refuse")
   (data (i32.const 144) "refused on request")
-  (global $heap (mut i32) (i32.const 1024))
+  (global $heap (mut i32) (i32.const 262144))
   (global $count (mut i64) (i64.const 0))
 
   ;; Tells whether a body is the word at $word.
@@ -77,7 +78,6 @@
 
   (func (export "lifeboat:vm/workload@0.1.0#execute")
     (param i32 i32 i32 i32 i64 i64) (param $body i32) (param $length i32) (result i32)
-    (global.set $heap (i32.const 1024))
     (if (call $is (local.get $body) (local.get $length) (i32.const 128) (i32.const 6))
       (then (return (call $answer (i32.const 1) (i32.const 144) (i32.const 18)))))
     (if (call $is (local.get $body) (local.get $length) (i32.const 192) (i32.const 4))
@@ -99,12 +99,13 @@
     (if (call $is (local.get $body) (local.get $length) (i32.const 213) (i32.const 4))
       (then (call $proc_exit (i32.const 3)) unreachable))
     (if (call $is (local.get $body) (local.get $length) (i32.const 217) (i32.const 4)) (then unreachable))
+    (if (call $is (local.get $body) (local.get $length) (i32.const 232) (i32.const 5))
+      (then (loop $again (drop (call $random (i32.const 65536) (i32.const 65536))) (br $again))))
     (global.set $count (i64.add (global.get $count) (i64.const 1)))
     (call $answer_count))
 
   (func (export "lifeboat:vm/workload@0.1.0#query")
     (param i32 i32 i32 i32 i64 i64) (param $body i32) (param $length i32) (result i32)
-    (global.set $heap (i32.const 1024))
     (call $answer_count))
 
   (func (export "lifeboat:vm/workload@0.1.0#state-version") (result i32) (i32.const 1))
@@ -126,7 +127,7 @@
     (global.set $count (i64.load (i32.const 32)))
     (call $answer (i32.const 0) (i32.const 0) (i32.const 0)))
 
-  ;; A bump allocator that the next execute or query takes back.
+  ;; A bump allocator that takes nothing back: the adapter keeps what it was given.
   (func (export "cabi_realloc")
     (param $old i32) (param $old_length i32) (param $align i32) (param $length i32) (result i32)
     (local $start i32)

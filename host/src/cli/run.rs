@@ -304,7 +304,12 @@ fn random() -> anyhow::Result<[u8; 32]> {
 fn service_name(workload: &Path) -> anyhow::Result<Name> {
     let stem = workload.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
-    let text: String = stem.chars().map(allowed).take(lifeboat::name::NAME_BYTES_MAX).collect();
+    let text: String = stem
+        .chars()
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .map(allowed)
+        .take(lifeboat::name::NAME_BYTES_MAX)
+        .collect();
     Name::new(&text).map_err(|error| UsageError(error).into())
 }
 

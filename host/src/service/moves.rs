@@ -17,6 +17,7 @@ use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Cause, Denial};
 use crate::vm::{Allowance, Attempt, Instance, MoveError};
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -42,7 +43,7 @@ impl Service {
         self.counts.rollbacks += 1;
         self.bring_back().await?;
         let is_worth_a_snapshot = self.replayed_fuel > self.snapshot_fuel.max(INSTANTIATE_OVERHEAD_FUEL);
-        if is_worth_a_snapshot && self.unmovable_backoff.is_over(self.last_sequence) {
+        if is_worth_a_snapshot && self.unmovable_backoff.is_over(self.requests) {
             self.take_snapshot().await?;
         }
         Ok(())
@@ -53,20 +54,21 @@ impl Service {
     async fn bring_back(&mut self) -> Result<u64, Stopped> {
         match self.rehydrate_tail().await {
             Ok(replayed_transactions) => Ok(replayed_transactions),
-            Err(reason) => Err(self.stop(format!("its state could not be brought back: {reason}"))),
+            Err(error) => {
+                let reason = format!("its state could not be brought back: {error}");
+                Err(if error.is_transient() { Stopped(reason) } else { self.stop(reason) })
+            }
         }
     }
 
     /// Rehydrates from the last good snapshot and the tail after it, and goes on in the fresh store; on an error in
     /// the old one. Returns how many transactions were replayed.
-    async fn rehydrate_tail(&mut self) -> Result<u64, String> {
-        let tail = self.journal.tail(self.snapshot.sequence()).map_err(|error| error.to_string())?;
+    async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
+        let tail = self.journal.tail(self.snapshot.sequence())?;
         let permit = self.surroundings.fleet.maintenance_store().await;
         let maintenance = self.surroundings.maintenance;
         let Rehydrated { instance, replayed_transactions, fuel_used } =
-            rehydrate(&self.program, self.secret, &self.snapshot, &tail, maintenance)
-                .await
-                .map_err(|error| error.to_string())?;
+            rehydrate(&self.program, self.secret, &self.snapshot, &tail, maintenance).await?;
         self.adopt(instance, permit);
         self.counts.replayed_transactions += replayed_transactions;
         self.counts.fuel_maintenance += fuel_used;
@@ -95,7 +97,11 @@ impl Service {
         self.vm.instance.take_log();
         let (snapshot, export_fuel) = match exported {
             Ok((snapshot, fuel)) => (Arc::new(snapshot), fuel),
-            Err(error) => return self.not_moved(error).await,
+            Err(error) => {
+                // A rehydrate that may follow takes one of its own.
+                drop(permit);
+                return self.not_moved(error).await;
+            }
         };
         self.counts.fuel_maintenance += export_fuel;
         let restored = restore(&self.program, self.secret, &snapshot, maintenance).await;
@@ -107,11 +113,14 @@ impl Service {
                 self.journal.forget_tail(snapshot.sequence());
                 self.snapshot = snapshot;
                 self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
-                (self.tail_fuel, self.tail_body_bytes, self.replayed_fuel) = (0, 0, 0);
+                (self.tail_fuel, self.replayed_fuel) = (0, 0);
                 self.moved();
                 Ok(Moved::Fresh)
             }
-            Err(error) => self.not_moved(error).await,
+            Err(error) => {
+                drop(permit);
+                self.not_moved(error).await
+            }
         }
     }
 
@@ -134,7 +143,7 @@ impl Service {
     }
 
     async fn not_moved(&mut self, error: MoveError) -> Result<Moved, Stopped> {
-        self.unmovable_backoff.fail(self.last_sequence);
+        self.unmovable_backoff.fail(self.requests);
         let reason = error.to_string();
         if self.unmovable.as_ref() != Some(&reason) {
             self.unmovable = Some(reason.clone());
@@ -163,7 +172,7 @@ impl Service {
     pub(super) async fn fail_over(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
         let start = Instant::now();
         let moved =
-            if self.unmovable_backoff.is_over(self.last_sequence) { self.take_snapshot().await? } else { Moved::Not };
+            if self.unmovable_backoff.is_over(self.requests) { self.take_snapshot().await? } else { Moved::Not };
         let replayed_transactions = match moved {
             Moved::Fresh => 0,
             // What cannot be exported cannot be compacted. It is unmovable, and said so.
@@ -172,8 +181,8 @@ impl Service {
             Moved::Not => match self.rehydrate_tail().await {
                 Ok(replayed_transactions) => replayed_transactions,
                 // The old store is as good as it was: it serves until its tank is empty.
-                Err(reason) => {
-                    self.degrade(cause, format!("no fresh VM could be brought into its state: {reason}"));
+                Err(error) => {
+                    self.degrade(cause, format!("no fresh VM could be brought into its state: {error}"));
                     return Ok(());
                 }
             },
@@ -181,9 +190,7 @@ impl Service {
         let memory_used_bytes = self.vm.instance.memory_bytes();
         let fleet = &self.surroundings.fleet;
         let decision =
-            self.policy.decide(cause, &self.vm.size, memory_used_bytes, self.failovers_without_progress, |size| {
-                fleet.has_room(&self.vm.lease, size)
-            });
+            self.policy.decide(cause, &self.vm.size, memory_used_bytes, |size| fleet.has_room(&self.vm.lease, size));
         match decision {
             Decision::Move(size) => match self.promote(cause, size, replayed_transactions, start.elapsed()) {
                 Ok(()) => self.recover(),
@@ -220,7 +227,6 @@ impl Service {
         self.vm.meter = Meter::new(size.fuel, size.memory_bytes, self.vm.instance.memory_bytes());
         self.vm.size = size;
         self.query_fuel_used = 0;
-        self.failovers_without_progress += 1;
         let failover = Failover {
             cause,
             from,
@@ -241,8 +247,8 @@ impl Service {
 
     fn degrade(&mut self, cause: FailoverCause, reason: String) {
         match cause {
-            FailoverCause::Cpu => self.cpu_backoff.fail(self.last_sequence),
-            FailoverCause::Memory => self.memory_backoff.fail(self.last_sequence),
+            FailoverCause::Cpu => self.cpu_backoff.fail(self.requests),
+            FailoverCause::Memory => self.memory_backoff.fail(self.requests),
             FailoverCause::Forced => {}
         }
         if self.degraded.as_ref() != Some(&reason) {
@@ -275,34 +281,19 @@ impl Service {
         self.fail_sla(resource, exhausted_usage(self, &attempt), &work.id);
         let had_full_tank = self.vm.meter.cpu.used == 0;
         let memory_before_bytes = self.vm.meter.memory.used;
-        let mut replayed = self.counts.replayed_transactions;
+        let replayed_before = self.counts.replayed_transactions;
         if let Err(stopped) = self.roll_back().await {
             return Err(denied(self, stopped));
         }
-        let mut candidates: Vec<Arc<Size>> = Vec::new();
-        match resource {
-            Resource::Cpu if !had_full_tank => candidates.push(Arc::clone(&self.vm.size)),
-            Resource::Cpu => {}
-            Resource::Memory => {
-                let is_compact = self.snapshot.sequence() == self.last_sequence;
-                if !is_compact
-                    && self.unmovable_backoff.is_over(self.last_sequence)
-                    && let Err(stopped) = self.take_snapshot().await
-                {
-                    return Err(denied(self, stopped));
-                }
-                if self.vm.instance.memory_bytes() < memory_before_bytes {
-                    candidates.push(Arc::clone(&self.vm.size));
-                }
-                let fleet = &self.surroundings.fleet;
-                let larger = self.policy.larger(&self.vm.size);
-                candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
-            }
-        }
-        replayed = self.counts.replayed_transactions - replayed;
-
+        let mut exhausted = resource;
         let mut last = attempt;
-        for size in candidates {
+        let mut candidates = VecDeque::new();
+        match exhausted {
+            Resource::Cpu if had_full_tank => {}
+            Resource::Cpu => candidates.push_back(Arc::clone(&self.vm.size)),
+            Resource::Memory => candidates.extend(self.memory_candidates(memory_before_bytes).await?),
+        }
+        while let Some(size) = candidates.pop_front() {
             if self.vm.instance.is_dead()
                 && let Err(stopped) = self.roll_back().await
             {
@@ -311,23 +302,60 @@ impl Service {
             self.counts.fuel_rolled_back += last.fuel_used;
             // What follows is work again: the service stood still until here.
             let pause = start.elapsed();
+            let replayed = self.counts.replayed_transactions - replayed_before;
             last = self.attempt(work, size.fuel, &size).await;
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
-                    let Err(no_room) = self.promote(resource.into(), size, replayed, pause) else { return Ok(last) };
-                    // It was kept on resources that the service does not get: undo it.
-                    self.counts.fuel_rolled_back += last.fuel_used;
-                    if let Err(stopped) = self.roll_back().await {
-                        return Err(denied(self, stopped));
+                    if let Err(no_room) = self.promote(exhausted.into(), size, replayed, pause) {
+                        // It was kept on resources that the service does not get: undo it.
+                        self.counts.fuel_rolled_back += last.fuel_used;
+                        if let Err(stopped) = self.roll_back().await {
+                            return Err(denied(self, stopped));
+                        }
+                        return Err(self.degraded_denial(no_room.to_string()));
                     }
-                    return Err(self.degraded_denial(no_room.to_string()));
+                    if self.policy.has_headroom(self.vm.instance.memory_bytes(), &self.vm.size) {
+                        self.recover();
+                    }
+                    return Ok(last);
                 }
-                Answer::Failed(cause) if cause.exhausted() == Some(resource) => {}
-                Answer::Failed(_) => return Ok(last),
+                Answer::Failed(cause) => match cause.exhausted() {
+                    // A full tank took it further, to the end of memory.
+                    Some(Resource::Memory) if exhausted == Resource::Cpu => {
+                        exhausted = Resource::Memory;
+                        if let Err(stopped) = self.roll_back().await {
+                            return Err(denied(self, stopped));
+                        }
+                        candidates.extend(self.memory_candidates(memory_before_bytes).await?);
+                    }
+                    Some(again) if again == exhausted => {}
+                    _ => break,
+                },
             }
         }
-        self.emit(Event::NotCured { vm: self.vm.id.clone(), resource, transaction: work.id.clone() });
+        self.emit(Event::NotCured { vm: self.vm.id.clone(), resource: exhausted, transaction: work.id.clone() });
         Ok(last)
+    }
+
+    /// Where a transaction that exhausted memory may have enough: the same size if compaction brings the level below
+    /// `memory_before_bytes`, and each larger size that there is room for. Leaves the store compacted, if that can be.
+    async fn memory_candidates(&mut self, memory_before_bytes: u64) -> Result<Vec<Arc<Size>>, Denial> {
+        // A store that was restored and has replayed nothing is compact already.
+        let is_compact = self.tail_fuel == 0;
+        if !is_compact
+            && self.unmovable_backoff.is_over(self.requests)
+            && let Err(Stopped(reason)) = self.take_snapshot().await
+        {
+            return Err(Denial::Stopped { service: self.name.clone(), reason });
+        }
+        let mut candidates = Vec::new();
+        if self.vm.instance.memory_bytes() < memory_before_bytes {
+            candidates.push(Arc::clone(&self.vm.size));
+        }
+        let fleet = &self.surroundings.fleet;
+        let larger = self.policy.larger(&self.vm.size);
+        candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
+        Ok(candidates)
     }
 }
 
@@ -340,7 +368,7 @@ async fn restore(
 ) -> Result<Rehydrated, MoveError> {
     rehydrate(program, secret, snapshot, &[], maintenance).await.map_err(|error| match error {
         RehydrateError::Move(error) => error,
-        RehydrateError::Diverged { .. } => unreachable!("nothing is replayed"),
+        RehydrateError::Diverged { .. } | RehydrateError::Journal(_) => unreachable!("nothing is replayed"),
     })
 }
 
