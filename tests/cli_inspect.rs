@@ -254,6 +254,15 @@ fn more_than_a_vm_may_hold_is_refused() {
 }
 
 #[test]
+fn a_workload_that_begins_large_is_shown_with_the_sizes_that_hold_it() {
+    let folder = Folder::new();
+    // 70 MiB.
+    let file =
+        folder.file("large.wat", with(&count(), "(memory (export \"memory\") 1)", "(memory (export \"memory\") 1120)"));
+    assert_eq!(inspected(file)["fits_sizes"], json!(["large", "huge"]));
+}
+
+#[test]
 fn initial_memory_above_every_size_fits_none_and_does_not_run() {
     let folder = Folder::new();
     let text = with(&count(), "(memory (export \"memory\") 1)", "(memory (export \"memory\") 300)");

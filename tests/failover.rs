@@ -567,3 +567,21 @@ async fn a_size_that_no_slot_holds_is_refused() {
     let refused = rig.try_start("tally", "count.wat", &sizes, |_| {}).await;
     assert!(matches!(&refused, Err(LaunchError::SizeTooLarge { size, .. }) if size == "giant"), "{refused:?}");
 }
+
+#[tokio::test]
+async fn a_guest_with_as_many_tables_as_the_loader_takes_can_be_rolled_back_beside_another() {
+    let rig = Rig::with(|config| config.machines = Machine::pair(1, 64 * MIB));
+    let text = String::from_utf8(guest_bytes("panic-execute.wat")).expect("text");
+    // The component that the loader makes of it has one of its own.
+    let tables = "(table 1 funcref) ".repeat(31);
+    let guest = text.replace("(global $heap", &format!("{tables}\n  (global $heap"));
+    assert_ne!(guest, text);
+    for service in ["one", "two"] {
+        rig.start_bytes(service, guest.as_bytes(), &[size("s", 50_000_000, 8 * MIB)]).await;
+    }
+    for service in ["one", "two"] {
+        assert_eq!(ok(&rig.send(service, "x").await), "1");
+        assert!(cause(&rig.send(service, "boom").await).contains("unreachable"));
+        assert_eq!(ok(&rig.send(service, "x").await), "2");
+    }
+}
