@@ -45,7 +45,7 @@ pub(crate) use bindings::VmPre;
 use bindings::exports::lifeboat::vm::workload::Context;
 
 /// A guest gives way to others after burning this much fuel, some tens of microseconds. To give way takes about one:
-/// at a tenth of this interval, that alone would slow a guest down by a third.
+/// at a tenth of this interval, that alone would slow a guest down by a quarter.
 pub const FUEL_YIELD_INTERVAL: u64 = 100_000;
 
 /// Fuel charged for each entry into the host, which burns none by itself: a call of a host function, growth of a memory

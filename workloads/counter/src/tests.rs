@@ -33,7 +33,7 @@ fn anything_else_is_refused_and_changes_nothing() {
 }
 
 #[test]
-#[should_panic(expected = "overflow")]
+#[should_panic(expected = "within 64 bits")]
 fn overflow_panics() {
     let _ = run(&mut Counter { total: i64::MAX }, r#"{"add":1}"#);
 }

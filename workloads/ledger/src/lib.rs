@@ -20,6 +20,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use lifeboat_guest::prelude::*;
+use serde::Serializer;
 
 /// The longest account name, in bytes.
 pub const NAME_MAX_BYTES: usize = 64;
@@ -30,7 +31,14 @@ pub struct Ledger {
     /// Deposits less withdrawals. No balance exceeds it, so a transfer cannot overflow.
     total: u64,
     /// `Box<str>` has no spare capacity: a third less than `String` for short names.
+    #[serde(serialize_with = "from_the_last")]
     balances: BTreeMap<Box<str>, u64>,
+}
+
+/// Writes the last account first. A restore inserts them in that order, and an insertion before all others compares
+/// one name in each node of the map, where one behind all others compares every name: ten times the work in all.
+fn from_the_last<S: Serializer>(balances: &BTreeMap<Box<str>, u64>, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(balances.iter().rev())
 }
 
 /// A change of balances.
