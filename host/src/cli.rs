@@ -5,8 +5,9 @@ mod run;
 mod simulate;
 
 use clap::{Parser, Subcommand};
-use lifeboat::engine::EngineError;
+use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
 use lifeboat::service::LaunchError;
+use lifeboat::size::{Bytes, parse_bytes};
 use lifeboat::workload::{LoadError, LoadLimits, MODULE_BYTES_MAX, Workload};
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -33,7 +34,7 @@ Exit codes:
   0  all is well
   1  some transaction was refused, failed or denied; simulate: one was lost or duplicated
   2  the command line, or a file that it names, is wrong
-  3  the workload was refused by the loader
+  3  the workload was refused by the loader, or cannot be read
   4  the host failed";
 
 /// Runs stateful WebAssembly programs in metered virtual machines and fails them over at 98 % with nothing lost.
@@ -92,6 +93,15 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         }
     };
     ExitCode::from(code)
+}
+
+/// Takes `text` as the linear memory of a VM.
+pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
+    let bytes = parse_bytes(text)?;
+    if bytes > MEMORY_BYTES_MAX {
+        return Err(format!("'{text}' is too much: a VM has {} at most", Bytes(MEMORY_BYTES_MAX)));
+    }
+    Ok(bytes)
 }
 
 /// Reads and validates the workload in `file`, of which no more is read than the loader would take.

@@ -23,6 +23,9 @@ pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 /// What a pool slot offers beyond the largest size: room for a snapshot or a restore.
 pub const MAINTENANCE_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
 
+/// The most linear memory that a size may have: what a 32-bit guest can address, less the headroom.
+pub const MEMORY_BYTES_MAX: u64 = (4 << 30) - MAINTENANCE_HEADROOM_BYTES;
+
 /// How many stores an engine can hold at once, and how large they can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {

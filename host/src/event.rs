@@ -168,7 +168,7 @@ impl fmt::Display for Event {
             ),
             Self::Failover(failover) => write!(
                 f,
-                "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms)",
+                "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms){}",
                 failover.from,
                 failover.from_machine,
                 failover.to,
@@ -176,6 +176,7 @@ impl fmt::Display for Event {
                 Bytes(failover.snapshot_bytes),
                 grouped(failover.replayed_transactions),
                 failover.pause.as_secs_f64() * 1e3,
+                if failover.cause == FailoverCause::Forced { " forced by an operator" } else { "" },
             ),
             Self::Degraded { vm, reason } => write!(f, "Degraded: {vm} stays and serves up to its limits: {reason}"),
             Self::Recovered { vm } => write!(f, "Recovered: {vm} is no longer degraded"),
@@ -186,7 +187,7 @@ impl fmt::Display for Event {
             Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
             Self::NotCured { vm, resource, transaction } => write!(
                 f,
-                "No failover: {vm} was rolled back: transaction '{transaction}' exhausts its {resource} on a fresh VM too",
+                "No failover: {vm} was rolled back: transaction '{transaction}' exhausted its {resource}, and no fresh VM that it may have can keep it",
                 transaction = Printable(transaction)
             ),
             Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),

@@ -187,6 +187,9 @@ struct Stage<'a> {
     largest_memory_bytes: u64,
 }
 
+/// Causes of failures and denials that a report tells apart for a service.
+const CAUSES_MAX: usize = 20;
+
 /// What is known of one service, from the answers to its clients, its events and its meters.
 #[derive(Default)]
 struct Tally {
@@ -197,7 +200,7 @@ struct Tally {
     failovers: Failovers,
     pauses: Vec<Duration>,
     peaks: Peaks,
-    failures: BTreeMap<String, u64>,
+    failures: BTreeMap<(Outcome, String), u64>,
     acknowledged: Vec<ClientRecord>,
     queries: Vec<ClientRecord>,
     queries_unanswered: u64,
@@ -315,14 +318,17 @@ impl<'a> Stage<'a> {
                 tally.outcomes.count(reply.answer.outcome());
                 tally.repeated += u64::from(reply.is_repeated);
                 match &reply.answer {
-                    Answer::Failed(cause) => *tally.failures.entry(cause.to_string()).or_default() += 1,
+                    Answer::Failed(cause) => tally.fail(Outcome::Failed, cause.to_string()),
                     Answer::Ok(_) | Answer::Refused(_) => {
                         let user = self.scenario.users[user].name.clone();
                         tally.acknowledged.push(client_record(user, body, reply));
                     }
                 }
             }
-            Err(_) => tally.outcomes.count(Outcome::Denied),
+            Err(denial) => {
+                tally.outcomes.count(Outcome::Denied);
+                tally.fail(Outcome::Denied, denial.to_string());
+            }
         }
     }
 
@@ -335,7 +341,7 @@ impl<'a> Stage<'a> {
                 let request = Request { id: Some(format!("query-{index}")), body: body.clone(), kind: Kind::Query };
                 let answered = self.host.request(self.operator.reveal(), &plan.name, request).await;
                 match answered {
-                    Ok(reply) if reply.answer.is_kept() => {
+                    Ok(reply) if matches!(reply.answer, Answer::Ok(_)) => {
                         let record = client_record(operator.clone(), body, reply);
                         self.tallies[service].queries.push(record);
                     }
@@ -490,9 +496,20 @@ fn stopped(service: &Name, reason: &str) -> Finding {
 }
 
 impl Tally {
+    /// Counts why a request was not kept. Causes that name something different each time (an id) are not that many:
+    /// a bound holds all the same.
+    fn fail(&mut self, outcome: Outcome, cause: String) {
+        let is_known = self.failures.contains_key(&(outcome, cause.clone()));
+        let cause = if is_known || self.failures.len() < CAUSES_MAX { cause } else { "other causes".into() };
+        *self.failures.entry((outcome, cause)).or_default() += 1;
+    }
+
     fn report(self, plan: &ServicePlan, status: Status, reconciled: &Reconciled) -> ServiceReport {
-        let mut failures: Vec<Failure> =
-            self.failures.into_iter().map(|(cause, transactions)| Failure { cause, transactions }).collect();
+        let mut failures: Vec<Failure> = self
+            .failures
+            .into_iter()
+            .map(|((outcome, cause), transactions)| Failure { outcome, cause, transactions })
+            .collect();
         failures.sort_by_key(|failure| std::cmp::Reverse(failure.transactions));
         ServiceReport {
             name: plan.name.clone(),

@@ -125,7 +125,7 @@ pub(crate) mod byte_size {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[derive(Deserialize)]
-    #[serde(untagged)]
+    #[serde(untagged, expecting = "a number of bytes, or a text such as \"64MiB\"")]
     enum NumberOrText {
         Number(u64),
         Text(String),

@@ -15,7 +15,7 @@ use crate::engine::Program;
 use crate::fleet::Lease;
 use crate::meter::Meter;
 use crate::rehydrate::shortened;
-use crate::size::Size;
+use crate::size::{Size, grouped};
 use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
 use crate::transaction::{Answer, Cause, Sequence, VmId};
 use crate::wasi::{Phase, Wasi};
@@ -163,7 +163,13 @@ impl Instance {
         let instantiated = within(&mut timer, allowance.deadline, program.pre().instantiate_async(&mut store)).await;
         match instantiated {
             Ok(vm) => Ok(Self { store, vm, timer, is_dead: false }),
-            Err(error) => Err(MoveError::Instantiate(cause_of(&error, allowance))),
+            Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
+                Cause::Fuel { limit_fuel } => {
+                    let message = format!("its start function did not end within {} fuel", grouped(limit_fuel));
+                    Cause::Trap { message }
+                }
+                cause => cause,
+            })),
         }
     }
 

@@ -1,10 +1,10 @@
 //! `lifeboat inspect`: what the loader finds in a workload.
 
-use super::{exit, is_pipe_open, load_workload};
+use super::{exit, is_pipe_open, load_workload, parse_memory};
 use clap::Args;
 use lifeboat::engine::{Engine, PoolLimits};
 use lifeboat::failover::{HEADROOM_POINTS, THRESHOLD_DEFAULT};
-use lifeboat::size::{Bytes, Size, grouped, parse_bytes};
+use lifeboat::size::{Bytes, Size, grouped};
 use lifeboat::workload::{Form, Wasi, Workload};
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// Also check that a VM with this much linear memory could hold the workload [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
     memory: Option<u64>,
     /// Print one JSON object instead of lines
     #[arg(long)]

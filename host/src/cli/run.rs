@@ -3,7 +3,7 @@
 mod lines;
 mod reply;
 
-use super::{UsageError, exit, is_pipe_open, load_workload};
+use super::{UsageError, exit, is_pipe_open, load_workload, parse_memory};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{Grant, Token};
@@ -15,7 +15,7 @@ use lifeboat::host::{Host, HostConfig};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, ServiceSpec, Status};
-use lifeboat::size::{Bytes, Size, grouped, parse_bytes};
+use lifeboat::size::{Bytes, Size, grouped};
 use lifeboat::transaction::{BODY_BYTES_MAX, Outcome, Reply};
 use lines::{Line, Lines};
 use std::collections::{BTreeMap, HashMap, VecDeque};
@@ -39,17 +39,17 @@ pub(crate) struct Run {
     /// Read transactions from FILE instead of standard input
     #[arg(long, value_name = "FILE")]
     transactions: Option<PathBuf>,
-    /// Lines are JSON objects that carry an id, a user and a body
+    /// Lines are JSON objects that carry an id, a user and a body; any user that a line names is let in
     #[arg(long)]
     envelope: bool,
     /// The size of the first VM
     #[arg(long, value_name = "NAME", default_value = "small")]
     size: String,
     /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
-    #[arg(long, value_name = "N", value_parser = parse_fuel)]
+    #[arg(long, value_name = "N", value_parser = parse_fuel, allow_negative_numbers = true)]
     fuel: Option<u64>,
     /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = parse_bytes)]
+    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
     memory: Option<u64>,
     /// Utilisation at which a resource fails its SLA [percent, 20 to 100]
     #[arg(long, value_name = "PCT", default_value_t = THRESHOLD_DEFAULT, value_parser = parse_threshold)]
@@ -179,14 +179,16 @@ impl Run {
         Ok(sizes.into_iter().map(Arc::new).collect())
     }
 
+    fn unreadable(&self, error: &io::Error) -> UsageError {
+        let name = self.transactions.as_ref().map_or("standard input".into(), |path| path.display().to_string());
+        UsageError(format!("{}: cannot be read: {error}; name a file of transactions", name.escape_debug()))
+    }
+
     fn input(&self) -> anyhow::Result<Lines> {
         let line_bytes_max = if self.envelope { lines::ENVELOPE_BYTES_MAX } else { BODY_BYTES_MAX };
         match &self.transactions {
             Some(path) => {
-                let file = File::open(path).map_err(|error| {
-                    let name = path.display().to_string();
-                    UsageError(format!("{}: cannot be read: {error}; name a file of transactions", name.escape_debug()))
-                })?;
+                let file = File::open(path).map_err(|error| self.unreadable(&error))?;
                 Ok(Lines::read(file, line_bytes_max))
             }
             None => {
@@ -221,19 +223,19 @@ impl Run {
                     *outcomes.entry(reply::outcome(&result)).or_default() += 1;
                     let written = reply::print(&mut out, id, &result, self.json)
                         .and_then(|()| if pending.is_empty() { out.flush() } else { Ok(()) });
-                    if !is_pipe_open(written)? {
+                    if !is_pipe_open(written).context("cannot write the replies")? {
                         return Ok(outcomes);
                     }
                 }
                 line = input.next(), if may_send => {
-                    match line.context("cannot read the transactions")? {
+                    match line.map_err(|error| self.unreadable(&error))? {
                         None => is_at_end = true,
                         Some(line) => pending.push_back(self.send(users, line).await?),
                     }
                 }
             }
             if is_at_end && pending.is_empty() {
-                is_pipe_open(out.flush())?;
+                is_pipe_open(out.flush()).context("cannot write the replies")?;
                 return Ok(outcomes);
             }
         }
@@ -376,10 +378,9 @@ impl Usage<'_> {
             Bytes(memory.used).to_string(),
             Bytes(memory.limit).to_string(),
         );
-        text += " ";
-        for outcome in Outcome::ALL {
-            text += &format!(" {outcome} {} ", grouped(outcomes.get(&outcome).copied().unwrap_or_default()));
-        }
+        let ended = Outcome::ALL
+            .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&outcome).copied().unwrap_or_default())));
+        text += &format!("  {}", ended.join("  "));
         text += &format!(
             "\n  snapshots {}  rollbacks {}  replayed {}\n",
             status.counts.snapshots,

@@ -197,7 +197,8 @@ impl Observer for Lines {
         for ServiceView { status, .. } in services {
             let (cpu, memory) = (status.meter.cpu.utilisation_percent(), status.meter.memory.utilisation_percent());
             let (vm, machine, size) = (&status.vm, &status.machine, &status.size);
-            text += &format!("Usage after {done}: {vm} on {machine} ({size}) cpu {cpu:.1}% memory {memory:.1}%\n");
+            text +=
+                &format!("Usage after {done} requests: {vm} on {machine} ({size}) cpu {cpu:.1}% memory {memory:.1}%\n");
         }
         let _ = io::stderr().write_all(text.as_bytes());
     }

@@ -375,9 +375,8 @@ async fn restore(
 /// The usage that an exhausted attempt reached.
 fn exhausted_usage(service: &Service, attempt: &Attempt) -> Usage {
     match &attempt.answer {
-        Answer::Failed(Cause::Memory { wanted_bytes, limit_bytes }) => {
-            Usage { used: *wanted_bytes, limit: *limit_bytes }
-        }
+        // It asked for more than there is: all of it is used, as far as the service is concerned.
+        Answer::Failed(Cause::Memory { limit_bytes, .. }) => Usage { used: *limit_bytes, limit: *limit_bytes },
         _ => {
             let cpu = service.vm.meter.cpu;
             Usage { used: cpu.used.saturating_add(attempt.fuel_used).min(cpu.limit), limit: cpu.limit }

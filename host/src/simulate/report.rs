@@ -78,7 +78,7 @@ pub struct ServiceReport {
     pub stopped: Option<String>,
     /// What it did beside.
     pub counts: Counts,
-    /// How often each cause of a failure occurred, most often first.
+    /// How often requests failed or were denied for which cause, most often first.
     pub failures: Vec<Failure>,
     /// What the clients' records were compared with.
     pub reconciliation: Reconciliation,
@@ -153,9 +153,11 @@ pub struct Peaks {
     pub memory_percent: f64,
 }
 
-/// A cause of failures.
+/// Why requests failed or were denied.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
+    /// `failed` or `denied`.
+    pub outcome: Outcome,
     /// What the clients were told.
     pub cause: String,
     /// How many were.
@@ -272,11 +274,11 @@ impl Report {
 
     fn failovers_table(&self) -> Table {
         let mut table =
-            Table::new(&["Failovers", "SLA failures", "cpu", "memory", "forced", "pause p50", "p99", "max"]);
+            Table::new(&["Failovers", "by cpu", "by memory", "forced", "pause p50", "p99", "max", "SLA failures"]);
         let row = |name: &str, sla_failures, failovers: Failovers, pauses: [String; 3]| {
             let Failovers { cpu, memory, forced } = failovers;
-            let counts = [sla_failures, cpu, memory, forced].map(grouped);
-            [name.to_owned()].into_iter().chain(counts).chain(pauses).collect()
+            let counts = [cpu, memory, forced].map(grouped);
+            [name.to_owned()].into_iter().chain(counts).chain(pauses).chain([grouped(sla_failures)]).collect()
         };
         for ServiceReport { name, sla_failures, failovers, timings, .. } in &self.services {
             let pauses = [timings.pause_p50_us, timings.pause_p99_us, timings.pause_max_us];
@@ -320,8 +322,8 @@ impl Report {
     fn write_conditions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut has_any = false;
         for ServiceReport { name, failures, degraded, unmovable, stopped, .. } in &self.services {
-            for Failure { cause, transactions } in failures {
-                writeln!(f, "{name}: {} failed: {cause}", grouped(*transactions))?;
+            for Failure { outcome, cause, transactions } in failures {
+                writeln!(f, "{name}: {} {outcome}: {cause}", grouped(*transactions))?;
                 has_any = true;
             }
             for (condition, reason) in [("degraded", degraded), ("unmovable", unmovable), ("stopped", stopped)] {
@@ -340,14 +342,20 @@ impl Report {
             let Reconciliation { records, queries, queries_unanswered, model_agrees, findings } = reconciliation;
             let unanswered = match queries_unanswered {
                 0 => String::new(),
-                unanswered => format!(" ({unanswered} unanswered)"),
+                unanswered => format!(" ({unanswered} not answered)"),
             };
             table.push(vec![
                 name.to_string(),
                 grouped(*records),
                 format!("{}{unanswered}", grouped(*queries)),
-                if *findings == 0 || *model_agrees == Some(false) { "equal" } else { "DIFFERENT" }.to_owned(),
+                match (*records + *queries, *findings == 0 || *model_agrees == Some(false)) {
+                    (0, _) => "nothing to compare",
+                    (_, true) => "equal",
+                    (_, false) => "DIFFERENT",
+                }
+                .to_owned(),
                 match model_agrees {
+                    _ if *records + *queries == 0 => "-",
                     Some(true) => "equal",
                     Some(false) => "DIFFERENT",
                     None => "-",

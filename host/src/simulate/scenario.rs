@@ -47,8 +47,8 @@ pub const SLOTS_MAX: u64 = 256;
 /// Sizes of a scenario.
 pub const SIZES_MAX: usize = 64;
 
-/// Memory of a size, in bytes: all that a 32-bit guest can address.
-pub const SIZE_MEMORY_BYTES_MAX: u64 = 4 << 30;
+/// Memory of a size, in bytes.
+pub const SIZE_MEMORY_BYTES_MAX: u64 = crate::engine::MEMORY_BYTES_MAX;
 
 /// Services of a scenario.
 pub const SERVICES_MAX: usize = 64;

@@ -91,7 +91,10 @@ type Parsed = Result<(Name, Request), (Option<String>, NotDone)>;
 pub(super) fn plain(line: Line, user: &Name) -> Parsed {
     match line.bytes {
         Ok(body) => Ok((user.clone(), Request { id: None, body: Bytes::from(body), kind: Kind::Transaction })),
-        Err(bytes) => Err((None, NotDone::Denied(Denial::BodyTooLarge { bytes, limit_bytes: BODY_BYTES_MAX }))),
+        Err(bytes) => {
+            let denial = Denial::BodyTooLarge { bytes, limit_bytes: BODY_BYTES_MAX };
+            Err((None, NotDone::Line { line: line.number, denial }))
+        }
     }
 }
 
@@ -114,8 +117,14 @@ pub(super) fn parse_envelope(line: Line, user: &Name) -> Parsed {
     let bytes = line.bytes.map_err(|bytes| {
         wrong(None, format!("it is {bytes} bytes long, the limit is {ENVELOPE_BYTES_MAX}; send less"))
     })?;
+    let shape = "write {\"id\"?, \"user\"?, \"query\"?, \"json\"|\"text\"|\"base64\"}";
+    // Serde would take an array of the same fields, too.
+    if !bytes.trim_ascii_start().starts_with(b"{") {
+        return Err(wrong(None, format!("it is not a JSON object; {shape}")));
+    }
     let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| {
-        wrong(None, format!("{error}; write {{\"id\"?, \"user\"?, \"query\"?, \"json\"|\"text\"|\"base64\"}}"))
+        // Each line is a text of its own to the parser.
+        wrong(None, format!("{}; {shape}", error.to_string().replace(" at line 1 column ", " at column ")))
     })?;
     let Envelope { id, user: named, query, json, text, base64 } = envelope;
     let body = match (json, text, base64) {
@@ -127,6 +136,9 @@ pub(super) fn parse_envelope(line: Line, user: &Name) -> Parsed {
         },
         _ => return Err(wrong(id, "it must have exactly one of \"json\", \"text\" and \"base64\"".into())),
     };
+    if id.as_ref().is_some_and(String::is_empty) {
+        return Err(wrong(None, "its id is empty; leave it out, or give each transaction one of its own".into()));
+    }
     let kind = if query { Kind::Query } else { Kind::Transaction };
     Ok((named.unwrap_or_else(|| user.clone()), Request { id, body, kind }))
 }
@@ -176,6 +188,8 @@ mod tests {
         for wrong in [
             "",
             "1",
+            "[1]",
+            r#"{"id":"","text":"a"}"#,
             "{}",
             r#"{"text":"a","json":1}"#,
             r#"{"txt":"a"}"#,

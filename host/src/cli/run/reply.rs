@@ -14,6 +14,14 @@ pub(super) enum NotDone {
     /// The host denied it.
     #[error(transparent)]
     Denied(Denial),
+    /// The host denied it before it was sent.
+    #[error("line {line}: {denial}")]
+    Line {
+        /// Which line.
+        line: u64,
+        /// Why.
+        denial: Denial,
+    },
     /// It is no envelope.
     #[error("line {line} is not an envelope: {reason}")]
     Envelope {
