@@ -3,6 +3,14 @@
 //! [`Journal`] is what a service needs of it; [`MemoryJournal`] keeps it in memory, for services that live as long as
 //! their process. A reply leaves the host only when the [`Commit`] of its record says so.
 
+pub mod commit;
+#[cfg(test)]
+mod durability;
+pub mod frame;
+pub mod reader;
+pub mod recovery;
+pub mod segments;
+
 use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};
 use crate::name::Name;

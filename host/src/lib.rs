@@ -19,6 +19,7 @@ pub mod service;
 pub mod simulate;
 pub mod size;
 pub mod snapshot;
+pub mod storage;
 pub mod transaction;
 pub mod vm;
 mod wasi;

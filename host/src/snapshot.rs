@@ -3,6 +3,8 @@
 //! Exported state, not a memory image: it compacts, survives an upgrade of the workload, and holds what the guest's
 //! author says is the state. The virtual disk will join as a section of its own.
 
+pub mod file;
+
 use crate::clock::Timestamp;
 use crate::transaction::Sequence;
 use bytes::Bytes;

@@ -1,0 +1,531 @@
+//! Group commit: one thread owns the [`Log`], and whatever arrives while it syncs becomes its next frame.
+//!
+//! Services hand in records and get a [`Ticket`] each. The writer takes all that has arrived, writes one frame,
+//! completes its tickets, and begins the next at once: no timers, so a lone client waits for one sync, and many share
+//! one.
+//!
+//! Backpressure comes before the work: a service awaits [`Committer::room`] before it executes a transaction. What it
+//! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
+//! service produced beyond its own guess.
+//!
+//! After a failure all tickets, waiting and later, get the first cause. The reader of a ticket that ends without an
+//! answer learns that the writer is gone.
+//!
+//! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
+
+use super::frame::{RecordNumber, RunKind};
+use super::reader::Reader;
+use super::recovery::{Location, Seal};
+use super::segments::{Log, LogError, Reclaimed};
+use crate::name::Name;
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+
+/// Bytes of records that wait to be written, unless configured otherwise.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a record costs in the queue beside its bytes.
+const RECORD_BYTES: usize = 128;
+
+/// What a service hands in.
+#[derive(Debug)]
+pub struct Entry {
+    /// Whose it is.
+    pub service: Name,
+    /// What it is.
+    pub change: Change,
+}
+
+/// What becomes of a service's journal.
+#[derive(Debug)]
+pub enum Change {
+    /// The next record.
+    Continue {
+        /// Its number: the one after the last.
+        number: RecordNumber,
+        /// Its bytes.
+        record: Vec<u8>,
+    },
+    /// The service begins, with a record. Whatever there was under its name does not count any more.
+    Begin {
+        /// Its number: 1, or where the service goes on.
+        number: RecordNumber,
+        /// Its bytes.
+        record: Vec<u8>,
+    },
+    /// The service was removed.
+    End,
+}
+
+/// A record was not committed.
+#[derive(Debug, Clone, Error)]
+#[non_exhaustive]
+pub enum CommitError {
+    /// The log refused it, or failed.
+    #[error(transparent)]
+    Log(#[from] LogError),
+    /// The writer was stopped before.
+    #[error("the journal was closed")]
+    Closed,
+}
+
+/// Resolves when a record can no longer be lost.
+#[derive(Debug)]
+pub struct Ticket(oneshot::Receiver<Result<Option<Location>, CommitError>>);
+
+impl Ticket {
+    /// Waits until the record is safe, and says where it is; [`Change::End`] is nowhere. Dropping the future changes
+    /// nothing about the record.
+    ///
+    /// # Errors
+    /// [`CommitError`]: after a failure of the log, whether the record is there after a restart is unknown.
+    pub async fn committed(self) -> Result<Option<Location>, CommitError> {
+        self.0.await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// The same, for a thread that may block.
+    ///
+    /// # Errors
+    /// As [`Ticket::committed`].
+    ///
+    /// # Panics
+    /// Within an asynchronous task.
+    pub fn wait(self) -> Result<Option<Location>, CommitError> {
+        self.0.blocking_recv().unwrap_or(Err(CommitError::Closed))
+    }
+}
+
+/// Room for a record in the queue, as long as it is held.
+#[derive(Debug)]
+pub struct Room(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+
+/// The door to the writer thread. Clones lead to the same one.
+#[derive(Debug, Clone)]
+pub struct Committer {
+    shared: Arc<Shared>,
+    reader: Reader,
+}
+
+/// The writer thread, which ends with [`Writer::stop`]. Dropped without, it writes what was handed in and leaves the
+/// journal unsealed.
+#[derive(Debug)]
+pub struct Writer {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<Result<Seal, CommitError>>>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    queue: Mutex<Queue>,
+    arrived: Condvar,
+    room: Arc<Semaphore>,
+    room_bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    submitted: VecDeque<Submitted>,
+    reclaims: Vec<ReclaimOrder>,
+    is_closed: bool,
+    is_sealing: bool,
+    /// Set by the writer when the log fails, or when it ends.
+    failure: Option<CommitError>,
+}
+
+#[derive(Debug)]
+struct Submitted {
+    entry: Entry,
+    answer: oneshot::Sender<Result<Option<Location>, CommitError>>,
+    room: Option<Room>,
+}
+
+#[derive(Debug)]
+struct ReclaimOrder {
+    needed: BTreeMap<Name, RecordNumber>,
+    answer: oneshot::Sender<Result<Reclaimed, CommitError>>,
+}
+
+/// Starts a writer for `log`, whose queue holds about `queue_bytes`.
+///
+/// # Errors
+/// There is no thread to be had.
+pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
+    let room_bytes = queue_bytes.clamp(RECORD_BYTES, u32::MAX as usize);
+    let shared = Arc::new(Shared {
+        queue: Mutex::new(Queue::default()),
+        arrived: Condvar::new(),
+        room: Arc::new(Semaphore::new(room_bytes)),
+        room_bytes,
+    });
+    let reader = log.reader();
+    let of_thread = Arc::clone(&shared);
+    let thread = std::thread::Builder::new().name("journal".into()).spawn(move || write(log, &of_thread))?;
+    let committer = Committer { shared: Arc::clone(&shared), reader };
+    Ok((Writer { shared, thread: Some(thread) }, committer))
+}
+
+impl Committer {
+    /// Waits until the queue has room for a record of `bytes`. One longer than the whole queue waits for all of it.
+    ///
+    /// # Errors
+    /// [`CommitError::Closed`], or the failure of the log.
+    pub async fn room(&self, bytes: usize) -> Result<Room, CommitError> {
+        let bytes = u32::try_from((bytes + RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX);
+        match Arc::clone(&self.shared.room).acquire_many_owned(bytes).await {
+            Ok(permit) => Ok(Room(permit)),
+            Err(_) => Err(self.shared.queue().failure.clone().unwrap_or(CommitError::Closed)),
+        }
+    }
+
+    /// Hands in a record. It never blocks on the disk; records of a service must be handed in in their order.
+    ///
+    /// # Errors
+    /// [`CommitError::Closed`], or the failure of the log. What the log refuses is told by the ticket.
+    pub fn submit(&self, entry: Entry, room: Option<Room>) -> Result<Ticket, CommitError> {
+        let (answer, ticket) = oneshot::channel();
+        let mut queue = self.shared.queue();
+        queue.check()?;
+        queue.submitted.push_back(Submitted { entry, answer, room });
+        drop(queue);
+        self.shared.arrived.notify_one();
+        Ok(Ticket(ticket))
+    }
+
+    /// Gives up what nobody needs, between two frames. See [`Log::reclaim`].
+    ///
+    /// # Errors
+    /// [`CommitError::Closed`], or the failure of the log.
+    pub async fn reclaim(&self, needed: BTreeMap<Name, RecordNumber>) -> Result<Reclaimed, CommitError> {
+        let (answer, reclaimed) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue();
+            queue.check()?;
+            queue.reclaims.push(ReclaimOrder { needed, answer });
+        }
+        self.shared.arrived.notify_one();
+        reclaimed.await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Reads single records.
+    #[must_use]
+    pub fn reader(&self) -> &Reader {
+        &self.reader
+    }
+}
+
+impl Writer {
+    /// Writes what was handed in, seals the journal, and ends the thread. What is handed in later is refused.
+    ///
+    /// # Errors
+    /// The failure of the log: it is not sealed.
+    pub fn stop(mut self) -> Result<Seal, CommitError> {
+        self.shared.close(true);
+        match self.thread.take().map(JoinHandle::join) {
+            Some(Ok(seal)) => seal,
+            Some(Err(panic)) => std::panic::resume_unwind(panic),
+            None => Err(CommitError::Closed),
+        }
+    }
+}
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        self.shared.close(false);
+        if let Some(thread) = self.thread.take() {
+            // A panic of the writer was told to all who wait.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Queue {
+    fn check(&self) -> Result<(), CommitError> {
+        match &self.failure {
+            Some(failure) => Err(failure.clone()),
+            None if self.is_closed => Err(CommitError::Closed),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Shared {
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        // No code that can panic runs under the lock.
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses what is handed in from now on. It comes before anybody is told, or they might find the door still open.
+    fn fail(&self, error: &LogError) -> LogError {
+        self.queue().failure.get_or_insert(error.clone().into());
+        self.room.close();
+        error.clone()
+    }
+
+    fn close(&self, is_sealing: bool) {
+        let mut queue = self.queue();
+        queue.is_closed = true;
+        queue.is_sealing |= is_sealing;
+        drop(queue);
+        self.arrived.notify_one();
+    }
+}
+
+/// Refuses everything, from when the writer ends for whatever reason.
+struct Ended<'a>(&'a Shared);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        let mut queue = self.0.queue();
+        let failure = queue.failure.get_or_insert(CommitError::Closed).clone();
+        let (submitted, reclaims) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.reclaims));
+        drop(queue);
+        // Nobody may be left to listen.
+        for submitted in submitted {
+            let _ = submitted.answer.send(Err(failure.clone()));
+        }
+        for order in reclaims {
+            let _ = order.answer.send(Err(failure.clone()));
+        }
+        self.0.room.close();
+    }
+}
+
+/// The writer thread.
+fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
+    let _ended = Ended(shared);
+    loop {
+        let (batch, reclaims) = {
+            let mut queue = shared.queue();
+            while queue.submitted.is_empty() && queue.reclaims.is_empty() && !queue.is_closed {
+                queue = shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            }
+            (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.reclaims))
+        };
+        if batch.is_empty() && reclaims.is_empty() {
+            break;
+        }
+        let mut result = write_batch(&mut log, batch, shared);
+        for order in reclaims {
+            if result.is_ok() {
+                let reclaimed = log.reclaim(&order.needed);
+                result = reclaimed.as_ref().map(drop).map_err(|error| shared.fail(error));
+                let _ = order.answer.send(reclaimed.map_err(CommitError::from));
+            } else if let Err(error) = &result {
+                let _ = order.answer.send(Err(error.clone().into()));
+            }
+        }
+        result?;
+    }
+    if shared.queue().is_sealing { Ok(log.seal()?) } else { Err(CommitError::Closed) }
+}
+
+/// Writes a batch: one frame, unless it is longer than one can be.
+fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -> Result<(), LogError> {
+    let mut staged = Vec::with_capacity(batch.len());
+    while let Some(submitted) = batch.pop_front() {
+        let Entry { service, change } = &submitted.entry;
+        let place = match change {
+            Change::Continue { number, record } => log.stage(RunKind::Continue, service, *number, record).map(Some),
+            Change::Begin { number, record } => log.stage(RunKind::Begin, service, *number, record).map(Some),
+            Change::End => log.stage_end(service).map(|()| None),
+        };
+        match place {
+            Ok(place) => staged.push((place, submitted.answer, submitted.room)),
+            Err(LogError::FrameFull) => {
+                batch.push_front(submitted);
+                if let Err(error) = commit(log, &mut staged, shared) {
+                    refuse(batch, &error);
+                    return Err(error);
+                }
+            }
+            // The caller's mistake: nothing of the others' is at stake.
+            Err(error) => drop(submitted.answer.send(Err(error.into()))),
+        }
+    }
+    commit(log, &mut staged, shared)
+}
+
+/// A record in the frame that is being built.
+type StagedRecord =
+    (Option<super::frame::Staged>, oneshot::Sender<Result<Option<Location>, CommitError>>, Option<Room>);
+
+/// Writes a frame and completes its tickets.
+fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Result<(), LogError> {
+    let result = log.commit().map_err(|error| shared.fail(&error));
+    for (place, answer, room) in staged.drain(..) {
+        let told = match &result {
+            Ok(committed) => Ok(committed.as_ref().zip(place).map(|(committed, place)| committed.location(place))),
+            Err(error) => Err(error.clone().into()),
+        };
+        let _ = answer.send(told);
+        drop(room);
+    }
+    result.map(drop)
+}
+
+fn refuse(batch: VecDeque<Submitted>, error: &LogError) {
+    for submitted in batch {
+        let _ = submitted.answer.send(Err(error.clone().into()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::frame::DirectoryId;
+    use crate::journal::recovery::{Found, Recovery, inspect};
+    use crate::journal::segments::{Options, Origin};
+    use crate::storage::{Operation, SimulatedStorage};
+    use std::pin::pin;
+    use std::task::{Context, Poll, Wake, Waker};
+
+    const DIRECTORY: DirectoryId = DirectoryId([5; 16]);
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn open(storage: &SimulatedStorage) -> Log {
+        let options = Options { segment_bytes: 256 * 1024, ..Options::new(DIRECTORY) };
+        Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens").0
+    }
+
+    fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, BTreeMap<Name, Vec<Vec<u8>>>) {
+        let mut found: BTreeMap<Name, Vec<Vec<u8>>> = BTreeMap::new();
+        let recovery = inspect(storage, DIRECTORY, seal, &mut |event| {
+            if let Found::Record { service, bytes, .. } = event {
+                found.entry(service.clone()).or_default().push(bytes.to_vec());
+            }
+        });
+        (recovery.expect("readable"), found)
+    }
+
+    fn entry(service: &str, number: u64) -> Entry {
+        let (record, number) = (format!("{service}{number}").into_bytes(), RecordNumber(number));
+        let change = if number.0 == 1 { Change::Begin { number, record } } else { Change::Continue { number, record } };
+        Entry { service: name(service), change }
+    }
+
+    /// Wakes a thread that waits for a future.
+    struct Unpark(std::thread::Thread);
+
+    impl Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+
+    fn block_on<F: Future>(future: F) -> F::Output {
+        let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+        let mut future = pin!(future);
+        loop {
+            match future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                Poll::Ready(output) => return output,
+                Poll::Pending => std::thread::park(),
+            }
+        }
+    }
+
+    #[test]
+    fn many_services_share_frames_and_each_ticket_tells_where_its_record_is() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        std::thread::scope(|scope| {
+            for service in ["ant", "bee", "cat", "dog"] {
+                let committer = &committer;
+                scope.spawn(move || {
+                    for first in (1..400).step_by(40) {
+                        let tickets: Vec<Ticket> = (first..first + 40)
+                            .map(|number| committer.submit(entry(service, number), None).expect("open"))
+                            .collect();
+                        for (ticket, number) in tickets.into_iter().zip(first..) {
+                            let location = ticket.wait().expect("committed").expect("a record");
+                            let record = committer.reader().record(location).expect("readable");
+                            assert_eq!(record, format!("{service}{number}").into_bytes());
+                        }
+                    }
+                });
+            }
+        });
+        assert!(storage.count(Operation::SyncData) < 800, "{}", storage.count(Operation::SyncData));
+        let seal = writer.stop().expect("sealed");
+        assert!(matches!(committer.submit(entry("ant", 401), None), Err(CommitError::Closed)));
+        let (recovery, found) = look(&storage, Some(&seal));
+        assert!(recovery.damages.is_empty());
+        assert!(found.len() == 4 && found.values().all(|records| records.len() == 400));
+    }
+
+    #[test]
+    fn an_acknowledged_record_survives_a_crash_at_once() {
+        for seed in 0..40 {
+            let storage = SimulatedStorage::new(seed);
+            let (_writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+            let tickets: Vec<Ticket> =
+                (1..=20).map(|number| committer.submit(entry("ant", number), None).expect("open")).collect();
+            let acknowledged = tickets.into_iter().take(usize::try_from(seed % 20).expect("few")).map(Ticket::wait);
+            let acknowledged = acknowledged.filter(Result::is_ok).count();
+            let (recovery, found) = look(&storage.crash(), None);
+            let kept = found.get(&name("ant")).map_or(0, Vec::len);
+            assert!(kept >= acknowledged && recovery.damages.is_empty(), "{kept} of {acknowledged}");
+        }
+    }
+
+    #[test]
+    fn after_a_failure_every_ticket_gets_the_first_cause() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
+        storage.fail(Operation::SyncData, 1);
+        let tickets: Vec<_> = (2..50).map(|number| committer.submit(entry("ant", number), None)).collect();
+        for ticket in tickets {
+            let error = ticket.map(Ticket::wait).and_then(|result| result).expect_err("the sync failed");
+            assert_eq!(error.to_string(), "the journal failed: cannot sync a frame");
+        }
+        let later = committer.submit(entry("bee", 1), None).expect_err("final");
+        assert_eq!(later.to_string(), "the journal failed: cannot sync a frame");
+        assert!(block_on(committer.room(1)).is_err() && block_on(committer.reclaim(BTreeMap::new())).is_err());
+        assert!(writer.stop().is_err());
+    }
+
+    #[test]
+    fn a_mistake_of_one_service_is_its_own() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        let wrong = committer.submit(entry("ant", 7), None).expect("open");
+        let right = committer.submit(entry("bee", 1), None).expect("open");
+        assert!(matches!(wrong.wait(), Err(CommitError::Log(LogError::OutOfOrder { .. }))));
+        assert!(right.wait().is_ok());
+        let end = Entry { service: name("bee"), change: Change::End };
+        assert!(matches!(committer.submit(end, None).expect("open").wait(), Ok(None)));
+        writer.stop().expect("sealed");
+    }
+
+    #[test]
+    fn room_is_given_back_when_records_are_safe() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), 4 * (RECORD_BYTES + 100)).expect("starts");
+        for number in 1..100 {
+            // No more than four are under way, so this ends only if their room comes back.
+            let room = block_on(committer.room(100)).expect("room");
+            committer.submit(entry("ant", number), Some(room)).expect("open");
+        }
+        let _all = block_on(committer.room(usize::MAX / 2)).expect("room");
+        writer.stop().expect("sealed");
+        assert!(block_on(committer.room(1)).is_err());
+    }
+
+    #[test]
+    fn a_writer_that_is_dropped_leaves_the_journal_whole_but_not_sealed() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        let ticket = committer.submit(entry("ant", 1), None).expect("open");
+        drop(writer);
+        assert!(ticket.wait().is_ok());
+        assert_eq!(look(&storage, None).1[&name("ant")], [b"ant1".to_vec()]);
+        drop(open(&storage));
+    }
+}

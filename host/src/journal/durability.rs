@@ -1,0 +1,784 @@
+//! What the journal promises, held against a storage that loses and damages what it may.
+//!
+//! The model is a map from services to everything that they ever appended since they began. After every stop, of
+//! whatever kind, the journal must give back a tail of it that reaches back to what is still needed and ends where the
+//! last acknowledged frame ended, or the one after it that was under way; and it must distrust nobody.
+
+use super::frame::{BLOCK_BYTES, DirectoryId, Position, RecordNumber, RunKind};
+use super::reader::ReadError;
+use super::recovery::{DamageKind, Found, Location, OpenError, Recovery, Seal, SealState, Standing, inspect};
+use super::segments::header::SEGMENT_HEADER_BYTES;
+use super::segments::{Log, LogError, Options, Origin, SEGMENT_BYTES_MIN};
+use crate::name::Name;
+use crate::storage::{Operation, SimulatedStorage, Storage};
+use proptest::prelude::*;
+use proptest::strategy::ValueTree;
+use proptest::test_runner::{Config, TestRunner};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+const DIRECTORY: DirectoryId = DirectoryId([9; 16]);
+const SERVICES: usize = 4;
+
+fn name(index: usize) -> Name {
+    Name::new(["ant", "bee", "cat", "dog", "eel", "fox"][index]).expect("a name")
+}
+
+fn options(blocks: u64) -> Options {
+    Options {
+        directory: DIRECTORY,
+        segment_bytes: SEGMENT_HEADER_BYTES as u64 + blocks * BLOCK_BYTES as u64,
+        spares_max: 3,
+    }
+}
+
+/// The records of each service, in the order in which they were found.
+type Histories = BTreeMap<Name, Vec<(RecordNumber, Vec<u8>)>>;
+
+fn gather(histories: &mut Histories, found: Found<'_>) {
+    match found {
+        Found::Begins { service } => {
+            histories.insert(service.clone(), Vec::new());
+        }
+        Found::Record { service, number, bytes, .. } => {
+            histories.entry(service.clone()).or_default().push((number, bytes.to_vec()));
+        }
+        Found::Ends { service } => {
+            histories.remove(service);
+        }
+    }
+}
+
+fn open(storage: &SimulatedStorage, options: Options, origin: Origin) -> Result<(Log, Recovery, Histories), OpenError> {
+    let mut histories = Histories::new();
+    let (log, recovery) =
+        Log::open(Arc::new(storage.clone()), options, origin, &mut |found| gather(&mut histories, found))?;
+    Ok((log, recovery, histories))
+}
+
+fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, Histories) {
+    let mut histories = Histories::new();
+    let recovery = inspect(storage, DIRECTORY, seal, &mut |found| gather(&mut histories, found)).expect("readable");
+    (recovery, histories)
+}
+
+/// A record that tells whose it is.
+fn record(service: usize, number: u64, bytes: usize) -> Vec<u8> {
+    let mut record = format!("{service}/{number}/").into_bytes();
+    record.resize(record.len() + bytes, b'0' + u8::try_from(number % 10).expect("a digit"));
+    record
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Append { service: usize, bytes: usize },
+    Begin { service: usize },
+    End { service: usize },
+    Commit,
+    Reclaim { kept: u64 },
+    Crash,
+    PowerOff { nth: u64 },
+    Stop,
+    Reopen,
+}
+
+fn action() -> impl Strategy<Value = Action> {
+    let service = 0..SERVICES;
+    prop_oneof![
+        12 => (service.clone(), prop_oneof![0..600_usize, 0..7000_usize])
+            .prop_map(|(service, bytes)| Action::Append { service, bytes }),
+        1 => service.clone().prop_map(|service| Action::Begin { service }),
+        1 => service.prop_map(|service| Action::End { service }),
+        8 => Just(Action::Commit),
+        2 => (0..6_u64).prop_map(|kept| Action::Reclaim { kept }),
+        1 => Just(Action::Crash),
+        2 => (1..15_u64).prop_map(|nth| Action::PowerOff { nth }),
+        1 => Just(Action::Stop),
+        1 => Just(Action::Reopen),
+    ]
+}
+
+/// Everything that a service appended since it began.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Life {
+    records: Vec<Vec<u8>>,
+    /// The first that is still needed.
+    needed: u64,
+}
+
+type Lives = BTreeMap<Name, Life>;
+
+struct Driver {
+    storage: SimulatedStorage,
+    options: Options,
+    log: Option<Log>,
+    seal: Option<Seal>,
+    /// As acknowledged.
+    kept: Lives,
+    /// With what is staged.
+    staged: Lives,
+    stops: usize,
+}
+
+impl Driver {
+    fn new(seed: u64, is_sabotaged: bool) -> Result<Self, String> {
+        let storage = SimulatedStorage::new(seed);
+        if is_sabotaged {
+            storage.ignore_syncs();
+        }
+        if seed.is_multiple_of(2) {
+            storage.write_short();
+        }
+        let options = options(4 + seed % 9);
+        let (log, recovery, _) = open(&storage, options.clone(), Origin::Create).map_err(|error| error.to_string())?;
+        if !recovery.is_new {
+            return Err("a new journal is new".into());
+        }
+        let (kept, staged) = (Lives::new(), Lives::new());
+        Ok(Self { storage, options, log: Some(log), seal: None, kept, staged, stops: 0 })
+    }
+
+    fn act(&mut self, action: &Action) -> Result<(), String> {
+        let log = self.log.as_mut().ok_or("the log is open")?;
+        let result = match *action {
+            Action::Append { service, bytes } => {
+                let name = name(service);
+                let (kind, number) = match self.staged.get(&name) {
+                    Some(life) => (RunKind::Continue, life.records.len() as u64 + 1),
+                    None => (RunKind::Begin, 1),
+                };
+                let bytes = record(service, number, bytes.min(log.record_bytes_max() - 30));
+                match log.stage(kind, &name, RecordNumber(number), &bytes) {
+                    Ok(_) => self.staged.entry(name).or_default().records.push(bytes),
+                    Err(LogError::FrameFull) => {}
+                    Err(error) => return Err(format!("cannot stage: {error}")),
+                }
+                Ok(())
+            }
+            Action::Begin { service } => {
+                let bytes = record(service, 1, 20);
+                if log.stage(RunKind::Begin, &name(service), RecordNumber(1), &bytes).is_ok() {
+                    self.staged.insert(name(service), Life { records: vec![bytes], needed: 0 });
+                }
+                Ok(())
+            }
+            Action::End { service } => {
+                if log.stage_end(&name(service)).is_ok() {
+                    self.staged.remove(&name(service));
+                }
+                Ok(())
+            }
+            Action::Commit => Self::commit(log, &mut self.seal, &mut self.kept, &self.staged),
+            Action::Reclaim { kept } => {
+                Self::commit(log, &mut self.seal, &mut self.kept, &self.staged).and_then(|()| {
+                    for life in self.kept.values_mut().chain(self.staged.values_mut()) {
+                        life.needed = life.needed.max((life.records.len() as u64).saturating_sub(kept) + 1);
+                    }
+                    let needed = self.kept.iter().map(|(name, life)| (name.clone(), RecordNumber(life.needed)));
+                    self.seal = None;
+                    log.reclaim(&needed.collect()).map(drop)
+                })
+            }
+            Action::PowerOff { nth } => {
+                self.storage.power_off(nth);
+                Ok(())
+            }
+            Action::Crash => return self.restart(true),
+            Action::Reopen => {
+                let is_off = self.storage.is_off();
+                return self.restart(is_off);
+            }
+            Action::Stop => {
+                self.seal = None;
+                let log = self.log.take().ok_or("the log is open")?;
+                self.seal = log.seal().ok();
+                let is_off = self.storage.is_off();
+                return self.restart(is_off);
+            }
+        };
+        match result {
+            Ok(()) => Ok(()),
+            Err(_) if self.storage.is_off() => self.restart(true),
+            Err(error) => Err(format!("{action:?} fails: {error}")),
+        }
+    }
+
+    fn commit(log: &mut Log, seal: &mut Option<Seal>, kept: &mut Lives, staged: &Lives) -> Result<(), LogError> {
+        *seal = None;
+        log.commit()?;
+        kept.clone_from(staged);
+        Ok(())
+    }
+
+    /// Drops the log, cuts the power if told to, opens the journal again, and compares it with the model.
+    fn restart(&mut self, is_crash: bool) -> Result<(), String> {
+        self.log = None;
+        self.stops += 1;
+        if is_crash {
+            self.storage = self.storage.crash();
+        }
+        let (log, recovery, histories) = loop {
+            let origin = match self.seal {
+                Some(seal) => Origin::Existing(Some(seal)),
+                // It may not have got far.
+                None => Origin::Create,
+            };
+            match open(&self.storage, self.options.clone(), origin) {
+                Ok(opened) => break opened,
+                Err(_) if self.storage.is_off() => self.storage = self.storage.crash(),
+                Err(error) => return Err(format!("cannot open: {error}")),
+            }
+        };
+        if !recovery.damages.is_empty() {
+            return Err(format!("false corruption: {recovery:?}"));
+        }
+        if self.seal.is_some() && (recovery.torn.is_some() || recovery.seal != SealState::Kept) {
+            return Err(format!("a sealed journal has no torn tail: {recovery:?}"));
+        }
+        if let Some(kept) = recovery.services.values().find(|kept| kept.standing != Standing::Sound) {
+            return Err(format!("false quarantine: {kept:?}"));
+        }
+        let is_kept = compare(&self.kept, &recovery, &histories);
+        let is_staged = compare(&self.staged, &recovery, &histories);
+        match (is_kept, is_staged) {
+            (Ok(()), _) => self.staged = self.kept.clone(),
+            (Err(_), Ok(())) => self.kept = self.staged.clone(),
+            (Err(error), Err(_)) => return Err(error),
+        }
+        self.log = Some(log);
+        Ok(())
+    }
+}
+
+/// Compares what was found with what was appended.
+fn compare(lives: &Lives, recovery: &Recovery, histories: &Histories) -> Result<(), String> {
+    if let Some(invented) = histories.keys().find(|name| !lives.contains_key(*name)) {
+        return Err(format!("{invented} is invented"));
+    }
+    for (name, life) in lives {
+        let end = RecordNumber(life.records.len() as u64 + 1);
+        let found = histories.get(name).map(Vec::as_slice).unwrap_or_default();
+        let first = found.first().map_or(end, |(number, _)| *number);
+        if first.0 > life.needed.max(1) {
+            return Err(format!("{name} is needed from {} and begins at {first}", life.needed));
+        }
+        let kept = recovery.services.get(name).ok_or_else(|| format!("{name} is not listed"))?;
+        if kept.next != end || !found.is_empty() && kept.first > first {
+            return Err(format!("{name} ends at {end} and is listed as {kept:?}"));
+        }
+        let first = usize::try_from(first.0 - 1).expect("few");
+        let expected = life.records[first..].iter().zip(first as u64 + 1..);
+        if !expected.map(|(bytes, number)| (RecordNumber(number), bytes)).eq(found.iter().map(|(n, b)| (*n, b))) {
+            return Err(format!("{name} has other records"));
+        }
+    }
+    Ok(())
+}
+
+fn run(seed: u64, actions: &[Action], is_sabotaged: bool) -> Result<usize, String> {
+    let mut driver = Driver::new(seed, is_sabotaged)?;
+    for action in actions {
+        driver.act(action)?;
+    }
+    driver.restart(true)?;
+    Ok(driver.stops)
+}
+
+proptest! {
+    #![proptest_config(Config { max_shrink_iters: 3000, ..Config::default() })]
+
+    #[test]
+    fn whatever_happens_what_was_acknowledged_is_kept_and_nobody_is_distrusted(
+        seed in any::<u64>(),
+        actions in prop::collection::vec(action(), 1..120),
+    ) {
+        prop_assert_eq!(run(seed, &actions, false).err(), None);
+    }
+}
+
+#[test]
+fn a_disk_that_lies_about_syncs_is_caught() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = (any::<u64>(), prop::collection::vec(action(), 60));
+    let caught = (0..100).filter(|_| {
+        let (seed, actions) = strategy.new_tree(&mut runner).expect("a case").current();
+        run(seed, &actions, true).is_err()
+    });
+    assert!(caught.count() > 50, "the test of acknowledged records can fail");
+}
+
+/// Appends a record to each of the services as one frame. Returns where the records are.
+fn append(log: &mut Log, histories: &mut Histories, services: &[usize]) -> Result<Vec<Location>, LogError> {
+    let mut staged = Vec::new();
+    for &service in services {
+        let history = histories.get(&name(service)).map_or(0, Vec::len) as u64;
+        let number = RecordNumber(history + 1);
+        let kind = if history == 0 { RunKind::Begin } else { RunKind::Continue };
+        let bytes = record(service, number.0, 50);
+        staged.push((service, number, log.stage(kind, &name(service), number, &bytes)?, bytes));
+    }
+    let committed = log.commit()?.expect("a frame");
+    let mut locations = Vec::new();
+    for (service, number, place, bytes) in staged {
+        histories.entry(name(service)).or_default().push((number, bytes));
+        locations.push(committed.location(place));
+    }
+    Ok(locations)
+}
+
+/// A journal of two segments, with its frames' services and where they are.
+struct Sample {
+    storage: SimulatedStorage,
+    histories: Histories,
+    seal: Option<Seal>,
+    frames: Vec<(Vec<usize>, Location)>,
+}
+
+fn sample(is_sealed: bool) -> Sample {
+    let storage = SimulatedStorage::new(1);
+    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    let mut frames = Vec::new();
+    for services in [&[0, 1, 2][..], &[1], &[0, 2], &[2], &[0]] {
+        let location = append(&mut log, &mut histories, services).expect("appends")[0];
+        frames.push((services.to_vec(), location));
+    }
+    assert_eq!(log.segment_count(), 2);
+    let seal = is_sealed.then(|| log.seal().expect("seals"));
+    Sample { storage, histories, seal, frames }
+}
+
+/// Whether `found` is what a service appended, or its beginning.
+fn is_beginning(found: Option<&Vec<(RecordNumber, Vec<u8>)>>, whole: &[(RecordNumber, Vec<u8>)]) -> bool {
+    whole.starts_with(found.map(Vec::as_slice).unwrap_or_default())
+}
+
+/// Whether what was found of a service is a part of what it appended, and whoever needs the rest of it is told so.
+fn is_honest(service: usize, recovery: &Recovery, found: &Histories, histories: &Histories) -> bool {
+    let whole = &histories[&name(service)];
+    let part = found.get(&name(service)).map(Vec::as_slice).unwrap_or_default();
+    let is_part = part.is_empty() || whole.windows(part.len()).any(|window| window == part);
+    let is_told = match recovery.services.get(&name(service)) {
+        None => recovery.concerns_unlisted(),
+        Some(kept) => kept.standing != Standing::Sound || kept.first > whole[0].0,
+    };
+    is_part && (part == whole || is_told)
+}
+
+#[test]
+fn every_byte_of_a_sealed_journal_is_watched_and_a_bad_body_hurts_only_the_services_in_it() {
+    let Sample { storage, histories, seal, frames } = sample(true);
+    let (clean, found) = look(&storage, seal.as_ref());
+    assert_eq!((clean.damages.len(), &found), (0, &histories));
+    let (mut bodies, mut headers) = (0, 0);
+    for (segment, first) in [(1_u64, Position(0)), (2, Position(4 * BLOCK_BYTES as u64))] {
+        let file = format!("{segment:010}.segment");
+        let used = usize::try_from(clean.end.0 - first.0).expect("few").min(4 * BLOCK_BYTES);
+        let file_bytes = SEGMENT_HEADER_BYTES + 4 * BLOCK_BYTES;
+        for offset in 0..file_bytes {
+            storage.flip(&file, offset, 0x10);
+            let (recovery, found) = look(&storage, seal.as_ref());
+            storage.flip(&file, offset, 0x10);
+            if offset >= SEGMENT_HEADER_BYTES + used {
+                assert_eq!((recovery, found), (clean.clone(), histories.clone()), "nothing was there");
+                continue;
+            }
+            assert_eq!((recovery.damages.len(), recovery.torn.clone()), (1, None), "{file} {offset}");
+            let named: Option<&Vec<usize>> = frames
+                .iter()
+                .find(|(_, at)| {
+                    let start = at.frame_offset as usize;
+                    at.segment == segment && (start..start + BLOCK_BYTES).contains(&offset)
+                })
+                .map(|(services, _)| services);
+            match recovery.damages[0].kind {
+                DamageKind::HeaderCopy => {
+                    assert!(offset < SEGMENT_HEADER_BYTES);
+                    assert_eq!(found, histories);
+                }
+                DamageKind::Body => {
+                    bodies += 1;
+                    for service in 0..3 {
+                        let (whole, part) = (&histories[&name(service)], found.get(&name(service)));
+                        let kept = &recovery.services[&name(service)];
+                        if named.is_some_and(|named| named.contains(&service)) {
+                            assert!(matches!(kept.standing, Standing::Quarantined { damage: Some(0), .. }));
+                            assert!(is_beginning(part, whole) && part != Some(whole));
+                        } else {
+                            assert_eq!((kept.standing, part), (Standing::Sound, Some(whole)), "{file} {offset}");
+                        }
+                    }
+                }
+                DamageKind::Frames { .. } => {
+                    headers += 1;
+                    assert!(named.is_some() || offset >= SEGMENT_HEADER_BYTES);
+                    for service in 0..3 {
+                        let (whole, part) = (&histories[&name(service)], found.get(&name(service)));
+                        assert!(is_honest(service, &recovery, &found, &histories), "{file} {offset}");
+                        let standing = recovery.services.get(&name(service)).map(|kept| kept.standing);
+                        // The roster of the second segment and the one of the seal clear who lost nothing.
+                        if part == Some(whole) && named.is_some() {
+                            assert_eq!(standing, Some(Standing::Sound), "{file} {offset}");
+                        }
+                    }
+                }
+                ref other => panic!("{file} {offset}: {other:?}"),
+            }
+        }
+    }
+    assert!(bodies > 10_000 && headers > 1000, "{bodies} {headers}");
+}
+
+#[test]
+fn in_a_journal_that_was_not_sealed_only_the_last_frame_can_be_torn() {
+    let Sample { storage, histories, frames, .. } = sample(false);
+    let (clean, _) = look(&storage, None);
+    let (_, last) = frames.last().expect("frames");
+    for (services, at) in &frames {
+        let file = format!("{:010}.segment", at.segment);
+        for offset in (0..BLOCK_BYTES).step_by(7) {
+            storage.flip(&file, at.frame_offset as usize + offset, 1);
+            let (recovery, found) = look(&storage, None);
+            storage.flip(&file, at.frame_offset as usize + offset, 1);
+            if at != last {
+                assert!((0..3).all(|service| is_honest(service, &recovery, &found, &histories)));
+            }
+            if at == last {
+                let torn = recovery.torn.expect("a torn tail");
+                assert_eq!(recovery.damages, []);
+                assert_eq!(torn.position.0 + BLOCK_BYTES as u64, clean.end.0);
+                let named = services.iter().map(|service| name(*service)).collect();
+                assert!(torn.services.is_none_or(|services| services == Vec::<Name>::from_iter::<Vec<_>>(named)));
+            } else {
+                assert_eq!((recovery.damages.len(), recovery.torn), (1, None));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_torn_tail_is_told_once_and_cannot_come_back() -> Result<(), LogError> {
+    let mut torn = 0;
+    for seed in 0..60 {
+        let storage = SimulatedStorage::new(seed);
+        let (mut log, _, _) = open(&storage, options(12), Origin::Create).expect("opens");
+        let mut histories = Histories::new();
+        append(&mut log, &mut histories, &[0])?;
+        let long = vec![1; log.record_bytes_max()];
+        log.stage(RunKind::Continue, &name(0), RecordNumber(2), &long)?;
+        storage.fail(Operation::SyncData, 1);
+        assert!(log.commit().is_err());
+        drop(log);
+        let storage = storage.crash();
+        let (log, recovery, found) = open(&storage, options(12), Origin::Existing(None)).expect("opens");
+        drop(log);
+        torn += usize::from(recovery.torn.is_some());
+        let (again, found_again) = look(&storage.crash(), None);
+        assert_eq!((again.torn, found_again), (None, found));
+    }
+    assert!(torn > 30, "{torn}");
+    Ok(())
+}
+
+#[test]
+fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(1);
+    let (mut log, _, _) = open(&storage, options(60), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    append(&mut log, &mut histories, &[0, 1, 2])?;
+    let lost = append(&mut log, &mut histories, &[0])?[0];
+    append(&mut log, &mut histories, &[0])?;
+    append(&mut log, &mut histories, &[1])?;
+    drop(log);
+    let file = format!("{:010}.segment", lost.segment);
+    storage.flip(&file, lost.frame_offset as usize + 40, 1);
+
+    let (mut log, recovery, found) = open(&storage, options(60), Origin::Existing(None)).expect("opens");
+    let standing = |service: usize| recovery.services[&name(service)].standing;
+    assert_eq!(standing(0), Standing::Quarantined { from: RecordNumber(2), damage: Some(0) });
+    assert_eq!(standing(1), Standing::Sound);
+    assert_eq!(standing(2), Standing::Suspect { damage: 0 });
+    assert_eq!(found[&name(0)], histories[&name(0)][..1]);
+    assert_eq!(found[&name(1)], histories[&name(1)]);
+    assert!(recovery.concerns_unlisted() && recovery.torn.is_none());
+
+    // The others go on; those in doubt do not, and their segment stays, until they begin anew.
+    append(&mut log, &mut histories, &[1])?;
+    for service in [0, 2] {
+        let next = recovery.services[&name(service)].next;
+        let refused = log.stage(RunKind::Continue, &name(service), next, b"");
+        assert!(matches!(refused, Err(LogError::NotSound { .. })));
+    }
+    let seal = log.seal()?;
+    let (mut log, again, _) = open(&storage, options(60), Origin::Existing(Some(seal))).expect("opens");
+    assert_eq!((again.damages.len(), again.services[&name(2)].standing), (1, standing(2)));
+    for _ in 0..100 {
+        append(&mut log, &mut histories, &[1])?;
+    }
+    let needed = histories.keys().map(|name| (name.clone(), RecordNumber(u64::MAX))).collect();
+    assert!(log.reclaim(&needed)?.is_damaged);
+    for service in [0, 2] {
+        log.stage(RunKind::Begin, &name(service), RecordNumber(1), b"anew")?;
+    }
+    log.commit()?;
+    assert_eq!(log.reclaim(&needed)?.segments, 1);
+    drop(log);
+    let (recovery, found) = look(&storage, None);
+    assert!(recovery.damages.is_empty() && found[&name(2)] == [(RecordNumber(1), b"anew".to_vec())]);
+    Ok(())
+}
+
+#[test]
+fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_damage() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(1);
+    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    for _ in 0..10 {
+        append(&mut log, &mut histories, &[0, 1])?;
+    }
+    let before = storage.copy();
+    for _ in 0..4 {
+        append(&mut log, &mut histories, &[1])?;
+    }
+    let seal = log.seal()?;
+    let names = {
+        let mut names = storage.list().expect("lists");
+        names.sort();
+        names
+    };
+    assert!(names.len() > 4);
+
+    let hole = storage.copy();
+    hole.remove(&names[1]).expect("removes");
+    let (recovery, found) = look(&hole, Some(&seal));
+    assert_eq!(recovery.damages.iter().map(|damage| &damage.kind).collect::<Vec<_>>(), [&DamageKind::Missing]);
+    assert!(matches!(recovery.services[&name(0)].standing, Standing::Quarantined { .. }));
+    assert!(is_beginning(found.get(&name(0)), &histories[&name(0)]));
+
+    let short = storage.copy();
+    short.remove(names.last().expect("a segment")).expect("removes");
+    let (recovery, _) = look(&short, Some(&seal));
+    assert!(recovery.concerns_unlisted() && recovery.torn.is_none(), "{recovery:?}");
+    assert!(recovery.services.values().all(|kept| kept.standing != Standing::Sound));
+    // It goes on behind the seal, and still knows.
+    let (mut log, _, _) = open(&short, options(4), Origin::Existing(Some(seal))).expect("opens");
+    log.stage(RunKind::Begin, &name(5), RecordNumber(1), b"new")?;
+    log.commit()?;
+    drop(log);
+    let (recovery, found) = look(&short, None);
+    assert!(recovery.concerns_unlisted() && found.contains_key(&name(5)));
+    assert!(recovery.services[&name(0)].standing != Standing::Sound);
+
+    // An older copy of the directory went on by itself: its segments do not fit in between.
+    let mut log = open(&before, options(4), Origin::Existing(None)).expect("opens").0;
+    let mut other = histories.clone();
+    for history in other.values_mut() {
+        history.truncate(10);
+    }
+    for _ in 0..9 {
+        append(&mut log, &mut other, &[0])?;
+    }
+    drop(log);
+    let file = before.open(&names[4]).expect("opens");
+    let mut bytes = vec![0; usize::try_from(file.bytes().expect("long")).expect("short")];
+    file.read_exact_at(0, &mut bytes).expect("reads");
+    let mixed = storage.copy();
+    mixed.open(&names[4]).and_then(|file| file.write_all_at(0, &bytes)).expect("writes");
+    let (recovery, found) = look(&mixed, Some(&seal));
+    assert!(recovery.damages.iter().any(|damage| damage.kind == DamageKind::Foreign), "{recovery:?}");
+    for (name, history) in &found {
+        assert!(is_beginning(Some(history), &histories[name]), "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_seal_that_was_left_behind_is_noticed_and_nothing_after_it_is_lost() -> Result<(), LogError> {
+    for segment_blocks in [4, 60] {
+        let storage = SimulatedStorage::new(1);
+        let (mut log, _, _) = open(&storage, options(segment_blocks), Origin::Create).expect("opens");
+        let mut histories = Histories::new();
+        append(&mut log, &mut histories, &[0, 1])?;
+        let seal = log.seal()?;
+        let (mut log, recovery, _) =
+            open(&storage, options(segment_blocks), Origin::Existing(Some(seal))).expect("opens");
+        assert_eq!(recovery.seal, SealState::Kept);
+        for _ in 0..6 {
+            append(&mut log, &mut histories, &[0])?;
+        }
+        drop(log);
+        let (recovery, found) = look(&storage, Some(&seal));
+        assert_eq!((recovery.seal, recovery.damages.len()), (SealState::Outdated, 0), "{recovery:?}");
+        assert_eq!(found, histories);
+    }
+    Ok(())
+}
+
+/// Runs a fixed history until the log fails. Returns what was acknowledged, and the error.
+fn run_until_failure(storage: &SimulatedStorage) -> (Histories, Result<(), LogError>) {
+    let mut histories = Histories::new();
+    let log = match open(storage, options(4), Origin::Create) {
+        Ok((log, _, _)) => log,
+        Err(_) => return (histories, Ok(())),
+    };
+    let mut log = log;
+    for round in 0..25 {
+        if let Err(error) = append(&mut log, &mut histories, &[0, 1 + round % 3]) {
+            let again = append(&mut log, &mut histories, &[1]);
+            assert_eq!(again.err().map(|again| again.to_string()), Some(error.to_string()));
+            assert!(log.reclaim(&BTreeMap::new()).is_err());
+            assert!(log.seal().is_err());
+            return (histories, Err(error));
+        }
+        if round % 8 == 7 {
+            let needed = histories.iter().map(|(name, life)| (name.clone(), RecordNumber(life.len() as u64))).collect();
+            if let Err(error) = log.reclaim(&needed) {
+                assert!(append(&mut log, &mut histories, &[1]).is_err());
+                return (histories, Err(error));
+            }
+        }
+    }
+    (histories, Ok(()))
+}
+
+#[test]
+fn after_any_failure_nothing_more_is_acknowledged_and_what_was_is_kept() {
+    let kinds = [
+        Operation::Write,
+        Operation::SyncData,
+        Operation::SyncDirectory,
+        Operation::Create,
+        Operation::Rename,
+        Operation::Open,
+    ];
+    for kind in kinds {
+        let mut failures = 0;
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(nth);
+            storage.fail(kind, nth);
+            let before = storage.count(kind);
+            let (histories, result) = run_until_failure(&storage);
+            if storage.count(kind) - before < nth {
+                break;
+            }
+            failures += usize::from(result.is_err());
+            let storage = storage.crash();
+            let (log, recovery, found) = open(&storage, options(4), Origin::Create).expect("opens");
+            assert!(recovery.damages.is_empty(), "{kind:?} {nth}: {recovery:?}");
+            for (name, history) in &histories {
+                let found = found.get(name).map(Vec::as_slice).unwrap_or_default();
+                let last = history.last().expect("a record");
+                assert!(found.contains(last), "{kind:?} {nth}: {name} lost {}", last.0);
+            }
+            drop(log);
+        }
+        assert!(failures > 0, "{kind:?}");
+    }
+}
+
+#[test]
+fn a_full_disk_stops_the_journal_and_a_larger_one_lets_it_go_on() {
+    let storage = SimulatedStorage::new(3);
+    storage.limit_space(3 * SEGMENT_BYTES_MIN + 100);
+    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    let error = loop {
+        if let Err(error) = append(&mut log, &mut histories, &[0]) {
+            break error;
+        }
+    };
+    let LogError::Poisoned(first) = error else { panic!("{error}") };
+    assert_eq!(first.source.kind(), std::io::ErrorKind::StorageFull);
+    drop(log);
+    let storage = storage.crash();
+    let (mut log, recovery, found) = open(&storage, options(4), Origin::Existing(None)).expect("opens");
+    assert_eq!((recovery.damages.len(), &found), (0, &histories));
+    append(&mut log, &mut histories, &[0]).expect("there is space again");
+}
+
+#[test]
+fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(3);
+    let (mut log, _, _) = open(&storage, options(20), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    let idle = append(&mut log, &mut histories, &[1, 2])?;
+    let reader = log.reader();
+    let (mut most, mut idle_at) = (0, idle[0]);
+    for round in 0..3000_u64 {
+        append(&mut log, &mut histories, &[0])?;
+        if round % 25 == 0 {
+            let needed = BTreeMap::from([
+                (name(0), RecordNumber(round)),
+                (name(1), RecordNumber(1)),
+                (name(2), RecordNumber(9)),
+            ]);
+            let reclaimed = log.reclaim(&needed)?;
+            assert_eq!(reclaimed.pinned_by, []);
+            for (_, number, location) in reclaimed.moved.into_iter().filter(|(service, ..)| *service == name(1)) {
+                assert_eq!(number, RecordNumber(1));
+                idle_at = location;
+            }
+            most = most.max(storage.used_bytes());
+        }
+    }
+    assert!(idle_at.segment > 100);
+    assert_eq!(reader.record(idle_at).expect("readable"), histories[&name(1)][0].1);
+    assert!(matches!(reader.record(idle[0]), Err(ReadError::Gone)));
+    assert!(most <= 8 * options(20).segment_bytes, "{most}");
+    assert!(storage.count(Operation::Create) < 10, "segments are recycled");
+    // One that needs much is told, and not carried.
+    for _ in 0..1000 {
+        append(&mut log, &mut histories, &[0])?;
+    }
+    let needed = BTreeMap::from([(name(1), RecordNumber(1))]);
+    let reclaimed = log.reclaim(&needed)?;
+    assert_eq!(reclaimed.pinned_by, [name(0)]);
+    drop(log);
+    let (recovery, found) = look(&storage, None);
+    assert_eq!(found[&name(1)], histories[&name(1)]);
+    assert_eq!(recovery.services[&name(2)].next, RecordNumber(2), "the roster remembers it");
+    Ok(())
+}
+
+#[test]
+fn wrong_directories_are_refused_with_one_clear_sentence() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(1);
+    assert!(matches!(open(&storage, options(4), Origin::Existing(None)), Err(OpenError::Missing)));
+    assert!(matches!(
+        open(&storage, Options { segment_bytes: 4096, ..options(4) }, Origin::Create),
+        Err(OpenError::SegmentBytes { .. })
+    ));
+    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
+    assert!(matches!(open(&storage, options(4), Origin::Create), Err(OpenError::InUse)));
+    append(&mut log, &mut Histories::new(), &[0])?;
+    drop(log);
+    let other = Options { directory: DirectoryId([1; 16]), ..options(4) };
+    let error = open(&storage, other, Origin::Create).map(drop).expect_err("another directory");
+    assert_eq!(
+        error.to_string(),
+        "'0000000001.segment' belongs to journal 09090909090909090909090909090909, \
+         not to 01010101010101010101010101010101"
+    );
+    Ok(())
+}
+
+#[test]
+fn records_out_of_order_are_refused_and_nothing_is_changed() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(1);
+    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
+    let ant = name(0);
+    assert!(matches!(log.stage(RunKind::Continue, &ant, RecordNumber(1), b""), Err(LogError::OutOfOrder { .. })));
+    log.stage(RunKind::Begin, &ant, RecordNumber(5), b"")?;
+    for number in [0, 5, 7, u64::MAX] {
+        let refused = log.stage(RunKind::Continue, &ant, RecordNumber(number), b"");
+        assert!(matches!(refused, Err(LogError::OutOfOrder { next: RecordNumber(6), .. })), "{refused:?}");
+    }
+    log.stage(RunKind::Continue, &ant, RecordNumber(6), b"")?;
+    let too_long = vec![0; log.record_bytes_max() + 1];
+    assert!(matches!(
+        log.stage(RunKind::Continue, &ant, RecordNumber(7), &too_long),
+        Err(LogError::RecordTooLong { .. })
+    ));
+    assert!(log.commit()?.is_some() && log.commit()?.is_none());
+    Ok(())
+}

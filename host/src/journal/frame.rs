@@ -1,0 +1,703 @@
+//! The bytes of one group commit: what several services append to the journal at once is one frame.
+//!
+//! A codec without policy: it says whether bytes are a frame and what is in it, never what to do about it. The header
+//! tells which services the frame concerns and has a hash of its own, so that a damaged body still names whom it hurts.
+//! Header hashes are keyed by the directory, so that neither a frame of another directory nor bytes that a user put
+//! into a record can pass for a frame. `docs/format.md` gives every byte.
+
+use crate::name::{NAME_BYTES_MAX, Name};
+use serde::{Deserialize, Serialize};
+use std::collections::HashMap;
+use std::fmt;
+use thiserror::Error;
+
+/// The version of the journal's format that this host writes, and the newest that it reads.
+pub const FORMAT_VERSION: u16 = 1;
+
+/// Frames begin and end at multiples of this many bytes: a page of the page cache, and the most that disks write at
+/// once. So no write ever touches bytes that were synced before.
+pub const BLOCK_BYTES: usize = 4096;
+
+/// The longest frame, in bytes.
+pub const FRAME_BYTES_MAX: usize = 7 * 1024 * 1024;
+
+/// The longest record, in bytes: the longest body with the longest answer and then some.
+pub const RECORD_BYTES_MAX: usize = 6 * 1024 * 1024;
+
+/// The most runs of one frame: of services, but for a service that begins anew in the same frame.
+pub const RUNS_PER_FRAME_MAX: usize = 1024;
+
+/// The longest header, in bytes.
+pub const HEADER_BYTES_MAX: usize = FIXED_BYTES + RUNS_PER_FRAME_MAX * (RUN_BYTES + NAME_BYTES_MAX) + HASH_BYTES;
+
+const MAGIC: [u8; 8] = *b"LBFRAME\n";
+
+/// What all versions of a header begin with: magic, version, reserved, length.
+const COMMON_BYTES: usize = 16;
+
+/// The header before its runs.
+const FIXED_BYTES: usize = 104;
+
+/// A run in the header, without its service's name.
+const RUN_BYTES: usize = 18;
+
+/// The length before each record.
+const RECORD_LENGTH_BYTES: usize = 4;
+
+const HASH_BYTES: usize = 32;
+
+/// Which data directory a journal belongs to: 128 random bits, drawn when it is created.
+#[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct DirectoryId(pub [u8; 16]);
+
+impl fmt::Display for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl fmt::Debug for DirectoryId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DirectoryId({self})")
+    }
+}
+
+/// A record's place in the journal of its service: 1 for the first. Transactions, SLA failures and failovers are
+/// records alike, so this counts faster than [`crate::transaction::Sequence`], and a lost record of any kind leaves a
+/// gap.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RecordNumber(pub u64);
+
+impl RecordNumber {
+    /// The place after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.saturating_add(1))
+    }
+}
+
+impl fmt::Display for RecordNumber {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// Where a frame begins: bytes of frames since the journal was created. It only grows, whatever becomes of segments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Position(pub u64);
+
+impl fmt::Display for Position {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// The hash of a frame's header, which includes that of its body and that of the frame before: so it stands for the
+/// whole journal up to there. Before the first frame it is zero.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct FrameHash(pub [u8; HASH_BYTES]);
+
+impl fmt::Debug for FrameHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "FrameHash({})", blake3::Hash::from_bytes(self.0).to_hex())
+    }
+}
+
+/// The key of a directory's header hashes.
+#[derive(Clone)]
+pub struct FrameKey([u8; HASH_BYTES]);
+
+impl FrameKey {
+    /// The key of `directory`.
+    #[must_use]
+    pub fn new(directory: DirectoryId) -> Self {
+        Self(blake3::derive_key("lifeboat journal frame header 1", &directory.0))
+    }
+
+    fn hash(&self, bytes: &[u8]) -> FrameHash {
+        FrameHash(*blake3::keyed_hash(&self.0, bytes).as_bytes())
+    }
+}
+
+impl fmt::Debug for FrameKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("FrameKey")
+    }
+}
+
+/// What a run of records is to its service.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RunKind {
+    /// It follows on what the journal has of the service. Without records it only says how far that goes.
+    Continue,
+    /// The service begins here: records of its name before do not count.
+    Begin,
+    /// Copies of all records of the service that were still needed, so that their old segments can go. Where older
+    /// ones of them are gone already, they count instead of what was found before.
+    Carried,
+    /// The service was removed: records of its name before do not count. There are none in the run.
+    End,
+}
+
+impl RunKind {
+    fn to_byte(self) -> u8 {
+        match self {
+            Self::Continue => 0,
+            Self::Begin => 1,
+            Self::Carried => 2,
+            Self::End => 3,
+        }
+    }
+
+    fn of_byte(byte: u8) -> Option<Self> {
+        [Self::Continue, Self::Begin, Self::Carried, Self::End].into_iter().find(|kind| kind.to_byte() == byte)
+    }
+}
+
+/// Consecutive records of one service in one frame, as its header lists them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Run {
+    /// What they are to the service.
+    pub kind: RunKind,
+    /// Whose they are.
+    pub service: Name,
+    /// The number of the first. Without records, of the next one that there will be.
+    pub first: RecordNumber,
+    /// How many there are.
+    pub count: u32,
+    /// How many bytes of the body they take.
+    pub bytes: u32,
+}
+
+impl Run {
+    /// The number of the record after the last.
+    #[must_use]
+    pub fn end(&self) -> RecordNumber {
+        RecordNumber(self.first.0.saturating_add(u64::from(self.count)))
+    }
+}
+
+/// What the header of a frame says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FrameHeader {
+    /// Where the frame begins.
+    pub position: Position,
+    /// The hash of the frame before.
+    pub previous: FrameHash,
+    /// The hash of this frame.
+    pub hash: FrameHash,
+    /// How long the header is, in bytes.
+    pub header_bytes: usize,
+    /// How long the frame is, in bytes: a multiple of [`BLOCK_BYTES`].
+    pub frame_bytes: usize,
+    /// What is in it, in the order of the body.
+    pub runs: Vec<Run>,
+    body_hash: [u8; HASH_BYTES],
+}
+
+impl FrameHeader {
+    /// Where the next frame begins.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        Position(self.position.0 + self.frame_bytes as u64)
+    }
+}
+
+/// Bytes are not the header of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum HeaderError {
+    /// They do not even begin like one.
+    #[error("there is no frame")]
+    Absent,
+    /// They begin like one, but are not what was written, or were written for another directory.
+    #[error("the header of the frame is damaged")]
+    Damaged,
+    /// A newer host wrote them.
+    #[error("the frame has format version {found}, this host reads up to {FORMAT_VERSION}")]
+    FutureVersion {
+        /// Its version.
+        found: u16,
+    },
+}
+
+/// The body of a frame is not what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the body of the frame is damaged")]
+pub struct BodyError;
+
+/// Reads the header at the start of `bytes`, which may go on beyond it.
+///
+/// # Errors
+/// [`HeaderError`], for any bytes that [`FrameBuilder::finish`] did not write with this key.
+pub fn decode_header(key: &FrameKey, bytes: &[u8]) -> Result<FrameHeader, HeaderError> {
+    if !bytes.starts_with(&MAGIC) {
+        return Err(HeaderError::Absent);
+    }
+    let mut fields = Fields(&bytes[MAGIC.len()..]);
+    let version = fields.u16().ok_or(HeaderError::Damaged)?;
+    let reserved = fields.u16();
+    // This far, and the hash at the end of the header, all versions are alike.
+    let header_bytes = fields.u32().ok_or(HeaderError::Damaged)? as usize;
+    if !(FIXED_BYTES + HASH_BYTES..=HEADER_BYTES_MAX).contains(&header_bytes) || header_bytes > bytes.len() {
+        return Err(HeaderError::Damaged);
+    }
+    let (hashed, hash) = bytes[..header_bytes].split_at(header_bytes - HASH_BYTES);
+    let actual = key.hash(hashed);
+    if actual.0 != hash {
+        return Err(HeaderError::Damaged);
+    }
+    if version > FORMAT_VERSION {
+        return Err(HeaderError::FutureVersion { found: version });
+    }
+    decode_fields(Fields(&hashed[COMMON_BYTES..]), header_bytes, actual)
+        .filter(|_| version == FORMAT_VERSION && reserved == Some(0))
+        .ok_or(HeaderError::Damaged)
+}
+
+fn decode_fields(mut fields: Fields<'_>, header_bytes: usize, hash: FrameHash) -> Option<FrameHeader> {
+    let frame_bytes = fields.u32()? as usize;
+    let run_count = fields.u32()? as usize;
+    let position = Position(fields.u64()?);
+    let previous = FrameHash(fields.array()?);
+    let body_hash = fields.array()?;
+    let reserved = fields.u64()?;
+    if reserved != 0 || run_count > RUNS_PER_FRAME_MAX || frame_bytes > FRAME_BYTES_MAX {
+        return None;
+    }
+    let mut runs = Vec::with_capacity(run_count);
+    let mut body_bytes = 0_usize;
+    for _ in 0..run_count {
+        let run = decode_run(&mut fields)?;
+        body_bytes = body_bytes.checked_add(run.bytes as usize)?;
+        runs.push(run);
+    }
+    let is_canonical =
+        fields.0.is_empty() && frame_bytes == (header_bytes.checked_add(body_bytes)?).next_multiple_of(BLOCK_BYTES);
+    is_canonical.then_some(FrameHeader { position, previous, hash, header_bytes, frame_bytes, runs, body_hash })
+}
+
+fn decode_run(fields: &mut Fields<'_>) -> Option<Run> {
+    let kind = RunKind::of_byte(fields.u8()?)?;
+    let name_bytes = usize::from(fields.u8()?);
+    let first = RecordNumber(fields.u64()?);
+    let count = fields.u32()?;
+    let bytes = fields.u32()?;
+    let service = Name::new(std::str::from_utf8(fields.take(name_bytes)?).ok()?).ok()?;
+    let has_records = count > 0;
+    let is_valid = first.0 > 0
+        && first.0.checked_add(u64::from(count)).is_some()
+        && bytes as usize >= count as usize * RECORD_LENGTH_BYTES
+        && (has_records || bytes == 0)
+        && match kind {
+            RunKind::Continue => true,
+            RunKind::Begin | RunKind::Carried => has_records,
+            RunKind::End => !has_records,
+        };
+    is_valid.then_some(Run { kind, service, first, count, bytes })
+}
+
+/// Reads little-endian fields, as far as there are bytes.
+struct Fields<'a>(&'a [u8]);
+
+impl<'a> Fields<'a> {
+    fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let (taken, rest) = self.0.split_at_checked(count)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+
+    fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+
+    fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+
+    fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+
+    fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+}
+
+/// One record of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FrameRecord<'a> {
+    /// Its number.
+    pub number: RecordNumber,
+    /// Where it begins in the frame: at its length.
+    pub offset: u32,
+    /// What was handed in.
+    pub bytes: &'a [u8],
+}
+
+/// Checks the body of `frame`, which is the whole frame with the header `header`, and gives the records of each run.
+///
+/// # Errors
+/// [`BodyError`] if it is not what was written, or shorter.
+pub fn decode_body<'a>(header: &FrameHeader, frame: &'a [u8]) -> Result<Vec<Vec<FrameRecord<'a>>>, BodyError> {
+    let frame = frame.get(..header.frame_bytes).ok_or(BodyError)?;
+    if *blake3::hash(&frame[header.header_bytes..]).as_bytes() != header.body_hash {
+        return Err(BodyError);
+    }
+    let mut offset = header.header_bytes;
+    let mut runs = Vec::with_capacity(header.runs.len());
+    for run in &header.runs {
+        let end = offset + run.bytes as usize;
+        // A run has at least so many bytes: `decode_run` looked.
+        let mut records = Vec::with_capacity(run.count as usize);
+        for index in 0..u64::from(run.count) {
+            let bytes = record_at(&frame[..end], offset).ok_or(BodyError)?;
+            let number = RecordNumber(run.first.0 + index);
+            records.push(FrameRecord { number, offset: u32::try_from(offset).map_err(|_| BodyError)?, bytes });
+            offset += RECORD_LENGTH_BYTES + bytes.len();
+        }
+        if offset != end {
+            return Err(BodyError);
+        }
+        runs.push(records);
+    }
+    Ok(runs)
+}
+
+/// The record whose length stands at `offset` of `frame`.
+#[must_use]
+pub fn record_at(frame: &[u8], offset: usize) -> Option<&[u8]> {
+    let mut fields = Fields(frame.get(offset..)?);
+    let bytes = fields.u32()? as usize;
+    fields.take(bytes)
+}
+
+/// Where a record was put by [`FrameBuilder::push`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staged {
+    run: usize,
+    offset: usize,
+}
+
+/// A record does not fit into the frame that is being built: finish that one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("the frame is full")]
+pub struct FrameFull;
+
+/// Gathers records into a frame.
+#[derive(Debug)]
+pub struct FrameBuilder {
+    frame_bytes_max: usize,
+    runs: Vec<(Run, Vec<u8>)>,
+    /// The last run of each service.
+    run_of: HashMap<Name, usize>,
+    header_bytes: usize,
+    body_bytes: usize,
+}
+
+impl FrameBuilder {
+    /// Builds frames of at most `frame_bytes_max`, which [`FRAME_BYTES_MAX`] bounds.
+    #[must_use]
+    pub fn new(frame_bytes_max: usize) -> Self {
+        Self {
+            frame_bytes_max: frame_bytes_max.min(FRAME_BYTES_MAX) / BLOCK_BYTES * BLOCK_BYTES,
+            runs: Vec::new(),
+            run_of: HashMap::new(),
+            header_bytes: FIXED_BYTES + HASH_BYTES,
+            body_bytes: 0,
+        }
+    }
+
+    /// The longest record of a service with the longest name that an empty frame has room for.
+    #[must_use]
+    pub fn record_bytes_max(&self) -> usize {
+        let beside = FIXED_BYTES + RUN_BYTES + NAME_BYTES_MAX + HASH_BYTES + RECORD_LENGTH_BYTES;
+        self.frame_bytes_max.saturating_sub(beside).min(RECORD_BYTES_MAX)
+    }
+
+    /// Whether there is nothing in it.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.runs.is_empty()
+    }
+
+    /// How long the frame is by now, in bytes.
+    #[must_use]
+    pub fn frame_bytes(&self) -> usize {
+        (self.header_bytes + self.body_bytes).next_multiple_of(BLOCK_BYTES)
+    }
+
+    /// Adds a record. One that follows on the last of its service joins its run.
+    ///
+    /// # Errors
+    /// [`FrameFull`]; nothing was added.
+    pub fn push(
+        &mut self,
+        kind: RunKind,
+        service: &Name,
+        number: RecordNumber,
+        record: &[u8],
+    ) -> Result<Staged, FrameFull> {
+        let bytes = RECORD_LENGTH_BYTES + record.len();
+        let joined = self.run_of.get(service).copied().filter(|&run| {
+            let run = &self.runs[run].0;
+            let is_follower = kind == RunKind::Continue || kind == run.kind && kind != RunKind::Begin;
+            is_follower && run.kind != RunKind::End && run.end() == number
+        });
+        self.check_room(if joined.is_some() { 0 } else { RUN_BYTES + service.len() }, bytes)?;
+        let index = joined.unwrap_or_else(|| self.add_run(kind, service, number));
+        let (run, body) = &mut self.runs[index];
+        let staged = Staged { run: index, offset: body.len() };
+        run.count += 1;
+        run.bytes += to_u32(bytes);
+        body.extend_from_slice(&to_u32(record.len()).to_le_bytes());
+        body.extend_from_slice(record);
+        self.body_bytes += bytes;
+        Ok(staged)
+    }
+
+    /// Adds a run without records: [`RunKind::Continue`] says that `next` will be the next, [`RunKind::End`] that there
+    /// will be none.
+    ///
+    /// # Errors
+    /// [`FrameFull`]; nothing was added.
+    pub fn push_empty(&mut self, kind: RunKind, service: &Name, next: RecordNumber) -> Result<(), FrameFull> {
+        self.check_room(RUN_BYTES + service.len(), 0)?;
+        self.add_run(kind, service, next);
+        Ok(())
+    }
+
+    /// Writes the frame to `frame`, whose content is replaced, and starts the next one.
+    pub fn finish(
+        &mut self,
+        key: &FrameKey,
+        position: Position,
+        previous: FrameHash,
+        frame: &mut Vec<u8>,
+    ) -> FrameHeader {
+        let (header_bytes, frame_bytes) = (self.header_bytes, self.frame_bytes());
+        frame.clear();
+        frame.reserve(frame_bytes);
+        frame.resize(header_bytes, 0);
+        for (_, body) in &self.runs {
+            frame.extend_from_slice(body);
+        }
+        frame.resize(frame_bytes, 0);
+        let body_hash = *blake3::hash(&frame[header_bytes..]).as_bytes();
+
+        let mut header = Vec::with_capacity(header_bytes);
+        header.extend_from_slice(&MAGIC);
+        header.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
+        header.extend_from_slice(&[0; 2]);
+        header.extend_from_slice(&to_u32(header_bytes).to_le_bytes());
+        header.extend_from_slice(&to_u32(frame_bytes).to_le_bytes());
+        header.extend_from_slice(&to_u32(self.runs.len()).to_le_bytes());
+        header.extend_from_slice(&position.0.to_le_bytes());
+        header.extend_from_slice(&previous.0);
+        header.extend_from_slice(&body_hash);
+        header.extend_from_slice(&[0; 8]);
+        for (run, _) in &self.runs {
+            header.push(run.kind.to_byte());
+            header.push(u8::try_from(run.service.len()).unwrap_or(0));
+            header.extend_from_slice(&run.first.0.to_le_bytes());
+            header.extend_from_slice(&run.count.to_le_bytes());
+            header.extend_from_slice(&run.bytes.to_le_bytes());
+            header.extend_from_slice(run.service.as_bytes());
+        }
+        let hash = key.hash(&header);
+        header.extend_from_slice(&hash.0);
+        frame[..header_bytes].copy_from_slice(&header);
+
+        let runs = std::mem::take(&mut self.runs).into_iter().map(|(run, _)| run).collect();
+        self.clear();
+        FrameHeader { position, previous, hash, header_bytes, frame_bytes, runs, body_hash }
+    }
+
+    /// Takes everything out.
+    pub fn clear(&mut self) {
+        self.runs.clear();
+        self.run_of.clear();
+        self.header_bytes = FIXED_BYTES + HASH_BYTES;
+        self.body_bytes = 0;
+    }
+
+    fn check_room(&self, header_bytes: usize, body_bytes: usize) -> Result<(), FrameFull> {
+        let bytes = self.header_bytes + self.body_bytes + header_bytes + body_bytes;
+        let is_room = bytes <= self.frame_bytes_max && (header_bytes == 0 || self.runs.len() < RUNS_PER_FRAME_MAX);
+        if is_room { Ok(()) } else { Err(FrameFull) }
+    }
+
+    fn add_run(&mut self, kind: RunKind, service: &Name, first: RecordNumber) -> usize {
+        let index = self.runs.len();
+        self.runs.push((Run { kind, service: service.clone(), first, count: 0, bytes: 0 }, Vec::new()));
+        self.run_of.insert(service.clone(), index);
+        self.header_bytes += RUN_BYTES + service.len();
+        index
+    }
+}
+
+impl Staged {
+    /// Where the record begins in the frame that was then finished with `header`.
+    #[must_use]
+    pub fn offset_in(self, header: &FrameHeader) -> u32 {
+        let before: usize = header.runs[..self.run].iter().map(|run| run.bytes as usize).sum();
+        to_u32(header.header_bytes + before + self.offset)
+    }
+}
+
+/// Lengths within a frame, which [`FRAME_BYTES_MAX`] bounds.
+fn to_u32(length: usize) -> u32 {
+    u32::try_from(length).expect("a frame is shorter than 4 GiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn key() -> FrameKey {
+        FrameKey::new(DirectoryId([7; 16]))
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    /// A frame of three services, and its header.
+    fn sample() -> (FrameHeader, Vec<u8>) {
+        let mut builder = FrameBuilder::new(FRAME_BYTES_MAX);
+        for (kind, service, number, record) in [
+            (RunKind::Begin, "bank", 1, "one"),
+            (RunKind::Continue, "shop", 41, "two"),
+            (RunKind::Continue, "bank", 2, ""),
+            (RunKind::Continue, "shop", 42, "three"),
+        ] {
+            builder.push(kind, &name(service), RecordNumber(number), record.as_bytes()).expect("room");
+        }
+        builder.push_empty(RunKind::End, &name("gone"), RecordNumber(9)).expect("room");
+        let mut frame = Vec::new();
+        let header = builder.finish(&key(), Position(8192), FrameHash([3; 32]), &mut frame);
+        (header, frame)
+    }
+
+    #[test]
+    fn a_frame_comes_back_grouped_by_service() -> Result<(), BodyError> {
+        let (header, frame) = sample();
+        assert_eq!(decode_header(&key(), &frame), Ok(header.clone()));
+        assert_eq!((header.frame_bytes, header.end()), (BLOCK_BYTES, Position(12288)));
+        let runs = decode_body(&header, &frame)?;
+        let seen: Vec<(String, u64, &[u8])> = header
+            .runs
+            .iter()
+            .zip(&runs)
+            .flat_map(|(run, records)| records.iter().map(|r| (run.service.to_string(), r.number.0, r.bytes)))
+            .collect();
+        let expected: [(String, u64, &[u8]); 4] = [
+            ("bank".into(), 1, b"one"),
+            ("bank".into(), 2, b""),
+            ("shop".into(), 41, b"two"),
+            ("shop".into(), 42, b"three"),
+        ];
+        assert_eq!(seen, expected);
+        assert_eq!(record_at(&frame, runs[1][1].offset as usize), Some(&b"three"[..]));
+        Ok(())
+    }
+
+    #[test]
+    fn every_flipped_bit_is_found_and_a_good_header_still_names_the_services() {
+        let (header, frame) = sample();
+        for bit in 0..frame.len() * 8 {
+            let mut flipped = frame.clone();
+            flipped[bit / 8] ^= 1 << (bit % 8);
+            match decode_header(&key(), &flipped) {
+                Ok(read) => {
+                    assert!(bit / 8 >= header.header_bytes, "bit {bit} of the header was not missed");
+                    assert_eq!(read, header);
+                    assert_eq!(decode_body(&read, &flipped), Err(BodyError), "bit {bit}");
+                }
+                Err(_) => assert!(bit / 8 < header.header_bytes, "bit {bit} of the body leaves the header good"),
+            }
+        }
+    }
+
+    #[test]
+    fn truncated_frames_are_refused() {
+        let (header, frame) = sample();
+        for bytes in 0..frame.len() {
+            match decode_header(&key(), &frame[..bytes]) {
+                Ok(read) => {
+                    assert!(bytes >= header.header_bytes);
+                    assert_eq!(decode_body(&read, &frame[..bytes]), Err(BodyError));
+                }
+                Err(_) => assert!(bytes < header.header_bytes),
+            }
+        }
+    }
+
+    #[test]
+    fn another_directory_does_not_recognise_it_and_a_newer_version_is_named() {
+        let (_, frame) = sample();
+        let other = FrameKey::new(DirectoryId([8; 16]));
+        assert_eq!(decode_header(&other, &frame), Err(HeaderError::Damaged));
+        let mut newer = frame;
+        newer[8] = 9;
+        let header_bytes = u32::from_le_bytes([newer[12], newer[13], newer[14], newer[15]]) as usize;
+        let hash = key().hash(&newer[..header_bytes - HASH_BYTES]);
+        newer[header_bytes - HASH_BYTES..header_bytes].copy_from_slice(&hash.0);
+        assert_eq!(decode_header(&key(), &newer), Err(HeaderError::FutureVersion { found: 9 }));
+    }
+
+    #[test]
+    fn a_full_frame_takes_no_more_and_is_not_longer_than_its_bound() {
+        let mut builder = FrameBuilder::new(3 * BLOCK_BYTES);
+        let record = vec![1; 500];
+        let mut count = 0;
+        while builder.push(RunKind::Continue, &name("a"), RecordNumber(1 + count), &record).is_ok() {
+            count += 1;
+        }
+        assert_eq!((builder.frame_bytes(), count), (3 * BLOCK_BYTES, 24));
+        let mut frame = Vec::new();
+        let header = builder.finish(&key(), Position(0), FrameHash::default(), &mut frame);
+        assert_eq!(decode_header(&key(), &frame).as_ref(), Ok(&header));
+        let longest = vec![1; builder.record_bytes_max()];
+        let longest_name = name(&"n".repeat(NAME_BYTES_MAX));
+        assert!(builder.push(RunKind::Begin, &longest_name, RecordNumber(1), &longest).is_ok());
+
+        let mut builder = FrameBuilder::new(FRAME_BYTES_MAX);
+        let full = (0..).find(|index| {
+            let service = name(&format!("{index:064}"));
+            builder.push_empty(RunKind::Continue, &service, RecordNumber(1)).is_err()
+        });
+        assert_eq!(full, Some(RUNS_PER_FRAME_MAX));
+        let header = builder.finish(&key(), Position(0), FrameHash::default(), &mut frame);
+        assert_eq!(header.header_bytes, HEADER_BYTES_MAX);
+        assert_eq!(decode_header(&key(), &frame), Ok(header));
+    }
+
+    proptest! {
+        #[test]
+        fn random_bytes_are_never_a_frame_and_never_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            prop_assert!(decode_header(&key(), &bytes).is_err());
+            let magic = bytes.len().min(MAGIC.len());
+            bytes[..magic].copy_from_slice(&MAGIC[..magic]);
+            prop_assert!(decode_header(&key(), &bytes).is_err());
+            // Even with a good hash, nonsense is refused.
+            if bytes.len() > FIXED_BYTES + HASH_BYTES {
+                let header_bytes = bytes.len();
+                bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());
+                bytes[10..12].copy_from_slice(&[0; 2]);
+                bytes[12..16].copy_from_slice(&to_u32(header_bytes).to_le_bytes());
+                let hash = key().hash(&bytes[..header_bytes - HASH_BYTES]);
+                bytes[header_bytes - HASH_BYTES..].copy_from_slice(&hash.0);
+                prop_assert!(decode_header(&key(), &bytes).is_err());
+            }
+        }
+    }
+}

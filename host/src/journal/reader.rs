@@ -1,0 +1,77 @@
+//! Reads single records, beside the log that goes on.
+
+use super::frame::{BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, decode_body, decode_header};
+use super::recovery::{Location, segment_name};
+use crate::storage::Storage;
+use std::io;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// Reads single records of a journal by their location. It checks the whole frame each time: it is for the rare
+/// repetition of a transaction, not for replays.
+#[derive(Debug, Clone)]
+pub struct Reader {
+    pub(super) storage: Arc<dyn Storage>,
+    pub(super) key: FrameKey,
+}
+
+/// A record cannot be read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ReadError {
+    /// The segment was given up, or there is no such record in it.
+    #[error("the record is no longer in the journal")]
+    Gone,
+    /// It is not what was written.
+    #[error("the frame of the record is damaged")]
+    Damaged,
+    /// The storage fails.
+    #[error("cannot read the journal")]
+    Storage(#[source] io::Error),
+}
+
+impl From<BodyError> for ReadError {
+    fn from(_: BodyError) -> Self {
+        Self::Damaged
+    }
+}
+
+impl Reader {
+    /// Reads the record at `location`.
+    ///
+    /// # Errors
+    /// [`ReadError`].
+    pub fn record(&self, location: Location) -> Result<Vec<u8>, ReadError> {
+        let (header, frame) = self.frame(location.segment, location.frame_offset)?;
+        let mut records = decode_body(&header, &frame)?.into_iter().flatten();
+        let record = records.find(|record| record.offset == location.record_offset);
+        record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
+    }
+
+    /// Reads a frame whose header is good.
+    pub(super) fn frame(&self, segment: u64, frame_offset: u32) -> Result<(FrameHeader, Vec<u8>), ReadError> {
+        let missing = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => ReadError::Gone,
+            _ => ReadError::Storage(error),
+        };
+        let file = self.storage.open(&segment_name(segment)).map_err(missing)?;
+        let rest = file.bytes().map_err(ReadError::Storage)?.saturating_sub(u64::from(frame_offset));
+        let rest = usize::try_from(rest).unwrap_or(usize::MAX);
+        // Most frames are short: begin with a block.
+        let mut frame = vec![0; rest.min(BLOCK_BYTES)];
+        file.read_exact_at(u64::from(frame_offset), &mut frame).map_err(ReadError::Storage)?;
+        let mut header = decode_header(&self.key, &frame);
+        if header.is_err() {
+            frame.resize(rest.min(HEADER_BYTES_MAX), 0);
+            file.read_exact_at(u64::from(frame_offset), &mut frame).map_err(ReadError::Storage)?;
+            header = decode_header(&self.key, &frame);
+        }
+        let header = header.map_err(|_| ReadError::Damaged)?;
+        if header.frame_bytes > rest {
+            return Err(ReadError::Damaged);
+        }
+        frame.resize(header.frame_bytes, 0);
+        file.read_exact_at(u64::from(frame_offset), &mut frame).map_err(ReadError::Storage)?;
+        Ok((header, frame))
+    }
+}

@@ -1,0 +1,184 @@
+//! One directory of files, as the journal and the snapshots need it: every byte that must outlive a crash goes through
+//! [`Storage`].
+//!
+//! The trait is small and blocking, and it promises no more than POSIX does: bytes are safe after
+//! [`StorageFile::sync_data`], names after [`Storage::sync_directory`], and nothing is ordered before that. What the
+//! order must be is the callers' business. [`DiskStorage`] is the file system; [`SimulatedStorage`] is its twin in
+//! memory that loses whatever it may lose, and fails when told to.
+//!
+//! Concurrency: all of it may be called from several threads. Callers see to it that a file has one writer.
+
+mod disk;
+mod simulated;
+
+pub use disk::DiskStorage;
+pub use simulated::{Operation, SimulatedStorage};
+
+use std::fmt;
+use std::io;
+
+/// The longest name of a file, in bytes.
+pub const FILE_NAME_BYTES_MAX: usize = 200;
+
+/// How much is written at once when a file is filled with zeros, in bytes.
+const ZEROS_BYTES: usize = 1024 * 1024;
+
+/// One directory, without folders below it.
+pub trait Storage: Send + Sync + fmt::Debug {
+    /// Takes the directory for this process, until the guard is dropped or the process ends.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] if another holds it.
+    fn lock(&self) -> io::Result<LockGuard>;
+
+    /// Creates an empty file. Its name is safe after [`Storage::sync_directory`].
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::AlreadyExists`] if there is one of that name.
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
+
+    /// Opens a file to read and write.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::NotFound`] if there is none of that name.
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
+
+    /// The names of all files, in no order.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    fn list(&self) -> io::Result<Vec<String>>;
+
+    /// Gives a file another name, and takes that name from the file that had it. After a crash before
+    /// [`Storage::sync_directory`] the file has either name.
+    ///
+    /// # Errors
+    /// Nothing was renamed.
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Removes a file. After a crash before [`Storage::sync_directory`] it may be back.
+    ///
+    /// # Errors
+    /// Nothing was removed.
+    fn remove(&self, name: &str) -> io::Result<()>;
+
+    /// Makes all names safe that were created, changed or removed before.
+    ///
+    /// # Errors
+    /// Any of them may be lost.
+    fn sync_directory(&self) -> io::Result<()>;
+}
+
+/// A file that can be read and written at any offset.
+pub trait StorageFile: Send + Sync + fmt::Debug {
+    /// How long it is, in bytes.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    fn bytes(&self) -> io::Result<u64>;
+
+    /// Writes some of `bytes` at `offset`, and says how many. The file grows if it must.
+    ///
+    /// # Errors
+    /// Some of them may have been written.
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize>;
+
+    /// Reads into `buffer` from `offset`, and says how many bytes: 0 only at the end of the file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Makes all bytes safe that were written before, and the file's length.
+    ///
+    /// # Errors
+    /// Any of them may be lost, and a later success says nothing about them: do not try again.
+    fn sync_data(&self) -> io::Result<()>;
+
+    /// Writes all of `bytes` at `offset`.
+    ///
+    /// # Errors
+    /// Some of them may have been written.
+    fn write_all_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.write_at(offset, bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(count) => {
+                    offset += count as u64;
+                    bytes = &bytes[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `buffer` from `offset`.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::UnexpectedEof`] if the file is shorter.
+    fn read_exact_at(&self, mut offset: u64, mut buffer: &mut [u8]) -> io::Result<()> {
+        while !buffer.is_empty() {
+            match self.read_at(offset, buffer) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(count) => {
+                    offset += count as u64;
+                    buffer = &mut buffer[count..];
+                }
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills an empty file with `bytes` zeros, so that overwriting them later needs neither space nor a change of the
+    /// file's metadata. Written rather than reserved: a reserved extent is converted at its first write, which makes
+    /// the sync after it slower, and a full disk is to be seen here and not in the middle of a commit.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] among others.
+    fn preallocate(&self, bytes: u64) -> io::Result<()> {
+        let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(bytes).unwrap_or(ZEROS_BYTES))];
+        let mut offset = 0;
+        while offset < bytes {
+            let count = zeros.len().min(usize::try_from(bytes - offset).unwrap_or(zeros.len()));
+            self.write_all_at(offset, &zeros[..count])?;
+            offset += count as u64;
+        }
+        Ok(())
+    }
+}
+
+/// Holds a directory's lock.
+pub struct LockGuard {
+    _held: Box<dyn Send + Sync>,
+}
+
+impl LockGuard {
+    /// A lock that is held as long as `held` lives.
+    #[must_use]
+    pub fn new(held: Box<dyn Send + Sync>) -> Self {
+        Self { _held: held }
+    }
+}
+
+impl fmt::Debug for LockGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("LockGuard")
+    }
+}
+
+/// Checks that `name` names a file in the directory itself.
+fn check_file_name(name: &str) -> io::Result<()> {
+    let is_valid = !name.is_empty()
+        && name.len() <= FILE_NAME_BYTES_MAX
+        && name != "."
+        && name != ".."
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    if is_valid {
+        return Ok(());
+    }
+    Err(io::Error::new(io::ErrorKind::InvalidInput, format!("'{}' is not a file name", name.escape_debug())))
+}

@@ -1,0 +1,160 @@
+//! A directory of the file system.
+
+use super::{LockGuard, Storage, StorageFile, check_file_name};
+use std::fs::{self, File, TryLockError};
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+/// The file whose lock stands for the directory's.
+const LOCK_FILE: &str = "lock";
+
+/// A directory on disk.
+#[derive(Debug)]
+pub struct DiskStorage {
+    path: PathBuf,
+}
+
+impl DiskStorage {
+    /// The directory at `path`, which is created if it is missing; its parent must be there. Its own name is then safe
+    /// too.
+    ///
+    /// # Errors
+    /// It is no directory, or it cannot be created.
+    pub fn create(path: &Path) -> io::Result<Self> {
+        match fs::create_dir(path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+            Err(error) => return Err(error),
+        }
+        // Whoever created it may have died before this.
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        File::open(parent)?.sync_all()?;
+        Self::open(path)
+    }
+
+    /// The directory at `path`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open(path: &Path) -> io::Result<Self> {
+        if !fs::metadata(path)?.is_dir() {
+            return Err(io::ErrorKind::NotADirectory.into());
+        }
+        Ok(Self { path: path.to_owned() })
+    }
+
+    fn path_of(&self, name: &str) -> io::Result<PathBuf> {
+        check_file_name(name)?;
+        Ok(self.path.join(name))
+    }
+}
+
+impl Storage for DiskStorage {
+    fn lock(&self) -> io::Result<LockGuard> {
+        let file = File::options().create(true).truncate(false).write(true).open(self.path.join(LOCK_FILE))?;
+        match file.try_lock() {
+            Ok(()) => Ok(LockGuard::new(Box::new(file))),
+            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let file = File::options().create_new(true).read(true).write(true).open(self.path_of(name)?)?;
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let file = File::options().read(true).write(true).open(self.path_of(name)?)?;
+        Ok(Box::new(DiskFile(file)))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = Vec::new();
+        for entry in fs::read_dir(&self.path)? {
+            let entry = entry?;
+            if entry.file_type()?.is_file()
+                && let Ok(name) = entry.file_name().into_string()
+                && name != LOCK_FILE
+            {
+                names.push(name);
+            }
+        }
+        Ok(names)
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        fs::rename(self.path_of(from)?, self.path_of(to)?)
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        fs::remove_file(self.path_of(name)?)
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+}
+
+#[derive(Debug)]
+struct DiskFile(File);
+
+impl StorageFile for DiskFile {
+    fn bytes(&self) -> io::Result<u64> {
+        Ok(self.0.metadata()?.len())
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        FileExt::write_at(&self.0, bytes, offset)
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        FileExt::read_at(&self.0, buffer, offset)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        self.0.sync_data()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_lock_is_refused_until_the_first_is_dropped() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let first = DiskStorage::create(&directory.path().join("journal"))?;
+        let second = DiskStorage::open(&directory.path().join("journal"))?;
+        let guard = first.lock()?;
+        assert_eq!(second.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        drop(guard);
+        second.lock().map(drop)
+    }
+
+    #[test]
+    fn files_keep_what_is_written_and_names_stay_in_the_directory() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::create(directory.path())?;
+        let file = storage.create("a")?;
+        file.preallocate(3 * 1024 * 1024 + 5)?;
+        file.write_all_at(7, b"seven")?;
+        file.sync_data()?;
+        storage.rename("a", "b")?;
+        storage.sync_directory()?;
+        assert_eq!(storage.list()?, ["b"]);
+        let file = storage.open("b")?;
+        assert_eq!(file.bytes()?, 3 * 1024 * 1024 + 5);
+        let mut read = [0; 6];
+        file.read_exact_at(6, &mut read)?;
+        assert_eq!(&read, b"\0seven");
+        for name in ["../a", "", "..", "a/b"] {
+            assert_eq!(storage.create(name).map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::InvalidInput));
+        }
+        assert_eq!(storage.create("b").map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::AlreadyExists));
+        storage.remove("b")?;
+        assert!(storage.list()?.is_empty());
+        Ok(())
+    }
+}

@@ -1,0 +1,622 @@
+//! A directory in memory that forgets whatever a disk may forget.
+//!
+//! What a process reads is always what it wrote. What is left after [`SimulatedStorage::crash`] is decided by the seed:
+//! of every 512-byte sector that was written since the last successful sync of its file, any version since then or the
+//! one before; of every creation, renaming and removal since the last sync of the directory, all or nothing, each on
+//! its own. A failed sync is as bad as on Linux: some sectors are safe, the others are forgotten by the kernel, so that
+//! a later sync that succeeds does not bring them to the disk.
+
+use super::{LockGuard, Storage, StorageFile, check_file_name};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// What a disk writes as a whole, in bytes.
+const SECTOR_BYTES: usize = 512;
+
+/// What can be counted and made to fail.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Operation {
+    /// [`Storage::create`].
+    Create,
+    /// [`Storage::open`].
+    Open,
+    /// [`Storage::rename`].
+    Rename,
+    /// [`Storage::remove`].
+    Remove,
+    /// [`Storage::sync_directory`].
+    SyncDirectory,
+    /// [`StorageFile::write_at`]. One that fails has written a part.
+    Write,
+    /// [`StorageFile::read_at`].
+    Read,
+    /// [`StorageFile::sync_data`].
+    SyncData,
+}
+
+/// A fault-injecting directory in memory. Clones are the same directory.
+#[derive(Debug, Clone)]
+pub struct SimulatedStorage(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    random: SplitMix64,
+    files: Vec<File>,
+    /// Names as the process sees them, and the file that each stands for.
+    names: BTreeMap<String, usize>,
+    durable_names: BTreeMap<String, usize>,
+    changes: Vec<Change>,
+    counts: BTreeMap<Operation, u64>,
+    operations: u64,
+    faults: Vec<(Operation, u64)>,
+    power_off_at: Option<u64>,
+    is_off: bool,
+    is_locked: bool,
+    is_writing_short: bool,
+    is_ignoring_syncs: bool,
+    space_bytes: u64,
+}
+
+#[derive(Debug, Default, Clone)]
+struct File {
+    bytes: Vec<u8>,
+    durable: Vec<u8>,
+    /// Every version of a sector that was written since the last sync.
+    unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+}
+
+#[derive(Debug)]
+enum Change {
+    Create { name: String, file: usize },
+    Rename { from: String, to: String, file: usize },
+    Remove { name: String, file: usize },
+}
+
+impl SimulatedStorage {
+    /// An empty directory. Every choice follows from `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self(Arc::new(Mutex::new(State {
+            random: SplitMix64(seed),
+            files: Vec::new(),
+            names: BTreeMap::new(),
+            durable_names: BTreeMap::new(),
+            changes: Vec::new(),
+            counts: BTreeMap::new(),
+            operations: 0,
+            faults: Vec::new(),
+            power_off_at: None,
+            is_off: false,
+            is_locked: false,
+            is_writing_short: false,
+            is_ignoring_syncs: false,
+            space_bytes: u64::MAX,
+        })))
+    }
+
+    /// Cuts the power, and gives the directory as it is found afterwards. Faults and settings are not taken over. What
+    /// still uses the old one gets errors.
+    #[must_use]
+    pub fn crash(&self) -> Self {
+        let mut state = self.state();
+        state.is_off = true;
+        let mut random = SplitMix64(state.random.next());
+        // Some crashes keep nearly all, some nearly nothing.
+        let kept_of_four = random.below(5);
+        let is_kept = |random: &mut SplitMix64| random.below(4) < kept_of_four;
+        let mut names = state.durable_names.clone();
+        for change in &state.changes {
+            if is_kept(&mut random) {
+                change.apply(&mut names);
+            }
+        }
+        let mut files = Vec::with_capacity(state.files.len());
+        for file in &state.files {
+            let mut bytes = file.durable.clone();
+            if is_kept(&mut random) {
+                bytes.resize(file.bytes.len(), 0);
+            }
+            for (sector, versions) in &file.unsynced {
+                let start = sector * SECTOR_BYTES;
+                if start < bytes.len() && is_kept(&mut random) {
+                    // The newest version most of the time.
+                    let back = random.below(2 * versions.len() as u64).saturating_sub(versions.len() as u64);
+                    let version = &versions[versions.len() - 1 - usize::try_from(back).unwrap_or(0)];
+                    let end = bytes.len().min(start + version.len());
+                    bytes[start..end].copy_from_slice(&version[..end - start]);
+                }
+            }
+            files.push(File { durable: bytes.clone(), bytes, unsynced: BTreeMap::new() });
+        }
+        drop(state);
+        let after = Self::new(random.next());
+        {
+            let mut state = after.state();
+            state.files = files;
+            state.names.clone_from(&names);
+            state.durable_names = names;
+        }
+        after
+    }
+
+    /// Makes the `nth` operation of this kind from now fail, 1 being the next.
+    pub fn fail(&self, operation: Operation, nth: u64) {
+        let mut state = self.state();
+        let at = state.counts.get(&operation).copied().unwrap_or(0) + nth;
+        state.faults.push((operation, at));
+    }
+
+    /// Cuts the power in the middle of the `nth` operation from now: it and all later ones fail.
+    pub fn power_off(&self, nth: u64) {
+        let mut state = self.state();
+        state.power_off_at = Some(state.operations + nth);
+    }
+
+    /// Whether the power is off.
+    #[must_use]
+    pub fn is_off(&self) -> bool {
+        self.state().is_off
+    }
+
+    /// Lets writes write less than asked for now and then.
+    pub fn write_short(&self) {
+        self.state().is_writing_short = true;
+    }
+
+    /// Makes every sync a lie that reports success. It is there to show that a test can fail.
+    pub fn ignore_syncs(&self) {
+        self.state().is_ignoring_syncs = true;
+    }
+
+    /// Limits the sum of all files' lengths: a disk that is full beyond `bytes`.
+    pub fn limit_space(&self, bytes: u64) {
+        self.state().space_bytes = bytes;
+    }
+
+    /// How many operations of a kind there were.
+    #[must_use]
+    pub fn count(&self, operation: Operation) -> u64 {
+        self.state().counts.get(&operation).copied().unwrap_or(0)
+    }
+
+    /// How many operations there were.
+    #[must_use]
+    pub fn operations(&self) -> u64 {
+        self.state().operations
+    }
+
+    /// The sum of all files' lengths, in bytes.
+    #[must_use]
+    pub fn used_bytes(&self) -> u64 {
+        self.state().used_bytes()
+    }
+
+    /// An independent copy of the directory, as it would be found after a proper stop of everything.
+    #[must_use]
+    pub fn copy(&self) -> Self {
+        let state = self.state();
+        let copy = Self::new(state.random.0);
+        {
+            let mut into = copy.state();
+            let files = state.files.iter();
+            into.files = files
+                .map(|file| File { durable: file.bytes.clone(), unsynced: BTreeMap::new(), ..file.clone() })
+                .collect();
+            into.names.clone_from(&state.names);
+            into.durable_names.clone_from(&state.names);
+        }
+        copy
+    }
+
+    /// Rot: inverts the bits of `mask` in one byte on the disk. Nothing happens if there is no such byte.
+    pub fn flip(&self, name: &str, offset: usize, mask: u8) {
+        let mut state = self.state();
+        let Some(&file) = state.names.get(name) else { return };
+        let file = &mut state.files[file];
+        for bytes in [&mut file.bytes, &mut file.durable] {
+            if let Some(byte) = bytes.get_mut(offset) {
+                *byte ^= mask;
+            }
+        }
+    }
+
+    /// Rot: cuts a file off.
+    pub fn truncate(&self, name: &str, bytes: usize) {
+        let mut state = self.state();
+        let Some(&file) = state.names.get(name) else { return };
+        state.files[file].bytes.truncate(bytes);
+        state.files[file].durable.truncate(bytes);
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What becomes of an operation.
+enum Fate {
+    Done,
+    Fails(io::Error),
+}
+
+impl State {
+    /// Counts an operation and decides what becomes of it.
+    fn enter(&mut self, operation: Operation) -> io::Result<Fate> {
+        if self.is_off {
+            return Err(power_is_off());
+        }
+        self.operations += 1;
+        let count = self.counts.entry(operation).or_default();
+        *count += 1;
+        let count = *count;
+        if self.power_off_at == Some(self.operations) {
+            self.is_off = true;
+            return Ok(Fate::Fails(power_is_off()));
+        }
+        if self.faults.contains(&(operation, count)) {
+            let message = format!("injected: {operation:?} {count} fails");
+            return Ok(Fate::Fails(io::Error::other(message)));
+        }
+        Ok(Fate::Done)
+    }
+
+    fn used_bytes(&self) -> u64 {
+        self.names.values().map(|&file| self.files[file].bytes.len() as u64).sum()
+    }
+
+    /// A change of names. When the power goes off in the middle, the crash decides.
+    fn change(&mut self, operation: Operation, change: Change) -> io::Result<()> {
+        let fate = self.enter(operation)?;
+        if matches!(fate, Fate::Done) || self.is_off {
+            change.apply(&mut self.names);
+            self.changes.push(change);
+        }
+        match fate {
+            Fate::Done => Ok(()),
+            Fate::Fails(error) => Err(error),
+        }
+    }
+
+    fn file_of(&self, name: &str) -> io::Result<usize> {
+        check_file_name(name)?;
+        self.names.get(name).copied().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+}
+
+impl Change {
+    fn apply(&self, names: &mut BTreeMap<String, usize>) {
+        match self {
+            Self::Create { name, file } => {
+                names.insert(name.clone(), *file);
+            }
+            Self::Rename { from, to, file } => {
+                if names.get(from) == Some(file) {
+                    names.remove(from);
+                }
+                names.insert(to.clone(), *file);
+            }
+            Self::Remove { name, file } => {
+                if names.get(name) == Some(file) {
+                    names.remove(name);
+                }
+            }
+        }
+    }
+}
+
+fn power_is_off() -> io::Error {
+    io::Error::other("injected: the power is off")
+}
+
+impl Storage for SimulatedStorage {
+    fn lock(&self) -> io::Result<LockGuard> {
+        let mut state = self.state();
+        if state.is_off {
+            return Err(power_is_off());
+        }
+        if std::mem::replace(&mut state.is_locked, true) {
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(LockGuard::new(Box::new(Unlock(self.clone()))))
+    }
+
+    fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        check_file_name(name)?;
+        let mut state = self.state();
+        if state.names.contains_key(name) {
+            return Err(io::ErrorKind::AlreadyExists.into());
+        }
+        let file = state.files.len();
+        state.files.push(File::default());
+        state.change(Operation::Create, Change::Create { name: name.to_owned(), file })?;
+        Ok(Box::new(SimulatedFile { storage: self.clone(), file }))
+    }
+
+    fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let mut state = self.state();
+        if let Fate::Fails(error) = state.enter(Operation::Open)? {
+            return Err(error);
+        }
+        let file = state.file_of(name)?;
+        Ok(Box::new(SimulatedFile { storage: self.clone(), file }))
+    }
+
+    fn list(&self) -> io::Result<Vec<String>> {
+        let state = self.state();
+        if state.is_off { Err(power_is_off()) } else { Ok(state.names.keys().cloned().collect()) }
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        check_file_name(to)?;
+        let mut state = self.state();
+        let file = state.file_of(from)?;
+        state.change(Operation::Rename, Change::Rename { from: from.to_owned(), to: to.to_owned(), file })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.state();
+        let file = state.file_of(name)?;
+        state.change(Operation::Remove, Change::Remove { name: name.to_owned(), file })
+    }
+
+    fn sync_directory(&self) -> io::Result<()> {
+        let mut state = self.state();
+        match state.enter(Operation::SyncDirectory)? {
+            Fate::Done => {
+                if !state.is_ignoring_syncs {
+                    state.durable_names = state.names.clone();
+                    state.changes.clear();
+                }
+                Ok(())
+            }
+            Fate::Fails(error) => Err(error),
+        }
+    }
+}
+
+/// Gives the lock back.
+struct Unlock(SimulatedStorage);
+
+impl Drop for Unlock {
+    fn drop(&mut self) {
+        self.0.state().is_locked = false;
+    }
+}
+
+#[derive(Debug)]
+struct SimulatedFile {
+    storage: SimulatedStorage,
+    file: usize,
+}
+
+impl StorageFile for SimulatedFile {
+    fn bytes(&self) -> io::Result<u64> {
+        let state = self.storage.state();
+        if state.is_off { Err(power_is_off()) } else { Ok(state.files[self.file].bytes.len() as u64) }
+    }
+
+    fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        let mut state = self.storage.state();
+        let fate = state.enter(Operation::Write)?;
+        let offset = usize::try_from(offset).map_err(io::Error::other)?;
+        let mut count = bytes.len();
+        if state.is_writing_short && count > 1 && state.random.below(2) == 0 {
+            count = 1 + below(&mut state.random, count - 1);
+        }
+        if matches!(fate, Fate::Fails(_)) && !state.is_off {
+            count = below(&mut state.random, count + 1);
+        }
+        let growth = (offset + count).saturating_sub(state.files[self.file].bytes.len()) as u64;
+        if growth > 0 && state.used_bytes() + growth > state.space_bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        state.files[self.file].write(offset, &bytes[..count]);
+        match fate {
+            Fate::Done => Ok(count),
+            Fate::Fails(error) => Err(error),
+        }
+    }
+
+    fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
+        let mut state = self.storage.state();
+        if let Fate::Fails(error) = state.enter(Operation::Read)? {
+            return Err(error);
+        }
+        let bytes = &state.files[self.file].bytes;
+        let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
+        let count = buffer.len().min(bytes.len() - start);
+        buffer[..count].copy_from_slice(&bytes[start..start + count]);
+        Ok(count)
+    }
+
+    fn sync_data(&self) -> io::Result<()> {
+        let mut state = self.storage.state();
+        match state.enter(Operation::SyncData)? {
+            Fate::Done => {
+                if !state.is_ignoring_syncs {
+                    state.files[self.file].sync();
+                }
+                Ok(())
+            }
+            Fate::Fails(error) => {
+                if !state.is_off {
+                    let mut random = SplitMix64(state.random.next());
+                    state.files[self.file].sync_in_part(&mut random);
+                }
+                Err(error)
+            }
+        }
+    }
+}
+
+impl File {
+    fn write(&mut self, offset: usize, bytes: &[u8]) {
+        if bytes.is_empty() {
+            return;
+        }
+        let end = offset + bytes.len();
+        if self.bytes.len() < end {
+            self.bytes.resize(end, 0);
+        }
+        self.bytes[offset..end].copy_from_slice(bytes);
+        for sector in offset / SECTOR_BYTES..=(end - 1) / SECTOR_BYTES {
+            let start = sector * SECTOR_BYTES;
+            let version = self.bytes[start..self.bytes.len().min(start + SECTOR_BYTES)].to_vec();
+            self.unsynced.entry(sector).or_default().push(version);
+        }
+    }
+
+    fn sync(&mut self) {
+        self.durable.resize(self.bytes.len(), 0);
+        for sector in std::mem::take(&mut self.unsynced).into_keys() {
+            self.make_durable(sector);
+        }
+    }
+
+    fn sync_in_part(&mut self, random: &mut SplitMix64) {
+        for sector in std::mem::take(&mut self.unsynced).into_keys() {
+            if random.below(2) == 0 {
+                self.make_durable(sector);
+            }
+        }
+    }
+
+    fn make_durable(&mut self, sector: usize) {
+        let start = sector * SECTOR_BYTES;
+        let end = self.bytes.len().min(start + SECTOR_BYTES);
+        if self.durable.len() < end {
+            self.durable.resize(end, 0);
+        }
+        self.durable[start..end].copy_from_slice(&self.bytes[start..end]);
+    }
+}
+
+/// A small generator of random numbers, by Sebastiano Vigna: a choice of faults needs no better one.
+#[derive(Debug, Clone)]
+struct SplitMix64(u64);
+
+impl SplitMix64 {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.0;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    /// A number below `bound`.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.next() % bound
+    }
+}
+
+fn below(random: &mut SplitMix64, bound: usize) -> usize {
+    usize::try_from(random.below(bound as u64)).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(storage: &SimulatedStorage, name: &str) -> io::Result<Vec<u8>> {
+        let file = storage.open(name)?;
+        let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(io::Error::other)?];
+        file.read_exact_at(0, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    #[test]
+    fn what_was_synced_is_there_after_every_crash() -> io::Result<()> {
+        for seed in 0..100 {
+            let storage = SimulatedStorage::new(seed);
+            let file = storage.create("a")?;
+            file.write_all_at(0, &[1; 2000])?;
+            file.sync_data()?;
+            storage.sync_directory()?;
+            assert_eq!(read(&storage.crash(), "a")?, [1; 2000]);
+            assert!(file.sync_data().is_err(), "the old handles are dead");
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_was_not_synced_is_there_sector_by_sector() -> io::Result<()> {
+        let (mut whole, mut torn, mut lost, mut missing) = (0, 0, 0, 0);
+        for seed in 0..300 {
+            let storage = SimulatedStorage::new(seed);
+            let file = storage.create("a")?;
+            file.preallocate(4096)?;
+            file.sync_data()?;
+            if seed % 2 == 0 {
+                storage.sync_directory()?;
+            }
+            file.write_all_at(0, &[1; 4096])?;
+            let after = storage.crash();
+            let Ok(bytes) = read(&after, "a") else {
+                assert!(seed % 2 == 1, "a synced name is never lost");
+                missing += 1;
+                continue;
+            };
+            for sector in bytes.chunks(SECTOR_BYTES) {
+                assert!(sector.iter().all(|byte| *byte == sector[0]), "sectors are whole");
+            }
+            match bytes.iter().map(|byte| usize::from(*byte)).sum::<usize>() {
+                4096 => whole += 1,
+                0 => lost += 1,
+                _ => torn += 1,
+            }
+        }
+        assert!(whole > 10 && torn > 10 && lost > 10 && missing > 10, "{whole} {torn} {lost} {missing}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_sync_after_a_failed_one_does_not_save_what_that_one_lost() -> io::Result<()> {
+        let mut lost = 0;
+        for seed in 0..50 {
+            let storage = SimulatedStorage::new(seed);
+            let file = storage.create("a")?;
+            file.preallocate(4096)?;
+            file.sync_data()?;
+            storage.sync_directory()?;
+            file.write_all_at(0, &[1; 4096])?;
+            storage.fail(Operation::SyncData, 1);
+            assert!(file.sync_data().is_err());
+            file.sync_data()?;
+            lost += usize::from(read(&storage.crash(), "a")? != [1; 4096]);
+        }
+        assert!(lost > 40, "{lost}");
+        Ok(())
+    }
+
+    #[test]
+    fn renames_are_lost_or_kept_whole() -> io::Result<()> {
+        let mut seen = std::collections::BTreeSet::new();
+        for seed in 0..100 {
+            let storage = SimulatedStorage::new(seed);
+            storage.create("old")?;
+            storage.sync_directory()?;
+            storage.rename("old", "new")?;
+            let names = storage.crash().list()?;
+            assert_eq!(names.len(), 1);
+            seen.extend(names);
+        }
+        assert_eq!(seen.into_iter().collect::<Vec<_>>(), ["new", "old"]);
+        Ok(())
+    }
+
+    #[test]
+    fn a_full_disk_and_short_writes() -> io::Result<()> {
+        let storage = SimulatedStorage::new(1);
+        storage.limit_space(1000);
+        storage.write_short();
+        let file = storage.create("a")?;
+        file.preallocate(1000)?;
+        assert_eq!(file.write_all_at(999, &[1, 1]).map_err(|error| error.kind()), Err(io::ErrorKind::StorageFull));
+        file.write_all_at(0, &[2; 1000])?;
+        assert_eq!(read(&storage, "a")?, [2; 1000]);
+        assert!(storage.count(Operation::Write) > 2);
+        Ok(())
+    }
+}
