@@ -17,31 +17,37 @@
 //! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
 
 mod answers;
+mod handle;
 mod logs;
 mod moves;
+mod spec;
 
 pub use answers::Horizon;
+pub(crate) use handle::ServiceHandle;
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
+#[doc(hidden)]
+pub use spec::Sabotage;
+pub use spec::{Counts, LaunchError, ServiceSpec, Status};
 
 use crate::clock::{Clock, Timestamp};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, SlaFailure};
-use crate::failover::{Backoff, HEADROOM_POINTS, Policy, Thresholds};
-use crate::fleet::{Fleet, NoRoom};
+use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
+use crate::fleet::Fleet;
 use crate::journal::{Commit, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
 use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL};
-use crate::size::{Bytes as ByteCount, Size};
+use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Denial, Kind, Reply, ReplyHash, Request, Sequence, VmId};
-use crate::vm::{Allowance, Attempt, Call, Instance, MoveError, Vm};
-use crate::workload::LoadError;
+use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
+use handle::{Message, ReplySender};
 use logs::LogBucket;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 
 /// Requests that may wait for a service, unless configured otherwise.
 pub const QUEUE_MAX: usize = 1024;
@@ -58,53 +64,6 @@ pub const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 /// Bytes of requests that may wait for a service.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a service is made of.
-#[derive(Clone)]
-pub struct ServiceSpec {
-    /// Its name.
-    pub name: Name,
-    /// What it runs.
-    pub program: Arc<Program>,
-    /// The size of its first VM.
-    pub size: Arc<Size>,
-    /// All sizes that it may have, in any order; those larger than its own are where it goes when memory runs out.
-    pub sizes: Vec<Arc<Size>>,
-    /// When a resource fails its SLA.
-    pub thresholds: Thresholds,
-    /// Keys the random numbers that the guest sees. Never printed.
-    pub secret: [u8; 32],
-    /// How far back a repetition is recognised.
-    pub horizon: Horizon,
-    /// How many requests may wait.
-    pub queue_max: usize,
-    /// Breaks the promise on purpose, to show that the reconciliation notices.
-    #[doc(hidden)]
-    pub sabotage: Option<Sabotage>,
-}
-
-impl std::fmt::Debug for ServiceSpec {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("ServiceSpec").field("name", &self.name).field("size", &self.size).finish_non_exhaustive()
-    }
-}
-
-/// A way to break the promise at one transaction.
-#[doc(hidden)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Sabotage {
-    /// The first `ok` from this sequence on is answered, and forgotten.
-    DropOne(Sequence),
-    /// The first `ok` from this sequence on is answered, and executed twice.
-    DoubleOne(Sequence),
-}
-
-impl Sabotage {
-    fn hits(self, work: &Work, answer: &Answer) -> bool {
-        let (Self::DropOne(from) | Self::DoubleOne(from)) = self;
-        work.kind == Kind::Transaction && work.sequence >= from && matches!(answer, Answer::Ok(_))
-    }
-}
-
 /// What a service shares with its host.
 #[derive(Clone)]
 pub(crate) struct Surroundings {
@@ -112,156 +71,6 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventSink,
     pub(crate) maintenance: Maintenance,
-}
-
-/// A service as its operators see it.
-#[derive(Debug, Clone, PartialEq)]
-pub struct Status {
-    /// The VM that serves.
-    pub vm: VmId,
-    /// Its machine.
-    pub machine: Name,
-    /// The name of its size.
-    pub size: String,
-    /// Its meter.
-    pub meter: Meter,
-    /// The last transaction.
-    pub sequence: Sequence,
-    /// The last transaction of the last good snapshot.
-    pub snapshot_sequence: Sequence,
-    /// Why it is degraded, if it is.
-    pub degraded: Option<String>,
-    /// Why it is unmovable, if it is.
-    pub unmovable: Option<String>,
-    /// Why it is stopped, if it is.
-    pub stopped: Option<String>,
-    /// What it has done so far.
-    pub counts: Counts,
-}
-
-/// What a service has done in its life.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
-pub struct Counts {
-    /// Snapshots that were restored into the store that serves.
-    pub snapshots: u64,
-    /// Rollbacks.
-    pub rollbacks: u64,
-    /// Transactions that were executed again, for any reason.
-    pub replayed_transactions: u64,
-    /// Fuel charged to the tanks of its VMs: kept transactions and answered queries.
-    pub fuel_charged: u64,
-    /// Fuel burnt by attempts that were rolled back.
-    pub fuel_rolled_back: u64,
-    /// Fuel of snapshots, restores and replays.
-    pub fuel_maintenance: u64,
-}
-
-/// A service cannot be started.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum LaunchError {
-    /// Its size does not hold the workload.
-    #[error(transparent)]
-    Size(#[from] LoadError),
-    /// There is no slot for it.
-    #[error(transparent)]
-    NoRoom(#[from] NoRoom),
-    /// One of its sizes is larger than what the host was set up for.
-    #[error(
-        "size '{size}' has {}, the host's slots hold {}; set the host up for larger ones",
-        ByteCount(*bytes), ByteCount(*largest_bytes)
-    )]
-    SizeTooLarge {
-        /// The size.
-        size: String,
-        /// Its memory.
-        bytes: u64,
-        /// What a slot holds.
-        largest_bytes: u64,
-    },
-    /// Another service has the name.
-    #[error("a service '{name}' exists already; choose another name")]
-    Exists {
-        /// The name.
-        name: Name,
-    },
-    /// The workload's start function failed, or the pool is exhausted.
-    #[error("service '{name}' cannot be started: {error}")]
-    Instantiate {
-        /// The service.
-        name: Name,
-        /// Why.
-        error: MoveError,
-    },
-}
-
-type ReplySender = oneshot::Sender<Result<(Reply, Commit), Denial>>;
-
-enum Message {
-    Request { user: Name, request: Request, reply: ReplySender },
-    FailOver { done: oneshot::Sender<Status> },
-    Snapshot { done: oneshot::Sender<Status> },
-    Status { done: oneshot::Sender<Status> },
-}
-
-/// The way into a service. Cheap to clone; the service ends when the last one is dropped.
-#[derive(Clone)]
-pub(crate) struct ServiceHandle {
-    name: Name,
-    queue: mpsc::Sender<Message>,
-    /// Of the requests in the queue.
-    queued_bytes: Arc<AtomicUsize>,
-}
-
-impl ServiceHandle {
-    /// Has a request of `user` executed and waits until its answer may be told.
-    pub(crate) async fn request(&self, user: Name, request: Request) -> Result<Reply, Denial> {
-        let (reply, answered) = oneshot::channel();
-        let full = || Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() };
-        let bytes = request.body.len();
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > QUEUE_BYTES_MAX {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(full());
-        }
-        self.queue.try_send(Message::Request { user, request, reply }).map_err(|error| {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            match error {
-                mpsc::error::TrySendError::Full(_) => full(),
-                mpsc::error::TrySendError::Closed(_) => self.gone(),
-            }
-        })?;
-        let (reply, commit) = answered.await.map_err(|_| self.gone())??;
-        commit.durable().await.map_err(|error| Denial::Stopped {
-            service: self.name.clone(),
-            reason: format!("the outcome of '{}' is unknown: {error}", reply.id),
-        })?;
-        Ok(reply)
-    }
-
-    /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
-    pub(crate) async fn status(&self) -> Result<Status, Denial> {
-        self.ask(|done| Message::Status { done }).await
-    }
-
-    /// Fails over now, as an operator's wish.
-    pub(crate) async fn fail_over(&self) -> Result<Status, Denial> {
-        self.ask(|done| Message::FailOver { done }).await
-    }
-
-    /// Takes a snapshot now.
-    pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
-        self.ask(|done| Message::Snapshot { done }).await
-    }
-
-    async fn ask(&self, message: impl FnOnce(oneshot::Sender<Status>) -> Message) -> Result<Status, Denial> {
-        let (done, answered) = oneshot::channel();
-        self.queue.send(message(done)).await.map_err(|_| self.gone())?;
-        answered.await.map_err(|_| self.gone())
-    }
-
-    fn gone(&self) -> Denial {
-        Denial::Stopped { service: self.name.clone(), reason: "its task has ended".into() }
-    }
 }
 
 /// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next

@@ -1,0 +1,80 @@
+//! The way into a service: its bounded queue.
+
+use super::{QUEUE_BYTES_MAX, Status};
+use crate::journal::Commit;
+use crate::name::Name;
+use crate::transaction::{Denial, Reply, Request};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::{mpsc, oneshot};
+
+/// Where a request's answer goes, with the commit that it waits for.
+pub(super) type ReplySender = oneshot::Sender<Result<(Reply, Commit), Denial>>;
+
+/// What stands in a service's queue.
+pub(super) enum Message {
+    Request { user: Name, request: Request, reply: ReplySender },
+    FailOver { done: oneshot::Sender<Status> },
+    Snapshot { done: oneshot::Sender<Status> },
+    Status { done: oneshot::Sender<Status> },
+}
+
+/// The way into a service. Cheap to clone; the service ends when the last one is dropped.
+#[derive(Clone)]
+pub(crate) struct ServiceHandle {
+    pub(super) name: Name,
+    pub(super) queue: mpsc::Sender<Message>,
+    /// Of the requests in the queue.
+    pub(super) queued_bytes: Arc<AtomicUsize>,
+}
+
+impl ServiceHandle {
+    /// Has a request of `user` executed and waits until its answer may be told.
+    pub(crate) async fn request(&self, user: Name, request: Request) -> Result<Reply, Denial> {
+        let (reply, answered) = oneshot::channel();
+        let full = || Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() };
+        let bytes = request.body.len();
+        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > QUEUE_BYTES_MAX {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            return Err(full());
+        }
+        self.queue.try_send(Message::Request { user, request, reply }).map_err(|error| {
+            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
+            match error {
+                mpsc::error::TrySendError::Full(_) => full(),
+                mpsc::error::TrySendError::Closed(_) => self.gone(),
+            }
+        })?;
+        let (reply, commit) = answered.await.map_err(|_| self.gone())??;
+        commit.durable().await.map_err(|error| Denial::Stopped {
+            service: self.name.clone(),
+            reason: format!("the outcome of '{}' is unknown: {error}", reply.id),
+        })?;
+        Ok(reply)
+    }
+
+    /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
+    pub(crate) async fn status(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::Status { done }).await
+    }
+
+    /// Fails over now, as an operator's wish.
+    pub(crate) async fn fail_over(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::FailOver { done }).await
+    }
+
+    /// Takes a snapshot now.
+    pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::Snapshot { done }).await
+    }
+
+    async fn ask(&self, message: impl FnOnce(oneshot::Sender<Status>) -> Message) -> Result<Status, Denial> {
+        let (done, answered) = oneshot::channel();
+        self.queue.send(message(done)).await.map_err(|_| self.gone())?;
+        answered.await.map_err(|_| self.gone())
+    }
+
+    fn gone(&self) -> Denial {
+        Denial::Stopped { service: self.name.clone(), reason: "its task has ended".into() }
+    }
+}

@@ -1,0 +1,142 @@
+//! What a service is made of, how it is seen from outside, and why it cannot be started.
+
+use super::Work;
+use super::answers::Horizon;
+use crate::engine::Program;
+use crate::failover::Thresholds;
+use crate::fleet::NoRoom;
+use crate::meter::Meter;
+use crate::name::Name;
+use crate::size::{Bytes as ByteCount, Size};
+use crate::transaction::{Answer, Kind, Sequence, VmId};
+use crate::vm::MoveError;
+use crate::workload::LoadError;
+use std::sync::Arc;
+
+/// What a service is made of.
+#[derive(Clone)]
+pub struct ServiceSpec {
+    /// Its name.
+    pub name: Name,
+    /// What it runs.
+    pub program: Arc<Program>,
+    /// The size of its first VM.
+    pub size: Arc<Size>,
+    /// All sizes that it may have, in any order; those larger than its own are where it goes when memory runs out.
+    pub sizes: Vec<Arc<Size>>,
+    /// When a resource fails its SLA.
+    pub thresholds: Thresholds,
+    /// Keys the random numbers that the guest sees. Never printed.
+    pub secret: [u8; 32],
+    /// How far back a repetition is recognised.
+    pub horizon: Horizon,
+    /// How many requests may wait.
+    pub queue_max: usize,
+    /// Breaks the promise on purpose, to show that the reconciliation notices.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
+}
+
+impl std::fmt::Debug for ServiceSpec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ServiceSpec").field("name", &self.name).field("size", &self.size).finish_non_exhaustive()
+    }
+}
+
+/// A way to break the promise at one transaction.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Sabotage {
+    /// The first `ok` from this sequence on is answered, and forgotten.
+    DropOne(Sequence),
+    /// The first `ok` from this sequence on is answered, and executed twice.
+    DoubleOne(Sequence),
+}
+
+impl Sabotage {
+    pub(super) fn hits(self, work: &Work, answer: &Answer) -> bool {
+        let (Self::DropOne(from) | Self::DoubleOne(from)) = self;
+        work.kind == Kind::Transaction && work.sequence >= from && matches!(answer, Answer::Ok(_))
+    }
+}
+
+/// A service as its operators see it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Status {
+    /// The VM that serves.
+    pub vm: VmId,
+    /// Its machine.
+    pub machine: Name,
+    /// The name of its size.
+    pub size: String,
+    /// Its meter.
+    pub meter: Meter,
+    /// The last transaction.
+    pub sequence: Sequence,
+    /// The last transaction of the last good snapshot.
+    pub snapshot_sequence: Sequence,
+    /// Why it is degraded, if it is.
+    pub degraded: Option<String>,
+    /// Why it is unmovable, if it is.
+    pub unmovable: Option<String>,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<String>,
+    /// What it has done so far.
+    pub counts: Counts,
+}
+
+/// What a service has done in its life.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Counts {
+    /// Snapshots that were restored into the store that serves.
+    pub snapshots: u64,
+    /// Rollbacks.
+    pub rollbacks: u64,
+    /// Transactions that were executed again, for any reason.
+    pub replayed_transactions: u64,
+    /// Fuel charged to the tanks of its VMs: kept transactions and answered queries.
+    pub fuel_charged: u64,
+    /// Fuel burnt by attempts that were rolled back.
+    pub fuel_rolled_back: u64,
+    /// Fuel of snapshots, restores and replays.
+    pub fuel_maintenance: u64,
+}
+
+/// A service cannot be started.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LaunchError {
+    /// Its size does not hold the workload.
+    #[error(transparent)]
+    Size(#[from] LoadError),
+    /// There is no slot for it.
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// One of its sizes is larger than what the host was set up for.
+    #[error(
+        "size '{size}' has {}, the host's slots hold {}; set the host up for larger ones",
+        ByteCount(*bytes), ByteCount(*largest_bytes)
+    )]
+    SizeTooLarge {
+        /// The size.
+        size: String,
+        /// Its memory.
+        bytes: u64,
+        /// What a slot holds.
+        largest_bytes: u64,
+    },
+    /// Another service has the name.
+    #[error("a service '{name}' exists already; choose another name")]
+    Exists {
+        /// The name.
+        name: Name,
+    },
+    /// The workload's start function failed, or the pool is exhausted.
+    #[error("service '{name}' cannot be started: {error}")]
+    Instantiate {
+        /// The service.
+        name: Name,
+        /// Why.
+        error: MoveError,
+    },
+}
