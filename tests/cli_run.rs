@@ -602,3 +602,20 @@ fn note_transactions() -> String {
     }
     lines
 }
+
+#[cfg(target_os = "linux")]
+#[test]
+fn a_host_that_cannot_write_the_replies_exits_with_4_and_says_so() {
+    let full = std::fs::File::options().write(true).open("/dev/full").expect("Linux has it");
+    let transactions = crate::util::transactions("counter");
+    let output = std::process::Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+        .args(["run", "--transactions"])
+        .arg(transactions)
+        .arg(prebuilt("counter"))
+        .stdout(full)
+        .output()
+        .expect("the built binary runs");
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("lifeboat: cannot write the replies: No space left on device"), "{stderr}");
+}

@@ -12,6 +12,10 @@ use proptest::prelude::*;
 enum Step {
     /// A transaction that counts, with fuel to burn: loop iterations in the `work` guest.
     Work(u32),
+    /// A transaction that counts and takes a page of memory, until a restore gives it back.
+    Grow,
+    /// A transaction that traps.
+    Trap,
     /// A transaction that the guest refuses.
     Refuse,
     /// More work than any tank holds.
@@ -29,6 +33,8 @@ enum Step {
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = prop_oneof![
         8 => (0u32..30_000).prop_map(Step::Work),
+        4 => Just(Step::Grow),
+        1 => Just(Step::Trap),
         1 => Just(Step::Refuse),
         1 => Just(Step::Exhaust),
         2 => Just(Step::Query),
@@ -48,26 +54,27 @@ struct Model {
     requests: usize,
 }
 
-async fn play(steps: Vec<Step>, tank: u64, threshold: u16) -> Result<(), TestCaseError> {
+async fn play(steps: Vec<Step>, tank: u64, memory_bytes: u64, threshold: u16) -> Result<(), TestCaseError> {
     let rig = Rig::new();
     let thresholds = Thresholds::all(Percent::whole(threshold));
-    rig.try_start("work", "work.wat", &[size("s", tank, 8 * MIB)], |spec| spec.thresholds = thresholds)
-        .await
-        .expect("starts");
+    let sizes = [size("s", tank, memory_bytes), size("m", tank, 4 * MIB)];
+    rig.try_start("work", "work.wat", &sizes, |spec| spec.thresholds = thresholds).await.expect("starts");
     let mut model = Model::default();
     for (index, step) in steps.into_iter().enumerate() {
         model.requests += 1;
         match step {
-            Step::Work(_) | Step::Refuse | Step::Exhaust => {
+            Step::Work(_) | Step::Grow | Step::Trap | Step::Refuse | Step::Exhaust => {
                 let body = match step {
                     Step::Work(iterations) => iterations.to_string(),
+                    Step::Grow => "grow".to_owned(),
+                    Step::Trap => "boom".to_owned(),
                     Step::Refuse => "refuse".to_owned(),
                     _ => "4000000000".to_owned(),
                 };
                 let id = format!("t{index}");
                 let reply = rig.send_as("work", &id, &body).await.expect("reaches the guest");
                 match step {
-                    Step::Work(_) => {
+                    Step::Work(_) | Step::Grow => {
                         model.count += 1;
                         prop_assert_eq!(&reply.answer, &Answer::Ok(model.count.to_string().into()));
                     }
@@ -124,10 +131,11 @@ proptest! {
     fn a_service_is_its_model_whatever_happens(
         steps in steps(),
         tank in prop_oneof![Just(400_000u64), Just(2_000_000), Just(100_000_000)],
+        memory_bytes in prop_oneof![Just(MIB / 2), Just(MIB), Just(4 * MIB)],
         threshold in 50u16..=100,
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        runtime.block_on(play(steps, tank, threshold))?;
+        runtime.block_on(play(steps, tank, memory_bytes, threshold))?;
     }
 }
 
