@@ -189,13 +189,13 @@ async fn a_guest_whose_restore_answers_err_is_unmovable() {
 }
 
 #[tokio::test]
-async fn a_guest_that_forgets_its_state_is_caught_by_the_next_replay() {
+async fn a_restore_that_says_ok_and_forgets_is_taken_at_its_word() {
     let rig = Rig::new();
     rig.start("hostile", "forgetful.wat", &roomy()).await;
     for _ in 0..3 {
         rig.send("hostile", "x").await.expect("counts");
     }
-    // It says that it was restored; nobody can know better until a transaction after it is replayed.
+    // Exported state is what the guest's author says it is: a bug in `restore` is not the host's to see here.
     rig.snapshot("hostile").await;
     assert_eq!(ok(&rig.send("hostile", "x").await), "1");
 }
