@@ -6,10 +6,10 @@ use lifeboat::event::{Event, FailoverCause};
 use lifeboat::fleet::Machine;
 use lifeboat::journal::TransactionRecord;
 use lifeboat::meter::{Percent, Resource};
-use lifeboat::rehydrate::{Maintenance, RehydrateError, rehydrate};
+use lifeboat::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
 use lifeboat::service::{Horizon, LaunchError, Status};
 use lifeboat::snapshot::Snapshot;
-use lifeboat::transaction::{Answer, Denial, Reply, ReplyHash, Sequence};
+use lifeboat::transaction::{Answer, Denial, Epoch, Reply, ReplyHash, Sequence};
 use lifeboat::workload::{LoadLimits, load};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -277,6 +277,7 @@ async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snaps
             is_id_kept: false,
             user: name("ada"),
             timestamp,
+            epoch: Epoch::default(),
             body: "grow".into(),
             body_hash: ReplyHash::of_body(b"grow"),
             answer,
@@ -289,8 +290,9 @@ async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snaps
     let maintenance = Maintenance { fuel: 1_000_000_000, deadline: Duration::from_secs(60), memory_bytes: 64 * MIB };
     let workload = load("grow.wat", &guest_bytes("grow.wat"), &LoadLimits::default()).expect("valid");
     let program = rig.host.compile(workload).await.expect("compiled before");
-    let rehydrated =
-        rehydrate(&program, [7; 32], &Arc::new(Snapshot::empty()), &tail, maintenance).await.expect("the same replies");
+    let none = BTreeSet::new();
+    let subject = Subject { program: &program, secret: &[7; 32], accepted_divergences: &none, maintenance };
+    let rehydrated = rehydrate(subject, &Arc::new(Snapshot::empty()), &tail).await.expect("the same replies");
     assert_eq!(rehydrated.replayed_transactions, 40);
     assert!(rehydrated.instance.memory_bytes() > 2 * MIB, "{}", rehydrated.instance.memory_bytes());
 }
@@ -329,6 +331,7 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
             is_id_kept: true,
             user: name("ada"),
             timestamp: Timestamp(sequence),
+            epoch: Epoch::default(),
             body: "x".into(),
             body_hash: ReplyHash::of_body(b"x"),
             answer: Answer::Ok(answer.to_owned().into()),
@@ -337,9 +340,16 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
         })
     };
     let tail = [record(1, "1"), record(2, "2"), record(3, "4")];
-    let diverged = rehydrate(&program, [7; 32], &Arc::new(Snapshot::empty()), &tail, maintenance).await;
+    let subject =
+        |accepted_divergences| Subject { program: &program, secret: &[7; 32], accepted_divergences, maintenance };
+    let (empty, none) = (Arc::new(Snapshot::empty()), BTreeSet::new());
+    let diverged = rehydrate(subject(&none), &empty, &tail).await;
     let Err(RehydrateError::Diverged { sequence, id, recorded, replayed }) = diverged else { panic!("{diverged:?}") };
     assert_eq!((sequence, id.as_str(), recorded.as_str(), replayed.as_str()), (Sequence(3), "t3", "ok '4'", "ok '3'"));
+    // Once an operator has accepted that, it goes on with what the replay gives.
+    let third = BTreeSet::from([Sequence(3)]);
+    let accepted = rehydrate(subject(&third), &empty, &tail).await.expect("accepted");
+    assert_eq!(accepted.replayed_transactions, 3);
 }
 
 #[tokio::test]

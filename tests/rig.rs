@@ -3,14 +3,15 @@
 use lifeboat::auth::{Grant, Token};
 use lifeboat::clock::{Timestamp, VirtualClock};
 use lifeboat::event::{Event, Failover};
-use lifeboat::failover::Thresholds;
+use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig};
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, LaunchError, QUEUE_MAX, ServiceSpec, Status};
 use lifeboat::size::Size;
-use lifeboat::transaction::{Answer, Denial, Kind, Reply, Request};
+use lifeboat::transaction::{Answer, Denial, Epoch, Kind, Reply, Request};
 use lifeboat::workload::{LoadLimits, load};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -103,6 +104,9 @@ impl Rig {
             sizes: sizes.to_vec(),
             thresholds: Thresholds::default(),
             secret: [7; 32],
+            epoch: Epoch::default(),
+            accepted_divergences: BTreeSet::new(),
+            failover: FailoverMode::Direct,
             horizon: Horizon::default(),
             queue_max: QUEUE_MAX,
             sabotage: None,

@@ -1,5 +1,6 @@
 //! The command line: what the subcommands share.
 
+mod data;
 mod inspect;
 mod run;
 mod simulate;
@@ -88,11 +89,35 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     } else {
         match (error.downcast_ref::<EngineError>(), error.downcast_ref::<LaunchError>()) {
             (Some(EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. }), _)
-            | (_, Some(LaunchError::Size(_) | LaunchError::Instantiate { .. })) => exit::WORKLOAD,
+            | (
+                _,
+                Some(
+                    LaunchError::Size(_)
+                    | LaunchError::Instantiate { .. }
+                    | LaunchError::Engine(
+                        EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. },
+                    ),
+                ),
+            ) => exit::WORKLOAD,
             _ => exit::HOST,
         }
     };
     ExitCode::from(code)
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random() -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers can be had: {error}"))?;
+    Ok(bytes)
+}
+
+/// An epoch that nobody can guess.
+pub(crate) fn random_epoch() -> anyhow::Result<lifeboat::transaction::Epoch> {
+    let bytes = random()?;
+    let mut epoch = [0; 16];
+    epoch.copy_from_slice(&bytes[..16]);
+    Ok(lifeboat::transaction::Epoch(epoch))
 }
 
 /// Takes `text` as the linear memory of a VM.
@@ -104,14 +129,16 @@ pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
     Ok(bytes)
 }
 
-/// Reads and validates the workload in `file`, of which no more is read than the loader would take.
-pub(crate) fn load_workload(file: &Path) -> anyhow::Result<Workload> {
+/// Reads and validates the workload in `file`, of which no more is read than the loader would take. Returns its bytes,
+/// too.
+pub(crate) fn load_workload(file: &Path) -> anyhow::Result<(Workload, Vec<u8>)> {
     let name = file.display().to_string();
     let unreadable = |error| UnreadableWorkload { file: name.clone(), error };
     let mut bytes = Vec::new();
     // One byte more than the limit is enough for the loader to refuse it.
     File::open(file).and_then(|file| file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    Ok(lifeboat::workload::load(&name, &bytes, &LoadLimits::default())?)
+    let workload = lifeboat::workload::load(&name, &bytes, &LoadLimits::default())?;
+    Ok((workload, bytes))
 }
 
 /// Writes to standard output; false if its reader has gone, which is no error.

@@ -7,7 +7,7 @@ use crate::meter::{Percent, Resource, Usage};
 use crate::name::Name;
 use crate::size::{Bytes, grouped};
 use crate::transaction::{Sequence, VmId};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -65,6 +65,62 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A service was brought back from its data directory.
+    Restored {
+        /// The VM that serves.
+        vm: VmId,
+        /// The last transaction.
+        sequence: Sequence,
+        /// The last transaction of the snapshot that it was brought back from.
+        snapshot_sequence: Sequence,
+        /// Transactions replayed on top of it.
+        replayed_transactions: u64,
+        /// How long that took.
+        #[serde(rename = "took_us", serialize_with = "microseconds")]
+        took: Duration,
+    },
+    /// A service cannot be brought back: records of it are lost, or its guest fails. It waits for an operator.
+    Quarantined {
+        /// The service.
+        service: Name,
+        /// Why.
+        reason: String,
+    },
+    /// A snapshot's file is not what was written.
+    SnapshotDamaged {
+        /// The service.
+        service: Name,
+        /// The file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A snapshot could not be restored, and an older one was tried.
+    SnapshotUnusable {
+        /// The service.
+        service: Name,
+        /// The last transaction of the snapshot.
+        sequence: Sequence,
+        /// Why.
+        reason: String,
+    },
+    /// A snapshot could not be written. The older ones stay.
+    SnapshotNotKept {
+        /// The service.
+        service: Name,
+        /// Why.
+        reason: String,
+    },
+    /// A part of the journal is not what was written.
+    JournalDamaged {
+        /// Which part, and how.
+        damage: String,
+    },
+    /// The last frame of the journal was being written when the host went down.
+    JournalTorn {
+        /// Where it began.
+        position: u64,
+    },
     /// A line that the guest wrote to its standard output or error.
     Log {
         /// The service.
@@ -93,7 +149,7 @@ pub struct SlaFailure {
 }
 
 /// Why a service failed over.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailoverCause {
     /// The tank was nearly empty, or empty.
@@ -191,6 +247,35 @@ impl fmt::Display for Event {
                 transaction = Printable(transaction)
             ),
             Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),
+            Self::Restored { vm, sequence, snapshot_sequence, replayed_transactions, took } => write!(
+                f,
+                "Restored: {vm} at transaction {} (snapshot of {}, replayed {}, {:.1} ms)",
+                grouped(sequence.0),
+                grouped(snapshot_sequence.0),
+                grouped(*replayed_transactions),
+                took.as_secs_f64() * 1e3,
+            ),
+            Self::Quarantined { service, reason } => {
+                write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {reason}")
+            }
+            Self::SnapshotDamaged { service, file, reason } => write!(
+                f,
+                "Snapshot damaged: {service} goes back to an older one: {reason}; it is put aside as '{file}.damaged'"
+            ),
+            Self::SnapshotUnusable { service, sequence, reason } => write!(
+                f,
+                "Snapshot unusable: {service} goes back to one before transaction {}: {reason}",
+                grouped(sequence.0)
+            ),
+            Self::SnapshotNotKept { service, reason } => {
+                write!(f, "Snapshot not kept: {service} keeps its older ones: {reason}")
+            }
+            Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
+            Self::JournalTorn { position } => write!(
+                f,
+                "Journal torn: the host went down while it wrote at position {}; nothing that was acknowledged is lost",
+                grouped(*position)
+            ),
             Self::Log { service, line } => write!(f, "{service}: {}", Printable(line)),
         }
     }

@@ -12,6 +12,8 @@ use crate::event::FailoverCause;
 use crate::meter::{Meter, Percent, Resource};
 use crate::size::Size;
 use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
 use std::sync::Arc;
 
 /// How far below its threshold a level must be after a failover, in percentage points: else the next crossing would
@@ -71,6 +73,40 @@ impl Thresholds {
 impl Default for Thresholds {
     fn default() -> Self {
         Self::all(THRESHOLD_DEFAULT)
+    }
+}
+
+/// How a service moves into a fresh VM.
+// Files hold the place of a mode in this list: add at the end, and remove none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FailoverMode {
+    /// The service pauses until its state is in the fresh VM.
+    Direct,
+    /// The fresh VM is brought up beside the one that serves, as its shadow, and takes over when it has caught up.
+    Shadow,
+    /// Whichever of the two suits the size of the state.
+    #[default]
+    Auto,
+}
+
+impl fmt::Display for FailoverMode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Direct => "direct",
+            Self::Shadow => "shadow",
+            Self::Auto => "auto",
+        })
+    }
+}
+
+impl FromStr for FailoverMode {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        [Self::Direct, Self::Shadow, Self::Auto].into_iter().find(|mode| mode.to_string() == text).ok_or_else(|| {
+            format!("'{}' is not a failover mode: write 'direct', 'shadow' or 'auto'", text.escape_debug())
+        })
     }
 }
 
@@ -231,6 +267,15 @@ mod tests {
             policy.decide(FailoverCause::Cpu, large, 90_000, |_| true),
             Decision::MoveDegraded(size, _) if size == *large
         ));
+    }
+
+    #[test]
+    fn modes_are_read_as_they_are_printed() {
+        for mode in [FailoverMode::Direct, FailoverMode::Shadow, FailoverMode::default()] {
+            assert_eq!(mode.to_string().parse(), Ok(mode));
+            assert_eq!(serde_json::to_string(&mode).ok(), Some(format!("\"{mode}\"")));
+        }
+        assert!("Auto".parse::<FailoverMode>().is_err());
     }
 
     #[test]

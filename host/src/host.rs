@@ -3,8 +3,13 @@
 //! [`Host::request`] is the door that every request comes through, from the command line, a simulation or a network:
 //! it authenticates and authorises before a byte of the request reaches a service's queue.
 
+mod durable;
+
+pub use durable::NewService;
+
 use crate::auth::{Authority, Grant, Identity};
 use crate::clock::Clock;
+use crate::data::DataDirectory;
 use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program};
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
@@ -17,6 +22,7 @@ use crate::workload::{Workload, WorkloadHash};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
+use tokio::task::JoinHandle;
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
@@ -55,7 +61,13 @@ pub struct Host {
     engine: Arc<Engine>,
     surroundings: Surroundings,
     authority: RwLock<Authority>,
-    services: RwLock<HashMap<Name, ServiceHandle>>,
+    services: Arc<RwLock<HashMap<Name, ServiceHandle>>>,
+    /// Of a host with a data directory.
+    data: Option<Arc<DataDirectory>>,
+    /// Services of the data directory that were not started, and why.
+    quarantined: RwLock<HashMap<Name, String>>,
+    /// Tasks that end when what they do for a service is done.
+    keepers: Mutex<Vec<JoinHandle<()>>>,
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
@@ -88,7 +100,10 @@ impl Host {
             engine,
             surroundings: Surroundings { fleet, clock, events, maintenance },
             authority: RwLock::default(),
-            services: RwLock::default(),
+            services: Arc::default(),
+            data: None,
+            quarantined: RwLock::default(),
+            keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,
         })
@@ -121,6 +136,15 @@ impl Host {
     /// # Errors
     /// Nothing was created; see [`LaunchError`].
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
+        self.check(&spec)?;
+        let queue_max = spec.queue_max;
+        let journal = Box::new(MemoryJournal::default());
+        let service = self.on_guests(Service::launch(spec, self.surroundings.clone(), journal)).await?;
+        self.start(service, queue_max)
+    }
+
+    /// Whether a service of this kind may be started.
+    fn check(&self, spec: &ServiceSpec) -> Result<(), LaunchError> {
         let name = spec.name.clone();
         if self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name) {
             return Err(LaunchError::Exists { name });
@@ -129,14 +153,20 @@ impl Host {
         if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| size.memory_bytes > largest_bytes) {
             return Err(LaunchError::SizeTooLarge { size: size.name.clone(), bytes: size.memory_bytes, largest_bytes });
         }
-        let queue_max = spec.queue_max;
-        let journal = Box::new(MemoryJournal::default());
-        let launching = Service::launch(spec, self.surroundings.clone(), journal);
-        // On the guests' threads: a start function may run for long.
-        let service = match self.engine.spawn(launching).await {
-            Ok(launched) => launched?,
+        Ok(())
+    }
+
+    /// Runs something on the guests' threads: a start function may run for long.
+    async fn on_guests<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
+        match self.engine.spawn(future).await {
+            Ok(output) => output,
             Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        };
+        }
+    }
+
+    /// Lets requests in to a service.
+    fn start(&self, service: Service, queue_max: usize) -> Result<(), LaunchError> {
+        let name = service.name().clone();
         let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
         if services.contains_key(&name) {
             return Err(LaunchError::Exists { name });
@@ -195,9 +225,12 @@ impl Host {
             authority.authorise(&identity, service, grant)?;
             identity
         };
-        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        match services.get(service) {
-            Some(handle) => Ok((identity, handle.clone())),
+        if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
+            return Ok((identity, handle.clone()));
+        }
+        let quarantined = self.quarantined.read().unwrap_or_else(PoisonError::into_inner);
+        match quarantined.get_key_value(service) {
+            Some((name, reason)) => Err(Denial::Stopped { service: name.clone(), reason: reason.clone() }),
             None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }
     }

@@ -1,13 +1,15 @@
 //! The ordered history of a service since its last snapshot: transactions, SLA failures, failovers.
 //!
 //! [`Journal`] is what a service needs of it; [`MemoryJournal`] keeps it in memory, for services that live as long as
-//! their process. A reply leaves the host only when the [`Commit`] of its record says so.
+//! their process, [`durable::DurableJournal`] on disk. A reply leaves the host only when the [`Commit`] of its record says so.
 
 pub mod commit;
 #[cfg(test)]
 mod durability;
+pub mod durable;
 pub mod frame;
 pub mod reader;
+pub mod record;
 pub mod recovery;
 pub mod segments;
 
@@ -15,8 +17,9 @@ use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
-use crate::transaction::{Answer, ReplyHash, Sequence};
+use crate::transaction::{Answer, Epoch, ReplyHash, Sequence};
 use bytes::Bytes;
+use frame::RecordNumber;
 use futures::future::{BoxFuture, FutureExt, Shared};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -33,7 +36,7 @@ pub const EVENTS_KEPT_MAX: usize = 10_000;
 const RECORD_BYTES: u64 = 256;
 
 /// One transaction, as it happened.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionRecord {
     /// Its place in the history.
     pub sequence: Sequence,
@@ -45,6 +48,8 @@ pub struct TransactionRecord {
     pub user: Name,
     /// The time that the guest saw.
     pub timestamp: Timestamp,
+    /// Which random numbers the guest saw.
+    pub epoch: Epoch,
     /// What the guest got. Empty once a snapshot includes the transaction.
     pub body: Bytes,
     /// The hash of the body.
@@ -78,6 +83,18 @@ impl TransactionRecord {
 /// One entry of the history.
 #[derive(Debug, Clone)]
 pub enum Record {
+    /// A host started the service. What follows belongs to this epoch.
+    Opened {
+        /// When.
+        timestamp: Timestamp,
+        /// The epoch.
+        epoch: Epoch,
+    },
+    /// A snapshot of the state as it is here was begun.
+    Snapshot {
+        /// The last transaction that is part of it.
+        sequence: Sequence,
+    },
     /// A transaction.
     Transaction(Arc<TransactionRecord>),
     /// The utilisation of a resource reached the threshold.
@@ -100,6 +117,20 @@ pub enum JournalError {
         bytes: u64,
         /// The bound.
         limit_bytes: u64,
+    },
+    /// It ended: by an error of the storage, or since the host stops. Nothing is appended any more.
+    #[error("the journal takes no more: {reason}; see to the disk and start the host again")]
+    Ended {
+        /// Why.
+        reason: String,
+    },
+    /// A record that was written cannot be read back.
+    #[error("record {number} of the journal cannot be read: {reason}; check the directory with lifeboat verify")]
+    Unreadable {
+        /// Which one.
+        number: RecordNumber,
+        /// Why.
+        reason: String,
     },
 }
 
@@ -148,8 +179,23 @@ pub trait Journal: Send {
     /// [`JournalError::Full`].
     fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
 
-    /// Bytes that the transactions since the last proven snapshot take.
+    /// Waits until records of about `bytes` more can be taken at once. Asked before a transaction is executed, as well.
+    ///
+    /// # Errors
+    /// [`JournalError::Ended`].
+    fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>>;
+
+    /// Bytes that the records since the last proven snapshot take.
     fn tail_bytes(&self) -> u64;
+
+    /// Bytes that are held for the sake of answers.
+    fn answers_bytes(&self) -> u64;
+
+    /// The last record that was appended.
+    fn last_record(&self) -> RecordNumber;
+
+    /// The first record that is needed for the sake of answers: the one after the last if none is kept.
+    fn first_answer(&self) -> RecordNumber;
 
     /// Appends a record. Sequences of transactions grow.
     ///
@@ -167,7 +213,7 @@ pub trait Journal: Send {
     ///
     /// # Errors
     /// It cannot be read.
-    fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, JournalError>;
+    fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>>;
 
     /// Gives up what is only needed to replay transactions up to `through`, since a proven snapshot includes them.
     fn forget_tail(&mut self, through: Sequence);
@@ -181,8 +227,10 @@ pub trait Journal: Send {
 pub struct MemoryJournal {
     tail: VecDeque<Arc<TransactionRecord>>,
     tail_bytes: u64,
+    last_record: RecordNumber,
     /// Transactions whose ids are kept, of the tail and before; those before have no body.
     answered: VecDeque<Arc<TransactionRecord>>,
+    answers_bytes: u64,
     events: VecDeque<Record>,
 }
 
@@ -202,15 +250,34 @@ impl Journal for MemoryJournal {
         Ok(())
     }
 
+    fn room(&mut self, _bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        std::future::ready(Ok(())).boxed()
+    }
+
     fn tail_bytes(&self) -> u64 {
         self.tail_bytes
     }
 
+    fn answers_bytes(&self) -> u64 {
+        self.answers_bytes
+    }
+
+    fn last_record(&self) -> RecordNumber {
+        self.last_record
+    }
+
+    fn first_answer(&self) -> RecordNumber {
+        // What lives in memory is given back answer by answer.
+        self.last_record.next()
+    }
+
     fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
+        self.last_record = self.last_record.next();
         match record {
             Record::Transaction(record) => {
                 let is_replayed = record.answer.is_kept();
                 if record.is_id_kept {
+                    self.answers_bytes += record.answer_bytes();
                     self.answered.push_back(if is_replayed { Arc::clone(&record) } else { without_body(&record) });
                 }
                 if is_replayed {
@@ -233,9 +300,9 @@ impl Journal for MemoryJournal {
         Ok(self.tail.range(first..).cloned().collect())
     }
 
-    fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
+    fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
         let found = self.answered.binary_search_by_key(&sequence, |record| record.sequence);
-        Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))
+        std::future::ready(Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))).boxed()
     }
 
     fn forget_tail(&mut self, through: Sequence) {
@@ -250,7 +317,9 @@ impl Journal for MemoryJournal {
 
     fn forget_answers(&mut self, before: Sequence) {
         let count = self.answered.partition_point(|record| record.sequence < before);
-        self.answered.drain(..count);
+        for record in self.answered.drain(..count) {
+            self.answers_bytes -= record.answer_bytes();
+        }
     }
 }
 
@@ -270,12 +339,17 @@ mod tests {
             is_id_kept,
             user: Name::new("ada").expect("a name"),
             timestamp: Timestamp(sequence),
+            epoch: Epoch::default(),
             body_hash: ReplyHash::of_body(&body),
             body,
             answer: Answer::Ok(Bytes::from_static(b"1")),
             fuel_used: 1,
             query_fuel_used: 0,
         }))
+    }
+
+    fn answered(journal: &mut MemoryJournal, sequence: u64) -> Option<Arc<TransactionRecord>> {
+        journal.answered(Sequence(sequence)).now_or_never().expect("at once").expect("readable")
     }
 
     #[test]
@@ -288,13 +362,15 @@ mod tests {
         let tail: Vec<u64> = journal.tail(Sequence(0))?.iter().map(|record| record.sequence.0).collect();
         assert_eq!(tail, [7, 8, 9, 10]);
         assert_eq!(journal.tail(Sequence(9))?.len(), 1);
-        assert!(journal.answered(Sequence(4))?.is_some_and(|kept| kept.body.is_empty()));
-        assert!(journal.answered(Sequence(8))?.is_some_and(|kept| &*kept.body == b"body 8"));
-        assert!(journal.answered(Sequence(5))?.is_none());
+        assert!(answered(&mut journal, 4).is_some_and(|kept| kept.body.is_empty()));
+        assert!(answered(&mut journal, 8).is_some_and(|kept| &*kept.body == b"body 8"));
+        assert!(answered(&mut journal, 5).is_none());
         journal.forget_answers(Sequence(8));
-        assert!(journal.answered(Sequence(4))?.is_none() && journal.answered(Sequence(8))?.is_some());
+        assert!(answered(&mut journal, 4).is_none() && answered(&mut journal, 8).is_some());
         journal.forget_tail(Sequence(10));
         assert_eq!(journal.tail_bytes, 0);
+        journal.forget_answers(Sequence(11));
+        assert_eq!(journal.answers_bytes, 0);
         Ok(())
     }
 

@@ -5,7 +5,9 @@
 //! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
 
 pub mod auth;
+pub mod catalog;
 pub mod clock;
+pub mod data;
 pub mod engine;
 pub mod event;
 pub mod failover;

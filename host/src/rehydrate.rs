@@ -9,6 +9,7 @@ use crate::journal::{JournalError, TransactionRecord};
 use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Cause, Sequence};
 use crate::vm::{Allowance, Call, Instance, MoveError};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
@@ -84,6 +85,25 @@ pub enum RehydrateError {
         /// How it ended in the replay, shortened.
         replayed: String,
     },
+    /// A transaction whose divergence was accepted ended an instance in the midst of its life.
+    #[error("the replay of sequence {sequence}, whose divergence was accepted, ended the instance")]
+    Lost {
+        /// The transaction.
+        sequence: Sequence,
+    },
+}
+
+/// Whose state is brought back, and on what terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Subject<'a> {
+    /// What it runs.
+    pub program: &'a Program,
+    /// Keys its random numbers.
+    pub secret: &'a [u8; 32],
+    /// Transactions at which an operator has accepted that a replay ends in another way.
+    pub accepted_divergences: &'a BTreeSet<Sequence>,
+    /// What the work may use.
+    pub maintenance: Maintenance,
 }
 
 /// A fresh instance in the state that was asked for.
@@ -97,7 +117,7 @@ pub struct Rehydrated {
     pub fuel_used: u64,
 }
 
-/// Brings the state after the last transaction of `tail` into a fresh instance of `program`.
+/// Brings the state after the last transaction of `tail` into a fresh instance.
 ///
 /// `tail` holds the transactions after `snapshot`, in order; those that failed are skipped, as they changed nothing.
 /// The empty snapshot is not restored: a fresh instance is in that state. Dropping the future midway drops the
@@ -105,45 +125,104 @@ pub struct Rehydrated {
 ///
 /// # Errors
 /// [`RehydrateError::Move`] if the guest cannot be instantiated or restored, [`RehydrateError::Diverged`] at the first
-/// transaction whose outcome or reply differs from the recorded one.
+/// transaction whose outcome or reply differs from the recorded one, unless that was accepted.
 pub async fn rehydrate(
-    program: &Program,
-    secret: [u8; 32],
+    subject: Subject<'_>,
     snapshot: &Arc<Snapshot>,
     tail: &[Arc<TransactionRecord>],
-    maintenance: Maintenance,
 ) -> Result<Rehydrated, RehydrateError> {
-    let allowance = maintenance.allowance();
-    let mut instance = Instance::create(program, secret, allowance).await?;
+    // Accepted divergences that left no instance: their transactions count as failed, and change nothing.
+    let mut skipped = BTreeSet::new();
+    loop {
+        let mut rehydrated = restore(subject, snapshot).await?;
+        match rehydrated.replay_except(subject, tail, &skipped).await {
+            Ok(()) => return Ok(rehydrated),
+            Err(ReplayError::Rehydrate(error)) => return Err(error),
+            Err(ReplayError::Lost(sequence)) => {
+                skipped.insert(sequence);
+            }
+        }
+    }
+}
+
+/// Brings `snapshot` into a fresh instance: a rehydrate without a tail.
+///
+/// # Errors
+/// [`MoveError`].
+pub async fn restore(subject: Subject<'_>, snapshot: &Arc<Snapshot>) -> Result<Rehydrated, MoveError> {
+    let allowance = subject.maintenance.allowance();
+    let mut instance = Instance::create(subject.program, *subject.secret, allowance).await?;
     let mut fuel_used = 0;
     if !snapshot.is_birth() {
         fuel_used += instance.restore(snapshot, allowance).await?;
     }
-    let mut replayed_transactions = 0;
-    for record in tail.iter().filter(|record| record.answer.is_kept()) {
-        let call = Call {
-            id: &record.id,
-            user: &record.user,
-            sequence: record.sequence,
-            timestamp: record.timestamp,
-            body: &record.body,
-        };
-        let fuel = record.fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
-        let attempt = instance.execute(call, Allowance { fuel, deadline: None, ..allowance }).await;
-        if attempt.answer.hash() != record.answer.hash() {
-            return Err(RehydrateError::Diverged {
-                sequence: record.sequence,
-                id: Printable(&record.id).to_string(),
-                recorded: describe(&record.answer),
-                replayed: describe(&attempt.answer),
-            });
-        }
-        fuel_used += attempt.fuel_used;
-        replayed_transactions += 1;
-    }
-    // What the guest logged, it logged when the transaction happened.
+    // What the guest logged, it logged when it happened first.
     instance.take_log();
-    Ok(Rehydrated { instance, replayed_transactions, fuel_used })
+    Ok(Rehydrated { instance, replayed_transactions: 0, fuel_used })
+}
+
+/// Why a replay did not reach its end.
+enum ReplayError {
+    Rehydrate(RehydrateError),
+    /// The transaction at this sequence ended the instance, which was accepted: begin again without it.
+    Lost(Sequence),
+}
+
+impl Rehydrated {
+    /// Executes `tail` again, which follows on what the instance has seen.
+    ///
+    /// # Errors
+    /// As [`rehydrate`]; the instance is of no use then.
+    pub async fn replay(
+        &mut self,
+        subject: Subject<'_>,
+        tail: &[Arc<TransactionRecord>],
+    ) -> Result<(), RehydrateError> {
+        match self.replay_except(subject, tail, &BTreeSet::new()).await {
+            Ok(()) => Ok(()),
+            Err(ReplayError::Rehydrate(error)) => Err(error),
+            Err(ReplayError::Lost(sequence)) => Err(RehydrateError::Lost { sequence }),
+        }
+    }
+
+    async fn replay_except(
+        &mut self,
+        subject: Subject<'_>,
+        tail: &[Arc<TransactionRecord>],
+        skipped: &BTreeSet<Sequence>,
+    ) -> Result<(), ReplayError> {
+        let allowance = subject.maintenance.allowance();
+        for record in tail.iter().filter(|record| record.answer.is_kept() && !skipped.contains(&record.sequence)) {
+            let call = Call {
+                id: &record.id,
+                user: &record.user,
+                sequence: record.sequence,
+                timestamp: record.timestamp,
+                epoch: record.epoch,
+                body: &record.body,
+            };
+            let fuel = record.fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
+            let attempt = self.instance.execute(call, Allowance { fuel, deadline: None, ..allowance }).await;
+            if attempt.answer.hash() != record.answer.hash() {
+                let is_accepted = subject.accepted_divergences.contains(&record.sequence);
+                if is_accepted && self.instance.is_dead() {
+                    return Err(ReplayError::Lost(record.sequence));
+                }
+                if !is_accepted {
+                    return Err(ReplayError::Rehydrate(RehydrateError::Diverged {
+                        sequence: record.sequence,
+                        id: Printable(&record.id).to_string(),
+                        recorded: describe(&record.answer),
+                        replayed: describe(&attempt.answer),
+                    }));
+                }
+            }
+            self.fuel_used += attempt.fuel_used;
+            self.replayed_transactions += 1;
+        }
+        self.instance.take_log();
+        Ok(())
+    }
 }
 
 /// The first `chars_max` characters of a guest's text, printable.

@@ -20,9 +20,11 @@ mod answers;
 mod handle;
 mod logs;
 mod moves;
+mod recover;
 mod spec;
 
-pub use answers::Horizon;
+pub(crate) use answers::Kept as KeptId;
+pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub(crate) use handle::ServiceHandle;
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
 #[doc(hidden)]
@@ -30,21 +32,25 @@ pub use spec::Sabotage;
 pub use spec::{Counts, LaunchError, ServiceSpec, Status};
 
 use crate::clock::{Clock, Timestamp};
+use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, SlaFailure};
 use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
+use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
-use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL};
+use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use crate::size::Size;
 use crate::snapshot::Snapshot;
-use crate::transaction::{Answer, Denial, Kind, Reply, ReplyHash, Request, Sequence, VmId};
+use crate::snapshot::file::{Course, SnapshotHeader};
+use crate::transaction::{Answer, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
 use handle::{Message, ReplySender};
 use logs::LogBucket;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::mpsc;
@@ -86,11 +92,19 @@ struct Work {
     body: bytes::Bytes,
     sequence: Sequence,
     timestamp: Timestamp,
+    epoch: Epoch,
 }
 
 impl Work {
     fn call(&self) -> Call<'_> {
-        Call { id: &self.id, user: &self.user, sequence: self.sequence, timestamp: self.timestamp, body: &self.body }
+        Call {
+            id: &self.id,
+            user: &self.user,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            epoch: self.epoch,
+            body: &self.body,
+        }
     }
 }
 
@@ -100,11 +114,15 @@ pub(crate) struct Service {
     program: Arc<Program>,
     policy: Policy,
     secret: [u8; 32],
+    epoch: Epoch,
+    accepted_divergences: BTreeSet<Sequence>,
     horizon: Horizon,
     sabotage: Option<Sabotage>,
     surroundings: Surroundings,
     vm: Vm,
     journal: Box<dyn Journal>,
+    /// Of a durable service.
+    keeper: Option<Keeper>,
     answers: Answers,
     logs: LogBucket,
     last_sequence: Sequence,
@@ -146,8 +164,7 @@ impl Service {
         surroundings: Surroundings,
         journal: Box<dyn Journal>,
     ) -> Result<Self, LaunchError> {
-        let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
-        spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())?;
+        check_size(&spec)?;
         let lease = surroundings.fleet.place(&spec.size)?;
         let instance = Instance::create(&spec.program, spec.secret, surroundings.maintenance.allowance())
             .await
@@ -174,11 +191,14 @@ impl Service {
             program: spec.program,
             policy: Policy { thresholds: spec.thresholds, sizes },
             secret: spec.secret,
+            epoch: spec.epoch,
+            accepted_divergences: spec.accepted_divergences,
             horizon: spec.horizon,
             sabotage: spec.sabotage,
             surroundings,
             vm,
             journal,
+            keeper: None,
             answers: Answers::default(),
             logs: LogBucket::new(now),
             last_sequence: Sequence(0),
@@ -201,6 +221,10 @@ impl Service {
         }
     }
 
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
     /// The service's queue and its task, which is to be spawned on the guests' threads.
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(queue_max.max(1));
@@ -216,8 +240,21 @@ impl Service {
                 if let Message::Request { request, .. } = &message {
                     queued_bytes.fetch_sub(request.body.len(), Ordering::Relaxed);
                 }
+                if let Message::Stop { done } = message {
+                    self.stop_cleanly().await;
+                    let _ = done.send(self.status());
+                    return;
+                }
                 self.handle(message).await;
             }
+        }
+    }
+
+    /// Leaves as little as can be to replay at the next start.
+    async fn stop_cleanly(&mut self) {
+        let may_snapshot = self.stopped.is_none() && self.unmovable_backoff.is_over(self.requests);
+        if self.keeper.is_some() && self.tail_fuel > 0 && may_snapshot && self.revive().await.is_ok() {
+            let _ = self.take_snapshot().await;
         }
     }
 
@@ -240,13 +277,15 @@ impl Service {
             Message::Status { done } => {
                 let _ = done.send(self.status());
             }
+            // A request to stop ends the task before it gets here.
+            Message::Stop { .. } => {}
         }
     }
 
     /// The path of a transaction or query, from dedupe to what follows from it.
     async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
         self.requests += 1;
-        let admitted = match self.repetition(&user, &request) {
+        let admitted = match self.repetition(&user, &request).await {
             Some(answered) => answered.map(Admitted::Answered),
             None => self.admit(user, request).await.map(Admitted::Run),
         };
@@ -295,11 +334,14 @@ impl Service {
     }
 
     /// Answers a repetition of an id. None if the request is to be executed.
-    fn repetition(&self, user: &Name, request: &Request) -> Option<Result<Reply, Denial>> {
+    async fn repetition(&mut self, user: &Name, request: &Request) -> Option<Result<Reply, Denial>> {
         let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction)?;
-        let record = match self.answered(self.answers.find(user, id)?) {
+        let Some(sequence) = self.answers.find(user, id) else {
+            return self.too_old(id).map(Err);
+        };
+        let record = match self.journal.answered(sequence).await {
             Ok(record) => record?,
-            Err(denial) => return Some(Err(denial)),
+            Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
         if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
             return None;
@@ -315,6 +357,13 @@ impl Service {
             fuel_used: record.fuel_used,
             is_repeated: true,
         }))
+    }
+
+    /// Denies an id that may have been answered and forgotten, as the time in it tells.
+    fn too_old(&self, id: &str) -> Option<Denial> {
+        let forgotten = self.answers.forgotten_id_time()?;
+        let time = id_time(id, self.surroundings.clock.now().max(self.last_timestamp))?;
+        (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
     }
 
     /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
@@ -335,6 +384,10 @@ impl Service {
                 let _ = self.take_snapshot().await;
             }
             self.journal.check_room(room).map_err(|error| self.degraded_denial(error.to_string()))?;
+            if let Err(error) = self.journal.room(body.len() as u64).await {
+                let Stopped(reason) = self.stop(error.to_string());
+                return Err(Denial::Stopped { service: self.name.clone(), reason });
+            }
         }
         // Making way may have cost the store.
         self.revive().await?;
@@ -345,7 +398,7 @@ impl Service {
         });
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
-        Ok(Work { kind, id, is_id_kept, user, body, sequence, timestamp })
+        Ok(Work { kind, id, is_id_kept, user, body, sequence, timestamp, epoch: self.epoch })
     }
 
     /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
@@ -362,10 +415,6 @@ impl Service {
             return Err(denied(self, &reason));
         }
         Ok(())
-    }
-
-    fn answered(&self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, Denial> {
-        self.journal.answered(sequence).map_err(|error| self.degraded_denial(error.to_string()))
     }
 
     /// Executes `work` on what is left of a tank, under the memory limit and the deadline of `size`.
@@ -428,14 +477,15 @@ impl Service {
             is_id_kept: work.is_id_kept,
             user: work.user.clone(),
             timestamp: work.timestamp,
+            epoch: work.epoch,
             body_hash: ReplyHash::of_body(&work.body),
             body: work.body.clone(),
             answer: reply.answer.clone(),
             fuel_used: reply.fuel_used,
             query_fuel_used: std::mem::take(&mut self.query_fuel_used),
         };
-        let answer_bytes = record.answer_bytes();
         let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
+            Ok(_) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => Commit::done(),
             Ok(commit) => commit,
             Err(error) => {
                 // Executed, but not in the history: the guest's state must not go on from here.
@@ -444,15 +494,25 @@ impl Service {
             }
         };
         if work.is_id_kept {
-            self.answers.insert(&work.user, &work.id, work.sequence, work.timestamp, answer_bytes);
-            if let Some(before) = self.answers.trim(self.horizon, work.timestamp) {
-                self.journal.forget_answers(before);
-            }
+            self.answers.insert(KeptId {
+                key: IdKey::new(&work.user, &work.id),
+                sequence: work.sequence,
+                timestamp: work.timestamp,
+                id_time: id_time(&work.id, work.timestamp),
+            });
         }
+        self.forget_old_answers(work.timestamp);
         if reply.answer.is_kept() {
             self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
         }
         Ok(commit)
+    }
+
+    /// Forgets the answers that lie beyond the horizon.
+    fn forget_old_answers(&mut self, now: Timestamp) {
+        while let Some(before) = self.answers.trim(self.horizon, now, self.journal.answers_bytes()) {
+            self.journal.forget_answers(before);
+        }
     }
 
     /// What follows from kept work: a failover if a resource crossed its threshold, a snapshot if the tail is long.
@@ -493,8 +553,54 @@ impl Service {
 
     /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
     fn journal_event(&mut self, record: Record) {
-        if let Err(error) = self.journal.append(record) {
-            let _ = self.stop(format!("an event could not be journalled: {error}"));
+        match self.journal.append(record) {
+            Ok(commit) => self.last_commit = commit,
+            Err(error) => drop(self.stop(format!("an event could not be journalled: {error}"))),
+        }
+    }
+
+    /// Journals that a snapshot of the state as it is now begins. Returns what its file will say.
+    fn begin_snapshot(&mut self) -> Begun {
+        self.journal_event(Record::Snapshot { sequence: self.last_sequence });
+        Begun {
+            record: self.journal.last_record(),
+            commit: self.last_commit.clone(),
+            course: Course {
+                vm_number: self.vm.id.number,
+                size: self.vm.size.name.clone(),
+                // What queries were charged since the last transaction comes with the next.
+                fuel_used: self.vm.meter.cpu.used.saturating_sub(self.query_fuel_used),
+                epoch: self.epoch,
+                first_answer: self.journal.first_answer(),
+                forgotten_id_time: self.answers.forgotten_id_time(),
+            },
+        }
+    }
+
+    /// Has a proven snapshot written, if the service is durable.
+    fn keep_snapshot(&self, begun: Begun) {
+        let Some(keeper) = &self.keeper else { return };
+        let Begun { record, commit, course } = begun;
+        let header = SnapshotHeader {
+            service: self.name.clone(),
+            workload_hash: *self.program.workload().hash.as_bytes(),
+            state_version: self.snapshot.state_version(),
+            sequence: self.snapshot.sequence(),
+            timestamp: self.snapshot.timestamp(),
+            record,
+            course,
+            sections: Vec::new(),
+        };
+        keeper.keep(ToKeep { snapshot: Arc::clone(&self.snapshot), header, commit });
+    }
+
+    /// On whose behalf states are brought back.
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            program: &self.program,
+            secret: &self.secret,
+            accepted_divergences: &self.accepted_divergences,
+            maintenance: self.surroundings.maintenance,
         }
     }
 
@@ -545,18 +651,33 @@ impl Service {
                     body: work.body.clone(),
                     sequence: self.last_sequence.next(),
                     timestamp: work.timestamp,
+                    epoch: work.epoch,
                 };
                 let size = Arc::clone(&self.vm.size);
                 let attempt = self.attempt(&again, self.vm.meter.cpu.remaining(), &size).await;
                 let _ = self.settle(&again, attempt, None);
             }
+            Sabotage::AckBeforeSync => {}
         }
     }
+}
+
+/// A snapshot that was begun: the last record that is part of it, and what goes with it.
+struct Begun {
+    record: RecordNumber,
+    commit: Commit,
+    course: Course,
 }
 
 enum Admitted {
     Run(Work),
     Answered(Reply),
+}
+
+/// Whether the size of the first VM holds the workload.
+fn check_size(spec: &ServiceSpec) -> Result<(), crate::workload::LoadError> {
+    let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
+    spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())
 }
 
 impl std::fmt::Debug for Service {

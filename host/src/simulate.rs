@@ -29,13 +29,13 @@ use crate::auth::{Grant, Token};
 use crate::clock::{Timestamp, VirtualClock};
 use crate::engine::{EngineError, MAINTENANCE_HEADROOM_BYTES, Program};
 use crate::event::{Event, EventSink};
-use crate::failover::Thresholds;
+use crate::failover::{FailoverMode, Thresholds};
 use crate::host::{Host, HostConfig};
 use crate::meter::{Resource, Usage};
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use crate::service::{Horizon, LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
-use crate::transaction::{Answer, Denial, Kind, Outcome, Reply, Request, Sequence};
+use crate::transaction::{Answer, Denial, Epoch, Kind, Outcome, Reply, Request, Sequence};
 use crate::vm::Allowance;
 use crate::workload::{LoadError, LoadLimits};
 use model::Model;
@@ -44,7 +44,7 @@ use rand_chacha::ChaCha20Rng;
 use reconcile::{ClientRecord, Reconciled, RoomyVm, reconcile};
 use report::{Failovers, Failure, Outcomes, PauseTimings, Peaks, Reconciliation, RunTimings, ServiceReport};
 use scenario::{BuiltIn, OPERATOR, ServicePlan};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -252,6 +252,9 @@ impl<'a> Stage<'a> {
             let program = self.host.compile(workload).await?;
             let secret = bits(&mut secrets);
             let spec = ServiceSpec {
+                epoch: Epoch::default(),
+                accepted_divergences: BTreeSet::new(),
+                failover: FailoverMode::Direct,
                 name: plan.name.clone(),
                 program: Arc::clone(&program),
                 size: Arc::clone(&plan.size),

@@ -1,5 +1,5 @@
-//! One directory of files, as the journal and the snapshots need it: every byte that must outlive a crash goes through
-//! [`Storage`].
+//! One directory of files, as the journal, the snapshots and the catalog need it: every byte that must outlive a crash
+//! goes through [`Storage`].
 //!
 //! The trait is small and blocking, and it promises no more than POSIX does: bytes are safe after
 //! [`StorageFile::sync_data`], names after [`Storage::sync_directory`], and nothing is ordered before that. What the
@@ -88,6 +88,13 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// It cannot be read.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
+
+    /// Makes the file this long: cuts it off, or adds zeros. What is added may take no space yet, so a later write there
+    /// can still find the disk full.
+    ///
+    /// # Errors
+    /// It is as long as it was.
+    fn set_bytes(&self, bytes: u64) -> io::Result<()>;
 
     /// Makes all bytes safe that were written before, and the file's length.
     ///

@@ -35,6 +35,29 @@ impl fmt::Display for Sequence {
     }
 }
 
+/// What the random numbers of the transactions after a start of the host derive from, beside the service's secret.
+///
+/// Drawn anew at each start and journalled: so two copies of a data directory that are both started show their guests
+/// different random numbers, although they share the secret and count the same sequences. Zeros for services whose
+/// history is kept in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub [u8; 16]);
+
+impl Epoch {
+    /// The key of the random numbers of a service with this secret.
+    #[must_use]
+    pub fn key(self, secret: &[u8; 32]) -> [u8; 32] {
+        if self == Self::default() { *secret } else { *blake3::keyed_hash(secret, &self.0).as_bytes() }
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Epoch")
+    }
+}
+
 /// One incarnation of a service, written `bank/3`. Numbers count from 1 and are never used again.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VmId {
@@ -285,6 +308,18 @@ pub enum Denial {
         id: String,
         /// Where it was used.
         sequence: Sequence,
+    },
+    /// The time in the id is no later than that of an id whose answer was forgotten: it may have been answered before.
+    #[error(
+        "id '{id}' is of {time}, and ids up to {forgotten} are forgotten: it may have been answered; look at the service before you use a new id"
+    )]
+    TooOld {
+        /// The id.
+        id: String,
+        /// The time in it.
+        time: Timestamp,
+        /// The newest time in an id that was forgotten.
+        forgotten: Timestamp,
     },
     /// The service has as many requests waiting as it may have.
     #[error("service '{service}' has {limit} requests waiting, the most it may have; try again later")]

@@ -17,8 +17,8 @@ use crate::meter::Meter;
 use crate::rehydrate::shortened;
 use crate::size::{Size, grouped};
 use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
-use crate::transaction::{Answer, Cause, Sequence, VmId};
-use crate::wasi::{Phase, Wasi};
+use crate::transaction::{Answer, Cause, Epoch, Sequence, VmId};
+use crate::wasi::{Phase, Scene, Wasi};
 use crate::workload::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use bytes::Bytes;
 use std::fmt;
@@ -81,6 +81,8 @@ pub struct Call<'a> {
     pub sequence: Sequence,
     /// What both clocks of the guest show.
     pub timestamp: Timestamp,
+    /// Which random numbers it sees.
+    pub epoch: Epoch,
     /// The bytes of the transaction or query.
     pub body: &'a [u8],
 }
@@ -184,7 +186,8 @@ impl Instance {
     }
 
     async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
-        self.enter(phase, call.sequence, call.timestamp, allowance);
+        let scene = Scene { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
+        self.enter(scene, allowance);
         let context = Context { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
         let Self { store, vm, timer, .. } = self;
         let workload = vm.lifeboat_vm_workload();
@@ -218,7 +221,7 @@ impl Instance {
         allowance: Allowance,
     ) -> Result<(Snapshot, u64), MoveError> {
         const PHASE: &str = "snapshot";
-        self.enter(Phase::Snapshot, sequence, timestamp, allowance);
+        self.enter(Scene { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp }, allowance);
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
         let Self { store, vm, timer, .. } = self;
@@ -247,7 +250,8 @@ impl Instance {
     /// After any error the instance is of no use.
     pub async fn restore(&mut self, snapshot: &Arc<Snapshot>, allowance: Allowance) -> Result<u64, MoveError> {
         const PHASE: &str = "restore";
-        self.enter(Phase::Birth, snapshot.sequence(), snapshot.timestamp(), allowance);
+        let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
+        self.enter(Scene { phase: Phase::Birth, sequence, epoch: Epoch::default(), now }, allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
         let Self { store, vm, timer, .. } = self;
         let workload = vm.lifeboat_vm_workload();
@@ -279,13 +283,13 @@ impl Instance {
         self.store.data_mut().wasi.take_log()
     }
 
-    fn enter(&mut self, phase: Phase, sequence: Sequence, now: Timestamp, allowance: Allowance) {
+    fn enter(&mut self, scene: Scene, allowance: Allowance) {
         // Until `leave` says otherwise: if the future of the call is dropped, the store cannot be entered again.
         self.is_dead = true;
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
-        data.wasi.enter(phase, sequence, now.0, allowance.deadline);
+        data.wasi.enter(scene, allowance.deadline);
         (data.host_call_fuel, data.yielded_at_fuel) = (0, 0);
         if std::mem::take(&mut data.is_yield_due) {
             self.store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");

@@ -9,10 +9,11 @@
 //! - Both clocks show the transaction's timestamp. Only a sleep moves them, at once, by the time slept, which is
 //!   charged to the deadline. wasmtime-wasi's timers run on real time whatever clock they are given, hence our own
 //!   `monotonic-clock` and our own `poll` around the stock one.
-//! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret, with the nonce made
-//!   of the phase and the sequence number.
+//! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret and the epoch, with
+//!   the nonce made of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
-use crate::transaction::{Cause, Sequence};
+use crate::clock::Timestamp;
+use crate::transaction::{Cause, Epoch, Sequence};
 use crate::vm::{Stop, StoreData};
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
@@ -61,6 +62,15 @@ pub(crate) enum Phase {
     Snapshot = 3,
 }
 
+/// What a call sees: which random numbers come, what the clocks show.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Scene {
+    pub(crate) phase: Phase,
+    pub(crate) sequence: Sequence,
+    pub(crate) epoch: Epoch,
+    pub(crate) now: Timestamp,
+}
+
 /// Links everything of WASI that a guest may import.
 ///
 /// # Errors
@@ -99,6 +109,7 @@ pub(crate) struct Wasi {
     secret: [u8; 32],
     phase: Phase,
     sequence: Sequence,
+    epoch: Epoch,
     /// Made on the first use within a call.
     random: Option<ChaCha20Rng>,
     /// Nanoseconds since 1970 that both clocks show.
@@ -129,6 +140,7 @@ impl Wasi {
             secret,
             phase: Phase::Birth,
             sequence: Sequence(0),
+            epoch: Epoch::default(),
             random: None,
             now_ns: 0,
             sleep_left: None,
@@ -140,13 +152,13 @@ impl Wasi {
         }
     }
 
-    /// Sets the scene for one call: what the clocks show, which random numbers come, how long it may sleep.
-    pub(crate) fn enter(&mut self, phase: Phase, sequence: Sequence, now_ns: u64, deadline: Option<Duration>) {
-        self.phase = phase;
-        self.sequence = sequence;
+    /// Sets the scene for one call, which may sleep for as long as `deadline` says.
+    pub(crate) fn enter(&mut self, scene: Scene, deadline: Option<Duration>) {
+        let Scene { phase, sequence, epoch, now } = scene;
+        (self.phase, self.sequence, self.epoch) = (phase, sequence, epoch);
         self.random = None;
         // A sleep moved the clock of an earlier call only: to the guest, time is what the transaction says.
-        self.now_ns = now_ns;
+        self.now_ns = now.0;
         self.sleep_left = deadline;
         self.deadline = deadline.unwrap_or(Duration::MAX);
     }
@@ -171,7 +183,7 @@ impl Wasi {
 
     fn rng(&mut self) -> &mut ChaCha20Rng {
         self.random.get_or_insert_with(|| {
-            let mut rng = ChaCha20Rng::from_seed(self.secret);
+            let mut rng = ChaCha20Rng::from_seed(self.epoch.key(&self.secret));
             rng.set_stream(self.sequence.0 << 2 | self.phase as u64);
             rng
         })

@@ -7,7 +7,7 @@ use crate::served::{SECRET, Served, anonymous};
 use lifeboat::clock::Timestamp;
 use lifeboat::engine::Program;
 use lifeboat::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use lifeboat::transaction::{Answer, Sequence};
+use lifeboat::transaction::{Answer, Epoch, Sequence};
 use lifeboat::vm::{Allowance, Call, Instance};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -65,7 +65,14 @@ impl Ledger {
             for account in 0..ACCOUNTS {
                 let body = deposit(account);
                 let sequence = Sequence(u64::from(account) + 1);
-                let call = Call { id: "1", user: "ada", sequence, timestamp: Timestamp(1), body: body.as_bytes() };
+                let call = Call {
+                    id: "1",
+                    user: "ada",
+                    sequence,
+                    timestamp: Timestamp(1),
+                    epoch: Epoch::default(),
+                    body: body.as_bytes(),
+                };
                 let attempt = instance.execute(call, ALLOWANCE).await;
                 assert!(matches!(attempt.answer, Answer::Ok(_)), "{:?}", attempt.answer);
             }

@@ -6,14 +6,15 @@ use lifeboat::auth::{Grant, Token};
 use lifeboat::clock::{SystemClock, Timestamp};
 use lifeboat::engine::Program;
 use lifeboat::event::{Event, Failover};
-use lifeboat::failover::Thresholds;
+use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig};
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, ServiceSpec};
 use lifeboat::size::Size;
-use lifeboat::transaction::{Answer, Kind, Request};
+use lifeboat::transaction::{Answer, Epoch, Kind, Request};
 use lifeboat::workload::{LoadLimits, load};
+use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -74,6 +75,9 @@ impl Served {
             sizes: Vec::new(),
             thresholds: Thresholds::default(),
             secret: SECRET,
+            epoch: Epoch::default(),
+            accepted_divergences: BTreeSet::new(),
+            failover: FailoverMode::Direct,
             horizon: Horizon::default(),
             queue_max: QUEUE_MAX,
             sabotage: None,

@@ -27,7 +27,7 @@ pub(crate) struct Inspect {
 
 impl Inspect {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let workload = load_workload(&self.workload)?;
+        let (workload, _) = load_workload(&self.workload)?;
         if let Some(memory_bytes) = self.memory {
             let level = THRESHOLD_DEFAULT.less_points(HEADROOM_POINTS).whole_points();
             workload.check_size("--memory", memory_bytes, level)?;

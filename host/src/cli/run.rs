@@ -3,22 +3,25 @@
 mod lines;
 mod reply;
 
-use super::{UsageError, exit, is_pipe_open, load_workload, parse_memory};
+use super::{UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{Grant, Token};
+use lifeboat::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat::clock::{SystemClock, Timestamp};
+use lifeboat::data::DataOptions;
 use lifeboat::event::{Event, EventSink};
-use lifeboat::failover::{THRESHOLD_DEFAULT, Thresholds, threshold};
+use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds, threshold};
 use lifeboat::fleet::Machine;
-use lifeboat::host::{Host, HostConfig};
+use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
-use lifeboat::service::{Horizon, QUEUE_MAX, ServiceSpec, Status};
+use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use lifeboat::size::{Bytes, Size, grouped};
-use lifeboat::transaction::{BODY_BYTES_MAX, Outcome, Reply};
+use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
+use lifeboat::workload::WorkloadHash;
 use lines::{Line, Lines};
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
@@ -28,42 +31,60 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Requests that are under way at once. Less than a service's queue holds, so that none is denied for want of room.
 const IN_FLIGHT_MAX: usize = 256;
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
-#[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>", after_help = after_help())]
+#[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>\n       lifeboat run [OPTIONS] --data <DIR> --service <NAME>", after_help = after_help())]
 pub(crate) struct Run {
+    /// Keep the service in this data directory: create it there, or go on with it
+    #[arg(long, value_name = "DIR", env = "LIFEBOAT_DATA")]
+    data: Option<PathBuf>,
+    /// The service's name [default: that of the workload's file]
+    #[arg(long, value_name = "NAME")]
+    service: Option<Name>,
     /// Read transactions from FILE instead of standard input
     #[arg(long, value_name = "FILE")]
     transactions: Option<PathBuf>,
     /// Lines are JSON objects that carry an id, a user and a body; any user that a line names is let in
     #[arg(long)]
     envelope: bool,
-    /// The size of the first VM
-    #[arg(long, value_name = "NAME", default_value = "small")]
-    size: String,
+    /// The size of the first VM [default: small]
+    #[arg(long, value_name = "NAME")]
+    size: Option<String>,
     /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
     #[arg(long, value_name = "N", value_parser = parse_fuel, allow_negative_numbers = true)]
     fuel: Option<u64>,
     /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
     #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
     memory: Option<u64>,
-    /// Utilisation at which a resource fails its SLA [percent, 20 to 100]
-    #[arg(long, value_name = "PCT", default_value_t = THRESHOLD_DEFAULT, value_parser = parse_threshold)]
-    threshold: Percent,
+    /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
+    #[arg(long, value_name = "PCT", value_parser = parse_threshold)]
+    threshold: Option<Percent>,
+    /// How the service fails over: direct stands still meanwhile, shadow does not, auto is shadow for states above 1 MiB
+    #[arg(long, value_name = "MODE")]
+    failover: Option<FailoverMode>,
     /// Who sends the transactions that name no user
     #[arg(long, value_name = "NAME", default_value = "operator")]
     user: Name,
     /// Print every reply, event and the usage as JSON, one object a line
     #[arg(long)]
     json: bool,
-    /// The workload: a component, a core module, or either as text
+    /// Break the promise on purpose, to see that a test notices
+    #[arg(long, value_name = "HOW", value_enum, hide = true)]
+    sabotage: Option<Broken>,
+    /// The workload: a component, a core module, or either as text; not needed by a service that is there already
     // With all that follows it, or clap would take options there for its own.
-    #[arg(value_name = "WORKLOAD", required = true, trailing_var_arg = true)]
+    #[arg(value_name = "WORKLOAD", trailing_var_arg = true)]
     workload_and_arguments: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Broken {
+    AckBeforeSync,
 }
 
 fn after_help() -> String {
@@ -80,6 +101,8 @@ A line of input is the body of a transaction, byte for byte. With --envelope it 
 A reply of one line is printed as it is; any other reply, and every outcome but ok, as
   {{\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}}
 Events and the closing usage table go to standard error.
+With --data, a reply is printed once its transaction can no longer be lost: send those again, with the same ids, that had
+none. Ctrl-C ends the input; what is under way is answered.
 
 Sizes, smallest first; a service whose memory is full moves to a larger one:
 {sizes}
@@ -110,58 +133,185 @@ impl Run {
             ))
             .into());
         }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         runtime.block_on(self.serve())
     }
 
     async fn serve(self) -> anyhow::Result<ExitCode> {
-        let sizes = self.sizes()?;
+        let settings = self.settings()?;
+        let service = self.service_name()?;
         let input = self.input()?;
-        let workload = load_workload(self.workload())?;
-        let largest_memory_bytes = sizes.iter().map(|size| size.memory_bytes).max().unwrap_or_default();
-        let machines = Machine::pair(1, largest_memory_bytes);
         let failovers = Arc::new(AtomicU64::new(0));
-        let host = Host::new(
-            HostConfig::new(machines, largest_memory_bytes),
-            Arc::new(SystemClock),
-            event_printer(self.json, Arc::clone(&failovers)),
-        )?;
-        let service = service_name(self.workload())?;
+        let host = match &self.data {
+            None => self.host_in_memory(&service, &settings, &failovers).await?,
+            Some(directory) => self.host_on_disk(directory, &service, &settings, &failovers).await?,
+        };
+        let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
+        let operator = users.token(&self.user)?;
+        let outcomes = self.feed(&mut users, input).await;
+        host.authority().grant(&self.user, &service, Grant::Observe);
+        let status = host.status(operator.reveal(), &service).await;
+        // Whatever happened: what was acknowledged is to be found at once at the next start.
+        let stopped = host.stop().await;
+        let (outcomes, status) = (outcomes?, status?);
+        let usage = Usage { status: &status, outcomes: &outcomes, failovers: failovers.load(Ordering::Relaxed) };
+        usage.print(self.json)?;
+        stopped.context("the data directory was not closed cleanly")?;
+        let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
+        Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    /// A host with one service that ends with it.
+    async fn host_in_memory(
+        &self,
+        service: &Name,
+        settings: &ServiceSettings,
+        failovers: &Arc<AtomicU64>,
+    ) -> anyhow::Result<Host> {
+        let (workload, _) = load_workload(self.workload()?)?;
+        let host = self.host(1, largest_memory_bytes(settings.sizes.iter()), failovers)?;
+        let sizes: Vec<Arc<Size>> = settings.sizes.iter().cloned().map(Arc::new).collect();
         let program = host.compile(workload).await?;
         host.create_service(ServiceSpec {
             name: service.clone(),
             program,
             size: Arc::clone(&sizes[0]),
             sizes,
-            thresholds: Thresholds::all(self.threshold),
+            thresholds: settings.thresholds,
             secret: random()?,
+            epoch: Epoch::default(),
+            accepted_divergences: BTreeSet::new(),
+            failover: settings.failover,
             horizon: Horizon::default(),
             queue_max: QUEUE_MAX,
             sabotage: None,
         })
         .await?;
-
-        let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
-        let operator = users.token(&self.user)?;
-        let outcomes = self.feed(&mut users, input).await?;
-        host.authority().grant(&self.user, &service, Grant::Observe);
-        let status = host.status(operator.reveal(), &service).await?;
-        let usage = Usage { status: &status, outcomes: &outcomes, failovers: failovers.load(Ordering::Relaxed) };
-        usage.print(self.json)?;
-        let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
-        Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
+        Ok(host)
     }
 
-    fn workload(&self) -> &Path {
-        Path::new(self.workload_and_arguments.first().expect("clap requires one"))
+    /// A host with all services of a data directory, of which one is `service`: created, if it is not there.
+    async fn host_on_disk(
+        &self,
+        directory: &Path,
+        service: &Name,
+        settings: &ServiceSettings,
+        failovers: &Arc<AtomicU64>,
+    ) -> anyhow::Result<Host> {
+        let workload = self.workload().ok().map(load_workload).transpose()?;
+        let locked = data::take(directory, workload.is_some())?;
+        let entries = locked.catalog().services()?;
+        match (entries.get(service), &workload) {
+            (Some(entry), workload) => {
+                self.check_unchanged(service, entry, settings, workload.as_ref().map(|(workload, _)| workload.hash))?;
+            }
+            (None, None) => {
+                return Err(UsageError(format!(
+                    "there is no service '{service}' in the data directory yet: name its workload to create it"
+                ))
+                .into());
+            }
+            (None, Some(_)) => {}
+        }
+        let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
+        let largest_memory_bytes = largest_memory_bytes(sizes);
+        let (directory, contents) =
+            locked.open(&DataOptions::default()).context("cannot go on with the data directory")?;
+        let slots = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
+        let host = self.host(slots, largest_memory_bytes, failovers)?.with_data(directory);
+        let sabotage = self.sabotage.map(|Broken::AckBeforeSync| Sabotage::AckBeforeSync);
+        let mut epochs = Vec::new();
+        for _ in 0..=entries.len() {
+            epochs.push(random_epoch()?);
+        }
+        let epoch = epochs.pop().unwrap_or_default();
+        host.recover_with(contents, || epochs.pop().unwrap_or_default(), sabotage).await;
+        if let Some(reason) = host.quarantined(service) {
+            host.stop().await.context("the data directory was not closed cleanly")?;
+            anyhow::bail!("service '{service}' is quarantined: {reason}");
+        }
+        if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
+            let (name, settings) = (service.clone(), settings.clone());
+            let secret = random()?;
+            let workload_bytes = &workload_bytes;
+            let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage };
+            host.create_durable_service(new).await?;
+        }
+        Ok(host)
+    }
+
+    fn host(&self, slots: u32, largest_memory_bytes: u64, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
+        let machines = Machine::pair(slots, largest_memory_bytes.saturating_mul(slots.into()));
+        let config = HostConfig::new(machines, largest_memory_bytes);
+        Ok(Host::new(config, Arc::new(SystemClock), event_printer(self.json, Arc::clone(failovers)))?)
+    }
+
+    /// A service that is there goes on as it was created: options that say otherwise are refused.
+    fn check_unchanged(
+        &self,
+        service: &Name,
+        entry: &ServiceEntry,
+        settings: &ServiceSettings,
+        workload: Option<WorkloadHash>,
+    ) -> anyhow::Result<()> {
+        if let Some(hash) = workload.filter(|hash| *hash != entry.workload) {
+            return Err(UsageError(format!(
+                "service '{service}' runs workload {}, and the file is {hash}: leave the file out, or create another \
+                 service",
+                entry.workload
+            ))
+            .into());
+        }
+        let is_given = self.size.is_some()
+            || self.fuel.is_some()
+            || self.memory.is_some()
+            || self.threshold.is_some()
+            || self.failover.is_some();
+        if is_given && *settings != entry.settings {
+            let first = entry.settings.sizes.first().map(ToString::to_string).unwrap_or_default();
+            return Err(UsageError(format!(
+                "service '{service}' was created with size {first}, threshold {} and failover {}, and goes on with them: \
+                 leave these options out, or create another service",
+                entry.settings.thresholds.cpu, entry.settings.failover
+            ))
+            .into());
+        }
+        Ok(())
+    }
+
+    fn workload(&self) -> anyhow::Result<&Path> {
+        let first = self.workload_and_arguments.first().map(Path::new);
+        first.ok_or_else(|| {
+            UsageError("name a workload; or, with --data, a --service that is there: lifeboat run --help".into()).into()
+        })
+    }
+
+    /// What the service is called.
+    fn service_name(&self) -> anyhow::Result<Name> {
+        match &self.service {
+            Some(name) => Ok(name.clone()),
+            None => service_name(self.workload()?),
+        }
+    }
+
+    fn settings(&self) -> anyhow::Result<ServiceSettings> {
+        let sizes = self.sizes()?;
+        Ok(ServiceSettings {
+            size: sizes[0].name.clone(),
+            sizes,
+            thresholds: Thresholds::all(self.threshold.unwrap_or(THRESHOLD_DEFAULT)),
+            horizon: Horizon::durable(),
+            failover: self.failover.unwrap_or_default(),
+        })
     }
 
     /// The size of the first VM, and the larger ones that exist.
-    fn sizes(&self) -> anyhow::Result<Vec<Arc<Size>>> {
+    fn sizes(&self) -> anyhow::Result<Vec<Size>> {
         let built_in = Size::built_in();
-        let Some(named) = built_in.iter().find(|size| size.name == self.size) else {
+        let wanted = self.size.as_deref().unwrap_or("small");
+        let Some(named) = built_in.iter().find(|size| size.name == wanted) else {
             let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
-            return Err(UsageError(format!("there is no size '{}': use one of {}", self.size, names.join(", "))).into());
+            return Err(UsageError(format!("there is no size '{wanted}': use one of {}", names.join(", "))).into());
         };
         let mut first = named.clone();
         if let Some(memory_bytes) = self.memory {
@@ -176,7 +326,7 @@ impl Run {
                 size.fuel = fuel;
             }
         }
-        Ok(sizes.into_iter().map(Arc::new).collect())
+        Ok(sizes)
     }
 
     fn unreadable(&self, error: &io::Error) -> UsageError {
@@ -208,6 +358,8 @@ impl Run {
         let mut out = BufWriter::new(io::stdout().lock());
         let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
         let mut is_at_end = false;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         loop {
             let may_send = !is_at_end && pending.len() < IN_FLIGHT_MAX;
             let replied = async {
@@ -226,6 +378,12 @@ impl Run {
                     if !is_pipe_open(written).context("cannot write the replies")? {
                         return Ok(outcomes);
                     }
+                }
+                _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
+                    if is_at_end {
+                        return Err(anyhow::anyhow!("interrupted before every request was answered"));
+                    }
+                    is_at_end = true;
                 }
                 line = input.next(), if may_send => {
                     match line.map_err(|error| self.unreadable(&error))? {
@@ -296,10 +454,8 @@ impl Users<'_> {
     }
 }
 
-fn random() -> anyhow::Result<[u8; 32]> {
-    let mut bytes = [0; 32];
-    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers can be had: {error}"))?;
-    Ok(bytes)
+fn largest_memory_bytes<'a>(sizes: impl Iterator<Item = &'a Size>) -> u64 {
+    sizes.map(|size| size.memory_bytes).max().unwrap_or_default()
 }
 
 /// The service is named as the file is, as far as a name allows.

@@ -61,6 +61,15 @@ pub enum Change {
     End,
 }
 
+impl Change {
+    fn number(&self) -> Option<RecordNumber> {
+        match self {
+            Self::Continue { number, .. } | Self::Begin { number, .. } => Some(*number),
+            Self::End => None,
+        }
+    }
+}
+
 /// A record was not committed.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
@@ -101,7 +110,49 @@ impl Ticket {
 
 /// Room for a record in the queue, as long as it is held.
 #[derive(Debug)]
-pub struct Room(#[expect(dead_code, reason = "held, not read")] OwnedSemaphorePermit);
+pub struct Room(OwnedSemaphorePermit);
+
+impl Room {
+    /// Gives back what a record of `bytes` does not need.
+    pub fn shrink(&mut self, bytes: usize) {
+        let surplus = self.0.num_permits().saturating_sub(bytes.saturating_add(RECORD_BYTES));
+        drop(self.0.split(surplus));
+    }
+}
+
+/// Where the records of a service are, and what they take: the writer writes it here before it tells any ticket, and
+/// again when records are carried.
+#[derive(Debug, Default)]
+pub struct Board(Mutex<Placed>);
+
+/// What a [`Board`] shows.
+#[derive(Debug, Default)]
+pub struct Placed {
+    /// Where records are that are not where they were, or were nowhere. In the order in which that happened.
+    pub records: Vec<(RecordNumber, Location)>,
+    /// Bytes that the service's records took in the journal since the host started: its share of every frame.
+    pub journal_bytes: u64,
+}
+
+impl Board {
+    /// Takes what came since the last time. `journal_bytes` stays.
+    #[must_use]
+    pub fn take(&self) -> Placed {
+        let mut placed = self.placed();
+        Placed { records: std::mem::take(&mut placed.records), journal_bytes: placed.journal_bytes }
+    }
+
+    fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
+        let mut placed = self.placed();
+        placed.records.push((number, location));
+        placed.journal_bytes += journal_bytes;
+    }
+
+    fn placed(&self) -> MutexGuard<'_, Placed> {
+        // No code that can panic runs under the lock.
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
 
 /// The door to the writer thread. Clones lead to the same one.
 #[derive(Debug, Clone)]
@@ -124,12 +175,13 @@ struct Shared {
     arrived: Condvar,
     room: Arc<Semaphore>,
     room_bytes: usize,
+    boards: Mutex<BTreeMap<Name, Arc<Board>>>,
 }
 
 #[derive(Debug, Default)]
 struct Queue {
     submitted: VecDeque<Submitted>,
-    reclaims: Vec<ReclaimOrder>,
+    orders: Vec<Order>,
     is_closed: bool,
     is_sealing: bool,
     /// Set by the writer when the log fails, or when it ends.
@@ -143,10 +195,11 @@ struct Submitted {
     room: Option<Room>,
 }
 
+/// What the writer does between two frames.
 #[derive(Debug)]
-struct ReclaimOrder {
-    needed: BTreeMap<Name, RecordNumber>,
-    answer: oneshot::Sender<Result<Reclaimed, CommitError>>,
+enum Order {
+    Reclaim { needed: BTreeMap<Name, RecordNumber>, answer: oneshot::Sender<Result<Reclaimed, CommitError>> },
+    Settle { answer: oneshot::Sender<()> },
 }
 
 /// Starts a writer for `log`, whose queue holds about `queue_bytes`.
@@ -160,6 +213,7 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         arrived: Condvar::new(),
         room: Arc::new(Semaphore::new(room_bytes)),
         room_bytes,
+        boards: Mutex::default(),
     });
     let reader = log.reader();
     let of_thread = Arc::clone(&shared);
@@ -174,7 +228,7 @@ impl Committer {
     /// # Errors
     /// [`CommitError::Closed`], or the failure of the log.
     pub async fn room(&self, bytes: usize) -> Result<Room, CommitError> {
-        let bytes = u32::try_from((bytes + RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX);
+        let bytes = u32::try_from(bytes.saturating_add(RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX);
         match Arc::clone(&self.shared.room).acquire_many_owned(bytes).await {
             Ok(permit) => Ok(Room(permit)),
             Err(_) => Err(self.shared.queue().failure.clone().unwrap_or(CommitError::Closed)),
@@ -204,10 +258,30 @@ impl Committer {
         {
             let mut queue = self.shared.queue();
             queue.check()?;
-            queue.reclaims.push(ReclaimOrder { needed, answer });
+            queue.orders.push(Order::Reclaim { needed, answer });
         }
         self.shared.arrived.notify_one();
         reclaimed.await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// Waits until a reclaim that may be under way is over, and what it moved is on the boards.
+    pub async fn settle(&self) {
+        let (answer, settled) = oneshot::channel();
+        {
+            let mut queue = self.shared.queue();
+            if queue.check().is_err() {
+                return;
+            }
+            queue.orders.push(Order::Settle { answer });
+        }
+        self.shared.arrived.notify_one();
+        // A writer that ended moves nothing any more.
+        let _ = settled.await;
+    }
+
+    /// Has the places of a service's records written to `board` from now on.
+    pub fn register(&self, service: &Name, board: Arc<Board>) {
+        self.shared.boards().insert(service.clone(), board);
     }
 
     /// Reads single records.
@@ -253,6 +327,10 @@ impl Queue {
 }
 
 impl Shared {
+    fn boards(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Board>>> {
+        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn queue(&self) -> MutexGuard<'_, Queue> {
         // No code that can panic runs under the lock.
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
@@ -281,16 +359,48 @@ impl Drop for Ended<'_> {
     fn drop(&mut self) {
         let mut queue = self.0.queue();
         let failure = queue.failure.get_or_insert(CommitError::Closed).clone();
-        let (submitted, reclaims) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.reclaims));
+        let (submitted, orders) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders));
         drop(queue);
         // Nobody may be left to listen.
         for submitted in submitted {
             let _ = submitted.answer.send(Err(failure.clone()));
         }
-        for order in reclaims {
-            let _ = order.answer.send(Err(failure.clone()));
+        for order in orders {
+            order.refuse(&failure);
         }
         self.0.room.close();
+    }
+}
+
+impl Order {
+    fn refuse(self, error: &CommitError) {
+        match self {
+            Self::Reclaim { answer, .. } => drop(answer.send(Err(error.clone()))),
+            Self::Settle { answer } => drop(answer.send(())),
+        }
+    }
+
+    fn carry_out(self, log: &mut Log, shared: &Shared) -> Result<(), LogError> {
+        match self {
+            Self::Reclaim { needed, answer } => {
+                let reclaimed = log.reclaim(&needed);
+                let result = reclaimed.as_ref().map(drop).map_err(|error| shared.fail(error));
+                if let Ok(reclaimed) = &reclaimed {
+                    let boards = shared.boards();
+                    for (service, number, location) in &reclaimed.moved {
+                        if let Some(board) = boards.get(service) {
+                            board.add(*number, *location, 0);
+                        }
+                    }
+                }
+                let _ = answer.send(reclaimed.map_err(CommitError::from));
+                result
+            }
+            Self::Settle { answer } => {
+                let _ = answer.send(());
+                Ok(())
+            }
+        }
     }
 }
 
@@ -298,24 +408,21 @@ impl Drop for Ended<'_> {
 fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     let _ended = Ended(shared);
     loop {
-        let (batch, reclaims) = {
+        let (batch, orders) = {
             let mut queue = shared.queue();
-            while queue.submitted.is_empty() && queue.reclaims.is_empty() && !queue.is_closed {
+            while queue.submitted.is_empty() && queue.orders.is_empty() && !queue.is_closed {
                 queue = shared.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             }
-            (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.reclaims))
+            (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders))
         };
-        if batch.is_empty() && reclaims.is_empty() {
+        if batch.is_empty() && orders.is_empty() {
             break;
         }
         let mut result = write_batch(&mut log, batch, shared);
-        for order in reclaims {
-            if result.is_ok() {
-                let reclaimed = log.reclaim(&order.needed);
-                result = reclaimed.as_ref().map(drop).map_err(|error| shared.fail(error));
-                let _ = order.answer.send(reclaimed.map_err(CommitError::from));
-            } else if let Err(error) = &result {
-                let _ = order.answer.send(Err(error.clone().into()));
+        for order in orders {
+            match &result {
+                Ok(()) => result = order.carry_out(&mut log, shared),
+                Err(error) => order.refuse(&error.clone().into()),
             }
         }
         result?;
@@ -334,7 +441,11 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
             Change::End => log.stage_end(service).map(|()| None),
         };
         match place {
-            Ok(place) => staged.push((place, submitted.answer, submitted.room)),
+            Ok(place) => {
+                let Submitted { entry, answer, room } = submitted;
+                let record = place.zip(entry.change.number()).map(|(place, number)| (entry.service, number, place));
+                staged.push(StagedRecord { record, answer, _room: room });
+            }
             Err(LogError::FrameFull) => {
                 batch.push_front(submitted);
                 if let Err(error) = commit(log, &mut staged, shared) {
@@ -349,20 +460,33 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
     commit(log, &mut staged, shared)
 }
 
-/// A record in the frame that is being built.
-type StagedRecord =
-    (Option<super::frame::Staged>, oneshot::Sender<Result<Option<Location>, CommitError>>, Option<Room>);
+/// What is in the frame that is being built.
+struct StagedRecord {
+    record: Option<(Name, RecordNumber, super::frame::Staged)>,
+    answer: oneshot::Sender<Result<Option<Location>, CommitError>>,
+    _room: Option<Room>,
+}
 
 /// Writes a frame and completes its tickets.
 fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Result<(), LogError> {
     let result = log.commit().map_err(|error| shared.fail(&error));
-    for (place, answer, room) in staged.drain(..) {
+    if let Ok(Some(committed)) = &result {
+        let share_bytes = (committed.frame_bytes() / staged.len().max(1)) as u64;
+        let boards = shared.boards();
+        for (service, number, place) in staged.iter().filter_map(|staged| staged.record.as_ref()) {
+            if let Some(board) = boards.get(service) {
+                board.add(*number, committed.location(*place), share_bytes);
+            }
+        }
+    }
+    for StagedRecord { record, answer, .. } in staged.drain(..) {
         let told = match &result {
-            Ok(committed) => Ok(committed.as_ref().zip(place).map(|(committed, place)| committed.location(place))),
+            Ok(committed) => {
+                Ok(committed.as_ref().zip(record).map(|(committed, (.., place))| committed.location(place)))
+            }
             Err(error) => Err(error.clone().into()),
         };
         let _ = answer.send(told);
-        drop(room);
     }
     result.map(drop)
 }
@@ -379,7 +503,7 @@ mod tests {
     use crate::journal::frame::DirectoryId;
     use crate::journal::recovery::{Found, Recovery, inspect};
     use crate::journal::segments::{Options, Origin};
-    use crate::storage::{Operation, SimulatedStorage};
+    use crate::storage::{Operation, SimulatedStorage, Storage};
     use std::pin::pin;
     use std::task::{Context, Poll, Wake, Waker};
 
@@ -391,7 +515,8 @@ mod tests {
 
     fn open(storage: &SimulatedStorage) -> Log {
         let options = Options { segment_bytes: 256 * 1024, ..Options::new(DIRECTORY) };
-        Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens").0
+        let lock = storage.lock().expect("free");
+        Log::open(Arc::new(storage.clone()), lock, options, Origin::Create, &mut |_| {}).expect("opens").0
     }
 
     fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, BTreeMap<Name, Vec<Vec<u8>>>) {

@@ -206,9 +206,6 @@ impl Recovery {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// Another process has it open.
-    #[error("the journal is in use by another process")]
-    InUse,
     /// There should be a journal, but there is none.
     #[error("the journal has no segments, although it was in use")]
     Missing,

@@ -170,10 +170,13 @@ pub struct Log {
 impl Log {
     /// Opens the journal in `storage`, hands every record that can be trusted to `found`, and says what is left.
     ///
+    /// `lock` is that of the directory.
+    ///
     /// # Errors
     /// [`OpenError`]. Damage is none: it is told in the [`Recovery`].
     pub fn open(
         storage: Arc<dyn Storage>,
+        lock: LockGuard,
         options: Options,
         origin: Origin,
         found: &mut dyn FnMut(Found<'_>),
@@ -182,10 +185,6 @@ impl Log {
         if !(SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&bytes) || !bytes.is_multiple_of(BLOCK_BYTES as u64) {
             return Err(OpenError::SegmentBytes { bytes, min: SEGMENT_BYTES_MIN });
         }
-        let lock = storage.lock().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => OpenError::InUse,
-            _ => OpenError::storage("lock the journal")(error),
-        })?;
         let seal = if let Origin::Existing(seal) = origin { seal } else { None };
         let walked = walk(&*storage, options.directory, seal.as_ref(), found)?;
         if walked.recovery.is_new && matches!(origin, Origin::Existing(None)) {

@@ -17,6 +17,7 @@ pub(super) enum Message {
     FailOver { done: oneshot::Sender<Status> },
     Snapshot { done: oneshot::Sender<Status> },
     Status { done: oneshot::Sender<Status> },
+    Stop { done: oneshot::Sender<Status> },
 }
 
 /// The way into a service. Cheap to clone; the service ends when the last one is dropped.
@@ -66,6 +67,18 @@ impl ServiceHandle {
     /// Takes a snapshot now.
     pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
         self.ask(|done| Message::Snapshot { done }).await
+    }
+
+    /// Takes a snapshot when there is room for the wish, and tells nobody.
+    pub(crate) fn wish_snapshot(&self) {
+        let (done, _) = oneshot::channel();
+        // A queue that is full will be snapshotted for what is in it.
+        let _ = self.queue.try_send(Message::Snapshot { done });
+    }
+
+    /// Ends the service's task, after all that was sent before.
+    pub(crate) async fn stop(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::Stop { done }).await
     }
 
     async fn ask(&self, message: impl FnOnce(oneshot::Sender<Status>) -> Message) -> Result<Status, Denial> {

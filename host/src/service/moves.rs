@@ -4,17 +4,15 @@
 //! Whatever fails in between, the journal and the last good snapshot are untouched until a newer one is proven.
 
 use super::{Service, Stopped, Work};
-use crate::engine::Program;
 use crate::event::{Event, Failover, FailoverCause};
 use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
 use crate::meter::{Meter, Resource, Usage};
 use crate::rehydrate::{
-    INSTANTIATE_OVERHEAD_FUEL, Maintenance, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate,
+    INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
 use crate::size::Size;
-use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Cause, Denial};
 use crate::vm::{Allowance, Attempt, Instance, MoveError};
 use std::collections::VecDeque;
@@ -66,9 +64,8 @@ impl Service {
     async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
         let tail = self.journal.tail(self.snapshot.sequence())?;
         let permit = self.surroundings.fleet.maintenance_store().await;
-        let maintenance = self.surroundings.maintenance;
         let Rehydrated { instance, replayed_transactions, fuel_used } =
-            rehydrate(&self.program, self.secret, &self.snapshot, &tail, maintenance).await?;
+            rehydrate(self.subject(), &self.snapshot, &tail).await?;
         self.adopt(instance, permit);
         self.counts.replayed_transactions += replayed_transactions;
         self.counts.fuel_maintenance += fuel_used;
@@ -85,6 +82,7 @@ impl Service {
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
         let permit = self.surroundings.fleet.maintenance_store().await;
         let maintenance = self.surroundings.maintenance;
+        let begun = self.begin_snapshot();
         let exported = self
             .vm
             .instance
@@ -104,7 +102,7 @@ impl Service {
             }
         };
         self.counts.fuel_maintenance += export_fuel;
-        let restored = restore(&self.program, self.secret, &snapshot, maintenance).await;
+        let restored = restore(self.subject(), &snapshot).await;
         match restored {
             Ok(Rehydrated { instance, fuel_used, .. }) => {
                 self.counts.fuel_maintenance += fuel_used;
@@ -114,6 +112,7 @@ impl Service {
                 self.snapshot = snapshot;
                 self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
                 (self.tail_fuel, self.replayed_fuel) = (0, 0);
+                self.keep_snapshot(begun);
                 self.moved();
                 Ok(Moved::Fresh)
             }
@@ -357,19 +356,6 @@ impl Service {
         candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
         Ok(candidates)
     }
-}
-
-/// Rehydrates `snapshot` alone.
-async fn restore(
-    program: &Program,
-    secret: [u8; 32],
-    snapshot: &Arc<Snapshot>,
-    maintenance: Maintenance,
-) -> Result<Rehydrated, MoveError> {
-    rehydrate(program, secret, snapshot, &[], maintenance).await.map_err(|error| match error {
-        RehydrateError::Move(error) => error,
-        RehydrateError::Diverged { .. } | RehydrateError::Journal(_) => unreachable!("nothing is replayed"),
-    })
 }
 
 /// The usage that an exhausted attempt reached.

@@ -2,15 +2,18 @@
 
 use super::Work;
 use super::answers::Horizon;
-use crate::engine::Program;
-use crate::failover::Thresholds;
+use crate::data::DataError;
+use crate::engine::{EngineError, Program};
+use crate::failover::{FailoverMode, Thresholds};
 use crate::fleet::NoRoom;
+use crate::journal::JournalError;
 use crate::meter::Meter;
 use crate::name::Name;
 use crate::size::{Bytes as ByteCount, Size};
-use crate::transaction::{Answer, Kind, Sequence, VmId};
+use crate::transaction::{Answer, Epoch, Kind, Sequence, VmId};
 use crate::vm::MoveError;
 use crate::workload::LoadError;
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 /// What a service is made of.
@@ -28,6 +31,12 @@ pub struct ServiceSpec {
     pub thresholds: Thresholds,
     /// Keys the random numbers that the guest sees. Never printed.
     pub secret: [u8; 32],
+    /// Which random numbers its transactions see from now on.
+    pub epoch: Epoch,
+    /// Transactions at which an operator has accepted that a replay ends in another way.
+    pub accepted_divergences: BTreeSet<Sequence>,
+    /// How a failover goes about it.
+    pub failover: FailoverMode,
     /// How far back a repetition is recognised.
     pub horizon: Horizon,
     /// How many requests may wait.
@@ -51,11 +60,13 @@ pub enum Sabotage {
     DropOne(Sequence),
     /// The first `ok` from this sequence on is answered, and executed twice.
     DoubleOne(Sequence),
+    /// Every answer is told before its record is durable.
+    AckBeforeSync,
 }
 
 impl Sabotage {
     pub(super) fn hits(self, work: &Work, answer: &Answer) -> bool {
-        let (Self::DropOne(from) | Self::DoubleOne(from)) = self;
+        let (Self::DropOne(from) | Self::DoubleOne(from)) = self else { return false };
         work.kind == Kind::Transaction && work.sequence >= from && matches!(answer, Answer::Ok(_))
     }
 }
@@ -124,6 +135,28 @@ pub enum LaunchError {
         bytes: u64,
         /// What a slot holds.
         largest_bytes: u64,
+    },
+    /// Its workload cannot be compiled.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// Its journal could not begin.
+    #[error("service '{name}' cannot be created: {error}")]
+    Begin {
+        /// The name.
+        name: Name,
+        /// Why.
+        error: JournalError,
+    },
+    /// Its data directory fails.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// Its data directory has it, but it was not started.
+    #[error("service '{name}' is quarantined: {reason}")]
+    Quarantined {
+        /// The name.
+        name: Name,
+        /// Why.
+        reason: String,
     },
     /// Another service has the name.
     #[error("a service '{name}' exists already; choose another name")]

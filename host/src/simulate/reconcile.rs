@@ -9,7 +9,7 @@ use super::model::{Expected, Model};
 use crate::clock::Timestamp;
 use crate::engine::Program;
 use crate::name::Name;
-use crate::transaction::{Answer, Sequence};
+use crate::transaction::{Answer, Epoch, Sequence};
 use crate::vm::{Allowance, Attempt, Call, Instance};
 use bytes::Bytes;
 use serde::Serialize;
@@ -41,7 +41,14 @@ pub(super) struct ClientRecord {
 
 impl ClientRecord {
     fn call(&self) -> Call<'_> {
-        Call { id: &self.id, user: &self.user, sequence: self.sequence, timestamp: self.timestamp, body: &self.body }
+        Call {
+            id: &self.id,
+            user: &self.user,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            epoch: Epoch::default(),
+            body: &self.body,
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use crate::clock::Timestamp;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
-use crate::transaction::Sequence;
+use crate::transaction::{Epoch, Sequence};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -58,8 +58,27 @@ pub struct SnapshotHeader {
     pub timestamp: Timestamp,
     /// The last record of the service's journal that is part of it: a replay begins after it.
     pub record: RecordNumber,
+    /// What the service goes on with.
+    pub course: Course,
     /// What the body is made of, in its order.
     pub sections: Vec<Section>,
+}
+
+/// What a service goes on with from a snapshot, beside its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// The number of its VM.
+    pub vm_number: u64,
+    /// The name of that VM's size.
+    pub size: String,
+    /// Fuel that its tank was charged.
+    pub fuel_used: u64,
+    /// Which random numbers its transactions saw last.
+    pub epoch: Epoch,
+    /// The first record of the service's journal with an answer that was kept.
+    pub first_answer: RecordNumber,
+    /// The newest time in an id whose answer was forgotten.
+    pub forgotten_id_time: Option<Timestamp>,
 }
 
 /// A part of the body.
@@ -171,10 +190,10 @@ pub enum SnapshotFileError {
     },
 }
 
-/// The usual name of a snapshot's file. Names of a service sort as its snapshots do.
+/// The name of a snapshot's file. Names of a service sort as its snapshots do.
 #[must_use]
-pub fn file_name(service: &Name, sequence: Sequence) -> String {
-    format!("{service}.{:020}.snapshot", sequence.0)
+pub fn file_name(service: &Name, record: RecordNumber) -> String {
+    format!("{service}.{:020}.snapshot", record.0)
 }
 
 /// Writes a snapshot. When this returns, it survives a crash; before, there is none of this name.
@@ -432,7 +451,15 @@ mod tests {
             state_version: 2,
             sequence: Sequence(7),
             timestamp: Timestamp(1_000_000_007),
-            record: RecordNumber(9),
+            record: RecordNumber(7),
+            course: Course {
+                vm_number: 3,
+                size: "small".into(),
+                fuel_used: 123,
+                epoch: Epoch([4; 16]),
+                first_answer: RecordNumber(5),
+                forgotten_id_time: Some(Timestamp(6)),
+            },
             sections: vec![Section {
                 kind: SECTION_STATE,
                 is_optional: false,
@@ -467,7 +494,7 @@ mod tests {
         assert_eq!((&content.header, &check(&storage, NAME)?), (&header(&CHUNKS), &header(&CHUNKS)));
         let chunks: Vec<&[u8]> = content.chunks(SECTION_STATE).into_iter().map(|at| &content.body[at]).collect();
         assert_eq!(chunks, CHUNKS);
-        assert_eq!(file_name(&content.header.service, content.header.sequence), NAME);
+        assert_eq!(file_name(&content.header.service, content.header.record), NAME);
         assert_eq!(storage.list().expect("lists"), [NAME]);
         Ok(())
     }

@@ -113,6 +113,10 @@ impl StorageFile for DiskFile {
         FileExt::read_at(&self.0, buffer, offset)
     }
 
+    fn set_bytes(&self, bytes: u64) -> io::Result<()> {
+        self.0.set_len(bytes)
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.0.sync_data()
     }
@@ -131,6 +135,20 @@ mod tests {
         assert_eq!(second.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
         drop(guard);
         second.lock().map(drop)
+    }
+
+    #[test]
+    fn a_file_is_cut_off_and_grows_with_zeros() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let file = DiskStorage::create(directory.path())?.create("a")?;
+        file.write_all_at(0, b"seven")?;
+        file.set_bytes(2)?;
+        assert_eq!(file.bytes()?, 2);
+        file.set_bytes(4)?;
+        let mut read = [1; 4];
+        file.read_exact_at(0, &mut read)?;
+        assert_eq!(&read, b"se\0\0");
+        Ok(())
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! What a process reads is always what it wrote. What is left after [`SimulatedStorage::crash`] is decided by the seed:
 //! of every 512-byte sector that was written since the last successful sync of its file, any version since then or the
-//! one before; of every creation, renaming and removal since the last sync of the directory, all or nothing, each on
+//! one before; of the lengths that it had since then, the last or the one before; of every creation, renaming and removal since the last sync of the directory, all or nothing, each on
 //! its own. A failed sync is as bad as on Linux: some sectors are safe, the others are forgotten by the kernel, so that
 //! a later sync that succeeds does not bring them to the disk.
 
@@ -31,6 +31,8 @@ pub enum Operation {
     Write,
     /// [`StorageFile::read_at`].
     Read,
+    /// [`StorageFile::set_bytes`]. One that fails has done nothing.
+    SetBytes,
     /// [`StorageFile::sync_data`].
     SyncData,
 }
@@ -430,6 +432,24 @@ impl StorageFile for SimulatedFile {
         Ok(count)
     }
 
+    fn set_bytes(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.storage.state();
+        let fate = state.enter(Operation::SetBytes)?;
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        let growth = bytes.saturating_sub(state.files[self.file].bytes.len()) as u64;
+        if growth > 0 && state.used_bytes() + growth > state.space_bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        // When the power goes off in the middle, the crash decides.
+        if matches!(fate, Fate::Done) || state.is_off {
+            state.files[self.file].set_bytes(bytes);
+        }
+        match fate {
+            Fate::Done => Ok(()),
+            Fate::Fails(error) => Err(error),
+        }
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.storage.state();
         match state.enter(Operation::SyncData)? {
@@ -467,6 +487,17 @@ impl File {
         }
     }
 
+    /// Zeros that are added are versions of their sectors, like those that are written: the disk may still have there
+    /// what an unsynced cut took away.
+    fn set_bytes(&mut self, bytes: usize) {
+        let before = self.bytes.len();
+        if bytes > before {
+            self.write(before, &vec![0; bytes - before]);
+        } else {
+            self.bytes.truncate(bytes);
+        }
+    }
+
     fn sync(&mut self) {
         self.durable.resize(self.bytes.len(), 0);
         for sector in std::mem::take(&mut self.unsynced).into_keys() {
@@ -475,6 +506,9 @@ impl File {
     }
 
     fn sync_in_part(&mut self, random: &mut SplitMix64) {
+        if self.durable.len() > self.bytes.len() && random.below(2) == 0 {
+            self.durable.truncate(self.bytes.len());
+        }
         for sector in std::mem::take(&mut self.unsynced).into_keys() {
             if random.below(2) == 0 {
                 self.make_durable(sector);
@@ -485,6 +519,10 @@ impl File {
     fn make_durable(&mut self, sector: usize) {
         let start = sector * SECTOR_BYTES;
         let end = self.bytes.len().min(start + SECTOR_BYTES);
+        if start >= end {
+            // It was cut off.
+            return;
+        }
         if self.durable.len() < end {
             self.durable.resize(end, 0);
         }
@@ -587,6 +625,78 @@ mod tests {
             lost += usize::from(read(&storage.crash(), "a")? != [1; 4096]);
         }
         assert!(lost > 40, "{lost}");
+        Ok(())
+    }
+
+    #[test]
+    fn an_unsynced_cut_is_lost_or_kept() -> io::Result<()> {
+        let (mut cut, mut whole) = (0, 0);
+        for seed in 0..100 {
+            let storage = SimulatedStorage::new(seed);
+            let file = storage.create("a")?;
+            file.write_all_at(0, &[1; 4096])?;
+            file.sync_data()?;
+            storage.sync_directory()?;
+            file.set_bytes(1000)?;
+            assert_eq!(read(&storage, "a")?, [1; 1000]);
+            match read(&storage.crash(), "a")?.len() {
+                1000 => cut += 1,
+                4096 => whole += 1,
+                other => panic!("{other} bytes"),
+            }
+        }
+        assert!(cut > 10 && whole > 10, "{cut} {whole}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_cut_that_was_synced_stays_and_what_grows_again_is_zero() -> io::Result<()> {
+        for seed in 0..100 {
+            let storage = SimulatedStorage::new(seed);
+            let file = storage.create("a")?;
+            file.write_all_at(0, &[1; 4096])?;
+            file.set_bytes(1000)?;
+            file.sync_data()?;
+            storage.sync_directory()?;
+            file.set_bytes(4096)?;
+            let now = read(&storage, "a")?;
+            assert!(now[..1000].iter().all(|byte| *byte == 1) && now[1000..].iter().all(|byte| *byte == 0));
+            let after = read(&storage.crash(), "a")?;
+            assert!(after == now || after == now[..1000], "{} bytes", after.len());
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn an_unsynced_cut_that_grows_again_leaves_zeros_or_what_was_there() -> io::Result<()> {
+        let (mut zeros, mut old) = (0, 0);
+        for seed in 0..100 {
+            let storage = SimulatedStorage::new(seed);
+            let file = storage.create("a")?;
+            file.write_all_at(0, &[1; 4096])?;
+            file.sync_data()?;
+            storage.sync_directory()?;
+            file.set_bytes(1024)?;
+            file.set_bytes(4096)?;
+            for sector in read(&storage.crash(), "a")?[1024..].chunks(SECTOR_BYTES) {
+                assert!(sector.iter().all(|byte| *byte == sector[0]));
+                if sector[0] == 0 { zeros += 1 } else { old += 1 }
+            }
+        }
+        assert!(zeros > 10 && old > 10, "{zeros} {old}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_length_that_cannot_be_set_stays() -> io::Result<()> {
+        let storage = SimulatedStorage::new(1);
+        storage.limit_space(1000);
+        let file = storage.create("a")?;
+        file.set_bytes(1000)?;
+        assert_eq!(file.set_bytes(1001).map_err(|error| error.kind()), Err(io::ErrorKind::StorageFull));
+        storage.fail(Operation::SetBytes, 1);
+        assert!(file.set_bytes(10).is_err());
+        assert_eq!(file.bytes()?, 1000);
         Ok(())
     }
 

@@ -1,0 +1,426 @@
+//! What a data directory knows beside its journal and its snapshots: which services there are, and the seal.
+//!
+//! It is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that is on the
+//! disk when its method returns. One that fails is the last: it may be on the disk or not, and the catalog takes no
+//! other until the directory is opened again.
+//!
+//! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it.
+//! Three things are added to that. *Each change is committed twice*, the second time as an empty transaction: redb
+//! keeps the last two commits, and one bit of its header, which no checksum covers, says which of them counts. So both
+//! must have the same content, or a flipped bit would bring the older back. *Commits have two phases*, for with one
+//! redb takes a damaged last commit for one that a crash interrupted, and falls back. *Every value has a hash* of its
+//! own, over its table and its key too, since a page that is read again later is not compared with its checksum.
+//!
+//! It holds the services' secrets: it must not leave the machine as snapshots may. `docs/format.md` gives the tables.
+//!
+//! Concurrency: all of it may be called from several threads and blocks on the disk; changes wait for one another. The
+//! caller holds the directory's lock, since opening writes.
+
+mod backend;
+mod entry;
+#[cfg(test)]
+mod tests;
+
+pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
+
+use crate::journal::frame::DirectoryId;
+use crate::journal::recovery::Seal;
+use crate::name::Name;
+use crate::size::Bytes as ByteCount;
+use crate::storage::Storage;
+use backend::{Backend, CATALOG_BYTES_MAX};
+use entry::EntryError;
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use thiserror::Error;
+
+/// The name of its file.
+pub const CATALOG_FILE: &str = "catalog.redb";
+
+/// The version of the format that this host writes, and the newest that it reads.
+pub const CATALOG_VERSION: u32 = 1;
+
+/// What is created under this name is not a catalog yet.
+const ASIDE_FILE: &str = "catalog.redb.tmp";
+
+/// Memory for redb's pages, in bytes: more than a file of some thousand services has.
+const CACHE_BYTES: usize = 8 * 1024 * 1024;
+
+/// How much of its hash stands before a value, in bytes.
+const HASH_BYTES: usize = 8;
+
+type Table = TableDefinition<'static, &'static str, &'static [u8]>;
+
+const META_NAME: &str = "meta";
+const META: Table = TableDefinition::new(META_NAME);
+const SERVICES_NAME: &str = "services";
+const SERVICES: Table = TableDefinition::new(SERVICES_NAME);
+
+// The keys of `meta`.
+const FORMAT: &str = "format";
+const DIRECTORY: &str = "directory";
+const JOURNAL_IN_USE: &str = "journal_in_use";
+const SEAL: &str = "seal";
+
+/// The catalog of a data directory.
+#[derive(Debug)]
+pub struct Catalog {
+    database: Database,
+    directory: DirectoryId,
+    has_failed: Arc<AtomicBool>,
+}
+
+/// The catalog cannot be opened, read or changed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CatalogError {
+    /// There is one already.
+    #[error("'{CATALOG_FILE}' exists already")]
+    Exists,
+    /// The file is something else.
+    #[error("'{CATALOG_FILE}' is not a catalog: {reason}")]
+    NotACatalog {
+        /// How that shows.
+        reason: String,
+    },
+    /// A newer host wrote it.
+    #[error("'{CATALOG_FILE}' has {what} of version {found}, this host reads up to {newest}; use a newer host")]
+    FutureVersion {
+        /// What of it.
+        what: String,
+        /// Its version.
+        found: u32,
+        /// The newest that this host reads.
+        newest: u32,
+    },
+    /// It is not what was written.
+    #[error("'{CATALOG_FILE}' is damaged: {reason}; put a copy of it in its place")]
+    Damaged {
+        /// What is damaged, and how.
+        reason: String,
+    },
+    /// An entry is longer than it may be. Nothing was changed.
+    #[error(
+        "the entry of service '{service}' takes {}, the limit is {}; name fewer sizes or accept fewer divergences",
+        ByteCount(*bytes as u64), ByteCount(ENTRY_BYTES_MAX as u64)
+    )]
+    EntryTooLong {
+        /// The service.
+        service: Name,
+        /// How long it is.
+        bytes: usize,
+    },
+    /// An earlier change failed.
+    #[error("'{CATALOG_FILE}' takes no changes since one failed; start the host again")]
+    Poisoned,
+    /// The storage fails.
+    #[error("cannot {action} '{CATALOG_FILE}'")]
+    Storage {
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl CatalogError {
+    /// For `map_err`: the storage failed to do `action`.
+    fn storage(action: &'static str) -> impl FnOnce(io::Error) -> Self {
+        move |source| Self::Storage { action, source }
+    }
+
+    /// For `map_err`: redb failed to do `action`.
+    fn redb<E: Into<redb::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
+        move |error| match error.into() {
+            // How redb says that the file does not begin as it should.
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                Self::NotACatalog { reason: source.to_string() }
+            }
+            redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
+                Self::Damaged { reason: "it is cut off".into() }
+            }
+            redb::Error::Io(source) => Self::Storage { action, source },
+            redb::Error::PreviousIo => Self::Poisoned,
+            error @ (redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. }) => {
+                Self::NotACatalog { reason: error.to_string() }
+            }
+            error => Self::Damaged { reason: error.to_string() },
+        }
+    }
+}
+
+impl Catalog {
+    /// Creates the catalog of `directory`, empty. It is written aside and renamed: after a crash there is a whole one
+    /// or none.
+    ///
+    /// # Errors
+    /// [`CatalogError::Exists`], [`CatalogError::Storage`]. What was written aside is left to the next attempt.
+    pub fn create(storage: &dyn Storage, directory: DirectoryId) -> Result<Self, CatalogError> {
+        if Self::exists(storage).map_err(CatalogError::storage("look for"))? {
+            return Err(CatalogError::Exists);
+        }
+        match storage.remove(ASIDE_FILE) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(CatalogError::storage("clear the way for")(error));
+            }
+            _ => {}
+        }
+        let file = storage.create(ASIDE_FILE).map_err(CatalogError::storage("create"))?;
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(Backend::new(file, Arc::clone(&has_failed)))
+            .map_err(CatalogError::redb("create"))?;
+        let aside = Self { database, directory, has_failed };
+        aside.change("create", |transaction| {
+            transaction.open_table(SERVICES)?;
+            put_meta(transaction, FORMAT, &CATALOG_VERSION.to_le_bytes())?;
+            put_meta(transaction, DIRECTORY, &directory.0)?;
+            put_meta(transaction, JOURNAL_IN_USE, &[0])
+        })?;
+        aside.database.close().map_err(CatalogError::redb("create"))?;
+        storage.rename(ASIDE_FILE, CATALOG_FILE).map_err(CatalogError::storage("name"))?;
+        storage.sync_directory().map_err(CatalogError::storage("sync the directory of"))?;
+        Self::open(storage)
+    }
+
+    /// Whether there is one, readable or not.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub fn exists(storage: &dyn Storage) -> io::Result<bool> {
+        Ok(storage.list()?.iter().any(|name| name == CATALOG_FILE))
+    }
+
+    /// Opens the catalog and checks all of it. What a crash interrupted is undone, in the file too.
+    ///
+    /// # Errors
+    /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
+    pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
+        let file = storage.open(CATALOG_FILE).map_err(CatalogError::storage("open"))?;
+        let bytes = file.bytes().map_err(CatalogError::storage("open"))?;
+        // redb would make a new database of an empty file.
+        if !(1..=CATALOG_BYTES_MAX).contains(&bytes) {
+            let reason = format!("it is {bytes} bytes long, a catalog has at most {CATALOG_BYTES_MAX}, and never none");
+            return Err(CatalogError::NotACatalog { reason });
+        }
+        let has_failed = Arc::new(AtomicBool::new(false));
+        let database = redb::Builder::new()
+            .set_cache_size(CACHE_BYTES)
+            .set_check_integrity_on_open(true)
+            .create_with_backend(Backend::new(file, Arc::clone(&has_failed)))
+            .map_err(CatalogError::redb("open"))?;
+        let mut catalog = Self { database, directory: DirectoryId([0; 16]), has_failed };
+        // Before anything else, which may look otherwise in a later version.
+        let format = catalog.meta_array(FORMAT)?.map(u32::from_le_bytes);
+        match format {
+            Some(CATALOG_VERSION) => {}
+            Some(found) if found > CATALOG_VERSION => {
+                return Err(CatalogError::FutureVersion { what: "a format".into(), found, newest: CATALOG_VERSION });
+            }
+            _ => return Err(CatalogError::NotACatalog { reason: "it has no format version".into() }),
+        }
+        catalog.directory = DirectoryId(catalog.meta_array(DIRECTORY)?.ok_or_else(|| missing(DIRECTORY))?);
+        catalog.is_journal_in_use()?;
+        catalog.seal()?;
+        catalog.services()?;
+        Ok(catalog)
+    }
+
+    /// Which directory it belongs to.
+    #[must_use]
+    pub fn directory(&self) -> DirectoryId {
+        self.directory
+    }
+
+    /// The end of the journal, if the host stopped cleanly.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn seal(&self) -> Result<Option<Seal>, CatalogError> {
+        let Some(bytes) = self.meta(SEAL)? else { return Ok(None) };
+        match postcard::take_from_bytes(&bytes) {
+            Ok((seal, [])) => Ok(Some(seal)),
+            _ => Err(unreadable(META_NAME, SEAL, "it is no seal")),
+        }
+    }
+
+    /// Puts a seal in the place of the one that is there, or takes it away.
+    ///
+    /// # Errors
+    /// [`CatalogError::Poisoned`]; [`CatalogError::Storage`] and [`CatalogError::Damaged`], after which the old or the
+    /// new one is there when the catalog is opened again, and this one takes no more changes.
+    pub fn set_seal(&self, seal: Option<&Seal>) -> Result<(), CatalogError> {
+        let bytes = seal.map(|seal| postcard::to_stdvec(seal).expect("a seal is plain numbers"));
+        self.change("write", |transaction| {
+            if let Some(bytes) = bytes {
+                return put_meta(transaction, SEAL, &bytes);
+            }
+            transaction.open_table(META)?.remove(SEAL)?;
+            Ok(())
+        })
+    }
+
+    /// Whether there ever was a service, so that the journal cannot be missing without a loss.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn is_journal_in_use(&self) -> Result<bool, CatalogError> {
+        match self.meta_array(JOURNAL_IN_USE)? {
+            Some([0]) => Ok(false),
+            Some([1]) => Ok(true),
+            Some(_) => Err(unreadable(META_NAME, JOURNAL_IN_USE, "it is neither 0 nor 1")),
+            None => Err(missing(JOURNAL_IN_USE)),
+        }
+    }
+
+    /// All services.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
+    pub fn services(&self) -> Result<BTreeMap<Name, ServiceEntry>, CatalogError> {
+        let table = self.read(SERVICES)?;
+        let mut services = BTreeMap::new();
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let name = Name::new(key.value()).map_err(|reason| unreadable(SERVICES_NAME, key.value(), &reason))?;
+            let entry = decode_entry(&name, value.value())?;
+            services.insert(name, entry);
+        }
+        Ok(services)
+    }
+
+    /// The service of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
+    pub fn service(&self, name: &Name) -> Result<Option<ServiceEntry>, CatalogError> {
+        let table = self.read(SERVICES)?;
+        let value = table.get(&**name).map_err(CatalogError::redb("read"))?;
+        value.map(|value| decode_entry(name, value.value())).transpose()
+    }
+
+    /// Puts a service into the catalog, or another entry in the place of its old one. The journal is in use from then
+    /// on.
+    ///
+    /// # Errors
+    /// [`CatalogError::EntryTooLong`], and those of [`Catalog::set_seal`].
+    pub fn put_service(&self, name: &Name, entry: &ServiceEntry) -> Result<(), CatalogError> {
+        let bytes = entry.to_bytes();
+        if bytes.len() > ENTRY_BYTES_MAX {
+            return Err(CatalogError::EntryTooLong { service: name.clone(), bytes: bytes.len() });
+        }
+        self.change("write", |transaction| {
+            put(transaction, SERVICES, SERVICES_NAME, name, &bytes)?;
+            put_meta(transaction, JOURNAL_IN_USE, &[1])
+        })
+    }
+
+    /// Takes a service out of the catalog, and says whether it was there.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::set_seal`].
+    pub fn remove_service(&self, name: &Name) -> Result<bool, CatalogError> {
+        self.change("write", |transaction| Ok(transaction.open_table(SERVICES)?.remove(&**name)?.is_some()))
+    }
+
+    /// Commits a change, and then nothing once more: the module says why.
+    fn change<T>(
+        &self,
+        action: &'static str,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, CatalogError> {
+        if self.has_failed.load(Ordering::SeqCst) {
+            return Err(CatalogError::Poisoned);
+        }
+        let result = self.commit(change).and_then(|done| self.commit(|_| Ok(done)));
+        result.map_err(|error| {
+            // The backend knows of the storage's failures; redb may have others.
+            self.has_failed.store(true, Ordering::SeqCst);
+            CatalogError::redb(action)(error)
+        })
+    }
+
+    fn commit<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        let done = change(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
+    }
+
+    fn read(&self, table: Table) -> Result<redb::ReadOnlyTable<&'static str, &'static [u8]>, CatalogError> {
+        let transaction = self.database.begin_read().map_err(CatalogError::redb("read"))?;
+        transaction.open_table(table).map_err(CatalogError::redb("read"))
+    }
+
+    fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, CatalogError> {
+        let table = self.read(META)?;
+        let value = table.get(key).map_err(CatalogError::redb("read"))?;
+        value.map(|value| Ok(without_hash(META_NAME, key, value.value())?.to_vec())).transpose()
+    }
+
+    fn meta_array<const N: usize>(&self, key: &str) -> Result<Option<[u8; N]>, CatalogError> {
+        let array = |bytes: Vec<u8>| {
+            let found = bytes.len();
+            bytes.try_into().map_err(|_| unreadable(META_NAME, key, &format!("it is {found} bytes long, not {N}")))
+        };
+        self.meta(key)?.map(array).transpose()
+    }
+}
+
+fn decode_entry(name: &Name, value: &[u8]) -> Result<ServiceEntry, CatalogError> {
+    ServiceEntry::from_bytes(without_hash(SERVICES_NAME, name, value)?).map_err(|error| match error {
+        EntryError::FutureVersion(found) => CatalogError::FutureVersion {
+            what: format!("an entry of service '{name}'"),
+            found: found.into(),
+            newest: ENTRY_VERSION.into(),
+        },
+        EntryError::Unreadable(reason) => unreadable(SERVICES_NAME, name, &reason),
+    })
+}
+
+fn put_meta(transaction: &WriteTransaction, key: &str, bytes: &[u8]) -> Result<(), redb::Error> {
+    put(transaction, META, META_NAME, key, bytes)
+}
+
+fn put(
+    transaction: &WriteTransaction,
+    table: Table,
+    table_name: &str,
+    key: &str,
+    bytes: &[u8],
+) -> Result<(), redb::Error> {
+    let mut value = hash(table_name, key, bytes).to_vec();
+    value.extend_from_slice(bytes);
+    transaction.open_table(table)?.insert(key, value.as_slice())?;
+    Ok(())
+}
+
+/// What `value` consists of beside its hash.
+fn without_hash<'a>(table: &str, key: &str, value: &'a [u8]) -> Result<&'a [u8], CatalogError> {
+    match value.split_first_chunk() {
+        Some((found, bytes)) if *found == hash(table, key, bytes) => Ok(bytes),
+        _ => Err(unreadable(table, key, "it does not match its hash")),
+    }
+}
+
+/// Neither tables nor keys contain a zero byte, so the three cannot run together.
+fn hash(table: &str, key: &str, bytes: &[u8]) -> [u8; HASH_BYTES] {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(table.as_bytes()).update(&[0]).update(key.as_bytes()).update(&[0]).update(bytes);
+    let mut hash = [0; HASH_BYTES];
+    hash.copy_from_slice(&hasher.finalize().as_bytes()[..HASH_BYTES]);
+    hash
+}
+
+fn unreadable(table: &str, key: &str, reason: &str) -> CatalogError {
+    CatalogError::Damaged { reason: format!("'{}' in table '{table}': {reason}", key.escape_debug()) }
+}
+
+fn missing(key: &str) -> CatalogError {
+    unreadable(META_NAME, key, "it is missing")
+}

@@ -1,0 +1,409 @@
+//! A data directory: everything of all services that outlives the process.
+//!
+//! | file | what | owner |
+//! |---|---|---|
+//! | `catalog.redb` | services, their settings and secrets; the seal of the journal | `catalog.rs` |
+//! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
+//! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot/file.rs`, `data/keeper.rs` |
+//! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
+//! | `lock` | held by the process that has the directory | `storage.rs` |
+//!
+//! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte;
+//! [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
+//! [`Contents`]: of each service what can be trusted, or why nothing can (*quarantined*).
+//!
+//! A service comes into being in this order, each step durable before the next: its workload's file, the first record
+//! of its journal, its entry in the catalog. So an entry whose journal is missing is a loss, and is told.
+
+mod contents;
+pub(crate) mod keeper;
+
+pub use contents::{Contents, FoundService, FoundSnapshot};
+
+use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry};
+use crate::event::Event;
+use crate::journal::commit::{self, CommitError, Committer, Writer};
+use crate::journal::frame::{DirectoryId, RecordNumber};
+use crate::journal::recovery::OpenError;
+use crate::journal::segments::{Log, Options, Origin};
+use crate::name::Name;
+use crate::snapshot::file::SnapshotFileError;
+use crate::storage::{LockGuard, Storage};
+use crate::workload::WorkloadHash;
+use std::collections::BTreeMap;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+use tokio::sync::mpsc;
+
+/// How a directory is opened.
+#[derive(Debug, Clone)]
+pub struct DataOptions {
+    /// How long new segments of the journal are, in bytes.
+    pub segment_bytes: u64,
+    /// Bytes of records that may wait to be written.
+    pub queue_bytes: usize,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self { segment_bytes: crate::journal::segments::SEGMENT_BYTES, queue_bytes: commit::QUEUE_BYTES_MAX }
+    }
+}
+
+/// A directory cannot be used, or not any more.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// Another process has it.
+    #[error("the data directory is in use by another lifeboat; stop that one first")]
+    InUse,
+    /// There is something else in it.
+    #[error("the directory has other files in it, such as '{file}', and no catalog.redb; name a new or an empty one")]
+    NotOurs {
+        /// One of them.
+        file: String,
+    },
+    /// There is nothing in it.
+    #[error("the directory is empty: no service was ever created in it; name the one that a host was given")]
+    Empty,
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The journal as a whole. What is wrong with parts of it is told by [`Contents`].
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The journal ended, or failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A snapshot's file.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotFileError),
+    /// A workload's file is not what was written.
+    #[error("'{file}' is damaged: its hash is not its name; put the workload's file there again")]
+    WorkloadDamaged {
+        /// The file.
+        file: String,
+    },
+    /// There is no such service.
+    #[error("there is no service '{service}' in the data directory; lifeboat services lists those that there are")]
+    NoService {
+        /// The name that was asked for.
+        service: Name,
+    },
+    /// The storage fails.
+    #[error("cannot {action}: {source}")]
+    Storage {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl DataError {
+    fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Storage { action, source }
+    }
+}
+
+/// A directory that no other process has, with its catalog.
+#[derive(Debug)]
+pub struct Locked {
+    storage: Arc<dyn Storage>,
+    lock: LockGuard,
+    catalog: Catalog,
+}
+
+impl Locked {
+    /// Takes the directory in `storage`. An empty one is made a data directory if `new` says which it is to be.
+    ///
+    /// # Errors
+    /// [`DataError`]; nothing that was there is changed.
+    pub fn take(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
+        // Before the lock, which is a file: nothing is put beside what is not ours.
+        let is_there = is_ours(&*storage)?;
+        if !is_there && new.is_none() {
+            return Err(DataError::Empty);
+        }
+        let lock = storage.lock().map_err(|error| match error.kind() {
+            io::ErrorKind::WouldBlock => DataError::InUse,
+            _ => DataError::storage("lock the data directory")(error),
+        })?;
+        let catalog = if is_ours(&*storage)? {
+            Catalog::open(&*storage)?
+        } else {
+            Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?
+        };
+        Ok(Self { storage, lock, catalog })
+    }
+
+    /// The services that it knows, and their settings.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Reads it without changing a byte. Of `whole` every record is kept that the journal still has, of the others
+    /// those that their snapshots need.
+    ///
+    /// # Errors
+    /// [`DataError`]. Damage is none: it is told in the [`Contents`].
+    pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
+        let seal = self.catalog.seal()?;
+        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, whole)?;
+        let is_new = !self.catalog.is_journal_in_use()?;
+        let recovery =
+            crate::journal::recovery::inspect(&*self.storage, self.catalog.directory(), seal.as_ref(), &mut |found| {
+                gathering.add(found)
+            })?;
+        if recovery.is_new && !is_new && seal.is_none() {
+            return Err(OpenError::Missing.into());
+        }
+        gathering.finish(recovery)
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Errors
+    /// [`DataError`]. Damage is none: it is told in the [`Contents`].
+    pub fn open(self, options: &DataOptions) -> Result<(Arc<DataDirectory>, Contents), DataError> {
+        let Self { storage, lock, catalog } = self;
+        let seal = catalog.seal()?;
+        let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
+        let mut gathering = contents::Gathering::new(&*storage, &catalog, None)?;
+        let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
+        let (log, recovery) =
+            Log::open(Arc::clone(&storage), lock, journal, origin, &mut |found| gathering.add(found))?;
+        let contents = gathering.finish(recovery)?;
+        // From the first frame on, the seal would be a lie.
+        if seal.is_some() {
+            catalog.set_seal(None)?;
+        }
+        let (writer, committer) =
+            commit::start(log, options.queue_bytes).map_err(DataError::storage("start a thread for the journal"))?;
+        let (pinned, pinned_receiver) = mpsc::unbounded_channel();
+        let directory = Arc::new(DataDirectory {
+            storage,
+            catalog,
+            committer,
+            writer: Mutex::new(Some(writer)),
+            needed: Mutex::default(),
+            reclaiming: tokio::sync::Mutex::new(()),
+            pinned,
+            pinned_receiver: Mutex::new(Some(pinned_receiver)),
+        });
+        directory.set_aside(&contents)?;
+        Ok((directory, contents))
+    }
+}
+
+/// Whether there is a data directory; false if there is nothing.
+fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
+    let files = storage.list().map_err(DataError::storage("look into the data directory"))?;
+    if files.iter().any(|file| file == CATALOG_FILE) {
+        return Ok(true);
+    }
+    // What a start leaves that did not get far.
+    match files.into_iter().find(|file| !file.starts_with(CATALOG_FILE)) {
+        Some(file) => Err(DataError::NotOurs { file }),
+        None => Ok(false),
+    }
+}
+
+/// A data directory that is open.
+#[derive(Debug)]
+pub struct DataDirectory {
+    storage: Arc<dyn Storage>,
+    catalog: Catalog,
+    committer: Committer,
+    /// None once it was closed.
+    writer: Mutex<Option<Writer>>,
+    /// The first record that each service needs. One that is left out needs all.
+    needed: Mutex<BTreeMap<Name, RecordNumber>>,
+    reclaiming: tokio::sync::Mutex<()>,
+    /// Services that hold back space, and would not if they were snapshotted.
+    pinned: mpsc::UnboundedSender<Name>,
+    pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<Name>>>,
+}
+
+impl DataDirectory {
+    /// Its catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Its journal.
+    #[must_use]
+    pub fn committer(&self) -> &Committer {
+        &self.committer
+    }
+
+    /// Puts away damaged snapshots, so that one of the same name can be written, and removes journals of services that
+    /// never came to be.
+    fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
+        let mut is_changed = false;
+        for (file, _) in contents.services.iter().flat_map(|found| &found.damaged_snapshots) {
+            let failed = DataError::storage(format!("put '{file}' aside"));
+            self.storage.rename(file, &format!("{file}.damaged")).map_err(failed)?;
+            is_changed = true;
+        }
+        if is_changed {
+            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+        }
+        for service in &contents.orphans {
+            let change = commit::Change::End;
+            drop(self.committer.submit(commit::Entry { service: service.clone(), change }, None)?);
+        }
+        Ok(())
+    }
+
+    /// Stores a workload under its hash.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`].
+    pub fn keep_workload(&self, hash: &WorkloadHash, bytes: &[u8]) -> Result<(), DataError> {
+        keep_workload(&*self.storage, hash, bytes)
+    }
+
+    /// Notes what `service` needs of the journal from now on.
+    pub(crate) fn set_needed(&self, service: &Name, first: RecordNumber) {
+        self.needed().insert(service.clone(), first);
+    }
+
+    /// Gives back what no service needs any more.
+    pub(crate) async fn reclaim(&self) {
+        // One is enough: what changed since it began is seen to by the next.
+        let Ok(_reclaiming) = self.reclaiming.try_lock() else { return };
+        let needed = self.needed().clone();
+        if let Ok(reclaimed) = self.committer.reclaim(needed).await {
+            for service in reclaimed.pinned_by {
+                let _ = self.pinned.send(service);
+            }
+        }
+    }
+
+    /// Tells which services should take a snapshot so that space can be given back. Once.
+    pub(crate) fn pinned(&self) -> Option<mpsc::UnboundedReceiver<Name>> {
+        self.pinned_receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Adds a service whose journal has begun.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`].
+    pub fn add_service(&self, service: &Name, entry: &ServiceEntry) -> Result<(), DataError> {
+        Ok(self.catalog.put_service(service, entry)?)
+    }
+
+    /// Ends the journal and seals it. Nothing may be appended any more.
+    ///
+    /// # Errors
+    /// The journal failed, now or earlier, or the catalog fails: it is not sealed.
+    pub fn close(&self) -> Result<(), DataError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let seal = writer.stop()?;
+            self.catalog.set_seal(Some(&seal))?;
+        }
+        Ok(())
+    }
+
+    fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, RecordNumber>> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The name of a workload's file.
+fn workload_file(hash: &WorkloadHash) -> String {
+    format!("{hash}.workload")
+}
+
+/// Stores a workload under its hash.
+///
+/// # Errors
+/// [`DataError::Storage`].
+pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -> Result<(), DataError> {
+    let name = workload_file(hash);
+    let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
+    let names = storage.list().map_err(failed("look for"))?;
+    // One that is there may be damaged: it is written again unless it is as it should be.
+    if names.contains(&name) && read_workload(storage, hash).is_ok() {
+        return Ok(());
+    }
+    let aside = format!("{name}.tmp");
+    if names.contains(&aside) {
+        storage.remove(&aside).map_err(failed("clear the way for"))?;
+    }
+    let file = storage.create(&aside).map_err(failed("create"))?;
+    file.write_all_at(0, bytes).map_err(failed("write"))?;
+    file.sync_data().map_err(failed("sync"))?;
+    storage.rename(&aside, &name).map_err(failed("name"))?;
+    storage.sync_directory().map_err(failed("sync the directory of"))
+}
+
+/// Reads a workload back.
+///
+/// # Errors
+/// [`DataError::WorkloadDamaged`], [`DataError::Storage`].
+pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u8>, DataError> {
+    let name = workload_file(hash);
+    let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
+    let file = storage.open(&name).map_err(failed("open"))?;
+    let bytes = file.bytes().map_err(failed("read"))?;
+    if bytes > crate::workload::MODULE_BYTES_MAX {
+        return Err(DataError::WorkloadDamaged { file: name });
+    }
+    let mut content = vec![0; usize::try_from(bytes).expect("MODULE_BYTES_MAX fits")];
+    file.read_exact_at(0, &mut content).map_err(failed("read"))?;
+    if WorkloadHash::of(&content) != *hash {
+        return Err(DataError::WorkloadDamaged { file: name });
+    }
+    Ok(content)
+}
+
+/// An error and what caused it, on one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text = format!("{text}: {cause}");
+        source = cause.source();
+    }
+    text
+}
+
+/// The events that tell of what is wrong with a directory.
+#[must_use]
+pub fn findings(contents: &Contents) -> Vec<Event> {
+    let recovery = &contents.recovery;
+    let mut events: Vec<Event> =
+        recovery.damages.iter().map(|damage| Event::JournalDamaged { damage: damage.to_string() }).collect();
+    if let Some(torn) = &recovery.torn {
+        events.push(Event::JournalTorn { position: torn.position.0 });
+    }
+    for found in &contents.services {
+        for (file, reason) in &found.damaged_snapshots {
+            let (file, reason) = (file.clone(), reason.clone());
+            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason });
+        }
+        if let Err(reason) = &found.standing {
+            events.push(Event::Quarantined { service: found.name.clone(), reason: reason.clone() });
+        }
+    }
+    events
+}

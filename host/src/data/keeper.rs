@@ -1,0 +1,161 @@
+//! Writes a service's snapshots to its data directory, beside the service.
+//!
+//! A snapshot that comes here was proven by a restore. It is written once all records that are part of it are durable,
+//! or a crash could leave a state whose transactions nobody remembers. Then it and the one before it stay, older ones
+//! go, and with them what of the journal only they needed. While one is written the next waits, and a newer one takes
+//! its place.
+
+use super::{DataDirectory, chain};
+use crate::event::{Event, EventSink};
+use crate::journal::Commit;
+use crate::journal::frame::RecordNumber;
+use crate::name::Name;
+use crate::snapshot::Snapshot;
+use crate::snapshot::file::{self, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
+use crate::storage::Storage;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use tokio::sync::watch;
+
+/// Snapshots of a service that are kept: if the newest is damaged, the one before it is there.
+const SNAPSHOTS_KEPT: usize = 2;
+
+/// A snapshot on its way to the disk.
+#[derive(Debug, Clone)]
+pub(crate) struct ToKeep {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Of which the sections are filled in here.
+    pub(crate) header: SnapshotHeader,
+    /// Of the last record that is part of it.
+    pub(crate) commit: Commit,
+}
+
+/// A snapshot that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// None for the empty one.
+    pub(crate) file: Option<String>,
+    pub(crate) record: RecordNumber,
+    /// The first record that is needed as long as it is kept.
+    pub(crate) needed: RecordNumber,
+}
+
+/// The way of a service's snapshots to the disk.
+#[derive(Debug)]
+pub(crate) struct Keeper(watch::Sender<Option<ToKeep>>);
+
+impl Keeper {
+    /// A keeper for `service`, of which `kept` are there, oldest first; and its task, which ends after the keeper.
+    pub(crate) fn new(
+        directory: Arc<DataDirectory>,
+        service: Name,
+        kept: VecDeque<Kept>,
+        events: EventSink,
+    ) -> (Self, impl Future<Output = ()> + Send) {
+        let (sender, receiver) = watch::channel(None);
+        let shelf = Shelf { directory, service, kept, events };
+        (Self(sender), shelf.run(receiver))
+    }
+
+    /// Has `to_keep` written.
+    pub(crate) fn keep(&self, to_keep: ToKeep) {
+        self.0.send_replace(Some(to_keep));
+    }
+}
+
+struct Shelf {
+    directory: Arc<DataDirectory>,
+    service: Name,
+    kept: VecDeque<Kept>,
+    events: EventSink,
+}
+
+impl Shelf {
+    async fn run(mut self, mut queue: watch::Receiver<Option<ToKeep>>) {
+        self.need();
+        while queue.changed().await.is_ok() {
+            let Some(to_keep) = queue.borrow_and_update().clone() else { continue };
+            // A journal that failed keeps nothing any more, and says so itself.
+            if to_keep.commit.clone().durable().await.is_err() {
+                return;
+            }
+            if self.kept.back().is_some_and(|newest| newest.record >= to_keep.header.record) {
+                continue;
+            }
+            match self.write(to_keep).await {
+                Ok(()) => {
+                    self.need();
+                    self.directory.reclaim().await;
+                }
+                Err(error) => {
+                    let event = Event::SnapshotNotKept { service: self.service.clone(), reason: chain(&error) };
+                    (self.events)(&event);
+                }
+            }
+        }
+    }
+
+    /// Tells the directory what the snapshots that are kept need of the journal.
+    fn need(&self) {
+        if let Some(needed) = self.kept.iter().map(|kept| kept.needed).min() {
+            self.directory.set_needed(&self.service, needed);
+        }
+    }
+
+    async fn write(&mut self, to_keep: ToKeep) -> Result<(), SnapshotFileError> {
+        let ToKeep { snapshot, mut header, .. } = to_keep;
+        let name = file::file_name(&self.service, header.record);
+        header.sections = vec![state_section(&snapshot)];
+        let kept = Kept {
+            file: Some(name.clone()),
+            record: header.record,
+            needed: header.record.next().min(header.course.first_answer),
+        };
+        let storage = Arc::clone(self.directory.storage());
+        let of_thread = name.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            file::write(&*storage, &of_thread, &header, snapshot.chunks().iter().map(|chunk| &chunk[..]))
+        });
+        written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        self.kept.push_back(kept);
+        while self.kept.len() > SNAPSHOTS_KEPT {
+            self.kept.pop_front();
+        }
+        let storage = Arc::clone(self.directory.storage());
+        let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
+        let service = self.service.clone();
+        let pruned = tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest));
+        pruned
+            .await
+            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+            .map_err(|source| SnapshotFileError::Storage { name, action: "remove those before", source })
+    }
+}
+
+/// Removes the snapshots of `service` before record `oldest`, and what was put aside of them.
+fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Result<()> {
+    let mut is_changed = false;
+    for name in storage.list()? {
+        let is_older = snapshot_record(&name, service).is_some_and(|record| record < oldest);
+        if is_older {
+            storage.remove(&name)?;
+            is_changed = true;
+        }
+    }
+    if is_changed { storage.sync_directory() } else { Ok(()) }
+}
+
+/// The record in the name of a file of snapshots of `service`, whatever state the file is in.
+fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
+    let rest = name.strip_prefix(&**service)?.strip_prefix('.')?;
+    let (number, kind) = rest.split_once('.')?;
+    let is_ours = number.len() == 20 && matches!(kind, "snapshot" | "snapshot.damaged" | "snapshot.tmp");
+    number.parse().ok().filter(|_| is_ours).map(RecordNumber)
+}
+
+/// The section of the guest's state.
+pub(crate) fn state_section(snapshot: &Snapshot) -> Section {
+    let length = |chunk: &bytes::Bytes| u32::try_from(chunk.len()).expect("CHUNK_BYTES_MAX is below 4 GiB");
+    Section { kind: SECTION_STATE, is_optional: false, chunk_bytes: snapshot.chunks().iter().map(length).collect() }
+}

@@ -1,0 +1,285 @@
+//! A history on disk: records go to the group commit of all services, the tail stays in memory for replays, and kept
+//! answers are read back from where they were written.
+//!
+//! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
+//! a [`Board`] where records are, also when they are carried to another place later.
+
+use super::commit::{Board, Change, CommitError, Committer, Entry, Placed, Room};
+use super::frame::RecordNumber;
+use super::reader::ReadError;
+use super::recovery::Location;
+use super::{Commit, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, TransactionRecord, record};
+use crate::name::Name;
+use crate::transaction::{Epoch, Sequence};
+use futures::future::{BoxFuture, FutureExt};
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+/// What a record is guessed to take beside its body before it is executed, in bytes: longer answers exceed the bound
+/// of the queue.
+const ANSWER_BYTES_GUESS: u64 = 64 * 1024;
+
+/// How often an answer is looked up that was carried elsewhere meanwhile.
+const LOOKUPS_MAX: usize = 3;
+
+/// A history that outlives its process.
+#[derive(Debug)]
+pub struct DurableJournal {
+    service: Name,
+    committer: Committer,
+    board: Arc<Board>,
+    /// The last record that was handed in.
+    last: RecordNumber,
+    is_begun: bool,
+    epoch: Epoch,
+    /// Kept transactions since the last proven snapshot.
+    tail: VecDeque<Arc<TransactionRecord>>,
+    /// Bytes of them in memory.
+    memory_bytes: u64,
+    answered: VecDeque<Answered>,
+    /// Bytes that this service's records take in the journal, since some time.
+    journal_bytes: u64,
+    /// The same when the last proven snapshot was taken.
+    snapshot_bytes: u64,
+    /// The last of [`Placed::journal_bytes`].
+    placed_bytes: u64,
+    room: Option<Room>,
+}
+
+/// A kept answer: where to find it.
+#[derive(Debug)]
+struct Answered {
+    sequence: Sequence,
+    number: RecordNumber,
+    place: Place,
+    /// Of this service's records, up to this one.
+    journal_bytes: u64,
+}
+
+#[derive(Debug)]
+enum Place {
+    /// On its way.
+    Submitted(Arc<TransactionRecord>),
+    At(Location),
+}
+
+/// What was found of a service's history when the journal was opened.
+#[derive(Debug, Default)]
+pub struct History {
+    /// The last record; 0 if there is none.
+    pub last: RecordNumber,
+    /// The epoch of the last record.
+    pub epoch: Epoch,
+    /// Kept transactions since the oldest snapshot that may be needed, in order.
+    pub tail: VecDeque<Arc<TransactionRecord>>,
+    /// Transactions whose ids the clients gave, in order.
+    pub answered: Vec<FoundAnswer>,
+    /// Bytes of all records that were found.
+    pub journal_bytes: u64,
+}
+
+/// A transaction whose id the client gave, as it was found.
+#[derive(Debug, Clone, Copy)]
+pub struct FoundAnswer {
+    /// The transaction.
+    pub sequence: Sequence,
+    /// Its record.
+    pub number: RecordNumber,
+    /// Where that is.
+    pub location: Location,
+    /// Bytes of the service's records before it.
+    pub journal_bytes: u64,
+}
+
+impl DurableJournal {
+    /// The journal of a service of which `history` was found.
+    #[must_use]
+    pub fn new(service: Name, committer: Committer, history: History) -> Self {
+        let board = Arc::new(Board::default());
+        committer.register(&service, Arc::clone(&board));
+        let answered = history.answered.into_iter().map(|found| Answered {
+            sequence: found.sequence,
+            number: found.number,
+            place: Place::At(found.location),
+            journal_bytes: found.journal_bytes,
+        });
+        Self {
+            service,
+            committer,
+            board,
+            is_begun: history.last > RecordNumber(0),
+            last: history.last,
+            epoch: history.epoch,
+            memory_bytes: history.tail.iter().map(|record| record.bytes()).sum(),
+            tail: history.tail,
+            answered: answered.collect(),
+            journal_bytes: history.journal_bytes,
+            snapshot_bytes: 0,
+            placed_bytes: 0,
+            room: None,
+        }
+    }
+
+    /// The same, for a service whose state begins after record `last` of a journal that has nothing of it yet.
+    #[must_use]
+    pub fn begin(service: Name, committer: Committer) -> Self {
+        Self::new(service, committer, History::default())
+    }
+
+    /// Takes over what the writer told since the last time.
+    fn catch_up(&mut self) {
+        let Placed { records, journal_bytes } = self.board.take();
+        self.journal_bytes += journal_bytes - self.placed_bytes;
+        self.placed_bytes = journal_bytes;
+        for (number, location) in records {
+            if let Ok(index) = self.answered.binary_search_by_key(&number, |answered| answered.number) {
+                self.answered[index].place = Place::At(location);
+            }
+        }
+    }
+
+    fn find(&self, sequence: Sequence) -> Option<&Answered> {
+        let index = self.answered.binary_search_by_key(&sequence, |answered| answered.sequence).ok()?;
+        Some(&self.answered[index])
+    }
+
+    async fn read(&mut self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
+        let mut lookups = 0;
+        loop {
+            lookups += 1;
+            self.catch_up();
+            let (number, location) = match self.find(sequence) {
+                None => return Ok(None),
+                Some(Answered { place: Place::Submitted(record), .. }) => return Ok(Some(Arc::clone(record))),
+                Some(Answered { place: Place::At(location), number, .. }) => (*number, *location),
+            };
+            let unreadable = |reason: String| JournalError::Unreadable { number, reason };
+            let reader = self.committer.reader().clone();
+            let read = tokio::task::spawn_blocking(move || reader.record(location)).await;
+            let bytes = match read.map_err(|error| unreadable(error.to_string()))? {
+                Ok(bytes) => bytes,
+                // It may have been carried elsewhere since we looked where it is.
+                Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => {
+                    self.committer.settle().await;
+                    continue;
+                }
+                Err(error) => return Err(unreadable(error.to_string())),
+            };
+            // Its epoch is of no interest to who asks what was answered.
+            return match record::decode(&self.service, Epoch::default(), &bytes) {
+                Ok(Record::Transaction(record)) if record.sequence == sequence => Ok(Some(record)),
+                Ok(_) if lookups < LOOKUPS_MAX => {
+                    self.committer.settle().await;
+                    continue;
+                }
+                Ok(_) => Err(unreadable("another record is in its place".into())),
+                Err(error) => Err(unreadable(error.to_string())),
+            };
+        }
+    }
+}
+
+fn ended(error: &CommitError) -> JournalError {
+    JournalError::Ended { reason: crate::data::chain(error) }
+}
+
+impl Journal for DurableJournal {
+    fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
+        let bytes = self.memory_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
+        if bytes > JOURNAL_BYTES_MAX {
+            return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
+        }
+        Ok(())
+    }
+
+    fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
+        async move {
+            if self.room.is_none() {
+                let bytes = usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX);
+                self.room = Some(self.committer.room(bytes).await.map_err(|error| ended(&error))?);
+            }
+            Ok(())
+        }
+        .boxed()
+    }
+
+    fn tail_bytes(&self) -> u64 {
+        self.journal_bytes.saturating_sub(self.snapshot_bytes)
+    }
+
+    fn answers_bytes(&self) -> u64 {
+        self.answered.front().map_or(0, |first| self.journal_bytes.saturating_sub(first.journal_bytes))
+    }
+
+    fn last_record(&self) -> RecordNumber {
+        self.last
+    }
+
+    fn first_answer(&self) -> RecordNumber {
+        self.answered.front().map_or(self.last.next(), |first| first.number)
+    }
+
+    fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
+        self.catch_up();
+        let bytes = record::encode(&record);
+        let number = self.last.next();
+        let mut room = if matches!(record, Record::Transaction(_)) { self.room.take() } else { None };
+        if let Some(room) = &mut room {
+            room.shrink(bytes.len());
+        }
+        let change = if self.is_begun {
+            Change::Continue { number, record: bytes }
+        } else {
+            Change::Begin { number, record: bytes }
+        };
+        let ticket = self
+            .committer
+            .submit(Entry { service: self.service.clone(), change }, room)
+            .map_err(|error| ended(&error))?;
+        self.last = number;
+        self.is_begun = true;
+        match record {
+            Record::Opened { epoch, .. } => self.epoch = epoch,
+            Record::Transaction(record) => {
+                if record.is_id_kept {
+                    self.answered.push_back(Answered {
+                        sequence: record.sequence,
+                        number,
+                        place: Place::Submitted(Arc::clone(&record)),
+                        journal_bytes: self.journal_bytes,
+                    });
+                }
+                if record.answer.is_kept() {
+                    self.memory_bytes += record.bytes();
+                    self.tail.push_back(record);
+                }
+            }
+            Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) => {}
+        }
+        let durable = ticket.committed().map(|committed| committed.map(drop).map_err(|error| ended(&error)));
+        Ok(Commit::pending(durable.boxed()))
+    }
+
+    fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {
+        let first = self.tail.partition_point(|record| record.sequence <= after);
+        Ok(self.tail.range(first..).cloned().collect())
+    }
+
+    fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
+        self.read(sequence).boxed()
+    }
+
+    fn forget_tail(&mut self, through: Sequence) {
+        let count = self.tail.partition_point(|record| record.sequence <= through);
+        for record in self.tail.drain(..count) {
+            self.memory_bytes -= record.bytes();
+        }
+        self.catch_up();
+        self.snapshot_bytes = self.journal_bytes;
+    }
+
+    fn forget_answers(&mut self, before: Sequence) {
+        let count = self.answered.partition_point(|answered| answered.sequence < before);
+        self.answered.drain(..count);
+    }
+}

@@ -1,0 +1,277 @@
+//! The bytes of a record: what a service hands to the durable journal, and reads back.
+//!
+//! [postcard](https://postcard.jamesmunns.com/wire-format) of one enum, whose variants and fields are only ever
+//! appended to. `docs/format.md` lists them. Whether the bytes are those that were written is the frame's business; a
+//! record that does not decode was written by a newer host, or by a mistake of ours.
+
+use super::{Record, TransactionRecord};
+use crate::clock::Timestamp;
+use crate::event::{Failover, FailoverCause, SlaFailure};
+use crate::meter::{Percent, Resource, Usage};
+use crate::name::Name;
+use crate::transaction::{Answer, Cause, Epoch, ReplyHash, Sequence, VmId};
+use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// A record that this host cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a record cannot be decoded: {reason}; use the host that wrote it, or a newer one")]
+pub struct RecordError {
+    reason: String,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stored<'a> {
+    Opened {
+        timestamp: Timestamp,
+        epoch: Epoch,
+    },
+    #[serde(borrow)]
+    Transaction(StoredTransaction<'a>),
+    SlaFailure {
+        vm: u64,
+        resource: Resource,
+        usage: Usage,
+        threshold: Percent,
+        transaction: &'a str,
+        sequence: Sequence,
+    },
+    Failover(StoredFailover<'a>),
+    Snapshot {
+        sequence: Sequence,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTransaction<'a> {
+    sequence: Sequence,
+    id: &'a str,
+    is_id_kept: bool,
+    user: &'a str,
+    timestamp: Timestamp,
+    #[serde(borrow, serialize_with = "as_bytes")]
+    body: &'a [u8],
+    #[serde(borrow)]
+    answer: StoredAnswer<'a>,
+    fuel_used: u64,
+    query_fuel_used: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredAnswer<'a> {
+    Ok(#[serde(borrow, serialize_with = "as_bytes")] &'a [u8]),
+    Refused(&'a str),
+    Failed(Cause),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFailover<'a> {
+    cause: FailoverCause,
+    from: u64,
+    from_machine: &'a str,
+    to: u64,
+    to_machine: &'a str,
+    size: &'a str,
+    sequence: Sequence,
+    snapshot_bytes: u64,
+    replayed_transactions: u64,
+    fuel_used: u64,
+    pause: Duration,
+}
+
+fn as_bytes<S: serde::Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
+}
+
+/// The bytes of `record`.
+#[must_use]
+pub fn encode(record: &Record) -> Vec<u8> {
+    let stored = match record {
+        Record::Opened { timestamp, epoch } => Stored::Opened { timestamp: *timestamp, epoch: *epoch },
+        Record::Snapshot { sequence } => Stored::Snapshot { sequence: *sequence },
+        Record::Transaction(record) => Stored::Transaction(StoredTransaction {
+            sequence: record.sequence,
+            id: &record.id,
+            is_id_kept: record.is_id_kept,
+            user: &record.user,
+            timestamp: record.timestamp,
+            body: &record.body,
+            answer: match &record.answer {
+                Answer::Ok(bytes) => StoredAnswer::Ok(bytes),
+                Answer::Refused(text) => StoredAnswer::Refused(text),
+                Answer::Failed(cause) => StoredAnswer::Failed(cause.clone()),
+            },
+            fuel_used: record.fuel_used,
+            query_fuel_used: record.query_fuel_used,
+        }),
+        Record::SlaFailure(failure) => Stored::SlaFailure {
+            vm: failure.vm.number,
+            resource: failure.resource,
+            usage: failure.usage,
+            threshold: failure.threshold_percent,
+            transaction: &failure.transaction,
+            sequence: failure.sequence,
+        },
+        Record::Failover(failover) => Stored::Failover(StoredFailover {
+            cause: failover.cause,
+            from: failover.from.number,
+            from_machine: &failover.from_machine,
+            to: failover.to.number,
+            to_machine: &failover.to_machine,
+            size: &failover.size,
+            sequence: failover.sequence,
+            snapshot_bytes: failover.snapshot_bytes,
+            replayed_transactions: failover.replayed_transactions,
+            fuel_used: failover.fuel_used,
+            pause: failover.pause,
+        }),
+    };
+    let capacity = match record {
+        Record::Transaction(record) => record.bytes(),
+        _ => 128,
+    };
+    let bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
+    postcard::to_extend(&stored, bytes).expect("every field has a form in postcard")
+}
+
+/// Reads back a record of `service`. `epoch` is that of the last [`Record::Opened`] before it.
+///
+/// # Errors
+/// [`RecordError`].
+pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, RecordError> {
+    let stored: Stored<'_> = postcard::from_bytes(bytes).map_err(|error| RecordError { reason: error.to_string() })?;
+    let vm = |number| VmId { service: service.clone(), number };
+    let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
+    Ok(match stored {
+        Stored::Opened { timestamp, epoch } => Record::Opened { timestamp, epoch },
+        Stored::Snapshot { sequence } => Record::Snapshot { sequence },
+        Stored::Transaction(stored) => Record::Transaction(Arc::new(TransactionRecord {
+            sequence: stored.sequence,
+            id: stored.id.into(),
+            is_id_kept: stored.is_id_kept,
+            user: name(stored.user)?,
+            timestamp: stored.timestamp,
+            epoch,
+            body: Bytes::copy_from_slice(stored.body),
+            body_hash: ReplyHash::of_body(stored.body),
+            answer: match stored.answer {
+                StoredAnswer::Ok(bytes) => Answer::Ok(Bytes::copy_from_slice(bytes)),
+                StoredAnswer::Refused(text) => Answer::Refused(text.to_owned()),
+                StoredAnswer::Failed(cause) => Answer::Failed(cause),
+            },
+            fuel_used: stored.fuel_used,
+            query_fuel_used: stored.query_fuel_used,
+        })),
+        Stored::SlaFailure { vm: number, resource, usage, threshold, transaction, sequence } => {
+            Record::SlaFailure(SlaFailure {
+                vm: vm(number),
+                resource,
+                usage,
+                threshold_percent: threshold,
+                transaction: transaction.to_owned(),
+                sequence,
+            })
+        }
+        Stored::Failover(stored) => Record::Failover(Failover {
+            cause: stored.cause,
+            from: vm(stored.from),
+            from_machine: name(stored.from_machine)?,
+            to: vm(stored.to),
+            to_machine: name(stored.to_machine)?,
+            size: stored.size.to_owned(),
+            sequence: stored.sequence,
+            snapshot_bytes: stored.snapshot_bytes,
+            replayed_transactions: stored.replayed_transactions,
+            fuel_used: stored.fuel_used,
+            pause: stored.pause,
+        }),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn service() -> Name {
+        Name::new("bank").expect("a name")
+    }
+
+    fn answers() -> impl Strategy<Value = Answer> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| Answer::Ok(bytes.into())),
+            ".{0,40}".prop_map(Answer::Refused),
+            any::<u64>().prop_map(|limit_fuel| Answer::Failed(Cause::Fuel { limit_fuel })),
+            ".{0,40}".prop_map(|message| Answer::Failed(Cause::Trap { message })),
+            any::<u32>().prop_map(|ms| Answer::Failed(Cause::Deadline { deadline: Duration::from_millis(ms.into()) })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_transaction_is_read_back_as_it_was(
+            numbers in any::<[u64; 4]>(),
+            id in ".{0,60}",
+            is_id_kept in any::<bool>(),
+            body in prop::collection::vec(any::<u8>(), 0..300),
+            answer in answers(),
+        ) {
+            let epoch = Epoch([3; 16]);
+            let record = TransactionRecord {
+                sequence: Sequence(numbers[0]),
+                id: id.as_str().into(),
+                is_id_kept,
+                user: Name::new("ada").expect("a name"),
+                timestamp: Timestamp(numbers[1]),
+                epoch,
+                body_hash: ReplyHash::of_body(&body),
+                body: body.into(),
+                answer,
+                fuel_used: numbers[2],
+                query_fuel_used: numbers[3],
+            };
+            let bytes = encode(&Record::Transaction(Arc::new(record.clone())));
+            let Record::Transaction(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(&*read, &record);
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&service(), Epoch::default(), &bytes);
+        }
+    }
+
+    #[test]
+    fn events_are_read_back_as_they_were() {
+        let vm = |number| VmId { service: service(), number };
+        let failure = SlaFailure {
+            vm: vm(3),
+            resource: Resource::Memory,
+            usage: Usage { used: 99, limit: 100 },
+            threshold_percent: Percent::whole(98),
+            transaction: "t".into(),
+            sequence: Sequence(9),
+        };
+        let failover = Failover {
+            cause: FailoverCause::Memory,
+            from: vm(3),
+            from_machine: Name::new("m1").expect("a name"),
+            to: vm(4),
+            to_machine: Name::new("m2").expect("a name"),
+            size: "small".into(),
+            sequence: Sequence(9),
+            snapshot_bytes: 7,
+            replayed_transactions: 8,
+            fuel_used: 9,
+            pause: Duration::from_micros(10),
+        };
+        let read = |record: &Record| decode(&service(), Epoch::default(), &encode(record)).expect("decodes");
+        assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
+        assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
+        let opened = Record::Opened { timestamp: Timestamp(5), epoch: Epoch([6; 16]) };
+        assert!(matches!(read(&opened), Record::Opened { timestamp: Timestamp(5), epoch: Epoch([6, ..]) }));
+    }
+}

@@ -1,0 +1,279 @@
+//! How a durable service begins, and how it is brought back from what its data directory holds.
+
+use super::answers::Answers;
+use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
+use crate::clock::Timestamp;
+use crate::data::keeper::{Keeper, Kept};
+use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot};
+use crate::event::Event;
+use crate::journal::durable::{DurableJournal, History};
+use crate::journal::frame::RecordNumber;
+use crate::journal::{Commit, Record, TransactionRecord};
+use crate::meter::Meter;
+use crate::name::Name;
+use crate::rehydrate::{REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate};
+use crate::size::Size;
+use crate::snapshot::Snapshot;
+use crate::snapshot::file::{self, Course, SECTION_STATE};
+use crate::storage::Storage;
+use crate::transaction::{Sequence, VmId};
+use crate::vm::Vm;
+use futures::future::BoxFuture;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
+use thiserror::Error;
+
+/// A service cannot be brought back. Nothing of it was changed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub(crate) enum RecoverError {
+    /// What is left of it does not suffice.
+    #[error("{0}")]
+    Standing(String),
+    /// There is no place for it, or its size does not hold the workload.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// It was on a size that its settings do not have.
+    #[error("its VM was of size '{size}', which its settings do not name")]
+    Size {
+        /// The size.
+        size: String,
+    },
+    /// None of its snapshots can be brought back.
+    #[error("none of its snapshots can be brought back: {error}")]
+    Rehydrate {
+        /// What became of the oldest.
+        error: RehydrateError,
+    },
+    /// A replay differs from what was recorded.
+    #[error(
+        "{error}; to go on with what the replay gives, run lifeboat resume {service} --accept-divergence-at {sequence}"
+    )]
+    Diverged {
+        /// The service.
+        service: Name,
+        /// The first transaction that differs.
+        sequence: Sequence,
+        /// How.
+        error: RehydrateError,
+    },
+    /// Its data directory fails.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// A task that writes a service's snapshots.
+pub(crate) type KeeperTask = BoxFuture<'static, ()>;
+
+impl Service {
+    /// Starts a durable service at the beginning of its history. It has begun when the commit resolves.
+    ///
+    /// # Errors
+    /// As [`Service::launch`].
+    pub(crate) async fn launch_durable(
+        spec: ServiceSpec,
+        surroundings: Surroundings,
+        directory: Arc<DataDirectory>,
+    ) -> Result<(Self, Commit, KeeperTask), LaunchError> {
+        let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), History::default());
+        let mut service = Self::launch(spec, surroundings, Box::new(journal)).await?;
+        let empty = Kept { file: None, record: RecordNumber(0), needed: RecordNumber(1) };
+        let task = service.open(directory, VecDeque::from([empty]));
+        let begun = service.last_commit.clone();
+        Ok((service, begun, task))
+    }
+
+    /// Brings a service back from `found`: from its newest snapshot that can be restored and the transactions after it.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; nothing of it was changed.
+    pub(crate) async fn bring_up(
+        spec: ServiceSpec,
+        surroundings: Surroundings,
+        directory: Arc<DataDirectory>,
+        found: FoundService,
+    ) -> Result<(Self, KeeperTask), RecoverError> {
+        let start = Instant::now();
+        if let Err(reason) = &found.standing {
+            return Err(RecoverError::Standing(reason.clone()));
+        }
+        check_size(&spec).map_err(LaunchError::Size)?;
+        let permit = surroundings.fleet.maintenance_store().await;
+        let subject = Subject {
+            program: &spec.program,
+            secret: &spec.secret,
+            accepted_divergences: &spec.accepted_divergences,
+            maintenance: surroundings.maintenance,
+        };
+        let Base { found: base, snapshot, tail, rehydrated } =
+            base(&**directory.storage(), &found, subject, &surroundings).await?;
+        let Rehydrated { instance, replayed_transactions, fuel_used } = rehydrated;
+        drop(permit);
+        let course = course(&spec, &base, &found);
+        let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == course.size).cloned();
+        let size: Arc<Size> = size.ok_or(RecoverError::Size { size: course.size })?;
+        let mut meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
+        meter.charge(course.fuel_used, instance.memory_bytes());
+        let lease = surroundings.fleet.place(&size).map_err(LaunchError::NoRoom)?;
+        let id = VmId { service: spec.name.clone(), number: course.vm_number };
+        let vm = Vm { id, size, meter, lease, instance };
+        let (last_sequence, last_timestamp) = last_transaction(&found, &snapshot);
+        let kept = found
+            .usable()
+            .filter(|usable| usable.record() <= base.record())
+            .map(|usable| Kept { file: usable.file.clone(), record: usable.record(), needed: usable.needed() })
+            .take(2)
+            .collect::<Vec<_>>();
+        let tail_fuel: u64 = tail.iter().map(|record| record.fuel_used + REPLAY_OVERHEAD_FUEL).sum();
+        let mut answers = Answers::new(base.header.as_ref().and_then(|header| header.course.forgotten_id_time));
+        for (kept, _) in &found.answered {
+            answers.insert(*kept);
+        }
+        let history = History {
+            last: found.last,
+            epoch: spec.epoch,
+            tail: tail.into(),
+            answered: found.answered.iter().map(|(_, answer)| *answer).collect(),
+            journal_bytes: found.journal_bytes,
+        };
+        let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), history);
+        let mut service = Self::new(spec, surroundings, Box::new(journal), vm);
+        service.answers = answers;
+        (service.last_sequence, service.last_timestamp) = (last_sequence, last_timestamp);
+        service.snapshot = snapshot;
+        service.tail_fuel = tail_fuel;
+        service.snapshot_fuel = fuel_used.saturating_sub(tail_fuel);
+        service.counts.replayed_transactions = replayed_transactions;
+        service.counts.fuel_maintenance = fuel_used;
+        service.forget_old_answers(service.surroundings.clock.now().max(last_timestamp));
+        let task = service.open(directory, kept.into_iter().rev().collect());
+        service.emit(Event::Restored {
+            vm: service.vm.id.clone(),
+            sequence: service.last_sequence,
+            snapshot_sequence: service.snapshot.sequence(),
+            replayed_transactions,
+            took: start.elapsed(),
+        });
+        Ok((service, task))
+    }
+
+    /// Begins the service's epoch, and the keeping of its snapshots, of which `kept` are there, oldest first.
+    fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<Kept>) -> KeeperTask {
+        let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
+        self.journal_event(Record::Opened { timestamp, epoch: self.epoch });
+        let events = Arc::clone(&self.surroundings.events);
+        let (keeper, task) = Keeper::new(directory, self.name.clone(), kept, events);
+        self.keeper = Some(keeper);
+        Box::pin(task)
+    }
+}
+
+/// What a service was brought back from.
+struct Base {
+    found: FoundSnapshot,
+    snapshot: Arc<Snapshot>,
+    /// The kept transactions after it.
+    tail: Vec<Arc<TransactionRecord>>,
+    rehydrated: Rehydrated,
+}
+
+/// Rehydrates from the newest snapshot that can be restored.
+async fn base(
+    storage: &dyn Storage,
+    found: &FoundService,
+    subject: Subject<'_>,
+    surroundings: &Surroundings,
+) -> Result<Base, RecoverError> {
+    let mut unusable = None;
+    for candidate in found.usable() {
+        let snapshot = Arc::new(load(storage, candidate)?);
+        let tail = found.tail_after(candidate.record());
+        match rehydrate(subject, &snapshot, &tail).await {
+            Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, tail, rehydrated }),
+            Err(error @ RehydrateError::Diverged { sequence, .. }) => {
+                return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });
+            }
+            Err(error) => {
+                (surroundings.events)(&Event::SnapshotUnusable {
+                    service: found.name.clone(),
+                    sequence: snapshot.sequence(),
+                    reason: error.to_string(),
+                });
+                unusable = Some(error);
+            }
+        }
+    }
+    Err(match unusable {
+        Some(error) => RecoverError::Rehydrate { error },
+        None => RecoverError::Standing("it has no snapshot to begin with".into()),
+    })
+}
+
+/// Reads a snapshot that was found.
+///
+/// # Errors
+/// [`DataError::Snapshot`].
+pub(crate) fn load(storage: &dyn Storage, found: &FoundSnapshot) -> Result<Snapshot, DataError> {
+    let Some(file) = &found.file else { return Ok(Snapshot::empty()) };
+    let content = file::read(storage, file)?;
+    let ranges = content.chunks(SECTION_STATE);
+    let file::SnapshotContent { header, body } = content;
+    let body = bytes::Bytes::from(body);
+    let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
+    Ok(Snapshot::new(header.sequence, header.timestamp, header.state_version, chunks))
+}
+
+impl FoundService {
+    /// The kept transactions after a record, in order.
+    pub(crate) fn tail_after(&self, record: RecordNumber) -> Vec<Arc<TransactionRecord>> {
+        let first = self.records.partition_point(|(number, _)| *number <= record);
+        let kept = self.records[first..].iter().filter_map(|(_, record)| match record {
+            Record::Transaction(transaction) if transaction.answer.is_kept() => Some(Arc::clone(transaction)),
+            _ => None,
+        });
+        kept.collect()
+    }
+}
+
+/// What the service goes on with: what its snapshot says, and what happened since.
+fn course(spec: &ServiceSpec, base: &FoundSnapshot, found: &FoundService) -> Course {
+    let mut course = base.header.as_ref().map_or_else(
+        || Course {
+            vm_number: 1,
+            size: spec.size.name.clone(),
+            fuel_used: 0,
+            epoch: found.epoch,
+            first_answer: RecordNumber(1),
+            forgotten_id_time: None,
+        },
+        |header| header.course.clone(),
+    );
+    for (_, record) in found.records.iter().filter(|(number, _)| *number > base.record()) {
+        match record {
+            Record::Transaction(transaction) => {
+                course.fuel_used = course.fuel_used.saturating_add(transaction.query_fuel_used);
+                if transaction.answer.is_kept() {
+                    course.fuel_used = course.fuel_used.saturating_add(transaction.fuel_used);
+                }
+            }
+            Record::Failover(failover) => {
+                (course.vm_number, course.fuel_used) = (failover.to.number, 0);
+                course.size.clone_from(&failover.size);
+            }
+            Record::Opened { epoch, .. } => course.epoch = *epoch,
+            Record::Snapshot { .. } | Record::SlaFailure(_) => {}
+        }
+    }
+    course
+}
+
+/// The last transaction, of the records or of the snapshot, and its time.
+fn last_transaction(found: &FoundService, snapshot: &Snapshot) -> (Sequence, Timestamp) {
+    let last = found.records.iter().rev().find_map(|(_, record)| match record {
+        Record::Transaction(transaction) => Some((transaction.sequence, transaction.timestamp)),
+        _ => None,
+    });
+    let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
+    last.map_or(of_snapshot, |last| last.max(of_snapshot))
+}
