@@ -2,7 +2,7 @@
 
 use crate::rig::{MIB, Rig, name, ok, size};
 use lifeboat::event::{Event, FailoverCause};
-use lifeboat::failover::Thresholds;
+use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::meter::Percent;
 use lifeboat::transaction::{Answer, Denial, Outcome, Reply};
 use proptest::prelude::*;
@@ -54,11 +54,20 @@ struct Model {
     requests: usize,
 }
 
-async fn play(steps: Vec<Step>, tank: u64, memory_bytes: u64, threshold: u16) -> Result<(), TestCaseError> {
+async fn play(
+    steps: Vec<Step>,
+    tank: u64,
+    memory_bytes: u64,
+    threshold: u16,
+    failover: FailoverMode,
+) -> Result<(), TestCaseError> {
     let rig = Rig::new();
     let thresholds = Thresholds::all(Percent::whole(threshold));
     let sizes = [size("s", tank, memory_bytes), size("m", tank, 4 * MIB)];
-    rig.try_start("work", "work.wat", &sizes, |spec| spec.thresholds = thresholds).await.expect("starts");
+    let started = rig.try_start("work", "work.wat", &sizes, |spec| {
+        (spec.thresholds, spec.failover) = (thresholds, failover);
+    });
+    started.await.expect("starts");
     let mut model = Model::default();
     for (index, step) in steps.into_iter().enumerate() {
         model.requests += 1;
@@ -133,9 +142,10 @@ proptest! {
         tank in prop_oneof![Just(400_000u64), Just(2_000_000), Just(100_000_000)],
         memory_bytes in prop_oneof![Just(MIB / 2), Just(MIB), Just(4 * MIB)],
         threshold in 50u16..=100,
+        failover in prop_oneof![Just(FailoverMode::Direct), Just(FailoverMode::Shadow)],
     ) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        runtime.block_on(play(steps, tank, memory_bytes, threshold))?;
+        runtime.block_on(play(steps, tank, memory_bytes, threshold, failover))?;
     }
 }
 

@@ -4,12 +4,13 @@
 //! disk when its method returns. One that fails is the last: it may be on the disk or not, and the catalog takes no
 //! other until the directory is opened again.
 //!
-//! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it.
-//! Three things are added to that. *Each change is committed twice*, the second time as an empty transaction: redb
-//! keeps the last two commits, and one bit of its header, which no checksum covers, says which of them counts. So both
-//! must have the same content, or a flipped bit would bring the older back. *Commits have two phases*, for with one
-//! redb takes a damaged last commit for one that a crash interrupted, and falls back. *Every value has a hash* of its
-//! own, over its table and its key too, since a page that is read again later is not compared with its checksum.
+//! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
+//! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
+//! transaction: redb keeps the last two commits, and a bit of its header that no checksum covers says which one counts,
+//! so after a crash one flipped bit would bring the older back unless it says the same. *Commits have two phases*:
+//! after one with a single phase redb takes damage for an interrupted commit, and falls back instead of reporting it.
+//! *Every value has a hash* of its own, over its table and its key too: a page that is read again later is not compared
+//! with its checksum any more.
 //!
 //! It holds the services' secrets: it must not leave the machine as snapshots may. `docs/format.md` gives the tables.
 //!
@@ -30,7 +31,7 @@ use crate::size::Bytes as ByteCount;
 use crate::storage::Storage;
 use backend::{Backend, CATALOG_BYTES_MAX};
 use entry::EntryError;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -54,10 +55,8 @@ const HASH_BYTES: usize = 8;
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
-const META_NAME: &str = "meta";
-const META: Table = TableDefinition::new(META_NAME);
-const SERVICES_NAME: &str = "services";
-const SERVICES: Table = TableDefinition::new(SERVICES_NAME);
+const META: Table = TableDefinition::new("meta");
+const SERVICES: Table = TableDefinition::new("services");
 
 // The keys of `meta`.
 const FORMAT: &str = "format";
@@ -244,7 +243,7 @@ impl Catalog {
         let Some(bytes) = self.meta(SEAL)? else { return Ok(None) };
         match postcard::take_from_bytes(&bytes) {
             Ok((seal, [])) => Ok(Some(seal)),
-            _ => Err(unreadable(META_NAME, SEAL, "it is no seal")),
+            _ => Err(unreadable(META, SEAL, "it is no seal")),
         }
     }
 
@@ -272,7 +271,7 @@ impl Catalog {
         match self.meta_array(JOURNAL_IN_USE)? {
             Some([0]) => Ok(false),
             Some([1]) => Ok(true),
-            Some(_) => Err(unreadable(META_NAME, JOURNAL_IN_USE, "it is neither 0 nor 1")),
+            Some(_) => Err(unreadable(META, JOURNAL_IN_USE, "it is neither 0 nor 1")),
             None => Err(missing(JOURNAL_IN_USE)),
         }
     }
@@ -286,7 +285,7 @@ impl Catalog {
         let mut services = BTreeMap::new();
         for row in table.iter().map_err(CatalogError::redb("read"))? {
             let (key, value) = row.map_err(CatalogError::redb("read"))?;
-            let name = Name::new(key.value()).map_err(|reason| unreadable(SERVICES_NAME, key.value(), &reason))?;
+            let name = Name::new(key.value()).map_err(|reason| unreadable(SERVICES, key.value(), &reason))?;
             let entry = decode_entry(&name, value.value())?;
             services.insert(name, entry);
         }
@@ -314,7 +313,7 @@ impl Catalog {
             return Err(CatalogError::EntryTooLong { service: name.clone(), bytes: bytes.len() });
         }
         self.change("write", |transaction| {
-            put(transaction, SERVICES, SERVICES_NAME, name, &bytes)?;
+            put(transaction, SERVICES, name, &bytes)?;
             put_meta(transaction, JOURNAL_IN_USE, &[1])
         })
     }
@@ -360,48 +359,42 @@ impl Catalog {
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, CatalogError> {
         let table = self.read(META)?;
         let value = table.get(key).map_err(CatalogError::redb("read"))?;
-        value.map(|value| Ok(without_hash(META_NAME, key, value.value())?.to_vec())).transpose()
+        value.map(|value| Ok(without_hash(META, key, value.value())?.to_vec())).transpose()
     }
 
     fn meta_array<const N: usize>(&self, key: &str) -> Result<Option<[u8; N]>, CatalogError> {
         let array = |bytes: Vec<u8>| {
             let found = bytes.len();
-            bytes.try_into().map_err(|_| unreadable(META_NAME, key, &format!("it is {found} bytes long, not {N}")))
+            bytes.try_into().map_err(|_| unreadable(META, key, &format!("it is {found} bytes long, not {N}")))
         };
         self.meta(key)?.map(array).transpose()
     }
 }
 
 fn decode_entry(name: &Name, value: &[u8]) -> Result<ServiceEntry, CatalogError> {
-    ServiceEntry::from_bytes(without_hash(SERVICES_NAME, name, value)?).map_err(|error| match error {
+    ServiceEntry::from_bytes(without_hash(SERVICES, name, value)?).map_err(|error| match error {
         EntryError::FutureVersion(found) => CatalogError::FutureVersion {
             what: format!("an entry of service '{name}'"),
             found: found.into(),
             newest: ENTRY_VERSION.into(),
         },
-        EntryError::Unreadable(reason) => unreadable(SERVICES_NAME, name, &reason),
+        EntryError::Unreadable(reason) => unreadable(SERVICES, name, &reason),
     })
 }
 
 fn put_meta(transaction: &WriteTransaction, key: &str, bytes: &[u8]) -> Result<(), redb::Error> {
-    put(transaction, META, META_NAME, key, bytes)
+    put(transaction, META, key, bytes)
 }
 
-fn put(
-    transaction: &WriteTransaction,
-    table: Table,
-    table_name: &str,
-    key: &str,
-    bytes: &[u8],
-) -> Result<(), redb::Error> {
-    let mut value = hash(table_name, key, bytes).to_vec();
+fn put(transaction: &WriteTransaction, table: Table, key: &str, bytes: &[u8]) -> Result<(), redb::Error> {
+    let mut value = hash(table, key, bytes).to_vec();
     value.extend_from_slice(bytes);
     transaction.open_table(table)?.insert(key, value.as_slice())?;
     Ok(())
 }
 
 /// What `value` consists of beside its hash.
-fn without_hash<'a>(table: &str, key: &str, value: &'a [u8]) -> Result<&'a [u8], CatalogError> {
+fn without_hash<'a>(table: Table, key: &str, value: &'a [u8]) -> Result<&'a [u8], CatalogError> {
     match value.split_first_chunk() {
         Some((found, bytes)) if *found == hash(table, key, bytes) => Ok(bytes),
         _ => Err(unreadable(table, key, "it does not match its hash")),
@@ -409,18 +402,18 @@ fn without_hash<'a>(table: &str, key: &str, value: &'a [u8]) -> Result<&'a [u8],
 }
 
 /// Neither tables nor keys contain a zero byte, so the three cannot run together.
-fn hash(table: &str, key: &str, bytes: &[u8]) -> [u8; HASH_BYTES] {
+fn hash(table: Table, key: &str, bytes: &[u8]) -> [u8; HASH_BYTES] {
     let mut hasher = blake3::Hasher::new();
-    hasher.update(table.as_bytes()).update(&[0]).update(key.as_bytes()).update(&[0]).update(bytes);
+    hasher.update(table.name().as_bytes()).update(&[0]).update(key.as_bytes()).update(&[0]).update(bytes);
     let mut hash = [0; HASH_BYTES];
     hash.copy_from_slice(&hasher.finalize().as_bytes()[..HASH_BYTES]);
     hash
 }
 
-fn unreadable(table: &str, key: &str, reason: &str) -> CatalogError {
-    CatalogError::Damaged { reason: format!("'{}' in table '{table}': {reason}", key.escape_debug()) }
+fn unreadable(table: Table, key: &str, reason: &str) -> CatalogError {
+    CatalogError::Damaged { reason: format!("'{}' in table '{}': {reason}", key.escape_debug(), table.name()) }
 }
 
 fn missing(key: &str) -> CatalogError {
-    unreadable(META_NAME, key, "it is missing")
+    unreadable(META, key, "it is missing")
 }

@@ -21,12 +21,14 @@ mod handle;
 mod logs;
 mod moves;
 mod recover;
+mod shadow;
 mod spec;
 
 pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub(crate) use handle::ServiceHandle;
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
+pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]
 pub use spec::Sabotage;
 pub use spec::{Counts, LaunchError, ServiceSpec, Status};
@@ -35,7 +37,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, SlaFailure};
-use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
+use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, Journal, Record, TransactionRecord};
@@ -50,6 +52,7 @@ use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
 use handle::{Message, ReplySender};
 use logs::LogBucket;
+use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -113,6 +116,7 @@ pub(crate) struct Service {
     name: Name,
     program: Arc<Program>,
     policy: Policy,
+    failover: FailoverMode,
     secret: [u8; 32],
     epoch: Epoch,
     accepted_divergences: BTreeSet<Sequence>,
@@ -123,6 +127,7 @@ pub(crate) struct Service {
     journal: Box<dyn Journal>,
     /// Of a durable service.
     keeper: Option<Keeper>,
+    shadow: Option<Shadow>,
     answers: Answers,
     logs: LogBucket,
     last_sequence: Sequence,
@@ -190,6 +195,7 @@ impl Service {
             name: spec.name,
             program: spec.program,
             policy: Policy { thresholds: spec.thresholds, sizes },
+            failover: spec.failover,
             secret: spec.secret,
             epoch: spec.epoch,
             accepted_divergences: spec.accepted_divergences,
@@ -199,6 +205,7 @@ impl Service {
             vm,
             journal,
             keeper: None,
+            shadow: None,
             answers: Answers::default(),
             logs: LogBucket::new(now),
             last_sequence: Sequence(0),
@@ -235,8 +242,23 @@ impl Service {
 
     async fn run(mut self, mut queue: mpsc::Receiver<Message>, queued_bytes: Arc<AtomicUsize>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
-        while queue.recv_many(&mut batch, BATCH_MAX).await > 0 {
+        loop {
+            tokio::select! {
+                biased;
+                () = round_over(&mut self.shadow) => {
+                    self.advance_shadow().await;
+                    continue;
+                }
+                count = queue.recv_many(&mut batch, BATCH_MAX) => {
+                    if count == 0 {
+                        return;
+                    }
+                }
+            }
             for message in batch.drain(..) {
+                if self.shadow.as_ref().is_some_and(Shadow::is_ready) {
+                    self.advance_shadow().await;
+                }
                 if let Message::Request { request, .. } = &message {
                     queued_bytes.fetch_sub(request.body.len(), Ordering::Relaxed);
                 }
@@ -263,13 +285,23 @@ impl Service {
         match message {
             Message::Request { user, request, reply } => self.perform(user, request, reply).await,
             Message::FailOver { done } => {
-                if self.revive().await.is_ok() {
+                let is_alive = self.revive().await.is_ok();
+                if is_alive && self.prefers_shadow() {
+                    return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), Some(done));
+                }
+                if is_alive {
                     let _ = self.fail_over(FailoverCause::Forced).await;
                 }
                 let _ = done.send(self.status());
             }
             Message::Snapshot { done } => {
-                if self.revive().await.is_ok() {
+                let is_alive = self.revive().await.is_ok();
+                if is_alive && self.prefers_shadow() {
+                    // A failover that is under way may not export anything.
+                    self.finish_shadow().await;
+                    return self.begin_shadow(Aim::Snapshot, Some(done));
+                }
+                if is_alive {
                     let _ = self.take_snapshot().await;
                 }
                 let _ = done.send(self.status());
@@ -370,6 +402,10 @@ impl Service {
     async fn admit(&mut self, user: Name, request: Request) -> Result<Work, Denial> {
         let Request { id, body, kind } = request;
         self.revive().await?;
+        self.keep_pace().await;
+        if self.vm.meter.cpu.remaining() == 0 {
+            self.finish_shadow().await;
+        }
         if self.vm.meter.cpu.remaining() == 0 && self.cpu_backoff.is_over(self.requests) {
             let _ = self.fail_over(FailoverCause::Cpu).await;
         }
@@ -524,12 +560,20 @@ impl Service {
             Resource::Memory => self.memory_backoff.is_over(now) && self.unmovable_backoff.is_over(now),
         };
         if let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) {
+            let under_way = self.shadow.as_ref().and_then(Shadow::failover_cause);
+            if under_way.is_some() {
+                // It cures this, too.
+                return;
+            }
             let usage = self.vm.meter.usage(resource);
             self.fail_sla(resource, usage, &work.id);
+            if self.prefers_shadow() {
+                return self.begin_shadow(Aim::FailOver(resource.into()), None);
+            }
             // A failure to move is told by an event and leaves the service in one of its conditions.
             let _ = self.fail_over(resource.into()).await;
-        } else if self.is_tail_long() && self.unmovable_backoff.is_over(now) {
-            let _ = self.take_snapshot().await;
+        } else if self.shadow.is_none() && self.is_tail_long() && self.unmovable_backoff.is_over(now) {
+            let _ = self.snapshot_soon().await;
         }
     }
 
@@ -667,6 +711,14 @@ struct Begun {
     record: RecordNumber,
     commit: Commit,
     course: Course,
+}
+
+/// Waits until the round of a shadow is over: without end if there is none.
+async fn round_over(shadow: &mut Option<Shadow>) {
+    match shadow {
+        Some(shadow) => shadow.round_over().await,
+        None => std::future::pending().await,
+    }
 }
 
 enum Admitted {

@@ -89,8 +89,8 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     /// It cannot be read.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Makes the file this long: cuts it off, or adds zeros. What is added may take no space yet, so a later write there
-    /// can still find the disk full.
+    /// Makes the file this long: cuts it off, or adds zeros. These may take no space yet, so that a write there still
+    /// finds the disk full.
     ///
     /// # Errors
     /// It is as long as it was.

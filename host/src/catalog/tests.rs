@@ -1,1 +1,495 @@
+//! The catalog against crashes, failures and damage.
 
+use super::*;
+use crate::failover::{FailoverMode, Thresholds};
+use crate::journal::frame::{FrameHash, Position, RecordNumber};
+use crate::meter::Percent;
+use crate::service::Horizon;
+use crate::size::Size;
+use crate::storage::{DiskStorage, Operation, SimulatedStorage};
+use crate::transaction::Sequence;
+use crate::workload::WorkloadHash;
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::time::Duration;
+
+const DIRECTORY_ID: DirectoryId = DirectoryId([7; 16]);
+
+/// What an entry's secret consists of.
+const SECRET_BYTE: u8 = 213;
+
+/// All that a catalog says.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Content {
+    seal: Option<Seal>,
+    is_journal_in_use: bool,
+    services: BTreeMap<Name, ServiceEntry>,
+}
+
+fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
+    assert_eq!(catalog.directory(), DIRECTORY_ID);
+    Ok(Content {
+        seal: catalog.seal()?,
+        is_journal_in_use: catalog.is_journal_in_use()?,
+        services: catalog.services()?,
+    })
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn entry(number: u64) -> ServiceEntry {
+    ServiceEntry {
+        secret: [SECRET_BYTE; 32],
+        workload: WorkloadHash::of(&number.to_le_bytes()),
+        settings: ServiceSettings {
+            size: "small".into(),
+            sizes: Size::built_in(),
+            thresholds: Thresholds { cpu: Percent::whole(97), ..Thresholds::default() },
+            horizon: Horizon { age: Duration::from_millis(number), ..Horizon::default() },
+            failover: FailoverMode::Shadow,
+        },
+        first_snapshot: number.is_multiple_of(2).then_some(RecordNumber(number)),
+        accepted_divergences: (0..number % 4).map(Sequence).collect(),
+    }
+}
+
+/// An entry whose size has a name of `bytes`.
+fn named(bytes: usize) -> ServiceEntry {
+    let mut long = entry(1);
+    long.settings.size = "x".repeat(bytes);
+    long
+}
+
+fn seal(number: u64) -> Seal {
+    Seal { directory: DIRECTORY_ID, position: Position(number * 4096), hash: FrameHash([number as u8; 32]) }
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Put(u8, u64),
+    Remove(u8),
+    Seal(Option<u64>),
+}
+
+impl Action {
+    fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            4 => (0..6_u8, any::<u64>()).prop_map(|(which, number)| Self::Put(which, number)),
+            2 => (0..6_u8).prop_map(Self::Remove),
+            1 => proptest::option::of(0..100_u64).prop_map(Self::Seal),
+        ]
+    }
+
+    fn run(&self, catalog: &Catalog, content: &mut Content) -> Result<(), CatalogError> {
+        match self {
+            Self::Put(which, number) => {
+                let (name, entry) = (name(&format!("service-{which}")), entry(*number));
+                content.is_journal_in_use = true;
+                content.services.insert(name.clone(), entry.clone());
+                catalog.put_service(&name, &entry)
+            }
+            Self::Remove(which) => {
+                let name = name(&format!("service-{which}"));
+                let was_there = content.services.remove(&name).is_some();
+                catalog.remove_service(&name).map(|removed| assert_eq!(removed, was_there))
+            }
+            Self::Seal(number) => {
+                content.seal = number.map(seal);
+                catalog.set_seal(content.seal.as_ref())
+            }
+        }
+    }
+}
+
+/// A catalog with something of everything.
+fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
+    let catalog = Catalog::create(storage, DIRECTORY_ID)?;
+    let mut wanted = Content::default();
+    for action in [Action::Put(1, 1), Action::Seal(Some(3)), Action::Put(2, 2), Action::Put(1, 3)] {
+        action.run(&catalog, &mut wanted)?;
+    }
+    Ok((catalog, wanted))
+}
+
+/// The catalog's file as it is now.
+fn bytes_of(storage: &dyn Storage) -> io::Result<Vec<u8>> {
+    let file = storage.open(CATALOG_FILE)?;
+    let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(io::Error::other)?];
+    file.read_exact_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A directory with a catalog's file of these bytes.
+fn storage_with(bytes: &[u8]) -> io::Result<SimulatedStorage> {
+    let storage = SimulatedStorage::new(1);
+    storage.create(CATALOG_FILE)?.write_all_at(0, bytes)?;
+    Ok(storage)
+}
+
+fn catalog_error(error: io::Error) -> CatalogError {
+    CatalogError::storage("test")(error)
+}
+
+#[test]
+fn what_is_put_is_there_on_a_disk_too() -> Result<(), CatalogError> {
+    let directory = tempfile::tempdir().map_err(catalog_error)?;
+    let storages: [Box<dyn Storage>; 2] =
+        [Box::new(DiskStorage::create(directory.path()).map_err(catalog_error)?), Box::new(SimulatedStorage::new(1))];
+    for storage in &storages {
+        assert!(!Catalog::exists(storage.as_ref()).map_err(catalog_error)?);
+        let catalog = Catalog::create(storage.as_ref(), DIRECTORY_ID)?;
+        assert_eq!(content(&catalog)?, Content::default());
+        drop(catalog);
+        assert!(matches!(Catalog::create(storage.as_ref(), DIRECTORY_ID), Err(CatalogError::Exists)));
+
+        let catalog = Catalog::open(storage.as_ref())?;
+        let (bank, shop) = (name("bank"), name("shop"));
+        catalog.put_service(&bank, &entry(1))?;
+        catalog.put_service(&shop, &entry(2))?;
+        catalog.put_service(&bank, &entry(3))?;
+        catalog.set_seal(Some(&seal(9)))?;
+        assert!(catalog.remove_service(&shop)?);
+        assert!(!catalog.remove_service(&shop)?);
+        let wanted = Content {
+            seal: Some(seal(9)),
+            is_journal_in_use: true,
+            services: BTreeMap::from([(bank.clone(), entry(3))]),
+        };
+        assert_eq!(content(&catalog)?, wanted);
+        drop(catalog);
+
+        let catalog = Catalog::open(storage.as_ref())?;
+        assert_eq!(content(&catalog)?, wanted);
+        assert_eq!(catalog.service(&bank)?, Some(entry(3)));
+        assert_eq!(catalog.service(&shop)?, None);
+        catalog.set_seal(None)?;
+        assert!(catalog.remove_service(&bank)?);
+        assert_eq!(content(&catalog)?, Content { is_journal_in_use: true, ..Content::default() });
+    }
+    Ok(())
+}
+
+#[test]
+fn the_file_stays_small_however_often_it_changes() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    for round in 0..200 {
+        catalog.put_service(&name("bank"), &entry(round))?;
+        catalog.set_seal(Some(&seal(round)))?;
+    }
+    assert!(storage.used_bytes() <= 128 * 1024, "{} bytes", storage.used_bytes());
+    Ok(())
+}
+
+#[test]
+fn a_secret_is_never_printed() -> Result<(), CatalogError> {
+    let shown = format!("{:?} {:#?}", entry(1), entry(1));
+    assert!(shown.contains("small") && !shown.contains(&SECRET_BYTE.to_string()), "{shown}");
+    let directory = tempfile::tempdir().map_err(catalog_error)?;
+    let (catalog, _) = filled(&DiskStorage::create(directory.path()).map_err(catalog_error)?)?;
+    let shown = format!("{catalog:?}");
+    assert!(!shown.contains(&SECRET_BYTE.to_string()), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_creation_leaves_a_whole_catalog_or_none() -> Result<(), CatalogError> {
+    let (mut none, mut whole) = (0, 0);
+    for seed in 0..4 {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(seed * 1000 + nth);
+            storage.power_off(nth);
+            let is_created = Catalog::create(&storage, DIRECTORY_ID).is_ok();
+            let is_done = !storage.is_off();
+            let after = storage.crash();
+            if Catalog::exists(&after).map_err(catalog_error)? {
+                assert_eq!(content(&Catalog::open(&after)?)?, Content::default());
+                whole += 1;
+            } else {
+                assert!(!is_created);
+                assert_eq!(content(&Catalog::create(&after, DIRECTORY_ID)?)?, Content::default());
+                none += 1;
+            }
+            if is_done {
+                break;
+            }
+        }
+    }
+    assert!(none > 20 && whole > 20, "{none} {whole}");
+    Ok(())
+}
+
+#[test]
+fn a_creation_that_fails_can_be_tried_again() -> Result<(), CatalogError> {
+    use Operation::{Create, Open, Read, Remove, Rename, SetBytes, SyncData, SyncDirectory, Write};
+    let mut failures = 0;
+    for operation in [Create, Open, Read, Remove, Rename, SetBytes, SyncData, SyncDirectory, Write] {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(nth);
+            storage.fail(operation, nth);
+            if Catalog::create(&storage, DIRECTORY_ID).is_ok() {
+                break;
+            }
+            failures += 1;
+            let catalog = if Catalog::exists(&storage).map_err(catalog_error)? {
+                Catalog::open(&storage)?
+            } else {
+                Catalog::create(&storage, DIRECTORY_ID)?
+            };
+            assert_eq!(content(&catalog)?, Content::default());
+        }
+    }
+    assert!(failures > 20, "{failures}");
+    Ok(())
+}
+
+#[test]
+fn after_a_failed_change_nothing_is_written_any_more() -> Result<(), CatalogError> {
+    let writes = |storage: &SimulatedStorage| {
+        [Operation::Write, Operation::SyncData, Operation::SetBytes].map(|kind| storage.count(kind))
+    };
+    let (mut failures, mut olds, mut news) = (0, 0, 0);
+    for kind in [Operation::Write, Operation::SyncData] {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(nth);
+            let (catalog, old) = filled(&storage)?;
+            storage.fail(kind, nth);
+            let mut new = old.clone();
+            let result = Action::Put(3, nth).run(&catalog, &mut new);
+            if result.is_ok() {
+                break;
+            }
+            assert!(matches!(result, Err(CatalogError::Storage { action: "write", .. })), "{result:?}");
+            let written = writes(&storage);
+            assert!(matches!(catalog.set_seal(None), Err(CatalogError::Poisoned)));
+            assert!(matches!(catalog.put_service(&name("bank"), &entry(1)), Err(CatalogError::Poisoned)));
+            assert!(matches!(catalog.remove_service(&name("service-1")), Err(CatalogError::Poisoned)));
+            drop(catalog);
+            assert_eq!(writes(&storage), written);
+            failures += 1;
+            let found = content(&Catalog::open(&storage.crash())?)?;
+            assert!(found == old || found == new, "{found:?}");
+            olds += u32::from(found == old);
+            news += u32::from(found == new);
+        }
+    }
+    assert!(failures > 8 && olds > 3 && news > 3, "{failures} {olds} {news}");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    storage.limit_space(storage.used_bytes());
+    let long = named(200_000);
+    let result = catalog.put_service(&name("bank"), &long);
+    assert!(
+        matches!(&result, Err(CatalogError::Storage { source, .. }) if source.kind() == io::ErrorKind::StorageFull),
+        "{result:?}"
+    );
+    drop(catalog);
+    let after = storage.crash();
+    assert_eq!(content(&Catalog::open(&after)?)?, old);
+    Ok(())
+}
+
+#[test]
+fn an_entry_has_a_longest_length() -> Result<(), CatalogError> {
+    let catalog = Catalog::create(&SimulatedStorage::new(1), DIRECTORY_ID)?;
+    catalog.put_service(&name("bank"), &named(ENTRY_BYTES_MAX - 1000))?;
+    let refused = catalog.put_service(&name("bank"), &named(ENTRY_BYTES_MAX));
+    assert!(matches!(refused, Err(CatalogError::EntryTooLong { .. })), "{refused:?}");
+    catalog.put_service(&name("bank"), &entry(1))?;
+    Ok(())
+}
+
+/// Opens a catalog of damaged bytes: whatever it gives must be an error or `wanted`. Says which.
+fn check_damaged(bytes: &[u8], wanted: &Content) -> Result<bool, String> {
+    let storage = storage_with(bytes).map_err(|error| error.to_string())?;
+    let found = Catalog::open(&storage).and_then(|catalog| Ok((content(&catalog)?, catalog)));
+    let Ok((found, catalog)) = found else { return Ok(false) };
+    if found != *wanted {
+        return Err(format!("found {found:?}"));
+    }
+    // What is written to it next is there, too.
+    let mut wanted = found;
+    let written = Action::Put(4, 4).run(&catalog, &mut wanted);
+    drop(catalog);
+    let again = Catalog::open(&storage).and_then(|catalog| content(&catalog));
+    match (written, again) {
+        (Ok(()), Ok(again)) if again == wanted => Ok(true),
+        (Err(_), _) => Ok(true),
+        (Ok(()), again) => Err(format!("after a change found {again:?}")),
+    }
+}
+
+/// The file after a clean stop and after a crash that lost nothing, and what it says.
+fn healthy_files() -> Result<([Vec<u8>; 2], Content), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, wanted) = filled(&storage)?;
+    let crashed = bytes_of(&storage).map_err(catalog_error)?;
+    drop(catalog);
+    let stopped = bytes_of(&storage).map_err(catalog_error)?;
+    Ok(([stopped, crashed], wanted))
+}
+
+#[test]
+fn a_flipped_byte_is_an_error_or_does_no_harm() -> Result<(), CatalogError> {
+    // redb's header, of whose fields some have no checksum.
+    const HEADER_BYTES: usize = 320;
+    let (files, wanted) = healthy_files()?;
+    for mut bytes in files {
+        let (mut refused, mut harmless) = (0, 0);
+        for offset in 0..bytes.len() {
+            let masks: &[u8] = match offset {
+                0..HEADER_BYTES => &[1, 2, 4, 8, 16, 32, 64, 128, 255],
+                _ if bytes[offset] != 0 || offset.is_multiple_of(61) => &[1 << (offset % 8)],
+                _ => continue,
+            };
+            for mask in masks {
+                bytes[offset] ^= mask;
+                match check_damaged(&bytes, &wanted) {
+                    Ok(false) => refused += 1,
+                    Ok(true) => harmless += 1,
+                    Err(what) => panic!("byte {offset} flipped by {mask:#x}: {what}"),
+                }
+                bytes[offset] ^= mask;
+            }
+        }
+        assert!(refused > 1000 && harmless > 1000, "{refused} {harmless}");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_returned_is_there_after_any_crash_and_the_rest_is_old_or_new(
+        seed: u64,
+        rounds in vec((vec(Action::any(), 1..8), 1..150_u64, proptest::option::of(1..40_u64)), 1..5),
+    ) {
+        let mut storage = SimulatedStorage::new(seed);
+        drop(Catalog::create(&storage, DIRECTORY_ID)?);
+        let mut wanted = Content::default();
+        for (actions, power_off, power_off_while_opening) in rounds {
+            if let Some(nth) = power_off_while_opening {
+                storage.power_off(nth);
+                let _ = Catalog::open(&storage);
+                storage = storage.crash();
+            }
+            let catalog = Catalog::open(&storage)?;
+            prop_assert_eq!(&content(&catalog)?, &wanted);
+            storage.power_off(power_off);
+            let mut new = wanted.clone();
+            for action in actions {
+                if action.run(&catalog, &mut new).is_err() {
+                    break;
+                }
+                wanted.clone_from(&new);
+            }
+            if seed.is_multiple_of(2) {
+                drop(catalog);
+            }
+            storage = storage.crash();
+            let found = content(&Catalog::open(&storage)?)?;
+            prop_assert!(found == wanted || found == new, "found {:?}, old {:?}, new {:?}", found, wanted, new);
+            wanted = found;
+        }
+    }
+
+    #[test]
+    fn damage_of_any_shape_is_an_error_or_does_no_harm(
+        which in 0..2_usize,
+        patches in vec((any::<prop::sample::Index>(), vec(any::<u8>(), 1..600)), 0..4),
+        header in vec((0..320_usize, any::<u8>()), 0..3),
+        length in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (files, wanted) = healthy_files()?;
+        let mut bytes = files[which].clone();
+        for (at, patch) in patches {
+            let start = at.index(bytes.len());
+            for (byte, damaged) in bytes[start..].iter_mut().zip(patch) {
+                *byte = damaged;
+            }
+        }
+        for (offset, byte) in header {
+            bytes[offset] = byte;
+        }
+        if let Some(length) = length {
+            bytes.truncate(length.index(bytes.len()));
+        }
+        check_damaged(&bytes, &wanted).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    assert!(matches!(Catalog::open(&storage), Err(CatalogError::Storage { action: "open", .. })));
+    for bytes in [&b""[..], b"x", &[0; 100_000], b"LBSEGMT\n"] {
+        let result = Catalog::open(&storage_with(bytes).map_err(catalog_error)?);
+        assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
+    }
+    // A database, but not ours.
+    let file = storage.create(CATALOG_FILE).map_err(catalog_error)?;
+    let backend = Backend::new(file, Arc::default());
+    drop(redb::Builder::new().create_with_backend(backend).map_err(CatalogError::redb("create"))?);
+    let result = Catalog::open(&storage);
+    assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
+    Ok(())
+}
+
+/// What `Catalog::open` says after a change that no host makes.
+fn after(change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    catalog.change("write", change)?;
+    drop(catalog);
+    Catalog::open(&storage).map(drop)
+}
+
+#[test]
+fn what_a_newer_host_wrote_is_refused_as_that() {
+    let format = after(|transaction| {
+        // It may have anything else.
+        transaction.delete_table(SERVICES)?;
+        put_meta(transaction, DIRECTORY, b"elsewhere")?;
+        put_meta(transaction, FORMAT, &(CATALOG_VERSION + 1).to_le_bytes())
+    });
+    assert!(matches!(format, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{format:?}");
+    let entry = after(|transaction| put(transaction, SERVICES, "bank", &[ENTRY_VERSION + 1, 1, 2, 3]));
+    assert!(matches!(entry, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{entry:?}");
+}
+
+#[test]
+fn what_no_host_wrote_is_damage() {
+    let is_damaged = |result: Result<(), CatalogError>| {
+        assert!(matches!(result, Err(CatalogError::Damaged { .. })), "{result:?}");
+    };
+    is_damaged(after(|transaction| put(transaction, SERVICES, "bank", &[])));
+    is_damaged(after(|transaction| put(transaction, SERVICES, "bank", &[0, 1])));
+    is_damaged(after(|transaction| put(transaction, SERVICES, "bank", &[ENTRY_VERSION, 1])));
+    is_damaged(after(|transaction| put(transaction, SERVICES, "../bank", &entry(1).to_bytes())));
+    is_damaged(after(|transaction| {
+        let longer = [entry(1).to_bytes(), vec![0]].concat();
+        put(transaction, SERVICES, "bank", &longer)
+    }));
+    is_damaged(after(|transaction| put_meta(transaction, SEAL, b"seal")));
+    is_damaged(after(|transaction| put_meta(transaction, JOURNAL_IN_USE, &[2])));
+    is_damaged(after(|transaction| put_meta(transaction, FORMAT, &[1])));
+    is_damaged(after(|transaction| {
+        transaction.open_table(META)?.remove(DIRECTORY)?;
+        Ok(())
+    }));
+    // A value that belongs elsewhere, with a hash that is right there.
+    is_damaged(after(|transaction| {
+        let mut services = transaction.open_table(SERVICES)?;
+        let value = services.get("service-1")?.map(|value| value.value().to_vec()).unwrap_or_default();
+        services.insert("service-2", value.as_slice())?;
+        Ok(())
+    }));
+}

@@ -3,6 +3,7 @@
 //! Each leaves the service in one of two ways: with a live instance in the state that the journal tells, or stopped.
 //! Whatever fails in between, the journal and the last good snapshot are untouched until a newer one is proven.
 
+use super::shadow::{Aim, Shadow};
 use super::{Service, Stopped, Work};
 use crate::event::{Event, Failover, FailoverCause};
 use crate::failover::Decision;
@@ -39,10 +40,13 @@ impl Service {
     /// would cost, one is taken.
     pub(super) async fn roll_back(&mut self) -> Result<(), Stopped> {
         self.counts.rollbacks += 1;
+        if self.adopt_shadow().await {
+            return Ok(());
+        }
         self.bring_back().await?;
         let is_worth_a_snapshot = self.replayed_fuel > self.snapshot_fuel.max(INSTANTIATE_OVERHEAD_FUEL);
         if is_worth_a_snapshot && self.unmovable_backoff.is_over(self.requests) {
-            self.take_snapshot().await?;
+            self.snapshot_soon().await?;
         }
         Ok(())
     }
@@ -75,11 +79,21 @@ impl Service {
         Ok(replayed_transactions)
     }
 
+    /// Takes a snapshot: here and now, or by a shadow.
+    pub(super) async fn snapshot_soon(&mut self) -> Result<(), Stopped> {
+        if self.prefers_shadow() {
+            self.begin_shadow(Aim::Snapshot, None);
+            return Ok(());
+        }
+        self.take_snapshot().await.map(drop)
+    }
+
     /// Exports the state, restores it into a fresh store, and goes on in that one under the same VM and meter.
     ///
     /// If the guest's `snapshot` or `restore` fails the service is *unmovable*: it goes on in the old store, or in a
     /// rehydrated one if `snapshot` trapped, and the last good snapshot stays what it is.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
+        self.drop_shadow();
         let permit = self.surroundings.fleet.maintenance_store().await;
         let maintenance = self.surroundings.maintenance;
         let begun = self.begin_snapshot();
@@ -130,7 +144,7 @@ impl Service {
         with_headroom.min(self.surroundings.maintenance.memory_bytes)
     }
 
-    fn moved(&mut self) {
+    pub(super) fn moved(&mut self) {
         self.unmovable_backoff.succeed();
         if self.unmovable.take().is_some() {
             self.emit(Event::Movable { vm: self.vm.id.clone() });
@@ -141,13 +155,16 @@ impl Service {
         }
     }
 
-    async fn not_moved(&mut self, error: MoveError) -> Result<Moved, Stopped> {
+    pub(super) fn become_unmovable(&mut self, reason: String) {
         self.unmovable_backoff.fail(self.requests);
-        let reason = error.to_string();
         if self.unmovable.as_ref() != Some(&reason) {
             self.unmovable = Some(reason.clone());
             self.emit(Event::Unmovable { vm: self.vm.id.clone(), reason });
         }
+    }
+
+    async fn not_moved(&mut self, error: MoveError) -> Result<Moved, Stopped> {
+        self.become_unmovable(error.to_string());
         if self.vm.instance.is_dead() {
             return Ok(Moved::Rehydrated(self.bring_back().await?));
         }
@@ -158,7 +175,7 @@ impl Service {
 
     /// Makes `instance` the one that serves. The old store is dropped afterwards and elsewhere: that can take
     /// milliseconds, and it holds its place in the maintenance pool until then.
-    fn adopt(&mut self, instance: Instance, permit: tokio::sync::OwnedSemaphorePermit) {
+    pub(super) fn adopt(&mut self, instance: Instance, permit: tokio::sync::OwnedSemaphorePermit) {
         let old = std::mem::replace(&mut self.vm.instance, instance);
         self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
         tokio::task::spawn_blocking(move || {
@@ -170,6 +187,7 @@ impl Service {
     /// Moves the service to a fresh VM, if that does what it is for: fresh resources, and every level with headroom.
     pub(super) async fn fail_over(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
         let start = Instant::now();
+        self.drop_shadow();
         let moved =
             if self.unmovable_backoff.is_over(self.requests) { self.take_snapshot().await? } else { Moved::Not };
         let replayed_transactions = match moved {
@@ -186,6 +204,13 @@ impl Service {
                 }
             },
         };
+        self.go_on_in_fresh_vm(cause, replayed_transactions, start);
+        Ok(())
+    }
+
+    /// Makes a fresh VM of the store that serves, which was restored or rehydrated for that: if the policy has one for
+    /// it. The service stood still from `start`.
+    pub(super) fn go_on_in_fresh_vm(&mut self, cause: FailoverCause, replayed_transactions: u64, start: Instant) {
         let memory_used_bytes = self.vm.instance.memory_bytes();
         let fleet = &self.surroundings.fleet;
         let decision =
@@ -204,7 +229,6 @@ impl Service {
             }
             Decision::Stay(reason) => self.degrade(cause, reason),
         }
-        Ok(())
     }
 
     /// Makes a fresh VM of the store that serves: the next number, `size`, a slot, a full tank. Only this refills one.
@@ -244,7 +268,7 @@ impl Service {
         Ok(())
     }
 
-    fn degrade(&mut self, cause: FailoverCause, reason: String) {
+    pub(super) fn degrade(&mut self, cause: FailoverCause, reason: String) {
         match cause {
             FailoverCause::Cpu => self.cpu_backoff.fail(self.requests),
             FailoverCause::Memory => self.memory_backoff.fail(self.requests),
@@ -277,7 +301,10 @@ impl Service {
         let start = Instant::now();
         let denied =
             |service: &Self, Stopped(reason): Stopped| Denial::Stopped { service: service.name.clone(), reason };
-        self.fail_sla(resource, exhausted_usage(self, &attempt), &work.id);
+        let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(resource.into());
+        if !is_under_way {
+            self.fail_sla(resource, exhausted_usage(self, &attempt), &work.id);
+        }
         let had_full_tank = self.vm.meter.cpu.used == 0;
         let memory_before_bytes = self.vm.meter.memory.used;
         let replayed_before = self.counts.replayed_transactions;

@@ -2,9 +2,9 @@
 //!
 //! What a process reads is always what it wrote. What is left after [`SimulatedStorage::crash`] is decided by the seed:
 //! of every 512-byte sector that was written since the last successful sync of its file, any version since then or the
-//! one before; of the lengths that it had since then, the last or the one before; of every creation, renaming and removal since the last sync of the directory, all or nothing, each on
-//! its own. A failed sync is as bad as on Linux: some sectors are safe, the others are forgotten by the kernel, so that
-//! a later sync that succeeds does not bring them to the disk.
+//! one before; of a file's length, the last one or that of the last sync; of every creation, renaming and removal since
+//! the last sync of the directory, all or nothing, each on its own. A failed sync is as bad as on Linux: some sectors
+//! are safe, the others are forgotten by the kernel, so that a later sync that succeeds does not bring them to disk.
 
 use super::{LockGuard, Storage, StorageFile, check_file_name};
 use std::collections::BTreeMap;

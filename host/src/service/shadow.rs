@@ -1,0 +1,413 @@
+//! A second VM in the background: it takes snapshots, and takes over, while the first one serves.
+//!
+//! ```text
+//!   begin:   restore the last snapshot, replay the tail up to now     (in the background)
+//!            for a snapshot or for memory: export there, and go on in a third VM, restored from that
+//!   rounds:  replay what was kept meanwhile, until little is left     (in the background)
+//!   promote: replay the rest, switch                                  (in the foreground: this is the pause)
+//! ```
+//!
+//! The VM that serves is never waited for and never asked: it may trap, roll back, and run dry meanwhile. If the rounds do
+//! not get shorter by themselves, it is held back a little (`Shadow::is_ahead`), so that they do. Whoever moves the
+//! service in another way drops the shadow first. A shadow is no more than a rehydrate: one that is lost costs nothing
+//! but its work, and one whose replies differ is never promoted.
+
+use super::{Begun, Service, Status};
+use crate::clock::Timestamp;
+use crate::engine::Program;
+use crate::event::FailoverCause;
+use crate::failover::FailoverMode;
+use crate::journal::TransactionRecord;
+use crate::rehydrate::{
+    INSTANTIATE_OVERHEAD_FUEL, Maintenance, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate,
+    restore,
+};
+use crate::snapshot::Snapshot;
+use crate::transaction::Sequence;
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::task::JoinHandle;
+
+/// `auto` uses a shadow when the last snapshot had more bytes than this: below, a direct failover takes milliseconds.
+pub const SHADOW_STATE_BYTES_MIN: u64 = 1024 * 1024;
+
+/// What may be left to replay when a shadow is promoted, as fuel: about half a millisecond.
+pub const PROMOTE_FUEL_MAX: u64 = 500_000;
+
+/// Transactions that a shadow replays between two notes of how far it is.
+const REPLAYED_AT_ONCE: usize = 64;
+
+/// What a shadow is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Aim {
+    Snapshot,
+    FailOver(FailoverCause),
+}
+
+/// A shadow, and the round that it is in.
+pub(super) struct Shadow {
+    pub(super) aim: Aim,
+    round: JoinHandle<Result<Caught, RehydrateError>>,
+    /// What came of the round, once it is over.
+    over: Option<Result<Caught, RehydrateError>>,
+    /// Rounds that are over.
+    rounds: u32,
+    /// Of the snapshot that it exports, if it does.
+    begun: Option<Begun>,
+    /// How far the round is; none in the first, of which nobody knows how long it takes.
+    progress: Option<Arc<Progress>>,
+    /// What the VM that serves had kept when the round began, as fuel.
+    kept_fuel_before: u64,
+    /// Who waits for it to end.
+    pub(super) waiting: Vec<oneshot::Sender<Status>>,
+}
+
+/// How far a round is.
+#[derive(Debug, Default)]
+struct Progress {
+    fuel: AtomicU64,
+    moved: Notify,
+}
+
+impl Progress {
+    fn add(&self, fuel: u64) {
+        self.fuel.fetch_add(fuel, Ordering::Relaxed);
+        self.moved.notify_one();
+    }
+}
+
+/// A VM that has caught up with what it was given.
+struct Caught {
+    rehydrated: Rehydrated,
+    /// The last transaction that it has seen.
+    through: Sequence,
+    exported: Option<Exported>,
+    permit: OwnedSemaphorePermit,
+}
+
+/// The snapshot that a shadow exported.
+struct Exported {
+    snapshot: Arc<Snapshot>,
+    /// What the export and the restore cost, as fuel.
+    fuel: u64,
+}
+
+/// All that a round needs, since it outlives every borrow of the service.
+struct Terms {
+    program: Arc<Program>,
+    secret: [u8; 32],
+    accepted_divergences: BTreeSet<Sequence>,
+    maintenance: Maintenance,
+}
+
+impl Terms {
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            program: &self.program,
+            secret: &self.secret,
+            accepted_divergences: &self.accepted_divergences,
+            maintenance: self.maintenance,
+        }
+    }
+}
+
+impl Drop for Shadow {
+    fn drop(&mut self) {
+        self.round.abort();
+    }
+}
+
+impl Shadow {
+    /// Whether the round is over, so that [`Service::advance_shadow`] does not wait.
+    pub(super) fn is_ready(&self) -> bool {
+        self.over.is_some() || self.round.is_finished()
+    }
+
+    /// What a failover that is under way is for.
+    pub(super) fn failover_cause(&self) -> Option<FailoverCause> {
+        if let Aim::FailOver(cause) = self.aim { Some(cause) } else { None }
+    }
+
+    /// Waits until the round is over. Dropping the future changes nothing.
+    pub(super) async fn round_over(&mut self) {
+        if self.over.is_none() {
+            let result = (&mut self.round).await;
+            self.over = Some(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
+        }
+    }
+
+    /// Whether the VM that serves should wait for the round: it may keep three quarters of what the round replays
+    /// meanwhile, so that each round is shorter than the one before.
+    fn is_ahead(&self, kept_fuel: u64) -> bool {
+        let Some(progress) = &self.progress else { return false };
+        let kept = kept_fuel.saturating_sub(self.kept_fuel_before);
+        self.over.is_none() && kept > progress.fuel.load(Ordering::Relaxed) / 4 * 3 + PROMOTE_FUEL_MAX
+    }
+}
+
+/// The first round: brings up a VM, and if `at` says so exports its state there and goes on in one restored from that.
+async fn bring_up(
+    terms: Arc<Terms>,
+    permit: impl Future<Output = OwnedSemaphorePermit>,
+    snapshot: Arc<Snapshot>,
+    tail: Vec<Arc<TransactionRecord>>,
+    at: (Sequence, Timestamp),
+    exports: bool,
+) -> Result<Caught, RehydrateError> {
+    let permit = permit.await;
+    let mut rehydrated = rehydrate(terms.subject(), &snapshot, &tail).await?;
+    let mut exported = None;
+    if exports {
+        let (sequence, timestamp) = at;
+        let (snapshot, export_fuel) =
+            rehydrated.instance.snapshot(sequence, timestamp, terms.maintenance.allowance()).await?;
+        let snapshot = Arc::new(snapshot);
+        let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
+        // It has grown by the export, and its place in the pool is needed.
+        drop(rehydrated);
+        let restored = restore(terms.subject(), &snapshot).await?;
+        let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
+        exported = Some(Exported { snapshot, fuel });
+        rehydrated =
+            Rehydrated { replayed_transactions, fuel_used: fuel_used + export_fuel + restored.fuel_used, ..restored };
+    }
+    Ok(Caught { rehydrated, through: at.0, exported, permit })
+}
+
+/// A later round: replays what was kept since.
+async fn catch_up(
+    terms: Arc<Terms>,
+    mut caught: Caught,
+    tail: Vec<Arc<TransactionRecord>>,
+    progress: Arc<Progress>,
+) -> Result<Caught, RehydrateError> {
+    for part in tail.chunks(REPLAYED_AT_ONCE) {
+        caught.rehydrated.replay(terms.subject(), part).await?;
+        progress.add(replay_fuel(part));
+    }
+    if let Some(last) = tail.last() {
+        caught.through = last.sequence;
+    }
+    Ok(caught)
+}
+
+/// What a replay of `tail` costs, as fuel.
+fn replay_fuel(tail: &[Arc<TransactionRecord>]) -> u64 {
+    tail.iter().map(|record| record.fuel_used + REPLAY_OVERHEAD_FUEL).sum()
+}
+
+impl Service {
+    /// Whether the service is moved by a shadow, if it can be.
+    pub(super) fn prefers_shadow(&self) -> bool {
+        match self.failover {
+            FailoverMode::Direct => false,
+            FailoverMode::Shadow => true,
+            FailoverMode::Auto => self.snapshot.state_bytes() > SHADOW_STATE_BYTES_MIN,
+        }
+    }
+
+    fn terms(&self) -> Arc<Terms> {
+        Arc::new(Terms {
+            program: Arc::clone(&self.program),
+            secret: self.secret,
+            accepted_divergences: self.accepted_divergences.clone(),
+            maintenance: self.surroundings.maintenance,
+        })
+    }
+
+    /// Begins a shadow, or has the one that is there serve another aim as well.
+    pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Option<oneshot::Sender<Status>>) {
+        if let Some(shadow) = &mut self.shadow {
+            // One that exports its state serves a failover as well as any.
+            if matches!(aim, Aim::FailOver(_)) && shadow.aim == Aim::Snapshot {
+                shadow.aim = aim;
+            }
+            shadow.waiting.extend(waiting);
+            return;
+        }
+        let tail = match self.journal.tail(self.snapshot.sequence()) {
+            Ok(tail) => tail,
+            Err(error) => return self.shadow_lost(aim, &error.into()),
+        };
+        let exports = aim != Aim::FailOver(FailoverCause::Cpu);
+        let begun = exports.then(|| self.begin_snapshot());
+        let fleet = Arc::clone(&self.surroundings.fleet);
+        let permit = async move { fleet.maintenance_store().await };
+        let at = (self.last_sequence, self.last_timestamp);
+        let round = tokio::spawn(bring_up(self.terms(), permit, Arc::clone(&self.snapshot), tail, at, exports));
+        self.shadow = Some(Shadow {
+            aim,
+            round,
+            over: None,
+            rounds: 0,
+            begun,
+            progress: None,
+            kept_fuel_before: self.counts.fuel_charged,
+            waiting: waiting.into_iter().collect(),
+        });
+    }
+
+    /// Gives up the shadow, if there is one: the service is moved in another way.
+    pub(super) fn drop_shadow(&mut self) {
+        if let Some(mut shadow) = self.shadow.take() {
+            self.tell_waiting(std::mem::take(&mut shadow.waiting));
+        }
+    }
+
+    fn tell_waiting(&self, waiting: Vec<oneshot::Sender<Status>>) {
+        for done in waiting {
+            // One that is gone has lost interest.
+            let _ = done.send(self.status());
+        }
+    }
+
+    /// Holds the VM that serves back while it runs away from its shadow.
+    pub(super) async fn keep_pace(&mut self) {
+        loop {
+            let kept_fuel = self.counts.fuel_charged;
+            let Some(shadow) = self.shadow.as_mut().filter(|shadow| shadow.is_ahead(kept_fuel)) else { return };
+            let Some(progress) = shadow.progress.clone() else { return };
+            tokio::select! {
+                () = progress.moved.notified() => {}
+                () = shadow.round_over() => {}
+            }
+        }
+    }
+
+    /// Sees to a round that is over, or waits until it is: the next round, or the end.
+    pub(super) async fn advance_shadow(&mut self) {
+        let Some(mut shadow) = self.shadow.take() else { return };
+        shadow.round_over().await;
+        let mut caught = match shadow.over.take() {
+            Some(Ok(caught)) => caught,
+            Some(Err(error)) => {
+                let waiting = std::mem::take(&mut shadow.waiting);
+                self.shadow_lost(shadow.aim, &error);
+                return self.tell_waiting(waiting);
+            }
+            None => return,
+        };
+        shadow.rounds += 1;
+        let tail = match self.journal.tail(caught.through) {
+            Ok(tail) => tail,
+            Err(error) => {
+                self.shadow_lost(shadow.aim, &error.into());
+                return self.tell_waiting(std::mem::take(&mut shadow.waiting));
+            }
+        };
+        let is_near = replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
+        match shadow.aim {
+            // Restored, and what was kept meanwhile replayed with equal replies: it is proven.
+            Aim::Snapshot if tail.is_empty() || shadow.rounds > 1 => {
+                self.counts.fuel_maintenance += caught.rehydrated.fuel_used;
+                self.counts.replayed_transactions += caught.rehydrated.replayed_transactions;
+                self.take_over_snapshot(&mut caught, shadow.begun.take());
+                drop_elsewhere(caught);
+                self.tell_waiting(std::mem::take(&mut shadow.waiting));
+            }
+            Aim::FailOver(cause) if is_near => {
+                let start = Instant::now();
+                if let Err(error) = caught.rehydrated.replay(self.subject(), &tail).await {
+                    self.shadow_lost(shadow.aim, &error);
+                } else {
+                    self.promote_shadow(cause, caught, shadow.begun.take(), start);
+                }
+                self.tell_waiting(std::mem::take(&mut shadow.waiting));
+            }
+            Aim::Snapshot | Aim::FailOver(_) => {
+                let progress = Arc::new(Progress::default());
+                shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
+                shadow.progress = Some(progress);
+                shadow.kept_fuel_before = self.counts.fuel_charged;
+                self.shadow = Some(shadow);
+            }
+        }
+    }
+
+    /// Sees a failover that is under way to its end, while requests wait.
+    pub(super) async fn finish_shadow(&mut self) {
+        while self.shadow.as_ref().is_some_and(|shadow| shadow.failover_cause().is_some()) {
+            self.advance_shadow().await;
+        }
+    }
+
+    /// Brings the service back into the state that the journal tells by the shadow that is under way: nothing is kept
+    /// meanwhile, so that one more round is the last. False if there is none, or it was lost.
+    pub(super) async fn adopt_shadow(&mut self) -> bool {
+        let Some(mut shadow) = self.shadow.take() else { return false };
+        shadow.round_over().await;
+        let waiting = std::mem::take(&mut shadow.waiting);
+        let adopted = match shadow.over.take() {
+            Some(Ok(mut caught)) => match self.journal.tail(caught.through) {
+                Ok(tail) => match caught.rehydrated.replay(self.subject(), &tail).await {
+                    Ok(()) => {
+                        self.take_over_snapshot(&mut caught, shadow.begun.take());
+                        self.take_over(caught);
+                        true
+                    }
+                    Err(error) => {
+                        self.shadow_lost(shadow.aim, &error);
+                        false
+                    }
+                },
+                Err(_) => false,
+            },
+            Some(Err(error)) => {
+                self.shadow_lost(shadow.aim, &error);
+                false
+            }
+            None => false,
+        };
+        self.tell_waiting(waiting);
+        adopted
+    }
+
+    /// Makes the snapshot that a shadow exported, and that is proven now, the one that the service goes back to.
+    fn take_over_snapshot(&mut self, caught: &mut Caught, begun: Option<Begun>) {
+        let (Some(Exported { snapshot, fuel }), Some(begun)) = (caught.exported.take(), begun) else { return };
+        self.counts.snapshots += 1;
+        self.journal.forget_tail(snapshot.sequence());
+        // What was kept since it was exported is the tail now.
+        self.tail_fuel = self.journal.tail(snapshot.sequence()).map_or(0, |tail| replay_fuel(&tail));
+        self.replayed_fuel = 0;
+        self.snapshot = snapshot;
+        self.snapshot_fuel = fuel;
+        self.keep_snapshot(begun);
+        self.moved();
+    }
+
+    /// Makes the shadow's store the one that serves.
+    fn take_over(&mut self, caught: Caught) -> u64 {
+        let Caught { rehydrated: Rehydrated { instance, replayed_transactions, fuel_used }, permit, .. } = caught;
+        self.counts.replayed_transactions += replayed_transactions;
+        self.counts.fuel_maintenance += fuel_used;
+        self.adopt(instance, permit);
+        replayed_transactions
+    }
+
+    fn promote_shadow(&mut self, cause: FailoverCause, mut caught: Caught, begun: Option<Begun>, start: Instant) {
+        self.take_over_snapshot(&mut caught, begun);
+        let replayed_transactions = self.take_over(caught);
+        self.go_on_in_fresh_vm(cause, replayed_transactions, start);
+    }
+
+    /// A shadow came to nothing. The VM that serves is as good as it was.
+    fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError) {
+        let reason = format!("its shadow was given up: {error}");
+        match aim {
+            Aim::Snapshot => self.become_unmovable(reason),
+            Aim::FailOver(cause) => {
+                self.unmovable_backoff.fail(self.requests);
+                self.degrade(cause, reason);
+            }
+        }
+    }
+}
+
+/// Drops a VM where nobody waits for it.
+fn drop_elsewhere(caught: Caught) {
+    tokio::task::spawn_blocking(move || drop(caught));
+}
