@@ -1,0 +1,209 @@
+//! PostgreSQL, driven by its own `pgbench`.
+//!
+//! Its configuration is the one that `initdb` writes, with `fsync` and `synchronous_commit` on, as they are by default.
+//! It is given what a careful user would give it: a transfer is one statement, so one round trip, and it is
+//! prepared. Clients connect to a Unix socket.
+
+use crate::scratch::Scratch;
+use crate::server::{Server, User, command, is_root, run};
+use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
+use anyhow::{Context, Result, anyhow, ensure};
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Duration;
+
+const VERSION_MIN: u32 = 15;
+
+const PROGRAMS: [&str; 6] = ["initdb", "postgres", "pg_ctl", "pg_isready", "psql", "pgbench"];
+
+/// One round trip of a client, a quarter faster than a function with two updates. The payee is another account than the
+/// payer. The index is scanned in the order of the ids, so two transfers cannot each wait for the other; `pgbench` would
+/// tell of it.
+const TRANSFER: &str = "\
+\\set payer random(1, :accounts)
+\\set distance random(1, :accounts - 1)
+\\set payee (:payer - 1 + :distance) % :accounts + 1
+update accounts set balance = balance + case id when :payer then -1 else 1 end where id in (:payer, :payee);
+";
+
+/// Where Debian has the programs of each version, and where others have them.
+const DEBIAN: &str = "/usr/lib/postgresql";
+
+/// Finds the newest version, or says what to install.
+pub(crate) fn version() -> Result<String> {
+    let (programs, version) = find()?;
+    ensure!(!is_root() || user().is_some(), "it does not run as root, and there is no user `postgres` or `nobody`");
+    let (printed, _) = run(Command::new(programs.join("postgres")).arg("--version"))?;
+    let exact = printed.split_whitespace().nth(2).map_or(version.to_string(), str::to_owned);
+    Ok(format!("{exact}, fsync=on, synchronous_commit=on"))
+}
+
+/// Serves a database in `directory` while `pgbench` runs, and counts by its reports.
+///
+/// These are of whole seconds, so `duration` has whole seconds too. One run has the warm-up and what is measured, as
+/// each connection is a process with caches of its own.
+pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
+    let database = Database::start(directory, clients)?;
+    let end = WARM_UP + duration;
+    let reports = database.transfer(clients, end + Duration::from_secs(1))?;
+    let rate = rate_between(&reports, WARM_UP.as_secs_f64(), end.as_secs_f64())?;
+    let sums =
+        database.ask("select sum(balance), count(*), count(*) filter (where balance <> :balance) from accounts")?;
+    let sums: Vec<u64> = sums.trim().split('|').filter_map(|sum| sum.parse().ok()).collect();
+    let &[total, accounts, changed] = sums.as_slice() else { return Err(anyhow!("psql answered {sums:?}")) };
+    ensure!(total == TOTAL, "the balances sum to {total}, paid in were {TOTAL}");
+    ensure!(accounts == u64::from(ACCOUNTS), "there are {accounts} accounts, there were {ACCOUNTS}");
+    ensure!(changed > 0, "no balance has changed");
+    Ok(rate)
+}
+
+/// A server with the accounts in it. The server stops before its directories are removed.
+struct Database {
+    _server: Server,
+    programs: PathBuf,
+    user: Option<User>,
+    sockets: Scratch,
+    script: PathBuf,
+}
+
+impl Database {
+    fn start(directory: &Path, clients: usize) -> Result<Self> {
+        let (programs, _) = find()?;
+        let user = if is_root() { user() } else { None };
+        let sockets = Scratch::for_sockets()?;
+        if let Some(User { uid, gid }) = user {
+            for own in [directory, sockets.path()] {
+                chown(own, Some(uid), Some(gid)).with_context(|| format!("failed to give away `{}`", own.display()))?;
+            }
+        }
+        let data = directory.join("data");
+        let mut initdb = command(programs.join("initdb"), user, "INT");
+        initdb
+            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"])
+            .arg("--pgdata")
+            .arg(&data);
+        run(&mut initdb).with_context(|| match user {
+            Some(User { uid, .. }) => format!("user {uid} has to be able to reach it, else choose another --directory"),
+            None => "failed to create a database".to_owned(),
+        })?;
+
+        let mut postgres = command(programs.join("postgres"), user, "INT");
+        postgres.arg("-D").arg(&data).arg("-k").arg(sockets.path()).args(["-c", "listen_addresses="]);
+        postgres.args(["-c", "fsync=on", "-c", "synchronous_commit=on"]);
+        postgres.args(["-c", &format!("max_connections={}", clients + 16)]);
+        let mut stop = command(programs.join("pg_ctl"), user, "INT");
+        stop.args(["stop", "--mode=immediate", "--pgdata"]).arg(&data);
+        let is_ready = || {
+            command(programs.join("pg_isready"), user, "INT")
+                .arg("-h")
+                .arg(sockets.path())
+                .output()
+                .is_ok_and(|is| is.status.success())
+        };
+        let server = Server::start(postgres, directory.join("postgresql.log"), stop, is_ready)?;
+
+        let script = directory.join("transfer.sql");
+        std::fs::write(&script, TRANSFER).context("failed to write a script")?;
+        let database = Self { _server: server, programs, user, sockets, script };
+        database.ask(SCHEMA)?;
+        Ok(database)
+    }
+
+    /// A command for a client's program.
+    fn client(&self, program: &str) -> Command {
+        let mut client = command(self.programs.join(program), self.user, "INT");
+        client.arg("-h").arg(self.sockets.path()).args(["-U", "postgres"]);
+        client
+    }
+
+    /// Runs SQL, in which `:accounts` and `:balance` are what they are called, and returns the rows without adornment.
+    fn ask(&self, sql: &str) -> Result<String> {
+        // Variables are not replaced in an argument, so the text goes in by a file.
+        let file = self.script.with_file_name("ask.sql");
+        std::fs::write(&file, sql).context("failed to write a script")?;
+        let mut psql = self.client("psql");
+        psql.args(["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-d", "postgres"]);
+        psql.args(["-v", &format!("accounts={ACCOUNTS}"), "-v", &format!("balance={BALANCE}")]);
+        Ok(run(psql.arg("-f").arg(&file))?.0)
+    }
+
+    /// Lets `pgbench` make transfers and returns its reports.
+    fn transfer(&self, clients: usize, duration: Duration) -> Result<Vec<Report>> {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(clients);
+        let mut pgbench = self.client("pgbench");
+        pgbench.args(["-n", "-M", "prepared", "-P", "1", "--random-seed=7"]);
+        pgbench.args(["-c", &clients.to_string(), "-j", &threads.to_string(), "-T", &duration.as_secs().to_string()]);
+        pgbench.args(["-D", &format!("accounts={ACCOUNTS}")]);
+        let (printed, progress) = run(pgbench.arg("-f").arg(&self.script).arg("postgres"))?;
+        ensure!(printed.contains("number of failed transactions: 0 "), "transactions failed: {printed}");
+        Ok(progress.lines().filter_map(Report::parse).collect())
+    }
+}
+
+/// Pages have room, so that a row's new version stays in its page and the index needs no change.
+const SCHEMA: &str = "
+create table accounts (id int primary key, balance bigint not null check (balance >= 0)) with (fillfactor = 50);
+insert into accounts select id, :balance from generate_series(1, :accounts) id;
+vacuum analyze accounts;
+checkpoint;
+";
+
+/// What `pgbench` says each second.
+#[derive(Debug)]
+struct Report {
+    /// When, in seconds since its start.
+    at: f64,
+    /// Transactions per second since the report before.
+    rate: f64,
+}
+
+impl Report {
+    /// Reads `progress: 5.0 s, 1234.5 tps, lat 0.807 ms stddev 0.101, 0 failed`; other lines are none.
+    fn parse(line: &str) -> Option<Self> {
+        let mut parts = line.strip_prefix("progress: ")?.split(", ");
+        let at = parts.next()?.strip_suffix(" s")?.parse().ok()?;
+        let rate = parts.next()?.strip_suffix(" tps")?.parse().ok()?;
+        Some(Self { at, rate })
+    }
+}
+
+/// Transfers per second by the reports between two times, give or take half a second.
+fn rate_between(reports: &[Report], from: f64, to: f64) -> Result<f64> {
+    let mut seconds = 0.0;
+    let mut transfers = 0.0;
+    let mut before = 0.0;
+    for report in reports {
+        if before > from - 0.5 && report.at < to + 0.5 {
+            seconds += report.at - before;
+            transfers += report.rate * (report.at - before);
+        }
+        before = report.at;
+    }
+    ensure!(seconds > (to - from) / 2.0, "pgbench reported on {seconds} s of {} s", to - from);
+    Ok(transfers / seconds)
+}
+
+/// Whoever it runs as where this runs as root.
+fn user() -> Option<User> {
+    User::named(&["postgres", "nobody"])
+}
+
+/// The directory of the programs, of the newest version there is, and that version.
+fn find() -> Result<(PathBuf, u32)> {
+    let by_version = std::fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
+    let on_path = std::env::var_os("PATH").unwrap_or_default();
+    let with_version = by_version.chain(std::env::split_paths(&on_path)).filter_map(|directory| {
+        let is_complete = PROGRAMS.iter().all(|program| directory.join(program).is_file());
+        let (printed, _) =
+            run(Command::new(directory.join("postgres")).arg("--version")).ok().filter(|_| is_complete)?;
+        let version = printed.split_whitespace().nth(2)?.split(|c: char| !c.is_ascii_digit()).next()?.parse().ok()?;
+        Some((directory, version))
+    });
+    with_version.filter(|(_, version)| *version >= VERSION_MIN).max_by_key(|(_, version)| *version).with_context(|| {
+        format!(
+            "PostgreSQL {VERSION_MIN} or newer is not there ({}): install the Debian package `postgresql`, or `postgresql-{VERSION_MIN}`",
+            PROGRAMS.join(", ")
+        )
+    })
+}
