@@ -3,6 +3,7 @@
 //! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees.
 //! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
 //!   guest sees of WASI.
+//! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`: that README.md's lines do what it says.
@@ -18,8 +19,10 @@
 mod cli_inspect;
 mod cli_run;
 mod cli_simulate;
+mod durable;
 mod failover;
 mod hostile;
+mod kill;
 mod model;
 mod prebuilt;
 mod readme;

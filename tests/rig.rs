@@ -112,10 +112,15 @@ impl Rig {
             sabotage: None,
         };
         change(&mut spec);
-        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
-            self.host.authority().grant("ada", &spec.name, grant);
-        }
+        self.grant(&spec.name);
         self.host.create_service(spec).await
+    }
+
+    /// Lets ada do everything to `service`.
+    pub(crate) fn grant(&self, service: &str) {
+        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
+            self.host.authority().grant("ada", &name(service), grant);
+        }
     }
 
     /// Sends a transaction without an id.

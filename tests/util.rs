@@ -208,6 +208,22 @@ impl Running {
     }
 }
 
+impl Running {
+    /// Kills it with SIGKILL, as a crash would, and returns the whole lines that it had written and nobody has read.
+    #[track_caller]
+    pub(crate) fn kill(mut self) -> Vec<Vec<u8>> {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+        let mut lines = Vec::new();
+        while let Some(line) = self.line() {
+            if line.ends_with(b"\n") {
+                lines.push(line);
+            }
+        }
+        lines
+    }
+}
+
 /// What a run left behind.
 #[derive(Debug)]
 pub(crate) struct Output {

@@ -112,8 +112,9 @@ impl DataError {
 #[derive(Debug)]
 pub struct Locked {
     storage: Arc<dyn Storage>,
-    lock: LockGuard,
     catalog: Catalog,
+    // The last field, as fields are dropped in order: the catalog still writes when it is closed.
+    lock: LockGuard,
 }
 
 impl Locked {
@@ -180,8 +181,7 @@ impl Locked {
         let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
         let mut gathering = contents::Gathering::new(&*storage, &catalog, None)?;
         let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
-        let (log, recovery) =
-            Log::open(Arc::clone(&storage), lock, journal, origin, &mut |found| gathering.add(found))?;
+        let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
         let contents = gathering.finish(recovery)?;
         // From the first frame on, the seal would be a lie.
         if seal.is_some() {
@@ -199,6 +199,7 @@ impl Locked {
             reclaiming: tokio::sync::Mutex::new(()),
             pinned,
             pinned_receiver: Mutex::new(Some(pinned_receiver)),
+            _lock: lock,
         });
         directory.set_aside(&contents)?;
         Ok((directory, contents))
@@ -232,6 +233,8 @@ pub struct DataDirectory {
     /// Services that hold back space, and would not if they were snapshotted.
     pinned: mpsc::UnboundedSender<Name>,
     pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<Name>>>,
+    // The last field, as fields are dropped in order: the catalog still writes when it is closed.
+    _lock: LockGuard,
 }
 
 impl DataDirectory {

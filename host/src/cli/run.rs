@@ -6,6 +6,7 @@ mod reply;
 use super::{UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
+use futures::FutureExt;
 use lifeboat::auth::{Grant, Token};
 use lifeboat::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat::clock::{SystemClock, Timestamp};
@@ -361,24 +362,33 @@ impl Run {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
         loop {
+            if let Some(result) = pending.front_mut().and_then(|first| (&mut first.answer).now_or_never()) {
+                let id = pending.pop_front().and_then(|first| first.id);
+                *outcomes.entry(reply::outcome(&result)).or_default() += 1;
+                let written = reply::print(&mut out, id, &result, self.json);
+                if !is_pipe_open(written).context("cannot write the replies")? {
+                    return Ok(outcomes);
+                }
+                continue;
+            }
+            // What was answered is seen before anything is waited for: its reader may act on it.
+            if !is_pipe_open(out.flush()).context("cannot write the replies")? || (is_at_end && pending.is_empty()) {
+                return Ok(outcomes);
+            }
             let may_send = !is_at_end && pending.len() < IN_FLIGHT_MAX;
             let replied = async {
                 match pending.front_mut() {
-                    Some(first) => (&mut first.answer).await,
+                    Some(first) => {
+                        let result = (&mut first.answer).await;
+                        // It is printed at the next turn, as one that is there already.
+                        first.answer = Box::pin(std::future::ready(result));
+                    }
                     None => std::future::pending().await,
                 }
             };
             tokio::select! {
                 biased;
-                result = replied => {
-                    let id = pending.pop_front().map(|first| first.id).unwrap_or_default();
-                    *outcomes.entry(reply::outcome(&result)).or_default() += 1;
-                    let written = reply::print(&mut out, id, &result, self.json)
-                        .and_then(|()| if pending.is_empty() { out.flush() } else { Ok(()) });
-                    if !is_pipe_open(written).context("cannot write the replies")? {
-                        return Ok(outcomes);
-                    }
-                }
+                () = replied => {}
                 _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
                     if is_at_end {
                         return Err(anyhow::anyhow!("interrupted before every request was answered"));
@@ -391,10 +401,6 @@ impl Run {
                         Some(line) => pending.push_back(self.send(users, line).await?),
                     }
                 }
-            }
-            if is_at_end && pending.is_empty() {
-                is_pipe_open(out.flush()).context("cannot write the replies")?;
-                return Ok(outcomes);
             }
         }
     }

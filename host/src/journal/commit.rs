@@ -503,7 +503,7 @@ mod tests {
     use crate::journal::frame::DirectoryId;
     use crate::journal::recovery::{Found, Recovery, inspect};
     use crate::journal::segments::{Options, Origin};
-    use crate::storage::{Operation, SimulatedStorage, Storage};
+    use crate::storage::{Operation, SimulatedStorage};
     use std::pin::pin;
     use std::task::{Context, Poll, Wake, Waker};
 
@@ -515,8 +515,7 @@ mod tests {
 
     fn open(storage: &SimulatedStorage) -> Log {
         let options = Options { segment_bytes: 256 * 1024, ..Options::new(DIRECTORY) };
-        let lock = storage.lock().expect("free");
-        Log::open(Arc::new(storage.clone()), lock, options, Origin::Create, &mut |_| {}).expect("opens").0
+        Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens").0
     }
 
     fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, BTreeMap<Name, Vec<Vec<u8>>>) {

@@ -30,7 +30,7 @@ use super::recovery::{
     Found, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, Standing, segment_name, walk,
 };
 use crate::name::Name;
-use crate::storage::{LockGuard, Storage, StorageFile};
+use crate::storage::{Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -164,19 +164,17 @@ pub struct Log {
     builder: FrameBuilder,
     buffer: Vec<u8>,
     poison: Option<Arc<Failure>>,
-    _lock: LockGuard,
 }
 
 impl Log {
     /// Opens the journal in `storage`, hands every record that can be trusted to `found`, and says what is left.
     ///
-    /// `lock` is that of the directory.
+    /// The caller holds the lock of the directory as long as the log lives.
     ///
     /// # Errors
     /// [`OpenError`]. Damage is none: it is told in the [`Recovery`].
     pub fn open(
         storage: Arc<dyn Storage>,
-        lock: LockGuard,
         options: Options,
         origin: Origin,
         found: &mut dyn FnMut(Found<'_>),
@@ -205,7 +203,6 @@ impl Log {
             builder: FrameBuilder::new(frame_bytes_max(&options)),
             buffer: Vec::new(),
             poison: None,
-            _lock: lock,
             storage,
             options,
         };

@@ -1,0 +1,329 @@
+//! Durable services against a model: whatever is cut off, torn or full, an answer that was seen is answered again, and
+//! nothing is executed twice.
+//!
+//! The disk is the simulated one, which at a power cut keeps a random subset of what was not synced, and fails when told
+//! to. The rest is what a user gets: a host, its data directory, the group commit, recovery.
+
+use crate::rig::{MIB, Rig, guest_bytes, name, size};
+use lifeboat::catalog::ServiceSettings;
+use lifeboat::data::{DataOptions, Locked};
+use lifeboat::event::Event;
+use lifeboat::failover::{FailoverMode, Thresholds};
+use lifeboat::host::NewService;
+use lifeboat::journal::frame::DirectoryId;
+use lifeboat::service::{Horizon, Sabotage};
+use lifeboat::storage::{Operation, SimulatedStorage};
+use lifeboat::transaction::{Answer, Denial, Epoch, Reply};
+use lifeboat::workload::{LoadLimits, load};
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::Poll;
+
+const SERVICES: [&str; 2] = ["ant", "bee"];
+
+/// A host that goes on with the directory in `storage`, and has the services.
+async fn start(storage: &SimulatedStorage, failover: FailoverMode, sabotage: Option<Sabotage>) -> Result<Rig, String> {
+    let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
+    let opened = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open(&options))
+        .map_err(|error| format!("{error:?}"))?;
+    let (directory, contents) = opened;
+    let mut rig = Rig::new();
+    rig.host = rig.host.with_data(directory);
+    let mut epoch = 0;
+    let draw = || {
+        epoch += 1;
+        Epoch([epoch; 16])
+    };
+    rig.host.recover_with(contents, draw, sabotage).await;
+    for service in SERVICES {
+        rig.grant(service);
+        if rig.host.has_service(&name(service)) || rig.host.quarantined(&name(service)).is_some() {
+            continue;
+        }
+        let bytes = guest_bytes("work.wat");
+        let new = NewService {
+            name: name(service),
+            workload: load("work.wat", &bytes, &LoadLimits::default()).expect("valid"),
+            workload_bytes: &bytes,
+            settings: settings(failover),
+            secret: [7; 32],
+            epoch: Epoch([99; 16]),
+            sabotage,
+        };
+        rig.host.create_durable_service(new).await.map_err(|error| error.to_string())?;
+    }
+    Ok(rig)
+}
+
+fn settings(failover: FailoverMode) -> ServiceSettings {
+    ServiceSettings {
+        size: "s".into(),
+        sizes: vec![(*size("s", 400_000, MIB)).clone(), (*size("m", 400_000, 4 * MIB)).clone()],
+        thresholds: Thresholds::default(),
+        horizon: Horizon::durable(),
+        failover,
+    }
+}
+
+/// A transaction as its client knows it.
+#[derive(Debug, Clone)]
+struct Sent {
+    service: &'static str,
+    id: String,
+    body: String,
+    /// What it was answered, if it was.
+    seen: Option<Reply>,
+}
+
+/// What the client of all services knows.
+#[derive(Debug, Default)]
+struct Client {
+    sent: Vec<Sent>,
+}
+
+impl Client {
+    /// Sends new transactions all at once, lets `polls` rounds of them go by, and notes what was answered until then.
+    async fn send(&mut self, rig: &Rig, bodies: Vec<(usize, String)>, polls: usize) {
+        let first = self.sent.len();
+        for (service, body) in bodies {
+            let id = format!("t{}", self.sent.len());
+            self.sent.push(Sent { service: SERVICES[service % SERVICES.len()], id, body, seen: None });
+        }
+        self.ask(rig, first, polls).await;
+    }
+
+    /// Sends all from `first` on that were not answered.
+    async fn ask(&mut self, rig: &Rig, first: usize, polls: usize) {
+        type Asking<'a> = Pin<Box<dyn Future<Output = Result<Reply, Denial>> + 'a>>;
+        let mut asking: Vec<(usize, Asking<'_>)> = Vec::new();
+        let open = self.sent.iter().enumerate().skip(first).filter(|(_, sent)| sent.seen.is_none());
+        for (index, sent) in open.map(|(index, sent)| (index, sent.clone())) {
+            let answer = async move { rig.send_as(sent.service, &sent.id, sent.body).await };
+            asking.push((index, Box::pin(answer)));
+        }
+        let mut polls_left = polls;
+        poll_fn(|cx| {
+            asking.retain_mut(|(index, answer)| match answer.as_mut().poll(cx) {
+                Poll::Ready(Ok(reply)) => {
+                    self.sent[*index].seen = Some(reply);
+                    false
+                }
+                // Whether it happened is unknown, or it did not: it is sent again.
+                Poll::Ready(Err(_)) => false,
+                Poll::Pending => true,
+            });
+            if asking.is_empty() || polls_left == 0 {
+                return Poll::Ready(());
+            }
+            polls_left -= 1;
+            Poll::Pending
+        })
+        .await;
+    }
+
+    /// Everything that was answered is answered again, in the same words.
+    async fn check_answers(&self, rig: &Rig) -> Result<(), String> {
+        for sent in &self.sent {
+            let Some(seen) = &sent.seen else { continue };
+            let again = rig.send_as(sent.service, &sent.id, &sent.body).await.map_err(|error| error.to_string())?;
+            if !again.is_repeated || again.answer != seen.answer || again.sequence != seen.sequence {
+                return Err(format!("{}/{} was {seen:?} and is {again:?}", sent.service, sent.id));
+            }
+        }
+        Ok(())
+    }
+
+    /// After all were answered: each counted once, none lost, none twice.
+    async fn check_counts(&self, rig: &Rig) -> Result<(), String> {
+        for service in SERVICES {
+            let mut counts: Vec<u64> = Vec::new();
+            for sent in self.sent.iter().filter(|sent| sent.service == service) {
+                match sent.seen.as_ref().map(|seen| &seen.answer) {
+                    Some(Answer::Ok(bytes)) => {
+                        counts.push(String::from_utf8_lossy(bytes).parse().map_err(|_| "no count".to_owned())?);
+                    }
+                    Some(_) => {}
+                    None => return Err(format!("{} was never answered", sent.id)),
+                }
+            }
+            counts.sort_unstable();
+            let count = rig.query(service, "x").await.map_err(|error| error.to_string())?;
+            let expected: Vec<u64> = (1..=counts.len() as u64).collect();
+            if counts != expected || count.answer != Answer::Ok(counts.len().to_string().into()) {
+                return Err(format!("{service} counted {counts:?}, and says {:?}", count.answer));
+            }
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Step {
+    /// Transactions at once, of which answers are awaited for so many polls.
+    Send(Vec<(usize, String)>, usize),
+    FailOver(usize),
+    Snapshot(usize),
+    /// The power goes.
+    Crash,
+    /// The host stops cleanly.
+    Stop,
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let body = prop_oneof![
+        6 => (0u32..3_000).prop_map(|iterations| iterations.to_string()),
+        2 => Just("grow".to_owned()),
+        1 => Just("boom".to_owned()),
+        1 => Just("refuse".to_owned()),
+        1 => Just("4000000000".to_owned()),
+    ];
+    let bodies = prop::collection::vec((0usize..2, body), 1..40);
+    let step = prop_oneof![
+        6 => (bodies, prop_oneof![0usize..60, Just(1_000_000)]).prop_map(|(bodies, polls)| Step::Send(bodies, polls)),
+        1 => (0usize..2).prop_map(Step::FailOver),
+        1 => (0usize..2).prop_map(Step::Snapshot),
+        2 => Just(Step::Crash),
+        1 => Just(Step::Stop),
+    ];
+    prop::collection::vec(step, 1..14)
+}
+
+async fn play(steps: Vec<Step>, seed: u64, failover: FailoverMode, sabotage: Option<Sabotage>) -> Result<(), String> {
+    let mut storage = SimulatedStorage::new(seed);
+    let mut rig = start(&storage, failover, sabotage).await?;
+    let mut client = Client::default();
+    for step in steps.into_iter().chain([Step::Crash, Step::Stop]) {
+        match step {
+            Step::Send(bodies, polls) => client.send(&rig, bodies, polls).await,
+            Step::FailOver(service) => drop(rig.fail_over(SERVICES[service]).await),
+            Step::Snapshot(service) => drop(rig.snapshot(SERVICES[service]).await),
+            Step::Crash => {
+                storage = storage.crash();
+                rig = start(&storage, failover, sabotage).await?;
+                client.check_answers(&rig).await?;
+            }
+            Step::Stop => {
+                rig.host.stop().await.map_err(|error| error.to_string())?;
+                drop(rig);
+                rig = start(&storage, failover, sabotage).await?;
+                client.check_answers(&rig).await?;
+            }
+        }
+        let told = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
+        if let Some(quarantined) = told {
+            return Err(format!("a false quarantine: {quarantined}"));
+        }
+    }
+    client.ask(&rig, 0, usize::MAX).await;
+    client.check_answers(&rig).await?;
+    client.check_counts(&rig).await
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_acknowledged_answer_survives_and_nothing_is_executed_twice(
+        steps in steps(),
+        seed in any::<u64>(),
+        failover in prop_oneof![Just(FailoverMode::Direct), Just(FailoverMode::Shadow)],
+    ) {
+        block_on(play(steps, seed, failover, None)).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn an_answer_that_is_told_before_its_sync_is_found_out() {
+    let bodies: Vec<(usize, String)> = (0..60).map(|index| (index, "1".to_owned())).collect();
+    let found = (0..20).any(|seed| {
+        let steps = vec![Step::Send(bodies.clone(), 1_000_000), Step::Crash];
+        block_on(play(steps, seed, FailoverMode::Direct, Some(Sabotage::AckBeforeSync))).is_err()
+    });
+    assert!(found, "answers were told before they were safe, and no power cut showed it");
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_acknowledged_is_lost() {
+    for nth in 1..30 {
+        let storage = SimulatedStorage::new(nth);
+        let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+        let mut client = Client::default();
+        client.send(&rig, vec![(0, "1".into()), (1, "1".into())], usize::MAX).await;
+        storage.fail(Operation::SyncData, nth);
+        for round in 0..10 {
+            client.send(&rig, vec![(round, "1".into()), (round + 1, "refuse".into())], usize::MAX).await;
+        }
+        let is_failed = client.sent.iter().any(|sent| sent.seen.is_none());
+        if is_failed {
+            // Final: what failed once takes no more.
+            client.send(&rig, vec![(0, "1".into())], usize::MAX).await;
+            assert!(client.sent.last().is_some_and(|sent| sent.seen.is_none()), "acknowledged after a failed sync");
+            assert!(rig.host.stop().await.is_err(), "a journal that failed is not sealed");
+        }
+        let storage = storage.crash();
+        let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+        client.check_answers(&rig).await.expect("nothing lost");
+        client.ask(&rig, 0, usize::MAX).await;
+        client.check_counts(&rig).await.expect("each once");
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_denies_and_loses_nothing() {
+    let storage = SimulatedStorage::new(3);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    let mut client = Client::default();
+    client.send(&rig, vec![(0, "1".into()), (1, "1".into())], usize::MAX).await;
+    storage.limit_space(storage.used_bytes());
+    for _ in 0..200 {
+        client.send(&rig, (0..8).map(|index| (index, "1".to_owned())).collect(), usize::MAX).await;
+    }
+    assert!(client.sent.iter().any(|sent| sent.seen.is_none()), "the disk was never full");
+    let storage = storage.crash();
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    client.check_answers(&rig).await.expect("nothing lost");
+    client.ask(&rig, 0, usize::MAX).await;
+    client.check_counts(&rig).await.expect("each once");
+}
+
+#[tokio::test]
+async fn two_copies_of_a_directory_draw_different_random_numbers() {
+    let storage = SimulatedStorage::new(5);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    rig.host.stop().await.expect("sealed");
+    let entry = Locked::take(Arc::new(storage.crash()), None).expect("ours").catalog().services().expect("readable");
+    let secret = entry[&name("ant")].secret;
+    // A copy has the secret, but each start draws an epoch of its own.
+    assert_ne!(Epoch([1; 16]).key(&secret), Epoch([2; 16]).key(&secret));
+}
+
+#[tokio::test]
+async fn a_bounded_directory_serves_for_ever() {
+    let storage = SimulatedStorage::new(9);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    // One service is idle, the other is not: the idle one must not hold back the journal.
+    rig.send_as("bee", "first", "1").await.expect("kept");
+    let mut largest = BTreeMap::new();
+    for round in 0..40 {
+        for index in 0..100 {
+            rig.send("ant", "x".repeat(4000))
+                .await
+                .map(drop)
+                .unwrap_or_else(|error| panic!("{round}/{index}: {error}"));
+        }
+        rig.snapshot("ant").await;
+        rig.status("ant").await;
+        largest.insert(round, storage.used_bytes());
+    }
+    let (early, late) = (largest[&15], largest[&39]);
+    assert!(late <= early + 512 * 1024, "it grew from {early} to {late} bytes");
+    assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
+}

@@ -1,0 +1,170 @@
+//! `kill -9` at random points: the client of a durable ledger notes every answer that it sees, and sends again what had
+//! none. Nothing that it saw may be lost, nothing may be done twice, and the money must be all there.
+//!
+//! `LIFEBOAT_KILLS=10000 cargo test --release kill` goes on for a night.
+
+use crate::util::{Running, lifeboat, prebuilt};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How often the host is killed, unless the environment says otherwise.
+const KILLS: u64 = 200;
+
+/// Requests that are sent at once: they fit into a pipe, so that sending never waits.
+const BATCH: u64 = 120;
+
+const ACCOUNTS: u64 = 20;
+
+/// What each account is opened with: enough for every transfer.
+const BALANCE: u64 = 1_000_000_000;
+
+/// What the client knows.
+#[derive(Default)]
+struct Client {
+    /// Transactions by their number, which is their id.
+    bodies: Vec<Value>,
+    /// The answers that were seen.
+    seen: BTreeMap<u64, String>,
+    random: u64,
+}
+
+impl Client {
+    /// A number below `bound`.
+    fn random(&mut self, bound: u64) -> u64 {
+        // Knuth's MMIX generator, of which the upper bits are good.
+        self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (self.random >> 33) % bound
+    }
+
+    /// Thinks of some more transactions.
+    fn think(&mut self, count: u64) {
+        for _ in 0..count {
+            let number = self.bodies.len() as u64;
+            let body = if number < ACCOUNTS {
+                json!({"deposit": {"account": format!("a{number}"), "amount": BALANCE}})
+            } else {
+                let from = self.random(ACCOUNTS);
+                let to = (from + 1 + self.random(ACCOUNTS - 1)) % ACCOUNTS;
+                let amount = 1 + self.random(100);
+                json!({"transfer": {"from": format!("a{from}"), "to": format!("a{to}"), "amount": amount}})
+            };
+            self.bodies.push(body);
+        }
+    }
+
+    fn send(&self, run: &mut Running, numbers: impl Iterator<Item = u64>) {
+        for number in numbers {
+            let index = usize::try_from(number).expect("few");
+            run.send(&json!({"id": number.to_string(), "json": self.bodies[index]}).to_string());
+        }
+    }
+
+    /// Notes an answer. One that was seen before must be the same.
+    fn note(&mut self, line: &[u8]) -> Result<(), String> {
+        let text = String::from_utf8_lossy(line).into_owned();
+        let reply: Value = serde_json::from_str(&text).map_err(|error| format!("{text}: {error}"))?;
+        let id = reply["id"].as_str().and_then(|id| id.parse().ok()).ok_or_else(|| format!("no id: {text}"))?;
+        if reply["outcome"] != "ok" {
+            return Err(format!("not ok: {text}"));
+        }
+        match self.seen.insert(id, text.clone()) {
+            Some(before) if before != text => {
+                Err(format!("'{}' was answered before, and now '{}'", before.trim(), text.trim()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn unseen(&self) -> Vec<u64> {
+        (0..self.bodies.len() as u64).filter(|number| !self.seen.contains_key(number)).collect()
+    }
+
+    /// The balances, if each transfer was made once.
+    fn balances(&self) -> BTreeMap<String, i128> {
+        let mut balances = BTreeMap::new();
+        for body in &self.bodies {
+            let amount =
+                i128::from(body["transfer"]["amount"].as_u64().or(body["deposit"]["amount"].as_u64()).unwrap_or(0));
+            let account = |value: &Value| value.as_str().map(str::to_owned);
+            for (name, change) in [
+                (account(&body["deposit"]["account"]), amount),
+                (account(&body["transfer"]["from"]), -amount),
+                (account(&body["transfer"]["to"]), amount),
+            ] {
+                if let Some(name) = name {
+                    *balances.entry(name).or_default() += change;
+                }
+            }
+        }
+        balances
+    }
+}
+
+fn start(directory: &Path, sabotage: bool) -> Running {
+    let run =
+        lifeboat(["run", "--envelope", "--json", "--service", "bank", "--fuel", "2000000", "--data"]).arg(directory);
+    let run = if sabotage { run.args(["--sabotage", "ack-before-sync"]) } else { run };
+    run.arg(prebuilt("ledger")).start()
+}
+
+/// Kills a host so many times, and says what was lost or doubled, if anything was.
+fn drive(kills: u64, seed: u64, sabotage: bool) -> Result<(), String> {
+    let folder = tempfile::tempdir().expect("a folder");
+    let directory = folder.path().join("data");
+    let mut client = Client { random: seed, ..Client::default() };
+    for kill in 0..kills {
+        let mut run = start(&directory, sabotage);
+        let unseen = client.unseen();
+        let before = client.bodies.len() as u64;
+        client.think(BATCH.saturating_sub(unseen.len() as u64));
+        let after = client.bodies.len() as u64;
+        client.send(&mut run, unseen.into_iter().chain(before..after));
+        let wanted = client.random(BATCH);
+        for _ in 0..wanted {
+            let Some(line) = run.line() else { break };
+            client.note(&line).map_err(|error| format!("after {kill} kills: {error}"))?;
+        }
+        // What it had told until then counts, whether we have read it yet or not.
+        for line in run.kill() {
+            client.note(&line).map_err(|error| format!("after {kill} kills: {error}"))?;
+        }
+    }
+    // Everything once more: each answer must be the one that was seen.
+    let mut run = start(&directory, sabotage);
+    let all = client.bodies.len() as u64;
+    for first in (0..all).step_by(BATCH as usize) {
+        let batch = first..(first + BATCH).min(all);
+        let count = batch.end - batch.start;
+        client.send(&mut run, batch);
+        for _ in 0..count {
+            let line = run.line().ok_or("the host ended")?;
+            client.note(&line)?;
+        }
+    }
+    for (account, balance) in client.balances() {
+        run.send(&json!({"query": true, "json": {"balance": account}}).to_string());
+        let line = run.line().ok_or("the host ended")?;
+        let reply: Value = serde_json::from_slice(&line).map_err(|error| error.to_string())?;
+        if reply["json"]["balance"] != json!(i64::try_from(balance).map_err(|error| error.to_string())?) {
+            return Err(format!("{account} has {reply} and should have {balance}"));
+        }
+    }
+    let output = run.finish();
+    if output.code != 0 {
+        return Err(format!("exit code {}: {}", output.code, output.stderr));
+    }
+    Ok(())
+}
+
+#[test]
+fn kill_9_loses_nothing_and_doubles_nothing() {
+    let kills = std::env::var("LIFEBOAT_KILLS").ok().map_or(KILLS, |kills| kills.parse().expect("a number of kills"));
+    drive(kills, 7, false).expect("nothing lost, nothing doubled");
+}
+
+#[test]
+fn kill_9_finds_answers_that_were_told_too_early() {
+    let found = (0..10).any(|seed| drive(10, seed, true).is_err());
+    assert!(found, "answers were told before they were written, and no kill showed it");
+}
