@@ -12,7 +12,7 @@ use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::host::NewService;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::service::{Horizon, Sabotage};
-use lifeboat::storage::{Operation, SimulatedStorage};
+use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat::transaction::{Answer, Denial, Epoch, Reply};
 use lifeboat::workload::{LoadLimits, load};
 use proptest::prelude::*;
@@ -26,6 +26,17 @@ const SERVICES: [&str; 2] = ["ant", "bee"];
 
 /// A host that goes on with the directory in `storage`, and has the services.
 async fn start(storage: &SimulatedStorage, failover: FailoverMode, sabotage: Option<Sabotage>) -> Result<Rig, String> {
+    start_with(storage, failover, sabotage, 0, |_| {}).await
+}
+
+/// The same, for a start of its own number, which its epochs tell, and with settings changed by `change`.
+async fn start_with(
+    storage: &SimulatedStorage,
+    failover: FailoverMode,
+    sabotage: Option<Sabotage>,
+    number: u8,
+    change: impl Fn(&mut ServiceSettings),
+) -> Result<Rig, String> {
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
     let opened = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
         .and_then(|locked| locked.open(&options))
@@ -36,7 +47,9 @@ async fn start(storage: &SimulatedStorage, failover: FailoverMode, sabotage: Opt
     let mut epoch = 0;
     let draw = || {
         epoch += 1;
-        Epoch([epoch; 16])
+        let mut bytes = [epoch; 16];
+        bytes[0] = number;
+        Epoch(bytes)
     };
     rig.host.recover_with(contents, draw, sabotage).await;
     for service in SERVICES {
@@ -44,19 +57,33 @@ async fn start(storage: &SimulatedStorage, failover: FailoverMode, sabotage: Opt
         if rig.host.has_service(&name(service)) || rig.host.quarantined(&name(service)).is_some() {
             continue;
         }
-        let bytes = guest_bytes("work.wat");
-        let new = NewService {
-            name: name(service),
-            workload: load("work.wat", &bytes, &LoadLimits::default()).expect("valid"),
-            workload_bytes: &bytes,
-            settings: settings(failover),
-            secret: [7; 32],
-            epoch: Epoch([99; 16]),
-            sabotage,
-        };
-        rig.host.create_durable_service(new).await.map_err(|error| error.to_string())?;
+        let mut settings = settings(failover);
+        change(&mut settings);
+        create(&rig, service, "work.wat", settings, sabotage).await?;
     }
     Ok(rig)
+}
+
+/// Creates a service of a guest of `tests/guests`.
+async fn create(
+    rig: &Rig,
+    service: &str,
+    guest: &str,
+    settings: ServiceSettings,
+    sabotage: Option<Sabotage>,
+) -> Result<(), String> {
+    let bytes = guest_bytes(guest);
+    rig.grant(service);
+    let new = NewService {
+        name: name(service),
+        workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),
+        workload_bytes: &bytes,
+        settings,
+        secret: [7; 32],
+        epoch: Epoch([99; 16]),
+        sabotage,
+    };
+    rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
 }
 
 fn settings(failover: FailoverMode) -> ServiceSettings {
@@ -295,14 +322,110 @@ async fn a_full_disk_denies_and_loses_nothing() {
 }
 
 #[tokio::test]
-async fn two_copies_of_a_directory_draw_different_random_numbers() {
-    let storage = SimulatedStorage::new(5);
-    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+async fn two_copies_of_a_directory_show_their_guests_different_random_numbers_and_replay_their_own() {
+    let original = SimulatedStorage::new(5);
+    let rig = start_with(&original, FailoverMode::Direct, None, 1, |_| {}).await.expect("starts");
+    create(&rig, "dice", "wasi.wat", settings(FailoverMode::Direct), None).await.expect("created");
     rig.host.stop().await.expect("sealed");
-    let entry = Locked::take(Arc::new(storage.crash()), None).expect("ours").catalog().services().expect("readable");
-    let secret = entry[&name("ant")].secret;
-    // A copy has the secret, but each start draws an epoch of its own.
-    assert_ne!(Epoch([1; 16]).key(&secret), Epoch([2; 16]).key(&secret));
+    drop(rig);
+    let copy = original.copy();
+    let mut rolled = Vec::new();
+    for (storage, start) in [(original, 2), (copy, 3)] {
+        let rig = start_with(&storage, FailoverMode::Direct, None, start, |_| {}).await.expect("starts");
+        rig.grant("dice");
+        let first = rig.send_as("dice", "roll", "random").await.expect("rolled");
+        assert_eq!(first.sequence.0, 1);
+        let storage = storage.crash();
+        drop(rig);
+        // Its own number comes again, and the replay does not differ.
+        let rig = start_with(&storage, FailoverMode::Direct, None, 9, |_| {}).await.expect("starts again");
+        rig.grant("dice");
+        let again = rig.send_as("dice", "roll", "random").await.expect("rolled before");
+        assert!(again.is_repeated && again.answer == first.answer);
+        assert!(rig.host.quarantined(&name("dice")).is_none());
+        rolled.push(first.answer);
+    }
+    assert_ne!(rolled[0], rolled[1], "the copies share secret, service and sequence, but not the epoch");
+}
+
+/// A UUID of version 7 of so many milliseconds after the epoch.
+fn uuid7(milliseconds: u64, tail: u64) -> String {
+    format!("{:08x}-{:04x}-7000-8000-{tail:012x}", milliseconds >> 16, milliseconds & 0xffff)
+}
+
+#[tokio::test]
+async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_after_a_restart() {
+    let mut storage = SimulatedStorage::new(6);
+    let few = |settings: &mut ServiceSettings| settings.horizon.ids = 10;
+    let now_ms = 1_700_000_000_000;
+    let rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+    for number in 0..40 {
+        rig.send_as("ant", &uuid7(now_ms - 100 + number, number), "1").await.expect("kept");
+        if number % 7 == 0 {
+            rig.snapshot("ant").await;
+        }
+    }
+    let mut rig = rig;
+    for restart in 0..3 {
+        let old = rig.send_as("ant", &uuid7(now_ms - 100 + 3, 3), "1").await;
+        assert!(matches!(old, Err(Denial::TooOld { .. })), "restart {restart}: {old:?}");
+        // Within the horizon it is answered again, and one of no known time is an id like any other.
+        let kept = rig.send_as("ant", &uuid7(now_ms - 100 + 39, 39), "1").await.expect("answered before");
+        assert!(kept.is_repeated);
+        rig.send_as("ant", &format!("plain-{restart}"), "1").await.expect("new");
+        rig.send_as("ant", &uuid7(now_ms + 1000, 100 + restart), "1").await.expect("new");
+        storage = storage.crash();
+        drop(rig);
+        rig = start_with(&storage, FailoverMode::Direct, None, 2, few).await.expect("starts again");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_newest_snapshot_is_passed_over_and_said_so() {
+    let storage = SimulatedStorage::new(8);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    let mut client = Client::default();
+    for round in 0..4 {
+        client.send(&rig, (0..6).map(|index| (index, "1".to_owned())).collect(), usize::MAX).await;
+        if round < 3 {
+            rig.snapshot("ant").await;
+        }
+    }
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    let storage = storage.crash();
+    let mut snapshots: Vec<String> =
+        storage.list().expect("lists").into_iter().filter(|file| file.starts_with("ant.")).collect();
+    snapshots.sort_unstable();
+    assert_eq!(snapshots.len(), 2, "the newest and the one before it are kept: {snapshots:?}");
+    storage.flip(&snapshots[1], 100, 1);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    let told = rig.events().iter().any(
+        |event| matches!(event, Event::SnapshotDamaged { service, file, .. } if **service == *"ant" && *file == snapshots[1]),
+    );
+    assert!(told, "{:?}", rig.events());
+    client.check_answers(&rig).await.expect("nothing lost");
+    client.check_counts(&rig).await.expect("each once");
+}
+
+#[tokio::test]
+async fn a_service_that_cannot_be_brought_back_is_quarantined_and_stops_no_other() {
+    let storage = SimulatedStorage::new(8);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    create(&rig, "lost", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    let mut client = Client::default();
+    client.send(&rig, (0..6).map(|index| (index, "1".to_owned())).collect(), usize::MAX).await;
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    let storage = storage.crash();
+    let workload = load("count.wat", &guest_bytes("count.wat"), &LoadLimits::default()).expect("valid").hash;
+    storage.flip(&format!("{workload}.workload"), 30, 1);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    rig.grant("lost");
+    let denied = rig.send("lost", "x").await;
+    assert!(matches!(&denied, Err(Denial::Stopped { reason, .. }) if reason.contains("damaged")), "{denied:?}");
+    client.check_answers(&rig).await.expect("the others are as they were");
+    client.check_counts(&rig).await.expect("each once");
 }
 
 #[tokio::test]

@@ -263,12 +263,11 @@ impl Run {
             ))
             .into());
         }
-        let is_given = self.size.is_some()
-            || self.fuel.is_some()
-            || self.memory.is_some()
-            || self.threshold.is_some()
-            || self.failover.is_some();
-        if is_given && *settings != entry.settings {
+        let is_another_size = (self.size.is_some() || self.fuel.is_some() || self.memory.is_some())
+            && (&settings.size, &settings.sizes) != (&entry.settings.size, &entry.settings.sizes);
+        let is_another_threshold = self.threshold.is_some() && settings.thresholds != entry.settings.thresholds;
+        let is_another_mode = self.failover.is_some_and(|mode| mode != entry.settings.failover);
+        if is_another_size || is_another_threshold || is_another_mode {
             let first = entry.settings.sizes.first().map(ToString::to_string).unwrap_or_default();
             return Err(UsageError(format!(
                 "service '{service}' was created with size {first}, threshold {} and failover {}, and goes on with them: \
