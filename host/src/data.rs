@@ -36,6 +36,14 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tokio::sync::mpsc;
 
+/// A journal of more bytes than this has services snapshotted that pin it although they do little, unless configured
+/// otherwise.
+pub const PINNED_BYTES_MAX: u64 = 3 * crate::service::TAIL_BYTES_MAX;
+
+/// A journal of more bytes than this has services forget answers that pin it, unless configured otherwise: those of
+/// services whose records since are too many to be carried.
+pub const ANSWERS_PINNED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
 /// How a directory is opened.
 #[derive(Debug, Clone)]
 pub struct DataOptions {
@@ -43,11 +51,20 @@ pub struct DataOptions {
     pub segment_bytes: u64,
     /// Bytes of records that may wait to be written.
     pub queue_bytes: usize,
+    /// A journal of more bytes has services snapshotted that pin it although they do little.
+    pub pinned_bytes: u64,
+    /// A journal of more bytes has services forget answers that pin it.
+    pub answers_pinned_bytes: u64,
 }
 
 impl Default for DataOptions {
     fn default() -> Self {
-        Self { segment_bytes: crate::journal::segments::SEGMENT_BYTES, queue_bytes: commit::QUEUE_BYTES_MAX }
+        Self {
+            segment_bytes: crate::journal::segments::SEGMENT_BYTES,
+            queue_bytes: commit::QUEUE_BYTES_MAX,
+            pinned_bytes: PINNED_BYTES_MAX,
+            answers_pinned_bytes: ANSWERS_PINNED_BYTES_MAX,
+        }
     }
 }
 
@@ -196,6 +213,7 @@ impl Locked {
             committer,
             writer: Mutex::new(Some(writer)),
             needed: Mutex::default(),
+            options: options.clone(),
             reclaiming: tokio::sync::Mutex::new(()),
             pinned,
             pinned_receiver: Mutex::new(Some(pinned_receiver)),
@@ -219,6 +237,24 @@ fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
     }
 }
 
+/// The first records of its journal that a service needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needed {
+    /// To replay, from the oldest snapshot that is kept.
+    pub(crate) replay: RecordNumber,
+    /// To answer repetitions.
+    pub(crate) answers: RecordNumber,
+}
+
+/// How a service makes way for others in the journal.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Way {
+    /// It takes a snapshot, so that it need not replay what is old.
+    Snapshot,
+    /// It forgets its oldest answers, and takes a snapshot, with which that counts.
+    Forget,
+}
+
 /// A data directory that is open.
 #[derive(Debug)]
 pub struct DataDirectory {
@@ -227,12 +263,13 @@ pub struct DataDirectory {
     committer: Committer,
     /// None once it was closed.
     writer: Mutex<Option<Writer>>,
-    /// The first record that each service needs. One that is left out needs all.
-    needed: Mutex<BTreeMap<Name, RecordNumber>>,
+    /// What each service needs. One that is left out needs all.
+    needed: Mutex<BTreeMap<Name, Needed>>,
+    options: DataOptions,
     reclaiming: tokio::sync::Mutex<()>,
-    /// Services that hold back space, and would not if they were snapshotted.
-    pinned: mpsc::UnboundedSender<Name>,
-    pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<Name>>>,
+    /// Services that hold back space, and what they should do about it.
+    pinned: mpsc::UnboundedSender<(Name, Way)>,
+    pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<(Name, Way)>>>,
     // The last field, as fields are dropped in order: the catalog still writes when it is closed.
     _lock: LockGuard,
 }
@@ -284,8 +321,8 @@ impl DataDirectory {
     }
 
     /// Notes what `service` needs of the journal from now on.
-    pub(crate) fn set_needed(&self, service: &Name, first: RecordNumber) {
-        self.needed().insert(service.clone(), first);
+    pub(crate) fn set_needed(&self, service: &Name, needed: Needed) {
+        self.needed().insert(service.clone(), needed);
     }
 
     /// Gives back what no service needs any more.
@@ -293,15 +330,26 @@ impl DataDirectory {
         // One is enough: what changed since it began is seen to by the next.
         let Ok(_reclaiming) = self.reclaiming.try_lock() else { return };
         let needed = self.needed().clone();
-        if let Ok(reclaimed) = self.committer.reclaim(needed).await {
-            for service in reclaimed.pinned_by {
-                let _ = self.pinned.send(service);
-            }
+        let first = needed.iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
+        let Ok(reclaimed) = self.committer.reclaim(first).await else { return };
+        // A busy service makes way by itself, soon.
+        if reclaimed.segment_bytes_left <= self.options.pinned_bytes {
+            return;
+        }
+        let is_far_too_long = reclaimed.segment_bytes_left > self.options.answers_pinned_bytes;
+        for service in reclaimed.pinned_by {
+            let way = match needed.get(&service) {
+                Some(needed) if needed.replay < needed.answers => Way::Snapshot,
+                Some(_) if is_far_too_long => Way::Forget,
+                // Its answers are given back in their time, or it is quarantined.
+                _ => continue,
+            };
+            let _ = self.pinned.send((service, way));
         }
     }
 
-    /// Tells which services should take a snapshot so that space can be given back. Once.
-    pub(crate) fn pinned(&self) -> Option<mpsc::UnboundedReceiver<Name>> {
+    /// Tells which services should make way so that space can be given back, and how. Once.
+    pub(crate) fn pinned(&self) -> Option<mpsc::UnboundedReceiver<(Name, Way)>> {
         self.pinned_receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
@@ -326,7 +374,7 @@ impl DataDirectory {
         Ok(())
     }
 
-    fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, RecordNumber>> {
+    fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, Needed>> {
         self.needed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -34,6 +34,7 @@ pub use spec::Sabotage;
 pub use spec::{Counts, LaunchError, ServiceSpec, Status};
 
 use crate::clock::{Clock, Timestamp};
+use crate::data::Way;
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, SlaFailure};
@@ -305,6 +306,17 @@ impl Service {
                     let _ = self.take_snapshot().await;
                 }
                 let _ = done.send(self.status());
+            }
+            Message::MakeWay(way) => {
+                if way == Way::Forget
+                    && let Some(before) = self.answers.forget_quarter()
+                {
+                    self.journal.forget_answers(before);
+                }
+                if self.shadow.is_none() && self.revive().await.is_ok() && self.unmovable_backoff.is_over(self.requests)
+                {
+                    let _ = self.snapshot_soon().await;
+                }
             }
             Message::Status { done } => {
                 let _ = done.send(self.status());

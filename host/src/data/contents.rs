@@ -68,13 +68,10 @@ impl FoundSnapshot {
         self.header.as_ref().map_or(RecordNumber(0), |header| header.record)
     }
 
-    /// The first record that is needed as long as this snapshot is.
+    /// The first record with an answer that was kept when it was taken.
     #[must_use]
-    pub fn needed(&self) -> RecordNumber {
-        match &self.header {
-            Some(header) => header.record.next().min(header.course.first_answer),
-            None => RecordNumber(1),
-        }
+    pub fn first_answer(&self) -> RecordNumber {
+        self.header.as_ref().map_or(RecordNumber(1), |header| header.course.first_answer)
     }
 }
 

@@ -5,7 +5,7 @@
 //! go, and with them what of the journal only they needed. While one is written the next waits, and a newer one takes
 //! its place.
 
-use super::{DataDirectory, chain};
+use super::{DataDirectory, Needed, chain};
 use crate::event::{Event, EventSink};
 use crate::journal::Commit;
 use crate::journal::frame::RecordNumber;
@@ -37,8 +37,8 @@ pub(crate) struct Kept {
     /// None for the empty one.
     pub(crate) file: Option<String>,
     pub(crate) record: RecordNumber,
-    /// The first record that is needed as long as it is kept.
-    pub(crate) needed: RecordNumber,
+    /// The first record with an answer that was kept when it was taken.
+    pub(crate) first_answer: RecordNumber,
 }
 
 /// The way of a service's snapshots to the disk.
@@ -98,8 +98,10 @@ impl Shelf {
 
     /// Tells the directory what the snapshots that are kept need of the journal.
     fn need(&self) {
-        if let Some(needed) = self.kept.iter().map(|kept| kept.needed).min() {
-            self.directory.set_needed(&self.service, needed);
+        let replay = self.kept.iter().map(|kept| kept.record.next()).min();
+        let answers = self.kept.iter().map(|kept| kept.first_answer).min();
+        if let Some((replay, answers)) = replay.zip(answers) {
+            self.directory.set_needed(&self.service, Needed { replay, answers });
         }
     }
 
@@ -107,11 +109,7 @@ impl Shelf {
         let ToKeep { snapshot, mut header, .. } = to_keep;
         let name = file::file_name(&self.service, header.record);
         header.sections = vec![state_section(&snapshot)];
-        let kept = Kept {
-            file: Some(name.clone()),
-            record: header.record,
-            needed: header.record.next().min(header.course.first_answer),
-        };
+        let kept = Kept { file: Some(name.clone()), record: header.record, first_answer: header.course.first_answer };
         let storage = Arc::clone(self.directory.storage());
         let of_thread = name.clone();
         let written = tokio::task::spawn_blocking(move || {

@@ -39,10 +39,10 @@ impl Host {
         if let Some(mut pinned) = directory.pinned() {
             let services = Arc::clone(&self.services);
             self.engine.spawn(async move {
-                while let Some(name) = pinned.recv().await {
+                while let Some((name, way)) = pinned.recv().await {
                     let handle = services.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
                     if let Some(handle) = handle {
-                        handle.wish_snapshot();
+                        handle.make_way(way);
                     }
                 }
             });

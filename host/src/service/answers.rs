@@ -107,13 +107,19 @@ impl Answers {
     /// Forgets the oldest answer if it lies beyond `horizon` when `bytes` are kept for the sake of all. Returns the
     /// first sequence whose answer may still be needed, if one was forgotten: then ask again.
     pub(crate) fn trim(&mut self, horizon: Horizon, now: Timestamp, bytes: u64) -> Option<Sequence> {
-        let Kept { key, sequence, timestamp, id_time } = *self.in_order.front()?;
+        let Kept { timestamp, .. } = *self.in_order.front()?;
         let is_within =
             self.in_order.len() <= horizon.ids && now <= timestamp.plus(horizon.age) && bytes <= horizon.bytes;
-        if is_within {
-            return None;
-        }
-        self.in_order.pop_front();
+        if is_within { None } else { self.forget_oldest() }
+    }
+
+    /// Forgets the oldest quarter of all answers. Returns the first sequence whose answer may still be needed.
+    pub(crate) fn forget_quarter(&mut self) -> Option<Sequence> {
+        (0..self.in_order.len().div_ceil(4)).map_while(|_| self.forget_oldest()).last()
+    }
+
+    fn forget_oldest(&mut self) -> Option<Sequence> {
+        let Kept { key, sequence, id_time, .. } = self.in_order.pop_front()?;
         if self.sequences.get(&key) == Some(&sequence) {
             self.sequences.remove(&key);
         }

@@ -1,6 +1,7 @@
 //! The way into a service: its bounded queue.
 
 use super::{QUEUE_BYTES_MAX, Status};
+use crate::data::Way;
 use crate::journal::Commit;
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request};
@@ -17,6 +18,7 @@ pub(super) enum Message {
     FailOver { done: oneshot::Sender<Status> },
     Snapshot { done: oneshot::Sender<Status> },
     Status { done: oneshot::Sender<Status> },
+    MakeWay(Way),
     Stop { done: oneshot::Sender<Status> },
 }
 
@@ -69,11 +71,10 @@ impl ServiceHandle {
         self.ask(|done| Message::Snapshot { done }).await
     }
 
-    /// Takes a snapshot when there is room for the wish, and tells nobody.
-    pub(crate) fn wish_snapshot(&self) {
-        let (done, _) = oneshot::channel();
-        // A queue that is full will be snapshotted for what is in it.
-        let _ = self.queue.try_send(Message::Snapshot { done });
+    /// Has the service make way for others in the journal, if its queue has room.
+    pub(crate) fn make_way(&self, way: Way) {
+        // With a full queue it is a busy service: it will be snapshotted for what is in it.
+        let _ = self.queue.try_send(Message::MakeWay(way));
     }
 
     /// Ends the service's task, after all that was sent before.

@@ -78,7 +78,7 @@ impl Service {
     ) -> Result<(Self, Commit, KeeperTask), LaunchError> {
         let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), History::default());
         let mut service = Self::launch(spec, surroundings, Box::new(journal)).await?;
-        let empty = Kept { file: None, record: RecordNumber(0), needed: RecordNumber(1) };
+        let empty = Kept { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
         let task = service.open(directory, VecDeque::from([empty]));
         let begun = service.last_commit.clone();
         Ok((service, begun, task))
@@ -122,7 +122,11 @@ impl Service {
         let kept = found
             .usable()
             .filter(|usable| usable.record() <= base.record())
-            .map(|usable| Kept { file: usable.file.clone(), record: usable.record(), needed: usable.needed() })
+            .map(|usable| Kept {
+                file: usable.file.clone(),
+                record: usable.record(),
+                first_answer: usable.first_answer(),
+            })
             .take(2)
             .collect::<Vec<_>>();
         let tail_fuel: u64 = tail.iter().map(|record| record.fuel_used + REPLAY_OVERHEAD_FUEL).sum();

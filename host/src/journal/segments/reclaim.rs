@@ -20,6 +20,8 @@ pub struct Reclaimed {
     /// Services that pin the oldest segment which is left with more than can be carried. Once they need less, it can
     /// go.
     pub pinned_by: Vec<Name>,
+    /// Bytes of the segments that are left.
+    pub segment_bytes_left: u64,
     /// Whether the oldest segment which is left is damaged, and stays for a service that is not sound.
     pub is_damaged: bool,
 }
@@ -38,6 +40,7 @@ impl Log {
         let mut reclaimed = Reclaimed::default();
         let result = self.try_reclaim(needed, &mut reclaimed);
         result.map_err(|failure| self.poison(failure))?;
+        reclaimed.segment_bytes_left = self.segments.iter().map(|segment| segment.file_bytes).sum();
         Ok(reclaimed)
     }
 
