@@ -434,6 +434,47 @@ async fn a_service_that_cannot_be_brought_back_is_quarantined_and_stops_no_other
 }
 
 #[tokio::test]
+async fn a_directory_that_was_copied_while_it_ran_is_of_some_moment_or_says_what_it_lacks() {
+    let (mut whole, mut refused) = (0, 0);
+    for seed in 0..24 {
+        let storage = SimulatedStorage::new(seed);
+        let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+        let mut client = Client::default();
+        let copy = SimulatedStorage::new(seed);
+        let mut files = storage.list().expect("lists");
+        // In an order that differs from run to run, with work between any two files.
+        let turn = usize::try_from(seed).expect("few") % files.len();
+        files.rotate_left(turn);
+        for (index, file) in files.iter().enumerate() {
+            let (from, to) = (storage.open(file).expect("opens"), copy.create(file).expect("creates"));
+            let mut bytes = vec![0; usize::try_from(from.bytes().expect("known")).expect("fits")];
+            from.read_exact_at(0, &mut bytes).expect("reads");
+            to.write_all_at(0, &bytes).expect("writes");
+            client.send(&rig, (0..20).map(|index| (index, "1".to_owned())).collect(), usize::MAX).await;
+            if index % 2 == 0 {
+                rig.snapshot("ant").await;
+            }
+        }
+        drop(rig);
+        let Ok(rig) = start(&copy, FailoverMode::Direct, None).await else {
+            refused += 1;
+            continue;
+        };
+        for service in SERVICES {
+            if rig.host.quarantined(&name(service)).is_some() {
+                refused += 1;
+                continue;
+            }
+            // Of an earlier moment: as many counted as there are transactions.
+            let count = rig.query(service, "x").await.expect("answered");
+            assert_eq!(count.answer, Answer::Ok(rig.status(service).await.sequence.0.to_string().into()));
+            whole += 1;
+        }
+    }
+    assert!(whole > 0, "{refused} refused");
+}
+
+#[tokio::test]
 async fn a_bounded_directory_serves_for_ever() {
     let storage = SimulatedStorage::new(9);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");

@@ -50,7 +50,7 @@ pub struct TransactionRecord {
     pub timestamp: Timestamp,
     /// Which random numbers the guest saw.
     pub epoch: Epoch,
-    /// What the guest got. Empty once a snapshot includes the transaction.
+    /// What the guest got. Empty in a kept answer.
     pub body: Bytes,
     /// The hash of the body.
     pub body_hash: ReplyHash,
@@ -216,19 +216,69 @@ pub trait Journal: Send {
     fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>>;
 
     /// Gives up what is only needed to replay transactions up to `through`, since a proven snapshot includes them.
-    fn forget_tail(&mut self, through: Sequence);
+    /// Returns it, to be dropped where nobody waits: for a long tail that takes milliseconds.
+    #[must_use]
+    fn forget_tail(&mut self, through: Sequence) -> VecDeque<InTail>;
 
     /// Gives up the answers before `sequence`.
     fn forget_answers(&mut self, before: Sequence);
 }
 
+/// A kept transaction since the last proven snapshot.
+#[derive(Debug, Clone)]
+pub struct InTail {
+    record: Arc<TransactionRecord>,
+    /// Bytes of this and all before it, since the journal was opened.
+    bytes_through: u64,
+}
+
+/// The kept transactions since the last proven snapshot.
+#[derive(Debug, Default)]
+struct Tail {
+    kept: VecDeque<InTail>,
+    bytes_through: u64,
+    bytes_forgotten: u64,
+}
+
+impl Tail {
+    fn bytes(&self) -> u64 {
+        self.bytes_through - self.bytes_forgotten
+    }
+
+    fn push(&mut self, record: Arc<TransactionRecord>) {
+        self.bytes_through += record.bytes();
+        self.kept.push_back(InTail { record, bytes_through: self.bytes_through });
+    }
+
+    fn after(&self, sequence: Sequence) -> Vec<Arc<TransactionRecord>> {
+        let first = self.kept.partition_point(|kept| kept.record.sequence <= sequence);
+        self.kept.range(first..).map(|kept| Arc::clone(&kept.record)).collect()
+    }
+
+    /// In no more time than it takes to move what stays.
+    fn forget(&mut self, through: Sequence) -> VecDeque<InTail> {
+        let count = self.kept.partition_point(|kept| kept.record.sequence <= through);
+        let stays = self.kept.split_off(count);
+        let forgotten = std::mem::replace(&mut self.kept, stays);
+        self.bytes_forgotten = forgotten.back().map_or(self.bytes_forgotten, |last| last.bytes_through);
+        forgotten
+    }
+}
+
+impl FromIterator<Arc<TransactionRecord>> for Tail {
+    fn from_iter<I: IntoIterator<Item = Arc<TransactionRecord>>>(records: I) -> Self {
+        let mut tail = Self::default();
+        records.into_iter().for_each(|record| tail.push(record));
+        tail
+    }
+}
+
 /// A history that lives as long as its process.
 #[derive(Debug, Default)]
 pub struct MemoryJournal {
-    tail: VecDeque<Arc<TransactionRecord>>,
-    tail_bytes: u64,
+    tail: Tail,
     last_record: RecordNumber,
-    /// Transactions whose ids are kept, of the tail and before; those before have no body.
+    /// Transactions whose ids are kept, without their bodies.
     answered: VecDeque<Arc<TransactionRecord>>,
     answers_bytes: u64,
     events: VecDeque<Record>,
@@ -243,7 +293,7 @@ impl MemoryJournal {
 
 impl Journal for MemoryJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
-        let bytes = self.tail_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
+        let bytes = self.tail.bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
         if bytes > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
@@ -255,7 +305,7 @@ impl Journal for MemoryJournal {
     }
 
     fn tail_bytes(&self) -> u64 {
-        self.tail_bytes
+        self.tail.bytes()
     }
 
     fn answers_bytes(&self) -> u64 {
@@ -275,14 +325,12 @@ impl Journal for MemoryJournal {
         self.last_record = self.last_record.next();
         match record {
             Record::Transaction(record) => {
-                let is_replayed = record.answer.is_kept();
                 if record.is_id_kept {
                     self.answers_bytes += record.answer_bytes();
-                    self.answered.push_back(if is_replayed { Arc::clone(&record) } else { without_body(&record) });
+                    self.answered.push_back(without_body(&record));
                 }
-                if is_replayed {
-                    self.tail_bytes += record.bytes();
-                    self.tail.push_back(record);
+                if record.answer.is_kept() {
+                    self.tail.push(record);
                 }
             }
             event => {
@@ -296,8 +344,7 @@ impl Journal for MemoryJournal {
     }
 
     fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {
-        let first = self.tail.partition_point(|record| record.sequence <= after);
-        Ok(self.tail.range(first..).cloned().collect())
+        Ok(self.tail.after(after))
     }
 
     fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
@@ -305,14 +352,8 @@ impl Journal for MemoryJournal {
         std::future::ready(Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))).boxed()
     }
 
-    fn forget_tail(&mut self, through: Sequence) {
-        let count = self.tail.partition_point(|record| record.sequence <= through);
-        for record in self.tail.drain(..count) {
-            self.tail_bytes -= record.bytes();
-            if let Ok(index) = self.answered.binary_search_by_key(&record.sequence, |kept| kept.sequence) {
-                self.answered[index] = without_body(&record);
-            }
-        }
+    fn forget_tail(&mut self, through: Sequence) -> VecDeque<InTail> {
+        self.tail.forget(through)
     }
 
     fn forget_answers(&mut self, before: Sequence) {
@@ -358,17 +399,17 @@ mod tests {
         for sequence in 1..=10 {
             journal.append(record(sequence, sequence % 2 == 0))?;
         }
-        journal.forget_tail(Sequence(6));
+        assert_eq!(journal.forget_tail(Sequence(6)).len(), 6);
         let tail: Vec<u64> = journal.tail(Sequence(0))?.iter().map(|record| record.sequence.0).collect();
         assert_eq!(tail, [7, 8, 9, 10]);
         assert_eq!(journal.tail(Sequence(9))?.len(), 1);
         assert!(answered(&mut journal, 4).is_some_and(|kept| kept.body.is_empty()));
-        assert!(answered(&mut journal, 8).is_some_and(|kept| &*kept.body == b"body 8"));
+        assert!(answered(&mut journal, 8).is_some_and(|kept| kept.body_hash == ReplyHash::of_body(b"body 8")));
         assert!(answered(&mut journal, 5).is_none());
         journal.forget_answers(Sequence(8));
         assert!(answered(&mut journal, 4).is_none() && answered(&mut journal, 8).is_some());
-        journal.forget_tail(Sequence(10));
-        assert_eq!(journal.tail_bytes, 0);
+        assert_eq!(journal.forget_tail(Sequence(10)).len(), 4);
+        assert_eq!(journal.tail_bytes(), 0);
         journal.forget_answers(Sequence(11));
         assert_eq!(journal.answers_bytes, 0);
         Ok(())
@@ -376,7 +417,8 @@ mod tests {
 
     #[test]
     fn a_full_journal_says_so_before_anything_is_executed() {
-        let journal = MemoryJournal { tail_bytes: JOURNAL_BYTES_MAX - RECORD_BYTES - 10, ..MemoryJournal::default() };
+        let tail = Tail { bytes_through: JOURNAL_BYTES_MAX - RECORD_BYTES - 10, ..Tail::default() };
+        let journal = MemoryJournal { tail, ..MemoryJournal::default() };
         assert!(journal.check_room(10).is_ok());
         assert!(journal.check_room(11).is_err());
     }

@@ -621,6 +621,7 @@ impl Service {
         Begun {
             record: self.journal.last_record(),
             commit: self.last_commit.clone(),
+            tail_fuel: self.tail_fuel,
             course: Course {
                 vm_number: self.vm.id.number,
                 size: self.vm.size.name.clone(),
@@ -636,7 +637,7 @@ impl Service {
     /// Has a proven snapshot written, if the service is durable.
     fn keep_snapshot(&self, begun: Begun) {
         let Some(keeper) = &self.keeper else { return };
-        let Begun { record, commit, course } = begun;
+        let Begun { record, commit, course, .. } = begun;
         let header = SnapshotHeader {
             service: self.name.clone(),
             workload_hash: *self.program.workload().hash.as_bytes(),
@@ -723,6 +724,8 @@ struct Begun {
     record: RecordNumber,
     commit: Commit,
     course: Course,
+    /// What the tail cost that it makes superfluous.
+    tail_fuel: u64,
 }
 
 /// Waits until the round of a shadow is over: without end if there is none.

@@ -8,7 +8,9 @@ use super::commit::{Board, Change, CommitError, Committer, Entry, Placed, Room};
 use super::frame::RecordNumber;
 use super::reader::ReadError;
 use super::recovery::Location;
-use super::{Commit, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, TransactionRecord, record};
+use super::{
+    Commit, InTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, Tail, TransactionRecord, record,
+};
 use crate::name::Name;
 use crate::transaction::{Epoch, Sequence};
 use futures::future::{BoxFuture, FutureExt};
@@ -32,10 +34,7 @@ pub struct DurableJournal {
     last: RecordNumber,
     is_begun: bool,
     epoch: Epoch,
-    /// Kept transactions since the last proven snapshot.
-    tail: VecDeque<Arc<TransactionRecord>>,
-    /// Bytes of them in memory.
-    memory_bytes: u64,
+    tail: Tail,
     answered: VecDeque<Answered>,
     /// Bytes that this service's records take in the journal, since some time.
     journal_bytes: u64,
@@ -110,8 +109,7 @@ impl DurableJournal {
             is_begun: history.last > RecordNumber(0),
             last: history.last,
             epoch: history.epoch,
-            memory_bytes: history.tail.iter().map(|record| record.bytes()).sum(),
-            tail: history.tail,
+            tail: history.tail.into_iter().collect(),
             answered: answered.collect(),
             journal_bytes: history.journal_bytes,
             snapshot_bytes: 0,
@@ -185,7 +183,7 @@ fn ended(error: &CommitError) -> JournalError {
 
 impl Journal for DurableJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
-        let bytes = self.memory_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
+        let bytes = self.tail.bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
         if bytes > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
@@ -250,8 +248,7 @@ impl Journal for DurableJournal {
                     });
                 }
                 if record.answer.is_kept() {
-                    self.memory_bytes += record.bytes();
-                    self.tail.push_back(record);
+                    self.tail.push(record);
                 }
             }
             Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) => {}
@@ -261,21 +258,17 @@ impl Journal for DurableJournal {
     }
 
     fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {
-        let first = self.tail.partition_point(|record| record.sequence <= after);
-        Ok(self.tail.range(first..).cloned().collect())
+        Ok(self.tail.after(after))
     }
 
     fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
         self.read(sequence).boxed()
     }
 
-    fn forget_tail(&mut self, through: Sequence) {
-        let count = self.tail.partition_point(|record| record.sequence <= through);
-        for record in self.tail.drain(..count) {
-            self.memory_bytes -= record.bytes();
-        }
+    fn forget_tail(&mut self, through: Sequence) -> VecDeque<InTail> {
         self.catch_up();
         self.snapshot_bytes = self.journal_bytes;
+        self.tail.forget(through)
     }
 
     fn forget_answers(&mut self, before: Sequence) {

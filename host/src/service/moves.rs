@@ -14,7 +14,7 @@ use crate::rehydrate::{
     INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
 use crate::size::Size;
-use crate::transaction::{Answer, Cause, Denial};
+use crate::transaction::{Answer, Cause, Denial, Sequence};
 use crate::vm::{Allowance, Attempt, Instance, MoveError};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -122,7 +122,7 @@ impl Service {
                 self.counts.fuel_maintenance += fuel_used;
                 self.counts.snapshots += 1;
                 self.adopt(instance, permit);
-                self.journal.forget_tail(snapshot.sequence());
+                self.forget_tail(snapshot.sequence());
                 self.snapshot = snapshot;
                 self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
                 (self.tail_fuel, self.replayed_fuel) = (0, 0);
@@ -134,6 +134,14 @@ impl Service {
                 drop(permit);
                 self.not_moved(error).await
             }
+        }
+    }
+
+    /// Gives up what only replays up to `through` needed.
+    pub(super) fn forget_tail(&mut self, through: Sequence) {
+        let forgotten = self.journal.forget_tail(through);
+        if !forgotten.is_empty() {
+            tokio::task::spawn_blocking(move || drop(forgotten));
         }
     }
 

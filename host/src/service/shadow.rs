@@ -187,6 +187,8 @@ async fn catch_up(
     for part in tail.chunks(REPLAYED_AT_ONCE) {
         caught.rehydrated.replay(terms.subject(), part).await?;
         progress.add(replay_fuel(part));
+        // Short calls end before any of them would give way.
+        tokio::task::yield_now().await;
     }
     if let Some(last) = tail.last() {
         caught.through = last.sequence;
@@ -369,9 +371,9 @@ impl Service {
     fn take_over_snapshot(&mut self, caught: &mut Caught, begun: Option<Begun>) {
         let (Some(Exported { snapshot, fuel }), Some(begun)) = (caught.exported.take(), begun) else { return };
         self.counts.snapshots += 1;
-        self.journal.forget_tail(snapshot.sequence());
+        self.forget_tail(snapshot.sequence());
         // What was kept since it was exported is the tail now.
-        self.tail_fuel = self.journal.tail(snapshot.sequence()).map_or(0, |tail| replay_fuel(&tail));
+        self.tail_fuel = self.tail_fuel.saturating_sub(begun.tail_fuel);
         self.replayed_fuel = 0;
         self.snapshot = snapshot;
         self.snapshot_fuel = fuel;
