@@ -16,6 +16,7 @@ pub mod host;
 pub mod journal;
 pub mod meter;
 pub mod name;
+pub mod portable;
 pub mod rehydrate;
 pub mod scratch;
 pub mod service;
