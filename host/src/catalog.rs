@@ -32,9 +32,7 @@ use crate::storage::{Storage, StorageFile};
 use backend::{Backend, CATALOG_BYTES_MAX};
 use entry::EntryError;
 use redb::backends::InMemoryBackend;
-use redb::{
-    Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction,
-};
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
