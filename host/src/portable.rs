@@ -282,3 +282,65 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::failover::{FailoverMode, Thresholds};
+    use crate::service::Horizon;
+    use crate::size::Size;
+    use proptest::prelude::*;
+
+    fn settings() -> ServiceSettings {
+        ServiceSettings {
+            size: "small".into(),
+            sizes: Size::built_in(),
+            thresholds: Thresholds::default(),
+            horizon: Horizon::durable(),
+            failover: FailoverMode::Shadow,
+        }
+    }
+
+    fn read(settings: &ServiceSettings) -> Result<ServiceSettings, String> {
+        settings_from_bytes("file", &settings_to_bytes(settings)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_are_read_back_as_they_were() {
+        assert_eq!(read(&settings()), Ok(settings()));
+    }
+
+    #[test]
+    fn settings_that_no_host_would_have_made_are_refused() {
+        let with = |change: fn(&mut ServiceSettings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            read(&settings).expect_err("refused")
+        };
+        for (refused, words) in [
+            (with(|settings| settings.size = "tiny".into()), "there is no size 'tiny'"),
+            (with(|settings| settings.sizes.clear()), "there is no size 'small'"),
+            (with(|settings| settings.sizes[1].memory_bytes = u64::MAX), "out of bounds"),
+            (with(|settings| settings.sizes[0].fuel = 0), "out of bounds"),
+            (with(|settings| settings.thresholds = Thresholds::all(crate::meter::Percent::whole(3))), "cannot be"),
+        ] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let mut bytes = settings_to_bytes(&settings());
+        bytes.push(0);
+        assert!(matches!(settings_from_bytes("file", &bytes), Err(PortableError::Settings { .. })));
+        bytes[0] = SETTINGS_VERSION + 1;
+        let future = settings_from_bytes("file", &bytes).expect_err("newer").to_string();
+        assert_eq!(future, "'file' has settings of version 2, this host reads up to 1; use a newer host");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            if let Some(version) = bytes.first_mut() {
+                *version = SETTINGS_VERSION;
+            }
+            let _ = settings_from_bytes("file", &bytes);
+        }
+    }
+}
