@@ -1,8 +1,10 @@
 //! End-to-end tests, one binary. Which test goes where:
 //!
-//! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees.
+//! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees; `cli_data`: of
+//!   those that work on a data directory.
 //! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
 //!   guest sees of WASI.
+//! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
 //! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `prebuilt`: that the committed workloads are those of the sources.
@@ -16,6 +18,7 @@
 //! feature of a dependency that they share: `cargo test --release --workspace --no-run -v` after a `cargo build
 //! --release` compiles nothing of Wasmtime.
 
+mod cli_data;
 mod cli_inspect;
 mod cli_run;
 mod cli_simulate;
@@ -28,4 +31,5 @@ mod prebuilt;
 mod readme;
 mod rig;
 mod util;
+mod verify;
 mod wasi;

@@ -1,6 +1,6 @@
 //! What README.md promises. Its guest example is built in `toolchain.rs`.
 
-use crate::util::{lifeboat, readme_blocks, shell};
+use crate::util::{lifeboat, readme_blocks, root, shell};
 
 /// The commands of one of its blocks.
 #[track_caller]
@@ -44,6 +44,21 @@ fn run_and_inspect_commands_do_what_it_says() {
 #[test]
 fn repetition_is_answered_again() {
     assert_eq!(shell(&commands(2).join("\n")).output().exits(0), "5\n5\n5\n");
+}
+
+#[test]
+fn service_is_kept_proven_and_copied() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    std::os::unix::fs::symlink(root().join("workloads"), folder.path().join("workloads")).expect("a link");
+    let mut told = Vec::new();
+    for command in commands(3) {
+        let output = shell(&command).within(folder.path()).output();
+        told.push((output.exits(0).to_owned(), command));
+    }
+    let [create, go_on, services, journal, verify, query, ..] = &told[..] else { panic!("other commands: {told:?}") };
+    assert_eq!((&*create.0, &*go_on.0, &*query.0), ("40\n", "42\n", "40\n"));
+    assert!(services.0.contains("sound") && journal.0.contains("{\"add\":2} -> ok 42"), "{told:?}");
+    assert!(verify.0.contains("bank: proven from transaction 0 to 2"), "{}", verify.0);
 }
 
 #[test]

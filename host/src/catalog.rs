@@ -28,10 +28,11 @@ use crate::journal::frame::DirectoryId;
 use crate::journal::recovery::Seal;
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageFile};
 use backend::{Backend, CATALOG_BYTES_MAX};
 use entry::EntryError;
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, TableHandle, WriteTransaction};
+use redb::backends::InMemoryBackend;
+use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
@@ -70,6 +71,8 @@ pub struct Catalog {
     database: Database,
     directory: DirectoryId,
     has_failed: Arc<AtomicBool>,
+    /// Whether the database is a copy in memory.
+    is_copy: bool,
 }
 
 /// The catalog cannot be opened, read or changed.
@@ -112,6 +115,9 @@ pub enum CatalogError {
         /// How long it is.
         bytes: usize,
     },
+    /// It was opened to be read only. Nothing was changed.
+    #[error("'{CATALOG_FILE}' was opened to be read only")]
+    ReadOnly,
     /// An earlier change failed.
     #[error("'{CATALOG_FILE}' takes no changes since one failed; start the host again")]
     Poisoned,
@@ -173,7 +179,7 @@ impl Catalog {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(Backend::new(file, Arc::clone(&has_failed)))
             .map_err(CatalogError::redb("create"))?;
-        let aside = Self { database, directory, has_failed };
+        let aside = Self { database, directory, has_failed, is_copy: false };
         aside.change("create", |transaction| {
             transaction.open_table(SERVICES)?;
             put_meta(transaction, FORMAT, &CATALOG_VERSION.to_le_bytes())?;
@@ -199,20 +205,38 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
     pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
-        let file = storage.open(CATALOG_FILE).map_err(CatalogError::storage("open"))?;
-        let bytes = file.bytes().map_err(CatalogError::storage("open"))?;
-        // redb would make a new database of an empty file.
-        if !(1..=CATALOG_BYTES_MAX).contains(&bytes) {
-            let reason = format!("it is {bytes} bytes long, a catalog has at most {CATALOG_BYTES_MAX}, and never none");
-            return Err(CatalogError::NotACatalog { reason });
-        }
+        let (file, _) = open_file(storage)?;
         let has_failed = Arc::new(AtomicBool::new(false));
+        Self::open_backend(Backend::new(file, Arc::clone(&has_failed)), has_failed, false)
+    }
+
+    /// Opens a copy in memory: redb writes even if it is only read, and so does what undoes what a crash interrupted. The
+    /// file is not changed, and the catalog takes no changes.
+    ///
+    /// # Errors
+    /// As [`Catalog::open`].
+    pub fn open_copy(storage: &dyn Storage) -> Result<Self, CatalogError> {
+        let (file, bytes) = open_file(storage)?;
+        let mut content = vec![0; usize::try_from(bytes).expect("CATALOG_BYTES_MAX fits")];
+        let copy = InMemoryBackend::new();
+        file.read_exact_at(0, &mut content)
+            .and_then(|()| copy.set_len(bytes))
+            .and_then(|()| copy.write(0, &content))
+            .map_err(CatalogError::storage("read"))?;
+        Self::open_backend(copy, Arc::new(AtomicBool::new(false)), true)
+    }
+
+    fn open_backend(
+        backend: impl StorageBackend,
+        has_failed: Arc<AtomicBool>,
+        is_copy: bool,
+    ) -> Result<Self, CatalogError> {
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
             .set_check_integrity_on_open(true)
-            .create_with_backend(Backend::new(file, Arc::clone(&has_failed)))
+            .create_with_backend(backend)
             .map_err(CatalogError::redb("open"))?;
-        let mut catalog = Self { database, directory: DirectoryId([0; 16]), has_failed };
+        let mut catalog = Self { database, directory: DirectoryId([0; 16]), has_failed, is_copy };
         // Before anything else, which may look otherwise in a later version.
         let format = catalog.meta_array(FORMAT)?.map(u32::from_le_bytes);
         match format {
@@ -332,6 +356,9 @@ impl Catalog {
         action: &'static str,
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, CatalogError> {
+        if self.is_copy {
+            return Err(CatalogError::ReadOnly);
+        }
         if self.has_failed.load(Ordering::SeqCst) {
             return Err(CatalogError::Poisoned);
         }
@@ -369,6 +396,18 @@ impl Catalog {
         };
         self.meta(key)?.map(array).transpose()
     }
+}
+
+/// Its file, which can be a catalog by its length, and that length.
+fn open_file(storage: &dyn Storage) -> Result<(Box<dyn StorageFile>, u64), CatalogError> {
+    let file = storage.open(CATALOG_FILE).map_err(CatalogError::storage("open"))?;
+    let bytes = file.bytes().map_err(CatalogError::storage("open"))?;
+    // redb would make a new database of an empty file.
+    if !(1..=CATALOG_BYTES_MAX).contains(&bytes) {
+        let reason = format!("it is {bytes} bytes long, a catalog has at most {CATALOG_BYTES_MAX}, and never none");
+        return Err(CatalogError::NotACatalog { reason });
+    }
+    Ok((file, bytes))
 }
 
 fn decode_entry(name: &Name, value: &[u8]) -> Result<ServiceEntry, CatalogError> {

@@ -2,8 +2,16 @@
 
 mod data;
 mod inspect;
+mod journal;
+mod query;
+mod reply;
+mod restore;
+mod resume;
 mod run;
+mod services;
 mod simulate;
+mod snapshot;
+mod verify;
 
 use clap::{Parser, Subcommand};
 use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
@@ -20,7 +28,8 @@ use thiserror::Error;
 pub(crate) mod exit {
     /// All is well.
     pub(crate) const OK: u8 = 0;
-    /// Some transaction was refused, failed or denied; in a simulation, lost or duplicated.
+    /// Some transaction was refused, failed or denied; in a simulation, lost or duplicated; in a data directory, something
+    /// is damaged, quarantined or diverges.
     pub(crate) const SOME_NOT_OK: u8 = 1;
     /// The command line or a file that it names is wrong.
     pub(crate) const USAGE: u8 = 2;
@@ -33,7 +42,8 @@ pub(crate) mod exit {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  all is well
-  1  some transaction was refused, failed or denied; simulate: one was lost or duplicated
+  1  some transaction was refused, failed or denied; simulate: one was lost or duplicated; journal, verify, snapshot,
+     restore, query, resume: something is damaged, quarantined or diverges
   2  the command line, or a file that it names, is wrong
   3  the workload was refused by the loader, or cannot be read
   4  the host failed";
@@ -54,6 +64,20 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Show what the loader finds in a workload.
     Inspect(inspect::Inspect),
+    /// List the services of a data directory.
+    Services(services::Services),
+    /// Show the history of a service, a record a line.
+    Journal(journal::Journal),
+    /// Check a data directory, replay its services, and compare every answer and every snapshot.
+    Verify(verify::Verify),
+    /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
+    Snapshot(snapshot::Snapshot),
+    /// Create a service from a file that `lifeboat snapshot` wrote.
+    Restore(restore::Restore),
+    /// Ask a service, as it is now or as it was after a transaction; nothing is changed.
+    Query(query::Query),
+    /// Let a service go on whose replay ends otherwise than the journal says.
+    Resume(resume::Resume),
 }
 
 impl Cli {
@@ -62,6 +86,13 @@ impl Cli {
             Command::Run(run) => run.execute(),
             Command::Simulate(simulate) => simulate.execute(),
             Command::Inspect(inspect) => inspect.execute(),
+            Command::Services(services) => services.execute(),
+            Command::Journal(journal) => journal.execute(),
+            Command::Verify(verify) => verify.execute(),
+            Command::Snapshot(snapshot) => snapshot.execute(),
+            Command::Restore(restore) => restore.execute(),
+            Command::Query(query) => query.execute(),
+            Command::Resume(resume) => resume.execute(),
         }
     }
 }
@@ -70,6 +101,11 @@ impl Cli {
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
+
+/// What the user asked for cannot be had of what is stored: it is damaged, or not what it was.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct FindingError(pub(crate) String);
 
 /// The workload's file cannot be read.
 #[derive(Debug, Error)]
@@ -84,6 +120,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(io::stderr(), "lifeboat: {error:#}");
     let code = if error.is::<UsageError>() {
         exit::USAGE
+    } else if error.is::<FindingError>() {
+        exit::SOME_NOT_OK
     } else if error.is::<LoadError>() || error.is::<UnreadableWorkload>() {
         exit::WORKLOAD
     } else {

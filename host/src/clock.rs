@@ -28,6 +28,36 @@ impl fmt::Display for Timestamp {
     }
 }
 
+/// A point in time as people read it: `2026-03-01T12:00:00.123Z`. Three decimals of a second unless a precision of up to
+/// nine is asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Utc(
+    /// The time.
+    pub Timestamp,
+);
+
+impl fmt::Display for Utc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self(Timestamp(nanoseconds)) = *self;
+        let (seconds, nanoseconds) = (nanoseconds / 1_000_000_000, nanoseconds % 1_000_000_000);
+        let (days, second) = (seconds / 86_400, seconds % 86_400);
+        // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `civil_from_days`: years begin in March.
+        let days = days + 719_468;
+        let (era, day_of_era) = (days / 146_097, days % 146_097);
+        let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+        let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+        let month = (5 * day_of_year + 2) / 153;
+        let day = day_of_year - (153 * month + 2) / 5 + 1;
+        let month = if month < 10 { month + 3 } else { month - 9 };
+        let year = year_of_era + era * 400 + u64::from(month <= 2);
+        let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+        let decimals = f.precision().unwrap_or(3).min(9);
+        let fraction = &format!("{nanoseconds:09}")[..decimals];
+        let point = if decimals == 0 { "" } else { "." };
+        write!(f, "{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{point}{fraction}Z")
+    }
+}
+
 /// Tells the time. Services ask it once for each transaction.
 pub trait Clock: Send + Sync {
     /// The time now. May stand still or go back: a service never hands a time to a guest that is before the last one.
@@ -65,5 +95,27 @@ impl VirtualClock {
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
         Timestamp(self.0.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_printed_as_dates() {
+        for (seconds, text) in [
+            (0, "1970-01-01T00:00:00Z"),
+            (68_169_599, "1972-02-28T23:59:59Z"),
+            (68_169_600, "1972-02-29T00:00:00Z"),
+            (951_868_799, "2000-02-29T23:59:59Z"),
+            (1_645_557_742, "2022-02-22T19:22:22Z"),
+            (4_107_542_400, "2100-03-01T00:00:00Z"),
+        ] {
+            assert_eq!(format!("{:.0}", Utc(Timestamp(seconds * 1_000_000_000))), text);
+        }
+        assert_eq!(Utc(Timestamp(1_002_003_004)).to_string(), "1970-01-01T00:00:01.002Z");
+        assert_eq!(format!("{:.9}", Utc(Timestamp(1_002_003_004))), "1970-01-01T00:00:01.002003004Z");
+        assert_eq!(Utc(Timestamp(u64::MAX)).to_string(), "2554-07-21T23:34:33.709Z");
     }
 }

@@ -8,8 +8,8 @@
 //! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
 //! | `lock` | held by the process that has the directory | `storage.rs` |
 //!
-//! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte;
-//! [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
+//! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte, if it was
+//! taken by [`Locked::look`]; [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
 //! [`Contents`]: of each service what can be trusted, or why nothing can (*quarantined*).
 //!
 //! A service comes into being in this order, each step durable before the next: its workload's file, the first record
@@ -19,6 +19,7 @@ mod contents;
 pub(crate) mod keeper;
 
 pub use contents::{Contents, FoundService, FoundSnapshot};
+pub(crate) use contents::{kept, last_transaction};
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry};
 use crate::event::Event;
@@ -108,6 +109,12 @@ pub enum DataError {
         /// The name that was asked for.
         service: Name,
     },
+    /// There is such a service already.
+    #[error("there is a service '{service}' in the data directory already; choose another name")]
+    Exists {
+        /// The name that was asked for.
+        service: Name,
+    },
     /// The storage fails.
     #[error("cannot {action}: {source}")]
     Storage {
@@ -140,20 +147,23 @@ impl Locked {
     /// # Errors
     /// [`DataError`]; nothing that was there is changed.
     pub fn take(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
-        // Before the lock, which is a file: nothing is put beside what is not ours.
-        let is_there = is_ours(&*storage)?;
-        if !is_there && new.is_none() {
-            return Err(DataError::Empty);
-        }
-        let lock = storage.lock().map_err(|error| match error.kind() {
-            io::ErrorKind::WouldBlock => DataError::InUse,
-            _ => DataError::storage("lock the data directory")(error),
-        })?;
+        let lock = lock(&*storage, new.is_some())?;
         let catalog = if is_ours(&*storage)? {
             Catalog::open(&*storage)?
         } else {
             Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?
         };
+        Ok(Self { storage, lock, catalog })
+    }
+
+    /// Takes the directory in `storage` to look at it, and changes nothing in it. Its lock's file is created if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn look(storage: Arc<dyn Storage>) -> Result<Self, DataError> {
+        let lock = lock(&*storage, false)?;
+        let catalog = Catalog::open_copy(&*storage)?;
         Ok(Self { storage, lock, catalog })
     }
 
@@ -222,6 +232,18 @@ impl Locked {
         directory.set_aside(&contents)?;
         Ok((directory, contents))
     }
+}
+
+/// Takes the lock of a directory that is ours, or `may_be_new`.
+fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError> {
+    // Before the lock, which is a file: nothing is put beside what is not ours.
+    if !is_ours(storage)? && !may_be_new {
+        return Err(DataError::Empty);
+    }
+    storage.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => DataError::InUse,
+        _ => DataError::storage("lock the data directory")(error),
+    })
 }
 
 /// Whether there is a data directory; false if there is nothing.
@@ -318,6 +340,25 @@ impl DataDirectory {
     /// [`DataError::Storage`].
     pub fn keep_workload(&self, hash: &WorkloadHash, bytes: &[u8]) -> Result<(), DataError> {
         keep_workload(&*self.storage, hash, bytes)
+    }
+
+    /// Removes the snapshots of a name that is free: left by a service that did not come to be or was removed, they would
+    /// pass for those of the next one of that name.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`].
+    pub(crate) fn clear_snapshots(&self, service: &Name) -> Result<(), DataError> {
+        let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        let left = names.into_iter().filter(|name| keeper::snapshot_record(name, service).is_some());
+        let mut is_changed = false;
+        for name in left {
+            self.storage.remove(&name).map_err(DataError::storage(format!("remove '{name}'")))?;
+            is_changed = true;
+        }
+        if is_changed {
+            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+        }
+        Ok(())
     }
 
     /// Notes what `service` needs of the journal from now on.

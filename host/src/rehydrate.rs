@@ -43,7 +43,8 @@ pub struct Maintenance {
 
 impl RehydrateError {
     /// Whether the same may succeed later: it took too long on a host that was busy.
-    pub(crate) fn is_transient(&self) -> bool {
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
         matches!(
             self,
             Self::Move(

@@ -11,7 +11,7 @@
 mod disk;
 mod simulated;
 
-pub use disk::DiskStorage;
+pub use disk::{DiskStorage, create_file, open_file, rename_file};
 pub use simulated::{Operation, SimulatedStorage};
 
 use std::fmt;

@@ -1,9 +1,8 @@
 //! `lifeboat run`: one workload as one service of a local host, fed line by line.
 
 mod lines;
-mod reply;
 
-use super::{UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random, random_epoch};
+use super::{UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random, random_epoch, reply};
 use anyhow::Context;
 use clap::Args;
 use futures::FutureExt;

@@ -2,17 +2,20 @@
 
 use super::DataError;
 use crate::catalog::{Catalog, ServiceEntry};
-use crate::journal::Record;
+use crate::clock::Timestamp;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::frame::RecordNumber;
 use crate::journal::record;
 use crate::journal::recovery::{Found, Kept, Recovery, Standing};
+use crate::journal::{Record, TransactionRecord};
 use crate::name::Name;
 use crate::service::{IdKey, KeptId, id_time};
-use crate::snapshot::file::{self, SnapshotHeader};
+use crate::snapshot::Snapshot;
+use crate::snapshot::file::{self, Course, SnapshotHeader};
 use crate::storage::Storage;
-use crate::transaction::Epoch;
+use crate::transaction::{Epoch, Sequence};
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 /// What was found.
 #[derive(Debug)]
@@ -68,6 +71,35 @@ impl FoundSnapshot {
         self.header.as_ref().map_or(RecordNumber(0), |header| header.record)
     }
 
+    /// The last transaction that is part of it.
+    #[must_use]
+    pub fn sequence(&self) -> Sequence {
+        self.header.as_ref().map_or(Sequence(0), |header| header.sequence)
+    }
+
+    /// The time of that transaction.
+    #[must_use]
+    pub fn timestamp(&self) -> Timestamp {
+        self.header.as_ref().map_or(Timestamp(0), |header| header.timestamp)
+    }
+
+    /// How many bytes of state it holds.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        self.header.as_ref().map_or(0, SnapshotHeader::state_bytes)
+    }
+
+    /// Reads its state.
+    ///
+    /// # Errors
+    /// [`DataError::Snapshot`].
+    pub fn load(&self, storage: &dyn Storage) -> Result<Snapshot, DataError> {
+        match &self.file {
+            Some(file) => Ok(file::read(storage, file)?.into_snapshot()),
+            None => Ok(Snapshot::empty()),
+        }
+    }
+
     /// The first record with an answer that was kept when it was taken.
     #[must_use]
     pub fn first_answer(&self) -> RecordNumber {
@@ -82,7 +114,8 @@ struct Gathered {
     answered: Vec<(KeptId, FoundAnswer)>,
     epoch: Epoch,
     journal_bytes: u64,
-    undecodable: Option<String>,
+    /// The first record that is none, and why: those after it are of no use.
+    undecodable: Option<(RecordNumber, String)>,
 }
 
 /// Reads snapshots first, then the journal, then makes sense of both.
@@ -145,10 +178,13 @@ impl Gathering {
                 let is_whole = self.whole.as_ref() == Some(service);
                 let oldest = known.snapshots.last().map_or(RecordNumber(u64::MAX), FoundSnapshot::record);
                 let gathered = self.gathered.entry(service.clone()).or_default();
+                if gathered.undecodable.is_some() {
+                    return;
+                }
                 let record = match record::decode(service, gathered.epoch, bytes) {
                     Ok(record) => record,
                     Err(error) => {
-                        gathered.undecodable.get_or_insert(format!("record {number}: {error}"));
+                        gathered.undecodable = Some((number, error.to_string()));
                         return;
                     }
                 };
@@ -203,6 +239,79 @@ impl FoundService {
         self.snapshots.iter().filter(|snapshot| self.reaches(snapshot))
     }
 
+    /// Snapshots that a state can be brought back from, newest first. Of a service that cannot go on these are also
+    /// those that its records do not follow on: what they hold is true, whatever was lost after it.
+    pub fn trusted(&self) -> impl Iterator<Item = &FoundSnapshot> {
+        self.snapshots
+            .iter()
+            .filter(|snapshot| self.reaches(snapshot) || self.standing.is_err() && snapshot.header.is_some())
+    }
+
+    /// The records that follow on a snapshot, in order; none if some between are missing.
+    #[must_use]
+    pub fn records_after(&self, snapshot: &FoundSnapshot) -> &[(RecordNumber, Record)] {
+        if !self.reaches(snapshot) {
+            return &[];
+        }
+        let first = self.records.partition_point(|(number, _)| *number <= snapshot.record());
+        &self.records[first..]
+    }
+
+    /// What the service goes on with after a snapshot and some of the records that follow on it.
+    #[must_use]
+    pub fn course(&self, snapshot: &FoundSnapshot, records: &[(RecordNumber, Record)]) -> Course {
+        let mut course = snapshot.header.as_ref().map_or_else(
+            || Course {
+                vm_number: 1,
+                size: self.entry.settings.size.clone(),
+                fuel_used: 0,
+                epoch: Epoch::default(),
+                first_answer: RecordNumber(1),
+                forgotten_id_time: None,
+            },
+            |header| header.course.clone(),
+        );
+        for (_, record) in records {
+            match record {
+                Record::Transaction(transaction) => {
+                    course.fuel_used = course.fuel_used.saturating_add(transaction.query_fuel_used);
+                    if transaction.answer.is_kept() {
+                        course.fuel_used = course.fuel_used.saturating_add(transaction.fuel_used);
+                    }
+                }
+                Record::Failover(failover) => {
+                    (course.vm_number, course.fuel_used) = (failover.to.number, 0);
+                    course.size.clone_from(&failover.size);
+                }
+                Record::Opened { epoch, .. } => course.epoch = *epoch,
+                Record::Snapshot { .. } | Record::SlaFailure(_) => {}
+            }
+        }
+        course
+    }
+
+    /// The last transaction that is known, of the records or of a snapshot.
+    #[must_use]
+    pub fn last_transaction(&self) -> Sequence {
+        let last = last_transaction(&self.records).map(|(sequence, _)| sequence);
+        self.snapshots.iter().map(FoundSnapshot::sequence).chain(last).max().unwrap_or_default()
+    }
+
+    /// How many ids that clients gave are in the journal, and when the oldest of these was answered.
+    #[must_use]
+    pub fn ids(&self) -> (usize, Option<Timestamp>) {
+        (self.answered.len(), self.answered.first().map(|(kept, _)| kept.timestamp))
+    }
+
+    /// The newest time that an id of a transaction up to `through` carries in itself, forgotten ones included.
+    #[must_use]
+    pub fn newest_id_time(&self, through: Sequence) -> Option<Timestamp> {
+        let forgotten = self.snapshots.iter().filter(|snapshot| snapshot.sequence() <= through);
+        let forgotten = forgotten.filter_map(|snapshot| snapshot.header.as_ref()?.course.forgotten_id_time);
+        let kept = self.answered.iter().filter(|(kept, _)| kept.sequence <= through);
+        forgotten.chain(kept.filter_map(|(kept, _)| kept.id_time)).max()
+    }
+
     fn reaches(&self, snapshot: &FoundSnapshot) -> bool {
         snapshot.record().next() >= self.first && snapshot.record() <= self.last
     }
@@ -216,7 +325,7 @@ impl FoundService {
             match record {
                 Record::Opened { .. } if *number > after => return,
                 Record::Transaction(transaction) if *number > after && transaction.epoch == Epoch::default() => {
-                    std::sync::Arc::make_mut(transaction).epoch = epoch;
+                    Arc::make_mut(transaction).epoch = epoch;
                 }
                 _ => {}
             }
@@ -225,7 +334,11 @@ impl FoundService {
 }
 
 /// Whether a service can go on, from what was found of its journal.
-fn standing(found: &mut FoundService, recovery: &Recovery, undecodable: Option<String>) -> Result<(), String> {
+fn standing(
+    found: &mut FoundService,
+    recovery: &Recovery,
+    undecodable: Option<(RecordNumber, String)>,
+) -> Result<(), String> {
     let Some(Kept { first, next, standing }) = recovery.services.get(&found.name) else {
         return Err(match recovery.damages.iter().find(|damage| damage.kind.concerns_all()) {
             Some(damage) => format!("all its records may be lost: {damage}"),
@@ -233,8 +346,9 @@ fn standing(found: &mut FoundService, recovery: &Recovery, undecodable: Option<S
         });
     };
     (found.first, found.last) = (*first, RecordNumber(next.0 - 1));
-    if let Some(reason) = undecodable {
-        return Err(reason);
+    if let Some((number, reason)) = undecodable {
+        found.last = RecordNumber(number.0 - 1);
+        return Err(format!("record {number}: {reason}"));
     }
     match standing {
         Standing::Sound => {}
@@ -258,6 +372,23 @@ fn standing(found: &mut FoundService, recovery: &Recovery, undecodable: Option<S
         return Err(format!("no good snapshot reaches to record {}, with which its journal begins", found.first));
     }
     Ok(())
+}
+
+/// The transactions among `records` that changed something: what a replay executes.
+pub(crate) fn kept(records: &[(RecordNumber, Record)]) -> Vec<Arc<TransactionRecord>> {
+    let kept = records.iter().filter_map(|(_, record)| match record {
+        Record::Transaction(transaction) if transaction.answer.is_kept() => Some(Arc::clone(transaction)),
+        _ => None,
+    });
+    kept.collect()
+}
+
+/// The last transaction among `records`, and its time.
+pub(crate) fn last_transaction(records: &[(RecordNumber, Record)]) -> Option<(Sequence, Timestamp)> {
+    records.iter().rev().find_map(|(_, record)| match record {
+        Record::Transaction(transaction) => Some((transaction.sequence, transaction.timestamp)),
+        _ => None,
+    })
 }
 
 /// The service that the file of a snapshot is named after.

@@ -145,7 +145,7 @@ fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Res
 }
 
 /// The record in the name of a file of snapshots of `service`, whatever state the file is in.
-fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
+pub(super) fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
     let rest = name.strip_prefix(&**service)?.strip_prefix('.')?;
     let (number, kind) = rest.split_once('.')?;
     let is_ours = number.len() == 20 && matches!(kind, "snapshot" | "snapshot.damaged" | "snapshot.tmp");

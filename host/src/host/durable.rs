@@ -142,6 +142,7 @@ impl Host {
         let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &entry) };
         self.check(&spec)?;
         directory.keep_workload(&hash, workload_bytes)?;
+        directory.clear_snapshots(&name)?;
         let launching = Service::launch_durable(spec, self.surroundings.clone(), Arc::clone(directory));
         let (service, begun, keeper) = self.on_guests(launching).await?;
         begun.durable().await.map_err(|error| LaunchError::Begin { name: name.clone(), error })?;

@@ -2,9 +2,8 @@
 
 use super::answers::Answers;
 use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
-use crate::clock::Timestamp;
 use crate::data::keeper::{Keeper, Kept};
-use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot};
+use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::event::Event;
 use crate::journal::durable::{DurableJournal, History};
 use crate::journal::frame::RecordNumber;
@@ -14,7 +13,6 @@ use crate::name::Name;
 use crate::rehydrate::{REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate};
 use crate::size::Size;
 use crate::snapshot::Snapshot;
-use crate::snapshot::file::{self, Course, SECTION_STATE};
 use crate::storage::Storage;
 use crate::transaction::{Sequence, VmId};
 use crate::vm::Vm;
@@ -110,7 +108,7 @@ impl Service {
             base(&**directory.storage(), &found, subject, &surroundings).await?;
         let Rehydrated { instance, replayed_transactions, fuel_used } = rehydrated;
         drop(permit);
-        let course = course(&spec, &base, &found);
+        let course = found.course(&base, found.records_after(&base));
         let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == course.size).cloned();
         let size: Arc<Size> = size.ok_or(RecoverError::Size { size: course.size })?;
         let mut meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
@@ -118,7 +116,9 @@ impl Service {
         let lease = surroundings.fleet.place(&size).map_err(LaunchError::NoRoom)?;
         let id = VmId { service: spec.name.clone(), number: course.vm_number };
         let vm = Vm { id, size, meter, lease, instance };
-        let (last_sequence, last_timestamp) = last_transaction(&found, &snapshot);
+        let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
+        let (last_sequence, last_timestamp) =
+            last_transaction(&found.records).map_or(of_snapshot, |last| last.max(of_snapshot));
         let kept = found
             .usable()
             .filter(|usable| usable.record() <= base.record())
@@ -191,8 +191,8 @@ async fn base(
 ) -> Result<Base, RecoverError> {
     let mut unusable = None;
     for candidate in found.usable() {
-        let snapshot = Arc::new(load(storage, candidate)?);
-        let tail = found.tail_after(candidate.record());
+        let snapshot = Arc::new(candidate.load(storage)?);
+        let tail = kept(found.records_after(candidate));
         match rehydrate(subject, &snapshot, &tail).await {
             Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, tail, rehydrated }),
             Err(error @ RehydrateError::Diverged { sequence, .. }) => {
@@ -212,72 +212,4 @@ async fn base(
         Some(error) => RecoverError::Rehydrate { error },
         None => RecoverError::Standing("it has no snapshot to begin with".into()),
     })
-}
-
-/// Reads a snapshot that was found.
-///
-/// # Errors
-/// [`DataError::Snapshot`].
-pub(crate) fn load(storage: &dyn Storage, found: &FoundSnapshot) -> Result<Snapshot, DataError> {
-    let Some(file) = &found.file else { return Ok(Snapshot::empty()) };
-    let content = file::read(storage, file)?;
-    let ranges = content.chunks(SECTION_STATE);
-    let file::SnapshotContent { header, body } = content;
-    let body = bytes::Bytes::from(body);
-    let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
-    Ok(Snapshot::new(header.sequence, header.timestamp, header.state_version, chunks))
-}
-
-impl FoundService {
-    /// The kept transactions after a record, in order.
-    pub(crate) fn tail_after(&self, record: RecordNumber) -> Vec<Arc<TransactionRecord>> {
-        let first = self.records.partition_point(|(number, _)| *number <= record);
-        let kept = self.records[first..].iter().filter_map(|(_, record)| match record {
-            Record::Transaction(transaction) if transaction.answer.is_kept() => Some(Arc::clone(transaction)),
-            _ => None,
-        });
-        kept.collect()
-    }
-}
-
-/// What the service goes on with: what its snapshot says, and what happened since.
-fn course(spec: &ServiceSpec, base: &FoundSnapshot, found: &FoundService) -> Course {
-    let mut course = base.header.as_ref().map_or_else(
-        || Course {
-            vm_number: 1,
-            size: spec.size.name.clone(),
-            fuel_used: 0,
-            epoch: found.epoch,
-            first_answer: RecordNumber(1),
-            forgotten_id_time: None,
-        },
-        |header| header.course.clone(),
-    );
-    for (_, record) in found.records.iter().filter(|(number, _)| *number > base.record()) {
-        match record {
-            Record::Transaction(transaction) => {
-                course.fuel_used = course.fuel_used.saturating_add(transaction.query_fuel_used);
-                if transaction.answer.is_kept() {
-                    course.fuel_used = course.fuel_used.saturating_add(transaction.fuel_used);
-                }
-            }
-            Record::Failover(failover) => {
-                (course.vm_number, course.fuel_used) = (failover.to.number, 0);
-                course.size.clone_from(&failover.size);
-            }
-            Record::Opened { epoch, .. } => course.epoch = *epoch,
-            Record::Snapshot { .. } | Record::SlaFailure(_) => {}
-        }
-    }
-    course
-}
-
-/// The last transaction, of the records or of the snapshot, and its time.
-fn last_transaction(found: &FoundService, snapshot: &Snapshot) -> (Sequence, Timestamp) {
-    let last = found.records.iter().rev().find_map(|(_, record)| match record {
-        Record::Transaction(transaction) => Some((transaction.sequence, transaction.timestamp)),
-        _ => None,
-    });
-    let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
-    last.map_or(of_snapshot, |last| last.max(of_snapshot))
 }

@@ -7,11 +7,13 @@
 //! This module never removes nor replaces a snapshot. Which one is old enough to go is for those to say who restored a
 //! newer one.
 
+use super::Snapshot;
 use crate::clock::Timestamp;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
 use crate::transaction::{Epoch, Sequence};
+use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -28,6 +30,15 @@ pub const SNAPSHOT_BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 
 /// The section with the state that the guest exported.
 pub const SECTION_STATE: u16 = 1;
+
+/// The section with the bytes that the workload was loaded from, of a portable snapshot.
+pub const SECTION_WORKLOAD: u16 = 3;
+
+/// The section with the service's settings, of a portable snapshot.
+pub const SECTION_SETTINGS: u16 = 4;
+
+/// The kinds that this host knows.
+const SECTIONS_KNOWN: [u16; 3] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS];
 
 const MAGIC: [u8; 8] = *b"LBSNAPS\n";
 
@@ -64,6 +75,14 @@ pub struct SnapshotHeader {
     pub sections: Vec<Section>,
 }
 
+impl SnapshotHeader {
+    /// How many bytes the guest exported.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        self.sections.iter().filter(|section| section.kind == SECTION_STATE).map(Section::bytes).sum()
+    }
+}
+
 /// What a service goes on with from a snapshot, beside its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Course {
@@ -84,7 +103,7 @@ pub struct Course {
 /// A part of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
-    /// What it is: [`SECTION_STATE`].
+    /// What it is: [`SECTION_STATE`], [`SECTION_WORKLOAD`] or [`SECTION_SETTINGS`].
     pub kind: u16,
     /// Whether a host that does not know its kind may leave it out. Otherwise it must refuse the snapshot.
     pub is_optional: bool,
@@ -210,18 +229,34 @@ pub fn write<'a>(
     if storage.list().map_err(failed("look for"))?.iter().any(|other| other == name) {
         return Err(SnapshotFileError::Exists { name: name.to_owned() });
     }
-    let header_bytes = postcard::to_stdvec(header)
-        .map_err(|error| SnapshotFileError::BadHeader { name: name.to_owned(), reason: error.to_string() })?;
-    let body_bytes: u64 = header.sections.iter().map(Section::bytes).sum();
-    check_lengths(name, header_bytes.len() as u64, body_bytes)?;
-    let header_length = u32::try_from(header_bytes.len()).expect("SNAPSHOT_HEADER_BYTES_MAX is below 4 GiB");
-
     let aside = format!("{name}.tmp");
     match storage.remove(&aside) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("clear the way for")(error)),
         _ => {}
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
+    write_to(&*file, name, header, chunks)?;
+    storage.rename(&aside, name).map_err(failed("name"))?;
+    storage.sync_directory().map_err(failed("sync the directory of"))
+}
+
+/// Writes a snapshot into an empty `file`, which errors call `name`. When this returns, the bytes survive a crash; the
+/// file's own name is the caller's business.
+///
+/// # Errors
+/// [`SnapshotFileError`]; the file holds no snapshot then.
+pub fn write_to<'a>(
+    file: &dyn StorageFile,
+    name: &str,
+    header: &SnapshotHeader,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(), SnapshotFileError> {
+    let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
+    let header_bytes = postcard::to_stdvec(header)
+        .map_err(|error| SnapshotFileError::BadHeader { name: name.to_owned(), reason: error.to_string() })?;
+    let body_bytes: u64 = header.sections.iter().map(Section::bytes).sum();
+    check_lengths(name, header_bytes.len() as u64, body_bytes)?;
+    let header_length = u32::try_from(header_bytes.len()).expect("SNAPSHOT_HEADER_BYTES_MAX is below 4 GiB");
     let mut prefix = prefix_without_hash(header_length, body_bytes);
     let mut hasher = blake3::Hasher::new();
     hasher.update(&prefix).update(&header_bytes);
@@ -254,9 +289,7 @@ pub fn write<'a>(
     let checksum = blake3::hash(&prefix);
     prefix.extend_from_slice(&checksum.as_bytes()[..PREFIX_BYTES - CHECKSUM_OFFSET]);
     file.write_all_at(0, &prefix).map_err(failed("write"))?;
-    file.sync_data().map_err(failed("sync"))?;
-    storage.rename(&aside, name).map_err(failed("name"))?;
-    storage.sync_directory().map_err(failed("sync the directory of"))
+    file.sync_data().map_err(failed("sync"))
 }
 
 /// A snapshot that was read and checked.
@@ -269,6 +302,16 @@ pub struct SnapshotContent {
 }
 
 impl SnapshotContent {
+    /// The state that is in it.
+    #[must_use]
+    pub fn into_snapshot(self) -> Snapshot {
+        let ranges = self.chunks(SECTION_STATE);
+        let Self { header, body } = self;
+        let body = Bytes::from(body);
+        let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
+        Snapshot::new(header.sequence, header.timestamp, header.state_version, chunks)
+    }
+
     /// Where the chunks of a section are in the body; none if there is no such section.
     #[must_use]
     pub fn chunks(&self, kind: u16) -> Vec<Range<usize>> {
@@ -292,7 +335,18 @@ impl SnapshotContent {
 /// # Errors
 /// [`SnapshotFileError`].
 pub fn read(storage: &dyn Storage, name: &str) -> Result<SnapshotContent, SnapshotFileError> {
-    let stored = Stored::open(storage, name)?;
+    read_whole(&Stored::open(storage, name)?)
+}
+
+/// Reads a snapshot from a file that is open, which errors call `name`.
+///
+/// # Errors
+/// [`SnapshotFileError`].
+pub fn read_from(file: Box<dyn StorageFile>, name: &str) -> Result<SnapshotContent, SnapshotFileError> {
+    read_whole(&Stored::begin(file, name)?)
+}
+
+fn read_whole(stored: &Stored<'_>) -> Result<SnapshotContent, SnapshotFileError> {
     let mut body = vec![0; usize::try_from(stored.body_bytes).expect("SNAPSHOT_BODY_BYTES_MAX fits")];
     let header_bytes = stored.read_header()?;
     let mut hasher = blake3::Hasher::new();
@@ -341,7 +395,11 @@ struct Stored<'a> {
 impl<'a> Stored<'a> {
     fn open(storage: &dyn Storage, name: &'a str) -> Result<Self, SnapshotFileError> {
         let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
-        let file = storage.open(name).map_err(failed("open"))?;
+        Self::begin(storage.open(name).map_err(failed("open"))?, name)
+    }
+
+    fn begin(file: Box<dyn StorageFile>, name: &'a str) -> Result<Self, SnapshotFileError> {
+        let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
         let bytes = file.bytes().map_err(failed("read"))?;
         let mut prefix = [0; PREFIX_BYTES];
         let start = PREFIX_BYTES.min(usize::try_from(bytes).unwrap_or(PREFIX_BYTES));
@@ -401,7 +459,8 @@ impl<'a> Stored<'a> {
         if sections_bytes != self.body_bytes {
             return Err(bad(format!("its sections have {sections_bytes} bytes, the body has {}", self.body_bytes)));
         }
-        let unknown = header.sections.iter().find(|section| section.kind != SECTION_STATE && !section.is_optional);
+        let unknown =
+            header.sections.iter().find(|section| !SECTIONS_KNOWN.contains(&section.kind) && !section.is_optional);
         match unknown {
             Some(section) => Err(SnapshotFileError::UnknownSection { name: self.name.to_owned(), kind: section.kind }),
             None => Ok(header),

@@ -28,8 +28,7 @@ impl DiskStorage {
             Err(error) => return Err(error),
         }
         // Whoever created it may have died before this.
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(parent)?.sync_all()?;
+        sync_parent(path)?;
         Self::open(path)
     }
 
@@ -95,6 +94,38 @@ impl Storage for DiskStorage {
     fn sync_directory(&self) -> io::Result<()> {
         File::open(&self.path)?.sync_all()
     }
+}
+
+/// Creates a file anywhere, for what is to leave a data directory.
+///
+/// # Errors
+/// There is one of this name, or it cannot be created.
+pub fn create_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
+    let file = File::options().create_new(true).read(true).write(true).open(path)?;
+    Ok(Box::new(DiskFile(file)))
+}
+
+/// Opens a file anywhere, to read it only.
+///
+/// # Errors
+/// It cannot be opened.
+pub fn open_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
+    Ok(Box::new(DiskFile(File::open(path)?)))
+}
+
+/// Gives a file its name, in the same directory. It is safe when this returns.
+///
+/// # Errors
+/// It has the old or the new name.
+pub fn rename_file(from: &Path, to: &Path) -> io::Result<()> {
+    fs::rename(from, to)?;
+    sync_parent(to)
+}
+
+/// Makes the names safe in the directory that `path` is in.
+fn sync_parent(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(parent)?.sync_all()
 }
 
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! Lines of input: read with a bound, taken as they are or as envelopes.
 
-use super::reply::NotDone;
+use crate::cli::reply::NotDone;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;

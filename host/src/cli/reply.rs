@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// Why a line led to no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(super) enum NotDone {
+pub(crate) enum NotDone {
     /// The host denied it.
     #[error(transparent)]
     Denied(Denial),
@@ -33,7 +33,7 @@ pub(super) enum NotDone {
 }
 
 /// How it ended.
-pub(super) fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
+pub(crate) fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
     result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome())
 }
 
@@ -41,18 +41,40 @@ pub(super) fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
 struct Printed<'a> {
     id: Option<&'a str>,
     outcome: Outcome,
+    #[serde(flatten)]
+    payload: Payload<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<String>,
+}
+
+/// Bytes in the first of the three forms that can hold them, or none.
+#[derive(Default, Serialize)]
+pub(crate) struct Payload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     json: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
     text: Option<&'a str>,
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cause: Option<String>,
+}
+
+impl<'a> Payload<'a> {
+    /// `bytes`; as JSON only if they `may_be_json` and are on one line.
+    pub(crate) fn of(bytes: &'a [u8], may_be_json: bool) -> Self {
+        let mut payload = Self::default();
+        match std::str::from_utf8(bytes) {
+            Err(_) => payload.base64 = Some(STANDARD.encode(bytes)),
+            Ok(text) => match serde_json::from_str::<&RawValue>(text) {
+                Ok(value) if may_be_json && !text.contains(['\n', '\r']) => payload.json = Some(value),
+                _ => payload.text = Some(text),
+            },
+        }
+        payload
+    }
 }
 
 /// Prints a reply on one line: an `ok` that is a line itself as it is, all else as a JSON object.
-pub(super) fn print(
+pub(crate) fn print(
     out: &mut impl Write,
     id: Option<String>,
     result: &Result<Reply, NotDone>,
@@ -65,20 +87,13 @@ pub(super) fn print(
         out.write_all(bytes)?;
         return out.write_all(b"\n");
     }
-    let mut printed =
-        Printed { id: id.as_deref(), outcome: outcome(result), json: None, text: None, base64: None, cause: None };
+    let mut printed = Printed { id: id.as_deref(), outcome: outcome(result), payload: Payload::default(), cause: None };
     match result {
         Err(denied) => printed.cause = Some(denied.to_string()),
         Ok(reply) => {
             printed.id = Some(&reply.id);
             match &reply.answer {
-                Answer::Ok(bytes) => match std::str::from_utf8(bytes) {
-                    Err(_) => printed.base64 = Some(STANDARD.encode(bytes)),
-                    Ok(text) => match serde_json::from_str::<&RawValue>(text) {
-                        Ok(value) if json && !text.contains(['\n', '\r']) => printed.json = Some(value),
-                        _ => printed.text = Some(text),
-                    },
-                },
+                Answer::Ok(bytes) => printed.payload = Payload::of(bytes, json),
                 Answer::Refused(text) => printed.cause = Some(text.clone()),
                 Answer::Failed(cause) => printed.cause = Some(cause.to_string()),
             }

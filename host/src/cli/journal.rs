@@ -1,0 +1,191 @@
+//! `lifeboat journal`: the history of a service, as far back as it is kept.
+
+use super::data::{Data, find};
+use super::reply::Payload;
+use super::{exit, is_pipe_open};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::clock::{Timestamp, Utc};
+use lifeboat::event::{Event, Printable};
+use lifeboat::journal::frame::RecordNumber;
+use lifeboat::journal::{Record, TransactionRecord};
+use lifeboat::name::Name;
+use lifeboat::size::grouped;
+use lifeboat::transaction::{Answer, Outcome, Sequence};
+use serde::Serialize;
+use std::io::{self, BufWriter, Write};
+use std::process::ExitCode;
+
+/// Characters of a body or a reply that a line shows.
+const PREVIEW_CHARS: usize = 60;
+
+/// Arguments of `journal`.
+#[derive(Debug, Args)]
+pub(crate) struct Journal {
+    #[command(flatten)]
+    data: Data,
+    /// Print each record as a JSON object on a line, with the whole body and reply
+    #[arg(long)]
+    json: bool,
+    /// Begin after transaction SEQ
+    #[arg(long, value_name = "SEQ")]
+    after: Option<u64>,
+    /// Print N records at the most
+    #[arg(long, value_name = "N")]
+    limit: Option<usize>,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Journal {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let found = find(&self.data.look()?, &self.service)?;
+        let mut records = &found.records[..];
+        if let Some(after) = self.after {
+            let is_after = |record: &Record| sequence(record).is_some_and(|sequence| sequence.0 > after);
+            // What happened between two transactions belongs to the first.
+            let first = records.iter().position(|(_, record)| is_after(record)).unwrap_or(records.len());
+            records = &records[first..];
+        }
+        let count = self.limit.unwrap_or(usize::MAX).min(records.len());
+        let mut out = BufWriter::new(io::stdout().lock());
+        for (number, record) in &records[..count] {
+            let written = if self.json {
+                write_json(&mut out, *number, record)
+            } else {
+                writeln!(out, "{}", line(*number, record))
+            };
+            if !is_pipe_open(written).context("cannot write the journal")? {
+                return Ok(ExitCode::from(exit::OK));
+            }
+        }
+        is_pipe_open(out.flush()).context("cannot write the journal")?;
+        match &found.standing {
+            Ok(()) => Ok(ExitCode::from(exit::OK)),
+            Err(reason) => {
+                let name = &found.name;
+                let _ = writeln!(io::stderr(), "lifeboat: service '{name}' is quarantined: {reason}");
+                Ok(ExitCode::from(exit::SOME_NOT_OK))
+            }
+        }
+    }
+}
+
+/// The transaction that a record is of.
+fn sequence(record: &Record) -> Option<Sequence> {
+    match record {
+        Record::Transaction(transaction) => Some(transaction.sequence),
+        _ => None,
+    }
+}
+
+fn line(number: RecordNumber, record: &Record) -> String {
+    let (time, what) = match record {
+        Record::Opened { timestamp, .. } => (Some(*timestamp), "opened: a host started the service".into()),
+        Record::Snapshot { sequence } => (None, format!("snapshot of transaction {}", grouped(sequence.0))),
+        Record::Transaction(transaction) => (Some(transaction.timestamp), transaction_line(transaction)),
+        Record::SlaFailure(failure) => (None, Event::SlaFailure(failure.clone()).to_string()),
+        Record::Failover(failover) => (None, Event::Failover(failover.clone()).to_string()),
+    };
+    let time = time.map(|time| Utc(time).to_string()).unwrap_or_default();
+    format!("{:>8}  {time:<24}  {what}", grouped(number.0))
+}
+
+fn transaction_line(transaction: &TransactionRecord) -> String {
+    let TransactionRecord { sequence, id, user, body, answer, fuel_used, .. } = transaction;
+    let outcome = answer.outcome();
+    let reply = match answer {
+        Answer::Ok(bytes) => preview(bytes),
+        Answer::Refused(text) => preview(text.as_bytes()),
+        Answer::Failed(cause) => preview(cause.to_string().as_bytes()),
+    };
+    format!(
+        "transaction {} '{}' by {user}: {} -> {outcome} {reply} ({} fuel)",
+        grouped(sequence.0),
+        Printable(id),
+        preview(body),
+        grouped(*fuel_used),
+    )
+}
+
+/// The beginning of a text, printable.
+fn preview(bytes: &[u8]) -> String {
+    let text = String::from_utf8_lossy(bytes);
+    let short: String = text.chars().take(PREVIEW_CHARS).collect();
+    let dots = if short.len() < text.len() { "..." } else { "" };
+    format!("{}{dots}", Printable(&short))
+}
+
+/// A record, as JSON.
+#[derive(Serialize)]
+struct Line<'a> {
+    record: RecordNumber,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    time: Option<String>,
+    #[serde(flatten)]
+    what: What<'a>,
+}
+
+#[derive(Serialize)]
+#[serde(untagged)]
+enum What<'a> {
+    Named(Named<'a>),
+    /// It has its name itself.
+    Event(Event),
+}
+
+#[derive(Serialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+enum Named<'a> {
+    Opened,
+    Snapshot {
+        sequence: Sequence,
+    },
+    Transaction {
+        sequence: Sequence,
+        id: &'a str,
+        is_id_kept: bool,
+        user: &'a Name,
+        outcome: Outcome,
+        body: Payload<'a>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        reply: Option<Payload<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        cause: Option<String>,
+        fuel_used: u64,
+        query_fuel_used: u64,
+    },
+}
+
+fn write_json(out: &mut impl Write, number: RecordNumber, record: &Record) -> io::Result<()> {
+    let at = |time: &Timestamp| Some(format!("{:.9}", Utc(*time)));
+    let (time, what) = match record {
+        Record::Opened { timestamp, .. } => (at(timestamp), What::Named(Named::Opened)),
+        Record::Snapshot { sequence } => (None, What::Named(Named::Snapshot { sequence: *sequence })),
+        Record::Transaction(transaction) => {
+            let (reply, cause) = match &transaction.answer {
+                Answer::Ok(bytes) => (Some(Payload::of(bytes, true)), None),
+                Answer::Refused(text) => (None, Some(text.clone())),
+                Answer::Failed(cause) => (None, Some(cause.to_string())),
+            };
+            let named = Named::Transaction {
+                sequence: transaction.sequence,
+                id: &transaction.id,
+                is_id_kept: transaction.is_id_kept,
+                user: &transaction.user,
+                outcome: transaction.answer.outcome(),
+                body: Payload::of(&transaction.body, true),
+                reply,
+                cause,
+                fuel_used: transaction.fuel_used,
+                query_fuel_used: transaction.query_fuel_used,
+            };
+            (at(&transaction.timestamp), What::Named(named))
+        }
+        Record::SlaFailure(failure) => (None, What::Event(Event::SlaFailure(failure.clone()))),
+        Record::Failover(failover) => (None, What::Event(Event::Failover(failover.clone()))),
+    };
+    serde_json::to_writer(&mut *out, &Line { record: number, time, what })?;
+    out.write_all(b"\n")
+}

@@ -1,0 +1,76 @@
+//! `lifeboat query`: asks a service, as it is or as it was.
+
+use super::data::{Data, find, runtime, scratch, sorted, tell_if_cut_off};
+use super::{exit, is_pipe_open, reply};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::event::Printable;
+use lifeboat::name::Name;
+use lifeboat::transaction::{Outcome, Reply, Sequence};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+The state is brought back in a scratch VM, from the newest snapshot before it and the transactions since. The query sees
+the time of the last transaction that is part of it.
+
+Exit codes:
+  0  the guest answered
+  1  it refused or failed, or the state cannot be brought back; or there was an answer, and later transactions are
+     missing, since the service is quarantined
+  2  the command line is wrong, or the transaction is not in what is kept";
+
+/// Arguments of `query`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Query {
+    #[command(flatten)]
+    data: Data,
+    /// Ask the state after transaction SEQ [default: the last one]
+    #[arg(long, value_name = "SEQ")]
+    at: Option<u64>,
+    /// Who asks
+    #[arg(long, value_name = "NAME", default_value = "operator")]
+    user: Name,
+    /// Print the reply as JSON
+    #[arg(long)]
+    json: bool,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+    /// The body of the query, as the workload takes it
+    #[arg(value_name = "BODY", allow_hyphen_values = true)]
+    body: String,
+}
+
+impl Query {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let locked = self.data.look()?;
+        let found = find(&locked, &self.service)?;
+        let storage = &**locked.storage();
+        let runtime = runtime()?;
+        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        let at = self.at.map(Sequence);
+        let state = runtime.block_on(scratch.state(storage, &program, &found, at)).map_err(sorted)?;
+        let (sequence, timestamp) = (state.sequence, state.timestamp);
+        let attempt = runtime.block_on(scratch.query(state, &self.user, self.body.as_bytes()));
+        for line in &attempt.log {
+            let _ = writeln!(io::stderr(), "{}: {}", found.name, Printable(line));
+        }
+        let outcome = attempt.answer.outcome();
+        let reply = Reply {
+            id: "query".into(),
+            sequence,
+            timestamp,
+            answer: attempt.answer,
+            fuel_used: attempt.fuel_used,
+            is_repeated: false,
+        };
+        let printed = reply::print(&mut io::stdout().lock(), None, &Ok(reply), self.json);
+        is_pipe_open(printed).context("cannot write the reply")?;
+        // Who asked for a state that is there knows which one it is.
+        let is_cut_off = at.is_none() && tell_if_cut_off(&found, sequence);
+        let is_ok = outcome == Outcome::Ok && !is_cut_off;
+        Ok(ExitCode::from(if is_ok { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+}

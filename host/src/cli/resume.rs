@@ -1,0 +1,85 @@
+//! `lifeboat resume`: lets a service go on after a divergence that an operator accepts.
+
+use super::data::{Data, find, runtime, scratch, sorted};
+use super::{UsageError, exit};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::name::Name;
+use lifeboat::rehydrate::RehydrateError;
+use lifeboat::scratch::StateError;
+use lifeboat::transaction::Sequence;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+A service whose replay ends otherwise than the journal says is not started: its workload is not deterministic, and
+clients were told something else than its state would say. With this the next start goes on with what the replay gives.
+What clients were told stays as it is, in the journal and for repetitions of their ids.
+
+Exit codes:
+  0  accepted, and the replay comes to its end
+  1  accepted, and there is another divergence behind it
+  2  there is no divergence at SEQ, or another before it; nothing was changed";
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    data: Data,
+    /// The transaction whose replay may end otherwise
+    #[arg(long, value_name = "SEQ")]
+    accept_divergence_at: u64,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Resume {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let locked = self.data.take()?;
+        let mut found = find(&locked, &self.service)?;
+        let (name, accepted) = (found.name.clone(), Sequence(self.accept_divergence_at));
+        if let Err(reason) = &found.standing {
+            let text = format!("service '{name}' is quarantined: {reason}; accepting a divergence does not mend that");
+            return Err(UsageError(text).into());
+        }
+        let storage = &**locked.storage();
+        let runtime = runtime()?;
+        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        match runtime.block_on(scratch.state(storage, &program, &found, None)) {
+            Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, recorded, replayed, .. }))
+                if sequence == accepted =>
+            {
+                found.entry.accepted_divergences.insert(accepted);
+                let put = locked.catalog().put_service(&name, &found.entry);
+                put.with_context(|| format!("cannot change service '{name}'"))?;
+                let _ = writeln!(
+                    io::stderr(),
+                    "{name}: accepted: transaction {accepted} was {recorded} and is {replayed}; the next start goes on \
+                     with that"
+                );
+            }
+            Err(StateError::Rehydrate(error @ RehydrateError::Diverged { .. })) => {
+                return Err(
+                    UsageError(format!("service '{name}' does not diverge first at {accepted}: {error}")).into()
+                );
+            }
+            Ok(state) => {
+                let text = format!(
+                    "service '{name}' does not diverge: its replay gives what was recorded, up to transaction {}",
+                    state.sequence
+                );
+                return Err(UsageError(text).into());
+            }
+            Err(error) => return Err(sorted(error)),
+        }
+        match runtime.block_on(scratch.state(storage, &program, &found, None)) {
+            Ok(state) => {
+                let _ = writeln!(io::stderr(), "{name}: the replay comes to its end, transaction {}", state.sequence);
+                Ok(ExitCode::from(exit::OK))
+            }
+            Err(error) => Err(sorted(error).context(format!("service '{name}' will still not start"))),
+        }
+    }
+}

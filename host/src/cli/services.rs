@@ -1,0 +1,169 @@
+//! `lifeboat services`: what a data directory holds.
+
+use super::data::Data;
+use super::{exit, is_pipe_open};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::clock::Utc;
+use lifeboat::data::{Contents, FoundService, FoundSnapshot};
+use lifeboat::event::Printable;
+use lifeboat::journal::recovery::{Recovery, SealState};
+use lifeboat::size::{Bytes, grouped};
+use serde_json::{Value, json};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+/// Characters of a workload's hash that the table shows.
+const HASH_CHARS: usize = 12;
+
+/// Arguments of `services`.
+#[derive(Debug, Args)]
+pub(crate) struct Services {
+    #[command(flatten)]
+    data: Data,
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Services {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let contents = self.data.look()?.read(None).context("cannot read the data directory")?;
+        let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { table(&contents) };
+        is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// What the table says of one service.
+struct Row<'a> {
+    found: &'a FoundService,
+    newest: Option<&'a FoundSnapshot>,
+    vm_number: u64,
+    size: String,
+}
+
+impl<'a> Row<'a> {
+    fn new(found: &'a FoundService) -> Self {
+        let newest = found.trusted().next();
+        let course = newest.map(|newest| found.course(newest, found.records_after(newest)));
+        let (vm_number, size) = course.map(|course| (course.vm_number, course.size)).unwrap_or_default();
+        Self { found, newest, vm_number, size }
+    }
+
+    fn cells(&self) -> [String; 10] {
+        let Self { found, newest, vm_number, size } = self;
+        let (ids, oldest_id) = found.ids();
+        [
+            found.name.to_string(),
+            found.entry.workload.to_string().chars().take(HASH_CHARS).collect(),
+            grouped(found.last_transaction().0),
+            if *vm_number == 0 { "-".into() } else { format!("{}/{vm_number}", found.name) },
+            if size.is_empty() { "-".into() } else { Printable(size).to_string() },
+            newest.map_or("none".into(), |newest| {
+                format!("{} ({})", grouped(newest.sequence().0), Bytes(newest.state_bytes()))
+            }),
+            Bytes(found.journal_bytes).to_string(),
+            grouped(ids as u64),
+            oldest_id.map_or("-".into(), |time| format!("{:.0}", Utc(time))),
+            found.standing.as_ref().map_or_else(|reason| format!("quarantined: {reason}"), |()| "sound".into()),
+        ]
+    }
+
+    fn as_json(&self) -> Value {
+        let Self { found, newest, vm_number, size } = self;
+        let (ids, oldest_id) = found.ids();
+        let damaged = found.damaged_snapshots.iter().map(|(file, reason)| json!({"file": file, "reason": reason}));
+        json!({
+            "name": found.name,
+            "workload": found.entry.workload.to_string(),
+            "last_transaction": found.last_transaction(),
+            "vm": vm_number,
+            "size": size,
+            "snapshot": newest.map(|newest| json!({
+                "sequence": newest.sequence(), "state_bytes": newest.state_bytes(), "file": newest.file,
+            })),
+            "damaged_snapshots": damaged.collect::<Vec<_>>(),
+            "journal_bytes": found.journal_bytes,
+            "ids": ids,
+            "oldest_id": oldest_id.map(|time| format!("{:.9}", Utc(time))),
+            "standing": if found.standing.is_ok() { "sound" } else { "quarantined" },
+            "reason": found.standing.as_ref().err(),
+            "accepted_divergences": found.entry.accepted_divergences,
+        })
+    }
+}
+
+fn as_json(contents: &Contents) -> Value {
+    let Contents { services, orphans, recovery } = contents;
+    json!({
+        "services": services.iter().map(|found| Row::new(found).as_json()).collect::<Vec<_>>(),
+        "journal": journal_json(recovery),
+        "orphans": orphans,
+    })
+}
+
+/// What is known of the journal as a whole.
+pub(crate) fn journal_json(recovery: &Recovery) -> Value {
+    json!({
+        "seal": match recovery.seal {
+            SealState::Kept => "kept",
+            SealState::Absent => "absent",
+            SealState::Outdated => "outdated",
+        },
+        "frames": recovery.frames,
+        "end": recovery.end.0,
+        "torn_at": recovery.torn.as_ref().map(|torn| torn.position.0),
+        "damages": recovery.damages.iter().map(ToString::to_string).collect::<Vec<_>>(),
+    })
+}
+
+fn table(contents: &Contents) -> String {
+    let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "standing"];
+    let mut rows = vec![head.map(str::to_owned)];
+    rows.extend(contents.services.iter().map(|found| Row::new(found).cells()));
+    let mut widths = [0; 10];
+    for row in &rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = cell.chars().count().max(*width);
+        }
+    }
+    let mut text = String::new();
+    for row in &rows {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    for found in &contents.services {
+        for (_, reason) in &found.damaged_snapshots {
+            text += &format!("{}: snapshot damaged: {reason}\n", found.name);
+        }
+    }
+    for orphan in &contents.orphans {
+        text += &format!("{orphan}: never came to be, or was removed: the next start ends its journal\n");
+    }
+    text += &journal_lines(&contents.recovery);
+    text
+}
+
+/// The journal as a whole, in words.
+pub(crate) fn journal_lines(recovery: &Recovery) -> String {
+    let seal = match recovery.seal {
+        SealState::Kept => "sealed by a clean stop",
+        SealState::Absent if recovery.frames == 0 => "empty",
+        SealState::Absent => "not sealed: the host did not stop cleanly",
+        SealState::Outdated => "not sealed: it goes on after an older seal",
+    };
+    let frames = if recovery.frames == 1 { "1 frame".into() } else { format!("{} frames", grouped(recovery.frames)) };
+    let mut text = format!("journal: {seal} ({frames}, ends at position {})\n", grouped(recovery.end.0));
+    if let Some(torn) = &recovery.torn {
+        let position = grouped(torn.position.0);
+        text += &format!(
+            "journal: torn at position {position}: the host went down while it wrote; nothing acknowledged is lost\n"
+        );
+    }
+    for damage in &recovery.damages {
+        text += &format!("journal damaged: {damage}\n");
+    }
+    text
+}

@@ -1,0 +1,142 @@
+//! `lifeboat verify`: checks and replays what a data directory holds.
+
+use super::data::{Data, runtime};
+use super::services::{journal_json, journal_lines};
+use super::{UsageError, exit, is_pipe_open};
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lifeboat::catalog::CatalogError;
+use lifeboat::data::{Contents, DataError, FoundService, Locked};
+use lifeboat::journal::recovery::OpenError;
+use lifeboat::name::Name;
+use lifeboat::scratch::Scratch;
+use lifeboat::size::grouped;
+use lifeboat::verify::{Proof, transactions, verify};
+use serde_json::json;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+The journal, the snapshots and the workloads are compared with their hashes. Then every transaction since the oldest
+snapshot is executed again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the state
+must be the stored one. Nothing is changed.
+
+Exit codes:
+  0  everything was proven
+  1  something is damaged, quarantined or diverges; each such finding is told
+  2  the command line, or the directory that it names, is wrong
+  4  the host failed: there is no proof, for or against";
+
+/// How often progress is drawn.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    data: Data,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+    /// The service to prove [default: all]
+    #[arg(value_name = "SERVICE")]
+    service: Option<Name>,
+}
+
+impl Verify {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let (locked, contents) = match self.read() {
+            Ok(read) => read,
+            Err(error) if is_damage(&error) => {
+                let reason = format!("{error:#}");
+                let text = if self.json {
+                    format!("{:#}\n", json!({"services": [], "directory": reason}))
+                } else {
+                    format!("directory damaged: {reason}\n")
+                };
+                is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
+                return Ok(ExitCode::from(exit::SOME_NOT_OK));
+            }
+            Err(error) => return Err(error),
+        };
+        let is_wanted = |found: &&FoundService| self.service.as_ref().is_none_or(|service| found.name == *service);
+        let wanted: Vec<&FoundService> = contents.services.iter().filter(is_wanted).collect();
+        if let (Some(service), []) = (&self.service, &wanted[..]) {
+            return Err(UsageError(DataError::NoService { service: service.clone() }.to_string()).into());
+        }
+        let mut proofs = Vec::new();
+        if !self.json && !is_pipe_open(io::stdout().write_all(journal_lines(&contents.recovery).as_bytes()))? {
+            return Ok(ExitCode::from(exit::OK));
+        }
+        let runtime = runtime()?;
+        let scratch = Scratch::new(wanted.iter().flat_map(|found| &found.entry.settings.sizes))?;
+        for found in wanted {
+            let bar = bar(found, self.json);
+            let mut progress = |transactions| bar.inc(transactions);
+            let proof = runtime.block_on(verify(&scratch, &**locked.storage(), found, &mut progress));
+            bar.finish_and_clear();
+            let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
+            if !self.json {
+                is_pipe_open(io::stdout().write_all(lines(&proof).as_bytes()))?;
+            }
+            proofs.push(proof);
+        }
+        if self.json {
+            let report = json!({"services": proofs, "journal": journal_json(&contents.recovery)});
+            is_pipe_open(io::stdout().write_all(format!("{report:#}\n").as_bytes()))?;
+        }
+        let is_proven = contents.recovery.damages.is_empty() && proofs.iter().all(|proof| proof.findings.is_empty());
+        Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    fn read(&self) -> anyhow::Result<(Locked, Contents)> {
+        let locked = self.data.look()?;
+        let contents = locked.read(None)?;
+        Ok((locked, contents))
+    }
+}
+
+/// Whether an error says that the directory is not what was written, and not that it cannot be read.
+fn is_damage(error: &anyhow::Error) -> bool {
+    matches!(
+        error.downcast_ref(),
+        Some(
+            DataError::Catalog(CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. })
+                | DataError::Journal(OpenError::Missing)
+        )
+    )
+}
+
+/// The progress of one service, on a terminal.
+fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
+    if is_json || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {bar:40} {human_pos} of {human_len} transactions");
+    let bar = ProgressBar::with_draw_target(Some(transactions(found)), ProgressDrawTarget::stderr());
+    bar.set_style(style.expect("a literal template").progress_chars("━━╌"));
+    bar.set_message(found.name.to_string());
+    bar.enable_steady_tick(DRAW_INTERVAL);
+    bar
+}
+
+fn lines(proof: &Proof) -> String {
+    let Proof { service, after, through, replayed_transactions, agreeing_snapshots, findings } = proof;
+    let counted = |count: u64, noun: &str| format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" });
+    let done = format!(
+        "from transaction {} to {}: {} replayed, {} compared",
+        grouped(after.0),
+        grouped(through.0),
+        counted(*replayed_transactions, "transaction"),
+        counted(*agreeing_snapshots, "snapshot"),
+    );
+    if findings.is_empty() {
+        return format!("{service}: proven {done}\n");
+    }
+    let mut text: String = findings.iter().map(|finding| format!("{service}: {finding}\n")).collect();
+    text += &format!("{service}: not proven; what was, {done}\n");
+    text
+}

@@ -1,0 +1,273 @@
+//! Scratch VMs: states of a data directory's services that are brought back to be asked, compared or exported, and then
+//! dropped.
+//!
+//! A [`Scratch`] is an engine of its own with a few slots and no fleet: it takes nothing from a host and gives nothing
+//! to it. States come from `rehydrate.rs` and nowhere else. What is done here is maintenance: it has that allowance, and
+//! charges no tank.
+
+use crate::clock::Timestamp;
+use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
+use crate::engine::{Engine, EngineError, PoolLimits, Program};
+use crate::journal::Record;
+use crate::journal::frame::RecordNumber;
+use crate::name::Name;
+use crate::rehydrate::{
+    MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, restore,
+};
+use crate::size::Size;
+use crate::snapshot::Snapshot;
+use crate::snapshot::file::Course;
+use crate::storage::Storage;
+use crate::transaction::{Answer, Sequence};
+use crate::vm::{Attempt, Call, Instance, MoveError};
+use crate::workload::{LoadError, LoadLimits, Workload, WorkloadHash, load};
+use std::collections::{BTreeSet, HashMap};
+use std::sync::{Arc, Mutex, PoisonError};
+use thiserror::Error;
+
+/// Stores at once: a state, the two that it is compared in, and one that is on its way out.
+const STORES: u32 = 4;
+
+/// Brings back states for a look.
+#[derive(Debug)]
+pub struct Scratch {
+    engine: Arc<Engine>,
+    maintenance: Maintenance,
+    programs: Mutex<HashMap<WorkloadHash, Arc<Program>>>,
+}
+
+/// A workload cannot be run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// Its file cannot be read, or is not what was written.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The loader refuses it.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+/// A state cannot be brought back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// It is not kept, or was never there.
+    #[error(
+        "transaction {sequence} is not in what is kept of '{service}': name one of {oldest} to {newest}; \
+         'lifeboat journal {service}' lists them"
+    )]
+    OutOfRange {
+        /// The service.
+        service: Name,
+        /// What was asked for.
+        sequence: Sequence,
+        /// The first that there is.
+        oldest: Sequence,
+        /// The last one.
+        newest: Sequence,
+    },
+    /// There is no snapshot to begin with.
+    #[error("nothing of '{service}' can be brought back: it has no good snapshot")]
+    Nothing {
+        /// The service.
+        service: Name,
+    },
+    /// The guest fails, or does not do what it did.
+    #[error(transparent)]
+    Rehydrate(#[from] RehydrateError),
+    /// The directory.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// A service's state after one of its transactions, in an instance.
+#[derive(Debug)]
+pub struct State {
+    instance: Instance,
+    /// The snapshot that it was brought back from.
+    base: Arc<Snapshot>,
+    /// The last transaction that is part of it.
+    pub sequence: Sequence,
+    /// The time of that transaction.
+    pub timestamp: Timestamp,
+    /// The last record that is part of it.
+    pub record: RecordNumber,
+    /// What the service would go on with.
+    pub course: Course,
+    /// Transactions that were executed again.
+    pub replayed_transactions: u64,
+}
+
+/// What a query came to.
+#[derive(Debug)]
+pub struct Queried {
+    /// The guest's answer.
+    pub answer: Answer,
+    /// Fuel that it burnt.
+    pub fuel_used: u64,
+    /// Lines that the guest logged.
+    pub log: Vec<String>,
+}
+
+impl Scratch {
+    /// Sets up slots for the largest of `sizes`.
+    ///
+    /// # Errors
+    /// [`EngineError::SetUp`].
+    pub fn new<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
+        let memory_bytes = sizes.into_iter().map(|size| size.memory_bytes).max().unwrap_or_default();
+        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memory_bytes })?);
+        let maintenance =
+            Maintenance { fuel: MAINTENANCE_FUEL, deadline: MAINTENANCE_DEADLINE, memory_bytes: engine.slot_bytes() };
+        Ok(Self { engine, maintenance, programs: Mutex::default() })
+    }
+
+    /// Reads a workload back and compiles it, unless that was done before.
+    ///
+    /// # Errors
+    /// [`ProgramError`].
+    pub async fn program(&self, storage: &dyn Storage, hash: &WorkloadHash) -> Result<Arc<Program>, ProgramError> {
+        // Also if it is compiled already: the file may be damaged since.
+        let bytes = data::read_workload(storage, hash)?;
+        let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
+        if let Some(program) = known {
+            return Ok(program);
+        }
+        let program = self.compile(load(&hash.to_string(), &bytes, &LoadLimits::default())?).await?;
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash, Arc::clone(&program));
+        Ok(program)
+    }
+
+    /// Compiles a workload.
+    ///
+    /// # Errors
+    /// As [`Engine::compile`].
+    pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        self.engine.compile(workload).await
+    }
+
+    /// On whose behalf states are brought back.
+    #[must_use]
+    pub fn subject<'a>(
+        &self,
+        program: &'a Program,
+        secret: &'a [u8; 32],
+        accepted_divergences: &'a BTreeSet<Sequence>,
+    ) -> Subject<'a> {
+        Subject { program, secret, accepted_divergences, maintenance: self.maintenance }
+    }
+
+    /// The same for a service that was found.
+    #[must_use]
+    pub fn subject_of<'a>(&self, program: &'a Program, found: &'a FoundService) -> Subject<'a> {
+        self.subject(program, &found.entry.secret, &found.entry.accepted_divergences)
+    }
+
+    /// Brings back the state of `found` after transaction `at`, or the last one that can be trusted: from the newest
+    /// snapshot that can be restored, as the next start would.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn state(
+        &self,
+        storage: &dyn Storage,
+        program: &Program,
+        found: &FoundService,
+        at: Option<Sequence>,
+    ) -> Result<State, StateError> {
+        let subject = self.subject_of(program, found);
+        let mut unusable = None;
+        for candidate in found.trusted() {
+            let Some(records) = records_through(found, candidate, at) else { continue };
+            let base = Arc::new(candidate.load(storage)?);
+            match rehydrate(subject, &base, &kept(records)).await {
+                Ok(Rehydrated { instance, replayed_transactions, .. }) => {
+                    let (sequence, timestamp) =
+                        last_transaction(records).unwrap_or((base.sequence(), base.timestamp()));
+                    let record = records.last().map_or(candidate.record(), |(number, _)| *number);
+                    let course = found.course(candidate, records);
+                    return Ok(State { instance, base, sequence, timestamp, record, course, replayed_transactions });
+                }
+                Err(error @ RehydrateError::Diverged { .. }) => return Err(error.into()),
+                Err(error) => unusable = Some(error),
+            }
+        }
+        let service = found.name.clone();
+        Err(match (unusable, at, range(found)) {
+            (Some(error), ..) => error.into(),
+            (None, Some(sequence), Some((oldest, newest))) => {
+                StateError::OutOfRange { service, sequence, oldest, newest }
+            }
+            _ => StateError::Nothing { service },
+        })
+    }
+
+    /// Asks a state. It is of no use afterwards: a query may have changed it.
+    pub async fn query(&self, mut state: State, user: &Name, body: &[u8]) -> Queried {
+        let call = Call {
+            id: "query",
+            user,
+            sequence: state.sequence,
+            timestamp: state.timestamp,
+            epoch: state.course.epoch,
+            body,
+        };
+        let Attempt { answer, fuel_used } = state.instance.query(call, self.maintenance.allowance()).await;
+        Queried { answer, fuel_used, log: state.instance.take_log() }
+    }
+
+    /// Exports a state, and restores the export once to prove it.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub async fn export(&self, subject: Subject<'_>, state: State) -> Result<Arc<Snapshot>, MoveError> {
+        let State { mut instance, base, sequence, timestamp, replayed_transactions, .. } = state;
+        // What the guest exported itself is taken as it is, even if it cannot do it again.
+        if replayed_transactions == 0 && base.sequence() == sequence && !base.is_birth() {
+            return Ok(base);
+        }
+        let (snapshot, _) = instance.snapshot(sequence, timestamp, self.maintenance.allowance()).await?;
+        drop(instance);
+        let snapshot = Arc::new(snapshot);
+        restore(subject, &snapshot).await?;
+        Ok(snapshot)
+    }
+
+    /// Restores a snapshot to see that it can be.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub async fn prove(&self, subject: Subject<'_>, snapshot: &Arc<Snapshot>) -> Result<(), MoveError> {
+        restore(subject, snapshot).await.map(drop)
+    }
+}
+
+/// The records that follow on `base` up to transaction `at`, or all. None if they do not lead there.
+fn records_through<'a>(
+    found: &'a FoundService,
+    base: &FoundSnapshot,
+    at: Option<Sequence>,
+) -> Option<&'a [(RecordNumber, Record)]> {
+    let records = found.records_after(base);
+    let Some(at) = at else { return Some(records) };
+    if at <= base.sequence() {
+        return (at == base.sequence()).then_some(&records[..0]);
+    }
+    let is_it = |record: &Record| matches!(record, Record::Transaction(transaction) if transaction.sequence == at);
+    let last = records.iter().position(|(_, record)| is_it(record))?;
+    Some(&records[..=last])
+}
+
+/// The first and the last transaction whose state can be brought back.
+fn range(found: &FoundService) -> Option<(Sequence, Sequence)> {
+    let oldest = found.trusted().map(FoundSnapshot::sequence).min()?;
+    let newest = found.trusted().map(|snapshot| {
+        let last = last_transaction(found.records_after(snapshot));
+        last.map_or(snapshot.sequence(), |(sequence, _)| sequence)
+    });
+    Some((oldest, newest.max()?))
+}

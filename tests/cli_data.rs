@@ -1,0 +1,585 @@
+//! The commands that work on a data directory while no host has it: `services`, `journal`, `verify`, `snapshot`,
+//! `restore`, `query`, `resume`.
+
+use crate::util::{Lifeboat, Output, Running, guest, lifeboat, prebuilt, transactions};
+use serde_json::{Value, json};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// A folder with a data directory in it, for as long as this lives.
+struct Folder(tempfile::TempDir);
+
+impl Folder {
+    fn new() -> Self {
+        Self(tempfile::tempdir().expect("a temporary folder"))
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.0.path().join(name)
+    }
+
+    /// A command on the data directory.
+    fn command(&self, command: &str, arguments: &[&str]) -> Lifeboat {
+        lifeboat([command, "--data"]).arg(self.path("data")).args(arguments)
+    }
+
+    /// The same, to its end.
+    #[track_caller]
+    fn output(&self, command: &str, arguments: &[&str]) -> Output {
+        self.command(command, arguments).output()
+    }
+
+    /// `lifeboat run` of a service, which is created if it is not there.
+    fn run(&self, service: &str, workload: &Path) -> Lifeboat {
+        self.command("run", &["--service", service, "--envelope"]).arg(workload)
+    }
+
+    /// Sends envelopes to a service, and stops cleanly.
+    #[track_caller]
+    fn send(&self, service: &str, workload: &Path, lines: &[Value]) -> Output {
+        self.run(service, workload).input(lines.iter().map(|line| format!("{line}\n")).collect::<String>()).output()
+    }
+
+    /// A counter that added 1, 2 and 3, and was refused something.
+    fn counter(&self) {
+        let add = |id: &str, add: i64| json!({"id": id, "json": {"add": add}});
+        let counter = prebuilt("counter");
+        self.send("counter", &counter, &[add("a", 1), add("b", 2)]).exits(0);
+        let take = json!({"text": "{\"take\":\"\u{1b}[2J\"}"});
+        let query = json!({"query": true, "json": "total"});
+        self.send("counter", &counter, &[add("c", 3), query, take]).exits(1);
+    }
+
+    /// The bytes of all files.
+    fn files(&self) -> BTreeMap<String, Vec<u8>> {
+        let files = std::fs::read_dir(self.path("data")).expect("a directory");
+        let read = |entry: std::io::Result<std::fs::DirEntry>| {
+            let entry = entry.expect("an entry");
+            (entry.file_name().into_string().expect("plain"), std::fs::read(entry.path()).expect("readable"))
+        };
+        files.map(read).collect()
+    }
+
+    /// Inverts a bit of the byte at which `bytes` are found for the last time in some file of this ending.
+    fn damage(&self, ending: &str, bytes: &[u8]) {
+        for (name, mut content) in self.files().into_iter().rev().filter(|(name, _)| name.ends_with(ending)) {
+            if let Some(offset) = content.windows(bytes.len()).rposition(|window| window == bytes) {
+                content[offset] ^= 1;
+                std::fs::write(self.path("data").join(name), content).expect("writable");
+                return;
+            }
+        }
+        panic!("no '{ending}' holds them");
+    }
+}
+
+fn add(amount: i64) -> Value {
+    json!({"json": {"add": amount}})
+}
+
+const TOTAL: &str = "\"total\"";
+
+// Looking.
+
+#[test]
+fn services_are_listed_with_all_that_is_known_of_them() {
+    let folder = Folder::new();
+    folder.counter();
+    let ledger = lifeboat(["run", "--service", "bank", "--fuel", "200000", "--transactions"]);
+    let ledger = ledger.arg(transactions("ledger")).arg("--data").arg(folder.path("data")).arg(prebuilt("ledger"));
+    ledger.output().exits(1);
+    let output = folder.output("services", &[]);
+    let lines: Vec<Vec<&str>> = output.exits(0).lines().map(|line| line.split_whitespace().collect()).collect();
+    let [head, bank, counter, journal] = &lines[..] else { panic!("{lines:?}") };
+    assert_eq!(head[..3], ["name", "workload", "last"]);
+    assert_eq!((bank[0], bank[2], bank.last()), ("bank", "150", Some(&"sound")));
+    assert!(bank[3].starts_with("bank/") && bank[3] != "bank/1", "{bank:?}");
+    assert_eq!(
+        (counter[0], counter[2], counter[3], counter[4], counter[5]),
+        ("counter", "4", "counter/1", "small", "4")
+    );
+    assert!(journal.join(" ").starts_with("journal: sealed by a clean stop ("), "{journal:?}");
+
+    let json: Value = serde_json::from_str(folder.output("services", &["--json"]).exits(0)).expect("JSON");
+    assert_eq!((&json["journal"]["seal"], &json["journal"]["damages"]), (&json!("kept"), &json!([])));
+    let counter = &json["services"][1];
+    assert_eq!((&counter["ids"], &counter["standing"], &counter["vm"]), (&json!(3), &json!("sound"), &json!(1)));
+    assert_eq!(counter["snapshot"]["sequence"], 4);
+}
+
+#[test]
+fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
+    let folder = Folder::new();
+    folder.counter();
+    let output = folder.output("journal", &["counter"]);
+    let text = output.exits(0);
+    let lines: Vec<&str> = text.lines().collect();
+    assert_eq!(lines.len(), 8, "{text}");
+    assert!(lines[0].ends_with("opened: a host started the service"));
+    assert!(lines[1].contains("  transaction 1 'a' by operator: {\"add\":1} -> ok 1 ("), "{}", lines[1]);
+    assert!(lines[3].ends_with("snapshot of transaction 2"));
+    assert!(lines[6].contains("'host-2' by operator: {\"take\":\"\\u{1b}[2J\"} -> refused "), "{}", lines[6]);
+    assert!(!text.contains('\u{1b}'));
+
+    let records = folder.output("journal", &["--json", "counter"]).json_lines();
+    assert_eq!(records.len(), 8);
+    assert_eq!((&records[0]["event"], &records[3]["event"]), (&json!("opened"), &json!("snapshot")));
+    assert_eq!((&records[2]["body"], &records[2]["reply"]), (&json!({"json": {"add": 2}}), &json!({"json": 3})));
+    assert_eq!(
+        (&records[6]["outcome"], &records[6]["body"]["text"]),
+        (&json!("refused"), &json!("{\"take\":\"\u{1b}[2J\"}"))
+    );
+    assert!(records[6]["query_fuel_used"].as_u64().is_some_and(|fuel| fuel > 0));
+
+    let some = folder.output("journal", &["--json", "--after", "1", "--limit", "2", "counter"]).json_lines();
+    assert_eq!(some, records[2..4]);
+    assert_eq!(folder.output("journal", &["--after", "4", "counter"]).exits(0), "");
+    folder.output("journal", &["other"]).exits_with_one_line(2, &["no service 'other'", "lifeboat services"]);
+}
+
+#[test]
+fn events_stand_in_the_journal_as_they_were_told() {
+    let folder = Folder::new();
+    let run = lifeboat(["run", "--service", "bank", "--fuel", "200000", "--failover", "direct", "--transactions"]);
+    let run = run.arg(transactions("ledger")).arg("--data").arg(folder.path("data")).arg(prebuilt("ledger")).output();
+    run.exits(1);
+    let told: Vec<&str> = run.stderr.lines().take_while(|line| !line.is_empty()).collect();
+    let output = folder.output("journal", &["bank"]);
+    let kept: Vec<&str> = output.exits(0).lines().map(|line| &line[36..]).collect();
+    let kept: Vec<&str> = kept.into_iter().filter(|line| line.starts_with("SLA") || line.starts_with("Trig")).collect();
+    assert!(!told.is_empty());
+    // The pause is told to a tenth of a millisecond, and kept to the nanosecond.
+    assert_eq!(kept, told);
+}
+
+#[test]
+fn looking_changes_no_byte() {
+    let folder = Folder::new();
+    folder.counter();
+    let before = folder.files();
+    folder.output("services", &[]).exits(0);
+    folder.output("journal", &["counter"]).exits(0);
+    folder.output("verify", &[]).exits(0);
+    folder.output("query", &["counter", TOTAL]).exits(0);
+    folder.command("snapshot", &["counter", "--out"]).arg(folder.path("out")).output().exits(0);
+    assert!(folder.files() == before);
+    // Nor after a crash, where a start would tidy up.
+    let mut running = folder.run("counter", &prebuilt("counter")).start();
+    running.send(&add(1).to_string());
+    assert_eq!(running.line().as_deref(), Some(&b"7\n"[..]));
+    running.kill();
+    let before = folder.files();
+    assert!(folder.output("services", &[]).exits(0).contains("journal: not sealed: the host did not stop cleanly"));
+    folder.output("verify", &[]).exits(0);
+    assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0), "7\n");
+    assert!(folder.files() == before);
+}
+
+#[test]
+fn a_query_sees_the_state_after_any_transaction() {
+    let folder = Folder::new();
+    folder.counter();
+    for (at, total) in [("0", "0\n"), ("1", "1\n"), ("2", "3\n"), ("3", "6\n"), ("4", "6\n")] {
+        assert_eq!(folder.output("query", &["--at", at, "counter", TOTAL]).exits(0), total);
+    }
+    assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0), "6\n");
+    let json = folder.output("query", &["--json", "counter", TOTAL]);
+    json.exits(0);
+    assert_eq!(json.json_lines(), [json!({"id": "query", "outcome": "ok", "json": 6})]);
+    let outside = folder.output("query", &["--at", "5", "counter", TOTAL]);
+    outside.exits_with_one_line(2, &["transaction 5", "'counter'", "0 to 4"]);
+    let refused = folder.output("query", &["counter", "1"]);
+    refused.exits(1);
+    assert_eq!(refused.json_lines()[0]["outcome"], "refused");
+    folder.output("query", &["other", TOTAL]).exits_with_one_line(2, &["no service 'other'"]);
+}
+
+// Proofs.
+
+/// counting-query.wat, of which a query between two transactions makes a replay diverge at the second.
+fn diverging(folder: &Folder) -> Running {
+    let mut running = folder.run("count", &guest("counting-query.wat")).start();
+    let query = json!({"query": true, "text": "x"});
+    for (line, reply) in
+        [(json!({"id": "t1", "text": "x"}), "1\n"), (query, "2\n"), (json!({"id": "t2", "text": "x"}), "3\n")]
+    {
+        running.send(&line.to_string());
+        assert_eq!(running.line().as_deref(), Some(reply.as_bytes()));
+    }
+    running
+}
+
+#[test]
+fn verify_proves_from_the_oldest_snapshot_to_the_end() {
+    let folder = Folder::new();
+    folder.counter();
+    let text = folder.output("verify", &[]).exits(0).to_owned();
+    assert!(
+        text.ends_with("counter: proven from transaction 0 to 4: 4 transactions replayed, 2 snapshots compared\n"),
+        "{text}"
+    );
+    let json: Value = serde_json::from_str(folder.output("verify", &["--json", "counter"]).exits(0)).expect("JSON");
+    assert_eq!((&json["services"][0]["findings"], &json["services"][0]["through"]), (&json!([]), &json!(4)));
+    folder.output("verify", &["other"]).exits_with_one_line(2, &["no service 'other'"]);
+}
+
+#[test]
+fn verify_names_the_transaction_at_which_a_replay_diverges_and_proves_the_others() {
+    let folder = Folder::new();
+    folder.counter();
+    diverging(&folder).finish();
+    let output = folder.output("verify", &[]);
+    let text = output.exits(1);
+    assert!(
+        text.contains("count: the replay diverged at sequence 2, transaction 't2': it was ok '3' and is ok '2'"),
+        "{text}"
+    );
+    assert!(text.contains("counter: proven from"), "{text}");
+    folder.output("verify", &["counter"]).exits(0);
+    let json: Value = serde_json::from_str(folder.output("verify", &["--json"]).exits(1)).expect("JSON");
+    let finding = &json["services"][0]["findings"][0];
+    assert_eq!((&finding["finding"], &finding["sequence"]), (&json!("diverged"), &json!(2)));
+}
+
+#[test]
+fn verify_finds_a_state_that_diverged_behind_equal_answers() {
+    let folder = Folder::new();
+    let lines = [json!({"text": "x"}), json!({"query": true, "text": "x"})];
+    folder.send("count", &guest("counting-query.wat"), &lines).exits(0);
+    let output = folder.output("verify", &[]);
+    assert!(output.exits(1).contains("count: the state diverged between transaction 0 and 1, with the same answers"));
+}
+
+#[test]
+fn verify_takes_exports_that_differ_in_bytes_and_not_in_state() {
+    let folder = Folder::new();
+    // The export also tells how many queries this instance answered, which a restore does not take over.
+    let text = std::fs::read_to_string(guest("count.wat")).expect("a guest");
+    let text =
+        text.replace("(global $count (mut", "(global $asked (mut i64) (i64.const 0))\n  (global $count (mut").replacen(
+            "(i64.store (i32.const 32) (global.get $count))\n    (call $write (i32.const 32) (i32.const 8))",
+            "(i64.store (i32.const 32) (global.get $count))\n    (i64.store (i32.const 40) (global.get $asked))
+    (call $write (i32.const 32) (i32.const 16))",
+            1,
+        );
+    let (before, query) = text.split_once("#query\")").expect("a query");
+    let query = query.replacen(
+        "(global.set $heap (i32.const 1024))",
+        "(global.set $heap (i32.const 1024))\n    (global.set $asked (i64.add (global.get $asked) (i64.const 1)))",
+        1,
+    );
+    let asked = folder.path("asked.wat");
+    std::fs::write(&asked, format!("{before}#query\"){query}")).expect("a file");
+    let lines = [json!({"text": "x"}), json!({"query": true, "text": "x"}), json!({"text": "x"})];
+    assert_eq!(folder.send("asked", &asked, &lines).exits(0), "1\n1\n2\n");
+    assert!(folder.output("verify", &[]).exits(0).contains("2 transactions replayed, 1 snapshot compared"));
+}
+
+// Divergence that an operator accepts.
+
+#[test]
+fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives() {
+    let folder = Folder::new();
+    diverging(&folder).kill();
+    let start = || folder.run("count", &guest("counting-query.wat"));
+    let stopped = start().output();
+    stopped.exits(4);
+    assert!(stopped.stderr.contains("lifeboat resume count --accept-divergence-at 2"), "{}", stopped.stderr);
+    let resume = |at: &str| folder.output("resume", &["count", "--accept-divergence-at", at]);
+    let before = folder.files();
+    resume("1").exits_with_one_line(2, &["does not diverge first at 1", "sequence 2"]);
+    resume("3").exits_with_one_line(2, &["does not diverge first at 3", "sequence 2"]);
+    folder.output("query", &["count", "x"]).exits_with_one_line(1, &["diverged at sequence 2"]);
+    folder
+        .command("snapshot", &["count", "--out"])
+        .arg(folder.path("out"))
+        .output()
+        .exits_with_one_line(1, &["diverged"]);
+    let after = folder.files();
+    assert!(before.keys().eq(after.keys()));
+    assert_eq!(resume("2").exits(0), "");
+    resume("2").exits_with_one_line(2, &["does not diverge"]);
+    let again = json!({"id": "t2", "text": "x"});
+    let more = json!({"text": "x"});
+    let output = start().input(format!("{again}\n{more}\n")).output();
+    // What was told stays told.
+    assert_eq!(output.exits(0), "3\n3\n");
+    folder.output("verify", &[]).exits(0);
+}
+
+#[test]
+fn resume_says_if_another_divergence_follows() {
+    let folder = Folder::new();
+    let mut running = diverging(&folder);
+    running.send("{\"text\":\"x\"}");
+    assert_eq!(running.line().as_deref(), Some(&b"4\n"[..]));
+    running.kill();
+    let resume = |at: &str| folder.output("resume", &["count", "--accept-divergence-at", at]);
+    let first = resume("2");
+    first.exits(1);
+    assert!(first.stderr.contains("will still not start: the replay diverged at sequence 3"), "{}", first.stderr);
+    resume("3").exits(0);
+    resume("4").exits_with_one_line(2, &["does not diverge"]);
+    folder.output("resume", &["other", "--accept-divergence-at", "1"]).exits_with_one_line(2, &["no service 'other'"]);
+}
+
+// Portable snapshots.
+
+#[test]
+fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
+    let (here, there) = (Folder::new(), Folder::new());
+    here.counter();
+    // An id of the year 2023 that tells its time.
+    let uuid = json!({"id": "018bcfe5-6800-7000-8000-000000000001", "json": {"add": 10}});
+    assert_eq!(here.send("counter", &prebuilt("counter"), std::slice::from_ref(&uuid)).exits(0), "16\n");
+    let file = here.path("counter.snapshot");
+    here.command("snapshot", &["counter", "--out"]).arg(&file).output().exits(0);
+    let bytes = std::fs::read(&file).expect("written");
+    let again = here.command("snapshot", &["counter", "--out"]).arg(&file).output();
+    again.exits_with_one_line(2, &["exists already"]);
+    assert!(std::fs::read(&file).expect("there") == bytes);
+    assert_eq!(std::fs::read_dir(here.0.path()).expect("a folder").count(), 2, "nothing is left aside");
+
+    there.command("restore", &["--name", "copy"]).arg(&file).output().exits(0);
+    there.command("restore", &["--name", "copy"]).arg(&file).output().exits_with_one_line(2, &["'copy'", "already"]);
+    let table = there.output("services", &[]);
+    let row: Vec<&str> = table.exits(0).lines().nth(1).expect("a row").split_whitespace().collect();
+    assert_eq!((row[0], row[2], row[3], row.last()), ("copy", "5", "copy/1", Some(&"sound")));
+    assert!(table.exits(0).contains("journal: sealed"));
+    there.output("verify", &[]).exits(0);
+
+    // It goes on with the next transaction; what the other may have done is not done again.
+    let output =
+        there.command("run", &["--service", "copy", "--envelope"]).input(format!("{uuid}\n{}\n", add(1))).output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert!(lines[0].contains("\"denied\"") && lines[0].contains("forgotten"), "{lines:?}");
+    assert_eq!(lines[1], "17");
+    let journal = there.output("journal", &["--json", "copy"]).json_lines();
+    assert!(journal.iter().any(|record| record["sequence"] == 6), "{journal:?}");
+    there.output("verify", &[]).exits(0);
+
+    // A new service beside others, and those are as they were.
+    here.command("restore", &["--name", "twin"]).arg(&file).output().exits(0);
+    here.output("verify", &[]).exits(0);
+    assert_eq!(here.output("query", &["twin", TOTAL]).exits(0), "16\n");
+    here.command("restore", &["--name", "counter"]).arg(&file).output().exits_with_one_line(2, &["'counter'"]);
+}
+
+#[test]
+fn what_is_no_portable_snapshot_is_refused_before_anything_is_written() {
+    let folder = Folder::new();
+    folder.counter();
+    let file = folder.path("file");
+    folder.command("snapshot", &["counter", "--out"]).arg(&file).output().exits(0);
+    let bytes = std::fs::read(&file).expect("written");
+    let other = Folder::new();
+    let refused = |content: &[u8], code: i32, word: &str| {
+        let wrong = other.path("wrong");
+        std::fs::write(&wrong, content).expect("writable");
+        let output = other.command("restore", &["--name", "copy"]).arg(&wrong).output();
+        output.exits_with_one_line(code, &[word, "wrong"]);
+        assert!(!other.path("data").exists());
+    };
+    refused(b"", 2, "is not a snapshot");
+    refused(b"(module)", 2, "is not a snapshot");
+    refused(&bytes[..bytes.len() - 1], 1, "bytes long");
+    let step = bytes.len() / 40;
+    for offset in (8..bytes.len()).step_by(step) {
+        let mut damaged = bytes.clone();
+        damaged[offset] ^= 0x20;
+        refused(&damaged, 1, "is damaged");
+    }
+    let snapshot = folder.files().into_iter().rfind(|(name, _)| name.ends_with(".snapshot")).expect("one");
+    refused(&snapshot.1, 2, "not a portable one");
+    let missing = other.command("restore", &["--name", "copy"]).arg(other.path("missing")).output();
+    missing.exits_with_one_line(2, &["cannot open"]);
+
+    // A state that the workload does not take.
+    let broken = Folder::new();
+    broken.send("broken", &guest("refuse-restore.wat"), &[json!({"text": "x"})]);
+    let out = broken.command("snapshot", &["broken", "--out"]).arg(broken.path("out")).output();
+    out.exits_with_one_line(1, &["cannot be exported", "restore"]);
+    assert!(!broken.path("out").exists());
+}
+
+// Damage.
+
+#[test]
+fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
+    let folder = Folder::new();
+    folder.counter();
+    // Between the snapshots, the oldest of which is the state before all.
+    folder.damage(".segment", b"{\"add\":3}");
+    let newest = folder.files().into_keys().rfind(|name| name.ends_with(".snapshot")).expect("one");
+    std::fs::remove_file(folder.path("data").join(newest)).expect("removed");
+
+    let services = folder.output("services", &[]);
+    assert!(services.exits(0).contains("quarantined: records from "), "{}", services.exits(0));
+    assert!(services.exits(0).contains("journal damaged: segment 1"), "{}", services.exits(0));
+    let journal = folder.output("journal", &["counter"]);
+    // The second start may be in the damaged frame.
+    assert!((4..=5).contains(&journal.exits(1).lines().count()), "{}", journal.exits(1));
+    assert!(journal.stderr.contains("quarantined: records from "), "{}", journal.stderr);
+    let verify = folder.output("verify", &[]);
+    assert!(verify.exits(1).contains("counter: quarantined: records from "), "{}", verify.exits(1));
+    assert!(verify.exits(1).contains("from transaction 0 to 2: 2 transactions replayed, 1 snapshot compared"));
+
+    let query = folder.output("query", &["counter", TOTAL]);
+    assert_eq!(query.exits(1), "3\n");
+    assert!(query.stderr.contains("its state after transaction 2. Later ones are missing"), "{}", query.stderr);
+    assert_eq!(folder.output("query", &["--at", "1", "counter", TOTAL]).exits(0), "1\n");
+    folder.output("query", &["--at", "3", "counter", TOTAL]).exits_with_one_line(2, &["0 to 2"]);
+    let resume = folder.output("resume", &["counter", "--accept-divergence-at", "2"]);
+    resume.exits_with_one_line(2, &["quarantined", "does not mend"]);
+
+    let file = folder.path("rest");
+    let snapshot = folder.command("snapshot", &["counter", "--out"]).arg(&file).output();
+    snapshot.exits(1);
+    assert!(snapshot.stderr.contains("after transaction 2. Later ones are missing"), "{}", snapshot.stderr);
+    folder.command("restore", &["--name", "saved"]).arg(&file).output().exits(0);
+    assert_eq!(folder.command("run", &["--service", "saved"]).input("{\"add\":1}\n").output().exits(0), "4\n");
+    // The damaged one is as it was.
+    assert!(folder.output("services", &[]).exits(0).contains("quarantined: records from "));
+}
+
+#[test]
+fn a_snapshot_behind_lost_records_is_still_the_newest_state() {
+    let folder = Folder::new();
+    folder.counter();
+    folder.damage(".segment", b"{\"add\":3}");
+    let query = folder.output("query", &["counter", TOTAL]);
+    assert_eq!(query.exits(1), "6\n");
+    assert!(query.stderr.contains("its state after transaction 4."), "{}", query.stderr);
+    assert_eq!(folder.output("query", &["--at", "4", "counter", TOTAL]).exits(0), "6\n");
+    assert_eq!(folder.output("query", &["--at", "2", "counter", TOTAL]).exits(0), "3\n");
+    folder.output("query", &["--at", "3", "counter", TOTAL]).exits_with_one_line(2, &["transaction 3"]);
+}
+
+#[test]
+fn a_damaged_snapshot_is_named_and_a_start_falls_back_to_the_one_before() {
+    let folder = Folder::new();
+    folder.counter();
+    let newest = folder.files().into_keys().rfind(|name| name.ends_with(".snapshot")).expect("one");
+    let path = folder.path("data").join(&newest);
+    let mut bytes = std::fs::read(&path).expect("there");
+    *bytes.last_mut().expect("a body") ^= 1;
+    std::fs::write(&path, bytes).expect("writable");
+    let verify = folder.output("verify", &[]);
+    assert!(verify.exits(1).contains(&format!("counter: snapshot damaged: snapshot '{newest}' is damaged")));
+    assert!(folder.output("services", &[]).exits(0).contains("counter: snapshot damaged"));
+    let output = folder.send("counter", &prebuilt("counter"), &[add(1)]);
+    assert_eq!(output.exits(0), "7\n");
+    assert!(output.stderr.contains("Snapshot damaged: counter"), "{}", output.stderr);
+    folder.output("verify", &[]).exits(0);
+}
+
+#[test]
+fn a_damaged_workload_is_named() {
+    let folder = Folder::new();
+    folder.counter();
+    folder.damage(".workload", b"\0asm");
+    let verify = folder.output("verify", &[]);
+    assert!(verify.exits(1).contains(".workload' is damaged"), "{}", verify.exits(1));
+    folder.output("query", &["counter", TOTAL]).exits_with_one_line(1, &[".workload' is damaged"]);
+    folder.output("services", &[]).exits(0);
+}
+
+// Directories that cannot be used.
+
+/// Every command, with arguments that would do.
+const COMMANDS: [&[&str]; 6] = [
+    &["services"],
+    &["journal", "counter"],
+    &["verify"],
+    &["query", "counter", TOTAL],
+    &["snapshot", "counter", "--out", "out"],
+    &["resume", "counter", "--accept-divergence-at", "1"],
+];
+
+#[test]
+fn a_directory_that_a_host_has_is_refused() {
+    let folder = Folder::new();
+    folder.counter();
+    let file = folder.path("file");
+    folder.command("snapshot", &["counter", "--out"]).arg(&file).output().exits(0);
+    let mut running = folder.run("counter", &prebuilt("counter")).start();
+    running.send(&add(1).to_string());
+    assert_eq!(running.line().as_deref(), Some(&b"7\n"[..]));
+    for arguments in COMMANDS {
+        let output = folder.command(arguments[0], &arguments[1..]).within(folder.0.path()).output();
+        output.exits_with_one_line(2, &["in use by another lifeboat"]);
+    }
+    folder.command("restore", &["--name", "new"]).arg(&file).output().exits_with_one_line(2, &["in use"]);
+    assert_eq!(running.finish().exits(0), "");
+    folder.output("verify", &[]).exits(0);
+}
+
+#[test]
+fn wrong_directories_are_refused_with_one_line_and_left_alone() {
+    let folder = Folder::new();
+    let every = |code: i32, words: &[&str]| {
+        for arguments in COMMANDS {
+            let output = folder.command(arguments[0], &arguments[1..]).within(folder.0.path()).output();
+            output.exits_with_one_line(code, words);
+        }
+    };
+    every(2, &["data directory", "there is no such directory"]);
+    std::fs::write(folder.path("data"), "").expect("a file");
+    every(2, &["it is no directory"]);
+    std::fs::remove_file(folder.path("data")).expect("removed");
+    std::fs::create_dir(folder.path("data")).expect("a directory");
+    every(2, &["the directory is empty"]);
+    std::fs::write(folder.path("data/letter.txt"), "dear").expect("a file");
+    every(2, &["other files in it, such as 'letter.txt'"]);
+    assert_eq!(folder.files().into_keys().collect::<Vec<_>>(), ["letter.txt"]);
+    let without = lifeboat(["services"]).output();
+    assert_eq!(without.exits(2), "");
+    assert!(without.stderr.contains("--data <DIR>"), "{}", without.stderr);
+}
+
+#[test]
+fn a_directory_of_a_newer_host_is_refused_and_said_so() {
+    let folder = Folder::new();
+    folder.counter();
+    let segment = folder.path("data/0000000001.segment");
+    let mut bytes = std::fs::read(&segment).expect("there");
+    // Of both copies of the header: the version, and then the hash that is to match.
+    for copy in [0, 4096] {
+        bytes[copy + 8] = 2;
+        let hash = blake3::hash(&bytes[copy..copy + 4064]);
+        bytes[copy + 4064..copy + 4096].copy_from_slice(hash.as_bytes());
+    }
+    std::fs::write(&segment, bytes).expect("writable");
+    folder.output("services", &[]).exits_with_one_line(4, &["format version 2", "use a newer host"]);
+    folder.output("verify", &[]).exits_with_one_line(4, &["format version 2", "use a newer host"]);
+}
+
+#[test]
+fn a_damaged_catalog_is_a_finding_of_verify() {
+    let folder = Folder::new();
+    folder.counter();
+    folder.damage("catalog.redb", b"counter");
+    let output = folder.output("verify", &[]);
+    assert!(output.exits(1).contains("directory damaged: ") && output.exits(1).contains("catalog.redb"));
+    folder.output("services", &[]).exits_with_one_line(4, &["catalog.redb"]);
+}
+
+#[cfg(unix)]
+#[test]
+fn a_directory_that_may_not_be_written_is_told_as_such() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = Folder::new();
+    folder.counter();
+    let data = folder.path("data");
+    let lock = data.join("lock");
+    std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o444)).expect("changed");
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o555)).expect("changed");
+    let output = folder.output("services", &[]);
+    // Root may all the same.
+    if std::fs::File::options().write(true).open(&lock).is_err() {
+        output.exits_with_one_line(4, &["Permission denied"]);
+    } else {
+        output.exits(0);
+    }
+    std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).expect("changed");
+}

@@ -1,0 +1,310 @@
+//! Proofs, and portable snapshots, on a disk that rots and loses power: what is wrong is told, and nothing wrong is
+//! believed.
+
+use crate::rig::{MIB, Rig, guest_bytes, name, size};
+use lifeboat::catalog::ServiceSettings;
+use lifeboat::clock::Timestamp;
+use lifeboat::data::{Contents, DataError, DataOptions, FoundService, Locked};
+use lifeboat::failover::{FailoverMode, Thresholds};
+use lifeboat::host::NewService;
+use lifeboat::journal::frame::{DirectoryId, RecordNumber};
+use lifeboat::journal::segments::header::SEGMENT_HEADER_BYTES;
+use lifeboat::portable::{NewIdentity, Portable};
+use lifeboat::scratch::Scratch;
+use lifeboat::service::Horizon;
+use lifeboat::snapshot::file::{self, SECTION_STATE, SnapshotHeader};
+use lifeboat::storage::{Operation, SimulatedStorage, Storage};
+use lifeboat::transaction::{Answer, Epoch, Sequence};
+use lifeboat::verify::{Finding, Proof, verify};
+use lifeboat::workload::{LoadLimits, load};
+use std::sync::Arc;
+
+const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
+
+fn options() -> DataOptions {
+    DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() }
+}
+
+fn settings() -> ServiceSettings {
+    ServiceSettings {
+        size: "s".into(),
+        sizes: vec![(*size("s", 400_000, MIB)).clone()],
+        thresholds: Thresholds::default(),
+        horizon: Horizon::durable(),
+        failover: FailoverMode::Direct,
+    }
+}
+
+fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
+}
+
+/// A host that goes on with the directory in `storage`.
+async fn start(storage: &SimulatedStorage) -> Rig {
+    let locked = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY)).expect("taken");
+    let (directory, contents) = locked.open(&options()).expect("opens");
+    let mut rig = Rig::new();
+    rig.host = rig.host.with_data(directory);
+    let mut epoch = 0;
+    let draw = || {
+        epoch += 1;
+        Epoch([epoch; 16])
+    };
+    rig.host.recover(contents, draw).await;
+    for service in ["ant", "bee", "new"] {
+        rig.grant(service);
+    }
+    rig
+}
+
+async fn create(rig: &Rig, service: &str, guest: &str) {
+    let bytes = guest_bytes(guest);
+    let new = NewService {
+        name: name(service),
+        workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),
+        workload_bytes: &bytes,
+        settings: settings(),
+        secret: [7; 32],
+        epoch: Epoch([99; 16]),
+        sabotage: None,
+    };
+    rig.host.create_durable_service(new).await.expect("created");
+}
+
+/// A directory with two counters, both of which counted to eight over two starts, and stopped cleanly.
+fn sample() -> SimulatedStorage {
+    let storage = SimulatedStorage::new(1);
+    block_on(async {
+        let rig = start(&storage).await;
+        create(&rig, "ant", "count.wat").await;
+        create(&rig, "bee", "work.wat").await;
+        for round in 0..8 {
+            for service in ["ant", "bee"] {
+                rig.send_as(service, &format!("t{round}"), "1").await.expect("kept");
+            }
+            if round == 2 || round == 5 {
+                rig.snapshot("ant").await;
+            }
+        }
+        rig.host.stop().await.expect("sealed");
+    });
+    storage.copy()
+}
+
+fn look(storage: &SimulatedStorage) -> Result<Contents, DataError> {
+    Locked::look(Arc::new(storage.clone()))?.read(None)
+}
+
+fn found<'a>(contents: &'a Contents, service: &str) -> &'a FoundService {
+    contents.services.iter().find(|found| *found.name == *service).expect("it is in the catalog")
+}
+
+/// What can be proven of all services.
+fn proofs(scratch: &Scratch, storage: &SimulatedStorage, contents: &Contents) -> Vec<Proof> {
+    let prove = |found: &FoundService| {
+        block_on(verify(scratch, storage, found, &mut |_| {})).unwrap_or_else(|error| panic!("{error}"))
+    };
+    contents.services.iter().map(prove).collect()
+}
+
+/// The count of a service, as its state says.
+fn count(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService, at: Option<u64>) -> String {
+    block_on(async {
+        let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
+        let state = scratch.state(storage, &program, found, at.map(Sequence)).await.expect("brought back");
+        match scratch.query(state, &name("ada"), b"x").await.answer {
+            Answer::Ok(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+            other => panic!("{other:?}"),
+        }
+    })
+}
+
+/// A portable snapshot of a service as it is.
+fn export(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService) -> Portable {
+    block_on(async {
+        let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
+        let state = scratch.state(storage, &program, found, None).await.expect("brought back");
+        let (record, course) = (state.record, state.course.clone());
+        let snapshot = scratch.export(scratch.subject_of(&program, found), state).await.expect("exported");
+        let workload = lifeboat::data::read_workload(storage, &found.entry.workload).expect("readable").into();
+        let (service, settings) = (found.name.clone(), found.entry.settings.clone());
+        Portable { service, snapshot, course, record, workload_hash: found.entry.workload, workload, settings }
+    })
+}
+
+fn new_identity(service: &str) -> NewIdentity {
+    NewIdentity { name: name(service), secret: [8; 32], epoch: Epoch([77; 16]), timestamp: Timestamp(1) }
+}
+
+#[test]
+fn a_sound_directory_is_proven_and_not_touched() {
+    let storage = sample();
+    let scratch = Scratch::new(&settings().sizes).expect("an engine");
+    let before = [Operation::Write, Operation::Create, Operation::Rename, Operation::Remove, Operation::SetBytes]
+        .map(|operation| storage.count(operation));
+    let contents = look(&storage).expect("readable");
+    let proofs = proofs(&scratch, &storage, &contents);
+    let after = [Operation::Write, Operation::Create, Operation::Rename, Operation::Remove, Operation::SetBytes]
+        .map(|operation| storage.count(operation));
+    assert_eq!(before, after);
+    for proof in &proofs {
+        assert_eq!((proof.findings.len(), proof.after.0, proof.through.0), (0, 0, 8), "{proof:?}");
+        assert_eq!(proof.replayed_transactions, 8);
+    }
+    // Two are kept, and each was led to from the one before, or from the empty state.
+    assert_eq!(proofs.iter().map(|proof| proof.agreeing_snapshots).collect::<Vec<_>>(), [2, 1]);
+    for at in 0..=8 {
+        assert_eq!(count(&scratch, &storage, found(&contents, "ant"), Some(at)), at.to_string());
+    }
+}
+
+#[test]
+fn every_flipped_byte_is_found_and_hurts_no_other_service() {
+    let storage = sample();
+    let scratch = Scratch::new(&settings().sizes).expect("an engine");
+    let contents = look(&storage).expect("readable");
+    let journal_bytes = SEGMENT_HEADER_BYTES + usize::try_from(contents.recovery.end.0).expect("short");
+    drop(contents);
+    let mut flips = 0;
+    for file in storage.list().expect("lists") {
+        let is_journal = file.ends_with(".segment");
+        if !is_journal && !file.ends_with(".snapshot") && !file.ends_with(".workload") {
+            continue;
+        }
+        let opened = storage.open(&file).expect("opens");
+        let bytes = usize::try_from(opened.bytes().expect("a length")).expect("short");
+        let mut content = vec![0; if is_journal { journal_bytes } else { bytes }];
+        opened.read_exact_at(0, &mut content).expect("reads");
+        let step = if file.ends_with(".workload") { 997 } else { 61 };
+        for (offset, byte) in content.iter().enumerate() {
+            if !offset.is_multiple_of(step) && (*byte == 0 || file.ends_with(".workload")) {
+                continue;
+            }
+            flips += 1;
+            storage.flip(&file, offset, 0x20);
+            let contents = look(&storage).unwrap_or_else(|error| panic!("{file} {offset}: {error}"));
+            let proofs = proofs(&scratch, &storage, &contents);
+            let hurt: Vec<&Proof> = proofs.iter().filter(|proof| !proof.findings.is_empty()).collect();
+            if is_journal {
+                assert!(!contents.recovery.damages.is_empty(), "{offset}: {:?}", contents.recovery);
+            } else {
+                assert_eq!(hurt.len(), 1, "{file} {offset}: {proofs:?}");
+                let is_its_own = match &hurt[0].findings[..] {
+                    [Finding::SnapshotDamaged { file: named, reason }] => *named == file && reason.contains(&file),
+                    [Finding::Workload { reason }] => reason.contains(&file),
+                    _ => false,
+                };
+                assert!(is_its_own, "{file} {offset}: {hurt:?}");
+            }
+            // Whatever can still be proven gave what it gave.
+            for proof in &proofs {
+                let is_false =
+                    |finding: &Finding| matches!(finding, Finding::Diverged { .. } | Finding::StateDiverged { .. });
+                assert!(!proof.findings.iter().any(is_false), "{file} {offset}: {proof:?}");
+            }
+            storage.flip(&file, offset, 0x20);
+        }
+    }
+    assert!(flips > 1_000, "{flips}");
+    let contents = look(&storage).expect("readable");
+    assert!(proofs(&scratch, &storage, &contents).iter().all(|proof| proof.findings.is_empty()));
+}
+
+#[test]
+fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free() {
+    let original = sample();
+    let scratch = Scratch::new(&settings().sizes).expect("an engine");
+    let contents = look(&original).expect("readable");
+    let portable = export(&scratch, &original, found(&contents, "ant"));
+    drop(contents);
+    let restore = |storage: &SimulatedStorage| -> Result<(), DataError> {
+        let (directory, _) = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY))?.open(&options())?;
+        portable.restore(&directory, new_identity("new"))?;
+        directory.close()
+    };
+    let (mut whole, mut none) = (0, 0);
+    for nth in 1.. {
+        // From a new directory, and from one that has others in it.
+        let mut is_over = true;
+        for storage in [SimulatedStorage::new(nth), original.copy()] {
+            storage.power_off(nth);
+            let result = restore(&storage);
+            is_over &= !storage.is_off();
+            let storage = storage.crash();
+            let is_there = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY))
+                .and_then(|locked| Ok(locked.catalog().service(&name("new"))?.is_some()))
+                .unwrap_or_else(|error| panic!("{nth}: {error}"));
+            assert!(is_there || result.is_err(), "{nth}: it was said to be there");
+            if is_there {
+                whole += 1;
+            } else {
+                none += 1;
+                restore(&storage).unwrap_or_else(|error| panic!("{nth}: {error}"));
+            }
+            let contents = look(&storage).unwrap_or_else(|error| panic!("{nth}: {error}"));
+            for proof in proofs(&scratch, &storage, &contents) {
+                assert_eq!(proof.findings, [], "{nth}: {}", proof.service);
+            }
+            assert_eq!(count(&scratch, &storage, found(&contents, "new"), None), "8", "{nth}");
+            drop(contents);
+            let again = restore(&storage);
+            assert!(matches!(again, Err(DataError::Exists { .. })), "{again:?}");
+        }
+        if is_over {
+            break;
+        }
+    }
+    assert!(whole > 2 && none > 20, "{whole} {none}");
+}
+
+#[test]
+fn a_restored_service_goes_on_and_keeps_its_own_history() {
+    let storage = sample();
+    let scratch = Scratch::new(&settings().sizes).expect("an engine");
+    let portable = export(&scratch, &storage, found(&look(&storage).expect("readable"), "ant"));
+    let (directory, _) = Locked::take(Arc::new(storage.clone()), None)
+        .and_then(|locked| locked.open(&options()))
+        .unwrap_or_else(|error| panic!("{error}"));
+    portable.restore(&directory, new_identity("new")).expect("restored");
+    directory.close().expect("sealed");
+    drop(directory);
+    assert_eq!((portable.snapshot.sequence().0, portable.course.vm_number), (8, 1));
+    block_on(async {
+        let mut storage = storage;
+        for restart in 0..6 {
+            let rig = start(&storage).await;
+            assert_eq!(rig.host.quarantined(&name("new")), None);
+            let reply = rig.send("new", "x").await.expect("kept");
+            assert_eq!((reply.sequence.0, reply.answer), (9 + restart, Answer::Ok((9 + restart).to_string().into())));
+            // The other one counts for itself.
+            assert_eq!(rig.send_as("ant", "t7", "1").await.expect("kept").answer, Answer::Ok("8".into()));
+            // Three crashes, then clean stops, which leave snapshots of its own in the place of the first.
+            if restart >= 3 {
+                rig.host.stop().await.expect("sealed");
+            }
+            storage = storage.crash();
+        }
+    });
+}
+
+#[test]
+fn a_snapshot_that_an_unfinished_restore_left_does_not_pass_for_one_of_the_next_service() {
+    let storage = sample();
+    // As far as a restore of `new` gets before it dies.
+    let newest = storage.list().expect("lists").into_iter().filter(|file| file.starts_with("ant.")).max();
+    let content = file::read(&storage, &newest.expect("one of ant")).expect("readable");
+    let header = SnapshotHeader { service: name("new"), record: RecordNumber(1), ..content.header.clone() };
+    let chunks = content.chunks(SECTION_STATE).into_iter().map(|at| &content.body[at]);
+    file::write(&storage, &file::file_name(&name("new"), RecordNumber(1)), &header, chunks).expect("written");
+
+    block_on(async {
+        let rig = start(&storage).await;
+        create(&rig, "new", "count.wat").await;
+        assert_eq!(rig.send("new", "x").await.expect("kept").answer, Answer::Ok("1".into()));
+        // The next start has only what is on the disk.
+        let storage = storage.crash();
+        drop(rig);
+        let rig = start(&storage).await;
+        assert_eq!(rig.send("new", "x").await.expect("kept").answer, Answer::Ok("2".into()));
+    });
+}
