@@ -73,6 +73,18 @@ pub enum EngineError {
     },
 }
 
+/// Waits for a task, and passes its panic on. A task that was cancelled ended with its runtime, and with it whoever
+/// waits.
+pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::JoinError>>) -> T {
+    match task.await {
+        Ok(output) => output,
+        Err(error) => match error.try_into_panic() {
+            Ok(panic) => std::panic::resume_unwind(panic),
+            Err(_cancelled) => std::future::pending().await,
+        },
+    }
+}
+
 /// Compiles workloads and runs guests.
 pub struct Engine {
     wasmtime: wasmtime::Engine,

@@ -10,7 +10,7 @@ pub use durable::NewService;
 use crate::auth::{Authority, Grant, Identity};
 use crate::clock::Clock;
 use crate::data::DataDirectory;
-use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program};
+use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program, joined};
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::MemoryJournal;
@@ -158,10 +158,7 @@ impl Host {
 
     /// Runs something on the guests' threads: a start function may run for long.
     async fn on_guests<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
-        match self.engine.spawn(future).await {
-            Ok(output) => output,
-            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
-        }
+        joined(self.engine.spawn(future)).await
     }
 
     /// Lets requests in to a service.

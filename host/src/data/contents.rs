@@ -159,7 +159,10 @@ impl Gathering {
                 Err(reason) => found.damaged_snapshots.push((name, reason)),
             }
         }
-        for found in services.values_mut().filter(|found| found.entry.first_snapshot.is_none()) {
+        // Whoever has two snapshots goes back no further, and may have a long journal for the sake of answers.
+        let reaches_back =
+            |found: &&mut FoundService| found.entry.first_snapshot.is_none() && found.snapshots.len() < 2;
+        for found in services.values_mut().filter(reaches_back) {
             found.snapshots.push(FoundSnapshot { file: None, header: None });
         }
         Ok(Self { services, gathered: BTreeMap::new(), whole: whole.cloned() })

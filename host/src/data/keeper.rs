@@ -6,6 +6,7 @@
 //! its place.
 
 use super::{DataDirectory, Needed, chain};
+use crate::engine::joined;
 use crate::event::{Event, EventSink};
 use crate::journal::Commit;
 use crate::journal::frame::RecordNumber;
@@ -115,7 +116,7 @@ impl Shelf {
         let written = tokio::task::spawn_blocking(move || {
             file::write(&*storage, &of_thread, &header, snapshot.chunks().iter().map(|chunk| &chunk[..]))
         });
-        written.await.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))?;
+        joined(written).await?;
         self.kept.push_back(kept);
         while self.kept.len() > SNAPSHOTS_KEPT {
             self.kept.pop_front();
@@ -124,10 +125,8 @@ impl Shelf {
         let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
         let service = self.service.clone();
         let pruned = tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest));
-        pruned
-            .await
-            .unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
-            .map_err(|source| SnapshotFileError::Storage { name, action: "remove those before", source })
+        let failed = |source| SnapshotFileError::Storage { name, action: "remove those before", source };
+        joined(pruned).await.map_err(failed)
     }
 }
 

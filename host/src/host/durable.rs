@@ -3,7 +3,7 @@
 use super::Host;
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
-use crate::engine::Program;
+use crate::engine::{Program, joined};
 use crate::event::Event;
 use crate::name::Name;
 use crate::service::{LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec};
@@ -166,8 +166,7 @@ impl Host {
         futures::future::join_all(keepers).await;
         let Some(directory) = self.data.clone() else { return Ok(()) };
         // It waits for the disk.
-        let closed = tokio::task::spawn_blocking(move || directory.close()).await;
-        closed.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic()))
+        joined(tokio::task::spawn_blocking(move || directory.close())).await
     }
 }
 

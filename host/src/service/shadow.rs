@@ -14,7 +14,7 @@
 
 use super::{Begun, Service, Status};
 use crate::clock::Timestamp;
-use crate::engine::Program;
+use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
 use crate::failover::FailoverMode;
 use crate::journal::TransactionRecord;
@@ -134,8 +134,7 @@ impl Shadow {
     /// Waits until the round is over. Dropping the future changes nothing.
     pub(super) async fn round_over(&mut self) {
         if self.over.is_none() {
-            let result = (&mut self.round).await;
-            self.over = Some(result.unwrap_or_else(|panic| std::panic::resume_unwind(panic.into_panic())));
+            self.over = Some(joined(&mut self.round).await);
         }
     }
 
