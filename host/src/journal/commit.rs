@@ -20,6 +20,7 @@ use super::segments::{Log, LogError, Reclaimed};
 use crate::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use thiserror::Error;
@@ -176,6 +177,19 @@ struct Shared {
     room: Arc<Semaphore>,
     room_bytes: usize,
     boards: Mutex<BTreeMap<Name, Arc<Board>>>,
+    /// Written by the writer thread alone, as is the next.
+    frames: AtomicU64,
+    frame_bytes: AtomicU64,
+}
+
+/// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
+/// another place, are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Frames since it was started: each is one write and one sync.
+    pub frames: u64,
+    /// Bytes of them, with what fills up their last blocks.
+    pub frame_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -214,6 +228,8 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         room: Arc::new(Semaphore::new(room_bytes)),
         room_bytes,
         boards: Mutex::default(),
+        frames: AtomicU64::new(0),
+        frame_bytes: AtomicU64::new(0),
     });
     let reader = log.reader();
     let of_thread = Arc::clone(&shared);
@@ -282,6 +298,15 @@ impl Committer {
     /// Has the places of a service's records written to `board` from now on.
     pub fn register(&self, service: &Name, board: Arc<Board>) {
         self.shared.boards().insert(service.clone(), board);
+    }
+
+    /// Tells what was written so far. A ticket that has resolved is counted.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals {
+            frames: self.shared.frames.load(Ordering::Acquire),
+            frame_bytes: self.shared.frame_bytes.load(Ordering::Acquire),
+        }
     }
 
     /// Reads single records.
@@ -471,6 +496,8 @@ struct StagedRecord {
 fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Result<(), LogError> {
     let result = log.commit().map_err(|error| shared.fail(&error));
     if let Ok(Some(committed)) = &result {
+        shared.frames.fetch_add(1, Ordering::Release);
+        shared.frame_bytes.fetch_add(committed.frame_bytes() as u64, Ordering::Release);
         let share_bytes = (committed.frame_bytes() / staged.len().max(1)) as u64;
         let boards = shared.boards();
         for (service, number, place) in staged.iter().filter_map(|staged| staged.record.as_ref()) {
@@ -576,6 +603,8 @@ mod tests {
             }
         });
         assert!(storage.count(Operation::SyncData) < 800, "{}", storage.count(Operation::SyncData));
+        let Totals { frames, frame_bytes } = committer.totals();
+        assert!((1..800).contains(&frames) && frame_bytes >= 1600 * 5, "{frames} frames of {frame_bytes} bytes");
         let seal = writer.stop().expect("sealed");
         assert!(matches!(committer.submit(entry("ant", 401), None), Err(CommitError::Closed)));
         let (recovery, found) = look(&storage, Some(&seal));
