@@ -7,8 +7,8 @@
 //!
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
-//! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`],
-//! [`durable`]. [`served`] is a host with services, [`ledger`] a client of one, [`bare`] and [`disk`] the controls,
+//! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
+//! [`shadow`]. [`served`] is a host with services, [`ledger`] a client of one, [`bare`] and [`disk`] the controls,
 //! [`pairs`] and [`cpu`] the measuring, [`report`] the table.
 
 mod bare;
@@ -23,6 +23,7 @@ mod panics;
 mod ready;
 mod report;
 mod served;
+mod shadow;
 mod transaction;
 
 use report::Row;
@@ -30,7 +31,7 @@ use report::Row;
 /// An experiment's name and what measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 11] = [
+const EXPERIMENTS: [Experiment; 12] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -42,6 +43,7 @@ const EXPERIMENTS: [Experiment; 11] = [
     ("durable-throughput", durable::throughput),
     ("durable-latency", durable::latency),
     ("durable-recovery", durable::recovery),
+    ("shadow", shadow::shadow),
 ];
 
 fn main() {

@@ -8,7 +8,7 @@ pub(crate) const PAIRS_MIN: usize = 15;
 /// Nanoseconds per unit of both strategies, pair by pair.
 pub(crate) struct Pairs {
     ns: Vec<(f64, f64)>,
-    /// Pairs that were measured but do not count, since others disturbed them.
+    /// Pairs that were measured but do not count.
     dropped: usize,
 }
 
@@ -73,18 +73,16 @@ impl Pairs {
     }
 }
 
-/// Turns that were measured beside a disk, less those that others disturbed.
+/// Turns, less those that do not count.
 pub(crate) struct Turns<T> {
     kept: Vec<T>,
     dropped: usize,
 }
 
 impl<T> Turns<T> {
-    /// Takes `count` turns after one that is not counted, with a `probe` of the disk before and after each. Where the
-    /// disk took more than twice its median, the turn is dropped.
+    /// Takes `count` turns after one that is not counted, with a `probe` of the disk before and after each. A turn is
+    /// dropped where others had the disk as well: where the probes took more than twice their median.
     pub(crate) fn measure(count: usize, mut probe: impl FnMut() -> Duration, mut turn: impl FnMut() -> T) -> Self {
-        // Half of the probes are no longer than the median.
-        assert!(count >= 2 * PAIRS_MIN, "of {count} turns too few might be left");
         turn();
         let turns: Vec<(f64, T)> = (0..count)
             .map(|_| {
@@ -94,8 +92,14 @@ impl<T> Turns<T> {
             })
             .collect();
         let bound = 2.0 * median(turns.iter().map(|(probe, _)| *probe));
-        let kept: Vec<T> = turns.into_iter().filter(|(probe, _)| *probe <= bound).map(|(_, turn)| turn).collect();
-        let dropped = count - kept.len();
+        Self::of(turns.into_iter().map(|(probe, turn)| (probe <= bound).then_some(turn)))
+    }
+
+    /// Turns of which some came to nothing.
+    pub(crate) fn of(turns: impl IntoIterator<Item = Option<T>>) -> Self {
+        let mut dropped = 0;
+        let kept: Vec<T> = turns.into_iter().inspect(|turn| dropped += usize::from(turn.is_none())).flatten().collect();
+        assert!(kept.len() >= PAIRS_MIN, "a median of {} turns says too little: {dropped} are no good", kept.len());
         Self { kept, dropped }
     }
 
@@ -106,7 +110,7 @@ impl<T> Turns<T> {
 }
 
 /// The middle of `values`; of an even number, the lower of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     sorted[(sorted.len() - 1) / 2]

@@ -19,9 +19,11 @@ use lifeboat::size::Size;
 use lifeboat::storage::DiskStorage;
 use lifeboat::transaction::{Answer, Epoch, Kind, Request};
 use lifeboat::workload::{LoadLimits, load};
+use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1024 * 1024;
@@ -51,8 +53,6 @@ pub(crate) struct Served {
 struct Told {
     failover: Option<Failover>,
     restored: Option<Restored>,
-    /// Neither of them.
-    other: Option<Event>,
 }
 
 /// How a service was brought back.
@@ -72,6 +72,18 @@ pub(crate) struct Answered {
     pub(crate) failed: usize,
     /// Fuel of all of them.
     pub(crate) fuel_used: u64,
+}
+
+/// A failover while a client was being served.
+pub(crate) struct UnderLoad {
+    /// None if the host gave it up.
+    pub(crate) failover: Option<Failover>,
+    /// When each answer came, in order.
+    pub(crate) answers: Vec<Instant>,
+    /// When the operator forced the failover.
+    pub(crate) forced: Instant,
+    /// When the operator was told that it was over.
+    pub(crate) over: Instant,
 }
 
 impl Served {
@@ -95,7 +107,7 @@ impl Served {
                         let (replayed_transactions, took) = (*replayed_transactions, *took);
                         told.restored = Some(Restored { replayed_transactions, took, opened: Duration::ZERO });
                     }
-                    other => told.other = Some(other.clone()),
+                    _ => {}
                 }
             }),
         )
@@ -127,7 +139,7 @@ impl Served {
         served.host = served.host.with_data(Arc::clone(&directory));
         served.directory = Some(directory);
         served.runtime.block_on(served.host.recover(contents, Epoch::default));
-        if let Some(restored) = &mut served.told.lock().expect("nobody panics in here").restored {
+        if let Some(restored) = &mut served.told().restored {
             restored.opened = start.elapsed();
         }
         services.iter().for_each(|service| served.grant(service));
@@ -141,7 +153,7 @@ impl Served {
 
     /// How the last service was brought back.
     pub(crate) fn restored(&self) -> Restored {
-        self.told.lock().expect("nobody panics in here").restored.take().expect("a service was brought back")
+        self.told().restored.take().expect("a service was brought back")
     }
 
     /// Compiles a guest of `tests/guests`, or a prebuilt workload.
@@ -249,14 +261,51 @@ impl Served {
     pub(crate) fn fail_over(&self, service: &str) -> Failover {
         let forced = self.host.fail_over(self.token.reveal(), service);
         let status = self.runtime.block_on(forced).expect("ada may operate");
-        let failover = self.last_failover();
+        let failover = self.told().failover.take().expect("it failed over");
         assert_eq!(failover.to, status.vm, "the failover is the one that was forced");
         failover
     }
 
-    fn last_failover(&self) -> Failover {
-        let mut told = self.told.lock().expect("nobody panics in here");
-        told.failover.take().unwrap_or_else(|| panic!("it did not fail over: {:?}", told.other))
+    /// Keeps `in_flight` of `requests` going, forces a failover after `before`, and goes on until it is over.
+    pub(crate) fn fail_over_under_load(
+        &self,
+        service: &str,
+        requests: impl Iterator<Item = Request>,
+        in_flight: usize,
+        before: Duration,
+    ) -> UnderLoad {
+        let token = self.token.reveal();
+        let is_over = Cell::new(false);
+        self.runtime.block_on(async {
+            let mut replies = futures::stream::iter(requests.take_while(|_| !is_over.get()))
+                .map(|request| self.host.request(token, service, request))
+                .buffer_unordered(in_flight);
+            let mut answers = Vec::new();
+            let mut failing_over = pin!(async {
+                tokio::time::sleep(before).await;
+                let forced = Instant::now();
+                self.host.fail_over(token, service).await.expect("ada may operate");
+                (forced, Instant::now())
+            });
+            let (forced, over) = loop {
+                tokio::select! {
+                    biased;
+                    times = &mut failing_over => break times,
+                    reply = replies.next() => {
+                        let reply = reply.expect("there are more").expect("nothing is denied");
+                        assert!(matches!(reply.answer, Answer::Ok(_)), "{:?}", reply.answer);
+                        answers.push(Instant::now());
+                    }
+                }
+            };
+            is_over.set(true);
+            while replies.next().await.is_some() {}
+            UnderLoad { failover: self.told().failover.take(), answers, forced, over }
+        })
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().expect("nobody panics in here")
     }
 }
 
