@@ -33,6 +33,7 @@ use crate::storage::{LockGuard, Storage};
 use crate::workload::WorkloadHash;
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tokio::sync::mpsc;
@@ -224,7 +225,8 @@ impl Locked {
             writer: Mutex::new(Some(writer)),
             needed: Mutex::default(),
             options: options.clone(),
-            reclaiming: tokio::sync::Mutex::new(()),
+            is_recovered: AtomicBool::new(false),
+            reclaiming: tokio::sync::Mutex::default(),
             pinned,
             pinned_receiver: Mutex::new(Some(pinned_receiver)),
             _lock: lock,
@@ -268,6 +270,18 @@ pub(crate) struct Needed {
     pub(crate) answers: RecordNumber,
 }
 
+/// A service that holds back space.
+#[derive(Debug)]
+pub(crate) struct Pin {
+    pub(crate) service: Name,
+    /// What it should do about it.
+    pub(crate) way: Way,
+    /// How long the journal is.
+    pub(crate) journal_bytes: u64,
+    /// Whether that is more than any service should cause.
+    pub(crate) is_far_too_long: bool,
+}
+
 /// How a service makes way for others in the journal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -288,10 +302,12 @@ pub struct DataDirectory {
     /// What each service needs. One that is left out needs all.
     needed: Mutex<BTreeMap<Name, Needed>>,
     options: DataOptions,
-    reclaiming: tokio::sync::Mutex<()>,
-    /// Services that hold back space, and what they should do about it.
-    pinned: mpsc::UnboundedSender<(Name, Way)>,
-    pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<(Name, Way)>>>,
+    is_recovered: AtomicBool,
+    /// Held while space is given back: the first answer that a service kept when it was last asked to forget some.
+    reclaiming: tokio::sync::Mutex<BTreeMap<Name, RecordNumber>>,
+    /// Services that hold back space.
+    pinned: mpsc::UnboundedSender<Pin>,
+    pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<Pin>>>,
     // The last field, as fields are dropped in order: the catalog still writes when it is closed.
     _lock: LockGuard,
 }
@@ -319,13 +335,23 @@ impl DataDirectory {
     /// never came to be.
     fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
         let mut is_changed = false;
-        for (file, _) in contents.services.iter().flat_map(|found| &found.damaged_snapshots) {
+        let usable = contents.services.iter().filter(|found| found.standing.is_ok());
+        for (file, _) in usable.flat_map(|found| &found.damaged_snapshots) {
             let failed = DataError::storage(format!("put '{file}' aside"));
             self.storage.rename(file, &format!("{file}.damaged")).map_err(failed)?;
             is_changed = true;
         }
         if is_changed {
             self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+        }
+        // A service that is not started, for whatever reason, needs what its snapshots need, and no more.
+        for found in contents.services.iter().filter(|found| found.is_journal_sound) {
+            let newest = || found.usable().take(keeper::SNAPSHOTS_KEPT);
+            let replay = newest().map(|snapshot| snapshot.record().next()).min();
+            let answers = newest().map(FoundSnapshot::first_answer).min();
+            if let Some((replay, answers)) = replay.zip(answers) {
+                self.set_needed(&found.name, Needed { replay, answers });
+            }
         }
         for service in &contents.orphans {
             let change = commit::Change::End;
@@ -368,8 +394,12 @@ impl DataDirectory {
 
     /// Gives back what no service needs any more.
     pub(crate) async fn reclaim(&self) {
+        // Before, the writer would have nobody to tell where it carried a record.
+        if !self.is_recovered.load(Ordering::Acquire) {
+            return;
+        }
         // One is enough: what changed since it began is seen to by the next.
-        let Ok(_reclaiming) = self.reclaiming.try_lock() else { return };
+        let Ok(mut made_way) = self.reclaiming.try_lock() else { return };
         let needed = self.needed().clone();
         let first = needed.iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
         let Ok(reclaimed) = self.committer.reclaim(first).await else { return };
@@ -379,18 +409,30 @@ impl DataDirectory {
         }
         let is_far_too_long = reclaimed.segment_bytes_left > self.options.answers_pinned_bytes;
         for service in reclaimed.pinned_by {
-            let way = match needed.get(&service) {
-                Some(needed) if needed.replay < needed.answers => Way::Snapshot,
-                Some(_) if is_far_too_long => Way::Forget,
-                // Its answers are given back in their time, or it is quarantined.
-                _ => continue,
+            let Some(needed) = needed.get(&service) else { continue };
+            let way = if needed.replay <= needed.answers {
+                Way::Snapshot
+            } else if !is_far_too_long {
+                // Its answers are given back in their time.
+                continue;
+            } else if made_way.insert(service.clone(), needed.answers) == Some(needed.answers) {
+                // What it forgot counts once two snapshots know of it.
+                Way::Snapshot
+            } else {
+                Way::Forget
             };
-            let _ = self.pinned.send((service, way));
+            let pin = Pin { service, way, journal_bytes: reclaimed.segment_bytes_left, is_far_too_long };
+            let _ = self.pinned.send(pin);
         }
     }
 
+    /// Every service that was found is known to the journal: from now on space is given back.
+    pub(crate) fn set_recovered(&self) {
+        self.is_recovered.store(true, Ordering::Release);
+    }
+
     /// Tells which services should make way so that space can be given back, and how. Once.
-    pub(crate) fn pinned(&self) -> Option<mpsc::UnboundedReceiver<(Name, Way)>> {
+    pub(crate) fn pinned(&self) -> Option<mpsc::UnboundedReceiver<Pin>> {
         self.pinned_receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 

@@ -116,6 +116,13 @@ pub enum Event {
         /// Which part, and how.
         damage: String,
     },
+    /// A service holds back the journal of all services, which grows: it can neither be snapshotted nor carried.
+    JournalPinned {
+        /// The service.
+        service: Name,
+        /// How long the journal is, in bytes.
+        journal_bytes: u64,
+    },
     /// The last frame of the journal was being written when the host went down.
     JournalTorn {
         /// Where it began.
@@ -271,6 +278,11 @@ impl fmt::Display for Event {
                 write!(f, "Snapshot not kept: {service} keeps its older ones: {reason}")
             }
             Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
+            Self::JournalPinned { service, journal_bytes } => write!(
+                f,
+                "Journal pinned: it takes {} since {service} needs its oldest part; see why that is not snapshotted",
+                Bytes(*journal_bytes)
+            ),
             Self::JournalTorn { position } => write!(
                 f,
                 "Journal torn: the host went down while it wrote at position {}; nothing that was acknowledged is lost",

@@ -66,6 +66,8 @@ pub struct Host {
     data: Option<Arc<DataDirectory>>,
     /// Services of the data directory that were not started, and why.
     quarantined: RwLock<HashMap<Name, String>>,
+    /// Held while a durable service is created.
+    creating: tokio::sync::Mutex<()>,
     /// Tasks that end when what they do for a service is done.
     keepers: Mutex<Vec<JoinHandle<()>>>,
     /// Those that some service still runs.
@@ -103,6 +105,7 @@ impl Host {
             services: Arc::default(),
             data: None,
             quarantined: RwLock::default(),
+            creating: tokio::sync::Mutex::default(),
             keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,

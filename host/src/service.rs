@@ -144,6 +144,8 @@ pub(crate) struct Service {
     snapshot_fuel: u64,
     /// What replaying the transactions since then would cost, as fuel.
     tail_fuel: u64,
+    /// What replaying all transactions since the start would cost: it only grows.
+    kept_replay_fuel: u64,
     /// What rollbacks have replayed of them so far, as fuel.
     replayed_fuel: u64,
     /// Charged to this VM, and not yet written with a transaction.
@@ -217,6 +219,7 @@ impl Service {
             snapshot: Arc::new(Snapshot::empty()),
             snapshot_fuel: 0,
             tail_fuel: 0,
+            kept_replay_fuel: 0,
             replayed_fuel: 0,
             query_fuel_used: 0,
             unmovable: None,
@@ -308,13 +311,13 @@ impl Service {
                 let _ = done.send(self.status());
             }
             Message::MakeWay(way) => {
-                if way == Way::Forget
-                    && let Some(before) = self.answers.forget_quarter()
-                {
-                    self.journal.forget_answers(before);
-                }
-                if self.shadow.is_none() && self.revive().await.is_ok() && self.unmovable_backoff.is_over(self.requests)
-                {
+                let is_movable = self.shadow.is_none() && self.unmovable_backoff.is_over(self.requests);
+                if is_movable && self.revive().await.is_ok() {
+                    if way == Way::Forget
+                        && let Some(before) = self.answers.forget_quarter()
+                    {
+                        self.journal.forget_answers(before);
+                    }
                     let _ = self.snapshot_soon().await;
                 }
             }
@@ -432,13 +435,15 @@ impl Service {
                 let _ = self.take_snapshot().await;
             }
             self.journal.check_room(room).map_err(|error| self.degraded_denial(error.to_string()))?;
-            if let Err(error) = self.journal.room(body.len() as u64).await {
-                let Stopped(reason) = self.stop(error.to_string());
-                return Err(Denial::Stopped { service: self.name.clone(), reason });
-            }
         }
         // Making way may have cost the store.
         self.revive().await?;
+        if kind == Kind::Transaction
+            && let Err(error) = self.journal.room(body.len() as u64).await
+        {
+            let Stopped(reason) = self.stop(error.to_string());
+            return Err(Denial::Stopped { service: self.name.clone(), reason });
+        }
         let is_id_kept = kind == Kind::Transaction && id.is_some();
         let id = id.unwrap_or_else(|| {
             self.ids_made += 1;
@@ -552,6 +557,7 @@ impl Service {
         self.forget_old_answers(work.timestamp);
         if reply.answer.is_kept() {
             self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+            self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
         }
         Ok(commit)
     }

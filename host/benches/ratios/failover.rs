@@ -27,7 +27,7 @@ pub(crate) fn failover() -> Vec<Row> {
     let served = Served::new();
     let program = served.compile("ledger.wasm");
     served.start("bank", &program);
-    served.transact("bank", (0..ACCOUNTS).map(|account| anonymous(deposit(account))).collect(), 256);
+    served.transact("bank", (0..ACCOUNTS).map(|account| anonymous(deposit(account))), 256);
     let ledger = Ledger::open(program);
 
     let by_service = || {

@@ -7,18 +7,23 @@
 //!
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
-//! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`]. [`served`] is a host
-//! with services, [`bare`] the control, [`pairs`] and [`cpu`] the measuring, [`report`] the table.
+//! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
+//! [`shadow`]. [`served`] is a host with services, [`ledger`] a client of one, [`bare`] and [`disk`] the controls,
+//! [`pairs`] and [`cpu`] the measuring, [`report`] the table.
 
 mod bare;
 mod cpu;
+mod disk;
+mod durable;
 mod failover;
+mod ledger;
 mod metering;
 mod pairs;
 mod panics;
 mod ready;
 mod report;
 mod served;
+mod shadow;
 mod transaction;
 
 use report::Row;
@@ -26,7 +31,7 @@ use report::Row;
 /// An experiment's name and what measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
-const EXPERIMENTS: [Experiment; 8] = [
+const EXPERIMENTS: [Experiment; 12] = [
     ("transaction-trivial", transaction::trivial),
     ("transaction-with-ids", transaction::with_ids),
     ("transaction-one-at-a-time", transaction::one_at_a_time),
@@ -35,6 +40,10 @@ const EXPERIMENTS: [Experiment; 8] = [
     ("vm-ready", ready::ready),
     ("failover", failover::failover),
     ("panics", panics::panics),
+    ("durable-throughput", durable::throughput),
+    ("durable-latency", durable::latency),
+    ("durable-recovery", durable::recovery),
+    ("shadow", shadow::shadow),
 ];
 
 fn main() {

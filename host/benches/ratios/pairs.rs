@@ -6,7 +6,11 @@ use std::time::Duration;
 pub(crate) const PAIRS_MIN: usize = 15;
 
 /// Nanoseconds per unit of both strategies, pair by pair.
-pub(crate) struct Pairs(Vec<(f64, f64)>);
+pub(crate) struct Pairs {
+    ns: Vec<(f64, f64)>,
+    /// Pairs that were measured but do not count.
+    dropped: usize,
+}
 
 impl Pairs {
     /// Runs `a` and `b` in turns, `count` times each, after one turn that is not counted. Each does `units` units of
@@ -18,29 +22,35 @@ impl Pairs {
         mut b: impl FnMut() -> Duration,
     ) -> Self {
         assert!(count >= PAIRS_MIN, "a median of {count} pairs says too little");
-        let per_unit = |elapsed: Duration| elapsed.as_secs_f64() * 1e9 / f64::from(units);
         a();
         b();
-        Self((0..count).map(|_| (per_unit(a()), per_unit(b()))).collect())
+        Self::of((0..count).map(|_| (a(), b())), units)
+    }
+
+    /// Pairs that were measured in another way, each of `units` units of work.
+    pub(crate) fn of(pairs: impl IntoIterator<Item = (Duration, Duration)>, units: u32) -> Self {
+        let per_unit = |elapsed: Duration| elapsed.as_secs_f64() * 1e9 / f64::from(units);
+        Self { ns: pairs.into_iter().map(|(a, b)| (per_unit(a), per_unit(b))).collect(), dropped: 0 }
     }
 
     /// The geometric means of several measurements, pair by pair.
     pub(crate) fn geometric_mean(all: &[Self]) -> Self {
-        let count = all.iter().map(|pairs| pairs.0.len()).min().unwrap_or_default();
+        let count = all.iter().map(|pairs| pairs.ns.len()).min().unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
         let mean =
             |of: &dyn Fn(&Self) -> f64| (all.iter().map(|pairs| of(pairs).ln()).sum::<f64>() / all.len() as f64).exp();
-        Self((0..count).map(|index| (mean(&|pairs| pairs.0[index].0), mean(&|pairs| pairs.0[index].1))).collect())
+        let means = |index: usize| (mean(&|pairs| pairs.ns[index].0), mean(&|pairs| pairs.ns[index].1));
+        Self { ns: (0..count).map(means).collect(), dropped: 0 }
     }
 
     /// The median of A, in nanoseconds per unit.
     pub(crate) fn a_ns(&self) -> f64 {
-        median(self.0.iter().map(|(a, _)| *a))
+        median(self.ns.iter().map(|(a, _)| *a))
     }
 
     /// The median of B, in nanoseconds per unit.
     pub(crate) fn b_ns(&self) -> f64 {
-        median(self.0.iter().map(|(_, b)| *b))
+        median(self.ns.iter().map(|(_, b)| *b))
     }
 
     /// The median of A / B.
@@ -53,13 +63,54 @@ impl Pairs {
         self.ratios().fold((f64::INFINITY, 0.0), |(least, greatest), ratio| (least.min(ratio), greatest.max(ratio)))
     }
 
+    /// How many pairs count, and of how many.
+    pub(crate) fn counts(&self) -> (usize, usize) {
+        (self.ns.len(), self.ns.len() + self.dropped)
+    }
+
     fn ratios(&self) -> impl Iterator<Item = f64> {
-        self.0.iter().map(|(a, b)| a / b)
+        self.ns.iter().map(|(a, b)| a / b)
+    }
+}
+
+/// Turns, less those that do not count.
+pub(crate) struct Turns<T> {
+    kept: Vec<T>,
+    dropped: usize,
+}
+
+impl<T> Turns<T> {
+    /// Takes `count` turns after one that is not counted, with a `probe` of the disk before and after each. A turn is
+    /// dropped where others had the disk as well: where the probes took more than twice their median.
+    pub(crate) fn measure(count: usize, mut probe: impl FnMut() -> Duration, mut turn: impl FnMut() -> T) -> Self {
+        turn();
+        let turns: Vec<(f64, T)> = (0..count)
+            .map(|_| {
+                let before = probe();
+                let turn = turn();
+                ((before + probe()).as_secs_f64(), turn)
+            })
+            .collect();
+        let bound = 2.0 * median(turns.iter().map(|(probe, _)| *probe));
+        Self::of(turns.into_iter().map(|(probe, turn)| (probe <= bound).then_some(turn)))
+    }
+
+    /// Turns of which some came to nothing.
+    pub(crate) fn of(turns: impl IntoIterator<Item = Option<T>>) -> Self {
+        let mut dropped = 0;
+        let kept: Vec<T> = turns.into_iter().inspect(|turn| dropped += usize::from(turn.is_none())).flatten().collect();
+        assert!(kept.len() >= PAIRS_MIN, "a median of {} turns says too little: {dropped} are no good", kept.len());
+        Self { kept, dropped }
+    }
+
+    /// A pair of each turn, of `units` units of work.
+    pub(crate) fn pairs(&self, units: u32, pair: impl Fn(&T) -> (Duration, Duration)) -> Pairs {
+        Pairs { dropped: self.dropped, ..Pairs::of(self.kept.iter().map(pair), units) }
     }
 }
 
 /// The middle of `values`; of an even number, the lower of the two in the middle.
-fn median(values: impl Iterator<Item = f64>) -> f64 {
+pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);
     sorted[(sorted.len() - 1) / 2]

@@ -40,10 +40,10 @@ pub(crate) fn panics() -> Vec<Row> {
 }
 
 fn run(served: &Served, service: &str, bodies: Vec<&str>, failures: usize) -> Duration {
-    let requests = bodies.into_iter().map(add).collect();
-    let (elapsed, failed) = served.transact(service, requests, 256);
-    assert_eq!(failed, failures, "what panics fails, and nothing else does");
-    elapsed
+    let requests: Vec<Request> = bodies.into_iter().map(add).collect();
+    let answered = served.transact(service, requests, 256);
+    assert_eq!(answered.failed, failures, "what panics fails, and nothing else does");
+    answered.elapsed
 }
 
 fn add(number: &str) -> Request {

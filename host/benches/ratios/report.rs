@@ -24,6 +24,10 @@ impl Row {
         let (least, greatest) = self.pairs.range();
         let ratio = format!("{:.2}", self.pairs.ratio());
         let range = format!("{least:.2}..{greatest:.2}");
+        let pairs = match self.pairs.counts() {
+            (kept, all) if kept == all => all.to_string(),
+            (kept, all) => format!("{kept} of {all}"),
+        };
         let target = self.target.map_or("-".into(), |target| format!("<= {target:.2}"));
         print_line([
             self.name,
@@ -33,6 +37,7 @@ impl Row {
             &time(self.pairs.b_ns()),
             &ratio,
             &range,
+            &pairs,
             &target,
         ]);
     }
@@ -51,14 +56,14 @@ pub(crate) fn print_header() {
     print(&format!("load average before: {}", load.split(' ').next().unwrap_or("unknown")));
     print(&format!("commit: {}", said("git", &["describe", "--always", "--dirty"])));
     print(&format!("date: {}\n", said("date", &["-u", "+%F"])));
-    print_line(["ratio", "A", "B", "A, median", "B, median", "A / B", "min..max", "target"]);
-    print_line(["---"; 8].map(|dashes| dashes));
+    print_line(["ratio", "A", "B", "A, median", "B, median", "A / B", "min..max", "pairs", "target"]);
+    print_line(["---"; 9].map(|dashes| dashes));
 }
 
-fn print_line(cells: [&str; 8]) {
-    let [name, a, b, a_time, b_time, ratio, range, target] = cells;
+fn print_line(cells: [&str; 9]) {
+    let [name, a, b, a_time, b_time, ratio, range, pairs, target] = cells;
     print(&format!(
-        "| {name:<38} | {a:<34} | {b:<34} | {a_time:>9} | {b_time:>9} | {ratio:>5} | {range:>11} | {target:>7} |"
+        "| {name:<38} | {a:<34} | {b:<34} | {a_time:>9} | {b_time:>9} | {ratio:>5} | {range:>11} | {pairs:>8} | {target:>7} |"
     ));
 }
 

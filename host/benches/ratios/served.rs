@@ -3,22 +3,36 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use lifeboat::auth::{Grant, Token};
+use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{SystemClock, Timestamp};
+use lifeboat::data::{DataDirectory, DataError, DataOptions, Locked};
 use lifeboat::engine::Program;
 use lifeboat::event::{Event, Failover};
 use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::fleet::Machine;
-use lifeboat::host::{Host, HostConfig};
+use lifeboat::host::{Host, HostConfig, NewService};
+use lifeboat::journal::commit::Totals;
+use lifeboat::journal::frame::DirectoryId;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, ServiceSpec};
 use lifeboat::size::Size;
+use lifeboat::storage::DiskStorage;
 use lifeboat::transaction::{Answer, Epoch, Kind, Request};
 use lifeboat::workload::{LoadLimits, load};
+use std::cell::Cell;
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex};
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
 const MIB: u64 = 1024 * 1024;
+
+/// Linear memory of a VM, unless a service is started with more.
+const MEMORY_BYTES: u64 = 64 * MIB;
+
+/// How long a host that was dropped may hold on to its data directory: its tasks end by themselves.
+const LET_GO_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Keys the random numbers of every guest.
 pub(crate) const SECRET: [u8; 32] = [7; 32];
@@ -29,20 +43,71 @@ pub(crate) struct Served {
     token: Token,
     /// The client's, as `lifeboat run` has it.
     runtime: tokio::runtime::Runtime,
-    last_failover: Arc<Mutex<Option<Failover>>>,
+    told: Arc<Mutex<Told>>,
+    /// Of a host that has one.
+    directory: Option<Arc<DataDirectory>>,
+}
+
+/// The last event of its kind.
+#[derive(Default)]
+struct Told {
+    failover: Option<Failover>,
+    restored: Option<Restored>,
+}
+
+/// How a service was brought back.
+pub(crate) struct Restored {
+    pub(crate) replayed_transactions: u64,
+    /// From the snapshot's file to the service, as the event tells.
+    pub(crate) took: Duration,
+    /// From taking the directory to the service: with reading the journal, and compiling.
+    pub(crate) opened: Duration,
+}
+
+/// What came of requests.
+pub(crate) struct Answered {
+    /// Until all were answered.
+    pub(crate) elapsed: Duration,
+    /// How many were answered `failed`.
+    pub(crate) failed: usize,
+    /// Fuel of all of them.
+    pub(crate) fuel_used: u64,
+}
+
+/// A failover while a client was being served.
+pub(crate) struct UnderLoad {
+    /// None if the host gave it up.
+    pub(crate) failover: Option<Failover>,
+    /// When each answer came, in order.
+    pub(crate) answers: Vec<Instant>,
+    /// When the operator forced the failover.
+    pub(crate) forced: Instant,
+    /// When the operator was told that it was over.
+    pub(crate) over: Instant,
 }
 
 impl Served {
     /// A host without services.
     pub(crate) fn new() -> Self {
-        let last_failover = Arc::new(Mutex::new(None));
-        let sink = Arc::clone(&last_failover);
+        Self::with_slots(8, 128 * MIB)
+    }
+
+    /// A host without services that has `slots` on each machine, for sizes of up to `memory_bytes`.
+    pub(crate) fn with_slots(slots: u32, memory_bytes: u64) -> Self {
+        let told = Arc::new(Mutex::new(Told::default()));
+        let sink = Arc::clone(&told);
         let host = Host::new(
-            HostConfig::new(Machine::pair(8, 1024 * MIB), 128 * MIB),
+            HostConfig::new(Machine::pair(slots, memory_bytes * u64::from(slots)), memory_bytes),
             Arc::new(SystemClock),
             Arc::new(move |event: &Event| {
-                if let Event::Failover(failover) = event {
-                    *sink.lock().expect("nobody panics in here") = Some(failover.clone());
+                let mut told = sink.lock().expect("nobody panics in here");
+                match event {
+                    Event::Failover(failover) => told.failover = Some(failover.clone()),
+                    Event::Restored { replayed_transactions, took, .. } => {
+                        let (replayed_transactions, took) = (*replayed_transactions, *took);
+                        told.restored = Some(Restored { replayed_transactions, took, opened: Duration::ZERO });
+                    }
+                    _ => {}
                 }
             }),
         )
@@ -52,72 +117,207 @@ impl Served {
         let token = authority.issue("ada", Timestamp(u64::MAX), [1; 32]).expect("ada is known");
         drop(authority);
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
-        Self { host, token, runtime, last_failover }
+        Self { host, token, runtime, told, directory: None }
+    }
+
+    /// A host with the data directory at `path`, and its services brought back.
+    pub(crate) fn durable(path: &Path) -> Self {
+        let mut served = Self::new();
+        let storage = Arc::new(DiskStorage::create(path).expect("a directory"));
+        let patience = Instant::now();
+        let (locked, start) = loop {
+            let start = Instant::now();
+            match Locked::take(Arc::clone(&storage) as _, Some(DirectoryId([1; 16]))) {
+                Err(DataError::InUse) if patience.elapsed() < LET_GO_DEADLINE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                taken => break (taken.expect("the directory is ours"), start),
+            }
+        };
+        let (directory, contents) = locked.open(&DataOptions::default()).expect("it is whole");
+        let services: Vec<Name> = contents.services.iter().map(|found| found.name.clone()).collect();
+        served.host = served.host.with_data(Arc::clone(&directory));
+        served.directory = Some(directory);
+        served.runtime.block_on(served.host.recover(contents, Epoch::default));
+        if let Some(restored) = &mut served.told().restored {
+            restored.opened = start.elapsed();
+        }
+        services.iter().for_each(|service| served.grant(service));
+        served
+    }
+
+    /// What the journal of a host with a data directory wrote.
+    pub(crate) fn journal_totals(&self) -> Totals {
+        self.directory.as_ref().expect("it has a data directory").committer().totals()
+    }
+
+    /// How the last service was brought back.
+    pub(crate) fn restored(&self) -> Restored {
+        self.told().restored.take().expect("a service was brought back")
     }
 
     /// Compiles a guest of `tests/guests`, or a prebuilt workload.
     pub(crate) fn compile(&self, file: &str) -> Arc<Program> {
-        let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
-        let path = format!("{}/../{folder}/{file}", env!("CARGO_MANIFEST_DIR"));
-        let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"));
-        let workload = load(file, &bytes, &LoadLimits::default()).expect("the loader takes it");
+        let workload = load(file, &guest(file), &LoadLimits::default()).expect("the loader takes it");
         self.runtime.block_on(self.host.compile(workload)).expect("it compiles")
     }
 
     /// Starts `program` as `service`, with a tank that lasts.
     pub(crate) fn start(&self, service: &str, program: &Arc<Program>) {
-        let fuel = crate::bare::FUEL;
-        let size = Size { name: "bench".into(), fuel, memory_bytes: 64 * MIB, deadline: Duration::from_secs(60) };
+        self.start_as(service, program, MEMORY_BYTES, FailoverMode::Direct);
+    }
+
+    /// The same with as much memory, and as it is to fail over.
+    pub(crate) fn start_as(&self, service: &str, program: &Arc<Program>, memory_bytes: u64, failover: FailoverMode) {
         let spec = ServiceSpec {
             name: name(service),
             program: Arc::clone(program),
-            size: Arc::new(size),
+            size: Arc::new(size(memory_bytes)),
             sizes: Vec::new(),
             thresholds: Thresholds::default(),
             secret: SECRET,
             epoch: Epoch::default(),
             accepted_divergences: BTreeSet::new(),
-            failover: FailoverMode::Direct,
+            failover,
             horizon: Horizon::default(),
             queue_max: QUEUE_MAX,
             sabotage: None,
         };
-        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
-            self.host.authority().grant("ada", &spec.name, grant);
-        }
+        self.grant(&spec.name);
         self.runtime.block_on(self.host.create_service(spec)).expect("the service starts");
     }
 
-    /// Sends `requests`, `in_flight` of them at a time, and says how long it took until all were answered, and how
-    /// many were answered `failed`.
-    pub(crate) fn transact(&self, service: &str, requests: Vec<Request>, in_flight: usize) -> (Duration, usize) {
+    /// Starts the guest in `file` as `service`, in the host's data directory, with a tank that lasts.
+    pub(crate) fn start_durable(&self, service: &str, file: &str) {
+        let bytes = guest(file);
+        let size = size(MEMORY_BYTES);
+        let new = NewService {
+            name: name(service),
+            workload: load(file, &bytes, &LoadLimits::default()).expect("the loader takes it"),
+            workload_bytes: &bytes,
+            settings: ServiceSettings {
+                size: size.name.clone(),
+                sizes: vec![size],
+                thresholds: Thresholds::default(),
+                horizon: Horizon::durable(),
+                failover: FailoverMode::Direct,
+            },
+            secret: SECRET,
+            epoch: Epoch::default(),
+            sabotage: None,
+        };
+        self.grant(&new.name);
+        self.runtime.block_on(self.host.create_durable_service(new)).expect("the service starts");
+    }
+
+    fn grant(&self, service: &Name) {
+        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
+            self.host.authority().grant("ada", service, grant);
+        }
+    }
+
+    /// Sends `requests`, `in_flight` of them at a time, until all were answered.
+    pub(crate) fn transact(
+        &self,
+        service: &str,
+        requests: impl IntoIterator<Item = Request>,
+        in_flight: usize,
+    ) -> Answered {
         let token = self.token.reveal();
         self.runtime.block_on(async {
-            let mut failed = 0;
+            let mut answered = Answered { elapsed: Duration::ZERO, failed: 0, fuel_used: 0 };
             let start = Instant::now();
             let mut answers = futures::stream::iter(requests)
                 .map(|request| self.host.request(token, service, request))
                 .buffer_unordered(in_flight);
             while let Some(reply) = answers.next().await {
-                match reply.expect("nothing is denied").answer {
+                let reply = reply.expect("nothing is denied");
+                answered.fuel_used += reply.fuel_used;
+                match reply.answer {
                     Answer::Ok(_) => {}
                     Answer::Refused(text) => panic!("refused: {text}"),
-                    Answer::Failed(_) => failed += 1,
+                    Answer::Failed(_) => answered.failed += 1,
                 }
             }
-            (start.elapsed(), failed)
+            answered.elapsed = start.elapsed();
+            answered
         })
+    }
+
+    /// Has snapshots taken until nothing is left to replay: the first may have begun before.
+    pub(crate) fn snapshot(&self, service: &str) {
+        self.runtime.block_on(async {
+            loop {
+                let status = self.host.snapshot(self.token.reveal(), service).await.expect("ada may operate");
+                assert_eq!(status.unmovable, None, "it can be exported");
+                if status.sequence == status.snapshot_sequence {
+                    break;
+                }
+            }
+        });
     }
 
     /// Forces a failover and tells of it.
     pub(crate) fn fail_over(&self, service: &str) -> Failover {
         let forced = self.host.fail_over(self.token.reveal(), service);
         let status = self.runtime.block_on(forced).expect("ada may operate");
-        let failover = self.last_failover.lock().expect("nobody panics in here").take();
-        let failover = failover.expect("it failed over");
+        let failover = self.told().failover.take().expect("it failed over");
         assert_eq!(failover.to, status.vm, "the failover is the one that was forced");
         failover
     }
+
+    /// Keeps `in_flight` of `requests` going, forces a failover after `before`, and goes on until it is over.
+    pub(crate) fn fail_over_under_load(
+        &self,
+        service: &str,
+        requests: impl Iterator<Item = Request>,
+        in_flight: usize,
+        before: Duration,
+    ) -> UnderLoad {
+        let token = self.token.reveal();
+        let is_over = Cell::new(false);
+        self.runtime.block_on(async {
+            let mut replies = futures::stream::iter(requests.take_while(|_| !is_over.get()))
+                .map(|request| self.host.request(token, service, request))
+                .buffer_unordered(in_flight);
+            let mut answers = Vec::new();
+            let mut failing_over = pin!(async {
+                tokio::time::sleep(before).await;
+                let forced = Instant::now();
+                self.host.fail_over(token, service).await.expect("ada may operate");
+                (forced, Instant::now())
+            });
+            let (forced, over) = loop {
+                tokio::select! {
+                    biased;
+                    times = &mut failing_over => break times,
+                    reply = replies.next() => {
+                        let reply = reply.expect("there are more").expect("nothing is denied");
+                        assert!(matches!(reply.answer, Answer::Ok(_)), "{:?}", reply.answer);
+                        answers.push(Instant::now());
+                    }
+                }
+            };
+            is_over.set(true);
+            while replies.next().await.is_some() {}
+            UnderLoad { failover: self.told().failover.take(), answers, forced, over }
+        })
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().expect("nobody panics in here")
+    }
+}
+
+/// A guest of `tests/guests`, or a prebuilt workload.
+fn guest(file: &str) -> Vec<u8> {
+    let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
+    let path = format!("{}/../{folder}/{file}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn size(memory_bytes: u64) -> Size {
+    Size { name: "bench".into(), fuel: crate::bare::FUEL, memory_bytes, deadline: Duration::from_secs(60) }
 }
 
 /// A transaction without an id: the host makes one.

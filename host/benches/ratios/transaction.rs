@@ -72,10 +72,10 @@ impl Rig {
 
     fn pairs(&self, count: u32, body: &'static [u8], mut request: impl FnMut() -> Request, in_flight: usize) -> Pairs {
         let through_service = || {
-            let requests = (0..count).map(|_| request()).collect();
-            let (elapsed, failed) = self.served.transact("bench", requests, in_flight);
-            assert_eq!(failed, 0, "the guest never traps");
-            elapsed
+            let requests: Vec<Request> = (0..count).map(|_| request()).collect();
+            let answered = self.served.transact("bench", requests, in_flight);
+            assert_eq!(answered.failed, 0, "the guest never traps");
+            answered.elapsed
         };
         Pairs::measure(PAIRS, count, through_service, || self.bare.execute(body, count))
     }

@@ -11,7 +11,7 @@ use crate::journal::{Record, TransactionRecord};
 use crate::name::Name;
 use crate::service::{IdKey, KeptId, id_time};
 use crate::snapshot::Snapshot;
-use crate::snapshot::file::{self, Course, SnapshotHeader};
+use crate::snapshot::file::{self, Course, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::transaction::{Epoch, Sequence};
 use std::collections::BTreeMap;
@@ -51,6 +51,8 @@ pub struct FoundService {
     pub epoch: Epoch,
     /// Bytes of all its records.
     pub journal_bytes: u64,
+    /// Whether all its records are there that its snapshots need, whatever else it lacks.
+    pub is_journal_sound: bool,
     /// Why it cannot go on, if it cannot.
     pub standing: Result<(), String>,
 }
@@ -140,6 +142,7 @@ impl Gathering {
                 last: RecordNumber(0),
                 epoch: Epoch::default(),
                 journal_bytes: 0,
+                is_journal_sound: false,
                 standing: Ok(()),
             };
             services.insert(name, found);
@@ -149,14 +152,19 @@ impl Gathering {
         // Newest first.
         for name in files.into_iter().rev() {
             let Some(found) = service_of(&name).and_then(|service| services.get_mut(&service)) else { continue };
-            let checked = file::check(storage, &name).map_err(|error| super::chain(&error)).and_then(|header| {
-                let is_its_own =
-                    header.service == found.name && file::file_name(&header.service, header.record) == name;
-                if is_its_own { Ok(header) } else { Err(format!("'{name}' is a snapshot of something else")) }
-            });
-            match checked {
-                Ok(header) => found.snapshots.push(FoundSnapshot { file: Some(name), header: Some(header) }),
-                Err(reason) => found.damaged_snapshots.push((name, reason)),
+            match file::check(storage, &name) {
+                Ok(header) if header.service == found.name && file::file_name(&found.name, header.record) == name => {
+                    found.snapshots.push(FoundSnapshot { file: Some(name), header: Some(header) });
+                }
+                Ok(_) => {
+                    let reason = format!("'{name}' is a snapshot of something else");
+                    found.damaged_snapshots.push((name, reason));
+                }
+                Err(error) if error.is_damage() => found.damaged_snapshots.push((name, error.to_string())),
+                // A disk that fails now may not tomorrow: nothing is concluded from that.
+                Err(error @ SnapshotFileError::Storage { .. }) => return Err(error.into()),
+                // A newer host's, which is good: that host can go on with it.
+                Err(error) => found.standing = Err(error.to_string()),
             }
         }
         // Whoever has two snapshots goes back no further, and may have a long journal for the sake of answers.
@@ -226,7 +234,9 @@ impl Gathering {
             let known = found.snapshots.first().and_then(|snapshot| snapshot.header.as_ref());
             found.epoch =
                 if epoch == Epoch::default() { known.map_or(epoch, |header| header.course.epoch) } else { epoch };
-            found.standing = standing(found, &recovery, undecodable);
+            let of_journal = standing(found, &recovery, undecodable);
+            found.is_journal_sound = of_journal.is_ok();
+            found.standing = std::mem::replace(&mut found.standing, Ok(())).and(of_journal);
         }
         // Records that were decoded before their epoch was seen belong to that of the snapshot before them.
         for found in services.values_mut() {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 /// Snapshots of a service that are kept: if the newest is damaged, the one before it is there.
-const SNAPSHOTS_KEPT: usize = 2;
+pub(super) const SNAPSHOTS_KEPT: usize = 2;
 
 /// A snapshot on its way to the disk.
 #[derive(Debug, Clone)]

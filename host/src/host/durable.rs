@@ -2,7 +2,7 @@
 
 use super::Host;
 use crate::catalog::{ServiceEntry, ServiceSettings};
-use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
+use crate::data::{self, Contents, DataDirectory, DataError, FoundService, Pin, findings};
 use crate::engine::{Program, joined};
 use crate::event::Event;
 use crate::name::Name;
@@ -38,11 +38,18 @@ impl Host {
     pub fn with_data(mut self, directory: Arc<DataDirectory>) -> Self {
         if let Some(mut pinned) = directory.pinned() {
             let services = Arc::clone(&self.services);
+            let events = Arc::clone(&self.surroundings.events);
             self.engine.spawn(async move {
-                while let Some((name, way)) = pinned.recv().await {
-                    let handle = services.read().unwrap_or_else(PoisonError::into_inner).get(&name).cloned();
+                // It is told again when the journal is twice as long.
+                let mut told_bytes = 0;
+                while let Some(Pin { service, way, journal_bytes, is_far_too_long }) = pinned.recv().await {
+                    let handle = services.read().unwrap_or_else(PoisonError::into_inner).get(&service).cloned();
                     if let Some(handle) = handle {
                         handle.make_way(way);
+                    }
+                    if is_far_too_long && journal_bytes >= 2 * told_bytes {
+                        told_bytes = journal_bytes;
+                        events(&Event::JournalPinned { service, journal_bytes });
                     }
                 }
             });
@@ -62,6 +69,9 @@ impl Host {
         }
         let recovering = contents.services.into_iter().map(|found| self.recover_one(found, epoch(), sabotage));
         futures::future::join_all(recovering).await;
+        if let Some(directory) = &self.data {
+            directory.set_recovered();
+        }
     }
 
     /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
@@ -123,6 +133,8 @@ impl Host {
     /// If the host has no data directory.
     pub async fn create_durable_service(&self, new: NewService<'_>) -> Result<(), LaunchError> {
         let directory = self.data.as_ref().expect("the host has a data directory");
+        // One at a time, or two of a name would begin one after the other.
+        let _creating = self.creating.lock().await;
         let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
         if let Some(reason) = self.quarantined(&name) {
             return Err(LaunchError::Quarantined { name, reason });

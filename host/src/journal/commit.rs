@@ -13,14 +13,14 @@
 //!
 //! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
 
-use super::frame::{RecordNumber, RunKind};
+use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
 use super::reader::Reader;
 use super::recovery::{Location, Seal};
 use super::segments::{Log, LogError, Reclaimed};
 use crate::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -71,6 +71,16 @@ impl Change {
         match self {
             Self::Continue { number, .. } | Self::Begin { number, .. } => Some(*number),
             Self::End => None,
+        }
+    }
+}
+
+impl Change {
+    /// What its record takes in a frame's body.
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Continue { record, .. } | Self::Begin { record, .. } => record.len() + RECORD_LENGTH_BYTES,
+            Self::End => 0,
         }
     }
 }
@@ -133,8 +143,10 @@ pub struct Board(Mutex<Placed>);
 /// What a [`Board`] shows.
 #[derive(Debug, Default)]
 pub struct Placed {
-    /// Where records are that are not where they were, or were nowhere. In the order in which that happened.
+    /// Where new records are.
     pub records: Vec<(RecordNumber, Location)>,
+    /// Where records are that were carried elsewhere, which was later.
+    pub moved: BTreeMap<RecordNumber, Location>,
     /// Bytes that the service's records took in the journal since the host started: its share of every frame.
     pub journal_bytes: u64,
 }
@@ -144,13 +156,18 @@ impl Board {
     #[must_use]
     pub fn take(&self) -> Placed {
         let mut placed = self.placed();
-        Placed { records: std::mem::take(&mut placed.records), journal_bytes: placed.journal_bytes }
+        let (records, moved) = (std::mem::take(&mut placed.records), std::mem::take(&mut placed.moved));
+        Placed { records, moved, journal_bytes: placed.journal_bytes }
     }
 
     fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
         let mut placed = self.placed();
         placed.records.push((number, location));
         placed.journal_bytes += journal_bytes;
+    }
+
+    fn move_to(&self, number: RecordNumber, location: Location) {
+        self.placed().moved.insert(number, location);
     }
 
     fn placed(&self) -> MutexGuard<'_, Placed> {
@@ -183,6 +200,19 @@ struct Shared {
     room: Arc<Semaphore>,
     room_bytes: usize,
     boards: Mutex<BTreeMap<Name, Arc<Board>>>,
+    /// Written by the writer thread alone, as is the next.
+    frames: AtomicU64,
+    frame_bytes: AtomicU64,
+}
+
+/// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
+/// another place, are not counted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Totals {
+    /// Frames since it was started: each is one write and one sync.
+    pub frames: u64,
+    /// Bytes of them, with what fills up their last blocks.
+    pub frame_bytes: u64,
 }
 
 #[derive(Debug, Default)]
@@ -223,6 +253,8 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         room: Arc::new(Semaphore::new(room_bytes)),
         room_bytes,
         boards: Mutex::default(),
+        frames: AtomicU64::new(0),
+        frame_bytes: AtomicU64::new(0),
     });
     let reader = log.reader();
     let of_thread = Arc::clone(&shared);
@@ -290,6 +322,15 @@ impl Committer {
     /// Has the places of a service's records written to `board` from now on.
     pub fn register(&self, service: &Name, board: Arc<Board>) {
         self.shared.boards().insert(service.clone(), board);
+    }
+
+    /// Tells what was written so far. A ticket that has resolved is counted.
+    #[must_use]
+    pub fn totals(&self) -> Totals {
+        Totals {
+            frames: self.shared.frames.load(Ordering::Acquire),
+            frame_bytes: self.shared.frame_bytes.load(Ordering::Acquire),
+        }
     }
 
     /// Reads single records.
@@ -421,7 +462,7 @@ impl Order {
                     let boards = shared.boards();
                     for (service, number, location) in &reclaimed.moved {
                         if let Some(board) = boards.get(service) {
-                            board.add(*number, *location, 0);
+                            board.move_to(*number, *location);
                         }
                     }
                 }
@@ -490,8 +531,9 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
         match place {
             Ok(place) => {
                 let Submitted { entry, answer, room } = submitted;
+                let record_bytes = entry.change.bytes();
                 let record = place.zip(entry.change.number()).map(|(place, number)| (entry.service, number, place));
-                staged.push(StagedRecord { record, answer, _room: room });
+                staged.push(StagedRecord { record, record_bytes, answer, _room: room });
             }
             Err(LogError::FrameFull) => {
                 batch.push_front(submitted);
@@ -510,6 +552,8 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
 /// What is in the frame that is being built.
 struct StagedRecord {
     record: Option<(Name, RecordNumber, super::frame::Staged)>,
+    /// What it takes in the frame's body.
+    record_bytes: usize,
     answer: oneshot::Sender<Result<Option<Location>, CommitError>>,
     _room: Option<Room>,
 }
@@ -518,11 +562,17 @@ struct StagedRecord {
 fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Result<(), LogError> {
     let result = log.commit().map_err(|error| shared.fail(&error));
     if let Ok(Some(committed)) = &result {
-        let share_bytes = (committed.frame_bytes() / staged.len().max(1)) as u64;
+        shared.frames.fetch_add(1, Ordering::Release);
+        shared.frame_bytes.fetch_add(committed.frame_bytes() as u64, Ordering::Release);
+        // Its own bytes, and an equal share of the header and what fills the frame up.
+        let records_bytes: usize = staged.iter().map(|staged| staged.record_bytes).sum();
+        let overhead_bytes = committed.frame_bytes().saturating_sub(records_bytes) / staged.len().max(1);
         let boards = shared.boards();
-        for (service, number, place) in staged.iter().filter_map(|staged| staged.record.as_ref()) {
-            if let Some(board) = boards.get(service) {
-                board.add(*number, committed.location(*place), share_bytes);
+        for StagedRecord { record, record_bytes, .. } in staged.iter() {
+            if let Some((service, number, place)) = record
+                && let Some(board) = boards.get(service)
+            {
+                board.add(*number, committed.location(*place), (record_bytes + overhead_bytes) as u64);
             }
         }
     }
@@ -623,6 +673,8 @@ mod tests {
             }
         });
         assert!(storage.count(Operation::SyncData) < 800, "{}", storage.count(Operation::SyncData));
+        let Totals { frames, frame_bytes } = committer.totals();
+        assert!((1..800).contains(&frames) && frame_bytes >= 1600 * 5, "{frames} frames of {frame_bytes} bytes");
         let seal = writer.stop().expect("sealed");
         assert!(matches!(committer.submit(entry("ant", 401), None), Err(CommitError::Closed)));
         let (recovery, found) = look(&storage, Some(&seal));

@@ -126,10 +126,10 @@ impl DurableJournal {
 
     /// Takes over what the writer told since the last time.
     fn catch_up(&mut self) {
-        let Placed { records, journal_bytes } = self.board.take();
+        let Placed { records, moved, journal_bytes } = self.board.take();
         self.journal_bytes += journal_bytes - self.placed_bytes;
         self.placed_bytes = journal_bytes;
-        for (number, location) in records {
+        for (number, location) in records.into_iter().chain(moved) {
             if let Ok(index) = self.answered.binary_search_by_key(&number, |answered| answered.number) {
                 self.answered[index].place = Place::At(location);
             }

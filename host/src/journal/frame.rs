@@ -42,7 +42,7 @@ const FIXED_BYTES: usize = 104;
 const RUN_BYTES: usize = 18;
 
 /// The length before each record.
-const RECORD_LENGTH_BYTES: usize = 4;
+pub(super) const RECORD_LENGTH_BYTES: usize = 4;
 
 const HASH_BYTES: usize = 32;
 

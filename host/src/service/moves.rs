@@ -316,11 +316,25 @@ impl Service {
         let had_full_tank = self.vm.meter.cpu.used == 0;
         let memory_before_bytes = self.vm.meter.memory.used;
         let replayed_before = self.counts.replayed_transactions;
+        let vm_number = self.vm.id.number;
         if let Err(stopped) = self.roll_back().await {
             return Err(denied(self, stopped));
         }
         let mut exhausted = resource;
         let mut last = attempt;
+        if self.vm.id.number != vm_number && resource == Resource::Cpu {
+            // It went on in the fresh VM of a failover that was under way, which has a full tank.
+            self.counts.fuel_rolled_back += last.fuel_used;
+            let size = Arc::clone(&self.vm.size);
+            last = self.attempt(work, self.vm.meter.cpu.remaining(), &size).await;
+            match &last.answer {
+                Answer::Failed(cause) if cause.exhausted() == Some(Resource::Memory) => exhausted = Resource::Memory,
+                _ => return Ok(last),
+            }
+            if let Err(stopped) = self.roll_back().await {
+                return Err(denied(self, stopped));
+            }
+        }
         let mut candidates = VecDeque::new();
         match exhausted {
             Resource::Cpu if had_full_tank => {}

@@ -7,7 +7,7 @@ use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, l
 use crate::event::Event;
 use crate::journal::durable::{DurableJournal, History};
 use crate::journal::frame::RecordNumber;
-use crate::journal::{Commit, Record, TransactionRecord};
+use crate::journal::{Commit, JournalError, Record, TransactionRecord};
 use crate::meter::Meter;
 use crate::name::Name;
 use crate::rehydrate::{REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate};
@@ -61,6 +61,9 @@ pub(crate) enum RecoverError {
     Data(#[from] DataError),
 }
 
+/// How often a state is brought back once more that took too long on a busy host, before an older snapshot is tried.
+const ATTEMPTS_MAX: usize = 3;
+
 /// A task that writes a service's snapshots.
 pub(crate) type KeeperTask = BoxFuture<'static, ()>;
 
@@ -78,6 +81,9 @@ impl Service {
         let mut service = Self::launch(spec, surroundings, Box::new(journal)).await?;
         let empty = Kept { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
         let task = service.open(directory, VecDeque::from([empty]));
+        if let Some(reason) = service.stopped {
+            return Err(LaunchError::Begin { name: service.name, error: JournalError::Ended { reason } });
+        }
         let begun = service.last_commit.clone();
         Ok((service, begun, task))
     }
@@ -193,7 +199,14 @@ async fn base(
     for candidate in found.usable() {
         let snapshot = Arc::new(candidate.load(storage)?);
         let tail = kept(found.records_after(candidate));
-        match rehydrate(subject, &snapshot, &tail).await {
+        let mut rehydrated = rehydrate(subject, &snapshot, &tail).await;
+        for _ in 0..ATTEMPTS_MAX {
+            if !matches!(&rehydrated, Err(error) if error.is_transient()) {
+                break;
+            }
+            rehydrated = rehydrate(subject, &snapshot, &tail).await;
+        }
+        match rehydrated {
             Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, tail, rehydrated }),
             Err(error @ RehydrateError::Diverged { sequence, .. }) => {
                 return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });

@@ -233,7 +233,13 @@ impl Service {
             Ok(tail) => tail,
             Err(error) => return self.shadow_lost(aim, &error.into()),
         };
-        let exports = aim != Aim::FailOver(FailoverCause::Cpu);
+        // What cannot be exported is moved by replay alone, but for memory, which that does not help.
+        let is_movable = self.unmovable_backoff.is_over(self.requests);
+        let exports = match aim {
+            Aim::FailOver(FailoverCause::Cpu) => false,
+            Aim::FailOver(FailoverCause::Forced) => is_movable,
+            Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
+        };
         let begun = exports.then(|| self.begin_snapshot());
         let fleet = Arc::clone(&self.surroundings.fleet);
         let permit = async move { fleet.maintenance_store().await };
@@ -246,7 +252,7 @@ impl Service {
             rounds: 0,
             begun,
             progress: None,
-            kept_fuel_before: self.counts.fuel_charged,
+            kept_fuel_before: self.kept_replay_fuel,
             waiting: waiting.into_iter().collect(),
         });
     }
@@ -268,7 +274,7 @@ impl Service {
     /// Holds the VM that serves back while it runs away from its shadow.
     pub(super) async fn keep_pace(&mut self) {
         loop {
-            let kept_fuel = self.counts.fuel_charged;
+            let kept_fuel = self.kept_replay_fuel;
             let Some(shadow) = self.shadow.as_mut().filter(|shadow| shadow.is_ahead(kept_fuel)) else { return };
             let Some(progress) = shadow.progress.clone() else { return };
             tokio::select! {
@@ -322,7 +328,7 @@ impl Service {
                 let progress = Arc::new(Progress::default());
                 shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
                 shadow.progress = Some(progress);
-                shadow.kept_fuel_before = self.counts.fuel_charged;
+                shadow.kept_fuel_before = self.kept_replay_fuel;
                 self.shadow = Some(shadow);
             }
         }
@@ -336,9 +342,11 @@ impl Service {
     }
 
     /// Brings the service back into the state that the journal tells by the shadow that is under way: nothing is kept
-    /// meanwhile, so that one more round is the last. False if there is none, or it was lost.
+    /// meanwhile, so that one more round is the last. If it was there to fail over, it does. False if there is none, or
+    /// it was lost.
     pub(super) async fn adopt_shadow(&mut self) -> bool {
         let Some(mut shadow) = self.shadow.take() else { return false };
+        let start = Instant::now();
         shadow.round_over().await;
         let waiting = std::mem::take(&mut shadow.waiting);
         let adopted = match shadow.over.take() {
@@ -346,7 +354,10 @@ impl Service {
                 Ok(tail) => match caught.rehydrated.replay(self.subject(), &tail).await {
                     Ok(()) => {
                         self.take_over_snapshot(&mut caught, shadow.begun.take());
-                        self.take_over(caught);
+                        let replayed_transactions = self.take_over(caught);
+                        if let Some(cause) = shadow.failover_cause() {
+                            self.go_on_in_fresh_vm(cause, replayed_transactions, start);
+                        }
                         true
                     }
                     Err(error) => {

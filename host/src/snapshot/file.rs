@@ -209,6 +209,17 @@ pub enum SnapshotFileError {
     },
 }
 
+impl SnapshotFileError {
+    /// Whether the file is not what was written. Else it is another host's, or could not be read.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::NotASnapshot { .. } | Self::WrongLength { .. } | Self::Damaged { .. } | Self::BadHeader { .. }
+        )
+    }
+}
+
 /// The name of a snapshot's file. Names of a service sort as its snapshots do.
 #[must_use]
 pub fn file_name(service: &Name, record: RecordNumber) -> String {
@@ -454,6 +465,11 @@ impl<'a> Stored<'a> {
             postcard::take_from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
         if !rest.is_empty() {
             return Err(bad(format!("{} bytes follow it", rest.len())));
+        }
+        // A service counts on from these.
+        let counted = [header.sequence.0, header.record.0, header.timestamp.0, header.course.vm_number];
+        if counted.into_iter().any(|number| number > u64::MAX / 2) {
+            return Err(bad("its sequence, record, timestamp or VM is out of range".into()));
         }
         let sections_bytes = header.sections.iter().map(Section::bytes).sum::<u64>();
         if sections_bytes != self.body_bytes {

@@ -3,7 +3,7 @@
 use super::{LockGuard, Storage, StorageFile, check_file_name};
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 /// The file whose lock stands for the directory's.
@@ -22,7 +22,7 @@ impl DiskStorage {
     /// # Errors
     /// It is no directory, or it cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
-        match fs::create_dir(path) {
+        match fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
@@ -60,7 +60,7 @@ impl Storage for DiskStorage {
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        let file = File::options().create_new(true).read(true).write(true).open(self.path_of(name)?)?;
+        let file = private().create_new(true).read(true).write(true).open(self.path_of(name)?)?;
         Ok(Box::new(DiskFile(file)))
     }
 
@@ -126,6 +126,13 @@ pub fn rename_file(from: &Path, to: &Path) -> io::Result<()> {
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
+}
+
+/// Options for a file of the owner alone: states and secrets are nobody else's.
+fn private() -> fs::OpenOptions {
+    let mut options = File::options();
+    options.mode(0o600);
+    options
 }
 
 #[derive(Debug)]
