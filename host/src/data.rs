@@ -187,7 +187,7 @@ impl Locked {
     /// [`DataError`]. Damage is none: it is told in the [`Contents`].
     pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
         let seal = self.catalog.seal()?;
-        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, whole)?;
+        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, whole, true)?;
         let is_new = !self.catalog.is_journal_in_use()?;
         let recovery =
             crate::journal::recovery::inspect(&*self.storage, self.catalog.directory(), seal.as_ref(), &mut |found| {
@@ -207,7 +207,7 @@ impl Locked {
         let Self { storage, lock, catalog } = self;
         let seal = catalog.seal()?;
         let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
-        let mut gathering = contents::Gathering::new(&*storage, &catalog, None)?;
+        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, false)?;
         let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
         let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
         let contents = gathering.finish(recovery)?;

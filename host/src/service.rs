@@ -431,6 +431,10 @@ impl Service {
         }
         if kind == Kind::Transaction {
             let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64;
+            // A shadow that is under way may make the room, and is not to be dropped for it.
+            while self.journal.check_room(room).is_err() && self.shadow.is_some() {
+                self.advance_shadow().await;
+            }
             if self.journal.check_room(room).is_err() && self.unmovable_backoff.is_over(self.requests) {
                 let _ = self.take_snapshot().await;
             }

@@ -1,6 +1,7 @@
 //! What a data directory holds: of each service its good snapshots and the records after them, or why it cannot go on.
 
 use super::DataError;
+use super::keeper::SNAPSHOTS_KEPT;
 use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
 use crate::journal::durable::FoundAnswer;
@@ -128,7 +129,14 @@ pub(super) struct Gathering {
 }
 
 impl Gathering {
-    pub(super) fn new(storage: &dyn Storage, catalog: &Catalog, whole: Option<&Name>) -> Result<Self, DataError> {
+    /// A host goes back no further than to the older of two snapshots, and does not hold what is before; `reaches_back`
+    /// is for those who want all that there is.
+    pub(super) fn new(
+        storage: &dyn Storage,
+        catalog: &Catalog,
+        whole: Option<&Name>,
+        reaches_back: bool,
+    ) -> Result<Self, DataError> {
         let mut services: BTreeMap<Name, FoundService> = BTreeMap::new();
         for (name, entry) in catalog.services()? {
             let found = FoundService {
@@ -167,10 +175,10 @@ impl Gathering {
                 Err(error) => found.standing = Err(error.to_string()),
             }
         }
-        // Whoever has two snapshots goes back no further, and may have a long journal for the sake of answers.
-        let reaches_back =
-            |found: &&mut FoundService| found.entry.first_snapshot.is_none() && found.snapshots.len() < 2;
-        for found in services.values_mut().filter(reaches_back) {
+        let begins_empty = |found: &&mut FoundService| {
+            found.entry.first_snapshot.is_none() && (reaches_back || found.snapshots.len() < SNAPSHOTS_KEPT)
+        };
+        for found in services.values_mut().filter(begins_empty) {
             found.snapshots.push(FoundSnapshot { file: None, header: None });
         }
         Ok(Self { services, gathered: BTreeMap::new(), whole: whole.cloned() })

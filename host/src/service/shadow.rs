@@ -37,8 +37,15 @@ pub const SHADOW_STATE_BYTES_MIN: u64 = 1024 * 1024;
 /// What may be left to replay when a shadow is promoted, as fuel: about half a millisecond.
 pub const PROMOTE_FUEL_MAX: u64 = 500_000;
 
+/// Transactions of which a replay in the foreground takes no longer than they did, whatever that was.
+const PROMOTE_TRANSACTIONS_MAX: usize = 2;
+
+/// What the VM that serves may keep in a round beside its share of what the round replays, as fuel. Rounds shrink to a
+/// few times this, which must be less than [`PROMOTE_FUEL_MAX`].
+const SLACK_FUEL: u64 = PROMOTE_FUEL_MAX / 8;
+
 /// Transactions that a shadow replays between two notes of how far it is.
-const REPLAYED_AT_ONCE: usize = 64;
+const REPLAYED_AT_ONCE: usize = 16;
 
 /// What a shadow is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -139,11 +146,12 @@ impl Shadow {
     }
 
     /// Whether the VM that serves should wait for the round: it may keep three quarters of what the round replays
-    /// meanwhile, so that each round is shorter than the one before.
+    /// meanwhile, so that each round is shorter than the one before, and after every third round a quarter less.
     fn is_ahead(&self, kept_fuel: u64) -> bool {
         let Some(progress) = &self.progress else { return false };
         let kept = kept_fuel.saturating_sub(self.kept_fuel_before);
-        self.over.is_none() && kept > progress.fuel.load(Ordering::Relaxed) / 4 * 3 + PROMOTE_FUEL_MAX
+        let quarters = 3_u64.saturating_sub(u64::from(self.rounds / 3));
+        self.over.is_none() && kept > progress.fuel.load(Ordering::Relaxed) / 4 * quarters + SLACK_FUEL
     }
 }
 
@@ -305,7 +313,7 @@ impl Service {
                 return self.tell_waiting(std::mem::take(&mut shadow.waiting));
             }
         };
-        let is_near = replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
+        let is_near = tail.len() <= PROMOTE_TRANSACTIONS_MAX || replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
         match shadow.aim {
             // Restored, and what was kept meanwhile replayed with equal replies: it is proven.
             Aim::Snapshot if tail.is_empty() || shadow.rounds > 1 => {
