@@ -310,8 +310,9 @@ impl Service {
         let denied =
             |service: &Self, Stopped(reason): Stopped| Denial::Stopped { service: service.name.clone(), reason };
         let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(resource.into());
+        let usage = exhausted_usage(self, &attempt);
         if !is_under_way {
-            self.fail_sla(resource, exhausted_usage(self, &attempt), &work.id);
+            self.fail_sla(resource, usage, &work.id);
         }
         let had_full_tank = self.vm.meter.cpu.used == 0;
         let memory_before_bytes = self.vm.meter.memory.used;
@@ -334,6 +335,10 @@ impl Service {
             if let Err(stopped) = self.roll_back().await {
                 return Err(denied(self, stopped));
             }
+        }
+        if is_under_way {
+            // The failover that was under way did not cure it: what follows has this cause of its own.
+            self.fail_sla(exhausted, usage, &work.id);
         }
         let mut candidates = VecDeque::new();
         match exhausted {

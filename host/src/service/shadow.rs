@@ -12,7 +12,7 @@
 //! service in another way drops the shadow first. A shadow is no more than a rehydrate: one that is lost costs nothing
 //! but its work, and one whose replies differ is never promoted.
 
-use super::{Begun, Service, Status};
+use super::{Begun, Service, Status, TAIL_FUEL_MAX};
 use crate::clock::Timestamp;
 use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
@@ -64,8 +64,10 @@ pub(super) struct Shadow {
     rounds: u32,
     /// Of the snapshot that it exports, if it does.
     begun: Option<Begun>,
-    /// How far the round is; none in the first, of which nobody knows how long it takes.
-    progress: Option<Arc<Progress>>,
+    /// How far the round is.
+    progress: Arc<Progress>,
+    /// What the VM that serves may keep in the round at any rate, as fuel.
+    free_fuel: u64,
     /// What the VM that serves had kept when the round began, as fuel.
     kept_fuel_before: u64,
     /// Who waits for it to end.
@@ -145,13 +147,12 @@ impl Shadow {
         }
     }
 
-    /// Whether the VM that serves should wait for the round: it may keep three quarters of what the round replays
-    /// meanwhile, so that each round is shorter than the one before, and after every third round a quarter less.
+    /// Whether the VM that serves should wait for the round: it may keep half of what the round replays meanwhile, so
+    /// that each round is shorter than the one before, and after every fourth round a quarter less.
     fn is_ahead(&self, kept_fuel: u64) -> bool {
-        let Some(progress) = &self.progress else { return false };
         let kept = kept_fuel.saturating_sub(self.kept_fuel_before);
-        let quarters = 3_u64.saturating_sub(u64::from(self.rounds / 3));
-        self.over.is_none() && kept > progress.fuel.load(Ordering::Relaxed) / 4 * quarters + SLACK_FUEL
+        let quarters = 2_u64.saturating_sub(u64::from(self.rounds / 4));
+        self.over.is_none() && kept > self.progress.fuel.load(Ordering::Relaxed) / 4 * quarters + self.free_fuel
     }
 }
 
@@ -163,9 +164,15 @@ async fn bring_up(
     tail: Vec<Arc<TransactionRecord>>,
     at: (Sequence, Timestamp),
     exports: bool,
+    progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
-    let mut rehydrated = rehydrate(terms.subject(), &snapshot, &tail).await?;
+    let mut rehydrated = restore(terms.subject(), &snapshot).await?;
+    match replay_in_parts(&terms, &mut rehydrated, &tail, &progress).await {
+        // A transaction whose divergence was accepted is to be left out: from the start.
+        Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.subject(), &snapshot, &tail).await?,
+        replayed => replayed?,
+    }
     let mut exported = None;
     if exports {
         let (sequence, timestamp) = at;
@@ -191,16 +198,26 @@ async fn catch_up(
     tail: Vec<Arc<TransactionRecord>>,
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
-    for part in tail.chunks(REPLAYED_AT_ONCE) {
-        caught.rehydrated.replay(terms.subject(), part).await?;
-        progress.add(replay_fuel(part));
-        // Short calls end before any of them would give way.
-        tokio::task::yield_now().await;
-    }
+    replay_in_parts(&terms, &mut caught.rehydrated, &tail, &progress).await?;
     if let Some(last) = tail.last() {
         caught.through = last.sequence;
     }
     Ok(caught)
+}
+
+async fn replay_in_parts(
+    terms: &Terms,
+    rehydrated: &mut Rehydrated,
+    tail: &[Arc<TransactionRecord>],
+    progress: &Progress,
+) -> Result<(), RehydrateError> {
+    for part in tail.chunks(REPLAYED_AT_ONCE) {
+        rehydrated.replay(terms.subject(), part).await?;
+        progress.add(replay_fuel(part));
+        // Short calls end before any of them would give way.
+        tokio::task::yield_now().await;
+    }
+    Ok(())
 }
 
 /// What a replay of `tail` costs, as fuel.
@@ -252,14 +269,19 @@ impl Service {
         let fleet = Arc::clone(&self.surroundings.fleet);
         let permit = async move { fleet.maintenance_store().await };
         let at = (self.last_sequence, self.last_timestamp);
-        let round = tokio::spawn(bring_up(self.terms(), permit, Arc::clone(&self.snapshot), tail, at, exports));
+        let progress = Arc::new(Progress::default());
+        let snapshot = Arc::clone(&self.snapshot);
+        let of_round = Arc::clone(&progress);
+        let round = tokio::spawn(bring_up(self.terms(), permit, snapshot, tail, at, exports, of_round));
         self.shadow = Some(Shadow {
             aim,
             round,
             over: None,
             rounds: 0,
             begun,
-            progress: None,
+            progress,
+            // For the restores and the export, which are no replay.
+            free_fuel: self.snapshot_fuel.saturating_add(TAIL_FUEL_MAX),
             kept_fuel_before: self.kept_replay_fuel,
             waiting: waiting.into_iter().collect(),
         });
@@ -284,7 +306,7 @@ impl Service {
         loop {
             let kept_fuel = self.kept_replay_fuel;
             let Some(shadow) = self.shadow.as_mut().filter(|shadow| shadow.is_ahead(kept_fuel)) else { return };
-            let Some(progress) = shadow.progress.clone() else { return };
+            let progress = Arc::clone(&shadow.progress);
             tokio::select! {
                 () = progress.moved.notified() => {}
                 () = shadow.round_over() => {}
@@ -335,7 +357,7 @@ impl Service {
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
                 shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
-                shadow.progress = Some(progress);
+                (shadow.progress, shadow.free_fuel) = (progress, SLACK_FUEL);
                 shadow.kept_fuel_before = self.kept_replay_fuel;
                 self.shadow = Some(shadow);
             }
