@@ -285,7 +285,8 @@ impl fmt::Display for Event {
             ),
             Self::JournalTorn { position } => write!(
                 f,
-                "Journal torn: the host went down while it wrote at position {}; nothing that was acknowledged is lost",
+                "Journal torn: the frame at position {} is not whole: the host went down while it wrote, and nothing in it \
+                 was acknowledged; or the disk damaged the last frame, so have clients send again what they sent last",
                 grouped(*position)
             ),
             Self::Log { service, line } => write!(f, "{service}: {}", Printable(line)),

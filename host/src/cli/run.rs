@@ -228,7 +228,9 @@ impl Run {
         host.recover_with(contents, || epochs.pop().unwrap_or_default(), sabotage).await;
         if let Some(reason) = host.quarantined(service) {
             host.stop().await.context("the data directory was not closed cleanly")?;
-            anyhow::bail!("service '{service}' is quarantined: {reason}");
+            anyhow::bail!(
+                "service '{service}' is quarantined: {reason}; lifeboat verify tells more, lifeboat snapshot saves its state"
+            );
         }
         if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
             let (name, settings) = (service.clone(), settings.clone());

@@ -159,7 +159,8 @@ pub(crate) fn journal_lines(recovery: &Recovery) -> String {
     if let Some(torn) = &recovery.torn {
         let position = grouped(torn.position.0);
         text += &format!(
-            "journal: torn at position {position}: the host went down while it wrote; nothing acknowledged is lost\n"
+            "journal: torn at position {position}: the host went down while it wrote, and nothing in it was acknowledged; \
+             or the disk damaged the last frame\n"
         );
     }
     for damage in &recovery.damages {
