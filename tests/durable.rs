@@ -169,6 +169,14 @@ impl Client {
         Ok(())
     }
 
+    /// After a power cut, what was answered is there, and the rest is done once.
+    async fn goes_on_after_a_crash(&mut self, storage: &SimulatedStorage) {
+        let rig = start(&storage.crash(), FailoverMode::Direct, None).await.expect("starts again");
+        self.check_answers(&rig).await.expect("nothing lost");
+        self.ask(&rig, 0, usize::MAX).await;
+        self.check_counts(&rig).await.expect("each once");
+    }
+
     /// After all were answered: each counted once, none lost, none twice.
     async fn check_counts(&self, rig: &Rig) -> Result<(), String> {
         for service in SERVICES {
@@ -300,11 +308,7 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_acknowledg
             assert!(client.sent.last().is_some_and(|sent| sent.seen.is_none()), "acknowledged after a failed sync");
             assert!(rig.host.stop().await.is_err(), "a journal that failed is not sealed");
         }
-        let storage = storage.crash();
-        let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
-        client.check_answers(&rig).await.expect("nothing lost");
-        client.ask(&rig, 0, usize::MAX).await;
-        client.check_counts(&rig).await.expect("each once");
+        client.goes_on_after_a_crash(&storage).await;
     }
 }
 
@@ -319,11 +323,7 @@ async fn a_full_disk_denies_and_loses_nothing() {
         client.send(&rig, (0..8).map(|index| (index, "1".to_owned())).collect(), usize::MAX).await;
     }
     assert!(client.sent.iter().any(|sent| sent.seen.is_none()), "the disk was never full");
-    let storage = storage.crash();
-    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
-    client.check_answers(&rig).await.expect("nothing lost");
-    client.ask(&rig, 0, usize::MAX).await;
-    client.check_counts(&rig).await.expect("each once");
+    client.goes_on_after_a_crash(&storage).await;
 }
 
 #[tokio::test]

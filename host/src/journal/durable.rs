@@ -118,12 +118,6 @@ impl DurableJournal {
         }
     }
 
-    /// The same, for a service whose state begins after record `last` of a journal that has nothing of it yet.
-    #[must_use]
-    pub fn begin(service: Name, committer: Committer) -> Self {
-        Self::new(service, committer, History::default())
-    }
-
     /// Takes over what the writer told since the last time.
     fn catch_up(&mut self) {
         let Placed { records, moved, journal_bytes } = self.board.take();

@@ -64,7 +64,7 @@ pub fn id_time(id: &str, now: Timestamp) -> Option<Timestamp> {
     (time <= now.plus(ID_CLOCK_SKEW_MAX)).then_some(time)
 }
 
-/// Points from (user, id) at the sequence whose record holds the answer: 24 bytes an id, and its place in the order.
+/// Points from (user, id) at the sequence whose record holds the answer: the key twice, and where and when.
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     sequences: HashMap<IdKey, Sequence>,
