@@ -117,7 +117,7 @@ pub enum DataError {
         service: Name,
     },
     /// The storage fails.
-    #[error("cannot {action}: {source}")]
+    #[error("cannot {action}")]
     Storage {
         /// What was tried.
         action: String,

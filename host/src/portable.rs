@@ -98,7 +98,7 @@ pub enum PortableError {
         reason: String,
     },
     /// The file system.
-    #[error("cannot {action} '{file}': {source}")]
+    #[error("cannot {action} '{file}'")]
     Storage {
         /// The file.
         file: String,

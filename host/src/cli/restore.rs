@@ -90,9 +90,11 @@ impl Restore {
 /// The error that says which exit code it means.
 fn sorted(error: PortableError) -> anyhow::Error {
     match error {
-        PortableError::Storage { .. }
-        | PortableError::NotPortable { .. }
-        | PortableError::File(SnapshotFileError::NotASnapshot { .. }) => UsageError(error.to_string()).into(),
+        // The file that the command line names.
+        PortableError::Storage { .. } => UsageError(format!("{:#}", anyhow::Error::from(error))).into(),
+        PortableError::NotPortable { .. } | PortableError::File(SnapshotFileError::NotASnapshot { .. }) => {
+            UsageError(error.to_string()).into()
+        }
         PortableError::File(SnapshotFileError::Storage { .. }) => error.into(),
         error => FindingError(error.to_string()).into(),
     }

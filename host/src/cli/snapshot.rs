@@ -60,7 +60,10 @@ impl Snapshot {
             snapshot,
         };
         portable.write(&self.out).map_err(|error| match error {
-            PortableError::Exists { .. } => UsageError(error.to_string()).into(),
+            // The file that the command line names.
+            PortableError::Exists { .. } | PortableError::Storage { action: "create", .. } => {
+                UsageError(format!("{:#}", anyhow::Error::from(error))).into()
+            }
             error => anyhow::Error::from(error),
         })?;
         let sequence = portable.snapshot.sequence();
