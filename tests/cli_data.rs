@@ -583,3 +583,21 @@ fn a_directory_that_may_not_be_written_is_told_as_such() {
     }
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o755)).expect("changed");
 }
+
+#[test]
+fn a_service_is_removed_only_if_that_is_meant_and_then_for_good() {
+    let folder = Folder::new();
+    folder.counter();
+    folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
+    let refused = folder.output("remove", &["counter"]);
+    refused.exits_with_one_line(2, &["the history of 4 transactions", "--yes"]);
+    folder.output("query", &["counter", TOTAL]).exits(0);
+    folder.output("remove", &["counter", "--yes"]).exits_with_one_line(0, &["counter: removed"]);
+    folder.output("remove", &["counter", "--yes"]).exits_with_one_line(2, &["there is no service 'counter'"]);
+    assert!(!folder.files().keys().any(|file| file.starts_with("counter.")));
+    // Its workload is the other's as well; its name is free, and nothing of it comes back.
+    folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
+    folder.send("counter", &prebuilt("counter"), &[add(5)]).exits(0);
+    assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0).trim(), "5");
+    folder.output("verify", &[]).exits(0);
+}

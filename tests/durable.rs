@@ -503,3 +503,58 @@ async fn a_bounded_directory_serves_for_ever() {
     assert!(rig.send_as("few", "first", "x").await.expect("kept").is_repeated);
     assert!(!rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
 }
+
+/// Removes `ant` from a directory with `ant` and `bee`, with a power cut after `operations` of the storage. Returns
+/// whether the removal came to its end.
+async fn remove_with_a_cut_after(operations: u64) -> bool {
+    let storage = SimulatedStorage::new(operations);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    for service in ["ant", "bee", "last"] {
+        rig.send_as(service, "first", "1").await.expect("kept");
+        rig.snapshot(service).await;
+    }
+    storage.power_off(operations);
+    let removed = rig.host.remove_service(&name("ant")).await.is_ok();
+    // A workload that nobody runs any more goes with the last service.
+    let removed = removed && rig.host.remove_service(&name("last")).await.is_ok();
+    if removed {
+        let left: Vec<String> = storage.list().expect("lists");
+        assert!(!left.iter().any(|file| file.starts_with("ant.") || file.starts_with("last.")), "{left:?}");
+        assert_eq!(left.iter().filter(|file| file.ends_with(".workload")).count(), 1, "{left:?}");
+        let denied = rig.send("ant", "1").await;
+        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "{denied:?}");
+    }
+    drop(rig);
+    let storage = storage.crash();
+    let rig = Rig::new();
+    let locked = Locked::take(Arc::new(storage.clone()), None).expect("it is ours");
+    let (directory, contents) = locked.open(&DataOptions::default()).expect("opens");
+    let mut rig = rig;
+    rig.host = rig.host.with_data(directory);
+    rig.host.recover(contents, || Epoch([3; 16])).await;
+    rig.grant("ant");
+    rig.grant("bee");
+    assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated, "the other lost nothing");
+    assert!(rig.host.quarantined(&name("ant")).is_none() && rig.host.quarantined(&name("last")).is_none());
+    if rig.host.has_service(&name("ant")) {
+        assert!(!removed, "it was told removed");
+        assert!(rig.send_as("ant", "first", "1").await.expect("kept").is_repeated, "it is whole");
+    } else {
+        create(&rig, "ant", "work.wat", settings(FailoverMode::Direct), None).await.expect("the name is free");
+        let fresh = rig.send_as("ant", "first", "1").await.expect("kept");
+        assert!(!fresh.is_repeated && fresh.sequence.0 == 1, "nothing of the old one is left: {fresh:?}");
+    }
+    rig.host.stop().await.expect("sealed");
+    removed
+}
+
+#[tokio::test]
+async fn a_removed_service_is_gone_and_one_whose_removal_was_cut_off_is_whole_or_gone() {
+    let mut cuts = 0;
+    while !remove_with_a_cut_after(cuts + 1).await {
+        cuts += 1;
+        assert!(cuts < 200, "it never ends");
+    }
+    assert!(cuts > 10, "{cuts} cuts");
+}

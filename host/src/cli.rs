@@ -4,6 +4,7 @@ mod data;
 mod inspect;
 mod journal;
 mod query;
+mod remove;
 mod reply;
 mod restore;
 mod resume;
@@ -78,6 +79,8 @@ enum Command {
     Query(query::Query),
     /// Let a service go on whose replay ends otherwise than the journal says.
     Resume(resume::Resume),
+    /// Remove a service and its history for good.
+    Remove(remove::Remove),
 }
 
 impl Cli {
@@ -93,6 +96,7 @@ impl Cli {
             Command::Restore(restore) => restore.execute(),
             Command::Query(query) => query.execute(),
             Command::Resume(resume) => resume.execute(),
+            Command::Remove(remove) => remove.execute(),
         }
     }
 }

@@ -180,6 +180,29 @@ impl Locked {
         &self.storage
     }
 
+    /// Removes a service for good, with its snapshots, and its workload if no other service runs it. Its part of the
+    /// journal ends when a host opens the directory, and is given back then.
+    ///
+    /// # Errors
+    /// [`DataError`]. A service that is not in the catalog any more is removed as far as that: once again removes the
+    /// rest.
+    pub fn remove_service(&self, service: &Name) -> Result<(), DataError> {
+        let entry = self.catalog.service(service)?;
+        self.catalog.remove_service(service)?;
+        clear_snapshots(&*self.storage, service)?;
+        entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
+    }
+
+    /// Whether there is anything left of a service: an entry, or files that a removal did not get to.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn has_any_of(&self, service: &Name) -> Result<bool, DataError> {
+        let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        Ok(self.catalog.service(service)?.is_some()
+            || names.iter().any(|name| keeper::snapshot_record(name, service).is_some()))
+    }
+
     /// Reads it without changing a byte. Of `whole` every record is kept that the journal still has, of the others
     /// those that their snapshots need.
     ///
@@ -374,17 +397,23 @@ impl DataDirectory {
     /// # Errors
     /// [`DataError::Storage`].
     pub(crate) fn clear_snapshots(&self, service: &Name) -> Result<(), DataError> {
-        let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
-        let left = names.into_iter().filter(|name| keeper::snapshot_record(name, service).is_some());
-        let mut is_changed = false;
-        for name in left {
-            self.storage.remove(&name).map_err(DataError::storage(format!("remove '{name}'")))?;
-            is_changed = true;
-        }
-        if is_changed {
-            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
-        }
-        Ok(())
+        clear_snapshots(&*self.storage, service)
+    }
+
+    /// Removes a service for good, whose task and keeper have ended: first from the catalog, and from then on nothing
+    /// brings it back; then its part of the journal ends, and its files go.
+    ///
+    /// # Errors
+    /// [`DataError`]: what is left of it then is removed by the next start, or by creating another of its name.
+    pub(crate) fn remove_service(&self, service: &Name) -> Result<(), DataError> {
+        let entry = self.catalog.service(service)?;
+        self.catalog.remove_service(service)?;
+        let end = commit::Entry { service: service.clone(), change: commit::Change::End };
+        self.committer.submit(end, None)?.wait()?;
+        self.committer.unregister(service);
+        self.needed().remove(service);
+        clear_snapshots(&*self.storage, service)?;
+        entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
     }
 
     /// Notes what `service` needs of the journal from now on.
@@ -488,6 +517,34 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     file.sync_data().map_err(failed("sync"))?;
     storage.rename(&aside, &name).map_err(failed("name"))?;
     storage.sync_directory().map_err(failed("sync the directory of"))
+}
+
+/// Removes the file of a workload that no service runs any more.
+fn remove_workload(storage: &dyn Storage, catalog: &Catalog, hash: &WorkloadHash) -> Result<(), DataError> {
+    if catalog.services()?.values().any(|entry| entry.workload == *hash) {
+        return Ok(());
+    }
+    let name = workload_file(hash);
+    match storage.remove(&name) {
+        // It was lost before.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DataError::storage(format!("remove '{name}'"))(error)),
+        Ok(()) => storage.sync_directory().map_err(DataError::storage("sync the data directory")),
+    }
+}
+
+fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataError> {
+    let names = storage.list().map_err(DataError::storage("list the data directory"))?;
+    let left = names.into_iter().filter(|name| keeper::snapshot_record(name, service).is_some());
+    let mut is_changed = false;
+    for name in left {
+        storage.remove(&name).map_err(DataError::storage(format!("remove '{name}'")))?;
+        is_changed = true;
+    }
+    if is_changed {
+        storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+    }
+    Ok(())
 }
 
 /// Reads a workload back.

@@ -86,6 +86,11 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A service was removed for good, by an operator.
+    Removed {
+        /// The service.
+        service: Name,
+    },
     /// A snapshot's file is not what was written.
     SnapshotDamaged {
         /// The service.
@@ -214,6 +219,51 @@ pub struct Failover {
     pub pause: Duration,
 }
 
+/// What a client is told of a failover that its request caused. Its text is that of the event.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Triggered {
+    /// It is over: the service is in its fresh VM.
+    Over(Failover),
+    /// A shadow has begun it, and the old VM serves until that has caught up. The event comes then.
+    Begun {
+        /// Why.
+        cause: FailoverCause,
+        /// The VM that serves until then.
+        from: VmId,
+        /// Its machine.
+        from_machine: Name,
+    },
+}
+
+impl fmt::Display for Triggered {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Over(failover) => failover.fmt(f),
+            Self::Begun { from, from_machine, .. } => write!(
+                f,
+                "Trigger process failover: triggered: {from} on {from_machine} -> a fresh VM, once its shadow has caught up"
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Failover {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms){}",
+            self.from,
+            self.from_machine,
+            self.to,
+            self.to_machine,
+            Bytes(self.snapshot_bytes),
+            grouped(self.replayed_transactions),
+            self.pause.as_secs_f64() * 1e3,
+            if self.cause == FailoverCause::Forced { " forced by an operator" } else { "" },
+        )
+    }
+}
+
 fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
@@ -229,18 +279,7 @@ impl fmt::Display for Event {
                 grouped(usage.limit),
                 resource.unit(),
             ),
-            Self::Failover(failover) => write!(
-                f,
-                "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms){}",
-                failover.from,
-                failover.from_machine,
-                failover.to,
-                failover.to_machine,
-                Bytes(failover.snapshot_bytes),
-                grouped(failover.replayed_transactions),
-                failover.pause.as_secs_f64() * 1e3,
-                if failover.cause == FailoverCause::Forced { " forced by an operator" } else { "" },
-            ),
+            Self::Failover(failover) => failover.fmt(f),
             Self::Degraded { vm, reason } => write!(f, "Degraded: {vm} stays and serves up to its limits: {reason}"),
             Self::Recovered { vm } => write!(f, "Recovered: {vm} is no longer degraded"),
             Self::Unmovable { vm, reason } => write!(
@@ -265,6 +304,7 @@ impl fmt::Display for Event {
             Self::Quarantined { service, reason } => {
                 write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {reason}")
             }
+            Self::Removed { service } => write!(f, "Removed: {service}, with its history"),
             Self::SnapshotDamaged { service, file, reason } => write!(
                 f,
                 "Snapshot damaged: {service} goes back to an older one: {reason}; it is put aside as '{file}.damaged'"

@@ -69,7 +69,7 @@ pub struct Host {
     /// Held while a durable service is created.
     creating: tokio::sync::Mutex<()>,
     /// Tasks that end when what they do for a service is done.
-    keepers: Mutex<Vec<JoinHandle<()>>>,
+    keepers: Mutex<HashMap<Name, JoinHandle<()>>>,
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
@@ -177,20 +177,45 @@ impl Host {
         Ok(())
     }
 
+    /// Finds out whose token this is.
+    ///
+    /// # Errors
+    /// [`Denial::NotAuthenticated`].
+    pub fn authenticate(&self, token: &str) -> Result<Identity, Denial> {
+        self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate(token, self.surroundings.clock.now())
+    }
+
     /// Has a request executed for the user whose token it is, and waits for its answer. Dropping the future does not
     /// take the request back.
     ///
     /// # Errors
     /// [`Denial`]: it never reached the guest, or the service stopped and whether it did is unknown.
     pub async fn request(&self, token: &str, service: &str, request: Request) -> Result<Reply, Denial> {
-        let (identity, handle) = self.enter(token, service, Grant::Transact)?;
+        self.request_as(&self.authenticate(token)?, service, request).await
+    }
+
+    /// The same for a user who was authenticated before.
+    ///
+    /// # Errors
+    /// As [`Host::request`].
+    pub async fn request_as(&self, identity: &Identity, service: &str, request: Request) -> Result<Reply, Denial> {
+        let handle = self.enter(identity, service, Grant::Transact)?;
         if request.body.len() > self.body_bytes_max {
             return Err(Denial::BodyTooLarge { bytes: request.body.len(), limit_bytes: self.body_bytes_max });
         }
-        if let Some(bytes) = request.id.as_ref().map(String::len).filter(|&bytes| bytes > TRANSACTION_ID_BYTES_MAX) {
-            return Err(Denial::IdTooLong { bytes });
-        }
-        handle.request(identity.user, request).await
+        request.id.as_deref().map_or(Ok(()), check_id)?;
+        handle.request(identity.user.clone(), request).await
+    }
+
+    /// The kept answer to a transaction of this user, once all that was sent to the service before is done. None if
+    /// there is none: it was never sent, was denied, or is beyond the horizon.
+    ///
+    /// # Errors
+    /// Without the grant to transact; if the id is too old to tell; or if the service has stopped.
+    pub async fn find_transaction(&self, by: &Identity, service: &str, id: &str) -> Result<Option<Reply>, Denial> {
+        let handle = self.enter(by, service, Grant::Transact)?;
+        check_id(id)?;
+        handle.find(by.user.clone(), id.to_owned()).await
     }
 
     /// Tells how a service is, after all that was sent before.
@@ -198,7 +223,15 @@ impl Host {
     /// # Errors
     /// Without the grant to observe, or if the service's task has ended.
     pub async fn status(&self, token: &str, service: &str) -> Result<Status, Denial> {
-        self.enter(token, service, Grant::Observe)?.1.status().await
+        self.status_as(&self.authenticate(token)?, service).await
+    }
+
+    /// The same for a user who was authenticated before.
+    ///
+    /// # Errors
+    /// As [`Host::status`].
+    pub async fn status_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+        self.enter(by, service, Grant::Observe)?.status().await
     }
 
     /// Makes a service fail over now. Returns how it is afterwards.
@@ -206,7 +239,15 @@ impl Host {
     /// # Errors
     /// Without the grant to operate, or if the service's task has ended.
     pub async fn fail_over(&self, token: &str, service: &str) -> Result<Status, Denial> {
-        self.enter(token, service, Grant::Operate)?.1.fail_over().await
+        self.fail_over_as(&self.authenticate(token)?, service).await
+    }
+
+    /// The same for a user who was authenticated before.
+    ///
+    /// # Errors
+    /// As [`Host::fail_over`].
+    pub async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+        self.enter(by, service, Grant::Operate)?.fail_over().await
     }
 
     /// Makes a service take a snapshot now. Returns how it is afterwards.
@@ -214,19 +255,22 @@ impl Host {
     /// # Errors
     /// Without the grant to operate, or if the service's task has ended.
     pub async fn snapshot(&self, token: &str, service: &str) -> Result<Status, Denial> {
-        self.enter(token, service, Grant::Operate)?.1.snapshot().await
+        self.snapshot_as(&self.authenticate(token)?, service).await
     }
 
-    /// Authenticates, authorises, and only then looks for the service.
-    fn enter(&self, token: &str, service: &str, grant: Grant) -> Result<(Identity, ServiceHandle), Denial> {
-        let identity = {
-            let authority = self.authority.read().unwrap_or_else(PoisonError::into_inner);
-            let identity = authority.authenticate(token, self.surroundings.clock.now())?;
-            authority.authorise(&identity, service, grant)?;
-            identity
-        };
+    /// The same for a user who was authenticated before.
+    ///
+    /// # Errors
+    /// As [`Host::snapshot`].
+    pub async fn snapshot_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+        self.enter(by, service, Grant::Operate)?.snapshot().await
+    }
+
+    /// Authorises, and only then looks for the service.
+    fn enter(&self, identity: &Identity, service: &str, grant: Grant) -> Result<ServiceHandle, Denial> {
+        self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant)?;
         if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
-            return Ok((identity, handle.clone()));
+            return Ok(handle.clone());
         }
         let quarantined = self.quarantined.read().unwrap_or_else(PoisonError::into_inner);
         match quarantined.get_key_value(service) {
@@ -234,4 +278,8 @@ impl Host {
             None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }
     }
+}
+
+fn check_id(id: &str) -> Result<(), Denial> {
+    if id.len() > TRANSACTION_ID_BYTES_MAX { Err(Denial::IdTooLong { bytes: id.len() }) } else { Ok(()) }
 }

@@ -12,6 +12,7 @@ pub mod reader;
 pub mod record;
 pub mod recovery;
 pub mod segments;
+pub mod ticket;
 
 use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};
@@ -20,10 +21,11 @@ use crate::size::Bytes as ByteCount;
 use crate::transaction::{Answer, Epoch, ReplyHash, Sequence};
 use bytes::Bytes;
 use frame::RecordNumber;
-use futures::future::{BoxFuture, FutureExt, Shared};
+use futures::future::{BoxFuture, FutureExt};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use thiserror::Error;
+use ticket::{Committed, Ticket};
 
 /// Bodies and answers that a [`MemoryJournal`] holds for replays, in bytes. A service whose snapshots fail denies
 /// transactions beyond it.
@@ -134,16 +136,10 @@ pub enum JournalError {
     },
 }
 
-/// Resolves when a record can no longer be lost, as far as the journal promises. A reply waits for that of its record,
+/// Tells when a record can no longer be lost, as far as the journal promises. A reply waits for that of its record,
 /// a repeated or a query's reply for that of the last one; the service goes on meanwhile.
-#[derive(Clone)]
-pub struct Commit(Option<Shared<BoxFuture<'static, Result<(), JournalError>>>>);
-
-impl std::fmt::Debug for Commit {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Commit").field("is_pending", &self.0.is_some()).finish()
-    }
-}
+#[derive(Debug, Clone)]
+pub struct Commit(Option<Ticket>);
 
 impl Commit {
     /// The record is as safe as it gets already.
@@ -152,10 +148,19 @@ impl Commit {
         Self(None)
     }
 
-    /// The record is safe when `durable` resolves.
+    /// The record is safe when `ticket` says so.
     #[must_use]
-    pub fn pending(durable: BoxFuture<'static, Result<(), JournalError>>) -> Self {
-        Self(Some(durable.shared()))
+    pub fn pending(ticket: Ticket) -> Self {
+        Self(Some(ticket))
+    }
+
+    /// Has `then` run when the record is safe: now, or later on the journal's thread, which it must not hold up. It gets
+    /// an error if the record could not be made safe: whether it is there after a restart is unknown.
+    pub fn then(&self, then: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
+        match &self.0 {
+            None => then(Ok(())),
+            Some(ticket) => ticket.then(|committed| then(of_journal(committed.clone()))),
+        }
     }
 
     /// Waits until the record is safe.
@@ -165,8 +170,18 @@ impl Commit {
     pub async fn durable(self) -> Result<(), JournalError> {
         match self.0 {
             None => Ok(()),
-            Some(durable) => durable.await,
+            Some(ticket) => of_journal(ticket.committed().await),
         }
+    }
+}
+
+fn of_journal(committed: Committed) -> Result<(), JournalError> {
+    committed.map(drop).map_err(|error| JournalError::ended(&error))
+}
+
+impl JournalError {
+    fn ended(error: &commit::CommitError) -> Self {
+        Self::Ended { reason: crate::data::chain(error) }
     }
 }
 

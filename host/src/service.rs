@@ -28,6 +28,7 @@ pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub(crate) use handle::ServiceHandle;
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
+pub(crate) use recover::KeeperTask;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]
 pub use spec::Sabotage;
@@ -37,7 +38,7 @@ use crate::clock::{Clock, Timestamp};
 use crate::data::Way;
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
-use crate::event::{Event, EventSink, FailoverCause, SlaFailure};
+use crate::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
@@ -57,7 +58,7 @@ use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 /// Requests that may wait for a service, unless configured otherwise.
 pub const QUEUE_MAX: usize = 1024;
@@ -159,6 +160,8 @@ pub(crate) struct Service {
     /// Holds back failovers for the sake of memory after one brought nothing.
     memory_backoff: Backoff,
     stopped: Option<String>,
+    /// The last failover that the request which is being performed caused.
+    triggered: Option<Triggered>,
     counts: Counts,
 }
 
@@ -228,6 +231,7 @@ impl Service {
             cpu_backoff: Backoff::default(),
             memory_backoff: Backoff::default(),
             stopped: None,
+            triggered: None,
             counts: Counts::default(),
         }
     }
@@ -266,12 +270,18 @@ impl Service {
                 if let Message::Request { request, .. } = &message {
                     queued_bytes.fetch_sub(request.body.len(), Ordering::Relaxed);
                 }
-                if let Message::Stop { done } = message {
-                    self.stop_cleanly().await;
-                    let _ = done.send(self.status());
-                    return;
+                match message {
+                    Message::Stop { done } => {
+                        self.stop_cleanly().await;
+                        let _ = done.send(self.status());
+                        return;
+                    }
+                    Message::Discard { done } => {
+                        let _ = done.send(self.status());
+                        return;
+                    }
+                    message => self.handle(message).await,
                 }
-                self.handle(message).await;
             }
         }
     }
@@ -324,14 +334,16 @@ impl Service {
             Message::Status { done } => {
                 let _ = done.send(self.status());
             }
-            // A request to stop ends the task before it gets here.
-            Message::Stop { .. } => {}
+            Message::Find { user, id, found } => self.find(&user, id, found).await,
+            // A request to end the task does so before it gets here.
+            Message::Stop { .. } | Message::Discard { .. } => {}
         }
     }
 
     /// The path of a transaction or query, from dedupe to what follows from it.
     async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
         self.requests += 1;
+        self.triggered = None;
         let admitted = match self.repetition(&user, &request).await {
             Some(answered) => answered.map(Admitted::Answered),
             None => self.admit(user, request).await.map(Admitted::Run),
@@ -340,7 +352,8 @@ impl Service {
             Ok(Admitted::Run(work)) => work,
             Ok(Admitted::Answered(repeated)) => {
                 // What it repeats may not be durable yet.
-                let _ = reply.send(Ok((repeated, self.last_commit.clone())));
+                let commit = self.last_commit.clone();
+                self.release(reply, repeated, &commit);
                 return;
             }
             Err(denial) => {
@@ -361,15 +374,23 @@ impl Service {
             Ok(attempt) => {
                 let is_kept = attempt.answer.is_kept();
                 let sabotage = self.sabotage.take_if(|sabotage| sabotage.hits(&work, &attempt.answer));
-                let _ = reply.send(self.settle(&work, attempt, sabotage));
-                if let Some(sabotage) = sabotage {
-                    self.break_the_promise(&work, sabotage).await;
+                match self.settle(&work, attempt, sabotage) {
+                    Err(denial) => drop(reply.send(Err(denial))),
+                    Ok((answered, commit)) => {
+                        if let Some(sabotage) = sabotage {
+                            self.break_the_promise(&work, sabotage).await;
+                        }
+                        if is_kept && self.stopped.is_none() {
+                            self.fail_over_if_crossed(&work).await;
+                        }
+                        self.release(reply, answered, &commit);
+                    }
                 }
                 if self.stopped.is_some() {
                     return;
                 }
                 if is_kept {
-                    self.after_kept(&work).await;
+                    self.snapshot_if_long().await;
                 } else if self.vm.instance.is_dead() {
                     let _ = self.roll_back().await;
                 }
@@ -378,6 +399,30 @@ impl Service {
                 let _ = reply.send(Err(denial));
             }
         }
+    }
+
+    /// Has an answer told when `commit` says that it holds. A client that is gone has lost interest.
+    fn release(&mut self, reply: ReplySender, mut answered: Reply, commit: &Commit) {
+        answered.failover = self.triggered.take().map(Box::new);
+        self.tell_when_safe(commit, answered, |answer| drop(reply.send(answer)));
+    }
+
+    fn tell_when_safe(
+        &self,
+        commit: &Commit,
+        answered: Reply,
+        tell: impl FnOnce(Result<Reply, Denial>) + Send + 'static,
+    ) {
+        let service = self.name.clone();
+        commit.then(move |durable| {
+            tell(match durable {
+                Ok(()) => Ok(answered),
+                Err(error) => {
+                    let reason = format!("the outcome of '{}' is unknown: {error}", answered.id);
+                    Err(Denial::Stopped { service, reason })
+                }
+            });
+        });
     }
 
     /// Answers a repetition of an id. None if the request is to be executed.
@@ -396,14 +441,39 @@ impl Service {
         if record.body_hash != ReplyHash::of_body(&request.body) {
             return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
         }
-        Some(Ok(Reply {
-            id: id.clone(),
+        Some(Ok(self.repeated(&record)))
+    }
+
+    /// The answer to a transaction that is not executed again.
+    fn repeated(&self, record: &TransactionRecord) -> Reply {
+        Reply {
+            id: record.id.to_string(),
             sequence: record.sequence,
             timestamp: record.timestamp,
             answer: record.answer.clone(),
             fuel_used: record.fuel_used,
             is_repeated: true,
-        }))
+            vm: self.vm.id.clone(),
+            failover: None,
+        }
+    }
+
+    /// Tells the kept answer to `user`'s transaction `id`, once it is durable.
+    async fn find(&mut self, user: &Name, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
+        let record = match self.answers.find(user, &id) {
+            None => Ok(None),
+            Some(sequence) => self.journal.answered(sequence).await,
+        };
+        match record {
+            Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string())))),
+            Ok(None) => drop(found.send(self.too_old(&id).map_or(Ok(None), Err))),
+            Ok(Some(record)) => {
+                let answered = self.repeated(&record);
+                self.tell_when_safe(&self.last_commit.clone(), answered, |answer| {
+                    drop(found.send(answer.map(Some)));
+                });
+            }
+        }
     }
 
     /// Denies an id that may have been answered and forgotten, as the time in it tells.
@@ -507,6 +577,8 @@ impl Service {
             answer,
             fuel_used,
             is_repeated: false,
+            vm: self.vm.id.clone(),
+            failover: None,
         };
         let commit = match work.kind {
             Kind::Transaction if matches!(sabotage, Some(Sabotage::DropOne(_))) => {
@@ -573,28 +645,36 @@ impl Service {
         }
     }
 
-    /// What follows from kept work: a failover if a resource crossed its threshold, a snapshot if the tail is long.
-    async fn after_kept(&mut self, work: &Work) {
+    /// Fails over if kept work brought a resource to its threshold. Its answer waits for that, so that it can tell.
+    async fn fail_over_if_crossed(&mut self, work: &Work) {
         let now = self.requests;
         let may_try = |resource| match resource {
             Resource::Cpu => self.cpu_backoff.is_over(now),
             // What cannot be exported cannot be compacted.
             Resource::Memory => self.memory_backoff.is_over(now) && self.unmovable_backoff.is_over(now),
         };
-        if let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) {
-            let under_way = self.shadow.as_ref().and_then(Shadow::failover_cause);
-            if under_way.is_some() {
-                // It cures this, too.
-                return;
+        let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) else { return };
+        if self.shadow.as_ref().and_then(Shadow::failover_cause).is_some() {
+            // It cures this, too.
+            return;
+        }
+        let usage = self.vm.meter.usage(resource);
+        self.fail_sla(resource, usage, &work.id);
+        if self.prefers_shadow() {
+            let (from, from_machine) = (self.vm.id.clone(), self.vm.lease.machine().clone());
+            self.begin_shadow(Aim::FailOver(resource.into()), None);
+            if self.shadow.is_some() {
+                self.triggered = Some(Triggered::Begun { cause: resource.into(), from, from_machine });
             }
-            let usage = self.vm.meter.usage(resource);
-            self.fail_sla(resource, usage, &work.id);
-            if self.prefers_shadow() {
-                return self.begin_shadow(Aim::FailOver(resource.into()), None);
-            }
-            // A failure to move is told by an event and leaves the service in one of its conditions.
-            let _ = self.fail_over(resource.into()).await;
-        } else if self.shadow.is_none() && self.is_tail_long() && self.unmovable_backoff.is_over(now) {
+            return;
+        }
+        // A failure to move is told by an event and leaves the service in one of its conditions.
+        let _ = self.fail_over(resource.into()).await;
+    }
+
+    /// Takes a snapshot if the tail is long.
+    async fn snapshot_if_long(&mut self) {
+        if self.shadow.is_none() && self.is_tail_long() && self.unmovable_backoff.is_over(self.requests) {
             let _ = self.snapshot_soon().await;
         }
     }

@@ -1,6 +1,7 @@
 //! Transactions and the four ways in which they end.
 
 use crate::clock::Timestamp;
+use crate::event::Triggered;
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::size::{Bytes as ByteCount, grouped};
@@ -349,7 +350,7 @@ pub enum Denial {
 }
 
 /// The answer to a request that reached the guest, now or before.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
     /// The request's id: the client's own, or the one that the host made up.
     pub id: String,
@@ -363,4 +364,8 @@ pub struct Reply {
     pub fuel_used: u64,
     /// Whether this is the kept answer to an earlier request of the same id.
     pub is_repeated: bool,
+    /// The VM that answered, now; it may be a later one than that which executed a repeated transaction.
+    pub vm: VmId,
+    /// The failover that this request caused: one that is over, or one that a shadow has begun.
+    pub failover: Option<Box<Triggered>>,
 }

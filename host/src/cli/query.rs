@@ -6,7 +6,7 @@ use anyhow::Context;
 use clap::Args;
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
-use lifeboat::transaction::{Outcome, Reply, Sequence};
+use lifeboat::transaction::{Outcome, Reply, Sequence, VmId};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
@@ -53,6 +53,7 @@ impl Query {
         let at = self.at.map(Sequence);
         let state = runtime.block_on(scratch.state(storage, &program, &found, at)).map_err(sorted)?;
         let (sequence, timestamp) = (state.sequence, state.timestamp);
+        let vm = VmId { service: found.name.clone(), number: state.course.vm_number };
         let attempt = runtime.block_on(scratch.query(state, &self.user, self.body.as_bytes()));
         for line in &attempt.log {
             let _ = writeln!(io::stderr(), "{}: {}", found.name, Printable(line));
@@ -65,6 +66,8 @@ impl Query {
             answer: attempt.answer,
             fuel_used: attempt.fuel_used,
             is_repeated: false,
+            vm,
+            failover: None,
         };
         let printed = reply::print(&mut io::stdout().lock(), None, &Ok(reply), self.json);
         is_pipe_open(printed).context("cannot write the reply")?;

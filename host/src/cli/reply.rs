@@ -113,7 +113,8 @@ mod tests {
     use super::*;
     use bytes::Bytes;
     use lifeboat::clock::Timestamp;
-    use lifeboat::transaction::{Cause, Sequence};
+    use lifeboat::name::Name;
+    use lifeboat::transaction::{Cause, Sequence, VmId};
 
     fn printed(answer: Answer, json: bool) -> String {
         let reply = Reply {
@@ -123,6 +124,8 @@ mod tests {
             answer,
             fuel_used: 1,
             is_repeated: false,
+            vm: VmId { service: Name::new("bank").expect("a name"), number: 1 },
+            failover: None,
         };
         let mut out = Vec::new();
         print(&mut out, None, &Ok(reply), json).expect("a vector takes everything");

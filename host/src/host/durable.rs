@@ -6,7 +6,7 @@ use crate::data::{self, Contents, DataDirectory, DataError, FoundService, Pin, f
 use crate::engine::{Program, joined};
 use crate::event::Event;
 use crate::name::Name;
-use crate::service::{LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec};
+use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec};
 use crate::transaction::Epoch;
 use crate::workload::{LoadLimits, Workload, WorkloadHash, load};
 use std::collections::BTreeSet;
@@ -93,7 +93,7 @@ impl Host {
             self.check(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
             let (service, keeper) = self.on_guests(recovering).await.map_err(|error| data::chain(&error))?;
-            self.keepers.lock().unwrap_or_else(PoisonError::into_inner).push(self.engine.spawn(keeper));
+            self.keep(&name, keeper);
             self.start(service, QUEUE_MAX).map_err(|error| error.to_string())
         };
         let recovered: Result<(), String> = recovered.await;
@@ -159,8 +159,45 @@ impl Host {
         let (service, begun, keeper) = self.on_guests(launching).await?;
         begun.durable().await.map_err(|error| LaunchError::Begin { name: name.clone(), error })?;
         directory.add_service(&name, &entry)?;
-        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).push(self.engine.spawn(keeper));
+        self.keep(&name, keeper);
         self.start(service, QUEUE_MAX)
+    }
+
+    /// Runs what keeps a service's snapshots.
+    fn keep(&self, name: &Name, keeper: KeeperTask) {
+        let task = self.engine.spawn(keeper);
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), task);
+    }
+
+    /// Removes a durable service for good, after what was sent to it: its history, its snapshots, and its workload if no
+    /// other service runs that. One that is quarantined is removed as well.
+    ///
+    /// # Errors
+    /// [`DataError::NoService`]; otherwise the storage fails, and what is left of the service then is of no use to
+    /// anybody: it is removed with the next start, or when another of its name is created.
+    pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
+        let none = || DataError::NoService { service: name.clone() };
+        let directory = self.data.clone().ok_or_else(none)?;
+        let _creating = self.creating.lock().await;
+        if directory.catalog().service(name)?.is_none() {
+            return Err(none());
+        }
+        let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(handle) = handle {
+            // A task that has ended already is what is wanted.
+            let _ = handle.discard().await;
+        }
+        let keeper = self.keepers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(keeper) = keeper {
+            let _ = keeper.await;
+        }
+        let service = name.clone();
+        let removed = tokio::task::spawn_blocking(move || directory.remove_service(&service).map(|()| directory));
+        let directory = joined(removed).await?;
+        self.quarantined.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        (self.surroundings.events)(&Event::Removed { service: name.clone() });
+        directory.reclaim().await;
+        Ok(())
     }
 
     /// Ends every service after what was sent to it, snapshots it, and seals the journal. Returns once all of that is
@@ -175,7 +212,7 @@ impl Host {
         };
         futures::future::join_all(services.iter().map(|handle| handle.stop())).await;
         let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        futures::future::join_all(keepers).await;
+        futures::future::join_all(keepers.into_values()).await;
         let Some(directory) = self.data.clone() else { return Ok(()) };
         // It waits for the disk.
         joined(tokio::task::spawn_blocking(move || directory.close())).await

@@ -17,6 +17,7 @@ use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
 use super::reader::Reader;
 use super::recovery::{Location, Seal};
 use super::segments::{Log, LogError, Reclaimed};
+use super::ticket::{Completion, Ticket, ticket};
 use crate::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -95,32 +96,6 @@ pub enum CommitError {
     /// The writer was stopped before.
     #[error("the journal was closed")]
     Closed,
-}
-
-/// Resolves when a record can no longer be lost.
-#[derive(Debug)]
-pub struct Ticket(oneshot::Receiver<Result<Option<Location>, CommitError>>);
-
-impl Ticket {
-    /// Waits until the record is safe, and says where it is; [`Change::End`] is nowhere. Dropping the future changes
-    /// nothing about the record.
-    ///
-    /// # Errors
-    /// [`CommitError`]: after a failure of the log, whether the record is there after a restart is unknown.
-    pub async fn committed(self) -> Result<Option<Location>, CommitError> {
-        self.0.await.unwrap_or(Err(CommitError::Closed))
-    }
-
-    /// The same, for a thread that may block.
-    ///
-    /// # Errors
-    /// As [`Ticket::committed`].
-    ///
-    /// # Panics
-    /// Within an asynchronous task.
-    pub fn wait(self) -> Result<Option<Location>, CommitError> {
-        self.0.blocking_recv().unwrap_or(Err(CommitError::Closed))
-    }
 }
 
 /// Room for a record in the queue, as long as it is held.
@@ -229,7 +204,7 @@ struct Queue {
 #[derive(Debug)]
 struct Submitted {
     entry: Entry,
-    answer: oneshot::Sender<Result<Option<Location>, CommitError>>,
+    completion: Completion,
     room: Option<Room>,
 }
 
@@ -281,12 +256,12 @@ impl Committer {
     /// # Errors
     /// [`CommitError::Closed`], or the failure of the log. What the log refuses is told by the ticket.
     pub fn submit(&self, entry: Entry, room: Option<Room>) -> Result<Ticket, CommitError> {
-        let (answer, ticket) = oneshot::channel();
+        let (completion, ticket) = ticket();
         let mut queue = self.shared.queue();
         queue.check()?;
-        queue.submitted.push_back(Submitted { entry, answer, room });
+        queue.submitted.push_back(Submitted { entry, completion, room });
         self.shared.wake(queue);
-        Ok(Ticket(ticket))
+        Ok(ticket)
     }
 
     /// Gives up what nobody needs, between two frames. See [`Log::reclaim`].
@@ -322,6 +297,11 @@ impl Committer {
     /// Has the places of a service's records written to `board` from now on.
     pub fn register(&self, service: &Name, board: Arc<Board>) {
         self.shared.boards().insert(service.clone(), board);
+    }
+
+    /// Forgets the board of a service that has ended.
+    pub fn unregister(&self, service: &Name) {
+        self.shared.boards().remove(service);
     }
 
     /// Tells what was written so far. A ticket that has resolved is counted.
@@ -434,9 +414,8 @@ impl Drop for Ended<'_> {
         let failure = queue.failure.get_or_insert(CommitError::Closed).clone();
         let (submitted, orders) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders));
         drop(queue);
-        // Nobody may be left to listen.
         for submitted in submitted {
-            let _ = submitted.answer.send(Err(failure.clone()));
+            submitted.completion.complete(Err(failure.clone()));
         }
         for order in orders {
             order.refuse(&failure);
@@ -530,10 +509,10 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
         };
         match place {
             Ok(place) => {
-                let Submitted { entry, answer, room } = submitted;
+                let Submitted { entry, completion, room } = submitted;
                 let record_bytes = entry.change.bytes();
                 let record = place.zip(entry.change.number()).map(|(place, number)| (entry.service, number, place));
-                staged.push(StagedRecord { record, record_bytes, answer, _room: room });
+                staged.push(StagedRecord { record, record_bytes, completion, _room: room });
             }
             Err(LogError::FrameFull) => {
                 batch.push_front(submitted);
@@ -543,7 +522,7 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
                 }
             }
             // The caller's mistake: nothing of the others' is at stake.
-            Err(error) => drop(submitted.answer.send(Err(error.into()))),
+            Err(error) => submitted.completion.complete(Err(error.into())),
         }
     }
     commit(log, &mut staged, shared)
@@ -554,7 +533,7 @@ struct StagedRecord {
     record: Option<(Name, RecordNumber, super::frame::Staged)>,
     /// What it takes in the frame's body.
     record_bytes: usize,
-    answer: oneshot::Sender<Result<Option<Location>, CommitError>>,
+    completion: Completion,
     _room: Option<Room>,
 }
 
@@ -576,21 +555,21 @@ fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Res
             }
         }
     }
-    for StagedRecord { record, answer, .. } in staged.drain(..) {
+    for StagedRecord { record, completion, .. } in staged.drain(..) {
         let told = match &result {
             Ok(committed) => {
                 Ok(committed.as_ref().zip(record).map(|(committed, (.., place))| committed.location(place)))
             }
             Err(error) => Err(error.clone().into()),
         };
-        let _ = answer.send(told);
+        completion.complete(told);
     }
     result.map(drop)
 }
 
 fn refuse(batch: VecDeque<Submitted>, error: &LogError) {
     for submitted in batch {
-        let _ = submitted.answer.send(Err(error.clone().into()));
+        submitted.completion.complete(Err(error.clone().into()));
     }
 }
 

@@ -4,7 +4,7 @@
 //! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
 //! a [`Board`] where records are, also when they are carried to another place later.
 
-use super::commit::{Board, Change, CommitError, Committer, Entry, Placed, Room};
+use super::commit::{Board, Change, Committer, Entry, Placed, Room};
 use super::frame::RecordNumber;
 use super::reader::ReadError;
 use super::recovery::Location;
@@ -171,10 +171,6 @@ impl DurableJournal {
     }
 }
 
-fn ended(error: &CommitError) -> JournalError {
-    JournalError::Ended { reason: crate::data::chain(error) }
-}
-
 impl Journal for DurableJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
         let bytes = self.tail.bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
@@ -188,7 +184,7 @@ impl Journal for DurableJournal {
         async move {
             if self.room.is_none() {
                 let bytes = usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX);
-                self.room = Some(self.committer.room(bytes).await.map_err(|error| ended(&error))?);
+                self.room = Some(self.committer.room(bytes).await.map_err(|error| JournalError::ended(&error))?);
             }
             Ok(())
         }
@@ -227,7 +223,7 @@ impl Journal for DurableJournal {
         let ticket = self
             .committer
             .submit(Entry { service: self.service.clone(), change }, room)
-            .map_err(|error| ended(&error))?;
+            .map_err(|error| JournalError::ended(&error))?;
         self.last = number;
         self.is_begun = true;
         match record {
@@ -247,8 +243,7 @@ impl Journal for DurableJournal {
             }
             Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) => {}
         }
-        let durable = ticket.committed().map(|committed| committed.map(drop).map_err(|error| ended(&error)));
-        Ok(Commit::pending(durable.boxed()))
+        Ok(Commit::pending(ticket))
     }
 
     fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {

@@ -2,24 +2,45 @@
 
 use super::{QUEUE_BYTES_MAX, Status};
 use crate::data::Way;
-use crate::journal::Commit;
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::{mpsc, oneshot};
 
-/// Where a request's answer goes, with the commit that it waits for.
-pub(super) type ReplySender = oneshot::Sender<Result<(Reply, Commit), Denial>>;
+/// Where a request's answer goes, once it may be told.
+pub(super) type ReplySender = oneshot::Sender<Result<Reply, Denial>>;
 
 /// What stands in a service's queue.
 pub(super) enum Message {
-    Request { user: Name, request: Request, reply: ReplySender },
-    FailOver { done: oneshot::Sender<Status> },
-    Snapshot { done: oneshot::Sender<Status> },
-    Status { done: oneshot::Sender<Status> },
+    Request {
+        user: Name,
+        request: Request,
+        reply: ReplySender,
+    },
+    /// Asks for the kept answer to a transaction.
+    Find {
+        user: Name,
+        id: String,
+        found: oneshot::Sender<Result<Option<Reply>, Denial>>,
+    },
+    FailOver {
+        done: oneshot::Sender<Status>,
+    },
+    Snapshot {
+        done: oneshot::Sender<Status>,
+    },
+    Status {
+        done: oneshot::Sender<Status>,
+    },
     MakeWay(Way),
-    Stop { done: oneshot::Sender<Status> },
+    Stop {
+        done: oneshot::Sender<Status>,
+    },
+    /// Ends the task as well, and leaves the state to be forgotten.
+    Discard {
+        done: oneshot::Sender<Status>,
+    },
 }
 
 /// The way into a service. Cheap to clone; the service ends when the last one is dropped.
@@ -48,12 +69,15 @@ impl ServiceHandle {
                 mpsc::error::TrySendError::Closed(_) => self.gone(),
             }
         })?;
-        let (reply, commit) = answered.await.map_err(|_| self.gone())??;
-        commit.durable().await.map_err(|error| Denial::Stopped {
-            service: self.name.clone(),
-            reason: format!("the outcome of '{}' is unknown: {error}", reply.id),
-        })?;
-        Ok(reply)
+        answered.await.map_err(|_| self.gone())?
+    }
+
+    /// The kept answer to `user`'s transaction `id`, once all that was sent before is done and durable. None if there is
+    /// none: it was never sent, denied, or is beyond the horizon.
+    pub(crate) async fn find(&self, user: Name, id: String) -> Result<Option<Reply>, Denial> {
+        let (found, answered) = oneshot::channel();
+        self.queue.send(Message::Find { user, id, found }).await.map_err(|_| self.gone())?;
+        answered.await.map_err(|_| self.gone())?
     }
 
     /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
@@ -80,6 +104,11 @@ impl ServiceHandle {
     /// Ends the service's task, after all that was sent before.
     pub(crate) async fn stop(&self) -> Result<Status, Denial> {
         self.ask(|done| Message::Stop { done }).await
+    }
+
+    /// Ends the service's task, after all that was sent before, for a service that is to be removed.
+    pub(crate) async fn discard(&self) -> Result<Status, Denial> {
+        self.ask(|done| Message::Discard { done }).await
     }
 
     async fn ask(&self, message: impl FnOnce(oneshot::Sender<Status>) -> Message) -> Result<Status, Denial> {

@@ -5,7 +5,7 @@
 
 use super::shadow::{Aim, Shadow};
 use super::{Service, Stopped, Work};
-use crate::event::{Event, Failover, FailoverCause};
+use crate::event::{Event, Failover, FailoverCause, Triggered};
 use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
@@ -272,6 +272,7 @@ impl Service {
             pause,
         };
         self.journal_event(Record::Failover(failover.clone()));
+        self.triggered = Some(Triggered::Over(failover.clone()));
         self.emit(Event::Failover(failover));
         Ok(())
     }

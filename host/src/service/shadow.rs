@@ -34,8 +34,8 @@ use tokio::task::JoinHandle;
 /// `auto` uses a shadow when the last snapshot had more bytes than this: below, a direct failover takes milliseconds.
 pub const SHADOW_STATE_BYTES_MIN: u64 = 1024 * 1024;
 
-/// What may be left to replay when a shadow is promoted, as fuel: about half a millisecond.
-pub const PROMOTE_FUEL_MAX: u64 = 500_000;
+/// What may be left to replay when a shadow is promoted, as fuel: about a quarter of a millisecond.
+pub const PROMOTE_FUEL_MAX: u64 = 250_000;
 
 /// Transactions of which a replay in the foreground takes no longer than they did, whatever that was.
 const PROMOTE_TRANSACTIONS_MAX: usize = 2;
@@ -43,6 +43,9 @@ const PROMOTE_TRANSACTIONS_MAX: usize = 2;
 /// What the VM that serves may keep in a round beside its share of what the round replays, as fuel. Rounds shrink to a
 /// few times this, which must be less than [`PROMOTE_FUEL_MAX`].
 const SLACK_FUEL: u64 = PROMOTE_FUEL_MAX / 8;
+
+/// What the first round may take, as restores and exports of the state: two restores and an export, with as much again.
+const RESTORES_MAX: u64 = 4;
 
 /// Transactions that a shadow replays between two notes of how far it is.
 const REPLAYED_AT_ONCE: usize = 16;
@@ -280,8 +283,9 @@ impl Service {
             rounds: 0,
             begun,
             progress,
-            // For the restores and the export, which are no replay.
-            free_fuel: self.snapshot_fuel.saturating_add(TAIL_FUEL_MAX),
+            // For the restores and the export, which are no replay, and slower beside the VM that serves than they were
+            // by themselves.
+            free_fuel: self.snapshot_fuel.saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX),
             kept_fuel_before: self.kept_replay_fuel,
             waiting: waiting.into_iter().collect(),
         });

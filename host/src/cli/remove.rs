@@ -1,0 +1,55 @@
+//! `lifeboat remove`: a service and its history, for good.
+
+use super::data::{Data, find};
+use super::{UsageError, exit};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::data::DataError;
+use lifeboat::name::Name;
+use lifeboat::size::{Bytes, grouped};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. A quarantined service
+is removed as well; then it no longer holds back space in the journal, which is given back from the next start on. To
+keep a copy, run `lifeboat snapshot` first.";
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    data: Data,
+    /// Really remove it
+    #[arg(long)]
+    yes: bool,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Remove {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let name = &self.service;
+        let locked = self.data.take()?;
+        let is_known = locked.catalog().service(name).context("cannot read the data directory")?.is_some();
+        if !is_known && !locked.has_any_of(name).context("cannot read the data directory")? {
+            return Err(UsageError(DataError::NoService { service: name.clone() }.to_string()).into());
+        }
+        if !self.yes {
+            let what = if is_known {
+                let found = find(&locked, name)?;
+                let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
+                format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
+            } else {
+                "what an earlier removal has left of it".into()
+            };
+            let text = format!("'{name}' would be removed for good: {what}; add --yes to do it");
+            return Err(UsageError(text).into());
+        }
+        locked.remove_service(name).with_context(|| format!("cannot remove service '{name}'"))?;
+        let _ = writeln!(io::stderr(), "{name}: removed; its part of the journal is given back from the next start on");
+        Ok(ExitCode::from(exit::OK))
+    }
+}
