@@ -1,19 +1,45 @@
 //! Users, their tokens, and what they may do to which service.
 //!
 //! A token is 256 random bits, shown once. Only its BLAKE3 hash is kept: so many bits need no slow hash, and finding
-//! the hash in a map tells nobody by its timing what a valid token looks like.
+//! the hash in a map tells nobody by its timing what a valid token looks like. Passwords have few bits: of them an
+//! Argon2id hash is kept, and how often they may be guessed is limited.
+//!
+//! | type | what it is |
+//! |---|---|
+//! | [`Authority`] | who may do what, in memory: what every request is checked against |
+//! | [`Accounts`] | the same on the disk: log-ins, and every change of users, grants and tokens |
+//! | [`PasswordHash`] | what is kept of a password |
+//! | [`LogInLimits`] | how often log-ins are tried |
+//!
+//! A change of [`Accounts`] is on the disk before the [`Authority`] learns of it. A host without a data directory has an
+//! [`Authority`] alone.
+
+mod accounts;
+mod authority;
+mod limits;
+mod password;
+
+pub use accounts::{AccountError, Accounts, GRANTED_SERVICES_MAX, LogIn, LogInError, TOKENS_PER_USER_MAX, USERS_MAX};
+pub use authority::{Account, Authority};
+pub use limits::{
+    ATTEMPTS_PER_ADDRESS, ATTEMPTS_PER_USER, ATTEMPTS_PER_USER_AND_ADDRESS, Attempts, LogInLimits, TRACKED_MAX,
+};
+pub use password::{
+    HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, HASHES_AT_ONCE_MAX, HASHES_WAITING_MAX, NoPasswords,
+    PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordError, PasswordHash, PasswordScheme, SALT_BYTES, Salt, argon2id,
+};
 
 use crate::clock::Timestamp;
 use crate::name::Name;
-use crate::transaction::Denial;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fmt;
+use std::str::FromStr;
 
 /// The first characters of every token, by which scanners for leaked secrets know it.
 const TOKEN_PREFIX: &str = "lifeboat_";
 
 /// What a user may do to a service.
+// Files hold the place of a grant in this list: add at the end, and remove none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grant {
@@ -25,7 +51,34 @@ pub enum Grant {
     Operate,
 }
 
+impl Grant {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Transact, Self::Observe, Self::Operate];
+
+    /// The one word by which files, addresses and command lines call it.
+    #[must_use]
+    pub fn word(self) -> &'static str {
+        match self {
+            Self::Transact => "transact",
+            Self::Observe => "observe",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+impl FromStr for Grant {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL.into_iter().find(|grant| grant.word() == text).ok_or_else(|| {
+            let shown: String = text.chars().take(32).collect();
+            format!("'{}' is not a grant: write 'transact', 'observe' or 'operate'", shown.escape_debug())
+        })
+    }
+}
+
 impl fmt::Display for Grant {
+    /// As a sentence goes on with it: `no grant to transact with service ...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Transact => "transact with",
@@ -64,165 +117,69 @@ impl fmt::Debug for Token {
     }
 }
 
-/// An authenticated user.
+/// What is kept of a token: its BLAKE3 hash. It lets nobody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenHash(pub [u8; 32]);
+
+impl TokenHash {
+    /// The hash of a token's text.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(*blake3::hash(token.as_bytes()).as_bytes())
+    }
+}
+
+impl fmt::Display for TokenHash {
+    /// 64 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl FromStr for TokenHash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // One hash has one text, so upper case is none.
+        let hash = blake3::Hash::from_hex(text).ok().filter(|hash| hash.to_hex().as_str() == text);
+        hash.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| "it is no hash of a token".to_owned())
+    }
+}
+
+/// An authenticated user, as they were when their token was looked at. [`Authority::authorise`] asks for what they may
+/// do now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The user's name.
     pub user: Name,
-}
-
-#[derive(Debug, Default)]
-struct User {
-    grants: BTreeMap<Name, BTreeSet<Grant>>,
-}
-
-#[derive(Debug)]
-struct Session {
-    user: Name,
-    expires: Timestamp,
-}
-
-/// Who may do what. In memory; storage keeps the same types.
-#[derive(Debug, Default)]
-pub struct Authority {
-    users: HashMap<Name, User>,
-    sessions: HashMap<[u8; 32], Session>,
-}
-
-impl Authority {
-    /// Makes `user` known, with no grants. Nothing changes if they are known already.
-    pub fn add_user(&mut self, user: &Name) {
-        if !self.users.contains_key(user) {
-            self.users.insert(user.clone(), User::default());
-        }
-    }
-
-    /// Forgets `user`, their grants and their tokens. Returns whether they were known.
-    pub fn remove_user(&mut self, user: &str) -> bool {
-        self.sessions.retain(|_, session| &*session.user != user);
-        self.users.remove(user).is_some()
-    }
-
-    /// Lets `user` do `grant` to `service`. Returns whether they are known.
-    pub fn grant(&mut self, user: &str, service: &Name, grant: Grant) -> bool {
-        let Some(user) = self.users.get_mut(user) else { return false };
-        user.grants.entry(service.clone()).or_default().insert(grant);
-        true
-    }
-
-    /// Takes a grant away. Returns whether they had it.
-    pub fn revoke(&mut self, user: &str, service: &str, grant: Grant) -> bool {
-        let grants = self.users.get_mut(user).and_then(|user| user.grants.get_mut(service));
-        grants.is_some_and(|grants| grants.remove(&grant))
-    }
-
-    /// Issues a token for `user` that holds until `expires`, made of 256 random bits. None if they are not known.
-    pub fn issue(&mut self, user: &str, expires: Timestamp, random: [u8; 32]) -> Option<Token> {
-        let (user, _) = self.users.get_key_value(user)?;
-        let token = Token::from_random(random);
-        self.sessions.insert(hash(token.reveal()), Session { user: user.clone(), expires });
-        Some(token)
-    }
-
-    /// Makes a token void. Returns whether it was valid.
-    pub fn void(&mut self, token: &str) -> bool {
-        self.sessions.remove(&hash(token)).is_some()
-    }
-
-    /// Forgets the tokens that have expired.
-    pub fn forget_expired(&mut self, now: Timestamp) {
-        self.sessions.retain(|_, session| now < session.expires);
-    }
-
-    /// Finds out whose token this is.
-    ///
-    /// # Errors
-    /// [`Denial::NotAuthenticated`] if it is nobody's, void, or expired.
-    pub fn authenticate(&self, token: &str, now: Timestamp) -> Result<Identity, Denial> {
-        let session =
-            self.sessions.get(&hash(token)).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
-        if now >= session.expires {
-            return Err(Denial::NotAuthenticated { reason: "the token has expired" });
-        }
-        Ok(Identity { user: session.user.clone() })
-    }
-
-    /// Checks that `identity` may do `grant` to `service`.
-    ///
-    /// # Errors
-    /// [`Denial::NotGranted`].
-    pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
-        let grants = self.users.get(&identity.user).and_then(|user| user.grants.get(service));
-        if grants.is_some_and(|grants| grants.contains(&grant)) {
-            return Ok(());
-        }
-        Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.into() })
-    }
-}
-
-fn hash(token: &str) -> [u8; 32] {
-    *blake3::hash(token.as_bytes()).as_bytes()
+    /// Whether they may do everything.
+    pub is_admin: bool,
+    /// When their token expires.
+    pub expires: Timestamp,
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    const NOW: Timestamp = Timestamp(1_000);
-
-    fn name(text: &str) -> Name {
-        Name::new(text).expect("a name")
-    }
-
-    fn bank() -> (Authority, Token) {
-        let mut authority = Authority::default();
-        authority.add_user(&name("ada"));
-        let token = authority.issue("ada", Timestamp(2_000), [7; 32]).expect("ada is known");
-        (authority, token)
+    #[test]
+    fn grants_have_a_word_each() {
+        for grant in Grant::ALL {
+            assert_eq!(grant.word().parse(), Ok(grant));
+            assert_eq!(serde_json::to_value(grant).ok(), Some(grant.word().into()));
+        }
+        for wrong in ["", "transact with", "Observe", "admin"] {
+            assert!(wrong.parse::<Grant>().is_err_and(|message| message.contains("'operate'")), "{wrong}");
+        }
     }
 
     #[test]
-    fn a_token_is_its_users_until_it_expires() {
-        let (authority, token) = bank();
-        assert_eq!(
-            authority.authenticate(token.reveal(), NOW).map(|identity| identity.user.to_string()),
-            Ok("ada".into())
-        );
-        let expired = authority.authenticate(token.reveal(), Timestamp(2_000));
-        assert_eq!(expired, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
-    }
-
-    #[test]
-    fn unknown_void_and_removed_tokens_are_denied() {
-        let (mut authority, token) = bank();
-        assert!(authority.authenticate("", NOW).is_err());
-        assert!(authority.authenticate(Token::from_random([8; 32]).reveal(), NOW).is_err());
-        assert!(authority.void(token.reveal()));
-        assert!(authority.authenticate(token.reveal(), NOW).is_err());
-        let (mut authority, token) = bank();
-        assert!(authority.remove_user("ada"));
-        assert!(authority.authenticate(token.reveal(), NOW).is_err());
-        assert!(authority.issue("ada", NOW, [1; 32]).is_none());
-    }
-
-    #[test]
-    fn a_grant_is_for_one_service_and_one_right() {
-        let (mut authority, token) = bank();
-        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
-        assert!(authority.grant("ada", &name("bank"), Grant::Transact));
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_ok());
-        assert!(authority.authorise(&ada, "bank", Grant::Operate).is_err());
-        assert!(authority.authorise(&ada, "vault", Grant::Transact).is_err());
-        assert!(authority.revoke("ada", "bank", Grant::Transact));
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
-        assert!(!authority.grant("bob", &name("bank"), Grant::Transact));
-    }
-
-    #[test]
-    fn tokens_are_kept_as_hashes_and_never_printed() {
-        let (authority, token) = bank();
-        assert_eq!(format!("{token:?}"), "Token(..)");
-        assert!(!format!("{authority:?}").contains(&token.reveal()[TOKEN_PREFIX.len()..]));
+    fn hashes_of_tokens_are_read_as_they_are_written() {
+        let hash = TokenHash::of("lifeboat_07");
+        assert_eq!(hash.to_string().len(), 64);
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        for wrong in [String::new(), "0".repeat(63), "g".repeat(64), hash.to_string().to_uppercase()] {
+            assert!(wrong.parse::<TokenHash>().is_err(), "{wrong}");
+        }
     }
 }

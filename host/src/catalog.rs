@@ -1,4 +1,5 @@
-//! What a data directory knows beside its journal and its snapshots: which services there are, and the seal.
+//! What a data directory knows beside its journal and its snapshots: which services there are, users with their grants
+//! and tokens, and the seal.
 //!
 //! It is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that is on the
 //! disk when its method returns. One that fails is the last: it may be on the disk or not, and the catalog takes no
@@ -12,16 +13,19 @@
 //! *Every value has a hash* of its own, over its table and its key too: a page that is read again later is not compared
 //! with its checksum any more.
 //!
-//! It holds the services' secrets: it must not leave the machine as snapshots may. `docs/format.md` gives the tables.
+//! It holds the services' secrets, and hashes of passwords: it must not leave the machine as snapshots may.
+//! `docs/format.md` gives the tables.
 //!
 //! Concurrency: all of it may be called from several threads and blocks on the disk; changes wait for one another. The
 //! caller holds the directory's lock, since opening writes.
 
+mod accounts;
 mod backend;
 mod entry;
 #[cfg(test)]
 mod tests;
 
+pub use accounts::{AccountsChange, TOKEN_VERSION, TokenEntry, USER_VERSION, UserEntry};
 pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
 
 use crate::journal::frame::DirectoryId;
@@ -58,6 +62,9 @@ type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 const META: Table = TableDefinition::new("meta");
 const SERVICES: Table = TableDefinition::new("services");
+// There from the first user and the first token on.
+const USERS: Table = TableDefinition::new("users");
+const TOKENS: Table = TableDefinition::new("tokens");
 
 // The keys of `meta`.
 const FORMAT: &str = "format";
@@ -250,6 +257,8 @@ impl Catalog {
         catalog.is_journal_in_use()?;
         catalog.seal()?;
         catalog.services()?;
+        catalog.users()?;
+        catalog.tokens()?;
         Ok(catalog)
     }
 
@@ -383,6 +392,19 @@ impl Catalog {
         transaction.open_table(table).map_err(CatalogError::redb("read"))
     }
 
+    /// As [`read`](Self::read), of a table that may never have been written to.
+    fn read_if_there(
+        &self,
+        table: Table,
+    ) -> Result<Option<redb::ReadOnlyTable<&'static str, &'static [u8]>>, CatalogError> {
+        let transaction = self.database.begin_read().map_err(CatalogError::redb("read"))?;
+        match transaction.open_table(table) {
+            Ok(table) => Ok(Some(table)),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(CatalogError::redb("read")(error)),
+        }
+    }
+
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, CatalogError> {
         let table = self.read(META)?;
         let value = table.get(key).map_err(CatalogError::redb("read"))?;
@@ -395,6 +417,12 @@ impl Catalog {
             bytes.try_into().map_err(|_| unreadable(META, key, &format!("it is {found} bytes long, not {N}")))
         };
         self.meta(key)?.map(array).transpose()
+    }
+}
+
+impl AsRef<Self> for Catalog {
+    fn as_ref(&self) -> &Self {
+        self
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! | file | what | owner |
 //! |---|---|---|
-//! | `catalog.redb` | services, their settings and secrets; the seal of the journal | `catalog.rs` |
+//! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
 //! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot/file.rs`, `data/keeper.rs` |
 //! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
@@ -259,6 +259,12 @@ impl Locked {
     }
 }
 
+impl AsRef<Catalog> for Locked {
+    fn as_ref(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
 /// Takes the lock of a directory that is ours, or `may_be_new`.
 fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError> {
     // Before the lock, which is a file: nothing is put beside what is not ours.
@@ -488,6 +494,12 @@ impl DataDirectory {
 
     fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, Needed>> {
         self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl AsRef<Catalog> for DataDirectory {
+    fn as_ref(&self) -> &Catalog {
+        &self.catalog
     }
 }
 

@@ -60,7 +60,7 @@ impl HostConfig {
 pub struct Host {
     engine: Arc<Engine>,
     surroundings: Surroundings,
-    authority: RwLock<Authority>,
+    authority: Arc<RwLock<Authority>>,
     services: Arc<RwLock<HashMap<Name, ServiceHandle>>>,
     /// Of a host with a data directory.
     data: Option<Arc<DataDirectory>>,
@@ -101,7 +101,7 @@ impl Host {
         Ok(Self {
             engine,
             surroundings: Surroundings { fleet, clock, events, maintenance },
-            authority: RwLock::default(),
+            authority: Arc::default(),
             services: Arc::default(),
             data: None,
             quarantined: RwLock::default(),
@@ -115,6 +115,12 @@ impl Host {
     /// The users, to change them. Requests wait while the guard is held.
     pub fn authority(&self) -> RwLockWriteGuard<'_, Authority> {
         self.authority.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The users, for [`Accounts`](crate::auth::Accounts) that keep them on the disk.
+    #[must_use]
+    pub fn shared_authority(&self) -> Arc<RwLock<Authority>> {
+        Arc::clone(&self.authority)
     }
 
     /// Compiles `workload`, unless a program of the same content is in use already.

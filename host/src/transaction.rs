@@ -288,6 +288,12 @@ pub enum Denial {
         /// Of which service.
         service: String,
     },
+    /// Only an admin may do this.
+    #[error("user '{user}' is no admin, and only an admin may do this; ask one to do it, or log in as one")]
+    NotAdmin {
+        /// Who asked.
+        user: String,
+    },
     /// The body is too long.
     #[error("the body is {} long, the limit is {}; send less", ByteCount(*bytes as u64), ByteCount(*limit_bytes as u64))]
     BodyTooLarge {

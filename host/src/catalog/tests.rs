@@ -1,6 +1,8 @@
 //! The catalog against crashes, failures and damage.
 
 use super::*;
+use crate::auth::{Grant, PasswordHash, TokenHash};
+use crate::clock::Timestamp;
 use crate::failover::{FailoverMode, Thresholds};
 use crate::journal::frame::{FrameHash, Position, RecordNumber};
 use crate::meter::Percent;
@@ -24,6 +26,8 @@ struct Content {
     seal: Option<Seal>,
     is_journal_in_use: bool,
     services: BTreeMap<Name, ServiceEntry>,
+    users: BTreeMap<Name, UserEntry>,
+    tokens: BTreeMap<TokenHash, TokenEntry>,
 }
 
 fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
@@ -32,6 +36,8 @@ fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
         seal: catalog.seal()?,
         is_journal_in_use: catalog.is_journal_in_use()?,
         services: catalog.services()?,
+        users: catalog.users()?,
+        tokens: catalog.tokens()?,
     })
 }
 
@@ -66,11 +72,39 @@ fn seal(number: u64) -> Seal {
     Seal { directory: DIRECTORY_ID, position: Position(number * 4096), hash: FrameHash([number as u8; 32]) }
 }
 
+fn user_entry(number: u64) -> UserEntry {
+    UserEntry {
+        password: PasswordHash::from_phc(format!("$fast${number}")).expect("a PHC string"),
+        is_admin: number.is_multiple_of(3),
+        created: Timestamp(number),
+        grants: (0..number % 3)
+            .map(|service| {
+                (name(&format!("service-{service}")), Grant::ALL.into_iter().skip(service as usize).collect())
+            })
+            .collect(),
+    }
+}
+
+/// A change of several rows: a user, and one token of theirs for another.
+fn accounts_change(which: u8, number: u64) -> AccountsChange {
+    let user = name(&format!("user-{which}"));
+    let token =
+        TokenEntry { user: user.clone(), issued: Timestamp(number), expires: Timestamp(number.saturating_add(9)) };
+    AccountsChange {
+        put_users: BTreeMap::from([(user, user_entry(number))]),
+        put_tokens: BTreeMap::from([(TokenHash([which; 32]), token)]),
+        remove_tokens: [TokenHash([which.wrapping_sub(1); 32])].into(),
+        ..AccountsChange::default()
+    }
+}
+
 #[derive(Debug, Clone)]
 enum Action {
     Put(u8, u64),
     Remove(u8),
     Seal(Option<u64>),
+    Account(u8, u64),
+    RemoveUser(u8),
 }
 
 impl Action {
@@ -79,6 +113,8 @@ impl Action {
             4 => (0..6_u8, any::<u64>()).prop_map(|(which, number)| Self::Put(which, number)),
             2 => (0..6_u8).prop_map(Self::Remove),
             1 => proptest::option::of(0..100_u64).prop_map(Self::Seal),
+            2 => (0..4_u8, any::<u64>()).prop_map(|(which, number)| Self::Account(which, number)),
+            1 => (0..4_u8).prop_map(Self::RemoveUser),
         ]
     }
 
@@ -99,6 +135,23 @@ impl Action {
                 content.seal = number.map(seal);
                 catalog.set_seal(content.seal.as_ref())
             }
+            Self::Account(which, number) => {
+                let change = accounts_change(*which, *number);
+                content.users.extend(change.put_users.clone());
+                content.tokens.retain(|hash, _| !change.remove_tokens.contains(hash));
+                content.tokens.extend(change.put_tokens.clone());
+                catalog.change_accounts(&change)
+            }
+            Self::RemoveUser(which) => {
+                let user = name(&format!("user-{which}"));
+                content.users.remove(&user);
+                content.tokens.remove(&TokenHash([*which; 32]));
+                catalog.change_accounts(&AccountsChange {
+                    remove_users: [user].into(),
+                    remove_tokens: [TokenHash([*which; 32])].into(),
+                    ..AccountsChange::default()
+                })
+            }
         }
     }
 }
@@ -107,7 +160,14 @@ impl Action {
 fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
     let catalog = Catalog::create(storage, DIRECTORY_ID)?;
     let mut wanted = Content::default();
-    for action in [Action::Put(1, 1), Action::Seal(Some(3)), Action::Put(2, 2), Action::Put(1, 3)] {
+    for action in [
+        Action::Put(1, 1),
+        Action::Seal(Some(3)),
+        Action::Put(2, 2),
+        Action::Put(1, 3),
+        Action::Account(1, 2),
+        Action::Account(3, 3),
+    ] {
         action.run(&catalog, &mut wanted)?;
     }
     Ok((catalog, wanted))
@@ -156,6 +216,7 @@ fn what_is_put_is_there_on_a_disk_too() -> Result<(), CatalogError> {
             seal: Some(seal(9)),
             is_journal_in_use: true,
             services: BTreeMap::from([(bank.clone(), entry(3))]),
+            ..Content::default()
         };
         assert_eq!(content(&catalog)?, wanted);
         drop(catalog);
@@ -191,6 +252,35 @@ fn a_secret_is_never_printed() -> Result<(), CatalogError> {
     let (catalog, _) = filled(&DiskStorage::create(directory.path()).map_err(catalog_error)?)?;
     let shown = format!("{catalog:?}");
     assert!(!shown.contains(&SECRET_BYTE.to_string()), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    catalog.put_service(&name("bank"), &entry(1))?;
+    let tables = |catalog: &Catalog| {
+        let transaction = catalog.database.begin_read().map_err(CatalogError::redb("read"))?;
+        let tables = transaction.list_tables().map_err(CatalogError::redb("read"))?;
+        Ok::<_, CatalogError>(tables.map(|table| table.name().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(tables(&catalog)?, ["meta", "services"]);
+    assert_eq!(catalog.user(&name("ada"))?, None);
+    // Nothing to change is no change.
+    catalog.change_accounts(&AccountsChange::default())?;
+    drop(catalog);
+    let copy = Catalog::open_copy(&storage)?;
+    assert_eq!(content(&copy)?.users, BTreeMap::new());
+    let change = accounts_change(1, 1);
+    assert!(matches!(copy.change_accounts(&change), Err(CatalogError::ReadOnly)));
+    let catalog = Catalog::open(&storage)?;
+    catalog.change_accounts(&change)?;
+    assert_eq!(tables(&catalog)?, ["meta", "services", "tokens", "users"]);
+    drop(catalog);
+    let copy = Catalog::open_copy(&storage)?;
+    assert_eq!((copy.users()?, copy.tokens()?), (change.put_users, change.put_tokens));
+    assert_eq!(copy.user(&name("user-1"))?, Some(user_entry(1)));
     Ok(())
 }
 
@@ -463,6 +553,10 @@ fn what_a_newer_host_wrote_is_refused_as_that() {
     assert!(matches!(format, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{format:?}");
     let entry = after(|transaction| put(transaction, SERVICES, "bank", &[ENTRY_VERSION + 1, 1, 2, 3]));
     assert!(matches!(entry, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{entry:?}");
+    let user = after(|transaction| put(transaction, USERS, "ada", &[USER_VERSION + 1, 1, 2, 3]));
+    assert!(matches!(user, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{user:?}");
+    let token = after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION + 1]));
+    assert!(matches!(token, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{token:?}");
 }
 
 #[test]
@@ -485,6 +579,19 @@ fn what_no_host_wrote_is_damage() {
         transaction.open_table(META)?.remove(DIRECTORY)?;
         Ok(())
     }));
+    is_damaged(after(|transaction| put(transaction, USERS, "ada", &[USER_VERSION, 1])));
+    is_damaged(after(|transaction| {
+        put(transaction, USERS, "../ada", &accounts::to_bytes(USER_VERSION, &user_entry(1)))
+    }));
+    is_damaged(after(|transaction| {
+        let longer = [accounts::to_bytes(USER_VERSION, &user_entry(1)), vec![0]].concat();
+        put(transaction, USERS, "ada", &longer)
+    }));
+    let token = TokenEntry { user: name("ada"), issued: Timestamp(1), expires: Timestamp(2) };
+    let token = accounts::to_bytes(TOKEN_VERSION, &token);
+    is_damaged(after(|transaction| put(transaction, TOKENS, "ada", &token)));
+    is_damaged(after(|transaction| put(transaction, TOKENS, &"A".repeat(64), &token)));
+    is_damaged(after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION])));
     // A value that belongs elsewhere, with a hash that is right there.
     is_damaged(after(|transaction| {
         let mut services = transaction.open_table(SERVICES)?;

@@ -1,0 +1,467 @@
+//! Accounts on the disk: log-ins, and every change of users, grants and tokens.
+//!
+//! The catalog has the users, with the hashes of their passwords, and the tokens. What is checked with each request is
+//! the [`Authority`], which is filled from it and otherwise changed here alone. A change goes into the catalog first, all
+//! or nothing, and is true once it is on the disk: so nothing that somebody was told is undone by a crash. If it fails,
+//! the authority stays as it is, and the catalog takes no more changes until the host is started again: log-ins fail,
+//! and tokens that were issued go on.
+//!
+//! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
+//! one another; the authority's lock is never held meanwhile.
+
+#[cfg(test)]
+mod tests;
+
+use super::authority::{Account, Authority};
+use super::limits::LogInLimits;
+use super::password::{self, Entered, Gate, PasswordError, PasswordHash, PasswordScheme, Salt};
+use super::{Grant, Identity, Token, TokenHash};
+use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry};
+use crate::clock::Timestamp;
+use crate::name::Name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Users of a data directory. With all their grants and tokens they take about half of the longest catalog.
+pub const USERS_MAX: usize = 4_096;
+
+/// Services on which one user has grants.
+pub const GRANTED_SERVICES_MAX: usize = 256;
+
+/// Tokens of one user that are valid at the same time. The next log-in makes the oldest void.
+pub const TOKENS_PER_USER_MAX: usize = 32;
+
+/// How long to wait when too many passwords are being hashed.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+/// A log-in that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogIn {
+    /// The token, which is shown once.
+    pub token: Token,
+    /// Whom it stands for, and until when.
+    pub identity: Identity,
+}
+
+/// A log-in that did not succeed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum LogInError {
+    /// There is no such user, or it is not their password: nobody is told which.
+    #[error("the user name or the password is wrong; check both, or have an admin set the password")]
+    WrongCredentials,
+    /// Too many attempts, for this user or from this address or altogether.
+    #[error("too many attempts to log in; try again in {} s", retry_seconds(*retry_after))]
+    TooMany {
+        /// When the next may be made.
+        retry_after: Duration,
+    },
+    /// The catalog fails.
+    #[error("the log-in cannot be stored")]
+    Catalog(#[from] CatalogError),
+}
+
+/// A change of accounts that was not made.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum AccountError {
+    /// There is a user of this name.
+    #[error("there is a user '{user}' already; choose another name")]
+    Exists {
+        /// The name.
+        user: Name,
+    },
+    /// There is none.
+    #[error("there is no user '{user}'; lifeboat user list shows those that there are")]
+    Unknown {
+        /// The name.
+        user: String,
+    },
+    /// They have no such grant.
+    #[error("user '{user}' has no grant to {grant} service '{service}'")]
+    NotHeld {
+        /// The user.
+        user: Name,
+        /// The grant.
+        grant: Grant,
+        /// The service.
+        service: String,
+    },
+    /// Without an admin nobody could add one.
+    #[error("'{user}' is the last admin; add another one first")]
+    LastAdmin {
+        /// The user.
+        user: Name,
+    },
+    /// There are as many users as there may be.
+    #[error("there are {USERS_MAX} users, the most there may be; remove one first")]
+    TooManyUsers,
+    /// The user has grants on as many services as they may.
+    #[error("user '{user}' has grants on {GRANTED_SERVICES_MAX} services, the most a user may have; revoke one first")]
+    TooManyGrants {
+        /// The user.
+        user: Name,
+    },
+    /// The new password cannot be one.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The old password is wrong, or too many were tried.
+    #[error(transparent)]
+    LogIn(LogInError),
+    /// The catalog fails.
+    #[error("the change cannot be stored")]
+    Catalog(#[from] CatalogError),
+}
+
+fn retry_seconds(retry_after: Duration) -> u64 {
+    // Rounded up, so that whoever waits so long is not early.
+    retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)
+}
+
+/// The users of a data directory.
+pub struct Accounts {
+    // Whoever has it keeps the directory's lock until the catalog is closed.
+    catalog: Arc<dyn AsRef<Catalog> + Send + Sync>,
+    authority: Arc<RwLock<Authority>>,
+    scheme: Box<dyn PasswordScheme>,
+    gate: Gate,
+    limits: Mutex<LogInLimits>,
+    /// Held from reading the catalog for a change until the authority knows of it.
+    changing: Mutex<()>,
+    token_lifetime: Duration,
+}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accounts").field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+impl Accounts {
+    /// Reads the accounts in `catalog` into `authority`, which takes them from nowhere else from now on. Tokens that have
+    /// expired by `now` are dropped, on the disk too. New ones live for `token_lifetime`.
+    ///
+    /// `catalog` is whatever holds one: a [`DataDirectory`](crate::data::DataDirectory), a
+    /// [`Locked`](crate::data::Locked).
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn load(
+        catalog: Arc<dyn AsRef<Catalog> + Send + Sync>,
+        authority: Arc<RwLock<Authority>>,
+        scheme: Box<dyn PasswordScheme>,
+        token_lifetime: Duration,
+        now: Timestamp,
+    ) -> Result<Self, CatalogError> {
+        let mut loaded = Authority::default();
+        let stored = (*catalog).as_ref();
+        for (name, entry) in stored.users()? {
+            if entry.is_admin {
+                loaded.add_admin(&name);
+            } else {
+                loaded.add_user(&name);
+            }
+            for (service, grants) in &entry.grants {
+                for grant in grants {
+                    loaded.grant(&name, service, *grant);
+                }
+            }
+        }
+        let mut change = AccountsChange::default();
+        let mut tokens: Vec<_> = stored.tokens()?.into_iter().collect();
+        tokens.sort_by_key(|(_, entry)| entry.issued);
+        for (hash, TokenEntry { user, expires, .. }) in tokens {
+            if now >= expires || !loaded.accept(&user, hash, expires) {
+                change.remove_tokens.insert(hash);
+            }
+        }
+        stored.change_accounts(&change)?;
+        *authority.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(Self {
+            catalog,
+            authority,
+            scheme,
+            gate: Gate::default(),
+            limits: Mutex::default(),
+            changing: Mutex::default(),
+            token_lifetime,
+        })
+    }
+
+    /// Lets a user in who knows their password. Takes as long for users that do not exist. `random` are 256 bits of a
+    /// cryptographic source, from which the token is made.
+    ///
+    /// # Errors
+    /// [`LogInError`]. With [`LogInError::Catalog`] nobody knows the token, whether it is on the disk or not.
+    pub fn log_in(
+        &self,
+        user: &str,
+        password: &str,
+        address: IpAddr,
+        now: Timestamp,
+        random: [u8; 32],
+    ) -> Result<LogIn, LogInError> {
+        // What is no name is nobody's, which is no secret.
+        let Ok(user) = Name::new(user) else { return Err(LogInError::WrongCredentials) };
+        let verified = self.verify(&user, password, address, now)?;
+        let _changing = self.changing();
+        // Meanwhile the password may have been changed, or the user removed.
+        if self.catalog().user(&user)?.is_none_or(|entry| entry.password != verified) {
+            return Err(LogInError::WrongCredentials);
+        }
+        let token = Token::from_random(random);
+        let hash = TokenHash::of(token.reveal());
+        let expires = now.plus(self.token_lifetime);
+        let mut change = AccountsChange::default();
+        let (expired, mut valid): (Vec<_>, Vec<_>) =
+            self.authority().tokens(&user).into_iter().partition(|(_, expires)| now >= *expires);
+        let too_many = (valid.len() + 1).saturating_sub(TOKENS_PER_USER_MAX);
+        change.remove_tokens.extend(expired.into_iter().chain(valid.drain(..too_many)).map(|(hash, _)| hash));
+        change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now, expires });
+        self.catalog().change_accounts(&change)?;
+        let mut authority = self.authority_mut();
+        for hash in &change.remove_tokens {
+            authority.void_hash(hash);
+        }
+        authority.accept(&user, hash, expires);
+        let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
+        Ok(LogIn { token, identity: Identity { user, is_admin, expires } })
+    }
+
+    /// Makes a token void. Returns whether it was valid.
+    ///
+    /// # Errors
+    /// [`AccountError::Catalog`]: it is valid still.
+    pub fn log_out(&self, token: &str) -> Result<bool, AccountError> {
+        let hash = TokenHash::of(token);
+        let _changing = self.changing();
+        if !self.authority().knows(&hash) {
+            return Ok(false);
+        }
+        self.catalog()
+            .change_accounts(&AccountsChange { remove_tokens: BTreeSet::from([hash]), ..AccountsChange::default() })?;
+        Ok(self.authority_mut().void_hash(&hash))
+    }
+
+    /// Adds a user without grants.
+    ///
+    /// # Errors
+    /// [`AccountError::Exists`], [`AccountError::TooManyUsers`], [`AccountError::Password`], and those of every change.
+    pub fn add_user(
+        &self,
+        user: &Name,
+        password: &str,
+        is_admin: bool,
+        now: Timestamp,
+        salt: &Salt,
+    ) -> Result<(), AccountError> {
+        // Before the password is hashed as well, which costs.
+        self.check_new(user)?;
+        let password = self.hash(password, salt)?;
+        let _changing = self.changing();
+        self.check_new(user)?;
+        self.put(user, UserEntry { password, is_admin, created: now, grants: BTreeMap::new() }, BTreeSet::new())?;
+        let mut authority = self.authority_mut();
+        if is_admin {
+            authority.add_admin(user);
+        } else {
+            authority.add_user(user);
+        }
+        Ok(())
+    }
+
+    /// Gives a user another password, and makes all their tokens void.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::Password`], and those of every change.
+    pub fn set_password(&self, user: &str, password: &str, salt: &Salt) -> Result<(), AccountError> {
+        self.entry(user)?;
+        let password = self.hash(password, salt)?;
+        let _changing = self.changing();
+        let (user, entry) = self.entry(user)?;
+        self.replace_password(&user, entry, password)
+    }
+
+    /// Gives a user who knows their password another one, and makes all their tokens void. Attempts count as log-ins.
+    ///
+    /// # Errors
+    /// [`AccountError::LogIn`], and those of [`Accounts::set_password`].
+    pub fn change_password(
+        &self,
+        user: &Name,
+        old: &str,
+        new: &str,
+        address: IpAddr,
+        now: Timestamp,
+        salt: &Salt,
+    ) -> Result<(), AccountError> {
+        password::check(new)?;
+        let verified = self.verify(user, old, address, now).map_err(AccountError::LogIn)?;
+        let password = self.hash(new, salt)?;
+        let _changing = self.changing();
+        let (user, entry) = self.entry(user)?;
+        if entry.password != verified {
+            return Err(AccountError::LogIn(LogInError::WrongCredentials));
+        }
+        self.replace_password(&user, entry, password)
+    }
+
+    /// Lets a user do `grant` to `service`, whether there is one or not.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and those of every change.
+    pub fn grant(&self, user: &str, service: &Name, grant: Grant) -> Result<(), AccountError> {
+        let _changing = self.changing();
+        let (user, mut entry) = self.entry(user)?;
+        if !entry.grants.contains_key(service) && entry.grants.len() >= GRANTED_SERVICES_MAX {
+            return Err(AccountError::TooManyGrants { user });
+        }
+        if entry.grants.entry(service.clone()).or_default().insert(grant) {
+            self.put(&user, entry, BTreeSet::new())?;
+            self.authority_mut().grant(&user, service, grant);
+        }
+        Ok(())
+    }
+
+    /// Takes a grant away.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::NotHeld`], and those of every change.
+    pub fn revoke(&self, user: &str, service: &str, grant: Grant) -> Result<(), AccountError> {
+        let _changing = self.changing();
+        let (user, mut entry) = self.entry(user)?;
+        let held = entry.grants.get_mut(service);
+        if !held.is_some_and(|grants| grants.remove(&grant)) {
+            return Err(AccountError::NotHeld { user, grant, service: service.to_owned() });
+        }
+        entry.grants.retain(|_, grants| !grants.is_empty());
+        self.put(&user, entry, BTreeSet::new())?;
+        self.authority_mut().revoke(&user, service, grant);
+        Ok(())
+    }
+
+    /// Removes a user, their grants and their tokens.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and those of every change.
+    pub fn remove_user(&self, user: &str) -> Result<(), AccountError> {
+        let _changing = self.changing();
+        let (user, entry) = self.entry(user)?;
+        if entry.is_admin && self.authority().admins() == 1 {
+            return Err(AccountError::LastAdmin { user });
+        }
+        self.catalog().change_accounts(&AccountsChange {
+            remove_users: BTreeSet::from([user.clone()]),
+            remove_tokens: self.tokens(&user),
+            ..AccountsChange::default()
+        })?;
+        self.authority_mut().remove_user(&user);
+        Ok(())
+    }
+
+    /// Takes every user's grants on a service away. To be called before the service is removed: else a crash would leave
+    /// them to the next one of that name.
+    ///
+    /// # Errors
+    /// Those of every change.
+    pub fn forget_service(&self, service: &str) -> Result<(), AccountError> {
+        let _changing = self.changing();
+        let mut put_users = self.catalog().users()?;
+        put_users.retain(|_, entry| entry.grants.remove(service).is_some());
+        self.catalog().change_accounts(&AccountsChange { put_users, ..AccountsChange::default() })?;
+        self.authority_mut().forget_service(service);
+        Ok(())
+    }
+
+    /// All users and what they may do, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Account> {
+        self.authority().accounts()
+    }
+
+    /// What is known of one user.
+    #[must_use]
+    pub fn account(&self, user: &str) -> Option<Account> {
+        self.authority().account(user)
+    }
+
+    /// Compares a password with that of a user, as a log-in. Returns the hash that it was compared with.
+    fn verify(&self, user: &Name, password: &str, address: IpAddr, now: Timestamp) -> Result<PasswordHash, LogInError> {
+        self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
+        let _entered = self.enter()?;
+        let known = self.catalog().user(user)?.map(|entry| entry.password);
+        let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
+        // The longest one costs the same for everybody, and a longer one is nobody's.
+        let is_right = password.len() <= password::PASSWORD_BYTES_MAX && self.scheme.is_of(&hash, password);
+        if !is_right || known.is_none() {
+            return Err(LogInError::WrongCredentials);
+        }
+        self.limits().succeeded(user, address);
+        Ok(hash)
+    }
+
+    fn hash(&self, password: &str, salt: &Salt) -> Result<PasswordHash, AccountError> {
+        password::check(password)?;
+        let _entered = self.enter().map_err(AccountError::LogIn)?;
+        Ok(self.scheme.hash(password, salt))
+    }
+
+    fn enter(&self) -> Result<Entered<'_>, LogInError> {
+        self.gate.enter().ok_or(LogInError::TooMany { retry_after: BUSY_RETRY })
+    }
+
+    fn check_new(&self, user: &Name) -> Result<(), AccountError> {
+        let authority = self.authority();
+        if authority.account(user).is_some() {
+            return Err(AccountError::Exists { user: user.clone() });
+        }
+        if authority.users() >= USERS_MAX { Err(AccountError::TooManyUsers) } else { Ok(()) }
+    }
+
+    fn replace_password(&self, user: &Name, entry: UserEntry, password: PasswordHash) -> Result<(), AccountError> {
+        self.put(user, UserEntry { password, ..entry }, self.tokens(user))?;
+        self.authority_mut().void_all(user);
+        Ok(())
+    }
+
+    /// Stores a user's entry, and makes tokens void.
+    fn put(&self, user: &Name, entry: UserEntry, remove_tokens: BTreeSet<TokenHash>) -> Result<(), CatalogError> {
+        let put_users = BTreeMap::from([(user.clone(), entry)]);
+        self.catalog().change_accounts(&AccountsChange { put_users, remove_tokens, ..AccountsChange::default() })
+    }
+
+    fn entry(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
+        let unknown = || AccountError::Unknown { user: user.chars().take(crate::name::NAME_BYTES_MAX).collect() };
+        let name = Name::new(user).map_err(|_| unknown())?;
+        let entry = self.catalog().user(&name)?.ok_or_else(unknown)?;
+        Ok((name, entry))
+    }
+
+    fn tokens(&self, user: &str) -> BTreeSet<TokenHash> {
+        self.authority().tokens(user).into_iter().map(|(hash, _)| hash).collect()
+    }
+
+    fn catalog(&self) -> &Catalog {
+        (*self.catalog).as_ref()
+    }
+
+    fn authority(&self) -> RwLockReadGuard<'_, Authority> {
+        self.authority.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn authority_mut(&self) -> RwLockWriteGuard<'_, Authority> {
+        self.authority.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, LogInLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

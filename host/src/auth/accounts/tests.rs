@@ -1,0 +1,410 @@
+//! Accounts against restarts, crashes and guesses.
+
+use super::*;
+use crate::journal::frame::DirectoryId;
+use crate::storage::{Operation, SimulatedStorage, Storage};
+use crate::transaction::Denial;
+use std::collections::HashMap;
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+const NOW: Timestamp = Timestamp(1_000_000_000_000);
+const LIFETIME: Duration = Duration::from_secs(3_600);
+const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+const PASSWORD: &str = "correct horse";
+const SALT: Salt = [7; 16];
+
+/// Hashes fast, and counts how often a password is compared.
+#[derive(Debug, Default, Clone)]
+struct Fast {
+    compared: Arc<AtomicUsize>,
+}
+
+impl PasswordScheme for Fast {
+    fn hash(&self, password: &str, salt: &Salt) -> PasswordHash {
+        let mut salted = salt.to_vec();
+        salted.extend_from_slice(password.as_bytes());
+        let salt = u128::from_le_bytes(*salt);
+        PasswordHash::from_phc(format!("$fast${salt}${}", blake3::hash(&salted))).expect("a PHC string")
+    }
+
+    fn is_of(&self, hash: &PasswordHash, password: &str) -> bool {
+        self.compared.fetch_add(1, Ordering::SeqCst);
+        let salt = hash.as_phc().split('$').nth(2).and_then(|salt| salt.parse::<u128>().ok()).unwrap_or_default();
+        self.hash(password, &salt.to_le_bytes()) == *hash
+    }
+
+    fn of_nobody(&self) -> PasswordHash {
+        PasswordHash::from_phc("$fast$0$0".into()).expect("a PHC string")
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn create(storage: &dyn Storage) {
+    Catalog::create(storage, DirectoryId([7; 16])).map(drop).expect("a catalog");
+}
+
+fn open_at(storage: &dyn Storage, now: Timestamp) -> Result<Accounts, CatalogError> {
+    let catalog = Arc::new(Catalog::open(storage)?);
+    Accounts::load(catalog, Arc::default(), Box::new(Fast::default()), LIFETIME, now)
+}
+
+fn open(storage: &dyn Storage) -> Accounts {
+    open_at(storage, NOW).expect("the accounts can be loaded")
+}
+
+fn fresh() -> (SimulatedStorage, Accounts) {
+    let storage = SimulatedStorage::new(1);
+    create(&storage);
+    let accounts = open(&storage);
+    (storage, accounts)
+}
+
+impl Accounts {
+    fn add(&self, user: &str, is_admin: bool) -> Result<(), AccountError> {
+        self.add_user(&name(user), PASSWORD, is_admin, NOW, &SALT)
+    }
+
+    /// Logs in from home with a token that `random` decides.
+    fn enter_as(&self, user: &str, random: u8) -> Result<LogIn, LogInError> {
+        self.log_in(user, PASSWORD, HOME, NOW, [random; 32])
+    }
+
+    fn is_valid(&self, token: &Token) -> bool {
+        self.authority().authenticate(token.reveal(), NOW).is_ok()
+    }
+}
+
+type TestResult = Result<(), Box<dyn std::error::Error>>;
+
+#[test]
+fn a_restart_keeps_users_grants_and_tokens() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("root", true)?;
+    accounts.add("ada", false)?;
+    accounts.grant("ada", &name("bank"), Grant::Transact)?;
+    accounts.grant("ada", &name("bank"), Grant::Observe)?;
+    accounts.grant("ada", &name("vault"), Grant::Observe)?;
+    accounts.revoke("ada", "bank", Grant::Observe)?;
+    let LogIn { token, identity } = accounts.enter_as("ada", 1)?;
+    assert_eq!(identity, Identity { user: name("ada"), is_admin: false, expires: NOW.plus(LIFETIME) });
+    assert!(accounts.enter_as("root", 2)?.identity.is_admin);
+    let before = accounts.list();
+    drop(accounts);
+
+    let accounts = open(&storage);
+    assert_eq!(accounts.list(), before);
+    let ada = accounts.authority().authenticate(token.reveal(), NOW)?;
+    assert_eq!(ada, identity);
+    assert_eq!(accounts.authority().authorise(&ada, "bank", Grant::Transact), Ok(()));
+    assert_eq!(accounts.authority().authorise(&ada, "vault", Grant::Observe), Ok(()));
+    assert!(accounts.authority().authorise(&ada, "bank", Grant::Observe).is_err());
+    assert!(accounts.enter_as("ada", 3).is_ok());
+    Ok(())
+}
+
+#[test]
+fn changes_that_cannot_be_made_are_refused_by_name() -> TestResult {
+    let (_, accounts) = fresh();
+    accounts.add("root", true)?;
+    accounts.add("ada", false)?;
+    let refused = |result: Result<(), AccountError>, text: &str| {
+        let shown = result.expect_err("refused").to_string();
+        assert!(shown.contains(text), "{shown}");
+    };
+    refused(accounts.add("ada", true), "there is a user 'ada' already");
+    refused(accounts.set_password("bob", PASSWORD, &SALT), "there is no user 'bob'");
+    refused(accounts.set_password("../bob", PASSWORD, &SALT), "there is no user '../bob'");
+    refused(accounts.set_password("ada", "short", &SALT), "has 5 characters");
+    refused(accounts.grant("bob", &name("bank"), Grant::Operate), "there is no user 'bob'");
+    refused(accounts.revoke("ada", "bank", Grant::Operate), "'ada' has no grant to operate service 'bank'");
+    refused(accounts.remove_user("bob"), "there is no user 'bob'");
+    refused(accounts.remove_user("root"), "'root' is the last admin");
+    accounts.add("second", true)?;
+    accounts.remove_user("root")?;
+    refused(accounts.remove_user("second"), "'second' is the last admin");
+    Ok(())
+}
+
+#[test]
+fn another_password_makes_all_tokens_of_the_user_void_for_good() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    accounts.add("bob", false)?;
+    let tokens = [accounts.enter_as("ada", 1)?.token, accounts.enter_as("ada", 2)?.token];
+    let bobs = accounts.enter_as("bob", 3)?.token;
+    accounts.set_password("ada", "battery staple", &SALT)?;
+    let check = |accounts: &Accounts| {
+        assert!(tokens.iter().all(|token| !accounts.is_valid(token)));
+        assert!(accounts.is_valid(&bobs));
+        assert!(matches!(accounts.enter_as("ada", 4), Err(LogInError::WrongCredentials)));
+    };
+    check(&accounts);
+    drop(accounts);
+    let accounts = open(&storage);
+    check(&accounts);
+    assert!(accounts.log_in("ada", "battery staple", HOME, NOW, [5; 32]).is_ok());
+
+    // Their own, with the old one.
+    let change = |old: &str| accounts.change_password(&name("ada"), old, PASSWORD, HOME, NOW, &SALT);
+    assert!(matches!(change(PASSWORD), Err(AccountError::LogIn(LogInError::WrongCredentials))));
+    change("battery staple")?;
+    assert!(accounts.enter_as("ada", 6).is_ok());
+    Ok(())
+}
+
+#[test]
+fn a_token_is_void_after_log_out_and_after_its_time() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    let (one, two) = (accounts.enter_as("ada", 1)?.token, accounts.enter_as("ada", 2)?.token);
+    assert!(accounts.log_out(one.reveal())?);
+    assert!(!accounts.log_out(one.reveal())?);
+    assert!(!accounts.log_out("lifeboat_of_nobody")?);
+    assert!(!accounts.is_valid(&one) && accounts.is_valid(&two));
+    drop(accounts);
+    let accounts = open(&storage);
+    assert!(!accounts.is_valid(&one) && accounts.is_valid(&two));
+    assert_eq!(accounts.catalog().tokens()?.len(), 1);
+    drop(accounts);
+    let accounts = open_at(&storage, NOW.plus(LIFETIME))?;
+    assert!(!accounts.is_valid(&two));
+    assert_eq!(accounts.catalog().tokens()?.len(), 0);
+    Ok(())
+}
+
+#[test]
+fn a_user_has_so_many_tokens_and_the_oldest_goes_first() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    let mut tokens = Vec::new();
+    for second in 0..=TOKENS_PER_USER_MAX {
+        let now = NOW.plus(Duration::from_secs(second as u64));
+        tokens.push(accounts.log_in("ada", PASSWORD, HOME, now, [second as u8; 32])?.token);
+    }
+    assert!(!accounts.is_valid(&tokens[0]));
+    assert!(tokens[1..].iter().all(|token| accounts.is_valid(token)));
+    drop(accounts);
+    // The order is known after a restart, too.
+    let accounts = open(&storage);
+    accounts.enter_as("ada", 200)?;
+    assert!(!accounts.is_valid(&tokens[1]));
+    assert!(tokens[2..].iter().all(|token| accounts.is_valid(token)));
+    assert_eq!(accounts.catalog().tokens()?.len(), TOKENS_PER_USER_MAX);
+    // Those that have expired make room first, and are gone from the disk.
+    accounts.log_in("ada", PASSWORD, HOME, NOW.plus(LIFETIME * 2), [201; 32])?;
+    assert_eq!(accounts.catalog().tokens()?.len(), 1);
+    Ok(())
+}
+
+#[test]
+fn services_that_are_removed_take_the_grants_along() -> TestResult {
+    let (storage, accounts) = fresh();
+    for user in ["ada", "bob"] {
+        accounts.add(user, false)?;
+        accounts.grant(user, &name("bank"), Grant::Transact)?;
+    }
+    accounts.grant("bob", &name("vault"), Grant::Operate)?;
+    accounts.forget_service("bank")?;
+    let check = |accounts: &Accounts| {
+        let grants = |user: &str| accounts.account(user).map(|account| account.grants).unwrap_or_default();
+        assert_eq!(grants("ada"), BTreeMap::new());
+        assert_eq!(grants("bob"), BTreeMap::from([(name("vault"), BTreeSet::from([Grant::Operate]))]));
+    };
+    check(&accounts);
+    drop(accounts);
+    check(&open(&storage));
+    Ok(())
+}
+
+#[test]
+fn grants_have_a_bound() -> TestResult {
+    let (_, accounts) = fresh();
+    accounts.add("ada", false)?;
+    let mut entry = accounts.entry("ada")?.1;
+    entry.grants = (0..GRANTED_SERVICES_MAX)
+        .map(|number| (name(&format!("service-{number}")), BTreeSet::from([Grant::Observe])))
+        .collect();
+    accounts.put(&name("ada"), entry, BTreeSet::new())?;
+    let one_more = accounts.grant("ada", &name("bank"), Grant::Observe);
+    assert!(matches!(one_more, Err(AccountError::TooManyGrants { .. })), "{one_more:?}");
+    accounts.grant("ada", &name("service-1"), Grant::Operate)?;
+    Ok(())
+}
+
+#[test]
+fn a_user_who_does_not_exist_costs_as_much_and_is_told_the_same() -> TestResult {
+    let storage = SimulatedStorage::new(1);
+    create(&storage);
+    let scheme = Fast::default();
+    let catalog = Arc::new(Catalog::open(&storage)?);
+    let accounts = Accounts::load(catalog, Arc::default(), Box::new(scheme.clone()), LIFETIME, NOW)?;
+    accounts.add("ada", false)?;
+    let mut told = HashMap::new();
+    for user in ["ada", "nobody"] {
+        let before = scheme.compared.load(Ordering::SeqCst);
+        for _ in 0..7 {
+            let error = accounts.log_in(user, "wrong horse", HOME, NOW, [1; 32]).expect_err("wrong");
+            told.entry(user).or_insert_with(Vec::new).push(error.to_string());
+        }
+        assert_eq!(scheme.compared.load(Ordering::SeqCst) - before, 5, "{user}");
+    }
+    assert_eq!(told["ada"], told["nobody"]);
+    assert!(told["ada"][6].ends_with("try again in 30 s"), "{told:?}");
+    // The right one has to wait now, from here. From elsewhere it does not.
+    assert!(matches!(accounts.enter_as("ada", 1), Err(LogInError::TooMany { .. })));
+    let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    assert!(accounts.log_in("ada", PASSWORD, elsewhere, NOW, [1; 32]).is_ok());
+    let long = accounts.log_in("ada", &"x".repeat(1_000_000), elsewhere, NOW, [2; 32]);
+    assert!(matches!(long, Err(LogInError::WrongCredentials)), "{long:?}");
+    let odd = accounts.log_in("no name\n", PASSWORD, HOME, NOW, [3; 32]);
+    assert!(matches!(odd, Err(LogInError::WrongCredentials)), "{odd:?}");
+    Ok(())
+}
+
+#[test]
+fn accounts_are_what_every_request_is_checked_against() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    drop(accounts);
+    let authority = Arc::new(RwLock::new(Authority::default()));
+    // Whoever was let in otherwise is not any more.
+    authority.write().unwrap_or_else(PoisonError::into_inner).add_admin(&name("stranger"));
+    let catalog = Arc::new(Catalog::open(&storage)?);
+    let accounts = Accounts::load(catalog, Arc::clone(&authority), Box::new(Fast::default()), LIFETIME, NOW)?;
+    let authority = || authority.read().unwrap_or_else(PoisonError::into_inner);
+    assert!(authority().account("stranger").is_none());
+    let LogIn { token, identity } = accounts.enter_as("ada", 1)?;
+    assert_eq!(authority().authenticate(token.reveal(), NOW), Ok(identity.clone()));
+    accounts.grant("ada", &name("bank"), Grant::Transact)?;
+    assert_eq!(authority().authorise(&identity, "bank", Grant::Transact), Ok(()));
+    accounts.add("root", true)?;
+    accounts.remove_user("ada")?;
+    assert!(matches!(authority().authenticate(token.reveal(), NOW), Err(Denial::NotAuthenticated { .. })));
+    Ok(())
+}
+
+#[test]
+fn nothing_that_is_stored_or_printed_lets_anybody_in() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    let LogIn { token, .. } = accounts.enter_as("ada", 0xab)?;
+    let shown = format!("{accounts:?} {:?} {:?}", accounts.catalog().users()?, accounts.catalog().tokens()?);
+    let secret = token.reveal().trim_start_matches("lifeboat_").to_owned();
+    assert!(!shown.contains(PASSWORD) && !shown.contains(&secret) && !shown.contains("$fast$"), "{shown}");
+    drop(accounts);
+    let file = storage.open(crate::catalog::CATALOG_FILE)?;
+    let mut bytes = vec![0; usize::try_from(file.bytes()?)?];
+    file.read_exact_at(0, &mut bytes)?;
+    for secret in [secret.as_bytes(), &[0xab; 32], PASSWORD.as_bytes()] {
+        assert!(!bytes.windows(secret.len()).any(|window| window == secret));
+    }
+    Ok(())
+}
+
+/// What is there and whom it lets in, as somebody who was told of everything that succeeded expects it.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct Expected {
+    accounts: Vec<Account>,
+    /// Which of the tokens that were issued are valid.
+    valid: Vec<bool>,
+}
+
+/// A step of a story, and the tokens that it issues.
+type Step = fn(&Accounts, &mut Vec<Token>) -> Result<(), AccountError>;
+
+/// Everything that can be done, once.
+const STORY: [Step; 13] = [
+    |accounts, _| accounts.add("root", true),
+    |accounts, _| accounts.add("ada", false),
+    |accounts, _| accounts.grant("ada", &name("bank"), Grant::Transact),
+    |accounts, tokens| issue(accounts, tokens, "ada", 1),
+    |accounts, tokens| issue(accounts, tokens, "ada", 2),
+    |accounts, tokens| issue(accounts, tokens, "root", 3),
+    |accounts, tokens| accounts.log_out(tokens[0].reveal()).map(drop),
+    |accounts, _| accounts.revoke("ada", "bank", Grant::Transact),
+    |accounts, _| accounts.set_password("ada", PASSWORD, &[9; 16]),
+    |accounts, tokens| issue(accounts, tokens, "ada", 4),
+    |accounts, _| accounts.grant("ada", &name("bank"), Grant::Observe),
+    |accounts, _| accounts.forget_service("bank"),
+    |accounts, _| accounts.remove_user("ada"),
+];
+
+fn issue(accounts: &Accounts, tokens: &mut Vec<Token>, user: &str, random: u8) -> Result<(), AccountError> {
+    tokens.push(accounts.enter_as(user, random).map_err(AccountError::LogIn)?.token);
+    Ok(())
+}
+
+fn expected(accounts: &Accounts) -> Expected {
+    let valid = (1..=4).map(|random| accounts.is_valid(&Token::from_random([random; 32]))).collect();
+    Expected { accounts: accounts.list(), valid }
+}
+
+#[test]
+fn a_crash_between_any_two_steps_undoes_nothing_that_was_told() -> TestResult {
+    // How it is after each step, if nothing goes wrong.
+    let (_, accounts) = fresh();
+    let mut tokens = Vec::new();
+    let mut after = vec![expected(&accounts)];
+    for step in STORY {
+        step(&accounts, &mut tokens)?;
+        after.push(expected(&accounts));
+    }
+    let (mut olds, mut news) = (0, 0);
+    for nth in 1.. {
+        let storage = SimulatedStorage::new(nth);
+        create(&storage);
+        let accounts = open(&storage);
+        storage.power_off(nth);
+        let mut tokens = Vec::new();
+        let told = STORY.iter().take_while(|step| step(&accounts, &mut tokens).is_ok()).count();
+        // Memory never runs ahead of what is told.
+        assert_eq!(expected(&accounts), after[told], "power off at {nth}");
+        let is_done = !storage.is_off();
+        drop(accounts);
+        let found = expected(&open(&storage.crash()));
+        let next = after.get(told + 1).unwrap_or(&after[told]);
+        assert!(found == after[told] || found == *next, "power off at {nth}, {told} steps told: {found:?}");
+        olds += u32::from(found == after[told]);
+        news += u32::from(found != after[told]);
+        if is_done {
+            assert_eq!(told, STORY.len());
+            break;
+        }
+    }
+    assert!(olds > 20 && news > 5, "{olds} {news}");
+    Ok(())
+}
+
+#[test]
+fn after_a_failed_write_nothing_changes_any_more_and_tokens_stay_what_they_were() -> TestResult {
+    let mut failures = 0;
+    for kind in [Operation::Write, Operation::SyncData] {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(nth);
+            create(&storage);
+            let accounts = open(&storage);
+            accounts.add("ada", false)?;
+            let token = accounts.enter_as("ada", 1)?.token;
+            storage.fail(kind, nth);
+            let Err(error) = accounts.set_password("ada", "battery staple", &SALT) else { break };
+            assert!(matches!(error, AccountError::Catalog(_)), "{error:?}");
+            failures += 1;
+            // It was not told to be void.
+            assert!(accounts.is_valid(&token));
+            let poisoned = accounts.enter_as("ada", 2);
+            assert!(matches!(poisoned, Err(LogInError::Catalog(_) | LogInError::WrongCredentials)), "{poisoned:?}");
+            drop(accounts);
+            let accounts = open(&storage.crash());
+            let is_new = accounts.log_in("ada", "battery staple", HOME, NOW, [3; 32]).is_ok();
+            // Both or neither: the new password, and the tokens of the old one void.
+            assert_eq!(is_new, !accounts.is_valid(&token));
+            assert_eq!(is_new, accounts.enter_as("ada", 4).is_err());
+        }
+    }
+    assert!(failures > 4, "{failures}");
+    Ok(())
+}

@@ -1,0 +1,340 @@
+//! Who may do what, in memory. Every request is checked here: one hash and one look-up find the user of a token, one
+//! more what they may do.
+
+use super::{Grant, Identity, Token, TokenHash};
+use crate::clock::Timestamp;
+use crate::name::Name;
+use crate::transaction::Denial;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+
+#[derive(Debug, Default)]
+struct User {
+    is_admin: bool,
+    grants: BTreeMap<Name, BTreeSet<Grant>>,
+    /// Their tokens, the oldest first.
+    tokens: VecDeque<TokenHash>,
+}
+
+/// What a token stands for.
+#[derive(Debug)]
+struct Session {
+    user: Name,
+    is_admin: bool,
+    expires: Timestamp,
+}
+
+/// A user and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The user's name.
+    pub user: Name,
+    /// Whether they may do everything to every service.
+    pub is_admin: bool,
+    /// What they may do to which service. An admin needs none.
+    pub grants: BTreeMap<Name, BTreeSet<Grant>>,
+}
+
+/// Who may do what.
+#[derive(Debug, Default)]
+pub struct Authority {
+    users: HashMap<Name, User>,
+    sessions: HashMap<TokenHash, Session>,
+}
+
+impl Authority {
+    /// Makes `user` known, with no grants. Nothing changes if they are known already.
+    pub fn add_user(&mut self, user: &Name) {
+        self.add(user, false);
+    }
+
+    /// Makes `user` known as one who may do everything. Nothing changes if they are known already.
+    pub fn add_admin(&mut self, user: &Name) {
+        self.add(user, true);
+    }
+
+    fn add(&mut self, user: &Name, is_admin: bool) {
+        if !self.users.contains_key(user) {
+            self.users.insert(user.clone(), User { is_admin, ..User::default() });
+        }
+    }
+
+    /// Forgets `user`, their grants and their tokens. Returns whether they were known.
+    pub fn remove_user(&mut self, user: &str) -> bool {
+        self.void_all(user);
+        self.users.remove(user).is_some()
+    }
+
+    /// Lets `user` do `grant` to `service`. Returns whether they are known.
+    pub fn grant(&mut self, user: &str, service: &Name, grant: Grant) -> bool {
+        let Some(user) = self.users.get_mut(user) else { return false };
+        user.grants.entry(service.clone()).or_default().insert(grant);
+        true
+    }
+
+    /// Takes a grant away. Returns whether they had it.
+    pub fn revoke(&mut self, user: &str, service: &str, grant: Grant) -> bool {
+        let Some(user) = self.users.get_mut(user) else { return false };
+        let Some(grants) = user.grants.get_mut(service) else { return false };
+        let had = grants.remove(&grant);
+        if grants.is_empty() {
+            user.grants.remove(service);
+        }
+        had
+    }
+
+    /// Takes every user's grants on `service` away.
+    pub fn forget_service(&mut self, service: &str) {
+        for user in self.users.values_mut() {
+            user.grants.remove(service);
+        }
+    }
+
+    /// Issues a token for `user` that holds until `expires`, made of 256 random bits. None if they are not known.
+    pub fn issue(&mut self, user: &str, expires: Timestamp, random: [u8; 32]) -> Option<Token> {
+        let token = Token::from_random(random);
+        self.accept(user, TokenHash::of(token.reveal()), expires).then_some(token)
+    }
+
+    /// Takes the token of this hash as one of `user`, the newest. Returns whether they are known.
+    pub fn accept(&mut self, user: &str, token: TokenHash, expires: Timestamp) -> bool {
+        let Some((name, _)) = self.users.get_key_value(user) else { return false };
+        let name = name.clone();
+        self.void_hash(&token);
+        let Some(user) = self.users.get_mut(&name) else { return false };
+        user.tokens.push_back(token);
+        self.sessions.insert(token, Session { is_admin: user.is_admin, user: name, expires });
+        true
+    }
+
+    /// Makes a token void. Returns whether it was valid.
+    pub fn void(&mut self, token: &str) -> bool {
+        self.void_hash(&TokenHash::of(token))
+    }
+
+    /// Makes the token of this hash void. Returns whether it was valid.
+    pub fn void_hash(&mut self, token: &TokenHash) -> bool {
+        let Some(session) = self.sessions.remove(token) else { return false };
+        if let Some(user) = self.users.get_mut(&session.user) {
+            user.tokens.retain(|other| other != token);
+        }
+        true
+    }
+
+    /// Makes all tokens of `user` void.
+    pub fn void_all(&mut self, user: &str) {
+        let Some(user) = self.users.get_mut(user) else { return };
+        for token in user.tokens.drain(..) {
+            self.sessions.remove(&token);
+        }
+    }
+
+    /// Forgets the tokens that have expired.
+    pub fn forget_expired(&mut self, now: Timestamp) {
+        let Self { users, sessions } = self;
+        sessions.retain(|_, session| now < session.expires);
+        for user in users.values_mut() {
+            user.tokens.retain(|token| sessions.contains_key(token));
+        }
+    }
+
+    /// Finds out whose token this is.
+    ///
+    /// # Errors
+    /// [`Denial::NotAuthenticated`] if it is nobody's, void, or expired.
+    pub fn authenticate(&self, token: &str, now: Timestamp) -> Result<Identity, Denial> {
+        let session = self
+            .sessions
+            .get(&TokenHash::of(token))
+            .ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
+        if now >= session.expires {
+            return Err(Denial::NotAuthenticated { reason: "the token has expired" });
+        }
+        Ok(Identity { user: session.user.clone(), is_admin: session.is_admin, expires: session.expires })
+    }
+
+    /// Checks that `identity` may do `grant` to `service`.
+    ///
+    /// # Errors
+    /// [`Denial::NotGranted`].
+    pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
+        let may = |user: &User| user.is_admin || user.grants.get(service).is_some_and(|held| held.contains(&grant));
+        if self.users.get(&identity.user).is_some_and(may) {
+            return Ok(());
+        }
+        Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.into() })
+    }
+
+    /// Checks that `identity` may do everything.
+    ///
+    /// # Errors
+    /// [`Denial::NotAdmin`].
+    pub fn authorise_admin(&self, identity: &Identity) -> Result<(), Denial> {
+        if self.users.get(&identity.user).is_some_and(|user| user.is_admin) {
+            return Ok(());
+        }
+        Err(Denial::NotAdmin { user: identity.user.to_string() })
+    }
+
+    /// What is known of `user`.
+    #[must_use]
+    pub fn account(&self, user: &str) -> Option<Account> {
+        self.users.get_key_value(user).map(|(name, user)| user.account(name))
+    }
+
+    /// All users, by name.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<Account> {
+        let mut accounts: Vec<_> = self.users.iter().map(|(name, user)| user.account(name)).collect();
+        accounts.sort_by(|one, other| one.user.cmp(&other.user));
+        accounts
+    }
+
+    /// How many users there are.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// How many of the users may do everything.
+    pub(super) fn admins(&self) -> usize {
+        self.users.values().filter(|user| user.is_admin).count()
+    }
+
+    /// Whether a token of this hash is known, expired or not.
+    pub(super) fn knows(&self, token: &TokenHash) -> bool {
+        self.sessions.contains_key(token)
+    }
+
+    /// The tokens of `user` and when they expire, the oldest first.
+    pub(super) fn tokens(&self, user: &str) -> Vec<(TokenHash, Timestamp)> {
+        let tokens = self.users.get(user).into_iter().flat_map(|user| &user.tokens);
+        tokens.filter_map(|token| Some((*token, self.sessions.get(token)?.expires))).collect()
+    }
+}
+
+impl User {
+    fn account(&self, name: &Name) -> Account {
+        Account { user: name.clone(), is_admin: self.is_admin, grants: self.grants.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::TOKEN_PREFIX;
+    use super::*;
+
+    const NOW: Timestamp = Timestamp(1_000);
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn bank() -> (Authority, Token) {
+        let mut authority = Authority::default();
+        authority.add_user(&name("ada"));
+        let token = authority.issue("ada", Timestamp(2_000), [7; 32]).expect("ada is known");
+        (authority, token)
+    }
+
+    #[test]
+    fn a_token_is_its_users_until_it_expires() {
+        let (authority, token) = bank();
+        assert_eq!(
+            authority.authenticate(token.reveal(), NOW),
+            Ok(Identity { user: name("ada"), is_admin: false, expires: Timestamp(2_000) })
+        );
+        let expired = authority.authenticate(token.reveal(), Timestamp(2_000));
+        assert_eq!(expired, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
+    }
+
+    #[test]
+    fn unknown_void_and_removed_tokens_are_denied() {
+        let (mut authority, token) = bank();
+        assert!(authority.authenticate("", NOW).is_err());
+        assert!(authority.authenticate(Token::from_random([8; 32]).reveal(), NOW).is_err());
+        assert!(authority.void(token.reveal()));
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+        let (mut authority, token) = bank();
+        assert!(authority.remove_user("ada"));
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+        assert!(authority.issue("ada", NOW, [1; 32]).is_none());
+        authority.add_user(&name("ada"));
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+    }
+
+    #[test]
+    fn all_tokens_of_one_user_can_be_made_void() {
+        let (mut authority, token) = bank();
+        authority.add_user(&name("bob"));
+        let others = authority.issue("bob", Timestamp(2_000), [8; 32]).expect("bob is known");
+        authority.issue("ada", Timestamp(1_500), [9; 32]).expect("ada is known");
+        assert_eq!(
+            authority.tokens("ada").iter().map(|(_, expires)| expires.0).collect::<Vec<_>>(),
+            [2_000, 1_500],
+            "the oldest first"
+        );
+        authority.void_all("ada");
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+        assert!(authority.authenticate(others.reveal(), NOW).is_ok());
+        assert!(authority.tokens("ada").is_empty());
+        authority.forget_expired(Timestamp(2_000));
+        assert!(authority.tokens("bob").is_empty());
+    }
+
+    #[test]
+    fn a_grant_is_for_one_service_and_one_right() {
+        let (mut authority, token) = bank();
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
+        assert!(authority.grant("ada", &name("bank"), Grant::Transact));
+        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_ok());
+        assert!(authority.authorise(&ada, "bank", Grant::Operate).is_err());
+        assert!(authority.authorise(&ada, "vault", Grant::Transact).is_err());
+        assert!(authority.revoke("ada", "bank", Grant::Transact));
+        assert!(!authority.revoke("ada", "bank", Grant::Transact));
+        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
+        assert!(!authority.grant("bob", &name("bank"), Grant::Transact));
+        assert_eq!(authority.account("ada").map(|account| account.grants), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn an_admin_has_every_grant_until_they_are_removed() {
+        let (mut authority, token) = bank();
+        authority.add_admin(&name("root"));
+        let root = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
+        let root = authority.authenticate(root.reveal(), NOW).expect("valid");
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        assert!(root.is_admin && !ada.is_admin);
+        for grant in Grant::ALL {
+            assert!(authority.authorise(&root, "a service to come", grant).is_ok());
+        }
+        assert_eq!(authority.authorise_admin(&root), Ok(()));
+        assert_eq!(authority.authorise_admin(&ada), Err(Denial::NotAdmin { user: "ada".into() }));
+        // Who is known already stays what they are.
+        authority.add_admin(&name("ada"));
+        assert!(authority.authorise_admin(&ada).is_err());
+        assert_eq!((authority.users(), authority.admins()), (2, 1));
+        authority.remove_user("root");
+        assert!(authority.authorise_admin(&root).is_err());
+        assert!(authority.authorise(&root, "bank", Grant::Observe).is_err());
+    }
+
+    #[test]
+    fn a_service_that_is_forgotten_takes_its_grants_along() {
+        let (mut authority, token) = bank();
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        for service in ["bank", "vault"] {
+            authority.grant("ada", &name(service), Grant::Transact);
+        }
+        authority.forget_service("bank");
+        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
+        assert!(authority.authorise(&ada, "vault", Grant::Transact).is_ok());
+    }
+
+    #[test]
+    fn tokens_are_kept_as_hashes_and_never_printed() {
+        let (authority, token) = bank();
+        assert_eq!(format!("{token:?}"), "Token(..)");
+        assert!(!format!("{authority:?}").contains(&token.reveal()[TOKEN_PREFIX.len()..]));
+    }
+}

@@ -1,0 +1,294 @@
+//! What is kept of a password: its Argon2id hash as a PHC string.
+//!
+//! To hash takes some ten milliseconds of a core and [`HASH_MEMORY_KIB`] of memory, on purpose. So callers do it where
+//! they may block, and [`Gate`] bounds how many do it at once and how many wait.
+//!
+//! [`argon2id`] is the only scheme of a host, and part of a build with the feature `passwords`. It stands behind a trait
+//! so that tests of accounts need not take ten milliseconds for each password.
+
+use std::fmt;
+use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+
+/// Memory of a hash, in KiB. This, [`HASH_ITERATIONS`] and [`HASH_LANES`] are the first choice of the OWASP Password
+/// Storage Cheat Sheet for Argon2id.
+pub const HASH_MEMORY_KIB: u32 = 19 * 1024;
+
+/// Passes over that memory.
+pub const HASH_ITERATIONS: u32 = 2;
+
+/// Lanes of it.
+pub const HASH_LANES: u32 = 1;
+
+/// The shortest password, in characters (NIST SP 800-63B, 5.1.1.2).
+pub const PASSWORD_CHARS_MIN: usize = 8;
+
+/// The longest password, in bytes.
+pub const PASSWORD_BYTES_MAX: usize = 1024;
+
+/// Random bytes that go into each hash.
+pub const SALT_BYTES: usize = 16;
+
+/// Passwords that are hashed at once: with two, hashing never takes more than 38 MiB and two cores.
+pub const HASHES_AT_ONCE_MAX: usize = 2;
+
+/// Passwords that wait to be hashed. With more than that, attempts are turned away at once.
+pub const HASHES_WAITING_MAX: usize = 32;
+
+/// The longest PHC string, in bytes. One with the parameters above has 97.
+pub(crate) const PHC_BYTES_MAX: usize = 256;
+
+/// Random bytes for one hash, of a cryptographic source.
+pub type Salt = [u8; SALT_BYTES];
+
+/// A password cannot be one.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PasswordError {
+    /// Too easily guessed.
+    #[error("the password has {chars} characters, it must have at least {PASSWORD_CHARS_MIN}; choose a longer one")]
+    TooShort {
+        /// How many it has.
+        chars: usize,
+    },
+    /// Too long to be hashed for anybody who asks.
+    #[error("the password takes {bytes} bytes, the limit is {PASSWORD_BYTES_MAX} bytes; choose a shorter one")]
+    TooLong {
+        /// How many it takes.
+        bytes: usize,
+    },
+}
+
+/// A build without the feature `passwords` cannot have accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("this lifeboat was built without password hashing; build it with --features passwords")]
+pub struct NoPasswords;
+
+/// What is kept of a password, as a PHC string. Neither its `Debug` nor any error shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+impl PasswordHash {
+    /// Takes a PHC string. Whether its scheme understands it shows when a password is compared with it.
+    ///
+    /// # Errors
+    /// A sentence that says that it is none.
+    pub fn from_phc(text: String) -> Result<Self, String> {
+        let is_phc = text.starts_with('$') && text.len() <= PHC_BYTES_MAX && text.bytes().all(|c| c.is_ascii_graphic());
+        if is_phc { Ok(Self(text)) } else { Err("it is no hash of a password".into()) }
+    }
+
+    /// The PHC string, to store it.
+    #[must_use]
+    pub fn as_phc(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+/// How passwords are hashed.
+pub trait PasswordScheme: fmt::Debug + Send + Sync {
+    /// Hashes a password that is within the bounds. Blocks for as long as hashing takes.
+    fn hash(&self, password: &str, salt: &Salt) -> PasswordHash;
+
+    /// Whether `hash` is one of `password`. Blocks for as long as hashing takes.
+    fn is_of(&self, hash: &PasswordHash, password: &str) -> bool;
+
+    /// A hash that no password has. To compare a password with it takes as long as with any other.
+    fn of_nobody(&self) -> PasswordHash;
+}
+
+/// The scheme of every host: Argon2id.
+///
+/// # Errors
+/// [`NoPasswords`].
+pub fn argon2id() -> Result<Box<dyn PasswordScheme>, NoPasswords> {
+    #[cfg(feature = "passwords")]
+    return Ok(Box::new(argon2id::Argon2id));
+    #[cfg(not(feature = "passwords"))]
+    Err(NoPasswords)
+}
+
+#[cfg(feature = "passwords")]
+mod argon2id {
+    use super::{HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, PasswordHash, PasswordScheme, Salt};
+    use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};
+
+    #[derive(Debug)]
+    pub(super) struct Argon2id;
+
+    impl PasswordScheme for Argon2id {
+        fn hash(&self, password: &str, salt: &Salt) -> PasswordHash {
+            let hash = argon2().hash_password_with_salt(password.as_bytes(), salt);
+            PasswordHash(hash.expect("passwords and salts within our bounds are valid").to_string())
+        }
+
+        fn is_of(&self, hash: &PasswordHash, password: &str) -> bool {
+            argon2().verify_password(password.as_bytes(), hash.as_phc()).is_ok()
+        }
+
+        fn of_nobody(&self) -> PasswordHash {
+            // Zeros, in base64.
+            let (salt, hash) = ("A".repeat(22), "A".repeat(43));
+            let parameters = format!("m={HASH_MEMORY_KIB},t={HASH_ITERATIONS},p={HASH_LANES}");
+            PasswordHash(format!("$argon2id$v=19${parameters}${salt}${hash}"))
+        }
+    }
+
+    fn argon2() -> Argon2<'static> {
+        let params = Params::new(HASH_MEMORY_KIB, HASH_ITERATIONS, HASH_LANES, None).expect("the constants are valid");
+        Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+    }
+
+    #[cfg(test)]
+    mod tests {
+        use super::*;
+        use argon2::password_hash::Error;
+
+        const SCHEME: Argon2id = Argon2id;
+
+        #[test]
+        fn a_password_is_known_by_its_hash_alone() {
+            let hash = SCHEME.hash("correct horse", &[7; 16]);
+            assert!(SCHEME.is_of(&hash, "correct horse"));
+            assert!(!SCHEME.is_of(&hash, "correct horsf"));
+            assert!(!SCHEME.is_of(&hash, ""));
+            assert_ne!(hash, SCHEME.hash("correct horse", &[8; 16]));
+            assert_eq!(PasswordHash::from_phc(hash.as_phc().to_owned()).as_ref(), Ok(&hash));
+        }
+
+        #[test]
+        fn hashes_have_the_parameters_that_owasp_recommends() {
+            let hash = SCHEME.hash("correct horse", &[7; 16]);
+            assert!(hash.as_phc().starts_with("$argon2id$v=19$m=19456,t=2,p=1$"), "{}", hash.as_phc());
+            assert_eq!(hash.as_phc().len(), 97);
+        }
+
+        #[test]
+        fn the_hash_of_nobody_is_hashed_against_and_never_refused_as_malformed() {
+            let nobody = SCHEME.of_nobody();
+            let shape = |hash: &PasswordHash| hash.as_phc().split('$').map(str::len).collect::<Vec<_>>();
+            assert_eq!(shape(&nobody), shape(&SCHEME.hash("correct horse", &[7; 16])));
+            for password in ["", "correct horse"] {
+                assert_eq!(argon2().verify_password(password.as_bytes(), nobody.as_phc()), Err(Error::PasswordInvalid));
+            }
+        }
+    }
+}
+
+/// Whether somebody may choose `password`.
+///
+/// # Errors
+/// [`PasswordError`].
+pub(crate) fn check(password: &str) -> Result<(), PasswordError> {
+    if password.len() > PASSWORD_BYTES_MAX {
+        return Err(PasswordError::TooLong { bytes: password.len() });
+    }
+    match password.chars().count() {
+        chars @ ..PASSWORD_CHARS_MIN => Err(PasswordError::TooShort { chars }),
+        _ => Ok(()),
+    }
+}
+
+/// Bounds how many passwords are hashed at once, and how many wait for that.
+#[derive(Debug, Default)]
+pub(super) struct Gate {
+    state: Mutex<GateState>,
+    is_free: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct GateState {
+    hashing: usize,
+    waiting: usize,
+}
+
+impl Gate {
+    /// Waits until a password may be hashed. None if too many wait already.
+    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+        let mut state = self.state();
+        if state.hashing >= HASHES_AT_ONCE_MAX {
+            if state.waiting >= HASHES_WAITING_MAX {
+                return None;
+            }
+            state.waiting += 1;
+            state = self
+                .is_free
+                .wait_while(state, |state| state.hashing >= HASHES_AT_ONCE_MAX)
+                .unwrap_or_else(PoisonError::into_inner);
+            state.waiting -= 1;
+        }
+        state.hashing += 1;
+        Some(Entered(self))
+    }
+
+    fn state(&self) -> MutexGuard<'_, GateState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The right to hash one password, given back when dropped.
+#[derive(Debug)]
+pub(super) struct Entered<'a>(&'a Gate);
+
+impl Drop for Entered<'_> {
+    fn drop(&mut self) {
+        self.0.state().hashing -= 1;
+        self.0.is_free.notify_one();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    #[test]
+    fn passwords_have_bounds() {
+        assert_eq!(check("seven77"), Err(PasswordError::TooShort { chars: 7 }));
+        // Characters, not bytes.
+        assert_eq!(check("ééééééé"), Err(PasswordError::TooShort { chars: 7 }));
+        assert_eq!(check("éééééééé"), Ok(()));
+        assert_eq!(check(&"x".repeat(1024)), Ok(()));
+        assert_eq!(check(&"x".repeat(1025)), Err(PasswordError::TooLong { bytes: 1025 }));
+    }
+
+    #[test]
+    fn what_is_stored_must_look_like_a_hash_and_is_never_printed() {
+        for wrong in ["", "secret", "$a b$", &format!("$argon2id${}", "x".repeat(300))] {
+            assert!(PasswordHash::from_phc(wrong.to_owned()).is_err(), "{wrong}");
+        }
+        let hash = PasswordHash::from_phc("$argon2id$xyz".into());
+        assert_eq!(format!("{hash:?}"), "Ok(PasswordHash(..))");
+    }
+
+    #[test]
+    fn no_more_hash_at_once_than_may_and_too_many_are_turned_away() {
+        let gate = Gate::default();
+        let (inside, most, entered) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
+        std::thread::scope(|scope| {
+            let held: Vec<_> = (0..HASHES_AT_ONCE_MAX).map(|_| gate.enter().expect("there is room")).collect();
+            for _ in 0..HASHES_WAITING_MAX {
+                scope.spawn(|| {
+                    let _held = gate.enter().expect("there is room to wait");
+                    most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    entered.fetch_add(1, Ordering::SeqCst);
+                    inside.fetch_sub(1, Ordering::SeqCst);
+                });
+            }
+            while gate.state().waiting < HASHES_WAITING_MAX {
+                std::thread::yield_now();
+            }
+            assert!(gate.enter().is_none());
+            drop(held);
+        });
+        assert_eq!(entered.into_inner(), HASHES_WAITING_MAX);
+        assert!(most.into_inner() <= HASHES_AT_ONCE_MAX);
+        assert!(gate.enter().is_some());
+    }
+}
