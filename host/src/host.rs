@@ -14,12 +14,13 @@ use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits,
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::MemoryJournal;
+use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{Workload, WorkloadHash};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -73,6 +74,8 @@ pub struct Host {
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
+    /// Asked before a service is created.
+    admission: Admission,
 }
 
 impl std::fmt::Debug for Host {
@@ -109,7 +112,15 @@ impl Host {
             keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,
+            admission: Admission::default(),
         })
+    }
+
+    /// The same host, which creates a service only if `admission` does not refuse it.
+    #[must_use]
+    pub fn with_admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
     }
 
     /// The users, to change them. Requests wait while the guard is held.
@@ -145,6 +156,7 @@ impl Host {
     /// # Errors
     /// Nothing was created; see [`LaunchError`].
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
+        self.admission.check()?;
         self.check(&spec)?;
         let queue_max = spec.queue_max;
         let journal = Box::new(MemoryJournal::default());
@@ -189,6 +201,13 @@ impl Host {
     /// [`Denial::NotAuthenticated`].
     pub fn authenticate(&self, token: &str) -> Result<Identity, Denial> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate(token, self.surroundings.clock.now())
+    }
+
+    /// How many requests and orders wait in the queue of each service that runs, by name. It waits for none of them.
+    #[must_use]
+    pub fn queue_lengths(&self) -> BTreeMap<Name, usize> {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.iter().map(|(name, handle)| (name.clone(), handle.queue_length())).collect()
     }
 
     /// Has a request executed for the user whose token it is, and waits for its answer. Dropping the future does not
