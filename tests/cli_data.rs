@@ -115,15 +115,18 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     let text = output.exits(0);
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 8, "{text}");
-    assert!(lines[0].ends_with("opened: a host started the service"));
+    assert!(lines[0].ends_with("opened: the service was created"), "{}", lines[0]);
+    assert!(lines[4].ends_with("opened: a host started the service"), "{}", lines[4]);
     assert!(lines[1].contains("  transaction 1 'a' by operator: {\"add\":1} -> ok 1 ("), "{}", lines[1]);
     assert!(lines[3].ends_with("snapshot of transaction 2"));
-    assert!(lines[6].contains("'host-2' by operator: {\"take\":\"\\u{1b}[2J\"} -> refused "), "{}", lines[6]);
+    assert!(lines[6].contains("4 (no id) by operator: {\"take\":\"\\u{1b}[2J\"} -> refused "), "{}", lines[6]);
     assert!(!text.contains('\u{1b}'));
 
     let records = folder.output("journal", &["--json", "counter"]).json_lines();
     assert_eq!(records.len(), 8);
     assert_eq!((&records[0]["event"], &records[3]["event"]), (&json!("opened"), &json!("snapshot")));
+    assert_eq!((&records[2]["id"], &records[2]["made_up_id"]), (&json!("b"), &Value::Null));
+    assert_eq!((&records[6]["id"], &records[6]["made_up_id"]), (&Value::Null, &json!("host-2")));
     assert_eq!((&records[2]["body"], &records[2]["reply"]), (&json!({"json": {"add": 2}}), &json!({"json": 3})));
     assert_eq!(
         (&records[6]["outcome"], &records[6]["body"]["text"]),
@@ -134,7 +137,8 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     let some = folder.output("journal", &["--json", "--after", "1", "--limit", "2", "counter"]).json_lines();
     assert_eq!(some, records[2..4]);
     assert_eq!(folder.output("journal", &["--after", "4", "counter"]).exits(0), "");
-    folder.output("journal", &["other"]).exits_with_one_line(2, &["no service 'other'", "lifeboat services"]);
+    let hint = format!("lifeboat services --data {} lists", folder.path("data").display());
+    folder.output("journal", &["other"]).exits_with_one_line(2, &["no service 'other'", &hint]);
 }
 
 #[test]
@@ -283,8 +287,9 @@ fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives()
     diverging(&folder).kill();
     let start = || folder.run("count", &guest("counting-query.wat"));
     let stopped = start().output();
-    stopped.exits(4);
-    assert!(stopped.stderr.contains("lifeboat resume count --accept-divergence-at 2"), "{}", stopped.stderr);
+    stopped.exits(1);
+    let hint = format!("lifeboat resume --data {} count --accept-divergence-at 2", folder.path("data").display());
+    assert_eq!(stopped.stderr.lines().filter(|line| line.contains(&hint)).count(), 2, "{}", stopped.stderr);
     let resume = |at: &str| folder.output("resume", &["count", "--accept-divergence-at", at]);
     let before = folder.files();
     resume("1").exits_with_one_line(2, &["does not diverge first at 1", "sequence 2"]);
@@ -347,12 +352,23 @@ fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
     assert_eq!((row[0], row[2], row[3], row.last()), ("copy", "5", "copy/1", Some(&"sound")));
     assert!(table.exits(0).contains("journal: sealed"));
     there.output("verify", &[]).exits(0);
+    let told = there.output("journal", &["copy"]);
+    assert!(
+        told.exits(0).ends_with("opened: the service was restored from a portable snapshot\n"),
+        "{}",
+        told.exits(0)
+    );
+    there.output("query", &["--at", "1", "copy", TOTAL]).exits_with_one_line(2, &["'copy': name 5; lifeboat journal"]);
 
     // It goes on with the next transaction; what the other may have done is not done again.
     let output =
         there.command("run", &["--service", "copy", "--envelope"]).input(format!("{uuid}\n{}\n", add(1))).output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
     assert!(lines[0].contains("\"denied\"") && lines[0].contains("forgotten"), "{lines:?}");
+    assert!(
+        lines[0].contains("is of 2023-11-14T22:13:20.000Z, and ids up to 2023-11-14T22:13:20.000Z are"),
+        "{lines:?}"
+    );
     assert_eq!(lines[1], "17");
     let journal = there.output("journal", &["--json", "copy"]).json_lines();
     assert!(journal.iter().any(|record| record["sequence"] == 6), "{journal:?}");
@@ -414,8 +430,11 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     std::fs::remove_file(folder.path("data").join(newest)).expect("removed");
 
     let services = folder.output("services", &[]);
-    assert!(services.exits(0).contains("quarantined: records from "), "{}", services.exits(0));
-    assert!(services.exits(0).contains("journal damaged: segment 1"), "{}", services.exits(0));
+    assert!(services.exits(1).contains("quarantined: records from "), "{}", services.exits(1));
+    assert!(services.exits(1).contains("journal damaged: segment 1"), "{}", services.exits(1));
+    let run = folder.command("run", &["--service", "counter"]).output();
+    assert_eq!(run.exits(1), "");
+    assert!(run.stderr.contains(" counter --out FILE saves what can be trusted"), "{}", run.stderr);
     let journal = folder.output("journal", &["counter"]);
     // The second start may be in the damaged frame.
     assert!((4..=5).contains(&journal.exits(1).lines().count()), "{}", journal.exits(1));
@@ -426,7 +445,9 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
 
     let query = folder.output("query", &["counter", TOTAL]);
     assert_eq!(query.exits(1), "3\n");
-    assert!(query.stderr.contains("its state after transaction 2. Later ones are missing"), "{}", query.stderr);
+    let trusted = "its state after transaction 2, the last that can be trusted; later ones, if there are any,";
+    assert!(query.stderr.contains(trusted), "{}", query.stderr);
+    assert!(verify.exits(1).contains("counter: its state after transaction 2 is the last that can be trusted\n"));
     assert_eq!(folder.output("query", &["--at", "1", "counter", TOTAL]).exits(0), "1\n");
     folder.output("query", &["--at", "3", "counter", TOTAL]).exits_with_one_line(2, &["0 to 2"]);
     let resume = folder.output("resume", &["counter", "--accept-divergence-at", "2"]);
@@ -435,11 +456,11 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     let file = folder.path("rest");
     let snapshot = folder.command("snapshot", &["counter", "--out"]).arg(&file).output();
     snapshot.exits(1);
-    assert!(snapshot.stderr.contains("after transaction 2. Later ones are missing"), "{}", snapshot.stderr);
+    assert!(snapshot.stderr.contains(trusted), "{}", snapshot.stderr);
     folder.command("restore", &["--name", "saved"]).arg(&file).output().exits(0);
     assert_eq!(folder.command("run", &["--service", "saved"]).input("{\"add\":1}\n").output().exits(0), "4\n");
     // The damaged one is as it was.
-    assert!(folder.output("services", &[]).exits(0).contains("quarantined: records from "));
+    assert!(folder.output("services", &[]).exits(1).contains("quarantined: records from "));
 }
 
 #[test]
@@ -449,10 +470,14 @@ fn a_snapshot_behind_lost_records_is_still_the_newest_state() {
     folder.damage(".segment", b"{\"add\":3}");
     let query = folder.output("query", &["counter", TOTAL]);
     assert_eq!(query.exits(1), "6\n");
-    assert!(query.stderr.contains("its state after transaction 4."), "{}", query.stderr);
+    assert!(query.stderr.contains("its state after transaction 4,"), "{}", query.stderr);
+    let verify = folder.output("verify", &[]);
+    assert!(verify.exits(1).contains("counter: its state after transaction 4 is the last that can be trusted\n"));
     assert_eq!(folder.output("query", &["--at", "4", "counter", TOTAL]).exits(0), "6\n");
     assert_eq!(folder.output("query", &["--at", "2", "counter", TOTAL]).exits(0), "3\n");
-    folder.output("query", &["--at", "3", "counter", TOTAL]).exits_with_one_line(2, &["transaction 3"]);
+    folder
+        .output("query", &["--at", "3", "counter", TOTAL])
+        .exits_with_one_line(2, &["transaction 3", "one of 0 to 2, 4;"]);
 }
 
 #[test]
@@ -474,14 +499,31 @@ fn a_damaged_snapshot_is_named_and_a_start_falls_back_to_the_one_before() {
 }
 
 #[test]
-fn a_damaged_workload_is_named() {
+fn a_service_whose_workload_is_damaged_or_missing_waits_until_it_is_given_again() {
     let folder = Folder::new();
     folder.counter();
-    folder.damage(".workload", b"\0asm");
-    let verify = folder.output("verify", &[]);
-    assert!(verify.exits(1).contains(".workload' is damaged"), "{}", verify.exits(1));
-    folder.output("query", &["counter", TOTAL]).exits_with_one_line(1, &[".workload' is damaged"]);
-    folder.output("services", &[]).exits(0);
+    let workload = folder.files().into_keys().find(|name| name.ends_with(".workload")).expect("one");
+    for (word, is_there) in [("damaged", true), ("missing", false)] {
+        if is_there {
+            folder.damage(".workload", b"\0asm");
+        } else {
+            std::fs::remove_file(folder.path("data").join(&workload)).expect("removed");
+        }
+        let reason = format!("'{workload}' is {word}");
+        let services = folder.output("services", &[]);
+        assert!(services.exits(1).contains(&format!("quarantined: {reason}")), "{}", services.exits(1));
+        let verify = folder.output("verify", &[]);
+        assert_eq!(verify.exits(1).matches(&reason).count(), 1, "{}", verify.exits(1));
+        folder.output("query", &["counter", TOTAL]).exits_with_one_line(1, &[&reason, "put the workload's file there"]);
+        let snapshot = folder.command("snapshot", &["counter", "--out"]).arg(folder.path("out")).output();
+        snapshot.exits_with_one_line(1, &[&reason, "put the workload's file there again"]);
+        let run = folder.command("run", &["--service", "counter"]).output();
+        assert_eq!(run.exits(1), "");
+        assert!(run.stderr.contains(&reason) && !run.stderr.contains("lifeboat snapshot"), "{}", run.stderr);
+        let output = folder.send("counter", &prebuilt("counter"), &[json!({"query": true, "json": "total"})]);
+        assert_eq!(output.exits(0), "6\n");
+        folder.output("verify", &[]).exits(0);
+    }
 }
 
 // Directories that cannot be used.
@@ -523,7 +565,7 @@ fn wrong_directories_are_refused_with_one_line_and_left_alone() {
             output.exits_with_one_line(code, words);
         }
     };
-    every(2, &["data directory", "there is no such directory"]);
+    every(2, &["data directory", "there is no such directory; name the one"]);
     std::fs::write(folder.path("data"), "").expect("a file");
     every(2, &["it is no directory"]);
     std::fs::remove_file(folder.path("data")).expect("removed");
@@ -532,6 +574,8 @@ fn wrong_directories_are_refused_with_one_line_and_left_alone() {
     std::fs::write(folder.path("data/letter.txt"), "dear").expect("a file");
     every(2, &["other files in it, such as 'letter.txt'"]);
     assert_eq!(folder.files().into_keys().collect::<Vec<_>>(), ["letter.txt"]);
+    let parent = lifeboat(["run", "--data"]).arg(folder.path("no/data")).arg(prebuilt("counter")).output();
+    parent.exits_with_one_line(2, &["its parent directory is not there; create that first"]);
     let without = lifeboat(["services"]).output();
     assert_eq!(without.exits(2), "");
     assert!(without.stderr.contains("--data <DIR>"), "{}", without.stderr);
@@ -555,13 +599,28 @@ fn a_directory_of_a_newer_host_is_refused_and_said_so() {
 }
 
 #[test]
-fn a_damaged_catalog_is_a_finding_of_verify() {
+fn a_damaged_or_missing_catalog_is_a_finding_and_nothing_is_put_in_its_place() {
     let folder = Folder::new();
     folder.counter();
+    let catalog = folder.path("data").join("catalog.redb");
+    let found = |words: &[&str]| {
+        let before = folder.files();
+        let verify = folder.output("verify", &[]);
+        assert!(verify.exits(1).starts_with("directory damaged: "), "{}", verify.exits(1));
+        for word in words {
+            assert!(verify.exits(1).contains(word), "{}", verify.exits(1));
+        }
+        folder.output("services", &[]).exits_with_one_line(1, words);
+        folder.run("counter", &prebuilt("counter")).output().exits_with_one_line(1, words);
+        assert!(folder.files() == before);
+    };
+    let remedy = "from the newest copy of the directory";
     folder.damage("catalog.redb", b"counter");
-    let output = folder.output("verify", &[]);
-    assert!(output.exits(1).contains("directory damaged: ") && output.exits(1).contains("catalog.redb"));
-    folder.output("services", &[]).exits_with_one_line(4, &["catalog.redb"]);
+    found(&["'catalog.redb' is damaged: ", remedy, "the journal is untouched"]);
+    std::fs::write(&catalog, "dear").expect("writable");
+    found(&["'catalog.redb' is not a catalog: ", remedy, "the journal is untouched"]);
+    std::fs::remove_file(&catalog).expect("removed");
+    found(&["it is a data directory, with files such as '", "no catalog.redb any more", remedy, "nothing was changed"]);
 }
 
 #[cfg(unix)]

@@ -131,6 +131,46 @@ fn reader_that_goes_away_ends_the_run_quietly() {
     assert!(!output.stderr.to_lowercase().contains("pipe"), "{}", output.stderr);
 }
 
+#[test]
+fn a_signal_ends_the_input_and_says_where() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    for (signal, lines) in [("INT", 1), ("TERM", 2)] {
+        let data = folder.path().join(signal);
+        let mut running = lifeboat(["run", "--data"]).arg(data).arg(prebuilt("counter")).start();
+        for line in 1..=lines {
+            running.send("{\"add\":1}");
+            assert_eq!(running.line(), Some(format!("{line}\n").into_bytes()));
+        }
+        running.signal(signal);
+        // It ends although its input does not.
+        assert_eq!(running.line(), None);
+        let output = running.finish();
+        assert_eq!(output.exits(1), "");
+        let s = if lines == 1 { "" } else { "s" };
+        let told = format!(
+            "lifeboat: interrupted with {lines} line{s} sent and answered; the rest of the input was not sent: it goes on \
+             with line {}\n",
+            lines + 1
+        );
+        assert!(output.stderr.ends_with(&told), "{}", output.stderr);
+        // The stop was a clean one, whose snapshot is not counted.
+        assert!(
+            output.stderr.contains("\n  before the stop: snapshots 0  rollbacks 0  replayed 0\n"),
+            "{}",
+            output.stderr
+        );
+    }
+}
+
+#[test]
+fn an_empty_variable_for_the_data_directory_is_one_that_is_not_set() {
+    let output = run(&[], "counter").env("LIFEBOAT_DATA", "").input("{\"add\":1}\n").output();
+    assert_eq!(output.exits(0), "1\n");
+    let services = lifeboat(["services"]).env("LIFEBOAT_DATA", "").output();
+    assert_eq!(services.exits(2), "");
+    assert!(services.stderr.contains("--data <DIR>"), "{}", services.stderr);
+}
+
 // Envelopes and JSON.
 
 /// Replies to envelopes of `counter` under `--json`, all of which must be answered in their order.

@@ -94,6 +94,12 @@ impl Lifeboat {
         self
     }
 
+    /// Sets a variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+        self.command.env(name, value);
+        self
+    }
+
     /// What [`output`](Self::output) gives to standard input.
     pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
@@ -178,6 +184,13 @@ impl Running {
             panic!("the run hung: it neither wrote nor ended within {} s", PATIENCE.as_secs());
         }
         received.ok()
+    }
+
+    /// Sends it a signal, `INT` or `TERM`.
+    #[track_caller]
+    pub(crate) fn signal(&self, name: &str) {
+        let killed = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
+        assert!(killed.expect("a shell starts").success(), "SIG{name} cannot be sent");
     }
 
     /// Reads no more of its standard output: the pipe breaks at one of the next lines.

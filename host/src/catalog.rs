@@ -90,7 +90,10 @@ pub enum CatalogError {
     #[error("'{CATALOG_FILE}' exists already")]
     Exists,
     /// The file is something else.
-    #[error("'{CATALOG_FILE}' is not a catalog: {reason}")]
+    #[error(
+        "'{CATALOG_FILE}' is not a catalog: {reason}; put it back from the newest copy of the directory; the journal is \
+         untouched"
+    )]
     NotACatalog {
         /// How that shows.
         reason: String,
@@ -106,7 +109,10 @@ pub enum CatalogError {
         newest: u32,
     },
     /// It is not what was written.
-    #[error("'{CATALOG_FILE}' is damaged: {reason}; put a copy of it in its place")]
+    #[error(
+        "'{CATALOG_FILE}' is damaged: {reason}; put it back from the newest copy of the directory; the journal is \
+         untouched"
+    )]
     Damaged {
         /// What is damaged, and how.
         reason: String,

@@ -14,7 +14,7 @@ mod simulate;
 mod snapshot;
 mod verify;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
 use lifeboat::service::LaunchError;
 use lifeboat::size::{Bytes, parse_bytes};
@@ -29,8 +29,8 @@ use thiserror::Error;
 pub(crate) mod exit {
     /// All is well.
     pub(crate) const OK: u8 = 0;
-    /// Some transaction was refused, failed or denied; in a simulation, lost or duplicated; in a data directory, something
-    /// is damaged, quarantined or diverges.
+    /// Some transaction was refused, failed or denied, or not sent since the run was interrupted; in a simulation, lost or
+    /// duplicated; in a data directory, something is damaged, quarantined or diverges.
     pub(crate) const SOME_NOT_OK: u8 = 1;
     /// The command line or a file that it names is wrong.
     pub(crate) const USAGE: u8 = 2;
@@ -43,8 +43,8 @@ pub(crate) mod exit {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  all is well
-  1  some transaction was refused, failed or denied; simulate: one was lost or duplicated; journal, verify, snapshot,
-     restore, query, resume: something is damaged, quarantined or diverges
+  1  some transaction was refused, failed or denied, or not sent since run was interrupted; simulate: one was lost or
+     duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges
   2  the command line, or a file that it names, is wrong
   3  the workload was refused by the loader, or cannot be read
   4  the host failed";
@@ -83,7 +83,24 @@ enum Command {
     Remove(remove::Remove),
 }
 
+/// The variable that stands for `--data`.
+const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
+
 impl Cli {
+    /// Reads the command line. An empty [`DATA_VARIABLE`] is one that is not set.
+    ///
+    /// # Errors
+    /// The command line is wrong, or asks for help.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let mut command = Self::command();
+        if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| directory.is_empty()) {
+            let unset = |arg: clap::Arg| if arg.get_long() == Some("data") { arg.env(None::<&str>) } else { arg };
+            command = command.mut_subcommands(|subcommand| subcommand.mut_args(unset));
+        }
+        Self::from_arg_matches_mut(&mut command.try_get_matches_from_mut(std::env::args_os())?)
+            .map_err(|error| error.format(&mut command))
+    }
+
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         match self.command {
             Command::Run(run) => run.execute(),

@@ -83,6 +83,15 @@ pub enum DataError {
         /// One of them.
         file: String,
     },
+    /// It is one, and its catalog is gone.
+    #[error(
+        "it is a data directory, with files such as '{file}', that has no {CATALOG_FILE} any more: put that back from the \
+         newest copy of the directory; nothing was changed"
+    )]
+    CatalogMissing {
+        /// One of its files.
+        file: String,
+    },
     /// There is nothing in it.
     #[error("the directory is empty: no service was ever created in it; name the one that a host was given")]
     Empty,
@@ -98,14 +107,23 @@ pub enum DataError {
     /// A snapshot's file.
     #[error(transparent)]
     Snapshot(#[from] SnapshotFileError),
+    /// A workload's file is gone.
+    #[error("'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run")]
+    WorkloadMissing {
+        /// The file.
+        file: String,
+    },
     /// A workload's file is not what was written.
-    #[error("'{file}' is damaged: its hash is not its name; put the workload's file there again")]
+    #[error(
+        "'{file}' is damaged: its hash is not its name; put the workload's file there again, or name it once more to \
+         lifeboat run"
+    )]
     WorkloadDamaged {
         /// The file.
         file: String,
     },
     /// There is no such service.
-    #[error("there is no service '{service}' in the data directory; lifeboat services lists those that there are")]
+    #[error("there is no service '{service}' in the data directory")]
     NoService {
         /// The name that was asked for.
         service: Name,
@@ -283,11 +301,22 @@ fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
     if files.iter().any(|file| file == CATALOG_FILE) {
         return Ok(true);
     }
+    if let Some(file) = files.iter().find(|file| is_part(file)) {
+        return Err(DataError::CatalogMissing { file: file.clone() });
+    }
     // What a start leaves that did not get far.
     match files.into_iter().find(|file| !file.starts_with(CATALOG_FILE)) {
         Some(file) => Err(DataError::NotOurs { file }),
         None => Ok(false),
     }
+}
+
+/// Whether a file is named as only those of a data directory are that has, or had, a service.
+fn is_part(file: &str) -> bool {
+    let is_segment = |number: &str| number.len() >= 10 && number.bytes().all(|byte| byte.is_ascii_digit());
+    file.strip_suffix(".segment").is_some_and(is_segment)
+        || file.strip_suffix(".workload").is_some_and(|hash| hash.parse::<WorkloadHash>().is_ok())
+        || contents::service_of(file).is_some()
 }
 
 /// The first records of its journal that a service needs.
@@ -562,11 +591,14 @@ fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataErro
 /// Reads a workload back.
 ///
 /// # Errors
-/// [`DataError::WorkloadDamaged`], [`DataError::Storage`].
+/// [`DataError::WorkloadMissing`], [`DataError::WorkloadDamaged`], [`DataError::Storage`].
 pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u8>, DataError> {
     let name = workload_file(hash);
     let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
-    let file = storage.open(&name).map_err(failed("open"))?;
+    let file = storage.open(&name).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => DataError::WorkloadMissing { file: name.clone() },
+        _ => failed("open")(error),
+    })?;
     let bytes = file.bytes().map_err(failed("read"))?;
     if bytes > crate::workload::MODULE_BYTES_MAX {
         return Err(DataError::WorkloadDamaged { file: name });

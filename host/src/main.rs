@@ -2,11 +2,10 @@
 
 mod cli;
 
-use clap::Parser;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    let cli = match cli::Cli::try_parse() {
+    let cli = match cli::Cli::parse() {
         Ok(cli) => cli,
         // `--help` and `--version` are errors to clap too; only a failed write of theirs is lost here.
         Err(error) => {

@@ -22,6 +22,7 @@ use crate::transaction::{Answer, Sequence};
 use crate::vm::{Attempt, Call, Instance, MoveError};
 use crate::workload::{LoadError, LoadLimits, Workload, WorkloadHash, load};
 use std::collections::{BTreeSet, HashMap};
+use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
@@ -56,22 +57,19 @@ pub enum ProgramError {
 #[non_exhaustive]
 pub enum StateError {
     /// It is not kept, or was never there.
-    #[error(
-        "transaction {sequence} is not in what is kept of '{service}': name one of {oldest} to {newest}; \
-         'lifeboat journal {service}' lists them"
-    )]
+    #[error("transaction {sequence} is not in what is kept of '{service}': name {kept}")]
     OutOfRange {
         /// The service.
         service: Name,
         /// What was asked for.
         sequence: Sequence,
-        /// The first that there is.
-        oldest: Sequence,
-        /// The last one.
-        newest: Sequence,
+        /// What there is.
+        kept: Stretches,
     },
     /// There is no snapshot to begin with.
-    #[error("nothing of '{service}' can be brought back: it has no good snapshot")]
+    #[error(
+        "nothing of '{service}' can be brought back: it has no good snapshot; put one back from a copy of the directory"
+    )]
     Nothing {
         /// The service.
         service: Name,
@@ -82,6 +80,25 @@ pub enum StateError {
     /// The directory.
     #[error(transparent)]
     Data(#[from] DataError),
+}
+
+/// Transactions whose states can be brought back: the first and the last of each stretch, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretches(pub Vec<(Sequence, Sequence)>);
+
+impl fmt::Display for Stretches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_one = matches!(&self.0[..], [(first, last)] if first == last);
+        f.write_str(if is_one { "" } else { "one of " })?;
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { ", " })?;
+            write!(f, "{first}")?;
+            if first != last {
+                write!(f, " to {last}")?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// A service's state after one of its transactions, in an instance.
@@ -197,11 +214,10 @@ impl Scratch {
             }
         }
         let service = found.name.clone();
-        Err(match (unusable, at, range(found)) {
-            (Some(error), ..) => error.into(),
-            (None, Some(sequence), Some((oldest, newest))) => {
-                StateError::OutOfRange { service, sequence, oldest, newest }
-            }
+        let kept = stretches(found);
+        Err(match (unusable, at) {
+            (Some(error), _) => error.into(),
+            (None, Some(sequence)) if !kept.0.is_empty() => StateError::OutOfRange { service, sequence, kept },
             _ => StateError::Nothing { service },
         })
     }
@@ -262,12 +278,20 @@ fn records_through<'a>(
     Some(&records[..=last])
 }
 
-/// The first and the last transaction whose state can be brought back.
-fn range(found: &FoundService) -> Option<(Sequence, Sequence)> {
-    let oldest = found.trusted().map(FoundSnapshot::sequence).min()?;
-    let newest = found.trusted().map(|snapshot| {
-        let last = last_transaction(found.records_after(snapshot));
-        last.map_or(snapshot.sequence(), |(sequence, _)| sequence)
+/// The transactions whose states can be brought back.
+fn stretches(found: &FoundService) -> Stretches {
+    let mut stretches: Vec<(Sequence, Sequence)> = found
+        .trusted()
+        .map(|snapshot| {
+            let last = last_transaction(found.records_after(snapshot));
+            (snapshot.sequence(), last.map_or(snapshot.sequence(), |(sequence, _)| sequence))
+        })
+        .collect();
+    stretches.sort_unstable();
+    stretches.dedup_by(|next, stretch| {
+        let is_part = next.0 <= stretch.1.next();
+        stretch.1 = if is_part { stretch.1.max(next.1) } else { stretch.1 };
+        is_part
     });
-    Some((oldest, newest.max()?))
+    Stretches(stretches)
 }

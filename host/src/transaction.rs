@@ -1,6 +1,6 @@
 //! Transactions and the four ways in which they end.
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Utc};
 use crate::event::Triggered;
 use crate::meter::Resource;
 use crate::name::Name;
@@ -318,7 +318,9 @@ pub enum Denial {
     },
     /// The time in the id is no later than that of an id whose answer was forgotten: it may have been answered before.
     #[error(
-        "id '{id}' is of {time}, and ids up to {forgotten} are forgotten: it may have been answered; look at the service before you use a new id"
+        "id '{id}' is of {}, and ids up to {} are forgotten: it may have been answered; look at the service before you \
+         use a new id",
+        Utc(*time), Utc(*forgotten)
     )]
     TooOld {
         /// The id.

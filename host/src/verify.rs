@@ -20,7 +20,6 @@ use crate::transaction::Sequence;
 use crate::vm::MoveError;
 use serde::Serialize;
 use std::fmt;
-use std::io;
 use std::sync::Arc;
 use thiserror::Error;
 
@@ -110,6 +109,8 @@ pub struct Proof {
     pub after: Sequence,
     /// The last transaction that was reached.
     pub through: Sequence,
+    /// The last transaction whose state can be brought back, behind a gap in the records too. None if none can.
+    pub trusted: Option<Sequence>,
     /// Transactions that were executed again, all with the same answers.
     pub replayed_transactions: u64,
     /// Snapshots that a replay from the one before led to.
@@ -158,34 +159,32 @@ pub async fn verify(
         service: found.name.clone(),
         after: oldest,
         through: oldest,
+        trusted: None,
         replayed_transactions: 0,
         agreeing_snapshots: 0,
         findings: Vec::new(),
     };
-    if let Err(reason) = &found.standing {
+    let program = scratch.program(storage, &found.entry.workload).await;
+    let of_workload = program.as_ref().err().map(|error| chain(error));
+    // A workload that cannot be read is a finding of its own.
+    if let Err(reason) = &found.standing
+        && of_workload.as_ref() != Some(reason)
+    {
         proof.findings.push(Finding::Quarantined { reason: reason.clone() });
     }
     for (file, reason) in &found.damaged_snapshots {
         proof.findings.push(Finding::SnapshotDamaged { file: file.clone(), reason: reason.clone() });
     }
-    match scratch.program(storage, &found.entry.workload).await {
+    match program {
         Ok(program) => {
             let replay = Replay { scratch, storage, found, program: &program, proof: &mut proof, progress };
             replay.run().await?;
         }
-        Err(ProgramError::Data(error)) if !is_of_the_file(&error) => return Err(error.into()),
+        // The disk fails.
+        Err(ProgramError::Data(error @ DataError::Storage { .. })) => return Err(error.into()),
         Err(error) => proof.findings.push(Finding::Workload { reason: chain(&error) }),
     }
     Ok(proof)
-}
-
-/// Whether an error says that a workload's file is not as it should be, and not that the disk fails.
-fn is_of_the_file(error: &DataError) -> bool {
-    match error {
-        DataError::WorkloadDamaged { .. } => true,
-        DataError::Storage { source, .. } => source.kind() == io::ErrorKind::NotFound,
-        _ => false,
-    }
 }
 
 /// A proof under way.
@@ -199,7 +198,8 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Goes from snapshot to snapshot, and from the last one to the end.
+    /// Goes from snapshot to snapshot, and from the last one to the end. Snapshots that no replay leads to, since the
+    /// records between are lost, are restored only.
     async fn run(mut self) -> Result<(), VerifyError> {
         let mut snapshots: Vec<&FoundSnapshot> = self.found.usable().collect();
         snapshots.reverse();
@@ -209,7 +209,30 @@ impl Replay<'_> {
                 return Ok(());
             }
         }
+        for behind in self.found.trusted().filter(|snapshot| !snapshots.contains(snapshot)) {
+            self.restore_only(behind).await?;
+        }
         Ok(())
+    }
+
+    async fn restore_only(&mut self, snapshot: &FoundSnapshot) -> Result<(), VerifyError> {
+        let subject = self.scratch.subject_of(self.program, self.found);
+        let restored = restore(subject, &Arc::new(snapshot.load(self.storage)?)).await;
+        match restored.map_err(RehydrateError::from) {
+            Ok(_) => self.trust(snapshot.sequence()),
+            Err(error) if error.is_transient() => {
+                return Err(VerifyError::TooSlow { service: self.found.name.clone(), error });
+            }
+            Err(error) => {
+                let (sequence, reason) = (snapshot.sequence(), error.to_string());
+                self.proof.findings.push(Finding::SnapshotUnusable { sequence, reason });
+            }
+        }
+        Ok(())
+    }
+
+    fn trust(&mut self, sequence: Sequence) {
+        self.proof.trusted = self.proof.trusted.max(Some(sequence));
     }
 
     /// Proves what lies between two snapshots, or after the last. False at a divergence.
@@ -239,6 +262,7 @@ impl Replay<'_> {
             || last_transaction(records).map_or(base.sequence(), |(sequence, _)| sequence),
             FoundSnapshot::sequence,
         );
+        self.trust(self.proof.through);
         let Some(next) = next else { return Ok(true) };
         let stored = Arc::new(next.load(self.storage)?);
         let allowance = subject.maintenance.allowance();

@@ -1,15 +1,18 @@
 //! The data directory on the command line: `--data DIR`, and what goes wrong with it.
 
-use super::{FindingError, UsageError, random};
+use super::{DATA_VARIABLE, FindingError, UsageError, random};
 use anyhow::Context;
-use lifeboat::data::{DataError, FoundService, Locked};
+use lifeboat::catalog::CatalogError;
+use lifeboat::data::{Contents, DataError, FoundService, Locked};
 use lifeboat::engine::Program;
 use lifeboat::journal::frame::DirectoryId;
+use lifeboat::journal::recovery::OpenError;
 use lifeboat::name::Name;
 use lifeboat::scratch::{ProgramError, Scratch, StateError};
 use lifeboat::storage::{DiskStorage, Storage};
 use lifeboat::transaction::Sequence;
 use std::io::{self, Write};
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
@@ -18,7 +21,7 @@ use tokio::runtime::Runtime;
 #[derive(Debug, clap::Args)]
 pub(crate) struct Data {
     /// The data directory; no host may have it open meanwhile
-    #[arg(long = "data", value_name = "DIR", env = "LIFEBOAT_DATA")]
+    #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
     directory: PathBuf,
 }
 
@@ -38,17 +41,88 @@ impl Data {
         take(&self.directory, true)
     }
 
-    /// The option as it is to be given again.
+    /// The option as a shell is to be given it again.
     pub(crate) fn option(&self) -> String {
-        format!("--data {}", self.directory.display().to_string().escape_debug())
+        option(&self.directory)
+    }
+
+    /// The service of this name, with all that the journal has of it.
+    pub(crate) fn find(&self, locked: &Locked, service: &Name) -> anyhow::Result<FoundService> {
+        let found = read(locked, Some(service))?.services.into_iter().find(|found| found.name == *service);
+        found.ok_or_else(|| self.no_service(service))
+    }
+
+    /// There is no service of this name.
+    pub(crate) fn no_service(&self, service: &Name) -> anyhow::Error {
+        let error = DataError::NoService { service: service.clone() };
+        UsageError(format!("{error}; lifeboat services {} lists those that there are", self.option())).into()
+    }
+
+    /// Why a state cannot be brought back, as the error that says which exit code it means.
+    pub(crate) fn no_state(&self, error: StateError) -> anyhow::Error {
+        match error {
+            StateError::OutOfRange { ref service, .. } => {
+                let option = self.option();
+                UsageError(format!("{error}; lifeboat journal {option} {service} lists them")).into()
+            }
+            StateError::Nothing { .. } => FindingError(error.to_string()).into(),
+            StateError::Rehydrate(ref failure) if !failure.is_transient() => FindingError(error.to_string()).into(),
+            error => error.into(),
+        }
     }
 }
 
-/// The service of this name, with all that the journal has of it.
-pub(crate) fn find(locked: &Locked, service: &Name) -> anyhow::Result<FoundService> {
-    let contents = locked.read(Some(service)).context("cannot read the data directory")?;
-    let found = contents.services.into_iter().find(|found| found.name == *service);
-    found.ok_or_else(|| UsageError(DataError::NoService { service: service.clone() }.to_string()).into())
+/// The option that names `directory`, as a shell is to be given it.
+pub(crate) fn option(directory: &Path) -> String {
+    format!("--data {}", quoted(directory))
+}
+
+/// What a service says of itself, with the directory in it, of which services know nothing.
+pub(crate) fn completed(reason: &str, directory: &Path) -> String {
+    reason.replace("lifeboat resume ", &format!("lifeboat resume {} ", option(directory)))
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    match str::from_utf8(bytes) {
+        Ok(text) if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(&byte)) => {
+            text.into()
+        }
+        Ok(text) if !text.contains(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        // What a terminal should not be shown, as Bash and Zsh take it.
+        _ => {
+            let shown = |&byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+                b' '..=b'~' => char::from(byte).to_string(),
+                _ => format!("\\x{byte:02x}"),
+            };
+            format!("$'{}'", bytes.iter().map(shown).collect::<String>())
+        }
+    }
+}
+
+/// All that the directory holds; of service `whole` every record that there still is.
+pub(crate) fn read(locked: &Locked, whole: Option<&Name>) -> anyhow::Result<Contents> {
+    locked.read(whole).map_err(graded).context("cannot read the data directory")
+}
+
+/// The error that says which exit code it means.
+pub(crate) fn graded(error: DataError) -> anyhow::Error {
+    match error {
+        DataError::CatalogMissing { .. }
+        | DataError::WorkloadMissing { .. }
+        | DataError::WorkloadDamaged { .. }
+        | DataError::Catalog(CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. }) => {
+            FindingError(error.to_string()).into()
+        }
+        DataError::Journal(OpenError::Missing) => {
+            FindingError(format!("{error}; put them back from the newest copy of the directory")).into()
+        }
+        // What the operator can put right by naming another directory.
+        DataError::InUse | DataError::NotOurs { .. } | DataError::Empty => UsageError(error.to_string()).into(),
+        error => error.into(),
+    }
 }
 
 /// An engine for one service, with its program.
@@ -60,7 +134,7 @@ pub(crate) fn scratch(
     let scratch = Scratch::new(&found.entry.settings.sizes)?;
     let program = runtime.block_on(scratch.program(storage, &found.entry.workload));
     let program = program.map_err(|error| match error {
-        ProgramError::Data(error @ DataError::WorkloadDamaged { .. }) => FindingError(error.to_string()).into(),
+        ProgramError::Data(error) => graded(error),
         error => anyhow::Error::from(error),
     });
     Ok((scratch, program.with_context(|| format!("cannot run service '{}'", found.name))?))
@@ -71,24 +145,14 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_time().build()?)
 }
 
-/// The error that says which exit code it means.
-pub(crate) fn sorted(error: StateError) -> anyhow::Error {
-    match error {
-        StateError::OutOfRange { .. } => UsageError(error.to_string()).into(),
-        StateError::Nothing { .. } => FindingError(error.to_string()).into(),
-        StateError::Rehydrate(ref failure) if !failure.is_transient() => FindingError(error.to_string()).into(),
-        error => error.into(),
-    }
-}
-
-/// Says that a service has lost something after `sequence`, if it has; then the exit code is not 0.
+/// Says that a service may have lost something after `sequence`, if it is quarantined; then the exit code is not 0.
 pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
     let Err(reason) = &found.standing else { return false };
     let name = &found.name;
     let _ = writeln!(
         io::stderr(),
-        "lifeboat: service '{name}' is quarantined: {reason}; this is what can be trusted of it: its state after \
-         transaction {sequence}. Later ones are missing"
+        "lifeboat: service '{name}' is quarantined: {reason}; this is its state after transaction {sequence}, the last \
+         that can be trusted; later ones, if there are any, are not part of it"
     );
     true
 }
@@ -110,9 +174,11 @@ fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
     let storage = if may_be_new { DiskStorage::create(path) } else { DiskStorage::open(path) };
     let storage = storage.map_err(|error| {
         let why = match error.kind() {
-            io::ErrorKind::NotFound if may_be_new => "its parent directory is not there".to_owned(),
-            io::ErrorKind::NotFound => "there is no such directory".to_owned(),
-            io::ErrorKind::NotADirectory => "it is no directory".to_owned(),
+            io::ErrorKind::NotFound if may_be_new => "its parent directory is not there; create that first".to_owned(),
+            io::ErrorKind::NotFound => {
+                "there is no such directory; name the one that lifeboat run was given".to_owned()
+            }
+            io::ErrorKind::NotADirectory => "it is no directory; name one".to_owned(),
             _ => error.to_string(),
         };
         UsageError(format!("data directory {}: {why}", named(path)))
@@ -120,18 +186,28 @@ fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
     Ok(Arc::new(storage))
 }
 
-/// The directory, or the error that says which exit code it means.
 fn taken(path: &Path, taken: Result<Locked, DataError>) -> anyhow::Result<Locked> {
-    match taken {
-        Ok(locked) => Ok(locked),
-        // What the operator can put right by naming another directory.
-        Err(error @ (DataError::InUse | DataError::NotOurs { .. } | DataError::Empty)) => {
-            Err(UsageError(format!("data directory {}: {error}", named(path))).into())
-        }
-        Err(error) => Err(error).with_context(|| format!("data directory {}", named(path))),
-    }
+    taken.map_err(graded).with_context(|| format!("data directory {}", named(path)))
 }
 
 fn named(path: &Path) -> String {
     format!("'{}'", path.display().to_string().escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_named_so_that_a_shell_takes_it_as_it_is() {
+        for (path, shown) in [
+            ("/srv/bank.data", "/srv/bank.data"),
+            ("my data", "'my data'"),
+            ("~/it's $1", r"'~/it'\''s $1'"),
+            ("\u{e9}t\u{e9}", "'\u{e9}t\u{e9}'"),
+            ("a\n\u{1b}[2J'\\", r"$'a\x0a\x1b[2J\'\\'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shown);
+        }
+    }
 }

@@ -1,11 +1,12 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
-use super::data::{Data, find};
+use super::data::Data;
 use super::reply::Payload;
 use super::{exit, is_pipe_open};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Timestamp, Utc};
+use lifeboat::data::FoundService;
 use lifeboat::event::{Event, Printable};
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::journal::{Record, TransactionRecord};
@@ -40,7 +41,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let found = find(&self.data.look()?, &self.service)?;
+        let found = self.data.find(&self.data.look()?, &self.service)?;
         let mut records = &found.records[..];
         if let Some(after) = self.after {
             let is_after = |record: &Record| sequence(record).is_some_and(|sequence| sequence.0 > after);
@@ -52,9 +53,9 @@ impl Journal {
         let mut out = BufWriter::new(io::stdout().lock());
         for (number, record) in &records[..count] {
             let written = if self.json {
-                write_json(&mut out, *number, record)
+                write_json(&mut out, &found, *number, record)
             } else {
-                writeln!(out, "{}", line(*number, record))
+                writeln!(out, "{}", line(&found, *number, record))
             };
             if !is_pipe_open(written).context("cannot write the journal")? {
                 return Ok(ExitCode::from(exit::OK));
@@ -80,9 +81,32 @@ fn sequence(record: &Record) -> Option<Sequence> {
     }
 }
 
-fn line(number: RecordNumber, record: &Record) -> String {
+/// How a service came to be, which its first record tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum Origin {
+    /// With its workload.
+    Created,
+    /// From a portable snapshot.
+    Restored,
+}
+
+/// What began with record `number`, if that is the first of the service.
+fn origin(found: &FoundService, number: RecordNumber) -> Option<Origin> {
+    let origin = if found.entry.first_snapshot.is_some() { Origin::Restored } else { Origin::Created };
+    (number == RecordNumber(1)).then_some(origin)
+}
+
+fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
     let (time, what) = match record {
-        Record::Opened { timestamp, .. } => (Some(*timestamp), "opened: a host started the service".into()),
+        Record::Opened { timestamp, .. } => {
+            let what = match origin(found, number) {
+                Some(Origin::Created) => "opened: the service was created",
+                Some(Origin::Restored) => "opened: the service was restored from a portable snapshot",
+                None => "opened: a host started the service",
+            };
+            (Some(*timestamp), what.into())
+        }
         Record::Snapshot { sequence } => (None, format!("snapshot of transaction {}", grouped(sequence.0))),
         Record::Transaction(transaction) => (Some(transaction.timestamp), transaction_line(transaction)),
         Record::SlaFailure(failure) => (None, Event::SlaFailure(failure.clone()).to_string()),
@@ -93,7 +117,9 @@ fn line(number: RecordNumber, record: &Record) -> String {
 }
 
 fn transaction_line(transaction: &TransactionRecord) -> String {
-    let TransactionRecord { sequence, id, user, body, answer, fuel_used, .. } = transaction;
+    let TransactionRecord { sequence, id, is_id_kept, user, body, answer, fuel_used, .. } = transaction;
+    // One that the host made up means nothing, and comes again after the next start.
+    let id = if *is_id_kept { format!("'{}'", Printable(id)) } else { "(no id)".into() };
     let outcome = answer.outcome();
     let reply = match answer {
         Answer::Ok(bytes) => preview(bytes),
@@ -101,9 +127,8 @@ fn transaction_line(transaction: &TransactionRecord) -> String {
         Answer::Failed(cause) => preview(cause.to_string().as_bytes()),
     };
     format!(
-        "transaction {} '{}' by {user}: {} -> {outcome} {reply} ({} fuel)",
+        "transaction {} {id} by {user}: {} -> {outcome} {reply} ({} fuel)",
         grouped(sequence.0),
-        Printable(id),
         preview(body),
         grouped(*fuel_used),
     )
@@ -138,14 +163,20 @@ enum What<'a> {
 #[derive(Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 enum Named<'a> {
-    Opened,
+    Opened {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        origin: Option<Origin>,
+    },
     Snapshot {
         sequence: Sequence,
     },
     Transaction {
         sequence: Sequence,
-        id: &'a str,
-        is_id_kept: bool,
+        /// The client's own.
+        id: Option<&'a str>,
+        /// The one that the host made up and the guest saw. It is not recognised, and not unique.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        made_up_id: Option<&'a str>,
         user: &'a Name,
         outcome: Outcome,
         body: Payload<'a>,
@@ -158,10 +189,12 @@ enum Named<'a> {
     },
 }
 
-fn write_json(out: &mut impl Write, number: RecordNumber, record: &Record) -> io::Result<()> {
+fn write_json(out: &mut impl Write, found: &FoundService, number: RecordNumber, record: &Record) -> io::Result<()> {
     let at = |time: &Timestamp| Some(format!("{:.9}", Utc(*time)));
     let (time, what) = match record {
-        Record::Opened { timestamp, .. } => (at(timestamp), What::Named(Named::Opened)),
+        Record::Opened { timestamp, .. } => {
+            (at(timestamp), What::Named(Named::Opened { origin: origin(found, number) }))
+        }
         Record::Snapshot { sequence } => (None, What::Named(Named::Snapshot { sequence: *sequence })),
         Record::Transaction(transaction) => {
             let (reply, cause) = match &transaction.answer {
@@ -171,8 +204,8 @@ fn write_json(out: &mut impl Write, number: RecordNumber, record: &Record) -> io
             };
             let named = Named::Transaction {
                 sequence: transaction.sequence,
-                id: &transaction.id,
-                is_id_kept: transaction.is_id_kept,
+                id: transaction.is_id_kept.then_some(&*transaction.id),
+                made_up_id: (!transaction.is_id_kept).then_some(&*transaction.id),
                 user: &transaction.user,
                 outcome: transaction.answer.outcome(),
                 body: Payload::of(&transaction.body, true),

@@ -1,6 +1,6 @@
 //! `lifeboat query`: asks a service, as it is or as it was.
 
-use super::data::{Data, find, runtime, scratch, sorted, tell_if_cut_off};
+use super::data::{Data, runtime, scratch, tell_if_cut_off};
 use super::{exit, is_pipe_open, reply};
 use anyhow::Context;
 use clap::Args;
@@ -16,8 +16,8 @@ the time of the last transaction that is part of it.
 
 Exit codes:
   0  the guest answered
-  1  it refused or failed, or the state cannot be brought back; or there was an answer, and later transactions are
-     missing, since the service is quarantined
+  1  it refused or failed, or the state cannot be brought back; or there was an answer of a service that is quarantined,
+     whose later transactions are no part of it
   2  the command line is wrong, or the transaction is not in what is kept";
 
 /// Arguments of `query`.
@@ -46,12 +46,14 @@ pub(crate) struct Query {
 impl Query {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let locked = self.data.look()?;
-        let found = find(&locked, &self.service)?;
+        let found = self.data.find(&locked, &self.service)?;
         let storage = &**locked.storage();
         let runtime = runtime()?;
         let (scratch, program) = scratch(&runtime, storage, &found)?;
         let at = self.at.map(Sequence);
-        let state = runtime.block_on(scratch.state(storage, &program, &found, at)).map_err(sorted)?;
+        let state = runtime
+            .block_on(scratch.state(storage, &program, &found, at))
+            .map_err(|error| self.data.no_state(error))?;
         let (sequence, timestamp) = (state.sequence, state.timestamp);
         let vm = VmId { service: found.name.clone(), number: state.course.vm_number };
         let attempt = runtime.block_on(scratch.query(state, &self.user, self.body.as_bytes()));

@@ -1,10 +1,9 @@
 //! `lifeboat remove`: a service and its history, for good.
 
-use super::data::{Data, find};
+use super::data::Data;
 use super::{UsageError, exit};
 use anyhow::Context;
 use clap::Args;
-use lifeboat::data::DataError;
 use lifeboat::name::Name;
 use lifeboat::size::{Bytes, grouped};
 use std::io::{self, Write};
@@ -35,11 +34,11 @@ impl Remove {
         let locked = self.data.take()?;
         let is_known = locked.catalog().service(name).context("cannot read the data directory")?.is_some();
         if !is_known && !locked.has_any_of(name).context("cannot read the data directory")? {
-            return Err(UsageError(DataError::NoService { service: name.clone() }.to_string()).into());
+            return Err(self.data.no_service(name));
         }
         if !self.yes {
             let what = if is_known {
-                let found = find(&locked, name)?;
+                let found = self.data.find(&locked, name)?;
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
                 format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
             } else {

@@ -1,6 +1,6 @@
 //! `lifeboat restore`: a service from a portable file.
 
-use super::data::{Data, runtime};
+use super::data::{Data, graded, runtime};
 use super::{FindingError, UsageError, exit, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
@@ -47,7 +47,7 @@ impl Restore {
             return Err(UsageError(DataError::Exists { service: self.name }.to_string()).into());
         }
         let (directory, contents) =
-            locked.open(&DataOptions::default()).context("cannot go on with the data directory")?;
+            locked.open(&DataOptions::default()).map_err(graded).context("cannot go on with the data directory")?;
         for event in findings(&contents) {
             let _ = writeln!(io::stderr(), "{event}");
         }
@@ -91,7 +91,9 @@ impl Restore {
 fn sorted(error: PortableError) -> anyhow::Error {
     match error {
         // The file that the command line names.
-        PortableError::Storage { .. } => UsageError(format!("{:#}", anyhow::Error::from(error))).into(),
+        PortableError::Storage { .. } => {
+            UsageError(format!("{:#}; name a file that lifeboat snapshot wrote", anyhow::Error::from(error))).into()
+        }
         PortableError::NotPortable { .. } | PortableError::File(SnapshotFileError::NotASnapshot { .. }) => {
             UsageError(error.to_string()).into()
         }

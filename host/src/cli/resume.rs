@@ -1,6 +1,6 @@
 //! `lifeboat resume`: lets a service go on after a divergence that an operator accepts.
 
-use super::data::{Data, find, runtime, scratch, sorted};
+use super::data::{Data, runtime, scratch};
 use super::{UsageError, exit};
 use anyhow::Context;
 use clap::Args;
@@ -38,10 +38,10 @@ pub(crate) struct Resume {
 impl Resume {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let locked = self.data.take()?;
-        let mut found = find(&locked, &self.service)?;
+        let mut found = self.data.find(&locked, &self.service)?;
         let (name, accepted) = (found.name.clone(), Sequence(self.accept_divergence_at));
         if let Err(reason) = &found.standing {
-            let text = format!("service '{name}' is quarantined: {reason}; accepting a divergence does not mend that");
+            let text = format!("service '{name}' is quarantined: {reason}: accepting a divergence does not mend that");
             return Err(UsageError(text).into());
         }
         let storage = &**locked.storage();
@@ -72,14 +72,14 @@ impl Resume {
                 );
                 return Err(UsageError(text).into());
             }
-            Err(error) => return Err(sorted(error)),
+            Err(error) => return Err(self.data.no_state(error)),
         }
         match runtime.block_on(scratch.state(storage, &program, &found, None)) {
             Ok(state) => {
                 let _ = writeln!(io::stderr(), "{name}: the replay comes to its end, transaction {}", state.sequence);
                 Ok(ExitCode::from(exit::OK))
             }
-            Err(error) => Err(sorted(error).context(format!("service '{name}' will still not start"))),
+            Err(error) => Err(self.data.no_state(error).context(format!("service '{name}' will still not start"))),
         }
     }
 }

@@ -2,14 +2,17 @@
 
 mod lines;
 
-use super::{UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random, random_epoch, reply};
+use super::{
+    DATA_VARIABLE, FindingError, UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random,
+    random_epoch, reply,
+};
 use anyhow::Context;
 use clap::Args;
 use futures::FutureExt;
 use lifeboat::auth::{Grant, Token};
 use lifeboat::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat::clock::{SystemClock, Timestamp};
-use lifeboat::data::DataOptions;
+use lifeboat::data::{DataOptions, keep_workload};
 use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds, threshold};
 use lifeboat::fleet::Machine;
@@ -21,8 +24,10 @@ use lifeboat::size::{Bytes, Size, grouped};
 use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
 use lifeboat::workload::WorkloadHash;
 use lines::{Line, Lines};
+use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
@@ -41,7 +46,7 @@ const IN_FLIGHT_MAX: usize = 256;
 #[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>\n       lifeboat run [OPTIONS] --data <DIR> --service <NAME>", after_help = after_help())]
 pub(crate) struct Run {
     /// Keep the service in this data directory: create it there, or go on with it
-    #[arg(long, value_name = "DIR", env = "LIFEBOAT_DATA")]
+    #[arg(long, value_name = "DIR", env = DATA_VARIABLE)]
     data: Option<PathBuf>,
     /// The service's name [default: that of the workload's file]
     #[arg(long, value_name = "NAME")]
@@ -102,7 +107,19 @@ A reply of one line is printed as it is; any other reply, and every outcome but 
   {{\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}}
 Events and the closing usage table go to standard error.
 With --data, a reply is printed once its transaction can no longer be lost: send those again, with the same ids, that had
-none. Ctrl-C ends the input; what is under way is answered.
+none.
+
+Ctrl-C, or SIGTERM, ends the input: what is under way is answered, standard error says with which line the rest begins, and
+the exit code is 1 if there may be a rest. A second one ends the run at once: what has no answer by then may be done or
+not. With --data nothing that was answered is lost by either.
+
+Exit codes:
+  0  every transaction was ok
+  1  some transaction was refused, failed or denied, or not sent since the run was interrupted; or the data directory is
+     damaged, or the service quarantined
+  2  the command line, or a file or directory that it names, is wrong
+  3  the workload was refused by the loader, or cannot be read
+  4  the host failed
 
 Sizes, smallest first; a service whose memory is full moves to a larger one:
 {sizes}
@@ -148,16 +165,32 @@ impl Run {
         };
         let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
         let operator = users.token(&self.user)?;
-        let outcomes = self.feed(&mut users, input).await;
+        let fed = self.feed(&mut users, input).await;
+        if let Ok(Fed { interrupted: Some(interrupted), .. }) = &fed
+            && interrupted.is_twice
+        {
+            // Neither for answers nor for a clean stop is waited.
+            interrupted.tell(self.json);
+            return Ok(ExitCode::from(exit::SOME_NOT_OK));
+        }
         host.authority().grant(&self.user, &service, Grant::Observe);
         let status = host.status(operator.reveal(), &service).await;
         // Whatever happened: what was acknowledged is to be found at once at the next start.
         let stopped = host.stop().await;
-        let (outcomes, status) = (outcomes?, status?);
-        let usage = Usage { status: &status, outcomes: &outcomes, failovers: failovers.load(Ordering::Relaxed) };
+        let (Fed { outcomes, interrupted }, status) = (fed?, status?);
+        let usage = Usage {
+            status: &status,
+            outcomes: &outcomes,
+            failovers: failovers.load(Ordering::Relaxed),
+            is_durable: self.data.is_some(),
+        };
         usage.print(self.json)?;
         stopped.context("the data directory was not closed cleanly")?;
-        let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
+        if let Some(interrupted) = &interrupted {
+            interrupted.tell(self.json);
+        }
+        let is_input_left = interrupted.is_some_and(|interrupted| interrupted.is_input_left);
+        let is_all_ok = !is_input_left && outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
@@ -193,21 +226,27 @@ impl Run {
     /// A host with all services of a data directory, of which one is `service`: created, if it is not there.
     async fn host_on_disk(
         &self,
-        directory: &Path,
+        path: &Path,
         service: &Name,
         settings: &ServiceSettings,
         failovers: &Arc<AtomicU64>,
     ) -> anyhow::Result<Host> {
         let workload = self.workload().ok().map(load_workload).transpose()?;
-        let locked = data::take(directory, workload.is_some())?;
+        let option = data::option(path);
+        let locked = data::take(path, workload.is_some())?;
         let entries = locked.catalog().services()?;
         match (entries.get(service), &workload) {
             (Some(entry), workload) => {
                 self.check_unchanged(service, entry, settings, workload.as_ref().map(|(workload, _)| workload.hash))?;
+                if let Some((workload, bytes)) = workload {
+                    // It may be missing there, or damaged.
+                    keep_workload(&**locked.storage(), &workload.hash, bytes)?;
+                }
             }
             (None, None) => {
                 return Err(UsageError(format!(
-                    "there is no service '{service}' in the data directory yet: name its workload to create it"
+                    "there is no service '{service}' in the data directory yet: name its workload to create it; lifeboat \
+                     services {option} lists those that there are"
                 ))
                 .into());
             }
@@ -215,8 +254,11 @@ impl Run {
         }
         let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
         let largest_memory_bytes = largest_memory_bytes(sizes);
-        let (directory, contents) =
-            locked.open(&DataOptions::default()).context("cannot go on with the data directory")?;
+        let (directory, contents) = locked
+            .open(&DataOptions::default())
+            .map_err(data::graded)
+            .context("cannot go on with the data directory")?;
+        let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
         let slots = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
         let host = self.host(slots, largest_memory_bytes, failovers)?.with_data(directory);
         let sabotage = self.sabotage.map(|Broken::AckBeforeSync| Sabotage::AckBeforeSync);
@@ -228,9 +270,16 @@ impl Run {
         host.recover_with(contents, || epochs.pop().unwrap_or_default(), sabotage).await;
         if let Some(reason) = host.quarantined(service) {
             host.stop().await.context("the data directory was not closed cleanly")?;
-            anyhow::bail!(
-                "service '{service}' is quarantined: {reason}; lifeboat verify tells more, lifeboat snapshot saves its state"
-            );
+            let reason = data::completed(&reason, path);
+            let saved = if is_cut_off {
+                format!(", lifeboat snapshot {option} {service} --out FILE saves what can be trusted")
+            } else {
+                String::new()
+            };
+            return Err(FindingError(format!(
+                "service '{service}' is quarantined: {reason}; lifeboat verify {option} {service} tells more{saved}"
+            ))
+            .into());
         }
         if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
             let (name, settings) = (service.clone(), settings.clone());
@@ -245,7 +294,8 @@ impl Run {
     fn host(&self, slots: u32, largest_memory_bytes: u64, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
         let machines = Machine::pair(slots, largest_memory_bytes.saturating_mul(slots.into()));
         let config = HostConfig::new(machines, largest_memory_bytes);
-        Ok(Host::new(config, Arc::new(SystemClock), event_printer(self.json, Arc::clone(failovers)))?)
+        let events = event_printer(self.json, self.data.clone(), Arc::clone(failovers));
+        Ok(Host::new(config, Arc::new(SystemClock), events)?)
     }
 
     /// A service that is there goes on as it was created: options that say otherwise are refused.
@@ -335,6 +385,11 @@ impl Run {
         UsageError(format!("{}: cannot be read: {error}; name a file of transactions", name.escape_debug()))
     }
 
+    /// Whether somebody types the transactions.
+    fn is_typed(&self) -> bool {
+        self.transactions.is_none() && io::stdin().is_terminal()
+    }
+
     fn input(&self) -> anyhow::Result<Lines> {
         let line_bytes_max = if self.envelope { lines::ENVELOPE_BYTES_MAX } else { BODY_BYTES_MAX };
         match &self.transactions {
@@ -343,19 +398,19 @@ impl Run {
                 Ok(Lines::read(file, line_bytes_max))
             }
             None => {
-                let stdin = io::stdin();
-                if stdin.is_terminal() {
+                if self.is_typed() {
                     let what = if self.envelope { "JSON envelopes" } else { "transactions" };
                     let _ = writeln!(io::stderr(), "Waiting for {what}, one a line; end with Ctrl-D.");
                 }
-                Ok(Lines::read(stdin, line_bytes_max))
+                Ok(Lines::read(io::stdin(), line_bytes_max))
             }
         }
     }
 
-    /// Sends the lines, many at once, and prints the replies in their order. Returns how many ended in which way.
-    async fn feed(&self, users: &mut Users<'_>, mut input: Lines) -> anyhow::Result<BTreeMap<Outcome, u64>> {
-        let mut outcomes = BTreeMap::new();
+    /// Sends the lines, many at once, and prints the replies in their order.
+    async fn feed(&self, users: &mut Users<'_>, mut input: Lines) -> anyhow::Result<Fed> {
+        let Fed { mut outcomes, mut interrupted } = Fed::default();
+        let mut lines = 0;
         let mut out = BufWriter::new(io::stdout().lock());
         let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
         let mut is_at_end = false;
@@ -367,13 +422,13 @@ impl Run {
                 *outcomes.entry(reply::outcome(&result)).or_default() += 1;
                 let written = reply::print(&mut out, id, &result, self.json);
                 if !is_pipe_open(written).context("cannot write the replies")? {
-                    return Ok(outcomes);
+                    return Ok(Fed { outcomes, interrupted });
                 }
                 continue;
             }
             // What was answered is seen before anything is waited for: its reader may act on it.
             if !is_pipe_open(out.flush()).context("cannot write the replies")? || (is_at_end && pending.is_empty()) {
-                return Ok(outcomes);
+                return Ok(Fed { outcomes, interrupted });
             }
             let may_send = !is_at_end && pending.len() < IN_FLIGHT_MAX;
             let replied = async {
@@ -390,15 +445,29 @@ impl Run {
                 biased;
                 () = replied => {}
                 _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
-                    if is_at_end {
-                        return Err(anyhow::anyhow!("interrupted before every request was answered"));
-                    }
+                    let is_twice = interrupted.is_some();
+                    // A terminal has no more than what was typed.
+                    let is_input_left = match &interrupted {
+                        Some(Interrupted { is_input_left, .. }) => *is_input_left,
+                        None => !is_at_end && input.give_up(!self.is_typed()),
+                    };
                     is_at_end = true;
+                    let now = Interrupted { lines, unanswered: pending.len(), is_input_left, is_twice };
+                    if is_twice {
+                        return Ok(Fed { outcomes, interrupted: Some(now) });
+                    }
+                    if !pending.is_empty() {
+                        now.tell(self.json);
+                    }
+                    interrupted = Some(Interrupted { unanswered: 0, ..now });
                 }
                 line = input.next(), if may_send => {
                     match line.map_err(|error| self.unreadable(&error))? {
                         None => is_at_end = true,
-                        Some(line) => pending.push_back(self.send(users, line).await?),
+                        Some(line) => {
+                            lines = line.number;
+                            pending.push_back(self.send(users, line).await?);
+                        }
                     }
                 }
             }
@@ -426,6 +495,60 @@ impl Run {
             Poll::Pending => answer,
         };
         Ok(Pending { id, answer })
+    }
+}
+
+/// What became of the lines.
+#[derive(Debug, Default)]
+struct Fed {
+    /// How many ended in which way.
+    outcomes: BTreeMap<Outcome, u64>,
+    interrupted: Option<Interrupted>,
+}
+
+/// Where a run was that was told to end.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Interrupted {
+    /// Lines that were taken.
+    lines: u64,
+    /// How many of them have no answer.
+    unanswered: usize,
+    /// Whether others may follow, which were not sent.
+    is_input_left: bool,
+    /// Whether nothing is waited for any more.
+    is_twice: bool,
+}
+
+impl Interrupted {
+    fn tell(&self, json: bool) {
+        let text =
+            if json { serde_json::json!({ "interrupted": self }).to_string() } else { format!("lifeboat: {self}") };
+        let _ = writeln!(io::stderr(), "{text}");
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lines, unanswered, is_input_left, is_twice } = *self;
+        match (is_twice, unanswered as u64, lines) {
+            (true, ..) => write!(
+                f,
+                "interrupted twice: of {} that were sent the last {unanswered} got no answer and may be done or not; send \
+                 them again, with the same ids",
+                counted(lines, "line"),
+            )?,
+            (false, 0, 0) => f.write_str("interrupted before the first line")?,
+            (false, 0, _) => write!(f, "interrupted with {} sent and answered", counted(lines, "line"))?,
+            (false, waiting, _) => {
+                let waiting = counted(waiting, "answer");
+                return write!(f, "interrupted: waiting for {waiting}; interrupt once more to end at once");
+            }
+        }
+        if is_input_left {
+            write!(f, "; the rest of the input was not sent: it goes on with line {}", grouped(lines + 1))
+        } else {
+            f.write_str("; no input was left")
+        }
     }
 }
 
@@ -478,11 +601,20 @@ fn service_name(workload: &Path) -> anyhow::Result<Name> {
 }
 
 /// Prints events to standard error as they happen.
-fn event_printer(json: bool, failovers: Arc<AtomicU64>) -> EventSink {
+fn event_printer(json: bool, directory: Option<PathBuf>, failovers: Arc<AtomicU64>) -> EventSink {
     Arc::new(move |event: &Event| {
         if matches!(event, Event::Failover(_)) {
             failovers.fetch_add(1, Ordering::Relaxed);
         }
+        let completed;
+        let event = match (event, &directory) {
+            (Event::Quarantined { service, reason }, Some(directory)) => {
+                let (service, reason) = (service.clone(), data::completed(reason, directory));
+                completed = Event::Quarantined { service, reason };
+                &completed
+            }
+            _ => event,
+        };
         let line = if json {
             serde_json::to_string(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
         } else {
@@ -498,6 +630,7 @@ struct Usage<'a> {
     status: &'a Status,
     outcomes: &'a BTreeMap<Outcome, u64>,
     failovers: u64,
+    is_durable: bool,
 }
 
 impl Usage<'_> {
@@ -508,7 +641,7 @@ impl Usage<'_> {
     }
 
     fn json(&self) -> serde_json::Value {
-        let Self { status, outcomes, failovers } = self;
+        let Self { status, outcomes, failovers, .. } = self;
         let outcome = |outcome: Outcome| outcomes.get(&outcome).copied().unwrap_or_default();
         serde_json::json!({"usage": {
             "vm": status.vm.to_string(), "machine": status.machine, "size": status.size, "meter": status.meter,
@@ -519,7 +652,7 @@ impl Usage<'_> {
     }
 
     fn table(&self) -> String {
-        let Self { status, outcomes, failovers } = self;
+        let Self { status, outcomes, failovers, is_durable } = self;
         let memory = status.meter.memory;
         let cpu = status.meter.cpu;
         let mut text = format!(
@@ -544,7 +677,9 @@ impl Usage<'_> {
             .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&outcome).copied().unwrap_or_default())));
         text += &format!("  {}", ended.join("  "));
         text += &format!(
-            "\n  snapshots {}  rollbacks {}  replayed {}\n",
+            "\n  {}snapshots {}  rollbacks {}  replayed {}\n",
+            // The clean stop takes one more if anything was done.
+            if *is_durable { "before the stop: " } else { "" },
             status.counts.snapshots,
             status.counts.rollbacks,
             grouped(status.counts.replayed_transactions)

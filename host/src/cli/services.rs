@@ -1,8 +1,7 @@
 //! `lifeboat services`: what a data directory holds.
 
-use super::data::Data;
+use super::data::{Data, read};
 use super::{exit, is_pipe_open};
-use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::Utc;
 use lifeboat::data::{Contents, FoundService, FoundSnapshot};
@@ -16,8 +15,24 @@ use std::process::ExitCode;
 /// Characters of a workload's hash that the table shows.
 const HASH_CHARS: usize = 12;
 
+const AFTER_HELP: &str = "\
+Columns:
+  last       the last transaction
+  vm, size   the VM that serves, or will at the next start, and its size
+  snapshot   the last transaction of the newest good snapshot, and the bytes of state in it
+  journal    bytes of records of the service
+  ids        ids of clients that are recognised; the oldest of them was answered at `oldest id`
+  standing   sound; or quarantined, and why: then the service is not started
+
+Exit codes:
+  0  every service is sound
+  1  some service is quarantined, or the directory is damaged
+  2  the command line, or the directory that it names, is wrong
+  4  the host failed";
+
 /// Arguments of `services`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Services {
     #[command(flatten)]
     data: Data,
@@ -28,10 +43,11 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let contents = self.data.look()?.read(None).context("cannot read the data directory")?;
+        let contents = read(&self.data.look()?, None)?;
         let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { table(&contents) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
-        Ok(ExitCode::from(exit::OK))
+        let is_sound = contents.services.iter().all(|found| found.standing.is_ok());
+        Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }
 

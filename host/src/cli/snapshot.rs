@@ -1,6 +1,6 @@
 //! `lifeboat snapshot`: a service's state as a portable file.
 
-use super::data::{Data, find, runtime, scratch, sorted, tell_if_cut_off};
+use super::data::{Data, graded, runtime, scratch, tell_if_cut_off};
 use super::{FindingError, UsageError, exit};
 use clap::Args;
 use lifeboat::name::Name;
@@ -14,7 +14,7 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 The file holds the state, the workload and the settings, and no secret; `lifeboat restore` makes a service of it,
 anywhere. Nothing in the data directory is changed. Of a quarantined service what can be trusted is written, standard
-error says up to which transaction, and the exit code is 1.";
+error says up to which transaction, and the exit code is 1; without its workload nothing is.";
 
 /// Arguments of `snapshot`.
 #[derive(Debug, Args)]
@@ -33,7 +33,7 @@ pub(crate) struct Snapshot {
 impl Snapshot {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let locked = self.data.look()?;
-        let found = find(&locked, &self.service)?;
+        let found = self.data.find(&locked, &self.service)?;
         // Before the work, and once more when it is done.
         if self.out.symlink_metadata().is_ok() {
             let file = self.out.display().to_string().escape_debug().to_string();
@@ -42,7 +42,9 @@ impl Snapshot {
         let storage = &**locked.storage();
         let runtime = runtime()?;
         let (scratch, program) = scratch(&runtime, storage, &found)?;
-        let state = runtime.block_on(scratch.state(storage, &program, &found, None)).map_err(sorted)?;
+        let state = runtime
+            .block_on(scratch.state(storage, &program, &found, None))
+            .map_err(|error| self.data.no_state(error))?;
         let (record, mut course) = (state.record, state.course.clone());
         course.forgotten_id_time = found.newest_id_time(state.sequence);
         let exported = runtime.block_on(scratch.export(scratch.subject_of(&program, &found), state));
@@ -55,14 +57,16 @@ impl Snapshot {
             record,
             course,
             workload_hash: found.entry.workload,
-            workload: lifeboat::data::read_workload(storage, &found.entry.workload)?.into(),
+            workload: lifeboat::data::read_workload(storage, &found.entry.workload).map_err(graded)?.into(),
             settings: found.entry.settings.clone(),
             snapshot,
         };
         portable.write(&self.out).map_err(|error| match error {
             // The file that the command line names.
-            PortableError::Exists { .. } | PortableError::Storage { action: "create", .. } => {
-                UsageError(format!("{:#}", anyhow::Error::from(error))).into()
+            PortableError::Exists { .. } => UsageError(error.to_string()).into(),
+            PortableError::Storage { action: "create", .. } => {
+                UsageError(format!("{:#}; name a file in a directory that may be written", anyhow::Error::from(error)))
+                    .into()
             }
             error => anyhow::Error::from(error),
         })?;

@@ -1,14 +1,12 @@
 //! `lifeboat verify`: checks and replays what a data directory holds.
 
-use super::data::{Data, runtime};
+use super::data::{Data, read, runtime};
 use super::services::{journal_json, journal_lines};
-use super::{UsageError, exit, is_pipe_open};
+use super::{FindingError, exit, is_pipe_open};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use lifeboat::catalog::CatalogError;
-use lifeboat::data::{Contents, DataError, FoundService, Locked};
-use lifeboat::journal::recovery::OpenError;
+use lifeboat::data::{Contents, FoundService, Locked};
 use lifeboat::name::Name;
 use lifeboat::scratch::Scratch;
 use lifeboat::size::grouped;
@@ -50,7 +48,8 @@ impl Verify {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let (locked, contents) = match self.read() {
             Ok(read) => read,
-            Err(error) if is_damage(&error) => {
+            // The directory is not what was written; any other error says that it cannot be read.
+            Err(error) if error.is::<FindingError>() => {
                 let reason = format!("{error:#}");
                 let text = if self.json {
                     format!("{:#}\n", json!({"services": [], "directory": reason}))
@@ -65,7 +64,7 @@ impl Verify {
         let is_wanted = |found: &&FoundService| self.service.as_ref().is_none_or(|service| found.name == *service);
         let wanted: Vec<&FoundService> = contents.services.iter().filter(is_wanted).collect();
         if let (Some(service), []) = (&self.service, &wanted[..]) {
-            return Err(UsageError(DataError::NoService { service: service.clone() }.to_string()).into());
+            return Err(self.data.no_service(service));
         }
         let mut proofs = Vec::new();
         if !self.json && !is_pipe_open(io::stdout().write_all(journal_lines(&contents.recovery).as_bytes()))? {
@@ -80,7 +79,8 @@ impl Verify {
             bar.finish_and_clear();
             let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
             if !self.json {
-                is_pipe_open(io::stdout().write_all(lines(&proof).as_bytes()))?;
+                let text = lines(&proof) + &trusted_line(found, &proof);
+                is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
             }
             proofs.push(proof);
         }
@@ -94,20 +94,9 @@ impl Verify {
 
     fn read(&self) -> anyhow::Result<(Locked, Contents)> {
         let locked = self.data.look()?;
-        let contents = locked.read(None)?;
+        let contents = read(&locked, None)?;
         Ok((locked, contents))
     }
-}
-
-/// Whether an error says that the directory is not what was written, and not that it cannot be read.
-fn is_damage(error: &anyhow::Error) -> bool {
-    matches!(
-        error.downcast_ref(),
-        Some(
-            DataError::Catalog(CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. })
-                | DataError::Journal(OpenError::Missing)
-        )
-    )
 }
 
 /// The progress of one service, on a terminal.
@@ -124,7 +113,7 @@ fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
 }
 
 fn lines(proof: &Proof) -> String {
-    let Proof { service, after, through, replayed_transactions, agreeing_snapshots, findings } = proof;
+    let Proof { service, after, through, replayed_transactions, agreeing_snapshots, findings, .. } = proof;
     let counted = |count: u64, noun: &str| format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" });
     let done = format!(
         "from transaction {} to {}: {} replayed, {} compared",
@@ -139,4 +128,18 @@ fn lines(proof: &Proof) -> String {
     let mut text: String = findings.iter().map(|finding| format!("{service}: {finding}\n")).collect();
     text += &format!("{service}: not proven; what was, {done}\n");
     text
+}
+
+/// Which state of a quarantined service `query` and `snapshot` give.
+fn trusted_line(found: &FoundService, proof: &Proof) -> String {
+    match (&found.standing, proof.trusted) {
+        (Err(_), Some(sequence)) => {
+            format!(
+                "{}: its state after transaction {} is the last that can be trusted\n",
+                found.name,
+                grouped(sequence.0)
+            )
+        }
+        _ => String::new(),
+    }
 }

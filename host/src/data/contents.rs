@@ -1,7 +1,7 @@
 //! What a data directory holds: of each service its good snapshots and the records after them, or why it cannot go on.
 
-use super::DataError;
 use super::keeper::SNAPSHOTS_KEPT;
+use super::{DataError, chain, read_workload};
 use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
 use crate::journal::durable::FoundAnswer;
@@ -15,6 +15,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, Course, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::transaction::{Epoch, Sequence};
+use crate::workload::WorkloadHash;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -121,9 +122,11 @@ struct Gathered {
     undecodable: Option<(RecordNumber, String)>,
 }
 
-/// Reads snapshots first, then the journal, then makes sense of both.
+/// Reads snapshots and workloads first, then the journal, then makes sense of all.
 pub(super) struct Gathering {
     services: BTreeMap<Name, FoundService>,
+    /// Why each workload cannot be read, if it cannot.
+    workloads: BTreeMap<WorkloadHash, Result<(), String>>,
     gathered: BTreeMap<Name, Gathered>,
     whole: Option<Name>,
 }
@@ -181,7 +184,12 @@ impl Gathering {
         for found in services.values_mut().filter(begins_empty) {
             found.snapshots.push(FoundSnapshot { file: None, header: None });
         }
-        Ok(Self { services, gathered: BTreeMap::new(), whole: whole.cloned() })
+        let mut workloads = BTreeMap::new();
+        for found in services.values() {
+            let read = |hash: &WorkloadHash| read_workload(storage, hash).map(drop).map_err(|error| chain(&error));
+            workloads.entry(found.entry.workload).or_insert_with_key(read);
+        }
+        Ok(Self { services, workloads, gathered: BTreeMap::new(), whole: whole.cloned() })
     }
 
     pub(super) fn add(&mut self, found: Found<'_>) {
@@ -231,7 +239,7 @@ impl Gathering {
     }
 
     pub(super) fn finish(self, recovery: Recovery) -> Result<Contents, DataError> {
-        let Self { mut services, mut gathered, .. } = self;
+        let Self { mut services, workloads, mut gathered, .. } = self;
         let orphans: Vec<Name> =
             recovery.services.keys().filter(|name| !services.contains_key(*name)).cloned().collect();
         for (name, found) in &mut services {
@@ -244,7 +252,8 @@ impl Gathering {
                 if epoch == Epoch::default() { known.map_or(epoch, |header| header.course.epoch) } else { epoch };
             let of_journal = standing(found, &recovery, undecodable);
             found.is_journal_sound = of_journal.is_ok();
-            found.standing = std::mem::replace(&mut found.standing, Ok(())).and(of_journal);
+            let of_workload = workloads.get(&found.entry.workload).cloned().unwrap_or(Ok(()));
+            found.standing = std::mem::replace(&mut found.standing, Ok(())).and(of_journal).and(of_workload);
         }
         // Records that were decoded before their epoch was seen belong to that of the snapshot before them.
         for found in services.values_mut() {
@@ -413,7 +422,7 @@ pub(crate) fn last_transaction(records: &[(RecordNumber, Record)]) -> Option<(Se
 }
 
 /// The service that the file of a snapshot is named after.
-fn service_of(file: &str) -> Option<Name> {
+pub(super) fn service_of(file: &str) -> Option<Name> {
     let (service, number) = file.strip_suffix(".snapshot")?.rsplit_once('.')?;
     let is_number = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
     Name::new(service).ok().filter(|_| is_number)

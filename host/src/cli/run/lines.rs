@@ -9,7 +9,7 @@ use lifeboat::transaction::{BODY_BYTES_MAX, Denial, Kind, Request};
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::io::{self, BufRead, BufReader, Read};
-use tokio::sync::mpsc;
+use tokio::sync::mpsc::{self, error::TryRecvError};
 
 /// The longest envelope: a body in base64, an id, and room around them.
 pub(super) const ENVELOPE_BYTES_MAX: usize = BODY_BYTES_MAX / 3 * 4 + 64 * 1024;
@@ -52,6 +52,18 @@ impl Lines {
     /// The next line, or none at the end.
     pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
         self.0.recv().await.transpose()
+    }
+
+    /// Gives the rest up, and says whether there may be any: lines that were read ahead, or else, `if_unread`, what
+    /// nobody has read yet.
+    pub(super) fn give_up(&mut self, if_unread: bool) -> bool {
+        let next = self.0.try_recv();
+        self.0.close();
+        match next {
+            Ok(_) => true,
+            Err(TryRecvError::Empty) => if_unread,
+            Err(TryRecvError::Disconnected) => false,
+        }
     }
 }
 
