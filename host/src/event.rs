@@ -1,9 +1,10 @@
-//! What a host tells of its services: SLA failures, failovers, and changes of condition.
+//! What a host tells of its services, and of itself: SLA failures, failovers, and changes of condition.
 //!
-//! Events are made by the service they tell of, in the order in which things happened, and go to the one [`EventSink`]
-//! that the host was given. Their text is the one that operators read and tests grep for.
+//! Events are made by the service they tell of, in the order in which things happened, or by the host's monitor, and go
+//! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
 
 use crate::meter::{Percent, Resource, Usage};
+use crate::monitor::HostResource;
 use crate::name::Name;
 use crate::size::{Bytes, grouped};
 use crate::transaction::{Sequence, VmId};
@@ -15,7 +16,7 @@ use std::time::Duration;
 /// Receives every event of a host, from any thread. It must not block.
 pub type EventSink = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// Something that happened to a service.
+/// Something that happened to a service, or to the host.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -133,6 +134,10 @@ pub enum Event {
         /// Where it began.
         position: u64,
     },
+    /// The mean utilisation of a resource of the host reached its threshold.
+    HostPressure(HostPressure),
+    /// A resource of the host that was under pressure is so no longer.
+    HostRelieved(HostPressure),
     /// A line that the guest wrote to its standard output or error.
     Log {
         /// The service.
@@ -158,6 +163,26 @@ pub struct SlaFailure {
     pub transaction: String,
     /// The last transaction that is part of the state.
     pub sequence: Sequence,
+}
+
+/// How full a resource of the host was, in the mean over the monitor's window.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct HostPressure {
+    /// The resource.
+    pub resource: HostResource,
+    /// The mean of what was used, and the limit.
+    #[serde(flatten)]
+    pub usage: Usage,
+    /// The threshold.
+    pub threshold_percent: Percent,
+}
+
+impl fmt::Display for HostPressure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { resource, usage, threshold_percent } = self;
+        let (utilisation_percent, amounts) = (usage.utilisation_percent(), resource.amounts(*usage));
+        write!(f, "{resource} {utilisation_percent:.1}% ({amounts}, threshold {threshold_percent})")
+    }
 }
 
 /// Why a service failed over.
@@ -329,6 +354,10 @@ impl fmt::Display for Event {
                  was acknowledged; or the disk damaged the last frame, so have clients send again what they sent last",
                 grouped(*position)
             ),
+            Self::HostPressure(pressure) => {
+                write!(f, "SLA failure: host {pressure}; new services and scratch work wait, failovers go on")
+            }
+            Self::HostRelieved(pressure) => write!(f, "Relieved: host {pressure}"),
             Self::Log { service, line } => write!(f, "{service}: {}", Printable(line)),
         }
     }

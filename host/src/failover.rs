@@ -37,7 +37,7 @@ pub fn threshold(percent: Percent) -> Result<Percent, String> {
     Ok(percent)
 }
 
-fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+pub(crate) fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
     threshold(Percent::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 

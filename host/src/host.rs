@@ -14,6 +14,7 @@ use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits,
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::MemoryJournal;
+use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
@@ -73,6 +74,8 @@ pub struct Host {
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
+    /// Asked before a service is created.
+    admission: Admission,
 }
 
 impl std::fmt::Debug for Host {
@@ -109,7 +112,15 @@ impl Host {
             keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,
+            admission: Admission::default(),
         })
+    }
+
+    /// The same host, which creates a service only if `admission` does not refuse it.
+    #[must_use]
+    pub fn with_admission(mut self, admission: Admission) -> Self {
+        self.admission = admission;
+        self
     }
 
     /// The users, to change them. Requests wait while the guard is held.
@@ -145,6 +156,7 @@ impl Host {
     /// # Errors
     /// Nothing was created; see [`LaunchError`].
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
+        self.admission.check()?;
         self.check(&spec)?;
         let queue_max = spec.queue_max;
         let journal = Box::new(MemoryJournal::default());

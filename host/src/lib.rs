@@ -15,6 +15,7 @@ pub mod fleet;
 pub mod host;
 pub mod journal;
 pub mod meter;
+pub mod monitor;
 pub mod name;
 pub mod portable;
 pub mod rehydrate;

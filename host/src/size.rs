@@ -96,7 +96,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("'{text}' exceeds 2^64 - 1 bytes"))
 }
 
-/// Prints a number of bytes for people: exact in binary units where it can be (`64 MiB`), else decimal (`22.8 kB`).
+/// Prints a number of bytes for people: exact in binary units where it can be (`64 MiB`), else decimal (`22.8 kB`). With
+/// `{:#}` always decimal, for what was measured.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes(
     /// The number of bytes.
@@ -107,7 +108,7 @@ impl fmt::Display for Bytes {
     #[expect(clippy::cast_precision_loss, reason = "for people to read")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-            if self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
+            if !f.alternate() && self.0 >= 1 << shift && self.0.is_multiple_of(1 << shift) {
                 return write!(f, "{} {unit}", self.0 >> shift);
             }
         }
@@ -184,6 +185,7 @@ mod tests {
         {
             assert_eq!(Bytes(bytes).to_string(), text);
         }
+        assert_eq!(format!("{:#}", Bytes(16_000_000_000)), "16.0 GB");
         assert_eq!(grouped(49_150_221), "49,150,221");
         assert_eq!(grouped(7), "7");
     }

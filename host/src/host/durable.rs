@@ -135,6 +135,7 @@ impl Host {
         let directory = self.data.as_ref().expect("the host has a data directory");
         // One at a time, or two of a name would begin one after the other.
         let _creating = self.creating.lock().await;
+        self.admission.check()?;
         let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
         if let Some(reason) = self.quarantined(&name) {
             return Err(LaunchError::Quarantined { name, reason });

@@ -8,6 +8,7 @@ use crate::failover::{FailoverMode, Thresholds};
 use crate::fleet::NoRoom;
 use crate::journal::JournalError;
 use crate::meter::Meter;
+use crate::monitor::UnderPressure;
 use crate::name::Name;
 use crate::size::{Bytes as ByteCount, Size};
 use crate::transaction::{Answer, Epoch, Kind, Sequence, VmId};
@@ -123,6 +124,9 @@ pub enum LaunchError {
     /// There is no slot for it.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
+    /// The host takes on nothing new.
+    #[error(transparent)]
+    UnderPressure(#[from] UnderPressure),
     /// One of its sizes is larger than what the host was set up for.
     #[error(
         "size '{size}' has {}, the host's slots hold {}; set the host up for larger ones",

@@ -1,0 +1,68 @@
+//! Whether the host takes on more: one flag that the monitor sets, and whoever begins something new asks.
+
+use crate::event::HostPressure;
+use std::sync::{Arc, PoisonError, RwLock};
+
+/// Admits new services and scratch work, unless the host is under pressure. Failovers and recovery do not ask: what the
+/// host has taken on, it goes on with.
+///
+/// Clones share one state. One that no monitor tells anything admits everything.
+#[derive(Debug, Clone, Default)]
+pub struct Admission(Arc<RwLock<Option<HostPressure>>>);
+
+/// The host is under pressure, and takes on nothing new.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "the host is under pressure: {pressure} in the mean over {window_s} s; try again when it is relieved, or give the \
+     host more {resource}",
+    pressure = .0, window_s = super::WINDOW.as_secs(), resource = .0.resource
+)]
+pub struct UnderPressure(
+    /// The first resource that is.
+    pub HostPressure,
+);
+
+impl Admission {
+    /// Whether something new may begin.
+    ///
+    /// # Errors
+    /// [`UnderPressure`].
+    pub fn check(&self) -> Result<(), UnderPressure> {
+        match &*self.0.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(pressure) => Err(UnderPressure(pressure.clone())),
+            None => Ok(()),
+        }
+    }
+
+    /// Admits nothing while there is a pressure.
+    pub fn set(&self, pressure: Option<HostPressure>) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = pressure;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::meter::{Percent, Usage};
+    use crate::monitor::HostResource;
+
+    #[test]
+    fn under_pressure_nothing_new_is_admitted_and_the_reason_is_told() {
+        let admission = Admission::default();
+        assert_eq!(admission.check(), Ok(()));
+        let asked_elsewhere = admission.clone();
+        admission.set(Some(HostPressure {
+            resource: HostResource::Disk,
+            usage: Usage { used: 98_600_000_000, limit: 100_000_000_000 },
+            threshold_percent: Percent::whole(98),
+        }));
+        let refused = asked_elsewhere.check().expect_err("under pressure");
+        assert_eq!(
+            refused.to_string(),
+            "the host is under pressure: disk 98.6% (98.6 GB of 100.0 GB, threshold 98%) in the mean over 60 s; \
+             try again when it is relieved, or give the host more disk"
+        );
+        admission.set(None);
+        assert_eq!(asked_elsewhere.check(), Ok(()));
+    }
+}
