@@ -7,11 +7,14 @@
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::data::{DataOptions, Locked};
-use lifeboat::event::Event;
-use lifeboat::failover::{FailoverMode, Thresholds};
+use lifeboat::event::{Event, HostPressure};
+use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat::host::NewService;
 use lifeboat::journal::frame::DirectoryId;
-use lifeboat::service::{Horizon, Sabotage};
+use lifeboat::meter::Usage;
+use lifeboat::metrics::{JournalMetrics, Metrics, Scrape};
+use lifeboat::monitor::{Admission, HostResource};
+use lifeboat::service::{Horizon, LaunchError, Sabotage};
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat::transaction::{Answer, Denial, Epoch, Reply};
 use lifeboat::workload::{LoadLimits, load};
@@ -557,4 +560,54 @@ async fn a_removed_service_is_gone_and_one_whose_removal_was_cut_off_is_whole_or
         assert!(cuts < 200, "it never ends");
     }
     assert!(cuts > 10, "{cuts} cuts");
+}
+
+#[tokio::test]
+async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
+    let storage = SimulatedStorage::new(12);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    rig.send_as("ant", "1", "x").await.expect("kept");
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+
+    let admission = Admission::default();
+    admission.set(Some(HostPressure {
+        resource: HostResource::Memory,
+        usage: Usage { used: 986, limit: 1_000 },
+        threshold_percent: THRESHOLD_DEFAULT,
+    }));
+    let (directory, contents) = Locked::take(Arc::new(storage), None)
+        .and_then(|locked| locked.open(&DataOptions::default()))
+        .expect("what the first start left");
+    let mut rig = Rig::new();
+    rig.host = rig.host.with_data(Arc::clone(&directory)).with_admission(admission.clone());
+    rig.host.recover(contents, || Epoch([2; 16])).await;
+    rig.grant("ant");
+    assert!(rig.send_as("ant", "1", "x").await.expect("recognised").is_repeated);
+    assert_eq!(rig.fail_over("ant").await.vm.number, 2);
+
+    let refused = create(&rig, "cat", "count.wat", settings(FailoverMode::Direct), None).await.expect_err("refused");
+    assert!(refused.starts_with("the host is under pressure: memory 98.6% (986 B of 1.0 kB"), "{refused}");
+    let in_memory = rig.try_start("dog", "count.wat", &[size("s", 400_000, MIB)], |_| {}).await;
+    assert!(matches!(in_memory, Err(LaunchError::UnderPressure(_))), "{in_memory:?}");
+    admission.set(None);
+    create(&rig, "cat", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+
+    let metrics = Metrics::default();
+    rig.events().iter().for_each(|event| metrics.observe(event));
+    let status = rig.status("ant").await;
+    let text = metrics.encode(Scrape {
+        statuses: BTreeMap::from([(name("ant"), status)]),
+        queue_lengths: rig.host.queue_lengths(),
+        journal: Some(JournalMetrics::from(directory.committer())),
+        host: None,
+    });
+    for line in [
+        r#"lifeboat_failovers_total{service="ant",cause="forced"} 1"#,
+        r#"lifeboat_failover_pause_seconds_count{service="ant"} 1"#,
+        r#"lifeboat_queue_length{service="cat"} 0"#,
+    ] {
+        assert!(text.lines().any(|found| found == line), "no line '{line}' in\n{text}");
+    }
+    assert!(!text.contains("lifeboat_commit_seconds_count 0"), "{text}");
 }

@@ -197,6 +197,11 @@ pub enum FailoverCause {
     Forced,
 }
 
+impl FailoverCause {
+    /// Every cause, in the order of reports.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Forced];
+}
+
 impl From<Resource> for FailoverCause {
     fn from(resource: Resource) -> Self {
         match resource {

@@ -20,7 +20,7 @@ use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{Workload, WorkloadHash};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -201,6 +201,13 @@ impl Host {
     /// [`Denial::NotAuthenticated`].
     pub fn authenticate(&self, token: &str) -> Result<Identity, Denial> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate(token, self.surroundings.clock.now())
+    }
+
+    /// How many requests and orders wait in the queue of each service that runs, by name. It waits for none of them.
+    #[must_use]
+    pub fn queue_lengths(&self) -> BTreeMap<Name, usize> {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.iter().map(|(name, handle)| (name.clone(), handle.queue_length())).collect()
     }
 
     /// Has a request executed for the user whose token it is, and waits for its answer. Dropping the future does not

@@ -18,6 +18,7 @@ use super::reader::Reader;
 use super::recovery::{Location, Seal};
 use super::segments::{Log, LogError, Reclaimed};
 use super::ticket::{Completion, Ticket, ticket};
+use crate::distribution::{Distribution, Spread};
 use crate::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
@@ -178,6 +179,7 @@ struct Shared {
     /// Written by the writer thread alone, as is the next.
     frames: AtomicU64,
     frame_bytes: AtomicU64,
+    commit_times: Distribution,
 }
 
 /// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
@@ -230,6 +232,7 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         boards: Mutex::default(),
         frames: AtomicU64::new(0),
         frame_bytes: AtomicU64::new(0),
+        commit_times: Distribution::default(),
     });
     let reader = log.reader();
     let of_thread = Arc::clone(&shared);
@@ -311,6 +314,13 @@ impl Committer {
             frames: self.shared.frames.load(Ordering::Acquire),
             frame_bytes: self.shared.frame_bytes.load(Ordering::Acquire),
         }
+    }
+
+    /// Tells how long the frames of [`Committer::totals`] took, each from when its records were together until it was
+    /// synced.
+    #[must_use]
+    pub fn commit_times(&self) -> Spread {
+        self.shared.commit_times.read()
     }
 
     /// Reads single records.
@@ -539,8 +549,10 @@ struct StagedRecord {
 
 /// Writes a frame and completes its tickets.
 fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Result<(), LogError> {
+    let start = Instant::now();
     let result = log.commit().map_err(|error| shared.fail(&error));
     if let Ok(Some(committed)) = &result {
+        shared.commit_times.add(start.elapsed());
         shared.frames.fetch_add(1, Ordering::Release);
         shared.frame_bytes.fetch_add(committed.frame_bytes() as u64, Ordering::Release);
         // Its own bytes, and an equal share of the header and what fills the frame up.
@@ -654,6 +666,7 @@ mod tests {
         assert!(storage.count(Operation::SyncData) < 800, "{}", storage.count(Operation::SyncData));
         let Totals { frames, frame_bytes } = committer.totals();
         assert!((1..800).contains(&frames) && frame_bytes >= 1600 * 5, "{frames} frames of {frame_bytes} bytes");
+        assert_eq!(committer.commit_times().count(), frames);
         let seal = writer.stop().expect("sealed");
         assert!(matches!(committer.submit(entry("ant", 401), None), Err(CommitError::Closed)));
         let (recovery, found) = look(&storage, Some(&seal));

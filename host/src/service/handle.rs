@@ -80,6 +80,11 @@ impl ServiceHandle {
         answered.await.map_err(|_| self.gone())?
     }
 
+    /// How many requests and orders wait in the queue.
+    pub(crate) fn queue_length(&self) -> usize {
+        self.queue.max_capacity() - self.queue.capacity()
+    }
+
     /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
     pub(crate) async fn status(&self) -> Result<Status, Denial> {
         self.ask(|done| Message::Status { done }).await
