@@ -1,6 +1,8 @@
 //! The command line: what the subcommands share.
 
+mod config;
 mod data;
+mod init;
 mod inspect;
 mod journal;
 mod query;
@@ -78,6 +80,10 @@ enum Command {
     Query(query::Query),
     /// Let a service go on whose replay ends otherwise than the journal says.
     Resume(resume::Resume),
+    /// Set up a server: a configuration file, and a data directory with the first admin.
+    Init(init::Init),
+    /// Check a configuration file.
+    Config(config::Config),
 }
 
 impl Cli {
@@ -93,6 +99,8 @@ impl Cli {
             Command::Restore(restore) => restore.execute(),
             Command::Query(query) => query.execute(),
             Command::Resume(resume) => resume.execute(),
+            Command::Init(init) => init.execute(),
+            Command::Config(config) => config.execute(),
         }
     }
 }
