@@ -1,7 +1,7 @@
 //! End-to-end tests, one binary. Which test goes where:
 //!
 //! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees; `cli_data`: of
-//!   those that work on a data directory.
+//!   those that work on a data directory; `cli_init`: of those that set a server up.
 //! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
 //!   guest sees of WASI.
 //! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
@@ -19,6 +19,7 @@
 //! --release` compiles nothing of Wasmtime.
 
 mod cli_data;
+mod cli_init;
 mod cli_inspect;
 mod cli_run;
 mod cli_simulate;

@@ -1,6 +1,8 @@
 //! The command line: what the subcommands share.
 
+mod config;
 mod data;
+mod init;
 mod inspect;
 mod journal;
 mod query;
@@ -81,6 +83,10 @@ enum Command {
     Resume(resume::Resume),
     /// Remove a service and its history for good.
     Remove(remove::Remove),
+    /// Set up a server: a configuration file, and a data directory with the first admin.
+    Init(init::Init),
+    /// Check a configuration file.
+    Config(config::Config),
 }
 
 /// The variable that stands for `--data`.
@@ -114,6 +120,8 @@ impl Cli {
             Command::Query(query) => query.execute(),
             Command::Resume(resume) => resume.execute(),
             Command::Remove(remove) => remove.execute(),
+            Command::Init(init) => init.execute(),
+            Command::Config(config) => config.execute(),
         }
     }
 }

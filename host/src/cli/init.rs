@@ -1,0 +1,154 @@
+//! `lifeboat init`: a folder from which a server can be started.
+//!
+//! The order of its steps lets a crash between any two be followed by another `init`: the folder, the data directory,
+//! the first admin in it, and the configuration file last, by whose absence it is known that it was not finished. A step
+//! that was done is not done again, and nothing that is there is overwritten.
+
+use super::{UsageError, data, exit, random};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, SALT_BYTES, Salt, argon2id};
+use lifeboat::clock::{Clock, SystemClock};
+use lifeboat::config::{CONFIG_FILE, DATA, TEMPLATE, TOKEN_LIFETIME};
+use lifeboat::name::Name;
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::{Arc, RwLock};
+
+/// How often two passwords may differ before it is given up.
+const PASSWORD_TRIES: u32 = 3;
+
+const AFTER_HELP: &str = "\
+It writes DIR/lifeboat.toml, in which every key stands with its default, and DIR/data, in which the first admin is kept.
+Nothing that is there is overwritten. After a crash, run it again: it goes on where it was.";
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Init {
+    /// The name of the first admin
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    admin: Name,
+    /// Read the admin's password from standard input, up to the end of the line, instead of asking for it
+    #[arg(long)]
+    admin_password_stdin: bool,
+    /// The folder; created if it is missing
+    #[arg(value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+}
+
+impl Init {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        // Before anything is written: a build that cannot finish does not begin.
+        let scheme = argon2id()?;
+        let config = self.directory.join(CONFIG_FILE);
+        if fs::symlink_metadata(&config).is_ok() {
+            return Err(UsageError(format!(
+                "{} is there already, and is not overwritten; start it with {}, or name another folder",
+                shown(&config),
+                serve(&config)
+            ))
+            .into());
+        }
+        fs::create_dir_all(&self.directory).map_err(|error| {
+            UsageError(format!("{}: cannot be created: {error}; name another folder", shown(&self.directory)))
+        })?;
+        let locked = data::take(&self.directory.join(DATA), true)?;
+        let authority: Arc<RwLock<_>> = Arc::default();
+        let accounts = Accounts::load(Arc::new(locked), authority, scheme, TOKEN_LIFETIME, SystemClock.now())
+            .context("cannot read the users of the data directory")?;
+        if let Some(admin) = accounts.list().into_iter().find(|account| account.is_admin) {
+            // Of an init that was interrupted, or of a server whose file is gone.
+            let _ = writeln!(
+                io::stderr(),
+                "the data directory has admin '{}' already, with the password that was set then; it stays as it is",
+                admin.user
+            );
+        } else {
+            self.add_admin(&accounts)?;
+        }
+        drop(accounts);
+        write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
+        let _ = writeln!(io::stderr(), "wrote {}; now start the server:", shown(&config));
+        let _ = writeln!(io::stdout(), "{}", serve(&config));
+        Ok(ExitCode::from(exit::OK))
+    }
+
+    fn add_admin(&self, accounts: &Accounts) -> anyhow::Result<()> {
+        let password = if self.admin_password_stdin { read_password()? } else { self.ask_password()? };
+        let mut salt: Salt = [0; SALT_BYTES];
+        salt.copy_from_slice(&random()?[..SALT_BYTES]);
+        match accounts.add_user(&self.admin, &password, true, SystemClock.now(), &salt) {
+            Ok(()) => Ok(()),
+            Err(error @ (AccountError::Password(_) | AccountError::Exists { .. })) => {
+                Err(UsageError(error.to_string()).into())
+            }
+            Err(error) => Err(error).context("cannot add the first admin"),
+        }
+    }
+
+    /// Asks twice, without showing what is typed.
+    fn ask_password(&self) -> anyhow::Result<String> {
+        if !io::stdin().is_terminal() {
+            return Err(UsageError(
+                "there is no terminal to ask for the admin's password on; give --admin-password-stdin, and the \
+                 password on standard input"
+                    .into(),
+            )
+            .into());
+        }
+        for _ in 0..PASSWORD_TRIES {
+            let ask = |prompt: String| rpassword::prompt_password(prompt).context("cannot ask for the password");
+            let password = ask(format!("Password of '{}': ", self.admin))?;
+            if password == ask("The same again: ".into())? {
+                return Ok(password);
+            }
+            let _ = writeln!(io::stderr(), "the two differ");
+        }
+        Err(UsageError(format!("the passwords differed {PASSWORD_TRIES} times; start over")).into())
+    }
+}
+
+/// The first line of standard input.
+fn read_password() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    // One byte too many and the end of the line are enough to refuse it.
+    let limit = PASSWORD_BYTES_MAX as u64 + 3;
+    io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read the password from standard input")?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    String::from_utf8(line.to_vec())
+        .map_err(|_| UsageError("the password on standard input is not UTF-8 text; choose another one".into()).into())
+}
+
+/// Writes the file aside first: after a crash there is a whole one or none.
+fn write_config(path: &Path) -> io::Result<()> {
+    let aside = path.with_extension("toml.tmp");
+    let mut file = File::create(&aside)?;
+    file.write_all(TEMPLATE.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// The command that starts the server.
+fn serve(config: &Path) -> String {
+    format!("lifeboat serve --config {}", quoted(&config.display().to_string()))
+}
+
+fn shown(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().escape_debug())
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./+,:@%=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}
