@@ -1,9 +1,15 @@
 //! `lifeboat init` and `lifeboat config check`: what a user sees of them.
 
 use crate::util::{Lifeboat, lifeboat, shell};
+use lifeboat::auth::{Accounts, argon2id};
+use lifeboat::clock::Timestamp;
+use lifeboat::data::Locked;
+use lifeboat::storage::DiskStorage;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 /// `init` of this folder, from outside it, with a password on standard input.
 fn init(folder: &Path) -> Lifeboat {
@@ -14,75 +20,55 @@ fn check(file: &Path) -> Lifeboat {
     lifeboat(["config", "check"]).arg(file)
 }
 
-#[cfg(feature = "passwords")]
-mod with_passwords {
-    use super::*;
-    use lifeboat::auth::{Accounts, argon2id};
-    use lifeboat::clock::Timestamp;
-    use lifeboat::data::Locked;
-    use lifeboat::storage::DiskStorage;
-    use std::sync::Arc;
-    use std::time::Duration;
-
-    /// Whether `user` is an admin with this password.
-    fn lets_in(folder: &Path, user: &str, password: &str) -> bool {
-        let storage = DiskStorage::open(&folder.join("data")).expect("the data directory is there");
-        let locked = Locked::take(Arc::new(storage), None).expect("nobody else has it");
-        let scheme = argon2id().expect("this is a build with passwords");
-        let lifetime = Duration::from_secs(60);
-        let accounts = Accounts::load(Arc::new(locked), Arc::default(), scheme, lifetime, Timestamp(1));
-        let log_in = accounts.expect("accounts can be read").log_in(
-            user,
-            password,
-            "127.0.0.1".parse().expect("an address"),
-            Timestamp(1),
-            [7; 32],
-        );
-        log_in.is_ok_and(|log_in| log_in.identity.is_admin)
-    }
-
-    #[test]
-    fn a_folder_is_set_up_once_and_nothing_is_overwritten() {
-        let parent = tempfile::tempdir().expect("a folder");
-        let folder = parent.path().join("bank");
-        let file = folder.join("lifeboat.toml");
-        let first = init(&folder).output();
-        assert_eq!(first.exits(0), format!("lifeboat serve --config {}\n", file.display()));
-        assert!(lets_in(&folder, "admin", "correct horse"));
-        check(&file).output().exits(0);
-        init(&folder).output().exits_with_one_line(2, &["is there already, and is not overwritten"]);
-        // As after a crash before the last step.
-        fs::remove_file(&file).expect("the file is there");
-        fs::write(folder.join("lifeboat.toml.tmp"), "half a fi").expect("a file can be written");
-        let resumed = lifeboat(["init", "--admin", "other"]).arg(&folder).output();
-        resumed.exits(0);
-        assert!(resumed.stderr.contains("has admin 'admin' already"), "{}", resumed.stderr);
-        assert!(lets_in(&folder, "admin", "correct horse") && !lets_in(&folder, "other", "correct horse"));
-        check(&file).output().exits(0);
-    }
-
-    #[test]
-    fn an_init_that_is_refused_can_be_repeated() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let short = init(folder.path()).input("short\n").output();
-        short.exits_with_one_line(2, &["the password has 5 characters, it must have at least 8"]);
-        let unattended = lifeboat(["init"]).arg(folder.path()).output();
-        unattended.exits_with_one_line(2, &["--admin-password-stdin"]);
-        assert!(!folder.path().join("lifeboat.toml").exists());
-        let right = lifeboat(["init", "--admin-password-stdin", "--admin", "root"]).within(folder.path());
-        let right = right.input("correct horse").output();
-        assert_eq!(right.exits(0), "lifeboat serve --config ./lifeboat.toml\n");
-        assert!(lets_in(folder.path(), "root", "correct horse"));
-    }
+/// Whether `user` is an admin with this password.
+fn lets_in(folder: &Path, user: &str, password: &str) -> bool {
+    let storage = DiskStorage::open(&folder.join("data")).expect("the data directory is there");
+    let locked = Locked::take(Arc::new(storage), None).expect("nobody else has it");
+    let scheme = argon2id();
+    let lifetime = Duration::from_secs(60);
+    let accounts = Accounts::load(Arc::new(locked), Arc::default(), scheme, lifetime, Timestamp(1));
+    let log_in = accounts.expect("accounts can be read").log_in(
+        user,
+        password,
+        "127.0.0.1".parse().expect("an address"),
+        Timestamp(1),
+        [7; 32],
+    );
+    log_in.is_ok_and(|log_in| log_in.identity.is_admin)
 }
 
-#[cfg(not(feature = "passwords"))]
 #[test]
-fn a_build_without_passwords_sets_nothing_up() {
+fn a_folder_is_set_up_once_and_nothing_is_overwritten() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = parent.path().join("bank");
+    let file = folder.join("lifeboat.toml");
+    let first = init(&folder).output();
+    assert_eq!(first.exits(0), format!("lifeboat serve --config {}\n", file.display()));
+    assert!(lets_in(&folder, "admin", "correct horse"));
+    check(&file).output().exits(0);
+    init(&folder).output().exits_with_one_line(2, &["is there already, and is not overwritten"]);
+    // As after a crash before the last step.
+    fs::remove_file(&file).expect("the file is there");
+    fs::write(folder.join("lifeboat.toml.tmp"), "half a fi").expect("a file can be written");
+    let resumed = lifeboat(["init", "--admin", "other"]).arg(&folder).output();
+    resumed.exits(0);
+    assert!(resumed.stderr.contains("has admin 'admin' already"), "{}", resumed.stderr);
+    assert!(lets_in(&folder, "admin", "correct horse") && !lets_in(&folder, "other", "correct horse"));
+    check(&file).output().exits(0);
+}
+
+#[test]
+fn an_init_that_is_refused_can_be_repeated() {
     let folder = tempfile::tempdir().expect("a folder");
-    let refused = init(&folder.path().join("bank")).output();
-    refused.exits_with_one_line(4, &["build it with --features passwords"]);
-    assert!(!folder.path().join("bank").exists());
+    let short = init(folder.path()).input("short\n").output();
+    short.exits_with_one_line(2, &["the password has 5 characters, it must have at least 8"]);
+    let unattended = lifeboat(["init"]).arg(folder.path()).output();
+    unattended.exits_with_one_line(2, &["--admin-password-stdin"]);
+    assert!(!folder.path().join("lifeboat.toml").exists());
+    let right = lifeboat(["init", "--admin-password-stdin", "--admin", "root"]).within(folder.path());
+    let right = right.input("correct horse").output();
+    assert_eq!(right.exits(0), "lifeboat serve --config ./lifeboat.toml\n");
+    assert!(lets_in(folder.path(), "root", "correct horse"));
 }
 
 #[test]

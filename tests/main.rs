@@ -9,6 +9,7 @@
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`: that README.md's lines do what it says.
+//! - `server`: the HTTP API of a server in this process, which `site` starts.
 //! - `util` runs the built binary, `rig` a host in this process.
 //!
 //! What one module does is tested beside it, in `src`. What needs a Rust toolchain for Wasm is a binary of its own,
@@ -31,6 +32,8 @@ mod model;
 mod prebuilt;
 mod readme;
 mod rig;
+mod server;
+mod site;
 mod util;
 mod verify;
 mod wasi;

@@ -25,8 +25,8 @@ pub use limits::{
     ATTEMPTS_PER_ADDRESS, ATTEMPTS_PER_USER, ATTEMPTS_PER_USER_AND_ADDRESS, Attempts, LogInLimits, TRACKED_MAX,
 };
 pub use password::{
-    HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, HASHES_AT_ONCE_MAX, HASHES_WAITING_MAX, NoPasswords,
-    PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN, PasswordError, PasswordHash, PasswordScheme, SALT_BYTES, Salt, argon2id,
+    HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, HASHES_AT_ONCE_MAX, HASHES_WAITING_MAX, PASSWORD_BYTES_MAX,
+    PASSWORD_CHARS_MIN, PasswordError, PasswordHash, PasswordScheme, SALT_BYTES, Salt, argon2id,
 };
 
 use crate::clock::Timestamp;

@@ -37,7 +37,7 @@ use backend::{Backend, CATALOG_BYTES_MAX};
 use entry::EntryError;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -65,6 +65,8 @@ const SERVICES: Table = TableDefinition::new("services");
 // There from the first user and the first token on.
 const USERS: Table = TableDefinition::new("users");
 const TOKENS: Table = TableDefinition::new("tokens");
+// There from the first service on that an operator stopped.
+const STOPPED: Table = TableDefinition::new("stopped");
 
 // The keys of `meta`.
 const FORMAT: &str = "format";
@@ -362,7 +364,39 @@ impl Catalog {
     /// # Errors
     /// Those of [`Catalog::set_seal`].
     pub fn remove_service(&self, name: &Name) -> Result<bool, CatalogError> {
-        self.change("write", |transaction| Ok(transaction.open_table(SERVICES)?.remove(&**name)?.is_some()))
+        self.change("write", |transaction| {
+            transaction.open_table(STOPPED)?.remove(&**name)?;
+            Ok(transaction.open_table(SERVICES)?.remove(&**name)?.is_some())
+        })
+    }
+
+    /// The services that an operator stopped: a start does not bring them back.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn stopped(&self) -> Result<BTreeSet<Name>, CatalogError> {
+        let mut stopped = BTreeSet::new();
+        let Some(table) = self.read_if_there(STOPPED)? else { return Ok(stopped) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            without_hash(STOPPED, key.value(), value.value())?;
+            stopped.insert(Name::new(key.value()).map_err(|reason| unreadable(STOPPED, key.value(), &reason))?);
+        }
+        Ok(stopped)
+    }
+
+    /// Notes that an operator stopped a service, or started it again.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::set_seal`].
+    pub fn set_stopped(&self, name: &Name, is_stopped: bool) -> Result<(), CatalogError> {
+        self.change("write", |transaction| {
+            if is_stopped {
+                return put(transaction, STOPPED, name, &[]);
+            }
+            transaction.open_table(STOPPED)?.remove(&**name)?;
+            Ok(())
+        })
     }
 
     /// Commits a change, and then nothing once more: the module says why.

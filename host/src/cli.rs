@@ -7,10 +7,10 @@ mod inspect;
 mod journal;
 mod query;
 mod remove;
-mod reply;
 mod restore;
 mod resume;
 mod run;
+mod serve;
 mod services;
 mod simulate;
 mod snapshot;
@@ -87,6 +87,8 @@ enum Command {
     Init(init::Init),
     /// Check a configuration file.
     Config(config::Config),
+    /// Serve the services of a data directory over HTTP.
+    Serve(serve::Serve),
 }
 
 /// The variable that stands for `--data`.
@@ -122,6 +124,7 @@ impl Cli {
             Command::Remove(remove) => remove.execute(),
             Command::Init(init) => init.execute(),
             Command::Config(config) => config.execute(),
+            Command::Serve(serve) => serve.execute(),
         }
     }
 }

@@ -228,7 +228,7 @@ impl Locked {
     /// [`DataError`]. Damage is none: it is told in the [`Contents`].
     pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
         let seal = self.catalog.seal()?;
-        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, whole, true)?;
+        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, None, whole, true)?;
         let is_new = !self.catalog.is_journal_in_use()?;
         let recovery =
             crate::journal::recovery::inspect(&*self.storage, self.catalog.directory(), seal.as_ref(), &mut |found| {
@@ -248,7 +248,7 @@ impl Locked {
         let Self { storage, lock, catalog } = self;
         let seal = catalog.seal()?;
         let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
-        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, false)?;
+        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, None, false)?;
         let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
         let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
         let contents = gathering.finish(recovery)?;
@@ -449,6 +449,27 @@ impl DataDirectory {
         self.needed().remove(service);
         clear_snapshots(&*self.storage, service)?;
         entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
+    }
+
+    /// Finds a service that does not run, as a start would.
+    ///
+    /// # Errors
+    /// [`DataError`]. Damage is none: it is told in what is found.
+    pub(crate) async fn find(self: &Arc<Self>, service: &Name) -> Result<Option<FoundService>, DataError> {
+        // Its last records are written then, and no segment is carried away meanwhile.
+        self.committer.settle().await;
+        let _reclaiming = self.reclaiming.lock().await;
+        let (directory, name) = (Arc::clone(self), service.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let (storage, catalog) = (&*directory.storage, &directory.catalog);
+            let mut gathering = contents::Gathering::new(storage, catalog, Some(&name), None, false)?;
+            let recovery = crate::journal::recovery::inspect(storage, catalog.directory(), None, &mut |found| {
+                gathering.add(found);
+            })?;
+            let contents = gathering.finish(recovery)?;
+            Ok(contents.services.into_iter().next())
+        });
+        crate::engine::joined(reading).await
     }
 
     /// Notes what `service` needs of the journal from now on.

@@ -147,6 +147,61 @@ pub enum Event {
     },
 }
 
+impl Event {
+    /// The service that it tells of; none if it tells of the host.
+    #[must_use]
+    pub fn service(&self) -> Option<&Name> {
+        match self {
+            Self::SlaFailure(failure) => Some(&failure.vm.service),
+            Self::Failover(failover) => Some(&failover.to.service),
+            Self::Degraded { vm, .. }
+            | Self::Recovered { vm }
+            | Self::Unmovable { vm, .. }
+            | Self::Movable { vm }
+            | Self::NotCured { vm, .. }
+            | Self::Restored { vm, .. } => Some(&vm.service),
+            Self::Stopped { service, .. }
+            | Self::Quarantined { service, .. }
+            | Self::Removed { service }
+            | Self::SnapshotDamaged { service, .. }
+            | Self::SnapshotUnusable { service, .. }
+            | Self::SnapshotNotKept { service, .. }
+            | Self::JournalPinned { service, .. }
+            | Self::Log { service, .. } => Some(service),
+            Self::JournalDamaged { .. } | Self::JournalTorn { .. } | Self::HostPressure(_) | Self::HostRelieved(_) => {
+                None
+            }
+        }
+    }
+
+    /// Which it is, as its JSON says in `event`.
+    #[must_use]
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::SlaFailure(_) => "sla_failure",
+            Self::Failover(_) => "failover",
+            Self::Degraded { .. } => "degraded",
+            Self::Recovered { .. } => "recovered",
+            Self::Unmovable { .. } => "unmovable",
+            Self::Movable { .. } => "movable",
+            Self::NotCured { .. } => "not_cured",
+            Self::Stopped { .. } => "stopped",
+            Self::Restored { .. } => "restored",
+            Self::Quarantined { .. } => "quarantined",
+            Self::Removed { .. } => "removed",
+            Self::SnapshotDamaged { .. } => "snapshot_damaged",
+            Self::SnapshotUnusable { .. } => "snapshot_unusable",
+            Self::SnapshotNotKept { .. } => "snapshot_not_kept",
+            Self::JournalDamaged { .. } => "journal_damaged",
+            Self::JournalPinned { .. } => "journal_pinned",
+            Self::JournalTorn { .. } => "journal_torn",
+            Self::HostPressure(_) => "host_pressure",
+            Self::HostRelieved(_) => "host_relieved",
+            Self::Log { .. } => "log",
+        }
+    }
+}
+
 /// The utilisation of a resource reached the service's threshold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SlaFailure {

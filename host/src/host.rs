@@ -4,6 +4,7 @@
 //! it authenticates and authorises before a byte of the request reaches a service's queue.
 
 mod durable;
+mod operate;
 
 pub use durable::NewService;
 
@@ -57,6 +58,24 @@ impl HostConfig {
     }
 }
 
+/// Why a service does not run.
+#[derive(Debug, Clone)]
+enum Idle {
+    /// It could not be brought back, since this.
+    Quarantined(String),
+    /// An operator stopped it.
+    Stopped,
+}
+
+impl Idle {
+    fn reason(&self) -> &str {
+        match self {
+            Self::Quarantined(reason) => reason,
+            Self::Stopped => "an operator stopped it; it serves again once it is started",
+        }
+    }
+}
+
 /// Runs services for users.
 pub struct Host {
     engine: Arc<Engine>,
@@ -65,8 +84,8 @@ pub struct Host {
     services: Arc<RwLock<HashMap<Name, ServiceHandle>>>,
     /// Of a host with a data directory.
     data: Option<Arc<DataDirectory>>,
-    /// Services of the data directory that were not started, and why.
-    quarantined: RwLock<HashMap<Name, String>>,
+    /// Services of the data directory that do not run.
+    idle: RwLock<HashMap<Name, Idle>>,
     /// Held while a durable service is created.
     creating: tokio::sync::Mutex<()>,
     /// Tasks that end when what they do for a service is done.
@@ -107,7 +126,7 @@ impl Host {
             authority: Arc::default(),
             services: Arc::default(),
             data: None,
-            quarantined: RwLock::default(),
+            idle: RwLock::default(),
             creating: tokio::sync::Mutex::default(),
             keepers: Mutex::default(),
             programs: Mutex::default(),
@@ -297,9 +316,8 @@ impl Host {
         if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
             return Ok(handle.clone());
         }
-        let quarantined = self.quarantined.read().unwrap_or_else(PoisonError::into_inner);
-        match quarantined.get_key_value(service) {
-            Some((name, reason)) => Err(Denial::Stopped { service: name.clone(), reason: reason.clone() }),
+        match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
+            Some((name, idle)) => Err(Denial::Stopped { service: name.clone(), reason: idle.reason().to_owned() }),
             None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }
     }

@@ -4,6 +4,7 @@
 //! 98 % of a resource it records an SLA failure, moves the service's state to a fresh VM with fresh resources, and
 //! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
 
+pub mod api;
 pub mod auth;
 pub mod catalog;
 pub mod clock;
@@ -16,6 +17,7 @@ pub mod failover;
 pub mod fleet;
 pub mod host;
 pub mod journal;
+pub mod lines;
 pub mod meter;
 pub mod metrics;
 pub mod monitor;
@@ -23,6 +25,7 @@ pub mod name;
 pub mod portable;
 pub mod rehydrate;
 pub mod scratch;
+pub mod server;
 pub mod service;
 pub mod simulate;
 pub mod size;

@@ -3,8 +3,7 @@
 //! To hash takes some ten milliseconds of a core and [`HASH_MEMORY_KIB`] of memory, on purpose. So callers do it where
 //! they may block, and [`Gate`] bounds how many do it at once and how many wait.
 //!
-//! [`argon2id`] is the only scheme of a host, and part of a build with the feature `passwords`. It stands behind a trait
-//! so that tests of accounts need not take ten milliseconds for each password.
+//! [`argon2id`] is the only scheme of a host. It stands behind a trait so that tests of accounts need not take ten milliseconds for each password.
 
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
@@ -59,11 +58,6 @@ pub enum PasswordError {
     },
 }
 
-/// A build without the feature `passwords` cannot have accounts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
-#[error("this lifeboat was built without password hashing; build it with --features passwords")]
-pub struct NoPasswords;
-
 /// What is kept of a password, as a PHC string. Neither its `Debug` nor any error shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
@@ -104,17 +98,11 @@ pub trait PasswordScheme: fmt::Debug + Send + Sync {
 }
 
 /// The scheme of every host: Argon2id.
-///
-/// # Errors
-/// [`NoPasswords`].
-pub fn argon2id() -> Result<Box<dyn PasswordScheme>, NoPasswords> {
-    #[cfg(feature = "passwords")]
-    return Ok(Box::new(argon2id::Argon2id));
-    #[cfg(not(feature = "passwords"))]
-    Err(NoPasswords)
+#[must_use]
+pub fn argon2id() -> Box<dyn PasswordScheme> {
+    Box::new(argon2id::Argon2id)
 }
 
-#[cfg(feature = "passwords")]
 mod argon2id {
     use super::{HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, PasswordHash, PasswordScheme, Salt};
     use argon2::{Algorithm, Argon2, Params, PasswordHasher, PasswordVerifier, Version};

@@ -42,7 +42,7 @@ pub(crate) struct Init {
 impl Init {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         // Before anything is written: a build that cannot finish does not begin.
-        let scheme = argon2id()?;
+        let scheme = argon2id();
         let config = self.directory.join(CONFIG_FILE);
         if fs::symlink_metadata(&config).is_ok() {
             return Err(UsageError(format!(

@@ -1,7 +1,6 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
 use super::data::Data;
-use super::reply::Payload;
 use super::{exit, is_pipe_open};
 use anyhow::Context;
 use clap::Args;
@@ -10,6 +9,7 @@ use lifeboat::data::FoundService;
 use lifeboat::event::{Event, Printable};
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::journal::{Record, TransactionRecord};
+use lifeboat::lines::Payload;
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::transaction::{Answer, Outcome, Sequence};

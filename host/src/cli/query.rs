@@ -1,10 +1,11 @@
 //! `lifeboat query`: asks a service, as it is or as it was.
 
 use super::data::{Data, runtime, scratch, tell_if_cut_off};
-use super::{exit, is_pipe_open, reply};
+use super::{exit, is_pipe_open};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::event::Printable;
+use lifeboat::lines;
 use lifeboat::name::Name;
 use lifeboat::transaction::{Outcome, Reply, Sequence, VmId};
 use std::io::{self, Write};
@@ -71,7 +72,7 @@ impl Query {
             vm,
             failover: None,
         };
-        let printed = reply::print(&mut io::stdout().lock(), None, &Ok(reply), self.json);
+        let printed = lines::print(&mut io::stdout().lock(), None, &Ok(reply), self.json);
         is_pipe_open(printed).context("cannot write the reply")?;
         // Who asked for a state that is there knows which one it is.
         let is_cut_off = at.is_none() && tell_if_cut_off(&found, sequence);

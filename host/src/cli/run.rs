@@ -4,7 +4,7 @@ mod lines;
 
 use super::{
     DATA_VARIABLE, FindingError, UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random,
-    random_epoch, reply,
+    random_epoch,
 };
 use anyhow::Context;
 use clap::Args;
@@ -17,13 +17,14 @@ use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds, threshold};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig, NewService};
+use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, outcome, parse_envelope, plain, print};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use lifeboat::size::{Bytes, Size, grouped};
 use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
 use lifeboat::workload::WorkloadHash;
-use lines::{Line, Lines};
+use lines::Lines;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 use std::ffi::OsString;
@@ -391,7 +392,7 @@ impl Run {
     }
 
     fn input(&self) -> anyhow::Result<Lines> {
-        let line_bytes_max = if self.envelope { lines::ENVELOPE_BYTES_MAX } else { BODY_BYTES_MAX };
+        let line_bytes_max = if self.envelope { ENVELOPE_BYTES_MAX } else { BODY_BYTES_MAX };
         match &self.transactions {
             Some(path) => {
                 let file = File::open(path).map_err(|error| self.unreadable(&error))?;
@@ -419,8 +420,8 @@ impl Run {
         loop {
             if let Some(result) = pending.front_mut().and_then(|first| (&mut first.answer).now_or_never()) {
                 let id = pending.pop_front().and_then(|first| first.id);
-                *outcomes.entry(reply::outcome(&result)).or_default() += 1;
-                let written = reply::print(&mut out, id, &result, self.json);
+                *outcomes.entry(outcome(&result)).or_default() += 1;
+                let written = print(&mut out, id, &result, self.json);
                 if !is_pipe_open(written).context("cannot write the replies")? {
                     return Ok(Fed { outcomes, interrupted });
                 }
@@ -476,8 +477,7 @@ impl Run {
 
     /// Sends one line. It is in the service's queue when this returns.
     async fn send<'a>(&self, users: &mut Users<'a>, line: Line) -> anyhow::Result<Pending<'a>> {
-        let parsed =
-            if self.envelope { lines::parse_envelope(line, &self.user) } else { lines::plain(line, &self.user) };
+        let parsed = if self.envelope { parse_envelope(line, &self.user) } else { plain(line, &self.user) };
         let (user, request) = match parsed {
             Ok(parsed) => parsed,
             Err((id, reason)) => return Ok(Pending { id, answer: Box::pin(std::future::ready(Err(reason))) }),
@@ -486,9 +486,7 @@ impl Run {
         let id = request.id.clone();
         let (host, service) = (users.host, users.service);
         let mut answer: Answering<'a> =
-            Box::pin(
-                async move { host.request(token.reveal(), service, request).await.map_err(reply::NotDone::Denied) },
-            );
+            Box::pin(async move { host.request(token.reveal(), service, request).await.map_err(NotDone::Denied) });
         // Up to its first wait: into the queue, so that lines are executed in their order.
         let answer = match std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
             Poll::Ready(result) => Box::pin(std::future::ready(result)),
@@ -552,7 +550,7 @@ impl fmt::Display for Interrupted {
     }
 }
 
-type Answering<'a> = Pin<Box<dyn Future<Output = Result<Reply, reply::NotDone>> + 'a>>;
+type Answering<'a> = Pin<Box<dyn Future<Output = Result<Reply, NotDone>> + 'a>>;
 
 /// A request under way.
 struct Pending<'a> {

@@ -133,15 +133,16 @@ pub(super) struct Gathering {
 
 impl Gathering {
     /// A host goes back no further than to the older of two snapshots, and does not hold what is before; `reaches_back`
-    /// is for those who want all that there is.
+    /// is for those who want all that there is. `only` leaves out all services but one.
     pub(super) fn new(
         storage: &dyn Storage,
         catalog: &Catalog,
+        only: Option<&Name>,
         whole: Option<&Name>,
         reaches_back: bool,
     ) -> Result<Self, DataError> {
         let mut services: BTreeMap<Name, FoundService> = BTreeMap::new();
-        for (name, entry) in catalog.services()? {
+        for (name, entry) in catalog.services()?.into_iter().filter(|(name, _)| only.is_none_or(|only| only == name)) {
             let found = FoundService {
                 name: name.clone(),
                 entry,

@@ -1,6 +1,6 @@
 //! A host with a data directory: how its services are brought back, created, and ended so that the next start is quick.
 
-use super::Host;
+use super::{Host, Idle};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, Pin, findings};
 use crate::engine::{Program, joined};
@@ -67,8 +67,11 @@ impl Host {
         for event in findings(&contents) {
             (self.surroundings.events)(&event);
         }
-        let recovering = contents.services.into_iter().map(|found| self.recover_one(found, epoch(), sabotage));
-        futures::future::join_all(recovering).await;
+        let stopped = self.data.as_ref().and_then(|directory| directory.catalog().stopped().ok()).unwrap_or_default();
+        let (resting, found): (Vec<_>, Vec<_>) =
+            contents.services.into_iter().partition(|found| stopped.contains(&found.name));
+        self.idle().extend(resting.into_iter().map(|found| (found.name, Idle::Stopped)));
+        futures::future::join_all(found.into_iter().map(|found| self.recover_one(found, epoch(), sabotage))).await;
         if let Some(directory) = &self.data {
             directory.set_recovered();
         }
@@ -82,7 +85,7 @@ impl Host {
         self.recover_with(contents, epoch, None).await;
     }
 
-    async fn recover_one(&self, found: FoundService, epoch: Epoch, sabotage: Option<Sabotage>) {
+    pub(super) async fn recover_one(&self, found: FoundService, epoch: Epoch, sabotage: Option<Sabotage>) {
         let Some(directory) = &self.data else { return };
         let name = found.name.clone();
         let was_told = found.standing.is_err();
@@ -101,7 +104,7 @@ impl Host {
             if !was_told {
                 (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
             }
-            self.quarantined.write().unwrap_or_else(PoisonError::into_inner).insert(name, reason);
+            self.idle().insert(name, Idle::Quarantined(reason));
         }
     }
 
@@ -114,7 +117,10 @@ impl Host {
     /// Why a service of the data directory was not started, if it was not.
     #[must_use]
     pub fn quarantined(&self, service: &Name) -> Option<String> {
-        self.quarantined.read().unwrap_or_else(PoisonError::into_inner).get(service).cloned()
+        match self.idle.read().unwrap_or_else(PoisonError::into_inner).get(service) {
+            Some(Idle::Quarantined(reason)) => Some(reason.clone()),
+            Some(Idle::Stopped) | None => None,
+        }
     }
 
     /// Whether a service runs.
@@ -177,25 +183,18 @@ impl Host {
     /// [`DataError::NoService`]; otherwise the storage fails, and what is left of the service then is of no use to
     /// anybody: it is removed with the next start, or when another of its name is created.
     pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
-        let none = || DataError::NoService { service: name.clone() };
-        let directory = self.data.clone().ok_or_else(none)?;
         let _creating = self.creating.lock().await;
-        if directory.catalog().service(name)?.is_none() {
-            return Err(none());
-        }
+        let directory = self.directory_of(name)?;
         let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(handle) = handle {
             // A task that has ended already is what is wanted.
             let _ = handle.discard().await;
         }
-        let keeper = self.keepers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        if let Some(keeper) = keeper {
-            let _ = keeper.await;
-        }
+        self.end_keeper(name).await;
         let service = name.clone();
         let removed = tokio::task::spawn_blocking(move || directory.remove_service(&service).map(|()| directory));
         let directory = joined(removed).await?;
-        self.quarantined.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
         directory.reclaim().await;
         Ok(())

@@ -1,8 +1,8 @@
 //! How replies are printed.
 
+use crate::transaction::{Answer, Denial, Outcome, Reply};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lifeboat::transaction::{Answer, Denial, Outcome, Reply};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::{self, Write};
@@ -10,7 +10,7 @@ use thiserror::Error;
 
 /// Why a line led to no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-pub(crate) enum NotDone {
+pub enum NotDone {
     /// The host denied it.
     #[error(transparent)]
     Denied(Denial),
@@ -33,7 +33,8 @@ pub(crate) enum NotDone {
 }
 
 /// How it ended.
-pub(crate) fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
+#[must_use]
+pub fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
     result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome())
 }
 
@@ -49,7 +50,7 @@ struct Printed<'a> {
 
 /// Bytes in the first of the three forms that can hold them, or none.
 #[derive(Default, Serialize)]
-pub(crate) struct Payload<'a> {
+pub struct Payload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     json: Option<&'a RawValue>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -60,7 +61,8 @@ pub(crate) struct Payload<'a> {
 
 impl<'a> Payload<'a> {
     /// `bytes`; as JSON only if they `may_be_json` and are on one line.
-    pub(crate) fn of(bytes: &'a [u8], may_be_json: bool) -> Self {
+    #[must_use]
+    pub fn of(bytes: &'a [u8], may_be_json: bool) -> Self {
         let mut payload = Self::default();
         match std::str::from_utf8(bytes) {
             Err(_) => payload.base64 = Some(STANDARD.encode(bytes)),
@@ -73,13 +75,11 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Prints a reply on one line: an `ok` that is a line itself as it is, all else as a JSON object.
-pub(crate) fn print(
-    out: &mut impl Write,
-    id: Option<String>,
-    result: &Result<Reply, NotDone>,
-    json: bool,
-) -> io::Result<()> {
+/// Prints a reply on one line: an `ok` that is a line itself as it is, all else as a JSON object; with `json` that, too.
+///
+/// # Errors
+/// Those of `out`.
+pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, NotDone>, json: bool) -> io::Result<()> {
     if let Ok(Reply { answer: Answer::Ok(bytes), .. }) = result
         && !json
         && is_one_line(bytes)
@@ -111,10 +111,10 @@ fn is_one_line(bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::name::Name;
+    use crate::transaction::{Cause, Sequence, VmId};
     use bytes::Bytes;
-    use lifeboat::clock::Timestamp;
-    use lifeboat::name::Name;
-    use lifeboat::transaction::{Cause, Sequence, VmId};
 
     fn printed(answer: Answer, json: bool) -> String {
         let reply = Reply {

@@ -1,0 +1,7 @@
+//! Requests and replies one a line, as `lifeboat run` and the server's batches have them.
+
+mod envelope;
+mod reply;
+
+pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain};
+pub use reply::{NotDone, Payload, outcome, print};

@@ -1,0 +1,90 @@
+//! Bodies, read with a bound on their bytes and on the time that they take.
+
+use super::problem::Problem;
+use crate::size::Bytes as ByteCount;
+use axum::body::Body;
+use axum::http::StatusCode;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use std::time::Duration;
+
+/// Bytes beyond the bound that are read and forgotten: a client that is still sending would otherwise find the connection
+/// broken, and not the answer that says why.
+pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// Reads a whole body.
+pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Result<Bytes, Problem> {
+    let reading = collect(body, bytes_max);
+    match tokio::time::timeout(time_max, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            format!("the body did not come within {} s; send it again, and faster", time_max.as_secs()),
+        )),
+    }
+}
+
+async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is longer than {}; send less", ByteCount(bytes_max as u64)),
+        )
+    };
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| Problem::bad_request("body_broken", format!("the body came to no proper end: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let bytes = first.len() + rest.len() + data.len();
+        if bytes > bytes_max {
+            drain(body, DRAINED_BYTES_MAX).await;
+            return Err(too_large());
+        }
+        // Most bodies come in one piece, which is not copied.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(if rest.is_empty() { first } else { rest.freeze() })
+}
+
+async fn drain(mut body: Body, bytes_max: usize) {
+    let mut bytes = 0;
+    while let Some(Ok(frame)) = body.frame().await {
+        bytes += frame.data_ref().map_or(0, Bytes::len);
+        if bytes > bytes_max {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn pieces(pieces: &[&'static [u8]]) -> Body {
+        let pieces: Vec<Result<Bytes, std::io::Error>> =
+            pieces.iter().map(|piece| Ok(Bytes::from_static(piece))).collect();
+        Body::from_stream(stream::iter(pieces))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_to_its_bound_and_not_beyond() {
+        let read = |body: Body| read(body, 6, Duration::from_secs(60));
+        assert_eq!(read(Body::empty()).await.expect("short"), "");
+        assert_eq!(read(pieces(&[b"abcdef"])).await.expect("short"), "abcdef");
+        assert_eq!(read(pieces(&[b"ab", b"", b"cd", b"ef"])).await.expect("short"), "abcdef");
+        assert!(read(pieces(&[b"ab", b"cdefg"])).await.is_err());
+        assert!(read(Body::from("abcdefg")).await.is_err());
+    }
+}

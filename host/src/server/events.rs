@@ -1,0 +1,206 @@
+//! The events of a host as a stream that can be resumed.
+
+use super::Shared;
+use super::problem::Problem;
+use crate::auth::{Grant, Identity};
+use crate::clock::{Timestamp, Utc};
+use crate::event::Event;
+use crate::name::Name;
+use axum::Extension;
+use axum::extract::{Query, State};
+use axum::http::HeaderMap;
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use serde::Deserialize;
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::watch;
+
+/// Events that are kept for clients that come back.
+pub const EVENTS_KEPT_MAX: usize = 10_000;
+
+/// The longest silence on a stream of events: then a comment is sent, so that both ends notice if the other is gone.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// An event, and when it happened.
+#[derive(Debug)]
+struct Logged {
+    /// Counts up by one from the first since the server started.
+    number: u64,
+    time: Timestamp,
+    event: Event,
+}
+
+/// The last events of a host, for any number of readers.
+#[derive(Debug)]
+pub struct EventLog {
+    /// Tells the events of this start from those of others, whose numbers begin at 1 as well.
+    start: u64,
+    kept: Mutex<VecDeque<Arc<Logged>>>,
+    last: watch::Sender<u64>,
+}
+
+impl EventLog {
+    /// A log that begins at `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self { start: now.0 / 1_000_000, kept: Mutex::default(), last: watch::Sender::new(0) }
+    }
+
+    /// Adds an event. It does not block but for a moment: fit for an [`EventSink`](crate::event::EventSink).
+    pub fn add(&self, event: &Event, time: Timestamp) {
+        let mut kept = self.kept();
+        let number = kept.back().map_or(1, |last| last.number + 1);
+        if kept.len() == EVENTS_KEPT_MAX {
+            kept.pop_front();
+        }
+        kept.push_back(Arc::new(Logged { number, time, event: event.clone() }));
+        drop(kept);
+        self.last.send_replace(number);
+    }
+
+    /// What came after event `after`, as far as it is kept.
+    fn after(&self, after: u64) -> Vec<Arc<Logged>> {
+        let kept = self.kept();
+        let first = kept.partition_point(|logged| logged.number <= after);
+        kept.range(first..).map(Arc::clone).collect()
+    }
+
+    fn id(&self, number: u64) -> String {
+        format!("{}-{number}", self.start)
+    }
+
+    /// The number of the event with this id; 0, before all, if it is of another start.
+    fn number(&self, id: &str) -> u64 {
+        let of_this_start = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start));
+        of_this_start.and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Logged>>> {
+        // No code that can panic runs under the lock.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a client wants of the events.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Wanted {
+    /// Those of this service alone.
+    service: Option<Name>,
+    /// Whether to go on with what happens from now on; true unless it says otherwise.
+    follow: Option<bool>,
+    /// The kind of event alone, such as `log`.
+    event: Option<String>,
+}
+
+pub(super) async fn stream_events(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Query(wanted): Query<Wanted>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    if let Some(service) = &wanted.service {
+        shared.host.authorise(&identity, service, Grant::Observe)?;
+    }
+    let from = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map_or(0, |id| shared.events.number(id));
+    let follow = wanted.follow.unwrap_or(true);
+    let news = shared.events.last.subscribe();
+    let reading = Reading { shared, identity, wanted, after: from, ready: VecDeque::new(), news, follow };
+    let events = stream::unfold(reading, |mut reading| async move {
+        reading.next().await.map(|event| (Ok::<_, Infallible>(event), reading))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+struct Reading {
+    shared: Arc<Shared>,
+    identity: Identity,
+    wanted: Wanted,
+    after: u64,
+    ready: VecDeque<Arc<Logged>>,
+    news: watch::Receiver<u64>,
+    follow: bool,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<axum::response::sse::Event> {
+        loop {
+            while let Some(logged) = self.ready.pop_front() {
+                self.after = logged.number;
+                if self.is_for_them(&logged.event) {
+                    let log = &self.shared.events;
+                    let body = body(&logged);
+                    let event =
+                        axum::response::sse::Event::default().id(log.id(logged.number)).event(logged.event.kind());
+                    return Some(event.data(body.to_string()));
+                }
+            }
+            self.news.mark_unchanged();
+            self.ready = self.shared.events.after(self.after).into();
+            if !self.ready.is_empty() {
+                continue;
+            }
+            let is_token_valid = self.shared.clock.now() < self.identity.expires;
+            if !self.follow || !is_token_valid {
+                return None;
+            }
+            let mut phase = self.shared.phase.subscribe();
+            tokio::select! {
+                changed = self.news.changed() => changed.ok()?,
+                // A stream would otherwise hold up the end of the server.
+                _ = phase.wait_for(|phase| *phase == super::Phase::Draining) => return None,
+                // Now and then the token is looked at.
+                () = tokio::time::sleep(KEEP_ALIVE) => {}
+            }
+        }
+    }
+
+    /// Whether the user may see it, now: a grant may be gone since the stream began.
+    fn is_for_them(&self, event: &Event) -> bool {
+        let service = event.service();
+        if self.wanted.service.as_ref().is_some_and(|wanted| Some(wanted) != service) {
+            return false;
+        }
+        if self.wanted.event.as_ref().is_some_and(|wanted| *wanted != event.kind()) {
+            return false;
+        }
+        match service {
+            Some(service) => self.shared.host.authorise(&self.identity, service, Grant::Observe).is_ok(),
+            None => self.shared.host.authorise_admin(&self.identity).is_ok(),
+        }
+    }
+}
+
+/// The event with its time and the line that operators see.
+fn body(logged: &Logged) -> Value {
+    let mut body = serde_json::to_value(&logged.event).unwrap_or_else(|_| json!({}));
+    body["time"] = Value::from(format!("{:.6}", Utc(logged.time)));
+    body["text"] = Value::from(logged.event.to_string());
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn event(number: usize) -> Event {
+        Event::Log { service: Name::new("bank").expect("a name"), line: number.to_string() }
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_and_sees_what_is_kept() {
+        let log = EventLog::new(Timestamp(5_000_000));
+        (1..=EVENTS_KEPT_MAX + 10).for_each(|number| log.add(&event(number), Timestamp(0)));
+        assert_eq!(log.after(0).first().expect("some").number, 11);
+        let last = log.after(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)));
+        assert_eq!(last.len(), 2);
+        assert_eq!(log.id(last[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
+        assert_eq!(log.number("4-7"), 0);
+        assert_eq!(log.number("nonsense"), 0);
+    }
+}

@@ -1,0 +1,221 @@
+//! Connections: accepted, bounded, encrypted if they are to be, and drained.
+
+use crate::config::ServerLimits;
+use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::service::TowerToHyperService;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
+
+/// The least that the HTTP library reads a head into, in bytes.
+const HEAD_BYTES_MIN: usize = 8 * 1024;
+
+/// How long to wait after an accept that failed for want of something, such as file descriptors.
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// How long a client may take to agree on the encryption.
+const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// Nobody can be listened to as asked.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ListenerError {
+    /// The address is in use, or not the machine's.
+    #[error("cannot listen on {address}; name a free address of this machine")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// Tokens would go over the network for all to read.
+    #[error(
+        "{address} can be reached from other machines, and there is no TLS: give the server a certificate and a key \
+         ([server.tls]), listen on 127.0.0.1, or add --insecure if something in front of it encrypts"
+    )]
+    Insecure {
+        /// The address.
+        address: SocketAddr,
+    },
+    /// A certificate or key cannot be used.
+    #[error("{what} '{file}' cannot be used: {reason}")]
+    Tls {
+        /// Which of the two.
+        what: &'static str,
+        /// The file.
+        file: String,
+        /// Why not.
+        reason: String,
+    },
+}
+
+/// An address that is listened on.
+pub struct Listener {
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+}
+
+impl std::fmt::Debug for Listener {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Listener").field("listener", &self.listener).field("has_tls", &self.tls.is_some()).finish()
+    }
+}
+
+/// Reads a certificate chain and its key, both PEM.
+///
+/// # Errors
+/// [`ListenerError::Tls`].
+pub fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ListenerError> {
+    let failed = |what, file: &Path, reason: String| ListenerError::Tls {
+        what,
+        file: file.display().to_string().escape_debug().to_string(),
+        reason,
+    };
+    let of_chain = |error: String| failed("the certificate", certificate, error);
+    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
+        .map_err(|error| of_chain(error.to_string()))?
+        .collect::<Result<_, _>>()
+        .map_err(|error| of_chain(error.to_string()))?;
+    if chain.is_empty() {
+        return Err(of_chain("there is no certificate in it; it must be PEM".into()));
+    }
+    let of_key = |error: String| failed("the key", key, error);
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(error.to_string()))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| of_key(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| of_key(error.to_string()))?;
+    Ok(Arc::new(config))
+}
+
+impl Listener {
+    /// Listens on `address`; port 0 is any that is free. Off loopback it wants `tls`, or `is_insecure`.
+    ///
+    /// # Errors
+    /// [`ListenerError`].
+    pub async fn bind(
+        address: SocketAddr,
+        tls: Option<Arc<ServerConfig>>,
+        is_insecure: bool,
+    ) -> Result<Self, ListenerError> {
+        if tls.is_none() && !is_insecure && !address.ip().is_loopback() {
+            return Err(ListenerError::Insecure { address });
+        }
+        let listener = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
+        Ok(Self { listener, tls: tls.map(TlsAcceptor::from) })
+    }
+
+    /// The address, with the port that it got.
+    ///
+    /// # Errors
+    /// The operating system does not tell.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Whether connections are encrypted.
+    #[must_use]
+    pub fn has_tls(&self) -> bool {
+        self.tls.is_some()
+    }
+
+    pub(super) async fn serve(
+        self,
+        router: Router,
+        limits: &ServerLimits,
+        draining: impl Future<Output = ()>,
+        deadline: Duration,
+    ) {
+        let mut http = http1::Builder::new();
+        let head_bytes_max = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX).max(HEAD_BYTES_MIN);
+        http.timer(TokioTimer::new()).header_read_timeout(limits.header_deadline).max_buf_size(head_bytes_max);
+        let graceful = GracefulShutdown::new();
+        let places = Arc::new(Semaphore::new(limits.connections_max as usize));
+        let mut draining = std::pin::pin!(draining);
+        loop {
+            let accepted = tokio::select! {
+                () = &mut draining => break,
+                accepted = accept(&self.listener, &places) => accepted,
+            };
+            let (stream, address, place) = match accepted {
+                Ok(accepted) => accepted,
+                Err(_) => {
+                    // The connection was gone already, or the machine is short of something.
+                    tokio::time::sleep(ACCEPT_RETRY).await;
+                    continue;
+                }
+            };
+            // Answers are small, and each is waited for.
+            let _ = stream.set_nodelay(true);
+            let service = TowerToHyperService::new(WithAddress { router: router.clone(), address });
+            let (http, tls, watcher) = (http.clone(), self.tls.clone(), graceful.watcher());
+            tokio::spawn(async move {
+                // A connection that breaks is the client's loss; what it asked for has happened or not all the same.
+                match tls {
+                    None => {
+                        let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
+                    }
+                    Some(tls) => {
+                        if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
+                            let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
+                        }
+                    }
+                }
+                drop(place);
+            });
+        }
+        drop(self.listener);
+        // What is not answered by then is not told; the transactions among it are in the journal or not, and their ids
+        // tell which.
+        let _ = tokio::time::timeout(deadline, graceful.shutdown()).await;
+    }
+}
+
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
+    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
+    let (stream, address) = listener.accept().await?;
+    Ok((stream, address, place))
+}
+
+/// The router, with the address of the client in every request.
+#[derive(Clone)]
+struct WithAddress {
+    router: Router,
+    address: SocketAddr,
+}
+
+impl tower::Service<hyper::Request<hyper::body::Incoming>> for WithAddress {
+    type Response = axum::response::Response;
+    type Error = std::convert::Infallible;
+    type Future = <Router as tower::Service<hyper::Request<axum::body::Body>>>::Future;
+
+    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
+        // A router is always ready.
+        std::task::Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
+        let mut request = request.map(axum::body::Body::new);
+        request.extensions_mut().insert(ConnectInfo(self.address));
+        tower::Service::call(&mut self.router, request)
+    }
+}

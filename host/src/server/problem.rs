@@ -1,0 +1,297 @@
+//! Answers and problems as HTTP has them: the one place where outcomes and denials become status codes.
+
+use crate::api::{
+    self, FAILOVER_HEADER, FUEL_USED_HEADER, OUTCOME_HEADER, PROBLEM_JSON, REPEATED_HEADER, SEQUENCE_HEADER,
+    TRANSACTION_ID_HEADER, VM_HEADER,
+};
+use crate::auth::{AccountError, LogInError, PasswordError};
+use crate::data::{DataError, chain};
+use crate::engine::EngineError;
+use crate::service::LaunchError;
+use crate::transaction::{Answer, Denial, Outcome, Reply};
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// When to try again after a refusal that passes by itself.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// Why a request is not done. Its code never changes; its text is for people.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    outcome: Option<Outcome>,
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), outcome: None, retry_after: None }
+    }
+
+    pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// The server cannot now, and will be able to.
+    pub(super) fn later(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(RETRY), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
+    }
+
+    /// The storage failed: an operator has to see to it.
+    pub(super) fn storage(error: &dyn std::error::Error) -> Self {
+        Self::later("storage", chain(error))
+    }
+
+    fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = Some(outcome);
+        self
+    }
+
+    fn with_retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Self { status, code, detail, outcome, retry_after } = self;
+        let problem = api::Problem {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            code: code.into(),
+            detail,
+            outcome: outcome.map(|outcome| outcome.to_string()),
+        };
+        let body = serde_json::to_vec(&problem).expect("texts and numbers are JSON");
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(outcome) = outcome {
+            headers.insert(OUTCOME_HEADER, outcome_value(outcome));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = retry_after {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+}
+
+impl From<Denial> for Problem {
+    fn from(denial: Denial) -> Self {
+        let (status, code) = match &denial {
+            Denial::NotAuthenticated { .. } => (StatusCode::UNAUTHORIZED, "not_authenticated"),
+            Denial::NotGranted { .. } => (StatusCode::FORBIDDEN, "not_granted"),
+            Denial::NotAdmin { .. } => (StatusCode::FORBIDDEN, "not_admin"),
+            Denial::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
+            Denial::IdReused { .. } => (StatusCode::CONFLICT, "id_reused"),
+            Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
+            Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
+            Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+            Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
+        };
+        let problem = Self::new(status, code, denial.to_string()).with_outcome(Outcome::Denied);
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => problem.with_retry(RETRY),
+            _ => problem,
+        }
+    }
+}
+
+impl From<LogInError> for Problem {
+    fn from(error: LogInError) -> Self {
+        match error {
+            LogInError::WrongCredentials => Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", error.to_string()),
+            LogInError::TooMany { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", error.to_string()).with_retry(retry_after)
+            }
+            LogInError::Catalog(_) => Self::storage(&error),
+        }
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        Self::bad_request("password", error.to_string())
+    }
+}
+
+impl From<AccountError> for Problem {
+    fn from(error: AccountError) -> Self {
+        let status_and_code = match error {
+            AccountError::LogIn(error) => return error.into(),
+            AccountError::Password(error) => return error.into(),
+            AccountError::Catalog(_) => return Self::storage(&error),
+            AccountError::Exists { .. } => (StatusCode::CONFLICT, "user_exists"),
+            AccountError::Unknown { .. } => (StatusCode::NOT_FOUND, "no_such_user"),
+            AccountError::NotHeld { .. } => (StatusCode::NOT_FOUND, "no_such_grant"),
+            AccountError::LastAdmin { .. } => (StatusCode::CONFLICT, "last_admin"),
+            AccountError::TooManyUsers => (StatusCode::CONFLICT, "too_many_users"),
+            AccountError::TooManyGrants { .. } => (StatusCode::CONFLICT, "too_many_grants"),
+        };
+        let (status, code) = status_and_code;
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<LaunchError> for Problem {
+    fn from(error: LaunchError) -> Self {
+        let (status, code) = match &error {
+            LaunchError::Exists { .. } => (StatusCode::CONFLICT, "service_exists"),
+            LaunchError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
+            LaunchError::NoRoom(_) => return Self::later("no_room", error.to_string()),
+            LaunchError::UnderPressure(_) => return Self::later("host_under_pressure", error.to_string()),
+            LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
+            LaunchError::Size(_)
+            | LaunchError::Instantiate { .. }
+            | LaunchError::Engine(
+                EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. },
+            ) => (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused"),
+            _ => return Self::storage(&error),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<DataError> for Problem {
+    fn from(error: DataError) -> Self {
+        match &error {
+            DataError::NoService { .. } => Self::not_found(error.to_string()),
+            DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
+            _ => Self::storage(&error),
+        }
+    }
+}
+
+/// The answer to a transaction or query.
+pub(super) fn answer(reply: Reply) -> Response {
+    let outcome = reply.answer.outcome();
+    let mut headers = HeaderMap::with_capacity(8);
+    headers.insert(OUTCOME_HEADER, outcome_value(outcome));
+    insert(&mut headers, VM_HEADER, &reply.vm.to_string());
+    headers.insert(SEQUENCE_HEADER, HeaderValue::from(reply.sequence.0));
+    headers.insert(FUEL_USED_HEADER, HeaderValue::from(reply.fuel_used));
+    insert(&mut headers, TRANSACTION_ID_HEADER, &encoded(&reply.id));
+    if reply.is_repeated {
+        headers.insert(REPEATED_HEADER, HeaderValue::from_static("true"));
+    }
+    if let Some(failover) = &reply.failover {
+        insert(&mut headers, FAILOVER_HEADER, &failover.to_string());
+    }
+    let mut response = match reply.answer {
+        Answer::Ok(bytes) => {
+            headers.insert(CONTENT_TYPE, content_type(&bytes));
+            Response::new(Body::from(bytes))
+        }
+        Answer::Refused(text) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text).with_outcome(outcome).into_response()
+        }
+        Answer::Failed(cause) => {
+            let problem = if cause.is_retryable() {
+                Problem::later("failed_retryable", cause.to_string())
+            } else {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "failed", cause.to_string())
+            };
+            problem.with_outcome(outcome).into_response()
+        }
+    };
+    response.headers_mut().extend(headers);
+    response
+}
+
+/// What a guest answers, it does not name: JSON is told by how it begins, since most guests answer that.
+fn content_type(bytes: &[u8]) -> HeaderValue {
+    let is_json = matches!(bytes.first(), Some(b'{' | b'[' | b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n'))
+        && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+    HeaderValue::from_static(if is_json { "application/json" } else { "application/octet-stream" })
+}
+
+fn outcome_value(outcome: Outcome) -> HeaderValue {
+    HeaderValue::from_static(match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Refused => "refused",
+        Outcome::Failed => "failed",
+        Outcome::Denied => "denied",
+    })
+}
+
+fn insert(headers: &mut HeaderMap, name: &'static str, text: &str) {
+    // Names, numbers and encoded ids are plain; what were not is better left out than a panic.
+    if let Ok(value) = HeaderValue::from_str(text) {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}
+
+/// An id as a header may hold it: percent-encoded where it is not visible ASCII.
+pub(super) fn encoded(id: &str) -> String {
+    let mut text = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+    use crate::transaction::{Cause, Sequence, VmId};
+
+    fn reply(answer: Answer) -> Reply {
+        Reply {
+            id: "a b\n%".into(),
+            sequence: Sequence(7),
+            timestamp: crate::clock::Timestamp(0),
+            answer,
+            fuel_used: 12,
+            is_repeated: true,
+            vm: VmId { service: Name::new("bank").expect("a name"), number: 3 },
+            failover: None,
+        }
+    }
+
+    #[test]
+    fn an_answer_tells_all_there_is_in_its_headers() {
+        let response = answer(reply(Answer::Ok(bytes::Bytes::from_static(b"{}"))));
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            ["content-type", OUTCOME_HEADER, VM_HEADER, SEQUENCE_HEADER, FUEL_USED_HEADER, REPEATED_HEADER].map(header),
+            ["application/json", "ok", "bank/3", "7", "12", "true"]
+        );
+        assert_eq!(header(TRANSACTION_ID_HEADER), "a%20b%0A%25");
+    }
+
+    #[test]
+    fn outcomes_have_their_codes() {
+        let code = |answered: Answer| answer(reply(answered)).status().as_u16();
+        assert_eq!(code(Answer::Refused("no".into())), 422);
+        assert_eq!(code(Answer::Failed(Cause::Trap { message: "unreachable".into() })), 422);
+        let deadline = Cause::Deadline { deadline: Duration::from_secs(1) };
+        assert!(deadline.is_retryable());
+        let response = answer(reply(Answer::Failed(deadline)));
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key(RETRY_AFTER));
+    }
+}

@@ -1,0 +1,270 @@
+//! Routes: each declares what it needs and what it is, once, and both the guard and the API's description follow from
+//! that.
+
+use super::problem::Problem;
+use super::{Phase, Shared};
+use crate::auth::{Grant, Identity};
+use crate::name::Name;
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{RawPathParams, Request, State};
+use axum::handler::Handler;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{Method, StatusCode};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+/// What a request must bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing.
+    Nobody,
+    /// A token.
+    User,
+    /// A token, and this grant on the service that the path names.
+    Grant(Grant),
+    /// The token of an admin.
+    Admin,
+}
+
+impl Needs {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::User => "user",
+            Self::Grant(grant) => grant.word(),
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A body, in the API's description.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Content {
+    /// Of this type, and JSON of this shape.
+    Json(fn(&mut SchemaGenerator) -> Value),
+    /// Of this type.
+    Bytes(&'static str),
+}
+
+/// JSON of this shape.
+pub(super) fn json_of<T: JsonSchema>() -> Content {
+    Content::Json(|generator| generator.subschema_for::<T>().to_value())
+}
+
+/// One operation, as it is described.
+pub(super) struct Route {
+    method: Method,
+    path: &'static str,
+    needs: Needs,
+    summary: &'static str,
+    takes: Option<Content>,
+    parameters: &'static [(&'static str, &'static str, &'static str)],
+    gives: Vec<(u16, &'static str, Option<Content>)>,
+}
+
+impl Route {
+    pub(super) fn new(method: Method, path: &'static str, needs: Needs, summary: &'static str) -> Self {
+        Self { method, path, needs, summary, takes: None, parameters: &[], gives: Vec::new() }
+    }
+
+    pub(super) fn takes(mut self, content: Content) -> Self {
+        self.takes = Some(content);
+        self
+    }
+
+    /// Parameters beside those of the path: where (`query`, `header`), name, meaning.
+    pub(super) fn parameters(mut self, parameters: &'static [(&'static str, &'static str, &'static str)]) -> Self {
+        self.parameters = parameters;
+        self
+    }
+
+    pub(super) fn gives(mut self, status: u16, what: &'static str, content: Option<Content>) -> Self {
+        self.gives.push((status, what, content));
+        self
+    }
+}
+
+/// A router, and the description of what it routes.
+pub(super) struct Api {
+    shared: Arc<Shared>,
+    router: Router<Arc<Shared>>,
+    generator: SchemaGenerator,
+    paths: BTreeMap<&'static str, Map<String, Value>>,
+}
+
+impl Api {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        // Paths of OpenAPI 3.1 refer to schemas by this place.
+        let mut settings = schemars::generate::SchemaSettings::draft2020_12();
+        settings.definitions_path = "/components/schemas".into();
+        Self { shared, router: Router::new(), generator: settings.into_generator(), paths: BTreeMap::new() }
+    }
+
+    /// Adds a route. Nothing reaches `handler` without what the route needs.
+    pub(super) fn route<T: 'static>(mut self, route: Route, handler: impl Handler<T, Arc<Shared>>) -> Self {
+        self.describe(&route);
+        let filter = MethodFilter::try_from(route.method).expect("a method of HTTP");
+        let state = (Arc::clone(&self.shared), route.needs);
+        let guarded = on(filter, handler).route_layer(axum::middleware::from_fn_with_state(state, guard));
+        self.router = self.router.route(route.path, guarded);
+        self
+    }
+
+    /// The router, with the description at `/openapi.json`.
+    pub(super) fn finish(mut self) -> Router {
+        let about = Route::new(Method::GET, "/openapi.json", Needs::Nobody, "This description").gives(
+            200,
+            "OpenAPI 3.1",
+            Some(Content::Bytes("application/json")),
+        );
+        self.describe(&about);
+        let description = Arc::<str>::from(self.description().to_string());
+        let tell = move || {
+            let description = Arc::clone(&description);
+            async move { ([("content-type", "application/json")], description.to_string()) }
+        };
+        self.router
+            .route(about.path, on(MethodFilter::GET, tell))
+            .method_not_allowed_fallback(async || {
+                Problem::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    "this path does not know that method; see /openapi.json",
+                )
+            })
+            .fallback(async || Problem::not_found("there is no such path; see /openapi.json"))
+            .with_state(self.shared)
+    }
+
+    fn describe(&mut self, route: &Route) {
+        let content = |generator: &mut SchemaGenerator, content: Content| match content {
+            Content::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
+            Content::Bytes(media_type) => json!({ media_type: {} }),
+        };
+        let mut responses = Map::new();
+        for (status, what, body) in &route.gives {
+            let mut response = json!({ "description": what });
+            if let Some(body) = body {
+                response["content"] = content(&mut self.generator, *body);
+            }
+            responses.insert(status.to_string(), response);
+        }
+        let problem = self.generator.subschema_for::<crate::api::Problem>().to_value();
+        responses.insert(
+            "default".into(),
+            json!({ "description": "a problem", "content": { crate::api::PROBLEM_JSON: { "schema": problem } } }),
+        );
+        let in_path = route.path.split(['{', '}']).skip(1).step_by(2).map(|name| ("path", name, ""));
+        let parameters: Vec<Value> = in_path
+            .chain(route.parameters.iter().copied())
+            .map(|(place, name, meaning)| {
+                json!({
+                    "in": place, "name": name, "description": meaning,
+                    "required": place == "path", "schema": { "type": "string" },
+                })
+            })
+            .collect();
+        let mut operation = json!({
+            "summary": route.summary,
+            "parameters": parameters,
+            "responses": responses,
+            "x-lifeboat-needs": route.needs.words(),
+        });
+        if route.needs != Needs::Nobody {
+            operation["security"] = json!([{ "token": [] }]);
+        }
+        if let Some(takes) = route.takes {
+            operation["requestBody"] = json!({ "required": true, "content": content(&mut self.generator, takes) });
+        }
+        let method = route.method.as_str().to_ascii_lowercase();
+        self.paths.entry(route.path).or_default().insert(method, operation);
+    }
+
+    fn description(&mut self) -> Value {
+        let schemas: Map<String, Value> = self.generator.take_definitions(true);
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Lifeboat",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "Runs stateful WebAssembly programs in metered virtual machines and fails them over \
+                                with nothing lost. `x-lifeboat-needs` says what an operation asks of its user: nobody, \
+                                user, a grant on the service, or admin.",
+            },
+            "paths": self.paths,
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            },
+        })
+    }
+}
+
+/// Lets a request through that brings what its route needs. Nothing of its body is read before.
+async fn guard(
+    State((shared, needs)): State<(Arc<Shared>, Needs)>,
+    parameters: RawPathParams,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response {
+    if needs != Needs::Nobody {
+        match admit(&shared, needs, &parameters, &request) {
+            Ok(identity) => drop(request.extensions_mut().insert(identity)),
+            Err(problem) => return problem.into_response(),
+        }
+    }
+    next.run(request).await
+}
+
+fn admit(
+    shared: &Shared,
+    needs: Needs,
+    parameters: &RawPathParams,
+    request: &Request<Body>,
+) -> Result<Identity, Problem> {
+    match shared.phase() {
+        Phase::Serving => {}
+        Phase::Starting => return Err(Problem::later("starting", "services are being brought back; try again soon")),
+        Phase::Draining => {
+            return Err(Problem::later("draining", "the server is being stopped; try again when it is back"));
+        }
+    }
+    let identity = shared.host.authenticate(token(request)?)?;
+    match needs {
+        Needs::Nobody | Needs::User => {}
+        Needs::Admin => shared.host.authorise_admin(&identity)?,
+        Needs::Grant(grant) => {
+            let service = parameters.iter().find(|(name, _)| *name == "name").map_or("", |(_, service)| service);
+            shared.host.authorise(&identity, service, grant)?;
+        }
+    }
+    Ok(identity)
+}
+
+/// The token of a request; an empty one is nobody's.
+pub(super) fn token(request: &Request<Body>) -> Result<&str, Problem> {
+    let Some(value) = request.headers().get(AUTHORIZATION) else {
+        return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
+            reason: "the request has no token; log in, and send 'Authorization: Bearer TOKEN'",
+        }));
+    };
+    let text = value.to_str().unwrap_or("");
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
+            reason: "the header is not 'Authorization: Bearer TOKEN'",
+        }));
+    }
+    Ok(token.trim())
+}
+
+/// A name in a path.
+pub(super) fn name(text: &str) -> Result<Name, Problem> {
+    Name::new(text).map_err(|reason| Problem::bad_request("not_a_name", reason))
+}

@@ -1,0 +1,242 @@
+//! Services: deployed, looked at, operated, removed.
+
+use super::problem::Problem;
+use super::{Shared, UPLOAD_TIME_MAX, body, routes};
+use crate::api::{AllUsage, Deployment, ResourceUsage, Service, Services, Standing, Usage, Vm};
+use crate::auth::{Grant, Identity};
+use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::engine::joined;
+use crate::event::FailoverCause;
+use crate::failover::FailoverMode;
+use crate::host::NewService;
+use crate::meter::Resource;
+use crate::name::Name;
+use crate::service::Status;
+use crate::transaction::{Epoch, Outcome};
+use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a list waits for a service that is busy, before it is shown without its VM.
+pub const STATUS_MAX: Duration = Duration::from_secs(1);
+
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Json<Services>, Problem> {
+    let entries = entries(&shared).await?;
+    let theirs = entries
+        .into_iter()
+        .filter(|(name, _)| Grant::ALL.into_iter().any(|grant| shared.host.authorise(&identity, name, grant).is_ok()));
+    let views = theirs.map(|(name, entry)| view(&shared, name, entry));
+    Ok(Json(Services { services: futures::future::join_all(views).await }))
+}
+
+pub(super) async fn inspect(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn deploy(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+    Query(deployment): Query<Deployment>,
+    body: Body,
+) -> Result<(StatusCode, Json<Service>), Problem> {
+    let name = routes::name(&name)?;
+    let settings = settings(&shared, deployment)?;
+    let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
+    let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
+    // Validating a large module takes a while.
+    let (of_service, of_loader) = (name.clone(), bytes.clone());
+    let loading = move || load(&of_service, &of_loader, &LoadLimits::default());
+    let workload = joined(tokio::task::spawn_blocking(loading))
+        .await
+        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "workload_refused", error.to_string()))?;
+    let (mut secret, mut epoch) = ([0; 32], Epoch::default());
+    getrandom::fill(&mut secret)
+        .and_then(|()| getrandom::fill(&mut epoch.0))
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+    let new =
+        NewService { name: name.clone(), workload, workload_bytes: &bytes, settings, secret, epoch, sabotage: None };
+    shared.host.create_durable_service(new).await?;
+    let _ = shared.metrics.service(&name);
+    Ok((StatusCode::CREATED, Json(one(&shared, &name).await?)))
+}
+
+pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    let name = routes::name(&name)?;
+    if shared.host.entry(&name)?.is_none() {
+        return Err(no_such(&name));
+    }
+    // Before, or a crash would leave the grants to the next service of that name.
+    let (of_grants, service) = (Arc::clone(&shared), name.clone());
+    joined(tokio::task::spawn_blocking(move || of_grants.accounts.forget_service(&service))).await?;
+    shared.host.remove_service(&name).await?;
+    shared.metrics.forget(&name);
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn fail_over(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    shared.host.fail_over_as(&identity, &name).await?;
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn snapshot(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    shared.host.snapshot_as(&identity, &name).await?;
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn stop(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    shared.host.stop_service(&routes::name(&name)?).await?;
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn start(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    let mut epoch = Epoch::default();
+    getrandom::fill(&mut epoch.0)
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+    shared.host.start_service(&routes::name(&name)?, epoch).await?;
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn usage(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Usage>, Problem> {
+    let name = routes::name(&name)?;
+    if shared.host.entry(&name)?.is_none() {
+        return Err(no_such(&name));
+    }
+    Ok(Json(usage_of(&shared, name).await))
+}
+
+pub(super) async fn all_usage(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Json<AllUsage>, Problem> {
+    let entries = entries(&shared).await?;
+    let theirs = entries.into_keys().filter(|name| shared.host.authorise(&identity, name, Grant::Observe).is_ok());
+    let services = futures::future::join_all(theirs.map(|name| usage_of(&shared, name))).await;
+    let is_admin = shared.host.authorise_admin(&identity).is_ok();
+    let host = shared.load().filter(|_| is_admin).and_then(|load| serde_json::to_value(load).ok());
+    Ok(Json(AllUsage { host, services }))
+}
+
+async fn entries(shared: &Arc<Shared>) -> Result<BTreeMap<Name, ServiceEntry>, Problem> {
+    let shared = Arc::clone(shared);
+    Ok(joined(tokio::task::spawn_blocking(move || shared.host.entries())).await?)
+}
+
+async fn one(shared: &Shared, name: &str) -> Result<Service, Problem> {
+    let name = routes::name(name)?;
+    let entry = shared.host.entry(&name)?.ok_or_else(|| no_such(&name))?;
+    Ok(view(shared, name, entry).await)
+}
+
+fn no_such(name: &Name) -> Problem {
+    Problem::not_found(format!("there is no service '{name}'; deploy one, or list those that there are"))
+}
+
+async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
+    let vm = status(shared, &name).await.map(vm);
+    let (standing, reason) = match shared.host.quarantined(&name) {
+        _ if shared.host.has_service(&name) => (Standing::Running, None),
+        Some(reason) => (Standing::Quarantined, Some(reason)),
+        None => (Standing::Stopped, Some("an operator stopped it; start it to have it serve".into())),
+    };
+    Service {
+        name: name.to_string(),
+        workload: entry.workload.to_string(),
+        standing,
+        reason,
+        failover: entry.settings.failover.to_string(),
+        vm,
+    }
+}
+
+async fn status(shared: &Shared, name: &Name) -> Option<Status> {
+    tokio::time::timeout(STATUS_MAX, shared.host.status_of(name)).await.ok().flatten()
+}
+
+fn vm(status: Status) -> Vm {
+    let resource = |resource: Resource| {
+        let usage = status.meter.usage(resource);
+        let shown = ResourceUsage {
+            used: usage.used,
+            limit: usage.limit,
+            unit: resource.unit().into(),
+            utilisation_percent: usage.utilisation_percent(),
+        };
+        (resource.to_string(), shown)
+    };
+    Vm {
+        id: status.vm.to_string(),
+        machine: status.machine.to_string(),
+        size: status.size,
+        sequence: status.sequence.0,
+        snapshot_sequence: status.snapshot_sequence.0,
+        resources: Resource::ALL.into_iter().map(resource).collect(),
+        degraded: status.degraded,
+        unmovable: status.unmovable,
+        stopped: status.stopped,
+    }
+}
+
+async fn usage_of(shared: &Shared, name: Name) -> Usage {
+    let counted = shared.metrics.service(&name);
+    Usage {
+        vm: status(shared, &name).await.map(vm),
+        queue_length: shared.host.queue_lengths().get(&name).copied().unwrap_or(0),
+        outcomes: Outcome::ALL.into_iter().map(|outcome| (outcome.to_string(), counted.outcomes(outcome))).collect(),
+        sla_failures: Resource::ALL
+            .into_iter()
+            .map(|resource| (resource.to_string(), counted.sla_failures(resource)))
+            .collect(),
+        failovers: FailoverCause::ALL.into_iter().map(|cause| (cause.to_string(), counted.failovers(cause))).collect(),
+        service: name.to_string(),
+    }
+}
+
+/// A deployment with what the configuration says of the rest.
+fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, Problem> {
+    let Deployment { size, fuel, failover } = deployment;
+    let failover = match failover {
+        None => FailoverMode::default(),
+        Some(text) => text.parse().map_err(|reason| Problem::bad_request("failover", reason))?,
+    };
+    let settings = shared.config.settings(size.as_deref(), None, failover);
+    let mut settings = settings.map_err(|reason| Problem::bad_request("no_such_size", reason))?;
+    if let Some(fuel) = fuel {
+        if fuel == 0 {
+            return Err(Problem::bad_request("fuel", "fuel=0 is no tank; give the VM at least 1"));
+        }
+        settings.sizes.iter_mut().for_each(|size| size.fuel = fuel);
+    }
+    Ok(settings)
+}
+
+/// How the services are that run; those that are too busy to tell are left out.
+pub(super) async fn statuses(shared: &Shared) -> BTreeMap<Name, Status> {
+    let names = shared.host.queue_lengths().into_keys();
+    let asked = names.map(|name| async move { status(shared, &name).await.map(|status| (name, status)) });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
+}

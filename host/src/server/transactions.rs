@@ -1,0 +1,148 @@
+//! Transactions, queries, and what became of them.
+
+use super::problem::{self, Problem};
+use super::{Shared, body};
+use crate::api::{IDEMPOTENCY_KEY_HEADER, TransactionState};
+use crate::auth::Identity;
+use crate::transaction::{Kind, Outcome, Request};
+use axum::Extension;
+use axum::Json;
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// How long a look-up of a transaction waits for what the service does, before it says `pending`.
+pub const LOOK_UP_MAX: Duration = Duration::from_secs(2);
+
+pub(super) async fn transact(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(service): Path<String>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let id = idempotency_key(&headers)?;
+    perform(&shared, &identity, &service, id, Kind::Transaction, body).await
+}
+
+pub(super) async fn query(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(service): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    perform(&shared, &identity, &service, None, Kind::Query, body).await
+}
+
+async fn perform(
+    shared: &Shared,
+    identity: &Identity,
+    service: &str,
+    id: Option<String>,
+    kind: Kind,
+    body: Body,
+) -> Result<Response, Problem> {
+    let body = body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await?;
+    let start = Instant::now();
+    let answered = shared.host.request_as(identity, service, Request { id, body, kind }).await;
+    let outcome = answered.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
+    shared.metrics.answered(service, outcome, start.elapsed());
+    Ok(problem::answer(answered?))
+}
+
+/// The kept answer to a transaction, as it was; or that there is none, or none yet.
+pub(super) async fn look_up(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path((service, id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let finding = shared.host.find_transaction(&identity, &service, &id);
+    let Ok(found) = tokio::time::timeout(LOOK_UP_MAX, finding).await else {
+        let state = TransactionState {
+            state: "pending".into(),
+            detail:
+                "the service is busy with what came before: whether this transaction is in its queue is known when \
+                     it is through; ask again"
+                    .into(),
+        };
+        return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
+    };
+    match found? {
+        Some(reply) => Ok(problem::answer(reply)),
+        None => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown",
+            format!(
+                "service '{service}' has no answer to transaction '{}' of yours: it was never executed, or is beyond the \
+                 horizon",
+                crate::event::Printable(&id)
+            ),
+        )),
+    }
+}
+
+/// The id of a transaction, if the request has one: a string of RFC 8941 in quotes, or the same without.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let wrong = |reason: &str| {
+        Problem::bad_request(
+            "idempotency_key",
+            format!("the header Idempotency-Key {reason}; write an id in double quotes, such as \"order-17\""),
+        )
+    };
+    if values.next().is_some() {
+        return Err(wrong("is there more than once"));
+    }
+    let text = value.to_str().map_err(|_| wrong("is not visible ASCII"))?.trim();
+    let id = match text.strip_prefix('"') {
+        None => text.to_owned(),
+        Some(quoted) => {
+            let inner = quoted.strip_suffix('"').ok_or_else(|| wrong("has no closing quote"))?;
+            let mut id = String::with_capacity(inner.len());
+            let mut characters = inner.chars();
+            while let Some(character) = characters.next() {
+                match character {
+                    '\\' => match characters.next() {
+                        Some(escaped @ ('"' | '\\')) => id.push(escaped),
+                        _ => return Err(wrong("has a backslash before something other than a quote or a backslash")),
+                    },
+                    '"' => return Err(wrong("goes on after its closing quote")),
+                    character => id.push(character),
+                }
+            }
+            id
+        }
+    };
+    if id.is_empty() {
+        return Err(wrong("is empty"));
+    }
+    Ok(Some(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn key(value: &[u8]) -> Option<Option<String>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(IDEMPOTENCY_KEY_HEADER, HeaderValue::from_bytes(value).expect("a value"));
+        idempotency_key(&headers).ok()
+    }
+
+    #[test]
+    fn a_key_is_taken_with_and_without_quotes() {
+        let id = |text: &str| Some(Some(text.to_owned()));
+        assert_eq!(idempotency_key(&HeaderMap::new()).ok(), Some(None));
+        assert_eq!(key(b"\"order-17\""), id("order-17"));
+        assert_eq!(key(b"order-17"), id("order-17"));
+        assert_eq!(key(br#""a\"b\\c""#), id(r#"a"b\c"#));
+        for wrong in [&b""[..], b"\"\"", b"\"a", b"\"a\"b\"", br#""a\n""#, b"\xff"] {
+            assert_eq!(key(wrong), None, "{wrong:?}");
+        }
+    }
+}

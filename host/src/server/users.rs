@@ -1,0 +1,165 @@
+//! Log-ins, users, grants.
+
+use super::problem::Problem;
+use super::{Shared, body, routes};
+use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
+use crate::auth::{Account, Grant, Identity, Salt};
+use crate::clock::Utc;
+use crate::engine::joined;
+use axum::body::Body;
+use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::http::StatusCode;
+use axum::{Extension, Json};
+use serde::de::DeserializeOwned;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+/// The longest body of a request about users, in bytes.
+pub const USER_BODY_BYTES_MAX: usize = 16 * 1024;
+
+pub(super) async fn log_in(
+    State(shared): State<Arc<Shared>>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    body: Body,
+) -> Result<Json<LogInReply>, Problem> {
+    let LogInRequest { user, password } = json(&shared, body).await?;
+    let random = random()?;
+    let logged_in = blocking(&shared, move |shared| {
+        shared.accounts.log_in(&user, &password, address.ip(), shared.clock.now(), random)
+    });
+    let logged_in = logged_in.await?;
+    let Identity { user, is_admin, expires } = logged_in.identity;
+    Ok(Json(LogInReply {
+        token: logged_in.token.reveal().to_owned(),
+        user: user.to_string(),
+        is_admin,
+        expires: format!("{:.0}", Utc(expires)),
+    }))
+}
+
+pub(super) async fn log_out(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Result<StatusCode, Problem> {
+    let token = routes::token(&request)?.to_owned();
+    blocking(&shared, move |shared| shared.accounts.log_out(&token)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn who_am_i(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Json<WhoAmI>, Problem> {
+    let account = shared.accounts.account(&identity.user);
+    Ok(Json(WhoAmI {
+        user: identity.user.to_string(),
+        is_admin: identity.is_admin,
+        grants: account.map(|account| grants(&account)).unwrap_or_default(),
+        expires: format!("{:.0}", Utc(identity.expires)),
+    }))
+}
+
+pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Users> {
+    let user = |account: Account| User {
+        user: account.user.to_string(),
+        is_admin: account.is_admin,
+        grants: grants(&account),
+    };
+    Json(Users { users: shared.accounts.list().into_iter().map(user).collect() })
+}
+
+pub(super) async fn add(State(shared): State<Arc<Shared>>, body: Body) -> Result<(StatusCode, Json<User>), Problem> {
+    let NewUser { user, password, is_admin } = json(&shared, body).await?;
+    let name = routes::name(&user)?;
+    let salt = salt()?;
+    blocking(&shared, move |shared| shared.accounts.add_user(&name, &password, is_admin, shared.clock.now(), &salt))
+        .await?;
+    Ok((StatusCode::CREATED, Json(User { user, is_admin, grants: Grants::new() })))
+}
+
+/// Another password: one's own, with the old one; or as an admin anybody else's.
+pub(super) async fn set_password(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Path(user): Path<String>,
+    body: Body,
+) -> Result<StatusCode, Problem> {
+    let is_own = *identity.user == *user;
+    if !is_own {
+        shared.host.authorise_admin(&identity)?;
+    }
+    let NewPassword { password, old } = json(&shared, body).await?;
+    let salt = salt()?;
+    if !is_own {
+        blocking(&shared, move |shared| shared.accounts.set_password(&user, &password, &salt)).await?;
+        return Ok(StatusCode::NO_CONTENT);
+    }
+    let old = old.ok_or_else(|| {
+        Problem::bad_request("old_password", "one's own password is changed with the old one; send it as \"old\"")
+    })?;
+    blocking(&shared, move |shared| {
+        let now = shared.clock.now();
+        shared.accounts.change_password(&identity.user, &old, &password, address.ip(), now, &salt)
+    })
+    .await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn grant(
+    State(shared): State<Arc<Shared>>,
+    Path((user, service, grant)): Path<(String, String, String)>,
+) -> Result<StatusCode, Problem> {
+    let (service, grant) = (routes::name(&service)?, word(&grant)?);
+    blocking(&shared, move |shared| shared.accounts.grant(&user, &service, grant)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn revoke(
+    State(shared): State<Arc<Shared>>,
+    Path((user, service, grant)): Path<(String, String, String)>,
+) -> Result<StatusCode, Problem> {
+    let grant = word(&grant)?;
+    blocking(&shared, move |shared| shared.accounts.revoke(&user, &service, grant)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(user): Path<String>) -> Result<StatusCode, Problem> {
+    blocking(&shared, move |shared| shared.accounts.remove_user(&user)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+fn grants(account: &Account) -> Grants {
+    let words =
+        |grants: &std::collections::BTreeSet<Grant>| grants.iter().map(|grant| grant.word().to_owned()).collect();
+    account.grants.iter().map(|(service, grants)| (service.to_string(), words(grants))).collect()
+}
+
+fn word(grant: &str) -> Result<Grant, Problem> {
+    grant.parse().map_err(|reason: String| Problem::bad_request("not_a_grant", reason))
+}
+
+async fn json<T: DeserializeOwned>(shared: &Shared, body: Body) -> Result<T, Problem> {
+    let bytes = body::read(body, USER_BODY_BYTES_MAX, shared.config.server.limits.body_deadline).await?;
+    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request("not_the_shape", format!("the body: {error}")))
+}
+
+/// Passwords are hashed and the catalog is written on threads that may wait.
+async fn blocking<T: Send + 'static, E: Send + 'static>(
+    shared: &Arc<Shared>,
+    work: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
+) -> Result<T, E> {
+    let shared = Arc::clone(shared);
+    joined(tokio::task::spawn_blocking(move || work(&shared))).await
+}
+
+fn random() -> Result<[u8; 32], Problem> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes)
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+    Ok(bytes)
+}
+
+fn salt() -> Result<Salt, Problem> {
+    let mut salt = Salt::default();
+    let length = salt.len();
+    salt.copy_from_slice(&random()?[..length]);
+    Ok(salt)
+}

@@ -1,0 +1,416 @@
+//! The server over HTTP: who gets in, what they are answered, and what it makes of clients that misbehave.
+
+use crate::site::{Answered, PASSWORD, Site};
+use futures::{StreamExt, stream};
+use lifeboat::auth::Grant;
+use proptest::prelude::*;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::io::{Read, Write};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+
+/// A folder for a server's data.
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A server with a service `bank` of `work.wat`, and its admin's token.
+async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "size=small").await;
+    (site, admin)
+}
+
+fn sequence(answered: &Answered) -> u64 {
+    answered.header("lifeboat-sequence").parse().unwrap_or_else(|_| panic!("{answered:?}"))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_operation_asks_for_what_its_description_says_and_dispatches_nothing_without() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let before = sequence(&site.transact(&admin, "bank", "first", "1").await);
+    let description = site.get("/openapi.json", "").await.json();
+    let stranger = site.user(&admin, "stranger", "elsewhere", &Grant::ALL).await;
+    let expired = site.log_in("stranger").await;
+    let revoked = site.log_in("stranger").await;
+    assert_eq!(site.post("/v1/logout", &revoked, "").await.status, 204);
+    let mut with_all_but = std::collections::BTreeMap::new();
+    for grant in Grant::ALL {
+        let others: Vec<Grant> = Grant::ALL.into_iter().filter(|other| *other != grant).collect();
+        let token = site.user(&admin, &format!("no-{}", grant.word()), "bank", &others).await;
+        with_all_but.insert(grant.word(), token);
+    }
+    let mut operations = 0;
+    for (path, methods) in description["paths"].as_object().expect("paths") {
+        for (method, operation) in methods.as_object().expect("methods") {
+            let needs = operation["x-lifeboat-needs"].as_str().expect("it says what it needs");
+            let method = Method::from_bytes(method.to_ascii_uppercase().as_bytes()).expect("a method");
+            let path = path
+                .replace("{name}", "bank")
+                .replace("{service}", "bank")
+                .replace("{user}", "stranger")
+                .replace("{grant}", "operate")
+                .replace("{id}", "first");
+            let try_with = async |token: Option<&str>| {
+                let mut request = site.client.request(method.clone(), site.url(&path)).body("1");
+                if let Some(token) = token {
+                    request = request.bearer_auth(token);
+                }
+                Answered::of(request.send().await.expect("answered")).await
+            };
+            operations += 1;
+            if needs == "nobody" {
+                assert_ne!(try_with(None).await.code_or_empty(), "not_authenticated", "{method} {path}");
+                continue;
+            }
+            let nonsense = format!("lifeboat_{}", "0".repeat(64));
+            for token in [None, Some(""), Some("nonsense"), Some(nonsense.as_str()), Some(&revoked)] {
+                let answered = try_with(token).await;
+                assert_eq!((answered.status, answered.code().as_str()), (401, "not_authenticated"), "{method} {path}");
+            }
+            let lacking = match needs {
+                "user" => continue,
+                "admin" => &stranger,
+                grant => &with_all_but[grant],
+            };
+            let answered = try_with(Some(lacking)).await;
+            let code = if needs == "admin" { "not_admin" } else { "not_granted" };
+            assert_eq!((answered.status, answered.code().as_str()), (403, code), "{method} {path} with {lacking}");
+            if needs != "admin" {
+                // To a stranger, a service is as good as none.
+                assert_eq!(try_with(Some(&stranger)).await.status, 403, "{method} {path}");
+            }
+        }
+    }
+    assert!(operations >= 25, "{operations}");
+    assert_eq!(sequence(&site.transact(&admin, "bank", "second", "1").await), before + 1, "nothing was dispatched");
+    site.clock.advance(Duration::from_secs(25 * 60 * 60));
+    let answered = site.get("/v1/whoami", &expired).await;
+    assert_eq!((answered.status, answered.code().as_str()), (401, "not_authenticated"));
+    assert!(answered.text().contains("expired"), "{answered:?}");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let ok = site.transact(&admin, "bank", "a b", "1").await;
+    assert_eq!((ok.status, ok.text(), ok.header("lifeboat-outcome")), (200, "1", "ok"));
+    assert_eq!((ok.header("lifeboat-vm"), ok.header("lifeboat-transaction-id")), ("bank/1", "a%20b"));
+    assert!(ok.header("lifeboat-fuel-used").parse::<u64>().expect("a number") > 0);
+    let again = site.transact(&admin, "bank", "a b", "1").await;
+    assert_eq!((again.status, again.text(), again.header("lifeboat-repeated")), (200, "1", "true"));
+    let other = site.transact(&admin, "bank", "a b", "2").await;
+    assert_eq!((other.status, other.code().as_str(), other.header("lifeboat-outcome")), (409, "id_reused", "denied"));
+    let refused = site.transact(&admin, "bank", "r", "refuse").await;
+    assert_eq!(
+        (refused.status, refused.code().as_str(), refused.header("lifeboat-outcome")),
+        (422, "refused", "refused")
+    );
+    assert_eq!(refused.json()["detail"], "refused on request");
+    let failed = site.transact(&admin, "bank", "f", "boom").await;
+    assert_eq!((failed.status, failed.code().as_str(), failed.header("lifeboat-outcome")), (422, "failed", "failed"));
+    let query = site.post("/v1/services/bank/query", &admin, "?").await;
+    assert_eq!((query.status, query.text()), (200, "1"));
+    let large = site.post("/v1/services/bank/transactions", &admin, vec![b'x'; 1024 * 1024 + 1]).await;
+    assert_eq!((large.status, large.code().as_str()), (413, "body_too_large"));
+    let found = site.get("/v1/services/bank/transactions/a%20b", &admin).await;
+    assert_eq!((found.status, found.text(), found.header("lifeboat-repeated")), (200, "1", "true"));
+    let found = site.get("/v1/services/bank/transactions/r", &admin).await;
+    assert_eq!((found.status, found.header("lifeboat-outcome")), (422, "refused"));
+    let unknown = site.get("/v1/services/bank/transactions/never", &admin).await;
+    assert_eq!((unknown.status, unknown.code().as_str()), (404, "unknown"));
+    // What is another user's is not told.
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
+    assert_eq!(site.get("/v1/services/bank/transactions/r", &ada).await.status, 404);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_is_told_of_the_failover_that_it_caused_and_all_data_is_there() {
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "size=small&fuel=400000").await;
+    let (mut told, mut count) = (Vec::new(), 0);
+    while told.len() < 3 {
+        count += 1;
+        let answered = site.transact(&admin, "bank", &count.to_string(), "1000").await;
+        assert_eq!((answered.status, answered.text()), (200, count.to_string().as_str()));
+        if !answered.header("lifeboat-failover").is_empty() {
+            told.push(answered.header("lifeboat-failover").to_owned());
+        }
+        assert!(count < 2_000, "it never fails over");
+    }
+    assert!(
+        told[0].starts_with("Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state "),
+        "{told:?}"
+    );
+    assert!(told[1].contains("bank/2 on m2 -> bank/3 on m1"), "{told:?}");
+    let usage = site.get("/v1/services/bank/usage", &admin).await.json();
+    assert_eq!(usage["failovers"]["cpu"], 3, "{usage}");
+    assert_eq!(usage["outcomes"]["ok"], count, "{usage}");
+    let events = site.get("/v1/events?follow=false&event=failover", &admin).await;
+    assert_eq!(events.text().matches("event: failover").count(), 3, "{}", events.text());
+    assert!(events.text().contains(&told[2]), "{}", events.text());
+    let metrics = site.get("/metrics", &admin).await;
+    assert!(metrics.text().contains(r#"lifeboat_failovers_total{service="bank",cause="cpu"} 3"#), "{}", metrics.text());
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_is_answered_in_order_while_it_is_sent_and_what_is_wrong_is_denied_by_line() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let path = "/v1/services/bank/transactions:batch";
+    let lines = "{\"id\":\"1\",\"text\":\"1\"}\nnonsense\n{\"id\":\"3\",\"user\":\"eve\",\"text\":\"1\"}\n{\"query\":true,\"text\":\"\"}\n{\"id\":\"5\",\"text\":\"refuse\"}";
+    let answered = site.post(path, &admin, lines).await;
+    let answers: Vec<Value> =
+        answered.text().lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    let outcomes: Vec<&str> = answers.iter().map(|answer| answer["outcome"].as_str().expect("a word")).collect();
+    assert_eq!(outcomes, ["ok", "denied", "denied", "ok", "refused"], "{answers:?}");
+    assert!(answers[1]["cause"].as_str().expect("why").starts_with("line 2 "), "{answers:?}");
+    // An answer comes while the body goes on.
+    let (mut sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let body = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) });
+    sender.send(Ok(b"{\"id\":\"x1\",\"text\":\"1\"}\n".to_vec())).await.expect("taken");
+    let request = site.request(Method::POST, path, &admin).body(reqwest::Body::wrap_stream(body)).send();
+    let mut response = request.await.expect("answered").bytes_stream();
+    for number in 2..50 {
+        let answer = response.next().await.expect("an answer").expect("whole");
+        assert!(
+            answer.starts_with(format!("{{\"id\":\"x{}\",\"outcome\":\"ok\"", number - 1).as_bytes()),
+            "{answer:?}"
+        );
+        sender.send(Ok(format!("{{\"id\":\"x{number}\",\"text\":\"1\"}}\n").into_bytes())).await.expect("taken");
+    }
+    assert!(response.next().await.expect("an answer").is_ok());
+    // Broken off: what was answered holds, and can be sent again.
+    sender.send(Err(std::io::Error::other("gone"))).await.expect("taken");
+    sender = tokio::sync::mpsc::channel(1).0;
+    drop(sender);
+    let lines: String = (1..50).map(|number| format!("{{\"id\":\"x{number}\",\"text\":\"1\"}}\n")).collect();
+    let again = site.post(path, &admin, lines).await;
+    assert_eq!(again.text().lines().count(), 49);
+    let count = site.post("/v1/services/bank/query", &admin, "").await;
+    assert_eq!(count.text(), "50", "each was executed once");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembers() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let observer = site.user(&admin, "observer", "bank", &[Grant::Observe]).await;
+    site.deploy(&admin, "idle", "count.wat", "").await;
+    for id in ["a", "b", "c"] {
+        assert_eq!(site.transact(&admin, "idle", id, "x").await.status, 200);
+    }
+    let exists = site.put("/v1/services/bank", &admin, crate::rig::guest_bytes("count.wat")).await;
+    assert_eq!((exists.status, exists.code().as_str()), (409, "service_exists"));
+    let refused = site.put("/v1/services/junk", &admin, "no wasm").await;
+    assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
+    for (query, code) in [("size=gigantic", "no_such_size"), ("fuel=0", "fuel"), ("failover=maybe", "failover")] {
+        let wrong = site.put(&format!("/v1/services/junk?{query}"), &admin, "").await;
+        assert_eq!((wrong.status, wrong.code().as_str()), (400, code));
+    }
+    let theirs = site.get("/v1/services", &observer).await.json();
+    assert_eq!(theirs["services"].as_array().expect("a list").len(), 1, "{theirs}");
+    assert_eq!(theirs["services"][0]["vm"]["resources"]["cpu"]["unit"], "fuel", "{theirs}");
+    assert_eq!(site.post("/v1/services/idle/stop", &admin, "").await.json()["standing"], "stopped");
+    let denied = site.transact(&admin, "idle", "d", "x").await;
+    assert_eq!((denied.status, denied.code().as_str()), (503, "stopped"));
+    site.stop().await;
+
+    let site = Site::start(folder.path(), "").await;
+    assert_eq!(site.get("/v1/services/idle", &admin).await.json()["standing"], "stopped");
+    let started = site.post("/v1/services/idle/start", &admin, "").await.json();
+    assert_eq!((&started["standing"], &started["vm"]["sequence"]), (&json!("running"), &json!(3)), "{started}");
+    assert_eq!(site.transact(&admin, "idle", "c", "x").await.header("lifeboat-repeated"), "true");
+    assert_eq!(site.transact(&admin, "idle", "d", "x").await.text(), "4");
+    // Stopped and started within one life of the server.
+    assert_eq!(site.post("/v1/services/idle/stop", &admin, "").await.status, 200);
+    assert_eq!(site.post("/v1/services/idle/start", &admin, "").await.status, 200);
+    assert_eq!(site.transact(&admin, "idle", "d", "x").await.header("lifeboat-repeated"), "true");
+    assert_eq!(site.transact(&admin, "idle", "e", "x").await.text(), "5");
+    assert_eq!(site.post("/v1/services/idle/failover", &admin, "").await.json()["vm"]["id"], "idle/2");
+    assert_eq!(site.post("/v1/services/idle/snapshot", &admin, "").await.json()["vm"]["snapshot_sequence"], 5);
+    assert_eq!(site.delete("/v1/services/idle", &admin).await.status, 204);
+    assert_eq!(site.delete("/v1/services/idle", &admin).await.status, 404);
+    site.deploy(&admin, "idle", "count.wat", "").await;
+    assert_eq!(site.transact(&admin, "idle", "a", "x").await.text(), "1", "nothing of the old one is left");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_where_a_reader_was_and_only_to_those_who_may_see_them() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    site.deploy(&admin, "vault", "work.wat", "").await;
+    let observer = site.user(&admin, "observer", "bank", &[Grant::Observe]).await;
+    let events = site.request(Method::GET, "/v1/events", &observer).send().await.expect("answered");
+    let mut events = events.bytes_stream();
+    for service in ["vault", "bank"] {
+        let path = format!("/v1/services/{service}/failover");
+        assert_eq!(site.post(&path, &admin, "").await.status, 200);
+    }
+    let mut text = String::new();
+    while !text.contains("event: failover") || !text.ends_with("\n\n") {
+        text += std::str::from_utf8(&events.next().await.expect("goes on").expect("whole")).expect("text");
+    }
+    assert!(text.contains("bank/1 on m") && !text.contains("vault"), "{text}");
+    let id = text.lines().rev().find_map(|line| line.strip_prefix("id: ")).expect("an id").to_owned();
+    assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
+    let request = site.request(Method::GET, "/v1/events?follow=false&service=bank", &observer);
+    let rest = Answered::of(request.header("Last-Event-ID", id).send().await.expect("answered")).await;
+    assert_eq!(rest.text().matches("event: ").count(), 1, "{}", rest.text());
+    assert!(rest.text().contains("bank/2 on m"), "{}", rest.text());
+    assert_eq!(site.get("/v1/events?service=vault", &observer).await.status, 403);
+    drop(events);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_change_their_passwords_and_admins_everything() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
+    let whoami = site.get("/v1/whoami", &ada).await.json();
+    assert_eq!((&whoami["user"], &whoami["grants"]), (&json!("ada"), &json!({"bank": ["transact"]})));
+    let wrong = site.post("/v1/login", "", json!({"user": "ada", "password": "nonsense"}).to_string()).await;
+    let nobody = site.post("/v1/login", "", json!({"user": "nobody", "password": "nonsense"}).to_string()).await;
+    assert_eq!(
+        (wrong.status, wrong.text()),
+        (nobody.status, nobody.text()),
+        "nobody is told which of the two is wrong"
+    );
+    assert_eq!(wrong.code(), "wrong_credentials");
+    let path = "/v1/users/ada/password";
+    let without_old = site.put(path, &ada, json!({"password": "another one"}).to_string()).await;
+    assert_eq!((without_old.status, without_old.code().as_str()), (400, "old_password"));
+    let changed = site.put(path, &ada, json!({"password": "another one", "old": PASSWORD}).to_string()).await;
+    assert_eq!(changed.status, 204);
+    assert_eq!(site.get("/v1/whoami", &ada).await.status, 401, "its tokens are void");
+    assert_eq!(site.put(path, &admin, json!({"password": PASSWORD}).to_string()).await.status, 204);
+    let ada = site.log_in("ada").await;
+    assert_eq!(site.put("/v1/users/admin/password", &ada, "{}").await.status, 403);
+    assert_eq!(site.transact(&ada, "bank", "1", "1").await.status, 200);
+    assert_eq!(site.delete("/v1/users/ada/grants/bank/transact", &admin).await.status, 204);
+    assert_eq!(site.transact(&ada, "bank", "2", "1").await.status, 403);
+    assert_eq!(site.delete("/v1/users/admin", &admin).await.code(), "last_admin");
+    assert_eq!(site.delete("/v1/users/ada", &admin).await.status, 204);
+    assert_eq!(site.get("/v1/whoami", &ada).await.status, 401);
+    // Whoever tries passwords is slowed down.
+    let mut codes = Vec::new();
+    for _ in 0..8 {
+        codes.push(site.post("/v1/login", "", json!({"user": "admin", "password": "nonsense"}).to_string()).await);
+    }
+    let last = codes.last().expect("some");
+    assert_eq!((last.status, last.code().as_str()), (429, "too_many_attempts"));
+    assert!(last.header("retry-after").parse::<u64>().expect("seconds") > 0);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_same_id_from_two_connections_and_clients_that_vanish_double_nothing() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let both = stream::iter(0..40).map(|index| {
+        let (site, admin) = (&site, &admin);
+        async move { site.transact(admin, "bank", &format!("t{}", index / 2), "50000").await }
+    });
+    let answers: Vec<Answered> = both.buffered(8).collect().await;
+    for pair in answers.chunks(2) {
+        assert_eq!((pair[0].status, pair[0].text()), (200, pair[1].text()));
+    }
+    // A request cut off after any of its bytes is executed or not, once.
+    let request = format!(
+        "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nIdempotency-Key: \"cut\"\r\nContent-Length: 4\r\n\r\n1000"
+    );
+    for length in 0..=request.len() {
+        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+        stream.write_all(&request.as_bytes()[..length]).await.expect("sent");
+        drop(stream);
+    }
+    let answered = site.transact(&admin, "bank", "cut", "1000").await;
+    assert_eq!((answered.status, answered.text()), (200, "21"));
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "21");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_slow_and_half_open_connections_starve_nobody() {
+    let folder = folder();
+    let site = Site::start(folder.path(), "[server.limits]\nheader_deadline_ms = 2000\nbody_deadline_ms = 500\n").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "").await;
+    let mut idle = Vec::new();
+    for index in 0..2_000 {
+        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+        if index % 3 == 1 {
+            stream.write_all(b"POST /v1/services/bank/transactions HTTP/1.1\r\nHo").await.expect("sent");
+        }
+        idle.push(stream);
+    }
+    for id in 0..20 {
+        assert_eq!(site.transact(&admin, "bank", &id.to_string(), "1").await.status, 200);
+    }
+    // A head that does not come is not waited for for ever, nor a body.
+    let mut head = idle.remove(1);
+    assert_eq!(head.read(&mut [0; 1]).await.unwrap_or(0), 0, "the server hangs up");
+    let mut body = TcpStream::connect(site.address).await.expect("accepted");
+    let request = format!(
+        "POST /v1/services/bank/query HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nContent-Length: 9\r\n\r\nx"
+    );
+    body.write_all(request.as_bytes()).await.expect("sent");
+    let mut answer = vec![0; 1024];
+    let length = body.read(&mut answer).await.expect("answered");
+    assert!(answer[..length].starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer[..length]));
+    drop((idle, head, body));
+    site.stop().await;
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
+
+    /// Each case sends many requests over one connection after the other.
+    #[test]
+    fn no_bytes_make_the_server_panic_or_fail(
+        seeds in prop::collection::vec((0usize..12, prop::collection::vec(any::<u8>(), 0..120), any::<bool>()), 20),
+    ) {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().expect("a runtime");
+        let folder = folder();
+        let (site, admin) = runtime.block_on(bank(&folder));
+        for (target, bytes, has_token) in seeds {
+            let noise = String::from_utf8_lossy(&bytes).replace(['\r', '\n', ' '], "");
+            let paths = [
+                "/v1/login", "/v1/users", "/v1/services/bank/transactions", "/v1/services/bank/transactions:batch",
+                "/v1/services/bank/query", "/v1/services/new", "/v1/users/admin/password", "/v1/events?follow=false",
+            ];
+            let path = paths.get(target).map_or_else(|| format!("/{noise}"), |path| (*path).to_owned());
+            let method = ["POST", "PUT", "GET", "DELETE"][bytes.len() % 4];
+            let token = if has_token { &admin } else { &noise };
+            let mut request = format!(
+                "{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {token}\r\nIdempotency-Key: {noise}\r\nLast-Event-ID: {noise}\r\nContent-Length: {}\r\n\r\n",
+                bytes.len()
+            ).into_bytes();
+            request.extend_from_slice(&bytes);
+            let mut stream = std::net::TcpStream::connect(site.address).expect("accepted");
+            stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
+            // It may hang up before it has read all.
+            let _ = stream.write_all(&request);
+            let mut answer = Vec::new();
+            let _ = stream.read_to_end(&mut answer);
+            let answer = String::from_utf8_lossy(&answer).into_owned();
+            prop_assert!(!answer.starts_with("HTTP/1.1 5"), "{answer}");
+        }
+        let alive = runtime.block_on(site.get("/healthz", ""));
+        prop_assert_eq!(alive.status, 200);
+        runtime.block_on(site.stop());
+    }
+}

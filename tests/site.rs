@@ -1,0 +1,188 @@
+//! A server in this process, on a port of its own, with a data directory and a virtual clock; and a plain HTTP client.
+
+use crate::rig::guest_bytes;
+use lifeboat::auth::{Accounts, Grant, argon2id};
+use lifeboat::clock::{Clock, Timestamp, VirtualClock};
+use lifeboat::config::{Config, Overrides};
+use lifeboat::data::{DataOptions, Locked};
+use lifeboat::event::Event;
+use lifeboat::host::Host;
+use lifeboat::journal::frame::DirectoryId;
+use lifeboat::metrics::Metrics;
+use lifeboat::name::Name;
+use lifeboat::server::{EventLog, Listener, Parts, Server};
+use lifeboat::storage::DiskStorage;
+use lifeboat::transaction::Epoch;
+use reqwest::{Method, RequestBuilder, Response};
+use serde_json::Value;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+/// The admin's password, and everybody's.
+pub(crate) const PASSWORD: &str = "correct horse";
+
+/// A server that answers.
+pub(crate) struct Site {
+    pub(crate) address: SocketAddr,
+    pub(crate) clock: Arc<VirtualClock>,
+    pub(crate) server: Server,
+    stop: Option<oneshot::Sender<()>>,
+    serving: JoinHandle<()>,
+    pub(crate) client: reqwest::Client,
+}
+
+impl Site {
+    /// Starts one over the directory at `path`, which is made one if it is empty. `config` is its file.
+    pub(crate) async fn start(path: &Path, config: &str) -> Self {
+        let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
+        let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
+        let storage = Arc::new(DiskStorage::create(&path.join("data")).expect("a directory"));
+        let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
+        let (directory, contents) = locked.open(&DataOptions::default()).expect("whole");
+        let events = Arc::new(EventLog::new(clock.now()));
+        let metrics = Arc::new(Metrics::default());
+        let sink = {
+            let (events, metrics, clock) = (Arc::clone(&events), Arc::clone(&metrics), Arc::clone(&clock));
+            Arc::new(move |event: &Event| {
+                metrics.observe(event);
+                events.add(event, clock.now());
+            })
+        };
+        let host =
+            Host::new(config.host(), Arc::clone(&clock) as _, sink).expect("a host").with_data(Arc::clone(&directory));
+        let lifetime = config.tokens.lifetime;
+        let accounts =
+            Accounts::load(directory, host.shared_authority(), argon2id(), lifetime, clock.now()).expect("readable");
+        if accounts.list().is_empty() {
+            accounts.add_user(&name("admin"), PASSWORD, true, clock.now(), &[1; 16]).expect("added");
+        }
+        let parts = Parts { host, accounts, events, metrics, monitor: None, clock: Arc::clone(&clock) as _, config };
+        let server = Server::new(parts);
+        server.host().recover(contents, || Epoch([1; 16])).await;
+        server.begin();
+        let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), None, false).await.expect("a port");
+        let address = listener.address().expect("bound");
+        let (stop, stopped) = oneshot::channel();
+        let of_task = server.clone();
+        let serving = tokio::spawn(async move {
+            of_task.serve(listener, async { drop(stopped.await) }, Duration::from_secs(60)).await;
+        });
+        // Another test may have been first.
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+        Self { address, clock, server, stop: Some(stop), serving, client }
+    }
+
+    /// Ends it as SIGTERM does.
+    pub(crate) async fn stop(mut self) {
+        drop(self.stop.take());
+        // Connections that are kept alive are closed when their client is gone.
+        drop(std::mem::take(&mut self.client));
+        self.serving.await.expect("it does not panic");
+        self.server.host().stop().await.expect("sealed");
+    }
+
+    pub(crate) fn url(&self, path: &str) -> String {
+        format!("http://{}{path}", self.address)
+    }
+
+    pub(crate) fn request(&self, method: Method, path: &str, token: &str) -> RequestBuilder {
+        self.client.request(method, self.url(path)).bearer_auth(token)
+    }
+
+    pub(crate) async fn get(&self, path: &str, token: &str) -> Answered {
+        Answered::of(self.request(Method::GET, path, token).send().await.expect("answered")).await
+    }
+
+    pub(crate) async fn post(&self, path: &str, token: &str, body: impl Into<reqwest::Body>) -> Answered {
+        Answered::of(self.request(Method::POST, path, token).body(body).send().await.expect("answered")).await
+    }
+
+    pub(crate) async fn put(&self, path: &str, token: &str, body: impl Into<reqwest::Body>) -> Answered {
+        Answered::of(self.request(Method::PUT, path, token).body(body).send().await.expect("answered")).await
+    }
+
+    pub(crate) async fn delete(&self, path: &str, token: &str) -> Answered {
+        Answered::of(self.request(Method::DELETE, path, token).send().await.expect("answered")).await
+    }
+
+    /// Logs in, and returns the token.
+    pub(crate) async fn log_in(&self, user: &str) -> String {
+        let body = serde_json::json!({"user": user, "password": PASSWORD}).to_string();
+        let answered = self.post("/v1/login", "", body).await;
+        assert_eq!(answered.status, 200, "{answered:?}");
+        answered.json()["token"].as_str().expect("a token").to_owned()
+    }
+
+    /// Adds a user with grants on a service, and returns their token.
+    pub(crate) async fn user(&self, admin: &str, user: &str, service: &str, grants: &[Grant]) -> String {
+        let body = serde_json::json!({"user": user, "password": PASSWORD}).to_string();
+        assert_eq!(self.post("/v1/users", admin, body).await.status, 201);
+        for grant in grants {
+            let path = format!("/v1/users/{user}/grants/{service}/{}", grant.word());
+            assert_eq!(self.put(&path, admin, "").await.status, 204);
+        }
+        self.log_in(user).await
+    }
+
+    /// Deploys a guest of `tests/guests`, or a prebuilt workload.
+    pub(crate) async fn deploy(&self, admin: &str, service: &str, guest: &str, query: &str) {
+        let answered = self.put(&format!("/v1/services/{service}?{query}"), admin, guest_bytes(guest)).await;
+        assert_eq!(answered.status, 201, "{answered:?}");
+    }
+
+    /// A transaction with an id.
+    pub(crate) async fn transact(&self, token: &str, service: &str, id: &str, body: &str) -> Answered {
+        let path = format!("/v1/services/{service}/transactions");
+        let request = self.request(Method::POST, &path, token).header("Idempotency-Key", format!("\"{id}\""));
+        Answered::of(request.body(body.to_owned()).send().await.expect("answered")).await
+    }
+}
+
+/// An answer, read to its end.
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) status: u16,
+    headers: reqwest::header::HeaderMap,
+    pub(crate) body: Vec<u8>,
+}
+
+impl Answered {
+    pub(crate) async fn of(response: Response) -> Self {
+        let (status, headers) = (response.status().as_u16(), response.headers().clone());
+        Self { status, headers, body: response.bytes().await.expect("whole").to_vec() }
+    }
+
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().expect("plain"))
+    }
+
+    pub(crate) fn text(&self) -> &str {
+        std::str::from_utf8(&self.body).expect("text")
+    }
+
+    #[track_caller]
+    pub(crate) fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
+    }
+
+    /// The code of a problem, or nothing.
+    pub(crate) fn code_or_empty(&self) -> String {
+        if self.header("content-type") == "application/problem+json" { self.code() } else { String::new() }
+    }
+
+    /// The code of a problem.
+    #[track_caller]
+    pub(crate) fn code(&self) -> String {
+        assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
+        self.json()["code"].as_str().expect("a code").to_owned()
+    }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
