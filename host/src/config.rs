@@ -59,14 +59,11 @@ pub const HEADER_BYTES_MAX: u64 = 16 * 1024;
 /// The bounds of that: fewer would not hold a token, more are nobody's headers.
 pub const HEADER_BYTES_LIMITS: [u64; 2] = [1024, 256 * 1024];
 
-/// How long a client may take to send its headers, unless configured otherwise.
-pub const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+/// How long a client may take to send its headers, from when its connection is idle, unless configured otherwise.
+pub const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 
 /// How long it may take to send its body, unless configured otherwise.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
-
-/// How long a connection may stand idle, unless configured otherwise.
-pub const IDLE_DEADLINE: Duration = Duration::from_secs(300);
 
 /// The longest deadline of a server.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
@@ -175,15 +172,13 @@ pub struct ServerLimits {
     pub header_bytes_max: u64,
     /// Bytes of a transaction or a query.
     pub body_bytes_max: u64,
-    /// How long a client may take to send its headers.
+    /// How long a client may take to send its headers, from when its connection is idle: so an idle connection is closed
+    /// then.
     #[serde(rename = "header_deadline_ms", serialize_with = "as_milliseconds")]
     pub header_deadline: Duration,
     /// How long it may take to send its body.
     #[serde(rename = "body_deadline_ms", serialize_with = "as_milliseconds")]
     pub body_deadline: Duration,
-    /// How long a connection may stand idle between requests.
-    #[serde(rename = "idle_deadline_ms", serialize_with = "as_milliseconds")]
-    pub idle_deadline: Duration,
 }
 
 /// What log-ins give.
@@ -406,7 +401,6 @@ impl Default for ServerLimits {
             body_bytes_max: crate::transaction::BODY_BYTES_MAX as u64,
             header_deadline: HEADER_DEADLINE,
             body_deadline: BODY_DEADLINE,
-            idle_deadline: IDLE_DEADLINE,
         }
     }
 }

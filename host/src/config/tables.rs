@@ -64,7 +64,6 @@ struct LimitsTable {
     body_bytes_max: Option<Spanned<ByteSize>>,
     header_deadline_ms: Option<Spanned<u64>>,
     body_deadline_ms: Option<Spanned<u64>>,
-    idle_deadline_ms: Option<Spanned<u64>>,
 }
 
 /// A number of bytes, or a text such as `64KiB`.
@@ -157,14 +156,8 @@ impl Resolver<'_> {
     }
 
     fn limits(&self, table: LimitsTable) -> Result<ServerLimits, ConfigError> {
-        let LimitsTable {
-            connections_max,
-            header_bytes_max,
-            body_bytes_max,
-            header_deadline_ms,
-            body_deadline_ms,
-            idle_deadline_ms,
-        } = table;
+        let LimitsTable { connections_max, header_bytes_max, body_bytes_max, header_deadline_ms, body_deadline_ms } =
+            table;
         let default = ServerLimits::default();
         let connections = self.number("connections_max", connections_max, 1..=CONNECTIONS_LIMIT.into())?;
         let [least, most] = HEADER_BYTES_LIMITS;
@@ -180,7 +173,6 @@ impl Resolver<'_> {
                 .deadline("header_deadline_ms", header_deadline_ms)?
                 .unwrap_or(default.header_deadline),
             body_deadline: self.deadline("body_deadline_ms", body_deadline_ms)?.unwrap_or(default.body_deadline),
-            idle_deadline: self.deadline("idle_deadline_ms", idle_deadline_ms)?.unwrap_or(default.idle_deadline),
         })
     }
 
