@@ -5,12 +5,13 @@
 //! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
 //!   guest sees of WASI.
 //! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
-//! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`.
+//! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`;
+//!   `kill_server`: the same of a server over HTTP.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`: that README.md's lines do what it says.
 //! - `server`: the HTTP API of a server in this process, which `site` starts.
-//! - `util` runs the built binary, `rig` a host in this process.
+//! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, `rig` a host in this process.
 //!
 //! What one module does is tested beside it, in `src`. What needs a Rust toolchain for Wasm is a binary of its own,
 //! `toolchain.rs`. Guests are in `tests/guests` and `workloads/prebuilt`, tiny variations of them in the tests.
@@ -28,11 +29,13 @@ mod durable;
 mod failover;
 mod hostile;
 mod kill;
+mod kill_server;
 mod model;
 mod prebuilt;
 mod readme;
 mod rig;
 mod server;
+mod serving;
 mod site;
 mod util;
 mod verify;

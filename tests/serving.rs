@@ -1,0 +1,62 @@
+//! `lifeboat serve` as a process of its own, on a free port.
+
+use crate::util::lifeboat;
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+
+/// The password of every server's admin.
+pub(crate) const PASSWORD: &str = "correct horse battery staple";
+
+/// Sets up a server in `folder`, with an admin.
+pub(crate) fn set_up(folder: &Path) {
+    let init = lifeboat(["init", "--admin-password-stdin"]).arg(folder).input(format!("{PASSWORD}\n"));
+    init.output().exits(0);
+}
+
+/// A server under way. It is killed when the test is over.
+pub(crate) struct Serving {
+    child: Child,
+    pub(crate) address: SocketAddr,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        // One that has ended already is no failure here.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+impl Serving {
+    /// Starts a server, and waits for the line that tells where it listens.
+    pub(crate) fn start(folder: &Path) -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(folder.join("lifeboat.toml"));
+        let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the built binary starts");
+        let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
+        let mut told = String::new();
+        let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
+            told = format!("{told}{line}\n");
+            line.strip_prefix("lifeboat: listening on http://").and_then(|address| address.parse().ok())
+        });
+        let address = address.unwrap_or_else(|| panic!("the server does not listen: {told}"));
+        // Its events, which would fill the pipe.
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
+        Self { child, address }
+    }
+
+    /// Kills it as a crash would.
+    pub(crate) fn kill(mut self) {
+        self.child.kill().expect("a child can be killed");
+        self.child.wait().expect("a child can be waited for");
+    }
+
+    /// Ends it as an operator would, and returns its exit code.
+    pub(crate) fn terminate(mut self) -> Option<i32> {
+        let sent = Command::new("kill").arg(self.child.id().to_string()).status().expect("there is a kill");
+        assert!(sent.success());
+        self.child.wait().expect("a child can be waited for").code()
+    }
+}
