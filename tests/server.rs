@@ -1,8 +1,9 @@
 //! The server over HTTP: who gets in, what they are answered, and what it makes of clients that misbehave.
 
-use crate::site::{Answered, PASSWORD, Site};
+use crate::site::{Answered, PASSWORD, Site, tls_file};
 use futures::{StreamExt, stream};
 use lifeboat::auth::Grant;
+use lifeboat::server::{Listener, tls};
 use proptest::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -372,6 +373,58 @@ async fn idle_slow_and_half_open_connections_starve_nobody() {
     let length = body.read(&mut answer).await.expect("answered");
     assert!(answer[..length].starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer[..length]));
     drop((idle, head, body));
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_with_a_certificate_speaks_tls_alone_and_one_without_stays_on_loopback() {
+    let folder = folder();
+    let files = |key: &str| {
+        let (certificate, key) = (tls_file("server.pem"), tls_file(key));
+        format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display())
+    };
+    let site = Site::start(folder.path(), &files("server.key")).await;
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
+    assert!(reqwest::get(format!("http://{}/healthz", site.address)).await.is_err(), "nothing is said in the clear");
+    site.stop().await;
+    let everywhere = "0.0.0.0:0".parse().expect("an address");
+    let refused = Listener::bind(everywhere, None, false).await.expect_err("there is no TLS").to_string();
+    assert!(refused.contains("--insecure") && refused.contains("[server.tls]"), "{refused}");
+    assert!(Listener::bind(everywhere, None, true).await.is_ok());
+    let wrong = tls(&tls_file("server.pem"), &tls_file("README.md")).expect_err("it is no key").to_string();
+    assert!(wrong.starts_with("the key '") && wrong.contains("README.md"), "{wrong}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_neighbour_of_a_service_that_spins_and_fails_over_is_always_answered() {
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "spinner", "work.wat", "size=small&fuel=20000000").await;
+    site.deploy(&admin, "neighbour", "count.wat", "size=small").await;
+    let spinning = async {
+        let mut outcomes = Vec::new();
+        for index in 0..12 {
+            // Every third needs more than a whole tank.
+            let work = if index % 3 == 2 { "100000000" } else { "1000000" };
+            let answered = site.transact(&admin, "spinner", &index.to_string(), work).await;
+            outcomes.push(answered.header("lifeboat-outcome").to_owned());
+        }
+        outcomes
+    };
+    let neighbour = async {
+        for index in 0..200 {
+            let answered = site.transact(&admin, "neighbour", &index.to_string(), "x").await;
+            assert_eq!((answered.status, answered.text()), (200, (index + 1).to_string().as_str()));
+        }
+    };
+    let (outcomes, ()) = futures::future::join(spinning, neighbour).await;
+    let of = |outcome: &str| outcomes.iter().filter(|found| *found == outcome).count();
+    assert_eq!((of("ok"), of("failed")), (8, 4), "{outcomes:?}");
+    let usage = site.get("/v1/services/spinner/usage", &admin).await.json();
+    assert!(usage["failovers"]["cpu"].as_u64().expect("a number") >= 1, "{usage}");
+    assert!(usage["sla_failures"]["cpu"].as_u64().expect("a number") >= 4, "{usage}");
     site.stop().await;
 }
 

@@ -28,6 +28,7 @@ pub(crate) const PASSWORD: &str = "correct horse";
 /// A server that answers.
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
+    scheme: &'static str,
     pub(crate) clock: Arc<VirtualClock>,
     pub(crate) server: Server,
     stop: Option<oneshot::Sender<()>>,
@@ -64,7 +65,9 @@ impl Site {
         let server = Server::new(parts);
         server.host().recover(contents, || Epoch([1; 16])).await;
         server.begin();
-        let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), None, false).await.expect("a port");
+        let tls = config_tls(server.config());
+        let has_tls = tls.is_some();
+        let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), tls, false).await.expect("a port");
         let address = listener.address().expect("bound");
         let (stop, stopped) = oneshot::channel();
         let of_task = server.clone();
@@ -73,8 +76,21 @@ impl Site {
         });
         // Another test may have been first.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-        let client = reqwest::Client::builder().no_proxy().build().expect("a client");
-        Self { address, clock, server, stop: Some(stop), serving, client }
+        let mut client = reqwest::Client::builder().no_proxy();
+        if has_tls {
+            let certificate = std::fs::read(tls_file("server.pem")).expect("readable");
+            client = client.tls_certs_only([reqwest::Certificate::from_pem(&certificate).expect("PEM")]);
+        }
+        let client = client.build().expect("a client");
+        Self {
+            address,
+            scheme: if has_tls { "https" } else { "http" },
+            clock,
+            server,
+            stop: Some(stop),
+            serving,
+            client,
+        }
     }
 
     /// Ends it as SIGTERM does.
@@ -87,7 +103,7 @@ impl Site {
     }
 
     pub(crate) fn url(&self, path: &str) -> String {
-        format!("http://{}{path}", self.address)
+        format!("{}://{}{path}", self.scheme, self.address)
     }
 
     pub(crate) fn request(&self, method: Method, path: &str, token: &str) -> RequestBuilder {
@@ -181,6 +197,16 @@ impl Answered {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
         self.json()["code"].as_str().expect("a code").to_owned()
     }
+}
+
+/// A file of `tests/tls`.
+pub(crate) fn tls_file(name: &str) -> std::path::PathBuf {
+    crate::util::root().join("tests/tls").join(name)
+}
+
+fn config_tls(config: &Config) -> Option<Arc<tokio_rustls::rustls::ServerConfig>> {
+    let files = config.server.tls.as_ref()?;
+    Some(lifeboat::server::tls(&files.certificate, &files.key).expect("a certificate and its key"))
 }
 
 fn name(text: &str) -> Name {

@@ -128,6 +128,12 @@ impl Server {
         &self.shared.host
     }
 
+    /// How it was configured.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
     /// Lets users in: the services are there.
     pub fn begin(&self) {
         self.shared.phase.send_replace(Phase::Serving);
