@@ -345,24 +345,40 @@ async fn the_same_id_from_two_connections_and_clients_that_vanish_double_nothing
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn idle_slow_and_half_open_connections_starve_nobody() {
+async fn two_thousand_idle_and_half_open_connections_are_held_and_starve_nobody() {
     let folder = folder();
-    let site = Site::start(folder.path(), "[server.limits]\nheader_deadline_ms = 2000\nbody_deadline_ms = 500\n").await;
-    let admin = site.log_in("admin").await;
-    site.deploy(&admin, "bank", "work.wat", "").await;
-    let mut idle = Vec::new();
+    let (site, admin) = bank(&folder).await;
+    let request = format!("GET /v1/whoami HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n\r\n");
+    let mut held = Vec::new();
     for index in 0..2_000 {
         let mut stream = TcpStream::connect(site.address).await.expect("accepted");
-        if index % 3 == 1 {
-            stream.write_all(b"POST /v1/services/bank/transactions HTTP/1.1\r\nHo").await.expect("sent");
-        }
-        idle.push(stream);
+        // Every other one is half-way through a head.
+        let sent = if index % 2 == 1 { request.len() / 2 } else { 0 };
+        stream.write_all(&request.as_bytes()[..sent]).await.expect("sent");
+        held.push((stream, sent));
     }
     for id in 0..20 {
         assert_eq!(site.transact(&admin, "bank", &id.to_string(), "1").await.status, 200);
     }
-    // A head that does not come is not waited for for ever, nor a body.
-    let mut head = idle.remove(1);
+    for (stream, sent) in &mut held {
+        stream.write_all(&request.as_bytes()[*sent..]).await.expect("held");
+        let mut answer = vec![0; 1024];
+        let length = stream.read(&mut answer).await.expect("answered");
+        assert!(answer[..length].starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer[..length]));
+    }
+    drop(held);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn heads_and_bodies_that_do_not_come_are_not_waited_for_and_one_address_cannot_take_every_place() {
+    let folder = folder();
+    let limits = "[server.limits]\nconnections_max = 8\nheader_deadline_ms = 500\nbody_deadline_ms = 500\n";
+    let site = Site::start(folder.path(), limits).await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "").await;
+    let mut head = TcpStream::connect(site.address).await.expect("accepted");
+    head.write_all(b"POST /v1/services/bank/transactions HTTP/1.1\r\nHo").await.expect("sent");
     assert_eq!(head.read(&mut [0; 1]).await.unwrap_or(0), 0, "the server hangs up");
     let mut body = TcpStream::connect(site.address).await.expect("accepted");
     let request = format!(
@@ -372,7 +388,81 @@ async fn idle_slow_and_half_open_connections_starve_nobody() {
     let mut answer = vec![0; 1024];
     let length = body.read(&mut answer).await.expect("answered");
     assert!(answer[..length].starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer[..length]));
-    drop((idle, head, body));
+    drop((head, body));
+    // Half of eight places, of which the client has one: somebody else would still find the other half.
+    let mut places = Vec::new();
+    let mut is_full = false;
+    while !is_full {
+        let mut stream = TcpStream::connect(site.address).await.expect("the kernel accepts");
+        let request = b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+        is_full = stream.write_all(request).await.is_err() || stream.read(&mut [0; 64]).await.unwrap_or(0) == 0;
+        places.push(stream);
+        assert!(places.len() <= 5, "one address has {} places", places.len());
+    }
+    drop(places);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn operators_who_hang_up_leave_no_service_half_way() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    for round in 0..30_u64 {
+        for operation in ["stop", "start", "stop", "start"] {
+            let request = format!(
+                "POST /v1/services/bank/{operation} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nContent-Length: 0\r\n\r\n"
+            );
+            let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+            stream.write_all(request.as_bytes()).await.expect("sent");
+            drop(stream);
+        }
+        assert_eq!(site.post("/v1/services/bank/start", &admin, "").await.json()["standing"], "running");
+        let answered = site.transact(&admin, "bank", &round.to_string(), "1").await;
+        assert!(answered.status == 200 || answered.status == 503, "{answered:?}");
+    }
+    // All that was asked for before is done when this one is.
+    let mut stop = site.post("/v1/services/bank/start", &admin, "").await;
+    while stop.json()["standing"] != "running" {
+        stop = site.post("/v1/services/bank/start", &admin, "").await;
+    }
+    let mut count = 0;
+    for round in 0..30_u64 {
+        let answered = loop {
+            let answered = site.transact(&admin, "bank", &round.to_string(), "1").await;
+            if answered.status == 200 {
+                break answered;
+            }
+            assert_eq!((answered.status, answered.code().as_str()), (503, "stopped"));
+            site.post("/v1/services/bank/start", &admin, "").await;
+        };
+        count = count.max(answered.text().parse().expect("a count"));
+    }
+    assert_eq!(count, 30, "each was executed once");
+    site.stop().await;
+    let data = folder.path().join("data");
+    crate::util::lifeboat(["verify", "--data"]).arg(data).output().exits(0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_becomes_void_ends_streams_and_batches() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Transact, Grant::Observe]).await;
+    let mut events = site.request(Method::GET, "/v1/events", &ada).send().await.expect("answered").bytes_stream();
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let body = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) });
+    sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
+    let request = site.request(Method::POST, "/v1/services/bank/transactions:batch", &ada);
+    let answers = request.body(reqwest::Body::wrap_stream(body)).send().await.expect("answered");
+    let mut answers = answers.bytes_stream();
+    assert!(answers.next().await.expect("one").expect("whole").windows(4).any(|word| word == b"\"ok\""));
+    assert_eq!(site.post("/v1/logout", &ada, "").await.status, 204);
+    sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
+    let denied = answers.next().await.expect("one").expect("whole");
+    assert!(denied.windows(8).any(|word| word == b"\"denied\""), "{denied:?}");
+    assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
+    assert!(events.next().await.is_none(), "the stream ends, and tells nothing");
+    drop(sender);
     site.stop().await;
 }
 
@@ -431,7 +521,7 @@ async fn a_neighbour_of_a_service_that_spins_and_fails_over_is_always_answered()
 proptest! {
     #![proptest_config(ProptestConfig { cases: 12, ..ProptestConfig::default() })]
 
-    /// Each case sends many requests over one connection after the other.
+    /// Each case sends many requests, each over a connection of its own. A handler that panics answers 500.
     #[test]
     fn no_bytes_make_the_server_panic_or_fail(
         seeds in prop::collection::vec((0usize..12, prop::collection::vec(any::<u8>(), 0..120), any::<bool>()), 20),

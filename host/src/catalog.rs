@@ -265,6 +265,7 @@ impl Catalog {
         catalog.is_journal_in_use()?;
         catalog.seal()?;
         catalog.services()?;
+        catalog.stopped()?;
         catalog.users()?;
         catalog.tokens()?;
         Ok(catalog)

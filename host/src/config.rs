@@ -56,8 +56,8 @@ pub const CONNECTIONS_LIMIT: u32 = 65_536;
 /// Bytes of all headers of a request, unless configured otherwise.
 pub const HEADER_BYTES_MAX: u64 = 16 * 1024;
 
-/// The bounds of that: fewer would not hold a token, more are nobody's headers.
-pub const HEADER_BYTES_LIMITS: [u64; 2] = [1024, 256 * 1024];
+/// The bounds of that: what the HTTP library reads at once, and what is nobody's headers.
+pub const HEADER_BYTES_LIMITS: [u64; 2] = [8 * 1024, 256 * 1024];
 
 /// How long a client may take to send its headers, from when its connection is idle, unless configured otherwise.
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(60);

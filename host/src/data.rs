@@ -451,14 +451,19 @@ impl DataDirectory {
         entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
     }
 
-    /// Finds a service that does not run, as a start would.
+    /// Keeps every record where it is, until what is returned is dropped.
+    pub(crate) async fn hold_still(&self) -> impl Drop + Send {
+        self.reclaiming.lock().await
+    }
+
+    /// Finds a service that does not run, as a start would. The journal is to be held still until the service's board is
+    /// registered, or nobody would be told where records are carried meanwhile.
     ///
     /// # Errors
     /// [`DataError`]. Damage is none: it is told in what is found.
     pub(crate) async fn find(self: &Arc<Self>, service: &Name) -> Result<Option<FoundService>, DataError> {
-        // Its last records are written then, and no segment is carried away meanwhile.
+        // Its last records are written then.
         self.committer.settle().await;
-        let _reclaiming = self.reclaiming.lock().await;
         let (directory, name) = (Arc::clone(self), service.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let (storage, catalog) = (&*directory.storage, &directory.catalog);

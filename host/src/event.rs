@@ -405,7 +405,8 @@ impl fmt::Display for Event {
             Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
             Self::JournalPinned { service, journal_bytes } => write!(
                 f,
-                "Journal pinned: it takes {} since {service} needs its oldest part; see why that is not snapshotted",
+                "Journal pinned: it takes {} since {service} needs its oldest part; start it if it is stopped, see why it is not \
+                 snapshotted, or remove it",
                 Bytes(*journal_bytes)
             ),
             Self::JournalTorn { position } => write!(

@@ -22,6 +22,7 @@ use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, S
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{Workload, WorkloadHash};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
@@ -93,6 +94,8 @@ pub struct Host {
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
+    /// Services are being ended, for good.
+    is_stopping: AtomicBool,
     /// Asked before a service is created.
     admission: Admission,
 }
@@ -131,6 +134,7 @@ impl Host {
             keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,
+            is_stopping: AtomicBool::new(false),
             admission: Admission::default(),
         })
     }
@@ -318,6 +322,10 @@ impl Host {
         }
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
             Some((name, idle)) => Err(Denial::Stopped { service: name.clone(), reason: idle.reason().to_owned() }),
+            None if self.is_stopping.load(Ordering::Acquire) => Err(match Name::new(service) {
+                Ok(service) => Denial::Stopped { service, reason: "the host is being stopped".into() },
+                Err(_) => Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() },
+            }),
             None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }
     }

@@ -84,6 +84,12 @@ impl Metrics {
         Arc::clone(services.entry(name.clone()).or_default())
     }
 
+    /// The counters of a service that was named before.
+    #[must_use]
+    pub fn known(&self, name: &str) -> Option<Arc<ServiceMetrics>> {
+        self.get(name)
+    }
+
     /// Counts the answer to a request, and how long the client waited for it. A service that nobody named before is not
     /// counted: strangers may ask for any name.
     pub fn answered(&self, service: &str, outcome: Outcome, latency: Duration) {

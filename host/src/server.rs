@@ -19,10 +19,10 @@ mod services;
 mod transactions;
 mod users;
 
-pub use batch::BATCH_IN_FLIGHT_MAX;
+pub use batch::{BATCH_BYTES_MAX, BATCH_IN_FLIGHT_MAX};
 pub use body::DRAINED_BYTES_MAX;
-pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE};
-pub use listener::{Listener, ListenerError, tls};
+pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, STREAMS_MAX};
+pub use listener::{ADDRESS_SHARE, Listener, ListenerError, tls};
 pub use services::STATUS_MAX;
 pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;
@@ -42,7 +42,7 @@ use axum::http::Method;
 use routes::{Api, Content, Needs, Route, json_of};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 /// How long a client may take to send a workload.
 pub const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
@@ -84,6 +84,8 @@ struct Shared {
     /// The longest transaction or query, in bytes.
     body_bytes_max: usize,
     phase: watch::Sender<Phase>,
+    /// Places for streams of events.
+    streams: Arc<Semaphore>,
 }
 
 impl Shared {
@@ -116,8 +118,19 @@ impl Server {
         let Parts { host, accounts, events, metrics, monitor, clock, config } = parts;
         let body_bytes_max = usize::try_from(config.server.limits.body_bytes_max).unwrap_or(usize::MAX);
         let phase = watch::Sender::new(Phase::Starting);
-        let shared =
-            Arc::new(Shared { host, accounts, events, metrics, monitor, clock, config, body_bytes_max, phase });
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        let shared = Arc::new(Shared {
+            host,
+            accounts,
+            events,
+            metrics,
+            monitor,
+            clock,
+            config,
+            body_bytes_max,
+            phase,
+            streams,
+        });
         let router = router(&shared);
         Self { shared, router }
     }

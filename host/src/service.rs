@@ -52,13 +52,13 @@ use crate::snapshot::file::{Course, SnapshotHeader};
 use crate::transaction::{Answer, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
-use handle::{Message, ReplySender};
+use handle::{LOOKS_MAX, Message, ReplySender};
 use logs::LogBucket;
 use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Requests that may wait for a service, unless configured otherwise.
 pub const QUEUE_MAX: usize = 1024;
@@ -244,7 +244,12 @@ impl Service {
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
         let (sender, receiver) = mpsc::channel(queue_max.max(1));
         let queued_bytes = Arc::new(AtomicUsize::new(0));
-        let handle = ServiceHandle { name: self.name.clone(), queue: sender, queued_bytes: Arc::clone(&queued_bytes) };
+        let handle = ServiceHandle {
+            name: self.name.clone(),
+            queue: sender,
+            queued_bytes: Arc::clone(&queued_bytes),
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+        };
         (handle, self.run(receiver, queued_bytes))
     }
 
@@ -331,10 +336,10 @@ impl Service {
                     let _ = self.snapshot_soon().await;
                 }
             }
-            Message::Status { done } => {
+            Message::Status { done, .. } => {
                 let _ = done.send(self.status());
             }
-            Message::Find { user, id, found } => self.find(&user, id, found).await,
+            Message::Find { user, id, found, .. } => self.find(&user, id, found).await,
             // A request to end the task does so before it gets here.
             Message::Stop { .. } | Message::Discard { .. } => {}
         }
@@ -417,10 +422,7 @@ impl Service {
         commit.then(move |durable| {
             tell(match durable {
                 Ok(()) => Ok(answered),
-                Err(error) => {
-                    let reason = format!("the outcome of '{}' is unknown: {error}", answered.id);
-                    Err(Denial::Stopped { service, reason })
-                }
+                Err(error) => Err(Denial::Unknown { service, id: answered.id, reason: error.to_string() }),
             });
         });
     }

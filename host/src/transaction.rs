@@ -1,7 +1,7 @@
 //! Transactions and the four ways in which they end.
 
 use crate::clock::{Timestamp, Utc};
-use crate::event::Triggered;
+use crate::event::{Printable, Triggered};
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::size::{Bytes as ByteCount, grouped};
@@ -345,6 +345,20 @@ pub enum Denial {
         /// The service.
         service: Name,
         /// What it lacks, and why.
+        reason: String,
+    },
+    /// It was executed, and whether that was kept is not known: the journal failed meanwhile. The one denial that may have
+    /// had an effect.
+    #[error(
+        "the outcome of '{}' on service '{service}' is unknown: {reason}; send it again with the same id",
+        Printable(id)
+    )]
+    Unknown {
+        /// The service.
+        service: Name,
+        /// The request's id.
+        id: String,
+        /// Why.
         reason: String,
     },
     /// The service does not run: its state cannot be brought back, or it was stopped.

@@ -5,7 +5,7 @@ use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::{CONFIG_FILE, Config, ConfigError, Overrides, parse_listen};
+use lifeboat::config::{CONFIG_FILE, Config, ConfigError, Overrides, ServiceConfig, parse_listen};
 use lifeboat::data::{DataDirectory, DataOptions};
 use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::THRESHOLD_DEFAULT;
@@ -17,8 +17,9 @@ use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, mpsc};
+use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 const AFTER_HELP: &str = "\
@@ -27,6 +28,12 @@ sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one en
 acknowledged is lost, and the next start replays what was not snapshotted.
 
 Events go to standard error, a line each; with --json to standard output as JSON.";
+
+/// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
+const ANSWERING_SHARE: f64 = 0.5;
+
+/// Lines that wait to be printed: then events are counted, and not printed. Services do not wait for a terminal.
+const LINES_MAX: usize = 4_096;
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -94,6 +101,7 @@ impl Serve {
         let monitor = monitor.inspect_err(|error| note(&format!("{error}; it goes on without"))).ok();
 
         let deadline = config.server.shutdown_deadline;
+        let counted = Arc::clone(&metrics);
         let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
         note(&format!("listening on {scheme}://{address}"));
         let starting = async {
@@ -105,7 +113,7 @@ impl Serve {
             }
             let draw = || epochs.next().expect("one for each service");
             server.host().recover(contents, draw).await;
-            create_missing(server.host(), &config).await?;
+            create_missing(server.host(), &counted, &config).await;
             server.begin();
             let entries = server.host().entries()?;
             let running = entries.keys().filter(|name| server.host().has_service(name)).count();
@@ -113,26 +121,27 @@ impl Serve {
             Ok(())
         };
         let mut started = None;
-        {
-            let (end, ended) = tokio::sync::oneshot::channel::<()>();
-            let serving = server.serve(listener, async { drop(ended.await) }, deadline);
-            let conducting = async {
-                let stopped = tokio::select! {
-                    result = starting => { started = Some(result); None }
-                    () = stop.asked() => Some(()),
-                };
-                if stopped.is_none() && matches!(started, Some(Ok(()))) {
-                    stop.asked().await;
-                }
-                note("stopping: requests under way are answered");
-                drop(end);
-            };
-            let both = futures::future::join(serving, conducting);
-            // A second one ends it at once.
-            both.await;
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let answering = deadline.mul_f64(ANSWERING_SHARE);
+        let mut serving = std::pin::pin!(server.serve(listener, async { drop(ended.await) }, answering));
+        tokio::select! {
+            () = &mut serving => {}
+            result = starting => started = Some(result),
+            () = stop.asked() => {}
         }
+        if matches!(started, Some(Ok(()))) {
+            tokio::select! {
+                () = &mut serving => {}
+                () = stop.asked() => {}
+            }
+        }
+        note("stopping: requests under way are answered");
         let start = Instant::now();
-        let ending = tokio::time::timeout(deadline.max(Duration::from_secs(1)), server.host().stop());
+        drop(end);
+        let ending = async {
+            serving.await;
+            tokio::time::timeout(deadline.saturating_sub(start.elapsed()), server.host().stop()).await
+        };
         let ended = tokio::select! {
             ended = ending => ended,
             () = stop.asked() => {
@@ -161,25 +170,55 @@ impl Serve {
     /// Events go to the log for clients, to the metrics, and to the operator.
     fn sink(&self, events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> EventSink {
         let (events, metrics, clock, json) = (Arc::clone(events), Arc::clone(metrics), Arc::clone(clock), self.json);
+        let (lines, printed) = mpsc::sync_channel::<String>(LINES_MAX);
+        let unprinted = Arc::new(AtomicU64::new(0));
+        let of_thread = Arc::clone(&unprinted);
+        // It ends with the last sink. An operator who is not there misses lines, and no client anything.
+        std::thread::spawn(move || {
+            for line in printed {
+                let missed = of_thread.swap(0, Ordering::Relaxed);
+                if missed > 0 {
+                    note(&format!("{missed} events were not printed: they came faster than they could be"));
+                }
+                let _ = if json {
+                    writeln!(io::stdout().lock(), "{line}")
+                } else {
+                    writeln!(io::stderr().lock(), "{line}")
+                };
+            }
+        });
         Arc::new(move |event: &Event| {
             metrics.observe(event);
             events.add(event, clock.now());
-            // An operator who is not there misses a line, and no client anything.
-            if json {
-                let mut line = serde_json::to_string(event).unwrap_or_default();
-                line.push('\n');
-                let _ = io::stdout().lock().write_all(line.as_bytes());
-            } else {
-                let _ = writeln!(io::stderr().lock(), "{event}");
+            let line = if json { serde_json::to_string(event).unwrap_or_default() } else { event.to_string() };
+            if lines.try_send(line).is_err() {
+                unprinted.fetch_add(1, Ordering::Relaxed);
             }
         })
     }
 }
 
 /// Creates the services of the configuration that are not there.
-async fn create_missing(host: &Host, config: &Config) -> anyhow::Result<()> {
-    let there = host.entries()?;
-    for service in config.services.iter().filter(|service| !there.contains_key(&service.name)) {
+async fn create_missing(host: &Host, metrics: &Metrics, config: &Config) {
+    for service in &config.services {
+        // One that cannot be created keeps no other from being served.
+        match create(host, service, config).await {
+            Ok(false) => {}
+            Ok(true) => {
+                let _ = metrics.service(&service.name);
+                note(&format!("created service {}", service.name));
+            }
+            Err(error) => note(&format!("cannot create service '{}': {error:#}", service.name)),
+        }
+    }
+}
+
+/// Creates a service if it is not there. Says whether it was created.
+async fn create(host: &Host, service: &ServiceConfig, config: &Config) -> anyhow::Result<bool> {
+    if host.entry(&service.name)?.is_some() {
+        return Ok(false);
+    }
+    {
         let (workload, bytes) = load_workload(&service.workload)?;
         let settings =
             config.settings(Some(&service.size), Some(service.thresholds), service.failover).map_err(UsageError)?;
@@ -193,10 +232,9 @@ async fn create_missing(host: &Host, config: &Config) -> anyhow::Result<()> {
             epoch: random_epoch()?,
             sabotage: None,
         };
-        host.create_durable_service(new).await.with_context(|| format!("cannot create service '{name}'"))?;
-        note(&format!("created service {name}"));
+        host.create_durable_service(new).await?;
     }
-    Ok(())
+    Ok(true)
 }
 
 fn note(text: &str) {

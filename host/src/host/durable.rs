@@ -10,6 +10,7 @@ use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, Serv
 use crate::transaction::Epoch;
 use crate::workload::{LoadLimits, Workload, WorkloadHash, load};
 use std::collections::BTreeSet;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// A durable service that is to be created.
@@ -206,6 +207,7 @@ impl Host {
     /// # Errors
     /// The journal or the storage failed, now or earlier.
     pub async fn stop(&self) -> Result<(), DataError> {
+        self.is_stopping.store(true, Ordering::Release);
         let services: Vec<_> = {
             let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
             services.drain().map(|(_, handle)| handle).collect()

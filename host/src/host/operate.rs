@@ -61,16 +61,23 @@ impl Host {
     /// Ends a durable service after what was sent to it, with a snapshot, and gives up its VM and slot. It stays so, also
     /// when the host starts again, until [`Host::start_service`]. One that does not run is not changed.
     ///
+    /// This, as all that begins or ends a service, is to be awaited to its end: dropped half-way it would leave the service
+    /// to two owners.
+    ///
     /// # Errors
     /// [`DataError`].
     pub async fn stop_service(&self, name: &Name) -> Result<(), DataError> {
         let directory = self.directory_of(name)?;
         let _creating = self.creating.lock().await;
+        if !self.has_service(name) {
+            return Ok(());
+        }
         let (of_catalog, service) = (Arc::clone(&directory), name.clone());
         joined(tokio::task::spawn_blocking(move || of_catalog.catalog().set_stopped(&service, true))).await?;
+        // Before, or a request in between would find no service.
+        self.idle().insert(name.clone(), Idle::Stopped);
         let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         let Some(handle) = handle else { return Ok(()) };
-        self.idle().insert(name.clone(), Idle::Stopped);
         // A task that has ended already is what is wanted.
         let _ = handle.stop().await;
         self.end_keeper(name).await;
@@ -94,6 +101,7 @@ impl Host {
         joined(tokio::task::spawn_blocking(move || of_catalog.catalog().set_stopped(&service, false)))
             .await
             .map_err(DataError::from)?;
+        let _still = directory.hold_still().await;
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
         self.recover_one(found, epoch, None).await;
         match self.quarantined(name) {

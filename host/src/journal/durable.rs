@@ -15,7 +15,7 @@ use crate::name::Name;
 use crate::transaction::{Epoch, Sequence};
 use futures::future::{BoxFuture, FutureExt};
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 /// What a record is guessed to take beside its body before it is executed, in bytes: longer answers exceed the bound
 /// of the queue.
@@ -43,6 +43,8 @@ pub struct DurableJournal {
     /// The last of [`Placed::journal_bytes`].
     placed_bytes: u64,
     room: Option<Room>,
+    /// Why a record was refused, once one was: what was executed is not in the history, and nothing may follow it.
+    refused: Arc<OnceLock<String>>,
 }
 
 /// A kept answer: where to find it.
@@ -115,6 +117,7 @@ impl DurableJournal {
             snapshot_bytes: 0,
             placed_bytes: 0,
             room: None,
+            refused: Arc::default(),
         }
     }
 
@@ -208,6 +211,9 @@ impl Journal for DurableJournal {
     }
 
     fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
+        if let Some(reason) = self.refused.get() {
+            return Err(JournalError::Ended { reason: reason.clone() });
+        }
         self.catch_up();
         let bytes = record::encode(&record);
         let number = self.last.next();
@@ -224,6 +230,12 @@ impl Journal for DurableJournal {
             .committer
             .submit(Entry { service: self.service.clone(), change }, room)
             .map_err(|error| JournalError::ended(&error))?;
+        let refused = Arc::clone(&self.refused);
+        ticket.then(move |committed| {
+            if let Err(error) = committed {
+                let _ = refused.set(crate::data::chain(error));
+            }
+        });
         self.last = number;
         self.is_begun = true;
         match record {

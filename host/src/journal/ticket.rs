@@ -95,7 +95,9 @@ impl Completion {
             }
         };
         for then in waiting {
-            then(&committed);
+            // It runs on the thread of all services' journal, which one that panics must not end: who waits for it finds
+            // its channel closed.
+            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| then(&committed)));
         }
     }
 }

@@ -41,7 +41,8 @@ pub fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
 #[derive(Serialize)]
 struct Printed<'a> {
     id: Option<&'a str>,
-    outcome: Outcome,
+    /// None if it is not known.
+    outcome: Option<Outcome>,
     #[serde(flatten)]
     payload: Payload<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -87,9 +88,15 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
         out.write_all(bytes)?;
         return out.write_all(b"\n");
     }
-    let mut printed = Printed { id: id.as_deref(), outcome: outcome(result), payload: Payload::default(), cause: None };
+    let mut printed =
+        Printed { id: id.as_deref(), outcome: Some(outcome(result)), payload: Payload::default(), cause: None };
     match result {
-        Err(denied) => printed.cause = Some(denied.to_string()),
+        Err(denied) => {
+            if matches!(denied, NotDone::Denied(Denial::Unknown { .. })) {
+                printed.outcome = None;
+            }
+            printed.cause = Some(denied.to_string());
+        }
         Ok(reply) => {
             printed.id = Some(&reply.id);
             match &reply.answer {

@@ -1,63 +1,164 @@
 //! Many transactions over one request: lines in, lines out, in the same order, while both flow.
 
-use super::Shared;
 use super::problem::Problem;
+use super::routes::BearerToken;
+use super::{Phase, Shared};
 use crate::api::JSON_LINES;
 use crate::auth::Identity;
 use crate::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
-use crate::transaction::{Denial, Reply};
+use crate::name::Name;
+use crate::transaction::{Denial, Outcome, Reply};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use futures::future::Either;
-use futures::{Stream, StreamExt, stream};
+use futures::future::{BoxFuture, FutureExt};
+use futures::stream::{self, FuturesOrdered, StreamExt};
 use std::io;
 use std::sync::Arc;
 use std::time::Instant;
+use tokio::sync::watch;
 
-/// Requests of one batch that are under way at once: less than a service's queue holds, so that a batch by itself is
-/// never denied for want of room.
+/// Requests of one batch that are under way at once, at the most.
 pub const BATCH_IN_FLIGHT_MAX: usize = 256;
+
+/// Bytes of bodies and answers of one batch that are held at once, about: what is under way is reckoned with its body and
+/// with the longest answer so far.
+pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// Requests that are under way before any answer tells how long answers are.
+const IN_FLIGHT_AT_FIRST: usize = 4;
+
+/// Answers are handed on when they are so many bytes together, or when the next is not there yet.
+const PIECE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn transact(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(token): Extension<BearerToken>,
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let lines = Splitter::new(body.into_data_stream(), shared.config.server.limits.body_deadline).into_stream();
-    let by = Arc::new(identity);
-    let service: Arc<str> = service.into();
-    let answers = lines
-        .map(move |line| match line {
-            Err(broken) => Either::Left(std::future::ready(Err(broken))),
-            Ok(line) => {
-                let (shared, by, service) = (Arc::clone(&shared), Arc::clone(&by), Arc::clone(&service));
-                let parsed = parse(line, &by);
-                Either::Right(async move { Ok(perform(&shared, &by, &service, parsed).await) })
-            }
-        })
-        .buffered(BATCH_IN_FLIGHT_MAX)
-        .ready_chunks(BATCH_IN_FLIGHT_MAX)
-        .map(|answers| {
-            let mut text = Vec::with_capacity(answers.len() * 96);
-            for answer in answers {
-                let (id, result) = answer?;
-                lines::print(&mut text, id, &result, true)?;
-            }
-            Ok::<_, io::Error>(Bytes::from(text))
-        });
-    Ok(([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(answers)).into_response())
+    let lines = Splitter::new(body.into_data_stream(), shared.config.server.limits.body_deadline);
+    let phase = shared.phase.subscribe();
+    let batch = Batch {
+        shared,
+        token,
+        user: identity.user,
+        service: service.into(),
+        lines,
+        phase,
+        under_way: FuturesOrdered::new(),
+        body_bytes: 0,
+        window: IN_FLIGHT_AT_FIRST,
+        answer_bytes: 0,
+        ended: None,
+    };
+    let pieces = stream::unfold(batch, |mut batch| async move { batch.piece().await.map(|piece| (piece, batch)) });
+    Ok(([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(pieces)).into_response())
 }
 
-fn parse(line: Line, by: &Identity) -> Parsed {
+struct Done {
+    id: Option<String>,
+    result: Result<Reply, NotDone>,
+    body_bytes: usize,
+}
+
+/// A batch under way.
+struct Batch {
+    shared: Arc<Shared>,
+    token: BearerToken,
+    user: Name,
+    service: Arc<str>,
+    lines: Splitter,
+    phase: watch::Receiver<Phase>,
+    under_way: FuturesOrdered<BoxFuture<'static, Done>>,
+    /// Of the requests under way.
+    body_bytes: usize,
+    /// Requests that may be under way: it grows with every answer.
+    window: usize,
+    /// The longest answer so far.
+    answer_bytes: usize,
+    /// No more lines are taken; with an error if they broke off.
+    ended: Option<io::Result<()>>,
+}
+
+impl Batch {
+    /// The next answers, in the order of their lines; none at the end.
+    async fn piece(&mut self) -> Option<io::Result<Bytes>> {
+        let mut text = Vec::new();
+        loop {
+            if text.len() >= PIECE_BYTES {
+                return Some(Ok(text.into()));
+            }
+            let takes_more = self.ended.is_none() && self.has_room();
+            tokio::select! {
+                biased;
+                Some(done) = self.under_way.next() => {
+                    self.body_bytes -= done.body_bytes;
+                    let before = text.len();
+                    if let Err(error) = lines::print(&mut text, done.id, &done.result, true) {
+                        return Some(Err(error));
+                    }
+                    self.answer_bytes = self.answer_bytes.max(text.len() - before);
+                    self.window = (self.window + 1).min(BATCH_IN_FLIGHT_MAX);
+                }
+                line = self.lines.next(), if takes_more => match line {
+                    None => self.ended = Some(Ok(())),
+                    Some(Err(broken)) => self.ended = Some(Err(broken)),
+                    Some(Ok(line)) => self.begin(line),
+                },
+                // What was not begun is the client's to send again.
+                () = draining(&mut self.phase), if self.ended.is_none() => {
+                    self.ended = Some(Err(io::Error::other("the server is being stopped")));
+                }
+                () = std::future::ready(()), if !text.is_empty() => return Some(Ok(text.into())),
+                else => {
+                    // All that was begun is answered: now the batch may end as it did.
+                    return self.ended.take().and_then(Result::err).map(|error| {
+                        self.ended = Some(Ok(()));
+                        Err(error)
+                    });
+                }
+            }
+        }
+    }
+
+    fn has_room(&self) -> bool {
+        let count = self.under_way.len();
+        let bytes = self.body_bytes.saturating_add(self.answer_bytes.saturating_mul(count + 1));
+        count == 0 || (count < self.window && bytes < BATCH_BYTES_MAX)
+    }
+
+    fn begin(&mut self, line: Line) {
+        let (shared, service) = (Arc::clone(&self.shared), Arc::clone(&self.service));
+        let parsed = parse(line, &self.user);
+        let body_bytes = parsed.as_ref().map_or(0, |(_, request)| request.body.len());
+        self.body_bytes += body_bytes;
+        // The token may have become void since the batch began.
+        let by = self.shared.host.authenticate(self.token.reveal());
+        self.under_way.push_back(
+            async move {
+                let (id, result) = perform(&shared, by, &service, parsed).await;
+                Done { id, result, body_bytes }
+            }
+            .boxed(),
+        );
+    }
+}
+
+async fn draining(phase: &mut watch::Receiver<Phase>) {
+    // The other end lives as long as the server.
+    let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
+}
+
+fn parse(line: Line, by: &Name) -> Parsed {
     let number = line.number;
-    let (user, request) = lines::parse_envelope(line, &by.user)?;
-    if user != by.user {
-        let reason = format!("its user is '{user}', and the token is that of '{}'; leave \"user\" out", by.user);
+    let (user, request) = lines::parse_envelope(line, by)?;
+    if user != *by {
+        let reason = format!("its user is '{user}', and the token is that of '{by}'; leave \"user\" out");
         return Err((request.id, NotDone::Envelope { line: number, reason }));
     }
     Ok((user, request))
@@ -65,7 +166,7 @@ fn parse(line: Line, by: &Identity) -> Parsed {
 
 async fn perform(
     shared: &Shared,
-    by: &Identity,
+    by: Result<Identity, Denial>,
     service: &str,
     parsed: Parsed,
 ) -> (Option<String>, Result<Reply, NotDone>) {
@@ -75,8 +176,11 @@ async fn perform(
     };
     let id = request.id.clone();
     let start = Instant::now();
-    let result: Result<Reply, Denial> = shared.host.request_as(by, service, request).await;
-    let outcome = result.as_ref().map_or(crate::transaction::Outcome::Denied, |reply| reply.answer.outcome());
+    let result: Result<Reply, Denial> = match by {
+        Ok(by) => shared.host.request_as(&by, service, request).await,
+        Err(denial) => Err(denial),
+    };
+    let outcome = result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
     shared.metrics.answered(service, outcome, start.elapsed());
     (id, result.map_err(NotDone::Denied))
 }
@@ -98,10 +202,7 @@ impl Splitter {
         Self { body, buffer: BytesMut::new(), dropped: 0, number: 0, is_over: false, idle_max }
     }
 
-    fn into_stream(self) -> impl Stream<Item = io::Result<Line>> {
-        stream::unfold(self, |mut splitter| async move { splitter.next().await.map(|line| (line, splitter)) })
-    }
-
+    /// The next line; none at the end. Dropping the future loses nothing.
     async fn next(&mut self) -> Option<io::Result<Line>> {
         let mut searched = 0;
         loop {
@@ -155,7 +256,10 @@ mod tests {
     fn split(pieces: Vec<Vec<u8>>) -> Vec<Result<Vec<u8>, usize>> {
         let pieces: Vec<io::Result<Bytes>> = pieces.into_iter().map(|piece| Ok(Bytes::from(piece))).collect();
         let body = Body::from_stream(stream::iter(pieces)).into_data_stream();
-        let lines = Splitter::new(body, Duration::from_secs(60)).into_stream().collect::<Vec<_>>();
+        let splitter = Splitter::new(body, Duration::from_secs(60));
+        let lines =
+            stream::unfold(splitter, |mut splitter| async move { splitter.next().await.map(|line| (line, splitter)) });
+        let lines = lines.collect::<Vec<_>>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(lines).into_iter().map(|line| line.expect("whole").bytes).collect()
     }

@@ -2,11 +2,13 @@
 
 use super::Shared;
 use super::problem::Problem;
+use super::routes::BearerToken;
 use crate::auth::{Grant, Identity};
 use crate::clock::{Timestamp, Utc};
 use crate::event::Event;
 use crate::name::Name;
 use axum::Extension;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::HeaderMap;
 use axum::response::sse::{KeepAlive, Sse};
@@ -18,10 +20,16 @@ use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
-use tokio::sync::watch;
+use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// Events that are kept for clients that come back.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
+
+/// Streams of events that are open at once.
+pub const STREAMS_MAX: usize = 512;
+
+/// Events that a reader holds at once.
+const READ_AT_ONCE: usize = 256;
 
 /// The longest silence on a stream of events: then a comment is sent, so that both ends notice if the other is gone.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
@@ -67,7 +75,7 @@ impl EventLog {
     fn after(&self, after: u64) -> Vec<Arc<Logged>> {
         let kept = self.kept();
         let first = kept.partition_point(|logged| logged.number <= after);
-        kept.range(first..).map(Arc::clone).collect()
+        kept.range(first..).take(READ_AT_ONCE).map(Arc::clone).collect()
     }
 
     fn id(&self, number: u64) -> String {
@@ -101,16 +109,21 @@ pub(super) struct Wanted {
 pub(super) async fn stream_events(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-    Query(wanted): Query<Wanted>,
+    Extension(token): Extension<BearerToken>,
+    wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
+    let Query(wanted) = wanted.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+    let place = Arc::clone(&shared.streams).try_acquire_owned().map_err(|_| {
+        Problem::later("too_many_streams", format!("{STREAMS_MAX} streams of events are open, the most there may be"))
+    })?;
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
     }
     let from = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map_or(0, |id| shared.events.number(id));
     let follow = wanted.follow.unwrap_or(true);
     let news = shared.events.last.subscribe();
-    let reading = Reading { shared, identity, wanted, after: from, ready: VecDeque::new(), news, follow };
+    let reading = Reading { shared, token, wanted, _place: place, after: from, ready: VecDeque::new(), news, follow };
     let events = stream::unfold(reading, |mut reading| async move {
         reading.next().await.map(|event| (Ok::<_, Infallible>(event), reading))
     });
@@ -119,7 +132,8 @@ pub(super) async fn stream_events(
 
 struct Reading {
     shared: Arc<Shared>,
-    identity: Identity,
+    token: BearerToken,
+    _place: OwnedSemaphorePermit,
     wanted: Wanted,
     after: u64,
     ready: VecDeque<Arc<Logged>>,
@@ -132,7 +146,9 @@ impl Reading {
         loop {
             while let Some(logged) = self.ready.pop_front() {
                 self.after = logged.number;
-                if self.is_for_them(&logged.event) {
+                // It may be void by now, or its user may do less than before.
+                let Ok(identity) = self.shared.host.authenticate(self.token.reveal()) else { return None };
+                if self.is_for_them(&identity, &logged.event) {
                     let log = &self.shared.events;
                     let body = body(&logged);
                     let event =
@@ -145,7 +161,7 @@ impl Reading {
             if !self.ready.is_empty() {
                 continue;
             }
-            let is_token_valid = self.shared.clock.now() < self.identity.expires;
+            let is_token_valid = self.shared.host.authenticate(self.token.reveal()).is_ok();
             if !self.follow || !is_token_valid {
                 return None;
             }
@@ -161,7 +177,7 @@ impl Reading {
     }
 
     /// Whether the user may see it, now: a grant may be gone since the stream began.
-    fn is_for_them(&self, event: &Event) -> bool {
+    fn is_for_them(&self, identity: &Identity, event: &Event) -> bool {
         let service = event.service();
         if self.wanted.service.as_ref().is_some_and(|wanted| Some(wanted) != service) {
             return false;
@@ -170,8 +186,8 @@ impl Reading {
             return false;
         }
         match service {
-            Some(service) => self.shared.host.authorise(&self.identity, service, Grant::Observe).is_ok(),
-            None => self.shared.host.authorise_admin(&self.identity).is_ok(),
+            Some(service) => self.shared.host.authorise(identity, service, Grant::Observe).is_ok(),
+            None => self.shared.host.authorise_admin(identity).is_ok(),
         }
     }
 }

@@ -7,14 +7,16 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
+use std::collections::HashMap;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
+use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -22,6 +24,9 @@ use tokio_rustls::rustls::{self, ServerConfig};
 
 /// The least that the HTTP library reads a head into, in bytes.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
+
+/// One address may have one in so many of all connections.
+pub const ADDRESS_SHARE: usize = 2;
 
 /// How long to wait after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -147,6 +152,7 @@ impl Listener {
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_deadline).max_buf_size(head_bytes_max);
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(limits.connections_max as usize));
+        let addresses = Addresses::new((limits.connections_max as usize).div_ceil(ADDRESS_SHARE));
         let mut draining = std::pin::pin!(draining);
         loop {
             let accepted = tokio::select! {
@@ -161,8 +167,13 @@ impl Listener {
                     continue;
                 }
             };
+            // One that has too many already is hung up on, so that it cannot keep all others out.
+            let Some(of_address) = addresses.enter(address.ip()) else { continue };
             // Answers are small, and each is waited for.
             let _ = stream.set_nodelay(true);
+            let mut stream = TimeoutStream::new(stream);
+            stream.set_write_timeout(Some(limits.body_deadline));
+            let stream = Box::pin(stream);
             let service = TowerToHyperService::new(WithAddress { router: router.clone(), address });
             let (http, tls, watcher) = (http.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
@@ -177,13 +188,54 @@ impl Listener {
                         }
                     }
                 }
-                drop(place);
+                drop((place, of_address));
             });
         }
         drop(self.listener);
         // What is not answered by then is not told; the transactions among it are in the journal or not, and their ids
         // tell which.
         let _ = tokio::time::timeout(deadline, graceful.shutdown()).await;
+    }
+}
+
+/// How many connections each address has.
+#[derive(Clone)]
+struct Addresses {
+    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    connections_max: usize,
+}
+
+/// A connection of an address.
+struct OfAddress {
+    addresses: Addresses,
+    address: IpAddr,
+}
+
+impl Addresses {
+    fn new(connections_max: usize) -> Self {
+        Self { connections: Arc::default(), connections_max }
+    }
+
+    fn enter(&self, address: IpAddr) -> Option<OfAddress> {
+        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = connections.entry(address).or_default();
+        if *count >= self.connections_max {
+            return None;
+        }
+        *count += 1;
+        Some(OfAddress { addresses: self.clone(), address })
+    }
+}
+
+impl Drop for OfAddress {
+    fn drop(&mut self) {
+        let mut connections = self.addresses.connections.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = connections.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                connections.remove(&self.address);
+            }
+        }
     }
 }
 

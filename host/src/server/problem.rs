@@ -47,6 +47,12 @@ impl Problem {
         Self { retry_after: Some(RETRY), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
     }
 
+    /// The server is at fault.
+    pub(super) fn internal() -> Self {
+        let detail = "the server failed at this request: its log says how; please report that";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
     /// The storage failed: an operator has to see to it.
     pub(super) fn storage(error: &dyn std::error::Error) -> Self {
         Self::later("storage", chain(error))
@@ -106,6 +112,8 @@ impl From<Denial> for Problem {
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
+            // It is not one of the four outcomes, but which of them is not known.
+            Denial::Unknown { .. } => return Self::later("outcome_unknown", denial.to_string()),
         };
         let problem = Self::new(status, code, denial.to_string()).with_outcome(Outcome::Denied);
         match status {
@@ -153,6 +161,10 @@ impl From<AccountError> for Problem {
 
 impl From<LaunchError> for Problem {
     fn from(error: LaunchError) -> Self {
+        let error = match error {
+            LaunchError::Data(error) => return error.into(),
+            error => error,
+        };
         let (status, code) = match &error {
             LaunchError::Exists { .. } => (StatusCode::CONFLICT, "service_exists"),
             LaunchError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),

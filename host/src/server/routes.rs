@@ -14,9 +14,11 @@ use axum::http::{Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use futures::FutureExt;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
 /// What a request must bring.
@@ -215,11 +217,29 @@ async fn guard(
 ) -> Response {
     if needs != Needs::Nobody {
         match admit(&shared, needs, &parameters, &request) {
-            Ok(identity) => drop(request.extensions_mut().insert(identity)),
+            Ok((identity, token)) => {
+                request.extensions_mut().insert(identity);
+                request.extensions_mut().insert(token);
+            }
             Err(problem) => return problem.into_response(),
         }
     }
-    next.run(request).await
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        // The panic was printed. What it left half-way is a request of one client: services and the journal have tasks of
+        // their own.
+        Err(_) => Problem::internal().into_response(),
+    }
+}
+
+/// The token that a request was let in with, for what goes on for long: it may become void meanwhile.
+#[derive(Clone)]
+pub(super) struct BearerToken(Arc<str>);
+
+impl BearerToken {
+    pub(super) fn reveal(&self) -> &str {
+        &self.0
+    }
 }
 
 fn admit(
@@ -227,7 +247,7 @@ fn admit(
     needs: Needs,
     parameters: &RawPathParams,
     request: &Request<Body>,
-) -> Result<Identity, Problem> {
+) -> Result<(Identity, BearerToken), Problem> {
     match shared.phase() {
         Phase::Serving => {}
         Phase::Starting => return Err(Problem::later("starting", "services are being brought back; try again soon")),
@@ -235,7 +255,8 @@ fn admit(
             return Err(Problem::later("draining", "the server is being stopped; try again when it is back"));
         }
     }
-    let identity = shared.host.authenticate(token(request)?)?;
+    let token = token(request)?;
+    let identity = shared.host.authenticate(token)?;
     match needs {
         Needs::Nobody | Needs::User => {}
         Needs::Admin => shared.host.authorise_admin(&identity)?,
@@ -244,11 +265,11 @@ fn admit(
             shared.host.authorise(&identity, service, grant)?;
         }
     }
-    Ok(identity)
+    Ok((identity, BearerToken(token.into())))
 }
 
 /// The token of a request; an empty one is nobody's.
-pub(super) fn token(request: &Request<Body>) -> Result<&str, Problem> {
+fn token(request: &Request<Body>) -> Result<&str, Problem> {
     let Some(value) = request.headers().get(AUTHORIZATION) else {
         return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
             reason: "the request has no token; log in, and send 'Authorization: Bearer TOKEN'",

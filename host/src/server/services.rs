@@ -1,6 +1,7 @@
 //! Services: deployed, looked at, operated, removed.
 
 use super::problem::Problem;
+use super::routes::BearerToken;
 use super::{Shared, UPLOAD_TIME_MAX, body, routes};
 use crate::api::{AllUsage, Deployment, ResourceUsage, Service, Services, Standing, Usage, Vm};
 use crate::auth::{Grant, Identity};
@@ -15,9 +16,11 @@ use crate::service::Status;
 use crate::transaction::{Epoch, Outcome};
 use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
 use axum::body::Body;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
+use bytes::Bytes;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +36,14 @@ pub(super) async fn list(
     let theirs = entries
         .into_iter()
         .filter(|(name, _)| Grant::ALL.into_iter().any(|grant| shared.host.authorise(&identity, name, grant).is_ok()));
-    let views = theirs.map(|(name, entry)| view(&shared, name, entry));
+    let views = theirs.map(|(name, entry)| {
+        let (shared, may_observe) = (&shared, shared.host.authorise(&identity, &name, Grant::Observe).is_ok());
+        async move {
+            let service = view(shared, name, entry).await;
+            // What it uses is for those who may observe it.
+            Service { vm: service.vm.filter(|_| may_observe), ..service }
+        }
+    });
     Ok(Json(Services { services: futures::future::join_all(views).await }))
 }
 
@@ -46,14 +56,23 @@ pub(super) async fn inspect(
 
 pub(super) async fn deploy(
     State(shared): State<Arc<Shared>>,
+    Extension(token): Extension<BearerToken>,
     Path(name): Path<String>,
-    Query(deployment): Query<Deployment>,
+    deployment: Result<Query<Deployment>, QueryRejection>,
     body: Body,
 ) -> Result<(StatusCode, Json<Service>), Problem> {
+    let Query(deployment) = deployment.map_err(|error| Problem::bad_request("query", error.body_text()))?;
     let name = routes::name(&name)?;
     let settings = settings(&shared, deployment)?;
     let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
+    // It may have taken minutes.
+    shared.host.authorise_admin(&shared.host.authenticate(token.reveal())?)?;
+    let created = uninterrupted(&shared, move |shared| async move { create(&shared, name, settings, bytes).await });
+    Ok((StatusCode::CREATED, Json(created.await?)))
+}
+
+async fn create(shared: &Shared, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
     // Validating a large module takes a while.
     let (of_service, of_loader) = (name.clone(), bytes.clone());
     let loading = move || load(&of_service, &of_loader, &LoadLimits::default());
@@ -68,7 +87,7 @@ pub(super) async fn deploy(
         NewService { name: name.clone(), workload, workload_bytes: &bytes, settings, secret, epoch, sabotage: None };
     shared.host.create_durable_service(new).await?;
     let _ = shared.metrics.service(&name);
-    Ok((StatusCode::CREATED, Json(one(&shared, &name).await?)))
+    one(&shared, &name).await
 }
 
 pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
@@ -76,12 +95,15 @@ pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<S
     if shared.host.entry(&name)?.is_none() {
         return Err(no_such(&name));
     }
-    // Before, or a crash would leave the grants to the next service of that name.
-    let (of_grants, service) = (Arc::clone(&shared), name.clone());
-    joined(tokio::task::spawn_blocking(move || of_grants.accounts.forget_service(&service))).await?;
-    shared.host.remove_service(&name).await?;
-    shared.metrics.forget(&name);
-    Ok(StatusCode::NO_CONTENT)
+    uninterrupted(&shared, move |shared| async move {
+        // Before, or a crash would leave the grants to the next service of that name.
+        let (of_grants, service) = (Arc::clone(&shared), name.clone());
+        joined(tokio::task::spawn_blocking(move || of_grants.accounts.forget_service(&service))).await?;
+        shared.host.remove_service(&name).await?;
+        shared.metrics.forget(&name);
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
 }
 
 pub(super) async fn fail_over(
@@ -106,7 +128,8 @@ pub(super) async fn stop(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    shared.host.stop_service(&routes::name(&name)?).await?;
+    let service = routes::name(&name)?;
+    uninterrupted(&shared, move |shared| async move { Ok(shared.host.stop_service(&service).await?) }).await?;
     one(&shared, &name).await.map(Json)
 }
 
@@ -117,7 +140,8 @@ pub(super) async fn start(
     let mut epoch = Epoch::default();
     getrandom::fill(&mut epoch.0)
         .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
-    shared.host.start_service(&routes::name(&name)?, epoch).await?;
+    let service = routes::name(&name)?;
+    uninterrupted(&shared, move |shared| async move { Ok(shared.host.start_service(&service, epoch).await?) }).await?;
     one(&shared, &name).await.map(Json)
 }
 
@@ -139,6 +163,16 @@ pub(super) async fn all_usage(
     let is_admin = shared.host.authorise_admin(&identity).is_ok();
     let host = shared.load().filter(|_| is_admin).and_then(|load| serde_json::to_value(load).ok());
     Ok(Json(AllUsage { host, services }))
+}
+
+/// Does something to its end, also if the client hangs up: then what handles its request is dropped where it stands, and a
+/// service must not be left between two states.
+async fn uninterrupted<T, F>(shared: &Arc<Shared>, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Problem>> + Send + 'static,
+{
+    joined(tokio::spawn(work(Arc::clone(shared)))).await
 }
 
 async fn entries(shared: &Arc<Shared>) -> Result<BTreeMap<Name, ServiceEntry>, Problem> {
@@ -202,7 +236,7 @@ fn vm(status: Status) -> Vm {
 }
 
 async fn usage_of(shared: &Shared, name: Name) -> Usage {
-    let counted = shared.metrics.service(&name);
+    let counted = shared.metrics.known(&name).unwrap_or_default();
     Usage {
         vm: status(shared, &name).await.map(vm),
         queue_length: shared.host.queue_lengths().get(&name).copied().unwrap_or(0),

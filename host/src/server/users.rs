@@ -1,13 +1,14 @@
 //! Log-ins, users, grants.
 
 use super::problem::Problem;
+use super::routes::BearerToken;
 use super::{Shared, body, routes};
 use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
 use crate::auth::{Account, Grant, Identity, Salt};
 use crate::clock::Utc;
 use crate::engine::joined;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, Request, State};
+use axum::extract::{ConnectInfo, Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::de::DeserializeOwned;
@@ -37,9 +38,11 @@ pub(super) async fn log_in(
     }))
 }
 
-pub(super) async fn log_out(State(shared): State<Arc<Shared>>, request: Request<Body>) -> Result<StatusCode, Problem> {
-    let token = routes::token(&request)?.to_owned();
-    blocking(&shared, move |shared| shared.accounts.log_out(&token)).await?;
+pub(super) async fn log_out(
+    State(shared): State<Arc<Shared>>,
+    Extension(token): Extension<BearerToken>,
+) -> Result<StatusCode, Problem> {
+    blocking(&shared, move |shared| shared.accounts.log_out(token.reveal())).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

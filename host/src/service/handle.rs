@@ -6,7 +6,10 @@ use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+
+/// Messages in a service's queue that only look: so those who look do not keep out those who transact.
+pub(super) const LOOKS_MAX: usize = 16;
 
 /// Where a request's answer goes, once it may be told.
 pub(super) type ReplySender = oneshot::Sender<Result<Reply, Denial>>;
@@ -23,6 +26,7 @@ pub(super) enum Message {
         user: Name,
         id: String,
         found: oneshot::Sender<Result<Option<Reply>, Denial>>,
+        _place: OwnedSemaphorePermit,
     },
     FailOver {
         done: oneshot::Sender<Status>,
@@ -32,6 +36,7 @@ pub(super) enum Message {
     },
     Status {
         done: oneshot::Sender<Status>,
+        _place: OwnedSemaphorePermit,
     },
     MakeWay(Way),
     Stop {
@@ -50,6 +55,8 @@ pub(crate) struct ServiceHandle {
     pub(super) queue: mpsc::Sender<Message>,
     /// Of the requests in the queue.
     pub(super) queued_bytes: Arc<AtomicUsize>,
+    /// Places in the queue for those who look: a place is held until the message is handled, whoever asked may be gone.
+    pub(super) looks: Arc<Semaphore>,
 }
 
 impl ServiceHandle {
@@ -76,7 +83,8 @@ impl ServiceHandle {
     /// none: it was never sent, denied, or is beyond the horizon.
     pub(crate) async fn find(&self, user: Name, id: String) -> Result<Option<Reply>, Denial> {
         let (found, answered) = oneshot::channel();
-        self.queue.send(Message::Find { user, id, found }).await.map_err(|_| self.gone())?;
+        let place = self.look().await;
+        self.queue.send(Message::Find { user, id, found, _place: place }).await.map_err(|_| self.gone())?;
         answered.await.map_err(|_| self.gone())?
     }
 
@@ -87,7 +95,8 @@ impl ServiceHandle {
 
     /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
     pub(crate) async fn status(&self) -> Result<Status, Denial> {
-        self.ask(|done| Message::Status { done }).await
+        let place = self.look().await;
+        self.ask(|done| Message::Status { done, _place: place }).await
     }
 
     /// Fails over now, as an operator's wish.
@@ -120,6 +129,10 @@ impl ServiceHandle {
         let (done, answered) = oneshot::channel();
         self.queue.send(message(done)).await.map_err(|_| self.gone())?;
         answered.await.map_err(|_| self.gone())
+    }
+
+    async fn look(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.looks).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn gone(&self) -> Denial {
