@@ -87,7 +87,7 @@ async fn create(shared: &Shared, name: Name, settings: ServiceSettings, bytes: B
         NewService { name: name.clone(), workload, workload_bytes: &bytes, settings, secret, epoch, sabotage: None };
     shared.host.create_durable_service(new).await?;
     let _ = shared.metrics.service(&name);
-    one(&shared, &name).await
+    one(shared, &name).await
 }
 
 pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
