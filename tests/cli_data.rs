@@ -576,7 +576,7 @@ fn wrong_directories_are_refused_with_one_line_and_left_alone() {
     assert_eq!(folder.files().into_keys().collect::<Vec<_>>(), ["letter.txt"]);
     let parent = lifeboat(["run", "--data"]).arg(folder.path("no/data")).arg(prebuilt("counter")).output();
     parent.exits_with_one_line(2, &["its parent directory is not there; create that first"]);
-    let without = lifeboat(["services"]).output();
+    let without = lifeboat(["journal", "bank"]).output();
     assert_eq!(without.exits(2), "");
     assert!(without.stderr.contains("--data <DIR>"), "{}", without.stderr);
 }

@@ -9,7 +9,8 @@
 //!   `kill_server`: the same of a server over HTTP.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `prebuilt`: that the committed workloads are those of the sources.
-//! - `readme`: that README.md's lines do what it says.
+//! - `readme`, `tutorial`: that the lines of README.md and docs/tutorial.md do what they say.
+//! - `client`: the client commands of the built binary, against a server of it.
 //! - `server`: the HTTP API of a server in this process, which `site` starts.
 //! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, `rig` a host in this process.
 //!
@@ -25,6 +26,7 @@ mod cli_init;
 mod cli_inspect;
 mod cli_run;
 mod cli_simulate;
+mod client;
 mod durable;
 mod failover;
 mod hostile;
@@ -37,6 +39,7 @@ mod rig;
 mod server;
 mod serving;
 mod site;
+mod tutorial;
 mod util;
 mod verify;
 mod wasi;

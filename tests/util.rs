@@ -41,9 +41,15 @@ pub(crate) fn guest(file: &str) -> PathBuf {
 /// The contents of README.md's fenced blocks of one language, in their order.
 #[track_caller]
 pub(crate) fn readme_blocks(language: &str) -> Vec<String> {
-    let readme = std::fs::read_to_string(root().join("README.md")).expect("README.md can be read");
+    blocks("README.md", language)
+}
+
+/// The contents of a document's fenced blocks of one language, in their order.
+#[track_caller]
+pub(crate) fn blocks(document: &str, language: &str) -> Vec<String> {
+    let text = std::fs::read_to_string(root().join(document)).expect("the document can be read");
     let fence = format!("```{language}");
-    let mut lines = readme.lines();
+    let mut lines = text.lines();
     let mut blocks = Vec::new();
     while lines.any(|line| line == fence) {
         blocks.push(lines.by_ref().take_while(|line| *line != "```").map(|line| format!("{line}\n")).collect());
@@ -95,7 +101,7 @@ impl Lifeboat {
     }
 
     /// Sets a variable of its environment.
-    pub(crate) fn env(mut self, name: &str, value: &str) -> Self {
+    pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }

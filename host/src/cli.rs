@@ -1,11 +1,17 @@
 //! The command line: what the subcommands share.
 
+mod batch;
 mod config;
 mod data;
+mod deploy;
+mod events;
 mod init;
 mod inspect;
 mod journal;
+mod login;
+mod operate;
 mod query;
+mod remote;
 mod remove;
 mod restore;
 mod resume;
@@ -14,6 +20,9 @@ mod serve;
 mod services;
 mod simulate;
 mod snapshot;
+mod tx;
+mod usage;
+mod user;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -21,6 +30,7 @@ use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
 use lifeboat::service::LaunchError;
 use lifeboat::size::{Bytes, parse_bytes};
 use lifeboat::workload::{LoadError, LoadLimits, MODULE_BYTES_MAX, Workload};
+use operate::Operation;
 use std::fs::File;
 use std::io::{self, Read, Write};
 use std::path::Path;
@@ -38,8 +48,10 @@ pub(crate) mod exit {
     pub(crate) const USAGE: u8 = 2;
     /// The loader refused the workload.
     pub(crate) const WORKLOAD: u8 = 3;
-    /// The host failed.
+    /// The host failed, or the server did.
     pub(crate) const HOST: u8 = 4;
+    /// The server cannot be reached, or nobody is logged in.
+    pub(crate) const UNREACHABLE: u8 = 5;
 }
 
 const AFTER_HELP: &str = "\
@@ -49,7 +61,8 @@ Exit codes:
      duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges
   2  the command line, or a file that it names, is wrong
   3  the workload was refused by the loader, or cannot be read
-  4  the host failed";
+  4  the host failed, or the server did
+  5  the server cannot be reached, or nobody is logged in";
 
 /// Runs stateful WebAssembly programs in metered virtual machines and fails them over at 98 % with nothing lost.
 #[derive(Debug, Parser)]
@@ -89,6 +102,32 @@ enum Command {
     Config(config::Config),
     /// Serve the services of a data directory over HTTP.
     Serve(serve::Serve),
+    /// Get a token from a server, for the commands that talk to it.
+    Login(login::Login),
+    /// Make the token void.
+    Logout(login::Logout),
+    /// Show who is logged in, and what they may do.
+    Whoami(login::WhoAmI),
+    /// Make a service of a workload, on the server.
+    Deploy(deploy::Deploy),
+    /// Send a transaction to a service of the server, or look up what became of one.
+    Tx(tx::Tx),
+    /// Send many transactions to a service of the server, one a line.
+    Batch(batch::Batch),
+    /// Show how full the VMs of the server are, and what its services did.
+    Usage(usage::Usage),
+    /// Show what happened to the services of the server.
+    Events(events::Events),
+    /// Show what a service of the server wrote.
+    Logs(events::Logs),
+    /// Move a service of the server to a fresh VM.
+    Failover(operate::Operate),
+    /// Take a snapshot of a service of the server, and give up its VM.
+    Stop(operate::Operate),
+    /// Bring back a service of the server that was stopped.
+    Start(operate::Operate),
+    /// Say who may do what on the server.
+    User(user::User),
 }
 
 /// The variable that stands for `--data`.
@@ -124,6 +163,19 @@ impl Cli {
             Command::Remove(remove) => remove.execute(),
             Command::Init(init) => init.execute(),
             Command::Config(config) => config.execute(),
+            Command::Login(login) => login.execute(),
+            Command::Logout(logout) => logout.execute(),
+            Command::Whoami(whoami) => whoami.execute(),
+            Command::Deploy(deploy) => deploy.execute(),
+            Command::Tx(tx) => tx.execute(),
+            Command::Batch(batch) => batch.execute(),
+            Command::Usage(usage) => usage.execute(),
+            Command::Events(events) => events.execute(),
+            Command::Logs(logs) => logs.execute(),
+            Command::Failover(operate) => operate.execute(Operation::Failover),
+            Command::Stop(operate) => operate.execute(Operation::Stop),
+            Command::Start(operate) => operate.execute(Operation::Start),
+            Command::User(user) => user.execute(),
             Command::Serve(serve) => serve.execute(),
         }
     }
@@ -150,7 +202,9 @@ struct UnreadableWorkload {
 /// Prints the error on one line and maps it to the exit code: the one place where errors become codes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let _ = writeln!(io::stderr(), "lifeboat: {error:#}");
-    let code = if error.is::<UsageError>() {
+    let code = if let Some(code) = remote::code_of_any(error) {
+        code
+    } else if error.is::<UsageError>() {
         exit::USAGE
     } else if error.is::<FindingError>() {
         exit::SOME_NOT_OK
@@ -202,13 +256,18 @@ pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
 /// Reads and validates the workload in `file`, of which no more is read than the loader would take. Returns its bytes,
 /// too.
 pub(crate) fn load_workload(file: &Path) -> anyhow::Result<(Workload, Vec<u8>)> {
-    let name = file.display().to_string();
-    let unreadable = |error| UnreadableWorkload { file: name.clone(), error };
+    let bytes = read_workload(file)?;
+    let workload = lifeboat::workload::load(&file.display().to_string(), &bytes, &LoadLimits::default())?;
+    Ok((workload, bytes))
+}
+
+/// Reads the workload in `file`, of which no more is read than the loader would take.
+pub(crate) fn read_workload(file: &Path) -> anyhow::Result<Vec<u8>> {
+    let unreadable = |error| UnreadableWorkload { file: file.display().to_string(), error };
     let mut bytes = Vec::new();
     // One byte more than the limit is enough for the loader to refuse it.
     File::open(file).and_then(|file| file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    let workload = lifeboat::workload::load(&name, &bytes, &LoadLimits::default())?;
-    Ok((workload, bytes))
+    Ok(bytes)
 }
 
 /// Writes to standard output; false if its reader has gone, which is no error.

@@ -17,6 +17,21 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
+/// Where services are kept: in a data directory, or else by the server that one is logged in to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Source {
+    /// A data directory, in the place of the server; no host may have it open meanwhile
+    #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
+    directory: Option<PathBuf>,
+}
+
+impl Source {
+    /// The data directory; none if the server is meant.
+    pub(crate) fn data(&self) -> Option<Data> {
+        self.directory.clone().map(|directory| Data { directory })
+    }
+}
+
 /// Where services are kept.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Data {

@@ -1,7 +1,7 @@
 //! `lifeboat query`: asks a service, as it is or as it was.
 
-use super::data::{Data, runtime, scratch, tell_if_cut_off};
-use super::{exit, is_pipe_open};
+use super::data::{Source, runtime, scratch, tell_if_cut_off};
+use super::{UsageError, exit, is_pipe_open, remote};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::event::Printable;
@@ -12,7 +12,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The state is brought back in a scratch VM, from the newest snapshot before it and the transactions since. The query sees
+Without --data the server is asked, as who is logged in. With it, the state is brought back in a scratch VM, from the newest snapshot before it and the transactions since. The query sees
 the time of the last transaction that is part of it.
 
 Exit codes:
@@ -26,13 +26,13 @@ Exit codes:
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Query {
     #[command(flatten)]
-    data: Data,
-    /// Ask the state after transaction SEQ [default: the last one]
+    data: Source,
+    /// Ask the state after transaction SEQ, of a data directory [default: the last one]
     #[arg(long, value_name = "SEQ")]
     at: Option<u64>,
-    /// Who asks
-    #[arg(long, value_name = "NAME", default_value = "operator")]
-    user: Name,
+    /// Who asks, of a data directory [default: operator]
+    #[arg(long, value_name = "NAME")]
+    user: Option<Name>,
     /// Print the reply as JSON
     #[arg(long)]
     json: bool,
@@ -46,18 +46,26 @@ pub(crate) struct Query {
 
 impl Query {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let locked = self.data.look()?;
-        let found = self.data.find(&locked, &self.service)?;
+        let Some(data) = self.data.data() else {
+            if self.at.is_some() || self.user.is_some() {
+                let text = "--at and --user are of a data directory: name it with --data; a server is asked as it is, by who \
+                            is logged in";
+                return Err(UsageError(text.into()).into());
+            }
+            return remote::query(&self.service, &self.body, self.json);
+        };
+        let user = self.user.map_or_else(|| Name::new("operator"), Ok).map_err(UsageError)?;
+        let locked = data.look()?;
+        let found = data.find(&locked, &self.service)?;
         let storage = &**locked.storage();
         let runtime = runtime()?;
         let (scratch, program) = scratch(&runtime, storage, &found)?;
         let at = self.at.map(Sequence);
-        let state = runtime
-            .block_on(scratch.state(storage, &program, &found, at))
-            .map_err(|error| self.data.no_state(error))?;
+        let state =
+            runtime.block_on(scratch.state(storage, &program, &found, at)).map_err(|error| data.no_state(error))?;
         let (sequence, timestamp) = (state.sequence, state.timestamp);
         let vm = VmId { service: found.name.clone(), number: state.course.vm_number };
-        let attempt = runtime.block_on(scratch.query(state, &self.user, self.body.as_bytes()));
+        let attempt = runtime.block_on(scratch.query(state, &user, self.body.as_bytes()));
         for line in &attempt.log {
             let _ = writeln!(io::stderr(), "{}: {}", found.name, Printable(line));
         }

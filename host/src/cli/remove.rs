@@ -1,7 +1,7 @@
 //! `lifeboat remove`: a service and its history, for good.
 
-use super::data::Data;
-use super::{UsageError, exit};
+use super::data::Source;
+use super::{UsageError, exit, remote};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::name::Name;
@@ -19,7 +19,7 @@ keep a copy, run `lifeboat snapshot` first.";
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Remove {
     #[command(flatten)]
-    data: Data,
+    data: Source,
     /// Really remove it
     #[arg(long)]
     yes: bool,
@@ -31,14 +31,15 @@ pub(crate) struct Remove {
 impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let name = &self.service;
-        let locked = self.data.take()?;
+        let Some(data) = self.data.data() else { return remote::remove(name, self.yes) };
+        let locked = data.take()?;
         let is_known = locked.catalog().service(name).context("cannot read the data directory")?.is_some();
         if !is_known && !locked.has_any_of(name).context("cannot read the data directory")? {
-            return Err(self.data.no_service(name));
+            return Err(data.no_service(name));
         }
         if !self.yes {
             let what = if is_known {
-                let found = self.data.find(&locked, name)?;
+                let found = data.find(&locked, name)?;
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
                 format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
             } else {

@@ -1,6 +1,6 @@
 //! `lifeboat run`: one workload as one service of a local host, fed line by line.
 
-mod lines;
+pub(super) mod lines;
 
 use super::{
     DATA_VARIABLE, FindingError, UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random,
@@ -133,7 +133,7 @@ fn parse_threshold(text: &str) -> Result<Percent, String> {
     threshold(text.parse()?)
 }
 
-fn parse_fuel(text: &str) -> Result<u64, String> {
+pub(super) fn parse_fuel(text: &str) -> Result<u64, String> {
     match text.replace(['_', ','], "").parse() {
         Ok(0) => Err("a tank holds at least 1 unit of fuel".into()),
         Ok(fuel) => Ok(fuel),

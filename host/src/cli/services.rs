@@ -1,7 +1,7 @@
-//! `lifeboat services`: what a data directory holds.
+//! `lifeboat services`: what a data directory holds, or the server.
 
-use super::data::{Data, read};
-use super::{exit, is_pipe_open};
+use super::data::{Source, read};
+use super::{exit, is_pipe_open, remote};
 use clap::Args;
 use lifeboat::clock::Utc;
 use lifeboat::data::{Contents, FoundService, FoundSnapshot};
@@ -16,7 +16,9 @@ use std::process::ExitCode;
 const HASH_CHARS: usize = 12;
 
 const AFTER_HELP: &str = "\
-Columns:
+Without --data it lists the services of the server on which one has a grant.
+
+Columns of a data directory:
   last       the last transaction
   vm, size   the VM that serves, or will at the next start, and its size
   snapshot   the last transaction of the newest good snapshot, and the bytes of state in it
@@ -35,7 +37,7 @@ Exit codes:
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Services {
     #[command(flatten)]
-    data: Data,
+    data: Source,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -43,7 +45,8 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let contents = read(&self.data.look()?, None)?;
+        let Some(data) = self.data.data() else { return remote::services(self.json) };
+        let contents = read(&data.look()?, None)?;
         let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { table(&contents) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_sound = contents.services.iter().all(|found| found.standing.is_ok());

@@ -111,7 +111,8 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
 }
 
 /// Whether the bytes are one line of text, which a terminal may see as it is: no control characters.
-fn is_one_line(bytes: &[u8]) -> bool {
+#[must_use]
+pub fn is_one_line(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| c.is_control() && c != '\t'))
 }
 

@@ -8,10 +8,10 @@ use tokio::sync::mpsc::{self, error::TryRecvError};
 const READ_AHEAD: usize = 64;
 
 /// Lines, read on a thread of their own: a read from a terminal cannot be waited for otherwise.
-pub(super) struct Lines(mpsc::Receiver<io::Result<Line>>);
+pub(crate) struct Lines(mpsc::Receiver<io::Result<Line>>);
 
 impl Lines {
-    pub(super) fn read(input: impl Read + Send + 'static, line_bytes_max: usize) -> Self {
+    pub(crate) fn read(input: impl Read + Send + 'static, line_bytes_max: usize) -> Self {
         let (sender, receiver) = mpsc::channel(READ_AHEAD);
         std::thread::spawn(move || {
             let mut input = BufReader::with_capacity(64 * 1024, input);
@@ -31,7 +31,7 @@ impl Lines {
     }
 
     /// The next line, or none at the end.
-    pub(super) async fn next(&mut self) -> io::Result<Option<Line>> {
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         self.0.recv().await.transpose()
     }
 

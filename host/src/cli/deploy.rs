@@ -1,0 +1,46 @@
+//! `lifeboat deploy`: a workload as a new service of the server.
+
+use super::remote::{self, service_line, with_server};
+use super::{exit, read_workload, run};
+use clap::Args;
+use lifeboat::api::Deployment;
+use lifeboat::failover::FailoverMode;
+use lifeboat::name::Name;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+/// Arguments of `deploy`.
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The size of the first VM [default: as the server is configured]
+    #[arg(long, value_name = "NAME")]
+    size: Option<String>,
+    /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
+    #[arg(long, value_name = "N", value_parser = run::parse_fuel, allow_negative_numbers = true)]
+    fuel: Option<u64>,
+    /// How the service fails over: direct, shadow or auto
+    #[arg(long, value_name = "MODE")]
+    failover: Option<FailoverMode>,
+    /// Print the service as JSON
+    #[arg(long)]
+    json: bool,
+    /// The service's name
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+    /// The workload: a component, a core module, or either as text
+    #[arg(value_name = "WORKLOAD")]
+    workload: PathBuf,
+}
+
+impl Deploy {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let workload = read_workload(&self.workload)?;
+        let deployment =
+            Deployment { size: self.size, fuel: self.fuel, failover: self.failover.map(|mode| mode.to_string()) };
+        with_server(async |client| {
+            let service = client.deploy(&self.service, workload.into(), &deployment).await?;
+            remote::print(self.json, &service, || service_line(&service))
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}

@@ -1,0 +1,156 @@
+//! `lifeboat login`, `logout` and `whoami`: the profile and its token.
+
+use super::remote::{self, Login as Found, Passwords, SERVER_DEFAULT, with_server};
+use super::{UsageError, exit};
+use anyhow::Context;
+use clap::Args;
+use lifeboat::client::{Client, ClientError, Profile, Server};
+use lifeboat::event::Printable;
+use lifeboat::name::Name;
+use serde_json::json;
+use std::io::{self, BufRead, IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+The token is kept in a file that only its owner can read: $LIFEBOAT_PROFILE, or lifeboat/profile.toml in $XDG_CONFIG_HOME
+or ~/.config. The variables LIFEBOAT_SERVER and LIFEBOAT_TOKEN stand for it; the token of a profile goes to the server of
+that profile alone.";
+
+/// Arguments of `login`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Login {
+    /// The server [default: $LIFEBOAT_SERVER, that of the last log-in, or http://127.0.0.1:7098]
+    #[arg(long, value_name = "URL")]
+    server: Option<String>,
+    /// Who logs in [default: who did last; it is asked for otherwise]
+    #[arg(long, value_name = "NAME")]
+    user: Option<Name>,
+    /// Read the password from the first line of standard input
+    #[arg(long)]
+    password_stdin: bool,
+    /// Certificates (PEM) that may vouch for the server, beside those that the system trusts
+    #[arg(long, value_name = "FILE")]
+    ca: Option<PathBuf>,
+    /// Print the result as JSON; the token is in neither
+    #[arg(long)]
+    json: bool,
+}
+
+impl Login {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let (place, before) = remote::profile()?;
+        let url = match self.server.map_or_else(|| remote::variable("LIFEBOAT_SERVER"), |url| Ok(Some(url)))? {
+            Some(url) => url,
+            None => before.as_ref().map_or_else(|| SERVER_DEFAULT.into(), |profile| profile.url.clone()),
+        };
+        let before = before.filter(|profile| remote::is_same_server(&profile.url, &url));
+        let ca = match self.ca {
+            // It is to be found from any folder.
+            Some(file) => Some(std::path::absolute(&file).context("cannot tell the folder that this is")?),
+            None => before.as_ref().and_then(|profile| profile.ca.clone()),
+        };
+        let client = Client::new(&Server { url: url.clone(), ca: ca.clone() }, None)?;
+        if url.starts_with("http://") && !is_loopback(&url) {
+            remote::note(&format!("lifeboat: {} does not encrypt: others may read the password", Printable(&url)));
+        }
+        let user = match (self.user, before.and_then(|profile| profile.user)) {
+            (Some(user), _) => user.to_string(),
+            (None, Some(user)) => user,
+            (None, None) => ask_user()?,
+        };
+        let password =
+            Passwords { from_stdin: self.password_stdin }.ask(&format!("Password of {}", Printable(&user)))?;
+        let reply = remote::block_on(async { Ok(client.log_in(&user, &password).await?) })?;
+        let profile = Profile { url, user: Some(reply.user.clone()), token: Some(reply.token), ca };
+        profile.write(&place)?;
+        let shown = json!({
+            "server": profile.url, "user": reply.user, "is_admin": reply.is_admin, "expires": reply.expires,
+        });
+        remote::print(self.json, &shown, || {
+            let role = if reply.is_admin { ", an admin," } else { "" };
+            format!(
+                "logged in at {} as {}{role} until {}",
+                Printable(client.url()),
+                reply.user,
+                Printable(&reply.expires)
+            )
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// Whether what is sent there stays on this machine.
+fn is_loopback(url: &str) -> bool {
+    let host = url.trim_start_matches("http://").split(['/', ':']).next().unwrap_or_default();
+    host == "localhost" || host.starts_with("127.") || url.starts_with("http://[::1]")
+}
+
+fn ask_user() -> anyhow::Result<String> {
+    if !io::stdin().is_terminal() {
+        return Err(UsageError("nobody says who logs in: give --user NAME".into()).into());
+    }
+    let mut err = io::stderr();
+    write!(err, "User: ").and_then(|()| err.flush())?;
+    let mut line = String::new();
+    io::stdin().lock().read_line(&mut line)?;
+    Ok(line.trim().to_owned())
+}
+
+/// Arguments of `logout`.
+#[derive(Debug, Args)]
+pub(crate) struct Logout {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Logout {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let found = Found::find()?;
+        let client = found.client()?;
+        let logged_out = remote::block_on(async { Ok(client.log_out().await) })?;
+        match logged_out {
+            Ok(()) => {}
+            // It was void already.
+            Err(ClientError::Problem { status: 401, .. }) => {}
+            Err(error) => return Err(error).context("the token still holds"),
+        }
+        let (place, profile) = remote::profile()?;
+        if let Some(profile) = profile.filter(|profile| profile.token == found.token) {
+            Profile { token: None, ..profile }.write(&place)?;
+        }
+        remote::print(self.json, &json!({ "server": found.server.url }), || {
+            format!("logged out at {}", Printable(client.url()))
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// Arguments of `whoami`.
+#[derive(Debug, Args)]
+pub(crate) struct WhoAmI {
+    /// Print the result as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl WhoAmI {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        with_server(async |client| {
+            let me = client.who_am_i().await?;
+            remote::print(self.json, &me, || {
+                let role = if me.is_admin { " (admin)" } else { "" };
+                let (url, expires) = (Printable(client.url()), Printable(&me.expires));
+                let mut text = format!("{}{role} at {url} until {expires}\n", Printable(&me.user));
+                for (service, grants) in &me.grants {
+                    let grants: Vec<&str> = grants.iter().map(String::as_str).collect();
+                    text += &format!("{}: {}\n", Printable(service), Printable(&grants.join(", ")));
+                }
+                text
+            })
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}

@@ -1,0 +1,40 @@
+//! `lifeboat failover`, `stop` and `start`: what an operator does to a service of the server.
+
+use super::exit;
+use super::remote::{self, service_line, with_server};
+use clap::Args;
+use lifeboat::name::Name;
+use std::process::ExitCode;
+
+/// Arguments of each of them.
+#[derive(Debug, Args)]
+pub(crate) struct Operate {
+    /// Print the service, as it is then, as JSON
+    #[arg(long)]
+    json: bool,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+/// What is done.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Operation {
+    Failover,
+    Stop,
+    Start,
+}
+
+impl Operate {
+    pub(crate) fn execute(self, operation: Operation) -> anyhow::Result<ExitCode> {
+        with_server(async |client| {
+            let service = match operation {
+                Operation::Failover => client.fail_over(&self.service).await?,
+                Operation::Stop => client.stop(&self.service).await?,
+                Operation::Start => client.start(&self.service).await?,
+            };
+            remote::print(self.json, &service, || service_line(&service))
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}

@@ -1,0 +1,387 @@
+//! The server on the command line: which one, as whom, and what is printed of what it says.
+
+use super::{UsageError, exit, tx};
+use anyhow::Context;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use lifeboat::api::{Service, Vm};
+use lifeboat::client::{Answer, Client, ClientError, Profile, ProfileError, Server};
+use lifeboat::event::Printable;
+use lifeboat::lines;
+use lifeboat::name::Name;
+use lifeboat::size::grouped;
+use lifeboat::transaction::Outcome;
+use serde::Serialize;
+use serde_json::Value;
+use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// The server of a log-in that names none.
+pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7098";
+
+/// The longest line that is taken for a password, in bytes; the server takes less.
+const PASSWORD_LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// Nobody is logged in.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct NotLoggedIn(String);
+
+/// Where the profile is.
+pub(crate) fn profile_place() -> anyhow::Result<PathBuf> {
+    Profile::place(|name| std::env::var_os(name)).map_err(|error| UsageError(error.to_string()).into())
+}
+
+/// The profile, and where it is.
+pub(crate) fn profile() -> anyhow::Result<(PathBuf, Option<Profile>)> {
+    let place = profile_place()?;
+    let profile = Profile::read(&place).map_err(|error| match error {
+        error @ ProfileError::Io { .. } => anyhow::Error::from(error),
+        error => UsageError(error.to_string()).into(),
+    })?;
+    Ok((place, profile))
+}
+
+/// A variable of the environment; an empty one is one that is not set.
+pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
+    let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
+    let value = value.into_string();
+    value.map(Some).map_err(|_| UsageError(format!("the variable {name} is not UTF-8 text")).into())
+}
+
+/// Which server, and with which token, if there is one.
+pub(crate) struct Login {
+    pub(crate) server: Server,
+    pub(crate) token: Option<String>,
+}
+
+impl Login {
+    /// As the environment says, and else the profile. A profile's token goes to the profile's server alone.
+    pub(crate) fn find() -> anyhow::Result<Self> {
+        let (url, token) = (variable("LIFEBOAT_SERVER")?, variable("LIFEBOAT_TOKEN")?);
+        // Who says everything needs no profile.
+        let profile = if url.is_some() && token.is_some() { None } else { profile()?.1 };
+        let Some(url) = url.or_else(|| profile.as_ref().map(|profile| profile.url.clone())) else {
+            let text = "nobody is logged in, and no server is named: run lifeboat login --server URL, or set LIFEBOAT_SERVER \
+                        and LIFEBOAT_TOKEN";
+            return Err(NotLoggedIn(text.into()).into());
+        };
+        let of_profile = profile.filter(|profile| is_same_server(&profile.url, &url));
+        let ca = of_profile.as_ref().and_then(|profile| profile.ca.clone());
+        let token = token.or_else(|| of_profile.and_then(|profile| profile.token));
+        Ok(Self { server: Server { url, ca }, token })
+    }
+
+    pub(crate) fn client(&self) -> anyhow::Result<Client> {
+        let Some(token) = &self.token else {
+            let url = Printable(&self.server.url);
+            return Err(NotLoggedIn(format!("nobody is logged in at {url}: run lifeboat login --server {url}")).into());
+        };
+        Ok(Client::new(&self.server, Some(token))?)
+    }
+}
+
+/// Whether two URLs are of one server, however they end.
+pub(crate) fn is_same_server(one: &str, other: &str) -> bool {
+    one.trim_end_matches('/') == other.trim_end_matches('/')
+}
+
+/// A runtime that talks to a server.
+pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let result = runtime.block_on(work);
+    // A thread that reads standard input may never end.
+    runtime.shutdown_background();
+    result
+}
+
+/// Does something with the server, as who is logged in.
+pub(crate) fn with_server<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    let client = Login::find()?.client()?;
+    block_on(work(client))
+}
+
+/// The exit code that an error of the client means.
+pub(crate) fn code_of(error: &ClientError) -> u8 {
+    match error {
+        ClientError::Unreachable { .. } | ClientError::Interrupted { .. } => exit::UNREACHABLE,
+        ClientError::Setup(_) | ClientError::Input(_) => exit::USAGE,
+        ClientError::Problem { status: 401, code, .. } if code != "wrong_credentials" => exit::UNREACHABLE,
+        ClientError::Problem { code, .. } if code == "workload_refused" => exit::WORKLOAD,
+        ClientError::Problem { outcome: Some(_), .. } => exit::SOME_NOT_OK,
+        ClientError::Problem { status: 500.., .. } => exit::HOST,
+        ClientError::Problem { status: 400 | 404 | 405, .. } => exit::USAGE,
+        ClientError::Problem { .. } => exit::SOME_NOT_OK,
+        _ => exit::HOST,
+    }
+}
+
+/// The exit code of an error that is about the server or the log-in, if it is.
+pub(crate) fn code_of_any(error: &anyhow::Error) -> Option<u8> {
+    if error.is::<NotLoggedIn>() {
+        return Some(exit::UNREACHABLE);
+    }
+    error.downcast_ref::<ClientError>().map(code_of)
+}
+
+/// Passwords, from the terminal without showing them, or a line each from standard input.
+pub(crate) struct Passwords {
+    pub(crate) from_stdin: bool,
+}
+
+impl Passwords {
+    /// The next password.
+    pub(crate) fn ask(&self, whose: &str) -> anyhow::Result<String> {
+        if !self.from_stdin {
+            let prompt = format!("{whose}: ");
+            return rpassword::prompt_password(prompt).map_err(|error| {
+                let text = format!(
+                    "no terminal to ask for a password on ({error}): give --password-stdin, and it on standard input"
+                );
+                UsageError(text).into()
+            });
+        }
+        let mut line = String::new();
+        let read = io::stdin().lock().take(PASSWORD_LINE_BYTES_MAX).read_line(&mut line);
+        read.map_err(|error| UsageError(format!("{whose} cannot be read from standard input: {error}")))?;
+        let password = line.strip_suffix('\n').unwrap_or(&line);
+        let password = password.strip_suffix('\r').unwrap_or(password);
+        if password.is_empty() {
+            return Err(UsageError(format!("standard input has no line with: {}", whose.to_lowercase())).into());
+        }
+        Ok(password.to_owned())
+    }
+
+    /// A password that is being chosen: typed twice.
+    pub(crate) fn choose(&self, whose: &str) -> anyhow::Result<String> {
+        let password = self.ask(whose)?;
+        if !self.from_stdin && self.ask("The same again")? != password {
+            return Err(UsageError("the two passwords differ; start over".into()).into());
+        }
+        Ok(password)
+    }
+}
+
+#[derive(Serialize)]
+struct PrintedAnswer<'a> {
+    id: &'a str,
+    outcome: Outcome,
+    #[serde(flatten)]
+    payload: lines::Payload<'a>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cause: Option<&'a str>,
+    vm: &'a str,
+    sequence: u64,
+    fuel_used: u64,
+    is_repeated: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failover: Option<&'a str>,
+}
+
+/// Prints an answer: an `ok` on one line as it is, all else as a JSON object; with `json` that, too. Standard error is
+/// told of a failover. Returns the exit code.
+pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
+    let is_ok = answer.outcome == Outcome::Ok;
+    let mut line = Vec::new();
+    if is_ok && !json && lines::is_one_line(&answer.body) {
+        line.extend_from_slice(&answer.body);
+    } else {
+        let text = str::from_utf8(&answer.body).unwrap_or_default();
+        let printed = PrintedAnswer {
+            id: &answer.id,
+            outcome: answer.outcome,
+            payload: if is_ok { lines::Payload::of(&answer.body, json) } else { lines::Payload::default() },
+            cause: (!is_ok).then_some(text),
+            vm: &answer.vm,
+            sequence: answer.sequence,
+            fuel_used: answer.fuel_used,
+            is_repeated: answer.is_repeated,
+            failover: answer.failover.as_deref(),
+        };
+        serde_json::to_writer(&mut line, &printed)?;
+    }
+    line.push(b'\n');
+    super::is_pipe_open(io::stdout().lock().write_all(&line)).context("cannot write the answer")?;
+    if let Some(failover) = &answer.failover {
+        note(failover);
+    }
+    Ok(if is_ok { exit::OK } else { exit::SOME_NOT_OK })
+}
+
+/// The same for a command that could work on a data directory instead.
+fn with_server_or_data<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+    with_server(work).map_err(|error| match error.downcast::<NotLoggedIn>() {
+        Ok(NotLoggedIn(text)) => NotLoggedIn(format!("{text}; or name a data directory with --data DIR")).into(),
+        Err(error) => error,
+    })
+}
+
+/// `lifeboat services` of the server.
+pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
+    with_server_or_data(async |client| {
+        let services = client.services().await?;
+        print(json, &serde_json::json!({ "services": services }), || services_table(&services))
+    })?;
+    Ok(ExitCode::from(exit::OK))
+}
+
+fn services_table(services: &[Service]) -> String {
+    let head = ["name", "standing", "vm", "machine", "size", "failover", "last", "snapshot", "cpu", "memory"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(services.iter().map(|service| {
+        let of_vm = |part: &dyn Fn(&Vm) -> String| service.vm.as_ref().map_or("-".into(), part);
+        let percent = |name: &str| {
+            of_vm(&|vm| vm.resources.get(name).map_or("-".into(), |used| format!("{:.1}%", used.utilisation_percent)))
+        };
+        vec![
+            Printable(&service.name).to_string(),
+            word(&service.standing),
+            of_vm(&|vm| Printable(&vm.id).to_string()),
+            of_vm(&|vm| Printable(&vm.machine).to_string()),
+            of_vm(&|vm| Printable(&vm.size).to_string()),
+            Printable(&service.failover).to_string(),
+            of_vm(&|vm| grouped(vm.sequence)),
+            of_vm(&|vm| grouped(vm.snapshot_sequence)),
+            percent("cpu"),
+            percent("memory"),
+        ]
+    }));
+    let mut text = table(&rows);
+    for service in services {
+        let vm = service.vm.as_ref();
+        let conditions = [
+            ("", &service.reason),
+            ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
+            ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
+            ("stopped: ", vm.map_or(&None, |vm| &vm.stopped)),
+        ];
+        for (condition, reason) in conditions {
+            if let Some(reason) = reason {
+                text += &format!("{}: {condition}{}\n", Printable(&service.name), Printable(reason));
+            }
+        }
+    }
+    text
+}
+
+/// `lifeboat query` of the server.
+pub(crate) fn query(service: &Name, body: &str, json: bool) -> anyhow::Result<ExitCode> {
+    let body = tx::read_body(body)?;
+    let code = with_server_or_data(async |client| print_answer(&client.query(service, body.into()).await?, json))?;
+    Ok(ExitCode::from(code))
+}
+
+/// `lifeboat remove` of the server.
+pub(crate) fn remove(service: &Name, is_sure: bool) -> anyhow::Result<ExitCode> {
+    with_server_or_data(async |client| {
+        if !is_sure {
+            let found = client.service(service).await?;
+            let last = found.vm.map_or("all".into(), |vm| grouped(vm.sequence));
+            let text = format!(
+                "'{service}' would be removed from the server for good: its state, the history of {last} transactions; add \
+                 --yes to do it"
+            );
+            return Err(UsageError(text).into());
+        }
+        client.remove(service).await?;
+        note(&format!("{service}: removed"));
+        Ok(())
+    })?;
+    Ok(ExitCode::from(exit::OK))
+}
+
+/// Prints text, or with `json` the value on one line.
+pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
+    let mut text = if json { serde_json::to_string(value)? } else { text() };
+    if !text.ends_with('\n') {
+        text.push('\n');
+    }
+    let mut out = io::stdout().lock();
+    super::is_pipe_open(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
+    Ok(())
+}
+
+/// Says something on standard error.
+pub(crate) fn note(text: &str) {
+    let _ = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// Whether standard output is a terminal.
+pub(crate) fn is_terminal() -> bool {
+    io::stdout().is_terminal()
+}
+
+/// A service on one line.
+pub(crate) fn service_line(service: &Service) -> String {
+    let standing = word(&service.standing);
+    let place = service.vm.as_ref().map_or_else(
+        || service.reason.as_ref().map_or(String::new(), |reason| format!(": {}", Printable(reason))),
+        |vm| format!(": {} on {} ({}), transaction {}", vm.id, vm.machine, vm.size, vm.sequence),
+    );
+    format!("{}: {standing}{place}", service.name)
+}
+
+/// A value that is one word in JSON.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => "?".into(),
+    }
+}
+
+/// Columns, as wide as their widest cell.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// Bytes as text that goes into a file.
+pub(crate) fn to_base64(bytes: &[u8]) -> String {
+    STANDARD.encode(bytes)
+}
+
+/// The bytes of such a text.
+pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
+    STANDARD.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_of_the_client_have_their_exit_codes() {
+        let problem = |status, code: &str, outcome| {
+            code_of(&ClientError::Problem {
+                status,
+                code: code.into(),
+                detail: String::new(),
+                retry_after: None,
+                outcome,
+            })
+        };
+        assert_eq!(problem(401, "not_authenticated", Some(Outcome::Denied)), exit::UNREACHABLE);
+        assert_eq!(problem(401, "wrong_credentials", None), exit::SOME_NOT_OK);
+        assert_eq!(problem(403, "not_granted", Some(Outcome::Denied)), exit::SOME_NOT_OK);
+        assert_eq!(problem(503, "stopped", Some(Outcome::Denied)), exit::SOME_NOT_OK);
+        assert_eq!(problem(503, "storage", None), exit::HOST);
+        assert_eq!(problem(404, "not_found", None), exit::USAGE);
+        assert_eq!(problem(422, "workload_refused", None), exit::WORKLOAD);
+        assert_eq!(problem(409, "service_exists", None), exit::SOME_NOT_OK);
+        let unreachable = ClientError::Unreachable { url: String::new(), reason: String::new() };
+        assert_eq!(code_of_any(&anyhow::Error::from(unreachable).context("more")), Some(exit::UNREACHABLE));
+        assert_eq!(code_of_any(&anyhow::anyhow!("else")), None);
+    }
+}

@@ -1,0 +1,547 @@
+//! The client of the HTTP API: what the command line uses, for Rust programs.
+//!
+//! ```text
+//!   client.rs               requests and their replies
+//!   client/error.rs         what went wrong, and what to do
+//!   client/answer.rs        how a transaction ended
+//!   client/batch.rs         many transactions, over as many connections as it takes
+//!   client/batch/window.rs  which of them to send again
+//!   client/events.rs        events, over as many connections as it takes
+//!   client/sse.rs           the format in which they come
+//!   client/profile.rs       which server, who, and the token
+//! ```
+//!
+//! A token goes to the one server that the client was made for: no redirect is followed and no proxy is asked. Futures
+//! may be dropped at any point; what became of a transaction that was sent is then found out by its id.
+
+mod answer;
+mod batch;
+mod error;
+mod events;
+mod ids;
+mod profile;
+mod sse;
+
+pub use answer::{Answer, Found};
+pub use batch::{BATCH_SILENCE_MAX, Batch, BatchAnswer, Progress, WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
+pub use error::{Backoff, ClientError, RETRY_AFTER_MAX};
+pub use events::{Event, EventFilter, SILENCE_MAX};
+pub use ids::{LineIds, uuid_v7};
+pub use profile::{PROFILE_BYTES_MAX, Profile, ProfileError};
+pub use sse::{EVENT_BYTES_MAX, Frame, Parser, TooLong};
+
+use crate::api::{
+    AllUsage, Deployment, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services,
+    Usage, User, Users, WhoAmI,
+};
+use bytes::{Bytes, BytesMut};
+use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
+use reqwest::redirect::Policy;
+use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
+use serde::de::DeserializeOwned;
+use std::path::PathBuf;
+use std::time::Duration;
+use tokio_rustls::rustls::crypto::ring;
+
+/// How long a connection may take to be made, encryption and all.
+pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a request may take that executes nothing.
+pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
+
+/// How long a transaction or query may take, or an operation that waits for one: several times the longest deadline of
+/// the built-in sizes, since others may be before it in the queue.
+pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// How long a deployment may take: the upload, and the compiler.
+pub const DEPLOY_TIME_MAX: Duration = Duration::from_secs(600);
+
+/// The longest reply that is read, in bytes.
+pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// Where a server is, and whom to believe that it is that one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Server {
+    /// Its URL, `https://lifeboat.example.org`; a path is kept as a prefix.
+    pub url: String,
+    /// A file of certificates (PEM) that may vouch for the server, beside those that the system trusts.
+    pub ca: Option<PathBuf>,
+}
+
+/// A client of one server, as one user or as nobody. Clones share their connections.
+#[derive(Clone)]
+pub struct Client {
+    http: reqwest::Client,
+    base: Url,
+    token: Option<HeaderValue>,
+}
+
+impl std::fmt::Debug for Client {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Client")
+            .field("url", &self.base.as_str())
+            .field("has_token", &self.token.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A reply that has come as a whole.
+struct Reply {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Client {
+    /// A client that has not connected yet.
+    ///
+    /// # Errors
+    /// [`ClientError::Setup`].
+    pub fn new(server: &Server, token: Option<&str>) -> Result<Self, ClientError> {
+        let base = base(&server.url)?;
+        // A provider that the program has chosen before stays.
+        let _ = ring::default_provider().install_default();
+        let builder = reqwest::Client::builder()
+            .user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION")))
+            .redirect(Policy::none())
+            .no_proxy()
+            .connect_timeout(CONNECT_TIME_MAX);
+        let builder = match (base.scheme(), &server.ca) {
+            // The system's certificates are not even read.
+            ("http", _) => builder.tls_certs_only([]),
+            (_, None) => builder,
+            (_, Some(file)) => builder.tls_certs_merge(certificates(file)?),
+        };
+        let http = builder
+            .build()
+            .map_err(|error| ClientError::Setup(format!("cannot set up TLS: {}", error::root_cause(&error))))?;
+        let token = token.map(|token| {
+            let value = HeaderValue::try_from(format!("Bearer {token}"));
+            value.map(|mut value| {
+                value.set_sensitive(true);
+                value
+            })
+        });
+        let token = token.transpose().map_err(|_| {
+            ClientError::Setup("the token has characters that no token has; log in again: lifeboat login".into())
+        })?;
+        Ok(Self { http, base, token })
+    }
+
+    /// The server's URL.
+    #[must_use]
+    pub fn url(&self) -> &str {
+        self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Gets a token. It is not used by this client, but by one that is made with it.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn log_in(&self, user: &str, password: &str) -> Result<LogInReply, ClientError> {
+        let request = LogInRequest { user: user.into(), password: password.into() };
+        self.json(self.request(Method::POST, &["login"]).json(&request)).await
+    }
+
+    /// Makes the token void.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn log_out(&self) -> Result<(), ClientError> {
+        self.done(self.request(Method::POST, &["logout"])).await
+    }
+
+    /// Whose token it is.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn who_am_i(&self) -> Result<WhoAmI, ClientError> {
+        self.json(self.request(Method::GET, &["whoami"])).await
+    }
+
+    /// All users, by name.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn users(&self) -> Result<Vec<User>, ClientError> {
+        let Users { users } = self.json(self.request(Method::GET, &["users"])).await?;
+        Ok(users)
+    }
+
+    /// Adds a user.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn add_user(&self, user: &str, password: &str, is_admin: bool) -> Result<User, ClientError> {
+        let new = NewUser { user: user.into(), password: password.into(), is_admin };
+        self.json(self.request(Method::POST, &["users"]).json(&new)).await
+    }
+
+    /// Gives a user another password, which makes all their tokens void. One's own wants the `old` one.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn set_password(&self, user: &str, password: &str, old: Option<&str>) -> Result<(), ClientError> {
+        let new = NewPassword { password: password.into(), old: old.map(str::to_owned) };
+        self.done(self.request(Method::PUT, &["users", user, "password"]).json(&new)).await
+    }
+
+    /// Lets a user do something to a service: `transact`, `observe` or `operate`.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn grant(&self, user: &str, service: &str, grant: &str) -> Result<(), ClientError> {
+        self.done(self.request(Method::PUT, &["users", user, "grants", service, grant])).await
+    }
+
+    /// Takes a grant away.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn revoke(&self, user: &str, service: &str, grant: &str) -> Result<(), ClientError> {
+        self.done(self.request(Method::DELETE, &["users", user, "grants", service, grant])).await
+    }
+
+    /// Removes a user.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn remove_user(&self, user: &str) -> Result<(), ClientError> {
+        self.done(self.request(Method::DELETE, &["users", user])).await
+    }
+
+    /// The services on which the user has a grant, by name.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn services(&self) -> Result<Vec<Service>, ClientError> {
+        let Services { services } = self.json(self.request(Method::GET, &["services"])).await?;
+        Ok(services)
+    }
+
+    /// A service.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn service(&self, service: &str) -> Result<Service, ClientError> {
+        self.json(self.request(Method::GET, &["services", service])).await
+    }
+
+    /// Makes a service of a workload's bytes.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn deploy(
+        &self,
+        service: &str,
+        workload: Bytes,
+        deployment: &Deployment,
+    ) -> Result<Service, ClientError> {
+        let request = self
+            .request(Method::PUT, &["services", service])
+            .query(deployment)
+            .header(CONTENT_TYPE, "application/wasm")
+            .timeout(DEPLOY_TIME_MAX);
+        self.json(request.body(workload)).await
+    }
+
+    /// Removes a service and its history for good.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn remove(&self, service: &str) -> Result<(), ClientError> {
+        self.done(self.request(Method::DELETE, &["services", service])).await
+    }
+
+    /// Takes a snapshot of a service and gives up its VM.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn stop(&self, service: &str) -> Result<Service, ClientError> {
+        self.operate(service, "stop").await
+    }
+
+    /// Brings back a service that was stopped or quarantined.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn start(&self, service: &str) -> Result<Service, ClientError> {
+        self.operate(service, "start").await
+    }
+
+    /// Moves a service to a fresh VM.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn fail_over(&self, service: &str) -> Result<Service, ClientError> {
+        self.operate(service, "failover").await
+    }
+
+    /// Takes a snapshot of a service.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn snapshot(&self, service: &str) -> Result<Service, ClientError> {
+        self.operate(service, "snapshot").await
+    }
+
+    async fn operate(&self, service: &str, verb: &str) -> Result<Service, ClientError> {
+        self.json(self.request(Method::POST, &["services", service, verb]).timeout(ANSWER_TIME_MAX)).await
+    }
+
+    /// Sends a transaction, once. Without an id, nobody can tell later whether it was executed if its answer is lost.
+    ///
+    /// # Errors
+    /// [`ClientError`]. After [`ClientError::Interrupted`] it may have been executed: [`Client::look_up`] tells.
+    pub async fn transact(&self, service: &str, id: Option<&str>, body: Bytes) -> Result<Answer, ClientError> {
+        let mut request = self.request(Method::POST, &["services", service, "transactions"]).timeout(ANSWER_TIME_MAX);
+        if let Some(id) = id {
+            request = request.header(IDEMPOTENCY_KEY_HEADER, answer::key(id)?);
+        }
+        let reply = self.reply(request.body(body)).await?;
+        answer::read(&reply.headers, reply.body.clone()).map_or_else(|| Err(self.problem(&reply)), Ok)
+    }
+
+    /// Sends a transaction until its answer is known: again after a broken connection, and when the server asks to try
+    /// later. Thanks to the id it is executed once, however often it is sent. A server that is not there at the first
+    /// attempt is not waited for.
+    ///
+    /// # Errors
+    /// The last [`ClientError`], once `backoff` has no more attempts or another would end the same. After
+    /// [`ClientError::Interrupted`] it may have been executed: [`Client::look_up`] tells.
+    pub async fn transact_until_known(
+        &self,
+        service: &str,
+        id: &str,
+        body: Bytes,
+        backoff: &Backoff,
+    ) -> Result<Answer, ClientError> {
+        // That a later attempt found nobody does not undo what an earlier one may have done.
+        let mut interrupted = None;
+        for failures in 1.. {
+            let sent = self.transact(service, Some(id), body.clone()).await;
+            let least = match &sent {
+                Ok(answer) => answer.retry_after,
+                Err(ClientError::Unreachable { .. }) if failures == 1 => None,
+                Err(error) if error.is_retryable() => Some(error.retry_after().unwrap_or_default()),
+                Err(_) => None,
+            };
+            let wait = least.and_then(|least| backoff.delay(failures).map(|delay| delay.max(least)));
+            let Some(wait) = wait else {
+                return match sent {
+                    Err(ClientError::Unreachable { .. }) => interrupted.map_or(sent, Err),
+                    sent => sent,
+                };
+            };
+            if let Err(error @ ClientError::Interrupted { .. }) = sent {
+                interrupted = Some(error);
+            }
+            tokio::time::sleep(wait).await;
+        }
+        unreachable!("there are no more attempts than numbers")
+    }
+
+    /// Asks a service; nothing is changed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn query(&self, service: &str, body: Bytes) -> Result<Answer, ClientError> {
+        let request = self.request(Method::POST, &["services", service, "query"]).timeout(ANSWER_TIME_MAX);
+        let reply = self.reply(request.body(body)).await?;
+        answer::read(&reply.headers, reply.body.clone()).map_or_else(|| Err(self.problem(&reply)), Ok)
+    }
+
+    /// What became of a transaction of one's own.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn look_up(&self, service: &str, id: &str) -> Result<Found, ClientError> {
+        let reply = self.reply(self.request(Method::GET, &["services", service, "transactions", id])).await?;
+        if let Some(answer) = answer::read(&reply.headers, reply.body.clone()) {
+            return Ok(Found::Answered(answer));
+        }
+        if reply.status == StatusCode::ACCEPTED {
+            return Ok(Found::Pending);
+        }
+        match self.problem(&reply) {
+            ClientError::Problem { code, .. } if code == "unknown" => Ok(Found::Unknown),
+            error => Err(error),
+        }
+    }
+
+    /// What a service used and did since the server started.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn usage(&self, service: &str) -> Result<Usage, ClientError> {
+        self.json(self.request(Method::GET, &["services", service, "usage"])).await
+    }
+
+    /// The same of every service that the user may observe, and for admins of the host.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn all_usage(&self) -> Result<AllUsage, ClientError> {
+        self.json(self.request(Method::GET, &["usage"])).await
+    }
+
+    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        self.untimed_request(method, path).timeout(REQUEST_TIME_MAX)
+    }
+
+    fn untimed_request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+        let mut url = self.base.clone();
+        // It has a host, so it has segments.
+        if let Ok(mut segments) = url.path_segments_mut() {
+            segments.pop_if_empty().push("v1").extend(path);
+        }
+        let request = self.http.request(method, url);
+        match &self.token {
+            Some(token) => request.header(AUTHORIZATION, token.clone()),
+            None => request,
+        }
+    }
+
+    /// Sends a request, and reads all that comes back.
+    async fn reply(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
+        let response = request.send().await.map_err(|error| self.broken(&error))?;
+        self.read(response).await
+    }
+
+    async fn read(&self, mut response: Response) -> Result<Reply, ClientError> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+            if body.len() + chunk.len() > REPLY_BYTES_MAX {
+                return Err(self.bad_reply(format!("it is longer than {REPLY_BYTES_MAX} bytes")));
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(Reply { status: response.status(), headers: std::mem::take(response.headers_mut()), body: body.freeze() })
+    }
+
+    /// Sends a request whose reply is a stream. A problem is read and returned.
+    async fn open(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.broken(&error))?;
+        if response.status() == StatusCode::OK {
+            return Ok(response);
+        }
+        let reply = self.read(response).await?;
+        Err(self.problem(&reply))
+    }
+
+    async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let reply = self.reply(request).await?;
+        if !reply.status.is_success() {
+            return Err(self.problem(&reply));
+        }
+        serde_json::from_slice(&reply.body).map_err(|error| self.bad_reply(error.to_string()))
+    }
+
+    async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
+        let reply = self.reply(request).await?;
+        if reply.status.is_success() { Ok(()) } else { Err(self.problem(&reply)) }
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> ClientError {
+        let (url, reason) = (self.url().to_owned(), error::root_cause(error));
+        if error.is_connect() {
+            ClientError::Unreachable { url, reason }
+        } else {
+            ClientError::Interrupted { url, reason }
+        }
+    }
+
+    fn bad_reply(&self, reason: String) -> ClientError {
+        ClientError::BadReply { url: self.url().to_owned(), reason }
+    }
+
+    fn problem(&self, reply: &Reply) -> ClientError {
+        error::problem(self.url(), reply.status.as_u16(), &reply.headers, &reply.body)
+    }
+}
+
+/// The URL of a server, if it is one.
+fn base(url: &str) -> Result<Url, ClientError> {
+    let wrong = |reason: &str| {
+        let shown = url.escape_debug();
+        ClientError::Setup(format!(
+            "server '{shown}': {reason}; write it as http://127.0.0.1:7098 or https://lifeboat.example.org"
+        ))
+    };
+    // Whatever is wrong: what stands before an @ is not shown.
+    if url.contains('@') {
+        return Err(ClientError::Setup(
+            "the URL of the server holds a user or a password; leave them out, and log in with lifeboat login".into(),
+        ));
+    }
+    let parsed = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    if !matches!(parsed.scheme(), "http" | "https") {
+        return Err(wrong("it is neither http nor https"));
+    }
+    if parsed.host_str().is_none_or(str::is_empty) {
+        return Err(wrong("it names no host"));
+    }
+    if parsed.query().is_some() || parsed.fragment().is_some() {
+        return Err(wrong("it goes on after the path"));
+    }
+    Ok(parsed)
+}
+
+fn certificates(file: &std::path::Path) -> Result<Vec<Certificate>, ClientError> {
+    let wrong = |reason: String| {
+        let shown = file.display().to_string();
+        ClientError::Setup(format!("certificates '{}' cannot be used: {reason}", shown.escape_debug()))
+    };
+    let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error::root_cause(&error)))?;
+    if certificates.is_empty() {
+        return Err(wrong("there is no certificate in it; it must be PEM".into()));
+    }
+    Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn client(url: &str) -> Result<Client, ClientError> {
+        Client::new(&Server { url: url.into(), ca: None }, Some("lifeboat_secret"))
+    }
+
+    #[test]
+    fn a_server_is_a_url_with_a_host_and_no_secret() {
+        for (wrong, word) in [
+            ("127.0.0.1:7098", "http://127.0.0.1:7098"),
+            ("localhost:7098", "neither http nor https"),
+            ("ftp://a", "neither http nor https"),
+            ("http://", "empty host"),
+            ("http://a/?b", "after the path"),
+            ("http://ada:secret@a/", "log in with"),
+        ] {
+            let error = client(wrong).expect_err(wrong).to_string();
+            assert!(error.contains(word) && !error.contains("secret@"), "{error}");
+        }
+    }
+
+    #[test]
+    fn paths_keep_a_prefix_and_encode_what_is_named() {
+        let path = |url: &str, path: &[&str]| {
+            let request = client(url).expect("a client").request(Method::GET, path).build().expect("a request");
+            request.url().to_string()
+        };
+        assert_eq!(path("http://a:1", &["whoami"]), "http://a:1/v1/whoami");
+        assert_eq!(
+            path("http://a:1/x/", &["services", "b", "transactions:batch"]),
+            "http://a:1/x/v1/services/b/transactions:batch"
+        );
+        assert_eq!(path("http://a", &["transactions", "a/b?c#d%"]), "http://a/v1/transactions/a%2Fb%3Fc%23d%25");
+    }
+
+    #[test]
+    fn a_client_does_not_show_its_token() {
+        let client = client("http://a").expect("a client");
+        assert!(!format!("{client:?}").contains("secret"));
+        let request = client.request(Method::GET, &["whoami"]).build().expect("a request");
+        assert!(!format!("{request:?}").contains("secret"));
+    }
+}

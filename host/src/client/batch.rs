@@ -1,0 +1,391 @@
+//! Many transactions, a line each, over as many connections as it takes.
+//!
+//! One request at a time carries lines to the server while answers come back, in the order of the lines. When its
+//! connection breaks, another one is made, and the lines without an answer are sent again under their ids.
+
+mod window;
+
+pub use window::{WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
+
+use super::{Backoff, Client, ClientError};
+use crate::api::JSON_LINES;
+use crate::lines::{self, Line, parse_envelope};
+use crate::name::Name;
+use crate::transaction::Outcome;
+use bytes::{Bytes, BytesMut};
+use futures::stream::{self, BoxStream};
+use futures::{StreamExt, TryStreamExt};
+use reqwest::header::CONTENT_TYPE;
+use reqwest::{Body, Method};
+use serde::Deserialize;
+use std::collections::VecDeque;
+use std::io;
+use std::time::Duration;
+use tokio::sync::mpsc;
+use window::Window;
+
+/// The longest that a line waits for its answer while nothing else is answered, before the connection counts as broken.
+pub const BATCH_SILENCE_MAX: Duration = super::ANSWER_TIME_MAX;
+
+/// Lines that are put into one chunk of a request's body, at the most.
+const CHUNK_LINES_MAX: usize = 256;
+
+/// The longest line of answers, in bytes.
+const ANSWER_LINE_BYTES_MAX: usize = super::REPLY_BYTES_MAX;
+
+/// The answer to a line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BatchAnswer {
+    /// The id that the line had, or that it was given; none if the line was wrong.
+    pub id: Option<String>,
+    /// How it ended.
+    pub outcome: Outcome,
+    /// The whole answer as JSON, `{"id","outcome","json"|"text"|"base64","cause"?}`, without a line end.
+    pub line: Bytes,
+}
+
+/// What a batch comes to next.
+#[derive(Debug)]
+pub enum Progress {
+    /// The next answer, in the order of the lines.
+    Answer(BatchAnswer),
+    /// The connection broke: what has no answer is sent again after a while.
+    Retrying {
+        /// Why.
+        error: ClientError,
+        /// Lines that are sent again.
+        unanswered: usize,
+        /// After how long.
+        wait: Duration,
+    },
+}
+
+/// A batch under way.
+pub struct Batch {
+    client: Client,
+    service: String,
+    input: BoxStream<'static, io::Result<Line>>,
+    is_input_over: bool,
+    draw_id: Box<dyn FnMut(u64) -> String + Send>,
+    window: Window,
+    connection: Option<Connection>,
+    backoff: Backoff,
+    /// Whether the server has been there: one that never was is not waited for.
+    was_there: bool,
+    failures: u32,
+    wait: Option<Duration>,
+}
+
+impl std::fmt::Debug for Batch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Batch").field("service", &self.service).field("window", &self.window).finish_non_exhaustive()
+    }
+}
+
+struct Connection {
+    /// None once the last line was sent.
+    lines: Option<mpsc::UnboundedSender<Bytes>>,
+    answers: BoxStream<'static, Result<Bytes, ClientError>>,
+}
+
+impl Client {
+    /// Sends the envelopes of `input`, `{"id"?,"query"?,"json"|"text"|"base64"}`, a line each, to a service.
+    /// [`Batch::next`] drives it. `draw_id` gives the ids of lines that have none, by their number: ids that no other line
+    /// ever has.
+    pub fn batch(
+        &self,
+        service: &str,
+        input: BoxStream<'static, io::Result<Line>>,
+        draw_id: impl FnMut(u64) -> String + Send + 'static,
+        backoff: Backoff,
+    ) -> Batch {
+        Batch {
+            client: self.clone(),
+            service: service.to_owned(),
+            input,
+            is_input_over: false,
+            draw_id: Box::new(draw_id),
+            window: Window::default(),
+            connection: None,
+            backoff,
+            was_there: false,
+            failures: 0,
+            wait: None,
+        }
+    }
+
+    fn open_batch(&self, service: &str) -> Connection {
+        // The window bounds what is in it.
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let lines = stream::unfold(receiver, |mut receiver: mpsc::UnboundedReceiver<Bytes>| async move {
+            receiver.recv().await.map(|line| (line, receiver))
+        });
+        let chunks = lines.ready_chunks(CHUNK_LINES_MAX).map(|lines| Ok::<_, io::Error>(Bytes::from(lines.concat())));
+        let request = self
+            .untimed_request(Method::POST, &["services", service, "transactions:batch"])
+            .header(CONTENT_TYPE, JSON_LINES)
+            .body(Body::wrap_stream(chunks));
+        let client = self.clone();
+        // The reply begins when it likes: until then lines flow already.
+        let opening = async move {
+            let response = client.open(request).await?;
+            let bytes = response.bytes_stream();
+            Ok(split(bytes.map_err(move |error| client.broken(&error)).boxed()))
+        };
+        Connection { lines: Some(sender), answers: stream::once(opening).try_flatten().boxed() }
+    }
+}
+
+impl Batch {
+    /// What comes next; none when every line is answered. May be dropped and called again at any point.
+    ///
+    /// # Errors
+    /// [`ClientError`], after which it is over: no more attempts, or no use in any. What has no answer then may have been
+    /// executed; the same lines with the same ids may be sent again.
+    pub async fn next(&mut self) -> Result<Option<Progress>, ClientError> {
+        loop {
+            if let Some(answer) = self.window.pop_told() {
+                return Ok(Some(Progress::Answer(answer)));
+            }
+            if self.is_input_over && self.window.is_empty() {
+                return Ok(None);
+            }
+            if let Some(wait) = self.wait {
+                tokio::time::sleep(wait).await;
+                self.wait = None;
+            }
+            self.send();
+            let happened = tokio::select! {
+                biased;
+                answer = answer(&mut self.connection, self.window.is_awaiting()) => Happened::Answer(answer),
+                line = self.input.next(), if !self.is_input_over && self.window.has_room() => Happened::Line(line),
+            };
+            match happened {
+                Happened::Line(line) => self.take(line)?,
+                Happened::Answer(None) => {
+                    let reason = "the batch broke off".to_owned();
+                    let error = ClientError::Interrupted { url: self.client.url().to_owned(), reason };
+                    if let Some(progress) = self.lose_connection(error)? {
+                        return Ok(Some(progress));
+                    }
+                }
+                Happened::Answer(Some(Err(error))) => {
+                    if let Some(progress) = self.lose_connection(error)? {
+                        return Ok(Some(progress));
+                    }
+                }
+                Happened::Answer(Some(Ok(line))) => {
+                    let answer = match read(line).map_err(|reason| self.client.bad_reply(reason))? {
+                        Ok(answer) => answer,
+                        // What the server does not know, it is asked for again: on another connection, for answers come in order.
+                        Err(reason) => {
+                            let error = ClientError::Problem {
+                                status: 503,
+                                code: "outcome_unknown".into(),
+                                detail: reason,
+                                retry_after: Some(Duration::from_secs(1)),
+                                outcome: None,
+                            };
+                            match self.lose_connection(error)? {
+                                Some(progress) => return Ok(Some(progress)),
+                                None => continue,
+                            }
+                        }
+                    };
+                    self.window.answered(answer.id.as_deref()).map_err(|reason| self.client.bad_reply(reason))?;
+                    (self.failures, self.was_there) = (0, true);
+                    return Ok(Some(Progress::Answer(answer)));
+                }
+            }
+        }
+    }
+
+    /// Lines that the server has not answered yet, of those that were read.
+    #[must_use]
+    pub fn unanswered(&self) -> usize {
+        self.window.unanswered()
+    }
+
+    /// Sends what the connection has not had; makes one if there is something to send.
+    fn send(&mut self) {
+        if self.connection.is_none() && self.window.unanswered() > 0 {
+            self.connection = Some(self.client.open_batch(&self.service));
+        }
+        let Some(connection) = &mut self.connection else { return };
+        while let Some(line) = self.window.next_to_send() {
+            // One that is broken says so at its other end, and then all of this is sent on another.
+            if let Some(lines) = &connection.lines {
+                let _ = lines.send(line);
+            }
+        }
+        if self.is_input_over {
+            connection.lines = None;
+        }
+    }
+
+    fn take(&mut self, line: Option<io::Result<Line>>) -> Result<(), ClientError> {
+        match line {
+            None => self.is_input_over = true,
+            Some(Err(error)) => return Err(ClientError::Input(error)),
+            Some(Ok(line)) => match named(line, &mut self.draw_id) {
+                Ok((id, text)) => self.window.push(id, text),
+                Err(answer) => self.window.push_told(answer),
+            },
+        }
+        Ok(())
+    }
+
+    /// What to do about a connection that broke; nothing, if nothing was under way: a server ends one that idles.
+    fn lose_connection(&mut self, error: ClientError) -> Result<Option<Progress>, ClientError> {
+        self.connection = None;
+        self.window.connection_lost();
+        self.was_there |= !matches!(error, ClientError::Unreachable { .. });
+        if !error.is_retryable() || !self.was_there {
+            return Err(error);
+        }
+        let unanswered = self.window.unanswered();
+        if unanswered == 0 {
+            return Ok(None);
+        }
+        self.failures += 1;
+        let Some(delay) = self.backoff.delay(self.failures) else { return Err(error) };
+        let wait = delay.max(error.retry_after().unwrap_or_default());
+        self.wait = Some(wait);
+        Ok(Some(Progress::Retrying { error, unanswered, wait }))
+    }
+}
+
+enum Happened {
+    Line(Option<io::Result<Line>>),
+    Answer(Option<Result<Bytes, ClientError>>),
+}
+
+/// The next answer on a connection, within the time for one if the server owes one.
+async fn answer(connection: &mut Option<Connection>, is_owed: bool) -> Option<Result<Bytes, ClientError>> {
+    let Some(connection) = connection else { return std::future::pending().await };
+    if !is_owed {
+        return connection.answers.next().await;
+    }
+    // Silence is an end, too.
+    tokio::time::timeout(BATCH_SILENCE_MAX, connection.answers.next()).await.unwrap_or_default()
+}
+
+/// A line with its id, as it is sent; or the answer to one that is wrong.
+fn named(line: Line, draw_id: &mut impl FnMut(u64) -> String) -> Result<(String, Bytes), BatchAnswer> {
+    let number = line.number;
+    let again = |bytes: Vec<u8>| Line { number, bytes: Ok(bytes) };
+    let mut text = line.bytes.as_ref().cloned().unwrap_or_default();
+    let request = check(line)?;
+    let id = match request {
+        Some(id) => id,
+        None => {
+            let id = draw_id(number);
+            // It begins with a brace, or it would be no envelope; and ids that are drawn need no escapes.
+            let brace = text.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+            text.splice(brace..brace, format!("\"id\":{},", serde_json::Value::from(&*id)).into_bytes());
+            check(again(text.clone()))?;
+            id
+        }
+    };
+    text.push(b'\n');
+    Ok((id, Bytes::from(text)))
+}
+
+/// The id of an envelope, if it has one; or the answer to one that is wrong.
+fn check(line: Line) -> Result<Option<String>, BatchAnswer> {
+    let nobody = Name::new("nobody").expect("a name");
+    match parse_envelope(line, &nobody) {
+        Ok((_, request)) => Ok(request.id),
+        Err((id, not_done)) => {
+            let mut text = Vec::new();
+            // A vector takes everything.
+            let _ = lines::print(&mut text, id.clone(), &Err(not_done), true);
+            text.truncate(text.trim_ascii_end().len());
+            Err(BatchAnswer { id, outcome: Outcome::Denied, line: text.into() })
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Told {
+    id: Option<String>,
+    /// None if the server does not know it.
+    outcome: Option<Outcome>,
+    cause: Option<String>,
+}
+
+/// An answer, or why there is none although the transaction was executed. An error is no line of a batch.
+fn read(line: Bytes) -> Result<Result<BatchAnswer, String>, String> {
+    let told: Told = serde_json::from_slice(&line).map_err(|error| format!("an answer is none: {error}"))?;
+    Ok(match told.outcome {
+        Some(outcome) => Ok(BatchAnswer { id: told.id, outcome, line }),
+        None => Err(told.cause.unwrap_or_default()),
+    })
+}
+
+/// Cuts a stream into lines. One that breaks off is none.
+fn split(bytes: BoxStream<'static, Result<Bytes, ClientError>>) -> BoxStream<'static, Result<Bytes, ClientError>> {
+    let state = (bytes, BytesMut::new(), VecDeque::<Bytes>::new());
+    stream::try_unfold(state, |(mut bytes, mut rest, mut lines)| async move {
+        loop {
+            if let Some(line) = lines.pop_front() {
+                return Ok(Some((line, (bytes, rest, lines))));
+            }
+            let Some(piece) = bytes.next().await.transpose()? else { return Ok(None) };
+            let mut searched = rest.len();
+            rest.extend_from_slice(&piece);
+            while let Some(end) = rest[searched..].iter().position(|byte| *byte == b'\n') {
+                let mut line = rest.split_to(searched + end + 1);
+                line.truncate(searched + end);
+                lines.push_back(line.freeze());
+                searched = 0;
+            }
+            if rest.len() > ANSWER_LINE_BYTES_MAX {
+                let reason = format!("an answer is longer than {ANSWER_LINE_BYTES_MAX} bytes");
+                return Err(ClientError::BadReply { url: "the server".into(), reason });
+            }
+        }
+    })
+    .boxed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named_text(text: &str) -> Result<(String, String), String> {
+        let line = Line { number: 7, bytes: Ok(text.as_bytes().to_vec()) };
+        match named(line, &mut |number| format!("line-{number}")) {
+            Ok((id, text)) => Ok((id, String::from_utf8(text.to_vec()).expect("text"))),
+            Err(answer) => Err(String::from_utf8(answer.line.to_vec()).expect("text")),
+        }
+    }
+
+    #[test]
+    fn a_line_without_an_id_gets_one_and_nothing_else_of_it_changes() {
+        let named = |text| named_text(text).expect("an envelope");
+        assert_eq!(named(r#" {"json": [1.0 ]}"#), ("line-7".into(), " {\"id\":\"line-7\",\"json\": [1.0 ]}\n".into()));
+        assert_eq!(named(r#"{"id":"a","text":"x"}"#), ("a".into(), "{\"id\":\"a\",\"text\":\"x\"}\n".into()));
+    }
+
+    #[test]
+    fn a_wrong_line_is_answered_where_it_stands() {
+        for wrong in ["", "{}", "[1]", r#"{"id":null,"text":""}"#, r#"{"json":1,"text":""}"#] {
+            let answer = named_text(wrong).expect_err(wrong);
+            assert!(
+                answer.starts_with("{\"id\":null,\"outcome\":\"denied\",\"cause\":\"line 7 is not an envelope"),
+                "{answer}"
+            );
+            assert!(!answer.ends_with('\n'));
+        }
+    }
+
+    #[test]
+    fn answers_are_cut_into_lines_and_a_torn_one_is_dropped() {
+        let pieces = ["{\"a\"", ":1}\n{}", "\n", "\n{\"torn"].map(|piece| Ok(Bytes::from_static(piece.as_bytes())));
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        let lines = runtime.block_on(split(stream::iter(pieces).boxed()).collect::<Vec<_>>());
+        let lines: Vec<Bytes> = lines.into_iter().map(|line| line.expect("whole")).collect();
+        assert_eq!(lines, ["{\"a\":1}", "{}", ""]);
+    }
+}

@@ -1,0 +1,189 @@
+//! What goes wrong between a client and a server, and what to do about it.
+
+use crate::api;
+use crate::event::Printable;
+use crate::transaction::Outcome;
+use reqwest::header::{HeaderMap, RETRY_AFTER};
+use std::error::Error;
+use std::io;
+use std::time::Duration;
+use thiserror::Error;
+
+/// The longest that a server may ask a client to wait; one that asks for more is not waited for longer.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
+
+/// Why there is no reply, or none that was hoped for.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ClientError {
+    /// The server says why not.
+    #[error("{} ({status} {})", Printable(detail), Printable(code))]
+    Problem {
+        /// The HTTP status.
+        status: u16,
+        /// Which problem it is, for programs.
+        code: String,
+        /// The same for people.
+        detail: String,
+        /// After how long to try again, if that may help.
+        retry_after: Option<Duration>,
+        /// How the transaction or query ended, if the request was one.
+        outcome: Option<Outcome>,
+    },
+    /// Nothing was sent: there is no connection.
+    #[error(
+        "cannot reach {url}: {reason}; see that the server runs there, or name another one, or who vouches for it: \
+         lifeboat login --server URL --ca FILE"
+    )]
+    Unreachable {
+        /// Which server.
+        url: String,
+        /// Why not.
+        reason: String,
+    },
+    /// The connection broke, or the time was over, after the request was sent or a part of it: it may have been done.
+    #[error("{url} did not answer to the end: {reason}; the request may have been done")]
+    Interrupted {
+        /// Which server.
+        url: String,
+        /// What happened.
+        reason: String,
+    },
+    /// What came is not what a Lifeboat server says.
+    #[error("{url} does not answer as a Lifeboat server does: {reason}; check the URL, and the versions on both sides")]
+    BadReply {
+        /// Which server.
+        url: String,
+        /// What came.
+        reason: String,
+    },
+    /// What the caller gave cannot be used: a URL, a certificate, an id.
+    #[error("{0}")]
+    Setup(
+        /// What is wrong with it, and what would be right.
+        String,
+    ),
+    /// The lines of a batch cannot be read.
+    #[error("the lines to send cannot be read: {0}; what was answered until now stays done")]
+    Input(
+        /// Why not.
+        io::Error,
+    ),
+}
+
+impl ClientError {
+    /// Whether the same request may end otherwise soon, without anybody doing anything about it.
+    #[must_use]
+    pub fn is_retryable(&self) -> bool {
+        match self {
+            // Somebody has to start a service that is stopped.
+            Self::Problem { code, .. } if code == "stopped" => false,
+            Self::Problem { retry_after, .. } => retry_after.is_some(),
+            Self::Unreachable { .. } | Self::Interrupted { .. } => true,
+            Self::BadReply { .. } | Self::Setup(_) | Self::Input(_) => false,
+        }
+    }
+
+    /// After how long the server asks to try again.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Problem { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
+
+/// How long to wait before each attempt: twice as long each time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backoff {
+    /// After the first failure.
+    pub first: Duration,
+    /// At the longest.
+    pub longest: Duration,
+    /// Failures in a row after which there is no further attempt.
+    pub failures_max: u32,
+}
+
+impl Default for Backoff {
+    /// Two minutes in all: a server that is started again is back by then.
+    fn default() -> Self {
+        Self { first: Duration::from_millis(100), longest: Duration::from_secs(5), failures_max: 30 }
+    }
+}
+
+impl Backoff {
+    /// How long to wait after this many failures in a row, 1 for the first; none if that was the last attempt.
+    #[must_use]
+    pub fn delay(&self, failures: u32) -> Option<Duration> {
+        let doublings = failures.saturating_sub(1).min(31);
+        (failures < self.failures_max).then(|| self.first.saturating_mul(1 << doublings).min(self.longest))
+    }
+}
+
+/// What is at the bottom of an error: the libraries wrap it in sentences about themselves.
+pub(super) fn root_cause(error: &dyn Error) -> String {
+    let mut cause = error;
+    while let Some(source) = cause.source() {
+        cause = source;
+    }
+    Printable(&cause.to_string()).to_string()
+}
+
+/// How long the server asks to wait.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
+}
+
+/// The error that a reply stands for which is no success.
+pub(super) fn problem(url: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> ClientError {
+    match serde_json::from_slice::<api::Problem>(body) {
+        Ok(api::Problem { code, detail, outcome, .. }) => ClientError::Problem {
+            status,
+            code,
+            detail,
+            retry_after: retry_after(headers),
+            outcome: outcome.and_then(|word| Outcome::ALL.into_iter().find(|outcome| outcome.to_string() == word)),
+        },
+        // Something in front of the server speaks for it.
+        Err(_) if matches!(status, 502..=504) => {
+            ClientError::Interrupted { url: url.into(), reason: format!("status {status}, of something before it") }
+        }
+        Err(_) => ClientError::BadReply { url: url.into(), reason: format!("status {status} without a problem") },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use reqwest::header::HeaderValue;
+
+    #[test]
+    fn waits_double_up_to_the_longest_and_come_to_an_end() {
+        let backoff = Backoff { first: Duration::from_secs(1), longest: Duration::from_secs(3), failures_max: 4 };
+        let delays: Vec<_> = (1..=5).map(|failures| backoff.delay(failures).map(|delay| delay.as_secs())).collect();
+        assert_eq!(delays, [Some(1), Some(2), Some(3), None, None]);
+        assert_eq!(Backoff { failures_max: u32::MAX, ..backoff }.delay(1_000_000), Some(backoff.longest));
+    }
+
+    #[test]
+    fn a_problem_is_told_on_one_line_with_its_code() {
+        let body = br#"{"type":"about:blank","title":"","status":429,"code":"queue_full","detail":"a\u001b[2J\nb",
+            "outcome":"denied"}"#;
+        let mut headers = HeaderMap::new();
+        headers.insert(RETRY_AFTER, HeaderValue::from_static("100000"));
+        let error = problem("http://a", 429, &headers, body);
+        assert_eq!(error.to_string(), "a\\u{1b}[2J\\nb (429 queue_full)");
+        assert!(error.is_retryable());
+        assert_eq!(error.retry_after(), Some(RETRY_AFTER_MAX));
+        assert!(matches!(error, ClientError::Problem { outcome: Some(Outcome::Denied), .. }));
+    }
+
+    #[test]
+    fn what_is_no_problem_is_no_lifeboat_server_or_a_gateway() {
+        let headers = HeaderMap::new();
+        assert!(matches!(problem("http://a", 404, &headers, b"<html>"), ClientError::BadReply { .. }));
+        assert!(problem("http://a", 502, &headers, b"<html>").is_retryable());
+    }
+}

@@ -1,0 +1,227 @@
+//! The profile: which server, who, and their token, in a file that is for its owner's eyes alone.
+
+use serde::{Deserialize, Serialize};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use thiserror::Error;
+
+/// The longest profile, in bytes.
+pub const PROFILE_BYTES_MAX: u64 = 64 * 1024;
+
+/// What a log-in leaves behind.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Profile {
+    /// The server's URL.
+    pub url: String,
+    /// Who logged in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub user: Option<String>,
+    /// Their token; none after logging out.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    /// A file of certificates that may vouch for the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca: Option<PathBuf>,
+}
+
+impl fmt::Debug for Profile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Profile").field("url", &self.url).field("user", &self.user).finish_non_exhaustive()
+    }
+}
+
+/// A profile cannot be read or written.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProfileError {
+    /// Nobody says where it is.
+    #[error("there is no place for the profile: none of LIFEBOAT_PROFILE, XDG_CONFIG_HOME and HOME is set")]
+    NoPlace,
+    /// Others can read it, and so may have the token.
+    #[error(
+        "profile '{file}' can be read or changed by others (mode {mode:03o}): run chmod 600 '{file}', and \
+         lifeboat logout if they may have looked"
+    )]
+    Exposed {
+        /// Which file.
+        file: String,
+        /// Its mode.
+        mode: u32,
+    },
+    /// It is not what a log-in writes.
+    #[error("profile '{file}' {reason}; remove it and run lifeboat login")]
+    Invalid {
+        /// Which file.
+        file: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The operating system says no.
+    #[error("profile '{file}' cannot be {verb}: {error}")]
+    Io {
+        /// Which file.
+        file: String,
+        /// What was tried.
+        verb: &'static str,
+        /// Why not.
+        error: io::Error,
+    },
+}
+
+impl Profile {
+    /// Where the profile is: `$LIFEBOAT_PROFILE`, or `lifeboat/profile.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
+    ///
+    /// # Errors
+    /// [`ProfileError::NoPlace`].
+    pub fn place(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, ProfileError> {
+        let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        if let Some(file) = set("LIFEBOAT_PROFILE") {
+            return Ok(file);
+        }
+        // The XDG specification has relative paths ignored.
+        let folder = set("XDG_CONFIG_HOME").filter(|folder| folder.is_absolute());
+        let folder = folder.or_else(|| set("HOME").map(|home| home.join(".config"))).ok_or(ProfileError::NoPlace)?;
+        Ok(folder.join("lifeboat").join("profile.toml"))
+    }
+
+    /// Reads a profile; none if there is no file.
+    ///
+    /// # Errors
+    /// [`ProfileError`]; a profile that others can read or change is not used.
+    pub fn read(file: &Path) -> Result<Option<Self>, ProfileError> {
+        let failed = |error| ProfileError::Io { file: shown(file), verb: "read", error };
+        let mut opened = match File::open(file) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened.map_err(failed)?,
+        };
+        // Of what was opened, not of what stands there by now.
+        let mode = opened.metadata().map_err(failed)?.mode() & 0o777;
+        if mode & 0o077 != 0 {
+            return Err(ProfileError::Exposed { file: shown(file), mode });
+        }
+        let mut text = String::new();
+        (&mut opened).take(PROFILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+        let invalid = |reason: String| ProfileError::Invalid { file: shown(file), reason };
+        if text.len() as u64 > PROFILE_BYTES_MAX {
+            return Err(invalid(format!("is longer than {PROFILE_BYTES_MAX} bytes")));
+        }
+        // The parser's own text may quote the line, and with it a token.
+        toml::from_str(&text).map(Some).map_err(|error: toml::de::Error| {
+            let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
+            invalid(format!("is not one: see its line {line}"))
+        })
+    }
+
+    /// Writes the profile, aside first, readable by its owner alone from the beginning.
+    ///
+    /// # Errors
+    /// [`ProfileError::Io`].
+    pub fn write(&self, file: &Path) -> Result<(), ProfileError> {
+        let failed = |error| ProfileError::Io { file: shown(file), verb: "written", error };
+        let text = toml::to_string(self).map_err(|error| failed(io::Error::other(error)))?;
+        if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        }
+        let mut aside = file.as_os_str().to_owned();
+        aside.push(format!(".{}.new", std::process::id()));
+        let aside = PathBuf::from(aside);
+        let written =
+            OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside).and_then(|mut opened| {
+                let written = opened.write_all(text.as_bytes()).and_then(|()| opened.sync_all());
+                written.and_then(|()| fs::rename(&aside, file)).inspect_err(|_| drop(fs::remove_file(&aside)))
+            });
+        written.map_err(failed)
+    }
+}
+
+fn shown(file: &Path) -> String {
+    file.display().to_string().escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt;
+
+    fn profile() -> Profile {
+        Profile {
+            url: "https://a".into(),
+            user: Some("ada".into()),
+            token: Some("lifeboat_secret".into()),
+            ca: Some("/ca.pem".into()),
+        }
+    }
+
+    #[test]
+    fn a_profile_is_its_owners_alone_and_comes_back_as_it_was() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("new/deep/profile.toml");
+        assert_eq!(Profile::read(&file).expect("readable"), None);
+        profile().write(&file).expect("writable");
+        assert_eq!(fs::metadata(&file).expect("there").mode() & 0o777, 0o600);
+        assert_eq!(fs::metadata(file.parent().expect("a folder")).expect("there").mode() & 0o777, 0o700);
+        assert_eq!(Profile::read(&file).expect("readable"), Some(profile()));
+        let without = Profile { token: None, ..profile() };
+        without.write(&file).expect("writable again");
+        assert_eq!(Profile::read(&file).expect("readable"), Some(without));
+        assert_eq!(
+            fs::read_dir(file.parent().expect("a folder")).expect("readable").count(),
+            1,
+            "nothing is left aside"
+        );
+        assert!(!format!("{:?}", profile()).contains("secret"));
+    }
+
+    #[test]
+    fn a_profile_that_others_can_read_is_refused() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("profile.toml");
+        profile().write(&file).expect("writable");
+        for mode in [0o640, 0o604, 0o620, 0o602, 0o644] {
+            fs::set_permissions(&file, fs::Permissions::from_mode(mode)).expect("ours");
+            let error = Profile::read(&file).expect_err("exposed").to_string();
+            assert!(error.contains("chmod 600") && error.contains(&format!("{mode:o}")), "{error}");
+        }
+        // Writing it again mends it.
+        profile().write(&file).expect("writable");
+        assert!(Profile::read(&file).expect("readable").is_some());
+    }
+
+    #[test]
+    fn a_damaged_profile_is_told_without_its_token() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let file = folder.path().join("profile.toml");
+        for text in [
+            "url = 1\ntoken = \"lifeboat_secret\"",
+            "url = \"a\"\ntoken = lifeboat_secret",
+            "url = \"a\"\nlifeboat_secret = 1",
+        ] {
+            let mut opened =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&file).expect("ours");
+            opened.write_all(text.as_bytes()).expect("writable");
+            let error = Profile::read(&file).expect_err("damaged").to_string();
+            assert!(error.contains("see its line") && !error.contains("secret"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_profile_is_where_the_environment_says() {
+        let place = |pairs: &[(&str, &str)]| {
+            Profile::place(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| value.into())).ok()
+        };
+        let all = [("LIFEBOAT_PROFILE", "/p"), ("XDG_CONFIG_HOME", "/x"), ("HOME", "/h")];
+        assert_eq!(place(&all), Some("/p".into()));
+        assert_eq!(place(&all[1..]), Some("/x/lifeboat/profile.toml".into()));
+        assert_eq!(place(&all[2..]), Some("/h/.config/lifeboat/profile.toml".into()));
+        assert_eq!(
+            place(&[("XDG_CONFIG_HOME", "relative"), ("HOME", "/h")]),
+            Some("/h/.config/lifeboat/profile.toml".into())
+        );
+        assert_eq!(place(&[("LIFEBOAT_PROFILE", "")]), None);
+    }
+}

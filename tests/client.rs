@@ -1,0 +1,398 @@
+//! The client commands of the built binary against a server of it, each on a free port.
+
+use crate::serving::{PASSWORD, Serving, set_up};
+use crate::util::{Lifeboat, lifeboat, prebuilt};
+use serde_json::{Value, json};
+use std::collections::VecDeque;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use tempfile::TempDir;
+
+/// A server that was set up in a folder, and a client's profile beside it.
+struct Rig {
+    folder: TempDir,
+    server: Option<Serving>,
+}
+
+impl Rig {
+    fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        set_up(folder.path());
+        let server = Serving::start(folder.path());
+        Self { folder, server: Some(server) }
+    }
+
+    /// With the admin logged in.
+    fn logged_in() -> Self {
+        let rig = Self::new();
+        rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
+        rig
+    }
+
+    /// With the admin logged in, and a service.
+    fn with_service(name: &str, workload: &str, options: &[&str]) -> Self {
+        let rig = Self::logged_in();
+        rig.client(["deploy", name]).arg(prebuilt(workload)).args(options).output().exits(0);
+        rig
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.server.as_ref().expect("it serves").address)
+    }
+
+    fn profile(&self) -> PathBuf {
+        self.folder.path().join("client/profile.toml")
+    }
+
+    /// A command of the client that is logged in here.
+    fn client<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Lifeboat {
+        lifeboat(arguments).env("LIFEBOAT_PROFILE", self.profile())
+    }
+
+    fn log_in(&self, user: &str, password: &str, url: &str) -> crate::util::Output {
+        let login = self.client(["login", "--server", url, "--user", user, "--password-stdin"]);
+        login.input(format!("{password}\n")).output()
+    }
+
+    /// A user beside the admin, with a profile of their own. Returns where it is.
+    fn add_user(&self, name: &str) -> PathBuf {
+        let add = self.client(["user", "add", name, "--password-stdin"]);
+        add.input(format!("{PASSWORD}{name}\n")).output().exits(0);
+        let profile = self.folder.path().join(name).join("profile.toml");
+        let login = lifeboat(["login", "--user", name, "--password-stdin", "--server", &self.url()]);
+        login.env("LIFEBOAT_PROFILE", &profile).input(format!("{PASSWORD}{name}\n")).output().exits(0);
+        profile
+    }
+}
+
+/// Something between client and server that can be pointed to another server, and that can cut connections.
+struct Between {
+    address: SocketAddr,
+    server: Arc<Mutex<SocketAddr>>,
+    /// Bytes of answers after which the next connections are cut; further ones are not.
+    cuts: Arc<Mutex<VecDeque<usize>>>,
+}
+
+impl Between {
+    fn new(server: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let address = listener.local_addr().expect("an address");
+        let between = Self { address, server: Arc::new(Mutex::new(server)), cuts: Arc::default() };
+        let (server, cuts) = (Arc::clone(&between.server), Arc::clone(&between.cuts));
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for client in listener.incoming().map_while(Result::ok) {
+                let to = *server.lock().expect("nobody panics");
+                let Ok(server) = TcpStream::connect(to) else { continue };
+                let answer_bytes = cuts.lock().expect("nobody panics").pop_front().unwrap_or(usize::MAX);
+                let (of_client, of_server) = (client.try_clone(), server.try_clone());
+                let (of_client, of_server) = (of_client.expect("a handle"), of_server.expect("a handle"));
+                std::thread::spawn(move || pass(of_client, server, usize::MAX));
+                std::thread::spawn(move || pass(of_server, client, answer_bytes));
+            }
+        });
+        between
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    fn cut(&self, answer_bytes: impl IntoIterator<Item = usize>) {
+        self.cuts.lock().expect("nobody panics").extend(answer_bytes);
+    }
+
+    /// Lets everything through, to another server.
+    fn go_on(&self, server: SocketAddr) {
+        *self.server.lock().expect("nobody panics") = server;
+        self.cuts.lock().expect("nobody panics").clear();
+    }
+}
+
+/// Passes on so many bytes. What comes after is read and dropped: a connection that is closed before all of it is read
+/// takes away from the other end what that has not read yet.
+fn pass(mut from: TcpStream, mut to: TcpStream, mut bytes_left: usize) {
+    let mut buffer = [0; 4096];
+    let mut is_open = true;
+    while let Ok(count @ 1..) = from.read(&mut buffer) {
+        let passed = count.min(bytes_left);
+        bytes_left -= passed;
+        if is_open && (to.write_all(&buffer[..passed]).is_err() || passed < count) {
+            is_open = false;
+            let _ = to.shutdown(Shutdown::Write);
+        }
+    }
+    let _ = to.shutdown(Shutdown::Write);
+}
+
+#[test]
+fn a_user_logs_in_is_known_and_logs_out() {
+    let rig = Rig::new();
+    rig.client(["whoami"]).output().exits_with_one_line(5, &["lifeboat login"]);
+    rig.log_in("admin", "wrong", &rig.url()).exits_with_one_line(1, &["wrong_credentials"]);
+    assert!(!rig.profile().exists());
+    let output = rig.log_in("admin", PASSWORD, &rig.url());
+    let text = output.exits(0);
+    assert!(text.contains("as admin, an admin,") && !text.contains("lifeboat_"), "{text}");
+
+    let mode = std::fs::metadata(rig.profile()).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let me = rig.client(["whoami", "--json"]).output().json_lines();
+    assert_eq!((&me[0]["user"], &me[0]["is_admin"]), (&json!("admin"), &json!(true)));
+    std::fs::set_permissions(rig.profile(), std::fs::Permissions::from_mode(0o644)).expect("ours");
+    rig.client(["whoami"]).output().exits_with_one_line(2, &["chmod 600"]);
+    std::fs::set_permissions(rig.profile(), std::fs::Permissions::from_mode(0o600)).expect("ours");
+
+    // What the profile has, and what stands for it.
+    let profile = std::fs::read_to_string(rig.profile()).expect("readable");
+    let token = profile.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token").to_owned();
+    let by_variables = || {
+        lifeboat(["whoami"])
+            .env("LIFEBOAT_SERVER", rig.url())
+            .env("LIFEBOAT_TOKEN", &token)
+            .env("LIFEBOAT_PROFILE", "/nowhere")
+    };
+    assert!(by_variables().output().exits(0).starts_with("admin (admin)"));
+    // The token of a profile is for the server of that profile.
+    rig.client(["whoami"])
+        .env("LIFEBOAT_SERVER", "http://127.0.0.1:1")
+        .output()
+        .exits_with_one_line(5, &["nobody is logged in"]);
+
+    rig.client(["logout"]).output().exits(0);
+    rig.client(["whoami"]).output().exits_with_one_line(5, &["lifeboat login"]);
+    by_variables().output().exits_with_one_line(5, &["not_authenticated"]);
+}
+
+#[test]
+fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
+    let mut rig = Rig::with_service("bank", "counter", &[]);
+    rig.server.take().expect("it serves").kill();
+    for command in [&["whoami"][..], &["services"], &["events", "--follow"], &["tx", "bank", "{\"add\":1}"]] {
+        rig.client(command.iter().copied()).output().exits_with_one_line(5, &["cannot reach http://127.0.0.1:"]);
+    }
+    let batch = rig.client(["batch", "bank", "-"]).input("{\"json\":{\"add\":1}}\n");
+    batch.output().exits_with_one_line(5, &["cannot reach http://127.0.0.1:"]);
+}
+
+#[test]
+fn a_transaction_is_executed_once_however_often_it_is_sent() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    for _ in 0..2 {
+        assert_eq!(rig.client(["tx", "count", "--id", "a b", "{\"add\":5}"]).output().exits(0), "5\n");
+    }
+    let repeated = &rig.client(["tx", "count", "--json", "--id", "a b", "{\"add\":5}"]).output().json_lines()[0];
+    assert_eq!(
+        (&repeated["id"], &repeated["outcome"], &repeated["json"], &repeated["is_repeated"], &repeated["sequence"]),
+        (&json!("a b"), &json!("ok"), &json!(5), &json!(true), &json!(1))
+    );
+    rig.client(["tx", "count", "--id", "a b", "{\"add\":6}"]).output().exits_with_one_line(1, &["id_reused"]);
+
+    assert_eq!(rig.client(["tx", "count"]).input("{\"add\":1}").output().exits(0), "6\n");
+    let file = rig.folder.path().join("body");
+    std::fs::write(&file, "{\"add\":1}").expect("writable");
+    let from_file = format!("@{}", file.display());
+    assert_eq!(rig.client(["tx", "count", &from_file]).output().exits(0), "7\n");
+    assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), "7\n");
+
+    assert_eq!(rig.client(["tx", "count", "--id", "a b", "--look-up"]).output().exits(0), "5\n");
+    rig.client(["tx", "count", "--id", "c", "--look-up"]).output().exits_with_one_line(1, &["is unknown"]);
+}
+
+#[test]
+fn refused_and_denied_have_exit_codes_and_reasons() {
+    let rig = Rig::with_service("bank", "ledger", &[]);
+    let overdrawn = "{\"transfer\":{\"from\":\"ada\",\"to\":\"bob\",\"amount\":1}}";
+    let refused = &rig.client(["tx", "bank", overdrawn]).output();
+    refused.exits(1);
+    let line = &refused.json_lines()[0];
+    assert_eq!(line["outcome"], "refused");
+    assert!(line["cause"].as_str().is_some_and(|cause| !cause.is_empty()), "{line}");
+
+    let ada = rig.add_user("ada");
+    let by_ada = |arguments: &[&str]| lifeboat(arguments).env("LIFEBOAT_PROFILE", &ada).output();
+    by_ada(&["tx", "bank", overdrawn]).exits_with_one_line(1, &["not_granted"]);
+    by_ada(&["user", "list"]).exits_with_one_line(1, &["not_admin"]);
+    rig.client(["user", "grant", "ada", "bank", "transact", "observe"]).output().exits(0);
+    assert_eq!(by_ada(&["tx", "bank", overdrawn]).code, 1);
+    assert!(by_ada(&["whoami"]).exits(0).contains("bank: observe, transact"));
+    assert!(rig.client(["user", "list"]).output().exits(0).contains("bank: observe, transact"));
+    rig.client(["user", "revoke", "ada", "bank", "transact"]).output().exits(0);
+    by_ada(&["tx", "bank", overdrawn]).exits_with_one_line(1, &["not_granted"]);
+
+    let passwd = lifeboat(["user", "passwd", "--password-stdin"]).env("LIFEBOAT_PROFILE", &ada);
+    passwd.input(format!("{PASSWORD}ada\n{PASSWORD}new\n")).output().exits(0);
+    by_ada(&["whoami"]).exits_with_one_line(5, &["not_authenticated"]);
+    rig.client(["user", "remove", "ada"]).output().exits(0);
+    rig.client(["user", "remove", "ada"]).output().exits_with_one_line(2, &["no_such_user"]);
+}
+
+#[test]
+fn a_workload_that_is_none_is_refused_by_the_server() {
+    let rig = Rig::logged_in();
+    let file = rig.folder.path().join("none.wasm");
+    std::fs::write(&file, "no Wasm").expect("writable");
+    rig.client(["deploy", "none"]).arg(&file).output().exits_with_one_line(3, &["workload_refused"]);
+    rig.client(["deploy", "none", "/nowhere"]).output().exits_with_one_line(3, &["cannot be read"]);
+    rig.client(["deploy", "count"]).arg(prebuilt("counter")).output().exits(0);
+    rig.client(["deploy", "count"]).arg(prebuilt("counter")).output().exits_with_one_line(1, &["service_exists"]);
+
+    rig.client(["remove", "count"]).output().exits_with_one_line(2, &["--yes"]);
+    assert!(rig.client(["services"]).output().exits(0).contains("count"));
+    rig.client(["remove", "count", "--yes"]).output().exits(0);
+    assert_eq!(rig.client(["services", "--json"]).output().json_lines(), [json!({ "services": [] })]);
+}
+
+#[test]
+fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
+    let rig = Rig::with_service("bank", "ledger", &["--fuel", "200000", "--failover", "direct"]);
+    let mut events = rig.client(["events", "--follow", "--json", "--service", "bank"]).start();
+    let mut told = None;
+    for number in 0..1_000 {
+        let deposit = json!({ "deposit": { "account": format!("a{number}"), "amount": 1 } }).to_string();
+        let output = rig.client(["tx", "bank", &deposit]).output();
+        output.exits(0);
+        if !output.stderr.is_empty() {
+            told = Some(output.stderr);
+            break;
+        }
+    }
+    let told = told.expect("a tank of 200,000 is empty by then");
+    assert!(told.starts_with("Trigger process failover: triggered: bank/1 on "), "{told}");
+    let mut next = || -> Value {
+        let line = events.line().expect("events go on");
+        serde_json::from_slice(&line).expect("JSON")
+    };
+    let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
+    assert_eq!(event["text"].as_str(), Some(told.trim_end()));
+
+    rig.client(["failover", "bank"]).output().exits(0);
+    let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
+    assert_eq!(event["cause"], "forced");
+    events.kill();
+
+    let all = rig.client(["events"]).output();
+    assert!(all.exits(0).contains("Trigger process failover: triggered: bank/1 on "), "{all:?}");
+    let usage = rig.client(["usage", "bank"]).output();
+    assert!(usage.exits(0).contains("bank/3") && usage.exits(0).contains('%'), "{usage:?}");
+    let stopped = rig.client(["stop", "bank"]).output();
+    assert!(stopped.exits(0).contains("stopped"), "{stopped:?}");
+    rig.client(["tx", "bank", "1"]).output().exits_with_one_line(1, &["bank"]);
+    assert!(rig.client(["start", "bank"]).output().exits(0).contains("running"));
+}
+
+#[test]
+fn a_transaction_whose_answers_are_lost_is_executed_once() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let between = Between::new(rig.server.as_ref().expect("it serves").address);
+    rig.log_in("admin", PASSWORD, &between.url()).exits(0);
+    between.cut([0, 0, 100]);
+    let repeated = &rig.client(["tx", "count", "--json", "{\"add\":5}"]).output().json_lines()[0];
+    assert_eq!((&repeated["json"], &repeated["is_repeated"]), (&json!(5), &json!(true)));
+    assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), "5\n");
+
+    // More often than it tries.
+    between.cut(std::iter::repeat_n(0, 100));
+    let output = rig.client(["tx", "count", "--id", "x y", "--attempts", "2", "{\"add\":1}"]).output();
+    output.exits_with_one_line(5, &["lifeboat tx count --id 'x y' --look-up", "may have been done"]);
+    between.go_on(rig.server.as_ref().expect("it serves").address);
+    assert_eq!(rig.client(["tx", "count", "--id", "x y", "--look-up"]).output().exits(0), "6\n");
+}
+
+#[test]
+fn events_go_on_over_broken_connections_and_starts_of_the_server() {
+    let mut rig = Rig::with_service("count", "counter", &["--failover", "direct"]);
+    let between = Between::new(rig.server.as_ref().expect("it serves").address);
+    rig.log_in("admin", PASSWORD, &between.url()).exits(0);
+    let direct = rig.folder.path().join("direct.toml");
+    let login = lifeboat(["login", "--user", "admin", "--password-stdin", "--server", &rig.url()]);
+    login.env("LIFEBOAT_PROFILE", &direct).input(format!("{PASSWORD}\n")).output().exits(0);
+    let fail_over = || lifeboat(["failover", "count"]).env("LIFEBOAT_PROFILE", &direct).output().exits(0).to_owned();
+    // Cut somewhere in the first event, and in what comes next.
+    between.cut([300, 700]);
+    let mut events = rig.client(["events", "--follow", "--json"]).start();
+    let mut next = || -> Value {
+        let line = events.line().expect("events go on");
+        serde_json::from_slice(&line).expect("JSON")
+    };
+    for to in ["count/2", "count/3", "count/4"] {
+        fail_over();
+        let event = next();
+        assert_eq!((&event["event"], &event["to"]), (&json!("failover"), &json!(to)));
+    }
+    rig.server.take().expect("it serves").kill();
+    rig.server = Some(Serving::start(rig.folder.path()));
+    between.go_on(rig.server.as_ref().expect("it serves").address);
+    assert_eq!(next()["event"], "restored");
+    events.kill();
+}
+
+#[test]
+fn a_batch_survives_a_server_that_is_killed_in_the_middle_of_it() {
+    const LINES: usize = 2_000;
+    let mut rig = Rig::with_service("count", "counter", &[]);
+    let server = rig.server.take().expect("it serves");
+    // Some answers of many get through, so that others are lost for transactions that were executed.
+    let between = Between::new(server.address);
+    rig.log_in("admin", PASSWORD, &between.url()).exits(0);
+    between.cut(std::iter::once(20_000).chain(std::iter::repeat_n(0, 100)));
+    let file = rig.folder.path().join("lines");
+    let lines: Vec<String> = (0..LINES)
+        .map(|line| {
+            if line % 2 == 0 {
+                "{\"json\":{\"add\":1}}\n".into()
+            } else {
+                format!("{{\"id\":\"{line}\",\"json\":{{\"add\":1}}}}\n")
+            }
+        })
+        .collect();
+    std::fs::write(&file, lines.concat()).expect("writable");
+    let mut batch = rig.client(["batch", "count"]).arg(&file).start();
+    let mut answers = Vec::new();
+    for _ in 0..50 {
+        answers.extend(batch.line().expect("answers come"));
+    }
+    server.kill();
+    rig.server = Some(Serving::start(rig.folder.path()));
+    between.go_on(rig.server.as_ref().expect("it serves").address);
+    let output = batch.finish();
+    assert!(output.stderr.contains("lines are sent again"), "{}", output.stderr);
+    assert!(output.stderr.ends_with("2,000 answered: 2,000 ok\n"), "{}", output.stderr);
+    answers.extend_from_slice(output.exits(0).as_bytes());
+    let expected: String = (1..=LINES).map(|total| format!("{total}\n")).collect();
+    assert_eq!(String::from_utf8(answers).expect("text"), expected, "lost or doubled");
+    assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), format!("{LINES}\n"));
+}
+
+#[test]
+fn a_batch_whose_client_is_killed_goes_on_with_its_file() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let resume = rig.folder.path().join("resume");
+    let batch = || rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
+    let mut first = batch().start();
+    for _ in 0..10 {
+        first.send("{\"json\":{\"add\":1}}");
+    }
+    assert_eq!(first.line(), Some(b"1\n".to_vec()));
+    first.kill();
+    let again = batch().input("{\"json\":{\"add\":1}}\n".repeat(20)).output();
+    let expected: String = (1..=20).map(|total| format!("{total}\n")).collect();
+    assert_eq!(again.exits(0), expected);
+    assert!(!resume.exists(), "it is over");
+}
+
+#[test]
+fn a_batch_tells_what_is_wrong_with_a_line_in_its_place() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let input =
+        "{\"json\":{\"add\":1}}\nnonsense\n{\"query\":true,\"json\":\"total\"}\n{\"id\":\"x\",\"json\":{\"add\":1}}";
+    let output = rig.client(["batch", "count", "-"]).input(input).output();
+    let lines: Vec<&str> = output.exits(1).lines().collect();
+    assert_eq!((lines[0], lines[2], lines[3], lines.len()), ("1", "1", "2", 4));
+    assert!(lines[1].contains("\"denied\"") && lines[1].contains("line 2 is not an envelope"), "{}", lines[1]);
+    assert!(output.stderr.contains("4 answered: 3 ok, 1 denied"), "{}", output.stderr);
+    assert_eq!(rig.client(["batch", "count", "-"]).output().exits(0), "");
+}
