@@ -11,9 +11,9 @@ use axum::extract::{RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::header::AUTHORIZATION;
 use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use futures::future::Either;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -110,9 +110,12 @@ impl Api {
     pub(super) fn route<T: 'static>(mut self, route: Route, handler: impl Handler<T, Arc<Shared>>) -> Self {
         self.describe(&route);
         let filter = MethodFilter::try_from(route.method).expect("a method of HTTP");
-        let state = (Arc::clone(&self.shared), route.needs);
-        let guarded = on(filter, handler).route_layer(axum::middleware::from_fn_with_state(state, guard));
-        self.router = self.router.route(route.path, guarded);
+        let needs = route.needs;
+        // Not a layer: each of those costs every request several allocations.
+        let guarded = move |State(shared): State<Arc<Shared>>, parameters: RawPathParams, request: Request<Body>| {
+            guard(shared, needs, parameters, request, handler)
+        };
+        self.router = self.router.route(route.path, on(filter, guarded));
         self
     }
 
@@ -207,19 +210,23 @@ impl Api {
 }
 
 /// Lets a request through that brings what its route needs. Nothing of its body is read before.
-async fn guard(
-    State((shared, needs)): State<(Arc<Shared>, Needs)>,
+fn guard<T: 'static>(
+    shared: Arc<Shared>,
+    needs: Needs,
     parameters: RawPathParams,
     mut request: Request<Body>,
-    next: Next,
-) -> Response {
-    if needs != Needs::Nobody {
-        match admit(&shared, needs, &parameters, &request) {
-            Ok(identity) => drop(request.extensions_mut().insert(identity)),
-            Err(problem) => return problem.into_response(),
+    handler: impl Handler<T, Arc<Shared>>,
+) -> impl Future<Output = Response> + Send {
+    let admitted = match needs {
+        Needs::Nobody => Ok(()),
+        _ => {
+            admit(&shared, needs, &parameters, &request).map(|identity| drop(request.extensions_mut().insert(identity)))
         }
+    };
+    match admitted {
+        Ok(()) => Either::Left(handler.call(request, shared)),
+        Err(problem) => Either::Right(std::future::ready(problem.into_response())),
     }
-    next.run(request).await
 }
 
 fn admit(
