@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 /// The ledger, built and committed.
-const WORKLOAD: &[u8] = include_bytes!("../../../workloads/prebuilt/ledger.wasm");
+pub(crate) const WORKLOAD: &[u8] = include_bytes!("../../../workloads/prebuilt/ledger.wasm");
 
 /// Linear memory of its VM, in bytes: far more than the accounts take.
 const MEMORY_BYTES: u64 = 64 * 1024 * 1024;
@@ -49,6 +49,18 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
         ledger.host.stop().await.context("the journal was not sealed")?;
         Ok(per_second)
     })
+}
+
+/// The transfers of one client, one after the other, without end.
+pub(crate) fn transfers(client: usize) -> impl FnMut() -> String {
+    let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(client as u64 + 1);
+    move || {
+        // Knuth's MMIX generator; its upper bits are good enough to choose accounts.
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        let from = (random >> 40) % u64::from(ACCOUNTS);
+        let to = (from + 1 + (random >> 20) % u64::from(ACCOUNTS - 1)) % u64::from(ACCOUNTS);
+        format!(r#"{{"transfer":{{"from":"{from}","to":"{to}","amount":1}}}}"#)
+    }
 }
 
 struct Ledger {
@@ -110,15 +122,10 @@ impl Ledger {
     async fn transfer(&self, clients: usize, name: &str, duration: Duration) -> Result<f64> {
         let start = Instant::now();
         let client = |client: usize| async move {
-            let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(client as u64 + 1);
+            let mut next = transfers(client);
             let mut transfers = 0_u64;
             while start.elapsed() < duration {
-                // Knuth's MMIX generator; its upper bits are good enough to choose accounts.
-                random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-                let from = (random >> 40) % u64::from(ACCOUNTS);
-                let to = (from + 1 + (random >> 20) % u64::from(ACCOUNTS - 1)) % u64::from(ACCOUNTS);
-                let body = format!(r#"{{"transfer":{{"from":"{from}","to":"{to}","amount":1}}}}"#);
-                self.transact(Some(format!("{name}-{client}-{transfers}")), body).await?;
+                self.transact(Some(format!("{name}-{client}-{transfers}")), next()).await?;
                 transfers += 1;
             }
             anyhow::Ok(transfers)

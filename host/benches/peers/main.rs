@@ -9,11 +9,12 @@
 //! runs. The systems take turns, so that a busy machine slows all of them, and a figure is the median of its turns.
 //! Nothing here fails for being slow: `docs/benchmarks.md` says what to make of the figures.
 //!
-//! Each system is a file: [`raw_log`], the control, [`mod@lifeboat`], [`postgresql`], [`redis`]. [`server`] starts programs and stops
-//! them, [`scratch`] is where they keep their data, [`machine`] and [`report`] tell of the result. Nothing is installed:
-//! what is missing is named, with its Debian packages, and the exit code is 2, as for a wrong command line. Any other
-//! failure is 1.
+//! Each system is a file: [`raw_log`], the control, [`mod@lifeboat`], in this process, [`http`], its server with and
+//! without batches, [`postgresql`], [`redis`]. [`server`] starts programs and stops them, [`scratch`] is where they keep
+//! their data, [`machine`] and [`report`] tell of the result. Nothing is installed: what is missing is named, with its
+//! Debian packages, and the exit code is 2, as for a wrong command line. Any other failure is 1.
 
+mod http;
 mod lifeboat;
 mod machine;
 mod postgresql;
@@ -58,6 +59,8 @@ struct System {
 const SYSTEMS: &[System] = &[
     System { name: "raw log", version: raw_log::version, transfers_per_second: raw_log::transfers_per_second },
     System { name: "Lifeboat", version: lifeboat::version, transfers_per_second: lifeboat::transfers_per_second },
+    System { name: "Lifeboat HTTP", version: http::version, transfers_per_second: http::by_request },
+    System { name: "Lifeboat batch", version: http::version, transfers_per_second: http::by_batch },
     System { name: "PostgreSQL", version: postgresql::version, transfers_per_second: postgresql::transfers_per_second },
     System { name: "Redis", version: redis::version, transfers_per_second: redis::transfers_per_second },
 ];

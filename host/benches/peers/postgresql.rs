@@ -101,7 +101,7 @@ impl Database {
                 .output()
                 .is_ok_and(|is| is.status.success())
         };
-        let server = Server::start(postgres, directory.join("postgresql.log"), stop, is_ready)?;
+        let server = Server::start(postgres, directory.join("postgresql.log"), Some(stop), is_ready)?;
 
         let script = directory.join("transfer.sql");
         std::fs::write(&script, TRANSFER).context("failed to write a script")?;

@@ -93,7 +93,7 @@ impl Database {
         let mut stop = client(sockets.path());
         stop.args(["SHUTDOWN", "NOSAVE"]);
         let is_ready = || run(client(sockets.path()).arg("PING")).is_ok_and(|(said, _)| said.trim() == "PONG");
-        let server = Server::start(redis, directory.join("redis.log"), stop, is_ready)?;
+        let server = Server::start(redis, directory.join("redis.log"), Some(stop), is_ready)?;
 
         let mut database = Self { _server: server, sockets, transfer: String::new() };
         database.evaluate(OPEN)?;

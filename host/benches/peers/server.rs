@@ -77,8 +77,8 @@ pub(crate) struct Server {
     child: Child,
     /// What it prints.
     log: PathBuf,
-    /// What asks it to stop. If it does not, it is killed.
-    stop: Command,
+    /// What asks it to stop; otherwise SIGTERM does. If it does not, it is killed.
+    stop: Option<Command>,
 }
 
 impl Server {
@@ -86,7 +86,7 @@ impl Server {
     pub(crate) fn start(
         mut command: Command,
         log: PathBuf,
-        stop: Command,
+        stop: Option<Command>,
         is_ready: impl Fn() -> bool,
     ) -> Result<Self> {
         let file = File::create(&log).with_context(|| format!("failed to create `{}`", log.display()))?;
@@ -113,7 +113,11 @@ impl Server {
 impl Drop for Server {
     fn drop(&mut self) {
         if self.is_running() {
-            let asked = self.stop.output();
+            let pid = self.child.id().to_string();
+            let asked = match &mut self.stop {
+                Some(stop) => stop.output(),
+                None => Command::new("sh").args(["-c", r#"kill -TERM "$1""#, "sh", &pid]).output(),
+            };
             let start = Instant::now();
             while asked.is_ok() && self.is_running() && start.elapsed() < PATIENCE {
                 std::thread::sleep(INTERVAL);

@@ -5,9 +5,18 @@ use std::time::Duration;
 /// The fewest pairs that a median is taken of.
 pub(crate) const PAIRS_MIN: usize = 15;
 
-/// Nanoseconds per unit of both strategies, pair by pair.
+/// What the numbers of a measurement are.
+#[derive(Clone, Copy)]
+pub(crate) enum Measure {
+    Nanoseconds,
+    Bytes,
+}
+
+/// What both strategies took per unit, pair by pair.
 pub(crate) struct Pairs {
-    ns: Vec<(f64, f64)>,
+    values: Vec<(f64, f64)>,
+    /// Of what.
+    pub(crate) measure: Measure,
     /// Pairs that were measured but do not count.
     dropped: usize,
 }
@@ -30,27 +39,36 @@ impl Pairs {
     /// Pairs that were measured in another way, each of `units` units of work.
     pub(crate) fn of(pairs: impl IntoIterator<Item = (Duration, Duration)>, units: u32) -> Self {
         let per_unit = |elapsed: Duration| elapsed.as_secs_f64() * 1e9 / f64::from(units);
-        Self { ns: pairs.into_iter().map(|(a, b)| (per_unit(a), per_unit(b))).collect(), dropped: 0 }
+        let values = pairs.into_iter().map(|(a, b)| (per_unit(a), per_unit(b))).collect();
+        Self { values, measure: Measure::Nanoseconds, dropped: 0 }
+    }
+
+    /// Pairs of bytes, each of `units` units.
+    pub(crate) fn of_bytes(pairs: impl IntoIterator<Item = (u64, u64)>, units: u32) -> Self {
+        #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
+        let per_unit = |bytes: u64| bytes as f64 / f64::from(units);
+        let values = pairs.into_iter().map(|(a, b)| (per_unit(a), per_unit(b))).collect();
+        Self { values, measure: Measure::Bytes, dropped: 0 }
     }
 
     /// The geometric means of several measurements, pair by pair.
     pub(crate) fn geometric_mean(all: &[Self]) -> Self {
-        let count = all.iter().map(|pairs| pairs.ns.len()).min().unwrap_or_default();
+        let count = all.iter().map(|pairs| pairs.values.len()).min().unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
         let mean =
             |of: &dyn Fn(&Self) -> f64| (all.iter().map(|pairs| of(pairs).ln()).sum::<f64>() / all.len() as f64).exp();
-        let means = |index: usize| (mean(&|pairs| pairs.ns[index].0), mean(&|pairs| pairs.ns[index].1));
-        Self { ns: (0..count).map(means).collect(), dropped: 0 }
+        let means = |index: usize| (mean(&|pairs| pairs.values[index].0), mean(&|pairs| pairs.values[index].1));
+        Self { values: (0..count).map(means).collect(), measure: Measure::Nanoseconds, dropped: 0 }
     }
 
-    /// The median of A, in nanoseconds per unit.
-    pub(crate) fn a_ns(&self) -> f64 {
-        median(self.ns.iter().map(|(a, _)| *a))
+    /// The median of A, per unit.
+    pub(crate) fn a(&self) -> f64 {
+        median(self.values.iter().map(|(a, _)| *a))
     }
 
-    /// The median of B, in nanoseconds per unit.
-    pub(crate) fn b_ns(&self) -> f64 {
-        median(self.ns.iter().map(|(_, b)| *b))
+    /// The median of B, per unit.
+    pub(crate) fn b(&self) -> f64 {
+        median(self.values.iter().map(|(_, b)| *b))
     }
 
     /// The median of A / B.
@@ -65,11 +83,11 @@ impl Pairs {
 
     /// How many pairs count, and of how many.
     pub(crate) fn counts(&self) -> (usize, usize) {
-        (self.ns.len(), self.ns.len() + self.dropped)
+        (self.values.len(), self.values.len() + self.dropped)
     }
 
     fn ratios(&self) -> impl Iterator<Item = f64> {
-        self.ns.iter().map(|(a, b)| a / b)
+        self.values.iter().map(|(a, b)| a / b)
     }
 }
 

@@ -1,6 +1,6 @@
 //! The table, in Markdown, and what it was measured on.
 
-use crate::pairs::Pairs;
+use crate::pairs::{Measure, Pairs};
 use std::io::Write;
 use std::process::Command;
 
@@ -28,13 +28,17 @@ impl Row {
             (kept, all) if kept == all => all.to_string(),
             (kept, all) => format!("{kept} of {all}"),
         };
+        let quantity = match self.pairs.measure {
+            Measure::Nanoseconds => time,
+            Measure::Bytes => kib,
+        };
         let target = self.target.map_or("-".into(), |target| format!("<= {target:.2}"));
         print_line([
             self.name,
             self.a,
             self.b,
-            &time(self.pairs.a_ns()),
-            &time(self.pairs.b_ns()),
+            &quantity(self.pairs.a()),
+            &quantity(self.pairs.b()),
             &ratio,
             &range,
             &pairs,
@@ -67,7 +71,8 @@ fn print_line(cells: [&str; 9]) {
     ));
 }
 
-fn print(line: &str) {
+/// Prints a line.
+pub(crate) fn print(line: &str) {
     // Who closed the pipe has seen enough.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
@@ -79,6 +84,10 @@ fn time(ns: f64) -> String {
         ns if ns < 1e6 => format!("{:.2} us", ns / 1e3),
         ns => format!("{:.2} ms", ns / 1e6),
     }
+}
+
+fn kib(bytes: f64) -> String {
+    format!("{:.1} KiB", bytes / 1024.0)
 }
 
 /// The first line that a program prints, for the header.

@@ -52,6 +52,7 @@ pub(crate) struct Served {
 #[derive(Default)]
 struct Told {
     failover: Option<Failover>,
+    failovers: u64,
     restored: Option<Restored>,
 }
 
@@ -102,7 +103,10 @@ impl Served {
             Arc::new(move |event: &Event| {
                 let mut told = sink.lock().expect("nobody panics in here");
                 match event {
-                    Event::Failover(failover) => told.failover = Some(failover.clone()),
+                    Event::Failover(failover) => {
+                        told.failover = Some(failover.clone());
+                        told.failovers += 1;
+                    }
                     Event::Restored { replayed_transactions, took, .. } => {
                         let (replayed_transactions, took) = (*replayed_transactions, *took);
                         told.restored = Some(Restored { replayed_transactions, took, opened: Duration::ZERO });
@@ -167,12 +171,21 @@ impl Served {
         self.start_as(service, program, MEMORY_BYTES, FailoverMode::Direct);
     }
 
+    /// The same with a tank that does not.
+    pub(crate) fn start_with_fuel(&self, service: &str, program: &Arc<Program>, fuel: u64) {
+        self.start_sized(service, program, Size { fuel, ..size(MEMORY_BYTES) }, FailoverMode::Direct);
+    }
+
     /// The same with as much memory, and as it is to fail over.
     pub(crate) fn start_as(&self, service: &str, program: &Arc<Program>, memory_bytes: u64, failover: FailoverMode) {
+        self.start_sized(service, program, size(memory_bytes), failover);
+    }
+
+    fn start_sized(&self, service: &str, program: &Arc<Program>, size: Size, failover: FailoverMode) {
         let spec = ServiceSpec {
             name: name(service),
             program: Arc::clone(program),
-            size: Arc::new(size(memory_bytes)),
+            size: Arc::new(size),
             sizes: Vec::new(),
             thresholds: Thresholds::default(),
             secret: SECRET,
@@ -242,6 +255,49 @@ impl Served {
             answered.elapsed = start.elapsed();
             answered
         })
+    }
+
+    /// Sends `requests` to `service` one after another, and says how long each took. Meanwhile `others` go to another
+    /// service, one after another as well; those that are left in the end are not sent.
+    pub(crate) fn latencies_beside(
+        &self,
+        service: &str,
+        requests: impl IntoIterator<Item = Request>,
+        other: &str,
+        others: impl IntoIterator<Item = Request>,
+    ) -> Vec<Duration> {
+        let token = self.token.reveal();
+        let request = async |service: &str, request| {
+            let reply = self.host.request(token, service, request).await.expect("nothing is denied");
+            assert!(matches!(reply.answer, Answer::Ok(_)), "{:?}", reply.answer);
+        };
+        let is_over = Cell::new(false);
+        let measured = async {
+            let mut took = Vec::new();
+            for next in requests {
+                let start = Instant::now();
+                request(service, next).await;
+                took.push(start.elapsed());
+            }
+            is_over.set(true);
+            took
+        };
+        let beside = async {
+            for next in others.into_iter().take_while(|_| !is_over.get()) {
+                request(other, next).await;
+            }
+        };
+        self.runtime.block_on(futures::future::join(measured, beside)).0
+    }
+
+    /// How often its services failed over.
+    pub(crate) fn failovers(&self) -> u64 {
+        self.told().failovers
+    }
+
+    /// The host alone, without its user.
+    pub(crate) fn into_host(self) -> Host {
+        self.host
     }
 
     /// Has snapshots taken until nothing is left to replay: the first may have begun before.

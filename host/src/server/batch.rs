@@ -37,7 +37,7 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(super) async fn transact(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-    Extension(token): Extension<BearerToken>,
+    token: BearerToken,
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {

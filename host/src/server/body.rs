@@ -12,6 +12,10 @@ use std::time::Duration;
 /// broken, and not the answer that says why.
 pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// A body of up to so many bytes is copied out of the connection's buffer: as a piece of it, it would hold all of it for
+/// as long as the service remembers the transaction, and the connection would need a new one for its next request.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
 /// Reads a whole body.
 pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Result<Bytes, Problem> {
     let reading = collect(body, bytes_max);
@@ -44,7 +48,7 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             drain(body, DRAINED_BYTES_MAX).await;
             return Err(too_large());
         }
-        // Most bodies come in one piece, which is not copied.
+        // Most bodies come in one piece.
         if first.is_empty() && rest.is_empty() {
             first = data;
         } else {
@@ -54,7 +58,11 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             rest.extend_from_slice(&data);
         }
     }
-    Ok(if rest.is_empty() { first } else { rest.freeze() })
+    Ok(match (rest.is_empty(), first.len()) {
+        (false, _) => rest.freeze(),
+        (true, ..=COPIED_BYTES_MAX) => Bytes::copy_from_slice(&first),
+        (true, _) => first,
+    })
 }
 
 async fn drain(mut body: Body, bytes_max: usize) {

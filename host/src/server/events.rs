@@ -109,7 +109,7 @@ pub(super) struct Wanted {
 pub(super) async fn stream_events(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-    Extension(token): Extension<BearerToken>,
+    token: BearerToken,
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {

@@ -19,6 +19,18 @@ use std::time::Duration;
 /// When to try again after a refusal that passes by itself.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Headers that an answer to a transaction has room for from the start.
+const HEADERS_RESERVED: usize = 12;
+
+// A name that is not made anew for each answer is not copied either.
+const OUTCOME: HeaderName = HeaderName::from_static(OUTCOME_HEADER);
+const VM: HeaderName = HeaderName::from_static(VM_HEADER);
+const SEQUENCE: HeaderName = HeaderName::from_static(SEQUENCE_HEADER);
+const FUEL_USED: HeaderName = HeaderName::from_static(FUEL_USED_HEADER);
+const TRANSACTION_ID: HeaderName = HeaderName::from_static(TRANSACTION_ID_HEADER);
+const REPEATED: HeaderName = HeaderName::from_static(REPEATED_HEADER);
+const FAILOVER: HeaderName = HeaderName::from_static(FAILOVER_HEADER);
+
 /// Why a request is not done. Its code never changes; its text is for people.
 #[derive(Debug)]
 pub(super) struct Problem {
@@ -86,7 +98,7 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
         if let Some(outcome) = outcome {
-            headers.insert(OUTCOME_HEADER, outcome_value(outcome));
+            headers.insert(OUTCOME, outcome_value(outcome));
         }
         if status == StatusCode::UNAUTHORIZED {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -195,22 +207,15 @@ impl From<DataError> for Problem {
 /// The answer to a transaction or query.
 pub(super) fn answer(reply: Reply) -> Response {
     let outcome = reply.answer.outcome();
-    let mut headers = HeaderMap::with_capacity(8);
-    headers.insert(OUTCOME_HEADER, outcome_value(outcome));
-    insert(&mut headers, VM_HEADER, &reply.vm.to_string());
-    headers.insert(SEQUENCE_HEADER, HeaderValue::from(reply.sequence.0));
-    headers.insert(FUEL_USED_HEADER, HeaderValue::from(reply.fuel_used));
-    insert(&mut headers, TRANSACTION_ID_HEADER, &encoded(&reply.id));
-    if reply.is_repeated {
-        headers.insert(REPEATED_HEADER, HeaderValue::from_static("true"));
-    }
-    if let Some(failover) = &reply.failover {
-        insert(&mut headers, FAILOVER_HEADER, &failover.to_string());
-    }
     let mut response = match reply.answer {
         Answer::Ok(bytes) => {
-            headers.insert(CONTENT_TYPE, content_type(&bytes));
-            Response::new(Body::from(bytes))
+            let content_type = content_type(&bytes);
+            let mut response = Response::new(Body::from(bytes));
+            // With room for the length and the date, which come later.
+            response.headers_mut().reserve(HEADERS_RESERVED);
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            response.headers_mut().insert(OUTCOME, outcome_value(outcome));
+            response
         }
         Answer::Refused(text) => {
             Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text).with_outcome(outcome).into_response()
@@ -224,7 +229,17 @@ pub(super) fn answer(reply: Reply) -> Response {
             problem.with_outcome(outcome).into_response()
         }
     };
-    response.headers_mut().extend(headers);
+    let headers = response.headers_mut();
+    insert(headers, VM, reply.vm.to_string());
+    headers.insert(SEQUENCE, HeaderValue::from(reply.sequence.0));
+    headers.insert(FUEL_USED, HeaderValue::from(reply.fuel_used));
+    insert(headers, TRANSACTION_ID, encoded(&reply.id));
+    if reply.is_repeated {
+        headers.insert(REPEATED, HeaderValue::from_static("true"));
+    }
+    if let Some(failover) = &reply.failover {
+        insert(headers, FAILOVER, failover.to_string());
+    }
     response
 }
 
@@ -244,10 +259,10 @@ fn outcome_value(outcome: Outcome) -> HeaderValue {
     })
 }
 
-fn insert(headers: &mut HeaderMap, name: &'static str, text: &str) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
     // Names, numbers and encoded ids are plain; what were not is better left out than a panic.
-    if let Ok(value) = HeaderValue::from_str(text) {
-        headers.insert(HeaderName::from_static(name), value);
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
     }
 }
 

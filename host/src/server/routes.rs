@@ -7,14 +7,15 @@ use crate::auth::{Grant, Identity};
 use crate::name::Name;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{RawPathParams, Request, State};
+use axum::extract::{FromRequestParts, RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::header::AUTHORIZATION;
-use axum::http::{Method, StatusCode};
-use axum::middleware::Next;
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
 use futures::FutureExt;
+use futures::future::Either;
 use schemars::{JsonSchema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
@@ -112,9 +113,12 @@ impl Api {
     pub(super) fn route<T: 'static>(mut self, route: Route, handler: impl Handler<T, Arc<Shared>>) -> Self {
         self.describe(&route);
         let filter = MethodFilter::try_from(route.method).expect("a method of HTTP");
-        let state = (Arc::clone(&self.shared), route.needs);
-        let guarded = on(filter, handler).route_layer(axum::middleware::from_fn_with_state(state, guard));
-        self.router = self.router.route(route.path, guarded);
+        let needs = route.needs;
+        // Not a layer: each of those costs every request several allocations.
+        let guarded = move |State(shared): State<Arc<Shared>>, parameters: RawPathParams, request: Request<Body>| {
+            guard(shared, needs, parameters, request, handler)
+        };
+        self.router = self.router.route(route.path, on(filter, guarded));
         self
     }
 
@@ -209,36 +213,45 @@ impl Api {
 }
 
 /// Lets a request through that brings what its route needs. Nothing of its body is read before.
-async fn guard(
-    State((shared, needs)): State<(Arc<Shared>, Needs)>,
+fn guard<T: 'static>(
+    shared: Arc<Shared>,
+    needs: Needs,
     parameters: RawPathParams,
     mut request: Request<Body>,
-    next: Next,
-) -> Response {
-    if needs != Needs::Nobody {
-        match admit(&shared, needs, &parameters, &request) {
-            Ok((identity, token)) => {
-                request.extensions_mut().insert(identity);
-                request.extensions_mut().insert(token);
-            }
-            Err(problem) => return problem.into_response(),
+    handler: impl Handler<T, Arc<Shared>>,
+) -> impl Future<Output = Response> + Send {
+    let admitted = match needs {
+        Needs::Nobody => Ok(()),
+        _ => {
+            admit(&shared, needs, &parameters, &request).map(|identity| drop(request.extensions_mut().insert(identity)))
         }
-    }
-    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
-        Ok(response) => response,
-        // The panic was printed. What it left half-way is a request of one client: services and the journal have tasks of
+    };
+    match admitted {
+        // The panic is printed. What it leaves half-way is a request of one client: services and the journal have tasks of
         // their own.
-        Err(_) => Problem::internal().into_response(),
+        Ok(()) => Either::Left(
+            AssertUnwindSafe(handler.call(request, shared))
+                .catch_unwind()
+                .map(|response| response.unwrap_or_else(|_| Problem::internal().into_response())),
+        ),
+        Err(problem) => Either::Right(std::future::ready(problem.into_response())),
     }
 }
 
 /// The token that a request was let in with, for what goes on for long: it may become void meanwhile.
-#[derive(Clone)]
-pub(super) struct BearerToken(Arc<str>);
+pub(super) struct BearerToken(Box<str>);
 
 impl BearerToken {
     pub(super) fn reveal(&self) -> &str {
         &self.0
+    }
+}
+
+impl<S: Sync> FromRequestParts<S> for BearerToken {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
+        token(&parts.headers).map(|token| Self(token.into()))
     }
 }
 
@@ -247,7 +260,7 @@ fn admit(
     needs: Needs,
     parameters: &RawPathParams,
     request: &Request<Body>,
-) -> Result<(Identity, BearerToken), Problem> {
+) -> Result<Identity, Problem> {
     match shared.phase() {
         Phase::Serving => {}
         Phase::Starting => return Err(Problem::later("starting", "services are being brought back; try again soon")),
@@ -255,8 +268,7 @@ fn admit(
             return Err(Problem::later("draining", "the server is being stopped; try again when it is back"));
         }
     }
-    let token = token(request)?;
-    let identity = shared.host.authenticate(token)?;
+    let identity = shared.host.authenticate(token(request.headers())?)?;
     match needs {
         Needs::Nobody | Needs::User => {}
         Needs::Admin => shared.host.authorise_admin(&identity)?,
@@ -265,12 +277,12 @@ fn admit(
             shared.host.authorise(&identity, service, grant)?;
         }
     }
-    Ok((identity, BearerToken(token.into())))
+    Ok(identity)
 }
 
 /// The token of a request; an empty one is nobody's.
-fn token(request: &Request<Body>) -> Result<&str, Problem> {
-    let Some(value) = request.headers().get(AUTHORIZATION) else {
+fn token(headers: &HeaderMap) -> Result<&str, Problem> {
+    let Some(value) = headers.get(AUTHORIZATION) else {
         return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
             reason: "the request has no token; log in, and send 'Authorization: Bearer TOKEN'",
         }));

@@ -56,7 +56,7 @@ pub(super) async fn inspect(
 
 pub(super) async fn deploy(
     State(shared): State<Arc<Shared>>,
-    Extension(token): Extension<BearerToken>,
+    token: BearerToken,
     Path(name): Path<String>,
     deployment: Result<Query<Deployment>, QueryRejection>,
     body: Body,

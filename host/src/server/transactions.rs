@@ -21,11 +21,11 @@ pub(super) async fn transact(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
     Path(service): Path<String>,
-    headers: HeaderMap,
-    body: Body,
+    request: axum::extract::Request,
 ) -> Result<Response, Problem> {
-    let id = idempotency_key(&headers)?;
-    perform(&shared, &identity, &service, id, Kind::Transaction, body).await
+    // Not an extractor of its own: that would copy all headers.
+    let id = idempotency_key(request.headers())?;
+    perform(&shared, &identity, &service, id, Kind::Transaction, request.into_body()).await
 }
 
 pub(super) async fn query(
