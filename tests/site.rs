@@ -39,6 +39,8 @@ pub(crate) struct Site {
 impl Site {
     /// Starts one over the directory at `path`, which is made one if it is empty. `config` is its file.
     pub(crate) async fn start(path: &Path, config: &str) -> Self {
+        // Client and server are one process here, and some tests open thousands of connections.
+        rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
         let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
         let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
         let storage = Arc::new(DiskStorage::create(&path.join("data")).expect("a directory"));

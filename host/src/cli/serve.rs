@@ -32,6 +32,9 @@ Events go to standard error, a line each; with --json to standard output as JSON
 /// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
 
+/// Files that a server opens beside its connections, about.
+const FILES_BESIDE: u64 = 512;
+
 /// Lines that wait to be printed: then events are counted, and not printed. Services do not wait for a terminal.
 const LINES_MAX: usize = 4_096;
 
@@ -61,6 +64,7 @@ impl Serve {
         let flags = Overrides { listen: self.listen, data: self.data.clone() };
         let environment = Overrides::from_environment(|name| std::env::var_os(name)).map_err(usage)?;
         let config = Config::read(&self.config, &flags.over(environment)).map_err(usage)?;
+        raise_file_limit(&config);
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
         let code = runtime.block_on(self.serve(config));
         // What is left is connections whose clients did not leave in time.
@@ -235,6 +239,21 @@ async fn create(host: &Host, service: &ServiceConfig, config: &Config) -> anyhow
         host.create_durable_service(new).await?;
     }
     Ok(true)
+}
+
+/// Lets the process have as many files as it may: each connection is one, and shells give a thousand.
+fn raise_file_limit(config: &Config) {
+    let connections = u64::from(config.server.limits.connections_max);
+    // Segments, snapshots, pipes, and what the libraries have.
+    let wanted = connections + FILES_BESIDE;
+    match rlimit::increase_nofile_limit(wanted) {
+        Ok(limit) if limit >= wanted => {}
+        Ok(limit) => note(&format!(
+            "the process may open {limit} files, {wanted} are wanted for connections_max = {connections}: beyond that \
+             connections wait; raise the limit (ulimit -n), or lower connections_max"
+        )),
+        Err(error) => note(&format!("the limit of open files cannot be raised: {error}")),
+    }
 }
 
 fn note(text: &str) {
