@@ -1,4 +1,4 @@
-//! The writer's word that a record is safe: a [`Ticket`] for who handed it in, a [`Completion`] for the writer.
+//! The writer's word that a record is safe: a [`Ticket`] for who handed it in, a `Completion` for the writer.
 //!
 //! What waits for a record is run by the writer's thread at the moment the record is safe. So an answer that is held
 //! until then wakes its client once, when it may be told, and not before.
