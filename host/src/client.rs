@@ -316,8 +316,8 @@ impl Client {
         body: Bytes,
         backoff: &Backoff,
     ) -> Result<Answer, ClientError> {
-        // That a later attempt found nobody does not undo what an earlier one may have done.
-        let mut interrupted = None;
+        // What a later attempt ended with does not undo what an earlier one may have done.
+        let mut may_be_done = false;
         for failures in 1.. {
             let sent = self.transact(service, Some(id), body.clone()).await;
             let least = match &sent {
@@ -326,16 +326,20 @@ impl Client {
                 Err(error) if error.is_retryable() => Some(error.retry_after().unwrap_or_default()),
                 Err(_) => None,
             };
+            may_be_done |= match &sent {
+                Err(ClientError::Interrupted { .. } | ClientError::BadReply { .. }) => true,
+                Err(ClientError::Problem { code, .. }) => matches!(&**code, "outcome_unknown" | "internal"),
+                _ => false,
+            };
             let wait = least.and_then(|least| backoff.delay(failures).map(|delay| delay.max(least)));
             let Some(wait) = wait else {
                 return match sent {
-                    Err(ClientError::Unreachable { .. }) => interrupted.map_or(sent, Err),
+                    Err(error) if may_be_done && !matches!(error, ClientError::Interrupted { .. }) => {
+                        Err(ClientError::Interrupted { url: self.url().into(), reason: error.to_string() })
+                    }
                     sent => sent,
                 };
             };
-            if let Err(error @ ClientError::Interrupted { .. }) = sent {
-                interrupted = Some(error);
-            }
             tokio::time::sleep(wait).await;
         }
         unreachable!("there are no more attempts than numbers")

@@ -226,6 +226,14 @@ impl Host {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate(token, self.surroundings.clock.now())
     }
 
+    /// Whether a request to a service would find room in its queue now, with some to spare. True if it does not run: the
+    /// request is denied for that.
+    #[must_use]
+    pub fn has_queue_room(&self, service: &str) -> bool {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.get(service).is_none_or(ServiceHandle::has_room)
+    }
+
     /// How many requests and orders wait in the queue of each service that runs, by name. It waits for none of them.
     #[must_use]
     pub fn queue_lengths(&self) -> BTreeMap<Name, usize> {

@@ -75,7 +75,10 @@ impl Batch {
                 Box::new(move |line| tx::fresh_id().unwrap_or_else(|_| ids.id(line)))
             }
             Some(file) => {
-                let ids = Resume::read_or_create(file, client.url(), &self.service)?;
+                // Ids are each user's own: another's would be executed once more.
+                let asking = login.client()?;
+                let user = remote::block_on(async { Ok(asking.who_am_i().await?) })?.user;
+                let ids = Resume::read_or_create(file, client.url(), &user, &self.service)?;
                 Box::new(move |line| ids.id(line))
             }
         };
@@ -83,7 +86,13 @@ impl Batch {
             stream::unfold(lines, |mut lines| async move { lines.next().await.transpose().map(|line| (line, lines)) });
         let sending = client.batch(&self.service, input.boxed(), draw_id, Backoff::default());
         let outcomes = remote::block_on(self.drive(sending, Told::new(count)))?;
+        // What was denied was not executed, and may be sent again as it is; new ids would do the rest once more.
+        let is_over = !outcomes.contains_key(&Outcome::Denied) && !outcomes.contains_key(&Outcome::Failed);
         if let Some(file) = &self.resume {
+            if !is_over {
+                remote::note(&format!("{} stays: the same command sends again what may end otherwise", shown(file)));
+                return Ok(ExitCode::from(exit::SOME_NOT_OK));
+            }
             fs::remove_file(file).with_context(|| format!("cannot remove {}", shown(file)))?;
         }
         let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
@@ -234,13 +243,14 @@ impl Told {
 #[serde(deny_unknown_fields)]
 struct Resume {
     server: String,
+    user: String,
     service: Name,
     time: Timestamp,
     seed: String,
 }
 
 impl Resume {
-    fn read_or_create(file: &Path, server: &str, service: &Name) -> anyhow::Result<LineIds> {
+    fn read_or_create(file: &Path, server: &str, user: &str, service: &Name) -> anyhow::Result<LineIds> {
         let failed = |error: io::Error| UsageError(format!("{}: {error}; name a file that can be kept", shown(file)));
         let mut text = String::new();
         match File::open(file) {
@@ -251,6 +261,7 @@ impl Resume {
                 let ids = LineIds { time: SystemClock.now(), seed: random()? };
                 let resume = Self {
                     server: server.into(),
+                    user: user.into(),
                     service: service.clone(),
                     time: ids.time,
                     seed: to_base64(&ids.seed),
@@ -264,11 +275,16 @@ impl Resume {
             let shown = shown(file);
             UsageError(format!("{shown} {reason}; name another file, or remove it if its batch is not to go on"))
         };
-        let Self { server: of_server, service: of_service, time, seed } =
+        let Self { server: of_server, user: of_user, service: of_service, time, seed } =
             toml::from_str(&text).map_err(|_| wrong("is not what --resume writes"))?;
         if of_service != *service || !remote::is_same_server(&of_server, server) {
             return Err(
                 wrong(&format!("is of a batch to service '{of_service}' at {}", of_server.escape_debug())).into()
+            );
+        }
+        if of_user != user {
+            return Err(
+                wrong(&format!("is of a batch of user '{}', and you are '{user}'", of_user.escape_debug())).into()
             );
         }
         let seed = from_base64(&seed).and_then(|seed| <[u8; 32]>::try_from(seed).ok());
@@ -316,13 +332,15 @@ mod tests {
         let folder = tempfile::tempdir().expect("a folder");
         let file = folder.path().join("resume");
         let bank = Name::new("bank").expect("a name");
-        let ids = Resume::read_or_create(&file, "http://a", &bank).expect("made");
-        assert_eq!(Resume::read_or_create(&file, "http://a/", &bank).expect("there"), ids);
+        let ids = Resume::read_or_create(&file, "http://a", "ada", &bank).expect("made");
+        assert_eq!(Resume::read_or_create(&file, "http://a/", "ada", &bank).expect("there"), ids);
         let other = Name::new("other").expect("a name");
-        assert!(Resume::read_or_create(&file, "http://a", &other).is_err());
-        assert!(Resume::read_or_create(&file, "http://b", &bank).is_err());
+        assert!(Resume::read_or_create(&file, "http://a", "ada", &other).is_err());
+        assert!(Resume::read_or_create(&file, "http://b", "ada", &bank).is_err());
+        let other = Resume::read_or_create(&file, "http://a", "bob", &bank).expect_err("ids are each user's own");
+        assert!(other.to_string().contains("of user 'ada'"), "{other}");
         fs::write(&file, "time = 1").expect("writable");
-        assert!(Resume::read_or_create(&file, "http://a", &bank).is_err());
+        assert!(Resume::read_or_create(&file, "http://a", "ada", &bank).is_err());
     }
 
     #[test]

@@ -18,7 +18,7 @@ use futures::future::{BoxFuture, FutureExt};
 use futures::stream::{self, FuturesOrdered, StreamExt};
 use std::io;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
 /// Requests of one batch that are under way at once, at the most.
@@ -30,6 +30,9 @@ pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// Requests that are under way before any answer tells how long answers are.
 const IN_FLIGHT_AT_FIRST: usize = 4;
+
+/// How soon a batch looks again for room in its service's queue.
+const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
 /// Answers are handed on when they are so many bytes together, or when the next is not there yet.
 const PIECE_BYTES: usize = 64 * 1024;
@@ -93,7 +96,8 @@ impl Batch {
             if text.len() >= PIECE_BYTES {
                 return Some(Ok(text.into()));
             }
-            let takes_more = self.ended.is_none() && self.has_room();
+            let is_queue_full = !self.shared.host.has_queue_room(&self.service);
+            let takes_more = self.ended.is_none() && self.has_room() && !is_queue_full;
             tokio::select! {
                 biased;
                 Some(done) = self.under_way.next() => {
@@ -105,16 +109,18 @@ impl Batch {
                     self.answer_bytes = self.answer_bytes.max(text.len() - before);
                     self.window = (self.window + 1).min(BATCH_IN_FLIGHT_MAX);
                 }
+                // What was not begun is the client's to send again.
+                () = draining(&mut self.phase), if self.ended.is_none() => {
+                    self.ended = Some(Err(io::Error::other("the server is being stopped")));
+                }
                 line = self.lines.next(), if takes_more => match line {
                     None => self.ended = Some(Ok(())),
                     Some(Err(broken)) => self.ended = Some(Err(broken)),
                     Some(Ok(line)) => self.begin(line),
                 },
-                // What was not begun is the client's to send again.
-                () = draining(&mut self.phase), if self.ended.is_none() => {
-                    self.ended = Some(Err(io::Error::other("the server is being stopped")));
-                }
                 () = std::future::ready(()), if !text.is_empty() => return Some(Ok(text.into())),
+                // Others fill the queue: a line is not denied for that, it waits with those behind it.
+                () = tokio::time::sleep(QUEUE_RETRY), if self.ended.is_none() && is_queue_full => {}
                 else => {
                     // All that was begun is answered: now the batch may end as it did.
                     return self.ended.take().and_then(Result::err).map(|error| {

@@ -88,6 +88,12 @@ impl ServiceHandle {
         answered.await.map_err(|_| self.gone())?
     }
 
+    /// Whether the queue has room to spare, so that a request which is sent now is not denied for want of it.
+    pub(crate) fn has_room(&self) -> bool {
+        let is_long = self.queue.capacity() < self.queue.max_capacity() / 4;
+        !is_long && self.queued_bytes.load(Ordering::Relaxed) < QUEUE_BYTES_MAX / 2
+    }
+
     /// How many requests and orders wait in the queue.
     pub(crate) fn queue_length(&self) -> usize {
         self.queue.max_capacity() - self.queue.capacity()
