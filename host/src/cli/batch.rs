@@ -7,7 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressStyle};
-use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, ClientError, LineIds, Progress};
+use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, Client, ClientError, LineIds, Progress};
 use lifeboat::clock::{Clock, SystemClock, Timestamp};
 use lifeboat::lines::{ENVELOPE_BYTES_MAX, is_one_line};
 use lifeboat::name::Name;
@@ -77,7 +77,7 @@ impl Batch {
             Some(file) => {
                 // Ids are each user's own: another's would be executed once more.
                 let asking = login.client()?;
-                let user = remote::block_on(async { Ok(asking.who_am_i().await?) })?.user;
+                let user = remote::block_on(who_am_i(&asking))?;
                 let ids = Resume::read_or_create(file, client.url(), &user, &self.service)?;
                 Box::new(move |line| ids.id(line))
             }
@@ -236,6 +236,22 @@ impl Told {
         let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
         remote::note(&format!("{} answered{counts}", grouped(self.answered())));
     }
+}
+
+/// Whose ids the lines get. A server that is starting is waited for, as the batch itself would.
+async fn who_am_i(client: &Client) -> anyhow::Result<String> {
+    let backoff = Backoff::default();
+    for failures in 1.. {
+        let error = match client.who_am_i().await {
+            Ok(who) => return Ok(who.user),
+            Err(error) => error,
+        };
+        let is_there = !matches!(error, ClientError::Unreachable { .. });
+        let wait = backoff.delay(failures).filter(|_| is_there && error.is_retryable());
+        let Some(wait) = wait else { return Err(error.into()) };
+        tokio::time::sleep(wait.max(error.retry_after().unwrap_or_default())).await;
+    }
+    unreachable!("there are no more attempts than numbers")
 }
 
 /// What the ids of a batch are made of, as it is kept in a file.
