@@ -194,7 +194,10 @@ pub trait Journal: Send {
     /// [`JournalError::Full`].
     fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
 
-    /// Waits until records of about `bytes` more can be taken at once. Asked before a transaction is executed, as well.
+    /// Whether a record of about `bytes` more can be taken at once, now. If it is, room for one is kept.
+    fn has_room(&mut self, bytes: u64) -> bool;
+
+    /// Waits until that is so. Asked before a transaction is executed, as well.
     ///
     /// # Errors
     /// [`JournalError::Ended`].
@@ -313,6 +316,10 @@ impl Journal for MemoryJournal {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
         Ok(())
+    }
+
+    fn has_room(&mut self, _bytes: u64) -> bool {
+        true
     }
 
     fn room(&mut self, _bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {

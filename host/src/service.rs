@@ -92,7 +92,8 @@ struct Stopped(String);
 struct Work {
     kind: Kind,
     id: String,
-    is_id_kept: bool,
+    /// Of a transaction whose id the client gave: a repetition of it is to be recognised.
+    key: Option<IdKey>,
     user: Name,
     body: bytes::Bytes,
     sequence: Sequence,
@@ -349,9 +350,11 @@ impl Service {
     async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
         self.requests += 1;
         self.triggered = None;
-        let admitted = match self.repetition(&user, &request).await {
+        let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
+        let key = id.map(|id| IdKey::new(&user, id));
+        let admitted = match self.repetition(key.as_ref(), &request).await {
             Some(answered) => answered.map(Admitted::Answered),
-            None => self.admit(user, request).await.map(Admitted::Run),
+            None => self.admit(user, key, request).await.map(Admitted::Run),
         };
         let work = match admitted {
             Ok(Admitted::Run(work)) => work,
@@ -427,10 +430,10 @@ impl Service {
         });
     }
 
-    /// Answers a repetition of an id. None if the request is to be executed.
-    async fn repetition(&mut self, user: &Name, request: &Request) -> Option<Result<Reply, Denial>> {
-        let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction)?;
-        let Some(sequence) = self.answers.find(user, id) else {
+    /// Answers a repetition of the id of this key. None if the request is to be executed.
+    async fn repetition(&mut self, key: Option<&IdKey>, request: &Request) -> Option<Result<Reply, Denial>> {
+        let (key, id) = key.zip(request.id.as_ref())?;
+        let Some(sequence) = self.answers.find(key) else {
             return self.too_old(id).map(Err);
         };
         let record = match self.journal.answered(sequence).await {
@@ -462,7 +465,7 @@ impl Service {
 
     /// Tells the kept answer to `user`'s transaction `id`, once it is durable.
     async fn find(&mut self, user: &Name, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
-        let record = match self.answers.find(user, &id) {
+        let record = match self.answers.find(&IdKey::new(user, &id)) {
             None => Ok(None),
             Some(sequence) => self.journal.answered(sequence).await,
         };
@@ -486,7 +489,7 @@ impl Service {
     }
 
     /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
-    async fn admit(&mut self, user: Name, request: Request) -> Result<Work, Denial> {
+    async fn admit(&mut self, user: Name, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
         let Request { id, body, kind } = request;
         self.revive().await?;
         self.keep_pace().await;
@@ -515,19 +518,19 @@ impl Service {
         // Making way may have cost the store.
         self.revive().await?;
         if kind == Kind::Transaction
+            && !self.journal.has_room(body.len() as u64)
             && let Err(error) = self.journal.room(body.len() as u64).await
         {
             let Stopped(reason) = self.stop(error.to_string());
             return Err(Denial::Stopped { service: self.name.clone(), reason });
         }
-        let is_id_kept = kind == Kind::Transaction && id.is_some();
         let id = id.unwrap_or_else(|| {
             self.ids_made += 1;
             format!("host-{}", self.ids_made)
         });
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
-        Ok(Work { kind, id, is_id_kept, user, body, sequence, timestamp, epoch: self.epoch })
+        Ok(Work { kind, id, key, user, body, sequence, timestamp, epoch: self.epoch })
     }
 
     /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
@@ -605,7 +608,7 @@ impl Service {
         let record = TransactionRecord {
             sequence: work.sequence,
             id: work.id.as_str().into(),
-            is_id_kept: work.is_id_kept,
+            is_id_kept: work.key.is_some(),
             user: work.user.clone(),
             timestamp: work.timestamp,
             epoch: work.epoch,
@@ -624,9 +627,9 @@ impl Service {
                 return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
             }
         };
-        if work.is_id_kept {
+        if let Some(key) = work.key {
             self.answers.insert(KeptId {
-                key: IdKey::new(&work.user, &work.id),
+                key,
                 sequence: work.sequence,
                 timestamp: work.timestamp,
                 id_time: id_time(&work.id, work.timestamp),
@@ -795,7 +798,7 @@ impl Service {
                 let again = Work {
                     kind: Kind::Transaction,
                     id: work.id.clone(),
-                    is_id_kept: false,
+                    key: None,
                     user: work.user.clone(),
                     body: work.body.clone(),
                     sequence: self.last_sequence.next(),

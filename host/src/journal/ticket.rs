@@ -5,6 +5,7 @@
 
 use super::commit::CommitError;
 use super::recovery::Location;
+use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
@@ -14,7 +15,8 @@ pub type Committed = Result<Option<Location>, CommitError>;
 type Waiting = Box<dyn FnOnce(&Committed) + Send>;
 
 enum State {
-    UnderWay(Vec<Waiting>),
+    /// As a rule two wait: the service's journal, and the answer.
+    UnderWay(SmallVec<[Waiting; 2]>),
     Over(Committed),
 }
 
@@ -30,7 +32,7 @@ pub(super) struct Completion(Arc<Cell>);
 
 /// A ticket, and what completes it.
 pub(super) fn ticket() -> (Completion, Ticket) {
-    let cell = Arc::new(Mutex::new(State::UnderWay(Vec::new())));
+    let cell = Arc::new(Mutex::new(State::UnderWay(SmallVec::new())));
     (Completion(Arc::clone(&cell)), Ticket(cell))
 }
 
