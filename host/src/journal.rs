@@ -8,6 +8,7 @@ pub mod commit;
 mod durability;
 pub mod durable;
 pub mod frame;
+pub(crate) mod pace;
 pub mod reader;
 pub mod record;
 pub mod recovery;
@@ -152,6 +153,12 @@ impl Commit {
     #[must_use]
     pub fn pending(ticket: Ticket) -> Self {
         Self(Some(ticket))
+    }
+
+    /// Whether it is known what became of the record.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.as_ref().is_none_or(Ticket::is_over)
     }
 
     /// Has `then` run when the record is safe: now, or later on the journal's thread, which it must not hold up. It gets

@@ -42,6 +42,7 @@ use crate::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
+use crate::journal::pace::Pace;
 use crate::journal::{Commit, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
@@ -58,6 +59,7 @@ use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Requests that may wait for a service, unless configured otherwise.
@@ -82,6 +84,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventSink,
     pub(crate) maintenance: Maintenance,
+    /// Held by the one service that looks out for its next request.
+    pub(crate) look_out: Arc<Semaphore>,
 }
 
 /// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
@@ -256,7 +260,12 @@ impl Service {
 
     async fn run(mut self, mut queue: mpsc::Receiver<Message>, queued_bytes: Arc<AtomicUsize>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut pace = Pace::default();
         loop {
+            let waits_since = queue.is_empty().then(Instant::now);
+            if let Some(start) = waits_since {
+                self.look_out(&queue, &pace, start).await;
+            }
             tokio::select! {
                 biased;
                 () = round_over(&mut self.shadow) => {
@@ -267,6 +276,9 @@ impl Service {
                     if count == 0 {
                         return;
                     }
+                    // Of a client that is alone: it has had the answer to what was before.
+                    let is_alone = count == 1 && self.last_commit.is_over();
+                    pace.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
                 }
             }
             for message in batch.drain(..) {
@@ -289,6 +301,20 @@ impl Service {
                     message => self.handle(message).await,
                 }
             }
+        }
+    }
+
+    /// Looks out for the next request of a client that is alone, and sends each when the last one is durable: for it, most
+    /// of the time is threads that wake one another. With several, the thread has enough to do. One service of a host at a
+    /// time, so that they do not keep one another from their work.
+    async fn look_out(&mut self, queue: &mpsc::Receiver<Message>, pace: &Pace, start: Instant) {
+        if self.keeper.is_none() || self.shadow.is_some() || !pace.looks_out(Duration::ZERO) {
+            return;
+        }
+        let Ok(_turn) = self.surroundings.look_out.try_acquire() else { return };
+        while queue.is_empty() && !queue.is_closed() && pace.looks_out(start.elapsed()) {
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
         }
     }
 

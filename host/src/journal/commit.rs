@@ -14,6 +14,7 @@
 //! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
 
 use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
+use super::pace::Pace;
 use super::reader::Reader;
 use super::recovery::{Location, Seal};
 use super::segments::{Log, LogError, Reclaimed};
@@ -25,16 +26,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Bytes of records that wait to be written, unless configured otherwise.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// How long the writer looks out for the next record before it sleeps, when the last one came as soon: a little more than
-/// it takes to wake a client, which sends the next one, and its service.
-const LOOK_OUT_MAX: Duration = Duration::from_micros(250);
 
 /// What a record costs in the queue beside its bytes.
 const RECORD_BYTES: usize = 128;
@@ -428,7 +425,9 @@ impl Shared {
     /// Waits for something to do, and takes all of it; nothing once the queue is closed.
     fn wait(&self, pace: &mut Pace) -> (VecDeque<Submitted>, Vec<Order>) {
         let start = Instant::now();
-        pace.look_out(|| self.has_work.load(Ordering::Acquire));
+        while pace.looks_out(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
         let mut queue = self.queue();
         while queue.submitted.is_empty() && queue.orders.is_empty() && !queue.is_closed {
             queue.is_writer_asleep = true;
@@ -436,7 +435,7 @@ impl Shared {
             queue.is_writer_asleep = false;
         }
         self.has_work.store(false, Ordering::Relaxed);
-        pace.last_wait = start.elapsed();
+        pace.waited(start.elapsed());
         (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders))
     }
 }
@@ -488,26 +487,6 @@ impl Order {
                 let _ = answer.send(());
                 Ok(())
             }
-        }
-    }
-}
-
-/// How long the writer had to wait lately. To be woken takes as long as a sync of a fast disk, and twice that for the
-/// clients of a service that send one transaction after the other: so while the waits are short, it does not sleep.
-#[derive(Debug, Default)]
-struct Pace {
-    last_wait: Duration,
-}
-
-impl Pace {
-    /// Looks out for work instead of sleeping, if the last wait was short. Whoever else wants the core has it meanwhile.
-    fn look_out(&self, has_work: impl Fn() -> bool) {
-        if self.last_wait > LOOK_OUT_MAX {
-            return;
-        }
-        let start = Instant::now();
-        while !has_work() && start.elapsed() < LOOK_OUT_MAX {
-            std::thread::yield_now();
         }
     }
 }

@@ -51,6 +51,12 @@ impl Ticket {
         then(&committed);
     }
 
+    /// Whether it is known what became of the record.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(&*self.0.lock().unwrap_or_else(PoisonError::into_inner), State::Over(_))
+    }
+
     /// Waits until the record is safe, and says where it is. Dropping the future changes nothing about the record.
     ///
     /// # Errors
@@ -139,8 +145,9 @@ mod tests {
             let told = Arc::clone(&told);
             ticket.clone().then(move |committed| count(committed, &told));
         }
-        assert_eq!(told.load(Ordering::Relaxed), 0);
+        assert!(told.load(Ordering::Relaxed) == 0 && !ticket.is_over());
         completion.complete(Ok(None));
+        assert!(ticket.is_over());
         assert_eq!(told.load(Ordering::Relaxed), 3);
         let late = Arc::clone(&told);
         ticket.then(move |committed| count(committed, &late));
