@@ -458,11 +458,16 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
     assert!(answers.next().await.expect("one").expect("whole").windows(4).any(|word| word == b"\"ok\""));
     assert_eq!(site.post("/v1/logout", &ada, "").await.status, 204);
     sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
-    let denied = answers.next().await.expect("one").expect("whole");
-    assert!(denied.windows(8).any(|word| word == b"\"denied\""), "{denied:?}");
+    let last = answers.next().await.expect("a last line").expect("whole");
+    let last: Value = serde_json::from_slice(&last).expect("JSON");
+    assert_eq!((&last["status"], &last["code"]), (&json!(401), &json!("not_authenticated")), "{last}");
+    // No line after it is answered, and none executed.
+    let _ = sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await;
+    drop(sender);
+    assert!(answers.next().await.is_none(), "the batch ends");
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
     assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
     assert!(events.next().await.is_none(), "the stream ends, and tells nothing");
-    drop(sender);
     site.stop().await;
 }
 
