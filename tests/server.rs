@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A folder for a server's data.
 fn folder() -> tempfile::TempDir {
@@ -341,6 +341,87 @@ async fn the_same_id_from_two_connections_and_clients_that_vanish_double_nothing
     let answered = site.transact(&admin, "bank", "cut", "1000").await;
     assert_eq!((answered.status, answered.text()), (200, "21"));
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "21");
+    site.stop().await;
+}
+
+/// `big-reply.wat`, whose `boom` counts and is answered with so many zeros.
+fn talkative(reply_bytes: u32) -> String {
+    let text = String::from_utf8(crate::rig::guest_bytes("big-reply.wat")).expect("text");
+    let pages = 1 + reply_bytes.div_ceil(65_536);
+    let big = "(return (call $answer (i32.const 0) (i32.const 0) (i32.const 0x4000000)))";
+    let counted = format!(
+        "(global.set $count (i64.add (global.get $count) (i64.const 1)))
+        (return (call $answer (i32.const 0) (i32.const 65536) (i32.const {reply_bytes})))"
+    );
+    let guest = text.replace("(i32.const 1025)", &format!("(i32.const {pages})"));
+    let guest = guest.replace("(memory.grow (i32.const 1024))", &format!("(memory.grow (i32.const {pages}))"));
+    assert!(guest.contains(big), "the guest is not what it was");
+    guest.replace(big, &counted)
+}
+
+/// A connection that takes in little at once, so that the server is still writing when its client vanishes.
+async fn narrow(site: &Site) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    socket.connect(site.address).await.expect("accepted")
+}
+
+/// Reads so many bytes of an answer and vanishes. What was not read has the connection reset under the server.
+async fn vanish_after(mut stream: TcpStream, request: &str, bytes: usize) {
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    stream.read_exact(&mut vec![0; bytes]).await.expect("so much is answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_while_it_is_answered_doubles_nothing_when_it_comes_back() {
+    const REPLY_BYTES: u32 = 2 * 1024 * 1024;
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, talkative(REPLY_BYTES)).await.status, 201);
+    let cuts = [0, 1, 12, 17, 200, 4_096, 100_000, 1_000_000];
+    for (id, bytes) in cuts.into_iter().enumerate() {
+        let request = format!(
+            "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nIdempotency-Key: \"{id}\"\r\nContent-Length: 4\r\n\r\nboom"
+        );
+        vanish_after(narrow(&site).await, &request, bytes).await;
+    }
+    for (id, bytes) in cuts.into_iter().enumerate() {
+        let answered = site.transact(&admin, "bank", &id.to_string(), "boom").await;
+        assert_eq!((answered.status, answered.body.len()), (200, REPLY_BYTES as usize));
+        // One whose answer had begun was executed.
+        assert!(bytes == 0 || answered.header("lifeboat-repeated") == "true", "{bytes} bytes were read");
+    }
+    let count = site.post("/v1/services/bank/query", &admin, "").await;
+    assert_eq!(count.text(), cuts.len().to_string(), "each was executed once");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_client_vanishes_while_it_is_answered_goes_on_where_it_was() {
+    const LINES: usize = 100;
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, talkative(20 * 1024)).await.status, 201);
+    let lines: String = (0..LINES).map(|id| format!("{{\"id\":\"{id}\",\"text\":\"boom\"}}\n")).collect();
+    let path = "/v1/services/bank/transactions:batch";
+    for bytes in [0, 1, 150, 5_000, 200_000, 1_000_000, 5_000_000] {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nContent-Length: {}\r\n\r\n{lines}",
+            lines.len()
+        );
+        vanish_after(narrow(&site).await, &request, bytes).await;
+    }
+    let answered = site.post(path, &admin, lines).await;
+    let answers: Vec<Value> =
+        answered.text().lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(answers.len(), LINES);
+    for (id, answer) in answers.iter().enumerate() {
+        assert_eq!((&answer["id"], &answer["outcome"]), (&json!(id.to_string()), &json!("ok")));
+    }
+    let count = site.post("/v1/services/bank/query", &admin, "").await;
+    assert_eq!(count.text(), LINES.to_string(), "each was executed once");
     site.stop().await;
 }
 
