@@ -3,11 +3,16 @@
 use crate::site::{Answered, PASSWORD, Site, tls_file};
 use futures::{StreamExt, stream};
 use lifeboat::auth::Grant;
+use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
+use lifeboat::clock::Clock;
+use lifeboat::lines::Line;
 use lifeboat::server::{Listener, tls};
+use lifeboat::transaction::Outcome;
 use proptest::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -200,6 +205,39 @@ async fn a_batch_is_answered_in_order_while_it_is_sent_and_what_is_wrong_is_deni
     assert_eq!(again.text().lines().count(), 49);
     let count = site.post("/v1/services/bank/query", &admin, "").await;
     assert_eq!(count.text(), "50", "each was executed once");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_takes_longer_than_ids_are_kept_is_done_to_its_end() {
+    const HOURS: u64 = 40;
+    let folder = folder();
+    let site = Site::start(folder.path(), "[tokens]\nlifetime_hours = 1000\n").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "size=small").await;
+    let client = Client::new(&ClientsServer { url: site.url(""), ca: None }, Some(&admin)).expect("a client");
+    let (clock, start) = (Arc::clone(&site.clock), site.clock.now());
+    let mut ids = LineIds::new([7; 32], Vec::new());
+    let draw_id = move |number| {
+        if let Some(block) = ids.next_block(number, clock.now()) {
+            ids.begin(block);
+        }
+        Ok(ids.id(number))
+    };
+    let (lines, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Line>>(1);
+    let input = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|line| (line, receiver)) });
+    let mut batch = client.batch("bank", input.boxed(), draw_id, Backoff::default());
+    for number in 1..=HOURS {
+        lines.send(Ok(Line { number, bytes: Ok(br#"{"text":"1"}"#.to_vec()) })).await.expect("taken");
+        let progress = batch.next().await.expect("it goes on").expect("an answer");
+        let Progress::Answer(answer) = progress else { panic!("{progress:?}") };
+        assert_eq!(answer.outcome, Outcome::Ok, "line {number}: {answer:?}");
+        site.clock.advance(Duration::from_secs(60 * 60));
+    }
+    // As an id would be of the time at which the first line was sent.
+    let denied = site.transact(&admin, "bank", &uuid_v7(start, [8; 10]), "1").await;
+    assert_eq!((denied.status, denied.code().as_str()), (409, "id_too_old"));
+    drop((lines, batch));
     site.stop().await;
 }
 
