@@ -39,7 +39,9 @@ impl Serving {
         let mut told = String::new();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             told = format!("{told}{line}\n");
-            line.strip_prefix("lifeboat: listening on http://").and_then(|address| address.parse().ok())
+            let url = line.strip_prefix("lifeboat: listening on ")?;
+            let (_, address) = url.split_once("://")?;
+            address.parse().ok()
         });
         let address = address.unwrap_or_else(|| panic!("the server does not listen: {told}"));
         // Its events, which would fill the pipe.

@@ -279,7 +279,7 @@ pub enum Denial {
         reason: &'static str,
     },
     /// The user may not do this to this service, or there is no such service: to a stranger the two are the same.
-    #[error("user '{user}' has no grant to {grant} service '{service}'; ask an admin for one")]
+    #[error("user '{user}' has no grant to {grant} service '{service}', or there is no such service; ask an admin")]
     NotGranted {
         /// Who asked.
         user: String,
