@@ -22,8 +22,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
 
-/// Requests of one batch that are under way at once, at the most.
-pub const BATCH_IN_FLIGHT_MAX: usize = 256;
+/// Requests of one batch that are under way at once, at the most: half of what a service's queue takes, unless configured
+/// otherwise.
+pub const BATCH_IN_FLIGHT_MAX: usize = 512;
 
 /// Bytes of bodies and answers of one batch that are held at once, about: what is under way is reckoned with its body and
 /// with the longest answer so far.
