@@ -216,7 +216,7 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
     assert_eq!((exists.status, exists.code().as_str()), (409, "service_exists"));
     let refused = site.put("/v1/services/junk", &admin, "no wasm").await;
     assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
-    for (query, code) in [("size=gigantic", "no_such_size"), ("fuel=0", "fuel"), ("failover=maybe", "failover")] {
+    for (query, code) in [("size=gigantic", "no_such_size"), ("fuel=9999", "fuel"), ("failover=maybe", "failover")] {
         let wrong = site.put(&format!("/v1/services/junk?{query}"), &admin, "").await;
         assert_eq!((wrong.status, wrong.code().as_str()), (400, code));
     }

@@ -13,7 +13,8 @@ use crate::host::NewService;
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::service::Status;
-use crate::transaction::{Epoch, Outcome};
+use crate::size::check_fuel;
+use crate::transaction::{Denial, Epoch, Outcome};
 use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -260,9 +261,7 @@ fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, 
     let settings = shared.config.settings(size.as_deref(), None, failover);
     let mut settings = settings.map_err(|reason| Problem::bad_request("no_such_size", reason))?;
     if let Some(fuel) = fuel {
-        if fuel == 0 {
-            return Err(Problem::bad_request("fuel", "fuel=0 is no tank; give the VM at least 1"));
-        }
+        let fuel = check_fuel(fuel).map_err(|reason| Problem::bad_request("fuel", reason))?;
         settings.sizes.iter_mut().for_each(|size| size.fuel = fuel);
     }
     Ok(settings)
