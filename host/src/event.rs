@@ -4,7 +4,7 @@
 //! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
 
 use crate::meter::{Percent, Resource, Usage};
-use crate::monitor::HostResource;
+use crate::monitor::{HYSTERESIS_POINTS, HostResource};
 use crate::name::Name;
 use crate::size::{Bytes, grouped};
 use crate::transaction::{Sequence, VmId};
@@ -236,7 +236,11 @@ impl fmt::Display for HostPressure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, usage, threshold_percent } = self;
         let (utilisation_percent, amounts) = (usage.utilisation_percent(), resource.amounts(*usage));
-        write!(f, "{resource} {utilisation_percent:.1}% ({amounts}, threshold {threshold_percent})")
+        let relief = threshold_percent.less_points(HYSTERESIS_POINTS);
+        write!(
+            f,
+            "{resource} {utilisation_percent:.1}% ({amounts}, threshold {threshold_percent}, relieved below {relief})"
+        )
     }
 }
 
