@@ -526,7 +526,7 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
         assert!(!left.iter().any(|file| file.starts_with("ant.") || file.starts_with("last.")), "{left:?}");
         assert_eq!(left.iter().filter(|file| file.ends_with(".workload")).count(), 1, "{left:?}");
         let denied = rig.send("ant", "1").await;
-        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "{denied:?}");
+        assert!(matches!(denied, Err(Denial::NoService { .. })), "{denied:?}");
     }
     drop(rig);
     let storage = storage.crash();

@@ -267,7 +267,8 @@ impl Host {
     /// there is none: it was never sent, was denied, or is beyond the horizon.
     ///
     /// # Errors
-    /// Without the grant to transact; if the id is too old to tell; or if the service has stopped.
+    /// Without the grant to transact; if there is no such service; if the id is too old to tell; or if the service has
+    /// stopped.
     pub async fn find_transaction(&self, by: &Identity, service: &str, id: &str) -> Result<Option<Reply>, Denial> {
         let handle = self.enter(by, service, Grant::Transact)?;
         check_id(id)?;
@@ -322,7 +323,7 @@ impl Host {
         self.enter(by, service, Grant::Operate)?.snapshot().await
     }
 
-    /// Authorises, and only then looks for the service.
+    /// Authorises, and only then looks for the service: who has no grant does not learn whether there is one.
     fn enter(&self, identity: &Identity, service: &str, grant: Grant) -> Result<ServiceHandle, Denial> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant)?;
         if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
@@ -330,9 +331,11 @@ impl Host {
         }
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
             Some((name, idle)) => Err(Denial::Stopped { service: name.clone(), reason: idle.reason().to_owned() }),
-            None if self.is_stopping.load(Ordering::Acquire) => Err(match Name::new(service) {
-                Ok(service) => Denial::Stopped { service, reason: "the host is being stopped".into() },
-                Err(_) => Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() },
+            None => Err(match Name::new(service) {
+                Ok(service) if self.is_stopping.load(Ordering::Acquire) => {
+                    Denial::Stopped { service, reason: "the host is being stopped".into() }
+                }
+                _ => Denial::NoService { service: service.to_owned() },
             }),
             None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }

@@ -287,7 +287,7 @@ pub enum Denial {
         /// What is wrong with the token.
         reason: &'static str,
     },
-    /// The user may not do this to this service, or there is no such service: to a stranger the two are the same.
+    /// The user may not do this to this service, whether or not there is one: to a stranger the two are the same.
     #[error("user '{user}' has no grant to {grant} service '{service}'; ask an admin for one")]
     NotGranted {
         /// Who asked.
@@ -295,6 +295,12 @@ pub enum Denial {
         /// What for.
         grant: crate::auth::Grant,
         /// Of which service.
+        service: String,
+    },
+    /// There is no such service: told to who has the grant on it, as an admin has on any.
+    #[error("there is no service '{}'; deploy one, or list those that there are", Printable(service))]
+    NoService {
+        /// The name that was asked for.
         service: String,
     },
     /// Only an admin may do this.

@@ -116,6 +116,7 @@ impl From<Denial> for Problem {
         let (status, code) = match &denial {
             Denial::NotAuthenticated { .. } => (StatusCode::UNAUTHORIZED, "not_authenticated"),
             Denial::NotGranted { .. } => (StatusCode::FORBIDDEN, "not_granted"),
+            Denial::NoService { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Denial::NotAdmin { .. } => (StatusCode::FORBIDDEN, "not_admin"),
             Denial::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
