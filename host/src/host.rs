@@ -5,8 +5,9 @@
 
 mod durable;
 mod operate;
+mod turns;
 
-pub use durable::NewService;
+pub use durable::{Ended, NewService};
 
 use crate::auth::{Authority, Grant, Identity};
 use crate::clock::Clock;
@@ -26,6 +27,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 use tokio::task::JoinHandle;
+use turns::Turns;
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
@@ -87,10 +89,10 @@ pub struct Host {
     data: Option<Arc<DataDirectory>>,
     /// Services of the data directory that do not run.
     idle: RwLock<HashMap<Name, Idle>>,
-    /// Held while a durable service is created.
-    creating: tokio::sync::Mutex<()>,
-    /// Tasks that end when what they do for a service is done.
-    keepers: Mutex<HashMap<Name, JoinHandle<()>>>,
+    /// Taken by whatever begins or ends a durable service.
+    turns: Turns,
+    /// Tasks that end when what they do for a service is done, with why its last snapshot was not written, if so.
+    keepers: Mutex<HashMap<Name, JoinHandle<Option<String>>>>,
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
@@ -130,7 +132,7 @@ impl Host {
             services: Arc::default(),
             data: None,
             idle: RwLock::default(),
-            creating: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
             keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,
@@ -337,7 +339,6 @@ impl Host {
                 }
                 _ => Denial::NoService { service: service.to_owned() },
             }),
-            None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }
     }
 }

@@ -284,7 +284,7 @@ impl Run {
         if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
             let (name, settings) = (service.clone(), settings.clone());
             let secret = random()?;
-            let workload_bytes = &workload_bytes;
+            let workload_bytes = workload_bytes.into();
             let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage };
             host.create_durable_service(new).await?;
         }

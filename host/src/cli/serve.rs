@@ -230,7 +230,7 @@ async fn create(host: &Host, service: &ServiceConfig, config: &Config) -> anyhow
         let new = NewService {
             name: name.clone(),
             workload,
-            workload_bytes: &bytes,
+            workload_bytes: bytes.into(),
             settings,
             secret: random()?,
             epoch: random_epoch()?,

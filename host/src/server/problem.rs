@@ -199,6 +199,7 @@ impl From<DataError> for Problem {
     fn from(error: DataError) -> Self {
         match &error {
             DataError::NoService { .. } => Self::not_found(error.to_string()),
+            DataError::Stopping => Self::later("draining", error.to_string()),
             DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
             _ => Self::storage(&error),
         }
