@@ -1,6 +1,7 @@
 //! The client commands of the built binary against a server of it, each on a free port.
 
 use crate::serving::{PASSWORD, Serving, set_up};
+use crate::site::tls_file;
 use crate::util::{Lifeboat, lifeboat, prebuilt};
 use serde_json::{Value, json};
 use std::collections::VecDeque;
@@ -8,6 +9,8 @@ use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
 
@@ -74,17 +77,25 @@ struct Between {
     server: Arc<Mutex<SocketAddr>>,
     /// Bytes of answers after which the next connections are cut; further ones are not.
     cuts: Arc<Mutex<VecDeque<usize>>>,
+    /// So many of the next connections are answered by a server that is starting.
+    starting: Arc<AtomicUsize>,
 }
 
 impl Between {
     fn new(server: SocketAddr) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let address = listener.local_addr().expect("an address");
-        let between = Self { address, server: Arc::new(Mutex::new(server)), cuts: Arc::default() };
+        let server = Arc::new(Mutex::new(server));
+        let between = Self { address, server, cuts: Arc::default(), starting: Arc::default() };
         let (server, cuts) = (Arc::clone(&between.server), Arc::clone(&between.cuts));
+        let starting = Arc::clone(&between.starting);
         // Ends with the process.
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
+                if starting.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
+                    std::thread::spawn(move || say_that_it_starts(client));
+                    continue;
+                }
                 let to = *server.lock().expect("nobody panics");
                 let Ok(server) = TcpStream::connect(to) else { continue };
                 let answer_bytes = cuts.lock().expect("nobody panics").pop_front().unwrap_or(usize::MAX);
@@ -110,6 +121,24 @@ impl Between {
         *self.server.lock().expect("nobody panics") = server;
         self.cuts.lock().expect("nobody panics").clear();
     }
+}
+
+/// Answers a request as a server does that brings its services back.
+fn say_that_it_starts(mut client: TcpStream) {
+    let body =
+        r#"{"type":"about:blank","title":"Service Unavailable","status":503,"code":"starting","detail":"starting"}"#;
+    let head = "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/problem+json\r\nRetry-After: 0\r\n";
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request.windows(4).any(|bytes| bytes == b"\r\n\r\n") {
+        match client.read(&mut buffer) {
+            Ok(count @ 1..) => request.extend_from_slice(&buffer[..count]),
+            _ => return,
+        }
+    }
+    let answer = format!("{head}Content-Length: {}\r\nConnection: close\r\n\r\n{body}", body.len());
+    let _ = client.write_all(answer.as_bytes());
+    let _ = client.shutdown(Shutdown::Write);
+    while let Ok(1..) = client.read(&mut buffer) {}
 }
 
 /// Passes on so many bytes. What comes after is read and dropped: a connection that is closed before all of it is read
@@ -363,7 +392,7 @@ fn a_batch_survives_a_server_that_is_killed_in_the_middle_of_it() {
     rig.server = Some(Serving::start(rig.folder.path()));
     between.go_on(rig.server.as_ref().expect("it serves").address);
     let output = batch.finish();
-    assert!(output.stderr.contains("lines are sent again"), "{}", output.stderr);
+    assert!(output.stderr.contains(" lines again in "), "{}", output.stderr);
     assert!(output.stderr.ends_with("2,000 answered: 2,000 ok\n"), "{}", output.stderr);
     answers.extend_from_slice(output.exits(0).as_bytes());
     let expected: String = (1..=LINES).map(|total| format!("{total}\n")).collect();
@@ -399,4 +428,192 @@ fn a_batch_tells_what_is_wrong_with_a_line_in_its_place() {
     assert!(lines[1].contains("\"denied\"") && lines[1].contains("line 2 is not an envelope"), "{}", lines[1]);
     assert!(output.stderr.contains("4 answered: 3 ok, 1 denied"), "{}", output.stderr);
     assert_eq!(rig.client(["batch", "count", "-"]).output().exits(0), "");
+}
+
+#[test]
+fn a_batch_whose_token_becomes_void_ends_there_and_goes_on_after_a_log_in() {
+    const LINES: usize = 2_000;
+    let rig = Rig::with_service("count", "counter", &[]);
+    let ada = rig.add_user("ada");
+    rig.client(["user", "grant", "ada", "count", "transact"]).output().exits(0);
+    let resume = rig.folder.path().join("resume");
+    let batch = || {
+        let batch = lifeboat(["batch", "count", "-", "--resume"]).arg(&resume);
+        batch.env("LIFEBOAT_PROFILE", &ada)
+    };
+    let mut first = batch().start();
+    first.send("{\"json\":{\"add\":1}}");
+    assert_eq!(first.line(), Some(b"1\n".to_vec()));
+    let passwd = rig.client(["user", "passwd", "ada", "--password-stdin"]);
+    passwd.input(format!("{PASSWORD}ada\n")).output().exits(0);
+    for _ in 1..LINES {
+        first.send("{\"json\":{\"add\":1}}");
+    }
+    let output = first.finish();
+    let line = output.exits_with_one_line(5, &["1 line is answered", "after lifeboat login the same command"]);
+    assert!(line.contains("not_authenticated"), "{line}");
+    assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), "1\n", "no other is executed");
+
+    let login = lifeboat(["login", "--user", "ada", "--password-stdin", "--server", &rig.url()]);
+    login.env("LIFEBOAT_PROFILE", &ada).input(format!("{PASSWORD}ada\n")).output().exits(0);
+    let again = batch().input("{\"json\":{\"add\":1}}\n".repeat(LINES)).output();
+    let expected: String = (1..=LINES).map(|total| format!("{total}\n")).collect();
+    assert_eq!(again.exits(0), expected);
+    assert!(!resume.exists());
+}
+
+#[test]
+fn answers_that_nobody_reads_are_not_done_and_are_printed_by_the_next_run() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let (resume, lines) = (rig.folder.path().join("resume"), rig.folder.path().join("lines"));
+    std::fs::write(&lines, "{\"json\":{\"add\":1}}\n").expect("writable");
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut unread = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+    unread.args(["batch", "count", "--resume"]).arg(&resume).arg(&lines).env("LIFEBOAT_PROFILE", rig.profile());
+    let output = unread.stdin(Stdio::null()).stdout(writer).output().expect("it starts");
+    let told = String::from_utf8(output.stderr).expect("text");
+    assert_eq!(output.status.code(), Some(1), "{told}");
+    assert!(told.contains("nobody reads the answers any more") && told.contains("the same command"), "{told}");
+    let again = rig.client(["batch", "count", "--resume"]).arg(&resume).arg(&lines).output();
+    assert_eq!(again.exits(0), "1\n", "executed once, and told");
+    assert!(!resume.exists());
+}
+
+#[test]
+fn two_batches_cannot_have_one_file() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let resume = rig.folder.path().join("resume");
+    let batch = || rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
+    let mut first = batch().start();
+    first.send("{\"json\":{\"add\":1}}");
+    assert_eq!(first.line(), Some(b"1\n".to_vec()));
+    let second = batch().input("{\"json\":{\"add\":1}}\n").output();
+    second.exits_with_one_line(2, &["batch under way"]);
+    first.send("{\"json\":{\"add\":1}}");
+    assert_eq!(first.finish().exits(0), "2\n");
+    assert!(!resume.exists());
+}
+
+#[test]
+fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let resume = rig.folder.path().join("resume");
+    for (signal, options, words) in [
+        ("INT", vec![], "with 2 lines answered; the rest was not sent: go on with line 3"),
+        ("TERM", vec!["--resume".into(), resume.display().to_string()], "the same command does what is left"),
+    ] {
+        let mut batch = rig.client(["batch", "count", "-"]).args(&options).start();
+        for _ in 0..2 {
+            batch.send("{\"json\":{\"add\":1}}");
+            assert!(batch.line().is_some());
+        }
+        batch.signal(signal);
+        assert_eq!(batch.line(), None, "it ends although its input goes on");
+        let output = batch.finish();
+        output.exits(1);
+        assert!(output.stderr.contains("lifeboat: interrupted ") && output.stderr.contains(words), "{}", output.stderr);
+    }
+    assert!(resume.exists());
+    let again = rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
+    let again = again.input("{\"json\":{\"add\":1}}\n".repeat(3)).output();
+    assert_eq!(again.exits(0), "3\n4\n5\n", "two of them were done");
+
+    assert!(!resume.exists());
+}
+
+#[test]
+fn a_batch_that_is_interrupted_twice_waits_for_no_answer() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let batch = lifeboat(["batch", "count", "-"]).env("LIFEBOAT_SERVER", url).env("LIFEBOAT_TOKEN", "lifeboat_token");
+    let mut batch = batch.env("LIFEBOAT_PROFILE", "/nowhere").start();
+    batch.send("{\"json\":\"a line\"}");
+    // A server that takes the line, and never answers.
+    let (mut server, _) = listener.accept().expect("it connects");
+    let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+    while !request.windows(6).any(|bytes| bytes == b"a line") {
+        let count = server.read(&mut buffer).expect("it sends");
+        request.extend_from_slice(&buffer[..count]);
+    }
+    // Two signals of one kind could be taken for one.
+    batch.signal("INT");
+    batch.signal("TERM");
+    assert_eq!(batch.line(), None, "it ends at once");
+    let output = batch.finish();
+    output.exits(1);
+    assert!(output.stderr.contains("waiting for 1 answer; interrupt once more"), "{}", output.stderr);
+    assert!(output.stderr.contains("0 lines are answered, 1 more may be done or not"), "{}", output.stderr);
+    assert!(output.stderr.contains("go on with line 1, with the same ids"), "{}", output.stderr);
+}
+
+#[test]
+fn a_server_that_is_starting_is_waited_for_by_every_command() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let between = Between::new(rig.server.as_ref().expect("it serves").address);
+    let lines = rig.folder.path().join("lines");
+    std::fs::write(&lines, "{\"json\":{\"add\":1}}\n").expect("writable");
+    let lines = lines.display().to_string();
+    between.starting.store(2, SeqCst);
+    rig.log_in("admin", PASSWORD, &between.url()).exits(0);
+    for command in [
+        &["whoami"][..],
+        &["services"],
+        &["query", "count", "\"total\""],
+        &["tx", "count", "--attempts", "1", "{\"add\":1}"],
+        &["batch", "count", &lines],
+        &["usage"],
+        &["events"],
+        &["logs", "count"],
+        &["failover", "count"],
+        &["user", "list"],
+        &["logout"],
+    ] {
+        between.starting.store(2, SeqCst);
+        let output = rig.client(command.iter().copied()).output();
+        output.exits(0);
+        assert_eq!(between.starting.load(SeqCst), 0, "{command:?} asked again");
+    }
+}
+
+#[test]
+fn a_server_is_believed_with_a_certificate_of_ones_own() {
+    let folder = tempfile::tempdir().expect("a folder");
+    set_up(folder.path());
+    let config = folder.path().join("lifeboat.toml");
+    let text = std::fs::read_to_string(&config).expect("readable");
+    let (certificate, key) = (tls_file("server.pem"), tls_file("server.key"));
+    let tls = format!("\n[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+    std::fs::write(&config, text + &tls).expect("writable");
+    let server = Serving::start(folder.path());
+    let url = format!("https://{}", server.address);
+    let profile = folder.path().join("profile.toml");
+    let client = |arguments: &[&str]| lifeboat(arguments).env("LIFEBOAT_PROFILE", &profile);
+    let log_in = || client(&["login", "--server", &url, "--user", "admin", "--password-stdin"]).input(PASSWORD);
+    log_in().output().exits_with_one_line(5, &["cannot reach https://", "--ca FILE"]);
+    log_in().arg("--ca").arg(&key).output().exits_with_one_line(2, &["server.key", "certificate"]);
+    log_in().arg("--ca").arg(&certificate).output().exits(0);
+    client(&["whoami"]).output().exits(0);
+    let kept = std::fs::read_to_string(&profile).expect("readable");
+    assert!(kept.contains(&certificate.display().to_string()), "the profile keeps where it is");
+
+    let http = client(&["login", "--server", "http://127.0.0.1:1", "--user", "admin", "--password-stdin"]);
+    http.arg("--ca").arg(&certificate).input(PASSWORD).output().exits_with_one_line(2, &["--ca", "https://"]);
+
+    // The variable stands for the option, and for what the profile has.
+    client(&["whoami"]).env("LIFEBOAT_CA", "/nowhere.pem").output().exits_with_one_line(2, &["/nowhere.pem"]);
+    std::fs::remove_file(&profile).expect("it is there");
+    log_in().env("LIFEBOAT_CA", &certificate).output().exits(0);
+    let token = kept.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token");
+    let by_variables = lifeboat(["whoami"]).env("LIFEBOAT_PROFILE", "/nowhere").env("LIFEBOAT_CA", &certificate);
+    by_variables.env("LIFEBOAT_SERVER", &url).env("LIFEBOAT_TOKEN", token).output().exits(0);
+}
+
+#[test]
+fn an_id_that_no_url_can_hold_names_nothing_else() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    assert_eq!(rig.client(["tx", "count", "--id", "..", "{\"add\":1}"]).output().exits(0), "1\n");
+    rig.client(["tx", "count", "--id", "..", "--look-up"]).output().exits_with_one_line(2, &["'..'", "URL"]);
+    assert_eq!(rig.client(["tx", "count", "--id", "a/../b?", "{\"add\":1}"]).output().exits(0), "2\n");
+    assert_eq!(rig.client(["tx", "count", "--id", "a/../b?", "--look-up"]).output().exits(0), "2\n");
 }

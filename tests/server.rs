@@ -3,14 +3,19 @@
 use crate::site::{Answered, PASSWORD, Site, tls_file};
 use futures::{StreamExt, stream};
 use lifeboat::auth::Grant;
+use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
+use lifeboat::clock::Clock;
+use lifeboat::lines::Line;
 use lifeboat::server::{Listener, tls};
+use lifeboat::transaction::Outcome;
 use proptest::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::io::{Read, Write};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 
 /// A folder for a server's data.
 fn folder() -> tempfile::TempDir {
@@ -212,6 +217,39 @@ async fn a_batch_is_answered_in_order_while_it_is_sent_and_what_is_wrong_is_deni
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_takes_longer_than_ids_are_kept_is_done_to_its_end() {
+    const HOURS: u64 = 40;
+    let folder = folder();
+    let site = Site::start(folder.path(), "[tokens]\nlifetime_hours = 1000\n").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "size=small").await;
+    let client = Client::new(&ClientsServer { url: site.url(""), ca: None }, Some(&admin)).expect("a client");
+    let (clock, start) = (Arc::clone(&site.clock), site.clock.now());
+    let mut ids = LineIds::new([7; 32], Vec::new());
+    let draw_id = move |number| {
+        if let Some(block) = ids.next_block(number, clock.now()) {
+            ids.begin(block);
+        }
+        Ok(ids.id(number))
+    };
+    let (lines, receiver) = tokio::sync::mpsc::channel::<std::io::Result<Line>>(1);
+    let input = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|line| (line, receiver)) });
+    let mut batch = client.batch("bank", input.boxed(), draw_id, Backoff::default());
+    for number in 1..=HOURS {
+        lines.send(Ok(Line { number, bytes: Ok(br#"{"text":"1"}"#.to_vec()) })).await.expect("taken");
+        let progress = batch.next().await.expect("it goes on").expect("an answer");
+        let Progress::Answer(answer) = progress else { panic!("{progress:?}") };
+        assert_eq!(answer.outcome, Outcome::Ok, "line {number}: {answer:?}");
+        site.clock.advance(Duration::from_secs(60 * 60));
+    }
+    // As an id would be of the time at which the first line was sent.
+    let denied = site.transact(&admin, "bank", &uuid_v7(start, [8; 10]), "1").await;
+    assert_eq!((denied.status, denied.code().as_str()), (409, "id_too_old"));
+    drop((lines, batch));
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembers() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
@@ -352,6 +390,87 @@ async fn the_same_id_from_two_connections_and_clients_that_vanish_double_nothing
     site.stop().await;
 }
 
+/// `big-reply.wat`, whose `boom` counts and is answered with so many zeros.
+fn talkative(reply_bytes: u32) -> String {
+    let text = String::from_utf8(crate::rig::guest_bytes("big-reply.wat")).expect("text");
+    let pages = 1 + reply_bytes.div_ceil(65_536);
+    let big = "(return (call $answer (i32.const 0) (i32.const 0) (i32.const 0x4000000)))";
+    let counted = format!(
+        "(global.set $count (i64.add (global.get $count) (i64.const 1)))
+        (return (call $answer (i32.const 0) (i32.const 65536) (i32.const {reply_bytes})))"
+    );
+    let guest = text.replace("(i32.const 1025)", &format!("(i32.const {pages})"));
+    let guest = guest.replace("(memory.grow (i32.const 1024))", &format!("(memory.grow (i32.const {pages}))"));
+    assert!(guest.contains(big), "the guest is not what it was");
+    guest.replace(big, &counted)
+}
+
+/// A connection that takes in little at once, so that the server is still writing when its client vanishes.
+async fn narrow(site: &Site) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    socket.connect(site.address).await.expect("accepted")
+}
+
+/// Reads so many bytes of an answer and vanishes. What was not read has the connection reset under the server.
+async fn vanish_after(mut stream: TcpStream, request: &str, bytes: usize) {
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    stream.read_exact(&mut vec![0; bytes]).await.expect("so much is answered");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_vanishes_while_it_is_answered_doubles_nothing_when_it_comes_back() {
+    const REPLY_BYTES: u32 = 2 * 1024 * 1024;
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, talkative(REPLY_BYTES)).await.status, 201);
+    let cuts = [0, 1, 12, 17, 200, 4_096, 100_000, 1_000_000];
+    for (id, bytes) in cuts.into_iter().enumerate() {
+        let request = format!(
+            "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nIdempotency-Key: \"{id}\"\r\nContent-Length: 4\r\n\r\nboom"
+        );
+        vanish_after(narrow(&site).await, &request, bytes).await;
+    }
+    for (id, bytes) in cuts.into_iter().enumerate() {
+        let answered = site.transact(&admin, "bank", &id.to_string(), "boom").await;
+        assert_eq!((answered.status, answered.body.len()), (200, REPLY_BYTES as usize));
+        // One whose answer had begun was executed.
+        assert!(bytes == 0 || answered.header("lifeboat-repeated") == "true", "{bytes} bytes were read");
+    }
+    let count = site.post("/v1/services/bank/query", &admin, "").await;
+    assert_eq!(count.text(), cuts.len().to_string(), "each was executed once");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_whose_client_vanishes_while_it_is_answered_goes_on_where_it_was() {
+    const LINES: usize = 100;
+    let folder = folder();
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, talkative(20 * 1024)).await.status, 201);
+    let lines: String = (0..LINES).map(|id| format!("{{\"id\":\"{id}\",\"text\":\"boom\"}}\n")).collect();
+    let path = "/v1/services/bank/transactions:batch";
+    for bytes in [0, 1, 150, 5_000, 200_000, 1_000_000, 5_000_000] {
+        let request = format!(
+            "POST {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nContent-Length: {}\r\n\r\n{lines}",
+            lines.len()
+        );
+        vanish_after(narrow(&site).await, &request, bytes).await;
+    }
+    let answered = site.post(path, &admin, lines).await;
+    let answers: Vec<Value> =
+        answered.text().lines().map(|line| serde_json::from_str(line).expect("an object")).collect();
+    assert_eq!(answers.len(), LINES);
+    for (id, answer) in answers.iter().enumerate() {
+        assert_eq!((&answer["id"], &answer["outcome"]), (&json!(id.to_string()), &json!("ok")));
+    }
+    let count = site.post("/v1/services/bank/query", &admin, "").await;
+    assert_eq!(count.text(), LINES.to_string(), "each was executed once");
+    site.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn two_thousand_idle_and_half_open_connections_are_held_and_starve_nobody() {
     let folder = folder();
@@ -468,11 +587,16 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
     assert!(created.windows(7).any(|word| word == b"created"), "{created:?}");
     assert_eq!(site.post("/v1/logout", &ada, "").await.status, 204);
     sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
-    let denied = answers.next().await.expect("one").expect("whole");
-    assert!(denied.windows(8).any(|word| word == b"\"denied\""), "{denied:?}");
+    let last = answers.next().await.expect("a last line").expect("whole");
+    let last: Value = serde_json::from_slice(&last).expect("JSON");
+    assert_eq!((&last["status"], &last["code"]), (&json!(401), &json!("not_authenticated")), "{last}");
+    // No line after it is answered, and none executed.
+    let _ = sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await;
+    drop(sender);
+    assert!(answers.next().await.is_none(), "the batch ends");
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
     assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
     assert!(events.next().await.is_none(), "the stream ends, and tells nothing");
-    drop(sender);
     site.stop().await;
 }
 

@@ -48,7 +48,9 @@ impl Serving {
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             told = format!("{told}{line}\n");
             // Behind the time.
-            line.split_once(" lifeboat: listening on http://").and_then(|(_, address)| address.parse().ok())
+            let (_, url) = line.split_once(" lifeboat: listening on ")?;
+            let (_, address) = url.split_once("://")?;
+            address.parse().ok()
         });
         let address = address.unwrap_or_else(|| panic!("the server does not listen: {told}"));
         // Whether anybody reads them or not, or they would fill the pipe.

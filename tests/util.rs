@@ -168,7 +168,11 @@ impl Running {
     #[track_caller]
     pub(crate) fn send(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
-        stdin.write_all(format!("{line}\n").as_bytes()).expect("the run reads");
+        if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
+            let code = self.child.wait().expect("a child can be waited for").code();
+            let stderr = self.stderr.recv_timeout(self.left()).unwrap_or_default();
+            panic!("the run reads no more ({error}), exit code {code:?}: {}", String::from_utf8_lossy(&stderr));
+        }
     }
 
     /// Waits for the next line of its standard output, which is returned with its end; none at the end of all.

@@ -41,7 +41,7 @@ use thiserror::Error;
 pub(crate) mod exit {
     /// All is well.
     pub(crate) const OK: u8 = 0;
-    /// Some transaction was refused, failed or denied, or not sent since the run was interrupted; in a simulation, lost or
+    /// Some transaction was refused, failed or denied, or not sent since it was interrupted; in a simulation, lost or
     /// duplicated; in a data directory, something is damaged, quarantined or diverges.
     pub(crate) const SOME_NOT_OK: u8 = 1;
     /// The command line or a file that it names is wrong.
@@ -57,8 +57,8 @@ pub(crate) mod exit {
 const AFTER_HELP: &str = "\
 Exit codes:
   0  all is well
-  1  some transaction was refused, failed or denied, or not sent since run was interrupted; simulate: one was lost or
-     duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges
+  1  some transaction was refused, failed or denied, or not sent since run or batch was interrupted; simulate: one was
+     lost or duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges
   2  the command line, or a file that it names, is wrong
   3  the workload was refused by the loader, or cannot be read
   4  the host failed, or the server did

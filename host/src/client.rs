@@ -6,6 +6,8 @@
 //!   client/answer.rs        how a transaction ended
 //!   client/batch.rs         many transactions, over as many connections as it takes
 //!   client/batch/window.rs  which of them to send again
+//!   client/batch/silence.rs when a server has said nothing for too long
+//!   client/ids.rs           ids of lines that have none
 //!   client/events.rs        events, over as many connections as it takes
 //!   client/sse.rs           the format in which they come
 //!   client/profile.rs       which server, who, and the token
@@ -26,7 +28,7 @@ pub use answer::{Answer, Found};
 pub use batch::{BATCH_SILENCE_MAX, Batch, BatchAnswer, Progress, WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
 pub use error::{Backoff, ClientError, RETRY_AFTER_MAX};
 pub use events::{Event, EventFilter, SILENCE_MAX};
-pub use ids::{LineIds, uuid_v7};
+pub use ids::{ID_BLOCK_AGE_MAX, ID_BLOCK_LINES_MAX, IdBlock, LineIds, uuid_v7};
 pub use profile::{PROFILE_BYTES_MAX, Profile, ProfileError};
 pub use sse::{EVENT_BYTES_MAX, Frame, Parser, TooLong};
 
@@ -39,7 +41,9 @@ use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use std::net::IpAddr;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
 
@@ -56,6 +60,10 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long a deployment may take: the upload, and the compiler.
 pub const DEPLOY_TIME_MAX: Duration = Duration::from_secs(600);
 
+/// How a server is waited for that is starting: for about two minutes, whatever is asked of it.
+pub const STARTING_BACKOFF: Backoff =
+    Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5), failures_max: 30 };
+
 /// The longest reply that is read, in bytes.
 pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
@@ -68,12 +76,25 @@ pub struct Server {
     pub ca: Option<PathBuf>,
 }
 
+impl Server {
+    /// Whether two URLs are of one server, however they are written. One that is wrong is of none.
+    #[must_use]
+    pub fn is_same(one: &str, other: &str) -> bool {
+        let canonical = |url: &str| base(url).map(|url| url.as_str().trim_end_matches('/').to_owned());
+        matches!((canonical(one), canonical(other)), (Ok(one), Ok(other)) if one == other)
+    }
+}
+
 /// A client of one server, as one user or as nobody. Clones share their connections.
+///
+/// A server that is starting is waited for ([`STARTING_BACKOFF`]), whatever is asked of it. Other failures end a request;
+/// what goes on after them is [`Client::transact_until_known`], [`Client::batch`] and [`Client::events`].
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<HeaderValue>,
+    notice: Arc<dyn Fn(&ClientError) + Send + Sync>,
 }
 
 impl std::fmt::Debug for Client {
@@ -125,13 +146,29 @@ impl Client {
         let token = token.transpose().map_err(|_| {
             ClientError::Setup("the token has characters that no token has; log in again: lifeboat login".into())
         })?;
-        Ok(Self { http, base, token })
+        Ok(Self { http, base, token, notice: Arc::new(|_| {}) })
     }
 
-    /// The server's URL.
+    /// Has `notice` told, once for a request, that it waits for a server that is starting.
+    #[must_use]
+    pub fn with_notice(self, notice: impl Fn(&ClientError) + Send + Sync + 'static) -> Self {
+        Self { notice: Arc::new(notice), ..self }
+    }
+
+    /// The server's URL, as every URL of the same server is written.
     #[must_use]
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
+    }
+
+    /// Whether others may read what is sent, password and all: it is not encrypted, and may leave this machine.
+    #[must_use]
+    pub fn is_in_the_clear(&self) -> bool {
+        let host = self.base.host_str().unwrap_or_default();
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+        let is_loopback =
+            host == "localhost" || address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback());
+        self.base.scheme() == "http" && !is_loopback
     }
 
     /// Gets a token. It is not used by this client, but by one that is made with it.
@@ -140,7 +177,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn log_in(&self, user: &str, password: &str) -> Result<LogInReply, ClientError> {
         let request = LogInRequest { user: user.into(), password: password.into() };
-        self.json(self.request(Method::POST, &["login"]).json(&request)).await
+        self.json(self.request(Method::POST, &["login"])?.json(&request)).await
     }
 
     /// Makes the token void.
@@ -148,7 +185,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn log_out(&self) -> Result<(), ClientError> {
-        self.done(self.request(Method::POST, &["logout"])).await
+        self.done(self.request(Method::POST, &["logout"])?).await
     }
 
     /// Whose token it is.
@@ -156,7 +193,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn who_am_i(&self) -> Result<WhoAmI, ClientError> {
-        self.json(self.request(Method::GET, &["whoami"])).await
+        self.json(self.request(Method::GET, &["whoami"])?).await
     }
 
     /// All users, by name.
@@ -164,7 +201,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn users(&self) -> Result<Vec<User>, ClientError> {
-        let Users { users } = self.json(self.request(Method::GET, &["users"])).await?;
+        let Users { users } = self.json(self.request(Method::GET, &["users"])?).await?;
         Ok(users)
     }
 
@@ -174,7 +211,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn add_user(&self, user: &str, password: &str, is_admin: bool) -> Result<User, ClientError> {
         let new = NewUser { user: user.into(), password: password.into(), is_admin };
-        self.json(self.request(Method::POST, &["users"]).json(&new)).await
+        self.json(self.request(Method::POST, &["users"])?.json(&new)).await
     }
 
     /// Gives a user another password, which makes all their tokens void. One's own wants the `old` one.
@@ -183,7 +220,7 @@ impl Client {
     /// [`ClientError`].
     pub async fn set_password(&self, user: &str, password: &str, old: Option<&str>) -> Result<(), ClientError> {
         let new = NewPassword { password: password.into(), old: old.map(str::to_owned) };
-        self.done(self.request(Method::PUT, &["users", user, "password"]).json(&new)).await
+        self.done(self.request(Method::PUT, &["users", user, "password"])?.json(&new)).await
     }
 
     /// Lets a user do something to a service: `transact`, `observe` or `operate`.
@@ -191,7 +228,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn grant(&self, user: &str, service: &str, grant: &str) -> Result<(), ClientError> {
-        self.done(self.request(Method::PUT, &["users", user, "grants", service, grant])).await
+        self.done(self.request(Method::PUT, &["users", user, "grants", service, grant])?).await
     }
 
     /// Takes a grant away.
@@ -199,7 +236,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn revoke(&self, user: &str, service: &str, grant: &str) -> Result<(), ClientError> {
-        self.done(self.request(Method::DELETE, &["users", user, "grants", service, grant])).await
+        self.done(self.request(Method::DELETE, &["users", user, "grants", service, grant])?).await
     }
 
     /// Removes a user.
@@ -207,7 +244,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn remove_user(&self, user: &str) -> Result<(), ClientError> {
-        self.done(self.request(Method::DELETE, &["users", user])).await
+        self.done(self.request(Method::DELETE, &["users", user])?).await
     }
 
     /// The services on which the user has a grant, by name.
@@ -215,7 +252,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn services(&self) -> Result<Vec<Service>, ClientError> {
-        let Services { services } = self.json(self.request(Method::GET, &["services"])).await?;
+        let Services { services } = self.json(self.request(Method::GET, &["services"])?).await?;
         Ok(services)
     }
 
@@ -224,7 +261,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn service(&self, service: &str) -> Result<Service, ClientError> {
-        self.json(self.request(Method::GET, &["services", service])).await
+        self.json(self.request(Method::GET, &["services", service])?).await
     }
 
     /// Makes a service of a workload's bytes.
@@ -238,7 +275,7 @@ impl Client {
         deployment: &Deployment,
     ) -> Result<Service, ClientError> {
         let request = self
-            .request(Method::PUT, &["services", service])
+            .request(Method::PUT, &["services", service])?
             .query(deployment)
             .header(CONTENT_TYPE, "application/wasm")
             .timeout(DEPLOY_TIME_MAX);
@@ -250,7 +287,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn remove(&self, service: &str) -> Result<(), ClientError> {
-        self.done(self.request(Method::DELETE, &["services", service])).await
+        self.done(self.request(Method::DELETE, &["services", service])?).await
     }
 
     /// Takes a snapshot of a service and gives up its VM.
@@ -286,7 +323,7 @@ impl Client {
     }
 
     async fn operate(&self, service: &str, verb: &str) -> Result<Service, ClientError> {
-        self.json(self.request(Method::POST, &["services", service, verb]).timeout(ANSWER_TIME_MAX)).await
+        self.json(self.request(Method::POST, &["services", service, verb])?.timeout(ANSWER_TIME_MAX)).await
     }
 
     /// Sends a transaction, once. Without an id, nobody can tell later whether it was executed if its answer is lost.
@@ -294,7 +331,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`]. After [`ClientError::Interrupted`] it may have been executed: [`Client::look_up`] tells.
     pub async fn transact(&self, service: &str, id: Option<&str>, body: Bytes) -> Result<Answer, ClientError> {
-        let mut request = self.request(Method::POST, &["services", service, "transactions"]).timeout(ANSWER_TIME_MAX);
+        let mut request = self.request(Method::POST, &["services", service, "transactions"])?.timeout(ANSWER_TIME_MAX);
         if let Some(id) = id {
             request = request.header(IDEMPOTENCY_KEY_HEADER, answer::key(id)?);
         }
@@ -304,7 +341,7 @@ impl Client {
 
     /// Sends a transaction until its answer is known: again after a broken connection, and when the server asks to try
     /// later. Thanks to the id it is executed once, however often it is sent. A server that is not there at the first
-    /// attempt is not waited for.
+    /// attempt is not waited for, and one that is starting no longer than by any other request.
     ///
     /// # Errors
     /// The last [`ClientError`], once `backoff` has no more attempts or another would end the same. After
@@ -323,6 +360,7 @@ impl Client {
             let least = match &sent {
                 Ok(answer) => answer.retry_after,
                 Err(ClientError::Unreachable { .. }) if failures == 1 => None,
+                Err(error) if error.is_starting() => None,
                 Err(error) if error.is_retryable() => Some(error.retry_after().unwrap_or_default()),
                 Err(_) => None,
             };
@@ -350,7 +388,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn query(&self, service: &str, body: Bytes) -> Result<Answer, ClientError> {
-        let request = self.request(Method::POST, &["services", service, "query"]).timeout(ANSWER_TIME_MAX);
+        let request = self.request(Method::POST, &["services", service, "query"])?.timeout(ANSWER_TIME_MAX);
         let reply = self.reply(request.body(body)).await?;
         answer::read(&reply.headers, reply.body.clone()).map_or_else(|| Err(self.problem(&reply)), Ok)
     }
@@ -360,7 +398,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn look_up(&self, service: &str, id: &str) -> Result<Found, ClientError> {
-        let reply = self.reply(self.request(Method::GET, &["services", service, "transactions", id])).await?;
+        let reply = self.reply(self.request(Method::GET, &["services", service, "transactions", id])?).await?;
         if let Some(answer) = answer::read(&reply.headers, reply.body.clone()) {
             return Ok(Found::Answered(answer));
         }
@@ -378,7 +416,7 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn usage(&self, service: &str) -> Result<Usage, ClientError> {
-        self.json(self.request(Method::GET, &["services", service, "usage"])).await
+        self.json(self.request(Method::GET, &["services", service, "usage"])?).await
     }
 
     /// The same of every service that the user may observe, and for admins of the host.
@@ -386,30 +424,47 @@ impl Client {
     /// # Errors
     /// [`ClientError`].
     pub async fn all_usage(&self) -> Result<AllUsage, ClientError> {
-        self.json(self.request(Method::GET, &["usage"])).await
+        self.json(self.request(Method::GET, &["usage"])?).await
     }
 
-    fn request(&self, method: Method, path: &[&str]) -> RequestBuilder {
-        self.untimed_request(method, path).timeout(REQUEST_TIME_MAX)
+    fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, ClientError> {
+        Ok(self.untimed_request(method, path)?.timeout(REQUEST_TIME_MAX))
     }
 
-    fn untimed_request(&self, method: Method, path: &[&str]) -> RequestBuilder {
+    fn untimed_request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, ClientError> {
+        // Whatever way it is written, a URL has no place for these: what remained would name something else.
+        if let Some(part) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
+            return Err(ClientError::Setup(format!("'{part}' cannot be named in the path of a URL; use another name")));
+        }
         let mut url = self.base.clone();
         // It has a host, so it has segments.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v1").extend(path);
         }
         let request = self.http.request(method, url);
-        match &self.token {
+        Ok(match &self.token {
             Some(token) => request.header(AUTHORIZATION, token.clone()),
             None => request,
-        }
+        })
     }
 
-    /// Sends a request, and reads all that comes back.
-    async fn reply(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
-        let response = request.send().await.map_err(|error| self.broken(&error))?;
-        self.read(response).await
+    /// Sends a request, and reads all that comes back. A server that is starting has done nothing, and is asked again.
+    async fn reply(&self, mut request: RequestBuilder) -> Result<Reply, ClientError> {
+        for failures in 1.. {
+            let again = request.try_clone();
+            let response = request.send().await.map_err(|error| self.broken(&error))?;
+            let reply = self.read(response).await?;
+            let starting = Some(&reply).filter(|reply| reply.status == StatusCode::SERVICE_UNAVAILABLE);
+            let starting = starting.map(|reply| self.problem(reply)).filter(ClientError::is_starting);
+            let delay = STARTING_BACKOFF.delay(failures);
+            let (Some(error), Some(again), Some(delay)) = (starting, again, delay) else { return Ok(reply) };
+            if failures == 1 {
+                (self.notice)(&error);
+            }
+            tokio::time::sleep(delay.max(error.retry_after().unwrap_or_default())).await;
+            request = again;
+        }
+        unreachable!("there are no more attempts than numbers")
     }
 
     async fn read(&self, mut response: Response) -> Result<Reply, ClientError> {
@@ -478,6 +533,9 @@ fn base(url: &str) -> Result<Url, ClientError> {
             "the URL of the server holds a user or a password; leave them out, and log in with lifeboat login".into(),
         ));
     }
+    if !url.contains(':') || url.starts_with(|c: char| c.is_ascii_digit()) {
+        return Err(wrong("it does not begin with http:// or https://"));
+    }
     let parsed = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
     if !matches!(parsed.scheme(), "http" | "https") {
         return Err(wrong("it is neither http nor https"));
@@ -515,7 +573,8 @@ mod tests {
     #[test]
     fn a_server_is_a_url_with_a_host_and_no_secret() {
         for (wrong, word) in [
-            ("127.0.0.1:7098", "http://127.0.0.1:7098"),
+            ("127.0.0.1:7098", "does not begin with http://"),
+            ("lifeboat.example.org", "does not begin with http://"),
             ("localhost:7098", "neither http nor https"),
             ("ftp://a", "neither http nor https"),
             ("http://", "empty host"),
@@ -530,7 +589,8 @@ mod tests {
     #[test]
     fn paths_keep_a_prefix_and_encode_what_is_named() {
         let path = |url: &str, path: &[&str]| {
-            let request = client(url).expect("a client").request(Method::GET, path).build().expect("a request");
+            let request = client(url).expect("a client").request(Method::GET, path);
+            let request = request.expect("a path").build().expect("a request");
             request.url().to_string()
         };
         assert_eq!(path("http://a:1", &["whoami"]), "http://a:1/v1/whoami");
@@ -539,13 +599,57 @@ mod tests {
             "http://a:1/x/v1/services/b/transactions:batch"
         );
         assert_eq!(path("http://a", &["transactions", "a/b?c#d%"]), "http://a/v1/transactions/a%2Fb%3Fc%23d%25");
+        assert_eq!(path("http://a", &["transactions", "..."]), "http://a/v1/transactions/...");
+    }
+
+    #[test]
+    fn a_name_that_would_make_another_path_is_refused() {
+        for name in ["", ".", ".."] {
+            let request = client("http://a").expect("a client").request(Method::GET, &["services", name, "usage"]);
+            assert!(request.expect_err(name).to_string().contains("in the path of a URL"));
+        }
+    }
+
+    #[test]
+    fn what_is_in_the_clear_is_told_by_the_host_and_not_by_how_it_is_written() {
+        let is_in_the_clear = |url| client(url).expect(url).is_in_the_clear();
+        for url in [
+            "http://localhost.evil.example",
+            "HTTP://lifeboat.example.org",
+            "http://127.evil.example",
+            "http://[::2]:80",
+            "http://10.0.0.1/127.0.0.1",
+            "http://0.0.0.0:7098",
+        ] {
+            assert!(is_in_the_clear(url), "{url}");
+        }
+        for url in [
+            "https://lifeboat.example.org",
+            "HTTPS://10.0.0.1",
+            "http://LOCALHOST:7098",
+            "HTTP://127.0.0.1",
+            "http://127.1",
+            "http://[::1]:7098/x",
+            "http://[::ffff:127.0.0.1]",
+        ] {
+            assert!(!is_in_the_clear(url), "{url}");
+        }
+    }
+
+    #[test]
+    fn a_server_is_the_same_however_its_url_is_written() {
+        assert!(Server::is_same("HTTP://LocalHost:80/", "http://localhost"));
+        assert!(Server::is_same("https://a/x/", "https://a:443/x"));
+        for other in ["https://a", "http://a:81", "http://a/x", "http://b", "http://ada@a", "a"] {
+            assert!(!Server::is_same("http://a", other), "{other}");
+        }
     }
 
     #[test]
     fn a_client_does_not_show_its_token() {
         let client = client("http://a").expect("a client");
         assert!(!format!("{client:?}").contains("secret"));
-        let request = client.request(Method::GET, &["whoami"]).build().expect("a request");
+        let request = client.request(Method::GET, &["whoami"]).expect("a path").build().expect("a request");
         assert!(!format!("{request:?}").contains("secret"));
     }
 }

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use turns::Turns;
 
@@ -127,7 +128,7 @@ impl Host {
         };
         Ok(Self {
             engine,
-            surroundings: Surroundings { fleet, clock, events, maintenance },
+            surroundings: Surroundings { fleet, clock, events, maintenance, look_out: Arc::new(Semaphore::new(1)) },
             authority: Arc::default(),
             services: Arc::default(),
             data: None,

@@ -8,6 +8,7 @@ pub mod commit;
 mod durability;
 pub mod durable;
 pub mod frame;
+pub(crate) mod pace;
 pub mod reader;
 pub mod record;
 pub mod recovery;
@@ -154,6 +155,12 @@ impl Commit {
         Self(Some(ticket))
     }
 
+    /// Whether it is known what became of the record.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.0.as_ref().is_none_or(Ticket::is_over)
+    }
+
     /// Has `then` run when the record is safe: now, or later on the journal's thread, which it must not hold up. It gets
     /// an error if the record could not be made safe: whether it is there after a restart is unknown.
     pub fn then(&self, then: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
@@ -194,7 +201,10 @@ pub trait Journal: Send {
     /// [`JournalError::Full`].
     fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
 
-    /// Waits until records of about `bytes` more can be taken at once. Asked before a transaction is executed, as well.
+    /// Whether a record of about `bytes` more can be taken at once, now. If it is, room for one is kept.
+    fn has_room(&mut self, bytes: u64) -> bool;
+
+    /// Waits until that is so. Asked before a transaction is executed, as well.
     ///
     /// # Errors
     /// [`JournalError::Ended`].
@@ -313,6 +323,10 @@ impl Journal for MemoryJournal {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
         Ok(())
+    }
+
+    fn has_room(&mut self, _bytes: u64) -> bool {
+        true
     }
 
     fn room(&mut self, _bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {

@@ -3,5 +3,5 @@
 mod envelope;
 mod reply;
 
-pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain};
-pub use reply::{NotDone, Payload, is_one_line, outcome, print};
+pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain, present};
+pub use reply::{NotDone, Payload, escaped, is_one_line, outcome, print};

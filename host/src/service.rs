@@ -42,6 +42,7 @@ use crate::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
+use crate::journal::pace::Pace;
 use crate::journal::{Commit, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
@@ -59,6 +60,7 @@ use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, mpsc, oneshot};
 
 /// Requests that may wait for a service, unless configured otherwise.
@@ -83,6 +85,8 @@ pub(crate) struct Surroundings {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventSink,
     pub(crate) maintenance: Maintenance,
+    /// Held by the one service that looks out for its next request.
+    pub(crate) look_out: Arc<Semaphore>,
 }
 
 /// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
@@ -93,7 +97,8 @@ struct Stopped(String);
 struct Work {
     kind: Kind,
     id: String,
-    is_id_kept: bool,
+    /// Of a transaction whose id the client gave: a repetition of it is to be recognised.
+    key: Option<IdKey>,
     user: Name,
     body: bytes::Bytes,
     sequence: Sequence,
@@ -256,7 +261,12 @@ impl Service {
 
     async fn run(mut self, mut queue: mpsc::Receiver<Message>, queued_bytes: Arc<AtomicUsize>) {
         let mut batch = Vec::with_capacity(BATCH_MAX);
+        let mut pace = Pace::default();
         loop {
+            let waits_since = queue.is_empty().then(Instant::now);
+            if let Some(start) = waits_since {
+                self.look_out(&queue, &pace, start).await;
+            }
             tokio::select! {
                 biased;
                 () = round_over(&mut self.shadow) => {
@@ -267,6 +277,9 @@ impl Service {
                     if count == 0 {
                         return;
                     }
+                    // Of a client that is alone: it has had the answer to what was before.
+                    let is_alone = count == 1 && self.last_commit.is_over();
+                    pace.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
                 }
             }
             for message in batch.drain(..) {
@@ -288,6 +301,20 @@ impl Service {
                     message => self.handle(message).await,
                 }
             }
+        }
+    }
+
+    /// Looks out for the next request of a client that is alone, and sends each when the last one is durable: for it, most
+    /// of the time is threads that wake one another. With several, the thread has enough to do. One service of a host at a
+    /// time, so that they do not keep one another from their work.
+    async fn look_out(&mut self, queue: &mpsc::Receiver<Message>, pace: &Pace, start: Instant) {
+        if self.keeper.is_none() || self.shadow.is_some() || !pace.looks_out(Duration::ZERO) {
+            return;
+        }
+        let Ok(_turn) = self.surroundings.look_out.try_acquire() else { return };
+        while queue.is_empty() && !queue.is_closed() && pace.looks_out(start.elapsed()) {
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
         }
     }
 
@@ -362,9 +389,11 @@ impl Service {
     async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
         self.requests += 1;
         self.triggered = None;
-        let admitted = match self.repetition(&user, &request).await {
+        let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
+        let key = id.map(|id| IdKey::new(&user, id));
+        let admitted = match self.repetition(key.as_ref(), &request).await {
             Some(answered) => answered.map(Admitted::Answered),
-            None => self.admit(user, request).await.map(Admitted::Run),
+            None => self.admit(user, key, request).await.map(Admitted::Run),
         };
         let work = match admitted {
             Ok(Admitted::Run(work)) => work,
@@ -440,10 +469,10 @@ impl Service {
         });
     }
 
-    /// Answers a repetition of an id. None if the request is to be executed.
-    async fn repetition(&mut self, user: &Name, request: &Request) -> Option<Result<Reply, Denial>> {
-        let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction)?;
-        let Some(sequence) = self.answers.find(user, id) else {
+    /// Answers a repetition of the id of this key. None if the request is to be executed.
+    async fn repetition(&mut self, key: Option<&IdKey>, request: &Request) -> Option<Result<Reply, Denial>> {
+        let (key, id) = key.zip(request.id.as_ref())?;
+        let Some(sequence) = self.answers.find(key) else {
             return self.too_old(id).map(Err);
         };
         let record = match self.journal.answered(sequence).await {
@@ -475,7 +504,7 @@ impl Service {
 
     /// Tells the kept answer to `user`'s transaction `id`, once it is durable.
     async fn find(&mut self, user: &Name, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
-        let record = match self.answers.find(user, &id) {
+        let record = match self.answers.find(&IdKey::new(user, &id)) {
             None => Ok(None),
             Some(sequence) => self.journal.answered(sequence).await,
         };
@@ -499,7 +528,7 @@ impl Service {
     }
 
     /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
-    async fn admit(&mut self, user: Name, request: Request) -> Result<Work, Denial> {
+    async fn admit(&mut self, user: Name, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
         let Request { id, body, kind } = request;
         self.revive().await?;
         self.keep_pace().await;
@@ -528,19 +557,19 @@ impl Service {
         // Making way may have cost the store.
         self.revive().await?;
         if kind == Kind::Transaction
+            && !self.journal.has_room(body.len() as u64)
             && let Err(error) = self.journal.room(body.len() as u64).await
         {
             let Stopped(reason) = self.stop(error.to_string());
             return Err(Denial::Stopped { service: self.name.clone(), reason });
         }
-        let is_id_kept = kind == Kind::Transaction && id.is_some();
         let id = id.unwrap_or_else(|| {
             self.ids_made += 1;
             format!("host-{}", self.ids_made)
         });
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
-        Ok(Work { kind, id, is_id_kept, user, body, sequence, timestamp, epoch: self.epoch })
+        Ok(Work { kind, id, key, user, body, sequence, timestamp, epoch: self.epoch })
     }
 
     /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
@@ -618,7 +647,7 @@ impl Service {
         let record = TransactionRecord {
             sequence: work.sequence,
             id: work.id.as_str().into(),
-            is_id_kept: work.is_id_kept,
+            is_id_kept: work.key.is_some(),
             user: work.user.clone(),
             timestamp: work.timestamp,
             epoch: work.epoch,
@@ -637,9 +666,9 @@ impl Service {
                 return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
             }
         };
-        if work.is_id_kept {
+        if let Some(key) = work.key {
             self.answers.insert(KeptId {
-                key: IdKey::new(&work.user, &work.id),
+                key,
                 sequence: work.sequence,
                 timestamp: work.timestamp,
                 id_time: id_time(&work.id, work.timestamp),
@@ -808,7 +837,7 @@ impl Service {
                 let again = Work {
                     kind: Kind::Transaction,
                     id: work.id.clone(),
-                    is_id_kept: false,
+                    key: None,
                     user: work.user.clone(),
                     body: work.body.clone(),
                     sequence: self.last_sequence.next(),

@@ -43,6 +43,15 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::NotFound`] if there is none of that name.
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
 
+    /// Opens a file whose writes are one after another, each to be safe before the next: as [`Storage::open`], but
+    /// [`StorageFile::write_synced_at`] may be faster.
+    ///
+    /// # Errors
+    /// As [`Storage::open`].
+    fn open_synced(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.open(name)
+    }
+
     /// The names of all files, in no order.
     ///
     /// # Errors
@@ -119,6 +128,15 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
             }
         }
         Ok(())
+    }
+
+    /// Writes all of `bytes` at `offset`, and makes them safe.
+    ///
+    /// # Errors
+    /// As [`StorageFile::write_all_at`] and [`StorageFile::sync_data`]; which of the two it was, the error does not tell.
+    fn write_synced_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(offset, bytes)?;
+        self.sync_data()
     }
 
     /// Fills `buffer` from `offset`.

@@ -288,7 +288,7 @@ pub enum Denial {
         reason: &'static str,
     },
     /// The user may not do this to this service, whether or not there is one: to a stranger the two are the same.
-    #[error("user '{user}' has no grant to {grant} service '{service}'; ask an admin for one")]
+    #[error("user '{user}' has no grant to {grant} service '{service}', or there is no such service; ask an admin")]
     NotGranted {
         /// Who asked.
         user: String,

@@ -369,11 +369,16 @@ async fn within<T>(
     call: impl Future<Output = wasmtime::Result<T>>,
 ) -> wasmtime::Result<T> {
     let Some(deadline) = deadline else { return call.await };
-    let end = Instant::now() + deadline;
+    // From when it first gives way, which is after a tenth of a millisecond: most calls are over by then, and never ask
+    // what time it is.
+    let mut end = None;
     let mut call = pin!(call);
     poll_fn(|cx| match call.as_mut().poll(cx) {
         Poll::Ready(called) => Poll::Ready(called),
-        Poll::Pending => timer.poll(cx, end).map(|()| Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline })))),
+        Poll::Pending => {
+            let end = *end.get_or_insert_with(|| Instant::now() + deadline);
+            timer.poll(cx, end).map(|()| Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))))
+        }
     })
     .await
 }

@@ -27,11 +27,16 @@ mod server;
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use machine::Machine;
+use mimalloc::MiMalloc;
 use report::{Cell, Report};
 use scratch::Scratch;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
+
+/// That of the command.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// So many accounts, each of which starts with [`BALANCE`].
 const ACCOUNTS: u16 = 1000;

@@ -31,7 +31,12 @@ mod served;
 mod shadow;
 mod transaction;
 
+use mimalloc::MiMalloc;
 use report::Row;
+
+/// That of the command.
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 /// An experiment's name and what measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);

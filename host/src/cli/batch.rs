@@ -1,32 +1,36 @@
 //! `lifeboat batch`: many transactions of the server, one a line.
 
-use super::remote::{self, Login, from_base64, to_base64};
+mod resume;
+
+use super::remote::{self, Login};
+use super::run::counted;
 use super::run::lines::Lines;
-use super::{UsageError, exit, is_pipe_open, random, tx};
+use super::{UsageError, exit, is_pipe_open, tx};
 use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, StreamExt, stream};
-use indicatif::{ProgressBar, ProgressStyle};
-use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, Client, ClientError, LineIds, Progress};
-use lifeboat::clock::{Clock, SystemClock, Timestamp};
-use lifeboat::lines::{ENVELOPE_BYTES_MAX, is_one_line};
+use indicatif::{ProgressBar, ProgressState, ProgressStyle};
+use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, ClientError, Progress};
+use lifeboat::clock::{Clock, SystemClock};
+use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, is_one_line};
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::transaction::Outcome;
-use serde::{Deserialize, Serialize};
+use resume::Resume;
+use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::signal::unix::{SignalKind, signal};
 
 /// Answers between two lines about the progress, where there is no terminal for a bar.
 const ANSWERS_PER_NOTE: u64 = 10_000;
-
-/// The longest file of `--resume`, in bytes.
-const RESUME_BYTES_MAX: u64 = 64 * 1024;
 
 const AFTER_HELP: &str = "\
 A line is a JSON object, as lifeboat run --envelope takes them:
@@ -36,12 +40,17 @@ the connection breaks, or the server is started again, the lines without an answ
 nothing is done twice.
 
 With --resume FILE the ids of lines that have none are made of what stands in FILE, which is made if it is missing and
-removed when every line is answered: after a crash of this machine, the same command with the same lines does what was
-not done, and prints all answers.
+removed when every line is answered and printed: after a crash of this machine, or whatever else ended it, the same command
+with the same lines does what was not done, and prints all answers. One batch at a time can have the file. Of lines that were
+done so long ago that the server has forgotten their answers, a day or a million ids, it says that they are denied as too
+old, and does none of them again.
+
+Ctrl-C, or SIGTERM, ends the input: what is under way is answered, and standard error says how to go on with the rest. A
+second one ends the batch at once: what has no answer by then may be done or not.
 
 Exit codes:
   0  every line is answered with ok
-  1  some were refused, failed or denied
+  1  some were refused, failed or denied; or it was interrupted, or nobody read the answers, before the last one
   2  the command line is wrong, or the file cannot be read
   5  the server cannot be reached, or nobody is logged in";
 
@@ -49,7 +58,7 @@ Exit codes:
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Batch {
-    /// Keep what ids are made of in FILE, so that the same command can be given again after a crash
+    /// Keep what ids are made of in FILE, so that the same command can be given again, after a crash too
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
     /// Print every answer as JSON
@@ -65,35 +74,39 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let login = Login::find()?;
-        let client = login.client()?;
+        let client = Login::find()?.client()?;
         let (lines, count) = self.input()?;
-        let draw_id: Box<dyn FnMut(u64) -> String + Send> = match &self.resume {
-            None => {
-                // A seed for the case that randomness can be had no more, which is not expected.
-                let ids = LineIds { time: SystemClock.now(), seed: random()? };
-                Box::new(move |line| tx::fresh_id().unwrap_or_else(|_| ids.id(line)))
-            }
+        let resume = match &self.resume {
+            None => None,
             Some(file) => {
                 // Ids are each user's own: another's would be executed once more.
-                let asking = login.client()?;
-                let user = remote::block_on(who_am_i(&asking))?;
-                let ids = Resume::read_or_create(file, client.url(), &user, &self.service)?;
-                Box::new(move |line| ids.id(line))
+                let (asking, url) = (Login::find()?.client()?, client.url());
+                let user = remote::block_on(async { Ok(asking.who_am_i().await?.user) })?;
+                Some(Arc::new(Mutex::new(Resume::take(file, url, &user, &self.service)?)))
             }
         };
-        let input =
-            stream::unfold(lines, |mut lines| async move { lines.next().await.transpose().map(|line| (line, lines)) });
+        let draw_id: Box<dyn FnMut(u64) -> io::Result<String> + Send> = match resume.clone() {
+            None => Box::new(|_| tx::fresh_id().map_err(io::Error::other)),
+            Some(resume) => Box::new(move |line| locked(&resume).id(line, SystemClock.now())),
+        };
+        let lines = Arc::new(Mutex::new(lines));
+        let reading = Arc::clone(&lines);
+        let input = stream::poll_fn(move |cx| locked(&reading).poll_next(cx));
         let sending = client.batch(&self.service, input.boxed(), draw_id, Backoff::default());
-        let outcomes = remote::block_on(self.drive(sending, Told::new(count)))?;
+        let (outcomes, end) = remote::block_on(self.drive(sending, &lines, Told::new(count)))?;
+        if let Some(reason) = end {
+            remote::note(&format!("lifeboat: {reason}"));
+            return Ok(ExitCode::from(exit::SOME_NOT_OK));
+        }
         // What was denied was not executed, and may be sent again as it is; new ids would do the rest once more.
         let is_over = !outcomes.contains_key(&Outcome::Denied) && !outcomes.contains_key(&Outcome::Failed);
-        if let Some(file) = &self.resume {
+        if let (Some(file), Some(resume)) = (&self.resume, resume) {
             if !is_over {
                 remote::note(&format!("{} stays: the same command sends again what may end otherwise", shown(file)));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
             }
-            fs::remove_file(file).with_context(|| format!("cannot remove {}", shown(file)))?;
+            sync_answers().context("cannot write the answers")?;
+            locked(&resume).remove().with_context(|| format!("cannot remove {}", shown(file)))?;
         }
         let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
@@ -101,7 +114,10 @@ impl Batch {
 
     /// The lines, and how many they are, if that can be told.
     fn input(&self) -> anyhow::Result<(Lines, Option<u64>)> {
-        if self.file.as_os_str() == "-" {
+        if self.is_standard_input() {
+            if io::stdin().is_terminal() {
+                remote::note("Waiting for JSON envelopes, one a line; end with Ctrl-D.");
+            }
             return Ok((Lines::read(io::stdin(), ENVELOPE_BYTES_MAX), None));
         }
         let unreadable = |error: io::Error| {
@@ -113,60 +129,144 @@ impl Batch {
         Ok((Lines::read(file, ENVELOPE_BYTES_MAX), count))
     }
 
-    /// Prints the answers. Returns how many ended in which way.
-    async fn drive(&self, mut sending: Sending, mut told: Told) -> anyhow::Result<BTreeMap<Outcome, u64>> {
+    fn is_standard_input(&self) -> bool {
+        self.file.as_os_str() == "-"
+    }
+
+    /// Prints the answers. Returns how many ended in which way, and why it ended before the last line, if it did.
+    async fn drive(
+        &self,
+        mut sending: Sending,
+        lines: &Mutex<Lines>,
+        mut told: Told,
+    ) -> anyhow::Result<(BTreeMap<Outcome, u64>, Option<String>)> {
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut terminate = signal(SignalKind::terminate())?;
         let mut out = BufWriter::new(io::stdout().lock());
-        loop {
+        // Since the first interruption: whether there may be lines that were not sent.
+        let mut is_input_left = None;
+        // Answers that have certainly left.
+        let mut printed = 0;
+        let unwritable = "cannot write the answers";
+        let progress = loop {
             let progress = match sending.next().now_or_never() {
                 Some(progress) => progress,
                 // What was answered is seen before anything is waited for: its reader may act on it.
                 None => {
-                    if !is_pipe_open(out.flush()).context("cannot write the answers")? {
-                        return Err(
-                            UsageError("nobody reads the answers any more; what was sent is done".into()).into()
-                        );
+                    if !is_pipe_open(out.flush()).context(unwritable)? {
+                        return Ok(self.nobody_reads(&sending, told, printed));
                     }
-                    sending.next().await
-                }
-            };
-            let progress = match progress {
-                Ok(progress) => progress,
-                Err(error) => {
-                    is_pipe_open(out.flush()).context("cannot write the answers")?;
-                    if matches!(error, ClientError::Unreachable { .. }) && told.answered() == 0 {
-                        return Err(error.into());
+                    printed = told.answered();
+                    tokio::select! {
+                        biased;
+                        _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
+                            if is_input_left.is_some() {
+                                let so_far = so_far(told.answered(), &sending);
+                                let go_on = self.how_to_go_on(told.answered(), sending.unanswered() == 0);
+                                return Ok((told.end(), Some(format!("interrupted twice: {so_far}; {go_on}"))));
+                            }
+                            // A terminal has no more than what was typed.
+                            let is_typed = self.is_standard_input() && io::stdin().is_terminal();
+                            is_input_left = Some(locked(lines).give_up(!is_typed));
+                            sending.end_input();
+                            if sending.unanswered() > 0 {
+                                let waiting = counted(sending.unanswered() as u64, "answer");
+                                told.note(&format!(
+                                    "lifeboat: interrupted: waiting for {waiting}; interrupt once more to end at once"
+                                ));
+                            }
+                            continue;
+                        }
+                        progress = sending.next() => progress,
                     }
-                    let (answered, open) = (grouped(told.answered()), grouped(sending.unanswered() as u64));
-                    return Err(error).with_context(|| {
-                        format!("{answered} lines are answered, {open} were under way and may be done; the rest was not sent")
-                    });
                 }
             };
             match progress {
-                None => {
-                    is_pipe_open(out.flush()).context("cannot write the answers")?;
-                    told.finish();
-                    return Ok(told.outcomes);
-                }
-                Some(Progress::Answer(answer)) => {
-                    if !is_pipe_open(print(&mut out, &answer, self.json)).context("cannot write the answers")? {
-                        return Err(
-                            UsageError("nobody reads the answers any more; what was sent is done".into()).into()
-                        );
+                Ok(Some(Progress::Answer(answer))) => {
+                    if !is_pipe_open(print(&mut out, &answer, self.json)).context(unwritable)? {
+                        return Ok(self.nobody_reads(&sending, told, printed));
                     }
                     told.answer(answer.outcome);
                 }
-                Some(Progress::Retrying { error, unanswered, wait }) => {
-                    let (lines, wait) = (grouped(unanswered as u64), wait.as_secs_f64());
-                    told.note(&format!("lifeboat: {error}; {lines} lines are sent again in {wait:.1} s"));
+                Ok(Some(Progress::Retrying { error, unanswered, wait })) => {
+                    let (unanswered, wait) = (counted(unanswered as u64, "line"), wait.as_secs_f64());
+                    told.note(&format!("lifeboat: {error}; sending {unanswered} again in {wait:.1} s"));
                 }
+                Ok(None) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        if !is_pipe_open(out.flush()).context(unwritable)? {
+            return Ok(self.nobody_reads(&sending, told, printed));
+        }
+        let answered = told.answered();
+        match progress {
+            Err(error @ ClientError::Unreachable { .. }) if answered == 0 => Err(error.into()),
+            Err(error) => {
+                let _ = told.end();
+                let is_void = matches!(error, ClientError::Problem { status: 401, .. });
+                let after = if is_void { "after lifeboat login " } else { "" };
+                let (so_far, go_on) =
+                    (so_far(answered, &sending), self.how_to_go_on(answered, sending.unanswered() == 0));
+                Err(error).context(format!("{so_far}; {after}{go_on}"))
+            }
+            Ok(()) => {
+                told.finish();
+                let reason = is_input_left.unwrap_or(false).then(|| {
+                    let sent = match answered {
+                        0 => "before the first line".into(),
+                        answered => format!("with {} answered", counted(answered, "line")),
+                    };
+                    format!("interrupted {sent}; the rest was not sent: {}", self.how_to_go_on(answered, true))
+                });
+                Ok((told.end(), reason))
             }
         }
     }
+
+    fn nobody_reads(&self, sending: &Sending, told: Told, printed: u64) -> (BTreeMap<Outcome, u64>, Option<String>) {
+        let (last, go_on) = (grouped(sending.last_line()), self.how_to_go_on(printed, false));
+        (told.end(), Some(format!("nobody reads the answers any more; all up to line {last} may be done: {go_on}")))
+    }
+
+    /// What to do about the lines after so many that were answered. `is_clean` if none of them was sent.
+    fn how_to_go_on(&self, answered: u64, is_clean: bool) -> String {
+        if self.resume.is_some() {
+            return "the same command does what is left, and prints all answers".into();
+        }
+        let twice = if is_clean {
+            ""
+        } else {
+            ", with the same ids; a line that had none may then be done twice, which --resume FILE prevents"
+        };
+        format!("go on with line {}{twice}", grouped(answered + 1))
+    }
+}
+
+/// `4,000 lines are answered, 12 more were sent and may be done or not`
+fn so_far(answered: u64, sending: &Sending) -> String {
+    let is = if answered == 1 { "is" } else { "are" };
+    let answered = format!("{} {is} answered", counted(answered, "line"));
+    match sending.unanswered() as u64 {
+        0 => answered,
+        unanswered => format!("{answered}, {} more may be done or not", grouped(unanswered)),
+    }
+}
+
+/// Has the answers on the disk if they go to a file: what they are made of again is removed after that.
+fn sync_answers() -> io::Result<()> {
+    let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
+    if out.metadata()?.is_file() { out.sync_all() } else { Ok(()) }
+}
+
+/// Nobody panics with the lock.
+fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
+    shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[derive(Deserialize)]
 struct Printed {
+    #[serde(default, deserialize_with = "lines::present")]
     json: Option<Box<RawValue>>,
     text: Option<String>,
 }
@@ -180,8 +280,9 @@ fn print(out: &mut impl Write, answer: &BatchAnswer, json: bool) -> io::Result<(
             return writeln!(out, "{text}");
         }
     }
-    out.write_all(&answer.line)?;
-    out.write_all(b"\n")
+    let mut line = lines::escaped(answer.line.to_vec());
+    line.push(b'\n');
+    out.write_all(&line)
 }
 
 /// What is told of the progress: a bar on a terminal, lines elsewhere.
@@ -196,9 +297,13 @@ impl Told {
         let has_bar = io::stderr().is_terminal() && !remote::is_terminal();
         let bar = has_bar.then(|| match count {
             Some(count) => {
-                let style =
-                    ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} ({per_sec}, {eta} left) {msg}");
-                ProgressBar::new(count).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+                let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} ({rate}/s, {eta} left)")
+                    .unwrap_or_else(|_| ProgressStyle::default_bar());
+                let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
+                    // Whole ones; where it cannot be written nobody sees it.
+                    let _ = out.write_str(&grouped(state.per_sec() as u64));
+                });
+                ProgressBar::new(count).with_style(style)
             }
             None => ProgressBar::new_spinner(),
         });
@@ -227,6 +332,14 @@ impl Told {
         }
     }
 
+    /// Leaves the terminal as it was. Returns how many ended in which way.
+    fn end(self) -> BTreeMap<Outcome, u64> {
+        if let Some(bar) = &self.bar {
+            bar.finish_and_clear();
+        }
+        self.outcomes
+    }
+
     fn finish(&self) {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
@@ -235,89 +348,6 @@ impl Told {
             self.outcomes.iter().map(|(outcome, count)| format!("{} {outcome}", grouped(*count))).collect();
         let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
         remote::note(&format!("{} answered{counts}", grouped(self.answered())));
-    }
-}
-
-/// Whose ids the lines get. A server that is starting is waited for, as the batch itself would.
-async fn who_am_i(client: &Client) -> anyhow::Result<String> {
-    let backoff = Backoff::default();
-    for failures in 1.. {
-        let error = match client.who_am_i().await {
-            Ok(who) => return Ok(who.user),
-            Err(error) => error,
-        };
-        let is_there = !matches!(error, ClientError::Unreachable { .. });
-        let wait = backoff.delay(failures).filter(|_| is_there && error.is_retryable());
-        let Some(wait) = wait else { return Err(error.into()) };
-        tokio::time::sleep(wait.max(error.retry_after().unwrap_or_default())).await;
-    }
-    unreachable!("there are no more attempts than numbers")
-}
-
-/// What the ids of a batch are made of, as it is kept in a file.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Resume {
-    server: String,
-    user: String,
-    service: Name,
-    time: Timestamp,
-    seed: String,
-}
-
-impl Resume {
-    fn read_or_create(file: &Path, server: &str, user: &str, service: &Name) -> anyhow::Result<LineIds> {
-        let failed = |error: io::Error| UsageError(format!("{}: {error}; name a file that can be kept", shown(file)));
-        let mut text = String::new();
-        match File::open(file) {
-            Ok(opened) => {
-                opened.take(RESUME_BYTES_MAX).read_to_string(&mut text).map_err(failed)?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let ids = LineIds { time: SystemClock.now(), seed: random()? };
-                let resume = Self {
-                    server: server.into(),
-                    user: user.into(),
-                    service: service.clone(),
-                    time: ids.time,
-                    seed: to_base64(&ids.seed),
-                };
-                resume.write(file).map_err(failed)?;
-                return Ok(ids);
-            }
-            Err(error) => return Err(failed(error).into()),
-        }
-        let wrong = |reason: &str| {
-            let shown = shown(file);
-            UsageError(format!("{shown} {reason}; name another file, or remove it if its batch is not to go on"))
-        };
-        let Self { server: of_server, user: of_user, service: of_service, time, seed } =
-            toml::from_str(&text).map_err(|_| wrong("is not what --resume writes"))?;
-        if of_service != *service || !remote::is_same_server(&of_server, server) {
-            return Err(
-                wrong(&format!("is of a batch to service '{of_service}' at {}", of_server.escape_debug())).into()
-            );
-        }
-        if of_user != user {
-            return Err(
-                wrong(&format!("is of a batch of user '{}', and you are '{user}'", of_user.escape_debug())).into()
-            );
-        }
-        let seed = from_base64(&seed).and_then(|seed| <[u8; 32]>::try_from(seed).ok());
-        Ok(LineIds { time, seed: seed.ok_or_else(|| wrong("is not what --resume writes"))? })
-    }
-
-    /// It is on the disk before anything is sent.
-    fn write(&self, file: &Path) -> io::Result<()> {
-        let text = toml::to_string(self).map_err(io::Error::other)?;
-        let mut aside = file.as_os_str().to_owned();
-        aside.push(format!(".{}.new", std::process::id()));
-        let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&aside)?;
-        opened.write_all(text.as_bytes())?;
-        opened.sync_all()?;
-        fs::rename(&aside, file)?;
-        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        File::open(folder)?.sync_all()
     }
 }
 
@@ -342,22 +372,7 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_batch_that_goes_on_has_the_ids_that_it_had() {
-        let folder = tempfile::tempdir().expect("a folder");
-        let file = folder.path().join("resume");
-        let bank = Name::new("bank").expect("a name");
-        let ids = Resume::read_or_create(&file, "http://a", "ada", &bank).expect("made");
-        assert_eq!(Resume::read_or_create(&file, "http://a/", "ada", &bank).expect("there"), ids);
-        let other = Name::new("other").expect("a name");
-        assert!(Resume::read_or_create(&file, "http://a", "ada", &other).is_err());
-        assert!(Resume::read_or_create(&file, "http://b", "ada", &bank).is_err());
-        let other = Resume::read_or_create(&file, "http://a", "bob", &bank).expect_err("ids are each user's own");
-        assert!(other.to_string().contains("of user 'ada'"), "{other}");
-        fs::write(&file, "time = 1").expect("writable");
-        assert!(Resume::read_or_create(&file, "http://a", "ada", &bank).is_err());
-    }
+    use std::fs;
 
     #[test]
     fn answers_are_printed_as_those_of_a_run() {
@@ -371,6 +386,7 @@ mod tests {
         let ok = r#"{"id":"a","outcome":"ok","json":{"x": 1.0}}"#;
         assert_eq!(printed(ok, false), "{\"x\": 1.0}\n");
         assert_eq!(printed(ok, true), format!("{ok}\n"));
+        assert_eq!(printed(r#"{"id":"a","outcome":"ok","json":null}"#, false), "null\n");
         assert_eq!(printed(r#"{"id":"a","outcome":"ok","text":"hi"}"#, false), "hi\n");
         for line in [
             r#"{"id":"a","outcome":"ok","text":"\u001b[2J"}"#,

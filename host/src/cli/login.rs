@@ -4,7 +4,7 @@ use super::remote::{self, Login as Found, Passwords, SERVER_DEFAULT, with_server
 use super::{UsageError, exit};
 use anyhow::Context;
 use clap::Args;
-use lifeboat::client::{Client, ClientError, Profile, Server};
+use lifeboat::client::{ClientError, Profile, Server};
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::json;
@@ -14,8 +14,11 @@ use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 The token is kept in a file that only its owner can read: $LIFEBOAT_PROFILE, or lifeboat/profile.toml in $XDG_CONFIG_HOME
-or ~/.config. The variables LIFEBOAT_SERVER and LIFEBOAT_TOKEN stand for it; the token of a profile goes to the server of
-that profile alone.";
+or ~/.config. The variables LIFEBOAT_SERVER, LIFEBOAT_TOKEN and LIFEBOAT_CA stand for what is in it; the token
+of a profile goes to the server of that profile alone.
+
+A server whose certificate no authority of the system has signed is believed with --ca FILE: the certificate of one's own
+authority, or the server's own, as PEM. The profile keeps the name of the file, which has to stay where it is.";
 
 /// Arguments of `login`.
 #[derive(Debug, Args)]
@@ -30,7 +33,8 @@ pub(crate) struct Login {
     /// Read the password from the first line of standard input
     #[arg(long)]
     password_stdin: bool,
-    /// Certificates (PEM) that may vouch for the server, beside those that the system trusts
+    /// Certificates (PEM) that may vouch for the server, beside those that the system trusts [default: $LIFEBOAT_CA, or
+    /// those of the last log-in there]
     #[arg(long, value_name = "FILE")]
     ca: Option<PathBuf>,
     /// Print the result as JSON; the token is in neither
@@ -45,20 +49,35 @@ impl Login {
             Some(url) => url,
             None => before.as_ref().map_or_else(|| SERVER_DEFAULT.into(), |profile| profile.url.clone()),
         };
-        let before = before.filter(|profile| remote::is_same_server(&profile.url, &url));
-        let ca = match self.ca {
+        let before = before.filter(|profile| Server::is_same(&profile.url, &url));
+        let is_ca_named = self.ca.is_some();
+        let ca = match self.ca.or_else(remote::ca_variable) {
             // It is to be found from any folder.
             Some(file) => Some(std::path::absolute(&file).context("cannot tell the folder that this is")?),
             None => before.as_ref().and_then(|profile| profile.ca.clone()),
         };
-        let client = Client::new(&Server { url: url.clone(), ca: ca.clone() }, None)?;
-        if url.starts_with("http://") && !is_loopback(&url) {
-            remote::note(&format!("lifeboat: {} does not encrypt: others may read the password", Printable(&url)));
+        let server = Server { url, ca };
+        let client = remote::client(&server, None)?;
+        let (url, ca) = (client.url().to_owned(), server.ca.clone());
+        if is_ca_named && url.starts_with("http:") {
+            let text = format!("--ca is for a server with TLS, and {url} has none: write https://, or leave --ca out");
+            return Err(UsageError(text).into());
+        }
+        // A password is for a Lifeboat server that is there, and nobody else.
+        let asking = remote::client(&server, None)?;
+        remote::block_on(async {
+            match asking.who_am_i().await {
+                Ok(_) | Err(ClientError::Problem { .. }) => Ok(()),
+                Err(error) => Err(error.into()),
+            }
+        })?;
+        if client.is_in_the_clear() {
+            remote::note(&format!("lifeboat: {url} does not encrypt: others may read the password and the token"));
         }
         let user = match (self.user, before.and_then(|profile| profile.user)) {
-            (Some(user), _) => user.to_string(),
+            (Some(user), _) => String::from(user),
             (None, Some(user)) => user,
-            (None, None) => ask_user()?,
+            (None, None) => String::from(ask_user()?),
         };
         let password =
             Passwords { from_stdin: self.password_stdin }.ask(&format!("Password of {}", Printable(&user)))?;
@@ -73,7 +92,7 @@ impl Login {
             format!(
                 "logged in at {} as {}{role} until {}",
                 Printable(client.url()),
-                reply.user,
+                Printable(&reply.user),
                 Printable(&reply.expires)
             )
         })?;
@@ -81,13 +100,7 @@ impl Login {
     }
 }
 
-/// Whether what is sent there stays on this machine.
-fn is_loopback(url: &str) -> bool {
-    let host = url.trim_start_matches("http://").split(['/', ':']).next().unwrap_or_default();
-    host == "localhost" || host.starts_with("127.") || url.starts_with("http://[::1]")
-}
-
-fn ask_user() -> anyhow::Result<String> {
+fn ask_user() -> anyhow::Result<Name> {
     if !io::stdin().is_terminal() {
         return Err(UsageError("nobody says who logs in: give --user NAME".into()).into());
     }
@@ -95,7 +108,7 @@ fn ask_user() -> anyhow::Result<String> {
     write!(err, "User: ").and_then(|()| err.flush())?;
     let mut line = String::new();
     io::stdin().lock().read_line(&mut line)?;
-    Ok(line.trim().to_owned())
+    Ok(Name::new(line.trim()).map_err(UsageError)?)
 }
 
 /// Arguments of `logout`.

@@ -51,6 +51,14 @@ pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     value.map(Some).map_err(|_| UsageError(format!("the variable {name} is not UTF-8 text")).into())
 }
 
+/// The variable that stands for `--ca`.
+pub(crate) const CA_VARIABLE: &str = "LIFEBOAT_CA";
+
+/// The file of certificates that the environment names.
+pub(crate) fn ca_variable() -> Option<PathBuf> {
+    std::env::var_os(CA_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from)
+}
+
 /// Which server, and with which token, if there is one.
 pub(crate) struct Login {
     pub(crate) server: Server,
@@ -68,8 +76,8 @@ impl Login {
                         and LIFEBOAT_TOKEN";
             return Err(NotLoggedIn(text.into()).into());
         };
-        let of_profile = profile.filter(|profile| is_same_server(&profile.url, &url));
-        let ca = of_profile.as_ref().and_then(|profile| profile.ca.clone());
+        let of_profile = profile.filter(|profile| Server::is_same(&profile.url, &url));
+        let ca = ca_variable().or_else(|| of_profile.as_ref().and_then(|profile| profile.ca.clone()));
         let token = token.or_else(|| of_profile.and_then(|profile| profile.token));
         Ok(Self { server: Server { url, ca }, token })
     }
@@ -79,13 +87,14 @@ impl Login {
             let url = Printable(&self.server.url);
             return Err(NotLoggedIn(format!("nobody is logged in at {url}: run lifeboat login --server {url}")).into());
         };
-        Ok(Client::new(&self.server, Some(token))?)
+        client(&self.server, Some(token))
     }
 }
 
-/// Whether two URLs are of one server, however they end.
-pub(crate) fn is_same_server(one: &str, other: &str) -> bool {
-    one.trim_end_matches('/') == other.trim_end_matches('/')
+/// A client that says on standard error what it waits for.
+pub(crate) fn client(server: &Server, token: Option<&str>) -> anyhow::Result<Client> {
+    let waits = |error: &ClientError| note(&format!("lifeboat: waiting for the server: {error}"));
+    Ok(Client::new(server, token)?.with_notice(waits))
 }
 
 /// A runtime that talks to a server.
@@ -107,7 +116,7 @@ pub(crate) fn with_server<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>
 pub(crate) fn code_of(error: &ClientError) -> u8 {
     match error {
         ClientError::Unreachable { .. } | ClientError::Interrupted { .. } => exit::UNREACHABLE,
-        ClientError::Setup(_) | ClientError::Input(_) => exit::USAGE,
+        ClientError::Setup(_) | ClientError::Input(_) | ClientError::Ids(_) => exit::USAGE,
         ClientError::Problem { status: 401, code, .. } if code != "wrong_credentials" => exit::UNREACHABLE,
         ClientError::Problem { code, .. } if code == "workload_refused" => exit::WORKLOAD,
         ClientError::Problem { outcome: Some(_), .. } => exit::SOME_NOT_OK,
@@ -200,7 +209,7 @@ pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
             is_repeated: answer.is_repeated,
             failover: answer.failover.as_deref(),
         };
-        serde_json::to_writer(&mut line, &printed)?;
+        line = lines::escaped(serde_json::to_vec(&printed)?);
     }
     line.push(b'\n');
     super::is_pipe_open(io::stdout().lock().write_all(&line)).context("cannot write the answer")?;
@@ -222,6 +231,9 @@ fn with_server_or_data<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -
 pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
     with_server_or_data(async |client| {
         let services = client.services().await?;
+        if services.is_empty() && !json {
+            note("there is no service on which you have a grant; an admin makes one: lifeboat deploy SERVICE WORKLOAD");
+        }
         print(json, &serde_json::json!({ "services": services }), || services_table(&services))
     })?;
     Ok(ExitCode::from(exit::OK))
@@ -318,9 +330,13 @@ pub(crate) fn service_line(service: &Service) -> String {
     let standing = word(&service.standing);
     let place = service.vm.as_ref().map_or_else(
         || service.reason.as_ref().map_or(String::new(), |reason| format!(": {}", Printable(reason))),
-        |vm| format!(": {} on {} ({}), transaction {}", vm.id, vm.machine, vm.size, vm.sequence),
+        |vm| {
+            let Vm { id, machine, size, sequence, .. } = vm;
+            let (id, machine, size) = (Printable(id), Printable(machine), Printable(size));
+            format!(": {id} on {machine} ({size}), transaction {}", grouped(*sequence))
+        },
     );
-    format!("{}: {standing}{place}", service.name)
+    format!("{}: {standing}{place}", Printable(&service.name))
 }
 
 /// A value that is one word in JSON.
@@ -360,6 +376,23 @@ pub(crate) fn from_base64(text: &str) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_a_server_names_cannot_drive_a_terminal() {
+        let evil = "\u{1b}[2J\u{9b}2J\n";
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "name": evil, "workload": evil, "standing": "running", "failover": evil, "reason": evil,
+            "vm": {
+                "id": evil, "machine": evil, "size": evil, "sequence": 1, "snapshot_sequence": 1, "resources": {},
+                "degraded": evil, "unmovable": evil, "stopped": evil,
+            },
+        }))
+        .expect("a service");
+        let stopped = Service { vm: None, ..service.clone() };
+        for text in [service_line(&service), service_line(&stopped), services_table(&[service, stopped])] {
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        }
+    }
 
     #[test]
     fn errors_of_the_client_have_their_exit_codes() {

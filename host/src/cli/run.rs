@@ -692,6 +692,7 @@ impl Usage<'_> {
     }
 }
 
-fn counted(count: u64, noun: &str) -> String {
+/// `1 line`, `2,000 lines`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
 }

@@ -3,6 +3,7 @@
 //! One request at a time carries lines to the server while answers come back, in the order of the lines. When its
 //! connection breaks, another one is made, and the lines without an answer are sent again under their ids.
 
+mod silence;
 mod window;
 
 pub use window::{WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
@@ -18,13 +19,15 @@ use futures::{StreamExt, TryStreamExt};
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Body, Method};
 use serde::Deserialize;
+use silence::Silence;
 use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use window::Window;
 
-/// The longest that a line waits for its answer while nothing else is answered, before the connection counts as broken.
+/// How long a server may owe answers and give none before its connection counts as broken. Lines that are sent meanwhile
+/// do not count for anything.
 pub const BATCH_SILENCE_MAX: Duration = super::ANSWER_TIME_MAX;
 
 /// Lines that are put into one chunk of a request's body, at the most.
@@ -66,9 +69,12 @@ pub struct Batch {
     service: String,
     input: BoxStream<'static, io::Result<Line>>,
     is_input_over: bool,
-    draw_id: Box<dyn FnMut(u64) -> String + Send>,
+    /// The last line that was taken.
+    last_line: u64,
+    draw_id: Box<dyn FnMut(u64) -> io::Result<String> + Send>,
     window: Window,
     connection: Option<Connection>,
+    silence: Silence,
     backoff: Backoff,
     /// Whether the server has been there: one that never was is not waited for.
     was_there: bool,
@@ -90,13 +96,13 @@ struct Connection {
 
 impl Client {
     /// Sends the envelopes of `input`, `{"id"?,"query"?,"json"|"text"|"base64"}`, a line each, to a service.
-    /// [`Batch::next`] drives it. `draw_id` gives the ids of lines that have none, by their number: ids that no other line
-    /// ever has.
+    /// [`Batch::next`] drives it. `draw_id` gives the ids of lines that have none, by their number and in their order: ids
+    /// that no other line ever has. It is called before the line is sent, and an error of it ends the batch.
     pub fn batch(
         &self,
         service: &str,
         input: BoxStream<'static, io::Result<Line>>,
-        draw_id: impl FnMut(u64) -> String + Send + 'static,
+        draw_id: impl FnMut(u64) -> io::Result<String> + Send + 'static,
         backoff: Backoff,
     ) -> Batch {
         Batch {
@@ -104,9 +110,11 @@ impl Client {
             service: service.to_owned(),
             input,
             is_input_over: false,
+            last_line: 0,
             draw_id: Box::new(draw_id),
             window: Window::default(),
             connection: None,
+            silence: Silence::new(BATCH_SILENCE_MAX),
             backoff,
             was_there: false,
             failures: 0,
@@ -114,7 +122,7 @@ impl Client {
         }
     }
 
-    fn open_batch(&self, service: &str) -> Connection {
+    fn open_batch(&self, service: &str) -> Result<Connection, ClientError> {
         // The window bounds what is in it.
         let (sender, receiver) = mpsc::unbounded_channel();
         let lines = stream::unfold(receiver, |mut receiver: mpsc::UnboundedReceiver<Bytes>| async move {
@@ -122,7 +130,7 @@ impl Client {
         });
         let chunks = lines.ready_chunks(CHUNK_LINES_MAX).map(|lines| Ok::<_, io::Error>(Bytes::from(lines.concat())));
         let request = self
-            .untimed_request(Method::POST, &["services", service, "transactions:batch"])
+            .untimed_request(Method::POST, &["services", service, "transactions:batch"])?
             .header(CONTENT_TYPE, JSON_LINES)
             .body(Body::wrap_stream(chunks));
         let client = self.clone();
@@ -132,7 +140,7 @@ impl Client {
             let bytes = response.bytes_stream();
             Ok(split(bytes.map_err(move |error| client.broken(&error)).boxed()))
         };
-        Connection { lines: Some(sender), answers: stream::once(opening).try_flatten().boxed() }
+        Ok(Connection { lines: Some(sender), answers: stream::once(opening).try_flatten().boxed() })
     }
 }
 
@@ -154,48 +162,36 @@ impl Batch {
                 tokio::time::sleep(wait).await;
                 self.wait = None;
             }
-            self.send();
+            self.send()?;
+            let listening = self.silence.listen(self.window.is_awaiting());
             let happened = tokio::select! {
                 biased;
-                answer = answer(&mut self.connection, self.window.is_awaiting()) => Happened::Answer(answer),
+                answer = answer(&mut self.connection) => Happened::Answer(answer),
                 line = self.input.next(), if !self.is_input_over && self.window.has_room() => Happened::Line(line),
+                () = listening.over() => Happened::Silence,
             };
-            match happened {
-                Happened::Line(line) => self.take(line)?,
-                Happened::Answer(None) => {
-                    let reason = "the batch broke off".to_owned();
-                    let error = ClientError::Interrupted { url: self.client.url().to_owned(), reason };
-                    if let Some(progress) = self.lose_connection(error)? {
-                        return Ok(Some(progress));
+            drop(listening);
+            let lost = match happened {
+                Happened::Line(line) => {
+                    self.take(line)?;
+                    continue;
+                }
+                Happened::Silence => self.interrupted(format!("no answer came for {} s", BATCH_SILENCE_MAX.as_secs())),
+                Happened::Answer(None) => self.interrupted("the batch broke off".into()),
+                Happened::Answer(Some(Err(error))) => error,
+                Happened::Answer(Some(Ok(line))) => match read(line).map_err(|reason| self.client.bad_reply(reason))? {
+                    Ok(answer) => {
+                        self.window.answered(answer.id.as_deref()).map_err(|reason| self.client.bad_reply(reason))?;
+                        self.silence.ended();
+                        (self.failures, self.was_there) = (0, true);
+                        return Ok(Some(Progress::Answer(answer)));
                     }
-                }
-                Happened::Answer(Some(Err(error))) => {
-                    if let Some(progress) = self.lose_connection(error)? {
-                        return Ok(Some(progress));
-                    }
-                }
-                Happened::Answer(Some(Ok(line))) => {
-                    let answer = match read(line).map_err(|reason| self.client.bad_reply(reason))? {
-                        Ok(answer) => answer,
-                        // What the server does not know, it is asked for again: on another connection, for answers come in order.
-                        Err(reason) => {
-                            let error = ClientError::Problem {
-                                status: 503,
-                                code: "outcome_unknown".into(),
-                                detail: reason,
-                                retry_after: Some(Duration::from_secs(1)),
-                                outcome: None,
-                            };
-                            match self.lose_connection(error)? {
-                                Some(progress) => return Ok(Some(progress)),
-                                None => continue,
-                            }
-                        }
-                    };
-                    self.window.answered(answer.id.as_deref()).map_err(|reason| self.client.bad_reply(reason))?;
-                    (self.failures, self.was_there) = (0, true);
-                    return Ok(Some(Progress::Answer(answer)));
-                }
+                    // Answers come in order: what is left is asked for on another connection, if at all.
+                    Err(error) => error,
+                },
+            };
+            if let Some(progress) = self.lose_connection(lost)? {
+                return Ok(Some(progress));
             }
         }
     }
@@ -206,12 +202,28 @@ impl Batch {
         self.window.unanswered()
     }
 
+    /// The number of the last line that was read; 0 before the first.
+    #[must_use]
+    pub fn last_line(&self) -> u64 {
+        self.last_line
+    }
+
+    /// Reads no more lines: the batch is over when those that were read are answered.
+    pub fn end_input(&mut self) {
+        self.is_input_over = true;
+        self.input = stream::empty().boxed();
+    }
+
+    fn interrupted(&self, reason: String) -> ClientError {
+        ClientError::Interrupted { url: self.client.url().to_owned(), reason }
+    }
+
     /// Sends what the connection has not had; makes one if there is something to send.
-    fn send(&mut self) {
+    fn send(&mut self) -> Result<(), ClientError> {
         if self.connection.is_none() && self.window.unanswered() > 0 {
-            self.connection = Some(self.client.open_batch(&self.service));
+            self.connection = Some(self.client.open_batch(&self.service)?);
         }
-        let Some(connection) = &mut self.connection else { return };
+        let Some(connection) = &mut self.connection else { return Ok(()) };
         while let Some(line) = self.window.next_to_send() {
             // One that is broken says so at its other end, and then all of this is sent on another.
             if let Some(lines) = &connection.lines {
@@ -221,16 +233,21 @@ impl Batch {
         if self.is_input_over {
             connection.lines = None;
         }
+        Ok(())
     }
 
     fn take(&mut self, line: Option<io::Result<Line>>) -> Result<(), ClientError> {
         match line {
             None => self.is_input_over = true,
             Some(Err(error)) => return Err(ClientError::Input(error)),
-            Some(Ok(line)) => match named(line, &mut self.draw_id) {
-                Ok((id, text)) => self.window.push(id, text),
-                Err(answer) => self.window.push_told(answer),
-            },
+            Some(Ok(line)) => {
+                let number = line.number;
+                match named(line, &mut self.draw_id).map_err(ClientError::Ids)? {
+                    Ok((id, text)) => self.window.push(id, text),
+                    Err(answer) => self.window.push_told(answer),
+                }
+                self.last_line = number;
+            }
         }
         Ok(())
     }
@@ -238,6 +255,7 @@ impl Batch {
     /// What to do about a connection that broke; nothing, if nothing was under way: a server ends one that idles.
     fn lose_connection(&mut self, error: ClientError) -> Result<Option<Progress>, ClientError> {
         self.connection = None;
+        self.silence.ended();
         self.window.connection_lost();
         self.was_there |= !matches!(error, ClientError::Unreachable { .. });
         if !error.is_retryable() || !self.was_there {
@@ -258,37 +276,44 @@ impl Batch {
 enum Happened {
     Line(Option<io::Result<Line>>),
     Answer(Option<Result<Bytes, ClientError>>),
+    /// Of a server that owes answers, for too long.
+    Silence,
 }
 
-/// The next answer on a connection, within the time for one if the server owes one.
-async fn answer(connection: &mut Option<Connection>, is_owed: bool) -> Option<Result<Bytes, ClientError>> {
-    let Some(connection) = connection else { return std::future::pending().await };
-    if !is_owed {
-        return connection.answers.next().await;
+/// The next answer on a connection.
+async fn answer(connection: &mut Option<Connection>) -> Option<Result<Bytes, ClientError>> {
+    match connection {
+        Some(connection) => connection.answers.next().await,
+        None => std::future::pending().await,
     }
-    // Silence is an end, too.
-    tokio::time::timeout(BATCH_SILENCE_MAX, connection.answers.next()).await.unwrap_or_default()
 }
 
 /// A line with its id, as it is sent; or the answer to one that is wrong.
-fn named(line: Line, draw_id: &mut impl FnMut(u64) -> String) -> Result<(String, Bytes), BatchAnswer> {
+///
+/// # Errors
+/// Those of `draw_id`.
+fn named(
+    line: Line,
+    draw_id: &mut impl FnMut(u64) -> io::Result<String>,
+) -> io::Result<Result<(String, Bytes), BatchAnswer>> {
     let number = line.number;
-    let again = |bytes: Vec<u8>| Line { number, bytes: Ok(bytes) };
     let mut text = line.bytes.as_ref().cloned().unwrap_or_default();
-    let request = check(line)?;
-    let id = match request {
-        Some(id) => id,
-        None => {
-            let id = draw_id(number);
+    let id = match check(line) {
+        Err(answer) => return Ok(Err(answer)),
+        Ok(Some(id)) => id,
+        Ok(None) => {
+            let id = draw_id(number)?;
             // It begins with a brace, or it would be no envelope; and ids that are drawn need no escapes.
             let brace = text.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
             text.splice(brace..brace, format!("\"id\":{},", serde_json::Value::from(&*id)).into_bytes());
-            check(again(text.clone()))?;
+            if let Err(answer) = check(Line { number, bytes: Ok(text.clone()) }) {
+                return Ok(Err(answer));
+            }
             id
         }
     };
     text.push(b'\n');
-    Ok((id, Bytes::from(text)))
+    Ok(Ok((id, Bytes::from(text))))
 }
 
 /// The id of an envelope, if it has one; or the answer to one that is wrong.
@@ -306,20 +331,34 @@ fn check(line: Line) -> Result<Option<String>, BatchAnswer> {
     }
 }
 
+/// An answer, or the problem that ends a batch.
 #[derive(Deserialize)]
 struct Told {
     id: Option<String>,
     /// None if the server does not know it.
     outcome: Option<Outcome>,
     cause: Option<String>,
+    /// Of a problem alone.
+    status: Option<u16>,
+    code: Option<String>,
+    detail: Option<String>,
 }
 
-/// An answer, or why there is none although the transaction was executed. An error is no line of a batch.
-fn read(line: Bytes) -> Result<Result<BatchAnswer, String>, String> {
+/// An answer, or why there is none, here or to any line after it. An error is no line of a batch.
+fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
     let told: Told = serde_json::from_slice(&line).map_err(|error| format!("an answer is none: {error}"))?;
-    Ok(match told.outcome {
-        Some(outcome) => Ok(BatchAnswer { id: told.id, outcome, line }),
-        None => Err(told.cause.unwrap_or_default()),
+    let problem = |status, code: String, detail: Option<String>, retry_after| ClientError::Problem {
+        status,
+        code,
+        detail: detail.unwrap_or_default(),
+        retry_after,
+        outcome: None,
+    };
+    Ok(match told {
+        Told { status: Some(status), code: Some(code), detail, .. } => Err(problem(status, code, detail, None)),
+        Told { id, outcome: Some(outcome), .. } => Ok(BatchAnswer { id, outcome, line }),
+        // It was executed, and whether that is kept is to be asked for again.
+        Told { cause, .. } => Err(problem(503, "outcome_unknown".into(), cause, Some(Duration::from_secs(1)))),
     })
 }
 
@@ -352,10 +391,11 @@ fn split(bytes: BoxStream<'static, Result<Bytes, ClientError>>) -> BoxStream<'st
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::Server;
 
     fn named_text(text: &str) -> Result<(String, String), String> {
         let line = Line { number: 7, bytes: Ok(text.as_bytes().to_vec()) };
-        match named(line, &mut |number| format!("line-{number}")) {
+        match named(line, &mut |number| Ok(format!("line-{number}"))).expect("an id is drawn") {
             Ok((id, text)) => Ok((id, String::from_utf8(text.to_vec()).expect("text"))),
             Err(answer) => Err(String::from_utf8(answer.line.to_vec()).expect("text")),
         }
@@ -378,6 +418,40 @@ mod tests {
             );
             assert!(!answer.ends_with('\n'));
         }
+    }
+
+    #[test]
+    fn a_silent_server_is_given_up_although_lines_are_sent_to_it_all_the_time() {
+        // The kernel takes the connection and what is sent: nobody answers.
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let client = Client::new(&Server { url, ca: None }, None).expect("a client");
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(async {
+            let dripping = stream::unfold(1, |number| async move {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                Some((Ok(Line { number, bytes: Ok(b"{\"text\":\"\"}".to_vec()) }), number + 1))
+            });
+            let mut batch = client.batch("bank", dripping.boxed(), |number| Ok(number.to_string()), Backoff::default());
+            batch.silence = Silence::new(Duration::from_millis(100));
+            let Ok(Some(Progress::Retrying { error, unanswered, .. })) = batch.next().await else {
+                panic!("there is nobody to answer");
+            };
+            assert!(error.to_string().contains("no answer came"), "{error}");
+            assert!(unanswered < WINDOW_LINES_MAX, "it ended when no line was taken any more, and no earlier");
+        });
+    }
+
+    #[test]
+    fn a_problem_in_the_place_of_an_answer_ends_the_batch_and_is_no_answer() {
+        let problem = br#"{"type":"about:blank","title":"Unauthorized","status":401,"code":"not_authenticated",
+            "detail":"not authenticated","outcome":"denied"}"#;
+        let error = read(Bytes::from_static(problem)).expect("a line").expect_err("no answer");
+        assert!(matches!(error, ClientError::Problem { status: 401, .. }) && !error.is_retryable(), "{error:?}");
+        let unknown = read(Bytes::from_static(br#"{"id":"a","outcome":null,"cause":"why"}"#)).expect("a line");
+        assert!(unknown.expect_err("no answer").is_retryable());
+        let denied = read(Bytes::from_static(br#"{"id":"a","outcome":"denied","cause":"why"}"#)).expect("a line");
+        assert_eq!(denied.expect("an answer").outcome, Outcome::Denied);
     }
 
     #[test]

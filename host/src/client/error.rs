@@ -31,10 +31,7 @@ pub enum ClientError {
         outcome: Option<Outcome>,
     },
     /// Nothing was sent: there is no connection.
-    #[error(
-        "cannot reach {url}: {reason}; see that the server runs there, or name another one, or who vouches for it: \
-         lifeboat login --server URL --ca FILE"
-    )]
+    #[error("cannot reach {url}: {reason}; see that the server runs there, or {}", another(url))]
     Unreachable {
         /// Which server.
         url: String,
@@ -69,6 +66,12 @@ pub enum ClientError {
         /// Why not.
         io::Error,
     ),
+    /// A line of a batch that has no id cannot be given one, and was not sent.
+    #[error("a line can be given no id: {0}; what was answered until now stays done")]
+    Ids(
+        /// Why not.
+        io::Error,
+    ),
 }
 
 impl ClientError {
@@ -80,8 +83,14 @@ impl ClientError {
             Self::Problem { code, .. } if code == "stopped" => false,
             Self::Problem { retry_after, .. } => retry_after.is_some(),
             Self::Unreachable { .. } | Self::Interrupted { .. } => true,
-            Self::BadReply { .. } | Self::Setup(_) | Self::Input(_) => false,
+            Self::BadReply { .. } | Self::Setup(_) | Self::Input(_) | Self::Ids(_) => false,
         }
+    }
+
+    /// Whether the server is there and is not serving yet.
+    #[must_use]
+    pub fn is_starting(&self) -> bool {
+        matches!(self, Self::Problem { code, .. } if code == "starting")
     }
 
     /// After how long the server asks to try again.
@@ -91,6 +100,15 @@ impl ClientError {
             Self::Problem { retry_after, .. } => *retry_after,
             _ => None,
         }
+    }
+}
+
+/// What else may be wrong with a server that cannot be reached.
+fn another(url: &str) -> &'static str {
+    if url.starts_with("https:") {
+        "name another one, or who vouches for it: lifeboat login --server URL --ca FILE"
+    } else {
+        "name another one: lifeboat login --server URL"
     }
 }
 
@@ -108,7 +126,7 @@ pub struct Backoff {
 impl Default for Backoff {
     /// Two minutes in all: a server that is started again is back by then.
     fn default() -> Self {
-        Self { first: Duration::from_millis(100), longest: Duration::from_secs(5), failures_max: 30 }
+        super::STARTING_BACKOFF
     }
 }
 

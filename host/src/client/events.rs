@@ -144,7 +144,7 @@ async fn connect(
     query.extend(service.map(|service| ("service", service)));
     query.extend(kind.map(|kind| ("event", kind)));
     // It has no end: only its beginning and its silences are timed.
-    let mut request = client.untimed_request(Method::GET, &["events"]).query(&query);
+    let mut request = client.untimed_request(Method::GET, &["events"])?.query(&query);
     if !last_id.is_empty() {
         request = request.header("last-event-id", &last_id);
     }

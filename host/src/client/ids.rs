@@ -1,7 +1,16 @@
 //! Ids for transactions whose client gave them none.
 
 use crate::clock::Timestamp;
+use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::time::Duration;
+
+/// Lines of a file whose ids are of one time, at the most: few enough that none of them is old when it is sent, and so
+/// many that a time is written down seldom.
+pub const ID_BLOCK_LINES_MAX: u64 = 4_096;
+
+/// How long lines get ids of one time, at the most, where lines come slowly.
+pub const ID_BLOCK_AGE_MAX: Duration = Duration::from_secs(60);
 
 /// A UUID of version 7 of this time. A server that has forgotten the answers of its time denies it, and never executes
 /// it twice.
@@ -10,44 +19,155 @@ pub fn uuid_v7(time: Timestamp, random: [u8; 10]) -> String {
     uuid::Builder::from_unix_timestamp_millis(time.0 / 1_000_000, &random).into_uuid().to_string()
 }
 
-/// Ids for the lines of a file, which are the same each time that it is sent.
-#[derive(Clone, PartialEq, Eq)]
-pub struct LineIds {
+/// Where ids of another time begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct IdBlock {
+    /// The first line.
+    pub line: u64,
     /// When it was sent first.
     pub time: Timestamp,
-    /// What nobody else has.
-    pub seed: [u8; 32],
+}
+
+/// Ids for the lines of a file, which are the same each time that it is sent.
+///
+/// An id is made of a seed, the line's number, and the time at which its block of lines was sent first: an id of the
+/// time at which the first line was sent would be too old for a server by the end of a long file. So who sends a file
+/// writes each [`IdBlock`] down before a line of it is sent, and gives all of them back to send it again.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LineIds {
+    seed: [u8; 32],
+    blocks: Vec<IdBlock>,
+    /// Lines before this one may have been sent with ids of the blocks that were given back.
+    settled_before: u64,
 }
 
 impl fmt::Debug for LineIds {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LineIds").field("time", &self.time).finish_non_exhaustive()
+        f.debug_struct("LineIds").field("blocks", &self.blocks).finish_non_exhaustive()
     }
 }
 
 impl LineIds {
-    /// The id of line `number`.
+    /// Ids that nobody else has if nobody else has the `seed`, with the blocks that were begun before, in their order.
+    #[must_use]
+    pub fn new(seed: [u8; 32], blocks: Vec<IdBlock>) -> Self {
+        let settled_before = blocks.last().map_or(0, |last| last.line.saturating_add(ID_BLOCK_LINES_MAX));
+        Self { seed, blocks, settled_before }
+    }
+
+    /// The block that line `number` begins if it is sent `now`; none if it is part of one that is begun. Lines are asked
+    /// for in their order.
+    #[must_use]
+    pub fn next_block(&self, number: u64, now: Timestamp) -> Option<IdBlock> {
+        let is_known = number < self.settled_before
+            || self.blocks.last().is_some_and(|last| {
+                number.saturating_sub(last.line) < ID_BLOCK_LINES_MAX && now <= last.time.plus(ID_BLOCK_AGE_MAX)
+            });
+        (!is_known).then_some(IdBlock { line: number, time: now })
+    }
+
+    /// Begins a block, which is to outlive whatever happens from now on.
+    pub fn begin(&mut self, block: IdBlock) {
+        self.blocks.push(block);
+    }
+
+    /// The id of line `number`, whose block is begun.
     #[must_use]
     pub fn id(&self, number: u64) -> String {
         let hash = blake3::keyed_hash(&self.seed, &number.to_le_bytes());
         let mut random = [0; 10];
         random.copy_from_slice(&hash.as_bytes()[..10]);
-        uuid_v7(self.time, random)
+        let block = self.blocks.partition_point(|block| block.line <= number).saturating_sub(1);
+        uuid_v7(self.blocks.get(block).map(|block| block.time).unwrap_or_default(), random)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::service::id_time;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    const START: Timestamp = Timestamp(1_645_557_742_000_000_000);
 
     #[test]
     fn a_line_keeps_its_id_and_no_two_share_one() {
-        let ids = LineIds { time: Timestamp(1_645_557_742_000_000_000), seed: [7; 32] };
-        let id = ids.id(1);
-        assert_eq!(ids.id(1), id);
-        assert_ne!(ids.id(2), id);
-        assert_ne!(LineIds { seed: [8; 32], ..ids }.id(1), id);
+        let ids = |seed| LineIds::new([seed; 32], vec![IdBlock { line: 1, time: START }]);
+        let id = ids(7).id(1);
+        assert_eq!(ids(7).id(1), id);
+        assert_ne!(ids(7).id(2), id);
+        assert_ne!(ids(8).id(1), id);
         // RFC 9562, appendix A.6, has this time.
         assert!(id.starts_with("017f22e2-79b0-7"), "{id}");
+    }
+
+    #[test]
+    fn ids_are_of_the_time_at_which_they_are_sent_however_long_the_file_is() {
+        let mut ids = LineIds::new([7; 32], Vec::new());
+        let (mut now, mut blocks) = (START, 0);
+        for number in 1..=1_000_000 {
+            now = now.plus(Duration::from_millis(100));
+            if let Some(block) = ids.next_block(number, now) {
+                ids.begin(block);
+                blocks += 1;
+            }
+            let time = id_time(&ids.id(number), now).expect("a UUID of version 7");
+            assert!(time.plus(ID_BLOCK_AGE_MAX) >= Timestamp(now.0 - 1_000_000), "line {number} is of {time} at {now}");
+        }
+        assert!(blocks < 2_000, "{blocks} times are written down");
+    }
+
+    /// What happens to who sends a file.
+    #[derive(Debug, Clone, Copy)]
+    enum Step {
+        Send(u64),
+        Wait(Duration),
+        Crash,
+        /// After the block was written, before a line of it was sent.
+        CrashAfterBlock,
+        /// Before the block was written.
+        CrashBeforeBlock,
+    }
+
+    proptest! {
+        #[test]
+        fn a_line_that_may_have_been_sent_has_one_id_over_all_crashes(steps in prop::collection::vec(
+            prop_oneof![
+                4 => (1..3 * ID_BLOCK_LINES_MAX).prop_map(Step::Send),
+                2 => (0u64..200).prop_map(|seconds| Step::Wait(Duration::from_secs(seconds))),
+                1 => Just(Step::Crash),
+                1 => Just(Step::CrashAfterBlock),
+                1 => Just(Step::CrashBeforeBlock),
+            ],
+            1..25,
+        )) {
+            let mut written: Vec<IdBlock> = Vec::new();
+            let mut sent: BTreeMap<u64, String> = BTreeMap::new();
+            let mut ids = LineIds::new([7; 32], written.clone());
+            let (mut now, mut line) = (START, 1);
+            for step in steps {
+                match step {
+                    Step::Send(lines) => for _ in 0..lines {
+                        if let Some(block) = ids.next_block(line, now) {
+                            written.push(block);
+                            ids.begin(block);
+                        }
+                        let id = ids.id(line);
+                        prop_assert_eq!(sent.entry(line).or_insert_with(|| id.clone()), &id, "line {}", line);
+                        line += 1;
+                    },
+                    Step::Wait(time) => now = now.plus(time),
+                    Step::Crash | Step::CrashAfterBlock | Step::CrashBeforeBlock => {
+                        if matches!(step, Step::CrashAfterBlock) {
+                            written.extend(ids.next_block(line, now));
+                        }
+                        ids = LineIds::new([7; 32], written.clone());
+                        line = 1;
+                    }
+                }
+            }
+        }
     }
 }

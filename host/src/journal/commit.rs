@@ -14,6 +14,7 @@
 //! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
 
 use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
+use super::pace::Pace;
 use super::reader::Reader;
 use super::recovery::{Location, Seal};
 use super::segments::{Log, LogError, Reclaimed};
@@ -25,15 +26,12 @@ use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Bytes of records that wait to be written, unless configured otherwise.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
-
-/// How long the writer looks out for the next record before it sleeps, when the last one came as soon.
-const SPIN_MAX: Duration = Duration::from_micros(100);
 
 /// What a record costs in the queue beside its bytes.
 const RECORD_BYTES: usize = 128;
@@ -114,7 +112,11 @@ impl Room {
 /// Where the records of a service are, and what they take: the writer writes it here before it tells any ticket, and
 /// again when records are carried.
 #[derive(Debug, Default)]
-pub struct Board(Mutex<Placed>);
+pub struct Board {
+    placed: Mutex<Placed>,
+    /// Whether anything came since the last time that it was taken.
+    has_news: AtomicBool,
+}
 
 /// What a [`Board`] shows.
 #[derive(Debug, Default)]
@@ -128,27 +130,37 @@ pub struct Placed {
 }
 
 impl Board {
-    /// Takes what came since the last time. `journal_bytes` stays.
-    #[must_use]
-    pub fn take(&self) -> Placed {
+    /// Puts what came since the last time into `taken`, whose records are forgotten. False, and nothing is changed, if
+    /// nothing came. `journal_bytes` stays.
+    pub fn take(&self, taken: &mut Placed) -> bool {
+        if !self.has_news.swap(false, Ordering::Acquire) {
+            return false;
+        }
+        taken.records.clear();
+        taken.moved.clear();
         let mut placed = self.placed();
-        let (records, moved) = (std::mem::take(&mut placed.records), std::mem::take(&mut placed.moved));
-        Placed { records, moved, journal_bytes: placed.journal_bytes }
+        std::mem::swap(&mut placed.records, &mut taken.records);
+        std::mem::swap(&mut placed.moved, &mut taken.moved);
+        taken.journal_bytes = placed.journal_bytes;
+        true
     }
 
     fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
         let mut placed = self.placed();
         placed.records.push((number, location));
         placed.journal_bytes += journal_bytes;
+        drop(placed);
+        self.has_news.store(true, Ordering::Release);
     }
 
     fn move_to(&self, number: RecordNumber, location: Location) {
         self.placed().moved.insert(number, location);
+        self.has_news.store(true, Ordering::Release);
     }
 
     fn placed(&self) -> MutexGuard<'_, Placed> {
         // No code that can panic runs under the lock.
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -247,11 +259,22 @@ impl Committer {
     /// # Errors
     /// [`CommitError::Closed`], or the failure of the log.
     pub async fn room(&self, bytes: usize) -> Result<Room, CommitError> {
-        let bytes = u32::try_from(bytes.saturating_add(RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX);
-        match Arc::clone(&self.shared.room).acquire_many_owned(bytes).await {
+        match Arc::clone(&self.shared.room).acquire_many_owned(self.room_of(bytes)).await {
             Ok(permit) => Ok(Room(permit)),
             Err(_) => Err(self.shared.queue().failure.clone().unwrap_or(CommitError::Closed)),
         }
+    }
+
+    /// Takes room for a record of `bytes`, if the queue has it now.
+    #[must_use]
+    pub fn room_now(&self, bytes: usize) -> Option<Room> {
+        let bytes = self.room_of(bytes);
+        Arc::clone(&self.shared.room).try_acquire_many_owned(bytes).ok().map(Room)
+    }
+
+    /// What a record of `bytes` takes: no more than there is.
+    fn room_of(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.saturating_add(RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX)
     }
 
     /// Hands in a record. It never blocks on the disk; records of a service must be handed in in their order.
@@ -402,7 +425,9 @@ impl Shared {
     /// Waits for something to do, and takes all of it; nothing once the queue is closed.
     fn wait(&self, pace: &mut Pace) -> (VecDeque<Submitted>, Vec<Order>) {
         let start = Instant::now();
-        pace.spin(|| self.has_work.load(Ordering::Acquire));
+        while pace.looks_out(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
+            std::thread::yield_now();
+        }
         let mut queue = self.queue();
         while queue.submitted.is_empty() && queue.orders.is_empty() && !queue.is_closed {
             queue.is_writer_asleep = true;
@@ -410,7 +435,7 @@ impl Shared {
             queue.is_writer_asleep = false;
         }
         self.has_work.store(false, Ordering::Relaxed);
-        pace.last_wait = start.elapsed();
+        pace.waited(start.elapsed());
         (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders))
     }
 }
@@ -462,26 +487,6 @@ impl Order {
                 let _ = answer.send(());
                 Ok(())
             }
-        }
-    }
-}
-
-/// How long the writer had to wait lately. To be woken takes as long as a sync of a fast disk, and twice that for the
-/// clients of a service that send one transaction after the other: so while the waits are short, it does not sleep.
-#[derive(Debug, Default)]
-struct Pace {
-    last_wait: Duration,
-}
-
-impl Pace {
-    /// Looks out for work instead of sleeping, if the last wait was short: no longer than that again.
-    fn spin(&self, has_work: impl Fn() -> bool) {
-        if self.last_wait > SPIN_MAX {
-            return;
-        }
-        let start = Instant::now();
-        while !has_work() && start.elapsed() < SPIN_MAX {
-            std::hint::spin_loop();
         }
     }
 }
@@ -698,10 +703,10 @@ mod tests {
         let tickets: Vec<_> = (2..50).map(|number| committer.submit(entry("ant", number), None)).collect();
         for ticket in tickets {
             let error = ticket.map(Ticket::wait).and_then(|result| result).expect_err("the sync failed");
-            assert_eq!(error.to_string(), "the journal failed: cannot sync a frame");
+            assert_eq!(error.to_string(), "the journal failed: cannot write and sync a frame");
         }
         let later = committer.submit(entry("bee", 1), None).expect_err("final");
-        assert_eq!(later.to_string(), "the journal failed: cannot sync a frame");
+        assert_eq!(later.to_string(), "the journal failed: cannot write and sync a frame");
         assert!(block_on(committer.room(1)).is_err() && block_on(committer.reclaim(BTreeMap::new())).is_err());
         assert!(writer.stop().is_err());
     }

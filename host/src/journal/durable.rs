@@ -40,8 +40,10 @@ pub struct DurableJournal {
     journal_bytes: u64,
     /// The same when the last proven snapshot was taken.
     snapshot_bytes: u64,
-    /// The last of [`Placed::journal_bytes`].
-    placed_bytes: u64,
+    /// What was last taken from the board.
+    placed: Placed,
+    /// Where the next answer is looked for that was placed: they are placed in their order.
+    next_placed: usize,
     room: Option<Room>,
     /// Why a record was refused, once one was: what was executed is not in the history, and nothing may follow it.
     refused: Arc<OnceLock<String>>,
@@ -115,7 +117,8 @@ impl DurableJournal {
             answered: answered.collect(),
             journal_bytes: history.journal_bytes,
             snapshot_bytes: 0,
-            placed_bytes: 0,
+            placed: Placed::default(),
+            next_placed: 0,
             room: None,
             refused: Arc::default(),
         }
@@ -123,12 +126,25 @@ impl DurableJournal {
 
     /// Takes over what the writer told since the last time.
     fn catch_up(&mut self) {
-        let Placed { records, moved, journal_bytes } = self.board.take();
-        self.journal_bytes += journal_bytes - self.placed_bytes;
-        self.placed_bytes = journal_bytes;
-        for (number, location) in records.into_iter().chain(moved) {
-            if let Ok(index) = self.answered.binary_search_by_key(&number, |answered| answered.number) {
-                self.answered[index].place = Place::At(location);
+        let placed_bytes = self.placed.journal_bytes;
+        if !self.board.take(&mut self.placed) {
+            return;
+        }
+        self.journal_bytes += self.placed.journal_bytes - placed_bytes;
+        for (number, location) in &self.placed.records {
+            let is_next = |next: &Answered| next.number == *number;
+            if !self.answered.get(self.next_placed).is_some_and(is_next) {
+                // One without a kept answer, or the first since some were forgotten.
+                self.next_placed = self.answered.partition_point(|answered| answered.number < *number);
+            }
+            if let Some(answered) = self.answered.get_mut(self.next_placed).filter(|next| is_next(next)) {
+                answered.place = Place::At(*location);
+                self.next_placed += 1;
+            }
+        }
+        for (number, location) in &self.placed.moved {
+            if let Ok(index) = self.answered.binary_search_by_key(number, |answered| answered.number) {
+                self.answered[index].place = Place::At(*location);
             }
         }
     }
@@ -174,6 +190,11 @@ impl DurableJournal {
     }
 }
 
+/// Bytes of the record of a transaction whose body has `bytes`, about.
+fn with_answer(bytes: u64) -> usize {
+    usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX)
+}
+
 impl Journal for DurableJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
         let bytes = self.tail.bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
@@ -183,11 +204,18 @@ impl Journal for DurableJournal {
         Ok(())
     }
 
+    fn has_room(&mut self, bytes: u64) -> bool {
+        if self.room.is_none() {
+            self.room = self.committer.room_now(with_answer(bytes));
+        }
+        self.room.is_some()
+    }
+
     fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
         async move {
             if self.room.is_none() {
-                let bytes = usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX);
-                self.room = Some(self.committer.room(bytes).await.map_err(|error| JournalError::ended(&error))?);
+                let room = self.committer.room(with_answer(bytes)).await;
+                self.room = Some(room.map_err(|error| JournalError::ended(&error))?);
             }
             Ok(())
         }

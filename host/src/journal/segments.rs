@@ -219,7 +219,7 @@ impl Log {
         let Some(last) = self.segments.back() else { return Ok(()) };
         let name = segment_name(last.number);
         let failed = |action: &str| OpenError::storage(format!("{action} '{name}'"));
-        let file = self.storage.open(&name).map_err(failed("open"))?;
+        let file = self.storage.open_synced(&name).map_err(failed("open"))?;
         let mut offset = self.active_offset();
         let mut block = vec![0; BLOCK_BYTES];
         let mut is_changed = false;
@@ -359,18 +359,16 @@ impl Log {
     fn roll(&mut self, frame_bytes: Option<u64>) -> Result<(), Failure> {
         let failed = |source| Failure { action: "begin a new segment", source };
         let number = self.segments.back().map_or(1, |last| last.number + 1);
-        let (spare, file, is_zeroed) = match self.spares.pop() {
-            Some(spare) => {
-                let file = self.storage.open(&spare).map_err(failed)?;
-                (spare, file, false)
-            }
+        let (spare, is_zeroed) = match self.spares.pop() {
+            Some(spare) => (spare, false),
             None => {
                 let spare = spare_name(number);
                 let file = self.storage.create(&spare).map_err(failed)?;
                 file.preallocate(self.options.segment_bytes).map_err(failed)?;
-                (spare, file, true)
+                (spare, true)
             }
         };
+        let file = self.storage.open_synced(&spare).map_err(failed)?;
         let header = SegmentHeader {
             directory: self.options.directory,
             number,
@@ -438,8 +436,8 @@ impl Log {
             action: "write a frame",
             source: io::Error::other("there is no segment to write to"),
         })?;
-        active.write_all_at(offset, &self.buffer).map_err(|source| Failure { action: "write a frame", source })?;
-        active.sync_data().map_err(|source| Failure { action: "sync a frame", source })?;
+        let failed = |source| Failure { action: "write and sync a frame", source };
+        active.write_synced_at(offset, &self.buffer).map_err(failed)?;
         let frame_offset = u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB");
         for run in &header.runs {
             if matches!(run.kind, RunKind::Begin | RunKind::End) {

@@ -5,6 +5,7 @@
 
 use super::commit::CommitError;
 use super::recovery::Location;
+use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
@@ -14,7 +15,8 @@ pub type Committed = Result<Option<Location>, CommitError>;
 type Waiting = Box<dyn FnOnce(&Committed) + Send>;
 
 enum State {
-    UnderWay(Vec<Waiting>),
+    /// As a rule two wait: the service's journal, and the answer.
+    UnderWay(SmallVec<[Waiting; 2]>),
     Over(Committed),
 }
 
@@ -30,7 +32,7 @@ pub(super) struct Completion(Arc<Cell>);
 
 /// A ticket, and what completes it.
 pub(super) fn ticket() -> (Completion, Ticket) {
-    let cell = Arc::new(Mutex::new(State::UnderWay(Vec::new())));
+    let cell = Arc::new(Mutex::new(State::UnderWay(SmallVec::new())));
     (Completion(Arc::clone(&cell)), Ticket(cell))
 }
 
@@ -47,6 +49,12 @@ impl Ticket {
             }
         };
         then(&committed);
+    }
+
+    /// Whether it is known what became of the record.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        matches!(&*self.0.lock().unwrap_or_else(PoisonError::into_inner), State::Over(_))
     }
 
     /// Waits until the record is safe, and says where it is. Dropping the future changes nothing about the record.
@@ -137,8 +145,9 @@ mod tests {
             let told = Arc::clone(&told);
             ticket.clone().then(move |committed| count(committed, &told));
         }
-        assert_eq!(told.load(Ordering::Relaxed), 0);
+        assert!(told.load(Ordering::Relaxed) == 0 && !ticket.is_over());
         completion.complete(Ok(None));
+        assert!(ticket.is_over());
         assert_eq!(told.load(Ordering::Relaxed), 3);
         let late = Arc::clone(&told);
         ticket.then(move |committed| count(committed, &late));

@@ -6,7 +6,7 @@ use crate::transaction::{BODY_BYTES_MAX, Denial, Kind, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
 /// The longest envelope: a body in base64, an id, and room around them.
@@ -42,9 +42,18 @@ struct Envelope {
     user: Option<Name>,
     #[serde(default)]
     query: bool,
+    #[serde(default, deserialize_with = "present")]
     json: Option<Box<RawValue>>,
     text: Option<String>,
     base64: Option<String>,
+}
+
+/// For a body that is optional: one that is written as `null` is that, and not left out.
+///
+/// # Errors
+/// It is not JSON.
+pub fn present<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::deserialize(json).map(Some)
 }
 
 /// The line as an envelope: `{"id"?, "user"?, "query"?, "json"|"text"|"base64"}`. Without a user it is `user`'s.
@@ -101,6 +110,14 @@ mod tests {
         let (name, request) = envelope(r#"{"base64":"/wA="}"#).expect("valid");
         assert_eq!((&*name, &*request.body, request.kind), ("ada", &[0xff, 0][..], Kind::Transaction));
         assert_eq!(&*envelope(r#"{"text":"hi"}"#).expect("valid").1.body, b"hi");
+    }
+
+    #[test]
+    fn a_body_of_null_is_a_body() {
+        assert_eq!(&*envelope(r#"{"json":null}"#).expect("valid").1.body, b"null");
+        assert!(envelope(r#"{"json":null,"text":"a"}"#).is_err());
+        // Nothing but JSON can say nothing.
+        assert!(envelope(r#"{"text":null}"#).is_err());
     }
 
     #[test]

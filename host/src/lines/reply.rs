@@ -106,8 +106,29 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
             }
         }
     }
-    serde_json::to_writer(&mut *out, &printed)?;
-    out.write_all(b"\n")
+    let mut line = escaped(serde_json::to_vec(&printed)?);
+    line.push(b'\n');
+    out.write_all(&line)
+}
+
+/// JSON with all its control characters as escapes. Serde writes some as they are, of which terminals understand one (CSI)
+/// as the beginning of a command. They can be in strings alone.
+#[must_use]
+pub fn escaped(json: Vec<u8>) -> Vec<u8> {
+    // DEL, and U+0080 to U+009F.
+    let is_control = |pair: &[u8]| pair[0] == 0x7f || (pair[0] == 0xc2 && matches!(pair[1], 0x80..=0x9f));
+    if !json.windows(2).any(is_control) {
+        return json;
+    }
+    let Ok(text) = str::from_utf8(&json) else { return json };
+    let mut escaped = String::with_capacity(json.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\u{7f}'..='\u{9f}' => escaped += &format!("\\u{:04x}", u32::from(c)),
+            c => escaped.push(c),
+        }
+    }
+    escaped.into_bytes()
 }
 
 /// Whether the bytes are one line of text, which a terminal may see as it is: no control characters.
@@ -149,6 +170,14 @@ mod tests {
         assert_eq!(printed(ok(b"a\nb"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"a\\nb\"}\n");
         assert_eq!(printed(ok(b"{\n}"), true), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"{\\n}\"}\n");
         assert_eq!(printed(ok(b"\x1b[2J"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"\\u001b[2J\"}\n");
+        assert_eq!(
+            printed(ok("\u{9b}2J\u{7f}\u{a0}é".as_bytes()), false),
+            "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"\\u009b2J\\u007f\u{a0}é\"}\n"
+        );
+        assert_eq!(
+            printed(ok("\"\u{9b}\"".as_bytes()), true),
+            "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":\"\\u009b\"}\n"
+        );
         assert_eq!(printed(ok(b"\xff"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"base64\":\"/w==\"}\n");
         assert_eq!(
             printed(Answer::Refused("no".into()), false),

