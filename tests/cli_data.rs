@@ -147,7 +147,9 @@ fn events_stand_in_the_journal_as_they_were_told() {
     let run = lifeboat(["run", "--service", "bank", "--fuel", "200000", "--failover", "direct", "--transactions"]);
     let run = run.arg(transactions("ledger")).arg("--data").arg(folder.path("data")).arg(prebuilt("ledger")).output();
     run.exits(1);
-    let told: Vec<&str> = run.stderr.lines().take_while(|line| !line.is_empty()).collect();
+    let mut told = run.stderr.lines().take_while(|line| !line.is_empty());
+    assert!(told.next().is_some_and(|line| line.starts_with("Created: bank/1 on m1 (size small, workload ")));
+    let told: Vec<&str> = told.collect();
     let output = folder.output("journal", &["bank"]);
     let kept: Vec<&str> = output.exits(0).lines().map(|line| &line[36..]).collect();
     let kept: Vec<&str> = kept.into_iter().filter(|line| line.starts_with("SLA") || line.starts_with("Trig")).collect();

@@ -1,6 +1,7 @@
 //! `lifeboat init` and `lifeboat config check`: what a user sees of them.
 
-use crate::util::{Lifeboat, lifeboat, shell};
+use crate::site::tls_file;
+use crate::util::{Lifeboat, lifeboat, prebuilt, shell};
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::clock::Timestamp;
 use lifeboat::data::Locked;
@@ -77,7 +78,14 @@ fn an_empty_configuration_is_whole() {
     let file = folder.path().join("lifeboat.toml");
     fs::write(&file, "").expect("a file can be written");
     let shown = check(&file).output();
-    assert_eq!(shown.stderr, "");
+    let data = folder.path().join("data");
+    assert_eq!(
+        shown.stderr,
+        format!(
+            "lifeboat: data directory '{}' is not there yet: lifeboat init makes it, with a first admin\n",
+            data.display()
+        )
+    );
     // What is printed says the same.
     let printed = folder.path().join("printed.toml");
     fs::write(&printed, shown.exits(0)).expect("a file can be written");
@@ -100,6 +108,54 @@ fn a_wrong_configuration_is_told_in_one_line_with_its_place() {
     let exposed = check(&file).output();
     exposed.exits(0);
     assert!(exposed.stderr.contains("there is no [server.tls]"), "{}", exposed.stderr);
+}
+
+#[test]
+fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_looked_at() {
+    let parent = tempfile::tempdir().expect("a folder");
+    let folder = parent.path().join("bank");
+    init(&folder).output().exits(0);
+    let file = folder.join("lifeboat.toml");
+    let write = |text: String| fs::write(&file, text).expect("a file can be written");
+    let tls = |key: &str| {
+        let (certificate, key) = (tls_file("server.pem"), tls_file(key));
+        format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display())
+    };
+    let service =
+        |name: &str, workload: &Path| format!("[[service]]\nname = '{name}'\nworkload = '{}'\n", workload.display());
+    let counter = prebuilt("counter");
+    write(tls("server.key") + &service("count", &counter));
+    let right = check(&file).output();
+    right.exits(0);
+    let data = folder.join("data");
+    assert_eq!(right.stderr, format!("lifeboat: data directory '{}': services 0, users 1\n", data.display()));
+    // One that a server has is as good.
+    let locked = Locked::take(Arc::new(DiskStorage::open(&data).expect("it is there")), None).expect("it is free");
+    assert!(check(&file).output().stderr.contains("is in use by another lifeboat"));
+    drop(locked);
+    // Everything that is wrong is told, each in its line.
+    let small = "[[size]]\nname = 's'\nfuel = 10000\nmemory = '1MiB'\ndeadline_ms = 1000\n";
+    let (missing, none) = (folder.join("missing.wasm"), tls_file("README.md"));
+    write(tls("README.md") + small + &service("a", &missing) + &service("b", &none) + &service("c", &counter));
+    let wrong = check(&file).output();
+    assert_eq!(wrong.exits(2), "");
+    let lines: Vec<&str> = wrong.stderr.lines().collect();
+    let place = |line: usize, column: usize| format!("lifeboat: {}:{line}:{column}: ", file.display());
+    for (index, (at, words)) in [
+        (place(3, 7), "the key '"),
+        (place(11, 12), "missing.wasm' cannot be read: "),
+        (place(14, 12), "not WebAssembly"),
+        (place(17, 12), "starts with 1114112 bytes of memory"),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        assert!(lines[index].starts_with(&at) && lines[index].contains(words), "{at}{words}: {}", lines[index]);
+    }
+    assert_eq!(lines.len(), 5, "{lines:?}");
+    // What is no data directory no server can go on with.
+    write("data = '.'\n".into());
+    check(&file).output().exits_with_one_line(2, &["data directory '", "has other files in it"]);
 }
 
 #[test]

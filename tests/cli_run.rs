@@ -326,7 +326,7 @@ fn wrong_options_exit_with_2_and_say_what_is_wrong() {
         (&["--memory", "lots"], "'lots' is not a size in bytes"),
         (&["--memory", "1.5MiB"], "65536, 10M or 64MiB"),
         (&["--memory", "99999999999G"], "exceeds 2^64 - 1 bytes"),
-        (&["--fuel", "0"], "at least 1 unit of fuel"),
+        (&["--fuel", "9999"], "a tank of 9,999 fuel is too small for any transaction; it must hold at least 10,000"),
         (&["--fuel=-1"], "'-1' is not an amount of fuel"),
         (&["--fuel", "much"], "'much' is not an amount of fuel"),
         (&["--threshold=-1"], "--threshold"),

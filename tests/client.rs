@@ -347,6 +347,7 @@ fn events_go_on_over_broken_connections_and_starts_of_the_server() {
         let line = events.line().expect("events go on");
         serde_json::from_slice(&line).expect("JSON")
     };
+    assert_eq!(next()["event"], "created");
     for to in ["count/2", "count/3", "count/4"] {
         fail_over();
         let event = next();
@@ -355,6 +356,9 @@ fn events_go_on_over_broken_connections_and_starts_of_the_server() {
     rig.server.take().expect("it serves").kill();
     rig.server = Some(Serving::start(rig.folder.path()));
     between.go_on(rig.server.as_ref().expect("it serves").address);
+    // What happened before is not known to it.
+    let gap = next();
+    assert!(gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: what happened after event ")), "{gap}");
     assert_eq!(next()["event"], "restored");
     events.kill();
 }

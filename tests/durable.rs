@@ -85,7 +85,7 @@ async fn create(
     let new = NewService {
         name: name(service),
         workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),
-        workload_bytes: &bytes,
+        workload_bytes: bytes.into(),
         settings,
         secret: [7; 32],
         epoch: Epoch([99; 16]),
@@ -526,7 +526,7 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
         assert!(!left.iter().any(|file| file.starts_with("ant.") || file.starts_with("last.")), "{left:?}");
         assert_eq!(left.iter().filter(|file| file.ends_with(".workload")).count(), 1, "{left:?}");
         let denied = rig.send("ant", "1").await;
-        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "{denied:?}");
+        assert!(matches!(denied, Err(Denial::NoService { .. })), "{denied:?}");
     }
     drop(rig);
     let storage = storage.crash();
@@ -560,6 +560,28 @@ async fn a_removed_service_is_gone_and_one_whose_removal_was_cut_off_is_whole_or
         assert!(cuts < 200, "it never ends");
     }
     assert!(cuts > 10, "{cuts} cuts");
+}
+
+#[tokio::test]
+async fn a_workload_stays_for_a_service_that_comes_into_being_and_nothing_comes_into_being_after_the_end() {
+    let storage = SimulatedStorage::new(11);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    let bytes = guest_bytes("count.wat");
+    let hash = load("count.wat", &bytes, &LoadLimits::default()).expect("valid").hash;
+    let has_workload = || storage.list().expect("lists").contains(&format!("{hash}.workload"));
+    // As while another of the same workload is created.
+    let kept = rig.host.data().expect("it is durable").keep_workload(&hash, &bytes).expect("stored");
+    rig.host.remove_service(&name("last")).await.expect("removed");
+    assert!(has_workload());
+    drop(kept);
+    create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    rig.host.remove_service(&name("last")).await.expect("removed");
+    assert!(!has_workload());
+    let ended = rig.host.stop().await.expect("sealed");
+    assert_eq!((ended.services, ended.not_snapshotted.len()), (SERVICES.len(), 0), "{ended:?}");
+    let refused = create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await;
+    assert_eq!(refused, Err("the host is being stopped; try again when it is back".to_owned()));
 }
 
 #[tokio::test]

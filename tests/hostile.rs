@@ -43,7 +43,8 @@ async fn an_endless_loop_ends_with_the_tank() {
     let cause = boom(&rig, "spin.wat").await;
     assert_eq!(
         cause,
-        "cpu: it needs more than a full tank of 20,000,000 fuel; give the service more fuel or a larger size"
+        "cpu: it needs more than a full tank of 20,000,000 fuel; send less at once, or deploy the workload as a new service with \
+         more fuel"
     );
     let failures: Vec<Event> = rig.events().into_iter().filter(|event| matches!(event, Event::SlaFailure(_))).collect();
     let [Event::SlaFailure(failure)] = &failures[..] else { panic!("{failures:?}") };

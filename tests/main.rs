@@ -11,7 +11,8 @@
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`, `tutorial`: that the lines of README.md and docs/tutorial.md do what they say.
 //! - `client`: the client commands of the built binary, against a server of it.
-//! - `server`: the HTTP API of a server in this process, which `site` starts.
+//! - `server`: the HTTP API of a server in this process, which `site` starts; `operators`: what its operators are told, and
+//!   of `lifeboat serve` itself.
 //! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, `rig` a host in this process.
 //!
 //! What one module does is tested beside it, in `src`. What needs a Rust toolchain for Wasm is a binary of its own,
@@ -33,6 +34,7 @@ mod hostile;
 mod kill;
 mod kill_server;
 mod model;
+mod operators;
 mod prebuilt;
 mod readme;
 mod rig;

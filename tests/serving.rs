@@ -1,10 +1,12 @@
 //! `lifeboat serve` as a process of its own, on a free port.
 
-use crate::util::lifeboat;
+use crate::util::{PATIENCE, lifeboat};
+use std::cell::RefCell;
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, channel};
 
 /// The password of every server's admin.
 pub(crate) const PASSWORD: &str = "correct horse battery staple";
@@ -19,6 +21,10 @@ pub(crate) fn set_up(folder: &Path) {
 pub(crate) struct Serving {
     child: Child,
     pub(crate) address: SocketAddr,
+    /// The lines of its standard error since the one that told the address.
+    lines: Receiver<String>,
+    /// Those that were taken from there.
+    seen: RefCell<Vec<String>>,
 }
 
 impl Drop for Serving {
@@ -33,20 +39,47 @@ impl Serving {
     /// Starts a server, and waits for the line that tells where it listens.
     pub(crate) fn start(folder: &Path) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        // Whatever runs the tests may itself write to systemd's journal.
+        command.env_remove("JOURNAL_STREAM");
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(folder.join("lifeboat.toml"));
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the built binary starts");
         let mut lines = BufReader::new(child.stderr.take().expect("it is piped")).lines();
         let mut told = String::new();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             told = format!("{told}{line}\n");
-            let url = line.strip_prefix("lifeboat: listening on ")?;
+            // Behind the time.
+            let (_, url) = line.split_once(" lifeboat: listening on ")?;
             let (_, address) = url.split_once("://")?;
             address.parse().ok()
         });
         let address = address.unwrap_or_else(|| panic!("the server does not listen: {told}"));
-        // Its events, which would fill the pipe.
-        std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-        Self { child, address }
+        // Whether anybody reads them or not, or they would fill the pipe.
+        let (sender, receiver) = channel();
+        std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
+        Self { child, address, lines: receiver, seen: RefCell::default() }
+    }
+
+    /// The first line of its standard error with these words, which is waited for. Events and what it says of itself come
+    /// in any order.
+    #[track_caller]
+    pub(crate) fn line(&self, words: &str) -> String {
+        let mut seen = self.seen.borrow_mut();
+        loop {
+            if let Some(line) = seen.iter().find(|line| line.contains(words)) {
+                return line.clone();
+            }
+            match self.lines.recv_timeout(PATIENCE) {
+                Ok(line) => seen.push(line),
+                Err(_) => panic!("it does not say '{words}': {seen:?}"),
+            }
+        }
+    }
+
+    /// Ends it as an operator would, and returns what else it wrote until then.
+    #[track_caller]
+    pub(crate) fn last_lines(mut self) -> Vec<String> {
+        assert_eq!(self.ended(), Some(0));
+        self.lines.iter().collect()
     }
 
     /// Kills it as a crash would.
@@ -57,6 +90,10 @@ impl Serving {
 
     /// Ends it as an operator would, and returns its exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
+        self.ended()
+    }
+
+    fn ended(&mut self) -> Option<i32> {
         let sent = Command::new("kill").arg(self.child.id().to_string()).status().expect("there is a kill");
         assert!(sent.success());
         self.child.wait().expect("a child can be waited for").code()

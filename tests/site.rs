@@ -1,6 +1,7 @@
 //! A server in this process, on a port of its own, with a data directory and a virtual clock; and a plain HTTP client.
 
 use crate::rig::guest_bytes;
+use futures::FutureExt;
 use lifeboat::auth::{Accounts, Grant, argon2id};
 use lifeboat::clock::{Clock, Timestamp, VirtualClock};
 use lifeboat::config::{Config, Overrides};
@@ -11,8 +12,8 @@ use lifeboat::journal::frame::DirectoryId;
 use lifeboat::metrics::Metrics;
 use lifeboat::name::Name;
 use lifeboat::server::{EventLog, Listener, Parts, Server};
-use lifeboat::storage::DiskStorage;
-use lifeboat::transaction::Epoch;
+use lifeboat::storage::{DiskStorage, Storage};
+use lifeboat::transaction::{Epoch, Kind, Request};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -31,6 +32,7 @@ pub(crate) struct Site {
     scheme: &'static str,
     pub(crate) clock: Arc<VirtualClock>,
     pub(crate) server: Server,
+    pub(crate) events: Arc<EventLog>,
     stop: Option<oneshot::Sender<()>>,
     serving: JoinHandle<()>,
     pub(crate) client: reqwest::Client,
@@ -39,11 +41,16 @@ pub(crate) struct Site {
 impl Site {
     /// Starts one over the directory at `path`, which is made one if it is empty. `config` is its file.
     pub(crate) async fn start(path: &Path, config: &str) -> Self {
+        let storage = DiskStorage::create(&path.join("data")).expect("a directory");
+        Self::start_on(Arc::new(storage), path, config).await
+    }
+
+    /// The same over any storage.
+    pub(crate) async fn start_on(storage: Arc<dyn Storage>, path: &Path, config: &str) -> Self {
         // Client and server are one process here, and some tests open thousands of connections.
         rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
         let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
         let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
-        let storage = Arc::new(DiskStorage::create(&path.join("data")).expect("a directory"));
         let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
         let (directory, contents) = locked.open(&DataOptions::default()).expect("whole");
         let events = Arc::new(EventLog::new(clock.now()));
@@ -63,7 +70,9 @@ impl Site {
         if accounts.list().is_empty() {
             accounts.add_user(&name("admin"), PASSWORD, true, clock.now(), &[1; 16]).expect("added");
         }
-        let parts = Parts { host, accounts, events, metrics, monitor: None, clock: Arc::clone(&clock) as _, config };
+        let log = Arc::clone(&events);
+        let parts =
+            Parts { host, accounts, events: log, metrics, monitor: None, clock: Arc::clone(&clock) as _, config };
         let server = Server::new(parts);
         server.host().recover(contents, || Epoch([1; 16])).await;
         server.begin();
@@ -89,6 +98,7 @@ impl Site {
             scheme: if has_tls { "https" } else { "http" },
             clock,
             server,
+            events,
             stop: Some(stop),
             serving,
             client,
@@ -102,6 +112,14 @@ impl Site {
         drop(std::mem::take(&mut self.client));
         self.serving.await.expect("it does not panic");
         self.server.host().stop().await.expect("sealed");
+    }
+
+    /// Puts a transaction into a service's queue, and does not wait for its answer.
+    pub(crate) fn send(&self, token: &str, service: &str, id: &str, body: &str) {
+        let by = self.server.host().authenticate(token).expect("the token is good");
+        let request = Request { id: Some(id.to_owned()), body: body.to_owned().into(), kind: Kind::Transaction };
+        let answered = self.server.host().request_as(&by, service, request).now_or_never();
+        assert!(answered.is_none(), "{answered:?}");
     }
 
     pub(crate) fn url(&self, path: &str) -> String {

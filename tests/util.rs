@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 
 /// How long a run may take before it counts as hung. Far longer than any takes, on a machine that does other things.
-const PATIENCE: Duration = Duration::from_secs(300);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// The sample workloads.
 pub(crate) const WORKLOADS: [&str; 4] = ["counter", "crunch", "ledger", "notes"];

@@ -62,7 +62,7 @@ async fn create(rig: &Rig, service: &str, guest: &str) {
     let new = NewService {
         name: name(service),
         workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),
-        workload_bytes: &bytes,
+        workload_bytes: bytes.into(),
         settings: settings(),
         secret: [7; 32],
         epoch: Epoch([99; 16]),

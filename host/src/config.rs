@@ -2,14 +2,17 @@
 //!
 //! [`Config::parse`] is pure: it gets the text, the folder that paths are relative to, and what overrides the file. What
 //! it returns is whole and checked: every default is filled in, every name refers to something, every bound holds. It
-//! does not look at the files that it names.
+//! does not look at the files that it names: `config/files.rs` does.
 //!
 //! `docs/configuration.md` tells every key, and [`TEMPLATE`] is a file that shows them all.
 
+mod files;
 mod tables;
 
 #[cfg(test)]
 mod tests;
+
+pub use files::NamedFiles;
 
 use crate::catalog::ServiceSettings;
 use crate::engine::MEMORY_BYTES_MAX;
@@ -20,6 +23,7 @@ use crate::name::Name;
 use crate::service::Horizon;
 use crate::size::Size;
 use serde::{Deserialize, Serialize, Serializer};
+use std::cell::RefCell;
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
@@ -305,6 +309,14 @@ impl Config {
     /// # Errors
     /// [`ConfigError`].
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::read_with_files(path, overrides).map(|(config, _)| config)
+    }
+
+    /// The same, with the files that it names.
+    ///
+    /// # Errors
+    /// [`ConfigError`].
+    pub fn read_with_files(path: &Path, overrides: &Overrides) -> Result<(Self, NamedFiles), ConfigError> {
         let file = path.display().to_string().escape_debug().to_string();
         let mut bytes = Vec::new();
         // One byte more than the limit is enough to know that it is too long.
@@ -316,7 +328,7 @@ impl Config {
             Err(error) => return Err(ConfigError::Unreadable { file, error }),
         }
         let Ok(text) = String::from_utf8(bytes) else { return Err(ConfigError::NotText { file }) };
-        Self::parse(&file, &text, path.parent().unwrap_or(Path::new("")), overrides)
+        Self::parse_with_files(&file, &text, path.parent().unwrap_or(Path::new("")), overrides)
     }
 
     /// Parses and checks `text`. `file` is what messages call it.
@@ -324,6 +336,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError::Invalid`].
     pub fn parse(file: &str, text: &str, folder: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        Self::parse_with_files(file, text, folder, overrides).map(|(config, _)| config)
+    }
+
+    fn parse_with_files(
+        file: &str,
+        text: &str,
+        folder: &Path,
+        overrides: &Overrides,
+    ) -> Result<(Self, NamedFiles), ConfigError> {
         let invalid = |offset: usize, message: String| {
             let before = text.get(..offset).unwrap_or(text);
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
@@ -338,7 +359,10 @@ impl Config {
             let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(" ");
             invalid(error.span().map_or(0, |span| span.start), message)
         })?;
-        Resolver { folder, overrides, invalid: &invalid }.resolve(tables)
+        let resolver = Resolver { folder, overrides, invalid: &invalid, named: RefCell::default() };
+        let config = resolver.resolve(tables)?;
+        let named = resolver.named.take();
+        Ok((config, NamedFiles::new(named, invalid)))
     }
 
     /// How the host is set up.

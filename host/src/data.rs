@@ -134,6 +134,9 @@ pub enum DataError {
         /// The name that was asked for.
         service: Name,
     },
+    /// The host is being stopped, and neither begins nor ends single services any more.
+    #[error("the host is being stopped; try again when it is back")]
+    Stopping,
     /// The storage fails.
     #[error("cannot {action}")]
     Storage {
@@ -265,6 +268,8 @@ impl Locked {
             committer,
             writer: Mutex::new(Some(writer)),
             needed: Mutex::default(),
+            workload_files: Mutex::default(),
+            awaited: Arc::default(),
             options: options.clone(),
             is_recovered: AtomicBool::new(false),
             reclaiming: tokio::sync::Mutex::default(),
@@ -359,6 +364,10 @@ pub struct DataDirectory {
     writer: Mutex<Option<Writer>>,
     /// What each service needs. One that is left out needs all.
     needed: Mutex<BTreeMap<Name, Needed>>,
+    /// Held while a workload's file is written or removed.
+    workload_files: Mutex<()>,
+    /// Workloads of services that are not in the catalog yet, and of how many.
+    awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
     options: DataOptions,
     is_recovered: AtomicBool,
     /// Held while space is given back: the first answer that a service kept when it was last asked to forget some.
@@ -418,12 +427,16 @@ impl DataDirectory {
         Ok(())
     }
 
-    /// Stores a workload under its hash.
+    /// Stores a workload under its hash. Its file stays at least until what is returned is dropped, whoever removes a
+    /// service that runs it.
     ///
     /// # Errors
     /// [`DataError::Storage`].
-    pub fn keep_workload(&self, hash: &WorkloadHash, bytes: &[u8]) -> Result<(), DataError> {
-        keep_workload(&*self.storage, hash, bytes)
+    pub fn keep_workload(&self, hash: &WorkloadHash, bytes: &[u8]) -> Result<KeptWorkload, DataError> {
+        let _files = self.workload_files();
+        keep_workload(&*self.storage, hash, bytes)?;
+        *self.awaited().entry(*hash).or_default() += 1;
+        Ok(KeptWorkload { hash: *hash, awaited: Arc::clone(&self.awaited) })
     }
 
     /// Removes the snapshots of a name that is free: left by a service that did not come to be or was removed, they would
@@ -448,7 +461,12 @@ impl DataDirectory {
         self.committer.unregister(service);
         self.needed().remove(service);
         clear_snapshots(&*self.storage, service)?;
-        entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
+        let Some(entry) = entry else { return Ok(()) };
+        let _files = self.workload_files();
+        if self.awaited().contains_key(&entry.workload) {
+            return Ok(());
+        }
+        remove_workload(&*self.storage, &self.catalog, &entry.workload)
     }
 
     /// Keeps every record where it is, until what is returned is dropped.
@@ -549,6 +567,34 @@ impl DataDirectory {
 
     fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, Needed>> {
         self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn workload_files(&self) -> MutexGuard<'_, ()> {
+        self.workload_files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, BTreeMap<WorkloadHash, usize>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Holds a workload's file for a service that is not in the catalog yet.
+#[derive(Debug)]
+#[must_use]
+pub struct KeptWorkload {
+    hash: WorkloadHash,
+    awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
+}
+
+impl Drop for KeptWorkload {
+    fn drop(&mut self) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = awaited.get_mut(&self.hash) {
+            *count -= 1;
+            if *count == 0 {
+                awaited.remove(&self.hash);
+            }
+        }
     }
 }
 

@@ -4,10 +4,11 @@
 //! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
 
 use crate::meter::{Percent, Resource, Usage};
-use crate::monitor::HostResource;
+use crate::monitor::{HYSTERESIS_POINTS, HostResource};
 use crate::name::Name;
 use crate::size::{Bytes, grouped};
 use crate::transaction::{Sequence, VmId};
+use crate::workload::WorkloadHash;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;
@@ -59,7 +60,23 @@ pub enum Event {
         /// The transaction's or query's id.
         transaction: String,
     },
-    /// The service stopped: its state could not be brought back.
+    /// A service was created, and can be sent transactions.
+    Created {
+        /// Its first VM.
+        vm: VmId,
+        /// Its machine.
+        machine: Name,
+        /// The name of its size.
+        size: String,
+        /// What it runs.
+        workload: WorkloadHash,
+    },
+    /// An operator started a service that was stopped or quarantined.
+    Started {
+        /// The service.
+        service: Name,
+    },
+    /// The service stopped: its state could not be brought back, or an operator wanted it.
     Stopped {
         /// The service.
         service: Name,
@@ -159,8 +176,10 @@ impl Event {
             | Self::Unmovable { vm, .. }
             | Self::Movable { vm }
             | Self::NotCured { vm, .. }
+            | Self::Created { vm, .. }
             | Self::Restored { vm, .. } => Some(&vm.service),
-            Self::Stopped { service, .. }
+            Self::Started { service }
+            | Self::Stopped { service, .. }
             | Self::Quarantined { service, .. }
             | Self::Removed { service }
             | Self::SnapshotDamaged { service, .. }
@@ -185,6 +204,8 @@ impl Event {
             Self::Unmovable { .. } => "unmovable",
             Self::Movable { .. } => "movable",
             Self::NotCured { .. } => "not_cured",
+            Self::Created { .. } => "created",
+            Self::Started { .. } => "started",
             Self::Stopped { .. } => "stopped",
             Self::Restored { .. } => "restored",
             Self::Quarantined { .. } => "quarantined",
@@ -236,7 +257,11 @@ impl fmt::Display for HostPressure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, usage, threshold_percent } = self;
         let (utilisation_percent, amounts) = (usage.utilisation_percent(), resource.amounts(*usage));
-        write!(f, "{resource} {utilisation_percent:.1}% ({amounts}, threshold {threshold_percent})")
+        let relief = threshold_percent.less_points(HYSTERESIS_POINTS);
+        write!(
+            f,
+            "{resource} {utilisation_percent:.1}% ({amounts}, threshold {threshold_percent}, relieved below {relief})"
+        )
     }
 }
 
@@ -377,6 +402,10 @@ impl fmt::Display for Event {
                 "No failover: {vm} was rolled back: transaction '{transaction}' exhausted its {resource}, and no fresh VM that it may have can keep it",
                 transaction = Printable(transaction)
             ),
+            Self::Created { vm, machine, size, workload } => {
+                write!(f, "Created: {vm} on {machine} (size {size}, workload {workload})")
+            }
+            Self::Started { service } => write!(f, "Started: {service}, by an operator"),
             Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),
             Self::Restored { vm, sequence, snapshot_sequence, replayed_transactions, took } => write!(
                 f,

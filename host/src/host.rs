@@ -5,8 +5,9 @@
 
 mod durable;
 mod operate;
+mod turns;
 
-pub use durable::NewService;
+pub use durable::{Ended, NewService};
 
 use crate::auth::{Authority, Grant, Identity};
 use crate::clock::Clock;
@@ -27,6 +28,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
+use turns::Turns;
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
@@ -88,10 +90,10 @@ pub struct Host {
     data: Option<Arc<DataDirectory>>,
     /// Services of the data directory that do not run.
     idle: RwLock<HashMap<Name, Idle>>,
-    /// Held while a durable service is created.
-    creating: tokio::sync::Mutex<()>,
-    /// Tasks that end when what they do for a service is done.
-    keepers: Mutex<HashMap<Name, JoinHandle<()>>>,
+    /// Taken by whatever begins or ends a durable service.
+    turns: Turns,
+    /// Tasks that end when what they do for a service is done, with why its last snapshot was not written, if so.
+    keepers: Mutex<HashMap<Name, JoinHandle<Option<String>>>>,
     /// Those that some service still runs.
     programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
     body_bytes_max: usize,
@@ -131,7 +133,7 @@ impl Host {
             services: Arc::default(),
             data: None,
             idle: RwLock::default(),
-            creating: tokio::sync::Mutex::default(),
+            turns: Turns::default(),
             keepers: Mutex::default(),
             programs: Mutex::default(),
             body_bytes_max: config.body_bytes_max,
@@ -268,7 +270,8 @@ impl Host {
     /// there is none: it was never sent, was denied, or is beyond the horizon.
     ///
     /// # Errors
-    /// Without the grant to transact; if the id is too old to tell; or if the service has stopped.
+    /// Without the grant to transact; if there is no such service; if the id is too old to tell; or if the service has
+    /// stopped.
     pub async fn find_transaction(&self, by: &Identity, service: &str, id: &str) -> Result<Option<Reply>, Denial> {
         let handle = self.enter(by, service, Grant::Transact)?;
         check_id(id)?;
@@ -323,7 +326,7 @@ impl Host {
         self.enter(by, service, Grant::Operate)?.snapshot().await
     }
 
-    /// Authorises, and only then looks for the service.
+    /// Authorises, and only then looks for the service: who has no grant does not learn whether there is one.
     fn enter(&self, identity: &Identity, service: &str, grant: Grant) -> Result<ServiceHandle, Denial> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant)?;
         if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
@@ -331,11 +334,12 @@ impl Host {
         }
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
             Some((name, idle)) => Err(Denial::Stopped { service: name.clone(), reason: idle.reason().to_owned() }),
-            None if self.is_stopping.load(Ordering::Acquire) => Err(match Name::new(service) {
-                Ok(service) => Denial::Stopped { service, reason: "the host is being stopped".into() },
-                Err(_) => Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() },
+            None => Err(match Name::new(service) {
+                Ok(service) if self.is_stopping.load(Ordering::Acquire) => {
+                    Denial::Stopped { service, reason: "the host is being stopped".into() }
+                }
+                _ => Denial::NoService { service: service.to_owned() },
             }),
-            None => Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.to_owned() }),
         }
     }
 }

@@ -109,7 +109,7 @@ impl Metrics {
                 count(&service.failovers[failover.cause as usize]);
                 service.pause.add(failover.pause);
             }
-            Event::Restored { vm, .. } => drop(self.service(&vm.service)),
+            Event::Created { vm, .. } | Event::Restored { vm, .. } => drop(self.service(&vm.service)),
             _ => {}
         }
     }

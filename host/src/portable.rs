@@ -205,7 +205,7 @@ impl Portable {
             first_snapshot: Some(FIRST_RECORD),
             accepted_divergences: BTreeSet::new(),
         };
-        directory.keep_workload(&self.workload_hash, &self.workload)?;
+        let _kept = directory.keep_workload(&self.workload_hash, &self.workload)?;
         directory.clear_snapshots(&name)?;
         let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]);
         let header = self.first_header(&name, epoch);

@@ -342,11 +342,15 @@ fn router(shared: &Arc<Shared>) -> Router {
             get("/v1/events", AnyUser, "What happens to the services that one may observe, and for admins to the host")
                 .parameters(&[
                     ("query", "service", "that of one service alone"),
-                    ("query", "event", "that of one kind alone, such as failover, sla_failure or log"),
+                    ("query", "event", "that of one kind alone, such as failover, sla_failure or log; and gap in any case"),
                     ("query", "follow", "false ends the stream with what has happened so far"),
-                    ("header", "Last-Event-ID", "go on after this event"),
+                    ("header", "Last-Event-ID", "go on after this event; what is gone of that is told by an event gap"),
                 ])
-                .gives(200, "server-sent events", Some(Content::Bytes("text/event-stream"))),
+                .gives(
+                    200,
+                    "server-sent events; a gap has after and before, the ids around what is gone, and how many it missed",
+                    Some(Content::Bytes("text/event-stream")),
+                ),
             events::stream_events,
         )
         .finish()

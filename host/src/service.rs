@@ -55,6 +55,7 @@ use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
 use handle::{LOOKS_MAX, Message, ReplySender};
 use logs::LogBucket;
+use moves::Moved;
 use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -290,8 +291,7 @@ impl Service {
                 }
                 match message {
                     Message::Stop { done } => {
-                        self.stop_cleanly().await;
-                        let _ = done.send(self.status());
+                        let _ = done.send(self.stop_cleanly().await);
                         return;
                     }
                     Message::Discard { done } => {
@@ -318,11 +318,24 @@ impl Service {
         }
     }
 
-    /// Leaves as little as can be to replay at the next start.
-    async fn stop_cleanly(&mut self) {
-        let may_snapshot = self.stopped.is_none() && self.unmovable_backoff.is_over(self.requests);
-        if self.keeper.is_some() && self.tail_fuel > 0 && may_snapshot && self.revive().await.is_ok() {
-            let _ = self.take_snapshot().await;
+    /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
+    async fn stop_cleanly(&mut self) -> Option<String> {
+        if self.keeper.is_none() || self.tail_fuel == 0 {
+            return None;
+        }
+        if let Some(reason) = &self.stopped {
+            return Some(reason.clone());
+        }
+        if !self.unmovable_backoff.is_over(self.requests) {
+            return self.unmovable.clone();
+        }
+        if let Err(denial) = self.revive().await {
+            return Some(denial.to_string());
+        }
+        match self.take_snapshot().await {
+            Ok(Moved::Fresh) => None,
+            Ok(Moved::Not | Moved::Rehydrated(_)) => self.unmovable.clone(),
+            Err(Stopped(reason)) => Some(reason),
         }
     }
 
@@ -798,7 +811,7 @@ impl Service {
         Denial::Degraded { service: self.name.clone(), reason }
     }
 
-    fn status(&self) -> Status {
+    pub(crate) fn status(&self) -> Status {
         Status {
             vm: self.vm.id.clone(),
             machine: self.vm.lease.machine().clone(),

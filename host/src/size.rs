@@ -7,6 +7,10 @@ use std::time::Duration;
 /// A kibibyte-based quantity for constants.
 const MIB: u64 = 1024 * 1024;
 
+/// The least fuel that a tank may be made for: the sample workloads take 3,000 to 8,000 to decode and answer their smallest
+/// transaction, and with less than that a VM would do nothing but fail.
+pub const FUEL_MIN: u64 = 10_000;
+
 /// The resources that a VM is created with. A failover gives a fresh VM of the same size, or of a larger one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -68,6 +72,18 @@ pub fn grouped(number: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// Takes `fuel` as a full tank.
+///
+/// # Errors
+/// A sentence that says what the tank must hold, if that is less than [`FUEL_MIN`].
+pub fn check_fuel(fuel: u64) -> Result<u64, String> {
+    if fuel < FUEL_MIN {
+        let (found, least) = (grouped(fuel), grouped(FUEL_MIN));
+        return Err(format!("a tank of {found} fuel is too small for any transaction; it must hold at least {least}"));
+    }
+    Ok(fuel)
 }
 
 /// A number of bytes as people write it: `64MiB`, `10M`, `1_000_000`.
@@ -188,6 +204,14 @@ mod tests {
         assert_eq!(format!("{:#}", Bytes(16_000_000_000)), "16.0 GB");
         assert_eq!(grouped(49_150_221), "49,150,221");
         assert_eq!(grouped(7), "7");
+    }
+
+    #[test]
+    fn a_tank_that_is_good_for_nothing_is_refused() {
+        assert_eq!(check_fuel(FUEL_MIN), Ok(FUEL_MIN));
+        let refused = check_fuel(FUEL_MIN - 1).expect_err("it is too small");
+        assert_eq!(refused, "a tank of 9,999 fuel is too small for any transaction; it must hold at least 10,000");
+        assert!(Size::built_in().iter().all(|size| check_fuel(size.fuel).is_ok()));
     }
 
     #[test]

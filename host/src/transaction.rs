@@ -200,14 +200,19 @@ impl ReplyHash {
 #[non_exhaustive]
 pub enum Cause {
     /// The tank ran dry, and a full tank was not enough either.
-    #[error("cpu: it needs more than a full tank of {} fuel; give the service more fuel or a larger size", grouped(*limit_fuel))]
+    #[error(
+        "cpu: it needs more than a full tank of {} fuel; send less at once, or deploy the workload as a new service with \
+         more fuel",
+        grouped(*limit_fuel)
+    )]
     Fuel {
         /// The tank that did not suffice.
         limit_fuel: u64,
     },
     /// Linear memory reached the limit of the largest size that there was room for.
     #[error(
-        "memory: {} would exceed the limit of {}; give the service a larger size",
+        "memory: {} would exceed the limit of {}; send less at once, or deploy the workload as a new service of a larger \
+         size",
         ByteCount(*wanted_bytes), ByteCount(*limit_bytes)
     )]
     Memory {
@@ -225,7 +230,11 @@ pub enum Cause {
         limit: u64,
     },
     /// It took too long. A cause made by the host: the same id may be tried again.
-    #[error("deadline: not finished within {} ms; try again, or use a size with a longer deadline", deadline.as_millis())]
+    #[error(
+        "deadline: not finished within {} ms; try again, send less at once, or deploy the workload as a new service of a \
+         size with a longer deadline",
+        deadline.as_millis()
+    )]
     Deadline {
         /// The time that was not enough.
         deadline: Duration,
@@ -278,7 +287,7 @@ pub enum Denial {
         /// What is wrong with the token.
         reason: &'static str,
     },
-    /// The user may not do this to this service, or there is no such service: to a stranger the two are the same.
+    /// The user may not do this to this service, whether or not there is one: to a stranger the two are the same.
     #[error("user '{user}' has no grant to {grant} service '{service}', or there is no such service; ask an admin")]
     NotGranted {
         /// Who asked.
@@ -286,6 +295,12 @@ pub enum Denial {
         /// What for.
         grant: crate::auth::Grant,
         /// Of which service.
+        service: String,
+    },
+    /// There is no such service: told to who has the grant on it, as an admin has on any.
+    #[error("there is no service '{}'; deploy one, or list those that there are", Printable(service))]
+    NoService {
+        /// The name that was asked for.
         service: String,
     },
     /// Only an admin may do this.

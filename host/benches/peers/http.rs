@@ -89,8 +89,10 @@ fn log(directory: &Path) -> Result<String> {
 /// Where the server in `directory` listens.
 fn address(directory: &Path) -> Result<SocketAddr> {
     let log = log(directory)?;
-    let line = log.lines().find_map(|line| line.strip_prefix("lifeboat: listening on http://"));
-    line.and_then(|address| address.parse().ok()).with_context(|| format!("the server does not tell its port:\n{log}"))
+    // Behind the time.
+    let told = log.lines().find_map(|line| line.split_once("lifeboat: listening on http://"));
+    told.and_then(|(_, address)| address.parse().ok())
+        .with_context(|| format!("the server does not tell its port:\n{log}"))
 }
 
 /// The ledger of a server that runs.

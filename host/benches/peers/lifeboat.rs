@@ -85,7 +85,7 @@ impl Ledger {
         host.create_durable_service(NewService {
             name: name.clone(),
             workload: load("ledger.wasm", WORKLOAD, &LoadLimits::default())?,
-            workload_bytes: WORKLOAD,
+            workload_bytes: WORKLOAD.into(),
             settings: ServiceSettings {
                 size: size.name.clone(),
                 sizes: vec![size],

@@ -207,7 +207,7 @@ impl Served {
         let new = NewService {
             name: name(service),
             workload: load(file, &bytes, &LoadLimits::default()).expect("the loader takes it"),
-            workload_bytes: &bytes,
+            workload_bytes: bytes.into(),
             settings: ServiceSettings {
                 size: size.name.clone(),
                 sizes: vec![size],

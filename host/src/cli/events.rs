@@ -14,7 +14,8 @@ use std::process::ExitCode;
 /// Arguments of `events`.
 #[derive(Debug, Args)]
 pub(crate) struct Events {
-    /// Go on with what happens from now on; a connection that breaks is made again, and nothing is left out
+    /// Go on with what happens from now on; a connection that breaks is made again, and nothing is left out that the
+    /// server still knows: what it does not is told as a gap
     #[arg(long)]
     follow: bool,
     /// Those of one service alone

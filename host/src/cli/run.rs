@@ -21,7 +21,7 @@ use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, outcome, parse_envelope
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
-use lifeboat::size::{Bytes, Size, grouped};
+use lifeboat::size::{Bytes, Size, check_fuel, grouped};
 use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
 use lifeboat::workload::WorkloadHash;
 use lines::Lines;
@@ -135,8 +135,7 @@ fn parse_threshold(text: &str) -> Result<Percent, String> {
 
 pub(super) fn parse_fuel(text: &str) -> Result<u64, String> {
     match text.replace(['_', ','], "").parse() {
-        Ok(0) => Err("a tank holds at least 1 unit of fuel".into()),
-        Ok(fuel) => Ok(fuel),
+        Ok(fuel) => check_fuel(fuel),
         Err(_) => Err(format!("'{text}' is not an amount of fuel: write a whole number such as 50000000")),
     }
 }
@@ -285,7 +284,7 @@ impl Run {
         if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
             let (name, settings) = (service.clone(), settings.clone());
             let secret = random()?;
-            let workload_bytes = &workload_bytes;
+            let workload_bytes = workload_bytes.into();
             let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage };
             host.create_durable_service(new).await?;
         }

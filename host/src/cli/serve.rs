@@ -4,17 +4,21 @@ use super::{UsageError, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{Accounts, argon2id};
-use lifeboat::clock::{Clock, SystemClock};
+use lifeboat::clock::{Clock, SystemClock, Timestamp, Utc};
 use lifeboat::config::{CONFIG_FILE, Config, ConfigError, Overrides, ServiceConfig, parse_listen};
 use lifeboat::data::{DataDirectory, DataOptions};
 use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::THRESHOLD_DEFAULT;
-use lifeboat::host::{Host, NewService};
+use lifeboat::host::{Ended, Host, NewService};
 use lifeboat::metrics::Metrics;
 use lifeboat::monitor::{Admission, HostThresholds, Monitor};
+use lifeboat::name::Name;
 use lifeboat::server::{EventLog, Listener, Parts, Server, tls};
+use serde::Serialize;
+use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,17 +27,24 @@ use std::time::Instant;
 use tokio::signal::unix::{SignalKind, signal};
 
 const AFTER_HELP: &str = "\
-SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted, the journal is
-sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once: nothing that was
-acknowledged is lost, and the next start replays what was not snapshotted.
+SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted that can be, the
+journal is sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once: nothing
+that was acknowledged is lost, and the next start replays what was not snapshotted.
 
-Events go to standard error, a line each; with --json to standard output as JSON.";
+Events go to standard error, a line each; with --json to standard output as JSON. A line begins with its time, in UTC, unless
+standard error is systemd's journal, which has its own.
+
+A service of the configuration that cannot be created is told in a line, and keeps no other from being served: the exit code
+does not depend on it.";
 
 /// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
 
 /// Files that a server opens beside its connections, about.
 const FILES_BESIDE: u64 = 512;
+
+/// By which systemd tells a process that its output goes to the journal: `DEVICE:INODE` of the stream.
+const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
 /// Lines that wait to be printed: then events are counted, and not printed. Services do not wait for a terminal.
 const LINES_MAX: usize = 4_096;
@@ -64,20 +75,21 @@ impl Serve {
         let flags = Overrides { listen: self.listen, data: self.data.clone() };
         let environment = Overrides::from_environment(|name| std::env::var_os(name)).map_err(usage)?;
         let config = Config::read(&self.config, &flags.over(environment)).map_err(usage)?;
-        raise_file_limit(&config);
+        let log = Log::new();
+        raise_file_limit(&config, log);
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
-        let code = runtime.block_on(self.serve(config));
+        let code = runtime.block_on(self.serve(config, log));
         // What is left is connections whose clients did not leave in time.
         runtime.shutdown_background();
         code
     }
 
-    async fn serve(self, config: Config) -> anyhow::Result<ExitCode> {
+    async fn serve(self, config: Config, log: Log) -> anyhow::Result<ExitCode> {
         let mut stop = Stop::new()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = Arc::new(EventLog::new(clock.now()));
         let metrics = Arc::new(Metrics::default());
-        let sink = self.sink(&events, &metrics, &clock);
+        let sink = self.sink(&events, &metrics, &clock, log);
 
         let tls = config.server.tls.as_ref().map(|files| tls(&files.certificate, &files.key));
         let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
@@ -102,12 +114,11 @@ impl Serve {
         }
         let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
         let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), Arc::clone(&sink));
-        let monitor = monitor.inspect_err(|error| note(&format!("{error}; it goes on without"))).ok();
+        let monitor = monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok();
 
         let deadline = config.server.shutdown_deadline;
-        let counted = Arc::clone(&metrics);
         let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
-        note(&format!("listening on {scheme}://{address}"));
+        log.note(&format!("listening on {scheme}://{address}"));
         let starting = async {
             let mut failed = None;
             let epochs = std::iter::from_fn(|| random_epoch().map_err(|error| failed = Some(error)).ok());
@@ -117,11 +128,9 @@ impl Serve {
             }
             let draw = || epochs.next().expect("one for each service");
             server.host().recover(contents, draw).await;
-            create_missing(server.host(), &counted, &config).await;
+            let not_created = create_missing(&server, &config, log).await;
             server.begin();
-            let entries = server.host().entries()?;
-            let running = entries.keys().filter(|name| server.host().has_service(name)).count();
-            note(&format!("serving {running} of {} services", entries.len()));
+            log.note(&standing(server.host(), not_created)?);
             Ok(())
         };
         let mut started = None;
@@ -139,7 +148,7 @@ impl Serve {
                 () = stop.asked() => {}
             }
         }
-        note("stopping: requests under way are answered");
+        log.note("stopping: requests under way are answered");
         let start = Instant::now();
         drop(end);
         let ending = async {
@@ -149,115 +158,180 @@ impl Serve {
         let ended = tokio::select! {
             ended = ending => ended,
             () = stop.asked() => {
-                note("asked twice: ended at once; the next start replays what was not snapshotted");
+                log.note("asked twice: ended at once; the next start replays what was not snapshotted");
                 return Ok(ExitCode::from(exit::HOST));
             }
         };
-        match ended {
+        let ended = match ended {
             Err(_) => {
                 let text = "the services did not end in time: the journal is not sealed, nothing acknowledged is lost, and \
                             the next start replays what was not snapshotted; a larger shutdown_deadline_ms gives them more";
                 anyhow::bail!("{text}");
             }
             Ok(stopped) => stopped.context("the journal could not be sealed; nothing acknowledged is lost")?,
-        }
+        };
         if let Some(Err(error)) = started {
             return Err(error);
         }
-        note(&format!(
-            "stopped: every service is snapshotted, the journal is sealed ({} ms)",
-            start.elapsed().as_millis()
-        ));
+        let snapshotted = snapshotted(&ended, log);
+        log.note(&format!("stopped: {snapshotted}, the journal is sealed ({} ms)", start.elapsed().as_millis()));
         Ok(ExitCode::from(exit::OK))
     }
 
     /// Events go to the log for clients, to the metrics, and to the operator.
-    fn sink(&self, events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>) -> EventSink {
+    fn sink(&self, events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>, log: Log) -> EventSink {
         let (events, metrics, clock, json) = (Arc::clone(events), Arc::clone(metrics), Arc::clone(clock), self.json);
-        let (lines, printed) = mpsc::sync_channel::<String>(LINES_MAX);
+        let (lines, printed) = mpsc::sync_channel::<(Timestamp, String)>(LINES_MAX);
         let unprinted = Arc::new(AtomicU64::new(0));
         let of_thread = Arc::clone(&unprinted);
         // It ends with the last sink. An operator who is not there misses lines, and no client anything.
         std::thread::spawn(move || {
-            for line in printed {
+            for (time, line) in printed {
                 let missed = of_thread.swap(0, Ordering::Relaxed);
                 if missed > 0 {
-                    note(&format!("{missed} events were not printed: they came faster than they could be"));
+                    log.note(&format!("{missed} events were not printed: they came faster than they could be"));
                 }
-                let _ = if json {
-                    writeln!(io::stdout().lock(), "{line}")
+                if json {
+                    let _ = writeln!(io::stdout().lock(), "{line}");
                 } else {
-                    writeln!(io::stderr().lock(), "{line}")
-                };
+                    log.line(time, &line);
+                }
             }
         });
         Arc::new(move |event: &Event| {
+            let time = clock.now();
             metrics.observe(event);
-            events.add(event, clock.now());
-            let line = if json { serde_json::to_string(event).unwrap_or_default() } else { event.to_string() };
-            if lines.try_send(line).is_err() {
+            events.add(event, time);
+            let line = if json { Timed::new(time, event).json() } else { event.to_string() };
+            if lines.try_send((time, line)).is_err() {
                 unprinted.fetch_add(1, Ordering::Relaxed);
             }
         })
     }
 }
 
-/// Creates the services of the configuration that are not there.
-async fn create_missing(host: &Host, metrics: &Metrics, config: &Config) {
-    for service in &config.services {
-        // One that cannot be created keeps no other from being served.
-        match create(host, service, config).await {
-            Ok(false) => {}
-            Ok(true) => {
-                let _ = metrics.service(&service.name);
-                note(&format!("created service {}", service.name));
-            }
-            Err(error) => note(&format!("cannot create service '{}': {error:#}", service.name)),
-        }
+/// An event with its time, as it is printed.
+#[derive(Serialize)]
+struct Timed<'a> {
+    time: String,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl<'a> Timed<'a> {
+    fn new(time: Timestamp, event: &'a Event) -> Self {
+        Self { time: format!("{:.6}", Utc(time)), event }
+    }
+
+    fn json(&self) -> String {
+        serde_json::to_string(self).unwrap_or_default()
     }
 }
 
-/// Creates a service if it is not there. Says whether it was created.
-async fn create(host: &Host, service: &ServiceConfig, config: &Config) -> anyhow::Result<bool> {
-    if host.entry(&service.name)?.is_some() {
-        return Ok(false);
+/// Creates the services of the configuration that are not there, and returns those that could not be created.
+async fn create_missing(server: &Server, config: &Config, log: Log) -> BTreeSet<Name> {
+    let mut not_created = BTreeSet::new();
+    for service in &config.services {
+        // A task of its own: when the server is told to stop meanwhile, it is not left half-way.
+        let creating = tokio::spawn(create(server.clone(), service.clone()));
+        // One that cannot be created keeps no other from being served.
+        if let Err(error) = creating.await.map_err(anyhow::Error::from).flatten() {
+            let name = &service.name;
+            log.note(&format!("service '{name}' of the configuration is missing, and cannot be created: {error:#}"));
+            not_created.insert(name.clone());
+        }
     }
-    {
-        let (workload, bytes) = load_workload(&service.workload)?;
-        let settings =
-            config.settings(Some(&service.size), Some(service.thresholds), service.failover).map_err(UsageError)?;
-        let name = service.name.clone();
-        let new = NewService {
-            name: name.clone(),
-            workload,
-            workload_bytes: &bytes,
-            settings,
-            secret: random()?,
-            epoch: random_epoch()?,
-            sabotage: None,
-        };
-        host.create_durable_service(new).await?;
+    not_created
+}
+
+/// Creates a service if it is not there.
+async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
+    let ServiceConfig { name, workload, size, failover, thresholds } = service;
+    if server.host().entry(&name)?.is_some() {
+        return Ok(());
     }
-    Ok(true)
+    let settings = server.config().settings(Some(&size), Some(thresholds), failover).map_err(UsageError)?;
+    let (workload, bytes) = tokio::task::spawn_blocking(move || load_workload(&workload)).await??;
+    let (secret, epoch) = (random()?, random_epoch()?);
+    let workload_bytes = bytes.into();
+    let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage: None };
+    Ok(server.host().create_durable_service(new).await?)
+}
+
+/// How many of the services are served, and what keeps the others from it.
+fn standing(host: &Host, mut not_created: BTreeSet<Name>) -> anyhow::Result<String> {
+    let entries = host.entries()?;
+    not_created.retain(|name| !entries.contains_key(name));
+    let (running, idle): (Vec<_>, Vec<_>) = entries.into_keys().partition(|name| host.has_service(name));
+    let quarantined = idle.iter().filter(|name| host.quarantined(name).is_some()).count();
+    let others = [
+        (idle.len() - quarantined, "stopped"),
+        (quarantined, "quarantined"),
+        (not_created.len(), "could not be created"),
+    ];
+    let others: Vec<String> =
+        others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let all = running.len() + idle.len() + not_created.len();
+    let why = if others.is_empty() { String::new() } else { format!(": {}", others.join(", ")) };
+    Ok(format!("serving {} of {all} services{why}", running.len()))
+}
+
+/// How many of the services that ran are snapshotted. The others are told, a line each.
+fn snapshotted(ended: &Ended, log: Log) -> String {
+    let Ended { services, not_snapshotted } = ended;
+    for (name, reason) in not_snapshotted {
+        log.note(&format!("service '{name}' is not snapshotted, and the next start replays it: {reason}"));
+    }
+    match not_snapshotted.len() {
+        0 => "every service is snapshotted".into(),
+        others => format!("{} of {services} services are snapshotted", services.saturating_sub(others)),
+    }
 }
 
 /// Lets the process have as many files as it may: each connection is one, and shells give a thousand.
-fn raise_file_limit(config: &Config) {
+fn raise_file_limit(config: &Config, log: Log) {
     let connections = u64::from(config.server.limits.connections_max);
     // Segments, snapshots, pipes, and what the libraries have.
     let wanted = connections + FILES_BESIDE;
     match rlimit::increase_nofile_limit(wanted) {
         Ok(limit) if limit >= wanted => {}
-        Ok(limit) => note(&format!(
+        Ok(limit) => log.note(&format!(
             "the process may open {limit} files, {wanted} are wanted for connections_max = {connections}: beyond that \
              connections wait; raise the limit (ulimit -n), or lower connections_max"
         )),
-        Err(error) => note(&format!("the limit of open files cannot be raised: {error}")),
+        Err(error) => log.note(&format!("the limit of open files cannot be raised: {error}")),
     }
 }
 
-fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "lifeboat: {text}");
+/// The lines of a server on standard error.
+#[derive(Debug, Clone, Copy)]
+struct Log {
+    has_times: bool,
+}
+
+impl Log {
+    /// With a time before each line, unless standard error is systemd's journal.
+    fn new() -> Self {
+        let stderr = std::fs::metadata("/dev/stderr").map(|file| (file.dev(), file.ino())).ok();
+        let journal = std::env::var(JOURNAL_VARIABLE).ok().and_then(|text| journal_stream(&text));
+        Self { has_times: stderr.is_none() || stderr != journal }
+    }
+
+    fn note(self, text: &str) {
+        self.line(SystemClock.now(), &format!("lifeboat: {text}"));
+    }
+
+    // Who closed standard error does not want to know.
+    fn line(self, time: Timestamp, text: &str) {
+        let mut stderr = io::stderr().lock();
+        let _ = if self.has_times { writeln!(stderr, "{} {text}", Utc(time)) } else { writeln!(stderr, "{text}") };
+    }
+}
+
+/// The device and the file number of the journal, as [`JOURNAL_VARIABLE`] tells them.
+fn journal_stream(text: &str) -> Option<(u64, u64)> {
+    let (device, file) = text.split_once(':')?;
+    Some((device.parse().ok()?, file.parse().ok()?))
 }
 
 fn usage(error: ConfigError) -> anyhow::Error {
@@ -281,5 +355,26 @@ impl Stop {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_journal_of_systemd_is_known_by_its_stream() {
+        assert_eq!(journal_stream("9:4711"), Some((9, 4_711)));
+        for wrong in ["", "9", ":", "9:x", "9:4711:"] {
+            assert_eq!(journal_stream(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_printed_with_its_time() {
+        let event = Event::Started { service: Name::new("bank").expect("a name") };
+        let time = Timestamp(1_772_366_400_000_001_000);
+        let line = r#"{"time":"2026-03-01T12:00:00.000001Z","event":"started","service":"bank"}"#;
+        assert_eq!(Timed::new(time, &event).json(), line);
     }
 }

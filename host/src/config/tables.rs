@@ -11,9 +11,10 @@ use crate::failover::{FailoverMode, Thresholds, threshold};
 use crate::fleet::Machine;
 use crate::meter::Percent;
 use crate::name::Name;
-use crate::size::{Bytes, Size};
+use crate::size::{Bytes, Size, check_fuel};
 use crate::transaction::BODY_BYTES_MAX;
 use serde::Deserialize;
+use std::cell::RefCell;
 use std::collections::HashSet;
 use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
@@ -101,6 +102,16 @@ pub(super) struct Resolver<'a> {
     pub(super) overrides: &'a Overrides,
     /// The error with this message, about what stands at this offset.
     pub(super) invalid: &'a dyn Fn(usize, String) -> ConfigError,
+    /// What the file names, in its order.
+    pub(super) named: RefCell<Vec<Named>>,
+}
+
+/// A path that the file names.
+pub(super) struct Named {
+    pub(super) key: &'static str,
+    pub(super) path: PathBuf,
+    /// Where it stands.
+    pub(super) start: usize,
 }
 
 impl Resolver<'_> {
@@ -241,8 +252,8 @@ impl Resolver<'_> {
             if !names.insert(name.clone()) {
                 return Err(self.at(table, format!("two sizes are called '{name}'; rename one")));
             }
-            if size.fuel == 0 {
-                return fail("has no fuel; a tank holds at least 1 unit".into());
+            if let Err(reason) = check_fuel(size.fuel) {
+                return fail(format!("cannot be used: {reason}"));
             }
             if !(SIZE_MEMORY_BYTES_MIN..=SIZE_MEMORY_BYTES_MAX).contains(&size.memory_bytes) {
                 let [found, least, most] = [size.memory_bytes, SIZE_MEMORY_BYTES_MIN, SIZE_MEMORY_BYTES_MAX].map(Bytes);
@@ -287,11 +298,14 @@ impl Resolver<'_> {
     }
 
     /// A path, relative to the file.
-    fn path(&self, key: &str, text: Spanned<String>) -> Result<PathBuf, ConfigError> {
+    fn path(&self, key: &'static str, text: Spanned<String>) -> Result<PathBuf, ConfigError> {
         if text.get_ref().is_empty() {
             return Err(self.at(&text, format!("{key} is empty; write a path, or leave the key out")));
         }
-        Ok(self.folder.join(text.into_inner()))
+        let start = text.span().start;
+        let path = self.folder.join(text.into_inner());
+        self.named.borrow_mut().push(Named { key, path: path.clone(), start });
+        Ok(path)
     }
 
     fn deadline(&self, key: &str, value: Option<Spanned<u64>>) -> Result<Option<Duration>, ConfigError> {

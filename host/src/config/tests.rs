@@ -121,19 +121,19 @@ fn what_is_wrong_is_told_with_its_place_on_one_line() {
         ),
         ("[[machine]]\nname = \"m 1\"\nslots = 1\nmemory = 1", "l.toml:2:8: 'm 1' is not a name: use 1 to 64 letters"),
         (
-            "size = [\n{ name = \"s\", fuel = 1, memory = 65536, deadline_ms = 1 },\n{ name = \"s\", fuel = 1, memory = 65536, deadline_ms = 1 }]",
+            "size = [\n{ name = \"s\", fuel = 10000, memory = 65536, deadline_ms = 1 },\n{ name = \"s\", fuel = 10000, memory = 65536, deadline_ms = 1 }]",
             "l.toml:3:1: two sizes are called 's'; rename one",
         ),
         (
-            "size = [{ name = \"s\", fuel = 0, memory = 65536, deadline_ms = 1 }]",
-            "l.toml:1:9: size 's' has no fuel; a tank holds at least 1 unit",
+            "size = [{ name = \"s\", fuel = 9999, memory = 65536, deadline_ms = 1 }]",
+            "l.toml:1:9: size 's' cannot be used: a tank of 9,999 fuel is too small for any transaction; it must hold at least",
         ),
         (
-            "size = [{ name = \"s\", fuel = 1, memory = 1, deadline_ms = 1 }]",
+            "size = [{ name = \"s\", fuel = 10000, memory = 1, deadline_ms = 1 }]",
             "l.toml:1:9: size 's' has 1 B of memory; it must have 64 KiB to ",
         ),
         (
-            "size = [{ name = \"s\", fuel = 1, memory = 65536, deadline_ms = 0 }]",
+            "size = [{ name = \"s\", fuel = 10000, memory = 65536, deadline_ms = 0 }]",
             "l.toml:1:9: size 's' has a deadline of 0 ms; it must be 1 to 86400000 ms",
         ),
         (

@@ -47,13 +47,14 @@ pub(crate) struct Kept {
 pub(crate) struct Keeper(watch::Sender<Option<ToKeep>>);
 
 impl Keeper {
-    /// A keeper for `service`, of which `kept` are there, oldest first; and its task, which ends after the keeper.
+    /// A keeper for `service`, of which `kept` are there, oldest first; and its task, which ends after the keeper and says
+    /// why the last snapshot was not written, if so.
     pub(crate) fn new(
         directory: Arc<DataDirectory>,
         service: Name,
         kept: VecDeque<Kept>,
         events: EventSink,
-    ) -> (Self, impl Future<Output = ()> + Send) {
+    ) -> (Self, impl Future<Output = Option<String>> + Send) {
         let (sender, receiver) = watch::channel(None);
         let shelf = Shelf { directory, service, kept, events };
         (Self(sender), shelf.run(receiver))
@@ -73,28 +74,32 @@ struct Shelf {
 }
 
 impl Shelf {
-    async fn run(mut self, mut queue: watch::Receiver<Option<ToKeep>>) {
+    async fn run(mut self, mut queue: watch::Receiver<Option<ToKeep>>) -> Option<String> {
+        let mut failed = None;
         self.need();
         while queue.changed().await.is_ok() {
             let Some(to_keep) = queue.borrow_and_update().clone() else { continue };
             // A journal that failed keeps nothing any more, and says so itself.
-            if to_keep.commit.clone().durable().await.is_err() {
-                return;
+            if let Err(error) = to_keep.commit.clone().durable().await {
+                return Some(error.to_string());
             }
             if self.kept.back().is_some_and(|newest| newest.record >= to_keep.header.record) {
                 continue;
             }
             match self.write(to_keep).await {
                 Ok(()) => {
+                    failed = None;
                     self.need();
                     self.directory.reclaim().await;
                 }
                 Err(error) => {
-                    let event = Event::SnapshotNotKept { service: self.service.clone(), reason: chain(&error) };
-                    (self.events)(&event);
+                    let reason = chain(&error);
+                    failed = Some(reason.clone());
+                    (self.events)(&Event::SnapshotNotKept { service: self.service.clone(), reason });
                 }
             }
         }
+        failed
     }
 
     /// Tells the directory what the snapshots that are kept need of the journal.

@@ -6,22 +6,23 @@ use crate::data::{self, Contents, DataDirectory, DataError, FoundService, Pin, f
 use crate::engine::{Program, joined};
 use crate::event::Event;
 use crate::name::Name;
-use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec};
+use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
 use crate::transaction::Epoch;
 use crate::workload::{LoadLimits, Workload, WorkloadHash, load};
-use std::collections::BTreeSet;
+use bytes::Bytes;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 
 /// A durable service that is to be created.
 #[derive(Clone)]
-pub struct NewService<'a> {
+pub struct NewService {
     /// Its name.
     pub name: Name,
     /// What it runs.
     pub workload: Workload,
     /// The bytes that the workload was loaded from.
-    pub workload_bytes: &'a [u8],
+    pub workload_bytes: Bytes,
     /// Its sizes, thresholds, horizon.
     pub settings: ServiceSettings,
     /// Keys the random numbers that its guest sees. Drawn for this service alone.
@@ -109,10 +110,17 @@ impl Host {
         }
     }
 
-    async fn stored_program(&self, directory: &DataDirectory, hash: &WorkloadHash) -> Result<Arc<Program>, String> {
-        let bytes = data::read_workload(&**directory.storage(), hash).map_err(|error| data::chain(&error))?;
-        let workload = load(&hash.to_string(), &bytes, &LoadLimits::default()).map_err(|error| error.to_string())?;
-        self.compile(workload).await.map_err(|error| error.to_string())
+    async fn stored_program(
+        &self,
+        directory: &Arc<DataDirectory>,
+        hash: &WorkloadHash,
+    ) -> Result<Arc<Program>, String> {
+        let hash = *hash;
+        let loaded = on_disk(directory, move |directory| {
+            let bytes = data::read_workload(&**directory.storage(), &hash).map_err(|error| data::chain(&error))?;
+            load(&hash.to_string(), &bytes, &LoadLimits::default()).map_err(|error| error.to_string())
+        });
+        self.compile(loaded.await?).await.map_err(|error| error.to_string())
     }
 
     /// Why a service of the data directory was not started, if it was not.
@@ -130,7 +138,8 @@ impl Host {
         self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(service)
     }
 
-    /// Creates a durable service, and its first VM. When this returns, it survives a crash.
+    /// Creates a durable service, and its first VM. When this returns, it survives a crash. It is to be awaited to its
+    /// end, as [`Host::stop_service`] is.
     ///
     /// # Errors
     /// [`LaunchError`]. There is no such service then, but for an error of the storage, after which only the next start
@@ -138,16 +147,17 @@ impl Host {
     ///
     /// # Panics
     /// If the host has no data directory.
-    pub async fn create_durable_service(&self, new: NewService<'_>) -> Result<(), LaunchError> {
+    pub async fn create_durable_service(&self, new: NewService) -> Result<(), LaunchError> {
         let directory = self.data.as_ref().expect("the host has a data directory");
-        // One at a time, or two of a name would begin one after the other.
-        let _creating = self.creating.lock().await;
-        self.admission.check()?;
         let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
+        let _turn = self.turn(&name).await?;
+        self.admission.check()?;
         if let Some(reason) = self.quarantined(&name) {
             return Err(LaunchError::Quarantined { name, reason });
         }
-        if directory.catalog().service(&name).map_err(DataError::from)?.is_some() {
+        let service = name.clone();
+        let known = on_disk(directory, move |directory| directory.catalog().service(&service));
+        if known.await.map_err(DataError::from)?.is_some() {
             return Err(LaunchError::Exists { name });
         }
         let hash = workload.hash;
@@ -161,12 +171,20 @@ impl Host {
         };
         let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &entry) };
         self.check(&spec)?;
-        directory.keep_workload(&hash, workload_bytes)?;
-        directory.clear_snapshots(&name)?;
+        let service = name.clone();
+        let kept = on_disk(directory, move |directory| {
+            let kept = directory.keep_workload(&hash, &workload_bytes)?;
+            directory.clear_snapshots(&service).map(|()| kept)
+        });
+        // Until the catalog says that it is needed.
+        let _kept = kept.await?;
         let launching = Service::launch_durable(spec, self.surroundings.clone(), Arc::clone(directory));
         let (service, begun, keeper) = self.on_guests(launching).await?;
         begun.durable().await.map_err(|error| LaunchError::Begin { name: name.clone(), error })?;
-        directory.add_service(&name, &entry)?;
+        let added = name.clone();
+        on_disk(directory, move |directory| directory.add_service(&added, &entry)).await?;
+        let Status { vm, machine, size, .. } = service.status();
+        (self.surroundings.events)(&Event::Created { vm, machine, size, workload: hash });
         self.keep(&name, keeper);
         self.start(service, QUEUE_MAX)
     }
@@ -178,14 +196,15 @@ impl Host {
     }
 
     /// Removes a durable service for good, after what was sent to it: its history, its snapshots, and its workload if no
-    /// other service runs that. One that is quarantined is removed as well.
+    /// other service runs that. One that is quarantined is removed as well. It is to be awaited to its end, as
+    /// [`Host::stop_service`] is.
     ///
     /// # Errors
     /// [`DataError::NoService`]; otherwise the storage fails, and what is left of the service then is of no use to
     /// anybody: it is removed with the next start, or when another of its name is created.
     pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
-        let _creating = self.creating.lock().await;
-        let directory = self.directory_of(name)?;
+        let _turn = self.turn(name).await?;
+        let directory = self.directory_of(name).await?;
         let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(handle) = handle {
             // A task that has ended already is what is wanted.
@@ -193,8 +212,7 @@ impl Host {
         }
         self.end_keeper(name).await;
         let service = name.clone();
-        let removed = tokio::task::spawn_blocking(move || directory.remove_service(&service).map(|()| directory));
-        let directory = joined(removed).await?;
+        on_disk(&directory, move |directory| directory.remove_service(&service)).await?;
         self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
         directory.reclaim().await;
@@ -202,23 +220,58 @@ impl Host {
     }
 
     /// Ends every service after what was sent to it, snapshots it, and seals the journal. Returns once all of that is
-    /// on disk. Requests that come meanwhile are denied.
+    /// on disk. Requests that come meanwhile are denied, and so are new services; those that are being created, stopped
+    /// or removed are waited for.
     ///
     /// # Errors
     /// The journal or the storage failed, now or earlier.
-    pub async fn stop(&self) -> Result<(), DataError> {
+    pub async fn stop(&self) -> Result<Ended, DataError> {
         self.is_stopping.store(true, Ordering::Release);
+        let (first, _all) = futures::future::join(self.end_services(), self.turns.take_all()).await;
+        // Those whose turn was not over when the others ended.
+        let rest = self.end_services().await;
+        let ended = Ended {
+            services: first.services + rest.services,
+            not_snapshotted: first.not_snapshotted.into_iter().chain(rest.not_snapshotted).collect(),
+        };
+        if let Some(directory) = &self.data {
+            on_disk(directory, DataDirectory::close).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn end_services(&self) -> Ended {
         let services: Vec<_> = {
             let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
-            services.drain().map(|(_, handle)| handle).collect()
+            services.drain().collect()
         };
-        futures::future::join_all(services.iter().map(|handle| handle.stop())).await;
-        let keepers = std::mem::take(&mut *self.keepers.lock().unwrap_or_else(PoisonError::into_inner));
-        futures::future::join_all(keepers.into_values()).await;
-        let Some(directory) = self.data.clone() else { return Ok(()) };
-        // It waits for the disk.
-        joined(tokio::task::spawn_blocking(move || directory.close())).await
+        let ends = services.iter().map(|(name, handle)| async move {
+            let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
+            let unwritten = self.end_keeper(name).await;
+            stopped.or(unwritten).map(|reason| (name.clone(), reason))
+        });
+        let not_snapshotted = futures::future::join_all(ends).await.into_iter().flatten().collect();
+        Ended { services: services.len(), not_snapshotted }
     }
+}
+
+/// What became of the services of a host that was stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// How many ran.
+    pub services: usize,
+    /// Of those the ones whose last transactions are not part of a snapshot, and why. Nothing of them is lost: the next
+    /// start replays them.
+    pub not_snapshotted: BTreeMap<Name, String>,
+}
+
+/// Does what waits for the disk on a thread that may. It goes on to its end, also if what is returned is dropped.
+pub(super) async fn on_disk<T: Send + 'static>(
+    directory: &Arc<DataDirectory>,
+    work: impl FnOnce(&DataDirectory) -> T + Send + 'static,
+) -> T {
+    let directory = Arc::clone(directory);
+    joined(tokio::task::spawn_blocking(move || work(&directory))).await
 }
 
 /// A service as the catalog says that it is.

@@ -1,15 +1,17 @@
 //! What operators do to services, and see of them. Who asks was authorised before.
 
+use super::durable::on_disk;
+use super::turns::Turn;
 use super::{Host, Idle};
 use crate::auth::{Grant, Identity};
 use crate::catalog::ServiceEntry;
 use crate::data::{DataDirectory, DataError};
-use crate::engine::joined;
 use crate::event::Event;
 use crate::name::Name;
 use crate::service::{LaunchError, Status};
 use crate::transaction::{Denial, Epoch};
 use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 
 impl Host {
@@ -67,21 +69,23 @@ impl Host {
     /// # Errors
     /// [`DataError`].
     pub async fn stop_service(&self, name: &Name) -> Result<(), DataError> {
-        let directory = self.directory_of(name)?;
-        let _creating = self.creating.lock().await;
+        let _turn = self.turn(name).await?;
+        let directory = self.directory_of(name).await?;
         if !self.has_service(name) {
             return Ok(());
         }
-        let (of_catalog, service) = (Arc::clone(&directory), name.clone());
-        joined(tokio::task::spawn_blocking(move || of_catalog.catalog().set_stopped(&service, true))).await?;
+        let service = name.clone();
+        on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, true)).await?;
         // Before, or a request in between would find no service.
         self.idle().insert(name.clone(), Idle::Stopped);
         let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         let Some(handle) = handle else { return Ok(()) };
-        // A task that has ended already is what is wanted.
-        let _ = handle.stop().await;
-        self.end_keeper(name).await;
-        let reason = Idle::Stopped.reason().to_owned();
+        let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
+        let unwritten = self.end_keeper(name).await;
+        let mut reason = Idle::Stopped.reason().to_owned();
+        if let Some(why) = stopped.or(unwritten) {
+            reason += &format!(", and replays what is not part of a snapshot: it could not be snapshotted: {why}");
+        }
         (self.surroundings.events)(&Event::Stopped { service: name.clone(), reason });
         Ok(())
     }
@@ -92,15 +96,15 @@ impl Host {
     /// # Errors
     /// [`LaunchError::Quarantined`], and why; [`LaunchError::Data`].
     pub async fn start_service(&self, name: &Name, epoch: Epoch) -> Result<(), LaunchError> {
-        let directory = self.directory_of(name)?;
-        let _creating = self.creating.lock().await;
+        let _turn = self.turn(name).await?;
+        let directory = self.directory_of(name).await?;
         if self.has_service(name) {
             return Ok(());
         }
-        let (of_catalog, service) = (Arc::clone(&directory), name.clone());
-        joined(tokio::task::spawn_blocking(move || of_catalog.catalog().set_stopped(&service, false)))
-            .await
-            .map_err(DataError::from)?;
+        let service = name.clone();
+        let set = on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, false));
+        set.await.map_err(DataError::from)?;
+        // One starts at a time: what it needs of the journal must stay where it was found.
         let _still = directory.hold_still().await;
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
         self.recover_one(found, epoch, None).await;
@@ -108,26 +112,34 @@ impl Host {
             Some(reason) if !self.has_service(name) => Err(LaunchError::Quarantined { name: name.clone(), reason }),
             _ => {
                 self.idle().remove(name);
+                (self.surroundings.events)(&Event::Started { service: name.clone() });
                 Ok(())
             }
         }
     }
 
-    pub(super) fn directory_of(&self, name: &Name) -> Result<Arc<DataDirectory>, DataError> {
-        let directory = self.data.clone().ok_or_else(|| none(name))?;
-        if directory.catalog().service(name)?.is_none() {
-            return Err(none(name));
-        }
-        Ok(directory)
+    /// Waits until nobody else begins or ends the service of this name.
+    ///
+    /// # Errors
+    /// [`DataError::Stopping`].
+    pub(super) async fn turn(&self, name: &Name) -> Result<Turn, DataError> {
+        let turn = self.turns.take(name).await;
+        if self.is_stopping.load(Ordering::Acquire) { Err(DataError::Stopping) } else { Ok(turn) }
     }
 
-    /// Waits until what keeps a service's snapshots has ended, after the service's task has.
-    pub(super) async fn end_keeper(&self, name: &Name) {
+    pub(super) async fn directory_of(&self, name: &Name) -> Result<Arc<DataDirectory>, DataError> {
+        let directory = self.data.clone().ok_or_else(|| none(name))?;
+        let service = name.clone();
+        let entry = on_disk(&directory, move |directory| directory.catalog().service(&service)).await?;
+        entry.map(|_| directory).ok_or_else(|| none(name))
+    }
+
+    /// Waits until what keeps a service's snapshots has ended, after the service's task has. Says why the last one was not
+    /// written, if so.
+    pub(super) async fn end_keeper(&self, name: &Name) -> Option<String> {
         let keeper = self.keepers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        if let Some(keeper) = keeper {
-            // A panic of it was printed.
-            let _ = keeper.await;
-        }
+        // A panic of it was printed.
+        keeper?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
     }
 
     pub(super) fn idle(&self) -> RwLockWriteGuard<'_, HashMap<Name, Idle>> {

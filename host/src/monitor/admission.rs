@@ -53,14 +53,15 @@ mod tests {
         let asked_elsewhere = admission.clone();
         admission.set(Some(HostPressure {
             resource: HostResource::Disk,
-            usage: Usage { used: 98_600_000_000, limit: 100_000_000_000 },
+            // It was at the threshold before.
+            usage: Usage { used: 95_100_000_000, limit: 100_000_000_000 },
             threshold_percent: Percent::whole(98),
         }));
         let refused = asked_elsewhere.check().expect_err("under pressure");
         assert_eq!(
             refused.to_string(),
-            "the host is under pressure: disk 98.6% (98.6 GB of 100.0 GB, threshold 98%) in the mean over 60 s; \
-             try again when it is relieved, or give the host more disk"
+            "the host is under pressure: disk 95.1% (95.1 GB of 100.0 GB, threshold 98%, relieved below 93%) in the mean \
+             over 60 s; try again when it is relieved, or give the host more disk"
         );
         admission.set(None);
         assert_eq!(asked_elsewhere.check(), Ok(()));

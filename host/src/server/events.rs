@@ -5,8 +5,9 @@ use super::problem::Problem;
 use super::routes::BearerToken;
 use crate::auth::{Grant, Identity};
 use crate::clock::{Timestamp, Utc};
-use crate::event::Event;
+use crate::event::{Event, Printable};
 use crate::name::Name;
+use crate::size::grouped;
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -24,6 +25,12 @@ use tokio::sync::{OwnedSemaphorePermit, watch};
 
 /// Events that are kept for clients that come back.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
+
+/// What a reader is told in the place of events that it asked for and that are gone.
+const GAP: &str = "gap";
+
+/// Characters that are shown of an id that a client gave.
+const SHOWN_ID_CHARS_MAX: usize = 64;
 
 /// Streams of events that are open at once.
 pub const STREAMS_MAX: usize = 512;
@@ -71,7 +78,7 @@ impl EventLog {
         self.last.send_replace(number);
     }
 
-    /// What came after event `after`, as far as it is kept.
+    /// What came after event `after`, as far as it is kept. The first of it may be a later one than the next.
     fn after(&self, after: u64) -> Vec<Arc<Logged>> {
         let kept = self.kept();
         let first = kept.partition_point(|logged| logged.number <= after);
@@ -82,10 +89,16 @@ impl EventLog {
         format!("{}-{number}", self.start)
     }
 
-    /// The number of the event with this id; 0, before all, if it is of another start.
-    fn number(&self, id: &str) -> u64 {
-        let of_this_start = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start));
-        of_this_start.and_then(|(_, number)| number.parse().ok()).unwrap_or(0)
+    /// The number of the event with this id; none if it is of another start, or of none.
+    fn number(&self, id: &str) -> Option<u64> {
+        let (_, number) = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start))?;
+        let last = self.kept().back().map_or(0, |last| last.number);
+        number.parse().ok().filter(|number| *number <= last)
+    }
+
+    /// The number before the first event that is kept.
+    fn beginning(&self) -> u64 {
+        self.kept().front().map_or(0, |first| first.number - 1)
     }
 
     fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Logged>>> {
@@ -120,10 +133,17 @@ pub(super) async fn stream_events(
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
     }
-    let from = headers.get("last-event-id").and_then(|id| id.to_str().ok()).map_or(0, |id| shared.events.number(id));
+    let (after, unknown_id) = match headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes())) {
+        None => (shared.events.beginning(), None),
+        Some(id) => match shared.events.number(&id) {
+            Some(number) => (number, None),
+            None => (0, Some(id.chars().take(SHOWN_ID_CHARS_MAX).collect())),
+        },
+    };
     let follow = wanted.follow.unwrap_or(true);
     let news = shared.events.last.subscribe();
-    let reading = Reading { shared, token, wanted, _place: place, after: from, ready: VecDeque::new(), news, follow };
+    let reading =
+        Reading { shared, token, wanted, _place: place, after, unknown_id, ready: VecDeque::new(), news, follow };
     let events = stream::unfold(reading, |mut reading| async move {
         reading.next().await.map(|event| (Ok::<_, Infallible>(event), reading))
     });
@@ -136,6 +156,8 @@ struct Reading {
     _place: OwnedSemaphorePermit,
     wanted: Wanted,
     after: u64,
+    /// The id after which the client wants to go on, if this start of the server has not given it.
+    unknown_id: Option<String>,
     ready: VecDeque<Arc<Logged>>,
     news: watch::Receiver<u64>,
     follow: bool,
@@ -144,16 +166,17 @@ struct Reading {
 impl Reading {
     async fn next(&mut self) -> Option<axum::response::sse::Event> {
         loop {
-            while let Some(logged) = self.ready.pop_front() {
-                self.after = logged.number;
+            while let Some(next) = self.ready.front().map(|logged| logged.number) {
                 // It may be void by now, or its user may do less than before.
                 let Ok(identity) = self.shared.host.authenticate(self.token.reveal()) else { return None };
+                if let Some(gap) = self.gap(next) {
+                    return Some(gap);
+                }
+                let Some(logged) = self.ready.pop_front() else { break };
+                self.after = logged.number;
                 if self.is_for_them(&identity, &logged.event) {
-                    let log = &self.shared.events;
-                    let body = body(&logged);
-                    let event =
-                        axum::response::sse::Event::default().id(log.id(logged.number)).event(logged.event.kind());
-                    return Some(event.data(body.to_string()));
+                    let id = self.shared.events.id(logged.number);
+                    return Some(sent(id, logged.event.kind(), &body(&logged)));
                 }
             }
             self.news.mark_unchanged();
@@ -162,6 +185,9 @@ impl Reading {
                 continue;
             }
             let is_token_valid = self.shared.host.authenticate(self.token.reveal()).is_ok();
+            if is_token_valid && let Some(gap) = self.gap(self.after + 1) {
+                return Some(gap);
+            }
             if !self.follow || !is_token_valid {
                 return None;
             }
@@ -174,6 +200,44 @@ impl Reading {
                 () = tokio::time::sleep(KEEP_ALIVE) => {}
             }
         }
+    }
+
+    /// What the client is told before event `next`, if others that it asked for are gone: whatever it filters by, since
+    /// nobody knows what they were.
+    fn gap(&mut self, next: u64) -> Option<axum::response::sse::Event> {
+        let unknown = self.unknown_id.take();
+        if unknown.is_none() && next == self.after + 1 {
+            return None;
+        }
+        let log = &self.shared.events;
+        let before = log.id(next);
+        let remedy = "lifeboat services and lifeboat usage tell how all is now";
+        let (after, missed, text) = match unknown {
+            Some(id) => {
+                let shown = Printable(&id);
+                let text = format!(
+                    "Gap: what happened after event {shown} and before {before} is gone: events are kept until the server \
+                     ends; {remedy}"
+                );
+                (id, None, text)
+            }
+            None => {
+                let missed = next - self.after - 1;
+                let (first, last) = (log.id(self.after + 1), log.id(next - 1));
+                let text = format!(
+                    "Gap: {} events, {first} to {last}, are gone: the last {} are kept; {remedy}",
+                    grouped(missed),
+                    grouped(EVENTS_KEPT_MAX as u64)
+                );
+                (log.id(self.after), Some(missed), text)
+            }
+        };
+        let body = json!({
+            "event": GAP, "after": after, "before": before, "missed": missed,
+            "time": format!("{:.6}", Utc(self.shared.clock.now())), "text": text,
+        });
+        self.after = next - 1;
+        Some(sent(log.id(self.after), GAP, &body))
     }
 
     /// Whether the user may see it, now: a grant may be gone since the stream began.
@@ -190,6 +254,10 @@ impl Reading {
             None => self.shared.host.authorise_admin(identity).is_ok(),
         }
     }
+}
+
+fn sent(id: String, kind: &str, body: &Value) -> axum::response::sse::Event {
+    axum::response::sse::Event::default().id(id).event(kind).data(body.to_string())
 }
 
 /// The event with its time and the line that operators see.
@@ -212,11 +280,13 @@ mod tests {
     fn a_reader_goes_on_where_it_was_and_sees_what_is_kept() {
         let log = EventLog::new(Timestamp(5_000_000));
         (1..=EVENTS_KEPT_MAX + 10).for_each(|number| log.add(&event(number), Timestamp(0)));
-        assert_eq!(log.after(0).first().expect("some").number, 11);
-        let last = log.after(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)));
+        assert_eq!((log.after(0).first().expect("some").number, log.beginning()), (11, 10));
+        let last = log.after(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)).expect("of this start"));
         assert_eq!(last.len(), 2);
         assert_eq!(log.id(last[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
-        assert_eq!(log.number("4-7"), 0);
-        assert_eq!(log.number("nonsense"), 0);
+        assert_eq!(log.number("5-3"), Some(3));
+        for unknown in ["4-7", "nonsense", "5-", "5-x", &format!("5-{}", EVENTS_KEPT_MAX + 11)] {
+            assert_eq!(log.number(unknown), None, "{unknown}");
+        }
     }
 }

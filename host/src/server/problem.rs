@@ -129,6 +129,7 @@ impl From<Denial> for Problem {
         let (status, code) = match &denial {
             Denial::NotAuthenticated { .. } => (StatusCode::UNAUTHORIZED, "not_authenticated"),
             Denial::NotGranted { .. } => (StatusCode::FORBIDDEN, "not_granted"),
+            Denial::NoService { .. } => (StatusCode::NOT_FOUND, "not_found"),
             Denial::NotAdmin { .. } => (StatusCode::FORBIDDEN, "not_admin"),
             Denial::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
@@ -211,6 +212,7 @@ impl From<DataError> for Problem {
     fn from(error: DataError) -> Self {
         match &error {
             DataError::NoService { .. } => Self::not_found(error.to_string()),
+            DataError::Stopping => Self::later("draining", error.to_string()),
             DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
             _ => Self::storage(&error),
         }

@@ -13,7 +13,8 @@ use crate::host::NewService;
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::service::Status;
-use crate::transaction::{Epoch, Outcome};
+use crate::size::check_fuel;
+use crate::transaction::{Denial, Epoch, Outcome};
 use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -72,7 +73,7 @@ pub(super) async fn deploy(
     Ok((StatusCode::CREATED, Json(created.await?)))
 }
 
-async fn create(shared: &Shared, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
+async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
     // Validating a large module takes a while.
     let (of_service, of_loader) = (name.clone(), bytes.clone());
     let loading = move || load(&of_service, &of_loader, &LoadLimits::default());
@@ -84,17 +85,14 @@ async fn create(shared: &Shared, name: Name, settings: ServiceSettings, bytes: B
         .and_then(|()| getrandom::fill(&mut epoch.0))
         .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
     let new =
-        NewService { name: name.clone(), workload, workload_bytes: &bytes, settings, secret, epoch, sabotage: None };
+        NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch, sabotage: None };
     shared.host.create_durable_service(new).await?;
-    let _ = shared.metrics.service(&name);
     one(shared, &name).await
 }
 
 pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     let name = routes::name(&name)?;
-    if shared.host.entry(&name)?.is_none() {
-        return Err(no_such(&name));
-    }
+    entry(&shared, &name).await?;
     uninterrupted(&shared, move |shared| async move {
         // Before, or a crash would leave the grants to the next service of that name.
         let (of_grants, service) = (Arc::clone(&shared), name.clone());
@@ -147,9 +145,7 @@ pub(super) async fn start(
 
 pub(super) async fn usage(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Usage>, Problem> {
     let name = routes::name(&name)?;
-    if shared.host.entry(&name)?.is_none() {
-        return Err(no_such(&name));
-    }
+    entry(&shared, &name).await?;
     Ok(Json(usage_of(&shared, name).await))
 }
 
@@ -180,14 +176,17 @@ async fn entries(shared: &Arc<Shared>) -> Result<BTreeMap<Name, ServiceEntry>, P
     Ok(joined(tokio::task::spawn_blocking(move || shared.host.entries())).await?)
 }
 
-async fn one(shared: &Shared, name: &str) -> Result<Service, Problem> {
-    let name = routes::name(name)?;
-    let entry = shared.host.entry(&name)?.ok_or_else(|| no_such(&name))?;
-    Ok(view(shared, name, entry).await)
+/// The service of this name, if there is one.
+async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
+    let (shared, service) = (Arc::clone(shared), name.clone());
+    let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&service))).await?;
+    entry.ok_or_else(|| Denial::NoService { service: name.to_string() }.into())
 }
 
-fn no_such(name: &Name) -> Problem {
-    Problem::not_found(format!("there is no service '{name}'; deploy one, or list those that there are"))
+async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {
+    let name = routes::name(name)?;
+    let entry = entry(shared, &name).await?;
+    Ok(view(shared, name, entry).await)
 }
 
 async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
@@ -260,9 +259,7 @@ fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, 
     let settings = shared.config.settings(size.as_deref(), None, failover);
     let mut settings = settings.map_err(|reason| Problem::bad_request("no_such_size", reason))?;
     if let Some(fuel) = fuel {
-        if fuel == 0 {
-            return Err(Problem::bad_request("fuel", "fuel=0 is no tank; give the VM at least 1"));
-        }
+        let fuel = check_fuel(fuel).map_err(|reason| Problem::bad_request("fuel", reason))?;
         settings.sizes.iter_mut().for_each(|size| size.fuel = fuel);
     }
     Ok(settings)

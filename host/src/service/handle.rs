@@ -40,7 +40,8 @@ pub(super) enum Message {
     },
     MakeWay(Way),
     Stop {
-        done: oneshot::Sender<Status>,
+        /// Told why no snapshot of the last state could be taken, if so.
+        done: oneshot::Sender<Option<String>>,
     },
     /// Ends the task as well, and leaves the state to be forgotten.
     Discard {
@@ -121,8 +122,9 @@ impl ServiceHandle {
         let _ = self.queue.try_send(Message::MakeWay(way));
     }
 
-    /// Ends the service's task, after all that was sent before.
-    pub(crate) async fn stop(&self) -> Result<Status, Denial> {
+    /// Ends the service's task, after all that was sent before. Says why no snapshot of its last state could be taken, if
+    /// so.
+    pub(crate) async fn stop(&self) -> Result<Option<String>, Denial> {
         self.ask(|done| Message::Stop { done }).await
     }
 
@@ -131,7 +133,7 @@ impl ServiceHandle {
         self.ask(|done| Message::Discard { done }).await
     }
 
-    async fn ask(&self, message: impl FnOnce(oneshot::Sender<Status>) -> Message) -> Result<Status, Denial> {
+    async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Denial> {
         let (done, answered) = oneshot::channel();
         self.queue.send(message(done)).await.map_err(|_| self.gone())?;
         answered.await.map_err(|_| self.gone())

@@ -64,8 +64,8 @@ pub(crate) enum RecoverError {
 /// How often a state is brought back once more that took too long on a busy host, before an older snapshot is tried.
 const ATTEMPTS_MAX: usize = 3;
 
-/// A task that writes a service's snapshots.
-pub(crate) type KeeperTask = BoxFuture<'static, ()>;
+/// A task that writes a service's snapshots. It ends with why the last one was not written, if so.
+pub(crate) type KeeperTask = BoxFuture<'static, Option<String>>;
 
 impl Service {
     /// Starts a durable service at the beginning of its history. It has begun when the commit resolves.

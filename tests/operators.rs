@@ -1,0 +1,253 @@
+//! What operators are told of their services, and what they do to one while another is busy: over HTTP against a server in
+//! this process, and by the lines of `lifeboat serve`.
+
+use crate::rig::name;
+use crate::serving::{PASSWORD, Serving, set_up};
+use crate::site::{Answered, Site};
+use crate::util::{PATIENCE, guest, lifeboat, prebuilt};
+use lifeboat::auth::Grant;
+use lifeboat::clock::Timestamp;
+use lifeboat::event::Event;
+use lifeboat::server::EVENTS_KEPT_MAX;
+use lifeboat::service::QUEUE_MAX;
+use lifeboat::storage::{Operation, SimulatedStorage};
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::fs;
+use std::sync::Arc;
+
+/// A size whose VMs may spin for longer than any test takes, however busy the machine is.
+const LONG: &str =
+    "[[size]]\nname = 'long'\nfuel = 1_000_000_000_000_000_000\nmemory = '16MiB'\ndeadline_ms = 86400000\n";
+
+/// Work that takes longer than that. Who sends it does not stop the server, but leaves it as a crash does.
+const ENDLESS: &str = "100000000000000000";
+
+fn folder() -> tempfile::TempDir {
+    tempfile::tempdir().expect("a temporary folder")
+}
+
+/// A server with a service `bank` of size `long`, and its admin's token.
+async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
+    let site = Site::start(folder.path(), LONG).await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "").await;
+    (site, admin)
+}
+
+/// The events of a stream that does not go on.
+fn events(answered: &Answered) -> Vec<Value> {
+    let data = answered.text().lines().filter_map(|line| line.strip_prefix("data: "));
+    data.map(|data| serde_json::from_str(data).expect("an event is JSON")).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_takes_long_to_stop_holds_up_no_other() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    site.deploy(&admin, "vault", "count.wat", "").await;
+    site.send(&admin, "bank", "spin", ENDLESS);
+    let server = site.server.clone();
+    let stopping = tokio::spawn(async move { server.host().stop_service(&name("bank")).await });
+    while site.server.host().has_service(&name("bank")) {
+        tokio::task::yield_now().await;
+    }
+    let others = async {
+        // It runs what the one that is being stopped runs, whose workload stays.
+        site.deploy(&admin, "branch", "work.wat", "").await;
+        for service in ["vault", "branch"] {
+            assert_eq!(site.transact(&admin, service, "1", "1").await.status, 200);
+            assert_eq!(site.post(&format!("/v1/services/{service}/stop"), &admin, "").await.status, 200);
+            assert_eq!(site.post(&format!("/v1/services/{service}/start"), &admin, "").await.status, 200);
+            assert_eq!(site.transact(&admin, service, "2", "1").await.text(), "2");
+            assert_eq!(site.delete(&format!("/v1/services/{service}"), &admin).await.status, 204);
+        }
+    };
+    tokio::time::timeout(PATIENCE, others).await.expect("none of them waits");
+    assert!(!stopping.is_finished());
+    assert_eq!(site.transact(&admin, "bank", "3", "1").await.code(), "stopped");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    site.send(&admin, "bank", "spin", ENDLESS);
+    while site.server.host().queue_lengths()[&name("bank")] > 0 {
+        tokio::task::yield_now().await;
+    }
+    let pending = site.get("/v1/services/bank/transactions/spin", &admin).await;
+    assert_eq!((pending.status, &pending.json()["state"]), (202, &json!("pending")));
+    // The look-up still has its place in the queue.
+    for number in 1..QUEUE_MAX {
+        site.send(&admin, "bank", &number.to_string(), "1");
+    }
+    let full = site.transact(&admin, "bank", "one too many", "1").await;
+    assert_eq!((full.status, full.code().as_str(), full.header("lifeboat-outcome")), (429, "queue_full", "denied"));
+    assert!(full.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{full:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_again_alone() {
+    let folder = folder();
+    for is_batch in [true, false] {
+        let storage = SimulatedStorage::new(1);
+        let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+        let admin = site.log_in("admin").await;
+        site.deploy(&admin, "bank", "count.wat", "").await;
+        storage.fail(Operation::SyncData, 1);
+        if is_batch {
+            let line = "{\"id\":\"1\",\"text\":\"x\"}\n";
+            let answered = site.post("/v1/services/bank/transactions:batch", &admin, line).await;
+            assert_eq!((&answered.json()["id"], &answered.json()["outcome"]), (&json!("1"), &Value::Null));
+            assert!(answered.json()["cause"].as_str().is_some_and(|cause| cause.contains("send it again")));
+        } else {
+            let answered = site.transact(&admin, "bank", "1", "x").await;
+            assert_eq!((answered.status, answered.code().as_str()), (503, "outcome_unknown"));
+            assert_eq!(answered.header("lifeboat-outcome"), "", "{answered:?}");
+            assert!(!answered.header("retry-after").is_empty(), "{answered:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they_have_no_grant() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let stranger = site.user(&admin, "stranger", "elsewhere", &[]).await;
+    let operator = site.user(&admin, "operator", "nothing", &Grant::ALL).await;
+    let requests = [
+        (Method::GET, ""),
+        (Method::GET, "/usage"),
+        (Method::POST, "/stop"),
+        (Method::POST, "/start"),
+        (Method::POST, "/failover"),
+        (Method::POST, "/snapshot"),
+        (Method::POST, "/transactions"),
+        (Method::POST, "/query"),
+        (Method::GET, "/transactions/1"),
+    ];
+    for (method, path) in requests {
+        let ask = async |token: &str, service: &str| {
+            let request = site.request(method.clone(), &format!("/v1/services/{service}{path}"), token).body("1");
+            Answered::of(request.send().await.expect("answered")).await
+        };
+        // So is an operator who has grants on what is not there yet, or any more.
+        for token in [&admin, &operator] {
+            let missing = ask(token, "nothing").await;
+            assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{method} {path}");
+            assert!(missing.json()["detail"].as_str().is_some_and(|text| text.starts_with("there is no service")));
+        }
+        let (missing, present) = (ask(&stranger, "nothing").await, ask(&stranger, "bank").await);
+        assert_eq!((missing.status, missing.code().as_str()), (403, "not_granted"), "{method} {path}");
+        assert_eq!(missing.text().replace("nothing", "bank"), present.text(), "{method} {path}");
+    }
+    let line = "{\"id\":\"1\",\"text\":\"1\"}\n";
+    let batch = site.post("/v1/services/nothing/transactions:batch", &admin, line).await;
+    assert!(batch.text().contains("there is no service 'nothing'"), "{batch:?}");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_begins_and_ends_services_is_told_by_events() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    site.deploy(&admin, "stuck", "refuse-snapshot.wat", "").await;
+    assert_eq!(site.transact(&admin, "stuck", "1", "x").await.status, 200);
+    for service in ["bank", "stuck"] {
+        for operation in ["stop", "start"] {
+            let path = format!("/v1/services/{service}/{operation}");
+            assert_eq!(site.post(&path, &admin, "").await.status, 200);
+        }
+    }
+    assert_eq!(site.transact(&admin, "stuck", "1", "x").await.header("lifeboat-repeated"), "true");
+    assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
+    let told = |service: &str| format!("/v1/events?follow=false&service={service}");
+    let of_bank = events(&site.get(&told("bank"), &admin).await);
+    let kinds: Vec<&str> = of_bank.iter().filter_map(|event| event["event"].as_str()).collect();
+    assert_eq!(kinds, ["created", "stopped", "restored", "started", "removed"]);
+    let created = of_bank[0]["text"].as_str().expect("a text");
+    assert!(created.starts_with("Created: bank/1 on m1 (size long, workload "), "{created}");
+    // The truth about one that cannot be snapshotted.
+    let of_stuck = events(&site.get(&told("stuck"), &admin).await);
+    let stopped = of_stuck.iter().find(|event| event["event"] == "stopped").expect("it was stopped");
+    assert!(
+        stopped["reason"].as_str().is_some_and(|reason| reason.contains("could not be snapshotted: ")),
+        "{stopped}"
+    );
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reader_is_told_which_events_are_gone() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let start = events(&site.get("/v1/events?follow=false", &admin).await).len();
+    let read = async |id: Option<&str>, filter: &str| {
+        let mut request = site.request(Method::GET, &format!("/v1/events?follow=false{filter}"), &admin);
+        if let Some(id) = id {
+            request = request.header("Last-Event-ID", id);
+        }
+        Answered::of(request.send().await.expect("answered")).await
+    };
+    let id = |answered: &Answered, nth: usize| {
+        let mut ids = answered.text().lines().filter_map(|line| line.strip_prefix("id: "));
+        ids.nth(nth).unwrap_or_else(|| panic!("{answered:?}")).to_owned()
+    };
+    let first = id(&read(None, "").await, 0);
+    let server = first.strip_suffix("-1").expect("events are counted").to_owned();
+    let line = |number: usize| Event::Log { service: name("bank"), line: number.to_string() };
+    (start..EVENTS_KEPT_MAX + 5).for_each(|number| site.events.add(&line(number), Timestamp(0)));
+    // Five are gone, of which the reader has seen the first.
+    let resumed = read(Some(&first), "").await;
+    let gap = &events(&resumed)[0];
+    assert_eq!(
+        (&gap["event"], &gap["after"], &gap["before"], &gap["missed"]),
+        (&json!("gap"), &json!(first), &json!(format!("{server}-6")), &json!(4)),
+        "{gap}"
+    );
+    let text = gap["text"].as_str().expect("a text");
+    assert!(text.starts_with(&format!("Gap: 4 events, {server}-2 to {server}-5, are gone: ")), "{text}");
+    assert_eq!(events(&resumed).len(), 1 + EVENTS_KEPT_MAX);
+    // Whoever goes on after the gap misses nothing more; a filter hides no gap; who asks for what there is has none.
+    assert_eq!(events(&read(Some(&id(&resumed, 0)), "").await).len(), EVENTS_KEPT_MAX);
+    assert_eq!(events(&read(Some(&first), "&event=removed").await).len(), 1);
+    assert_eq!(events(&read(None, "").await).len(), EVENTS_KEPT_MAX);
+    // Of another start of the server nothing is known.
+    let earlier = events(&read(Some("4-7"), "&event=removed").await);
+    assert_eq!((&earlier[0]["after"], &earlier[0]["missed"]), (&json!("4-7"), &Value::Null), "{earlier:?}");
+    assert_eq!(earlier.len(), 1, "{earlier:?}");
+    site.stop().await;
+}
+
+#[test]
+fn the_lines_of_a_server_have_times_and_tell_what_is_not_served_and_why() {
+    let folder = folder();
+    set_up(folder.path());
+    let (missing, stuck) = (folder.path().join("missing.wasm"), guest("refuse-snapshot.wat"));
+    let service = |name: &str, workload: &std::path::Path| {
+        format!("[[service]]\nname = '{name}'\nworkload = '{}'\n", workload.display())
+    };
+    let config = service("lost", &missing) + &service("count", &prebuilt("counter")) + &service("stuck", &stuck);
+    fs::write(folder.path().join("lifeboat.toml"), config).expect("the file can be written");
+    let server = Serving::start(folder.path());
+    let failed = server.line("lost");
+    assert!(failed.contains(" lifeboat: service 'lost' of the configuration is missing, and cannot be created: "));
+    assert!(failed.contains("missing.wasm: cannot be read"), "{failed}");
+    assert!(server.line(" Created: stuck/1 ").starts_with("20"));
+    let serving = server.line("lifeboat: serving ");
+    assert!(serving.ends_with(" lifeboat: serving 2 of 3 services: 1 could not be created"), "{serving}");
+    let (time, _) = serving.split_once(' ').expect("a time and a text");
+    assert!(time.len() == "2026-03-01T12:00:00.123Z".len() && time.ends_with('Z'), "{serving}");
+    let profile = folder.path().join("profile.toml");
+    let client = |arguments: &[&str]| lifeboat(arguments.iter().copied()).env("LIFEBOAT_PROFILE", &profile);
+    let url = format!("http://{}", server.address);
+    let login = client(&["login", "--user", "admin", "--password-stdin", "--server", &url]);
+    login.input(format!("{PASSWORD}\n")).output().exits(0);
+    client(&["tx", "count", "{\"add\":1}"]).output().exits(0);
+    client(&["tx", "stuck", "x"]).output().exits(0);
+    let lines = server.last_lines();
+    let told = |words: &str| lines.iter().any(|line| line.contains(words));
+    assert!(told(" lifeboat: service 'stuck' is not snapshotted, and the next start replays it: "), "{lines:?}");
+    assert!(told(" lifeboat: stopped: 1 of 2 services are snapshotted, the journal is sealed ("), "{lines:?}");
+}
