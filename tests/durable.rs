@@ -40,12 +40,7 @@ async fn start_with(
     number: u8,
     change: impl Fn(&mut ServiceSettings),
 ) -> Result<Rig, String> {
-    let options = DataOptions {
-        segment_bytes: 256 * 1024,
-        pinned_bytes: 1 << 20,
-        answers_pinned_bytes: 3 << 20,
-        ..DataOptions::default()
-    };
+    let options = DataOptions { segment_bytes: 256 * 1024, pinned_bytes: 1 << 20, ..DataOptions::default() };
     let opened = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
         .and_then(|locked| locked.open(&options))
         .map_err(|error| format!("{error:?}"))?;

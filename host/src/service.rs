@@ -35,7 +35,6 @@ pub use spec::Sabotage;
 pub use spec::{Counts, LaunchError, ServiceSpec, Status};
 
 use crate::clock::{Clock, Timestamp};
-use crate::data::Way;
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
@@ -324,17 +323,6 @@ impl Service {
                     let _ = self.take_snapshot().await;
                 }
                 let _ = done.send(self.status());
-            }
-            Message::MakeWay(way) => {
-                let is_movable = self.shadow.is_none() && self.unmovable_backoff.is_over(self.requests);
-                if is_movable && self.revive().await.is_ok() {
-                    if way == Way::Forget
-                        && let Some(before) = self.answers.forget_quarter()
-                    {
-                        self.journal.forget_answers(before);
-                    }
-                    let _ = self.snapshot_soon().await;
-                }
             }
             Message::Status { done, .. } => {
                 let _ = done.send(self.status());

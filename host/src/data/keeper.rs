@@ -87,7 +87,7 @@ impl Shelf {
             match self.write(to_keep).await {
                 Ok(()) => {
                     self.need();
-                    self.directory.reclaim().await;
+                    self.directory.reclaim(&self.events).await;
                 }
                 Err(error) => {
                     let event = Event::SnapshotNotKept { service: self.service.clone(), reason: chain(&error) };

@@ -4,6 +4,9 @@
 //! completes its tickets, and begins the next at once: no timers, so a lone client waits for one sync, and many share
 //! one.
 //!
+//! Giving space back is done in steps, a frame at most each, between which the writer commits what arrived meanwhile: so
+//! nobody waits for longer, however much there is to be carried.
+//!
 //! Backpressure comes before the work: a service awaits [`Committer::room`] before it executes a transaction. What it
 //! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
 //! service produced beyond its own guess.
@@ -16,7 +19,7 @@
 use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
 use super::reader::Reader;
 use super::recovery::{Location, Seal};
-use super::segments::{Log, LogError, Reclaimed};
+use super::segments::{Log, LogError, Moved, Reclaim, Reclaimed, Step};
 use super::ticket::{Completion, Ticket, ticket};
 use crate::distribution::{Distribution, Spread};
 use crate::name::Name;
@@ -121,8 +124,9 @@ pub struct Board(Mutex<Placed>);
 pub struct Placed {
     /// Where new records are.
     pub records: Vec<(RecordNumber, Location)>,
-    /// Where records are that were carried elsewhere, which was later.
-    pub moved: BTreeMap<RecordNumber, Location>,
+    /// Where records are that were carried elsewhere, which was later, by the first of each. If two tell of a record, the
+    /// one that begins later is right.
+    pub moved: BTreeMap<RecordNumber, Moved>,
     /// Bytes that the service's records took in the journal since the host started: its share of every frame.
     pub journal_bytes: u64,
 }
@@ -142,8 +146,23 @@ impl Board {
         placed.journal_bytes += journal_bytes;
     }
 
-    fn move_to(&self, number: RecordNumber, location: Location) {
-        self.placed().moved.insert(number, location);
+    /// A service that is idle may not look for long, and its records be carried more than once: of what was told before,
+    /// only that stays which is not told again.
+    fn move_to(&self, moved: Moved) {
+        let mut placed = self.placed();
+        let (first, end) = (moved.first, moved.end());
+        let told_before: Vec<RecordNumber> = placed.moved.range(first..end).map(|(first, _)| *first).collect();
+        for first in told_before {
+            if let Some(mut older) = placed.moved.remove(&first)
+                && older.end() > end
+            {
+                let again = usize::try_from(end.0 - older.first.0).unwrap_or(usize::MAX);
+                older.record_offsets.drain(..again);
+                older.first = end;
+                placed.moved.insert(end, older);
+            }
+        }
+        placed.moved.insert(first, moved);
     }
 
     fn placed(&self) -> MutexGuard<'_, Placed> {
@@ -267,10 +286,11 @@ impl Committer {
         Ok(ticket)
     }
 
-    /// Gives up what nobody needs, between two frames. See [`Log::reclaim`].
+    /// Gives up what nobody needs, step by step between the frames of services. See [`Log::begin_reclaim`]. If this is
+    /// dropped, it is given up, and what was moved until then is on the boards.
     ///
     /// # Errors
-    /// [`CommitError::Closed`], or the failure of the log.
+    /// [`CommitError::Closed`], also if the writer is stopped before it is over; or the failure of the log.
     pub async fn reclaim(&self, needed: BTreeMap<Name, RecordNumber>) -> Result<Reclaimed, CommitError> {
         let (answer, reclaimed) = oneshot::channel();
         {
@@ -282,7 +302,8 @@ impl Committer {
         reclaimed.await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// Waits until a reclaim that may be under way is over, and what it moved is on the boards.
+    /// Waits until what was handed in before is written, a reclaim that may be under way is over, and what it moved is on
+    /// the boards.
     pub async fn settle(&self) {
         let (answer, settled) = oneshot::channel();
         {
@@ -375,6 +396,16 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes to the boards where records are now.
+    fn tell(&self, moved: Vec<Moved>) {
+        let boards = self.boards();
+        for moved in moved {
+            if let Some(board) = boards.get(&moved.service) {
+                board.move_to(moved);
+            }
+        }
+    }
+
     /// Refuses what is handed in from now on. It comes before anybody is told, or they might find the door still open.
     fn fail(&self, error: &LogError) -> LogError {
         self.queue().failure.get_or_insert(error.clone().into());
@@ -400,7 +431,7 @@ impl Shared {
     }
 
     /// Waits for something to do, and takes all of it; nothing once the queue is closed.
-    fn wait(&self, pace: &mut Pace) -> (VecDeque<Submitted>, Vec<Order>) {
+    fn wait(&self, pace: &mut Pace) -> Arrived {
         let start = Instant::now();
         pace.spin(|| self.has_work.load(Ordering::Acquire));
         let mut queue = self.queue();
@@ -409,10 +440,27 @@ impl Shared {
             queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.is_writer_asleep = false;
         }
-        self.has_work.store(false, Ordering::Relaxed);
         pace.last_wait = start.elapsed();
-        (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders))
+        self.take_from(queue)
     }
+
+    /// Takes what has arrived.
+    fn take(&self) -> Arrived {
+        self.take_from(self.queue())
+    }
+
+    fn take_from(&self, mut queue: MutexGuard<'_, Queue>) -> Arrived {
+        self.has_work.store(false, Ordering::Relaxed);
+        let (submitted, orders) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders));
+        Arrived { submitted, orders, is_closed: queue.is_closed }
+    }
+}
+
+/// What the writer took from the queue.
+struct Arrived {
+    submitted: VecDeque<Submitted>,
+    orders: Vec<Order>,
+    is_closed: bool,
 }
 
 /// Refuses everything, from when the writer ends for whatever reason.
@@ -441,28 +489,43 @@ impl Order {
             Self::Settle { answer } => drop(answer.send(())),
         }
     }
+}
 
-    fn carry_out(self, log: &mut Log, shared: &Shared) -> Result<(), LogError> {
-        match self {
-            Self::Reclaim { needed, answer } => {
-                let reclaimed = log.reclaim(&needed);
-                let result = reclaimed.as_ref().map(drop).map_err(|error| shared.fail(error));
-                if let Ok(reclaimed) = &reclaimed {
-                    let boards = shared.boards();
-                    for (service, number, location) in &reclaimed.moved {
-                        if let Some(board) = boards.get(service) {
-                            board.move_to(*number, *location);
-                        }
+/// Orders that are not carried out yet, in the order in which they came.
+#[derive(Default)]
+struct Orders {
+    waiting: VecDeque<Order>,
+    /// Of the first one.
+    reclaim: Option<Reclaim>,
+}
+
+impl Orders {
+    /// Goes on with the first one, by a step if it is a reclaim. One whose answer nobody waits for is given up.
+    fn go_on(&mut self, log: &mut Log, shared: &Shared) -> Result<(), LogError> {
+        let over = match self.waiting.front_mut() {
+            Some(Order::Reclaim { needed, answer }) if !answer.is_closed() => {
+                let reclaim = self.reclaim.get_or_insert_with(|| log.begin_reclaim(std::mem::take(needed)));
+                match log.step(reclaim).map_err(|error| shared.fail(&error))? {
+                    Step::Going(moved) => {
+                        shared.tell(moved);
+                        return Ok(());
                     }
+                    Step::Over(reclaimed) => Some(reclaimed),
                 }
-                let _ = answer.send(reclaimed.map_err(CommitError::from));
-                result
             }
-            Self::Settle { answer } => {
-                let _ = answer.send(());
-                Ok(())
-            }
+            _ => None,
+        };
+        self.reclaim = None;
+        match (self.waiting.pop_front(), over) {
+            (Some(Order::Reclaim { answer, .. }), Some(reclaimed)) => drop(answer.send(Ok(reclaimed))),
+            (Some(order), _) => order.refuse(&CommitError::Closed),
+            (None, _) => {}
         }
+        Ok(())
+    }
+
+    fn refuse(&mut self, error: &CommitError) {
+        self.waiting.drain(..).for_each(|order| order.refuse(error));
     }
 }
 
@@ -490,19 +553,22 @@ impl Pace {
 fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     let _ended = Ended(shared);
     let mut pace = Pace::default();
+    let mut orders = Orders::default();
     loop {
-        let (batch, orders) = shared.wait(&mut pace);
-        if batch.is_empty() && orders.is_empty() {
+        let is_idle = orders.waiting.is_empty();
+        let arrived = if is_idle { shared.wait(&mut pace) } else { shared.take() };
+        let is_over = arrived.is_closed && arrived.submitted.is_empty() && arrived.orders.is_empty();
+        orders.waiting.extend(arrived.orders);
+        if is_over {
+            // A reclaim that is not: the next start goes on without what it did so far.
+            orders.refuse(&CommitError::Closed);
             break;
         }
-        let mut result = write_batch(&mut log, batch, shared);
-        for order in orders {
-            match &result {
-                Ok(()) => result = order.carry_out(&mut log, shared),
-                Err(error) => order.refuse(&error.clone().into()),
-            }
+        let result = write_batch(&mut log, arrived.submitted, shared);
+        if let Err(error) = result.and_then(|()| orders.go_on(&mut log, shared)) {
+            orders.refuse(&error.clone().into());
+            return Err(error.into());
         }
-        result?;
     }
     if shared.queue().is_sealing { Ok(log.seal()?) } else { Err(CommitError::Closed) }
 }
