@@ -382,10 +382,10 @@ impl Service {
                 if self.stopped.is_some() {
                     return;
                 }
-                if is_kept {
+                let is_alive = !self.vm.instance.is_dead() || self.roll_back().await.is_ok();
+                // What failed takes its place in the journal as well.
+                if is_alive {
                     self.snapshot_if_long().await;
-                } else if self.vm.instance.is_dead() {
-                    let _ = self.roll_back().await;
                 }
             }
             Err(denial) => {

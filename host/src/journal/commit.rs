@@ -655,7 +655,7 @@ fn refuse(batch: VecDeque<Submitted>, error: &LogError) {
 mod tests {
     use super::*;
     use crate::journal::frame::DirectoryId;
-    use crate::journal::recovery::{Found, Recovery, inspect};
+    use crate::journal::recovery::{Found, Recovery, Standing, inspect};
     use crate::journal::segments::{Options, Origin};
     use crate::storage::{Operation, SimulatedStorage};
     use std::pin::pin;
@@ -674,8 +674,9 @@ mod tests {
 
     fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, BTreeMap<Name, Vec<Vec<u8>>>) {
         let mut found: BTreeMap<Name, Vec<Vec<u8>>> = BTreeMap::new();
-        let recovery = inspect(storage, DIRECTORY, seal, &mut |event| {
-            if let Found::Record { service, bytes, .. } = event {
+        let recovery = inspect(storage, DIRECTORY, seal, &mut |event| match event {
+            Found::Begins { service } | Found::Ends { service } => drop(found.remove(service)),
+            Found::Record { service, bytes, .. } => {
                 found.entry(service.clone()).or_default().push(bytes.to_vec());
             }
         });
@@ -797,6 +798,127 @@ mod tests {
         let _all = block_on(committer.room(usize::MAX / 2)).expect("room");
         writer.stop().expect("sealed");
         assert!(block_on(committer.room(1)).is_err());
+    }
+
+    const LONG_BYTES: usize = 2000;
+
+    fn long_entry(service: &str, number: u64) -> Entry {
+        let mut entry = entry(service, number);
+        if let Change::Begin { record, .. } | Change::Continue { record, .. } = &mut entry.change {
+            record.resize(LONG_BYTES, b'.');
+        }
+        entry
+    }
+
+    /// A journal with 500 long records of `ant`, of which all are needed, and then 2500 of `bee`, of which the last is.
+    fn long_journal(storage: &SimulatedStorage) -> (Writer, Committer, BTreeMap<Name, RecordNumber>) {
+        let (writer, committer) = start(open(storage), QUEUE_BYTES_MAX).expect("starts");
+        for (service, count) in [("ant", 500), ("bee", 2500)] {
+            let tickets: Vec<Ticket> =
+                (1..=count).map(|number| committer.submit(long_entry(service, number), None).expect("open")).collect();
+            assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+        }
+        (writer, committer, BTreeMap::from([(name("ant"), RecordNumber(1)), (name("bee"), RecordNumber(2500))]))
+    }
+
+    /// Hands in a record when the one before is safe, on the writer's thread, as long as `is_going_on`.
+    fn keep_appending(
+        committer: Committer,
+        number: u64,
+        places: Arc<Mutex<Vec<Location>>>,
+        is_going_on: Arc<AtomicBool>,
+    ) {
+        let Ok(ticket) = committer.submit(long_entry("bee", number), None) else { return };
+        ticket.then(move |committed| {
+            let Ok(Some(place)) = committed else { return };
+            places.lock().expect("no panic").push(*place);
+            if is_going_on.load(Ordering::Acquire) {
+                keep_appending(committer, number + 1, places, is_going_on);
+            }
+        });
+    }
+
+    #[test]
+    fn what_services_hand_in_is_committed_between_the_frames_of_a_carry() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer, needed) = long_journal(&storage);
+        let board = Arc::new(Board::default());
+        committer.register(&name("ant"), Arc::clone(&board));
+        let (places, is_going_on) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        keep_appending(committer.clone(), 2501, Arc::clone(&places), Arc::clone(&is_going_on));
+        let reclaimed = block_on(committer.reclaim(needed)).expect("open");
+        is_going_on.store(false, Ordering::Release);
+        assert!(reclaimed.segments > 15 && reclaimed.pinned_by.is_empty(), "{reclaimed:?}");
+
+        let moved: Vec<Moved> = board.take().moved.into_values().collect();
+        assert!(moved.len() > 6, "{} frames", moved.len());
+        let copies: Vec<(u64, u32)> = moved.iter().map(|moved| (moved.segment, moved.frame_offset)).collect();
+        let between = |pair: &&[(u64, u32)]| {
+            let places = places.lock().expect("no panic");
+            places.iter().any(|place| (pair[0]..pair[1]).contains(&(place.segment, place.frame_offset)))
+        };
+        assert_eq!(copies.windows(2).filter(between).count(), copies.len() - 1, "between any two frames");
+        for (number, moved) in moved.iter().flat_map(|moved| (moved.first.0..moved.end().0).map(move |n| (n, moved))) {
+            let location = moved.location(RecordNumber(number)).expect("one of them");
+            let record = committer.reader().record(location).expect("readable");
+            assert!(record.starts_with(format!("ant{number}.").as_bytes()), "{number}");
+        }
+        let seal = writer.stop().expect("sealed");
+        let (recovery, found) = look(&storage, Some(&seal));
+        assert!(recovery.damages.is_empty() && found[&name("ant")].len() == 500);
+    }
+
+    #[test]
+    fn a_carry_that_a_stop_or_its_asker_cuts_off_loses_nothing() {
+        for is_dropped in [false, true] {
+            let storage = SimulatedStorage::new(2);
+            let (writer, committer, needed) = long_journal(&storage);
+            let mut reclaiming = Box::pin(committer.reclaim(needed.clone()));
+            let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+            assert!(reclaiming.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            let seal = if is_dropped {
+                drop(reclaiming);
+                block_on(committer.settle());
+                assert!(committer.submit(long_entry("ant", 501), None).expect("open").wait().is_ok());
+                block_on(committer.reclaim(needed)).expect("open");
+                writer.stop().expect("sealed")
+            } else {
+                let seal = writer.stop().expect("sealed");
+                // It was over before, or is not any more.
+                assert!(matches!(block_on(reclaiming), Ok(_) | Err(CommitError::Closed)));
+                seal
+            };
+            let (recovery, found) = look(&storage, Some(&seal));
+            assert!(recovery.damages.is_empty());
+            assert!(recovery.services.values().all(|kept| kept.standing == Standing::Sound), "{recovery:?}");
+            assert_eq!(found[&name("ant")].len(), if is_dropped { 501 } else { 500 });
+        }
+    }
+
+    #[test]
+    fn a_board_that_nobody_looks_at_does_not_grow_with_every_carry() {
+        let board = Board::default();
+        let moved = |first: u64, count: u64, segment: u64| Moved {
+            service: name("ant"),
+            first: RecordNumber(first),
+            segment,
+            frame_offset: 0,
+            record_offsets: (first..first + count).map(|number| u32::try_from(number).expect("few")).collect(),
+        };
+        for segment in 0..100 {
+            // Frames of other lengths each time.
+            let count = 7 + segment % 5;
+            (1..100)
+                .step_by(usize::try_from(count).expect("few"))
+                .for_each(|first| board.move_to(moved(first, count, segment)));
+        }
+        let placed = board.take();
+        assert!(placed.moved.len() < 40, "{}", placed.moved.len());
+        for number in 1..100 {
+            let mut told = placed.moved.values().rev().filter_map(|moved| moved.location(RecordNumber(number)));
+            let location = told.next().expect("it was moved");
+            assert_eq!((location.segment, u64::from(location.record_offset)), (99, number));
+        }
     }
 
     #[test]

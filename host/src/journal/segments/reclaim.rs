@@ -4,13 +4,14 @@
 //! *carried*: written once more at the end, whatever the service does or does not do meanwhile. That goes step by step, a
 //! frame each, between which the log takes the records of all services, those that are carried included: what they append
 //! is carried as well, so the copies are whole when they have caught up. Only then do the originals count no more, and
-//! their segments go. A carry that a stop cuts off leaves copies that are of no use and no harm: recovery skips them.
+//! their segments go. A carry that a stop cuts off leaves copies that recovery skips, as long as all originals are there:
+//! so before one of them goes, the service is carried whole (*half-carried* ones, needed or not).
 //!
-//! How much is carried is bounded twice, and with it what is written for it and how long the journal gets. A carry begins
-//! only if all that it takes is a [`CARRIED_SHARE`]th of the journal, so that much more is won than is written; and of
-//! what services write, as many bytes may be carried as a `CARRIED_SHARE`th of it. Between the carry of a record and the
-//! next one of the same record lies the whole journal; so that is never longer than about five times what all services
-//! need, and carrying writes at most a quarter as much as they do.
+//! What is carried is paid for: of what services write, a [`CARRIED_SHARE`]th may be carried, and what is saved up for
+//! that is never more than a `CARRIED_SHARE`th of the journal. A carry begins when that suffices for all that it takes. So
+//! carrying writes at most a quarter as much as services do; and as each record is carried once while the whole journal
+//! goes, that is never longer than about five times what all services need. A bound for each reclaim alone would not do:
+//! services that rest, one after another, would be carried round and round with every snapshot of a small neighbour.
 
 use super::{Committed, Failure, Log, LogError, spare_name};
 use crate::journal::frame::{FrameFull, RecordNumber, Run, RunKind, Staged, decode_body};
@@ -20,7 +21,7 @@ use crate::name::Name;
 use crate::storage::StorageFile;
 use std::collections::{BTreeMap, VecDeque};
 
-/// The part of the journal that may be carried, as a divisor: 1/4. The same part of a segment always may.
+/// The part of the journal that may be carried, and of what is written, as a divisor: 1/4.
 pub const CARRIED_SHARE: u64 = 4;
 
 /// Bytes from which on a frame of carried records takes no more: what services commit waits for no longer one.
@@ -85,7 +86,7 @@ pub struct Reclaim {
 /// What became of a reclaim.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// It goes on. These records can be read elsewhere from now on, and where they were for this step only.
+    /// It goes on. These records can be read elsewhere from now on; where they were, until the next step at least.
     Going(Vec<Moved>),
     /// It is over.
     Over(Reclaimed),
@@ -151,8 +152,7 @@ impl Log {
     /// the first that it still needs; a service that it leaves out needs all. One that is under way is given up.
     pub fn begin_reclaim(&mut self, needed: BTreeMap<Name, RecordNumber>) -> Reclaim {
         self.carry = None;
-        self.carriable_bytes =
-            self.carriable_bytes.min(self.segment_bytes().max(self.options.segment_bytes) / CARRIED_SHARE);
+        self.carriable_bytes = self.carriable_bytes.min(self.segment_bytes() / CARRIED_SHARE);
         let end = self.segments.back().map_or(0, |active| active.number);
         Reclaim { needed, end, reclaimed: Reclaimed::default() }
     }
@@ -206,7 +206,7 @@ impl Log {
         }
         let next = pins.into_iter().map(|(name, needed)| {
             let first = self.services.get(&name).map_or(RecordNumber(1), |kept| kept.first);
-            // One is carried in any case: copies that were cut off are made up for by none but others.
+            // One is carried in any case: only a whole set makes up for one that was cut off.
             let last = self.committed.get(&name).map_or(first, |end| RecordNumber(end.0 - 1));
             (name, needed.min(last).max(first))
         });
@@ -301,9 +301,9 @@ impl Log {
         }
         carry.read = Some((segment, frame_offset));
         // Of what else is in the frame, records of a service that began anew later do not count.
-        let of_segment = self.segments.iter().find(|found| found.number == segment);
+        let of_segment = self.segments.binary_search_by_key(&segment, |segment| segment.number);
         let has_share = |name: &Name| {
-            let share = of_segment.and_then(|segment| segment.shares.get(name));
+            let share = of_segment.ok().and_then(|index| self.segments[index].shares.get(name));
             share.is_some_and(|share| share.frame_offsets.binary_search(&frame_offset).is_ok())
         };
         let uncarriable = |carry: &Carry, error: &ReadError| Uncarriable {
