@@ -143,8 +143,8 @@ type Copies = BTreeMap<Name, (RecordNumber, Vec<Staged>)>;
 /// Services with records that cannot be read, or not be written again.
 struct Uncarriable {
     services: Vec<Name>,
-    /// Whether that is for good, and not for an error of the storage that may pass.
-    is_damaged: bool,
+    /// False for an error of the storage that may pass.
+    is_for_good: bool,
 }
 
 impl Log {
@@ -247,11 +247,13 @@ impl Log {
             }) {
                 Ok(staged) => staged,
                 // What cannot be carried stays where it is: the next start tells whom damage concerns.
-                Err(Uncarriable { services, is_damaged }) => {
-                    if is_damaged {
-                        self.uncarriable.extend(services.iter().cloned());
-                    }
+                Err(Uncarriable { services, is_for_good: true }) => {
+                    self.uncarriable.extend(services.iter().cloned());
                     reclaim.reclaimed.pinned_by = services;
+                    return Ok(Step::Going(moved));
+                }
+                Err(Uncarriable { is_for_good: false, .. }) => {
+                    reclaim.end = 0;
                     return Ok(Step::Going(moved));
                 }
             };
@@ -293,7 +295,7 @@ impl Log {
     fn read_frame(&self, carry: &mut Carry) -> Result<usize, Uncarriable> {
         let Some((segment, frame_offset)) = self.next_frame(carry) else {
             let services = self.behind(carry).cloned().collect();
-            return Err(Uncarriable { services, is_damaged: true });
+            return Err(Uncarriable { services, is_for_good: true });
         };
         let reader = self.reader();
         if carry.read.is_none_or(|(read, _)| read != segment) {
@@ -308,7 +310,7 @@ impl Log {
         };
         let uncarriable = |carry: &Carry, error: &ReadError| Uncarriable {
             services: carry.next.keys().filter(|name| has_share(name)).cloned().collect(),
-            is_damaged: !matches!(error, ReadError::Storage(_)),
+            is_for_good: !matches!(error, ReadError::Storage(_)),
         };
         let read = match carry.file.take().map_or_else(|| reader.open(segment), Ok) {
             Ok(file) => reader.frame(&**carry.file.insert(file), frame_offset),
@@ -350,7 +352,7 @@ impl Log {
                 Err(FrameFull) if staged.is_empty() => {
                     // It was written when frames could be longer.
                     self.builder.clear();
-                    return Err(Uncarriable { services: vec![service.clone()], is_damaged: true });
+                    return Err(Uncarriable { services: vec![service.clone()], is_for_good: true });
                 }
                 Err(FrameFull) => break,
             }
