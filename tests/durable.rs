@@ -40,12 +40,7 @@ async fn start_with(
     number: u8,
     change: impl Fn(&mut ServiceSettings),
 ) -> Result<Rig, String> {
-    let options = DataOptions {
-        segment_bytes: 256 * 1024,
-        pinned_bytes: 1 << 20,
-        answers_pinned_bytes: 3 << 20,
-        ..DataOptions::default()
-    };
+    let options = DataOptions { segment_bytes: 256 * 1024, pinned_bytes: 1 << 20, ..DataOptions::default() };
     let opened = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
         .and_then(|locked| locked.open(&options))
         .map_err(|error| format!("{error:?}"))?;
@@ -62,7 +57,7 @@ async fn start_with(
     rig.host.recover_with(contents, draw, sabotage).await;
     for service in SERVICES {
         rig.grant(service);
-        if rig.host.has_service(&name(service)) || rig.host.quarantined(&name(service)).is_some() {
+        if rig.host.entry(&name(service)).map_err(|error| error.to_string())?.is_some() {
             continue;
         }
         let mut settings = settings(failover);
@@ -502,9 +497,123 @@ async fn a_bounded_directory_serves_for_ever() {
     }
     let most = largest.values().skip(15).max().expect("some");
     assert!(*most <= 6 << 20, "it grew to {most} bytes: {largest:?}");
-    // Few records are carried along; an answer with many after it is forgotten in the end.
+    // What they need is carried along, while they run and do nothing.
     assert!(rig.send_as("few", "first", "x").await.expect("kept").is_repeated);
-    assert!(!rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
+    assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
+}
+
+/// Has a neighbour write so many transactions, with a snapshot after every hundred, and returns how long the directory got.
+async fn write_much(rig: &Rig, storage: &SimulatedStorage, rounds: usize) -> u64 {
+    let mut most = 0;
+    for round in 0..rounds {
+        for index in 0..100 {
+            let sent = rig.send("ant", "x".repeat(4000)).await;
+            sent.map(drop).unwrap_or_else(|error| panic!("{round}/{index}: {error}"));
+        }
+        rig.snapshot("ant").await;
+        rig.status("ant").await;
+        most = most.max(storage.used_bytes());
+    }
+    most
+}
+
+/// Answers of `bee` that are kept, more than a segment holds.
+async fn keep_answers(rig: &Rig) -> Client {
+    let mut client = Client::default();
+    for _ in 0..12 {
+        client.send(rig, (0..10).map(|_| (1, "y".repeat(4000))).collect(), usize::MAX).await;
+    }
+    client
+}
+
+#[tokio::test]
+async fn a_stopped_service_does_not_hold_back_space_and_its_answers_are_kept() {
+    let storage = SimulatedStorage::new(14);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    let client = keep_answers(&rig).await;
+    rig.host.stop_service(&name("bee")).await.expect("stopped");
+    // 16 MB of records beside half a megabyte that the stopped service needs.
+    let most = write_much(&rig, &storage, 40).await;
+    assert!(most <= 5 << 20, "it grew to {most} bytes");
+    rig.host.start_service(&name("bee"), Epoch([44; 16])).await.expect("started");
+    client.check_answers(&rig).await.expect("nothing is forgotten");
+
+    // The same across a start of the host, which finds it stopped, and a power cut.
+    rig.host.stop_service(&name("bee")).await.expect("stopped");
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    let most = write_much(&rig, &storage, 40).await;
+    assert!(most <= 5 << 20, "it grew to {most} bytes");
+    let storage = storage.crash();
+    drop(rig);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    rig.host.start_service(&name("bee"), Epoch([45; 16])).await.expect("started");
+    client.check_answers(&rig).await.expect("nothing is forgotten");
+}
+
+#[tokio::test]
+async fn an_idle_service_whose_records_are_carried_answers_repetitions_all_the_time() {
+    let storage = SimulatedStorage::new(15);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    let client = keep_answers(&rig).await;
+    for _ in 0..40 {
+        let most = write_much(&rig, &storage, 1).await;
+        assert!(most <= 5 << 20, "it grew to {most} bytes");
+        client.check_answers(&rig).await.expect("nothing is forgotten");
+    }
+}
+
+#[tokio::test]
+async fn a_service_whose_workload_is_missing_is_carried_as_well() {
+    let storage = SimulatedStorage::new(16);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    create(&rig, "lost", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    for index in 0..120 {
+        rig.send_as("lost", &format!("t{index}"), "y".repeat(4000)).await.expect("kept");
+    }
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    let workload = load("count.wat", &guest_bytes("count.wat"), &LoadLimits::default()).expect("valid").hash;
+    let (file, aside) = (format!("{workload}.workload"), "aside.workload.tmp");
+    storage.rename(&file, aside).expect("renamed");
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    assert!(rig.host.quarantined(&name("lost")).is_some());
+    let most = write_much(&rig, &storage, 40).await;
+    assert!(most <= 5 << 20, "it grew to {most} bytes");
+    storage.rename(aside, &file).expect("renamed");
+    rig.host.start_service(&name("lost"), Epoch([46; 16])).await.expect("started");
+    rig.grant("lost");
+    for index in 0..120 {
+        let again = rig.send_as("lost", &format!("t{index}"), "y".repeat(4000)).await.expect("kept");
+        assert!(again.is_repeated, "t{index}");
+    }
+}
+
+#[tokio::test]
+async fn a_damaged_service_holds_back_space_and_is_told_of() {
+    let storage = SimulatedStorage::new(17);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    keep_answers(&rig).await;
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    // A byte in the middle of a body.
+    storage.flip("0000000001.segment", 120_000, 1);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    assert!(rig.host.quarantined(&name("bee")).is_some());
+    write_much(&rig, &storage, 20).await;
+    let told: Vec<String> = rig
+        .events()
+        .iter()
+        .filter(|event| matches!(event, Event::JournalPinned { service, .. } if **service == *"bee"))
+        .map(ToString::to_string)
+        .collect();
+    assert!((1..5).contains(&told.len()), "{told:?}");
+    assert!(told[0].contains("records of bee are damaged"), "{told:?}");
+    assert!(storage.list().expect("lists").iter().any(|file| file == "0000000001.segment"));
+    rig.host.remove_service(&name("bee")).await.expect("removed");
+    write_much(&rig, &storage, 1).await;
+    assert!(storage.used_bytes() < 5 << 20, "{} bytes", storage.used_bytes());
 }
 
 /// Removes `ant` from a directory with `ant` and `bee`, with a power cut after `operations` of the storage. Returns

@@ -22,7 +22,7 @@ pub use contents::{Contents, FoundService, FoundSnapshot};
 pub(crate) use contents::{kept, last_transaction};
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry};
-use crate::event::Event;
+use crate::event::{Event, EventSink};
 use crate::journal::commit::{self, CommitError, Committer, Writer};
 use crate::journal::frame::{DirectoryId, RecordNumber};
 use crate::journal::recovery::OpenError;
@@ -36,15 +36,10 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
-use tokio::sync::mpsc;
 
-/// A journal of more bytes than this has services snapshotted that pin it although they do little, unless configured
-/// otherwise.
-pub const PINNED_BYTES_MAX: u64 = 3 * crate::service::TAIL_BYTES_MAX;
-
-/// A journal of more bytes than this has services forget answers that pin it, unless configured otherwise: those of
-/// services whose records since are too many to be carried.
-pub const ANSWERS_PINNED_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+/// A journal that is longer than this and pinned by what is damaged is told of, unless configured otherwise; and again when
+/// it is twice as long.
+pub const PINNED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
 /// How a directory is opened.
 #[derive(Debug, Clone)]
@@ -53,10 +48,8 @@ pub struct DataOptions {
     pub segment_bytes: u64,
     /// Bytes of records that may wait to be written.
     pub queue_bytes: usize,
-    /// A journal of more bytes has services snapshotted that pin it although they do little.
+    /// A journal of more bytes that is pinned by what is damaged is told of.
     pub pinned_bytes: u64,
-    /// A journal of more bytes has services forget answers that pin it.
-    pub answers_pinned_bytes: u64,
 }
 
 impl Default for DataOptions {
@@ -65,7 +58,6 @@ impl Default for DataOptions {
             segment_bytes: crate::journal::segments::SEGMENT_BYTES,
             queue_bytes: commit::QUEUE_BYTES_MAX,
             pinned_bytes: PINNED_BYTES_MAX,
-            answers_pinned_bytes: ANSWERS_PINNED_BYTES_MAX,
         }
     }
 }
@@ -261,7 +253,6 @@ impl Locked {
         }
         let (writer, committer) =
             commit::start(log, options.queue_bytes).map_err(DataError::storage("start a thread for the journal"))?;
-        let (pinned, pinned_receiver) = mpsc::unbounded_channel();
         let directory = Arc::new(DataDirectory {
             storage,
             catalog,
@@ -273,8 +264,6 @@ impl Locked {
             options: options.clone(),
             is_recovered: AtomicBool::new(false),
             reclaiming: tokio::sync::Mutex::default(),
-            pinned,
-            pinned_receiver: Mutex::new(Some(pinned_receiver)),
             _lock: lock,
         });
         directory.set_aside(&contents)?;
@@ -333,27 +322,6 @@ pub(crate) struct Needed {
     pub(crate) answers: RecordNumber,
 }
 
-/// A service that holds back space.
-#[derive(Debug)]
-pub(crate) struct Pin {
-    pub(crate) service: Name,
-    /// What it should do about it.
-    pub(crate) way: Way,
-    /// How long the journal is.
-    pub(crate) journal_bytes: u64,
-    /// Whether that is more than any service should cause.
-    pub(crate) is_far_too_long: bool,
-}
-
-/// How a service makes way for others in the journal.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Way {
-    /// It takes a snapshot, so that it need not replay what is old.
-    Snapshot,
-    /// It forgets its oldest answers, and takes a snapshot, with which that counts.
-    Forget,
-}
-
 /// A data directory that is open.
 #[derive(Debug)]
 pub struct DataDirectory {
@@ -370,11 +338,8 @@ pub struct DataDirectory {
     awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
     options: DataOptions,
     is_recovered: AtomicBool,
-    /// Held while space is given back: the first answer that a service kept when it was last asked to forget some.
-    reclaiming: tokio::sync::Mutex<BTreeMap<Name, RecordNumber>>,
-    /// Services that hold back space.
-    pinned: mpsc::UnboundedSender<Pin>,
-    pinned_receiver: Mutex<Option<mpsc::UnboundedReceiver<Pin>>>,
+    /// Held while space is given back: how long the journal was when it was last told that it is pinned.
+    reclaiming: tokio::sync::Mutex<u64>,
     // The last field, as fields are dropped in order: the catalog still writes when it is closed.
     _lock: LockGuard,
 }
@@ -500,48 +465,30 @@ impl DataDirectory {
         self.needed().insert(service.clone(), needed);
     }
 
-    /// Gives back what no service needs any more.
-    pub(crate) async fn reclaim(&self) {
+    /// Gives back what no service needs any more, and tells `events` of what holds that back.
+    pub(crate) async fn reclaim(&self, events: &EventSink) {
         // Before, the writer would have nobody to tell where it carried a record.
         if !self.is_recovered.load(Ordering::Acquire) {
             return;
         }
         // One is enough: what changed since it began is seen to by the next.
-        let Ok(mut made_way) = self.reclaiming.try_lock() else { return };
-        let needed = self.needed().clone();
-        let first = needed.iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
-        let Ok(reclaimed) = self.committer.reclaim(first).await else { return };
-        // A busy service makes way by itself, soon.
-        if reclaimed.segment_bytes_left <= self.options.pinned_bytes {
+        let Ok(mut told_bytes) = self.reclaiming.try_lock() else { return };
+        let needed =
+            self.needed().iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
+        let Ok(reclaimed) = self.committer.reclaim(needed).await else { return };
+        let journal_bytes = reclaimed.segment_bytes_left;
+        if reclaimed.pinned_by.is_empty() || journal_bytes <= self.options.pinned_bytes.max(2 * *told_bytes) {
             return;
         }
-        let is_far_too_long = reclaimed.segment_bytes_left > self.options.answers_pinned_bytes;
+        *told_bytes = journal_bytes;
         for service in reclaimed.pinned_by {
-            let Some(needed) = needed.get(&service) else { continue };
-            let way = if needed.replay <= needed.answers {
-                Way::Snapshot
-            } else if !is_far_too_long {
-                // Its answers are given back in their time.
-                continue;
-            } else if made_way.insert(service.clone(), needed.answers) == Some(needed.answers) {
-                // What it forgot counts once two snapshots know of it.
-                Way::Snapshot
-            } else {
-                Way::Forget
-            };
-            let pin = Pin { service, way, journal_bytes: reclaimed.segment_bytes_left, is_far_too_long };
-            let _ = self.pinned.send(pin);
+            events(&Event::JournalPinned { service, journal_bytes });
         }
     }
 
     /// Every service that was found is known to the journal: from now on space is given back.
     pub(crate) fn set_recovered(&self) {
         self.is_recovered.store(true, Ordering::Release);
-    }
-
-    /// Tells which services should make way so that space can be given back, and how. Once.
-    pub(crate) fn pinned(&self) -> Option<mpsc::UnboundedReceiver<Pin>> {
-        self.pinned_receiver.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
     /// Adds a service whose journal has begun.

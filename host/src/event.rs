@@ -139,7 +139,8 @@ pub enum Event {
         /// Which part, and how.
         damage: String,
     },
-    /// A service holds back the journal of all services, which grows: it can neither be snapshotted nor carried.
+    /// A service whose records are damaged holds back the journal of all services, which grows: what is damaged is never
+    /// given up.
     JournalPinned {
         /// The service.
         service: Name,
@@ -434,8 +435,8 @@ impl fmt::Display for Event {
             Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
             Self::JournalPinned { service, journal_bytes } => write!(
                 f,
-                "Journal pinned: it takes {} since {service} needs its oldest part; start it if it is stopped, see why it is not \
-                 snapshotted, or remove it",
+                "Journal pinned: it takes {} since records of {service} are damaged, and what is damaged is not given up; put \
+                 the damaged segment there again from a copy, with the host stopped, or remove {service}",
                 Bytes(*journal_bytes)
             ),
             Self::JournalTorn { position } => write!(

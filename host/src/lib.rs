@@ -23,6 +23,7 @@ pub mod meter;
 pub mod metrics;
 pub mod monitor;
 pub mod name;
+mod pace;
 pub mod portable;
 pub mod rehydrate;
 pub mod scratch;

@@ -22,7 +22,7 @@ mod users;
 pub use batch::{BATCH_BYTES_MAX, BATCH_IN_FLIGHT_MAX};
 pub use body::DRAINED_BYTES_MAX;
 pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, STREAMS_MAX};
-pub use listener::{ADDRESS_SHARE, Listener, ListenerError, tls};
+pub use listener::{ADDRESS_SHARE, Listener, ListenerError, TlsFile, tls};
 pub use services::STATUS_MAX;
 pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;

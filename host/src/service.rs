@@ -35,17 +35,16 @@ pub use spec::Sabotage;
 pub use spec::{Counts, LaunchError, ServiceSpec, Status};
 
 use crate::clock::{Clock, Timestamp};
-use crate::data::Way;
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
-use crate::journal::pace::Pace;
 use crate::journal::{Commit, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
+use crate::pace::Pace;
 use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use crate::size::Size;
 use crate::snapshot::Snapshot;
@@ -327,16 +326,22 @@ impl Service {
             return Some(reason.clone());
         }
         if !self.unmovable_backoff.is_over(self.requests) {
-            return self.unmovable.clone();
+            return Some(self.why_not_moved());
         }
         if let Err(denial) = self.revive().await {
             return Some(denial.to_string());
         }
         match self.take_snapshot().await {
             Ok(Moved::Fresh) => None,
-            Ok(Moved::Not | Moved::Rehydrated(_)) => self.unmovable.clone(),
+            Ok(Moved::Not | Moved::Rehydrated(_)) => Some(self.why_not_moved()),
             Err(Stopped(reason)) => Some(reason),
         }
+    }
+
+    /// Why the last attempt to move the service came to nothing.
+    fn why_not_moved(&self) -> String {
+        let reason = self.unmovable.as_ref().or(self.degraded.as_ref());
+        reason.cloned().unwrap_or_else(|| "its last move failed, and it is not tried again yet".into())
     }
 
     // A receiver that is gone has lost interest; what it asked for has happened all the same.
@@ -364,17 +369,6 @@ impl Service {
                     let _ = self.take_snapshot().await;
                 }
                 let _ = done.send(self.status());
-            }
-            Message::MakeWay(way) => {
-                let is_movable = self.shadow.is_none() && self.unmovable_backoff.is_over(self.requests);
-                if is_movable && self.revive().await.is_ok() {
-                    if way == Way::Forget
-                        && let Some(before) = self.answers.forget_quarter()
-                    {
-                        self.journal.forget_answers(before);
-                    }
-                    let _ = self.snapshot_soon().await;
-                }
             }
             Message::Status { done, .. } => {
                 let _ = done.send(self.status());
@@ -436,10 +430,10 @@ impl Service {
                 if self.stopped.is_some() {
                     return;
                 }
-                if is_kept {
+                let is_alive = !self.vm.instance.is_dead() || self.roll_back().await.is_ok();
+                // What failed takes its place in the journal as well.
+                if is_alive {
                     self.snapshot_if_long().await;
-                } else if self.vm.instance.is_dead() {
-                    let _ = self.roll_back().await;
                 }
             }
             Err(denial) => {

@@ -3,7 +3,7 @@
 use super::tables::Named;
 use super::{Config, ConfigError};
 use crate::failover::HEADROOM_POINTS;
-use crate::server::{ListenerError, tls};
+use crate::server::{ListenerError, TlsFile, tls};
 use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
 use std::fs::File;
 use std::io::Read;
@@ -42,7 +42,8 @@ impl NamedFiles {
                     let level = service.thresholds.memory.less_points(HEADROOM_POINTS).whole_points();
                     check_workload(&path, &size.name, size.memory_bytes, level).err()
                 }),
-                key => of_tls.as_ref().filter(|error| is_about(error, key)).map(ToString::to_string),
+                "key" => of_tls.as_ref().filter(|error| is_about_key(error)).map(ToString::to_string),
+                _certificate => of_tls.as_ref().filter(|error| !is_about_key(error)).map(ToString::to_string),
             };
             wrong.extend(message.map(|message| place.saying(message)));
         }
@@ -50,9 +51,9 @@ impl NamedFiles {
     }
 }
 
-/// Whether an error is about the file of this key.
-fn is_about(error: &ListenerError, key: &str) -> bool {
-    matches!(error, ListenerError::Tls { what, .. } if what.strip_prefix("the ") == Some(key))
+/// Whether an error of TLS is about the key: if not, it is told of the certificate.
+fn is_about_key(error: &ListenerError) -> bool {
+    matches!(error, ListenerError::Tls { what: TlsFile::Key, .. })
 }
 
 fn check_workload(path: &Path, size: &str, memory_bytes: u64, level_percent: u8) -> Result<(), String> {

@@ -90,7 +90,7 @@ impl Shelf {
                 Ok(()) => {
                     failed = None;
                     self.need();
-                    self.directory.reclaim().await;
+                    self.directory.reclaim(&self.events).await;
                 }
                 Err(error) => {
                     let reason = chain(&error);

@@ -2,7 +2,7 @@
 
 use super::{Host, Idle};
 use crate::catalog::{ServiceEntry, ServiceSettings};
-use crate::data::{self, Contents, DataDirectory, DataError, FoundService, Pin, findings};
+use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::engine::{Program, joined};
 use crate::event::Event;
 use crate::name::Name;
@@ -38,24 +38,6 @@ impl Host {
     /// The same host with a data directory, for its durable services.
     #[must_use]
     pub fn with_data(mut self, directory: Arc<DataDirectory>) -> Self {
-        if let Some(mut pinned) = directory.pinned() {
-            let services = Arc::clone(&self.services);
-            let events = Arc::clone(&self.surroundings.events);
-            self.engine.spawn(async move {
-                // It is told again when the journal is twice as long.
-                let mut told_bytes = 0;
-                while let Some(Pin { service, way, journal_bytes, is_far_too_long }) = pinned.recv().await {
-                    let handle = services.read().unwrap_or_else(PoisonError::into_inner).get(&service).cloned();
-                    if let Some(handle) = handle {
-                        handle.make_way(way);
-                    }
-                    if is_far_too_long && journal_bytes >= 2 * told_bytes {
-                        told_bytes = journal_bytes;
-                        events(&Event::JournalPinned { service, journal_bytes });
-                    }
-                }
-            });
-        }
         self.data = Some(directory);
         self
     }
@@ -215,7 +197,7 @@ impl Host {
         on_disk(&directory, move |directory| directory.remove_service(&service)).await?;
         self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
-        directory.reclaim().await;
+        directory.reclaim(&self.surroundings.events).await;
         Ok(())
     }
 

@@ -2,7 +2,8 @@
 //! being ended.
 //!
 //! What is done under one name may wait for a guest, for as long as its deadlines and its queue allow. So it keeps nobody
-//! with another name from theirs.
+//! with another name from theirs; only those who start a service wait for one another, as each needs the journal to keep
+//! its records where it found them.
 
 use crate::name::Name;
 use std::collections::HashMap;

@@ -4,6 +4,9 @@
 //! completes its tickets, and begins the next at once: no timers, so a lone client waits for one sync, and many share
 //! one.
 //!
+//! Giving space back is done in steps, a frame at most each, between which the writer commits what arrived meanwhile: so
+//! nobody waits for longer, however much there is to be carried.
+//!
 //! Backpressure comes before the work: a service awaits [`Committer::room`] before it executes a transaction. What it
 //! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
 //! service produced beyond its own guess.
@@ -13,14 +16,15 @@
 //!
 //! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
 
+use super::board::Board;
 use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
-use super::pace::Pace;
 use super::reader::Reader;
-use super::recovery::{Location, Seal};
-use super::segments::{Log, LogError, Reclaimed};
+use super::recovery::Seal;
+use super::segments::{Log, LogError, Moved, Reclaim, Reclaimed, Step};
 use super::ticket::{Completion, Ticket, ticket};
 use crate::distribution::{Distribution, Spread};
 use crate::name::Name;
+use crate::pace::Pace;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -106,61 +110,6 @@ impl Room {
     pub fn shrink(&mut self, bytes: usize) {
         let surplus = self.0.num_permits().saturating_sub(bytes.saturating_add(RECORD_BYTES));
         drop(self.0.split(surplus));
-    }
-}
-
-/// Where the records of a service are, and what they take: the writer writes it here before it tells any ticket, and
-/// again when records are carried.
-#[derive(Debug, Default)]
-pub struct Board {
-    placed: Mutex<Placed>,
-    /// Whether anything came since the last time that it was taken.
-    has_news: AtomicBool,
-}
-
-/// What a [`Board`] shows.
-#[derive(Debug, Default)]
-pub struct Placed {
-    /// Where new records are.
-    pub records: Vec<(RecordNumber, Location)>,
-    /// Where records are that were carried elsewhere, which was later.
-    pub moved: BTreeMap<RecordNumber, Location>,
-    /// Bytes that the service's records took in the journal since the host started: its share of every frame.
-    pub journal_bytes: u64,
-}
-
-impl Board {
-    /// Puts what came since the last time into `taken`, whose records are forgotten. False, and nothing is changed, if
-    /// nothing came. `journal_bytes` stays.
-    pub fn take(&self, taken: &mut Placed) -> bool {
-        if !self.has_news.swap(false, Ordering::Acquire) {
-            return false;
-        }
-        taken.records.clear();
-        taken.moved.clear();
-        let mut placed = self.placed();
-        std::mem::swap(&mut placed.records, &mut taken.records);
-        std::mem::swap(&mut placed.moved, &mut taken.moved);
-        taken.journal_bytes = placed.journal_bytes;
-        true
-    }
-
-    fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
-        let mut placed = self.placed();
-        placed.records.push((number, location));
-        placed.journal_bytes += journal_bytes;
-        drop(placed);
-        self.has_news.store(true, Ordering::Release);
-    }
-
-    fn move_to(&self, number: RecordNumber, location: Location) {
-        self.placed().moved.insert(number, location);
-        self.has_news.store(true, Ordering::Release);
-    }
-
-    fn placed(&self) -> MutexGuard<'_, Placed> {
-        // No code that can panic runs under the lock.
-        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -290,10 +239,11 @@ impl Committer {
         Ok(ticket)
     }
 
-    /// Gives up what nobody needs, between two frames. See [`Log::reclaim`].
+    /// Gives up what nobody needs, step by step between the frames of services. See [`Log::begin_reclaim`]. If this is
+    /// dropped, it is given up, and what was moved until then is on the boards.
     ///
     /// # Errors
-    /// [`CommitError::Closed`], or the failure of the log.
+    /// [`CommitError::Closed`], also if the writer is stopped before it is over; or the failure of the log.
     pub async fn reclaim(&self, needed: BTreeMap<Name, RecordNumber>) -> Result<Reclaimed, CommitError> {
         let (answer, reclaimed) = oneshot::channel();
         {
@@ -305,7 +255,8 @@ impl Committer {
         reclaimed.await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// Waits until a reclaim that may be under way is over, and what it moved is on the boards.
+    /// Waits until what was handed in before is written, a reclaim that may be under way is over, and what it moved is on
+    /// the boards.
     pub async fn settle(&self) {
         let (answer, settled) = oneshot::channel();
         {
@@ -398,6 +349,16 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Writes to the boards where records are now.
+    fn tell(&self, moved: Vec<Moved>) {
+        let boards = self.boards();
+        for moved in moved {
+            if let Some(board) = boards.get(&moved.service) {
+                board.move_to(moved);
+            }
+        }
+    }
+
     /// Refuses what is handed in from now on. It comes before anybody is told, or they might find the door still open.
     fn fail(&self, error: &LogError) -> LogError {
         self.queue().failure.get_or_insert(error.clone().into());
@@ -423,7 +384,7 @@ impl Shared {
     }
 
     /// Waits for something to do, and takes all of it; nothing once the queue is closed.
-    fn wait(&self, pace: &mut Pace) -> (VecDeque<Submitted>, Vec<Order>) {
+    fn wait(&self, pace: &mut Pace) -> Arrived {
         let start = Instant::now();
         while pace.looks_out(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
             std::thread::yield_now();
@@ -434,10 +395,27 @@ impl Shared {
             queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
             queue.is_writer_asleep = false;
         }
-        self.has_work.store(false, Ordering::Relaxed);
         pace.waited(start.elapsed());
-        (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders))
+        self.take_from(queue)
     }
+
+    /// Takes what has arrived.
+    fn take(&self) -> Arrived {
+        self.take_from(self.queue())
+    }
+
+    fn take_from(&self, mut queue: MutexGuard<'_, Queue>) -> Arrived {
+        self.has_work.store(false, Ordering::Relaxed);
+        let (submitted, orders) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders));
+        Arrived { submitted, orders, is_closed: queue.is_closed }
+    }
+}
+
+/// What the writer took from the queue.
+struct Arrived {
+    submitted: VecDeque<Submitted>,
+    orders: Vec<Order>,
+    is_closed: bool,
 }
 
 /// Refuses everything, from when the writer ends for whatever reason.
@@ -466,28 +444,43 @@ impl Order {
             Self::Settle { answer } => drop(answer.send(())),
         }
     }
+}
 
-    fn carry_out(self, log: &mut Log, shared: &Shared) -> Result<(), LogError> {
-        match self {
-            Self::Reclaim { needed, answer } => {
-                let reclaimed = log.reclaim(&needed);
-                let result = reclaimed.as_ref().map(drop).map_err(|error| shared.fail(error));
-                if let Ok(reclaimed) = &reclaimed {
-                    let boards = shared.boards();
-                    for (service, number, location) in &reclaimed.moved {
-                        if let Some(board) = boards.get(service) {
-                            board.move_to(*number, *location);
-                        }
+/// Orders that are not carried out yet, in the order in which they came.
+#[derive(Default)]
+struct Orders {
+    waiting: VecDeque<Order>,
+    /// Of the first one.
+    reclaim: Option<Reclaim>,
+}
+
+impl Orders {
+    /// Goes on with the first one, by a step if it is a reclaim. One whose answer nobody waits for is given up.
+    fn go_on(&mut self, log: &mut Log, shared: &Shared) -> Result<(), LogError> {
+        let over = match self.waiting.front_mut() {
+            Some(Order::Reclaim { needed, answer }) if !answer.is_closed() => {
+                let reclaim = self.reclaim.get_or_insert_with(|| log.begin_reclaim(std::mem::take(needed)));
+                match log.step(reclaim).map_err(|error| shared.fail(&error))? {
+                    Step::Going(moved) => {
+                        shared.tell(moved);
+                        return Ok(());
                     }
+                    Step::Over(reclaimed) => Some(reclaimed),
                 }
-                let _ = answer.send(reclaimed.map_err(CommitError::from));
-                result
             }
-            Self::Settle { answer } => {
-                let _ = answer.send(());
-                Ok(())
-            }
+            _ => None,
+        };
+        self.reclaim = None;
+        match (self.waiting.pop_front(), over) {
+            (Some(Order::Reclaim { answer, .. }), Some(reclaimed)) => drop(answer.send(Ok(reclaimed))),
+            (Some(order), _) => order.refuse(&CommitError::Closed),
+            (None, _) => {}
         }
+        Ok(())
+    }
+
+    fn refuse(&mut self, error: &CommitError) {
+        self.waiting.drain(..).for_each(|order| order.refuse(error));
     }
 }
 
@@ -495,19 +488,22 @@ impl Order {
 fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     let _ended = Ended(shared);
     let mut pace = Pace::default();
+    let mut orders = Orders::default();
     loop {
-        let (batch, orders) = shared.wait(&mut pace);
-        if batch.is_empty() && orders.is_empty() {
+        let is_idle = orders.waiting.is_empty();
+        let arrived = if is_idle { shared.wait(&mut pace) } else { shared.take() };
+        let is_over = arrived.is_closed && arrived.submitted.is_empty() && arrived.orders.is_empty();
+        orders.waiting.extend(arrived.orders);
+        if is_over {
+            // A reclaim that is not: the next start goes on without what it did so far.
+            orders.refuse(&CommitError::Closed);
             break;
         }
-        let mut result = write_batch(&mut log, batch, shared);
-        for order in orders {
-            match &result {
-                Ok(()) => result = order.carry_out(&mut log, shared),
-                Err(error) => order.refuse(&error.clone().into()),
-            }
+        let result = write_batch(&mut log, arrived.submitted, shared);
+        if let Err(error) = result.and_then(|()| orders.go_on(&mut log, shared)) {
+            orders.refuse(&error.clone().into());
+            return Err(error.into());
         }
-        result?;
     }
     if shared.queue().is_sealing { Ok(log.seal()?) } else { Err(CommitError::Closed) }
 }
@@ -593,8 +589,10 @@ fn refuse(batch: VecDeque<Submitted>, error: &LogError) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::journal::board::Placed;
     use crate::journal::frame::DirectoryId;
-    use crate::journal::recovery::{Found, Recovery, inspect};
+    use crate::journal::recovery::Location;
+    use crate::journal::recovery::{Found, Recovery, Standing, inspect};
     use crate::journal::segments::{Options, Origin};
     use crate::storage::{Operation, SimulatedStorage};
     use std::pin::pin;
@@ -613,8 +611,9 @@ mod tests {
 
     fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, BTreeMap<Name, Vec<Vec<u8>>>) {
         let mut found: BTreeMap<Name, Vec<Vec<u8>>> = BTreeMap::new();
-        let recovery = inspect(storage, DIRECTORY, seal, &mut |event| {
-            if let Found::Record { service, bytes, .. } = event {
+        let recovery = inspect(storage, DIRECTORY, seal, &mut |event| match event {
+            Found::Begins { service } | Found::Ends { service } => drop(found.remove(service)),
+            Found::Record { service, bytes, .. } => {
                 found.entry(service.clone()).or_default().push(bytes.to_vec());
             }
         });
@@ -736,6 +735,105 @@ mod tests {
         let _all = block_on(committer.room(usize::MAX / 2)).expect("room");
         writer.stop().expect("sealed");
         assert!(block_on(committer.room(1)).is_err());
+    }
+
+    const LONG_BYTES: usize = 2000;
+
+    fn long_entry(service: &str, number: u64) -> Entry {
+        let mut entry = entry(service, number);
+        if let Change::Begin { record, .. } | Change::Continue { record, .. } = &mut entry.change {
+            record.resize(LONG_BYTES, b'.');
+        }
+        entry
+    }
+
+    /// A journal with 500 long records of `ant`, of which all are needed, and then 2500 of `bee`, of which the last is.
+    fn long_journal(storage: &SimulatedStorage) -> (Writer, Committer, BTreeMap<Name, RecordNumber>) {
+        let (writer, committer) = start(open(storage), QUEUE_BYTES_MAX).expect("starts");
+        for (service, count) in [("ant", 500), ("bee", 2500)] {
+            let tickets: Vec<Ticket> =
+                (1..=count).map(|number| committer.submit(long_entry(service, number), None).expect("open")).collect();
+            assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+        }
+        (writer, committer, BTreeMap::from([(name("ant"), RecordNumber(1)), (name("bee"), RecordNumber(2500))]))
+    }
+
+    /// Hands in a record when the one before is safe, on the writer's thread, as long as `is_going_on`.
+    fn keep_appending(
+        committer: Committer,
+        number: u64,
+        places: Arc<Mutex<Vec<Location>>>,
+        is_going_on: Arc<AtomicBool>,
+    ) {
+        let Ok(ticket) = committer.submit(long_entry("bee", number), None) else { return };
+        ticket.then(move |committed| {
+            let Ok(Some(place)) = committed else { return };
+            places.lock().expect("no panic").push(*place);
+            if is_going_on.load(Ordering::Acquire) {
+                keep_appending(committer, number + 1, places, is_going_on);
+            }
+        });
+    }
+
+    #[test]
+    fn what_services_hand_in_is_committed_between_the_frames_of_a_carry() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer, needed) = long_journal(&storage);
+        let board = Arc::new(Board::default());
+        committer.register(&name("ant"), Arc::clone(&board));
+        let (places, is_going_on) = (Arc::default(), Arc::new(AtomicBool::new(true)));
+        keep_appending(committer.clone(), 2501, Arc::clone(&places), Arc::clone(&is_going_on));
+        let reclaimed = block_on(committer.reclaim(needed)).expect("open");
+        is_going_on.store(false, Ordering::Release);
+        assert!(reclaimed.segments > 15 && reclaimed.pinned_by.is_empty(), "{reclaimed:?}");
+
+        let moved: Vec<Moved> = {
+            let mut placed = Placed::default();
+            board.take(&mut placed);
+            placed.moved.into_values().collect()
+        };
+        assert!(moved.len() > 6, "{} frames", moved.len());
+        let copies: Vec<(u64, u32)> = moved.iter().map(|moved| (moved.segment, moved.frame_offset)).collect();
+        let between = |pair: &&[(u64, u32)]| {
+            let places = places.lock().expect("no panic");
+            places.iter().any(|place| (pair[0]..pair[1]).contains(&(place.segment, place.frame_offset)))
+        };
+        assert_eq!(copies.windows(2).filter(between).count(), copies.len() - 1, "between any two frames");
+        for (number, moved) in moved.iter().flat_map(|moved| (moved.first.0..moved.end().0).map(move |n| (n, moved))) {
+            let location = moved.location(RecordNumber(number)).expect("one of them");
+            let record = committer.reader().record(location).expect("readable");
+            assert!(record.starts_with(format!("ant{number}.").as_bytes()), "{number}");
+        }
+        let seal = writer.stop().expect("sealed");
+        let (recovery, found) = look(&storage, Some(&seal));
+        assert!(recovery.damages.is_empty() && found[&name("ant")].len() == 500);
+    }
+
+    #[test]
+    fn a_carry_that_a_stop_or_its_asker_cuts_off_loses_nothing() {
+        for is_dropped in [false, true] {
+            let storage = SimulatedStorage::new(2);
+            let (writer, committer, needed) = long_journal(&storage);
+            let mut reclaiming = Box::pin(committer.reclaim(needed.clone()));
+            let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
+            assert!(reclaiming.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            let seal = if is_dropped {
+                drop(reclaiming);
+                block_on(committer.settle());
+                assert!(committer.submit(long_entry("ant", 501), None).expect("open").wait().is_ok());
+                block_on(committer.reclaim(needed)).expect("open");
+                writer.stop().expect("sealed")
+            } else {
+                let seal = writer.stop().expect("sealed");
+                // It was over before, or is not any more.
+                assert!(matches!(block_on(reclaiming), Ok(_) | Err(CommitError::Closed)));
+                seal
+            };
+            let (recovery, found) = look(&storage, Some(&seal));
+            assert!(recovery.damages.is_empty());
+            assert!(recovery.services.values().all(|kept| kept.standing == Standing::Sound), "{recovery:?}");
+            assert_eq!(found[&name("ant")].len(), if is_dropped { 501 } else { 500 });
+        }
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::frame::{BLOCK_BYTES, DirectoryId, Position, RecordNumber, RunKind};
 use super::reader::ReadError;
 use super::recovery::{DamageKind, Found, Location, OpenError, Recovery, Seal, SealState, Standing, inspect};
 use super::segments::header::SEGMENT_HEADER_BYTES;
-use super::segments::{Log, LogError, Options, Origin, SEGMENT_BYTES_MIN};
+use super::segments::{Log, LogError, Moved, Options, Origin, Reclaim, Reclaimed, SEGMENT_BYTES_MIN, Step};
 use crate::name::Name;
 use crate::storage::{Operation, SimulatedStorage, Storage};
 use proptest::prelude::*;
@@ -16,6 +16,8 @@ use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+mod carry;
 
 const DIRECTORY: DirectoryId = DirectoryId([9; 16]);
 const SERVICES: usize = 4;
@@ -71,13 +73,35 @@ fn record(service: usize, number: u64, bytes: usize) -> Vec<u8> {
 
 #[derive(Debug, Clone)]
 enum Action {
-    Append { service: usize, bytes: usize },
-    Begin { service: usize },
-    End { service: usize },
+    Append {
+        service: usize,
+        bytes: usize,
+    },
+    /// Appends many records, each as a frame.
+    Fill {
+        service: usize,
+        count: usize,
+    },
+    Begin {
+        service: usize,
+    },
+    End {
+        service: usize,
+    },
     Commit,
-    Reclaim { kept: u64 },
+    /// Each service needs its last few records, but for one.
+    Reclaim {
+        kept: u64,
+        needs_all: usize,
+    },
+    /// Goes on with what is under way.
+    Steps {
+        count: usize,
+    },
     Crash,
-    PowerOff { nth: u64 },
+    PowerOff {
+        nth: u64,
+    },
     Stop,
     Reopen,
 }
@@ -87,10 +111,12 @@ fn action() -> impl Strategy<Value = Action> {
     prop_oneof![
         12 => (service.clone(), prop_oneof![0..600_usize, 0..7000_usize])
             .prop_map(|(service, bytes)| Action::Append { service, bytes }),
+        2 => (service.clone(), 1..30_usize).prop_map(|(service, count)| Action::Fill { service, count }),
         1 => service.clone().prop_map(|service| Action::Begin { service }),
         1 => service.prop_map(|service| Action::End { service }),
         8 => Just(Action::Commit),
-        2 => (0..6_u64).prop_map(|kept| Action::Reclaim { kept }),
+        2 => (0..6_u64, 0..SERVICES).prop_map(|(kept, needs_all)| Action::Reclaim { kept, needs_all }),
+        4 => prop_oneof![1..4_usize, Just(100)].prop_map(|count| Action::Steps { count }),
         1 => Just(Action::Crash),
         2 => (1..15_u64).prop_map(|nth| Action::PowerOff { nth }),
         1 => Just(Action::Stop),
@@ -112,12 +138,16 @@ struct Driver {
     storage: SimulatedStorage,
     options: Options,
     log: Option<Log>,
+    reclaim: Option<Reclaim>,
     seal: Option<Seal>,
     /// As acknowledged.
     kept: Lives,
     /// With what is staged.
     staged: Lives,
     stops: usize,
+    /// Frames with carried records, of the reclaim that is under way, and the most of any.
+    carrying: usize,
+    carried: usize,
 }
 
 impl Driver {
@@ -135,10 +165,27 @@ impl Driver {
             return Err("a new journal is new".into());
         }
         let (kept, staged) = (Lives::new(), Lives::new());
-        Ok(Self { storage, options, log: Some(log), seal: None, kept, staged, stops: 0 })
+        Ok(Self {
+            storage,
+            options,
+            log: Some(log),
+            reclaim: None,
+            seal: None,
+            kept,
+            staged,
+            stops: 0,
+            carrying: 0,
+            carried: 0,
+        })
     }
 
     fn act(&mut self, action: &Action) -> Result<(), String> {
+        if let Action::Fill { service, count } = *action {
+            return (0..count).try_for_each(|_| {
+                self.act(&Action::Append { service, bytes: 1500 })?;
+                self.act(&Action::Commit)
+            });
+        }
         let log = self.log.as_mut().ok_or("the log is open")?;
         let result = match *action {
             Action::Append { service, bytes } => {
@@ -168,17 +215,37 @@ impl Driver {
                 }
                 Ok(())
             }
+            Action::Fill { .. } => Ok(()),
             Action::Commit => Self::commit(log, &mut self.seal, &mut self.kept, &self.staged),
-            Action::Reclaim { kept } => {
-                Self::commit(log, &mut self.seal, &mut self.kept, &self.staged).and_then(|()| {
-                    for life in self.kept.values_mut().chain(self.staged.values_mut()) {
-                        life.needed = life.needed.max((life.records.len() as u64).saturating_sub(kept) + 1);
+            Action::Reclaim { kept, needs_all } => {
+                Self::commit(log, &mut self.seal, &mut self.kept, &self.staged).map(|()| {
+                    for (name, life) in self.kept.iter_mut().chain(self.staged.iter_mut()) {
+                        if *name != self::name(needs_all) {
+                            life.needed = life.needed.max((life.records.len() as u64).saturating_sub(kept) + 1);
+                        }
                     }
                     let needed = self.kept.iter().map(|(name, life)| (name.clone(), RecordNumber(life.needed)));
-                    self.seal = None;
-                    log.reclaim(&needed.collect()).map(drop)
+                    self.reclaim = Some(log.begin_reclaim(needed.collect()));
+                    self.carrying = 0;
                 })
             }
+            Action::Steps { count } => Self::commit(log, &mut self.seal, &mut self.kept, &self.staged).and_then(|()| {
+                for _ in 0..count {
+                    let Some(reclaim) = &mut self.reclaim else { break };
+                    match log.step(reclaim)? {
+                        Step::Going(moved) => {
+                            self.carrying += usize::from(!moved.is_empty());
+                            self.carried = self.carried.max(self.carrying);
+                        }
+                        Step::Over(reclaimed) => {
+                            let is_told = reclaimed.pinned_by.is_empty() || self.storage.is_off();
+                            assert!(is_told, "nothing is damaged: {reclaimed:?}");
+                            self.reclaim = None;
+                        }
+                    }
+                }
+                Ok(())
+            }),
             Action::PowerOff { nth } => {
                 self.storage.power_off(nth);
                 Ok(())
@@ -212,7 +279,7 @@ impl Driver {
 
     /// Drops the log, cuts the power if told to, opens the journal again, and compares it with the model.
     fn restart(&mut self, is_crash: bool) -> Result<(), String> {
-        self.log = None;
+        (self.log, self.reclaim) = (None, None);
         self.stops += 1;
         if is_crash {
             self.storage = self.storage.crash();
@@ -281,7 +348,7 @@ fn run(seed: u64, actions: &[Action], is_sabotaged: bool) -> Result<usize, Strin
         driver.act(action)?;
     }
     driver.restart(true)?;
-    Ok(driver.stops)
+    Ok(driver.carried)
 }
 
 proptest! {
@@ -297,6 +364,18 @@ proptest! {
 }
 
 #[test]
+fn random_schedules_carry_much() {
+    let mut runner = TestRunner::deterministic();
+    let strategy = (any::<u64>(), prop::collection::vec(action(), 120));
+    let carried = (0..50).map(|_| {
+        let (seed, actions) = strategy.new_tree(&mut runner).expect("a case").current();
+        run(seed, &actions, false).expect("nothing is lost")
+    });
+    let carried: Vec<usize> = carried.collect();
+    assert!(carried.iter().filter(|frames| **frames > 1).count() > 15, "{carried:?}");
+}
+
+#[test]
 fn a_disk_that_lies_about_syncs_is_caught() {
     let mut runner = TestRunner::deterministic();
     let strategy = (any::<u64>(), prop::collection::vec(action(), 60));
@@ -305,6 +384,18 @@ fn a_disk_that_lies_about_syncs_is_caught() {
         run(seed, &actions, true).is_err()
     });
     assert!(caught.count() > 50, "the test of acknowledged records can fail");
+}
+
+/// Gives back what nobody needs, and tells what was moved.
+fn reclaim(log: &mut Log, needed: &BTreeMap<Name, RecordNumber>) -> Result<(Reclaimed, Vec<Moved>), LogError> {
+    let mut reclaim = log.begin_reclaim(needed.clone());
+    let mut all = Vec::new();
+    loop {
+        match log.step(&mut reclaim)? {
+            Step::Going(moved) => all.extend(moved),
+            Step::Over(reclaimed) => return Ok((reclaimed, all)),
+        }
+    }
 }
 
 /// Appends a record to each of the services as one frame. Returns where the records are.
@@ -516,12 +607,12 @@ fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap
         append(&mut log, &mut histories, &[1])?;
     }
     let needed = histories.keys().map(|name| (name.clone(), RecordNumber(u64::MAX))).collect();
-    assert!(log.reclaim(&needed)?.is_damaged);
+    assert_eq!(reclaim(&mut log, &needed)?.0.pinned_by, [name(0), name(2)]);
     for service in [0, 2] {
         log.stage(RunKind::Begin, &name(service), RecordNumber(1), b"anew")?;
     }
     log.commit()?;
-    assert_eq!(log.reclaim(&needed)?.segments, 1);
+    assert_eq!(reclaim(&mut log, &needed)?.0.segments, 1);
     drop(log);
     let (recovery, found) = look(&storage, None);
     assert!(recovery.damages.is_empty() && found[&name(2)] == [(RecordNumber(1), b"anew".to_vec())]);
@@ -626,13 +717,13 @@ fn run_until_failure(storage: &SimulatedStorage) -> (Histories, Result<(), LogEr
         if let Err(error) = append(&mut log, &mut histories, &[0, 1 + round % 3]) {
             let again = append(&mut log, &mut histories, &[1]);
             assert_eq!(again.err().map(|again| again.to_string()), Some(error.to_string()));
-            assert!(log.reclaim(&BTreeMap::new()).is_err());
+            assert!(reclaim(&mut log, &BTreeMap::new()).is_err());
             assert!(log.seal().is_err());
             return (histories, Err(error));
         }
         if round % 8 == 7 {
             let needed = histories.iter().map(|(name, life)| (name.clone(), RecordNumber(life.len() as u64))).collect();
-            if let Err(error) = log.reclaim(&needed) {
+            if let Err(error) = reclaim(&mut log, &needed) {
                 assert!(append(&mut log, &mut histories, &[1]).is_err());
                 return (histories, Err(error));
             }
@@ -712,11 +803,10 @@ fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), Log
                 (name(1), RecordNumber(1)),
                 (name(2), RecordNumber(9)),
             ]);
-            let reclaimed = log.reclaim(&needed)?;
+            let (reclaimed, moved) = reclaim(&mut log, &needed)?;
             assert_eq!(reclaimed.pinned_by, []);
-            for (_, number, location) in reclaimed.moved.into_iter().filter(|(service, ..)| *service == name(1)) {
-                assert_eq!(number, RecordNumber(1));
-                idle_at = location;
+            for moved in moved.into_iter().filter(|moved| moved.service == name(1)) {
+                idle_at = moved.location(RecordNumber(1)).expect("it has one record");
             }
             most = most.max(storage.used_bytes());
         }
@@ -726,13 +816,6 @@ fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), Log
     assert!(matches!(reader.record(idle[0]), Err(ReadError::Gone)));
     assert!(most <= 8 * options(20).segment_bytes, "{most}");
     assert!(storage.count(Operation::Create) < 10, "segments are recycled");
-    // One that needs much is told, and not carried.
-    for _ in 0..1000 {
-        append(&mut log, &mut histories, &[0])?;
-    }
-    let needed = BTreeMap::from([(name(1), RecordNumber(1))]);
-    let reclaimed = log.reclaim(&needed)?;
-    assert_eq!(reclaimed.pinned_by, [name(0)]);
     drop(log);
     let (recovery, found) = look(&storage, None);
     assert_eq!(found[&name(1)], histories[&name(1)]);

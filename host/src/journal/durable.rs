@@ -4,7 +4,8 @@
 //! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
 //! a [`Board`] where records are, also when they are carried to another place later.
 
-use super::commit::{Board, Change, Committer, Entry, Placed, Room};
+use super::board::{Board, Placed};
+use super::commit::{Change, Committer, Entry, Room};
 use super::frame::RecordNumber;
 use super::reader::ReadError;
 use super::recovery::Location;
@@ -142,9 +143,11 @@ impl DurableJournal {
                 self.next_placed += 1;
             }
         }
-        for (number, location) in &self.placed.moved {
-            if let Ok(index) = self.answered.binary_search_by_key(number, |answered| answered.number) {
-                self.answered[index].place = Place::At(*location);
+        for moved in self.placed.moved.values() {
+            let first = self.answered.partition_point(|answered| answered.number < moved.first);
+            for answered in self.answered.range_mut(first..) {
+                let Some(location) = moved.location(answered.number) else { break };
+                answered.place = Place::At(location);
             }
         }
     }
@@ -169,20 +172,15 @@ impl DurableJournal {
             let read = tokio::task::spawn_blocking(move || reader.record(location)).await;
             let bytes = match read.map_err(|error| unreadable(error.to_string()))? {
                 Ok(bytes) => bytes,
-                // It may have been carried elsewhere since we looked where it is.
-                Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => {
-                    self.committer.settle().await;
-                    continue;
-                }
+                // It may have been carried elsewhere since we looked where it is: before its segment went, that was on
+                // the board.
+                Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => continue,
                 Err(error) => return Err(unreadable(error.to_string())),
             };
             // Its epoch is of no interest to who asks what was answered.
             return match record::decode(&self.service, Epoch::default(), &bytes) {
                 Ok(Record::Transaction(record)) if record.sequence == sequence => Ok(Some(record)),
-                Ok(_) if lookups < LOOKUPS_MAX => {
-                    self.committer.settle().await;
-                    continue;
-                }
+                Ok(_) if lookups < LOOKUPS_MAX => continue,
                 Ok(_) => Err(unreadable("another record is in its place".into())),
                 Err(error) => Err(unreadable(error.to_string())),
             };

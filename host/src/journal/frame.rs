@@ -136,8 +136,8 @@ pub enum RunKind {
     Continue,
     /// The service begins here: records of its name before do not count.
     Begin,
-    /// Copies of all records of the service that were still needed, so that their old segments can go. Where older
-    /// ones of them are gone already, they count instead of what was found before.
+    /// Copies of records of the service that were still needed, so that their old segments can go: all of them, in as many
+    /// frames as it takes. Where the originals are gone, they count instead of what was found before.
     Carried,
     /// The service was removed: records of its name before do not count. There are none in the run.
     End,
@@ -415,10 +415,11 @@ impl FrameBuilder {
         }
     }
 
-    /// The longest record of a service with the longest name that an empty frame has room for.
+    /// The longest record of a service with the longest name that an empty frame has room for, and for a run without
+    /// records beside it.
     #[must_use]
     pub fn record_bytes_max(&self) -> usize {
-        let beside = FIXED_BYTES + RUN_BYTES + NAME_BYTES_MAX + HASH_BYTES + RECORD_LENGTH_BYTES;
+        let beside = FIXED_BYTES + 2 * (RUN_BYTES + NAME_BYTES_MAX) + HASH_BYTES + RECORD_LENGTH_BYTES;
         self.frame_bytes_max.saturating_sub(beside).min(RECORD_BYTES_MAX)
     }
 

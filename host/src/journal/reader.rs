@@ -2,7 +2,7 @@
 
 use super::frame::{BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, decode_body, decode_header};
 use super::recovery::{Location, segment_name};
-use crate::storage::Storage;
+use crate::storage::{Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -42,19 +42,22 @@ impl Reader {
     /// # Errors
     /// [`ReadError`].
     pub fn record(&self, location: Location) -> Result<Vec<u8>, ReadError> {
-        let (header, frame) = self.frame(location.segment, location.frame_offset)?;
+        let (header, frame) = self.frame(&*self.open(location.segment)?, location.frame_offset)?;
         let mut records = decode_body(&header, &frame)?.into_iter().flatten();
         let record = records.find(|record| record.offset == location.record_offset);
         record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
     }
 
-    /// Reads a frame whose header is good.
-    pub(super) fn frame(&self, segment: u64, frame_offset: u32) -> Result<(FrameHeader, Vec<u8>), ReadError> {
-        let missing = |error: io::Error| match error.kind() {
+    /// Opens a segment.
+    pub(super) fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
+        self.storage.open(&segment_name(segment)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ReadError::Gone,
             _ => ReadError::Storage(error),
-        };
-        let file = self.storage.open(&segment_name(segment)).map_err(missing)?;
+        })
+    }
+
+    /// Reads a frame of a segment, whose header is good.
+    pub(super) fn frame(&self, file: &dyn StorageFile, frame_offset: u32) -> Result<(FrameHeader, Vec<u8>), ReadError> {
         let rest = file.bytes().map_err(ReadError::Storage)?.saturating_sub(u64::from(frame_offset));
         let rest = usize::try_from(rest).unwrap_or(usize::MAX);
         // Most frames are short: begin with a block.

@@ -11,6 +11,11 @@
 //! A quarantined service gets no records from the damage on, unless carried copies of the lost ones turn up later. A
 //! journal never shortens what is damaged, and its segment stays as long as a service hangs on it.
 //!
+//! A set of carried copies comes in as many runs as it takes, and records of the service may be appended between them,
+//! which the set then tells once more. Before the set is whole no original goes: so a set that a crash cut off repeats what
+//! is there, and is skipped, and once originals are gone a whole set follows on it. A set counts instead of originals of
+//! which some are gone, and has to reach the last record that any frame told of: one that never does is a quarantine.
+//!
 //! Reading changes nothing. [`inspect`] is for those who only look; [`crate::journal::segments::Log::open`] goes on.
 
 use super::frame::{
@@ -321,6 +326,8 @@ pub(super) struct Walked {
     pub(super) previous: FrameHash,
     /// Whether the last segment can be appended to.
     pub(super) is_last_usable: bool,
+    /// Services of which copies were being carried when the host went down.
+    pub(super) half_carried: BTreeSet<Name>,
 }
 
 /// Reads a journal from its first segment to its end.
@@ -340,7 +347,7 @@ pub(super) fn walk(
         at: Position(0),
         previous: FrameHash::default(),
         segments: Vec::new(),
-        services: BTreeMap::new(),
+        told: BTreeMap::new(),
         damages: Vec::new(),
         seal: if seal.is_some() { SealState::Kept } else { SealState::Absent },
         torn: None,
@@ -348,16 +355,18 @@ pub(super) fn walk(
     };
     walk.segments(storage, &files, seal)?;
     let is_last_usable = files.last().is_some_and(|file| file.header.is_some());
+    let half_carried = walk.told.iter().filter(|(_, told)| told.is_half_carried).map(|(service, _)| service.clone());
+    let half_carried = half_carried.collect();
     let recovery = Recovery {
         is_new: files.is_empty(),
         seal: walk.seal,
-        services: walk.services,
+        services: walk.told.into_iter().map(|(service, told)| (service, told.into_kept())).collect(),
         damages: walk.damages,
         torn: walk.torn,
         frames: walk.frames,
         end: walk.at,
     };
-    Ok(Walked { recovery, segments: walk.segments, previous: walk.previous, is_last_usable })
+    Ok(Walked { recovery, segments: walk.segments, previous: walk.previous, is_last_usable, half_carried })
 }
 
 /// A segment file before its frames are read.
@@ -412,11 +421,22 @@ struct Walk<'f> {
     /// The hash of the frame that ends at `at`.
     previous: FrameHash,
     segments: Vec<Segment>,
-    services: BTreeMap<Name, Kept>,
+    told: BTreeMap<Name, Told>,
     damages: Vec<Damage>,
     seal: SealState,
     torn: Option<TornTail>,
     frames: u64,
+}
+
+/// What frames have told of a service.
+#[derive(Debug)]
+struct Told {
+    kept: Kept,
+    /// The number after the last record that any frame told of. If that is more than [`Kept::next`], records are lost, or
+    /// their carried copies are still to come.
+    end: RecordNumber,
+    /// Whether the last copies do not reach that: a carry that was cut off.
+    is_half_carried: bool,
 }
 
 /// How the frames of a segment end.
@@ -595,8 +615,8 @@ impl Walk<'_> {
     fn add_damage(&mut self, segment: u64, kind: DamageKind) {
         let index = self.damages.len();
         if kind.concerns_all() {
-            for kept in self.services.values_mut().filter(|kept| kept.standing == Standing::Sound) {
-                kept.standing = Standing::Suspect { damage: index };
+            for told in self.told.values_mut().filter(|told| told.kept.standing == Standing::Sound) {
+                told.kept.standing = Standing::Suspect { damage: index };
             }
         }
         if kind != DamageKind::HeaderCopy
@@ -636,68 +656,106 @@ impl Walk<'_> {
         location: impl Fn(&FrameRecord<'_>) -> Location,
     ) {
         let service = &run.service;
-        let here = Kept { first: run.first, next: run.first, standing: Standing::Sound };
         match run.kind {
             RunKind::End => {
-                self.services.remove(service);
+                self.told.remove(service);
                 (self.found)(Found::Ends { service });
                 return;
             }
             RunKind::Begin => {
-                self.services.insert(service.clone(), here.clone());
+                self.told.insert(service.clone(), Told::at(run.first));
                 (self.found)(Found::Begins { service });
             }
             RunKind::Continue | RunKind::Carried => {}
         }
         let damage = self.damages.len().checked_sub(1);
-        let kept = self.services.entry(service.clone()).or_insert_with(|| here.clone());
-        let is_told_already = run.end() <= kept.next && run.count > 0;
-        if matches!(kept.standing, Standing::Quarantined { damage: None, .. }) {
+        let told = self.told.entry(service.clone()).or_insert_with(|| Told::at(run.first));
+        let is_carried = run.kind == RunKind::Carried;
+        if matches!(told.kept.standing, Standing::Quarantined { damage: None, .. }) {
             // A journal that contradicts itself cannot put itself right.
-        } else if run.kind == RunKind::Carried && run.first < kept.first {
+            return;
+        }
+        if is_carried && (run.first < told.kept.first || told.is_cut_off() && run.first > told.kept.next) {
             // The originals are gone, and with them what was before those that were found.
-            let is_whole = run.end() >= kept.next;
-            *kept = here;
-            match records.filter(|_| is_whole) {
-                Some(records) => {
-                    (self.found)(Found::Begins { service });
-                    for record in records {
-                        let (number, bytes) = (record.number, record.bytes);
-                        (self.found)(Found::Record { service, number, bytes, location: location(record) });
-                    }
-                    kept.next = run.end();
-                }
-                None => kept.quarantine(damage.filter(|_| is_whole)),
-            }
-        } else if run.first > kept.next {
+            told.begin_again(run.first);
+            (self.found)(Found::Begins { service });
+        }
+        let is_gap = run.first > if is_carried { told.kept.next } else { told.end };
+        let is_repetition = run.kind == RunKind::Continue && run.first < told.end;
+        told.end = told.end.max(run.end());
+        if is_carried {
+            told.is_half_carried = run.end() < told.end;
+        }
+        let kept = &mut told.kept;
+        if is_repetition {
+            kept.quarantine(None);
+        } else if is_gap {
             kept.quarantine(match kept.standing {
                 Standing::Suspect { damage } => Some(damage),
                 _ => None,
             });
-        } else if run.kind == RunKind::Continue && run.first < kept.next {
-            kept.quarantine(None);
-        } else if !is_told_already {
-            match records {
-                Some(records) => {
-                    for record in records.iter().filter(|record| record.number >= kept.next) {
-                        let (number, bytes) = (record.number, record.bytes);
-                        (self.found)(Found::Record { service, number, bytes, location: location(record) });
-                    }
-                    // Without a record this only says that none is missing, which no longer helps a quarantined one.
-                    let is_quarantined = matches!(kept.standing, Standing::Quarantined { .. });
-                    if run.count > 0 || !is_quarantined {
-                        kept.standing = Standing::Sound;
-                    }
-                    kept.next = run.end();
-                }
-                None if run.count == 0 => {
-                    if matches!(kept.standing, Standing::Suspect { .. }) {
-                        kept.standing = Standing::Sound;
-                    }
-                }
-                None => kept.quarantine(damage),
+        } else if records.is_none() && run.count > 0 && run.end() > kept.next {
+            kept.quarantine(damage);
+        } else if run.first <= kept.next && (run.end() > kept.next || run.count == 0) {
+            for record in records.into_iter().flatten().filter(|record| record.number >= kept.next) {
+                let (number, bytes) = (record.number, record.bytes);
+                (self.found)(Found::Record { service, number, bytes, location: location(record) });
             }
+            kept.next = run.end();
+            told.reach(is_carried);
         }
+        // What is left is a repetition of what is there, or follows on records whose carried copies are still to come:
+        // those tell this one again.
+    }
+}
+
+impl Told {
+    /// Of a service whose first record here has this number.
+    fn at(first: RecordNumber) -> Self {
+        Self { kept: Kept { first, next: first, standing: Standing::Sound }, end: first, is_half_carried: false }
+    }
+
+    /// Whether copies that are still to come may be those of a later carry, which begins with a later record: where nothing
+    /// is damaged, none of this one are missing in between.
+    fn is_cut_off(&self) -> bool {
+        self.kept.standing == Standing::Sound && self.kept.next < self.end
+    }
+
+    /// Carried copies count instead of what was found before, from an earlier record on. Whatever damaged that is no
+    /// matter any more, but that some may be missing at the end.
+    fn begin_again(&mut self, first: RecordNumber) {
+        let standing = match self.kept.standing {
+            Standing::Quarantined { damage: Some(damage), .. } => Standing::Suspect { damage },
+            standing => standing,
+        };
+        self.kept = Kept { first, next: first, standing };
+    }
+
+    /// More of its records were found, or it was said that there are no more so far. Copies do not say that, and more of
+    /// them may have been written that were lost.
+    fn reach(&mut self, is_carried: bool) {
+        let Self { kept, end, .. } = self;
+        let is_all = kept.next == *end;
+        match &mut kept.standing {
+            Standing::Quarantined { damage: Some(damage), .. } if is_all => {
+                kept.standing = Standing::Suspect { damage: *damage };
+            }
+            Standing::Quarantined { from, .. } => *from = kept.next,
+            Standing::Suspect { .. } if is_all && !is_carried => kept.standing = Standing::Sound,
+            Standing::Suspect { .. } | Standing::Sound => {}
+        }
+    }
+
+    /// What is left of it when nothing more comes.
+    fn into_kept(self) -> Kept {
+        let Self { mut kept, end, .. } = self;
+        if kept.next < end {
+            kept.quarantine(match kept.standing {
+                Standing::Suspect { damage } => Some(damage),
+                _ => None,
+            });
+        }
+        kept
     }
 }
 
@@ -713,14 +771,19 @@ impl Kept {
 impl Segment {
     /// Notes what a frame at `frame_offset` of the file has of a service.
     pub(super) fn add_share(&mut self, run: &Run, frame_offset: u32) {
-        if run.count == 0 {
-            return;
+        if run.count > 0 {
+            self.shares.entry(run.service.clone()).or_default().add(run, frame_offset);
         }
-        let share = self.shares.entry(run.service.clone()).or_default();
-        share.last = share.last.max(RecordNumber(run.end().0 - 1));
-        share.bytes += u64::from(run.bytes);
-        if share.frame_offsets.last() != Some(&frame_offset) {
-            share.frame_offsets.push(frame_offset);
+    }
+}
+
+impl Share {
+    /// Notes the records of a run that a frame at `frame_offset` of the file has.
+    pub(super) fn add(&mut self, run: &Run, frame_offset: u32) {
+        self.last = self.last.max(RecordNumber(run.end().0.saturating_sub(1)));
+        self.bytes += u64::from(run.bytes);
+        if self.frame_offsets.last() != Some(&frame_offset) {
+            self.frame_offsets.push(frame_offset);
         }
     }
 }

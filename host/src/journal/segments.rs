@@ -8,18 +8,19 @@
 //! - The first frame of a segment, and the last one before a clean stop, list every sound service with its next record:
 //!   the *roster*. After damage, it tells who lost nothing although it was idle, and it remembers a service when all
 //!   its records are gone.
-//! - Space is given back from the oldest segment on. Of a service that pins it with little, the records are *carried*:
-//!   written once more. Segments that are given up become *spares*, so that a journal in its stride only overwrites.
+//! - Space is given back from the oldest segment on. Of a service that pins it, the records are *carried*: written once
+//!   more. Segments that are given up become *spares*, so that a journal in its stride only overwrites.
 //!
 //! Crash safety, step by step: a spare gets its header and is synced before it is renamed to a segment, and the
 //! directory is synced before a frame is written to it; a segment is renamed to a spare, and the directory synced,
-//! before anything of it is overwritten, one after another so that no hole can appear; what may be left of a torn frame
-//! is made unrecognisable, and synced, before the journal goes on.
+//! before anything of it is overwritten, one after another so that no hole can appear, and only after all copies of what
+//! is carried from it are synced; what may be left of a torn frame is made unrecognisable, and synced, before the journal
+//! goes on.
 
 pub mod header;
 mod reclaim;
 
-pub use reclaim::Reclaimed;
+pub use reclaim::{CARRIED_FRAME_BYTES, CARRIED_SHARE, CARRY_READ_BYTES, Moved, Reclaim, Reclaimed, Step};
 
 use super::frame::{
     BLOCK_BYTES, DirectoryId, FrameBuilder, FrameFull, FrameHash, FrameHeader, FrameKey, Position, RecordNumber,
@@ -32,7 +33,8 @@ use super::recovery::{
 use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
-use std::collections::{BTreeMap, VecDeque};
+use reclaim::Carry;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -159,6 +161,14 @@ pub struct Log {
     committed: BTreeMap<Name, RecordNumber>,
     /// The segment with the last whole roster, if this process wrote one: those before it may go.
     roster_segment: Option<u64>,
+    /// What is on its way to another place.
+    carry: Option<Carry>,
+    /// How many bytes may be carried: a part of what was written since, or of the journal when it was opened.
+    carriable_bytes: u64,
+    /// Services that could not be carried.
+    uncarriable: BTreeSet<Name>,
+    /// Services of which a carry was cut off. Copies that are not whole are no matter as long as all originals are there.
+    half_carried: BTreeSet<Name>,
     position: Position,
     previous: FrameHash,
     builder: FrameBuilder,
@@ -198,6 +208,10 @@ impl Log {
             active: None,
             spares: Vec::new(),
             roster_segment: None,
+            carry: None,
+            carriable_bytes: u64::MAX,
+            uncarriable: BTreeSet::new(),
+            half_carried: walked.half_carried,
             position: walked.recovery.end,
             previous: walked.previous,
             builder: FrameBuilder::new(frame_bytes_max(&options)),
@@ -219,7 +233,7 @@ impl Log {
         let Some(last) = self.segments.back() else { return Ok(()) };
         let name = segment_name(last.number);
         let failed = |action: &str| OpenError::storage(format!("{action} '{name}'"));
-        let file = self.storage.open_synced(&name).map_err(failed("open"))?;
+        let file = self.storage.open(&name).map_err(failed("open"))?;
         let mut offset = self.active_offset();
         let mut block = vec![0; BLOCK_BYTES];
         let mut is_changed = false;
@@ -237,7 +251,7 @@ impl Log {
         if is_changed {
             file.sync_data().map_err(failed("sync"))?;
         }
-        self.active = Some(file);
+        self.active = Some(self.storage.open_synced(&name).map_err(failed("open"))?);
         Ok(())
     }
 
@@ -335,7 +349,9 @@ impl Log {
             let header = self.builder.finish(&self.key, self.position, self.previous, &mut self.buffer);
             self.write_frame(header)
         });
-        result.map(Some).map_err(|failure| self.poison(failure))
+        let committed = result.map_err(|failure| self.poison(failure))?;
+        self.carriable_bytes = self.carriable_bytes.saturating_add(committed.frame_bytes() as u64 / CARRIED_SHARE);
+        Ok(Some(committed))
     }
 
     /// Ends the journal in a way that can be checked at the next start. What was added but not committed is not in it.
@@ -444,8 +460,16 @@ impl Log {
                 for segment in &mut self.segments {
                     segment.shares.remove(&run.service);
                 }
+                self.uncarriable.remove(&run.service);
+                self.half_carried.remove(&run.service);
             }
-            if let Some(active) = self.segments.back_mut() {
+            if let Some(carry) = &mut self.carry {
+                carry.note(run);
+            }
+            // Copies do not count before all of them are there.
+            if run.kind != RunKind::Carried
+                && let Some(active) = self.segments.back_mut()
+            {
                 active.add_share(run, frame_offset);
             }
             match (run.kind, self.committed.get_mut(&run.service)) {

@@ -8,6 +8,7 @@ use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
 use std::collections::HashMap;
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
@@ -59,12 +60,30 @@ pub enum ListenerError {
     #[error("{what} '{file}' cannot be used: {reason}")]
     Tls {
         /// Which of the two.
-        what: &'static str,
+        what: TlsFile,
         /// The file.
         file: String,
         /// Why not.
         reason: String,
     },
+}
+
+/// A file that TLS needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    /// The certificate, and those that vouch for it.
+    Certificate,
+    /// Its private key.
+    Key,
+}
+
+impl fmt::Display for TlsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "the certificate",
+            Self::Key => "the key",
+        })
+    }
 }
 
 /// An address that is listened on.
@@ -89,7 +108,7 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Listener
         file: file.display().to_string().escape_debug().to_string(),
         reason,
     };
-    let of_chain = |error: String| failed("the certificate", certificate, error);
+    let of_chain = |error: String| failed(TlsFile::Certificate, certificate, error);
     let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
         .map_err(|error| of_chain(error.to_string()))?
         .collect::<Result<_, _>>()
@@ -97,7 +116,7 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Listener
     if chain.is_empty() {
         return Err(of_chain("there is no certificate in it; it must be PEM".into()));
     }
-    let of_key = |error: String| failed("the key", key, error);
+    let of_key = |error: String| failed(TlsFile::Key, key, error);
     let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(error.to_string()))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)

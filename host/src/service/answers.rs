@@ -113,11 +113,6 @@ impl Answers {
         if is_within { None } else { self.forget_oldest() }
     }
 
-    /// Forgets the oldest quarter of all answers. Returns the first sequence whose answer may still be needed.
-    pub(crate) fn forget_quarter(&mut self) -> Option<Sequence> {
-        (0..self.in_order.len().div_ceil(4)).map_while(|_| self.forget_oldest()).last()
-    }
-
     fn forget_oldest(&mut self) -> Option<Sequence> {
         let Kept { key, sequence, id_time, .. } = self.in_order.pop_front()?;
         if self.sequences.get(&key) == Some(&sequence) {

@@ -1,7 +1,6 @@
 //! The way into a service: its bounded queue.
 
 use super::{QUEUE_BYTES_MAX, Status};
-use crate::data::Way;
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request};
 use std::sync::Arc;
@@ -38,7 +37,6 @@ pub(super) enum Message {
         done: oneshot::Sender<Status>,
         _place: OwnedSemaphorePermit,
     },
-    MakeWay(Way),
     Stop {
         /// Told why no snapshot of the last state could be taken, if so.
         done: oneshot::Sender<Option<String>>,
@@ -114,12 +112,6 @@ impl ServiceHandle {
     /// Takes a snapshot now.
     pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
         self.ask(|done| Message::Snapshot { done }).await
-    }
-
-    /// Has the service make way for others in the journal, if its queue has room.
-    pub(crate) fn make_way(&self, way: Way) {
-        // With a full queue it is a busy service: it will be snapshotted for what is in it.
-        let _ = self.queue.try_send(Message::MakeWay(way));
     }
 
     /// Ends the service's task, after all that was sent before. Says why no snapshot of its last state could be taken, if

@@ -1,165 +1,400 @@
 //! Gives space back: which segments may go, and what is carried so that they can.
+//!
+//! The oldest segment goes when no service needs a record in it. A service that does has all records that it needs
+//! *carried*: written once more at the end, whatever the service does or does not do meanwhile. That goes step by step, a
+//! frame each, between which the log takes the records of all services, those that are carried included: what they append
+//! is carried as well, so the copies are whole when they have caught up. Only then do the originals count no more, and
+//! their segments go. A carry that a stop cuts off leaves copies that recovery skips, as long as all originals are there:
+//! so before one of them goes, the service is carried whole (*half-carried* ones, needed or not).
+//!
+//! What is carried is paid for: of what services write, a [`CARRIED_SHARE`]th may be carried, and what is saved up for
+//! that is never more than a `CARRIED_SHARE`th of the journal. A carry begins when that suffices for all that it takes. So
+//! carrying writes at most a quarter as much as services do; and as each record is carried once while the whole journal
+//! goes, that is never longer than about five times what all services need. A bound for each reclaim alone would not do:
+//! services that rest, one after another, would be carried round and round with every snapshot of a small neighbour.
 
-use super::{Failure, Log, LogError, spare_name};
-use crate::journal::frame::{RecordNumber, RunKind, Staged, decode_body};
+use super::{Committed, Failure, Log, LogError, spare_name};
+use crate::journal::frame::{FrameFull, RecordNumber, Run, RunKind, Staged, decode_body};
 use crate::journal::reader::ReadError;
-use crate::journal::recovery::{Location, Standing, segment_name};
+use crate::journal::recovery::{Location, Share, Standing, segment_name};
 use crate::name::Name;
-use std::collections::{BTreeMap, BTreeSet};
+use crate::storage::StorageFile;
+use std::collections::{BTreeMap, VecDeque};
 
-/// The part of a segment that may be carried to free one, as a divisor: 1/4.
-const CARRIED_SHARE: u64 = 4;
+/// The part of the journal that may be carried, and of what is written, as a divisor: 1/4.
+pub const CARRIED_SHARE: u64 = 4;
 
-/// What [`Log::reclaim`] did.
+/// Bytes from which on a frame of carried records takes no more: what services commit waits for no longer one.
+pub const CARRIED_FRAME_BYTES: usize = 1024 * 1024;
+
+/// Bytes of frames that a step reads: records that are to be carried may lie far apart.
+pub const CARRY_READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// What a reclaim did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Reclaimed {
     /// Segments that were given up.
     pub segments: u64,
-    /// Records that are elsewhere now: their service, number, and where they are.
-    pub moved: Vec<(Name, RecordNumber, Location)>,
-    /// Services that pin the oldest segment which is left with more than can be carried. Once they need less, it can
-    /// go.
+    /// Services that pin the oldest segment which is left and cannot be carried: records of theirs are damaged, and what
+    /// is damaged is never given up.
     pub pinned_by: Vec<Name>,
     /// Bytes of the segments that are left.
     pub segment_bytes_left: u64,
-    /// Whether the oldest segment which is left is damaged, and stays for a service that is not sound.
-    pub is_damaged: bool,
+}
+
+/// Consecutive records of a service that are elsewhere now, in one frame.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Moved {
+    /// Whose they are.
+    pub service: Name,
+    /// The number of the first.
+    pub first: RecordNumber,
+    /// The number of the segment.
+    pub segment: u64,
+    /// Where the frame begins in the segment's file.
+    pub frame_offset: u32,
+    /// Where each of them begins in the frame.
+    pub record_offsets: Vec<u32>,
+}
+
+impl Moved {
+    /// The number after the last of them.
+    #[must_use]
+    pub fn end(&self) -> RecordNumber {
+        RecordNumber(self.first.0 + self.record_offsets.len() as u64)
+    }
+
+    /// Where a record is, if it is one of them.
+    #[must_use]
+    pub fn location(&self, number: RecordNumber) -> Option<Location> {
+        let index = usize::try_from(number.0.checked_sub(self.first.0)?).ok()?;
+        let record_offset = *self.record_offsets.get(index)?;
+        Some(Location { segment: self.segment, frame_offset: self.frame_offset, record_offset })
+    }
+}
+
+/// A reclaim that is under way. Dropped before its end, it leaves a journal that is as good and longer.
+#[derive(Debug)]
+pub struct Reclaim {
+    /// Of each service the first record that it still needs; one that is left out needs all.
+    needed: BTreeMap<Name, RecordNumber>,
+    /// The segment that was active when it began. This and later ones are left for the next time, or it might never end.
+    end: u64,
+    reclaimed: Reclaimed,
+}
+
+/// What became of a reclaim.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// It goes on. These records can be read elsewhere from now on; where they were, until the next step at least.
+    Going(Vec<Moved>),
+    /// It is over.
+    Over(Reclaimed),
+}
+
+/// Records that are being carried.
+#[derive(Debug, Default)]
+pub(super) struct Carry {
+    /// The services, and of each the next record that is to be read.
+    next: BTreeMap<Name, RecordNumber>,
+    /// The last frame that was read: its segment, and where it begins there.
+    read: Option<(u64, u32)>,
+    /// The file of that segment.
+    file: Option<Box<dyn StorageFile>>,
+    /// What was read and is not written yet.
+    read_ahead: VecDeque<(Name, RecordNumber, Vec<u8>)>,
+    read_ahead_bytes: usize,
+    /// What the copies are to their segments.
+    copies: BTreeMap<u64, BTreeMap<Name, Share>>,
+    /// Bytes that the services appended and no step has made up for.
+    appended_bytes: u64,
+}
+
+impl Carry {
+    /// Takes note of records that were appended meanwhile.
+    pub(super) fn note(&mut self, run: &Run) {
+        if !self.next.contains_key(&run.service) {
+            return;
+        }
+        match run.kind {
+            RunKind::Continue => self.appended_bytes += u64::from(run.bytes),
+            RunKind::Carried => {}
+            // What there was of it does not count any more.
+            RunKind::Begin | RunKind::End => {
+                self.next.remove(&run.service);
+                self.read_ahead.retain(|(service, ..)| *service != run.service);
+                self.read_ahead_bytes = self.read_ahead.iter().map(|(.., record)| record.len()).sum();
+                self.copies.values_mut().for_each(|shares| drop(shares.remove(&run.service)));
+            }
+        }
+    }
+
+    fn take_copies(&mut self, committed: &Committed) {
+        let shares = self.copies.entry(committed.segment).or_default();
+        for run in committed.header.runs.iter().filter(|run| run.kind == RunKind::Carried) {
+            shares.entry(run.service.clone()).or_default().add(run, committed.frame_offset);
+        }
+    }
+}
+
+/// What was staged of each service: the number of the first record, and their places.
+type Copies = BTreeMap<Name, (RecordNumber, Vec<Staged>)>;
+
+/// Services with records that cannot be read, or not be written again.
+struct Uncarriable {
+    services: Vec<Name>,
+    /// False for an error of the storage that may pass.
+    is_for_good: bool,
 }
 
 impl Log {
-    /// Gives up the oldest segments, as far as nobody needs them. `needed` says of each service which record is the
-    /// first that it still needs; a service that it leaves out needs all.
+    /// Begins to give up the oldest segments, as far as nobody needs them. `needed` says of each service which record is
+    /// the first that it still needs; a service that it leaves out needs all. One that is under way is given up.
+    pub fn begin_reclaim(&mut self, needed: BTreeMap<Name, RecordNumber>) -> Reclaim {
+        self.carry = None;
+        self.carriable_bytes = self.carriable_bytes.min(self.segment_bytes() / CARRIED_SHARE);
+        let end = self.segments.back().map_or(0, |active| active.number);
+        Reclaim { needed, end, reclaimed: Reclaimed::default() }
+    }
+
+    /// Goes on with a reclaim: writes a frame of records that are carried, or gives up a segment.
     ///
     /// # Errors
     /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::Poisoned`].
-    pub fn reclaim(&mut self, needed: &BTreeMap<Name, RecordNumber>) -> Result<Reclaimed, LogError> {
+    pub fn step(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
         if !self.builder.is_empty() {
             return Err(LogError::FrameFull);
         }
-        let mut reclaimed = Reclaimed::default();
-        let result = self.try_reclaim(needed, &mut reclaimed);
-        result.map_err(|failure| self.poison(failure))?;
-        reclaimed.segment_bytes_left = self.segments.iter().map(|segment| segment.file_bytes).sum();
-        Ok(reclaimed)
+        self.try_step(reclaim).map_err(|failure| self.poison(failure))
     }
 
-    fn try_reclaim(&mut self, needed: &BTreeMap<Name, RecordNumber>, reclaimed: &mut Reclaimed) -> Result<(), Failure> {
-        // Segments that carrying begins are left for the next time, or it might never end.
-        let active = self.segments.back().map_or(0, |active| active.number);
-        while let Some(oldest) = self.segments.front().filter(|oldest| oldest.number < active) {
-            if oldest.is_damaged && self.services.values().any(|kept| kept.standing != Standing::Sound) {
-                reclaimed.is_damaged = true;
-                return Ok(());
+    fn try_step(&mut self, reclaim: &mut Reclaim) -> Result<Step, Failure> {
+        if let Some(carry) = self.carry.take() {
+            return self.carry_on(carry, reclaim);
+        }
+        let oldest = self.segments.front().filter(|oldest| oldest.number < reclaim.end);
+        let Some(oldest) = oldest.filter(|_| reclaim.reclaimed.pinned_by.is_empty()) else {
+            return Ok(self.over(reclaim));
+        };
+        if oldest.is_damaged {
+            let unsound: Vec<Name> = self.services.keys().filter(|name| !self.is_sound(name)).cloned().collect();
+            if !unsound.is_empty() {
+                reclaim.reclaimed.pinned_by = unsound;
+                return Ok(self.over(reclaim));
             }
-            let is_pinning = |name: &Name, last| needed.get(name).is_none_or(|first| last >= *first);
-            let pins: Vec<Name> = oldest
-                .shares
-                .iter()
-                .filter(|(name, share)| is_pinning(name, share.last))
-                .map(|(name, _)| name.clone())
-                .collect();
-            if pins.is_empty() {
-                // What the segments that stay say of each service must reach to its end.
-                if self.roster_segment.is_none_or(|roster| roster <= oldest.number) {
-                    self.write_roster()?;
+        }
+        let pins = oldest.shares.iter().filter_map(|(name, share)| {
+            let first = reclaim.needed.get(name).copied().unwrap_or_default();
+            let is_half_carried = self.half_carried.contains(name);
+            (share.last >= first || is_half_carried).then(|| (name.clone(), first))
+        });
+        let pins: BTreeMap<Name, RecordNumber> = pins.collect();
+        if pins.is_empty() {
+            // What the segments that stay say of each service must reach to its end.
+            if self.roster_segment.is_none_or(|roster| roster <= oldest.number) {
+                self.write_roster()?;
+            }
+            self.retire_oldest()?;
+            reclaim.reclaimed.segments += 1;
+            return Ok(Step::Going(Vec::new()));
+        }
+        let unsound: Vec<Name> = pins.keys().filter(|name| !self.is_sound(name)).cloned().collect();
+        if !unsound.is_empty() || self.bytes_of(&pins) > self.carriable_bytes {
+            reclaim.reclaimed.pinned_by = unsound;
+            return Ok(self.over(reclaim));
+        }
+        let next = pins.into_iter().map(|(name, needed)| {
+            let first = self.services.get(&name).map_or(RecordNumber(1), |kept| kept.first);
+            // One is carried in any case: only a whole set makes up for one that was cut off.
+            let last = self.committed.get(&name).map_or(first, |end| RecordNumber(end.0 - 1));
+            (name, needed.min(last).max(first))
+        });
+        let next: BTreeMap<Name, RecordNumber> = next.collect();
+        self.half_carried.extend(next.keys().cloned());
+        self.carry_on(Carry { next, ..Carry::default() }, reclaim)
+    }
+
+    fn over(&self, reclaim: &mut Reclaim) -> Step {
+        let reclaimed = std::mem::take(&mut reclaim.reclaimed);
+        Step::Over(Reclaimed { segment_bytes_left: self.segment_bytes(), ..reclaimed })
+    }
+
+    fn segment_bytes(&self) -> u64 {
+        self.segments.iter().map(|segment| segment.file_bytes).sum()
+    }
+
+    /// Whether all records of a service are there and can be read, as far as is known.
+    fn is_sound(&self, service: &Name) -> bool {
+        let standing = self.services.get(service).map(|kept| kept.standing);
+        standing == Some(Standing::Sound) && !self.uncarriable.contains(service)
+    }
+
+    /// How many bytes the needed records of some services take, and what lies beside them in the same segments.
+    fn bytes_of(&self, pins: &BTreeMap<Name, RecordNumber>) -> u64 {
+        let shares = self.segments.iter().flat_map(|segment| &segment.shares);
+        let needed = shares.filter(|(name, share)| pins.get(*name).is_some_and(|first| share.last >= *first));
+        needed.map(|(_, share)| share.bytes).sum()
+    }
+
+    /// Writes the next frame of copies, or more if the services append so much; with the last one the copies count.
+    fn carry_on(&mut self, mut carry: Carry, reclaim: &mut Reclaim) -> Result<Step, Failure> {
+        let mut moved = Vec::new();
+        loop {
+            let staged = match self.read_on(&mut carry).and_then(|is_ready| match is_ready {
+                true => self.stage_copies(&mut carry),
+                false => Ok(BTreeMap::new()),
+            }) {
+                Ok(staged) => staged,
+                // What cannot be carried stays where it is: the next start tells whom damage concerns.
+                Err(Uncarriable { services, is_for_good: true }) => {
+                    self.uncarriable.extend(services.iter().cloned());
+                    reclaim.reclaimed.pinned_by = services;
+                    return Ok(Step::Going(moved));
                 }
-                self.retire_oldest()?;
-                reclaimed.segments += 1;
+                Err(Uncarriable { is_for_good: false, .. }) => {
+                    reclaim.end = 0;
+                    return Ok(Step::Going(moved));
+                }
+            };
+            if !self.builder.is_empty() {
+                self.make_room()?;
+                let header = self.builder.finish(&self.key, self.position, self.previous, &mut self.buffer);
+                let committed = self.write_frame(header)?;
+                let frame_bytes = committed.frame_bytes() as u64;
+                self.carriable_bytes = self.carriable_bytes.saturating_sub(frame_bytes);
+                carry.appended_bytes = carry.appended_bytes.saturating_sub(frame_bytes);
+                carry.take_copies(&committed);
+                moved.extend(places(&committed, staged));
+            }
+            if carry.read_ahead.is_empty() && self.behind(&carry).next().is_none() {
+                self.replace_by_copies(carry)?;
+                return Ok(Step::Going(moved));
+            }
+            if carry.appended_bytes == 0 {
+                self.carry = Some(carry);
+                return Ok(Step::Going(moved));
+            }
+        }
+    }
+
+    /// Reads on until there is enough for a frame, or no more. Returns false if it is for the next step to go on.
+    fn read_on(&self, carry: &mut Carry) -> Result<bool, Uncarriable> {
+        let mut read_bytes = 0;
+        while carry.read_ahead_bytes < CARRIED_FRAME_BYTES && self.behind(carry).next().is_some() {
+            if read_bytes >= CARRY_READ_BYTES {
+                return Ok(false);
+            }
+            read_bytes += self.read_frame(carry)?;
+        }
+        Ok(true)
+    }
+
+    /// Reads the next frame that has records which are to be carried, and returns how long it is. In the order of the
+    /// journal these are in theirs, whatever copies there are of them from an earlier carry.
+    fn read_frame(&self, carry: &mut Carry) -> Result<usize, Uncarriable> {
+        let Some((segment, frame_offset)) = self.next_frame(carry) else {
+            let services = self.behind(carry).cloned().collect();
+            return Err(Uncarriable { services, is_for_good: true });
+        };
+        let reader = self.reader();
+        if carry.read.is_none_or(|(read, _)| read != segment) {
+            carry.file = None;
+        }
+        carry.read = Some((segment, frame_offset));
+        // Of what else is in the frame, records of a service that began anew later do not count.
+        let of_segment = self.segments.binary_search_by_key(&segment, |segment| segment.number);
+        let has_share = |name: &Name| {
+            let share = of_segment.ok().and_then(|index| self.segments[index].shares.get(name));
+            share.is_some_and(|share| share.frame_offsets.binary_search(&frame_offset).is_ok())
+        };
+        let uncarriable = |carry: &Carry, error: &ReadError| Uncarriable {
+            services: carry.next.keys().filter(|name| has_share(name)).cloned().collect(),
+            is_for_good: !matches!(error, ReadError::Storage(_)),
+        };
+        let read = match carry.file.take().map_or_else(|| reader.open(segment), Ok) {
+            Ok(file) => reader.frame(&**carry.file.insert(file), frame_offset),
+            Err(error) => Err(error),
+        };
+        let (header, frame) = read.map_err(|error| uncarriable(carry, &error))?;
+        let records = decode_body(&header, &frame).map_err(|error| uncarriable(carry, &error.into()))?;
+        for (index, (run, records)) in header.runs.iter().zip(records).enumerate() {
+            let Some(next) = carry.next.get_mut(&run.service).filter(|_| has_share(&run.service)) else { continue };
+            let begins_later = |later: &Run| later.service == run.service && later.kind == RunKind::Begin;
+            if header.runs[index + 1..].iter().any(begins_later) {
                 continue;
             }
-            let too_much = self.too_much_to_carry(&pins);
-            if !too_much.is_empty() {
-                reclaimed.pinned_by = too_much;
-                return Ok(());
-            }
-            // What cannot be read stays where it is: the next start tells whom it concerns.
-            let Ok(records) = self.read_needed(&pins, needed) else {
-                reclaimed.pinned_by = pins;
-                reclaimed.is_damaged = true;
-                return Ok(());
-            };
-            let Some(staged) = self.stage_carried(records) else {
-                reclaimed.pinned_by = pins;
-                return Ok(());
-            };
-            self.make_room()?;
-            for segment in &mut self.segments {
-                segment.shares.retain(|service, _| !pins.contains(service));
-            }
-            let header = self.builder.finish(&self.key, self.position, self.previous, &mut self.buffer);
-            let committed = self.write_frame(header)?;
-            let moved = staged.into_iter().map(|(service, number, place)| (service, number, committed.location(place)));
-            reclaimed.moved.extend(moved);
-        }
-        Ok(())
-    }
-
-    /// Which of the services that pin a segment must first need less of the journal: those that are not sound, and
-    /// those with the most records until the rest can be carried.
-    fn too_much_to_carry(&self, pins: &[Name]) -> Vec<Name> {
-        let is_sound = |name: &Name| self.services.get(name).is_some_and(|kept| kept.standing == Standing::Sound);
-        let bytes_of = |name: &Name| {
-            let shares = self.segments.iter().filter_map(|segment| segment.shares.get(name));
-            shares.map(|share| share.bytes).sum::<u64>()
-        };
-        let mut too_much: Vec<Name> = pins.iter().filter(|name| !is_sound(name)).cloned().collect();
-        let sound = pins.iter().filter(|name| is_sound(name));
-        let mut sound: Vec<(u64, &Name)> = sound.map(|name| (bytes_of(name), name)).collect();
-        sound.sort_unstable();
-        let mut sum: u64 = sound.iter().map(|(bytes, _)| bytes).sum();
-        while sum > self.options.segment_bytes / CARRIED_SHARE
-            && let Some((bytes, name)) = sound.pop()
-        {
-            sum -= bytes;
-            too_much.push(name.clone());
-        }
-        too_much
-    }
-
-    /// Reads all records of some services that are still needed, in their order.
-    fn read_needed(
-        &self,
-        services: &[Name],
-        needed: &BTreeMap<Name, RecordNumber>,
-    ) -> Result<Vec<(Name, RecordNumber, Vec<u8>)>, ReadError> {
-        let mut records: BTreeMap<(&Name, RecordNumber), Vec<u8>> = BTreeMap::new();
-        let reader = self.reader();
-        for segment in &self.segments {
-            let of_segment = services.iter().filter_map(|name| segment.shares.get(name));
-            let offsets: BTreeSet<u32> = of_segment.flat_map(|share| share.frame_offsets.iter().copied()).collect();
-            for offset in offsets {
-                let (header, frame) = reader.frame(segment.number, offset)?;
-                for (run, run_records) in header.runs.iter().zip(decode_body(&header, &frame)?) {
-                    let Some(service) = services.iter().find(|name| **name == run.service) else { continue };
-                    if run.kind == RunKind::Begin {
-                        records.retain(|(of, _), _| *of != service);
-                    }
-                    let first = needed.get(service).copied().unwrap_or_default();
-                    for record in run_records.iter().filter(|record| record.number >= first) {
-                        records.insert((service, record.number), record.bytes.to_vec());
-                    }
+            for record in records {
+                if record.number == *next {
+                    carry.read_ahead.push_back((run.service.clone(), record.number, record.bytes.to_vec()));
+                    carry.read_ahead_bytes += record.bytes.len();
+                    *next = next.next();
                 }
             }
         }
-        Ok(records.into_iter().map(|((service, number), bytes)| (service.clone(), number, bytes)).collect())
+        Ok(header.frame_bytes)
     }
 
-    /// Adds all needed records of some services to the next frame once more, so that nothing hangs on their old
-    /// copies: all of them or none, since a part is no use to a reader.
-    fn stage_carried(
-        &mut self,
-        records: Vec<(Name, RecordNumber, Vec<u8>)>,
-    ) -> Option<Vec<(Name, RecordNumber, Staged)>> {
-        let mut staged = Vec::with_capacity(records.len());
-        for (service, number, record) in records {
-            let Ok(place) = self.builder.push(RunKind::Carried, &service, number, &record) else {
-                self.builder.clear();
-                return None;
+    /// Adds copies to the next frame until it is full enough, or there are no more. A run without records before those of a
+    /// service says how far it got: where no originals are left, a reader knows from it what the copies have to reach.
+    fn stage_copies(&mut self, carry: &mut Carry) -> Result<Copies, Uncarriable> {
+        let mut staged = Copies::new();
+        while let Some((service, number, record)) = carry.read_ahead.front()
+            && self.builder.frame_bytes() < CARRIED_FRAME_BYTES
+        {
+            let end = self.committed.get(service).copied().unwrap_or(*number);
+            let told = match staged.contains_key(service) {
+                true => Ok(()),
+                false => self.builder.push_empty(RunKind::Continue, service, end),
             };
-            staged.push((service, number, place));
+            match told.and_then(|()| self.builder.push(RunKind::Carried, service, *number, record)) {
+                Ok(place) => staged.entry(service.clone()).or_insert((*number, Vec::new())).1.push(place),
+                Err(FrameFull) if staged.is_empty() => {
+                    // It was written when frames could be longer.
+                    self.builder.clear();
+                    return Err(Uncarriable { services: vec![service.clone()], is_for_good: true });
+                }
+                Err(FrameFull) => break,
+            }
+            carry.read_ahead_bytes -= record.len();
+            carry.read_ahead.pop_front();
         }
-        Some(staged)
+        Ok(staged)
+    }
+
+    /// Services of which not all records were read.
+    fn behind<'a>(&'a self, carry: &'a Carry) -> impl Iterator<Item = &'a Name> {
+        let is_behind =
+            |(name, next): &(&Name, &RecordNumber)| self.committed.get(*name).is_some_and(|end| end > *next);
+        carry.next.iter().filter(is_behind).map(|(name, _)| name)
+    }
+
+    /// The next frame with records of the services that are carried: its segment, and where it begins there.
+    fn next_frame(&self, carry: &Carry) -> Option<(u64, u32)> {
+        let from = carry.read.map_or(0, |(segment, _)| segment);
+        let first = self.segments.partition_point(|segment| segment.number < from);
+        self.segments.range(first..).find_map(|segment| {
+            let after = carry.read.filter(|(read, _)| *read == segment.number).map(|(_, offset)| offset);
+            let frames = carry.next.iter().filter_map(|(name, next)| {
+                let share = segment.shares.get(name).filter(|share| share.last >= *next)?;
+                let index = after.map_or(0, |after| share.frame_offsets.partition_point(|offset| *offset <= after));
+                share.frame_offsets.get(index)
+            });
+            frames.min().map(|offset| (segment.number, *offset))
+        })
+    }
+
+    /// From now on the copies are what segments have of the services that were carried.
+    fn replace_by_copies(&mut self, carry: Carry) -> Result<(), Failure> {
+        // After damage, it tells that there were no more copies. It may begin a segment, as long as the originals count.
+        self.write_roster()?;
+        let Carry { next, mut copies, .. } = carry;
+        for segment in &mut self.segments {
+            segment.shares.retain(|service, _| !next.contains_key(service));
+            segment.shares.extend(copies.remove(&segment.number).unwrap_or_default());
+        }
+        self.half_carried.retain(|service| !next.contains_key(service));
+        Ok(())
     }
 
     /// Gives up the oldest segment, which is not the active one.
@@ -177,4 +412,15 @@ impl Log {
         }
         Ok(())
     }
+}
+
+/// Where the records of a frame with copies are.
+fn places(committed: &Committed, staged: Copies) -> impl Iterator<Item = Moved> {
+    staged.into_iter().map(|(service, (first, places))| Moved {
+        service,
+        first,
+        segment: committed.segment,
+        frame_offset: committed.frame_offset,
+        record_offsets: places.into_iter().map(|place| place.offset_in(&committed.header)).collect(),
+    })
 }

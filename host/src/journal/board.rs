@@ -1,0 +1,118 @@
+//! Where a service's records are: the writer writes it down, the service looks when it has something to do.
+
+use super::frame::RecordNumber;
+use super::recovery::Location;
+use super::segments::Moved;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Where the records of a service are, and what they take: the writer writes it here before it tells any ticket, and
+/// again when records are carried.
+#[derive(Debug, Default)]
+pub struct Board {
+    placed: Mutex<Placed>,
+    /// Whether anything came since the last time that it was taken.
+    has_news: AtomicBool,
+}
+
+/// What a [`Board`] shows.
+#[derive(Debug, Default)]
+pub struct Placed {
+    /// Where new records are.
+    pub records: Vec<(RecordNumber, Location)>,
+    /// Where records are that were carried elsewhere, which was later, by the first of each. If two tell of a record, the
+    /// one that begins later is right.
+    pub moved: BTreeMap<RecordNumber, Moved>,
+    /// Bytes that the service's records took in the journal since the host started: its share of every frame.
+    pub journal_bytes: u64,
+}
+
+impl Board {
+    /// Puts what came since the last time into `taken`, whose records are forgotten. False, and nothing is changed, if
+    /// nothing came. `journal_bytes` stays.
+    pub fn take(&self, taken: &mut Placed) -> bool {
+        if !self.has_news.swap(false, Ordering::Acquire) {
+            return false;
+        }
+        taken.records.clear();
+        taken.moved.clear();
+        let mut placed = self.placed();
+        std::mem::swap(&mut placed.records, &mut taken.records);
+        std::mem::swap(&mut placed.moved, &mut taken.moved);
+        taken.journal_bytes = placed.journal_bytes;
+        true
+    }
+
+    pub(super) fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
+        let mut placed = self.placed();
+        placed.records.push((number, location));
+        placed.journal_bytes += journal_bytes;
+        drop(placed);
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    /// A service that is idle may not look for long, and its records be carried more than once: of what was told before,
+    /// only that stays which is not told again.
+    pub(super) fn move_to(&self, moved: Moved) {
+        let mut placed = self.placed();
+        let (first, end) = (moved.first, moved.end());
+        let told_before: Vec<RecordNumber> = placed.moved.range(first..end).map(|(first, _)| *first).collect();
+        for first in told_before {
+            if let Some(mut older) = placed.moved.remove(&first)
+                && older.end() > end
+            {
+                let again = usize::try_from(end.0 - older.first.0).unwrap_or(usize::MAX);
+                older.record_offsets.drain(..again);
+                older.first = end;
+                placed.moved.insert(end, older);
+            }
+        }
+        placed.moved.insert(first, moved);
+        drop(placed);
+        self.has_news.store(true, Ordering::Release);
+    }
+
+    fn placed(&self) -> MutexGuard<'_, Placed> {
+        // No code that can panic runs under the lock.
+        self.placed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::Name;
+
+    fn taken(board: &Board) -> Placed {
+        let mut placed = Placed::default();
+        board.take(&mut placed);
+        placed
+    }
+
+    #[test]
+    fn a_board_that_nobody_looks_at_does_not_grow_with_every_carry() {
+        let board = Board::default();
+        let moved = |first: u64, count: u64, segment: u64| Moved {
+            service: Name::new("ant").expect("a name"),
+            first: RecordNumber(first),
+            segment,
+            frame_offset: 0,
+            record_offsets: (first..first + count).map(|number| u32::try_from(number).expect("few")).collect(),
+        };
+        for segment in 0..100 {
+            // Frames of other lengths each time.
+            let count = 7 + segment % 5;
+            (1..100)
+                .step_by(usize::try_from(count).expect("few"))
+                .for_each(|first| board.move_to(moved(first, count, segment)));
+        }
+        let placed = taken(&board);
+        assert!(placed.moved.len() < 40, "{}", placed.moved.len());
+        for number in 1..100 {
+            let mut told = placed.moved.values().rev().filter_map(|moved| moved.location(RecordNumber(number)));
+            let location = told.next().expect("it was moved");
+            assert_eq!((location.segment, u64::from(location.record_offset)), (99, number));
+        }
+    }
+}

@@ -1,0 +1,332 @@
+//! Carried records: whatever cuts a carry off, none is lost, none comes twice, and nobody is distrusted.
+
+use super::*;
+use crate::journal::segments::CARRIED_SHARE;
+
+/// Records that are long enough for a few to fill a frame.
+const LONG_BYTES: usize = 2000;
+
+/// Appends a long record to a service as a frame of its own.
+fn append_long(log: &mut Log, histories: &mut Histories, service: usize) -> Result<(), LogError> {
+    let history = histories.entry(name(service)).or_default();
+    let number = RecordNumber(history.len() as u64 + 1);
+    let kind = if history.is_empty() { RunKind::Begin } else { RunKind::Continue };
+    let bytes = record(service, number.0, LONG_BYTES);
+    log.stage(kind, &name(service), number, &bytes)?;
+    log.commit()?;
+    history.push((number, bytes));
+    Ok(())
+}
+
+/// A service that has rested since it wrote its 60 long records, and one that wrote much since. Needed are all of the
+/// first, and the last of the second.
+struct Resting {
+    storage: SimulatedStorage,
+    log: Log,
+    histories: Histories,
+}
+
+impl Resting {
+    fn new(seed: u64) -> Result<Self, LogError> {
+        let storage = SimulatedStorage::new(seed);
+        let (mut log, _, _) = open(&storage, options(8), Origin::Create).expect("opens");
+        let mut histories = Histories::new();
+        for _ in 0..60 {
+            append_long(&mut log, &mut histories, 1)?;
+        }
+        for _ in 0..240 {
+            append_long(&mut log, &mut histories, 0)?;
+        }
+        Ok(Self { storage, log, histories })
+    }
+
+    fn needed(&self) -> BTreeMap<Name, RecordNumber> {
+        needed(&self.histories)
+    }
+}
+
+fn needed(histories: &Histories) -> BTreeMap<Name, RecordNumber> {
+    let last = histories[&name(0)].len() as u64;
+    BTreeMap::from([(name(0), RecordNumber(last)), (name(1), RecordNumber(1))])
+}
+
+/// Checks what a start finds: of the resting service everything that it was acknowledged, and perhaps the one record that
+/// was under way; of the other one the end. Takes over what was under way.
+fn check(what: &str, recovery: &Recovery, found: &Histories, histories: &mut Histories, under_way: Option<usize>) {
+    assert_eq!(recovery.damages, [], "{what}");
+    for service in [0, 1] {
+        let history = histories.get_mut(&name(service)).expect("it wrote");
+        let records = found.get(&name(service)).map(Vec::as_slice).unwrap_or_default();
+        let kept = &recovery.services[&name(service)];
+        assert_eq!(kept.standing, Standing::Sound, "{what}: {service}");
+        let next = history.len() as u64 + 1;
+        if under_way == Some(service) && kept.next.0 == next + 1 {
+            history.push((RecordNumber(next), record(service, next, LONG_BYTES)));
+        }
+        assert_eq!(kept.next.0, history.len() as u64 + 1, "{what}: {service}");
+        assert!(history.ends_with(records), "{what}: {service} has other records");
+        assert!(service == 0 || records.len() == history.len(), "{what}: {} of {}", records.len(), history.len());
+    }
+}
+
+#[test]
+fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(3);
+    let (mut log, _, _) = open(&storage, options(20), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    for _ in 0..200 {
+        append_long(&mut log, &mut histories, 1)?;
+    }
+    let needed_bytes = 200 * LONG_BYTES as u64;
+    let mut places = BTreeMap::new();
+    let (mut most, mut carried_bytes, mut written) = (0, 0, 0);
+    for round in 0..3000_u64 {
+        append_long(&mut log, &mut histories, 0)?;
+        written += BLOCK_BYTES;
+        if round % 25 == 0 {
+            let (reclaimed, moved) = reclaim(&mut log, &needed(&histories))?;
+            assert_eq!(reclaimed.pinned_by, []);
+            for moved in moved.iter().filter(|moved| moved.service == name(1)) {
+                carried_bytes += moved.record_offsets.len() * LONG_BYTES;
+                for number in moved.first.0..moved.end().0 {
+                    places.insert(number, moved.location(RecordNumber(number)).expect("one of them"));
+                }
+            }
+            if round > 500 {
+                most = most.max(storage.used_bytes());
+            }
+        }
+    }
+    assert!(most <= 5 * needed_bytes + 9 * options(20).segment_bytes, "{most} bytes for {needed_bytes}");
+    let share = usize::try_from(CARRIED_SHARE).expect("few");
+    assert!(carried_bytes <= written / share + 1_000_000, "{carried_bytes} bytes for {written}");
+    assert!(carried_bytes > 4 * 200 * LONG_BYTES, "it was carried again and again");
+    let reader = log.reader();
+    for (number, bytes) in &histories[&name(1)] {
+        assert_eq!(reader.record(places[&number.0]).expect("readable"), *bytes);
+    }
+    drop(log);
+    let (recovery, found) = look(&storage.crash(), None);
+    check("in the end", &recovery, &found, &mut histories, None);
+    Ok(())
+}
+
+/// How a carry ended.
+#[derive(Debug, Default, PartialEq)]
+struct Ended {
+    /// Frames with copies.
+    frames: usize,
+    /// The service whose record was being appended when the storage failed.
+    under_way: Option<usize>,
+    pinned_by: Vec<Name>,
+}
+
+/// Carries what rests, while both services go on, until it is over or the storage fails.
+fn carry_on(log: &mut Log, histories: &mut Histories) -> Ended {
+    let mut reclaim = log.begin_reclaim(needed(histories));
+    let mut ended = Ended::default();
+    for round in 0.. {
+        match log.step(&mut reclaim) {
+            Ok(Step::Going(moved)) => ended.frames += usize::from(!moved.is_empty()),
+            Ok(Step::Over(reclaimed)) => return Ended { pinned_by: reclaimed.pinned_by, ..ended },
+            Err(_) => return ended,
+        }
+        if round < 20 && append_long(log, histories, round % 2).is_err() {
+            return Ended { under_way: Some(round % 2), ..ended };
+        }
+    }
+    ended
+}
+
+#[test]
+fn a_carry_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> Result<(), LogError> {
+    let (mut cuts, mut is_over) = (0, false);
+    while !is_over {
+        cuts += 1;
+        let Resting { storage, mut log, mut histories } = Resting::new(cuts)?;
+        storage.power_off(cuts);
+        let ended = carry_on(&mut log, &mut histories);
+        is_over = !storage.is_off();
+        assert!(!is_over || ended.frames > 5 && ended.pinned_by.is_empty(), "{ended:?}");
+        drop(log);
+        // What is left of one carry does not disturb the next one, nor what is left of that.
+        let storage = storage.crash();
+        let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
+        check(&format!("cut {cuts}"), &recovery, &found, &mut histories, ended.under_way);
+        for _ in 0..60 {
+            append_long(&mut log, &mut histories, 0)?;
+        }
+        storage.power_off(1 + cuts % 17);
+        let ended = carry_on(&mut log, &mut histories);
+        drop(log);
+        let storage = storage.crash();
+        let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
+        check(&format!("cut {cuts} and once more"), &recovery, &found, &mut histories, ended.under_way);
+        for _ in 0..200 {
+            append_long(&mut log, &mut histories, 0)?;
+        }
+        assert_eq!(carry_on(&mut log, &mut histories).pinned_by, []);
+        assert!(log.segment_count() < 30, "{} segments", log.segment_count());
+        let seal = log.seal()?;
+        let (recovery, found) = look(&storage, Some(&seal));
+        check(&format!("after cut {cuts}"), &recovery, &found, &mut histories, None);
+    }
+    assert!(cuts > 50, "{cuts} cuts");
+    Ok(())
+}
+
+#[test]
+fn a_storage_that_fails_in_mid_carry_ends_the_journal_and_loses_nothing() -> Result<(), LogError> {
+    for kind in [Operation::Write, Operation::SyncData, Operation::SyncDirectory, Operation::Rename, Operation::Open] {
+        let mut failures = 0;
+        for nth in 1.. {
+            let Resting { storage, mut log, mut histories } = Resting::new(nth)?;
+            storage.fail(kind, nth);
+            let before = storage.count(kind);
+            let ended = carry_on(&mut log, &mut histories);
+            if storage.count(kind) - before < nth {
+                break;
+            }
+            failures += 1;
+            drop(log);
+            let (recovery, found) = look(&storage.crash(), None);
+            check(&format!("{kind:?} {nth}"), &recovery, &found, &mut histories, ended.under_way);
+        }
+        assert!(failures > 0, "{kind:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_sealed_journal_may_end_in_mid_carry() -> Result<(), LogError> {
+    for steps in 0..8 {
+        let mut resting = Resting::new(1)?;
+        let mut reclaim = resting.log.begin_reclaim(resting.needed());
+        for _ in 0..steps {
+            assert!(matches!(resting.log.step(&mut reclaim)?, Step::Going(_)));
+        }
+        let Resting { storage, log, mut histories } = resting;
+        let seal = log.seal()?;
+        let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(Some(seal))).expect("opens");
+        check(&format!("after {steps} steps"), &recovery, &found, &mut histories, None);
+        append_long(&mut log, &mut histories, 1)?;
+        assert_eq!(carry_on(&mut log, &mut histories).pinned_by, []);
+        drop(log);
+        let (recovery, found) = look(&storage, None);
+        check(&format!("after {steps} steps and a carry"), &recovery, &found, &mut histories, None);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_service_that_ends_or_begins_anew_in_mid_carry_is_not_brought_back() -> Result<(), LogError> {
+    for (steps, is_begun) in (1..8).flat_map(|steps| [(steps, false), (steps, true)]) {
+        let mut resting = Resting::new(2)?;
+        let mut reclaim = resting.log.begin_reclaim(resting.needed());
+        for _ in 0..steps {
+            resting.log.step(&mut reclaim)?;
+        }
+        let Resting { storage, mut log, mut histories } = resting;
+        if is_begun {
+            histories.remove(&name(1));
+            append_long(&mut log, &mut histories, 1)?;
+            append_long(&mut log, &mut histories, 1)?;
+        } else {
+            log.stage_end(&name(1))?;
+            log.commit()?;
+            histories.remove(&name(1));
+        }
+        while matches!(log.step(&mut reclaim)?, Step::Going(_)) {}
+        assert!(log.segment_count() < 12, "{} segments", log.segment_count());
+        drop(log);
+        let (recovery, found) = look(&storage.crash(), None);
+        assert_eq!(found.get(&name(1)), histories.get(&name(1)), "after {steps} steps");
+        assert!(recovery.damages.is_empty() && recovery.services[&name(0)].standing == Standing::Sound);
+    }
+    Ok(())
+}
+
+/// A byte of the frame of the resting service's record 4, in the first segment.
+fn original_of_4() -> usize {
+    SEGMENT_HEADER_BYTES + 3 * BLOCK_BYTES + 3000
+}
+
+/// Where the frames with copies are.
+fn copies(moved: &[Moved]) -> Vec<(String, u32)> {
+    moved.iter().map(|moved| (format!("{:010}.segment", moved.segment), moved.frame_offset)).collect()
+}
+
+#[test]
+fn damage_of_a_frame_with_copies_is_found_and_hurts_only_their_service() -> Result<(), LogError> {
+    let Resting { storage, mut log, histories } = Resting::new(4)?;
+    let (_, moved) = reclaim(&mut log, &needed(&histories))?;
+    let seal = log.seal()?;
+    let copies = copies(&moved);
+    assert!(copies.len() > 5, "{copies:?}");
+    for (index, (file, offset)) in copies.iter().enumerate() {
+        storage.flip(file, *offset as usize + 3000, 1);
+        let (recovery, found) = look(&storage, Some(&seal));
+        storage.flip(file, *offset as usize + 3000, 1);
+        assert_eq!(recovery.damages.iter().map(|damage| &damage.kind).collect::<Vec<_>>(), [&DamageKind::Body]);
+        let from = moved[index].first;
+        let standing = recovery.services[&name(1)].standing;
+        assert_eq!(standing, Standing::Quarantined { from, damage: Some(0) }, "frame {index}");
+        assert_eq!(recovery.services[&name(0)].standing, Standing::Sound);
+        let before = usize::try_from(from.0 - 1).expect("few");
+        let part = found.get(&name(1)).map(Vec::as_slice).unwrap_or_default();
+        assert_eq!(part, &histories[&name(1)][..before], "frame {index}");
+
+        // A damaged header names nobody, and there are no more copies of these either.
+        storage.flip(file, *offset as usize + 50, 1);
+        let (recovery, found) = look(&storage, Some(&seal));
+        storage.flip(file, *offset as usize + 50, 1);
+        assert!(recovery.services[&name(1)].standing != Standing::Sound || recovery.services[&name(1)].first > from);
+        assert_eq!(recovery.services[&name(0)].standing, Standing::Sound, "frame {index}");
+        assert!(is_honest(1, &recovery, &found, &histories), "frame {index}");
+    }
+    Ok(())
+}
+
+#[test]
+fn copies_heal_what_is_damaged_only_once_all_of_them_are_there() -> Result<(), LogError> {
+    let mut resting = Resting::new(5)?;
+    let mut reclaim = resting.log.begin_reclaim(resting.needed());
+    let mut snapshots = vec![resting.storage.copy()];
+    while matches!(resting.log.step(&mut reclaim)?, Step::Going(moved) if !moved.is_empty()) {
+        snapshots.push(resting.storage.copy());
+    }
+    let whole = snapshots.pop().expect("it was carried");
+    assert!(snapshots.len() > 5, "{} steps", snapshots.len());
+    let offset = original_of_4();
+    for (step, storage) in snapshots.into_iter().enumerate() {
+        storage.flip("0000000001.segment", offset, 1);
+        let (recovery, found) = look(&storage, None);
+        let kept = &recovery.services[&name(1)];
+        assert!(matches!(kept.standing, Standing::Quarantined { damage: Some(0), .. }), "step {step}: {kept:?}");
+        assert!(is_beginning(found.get(&name(1)), &resting.histories[&name(1)]), "step {step}");
+        assert_eq!(recovery.services[&name(0)].standing, Standing::Sound);
+    }
+    whole.flip("0000000001.segment", offset, 1);
+    let (recovery, found) = look(&whole, None);
+    assert_eq!(recovery.services[&name(1)].standing, Standing::Sound);
+    assert_eq!((recovery.damages.len(), &found[&name(1)]), (1, &resting.histories[&name(1)]));
+    Ok(())
+}
+
+#[test]
+fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goes() -> Result<(), LogError> {
+    let Resting { storage, mut log, mut histories } = Resting::new(6)?;
+    storage.flip("0000000001.segment", original_of_4(), 1);
+    for _ in 0..3 {
+        let before = storage.count(Operation::Write);
+        let (reclaimed, moved) = reclaim(&mut log, &needed(&histories))?;
+        assert_eq!((reclaimed.segments, reclaimed.pinned_by), (0, vec![name(1)]));
+        assert!(moved.len() < 5 && storage.count(Operation::Write) - before < 5, "it is not tried again and again");
+        append_long(&mut log, &mut histories, 0)?;
+    }
+    // It is nobody's any more.
+    log.stage_end(&name(1))?;
+    log.commit()?;
+    assert!(reclaim(&mut log, &needed(&histories))?.0.segments > 5);
+    Ok(())
+}
