@@ -35,6 +35,16 @@ async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
     (site, admin)
 }
 
+/// Waits until something is so, but not without an end.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that");
+}
+
 /// The events of a stream that does not go on.
 fn events(answered: &Answered) -> Vec<Value> {
     let data = answered.text().lines().filter_map(|line| line.strip_prefix("data: "));
@@ -49,9 +59,7 @@ async fn a_service_that_takes_long_to_stop_holds_up_no_other() {
     site.send(&admin, "bank", "spin", ENDLESS);
     let server = site.server.clone();
     let stopping = tokio::spawn(async move { server.host().stop_service(&name("bank")).await });
-    while site.server.host().has_service(&name("bank")) {
-        tokio::task::yield_now().await;
-    }
+    until(|| !site.server.host().has_service(&name("bank"))).await;
     let others = async {
         // It runs what the one that is being stopped runs, whose workload stays.
         site.deploy(&admin, "branch", "work.wat", "").await;
@@ -73,9 +81,7 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     site.send(&admin, "bank", "spin", ENDLESS);
-    while site.server.host().queue_lengths()[&name("bank")] > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| site.server.host().queue_lengths()[&name("bank")] == 0).await;
     let pending = site.get("/v1/services/bank/transactions/spin", &admin).await;
     assert_eq!((pending.status, &pending.json()["state"]), (202, &json!("pending")));
     // The look-up still has its place in the queue.
