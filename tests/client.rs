@@ -260,6 +260,25 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
 }
 
 #[test]
+fn every_command_tells_in_one_way_that_there_is_no_service() {
+    let rig = Rig::logged_in();
+    for command in [
+        &["usage", "nothing"][..],
+        &["stop", "nothing"],
+        &["start", "nothing"],
+        &["failover", "nothing"],
+        &["remove", "nothing"],
+        &["remove", "nothing", "--yes"],
+        &["query", "nothing", "\"total\""],
+        &["tx", "nothing", "1"],
+        &["tx", "nothing", "--id", "a", "--look-up"],
+    ] {
+        let output = rig.client(command.iter().copied()).output();
+        output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+    }
+}
+
+#[test]
 fn a_workload_that_is_none_is_refused_by_the_server() {
     let rig = Rig::logged_in();
     let file = rig.folder.path().join("none.wasm");
