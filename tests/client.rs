@@ -260,6 +260,25 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
 }
 
 #[test]
+fn every_command_tells_in_one_way_that_there_is_no_service() {
+    let rig = Rig::logged_in();
+    for command in [
+        &["usage", "nothing"][..],
+        &["stop", "nothing"],
+        &["start", "nothing"],
+        &["failover", "nothing"],
+        &["remove", "nothing"],
+        &["remove", "nothing", "--yes"],
+        &["query", "nothing", "\"total\""],
+        &["tx", "nothing", "1"],
+        &["tx", "nothing", "--id", "a", "--look-up"],
+    ] {
+        let output = rig.client(command.iter().copied()).output();
+        output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+    }
+}
+
+#[test]
 fn a_workload_that_is_none_is_refused_by_the_server() {
     let rig = Rig::logged_in();
     let file = rig.folder.path().join("none.wasm");
@@ -446,9 +465,8 @@ fn a_batch_whose_token_becomes_void_ends_there_and_goes_on_after_a_log_in() {
     assert_eq!(first.line(), Some(b"1\n".to_vec()));
     let passwd = rig.client(["user", "passwd", "ada", "--password-stdin"]);
     passwd.input(format!("{PASSWORD}ada\n")).output().exits(0);
-    for _ in 1..LINES {
-        first.send("{\"json\":{\"add\":1}}");
-    }
+    // The server ends the batch at this line, and the client may read no other.
+    first.send("{\"json\":{\"add\":1}}");
     let output = first.finish();
     let line = output.exits_with_one_line(5, &["1 line is answered", "after lifeboat login the same command"]);
     assert!(line.contains("not_authenticated"), "{line}");

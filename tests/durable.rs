@@ -6,10 +6,12 @@
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat::catalog::ServiceSettings;
+use lifeboat::clock::{Timestamp, VirtualClock};
 use lifeboat::data::{DataOptions, Locked};
 use lifeboat::event::{Event, HostPressure};
 use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
-use lifeboat::host::NewService;
+use lifeboat::fleet::Machine;
+use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::meter::Usage;
 use lifeboat::metrics::{JournalMetrics, Metrics, Scrape};
@@ -22,7 +24,7 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 use std::future::poll_fn;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
 
 const SERVICES: [&str; 2] = ["ant", "bee"];
@@ -75,9 +77,14 @@ async fn create(
     settings: ServiceSettings,
     sabotage: Option<Sabotage>,
 ) -> Result<(), String> {
-    let bytes = guest_bytes(guest);
     rig.grant(service);
-    let new = NewService {
+    let new = new_service(service, guest, settings, sabotage);
+    rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
+}
+
+fn new_service(service: &str, guest: &str, settings: ServiceSettings, sabotage: Option<Sabotage>) -> NewService {
+    let bytes = guest_bytes(guest);
+    NewService {
         name: name(service),
         workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),
         workload_bytes: bytes.into(),
@@ -85,8 +92,7 @@ async fn create(
         secret: [7; 32],
         epoch: Epoch([99; 16]),
         sabotage,
-    };
-    rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
+    }
 }
 
 fn settings(failover: FailoverMode) -> ServiceSettings {
@@ -614,6 +620,32 @@ async fn a_damaged_service_holds_back_space_and_is_told_of() {
     rig.host.remove_service(&name("bee")).await.expect("removed");
     write_much(&rig, &storage, 1).await;
     assert!(storage.used_bytes() < 5 << 20, "{} bytes", storage.used_bytes());
+}
+
+#[tokio::test]
+async fn a_service_that_is_told_created_takes_requests() {
+    let taking = Arc::new(Mutex::new(Vec::new()));
+    let host: Arc<OnceLock<Weak<Host>>> = Arc::default();
+    let (seen, asked) = (Arc::clone(&taking), Arc::clone(&host));
+    let sink = move |event: &Event| {
+        if let Event::Created { vm, .. } = event {
+            let host = asked.get().and_then(Weak::upgrade).expect("it is there");
+            seen.lock().expect("no test panics in here").push(host.has_service(&vm.service));
+        }
+    };
+    let storage = SimulatedStorage::new(1);
+    let locked = Locked::take(Arc::new(storage), Some(DirectoryId([1; 16]))).expect("it is ours");
+    let (directory, _) = locked.open(&DataOptions::default()).expect("opens");
+    let config = HostConfig::new(Machine::pair(8, 1024 * MIB), 128 * MIB);
+    let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
+    let creating = Arc::new(Host::new(config, clock, Arc::new(sink)).expect("a host").with_data(directory));
+    host.set(Arc::downgrade(&creating)).expect("set once");
+    creating
+        .create_durable_service(new_service("ant", "work.wat", settings(FailoverMode::Direct), None))
+        .await
+        .expect("created");
+    assert_eq!(*taking.lock().expect("no test panics in here"), [true]);
+    creating.stop().await.expect("sealed");
 }
 
 /// Removes `ant` from a directory with `ant` and `bee`, with a power cut after `operations` of the storage. Returns

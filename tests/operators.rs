@@ -35,6 +35,16 @@ async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
     (site, admin)
 }
 
+/// Waits until something is so, but not without an end.
+async fn until(is_so: impl Fn() -> bool) {
+    let waiting = async {
+        while !is_so() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that");
+}
+
 /// The events of a stream that does not go on.
 fn events(answered: &Answered) -> Vec<Value> {
     let data = answered.text().lines().filter_map(|line| line.strip_prefix("data: "));
@@ -49,9 +59,7 @@ async fn a_service_that_takes_long_to_stop_holds_up_no_other() {
     site.send(&admin, "bank", "spin", ENDLESS);
     let server = site.server.clone();
     let stopping = tokio::spawn(async move { server.host().stop_service(&name("bank")).await });
-    while site.server.host().has_service(&name("bank")) {
-        tokio::task::yield_now().await;
-    }
+    until(|| !site.server.host().has_service(&name("bank"))).await;
     let others = async {
         // It runs what the one that is being stopped runs, whose workload stays.
         site.deploy(&admin, "branch", "work.wat", "").await;
@@ -73,9 +81,7 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     site.send(&admin, "bank", "spin", ENDLESS);
-    while site.server.host().queue_lengths()[&name("bank")] > 0 {
-        tokio::task::yield_now().await;
-    }
+    until(|| site.server.host().queue_lengths()[&name("bank")] == 0).await;
     let pending = site.get("/v1/services/bank/transactions/spin", &admin).await;
     assert_eq!((pending.status, &pending.json()["state"]), (202, &json!("pending")));
     // The look-up still has its place in the queue.
@@ -117,31 +123,39 @@ async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they
     let stranger = site.user(&admin, "stranger", "elsewhere", &[]).await;
     let operator = site.user(&admin, "operator", "nothing", &Grant::ALL).await;
     let requests = [
-        (Method::GET, ""),
-        (Method::GET, "/usage"),
-        (Method::POST, "/stop"),
-        (Method::POST, "/start"),
-        (Method::POST, "/failover"),
-        (Method::POST, "/snapshot"),
-        (Method::POST, "/transactions"),
-        (Method::POST, "/query"),
-        (Method::GET, "/transactions/1"),
+        (Method::GET, "", None),
+        (Method::GET, "/usage", None),
+        (Method::POST, "/stop", None),
+        (Method::POST, "/start", None),
+        (Method::POST, "/failover", None),
+        (Method::POST, "/snapshot", None),
+        (Method::POST, "/transactions", Some("denied")),
+        (Method::POST, "/query", Some("denied")),
+        (Method::GET, "/transactions/1", Some("denied")),
     ];
-    for (method, path) in requests {
+    let told = "there is no service 'nothing'; deploy one, or list those that there are";
+    // Only what may be sent to a guest has an outcome.
+    let check = |missing: &Answered, outcome: Option<&str>, what: &str| {
+        assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{what}");
+        let problem = missing.json();
+        assert_eq!((&problem["detail"], &problem["outcome"]), (&json!(told), &json!(outcome)), "{what}");
+        assert_eq!(missing.header("lifeboat-outcome"), outcome.unwrap_or_default(), "{what}");
+    };
+    for (method, path, outcome) in requests {
         let ask = async |token: &str, service: &str| {
             let request = site.request(method.clone(), &format!("/v1/services/{service}{path}"), token).body("1");
             Answered::of(request.send().await.expect("answered")).await
         };
         // So is an operator who has grants on what is not there yet, or any more.
         for token in [&admin, &operator] {
-            let missing = ask(token, "nothing").await;
-            assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{method} {path}");
-            assert!(missing.json()["detail"].as_str().is_some_and(|text| text.starts_with("there is no service")));
+            check(&ask(token, "nothing").await, outcome, &format!("{method} {path}"));
         }
         let (missing, present) = (ask(&stranger, "nothing").await, ask(&stranger, "bank").await);
         assert_eq!((missing.status, missing.code().as_str()), (403, "not_granted"), "{method} {path}");
         assert_eq!(missing.text().replace("nothing", "bank"), present.text(), "{method} {path}");
     }
+    // An admin's alone.
+    check(&site.delete("/v1/services/nothing", &admin).await, None, "DELETE");
     let line = "{\"id\":\"1\",\"text\":\"1\"}\n";
     let batch = site.post("/v1/services/nothing/transactions:batch", &admin, line).await;
     assert!(batch.text().contains("there is no service 'nothing'"), "{batch:?}");

@@ -601,6 +601,29 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_batch_that_is_over_for_its_token_does_not_hold_up_the_end_of_the_server() {
+    let folder = folder();
+    let site = Site::start(folder.path(), "[server.limits]\nbody_deadline_ms = 3600000\n").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "size=small").await;
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
+    let (sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
+    let body = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) });
+    sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
+    let request = site.request(Method::POST, "/v1/services/bank/transactions:batch", &ada);
+    let answers = request.body(reqwest::Body::wrap_stream(body)).send().await.expect("answered");
+    let mut answers = answers.bytes_stream();
+    answers.next().await.expect("one").expect("whole");
+    assert_eq!(site.post("/v1/logout", &ada, "").await.status, 204);
+    sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
+    answers.next().await.expect("a last line").expect("whole");
+    // Its client neither sends anything nor ends what it sends. A server that waited for that would cut it off.
+    let ((), after) = futures::future::join(site.stop(), answers.next()).await;
+    assert!(after.is_none(), "it ends as it should: {after:?}");
+    drop(sender);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_server_with_a_certificate_speaks_tls_alone_and_one_without_stays_on_loopback() {
     let folder = folder();
     let files = |key: &str| {

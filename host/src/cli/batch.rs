@@ -41,9 +41,12 @@ nothing is done twice.
 
 With --resume FILE the ids of lines that have none are made of what stands in FILE, which is made if it is missing and
 removed when every line is answered and printed: after a crash of this machine, or whatever else ended it, the same command
-with the same lines does what was not done, and prints all answers. One batch at a time can have the file. Of lines that were
-done so long ago that the server has forgotten their answers, a day or a million ids, it says that they are denied as too
-old, and does none of them again.
+with the same lines does what was not done, and prints all answers. One batch at a time can have the file.
+
+The server denies as too old, and does not do, what may have been done so long ago that its answer is forgotten, a day or a
+million ids. When a batch goes on that late, these are the lines that were sent then, and up to 4,096 after them: whether
+they were sent nobody can tell any more. See from the service which of them were done, and send the others under another
+FILE.
 
 Ctrl-C, or SIGTERM, ends the input: what is under way is answered, and standard error says how to go on with the rest. A
 second one ends the batch at once: what has no answer by then may be done or not.
@@ -102,7 +105,11 @@ impl Batch {
         let is_over = !outcomes.contains_key(&Outcome::Denied) && !outcomes.contains_key(&Outcome::Failed);
         if let (Some(file), Some(resume)) = (&self.resume, resume) {
             if !is_over {
-                remote::note(&format!("{} stays: the same command sends again what may end otherwise", shown(file)));
+                remote::note(&format!(
+                    "{} stays: the same command sends again what may end otherwise; what is denied as too old stays so: see \
+                     from the service which of these lines were done, and send the others under another FILE",
+                    shown(file)
+                ));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
             }
             sync_answers().context("cannot write the answers")?;
@@ -372,7 +379,13 @@ fn shown(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use lifeboat::client::ID_BLOCK_LINES_MAX;
     use std::fs;
+
+    #[test]
+    fn the_help_tells_how_many_lines_may_be_too_old_though_they_were_not_sent() {
+        assert!(AFTER_HELP.contains(&format!("up to {} after them", grouped(ID_BLOCK_LINES_MAX))));
+    }
 
     #[test]
     fn answers_are_printed_as_those_of_a_run() {

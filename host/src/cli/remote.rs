@@ -119,6 +119,8 @@ pub(crate) fn code_of(error: &ClientError) -> u8 {
         ClientError::Setup(_) | ClientError::Input(_) | ClientError::Ids(_) => exit::USAGE,
         ClientError::Problem { status: 401, code, .. } if code != "wrong_credentials" => exit::UNREACHABLE,
         ClientError::Problem { code, .. } if code == "workload_refused" => exit::WORKLOAD,
+        // Also of a transaction, which is denied then: the command line names what is not there.
+        ClientError::Problem { code, .. } if code == "not_found" => exit::USAGE,
         ClientError::Problem { outcome: Some(_), .. } => exit::SOME_NOT_OK,
         ClientError::Problem { status: 500.., .. } => exit::HOST,
         ClientError::Problem { status: 400 | 404 | 405, .. } => exit::USAGE,
@@ -411,6 +413,7 @@ mod tests {
         assert_eq!(problem(503, "stopped", Some(Outcome::Denied)), exit::SOME_NOT_OK);
         assert_eq!(problem(503, "storage", None), exit::HOST);
         assert_eq!(problem(404, "not_found", None), exit::USAGE);
+        assert_eq!(problem(404, "not_found", Some(Outcome::Denied)), exit::USAGE);
         assert_eq!(problem(422, "workload_refused", None), exit::WORKLOAD);
         assert_eq!(problem(409, "service_exists", None), exit::SOME_NOT_OK);
         let unreachable = ClientError::Unreachable { url: String::new(), reason: String::new() };

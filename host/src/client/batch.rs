@@ -22,7 +22,7 @@ use serde::Deserialize;
 use silence::Silence;
 use std::collections::VecDeque;
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use window::Window;
 
@@ -114,7 +114,7 @@ impl Client {
             draw_id: Box::new(draw_id),
             window: Window::default(),
             connection: None,
-            silence: Silence::new(BATCH_SILENCE_MAX),
+            silence: Silence::new(BATCH_SILENCE_MAX, Instant::now),
             backoff,
             was_there: false,
             failures: 0,
@@ -392,6 +392,7 @@ fn split(bytes: BoxStream<'static, Result<Bytes, ClientError>>) -> BoxStream<'st
 mod tests {
     use super::*;
     use crate::client::Server;
+    use std::cell::Cell;
 
     fn named_text(text: &str) -> Result<(String, String), String> {
         let line = Line { number: 7, bytes: Ok(text.as_bytes().to_vec()) };
@@ -428,18 +429,29 @@ mod tests {
         let client = Client::new(&Server { url, ca: None }, None).expect("a client");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
+            // Each is there as soon as it is waited for.
             let dripping = stream::unfold(1, |number| async move {
-                tokio::time::sleep(Duration::from_millis(2)).await;
+                tokio::task::yield_now().await;
                 Some((Ok(Line { number, bytes: Ok(b"{\"text\":\"\"}".to_vec()) }), number + 1))
             });
             let mut batch = client.batch("bank", dripping.boxed(), |number| Ok(number.to_string()), Backoff::default());
-            batch.silence = Silence::new(Duration::from_millis(100));
+            batch.silence = Silence::new(Duration::from_secs(100), a_second_later);
             let Ok(Some(Progress::Retrying { error, unanswered, .. })) = batch.next().await else {
                 panic!("there is nobody to answer");
             };
             assert!(error.to_string().contains("no answer came"), "{error}");
-            assert!(unanswered < WINDOW_LINES_MAX, "it ended when no line was taken any more, and no earlier");
+            assert!(unanswered < WINDOW_LINES_MAX, "lines were still taken");
         });
+    }
+
+    thread_local! {
+        static TIME: Cell<Instant> = Cell::new(Instant::now());
+    }
+
+    /// A clock of this thread, which goes on by a second each time that somebody looks.
+    fn a_second_later() -> Instant {
+        TIME.set(TIME.get() + Duration::from_secs(1));
+        TIME.get()
     }
 
     #[test]

@@ -50,6 +50,9 @@ impl fmt::Debug for LineIds {
 
 impl LineIds {
     /// Ids that nobody else has if nobody else has the `seed`, with the blocks that were begun before, in their order.
+    ///
+    /// Any line that the last of them has room for may have been sent, so all of them keep its time: a server to which they
+    /// are sent much later denies them as too old, up to [`ID_BLOCK_LINES_MAX`] that were never sent among them.
     #[must_use]
     pub fn new(seed: [u8; 32], blocks: Vec<IdBlock>) -> Self {
         let settled_before = blocks.last().map_or(0, |last| last.line.saturating_add(ID_BLOCK_LINES_MAX));

@@ -166,9 +166,10 @@ impl Host {
         let added = name.clone();
         on_disk(directory, move |directory| directory.add_service(&added, &entry)).await?;
         let Status { vm, machine, size, .. } = service.status();
-        (self.surroundings.events)(&Event::Created { vm, machine, size, workload: hash });
         self.keep(&name, keeper);
-        self.start(service, QUEUE_MAX)
+        self.start(service, QUEUE_MAX)?;
+        (self.surroundings.events)(&Event::Created { vm, machine, size, workload: hash });
+        Ok(())
     }
 
     /// Runs what keeps a service's snapshots.

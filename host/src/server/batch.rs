@@ -150,7 +150,11 @@ impl Batch {
                 Some(Ok(problem.line()))
             }
             Some(Ended::VoidTold) => {
-                self.lines.forget_rest().await;
+                tokio::select! {
+                    () = self.lines.forget_rest() => {}
+                    // Nor is the end of the server put off for what is only forgotten.
+                    () = draining(&mut self.phase) => {}
+                }
                 None
             }
         }

@@ -55,6 +55,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
+    /// There is no such service. Of a request that is no transaction, and so has no outcome.
+    pub(super) fn no_service(service: &str) -> Self {
+        Self::not_found(Denial::NoService { service: service.to_owned() }.to_string())
+    }
+
     /// The server cannot now, and will be able to.
     pub(super) fn later(code: &'static str, detail: impl Into<String>) -> Self {
         Self { retry_after: Some(RETRY), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
@@ -211,7 +216,7 @@ impl From<LaunchError> for Problem {
 impl From<DataError> for Problem {
     fn from(error: DataError) -> Self {
         match &error {
-            DataError::NoService { .. } => Self::not_found(error.to_string()),
+            DataError::NoService { service } => Self::no_service(service),
             DataError::Stopping => Self::later("draining", error.to_string()),
             DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
             _ => Self::storage(&error),

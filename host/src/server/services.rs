@@ -109,7 +109,7 @@ pub(super) async fn fail_over(
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    shared.host.fail_over_as(&identity, &name).await?;
+    shared.host.fail_over_as(&identity, &name).await.map_err(not_operated)?;
     one(&shared, &name).await.map(Json)
 }
 
@@ -118,7 +118,7 @@ pub(super) async fn snapshot(
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    shared.host.snapshot_as(&identity, &name).await?;
+    shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
     one(&shared, &name).await.map(Json)
 }
 
@@ -180,7 +180,15 @@ async fn entries(shared: &Arc<Shared>) -> Result<BTreeMap<Name, ServiceEntry>, P
 async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
     let (shared, service) = (Arc::clone(shared), name.clone());
     let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&service))).await?;
-    entry.ok_or_else(|| Denial::NoService { service: name.to_string() }.into())
+    entry.ok_or_else(|| Problem::no_service(name))
+}
+
+/// Why an operation on a service is not done.
+fn not_operated(denial: Denial) -> Problem {
+    match denial {
+        Denial::NoService { service } => Problem::no_service(&service),
+        denial => denial.into(),
+    }
 }
 
 async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {

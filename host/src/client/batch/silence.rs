@@ -5,14 +5,16 @@ use std::time::{Duration, Instant};
 /// The time that is left until a silence is too long. It passes while somebody listens: what a caller does between two
 /// answers is not the server's silence, and neither does a line that is sent meanwhile break it.
 #[derive(Debug)]
-pub(super) struct Silence {
+pub(super) struct Silence<C: Fn() -> Instant = fn() -> Instant> {
     longest: Duration,
     left: Duration,
+    now: C,
 }
 
-impl Silence {
-    pub(super) fn new(longest: Duration) -> Self {
-        Self { longest, left: longest }
+impl<C: Fn() -> Instant> Silence<C> {
+    /// None so far, by the clock `now`.
+    pub(super) fn new(longest: Duration, now: C) -> Self {
+        Self { longest, left: longest, now }
     }
 
     /// An answer came, or the connection is gone that owed some.
@@ -21,30 +23,92 @@ impl Silence {
     }
 
     /// Listens until the result is dropped. Without an answer that is due nothing is silence.
-    pub(super) fn listen(&mut self, is_due: bool) -> Listening<'_> {
-        Listening { since: is_due.then(Instant::now), silence: self }
+    pub(super) fn listen(&mut self, is_due: bool) -> Listening<'_, C> {
+        Listening { since: is_due.then(|| (self.now)()), silence: self }
     }
 }
 
 /// Somebody listens.
-pub(super) struct Listening<'a> {
-    silence: &'a mut Silence,
+pub(super) struct Listening<'a, C: Fn() -> Instant> {
+    silence: &'a mut Silence<C>,
     since: Option<Instant>,
 }
 
-impl Listening<'_> {
+impl<C: Fn() -> Instant> Listening<'_, C> {
     /// Waits until the silence is too long.
     pub(super) async fn over(&self) {
         match self.since {
+            // A timer takes a moment for nothing, too, and whoever listens may be back before that each time.
+            Some(_) if self.silence.left.is_zero() => {}
             Some(_) => tokio::time::sleep(self.silence.left).await,
             None => std::future::pending().await,
         }
     }
 }
 
-impl Drop for Listening<'_> {
+impl<C: Fn() -> Instant> Drop for Listening<'_, C> {
     fn drop(&mut self) {
-        let heard = self.since.map(|since| since.elapsed()).unwrap_or_default();
-        self.silence.left = self.silence.left.saturating_sub(heard);
+        let heard = self.since.map(|since| (self.silence.now)().saturating_duration_since(since));
+        self.silence.left = self.silence.left.saturating_sub(heard.unwrap_or_default());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::cell::Cell;
+
+    const LONGEST: Duration = Duration::from_secs(10);
+
+    /// A clock that stands still until it is told how long after its start it is.
+    struct Hand(Cell<Duration>);
+
+    impl Hand {
+        fn silence(&self) -> Silence<impl Fn() -> Instant> {
+            let start = Instant::now();
+            Silence::new(LONGEST, move || start + self.0.get())
+        }
+
+        fn pass(&self, seconds: u64) {
+            self.0.set(self.0.get() + Duration::from_secs(seconds));
+        }
+    }
+
+    /// Listens for a while, and gives up. Returns whether the silence was too long already.
+    fn listen(silence: &mut Silence<impl Fn() -> Instant>, is_due: bool, meanwhile: impl FnOnce()) -> bool {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        runtime.block_on(async {
+            let listening = silence.listen(is_due);
+            let is_over = listening.over().now_or_never().is_some();
+            meanwhile();
+            is_over
+        })
+    }
+
+    #[test]
+    fn a_silence_adds_up_over_all_who_gave_up_listening() {
+        let hand = Hand(Cell::default());
+        let mut silence = hand.silence();
+        for left in [6, 2, 0] {
+            assert!(!listen(&mut silence, true, || hand.pass(4)));
+            assert_eq!(silence.left, Duration::from_secs(left));
+        }
+        assert!(listen(&mut silence, true, || {}));
+        silence.ended();
+        assert!(!listen(&mut silence, true, || {}));
+        assert_eq!(silence.left, LONGEST, "an answer breaks it");
+    }
+
+    #[test]
+    fn time_between_two_listens_is_no_silence_and_nor_is_time_in_which_nothing_is_due() {
+        let hand = Hand(Cell::default());
+        let mut silence = hand.silence();
+        for _ in 0..2 {
+            assert!(!listen(&mut silence, true, || hand.pass(1)));
+            hand.pass(100);
+            assert!(!listen(&mut silence, false, || hand.pass(100)));
+        }
+        assert_eq!(silence.left, Duration::from_secs(8));
     }
 }
