@@ -477,7 +477,11 @@ impl DataDirectory {
             self.needed().iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
         let Ok(reclaimed) = self.committer.reclaim(needed).await else { return };
         let journal_bytes = reclaimed.segment_bytes_left;
-        if reclaimed.pinned_by.is_empty() || journal_bytes <= self.options.pinned_bytes.max(2 * *told_bytes) {
+        if reclaimed.pinned_by.is_empty() {
+            *told_bytes = 0;
+            return;
+        }
+        if journal_bytes <= self.options.pinned_bytes.max(2 * *told_bytes) {
             return;
         }
         *told_bytes = journal_bytes;

@@ -243,7 +243,7 @@ pub trait Journal: Send {
     /// Gives up what is only needed to replay transactions up to `through`, since a proven snapshot includes them.
     /// Returns it, to be dropped where nobody waits: for a long tail that takes milliseconds.
     #[must_use]
-    fn forget_tail(&mut self, through: Sequence) -> VecDeque<InTail>;
+    fn forget_tail(&mut self, through: Sequence) -> ForgottenTail;
 
     /// Gives up the answers before `sequence`.
     fn forget_answers(&mut self, before: Sequence);
@@ -251,16 +251,38 @@ pub trait Journal: Send {
 
 /// A kept transaction since the last proven snapshot.
 #[derive(Debug, Clone)]
-pub struct InTail {
+struct InTail {
     record: Arc<TransactionRecord>,
     /// Bytes of this and all before it, since the journal was opened.
     bytes_through: u64,
 }
 
-/// The kept transactions since the last proven snapshot.
+/// Transactions of a tail that are held, and given up, together.
+const TAIL_PART: usize = 1024;
+
+/// What was given up of a tail.
+#[derive(Debug, Default)]
+pub struct ForgottenTail(Vec<Vec<InTail>>);
+
+impl ForgottenTail {
+    /// How many transactions that is.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Vec::len).sum()
+    }
+
+    /// Whether that is nothing.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// The kept transactions since the last proven snapshot, in parts of which none is empty: a tail of a million
+/// transactions is given up, but for its last ones, while a client waits.
 #[derive(Debug, Default)]
 struct Tail {
-    kept: VecDeque<InTail>,
+    parts: VecDeque<Vec<InTail>>,
     bytes_through: u64,
     bytes_forgotten: u64,
 }
@@ -272,21 +294,40 @@ impl Tail {
 
     fn push(&mut self, record: Arc<TransactionRecord>) {
         self.bytes_through += record.bytes();
-        self.kept.push_back(InTail { record, bytes_through: self.bytes_through });
+        let last = InTail { record, bytes_through: self.bytes_through };
+        match self.parts.back_mut().filter(|part| part.len() < TAIL_PART) {
+            Some(part) => part.push(last),
+            None => {
+                let mut part = Vec::with_capacity(TAIL_PART);
+                part.push(last);
+                self.parts.push_back(part);
+            }
+        }
+    }
+
+    /// How many parts hold nothing after `sequence`: those before the others.
+    fn parts_through(&self, sequence: Sequence) -> usize {
+        self.parts.partition_point(|part| part.last().is_none_or(|last| last.record.sequence <= sequence))
     }
 
     fn after(&self, sequence: Sequence) -> Vec<Arc<TransactionRecord>> {
-        let first = self.kept.partition_point(|kept| kept.record.sequence <= sequence);
-        self.kept.range(first..).map(|kept| Arc::clone(&kept.record)).collect()
+        let kept = self.parts.range(self.parts_through(sequence)..).flatten();
+        kept.skip_while(|kept| kept.record.sequence <= sequence).map(|kept| Arc::clone(&kept.record)).collect()
     }
 
-    /// In no more time than it takes to move what stays.
-    fn forget(&mut self, through: Sequence) -> VecDeque<InTail> {
-        let count = self.kept.partition_point(|kept| kept.record.sequence <= through);
-        let stays = self.kept.split_off(count);
-        let forgotten = std::mem::replace(&mut self.kept, stays);
-        self.bytes_forgotten = forgotten.back().map_or(self.bytes_forgotten, |last| last.bytes_through);
-        forgotten
+    /// Takes as long as it takes to move a part, and a pointer for each of the others.
+    fn forget(&mut self, through: Sequence) -> ForgottenTail {
+        let mut forgotten: Vec<_> = self.parts.drain(..self.parts_through(through)).collect();
+        if let Some(part) = self.parts.front_mut() {
+            let count = part.partition_point(|kept| kept.record.sequence <= through);
+            if count > 0 {
+                forgotten.push(part.drain(..count).collect());
+            }
+        }
+        if let Some(last) = forgotten.last().and_then(|part| part.last()) {
+            self.bytes_forgotten = last.bytes_through;
+        }
+        ForgottenTail(forgotten)
     }
 }
 
@@ -381,7 +422,7 @@ impl Journal for MemoryJournal {
         std::future::ready(Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))).boxed()
     }
 
-    fn forget_tail(&mut self, through: Sequence) -> VecDeque<InTail> {
+    fn forget_tail(&mut self, through: Sequence) -> ForgottenTail {
         self.tail.forget(through)
     }
 
@@ -441,6 +482,31 @@ mod tests {
         assert_eq!(journal.tail_bytes(), 0);
         journal.forget_answers(Sequence(11));
         assert_eq!(journal.answers_bytes, 0);
+        Ok(())
+    }
+
+    #[test]
+    fn a_tail_of_many_parts_is_told_and_given_up_from_any_transaction_on() -> Result<(), JournalError> {
+        let part = TAIL_PART as u64;
+        let last = 3 * part + 10;
+        let mut journal = MemoryJournal::default();
+        for sequence in 1..=last {
+            journal.append(record(sequence, false))?;
+        }
+        let bytes_of_all = journal.tail_bytes();
+        let mut through = 0;
+        for step in [0, 1, part - 2, 1, 1, part, 10, part - 10, 8] {
+            assert_eq!(journal.forget_tail(Sequence(through + step)).len() as u64, step);
+            through += step;
+            for after in [0, through, through + 1, through + part, last - 1, last] {
+                let told: Vec<u64> = journal.tail(Sequence(after))?.iter().map(|record| record.sequence.0).collect();
+                assert_eq!(told, (after.max(through) + 1..=last).collect::<Vec<u64>>(), "{through}, {after}");
+            }
+        }
+        assert_eq!(through, last - 1);
+        assert!(journal.tail_bytes() > 0 && journal.tail_bytes() < bytes_of_all / part);
+        assert_eq!(journal.forget_tail(Sequence(last)).len(), 1);
+        assert_eq!(journal.tail_bytes(), 0);
         Ok(())
     }
 

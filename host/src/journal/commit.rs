@@ -660,7 +660,8 @@ mod tests {
                             .collect();
                         for (ticket, number) in tickets.into_iter().zip(first..) {
                             let location = ticket.wait().expect("committed").expect("a record");
-                            let record = committer.reader().record(location).expect("readable");
+                            let record = committer.reader().record(&name(service), RecordNumber(number), location);
+                            let record = record.expect("readable");
                             assert_eq!(record, format!("{service}{number}").into_bytes());
                         }
                     }
@@ -801,7 +802,7 @@ mod tests {
         assert_eq!(copies.windows(2).filter(between).count(), copies.len() - 1, "between any two frames");
         for (number, moved) in moved.iter().flat_map(|moved| (moved.first.0..moved.end().0).map(move |n| (n, moved))) {
             let location = moved.location(RecordNumber(number)).expect("one of them");
-            let record = committer.reader().record(location).expect("readable");
+            let record = committer.reader().record(&name("ant"), RecordNumber(number), location).expect("readable");
             assert!(record.starts_with(format!("ant{number}.").as_bytes()), "{number}");
         }
         let seal = writer.stop().expect("sealed");

@@ -812,8 +812,12 @@ fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), Log
         }
     }
     assert!(idle_at.segment > 100);
-    assert_eq!(reader.record(idle_at).expect("readable"), histories[&name(1)][0].1);
-    assert!(matches!(reader.record(idle[0]), Err(ReadError::Gone)));
+    let read = |service: &Name, number, location| reader.record(service, RecordNumber(number), location);
+    assert_eq!(read(&name(1), 1, idle_at).expect("readable"), histories[&name(1)][0].1);
+    assert!(matches!(read(&name(1), 1, idle[0]), Err(ReadError::Gone)));
+    // What is in its place now is another's.
+    assert!(matches!(read(&name(0), 1, idle_at), Err(ReadError::Gone)));
+    assert!(matches!(read(&name(1), 2, idle_at), Err(ReadError::Gone)));
     assert!(most <= 8 * options(20).segment_bytes, "{most}");
     assert!(storage.count(Operation::Create) < 10, "segments are recycled");
     drop(log);

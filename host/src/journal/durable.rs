@@ -10,7 +10,8 @@ use super::frame::RecordNumber;
 use super::reader::ReadError;
 use super::recovery::Location;
 use super::{
-    Commit, InTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, Tail, TransactionRecord, record,
+    Commit, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, Tail, TransactionRecord,
+    record,
 };
 use crate::name::Name;
 use crate::transaction::{Epoch, Sequence};
@@ -80,6 +81,8 @@ pub struct History {
     pub answered: Vec<FoundAnswer>,
     /// Bytes of all records that were found.
     pub journal_bytes: u64,
+    /// Bytes of those that the snapshot makes superfluous which the service goes on from.
+    pub snapshot_bytes: u64,
 }
 
 /// A transaction whose id the client gave, as it was found.
@@ -117,7 +120,7 @@ impl DurableJournal {
             tail: history.tail.into_iter().collect(),
             answered: answered.collect(),
             journal_bytes: history.journal_bytes,
-            snapshot_bytes: 0,
+            snapshot_bytes: history.snapshot_bytes,
             placed: Placed::default(),
             next_placed: 0,
             room: None,
@@ -168,8 +171,8 @@ impl DurableJournal {
                 Some(Answered { place: Place::At(location), number, .. }) => (*number, *location),
             };
             let unreadable = |reason: String| JournalError::Unreadable { number, reason };
-            let reader = self.committer.reader().clone();
-            let read = tokio::task::spawn_blocking(move || reader.record(location)).await;
+            let (reader, service) = (self.committer.reader().clone(), self.service.clone());
+            let read = tokio::task::spawn_blocking(move || reader.record(&service, number, location)).await;
             let bytes = match read.map_err(|error| unreadable(error.to_string()))? {
                 Ok(bytes) => bytes,
                 // It may have been carried elsewhere since we looked where it is: before its segment went, that was on
@@ -195,7 +198,9 @@ fn with_answer(bytes: u64) -> usize {
 
 impl Journal for DurableJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
-        let bytes = self.tail.bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
+        // What failed is not in the tail, and in the journal all the same.
+        let held_bytes = self.tail.bytes().max(self.tail_bytes());
+        let bytes = held_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
         if bytes > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
@@ -292,7 +297,7 @@ impl Journal for DurableJournal {
         self.read(sequence).boxed()
     }
 
-    fn forget_tail(&mut self, through: Sequence) -> VecDeque<InTail> {
+    fn forget_tail(&mut self, through: Sequence) -> ForgottenTail {
         self.catch_up();
         self.snapshot_bytes = self.journal_bytes;
         self.tail.forget(through)
@@ -301,5 +306,31 @@ impl Journal for DurableJournal {
     fn forget_answers(&mut self, before: Sequence) {
         let count = self.answered.partition_point(|answered| answered.sequence < before);
         self.answered.drain(..count);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::commit;
+    use crate::journal::frame::DirectoryId;
+    use crate::journal::segments::{Log, Options, Origin};
+    use crate::storage::SimulatedStorage;
+
+    #[test]
+    fn what_failed_since_the_snapshot_counts_as_well_as_what_was_kept() {
+        let storage = Arc::new(SimulatedStorage::new(1));
+        let options = Options { segment_bytes: 256 * 1024, ..Options::new(DirectoryId([5; 16])) };
+        let (log, _) = Log::open(storage, options, Origin::Create, &mut |_| {}).expect("opens");
+        let (_writer, committer) = commit::start(log, commit::QUEUE_BYTES_MAX).expect("starts");
+        let journal = |snapshot_bytes| {
+            let history = History { journal_bytes: JOURNAL_BYTES_MAX, snapshot_bytes, ..History::default() };
+            DurableJournal::new(Name::new("ant").expect("a name"), committer.clone(), history)
+        };
+        // Its tail is empty: all of these transactions failed.
+        let refused = journal(0).check_room(0).expect_err("it is full");
+        assert!(matches!(refused, JournalError::Full { bytes, .. } if bytes > JOURNAL_BYTES_MAX), "{refused}");
+        assert_eq!(journal(JOURNAL_BYTES_MAX).check_room(0), Ok(()));
+        assert_eq!(journal(JOURNAL_BYTES_MAX).tail_bytes(), 0);
     }
 }

@@ -1,7 +1,10 @@
 //! Reads single records, beside the log that goes on.
 
-use super::frame::{BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, decode_body, decode_header};
+use super::frame::{
+    BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, RecordNumber, decode_body, decode_header,
+};
 use super::recovery::{Location, segment_name};
+use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
 use std::io;
 use std::sync::Arc;
@@ -37,14 +40,16 @@ impl From<BodyError> for ReadError {
 }
 
 impl Reader {
-    /// Reads the record at `location`.
+    /// Reads record `number` of `service` at `location`. Its segment may be given up and written anew meanwhile: what
+    /// another service has there then is not taken for it.
     ///
     /// # Errors
     /// [`ReadError`].
-    pub fn record(&self, location: Location) -> Result<Vec<u8>, ReadError> {
+    pub fn record(&self, service: &Name, number: RecordNumber, location: Location) -> Result<Vec<u8>, ReadError> {
         let (header, frame) = self.frame(&*self.open(location.segment)?, location.frame_offset)?;
-        let mut records = decode_body(&header, &frame)?.into_iter().flatten();
-        let record = records.find(|record| record.offset == location.record_offset);
+        let runs = header.runs.iter().zip(decode_body(&header, &frame)?);
+        let mut records = runs.filter(|(run, _)| run.service == *service).flat_map(|(_, records)| records);
+        let record = records.find(|record| record.offset == location.record_offset && record.number == number);
         record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
     }
 

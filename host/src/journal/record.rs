@@ -4,6 +4,7 @@
 //! appended to. `docs/format.md` lists them. Whether the bytes are those that were written is the frame's business; a
 //! record that does not decode was written by a newer host, or by a mistake of ours.
 
+use super::frame::RECORD_LENGTH_BYTES;
 use super::{Record, TransactionRecord};
 use crate::clock::Timestamp;
 use crate::event::{Failover, FailoverCause, SlaFailure};
@@ -135,6 +136,12 @@ pub fn encode(record: &Record) -> Vec<u8> {
     };
     let bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
     postcard::to_extend(&stored, bytes).expect("every field has a form in postcard")
+}
+
+/// What `record` takes in the body of a frame, in bytes.
+#[must_use]
+pub fn bytes_in_frame(record: &Record) -> u64 {
+    (encode(record).len() + RECORD_LENGTH_BYTES) as u64
 }
 
 /// Reads back a record of `service`. `epoch` is that of the last [`Record::Opened`] before it.

@@ -14,7 +14,8 @@ use crate::rehydrate::{
     INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
 use crate::size::Size;
-use crate::transaction::{Answer, Cause, Denial, Sequence};
+use crate::snapshot::Snapshot;
+use crate::transaction::{Answer, Cause, Denial};
 use crate::vm::{Allowance, Attempt, Instance, MoveError};
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -122,8 +123,7 @@ impl Service {
                 self.counts.fuel_maintenance += fuel_used;
                 self.counts.snapshots += 1;
                 self.adopt(instance, permit);
-                self.forget_tail(snapshot.sequence());
-                self.snapshot = snapshot;
+                self.set_snapshot(snapshot);
                 self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
                 (self.tail_fuel, self.replayed_fuel) = (0, 0);
                 self.keep_snapshot(begun);
@@ -137,11 +137,13 @@ impl Service {
         }
     }
 
-    /// Gives up what only replays up to `through` needed.
-    pub(super) fn forget_tail(&mut self, through: Sequence) {
-        let forgotten = self.journal.forget_tail(through);
-        if !forgotten.is_empty() {
-            tokio::task::spawn_blocking(move || drop(forgotten));
+    /// Makes `snapshot` the one that the service goes back to, and gives up what only replays up to it needed. That and
+    /// the snapshot before are dropped where nobody waits: some megabytes of either take milliseconds.
+    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
+        let forgotten = self.journal.forget_tail(snapshot.sequence());
+        let before = std::mem::replace(&mut self.snapshot, snapshot);
+        if !forgotten.is_empty() || before.state_bytes() > 0 {
+            tokio::task::spawn_blocking(move || drop((forgotten, before)));
         }
     }
 

@@ -7,7 +7,7 @@ use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, l
 use crate::event::Event;
 use crate::journal::durable::{DurableJournal, History};
 use crate::journal::frame::RecordNumber;
-use crate::journal::{Commit, JournalError, Record, TransactionRecord};
+use crate::journal::{Commit, JournalError, Record, TransactionRecord, record};
 use crate::meter::Meter;
 use crate::name::Name;
 use crate::rehydrate::{REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate};
@@ -140,12 +140,14 @@ impl Service {
         for (kept, _) in &found.answered {
             answers.insert(*kept);
         }
+        let tail_bytes: u64 = found.records_after(&base).iter().map(|(_, record)| record::bytes_in_frame(record)).sum();
         let history = History {
             last: found.last,
             epoch: spec.epoch,
             tail: tail.into(),
             answered: found.answered.iter().map(|(_, answer)| *answer).collect(),
             journal_bytes: found.journal_bytes,
+            snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
         };
         let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), history);
         let mut service = Self::new(spec, surroundings, Box::new(journal), vm);

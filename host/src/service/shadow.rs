@@ -150,11 +150,11 @@ impl Shadow {
         }
     }
 
-    /// Whether the VM that serves should wait for the round: it may keep half of what the round replays meanwhile, so
-    /// that each round is shorter than the one before, and after every fourth round a quarter less.
+    /// Whether the VM that serves should wait for the round: it may keep three quarters of what the round replays
+    /// meanwhile, so that each round is shorter than the one before, and after every fourth round a quarter less.
     fn is_ahead(&self, kept_fuel: u64) -> bool {
         let kept = kept_fuel.saturating_sub(self.kept_fuel_before);
-        let quarters = 2_u64.saturating_sub(u64::from(self.rounds / 4));
+        let quarters = 3_u64.saturating_sub(u64::from(self.rounds / 4));
         self.over.is_none() && kept > self.progress.fuel.load(Ordering::Relaxed) / 4 * quarters + self.free_fuel
     }
 }
@@ -415,11 +415,10 @@ impl Service {
     fn take_over_snapshot(&mut self, caught: &mut Caught, begun: Option<Begun>) {
         let (Some(Exported { snapshot, fuel }), Some(begun)) = (caught.exported.take(), begun) else { return };
         self.counts.snapshots += 1;
-        self.forget_tail(snapshot.sequence());
         // What was kept since it was exported is the tail now.
         self.tail_fuel = self.tail_fuel.saturating_sub(begun.tail_fuel);
         self.replayed_fuel = 0;
-        self.snapshot = snapshot;
+        self.set_snapshot(snapshot);
         self.snapshot_fuel = fuel;
         self.keep_snapshot(begun);
         self.moved();

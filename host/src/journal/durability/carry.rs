@@ -103,7 +103,7 @@ fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<
     assert!(carried_bytes > 4 * 200 * LONG_BYTES, "it was carried again and again");
     let reader = log.reader();
     for (number, bytes) in &histories[&name(1)] {
-        assert_eq!(reader.record(places[&number.0]).expect("readable"), *bytes);
+        assert_eq!(reader.record(&name(1), *number, places[&number.0]).expect("readable"), *bytes);
     }
     drop(log);
     let (recovery, found) = look(&storage.crash(), None);
