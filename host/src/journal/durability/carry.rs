@@ -246,6 +246,58 @@ fn a_service_that_ends_or_begins_anew_in_mid_carry_is_not_brought_back() -> Resu
     Ok(())
 }
 
+/// Where the records of the resting service are, as a start finds them.
+fn locations(storage: &SimulatedStorage) -> BTreeMap<u64, Location> {
+    let mut locations = BTreeMap::new();
+    let recovery = inspect(storage, DIRECTORY, None, &mut |found| match found {
+        Found::Begins { service } | Found::Ends { service } if *service == name(1) => locations.clear(),
+        Found::Record { service, number, location, .. } if *service == name(1) => {
+            locations.insert(number.0, location);
+        }
+        _ => {}
+    });
+    assert_eq!(recovery.expect("readable").services[&name(1)].standing, Standing::Sound);
+    locations
+}
+
+#[test]
+fn after_a_set_that_was_cut_off_records_are_where_the_whole_one_has_them() -> Result<(), LogError> {
+    let mut resting = Resting::new(7)?;
+    let mut reclaim = resting.log.begin_reclaim(resting.needed());
+    for _ in 0..2 {
+        assert!(matches!(resting.log.step(&mut reclaim)?, Step::Going(moved) if !moved.is_empty()));
+    }
+    let Resting { storage, log, mut histories } = resting;
+    drop(log);
+    let storage = storage.crash();
+    let (mut log, _, _) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
+    for _ in 0..240 {
+        append_long(&mut log, &mut histories, 0)?;
+    }
+    // The whole set is there, and of the originals the first go; then nothing goes on until somebody looks.
+    let (mut moved, mut reclaim) = (Vec::new(), log.begin_reclaim(needed(&histories)));
+    let before = log.segment_count();
+    while moved.is_empty() || log.segment_count() >= before {
+        let Step::Going(more) = log.step(&mut reclaim)? else { break };
+        moved.extend(more);
+    }
+    let of_set = |number| {
+        let moved =
+            moved.iter().find(|moved| moved.service == name(1) && moved.location(RecordNumber(number)).is_some());
+        moved.and_then(|moved| moved.location(RecordNumber(number)))
+    };
+    let found = locations(&storage);
+    assert_eq!(found.len(), 60);
+    for (number, location) in &found {
+        assert_eq!(Some(*location), of_set(*number), "record {number}");
+    }
+    while matches!(log.step(&mut reclaim)?, Step::Going(_)) {}
+    for (number, bytes) in &histories[&name(1)] {
+        assert_eq!(log.reader().record(found[&number.0]).expect("still there"), *bytes, "record {number}");
+    }
+    Ok(())
+}
+
 /// A byte of the frame of the resting service's record 4, in the first segment.
 fn original_of_4() -> usize {
     SEGMENT_HEADER_BYTES + 3 * BLOCK_BYTES + 3000
