@@ -1,7 +1,7 @@
 //! Carried records: whatever cuts a carry off, none is lost, none comes twice, and nobody is distrusted.
 
 use super::*;
-use crate::journal::segments::CARRIED_SHARE;
+use crate::journal::segments::{CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES};
 
 /// Records that are long enough for a few to fill a frame.
 const LONG_BYTES: usize = 2000;
@@ -380,5 +380,62 @@ fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goe
     log.stage_end(&name(1))?;
     log.commit()?;
     assert!(reclaim(&mut log, &needed(&histories))?.0.segments > 5);
+    Ok(())
+}
+
+/// A journal with a service whose records lie far apart, each in a frame of its own beside one of a neighbour.
+fn scattered(filler_bytes: usize, count: usize) -> Result<(SimulatedStorage, Log, Histories), LogError> {
+    let storage = SimulatedStorage::new(9);
+    let (mut log, _, _) = open(&storage, options(40), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    for _ in 0..count {
+        append_beside(&mut log, &mut histories, filler_bytes)?;
+    }
+    Ok((storage, log, histories))
+}
+
+fn append_beside(log: &mut Log, histories: &mut Histories, filler_bytes: usize) -> Result<(), LogError> {
+    for (service, bytes) in [(1, 50), (0, filler_bytes)] {
+        let history = histories.entry(name(service)).or_default();
+        let number = RecordNumber(history.len() as u64 + 1);
+        let kind = if history.is_empty() { RunKind::Begin } else { RunKind::Continue };
+        let bytes = record(service, number.0, bytes);
+        log.stage(kind, &name(service), number, &bytes)?;
+        history.push((number, bytes));
+    }
+    log.commit()?;
+    Ok(())
+}
+
+#[test]
+fn a_step_of_a_carry_reads_a_bounded_part_however_much_the_service_appends() -> Result<(), LogError> {
+    for (filler_bytes, is_active) in [(0, false), (0, true), (60_000, false), (60_000, true)] {
+        let (storage, mut log, mut histories) = scattered(filler_bytes, 700)?;
+        let mut reclaim = log.begin_reclaim(needed(&histories));
+        let frame_bytes = (filler_bytes + 200).next_multiple_of(BLOCK_BYTES);
+        let frames_max = (CARRY_READ_BYTES / frame_bytes + 1).min(CARRY_READ_FRAMES);
+        let (mut steps, mut reading) = (0, 0);
+        let reclaimed = loop {
+            let before = storage.count(Operation::Read);
+            let step = log.step(&mut reclaim)?;
+            let reads = usize::try_from(storage.count(Operation::Read) - before).expect("few");
+            steps += 1;
+            reading += usize::from(reads > 0);
+            // Of each frame its first block is read, then all of it; and the frame that was committed since.
+            assert!(reads <= 2 * (frames_max + 1), "{reads} reads in step {steps} of at most {frames_max} frames");
+            if let Step::Over(reclaimed) = step {
+                break reclaimed;
+            }
+            assert!(steps < 1000, "it comes to no end");
+            if is_active && steps < 200 {
+                append_beside(&mut log, &mut histories, filler_bytes)?;
+            }
+        };
+        assert!(reading > 2 && reclaimed.segments > 5 && reclaimed.pinned_by.is_empty(), "{reading}: {reclaimed:?}");
+        drop(log);
+        let (recovery, found) = look(&storage.crash(), None);
+        assert!(recovery.services.values().all(|kept| kept.standing == Standing::Sound), "{recovery:?}");
+        assert_eq!(found[&name(1)], histories[&name(1)]);
+    }
     Ok(())
 }
