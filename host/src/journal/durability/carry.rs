@@ -383,6 +383,20 @@ fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goe
     Ok(())
 }
 
+#[test]
+fn a_service_of_which_no_copy_was_written_yet_is_let_go_when_it_needs_nothing_any_more() -> Result<(), LogError> {
+    let Resting { storage, mut log, mut histories } = Resting::new(8)?;
+    storage.flip("0000000001.segment", original_of_4(), 1);
+    let (reclaimed, moved) = reclaim(&mut log, &needed(&histories))?;
+    assert_eq!((reclaimed.segments, reclaimed.pinned_by, moved), (0, vec![name(1)], Vec::new()));
+    append_long(&mut log, &mut histories, 0)?;
+    let mut needed = needed(&histories);
+    needed.insert(name(1), RecordNumber(61));
+    let (reclaimed, moved) = reclaim(&mut log, &needed)?;
+    assert!(reclaimed.segments > 5 && reclaimed.pinned_by.is_empty() && moved.is_empty(), "{reclaimed:?}");
+    Ok(())
+}
+
 /// A journal with a service whose records lie far apart, each in a frame of its own beside one of a neighbour.
 fn scattered(filler_bytes: usize, count: usize) -> Result<(SimulatedStorage, Log, Histories), LogError> {
     let storage = SimulatedStorage::new(9);

@@ -248,7 +248,6 @@ impl Log {
             (name, needed.min(last).max(first))
         });
         let next: BTreeMap<Name, RecordNumber> = next.collect();
-        self.half_carried.extend(next.keys().cloned());
         self.carry_on(Carry { next, ..Carry::default() }, reclaim)
     }
 
@@ -307,6 +306,8 @@ impl Log {
                 let frame_bytes = committed.frame_bytes() as u64;
                 self.carriable_bytes = self.carriable_bytes.saturating_sub(frame_bytes);
                 carry.appended_bytes = carry.appended_bytes.saturating_sub(frame_bytes);
+                // From now on there are copies that only a whole set makes up for.
+                self.half_carried.extend(staged.keys().cloned());
                 carry.take_copies(&committed);
                 moved.extend(places(&committed, staged));
             }
