@@ -13,6 +13,7 @@ use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::journal::frame::DirectoryId;
+use lifeboat::journal::recovery::{Found, inspect};
 use lifeboat::meter::Usage;
 use lifeboat::metrics::{JournalMetrics, Metrics, Scrape};
 use lifeboat::monitor::{Admission, HostResource};
@@ -21,7 +22,7 @@ use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat::transaction::{Answer, Denial, Epoch, Reply};
 use lifeboat::workload::{LoadLimits, load};
 use proptest::prelude::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
@@ -646,6 +647,48 @@ async fn a_service_that_is_told_created_takes_requests() {
         .expect("created");
     assert_eq!(*taking.lock().expect("no test panics in here"), [true]);
     creating.stop().await.expect("sealed");
+}
+
+/// Where the frames with records of `bee` are, in a directory whose host stopped.
+fn frames_of_bee(storage: &SimulatedStorage) -> BTreeSet<(u64, u32)> {
+    let mut frames = BTreeSet::new();
+    let locked = Locked::look(Arc::new(storage.copy())).expect("a data directory");
+    let seal = locked.catalog().seal().expect("readable");
+    let recovery = inspect(storage, DirectoryId([1; 16]), seal.as_ref(), &mut |found| match found {
+        Found::Begins { service } | Found::Ends { service } if **service == *"bee" => frames.clear(),
+        Found::Record { service, location, .. } if **service == *"bee" => {
+            frames.insert((location.segment, location.frame_offset));
+        }
+        _ => {}
+    });
+    assert!(recovery.expect("readable").damages.is_empty());
+    frames
+}
+
+#[tokio::test]
+async fn answers_that_only_repetitions_need_are_not_lost_unnoticed_when_their_copies_are_damaged() {
+    let storage = SimulatedStorage::new(18);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    let client = keep_answers(&rig).await;
+    // Its last snapshot is of its end: no replay needs its records any more.
+    rig.host.stop_service(&name("bee")).await.expect("stopped");
+    write_much(&rig, &storage, 40).await;
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    let frames = frames_of_bee(&storage);
+    assert!(frames.len() > 2, "{frames:?}");
+    for (segment, frame_offset) in frames {
+        let damaged = storage.copy();
+        damaged.flip(&format!("{segment:010}.segment"), frame_offset as usize + 50, 1);
+        let rig = start(&damaged, FailoverMode::Direct, None).await.expect("starts again");
+        let refused = rig.host.start_service(&name("bee"), Epoch([44; 16])).await.map_err(|error| error.to_string());
+        let what = format!("segment {segment}, offset {frame_offset}: {refused:?}");
+        assert!(refused.is_err_and(|reason| reason.contains("lost")), "{what}");
+        assert!(rig.host.quarantined(&name("ant")).is_none(), "{what}");
+    }
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    rig.host.start_service(&name("bee"), Epoch([45; 16])).await.expect("started");
+    client.check_answers(&rig).await.expect("nothing is forgotten");
 }
 
 /// Removes `ant` from a directory with `ant` and `bee`, with a power cut after `operations` of the storage. Returns

@@ -399,8 +399,17 @@ fn standing(
             "its newest snapshot is of record {newest}, but its journal ends with {last}: records are lost"
         ));
     }
-    if found.usable().next().is_none() {
+    let Some(newest) = found.usable().next() else {
         return Err(format!("no good snapshot reaches to record {}, with which its journal begins", found.first));
+    };
+    // A replay does without them, but a client that repeats one of their ids would be executed again.
+    let first_answer = newest.first_answer();
+    if first_answer < found.first {
+        return Err(format!(
+            "its newest snapshot keeps answers from record {first_answer} on, but its journal begins with {}: answers \
+             are lost",
+            found.first
+        ));
     }
     Ok(())
 }

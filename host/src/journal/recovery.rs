@@ -13,8 +13,9 @@
 //!
 //! A set of carried copies comes in as many runs as it takes, and records of the service may be appended between them,
 //! which the set then tells once more. Before the set is whole no original goes: so a set that a crash cut off repeats what
-//! is there, and is skipped, and once originals are gone a whole set follows on it. A set counts instead of originals of
-//! which some are gone, and has to reach the last record that any frame told of: one that never does is a quarantine.
+//! is there, and is skipped, and once originals are gone a whole set follows on it, which counts instead. A set counts
+//! instead of originals of which some are gone as well, and has to reach the last record that any frame told of: one that
+//! never does is a quarantine.
 //!
 //! Reading changes nothing. [`inspect`] is for those who only look; [`crate::journal::segments::Log::open`] goes on.
 
@@ -675,8 +676,10 @@ impl Walk<'_> {
             // A journal that contradicts itself cannot put itself right.
             return;
         }
-        if is_carried && (run.first < told.kept.first || told.is_cut_off() && run.first > told.kept.next) {
-            // The originals are gone, and with them what was before those that were found.
+        if is_carried && (run.first < told.kept.first || told.is_cut_off() && run.first != told.kept.next) {
+            // The originals are gone, and with them what was before those that were found; or this is another set than the
+            // one that was cut off, since the runs of a set follow on each other. Whoever carried this one knows only of its
+            // places, and gives the others up.
             told.begin_again(run.first);
             (self.found)(Found::Begins { service });
         }
@@ -715,8 +718,8 @@ impl Told {
         Self { kept: Kept { first, next: first, standing: Standing::Sound }, end: first, is_half_carried: false }
     }
 
-    /// Whether copies that are still to come may be those of a later carry, which begins with a later record: where nothing
-    /// is damaged, none of this one are missing in between.
+    /// Whether copies that are still to come may be those of a later carry: where nothing is damaged, none of this one are
+    /// missing in between.
     fn is_cut_off(&self) -> bool {
         self.kept.standing == Standing::Sound && self.kept.next < self.end
     }

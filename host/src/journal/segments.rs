@@ -20,7 +20,9 @@
 pub mod header;
 mod reclaim;
 
-pub use reclaim::{CARRIED_FRAME_BYTES, CARRIED_SHARE, CARRY_READ_BYTES, Moved, Reclaim, Reclaimed, Step};
+pub use reclaim::{
+    CARRIED_FRAME_BYTES, CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES, Moved, Reclaim, Reclaimed, Step,
+};
 
 use super::frame::{
     BLOCK_BYTES, DirectoryId, FrameBuilder, FrameFull, FrameHash, FrameHeader, FrameKey, Position, RecordNumber,
@@ -455,6 +457,9 @@ impl Log {
         let failed = |source| Failure { action: "write and sync a frame", source };
         active.write_synced_at(offset, &self.buffer).map_err(failed)?;
         let frame_offset = u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB");
+        if let Some(carry) = &mut self.carry {
+            carry.note(&header);
+        }
         for run in &header.runs {
             if matches!(run.kind, RunKind::Begin | RunKind::End) {
                 for segment in &mut self.segments {
@@ -462,9 +467,6 @@ impl Log {
                 }
                 self.uncarriable.remove(&run.service);
                 self.half_carried.remove(&run.service);
-            }
-            if let Some(carry) = &mut self.carry {
-                carry.note(run);
             }
             // Copies do not count before all of them are there.
             if run.kind != RunKind::Carried

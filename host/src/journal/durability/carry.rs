@@ -1,7 +1,7 @@
 //! Carried records: whatever cuts a carry off, none is lost, none comes twice, and nobody is distrusted.
 
 use super::*;
-use crate::journal::segments::CARRIED_SHARE;
+use crate::journal::segments::{CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES};
 
 /// Records that are long enough for a few to fill a frame.
 const LONG_BYTES: usize = 2000;
@@ -246,6 +246,62 @@ fn a_service_that_ends_or_begins_anew_in_mid_carry_is_not_brought_back() -> Resu
     Ok(())
 }
 
+/// Where the records of the resting service are, as a start finds them.
+fn locations(storage: &SimulatedStorage) -> BTreeMap<u64, Location> {
+    let mut locations = BTreeMap::new();
+    let recovery = inspect(storage, DIRECTORY, None, &mut |found| match found {
+        Found::Begins { service } | Found::Ends { service } if *service == name(1) => locations.clear(),
+        Found::Record { service, number, location, .. } if *service == name(1) => {
+            locations.insert(number.0, location);
+        }
+        _ => {}
+    });
+    assert_eq!(recovery.expect("readable").services[&name(1)].standing, Standing::Sound);
+    locations
+}
+
+#[test]
+fn after_a_set_that_was_cut_off_records_are_where_the_whole_one_has_them() -> Result<(), LogError> {
+    let mut resting = Resting::new(7)?;
+    let mut reclaim = resting.log.begin_reclaim(resting.needed());
+    for _ in 0..2 {
+        assert!(matches!(resting.log.step(&mut reclaim)?, Step::Going(moved) if !moved.is_empty()));
+    }
+    let Resting { storage, log, mut histories } = resting;
+    drop(log);
+    let storage = storage.crash();
+    let (mut log, _, _) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
+    for _ in 0..240 {
+        append_long(&mut log, &mut histories, 0)?;
+    }
+    // The whole set is there, and of the originals the first go; then nothing goes on until somebody looks.
+    let (mut moved, mut reclaim) = (Vec::new(), log.begin_reclaim(needed(&histories)));
+    let before = log.segment_count();
+    while moved.is_empty() || log.segment_count() >= before {
+        let Step::Going(more) = log.step(&mut reclaim)? else { break };
+        moved.extend(more);
+    }
+    let of_set = |number| {
+        let moved =
+            moved.iter().find(|moved| moved.service == name(1) && moved.location(RecordNumber(number)).is_some());
+        moved.and_then(|moved| moved.location(RecordNumber(number)))
+    };
+    let found = locations(&storage);
+    assert_eq!(found.len(), 60);
+    for (number, location) in &found {
+        assert_eq!(Some(*location), of_set(*number), "record {number}");
+    }
+    while matches!(log.step(&mut reclaim)?, Step::Going(_)) {}
+    for (number, bytes) in &histories[&name(1)] {
+        assert_eq!(
+            log.reader().record(&name(1), *number, found[&number.0]).expect("still there"),
+            *bytes,
+            "record {number}"
+        );
+    }
+    Ok(())
+}
+
 /// A byte of the frame of the resting service's record 4, in the first segment.
 fn original_of_4() -> usize {
     SEGMENT_HEADER_BYTES + 3 * BLOCK_BYTES + 3000
@@ -328,5 +384,76 @@ fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goe
     log.stage_end(&name(1))?;
     log.commit()?;
     assert!(reclaim(&mut log, &needed(&histories))?.0.segments > 5);
+    Ok(())
+}
+
+#[test]
+fn a_service_of_which_no_copy_was_written_yet_is_let_go_when_it_needs_nothing_any_more() -> Result<(), LogError> {
+    let Resting { storage, mut log, mut histories } = Resting::new(8)?;
+    storage.flip("0000000001.segment", original_of_4(), 1);
+    let (reclaimed, moved) = reclaim(&mut log, &needed(&histories))?;
+    assert_eq!((reclaimed.segments, reclaimed.pinned_by, moved), (0, vec![name(1)], Vec::new()));
+    append_long(&mut log, &mut histories, 0)?;
+    let mut needed = needed(&histories);
+    needed.insert(name(1), RecordNumber(61));
+    let (reclaimed, moved) = reclaim(&mut log, &needed)?;
+    assert!(reclaimed.segments > 5 && reclaimed.pinned_by.is_empty() && moved.is_empty(), "{reclaimed:?}");
+    Ok(())
+}
+
+/// A journal with a service whose records lie far apart, each in a frame of its own beside one of a neighbour.
+fn scattered(filler_bytes: usize, count: usize) -> Result<(SimulatedStorage, Log, Histories), LogError> {
+    let storage = SimulatedStorage::new(9);
+    let (mut log, _, _) = open(&storage, options(40), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    for _ in 0..count {
+        append_beside(&mut log, &mut histories, filler_bytes)?;
+    }
+    Ok((storage, log, histories))
+}
+
+fn append_beside(log: &mut Log, histories: &mut Histories, filler_bytes: usize) -> Result<(), LogError> {
+    for (service, bytes) in [(1, 50), (0, filler_bytes)] {
+        let history = histories.entry(name(service)).or_default();
+        let number = RecordNumber(history.len() as u64 + 1);
+        let kind = if history.is_empty() { RunKind::Begin } else { RunKind::Continue };
+        let bytes = record(service, number.0, bytes);
+        log.stage(kind, &name(service), number, &bytes)?;
+        history.push((number, bytes));
+    }
+    log.commit()?;
+    Ok(())
+}
+
+#[test]
+fn a_step_of_a_carry_reads_a_bounded_part_however_much_the_service_appends() -> Result<(), LogError> {
+    for (filler_bytes, is_active) in [(0, false), (0, true), (60_000, false), (60_000, true)] {
+        let (storage, mut log, mut histories) = scattered(filler_bytes, 700)?;
+        let mut reclaim = log.begin_reclaim(needed(&histories));
+        let frame_bytes = (filler_bytes + 200).next_multiple_of(BLOCK_BYTES);
+        let frames_max = (CARRY_READ_BYTES / frame_bytes + 1).min(CARRY_READ_FRAMES);
+        let (mut steps, mut reading) = (0, 0);
+        let reclaimed = loop {
+            let before = storage.count(Operation::Read);
+            let step = log.step(&mut reclaim)?;
+            let reads = usize::try_from(storage.count(Operation::Read) - before).expect("few");
+            steps += 1;
+            reading += usize::from(reads > 0);
+            // Of each frame its first block is read, then all of it; and the frame that was committed since.
+            assert!(reads <= 2 * (frames_max + 1), "{reads} reads in step {steps} of at most {frames_max} frames");
+            if let Step::Over(reclaimed) = step {
+                break reclaimed;
+            }
+            assert!(steps < 1000, "it comes to no end");
+            if is_active && steps < 200 {
+                append_beside(&mut log, &mut histories, filler_bytes)?;
+            }
+        };
+        assert!(reading > 2 && reclaimed.segments > 5 && reclaimed.pinned_by.is_empty(), "{reading}: {reclaimed:?}");
+        drop(log);
+        let (recovery, found) = look(&storage.crash(), None);
+        assert!(recovery.services.values().all(|kept| kept.standing == Standing::Sound), "{recovery:?}");
+        assert_eq!(found[&name(1)], histories[&name(1)]);
+    }
     Ok(())
 }

@@ -14,7 +14,7 @@
 //! services that rest, one after another, would be carried round and round with every snapshot of a small neighbour.
 
 use super::{Committed, Failure, Log, LogError, spare_name};
-use crate::journal::frame::{FrameFull, RecordNumber, Run, RunKind, Staged, decode_body};
+use crate::journal::frame::{FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
 use crate::journal::reader::ReadError;
 use crate::journal::recovery::{Location, Share, Standing, segment_name};
 use crate::name::Name;
@@ -27,8 +27,12 @@ pub const CARRIED_SHARE: u64 = 4;
 /// Bytes from which on a frame of carried records takes no more: what services commit waits for no longer one.
 pub const CARRIED_FRAME_BYTES: usize = 1024 * 1024;
 
-/// Bytes of frames that a step reads: records that are to be carried may lie far apart.
+/// Bytes of frames that a step reads, beside as many as were committed since the last one: records that are to be carried
+/// may lie far apart.
 pub const CARRY_READ_BYTES: usize = 8 * 1024 * 1024;
+
+/// Frames that a step reads, beside as many as were committed since the last one: short ones may each be a seek.
+pub const CARRY_READ_FRAMES: usize = 256;
 
 /// What a reclaim did.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
@@ -108,11 +112,44 @@ pub(super) struct Carry {
     copies: BTreeMap<u64, BTreeMap<Name, Share>>,
     /// Bytes that the services appended and no step has made up for.
     appended_bytes: u64,
+    /// What was committed since the last step.
+    committed: Reading,
+}
+
+/// An amount of frames to read.
+#[derive(Debug, Default, Clone, Copy)]
+struct Reading {
+    frames: usize,
+    bytes: usize,
+}
+
+impl Reading {
+    fn is_over(self) -> bool {
+        self.frames == 0 || self.bytes == 0
+    }
+
+    /// One frame less.
+    fn take(&mut self, frame_bytes: usize) {
+        self.frames = self.frames.saturating_sub(1);
+        self.bytes = self.bytes.saturating_sub(frame_bytes);
+    }
 }
 
 impl Carry {
-    /// Takes note of records that were appended meanwhile.
-    pub(super) fn note(&mut self, run: &Run) {
+    /// What a step may read. What was committed comes on top, or services that write much were never caught up with.
+    fn begin_reading(&mut self) -> Reading {
+        let Reading { frames, bytes } = std::mem::take(&mut self.committed);
+        Reading { frames: frames + CARRY_READ_FRAMES, bytes: bytes + CARRY_READ_BYTES }
+    }
+
+    /// Takes note of a frame that was committed meanwhile.
+    pub(super) fn note(&mut self, header: &FrameHeader) {
+        self.committed.frames += 1;
+        self.committed.bytes += header.frame_bytes;
+        header.runs.iter().for_each(|run| self.note_run(run));
+    }
+
+    fn note_run(&mut self, run: &Run) {
         if !self.next.contains_key(&run.service) {
             return;
         }
@@ -211,7 +248,6 @@ impl Log {
             (name, needed.min(last).max(first))
         });
         let next: BTreeMap<Name, RecordNumber> = next.collect();
-        self.half_carried.extend(next.keys().cloned());
         self.carry_on(Carry { next, ..Carry::default() }, reclaim)
     }
 
@@ -237,15 +273,21 @@ impl Log {
         needed.map(|(_, share)| share.bytes).sum()
     }
 
-    /// Writes the next frame of copies, or more if the services append so much; with the last one the copies count.
+    /// Writes the next frame of copies, or more if the services append so much; with the last one the copies count. What
+    /// one step does not make up for, because it has read enough, is left to the next.
     fn carry_on(&mut self, mut carry: Carry, reclaim: &mut Reclaim) -> Result<Step, Failure> {
         let mut moved = Vec::new();
+        let mut reading = carry.begin_reading();
         loop {
-            let staged = match self.read_on(&mut carry).and_then(|is_ready| match is_ready {
-                true => self.stage_copies(&mut carry),
-                false => Ok(BTreeMap::new()),
+            let staged = match self.read_on(&mut carry, &mut reading).and_then(|is_ready| match is_ready {
+                true => self.stage_copies(&mut carry).map(Some),
+                false => Ok(None),
             }) {
-                Ok(staged) => staged,
+                Ok(Some(staged)) => staged,
+                Ok(None) => {
+                    self.carry = Some(carry);
+                    return Ok(Step::Going(moved));
+                }
                 // What cannot be carried stays where it is: the next start tells whom damage concerns.
                 Err(Uncarriable { services, is_for_good: true }) => {
                     self.uncarriable.extend(services.iter().cloned());
@@ -264,6 +306,8 @@ impl Log {
                 let frame_bytes = committed.frame_bytes() as u64;
                 self.carriable_bytes = self.carriable_bytes.saturating_sub(frame_bytes);
                 carry.appended_bytes = carry.appended_bytes.saturating_sub(frame_bytes);
+                // From now on there are copies that only a whole set makes up for.
+                self.half_carried.extend(staged.keys().cloned());
                 carry.take_copies(&committed);
                 moved.extend(places(&committed, staged));
             }
@@ -279,13 +323,12 @@ impl Log {
     }
 
     /// Reads on until there is enough for a frame, or no more. Returns false if it is for the next step to go on.
-    fn read_on(&self, carry: &mut Carry) -> Result<bool, Uncarriable> {
-        let mut read_bytes = 0;
+    fn read_on(&self, carry: &mut Carry, reading: &mut Reading) -> Result<bool, Uncarriable> {
         while carry.read_ahead_bytes < CARRIED_FRAME_BYTES && self.behind(carry).next().is_some() {
-            if read_bytes >= CARRY_READ_BYTES {
+            if reading.is_over() {
                 return Ok(false);
             }
-            read_bytes += self.read_frame(carry)?;
+            reading.take(self.read_frame(carry)?);
         }
         Ok(true)
     }
