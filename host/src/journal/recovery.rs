@@ -305,7 +305,7 @@ pub(super) struct Segment {
     /// Whether all after its frames is zero, but for a torn tail.
     pub(super) is_zeroed: bool,
     pub(super) is_damaged: bool,
-    /// What it has of each service.
+    /// What it has of each service: of a sound one records that count, of any other all.
     pub(super) shares: BTreeMap<Name, Share>,
 }
 
@@ -349,12 +349,14 @@ pub(super) fn walk(
         previous: FrameHash::default(),
         segments: Vec::new(),
         told: BTreeMap::new(),
+        counted: BTreeMap::new(),
         damages: Vec::new(),
         seal: if seal.is_some() { SealState::Kept } else { SealState::Absent },
         torn: None,
         frames: 0,
     };
     walk.segments(storage, &files, seal)?;
+    walk.count_shares();
     let is_last_usable = files.last().is_some_and(|file| file.header.is_some());
     let half_carried = walk.told.iter().filter(|(_, told)| told.is_half_carried).map(|(service, _)| service.clone());
     let half_carried = half_carried.collect();
@@ -423,6 +425,8 @@ struct Walk<'f> {
     previous: FrameHash,
     segments: Vec<Segment>,
     told: BTreeMap<Name, Told>,
+    /// What the segments, by number, have of the records of each service that were handed out and still count.
+    counted: BTreeMap<Name, BTreeMap<u64, Share>>,
     damages: Vec<Damage>,
     seal: SealState,
     torn: Option<TornTail>,
@@ -641,30 +645,39 @@ impl Walk<'_> {
             if let Some(segment) = self.segments.last_mut() {
                 segment.add_share(run, frame_offset);
             }
-            let location = |record: &FrameRecord<'_>| Location {
-                segment: frames.number,
-                frame_offset,
-                record_offset: record.offset,
-            };
-            self.apply_run(run, records.map(|records| records[index].as_slice()), location);
+            self.apply_run(run, records.map(|records| records[index].as_slice()), frames.number, frame_offset);
         }
     }
 
-    fn apply_run(
-        &mut self,
-        run: &Run,
-        records: Option<&[FrameRecord<'_>]>,
-        location: impl Fn(&FrameRecord<'_>) -> Location,
-    ) {
+    /// Leaves to each segment what it has of sound services that counts: no originals that carried copies count instead of,
+    /// and no copies that were skipped, or they would pin it, and be carried once more. Of the others everything stays.
+    fn count_shares(&mut self) {
+        for (service, told) in &self.told {
+            if told.kept.standing != Standing::Sound || told.kept.next < told.end {
+                continue;
+            }
+            let mut counted = self.counted.remove(service).unwrap_or_default();
+            for segment in &mut self.segments {
+                segment.shares.remove(service);
+                if let Some(share) = counted.remove(&segment.number) {
+                    segment.shares.insert(service.clone(), share);
+                }
+            }
+        }
+    }
+
+    fn apply_run(&mut self, run: &Run, records: Option<&[FrameRecord<'_>]>, segment: u64, frame_offset: u32) {
         let service = &run.service;
         match run.kind {
             RunKind::End => {
                 self.told.remove(service);
+                self.counted.remove(service);
                 (self.found)(Found::Ends { service });
                 return;
             }
             RunKind::Begin => {
                 self.told.insert(service.clone(), Told::at(run.first));
+                self.counted.remove(service);
                 (self.found)(Found::Begins { service });
             }
             RunKind::Continue | RunKind::Carried => {}
@@ -681,6 +694,7 @@ impl Walk<'_> {
             // one that was cut off, since the runs of a set follow on each other. Whoever carried this one knows only of its
             // places, and gives the others up.
             told.begin_again(run.first);
+            self.counted.remove(service);
             (self.found)(Found::Begins { service });
         }
         let is_gap = run.first > if is_carried { told.kept.next } else { told.end };
@@ -702,7 +716,12 @@ impl Walk<'_> {
         } else if run.first <= kept.next && (run.end() > kept.next || run.count == 0) {
             for record in records.into_iter().flatten().filter(|record| record.number >= kept.next) {
                 let (number, bytes) = (record.number, record.bytes);
-                (self.found)(Found::Record { service, number, bytes, location: location(record) });
+                let location = Location { segment, frame_offset, record_offset: record.offset };
+                (self.found)(Found::Record { service, number, bytes, location });
+            }
+            if run.count > 0 {
+                let counted = self.counted.entry(service.clone()).or_default();
+                counted.entry(segment).or_default().add(run, frame_offset);
             }
             kept.next = run.end();
             told.reach(is_carried);

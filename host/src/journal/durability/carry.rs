@@ -28,13 +28,18 @@ struct Resting {
 
 impl Resting {
     fn new(seed: u64) -> Result<Self, LogError> {
+        Self::beside(seed, 240)
+    }
+
+    /// Beside so many records of the second.
+    fn beside(seed: u64, count: usize) -> Result<Self, LogError> {
         let storage = SimulatedStorage::new(seed);
         let (mut log, _, _) = open(&storage, options(8), Origin::Create).expect("opens");
         let mut histories = Histories::new();
         for _ in 0..60 {
             append_long(&mut log, &mut histories, 1)?;
         }
-        for _ in 0..240 {
+        for _ in 0..count {
             append_long(&mut log, &mut histories, 0)?;
         }
         Ok(Self { storage, log, histories })
@@ -299,6 +304,57 @@ fn after_a_set_that_was_cut_off_records_are_where_the_whole_one_has_them() -> Re
             "record {number}"
         );
     }
+    Ok(())
+}
+
+#[test]
+fn a_start_carries_nothing_once_more_of_which_the_copies_count() -> Result<(), LogError> {
+    let Resting { storage, mut log, mut histories } = Resting::new(10)?;
+    let (before, mut reclaim) = (log.segment_count(), log.begin_reclaim(needed(&histories)));
+    // All copies are there, and of the originals the first are gone.
+    let mut copies = Vec::new();
+    while copies.is_empty() || log.segment_count() >= before {
+        let Step::Going(moved) = log.step(&mut reclaim)? else { panic!("there is more to give up") };
+        copies.extend(moved);
+    }
+    drop(log);
+    let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
+    check("after the carry", &recovery, &found, &mut histories, None);
+    let first_copy = format!("{:010}.segment", copies[0].segment);
+    let is_before_copies = || {
+        let files = storage.list().expect("lists");
+        files.iter().any(|file| file.ends_with(".segment") && *file < first_copy)
+    };
+    let mut reclaim = log.begin_reclaim(needed(&histories));
+    while is_before_copies() {
+        let Step::Going(moved) = log.step(&mut reclaim)? else { panic!("nothing pins what is before the copies") };
+        assert!(moved.iter().all(|moved| moved.service != name(1)), "{moved:?}");
+    }
+    drop(log);
+    let (recovery, found) = look(&storage.crash(), None);
+    check("after the originals went", &recovery, &found, &mut histories, None);
+    Ok(())
+}
+
+#[test]
+fn copies_that_do_not_count_are_not_paid_for_once_more() -> Result<(), LogError> {
+    // A quarter of the journal suffices for what the first needs, but not for that twice.
+    let Resting { storage, mut log, mut histories } = Resting::beside(11, 120)?;
+    let mut reclaim = log.begin_reclaim(needed(&histories));
+    let mut copies = 0;
+    while copies < 55 {
+        let Step::Going(moved) = log.step(&mut reclaim)? else { panic!("it is carried") };
+        copies += moved.iter().map(|moved| moved.record_offsets.len()).sum::<usize>();
+    }
+    assert!(copies < 60, "it is cut off");
+    drop(log);
+    let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
+    check("after the cut", &recovery, &found, &mut histories, None);
+    let (reclaimed, moved) = super::reclaim(&mut log, &needed(&histories))?;
+    assert!(reclaimed.segments > 5 && reclaimed.pinned_by.is_empty() && !moved.is_empty(), "{reclaimed:?}");
+    drop(log);
+    let (recovery, found) = look(&storage.crash(), None);
+    check("after the originals went", &recovery, &found, &mut histories, None);
     Ok(())
 }
 
