@@ -244,6 +244,9 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
     let ada = rig.add_user("ada");
     let by_ada = |arguments: &[&str]| lifeboat(arguments).env("LIFEBOAT_PROFILE", &ada).output();
     by_ada(&["tx", "bank", overdrawn]).exits_with_one_line(1, &["not_granted"]);
+    let batch = lifeboat(["batch", "bank", "-"]).env("LIFEBOAT_PROFILE", &ada);
+    let batch = batch.input(format!("{{\"json\":{overdrawn}}}\n").repeat(3)).output();
+    assert!(!batch.exits_with_one_line(1, &["not_granted"]).contains("may be done"), "none of it was taken");
     by_ada(&["user", "list"]).exits_with_one_line(1, &["not_admin"]);
     rig.client(["user", "grant", "ada", "bank", "transact", "observe"]).output().exits(0);
     assert!(by_ada(&["tx", "bank", overdrawn]).exits(1).contains("refused"), "it reaches the guest");
@@ -532,11 +535,18 @@ fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
         output.exits(1);
         assert!(output.stderr.contains("lifeboat: interrupted ") && output.stderr.contains(words), "{}", output.stderr);
     }
-    assert!(resume.exists());
-    let again = rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
-    let again = again.input("{\"json\":{\"add\":1}}\n".repeat(3)).output();
-    assert_eq!(again.exits(0), "3\n4\n5\n", "two of them were done");
-
+    let again = |count| {
+        let again = rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
+        again.input("{\"json\":{\"add\":1}}\n".repeat(count)).output()
+    };
+    // A shorter input than before is not the end of it: without the file, what was done would be done once more.
+    for (count, answers) in [(0, ""), (1, "3\n")] {
+        let output = again(count);
+        assert_eq!(output.exits(1), answers);
+        assert!(output.stderr.contains("more lines were sent with it"), "{}", output.stderr);
+        assert!(resume.exists());
+    }
+    assert_eq!(again(3).exits(0), "3\n4\n5\n", "two of them were done");
     assert!(!resume.exists());
 }
 

@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, ClientError, Progress};
+use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, ClientError, Found, Progress};
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, is_one_line};
 use lifeboat::name::Name;
@@ -112,11 +112,31 @@ impl Batch {
                 ));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
             }
+            let after = locked(&resume).id_after();
+            if let Some(id) = after
+                && self.was_sent(&id)?
+            {
+                remote::note(&format!(
+                    "{} stays: more lines were sent with it than there were now; give the command with all of them",
+                    shown(file)
+                ));
+                return Ok(ExitCode::from(exit::SOME_NOT_OK));
+            }
             sync_answers().context("cannot write the answers")?;
             locked(&resume).remove().with_context(|| format!("cannot remove {}", shown(file)))?;
         }
         let is_all_ok = outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    /// Whether the server knows of a transaction of this id.
+    fn was_sent(&self, id: &str) -> anyhow::Result<bool> {
+        remote::with_server(async |client| match client.look_up(&self.service, id).await {
+            Ok(found) => Ok(found != Found::Unknown),
+            // What cannot be told any more: it would be denied, too.
+            Err(ClientError::Problem { code, .. }) if code == "id_too_old" => Ok(false),
+            Err(error) => Err(error.into()),
+        })
     }
 
     /// The lines, and how many they are, if that can be told.
@@ -154,6 +174,7 @@ impl Batch {
         let mut is_input_left = None;
         // Answers that have certainly left.
         let mut printed = 0;
+        let mut has_retried = false;
         let unwritable = "cannot write the answers";
         let progress = loop {
             let progress = match sending.next().now_or_never() {
@@ -196,6 +217,7 @@ impl Batch {
                     told.answer(answer.outcome);
                 }
                 Ok(Some(Progress::Retrying { error, unanswered, wait })) => {
+                    has_retried = true;
                     let (unanswered, wait) = (counted(unanswered as u64, "line"), wait.as_secs_f64());
                     told.note(&format!("lifeboat: {error}; sending {unanswered} again in {wait:.1} s"));
                 }
@@ -209,6 +231,8 @@ impl Batch {
         let answered = told.answered();
         match progress {
             Err(error @ ClientError::Unreachable { .. }) if answered == 0 => Err(error.into()),
+            // The server took none of it.
+            Err(error @ ClientError::Problem { .. }) if answered == 0 && !has_retried => Err(error.into()),
             Err(error) => {
                 let _ = told.end();
                 let is_void = matches!(error, ClientError::Problem { status: 401, .. });

@@ -70,6 +70,12 @@ impl LineIds {
         (!is_known).then_some(IdBlock { line: number, time: now })
     }
 
+    /// Whether line `number` may have been sent before the blocks were given back.
+    #[must_use]
+    pub fn may_be_sent(&self, number: u64) -> bool {
+        number < self.settled_before
+    }
+
     /// Begins a block, which is to outlive whatever happens from now on.
     pub fn begin(&mut self, block: IdBlock) {
         self.blocks.push(block);

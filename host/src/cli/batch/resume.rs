@@ -43,6 +43,8 @@ pub(super) struct Resume {
     file: File,
     bytes: u64,
     ids: LineIds,
+    /// The last line that an id was made for.
+    last_line: u64,
 }
 
 impl Resume {
@@ -92,7 +94,7 @@ impl Resume {
         };
         // Whoever wrote it may have died before this.
         file.sync_all().and_then(|()| sync_folder(path)).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, bytes: text.len() as u64, ids })
+        Ok(Self { path: path.to_owned(), file, bytes: text.len() as u64, ids, last_line: 0 })
     }
 
     /// The id of a line, which stays its id whatever happens once it is returned.
@@ -111,7 +113,15 @@ impl Resume {
             self.bytes = bytes;
             self.ids.begin(block);
         }
+        self.last_line = self.last_line.max(number);
         Ok(self.ids.id(number))
+    }
+
+    /// The id of the line after the last one, if that may have been sent before: then the file may be that of a longer
+    /// batch.
+    pub(super) fn id_after(&self) -> Option<String> {
+        let next = self.last_line + 1;
+        self.ids.may_be_sent(next).then(|| self.ids.id(next))
     }
 
     /// Removes the file of a batch that is done.
@@ -195,7 +205,9 @@ mod tests {
         let mut first = take(&path).expect("made");
         let drawn = ids(&mut first, 0);
         assert_ne!(drawn[0][..13], drawn[2][..13], "they are of two times");
+        assert_eq!(first.id_after(), None, "nothing was sent before");
         drop(first);
+        assert_eq!(take(&path).expect("there").id_after().as_ref(), drawn.first());
         let mut again = Resume::take(&path, "HTTP://a:80/", "ada", &bank()).expect("there");
         assert_eq!(ids(&mut again, 30), drawn);
         let next = again.id(5 * ID_BLOCK_LINES_MAX, NOW.plus(Duration::from_secs(30 * 3_600))).expect("an id");
