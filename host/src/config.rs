@@ -109,7 +109,7 @@ pub const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
     /// The data directory.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_absolute")]
     pub data: PathBuf,
     /// How clients reach it.
     pub server: ServerConfig,
@@ -160,10 +160,10 @@ pub enum MetricsAccess {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TlsConfig {
     /// The file with the chain of certificates, in PEM.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_absolute")]
     pub certificate: PathBuf,
     /// The file with the private key, in PEM.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_absolute")]
     pub key: PathBuf,
 }
 
@@ -199,7 +199,7 @@ pub struct ServiceConfig {
     /// Its name.
     pub name: Name,
     /// The file with its workload.
-    #[serde(serialize_with = "as_text")]
+    #[serde(serialize_with = "as_absolute")]
     pub workload: PathBuf,
     /// The size of its first VM.
     pub size: String,
@@ -448,8 +448,10 @@ fn find_size<'a>(sizes: &'a [Size], name: Option<&str>) -> Result<&'a Size, Stri
     })
 }
 
-fn as_text<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.collect_str(&path.display())
+/// Paths in a file are relative to that file: what is printed may be put anywhere.
+fn as_absolute<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
+    let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    serializer.collect_str(&absolute.display())
 }
 
 fn as_milliseconds<S: Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
