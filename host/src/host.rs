@@ -19,7 +19,7 @@ use crate::journal::MemoryJournal;
 use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
-use crate::service::{LaunchError, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
+use crate::service::{LaunchError, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{Workload, WorkloadHash};
 use std::collections::{BTreeMap, HashMap};
@@ -258,12 +258,20 @@ impl Host {
     /// # Errors
     /// As [`Host::request`].
     pub async fn request_as(&self, identity: &Identity, service: &str, request: Request) -> Result<Reply, Denial> {
+        self.begin_as(identity, service, request)?.await
+    }
+
+    /// The same without waiting for the answer: the request stands in the service's queue.
+    ///
+    /// # Errors
+    /// [`Denial`]: it does not, and never reaches the guest.
+    pub fn begin_as(&self, identity: &Identity, service: &str, request: Request) -> Result<Pending, Denial> {
         let handle = self.enter(identity, service, Grant::Transact)?;
         if request.body.len() > self.body_bytes_max {
             return Err(Denial::BodyTooLarge { bytes: request.body.len(), limit_bytes: self.body_bytes_max });
         }
         request.id.as_deref().map_or(Ok(()), check_id)?;
-        handle.request(identity.user.clone(), request).await
+        handle.request(identity.user.clone(), request)
     }
 
     /// The kept answer to a transaction of this user, once all that was sent to the service before is done. None if

@@ -26,6 +26,7 @@ mod spec;
 
 pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
+pub use handle::Pending;
 pub(crate) use handle::ServiceHandle;
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
 pub(crate) use recover::KeeperTask;

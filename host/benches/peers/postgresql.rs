@@ -2,10 +2,9 @@
 //!
 //! Its configuration is the one that `initdb` writes, with `fsync` and `synchronous_commit` on, as they are by default.
 //! It is given what a careful user would give it: a transfer is one statement, so one round trip, and it is
-//! prepared. Clients connect to a Unix socket.
+//! prepared. Clients connect over loopback, as those of a server of Lifeboat do.
 
-use crate::scratch::Scratch;
-use crate::server::{Server, User, command, is_root, run};
+use crate::server::{Server, User, command, free_port, is_root, run};
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use anyhow::{Context, Result, anyhow, ensure};
 use std::os::unix::fs::chown;
@@ -63,7 +62,7 @@ struct Database {
     _server: Server,
     programs: PathBuf,
     user: Option<User>,
-    sockets: Scratch,
+    port: u16,
     script: PathBuf,
 }
 
@@ -71,11 +70,9 @@ impl Database {
     fn start(directory: &Path, clients: usize) -> Result<Self> {
         let (programs, _) = find()?;
         let user = if is_root() { user() } else { None };
-        let sockets = Scratch::for_sockets()?;
         if let Some(User { uid, gid }) = user {
-            for own in [directory, sockets.path()] {
-                chown(own, Some(uid), Some(gid)).with_context(|| format!("failed to give away `{}`", own.display()))?;
-            }
+            chown(directory, Some(uid), Some(gid))
+                .with_context(|| format!("failed to give away `{}`", directory.display()))?;
         }
         let data = directory.join("data");
         let mut initdb = command(programs.join("initdb"), user, "INT");
@@ -89,15 +86,15 @@ impl Database {
         })?;
 
         let mut postgres = command(programs.join("postgres"), user, "INT");
-        postgres.arg("-D").arg(&data).arg("-k").arg(sockets.path()).args(["-c", "listen_addresses="]);
+        let port = free_port()?;
+        postgres.arg("-D").arg(&data).args(["-k", "", "-h", "127.0.0.1", "-p", &port.to_string()]);
         postgres.args(["-c", "fsync=on", "-c", "synchronous_commit=on"]);
         postgres.args(["-c", &format!("max_connections={}", clients + 16)]);
         let mut stop = command(programs.join("pg_ctl"), user, "INT");
         stop.args(["stop", "--mode=immediate", "--pgdata"]).arg(&data);
         let is_ready = || {
             command(programs.join("pg_isready"), user, "INT")
-                .arg("-h")
-                .arg(sockets.path())
+                .args(["-h", "127.0.0.1", "-p", &port.to_string()])
                 .output()
                 .is_ok_and(|is| is.status.success())
         };
@@ -105,7 +102,7 @@ impl Database {
 
         let script = directory.join("transfer.sql");
         std::fs::write(&script, TRANSFER).context("failed to write a script")?;
-        let database = Self { _server: server, programs, user, sockets, script };
+        let database = Self { _server: server, programs, user, port, script };
         database.ask(SCHEMA)?;
         Ok(database)
     }
@@ -113,7 +110,7 @@ impl Database {
     /// A command for a client's program.
     fn client(&self, program: &str) -> Command {
         let mut client = command(self.programs.join(program), self.user, "INT");
-        client.arg("-h").arg(self.sockets.path()).args(["-U", "postgres"]);
+        client.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
         client
     }
 

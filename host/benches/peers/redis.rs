@@ -2,10 +2,9 @@
 //!
 //! Every change is in the append-only file, and synced, before a reply is sent: `appendfsync always`. A transfer is one
 //! `EVALSHA` of a script, so one round trip. Both keys are random; where they are the same, once in a thousand times,
-//! the unit goes out and in again. Clients connect to a Unix socket.
+//! the unit goes out and in again. Clients connect over loopback, as those of a server of Lifeboat do.
 
-use crate::scratch::Scratch;
-use crate::server::{Server, command, run};
+use crate::server::{Server, command, free_port, run};
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use anyhow::{Context, Result, ensure};
 use std::path::Path;
@@ -75,34 +74,34 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
     Ok(rate)
 }
 
-/// A server with the accounts in it. The server stops before its directory is removed.
+/// A server with the accounts in it.
 struct Database {
     _server: Server,
-    sockets: Scratch,
+    port: u16,
     /// The SHA-1 of [`TRANSFER`], by which the server knows it.
     transfer: String,
 }
 
 impl Database {
     fn start(directory: &Path, clients: usize) -> Result<Self> {
-        let sockets = Scratch::for_sockets()?;
+        let port = free_port()?;
         let mut redis = command("redis-server", None, "TERM");
-        redis.args(["--port", "0", "--unixsocket"]).arg(sockets.path().join("redis")).arg("--dir").arg(directory);
+        redis.args(["--bind", "127.0.0.1", "--port", &port.to_string(), "--dir"]).arg(directory);
         redis.args(["--appendonly", "yes", "--appendfsync", "always", "--save", ""]);
         redis.args(["--maxclients", &(clients + 16).to_string()]);
-        let mut stop = client(sockets.path());
+        let mut stop = client(port);
         stop.args(["SHUTDOWN", "NOSAVE"]);
-        let is_ready = || run(client(sockets.path()).arg("PING")).is_ok_and(|(said, _)| said.trim() == "PONG");
+        let is_ready = || run(client(port).arg("PING")).is_ok_and(|(said, _)| said.trim() == "PONG");
         let server = Server::start(redis, directory.join("redis.log"), Some(stop), is_ready)?;
 
-        let mut database = Self { _server: server, sockets, transfer: String::new() };
+        let mut database = Self { _server: server, port, transfer: String::new() };
         database.evaluate(OPEN)?;
         database.transfer = run(database.client().args(["SCRIPT", "LOAD", TRANSFER]))?.0.trim().to_owned();
         Ok(database)
     }
 
     fn client(&self) -> Command {
-        client(self.sockets.path())
+        client(self.port)
     }
 
     /// Runs `script` with the number of accounts and the balance that each starts with.
@@ -114,7 +113,8 @@ impl Database {
     /// Lets `redis-benchmark` make so many transfers and returns how many it made per second.
     fn transfer(&self, clients: usize, requests: usize) -> Result<f64> {
         let mut benchmark = command("redis-benchmark", None, "TERM");
-        benchmark.arg("-s").arg(self.sockets.path().join("redis")).args(["--csv", "-r", &ACCOUNTS.to_string()]);
+        benchmark.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
+        benchmark.args(["--csv", "-r", &ACCOUNTS.to_string()]);
         benchmark.args(["-c", &clients.to_string(), "-n", &requests.to_string()]);
         benchmark.args(["EVALSHA", &self.transfer, "2", "__rand_int__", "__rand_int__"]);
         let (printed, _) = run(&mut benchmark)?;
@@ -124,9 +124,9 @@ impl Database {
     }
 }
 
-/// A command for a client of the server whose socket is in `sockets`, which fails where the server answers an error.
-fn client(sockets: &Path) -> Command {
+/// A command for a client of the server on `port`, which fails where the server answers an error.
+fn client(port: u16) -> Command {
     let mut client = command("redis-cli", None, "TERM");
-    client.arg("-s").arg(sockets.join("redis")).arg("-e");
+    client.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-e"]);
     client
 }

@@ -33,11 +33,6 @@ impl Scratch {
         Ok(Self { directory, broom })
     }
 
-    /// Creates one whose path is short: the name of a socket may be 107 bytes long, and a disk's may be longer.
-    pub(crate) fn for_sockets() -> Result<Self> {
-        Self::create_in(&std::env::temp_dir())
-    }
-
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()

@@ -3,6 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
 use std::fs::File;
+use std::net::TcpListener;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -37,6 +38,12 @@ impl User {
 /// Whether this process runs as root, which some servers refuse to.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
+}
+
+/// A port of loopback that nobody has, for a server that does not choose one itself.
+pub(crate) fn free_port() -> Result<u16> {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).context("failed to find a free port")?;
+    Ok(listener.local_addr().context("failed to find a free port")?.port())
 }
 
 /// A command for `program`, as `user` if there is one, with an environment that says nothing but `PATH`.

@@ -7,17 +7,20 @@ use super::{Phase, Shared};
 use crate::api::JSON_LINES;
 use crate::auth::Identity;
 use crate::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
+use crate::metrics::Metrics;
 use crate::name::Name;
-use crate::transaction::{Outcome, Reply};
+use crate::service::Pending;
+use crate::transaction::{Outcome, Reply, Request};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, State};
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use bytes::{Bytes, BytesMut};
-use futures::future::{BoxFuture, FutureExt};
-use futures::stream::{self, FuturesOrdered, StreamExt};
+use futures::stream::{self, StreamExt};
+use std::collections::VecDeque;
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::watch;
@@ -55,7 +58,7 @@ pub(super) async fn transact(
         service: service.into(),
         lines,
         phase,
-        under_way: FuturesOrdered::new(),
+        under_way: VecDeque::new(),
         body_bytes: 0,
         window: IN_FLIGHT_AT_FIRST,
         answer_bytes: 0,
@@ -63,6 +66,18 @@ pub(super) async fn transact(
     };
     let pieces = stream::unfold(batch, |mut batch| async move { batch.piece().await.map(|piece| (piece, batch)) });
     Ok(([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(pieces)).into_response())
+}
+
+/// A line that is to be answered.
+struct UnderWay {
+    id: Option<String>,
+    answer: Answering,
+    body_bytes: usize,
+}
+
+enum Answering {
+    Pending { pending: Pending, since: Instant },
+    Known(Result<Reply, NotDone>),
 }
 
 struct Done {
@@ -79,7 +94,8 @@ struct Batch {
     service: Arc<str>,
     lines: Splitter,
     phase: watch::Receiver<Phase>,
-    under_way: FuturesOrdered<BoxFuture<'static, Done>>,
+    /// In the order of their lines. A service answers in that order, so that only the first is waited for.
+    under_way: VecDeque<UnderWay>,
     /// Of the requests under way.
     body_bytes: usize,
     /// Requests that may be under way: it grows with every answer.
@@ -106,6 +122,8 @@ impl Batch {
     /// The next answers, in the order of their lines; none at the end.
     async fn piece(&mut self) -> Option<io::Result<Bytes>> {
         let mut text = Vec::new();
+        let mut phase = self.phase.clone();
+        let mut draining = pin!(draining(&mut phase));
         loop {
             if text.len() >= PIECE_BYTES {
                 return Some(Ok(text.into()));
@@ -114,7 +132,7 @@ impl Batch {
             let takes_more = self.ended.is_none() && self.has_room() && !is_queue_full;
             tokio::select! {
                 biased;
-                Some(done) = self.under_way.next() => {
+                Some(done) = first_done(&mut self.under_way, &self.service, &self.shared.metrics) => {
                     self.body_bytes -= done.body_bytes;
                     let before = text.len();
                     if let Err(error) = lines::print(&mut text, done.id, &done.result, true) {
@@ -124,7 +142,7 @@ impl Batch {
                     self.window = (self.window + 1).min(BATCH_IN_FLIGHT_MAX);
                 }
                 // What was not begun is the client's to send again.
-                () = draining(&mut self.phase), if self.ended.is_none() => {
+                () = &mut draining, if self.ended.is_none() => {
                     self.ended = Some(Ended::Broken(io::Error::other("the server is being stopped")));
                 }
                 line = self.lines.next(), if takes_more => match line {
@@ -175,18 +193,39 @@ impl Batch {
                 return;
             }
         };
-        let (shared, service) = (Arc::clone(&self.shared), Arc::clone(&self.service));
         let parsed = parse(line, &self.user);
         let body_bytes = parsed.as_ref().map_or(0, |(_, request)| request.body.len());
         self.body_bytes += body_bytes;
-        self.under_way.push_back(
-            async move {
-                let (id, result) = perform(&shared, by, &service, parsed).await;
-                Done { id, result, body_bytes }
-            }
-            .boxed(),
-        );
+        let (id, answer) = match parsed {
+            Err((id, not_done)) => (id, Answering::Known(Err(not_done))),
+            Ok((_, request)) => (request.id.clone(), self.ask(&by, request)),
+        };
+        self.under_way.push_back(UnderWay { id, answer, body_bytes });
     }
+
+    fn ask(&self, by: &Identity, request: Request) -> Answering {
+        let since = Instant::now();
+        match self.shared.host.begin_as(by, &self.service, request) {
+            Ok(pending) => Answering::Pending { pending, since },
+            Err(denial) => {
+                self.shared.metrics.answered(&self.service, Outcome::Denied, since.elapsed());
+                Answering::Known(Err(NotDone::Denied(denial)))
+            }
+        }
+    }
+}
+
+/// The first line, once it is answered; none if there is no line. Dropping the future loses nothing.
+async fn first_done(under_way: &mut VecDeque<UnderWay>, service: &str, metrics: &Metrics) -> Option<Done> {
+    let first = under_way.front_mut()?;
+    if let Answering::Pending { pending, since } = &mut first.answer {
+        let result = pending.await;
+        let outcome = result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
+        metrics.answered(service, outcome, since.elapsed());
+        first.answer = Answering::Known(result.map_err(NotDone::Denied));
+    }
+    let UnderWay { id, answer: Answering::Known(result), body_bytes } = under_way.pop_front()? else { return None };
+    Some(Done { id, result, body_bytes })
 }
 
 async fn draining(phase: &mut watch::Receiver<Phase>) {
@@ -202,24 +241,6 @@ fn parse(line: Line, by: &Name) -> Parsed {
         return Err((request.id, NotDone::Envelope { line: number, reason }));
     }
     Ok((user, request))
-}
-
-async fn perform(
-    shared: &Shared,
-    by: Identity,
-    service: &str,
-    parsed: Parsed,
-) -> (Option<String>, Result<Reply, NotDone>) {
-    let (_, request) = match parsed {
-        Ok(parsed) => parsed,
-        Err((id, not_done)) => return (id, Err(not_done)),
-    };
-    let id = request.id.clone();
-    let start = Instant::now();
-    let result = shared.host.request_as(&by, service, request).await;
-    let outcome = result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
-    shared.metrics.answered(service, outcome, start.elapsed());
-    (id, result.map_err(NotDone::Denied))
 }
 
 /// Cuts a body into lines. It ends with an error if the body breaks off or stands still, so that the last line is never

@@ -3,8 +3,10 @@
 use super::{QUEUE_BYTES_MAX, Status};
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 /// Messages in a service's queue that only look: so those who look do not keep out those who transact.
@@ -58,9 +60,32 @@ pub(crate) struct ServiceHandle {
     pub(super) looks: Arc<Semaphore>,
 }
 
+/// A request that stands in a service's queue, until its answer may be told. Dropping it does not take the request back.
+#[derive(Debug)]
+pub struct Pending {
+    service: Name,
+    answered: oneshot::Receiver<Result<Reply, Denial>>,
+}
+
+impl Future for Pending {
+    type Output = Result<Reply, Denial>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.answered).poll(context).map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service))))
+    }
+}
+
+/// What is answered for a service whose task has ended.
+fn gone(service: &Name) -> Denial {
+    Denial::Stopped { service: service.clone(), reason: "its task has ended".into() }
+}
+
 impl ServiceHandle {
-    /// Has a request of `user` executed and waits until its answer may be told.
-    pub(crate) async fn request(&self, user: Name, request: Request) -> Result<Reply, Denial> {
+    /// Has a request of `user` executed. What is returned waits until its answer may be told.
+    ///
+    /// # Errors
+    /// It does not stand in the queue.
+    pub(crate) fn request(&self, user: Name, request: Request) -> Result<Pending, Denial> {
         let (reply, answered) = oneshot::channel();
         let full = || Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() };
         let bytes = request.body.len();
@@ -75,7 +100,7 @@ impl ServiceHandle {
                 mpsc::error::TrySendError::Closed(_) => self.gone(),
             }
         })?;
-        answered.await.map_err(|_| self.gone())?
+        Ok(Pending { service: self.name.clone(), answered })
     }
 
     /// The kept answer to `user`'s transaction `id`, once all that was sent before is done and durable. None if there is
@@ -136,6 +161,6 @@ impl ServiceHandle {
     }
 
     fn gone(&self) -> Denial {
-        Denial::Stopped { service: self.name.clone(), reason: "its task has ended".into() }
+        gone(&self.name)
     }
 }
