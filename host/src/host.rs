@@ -9,7 +9,7 @@ mod turns;
 
 pub use durable::{Ended, NewService};
 
-use crate::auth::{Authority, Grant, Identity};
+use crate::auth::{Authority, Grant, Identity, TokenHash};
 use crate::clock::Clock;
 use crate::data::DataDirectory;
 use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program, joined};
@@ -226,7 +226,16 @@ impl Host {
     /// # Errors
     /// [`Denial::NotAuthenticated`].
     pub fn authenticate(&self, token: &str) -> Result<Identity, Denial> {
-        self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate(token, self.surroundings.clock.now())
+        self.authenticate_hash(&TokenHash::of(token))
+    }
+
+    /// The same for a token whose hash is known already.
+    ///
+    /// # Errors
+    /// As [`Host::authenticate`].
+    pub fn authenticate_hash(&self, token: &TokenHash) -> Result<Identity, Denial> {
+        let now = self.surroundings.clock.now();
+        self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate_hash(token, now)
     }
 
     /// Whether a request to a service would find room in its queue now, with some to spare. True if it does not run: the

@@ -236,15 +236,16 @@ impl Accounts {
     ///
     /// # Errors
     /// [`AccountError::Catalog`]: it is valid still.
-    pub fn log_out(&self, token: &str) -> Result<bool, AccountError> {
-        let hash = TokenHash::of(token);
+    pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
         let _changing = self.changing();
-        if !self.authority().knows(&hash) {
+        if !self.authority().knows(token) {
             return Ok(false);
         }
-        self.catalog()
-            .change_accounts(&AccountsChange { remove_tokens: BTreeSet::from([hash]), ..AccountsChange::default() })?;
-        Ok(self.authority_mut().void_hash(&hash))
+        self.catalog().change_accounts(&AccountsChange {
+            remove_tokens: BTreeSet::from([*token]),
+            ..AccountsChange::default()
+        })?;
+        Ok(self.authority_mut().void_hash(token))
     }
 
     /// Adds a user without grants.

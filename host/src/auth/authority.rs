@@ -142,10 +142,15 @@ impl Authority {
     /// # Errors
     /// [`Denial::NotAuthenticated`] if it is nobody's, void, or expired.
     pub fn authenticate(&self, token: &str, now: Timestamp) -> Result<Identity, Denial> {
-        let session = self
-            .sessions
-            .get(&TokenHash::of(token))
-            .ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
+        self.authenticate_hash(&TokenHash::of(token), now)
+    }
+
+    /// The same for a token whose hash is known already.
+    ///
+    /// # Errors
+    /// As [`Authority::authenticate`].
+    pub fn authenticate_hash(&self, token: &TokenHash, now: Timestamp) -> Result<Identity, Denial> {
+        let session = self.sessions.get(token).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
         if now >= session.expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
         }

@@ -185,7 +185,7 @@ impl Batch {
     }
 
     fn begin(&mut self, line: Line) {
-        let by = match self.shared.host.authenticate(self.token.reveal()) {
+        let by = match self.shared.host.authenticate_hash(self.token.hash()) {
             Ok(by) => by,
             // It has become void since the batch began: no line that is left could end otherwise.
             Err(denial) => {

@@ -168,7 +168,7 @@ impl Reading {
         loop {
             while let Some(next) = self.ready.front().map(|logged| logged.number) {
                 // It may be void by now, or its user may do less than before.
-                let Ok(identity) = self.shared.host.authenticate(self.token.reveal()) else { return None };
+                let Ok(identity) = self.shared.host.authenticate_hash(self.token.hash()) else { return None };
                 if let Some(gap) = self.gap(next) {
                     return Some(gap);
                 }
@@ -184,7 +184,7 @@ impl Reading {
             if !self.ready.is_empty() {
                 continue;
             }
-            let is_token_valid = self.shared.host.authenticate(self.token.reveal()).is_ok();
+            let is_token_valid = self.shared.host.authenticate_hash(self.token.hash()).is_ok();
             if is_token_valid && let Some(gap) = self.gap(self.after + 1) {
                 return Some(gap);
             }

@@ -3,7 +3,7 @@
 
 use super::problem::Problem;
 use super::{Phase, Shared};
-use crate::auth::{Grant, Identity};
+use crate::auth::{Grant, Identity, TokenHash};
 use crate::name::Name;
 use axum::Router;
 use axum::body::Body;
@@ -239,10 +239,10 @@ fn guard<T: 'static>(
 }
 
 /// The token that a request was let in with, for what goes on for long: it may become void meanwhile.
-pub(super) struct BearerToken(Box<str>);
+pub(super) struct BearerToken(TokenHash);
 
 impl BearerToken {
-    pub(super) fn reveal(&self) -> &str {
+    pub(super) fn hash(&self) -> &TokenHash {
         &self.0
     }
 }
@@ -251,7 +251,7 @@ impl<S: Sync> FromRequestParts<S> for BearerToken {
     type Rejection = Problem;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        token(&parts.headers).map(|token| Self(token.into()))
+        token(&parts.headers).map(|token| Self(TokenHash::of(token)))
     }
 }
 

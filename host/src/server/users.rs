@@ -39,7 +39,7 @@ pub(super) async fn log_in(
 }
 
 pub(super) async fn log_out(State(shared): State<Arc<Shared>>, token: BearerToken) -> Result<StatusCode, Problem> {
-    blocking(&shared, move |shared| shared.accounts.log_out(token.reveal())).await?;
+    blocking(&shared, move |shared| shared.accounts.log_out(token.hash())).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
