@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The VM that serves is never waited for and never asked: it may trap, roll back, and run dry meanwhile. If the rounds do
-//! not get shorter by themselves, it is held back a little (`Shadow::is_ahead`), so that they do. Whoever moves the
+//! not get shorter by themselves, it is held back a little (`Shadow::awaited_fuel`), so that they do. Whoever moves the
 //! service in another way drops the shadow first. A shadow is no more than a rehydrate: one that is lost costs nothing
 //! but its work, and one whose replies differ is never promoted.
 
@@ -40,9 +40,16 @@ pub const PROMOTE_FUEL_MAX: u64 = 250_000;
 /// Transactions of which a replay in the foreground takes no longer than they did, whatever that was.
 const PROMOTE_TRANSACTIONS_MAX: usize = 2;
 
-/// What the VM that serves may keep in a round beside its share of what the round replays, as fuel. Rounds shrink to a
-/// few times this, which must be less than [`PROMOTE_FUEL_MAX`].
-const SLACK_FUEL: u64 = PROMOTE_FUEL_MAX / 8;
+/// What the VM that serves may keep in a round beside its share of what the round replays, as fuel, at the least. Rounds
+/// shrink to a few times this, which must be less than [`PROMOTE_FUEL_MAX`].
+const SLACK_FUEL_MIN: u64 = PROMOTE_FUEL_MAX / 8;
+
+/// The same for a round that replays more than so many times that: a share of it. Who waits does so for longer and less
+/// often, since threads that wake one another all the time leave the cores idle in between.
+const SLACK_SHARE: u64 = 16;
+
+/// The VM that serves waits for no more than this at once, as fuel: some milliseconds.
+const WAIT_FUEL_MAX: u64 = 20 * PROMOTE_FUEL_MAX;
 
 /// What the first round may take, as restores and exports of the state: two restores and an export, with as much again.
 const RESTORES_MAX: u64 = 4;
@@ -80,14 +87,34 @@ pub(super) struct Shadow {
 /// How far a round is.
 #[derive(Debug, Default)]
 struct Progress {
+    /// What it has replayed.
     fuel: AtomicU64,
-    moved: Notify,
+    /// How much of that is waited for; 0 if nothing is.
+    wanted: AtomicU64,
+    reached: Notify,
 }
 
 impl Progress {
     fn add(&self, fuel: u64) {
-        self.fuel.fetch_add(fuel, Ordering::Relaxed);
-        self.moved.notify_one();
+        let fuel = self.fuel.fetch_add(fuel, Ordering::SeqCst) + fuel;
+        let wanted = self.wanted.load(Ordering::SeqCst);
+        if wanted > 0 && fuel >= wanted {
+            self.reached.notify_one();
+        }
+    }
+
+    fn fuel(&self) -> u64 {
+        self.fuel.load(Ordering::SeqCst)
+    }
+
+    /// Waits until so much is replayed.
+    async fn reaches(&self, wanted: u64) {
+        // The order of the two on both sides: whoever comes second sees what the other did.
+        self.wanted.store(wanted, Ordering::SeqCst);
+        while self.fuel() < wanted {
+            self.reached.notified().await;
+        }
+        self.wanted.store(0, Ordering::SeqCst);
     }
 }
 
@@ -150,12 +177,18 @@ impl Shadow {
         }
     }
 
-    /// Whether the VM that serves should wait for the round: it may keep three quarters of what the round replays
-    /// meanwhile, so that each round is shorter than the one before, and after every fourth round a quarter less.
-    fn is_ahead(&self, kept_fuel: u64) -> bool {
+    /// What the round must have replayed before the VM that serves goes on, as fuel; none if it need not wait. It may keep
+    /// three quarters of what the round replays meanwhile, so that each round is shorter than the one before, and after
+    /// every fourth round a quarter less.
+    fn awaited_fuel(&self, kept_fuel: u64) -> Option<u64> {
         let kept = kept_fuel.saturating_sub(self.kept_fuel_before);
         let quarters = 3_u64.saturating_sub(u64::from(self.rounds / 4));
-        self.over.is_none() && kept > self.progress.fuel.load(Ordering::Relaxed) / 4 * quarters + self.free_fuel
+        if self.over.is_some() || kept <= self.progress.fuel() / 4 * quarters + self.free_fuel {
+            return None;
+        }
+        // So that it can go on for a while then.
+        let room = (self.free_fuel / 2).min(WAIT_FUEL_MAX);
+        Some((kept - (self.free_fuel - room)).saturating_mul(4).checked_div(quarters).unwrap_or(u64::MAX))
     }
 }
 
@@ -309,10 +342,11 @@ impl Service {
     pub(super) async fn keep_pace(&mut self) {
         loop {
             let kept_fuel = self.kept_replay_fuel;
-            let Some(shadow) = self.shadow.as_mut().filter(|shadow| shadow.is_ahead(kept_fuel)) else { return };
+            let Some(shadow) = self.shadow.as_mut() else { return };
+            let Some(awaited_fuel) = shadow.awaited_fuel(kept_fuel) else { return };
             let progress = Arc::clone(&shadow.progress);
             tokio::select! {
-                () = progress.moved.notified() => {}
+                () = progress.reaches(awaited_fuel) => {}
                 () = shadow.round_over() => {}
             }
         }
@@ -360,8 +394,9 @@ impl Service {
             }
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
+                shadow.free_fuel = (replay_fuel(&tail) / SLACK_SHARE).clamp(SLACK_FUEL_MIN, WAIT_FUEL_MAX);
                 shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
-                (shadow.progress, shadow.free_fuel) = (progress, SLACK_FUEL);
+                shadow.progress = progress;
                 shadow.kept_fuel_before = self.kept_replay_fuel;
                 self.shadow = Some(shadow);
             }
@@ -455,4 +490,40 @@ impl Service {
 /// Drops a VM where nobody waits for it.
 fn drop_elsewhere(caught: Caught) {
     tokio::task::spawn_blocking(move || drop(caught));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+
+    #[test]
+    fn who_waits_for_a_round_is_woken_once_it_is_far_enough_and_not_before() {
+        let progress = Progress::default();
+        progress.add(10);
+        assert!(progress.reaches(10).now_or_never().is_some(), "it is there already");
+        let mut reaches = Box::pin(progress.reaches(30));
+        assert!(reaches.as_mut().now_or_never().is_none());
+        let (waker, woken) = counting_waker();
+        let mut context = std::task::Context::from_waker(&waker);
+        assert!(reaches.as_mut().poll(&mut context).is_pending());
+        progress.add(10);
+        assert_eq!(woken.load(Ordering::Relaxed), 0);
+        progress.add(10);
+        assert_eq!(woken.load(Ordering::Relaxed), 1);
+        assert!(reaches.as_mut().poll(&mut context).is_ready());
+        progress.add(10);
+        assert_eq!(woken.load(Ordering::Relaxed), 1, "nobody waits any more");
+    }
+
+    fn counting_waker() -> (std::task::Waker, Arc<AtomicU64>) {
+        struct Counts(Arc<AtomicU64>);
+        impl std::task::Wake for Counts {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        let woken = Arc::new(AtomicU64::new(0));
+        (std::task::Waker::from(Arc::new(Counts(Arc::clone(&woken)))), woken)
+    }
 }
