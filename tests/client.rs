@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// A server that was set up in a folder, and a client's profile beside it.
 struct Rig {
@@ -44,6 +45,12 @@ impl Rig {
 
     fn url(&self) -> String {
         format!("http://{}", self.server.as_ref().expect("it serves").address)
+    }
+
+    /// That of who is logged in.
+    fn token(&self) -> String {
+        let profile = std::fs::read_to_string(self.profile()).expect("readable");
+        profile.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token").to_owned()
     }
 
     fn profile(&self) -> PathBuf {
@@ -83,7 +90,10 @@ struct Between {
 
 impl Between {
     fn new(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), server)
+    }
+
+    fn on(listener: TcpListener, server: SocketAddr) -> Self {
         let address = listener.local_addr().expect("an address");
         let server = Arc::new(Mutex::new(server));
         let between = Self { address, server, cuts: Arc::default(), starting: Arc::default() };
@@ -176,8 +186,7 @@ fn a_user_logs_in_is_known_and_logs_out() {
     std::fs::set_permissions(rig.profile(), std::fs::Permissions::from_mode(0o600)).expect("ours");
 
     // What the profile has, and what stands for it.
-    let profile = std::fs::read_to_string(rig.profile()).expect("readable");
-    let token = profile.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token").to_owned();
+    let token = rig.token();
     let by_variables = || {
         lifeboat(["whoami"])
             .env("LIFEBOAT_SERVER", rig.url())
@@ -200,11 +209,84 @@ fn a_user_logs_in_is_known_and_logs_out() {
 fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
     let mut rig = Rig::with_service("bank", "counter", &[]);
     rig.server.take().expect("it serves").kill();
-    for command in [&["whoami"][..], &["services"], &["events", "--follow"], &["tx", "bank", "{\"add\":1}"]] {
-        rig.client(command.iter().copied()).output().exits_with_one_line(5, &["cannot reach http://127.0.0.1:"]);
+    for (command, attempts) in [
+        (&["whoami"][..], 6),
+        (&["events", "--follow", "--attempts", "2"], 2),
+        (&["usage", "--watch", "--attempts", "2"], 2),
+        (&["query", "bank", "--attempts", "2", "1"], 2),
+        (&["tx", "bank", "--attempts", "3", "{\"add\":1}"], 3),
+        (&["batch", "bank", "--attempts", "3", "-"], 3),
+    ] {
+        let output = rig.client(command.iter().copied()).input("{\"json\":{\"add\":1}}\n").output();
+        assert_eq!(output.exits(5), "", "{command:?}");
+        let [waiting, end] = output.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{command:?}: {output:?}") };
+        assert!(waiting.starts_with("lifeboat: waiting for the server: cannot reach http://127.0.0.1:"), "{waiting}");
+        assert!(end.starts_with("lifeboat: cannot reach http://127.0.0.1:"), "{end}");
+        assert!(end.contains(&format!("({attempts} attempts); start a server there: lifeboat serve")), "{end}");
     }
-    let batch = rig.client(["batch", "bank", "-"]).input("{\"json\":{\"add\":1}}\n");
-    batch.output().exits_with_one_line(5, &["cannot reach http://127.0.0.1:"]);
+    rig.client(["tx", "bank", "--attempts", "1", "1"]).output().exits_with_one_line(5, &["(1 attempt)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_where_nobody_listens_yet_is_waited_for() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let server = rig.server.as_ref().expect("it serves").address;
+    let token = rig.token();
+    // Has an address, and refuses connections until somebody listens there.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("an address"));
+    let started = [
+        &["tx", "count", "{\"add\":1}"][..],
+        &["query", "count", "\"total\""],
+        &["batch", "count", "-"],
+        &["events"],
+        &["usage"],
+    ];
+    let started = started.map(|command| {
+        let command = lifeboat(command.iter().copied()).args(["--attempts", "1000"]).env("LIFEBOAT_SERVER", &url);
+        let mut running = command.env("LIFEBOAT_TOKEN", &token).env("LIFEBOAT_PROFILE", "/nowhere").start();
+        running.send("{\"json\":{\"add\":1}}");
+        running
+    });
+    let waiting = started.map(|mut running| {
+        running.tells("lifeboat: waiting for the server: cannot reach http://127.0.0.1:");
+        running
+    });
+    let listener = socket.listen(64).expect("nobody else does").into_std().expect("a listener");
+    listener.set_nonblocking(false).expect("it is ours");
+    let _between = Between::on(listener, server);
+    for running in waiting {
+        let output = running.finish();
+        assert_ne!(output.exits(0), "");
+        assert!(output.stderr.contains("lifeboat: the server answers again\n"), "{}", output.stderr);
+    }
+    assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), "2\n");
+}
+
+#[test]
+fn who_follows_is_told_once_that_the_server_is_away_and_once_that_it_is_back() {
+    let mut rig = Rig::with_service("count", "counter", &[]);
+    let between = Between::new(rig.server.as_ref().expect("it serves").address);
+    rig.log_in("admin", PASSWORD, &between.url()).exits(0);
+    let mut events = rig.client(["events", "--follow"]).start();
+    let mut usage = rig.client(["usage", "--watch"]).start();
+    for running in [&mut events, &mut usage] {
+        assert!(running.line().is_some());
+    }
+    // It ends as an operator ends it; connections are cut until it is back.
+    assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
+    for running in [&mut events, &mut usage] {
+        running.tells("lifeboat: waiting for the server: ");
+    }
+    rig.server = Some(Serving::start(rig.folder.path()));
+    between.go_on(rig.server.as_ref().expect("it serves").address);
+    for running in [&mut events, &mut usage] {
+        assert!(running.tells("lifeboat: ").contains("the server answers again"));
+        assert!(running.line().is_some(), "it goes on");
+    }
+    events.kill();
+    usage.kill();
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `lifeboat usage`: how full the VMs of the server are, and what their services did.
 
 use super::exit;
-use super::remote::{self, with_server};
+use super::remote::{self, Waiting, with_server};
 use clap::Args;
 use lifeboat::api::{AllUsage, ResourceUsage, Usage as ServiceUsage};
 use lifeboat::client::{Client, ClientError};
@@ -21,9 +21,11 @@ const BAR_CHARS: usize = 10;
 /// Arguments of `usage`.
 #[derive(Debug, Args)]
 pub(crate) struct Usage {
-    /// Go on each second: on a terminal in its place, elsewhere below
+    /// Go on each second, also when the server is started again: on a terminal in its place, elsewhere below
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -34,13 +36,19 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let backoff = self.waiting.backoff(self.watch);
         with_server(async |client| {
+            let client = client.with_patience(backoff);
             let is_terminal = remote::is_terminal() && !self.json;
             let mut ticks = tokio::time::interval(PERIOD);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             loop {
                 ticks.tick().await;
-                let usage = self.ask(&client).await?;
+                let usage = if self.watch {
+                    client.ask_until_answered(async || self.ask(&client).await, &backoff).await?
+                } else {
+                    self.ask(&client).await?
+                };
                 let mut text = if self.json {
                     format!("{}\n", serde_json::to_string(&usage)?)
                 } else {
