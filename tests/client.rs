@@ -334,6 +334,8 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
     assert!(by_ada(&["tx", "bank", overdrawn]).exits(1).contains("refused"), "it reaches the guest");
     assert!(by_ada(&["whoami"]).exits(0).contains("bank: observe, transact"));
     assert!(rig.client(["user", "list"]).output().exits(0).contains("bank: observe, transact"));
+    let early = rig.client(["user", "grant", "ada", "branch", "observe"]).output();
+    assert_eq!(early.exits(0), "ada may now observe branch; there is no service 'branch' yet\n");
     rig.client(["user", "revoke", "ada", "bank", "transact"]).output().exits(0);
     by_ada(&["tx", "bank", overdrawn]).exits_with_one_line(1, &["not_granted"]);
 
@@ -361,6 +363,31 @@ fn every_command_tells_in_one_way_that_there_is_no_service() {
         let output = rig.client(command.iter().copied()).output();
         output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
     }
+    // As a whole, and not line by line.
+    let batch = rig.client(["batch", "nothing", "-"]).input("{\"json\":1}\n".repeat(1_000)).output();
+    batch.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+}
+
+#[test]
+fn a_service_that_is_quarantined_is_told_as_such_with_reason_and_remedy() {
+    let mut rig = Rig::with_service("count", "counter", &[]);
+    rig.client(["deploy", "bank"]).arg(prebuilt("ledger")).output().exits(0);
+    rig.client(["services"]).output().exits(0);
+    assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
+    let damaged = |bytes: Vec<u8>| bytes.into_iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
+    let files = std::fs::read_dir(rig.folder.path().join("data")).expect("it is there");
+    let files = files.map(|file| file.expect("readable").path());
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "workload")) {
+        std::fs::write(&file, damaged(std::fs::read(&file).expect("readable"))).expect("writable");
+    }
+    rig.server = Some(Serving::start(rig.folder.path()));
+    rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
+    let denied = rig.client(["tx", "count", "{\"add\":1}"]).output();
+    let words = ["service 'count' is quarantined: ", "lifeboat start", "lifeboat verify", "(503 quarantined)"];
+    denied.exits_with_one_line(1, &words);
+    let services = rig.client(["services"]).output();
+    assert!(services.exits(1).contains("\ncount: quarantined: "), "{services:?}");
+    assert!(services.exits(1).contains("lifeboat start"), "{services:?}");
 }
 
 #[test]
@@ -411,6 +438,7 @@ fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
     assert!(all.exits(0).contains("Trigger process failover: triggered: bank/1 on "), "{all:?}");
     let usage = rig.client(["usage", "bank"]).output();
     assert!(usage.exits(0).contains("bank/3") && usage.exits(0).contains('%'), "{usage:?}");
+    assert!(usage.exits(0).contains("\ncounted since 20"), "{usage:?}");
     let stopped = rig.client(["stop", "bank"]).output();
     assert!(stopped.exits(0).contains("stopped"), "{stopped:?}");
     rig.client(["tx", "bank", "1"]).output().exits_with_one_line(1, &["bank"]);
@@ -430,7 +458,10 @@ fn a_transaction_whose_answers_are_lost_is_executed_once() {
     // More often than it tries.
     between.cut(std::iter::repeat_n(0, 100));
     let output = rig.client(["tx", "count", "--id", "x y", "--attempts", "2", "{\"add\":1}"]).output();
-    output.exits_with_one_line(5, &["lifeboat tx count --id 'x y' --look-up", "may have been done"]);
+    assert_eq!(output.exits(5), "");
+    let [waiting, end] = output.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{output:?}") };
+    assert!(waiting.starts_with("lifeboat: waiting for the server: the connection to http://127.0.0.1:"), "{waiting}");
+    assert!(end.contains("lifeboat tx count --id 'x y' --look-up") && end.contains("may have been done"), "{end}");
     between.go_on(rig.server.as_ref().expect("it serves").address);
     assert_eq!(rig.client(["tx", "count", "--id", "x y", "--look-up"]).output().exits(0), "6\n");
 }
@@ -462,8 +493,12 @@ fn events_go_on_over_broken_connections_and_starts_of_the_server() {
     between.go_on(rig.server.as_ref().expect("it serves").address);
     // What happened before is not known to it.
     let gap = next();
-    assert!(gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: what happened after event ")), "{gap}");
-    assert_eq!(next()["event"], "restored");
+    assert!(
+        gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: the server was started again at ")),
+        "{gap}"
+    );
+    let restored = next();
+    assert_eq!((&restored["event"], &restored["time"]), (&json!("restored"), &gap["time"]), "times are in order");
     events.kill();
 }
 

@@ -4,8 +4,8 @@ use super::{UsageError, exit, tx};
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lifeboat::api::{Service, Vm};
 use clap::Args;
+use lifeboat::api::{Service, Standing, Vm};
 use lifeboat::client::{Answer, Backoff, Client, ClientError, Notice, Profile, ProfileError, STARTING_BACKOFF, Server};
 use lifeboat::event::Printable;
 use lifeboat::lines;
@@ -276,14 +276,15 @@ fn with_server_or_data<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -
 
 /// `lifeboat services` of the server.
 pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
-    with_server_or_data(async |client| {
+    let is_sound = with_server_or_data(async |client| {
         let services = client.services().await?;
         if services.is_empty() && !json {
             note("there is no service on which you have a grant; an admin makes one: lifeboat deploy SERVICE WORKLOAD");
         }
-        print(json, &serde_json::json!({ "services": services }), || services_table(&services))
+        print(json, &serde_json::json!({ "services": services }), || services_table(&services))?;
+        Ok(services.iter().all(|service| service.standing != Standing::Quarantined))
     })?;
-    Ok(ExitCode::from(exit::OK))
+    Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
 }
 
 fn services_table(services: &[Service]) -> String {
@@ -310,8 +311,9 @@ fn services_table(services: &[Service]) -> String {
     let mut text = table(&rows);
     for service in services {
         let vm = service.vm.as_ref();
+        let of_standing = if service.standing == Standing::Quarantined { "quarantined: " } else { "" };
         let conditions = [
-            ("", &service.reason),
+            (of_standing, &service.reason),
             ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
             ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
             ("stopped: ", vm.map_or(&None, |vm| &vm.stopped)),

@@ -92,7 +92,7 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             // Somebody has to start a service that is stopped.
-            Self::Problem { code, .. } if code == "stopped" => false,
+            Self::Problem { code, .. } if matches!(&**code, "stopped" | "quarantined") => false,
             Self::Problem { retry_after, .. } => retry_after.is_some(),
             Self::Unreachable { .. } | Self::Refused { .. } | Self::Interrupted { .. } => true,
             Self::BadReply { .. } | Self::Setup(_) | Self::Input(_) | Self::Ids(_) => false,
