@@ -13,6 +13,7 @@ use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
 use std::sync::{Arc, Mutex};
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// A server that was set up in a folder, and a client's profile beside it.
 struct Rig {
@@ -44,6 +45,12 @@ impl Rig {
 
     fn url(&self) -> String {
         format!("http://{}", self.server.as_ref().expect("it serves").address)
+    }
+
+    /// That of who is logged in.
+    fn token(&self) -> String {
+        let profile = std::fs::read_to_string(self.profile()).expect("readable");
+        profile.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token").to_owned()
     }
 
     fn profile(&self) -> PathBuf {
@@ -83,7 +90,10 @@ struct Between {
 
 impl Between {
     fn new(server: SocketAddr) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        Self::on(TcpListener::bind("127.0.0.1:0").expect("a free port"), server)
+    }
+
+    fn on(listener: TcpListener, server: SocketAddr) -> Self {
         let address = listener.local_addr().expect("an address");
         let server = Arc::new(Mutex::new(server));
         let between = Self { address, server, cuts: Arc::default(), starting: Arc::default() };
@@ -176,8 +186,7 @@ fn a_user_logs_in_is_known_and_logs_out() {
     std::fs::set_permissions(rig.profile(), std::fs::Permissions::from_mode(0o600)).expect("ours");
 
     // What the profile has, and what stands for it.
-    let profile = std::fs::read_to_string(rig.profile()).expect("readable");
-    let token = profile.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token").to_owned();
+    let token = rig.token();
     let by_variables = || {
         lifeboat(["whoami"])
             .env("LIFEBOAT_SERVER", rig.url())
@@ -200,11 +209,84 @@ fn a_user_logs_in_is_known_and_logs_out() {
 fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
     let mut rig = Rig::with_service("bank", "counter", &[]);
     rig.server.take().expect("it serves").kill();
-    for command in [&["whoami"][..], &["services"], &["events", "--follow"], &["tx", "bank", "{\"add\":1}"]] {
-        rig.client(command.iter().copied()).output().exits_with_one_line(5, &["cannot reach http://127.0.0.1:"]);
+    for (command, attempts) in [
+        (&["whoami"][..], 6),
+        (&["events", "--follow", "--attempts", "2"], 2),
+        (&["usage", "--watch", "--attempts", "2"], 2),
+        (&["query", "bank", "--attempts", "2", "1"], 2),
+        (&["tx", "bank", "--attempts", "3", "{\"add\":1}"], 3),
+        (&["batch", "bank", "--attempts", "3", "-"], 3),
+    ] {
+        let output = rig.client(command.iter().copied()).input("{\"json\":{\"add\":1}}\n").output();
+        assert_eq!(output.exits(5), "", "{command:?}");
+        let [waiting, end] = output.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{command:?}: {output:?}") };
+        assert!(waiting.starts_with("lifeboat: waiting for the server: cannot reach http://127.0.0.1:"), "{waiting}");
+        assert!(end.starts_with("lifeboat: cannot reach http://127.0.0.1:"), "{end}");
+        assert!(end.contains(&format!("({attempts} attempts); start a server there: lifeboat serve")), "{end}");
     }
-    let batch = rig.client(["batch", "bank", "-"]).input("{\"json\":{\"add\":1}}\n");
-    batch.output().exits_with_one_line(5, &["cannot reach http://127.0.0.1:"]);
+    rig.client(["tx", "bank", "--attempts", "1", "1"]).output().exits_with_one_line(5, &["(1 attempt)"]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_where_nobody_listens_yet_is_waited_for() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let server = rig.server.as_ref().expect("it serves").address;
+    let token = rig.token();
+    // Has an address, and refuses connections until somebody listens there.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("an address"));
+    let started = [
+        &["tx", "count", "{\"add\":1}"][..],
+        &["query", "count", "\"total\""],
+        &["batch", "count", "-"],
+        &["events"],
+        &["usage"],
+    ];
+    let started = started.map(|command| {
+        let command = lifeboat(command.iter().copied()).args(["--attempts", "1000"]).env("LIFEBOAT_SERVER", &url);
+        let mut running = command.env("LIFEBOAT_TOKEN", &token).env("LIFEBOAT_PROFILE", "/nowhere").start();
+        running.send("{\"json\":{\"add\":1}}");
+        running
+    });
+    let waiting = started.map(|mut running| {
+        running.tells("lifeboat: waiting for the server: cannot reach http://127.0.0.1:");
+        running
+    });
+    let listener = socket.listen(64).expect("nobody else does").into_std().expect("a listener");
+    listener.set_nonblocking(false).expect("it is ours");
+    let _between = Between::on(listener, server);
+    for running in waiting {
+        let output = running.finish();
+        assert_ne!(output.exits(0), "");
+        assert!(output.stderr.contains("lifeboat: the server answers again\n"), "{}", output.stderr);
+    }
+    assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), "2\n");
+}
+
+#[test]
+fn who_follows_is_told_once_that_the_server_is_away_and_once_that_it_is_back() {
+    let mut rig = Rig::with_service("count", "counter", &[]);
+    let between = Between::new(rig.server.as_ref().expect("it serves").address);
+    rig.log_in("admin", PASSWORD, &between.url()).exits(0);
+    let mut events = rig.client(["events", "--follow"]).start();
+    let mut usage = rig.client(["usage", "--watch"]).start();
+    for running in [&mut events, &mut usage] {
+        assert!(running.line().is_some());
+    }
+    // It ends as an operator ends it; connections are cut until it is back.
+    assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
+    for running in [&mut events, &mut usage] {
+        running.tells("lifeboat: waiting for the server: ");
+    }
+    rig.server = Some(Serving::start(rig.folder.path()));
+    between.go_on(rig.server.as_ref().expect("it serves").address);
+    for running in [&mut events, &mut usage] {
+        assert!(running.tells("lifeboat: ").contains("the server answers again"));
+        assert!(running.line().is_some(), "it goes on");
+    }
+    events.kill();
+    usage.kill();
 }
 
 #[test]
@@ -252,6 +334,8 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
     assert!(by_ada(&["tx", "bank", overdrawn]).exits(1).contains("refused"), "it reaches the guest");
     assert!(by_ada(&["whoami"]).exits(0).contains("bank: observe, transact"));
     assert!(rig.client(["user", "list"]).output().exits(0).contains("bank: observe, transact"));
+    let early = rig.client(["user", "grant", "ada", "branch", "observe"]).output();
+    assert_eq!(early.exits(0), "ada may now observe branch; there is no service 'branch' yet\n");
     rig.client(["user", "revoke", "ada", "bank", "transact"]).output().exits(0);
     by_ada(&["tx", "bank", overdrawn]).exits_with_one_line(1, &["not_granted"]);
 
@@ -279,6 +363,31 @@ fn every_command_tells_in_one_way_that_there_is_no_service() {
         let output = rig.client(command.iter().copied()).output();
         output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
     }
+    // As a whole, and not line by line.
+    let batch = rig.client(["batch", "nothing", "-"]).input("{\"json\":1}\n".repeat(1_000)).output();
+    batch.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+}
+
+#[test]
+fn a_service_that_is_quarantined_is_told_as_such_with_reason_and_remedy() {
+    let mut rig = Rig::with_service("count", "counter", &[]);
+    rig.client(["deploy", "bank"]).arg(prebuilt("ledger")).output().exits(0);
+    rig.client(["services"]).output().exits(0);
+    assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
+    let damaged = |bytes: Vec<u8>| bytes.into_iter().map(|byte| byte ^ 1).collect::<Vec<_>>();
+    let files = std::fs::read_dir(rig.folder.path().join("data")).expect("it is there");
+    let files = files.map(|file| file.expect("readable").path());
+    for file in files.filter(|file| file.extension().is_some_and(|extension| extension == "workload")) {
+        std::fs::write(&file, damaged(std::fs::read(&file).expect("readable"))).expect("writable");
+    }
+    rig.server = Some(Serving::start(rig.folder.path()));
+    rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
+    let denied = rig.client(["tx", "count", "{\"add\":1}"]).output();
+    let words = ["service 'count' is quarantined: ", "lifeboat start", "lifeboat verify", "(503 quarantined)"];
+    denied.exits_with_one_line(1, &words);
+    let services = rig.client(["services"]).output();
+    assert!(services.exits(1).contains("\ncount: quarantined: "), "{services:?}");
+    assert!(services.exits(1).contains("lifeboat start"), "{services:?}");
 }
 
 #[test]
@@ -329,6 +438,7 @@ fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
     assert!(all.exits(0).contains("Trigger process failover: triggered: bank/1 on "), "{all:?}");
     let usage = rig.client(["usage", "bank"]).output();
     assert!(usage.exits(0).contains("bank/3") && usage.exits(0).contains('%'), "{usage:?}");
+    assert!(usage.exits(0).contains("\ncounted since 20"), "{usage:?}");
     let stopped = rig.client(["stop", "bank"]).output();
     assert!(stopped.exits(0).contains("stopped"), "{stopped:?}");
     rig.client(["tx", "bank", "1"]).output().exits_with_one_line(1, &["bank"]);
@@ -348,7 +458,10 @@ fn a_transaction_whose_answers_are_lost_is_executed_once() {
     // More often than it tries.
     between.cut(std::iter::repeat_n(0, 100));
     let output = rig.client(["tx", "count", "--id", "x y", "--attempts", "2", "{\"add\":1}"]).output();
-    output.exits_with_one_line(5, &["lifeboat tx count --id 'x y' --look-up", "may have been done"]);
+    assert_eq!(output.exits(5), "");
+    let [waiting, end] = output.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{output:?}") };
+    assert!(waiting.starts_with("lifeboat: waiting for the server: the connection to http://127.0.0.1:"), "{waiting}");
+    assert!(end.contains("lifeboat tx count --id 'x y' --look-up") && end.contains("may have been done"), "{end}");
     between.go_on(rig.server.as_ref().expect("it serves").address);
     assert_eq!(rig.client(["tx", "count", "--id", "x y", "--look-up"]).output().exits(0), "6\n");
 }
@@ -380,8 +493,12 @@ fn events_go_on_over_broken_connections_and_starts_of_the_server() {
     between.go_on(rig.server.as_ref().expect("it serves").address);
     // What happened before is not known to it.
     let gap = next();
-    assert!(gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: what happened after event ")), "{gap}");
-    assert_eq!(next()["event"], "restored");
+    assert!(
+        gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: the server was started again at ")),
+        "{gap}"
+    );
+    let restored = next();
+    assert_eq!((&restored["event"], &restored["time"]), (&json!("restored"), &gap["time"]), "times are in order");
     events.kill();
 }
 

@@ -4,7 +4,7 @@
 //! panics fails its test too, whatever that test looked at.
 
 use std::ffi::OsStr;
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -142,15 +142,18 @@ impl Lifeboat {
                 }
             }
         });
-        let mut reader = child.stderr.take().expect("it is piped");
+        let mut reader = BufReader::new(child.stderr.take().expect("it is piped"));
         let (sender, stderr) = channel();
         std::thread::spawn(move || {
-            let mut bytes = Vec::new();
-            reader.read_to_end(&mut bytes).expect("a pipe can be read");
-            // Fails if the test has given up on this run.
-            let _ = sender.send(bytes);
+            let mut line = Vec::new();
+            while reader.read_until(b'\n', &mut line).expect("a pipe can be read") > 0 {
+                // Fails if the test has given up on this run, which may still write.
+                let _ = sender.send(std::mem::take(&mut line));
+                line.clear();
+            }
         });
-        Running { child, stdin, stdout: Some(stdout), stderr, deadline: Instant::now() + PATIENCE }
+        let (told, deadline) = (Vec::new(), Instant::now() + PATIENCE);
+        Running { child, stdin, stdout: Some(stdout), stderr, told, deadline }
     }
 }
 
@@ -160,6 +163,8 @@ pub(crate) struct Running {
     stdin: Option<ChildStdin>,
     stdout: Option<Receiver<Vec<u8>>>,
     stderr: Receiver<Vec<u8>>,
+    /// What was taken from there.
+    told: Vec<u8>,
     deadline: Instant,
 }
 
@@ -170,8 +175,8 @@ impl Running {
         let stdin = self.stdin.as_mut().expect("standard input is open");
         if let Err(error) = stdin.write_all(format!("{line}\n").as_bytes()) {
             let code = self.child.wait().expect("a child can be waited for").code();
-            let stderr = self.stderr.recv_timeout(self.left()).unwrap_or_default();
-            panic!("the run reads no more ({error}), exit code {code:?}: {}", String::from_utf8_lossy(&stderr));
+            self.told.extend(self.stderr.iter().flatten());
+            panic!("the run reads no more ({error}), exit code {code:?}: {}", String::from_utf8_lossy(&self.told));
         }
     }
 
@@ -180,6 +185,22 @@ impl Running {
     pub(crate) fn line(&mut self) -> Option<Vec<u8>> {
         let line = self.stdout.as_ref().expect("standard output is open").recv_timeout(self.left());
         self.in_time(line)
+    }
+
+    /// Waits for a line of its standard error with these words, which is returned.
+    #[track_caller]
+    pub(crate) fn tells(&mut self, words: &str) -> String {
+        loop {
+            let line = self.stderr.recv_timeout(self.left());
+            let line = self.in_time(line).unwrap_or_else(|| {
+                panic!("it does not say '{words}': {}", String::from_utf8_lossy(&self.told));
+            });
+            self.told.extend_from_slice(&line);
+            let line = String::from_utf8_lossy(&line).into_owned();
+            if line.contains(words) {
+                return line;
+            }
+        }
     }
 
     fn left(&self) -> Duration {
@@ -220,9 +241,12 @@ impl Running {
             }
         }
         // It is closed when the run has ended, and no earlier.
-        let stderr = self.stderr.recv_timeout(self.left());
-        let stderr = self.in_time(stderr).expect("the reader does not panic");
-        let stderr = String::from_utf8(stderr).expect("events are UTF-8");
+        loop {
+            let line = self.stderr.recv_timeout(self.left());
+            let Some(line) = self.in_time(line) else { break };
+            self.told.extend(line);
+        }
+        let stderr = String::from_utf8(self.told).expect("events are UTF-8");
         let code = self.child.wait().expect("a child can be waited for").code();
         // Guests may panic, and say so behind the name of their service.
         let is_panic = stderr.lines().any(|line| line.starts_with("thread '")) || code.is_none_or(|code| code == 101);

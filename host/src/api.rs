@@ -218,11 +218,14 @@ pub struct Deployment {
     pub failover: Option<String>,
 }
 
-/// What a service used and did since the server started.
+/// What a service used and did since the server started, or since it was created if that was later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {
     /// The service.
     pub service: String,
+    /// When the server started, which is when it began to count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// Its VM, if it serves.
     pub vm: Option<Vm>,
     /// Requests that wait.
@@ -238,6 +241,9 @@ pub struct Usage {
 /// What all services that a user may observe used, and for an admin the host.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AllUsage {
+    /// When the server started, which is when it began to count.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
     /// The last sample of the host, for admins.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host: Option<serde_json::Value>,

@@ -44,6 +44,7 @@ use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
 
@@ -60,7 +61,8 @@ pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 /// How long a deployment may take: the upload, and the compiler.
 pub const DEPLOY_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// How a server is waited for that is starting: for about two minutes, whatever is asked of it.
+/// How a server is waited for that is starting, or where nobody listens yet, unless a client has another patience: for
+/// about two minutes, whatever is asked of it.
 pub const STARTING_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5), failures_max: 30 };
 
@@ -87,14 +89,24 @@ impl Server {
 
 /// A client of one server, as one user or as nobody. Clones share their connections.
 ///
-/// A server that is starting is waited for ([`STARTING_BACKOFF`]), whatever is asked of it. Other failures end a request;
-/// what goes on after them is [`Client::transact_until_known`], [`Client::batch`] and [`Client::events`].
+/// A server that is starting is waited for ([`STARTING_BACKOFF`]), whatever is asked of it; and one where nobody listens,
+/// as it may be about to ([`Client::with_patience`]). Other failures end a request; what goes on after them is [`Client::transact_until_known`], [`Client::batch`] and [`Client::events`].
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
     base: Url,
     token: Option<HeaderValue>,
-    notice: Arc<dyn Fn(&ClientError) + Send + Sync>,
+    patience: Backoff,
+    waiting: Arc<Waiting>,
+}
+
+/// What a client has to say while nothing comes back.
+#[derive(Debug, Clone, Copy)]
+pub enum Notice<'a> {
+    /// It waits for the server, for this reason. It is told once until the server is back.
+    Waiting(&'a ClientError),
+    /// The server it waited for is back.
+    Back,
 }
 
 impl std::fmt::Debug for Client {
@@ -146,13 +158,19 @@ impl Client {
         let token = token.transpose().map_err(|_| {
             ClientError::Setup("the token has characters that no token has; log in again: lifeboat login".into())
         })?;
-        Ok(Self { http, base, token, notice: Arc::new(|_| {}) })
+        Ok(Self { http, base, token, patience: STARTING_BACKOFF, waiting: Waiting::new(|_| {}) })
     }
 
-    /// Has `notice` told, once for a request, that it waits for a server that is starting.
+    /// Has `notice` told that a server is waited for, and that it is back. What sends a [`Batch`] again tells that itself.
     #[must_use]
-    pub fn with_notice(self, notice: impl Fn(&ClientError) + Send + Sync + 'static) -> Self {
-        Self { notice: Arc::new(notice), ..self }
+    pub fn with_notice(self, notice: impl Fn(Notice<'_>) + Send + Sync + 'static) -> Self {
+        Self { waiting: Waiting::new(notice), ..self }
+    }
+
+    /// Tries as often as `patience` says where nobody listens. What takes a [`Backoff`] of its own goes by that.
+    #[must_use]
+    pub fn with_patience(self, patience: Backoff) -> Self {
+        Self { patience, ..self }
     }
 
     /// The server's URL, as every URL of the same server is written.
@@ -340,8 +358,9 @@ impl Client {
     }
 
     /// Sends a transaction until its answer is known: again after a broken connection, and when the server asks to try
-    /// later. Thanks to the id it is executed once, however often it is sent. A server that is not there at the first
-    /// attempt is not waited for, and one that is starting no longer than by any other request.
+    /// later, or nobody listens. Thanks to the id it is executed once, however often it is sent. A server that cannot be
+    /// reached for another reason at the first attempt is not waited for, and one that is starting no longer than by any
+    /// other request.
     ///
     /// # Errors
     /// The last [`ClientError`], once `backoff` has no more attempts or another would end the same. After
@@ -355,8 +374,10 @@ impl Client {
     ) -> Result<Answer, ClientError> {
         // What a later attempt ended with does not undo what an earlier one may have done.
         let mut may_be_done = false;
+        let once = self.clone().with_patience(Backoff { failures_max: 1, ..*backoff });
         for failures in 1.. {
-            let sent = self.transact(service, Some(id), body.clone()).await;
+            let sent = once.transact(service, Some(id), body.clone()).await;
+            let sent = sent.map_err(|error| error.after_attempts(failures));
             let least = match &sent {
                 Ok(answer) => answer.retry_after,
                 Err(ClientError::Unreachable { .. }) if failures == 1 => None,
@@ -378,6 +399,9 @@ impl Client {
                     sent => sent,
                 };
             };
+            if let Err(error) = &sent {
+                self.waiting.begins(error);
+            }
             tokio::time::sleep(wait).await;
         }
         unreachable!("there are no more attempts than numbers")
@@ -427,6 +451,33 @@ impl Client {
         self.json(self.request(Method::GET, &["usage"])?).await
     }
 
+    /// Asks something that changes nothing, and asks again when the connection breaks or the server asks to try later, as
+    /// often in a row as `backoff` says. A server where nobody listens is waited for by each of these
+    /// ([`Client::with_patience`]).
+    ///
+    /// # Errors
+    /// The last [`ClientError`], once there are no more attempts or another would end the same.
+    pub async fn ask_until_answered<T>(
+        &self,
+        ask: impl AsyncFn() -> Result<T, ClientError>,
+        backoff: &Backoff,
+    ) -> Result<T, ClientError> {
+        for failures in 1.. {
+            let asked = ask().await;
+            let delay = match &asked {
+                Err(ClientError::Refused { .. }) | Ok(_) => return asked,
+                Err(error) if error.is_retryable() => {
+                    backoff.delay(failures).map(|delay| (error, delay.max(error.retry_after().unwrap_or_default())))
+                }
+                Err(_) => None,
+            };
+            let Some((error, delay)) = delay else { return asked };
+            self.waiting.begins(error);
+            tokio::time::sleep(delay).await;
+        }
+        unreachable!("there are no more attempts than numbers")
+    }
+
     fn request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, ClientError> {
         Ok(self.untimed_request(method, path)?.timeout(REQUEST_TIME_MAX))
     }
@@ -448,19 +499,35 @@ impl Client {
         })
     }
 
-    /// Sends a request, and reads all that comes back. A server that is starting has done nothing, and is asked again.
+    /// Sends a request, and reads all that comes back. A server that is starting, or that is not there, has done nothing,
+    /// and is asked again.
     async fn reply(&self, mut request: RequestBuilder) -> Result<Reply, ClientError> {
         for failures in 1.. {
             let again = request.try_clone();
-            let response = request.send().await.map_err(|error| self.broken(&error))?;
-            let reply = self.read(response).await?;
-            let starting = Some(&reply).filter(|reply| reply.status == StatusCode::SERVICE_UNAVAILABLE);
-            let starting = starting.map(|reply| self.problem(reply)).filter(ClientError::is_starting);
-            let delay = STARTING_BACKOFF.delay(failures);
-            let (Some(error), Some(again), Some(delay)) = (starting, again, delay) else { return Ok(reply) };
-            if failures == 1 {
-                (self.notice)(&error);
-            }
+            let sent = match request.send().await {
+                Ok(response) => Ok(self.read(response).await?),
+                Err(error) => Err(self.broken(&error).after_attempts(failures)),
+            };
+            let starting = match &sent {
+                Ok(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => {
+                    Some(self.problem(reply)).filter(ClientError::is_starting)
+                }
+                _ => None,
+            };
+            let (error, delay) = match (&sent, &starting) {
+                (_, Some(error)) => (error, STARTING_BACKOFF.delay(failures)),
+                (Err(error @ ClientError::Refused { .. }), None) => (error, self.patience.delay(failures)),
+                (Ok(reply), None) => {
+                    // One that is being stopped, or too busy, asks to try later.
+                    if error::retry_after(&reply.headers).is_none() {
+                        self.waiting.is_over();
+                    }
+                    return sent;
+                }
+                (Err(_), None) => return sent,
+            };
+            let (Some(again), Some(delay)) = (again, delay) else { return sent };
+            self.waiting.begins(error);
             tokio::time::sleep(delay.max(error.retry_after().unwrap_or_default())).await;
             request = again;
         }
@@ -503,7 +570,9 @@ impl Client {
 
     fn broken(&self, error: &reqwest::Error) -> ClientError {
         let (url, reason) = (self.url().to_owned(), error::root_cause(error));
-        if error.is_connect() {
+        if error.is_connect() && error::is_refused(error) {
+            ClientError::Refused { url, attempts: 1 }
+        } else if error.is_connect() {
             ClientError::Unreachable { url, reason }
         } else {
             ClientError::Interrupted { url, reason }
@@ -516,6 +585,30 @@ impl Client {
 
     fn problem(&self, reply: &Reply) -> ClientError {
         error::problem(self.url(), reply.status.as_u16(), &reply.headers, &reply.body)
+    }
+}
+
+/// Tells once that a server is waited for, and once that it is back, whatever is asked of it meanwhile.
+struct Waiting {
+    notice: Box<dyn Fn(Notice<'_>) + Send + Sync>,
+    is_told: AtomicBool,
+}
+
+impl Waiting {
+    fn new(notice: impl Fn(Notice<'_>) + Send + Sync + 'static) -> Arc<Self> {
+        Arc::new(Self { notice: Box::new(notice), is_told: AtomicBool::new(false) })
+    }
+
+    fn begins(&self, error: &ClientError) {
+        if !self.is_told.swap(true, Ordering::Relaxed) {
+            (self.notice)(Notice::Waiting(error));
+        }
+    }
+
+    fn is_over(&self) {
+        if self.is_told.swap(false, Ordering::Relaxed) {
+            (self.notice)(Notice::Back);
+        }
     }
 }
 

@@ -62,6 +62,9 @@ impl HostConfig {
     }
 }
 
+/// Why a service does not run that an operator stopped.
+const STOPPED_BY_OPERATOR: &str = "an operator stopped it; it serves again once it is started";
+
 /// Why a service does not run.
 #[derive(Debug, Clone)]
 enum Idle {
@@ -72,10 +75,12 @@ enum Idle {
 }
 
 impl Idle {
-    fn reason(&self) -> &str {
+    /// What its users are told.
+    fn denial(&self, service: &Name) -> Denial {
+        let service = service.clone();
         match self {
-            Self::Quarantined(reason) => reason,
-            Self::Stopped => "an operator stopped it; it serves again once it is started",
+            Self::Quarantined(reason) => Denial::Quarantined { service, reason: reason.clone() },
+            Self::Stopped => Denial::Stopped { service, reason: STOPPED_BY_OPERATOR.into() },
         }
     }
 }
@@ -350,7 +355,7 @@ impl Host {
             return Ok(handle.clone());
         }
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
-            Some((name, idle)) => Err(Denial::Stopped { service: name.clone(), reason: idle.reason().to_owned() }),
+            Some((name, idle)) => Err(idle.denial(name)),
             None => Err(match Name::new(service) {
                 Ok(service) if self.is_stopping.load(Ordering::Acquire) => {
                     Denial::Stopped { service, reason: "the host is being stopped".into() }

@@ -32,7 +32,7 @@ use crate::api::{
     User, Users, WhoAmI,
 };
 use crate::auth::{Accounts, Grant};
-use crate::clock::Clock;
+use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, MetricsAccess};
 use crate::host::Host;
 use crate::metrics::Metrics;
@@ -80,6 +80,8 @@ struct Shared {
     metrics: Arc<Metrics>,
     monitor: Option<Monitor>,
     clock: Arc<dyn Clock>,
+    /// When it was put together.
+    start: Timestamp,
     config: Config,
     /// The longest transaction or query, in bytes.
     body_bytes_max: usize,
@@ -125,6 +127,7 @@ impl Server {
             events,
             metrics,
             monitor,
+            start: clock.now(),
             clock,
             config,
             body_bytes_max,

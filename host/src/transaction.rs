@@ -277,6 +277,10 @@ impl Cause {
     }
 }
 
+/// What to do about a service that is quarantined.
+pub const QUARANTINE_REMEDY: &str = "once that is mended, lifeboat start brings it back; without the server, lifeboat \
+                                     verify --data DIR tells more, and lifeboat snapshot saves what can be trusted";
+
 /// Why a request never reached the guest. It left no trace in the journal, and the same id may be sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
@@ -373,6 +377,14 @@ pub enum Denial {
         service: Name,
         /// The request's id.
         id: String,
+        /// Why.
+        reason: String,
+    },
+    /// The service could not be brought back when the host started, and nothing of it was changed.
+    #[error("service '{service}' is quarantined: {reason}; {QUARANTINE_REMEDY}")]
+    Quarantined {
+        /// The service.
+        service: Name,
         /// Why.
         reason: String,
     },

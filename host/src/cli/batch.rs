@@ -2,7 +2,7 @@
 
 mod resume;
 
-use super::remote::{self, Login};
+use super::remote::{self, Login, Waiting};
 use super::run::counted;
 use super::run::lines::Lines;
 use super::{UsageError, exit, is_pipe_open, tx};
@@ -10,7 +10,7 @@ use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use lifeboat::client::{Backoff, Batch as Sending, BatchAnswer, ClientError, Found, Progress};
+use lifeboat::client::{Batch as Sending, BatchAnswer, ClientError, Found, Progress};
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, is_one_line};
 use lifeboat::name::Name;
@@ -36,7 +36,7 @@ const AFTER_HELP: &str = "\
 A line is a JSON object, as lifeboat run --envelope takes them:
   {\"id\"?: ID, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}
 One without an id is given a UUID of version 7. Answers come in the order of the lines, as those of lifeboat run do. When
-the connection breaks, or the server is started again, the lines without an answer are sent again under their ids, and
+the connection breaks, nobody listens, or the server is started again, the lines without an answer are sent again under their ids, and
 nothing is done twice.
 
 With --resume FILE the ids of lines that have none are made of what stands in FILE, which is made if it is missing and
@@ -64,6 +64,8 @@ pub(crate) struct Batch {
     /// Keep what ids are made of in FILE, so that the same command can be given again, after a crash too
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Print every answer as JSON
     #[arg(long)]
     json: bool,
@@ -77,13 +79,14 @@ pub(crate) struct Batch {
 
 impl Batch {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let backoff = self.waiting.backoff(true);
         let client = Login::find()?.client()?;
         let (lines, count) = self.input()?;
         let resume = match &self.resume {
             None => None,
             Some(file) => {
                 // Ids are each user's own: another's would be executed once more.
-                let (asking, url) = (Login::find()?.client()?, client.url());
+                let (asking, url) = (Login::find()?.client()?.with_patience(backoff), client.url());
                 let user = remote::block_on(async { Ok(asking.who_am_i().await?.user) })?;
                 Some(Arc::new(Mutex::new(Resume::take(file, url, &user, &self.service)?)))
             }
@@ -95,7 +98,7 @@ impl Batch {
         let lines = Arc::new(Mutex::new(lines));
         let reading = Arc::clone(&lines);
         let input = stream::poll_fn(move |cx| locked(&reading).poll_next(cx));
-        let sending = client.batch(&self.service, input.boxed(), draw_id, Backoff::default());
+        let sending = client.batch(&self.service, input.boxed(), draw_id, backoff);
         let (outcomes, end) = remote::block_on(self.drive(sending, &lines, Told::new(count)))?;
         if let Some(reason) = end {
             remote::note(&format!("lifeboat: {reason}"));
@@ -175,6 +178,8 @@ impl Batch {
         // Answers that have certainly left.
         let mut printed = 0;
         let mut has_retried = false;
+        // For a server that is not there, which was told.
+        let mut is_waiting = false;
         let unwritable = "cannot write the answers";
         let progress = loop {
             let progress = match sending.next().now_or_never() {
@@ -215,9 +220,21 @@ impl Batch {
                         return Ok(self.nobody_reads(&sending, told, printed));
                     }
                     told.answer(answer.outcome);
+                    if std::mem::take(&mut is_waiting) {
+                        told.note("lifeboat: the server answers again");
+                    }
                 }
                 Ok(Some(Progress::Retrying { error, unanswered, wait })) => {
-                    has_retried = true;
+                    let is_refused = matches!(error, ClientError::Refused { .. });
+                    has_retried |= !is_refused;
+                    // Once, and not at every attempt, of a server that is not there.
+                    if std::mem::replace(&mut is_waiting, is_refused) && is_refused {
+                        continue;
+                    }
+                    if is_refused {
+                        told.note(&format!("lifeboat: waiting for the server: {error}"));
+                        continue;
+                    }
                     let (unanswered, wait) = (counted(unanswered as u64, "line"), wait.as_secs_f64());
                     told.note(&format!("lifeboat: {error}; sending {unanswered} again in {wait:.1} s"));
                 }
@@ -230,7 +247,11 @@ impl Batch {
         }
         let answered = told.answered();
         match progress {
-            Err(error @ ClientError::Unreachable { .. }) if answered == 0 => Err(error.into()),
+            Err(error @ (ClientError::Unreachable { .. } | ClientError::Refused { .. }))
+                if answered == 0 && !has_retried =>
+            {
+                Err(error.into())
+            }
             // The server took none of it.
             Err(error @ ClientError::Problem { .. }) if answered == 0 && !has_retried => Err(error.into()),
             Err(error) => {

@@ -1,10 +1,10 @@
 //! `lifeboat events` and `logs`: what happens to the services of the server.
 
-use super::remote::with_server;
+use super::remote::{Waiting, with_server};
 use super::{exit, is_pipe_open};
 use clap::Args;
 use futures::StreamExt;
-use lifeboat::client::{Backoff, Event, EventFilter};
+use lifeboat::client::{Event, EventFilter};
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::Value;
@@ -18,6 +18,8 @@ pub(crate) struct Events {
     /// server still knows: what it does not is told as a gap
     #[arg(long)]
     follow: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Those of one service alone
     #[arg(long, value_name = "NAME")]
     service: Option<Name>,
@@ -32,6 +34,8 @@ pub(crate) struct Logs {
     /// Go on with what is written from now on
     #[arg(long)]
     follow: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Print every line as JSON, with its time
     #[arg(long)]
     json: bool,
@@ -43,20 +47,21 @@ pub(crate) struct Logs {
 impl Events {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let service = self.service.map(|service| service.to_string());
-        print_all(EventFilter { service, kind: None, follow: self.follow }, self.json)
+        print_all(EventFilter { service, kind: None, follow: self.follow }, self.waiting, self.json)
     }
 }
 
 impl Logs {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let (service, kind) = (Some(self.service.to_string()), Some("log".into()));
-        print_all(EventFilter { service, kind, follow: self.follow }, self.json)
+        print_all(EventFilter { service, kind, follow: self.follow }, self.waiting, self.json)
     }
 }
 
-fn print_all(filter: EventFilter, json: bool) -> anyhow::Result<ExitCode> {
+fn print_all(filter: EventFilter, waiting: Waiting, json: bool) -> anyhow::Result<ExitCode> {
     with_server(async |client| {
-        let mut events = client.events(filter, None, Backoff::default());
+        let backoff = waiting.backoff(filter.follow);
+        let mut events = client.events(filter, None, backoff);
         while let Some(event) = events.next().await {
             let line = shown(&event?, json);
             let mut out = io::stdout().lock();

@@ -12,14 +12,15 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-Without --data the server is asked, as who is logged in. With it, the state is brought back in a scratch VM, from the newest snapshot before it and the transactions since. The query sees
-the time of the last transaction that is part of it.
+Without --data the server is asked, as who is logged in. With it, the state is brought back in a scratch VM, from the
+newest snapshot before it and the transactions since. The query sees the time of the last transaction that is part of it.
 
 Exit codes:
   0  the guest answered
   1  it refused or failed, or the state cannot be brought back; or there was an answer of a service that is quarantined,
      whose later transactions are no part of it
-  2  the command line is wrong, or the transaction is not in what is kept";
+  2  the command line is wrong, or the transaction is not in what is kept
+  5  the server cannot be reached, or nobody is logged in";
 
 /// Arguments of `query`.
 #[derive(Debug, Args)]
@@ -33,6 +34,8 @@ pub(crate) struct Query {
     /// Who asks, of a data directory [default: operator]
     #[arg(long, value_name = "NAME")]
     user: Option<Name>,
+    #[command(flatten)]
+    waiting: remote::Waiting,
     /// Print the reply as JSON
     #[arg(long)]
     json: bool,
@@ -52,8 +55,12 @@ impl Query {
                             is logged in";
                 return Err(UsageError(text.into()).into());
             }
-            return remote::query(&self.service, &self.body, self.json);
+            return remote::query(&self.service, &self.body, self.json, self.waiting);
         };
+        if self.waiting.is_said() {
+            let text = "--attempts is of a server, and a data directory is not waited for; leave one of the two out";
+            return Err(UsageError(text.into()).into());
+        }
         let user = self.user.map_or_else(|| Name::new("operator"), Ok).map_err(UsageError)?;
         let locked = data.look()?;
         let found = data.find(&locked, &self.service)?;

@@ -4,8 +4,9 @@ use super::{UsageError, exit, tx};
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lifeboat::api::{Service, Vm};
-use lifeboat::client::{Answer, Client, ClientError, Profile, ProfileError, Server};
+use clap::Args;
+use lifeboat::api::{Service, Standing, Vm};
+use lifeboat::client::{Answer, Backoff, Client, ClientError, Notice, Profile, ProfileError, STARTING_BACKOFF, Server};
 use lifeboat::event::Printable;
 use lifeboat::lines;
 use lifeboat::name::Name;
@@ -14,6 +15,7 @@ use lifeboat::transaction::Outcome;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use thiserror::Error;
@@ -23,6 +25,36 @@ pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7098";
 
 /// The longest line that is taken for a password, in bytes; the server takes less.
 const PASSWORD_LINE_BYTES_MAX: u64 = 64 * 1024;
+
+/// How often a server is tried where nobody listens, by commands that somebody waits for: for about 3 s.
+const PATIENCE: Backoff = Backoff { failures_max: 6, ..STARTING_BACKOFF };
+
+/// The same of requests, unless it is said: for about half a minute, since somebody may be watching.
+const ATTEMPTS_DEFAULT: u32 = 12;
+
+/// The same of what may go on unattended: for about two minutes, so that a server that is started again is back.
+const ATTEMPTS_UNATTENDED: u32 = STARTING_BACKOFF.failures_max;
+
+/// How long a server is waited for, of commands that let it be said.
+#[derive(Debug, Clone, Copy, Args)]
+pub(crate) struct Waiting {
+    /// Try up to N times in a row while nobody listens at the server, it asks to try later, or the connection breaks
+    /// [default: 12, about half a minute; of batch, and with --follow or --watch, 30, about two minutes]
+    #[arg(long, value_name = "N")]
+    attempts: Option<NonZeroU32>,
+}
+
+impl Waiting {
+    /// Whether it was said.
+    pub(crate) fn is_said(self) -> bool {
+        self.attempts.is_some()
+    }
+
+    pub(crate) fn backoff(self, is_unattended: bool) -> Backoff {
+        let default = if is_unattended { ATTEMPTS_UNATTENDED } else { ATTEMPTS_DEFAULT };
+        Backoff { failures_max: self.attempts.map_or(default, NonZeroU32::get), ..STARTING_BACKOFF }
+    }
+}
 
 /// Nobody is logged in.
 #[derive(Debug, Error)]
@@ -91,10 +123,21 @@ impl Login {
     }
 }
 
-/// A client that says on standard error what it waits for.
+/// A client that says on standard error what it waits for, of a server where nobody listens for a short while.
 pub(crate) fn client(server: &Server, token: Option<&str>) -> anyhow::Result<Client> {
-    let waits = |error: &ClientError| note(&format!("lifeboat: waiting for the server: {error}"));
-    Ok(Client::new(server, token)?.with_notice(waits))
+    Ok(Client::new(server, token)?.with_patience(PATIENCE).with_notice(tell))
+}
+
+/// Says that a server is waited for, and why, or that it is back.
+pub(crate) fn tell(notice: Notice<'_>) {
+    note(&match notice {
+        // What it was about is sent again, or changes nothing.
+        Notice::Waiting(ClientError::Interrupted { url, reason }) => {
+            format!("lifeboat: waiting for the server: the connection to {} broke: {reason}", Printable(url))
+        }
+        Notice::Waiting(error) => format!("lifeboat: waiting for the server: {error}"),
+        Notice::Back => "lifeboat: the server answers again".into(),
+    });
 }
 
 /// A runtime that talks to a server.
@@ -115,7 +158,9 @@ pub(crate) fn with_server<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>
 /// The exit code that an error of the client means.
 pub(crate) fn code_of(error: &ClientError) -> u8 {
     match error {
-        ClientError::Unreachable { .. } | ClientError::Interrupted { .. } => exit::UNREACHABLE,
+        ClientError::Unreachable { .. } | ClientError::Refused { .. } | ClientError::Interrupted { .. } => {
+            exit::UNREACHABLE
+        }
         ClientError::Setup(_) | ClientError::Input(_) | ClientError::Ids(_) => exit::USAGE,
         ClientError::Problem { status: 401, code, .. } if code != "wrong_credentials" => exit::UNREACHABLE,
         ClientError::Problem { code, .. } if code == "workload_refused" => exit::WORKLOAD,
@@ -231,14 +276,15 @@ fn with_server_or_data<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -
 
 /// `lifeboat services` of the server.
 pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
-    with_server_or_data(async |client| {
+    let is_sound = with_server_or_data(async |client| {
         let services = client.services().await?;
         if services.is_empty() && !json {
             note("there is no service on which you have a grant; an admin makes one: lifeboat deploy SERVICE WORKLOAD");
         }
-        print(json, &serde_json::json!({ "services": services }), || services_table(&services))
+        print(json, &serde_json::json!({ "services": services }), || services_table(&services))?;
+        Ok(services.iter().all(|service| service.standing != Standing::Quarantined))
     })?;
-    Ok(ExitCode::from(exit::OK))
+    Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
 }
 
 fn services_table(services: &[Service]) -> String {
@@ -265,8 +311,9 @@ fn services_table(services: &[Service]) -> String {
     let mut text = table(&rows);
     for service in services {
         let vm = service.vm.as_ref();
+        let of_standing = if service.standing == Standing::Quarantined { "quarantined: " } else { "" };
         let conditions = [
-            ("", &service.reason),
+            (of_standing, &service.reason),
             ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
             ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
             ("stopped: ", vm.map_or(&None, |vm| &vm.stopped)),
@@ -281,9 +328,12 @@ fn services_table(services: &[Service]) -> String {
 }
 
 /// `lifeboat query` of the server.
-pub(crate) fn query(service: &Name, body: &str, json: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn query(service: &Name, body: &str, json: bool, waiting: Waiting) -> anyhow::Result<ExitCode> {
     let body = tx::read_body(body)?;
-    let code = with_server_or_data(async |client| print_answer(&client.query(service, body.into()).await?, json))?;
+    let code = with_server_or_data(async |client| {
+        let client = client.with_patience(waiting.backoff(false));
+        print_answer(&client.query(service, body.into()).await?, json)
+    })?;
     Ok(ExitCode::from(code))
 }
 

@@ -16,7 +16,8 @@ use std::process::ExitCode;
 const HASH_CHARS: usize = 12;
 
 const AFTER_HELP: &str = "\
-Without --data it lists the services of the server on which one has a grant.
+Without --data it lists the services of the server on which one has a grant; lines below the table say why one does not
+run, and what to do.
 
 Columns of a data directory:
   last       the last transaction
@@ -27,10 +28,11 @@ Columns of a data directory:
   standing   sound; or quarantined, and why: then the service is not started
 
 Exit codes:
-  0  every service is sound
+  0  every service is sound; of a server: none is quarantined, though some may be stopped
   1  some service is quarantined, or the directory is damaged
   2  the command line, or the directory that it names, is wrong
-  4  the host failed";
+  4  the host failed, or the server did
+  5  the server cannot be reached, or nobody is logged in";
 
 /// Arguments of `services`.
 #[derive(Debug, Args)]

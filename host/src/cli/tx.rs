@@ -1,30 +1,26 @@
 //! `lifeboat tx`: one transaction of the server, or what became of one.
 
-use super::remote::{self, print_answer, with_server};
+use super::remote::{self, Waiting, print_answer, with_server};
 use super::{UsageError, exit, random};
 use anyhow::Context;
 use clap::Args;
-use lifeboat::client::{Backoff, Client, ClientError, Found, uuid_v7};
+use lifeboat::client::{Client, ClientError, Found, uuid_v7};
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::json;
 use std::fs::File;
 use std::io::{self, Read};
-use std::num::NonZeroU32;
 use std::process::ExitCode;
 
 /// The longest body that is read, in bytes: far more than a server takes unless it is configured so.
 const BODY_READ_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// How often a transaction is sent, unless it is said, before its answer counts as unknown: for about half a minute, since
-/// somebody may be watching.
-const ATTEMPTS_DEFAULT: NonZeroU32 = NonZeroU32::new(12).expect("not 0");
-
 const AFTER_HELP: &str = "\
 The body reaches the workload byte for byte. A transaction has an id, a UUID of version 7 unless --id gives another one;
-after a broken connection, and when the server asks to try later, it is sent again under that id, and executed once. If
-its answer stays unknown, the last line says how to find out.
+while nobody listens at the server, after a broken connection, and when the server asks to try later, it is sent again
+under that id, and executed once; standard error says what is waited for. If its answer stays unknown, the last line says
+how to find out.
 
 Exit codes:
   0  the guest answered
@@ -39,9 +35,8 @@ pub(crate) struct Tx {
     /// The transaction's id: the same id and body are answered the same, and executed once
     #[arg(long, value_name = "ID")]
     id: Option<String>,
-    /// Send it up to N times before its answer counts as unknown
-    #[arg(long, value_name = "N", default_value_t = ATTEMPTS_DEFAULT)]
-    attempts: NonZeroU32,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Only say what became of the transaction with that --id
     #[arg(long, requires = "id", conflicts_with = "body")]
     look_up: bool,
@@ -69,7 +64,7 @@ impl Tx {
         let body = read_body(self.body.as_deref().unwrap_or("-"))?;
         let id = self.id.clone().map_or_else(fresh_id, Ok)?;
         let service = &self.service;
-        let backoff = Backoff { failures_max: self.attempts.get(), ..Backoff::default() };
+        let backoff = self.waiting.backoff(false);
         with_server(async |client| {
             let sent = client.transact_until_known(service, &id, body.into(), &backoff).await;
             let answer = match sent {
@@ -86,6 +81,7 @@ impl Tx {
     }
 
     async fn look_up(&self, client: &Client, id: &str) -> anyhow::Result<u8> {
+        let client = client.clone().with_patience(self.waiting.backoff(false));
         let (state, text) = match client.look_up(&self.service, id).await? {
             Found::Answered(answer) => return print_answer(&answer, self.json),
             Found::Pending => ("pending", "is pending: the service is busy; ask again"),

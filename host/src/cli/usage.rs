@@ -1,7 +1,7 @@
 //! `lifeboat usage`: how full the VMs of the server are, and what their services did.
 
 use super::exit;
-use super::remote::{self, with_server};
+use super::remote::{self, Waiting, with_server};
 use clap::Args;
 use lifeboat::api::{AllUsage, ResourceUsage, Usage as ServiceUsage};
 use lifeboat::client::{Client, ClientError};
@@ -18,12 +18,25 @@ const PERIOD: Duration = Duration::from_secs(1);
 /// Characters of a bar.
 const BAR_CHARS: usize = 10;
 
+const AFTER_HELP: &str = "\
+Outcomes and failovers are counted since the server started, which the last line tells. The columns cpu and memory are of
+the VM that serves now.
+
+Exit codes:
+  0  it is shown
+  1  it is not granted
+  2  the command line is wrong, or there is no such service
+  5  the server cannot be reached, or nobody is logged in";
+
 /// Arguments of `usage`.
 #[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
 pub(crate) struct Usage {
-    /// Go on each second: on a terminal in its place, elsewhere below
+    /// Go on each second, also when the server is started again: on a terminal in its place, elsewhere below
     #[arg(long)]
     watch: bool,
+    #[command(flatten)]
+    waiting: Waiting,
     /// Print JSON, one object a line
     #[arg(long)]
     json: bool,
@@ -34,13 +47,19 @@ pub(crate) struct Usage {
 
 impl Usage {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let backoff = self.waiting.backoff(self.watch);
         with_server(async |client| {
+            let client = client.with_patience(backoff);
             let is_terminal = remote::is_terminal() && !self.json;
             let mut ticks = tokio::time::interval(PERIOD);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             loop {
                 ticks.tick().await;
-                let usage = self.ask(&client).await?;
+                let usage = if self.watch {
+                    client.ask_until_answered(async || self.ask(&client).await, &backoff).await?
+                } else {
+                    self.ask(&client).await?
+                };
                 let mut text = if self.json {
                     format!("{}\n", serde_json::to_string(&usage)?)
                 } else {
@@ -63,7 +82,10 @@ impl Usage {
     async fn ask(&self, client: &Client) -> Result<AllUsage, ClientError> {
         match &self.service {
             None => client.all_usage().await,
-            Some(service) => Ok(AllUsage { host: None, services: vec![client.usage(service).await?] }),
+            Some(service) => {
+                let usage = client.usage(service).await?;
+                Ok(AllUsage { since: usage.since.clone(), host: None, services: vec![usage] })
+            }
         }
     }
 }
@@ -78,6 +100,9 @@ fn shown(usage: &AllUsage, has_bars: bool) -> String {
         if let Some(percent) = load["utilisation_percent"].as_f64() {
             text += &format!("host {:<6} {}\n", Printable(resource).to_string(), gauge(percent, has_bars));
         }
+    }
+    if let Some(since) = &usage.since {
+        text += &format!("counted since {}, when the server started\n", Printable(since));
     }
     text
 }
@@ -124,8 +149,11 @@ mod tests {
     fn the_host_is_shown_to_who_may_see_it() {
         let load = serde_json::json!({ "used": 1, "limit": 2, "unit": "bytes", "utilisation_percent": 50.0 });
         let host = Some(serde_json::json!({ "resources": { "disk": load }, "under_pressure": [] }));
-        assert!(shown(&AllUsage { host, services: Vec::new() }, false).ends_with("\nhost disk   50.0%\n"));
-        assert_eq!(shown(&AllUsage { host: None, services: Vec::new() }, false).lines().count(), 1);
+        let all = AllUsage { since: Some("2026-03-01T12:00:00Z".into()), host, services: Vec::new() };
+        let text = shown(&all, false);
+        let end = "\nhost disk   50.0%\ncounted since 2026-03-01T12:00:00Z, when the server started\n";
+        assert!(text.ends_with(end), "{text}");
+        assert_eq!(shown(&AllUsage { host: None, ..all }, false).lines().count(), 2);
     }
 
     #[test]

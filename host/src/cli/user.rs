@@ -4,6 +4,7 @@ use super::exit;
 use super::remote::{self, Passwords, with_server};
 use clap::{Args, Subcommand, ValueEnum};
 use lifeboat::api::{Grants, User as Account};
+use lifeboat::client::ClientError;
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::json;
@@ -44,7 +45,7 @@ enum Command {
         #[arg(long)]
         password_stdin: bool,
     },
-    /// Let a user do something to a service.
+    /// Let a user do something to a service, which may be deployed later.
     Grant(GrantOf),
     /// Take a grant away.
     Revoke(GrantOf),
@@ -115,8 +116,18 @@ impl User {
                     client.grant(&user, &service, grant.word()).await?;
                 }
                 let words = words(&grants);
-                let shown = json!({ "user": user, "service": service, "granted": words });
-                remote::print(json, &shown, || format!("{user} may now {} {service}", words.join(", ")))
+                // A grant may be there before its service: whether it is a slip, only who gave it can tell.
+                let is_there = match client.service(&service).await {
+                    Ok(_) => true,
+                    Err(ClientError::Problem { code, .. }) if code == "not_found" => false,
+                    Err(error) => return Err(error.into()),
+                };
+                let shown = json!({ "user": user, "service": service, "granted": words, "service_exists": is_there });
+                remote::print(json, &shown, || {
+                    let missing =
+                        if is_there { String::new() } else { format!("; there is no service '{service}' yet") };
+                    format!("{user} may now {} {service}{missing}", words.join(", "))
+                })
             }
             Command::Revoke(GrantOf { user, service, grants }) => {
                 for grant in &grants {

@@ -76,7 +76,7 @@ pub struct Batch {
     connection: Option<Connection>,
     silence: Silence,
     backoff: Backoff,
-    /// Whether the server has been there: one that never was is not waited for.
+    /// Whether the server has been there: one that never was, and not for want of a listener, is not waited for.
     was_there: bool,
     failures: u32,
     wait: Option<Duration>,
@@ -258,6 +258,7 @@ impl Batch {
         self.silence.ended();
         self.window.connection_lost();
         self.was_there |= !matches!(error, ClientError::Unreachable { .. });
+        let error = error.after_attempts(self.failures + 1);
         if !error.is_retryable() || !self.was_there {
             return Err(error);
         }

@@ -38,6 +38,18 @@ pub enum ClientError {
         /// Why not.
         reason: String,
     },
+    /// Nobody listens there, or not yet: nothing was sent.
+    #[error(
+        "cannot reach {url}: connection refused ({attempts} attempt{}); start a server there: lifeboat serve, or {}",
+        if *attempts == 1 { "" } else { "s" },
+        another(url)
+    )]
+    Refused {
+        /// Which server.
+        url: String,
+        /// How often it was tried.
+        attempts: u32,
+    },
     /// The connection broke, or the time was over, after the request was sent or a part of it: it may have been done.
     #[error("{url} did not answer to the end: {reason}; the request may have been done")]
     Interrupted {
@@ -80,9 +92,9 @@ impl ClientError {
     pub fn is_retryable(&self) -> bool {
         match self {
             // Somebody has to start a service that is stopped.
-            Self::Problem { code, .. } if code == "stopped" => false,
+            Self::Problem { code, .. } if matches!(&**code, "stopped" | "quarantined") => false,
             Self::Problem { retry_after, .. } => retry_after.is_some(),
-            Self::Unreachable { .. } | Self::Interrupted { .. } => true,
+            Self::Unreachable { .. } | Self::Refused { .. } | Self::Interrupted { .. } => true,
             Self::BadReply { .. } | Self::Setup(_) | Self::Input(_) | Self::Ids(_) => false,
         }
     }
@@ -91,6 +103,14 @@ impl ClientError {
     #[must_use]
     pub fn is_starting(&self) -> bool {
         matches!(self, Self::Problem { code, .. } if code == "starting")
+    }
+
+    /// The same after so many attempts, if it tells them.
+    pub(super) fn after_attempts(self, attempts: u32) -> Self {
+        match self {
+            Self::Refused { url, .. } => Self::Refused { url, attempts },
+            other => other,
+        }
     }
 
     /// After how long the server asks to try again.
@@ -137,6 +157,18 @@ impl Backoff {
         let doublings = failures.saturating_sub(1).min(31);
         (failures < self.failures_max).then(|| self.first.saturating_mul(1 << doublings).min(self.longest))
     }
+}
+
+/// Whether the other machine is there, and nobody on it listens.
+pub(super) fn is_refused(error: &(dyn Error + 'static)) -> bool {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return true;
+        }
+        cause = error.source();
+    }
+    false
 }
 
 /// What is at the bottom of an error: the libraries wrap it in sentences about themselves.

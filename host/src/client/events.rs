@@ -37,8 +37,9 @@ pub struct Event {
 
 impl Client {
     /// Events in their order, from what the server keeps of the past on, or after `last_event_id`. A connection that
-    /// breaks is made again and goes on after the last event; the stream ends with an error once `backoff` has no more
-    /// attempts, or the server says that there is no use.
+    /// breaks, or cannot be made since nobody listens, is made again and goes on after the last event, of which the client's
+    /// notice is told; the stream ends with an error once `backoff` has no more attempts, or the server says that there is
+    /// no use.
     #[must_use]
     pub fn events(
         &self,
@@ -85,12 +86,14 @@ impl Following {
                 return None;
             }
             if let Err(error) = self.advance().await {
-                // A server that was never there is no server that comes back.
+                let error = error.after_attempts(self.failures + 1);
+                // What was never reached, and not for want of a server, is no server that comes back.
                 let is_hopeless = !self.was_connected && matches!(error, ClientError::Unreachable { .. });
                 self.connection = None;
                 self.failures += 1;
                 match self.backoff.delay(self.failures) {
                     Some(delay) if error.is_retryable() && !is_hopeless => {
+                        self.client.waiting.begins(&error);
                         tokio::time::sleep(delay.max(error.retry_after().unwrap_or_default())).await;
                     }
                     _ => {
@@ -108,6 +111,7 @@ impl Following {
             let bytes = connect(self.client.clone(), self.filter.clone(), self.last_id.clone()).await?;
             self.connection = Some((bytes, Parser::after(&self.last_id)));
             self.was_connected = true;
+            self.client.waiting.is_over();
             return Ok(());
         };
         let url = self.client.url();

@@ -2,7 +2,7 @@
 
 use super::durable::on_disk;
 use super::turns::Turn;
-use super::{Host, Idle};
+use super::{Host, Idle, STOPPED_BY_OPERATOR};
 use crate::auth::{Grant, Identity};
 use crate::catalog::ServiceEntry;
 use crate::data::{DataDirectory, DataError};
@@ -82,7 +82,7 @@ impl Host {
         let Some(handle) = handle else { return Ok(()) };
         let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
         let unwritten = self.end_keeper(name).await;
-        let mut reason = Idle::Stopped.reason().to_owned();
+        let mut reason = STOPPED_BY_OPERATOR.to_owned();
         if let Some(why) = stopped.or(unwritten) {
             reason += &format!(", and replays what is not part of a snapshot: it could not be snapshotted: {why}");
         }

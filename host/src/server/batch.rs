@@ -3,7 +3,7 @@
 use super::body::DRAINED_BYTES_MAX;
 use super::problem::Problem;
 use super::routes::BearerToken;
-use super::{Phase, Shared};
+use super::{Phase, Shared, services};
 use crate::api::JSON_LINES;
 use crate::auth::Identity;
 use crate::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
@@ -49,6 +49,8 @@ pub(super) async fn transact(
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
+    // Nothing is gained by denying each line.
+    services::known(&shared, &service).await?;
     let lines = Splitter::new(body.into_data_stream(), shared.config.server.limits.body_deadline);
     let phase = shared.phase.subscribe();
     let batch = Batch {

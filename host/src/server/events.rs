@@ -96,6 +96,12 @@ impl EventLog {
         number.parse().ok().filter(|number| *number <= last)
     }
 
+    /// Whether an id looks like one that the server gave before it was started this time.
+    fn is_of_earlier_start(&self, id: &str) -> bool {
+        let parts = id.split_once('-').map(|(start, number)| (start.parse::<u64>(), number.parse::<u64>()));
+        matches!(parts, Some((Ok(start), Ok(_))) if start < self.start)
+    }
+
     /// The number before the first event that is kept.
     fn beginning(&self) -> u64 {
         self.kept().front().map_or(0, |first| first.number - 1)
@@ -214,27 +220,34 @@ impl Reading {
         let remedy = "lifeboat services and lifeboat usage tell how all is now";
         let (after, missed, text) = match unknown {
             Some(id) => {
-                let shown = Printable(&id);
-                let text = format!(
-                    "Gap: what happened after event {shown} and before {before} is gone: events are kept until the server \
-                     ends; {remedy}"
-                );
+                let text = if log.is_of_earlier_start(&id) {
+                    let start = format!("{:.0}", Utc(self.shared.start));
+                    format!(
+                        "Gap: the server was started again at {start}, and what happened before and was not told is gone: \
+                         events are kept until the server ends; {remedy}"
+                    )
+                } else {
+                    format!("Gap: there is no event {}: what follows is all that is kept; {remedy}", Printable(&id))
+                };
                 (id, None, text)
             }
             None => {
                 let missed = next - self.after - 1;
-                let (first, last) = (log.id(self.after + 1), log.id(next - 1));
+                let events = if missed == 1 { "event is" } else { "events are" };
                 let text = format!(
-                    "Gap: {} events, {first} to {last}, are gone: the last {} are kept; {remedy}",
+                    "Gap: {} {events} gone, as only the last {} are kept; {remedy}",
                     grouped(missed),
                     grouped(EVENTS_KEPT_MAX as u64)
                 );
                 (log.id(self.after), Some(missed), text)
             }
         };
+        // It stands before that event, and so does its time.
+        let following = self.ready.front().filter(|logged| logged.number == next);
+        let time = following.map_or_else(|| self.shared.clock.now(), |logged| logged.time);
         let body = json!({
-            "event": GAP, "after": after, "before": before, "missed": missed,
-            "time": format!("{:.6}", Utc(self.shared.clock.now())), "text": text,
+            "event": GAP, "after": after, "before": before, "missed": missed, "time": format!("{:.6}", Utc(time)),
+            "text": text,
         });
         self.after = next - 1;
         Some(sent(log.id(self.after), GAP, &body))
@@ -285,6 +298,8 @@ mod tests {
         assert_eq!(last.len(), 2);
         assert_eq!(log.id(last[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
         assert_eq!(log.number("5-3"), Some(3));
+        assert!(log.is_of_earlier_start("4-7"));
+        assert!(!["5-7", "6-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
         for unknown in ["4-7", "nonsense", "5-", "5-x", &format!("5-{}", EVENTS_KEPT_MAX + 11)] {
             assert_eq!(log.number(unknown), None, "{unknown}");
         }

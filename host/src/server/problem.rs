@@ -142,6 +142,7 @@ impl From<Denial> for Problem {
             Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+            Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
             // It is not one of the four outcomes, but which of them is not known.
             Denial::Unknown { .. } => return Self::later("outcome_unknown", denial.to_string()),

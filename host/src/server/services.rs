@@ -6,6 +6,7 @@ use super::{Shared, UPLOAD_TIME_MAX, body, routes};
 use crate::api::{AllUsage, Deployment, ResourceUsage, Service, Services, Standing, Usage, Vm};
 use crate::auth::{Grant, Identity};
 use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::clock::Utc;
 use crate::engine::joined;
 use crate::event::FailoverCause;
 use crate::failover::FailoverMode;
@@ -14,7 +15,7 @@ use crate::meter::Resource;
 use crate::name::Name;
 use crate::service::Status;
 use crate::size::check_fuel;
-use crate::transaction::{Denial, Epoch, Outcome};
+use crate::transaction::{Denial, Epoch, Outcome, QUARANTINE_REMEDY};
 use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
@@ -158,7 +159,7 @@ pub(super) async fn all_usage(
     let services = futures::future::join_all(theirs.map(|name| usage_of(&shared, name))).await;
     let is_admin = shared.host.authorise_admin(&identity).is_ok();
     let host = shared.load().filter(|_| is_admin).and_then(|load| serde_json::to_value(load).ok());
-    Ok(Json(AllUsage { host, services }))
+    Ok(Json(AllUsage { since: Some(since(&shared)), host, services }))
 }
 
 /// Does something to its end, also if the client hangs up: then what handles its request is dropped where it stands, and a
@@ -183,6 +184,21 @@ async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Proble
     entry.ok_or_else(|| Problem::no_service(name))
 }
 
+/// That there is such a service, for what is sent to it.
+///
+/// # Errors
+/// The same as that of a transaction.
+pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Problem> {
+    let missing = || Problem::from(Denial::NoService { service: service.to_owned() });
+    let name = Name::new(service).map_err(|_| missing())?;
+    if shared.host.has_service(&name) {
+        return Ok(());
+    }
+    let shared = Arc::clone(shared);
+    let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&name))).await?;
+    entry.map(|_| ()).ok_or_else(missing)
+}
+
 /// Why an operation on a service is not done.
 fn not_operated(denial: Denial) -> Problem {
     match denial {
@@ -201,7 +217,7 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
     let vm = status(shared, &name).await.map(vm);
     let (standing, reason) = match shared.host.quarantined(&name) {
         _ if shared.host.has_service(&name) => (Standing::Running, None),
-        Some(reason) => (Standing::Quarantined, Some(reason)),
+        Some(reason) => (Standing::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),
         None => (Standing::Stopped, Some("an operator stopped it; start it to have it serve".into())),
     };
     Service {
@@ -242,9 +258,15 @@ fn vm(status: Status) -> Vm {
     }
 }
 
+/// When the server began to count.
+fn since(shared: &Shared) -> String {
+    format!("{:.0}", Utc(shared.start))
+}
+
 async fn usage_of(shared: &Shared, name: Name) -> Usage {
     let counted = shared.metrics.known(&name).unwrap_or_default();
     Usage {
+        since: Some(since(shared)),
         vm: status(shared, &name).await.map(vm),
         queue_length: shared.host.queue_lengths().get(&name).copied().unwrap_or(0),
         outcomes: Outcome::ALL.into_iter().map(|outcome| (outcome.to_string(), counted.outcomes(outcome))).collect(),
