@@ -61,6 +61,9 @@ fn a_folder_is_set_up_once_and_nothing_is_overwritten() {
 #[test]
 fn an_init_that_is_refused_can_be_repeated() {
     let folder = tempfile::tempdir().expect("a folder");
+    let new = folder.path().join("new");
+    init(&new).input("short\n").output().exits_with_one_line(2, &["the password has 5 characters"]);
+    assert!(!new.exists(), "nothing is left behind");
     let short = init(folder.path()).input("short\n").output();
     short.exits_with_one_line(2, &["the password has 5 characters, it must have at least 8"]);
     let unattended = lifeboat(["init"]).arg(folder.path()).output();

@@ -193,6 +193,22 @@ async fn what_begins_and_ends_services_is_told_by_events() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_tells_why_the_shadow_of_the_last_failover_was_lost() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    site.deploy(&admin, "frail", "refuse-restore.wat", "failover=shadow").await;
+    assert_eq!(site.transact(&admin, "frail", "1", "x").await.status, 200);
+    let failed_over = site.post("/v1/services/frail/failover", &admin, "").await.json();
+    let degraded = failed_over["vm"]["degraded"].as_str().unwrap_or_default();
+    assert!(degraded.starts_with("its shadow was given up: "), "{failed_over}");
+    assert_eq!(site.post("/v1/services/frail/stop", &admin, "").await.status, 200);
+    let told = events(&site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await);
+    let reason = told[0]["reason"].as_str().expect("a reason");
+    assert!(reason.ends_with(&format!("it could not be snapshotted: {degraded}")), "{reason}");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_is_told_which_events_are_gone() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

@@ -27,6 +27,7 @@ pub use limits::{
 pub use password::{
     HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, HASHES_AT_ONCE_MAX, HASHES_WAITING_MAX, PASSWORD_BYTES_MAX,
     PASSWORD_CHARS_MIN, PasswordError, PasswordHash, PasswordScheme, SALT_BYTES, Salt, argon2id,
+    check as check_password,
 };
 
 use crate::clock::Timestamp;

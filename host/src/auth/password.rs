@@ -173,7 +173,7 @@ mod argon2id {
 ///
 /// # Errors
 /// [`PasswordError`].
-pub(crate) fn check(password: &str) -> Result<(), PasswordError> {
+pub fn check(password: &str) -> Result<(), PasswordError> {
     if password.len() > PASSWORD_BYTES_MAX {
         return Err(PasswordError::TooLong { bytes: password.len() });
     }

@@ -3,6 +3,7 @@
 use super::{DATA_VARIABLE, FindingError, UsageError, random};
 use anyhow::Context;
 use lifeboat::catalog::CatalogError;
+use lifeboat::config::{CONFIG_FILE, DATA};
 use lifeboat::data::{Contents, DataError, FoundService, Locked};
 use lifeboat::engine::Program;
 use lifeboat::journal::frame::DirectoryId;
@@ -11,6 +12,7 @@ use lifeboat::name::Name;
 use lifeboat::scratch::{ProgramError, Scratch, StateError};
 use lifeboat::storage::{DiskStorage, Storage};
 use lifeboat::transaction::Sequence;
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -26,9 +28,17 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// The data directory; none if the server is meant.
+    /// The data directory; none if the server is meant. Standard error is told if only a variable says so, which somebody
+    /// may have forgotten.
     pub(crate) fn data(&self) -> Option<Data> {
-        self.directory.clone().map(|directory| Data { directory })
+        let directory = self.directory.clone()?;
+        let is_data = |argument: &OsString| argument.as_bytes().starts_with(b"--data");
+        if !std::env::args_os().any(|argument| is_data(&argument)) {
+            let named = named(&directory);
+            let text = "is set: this is about that data directory, and not about the server";
+            let _ = writeln!(io::stderr(), "lifeboat: {DATA_VARIABLE}={named} {text}");
+        }
+        Some(Data { directory })
     }
 }
 
@@ -191,7 +201,8 @@ fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
         let why = match error.kind() {
             io::ErrorKind::NotFound if may_be_new => "its parent directory is not there; create that first".to_owned(),
             io::ErrorKind::NotFound => {
-                "there is no such directory; name the one that lifeboat run was given".to_owned()
+                "there is no such directory; name one that lifeboat run was given, or that lifeboat init made"
+                    .to_owned()
             }
             io::ErrorKind::NotADirectory => "it is no directory; name one".to_owned(),
             _ => error.to_string(),
@@ -202,7 +213,19 @@ fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
 }
 
 fn taken(path: &Path, taken: Result<Locked, DataError>) -> anyhow::Result<Locked> {
-    taken.map_err(graded).with_context(|| format!("data directory {}", named(path)))
+    let taken = taken.map_err(|error| {
+        let within = path.join(DATA);
+        let is_of_init = path.join(CONFIG_FILE).is_file() && within.is_dir();
+        if is_of_init && matches!(error, DataError::NotOurs { .. } | DataError::Empty) {
+            let option = option(&within);
+            return UsageError(format!(
+                "lifeboat init made this folder, in which the data directory is another: give {option}"
+            ))
+            .into();
+        }
+        graded(error)
+    });
+    taken.with_context(|| format!("data directory {}", named(path)))
 }
 
 fn named(path: &Path) -> String {

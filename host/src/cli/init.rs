@@ -1,13 +1,14 @@
 //! `lifeboat init`: a folder from which a server can be started.
 //!
-//! The order of its steps lets a crash between any two be followed by another `init`: the folder, the data directory,
+//! The password is asked for and checked before anything is written. The order of the other steps lets a crash between any two be followed by another `init`: the folder, the data directory,
 //! the first admin in it, and the configuration file last, by whose absence it is known that it was not finished. A step
 //! that was done is not done again, and nothing that is there is overwritten.
 
 use super::{UsageError, data, exit, random};
 use anyhow::Context;
 use clap::Args;
-use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, SALT_BYTES, Salt, argon2id};
+use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, SALT_BYTES, Salt, argon2id, check_password};
+use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::config::{CONFIG_FILE, DATA, TEMPLATE, TOKEN_LIFETIME};
 use lifeboat::name::Name;
@@ -52,6 +53,9 @@ impl Init {
             ))
             .into());
         }
+        // Whatever is wrong with it leaves nothing behind. What is there may have an admin, who needs none.
+        let is_new = fs::symlink_metadata(self.directory.join(DATA).join(CATALOG_FILE)).is_err();
+        let password = is_new.then(|| self.password()).transpose()?;
         fs::create_dir_all(&self.directory).map_err(|error| {
             UsageError(format!("{}: cannot be created: {error}; name another folder", shown(&self.directory)))
         })?;
@@ -67,7 +71,7 @@ impl Init {
                 admin.user
             );
         } else {
-            self.add_admin(&accounts)?;
+            self.add_admin(&accounts, &password.map_or_else(|| self.password(), Ok)?)?;
         }
         drop(accounts);
         write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
@@ -76,11 +80,17 @@ impl Init {
         Ok(ExitCode::from(exit::OK))
     }
 
-    fn add_admin(&self, accounts: &Accounts) -> anyhow::Result<()> {
+    /// The admin's password, if one may be chosen so.
+    fn password(&self) -> anyhow::Result<String> {
         let password = if self.admin_password_stdin { read_password()? } else { self.ask_password()? };
+        check_password(&password).map_err(|error| UsageError(error.to_string()))?;
+        Ok(password)
+    }
+
+    fn add_admin(&self, accounts: &Accounts, password: &str) -> anyhow::Result<()> {
         let mut salt: Salt = [0; SALT_BYTES];
         salt.copy_from_slice(&random()?[..SALT_BYTES]);
-        match accounts.add_user(&self.admin, &password, true, SystemClock.now(), &salt) {
+        match accounts.add_user(&self.admin, password, true, SystemClock.now(), &salt) {
             Ok(()) => Ok(()),
             Err(error @ (AccountError::Password(_) | AccountError::Exists { .. })) => {
                 Err(UsageError(error.to_string()).into())

@@ -4,6 +4,7 @@ use super::{UsageError, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{Accounts, argon2id};
+use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock, Timestamp, Utc};
 use lifeboat::config::{CONFIG_FILE, Config, ConfigError, Overrides, ServiceConfig, parse_listen};
 use lifeboat::data::{DataDirectory, DataOptions};
@@ -19,7 +20,7 @@ use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::net::SocketAddr;
 use std::os::unix::fs::MetadataExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, mpsc};
@@ -36,6 +37,10 @@ standard error is systemd's journal, which has its own.
 
 A service of the configuration that cannot be created is told in a line, and keeps no other from being served: the exit code
 does not depend on it.";
+
+/// What is missing of a directory that `lifeboat run` made.
+const HOW_TO_SERVE: &str = "move it to FOLDER/data, and lifeboat init FOLDER adds an admin and a configuration; its services \
+                            stay";
 
 /// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
@@ -74,7 +79,7 @@ impl Serve {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let flags = Overrides { listen: self.listen, data: self.data.clone() };
         let environment = Overrides::from_environment(|name| std::env::var_os(name)).map_err(usage)?;
-        let config = Config::read(&self.config, &flags.over(environment)).map_err(usage)?;
+        let config = Config::read(&self.config, &flags.over(environment)).map_err(|error| self.unreadable(error))?;
         let log = Log::new();
         raise_file_limit(&config, log);
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
@@ -82,6 +87,21 @@ impl Serve {
         // What is left is connections whose clients did not leave in time.
         runtime.shutdown_background();
         code
+    }
+
+    /// Why there is no configuration: who stands in a data directory expects it to be served.
+    fn unreadable(&self, error: ConfigError) -> anyhow::Error {
+        let folder = self.config.parent().unwrap_or(Path::new(""));
+        let is_data = [Some(folder), self.data.as_deref()].into_iter().flatten().any(|path| {
+            // The folder that one is in has an empty name.
+            path.join(CATALOG_FILE).is_file()
+        });
+        match &error {
+            ConfigError::Missing { .. } if is_data => {
+                UsageError(format!("{error}, for a data directory that lifeboat run made, too: {HOW_TO_SERVE}")).into()
+            }
+            _ => usage(error),
+        }
     }
 
     async fn serve(self, config: Config, log: Log) -> anyhow::Result<ExitCode> {
@@ -109,8 +129,10 @@ impl Serve {
         let lifetime = config.tokens.lifetime;
         let accounts = Accounts::load(catalog, host.shared_authority(), argon2id(), lifetime, clock.now())?;
         if accounts.list().is_empty() {
-            let text = "the data directory has no users, so nobody could log in; lifeboat init makes one with an admin";
-            return Err(UsageError(text.into()).into());
+            let named = config.data.display().to_string();
+            let named = named.escape_debug();
+            let text = format!("data directory '{named}' has no users, so nobody could log in; {HOW_TO_SERVE}");
+            return Err(UsageError(text).into());
         }
         let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
         let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), Arc::clone(&sink));

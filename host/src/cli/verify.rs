@@ -19,7 +19,7 @@ use std::time::Duration;
 const AFTER_HELP: &str = "\
 The journal, the snapshots and the workloads are compared with their hashes. Then every transaction since the oldest
 snapshot is executed again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the state
-must be the stored one. Nothing is changed.
+must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Nothing is changed.
 
 Exit codes:
   0  everything was proven
@@ -115,8 +115,15 @@ fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
 fn lines(proof: &Proof) -> String {
     let Proof { service, after, through, replayed_transactions, agreeing_snapshots, findings, .. } = proof;
     let counted = |count: u64, noun: &str| format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" });
+    // Only if all is well is it known that the others are those.
+    let skipped = through.0.saturating_sub(after.0).saturating_sub(*replayed_transactions);
+    let skipped = if findings.is_empty() && skipped > 0 {
+        format!(", {} failed and changed nothing", grouped(skipped))
+    } else {
+        String::new()
+    };
     let done = format!(
-        "from transaction {} to {}: {} replayed, {} compared",
+        "from transaction {} to {}: {} replayed{skipped}, {} compared",
         grouped(after.0),
         grouped(through.0),
         counted(*replayed_transactions, "transaction"),
