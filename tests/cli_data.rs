@@ -567,7 +567,7 @@ fn wrong_directories_are_refused_with_one_line_and_left_alone() {
             output.exits_with_one_line(code, words);
         }
     };
-    every(2, &["data directory", "there is no such directory; name the one"]);
+    every(2, &["data directory", "there is no such directory; name one that"]);
     std::fs::write(folder.path("data"), "").expect("a file");
     every(2, &["it is no directory"]);
     std::fs::remove_file(folder.path("data")).expect("removed");

@@ -207,8 +207,15 @@ fn a_user_logs_in_is_known_and_logs_out() {
 
 #[test]
 fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
-    let mut rig = Rig::with_service("bank", "counter", &[]);
-    rig.server.take().expect("it serves").kill();
+    let rig = Rig::with_service("bank", "counter", &[]);
+    // Its port is nobody's else, and refuses connections.
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
+    let url = format!("http://{}", socket.local_addr().expect("an address"));
+    let client = |command: &[&str]| {
+        let command = lifeboat(command.iter().copied()).env("LIFEBOAT_SERVER", &url);
+        command.env("LIFEBOAT_TOKEN", rig.token()).env("LIFEBOAT_PROFILE", "/nowhere")
+    };
     for (command, attempts) in [
         (&["whoami"][..], 6),
         (&["events", "--follow", "--attempts", "2"], 2),
@@ -217,14 +224,14 @@ fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
         (&["tx", "bank", "--attempts", "3", "{\"add\":1}"], 3),
         (&["batch", "bank", "--attempts", "3", "-"], 3),
     ] {
-        let output = rig.client(command.iter().copied()).input("{\"json\":{\"add\":1}}\n").output();
+        let output = client(command).input("{\"json\":{\"add\":1}}\n").output();
         assert_eq!(output.exits(5), "", "{command:?}");
         let [waiting, end] = output.stderr.lines().collect::<Vec<_>>()[..] else { panic!("{command:?}: {output:?}") };
         assert!(waiting.starts_with("lifeboat: waiting for the server: cannot reach http://127.0.0.1:"), "{waiting}");
         assert!(end.starts_with("lifeboat: cannot reach http://127.0.0.1:"), "{end}");
         assert!(end.contains(&format!("({attempts} attempts); start a server there: lifeboat serve")), "{end}");
     }
-    rig.client(["tx", "bank", "--attempts", "1", "1"]).output().exits_with_one_line(5, &["(1 attempt)"]);
+    client(&["tx", "bank", "--attempts", "1", "1"]).output().exits_with_one_line(5, &["(1 attempt)"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -433,7 +433,7 @@ async fn a_service_that_cannot_be_brought_back_is_quarantined_and_stops_no_other
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
     rig.grant("lost");
     let denied = rig.send("lost", "x").await;
-    assert!(matches!(&denied, Err(Denial::Stopped { reason, .. }) if reason.contains("damaged")), "{denied:?}");
+    assert!(matches!(&denied, Err(Denial::Quarantined { reason, .. }) if reason.contains("damaged")), "{denied:?}");
     client.check_answers(&rig).await.expect("the others are as they were");
     client.check_counts(&rig).await.expect("each once");
 }

@@ -90,7 +90,8 @@ impl Server {
 /// A client of one server, as one user or as nobody. Clones share their connections.
 ///
 /// A server that is starting is waited for ([`STARTING_BACKOFF`]), whatever is asked of it; and one where nobody listens,
-/// as it may be about to ([`Client::with_patience`]). Other failures end a request; what goes on after them is [`Client::transact_until_known`], [`Client::batch`] and [`Client::events`].
+/// as it may be about to ([`Client::with_patience`]). Other failures end a request; what goes on after them is
+/// [`Client::transact_until_known`], [`Client::ask_until_answered`], [`Client::batch`] and [`Client::events`].
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -452,8 +453,8 @@ impl Client {
     }
 
     /// Asks something that changes nothing, and asks again when the connection breaks or the server asks to try later, as
-    /// often in a row as `backoff` says. A server where nobody listens is waited for by each of these
-    /// ([`Client::with_patience`]).
+    /// often in a row as `backoff` says. A server that is starting, or where nobody listens, was waited for by each of
+    /// these ([`Client::with_patience`]).
     ///
     /// # Errors
     /// The last [`ClientError`], once there are no more attempts or another would end the same.
@@ -466,6 +467,7 @@ impl Client {
             let asked = ask().await;
             let delay = match &asked {
                 Err(ClientError::Refused { .. }) | Ok(_) => return asked,
+                Err(error) if error.is_starting() => return asked,
                 Err(error) if error.is_retryable() => {
                     backoff.delay(failures).map(|delay| (error, delay.max(error.retry_after().unwrap_or_default())))
                 }
@@ -502,11 +504,13 @@ impl Client {
     /// Sends a request, and reads all that comes back. A server that is starting, or that is not there, has done nothing,
     /// and is asked again.
     async fn reply(&self, mut request: RequestBuilder) -> Result<Reply, ClientError> {
-        for failures in 1.. {
+        // Each has a patience of its own: it may be both, one after the other.
+        let (mut refusals, mut startings) = (0, 0);
+        loop {
             let again = request.try_clone();
             let sent = match request.send().await {
                 Ok(response) => Ok(self.read(response).await?),
-                Err(error) => Err(self.broken(&error).after_attempts(failures)),
+                Err(error) => Err(self.broken(&error).after_attempts(refusals + 1)),
             };
             let starting = match &sent {
                 Ok(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -515,8 +519,14 @@ impl Client {
                 _ => None,
             };
             let (error, delay) = match (&sent, &starting) {
-                (_, Some(error)) => (error, STARTING_BACKOFF.delay(failures)),
-                (Err(error @ ClientError::Refused { .. }), None) => (error, self.patience.delay(failures)),
+                (_, Some(error)) => {
+                    startings += 1;
+                    (error, STARTING_BACKOFF.delay(startings))
+                }
+                (Err(error @ ClientError::Refused { .. }), None) => {
+                    refusals += 1;
+                    (error, self.patience.delay(refusals))
+                }
                 (Ok(reply), None) => {
                     // One that is being stopped, or too busy, asks to try later.
                     if error::retry_after(&reply.headers).is_none() {
@@ -531,7 +541,6 @@ impl Client {
             tokio::time::sleep(delay.max(error.retry_after().unwrap_or_default())).await;
             request = again;
         }
-        unreachable!("there are no more attempts than numbers")
     }
 
     async fn read(&self, mut response: Response) -> Result<Reply, ClientError> {

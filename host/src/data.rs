@@ -19,7 +19,7 @@ mod contents;
 pub(crate) mod keeper;
 
 pub use contents::{Contents, FoundService, FoundSnapshot};
-pub(crate) use contents::{kept, last_transaction};
+pub(crate) use contents::{count_transactions, kept, last_transaction};
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry};
 use crate::event::{Event, EventSink};

@@ -388,7 +388,7 @@ pub enum Denial {
         /// Why.
         reason: String,
     },
-    /// The service does not run: its state cannot be brought back, or it was stopped.
+    /// The service does not run: its state was lost while it ran, or it was stopped.
     #[error("service '{service}' is stopped: {reason}")]
     Stopped {
         /// The service.

@@ -8,7 +8,7 @@
 //! Two exports of equal states may differ in bytes, since an instance may have lived through more than its state tells.
 //! So if bytes differ, both are restored and exported once more: what differs then is the state.
 
-use crate::data::{DataError, FoundService, FoundSnapshot, chain, kept, last_transaction};
+use crate::data::{DataError, FoundService, FoundSnapshot, chain, count_transactions, kept, last_transaction};
 use crate::engine::Program;
 use crate::journal::TransactionRecord;
 use crate::name::Name;
@@ -113,6 +113,8 @@ pub struct Proof {
     pub trusted: Option<Sequence>,
     /// Transactions that were executed again, all with the same answers.
     pub replayed_transactions: u64,
+    /// Transactions beside them that had failed, and changed nothing.
+    pub failed_transactions: u64,
     /// Snapshots that a replay from the one before led to.
     pub agreeing_snapshots: u64,
     /// What is not as it should be.
@@ -161,6 +163,7 @@ pub async fn verify(
         through: oldest,
         trusted: None,
         replayed_transactions: 0,
+        failed_transactions: 0,
         agreeing_snapshots: 0,
         findings: Vec::new(),
     };
@@ -258,6 +261,7 @@ impl Replay<'_> {
             }
         };
         self.proof.replayed_transactions += rehydrated.replayed_transactions;
+        self.proof.failed_transactions += (count_transactions(&records[..end]) - tail.len()) as u64;
         self.proof.through = next.map_or_else(
             || last_transaction(records).map_or(base.sequence(), |(sequence, _)| sequence),
             FoundSnapshot::sequence,

@@ -4,10 +4,12 @@
 //! It is given what a careful user would give it: a transfer is one statement, so one round trip, and it is
 //! prepared. Clients connect over loopback, as those of a server of Lifeboat do.
 
-use crate::server::{Server, User, command, free_port, is_root, run};
+use crate::server::{Server, User, command, free_port, is_root, password, run};
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use anyhow::{Context, Result, anyhow, ensure};
-use std::os::unix::fs::chown;
+use std::fs::OpenOptions;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -63,6 +65,7 @@ struct Database {
     programs: PathBuf,
     user: Option<User>,
     port: u16,
+    password: String,
     script: PathBuf,
 }
 
@@ -70,14 +73,21 @@ impl Database {
     fn start(directory: &Path, clients: usize) -> Result<Self> {
         let (programs, _) = find()?;
         let user = if is_root() { user() } else { None };
-        if let Some(User { uid, gid }) = user {
-            chown(directory, Some(uid), Some(gid))
-                .with_context(|| format!("failed to give away `{}`", directory.display()))?;
-        }
         let data = directory.join("data");
+        let (password, password_file) = (password()?, directory.join("password"));
+        let mut options = OpenOptions::new();
+        let file = options.write(true).create_new(true).mode(0o600).open(&password_file);
+        file.and_then(|mut file| file.write_all(password.as_bytes())).context("failed to write a password")?;
+        if let Some(User { uid, gid }) = user {
+            for own in [directory, &*password_file] {
+                chown(own, Some(uid), Some(gid)).with_context(|| format!("failed to give away `{}`", own.display()))?;
+            }
+        }
         let mut initdb = command(programs.join("initdb"), user, "INT");
         initdb
-            .args(["--username=postgres", "--auth=trust", "--encoding=UTF8", "--locale=C"])
+            .args(["--username=postgres", "--auth=scram-sha-256", "--encoding=UTF8", "--locale=C"])
+            .arg("--pwfile")
+            .arg(&password_file)
             .arg("--pgdata")
             .arg(&data);
         run(&mut initdb).with_context(|| match user {
@@ -102,7 +112,7 @@ impl Database {
 
         let script = directory.join("transfer.sql");
         std::fs::write(&script, TRANSFER).context("failed to write a script")?;
-        let database = Self { _server: server, programs, user, port, script };
+        let database = Self { _server: server, programs, user, port, password, script };
         database.ask(SCHEMA)?;
         Ok(database)
     }
@@ -111,6 +121,7 @@ impl Database {
     fn client(&self, program: &str) -> Command {
         let mut client = command(self.programs.join(program), self.user, "INT");
         client.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
+        client.env("PGPASSWORD", &self.password);
         client
     }
 

@@ -46,6 +46,13 @@ pub(crate) fn free_port() -> Result<u16> {
     Ok(listener.local_addr().context("failed to find a free port")?.port())
 }
 
+/// What nobody else on this machine knows, for a server that any of them could reach.
+pub(crate) fn password() -> Result<String> {
+    let mut random = [0; 16];
+    getrandom::fill(&mut random).context("failed to draw a password")?;
+    Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
 /// A command for `program`, as `user` if there is one, with an environment that says nothing but `PATH`.
 ///
 /// The program is asked to stop by `signal` if this process ends before it, be it by a signal too.

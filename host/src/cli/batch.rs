@@ -36,8 +36,8 @@ const AFTER_HELP: &str = "\
 A line is a JSON object, as lifeboat run --envelope takes them:
   {\"id\"?: ID, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}
 One without an id is given a UUID of version 7. Answers come in the order of the lines, as those of lifeboat run do. When
-the connection breaks, nobody listens, or the server is started again, the lines without an answer are sent again under their ids, and
-nothing is done twice.
+the connection breaks, nobody listens, or the server is started again, the lines without an answer are sent again under
+their ids, and nothing is done twice.
 
 With --resume FILE the ids of lines that have none are made of what stands in FILE, which is made if it is missing and
 removed when every line is answered and printed: after a crash of this machine, or whatever else ended it, the same command
@@ -225,14 +225,14 @@ impl Batch {
                     }
                 }
                 Ok(Some(Progress::Retrying { error, unanswered, wait })) => {
-                    let is_refused = matches!(error, ClientError::Refused { .. });
-                    has_retried |= !is_refused;
-                    // Once, and not at every attempt, of a server that is not there.
-                    if std::mem::replace(&mut is_waiting, is_refused) && is_refused {
-                        continue;
-                    }
-                    if is_refused {
-                        told.note(&format!("lifeboat: waiting for the server: {error}"));
+                    // It has done nothing.
+                    let is_away = matches!(error, ClientError::Refused { .. }) || error.is_starting();
+                    has_retried |= !is_away;
+                    if is_away {
+                        // Once, and not at every attempt.
+                        if !std::mem::replace(&mut is_waiting, true) {
+                            told.note(&format!("lifeboat: waiting for the server: {error}"));
+                        }
                         continue;
                     }
                     let (unanswered, wait) = (counted(unanswered as u64, "line"), wait.as_secs_f64());

@@ -1,8 +1,9 @@
 //! `lifeboat init`: a folder from which a server can be started.
 //!
-//! The password is asked for and checked before anything is written. The order of the other steps lets a crash between any two be followed by another `init`: the folder, the data directory,
-//! the first admin in it, and the configuration file last, by whose absence it is known that it was not finished. A step
-//! that was done is not done again, and nothing that is there is overwritten.
+//! The password is asked for and checked before anything is written. The order of the other steps lets a crash between
+//! any two be followed by another `init`: the folder, the data directory, the first admin in it, and the configuration
+//! file last, by whose absence it is known that it was not finished. A step that was done is not done again, and nothing
+//! that is there is overwritten.
 
 use super::{UsageError, data, exit, random};
 use anyhow::Context;

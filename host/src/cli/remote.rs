@@ -39,7 +39,8 @@ const ATTEMPTS_UNATTENDED: u32 = STARTING_BACKOFF.failures_max;
 #[derive(Debug, Clone, Copy, Args)]
 pub(crate) struct Waiting {
     /// Try up to N times in a row while nobody listens at the server, it asks to try later, or the connection breaks
-    /// [default: 12, about half a minute; of batch, and with --follow or --watch, 30, about two minutes]
+    /// [default: 12, about half a minute; of batch, and with --follow or --watch, 30, about two minutes]. One that is
+    /// starting is waited for in any case, for about two minutes
     #[arg(long, value_name = "N")]
     attempts: Option<NonZeroU32>,
 }
@@ -331,8 +332,10 @@ fn services_table(services: &[Service]) -> String {
 pub(crate) fn query(service: &Name, body: &str, json: bool, waiting: Waiting) -> anyhow::Result<ExitCode> {
     let body = tx::read_body(body)?;
     let code = with_server_or_data(async |client| {
-        let client = client.with_patience(waiting.backoff(false));
-        print_answer(&client.query(service, body.into()).await?, json)
+        let backoff = waiting.backoff(false);
+        let client = client.with_patience(backoff);
+        let ask = async || client.query(service, body.clone().into()).await;
+        print_answer(&client.ask_until_answered(ask, &backoff).await?, json)
     })?;
     Ok(ExitCode::from(code))
 }

@@ -38,10 +38,6 @@ standard error is systemd's journal, which has its own.
 A service of the configuration that cannot be created is told in a line, and keeps no other from being served: the exit code
 does not depend on it.";
 
-/// What is missing of a directory that `lifeboat run` made.
-const HOW_TO_SERVE: &str = "move it to FOLDER/data, and lifeboat init FOLDER adds an admin and a configuration; its services \
-                            stay";
-
 /// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
 
@@ -79,7 +75,9 @@ impl Serve {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let flags = Overrides { listen: self.listen, data: self.data.clone() };
         let environment = Overrides::from_environment(|name| std::env::var_os(name)).map_err(usage)?;
-        let config = Config::read(&self.config, &flags.over(environment)).map_err(|error| self.unreadable(error))?;
+        let overrides = flags.over(environment);
+        let config = Config::read(&self.config, &overrides);
+        let config = config.map_err(|error| unreadable(error, &self.config, overrides.data.as_deref()))?;
         let log = Log::new();
         raise_file_limit(&config, log);
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
@@ -87,21 +85,6 @@ impl Serve {
         // What is left is connections whose clients did not leave in time.
         runtime.shutdown_background();
         code
-    }
-
-    /// Why there is no configuration: who stands in a data directory expects it to be served.
-    fn unreadable(&self, error: ConfigError) -> anyhow::Error {
-        let folder = self.config.parent().unwrap_or(Path::new(""));
-        let is_data = [Some(folder), self.data.as_deref()].into_iter().flatten().any(|path| {
-            // The folder that one is in has an empty name.
-            path.join(CATALOG_FILE).is_file()
-        });
-        match &error {
-            ConfigError::Missing { .. } if is_data => {
-                UsageError(format!("{error}, for a data directory that lifeboat run made, too: {HOW_TO_SERVE}")).into()
-            }
-            _ => usage(error),
-        }
     }
 
     async fn serve(self, config: Config, log: Log) -> anyhow::Result<ExitCode> {
@@ -131,7 +114,10 @@ impl Serve {
         if accounts.list().is_empty() {
             let named = config.data.display().to_string();
             let named = named.escape_debug();
-            let text = format!("data directory '{named}' has no users, so nobody could log in; {HOW_TO_SERVE}");
+            let text = format!(
+                "data directory '{named}' has no users, so nobody could log in; lifeboat init FOLDER adds an admin to \
+                 FOLDER/data, if there is no {CONFIG_FILE} in FOLDER yet"
+            );
             return Err(UsageError(text).into());
         }
         let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
@@ -347,6 +333,27 @@ impl Log {
     fn line(self, time: Timestamp, text: &str) {
         let mut stderr = io::stderr().lock();
         let _ = if self.has_times { writeln!(stderr, "{} {text}", Utc(time)) } else { writeln!(stderr, "{text}") };
+    }
+}
+
+/// Why there is no configuration: who stands in a data directory expects it to be served.
+fn unreadable(error: ConfigError, config: &Path, data: Option<&Path>) -> anyhow::Error {
+    // The folder that one is in has an empty name.
+    let folder = config.parent().unwrap_or(Path::new(""));
+    let is_data = |path: &Path| path.join(CATALOG_FILE).is_file();
+    let of_init = Path::new("..").join(CONFIG_FILE);
+    match &error {
+        ConfigError::Missing { .. } if is_data(folder) && folder.join(&of_init).is_file() => UsageError(format!(
+            "{error}, and this is the data directory of another: lifeboat serve --config {}",
+            folder.join(&of_init).display().to_string().escape_debug()
+        ))
+        .into(),
+        ConfigError::Missing { .. } if is_data(folder) || data.is_some_and(is_data) => UsageError(format!(
+            "{error}, for a data directory that lifeboat run made, too: move it to FOLDER/data, and lifeboat init FOLDER adds an \
+             admin and a configuration; its services stay"
+        ))
+        .into(),
+        _ => usage(error),
     }
 }
 

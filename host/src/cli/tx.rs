@@ -81,8 +81,10 @@ impl Tx {
     }
 
     async fn look_up(&self, client: &Client, id: &str) -> anyhow::Result<u8> {
-        let client = client.clone().with_patience(self.waiting.backoff(false));
-        let (state, text) = match client.look_up(&self.service, id).await? {
+        let backoff = self.waiting.backoff(false);
+        let client = client.clone().with_patience(backoff);
+        let ask = async || client.look_up(&self.service, id).await;
+        let (state, text) = match client.ask_until_answered(ask, &backoff).await? {
             Found::Answered(answer) => return print_answer(&answer, self.json),
             Found::Pending => ("pending", "is pending: the service is busy; ask again"),
             Found::Unknown => (

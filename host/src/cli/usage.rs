@@ -26,6 +26,7 @@ Exit codes:
   0  it is shown
   1  it is not granted
   2  the command line is wrong, or there is no such service
+  4  the server could not do it, such as for being stopped
   5  the server cannot be reached, or nobody is logged in";
 
 /// Arguments of `usage`.
@@ -55,11 +56,7 @@ impl Usage {
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             loop {
                 ticks.tick().await;
-                let usage = if self.watch {
-                    client.ask_until_answered(async || self.ask(&client).await, &backoff).await?
-                } else {
-                    self.ask(&client).await?
-                };
+                let usage = client.ask_until_answered(async || self.ask(&client).await, &backoff).await?;
                 let mut text = if self.json {
                     format!("{}\n", serde_json::to_string(&usage)?)
                 } else {

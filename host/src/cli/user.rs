@@ -117,15 +117,19 @@ impl User {
                 }
                 let words = words(&grants);
                 // A grant may be there before its service: whether it is a slip, only who gave it can tell.
+                // They are given, whatever becomes of this question.
                 let is_there = match client.service(&service).await {
-                    Ok(_) => true,
-                    Err(ClientError::Problem { code, .. }) if code == "not_found" => false,
-                    Err(error) => return Err(error.into()),
+                    Ok(_) => Some(true),
+                    Err(ClientError::Problem { code, .. }) if code == "not_found" => Some(false),
+                    Err(_) => None,
                 };
                 let shown = json!({ "user": user, "service": service, "granted": words, "service_exists": is_there });
                 remote::print(json, &shown, || {
-                    let missing =
-                        if is_there { String::new() } else { format!("; there is no service '{service}' yet") };
+                    let missing = if is_there == Some(false) {
+                        format!("; there is no service '{service}' yet")
+                    } else {
+                        String::new()
+                    };
                     format!("{user} may now {} {service}{missing}", words.join(", "))
                 })
             }

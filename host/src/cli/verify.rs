@@ -113,17 +113,16 @@ fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
 }
 
 fn lines(proof: &Proof) -> String {
-    let Proof { service, after, through, replayed_transactions, agreeing_snapshots, findings, .. } = proof;
+    let Proof {
+        service, after, through, replayed_transactions, failed_transactions, agreeing_snapshots, findings, ..
+    } = proof;
     let counted = |count: u64, noun: &str| format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" });
-    // Only if all is well is it known that the others are those.
-    let skipped = through.0.saturating_sub(after.0).saturating_sub(*replayed_transactions);
-    let skipped = if findings.is_empty() && skipped > 0 {
-        format!(", {} failed and changed nothing", grouped(skipped))
-    } else {
-        String::new()
+    let failed = match *failed_transactions {
+        0 => String::new(),
+        failed => format!(", {} failed and changed nothing", grouped(failed)),
     };
     let done = format!(
-        "from transaction {} to {}: {} replayed{skipped}, {} compared",
+        "from transaction {} to {}: {} replayed{failed}, {} compared",
         grouped(after.0),
         grouped(through.0),
         counted(*replayed_transactions, "transaction"),

@@ -423,6 +423,11 @@ pub(crate) fn kept(records: &[(RecordNumber, Record)]) -> Vec<Arc<TransactionRec
     kept.collect()
 }
 
+/// How many of `records` are transactions, whatever they came to.
+pub(crate) fn count_transactions(records: &[(RecordNumber, Record)]) -> usize {
+    records.iter().filter(|(_, record)| matches!(record, Record::Transaction(_))).count()
+}
+
 /// The last transaction among `records`, and its time.
 pub(crate) fn last_transaction(records: &[(RecordNumber, Record)]) -> Option<(Sequence, Timestamp)> {
     records.iter().rev().find_map(|(_, record)| match record {

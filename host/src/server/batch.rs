@@ -96,7 +96,8 @@ struct Batch {
     service: Arc<str>,
     lines: Splitter,
     phase: watch::Receiver<Phase>,
-    /// In the order of their lines. A service answers in that order, so that only the first is waited for.
+    /// In the order of their lines. A service answers most of them in that order, and all are told in it, so that only the
+    /// first is waited for.
     under_way: VecDeque<UnderWay>,
     /// Of the requests under way.
     body_bytes: usize,

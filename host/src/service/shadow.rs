@@ -8,7 +8,7 @@
 //! ```
 //!
 //! The VM that serves is never waited for and never asked: it may trap, roll back, and run dry meanwhile. If the rounds do
-//! not get shorter by themselves, it is held back a little (`Shadow::awaited_fuel`), so that they do. Whoever moves the
+//! not get shorter by themselves, it is held back a little ([`Restraint`]), so that they do. Whoever moves the
 //! service in another way drops the shadow first. A shadow is no more than a rehydrate: one that is lost costs nothing
 //! but its work, and one whose replies differ is never promoted.
 
@@ -46,9 +46,19 @@ const SLACK_FUEL_MIN: u64 = PROMOTE_FUEL_MAX / 8;
 
 /// The same for a round that replays more than so many times that: a share of it. Who waits does so for longer and less
 /// often, since threads that wake one another all the time leave the cores idle in between.
-const SLACK_SHARE: u64 = 16;
+const SLACK_SHARE: u64 = 32;
 
-/// The VM that serves waits for no more than this at once, as fuel: some milliseconds.
+/// A round that replays no more than this, as fuel or in transactions, is short: some milliseconds, as a rule.
+const SHORT_FUEL_MAX: u64 = 40 * PROMOTE_FUEL_MAX;
+
+/// The same in transactions, which may be long.
+const SHORT_TRANSACTIONS_MAX: usize = 16;
+
+/// After so many rounds that are short, or not much shorter than the one before, the VM that serves is held back more: its
+/// clients hardly notice that of the former, and without it the latter would not end.
+const PATIENT_ROUNDS: u32 = 4;
+
+/// What the VM that serves may keep at once after it had to wait, as fuel: some milliseconds.
 const WAIT_FUEL_MAX: u64 = 20 * PROMOTE_FUEL_MAX;
 
 /// What the first round may take, as restores and exports of the state: two restores and an export, with as much again.
@@ -72,6 +82,7 @@ pub(super) struct Shadow {
     over: Option<Result<Caught, RehydrateError>>,
     /// Rounds that are over.
     rounds: u32,
+    restraint: Restraint,
     /// Of the snapshot that it exports, if it does.
     begun: Option<Begun>,
     /// How far the round is.
@@ -177,18 +188,44 @@ impl Shadow {
         }
     }
 
-    /// What the round must have replayed before the VM that serves goes on, as fuel; none if it need not wait. It may keep
-    /// three quarters of what the round replays meanwhile, so that each round is shorter than the one before, and after
-    /// every fourth round a quarter less.
+    /// What the round must have replayed before the VM that serves goes on, as fuel; none if it need not wait.
     fn awaited_fuel(&self, kept_fuel: u64) -> Option<u64> {
-        let kept = kept_fuel.saturating_sub(self.kept_fuel_before);
-        let quarters = 3_u64.saturating_sub(u64::from(self.rounds / 4));
-        if self.over.is_some() || kept <= self.progress.fuel() / 4 * quarters + self.free_fuel {
+        let kept_fuel = kept_fuel.saturating_sub(self.kept_fuel_before);
+        let is_going = self.over.is_none();
+        is_going.then(|| self.restraint.awaited_fuel(kept_fuel, self.progress.fuel(), self.free_fuel)).flatten()
+    }
+}
+
+/// How much the VM that serves is held back, by how the rounds went. It may keep three quarters of what a round replays
+/// meanwhile, so that each round is shorter than the one before, and a quarter less after every [`PATIENT_ROUNDS`] that
+/// say so.
+#[derive(Debug, Default)]
+struct Restraint {
+    /// What the last round replays, as fuel.
+    round_fuel: u64,
+    /// Rounds that were short, or not a fifth shorter than the one before.
+    telling_rounds: u32,
+}
+
+impl Restraint {
+    /// Another round begins, which replays so much. Returns what the VM that serves may keep in it at any rate, as fuel.
+    fn begin_round(&mut self, fuel: u64, transactions: usize) -> u64 {
+        let is_short = fuel <= SHORT_FUEL_MAX || transactions <= SHORT_TRANSACTIONS_MAX;
+        let is_stuck = self.round_fuel > 0 && fuel > self.round_fuel / 5 * 4;
+        self.telling_rounds += u32::from(is_short || is_stuck);
+        self.round_fuel = fuel;
+        (fuel / SLACK_SHARE).clamp(SLACK_FUEL_MIN, WAIT_FUEL_MAX)
+    }
+
+    /// What must be replayed, as fuel, before a VM goes on that has kept `kept_fuel`; none if it need not wait.
+    fn awaited_fuel(&self, kept_fuel: u64, replayed_fuel: u64, free_fuel: u64) -> Option<u64> {
+        let quarters = 3_u64.saturating_sub(u64::from(self.telling_rounds / PATIENT_ROUNDS));
+        if kept_fuel <= replayed_fuel / 4 * quarters + free_fuel {
             return None;
         }
         // So that it can go on for a while then.
-        let room = (self.free_fuel / 2).min(WAIT_FUEL_MAX);
-        Some((kept - (self.free_fuel - room)).saturating_mul(4).checked_div(quarters).unwrap_or(u64::MAX))
+        let room = (free_fuel / 2).min(WAIT_FUEL_MAX);
+        Some((kept_fuel - (free_fuel - room)).saturating_mul(4).checked_div(quarters).unwrap_or(u64::MAX))
     }
 }
 
@@ -314,6 +351,7 @@ impl Service {
             round,
             over: None,
             rounds: 0,
+            restraint: Restraint::default(),
             begun,
             progress,
             // For the restores and the export, which are no replay, and slower beside the VM that serves than they were
@@ -394,7 +432,7 @@ impl Service {
             }
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
-                shadow.free_fuel = (replay_fuel(&tail) / SLACK_SHARE).clamp(SLACK_FUEL_MIN, WAIT_FUEL_MAX);
+                shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), tail.len());
                 shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
                 shadow.progress = progress;
                 shadow.kept_fuel_before = self.kept_replay_fuel;
@@ -525,5 +563,46 @@ mod tests {
         }
         let woken = Arc::new(AtomicU64::new(0));
         (std::task::Waker::from(Arc::new(Counts(Arc::clone(&woken)))), woken)
+    }
+
+    /// Rounds, and what they replay altogether, until a shadow is promoted that replays just as fast as the VM that serves
+    /// executes calls of these costs, one after the other: all of it is counted in fuel, and time as well.
+    fn rounds(first_fuel: u64, calls: &[u64]) -> (u32, u64) {
+        let mut calls = calls.iter().cycle();
+        let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::default(), 0, 0);
+        let (mut tail_fuel, mut tail) = (first_fuel, usize::MAX);
+        while tail > PROMOTE_TRANSACTIONS_MAX && tail_fuel > PROMOTE_FUEL_MAX && rounds < 1_000 {
+            rounds += 1;
+            replayed_fuel += tail_fuel;
+            let free_fuel = restraint.begin_round(tail_fuel, tail);
+            let (mut now, mut kept_fuel, mut kept) = (0, 0, 0);
+            while now < tail_fuel {
+                if let Some(awaited) = restraint.awaited_fuel(kept_fuel, now, free_fuel) {
+                    now = awaited.max(now);
+                    continue;
+                }
+                let call = *calls.next().expect("there is no end of them");
+                (now, kept_fuel, kept) = (now + call, kept_fuel + call, kept + 1);
+            }
+            (tail_fuel, tail) = (kept_fuel, kept);
+        }
+        (rounds, replayed_fuel)
+    }
+
+    #[test]
+    fn a_shadow_catches_up_whatever_the_calls_cost() {
+        let first_fuel = 2_000_000_000;
+        let mut one_long = vec![20_000; 1_000];
+        one_long[500] = 100_000_000;
+        let mut some_long = vec![20_000; 200];
+        some_long[17] = 20_000_000;
+        for calls in [&[25_000][..], &[1_000], &[1_000_000], &[40_000_000], &one_long, &some_long] {
+            let (rounds, replayed_fuel) = rounds(first_fuel, calls);
+            assert!(
+                rounds <= 60 && replayed_fuel <= 8 * first_fuel,
+                "{rounds} rounds, {replayed_fuel}: {:?}",
+                &calls[..1]
+            );
+        }
     }
 }
