@@ -76,6 +76,16 @@ fn an_init_that_is_refused_can_be_repeated() {
 }
 
 #[test]
+fn a_data_directory_is_not_made_the_folder_of_another() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let run = lifeboat(["run", "--service", "count", "--data"]).arg(folder.path()).arg(prebuilt("counter"));
+    run.input("{\"add\":1}\n").output().exits(0);
+    let words = ["is a data directory itself", "FOLDER/data", "lifeboat init FOLDER"];
+    init(folder.path()).output().exits_with_one_line(2, &words);
+    assert!(!folder.path().join("data").exists() && !folder.path().join("lifeboat.toml").exists());
+}
+
+#[test]
 fn an_empty_configuration_is_whole() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("lifeboat.toml");

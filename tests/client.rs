@@ -366,13 +366,27 @@ fn every_command_tells_in_one_way_that_there_is_no_service() {
         &["query", "nothing", "\"total\""],
         &["tx", "nothing", "1"],
         &["tx", "nothing", "--id", "a", "--look-up"],
+        &["events", "--service", "nothing"],
+        &["logs", "nothing"],
+        &["logs", "nothing", "--follow"],
     ] {
         let output = rig.client(command.iter().copied()).output();
         output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
     }
     // As a whole, and not line by line.
-    let batch = rig.client(["batch", "nothing", "-"]).input("{\"json\":1}\n".repeat(1_000)).output();
+    let resume = rig.folder.path().join("resume");
+    let batch = rig.client(["batch", "nothing", "-", "--resume"]).arg(&resume);
+    let batch = batch.input("{\"json\":1}\n".repeat(1_000)).output();
     batch.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
+    assert!(!resume.exists(), "nothing was sent that its ids would be needed for");
+}
+
+#[test]
+fn what_happened_to_a_service_is_told_after_it_was_removed() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    rig.client(["remove", "count", "--yes"]).output().exits(0);
+    let events = rig.client(["events", "--service", "count"]).output();
+    assert!(events.exits(0).contains("Created: count/1 "), "{events:?}");
 }
 
 #[test]
@@ -395,6 +409,9 @@ fn a_service_that_is_quarantined_is_told_as_such_with_reason_and_remedy() {
     let services = rig.client(["services"]).output();
     assert!(services.exits(1).contains("\ncount: quarantined: "), "{services:?}");
     assert!(services.exits(1).contains("lifeboat start"), "{services:?}");
+    // It does not run, and not because an operator said so.
+    let stopped = rig.client(["stop", "count"]).output();
+    assert!(stopped.exits(1).contains("quarantined"), "{stopped:?}");
 }
 
 #[test]
@@ -436,6 +453,20 @@ fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
     let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
     assert_eq!(event["text"].as_str(), Some(told.trim_end()));
 
+    let deposits: String = (0..200)
+        .map(|number| format!("{{\"json\":{{\"deposit\":{{\"account\":\"b{number}\",\"amount\":1}}}}}}\n"))
+        .collect();
+    let batch = rig.client(["batch", "bank", "-", "--json"]).input(deposits).output();
+    batch.exits(0);
+    let in_answers: Vec<String> =
+        batch.json_lines().iter().filter_map(|answer| answer["failover"].as_str().map(str::to_owned)).collect();
+    let on_stderr: Vec<&str> = batch.stderr.lines().filter(|line| line.starts_with("Trigger process")).collect();
+    assert!(!in_answers.is_empty() && in_answers == on_stderr, "{in_answers:?} {on_stderr:?}");
+    for told in &in_answers {
+        let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
+        assert_eq!(event["text"].as_str(), Some(&**told));
+    }
+
     rig.client(["failover", "bank"]).output().exits(0);
     let event = std::iter::from_fn(|| Some(next())).find(|event| event["event"] == "failover").expect("endless");
     assert_eq!(event["cause"], "forced");
@@ -444,7 +475,8 @@ fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
     let all = rig.client(["events"]).output();
     assert!(all.exits(0).contains("Trigger process failover: triggered: bank/1 on "), "{all:?}");
     let usage = rig.client(["usage", "bank"]).output();
-    assert!(usage.exits(0).contains("bank/3") && usage.exits(0).contains('%'), "{usage:?}");
+    assert!(usage.exits(0).contains(&format!("bank/{}", 3 + in_answers.len())), "{usage:?}");
+    assert!(usage.exits(0).contains('%'), "{usage:?}");
     assert!(usage.exits(0).contains("\ncounted since 20"), "{usage:?}");
     let stopped = rig.client(["stop", "bank"]).output();
     assert!(stopped.exits(0).contains("stopped"), "{stopped:?}");

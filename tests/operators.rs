@@ -15,6 +15,7 @@ use reqwest::Method;
 use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// A size whose VMs may spin for longer than any test takes, however busy the machine is.
 const LONG: &str =
@@ -267,6 +268,7 @@ fn the_lines_of_a_server_have_times_and_tell_what_is_not_served_and_why() {
     assert!(server.line(" Created: stuck/1 ").starts_with("20"));
     let serving = server.line("lifeboat: serving ");
     assert!(serving.ends_with(" lifeboat: serving 2 of 3 services: 1 could not be created"), "{serving}");
+    assert!(server.has_said(" Created: count/1 "), "what came first is told first");
     let (time, _) = serving.split_once(' ').expect("a time and a text");
     assert!(time.len() == "2026-03-01T12:00:00.123Z".len() && time.ends_with('Z'), "{serving}");
     let profile = folder.path().join("profile.toml");
@@ -280,4 +282,39 @@ fn the_lines_of_a_server_have_times_and_tell_what_is_not_served_and_why() {
     let told = |words: &str| lines.iter().any(|line| line.contains(words));
     assert!(told(" lifeboat: service 'stuck' is not snapshotted, and the next start replays it: "), "{lines:?}");
     assert!(told(" lifeboat: stopped: 1 of 2 services are snapshotted, the journal is sealed ("), "{lines:?}");
+}
+
+#[test]
+fn a_signal_that_is_sent_twice_at_once_is_one_and_another_one_ends_the_server() {
+    let folder = folder();
+    set_up(folder.path());
+    let service = format!("[[service]]\nname = 'bank'\nworkload = '{}'\nsize = 'long'\n", guest("work.wat").display());
+    fs::write(folder.path().join("lifeboat.toml"), LONG.to_owned() + &service).expect("the file can be written");
+    let mut server = Serving::start(folder.path());
+    server.line("lifeboat: serving ");
+    let profile = folder.path().join("profile.toml");
+    let client = |arguments: &[&str]| lifeboat(arguments.iter().copied()).env("LIFEBOAT_PROFILE", &profile);
+    let login =
+        client(&["login", "--user", "admin", "--password-stdin", "--server", &format!("http://{}", server.address)]);
+    login.input(format!("{PASSWORD}\n")).output().exits(0);
+    let endless = client(&["tx", "bank", "--id", "endless", "--attempts", "1", ENDLESS]).start();
+    let start = Instant::now();
+    let look_up = || client(&["tx", "bank", "--id", "endless", "--look-up", "--json"]).output();
+    while !look_up().exits(1).contains("pending") {
+        assert!(start.elapsed() < PATIENCE, "the transaction does not arrive");
+    }
+
+    let start = Instant::now();
+    server.signal("TERM");
+    server.signal("INT");
+    let code = loop {
+        match server.exit_code() {
+            Some(code) => break code,
+            None => server.signal("TERM"),
+        }
+    };
+    assert!(start.elapsed() >= Duration::from_millis(500), "it ended after {:?}", start.elapsed());
+    assert_eq!(code, 4);
+    server.line("lifeboat: asked twice: ended at once");
+    endless.kill();
 }

@@ -59,8 +59,7 @@ impl Serving {
         Self { child, address, lines: receiver, seen: RefCell::default() }
     }
 
-    /// The first line of its standard error with these words, which is waited for. Events and what it says of itself come
-    /// in any order.
+    /// The first line of its standard error with these words, which is waited for.
     #[track_caller]
     pub(crate) fn line(&self, words: &str) -> String {
         let mut seen = self.seen.borrow_mut();
@@ -73,6 +72,23 @@ impl Serving {
                 Err(_) => panic!("it does not say '{words}': {seen:?}"),
             }
         }
+    }
+
+    /// Whether one of the lines that came before what was waited for has these words.
+    pub(crate) fn has_said(&self, words: &str) -> bool {
+        self.seen.borrow().iter().any(|line| line.contains(words))
+    }
+
+    /// Sends it a signal.
+    pub(crate) fn signal(&self, name: &str) {
+        let sent = Command::new("kill").args(["-s", name]).arg(self.child.id().to_string()).status();
+        assert!(sent.expect("there is a kill").success());
+    }
+
+    /// Its exit code, once it has one.
+    pub(crate) fn exit_code(&mut self) -> Option<i32> {
+        let status = self.child.try_wait().expect("a child can be looked at");
+        status.map(|status| status.code().expect("no signal ends it"))
     }
 
     /// Ends it as an operator would, and returns what else it wrote until then.
@@ -94,8 +110,7 @@ impl Serving {
     }
 
     fn ended(&mut self) -> Option<i32> {
-        let sent = Command::new("kill").arg(self.child.id().to_string()).status().expect("there is a kill");
-        assert!(sent.success());
+        self.signal("TERM");
         self.child.wait().expect("a child can be waited for").code()
     }
 }

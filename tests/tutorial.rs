@@ -28,6 +28,10 @@ fn every_command_does_what_the_tutorial_says() {
     assert!(answers.len() == 2 && answers[0] == answers[1], "{answers:?}");
     let transferred = to_server(ada);
     transferred.exits(0);
+    assert!(
+        transferred.stderr.contains("Trigger process failover: triggered: bank/1 on m1 -> bank/2"),
+        "{transferred:?}"
+    );
     let total = transferred.exits(0).lines().last().expect("the total").to_owned();
     assert!(total.contains("total"), "{total}");
     let seen = to_server(see);

@@ -100,7 +100,9 @@ pub enum DataError {
     #[error(transparent)]
     Snapshot(#[from] SnapshotFileError),
     /// A workload's file is gone.
-    #[error("'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run")]
+    #[error(
+        "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no server has the directory"
+    )]
     WorkloadMissing {
         /// The file.
         file: String,

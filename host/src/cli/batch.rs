@@ -99,7 +99,12 @@ impl Batch {
         let reading = Arc::clone(&lines);
         let input = stream::poll_fn(move |cx| locked(&reading).poll_next(cx));
         let sending = client.batch(&self.service, input.boxed(), draw_id, backoff);
-        let (outcomes, end) = remote::block_on(self.drive(sending, &lines, Told::new(count)))?;
+        let mut is_untaken = false;
+        let driven = remote::block_on(self.drive(sending, &lines, Told::new(count), &mut is_untaken));
+        if let (true, Some(resume)) = (is_untaken, &resume) {
+            locked(resume).remove_if_unused();
+        }
+        let (outcomes, end) = driven?;
         if let Some(reason) = end {
             remote::note(&format!("lifeboat: {reason}"));
             return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -163,12 +168,13 @@ impl Batch {
         self.file.as_os_str() == "-"
     }
 
-    /// Prints the answers. Returns how many ended in which way, and why it ended before the last line, if it did.
+    /// Prints the answers, or finds that the server refuses the batch as a whole: `is_untaken`. Returns how many ended in which way, and why it ended before the last line, if it did.
     async fn drive(
         &self,
         mut sending: Sending,
         lines: &Mutex<Lines>,
         mut told: Told,
+        is_untaken: &mut bool,
     ) -> anyhow::Result<(BTreeMap<Outcome, u64>, Option<String>)> {
         let mut interrupt = signal(SignalKind::interrupt())?;
         let mut terminate = signal(SignalKind::terminate())?;
@@ -220,6 +226,9 @@ impl Batch {
                         return Ok(self.nobody_reads(&sending, told, printed));
                     }
                     told.answer(answer.outcome);
+                    if let Some(failover) = &answer.failover {
+                        told.note(failover);
+                    }
                     if std::mem::take(&mut is_waiting) {
                         told.note("lifeboat: the server answers again");
                     }
@@ -252,8 +261,10 @@ impl Batch {
             {
                 Err(error.into())
             }
-            // The server took none of it.
-            Err(error @ ClientError::Problem { .. }) if answered == 0 && !has_retried => Err(error.into()),
+            Err(error @ ClientError::Problem { .. }) if answered == 0 && !has_retried => {
+                *is_untaken = true;
+                Err(error.into())
+            }
             Err(error) => {
                 let _ = told.end();
                 let is_void = matches!(error, ClientError::Problem { status: 401, .. });
@@ -437,7 +448,7 @@ mod tests {
         let printed = |line: &'static str, json| {
             let outcome = if line.contains("\"ok\"") { Outcome::Ok } else { Outcome::Refused };
             let mut out = Vec::new();
-            let answer = BatchAnswer { id: None, outcome, line: line.into() };
+            let answer = BatchAnswer { id: None, outcome, line: line.into(), failover: None };
             print(&mut out, &answer, json).expect("a vector takes everything");
             String::from_utf8(out).expect("text")
         };

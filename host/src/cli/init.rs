@@ -54,6 +54,14 @@ impl Init {
             ))
             .into());
         }
+        if fs::symlink_metadata(self.directory.join(CATALOG_FILE)).is_ok() {
+            let shown = shown(&self.directory);
+            return Err(UsageError(format!(
+                "{shown} is a data directory itself, such as lifeboat run makes: move it to FOLDER/{DATA}, and lifeboat init \
+                 FOLDER adds an admin and a configuration; its services stay"
+            ))
+            .into());
+        }
         // Whatever is wrong with it leaves nothing behind. What is there may have an admin, who needs none.
         let is_new = fs::symlink_metadata(self.directory.join(DATA).join(CATALOG_FILE)).is_err();
         let password = is_new.then(|| self.password()).transpose()?;

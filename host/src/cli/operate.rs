@@ -3,6 +3,7 @@
 use super::exit;
 use super::remote::{self, service_line, with_server};
 use clap::Args;
+use lifeboat::api::Standing;
 use lifeboat::name::Name;
 use std::process::ExitCode;
 
@@ -27,14 +28,17 @@ pub(crate) enum Operation {
 
 impl Operate {
     pub(crate) fn execute(self, operation: Operation) -> anyhow::Result<ExitCode> {
-        with_server(async |client| {
+        let standing = with_server(async |client| {
             let service = match operation {
                 Operation::Failover => client.fail_over(&self.service).await?,
                 Operation::Stop => client.stop(&self.service).await?,
                 Operation::Start => client.start(&self.service).await?,
             };
-            remote::print(self.json, &service, || service_line(&service))
+            remote::print(self.json, &service, || service_line(&service))?;
+            Ok(service.standing)
         })?;
-        Ok(ExitCode::from(exit::OK))
+        // One that cannot serve does not become one that an operator stopped.
+        let is_stopped = standing == Standing::Stopped || !matches!(operation, Operation::Stop);
+        Ok(ExitCode::from(if is_stopped { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }

@@ -1,11 +1,13 @@
 //! `lifeboat serve`: a host behind an HTTP API.
 
+mod log;
+
 use super::{UsageError, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CATALOG_FILE;
-use lifeboat::clock::{Clock, SystemClock, Timestamp, Utc};
+use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::config::{CONFIG_FILE, Config, ConfigError, Overrides, ServiceConfig, parse_listen};
 use lifeboat::data::{DataDirectory, DataOptions};
 use lifeboat::event::{Event, EventSink};
@@ -15,22 +17,19 @@ use lifeboat::metrics::Metrics;
 use lifeboat::monitor::{Admission, HostThresholds, Monitor};
 use lifeboat::name::Name;
 use lifeboat::server::{EventLog, Listener, Parts, Server, tls};
-use serde::Serialize;
+use log::Log;
 use std::collections::BTreeSet;
-use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, mpsc};
-use std::time::Instant;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 use tokio::signal::unix::{SignalKind, signal};
 
 const AFTER_HELP: &str = "\
 SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted that can be, the
-journal is sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once: nothing
-that was acknowledged is lost, and the next start replays what was not snapshotted.
+journal is sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once, unless it
+comes within half a second: nothing that was acknowledged is lost, and the next start replays what was not snapshotted.
 
 Events go to standard error, a line each; with --json to standard output as JSON. A line begins with its time, in UTC, unless
 standard error is systemd's journal, which has its own.
@@ -44,11 +43,9 @@ const ANSWERING_SHARE: f64 = 0.5;
 /// Files that a server opens beside its connections, about.
 const FILES_BESIDE: u64 = 512;
 
-/// By which systemd tells a process that its output goes to the journal: `DEVICE:INODE` of the stream.
-const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
-
-/// Lines that wait to be printed: then events are counted, and not printed. Services do not wait for a terminal.
-const LINES_MAX: usize = 4_096;
+/// A signal that comes so soon after the first is the same one: some who end a process send it to the process, and then to
+/// its group.
+const ASKED_AGAIN_MIN: Duration = Duration::from_millis(500);
 
 /// Arguments of `serve`.
 #[derive(Debug, Args)]
@@ -78,21 +75,22 @@ impl Serve {
         let overrides = flags.over(environment);
         let config = Config::read(&self.config, &overrides);
         let config = config.map_err(|error| unreadable(error, &self.config, overrides.data.as_deref()))?;
-        let log = Log::new();
-        raise_file_limit(&config, log);
+        let log = Log::start(self.json)?;
+        raise_file_limit(&config, &log);
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
-        let code = runtime.block_on(self.serve(config, log));
+        let code = runtime.block_on(self.serve(config, &log));
+        log.flush();
         // What is left is connections whose clients did not leave in time.
         runtime.shutdown_background();
         code
     }
 
-    async fn serve(self, config: Config, log: Log) -> anyhow::Result<ExitCode> {
+    async fn serve(self, config: Config, log: &Log) -> anyhow::Result<ExitCode> {
         let mut stop = Stop::new()?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = Arc::new(EventLog::new(clock.now()));
         let metrics = Arc::new(Metrics::default());
-        let sink = self.sink(&events, &metrics, &clock, log);
+        let sink = sink(&events, &metrics, &clock, log);
 
         let tls = config.server.tls.as_ref().map(|files| tls(&files.certificate, &files.key));
         let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
@@ -165,7 +163,7 @@ impl Serve {
         };
         let ended = tokio::select! {
             ended = ending => ended,
-            () = stop.asked() => {
+            () = stop.asked_again(start) => {
                 log.note("asked twice: ended at once; the next start replays what was not snapshotted");
                 return Ok(ExitCode::from(exit::HOST));
             }
@@ -185,59 +183,21 @@ impl Serve {
         log.note(&format!("stopped: {snapshotted}, the journal is sealed ({} ms)", start.elapsed().as_millis()));
         Ok(ExitCode::from(exit::OK))
     }
-
-    /// Events go to the log for clients, to the metrics, and to the operator.
-    fn sink(&self, events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>, log: Log) -> EventSink {
-        let (events, metrics, clock, json) = (Arc::clone(events), Arc::clone(metrics), Arc::clone(clock), self.json);
-        let (lines, printed) = mpsc::sync_channel::<(Timestamp, String)>(LINES_MAX);
-        let unprinted = Arc::new(AtomicU64::new(0));
-        let of_thread = Arc::clone(&unprinted);
-        // It ends with the last sink. An operator who is not there misses lines, and no client anything.
-        std::thread::spawn(move || {
-            for (time, line) in printed {
-                let missed = of_thread.swap(0, Ordering::Relaxed);
-                if missed > 0 {
-                    log.note(&format!("{missed} events were not printed: they came faster than they could be"));
-                }
-                if json {
-                    let _ = writeln!(io::stdout().lock(), "{line}");
-                } else {
-                    log.line(time, &line);
-                }
-            }
-        });
-        Arc::new(move |event: &Event| {
-            let time = clock.now();
-            metrics.observe(event);
-            events.add(event, time);
-            let line = if json { Timed::new(time, event).json() } else { event.to_string() };
-            if lines.try_send((time, line)).is_err() {
-                unprinted.fetch_add(1, Ordering::Relaxed);
-            }
-        })
-    }
 }
 
-/// An event with its time, as it is printed.
-#[derive(Serialize)]
-struct Timed<'a> {
-    time: String,
-    #[serde(flatten)]
-    event: &'a Event,
-}
-
-impl<'a> Timed<'a> {
-    fn new(time: Timestamp, event: &'a Event) -> Self {
-        Self { time: format!("{:.6}", Utc(time)), event }
-    }
-
-    fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
-    }
+/// Events go to the log for clients, to the metrics, and to the operator.
+fn sink(events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>, log: &Log) -> EventSink {
+    let (events, metrics, clock, log) = (Arc::clone(events), Arc::clone(metrics), Arc::clone(clock), log.clone());
+    Arc::new(move |event: &Event| {
+        let time = clock.now();
+        metrics.observe(event);
+        events.add(event, time);
+        log.event(event, time);
+    })
 }
 
 /// Creates the services of the configuration that are not there, and returns those that could not be created.
-async fn create_missing(server: &Server, config: &Config, log: Log) -> BTreeSet<Name> {
+async fn create_missing(server: &Server, config: &Config, log: &Log) -> BTreeSet<Name> {
     let mut not_created = BTreeSet::new();
     for service in &config.services {
         // A task of its own: when the server is told to stop meanwhile, it is not left half-way.
@@ -285,7 +245,7 @@ fn standing(host: &Host, mut not_created: BTreeSet<Name>) -> anyhow::Result<Stri
 }
 
 /// How many of the services that ran are snapshotted. The others are told, a line each.
-fn snapshotted(ended: &Ended, log: Log) -> String {
+fn snapshotted(ended: &Ended, log: &Log) -> String {
     let Ended { services, not_snapshotted } = ended;
     for (name, reason) in not_snapshotted {
         log.note(&format!("service '{name}' is not snapshotted, and the next start replays it: {reason}"));
@@ -297,7 +257,7 @@ fn snapshotted(ended: &Ended, log: Log) -> String {
 }
 
 /// Lets the process have as many files as it may: each connection is one, and shells give a thousand.
-fn raise_file_limit(config: &Config, log: Log) {
+fn raise_file_limit(config: &Config, log: &Log) {
     let connections = u64::from(config.server.limits.connections_max);
     // Segments, snapshots, pipes, and what the libraries have.
     let wanted = connections + FILES_BESIDE;
@@ -308,31 +268,6 @@ fn raise_file_limit(config: &Config, log: Log) {
              connections wait; raise the limit (ulimit -n), or lower connections_max"
         )),
         Err(error) => log.note(&format!("the limit of open files cannot be raised: {error}")),
-    }
-}
-
-/// The lines of a server on standard error.
-#[derive(Debug, Clone, Copy)]
-struct Log {
-    has_times: bool,
-}
-
-impl Log {
-    /// With a time before each line, unless standard error is systemd's journal.
-    fn new() -> Self {
-        let stderr = std::fs::metadata("/dev/stderr").map(|file| (file.dev(), file.ino())).ok();
-        let journal = std::env::var(JOURNAL_VARIABLE).ok().and_then(|text| journal_stream(&text));
-        Self { has_times: stderr.is_none() || stderr != journal }
-    }
-
-    fn note(self, text: &str) {
-        self.line(SystemClock.now(), &format!("lifeboat: {text}"));
-    }
-
-    // Who closed standard error does not want to know.
-    fn line(self, time: Timestamp, text: &str) {
-        let mut stderr = io::stderr().lock();
-        let _ = if self.has_times { writeln!(stderr, "{} {text}", Utc(time)) } else { writeln!(stderr, "{text}") };
     }
 }
 
@@ -357,12 +292,6 @@ fn unreadable(error: ConfigError, config: &Path, data: Option<&Path>) -> anyhow:
     }
 }
 
-/// The device and the file number of the journal, as [`JOURNAL_VARIABLE`] tells them.
-fn journal_stream(text: &str) -> Option<(u64, u64)> {
-    let (device, file) = text.split_once(':')?;
-    Some((device.parse().ok()?, file.parse().ok()?))
-}
-
 fn usage(error: ConfigError) -> anyhow::Error {
     UsageError(error.to_string()).into()
 }
@@ -385,25 +314,14 @@ impl Stop {
             _ = self.interrupt.recv() => {}
         }
     }
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_journal_of_systemd_is_known_by_its_stream() {
-        assert_eq!(journal_stream("9:4711"), Some((9, 4_711)));
-        for wrong in ["", "9", ":", "9:x", "9:4711:"] {
-            assert_eq!(journal_stream(wrong), None, "{wrong}");
+    /// Waits for one that is not the echo of the one at `first`.
+    async fn asked_again(&mut self, first: Instant) {
+        loop {
+            self.asked().await;
+            if first.elapsed() >= ASKED_AGAIN_MIN {
+                return;
+            }
         }
-    }
-
-    #[test]
-    fn an_event_is_printed_with_its_time() {
-        let event = Event::Started { service: Name::new("bank").expect("a name") };
-        let time = Timestamp(1_772_366_400_000_001_000);
-        let line = r#"{"time":"2026-03-01T12:00:00.000001Z","event":"started","service":"bank"}"#;
-        assert_eq!(Timed::new(time, &event).json(), line);
     }
 }

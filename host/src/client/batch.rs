@@ -10,6 +10,7 @@ pub use window::{WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
 
 use super::{Backoff, Client, ClientError};
 use crate::api::JSON_LINES;
+use crate::event::Printable;
 use crate::lines::{self, Line, parse_envelope};
 use crate::name::Name;
 use crate::transaction::Outcome;
@@ -43,8 +44,10 @@ pub struct BatchAnswer {
     pub id: Option<String>,
     /// How it ended.
     pub outcome: Outcome,
-    /// The whole answer as JSON, `{"id","outcome","json"|"text"|"base64","cause"?}`, without a line end.
+    /// The whole answer as JSON, `{"id","outcome","json"|"text"|"base64","cause"?,"failover"?}`, without a line end.
     pub line: Bytes,
+    /// The line that operators see, if the transaction caused a failover.
+    pub failover: Option<String>,
 }
 
 /// What a batch comes to next.
@@ -327,7 +330,7 @@ fn check(line: Line) -> Result<Option<String>, BatchAnswer> {
             // A vector takes everything.
             let _ = lines::print(&mut text, id.clone(), &Err(not_done), true);
             text.truncate(text.trim_ascii_end().len());
-            Err(BatchAnswer { id, outcome: Outcome::Denied, line: text.into() })
+            Err(BatchAnswer { id, outcome: Outcome::Denied, line: text.into(), failover: None })
         }
     }
 }
@@ -339,6 +342,7 @@ struct Told {
     /// None if the server does not know it.
     outcome: Option<Outcome>,
     cause: Option<String>,
+    failover: Option<String>,
     /// Of a problem alone.
     status: Option<u16>,
     code: Option<String>,
@@ -357,7 +361,10 @@ fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
     };
     Ok(match told {
         Told { status: Some(status), code: Some(code), detail, .. } => Err(problem(status, code, detail, None)),
-        Told { id, outcome: Some(outcome), .. } => Ok(BatchAnswer { id, outcome, line }),
+        Told { id, outcome: Some(outcome), failover, .. } => {
+            let failover = failover.map(|line| Printable(&line).to_string());
+            Ok(BatchAnswer { id, outcome, line, failover })
+        }
         // It was executed, and whether that is kept is to be asked for again.
         Told { cause, .. } => Err(problem(503, "outcome_unknown".into(), cause, Some(Duration::from_secs(1)))),
     })

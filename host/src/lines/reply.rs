@@ -47,6 +47,9 @@ struct Printed<'a> {
     payload: Payload<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
+    /// The line that operators see of the failover that it caused.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    failover: Option<String>,
 }
 
 /// Bytes in the first of the three forms that can hold them, or none.
@@ -88,8 +91,13 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
         out.write_all(bytes)?;
         return out.write_all(b"\n");
     }
-    let mut printed =
-        Printed { id: id.as_deref(), outcome: Some(outcome(result)), payload: Payload::default(), cause: None };
+    let mut printed = Printed {
+        id: id.as_deref(),
+        outcome: Some(outcome(result)),
+        payload: Payload::default(),
+        cause: None,
+        failover: None,
+    };
     match result {
         Err(denied) => {
             if matches!(denied, NotDone::Denied(Denial::Unknown { .. })) {
@@ -99,6 +107,7 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
         }
         Ok(reply) => {
             printed.id = Some(&reply.id);
+            printed.failover = reply.failover.as_ref().map(ToString::to_string);
             match &reply.answer {
                 Answer::Ok(bytes) => printed.payload = Payload::of(bytes, json),
                 Answer::Refused(text) => printed.cause = Some(text.clone()),

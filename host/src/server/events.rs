@@ -3,6 +3,7 @@
 use super::Shared;
 use super::problem::Problem;
 use super::routes::BearerToken;
+use super::services;
 use crate::auth::{Grant, Identity};
 use crate::clock::{Timestamp, Utc};
 use crate::event::{Event, Printable};
@@ -85,6 +86,10 @@ impl EventLog {
         kept.range(first..).take(READ_AT_ONCE).map(Arc::clone).collect()
     }
 
+    fn tells_of(&self, service: &Name) -> bool {
+        self.kept().iter().any(|logged| logged.event.service() == Some(service))
+    }
+
     fn id(&self, number: u64) -> String {
         format!("{}-{number}", self.start)
     }
@@ -138,6 +143,10 @@ pub(super) async fn stream_events(
     })?;
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
+        // What happened to one that was removed is told as long as it is kept.
+        if !shared.events.tells_of(service) {
+            services::entry(&shared, service).await?;
+        }
     }
     let (after, unknown_id) = match headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes())) {
         None => (shared.events.beginning(), None),

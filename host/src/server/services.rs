@@ -178,7 +178,7 @@ async fn entries(shared: &Arc<Shared>) -> Result<BTreeMap<Name, ServiceEntry>, P
 }
 
 /// The service of this name, if there is one.
-async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
+pub(super) async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
     let (shared, service) = (Arc::clone(shared), name.clone());
     let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&service))).await?;
     entry.ok_or_else(|| Problem::no_service(name))

@@ -45,6 +45,8 @@ pub(super) struct Resume {
     ids: LineIds,
     /// The last line that an id was made for.
     last_line: u64,
+    /// Whether there was no batch in the file before.
+    is_new: bool,
 }
 
 impl Resume {
@@ -94,7 +96,7 @@ impl Resume {
         };
         // Whoever wrote it may have died before this.
         file.sync_all().and_then(|()| sync_folder(path)).map_err(failed)?;
-        Ok(Self { path: path.to_owned(), file, bytes: text.len() as u64, ids, last_line: 0 })
+        Ok(Self { path: path.to_owned(), file, bytes: text.len() as u64, ids, last_line: 0, is_new })
     }
 
     /// The id of a line, which stays its id whatever happens once it is returned.
@@ -122,6 +124,14 @@ impl Resume {
     pub(super) fn id_after(&self) -> Option<String> {
         let next = self.last_line + 1;
         self.ids.may_be_sent(next).then(|| self.ids.id(next))
+    }
+
+    /// Removes the file of a batch of which the server took nothing, if it was made for that. One that cannot be removed
+    /// is of no harm.
+    pub(super) fn remove_if_unused(&self) {
+        if self.is_new {
+            let _ = self.remove();
+        }
     }
 
     /// Removes the file of a batch that is done.

@@ -132,7 +132,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     fn told(number: usize) -> BatchAnswer {
-        BatchAnswer { id: Some(number.to_string()), outcome: Outcome::Denied, line: Bytes::new() }
+        BatchAnswer { id: Some(number.to_string()), outcome: Outcome::Denied, line: Bytes::new(), failover: None }
     }
 
     #[test]
