@@ -382,6 +382,47 @@ fn every_command_tells_in_one_way_that_there_is_no_service() {
 }
 
 #[test]
+fn a_batch_keeps_its_file_when_a_line_may_have_been_done() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let (resume, lines) = (folder.path().join("resume"), folder.path().join("lines"));
+    std::fs::write(&lines, "{\"json\":1}\n").expect("writable");
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let batch = lifeboat(["batch", "count", "--attempts", "1", "--resume"]).arg(&resume).arg(&lines);
+    let batch = batch.env("LIFEBOAT_SERVER", url).env("LIFEBOAT_TOKEN", "lifeboat_token");
+    let batch = batch.env("LIFEBOAT_PROFILE", folder.path().join("none")).start();
+    let request = |mut stream: &TcpStream, last: &[u8]| {
+        let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+        while !request.windows(last.len()).any(|bytes| bytes == last) {
+            let count = stream.read(&mut buffer).expect("it sends");
+            request.extend_from_slice(&buffer[..count]);
+        }
+        request
+    };
+    let answer = |mut stream: &TcpStream, content: &str, body: &str| {
+        let length = body.len();
+        let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content}\r\nContent-Length: {length}\r\n");
+        stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).expect("it listens");
+    };
+    // Whose token it is; then the batch, whose line was executed, and who knows whether that is kept.
+    let (who, _) = listener.accept().expect("it connects");
+    request(&who, b"\r\n\r\n");
+    let ada = r#"{"user":"ada","is_admin":false,"grants":{},"expires":"2026-03-01T12:00:00Z"}"#;
+    answer(&who, "application/json", ada);
+    let (server, _) = listener.accept().expect("it connects");
+    let sent = String::from_utf8(request(&server, b"\"json\":1}\n")).expect("text");
+    let (_, id) = sent.split_once("{\"id\":\"").expect("the line has an id");
+    let (id, _) = id.split_once('"').expect("the id ends");
+    let line = format!("{{\"id\":\"{id}\",\"outcome\":null,\"cause\":\"the journal failed\"}}\n");
+    answer(&server, "application/jsonl", &line);
+    let output = batch.finish();
+    output.exits(4);
+    assert!(output.stderr.contains("1 more may be done or not"), "{}", output.stderr);
+    assert!(output.stderr.contains("the same command does what is left"), "{}", output.stderr);
+    assert!(resume.exists(), "the same ids are needed");
+}
+
+#[test]
 fn what_happened_to_a_service_is_told_after_it_was_removed() {
     let rig = Rig::with_service("count", "counter", &[]);
     rig.client(["remove", "count", "--yes"]).output().exits(0);

@@ -804,6 +804,7 @@ async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
     let status = rig.status("ant").await;
     let text = metrics.encode(Scrape {
         statuses: BTreeMap::from([(name("ant"), status)]),
+        idle: rig.host.idle_services(),
         queue_lengths: rig.host.queue_lengths(),
         journal: Some(JournalMetrics::from(directory.committer())),
         host: None,

@@ -16,6 +16,8 @@ use serde_json::{Value, json};
 use std::fs;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 
 /// A size whose VMs may spin for longer than any test takes, however busy the machine is.
 const LONG: &str =
@@ -92,6 +94,33 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
     let full = site.transact(&admin, "bank", "one too many", "1").await;
     assert_eq!((full.status, full.code().as_str(), full.header("lifeboat-outcome")), (429, "queue_full", "denied"));
     assert!(full.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{full:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_whose_client_hangs_up_is_counted_all_the_same() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    // This one is not the API's, and keeps the service busy meanwhile.
+    site.send(&admin, "bank", "before", "100000000");
+    let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+    let request = format!(
+        "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nContent-Length: 1\r\n\r\n1"
+    );
+    stream.write_all(request.as_bytes()).await.expect("sent");
+    let counted = async || {
+        let usage = site.get("/v1/services/bank/usage", &admin).await.json();
+        usage["outcomes"]["ok"].as_u64().expect("a number")
+    };
+    let start = Instant::now();
+    while site.server.host().queue_length("bank") == Some(0) && counted().await == 0 {
+        assert!(start.elapsed() < PATIENCE, "it does not arrive");
+    }
+    drop(stream);
+    while counted().await == 0 {
+        assert!(start.elapsed() < PATIENCE, "it is not counted");
+    }
+    assert_eq!((site.post("/v1/services/bank/query", &admin, "?").await.text(), counted().await), ("2", 2));
+    site.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -6,7 +6,7 @@ use lifeboat::auth::Grant;
 use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
 use lifeboat::clock::Clock;
 use lifeboat::lines::Line;
-use lifeboat::server::{Listener, tls};
+use lifeboat::server::{Listener, STREAMS_PER_USER_MAX, tls};
 use lifeboat::transaction::Outcome;
 use proptest::prelude::*;
 use reqwest::Method;
@@ -93,6 +93,11 @@ async fn every_operation_asks_for_what_its_description_says_and_dispatches_nothi
         }
     }
     assert!(operations.len() >= 21, "{operations:?}");
+    // Who is nobody does not even learn that this is no text.
+    for (token, status, code) in [("", 401, "not_authenticated"), (&*admin, 400, "not_text")] {
+        let answered = site.get("/v1/services/%ff", token).await;
+        assert_eq!((answered.status, answered.code().as_str()), (status, code));
+    }
     assert_eq!(sequence(&site.transact(&admin, "bank", "second", "1").await), before + 1, "nothing was dispatched");
     // A day later every token has expired, an admin's as well.
     site.clock.advance(Duration::from_secs(25 * 60 * 60));
@@ -132,7 +137,8 @@ async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let query = site.post("/v1/services/bank/query", &admin, "?").await;
     assert_eq!((query.status, query.text()), (200, "1"));
     let large = site.post("/v1/services/bank/transactions", &admin, vec![b'x'; 1024 * 1024 + 1]).await;
-    assert_eq!((large.status, large.code().as_str()), (413, "body_too_large"));
+    let large = (large.status, large.code(), large.header("lifeboat-outcome").to_owned());
+    assert_eq!(large, (413, "body_too_large".into(), "denied".into()));
     let found = site.get("/v1/services/bank/transactions/a%20b", &admin).await;
     assert_eq!((found.status, found.text(), found.header("lifeboat-repeated")), (200, "1", "true"));
     let found = site.get("/v1/services/bank/transactions/r", &admin).await;
@@ -597,6 +603,65 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
     assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
     assert!(events.next().await.is_none(), "the stream ends, and tells nothing");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_that_becomes_void_while_a_body_is_sent_does_nothing() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    site.user(&admin, "ada", "bank", &[]).await;
+    let eve = json!({ "user": "eve", "password": PASSWORD, "is_admin": true }).to_string();
+    let other = json!({ "user": "other", "password": PASSWORD, "is_admin": true }).to_string();
+    let password = json!({ "password": "another one of theirs" }).to_string();
+    for (method, path, body) in [
+        ("POST", "/v1/users", &*other),
+        ("PUT", "/v1/users/ada/password", &password),
+        ("POST", "/v1/services/bank/transactions", "1"),
+        ("POST", "/v1/services/bank/query", "?"),
+    ] {
+        assert_eq!(site.post("/v1/users", &admin, eve.clone()).await.status, 201);
+        let token = site.log_in("eve").await;
+        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\
+             Expect: 100-continue\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // It asks for the body once the token was found to be good.
+        let mut answer = [0; 25];
+        stream.read_exact(&mut answer).await.expect("answered");
+        assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+        assert_eq!(site.delete("/v1/users/eve", &admin).await.status, 204);
+        stream.write_all(body.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 401 "), "{method} {path}: {answer}");
+    }
+    assert!(!site.get("/v1/users", &admin).await.text().contains("other"));
+    site.log_in("ada").await;
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "?").await.text(), "0", "nothing was dispatched");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_user_cannot_take_every_stream_of_events() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let ada = site.user(&admin, "ada", "bank", &[]).await;
+    let open = async |token: &str| site.request(Method::GET, "/v1/events", token).send().await.expect("answered");
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS_PER_USER_MAX {
+        let stream = open(&ada).await;
+        assert_eq!(stream.status(), 200);
+        streams.push(stream);
+    }
+    let refused = Answered::of(open(&ada).await).await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "too_many_streams"));
+    assert!(!refused.header("retry-after").is_empty());
+    assert_eq!(open(&admin).await.status(), 200);
+    drop(streams);
     site.stop().await;
 }
 

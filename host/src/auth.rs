@@ -21,6 +21,7 @@ mod password;
 
 pub use accounts::{AccountError, Accounts, GRANTED_SERVICES_MAX, LogIn, LogInError, TOKENS_PER_USER_MAX, USERS_MAX};
 pub use authority::{Account, Authority};
+pub(crate) use limits::network;
 pub use limits::{
     ATTEMPTS_PER_ADDRESS, ATTEMPTS_PER_USER, ATTEMPTS_PER_USER_AND_ADDRESS, Attempts, LogInLimits, TRACKED_MAX,
 };
@@ -148,7 +149,7 @@ impl FromStr for TokenHash {
 }
 
 /// An authenticated user, as they were when their token was looked at. [`Authority::authorise`] asks for what they may
-/// do now.
+/// do now, and whether the token still holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The user's name.
@@ -157,6 +158,8 @@ pub struct Identity {
     pub is_admin: bool,
     /// When their token expires.
     pub expires: Timestamp,
+    /// Their token.
+    pub token: TokenHash,
 }
 
 #[cfg(test)]

@@ -251,6 +251,13 @@ impl Host {
         services.get(service).is_none_or(ServiceHandle::has_room)
     }
 
+    /// How many requests and orders wait in the queue of a service; none if it does not run. It does not wait for it.
+    #[must_use]
+    pub fn queue_length(&self, service: &str) -> Option<usize> {
+        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
+        services.get(service).map(ServiceHandle::queue_length)
+    }
+
     /// How many requests and orders wait in the queue of each service that runs, by name. It waits for none of them.
     #[must_use]
     pub fn queue_lengths(&self) -> BTreeMap<Name, usize> {

@@ -51,6 +51,8 @@ pub struct Scrape {
     pub host: Option<HostLoad>,
     /// The services that told how they are. One that is too busy to tell in time is left out, and only its counters show.
     pub statuses: BTreeMap<Name, Status>,
+    /// The services that do not run, and whether each is quarantined.
+    pub idle: BTreeMap<Name, bool>,
     /// Requests and orders that wait, by service.
     pub queue_lengths: BTreeMap<Name, usize>,
     /// Of a host with a data directory.

@@ -16,12 +16,13 @@ mod listener;
 mod problem;
 mod routes;
 mod services;
+mod shares;
 mod transactions;
 mod users;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_IN_FLIGHT_MAX};
 pub use body::DRAINED_BYTES_MAX;
-pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, STREAMS_MAX};
+pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, STREAMS_MAX, STREAMS_PER_USER_MAX};
 pub use listener::{ADDRESS_SHARE, Listener, ListenerError, TlsFile, tls};
 pub use services::STATUS_MAX;
 pub use transactions::LOOK_UP_MAX;
@@ -37,9 +38,11 @@ use crate::config::{Config, MetricsAccess};
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::monitor::{HostLoad, Monitor};
+use crate::name::Name;
 use axum::Router;
 use axum::http::Method;
 use routes::{Api, Content, Needs, Route, json_of};
+use shares::Shares;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
@@ -88,6 +91,8 @@ struct Shared {
     phase: watch::Sender<Phase>,
     /// Places for streams of events.
     streams: Arc<Semaphore>,
+    /// Those that each user has.
+    streams_of: Shares<Name>,
 }
 
 impl Shared {
@@ -120,7 +125,7 @@ impl Server {
         let Parts { host, accounts, events, metrics, monitor, clock, config } = parts;
         let body_bytes_max = usize::try_from(config.server.limits.body_bytes_max).unwrap_or(usize::MAX);
         let phase = watch::Sender::new(Phase::Starting);
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        let (streams, streams_of) = (Arc::new(Semaphore::new(STREAMS_MAX)), Shares::new(STREAMS_PER_USER_MAX));
         let shared = Arc::new(Shared {
             host,
             accounts,
@@ -133,6 +138,7 @@ impl Server {
             body_bytes_max,
             phase,
             streams,
+            streams_of,
         });
         let router = router(&shared);
         Self { shared, router }
@@ -173,6 +179,7 @@ fn router(shared: &Arc<Shared>) -> Router {
     const TRANSACT: Needs = Needs::Grant(Grant::Transact);
     const OBSERVE: Needs = Needs::Grant(Grant::Observe);
     const OPERATE: Needs = Needs::Grant(Grant::Operate);
+    const PROBLEM: Option<Content> = Some(Content::Problem);
     const TEXT: Option<Content> = Some(Content::Bytes("text/plain"));
     let scrapes = match shared.config.server.metrics {
         MetricsAccess::Admin => Admin,
@@ -187,8 +194,8 @@ fn router(shared: &Arc<Shared>) -> Router {
     let answered = |route: Route| {
         route
             .gives(200, "ok: what the guest answered", Some(ANY))
-            .gives(422, "refused or failed: the header Lifeboat-Outcome tells which", None)
-            .gives(503, "failed, and worth trying again; or denied for now", None)
+            .gives(422, "refused or failed: the header Lifeboat-Outcome tells which", PROBLEM)
+            .gives(503, "failed, and worth trying again; or denied for now", PROBLEM)
     };
     let get = |path, needs, summary| Route::new(Method::GET, path, needs, summary);
     let post = |path, needs, summary| Route::new(Method::POST, path, needs, summary);
@@ -311,7 +318,7 @@ fn router(shared: &Arc<Shared>) -> Router {
                 "What became of a transaction of one's own, as it was answered",
             ))
             .gives(202, "pending: ask again", Some(json_of::<TransactionState>()))
-            .gives(404, "unknown: never executed, or beyond the horizon", None),
+            .gives(404, "unknown: never executed, or beyond the horizon", PROBLEM),
             transactions::look_up,
         )
         .route(

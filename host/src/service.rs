@@ -28,7 +28,7 @@ pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub use handle::Pending;
 pub(crate) use handle::ServiceHandle;
-pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND};
+pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES};
 pub(crate) use recover::KeeperTask;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]

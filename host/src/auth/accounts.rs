@@ -229,7 +229,7 @@ impl Accounts {
         }
         authority.accept(&user, hash, expires);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
-        Ok(LogIn { token, identity: Identity { user, is_admin, expires } })
+        Ok(LogIn { token, identity: Identity { user, is_admin, expires, token: hash } })
     }
 
     /// Makes a token void. Returns whether it was valid.

@@ -154,14 +154,16 @@ impl Authority {
         if now >= session.expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
         }
-        Ok(Identity { user: session.user.clone(), is_admin: session.is_admin, expires: session.expires })
+        let Session { user, is_admin, expires } = session;
+        Ok(Identity { user: user.clone(), is_admin: *is_admin, expires: *expires, token: *token })
     }
 
     /// Checks that `identity` may do `grant` to `service`.
     ///
     /// # Errors
-    /// [`Denial::NotGranted`].
+    /// [`Denial::NotGranted`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile.
     pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
+        self.check(identity)?;
         let may = |user: &User| user.is_admin || user.grants.get(service).is_some_and(|held| held.contains(&grant));
         if self.users.get(&identity.user).is_some_and(may) {
             return Ok(());
@@ -172,12 +174,21 @@ impl Authority {
     /// Checks that `identity` may do everything.
     ///
     /// # Errors
-    /// [`Denial::NotAdmin`].
+    /// [`Denial::NotAdmin`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile.
     pub fn authorise_admin(&self, identity: &Identity) -> Result<(), Denial> {
+        self.check(identity)?;
         if self.users.get(&identity.user).is_some_and(|user| user.is_admin) {
             return Ok(());
         }
         Err(Denial::NotAdmin { user: identity.user.to_string() })
+    }
+
+    /// Checks that the token of `identity` was not made void: the user may have been removed, and another have their name.
+    fn check(&self, identity: &Identity) -> Result<(), Denial> {
+        if self.sessions.contains_key(&identity.token) {
+            return Ok(());
+        }
+        Err(Denial::NotAuthenticated { reason: "the token is unknown" })
     }
 
     /// What is known of `user`.
@@ -246,7 +257,12 @@ mod tests {
         let (authority, token) = bank();
         assert_eq!(
             authority.authenticate(token.reveal(), NOW),
-            Ok(Identity { user: name("ada"), is_admin: false, expires: Timestamp(2_000) })
+            Ok(Identity {
+                user: name("ada"),
+                is_admin: false,
+                expires: Timestamp(2_000),
+                token: TokenHash::of(token.reveal()),
+            })
         );
         let expired = authority.authenticate(token.reveal(), Timestamp(2_000));
         assert_eq!(expired, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
@@ -322,6 +338,25 @@ mod tests {
         authority.remove_user("root");
         assert!(authority.authorise_admin(&root).is_err());
         assert!(authority.authorise(&root, "bank", Grant::Observe).is_err());
+    }
+
+    #[test]
+    fn who_was_let_in_may_do_nothing_any_more_once_the_token_is_void() {
+        let (mut authority, token) = bank();
+        authority.add_admin(&name("root"));
+        let root_token = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
+        let root = authority.authenticate(root_token.reveal(), NOW).expect("valid");
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        authority.grant("ada", &name("bank"), Grant::Transact);
+        authority.void_all("ada");
+        authority.void(root_token.reveal());
+        let void = Err(Denial::NotAuthenticated { reason: "the token is unknown" });
+        assert_eq!(authority.authorise(&ada, "bank", Grant::Transact), void);
+        assert_eq!(authority.authorise_admin(&root), void);
+        // Whoever has the name next is somebody else.
+        authority.remove_user("root");
+        authority.add_admin(&name("root"));
+        assert_eq!(authority.authorise_admin(&root), void);
     }
 
     #[test]

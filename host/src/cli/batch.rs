@@ -261,7 +261,7 @@ impl Batch {
             {
                 Err(error.into())
             }
-            Err(error @ ClientError::Problem { .. }) if answered == 0 && !has_retried => {
+            Err(error @ ClientError::Problem { .. }) if !sending.may_be_done() => {
                 *is_untaken = true;
                 Err(error.into())
             }

@@ -43,8 +43,6 @@ pub(crate) struct Init {
 
 impl Init {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        // Before anything is written: a build that cannot finish does not begin.
-        let scheme = argon2id();
         let config = self.directory.join(CONFIG_FILE);
         if fs::symlink_metadata(&config).is_ok() {
             return Err(UsageError(format!(
@@ -70,7 +68,7 @@ impl Init {
         })?;
         let locked = data::take(&self.directory.join(DATA), true)?;
         let authority: Arc<RwLock<_>> = Arc::default();
-        let accounts = Accounts::load(Arc::new(locked), authority, scheme, TOKEN_LIFETIME, SystemClock.now())
+        let accounts = Accounts::load(Arc::new(locked), authority, argon2id(), TOKEN_LIFETIME, SystemClock.now())
             .context("cannot read the users of the data directory")?;
         if let Some(admin) = accounts.list().into_iter().find(|account| account.is_admin) {
             // Of an init that was interrupted, or of a server whose file is gone.

@@ -81,6 +81,7 @@ pub struct Batch {
     backoff: Backoff,
     /// Whether the server has been there: one that never was, and not for want of a listener, is not waited for.
     was_there: bool,
+    may_be_done: bool,
     failures: u32,
     wait: Option<Duration>,
 }
@@ -120,6 +121,7 @@ impl Client {
             silence: Silence::new(BATCH_SILENCE_MAX, Instant::now),
             backoff,
             was_there: false,
+            may_be_done: false,
             failures: 0,
             wait: None,
         }
@@ -181,18 +183,26 @@ impl Batch {
                 }
                 Happened::Silence => self.interrupted(format!("no answer came for {} s", BATCH_SILENCE_MAX.as_secs())),
                 Happened::Answer(None) => self.interrupted("the batch broke off".into()),
+                // It answered the request as a whole, or nobody had it: this connection brought it no line.
+                Happened::Answer(Some(Err(error @ (ClientError::Problem { .. } | ClientError::Refused { .. })))) => {
+                    if let Some(progress) = self.lose_connection(error)? {
+                        return Ok(Some(progress));
+                    }
+                    continue;
+                }
                 Happened::Answer(Some(Err(error))) => error,
                 Happened::Answer(Some(Ok(line))) => match read(line).map_err(|reason| self.client.bad_reply(reason))? {
                     Ok(answer) => {
                         self.window.answered(answer.id.as_deref()).map_err(|reason| self.client.bad_reply(reason))?;
                         self.silence.ended();
-                        (self.failures, self.was_there) = (0, true);
+                        (self.failures, self.was_there, self.may_be_done) = (0, true, true);
                         return Ok(Some(Progress::Answer(answer)));
                     }
                     // Answers come in order: what is left is asked for on another connection, if at all.
                     Err(error) => error,
                 },
             };
+            self.may_be_done |= self.window.unanswered() > 0;
             if let Some(progress) = self.lose_connection(lost)? {
                 return Ok(Some(progress));
             }
@@ -203,6 +213,12 @@ impl Batch {
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.window.unanswered()
+    }
+
+    /// Whether the server may have done any of the lines: it answered one, or a connection broke that had brought it some.
+    #[must_use]
+    pub fn may_be_done(&self) -> bool {
+        self.may_be_done
     }
 
     /// The number of the last line that was read; 0 before the first.

@@ -114,6 +114,13 @@ impl Host {
         }
     }
 
+    /// The services that do not run, each with whether it is quarantined, or else an operator stopped it.
+    #[must_use]
+    pub fn idle_services(&self) -> BTreeMap<Name, bool> {
+        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
+        idle.iter().map(|(name, idle)| (name.clone(), matches!(idle, Idle::Quarantined(_)))).collect()
+    }
+
     /// Whether a service runs.
     #[must_use]
     pub fn has_service(&self, service: &Name) -> bool {

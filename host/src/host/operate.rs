@@ -18,7 +18,7 @@ impl Host {
     /// Checks that `identity` may do `grant` to `service`.
     ///
     /// # Errors
-    /// [`Denial::NotGranted`].
+    /// As [`Authority::authorise`](crate::auth::Authority::authorise).
     pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant)
     }
@@ -26,7 +26,7 @@ impl Host {
     /// Checks that `identity` is an admin.
     ///
     /// # Errors
-    /// [`Denial::NotAdmin`].
+    /// As [`Authority::authorise_admin`](crate::auth::Authority::authorise_admin).
     pub fn authorise_admin(&self, identity: &Identity) -> Result<(), Denial> {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise_admin(identity)
     }

@@ -84,6 +84,28 @@ impl<'a> Payload<'a> {
 /// # Errors
 /// Those of `out`.
 pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, NotDone>, json: bool) -> io::Result<()> {
+    write(out, id, result, json, false)
+}
+
+/// Prints a reply as a JSON object on one line, with the failover that it caused: for a client that has no events beside it.
+///
+/// # Errors
+/// Those of `out`.
+pub fn print_with_failover(
+    out: &mut impl Write,
+    id: Option<String>,
+    result: &Result<Reply, NotDone>,
+) -> io::Result<()> {
+    write(out, id, result, true, true)
+}
+
+fn write(
+    out: &mut impl Write,
+    id: Option<String>,
+    result: &Result<Reply, NotDone>,
+    json: bool,
+    tells_failover: bool,
+) -> io::Result<()> {
     if let Ok(Reply { answer: Answer::Ok(bytes), .. }) = result
         && !json
         && is_one_line(bytes)
@@ -107,7 +129,7 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
         }
         Ok(reply) => {
             printed.id = Some(&reply.id);
-            printed.failover = reply.failover.as_ref().map(ToString::to_string);
+            printed.failover = reply.failover.as_ref().filter(|_| tells_failover).map(ToString::to_string);
             match &reply.answer {
                 Answer::Ok(bytes) => printed.payload = Payload::of(bytes, json),
                 Answer::Refused(text) => printed.cause = Some(text.clone()),

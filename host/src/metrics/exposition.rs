@@ -9,7 +9,7 @@ use crate::event::FailoverCause;
 use crate::meter::{Resource, Usage};
 use crate::monitor::HostResource;
 use crate::name::Name;
-use crate::service::Counts;
+use crate::service::{Counts, Status};
 use crate::transaction::Outcome;
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeGaugeValue, MetricEncoder, NoLabelSet};
@@ -18,6 +18,9 @@ use prometheus_client::registry::Unit;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+
+/// The condition of a service that could not be brought back.
+const QUARANTINED: &str = "quarantined";
 
 /// All that is shown at once.
 #[derive(Debug)]
@@ -45,7 +48,7 @@ impl Exposition {
         families.counters(
             "transactions",
             None,
-            "Transactions and queries that were answered, by outcome",
+            "Transactions and queries that ended, by outcome",
             self.by_service(Outcome::ALL, |service, outcome| {
                 ([("outcome", outcome.to_string())], service.outcomes(outcome))
             }),
@@ -108,17 +111,22 @@ impl Exposition {
             "Requests and orders that wait for a service",
             self.scrape.queue_lengths.iter().map(|(name, length)| ([named(name)], *length as u64)),
         )?;
+        let running = self.scrape.statuses.iter().flat_map(|(name, status)| {
+            let Status { degraded, unmovable, stopped, .. } = status;
+            let conditions = [("degraded", degraded), ("unmovable", unmovable), ("stopped", stopped)];
+            let conditions = conditions.map(|(condition, why)| (name, condition, why.is_some()));
+            conditions.into_iter().chain([(name, QUARANTINED, false)])
+        });
+        // One that was started between two questions is told once.
+        let idle = self.scrape.idle.iter().filter(|(name, _)| !self.scrape.statuses.contains_key(*name));
+        let idle = idle.map(|(name, is_quarantined)| (name, QUARANTINED, *is_quarantined));
         families.gauges(
             "service_condition",
             None,
             "1 if a service is in a condition, else 0",
-            self.scrape.statuses.iter().flat_map(|(name, status)| {
-                let conditions =
-                    [("degraded", &status.degraded), ("unmovable", &status.unmovable), ("stopped", &status.stopped)];
-                conditions.map(|(condition, why)| {
-                    ([named(name), ("condition", condition.to_owned())], u64::from(why.is_some()))
-                })
-            }),
+            running
+                .chain(idle)
+                .map(|(name, condition, is_so)| ([named(name), ("condition", condition.to_owned())], u64::from(is_so))),
         )
     }
 

@@ -76,6 +76,7 @@ fn full_scrape() -> Scrape {
     Scrape {
         host: Some(host_load()),
         statuses: BTreeMap::from([(name("bank"), status("bank"))]),
+        idle: BTreeMap::from([(name("lost"), true), (name("resting"), false)]),
         queue_lengths: BTreeMap::from([(name("bank"), 5)]),
         journal: Some(JournalMetrics { totals: Totals { frames: 4, frame_bytes: 16_384 }, commit_times }),
     }
@@ -107,6 +108,9 @@ fn events_answers_and_statuses_are_shown_by_service() {
             r#"lifeboat_transactions_total{service="bank",outcome="ok"} 2"#,
             r#"lifeboat_transactions_total{service="bank",outcome="refused"} 0"#,
             r#"lifeboat_transactions_total{service="bank",outcome="denied"} 1"#,
+            r#"lifeboat_service_condition{service="bank",condition="quarantined"} 0"#,
+            r#"lifeboat_service_condition{service="lost",condition="quarantined"} 1"#,
+            r#"lifeboat_service_condition{service="resting",condition="quarantined"} 0"#,
             r#"lifeboat_transaction_seconds_bucket{le="0.001",service="bank"} 1"#,
             r#"lifeboat_transaction_seconds_bucket{le="+Inf",service="bank"} 3"#,
             r#"lifeboat_transaction_seconds_count{service="bank"} 3"#,

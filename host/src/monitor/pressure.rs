@@ -54,10 +54,13 @@ impl Pressure {
         for resource in HostResource::ALL {
             let window = &mut self.windows[resource as usize];
             let threshold_percent = self.thresholds.of(resource);
-            // A limit of nothing is a resource that is not there.
-            let Some(sample) = usage(resource).filter(|usage| usage.limit > 0) else { continue };
             let was_pressed = window.is_pressed;
-            let Some(usage) = window.observe(at, sample, threshold_percent) else { continue };
+            // A limit of nothing is a resource that is not there.
+            let observed = match usage(resource).filter(|usage| usage.limit > 0) {
+                Some(sample) => window.observe(at, sample, threshold_percent),
+                None => window.forget_if_old(at),
+            };
+            let Some(usage) = observed else { continue };
             let pressure = HostPressure { resource, usage, threshold_percent };
             match (was_pressed, window.is_pressed) {
                 (false, true) => crossings.push(Crossing::Begins(pressure)),
@@ -123,6 +126,18 @@ impl Window {
         self.mean = Some(mean);
         self.mean
     }
+
+    /// Without a sample: what can no longer be read is not under pressure for ever. Returns its last mean when it is
+    /// forgotten.
+    fn forget_if_old(&mut self, at: Duration) -> Option<Usage> {
+        let is_old = self.span.is_some_and(|(_, last)| at.saturating_sub(last) >= WINDOW);
+        if !(self.is_pressed && is_old) {
+            return None;
+        }
+        let mean = self.mean;
+        *self = Self::default();
+        mean
+    }
 }
 
 #[cfg(test)]
@@ -178,6 +193,17 @@ mod tests {
         assert_eq!(feed(&mut pressure, 400, [929]), [(400, Crossing::Ends(told(929)))]);
         assert_eq!(feed(&mut pressure, 401, [979; 200]), []);
         assert_eq!(feed(&mut pressure, 601, [1_000; 60]).len(), 1);
+    }
+
+    #[test]
+    fn what_can_no_longer_be_read_is_not_under_pressure_for_ever() {
+        let mut pressure = pressure();
+        assert_eq!(feed(&mut pressure, 0, [990; 61]).len(), 1);
+        let mut blind = |second| pressure.observe(Duration::from_secs(second), |_| None);
+        assert_eq!((61..120).flat_map(&mut blind).collect::<Vec<_>>(), []);
+        assert_eq!(blind(120), [Crossing::Ends(told(990))]);
+        assert_eq!(blind(121), []);
+        assert_eq!(pressure.current().count(), 0);
     }
 
     #[test]

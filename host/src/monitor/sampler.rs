@@ -3,9 +3,10 @@
 use super::cgroup::{self, Cgroups, CpuReading};
 use super::{HostResource, Network};
 use crate::meter::Usage;
+use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
+use sysinfo::{Cpu, CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
 
 /// What one sample says. CPU and network are rates, which the first sample cannot tell.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -34,6 +35,8 @@ pub(super) struct Sampler {
     disks: Disks,
     disk: Option<usize>,
     cgroups: Cgroups,
+    /// The cores that this process may run on, if that can be told.
+    allowed: Option<BTreeSet<usize>>,
     /// When the last sample was taken, and what the control group had used.
     last: Option<(Duration, Option<CpuReading>)>,
 }
@@ -52,6 +55,7 @@ impl Sampler {
             disks,
             disk,
             cgroups: Cgroups::find(Path::new(cgroup::ROOT), &membership),
+            allowed: allowed_cores(),
             last: None,
         })
     }
@@ -66,12 +70,22 @@ impl Sampler {
     /// What was used since the last sample: of the control group's quota, else of the machine.
     fn cpu(&mut self, at: Duration, took: Option<Duration>) -> Option<Usage> {
         self.system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());
-        let machine_millicores = self.system.cpus().len() as u64 * 1_000;
+        let all = self.system.cpus();
+        // By its name: a core that is switched off has a number, too.
+        let number = |cpu: &Cpu| cpu.name().strip_prefix("cpu").and_then(|number| number.parse().ok());
+        let ours: Vec<f32> = all
+            .iter()
+            .filter(|cpu| {
+                self.allowed.as_ref().is_none_or(|set| number(cpu).is_none_or(|number| set.contains(&number)))
+            })
+            .map(Cpu::usage)
+            .collect();
+        let machine_millicores = ours.len() as u64 * 1_000;
         let reading = self.cgroups.cpu(machine_millicores);
         let last = self.last.replace((at, reading)).and_then(|(_, reading)| reading);
         let took = took?;
         let Some(reading) = reading else {
-            return machine_cpu(self.system.global_cpu_usage(), machine_millicores);
+            return machine_cpu(&ours);
         };
         let last = last.filter(|last| last.level == reading.level)?;
         let used = reading.used.saturating_sub(last.used);
@@ -111,6 +125,19 @@ impl Sampler {
     }
 }
 
+/// The numbers of the cores that this process may run on: a container may be pinned to a few of many.
+#[cfg(target_os = "linux")]
+fn allowed_cores() -> Option<BTreeSet<usize>> {
+    let set = rustix::thread::sched_getaffinity(None).ok()?;
+    Some((0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
+}
+
+/// Elsewhere it cannot be told.
+#[cfg(not(target_os = "linux"))]
+fn allowed_cores() -> Option<BTreeSet<usize>> {
+    None
+}
+
 /// The place in `disks` of the file system that `directory` lies on, which is known by its number.
 fn disk_of(directory: &Path, disks: &Disks) -> Option<usize> {
     use std::os::unix::fs::MetadataExt;
@@ -118,11 +145,11 @@ fn disk_of(directory: &Path, disks: &Disks) -> Option<usize> {
     disks.iter().position(|disk| disk.id() == Some(device))
 }
 
-/// `percent` of the whole machine. None before it is known how many cores it has.
-fn machine_cpu(percent: f32, limit_millicores: u64) -> Option<Usage> {
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 to 10,000")]
-    let basis_points = (percent.clamp(0.0, 100.0) * 100.0).round() as u64;
-    Some(Usage { used: limit_millicores * basis_points / 10_000, limit: limit_millicores }).filter(|cpu| cpu.limit > 0)
+/// Of how busy each core is, in percent. None before it is known which there are.
+fn machine_cpu(percents: &[f32]) -> Option<Usage> {
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 to 1,000")]
+    let used = percents.iter().map(|percent| (percent.clamp(0.0, 100.0) * 10.0).round() as u64).sum();
+    Some(Usage { used, limit: percents.len() as u64 * 1_000 }).filter(|cpu| cpu.limit > 0)
 }
 
 /// CPU time that was used within `took`, in thousandths of a core.
@@ -145,9 +172,9 @@ mod tests {
         assert_eq!(millicores(Duration::from_millis(100), Duration::from_millis(400)), 250);
         assert_eq!(per_second(3_000, Duration::from_millis(1_500)), 2_000);
         assert_eq!(per_second(u64::MAX, Duration::from_nanos(1)), u64::MAX);
-        assert_eq!(machine_cpu(98.5, 4_000), Some(Usage { used: 3_940, limit: 4_000 }));
-        assert_eq!(machine_cpu(f32::NAN, 4_000), Some(Usage { used: 0, limit: 4_000 }));
-        assert_eq!(machine_cpu(50.0, 0), None);
+        assert_eq!(machine_cpu(&[98.5, 100.0, 200.0, 0.04]), Some(Usage { used: 2_985, limit: 4_000 }));
+        assert_eq!(machine_cpu(&[f32::NAN, -1.0]), Some(Usage { used: 0, limit: 2_000 }));
+        assert_eq!(machine_cpu(&[]), None);
     }
 
     #[test]
@@ -170,5 +197,7 @@ mod tests {
             assert!(disk.used <= disk.limit && disk.limit > 1 << 20, "{disk:?}");
         }
         assert!(reading.network.is_some());
+        let allowed = allowed_cores().map_or(u64::MAX, |cores| cores.len() as u64 * 1_000);
+        assert!(cpu.limit <= allowed, "{cpu:?} of {allowed}");
     }
 }

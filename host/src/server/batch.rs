@@ -2,15 +2,13 @@
 
 use super::body::DRAINED_BYTES_MAX;
 use super::problem::Problem;
-use super::routes::BearerToken;
+use super::transactions::Counted;
 use super::{Phase, Shared, services};
 use crate::api::JSON_LINES;
-use crate::auth::Identity;
+use crate::auth::{Identity, TokenHash};
 use crate::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
-use crate::metrics::Metrics;
 use crate::name::Name;
-use crate::service::Pending;
-use crate::transaction::{Outcome, Reply, Request};
+use crate::transaction::{Reply, Request};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, State};
@@ -22,7 +20,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::pin::pin;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// Requests of one batch that are under way at once, at the most: half of what a service's queue takes, unless configured
@@ -45,7 +43,6 @@ const PIECE_BYTES: usize = 64 * 1024;
 pub(super) async fn transact(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-    token: BearerToken,
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
@@ -55,7 +52,7 @@ pub(super) async fn transact(
     let phase = shared.phase.subscribe();
     let batch = Batch {
         shared,
-        token,
+        token: identity.token,
         user: identity.user,
         service: service.into(),
         lines,
@@ -78,7 +75,7 @@ struct UnderWay {
 }
 
 enum Answering {
-    Pending { pending: Pending, since: Instant },
+    Pending(Counted),
     Known(Result<Reply, NotDone>),
 }
 
@@ -91,7 +88,7 @@ struct Done {
 /// A batch under way.
 struct Batch {
     shared: Arc<Shared>,
-    token: BearerToken,
+    token: TokenHash,
     user: Name,
     service: Arc<str>,
     lines: Splitter,
@@ -135,10 +132,10 @@ impl Batch {
             let takes_more = self.ended.is_none() && self.has_room() && !is_queue_full;
             tokio::select! {
                 biased;
-                Some(done) = first_done(&mut self.under_way, &self.service, &self.shared.metrics) => {
+                Some(done) = first_done(&mut self.under_way) => {
                     self.body_bytes -= done.body_bytes;
                     let before = text.len();
-                    if let Err(error) = lines::print(&mut text, done.id, &done.result, true) {
+                    if let Err(error) = lines::print_with_failover(&mut text, done.id, &done.result) {
                         return Some(Err(error));
                     }
                     self.answer_bytes = self.answer_bytes.max(text.len() - before);
@@ -188,7 +185,7 @@ impl Batch {
     }
 
     fn begin(&mut self, line: Line) {
-        let by = match self.shared.host.authenticate_hash(self.token.hash()) {
+        let by = match self.shared.host.authenticate_hash(&self.token) {
             Ok(by) => by,
             // It has become void since the batch began: no line that is left could end otherwise.
             Err(denial) => {
@@ -207,24 +204,18 @@ impl Batch {
     }
 
     fn ask(&self, by: &Identity, request: Request) -> Answering {
-        let since = Instant::now();
-        match self.shared.host.begin_as(by, &self.service, request) {
-            Ok(pending) => Answering::Pending { pending, since },
-            Err(denial) => {
-                self.shared.metrics.answered(&self.service, Outcome::Denied, since.elapsed());
-                Answering::Known(Err(NotDone::Denied(denial)))
-            }
+        match Counted::begin(&self.shared, by, &self.service, request) {
+            Ok(counted) => Answering::Pending(counted),
+            Err(denial) => Answering::Known(Err(NotDone::Denied(denial))),
         }
     }
 }
 
 /// The first line, once it is answered; none if there is no line. Dropping the future loses nothing.
-async fn first_done(under_way: &mut VecDeque<UnderWay>, service: &str, metrics: &Metrics) -> Option<Done> {
+async fn first_done(under_way: &mut VecDeque<UnderWay>) -> Option<Done> {
     let first = under_way.front_mut()?;
-    if let Answering::Pending { pending, since } = &mut first.answer {
-        let result = pending.await;
-        let outcome = result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
-        metrics.answered(service, outcome, since.elapsed());
+    if let Answering::Pending(counted) = &mut first.answer {
+        let result = counted.await;
         first.answer = Answering::Known(result.map_err(NotDone::Denied));
     }
     let UnderWay { id, answer: Answering::Known(result), body_bytes } = under_way.pop_front()? else { return None };

@@ -2,9 +2,9 @@
 
 use super::Shared;
 use super::problem::Problem;
-use super::routes::BearerToken;
 use super::services;
-use crate::auth::{Grant, Identity};
+use super::shares::Share;
+use crate::auth::{Grant, Identity, TokenHash};
 use crate::clock::{Timestamp, Utc};
 use crate::event::{Event, Printable};
 use crate::name::Name;
@@ -35,6 +35,9 @@ const SHOWN_ID_CHARS_MAX: usize = 64;
 
 /// Streams of events that are open at once.
 pub const STREAMS_MAX: usize = 512;
+
+/// Those of one user.
+pub const STREAMS_PER_USER_MAX: usize = 64;
 
 /// Events that a reader holds at once.
 const READ_AT_ONCE: usize = 256;
@@ -133,14 +136,18 @@ pub(super) struct Wanted {
 pub(super) async fn stream_events(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-    token: BearerToken,
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let Query(wanted) = wanted.map_err(|error| Problem::bad_request("query", error.body_text()))?;
-    let place = Arc::clone(&shared.streams).try_acquire_owned().map_err(|_| {
-        Problem::later("too_many_streams", format!("{STREAMS_MAX} streams of events are open, the most there may be"))
-    })?;
+    let too_many = |count, whose| {
+        let text =
+            format!("{count} streams of events{whose} are open, the most there may be; end one, or try again soon");
+        Problem::later("too_many_streams", text)
+    };
+    let share = shared.streams_of.take(identity.user.clone());
+    let share = share.ok_or_else(|| too_many(STREAMS_PER_USER_MAX, " of yours"))?;
+    let place = Arc::clone(&shared.streams).try_acquire_owned().map_err(|_| too_many(STREAMS_MAX, ""))?;
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
         // What happened to one that was removed is told as long as it is kept.
@@ -157,8 +164,17 @@ pub(super) async fn stream_events(
     };
     let follow = wanted.follow.unwrap_or(true);
     let news = shared.events.last.subscribe();
-    let reading =
-        Reading { shared, token, wanted, _place: place, after, unknown_id, ready: VecDeque::new(), news, follow };
+    let reading = Reading {
+        shared,
+        token: identity.token,
+        wanted,
+        _place: (place, share),
+        after,
+        unknown_id,
+        ready: VecDeque::new(),
+        news,
+        follow,
+    };
     let events = stream::unfold(reading, |mut reading| async move {
         reading.next().await.map(|event| (Ok::<_, Infallible>(event), reading))
     });
@@ -167,8 +183,8 @@ pub(super) async fn stream_events(
 
 struct Reading {
     shared: Arc<Shared>,
-    token: BearerToken,
-    _place: OwnedSemaphorePermit,
+    token: TokenHash,
+    _place: (OwnedSemaphorePermit, Share<Name>),
     wanted: Wanted,
     after: u64,
     /// The id after which the client wants to go on, if this start of the server has not given it.
@@ -183,7 +199,7 @@ impl Reading {
         loop {
             while let Some(next) = self.ready.front().map(|logged| logged.number) {
                 // It may be void by now, or its user may do less than before.
-                let Ok(identity) = self.shared.host.authenticate_hash(self.token.hash()) else { return None };
+                let Ok(identity) = self.shared.host.authenticate_hash(&self.token) else { return None };
                 if let Some(gap) = self.gap(next) {
                     return Some(gap);
                 }
@@ -199,7 +215,7 @@ impl Reading {
             if !self.ready.is_empty() {
                 continue;
             }
-            let is_token_valid = self.shared.host.authenticate_hash(self.token.hash()).is_ok();
+            let is_token_valid = self.shared.host.authenticate_hash(&self.token).is_ok();
             if is_token_valid && let Some(gap) = self.gap(self.after + 1) {
                 return Some(gap);
             }

@@ -26,6 +26,7 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
     let scrape = Scrape {
         host: shared.load(),
         statuses: services::statuses(&shared).await,
+        idle: shared.host.idle_services(),
         queue_lengths: shared.host.queue_lengths(),
         journal: shared.host.data().map(|directory| JournalMetrics::from(directory.committer())),
     };

@@ -1,5 +1,7 @@
 //! Connections: accepted, bounded, encrypted if they are to be, and drained.
 
+use super::shares::Shares;
+use crate::auth::network;
 use crate::config::ServerLimits;
 use axum::Router;
 use axum::extract::ConnectInfo;
@@ -7,12 +9,11 @@ use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
 use hyper_util::service::TowerToHyperService;
-use std::collections::HashMap;
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
@@ -138,7 +139,7 @@ impl Listener {
         tls: Option<Arc<ServerConfig>>,
         is_insecure: bool,
     ) -> Result<Self, ListenerError> {
-        if tls.is_none() && !is_insecure && !address.ip().is_loopback() {
+        if tls.is_none() && !is_insecure && !address.ip().to_canonical().is_loopback() {
             return Err(ListenerError::Insecure { address });
         }
         let listener = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
@@ -171,7 +172,7 @@ impl Listener {
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_deadline).max_buf_size(head_bytes_max);
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(limits.connections_max as usize));
-        let addresses = Addresses::new((limits.connections_max as usize).div_ceil(ADDRESS_SHARE));
+        let addresses = Shares::new((limits.connections_max as usize).div_ceil(ADDRESS_SHARE));
         let mut draining = std::pin::pin!(draining);
         loop {
             let accepted = tokio::select! {
@@ -186,8 +187,9 @@ impl Listener {
                     continue;
                 }
             };
-            // One that has too many already is hung up on, so that it cannot keep all others out.
-            let Some(of_address) = addresses.enter(address.ip()) else { continue };
+            // One that has too many already is hung up on, so that it cannot keep all others out. Of IPv6, a client has a
+            // whole network of them.
+            let Some(of_address) = addresses.take(network(address.ip())) else { continue };
             // Answers are small, and each is waited for.
             let _ = stream.set_nodelay(true);
             let mut stream = TimeoutStream::new(stream);
@@ -214,47 +216,6 @@ impl Listener {
         // What is not answered by then is not told; the transactions among it are in the journal or not, and their ids
         // tell which.
         let _ = tokio::time::timeout(deadline, graceful.shutdown()).await;
-    }
-}
-
-/// How many connections each address has.
-#[derive(Clone)]
-struct Addresses {
-    connections: Arc<Mutex<HashMap<IpAddr, usize>>>,
-    connections_max: usize,
-}
-
-/// A connection of an address.
-struct OfAddress {
-    addresses: Addresses,
-    address: IpAddr,
-}
-
-impl Addresses {
-    fn new(connections_max: usize) -> Self {
-        Self { connections: Arc::default(), connections_max }
-    }
-
-    fn enter(&self, address: IpAddr) -> Option<OfAddress> {
-        let mut connections = self.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = connections.entry(address).or_default();
-        if *count >= self.connections_max {
-            return None;
-        }
-        *count += 1;
-        Some(OfAddress { addresses: self.clone(), address })
-    }
-}
-
-impl Drop for OfAddress {
-    fn drop(&mut self) {
-        let mut connections = self.addresses.connections.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = connections.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                connections.remove(&self.address);
-            }
-        }
     }
 }
 

@@ -76,7 +76,12 @@ impl Problem {
         Self::later("storage", chain(error))
     }
 
-    fn with_outcome(mut self, outcome: Outcome) -> Self {
+    /// Whether what was sent is longer than it may be.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
+    pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = Some(outcome);
         self
     }
@@ -205,9 +210,12 @@ impl From<LaunchError> for Problem {
             LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
             LaunchError::Size(_)
             | LaunchError::Instantiate { .. }
-            | LaunchError::Engine(
-                EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. },
-            ) => (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused"),
+            | LaunchError::Engine(EngineError::Load(_) | EngineError::Compile { .. }) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused")
+            }
+            LaunchError::Engine(EngineError::CompileDeadline { .. }) => {
+                return Self::later("compile_deadline", error.to_string());
+            }
             _ => return Self::storage(&error),
         };
         Self::new(status, code, error.to_string())

@@ -3,14 +3,15 @@
 
 use super::problem::Problem;
 use super::{Phase, Shared};
-use crate::auth::{Grant, Identity, TokenHash};
+use crate::auth::{Grant, Identity};
 use crate::name::Name;
+use crate::transaction::Outcome;
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{FromRequestParts, RawPathParams, Request, State};
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
 use axum::handler::Handler;
 use axum::http::header::AUTHORIZATION;
-use axum::http::request::Parts;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
@@ -53,6 +54,8 @@ pub(super) enum Content {
     Json(fn(&mut SchemaGenerator) -> Value),
     /// Of this type.
     Bytes(&'static str),
+    /// Why it is not done.
+    Problem,
 }
 
 /// JSON of this shape.
@@ -115,7 +118,7 @@ impl Api {
         let filter = MethodFilter::try_from(route.method).expect("a method of HTTP");
         let needs = route.needs;
         // Not a layer: each of those costs every request several allocations.
-        let guarded = move |State(shared): State<Arc<Shared>>, parameters: RawPathParams, request: Request<Body>| {
+        let guarded = move |State(shared): State<Arc<Shared>>, parameters: PathParameters, request: Request<Body>| {
             guard(shared, needs, parameters, request, handler)
         };
         self.router = self.router.route(route.path, on(filter, guarded));
@@ -149,9 +152,12 @@ impl Api {
     }
 
     fn describe(&mut self, route: &Route) {
+        let problem = self.generator.subschema_for::<crate::api::Problem>().to_value();
+        let problem = json!({ crate::api::PROBLEM_JSON: { "schema": problem } });
         let content = |generator: &mut SchemaGenerator, content: Content| match content {
             Content::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
             Content::Bytes(media_type) => json!({ media_type: {} }),
+            Content::Problem => problem.clone(),
         };
         let mut responses = Map::new();
         for (status, what, body) in &route.gives {
@@ -161,11 +167,7 @@ impl Api {
             }
             responses.insert(status.to_string(), response);
         }
-        let problem = self.generator.subschema_for::<crate::api::Problem>().to_value();
-        responses.insert(
-            "default".into(),
-            json!({ "description": "a problem", "content": { crate::api::PROBLEM_JSON: { "schema": problem } } }),
-        );
+        responses.insert("default".into(), json!({ "description": "a problem", "content": problem }));
         let in_path = route.path.split(['{', '}']).skip(1).step_by(2).map(|name| ("path", name, ""));
         let parameters: Vec<Value> = in_path
             .chain(route.parameters.iter().copied())
@@ -212,16 +214,19 @@ impl Api {
     }
 }
 
+/// What a path has in the place of the names in braces; or that it is not text.
+type PathParameters = Result<RawPathParams, RawPathParamsRejection>;
+
 /// Lets a request through that brings what its route needs. Nothing of its body is read before.
 fn guard<T: 'static>(
     shared: Arc<Shared>,
     needs: Needs,
-    parameters: RawPathParams,
+    parameters: PathParameters,
     mut request: Request<Body>,
     handler: impl Handler<T, Arc<Shared>>,
 ) -> impl Future<Output = Response> + Send {
     let admitted = match needs {
-        Needs::Nobody => Ok(()),
+        Needs::Nobody => parameters.map(drop).map_err(|_| not_text()),
         _ => {
             admit(&shared, needs, &parameters, &request).map(|identity| drop(request.extensions_mut().insert(identity)))
         }
@@ -238,37 +243,24 @@ fn guard<T: 'static>(
     }
 }
 
-/// The token that a request was let in with, for what goes on for long: it may become void meanwhile.
-pub(super) struct BearerToken(TokenHash);
-
-impl BearerToken {
-    pub(super) fn hash(&self) -> &TokenHash {
-        &self.0
-    }
-}
-
-impl<S: Sync> FromRequestParts<S> for BearerToken {
-    type Rejection = Problem;
-
-    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
-        token(&parts.headers).map(|token| Self(TokenHash::of(token)))
-    }
-}
-
 fn admit(
     shared: &Shared,
     needs: Needs,
-    parameters: &RawPathParams,
+    parameters: &PathParameters,
     request: &Request<Body>,
 ) -> Result<Identity, Problem> {
-    match shared.phase() {
-        Phase::Serving => {}
-        Phase::Starting => return Err(Problem::later("starting", "services are being brought back; try again soon")),
-        Phase::Draining => {
-            return Err(Problem::later("draining", "the server is being stopped; try again when it is back"));
-        }
+    let not_now = match shared.phase() {
+        Phase::Serving => None,
+        Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
+        Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
+    };
+    if let Some(problem) = not_now {
+        let is_transaction = needs == Needs::Grant(Grant::Transact);
+        return Err(if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem });
     }
     let identity = shared.host.authenticate(token(request.headers())?)?;
+    // Who is nobody does not learn that.
+    let parameters = parameters.as_ref().map_err(|_| not_text())?;
     match needs {
         Needs::Nobody | Needs::User => {}
         Needs::Admin => shared.host.authorise_admin(&identity)?,
@@ -295,6 +287,10 @@ fn token(headers: &HeaderMap) -> Result<&str, Problem> {
         }));
     }
     Ok(token.trim())
+}
+
+fn not_text() -> Problem {
+    Problem::bad_request("not_text", "the path has percent-encoded bytes that are not UTF-8; write text")
 }
 
 /// A name in a path.

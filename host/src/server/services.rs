@@ -1,7 +1,6 @@
 //! Services: deployed, looked at, operated, removed.
 
 use super::problem::Problem;
-use super::routes::BearerToken;
 use super::{Shared, UPLOAD_TIME_MAX, body, routes};
 use crate::api::{AllUsage, Deployment, ResourceUsage, Service, Services, Standing, Usage, Vm};
 use crate::auth::{Grant, Identity};
@@ -58,7 +57,7 @@ pub(super) async fn inspect(
 
 pub(super) async fn deploy(
     State(shared): State<Arc<Shared>>,
-    token: BearerToken,
+    Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
     deployment: Result<Query<Deployment>, QueryRejection>,
     body: Body,
@@ -69,7 +68,7 @@ pub(super) async fn deploy(
     let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
     // It may have taken minutes.
-    shared.host.authorise_admin(&shared.host.authenticate_hash(token.hash())?)?;
+    shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
     let created = uninterrupted(&shared, move |shared| async move { create(&shared, name, settings, bytes).await });
     Ok((StatusCode::CREATED, Json(created.await?)))
 }
@@ -268,7 +267,7 @@ async fn usage_of(shared: &Shared, name: Name) -> Usage {
     Usage {
         since: Some(since(shared)),
         vm: status(shared, &name).await.map(vm),
-        queue_length: shared.host.queue_lengths().get(&name).copied().unwrap_or(0),
+        queue_length: shared.host.queue_length(&name).unwrap_or(0),
         outcomes: Outcome::ALL.into_iter().map(|outcome| (outcome.to_string(), counted.outcomes(outcome))).collect(),
         sla_failures: Resource::ALL
             .into_iter()

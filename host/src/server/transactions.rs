@@ -4,15 +4,20 @@ use super::problem::{self, Problem};
 use super::{Shared, body};
 use crate::api::{IDEMPOTENCY_KEY_HEADER, TransactionState};
 use crate::auth::Identity;
-use crate::transaction::{Kind, Outcome, Request};
+use crate::name::Name;
+use crate::service::Pending;
+use crate::transaction::{Denial, Kind, Outcome, Reply, Request};
 use axum::Extension;
 use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
 
 /// How long a look-up of a transaction waits for what the service does, before it says `pending`.
 pub const LOOK_UP_MAX: Duration = Duration::from_secs(2);
@@ -38,19 +43,84 @@ pub(super) async fn query(
 }
 
 async fn perform(
-    shared: &Shared,
+    shared: &Arc<Shared>,
     identity: &Identity,
     service: &str,
     id: Option<String>,
     kind: Kind,
     body: Body,
 ) -> Result<Response, Problem> {
-    let body = body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await?;
     let start = Instant::now();
-    let answered = shared.host.request_as(identity, service, Request { id, body, kind }).await;
-    let outcome = answered.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome());
-    shared.metrics.answered(service, outcome, start.elapsed());
-    Ok(problem::answer(answered?))
+    let body = match body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await {
+        Err(problem) if problem.is_too_large() => {
+            shared.metrics.answered(service, Outcome::Denied, start.elapsed());
+            return Err(problem.with_outcome(Outcome::Denied));
+        }
+        read => read?,
+    };
+    let reply = Counted::begin(shared, identity, service, Request { id, body, kind })?.await?;
+    Ok(problem::answer(reply))
+}
+
+/// A request under way, which is counted when it ends, whether or not somebody waits for its answer then.
+pub(super) struct Counted {
+    shared: Arc<Shared>,
+    since: Instant,
+    /// None once it has ended.
+    pending: Option<Pending>,
+}
+
+impl Counted {
+    /// Puts a request into its service's queue.
+    ///
+    /// # Errors
+    /// It does not stand there, and is counted.
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        identity: &Identity,
+        service: &str,
+        request: Request,
+    ) -> Result<Self, Denial> {
+        let since = Instant::now();
+        let begun = shared.host.begin_as(identity, service, request);
+        let pending = begun.inspect_err(|_| shared.metrics.answered(service, Outcome::Denied, since.elapsed()))?;
+        Ok(Self { shared: Arc::clone(shared), since, pending: Some(pending) })
+    }
+}
+
+impl Future for Counted {
+    type Output = Result<Reply, Denial>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { shared, since, pending } = &mut *self;
+        let under_way = pending.as_mut().expect("it is not polled after its end");
+        let answered = ready!(Pin::new(&mut *under_way).poll(context));
+        count(shared, under_way.service(), *since, &answered);
+        *pending = None;
+        Poll::Ready(answered)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Its client has gone, and the service answers all the same.
+        let (Some(mut pending), Ok(runtime)) = (self.pending.take(), Handle::try_current()) else { return };
+        let (shared, since) = (Arc::clone(&self.shared), self.since);
+        runtime.spawn(async move {
+            let answered = (&mut pending).await;
+            count(&shared, pending.service(), since, &answered);
+        });
+    }
+}
+
+/// Counts an answer, unless nobody knows which one it is.
+fn count(shared: &Shared, service: &Name, since: Instant, answered: &Result<Reply, Denial>) {
+    let outcome = match answered {
+        Ok(reply) => reply.answer.outcome(),
+        Err(Denial::Unknown { .. }) => return,
+        Err(_) => Outcome::Denied,
+    };
+    shared.metrics.answered(service, outcome, since.elapsed());
 }
 
 /// The kept answer to a transaction, as it was; or that there is none, or none yet.

@@ -1,7 +1,6 @@
 //! Log-ins, users, grants.
 
 use super::problem::Problem;
-use super::routes::BearerToken;
 use super::{Shared, body, routes};
 use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
 use crate::auth::{Account, Grant, Identity, Salt};
@@ -29,7 +28,7 @@ pub(super) async fn log_in(
         shared.accounts.log_in(&user, &password, address.ip(), shared.clock.now(), random)
     });
     let logged_in = logged_in.await?;
-    let Identity { user, is_admin, expires } = logged_in.identity;
+    let Identity { user, is_admin, expires, .. } = logged_in.identity;
     Ok(Json(LogInReply {
         token: logged_in.token.reveal().to_owned(),
         user: user.to_string(),
@@ -38,8 +37,11 @@ pub(super) async fn log_in(
     }))
 }
 
-pub(super) async fn log_out(State(shared): State<Arc<Shared>>, token: BearerToken) -> Result<StatusCode, Problem> {
-    blocking(&shared, move |shared| shared.accounts.log_out(token.hash())).await?;
+pub(super) async fn log_out(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<StatusCode, Problem> {
+    blocking(&shared, move |shared| shared.accounts.log_out(&identity.token)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -65,8 +67,14 @@ pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Users> {
     Json(Users { users: shared.accounts.list().into_iter().map(user).collect() })
 }
 
-pub(super) async fn add(State(shared): State<Arc<Shared>>, body: Body) -> Result<(StatusCode, Json<User>), Problem> {
+pub(super) async fn add(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    body: Body,
+) -> Result<(StatusCode, Json<User>), Problem> {
     let NewUser { user, password, is_admin } = json(&shared, body).await?;
+    // The body may have taken a minute, in which much can become void.
+    shared.host.authorise_admin(&identity)?;
     let name = routes::name(&user)?;
     let salt = salt()?;
     blocking(&shared, move |shared| shared.accounts.add_user(&name, &password, is_admin, shared.clock.now(), &salt))
@@ -83,10 +91,14 @@ pub(super) async fn set_password(
     body: Body,
 ) -> Result<StatusCode, Problem> {
     let is_own = *identity.user == *user;
-    if !is_own {
-        shared.host.authorise_admin(&identity)?;
-    }
+    // Before the body is read, and after it, when much can have become void.
+    let may = || match is_own {
+        true => shared.host.authenticate_hash(&identity.token).map(drop),
+        false => shared.host.authorise_admin(&identity),
+    };
+    may()?;
     let NewPassword { password, old } = json(&shared, body).await?;
+    may()?;
     let salt = salt()?;
     if !is_own {
         blocking(&shared, move |shared| shared.accounts.set_password(&user, &password, &salt)).await?;

@@ -67,6 +67,14 @@ pub struct Pending {
     answered: oneshot::Receiver<Result<Reply, Denial>>,
 }
 
+impl Pending {
+    /// Whose queue it stands in.
+    #[must_use]
+    pub fn service(&self) -> &Name {
+        &self.service
+    }
+}
+
 impl Future for Pending {
     type Output = Result<Reply, Denial>;
 

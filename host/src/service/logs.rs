@@ -8,6 +8,9 @@ pub const LOG_BURST_BYTES: u64 = 256 * 1024;
 /// Bytes that a service may log in a second on average.
 pub const LOG_BYTES_PER_SECOND: u64 = 64 * 1024;
 
+/// What a line costs beside its bytes: it is kept, printed and sent with a time and the name of its service.
+pub const LOG_LINE_BYTES: u64 = 128;
+
 /// A token bucket of size [`LOG_BURST_BYTES`], refilled at [`LOG_BYTES_PER_SECOND`].
 #[derive(Debug)]
 pub(crate) struct LogBucket {
@@ -26,7 +29,7 @@ impl LogBucket {
         self.refill(now);
         let mut passed = Vec::new();
         for line in lines {
-            let bytes = line.len() as u64 + 1;
+            let bytes = line.len() as u64 + LOG_LINE_BYTES;
             if bytes > self.bytes {
                 self.dropped_lines += 1;
                 continue;
@@ -34,7 +37,7 @@ impl LogBucket {
             self.bytes -= bytes;
             if self.dropped_lines > 0 {
                 passed.push(format!(
-                    "({} lines dropped: a service may log {LOG_BYTES_PER_SECOND} bytes a second)",
+                    "({} lines dropped: a service may log {LOG_BYTES_PER_SECOND} bytes a second, and {LOG_LINE_BYTES} more for each line)",
                     std::mem::take(&mut self.dropped_lines)
                 ));
             }
@@ -63,7 +66,7 @@ mod tests {
     fn a_flood_of_log_lines_is_cut_and_counted() {
         let start = Timestamp(0);
         let mut bucket = LogBucket::new(start);
-        let line = "x".repeat(1023);
+        let line = "x".repeat(1024 - 128);
         let passed = bucket.pass(vec![line.clone(); 300], start);
         assert_eq!(passed.len(), 256);
         assert!(bucket.pass(vec![line.clone()], start).is_empty());

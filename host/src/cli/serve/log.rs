@@ -9,12 +9,13 @@ use serde::Serialize;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{self, Receiver, SyncSender};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-/// Lines that wait to be printed: beyond that they are counted, and not printed.
-const LINES_MAX: usize = 4_096;
+/// Events that wait to be printed: beyond that they are counted, and not printed. What the server says of itself is little,
+/// and always printed.
+const EVENTS_MAX: usize = 4_096;
 
 /// How long the end of a server waits for its last lines.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
@@ -24,19 +25,29 @@ const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
 enum Line {
     /// To standard error, with its time unless somebody else writes it.
-    Text(Timestamp, String),
-    /// To standard output.
+    Note(Timestamp, String),
+    /// The same of an event.
+    Event(Timestamp, String),
+    /// An event to standard output.
     Json(String),
     /// Tells that all before are printed.
-    Flush(SyncSender<()>),
+    Flush(Sender<()>),
 }
 
 /// The lines of a server. Clones lead to the same thread, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
-    lines: SyncSender<Line>,
-    not_printed: Arc<AtomicU64>,
+    lines: Sender<Line>,
+    waiting: Arc<Waiting>,
     events_are_json: bool,
+}
+
+/// Events on their way to the thread that prints.
+#[derive(Debug, Default)]
+struct Waiting {
+    count: AtomicUsize,
+    /// Those that were too many.
+    not_printed: AtomicU64,
 }
 
 impl Log {
@@ -45,62 +56,67 @@ impl Log {
         let stderr = std::fs::metadata("/dev/stderr").map(|file| (file.dev(), file.ino())).ok();
         let journal = std::env::var(JOURNAL_VARIABLE).ok().and_then(|text| journal_stream(&text));
         let has_times = stderr.is_none() || stderr != journal;
-        let (lines, printed) = mpsc::sync_channel(LINES_MAX);
-        let log = Self { lines, not_printed: Arc::default(), events_are_json };
-        let not_printed = Arc::clone(&log.not_printed);
-        std::thread::Builder::new().name("log".into()).spawn(move || print(&printed, has_times, &not_printed))?;
+        let (lines, printed) = mpsc::channel();
+        let log = Self { lines, waiting: Arc::default(), events_are_json };
+        let waiting = Arc::clone(&log.waiting);
+        std::thread::Builder::new().name("log".into()).spawn(move || print(&printed, has_times, &waiting))?;
         Ok(log)
     }
 
     /// Adds a line of the server's own.
     pub(super) fn note(&self, text: &str) {
-        self.add(Line::Text(SystemClock.now(), format!("lifeboat: {text}")));
+        self.add(Line::Note(SystemClock.now(), format!("lifeboat: {text}")));
     }
 
     /// Adds an event.
     pub(super) fn event(&self, event: &Event, time: Timestamp) {
+        if self.waiting.count.fetch_add(1, Ordering::Relaxed) >= EVENTS_MAX {
+            self.waiting.count.fetch_sub(1, Ordering::Relaxed);
+            self.waiting.not_printed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
         self.add(if self.events_are_json {
             Line::Json(Timed::new(time, event).json())
         } else {
-            Line::Text(time, event.to_string())
+            Line::Event(time, event.to_string())
         });
     }
 
     /// Waits until what was added is printed, or for [`FLUSH_MAX`].
     pub(super) fn flush(&self) {
-        let (flushed, is_flushed) = mpsc::sync_channel(1);
-        // One that is full is not being read.
-        if self.lines.try_send(Line::Flush(flushed)).is_ok() {
-            let _ = is_flushed.recv_timeout(FLUSH_MAX);
-        }
+        let (flushed, is_flushed) = mpsc::channel();
+        self.add(Line::Flush(flushed));
+        let _ = is_flushed.recv_timeout(FLUSH_MAX);
     }
 
     fn add(&self, line: Line) {
-        if self.lines.try_send(line).is_err() {
-            self.not_printed.fetch_add(1, Ordering::Relaxed);
-        }
+        // The thread lives as long as this.
+        let _ = self.lines.send(line);
     }
 }
 
 /// Prints until the last [`Log`] is gone. Who closed a stream does not want to know.
-fn print(lines: &Receiver<Line>, has_times: bool, not_printed: &AtomicU64) {
+fn print(lines: &Receiver<Line>, has_times: bool, waiting: &Waiting) {
     let tell = |time: Timestamp, text: &str| {
         let mut stderr = io::stderr().lock();
         let _ = if has_times { writeln!(stderr, "{} {text}", Utc(time)) } else { writeln!(stderr, "{text}") };
     };
     for line in lines {
-        let missed = not_printed.swap(0, Ordering::Relaxed);
+        if matches!(line, Line::Event(..) | Line::Json(_)) {
+            waiting.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        let missed = waiting.not_printed.swap(0, Ordering::Relaxed);
         if missed > 0 {
             let missed = grouped(missed);
             tell(
                 SystemClock.now(),
-                &format!("lifeboat: {missed} lines were not printed: they came faster than they could be"),
+                &format!("lifeboat: {missed} events were not printed: they came faster than they could be"),
             );
         }
         match line {
-            Line::Text(time, text) => tell(time, &text),
+            Line::Note(time, text) | Line::Event(time, text) => tell(time, &text),
             Line::Json(line) => drop(writeln!(io::stdout().lock(), "{line}")),
-            Line::Flush(flushed) => drop(flushed.try_send(())),
+            Line::Flush(flushed) => drop(flushed.send(())),
         }
     }
 }
@@ -151,12 +167,15 @@ mod tests {
     }
 
     #[test]
-    fn a_terminal_that_stands_still_holds_nobody_up() {
-        // Nobody prints.
-        let (lines, _unread) = mpsc::sync_channel(1);
-        let log = Log { lines, not_printed: Arc::default(), events_are_json: false };
-        (0..3).for_each(|_| log.note("a line"));
-        log.flush();
-        assert_eq!(log.not_printed.load(Ordering::Relaxed), 2);
+    fn events_that_nobody_prints_are_counted_and_notes_are_kept() {
+        let (lines, unread) = mpsc::channel();
+        let log = Log { lines, waiting: Arc::default(), events_are_json: false };
+        let event = Event::Started { service: Name::new("bank").expect("a name") };
+        (0..EVENTS_MAX + 2).for_each(|_| log.event(&event, Timestamp(0)));
+        log.note("a line");
+        assert_eq!(log.waiting.not_printed.load(Ordering::Relaxed), 2);
+        drop(log);
+        let (notes, events): (Vec<_>, Vec<_>) = unread.iter().partition(|line| matches!(line, Line::Note(..)));
+        assert_eq!((notes.len(), events.len()), (1, EVENTS_MAX));
     }
 }

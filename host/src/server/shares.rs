@@ -1,0 +1,67 @@
+//! How much of something each of many may have at once.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Counts what each has.
+#[derive(Debug, Clone)]
+pub(super) struct Shares<K> {
+    counts: Arc<Mutex<HashMap<K, usize>>>,
+    each_max: usize,
+}
+
+/// One that somebody has, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Share<K: Eq + Hash> {
+    counts: Arc<Mutex<HashMap<K, usize>>>,
+    of: K,
+}
+
+impl<K: Eq + Hash + Clone> Shares<K> {
+    /// Lets each have so many.
+    pub(super) fn new(each_max: usize) -> Self {
+        Self { counts: Arc::default(), each_max }
+    }
+
+    /// One more for `of`; none if they have all that they may.
+    pub(super) fn take(&self, of: K) -> Option<Share<K>> {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(of.clone()).or_default();
+        if *count >= self.each_max {
+            return None;
+        }
+        *count += 1;
+        Some(Share { counts: Arc::clone(&self.counts), of })
+    }
+}
+
+impl<K: Eq + Hash> Drop for Share<K> {
+    fn drop(&mut self) {
+        let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.of) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.of);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_has_a_share_and_gives_it_back() {
+        let shares = Shares::new(2);
+        let (first, second) = (shares.take("ada"), shares.take("ada"));
+        assert!(first.is_some() && second.is_some() && shares.take("ada").is_none());
+        assert!(shares.take("bob").is_some());
+        drop(first);
+        let again = shares.take("ada");
+        assert!(again.is_some() && shares.take("ada").is_none());
+        drop((second, again));
+        assert!(shares.counts.lock().expect("nobody panics").is_empty(), "who has nothing takes no room");
+    }
+}
