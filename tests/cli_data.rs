@@ -126,7 +126,7 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     assert_eq!(records.len(), 8);
     assert_eq!((&records[0]["event"], &records[3]["event"]), (&json!("opened"), &json!("snapshot")));
     assert_eq!((&records[2]["id"], &records[2]["made_up_id"]), (&json!("b"), &Value::Null));
-    assert_eq!((&records[6]["id"], &records[6]["made_up_id"]), (&Value::Null, &json!("host-2")));
+    assert_eq!((&records[6]["id"], &records[6]["made_up_id"]), (&Value::Null, &json!("host-4")));
     assert_eq!((&records[2]["body"], &records[2]["reply"]), (&json!({"json": {"add": 2}}), &json!({"json": 3})));
     assert_eq!(
         (&records[6]["outcome"], &records[6]["body"]["text"]),

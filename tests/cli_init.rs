@@ -76,6 +76,22 @@ fn an_init_that_is_refused_can_be_repeated() {
 }
 
 #[test]
+fn a_configuration_whose_data_is_gone_gets_another_data_directory() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    let text = fs::read_to_string(&file).expect("readable") + "# mine\n";
+    fs::write(&file, &text).expect("writable");
+    fs::remove_dir_all(folder.path().join("data")).expect("it is there");
+    let again = init(folder.path()).input("another password\n").output();
+    assert_eq!(again.exits(0), format!("lifeboat serve --config {}\n", file.display()));
+    assert!(again.stderr.contains("stays as it is"), "{}", again.stderr);
+    assert_eq!(fs::read_to_string(&file).expect("readable"), text);
+    assert!(lets_in(folder.path(), "admin", "another password"));
+    init(folder.path()).output().exits_with_one_line(2, &["is there already, and is not overwritten"]);
+}
+
+#[test]
 fn a_data_directory_is_not_made_the_folder_of_another() {
     let folder = tempfile::tempdir().expect("a folder");
     let run = lifeboat(["run", "--service", "count", "--data"]).arg(folder.path()).arg(prebuilt("counter"));

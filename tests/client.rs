@@ -206,6 +206,57 @@ fn a_user_logs_in_is_known_and_logs_out() {
 }
 
 #[test]
+fn an_admin_who_forgot_the_password_is_given_another_where_the_data_is() {
+    let mut rig = Rig::new();
+    let data = rig.folder.path().join("data");
+    let new = |user: &str| {
+        let passwd = lifeboat(["user", "passwd", user, "--password-stdin", "--data"]).arg(&data);
+        passwd.input("a password that is remembered\n").output()
+    };
+    new("admin").exits_with_one_line(2, &["is in use"]);
+    assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
+    new("nobody").exits_with_one_line(2, &["there is no user 'nobody'; there are: admin"]);
+    new("admin").exits(0);
+    rig.server = Some(Serving::start(rig.folder.path()));
+    rig.log_in("admin", PASSWORD, &rig.url()).exits(1);
+    rig.log_in("admin", "a password that is remembered", &rig.url()).exits(0);
+}
+
+#[test]
+fn a_transaction_that_fails_at_its_deadline_is_sent_three_times_and_each_is_told() {
+    let mut rig = Rig::new();
+    assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
+    let file = rig.folder.path().join("lifeboat.toml");
+    let size = "[[size]]\nname = 'hasty'\nfuel = 1_000_000_000_000_000_000\nmemory = '16MiB'\ndeadline_ms = 50\n";
+    std::fs::write(&file, size).expect("writable");
+    rig.server = Some(Serving::start(rig.folder.path()));
+    rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
+    rig.client(["deploy", "bank"]).arg(crate::util::guest("work.wat")).output().exits(0);
+    let output = rig.client(["tx", "bank", "100000000000000000"]).output();
+    let answer: Value = serde_json::from_str(output.exits(1)).expect("JSON");
+    assert_eq!(answer["outcome"], "failed");
+    let told = "lifeboat: the transaction failed, and is sent again: ";
+    assert_eq!(output.stderr.lines().filter(|line| line.starts_with(told)).count(), 2, "{}", output.stderr);
+    let usage = rig.client(["usage", "bank", "--json"]).output();
+    assert!(usage.exits(0).contains("\"failed\":3"), "{}", usage.exits(0));
+}
+
+#[test]
+fn a_transaction_that_is_interrupted_says_how_to_find_out_what_became_of_it() {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let tx = lifeboat(["tx", "count", "--id", "a b", "{}"]).env("LIFEBOAT_SERVER", url);
+    let tx = tx.env("LIFEBOAT_TOKEN", "lifeboat_token").env("LIFEBOAT_PROFILE", "/nowhere").start();
+    // A server that never answers.
+    let _connection = listener.accept().expect("it connects");
+    tx.signal("INT");
+    let output = tx.finish();
+    output.exits(1);
+    assert!(output.stderr.contains("lifeboat: interrupted; what became of the transaction is told by"), "{output:?}");
+    assert!(output.stderr.contains("lifeboat tx count --id 'a b' --look-up"), "{output:?}");
+}
+
+#[test]
 fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
     let rig = Rig::with_service("bank", "counter", &[]);
     // Its port is nobody's else, and refuses connections.

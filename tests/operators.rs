@@ -102,6 +102,7 @@ async fn a_transaction_whose_client_hangs_up_is_counted_all_the_same() {
     let (site, admin) = bank(&folder).await;
     // This one is not the API's, and keeps the service busy meanwhile.
     site.send(&admin, "bank", "before", "100000000");
+    until(|| site.server.host().queue_length("bank") == Some(0)).await;
     let mut stream = TcpStream::connect(site.address).await.expect("accepted");
     let request = format!(
         "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nContent-Length: 1\r\n\r\n1"
@@ -143,6 +144,14 @@ async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_aga
             assert_eq!(answered.header("lifeboat-outcome"), "", "{answered:?}");
             assert!(!answered.header("retry-after").is_empty(), "{answered:?}");
         }
+        // Whoever balances load or looks after it is told, and nothing that is asked of the service is said to be done.
+        let ready = site.get("/readyz", "").await;
+        assert_eq!((ready.status, ready.code().as_str()), (503, "storage"), "{ready:?}");
+        assert_eq!(ready.text().matches("injected").count(), 1, "the cause is told once: {}", ready.text());
+        let moved = site.post("/v1/services/bank/failover", &admin, "").await;
+        assert_eq!((moved.status, moved.code().as_str()), (503, "stopped"), "{moved:?}");
+        let services = site.get("/v1/services", &admin).await.json();
+        assert!(services["services"][0]["vm"]["stopped"].is_string(), "{services}");
     }
 }
 
@@ -228,9 +237,12 @@ async fn a_stop_tells_why_the_shadow_of_the_last_failover_was_lost() {
     let (site, admin) = bank(&folder).await;
     site.deploy(&admin, "frail", "refuse-restore.wat", "failover=shadow").await;
     assert_eq!(site.transact(&admin, "frail", "1", "x").await.status, 200);
-    let failed_over = site.post("/v1/services/frail/failover", &admin, "").await.json();
-    let degraded = failed_over["vm"]["degraded"].as_str().unwrap_or_default();
-    assert!(degraded.starts_with("its shadow was given up: "), "{failed_over}");
+    let failed_over = site.post("/v1/services/frail/failover", &admin, "").await;
+    assert_eq!((failed_over.status, failed_over.code().as_str()), (503, "not_moved"), "{failed_over:?}");
+    let problem = failed_over.json();
+    let detail = problem["detail"].as_str().expect("a detail");
+    let degraded = detail.strip_prefix("service 'frail' stays in frail/1: ").expect("it says where it stays");
+    assert!(degraded.starts_with("its shadow was given up: "), "{detail}");
     assert_eq!(site.post("/v1/services/frail/stop", &admin, "").await.status, 200);
     let told = events(&site.get("/v1/events?follow=false&service=frail&event=stopped", &admin).await);
     let reason = told[0]["reason"].as_str().expect("a reason");

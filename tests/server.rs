@@ -134,6 +134,11 @@ async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     assert_eq!(refused.json()["detail"], "refused on request");
     let failed = site.transact(&admin, "bank", "f", "boom").await;
     assert_eq!((failed.status, failed.code().as_str(), failed.header("lifeboat-outcome")), (422, "failed", "failed"));
+    // Nobody can ask for an answer by an id that nobody gave.
+    let without = site.post("/v1/services/bank/transactions", &admin, "refuse").await;
+    assert_eq!((without.status, without.header("lifeboat-transaction-id")), (422, ""));
+    let line = site.post("/v1/services/bank/transactions:batch", &admin, "{\"text\":\"refuse\"}\n").await.json();
+    assert_eq!((&line["id"], &line["outcome"]), (&Value::Null, &json!("refused")));
     let query = site.post("/v1/services/bank/query", &admin, "?").await;
     assert_eq!((query.status, query.text()), (200, "1"));
     let large = site.post("/v1/services/bank/transactions", &admin, vec![b'x'; 1024 * 1024 + 1]).await;

@@ -101,6 +101,9 @@ pub struct Client {
     waiting: Arc<Waiting>,
 }
 
+/// How often a transaction is run that fails for a cause that the host made: each run costs as much as the first.
+pub const RETRYABLE_RUNS_MAX: u32 = 3;
+
 /// What a client has to say while nothing comes back.
 #[derive(Debug, Clone, Copy)]
 pub enum Notice<'a> {
@@ -108,6 +111,8 @@ pub enum Notice<'a> {
     Waiting(&'a ClientError),
     /// The server it waited for is back.
     Back,
+    /// A transaction failed for a cause that the host made, such as its deadline, and is sent once more.
+    RunsAgain(&'a Answer),
 }
 
 impl std::fmt::Debug for Client {
@@ -374,13 +379,16 @@ impl Client {
         backoff: &Backoff,
     ) -> Result<Answer, ClientError> {
         // What a later attempt ended with does not undo what an earlier one may have done.
-        let mut may_be_done = false;
+        let (mut may_be_done, mut runs) = (false, 0);
         let once = self.clone().with_patience(Backoff { failures_max: 1, ..*backoff });
         for failures in 1.. {
             let sent = once.transact(service, Some(id), body.clone()).await;
             let sent = sent.map_err(|error| error.after_attempts(failures));
             let least = match &sent {
-                Ok(answer) => answer.retry_after,
+                Ok(answer) => {
+                    runs += 1;
+                    answer.retry_after.filter(|_| runs < RETRYABLE_RUNS_MAX)
+                }
                 Err(ClientError::Unreachable { .. }) if failures == 1 => None,
                 Err(error) if error.is_starting() => None,
                 Err(error) if error.is_retryable() => Some(error.retry_after().unwrap_or_default()),
@@ -400,8 +408,9 @@ impl Client {
                     sent => sent,
                 };
             };
-            if let Err(error) = &sent {
-                self.waiting.begins(error);
+            match &sent {
+                Err(error) => self.waiting.begins(error),
+                Ok(answer) => (self.waiting.notice)(Notice::RunsAgain(answer)),
             }
             tokio::time::sleep(wait).await;
         }
@@ -583,6 +592,11 @@ impl Client {
             ClientError::Refused { url, attempts: 1 }
         } else if error.is_connect() {
             ClientError::Unreachable { url, reason }
+        } else if url.starts_with("http:") && reason == NOT_HTTP {
+            ClientError::Unreachable {
+                url,
+                reason: "it does not speak HTTP; try https:// if it has a certificate".into(),
+            }
         } else {
             ClientError::Interrupted { url, reason }
         }
@@ -596,6 +610,9 @@ impl Client {
         error::problem(self.url(), reply.status.as_u16(), &reply.headers, &reply.body)
     }
 }
+
+/// What the HTTP library says of an answer such as that of a server that speaks TLS alone.
+const NOT_HTTP: &str = "invalid HTTP version parsed";
 
 /// Tells once that a server is waited for, and once that it is back, whatever is asked of it meanwhile.
 struct Waiting {

@@ -4,4 +4,4 @@ mod envelope;
 mod reply;
 
 pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain, present};
-pub use reply::{NotDone, Payload, escaped, is_one_line, outcome, print, print_with_failover};
+pub use reply::{NotDone, Payload, escaped, is_one_line, outcome, print, print_of_batch};

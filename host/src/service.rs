@@ -140,7 +140,8 @@ pub(crate) struct Service {
     logs: LogBucket,
     last_sequence: Sequence,
     last_timestamp: Timestamp,
-    ids_made: u64,
+    /// Queries that were given an id, since the service was started.
+    queries_named: u64,
     /// Requests that came so far, denied ones included: what waiting is counted in.
     requests: u64,
     /// Of the last record.
@@ -222,7 +223,7 @@ impl Service {
             logs: LogBucket::new(now),
             last_sequence: Sequence(0),
             last_timestamp: Timestamp(0),
-            ids_made: 0,
+            queries_named: 0,
             requests: 0,
             last_commit: Commit::done(),
             snapshot: Arc::new(Snapshot::empty()),
@@ -558,11 +559,15 @@ impl Service {
             let Stopped(reason) = self.stop(error.to_string());
             return Err(Denial::Stopped { service: self.name.clone(), reason });
         }
-        let id = id.unwrap_or_else(|| {
-            self.ids_made += 1;
-            format!("host-{}", self.ids_made)
-        });
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
+        // No other of the service ever has it, also after a restart.
+        let id = id.unwrap_or_else(|| match kind {
+            Kind::Transaction => format!("host-{sequence}"),
+            Kind::Query => {
+                self.queries_named += 1;
+                format!("query-{}", self.queries_named)
+            }
+        });
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
         Ok(Work { kind, id, key, user, body, sequence, timestamp, epoch: self.epoch })
     }

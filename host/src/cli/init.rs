@@ -11,7 +11,7 @@ use clap::Args;
 use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, SALT_BYTES, Salt, argon2id, check_password};
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::{CONFIG_FILE, DATA, TEMPLATE, TOKEN_LIFETIME};
+use lifeboat::config::{CONFIG_FILE, Config, DATA, Overrides, TEMPLATE, TOKEN_LIFETIME};
 use lifeboat::name::Name;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
@@ -24,7 +24,8 @@ const PASSWORD_TRIES: u32 = 3;
 
 const AFTER_HELP: &str = "\
 It writes DIR/lifeboat.toml, in which every key stands with its default, and DIR/data, in which the first admin is kept.
-Nothing that is there is overwritten. After a crash, run it again: it goes on where it was.";
+Nothing that is there is overwritten. After a crash, run it again: it goes on where it was. Where DIR/lifeboat.toml is there
+and its data directory is not, or has no users, it makes that, with a first admin.";
 
 /// Arguments of `init`.
 #[derive(Debug, Args)]
@@ -44,14 +45,22 @@ pub(crate) struct Init {
 impl Init {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let config = self.directory.join(CONFIG_FILE);
-        if fs::symlink_metadata(&config).is_ok() {
-            return Err(UsageError(format!(
-                "{} is there already, and is not overwritten; start it with {}, or name another folder",
-                shown(&config),
-                serve(&config)
-            ))
-            .into());
-        }
+        let has_config = fs::symlink_metadata(&config).is_ok();
+        // What a configuration names may be gone, or somewhere else now.
+        let data = if has_config {
+            let read = Config::read(&config, &Overrides::default()).map_err(|error| UsageError(error.to_string()))?;
+            if has_users(&read.data) {
+                return Err(UsageError(format!(
+                    "{} is there already, and is not overwritten; start it with {}, or name another folder",
+                    shown(&config),
+                    serve(&config)
+                ))
+                .into());
+            }
+            read.data
+        } else {
+            self.directory.join(DATA)
+        };
         if fs::symlink_metadata(self.directory.join(CATALOG_FILE)).is_ok() {
             let shown = shown(&self.directory);
             return Err(UsageError(format!(
@@ -61,12 +70,12 @@ impl Init {
             .into());
         }
         // Whatever is wrong with it leaves nothing behind. What is there may have an admin, who needs none.
-        let is_new = fs::symlink_metadata(self.directory.join(DATA).join(CATALOG_FILE)).is_err();
+        let is_new = fs::symlink_metadata(data.join(CATALOG_FILE)).is_err();
         let password = is_new.then(|| self.password()).transpose()?;
         fs::create_dir_all(&self.directory).map_err(|error| {
             UsageError(format!("{}: cannot be created: {error}; name another folder", shown(&self.directory)))
         })?;
-        let locked = data::take(&self.directory.join(DATA), true)?;
+        let locked = data::take(&data, true)?;
         let authority: Arc<RwLock<_>> = Arc::default();
         let accounts = Accounts::load(Arc::new(locked), authority, argon2id(), TOKEN_LIFETIME, SystemClock.now())
             .context("cannot read the users of the data directory")?;
@@ -81,8 +90,13 @@ impl Init {
             self.add_admin(&accounts, &password.map_or_else(|| self.password(), Ok)?)?;
         }
         drop(accounts);
-        write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
-        let _ = writeln!(io::stderr(), "wrote {}; now start the server:", shown(&config));
+        if has_config {
+            let (data, config) = (shown(&data), shown(&config));
+            let _ = writeln!(io::stderr(), "{data} has an admin now, {config} stays as it is; now start the server:");
+        } else {
+            write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
+            let _ = writeln!(io::stderr(), "wrote {}; now start the server:", shown(&config));
+        }
         let _ = writeln!(io::stdout(), "{}", serve(&config));
         Ok(ExitCode::from(exit::OK))
     }
@@ -126,6 +140,15 @@ impl Init {
         }
         Err(UsageError(format!("the passwords differed {PASSWORD_TRIES} times; start over")).into())
     }
+}
+
+/// Whether somebody could log in with what is in a data directory. One that is in use, or cannot be read, is somebody's.
+fn has_users(data: &Path) -> bool {
+    if fs::symlink_metadata(data.join(CATALOG_FILE)).is_err() {
+        return false;
+    }
+    let users = data::take(data, false).and_then(|locked| Ok(locked.catalog().users()?.len()));
+    !users.is_ok_and(|users| users == 0)
 }
 
 /// The first line of standard input.

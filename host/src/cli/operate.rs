@@ -1,7 +1,7 @@
 //! `lifeboat failover`, `stop` and `start`: what an operator does to a service of the server.
 
 use super::exit;
-use super::remote::{self, service_line, with_server};
+use super::remote::{self, is_well, service_line, with_server};
 use clap::Args;
 use lifeboat::api::Standing;
 use lifeboat::name::Name;
@@ -28,17 +28,17 @@ pub(crate) enum Operation {
 
 impl Operate {
     pub(crate) fn execute(self, operation: Operation) -> anyhow::Result<ExitCode> {
-        let standing = with_server(async |client| {
+        let is_done = with_server(async |client| {
             let service = match operation {
                 Operation::Failover => client.fail_over(&self.service).await?,
                 Operation::Stop => client.stop(&self.service).await?,
                 Operation::Start => client.start(&self.service).await?,
             };
             remote::print(self.json, &service, || service_line(&service))?;
-            Ok(service.standing)
+            // One that cannot serve does not become one that an operator stopped.
+            let is_stopped = service.standing == Standing::Stopped;
+            Ok(if matches!(operation, Operation::Stop) { is_stopped } else { is_well(&service) })
         })?;
-        // One that cannot serve does not become one that an operator stopped.
-        let is_stopped = standing == Standing::Stopped || !matches!(operation, Operation::Stop);
-        Ok(ExitCode::from(if is_stopped { exit::OK } else { exit::SOME_NOT_OK }))
+        Ok(ExitCode::from(if is_done { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }

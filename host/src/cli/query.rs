@@ -20,7 +20,7 @@ Exit codes:
   1  it refused or failed, or the state cannot be brought back; or there was an answer of a service that is quarantined,
      whose later transactions are no part of it
   2  the command line is wrong, or the transaction is not in what is kept
-  4  the server could not do it, such as for being stopped
+  4  the server could not do it
   5  the server cannot be reached, or nobody is logged in";
 
 /// Arguments of `query`.

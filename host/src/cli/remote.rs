@@ -138,6 +138,10 @@ pub(crate) fn tell(notice: Notice<'_>) {
         }
         Notice::Waiting(error) => format!("lifeboat: waiting for the server: {error}"),
         Notice::Back => "lifeboat: the server answers again".into(),
+        Notice::RunsAgain(answer) => {
+            let cause = Printable(str::from_utf8(&answer.body).unwrap_or_default()).to_string();
+            format!("lifeboat: the transaction failed, and is sent again: {cause}")
+        }
     });
 }
 
@@ -223,7 +227,8 @@ impl Passwords {
 
 #[derive(Serialize)]
 struct PrintedAnswer<'a> {
-    id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    id: Option<&'a str>,
     outcome: Outcome,
     #[serde(flatten)]
     payload: lines::Payload<'a>,
@@ -247,7 +252,7 @@ pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
     } else {
         let text = str::from_utf8(&answer.body).unwrap_or_default();
         let printed = PrintedAnswer {
-            id: &answer.id,
+            id: answer.id.as_deref(),
             outcome: answer.outcome,
             payload: if is_ok { lines::Payload::of(&answer.body, json) } else { lines::Payload::default() },
             cause: (!is_ok).then_some(text),
@@ -260,7 +265,10 @@ pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
         line = lines::escaped(serde_json::to_vec(&printed)?);
     }
     line.push(b'\n');
-    super::is_pipe_open(io::stdout().lock().write_all(&line)).context("cannot write the answer")?;
+    super::is_pipe_open(io::stdout().lock().write_all(&line)).with_context(|| {
+        let whose = answer.id.as_ref().map_or("a query".into(), |id| format!("transaction '{}'", Printable(id)));
+        format!("cannot write the answer to {whose}, which ended with {}", answer.outcome)
+    })?;
     if let Some(failover) = &answer.failover {
         note(failover);
     }
@@ -280,10 +288,12 @@ pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
     let is_sound = with_server_or_data(async |client| {
         let services = client.services().await?;
         if services.is_empty() && !json {
-            note("there is no service on which you have a grant; an admin makes one: lifeboat deploy SERVICE WORKLOAD");
+            note(
+                "there is no service, or none on which you have a grant; an admin makes one: lifeboat deploy SERVICE WORKLOAD",
+            );
         }
         print(json, &serde_json::json!({ "services": services }), || services_table(&services))?;
-        Ok(services.iter().all(|service| service.standing != Standing::Quarantined))
+        Ok(services.iter().all(is_well))
     })?;
     Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
 }
@@ -311,19 +321,7 @@ fn services_table(services: &[Service]) -> String {
     }));
     let mut text = table(&rows);
     for service in services {
-        let vm = service.vm.as_ref();
-        let of_standing = if service.standing == Standing::Quarantined { "quarantined: " } else { "" };
-        let conditions = [
-            (of_standing, &service.reason),
-            ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
-            ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
-            ("stopped: ", vm.map_or(&None, |vm| &vm.stopped)),
-        ];
-        for (condition, reason) in conditions {
-            if let Some(reason) = reason {
-                text += &format!("{}: {condition}{}\n", Printable(&service.name), Printable(reason));
-            }
-        }
+        text += &conditions(service);
     }
     text
 }
@@ -341,7 +339,7 @@ pub(crate) fn query(service: &Name, body: &str, json: bool, waiting: Waiting) ->
 }
 
 /// `lifeboat remove` of the server.
-pub(crate) fn remove(service: &Name, is_sure: bool) -> anyhow::Result<ExitCode> {
+pub(crate) fn remove(service: &Name, is_sure: bool, json: bool) -> anyhow::Result<ExitCode> {
     with_server_or_data(async |client| {
         if !is_sure {
             let found = client.service(service).await?;
@@ -353,6 +351,9 @@ pub(crate) fn remove(service: &Name, is_sure: bool) -> anyhow::Result<ExitCode> 
             return Err(UsageError(text).into());
         }
         client.remove(service).await?;
+        if json {
+            return print(true, &serde_json::json!({ "removed": service }), String::new);
+        }
         note(&format!("{service}: removed"));
         Ok(())
     })?;
@@ -366,7 +367,8 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> S
         text.push('\n');
     }
     let mut out = io::stdout().lock();
-    super::is_pipe_open(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
+    super::is_pipe_open(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
+        .context("cannot write to standard output")?;
     Ok(())
 }
 
@@ -391,7 +393,35 @@ pub(crate) fn service_line(service: &Service) -> String {
             format!(": {id} on {machine} ({size}), transaction {}", grouped(*sequence))
         },
     );
-    format!("{}: {standing}{place}", Printable(&service.name))
+    let mut text = format!("{}: {standing}{place}\n", Printable(&service.name));
+    if service.vm.is_some() {
+        text += &conditions(service);
+    }
+    text
+}
+
+/// Whether a service can serve, or an operator has stopped it.
+pub(crate) fn is_well(service: &Service) -> bool {
+    service.standing != Standing::Quarantined && service.vm.as_ref().is_none_or(|vm| vm.stopped.is_none())
+}
+
+/// What is the matter with a service, a line each.
+fn conditions(service: &Service) -> String {
+    let vm = service.vm.as_ref();
+    let of_standing = if service.standing == Standing::Quarantined { "quarantined: " } else { "" };
+    let conditions = [
+        (of_standing, &service.reason),
+        ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
+        ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
+        ("stopped: ", vm.map_or(&None, |vm| &vm.stopped)),
+    ];
+    let mut text = String::new();
+    for (condition, reason) in conditions {
+        if let Some(reason) = reason {
+            text += &format!("{}: {condition}{}\n", Printable(&service.name), Printable(reason));
+        }
+    }
+    text
 }
 
 /// A value that is one word in JSON.

@@ -23,6 +23,9 @@ pub(crate) struct Remove {
     /// Really remove it
     #[arg(long)]
     yes: bool,
+    /// Print what was removed as JSON
+    #[arg(long)]
+    json: bool,
     /// The service
     #[arg(value_name = "SERVICE")]
     service: Name,
@@ -31,7 +34,7 @@ pub(crate) struct Remove {
 impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let name = &self.service;
-        let Some(data) = self.data.data() else { return remote::remove(name, self.yes) };
+        let Some(data) = self.data.data() else { return remote::remove(name, self.yes, self.json) };
         let locked = data.take()?;
         let is_known = locked.catalog().service(name).context("cannot read the data directory")?.is_some();
         if !is_known && !locked.has_any_of(name).context("cannot read the data directory")? {
@@ -49,6 +52,10 @@ impl Remove {
             return Err(UsageError(text).into());
         }
         locked.remove_service(name).with_context(|| format!("cannot remove service '{name}'"))?;
+        if self.json {
+            remote::print(true, &serde_json::json!({ "removed": name }), String::new)?;
+            return Ok(ExitCode::from(exit::OK));
+        }
         let _ = writeln!(io::stderr(), "{name}: removed; its part of the journal is given back from the next start on");
         Ok(ExitCode::from(exit::OK))
     }

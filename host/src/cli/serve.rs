@@ -122,6 +122,14 @@ impl Serve {
         let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), Arc::clone(&sink));
         let monitor = monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok();
 
+        let (of_journal, journal) = (log.clone(), directory.committer().clone());
+        tokio::spawn(async move {
+            let error = anyhow::Error::from(journal.failed().await);
+            of_journal.note(&format!(
+                "{error:#}: no service takes transactions until the server is started again; see to the disk first, nothing that \
+                 was acknowledged is lost"
+            ));
+        });
         let deadline = config.server.shutdown_deadline;
         let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
         log.note(&format!("listening on {scheme}://{address}"));

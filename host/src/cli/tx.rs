@@ -10,8 +10,9 @@ use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::json;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
+use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest body that is read, in bytes: far more than a server takes unless it is configured so.
 const BODY_READ_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -19,12 +20,12 @@ const BODY_READ_BYTES_MAX: u64 = 64 * 1024 * 1024;
 const AFTER_HELP: &str = "\
 The body reaches the workload byte for byte. A transaction has an id, a UUID of version 7 unless --id gives another one;
 while nobody listens at the server, after a broken connection, and when the server asks to try later, it is sent again
-under that id, and executed once; standard error says what is waited for. If its answer stays unknown, the last line says
-how to find out.
+under that id, and executed once; standard error says what is waited for. One that fails at its deadline is sent up to three
+times. If its answer stays unknown, or Ctrl-C ends the waiting, the last line says how to find out.
 
 Exit codes:
   0  the guest answered
-  1  it was refused, failed or was denied; --look-up: the same, or it is pending or unknown
+  1  it was refused, failed or was denied, or Ctrl-C or SIGTERM ended the waiting; --look-up: the same, or it is pending or unknown
   2  the command line is wrong, or there is no such service
   5  the server cannot be reached, or nobody is logged in";
 
@@ -61,19 +62,29 @@ impl Tx {
     }
 
     fn send(&self) -> anyhow::Result<u8> {
-        let body = read_body(self.body.as_deref().unwrap_or("-"))?;
+        let body = self.body.as_deref().unwrap_or("-");
+        if body == "-" && io::stdin().is_terminal() {
+            remote::note("Waiting for the transaction; end with Ctrl-D.");
+        }
+        let body = read_body(body)?;
         let id = self.id.clone().map_or_else(fresh_id, Ok)?;
         let service = &self.service;
         let backoff = self.waiting.backoff(false);
+        let how_to_know = || {
+            let id = quoted(&id);
+            format!("what became of the transaction is told by: lifeboat tx {service} --id {id} --look-up")
+        };
         with_server(async |client| {
-            let sent = client.transact_until_known(service, &id, body.into(), &backoff).await;
-            let answer = match sent {
-                Err(error @ ClientError::Interrupted { .. }) => {
-                    let id = quoted(&id);
-                    return Err(error).with_context(|| {
-                        format!("what became of the transaction is told by: lifeboat tx {service} --id {id} --look-up")
-                    });
+            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let sent = tokio::select! {
+                sent = client.transact_until_known(service, &id, body.into(), &backoff) => sent,
+                _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
+                    remote::note(&format!("lifeboat: interrupted; {}", how_to_know()));
+                    return Ok(exit::SOME_NOT_OK);
                 }
+            };
+            let answer = match sent {
+                Err(error @ ClientError::Interrupted { .. }) => return Err(error).with_context(how_to_know),
                 sent => sent?,
             };
             print_answer(&answer, self.json)

@@ -26,7 +26,7 @@ Exit codes:
   0  it is shown
   1  it is not granted
   2  the command line is wrong, or there is no such service
-  4  the server could not do it, such as for being stopped
+  4  the server could not do it
   5  the server cannot be reached, or nobody is logged in";
 
 /// Arguments of `usage`.

@@ -1,14 +1,20 @@
 //! `lifeboat user`: who may do what on the server.
 
-use super::exit;
 use super::remote::{self, Passwords, with_server};
+use super::{UsageError, data, exit, random};
+use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use lifeboat::api::{Grants, User as Account};
+use lifeboat::auth::{Accounts, SALT_BYTES, Salt, argon2id, check_password};
 use lifeboat::client::ClientError;
+use lifeboat::clock::{Clock, SystemClock};
+use lifeboat::config::TOKEN_LIFETIME;
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::json;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
 
 /// Arguments of `user`.
 #[derive(Debug, Args)]
@@ -38,6 +44,9 @@ enum Command {
     },
     /// Change one's own password, or as an admin anybody's; all their tokens become void.
     Passwd {
+        /// Of a user of this data directory, which no server has open: for an admin whose password is forgotten
+        #[arg(long, value_name = "DIR", requires = "user")]
+        data: Option<PathBuf>,
         /// Whose [default: one's own]
         #[arg(value_name = "NAME")]
         user: Option<Name>,
@@ -90,6 +99,11 @@ impl GrantWord {
 impl User {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let json = self.json;
+        if let Command::Passwd { data: Some(directory), user: Some(user), password_stdin } = &self.command {
+            set_password(directory, user, Passwords { from_stdin: *password_stdin })?;
+            remote::print(json, &json!({ "user": user }), || format!("the password of {user} is changed"))?;
+            return Ok(ExitCode::from(exit::OK));
+        }
         with_server(async |client| match self.command {
             Command::List => {
                 let users = client.users().await?;
@@ -101,7 +115,7 @@ impl User {
                 let role = if admin { "an admin" } else { "without a grant: lifeboat user grant gives some" };
                 remote::print(json, &added, || format!("added {user}, {role}"))
             }
-            Command::Passwd { user, password_stdin } => {
+            Command::Passwd { user, password_stdin, data: _ } => {
                 let me = client.who_am_i().await?.user;
                 let user = user.map_or_else(|| me.clone(), String::from);
                 let passwords = Passwords { from_stdin: password_stdin };
@@ -148,6 +162,23 @@ impl User {
         })?;
         Ok(ExitCode::from(exit::OK))
     }
+}
+
+/// Gives a user of a data directory another password.
+fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::Result<()> {
+    let locked = data::take(directory, false)?;
+    let (catalog, now) = (Arc::new(locked), SystemClock.now());
+    let accounts = Accounts::load(catalog, Arc::default(), argon2id(), TOKEN_LIFETIME, now)
+        .context("cannot read the users of the data directory")?;
+    if accounts.account(user).is_none() {
+        let known: Vec<String> = accounts.list().into_iter().map(|account| account.user.to_string()).collect();
+        return Err(UsageError(format!("there is no user '{user}'; there are: {}", known.join(", "))).into());
+    }
+    let password = passwords.choose(&format!("New password of {user}"))?;
+    check_password(&password).map_err(|error| UsageError(error.to_string()))?;
+    let mut salt: Salt = [0; SALT_BYTES];
+    salt.copy_from_slice(&random()?[..SALT_BYTES]);
+    accounts.set_password(user, &password, &salt).context("cannot change the password")
 }
 
 fn words(grants: &[GrantWord]) -> Vec<&'static str> {

@@ -25,8 +25,8 @@ pub struct Answer {
     pub sequence: u64,
     /// What it took.
     pub fuel_used: u64,
-    /// The transaction's id.
-    pub id: String,
+    /// The transaction's id, if it was sent with one.
+    pub id: Option<String>,
     /// Whether it had been given before.
     pub is_repeated: bool,
     /// The line that operators see, if the request caused a failover.
@@ -62,7 +62,10 @@ pub(super) fn read(headers: &HeaderMap, body: Bytes) -> Option<Answer> {
         vm: text(VM_HEADER)?.to_owned(),
         sequence: text(SEQUENCE_HEADER)?.parse().ok()?,
         fuel_used: text(FUEL_USED_HEADER)?.parse().ok()?,
-        id: decoded(text(TRANSACTION_ID_HEADER)?)?,
+        id: match text(TRANSACTION_ID_HEADER) {
+            Some(id) => Some(decoded(id)?),
+            None => None,
+        },
         is_repeated: text(REPEATED_HEADER) == Some("true"),
         failover: text(FAILOVER_HEADER).map(|line| Printable(line).to_string()),
         retry_after: retry_after(headers),
@@ -128,7 +131,7 @@ mod tests {
     fn an_answer_is_read_from_headers_and_body() {
         let answer = read(&headers("ok"), Bytes::from_static(b"5")).expect("an answer");
         assert_eq!((answer.outcome, &*answer.body, &*answer.vm), (Outcome::Ok, &b"5"[..], "bank/3"));
-        assert_eq!((answer.sequence, answer.fuel_used, &*answer.id), (7, 12, "a b%é"));
+        assert_eq!((answer.sequence, answer.fuel_used, answer.id.as_deref()), (7, 12, Some("a b%é")));
         assert!(answer.is_repeated && answer.failover.is_none() && answer.retry_after.is_none());
         let problem =
             br#"{"type":"","title":"","status":422,"code":"refused","detail":"no money","outcome":"refused"}"#;
@@ -141,11 +144,14 @@ mod tests {
         assert_eq!(read(&headers("denied"), Bytes::new()), None);
         assert_eq!(read(&headers("fine"), Bytes::new()), None);
         assert_eq!(read(&headers("failed"), Bytes::from_static(b"<html>")), None);
-        for missing in [VM_HEADER, SEQUENCE_HEADER, FUEL_USED_HEADER, TRANSACTION_ID_HEADER] {
+        for missing in [VM_HEADER, SEQUENCE_HEADER, FUEL_USED_HEADER] {
             let mut headers = headers("ok");
             headers.remove(missing);
             assert_eq!(read(&headers, Bytes::new()), None);
         }
+        let mut of_query = headers("ok");
+        of_query.remove(TRANSACTION_ID_HEADER);
+        assert_eq!(read(&of_query, Bytes::new()).map(|answer| answer.id), Some(None));
     }
 
     #[test]

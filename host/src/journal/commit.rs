@@ -32,7 +32,7 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 /// Bytes of records that wait to be written, unless configured otherwise.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -141,6 +141,7 @@ struct Shared {
     frames: AtomicU64,
     frame_bytes: AtomicU64,
     commit_times: Distribution,
+    failed: watch::Sender<Option<LogError>>,
 }
 
 /// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
@@ -194,6 +195,7 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         frames: AtomicU64::new(0),
         frame_bytes: AtomicU64::new(0),
         commit_times: Distribution::default(),
+        failed: watch::Sender::new(None),
     });
     let reader = log.reader();
     let of_thread = Arc::clone(&shared);
@@ -297,6 +299,22 @@ impl Committer {
         self.shared.commit_times.read()
     }
 
+    /// Why nothing is committed any more, if the log has failed.
+    #[must_use]
+    pub fn failure(&self) -> Option<LogError> {
+        self.shared.failed.borrow().clone()
+    }
+
+    /// Waits until the log fails, which may be never.
+    pub async fn failed(&self) -> LogError {
+        let mut failed = self.shared.failed.subscribe();
+        let failed = failed.wait_for(Option::is_some).await.ok().and_then(|failed| failed.clone());
+        match failed {
+            Some(error) => error,
+            None => std::future::pending().await,
+        }
+    }
+
     /// Reads single records.
     #[must_use]
     pub fn reader(&self) -> &Reader {
@@ -363,6 +381,13 @@ impl Shared {
     fn fail(&self, error: &LogError) -> LogError {
         self.queue().failure.get_or_insert(error.clone().into());
         self.room.close();
+        self.failed.send_if_modified(|failed| match failed {
+            Some(_) => false,
+            None => {
+                *failed = Some(error.clone());
+                true
+            }
+        });
         error.clone()
     }
 

@@ -779,7 +779,7 @@ fn a_full_disk_stops_the_journal_and_a_larger_one_lets_it_go_on() {
         }
     };
     let LogError::Poisoned(first) = error else { panic!("{error}") };
-    assert_eq!(first.source.kind(), std::io::ErrorKind::StorageFull);
+    assert_eq!(first.error.kind(), std::io::ErrorKind::StorageFull);
     drop(log);
     let storage = storage.crash();
     let (mut log, recovery, found) = open(&storage, options(4), Origin::Existing(None)).expect("opens");

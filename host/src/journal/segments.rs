@@ -116,12 +116,12 @@ pub enum LogError {
 
 /// The first error of the storage, which ended the log.
 #[derive(Debug, Error)]
-#[error("{source}")]
+#[error("{error}")]
 pub struct Failure {
     /// What was tried.
     pub action: &'static str,
-    /// Why it failed.
-    pub source: io::Error,
+    /// Why it failed. It is what the failure itself says, and not told once more as its source.
+    pub error: io::Error,
 }
 
 /// A frame that can no longer be lost.
@@ -375,7 +375,7 @@ impl Log {
 
     /// Begins a new segment. With `frame_bytes`, a roster comes first if that leaves room for a frame so long.
     fn roll(&mut self, frame_bytes: Option<u64>) -> Result<(), Failure> {
-        let failed = |source| Failure { action: "begin a new segment", source };
+        let failed = |error| Failure { action: "begin a new segment of 16 MiB", error };
         let number = self.segments.back().map_or(1, |last| last.number + 1);
         let (spare, is_zeroed) = match self.spares.pop() {
             Some(spare) => (spare, false),
@@ -452,9 +452,9 @@ impl Log {
         let offset = self.active_offset();
         let active = self.active.as_ref().ok_or_else(|| Failure {
             action: "write a frame",
-            source: io::Error::other("there is no segment to write to"),
+            error: io::Error::other("there is no segment to write to"),
         })?;
-        let failed = |source| Failure { action: "write and sync a frame", source };
+        let failed = |error| Failure { action: "write and sync a frame", error };
         active.write_synced_at(offset, &self.buffer).map_err(failed)?;
         let frame_offset = u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB");
         if let Some(carry) = &mut self.carry {

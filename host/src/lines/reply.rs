@@ -87,15 +87,12 @@ pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, No
     write(out, id, result, json, false)
 }
 
-/// Prints a reply as a JSON object on one line, with the failover that it caused: for a client that has no events beside it.
+/// Prints the answer to a line of a batch as a JSON object on one line, with the failover that it caused: its client may
+/// have no events beside it.
 ///
 /// # Errors
 /// Those of `out`.
-pub fn print_with_failover(
-    out: &mut impl Write,
-    id: Option<String>,
-    result: &Result<Reply, NotDone>,
-) -> io::Result<()> {
+pub fn print_of_batch(out: &mut impl Write, id: Option<String>, result: &Result<Reply, NotDone>) -> io::Result<()> {
     write(out, id, result, true, true)
 }
 
@@ -104,7 +101,7 @@ fn write(
     id: Option<String>,
     result: &Result<Reply, NotDone>,
     json: bool,
-    tells_failover: bool,
+    is_of_batch: bool,
 ) -> io::Result<()> {
     if let Ok(Reply { answer: Answer::Ok(bytes), .. }) = result
         && !json
@@ -128,8 +125,9 @@ fn write(
             printed.cause = Some(denied.to_string());
         }
         Ok(reply) => {
-            printed.id = Some(&reply.id);
-            printed.failover = reply.failover.as_ref().filter(|_| tells_failover).map(ToString::to_string);
+            // In a batch, the id that a line had: nobody can ask by one that the host made up.
+            printed.id = if is_of_batch { printed.id } else { Some(&reply.id) };
+            printed.failover = reply.failover.as_ref().filter(|_| is_of_batch).map(ToString::to_string);
             match &reply.answer {
                 Answer::Ok(bytes) => printed.payload = Payload::of(bytes, json),
                 Answer::Refused(text) => printed.cause = Some(text.clone()),

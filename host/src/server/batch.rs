@@ -135,7 +135,7 @@ impl Batch {
                 Some(done) = first_done(&mut self.under_way) => {
                     self.body_bytes -= done.body_bytes;
                     let before = text.len();
-                    if let Err(error) = lines::print_with_failover(&mut text, done.id, &done.result) {
+                    if let Err(error) = lines::print_of_batch(&mut text, done.id, &done.result) {
                         return Some(Err(error));
                     }
                     self.answer_bytes = self.answer_bytes.max(text.len() - before);

@@ -24,7 +24,7 @@ pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Re
         Err(_) => Err(Problem::new(
             StatusCode::REQUEST_TIMEOUT,
             "body_timeout",
-            format!("the body did not come within {} s; send it again, and faster", time_max.as_secs()),
+            format!("the body did not come within {} ms; send it again, and faster", time_max.as_millis()),
         )),
     }
 }

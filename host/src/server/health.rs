@@ -13,10 +13,11 @@ pub(super) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// It serves.
+/// It serves, and can: without its journal it does nothing but answer queries, and only a start brings that back.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
+    let failure = shared.host.data().and_then(|directory| directory.committer().failure());
     match shared.phase() {
-        Phase::Serving => Ok("ready\n"),
+        Phase::Serving => failure.map_or(Ok("ready\n"), |error| Err(Problem::storage(&error))),
         Phase::Starting => Err(Problem::later("starting", "services are being brought back")),
         Phase::Draining => Err(Problem::later("draining", "the server is being stopped")),
     }

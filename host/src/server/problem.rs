@@ -233,8 +233,8 @@ impl From<DataError> for Problem {
     }
 }
 
-/// The answer to a transaction or query.
-pub(super) fn answer(reply: Reply) -> Response {
+/// The answer to a transaction or query. An id that the host made up is not told: nobody can ask for the answer by it.
+pub(super) fn answer(reply: Reply, has_id: bool) -> Response {
     let outcome = reply.answer.outcome();
     let mut response = match reply.answer {
         Answer::Ok(bytes) => {
@@ -262,7 +262,9 @@ pub(super) fn answer(reply: Reply) -> Response {
     insert(headers, VM, reply.vm.to_string());
     headers.insert(SEQUENCE, HeaderValue::from(reply.sequence.0));
     headers.insert(FUEL_USED, HeaderValue::from(reply.fuel_used));
-    insert(headers, TRANSACTION_ID, encoded(&reply.id));
+    if has_id {
+        insert(headers, TRANSACTION_ID, encoded(&reply.id));
+    }
     if reply.is_repeated {
         headers.insert(REPEATED, HeaderValue::from_static("true"));
     }
@@ -329,7 +331,7 @@ mod tests {
 
     #[test]
     fn an_answer_tells_all_there_is_in_its_headers() {
-        let response = answer(reply(Answer::Ok(bytes::Bytes::from_static(b"{}"))));
+        let response = answer(reply(Answer::Ok(bytes::Bytes::from_static(b"{}"))), true);
         let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
         assert_eq!(response.status(), 200);
         assert_eq!(
@@ -337,16 +339,18 @@ mod tests {
             ["application/json", "ok", "bank/3", "7", "12", "true"]
         );
         assert_eq!(header(TRANSACTION_ID_HEADER), "a%20b%0A%25");
+        let made_up = answer(reply(Answer::Refused("no".into())), false);
+        assert!(!made_up.headers().contains_key(TRANSACTION_ID_HEADER));
     }
 
     #[test]
     fn outcomes_have_their_codes() {
-        let code = |answered: Answer| answer(reply(answered)).status().as_u16();
+        let code = |answered: Answer| answer(reply(answered), true).status().as_u16();
         assert_eq!(code(Answer::Refused("no".into())), 422);
         assert_eq!(code(Answer::Failed(Cause::Trap { message: "unreachable".into() })), 422);
         let deadline = Cause::Deadline { deadline: Duration::from_secs(1) };
         assert!(deadline.is_retryable());
-        let response = answer(reply(Answer::Failed(deadline)));
+        let response = answer(reply(Answer::Failed(deadline)), true);
         assert_eq!(response.status(), 503);
         assert!(response.headers().contains_key(RETRY_AFTER));
     }

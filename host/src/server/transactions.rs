@@ -58,8 +58,9 @@ async fn perform(
         }
         read => read?,
     };
+    let has_id = id.is_some();
     let reply = Counted::begin(shared, identity, service, Request { id, body, kind })?.await?;
-    Ok(problem::answer(reply))
+    Ok(problem::answer(reply, has_id))
 }
 
 /// A request under way, which is counted when it ends, whether or not somebody waits for its answer then.
@@ -141,7 +142,7 @@ pub(super) async fn look_up(
         return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
     };
     match found? {
-        Some(reply) => Ok(problem::answer(reply)),
+        Some(reply) => Ok(problem::answer(reply, true)),
         None => Err(Problem::new(
             StatusCode::NOT_FOUND,
             "unknown",

@@ -449,7 +449,7 @@ impl Log {
         let result = if is_spare { self.storage.rename(&name, &spare) } else { self.storage.remove(&name) };
         result
             .and_then(|()| self.storage.sync_directory())
-            .map_err(|source| Failure { action: "give up a segment", source })?;
+            .map_err(|error| Failure { action: "give up a segment", error })?;
         if is_spare {
             self.spares.push(spare);
         }
