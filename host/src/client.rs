@@ -593,9 +593,9 @@ impl Client {
         } else if error.is_connect() {
             ClientError::Unreachable { url, reason }
         } else if url.starts_with("http:") && reason == NOT_HTTP {
-            ClientError::Unreachable {
+            ClientError::Interrupted {
                 url,
-                reason: "it does not speak HTTP; try https:// if it has a certificate".into(),
+                reason: "that is no HTTP; try https:// if the server has a certificate".into(),
             }
         } else {
             ClientError::Interrupted { url, reason }

@@ -19,7 +19,7 @@ use crate::journal::MemoryJournal;
 use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
-use crate::service::{LaunchError, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
+use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{Workload, WorkloadHash};
 use std::collections::{BTreeMap, HashMap};
@@ -336,6 +336,14 @@ impl Host {
     /// # Errors
     /// As [`Host::fail_over`].
     pub async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+        self.order_fail_over(by, service).await.map(|(status, _)| status)
+    }
+
+    /// The same, with the VM in which the service was when it was its turn.
+    ///
+    /// # Errors
+    /// As [`Host::fail_over`].
+    pub(crate) async fn order_fail_over(&self, by: &Identity, service: &str) -> Result<Ordered, Denial> {
         self.enter(by, service, Grant::Operate)?.fail_over().await
     }
 

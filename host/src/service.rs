@@ -27,7 +27,7 @@ mod spec;
 pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub use handle::Pending;
-pub(crate) use handle::ServiceHandle;
+pub(crate) use handle::{Ordered, ServiceHandle};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES};
 pub(crate) use recover::KeeperTask;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
@@ -53,7 +53,7 @@ use crate::snapshot::file::{Course, SnapshotHeader};
 use crate::transaction::{Answer, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
-use handle::{LOOKS_MAX, Message, ReplySender};
+use handle::{LOOKS_MAX, Message, Order, ReplySender};
 use logs::LogBucket;
 use moves::Moved;
 use shadow::{Aim, Shadow};
@@ -352,25 +352,27 @@ impl Service {
             Message::Request { user, request, reply } => self.perform(user, request, reply).await,
             Message::FailOver { done } => {
                 let is_alive = self.revive().await.is_ok();
+                let order = Order { from: self.vm.id.clone(), done };
                 if is_alive && self.prefers_shadow() {
-                    return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), Some(done));
+                    return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), Some(order));
                 }
                 if is_alive {
                     let _ = self.fail_over(FailoverCause::Forced).await;
                 }
-                let _ = done.send(self.status());
+                order.tell(self.status());
             }
             Message::Snapshot { done } => {
                 let is_alive = self.revive().await.is_ok();
+                let order = Order { from: self.vm.id.clone(), done };
                 if is_alive && self.prefers_shadow() {
                     // A failover that is under way may not export anything.
                     self.finish_shadow().await;
-                    return self.begin_shadow(Aim::Snapshot, Some(done));
+                    return self.begin_shadow(Aim::Snapshot, Some(order));
                 }
                 if is_alive {
                     let _ = self.take_snapshot().await;
                 }
-                let _ = done.send(self.status());
+                order.tell(self.status());
             }
             Message::Status { done, .. } => {
                 let _ = done.send(self.status());
@@ -396,7 +398,7 @@ impl Service {
             Ok(Admitted::Answered(repeated)) => {
                 // What it repeats may not be durable yet.
                 let commit = self.last_commit.clone();
-                self.release(reply, repeated, &commit);
+                self.release(reply, repeated, true, &commit);
                 return;
             }
             Err(denial) => {
@@ -426,7 +428,7 @@ impl Service {
                         if is_kept && self.stopped.is_none() {
                             self.fail_over_if_crossed(&work).await;
                         }
-                        self.release(reply, answered, &commit);
+                        self.release(reply, answered, work.key.is_some(), &commit);
                     }
                 }
                 if self.stopped.is_some() {
@@ -445,22 +447,26 @@ impl Service {
     }
 
     /// Has an answer told when `commit` says that it holds. A client that is gone has lost interest.
-    fn release(&mut self, reply: ReplySender, mut answered: Reply, commit: &Commit) {
+    fn release(&mut self, reply: ReplySender, mut answered: Reply, is_id_kept: bool, commit: &Commit) {
         answered.failover = self.triggered.take().map(Box::new);
-        self.tell_when_safe(commit, answered, |answer| drop(reply.send(answer)));
+        self.tell_when_safe(commit, answered, is_id_kept, |answer| drop(reply.send(answer)));
     }
 
     fn tell_when_safe(
         &self,
         commit: &Commit,
         answered: Reply,
+        is_id_kept: bool,
         tell: impl FnOnce(Result<Reply, Denial>) + Send + 'static,
     ) {
         let service = self.name.clone();
         commit.then(move |durable| {
             tell(match durable {
                 Ok(()) => Ok(answered),
-                Err(error) => Err(Denial::Unknown { service, id: answered.id, reason: error.to_string() }),
+                Err(error) => {
+                    let id = is_id_kept.then_some(answered.id);
+                    Err(Denial::Unknown { service, id, reason: error.to_string() })
+                }
             });
         });
     }
@@ -509,7 +515,7 @@ impl Service {
             Ok(None) => drop(found.send(self.too_old(&id).map_or(Ok(None), Err))),
             Ok(Some(record)) => {
                 let answered = self.repeated(&record);
-                self.tell_when_safe(&self.last_commit.clone(), answered, |answer| {
+                self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
                     drop(found.send(answer.map(Some)));
                 });
             }
@@ -560,7 +566,7 @@ impl Service {
             return Err(Denial::Stopped { service: self.name.clone(), reason });
         }
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
-        // No other of the service ever has it, also after a restart.
+        // No other id that the service makes up for a transaction that is kept is the same, also after a restart.
         let id = id.unwrap_or_else(|| match kind {
             Kind::Transaction => format!("host-{sequence}"),
             Kind::Query => {

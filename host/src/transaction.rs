@@ -368,15 +368,12 @@ pub enum Denial {
     },
     /// It was executed, and whether that was kept is not known: the journal failed meanwhile. The one denial that may have
     /// had an effect.
-    #[error(
-        "the outcome of '{}' on service '{service}' is unknown: {reason}; send it again with the same id",
-        Printable(id)
-    )]
+    #[error("{}", unknown(service, id.as_deref(), reason))]
     Unknown {
         /// The service.
         service: Name,
-        /// The request's id.
-        id: String,
+        /// The request's id, if the client gave it one: a repetition of it is recognised.
+        id: Option<String>,
         /// Why.
         reason: String,
     },
@@ -417,4 +414,17 @@ pub struct Reply {
     pub vm: VmId,
     /// The failover that this request caused: one that is over, or one that a shadow has begun.
     pub failover: Option<Box<Triggered>>,
+}
+/// That an outcome is unknown, and what to do about it: without an id, a repetition would be another transaction.
+fn unknown(service: &Name, id: Option<&str>, reason: &str) -> String {
+    match id {
+        Some(id) => {
+            let id = Printable(id);
+            format!("the outcome of '{id}' on service '{service}' is unknown: {reason}; send it again with the same id")
+        }
+        None => format!(
+            "the outcome of a request without an id on service '{service}' is unknown: {reason}; look at the service's state \
+             before you send it again"
+        ),
+    }
 }

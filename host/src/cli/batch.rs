@@ -263,6 +263,7 @@ impl Batch {
             }
             Err(error @ ClientError::Problem { .. }) if !sending.may_be_done() => {
                 *is_untaken = true;
+                let _ = told.end();
                 Err(error.into())
             }
             Err(error) => {

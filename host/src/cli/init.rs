@@ -48,7 +48,9 @@ impl Init {
         let has_config = fs::symlink_metadata(&config).is_ok();
         // What a configuration names may be gone, or somewhere else now.
         let data = if has_config {
-            let read = Config::read(&config, &Overrides::default()).map_err(|error| UsageError(error.to_string()))?;
+            let read = Overrides::from_environment(|name| std::env::var_os(name))
+                .and_then(|overrides| Config::read(&config, &overrides))
+                .map_err(|error| UsageError(error.to_string()))?;
             if has_users(&read.data) {
                 return Err(UsageError(format!(
                     "{} is there already, and is not overwritten; start it with {}, or name another folder",

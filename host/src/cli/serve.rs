@@ -113,8 +113,8 @@ impl Serve {
             let named = config.data.display().to_string();
             let named = named.escape_debug();
             let text = format!(
-                "data directory '{named}' has no users, so nobody could log in; lifeboat init FOLDER adds an admin to \
-                 FOLDER/data, if there is no {CONFIG_FILE} in FOLDER yet"
+                "data directory '{named}' has no users, so nobody could log in; lifeboat init FOLDER, with the folder of a \
+                 {CONFIG_FILE} that names it as its data, adds an admin"
             );
             return Err(UsageError(text).into());
         }

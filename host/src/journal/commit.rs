@@ -141,7 +141,7 @@ struct Shared {
     frames: AtomicU64,
     frame_bytes: AtomicU64,
     commit_times: Distribution,
-    failed: watch::Sender<Option<LogError>>,
+    failed: watch::Sender<Option<CommitError>>,
 }
 
 /// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
@@ -301,12 +301,12 @@ impl Committer {
 
     /// Why nothing is committed any more, if the log has failed.
     #[must_use]
-    pub fn failure(&self) -> Option<LogError> {
+    pub fn failure(&self) -> Option<CommitError> {
         self.shared.failed.borrow().clone()
     }
 
     /// Waits until the log fails, which may be never.
-    pub async fn failed(&self) -> LogError {
+    pub async fn failed(&self) -> CommitError {
         let mut failed = self.shared.failed.subscribe();
         let failed = failed.wait_for(Option::is_some).await.ok().and_then(|failed| failed.clone());
         match failed {
@@ -381,14 +381,13 @@ impl Shared {
     fn fail(&self, error: &LogError) -> LogError {
         self.queue().failure.get_or_insert(error.clone().into());
         self.room.close();
-        self.failed.send_if_modified(|failed| match failed {
-            Some(_) => false,
-            None => {
-                *failed = Some(error.clone());
-                true
-            }
-        });
+        self.tell_failure(error.clone().into());
         error.clone()
+    }
+
+    /// Tells who looks after the journal, once.
+    fn tell_failure(&self, error: CommitError) {
+        self.failed.send_if_modified(|failed| failed.is_none() && failed.replace(error).is_none());
     }
 
     fn close(&self, is_sealing: bool) {
@@ -450,6 +449,9 @@ struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
     fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.tell_failure(CommitError::Closed);
+        }
         let mut queue = self.0.queue();
         let failure = queue.failure.get_or_insert(CommitError::Closed).clone();
         let (submitted, orders) = (std::mem::take(&mut queue.submitted), std::mem::take(&mut queue.orders));

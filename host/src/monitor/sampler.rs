@@ -6,7 +6,7 @@ use crate::meter::Usage;
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;
-use sysinfo::{Cpu, CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
+use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
 
 /// What one sample says. CPU and network are rates, which the first sample cannot tell.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
@@ -70,16 +70,8 @@ impl Sampler {
     /// What was used since the last sample: of the control group's quota, else of the machine.
     fn cpu(&mut self, at: Duration, took: Option<Duration>) -> Option<Usage> {
         self.system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());
-        let all = self.system.cpus();
-        // By its name: a core that is switched off has a number, too.
-        let number = |cpu: &Cpu| cpu.name().strip_prefix("cpu").and_then(|number| number.parse().ok());
-        let ours: Vec<f32> = all
-            .iter()
-            .filter(|cpu| {
-                self.allowed.as_ref().is_none_or(|set| number(cpu).is_none_or(|number| set.contains(&number)))
-            })
-            .map(Cpu::usage)
-            .collect();
+        let cores: Vec<(&str, f32)> = self.system.cpus().iter().map(|cpu| (cpu.name(), cpu.usage())).collect();
+        let ours = ours(&cores, self.allowed.as_ref());
         let machine_millicores = ours.len() as u64 * 1_000;
         let reading = self.cgroups.cpu(machine_millicores);
         let last = self.last.replace((at, reading)).and_then(|(_, reading)| reading);
@@ -145,6 +137,17 @@ fn disk_of(directory: &Path, disks: &Disks) -> Option<usize> {
     disks.iter().position(|disk| disk.id() == Some(device))
 }
 
+/// How busy the cores are that the process may run on: those of `cores`, each with its name, whose numbers are `allowed`.
+/// All of them if these cannot be found there, as in a container that is shown others under other names.
+fn ours(cores: &[(&str, f32)], allowed: Option<&BTreeSet<usize>>) -> Vec<f32> {
+    // A core that is switched off has a number, too, so it is not the place in the list.
+    let number = |name: &str| name.strip_prefix("cpu").and_then(|number| number.parse().ok());
+    let is_ours = |name: &str| number(name).is_some_and(|number| allowed.is_some_and(|set| set.contains(&number)));
+    let ours: Vec<f32> = cores.iter().filter(|(name, _)| is_ours(name)).map(|(_, usage)| *usage).collect();
+    let are_found = allowed.is_some_and(|set| set.len() == ours.len());
+    if are_found { ours } else { cores.iter().map(|(_, usage)| *usage).collect() }
+}
+
 /// Of how busy each core is, in percent. None before it is known which there are.
 fn machine_cpu(percents: &[f32]) -> Option<Usage> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 to 1,000")]
@@ -175,6 +178,16 @@ mod tests {
         assert_eq!(machine_cpu(&[98.5, 100.0, 200.0, 0.04]), Some(Usage { used: 2_985, limit: 4_000 }));
         assert_eq!(machine_cpu(&[f32::NAN, -1.0]), Some(Usage { used: 0, limit: 2_000 }));
         assert_eq!(machine_cpu(&[]), None);
+    }
+
+    #[test]
+    fn the_cores_of_a_pinned_process_count_if_they_can_be_found() {
+        let cores = [("cpu0", 1.0), ("cpu2", 2.0), ("cpu3", 3.0)];
+        let of = |allowed: &[usize]| ours(&cores, Some(&allowed.iter().copied().collect()));
+        assert_eq!(ours(&cores, None), [1.0, 2.0, 3.0]);
+        assert_eq!((of(&[0, 2, 3]), of(&[2, 3]), of(&[2])), (vec![1.0, 2.0, 3.0], vec![2.0, 3.0], vec![2.0]));
+        // A container may be shown its cores as the first ones.
+        assert_eq!((of(&[4, 5, 6]), of(&[2, 5])), (vec![1.0, 2.0, 3.0], vec![1.0, 2.0, 3.0]));
     }
 
     #[test]

@@ -81,6 +81,16 @@ impl Problem {
         self.status == StatusCode::PAYLOAD_TOO_LARGE
     }
 
+    /// Whether the server cannot now.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    /// Of a question about another request, whose outcome this is not.
+    pub(super) fn without_outcome(self) -> Self {
+        Self { outcome: None, ..self }
+    }
+
     pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
         self.outcome = Some(outcome);
         self
@@ -150,7 +160,11 @@ impl From<Denial> for Problem {
             Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
             // It is not one of the four outcomes, but which of them is not known.
-            Denial::Unknown { .. } => return Self::later("outcome_unknown", denial.to_string()),
+            Denial::Unknown { id: Some(_), .. } => return Self::later("outcome_unknown", denial.to_string()),
+            // To try again would be to do it again.
+            Denial::Unknown { id: None, .. } => {
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", denial.to_string());
+            }
         };
         let problem = Self::new(status, code, denial.to_string()).with_outcome(Outcome::Denied);
         match status {

@@ -255,7 +255,8 @@ fn admit(
         Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
     };
     if let Some(problem) = not_now {
-        let is_transaction = needs == Needs::Grant(Grant::Transact);
+        // A look-up is about another one.
+        let is_transaction = needs == Needs::Grant(Grant::Transact) && request.method() != Method::GET;
         return Err(if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem });
     }
     let identity = shared.host.authenticate(token(request.headers())?)?;
@@ -276,7 +277,7 @@ fn admit(
 fn token(headers: &HeaderMap) -> Result<&str, Problem> {
     let Some(value) = headers.get(AUTHORIZATION) else {
         return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
-            reason: "the request has no token; log in, and send 'Authorization: Bearer TOKEN'",
+            reason: "the request has no header 'Authorization: Bearer TOKEN'",
         }));
     };
     let text = value.to_str().unwrap_or("");

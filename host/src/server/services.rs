@@ -109,14 +109,14 @@ pub(super) async fn fail_over(
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    let before = shared.host.status_of(&routes::name(&name)?).await.map(|status| status.vm);
-    let after = shared.host.fail_over_as(&identity, &name).await.map_err(not_operated)?;
+    let (after, from) = shared.host.order_fail_over(&identity, &name).await.map_err(not_operated)?;
     let Status { vm, stopped, unmovable, degraded, .. } = after;
     if let Some(reason) = stopped {
         return Err(Denial::Stopped { service: vm.service, reason }.into());
     }
-    if before.as_ref() == Some(&vm) {
-        let reason = unmovable.or(degraded).unwrap_or_else(|| "its last move failed; its events tell why".into());
+    if vm == from {
+        let reason = degraded.or(unmovable);
+        let reason = reason.unwrap_or_else(|| "another order, or its end, came in between; try again".into());
         return Err(Problem::later("not_moved", format!("service '{}' stays in {vm}: {reason}", vm.service)));
     }
     one(&shared, &name).await.map(Json)

@@ -2,7 +2,7 @@
 
 use super::{QUEUE_BYTES_MAX, Status};
 use crate::name::Name;
-use crate::transaction::{Denial, Reply, Request};
+use crate::transaction::{Denial, Reply, Request, VmId};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,6 +14,22 @@ pub(super) const LOOKS_MAX: usize = 16;
 
 /// Where a request's answer goes, once it may be told.
 pub(super) type ReplySender = oneshot::Sender<Result<Reply, Denial>>;
+
+/// How a service is after an order, and the VM in which the order found it.
+pub(crate) type Ordered = (Status, VmId);
+
+/// An order that was taken in hand, by whoever waits for its end.
+pub(super) struct Order {
+    pub(super) from: VmId,
+    pub(super) done: oneshot::Sender<Ordered>,
+}
+
+impl Order {
+    /// It is over. One who is gone has lost interest.
+    pub(super) fn tell(self, status: Status) {
+        let _ = self.done.send((status, self.from));
+    }
+}
 
 /// What stands in a service's queue.
 pub(super) enum Message {
@@ -30,10 +46,10 @@ pub(super) enum Message {
         _place: OwnedSemaphorePermit,
     },
     FailOver {
-        done: oneshot::Sender<Status>,
+        done: oneshot::Sender<Ordered>,
     },
     Snapshot {
-        done: oneshot::Sender<Status>,
+        done: oneshot::Sender<Ordered>,
     },
     Status {
         done: oneshot::Sender<Status>,
@@ -138,13 +154,13 @@ impl ServiceHandle {
     }
 
     /// Fails over now, as an operator's wish.
-    pub(crate) async fn fail_over(&self) -> Result<Status, Denial> {
+    pub(crate) async fn fail_over(&self) -> Result<Ordered, Denial> {
         self.ask(|done| Message::FailOver { done }).await
     }
 
     /// Takes a snapshot now.
     pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
-        self.ask(|done| Message::Snapshot { done }).await
+        self.ask(|done| Message::Snapshot { done }).await.map(|(status, _)| status)
     }
 
     /// Ends the service's task, after all that was sent before. Says why no snapshot of its last state could be taken, if

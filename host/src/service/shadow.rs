@@ -12,7 +12,8 @@
 //! service in another way drops the shadow first. A shadow is no more than a rehydrate: one that is lost costs nothing
 //! but its work, and one whose replies differ is never promoted.
 
-use super::{Begun, Service, Status, TAIL_FUEL_MAX};
+use super::handle::Order;
+use super::{Begun, Service, TAIL_FUEL_MAX};
 use crate::clock::Timestamp;
 use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
@@ -28,7 +29,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 
 /// `auto` uses a shadow when the last snapshot had more bytes than this: below, a direct failover takes milliseconds.
@@ -92,7 +93,7 @@ pub(super) struct Shadow {
     /// What the VM that serves had kept when the round began, as fuel.
     kept_fuel_before: u64,
     /// Who waits for it to end.
-    pub(super) waiting: Vec<oneshot::Sender<Status>>,
+    pub(super) waiting: Vec<Order>,
 }
 
 /// How far a round is.
@@ -318,7 +319,7 @@ impl Service {
     }
 
     /// Begins a shadow, or has the one that is there serve another aim as well.
-    pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Option<oneshot::Sender<Status>>) {
+    pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Option<Order>) {
         if let Some(shadow) = &mut self.shadow {
             // One that exports its state serves a failover as well as any.
             if matches!(aim, Aim::FailOver(_)) && shadow.aim == Aim::Snapshot {
@@ -329,7 +330,10 @@ impl Service {
         }
         let tail = match self.journal.tail(self.snapshot.sequence()) {
             Ok(tail) => tail,
-            Err(error) => return self.shadow_lost(aim, &error.into()),
+            Err(error) => {
+                self.shadow_lost(aim, &error.into());
+                return self.tell_waiting(waiting.into_iter().collect());
+            }
         };
         // What cannot be exported is moved by replay alone, but for memory, which that does not help.
         let is_movable = self.unmovable_backoff.is_over(self.requests);
@@ -369,10 +373,9 @@ impl Service {
         }
     }
 
-    fn tell_waiting(&self, waiting: Vec<oneshot::Sender<Status>>) {
-        for done in waiting {
-            // One that is gone has lost interest.
-            let _ = done.send(self.status());
+    fn tell_waiting(&self, waiting: Vec<Order>) {
+        for order in waiting {
+            order.tell(self.status());
         }
     }
 
