@@ -20,12 +20,14 @@ mod serve;
 mod services;
 mod simulate;
 mod snapshot;
+mod stop;
 mod tx;
 mod usage;
 mod user;
 mod verify;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lifeboat::auth::Salt;
 use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
 use lifeboat::service::LaunchError;
 use lifeboat::size::{Bytes, parse_bytes};
@@ -234,6 +236,14 @@ pub(crate) fn random() -> anyhow::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers can be had: {error}"))?;
     Ok(bytes)
+}
+
+/// The salt of a password that is being chosen.
+pub(crate) fn random_salt() -> anyhow::Result<Salt> {
+    let mut salt = Salt::default();
+    let length = salt.len();
+    salt.copy_from_slice(&random()?[..length]);
+    Ok(salt)
 }
 
 /// An epoch that nobody can guess.

@@ -254,11 +254,18 @@ pub struct HostPressure {
     pub threshold_percent: Percent,
 }
 
+impl HostPressure {
+    /// Below this the resource is relieved.
+    fn relief(&self) -> Percent {
+        self.threshold_percent.less_points(HYSTERESIS_POINTS)
+    }
+}
+
 impl fmt::Display for HostPressure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { resource, usage, threshold_percent } = self;
         let (utilisation_percent, amounts) = (usage.utilisation_percent(), resource.amounts(*usage));
-        let relief = threshold_percent.less_points(HYSTERESIS_POINTS);
+        let relief = self.relief();
         write!(
             f,
             "{resource} {utilisation_percent:.1}% ({amounts}, threshold {threshold_percent}, relieved below {relief})"
@@ -448,6 +455,14 @@ impl fmt::Display for Event {
             Self::HostPressure(pressure) => {
                 write!(f, "SLA failure: host {pressure}; new services and scratch work wait, failovers go on")
             }
+            // One that is above that can no longer be read: it is not under pressure for ever.
+            Self::HostRelieved(pressure) if pressure.relief().reached(pressure.usage.used, pressure.usage.limit) => {
+                write!(
+                    f,
+                    "Relieved: how full the host's {} is can no longer be read; it was {pressure}",
+                    pressure.resource
+                )
+            }
             Self::HostRelieved(pressure) => write!(f, "Relieved: host {pressure}"),
             Self::Log { service, line } => write!(f, "{service}: {}", Printable(line)),
         }
@@ -481,6 +496,18 @@ mod tests {
         let service = Name::new("bank").expect("a name");
         let event = Event::Log { service, line: "it's \u{1b}[2J \u{e9}".into() };
         assert_eq!(event.to_string(), "bank: it's \\u{1b}[2J \u{e9}");
+    }
+
+    #[test]
+    fn a_resource_that_can_no_longer_be_read_is_not_said_to_be_below_its_bound() {
+        let relieved = |used| {
+            let usage = Usage { used, limit: 1_000 };
+            let resource = HostResource::Memory;
+            Event::HostRelieved(HostPressure { resource, usage, threshold_percent: Percent::whole(98) }).to_string()
+        };
+        assert!(relieved(929).starts_with("Relieved: host memory 92.9% ("), "{}", relieved(929));
+        let told = "Relieved: how full the host's memory is can no longer be read; it was memory 99.0% (";
+        assert!(relieved(990).starts_with(told), "{}", relieved(990));
     }
 
     #[test]

@@ -252,6 +252,15 @@ mod tests {
         (authority, token)
     }
 
+    /// With an admin, `root`; both are let in.
+    fn bank_with_admin() -> (Authority, Identity, Identity) {
+        let (mut authority, token) = bank();
+        authority.add_admin(&name("root"));
+        let root = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
+        let [ada, root] = [token, root].map(|token| authority.authenticate(token.reveal(), NOW).expect("valid"));
+        (authority, ada, root)
+    }
+
     #[test]
     fn a_token_is_its_users_until_it_expires() {
         let (authority, token) = bank();
@@ -320,11 +329,7 @@ mod tests {
 
     #[test]
     fn an_admin_has_every_grant_until_they_are_removed() {
-        let (mut authority, token) = bank();
-        authority.add_admin(&name("root"));
-        let root = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
-        let root = authority.authenticate(root.reveal(), NOW).expect("valid");
-        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        let (mut authority, ada, root) = bank_with_admin();
         assert!(root.is_admin && !ada.is_admin);
         for grant in Grant::ALL {
             assert!(authority.authorise(&root, "a service to come", grant).is_ok());
@@ -342,14 +347,10 @@ mod tests {
 
     #[test]
     fn who_was_let_in_may_do_nothing_any_more_once_the_token_is_void() {
-        let (mut authority, token) = bank();
-        authority.add_admin(&name("root"));
-        let root_token = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
-        let root = authority.authenticate(root_token.reveal(), NOW).expect("valid");
-        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        let (mut authority, ada, root) = bank_with_admin();
         authority.grant("ada", &name("bank"), Grant::Transact);
         authority.void_all("ada");
-        authority.void(root_token.reveal());
+        authority.void_hash(&root.token);
         let void = Err(Denial::NotAuthenticated { reason: "the token is unknown" });
         assert_eq!(authority.authorise(&ada, "bank", Grant::Transact), void);
         assert_eq!(authority.authorise_admin(&root), void);

@@ -5,6 +5,7 @@ mod resume;
 use super::remote::{self, Login, Waiting};
 use super::run::counted;
 use super::run::lines::Lines;
+use super::stop::Stop;
 use super::{UsageError, exit, is_pipe_open, tx};
 use anyhow::Context;
 use clap::Args;
@@ -27,7 +28,6 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Answers between two lines about the progress, where there is no terminal for a bar.
 const ANSWERS_PER_NOTE: u64 = 10_000;
@@ -168,7 +168,8 @@ impl Batch {
         self.file.as_os_str() == "-"
     }
 
-    /// Prints the answers, or finds that the server refuses the batch as a whole: `is_untaken`. Returns how many ended in which way, and why it ended before the last line, if it did.
+    /// Prints the answers, or finds that the server refuses the batch as a whole: `is_untaken`. Returns how many ended in
+    /// which way, and why it ended before the last line, if it did.
     async fn drive(
         &self,
         mut sending: Sending,
@@ -176,8 +177,7 @@ impl Batch {
         mut told: Told,
         is_untaken: &mut bool,
     ) -> anyhow::Result<(BTreeMap<Outcome, u64>, Option<String>)> {
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut stop = Stop::new()?;
         let mut out = BufWriter::new(io::stdout().lock());
         // Since the first interruption: whether there may be lines that were not sent.
         let mut is_input_left = None;
@@ -198,7 +198,7 @@ impl Batch {
                     printed = told.answered();
                     tokio::select! {
                         biased;
-                        _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
+                        () = stop.asked() => {
                             if is_input_left.is_some() {
                                 let so_far = so_far(told.answered(), &sending);
                                 let go_on = self.how_to_go_on(told.answered(), sending.unanswered() == 0);

@@ -2,8 +2,10 @@
 
 use super::{DATA_VARIABLE, FindingError, UsageError, random};
 use anyhow::Context;
+use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CatalogError;
-use lifeboat::config::{CONFIG_FILE, DATA};
+use lifeboat::clock::{Clock, SystemClock};
+use lifeboat::config::{CONFIG_FILE, DATA, TOKEN_LIFETIME};
 use lifeboat::data::{Contents, DataError, FoundService, Locked};
 use lifeboat::engine::Program;
 use lifeboat::journal::frame::DirectoryId;
@@ -95,6 +97,12 @@ impl Data {
             error => error.into(),
         }
     }
+}
+
+/// The users of a data directory that was taken to change them.
+pub(crate) fn accounts(locked: Locked) -> anyhow::Result<Accounts> {
+    Accounts::load(Arc::new(locked), Arc::default(), argon2id(), TOKEN_LIFETIME, SystemClock.now())
+        .context("cannot read the users of the data directory")
 }
 
 /// The option that names `directory`, as a shell is to be given it.

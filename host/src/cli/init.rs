@@ -5,19 +5,18 @@
 //! file last, by whose absence it is known that it was not finished. A step that was done is not done again, and nothing
 //! that is there is overwritten.
 
-use super::{UsageError, data, exit, random};
+use super::{UsageError, data, exit, random_salt};
 use anyhow::Context;
 use clap::Args;
-use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, SALT_BYTES, Salt, argon2id, check_password};
+use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, check_password};
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::{CONFIG_FILE, Config, DATA, Overrides, TEMPLATE, TOKEN_LIFETIME};
+use lifeboat::config::{CONFIG_FILE, Config, DATA, Overrides, TEMPLATE};
 use lifeboat::name::Name;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::{Arc, RwLock};
 
 /// How often two passwords may differ before it is given up.
 const PASSWORD_TRIES: u32 = 3;
@@ -78,9 +77,7 @@ impl Init {
             UsageError(format!("{}: cannot be created: {error}; name another folder", shown(&self.directory)))
         })?;
         let locked = data::take(&data, true)?;
-        let authority: Arc<RwLock<_>> = Arc::default();
-        let accounts = Accounts::load(Arc::new(locked), authority, argon2id(), TOKEN_LIFETIME, SystemClock.now())
-            .context("cannot read the users of the data directory")?;
+        let accounts = data::accounts(locked)?;
         if let Some(admin) = accounts.list().into_iter().find(|account| account.is_admin) {
             // Of an init that was interrupted, or of a server whose file is gone.
             let _ = writeln!(
@@ -111,9 +108,7 @@ impl Init {
     }
 
     fn add_admin(&self, accounts: &Accounts, password: &str) -> anyhow::Result<()> {
-        let mut salt: Salt = [0; SALT_BYTES];
-        salt.copy_from_slice(&random()?[..SALT_BYTES]);
-        match accounts.add_user(&self.admin, password, true, SystemClock.now(), &salt) {
+        match accounts.add_user(&self.admin, password, true, SystemClock.now(), &random_salt()?) {
             Ok(()) => Ok(()),
             Err(error @ (AccountError::Password(_) | AccountError::Exists { .. })) => {
                 Err(UsageError(error.to_string()).into())

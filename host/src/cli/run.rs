@@ -2,6 +2,7 @@
 
 pub(super) mod lines;
 
+use super::stop::Stop;
 use super::{
     DATA_VARIABLE, FindingError, UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random,
     random_epoch,
@@ -37,7 +38,6 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// Requests that are under way at once. Less than a service's queue holds, so that none is denied for want of room.
 const IN_FLIGHT_MAX: usize = 256;
@@ -414,8 +414,7 @@ impl Run {
         let mut out = BufWriter::new(io::stdout().lock());
         let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
         let mut is_at_end = false;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let mut terminate = signal(SignalKind::terminate())?;
+        let mut stop = Stop::new()?;
         loop {
             if let Some(result) = pending.front_mut().and_then(|first| (&mut first.answer).now_or_never()) {
                 let id = pending.pop_front().and_then(|first| first.id);
@@ -444,7 +443,7 @@ impl Run {
             tokio::select! {
                 biased;
                 () = replied => {}
-                _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
+                () = stop.asked() => {
                     let is_twice = interrupted.is_some();
                     // A terminal has no more than what was typed.
                     let is_input_left = match &interrupted {

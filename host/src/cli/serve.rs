@@ -2,6 +2,7 @@
 
 mod log;
 
+use super::stop::Stop;
 use super::{UsageError, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
@@ -24,7 +25,6 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::signal::unix::{SignalKind, signal};
 
 const AFTER_HELP: &str = "\
 SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted that can be, the
@@ -171,7 +171,7 @@ impl Serve {
         };
         let ended = tokio::select! {
             ended = ending => ended,
-            () = stop.asked_again(start) => {
+            () = asked_again(&mut stop, start) => {
                 log.note("asked twice: ended at once; the next start replays what was not snapshotted");
                 return Ok(ExitCode::from(exit::HOST));
             }
@@ -304,32 +304,12 @@ fn usage(error: ConfigError) -> anyhow::Error {
     UsageError(error.to_string()).into()
 }
 
-/// The signals that ask the process to end.
-struct Stop {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Stop {
-    fn new() -> anyhow::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// Waits for the next.
-    async fn asked(&mut self) {
-        tokio::select! {
-            _ = self.terminate.recv() => {}
-            _ = self.interrupt.recv() => {}
-        }
-    }
-
-    /// Waits for one that is not the echo of the one at `first`.
-    async fn asked_again(&mut self, first: Instant) {
-        loop {
-            self.asked().await;
-            if first.elapsed() >= ASKED_AGAIN_MIN {
-                return;
-            }
+/// Waits for a signal that is not the echo of the one at `first`.
+async fn asked_again(stop: &mut Stop, first: Instant) {
+    loop {
+        stop.asked().await;
+        if first.elapsed() >= ASKED_AGAIN_MIN {
+            return;
         }
     }
 }

@@ -1,6 +1,7 @@
 //! `lifeboat tx`: one transaction of the server, or what became of one.
 
 use super::remote::{self, Waiting, print_answer, with_server};
+use super::stop::Stop;
 use super::{UsageError, exit, random};
 use anyhow::Context;
 use clap::Args;
@@ -12,7 +13,6 @@ use serde_json::json;
 use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
-use tokio::signal::unix::{SignalKind, signal};
 
 /// The longest body that is read, in bytes: far more than a server takes unless it is configured so.
 const BODY_READ_BYTES_MAX: u64 = 64 * 1024 * 1024;
@@ -75,10 +75,10 @@ impl Tx {
             format!("what became of the transaction is told by: lifeboat tx {service} --id {id} --look-up")
         };
         with_server(async |client| {
-            let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+            let mut stop = Stop::new()?;
             let sent = tokio::select! {
                 sent = client.transact_until_known(service, &id, body.into(), &backoff) => sent,
-                _ = async { tokio::select! { s = interrupt.recv() => s, s = terminate.recv() => s } } => {
+                () = stop.asked() => {
                     remote::note(&format!("lifeboat: interrupted; {}", how_to_know()));
                     return Ok(exit::SOME_NOT_OK);
                 }

@@ -1,20 +1,17 @@
 //! `lifeboat user`: who may do what on the server.
 
 use super::remote::{self, Passwords, with_server};
-use super::{UsageError, data, exit, random};
+use super::{UsageError, data, exit, random_salt};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use lifeboat::api::{Grants, User as Account};
-use lifeboat::auth::{Accounts, SALT_BYTES, Salt, argon2id, check_password};
+use lifeboat::auth::check_password;
 use lifeboat::client::ClientError;
-use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::TOKEN_LIFETIME;
 use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::sync::Arc;
 
 /// Arguments of `user`.
 #[derive(Debug, Args)]
@@ -166,19 +163,14 @@ impl User {
 
 /// Gives a user of a data directory another password.
 fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::Result<()> {
-    let locked = data::take(directory, false)?;
-    let (catalog, now) = (Arc::new(locked), SystemClock.now());
-    let accounts = Accounts::load(catalog, Arc::default(), argon2id(), TOKEN_LIFETIME, now)
-        .context("cannot read the users of the data directory")?;
+    let accounts = data::accounts(data::take(directory, false)?)?;
     if accounts.account(user).is_none() {
         let known: Vec<String> = accounts.list().into_iter().map(|account| account.user.to_string()).collect();
         return Err(UsageError(format!("there is no user '{user}'; there are: {}", known.join(", "))).into());
     }
     let password = passwords.choose(&format!("New password of {user}"))?;
     check_password(&password).map_err(|error| UsageError(error.to_string()))?;
-    let mut salt: Salt = [0; SALT_BYTES];
-    salt.copy_from_slice(&random()?[..SALT_BYTES]);
-    accounts.set_password(user, &password, &salt).context("cannot change the password")
+    accounts.set_password(user, &password, &random_salt()?).context("cannot change the password")
 }
 
 fn words(grants: &[GrantWord]) -> Vec<&'static str> {

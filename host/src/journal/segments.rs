@@ -33,6 +33,7 @@ use super::recovery::{
     Found, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, Standing, segment_name, walk,
 };
 use crate::name::Name;
+use crate::size::Bytes;
 use crate::storage::{Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use reclaim::Carry;
@@ -375,7 +376,11 @@ impl Log {
 
     /// Begins a new segment. With `frame_bytes`, a roster comes first if that leaves room for a frame so long.
     fn roll(&mut self, frame_bytes: Option<u64>) -> Result<(), Failure> {
-        let failed = |error| Failure { action: "begin a new segment of 16 MiB", error };
+        let segment_bytes = self.options.segment_bytes;
+        let failed = |error: io::Error| {
+            let error = io::Error::new(error.kind(), format!("{error} (it takes {})", Bytes(segment_bytes)));
+            Failure { action: "begin a new segment", error }
+        };
         let number = self.segments.back().map_or(1, |last| last.number + 1);
         let (spare, is_zeroed) = match self.spares.pop() {
             Some(spare) => (spare, false),

@@ -13,7 +13,7 @@ pub(super) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// It serves, and can: without its journal it does nothing but answer queries, and only a start brings that back.
+/// It serves, and can: without its journal it takes no transactions, and only a start brings that back.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
     let failure = shared.host.data().and_then(|directory| directory.committer().failure());
     match shared.phase() {
