@@ -1,7 +1,7 @@
 //! `lifeboat init` and `lifeboat config check`: what a user sees of them.
 
 use crate::site::tls_file;
-use crate::util::{Lifeboat, lifeboat, prebuilt, shell};
+use crate::util::{Lifeboat, guest, lifeboat, prebuilt, shell};
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::clock::Timestamp;
 use lifeboat::data::Locked;
@@ -170,7 +170,12 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
     // Everything that is wrong is told, each in its line.
     let small = "[[size]]\nname = 's'\nfuel = 10000\nmemory = '1MiB'\ndeadline_ms = 1000\n";
     let (missing, none) = (folder.join("missing.wasm"), tls_file("README.md"));
-    write(tls("README.md") + small + &service("a", &missing) + &service("b", &none) + &service("c", &counter));
+    let (chain, large) = (guest("refused/alias-chain-150.wat"), folder.join("large.wasm"));
+    fs::File::create(&large).and_then(|file| file.set_len(50_000_000)).expect("a sparse file");
+    let others = service("d", &chain) + &service("e", &large);
+    write(
+        tls("README.md") + small + &service("a", &missing) + &service("b", &none) + &service("c", &counter) + &others,
+    );
     let wrong = check(&file).output();
     assert_eq!(wrong.exits(2), "");
     let lines: Vec<&str> = wrong.stderr.lines().collect();
@@ -180,13 +185,15 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
         (place(11, 12), "missing.wasm' cannot be read: "),
         (place(14, 12), "not WebAssembly"),
         (place(17, 12), "starts with 1114112 bytes of memory"),
+        (place(20, 12), "alias-chain-150.wat`: "),
+        (place(23, 12), "the file is 50000000 bytes, limit is 33554432 bytes"),
     ]
     .into_iter()
     .enumerate()
     {
         assert!(lines[index].starts_with(&at) && lines[index].contains(words), "{at}{words}: {}", lines[index]);
     }
-    assert_eq!(lines.len(), 5, "{lines:?}");
+    assert_eq!(lines.len(), 7, "{lines:?}");
     // What is no data directory no server can go on with.
     write("data = '.'\n".into());
     check(&file).output().exits_with_one_line(2, &["data directory '", "has other files in it"]);

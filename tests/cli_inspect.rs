@@ -65,6 +65,13 @@ fn inspected(file: impl AsRef<std::ffi::OsStr>) -> Value {
     serde_json::from_str(output.exits(0)).expect("JSON")
 }
 
+/// Bytes at which a library panics are refused like any others.
+#[test]
+fn a_panic_of_a_library_is_a_refusal_in_one_line() {
+    refused(text_of("refused/alias-chain-150.wat"), &[]);
+    refused(binary(&text_of("refused/alias-chain-150.wat")), &[]);
+}
+
 // What is accepted.
 
 #[test]
@@ -128,7 +135,12 @@ fn json_report_has_hash_memory_and_imports() {
 fn memory_that_was_asked_for_is_checked() {
     let check = |memory: &str| lifeboat(["inspect", "--memory", memory]).arg(prebuilt("counter")).output();
     check("64MiB").exits(0);
-    let words = ["counter.wasm", "starts with 1114112 bytes", "has 1048576 bytes", "give it at least"];
+    let words = [
+        "counter.wasm",
+        "starts with 1114112 bytes",
+        "has 1048576 bytes",
+        "give it at least 1342304 bytes, for example 1311KiB",
+    ];
     check("1MiB").exits_with_one_line(3, &words);
     assert_eq!(check("lots").exits(2), "");
 }
@@ -229,7 +241,7 @@ fn file_over_the_limit_is_refused_without_being_read() {
     // A hole: far more than fits in memory, and no byte on the disk.
     file.set_len(1 << 40).expect("a sparse file");
     let output = lifeboat(["inspect"]).arg(&path).output();
-    let words = ["huge.wasm", "the file is", "limit is 33554432 bytes", "strip debug information"];
+    let words = ["huge.wasm", "the file is 1099511627776 bytes", "limit is 33554432 bytes", "strip debug information"];
     output.exits_with_one_line(3, &words);
 }
 

@@ -31,10 +31,9 @@ use lifeboat::auth::Salt;
 use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
 use lifeboat::service::LaunchError;
 use lifeboat::size::{Bytes, parse_bytes};
-use lifeboat::workload::{LoadError, LoadLimits, MODULE_BYTES_MAX, Workload};
+use lifeboat::workload::{LoadError, LoadLimits, ReadError, Workload};
 use operate::Operation;
-use std::fs::File;
-use std::io::{self, Read, Write};
+use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 use thiserror::Error;
@@ -273,11 +272,11 @@ pub(crate) fn load_workload(file: &Path) -> anyhow::Result<(Workload, Vec<u8>)> 
 
 /// Reads the workload in `file`, of which no more is read than the loader would take.
 pub(crate) fn read_workload(file: &Path) -> anyhow::Result<Vec<u8>> {
-    let unreadable = |error| UnreadableWorkload { file: file.display().to_string(), error };
-    let mut bytes = Vec::new();
-    // One byte more than the limit is enough for the loader to refuse it.
-    File::open(file).and_then(|file| file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)).map_err(unreadable)?;
-    Ok(bytes)
+    lifeboat::workload::read(file).map_err(|error| match error {
+        ReadError::Io(error) => UnreadableWorkload { file: file.display().to_string(), error }.into(),
+        ReadError::Load(refused) => refused.into(),
+        other => other.into(),
+    })
 }
 
 /// Writes to standard output; false if its reader has gone, which is no error.

@@ -30,15 +30,28 @@ pub const THRESHOLD_MIN: Percent = Percent::whole(20);
 ///
 /// # Errors
 /// A sentence that names the bounds.
-pub fn threshold(percent: Percent) -> Result<Percent, String> {
-    if percent < THRESHOLD_MIN {
-        return Err(format!("a threshold of {percent} is too low: it must lie between {THRESHOLD_MIN} and 100%"));
+pub fn threshold(percent: f64) -> Result<Percent, String> {
+    match Percent::try_from(percent) {
+        Ok(threshold) if threshold >= THRESHOLD_MIN => Ok(threshold),
+        _ => {
+            let fault = if percent > 100.0 { "high" } else { "low" };
+            Err(format!("a threshold of {percent}% is too {fault}: it must lie between {THRESHOLD_MIN} and 100%"))
+        }
     }
-    Ok(percent)
+}
+
+/// Reads a threshold: `98`, `97.5`, `98%`.
+///
+/// # Errors
+/// As [`threshold`], or that it is no number.
+pub fn parse_threshold(text: &str) -> Result<Percent, String> {
+    let number = text.trim().trim_end_matches('%').parse().ok().filter(|number: &f64| !number.is_nan());
+    let number = number.ok_or_else(|| format!("'{text}' is not a percentage: write a number such as 98 or 97.5"))?;
+    threshold(number)
 }
 
 pub(crate) fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
-    threshold(Percent::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    threshold(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 
 /// The utilisation at which each resource fails its SLA.

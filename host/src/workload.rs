@@ -11,20 +11,24 @@
 //!   [`WASI_IMPORTS`]. (The *types* of WASI imports are not checked here: linking does that);
 //! - what one instance needs of a pooled slot is at most what `LoadLimits` allows.
 //!
-//! The bytes are untrusted. Every length is bounded before it is worked on, and no input makes [`load`] panic or
-//! overflow a stack of 2 MiB: see `nesting.rs`, and `convert.rs` for the one place where a dependency could panic.
+//! The bytes are untrusted. Every length is bounded before it is worked on (`bounds.rs`), nesting is bounded before
+//! anything recurses over it (`nesting.rs`), and all of it runs on a thread of its own with a known stack, where a
+//! panic of a library is a refusal (`thread.rs`): no input makes [`load`] panic or overflow a stack.
 //!
 //! ```text
 //! bytes --text?--> binary --validate--> component ----------------------------+--> contract --> footprint --> Workload
 //!                              \------> core module --contract--> convert -> validate
 //! ```
 
+mod bounds;
 mod contract;
 mod convert;
 mod error;
+mod file;
 mod footprint;
 mod nesting;
 mod text;
+mod thread;
 
 #[cfg(test)]
 mod tests;
@@ -38,10 +42,14 @@ use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
 
 pub use contract::{PREVIEW_1_IMPORT, STATE_IMPORT, WASI_IMPORTS, WORKLOAD_EXPORT};
 pub use error::LoadError;
+pub use file::{ReadError, read};
 pub use footprint::Footprint;
+pub use thread::LOADER_STACK_BYTES;
 
 /// Bounds the bytes of a workload's file, and of the binary that text stands for: 32 MiB.
 pub const MODULE_BYTES_MAX: u64 = 32 << 20;
+/// Bounds the bytes of a workload that is text: 4 MiB. The parser needs up to 75 times the memory.
+pub const TEXT_BYTES_MAX: u64 = 4 << 20;
 /// Bounds the bytes of the component that a module was turned into: the module, the adapter and some glue.
 pub const COMPONENT_BYTES_MAX: u64 = MODULE_BYTES_MAX + (1 << 20);
 /// Bounds the `component-type` sections of a core module, together: 256 KiB. Usual are 1 to 30 kB.
@@ -65,6 +73,15 @@ pub const TABLE_ELEMENTS_MAX: u64 = 100_000;
 pub const CORE_EXTERNS_MAX: u64 = 20_000;
 /// Bounds the functions of all core modules together: each one is compiled.
 pub const FUNCTIONS_MAX: u64 = 100_000;
+
+/// Bounds the body of one function: 1 MiB. The time and the memory that the compiler takes grow faster than the body.
+pub const FUNCTION_BYTES_MAX: u64 = 1 << 20;
+/// Bounds the code of all functions together: 24 MiB.
+pub const CODE_BYTES_MAX: u64 = 24 << 20;
+/// Bounds the types of all core modules and components together.
+pub const TYPES_MAX: u64 = 50_000;
+/// Bounds the imports, exports, aliases, instances and functions of all components together, beside core modules.
+pub const COMPONENT_ITEMS_MAX: u64 = 50_000;
 
 /// The Wasm proposals that a workload may use: WebAssembly 2.0, tail calls, extended constants, multiple memories,
 /// relaxed SIMD and the component model.
@@ -90,7 +107,16 @@ pub const FEATURES: WasmFeatures = WasmFeatures::WASM3
 /// bound and the remedy.
 pub fn load(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, LoadError> {
     check_bytes(name, "the file", bytes, limits.module_bytes)?;
+    thread::run(name, || load_here(name, bytes, limits))
+}
+
+/// Loads on the stack of the caller.
+fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, LoadError> {
     let text = text::is_text(bytes);
+    if text && bytes.len() as u64 > limits.text_bytes {
+        let (bytes, limit_bytes) = (bytes.len() as u64, limits.text_bytes);
+        return Err(LoadError::TextTooLarge { file: error::one_line(name), bytes, limit_bytes });
+    }
     let parsed = if text { Some(text::parse(name, bytes)?) } else { None };
     let binary = parsed.as_deref().unwrap_or(bytes);
     check_bytes(name, "its binary form", binary, limits.module_bytes)?;
@@ -98,7 +124,7 @@ pub fn load(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, L
     let (form, component, adapted) = if Parser::is_component(binary) {
         (Form::Component, binary.to_vec(), false)
     } else if binary.starts_with(b"\0asm") {
-        validate(name, binary)?;
+        validate(name, binary, limits)?;
         footprint::scan(name, binary)?.check(name, limits)?;
         let converted = convert::to_component(name, binary, limits)?;
         (converted.form, converted.component, converted.adapted)
@@ -107,7 +133,7 @@ pub fn load(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, L
     };
     check_bytes(name, "its component", &component, limits.component_bytes)?;
 
-    let types = validate(name, &component)?;
+    let types = validate(name, &component, limits)?;
     let (imports, exports) = externs(name, &component)?;
     contract::check_component(name, types.as_ref(), &imports, &exports)?;
     let footprint = footprint::scan(name, &component)?;
@@ -273,6 +299,8 @@ pub enum Wasi {
 pub struct LoadLimits {
     /// Bytes of the file, and of the binary that text stands for; checked before anything is parsed.
     pub module_bytes: u64,
+    /// Bytes of a file that is text.
+    pub text_bytes: u64,
     /// Bytes of the component.
     pub component_bytes: u64,
     /// Bytes of all `component-type` sections of a core module.
@@ -291,12 +319,21 @@ pub struct LoadLimits {
     pub table_elements: u64,
     /// Functions of all core modules.
     pub functions: u64,
+    /// Bytes of the body of one function.
+    pub function_bytes: u64,
+    /// Bytes of the bodies of all functions.
+    pub code_bytes: u64,
+    /// Types of all core modules and components.
+    pub types: u64,
+    /// Imports, exports, aliases, instances and functions of all components.
+    pub component_items: u64,
 }
 
 impl Default for LoadLimits {
     fn default() -> Self {
         Self {
             module_bytes: MODULE_BYTES_MAX,
+            text_bytes: TEXT_BYTES_MAX,
             component_bytes: COMPONENT_BYTES_MAX,
             component_type_bytes: COMPONENT_TYPE_BYTES_MAX,
             core_modules: CORE_MODULES_MAX,
@@ -306,6 +343,10 @@ impl Default for LoadLimits {
             tables: TABLES_MAX,
             table_elements: TABLE_ELEMENTS_MAX,
             functions: FUNCTIONS_MAX,
+            function_bytes: FUNCTION_BYTES_MAX,
+            code_bytes: CODE_BYTES_MAX,
+            types: TYPES_MAX,
+            component_items: COMPONENT_ITEMS_MAX,
         }
     }
 }
@@ -318,7 +359,8 @@ fn check_bytes(file: &str, what: &'static str, bytes: &[u8], limit: u64) -> Resu
     Err(LoadError::TooLarge { file: error::one_line(file), what, bytes: length, limit_bytes: limit })
 }
 
-fn validate(file: &str, binary: &[u8]) -> Result<Types, LoadError> {
+fn validate(file: &str, binary: &[u8], limits: &LoadLimits) -> Result<Types, LoadError> {
+    bounds::check(file, binary, limits)?;
     nesting::check(file, binary)?;
     Validator::new_with_features(FEATURES).validate_all(binary).map_err(|cause| {
         // Some checks of a proposal fail with an ordinary message. If the binary is valid with everything on, the

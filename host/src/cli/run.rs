@@ -15,7 +15,7 @@ use lifeboat::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat::clock::{SystemClock, Timestamp};
 use lifeboat::data::{DataOptions, keep_workload};
 use lifeboat::event::{Event, EventSink};
-use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds, threshold};
+use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds, parse_threshold};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, outcome, parse_envelope, plain, print};
@@ -127,10 +127,6 @@ Sizes, smallest first; a service whose memory is full moves to a larger one:
 Example:
   echo '{{\"add\":1}}' | lifeboat run counter.wasm"
     )
-}
-
-fn parse_threshold(text: &str) -> Result<Percent, String> {
-    threshold(text.parse()?)
 }
 
 pub(super) fn parse_fuel(text: &str) -> Result<u64, String> {

@@ -4,9 +4,7 @@ use super::tables::Named;
 use super::{Config, ConfigError};
 use crate::failover::HEADROOM_POINTS;
 use crate::server::{ListenerError, TlsFile, tls};
-use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
-use std::fs::File;
-use std::io::Read;
+use crate::workload::{LoadLimits, ReadError, load, read};
 use std::path::{Path, PathBuf};
 
 /// The files that a configuration names, each with the error that stands for it.
@@ -58,11 +56,11 @@ fn is_about_key(error: &ListenerError) -> bool {
 
 fn check_workload(path: &Path, size: &str, memory_bytes: u64, level_percent: u8) -> Result<(), String> {
     let name = path.display().to_string();
-    let mut bytes = Vec::new();
-    // One byte more than the limit is enough for the loader to refuse it.
-    let read = File::open(path).and_then(|file| file.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes));
-    read.map_err(|error| {
-        format!("the workload '{}' cannot be read: {error}; name a .wasm or .wat file", name.escape_debug())
+    let bytes = read(path).map_err(|error| match error {
+        ReadError::Io(error) => {
+            format!("the workload '{}' cannot be read: {error}; name a .wasm or .wat file", name.escape_debug())
+        }
+        refused => refused.to_string(),
     })?;
     let workload = load(&name, &bytes, &LoadLimits::default()).map_err(|error| error.to_string())?;
     workload.check_size(size, memory_bytes, level_percent).map_err(|error| error.to_string())

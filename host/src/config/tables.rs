@@ -9,7 +9,6 @@ use super::{
 };
 use crate::failover::{FailoverMode, Thresholds, threshold};
 use crate::fleet::Machine;
-use crate::meter::Percent;
 use crate::name::Name;
 use crate::size::{Bytes, Size, check_fuel};
 use crate::transaction::BODY_BYTES_MAX;
@@ -80,8 +79,8 @@ struct TokensTable {
 #[derive(Default, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 struct ThresholdsTable {
-    cpu: Option<Spanned<Percent>>,
-    memory: Option<Spanned<Percent>>,
+    cpu: Option<Spanned<f64>>,
+    memory: Option<Spanned<f64>>,
 }
 
 #[derive(Deserialize)]
@@ -188,7 +187,7 @@ impl Resolver<'_> {
     }
 
     fn thresholds(&self, table: &ThresholdsTable, default: Thresholds) -> Result<Thresholds, ConfigError> {
-        let check = |value: &Option<Spanned<Percent>>, default| match value {
+        let check = |value: &Option<Spanned<f64>>, default| match value {
             None => Ok(default),
             Some(value) => threshold(*value.get_ref()).map_err(|message| self.at(value, message)),
         };

@@ -110,7 +110,10 @@ fn what_is_wrong_is_told_with_its_place_on_one_line() {
         ("[server.limits]\nheader_bytes_max = \"2 apples\"", "l.toml:2:20: '2 apples' is not a size in bytes"),
         ("[tokens]\nlifetime_hours = 0", "l.toml:2:18: lifetime_hours is 0; it must be 1 to 8784"),
         ("[thresholds]\ncpu = 10", "l.toml:2:7: a threshold of 10% is too low: it must lie between 20% and 100%"),
-        ("thresholds = { memory = 101 }", "l.toml:1:25: 101 is not a percentage: it must lie between 0 and 100"),
+        (
+            "thresholds = { memory = 101 }",
+            "l.toml:1:25: a threshold of 101% is too high: it must lie between 20% and 100%",
+        ),
         (
             "[[machine]]\nname = \"m1\"\nslots = 0\nmemory = \"4GiB\"",
             "l.toml:1:1: machine 'm1' has 0 slots; give it at least 1",

@@ -17,7 +17,7 @@ use super::contract::{
     CONTRACT, Function, PREVIEW_1_IMPORT, STATE_IMPORT, WORKLOAD_EXPORT, canonical, is_wasi, refuse_unknown,
 };
 use super::error::{self, LoadError, one_line};
-use super::{Form, LoadLimits};
+use super::{Form, LoadLimits, thread};
 
 /// The section in which the SDK and wit-bindgen leave the world that they were given.
 pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
@@ -55,23 +55,14 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
     }
 }
 
-/// Runs a parser or converter of someone else's on untrusted bytes, and turns a panic into an error.
+/// Runs a parser or converter of someone else's on untrusted bytes, and turns a panic into an error that says which of
+/// them it was. `thread.rs` says why that is sound.
 ///
 /// `wit-component` is meant for build machines: it states invariants of its input as `unwrap` and `assert!`, and a
-/// crafted `component-type` section may reach one. The text parser is fuzzed, but shares the boundary. Both are pure
-/// functions of the bytes, and what they were building is dropped with the panic, so nothing broken is left behind
-/// (hence `AssertUnwindSafe`). The panic hook still reports it, once, which is welcome. Depth is bounded by their own
-/// limits (100 for parentheses and for types of values) and by `nesting`, so the stack does not overflow, which could
-/// not be survived.
+/// crafted `component-type` section may reach one.
 pub(super) fn survive<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
-    match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result,
-        Err(panic) => {
-            let said = panic.downcast_ref::<String>().map(String::as_str);
-            let said = said.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message");
-            Err(format!("the converter gave up on it: {said}"))
-        }
-    }
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|panic| Err(format!("the converter gave up on it: {}", thread::message(&*panic))))
 }
 
 fn encode(module: &[u8], form: Form, adapted: bool) -> Result<Vec<u8>, String> {

@@ -26,6 +26,33 @@ pub enum LoadError {
         /// The bound.
         limit_bytes: u64,
     },
+    /// The text exceeds its bound.
+    #[error(
+        "`{file}`: the text is {bytes} bytes, limit is {limit_bytes} bytes: make it a binary first, for example with \
+         `wasm-tools parse`"
+    )]
+    TextTooLarge {
+        /// The file.
+        file: String,
+        /// Its length.
+        bytes: u64,
+        /// The bound.
+        limit_bytes: u64,
+    },
+    /// There is more code than the compiler is given.
+    #[error("`{file}`: {what} is {bytes} bytes, limit is {limit_bytes} bytes: {remedy}")]
+    TooMuchCode {
+        /// The file.
+        file: String,
+        /// What was measured.
+        what: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// The bound.
+        limit_bytes: u64,
+        /// What the author can do.
+        remedy: &'static str,
+    },
     /// There is more of something than a pooled slot holds or the compiler is given.
     #[error("`{file}`: {count} {what}, limit is {limit}: {remedy}")]
     TooMany {
@@ -169,11 +196,30 @@ pub enum LoadError {
         /// The converter's message.
         cause: String,
     },
+    /// A library that reads the bytes panicked.
+    #[error(
+        "`{file}`: a library that reads it panicked ({cause}), so it is refused: build or copy the file again, and \
+         report it if a compiler made it"
+    )]
+    Library {
+        /// The file.
+        file: String,
+        /// The message of the panic.
+        cause: String,
+    },
+    /// There is no thread to load it on.
+    #[error("`{file}`: no thread to load it on: {cause}: try again when the machine is less busy")]
+    Thread {
+        /// The file.
+        file: String,
+        /// The message of the operating system.
+        cause: String,
+    },
     /// The size is too small for the memory that the workload starts with.
     #[error(
         "`{file}`: starts with {initial_bytes} bytes of memory, size `{size_name}` has {limit_bytes} bytes, of which \
-         {level_percent}% may be in use at the start: give it at least {needed_bytes} bytes ({} MiB)",
-        needed_bytes.div_ceil(1 << 20)
+         {level_percent}% may be in use at the start: give it at least {needed_bytes} bytes, for example {}KiB",
+        needed_bytes.div_ceil(1 << 10)
     )]
     InitialMemory {
         /// The file.

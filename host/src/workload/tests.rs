@@ -3,6 +3,7 @@
 //! Guests are variations of `tests/guests/count.wat`: a case replaces one piece of its text and says what must happen.
 
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use wit_component::{StringEncoding, embed_component_metadata};
@@ -251,6 +252,62 @@ fn nesting_that_would_overflow_the_stack_is_refused() {
     }
     refused(&component, &["lacks `lifeboat:vm/workload"]);
     refused(component_with_section(4, &component), &["33 levels of nested components, limit is 32"]);
+}
+
+/// A chain of component types, each of which has the one before inside.
+fn alias_chain(levels: usize) -> String {
+    let mut text = String::from("(component\n(type $t0 (instance))\n");
+    for level in 1..levels {
+        let before = level - 1;
+        text += &format!(
+            "(type $t{level} (instance (alias outer 1 $t{before} (type $p)) (export \"x\" (instance (type $p)))))\n"
+        );
+    }
+    text + ")"
+}
+
+#[test]
+fn types_that_a_library_panics_at_are_refused() {
+    let case = std::fs::read(repository().join("tests/guests/refused/alias-chain-150.wat")).unwrap();
+    refused(&case, &[]);
+    for levels in [90, 101, 150, 400, 3000] {
+        let text = alias_chain(levels);
+        refused(&text, &[]);
+        refused(binary(&text), &[]);
+        // In the section that says what a module is to become, too.
+        let name = [&leb128(COMPONENT_TYPE.len())[..], COMPONENT_TYPE.as_bytes()].concat();
+        let data = [name, binary(&text)].concat();
+        refused([binary(COUNT), vec![0], leb128(data.len()), data].concat(), &[]);
+    }
+}
+
+#[test]
+fn code_is_bounded_before_it_is_compiled() {
+    // 11 bytes each.
+    let function = |constants: usize| {
+        let body = "i64.const 0x7fffffffffffffff drop ".repeat(constants);
+        binary(&with(COUNT, "  (func $is", &format!("  (func {body})\n  (func $is")))
+    };
+    try_load(function(60_000)).unwrap();
+    let above = function(100_000);
+    let error = refused(above, &["the body of one function is ", "limit is 1048576 bytes", "split the function"]);
+    assert!(matches!(error, LoadError::TooMuchCode { .. }), "{error:?}");
+
+    let limits = LoadLimits { code_bytes: 100, ..LoadLimits::default() };
+    let error = load("big.wasm", &binary(COUNT), &limits).unwrap_err();
+    assert!(error.to_string().contains("the code of all functions is"), "{error}");
+    let limits = LoadLimits { types: 3, ..LoadLimits::default() };
+    assert!(load("big.wasm", &binary(COUNT), &limits).unwrap_err().to_string().contains("types, limit is 3"));
+    let limits = LoadLimits { component_items: 3, ..LoadLimits::default() };
+    let error = load("big.wasm", &binary(COMPONENT), &limits).unwrap_err();
+    assert!(error.to_string().contains("aliases and instances of components, limit is 3"), "{error}");
+}
+
+#[test]
+fn text_is_bounded_more_tightly_than_a_binary() {
+    let text = format!("(module {})", "(func)".repeat(TEXT_BYTES_MAX as usize / 6));
+    let error = refused(&text, &["the text is 4194", "limit is 4194304 bytes", "wasm-tools parse"]);
+    assert!(matches!(error, LoadError::TextTooLarge { .. }), "{error:?}");
 }
 
 // Refusals of proposals.
@@ -514,10 +571,13 @@ fn bases() -> Vec<Vec<u8>> {
 
 /// Loads whatever it is: an error must be one line, and a workload must load again from its component.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
+    let start = Instant::now();
     match try_load(bytes) {
         Ok(workload) => prop_assert!(try_load(&workload.component).is_ok()),
         Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
     }
+    // Far more than any of them takes, and far less than what a quadratic reader would.
+    prop_assert!(start.elapsed() < Duration::from_secs(60));
     Ok(())
 }
 
@@ -528,6 +588,35 @@ proptest! {
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), header in 0..4) {
         let header: &[u8] = [&b""[..], b"\0asm\x01\0\0\0", b"\0asm\x0d\0\x01\0", b"(module "][header as usize];
         survives(&[header, &bytes].concat())?;
+    }
+
+    /// Components that nest, alias and repeat types, whole and damaged.
+    #[test]
+    fn types_of_any_shape_never_panic(
+        levels in 1..250_usize,
+        shape in 0..6_usize,
+        flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4),
+    ) {
+        let chain = |of: fn(usize) -> String| -> String { (1..=levels).map(of).collect() };
+        let types = match shape {
+            0 => alias_chain(levels),
+            1 => format!("(component (type $t0 u8){})", chain(|n| format!("(type $t{n} (list $t{}))", n - 1))),
+            2 => format!("(component (type $t0 u8){})", chain(|n| format!("(type $t{n} (tuple $t{0} $t{0}))", n - 1))),
+            3 => format!(
+                "(component (type $t0 (func)){})",
+                chain(|n| format!("(type $t{n} (instance (export \"f\" (func)))) (import \"i{n}\" (instance (type $t{n})))"))
+            ),
+            4 => format!("(component (type $t0 u8){})", chain(|n| format!("(type $t{n} (record (field \"a\" $t{})))", n - 1))),
+            _ => format!("(component {}{})", "(type (component ".repeat(levels.min(90)), "))".repeat(levels.min(90))),
+        };
+        survives(types.as_bytes())?;
+        // Text of one of these shapes may be no component.
+        let Ok(mut bytes) = wat::parse_str(&types) else { return Ok(()) };
+        for (index, byte) in flips {
+            let index = index.index(bytes.len());
+            bytes[index] = byte;
+        }
+        survives(&bytes)?;
     }
 
     #[test]

@@ -1,0 +1,85 @@
+//! The bounded place in which untrusted bytes meet the libraries that read them.
+//!
+//! The parser, the validator and the converter state invariants as `unwrap` and `assert!`, and a crafted file may reach
+//! one. They are pure functions of the bytes, and what they were building is dropped with the panic, so nothing broken is
+//! left behind (hence `AssertUnwindSafe`). They also recurse. So they run on a thread whose stack is known, whoever calls,
+//! and a panic there is a refusal.
+
+use std::any::Any;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Once;
+use std::thread;
+
+use super::error::{LoadError, one_line};
+
+/// The stack of the thread that loads a workload: 16 MiB of address space, of which it uses what it needs.
+pub const LOADER_STACK_BYTES: usize = 16 << 20;
+
+thread_local! {
+    /// Set where a panic is an answer, so that nobody is shown a crash.
+    static IS_LOADING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Runs `work` on a thread of its own, and waits for it.
+pub(super) fn run<T: Send>(file: &str, work: impl FnOnce() -> Result<T, LoadError> + Send) -> Result<T, LoadError> {
+    silence_panics();
+    let bounded = || {
+        IS_LOADING.set(true);
+        catch_unwind(AssertUnwindSafe(work))
+    };
+    thread::scope(|scope| {
+        let thread = thread::Builder::new().name("lifeboat-loader".into()).stack_size(LOADER_STACK_BYTES);
+        let thread = thread.spawn_scoped(scope, bounded);
+        let thread = thread.map_err(|error| LoadError::Thread { file: one_line(file), cause: error.to_string() })?;
+        let panic = match thread.join() {
+            Ok(Ok(loaded)) => return loaded,
+            Ok(Err(panic)) | Err(panic) => panic,
+        };
+        Err(LoadError::Library { file: one_line(file), cause: one_line(message(&*panic)) })
+    })
+}
+
+/// What a panic says.
+pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
+    let text = panic.downcast_ref::<String>().map(String::as_str);
+    text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
+}
+
+/// Has the panic hook of the process pass over the loader's threads: their panics become messages of a [`LoadError`].
+fn silence_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            if !IS_LOADING.try_with(Cell::get).unwrap_or(false) {
+                others(panic);
+            }
+        }));
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_refusal_with_its_message() {
+        let refused: Result<(), LoadError> = run("a\nb.wasm", || panic!("index {} out of\nbounds", 7));
+        let line = refused.expect_err("it panicked").to_string();
+        assert!(line.starts_with("`a b.wasm`: ") && line.contains("index 7 out of bounds"), "{line}");
+        assert!(!line.contains('\n'), "{line}");
+        assert_eq!(run("a.wasm", || Ok(7)), Ok(7));
+    }
+
+    #[test]
+    fn the_stack_is_that_of_the_loader_whoever_calls() {
+        fn descend(levels: usize) -> usize {
+            let frame = [levels; 32];
+            if levels == 0 { 0 } else { descend(levels - 1) + std::hint::black_box(frame)[7] - levels + 1 }
+        }
+        let small = thread::Builder::new().stack_size(256 << 10);
+        let caller = small.spawn(|| run("a.wasm", || Ok(descend(10_000)))).expect("a thread");
+        assert_eq!(caller.join().expect("its own stack would have overflowed"), Ok(10_000));
+    }
+}
