@@ -769,6 +769,39 @@ async fn a_workload_stays_for_a_service_that_comes_into_being_and_nothing_comes_
 }
 
 #[tokio::test]
+async fn a_start_compiles_a_workload_once_however_many_services_run_it() {
+    const COPIES: usize = 12;
+    let storage = SimulatedStorage::new(21);
+    let copies: Vec<String> = (0..COPIES).map(|copy| format!("copy-{copy}")).collect();
+    let begin = async || {
+        let (directory, contents) = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+            .and_then(|locked| locked.open(&DataOptions::default()))
+            .expect("whole");
+        let mut rig = Rig::new();
+        rig.host = rig.host.with_data(directory);
+        rig.host.recover(contents, || Epoch([3; 16])).await;
+        rig
+    };
+    let rig = begin().await;
+    let creating = copies.iter().map(|copy| create(&rig, copy, "count.wat", settings(FailoverMode::Direct), None));
+    futures::future::join_all(creating).await.into_iter().for_each(|created| created.expect("created"));
+    assert_eq!(rig.host.compiled(), 1, "also if they are created at once");
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+
+    let rig = begin().await;
+    assert_eq!(rig.host.compiled(), 1);
+    for copy in &copies {
+        rig.grant(copy);
+        assert_eq!(rig.status(copy).await.stopped, None);
+        rig.host.remove_service(&name(copy)).await.expect("removed");
+    }
+    // Nobody runs it any more, so it was released.
+    create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    assert_eq!(rig.host.compiled(), 2);
+}
+
+#[tokio::test]
 async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
     let storage = SimulatedStorage::new(12);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
@@ -796,7 +829,11 @@ async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
     assert!(refused.starts_with("the host is under pressure: memory 98.6% (986 B of 1.0 kB"), "{refused}");
     let in_memory = rig.try_start("dog", "count.wat", &[size("s", 400_000, MIB)], |_| {}).await;
     assert!(matches!(in_memory, Err(LaunchError::UnderPressure(_))), "{in_memory:?}");
+    // What was refused for that is created once it is over.
+    let mut admitted = std::pin::pin!(rig.host.admitted());
+    assert!(futures::FutureExt::now_or_never(admitted.as_mut()).is_none());
     admission.set(None);
+    admitted.await;
     create(&rig, "cat", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
 
     let metrics = Metrics::default();

@@ -7,6 +7,7 @@ use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServ
 use lifeboat::clock::Clock;
 use lifeboat::lines::Line;
 use lifeboat::server::{Listener, STREAMS_PER_USER_MAX, tls};
+use lifeboat::storage::DiskStorage;
 use lifeboat::transaction::Outcome;
 use proptest::prelude::*;
 use reqwest::Method;
@@ -273,6 +274,10 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
     assert_eq!((exists.status, exists.code().as_str()), (409, "service_exists"));
     let refused = site.put("/v1/services/junk", &admin, "no wasm").await;
     assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
+    // A library panics at it.
+    let hostile = crate::rig::guest_bytes("refused/alias-chain-150.wat");
+    let refused = site.put("/v1/services/junk", &admin, hostile).await;
+    assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
     for (query, code) in [("size=gigantic", "no_such_size"), ("fuel=9999", "fuel"), ("failover=maybe", "failover")] {
         let wrong = site.put(&format!("/v1/services/junk?{query}"), &admin, "").await;
         assert_eq!((wrong.status, wrong.code().as_str()), (400, code));
@@ -371,6 +376,27 @@ async fn users_change_their_passwords_and_admins_everything() {
     let last = codes.last().expect("some");
     assert_eq!((last.status, last.code().as_str()), (429, "too_many_attempts"));
     assert!(last.header("retry-after").parse::<u64>().expect("seconds") > 0);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_back_waits_for_no_other_at_a_start() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    assert_eq!(site.transact(&admin, "bank", "1", "1").await.status, 200);
+    site.stop().await;
+    let storage = DiskStorage::open(&folder.path().join("data")).expect("it is there");
+    let site = Site::starting(Arc::new(storage), folder.path(), "").await;
+    assert_eq!(site.transact(&admin, "bank", "2", "1").await.status, 200);
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.status, 200);
+    assert_eq!(site.transact("nonsense", "bank", "2", "1").await.status, 401);
+    // Of one that is not there it is not known yet whether it will be.
+    let starting = site.transact(&admin, "vault", "1", "1").await;
+    assert_eq!((starting.status, starting.code().as_str()), (503, "starting"));
+    assert_eq!(site.get("/v1/services", &admin).await.code(), "starting");
+    assert_eq!(site.delete("/v1/services/bank", &admin).await.code(), "starting");
+    site.server.begin();
+    assert_eq!(site.transact(&admin, "vault", "1", "1").await.status, 404);
     site.stop().await;
 }
 

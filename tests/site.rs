@@ -47,6 +47,13 @@ impl Site {
 
     /// The same over any storage.
     pub(crate) async fn start_on(storage: Arc<dyn Storage>, path: &Path, config: &str) -> Self {
+        let site = Self::starting(storage, path, config).await;
+        site.server.begin();
+        site
+    }
+
+    /// The same as long as it still brings services back, although all of them are.
+    pub(crate) async fn starting(storage: Arc<dyn Storage>, path: &Path, config: &str) -> Self {
         // Client and server are one process here, and some tests open thousands of connections.
         rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
         let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
@@ -75,7 +82,6 @@ impl Site {
             Parts { host, accounts, events: log, metrics, monitor: None, clock: Arc::clone(&clock) as _, config };
         let server = Server::new(parts);
         server.host().recover(contents, || Epoch([1; 16])).await;
-        server.begin();
         let tls = config_tls(server.config());
         let has_tls = tls.is_some();
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), tls, false).await.expect("a port");

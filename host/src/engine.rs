@@ -9,6 +9,7 @@
 use crate::vm::{StoreData, VmPre, add_to_linker};
 use crate::workload::{CORE_INSTANCES_MAX, LoadError, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
 use wasmtime::component::{Component, Linker};
@@ -36,7 +37,7 @@ pub struct PoolLimits {
 }
 
 /// A workload cannot be compiled, or the engine not be set up.
-#[derive(Debug, Error)]
+#[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The loader refused the file.
@@ -91,6 +92,7 @@ pub struct Engine {
     linker: Linker<StoreData>,
     guests: Option<tokio::runtime::Runtime>,
     compiling: Arc<tokio::sync::Semaphore>,
+    compiled: AtomicU64,
     slot_bytes: u64,
 }
 
@@ -122,6 +124,7 @@ impl Engine {
             linker,
             guests: Some(guests),
             compiling: Arc::new(tokio::sync::Semaphore::new(1)),
+            compiled: AtomicU64::new(0),
             slot_bytes,
         })
     }
@@ -134,6 +137,7 @@ impl Engine {
     pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let name = workload.name.clone();
         let turn = Arc::clone(&self.compiling).acquire_owned().await.expect("the semaphore is never closed");
+        self.compiled.fetch_add(1, Ordering::Relaxed);
         let engine = Arc::clone(self);
         let compiled = self.guests().spawn_blocking(move || {
             let _turn = turn;
@@ -144,6 +148,11 @@ impl Engine {
             Ok(Err(panic)) => Err(EngineError::Compile { name, reason: panic.to_string() }),
             Err(_) => Err(EngineError::CompileDeadline { name, deadline: COMPILE_DEADLINE }),
         }
+    }
+
+    /// How many compilations began.
+    pub(crate) fn compiled(&self) -> u64 {
+        self.compiled.load(Ordering::Relaxed)
     }
 
     fn compile_now(&self, workload: Workload) -> Result<Program, EngineError> {

@@ -5,13 +5,14 @@
 
 mod durable;
 mod operate;
+mod programs;
 mod turns;
 
 pub use durable::{Ended, NewService};
 
 use crate::auth::{Authority, Grant, Identity, TokenHash};
 use crate::clock::Clock;
-use crate::data::DataDirectory;
+use crate::data::{DataDirectory, chain};
 use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program, joined};
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
@@ -19,12 +20,14 @@ use crate::journal::MemoryJournal;
 use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
+use crate::scratch::ProgramError;
 use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
-use crate::workload::{Workload, WorkloadHash};
+use crate::workload::Workload;
+use programs::Programs;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard, Weak};
+use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -99,8 +102,7 @@ pub struct Host {
     turns: Turns,
     /// Tasks that end when what they do for a service is done, with why its last snapshot was not written, if so.
     keepers: Mutex<HashMap<Name, JoinHandle<Option<String>>>>,
-    /// Those that some service still runs.
-    programs: Mutex<HashMap<WorkloadHash, Weak<Program>>>,
+    programs: Programs,
     body_bytes_max: usize,
     /// Services are being ended, for good.
     is_stopping: AtomicBool,
@@ -140,7 +142,7 @@ impl Host {
             idle: RwLock::default(),
             turns: Turns::default(),
             keepers: Mutex::default(),
-            programs: Mutex::default(),
+            programs: Programs::default(),
             body_bytes_max: config.body_bytes_max,
             is_stopping: AtomicBool::new(false),
             admission: Admission::default(),
@@ -165,21 +167,31 @@ impl Host {
         Arc::clone(&self.authority)
     }
 
-    /// Compiles `workload`, unless a program of the same content is in use already.
+    /// Compiles `workload`, unless a program of the same content is in use or being compiled already.
     ///
     /// # Errors
     /// As [`Engine::compile`].
     pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
-        let hash = workload.hash;
-        let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(&hash).and_then(Weak::upgrade);
-        if let Some(program) = known {
-            return Ok(program);
-        }
-        let program = self.engine.compile(workload).await?;
-        let mut programs = self.programs.lock().unwrap_or_else(PoisonError::into_inner);
-        programs.retain(|_, program| program.strong_count() > 0);
-        programs.insert(hash, Arc::downgrade(&program));
-        Ok(program)
+        let (engine, hash, name) = (Arc::clone(&self.engine), workload.hash, workload.name.clone());
+        let made = self.programs.get(hash, async move { engine.compile(workload).await }).await;
+        made.map_err(|error| match &*error {
+            ProgramError::Engine(error) => error.clone(),
+            ProgramError::Load(error) => error.clone().into(),
+            // Another one was to read it from the disk.
+            ProgramError::Data(error) => EngineError::Compile { name, reason: chain(error) },
+        })
+    }
+
+    /// How many workloads were compiled.
+    #[doc(hidden)]
+    #[must_use]
+    pub fn compiled(&self) -> u64 {
+        self.engine.compiled()
+    }
+
+    /// Waits until the host takes on something new.
+    pub async fn admitted(&self) {
+        self.admission.relieved().await;
     }
 
     /// Creates a service, whose history is kept in memory, and its first VM.

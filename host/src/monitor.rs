@@ -12,7 +12,7 @@ mod cgroup;
 mod pressure;
 mod sampler;
 
-pub use admission::{Admission, UnderPressure};
+pub use admission::{Admission, Starting, UnderPressure};
 pub use pressure::{Crossing, HYSTERESIS_POINTS, Pressure, WINDOW};
 
 use crate::clock::{Clock, Timestamp, Utc};
@@ -269,7 +269,9 @@ struct Watch {
 
 impl Watch {
     fn observe(&mut self, at: Duration, reading: Reading, sampled_at: Timestamp) -> (HostLoad, Vec<Event>) {
-        let crossings = self.pressure.observe(at, |resource| reading.of(resource));
+        // What the host does to start is no load that anybody put on it.
+        let is_counted = |resource| resource != HostResource::Cpu || !self.admission.is_starting();
+        let crossings = self.pressure.observe(at, |resource| reading.of(resource).filter(|_| is_counted(resource)));
         let current: Vec<_> = self.pressure.current().collect();
         let under_pressure = current.iter().map(|pressure| pressure.resource).collect();
         self.admission.set(current.into_iter().next());
@@ -309,6 +311,23 @@ mod tests {
         assert!(told[1].1.starts_with("Relieved: host memory 9"), "{told:?}");
         assert_eq!(told.len(), 2, "{told:?}");
         assert_eq!(admission.check(), Ok(()));
+    }
+
+    #[test]
+    fn the_cpu_time_of_a_start_is_no_pressure() {
+        let admission = Admission::default();
+        let mut watch = Watch { pressure: Pressure::new(HostThresholds::default()), admission: admission.clone() };
+        let mut start = Some(admission.begin_start());
+        for second in 0..300 {
+            if second == 100 {
+                drop(start.take());
+            }
+            let cpu_millicores = Some(Usage { used: 2_000, limit: 2_000 });
+            let reading = Reading { cpu_millicores, ..Reading::default() };
+            let (load, _) = watch.observe(Duration::from_secs(second), reading, Timestamp::default());
+            assert_eq!(load.cpu_millicores, cpu_millicores, "it is shown all the same");
+            assert_eq!(admission.check().is_err(), second >= 160, "{second}");
+        }
     }
 
     #[test]

@@ -119,7 +119,8 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Puts a server together. It answers `starting` to every user until [`Server::begin`].
+    /// Puts a server together. Until [`Server::begin`] it answers `starting` to every request but those to a service that
+    /// runs already.
     #[must_use]
     pub fn new(parts: Parts) -> Self {
         let Parts { host, accounts, events, metrics, monitor, clock, config } = parts;

@@ -6,6 +6,7 @@ use super::stop::Stop;
 use super::{UsageError, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
+use futures::{StreamExt, stream};
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock};
@@ -18,6 +19,7 @@ use lifeboat::metrics::Metrics;
 use lifeboat::monitor::{Admission, HostThresholds, Monitor};
 use lifeboat::name::Name;
 use lifeboat::server::{EventLog, Listener, Parts, Server, tls};
+use lifeboat::service::LaunchError;
 use log::Log;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
@@ -39,6 +41,9 @@ does not depend on it.";
 
 /// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
+
+/// Services of the configuration that are created at once. The bytes of their workloads are in memory meanwhile.
+const CREATED_AT_ONCE: usize = 4;
 
 /// Files that a server opens beside its connections, about.
 const FILES_BESIDE: u64 = 512;
@@ -119,6 +124,7 @@ impl Serve {
             return Err(UsageError(text).into());
         }
         let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
+        let starting_up = admission.begin_start();
         let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), Arc::clone(&sink));
         let monitor = monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok();
 
@@ -143,6 +149,7 @@ impl Serve {
             let draw = || epochs.next().expect("one for each service");
             server.host().recover(contents, draw).await;
             let not_created = create_missing(&server, &config, log).await;
+            drop(starting_up);
             server.begin();
             log.note(&standing(server.host(), not_created)?);
             Ok(())
@@ -206,18 +213,40 @@ fn sink(events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>, 
 
 /// Creates the services of the configuration that are not there, and returns those that could not be created.
 async fn create_missing(server: &Server, config: &Config, log: &Log) -> BTreeSet<Name> {
+    // A task of its own: when the server is told to stop meanwhile, it is not left half-way.
+    let creating = |service: ServiceConfig| async {
+        (service.clone(), tokio::spawn(create(server.clone(), service)).await.map_err(anyhow::Error::from).flatten())
+    };
+    // One that takes long, or cannot be created, keeps no other from being served.
+    let mut created = stream::iter(config.services.clone()).map(creating).buffered(CREATED_AT_ONCE);
     let mut not_created = BTreeSet::new();
-    for service in &config.services {
-        // A task of its own: when the server is told to stop meanwhile, it is not left half-way.
-        let creating = tokio::spawn(create(server.clone(), service.clone()));
-        // One that cannot be created keeps no other from being served.
-        if let Err(error) = creating.await.map_err(anyhow::Error::from).flatten() {
-            let name = &service.name;
-            log.note(&format!("service '{name}' of the configuration is missing, and cannot be created: {error:#}"));
-            not_created.insert(name.clone());
+    while let Some((service, created)) = created.next().await {
+        let Err(error) = created else { continue };
+        let name = &service.name;
+        let is_refused_for_now = matches!(error.downcast_ref(), Some(LaunchError::UnderPressure(_)));
+        let then = if is_refused_for_now { "; it is created as soon as the host is relieved" } else { "" };
+        log.note(&format!("service '{name}' of the configuration is missing, and cannot be created: {error:#}{then}"));
+        if is_refused_for_now {
+            tokio::spawn(create_admitted(server.clone(), service.clone(), log.clone()));
         }
+        not_created.insert(name.clone());
     }
     not_created
+}
+
+/// Creates a service that was refused for the pressure on the host, once that is over.
+async fn create_admitted(server: Server, service: ServiceConfig, log: Log) {
+    let name = service.name.clone();
+    loop {
+        server.host().admitted().await;
+        match create(server.clone(), service.clone()).await {
+            Ok(()) => return,
+            Err(error) if matches!(error.downcast_ref(), Some(LaunchError::UnderPressure(_))) => {}
+            Err(error) => {
+                return log.note(&format!("service '{name}' of the configuration cannot be created: {error:#}"));
+            }
+        }
+    }
 }
 
 /// Creates a service if it is not there.

@@ -6,6 +6,7 @@ use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findin
 use crate::engine::{Program, joined};
 use crate::event::Event;
 use crate::name::Name;
+use crate::scratch::ProgramError;
 use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
 use crate::transaction::Epoch;
 use crate::workload::{LoadLimits, Workload, WorkloadHash, load};
@@ -92,17 +93,21 @@ impl Host {
         }
     }
 
+    /// The program of a workload that the data directory has.
     async fn stored_program(
         &self,
         directory: &Arc<DataDirectory>,
         hash: &WorkloadHash,
     ) -> Result<Arc<Program>, String> {
-        let hash = *hash;
-        let loaded = on_disk(directory, move |directory| {
-            let bytes = data::read_workload(&**directory.storage(), &hash).map_err(|error| data::chain(&error))?;
-            load(&hash.to_string(), &bytes, &LoadLimits::default()).map_err(|error| error.to_string())
+        let (hash, directory, engine) = (*hash, Arc::clone(directory), Arc::clone(&self.engine));
+        let made = self.programs.get(hash, async move {
+            let loaded = on_disk(&directory, move |directory| -> Result<Workload, ProgramError> {
+                let bytes = data::read_workload(&**directory.storage(), &hash)?;
+                Ok(load(&hash.to_string(), &bytes, &LoadLimits::default())?)
+            });
+            Ok::<_, ProgramError>(engine.compile(loaded.await?).await?)
         });
-        self.compile(loaded.await?).await.map_err(|error| error.to_string())
+        made.await.map_err(|error| data::chain(&*error))
     }
 
     /// Why a service of the data directory was not started, if it was not.

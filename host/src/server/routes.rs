@@ -251,6 +251,8 @@ fn admit(
 ) -> Result<Identity, Problem> {
     let not_now = match shared.phase() {
         Phase::Serving => None,
+        // A service that is back waits for no other: compiling one may take minutes.
+        Phase::Starting if is_for_running_service(shared, needs, parameters) => None,
         Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
         Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
     };
@@ -265,12 +267,20 @@ fn admit(
     match needs {
         Needs::Nobody | Needs::User => {}
         Needs::Admin => shared.host.authorise_admin(&identity)?,
-        Needs::Grant(grant) => {
-            let service = parameters.iter().find(|(name, _)| *name == "name").map_or("", |(_, service)| service);
-            shared.host.authorise(&identity, service, grant)?;
-        }
+        Needs::Grant(grant) => shared.host.authorise(&identity, service(parameters), grant)?,
     }
     Ok(identity)
+}
+
+/// The service in a path.
+fn service(parameters: &RawPathParams) -> &str {
+    parameters.iter().find(|(name, _)| *name == "name").map_or("", |(_, service)| service)
+}
+
+/// Whether a request is for one service alone, which runs.
+fn is_for_running_service(shared: &Shared, needs: Needs, parameters: &PathParameters) -> bool {
+    let name = parameters.as_ref().ok().and_then(|parameters| Name::new(service(parameters)).ok());
+    matches!(needs, Needs::Grant(_)) && name.is_some_and(|name| shared.host.has_service(&name))
 }
 
 /// The token of a request; an empty one is nobody's.
