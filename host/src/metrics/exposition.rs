@@ -22,6 +22,9 @@ use std::sync::Arc;
 /// The condition of a service that could not be brought back.
 const QUARANTINED: &str = "quarantined";
 
+/// The condition of a service whose state was lost, or that an operator stopped.
+const STOPPED: &str = "stopped";
+
 /// All that is shown at once.
 #[derive(Debug)]
 pub(super) struct Exposition {
@@ -113,13 +116,15 @@ impl Exposition {
         )?;
         let running = self.scrape.statuses.iter().flat_map(|(name, status)| {
             let Status { degraded, unmovable, stopped, .. } = status;
-            let conditions = [("degraded", degraded), ("unmovable", unmovable), ("stopped", stopped)];
+            let conditions = [("degraded", degraded), ("unmovable", unmovable), (STOPPED, stopped)];
             let conditions = conditions.map(|(condition, why)| (name, condition, why.is_some()));
             conditions.into_iter().chain([(name, QUARANTINED, false)])
         });
         // One that was started between two questions is told once.
         let idle = self.scrape.idle.iter().filter(|(name, _)| !self.scrape.statuses.contains_key(*name));
-        let idle = idle.map(|(name, is_quarantined)| (name, QUARANTINED, *is_quarantined));
+        let idle = idle.flat_map(|(name, is_quarantined)| {
+            [(name, QUARANTINED, *is_quarantined), (name, STOPPED, !is_quarantined)]
+        });
         families.gauges(
             "service_condition",
             None,
