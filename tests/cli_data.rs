@@ -156,6 +156,12 @@ fn events_stand_in_the_journal_as_they_were_told() {
     assert!(!told.is_empty());
     // The pause is told to a tenth of a millisecond, and kept to the nanosecond.
     assert_eq!(kept, told);
+    let records = folder.output("journal", &["--json", "bank"]).json_lines();
+    let has_time = |kind| {
+        let mut of_kind = records.iter().filter(|record| record["event"] == kind).peekable();
+        of_kind.peek().is_some() && of_kind.all(|record| record["time"].is_string())
+    };
+    assert!(has_time("sla_failure") && has_time("failover"), "{records:?}");
 }
 
 #[test]

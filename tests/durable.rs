@@ -318,6 +318,43 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_acknowledg
 }
 
 #[tokio::test]
+async fn a_failover_is_reported_once_it_is_durable_whenever_the_power_goes() {
+    let mut cut = 0;
+    for nth in (1..90).step_by(2) {
+        let storage = SimulatedStorage::new(nth);
+        let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+        storage.power_off(nth);
+        let mut reported = Vec::new();
+        for _ in 0..30 {
+            match rig.send("ant", "3000").await {
+                Ok(Reply { failover: Some(failover), .. }) => reported.push(failover.to_string()),
+                Ok(_) => {}
+                Err(_) => break,
+            }
+        }
+        // Its answer waits for what it reports; the order may have failed.
+        let status = rig.fail_over("ant").await;
+        if storage.is_off() {
+            cut += 1;
+        }
+        let before = rig.failovers();
+        let is_known = |line: &String| before.iter().any(|failover| failover.to_string() == *line);
+        assert!(reported.iter().all(is_known), "an answer reports what no event does: {reported:?}, {before:?}");
+        drop(status);
+        drop(rig);
+
+        let rig = start(&storage.crash(), FailoverMode::Direct, None).await.expect("starts again");
+        let last = before.last().map_or(1, |failover| failover.to.number);
+        let vm = rig.status("ant").await.vm;
+        assert!(vm.number >= last, "cut at {nth}: {vm} serves after a failover to ant/{last} was reported");
+        rig.fail_over("ant").await;
+        let after = rig.failovers();
+        assert!(after.iter().all(|failover| failover.to.number > last), "cut at {nth}: {before:?}, then {after:?}");
+    }
+    assert!(cut > 20, "the power was cut {cut} times");
+}
+
+#[tokio::test]
 async fn a_full_disk_denies_and_loses_nothing() {
     let storage = SimulatedStorage::new(3);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");

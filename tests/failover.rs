@@ -261,6 +261,8 @@ async fn a_failover_takes_turns_between_machines() {
         machines.push(rig.fail_over("tally").await.machine.to_string());
     }
     assert_eq!(machines, ["m2", "m1", "m2", "m1"]);
+    assert!(rig.failovers().iter().all(|failover| failover.forced_by.as_deref() == Some("ada")));
+    assert!(rig.failovers()[0].to_string().ends_with(" forced by ada"));
 }
 
 #[tokio::test]

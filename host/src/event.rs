@@ -3,6 +3,7 @@
 //! Events are made by the service they tell of, in the order in which things happened, or by the host's monitor, and go
 //! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
 
+use crate::clock::Timestamp;
 use crate::meter::{Percent, Resource, Usage};
 use crate::monitor::{HYSTERESIS_POINTS, HostResource};
 use crate::name::Name;
@@ -240,6 +241,9 @@ pub struct SlaFailure {
     pub transaction: String,
     /// The last transaction that is part of the state.
     pub sequence: Sequence,
+    /// When, by the service's clock; absent from records of earlier versions. Whoever passes an event on has its own.
+    #[serde(skip)]
+    pub timestamp: Option<Timestamp>,
 }
 
 /// How full a resource of the host was, in the mean over the monitor's window.
@@ -335,9 +339,15 @@ pub struct Failover {
     /// How long the service stood still.
     #[serde(rename = "pause_us", serialize_with = "microseconds")]
     pub pause: Duration,
+    /// The user who forced it; absent if nobody did, and from records of earlier versions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forced_by: Option<Name>,
+    /// When, by the service's clock; absent from records of earlier versions. Whoever passes an event on has its own.
+    #[serde(skip)]
+    pub timestamp: Option<Timestamp>,
 }
 
-/// What a client is told of a failover that its request caused. Its text is that of the event.
+/// What a client is told of a failover that its request caused. Of one that is over, its text is that of the event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Triggered {
     /// It is over: the service is in its fresh VM.
@@ -359,7 +369,7 @@ impl fmt::Display for Triggered {
             Self::Over(failover) => failover.fmt(f),
             Self::Begun { from, from_machine, .. } => write!(
                 f,
-                "Trigger process failover: triggered: {from} on {from_machine} -> a fresh VM, once its shadow has caught up"
+                "Failover begun: {from} on {from_machine} serves until its shadow has caught up, and goes on in a fresh VM then"
             ),
         }
     }
@@ -369,7 +379,7 @@ impl fmt::Display for Failover {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
-            "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms){}",
+            "Trigger process failover: triggered: {} on {} -> {} on {} (state {}, replayed {}, pause {:.1} ms)",
             self.from,
             self.from_machine,
             self.to,
@@ -377,8 +387,12 @@ impl fmt::Display for Failover {
             Bytes(self.snapshot_bytes),
             grouped(self.replayed_transactions),
             self.pause.as_secs_f64() * 1e3,
-            if self.cause == FailoverCause::Forced { " forced by an operator" } else { "" },
-        )
+        )?;
+        match &self.forced_by {
+            Some(user) => write!(f, " forced by {user}"),
+            None if self.cause == FailoverCause::Forced => f.write_str(" forced by an operator"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -520,6 +534,7 @@ mod tests {
             threshold_percent: Percent::whole(98),
             transaction: "t".into(),
             sequence: Sequence(9),
+            timestamp: None,
         });
         assert_eq!(failure.to_string(), "SLA failure: bank/1 cpu 98.3% (49,150,221 of 50,000,000 fuel, threshold 98%)");
         let failover = Event::Failover(Failover {
@@ -534,7 +549,12 @@ mod tests {
             replayed_transactions: 0,
             fuel_used: 49_150_221,
             pause: Duration::from_micros(900),
+            forced_by: None,
+            timestamp: None,
         });
+        let begun =
+            Triggered::Begun { cause: FailoverCause::Cpu, from: vm(1), from_machine: Name::new("m1").expect("a name") };
+        assert!(begun.to_string().starts_with("Failover begun: bank/1 on m1 "), "{begun}");
         assert_eq!(
             failover.to_string(),
             "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)"

@@ -356,7 +356,7 @@ impl Host {
     /// # Errors
     /// As [`Host::fail_over`].
     pub(crate) async fn order_fail_over(&self, by: &Identity, service: &str) -> Result<Ordered, Denial> {
-        self.enter(by, service, Grant::Operate)?.fail_over().await
+        self.enter(by, service, Grant::Operate)?.fail_over(by.user.clone()).await
     }
 
     /// Makes a service take a snapshot now. Returns how it is afterwards.

@@ -17,6 +17,7 @@
 //! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
 
 mod answers;
+mod gate;
 mod handle;
 mod logs;
 mod moves;
@@ -53,6 +54,7 @@ use crate::snapshot::file::{Course, SnapshotHeader};
 use crate::transaction::{Answer, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
+use gate::EventGate;
 use handle::{LOOKS_MAX, Message, Order, ReplySender};
 use logs::LogBucket;
 use moves::Moved;
@@ -131,6 +133,8 @@ pub(crate) struct Service {
     horizon: Horizon,
     sabotage: Option<Sabotage>,
     surroundings: Surroundings,
+    /// Where its events go.
+    events: EventGate,
     vm: Vm,
     journal: Box<dyn Journal>,
     /// Of a durable service.
@@ -167,6 +171,8 @@ pub(crate) struct Service {
     /// Holds back failovers for the sake of memory after one brought nothing.
     memory_backoff: Backoff,
     stopped: Option<String>,
+    /// The operator who forced the last failover that was forced, or is about to be.
+    forced_by: Option<Name>,
     /// The last failover that the request which is being performed caused.
     triggered: Option<Triggered>,
     counts: Counts,
@@ -204,6 +210,7 @@ impl Service {
         }
         sizes.sort_by_key(|size| size.memory_bytes);
         let now = surroundings.clock.now();
+        let events = EventGate::new(Arc::clone(&surroundings.events));
         Self {
             name: spec.name,
             program: spec.program,
@@ -215,6 +222,7 @@ impl Service {
             horizon: spec.horizon,
             sabotage: spec.sabotage,
             surroundings,
+            events,
             vm,
             journal,
             keeper: None,
@@ -238,6 +246,7 @@ impl Service {
             cpu_backoff: Backoff::default(),
             memory_backoff: Backoff::default(),
             stopped: None,
+            forced_by: None,
             triggered: None,
             counts: Counts::default(),
         }
@@ -292,10 +301,13 @@ impl Service {
                 }
                 match message {
                     Message::Stop { done } => {
-                        let _ = done.send(self.stop_cleanly().await);
+                        let left = self.stop_cleanly().await;
+                        self.settle_events().await;
+                        let _ = done.send(left);
                         return;
                     }
                     Message::Discard { done } => {
+                        self.settle_events().await;
                         let _ = done.send(self.status());
                         return;
                     }
@@ -317,6 +329,24 @@ impl Service {
             std::thread::yield_now();
             tokio::task::yield_now().await;
         }
+    }
+
+    /// Waits until no event is held back, so that none follows what the host reports of a service that has ended.
+    async fn settle_events(&mut self) {
+        if !self.events.is_empty() {
+            // After a failure of the journal they are reported or discarded as well.
+            let _ = self.last_commit.clone().durable().await;
+        }
+    }
+
+    /// Has `report` run at once, or after the events that are held back: what it reports may rest on their records.
+    fn after_events(&self, report: impl FnOnce() + Send + 'static) {
+        if self.events.is_empty() { report() } else { self.last_commit.then(move |_| report()) }
+    }
+
+    fn answer_order(&self, order: Order) {
+        let status = self.status();
+        self.after_events(move || order.tell(status));
     }
 
     /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
@@ -350,16 +380,21 @@ impl Service {
     async fn handle(&mut self, message: Message) {
         match message {
             Message::Request { user, request, reply } => self.perform(user, request, reply).await,
-            Message::FailOver { done } => {
+            Message::FailOver { by, done } => {
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
+                // Whose order an earlier one's shadow serves as well.
+                let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(FailoverCause::Forced);
+                if !is_under_way {
+                    self.forced_by = Some(by);
+                }
                 if is_alive && self.prefers_shadow() {
                     return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), Some(order));
                 }
                 if is_alive {
                     let _ = self.fail_over(FailoverCause::Forced).await;
                 }
-                order.tell(self.status());
+                self.answer_order(order);
             }
             Message::Snapshot { done } => {
                 let is_alive = self.revive().await.is_ok();
@@ -372,10 +407,11 @@ impl Service {
                 if is_alive {
                     let _ = self.take_snapshot().await;
                 }
-                order.tell(self.status());
+                self.answer_order(order);
             }
             Message::Status { done, .. } => {
-                let _ = done.send(self.status());
+                let status = self.status();
+                self.after_events(move || drop(done.send(status)));
             }
             Message::Find { user, id, found, .. } => self.find(&user, id, found).await,
             // A request to end the task does so before it gets here.
@@ -449,6 +485,8 @@ impl Service {
     /// Has an answer told when `commit` says that it holds. A client that is gone has lost interest.
     fn release(&mut self, reply: ReplySender, mut answered: Reply, is_id_kept: bool, commit: &Commit) {
         answered.failover = self.triggered.take().map(Box::new);
+        // It reports a failover as well, whose record is the last one.
+        let commit = if answered.failover.is_some() { &self.last_commit } else { commit };
         self.tell_when_safe(commit, answered, is_id_kept, |answer| drop(reply.send(answer)));
     }
 
@@ -742,9 +780,15 @@ impl Service {
             threshold_percent: self.policy.thresholds.of(resource),
             transaction: transaction.to_owned(),
             sequence: self.last_sequence,
+            timestamp: Some(self.service_time()),
         };
         self.journal_event(Record::SlaFailure(failure.clone()));
-        self.emit(Event::SlaFailure(failure));
+        self.emit_once_durable(Event::SlaFailure(failure));
+    }
+
+    /// The time now, and never before that of the last transaction.
+    fn service_time(&self) -> Timestamp {
+        self.surroundings.clock.now().max(self.last_timestamp)
     }
 
     /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
@@ -810,7 +854,15 @@ impl Service {
     }
 
     fn emit(&self, event: Event) {
-        (self.surroundings.events)(&event);
+        self.events.emit(event);
+    }
+
+    /// Reports what the last record says, once that record is durable: after a crash, nothing that was reported must have
+    /// happened in another way.
+    fn emit_once_durable(&self, event: Event) {
+        if self.stopped.is_none() {
+            self.events.emit_once(event, &self.last_commit);
+        }
     }
 
     fn degraded_denial(&self, reason: String) -> Denial {

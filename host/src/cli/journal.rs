@@ -109,8 +109,8 @@ fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
         }
         Record::Snapshot { sequence } => (None, format!("snapshot of transaction {}", grouped(sequence.0))),
         Record::Transaction(transaction) => (Some(transaction.timestamp), transaction_line(transaction)),
-        Record::SlaFailure(failure) => (None, Event::SlaFailure(failure.clone()).to_string()),
-        Record::Failover(failover) => (None, Event::Failover(failover.clone()).to_string()),
+        Record::SlaFailure(failure) => (failure.timestamp, Event::SlaFailure(failure.clone()).to_string()),
+        Record::Failover(failover) => (failover.timestamp, Event::Failover(failover.clone()).to_string()),
     };
     let time = time.map(|time| Utc(time).to_string()).unwrap_or_default();
     format!("{:>8}  {time:<24}  {what}", grouped(number.0))
@@ -216,8 +216,12 @@ fn write_json(out: &mut impl Write, found: &FoundService, number: RecordNumber, 
             };
             (at(&transaction.timestamp), What::Named(named))
         }
-        Record::SlaFailure(failure) => (None, What::Event(Event::SlaFailure(failure.clone()))),
-        Record::Failover(failover) => (None, What::Event(Event::Failover(failover.clone()))),
+        Record::SlaFailure(failure) => {
+            (failure.timestamp.as_ref().and_then(at), What::Event(Event::SlaFailure(failure.clone())))
+        }
+        Record::Failover(failover) => {
+            (failover.timestamp.as_ref().and_then(at), What::Event(Event::Failover(failover.clone())))
+        }
     };
     serde_json::to_writer(&mut *out, &Line { record: number, time, what })?;
     out.write_all(b"\n")

@@ -32,18 +32,34 @@ enum Stored<'a> {
     },
     #[serde(borrow)]
     Transaction(StoredTransaction<'a>),
-    SlaFailure {
-        vm: u64,
-        resource: Resource,
-        usage: Usage,
-        threshold: Percent,
-        transaction: &'a str,
-        sequence: Sequence,
-    },
+    /// Of earlier versions.
+    SlaFailure(StoredSlaFailure<'a>),
+    /// Of earlier versions.
     Failover(StoredFailover<'a>),
     Snapshot {
         sequence: Sequence,
     },
+    SlaFailureAt {
+        timestamp: Timestamp,
+        #[serde(borrow)]
+        failure: StoredSlaFailure<'a>,
+    },
+    FailoverAt {
+        timestamp: Timestamp,
+        forced_by: Option<&'a str>,
+        #[serde(borrow)]
+        failover: StoredFailover<'a>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSlaFailure<'a> {
+    vm: u64,
+    resource: Resource,
+    usage: Usage,
+    threshold: Percent,
+    transaction: &'a str,
+    sequence: Sequence,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -108,27 +124,39 @@ pub fn encode(record: &Record) -> Vec<u8> {
             fuel_used: record.fuel_used,
             query_fuel_used: record.query_fuel_used,
         }),
-        Record::SlaFailure(failure) => Stored::SlaFailure {
-            vm: failure.vm.number,
-            resource: failure.resource,
-            usage: failure.usage,
-            threshold: failure.threshold_percent,
-            transaction: &failure.transaction,
-            sequence: failure.sequence,
-        },
-        Record::Failover(failover) => Stored::Failover(StoredFailover {
-            cause: failover.cause,
-            from: failover.from.number,
-            from_machine: &failover.from_machine,
-            to: failover.to.number,
-            to_machine: &failover.to_machine,
-            size: &failover.size,
-            sequence: failover.sequence,
-            snapshot_bytes: failover.snapshot_bytes,
-            replayed_transactions: failover.replayed_transactions,
-            fuel_used: failover.fuel_used,
-            pause: failover.pause,
-        }),
+        Record::SlaFailure(record) => {
+            let failure = StoredSlaFailure {
+                vm: record.vm.number,
+                resource: record.resource,
+                usage: record.usage,
+                threshold: record.threshold_percent,
+                transaction: &record.transaction,
+                sequence: record.sequence,
+            };
+            match record.timestamp {
+                Some(timestamp) => Stored::SlaFailureAt { timestamp, failure },
+                None => Stored::SlaFailure(failure),
+            }
+        }
+        Record::Failover(record) => {
+            let failover = StoredFailover {
+                cause: record.cause,
+                from: record.from.number,
+                from_machine: &record.from_machine,
+                to: record.to.number,
+                to_machine: &record.to_machine,
+                size: &record.size,
+                sequence: record.sequence,
+                snapshot_bytes: record.snapshot_bytes,
+                replayed_transactions: record.replayed_transactions,
+                fuel_used: record.fuel_used,
+                pause: record.pause,
+            };
+            match record.timestamp {
+                Some(timestamp) => Stored::FailoverAt { timestamp, forced_by: record.forced_by.as_deref(), failover },
+                None => Stored::Failover(failover),
+            }
+        }
     };
     let capacity = match record {
         Record::Transaction(record) => record.bytes(),
@@ -150,7 +178,6 @@ pub fn bytes_in_frame(record: &Record) -> u64 {
 /// [`RecordError`].
 pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, RecordError> {
     let stored: Stored<'_> = postcard::from_bytes(bytes).map_err(|error| RecordError { reason: error.to_string() })?;
-    let vm = |number| VmId { service: service.clone(), number };
     let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
     Ok(match stored {
         Stored::Opened { timestamp, epoch } => Record::Opened { timestamp, epoch },
@@ -172,29 +199,48 @@ pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, Reco
             fuel_used: stored.fuel_used,
             query_fuel_used: stored.query_fuel_used,
         })),
-        Stored::SlaFailure { vm: number, resource, usage, threshold, transaction, sequence } => {
-            Record::SlaFailure(SlaFailure {
-                vm: vm(number),
-                resource,
-                usage,
-                threshold_percent: threshold,
-                transaction: transaction.to_owned(),
-                sequence,
-            })
+        Stored::SlaFailure(failure) => Record::SlaFailure(sla_failure(service, failure, None)),
+        Stored::SlaFailureAt { timestamp, failure } => {
+            Record::SlaFailure(sla_failure(service, failure, Some(timestamp)))
         }
-        Stored::Failover(stored) => Record::Failover(Failover {
-            cause: stored.cause,
-            from: vm(stored.from),
-            from_machine: name(stored.from_machine)?,
-            to: vm(stored.to),
-            to_machine: name(stored.to_machine)?,
-            size: stored.size.to_owned(),
-            sequence: stored.sequence,
-            snapshot_bytes: stored.snapshot_bytes,
-            replayed_transactions: stored.replayed_transactions,
-            fuel_used: stored.fuel_used,
-            pause: stored.pause,
+        Stored::Failover(stored) => Record::Failover(failover(service, stored)?),
+        Stored::FailoverAt { timestamp, forced_by, failover: stored } => Record::Failover(Failover {
+            forced_by: forced_by.map(name).transpose()?,
+            timestamp: Some(timestamp),
+            ..failover(service, stored)?
         }),
+    })
+}
+
+fn sla_failure(service: &Name, stored: StoredSlaFailure<'_>, timestamp: Option<Timestamp>) -> SlaFailure {
+    SlaFailure {
+        vm: VmId { service: service.clone(), number: stored.vm },
+        resource: stored.resource,
+        usage: stored.usage,
+        threshold_percent: stored.threshold,
+        transaction: stored.transaction.to_owned(),
+        sequence: stored.sequence,
+        timestamp,
+    }
+}
+
+fn failover(service: &Name, stored: StoredFailover<'_>) -> Result<Failover, RecordError> {
+    let vm = |number| VmId { service: service.clone(), number };
+    let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
+    Ok(Failover {
+        cause: stored.cause,
+        from: vm(stored.from),
+        from_machine: name(stored.from_machine)?,
+        to: vm(stored.to),
+        to_machine: name(stored.to_machine)?,
+        size: stored.size.to_owned(),
+        sequence: stored.sequence,
+        snapshot_bytes: stored.snapshot_bytes,
+        replayed_transactions: stored.replayed_transactions,
+        fuel_used: stored.fuel_used,
+        pause: stored.pause,
+        forced_by: None,
+        timestamp: None,
     })
 }
 
@@ -261,6 +307,7 @@ mod tests {
             threshold_percent: Percent::whole(98),
             transaction: "t".into(),
             sequence: Sequence(9),
+            timestamp: Some(Timestamp(7)),
         };
         let failover = Failover {
             cause: FailoverCause::Memory,
@@ -274,8 +321,17 @@ mod tests {
             replayed_transactions: 8,
             fuel_used: 9,
             pause: Duration::from_micros(10),
+            forced_by: Some(Name::new("ada").expect("a name")),
+            timestamp: Some(Timestamp(8)),
         };
         let read = |record: &Record| decode(&service(), Epoch::default(), &encode(record)).expect("decodes");
+        assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
+        assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
+        // As the versions wrote them that had no time.
+        let failure = SlaFailure { timestamp: None, ..failure };
+        let failover = Failover { timestamp: None, forced_by: None, ..failover };
+        assert_eq!(encode(&Record::SlaFailure(failure.clone()))[..3], [2, 3, 1]);
+        assert_eq!(encode(&Record::Failover(failover.clone()))[..6], [3, 1, 3, 2, b'm', b'1']);
         assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
         assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
         let opened = Record::Opened { timestamp: Timestamp(5), epoch: Epoch([6; 16]) };

@@ -28,10 +28,10 @@ type Cell = Mutex<State>;
 pub struct Ticket(Arc<Cell>);
 
 /// The other end of a [`Ticket`]. Dropped without a word, it says that the writer is gone.
-pub(super) struct Completion(Arc<Cell>);
+pub(crate) struct Completion(Arc<Cell>);
 
 /// A ticket, and what completes it.
-pub(super) fn ticket() -> (Completion, Ticket) {
+pub(crate) fn ticket() -> (Completion, Ticket) {
     let cell = Arc::new(Mutex::new(State::UnderWay(SmallVec::new())));
     (Completion(Arc::clone(&cell)), Ticket(cell))
 }
@@ -86,7 +86,7 @@ impl Ticket {
 
 impl Completion {
     /// Says what became of the record, to all who wait and to all who ask later.
-    pub(super) fn complete(self, committed: Committed) {
+    pub(crate) fn complete(self, committed: Committed) {
         self.tell(committed);
     }
 

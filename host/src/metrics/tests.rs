@@ -22,6 +22,7 @@ fn sla_failure(service: &str) -> Event {
         threshold_percent: Percent::whole(98),
         transaction: "t".into(),
         sequence: Sequence(1),
+        timestamp: None,
     })
 }
 
@@ -38,6 +39,8 @@ fn failover(service: &str, cause: FailoverCause, pause: Duration) -> Event {
         replayed_transactions: 0,
         fuel_used: 98,
         pause,
+        forced_by: None,
+        timestamp: None,
     })
 }
 
@@ -111,6 +114,8 @@ fn events_answers_and_statuses_are_shown_by_service() {
             r#"lifeboat_service_condition{service="bank",condition="quarantined"} 0"#,
             r#"lifeboat_service_condition{service="lost",condition="quarantined"} 1"#,
             r#"lifeboat_service_condition{service="resting",condition="quarantined"} 0"#,
+            r#"lifeboat_service_condition{service="resting",condition="stopped"} 1"#,
+            r#"lifeboat_service_condition{service="lost",condition="stopped"} 0"#,
             r#"lifeboat_transaction_seconds_bucket{le="0.001",service="bank"} 1"#,
             r#"lifeboat_transaction_seconds_bucket{le="+Inf",service="bank"} 3"#,
             r#"lifeboat_transaction_seconds_count{service="bank"} 3"#,

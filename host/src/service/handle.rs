@@ -46,6 +46,7 @@ pub(super) enum Message {
         _place: OwnedSemaphorePermit,
     },
     FailOver {
+        by: Name,
         done: oneshot::Sender<Ordered>,
     },
     Snapshot {
@@ -153,9 +154,9 @@ impl ServiceHandle {
         self.ask(|done| Message::Status { done, _place: place }).await
     }
 
-    /// Fails over now, as an operator's wish.
-    pub(crate) async fn fail_over(&self) -> Result<Ordered, Denial> {
-        self.ask(|done| Message::FailOver { done }).await
+    /// Fails over now, as operator `by` wishes.
+    pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, Denial> {
+        self.ask(|done| Message::FailOver { by, done }).await
     }
 
     /// Takes a snapshot now.

@@ -272,10 +272,12 @@ impl Service {
             replayed_transactions,
             fuel_used,
             pause,
+            forced_by: self.forced_by.clone().filter(|_| cause == FailoverCause::Forced),
+            timestamp: Some(self.service_time()),
         };
         self.journal_event(Record::Failover(failover.clone()));
         self.triggered = Some(Triggered::Over(failover.clone()));
-        self.emit(Event::Failover(failover));
+        self.emit_once_durable(Event::Failover(failover));
         Ok(())
     }
 

@@ -174,7 +174,7 @@ impl Service {
     fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<Kept>) -> KeeperTask {
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
         self.journal_event(Record::Opened { timestamp, epoch: self.epoch });
-        let events = Arc::clone(&self.surroundings.events);
+        let events = self.events.sink();
         let (keeper, task) = Keeper::new(directory, self.name.clone(), kept, events);
         self.keeper = Some(keeper);
         Box::pin(task)

@@ -375,7 +375,7 @@ impl Service {
 
     fn tell_waiting(&self, waiting: Vec<Order>) {
         for order in waiting {
-            order.tell(self.status());
+            self.answer_order(order);
         }
     }
 
