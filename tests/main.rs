@@ -8,6 +8,7 @@
 //! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`;
 //!   `kill_server`: the same of a server over HTTP.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
+//! - `yields`: guests that keep a thread busy, by whatever they call.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`, `tutorial`: that the lines of README.md and docs/tutorial.md do what they say.
 //! - `client`: the client commands of the built binary, against a server of it.
@@ -45,3 +46,4 @@ mod tutorial;
 mod util;
 mod verify;
 mod wasi;
+mod yields;

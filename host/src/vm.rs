@@ -22,14 +22,16 @@ use crate::wasi::{Phase, Scene, Wasi};
 use crate::workload::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use bytes::Bytes;
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{poll_fn, ready};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
-use std::task::Poll;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::runtime::RuntimeFlavor;
 use tokio::time::{Instant, Sleep, sleep_until};
-use wasmtime::{CallHook, ResourceLimiter, Store, StoreContextMut, Trap};
+use wasmtime::{CallHook, CallHookHandler, ResourceLimiter, Store, StoreContextMut, Trap};
 
 #[allow(missing_docs, unreachable_pub, reason = "generated; host/wit/vm.wit is the documentation")]
 mod bindings {
@@ -42,15 +44,30 @@ mod bindings {
     });
 }
 pub(crate) use bindings::VmPre;
-use bindings::exports::lifeboat::vm::workload::Context;
+use bindings::exports::lifeboat::vm::workload::Context as Caller;
 
-/// A guest gives way to others after burning this much fuel, some tens of microseconds. To give way takes about one:
-/// at a tenth of this interval, that alone would slow a guest down by a quarter.
+/// A guest yields to others after burning this much fuel, some tens of microseconds, and after this much was charged
+/// for its host calls. To yield takes about one microsecond: at a tenth of this interval, that alone would slow a guest
+/// down by a quarter.
 pub const FUEL_YIELD_INTERVAL: u64 = 100_000;
 
 /// Fuel charged for each entry into the host, which burns none by itself: a call of a host function, growth of a memory
-/// or a table, and each time the guest gives way ([`FUEL_YIELD_INTERVAL`]). Bytes that are copied for it cost extra.
+/// or a table, and each yield for fuel that the guest burnt ([`FUEL_YIELD_INTERVAL`]). Bytes that are copied for it cost
+/// extra.
 pub const FUEL_PER_HOST_CALL: u64 = 100;
+
+/// A guest that goes on calling the host yields after this time whatever its calls are charged: a second guard, for a
+/// host function that takes longer than its charge says.
+pub const HOST_CALL_TIME_MAX: Duration = Duration::from_millis(2);
+
+/// The clock of [`HOST_CALL_TIME_MAX`] is read once in so many entries into the host and exits from it: to read it at
+/// each of them would cost as much as the call itself.
+pub const HOST_CALLS_PER_CLOCK_READ: u32 = 64;
+
+/// An operation on memory (`memory.fill`, `memory.copy`, `memory.init`) that is longer than so many bytes cannot be
+/// interrupted for a millisecond and more: while it runs, another thread takes the place of the guest's own, and other
+/// guests go on. A deadline ends the guest after it.
+pub const BULK_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 /// Handles to resources that a guest may hold at once.
 pub const HANDLES_MAX: usize = 100_000;
@@ -143,7 +160,7 @@ pub(crate) struct Vm {
 pub struct Instance {
     store: Store<StoreData>,
     vm: bindings::Vm,
-    timer: Timer,
+    turns: Turns,
     is_dead: bool,
 }
 
@@ -160,11 +177,11 @@ impl Instance {
     /// # Errors
     /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or the pool has no slot.
     pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
-        let mut store = new_store(program, secret, allowance);
-        let mut timer = Timer::default();
-        let instantiated = within(&mut timer, allowance.deadline, program.pre().instantiate_async(&mut store)).await;
+        let mut turns = Turns::default();
+        let mut store = new_store(program, secret, allowance, Arc::clone(&turns.is_long));
+        let instantiated = turns.run(allowance.deadline, program.pre().instantiate_async(&mut store)).await;
         match instantiated {
-            Ok(vm) => Ok(Self { store, vm, timer, is_dead: false }),
+            Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
                 Cause::Fuel { limit_fuel } => {
                     let message = format!("its start function did not end within {} fuel", grouped(limit_fuel));
@@ -188,16 +205,17 @@ impl Instance {
     async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
         let scene = Scene { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
         self.enter(scene, allowance);
-        let context = Context { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
-        let Self { store, vm, timer, .. } = self;
+        let context = Caller { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
+        let Self { store, vm, turns, .. } = self;
         let workload = vm.lifeboat_vm_workload();
-        let called = within(timer, allowance.deadline, async {
-            match phase {
-                Phase::Query => workload.call_query(&mut *store, context, call.body).await,
-                _ => workload.call_execute(&mut *store, context, call.body).await,
-            }
-        })
-        .await;
+        let called = turns
+            .run(allowance.deadline, async {
+                match phase {
+                    Phase::Query => workload.call_query(&mut *store, context, call.body).await,
+                    _ => workload.call_execute(&mut *store, context, call.body).await,
+                }
+            })
+            .await;
         let (fuel_used, called) = self.leave(allowance, called);
         let answer = match called {
             Ok(Ok(reply)) => Answer::Ok(Bytes::from(reply)),
@@ -224,13 +242,14 @@ impl Instance {
         self.enter(Scene { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp }, allowance);
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
-        let Self { store, vm, timer, .. } = self;
+        let Self { store, vm, turns, .. } = self;
         let workload = vm.lifeboat_vm_workload();
-        let called = within(timer, allowance.deadline, async {
-            let version = workload.call_state_version(&mut *store).await?;
-            Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
-        })
-        .await;
+        let called = turns
+            .run(allowance.deadline, async {
+                let version = workload.call_state_version(&mut *store).await?;
+                Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
+            })
+            .await;
         let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
         let (fuel_used, called) = self.leave(allowance, called);
         match (called, stream) {
@@ -253,10 +272,9 @@ impl Instance {
         let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
         self.enter(Scene { phase: Phase::Birth, sequence, epoch: Epoch::default(), now }, allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
-        let Self { store, vm, timer, .. } = self;
+        let Self { store, vm, turns, .. } = self;
         let workload = vm.lifeboat_vm_workload();
-        let called =
-            within(timer, allowance.deadline, workload.call_restore(&mut *store, snapshot.state_version())).await;
+        let called = turns.run(allowance.deadline, workload.call_restore(&mut *store, snapshot.state_version())).await;
         self.store.data_mut().state = StateStream::Closed;
         let (fuel_used, called) = self.leave(allowance, called);
         match called {
@@ -290,15 +308,12 @@ impl Instance {
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
         data.wasi.enter(scene, allowance.deadline);
-        (data.host_call_fuel, data.yielded_at_fuel) = (0, 0);
-        if std::mem::take(&mut data.is_yield_due) {
-            self.store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
-        }
+        data.charges.enter(allowance.fuel);
     }
 
     fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
         let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
-        let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_host_call_fuel());
+        let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
         match called {
             // Host calls are charged when they are made, but the guest's own check does not see them: it may have
             // finished on fuel that they had used up.
@@ -317,14 +332,12 @@ impl Instance {
 /// Limited here: fuel and how often it yields, linear memory, table elements, core instances, memories and tables
 /// (through [`ResourceLimiter`]), bytes copied per host call, component handles, and resource-table capacity. The
 /// stack and the pool's slots are limited by the engine, reply, state chunks, log and random bytes where they arise.
-fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance) -> Store<StoreData> {
+fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance, is_long: Arc<AtomicBool>) -> Store<StoreData> {
     let data = StoreData {
         limiter: Limiter { memory_bytes: 0, memory_limit_bytes: allowance.memory_bytes },
         wasi: Wasi::new(secret, HANDLES_MAX),
         state: StateStream::Closed,
-        host_call_fuel: 0,
-        yielded_at_fuel: 0,
-        is_yield_due: false,
+        charges: Charges::new(allowance.fuel, is_long),
     };
     let mut store = Store::new(program.engine(), data);
     store.limiter(|data| &mut data.limiter);
@@ -332,55 +345,221 @@ fn new_store(program: &Program, secret: [u8; 32], allowance: Allowance) -> Store
     store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL)).expect("the interval is above zero");
     store.set_hostcall_fuel(REPLY_BYTES_MAX);
     store.set_max_component_handles(HANDLES_MAX);
-    store.call_hook(charge_host_call);
+    store.call_hook_async(HostCalls);
     store
 }
 
-/// Charges a host call when it is made and what was done in it when it returns, and sees to it that a guest that burns
-/// its fuel in host calls gives way like any other.
+/// Charges host calls, and makes a guest yield in them.
 ///
-/// The charge is kept beside the store's own fuel: setting that anew on each call would start the yield interval
-/// anew too, and a guest that calls the host often enough would never give way. When the charges add up to an interval,
-/// the interval is cut short to 1, so that the guest's next instruction gives way; that comes by here again (giving way
-/// is an entry into the host as well), and the interval is what it was.
-fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -> wasmtime::Result<()> {
-    let data = store.data_mut();
-    match hook {
-        CallHook::CallingHost => data.host_call_fuel = data.host_call_fuel.saturating_add(FUEL_PER_HOST_CALL),
-        CallHook::ReturningFromHost => {}
-        CallHook::CallingWasm | CallHook::ReturningFromWasm => return Ok(()),
+/// A guest checks its fuel only where a function begins and where a loop goes round, so that it can call the host a
+/// million times between two checks. This is the place that every one of these calls passes, and so the guest yields
+/// here, on its own fiber, without having to come to a check.
+struct HostCalls;
+
+// Written out rather than with `async_trait`, whose box would take memory from the allocator at every entry into the
+// host: a box of something without a size does not.
+impl CallHookHandler<StoreData> for HostCalls {
+    fn handle_call_event<'handler, 'store, 'event>(
+        &'handler self,
+        store: StoreContextMut<'store, StoreData>,
+        hook: CallHook,
+    ) -> Pin<Box<dyn Future<Output = wasmtime::Result<()>> + Send + 'event>>
+    where
+        'handler: 'event,
+        'store: 'event,
+        Self: 'event,
+    {
+        match charge_host_call(store, hook) {
+            Ok(Turn::Goes) => Box::pin(GoOn),
+            Ok(Turn::Ends) => Box::pin(YieldOnce { has_yielded: false }),
+            Err(error) => Box::pin(ready(Err(error))),
+        }
     }
-    let charged = data.collect_host_call_fuel();
-    if charged - data.yielded_at_fuel >= FUEL_YIELD_INTERVAL {
-        data.yielded_at_fuel = charged;
-        data.is_yield_due = true;
-        store.fuel_async_yield_interval(Some(1))?;
-    } else if data.is_yield_due && matches!(hook, CallHook::CallingHost) {
-        data.is_yield_due = false;
-        store.fuel_async_yield_interval(Some(FUEL_YIELD_INTERVAL))?;
-    }
-    if store.get_fuel()? < charged { Err(Trap::OutOfFuel.into()) } else { Ok(()) }
 }
 
-/// Waits for a call, for `deadline` at most.
-async fn within<T>(
-    timer: &mut Timer,
-    deadline: Option<Duration>,
-    call: impl Future<Output = wasmtime::Result<T>>,
-) -> wasmtime::Result<T> {
-    let Some(deadline) = deadline else { return call.await };
-    // From when it first gives way, which is after a tenth of a millisecond: most calls are over by then, and never ask
-    // what time it is.
-    let mut end = None;
-    let mut call = pin!(call);
-    poll_fn(|cx| match call.as_mut().poll(cx) {
-        Poll::Ready(called) => Poll::Ready(called),
-        Poll::Pending => {
-            let end = *end.get_or_insert_with(|| Instant::now() + deadline);
-            timer.poll(cx, end).map(|()| Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))))
+/// Ready at once, and without a size.
+struct GoOn;
+
+impl Future for GoOn {
+    type Output = wasmtime::Result<()>;
+
+    fn poll(self: Pin<&mut Self>, _cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Lets every other task that is ready go first, as wasmtime does when a guest has burnt an interval.
+///
+/// `tokio::task::yield_now` would also wait until the runtime has looked at its timers and sockets, so that a guest
+/// that calls the host would get less than its share beside one that only computes.
+struct YieldOnce {
+    has_yielded: bool,
+}
+
+impl Future for YieldOnce {
+    type Output = wasmtime::Result<()>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if std::mem::replace(&mut self.has_yielded, true) {
+            return Poll::Ready(Ok(()));
         }
-    })
-    .await
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// Whether a guest goes on or yields first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Turn {
+    Goes,
+    Ends,
+}
+
+/// Charges a host call when it is made and what was done in it when it returns.
+///
+/// The charge is kept beside the store's own fuel: setting that anew on each call would start the yield interval
+/// anew too, and a guest that calls the host often enough would never yield.
+fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -> wasmtime::Result<Turn> {
+    let is_entry = match hook {
+        CallHook::CallingHost => true,
+        CallHook::ReturningFromHost => false,
+        CallHook::CallingWasm | CallHook::ReturningFromWasm => return Ok(Turn::Goes),
+    };
+    let fuel_left = store.get_fuel()?;
+    let data = store.data_mut();
+    if is_entry {
+        data.charges.add(FUEL_PER_HOST_CALL);
+        data.charges.note_fuel(fuel_left);
+    }
+    let charged = data.collect_charges();
+    if fuel_left < charged { Err(Trap::OutOfFuel.into()) } else { Ok(data.charges.turn(std::time::Instant::now)) }
+}
+
+/// What the host calls of one call into the guest were charged, and when the guest last yielded in one.
+struct Charges {
+    /// Fuel for all of them.
+    fuel: u64,
+    /// How much of it there was when the guest last yielded here.
+    yielded_at_fuel: u64,
+    /// Entries into the host and exits from it since the clock was last read.
+    passages: u32,
+    /// When the clock was first read after the guest last yielded here.
+    since: Option<std::time::Instant>,
+    /// What the guest had left in its tank when it last entered the host.
+    fuel_left: u64,
+    /// Whether the guest is about to do something long. Shared with [`Turns`].
+    is_long: Arc<AtomicBool>,
+}
+
+impl Charges {
+    fn new(fuel_left: u64, is_long: Arc<AtomicBool>) -> Self {
+        Self { fuel: 0, yielded_at_fuel: 0, passages: 0, since: None, fuel_left, is_long }
+    }
+
+    /// Begins a call into the guest.
+    fn enter(&mut self, fuel_left: u64) {
+        (self.fuel, self.yielded_at_fuel) = (0, 0);
+        (self.passages, self.since) = (0, None);
+        self.fuel_left = fuel_left;
+        self.is_long.store(false, Ordering::Relaxed);
+    }
+
+    fn add(&mut self, fuel: u64) {
+        self.fuel = self.fuel.saturating_add(fuel);
+    }
+
+    /// Sees from the fuel that was burnt since the last entry into the host whether a long operation comes next.
+    ///
+    /// A bulk operation burns one unit a byte before it begins, and then yields if an interval is over, by way of the
+    /// host. Nothing else burns this much between two entries, unless a function of megabytes does without a loop.
+    fn note_fuel(&mut self, fuel_left: u64) {
+        let burnt = self.fuel_left.saturating_sub(fuel_left);
+        self.fuel_left = fuel_left;
+        let is_long = burnt > BULK_BYTES_MAX;
+        if is_long != self.is_long.load(Ordering::Relaxed) {
+            self.is_long.store(is_long, Ordering::Relaxed);
+        }
+    }
+
+    /// Decides whether the guest yields now: it has used up an interval in host calls, or was long about them.
+    fn turn(&mut self, now: impl FnOnce() -> std::time::Instant) -> Turn {
+        let mut is_over = self.fuel - self.yielded_at_fuel >= FUEL_YIELD_INTERVAL;
+        self.passages += 1;
+        if !is_over && self.passages >= HOST_CALLS_PER_CLOCK_READ {
+            self.passages = 0;
+            let now = now();
+            let since = *self.since.get_or_insert(now);
+            is_over = now.saturating_duration_since(since) >= HOST_CALL_TIME_MAX;
+        }
+        if !is_over {
+            return Turn::Goes;
+        }
+        self.yielded_at_fuel = self.fuel;
+        (self.passages, self.since) = (0, None);
+        Turn::Ends
+    }
+}
+
+/// Lets a guest run turn by turn, from one yield to the next, until its call is over or its deadline has come.
+#[derive(Default)]
+struct Turns {
+    timer: Timer,
+    /// Whether the next turn is a long one. The store's [`Charges`] say so.
+    is_long: Arc<AtomicBool>,
+}
+
+impl Turns {
+    /// Waits for a call, for `deadline` at most.
+    async fn run<T>(
+        &mut self,
+        deadline: Option<Duration>,
+        call: impl Future<Output = wasmtime::Result<T>>,
+    ) -> wasmtime::Result<T> {
+        // From when it first yields, which is after a tenth of a millisecond: most calls are over by then, and never
+        // ask what time it is.
+        let mut end = None;
+        let mut call = pin!(call);
+        poll_fn(|cx| {
+            let polled = match self.is_long.load(Ordering::Relaxed) {
+                false => run_turn(call.as_mut(), cx),
+                true => beside(|| run_turn(call.as_mut(), cx)),
+            };
+            let Some(deadline) = deadline else { return polled };
+            if polled.is_ready() {
+                return polled;
+            }
+            let now = Instant::now();
+            let end = *end.get_or_insert(now + deadline);
+            // The timer alone would be late: a runtime whose tasks never rest looks at its timers once in a while.
+            if now >= end || self.timer.poll(cx, end).is_ready() {
+                return Poll::Ready(Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Runs a guest until it yields or its call is over.
+///
+/// wasmtime reads the stack pointer when it enters a guest, and the guest's stack ends [`STACK_BYTES_MAX`] below that.
+/// What lies between there and the guest's first frame is our and wasmtime's own code, which the guest's stack is the
+/// smaller by. So every call of a kind has to take the same way in the machine's code, be it the first time or a
+/// replay: what was just deep enough must not be too deep when it is replayed. Inlined, this would be compiled once for
+/// each place that it is called from, each with frames of its own.
+///
+/// [`STACK_BYTES_MAX`]: crate::engine::STACK_BYTES_MAX
+#[inline(never)]
+fn run_turn<F: Future>(call: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
+    call.poll(cx)
+}
+
+/// Does long work while another thread takes the place of this one among the guests' threads.
+fn beside<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }
 
 /// Wakes a call at its deadline.
@@ -393,7 +572,7 @@ struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
     /// Is ready at `end`.
-    fn poll(&mut self, cx: &mut std::task::Context<'_>, end: Instant) -> Poll<()> {
+    fn poll(&mut self, cx: &mut Context<'_>, end: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(end)));
         if sleep.deadline() > end {
             sleep.as_mut().reset(end);
@@ -445,18 +624,13 @@ pub(crate) struct StoreData {
     limiter: Limiter,
     pub(crate) wasi: Wasi,
     state: StateStream,
-    /// Fuel for the host calls of this call into the guest.
-    host_call_fuel: u64,
-    /// How much of it there was when the guest was last made to give way.
-    yielded_at_fuel: u64,
-    /// Whether the yield interval is cut short.
-    is_yield_due: bool,
+    charges: Charges,
 }
 
 impl StoreData {
-    fn collect_host_call_fuel(&mut self) -> u64 {
-        self.host_call_fuel = self.host_call_fuel.saturating_add(self.wasi.take_owed_fuel());
-        self.host_call_fuel
+    fn collect_charges(&mut self) -> u64 {
+        self.charges.add(self.wasi.take_owed_fuel());
+        self.charges.fuel
     }
 }
 
@@ -565,6 +739,7 @@ impl bindings::lifeboat::vm::state::Host for StoreData {
         let Some(current) = snapshot.chunks().get(*chunk) else { return Ok(Vec::new()) };
         let rest = &current[*offset..];
         let taken = rest.len().min(usize::try_from(max)?);
+        self.wasi.owed_fuel += taken as u64 / 16;
         let bytes = rest[..taken].to_vec();
         if taken == rest.len() {
             (*chunk, *offset) = (*chunk + 1, 0);
@@ -579,4 +754,72 @@ impl bindings::lifeboat::vm::state::Host for StoreData {
 pub(crate) fn add_to_linker(linker: &mut wasmtime::component::Linker<StoreData>) -> wasmtime::Result<()> {
     bindings::lifeboat::vm::state::add_to_linker::<_, wasmtime::component::HasSelf<_>>(linker, |data| data)?;
     crate::wasi::add_to_linker(linker)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn charges() -> Charges {
+        let mut charges = Charges::new(0, Arc::default());
+        charges.enter(u64::MAX);
+        charges
+    }
+
+    #[test]
+    fn a_guest_yields_once_in_each_interval_of_host_calls() {
+        let mut charges = charges();
+        let start = std::time::Instant::now();
+        let mut yields_at = Vec::new();
+        for call in 1..=3_000 {
+            charges.add(FUEL_PER_HOST_CALL);
+            if charges.turn(|| start) == Turn::Ends {
+                yields_at.push(call);
+            }
+        }
+        assert_eq!(yields_at, [1_000, 2_000, 3_000]);
+    }
+
+    #[test]
+    fn a_guest_whose_host_calls_are_slow_yields_whatever_they_are_charged() {
+        let mut charges = charges();
+        let start = std::time::Instant::now();
+        let (mut reads, mut yields_at) = (0, Vec::new());
+        for passage in 1..=6 * HOST_CALLS_PER_CLOCK_READ {
+            let now = || {
+                reads += 1;
+                start + reads * (HOST_CALL_TIME_MAX / 2)
+            };
+            if charges.turn(now) == Turn::Ends {
+                yields_at.push(passage / HOST_CALLS_PER_CLOCK_READ);
+            }
+        }
+        // The first look tells when the turn began, the third that it is over.
+        assert_eq!((reads, yields_at), (6, vec![3, 6]));
+    }
+
+    #[test]
+    fn a_clock_that_goes_back_harms_nobody() {
+        let mut charges = charges();
+        let start = std::time::Instant::now() + Duration::from_secs(60);
+        for passage in 0..10 * HOST_CALLS_PER_CLOCK_READ {
+            assert_eq!(charges.turn(|| start - Duration::from_millis(passage.into())), Turn::Goes);
+        }
+    }
+
+    #[test]
+    fn a_long_operation_is_foreseen_and_forgotten_at_the_next_entry_into_the_host() {
+        let mut charges = charges();
+        let is_long = Arc::clone(&charges.is_long);
+        let mut foreseen = Vec::new();
+        let mut fuel_left = u64::MAX;
+        for burnt in [10, BULK_BYTES_MAX, BULK_BYTES_MAX + 1, 0, 1 << 32] {
+            fuel_left -= burnt;
+            charges.note_fuel(fuel_left);
+            foreseen.push(is_long.load(Ordering::Relaxed));
+        }
+        assert_eq!(foreseen, [false, false, true, false, true]);
+        charges.enter(u64::MAX);
+        assert!(!is_long.load(Ordering::Relaxed), "the next call begins anew");
+    }
 }

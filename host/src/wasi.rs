@@ -43,7 +43,7 @@ pub(crate) const RANDOM_BYTES_PER_CALL_MAX: u64 = 64 * 1024;
 pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
 
 /// The most pollables that a guest may poll at once. Like the two bounds above it keeps the work of one host call short:
-/// a guest does not give way in one.
+/// a guest does not yield in one.
 pub(crate) const POLLABLES_MAX: usize = 1_000;
 
 /// Fuel for each pollable of a poll.
