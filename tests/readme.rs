@@ -67,3 +67,23 @@ fn whole_counter_is_under_15_lines() {
     let lines = example.lines().filter(|line| !line.is_empty()).count();
     assert!(example.contains("#[workload]") && lines < 15, "{lines} lines: {example}");
 }
+
+#[test]
+fn whole_counter_is_the_one_of_the_guest_crate() {
+    let text = |path: &str| std::fs::read_to_string(root().join(path)).expect("readable");
+    let example = readme_blocks("rust").into_iter().next().expect("README.md has a block of Rust");
+    let tested = text("guest/tests/pass/counter.rs");
+    let (workload, _) = tested.split_once("\nfn main").expect("the workload comes first");
+    assert_eq!(example.trim_end(), workload.trim_end(), "guest/tests/pass/counter.rs runs another one");
+    let documented: String = text("guest/src/lib.rs")
+        .lines()
+        .filter_map(|line| line.strip_prefix("//!"))
+        .map(|line| format!("{}\n", line.trim_start_matches(' ')))
+        .collect();
+    let unindented = |text: &str| text.lines().map(|line| format!("{}\n", line.trim_start())).collect::<String>();
+    let manifest = readme_blocks("toml").into_iter().find(|block| block.contains("[lib]")).expect("its Cargo.toml");
+    for block in [&example, &manifest] {
+        assert!(documented.contains(&unindented(block)), "guest/src/lib.rs shows another one than\n{block}");
+    }
+    assert!(example.contains("checked_add") && manifest.contains("overflow-checks = true"));
+}

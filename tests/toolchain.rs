@@ -55,11 +55,11 @@ fn rebuilt_workloads_answer_as_the_prebuilt_ones_do() {
 fn guest_example_of_the_readme_builds_and_counts() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let example = readme_blocks("rust").into_iter().next().expect("README.md has a guest example");
-    let manifest = format!(
-        "[package]\nname = \"example\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n[lib]\ncrate-type = [\"cdylib\"]\n\n\
-         [dependencies]\nlifeboat-guest = {{ path = {:?} }}\nserde = {{ version = \"1.0\", features = [\"derive\"] }}\n",
-        root().join("guest")
-    );
+    let manifest = readme_blocks("toml").into_iter().find(|block| block.contains("[lib]")).expect("its Cargo.toml");
+    assert!(manifest.contains("path = \"guest\""), "{manifest}");
+    let guest = format!("path = {:?}", root().join("guest"));
+    let package = "[package]\nname = \"example\"\nversion = \"0.1.0\"\nedition = \"2024\"\n\n";
+    let manifest = package.to_owned() + &manifest.replace("path = \"guest\"", &guest);
     let write = |path: &str, text: &str| std::fs::write(folder.path().join(path), text).expect("a temporary file");
     std::fs::create_dir(folder.path().join("src")).expect("a temporary folder");
     write("Cargo.toml", &manifest);
@@ -71,4 +71,7 @@ fn guest_example_of_the_readme_builds_and_counts() {
     build(&["--crate", crate_manifest.to_str().expect("a path in UTF-8")], folder.path());
     let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input("1\n41\n").output();
     assert_eq!(run.exits(0), "1\n42\n");
+    let overflowing = format!("1\n{}\n1\n", i64::MAX);
+    let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input(&overflowing).output();
+    assert!(run.exits(1).starts_with("1\n") && run.exits(1).ends_with("\n2\n"), "{}", run.exits(1));
 }

@@ -14,15 +14,29 @@
 //!     type Transaction = i64;
 //!     type Reply = i64;
 //!     fn execute(&mut self, _: &Context, add: i64) -> Result<i64, String> {
-//!         self.0 += add;
+//!         self.0 = self.0.checked_add(add).ok_or("the total would not fit in 64 bits")?;
 //!         Ok(self.0)
 //!     }
 //! }
 //! ```
 //!
-//! Its crate needs `crate-type = ["cdylib"]`, this crate and `serde`, and is built with
-//! `cargo build --release --target wasm32-wasip1`. The user sends `5` and gets `5`, sends `-2` and gets `3`.
-//! (With an `rlib` beside the `cdylib`, cargo leaves link-time optimisation out and the module grows by half.)
+//! Its `Cargo.toml` says
+//!
+//! ```toml
+//! [lib]
+//! crate-type = ["cdylib"]
+//!
+//! [dependencies]
+//! lifeboat-guest = { path = "guest" }
+//! serde = { version = "1.0", features = ["derive"] }
+//!
+//! # An overflow fails its transaction, as in a test, instead of wrapping around.
+//! [profile.release]
+//! overflow-checks = true
+//! ```
+//!
+//! and it is built with `cargo build --release --target wasm32-wasip1`. The user sends `5` and gets `5`, sends `-2` and
+//! gets `3`. (With an `rlib` beside the `cdylib`, cargo leaves link-time optimisation out and the module grows by half.)
 //!
 //! # What a workload must keep to
 //! - **Be deterministic.** The same state and the same transactions give the same replies, or a replay would not give

@@ -15,7 +15,9 @@ use crate::snapshot::StateReader;
 ///
 /// The state of a new service is `Default::default()`. `Serialize` and `Deserialize` say what a snapshot holds; fields
 /// that can be derived from others may be skipped and rebuilt. The format (postcard) is not self-describing, so
-/// `#[serde(untagged)]`, `#[serde(flatten)]` and `skip_serializing_if` do not work *in the state*; they do in JSON.
+/// `serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]` and `skip_serializing_if` do not work *in the state*,
+/// although it may be written; they do in JSON. Keep free-form JSON as a `String`. A test that restores what
+/// [`snapshot::save`](crate::snapshot::save) wrote shows it, and so does `lifeboat verify`.
 pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     /// A request that may change the state.
     type Transaction;

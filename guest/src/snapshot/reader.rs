@@ -43,6 +43,12 @@ impl StateReader {
         let value = T::deserialize(&mut deserializer);
         let rest = deserializer.finalize().map_err(|error| format!("cannot read the state: {error}"))?;
         match value {
+            Err(Error::WontImplement) => Err(format!(
+                "cannot read the state `{}`: at byte {} it has a value whose type only the value itself tells \
+                 (serde_json::Value, untagged, flatten): give it a type, or keep JSON as a String",
+                short_name::<T>(),
+                rest.position
+            )),
             Err(error) => Err(format!("cannot read the state: {error} at byte {}", rest.position)),
             Ok(_) if rest.more => {
                 Err(format!("cannot read the state: it goes on after its end at byte {}", rest.position))
@@ -78,6 +84,13 @@ impl StateReader {
         }
         Ok(())
     }
+}
+
+/// The name of a type without its path and parameters.
+fn short_name<T>() -> &'static str {
+    let name = std::any::type_name::<T>();
+    let name = name.split_once('<').map_or(name, |(name, _)| name);
+    name.rsplit("::").next().unwrap_or(name)
 }
 
 impl From<Vec<u8>> for StateReader {

@@ -230,6 +230,22 @@ fn state_without_an_encoding_is_refused() {
     assert!(reason.starts_with("cannot write the state: "), "{reason}");
 }
 
+#[test]
+fn state_that_only_its_values_describe_is_refused_with_its_type_and_a_remedy() {
+    #[derive(Debug, Serialize, Deserialize)]
+    struct Profile {
+        name: String,
+        extra: serde_json::Value,
+    }
+    let bytes = saved(&Profile { name: "ann".into(), extra: serde_json::json!({"a": [1]}) });
+    let reason = StateReader::from(bytes).read::<Profile>().expect_err("postcard does not say what follows");
+    for words in ["`Profile`", "at byte 4", "serde_json::Value", "keep JSON as a String"] {
+        assert!(reason.contains(words), "`{words}` is not in: {reason}");
+    }
+    // The host shows no more of it.
+    assert!(reason.len() <= 200, "{} bytes", reason.len());
+}
+
 /// Version 3 of a state that was a plain number as version 2.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Named {

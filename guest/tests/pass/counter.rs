@@ -8,7 +8,7 @@ impl Workload for Counter {
     type Transaction = i64;
     type Reply = i64;
     fn execute(&mut self, _: &Context, add: i64) -> Result<i64, String> {
-        self.0 += add;
+        self.0 = self.0.checked_add(add).ok_or("the total would not fit in 64 bits")?;
         Ok(self.0)
     }
 }
@@ -16,5 +16,7 @@ impl Workload for Counter {
 fn main() {
     let mut counter = Counter::default();
     assert_eq!(counter.execute(&Context::default(), 5), Ok(5));
+    assert!(counter.execute(&Context::default(), i64::MAX).is_err(), "it does not wrap around");
+    assert_eq!(counter.execute(&Context::default(), -2), Ok(3));
     assert_eq!(Counter::STATE_VERSION, 1);
 }
