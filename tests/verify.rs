@@ -137,6 +137,32 @@ fn new_identity(service: &str) -> NewIdentity {
 }
 
 #[test]
+fn a_state_that_can_never_be_restored_shows_before_the_first_failover() {
+    let storage = SimulatedStorage::new(7);
+    block_on(async {
+        let rig = start(&storage).await;
+        for (service, guest) in [("ant", "refuse-restore.wat"), ("bee", "refuse-snapshot.wat"), ("cat", "count.wat")] {
+            rig.grant(service);
+            create(&rig, service, guest).await;
+            for round in 0..3 {
+                rig.send_as(service, &format!("t{round}"), "x").await.expect("kept");
+            }
+        }
+    });
+    let contents = look(&storage.copy()).expect("readable");
+    let proofs = proofs(&Scratch::new(&settings().sizes).expect("an engine"), &storage, &contents);
+    let unmovable = |proof: &Proof, why: &str| match &proof.findings[..] {
+        [finding @ Finding::Unmovable { sequence, .. }] => {
+            sequence.0 == 3 && finding.to_string().contains(why) && proof.replayed_transactions == 3
+        }
+        _ => false,
+    };
+    assert!(unmovable(&proofs[0], "the guest's restore answered err: no thanks"), "{proofs:?}");
+    assert!(unmovable(&proofs[1], "the guest's snapshot answered err: "), "{proofs:?}");
+    assert_eq!(proofs[2].findings, []);
+}
+
+#[test]
 fn a_sound_directory_is_proven_and_not_touched() {
     let storage = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");

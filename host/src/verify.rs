@@ -3,11 +3,13 @@
 //! The journal and the files are compared with their hashes where they are read. What is proven here is what they mean:
 //! from the oldest snapshot on every transaction is executed again, in scratch VMs, and every answer compared; at each
 //! newer snapshot the state that the replay led to is compared with the one that was stored. Each stretch begins with a
-//! stored snapshot, so that all of them are restored, and a difference lies between two of them.
+//! stored snapshot, so that all of them are restored, and a difference lies between two of them. The last state is
+//! exported and restored as a failover would: a service that was never moved shows here whether it can be.
 //!
 //! Two exports of equal states may differ in bytes, since an instance may have lived through more than its state tells.
 //! So if bytes differ, both are restored and exported once more: what differs then is the state.
 
+use crate::clock::Timestamp;
 use crate::data::{DataError, FoundService, FoundSnapshot, chain, count_transactions, kept, last_transaction};
 use crate::engine::Program;
 use crate::journal::TransactionRecord;
@@ -69,6 +71,13 @@ pub enum Finding {
         /// The last transaction of the snapshot that it was compared with.
         through: Sequence,
     },
+    /// The last state cannot be exported and restored, so that no failover can move it.
+    Unmovable {
+        /// The last transaction that is part of it.
+        sequence: Sequence,
+        /// Why.
+        reason: String,
+    },
     /// The state that a replay led to cannot be compared.
     NotCompared {
         /// The last transaction that is part of it.
@@ -92,6 +101,11 @@ impl fmt::Display for Finding {
                 f,
                 "the state diverged between transaction {after} and {through}, with the same answers: the snapshot of \
                  {through} holds another state than a replay from {after} leads to"
+            ),
+            Self::Unmovable { sequence, reason } => write!(
+                f,
+                "the state after transaction {sequence} cannot be exported and restored, and so not be moved by a failover: \
+                 {reason}; replays bring it back, until the journal is full"
             ),
             Self::NotCompared { sequence, reason } => {
                 write!(f, "the state after transaction {sequence} cannot be compared with its snapshot: {reason}")
@@ -267,7 +281,13 @@ impl Replay<'_> {
             FoundSnapshot::sequence,
         );
         self.trust(self.proof.through);
-        let Some(next) = next else { return Ok(true) };
+        let Some(next) = next else {
+            // A state that was just restored, and not changed since, is proven.
+            if base.file.is_none() || !tail.is_empty() {
+                self.move_last(rehydrated, last_transaction(records)).await?;
+            }
+            return Ok(true);
+        };
         let stored = Arc::new(next.load(self.storage)?);
         let allowance = subject.maintenance.allowance();
         let exported = rehydrated.instance.snapshot(next.sequence(), next.timestamp(), allowance).await;
@@ -294,6 +314,30 @@ impl Replay<'_> {
             }
         }
         Ok(true)
+    }
+
+    /// Exports the last state, and restores it.
+    async fn move_last(
+        &mut self,
+        mut rehydrated: Rehydrated,
+        last: Option<(Sequence, Timestamp)>,
+    ) -> Result<(), VerifyError> {
+        let subject = self.scratch.subject_of(self.program, self.found);
+        let (sequence, timestamp) = last.unwrap_or_default();
+        let exported = rehydrated.instance.snapshot(sequence, timestamp, subject.maintenance.allowance()).await;
+        drop(rehydrated);
+        let moved = match exported {
+            Ok((exported, _)) => restore(subject, &Arc::new(exported)).await.map(drop),
+            Err(error) => Err(error),
+        };
+        match moved.map_err(RehydrateError::from) {
+            Ok(()) => {}
+            Err(error) if error.is_transient() => {
+                return Err(VerifyError::TooSlow { service: self.found.name.clone(), error });
+            }
+            Err(error) => self.proof.findings.push(Finding::Unmovable { sequence, reason: error.to_string() }),
+        }
+        Ok(())
     }
 
     /// Rehydrates in parts, for the sake of progress.

@@ -87,8 +87,17 @@ impl<'a> Row<'a> {
             Bytes(found.journal_bytes).to_string(),
             grouped(ids as u64),
             oldest_id.map_or("-".into(), |time| format!("{:.0}", Utc(time))),
-            found.standing.as_ref().map_or_else(|reason| format!("quarantined: {reason}"), |()| "sound".into()),
+            match &found.standing {
+                Err(reason) => format!("quarantined: {reason}"),
+                Ok(()) if self.is_never_restored() => "sound (never restored: lifeboat verify tries it)".into(),
+                Ok(()) => "sound".into(),
+            },
         ]
+    }
+
+    /// Whether nothing is known of a restore of its state: only what was restored once becomes a snapshot.
+    fn is_never_restored(&self) -> bool {
+        self.found.last_transaction().0 > 0 && self.newest.is_none_or(|newest| newest.file.is_none())
     }
 
     fn as_json(&self) -> Value {
@@ -104,6 +113,7 @@ impl<'a> Row<'a> {
             "snapshot": newest.map(|newest| json!({
                 "sequence": newest.sequence(), "state_bytes": newest.state_bytes(), "file": newest.file,
             })),
+            "never_restored": self.is_never_restored(),
             "damaged_snapshots": damaged.collect::<Vec<_>>(),
             "journal_bytes": found.journal_bytes,
             "ids": ids,
