@@ -528,10 +528,89 @@ async fn a_service_that_cannot_be_snapshotted_denies_when_its_journal_is_full_an
             Err(denial) => break denial,
         }
     };
-    assert!(denied.to_string().contains("the journal holds 2"), "{denied}");
+    for words in ["no thanks", "lifeboat snapshot tally", "lifeboat failover tally", "lifeboat remove tally"] {
+        assert!(denied.to_string().contains(words), "no '{words}' in: {denied}");
+    }
     assert!(kept > 200, "{kept}");
     assert_eq!(ok(&rig.query("tally", "x").await), kept.to_string());
-    assert_eq!(rig.status("tally").await.stopped, None);
+    let status = rig.status("tally").await;
+    assert_eq!(status.stopped, None);
+    let journal = status.journal.expect("it is full");
+    assert!(journal.is_full && journal.fill.reason.is_some_and(|reason| reason.contains("no thanks")));
+    // Denied once or often, it is reported once, and was long before.
+    assert!(rig.send("tally", &long).await.is_err());
+    assert_eq!(journal_events(&rig), ["Journal filling 50%", "Journal filling 80%", "Journal full 98%"]);
+}
+
+/// What was reported of a journal that fills up: the condition, and how much of its bound was held.
+fn journal_events(rig: &Rig) -> Vec<String> {
+    let short = |event: Event| match event {
+        Event::JournalFilling(fill) => Some(format!("Journal filling {}%", fill.bytes * 100 / fill.limit_bytes)),
+        Event::JournalFull(fill) => Some(format!("Journal full {}%", fill.bytes * 100 / fill.limit_bytes)),
+        Event::JournalRelieved { .. } => Some("Journal relieved".into()),
+        _ => None,
+    };
+    rig.events().into_iter().filter_map(short).collect()
+}
+
+/// `count.wat` with `instructions` at the beginning of its `snapshot`.
+fn exporting(instructions: &str) -> Vec<u8> {
+    let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
+    let head = "#snapshot\") (result i32)";
+    let changed = text.replace(head, &format!("{head} {instructions}"));
+    assert_ne!(changed, text);
+    changed.into_bytes()
+}
+
+#[tokio::test]
+async fn a_journal_that_fills_up_is_reported_again_after_it_was_relieved() {
+    let rig = Rig::new();
+    let refuses = "(if (i64.ne (i64.rem_u (global.get $count) (i64.const 230)) (i64.const 0)) \
+        (then (return (call $answer (i32.const 1) (i32.const 144) (i32.const 18)))))";
+    rig.start_bytes("tally", &exporting(refuses), &[size("s", 5_000_000_000, 8 * MIB)]).await;
+    let long = vec![b'x'; MIB as usize];
+    for _ in 0..2 {
+        for _ in 0..230 {
+            assert!(rig.send("tally", &long).await.expect("there is room").answer.is_kept());
+        }
+        assert!(rig.status("tally").await.journal.is_some_and(|journal| !journal.is_full));
+        let after = rig.snapshot("tally").await;
+        assert_eq!((after.snapshot_sequence, after.journal), (after.sequence, None));
+    }
+    let once = ["Journal filling 50%", "Journal filling 80%", "Journal relieved"];
+    assert_eq!(journal_events(&rig), [once, once].concat());
+}
+
+#[tokio::test]
+async fn an_export_that_lacks_memory_has_all_that_a_slot_has() {
+    let rig = Rig::new();
+    // Over 8 MiB and the headroom; over the largest size as well.
+    let grows = "(if (i32.eq (memory.grow (i32.const 2400)) (i32.const -1)) (then unreachable))";
+    rig.start_bytes("tally", &exporting(grows), &[size("s", 5_000_000_000, 8 * MIB)]).await;
+    for round in 1..=2 {
+        for _ in 0..3 {
+            ok(&rig.send("tally", "x").await);
+        }
+        let after = rig.snapshot("tally").await;
+        assert_eq!((after.snapshot_sequence, after.unmovable), (after.sequence, None), "round {round}");
+        // The first is tried on less, and the guest trapped: only then is it replayed.
+        assert_eq!(after.counts.replayed_transactions, 3);
+        assert!(after.meter.memory.used < MIB);
+    }
+    assert_eq!(ok(&rig.query("tally", "x").await), "6");
+}
+
+#[tokio::test]
+async fn an_export_that_lacks_fuel_has_more_the_next_time() {
+    let rig = Rig::with(|config| config.maintenance_fuel = 50_000_000);
+    let burns = "(local $i i32) (loop $more (local.set $i (i32.add (local.get $i) (i32.const 1))) \
+        (br_if $more (i32.lt_u (local.get $i) (i32.const 12_000_000))))";
+    rig.start_bytes("tally", &exporting(burns), &[size("s", 5_000_000_000, 8 * MIB)]).await;
+    ok(&rig.send("tally", "x").await);
+    assert!(rig.snapshot("tally").await.unmovable.is_some_and(|reason| reason.contains("cpu: ")));
+    let after = rig.snapshot("tally").await;
+    assert_eq!((after.snapshot_sequence, after.unmovable), (after.sequence, None));
+    assert_eq!(ok(&rig.query("tally", "x").await), "1");
 }
 
 #[tokio::test]

@@ -148,7 +148,7 @@ pub struct ResourceUsage {
 pub enum Standing {
     /// It serves.
     Running,
-    /// It was stopped by an operator.
+    /// It was stopped by an operator, or its state was lost while it ran.
     Stopped,
     /// It could not be brought back.
     Quarantined,
@@ -192,6 +192,12 @@ pub struct Vm {
     pub degraded: Option<String>,
     /// Why it is unmovable, if it is.
     pub unmovable: Option<String>,
+    /// How full its journal is and what helps, once its history since the last snapshot takes half of what it may.
+    #[serde(default)]
+    pub journal_filling: Option<String>,
+    /// Whether it denies transactions since its journal is full.
+    #[serde(default)]
+    pub journal_full: bool,
     /// Why it is stopped, if its state could not be brought back.
     pub stopped: Option<String>,
 }

@@ -21,11 +21,23 @@ pub const STACK_BYTES_MAX: usize = 512 * 1024;
 /// What compiling one workload may take, from its turn on: they are compiled one at a time.
 pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What a pool slot offers beyond the largest size: room for a snapshot or a restore.
+/// What a pool slot offers beyond the largest size at the least: room for a snapshot or a restore. Beyond a largest size of
+/// more than this, a slot offers as much again, as far as a 32-bit guest can address it: a guest may hold its state twice
+/// while it exports it. A slot is address space, and what a guest does not touch costs nothing.
 pub const MAINTENANCE_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The most linear memory that a size may have: what a 32-bit guest can address, less the headroom.
 pub const MEMORY_BYTES_MAX: u64 = (4 << 30) - MAINTENANCE_HEADROOM_BYTES;
+
+/// A page of linear memory.
+const PAGE_BYTES: u64 = 64 * 1024;
+
+/// Linear memory that a slot holds for sizes of up to `largest_bytes`.
+pub(crate) fn slot_bytes(largest_bytes: u64) -> u64 {
+    let least_bytes = largest_bytes.saturating_add(MAINTENANCE_HEADROOM_BYTES);
+    let twice_bytes = largest_bytes.saturating_mul(2).min(MEMORY_BYTES_MAX + MAINTENANCE_HEADROOM_BYTES);
+    twice_bytes.max(least_bytes).next_multiple_of(PAGE_BYTES)
+}
 
 /// How many stores an engine can hold at once, and how large they can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,6 +105,7 @@ pub struct Engine {
     guests: Option<tokio::runtime::Runtime>,
     compiling: Arc<tokio::sync::Semaphore>,
     compiled: AtomicU64,
+    largest_bytes: u64,
     slot_bytes: u64,
 }
 
@@ -108,7 +121,8 @@ impl Engine {
     /// # Errors
     /// [`EngineError::SetUp`] if the address space or the threads cannot be had.
     pub fn new(limits: PoolLimits) -> Result<Self, EngineError> {
-        let slot_bytes = limits.memory_bytes.saturating_add(MAINTENANCE_HEADROOM_BYTES).next_multiple_of(64 * 1024);
+        let largest_bytes = limits.memory_bytes.next_multiple_of(PAGE_BYTES);
+        let slot_bytes = slot_bytes(largest_bytes);
         let fail = |reason: String| EngineError::SetUp { stores: limits.stores, memory_bytes: slot_bytes, reason };
         let config = config(limits.stores, slot_bytes).map_err(&fail)?;
         let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(one_line(&error)))?;
@@ -125,6 +139,7 @@ impl Engine {
             guests: Some(guests),
             compiling: Arc::new(tokio::sync::Semaphore::new(1)),
             compiled: AtomicU64::new(0),
+            largest_bytes,
             slot_bytes,
         })
     }
@@ -169,6 +184,12 @@ impl Engine {
         future: impl Future<Output = T> + Send + 'static,
     ) -> tokio::task::JoinHandle<T> {
         self.guests().spawn(future)
+    }
+
+    /// Linear memory that the largest size may have, in bytes.
+    #[must_use]
+    pub fn largest_bytes(&self) -> u64 {
+        self.largest_bytes
     }
 
     /// Linear memory that a store may grow to when its slot alone holds it, in bytes.

@@ -52,6 +52,15 @@ pub enum Event {
         /// The VM that goes on.
         vm: VmId,
     },
+    /// The history of a service since its last snapshot takes much of the room that it may take, since no snapshot succeeds.
+    JournalFilling(JournalFill),
+    /// That room is taken: the service denies transactions until a snapshot succeeds.
+    JournalFull(JournalFill),
+    /// The history of a service whose journal filled up is short again.
+    JournalRelieved {
+        /// The VM that goes on.
+        vm: VmId,
+    },
     /// A transaction exhausted a resource, and neither a full tank nor a larger size was enough.
     NotCured {
         /// The VM that goes on, rolled back to before the transaction.
@@ -173,7 +182,9 @@ impl Event {
         match self {
             Self::SlaFailure(failure) => Some(&failure.vm.service),
             Self::Failover(failover) => Some(&failover.to.service),
-            Self::Degraded { vm, .. }
+            Self::JournalFilling(fill) | Self::JournalFull(fill) => Some(&fill.vm.service),
+            Self::JournalRelieved { vm }
+            | Self::Degraded { vm, .. }
             | Self::Recovered { vm }
             | Self::Unmovable { vm, .. }
             | Self::Movable { vm }
@@ -205,6 +216,9 @@ impl Event {
             Self::Recovered { .. } => "recovered",
             Self::Unmovable { .. } => "unmovable",
             Self::Movable { .. } => "movable",
+            Self::JournalFilling(_) => "journal_filling",
+            Self::JournalFull(_) => "journal_full",
+            Self::JournalRelieved { .. } => "journal_relieved",
             Self::NotCured { .. } => "not_cured",
             Self::Created { .. } => "created",
             Self::Started { .. } => "started",
@@ -244,6 +258,38 @@ pub struct SlaFailure {
     /// When, by the service's clock; absent from records of earlier versions. Whoever passes an event on has its own.
     #[serde(skip)]
     pub timestamp: Option<Timestamp>,
+}
+
+/// How full the journal of a service is whose state cannot be snapshotted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct JournalFill {
+    /// The VM that serves.
+    pub vm: VmId,
+    /// Bytes of history since the last snapshot.
+    pub bytes: u64,
+    /// Beyond this, transactions are denied.
+    pub limit_bytes: u64,
+    /// Why no snapshot succeeded, as far as it is known.
+    pub reason: Option<String>,
+}
+
+impl fmt::Display for JournalFill {
+    /// How full, why, and what helps.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { vm: VmId { service, .. }, bytes, limit_bytes, reason } = self;
+        let usage = Usage { used: *bytes, limit: *limit_bytes };
+        write!(
+            f,
+            "its history since the last snapshot takes {} of the {} that it may take ({:.0}%), and no snapshot succeeded{}{}; \
+             mend the cause, and run lifeboat snapshot {service} or lifeboat failover {service}: an export that lacks memory \
+             gets more once a larger size is configured; or discard the service with lifeboat remove {service}",
+            Bytes(*bytes),
+            Bytes(*limit_bytes),
+            usage.utilisation_percent(),
+            if reason.is_some() { ": " } else { "" },
+            reason.as_deref().unwrap_or_default(),
+        )
+    }
 }
 
 /// How full a resource of the host was, in the mean over the monitor's window.
@@ -419,6 +465,11 @@ impl fmt::Display for Event {
                 "Unmovable: {vm} goes on, but its state could not be moved: {reason}; it fails over by replay until that is mended"
             ),
             Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
+            Self::JournalFilling(fill) => write!(f, "Journal filling: {}: {fill}", fill.vm),
+            Self::JournalFull(fill) => write!(f, "Journal full: {} denies transactions: {fill}", fill.vm),
+            Self::JournalRelieved { vm } => {
+                write!(f, "Journal relieved: {vm} was snapshotted, and its history since then is short")
+            }
             Self::NotCured { vm, resource, transaction } => write!(
                 f,
                 "No failover: {vm} was rolled back: transaction '{transaction}' exhausted its {resource}, and no fresh VM that it may have can keep it",

@@ -13,7 +13,7 @@ pub use durable::{Ended, NewService};
 use crate::auth::{Authority, Grant, Identity, TokenHash};
 use crate::clock::Clock;
 use crate::data::{DataDirectory, chain};
-use crate::engine::{Engine, EngineError, MAINTENANCE_HEADROOM_BYTES, PoolLimits, Program, joined};
+use crate::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::MemoryJournal;
@@ -213,7 +213,7 @@ impl Host {
         if self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name) {
             return Err(LaunchError::Exists { name });
         }
-        let largest_bytes = self.engine.slot_bytes() - MAINTENANCE_HEADROOM_BYTES;
+        let largest_bytes = self.engine.largest_bytes();
         if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| size.memory_bytes > largest_bytes) {
             return Err(LaunchError::SizeTooLarge { size: size.name.clone(), bytes: size.memory_bytes, largest_bytes });
         }

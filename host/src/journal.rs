@@ -28,9 +28,13 @@ use std::sync::Arc;
 use thiserror::Error;
 use ticket::{Committed, Ticket};
 
-/// Bodies and answers that a [`MemoryJournal`] holds for replays, in bytes. A service whose snapshots fail denies
-/// transactions beyond it.
+/// What a service's history may take since its last snapshot, in bytes: in memory, for replays, and of a durable service
+/// on the disk. A service whose snapshots fail denies transactions beyond it.
 pub const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// How much of [`JOURNAL_BYTES_MAX`] is held when a service reports that its journal fills up, in percent, ascending. Half
+/// of it is twice what any service holds whose snapshots succeed. Below the first, the journal is relieved.
+pub const JOURNAL_FILLING_PERCENT: [u64; 2] = [50, 80];
 
 /// SLA failures and failovers that a [`MemoryJournal`] remembers.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
@@ -112,7 +116,7 @@ pub enum Record {
 pub enum JournalError {
     /// The history since the last snapshot is as long as it may be.
     #[error(
-        "the journal holds {} since the last snapshot, the limit is {}; the service must be snapshotted first",
+        "the journal would hold {} since the last snapshot, the limit is {}; the service must be snapshotted first",
         ByteCount(*bytes), ByteCount(*limit_bytes)
     )]
     Full {
@@ -212,6 +216,9 @@ pub trait Journal: Send {
 
     /// Bytes that the records since the last proven snapshot take.
     fn tail_bytes(&self) -> u64;
+
+    /// The bytes of which there may be [`JOURNAL_BYTES_MAX`] until a snapshot is proven.
+    fn held_bytes(&self) -> u64;
 
     /// Bytes that are held for the sake of answers.
     fn answers_bytes(&self) -> u64;
@@ -359,7 +366,7 @@ impl MemoryJournal {
 
 impl Journal for MemoryJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
-        let bytes = self.tail.bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
+        let bytes = self.held_bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
         if bytes > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
@@ -375,6 +382,10 @@ impl Journal for MemoryJournal {
     }
 
     fn tail_bytes(&self) -> u64 {
+        self.tail.bytes()
+    }
+
+    fn held_bytes(&self) -> u64 {
         self.tail.bytes()
     }
 

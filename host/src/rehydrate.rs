@@ -17,6 +17,10 @@ use thiserror::Error;
 /// Fuel that one instantiation, snapshot or restore may burn, unless configured otherwise: some ten seconds.
 pub const MAINTENANCE_FUEL: u64 = 20_000_000_000;
 
+/// How much more fuel an export may burn than [`MAINTENANCE_FUEL`] says after one that this was not enough for. The deadline
+/// stays.
+pub const EXPORT_FUEL_FACTOR: u64 = 4;
+
 /// How long one instantiation, snapshot or restore may take, unless configured otherwise.
 pub const MAINTENANCE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -59,6 +63,21 @@ impl Maintenance {
     pub(crate) fn allowance(&self) -> Allowance {
         Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, deadline: Some(self.deadline) }
     }
+
+    /// What an export may use, by how the service's last ones went.
+    pub(crate) fn export_allowance(&self, needs: ExportNeeds) -> Allowance {
+        let factor = if needs.is_long { EXPORT_FUEL_FACTOR } else { 1 };
+        Allowance { fuel: self.fuel.saturating_mul(factor), ..self.allowance() }
+    }
+}
+
+/// What the exports of a service were found to need beyond the usual.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct ExportNeeds {
+    /// All the memory of a slot, instead of the size's and [`MAINTENANCE_HEADROOM_BYTES`](crate::engine::MAINTENANCE_HEADROOM_BYTES).
+    pub(crate) is_large: bool,
+    /// Fuel by [`EXPORT_FUEL_FACTOR`].
+    pub(crate) is_long: bool,
 }
 
 /// The state could not be brought back.

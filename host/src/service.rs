@@ -34,20 +34,20 @@ pub(crate) use recover::KeeperTask;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]
 pub use spec::Sabotage;
-pub use spec::{Counts, LaunchError, ServiceSpec, Status};
+pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
 use crate::clock::{Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
-use crate::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
+use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
 use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
-use crate::journal::{Commit, Journal, Record, TransactionRecord};
+use crate::journal::{Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, Record, TransactionRecord};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
 use crate::pace::Pace;
-use crate::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
+use crate::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{Course, SnapshotHeader};
@@ -165,6 +165,11 @@ pub(crate) struct Service {
     /// Holds back snapshots after one failed.
     unmovable: Option<String>,
     unmovable_backoff: Backoff,
+    export_needs: ExportNeeds,
+    /// The highest of [`JOURNAL_FILLING_PERCENT`] that was reported since the journal was relieved; 0 if none was.
+    journal_reported_percent: u64,
+    /// A transaction was denied since then, for the journal was full.
+    is_journal_full: bool,
     degraded: Option<String>,
     /// Holds back failovers for the sake of the tank after one was not possible.
     cpu_backoff: Backoff,
@@ -242,6 +247,9 @@ impl Service {
             query_fuel_used: 0,
             unmovable: None,
             unmovable_backoff: Backoff::default(),
+            export_needs: ExportNeeds::default(),
+            journal_reported_percent: 0,
+            is_journal_full: false,
             degraded: None,
             cpu_backoff: Backoff::default(),
             memory_backoff: Backoff::default(),
@@ -474,6 +482,7 @@ impl Service {
                 // What failed takes its place in the journal as well.
                 if is_alive {
                     self.snapshot_if_long().await;
+                    self.watch_journal();
                 }
             }
             Err(denial) => {
@@ -592,7 +601,9 @@ impl Service {
             if self.journal.check_room(room).is_err() && self.unmovable_backoff.is_over(self.requests) {
                 let _ = self.take_snapshot().await;
             }
-            self.journal.check_room(room).map_err(|error| self.degraded_denial(error.to_string()))?;
+            if self.journal.check_room(room).is_err() {
+                return Err(self.journal_full());
+            }
         }
         // Making way may have cost the store.
         self.revive().await?;
@@ -771,6 +782,36 @@ impl Service {
         self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.journal.tail_bytes() > TAIL_BYTES_MAX
     }
 
+    /// Reports a journal that fills up, at each of [`JOURNAL_FILLING_PERCENT`], and that it is relieved.
+    fn watch_journal(&mut self) {
+        let is_above = |percent: &&u64| self.journal.held_bytes() >= JOURNAL_BYTES_MAX / 100 * **percent;
+        let reached = JOURNAL_FILLING_PERCENT.iter().rev().find(is_above).copied().unwrap_or(0);
+        if reached == 0 {
+            self.is_journal_full = false;
+            if std::mem::take(&mut self.journal_reported_percent) > 0 {
+                self.emit(Event::JournalRelieved { vm: self.vm.id.clone() });
+            }
+        } else if reached > self.journal_reported_percent {
+            self.journal_reported_percent = reached;
+            self.emit(Event::JournalFilling(self.journal_fill()));
+        }
+    }
+
+    /// Denies a transaction for which the journal has no room, and reports the first.
+    fn journal_full(&mut self) -> Denial {
+        let fill = self.journal_fill();
+        let denial = Denial::JournalFull { service: self.name.clone(), reason: fill.to_string() };
+        if !std::mem::replace(&mut self.is_journal_full, true) {
+            self.emit(Event::JournalFull(fill));
+        }
+        denial
+    }
+
+    fn journal_fill(&self) -> JournalFill {
+        let (bytes, limit_bytes) = (self.journal.held_bytes(), JOURNAL_BYTES_MAX);
+        JournalFill { vm: self.vm.id.clone(), bytes, limit_bytes, reason: self.unmovable.clone() }
+    }
+
     /// Records that the SLA failed.
     fn fail_sla(&mut self, resource: Resource, usage: Usage, transaction: &str) {
         let failure = SlaFailure {
@@ -879,6 +920,8 @@ impl Service {
             snapshot_sequence: self.snapshot.sequence(),
             degraded: self.degraded.clone(),
             unmovable: self.unmovable.clone(),
+            journal: (self.journal_reported_percent > 0 || self.is_journal_full)
+                .then(|| JournalStatus { fill: self.journal_fill(), is_full: self.is_journal_full }),
             stopped: self.stopped.clone(),
             counts: self.counts,
         }

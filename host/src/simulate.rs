@@ -27,7 +27,7 @@ pub use scenario::{Scenario, ScenarioError};
 
 use crate::auth::{Grant, Token};
 use crate::clock::{Timestamp, VirtualClock};
-use crate::engine::{EngineError, MAINTENANCE_HEADROOM_BYTES, Program};
+use crate::engine::{EngineError, Program, slot_bytes};
 use crate::event::{Event, EventSink};
 use crate::failover::{FailoverMode, Thresholds};
 use crate::host::{Host, HostConfig};
@@ -403,7 +403,7 @@ impl<'a> Stage<'a> {
     async fn reconcile(self, observer: &mut impl Observer) -> Report {
         let allowance = Allowance {
             fuel: MAINTENANCE_FUEL,
-            memory_bytes: self.largest_memory_bytes + MAINTENANCE_HEADROOM_BYTES,
+            memory_bytes: slot_bytes(self.largest_memory_bytes),
             deadline: Some(MAINTENANCE_DEADLINE),
         };
         let mut findings = Vec::new();

@@ -357,13 +357,20 @@ pub enum Denial {
         /// The bound.
         limit: usize,
     },
-    /// The service cannot take more for now: its tank is empty and there is no way to a fresh one, or its journal is
-    /// full and no snapshot can be taken.
+    /// The service cannot take more for now: its tank is empty and there is no way to a fresh one.
     #[error("service '{service}' is degraded: {reason}; try again later")]
     Degraded {
         /// The service.
         service: Name,
         /// What it lacks, and why.
+        reason: String,
+    },
+    /// The service takes no more transactions: its journal is full, since its state cannot be snapshotted.
+    #[error("service '{service}' denies transactions: {reason}")]
+    JournalFull {
+        /// The service.
+        service: Name,
+        /// How full, why, and what helps.
         reason: String,
     },
     /// It was executed, and whether that was kept is not known: the journal failed meanwhile. The one denial that may have

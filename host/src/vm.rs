@@ -13,7 +13,7 @@
 use crate::clock::Timestamp;
 use crate::engine::Program;
 use crate::fleet::Lease;
-use crate::meter::Meter;
+use crate::meter::{Meter, Resource};
 use crate::rehydrate::shortened;
 use crate::size::{Size, grouped};
 use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
@@ -139,11 +139,22 @@ pub enum MoveError {
 }
 
 impl MoveError {
+    /// What an export ran out of, if that is why it failed.
+    pub(crate) fn export_lacked(&self) -> Option<Resource> {
+        match self {
+            Self::Failed { phase: SNAPSHOT, cause } => cause.exhausted(),
+            _ => None,
+        }
+    }
+
     /// A guest's own words, as far as they go on one line.
     fn refused(phase: &'static str, text: &str) -> Self {
         Self::Refused { phase, text: shortened(text, 200) }
     }
 }
+
+/// The phase of an export, as errors call it.
+const SNAPSHOT: &str = "snapshot";
 
 /// One incarnation of a service.
 pub(crate) struct Vm {
@@ -238,7 +249,7 @@ impl Instance {
         timestamp: Timestamp,
         allowance: Allowance,
     ) -> Result<(Snapshot, u64), MoveError> {
-        const PHASE: &str = "snapshot";
+        const PHASE: &str = SNAPSHOT;
         self.enter(Scene { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp }, allowance);
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };

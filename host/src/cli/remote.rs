@@ -408,12 +408,16 @@ pub(crate) fn is_well(service: &Service) -> bool {
 /// What is the matter with a service, a line each.
 fn conditions(service: &Service) -> String {
     let vm = service.vm.as_ref();
+    let journal = vm.and_then(|vm| {
+        let condition = if vm.journal_full { "journal full" } else { "journal filling" };
+        vm.journal_filling.as_ref().map(|text| format!("{condition}: {text}"))
+    });
     let of_standing = if service.standing == Standing::Quarantined { "quarantined: " } else { "" };
     let conditions = [
         (of_standing, &service.reason),
         ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
         ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
-        ("stopped: ", vm.map_or(&None, |vm| &vm.stopped)),
+        ("", &journal),
     ];
     let mut text = String::new();
     for (condition, reason) in conditions {

@@ -640,6 +640,7 @@ impl Usage<'_> {
             "ok": outcome(Outcome::Ok), "refused": outcome(Outcome::Refused), "failed": outcome(Outcome::Failed),
             "denied": outcome(Outcome::Denied), "failovers": failovers, "counts": status.counts,
             "degraded": status.degraded, "unmovable": status.unmovable, "stopped": status.stopped,
+            "journal_filling": status.journal.as_ref().map(|journal| journal.fill.to_string()),
         }})
     }
 
@@ -676,9 +677,13 @@ impl Usage<'_> {
             status.counts.rollbacks,
             grouped(status.counts.replayed_transactions)
         );
-        for (condition, reason) in
-            [("degraded", &status.degraded), ("unmovable", &status.unmovable), ("stopped", &status.stopped)]
-        {
+        let journal = status.journal.as_ref().map(|journal| journal.fill.to_string());
+        for (condition, reason) in [
+            ("degraded", &status.degraded),
+            ("unmovable", &status.unmovable),
+            ("journal", &journal),
+            ("stopped", &status.stopped),
+        ] {
             if let Some(reason) = reason {
                 text += &format!("  {condition}: {reason}\n");
             }

@@ -90,8 +90,8 @@ impl Host {
         Ok(())
     }
 
-    /// Brings back a durable service that was stopped, or could not be brought back before: an operator may have mended
-    /// what it lacked. One that runs is not changed. `epoch` is drawn for it.
+    /// Brings back a durable service that was stopped, lost its state while it ran, or could not be brought back before: an
+    /// operator may have mended what it lacked. One that runs is not changed. `epoch` is drawn for it.
     ///
     /// # Errors
     /// [`LaunchError::Quarantined`], and why; [`LaunchError::Data`].
@@ -99,7 +99,17 @@ impl Host {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
         if self.has_service(name) {
-            return Ok(());
+            let lost = self.status_of(name).await.and_then(|status| status.stopped);
+            if lost.is_none() {
+                return Ok(());
+            }
+            // Its task is there and denies everything, since its state was lost: it is brought back like one that has none.
+            self.idle().insert(name.clone(), Idle::Stopped);
+            let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+            if let Some(handle) = handle {
+                let _ = handle.stop().await;
+            }
+            self.end_keeper(name).await;
         }
         let service = name.clone();
         let set = on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, false));

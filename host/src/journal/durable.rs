@@ -198,9 +198,7 @@ fn with_answer(bytes: u64) -> usize {
 
 impl Journal for DurableJournal {
     fn check_room(&self, bytes: u64) -> Result<(), JournalError> {
-        // What failed is not in the tail, and in the journal all the same.
-        let held_bytes = self.tail.bytes().max(self.tail_bytes());
-        let bytes = held_bytes.saturating_add(bytes).saturating_add(RECORD_BYTES);
+        let bytes = self.held_bytes().saturating_add(bytes).saturating_add(RECORD_BYTES);
         if bytes > JOURNAL_BYTES_MAX {
             return Err(JournalError::Full { bytes, limit_bytes: JOURNAL_BYTES_MAX });
         }
@@ -227,6 +225,11 @@ impl Journal for DurableJournal {
 
     fn tail_bytes(&self) -> u64 {
         self.journal_bytes.saturating_sub(self.snapshot_bytes)
+    }
+
+    fn held_bytes(&self) -> u64 {
+        // What failed is not in the tail, and in the journal all the same.
+        self.tail.bytes().max(self.tail_bytes())
     }
 
     fn answers_bytes(&self) -> u64 {

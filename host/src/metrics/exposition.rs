@@ -115,10 +115,12 @@ impl Exposition {
             self.scrape.queue_lengths.iter().map(|(name, length)| ([named(name)], *length as u64)),
         )?;
         let running = self.scrape.statuses.iter().flat_map(|(name, status)| {
-            let Status { degraded, unmovable, stopped, .. } = status;
+            let Status { degraded, unmovable, journal, stopped, .. } = status;
             let conditions = [("degraded", degraded), ("unmovable", unmovable), (STOPPED, stopped)];
             let conditions = conditions.map(|(condition, why)| (name, condition, why.is_some()));
-            conditions.into_iter().chain([(name, QUARANTINED, false)])
+            let is_full = journal.as_ref().is_some_and(|journal| journal.is_full);
+            let of_journal = [(name, "journal_filling", journal.is_some()), (name, "journal_full", is_full)];
+            conditions.into_iter().chain(of_journal).chain([(name, QUARANTINED, false)])
         });
         // One that was started between two questions is told once.
         let idle = self.scrape.idle.iter().filter(|(name, _)| !self.scrape.statuses.contains_key(*name));

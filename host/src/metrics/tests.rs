@@ -56,6 +56,7 @@ fn status(service: &str) -> Status {
         snapshot_sequence: Sequence(0),
         degraded: Some("no larger size would do".into()),
         unmovable: None,
+        journal: None,
         stopped: None,
         counts: Counts { snapshots: 3, fuel_rolled_back: 7, ..Counts::default() },
     }

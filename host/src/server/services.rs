@@ -224,7 +224,10 @@ async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {
 async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
     let vm = status(shared, &name).await.map(vm);
     let (standing, reason) = match shared.host.quarantined(&name) {
-        _ if shared.host.has_service(&name) => (Standing::Running, None),
+        _ if shared.host.has_service(&name) => match vm.as_ref().and_then(|vm| vm.stopped.as_ref()) {
+            Some(reason) => (Standing::Stopped, Some(format!("{reason}; start it to have it brought back"))),
+            None => (Standing::Running, None),
+        },
         Some(reason) => (Standing::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),
         None => (Standing::Stopped, Some("an operator stopped it; start it to have it serve".into())),
     };
@@ -262,6 +265,8 @@ fn vm(status: Status) -> Vm {
         resources: Resource::ALL.into_iter().map(resource).collect(),
         degraded: status.degraded,
         unmovable: status.unmovable,
+        journal_filling: status.journal.as_ref().map(|journal| journal.fill.to_string()),
+        journal_full: status.journal.is_some_and(|journal| journal.is_full),
         stopped: status.stopped,
     }
 }

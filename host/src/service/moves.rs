@@ -11,12 +11,12 @@ use crate::fleet::NoRoom;
 use crate::journal::Record;
 use crate::meter::{Meter, Resource, Usage};
 use crate::rehydrate::{
-    INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
+    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
 use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::transaction::{Answer, Cause, Denial};
-use crate::vm::{Allowance, Attempt, Instance, MoveError};
+use crate::vm::{Attempt, Instance, MoveError};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -95,27 +95,21 @@ impl Service {
     /// rehydrated one if `snapshot` trapped, and the last good snapshot stays what it is.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
         self.drop_shadow();
-        let permit = self.surroundings.fleet.maintenance_store().await;
-        let maintenance = self.surroundings.maintenance;
         let begun = self.begin_snapshot();
-        let exported = self
-            .vm
-            .instance
-            .snapshot(
-                self.last_sequence,
-                self.last_timestamp,
-                Allowance { memory_bytes: self.export_memory_bytes(), ..maintenance.allowance() },
-            )
-            .await;
-        self.vm.instance.take_log();
+        let mut exported = self.export().await;
+        // It is tried again at once on all that a slot has. A guest that burnt its fuel has taken seconds already, and gets
+        // more of it the next time.
+        if let Err(error) = &exported
+            && self.note_export(error).is_large
+        {
+            self.bring_back().await?;
+            exported = self.export().await;
+        }
         let (snapshot, export_fuel) = match exported {
             Ok((snapshot, fuel)) => (Arc::new(snapshot), fuel),
-            Err(error) => {
-                // A rehydrate that may follow takes one of its own.
-                drop(permit);
-                return self.not_moved(error).await;
-            }
+            Err(error) => return self.not_moved(error).await,
         };
+        let permit = self.surroundings.fleet.maintenance_store().await;
         self.counts.fuel_maintenance += export_fuel;
         let restored = restore(self.subject(), &snapshot).await;
         match restored {
@@ -131,6 +125,7 @@ impl Service {
                 Ok(Moved::Fresh)
             }
             Err(error) => {
+                // A rehydrate that may follow takes one of its own.
                 drop(permit);
                 self.not_moved(error).await
             }
@@ -147,7 +142,35 @@ impl Service {
         }
     }
 
-    /// Memory that an export may grow to: the VM's own, and the headroom that every slot has.
+    /// Exports the state from the store that serves.
+    async fn export(&mut self) -> Result<(Snapshot, u64), MoveError> {
+        let mut allowance = self.surroundings.maintenance.export_allowance(self.export_needs);
+        if !self.export_needs.is_large {
+            allowance.memory_bytes = self.export_memory_bytes();
+        }
+        let exported = self.vm.instance.snapshot(self.last_sequence, self.last_timestamp, allowance).await;
+        self.vm.instance.take_log();
+        exported
+    }
+
+    /// Notes what an export lacked, so that the next has it. Returns what is new of that.
+    pub(super) fn note_export(&mut self, error: &MoveError) -> ExportNeeds {
+        let lacked = error.export_lacked();
+        let before = self.export_needs;
+        self.export_needs.is_large |= lacked == Some(Resource::Memory);
+        self.export_needs.is_long |= lacked == Some(Resource::Cpu);
+        ExportNeeds {
+            is_large: self.export_needs.is_large && !before.is_large && self.has_larger_export(),
+            is_long: self.export_needs.is_long && !before.is_long,
+        }
+    }
+
+    /// Whether a slot has more memory than an export gets at first.
+    fn has_larger_export(&self) -> bool {
+        self.export_memory_bytes() < self.surroundings.maintenance.memory_bytes
+    }
+
+    /// Memory that an export may grow to at first: the VM's own, and the headroom that every slot has.
     fn export_memory_bytes(&self) -> u64 {
         let in_use = self.vm.instance.memory_bytes().max(self.vm.size.memory_bytes);
         let with_headroom = in_use.saturating_add(crate::engine::MAINTENANCE_HEADROOM_BYTES);
@@ -156,6 +179,7 @@ impl Service {
 
     pub(super) fn moved(&mut self) {
         self.unmovable_backoff.succeed();
+        self.watch_journal();
         if self.unmovable.take().is_some() {
             self.emit(Event::Movable { vm: self.vm.id.clone() });
         }

@@ -20,8 +20,8 @@ use crate::event::FailoverCause;
 use crate::failover::FailoverMode;
 use crate::journal::TransactionRecord;
 use crate::rehydrate::{
-    INSTANTIATE_OVERHEAD_FUEL, Maintenance, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate,
-    restore,
+    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject,
+    rehydrate, restore,
 };
 use crate::snapshot::Snapshot;
 use crate::transaction::Sequence;
@@ -152,6 +152,7 @@ struct Terms {
     secret: [u8; 32],
     accepted_divergences: BTreeSet<Sequence>,
     maintenance: Maintenance,
+    export_needs: ExportNeeds,
 }
 
 impl Terms {
@@ -250,8 +251,10 @@ async fn bring_up(
     let mut exported = None;
     if exports {
         let (sequence, timestamp) = at;
-        let (snapshot, export_fuel) =
-            rehydrated.instance.snapshot(sequence, timestamp, terms.maintenance.allowance()).await?;
+        let (snapshot, export_fuel) = rehydrated
+            .instance
+            .snapshot(sequence, timestamp, terms.maintenance.export_allowance(terms.export_needs))
+            .await?;
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
         // It has grown by the export, and its place in the pool is needed.
@@ -315,6 +318,7 @@ impl Service {
             secret: self.secret,
             accepted_divergences: self.accepted_divergences.clone(),
             maintenance: self.surroundings.maintenance,
+            export_needs: self.export_needs,
         })
     }
 
@@ -518,6 +522,9 @@ impl Service {
     /// A shadow came to nothing. The VM that serves is as good as it was.
     fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError) {
         let reason = format!("its shadow was given up: {error}");
+        if let RehydrateError::Move(error) = error {
+            self.note_export(error);
+        }
         match aim {
             Aim::Snapshot => self.become_unmovable(reason),
             Aim::FailOver(cause) => {

@@ -4,6 +4,7 @@ use super::Work;
 use super::answers::Horizon;
 use crate::data::DataError;
 use crate::engine::{EngineError, Program};
+use crate::event::JournalFill;
 use crate::failover::{FailoverMode, Thresholds};
 use crate::fleet::NoRoom;
 use crate::journal::JournalError;
@@ -91,10 +92,21 @@ pub struct Status {
     pub degraded: Option<String>,
     /// Why it is unmovable, if it is.
     pub unmovable: Option<String>,
+    /// How full its journal is, once that is reported.
+    pub journal: Option<JournalStatus>,
     /// Why it is stopped, if it is.
     pub stopped: Option<String>,
     /// What it has done so far.
     pub counts: Counts,
+}
+
+/// How full the journal of a service is whose state cannot be snapshotted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct JournalStatus {
+    /// How full, and why.
+    pub fill: JournalFill,
+    /// Whether it denied a transaction for it.
+    pub is_full: bool,
 }
 
 /// What a service has done in its life.
