@@ -1,10 +1,19 @@
 //! The commands that work on a data directory while no host has it: `services`, `journal`, `verify`, `snapshot`,
 //! `restore`, `query`, `resume`.
 
-use crate::util::{Lifeboat, Output, Running, guest, lifeboat, prebuilt, transactions};
+use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, transactions};
+use bytes::Bytes;
+use lifeboat::data::{Contents, DataDirectory, DataOptions, Locked};
+use lifeboat::journal::commit::{Change, Entry};
+use lifeboat::journal::{Record, TransactionRecord, record};
+use lifeboat::name::Name;
+use lifeboat::snapshot::file;
+use lifeboat::storage::DiskStorage;
+use lifeboat::transaction::{Answer, ReplyHash, Sequence};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 /// A folder with a data directory in it, for as long as this lives.
 struct Folder(tempfile::TempDir);
@@ -48,6 +57,15 @@ impl Folder {
         let take = json!({"text": "{\"take\":\"\u{1b}[2J\"}"});
         let query = json!({"query": true, "json": "total"});
         self.send("counter", &counter, &[add("c", 3), query, take]).exits(1);
+    }
+
+    /// Does something to the data directory, of which no command would have a way.
+    fn with_directory(&self, change: impl FnOnce(&DataDirectory, &Contents)) {
+        let storage = Arc::new(DiskStorage::open(&self.path("data")).expect("opens"));
+        let locked = Locked::take(storage, None).expect("taken");
+        let (directory, contents) = locked.open(&DataOptions::default()).expect("opens");
+        change(&directory, &contents);
+        directory.close().expect("closed");
     }
 
     /// The bytes of all files.
@@ -114,25 +132,30 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     let output = folder.output("journal", &["counter"]);
     let text = output.exits(0);
     let lines: Vec<&str> = text.lines().collect();
-    assert_eq!(lines.len(), 8, "{text}");
+    assert_eq!(lines.len(), 9, "{text}");
     assert!(lines[0].ends_with("opened: the service was created"), "{}", lines[0]);
     assert!(lines[4].ends_with("opened: a host started the service"), "{}", lines[4]);
     assert!(lines[1].contains("  transaction 1 'a' by operator: {\"add\":1} -> ok 1 ("), "{}", lines[1]);
     assert!(lines[3].ends_with("snapshot of transaction 2"));
-    assert!(lines[6].contains("4 (no id) by operator: {\"take\":\"\\u{1b}[2J\"} -> refused "), "{}", lines[6]);
+    assert!(lines[6].contains("  1 query ("), "{}", lines[6]);
+    assert!(lines[7].contains("4 (no id) by operator: {\"take\":\"\\u{1b}[2J\"} -> refused "), "{}", lines[7]);
     assert!(!text.contains('\u{1b}'));
 
     let records = folder.output("journal", &["--json", "counter"]).json_lines();
-    assert_eq!(records.len(), 8);
+    assert_eq!(records.len(), 9);
     assert_eq!((&records[0]["event"], &records[3]["event"]), (&json!("opened"), &json!("snapshot")));
     assert_eq!((&records[2]["id"], &records[2]["made_up_id"]), (&json!("b"), &Value::Null));
-    assert_eq!((&records[6]["id"], &records[6]["made_up_id"]), (&Value::Null, &json!("host-4")));
+    assert_eq!((&records[7]["id"], &records[7]["made_up_id"]), (&Value::Null, &json!("host-4")));
     assert_eq!((&records[2]["body"], &records[2]["reply"]), (&json!({"json": {"add": 2}}), &json!({"json": 3})));
     assert_eq!(
-        (&records[6]["outcome"], &records[6]["body"]["text"]),
+        (&records[7]["outcome"], &records[7]["body"]["text"]),
         (&json!("refused"), &json!("{\"take\":\"\u{1b}[2J\"}"))
     );
-    assert!(records[6]["query_fuel_used"].as_u64().is_some_and(|fuel| fuel > 0));
+    assert!(records[7]["query_fuel_used"].as_u64().is_some_and(|fuel| fuel > 0));
+
+    assert_eq!((&records[6]["event"], &records[6]["sequence"]), (&json!("queries"), &json!(3)));
+    let query = &records[6]["queries"][0];
+    assert_eq!((&query["user"], &query["body"]), (&json!("operator"), &json!({"json": "total"})));
 
     let some = folder.output("journal", &["--json", "--after", "1", "--limit", "2", "counter"]).json_lines();
     assert_eq!(some, records[2..4]);
@@ -208,17 +231,34 @@ fn a_query_sees_the_state_after_any_transaction() {
 
 // Proofs.
 
-/// counting-query.wat, of which a query between two transactions makes a replay diverge at the second.
-fn diverging(folder: &Folder) -> Running {
-    let mut running = folder.run("count", &guest("counting-query.wat")).start();
-    let query = json!({"query": true, "text": "x"});
-    for (line, reply) in
-        [(json!({"id": "t1", "text": "x"}), "1\n"), (query, "2\n"), (json!({"id": "t2", "text": "x"}), "3\n")]
-    {
-        running.send(&line.to_string());
-        assert_eq!(running.line().as_deref(), Some(reply.as_bytes()));
-    }
-    running
+/// A counter that was answered 1, and according to its journal `answers` to transactions after that: a replay gives 2.
+fn diverging(folder: &Folder, answers: &[&str]) {
+    folder.send("count", &guest("count.wat"), &[json!({"id": "t1", "text": "x"})]).exits(0);
+    folder.with_directory(|directory, contents| {
+        let found = contents.services.iter().find(|found| *found.name == *"count").expect("it is there");
+        let mut number = found.last;
+        for (answer, sequence) in answers.iter().zip(2..) {
+            let timestamp = found.snapshots[0].timestamp();
+            let body = Bytes::from_static(b"x");
+            let record = Record::Transaction(Arc::new(TransactionRecord {
+                sequence: Sequence(sequence),
+                id: format!("t{sequence}").into(),
+                is_id_kept: true,
+                user: Name::new("operator").expect("a name"),
+                timestamp,
+                epoch: found.epoch,
+                body_hash: ReplyHash::of_body(&body),
+                body,
+                answer: Answer::Ok(Bytes::copy_from_slice(answer.as_bytes())),
+                fuel_used: 1_000,
+                query_fuel_used: 0,
+            }));
+            number = number.next();
+            let change = Change::Continue { number, record: record::encode(&record) };
+            let ticket = directory.committer().submit(Entry { service: found.name.clone(), change }, None);
+            ticket.expect("submitted").wait().expect("written");
+        }
+    });
 }
 
 #[test]
@@ -227,7 +267,9 @@ fn verify_proves_from_the_oldest_snapshot_to_the_end() {
     folder.counter();
     let text = folder.output("verify", &[]).exits(0).to_owned();
     assert!(
-        text.ends_with("counter: proven from transaction 0 to 4: 4 transactions replayed, 2 snapshots compared\n"),
+        text.ends_with(
+            "counter: proven from transaction 0 to 4: 4 transactions and 1 query replayed, 2 snapshots compared\n"
+        ),
         "{text}"
     );
     let json: Value = serde_json::from_str(folder.output("verify", &["--json", "counter"]).exits(0)).expect("JSON");
@@ -239,7 +281,7 @@ fn verify_proves_from_the_oldest_snapshot_to_the_end() {
 fn verify_names_the_transaction_at_which_a_replay_diverges_and_proves_the_others() {
     let folder = Folder::new();
     folder.counter();
-    diverging(&folder).finish();
+    diverging(&folder, &["3"]);
     let output = folder.output("verify", &[]);
     let text = output.exits(1);
     assert!(
@@ -256,35 +298,18 @@ fn verify_names_the_transaction_at_which_a_replay_diverges_and_proves_the_others
 #[test]
 fn verify_finds_a_state_that_diverged_behind_equal_answers() {
     let folder = Folder::new();
-    let lines = [json!({"text": "x"}), json!({"query": true, "text": "x"})];
-    folder.send("count", &guest("counting-query.wat"), &lines).exits(0);
+    folder.send("count", &guest("count.wat"), &[json!({"text": "x"})]).exits(0);
+    // The snapshot of a clean stop, with another count.
+    folder.with_directory(|directory, contents| {
+        let found = contents.services.iter().find(|found| *found.name == *"count").expect("it is there");
+        let (name, header) = (found.snapshots[0].file.clone(), found.snapshots[0].header.clone());
+        let (name, header) = name.zip(header).expect("it is in a file");
+        directory.storage().remove(&name).expect("removed");
+        let state: &[u8] = &2u64.to_le_bytes();
+        file::write(&**directory.storage(), &name, &header, [state]).expect("written");
+    });
     let output = folder.output("verify", &[]);
     assert!(output.exits(1).contains("count: the state diverged between transaction 0 and 1, with the same answers"));
-}
-
-#[test]
-fn verify_takes_exports_that_differ_in_bytes_and_not_in_state() {
-    let folder = Folder::new();
-    // The export also tells how many queries this instance answered, which a restore does not take over.
-    let text = std::fs::read_to_string(guest("count.wat")).expect("a guest");
-    let text =
-        text.replace("(global $count (mut", "(global $asked (mut i64) (i64.const 0))\n  (global $count (mut").replacen(
-            "(i64.store (i32.const 32) (global.get $count))\n    (call $write (i32.const 32) (i32.const 8))",
-            "(i64.store (i32.const 32) (global.get $count))\n    (i64.store (i32.const 40) (global.get $asked))
-    (call $write (i32.const 32) (i32.const 16))",
-            1,
-        );
-    let (before, query) = text.split_once("#query\")").expect("a query");
-    let query = query.replacen(
-        "(global.set $heap (i32.const 1024))",
-        "(global.set $heap (i32.const 1024))\n    (global.set $asked (i64.add (global.get $asked) (i64.const 1)))",
-        1,
-    );
-    let asked = folder.path("asked.wat");
-    std::fs::write(&asked, format!("{before}#query\"){query}")).expect("a file");
-    let lines = [json!({"text": "x"}), json!({"query": true, "text": "x"}), json!({"text": "x"})];
-    assert_eq!(folder.send("asked", &asked, &lines).exits(0), "1\n1\n2\n");
-    assert!(folder.output("verify", &[]).exits(0).contains("2 transactions replayed, 1 snapshot compared"));
 }
 
 // Divergence that an operator accepts.
@@ -292,8 +317,8 @@ fn verify_takes_exports_that_differ_in_bytes_and_not_in_state() {
 #[test]
 fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives() {
     let folder = Folder::new();
-    diverging(&folder).kill();
-    let start = || folder.run("count", &guest("counting-query.wat"));
+    diverging(&folder, &["3"]);
+    let start = || folder.run("count", &guest("count.wat"));
     let stopped = start().output();
     stopped.exits(1);
     let hint = format!("lifeboat resume --data {} count --accept-divergence-at 2", folder.path("data").display());
@@ -323,10 +348,7 @@ fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives()
 #[test]
 fn resume_says_if_another_divergence_follows() {
     let folder = Folder::new();
-    let mut running = diverging(&folder);
-    running.send("{\"text\":\"x\"}");
-    assert_eq!(running.line().as_deref(), Some(&b"4\n"[..]));
-    running.kill();
+    diverging(&folder, &["3", "4"]);
     let resume = |at: &str| folder.output("resume", &["count", "--accept-divergence-at", at]);
     let first = resume("2");
     first.exits(1);

@@ -37,6 +37,7 @@ mod kill_server;
 mod model;
 mod operators;
 mod prebuilt;
+mod queries;
 mod readme;
 mod rig;
 mod server;

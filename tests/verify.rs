@@ -58,12 +58,15 @@ async fn start(storage: &SimulatedStorage) -> Rig {
 }
 
 async fn create(rig: &Rig, service: &str, guest: &str) {
-    let bytes = guest_bytes(guest);
+    create_with(rig, service, guest_bytes(guest), settings()).await;
+}
+
+async fn create_with(rig: &Rig, service: &str, bytes: Vec<u8>, settings: ServiceSettings) {
     let new = NewService {
         name: name(service),
-        workload: load(guest, &bytes, &LoadLimits::default()).expect("valid"),
+        workload: load(service, &bytes, &LoadLimits::default()).expect("valid"),
         workload_bytes: bytes.into(),
-        settings: settings(),
+        settings,
         secret: [7; 32],
         epoch: Epoch([99; 16]),
         sabotage: None,
@@ -182,6 +185,45 @@ fn a_sound_directory_is_proven_and_not_touched() {
     for at in 0..=8 {
         assert_eq!(count(&scratch, &storage, found(&contents, "ant"), Some(at)), at.to_string());
     }
+}
+
+#[test]
+fn exports_that_differ_in_bytes_and_not_in_state_agree() {
+    // The export also tells how often this instance was restored, which a restore does not take over.
+    let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
+    let text = text
+        .replace("(global $count (mut", "(global $restored (mut i64) (i64.const 0))\n  (global $count (mut")
+        .replace(
+            "(i64.store (i32.const 32) (global.get $count))\n    (call $write (i32.const 32) (i32.const 8))",
+            "(i64.store (i32.const 32) (global.get $count))\n    (i64.store (i32.const 40) (global.get $restored))
+    (call $write (i32.const 32) (i32.const 16))",
+        )
+        .replace(
+            "(global.set $count (i64.load (i32.const 32)))",
+            "(global.set $count (i64.load (i32.const 32)))\n    (global.set $restored (i64.const 1))",
+        );
+    let storage = SimulatedStorage::new(1);
+    block_on(async {
+        let rig = start(&storage).await;
+        let settings = ServiceSettings { failover: FailoverMode::Shadow, ..settings() };
+        create_with(&rig, "new", text.into_bytes(), settings).await;
+        rig.send("new", "x").await.expect("kept");
+        // By a shadow: the instance that exports the next one was never restored.
+        rig.snapshot("new").await;
+        rig.send("new", "x").await.expect("kept");
+        rig.host.stop().await.expect("sealed");
+    });
+    let storage = storage.copy();
+    let snapshots = storage.list().expect("lists").into_iter().filter(|file| file.starts_with("new."));
+    let restored = |file: String| {
+        let content = file::read(&storage, &file).expect("readable");
+        let chunk = content.chunks(SECTION_STATE).into_iter().next().expect("a chunk");
+        content.body[chunk][8]
+    };
+    assert_eq!(snapshots.map(restored).collect::<Vec<_>>(), [0, 0]);
+    let scratch = Scratch::new(&settings().sizes).expect("an engine");
+    let proofs = proofs(&scratch, &storage, &look(&storage).expect("readable"));
+    assert_eq!((&proofs[0].findings, proofs[0].agreeing_snapshots), (&vec![], 2));
 }
 
 #[test]

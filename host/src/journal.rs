@@ -42,6 +42,9 @@ pub const EVENTS_KEPT_MAX: usize = 10_000;
 /// Bytes that a record takes beside its body and answer, roughly.
 const RECORD_BYTES: u64 = 256;
 
+/// Bytes that a query takes beside its id and its body, roughly.
+const QUERY_BYTES: u64 = 96;
+
 /// One transaction, as it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionRecord {
@@ -87,6 +90,102 @@ impl TransactionRecord {
     }
 }
 
+/// A query that was answered `ok` or `refused`. It may have changed the instance, so a replay runs it again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueryRecord {
+    /// Its id, as the guest saw it.
+    pub id: Box<str>,
+    /// Who sent it.
+    pub user: Name,
+    /// The time that the guest saw.
+    pub timestamp: Timestamp,
+    /// What the guest got.
+    pub body: Bytes,
+    /// The hash of its answer. A replay reports a difference only with a transaction that differs.
+    pub reply_hash: ReplyHash,
+    /// Fuel that it burnt.
+    pub fuel_used: u64,
+}
+
+impl QueryRecord {
+    /// Bytes that it takes, roughly.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        QUERY_BYTES + (self.id.len() + self.body.len()) as u64
+    }
+}
+
+/// Queries that ran one after another, with no transaction in between.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueriesRecord {
+    /// The last transaction before them.
+    pub sequence: Sequence,
+    /// Which random numbers the guest saw.
+    pub epoch: Epoch,
+    /// The queries, in order.
+    pub queries: Vec<QueryRecord>,
+}
+
+impl QueriesRecord {
+    fn bytes(&self) -> u64 {
+        self.queries.iter().map(QueryRecord::bytes).sum()
+    }
+}
+
+/// An entry of a tail: calls that a replay repeats.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum TailEntry {
+    /// A transaction that was answered `ok` or `refused`.
+    Transaction(Arc<TransactionRecord>),
+    /// Queries.
+    Queries(Arc<QueriesRecord>),
+}
+
+impl TailEntry {
+    /// The entry of a record. None if a replay does not need it.
+    #[must_use]
+    pub fn of(record: &Record) -> Option<Self> {
+        match record {
+            Record::Transaction(transaction) if transaction.answer.is_kept() => {
+                Some(Self::Transaction(Arc::clone(transaction)))
+            }
+            Record::Queries(queries) => Some(Self::Queries(Arc::clone(queries))),
+            _ => None,
+        }
+    }
+
+    /// How many calls it repeats.
+    #[must_use]
+    pub fn calls(&self) -> usize {
+        match self {
+            Self::Transaction(_) => 1,
+            Self::Queries(record) => record.queries.len(),
+        }
+    }
+
+    /// How many of them are transactions.
+    #[must_use]
+    pub fn transactions(&self) -> u64 {
+        u64::from(matches!(self, Self::Transaction(_)))
+    }
+
+    /// Fuel that its calls burnt.
+    #[must_use]
+    pub fn fuel_used(&self) -> u64 {
+        match self {
+            Self::Transaction(record) => record.fuel_used,
+            Self::Queries(record) => record.queries.iter().map(|query| query.fuel_used).sum(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        match self {
+            Self::Transaction(record) => record.bytes(),
+            Self::Queries(record) => record.bytes(),
+        }
+    }
+}
+
 /// One entry of the history.
 #[derive(Debug, Clone)]
 pub enum Record {
@@ -108,6 +207,8 @@ pub enum Record {
     SlaFailure(SlaFailure),
     /// The service moved; it names the fresh VM's size.
     Failover(Failover),
+    /// Queries that ran since the transaction before.
+    Queries(Arc<QueriesRecord>),
 }
 
 /// The journal does not take any more, or does not give back what it took.
@@ -235,11 +336,11 @@ pub trait Journal: Send {
     /// Nothing was appended.
     fn append(&mut self, record: Record) -> Result<Commit, JournalError>;
 
-    /// The kept transactions after `after`, in order: those that failed changed nothing and are not replayed.
+    /// What a replay repeats of the records after `after`, in order: what failed changed nothing and is not repeated.
     ///
     /// # Errors
     /// They cannot be read.
-    fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError>;
+    fn tail(&self, after: RecordNumber) -> Result<Vec<TailEntry>, JournalError>;
 
     /// The kept answer of the transaction at `sequence`, whose id the client gave. Its body may be gone.
     ///
@@ -247,24 +348,25 @@ pub trait Journal: Send {
     /// It cannot be read.
     fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>>;
 
-    /// Gives up what is only needed to replay transactions up to `through`, since a proven snapshot includes them.
+    /// Gives up what is only needed to replay records up to `through`, since a proven snapshot includes them.
     /// Returns it, to be dropped where nobody waits: for a long tail that takes milliseconds.
     #[must_use]
-    fn forget_tail(&mut self, through: Sequence) -> ForgottenTail;
+    fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail;
 
     /// Gives up the answers before `sequence`.
     fn forget_answers(&mut self, before: Sequence);
 }
 
-/// A kept transaction since the last proven snapshot.
+/// An entry of the tail since the last proven snapshot.
 #[derive(Debug, Clone)]
 struct InTail {
-    record: Arc<TransactionRecord>,
+    number: RecordNumber,
+    entry: TailEntry,
     /// Bytes of this and all before it, since the journal was opened.
     bytes_through: u64,
 }
 
-/// Transactions of a tail that are held, and given up, together.
+/// Entries of a tail that are held, and given up, together.
 const TAIL_PART: usize = 1024;
 
 /// What was given up of a tail.
@@ -272,7 +374,7 @@ const TAIL_PART: usize = 1024;
 pub struct ForgottenTail(Vec<Vec<InTail>>);
 
 impl ForgottenTail {
-    /// How many transactions that is.
+    /// How many entries that is.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.iter().map(Vec::len).sum()
@@ -285,7 +387,7 @@ impl ForgottenTail {
     }
 }
 
-/// The kept transactions since the last proven snapshot, in parts of which none is empty: a tail of a million
+/// What a replay repeats since the last proven snapshot, in parts of which none is empty: a tail of a million
 /// transactions is given up, but for its last ones, while a client waits.
 #[derive(Debug, Default)]
 struct Tail {
@@ -299,9 +401,9 @@ impl Tail {
         self.bytes_through - self.bytes_forgotten
     }
 
-    fn push(&mut self, record: Arc<TransactionRecord>) {
-        self.bytes_through += record.bytes();
-        let last = InTail { record, bytes_through: self.bytes_through };
+    fn push(&mut self, number: RecordNumber, entry: TailEntry) {
+        self.bytes_through += entry.bytes();
+        let last = InTail { number, entry, bytes_through: self.bytes_through };
         match self.parts.back_mut().filter(|part| part.len() < TAIL_PART) {
             Some(part) => part.push(last),
             None => {
@@ -312,21 +414,21 @@ impl Tail {
         }
     }
 
-    /// How many parts hold nothing after `sequence`: those before the others.
-    fn parts_through(&self, sequence: Sequence) -> usize {
-        self.parts.partition_point(|part| part.last().is_none_or(|last| last.record.sequence <= sequence))
+    /// How many parts hold nothing after `number`: those before the others.
+    fn parts_through(&self, number: RecordNumber) -> usize {
+        self.parts.partition_point(|part| part.last().is_none_or(|last| last.number <= number))
     }
 
-    fn after(&self, sequence: Sequence) -> Vec<Arc<TransactionRecord>> {
-        let kept = self.parts.range(self.parts_through(sequence)..).flatten();
-        kept.skip_while(|kept| kept.record.sequence <= sequence).map(|kept| Arc::clone(&kept.record)).collect()
+    fn after(&self, number: RecordNumber) -> Vec<TailEntry> {
+        let kept = self.parts.range(self.parts_through(number)..).flatten();
+        kept.skip_while(|kept| kept.number <= number).map(|kept| kept.entry.clone()).collect()
     }
 
     /// Takes as long as it takes to move a part, and a pointer for each of the others.
-    fn forget(&mut self, through: Sequence) -> ForgottenTail {
+    fn forget(&mut self, through: RecordNumber) -> ForgottenTail {
         let mut forgotten: Vec<_> = self.parts.drain(..self.parts_through(through)).collect();
         if let Some(part) = self.parts.front_mut() {
-            let count = part.partition_point(|kept| kept.record.sequence <= through);
+            let count = part.partition_point(|kept| kept.number <= through);
             if count > 0 {
                 forgotten.push(part.drain(..count).collect());
             }
@@ -338,10 +440,10 @@ impl Tail {
     }
 }
 
-impl FromIterator<Arc<TransactionRecord>> for Tail {
-    fn from_iter<I: IntoIterator<Item = Arc<TransactionRecord>>>(records: I) -> Self {
+impl FromIterator<(RecordNumber, TailEntry)> for Tail {
+    fn from_iter<I: IntoIterator<Item = (RecordNumber, TailEntry)>>(entries: I) -> Self {
         let mut tail = Self::default();
-        records.into_iter().for_each(|record| tail.push(record));
+        entries.into_iter().for_each(|(number, entry)| tail.push(number, entry));
         tail
     }
 }
@@ -404,16 +506,17 @@ impl Journal for MemoryJournal {
 
     fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
         self.last_record = self.last_record.next();
+        if let Some(entry) = TailEntry::of(&record) {
+            self.tail.push(self.last_record, entry);
+        }
         match record {
             Record::Transaction(record) => {
                 if record.is_id_kept {
                     self.answers_bytes += record.answer_bytes();
                     self.answered.push_back(without_body(&record));
                 }
-                if record.answer.is_kept() {
-                    self.tail.push(record);
-                }
             }
+            Record::Queries(_) => {}
             event => {
                 if self.events.len() == EVENTS_KEPT_MAX {
                     self.events.pop_front();
@@ -424,7 +527,7 @@ impl Journal for MemoryJournal {
         Ok(Commit::done())
     }
 
-    fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {
+    fn tail(&self, after: RecordNumber) -> Result<Vec<TailEntry>, JournalError> {
         Ok(self.tail.after(after))
     }
 
@@ -433,7 +536,7 @@ impl Journal for MemoryJournal {
         std::future::ready(Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))).boxed()
     }
 
-    fn forget_tail(&mut self, through: Sequence) -> ForgottenTail {
+    fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail {
         self.tail.forget(through)
     }
 
@@ -470,6 +573,14 @@ mod tests {
         }))
     }
 
+    fn sequences(tail: &[TailEntry]) -> Vec<u64> {
+        let sequence = |entry: &TailEntry| match entry {
+            TailEntry::Transaction(record) => record.sequence.0,
+            TailEntry::Queries(record) => record.sequence.0,
+        };
+        tail.iter().map(sequence).collect()
+    }
+
     fn answered(journal: &mut MemoryJournal, sequence: u64) -> Option<Arc<TransactionRecord>> {
         journal.answered(Sequence(sequence)).now_or_never().expect("at once").expect("readable")
     }
@@ -480,16 +591,15 @@ mod tests {
         for sequence in 1..=10 {
             journal.append(record(sequence, sequence % 2 == 0))?;
         }
-        assert_eq!(journal.forget_tail(Sequence(6)).len(), 6);
-        let tail: Vec<u64> = journal.tail(Sequence(0))?.iter().map(|record| record.sequence.0).collect();
-        assert_eq!(tail, [7, 8, 9, 10]);
-        assert_eq!(journal.tail(Sequence(9))?.len(), 1);
+        assert_eq!(journal.forget_tail(RecordNumber(6)).len(), 6);
+        assert_eq!(sequences(&journal.tail(RecordNumber(0))?), [7, 8, 9, 10]);
+        assert_eq!(journal.tail(RecordNumber(9))?.len(), 1);
         assert!(answered(&mut journal, 4).is_some_and(|kept| kept.body.is_empty()));
         assert!(answered(&mut journal, 8).is_some_and(|kept| kept.body_hash == ReplyHash::of_body(b"body 8")));
         assert!(answered(&mut journal, 5).is_none());
         journal.forget_answers(Sequence(8));
         assert!(answered(&mut journal, 4).is_none() && answered(&mut journal, 8).is_some());
-        assert_eq!(journal.forget_tail(Sequence(10)).len(), 4);
+        assert_eq!(journal.forget_tail(RecordNumber(10)).len(), 4);
         assert_eq!(journal.tail_bytes(), 0);
         journal.forget_answers(Sequence(11));
         assert_eq!(journal.answers_bytes, 0);
@@ -507,17 +617,48 @@ mod tests {
         let bytes_of_all = journal.tail_bytes();
         let mut through = 0;
         for step in [0, 1, part - 2, 1, 1, part, 10, part - 10, 8] {
-            assert_eq!(journal.forget_tail(Sequence(through + step)).len() as u64, step);
+            assert_eq!(journal.forget_tail(RecordNumber(through + step)).len() as u64, step);
             through += step;
             for after in [0, through, through + 1, through + part, last - 1, last] {
-                let told: Vec<u64> = journal.tail(Sequence(after))?.iter().map(|record| record.sequence.0).collect();
+                let told = sequences(&journal.tail(RecordNumber(after))?);
                 assert_eq!(told, (after.max(through) + 1..=last).collect::<Vec<u64>>(), "{through}, {after}");
             }
         }
         assert_eq!(through, last - 1);
         assert!(journal.tail_bytes() > 0 && journal.tail_bytes() < bytes_of_all / part);
-        assert_eq!(journal.forget_tail(Sequence(last)).len(), 1);
+        assert_eq!(journal.forget_tail(RecordNumber(last)).len(), 1);
         assert_eq!(journal.tail_bytes(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn queries_are_of_the_tail_in_their_place_and_a_snapshot_between_two_of_a_sequence_parts_them()
+    -> Result<(), JournalError> {
+        let queries = |id: &str| {
+            let query = QueryRecord {
+                id: id.into(),
+                user: Name::new("ada").expect("a name"),
+                timestamp: Timestamp(1),
+                body: Bytes::from_static(b"total"),
+                reply_hash: ReplyHash::of_body(b"1"),
+                fuel_used: 7,
+            };
+            let record = QueriesRecord { sequence: Sequence(1), epoch: Epoch::default(), queries: vec![query] };
+            Record::Queries(Arc::new(record))
+        };
+        let mut journal = MemoryJournal::default();
+        for record in
+            [record(1, false), queries("a"), Record::Snapshot { sequence: Sequence(1) }, queries("b"), record(2, false)]
+        {
+            journal.append(record)?;
+        }
+        assert_eq!(sequences(&journal.tail(RecordNumber(0))?), [1, 1, 1, 2]);
+        let bytes = journal.tail_bytes();
+        assert_eq!(journal.forget_tail(RecordNumber(3)).len(), 2);
+        assert!(journal.tail_bytes() > 0 && journal.tail_bytes() < bytes);
+        let tail = journal.tail(RecordNumber(3))?;
+        assert_eq!((tail.len(), tail[0].calls(), tail[0].fuel_used(), tail[0].transactions()), (2, 1, 7, 0));
+        assert!(matches!(&tail[0], TailEntry::Queries(record) if &*record.queries[0].id == "b"));
         Ok(())
     }
 

@@ -21,6 +21,7 @@ mod gate;
 mod handle;
 mod logs;
 mod moves;
+mod queries;
 mod recover;
 mod shadow;
 mod spec;
@@ -30,6 +31,7 @@ pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub use handle::Pending;
 pub(crate) use handle::{Ordered, ServiceHandle};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES};
+pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
 pub(crate) use recover::KeeperTask;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]
@@ -58,6 +60,7 @@ use gate::EventGate;
 use handle::{LOOKS_MAX, Message, Order, ReplySender};
 use logs::LogBucket;
 use moves::Moved;
+use queries::PendingQueries;
 use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -152,6 +155,10 @@ pub(crate) struct Service {
     last_commit: Commit,
     /// The last snapshot that was proven by a restore.
     snapshot: Arc<Snapshot>,
+    /// The last record that is part of it.
+    snapshot_record: RecordNumber,
+    /// Queries that the instance has seen, and the journal has not.
+    queries: PendingQueries,
     /// What that snapshot cost, as fuel.
     snapshot_fuel: u64,
     /// What replaying the transactions since then would cost, as fuel.
@@ -240,6 +247,8 @@ impl Service {
             requests: 0,
             last_commit: Commit::done(),
             snapshot: Arc::new(Snapshot::empty()),
+            snapshot_record: RecordNumber(0),
+            queries: PendingQueries::default(),
             snapshot_fuel: 0,
             tail_fuel: 0,
             kept_replay_fuel: 0,
@@ -593,7 +602,7 @@ impl Service {
             return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
         }
         if kind == Kind::Transaction {
-            let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64;
+            let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
             // A shadow that is under way may make the room, and is not to be dropped for it.
             while self.journal.check_room(room).is_err() && self.shadow.is_some() {
                 self.advance_shadow().await;
@@ -604,6 +613,11 @@ impl Service {
             if self.journal.check_room(room).is_err() {
                 return Err(self.journal_full());
             }
+        }
+        if kind == Kind::Transaction && self.queries.is_lost() {
+            // What the instance has seen beside the journal must not show in what is journalled.
+            let rolled_back = self.roll_back().await;
+            rolled_back.map_err(|Stopped(reason)| Denial::Stopped { service: self.name.clone(), reason })?;
         }
         // Making way may have cost the store.
         self.revive().await?;
@@ -688,6 +702,7 @@ impl Service {
             Kind::Query => {
                 if reply.answer.is_kept() {
                     self.query_fuel_used += fuel_used;
+                    self.note_query(work, &reply);
                 }
                 // It shows a state that may not be durable yet.
                 self.last_commit.clone()
@@ -698,6 +713,7 @@ impl Service {
     }
 
     fn journal_transaction(&mut self, work: &Work, reply: &Reply) -> Result<Commit, Denial> {
+        self.append_queries().map_err(|Stopped(reason)| Denial::Stopped { service: self.name.clone(), reason })?;
         self.last_sequence = work.sequence;
         let record = TransactionRecord {
             sequence: work.sequence,

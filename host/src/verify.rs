@@ -12,7 +12,7 @@
 use crate::clock::Timestamp;
 use crate::data::{DataError, FoundService, FoundSnapshot, chain, count_transactions, kept, last_transaction};
 use crate::engine::Program;
-use crate::journal::TransactionRecord;
+use crate::journal::TailEntry;
 use crate::name::Name;
 use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, restore};
 use crate::scratch::{ProgramError, Scratch};
@@ -129,6 +129,8 @@ pub struct Proof {
     pub replayed_transactions: u64,
     /// Transactions beside them that had failed, and changed nothing.
     pub failed_transactions: u64,
+    /// Queries between them that were run again.
+    pub replayed_queries: u64,
     /// Snapshots that a replay from the one before led to.
     pub agreeing_snapshots: u64,
     /// What is not as it should be.
@@ -156,7 +158,7 @@ pub enum VerifyError {
 #[must_use]
 pub fn transactions(found: &FoundService) -> u64 {
     let oldest = found.usable().last();
-    oldest.map_or(0, |oldest| kept(found.records_after(oldest)).len() as u64)
+    oldest.map_or(0, |oldest| count(&kept(found.records_after(oldest))))
 }
 
 /// Proves what there is of `found`, as far as the first divergence. `progress` is told now and then how many more
@@ -178,6 +180,7 @@ pub async fn verify(
         trusted: None,
         replayed_transactions: 0,
         failed_transactions: 0,
+        replayed_queries: 0,
         agreeing_snapshots: 0,
         findings: Vec::new(),
     };
@@ -275,7 +278,8 @@ impl Replay<'_> {
             }
         };
         self.proof.replayed_transactions += rehydrated.replayed_transactions;
-        self.proof.failed_transactions += (count_transactions(&records[..end]) - tail.len()) as u64;
+        self.proof.failed_transactions += count_transactions(&records[..end]) as u64 - count(&tail);
+        self.proof.replayed_queries += rehydrated.replayed_queries;
         self.proof.through = next.map_or_else(
             || last_transaction(records).map_or(base.sequence(), |(sequence, _)| sequence),
             FoundSnapshot::sequence,
@@ -345,21 +349,21 @@ impl Replay<'_> {
         &mut self,
         subject: Subject<'_>,
         snapshot: &Arc<Snapshot>,
-        tail: &[Arc<TransactionRecord>],
+        tail: &[TailEntry],
     ) -> Result<Rehydrated, RehydrateError> {
         let mut rehydrated = restore(subject, snapshot).await?;
         let mut told = 0;
         for part in tail.chunks(PROGRESS_TRANSACTIONS) {
             match rehydrated.replay(subject, part).await {
                 Ok(()) => {
-                    told += part.len() as u64;
-                    (self.progress)(part.len() as u64);
+                    told += count(part);
+                    (self.progress)(count(part));
                 }
                 // An accepted divergence that left no instance: without that transaction, and so from the beginning.
                 Err(RehydrateError::Lost { .. }) => {
                     drop(rehydrated);
                     let rehydrated = rehydrate(subject, snapshot, tail).await?;
-                    (self.progress)(tail.len() as u64 - told);
+                    (self.progress)(count(tail) - told);
                     return Ok(rehydrated);
                 }
                 Err(error) => return Err(error),
@@ -367,6 +371,11 @@ impl Replay<'_> {
         }
         Ok(rehydrated)
     }
+}
+
+/// How many transactions a replay of `tail` executes.
+fn count(tail: &[TailEntry]) -> u64 {
+    tail.iter().map(TailEntry::transactions).sum()
 }
 
 /// Whether two exports are of the same state: whether instances that were restored from them export the same.

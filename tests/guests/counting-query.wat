@@ -1,4 +1,4 @@
-;; count.wat, but a query counts too, which it must not: a replay, which knows no queries, diverges. `boom` traps.
+;; count.wat, but a query counts too, which it must not: a transaction after it is answered in another way. `boom` traps.
 (module
   (import "lifeboat:vm/state@0.1.0" "write" (func $write (param $chunk i32) (param $length i32)))
   (import "lifeboat:vm/state@0.1.0" "read" (func $read (param $max i32) (param $answer i32)))

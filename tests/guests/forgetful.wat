@@ -1,4 +1,5 @@
-;; count.wat, but restore succeeds without reading anything: the count starts again, so a replay diverges.
+;; count.wat, but restore succeeds without reading anything: the count starts again, so a replay diverges. `boom`
+;; traps.
 (module
   (import "lifeboat:vm/state@0.1.0" "write" (func $write (param $chunk i32) (param $length i32)))
   (import "lifeboat:vm/state@0.1.0" "read" (func $read (param $max i32) (param $answer i32)))
@@ -6,6 +7,7 @@
   ;; 16 answer of an export or of `read`, 32 state, 64..96 digits, 128 texts, from 1024 the heap.
   (data (i32.const 128) "refuse")
   (data (i32.const 144) "refused on request")
+  (data (i32.const 176) "boom")
   (global $heap (mut i32) (i32.const 1024))
   (global $count (mut i64) (i64.const 0))
 
@@ -47,6 +49,7 @@
     (global.set $heap (i32.const 1024))
     (if (call $is (local.get $body) (local.get $length) (i32.const 128) (i32.const 6))
       (then (return (call $answer (i32.const 1) (i32.const 144) (i32.const 18)))))
+    (if (call $is (local.get $body) (local.get $length) (i32.const 176) (i32.const 4)) (then unreachable))
     (global.set $count (i64.add (global.get $count) (i64.const 1)))
     (call $answer_count))
 

@@ -8,7 +8,7 @@ use lifeboat::clock::{Timestamp, Utc};
 use lifeboat::data::FoundService;
 use lifeboat::event::{Event, Printable};
 use lifeboat::journal::frame::RecordNumber;
-use lifeboat::journal::{Record, TransactionRecord};
+use lifeboat::journal::{QueriesRecord, QueryRecord, Record, TransactionRecord};
 use lifeboat::lines::Payload;
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
@@ -111,6 +111,7 @@ fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
         Record::Transaction(transaction) => (Some(transaction.timestamp), transaction_line(transaction)),
         Record::SlaFailure(failure) => (failure.timestamp, Event::SlaFailure(failure.clone()).to_string()),
         Record::Failover(failover) => (failover.timestamp, Event::Failover(failover.clone()).to_string()),
+        Record::Queries(record) => (record.queries.first().map(|first| first.timestamp), queries_line(record)),
     };
     let time = time.map(|time| Utc(time).to_string()).unwrap_or_default();
     format!("{:>8}  {time:<24}  {what}", grouped(number.0))
@@ -132,6 +133,12 @@ fn transaction_line(transaction: &TransactionRecord) -> String {
         preview(body),
         grouped(*fuel_used),
     )
+}
+
+fn queries_line(record: &QueriesRecord) -> String {
+    let fuel: u64 = record.queries.iter().map(|query| query.fuel_used).sum();
+    let noun = if record.queries.len() == 1 { "query" } else { "queries" };
+    format!("{} {noun} ({} fuel)", grouped(record.queries.len() as u64), grouped(fuel))
 }
 
 /// The beginning of a text, printable.
@@ -187,9 +194,29 @@ enum Named<'a> {
         fuel_used: u64,
         query_fuel_used: u64,
     },
+    Queries {
+        /// The last transaction before them.
+        sequence: Sequence,
+        queries: Vec<Query<'a>>,
+    },
 }
 
-fn write_json(out: &mut impl Write, found: &FoundService, number: RecordNumber, record: &Record) -> io::Result<()> {
+/// A query that was answered. Its answer is not kept.
+#[derive(Serialize)]
+struct Query<'a> {
+    id: &'a str,
+    user: &'a Name,
+    time: String,
+    body: Payload<'a>,
+    fuel_used: u64,
+}
+
+fn write_json<'a>(
+    out: &mut impl Write,
+    found: &'a FoundService,
+    number: RecordNumber,
+    record: &'a Record,
+) -> io::Result<()> {
     let at = |time: &Timestamp| Some(format!("{:.9}", Utc(*time)));
     let (time, what) = match record {
         Record::Opened { timestamp, .. } => {
@@ -221,6 +248,18 @@ fn write_json(out: &mut impl Write, found: &FoundService, number: RecordNumber, 
         }
         Record::Failover(failover) => {
             (failover.timestamp.as_ref().and_then(at), What::Event(Event::Failover(failover.clone())))
+        }
+        Record::Queries(record) => {
+            let query = |query: &'a QueryRecord| Query {
+                id: &query.id,
+                user: &query.user,
+                time: format!("{:.9}", Utc(query.timestamp)),
+                body: Payload::of(&query.body, true),
+                fuel_used: query.fuel_used,
+            };
+            let queries = record.queries.iter().map(query).collect();
+            let time = record.queries.first().and_then(|first| at(&first.timestamp));
+            (time, What::Named(Named::Queries { sequence: record.sequence, queries }))
         }
     };
     serde_json::to_writer(&mut *out, &Line { record: number, time, what })?;

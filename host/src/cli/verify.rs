@@ -19,7 +19,8 @@ use std::time::Duration;
 const AFTER_HELP: &str = "\
 The journal, the snapshots and the workloads are compared with their hashes. Then every transaction since the oldest
 snapshot is executed again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the state
-must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Nothing is changed.
+must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Queries that ran
+between them are run again, since they may have changed the instance. Nothing is changed.
 
 Exit codes:
   0  everything was proven
@@ -114,15 +115,28 @@ fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
 
 fn lines(proof: &Proof) -> String {
     let Proof {
-        service, after, through, replayed_transactions, failed_transactions, agreeing_snapshots, findings, ..
+        service,
+        after,
+        through,
+        replayed_transactions,
+        failed_transactions,
+        replayed_queries,
+        agreeing_snapshots,
+        findings,
+        ..
     } = proof;
     let counted = |count: u64, noun: &str| format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" });
+    let queries = match *replayed_queries {
+        0 => String::new(),
+        1 => " and 1 query".into(),
+        queries => format!(" and {} queries", grouped(queries)),
+    };
     let failed = match *failed_transactions {
         0 => String::new(),
         failed => format!(", {} failed and changed nothing", grouped(failed)),
     };
     let done = format!(
-        "from transaction {} to {}: {} replayed{failed}, {} compared",
+        "from transaction {} to {}: {}{queries} replayed{failed}, {} compared",
         grouped(after.0),
         grouped(through.0),
         counted(*replayed_transactions, "transaction"),

@@ -8,7 +8,7 @@ use crate::journal::durable::FoundAnswer;
 use crate::journal::frame::RecordNumber;
 use crate::journal::record;
 use crate::journal::recovery::{Found, Kept, Recovery, Standing};
-use crate::journal::{Record, TransactionRecord};
+use crate::journal::{Record, TailEntry};
 use crate::name::Name;
 use crate::service::{IdKey, KeptId, id_time};
 use crate::snapshot::Snapshot;
@@ -315,7 +315,8 @@ impl FoundService {
                     course.size.clone_from(&failover.size);
                 }
                 Record::Opened { epoch, .. } => course.epoch = *epoch,
-                Record::Snapshot { .. } | Record::SlaFailure(_) => {}
+                // The fuel of queries comes with the transaction after them.
+                Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Queries(_) => {}
             }
         }
         course
@@ -347,8 +348,8 @@ impl FoundService {
         snapshot.record().next() >= self.first && snapshot.record() <= self.last
     }
 
-    /// Gives the transactions before the first [`Record::Opened`] that is left the epoch that the oldest usable
-    /// snapshot knows.
+    /// Gives the transactions and queries before the first [`Record::Opened`] that is left the epoch that the oldest
+    /// usable snapshot knows.
     fn give_epochs(&mut self) {
         let oldest = self.usable().last().and_then(|snapshot| snapshot.header.as_ref());
         let Some((epoch, after)) = oldest.map(|header| (header.course.epoch, header.record)) else { return };
@@ -357,6 +358,9 @@ impl FoundService {
                 Record::Opened { .. } if *number > after => return,
                 Record::Transaction(transaction) if *number > after && transaction.epoch == Epoch::default() => {
                     Arc::make_mut(transaction).epoch = epoch;
+                }
+                Record::Queries(queries) if *number > after && queries.epoch == Epoch::default() => {
+                    Arc::make_mut(queries).epoch = epoch;
                 }
                 _ => {}
             }
@@ -414,13 +418,9 @@ fn standing(
     Ok(())
 }
 
-/// The transactions among `records` that changed something: what a replay executes.
-pub(crate) fn kept(records: &[(RecordNumber, Record)]) -> Vec<Arc<TransactionRecord>> {
-    let kept = records.iter().filter_map(|(_, record)| match record {
-        Record::Transaction(transaction) if transaction.answer.is_kept() => Some(Arc::clone(transaction)),
-        _ => None,
-    });
-    kept.collect()
+/// The transactions and queries among `records` that may have changed something: what a replay repeats.
+pub(crate) fn kept(records: &[(RecordNumber, Record)]) -> Vec<TailEntry> {
+    records.iter().filter_map(|(_, record)| TailEntry::of(record)).collect()
 }
 
 /// How many of `records` are transactions, whatever they came to.

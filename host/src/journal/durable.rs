@@ -10,8 +10,8 @@ use super::frame::RecordNumber;
 use super::reader::ReadError;
 use super::recovery::Location;
 use super::{
-    Commit, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, Tail, TransactionRecord,
-    record,
+    Commit, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, Tail, TailEntry,
+    TransactionRecord, record,
 };
 use crate::name::Name;
 use crate::transaction::{Epoch, Sequence};
@@ -75,8 +75,8 @@ pub struct History {
     pub last: RecordNumber,
     /// The epoch of the last record.
     pub epoch: Epoch,
-    /// Kept transactions since the oldest snapshot that may be needed, in order.
-    pub tail: VecDeque<Arc<TransactionRecord>>,
+    /// What a replay repeats since the oldest snapshot that may be needed, in order.
+    pub tail: Vec<(RecordNumber, TailEntry)>,
     /// Transactions whose ids the clients gave, in order.
     pub answered: Vec<FoundAnswer>,
     /// Bytes of all records that were found.
@@ -272,6 +272,9 @@ impl Journal for DurableJournal {
         });
         self.last = number;
         self.is_begun = true;
+        if let Some(entry) = TailEntry::of(&record) {
+            self.tail.push(number, entry);
+        }
         match record {
             Record::Opened { epoch, .. } => self.epoch = epoch,
             Record::Transaction(record) => {
@@ -283,16 +286,13 @@ impl Journal for DurableJournal {
                         journal_bytes: self.journal_bytes,
                     });
                 }
-                if record.answer.is_kept() {
-                    self.tail.push(record);
-                }
             }
-            Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) => {}
+            Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) | Record::Queries(_) => {}
         }
         Ok(Commit::pending(ticket))
     }
 
-    fn tail(&self, after: Sequence) -> Result<Vec<Arc<TransactionRecord>>, JournalError> {
+    fn tail(&self, after: RecordNumber) -> Result<Vec<TailEntry>, JournalError> {
         Ok(self.tail.after(after))
     }
 
@@ -300,7 +300,7 @@ impl Journal for DurableJournal {
         self.read(sequence).boxed()
     }
 
-    fn forget_tail(&mut self, through: Sequence) -> ForgottenTail {
+    fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail {
         self.catch_up();
         self.snapshot_bytes = self.journal_bytes;
         self.tail.forget(through)

@@ -5,7 +5,7 @@
 //! record that does not decode was written by a newer host, or by a mistake of ours.
 
 use super::frame::RECORD_LENGTH_BYTES;
-use super::{Record, TransactionRecord};
+use super::{QueriesRecord, QueryRecord, Record, TransactionRecord};
 use crate::clock::Timestamp;
 use crate::event::{Failover, FailoverCause, SlaFailure};
 use crate::meter::{Percent, Resource, Usage};
@@ -50,6 +50,22 @@ enum Stored<'a> {
         #[serde(borrow)]
         failover: StoredFailover<'a>,
     },
+    Queries {
+        sequence: Sequence,
+        #[serde(borrow)]
+        queries: Vec<StoredQuery<'a>>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredQuery<'a> {
+    id: &'a str,
+    user: &'a str,
+    timestamp: Timestamp,
+    #[serde(borrow, serialize_with = "as_bytes")]
+    body: &'a [u8],
+    reply_hash: ReplyHash,
+    fuel_used: u64,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -157,9 +173,21 @@ pub fn encode(record: &Record) -> Vec<u8> {
                 None => Stored::Failover(failover),
             }
         }
+        Record::Queries(record) => {
+            let queries = record.queries.iter().map(|query| StoredQuery {
+                id: &query.id,
+                user: &query.user,
+                timestamp: query.timestamp,
+                body: &query.body,
+                reply_hash: query.reply_hash,
+                fuel_used: query.fuel_used,
+            });
+            Stored::Queries { sequence: record.sequence, queries: queries.collect() }
+        }
     };
     let capacity = match record {
         Record::Transaction(record) => record.bytes(),
+        Record::Queries(record) => record.bytes(),
         _ => 128,
     };
     let bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
@@ -209,6 +237,20 @@ pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, Reco
             timestamp: Some(timestamp),
             ..failover(service, stored)?
         }),
+        Stored::Queries { sequence, queries } => {
+            let query = |stored: StoredQuery<'_>| {
+                Ok(QueryRecord {
+                    id: stored.id.into(),
+                    user: name(stored.user)?,
+                    timestamp: stored.timestamp,
+                    body: Bytes::copy_from_slice(stored.body),
+                    reply_hash: stored.reply_hash,
+                    fuel_used: stored.fuel_used,
+                })
+            };
+            let queries = queries.into_iter().map(query).collect::<Result<_, RecordError>>()?;
+            Record::Queries(Arc::new(QueriesRecord { sequence, epoch, queries }))
+        }
     })
 }
 
@@ -288,6 +330,29 @@ mod tests {
             };
             let bytes = encode(&Record::Transaction(Arc::new(record.clone())));
             let Record::Transaction(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(&*read, &record);
+        }
+
+        #[test]
+        fn queries_are_read_back_as_they_were(
+            sequence in any::<u64>(),
+            queries in prop::collection::vec(
+                (".{0,60}", any::<[u64; 2]>(), prop::collection::vec(any::<u8>(), 0..300), answers()),
+                0..20,
+            ),
+        ) {
+            let epoch = Epoch([3; 16]);
+            let queries = queries.into_iter().map(|(id, [timestamp, fuel_used], body, answer)| QueryRecord {
+                id: id.into(),
+                user: Name::new("ada").expect("a name"),
+                timestamp: Timestamp(timestamp),
+                body: body.into(),
+                reply_hash: answer.hash(),
+                fuel_used,
+            });
+            let record = QueriesRecord { sequence: Sequence(sequence), epoch, queries: queries.collect() };
+            let bytes = encode(&Record::Queries(Arc::new(record.clone())));
+            let Record::Queries(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
             prop_assert_eq!(&*read, &record);
         }
 

@@ -9,6 +9,7 @@ use crate::event::{Event, Failover, FailoverCause, Triggered};
 use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
+use crate::journal::frame::RecordNumber;
 use crate::meter::{Meter, Resource, Usage};
 use crate::rehydrate::{
     ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
@@ -67,15 +68,16 @@ impl Service {
     /// Rehydrates from the last good snapshot and the tail after it, and goes on in the fresh store; on an error in
     /// the old one. Returns how many transactions were replayed.
     async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
-        let tail = self.journal.tail(self.snapshot.sequence())?;
+        let tail = self.journal.tail(self.snapshot_record)?;
         let permit = self.surroundings.fleet.maintenance_store().await;
-        let Rehydrated { instance, replayed_transactions, fuel_used } =
+        let Rehydrated { instance, replayed_transactions, replayed_queries, fuel_used, .. } =
             rehydrate(self.subject(), &self.snapshot, &tail).await?;
         self.adopt(instance, permit);
         self.counts.replayed_transactions += replayed_transactions;
         self.counts.fuel_maintenance += fuel_used;
-        if replayed_transactions > 0 {
-            self.replayed_fuel += fuel_used + replayed_transactions * REPLAY_OVERHEAD_FUEL;
+        let replayed_calls = replayed_transactions + replayed_queries;
+        if replayed_calls > 0 {
+            self.replayed_fuel += fuel_used + replayed_calls * REPLAY_OVERHEAD_FUEL;
         }
         Ok(replayed_transactions)
     }
@@ -95,6 +97,11 @@ impl Service {
     /// rehydrated one if `snapshot` trapped, and the last good snapshot stays what it is.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
         self.drop_shadow();
+        // The journal must have all that the instance has seen, or a replay up to here leads to another one.
+        self.flush_queries();
+        if self.queries.is_lost() {
+            self.bring_back().await?;
+        }
         let begun = self.begin_snapshot();
         let mut exported = self.export().await;
         // It is tried again at once on all that a slot has. A guest that burnt its fuel has taken seconds already, and gets
@@ -117,7 +124,7 @@ impl Service {
                 self.counts.fuel_maintenance += fuel_used;
                 self.counts.snapshots += 1;
                 self.adopt(instance, permit);
-                self.set_snapshot(snapshot);
+                self.set_snapshot(snapshot, begun.record);
                 self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
                 (self.tail_fuel, self.replayed_fuel) = (0, 0);
                 self.keep_snapshot(begun);
@@ -132,10 +139,12 @@ impl Service {
         }
     }
 
-    /// Makes `snapshot` the one that the service goes back to, and gives up what only replays up to it needed. That and
-    /// the snapshot before are dropped where nobody waits: some megabytes of either take milliseconds.
-    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>) {
-        let forgotten = self.journal.forget_tail(snapshot.sequence());
+    /// Makes `snapshot`, of which `record` is the last that is part of it, the one that the service goes back to, and gives
+    /// up what only replays up to it needed. That and the snapshot before are dropped where nobody waits: some megabytes of
+    /// either take milliseconds.
+    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, record: RecordNumber) {
+        let forgotten = self.journal.forget_tail(record);
+        self.snapshot_record = record;
         let before = std::mem::replace(&mut self.snapshot, snapshot);
         if !forgotten.is_empty() || before.state_bytes() > 0 {
             tokio::task::spawn_blocking(move || drop((forgotten, before)));
@@ -211,6 +220,8 @@ impl Service {
     /// milliseconds, and it holds its place in the maintenance pool until then.
     pub(super) fn adopt(&mut self, instance: Instance, permit: tokio::sync::OwnedSemaphorePermit) {
         let old = std::mem::replace(&mut self.vm.instance, instance);
+        // It has seen what the journal has, and no more.
+        self.queries.forget();
         self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
         tokio::task::spawn_blocking(move || {
             drop(old);

@@ -7,10 +7,10 @@ use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, l
 use crate::event::Event;
 use crate::journal::durable::{DurableJournal, History};
 use crate::journal::frame::RecordNumber;
-use crate::journal::{Commit, JournalError, Record, TransactionRecord, record};
+use crate::journal::{Commit, JournalError, Record, TailEntry, record};
 use crate::meter::Meter;
 use crate::name::Name;
-use crate::rehydrate::{REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject, rehydrate};
+use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel};
 use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
@@ -112,7 +112,7 @@ impl Service {
         };
         let Base { found: base, snapshot, tail, rehydrated } =
             base(&**directory.storage(), &found, subject, &surroundings).await?;
-        let Rehydrated { instance, replayed_transactions, fuel_used } = rehydrated;
+        let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
         drop(permit);
         let course = found.course(&base, found.records_after(&base));
         let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == course.size).cloned();
@@ -135,7 +135,9 @@ impl Service {
             })
             .take(2)
             .collect::<Vec<_>>();
-        let tail_fuel: u64 = tail.iter().map(|record| record.fuel_used + REPLAY_OVERHEAD_FUEL).sum();
+        let tail_fuel = replay_fuel(&tail);
+        let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, TailEntry::of(record)?));
+        let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
         let mut answers = Answers::new(base.header.as_ref().and_then(|header| header.course.forgotten_id_time));
         for (kept, _) in &found.answered {
             answers.insert(*kept);
@@ -144,7 +146,7 @@ impl Service {
         let history = History {
             last: found.last,
             epoch: spec.epoch,
-            tail: tail.into(),
+            tail: numbered_tail,
             answered: found.answered.iter().map(|(_, answer)| *answer).collect(),
             journal_bytes: found.journal_bytes,
             snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
@@ -153,7 +155,7 @@ impl Service {
         let mut service = Self::new(spec, surroundings, Box::new(journal), vm);
         service.answers = answers;
         (service.last_sequence, service.last_timestamp) = (last_sequence, last_timestamp);
-        service.snapshot = snapshot;
+        (service.snapshot, service.snapshot_record) = (snapshot, base.record());
         service.tail_fuel = tail_fuel;
         service.snapshot_fuel = fuel_used.saturating_sub(tail_fuel);
         service.counts.replayed_transactions = replayed_transactions;
@@ -185,8 +187,8 @@ impl Service {
 struct Base {
     found: FoundSnapshot,
     snapshot: Arc<Snapshot>,
-    /// The kept transactions after it.
-    tail: Vec<Arc<TransactionRecord>>,
+    /// The kept transactions and the queries after it.
+    tail: Vec<TailEntry>,
     rehydrated: Rehydrated,
 }
 

@@ -18,10 +18,11 @@ use crate::clock::Timestamp;
 use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
 use crate::failover::FailoverMode;
-use crate::journal::TransactionRecord;
+use crate::journal::TailEntry;
+use crate::journal::frame::RecordNumber;
 use crate::rehydrate::{
-    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, Subject,
-    rehydrate, restore,
+    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel,
+    restore,
 };
 use crate::snapshot::Snapshot;
 use crate::transaction::Sequence;
@@ -38,7 +39,7 @@ pub const SHADOW_STATE_BYTES_MIN: u64 = 1024 * 1024;
 /// What may be left to replay when a shadow is promoted, as fuel: about a quarter of a millisecond.
 pub const PROMOTE_FUEL_MAX: u64 = 250_000;
 
-/// Transactions of which a replay in the foreground takes no longer than they did, whatever that was.
+/// Transactions and queries of which a replay in the foreground takes no longer than they did, whatever that was.
 const PROMOTE_TRANSACTIONS_MAX: usize = 2;
 
 /// What the VM that serves may keep in a round beside its share of what the round replays, as fuel, at the least. Rounds
@@ -65,7 +66,7 @@ const WAIT_FUEL_MAX: u64 = 20 * PROMOTE_FUEL_MAX;
 /// What the first round may take, as restores and exports of the state: two restores and an export, with as much again.
 const RESTORES_MAX: u64 = 4;
 
-/// Transactions that a shadow replays between two notes of how far it is.
+/// Entries of the tail that a shadow replays between two notes of how far it is.
 const REPLAYED_AT_ONCE: usize = 16;
 
 /// What a shadow is for.
@@ -133,8 +134,8 @@ impl Progress {
 /// A VM that has caught up with what it was given.
 struct Caught {
     rehydrated: Rehydrated,
-    /// The last transaction that it has seen.
-    through: Sequence,
+    /// The last record that it has seen.
+    through: RecordNumber,
     exported: Option<Exported>,
     permit: OwnedSemaphorePermit,
 }
@@ -236,7 +237,7 @@ async fn bring_up(
     terms: Arc<Terms>,
     permit: impl Future<Output = OwnedSemaphorePermit>,
     snapshot: Arc<Snapshot>,
-    tail: Vec<Arc<TransactionRecord>>,
+    (tail, through): (Vec<TailEntry>, RecordNumber),
     at: (Sequence, Timestamp),
     exports: bool,
     progress: Arc<Progress>,
@@ -257,35 +258,35 @@ async fn bring_up(
             .await?;
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
+        let replayed_queries = rehydrated.replayed_queries;
         // It has grown by the export, and its place in the pool is needed.
         drop(rehydrated);
-        let restored = restore(terms.subject(), &snapshot).await?;
+        let mut restored = restore(terms.subject(), &snapshot).await?;
         let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
         exported = Some(Exported { snapshot, fuel });
-        rehydrated =
-            Rehydrated { replayed_transactions, fuel_used: fuel_used + export_fuel + restored.fuel_used, ..restored };
+        restored.fuel_used += fuel_used + export_fuel;
+        (restored.replayed_transactions, restored.replayed_queries) = (replayed_transactions, replayed_queries);
+        rehydrated = restored;
     }
-    Ok(Caught { rehydrated, through: at.0, exported, permit })
+    Ok(Caught { rehydrated, through, exported, permit })
 }
 
 /// A later round: replays what was kept since.
 async fn catch_up(
     terms: Arc<Terms>,
     mut caught: Caught,
-    tail: Vec<Arc<TransactionRecord>>,
+    (tail, through): (Vec<TailEntry>, RecordNumber),
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     replay_in_parts(&terms, &mut caught.rehydrated, &tail, &progress).await?;
-    if let Some(last) = tail.last() {
-        caught.through = last.sequence;
-    }
+    caught.through = through;
     Ok(caught)
 }
 
 async fn replay_in_parts(
     terms: &Terms,
     rehydrated: &mut Rehydrated,
-    tail: &[Arc<TransactionRecord>],
+    tail: &[TailEntry],
     progress: &Progress,
 ) -> Result<(), RehydrateError> {
     for part in tail.chunks(REPLAYED_AT_ONCE) {
@@ -297,9 +298,9 @@ async fn replay_in_parts(
     Ok(())
 }
 
-/// What a replay of `tail` costs, as fuel.
-fn replay_fuel(tail: &[Arc<TransactionRecord>]) -> u64 {
-    tail.iter().map(|record| record.fuel_used + REPLAY_OVERHEAD_FUEL).sum()
+/// How many calls a replay of `tail` repeats.
+fn calls(tail: &[TailEntry]) -> usize {
+    tail.iter().map(TailEntry::calls).sum()
 }
 
 impl Service {
@@ -332,8 +333,10 @@ impl Service {
             shadow.waiting.extend(waiting);
             return;
         }
-        let tail = match self.journal.tail(self.snapshot.sequence()) {
-            Ok(tail) => tail,
+        // Queries that are not journalled yet come after what the shadow begins with, there as in the VM that serves.
+        let through = self.journal.last_record();
+        let tail = match self.journal.tail(self.snapshot_record) {
+            Ok(tail) => (tail, through),
             Err(error) => {
                 self.shadow_lost(aim, &error.into());
                 return self.tell_waiting(waiting.into_iter().collect());
@@ -411,6 +414,7 @@ impl Service {
             None => return,
         };
         shadow.rounds += 1;
+        let through = self.journal.last_record();
         let tail = match self.journal.tail(caught.through) {
             Ok(tail) => tail,
             Err(error) => {
@@ -418,7 +422,7 @@ impl Service {
                 return self.tell_waiting(std::mem::take(&mut shadow.waiting));
             }
         };
-        let is_near = tail.len() <= PROMOTE_TRANSACTIONS_MAX || replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
+        let is_near = calls(&tail) <= PROMOTE_TRANSACTIONS_MAX || replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
         match shadow.aim {
             // Restored, and what was kept meanwhile replayed with equal replies: it is proven.
             Aim::Snapshot if tail.is_empty() || shadow.rounds > 1 => {
@@ -439,7 +443,8 @@ impl Service {
             }
             Aim::Snapshot | Aim::FailOver(_) => {
                 let progress = Arc::new(Progress::default());
-                shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), tail.len());
+                shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), calls(&tail));
+                let tail = (tail, through);
                 shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
                 shadow.progress = progress;
                 shadow.kept_fuel_before = self.kept_replay_fuel;
@@ -498,7 +503,7 @@ impl Service {
         // What was kept since it was exported is the tail now.
         self.tail_fuel = self.tail_fuel.saturating_sub(begun.tail_fuel);
         self.replayed_fuel = 0;
-        self.set_snapshot(snapshot);
+        self.set_snapshot(snapshot, begun.record);
         self.snapshot_fuel = fuel;
         self.keep_snapshot(begun);
         self.moved();
@@ -506,7 +511,7 @@ impl Service {
 
     /// Makes the shadow's store the one that serves.
     fn take_over(&mut self, caught: Caught) -> u64 {
-        let Caught { rehydrated: Rehydrated { instance, replayed_transactions, fuel_used }, permit, .. } = caught;
+        let Caught { rehydrated: Rehydrated { instance, replayed_transactions, fuel_used, .. }, permit, .. } = caught;
         self.counts.replayed_transactions += replayed_transactions;
         self.counts.fuel_maintenance += fuel_used;
         self.adopt(instance, permit);
