@@ -137,11 +137,13 @@ fn a_wrong_configuration_is_told_in_one_line_with_its_place() {
     let file = folder.path().join("lifeboat.toml");
     check(&file).output().exits_with_one_line(2, &["there is no such file; lifeboat init writes one"]);
     fs::write(&file, "[server]\nlisten = 7098\n").expect("a file can be written");
-    check(&file).output().exits_with_one_line(2, &["lifeboat.toml:2:10: invalid type: integer"]);
+    check(&file).output().exits_with_one_line(2, &["lifeboat.toml:2:10: listen is 7098; it must be a text in quotes"]);
     fs::write(&file, "[server]\nlisten = \"0.0.0.0:1\"\n").expect("a file can be written");
     let exposed = check(&file).output();
-    exposed.exits(0);
-    assert!(exposed.stderr.contains("there is no [server.tls]"), "{}", exposed.stderr);
+    exposed.exits(2);
+    let place = format!("lifeboat: {}:2:10: 0.0.0.0:1 can be reached from other machines", file.display());
+    assert!(exposed.stderr.starts_with(&place), "{}", exposed.stderr);
+    check(&file).arg("--insecure").output().exits(0);
 }
 
 #[test]
@@ -194,6 +196,38 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
         assert!(lines[index].starts_with(&at) && lines[index].contains(words), "{at}{words}: {}", lines[index]);
     }
     assert_eq!(lines.len(), 7, "{lines:?}");
+    // What no client would trust, and what does not belong together, neither of the two takes.
+    for (certificate, key, at, words) in [
+        (
+            "expired.pem",
+            "server.key",
+            place(2, 15),
+            "expired.pem' cannot be used: it expired at 2021-01-01T00:00:00Z, and",
+        ),
+        ("server.pem", "other.key", place(3, 7), "other.key' cannot be used: it does not belong to the certificate '"),
+    ] {
+        write(tls(key).replace("server.pem", certificate));
+        let refused = check(&file).output();
+        let line = refused.stderr.lines().next().expect("a line");
+        assert!(line.starts_with(&at) && line.contains(words), "{line}");
+        assert_eq!((refused.code, refused.stdout.as_slice()), (2, &b""[..]));
+        let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
+        serve.exits_with_one_line(2, &[words]);
+    }
+    // A fleet that has no room for the services that are there.
+    let create = |name: &str| {
+        let workload = prebuilt("counter");
+        let run = lifeboat(["run", "--size", "huge", "--service", name, "--data"]).arg(&data).arg(&workload);
+        run.output().exits(0);
+    };
+    create("bank");
+    create("vault");
+    let one = "[[machine]]\nname = 'm1'\nslots = 1\nmemory = '4GiB'\n";
+    write(one.into());
+    let refused = check(&file).output();
+    let words = ["service 'vault', one of 2, would not start", "give the machines more slots or memory"];
+    let line = refused.exits_with_one_line(2, &words);
+    assert!(line.starts_with(&place(1, 1)), "{line}");
     // What is no data directory no server can go on with.
     write("data = '.'\n".into());
     check(&file).output().exits_with_one_line(2, &["data directory '", "has other files in it"]);

@@ -365,3 +365,20 @@ fn a_signal_that_is_sent_twice_at_once_is_one_and_another_one_ends_the_server() 
     server.line("lifeboat: asked twice: ended at once");
     endless.kill();
 }
+
+#[test]
+fn a_server_logs_and_ignores_that_its_terminal_is_closed() {
+    let folder = folder();
+    set_up(folder.path());
+    let mut server = Serving::start(folder.path());
+    server.line("lifeboat: serving ");
+    for _ in 0..2 {
+        server.signal("HUP");
+        server.line(
+            "lifeboat: SIGHUP is ignored: the server reads its configuration and its certificate only when it starts",
+        );
+    }
+    assert_eq!(server.exit_code(), None);
+    let lines = server.last_lines();
+    assert!(lines.iter().any(|line| line.contains("lifeboat: stopped: every service is snapshotted")), "{lines:?}");
+}

@@ -6,31 +6,36 @@
 //!
 //! `docs/configuration.md` tells every key, and [`TEMPLATE`] is a file that shows them all.
 
+mod certificate;
 mod files;
 mod tables;
 
 #[cfg(test)]
 mod tests;
 
+pub use certificate::{CERTIFICATE_WARNING, Validity};
 pub use files::NamedFiles;
 
-use crate::catalog::ServiceSettings;
+use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::document::{self, Findings, Table};
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::failover::{FailoverMode, Thresholds};
-use crate::fleet::Machine;
+use crate::fleet::{Fleet, Machine};
 use crate::host::HostConfig;
 use crate::name::Name;
 use crate::service::Horizon;
-use crate::size::Size;
+use crate::size::{Bytes, Size};
+use files::Place;
 use serde::{Deserialize, Serialize, Serializer};
-use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::fmt;
 use std::fs::File;
 use std::io::{self, Read};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
-use tables::{Resolver, Tables};
+use tables::Resolver;
 use thiserror::Error;
 
 /// What the file is called.
@@ -237,7 +242,7 @@ pub enum ConfigError {
         error: io::Error,
     },
     /// It is too long.
-    #[error("{file}: a configuration is at most {CONFIG_BYTES_MAX} bytes long; write a shorter one")]
+    #[error("{file}: is longer than {CONFIG_BYTES_MAX} bytes, the most that a configuration has; write a shorter one")]
     TooLong {
         /// The file.
         file: String,
@@ -268,6 +273,52 @@ pub enum ConfigError {
         /// What is wrong.
         message: String,
     },
+}
+
+/// Everything that is wrong with a configuration, in the order of its places: one error at least.
+#[derive(Debug, Error)]
+pub struct ConfigErrors(
+    /// The errors.
+    pub Vec<ConfigError>,
+);
+
+impl fmt::Display for ConfigErrors {
+    /// One on a line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            let end = if index == 0 { "" } else { "\n" };
+            write!(f, "{end}{error}")?;
+        }
+        Ok(())
+    }
+}
+
+impl ConfigError {
+    /// The line and the column, if it has a place.
+    #[must_use]
+    pub fn place(&self) -> (usize, usize) {
+        match self {
+            Self::Invalid { line, column, .. } => (*line, *column),
+            _ => (0, 0),
+        }
+    }
+}
+
+impl From<ConfigError> for ConfigErrors {
+    fn from(error: ConfigError) -> Self {
+        Self(vec![error])
+    }
+}
+
+/// A configuration as far as it can be read, and everything that is wrong with the file.
+#[derive(Debug)]
+pub struct Draft {
+    /// The configuration, with the default in the place of what is wrong.
+    pub config: Config,
+    /// The files that it names.
+    pub files: NamedFiles,
+    /// What is wrong, in the order of its places.
+    pub errors: Vec<ConfigError>,
 }
 
 impl Overrides {
@@ -307,16 +358,16 @@ impl Config {
     /// Reads the configuration in `path`, to whose folder paths in it are relative.
     ///
     /// # Errors
-    /// [`ConfigError`].
-    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        Self::read_with_files(path, overrides).map(|(config, _)| config)
+    /// [`ConfigErrors`].
+    pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        Self::whole(Self::draft(path, overrides)?)
     }
 
-    /// The same, with the files that it names.
+    /// Reads the configuration in `path` as far as it can be read.
     ///
     /// # Errors
-    /// [`ConfigError`].
-    pub fn read_with_files(path: &Path, overrides: &Overrides) -> Result<(Self, NamedFiles), ConfigError> {
+    /// [`ConfigError`]: there is no text to read.
+    pub fn draft(path: &Path, overrides: &Overrides) -> Result<Draft, ConfigError> {
         let file = path.display().to_string().escape_debug().to_string();
         let mut bytes = Vec::new();
         // One byte more than the limit is enough to know that it is too long.
@@ -328,41 +379,35 @@ impl Config {
             Err(error) => return Err(ConfigError::Unreadable { file, error }),
         }
         let Ok(text) = String::from_utf8(bytes) else { return Err(ConfigError::NotText { file }) };
-        Self::parse_with_files(&file, &text, path.parent().unwrap_or(Path::new("")), overrides)
+        Ok(Self::parse_draft(&file, &text, path.parent().unwrap_or(Path::new("")), overrides))
     }
 
     /// Parses and checks `text`. `file` is what messages call it.
     ///
     /// # Errors
-    /// [`ConfigError::Invalid`].
-    pub fn parse(file: &str, text: &str, folder: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        Self::parse_with_files(file, text, folder, overrides).map(|(config, _)| config)
+    /// [`ConfigErrors`] of [`ConfigError::Invalid`].
+    pub fn parse(file: &str, text: &str, folder: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
+        Self::whole(Self::parse_draft(file, text, folder, overrides))
     }
 
-    fn parse_with_files(
-        file: &str,
-        text: &str,
-        folder: &Path,
-        overrides: &Overrides,
-    ) -> Result<(Self, NamedFiles), ConfigError> {
-        let invalid = |offset: usize, message: String| {
+    fn whole(Draft { config, errors, .. }: Draft) -> Result<Self, ConfigErrors> {
+        if errors.is_empty() { Ok(config) } else { Err(ConfigErrors(errors)) }
+    }
+
+    fn parse_draft(file: &str, text: &str, folder: &Path, overrides: &Overrides) -> Draft {
+        let place = |offset: usize| {
             let before = text.get(..offset).unwrap_or(text);
             let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-            ConfigError::Invalid {
-                file: file.to_owned(),
-                line: 1 + before.matches('\n').count(),
-                column: 1 + before[line_start..].chars().count(),
-                message,
-            }
+            let (line, column) = (1 + before.matches('\n').count(), 1 + before[line_start..].chars().count());
+            Place { file: file.to_owned(), line, column }
         };
-        let tables: Tables = toml::from_str(text).map_err(|error| {
-            let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(" ");
-            invalid(error.span().map_or(0, |span| span.start), message)
-        })?;
-        let resolver = Resolver { folder, overrides, invalid: &invalid, named: RefCell::default() };
-        let config = resolver.resolve(tables)?;
-        let named = resolver.named.take();
-        Ok((config, NamedFiles::new(named, invalid)))
+        let findings = Findings::default();
+        let document = document::parse(text, &findings).unwrap_or_default();
+        let resolver = Resolver { folder, overrides, findings: &findings };
+        let (config, named) = resolver.resolve(Table::root(&document, &findings));
+        let files = NamedFiles::new(named, place);
+        let errors = findings.sorted().into_iter().map(|wrong| place(wrong.offset).error(wrong.message)).collect();
+        Draft { config, files, errors }
     }
 
     /// How the host is set up.
@@ -371,6 +416,37 @@ impl Config {
         let largest = self.sizes.iter().map(|size| size.memory_bytes).max().unwrap_or_default();
         let body_bytes_max = usize::try_from(self.server.limits.body_bytes_max).unwrap_or(usize::MAX);
         HostConfig { body_bytes_max, ..HostConfig::new(self.machines.clone(), largest) }
+    }
+
+    /// Which of `services`, that a data directory holds, a server with this configuration could not start, a sentence for
+    /// each: its first VM finds no room on the machines, or it has a size that no slot holds. A VM that has moved to a
+    /// larger size since needs more.
+    #[must_use]
+    pub fn check_fleet(&self, services: &BTreeMap<Name, ServiceEntry>) -> Vec<String> {
+        let slot_bytes = self.host().largest_memory_bytes;
+        let fleet = Fleet::new(self.machines.clone(), 1);
+        let mut leases = Vec::with_capacity(services.len());
+        let mut wrong = Vec::new();
+        for (name, ServiceEntry { settings, .. }) in services {
+            if let Some(size) = settings.sizes.iter().find(|size| size.memory_bytes > slot_bytes) {
+                let (size, memory, slot) = (&size.name, Bytes(size.memory_bytes), Bytes(slot_bytes));
+                wrong.push(format!(
+                    "service '{name}' would not start: its size '{size}' has {memory} of memory, the largest size here \
+                     {slot}; write a [[size]] with {memory}"
+                ));
+                continue;
+            }
+            let first = settings.sizes.iter().find(|size| size.name == settings.size);
+            match first.map(|size| fleet.place(size)) {
+                Some(Ok(lease)) => leases.push(lease),
+                Some(Err(error)) => wrong.push(format!(
+                    "service '{name}', one of {}, would not start: {error}; give the machines more slots or memory",
+                    services.len()
+                )),
+                None => {}
+            }
+        }
+        wrong
     }
 
     /// How a durable service runs whose first VM is of `size`, else of the one with the least memory: it moves to those

@@ -12,6 +12,7 @@ pub mod clock;
 pub mod config;
 pub mod data;
 pub mod distribution;
+mod document;
 pub mod engine;
 pub mod event;
 pub mod failover;

@@ -1,14 +1,17 @@
 //! `lifeboat config`: what a configuration file amounts to.
 
-use super::{UsageError, exit, is_pipe_open};
+use super::{PERMISSION_DENIED, UsageError, exit, is_pipe_open, plain, print_line};
 use anyhow::Context;
 use clap::{Args, Subcommand};
-use lifeboat::config::{CONFIG_FILE, Config as ServerConfiguration, NamedFiles, Overrides};
+use lifeboat::clock::{Clock, SystemClock};
+use lifeboat::config::{
+    CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides, Validity,
+};
 use lifeboat::data::{DataError, Locked};
 use lifeboat::storage::DiskStorage;
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -28,6 +31,9 @@ enum ConfigCommand {
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 struct Check {
+    /// Off loopback without TLS is right: something in front of the server encrypts
+    #[arg(long)]
+    insecure: bool,
     /// Print one JSON object instead of TOML
     #[arg(long)]
     json: bool,
@@ -38,9 +44,10 @@ struct Check {
 
 const AFTER_HELP: &str = "\
 What is printed is a configuration file itself, in which LIFEBOAT_LISTEN and LIFEBOAT_DATA have overridden what FILE
-says. The certificate, its key and the workloads that it names are loaded, and the data directory is looked at; nothing is
-changed. What is wrong is told in one line each with the place, and the exit code is 2. A data directory that is not there
-yet, or that a server has, is told and is no error.";
+says. The certificate, its key and the workloads that it names are loaded, the data directory is looked at, and what
+lifeboat serve would refuse is refused; nothing is changed. Everything that is wrong is reported, an error a line with
+its place, and the exit code is 2. A data directory that is not there yet, or that a server has, is reported and is no
+error.";
 
 impl Config {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
@@ -51,13 +58,26 @@ impl Config {
 
 impl Check {
     fn execute(self) -> anyhow::Result<ExitCode> {
-        let (config, named) = read(&self.file)?;
-        let wrong = named.check(&config);
-        for error in &wrong {
-            tell(error);
+        let now = SystemClock.now();
+        let overrides = Overrides::from_environment(|name| std::env::var_os(name));
+        let draft = overrides.and_then(|overrides| ServerConfiguration::draft(&self.file, &overrides));
+        // Whatever is wrong, the operator can put it right.
+        let Draft { config, files, errors } = draft.map_err(|error| UsageError(error.to_string()))?;
+        // With a file that is wrong the default of its key would be checked.
+        let of_data = if errors.is_empty() { check_data(&config, &files) } else { Ok(None) };
+        let mut wrong = errors;
+        wrong.extend(files.check(&config, now, self.insecure));
+        wrong.sort_by_key(ConfigError::place);
+        let wrong = wrong.iter().map(ToString::to_string).chain(of_data.as_ref().err().cloned().unwrap_or_default());
+        let mut is_right = true;
+        for error in wrong {
+            print_line(&error, error.contains(PERMISSION_DENIED));
+            is_right = false;
         }
-        let is_usable = tell_data(&config.data);
-        if !wrong.is_empty() || !is_usable {
+        if let Ok(Some(note)) = &of_data {
+            tell(note);
+        }
+        if !is_right {
             return Ok(ExitCode::from(exit::USAGE));
         }
         let text = if self.json {
@@ -66,54 +86,48 @@ impl Check {
             toml::to_string(&config).context("cannot print the configuration")?
         };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
-        if config.server.is_exposed() {
-            tell(format_args!(
-                "{} can be reached from elsewhere, and there is no [server.tls]: lifeboat serve wants it, or --insecure",
-                config.server.listen
-            ));
+        if let Some(tls) = &config.server.tls
+            && let Some(warning) = Validity::of_file(&tls.certificate).and_then(|validity| validity.warning(now))
+        {
+            tell(format_args!("the certificate '{}' {warning}", tls.certificate.display().to_string().escape_debug()));
         }
         Ok(ExitCode::from(exit::OK))
     }
 }
 
-/// Says how the data directory is. False if no server could go on with it.
-fn tell_data(path: &Path) -> bool {
+/// How the data directory is, if the file says which; or why no server could go on with it.
+fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> Result<Option<String>, Vec<String>> {
+    let path = &config.data;
     let named = format!("data directory '{}'", path.display().to_string().escape_debug());
     if !path.exists() {
-        tell(format_args!("{named} is not there yet: lifeboat init makes it, with a first admin"));
-        return true;
+        return Ok(Some(format!("{named} is not there yet: lifeboat init makes it, with a first admin")));
     }
     let looked = DiskStorage::open(path).map_err(anyhow::Error::from).and_then(|storage| {
         let locked = Locked::look(Arc::new(storage))?;
-        Ok((locked.catalog().services()?.len(), locked.catalog().users()?.len()))
+        Ok((locked.catalog().services()?, locked.catalog().users()?.len()))
     });
     match looked {
-        Ok((services, 0)) => tell(format_args!(
-            "{named}: services {services}, users 0, so that nobody could log in: lifeboat init adds a first admin"
-        )),
-        Ok((services, users)) => tell(format_args!("{named}: services {services}, users {users}")),
+        Ok((services, users)) => {
+            let wrong = config.check_fleet(&services);
+            if !wrong.is_empty() {
+                let wrong = wrong.into_iter().map(|message| files.of_fleet(format!("{named}: {message}")).to_string());
+                return Err(wrong.collect());
+            }
+            let services = services.len();
+            let nobody =
+                if users == 0 { ", so that nobody could log in: lifeboat init adds a first admin" } else { "" };
+            Ok(Some(format!("{named}: services {services}, users {users}{nobody}")))
+        }
         Err(error) => match error.downcast_ref() {
-            Some(DataError::InUse) => tell(format_args!("{named} is in use by another lifeboat, such as a server")),
+            Some(DataError::InUse) => Ok(Some(format!("{named} is in use by another lifeboat, such as a server"))),
             Some(DataError::Empty) => {
-                tell(format_args!("{named} is empty: lifeboat init makes it one, with a first admin"));
+                Ok(Some(format!("{named} is empty: lifeboat init makes it one, with a first admin")))
             }
-            _ => {
-                tell(format_args!("{named} cannot be used: {error:#}"));
-                return false;
-            }
+            _ => Err(vec![format!("{named} cannot be used: {error:#}")]),
         },
     }
-    true
 }
 
 fn tell(what: impl Display) {
-    let _ = writeln!(io::stderr(), "lifeboat: {what}");
-}
-
-/// Reads a configuration: the environment overrides the file.
-fn read(file: &Path) -> anyhow::Result<(ServerConfiguration, NamedFiles)> {
-    let overrides = Overrides::from_environment(|name| std::env::var_os(name));
-    let config = overrides.and_then(|overrides| ServerConfiguration::read_with_files(file, &overrides));
-    // Whatever is wrong, the operator can put it right.
-    config.map_err(|error| UsageError(error.to_string()).into())
+    let _ = writeln!(io::stderr(), "lifeboat: {}", plain(&what.to_string()));
 }

@@ -5,13 +5,13 @@
 //! file last, by whose absence it is known that it was not finished. A step that was done is not done again, and nothing
 //! that is there is overwritten.
 
-use super::{UsageError, data, exit, random_salt};
+use super::{UsageError, UsageErrors, data, exit, random_salt};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, check_password};
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::{CONFIG_FILE, Config, DATA, Overrides, TEMPLATE};
+use lifeboat::config::{CONFIG_FILE, Config, ConfigErrors, DATA, Overrides, TEMPLATE};
 use lifeboat::name::Name;
 use std::fs::{self, File};
 use std::io::{self, IsTerminal, Read, Write};
@@ -48,8 +48,9 @@ impl Init {
         // What a configuration names may be gone, or somewhere else now.
         let data = if has_config {
             let read = Overrides::from_environment(|name| std::env::var_os(name))
+                .map_err(ConfigErrors::from)
                 .and_then(|overrides| Config::read(&config, &overrides))
-                .map_err(|error| UsageError(error.to_string()))?;
+                .map_err(|ConfigErrors(errors)| UsageErrors(errors.iter().map(ToString::to_string).collect()))?;
             if has_users(&read.data) {
                 return Err(UsageError(format!(
                     "{} is there already, and is not overwritten; start it with {}, or name another folder",

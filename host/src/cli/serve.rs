@@ -2,15 +2,17 @@
 
 mod log;
 
-use super::stop::Stop;
-use super::{UsageError, data, exit, load_workload, random, random_epoch};
+use super::stop::{Stop, hangups};
+use super::{UsageError, UsageErrors, data, exit, load_workload, random, random_epoch};
 use anyhow::Context;
 use clap::Args;
 use futures::{StreamExt, stream};
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CATALOG_FILE;
-use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::{CONFIG_FILE, Config, ConfigError, Overrides, ServiceConfig, parse_listen};
+use lifeboat::clock::{Clock, SystemClock, Timestamp};
+use lifeboat::config::{
+    CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, Validity, parse_listen,
+};
 use lifeboat::data::{DataDirectory, DataOptions};
 use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::THRESHOLD_DEFAULT;
@@ -22,6 +24,7 @@ use lifeboat::server::{EventLog, Listener, Parts, Server, tls};
 use lifeboat::service::LaunchError;
 use log::Log;
 use std::collections::BTreeSet;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -32,6 +35,7 @@ const AFTER_HELP: &str = "\
 SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted that can be, the
 journal is sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once, unless it
 comes within half a second: nothing that was acknowledged is lost, and the next start replays what was not snapshotted.
+SIGHUP is logged and ignored.
 
 Events go to standard error, a line each; with --json to standard output as JSON. A line begins with its time, in UTC, unless
 standard error is systemd's journal, which has its own.
@@ -76,10 +80,11 @@ pub(crate) struct Serve {
 impl Serve {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let flags = Overrides { listen: self.listen, data: self.data.clone() };
-        let environment = Overrides::from_environment(|name| std::env::var_os(name)).map_err(usage)?;
+        let environment = Overrides::from_environment(|name| std::env::var_os(name));
+        let environment = environment.map_err(|error| usage(&error.into()))?;
         let overrides = flags.over(environment);
         let config = Config::read(&self.config, &overrides);
-        let config = config.map_err(|error| unreadable(error, &self.config, overrides.data.as_deref()))?;
+        let config = config.map_err(|errors| unreadable(&errors, &self.config, overrides.data.as_deref()))?;
         let log = Log::start(self.json)?;
         raise_file_limit(&config, &log);
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
@@ -91,7 +96,8 @@ impl Serve {
     }
 
     async fn serve(self, config: Config, log: &Log) -> anyhow::Result<ExitCode> {
-        let mut stop = Stop::new()?;
+        let mut stop = Stop::of_server()?;
+        ignore_hangups(log)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
         let events = Arc::new(EventLog::new(clock.now()));
         let metrics = Arc::new(Metrics::default());
@@ -99,6 +105,9 @@ impl Serve {
 
         let tls = config.server.tls.as_ref().map(|files| tls(&files.certificate, &files.key));
         let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
+        if let Some(files) = &config.server.tls {
+            check_certificate(&files.certificate, clock.now(), log)?;
+        }
         let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
         let listener = listener.map_err(|error| UsageError(format!("{:#}", anyhow::Error::from(error))))?;
         let address = listener.address()?;
@@ -198,6 +207,35 @@ impl Serve {
         log.note(&format!("stopped: {snapshotted}, the journal is sealed ({} ms)", start.elapsed().as_millis()));
         Ok(ExitCode::from(exit::OK))
     }
+}
+
+/// Logs each SIGHUP, which ends no server: there is nothing that it reads again.
+fn ignore_hangups(log: &Log) -> io::Result<()> {
+    let Some(mut hangups) = hangups()? else { return Ok(()) };
+    let log = log.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            log.note(
+                "SIGHUP is ignored: the server reads its configuration and its certificate only when it starts; restart it to \
+                 load others, SIGTERM stops it",
+            );
+        }
+    });
+    Ok(())
+}
+
+/// Refuses a certificate that no client would trust, and warns of one that will not hold for long.
+fn check_certificate(file: &Path, now: Timestamp, log: &Log) -> anyhow::Result<()> {
+    let Some(validity) = Validity::of_file(file) else { return Ok(()) };
+    let named = file.display().to_string();
+    let named = named.escape_debug();
+    if let Err(reason) = validity.check(now) {
+        return Err(UsageError(format!("the certificate '{named}' cannot be used: {reason}")).into());
+    }
+    if let Some(warning) = validity.warning(now) {
+        log.note(&format!("warning: the certificate '{named}' {warning}"));
+    }
+    Ok(())
 }
 
 /// Events go to the log for clients, to the metrics, and to the operator.
@@ -309,28 +347,28 @@ fn raise_file_limit(config: &Config, log: &Log) {
 }
 
 /// Why there is no configuration: who stands in a data directory expects it to be served.
-fn unreadable(error: ConfigError, config: &Path, data: Option<&Path>) -> anyhow::Error {
+fn unreadable(errors: &ConfigErrors, config: &Path, data: Option<&Path>) -> anyhow::Error {
     // The folder that one is in has an empty name.
     let folder = config.parent().unwrap_or(Path::new(""));
     let is_data = |path: &Path| path.join(CATALOG_FILE).is_file();
     let of_init = Path::new("..").join(CONFIG_FILE);
-    match &error {
-        ConfigError::Missing { .. } if is_data(folder) && folder.join(&of_init).is_file() => UsageError(format!(
+    match &errors.0[..] {
+        [error @ ConfigError::Missing { .. }] if is_data(folder) && folder.join(&of_init).is_file() => UsageError(format!(
             "{error}, and this is the data directory of another: lifeboat serve --config {}",
             folder.join(&of_init).display().to_string().escape_debug()
         ))
         .into(),
-        ConfigError::Missing { .. } if is_data(folder) || data.is_some_and(is_data) => UsageError(format!(
+        [error @ ConfigError::Missing { .. }] if is_data(folder) || data.is_some_and(is_data) => UsageError(format!(
             "{error}, for a data directory that lifeboat run made, too: move it to FOLDER/data, and lifeboat init FOLDER adds an \
              admin and a configuration; its services stay"
         ))
         .into(),
-        _ => usage(error),
+        _ => usage(errors),
     }
 }
 
-fn usage(error: ConfigError) -> anyhow::Error {
-    UsageError(error.to_string()).into()
+fn usage(errors: &ConfigErrors) -> anyhow::Error {
+    UsageErrors(errors.0.iter().map(ToString::to_string).collect()).into()
 }
 
 /// Waits for a signal that is not the echo of the one at `first`.

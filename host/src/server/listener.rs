@@ -20,7 +20,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
@@ -109,24 +109,40 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Listener
         file: file.display().to_string().escape_debug().to_string(),
         reason,
     };
-    let of_chain = |error: String| failed(TlsFile::Certificate, certificate, error);
-    let chain: Vec<_> = CertificateDer::pem_file_iter(certificate)
-        .map_err(|error| of_chain(error.to_string()))?
-        .collect::<Result<_, _>>()
-        .map_err(|error| of_chain(error.to_string()))?;
+    let of_chain = |reason: String| failed(TlsFile::Certificate, certificate, reason);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")))?;
     if chain.is_empty() {
-        return Err(of_chain("there is no certificate in it; it must be PEM".into()));
+        return Err(of_chain(pem_reason(&pem::Error::NoItemsFound, "certificate")));
     }
-    let of_key = |error: String| failed(TlsFile::Key, key, error);
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(error.to_string()))?;
+    let of_key = |reason: String| failed(TlsFile::Key, key, reason);
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(pem_reason(&error, "private key")))?;
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| of_key(error.to_string()))?
         .with_no_client_auth()
         .with_single_cert(chain, private)
-        .map_err(|error| of_key(error.to_string()))?;
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => of_key(format!(
+                "it does not belong to the certificate '{}'; name the key that the certificate was made with",
+                certificate.display().to_string().escape_debug()
+            )),
+            rustls::Error::InvalidCertificate(_) => {
+                of_chain(format!("{error}; name a file of X.509 certificates as PEM"))
+            }
+            error => of_key(format!("{error}; name a file with one private key as PEM")),
+        })?;
     Ok(Arc::new(config))
+}
+
+/// Why a file has nothing of that kind, and what to do.
+fn pem_reason(error: &pem::Error, what: &str) -> String {
+    match error {
+        pem::Error::Io(error) => format!("it cannot be read: {error}; name a file with a {what} as PEM"),
+        pem::Error::NoItemsFound => format!("there is no {what} in it; name a file with one as PEM"),
+        error => format!("it is damaged ({error}); name a file with a {what} as PEM"),
+    }
 }
 
 impl Listener {

@@ -65,7 +65,7 @@ impl Log {
 
     /// Adds a line of the server's own.
     pub(super) fn note(&self, text: &str) {
-        self.add(Line::Note(SystemClock.now(), format!("lifeboat: {text}")));
+        self.add(Line::Note(SystemClock.now(), format!("lifeboat: {}", super::super::plain(text))));
     }
 
     /// Adds an event.
