@@ -73,6 +73,20 @@ fn outcomes_and_failovers_of_services_add_up() {
 }
 
 #[test]
+fn a_pace_changes_how_long_it_takes_and_nothing_else() {
+    let scenario = root().join("tests/scenarios/spin.toml");
+    let scenario = scenario.to_str().expect("UTF-8");
+    let fast = report(&simulate(&[scenario]), 0);
+    let requests = number(&fast["requests"]);
+    // A second for all but the first.
+    let pace = (requests - 1).max(1).to_string();
+    let slow = report(&simulate(&["--pace", &pace, scenario]), 0);
+    assert!(number(&slow["timings"]["serve_ms"]) >= 1_000, "{slow:#}");
+    assert_eq!(without_timings(slow), without_timings(fast));
+    simulate(&["--pace", "0"]).exits_with_one_line(2, &["--pace: '0' is not a whole number between 1 and 1,000,000"]);
+}
+
+#[test]
 fn same_seed_tells_the_same_story_and_another_seed_another() {
     let first = report(&simulate(&[]), 0);
     assert!(first["timings"].is_object());

@@ -45,6 +45,7 @@ use reconcile::{ClientRecord, Reconciled, RoomyVm, reconcile};
 use report::{Failovers, Failure, Outcomes, PauseTimings, Peaks, Reconciliation, RunTimings, ServiceReport};
 use scenario::{BuiltIn, OPERATOR, ServicePlan};
 use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
@@ -52,6 +53,9 @@ use traffic::{Outgoing, Stream, Traffic, bits, random};
 
 /// What everything random is drawn from, unless told otherwise.
 pub const SEED_DEFAULT: u64 = 7;
+
+/// The fastest pace that may be asked for, in transactions a second: far more than any host plays.
+pub const PACE_MAX: u32 = 1_000_000;
 
 /// When a simulation begins: 2026-01-01T00:00:00Z.
 const START: Timestamp = Timestamp(1_767_225_600_000_000_000);
@@ -98,6 +102,9 @@ pub struct ServiceView {
 pub struct Options {
     /// What everything random is drawn from.
     pub seed: u64,
+    /// Transactions that are sent in a second of real time, so that somebody can watch; as many as the host can
+    /// otherwise. The report does not depend on it.
+    pub pace: Option<NonZeroU32>,
     /// Breaks the promise on purpose, to show that the reconciliation notices.
     #[doc(hidden)]
     pub sabotage: Option<SabotageKind>,
@@ -105,8 +112,14 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { seed: SEED_DEFAULT, sabotage: None }
+        Self { seed: SEED_DEFAULT, pace: None, sabotage: None }
     }
+}
+
+/// When a transaction is due, counted from 1, of those that are sent so often in a second.
+fn due(number: u64, pace: NonZeroU32) -> Duration {
+    let nanoseconds = u128::from(number - 1) * 1_000_000_000 / u128::from(pace.get());
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
 /// How the promise is broken.
@@ -293,7 +306,11 @@ impl<'a> Stage<'a> {
     async fn play(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
         self.tell_events(observer);
         observer.started(&self.views, self.scenario.transactions());
+        let begun = tokio::time::Instant::now();
         for (done, outgoing) in (1..).zip(Traffic::new(self.scenario, self.options.seed)) {
+            if let Some(pace) = self.options.pace {
+                tokio::time::sleep_until(begun + due(done, pace)).await;
+            }
             let service = outgoing.service;
             self.send(outgoing).await;
             let every = self.scenario.services[service].fail_over_every;

@@ -5,7 +5,7 @@
 
 mod live;
 
-use super::{UsageError, exit, is_pipe_open};
+use super::{UsageError, arguments, exit, is_pipe_open};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lifeboat::event::Event;
@@ -15,31 +15,30 @@ use lifeboat::simulate::{
     Observer, Options, Report, SEED_DEFAULT, SabotageKind, Scenario, ServiceView, SimulateError, run,
 };
 use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The built-in scenario has three machines, four services of different workloads and three users, and takes some seconds.
+The built-in scenario has three machines, four services of different workloads and three users, and takes some seconds;
+with --pace 500 it takes about ten, in which the meters can be read.
 A scenario of your own is a TOML file with [[machine]], [[size]], [[service]], [[user]] and [[traffic]] tables; unknown
 keys are refused with their line.
 
 Each acknowledged transaction is run once more, in order, in one VM with room for everything, from what the clients
-know alone. Every answer must be equal: `lost 0, duplicated 0`.
-
-Exit codes:
-  0  nothing was lost or duplicated (transactions may have been refused, failed or denied: a scenario may want that)
-  1  a transaction was lost or duplicated, or answers differ for another reason
-  2  the command line or the scenario is wrong
-  3  a workload was refused by the loader
-  4  the host failed";
+know alone. Every answer must be equal: `lost 0, duplicated 0`.";
 
 /// Drive a fleet of services with users and traffic, and prove that nothing was lost.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Simulate {
     /// Number that ids, secrets, tokens and traffic are drawn from: the same one gives the same run, fuel included.
-    #[arg(long, value_name = "N", default_value_t = SEED_DEFAULT)]
+    #[arg(long, value_name = "N", default_value_t = SEED_DEFAULT, value_parser = arguments::whole, allow_negative_numbers = true)]
     seed: u64,
+
+    /// Send N transactions a second, so that one can watch; the report is the same [default: as many as the host can]
+    #[arg(long, value_name = "N", value_parser = arguments::pace, allow_negative_numbers = true)]
+    pace: Option<NonZeroU32>,
 
     /// Print the report as JSON. All that differs between two runs of one seed is in objects called `timings`.
     #[arg(long)]
@@ -72,7 +71,7 @@ impl Simulate {
             Sabotage::DropOne => SabotageKind::DropOne,
             Sabotage::DoubleOne => SabotageKind::DoubleOne,
         });
-        let options = Options { seed: self.seed, sabotage };
+        let options = Options { seed: self.seed, pace: self.pace, sabotage };
         let mut view = View::choose(self.json);
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_time()

@@ -21,18 +21,19 @@ mod tests;
 
 pub use generator::{CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic};
 
+use crate::document::{self, Findings, Table, Wrong};
 use crate::failover::Thresholds;
 use crate::fleet::Machine;
 use crate::meter::Percent;
 use crate::name::Name;
 use crate::size::Size;
-use serde::Deserialize;
+use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;
 use std::num::NonZeroU64;
 use std::path::Path;
 use std::sync::Arc;
-use tables::{Resolver, Tables};
+use tables::Resolver;
 use thiserror::Error;
 
 /// The longest scenario file, in bytes.
@@ -234,8 +235,7 @@ pub enum Bodies {
 }
 
 /// A body and its weight among others.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct Choice {
     /// The transaction, byte for byte.
     pub body: String,
@@ -276,6 +276,12 @@ pub enum ScenarioError {
         line: usize,
         /// What is wrong there.
         message: String,
+    },
+    /// More than one thing is wrong.
+    #[error("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Several {
+        /// All of them.
+        errors: Vec<ScenarioError>,
     },
     /// A bound does not hold.
     #[error("{file}: {message}")]
@@ -318,16 +324,34 @@ impl Scenario {
     /// # Errors
     /// [`ScenarioError`].
     pub fn parse(title: &str, text: &str, folder: &Path) -> Result<Self, ScenarioError> {
-        let invalid = |offset: usize, message: String| ScenarioError::Invalid {
+        let findings = Findings::default();
+        let mut errors = Vec::new();
+        let scenario = document::parse(text, &findings).map(|document| {
+            let resolver = Resolver {
+                title,
+                folder,
+                findings: &findings,
+                others: RefCell::default(),
+                declared: RefCell::default(),
+            };
+            let scenario = resolver.resolve(Table::root(&document, &findings));
+            errors = resolver.others.into_inner();
+            scenario
+        });
+        let invalid = |wrong: Wrong| ScenarioError::Invalid {
             file: title.to_owned(),
-            line: line_of(text, offset),
-            message,
+            line: line_of(text, wrong.offset),
+            message: wrong.message,
         };
-        let tables: Tables = toml::from_str(text).map_err(|error| {
-            let message = error.message().replace('\n', " ");
-            invalid(error.span().map_or(0, |span| span.start), message)
-        })?;
-        Resolver { title, folder, invalid: &invalid }.resolve(tables)
+        errors.splice(0..0, findings.sorted().into_iter().map(invalid));
+        match (scenario, errors.pop()) {
+            (Some(scenario), None) => Ok(scenario),
+            (_, Some(error)) if errors.is_empty() => Err(error),
+            (_, last) => {
+                errors.extend(last);
+                Err(ScenarioError::Several { errors })
+            }
+        }
     }
 
     /// How many transactions the users make up, repetitions not counted.

@@ -1,10 +1,8 @@
 //! The settings of generators: which transactions are made up for an embedded workload, and how often each kind.
 
 use super::{BuiltIn, KEYS_MAX, TEXT_BYTES_MAX};
-use serde::Deserialize;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{Deserializer, MapAccess, Visitor};
-use std::fmt;
+use crate::document::{Table, Value};
+use std::ops::RangeInclusive;
 
 /// Makes up transactions for an embedded workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,84 +40,72 @@ impl Generator {
         }
     }
 
-    pub(super) fn check(&self) -> Result<(), String> {
-        let within = |key: &str, value: u32, bound: u32| {
-            if (1..=bound).contains(&value) {
-                Ok(())
-            } else {
-                Err(format!("{key} is {value}, it must be 1 to {bound}"))
+    /// Reads a name, or a table with one key.
+    pub(super) fn read(value: &Value<'_>) -> Option<Self> {
+        if value.is_text() {
+            let words = BuiltIn::ALL.map(|built_in| (built_in.name(), built_in));
+            return value.word(&words).map(|workload| Self::of(workload.value));
+        }
+        let table = value.table()?;
+        let mut read = BuiltIn::ALL.into_iter().filter_map(|workload| {
+            let settings = table.get(workload.name())?.table()?;
+            Some(Self::settings(workload, settings))
+        });
+        let (first, second) = (read.next(), read.next());
+        drop(read);
+        if first.is_none() || second.is_some() {
+            table.wrong::<()>(format!("{} needs one table, such as {{ ledger = {{ accounts = 9 }} }}", value.key()));
+        }
+        table.finish();
+        first
+    }
+
+    /// What the table of a workload says, with the usual settings for the rest and for what is wrong.
+    fn settings(workload: BuiltIn, table: Table<'_>) -> Self {
+        let set = |key, field: &mut u32, range: RangeInclusive<u32>| {
+            let range = u64::from(*range.start())..=u64::from(*range.end());
+            if let Some(number) = table.get(key).and_then(|value| value.whole(range)) {
+                *field = u32::try_from(number.value).unwrap_or(u32::MAX);
             }
         };
-        let any = |weights: [u32; 3]| {
-            if weights.iter().all(|weight| *weight == 0) { Err("all weights are 0".to_owned()) } else { Ok(()) }
+        let count = |key, field: &mut u32, most| set(key, field, 1..=most);
+        let weight = |key, field: &mut u32| {
+            set(key, field, 0..=u32::MAX);
+            *field
         };
-        match self {
-            Self::Counter(CounterTraffic { up_to }) => within("up_to", *up_to, u32::MAX),
+        let mut generator = Self::of(workload);
+        let weights = match &mut generator {
+            Self::Counter(CounterTraffic { up_to }) => {
+                count("up_to", up_to, u32::MAX);
+                [1, 0, 0]
+            }
             Self::Ledger(LedgerTraffic { accounts, amount_up_to, deposit, withdraw, transfer }) => {
-                within("accounts", *accounts, KEYS_MAX)?;
-                within("amount_up_to", *amount_up_to, u32::MAX)?;
-                any([*deposit, *withdraw, *transfer])
+                count("accounts", accounts, KEYS_MAX);
+                count("amount_up_to", amount_up_to, u32::MAX);
+                [weight("deposit", deposit), weight("withdraw", withdraw), weight("transfer", transfer)]
             }
             Self::Notes(NotesTraffic { notes, text_bytes, put, append, delete }) => {
-                within("notes", *notes, KEYS_MAX)?;
-                within("text_bytes", *text_bytes, TEXT_BYTES_MAX)?;
-                any([*put, *append, *delete])
+                count("notes", notes, KEYS_MAX);
+                count("text_bytes", text_bytes, TEXT_BYTES_MAX);
+                [weight("put", put), weight("append", append), weight("delete", delete)]
             }
             Self::Crunch(CrunchTraffic { primes_below, sha256_bytes, json_records, primes, sha256, json }) => {
-                within("primes_below", *primes_below, u32::MAX)?;
-                within("sha256_bytes", *sha256_bytes, u32::MAX)?;
-                within("json_records", *json_records, u32::MAX)?;
-                any([*primes, *sha256, *json])
+                count("primes_below", primes_below, u32::MAX);
+                count("sha256_bytes", sha256_bytes, u32::MAX);
+                count("json_records", json_records, u32::MAX);
+                [weight("primes", primes), weight("sha256", sha256), weight("json", json)]
             }
+        };
+        if weights == [0; 3] {
+            table.wrong::<()>("all weights are 0; give one of them at least 1");
         }
-    }
-}
-
-impl<'de> Deserialize<'de> for Generator {
-    /// From a name, or a table with one key.
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(rename_all = "lowercase")]
-        enum Table {
-            Counter(CounterTraffic),
-            Ledger(LedgerTraffic),
-            Notes(NotesTraffic),
-            Crunch(CrunchTraffic),
-        }
-
-        struct NameOrTable;
-
-        impl<'de> Visitor<'de> for NameOrTable {
-            type Value = Generator;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str(
-                    "\"counter\", \"ledger\", \"notes\", \"crunch\", or a table such as { ledger = { accounts = 9 } }",
-                )
-            }
-
-            fn visit_str<E: serde::de::Error>(self, name: &str) -> Result<Generator, E> {
-                let workload = BuiltIn::ALL.into_iter().find(|workload| workload.name() == name);
-                workload.map(Generator::of).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Str(name), &self))
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Generator, A::Error> {
-                Ok(match Table::deserialize(MapAccessDeserializer::new(map))? {
-                    Table::Counter(counter) => Generator::Counter(counter),
-                    Table::Ledger(ledger) => Generator::Ledger(ledger),
-                    Table::Notes(notes) => Generator::Notes(notes),
-                    Table::Crunch(crunch) => Generator::Crunch(crunch),
-                })
-            }
-        }
-
-        deserializer.deserialize_any(NameOrTable)
+        table.finish();
+        generator
     }
 }
 
 /// Additions.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterTraffic {
     /// What is added is 1 to this.
     pub up_to: u32,
@@ -132,8 +118,7 @@ impl Default for CounterTraffic {
 }
 
 /// Deposits, withdrawals and transfers, by weight. Some are refused: for want of funds, or of the account.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerTraffic {
     /// How many accounts there are in the end, at the most.
     pub accounts: u32,
@@ -154,8 +139,7 @@ impl Default for LedgerTraffic {
 }
 
 /// Texts that come, grow and go, by weight. Some are refused: there is no such note.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotesTraffic {
     /// How many notes there are in the end, at the most.
     pub notes: u32,
@@ -176,8 +160,7 @@ impl Default for NotesTraffic {
 }
 
 /// Jobs, by weight.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrunchTraffic {
     /// Primes are counted below 1 to this.
     pub primes_below: u32,

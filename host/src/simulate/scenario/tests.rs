@@ -25,10 +25,13 @@ fn the_smallest_scenario_gets_the_documented_defaults() -> Result<(), ScenarioEr
 fn an_unknown_key_is_refused_with_its_line() {
     let text = "[[machine]]\nname = \"m1\"\nslots = 1\nmemory = 1\ncolour = \"red\"\n";
     let message = error(text);
-    assert!(message.starts_with("s.toml: line 5: unknown field `colour`"), "{message}");
+    assert!(
+        message.contains("s.toml: line 5: there is no key 'colour' here; there are memory, name, slots"),
+        "{message}"
+    );
     let text = SMALLEST.replace("generator = \"counter\"", "generator = { counter = { up_too = 1 } }");
     let message = error(&text);
-    assert!(message.starts_with("s.toml: line 5: unknown field `up_too`"), "{message}");
+    assert!(message.starts_with("s.toml: line 5: there is no key 'up_too' here; there are up_to"), "{message}");
 }
 
 #[test]
@@ -55,7 +58,7 @@ fn traffic_comes_from_exactly_one_source_that_fits() {
             "generator = \"ledger\"",
             "s.toml: line 5: 'tally' runs counter, which does not understand traffic for ledger",
         ),
-        ("generator = { counter = { up_to = 0 } }", "s.toml: line 5: up_to is 0, it must be 1 to 4294967295"),
+        ("generator = { counter = { up_to = 0 } }", "s.toml: line 5: up_to is 0; it must be 1 to 4294967295"),
         ("bodies = []", "s.toml: line 5: bodies are empty; name at least one"),
         (
             "choices = [{ body = \"x\", weight = 0 }]",
@@ -69,7 +72,10 @@ fn traffic_comes_from_exactly_one_source_that_fits() {
         assert_eq!(error(&SMALLEST.replace("generator = \"counter\"", to)), expected);
     }
     let message = error(&SMALLEST.replace("generator = \"counter\"", "generator = \"poems\""));
-    assert!(message.contains("line 5: invalid value: string \"poems\""), "{message}");
+    assert!(
+        message.contains("line 5: generator is the text 'poems'; it must be \"counter\" or \"ledger\""),
+        "{message}"
+    );
 }
 
 #[test]
@@ -77,9 +83,23 @@ fn counts_are_bounded() {
     let message = error(&SMALLEST.replace("count = 1", "count = 1_000_001"));
     assert_eq!(message, "s.toml: it has 1000001 transactions, the limit is 1000000");
     let message = error(&SMALLEST.replace("slots = 1", "slots = 257"));
-    assert_eq!(message, "s.toml: its machines have 257 slots, they must have 1 to 256");
+    assert_eq!(message, "s.toml: line 2: slots is 257; it must be 0 to 256");
+    let message = error(&SMALLEST.replace("slots = 1", "slots = 0"));
+    assert_eq!(message, "s.toml: its machines have 0 slots, they must have 1 to 256");
     let message = error(&SMALLEST.replace("[{ name = \"ada\", services = [\"tally\"] }]", "[]"));
     assert_eq!(message, "s.toml: it has 0 users, it must have 1 to 1000");
+}
+
+#[test]
+fn everything_that_is_wrong_is_reported_at_once() {
+    let text = SMALLEST.replace("slots = 1", "slots = -1").replace("count = 1", "count = 1.5, users = [\"bob\", 3]");
+    let expected = [
+        "s.toml: line 2: slots is -1; it must be 0 to 256",
+        "s.toml: line 5: count is 1.5; it must be a whole number from 0 to 18446744073709551615",
+        "s.toml: line 5: there is no user 'bob'",
+        "s.toml: line 5: an entry of users is 3; it must be a text in quotes",
+    ];
+    assert_eq!(error(&text).lines().collect::<Vec<_>>(), expected);
 }
 
 #[test]
