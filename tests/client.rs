@@ -770,6 +770,7 @@ fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
     let resume = rig.folder.path().join("resume");
     for (signal, options, words) in [
         ("INT", vec![], "with 2 lines answered; the rest was not sent: go on with line 3"),
+        ("HUP", vec![], "with 2 lines answered; the rest was not sent: go on with line 3"),
         ("TERM", vec!["--resume".into(), resume.display().to_string()], "the same command does what is left"),
     ] {
         let mut batch = rig.client(["batch", "count", "-"]).args(&options).start();
@@ -788,14 +789,46 @@ fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
         again.input("{\"json\":{\"add\":1}}\n".repeat(count)).output()
     };
     // A shorter input than before is not the end of it: without the file, what was done would be done once more.
-    for (count, answers) in [(0, ""), (1, "3\n")] {
+    for (count, answers) in [(0, ""), (1, "5\n")] {
         let output = again(count);
         assert_eq!(output.exits(1), answers);
         assert!(output.stderr.contains("more lines were sent with it"), "{}", output.stderr);
         assert!(resume.exists());
     }
-    assert_eq!(again(3).exits(0), "3\n4\n5\n", "two of them were done");
+    assert_eq!(again(3).exits(0), "5\n6\n7\n", "two of them were done");
     assert!(!resume.exists());
+}
+
+#[test]
+fn a_batch_takes_bodies_as_they_are_and_says_how_to_wrap_what_is_no_envelope() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let bodies = "{\"add\":1}\n{\"add\": 2}\nhello\n";
+    let batch = rig.client(["batch", "count", "-", "--bodies"]).input(bodies).output();
+    let lines: Vec<&str> = batch.exits(1).lines().collect();
+    assert_eq!(lines[..2], ["1", "3"]);
+    assert!(lines[2].contains("\"outcome\":\"refused\""), "the guest had it: {}", lines[2]);
+    let batch = rig.client(["batch", "count", "-"]).input("{\"add\":1}\n").output();
+    let denied: Value = serde_json::from_str(batch.exits(1)).expect("JSON");
+    let cause = denied["cause"].as_str().expect("a text");
+    let told = "line 1 is not an envelope: it has none of \"json\", \"text\" and \"base64\"; to send the line as a body, wrap \
+                it: {\"json\":{\"add\":1}}, or use lifeboat batch --bodies";
+    assert!(cause.starts_with(told), "{cause}");
+    // Bytes that are no text, and bodies that JSON makes longer.
+    let notes = rig.folder.path().join("bodies");
+    std::fs::write(&notes, [&b"\xff\x00\n"[..], &[1; 100_000], b"\n"].concat()).expect("writable");
+    let batch = rig.client(["batch", "count", "--bodies"]).arg(&notes).output();
+    let outcomes: Vec<Value> = batch.json_lines().iter().map(|answer| answer["outcome"].clone()).collect();
+    assert_eq!(outcomes, [json!("refused"), json!("refused")]);
+}
+
+#[test]
+fn a_workload_that_is_refused_is_named_by_its_file() {
+    let rig = Rig::logged_in();
+    let file = rig.folder.path().join("i.wat");
+    std::fs::write(&file, "(module").expect("writable");
+    let refused = rig.client(["deploy", "xx"]).arg(&file).output();
+    let line = refused.exits_with_one_line(3, &["invalid WebAssembly text at line 1"]);
+    assert!(line.starts_with(&format!("lifeboat: `{}`: ", file.display())), "{line}");
 }
 
 #[test]

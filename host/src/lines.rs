@@ -3,5 +3,5 @@
 mod envelope;
 mod reply;
 
-pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain, present};
+pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain, present, wrap};
 pub use reply::{NotDone, Payload, escaped, is_one_line, outcome, print, print_of_batch};

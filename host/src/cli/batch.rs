@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use lifeboat::client::{Batch as Sending, BatchAnswer, ClientError, Found, Progress};
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, is_one_line};
+use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, Line, is_one_line};
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::transaction::Outcome;
@@ -28,6 +28,7 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Poll;
 
 /// Answers between two lines about the progress, where there is no terminal for a bar.
 const ANSWERS_PER_NOTE: u64 = 10_000;
@@ -35,6 +36,8 @@ const ANSWERS_PER_NOTE: u64 = 10_000;
 const AFTER_HELP: &str = "\
 A line is a JSON object, as lifeboat run --envelope takes them:
   {\"id\"?: ID, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}
+With --bodies it is the body of a transaction, byte for byte, as lifeboat run takes them.
+
 One without an id is given a UUID of version 7. Answers come in the order of the lines, as those of lifeboat run do. When
 the connection breaks, nobody listens, or the server is started again, the lines without an answer are sent again under
 their ids, and nothing is done twice.
@@ -48,14 +51,8 @@ million ids. When a batch goes on that late, these are the lines that were sent 
 they were sent nobody can tell any more. See from the service which of them were done, and send the others under another
 FILE.
 
-Ctrl-C, or SIGTERM, ends the input: what is under way is answered, and standard error says how to go on with the rest. A
-second one ends the batch at once: what has no answer by then may be done or not.
-
-Exit codes:
-  0  every line is answered with ok
-  1  some were refused, failed or denied; or it was interrupted, or nobody read the answers, before the last one
-  2  the command line is wrong, or the file cannot be read
-  5  the server cannot be reached, or nobody is logged in";
+Ctrl-C, SIGTERM or SIGHUP ends the input: what is under way is answered, and standard error says how to go on with the rest. A
+second one ends the batch at once: what has no answer by then may be done or not.";
 
 /// Arguments of `batch`.
 #[derive(Debug, Args)]
@@ -64,6 +61,9 @@ pub(crate) struct Batch {
     /// Keep what ids are made of in FILE, so that the same command can be given again, after a crash too
     #[arg(long, value_name = "FILE")]
     resume: Option<PathBuf>,
+    /// Lines are bodies of transactions, without an envelope
+    #[arg(long)]
+    bodies: bool,
     #[command(flatten)]
     waiting: Waiting,
     /// Print every answer as JSON
@@ -97,7 +97,12 @@ impl Batch {
         };
         let lines = Arc::new(Mutex::new(lines));
         let reading = Arc::clone(&lines);
-        let input = stream::poll_fn(move |cx| locked(&reading).poll_next(cx));
+        let is_body = self.bodies;
+        let input = stream::poll_fn(move |cx| {
+            let line = std::task::ready!(locked(&reading).poll_next(cx));
+            let wrapped = |line: Line| Line { bytes: line.bytes.map(|body| lines::wrap(&body)), ..line };
+            Poll::Ready(if is_body { line.map(|line| line.map(wrapped)) } else { line })
+        });
         let sending = client.batch(&self.service, input.boxed(), draw_id, backoff);
         let mut is_untaken = false;
         let driven = remote::block_on(self.drive(sending, &lines, Told::new(count), &mut is_untaken));
@@ -151,7 +156,8 @@ impl Batch {
     fn input(&self) -> anyhow::Result<(Lines, Option<u64>)> {
         if self.is_standard_input() {
             if io::stdin().is_terminal() {
-                remote::note("Waiting for JSON envelopes, one a line; end with Ctrl-D.");
+                let what = if self.bodies { "transactions" } else { "JSON envelopes" };
+                remote::note(&format!("Waiting for {what}, one a line; end with Ctrl-D."));
             }
             return Ok((Lines::read(io::stdin(), ENVELOPE_BYTES_MAX), None));
         }
@@ -361,7 +367,7 @@ impl Told {
         let has_bar = io::stderr().is_terminal() && !remote::is_terminal();
         let bar = has_bar.then(|| match count {
             Some(count) => {
-                let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} ({rate}/s, {eta} left)")
+                let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} ({rate}/s, {eta} left)")
                     .unwrap_or_else(|_| ProgressStyle::default_bar());
                 let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
                     // Whole ones; where it cannot be written nobody sees it.

@@ -1,7 +1,7 @@
 //! Lines of input: as they are, or as envelopes.
 
 use super::NotDone;
-use crate::name::Name;
+use crate::name::{NAME_BYTES_MAX, Name};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Kind, Request};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -61,32 +61,114 @@ pub fn parse_envelope(line: Line, user: &Name) -> Parsed {
     let number = line.number;
     let wrong = |id: Option<String>, reason: String| (id, NotDone::Envelope { line: number, reason });
     let bytes = line.bytes.map_err(|bytes| {
-        wrong(None, format!("it is {bytes} bytes long, the limit is {ENVELOPE_BYTES_MAX}; send less"))
+        let limits = format!("the limit is {ENVELOPE_BYTES_MAX}, and {BODY_BYTES_MAX} for the body in it");
+        wrong(None, format!("it is {bytes} bytes long, {limits}; send less"))
     })?;
-    let shape = "write {\"id\"?, \"user\"?, \"query\"?, \"json\"|\"text\"|\"base64\"}";
     // Serde would take an array of the same fields, too.
-    if !bytes.trim_ascii_start().starts_with(b"{") {
-        return Err(wrong(None, format!("it is not a JSON object; {shape}")));
-    }
-    let envelope: Envelope = serde_json::from_slice(&bytes).map_err(|error| {
-        // Each line is a text of its own to the parser.
-        wrong(None, format!("{}; {shape}", error.to_string().replace(" at line 1 column ", " at column ")))
-    })?;
+    let is_object = bytes.trim_ascii_start().starts_with(b"{");
+    let envelope = serde_json::from_slice::<Envelope>(&bytes).ok().filter(|_| is_object);
+    let envelope = envelope.ok_or_else(|| wrong(None, explained(&bytes)))?;
     let Envelope { id, user: named, query, json, text, base64 } = envelope;
     let body = match (json, text, base64) {
         (Some(json), None, None) => Bytes::copy_from_slice(json.get().as_bytes()),
         (None, Some(text), None) => Bytes::from(text),
         (None, None, Some(text)) => match STANDARD.decode(text) {
             Ok(bytes) => Bytes::from(bytes),
-            Err(error) => return Err(wrong(id, format!("\"base64\" is not base64: {error}"))),
+            Err(_) => {
+                return Err(wrong(id, "\"base64\" is not base64; write the alphabet of RFC 4648 with padding".into()));
+            }
         },
-        _ => return Err(wrong(id, "it must have exactly one of \"json\", \"text\" and \"base64\"".into())),
+        (None, None, None) => return Err(wrong(id, explained(&bytes))),
+        _ => {
+            return Err(wrong(
+                id,
+                "it must have exactly one of \"json\", \"text\" and \"base64\"; leave the others out".into(),
+            ));
+        }
     };
     if id.as_ref().is_some_and(String::is_empty) {
         return Err(wrong(None, "its id is empty; leave it out, or give each transaction one of its own".into()));
     }
     let kind = if query { Kind::Query } else { Kind::Transaction };
     Ok((named.unwrap_or_else(|| user.clone()), Request { id, body, kind }))
+}
+
+/// Text that is not longer than this is not put in base64 for the sake of its length, in bytes.
+const WRAPPED_TEXT_BYTES_MIN: usize = 1_024;
+
+/// The longest line that a message shows wrapped, in bytes.
+const WRAPPED_BYTES_MAX: usize = 80;
+
+/// The line as a body in an envelope: JSON as it is, other text as a string, other bytes in base64.
+#[must_use]
+pub fn wrap(body: &[u8]) -> Vec<u8> {
+    let text = str::from_utf8(body).ok();
+    let as_text = |text: &str| serde_json::to_vec(text).unwrap_or_default();
+    // Text full of characters that JSON escapes grows up to six times, which only matters for long ones.
+    let text_bytes_max = (body.len().div_ceil(3) * 4).max(WRAPPED_TEXT_BYTES_MIN);
+    match text.map(as_text).filter(|text| text.len() <= text_bytes_max) {
+        Some(text) => [b"{\"text\":", &text[..], b"}"].concat(),
+        None => format!("{{\"base64\":\"{}\"}}", STANDARD.encode(body)).into_bytes(),
+    }
+}
+
+/// Why a line is no envelope, and what to write instead.
+fn explained(bytes: &[u8]) -> String {
+    let shape = "write {\"id\"?, \"user\"?, \"query\"?, and one of \"json\", \"text\", \"base64\"}";
+    let text = str::from_utf8(bytes).ok().map(str::trim);
+    let value = serde_json::from_slice::<serde_json::Value>(bytes);
+    let keys = match &value {
+        Ok(serde_json::Value::Object(object)) => Some(object),
+        _ => None,
+    };
+    let has_body = keys.is_some_and(|keys| ["json", "text", "base64"].iter().any(|key| keys.contains_key(*key)));
+    match (keys, &value) {
+        (Some(keys), _) if has_body => {
+            let of_envelope = |key: &&String| ["id", "user", "query", "json", "text", "base64"].contains(&key.as_str());
+            if let Some(key) = keys.keys().find(|key| !of_envelope(key)) {
+                let key: String = key.chars().take(NAME_BYTES_MAX).collect();
+                return format!("it has a key \"{}\", which no envelope has; {shape}", key.escape_debug());
+            }
+            for key in ["id", "user", "text", "base64"] {
+                let may_be_null = matches!(key, "id" | "user");
+                if keys.get(key).is_some_and(|value| !(value.is_string() || value.is_null() && may_be_null)) {
+                    return format!("\"{key}\" must be a text in quotes; {shape}");
+                }
+            }
+            if keys.get("query").is_some_and(|value| !value.is_boolean()) {
+                return format!("\"query\" must be true or false; {shape}");
+            }
+            if let Some(Err(reason)) = keys.get("user").and_then(serde_json::Value::as_str).map(Name::new) {
+                return format!("\"user\": {reason}");
+            }
+            format!("a key stands in it twice; {shape}")
+        }
+        (_, Err(error)) if bytes.trim_ascii_start().starts_with(b"{") => {
+            format!("it is not JSON from its column {} on; {shape}", error.column())
+        }
+        (keys, value) => {
+            let what = match (keys, text) {
+                (Some(_), _) => "it has none of \"json\", \"text\" and \"base64\"",
+                (_, None) => "it is not UTF-8 text",
+                (_, Some("")) => "it is empty",
+                _ => "it is not a JSON object",
+            };
+            let wrapped = match (value, text) {
+                (Ok(_), Some(text)) => format!("{{\"json\":{text}}}"),
+                _ => String::from_utf8_lossy(&wrap(bytes)).into_owned(),
+            };
+            let is_shown = wrapped.len() <= WRAPPED_BYTES_MAX && !wrapped.contains(char::is_control);
+            let wrapped = match (is_shown, value) {
+                (true, _) => wrapped,
+                (_, Ok(_)) => "{\"json\":...}".into(),
+                _ => "{\"text\":...}".into(),
+            };
+            format!(
+                "{what}; to send the line as a body, wrap it: {wrapped}, or use lifeboat batch --bodies, or lifeboat run \
+                 without --envelope"
+            )
+        }
+    }
 }
 
 #[cfg(test)]
@@ -138,7 +220,50 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_line_that_is_no_envelope_is_told_how_to_be_one() {
+        let told = |text: &str| envelope(text).expect_err(text).1.to_string();
+        for (line, expected) in [
+            (
+                r#"{"add":1}"#,
+                r#"line 7 is not an envelope: it has none of "json", "text" and "base64"; to send the line as a body, wrap it: {"json":{"add":1}}, or use lifeboat batch --bodies, or lifeboat run without --envelope"#,
+            ),
+            (
+                "17",
+                r#"line 7 is not an envelope: it is not a JSON object; to send the line as a body, wrap it: {"json":17}, or"#,
+            ),
+            (
+                "hello",
+                r#"line 7 is not an envelope: it is not a JSON object; to send the line as a body, wrap it: {"text":"hello"}, or"#,
+            ),
+            ("", r#"line 7 is not an envelope: it is empty; to send the line as a body, wrap it: {"text":""}, or"#),
+            (
+                r#"{"txt":"a","json":1}"#,
+                r#"line 7 is not an envelope: it has a key "txt", which no envelope has; write {"id"?"#,
+            ),
+            (r#"{"id":3,"json":1}"#, r#"line 7 is not an envelope: "id" must be a text in quotes; write"#),
+            (r#"{"query":3,"json":1}"#, r#"line 7 is not an envelope: "query" must be true or false; write"#),
+            (r#"{"user":"a b","json":1}"#, r#"line 7 is not an envelope: "user": 'a b' is not a name: use 1 to 64"#),
+            (r#"{"id":"a","id":"b","json":1}"#, "line 7 is not an envelope: a key stands in it twice; write"),
+            (r#"{"json":1"#, "line 7 is not an envelope: it is not JSON from its column 9 on; write"),
+            (r#"{"base64":"?"}"#, r#"line 7 is not an envelope: "base64" is not base64; write"#),
+        ] {
+            assert!(told(line).starts_with(expected), "{}\n{expected}", told(line));
+        }
+        let long = format!("{{\"add\":\"{}\"}}", "x".repeat(100));
+        assert!(told(&long).contains("wrap it: {\"json\":...}, or"), "{}", told(&long));
+    }
+
     proptest! {
+        #[test]
+        fn a_wrapped_body_is_the_body(bytes in prop::collection::vec(any::<u8>(), 0..2_000), is_text in any::<bool>()) {
+            let body = if is_text { String::from_utf8_lossy(&bytes).into_owned().into_bytes() } else { bytes };
+            let wrapped = wrap(&body);
+            prop_assert!(wrapped.len() <= (body.len().div_ceil(3) * 4).max(WRAPPED_TEXT_BYTES_MIN) + 13);
+            let parsed = parse_envelope(Line { number: 1, bytes: Ok(wrapped) }, &user());
+            prop_assert_eq!(&*parsed.expect("an envelope").1.body, &body[..]);
+        }
+
         #[test]
         fn random_lines_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
             let _ = parse_envelope(Line { number: 1, bytes: Ok(bytes) }, &user());
