@@ -1,7 +1,8 @@
 //! End-to-end tests, one binary. Which test goes where:
 //!
 //! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees; `cli_data`: of
-//!   those that work on a data directory; `cli_init`: of those that set a server up.
+//!   those that work on a data directory; `cli_init`: of those that set a server up; `cli_messages`: of all, about what
+//!   is wrong.
 //! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
 //!   guest sees of WASI.
 //! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.

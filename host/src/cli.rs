@@ -1,10 +1,13 @@
 //! The command line: what the subcommands share.
 
+mod arguments;
 mod batch;
 mod config;
 mod data;
 mod deploy;
 mod events;
+pub(crate) mod exit;
+mod help;
 mod init;
 mod inspect;
 mod journal;
@@ -26,11 +29,12 @@ mod usage;
 mod user;
 mod verify;
 
+use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use lifeboat::auth::Salt;
-use lifeboat::engine::{EngineError, MEMORY_BYTES_MAX};
+use lifeboat::client::{ClientError, ProfileError};
+use lifeboat::engine::EngineError;
 use lifeboat::service::LaunchError;
-use lifeboat::size::{Bytes, parse_bytes};
 use lifeboat::workload::{LoadError, LoadLimits, ReadError, Workload};
 use operate::Operation;
 use std::io::{self, Write};
@@ -38,36 +42,9 @@ use std::path::Path;
 use std::process::ExitCode;
 use thiserror::Error;
 
-/// What the process ends with. Documented in `--help` and in README.md.
-pub(crate) mod exit {
-    /// All is well.
-    pub(crate) const OK: u8 = 0;
-    /// Some transaction was refused, failed or denied, or not sent since it was interrupted; in a simulation, lost or
-    /// duplicated; in a data directory, something is damaged, quarantined or diverges.
-    pub(crate) const SOME_NOT_OK: u8 = 1;
-    /// The command line or a file that it names is wrong.
-    pub(crate) const USAGE: u8 = 2;
-    /// The loader refused the workload.
-    pub(crate) const WORKLOAD: u8 = 3;
-    /// The host failed, or the server did.
-    pub(crate) const HOST: u8 = 4;
-    /// The server cannot be reached, or nobody is logged in.
-    pub(crate) const UNREACHABLE: u8 = 5;
-}
-
-const AFTER_HELP: &str = "\
-Exit codes:
-  0  all is well
-  1  some transaction was refused, failed or denied, or not sent since run or batch was interrupted; simulate: one was
-     lost or duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges
-  2  the command line, or a file that it names, is wrong
-  3  the workload was refused by the loader, or cannot be read
-  4  the host failed, or the server did
-  5  the server cannot be reached, or nobody is logged in";
-
 /// Runs stateful WebAssembly programs in metered virtual machines and fails them over at 98 % with nothing lost.
 #[derive(Debug, Parser)]
-#[command(name = "lifeboat", version, after_help = AFTER_HELP)]
+#[command(name = "lifeboat", bin_name = "lifeboat", version)]
 pub(crate) struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -140,7 +117,7 @@ impl Cli {
     /// # Errors
     /// The command line is wrong, or asks for help.
     pub(crate) fn parse() -> Result<Self, clap::Error> {
-        let mut command = Self::command();
+        let mut command = help::fitted(Self::command(), "", help::columns());
         if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| directory.is_empty()) {
             let unset = |arg: clap::Arg| if arg.get_long() == Some("data") { arg.env(None::<&str>) } else { arg };
             command = command.mut_subcommands(|subcommand| subcommand.mut_args(unset));
@@ -200,12 +177,79 @@ struct UnreadableWorkload {
     error: io::Error,
 }
 
-/// Prints the error on one line and maps it to the exit code: the one place where errors become codes.
+/// A file is wrong in more than one place.
+#[derive(Debug, Error)]
+#[error("{}", .0.join("\n"))]
+pub(crate) struct UsageErrors(pub(crate) Vec<String>);
+
+/// What the operating system says of a file that this user may not use.
+pub(crate) const PERMISSION_DENIED: &str = "Permission denied";
+
+/// What to do about it.
+const PERMISSION_REMEDY: &str =
+    "run it as the owner of that, or change the owner or the mode (ls -l shows them, chown and chmod change them)";
+
+/// Prints what is wrong with the command line, on one line, or the help that it asks for. Returns the exit code.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Only a failed write is lost here.
+        let _ = error.print();
+    } else {
+        let _ = writeln!(io::stderr(), "lifeboat: {}", arguments::explained(error));
+    }
+    ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
+}
+
+/// Prints the error, on one line unless it is several, and maps it to the exit code: the one place where errors become
+/// codes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    let _ = writeln!(io::stderr(), "lifeboat: {error:#}");
-    let code = if let Some(code) = remote::code_of_any(error) {
+    let text = format!("{error:#}");
+    let is_denied = is_permission_denied(error, &text);
+    for line in text.lines() {
+        print_line(line, is_denied && (line.contains(PERMISSION_DENIED) || !text.contains('\n')));
+    }
+    ExitCode::from(if is_denied { exit::USAGE } else { code_of(error) })
+}
+
+/// Prints a line about what is wrong, with the remedy if the operating system did not let this user have a file.
+pub(crate) fn print_line(line: &str, is_denied: bool) {
+    let remedy = if is_denied { format!("; {PERMISSION_REMEDY}") } else { String::new() };
+    let _ = writeln!(io::stderr(), "lifeboat: {}{remedy}", plain(line));
+}
+
+/// Without the numbers that Rust adds to what the operating system says.
+pub(crate) fn plain(text: &str) -> String {
+    const BEGINNING: &str = " (os error ";
+    let mut parts = text.split(BEGINNING);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => plain += rest,
+            _ => plain = plain + BEGINNING + part,
+        }
+    }
+    plain
+}
+
+/// Whether the operating system did not let this user have a file. What a server says of its own files is not about them.
+fn is_permission_denied(error: &anyhow::Error, text: &str) -> bool {
+    match error.downcast_ref::<ClientError>() {
+        Some(ClientError::Setup(text)) => return text.contains(PERMISSION_DENIED),
+        None | Some(ClientError::Input(_) | ClientError::Ids(_)) => {}
+        Some(_) => return false,
+    }
+    let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
+    // Errors that were made texts have no source any more.
+    let is_text = error.is::<UsageError>() || error.is::<UsageErrors>() || error.is::<FindingError>();
+    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_denied))
+        || (is_text || error.is::<UnreadableWorkload>() || error.is::<ProfileError>())
+            && text.contains(PERMISSION_DENIED)
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(code) = remote::code_of_any(error) {
         code
-    } else if error.is::<UsageError>() {
+    } else if error.is::<UsageError>() || error.is::<UsageErrors>() {
         exit::USAGE
     } else if error.is::<FindingError>() {
         exit::SOME_NOT_OK
@@ -226,8 +270,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
             ) => exit::WORKLOAD,
             _ => exit::HOST,
         }
-    };
-    ExitCode::from(code)
+    }
 }
 
 /// Bytes that nobody can guess.
@@ -251,15 +294,6 @@ pub(crate) fn random_epoch() -> anyhow::Result<lifeboat::transaction::Epoch> {
     let mut epoch = [0; 16];
     epoch.copy_from_slice(&bytes[..16]);
     Ok(lifeboat::transaction::Epoch(epoch))
-}
-
-/// Takes `text` as the linear memory of a VM.
-pub(crate) fn parse_memory(text: &str) -> Result<u64, String> {
-    let bytes = parse_bytes(text)?;
-    if bytes > MEMORY_BYTES_MAX {
-        return Err(format!("'{text}' is too much: a VM has {} at most", Bytes(MEMORY_BYTES_MAX)));
-    }
-    Ok(bytes)
 }
 
 /// Reads and validates the workload in `file`, of which no more is read than the loader would take. Returns its bytes,
@@ -292,6 +326,31 @@ pub(crate) fn is_pipe_open(written: io::Result<()>) -> io::Result<bool> {
 mod tests {
     use super::*;
     use clap::CommandFactory;
+
+    #[test]
+    fn numbers_of_the_operating_system_are_left_out() {
+        assert_eq!(plain("a: No such file (os error 2); b (os error 13)"), "a: No such file; b");
+        assert_eq!(plain("(os error x) (os error y) (os error"), "(os error x) (os error y) (os error");
+    }
+
+    #[test]
+    fn a_file_that_one_may_not_have_is_one_code_whoever_reports_it() {
+        let denied = || io::Error::from_raw_os_error(13);
+        let of_library = anyhow::Error::from(denied()).context("cannot open the journal");
+        let of_text = UsageError(format!("d: {}", denied())).into();
+        let of_workload = UnreadableWorkload { file: "w".into(), error: denied() }.into();
+        for error in [of_library, of_text, of_workload] {
+            assert!(is_permission_denied(&error, &format!("{error:#}")), "{error:#}");
+        }
+        let of_server = ClientError::Problem {
+            status: 503,
+            code: "storage".into(),
+            detail: denied().to_string(),
+            retry_after: None,
+            outcome: None,
+        };
+        assert!(!is_permission_denied(&of_server.into(), "Permission denied"));
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

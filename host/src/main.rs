@@ -12,11 +12,7 @@ static ALLOCATOR: MiMalloc = MiMalloc;
 fn main() -> ExitCode {
     let cli = match cli::Cli::parse() {
         Ok(cli) => cli,
-        // `--help` and `--version` are errors to clap too; only a failed write of theirs is lost here.
-        Err(error) => {
-            let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { cli::exit::USAGE } else { cli::exit::OK });
-        }
+        Err(error) => return cli::refuse(&error),
     };
     match cli.execute() {
         Ok(code) => code,

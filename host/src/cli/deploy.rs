@@ -1,12 +1,13 @@
 //! `lifeboat deploy`: a workload as a new service of the server.
 
 use super::remote::{self, service_line, with_server};
-use super::{exit, read_workload, run};
+use super::{arguments, exit, read_workload};
 use clap::Args;
 use lifeboat::api::Deployment;
+use lifeboat::client::ClientError;
 use lifeboat::failover::FailoverMode;
 use lifeboat::name::Name;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 /// Arguments of `deploy`.
@@ -16,7 +17,7 @@ pub(crate) struct Deploy {
     #[arg(long, value_name = "NAME")]
     size: Option<String>,
     /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
-    #[arg(long, value_name = "N", value_parser = run::parse_fuel, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = arguments::fuel, allow_negative_numbers = true)]
     fuel: Option<u64>,
     /// How the service fails over: direct, shadow or auto
     #[arg(long, value_name = "MODE")]
@@ -38,9 +39,26 @@ impl Deploy {
         let deployment =
             Deployment { size: self.size, fuel: self.fuel, failover: self.failover.map(|mode| mode.to_string()) };
         with_server(async |client| {
-            let service = client.deploy(&self.service, workload.into(), &deployment).await?;
+            let deployed = client.deploy(&self.service, workload.into(), &deployment).await;
+            let service = deployed.map_err(|error| about_file(error, &self.service, &self.workload))?;
             remote::print(self.json, &service, || service_line(&service))
         })?;
         Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// What the server says of a workload, which it knows by the name of the service, about the file.
+fn about_file(error: ClientError, service: &Name, file: &Path) -> ClientError {
+    match error {
+        ClientError::Problem { status, code, detail, retry_after, outcome } if code == "workload_refused" => {
+            let named = format!("`{service}`");
+            let shown = format!("`{}`", file.display().to_string().escape_debug());
+            let detail = match detail.strip_prefix(&named) {
+                Some(rest) => shown + rest,
+                None => detail,
+            };
+            ClientError::Problem { status, code, detail, retry_after, outcome }
+        }
+        error => error,
     }
 }

@@ -1,6 +1,6 @@
 //! `lifeboat inspect`: what the loader finds in a workload.
 
-use super::{exit, is_pipe_open, load_workload, parse_memory};
+use super::{arguments, exit, is_pipe_open, load_workload};
 use clap::Args;
 use lifeboat::engine::{Engine, PoolLimits};
 use lifeboat::failover::{HEADROOM_POINTS, THRESHOLD_DEFAULT};
@@ -15,7 +15,7 @@ use std::sync::Arc;
 #[derive(Debug, Args)]
 pub(crate) struct Inspect {
     /// Also check that a VM with this much linear memory could hold the workload [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::memory, allow_negative_numbers = true)]
     memory: Option<u64>,
     /// Print one JSON object instead of lines
     #[arg(long)]

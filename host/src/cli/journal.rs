@@ -1,7 +1,7 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
 use super::data::Data;
-use super::{exit, is_pipe_open};
+use super::{arguments, exit, is_pipe_open};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Timestamp, Utc};
@@ -29,11 +29,11 @@ pub(crate) struct Journal {
     #[arg(long)]
     json: bool,
     /// Begin after transaction SEQ
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
     after: Option<u64>,
     /// Print N records at the most
-    #[arg(long, value_name = "N")]
-    limit: Option<usize>,
+    #[arg(long, value_name = "N", value_parser = arguments::whole, allow_negative_numbers = true)]
+    limit: Option<u64>,
     /// The service
     #[arg(value_name = "SERVICE")]
     service: Name,
@@ -49,7 +49,8 @@ impl Journal {
             let first = records.iter().position(|(_, record)| is_after(record)).unwrap_or(records.len());
             records = &records[first..];
         }
-        let count = self.limit.unwrap_or(usize::MAX).min(records.len());
+        let limit = self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
+        let count = limit.min(records.len());
         let mut out = BufWriter::new(io::stdout().lock());
         for (number, record) in &records[..count] {
             let written = if self.json {

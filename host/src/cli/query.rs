@@ -1,7 +1,7 @@
 //! `lifeboat query`: asks a service, as it is or as it was.
 
 use super::data::{Source, runtime, scratch, tell_if_cut_off};
-use super::{UsageError, exit, is_pipe_open, remote};
+use super::{UsageError, arguments, exit, is_pipe_open, remote};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::event::Printable;
@@ -13,15 +13,7 @@ use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
 Without --data the server is asked, as who is logged in. With it, the state is brought back in a scratch VM, from the
-newest snapshot before it and the transactions since. The query sees the time of the last transaction that is part of it.
-
-Exit codes:
-  0  the guest answered
-  1  it refused or failed, or the state cannot be brought back; or there was an answer of a service that is quarantined,
-     whose later transactions are no part of it
-  2  the command line is wrong, or the transaction is not in what is kept
-  4  the server could not do it
-  5  the server cannot be reached, or nobody is logged in";
+newest snapshot before it and the transactions since. The query sees the time of the last transaction that is part of it.";
 
 /// Arguments of `query`.
 #[derive(Debug, Args)]
@@ -30,7 +22,7 @@ pub(crate) struct Query {
     #[command(flatten)]
     data: Source,
     /// Ask the state after transaction SEQ, of a data directory [default: the last one]
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
     at: Option<u64>,
     /// Who asks, of a data directory [default: operator]
     #[arg(long, value_name = "NAME")]

@@ -1,6 +1,6 @@
 //! The server on the command line: which one, as whom, and what is printed of what it says.
 
-use super::{UsageError, exit, tx};
+use super::{UsageError, arguments, exit, tx};
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -15,7 +15,6 @@ use lifeboat::transaction::Outcome;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::{self, BufRead, IsTerminal, Read, Write};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use thiserror::Error;
@@ -41,8 +40,8 @@ pub(crate) struct Waiting {
     /// Try up to N times in a row while nobody listens at the server, it asks to try later, or the connection breaks
     /// [default: 12, about half a minute; of batch, and with --follow or --watch, 30, about two minutes]. One that is
     /// starting is waited for in any case, for about two minutes
-    #[arg(long, value_name = "N")]
-    attempts: Option<NonZeroU32>,
+    #[arg(long, value_name = "N", value_parser = arguments::attempts, allow_negative_numbers = true)]
+    attempts: Option<u32>,
 }
 
 impl Waiting {
@@ -53,7 +52,7 @@ impl Waiting {
 
     pub(crate) fn backoff(self, is_unattended: bool) -> Backoff {
         let default = if is_unattended { ATTEMPTS_UNATTENDED } else { ATTEMPTS_DEFAULT };
-        Backoff { failures_max: self.attempts.map_or(default, NonZeroU32::get), ..STARTING_BACKOFF }
+        Backoff { failures_max: self.attempts.unwrap_or(default), ..STARTING_BACKOFF }
     }
 }
 
@@ -319,7 +318,7 @@ fn services_table(services: &[Service]) -> String {
             percent("memory"),
         ]
     }));
-    let mut text = table(&rows);
+    let mut text = terminal_table(&rows);
     for service in services {
         text += &conditions(service);
     }
@@ -374,7 +373,7 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> S
 
 /// Says something on standard error.
 pub(crate) fn note(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{text}");
+    let _ = writeln!(io::stderr().lock(), "{}", super::plain(text));
 }
 
 /// Whether standard output is a terminal.
@@ -452,6 +451,55 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// The same on a terminal: columns that are too many for it stand below each row, with their names.
+pub(crate) fn terminal_table(rows: &[Vec<String>]) -> String {
+    let columns = is_terminal().then(|| terminal_size::terminal_size_of(io::stdout())).flatten();
+    match columns {
+        Some((terminal_size::Width(columns), _)) => folded_table(rows, columns.into()),
+        None => table(rows),
+    }
+}
+
+/// A table of at most so many columns of characters, if its cells allow it.
+fn folded_table(rows: &[Vec<String>], columns: usize) -> String {
+    let whole = table(rows);
+    if whole.lines().all(|line| line.chars().count() <= columns) {
+        return whole;
+    }
+    let Some((head, _)) = rows.split_first() else { return whole };
+    let fits = |count: usize| {
+        let part: Vec<Vec<String>> = rows.iter().map(|row| row.iter().take(count).cloned().collect()).collect();
+        table(&part).lines().all(|line| line.chars().count() <= columns)
+    };
+    let kept = (1..=head.len()).rev().find(|count| fits(*count)).unwrap_or(1);
+    let part: Vec<Vec<String>> = rows.iter().map(|row| row.iter().take(kept).cloned().collect()).collect();
+    let mut text = String::new();
+    for (index, line) in table(&part).lines().enumerate() {
+        text += line;
+        text.push('\n');
+        if index == 0 {
+            continue;
+        }
+        let mut below = String::new();
+        for (name, cell) in head.iter().zip(&rows[index]).skip(kept) {
+            let item = format!("{name} {cell}");
+            if !below.is_empty() && below.chars().count() + 2 + item.chars().count() > columns {
+                text += &below;
+                text.push('\n');
+                below.clear();
+            }
+            below += if below.is_empty() { BELOW } else { "  " };
+            below += &item;
+        }
+        text += &super::help::broken(&below, columns);
+        text.push('\n');
+    }
+    text
+}
+
+/// What stands before the columns below a row.
+const BELOW: &str = "    ";
+
 /// Bytes as text that goes into a file.
 pub(crate) fn to_base64(bytes: &[u8]) -> String {
     STANDARD.encode(bytes)
@@ -481,6 +529,34 @@ mod tests {
         for text in [service_line(&service), service_line(&stopped), services_table(&[service, stopped])] {
             assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_table_fits_its_columns_and_loses_no_cell() {
+        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let rows = [
+            row(["name", "vm", "cpu", "standing"]),
+            row(["bank", "bank/17", "98.3%", "running"]),
+            row(["ledger", "-", "-", "quarantined: its journal is damaged, see verify"]),
+        ];
+        assert_eq!(folded_table(&rows, 200), table(&rows));
+        let expected = "\
+name    vm       cpu
+bank    bank/17  98.3%
+    standing running
+ledger  -        -
+    standing quarantined:
+    its journal is damaged,
+    see verify
+";
+        assert_eq!(folded_table(&rows, 28), expected);
+        let expected = "\
+name  vm       cpu
+bank  bank/17  98.3%
+    standing running
+";
+        assert_eq!(folded_table(&rows[..2], 20), expected);
+        assert_eq!(folded_table(&[], 10), "");
     }
 
     #[test]

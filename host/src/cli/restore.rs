@@ -95,7 +95,7 @@ fn sorted(error: PortableError) -> anyhow::Error {
             UsageError(format!("{:#}; name a file that lifeboat snapshot wrote", anyhow::Error::from(error))).into()
         }
         PortableError::NotPortable { .. } | PortableError::File(SnapshotFileError::NotASnapshot { .. }) => {
-            UsageError(error.to_string()).into()
+            UsageError(format!("{error}; name a file that lifeboat snapshot wrote")).into()
         }
         PortableError::File(SnapshotFileError::Storage { .. }) => error.into(),
         error => FindingError(error.to_string()).into(),

@@ -1,7 +1,7 @@
 //! `lifeboat resume`: lets a service go on after a divergence that an operator accepts.
 
 use super::data::{Data, runtime, scratch};
-use super::{UsageError, exit};
+use super::{UsageError, arguments, exit};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::name::Name;
@@ -14,12 +14,7 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 A service whose replay ends otherwise than the journal says is not started: its workload is not deterministic, and
 clients were told something else than its state would say. With this the next start goes on with what the replay gives.
-What clients were told stays as it is, in the journal and for repetitions of their ids.
-
-Exit codes:
-  0  accepted, and the replay comes to its end
-  1  accepted, and there is another divergence behind it
-  2  there is no divergence at SEQ, or another before it; nothing was changed";
+What clients were told stays as it is, in the journal and for repetitions of their ids.";
 
 /// Arguments of `resume`.
 #[derive(Debug, Args)]
@@ -28,7 +23,7 @@ pub(crate) struct Resume {
     #[command(flatten)]
     data: Data,
     /// The transaction whose replay may end otherwise
-    #[arg(long, value_name = "SEQ")]
+    #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
     accept_divergence_at: u64,
     /// The service
     #[arg(value_name = "SERVICE")]

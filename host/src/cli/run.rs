@@ -4,8 +4,7 @@ pub(super) mod lines;
 
 use super::stop::Stop;
 use super::{
-    DATA_VARIABLE, FindingError, UsageError, data, exit, is_pipe_open, load_workload, parse_memory, random,
-    random_epoch,
+    DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, random, random_epoch,
 };
 use anyhow::Context;
 use clap::Args;
@@ -15,14 +14,14 @@ use lifeboat::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat::clock::{SystemClock, Timestamp};
 use lifeboat::data::{DataOptions, keep_workload};
 use lifeboat::event::{Event, EventSink};
-use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds, parse_threshold};
+use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, outcome, parse_envelope, plain, print};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
-use lifeboat::size::{Bytes, Size, check_fuel, grouped};
+use lifeboat::size::{Bytes, Size, grouped};
 use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
 use lifeboat::workload::WorkloadHash;
 use lines::Lines;
@@ -62,13 +61,13 @@ pub(crate) struct Run {
     #[arg(long, value_name = "NAME")]
     size: Option<String>,
     /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
-    #[arg(long, value_name = "N", value_parser = parse_fuel, allow_negative_numbers = true)]
+    #[arg(long, value_name = "N", value_parser = arguments::fuel, allow_negative_numbers = true)]
     fuel: Option<u64>,
     /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
-    #[arg(long, value_name = "SIZE", value_parser = parse_memory, allow_negative_numbers = true)]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::memory, allow_negative_numbers = true)]
     memory: Option<u64>,
     /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
-    #[arg(long, value_name = "PCT", value_parser = parse_threshold)]
+    #[arg(long, value_name = "PCT", value_parser = arguments::percent, allow_negative_numbers = true)]
     threshold: Option<Percent>,
     /// How the service fails over: direct stands still meanwhile, shadow does not, auto is shadow for states above 1 MiB
     #[arg(long, value_name = "MODE")]
@@ -83,9 +82,11 @@ pub(crate) struct Run {
     #[arg(long, value_name = "HOW", value_enum, hide = true)]
     sabotage: Option<Broken>,
     /// The workload: a component, a core module, or either as text; not needed by a service that is there already
-    // With all that follows it, or clap would take options there for its own.
-    #[arg(value_name = "WORKLOAD", trailing_var_arg = true)]
-    workload_and_arguments: Vec<OsString>,
+    #[arg(value_name = "WORKLOAD")]
+    workload: Option<PathBuf>,
+    /// What somebody may take for a file of transactions, or for arguments of the program
+    #[arg(hide = true)]
+    surplus: Vec<OsString>,
 }
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
@@ -110,17 +111,9 @@ Events and the closing usage table go to standard error.
 With --data, a reply is printed once its transaction can no longer be lost: send those again, with the same ids, that had
 none.
 
-Ctrl-C, or SIGTERM, ends the input: what is under way is answered, standard error says with which line the rest begins, and
+Ctrl-C, SIGTERM or SIGHUP ends the input: what is under way is answered, standard error says with which line the rest begins, and
 the exit code is 1 if there may be a rest. A second one ends the run at once: what has no answer by then may be done or
 not. With --data nothing that was answered is lost by either.
-
-Exit codes:
-  0  every transaction was ok
-  1  some transaction was refused, failed or denied, or not sent since the run was interrupted; or the data directory is
-     damaged, or the service quarantined
-  2  the command line, or a file or directory that it names, is wrong
-  3  the workload was refused by the loader, or cannot be read
-  4  the host failed
 
 Sizes, smallest first; a service whose memory is full moves to a larger one:
 {sizes}
@@ -129,20 +122,13 @@ Example:
     )
 }
 
-pub(super) fn parse_fuel(text: &str) -> Result<u64, String> {
-    match text.replace(['_', ','], "").parse() {
-        Ok(fuel) => check_fuel(fuel),
-        Err(_) => Err(format!("'{text}' is not an amount of fuel: write a whole number such as 50000000")),
-    }
-}
-
 impl Run {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        if let Some(argument) = self.workload_and_arguments.get(1) {
+        if let Some(argument) = self.surplus.first() {
             return Err(UsageError(format!(
-                "'{}' stands after the workload, where arguments of the program stand; a workload that answers \
-                 transactions takes none: put options of lifeboat before the file",
-                argument.to_string_lossy().escape_debug()
+                "{} is one argument too many: a workload takes none, and a file of transactions is named with \
+                 --transactions FILE",
+                arguments::shown(&argument.to_string_lossy())
             ))
             .into());
         }
@@ -327,8 +313,7 @@ impl Run {
     }
 
     fn workload(&self) -> anyhow::Result<&Path> {
-        let first = self.workload_and_arguments.first().map(Path::new);
-        first.ok_or_else(|| {
+        self.workload.as_deref().ok_or_else(|| {
             UsageError("name a workload; or, with --data, a --service that is there: lifeboat run --help".into()).into()
         })
     }

@@ -25,14 +25,7 @@ Columns of a data directory:
   snapshot   the last transaction of the newest good snapshot, and the bytes of state in it
   journal    bytes of records of the service
   ids        ids of clients that are recognised; the oldest of them was answered at `oldest id`
-  standing   sound; or quarantined, and why: then the service is not started
-
-Exit codes:
-  0  every service is sound; of a server: none is quarantined, though some may be stopped
-  1  some service is quarantined, or the directory is damaged
-  2  the command line, or the directory that it names, is wrong
-  4  the host failed, or the server did
-  5  the server cannot be reached, or nobody is logged in";
+  standing   sound; or quarantined, and why: then the service is not started";
 
 /// Arguments of `services`.
 #[derive(Debug, Args)]
@@ -151,20 +144,9 @@ pub(crate) fn journal_json(recovery: &Recovery) -> Value {
 
 fn table(contents: &Contents) -> String {
     let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "standing"];
-    let mut rows = vec![head.map(str::to_owned)];
-    rows.extend(contents.services.iter().map(|found| Row::new(found).cells()));
-    let mut widths = [0; 10];
-    for row in &rows {
-        for (width, cell) in widths.iter_mut().zip(row) {
-            *width = cell.chars().count().max(*width);
-        }
-    }
-    let mut text = String::new();
-    for row in &rows {
-        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
-        text += cells.join("  ").trim_end();
-        text.push('\n');
-    }
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(contents.services.iter().map(|found| Row::new(found).cells().to_vec()));
+    let mut text = remote::terminal_table(&rows);
     for found in &contents.services {
         for (_, reason) in &found.damaged_snapshots {
             text += &format!("{}: snapshot damaged: {reason}\n", found.name);

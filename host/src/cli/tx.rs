@@ -21,13 +21,7 @@ const AFTER_HELP: &str = "\
 The body reaches the workload byte for byte. A transaction has an id, a UUID of version 7 unless --id gives another one;
 while nobody listens at the server, after a broken connection, and when the server asks to try later, it is sent again
 under that id, and executed once; standard error says what is waited for. One that fails at its deadline is sent up to three
-times. If its answer stays unknown, or Ctrl-C ends the waiting, the last line says how to find out.
-
-Exit codes:
-  0  the guest answered
-  1  it was refused, failed or was denied, or Ctrl-C or SIGTERM ended the waiting; --look-up: the same, or it is pending or unknown
-  2  the command line is wrong, or there is no such service
-  5  the server cannot be reached, or nobody is logged in";
+times. If its answer stays unknown, or Ctrl-C, SIGTERM or SIGHUP ends the waiting, the last line says how to find out.";
 
 /// Arguments of `tx`.
 #[derive(Debug, Args)]

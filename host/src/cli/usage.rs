@@ -20,14 +20,7 @@ const BAR_CHARS: usize = 10;
 
 const AFTER_HELP: &str = "\
 Outcomes and failovers are counted since the server started, which the last line tells. The columns cpu and memory are of
-the VM that serves now.
-
-Exit codes:
-  0  it is shown
-  1  it is not granted
-  2  the command line is wrong, or there is no such service
-  4  the server could not do it
-  5  the server cannot be reached, or nobody is logged in";
+the VM that serves now.";
 
 /// Arguments of `usage`.
 #[derive(Debug, Args)]
@@ -91,7 +84,7 @@ fn shown(usage: &AllUsage, has_bars: bool) -> String {
     let head = ["service", "vm", "machine", "cpu", "memory", "queue", "ok", "refused", "failed", "denied", "failovers"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(usage.services.iter().map(|service| row(service, has_bars)));
-    let mut text = remote::table(&rows);
+    let mut text = remote::terminal_table(&rows);
     let resources = usage.host.as_ref().and_then(|host| host["resources"].as_object());
     for (resource, load) in resources.into_iter().flatten() {
         if let Some(percent) = load["utilisation_percent"].as_f64() {

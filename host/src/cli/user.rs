@@ -166,7 +166,12 @@ fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::
     let accounts = data::accounts(data::take(directory, false)?)?;
     if accounts.account(user).is_none() {
         let known: Vec<String> = accounts.list().into_iter().map(|account| account.user.to_string()).collect();
-        return Err(UsageError(format!("there is no user '{user}'; there are: {}", known.join(", "))).into());
+        let remedy = if known.is_empty() {
+            "there are none: lifeboat init FOLDER, whose data directory this is, adds an admin".into()
+        } else {
+            format!("there are: {}", known.join(", "))
+        };
+        return Err(UsageError(format!("there is no user '{user}'; {remedy}")).into());
     }
     let password = passwords.choose(&format!("New password of {user}"))?;
     check_password(&password).map_err(|error| UsageError(error.to_string()))?;
@@ -183,7 +188,7 @@ fn list(users: &[Account]) -> String {
         let role = if user.is_admin { "admin" } else { "user" };
         vec![Printable(&user.user).to_string(), role.into(), grants(&user.grants)]
     }));
-    remote::table(&rows)
+    remote::terminal_table(&rows)
 }
 
 /// `bank: observe, transact; ledger: operate`.

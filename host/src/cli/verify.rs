@@ -20,13 +20,7 @@ const AFTER_HELP: &str = "\
 The journal, the snapshots and the workloads are compared with their hashes. Then every transaction since the oldest
 snapshot is executed again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the state
 must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Queries that ran
-between them are run again, since they may have changed the instance. Nothing is changed.
-
-Exit codes:
-  0  everything was proven
-  1  something is damaged, quarantined or diverges; each such finding is told
-  2  the command line, or the directory that it names, is wrong
-  4  the host failed: there is no proof, for or against";
+between them are run again, since they may have changed the instance. Nothing is changed.";
 
 /// How often progress is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
@@ -105,7 +99,7 @@ fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
     if is_json || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
     }
-    let style = ProgressStyle::with_template("{msg} {bar:40} {human_pos} of {human_len} transactions");
+    let style = ProgressStyle::with_template("{msg} {bar:20} {human_pos} of {human_len} transactions");
     let bar = ProgressBar::with_draw_target(Some(transactions(found)), ProgressDrawTarget::stderr());
     bar.set_style(style.expect("a literal template").progress_chars("━━╌"));
     bar.set_message(found.name.to_string());

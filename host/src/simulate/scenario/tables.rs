@@ -10,6 +10,7 @@ use crate::config::DEADLINE_MAX;
 use crate::document::{Findings, Placed, Table, Value};
 use crate::failover::{Thresholds, threshold};
 use crate::fleet::Machine;
+use crate::meter::Percent;
 use crate::name::Name;
 use crate::size::Size;
 use crate::workload::MODULE_BYTES_MAX;
@@ -230,7 +231,8 @@ impl Resolver<'_> {
             }
         };
         let count = table.need("count").and_then(|value| value.whole(0..=u64::MAX));
-        let repeat = table.get("repeat_percent").and_then(|value| value.percent(Ok)).map(|percent| percent.value);
+        let repeat =
+            table.get("repeat_percent").and_then(|value| value.percent(Percent::try_from)).map(|percent| percent.value);
         let bodies = match (table.get("generator"), table.get("bodies"), table.get("choices")) {
             (Some(value), None, None) => {
                 let generator = Generator::read(&value);

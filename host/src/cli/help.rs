@@ -1,0 +1,109 @@
+//! The help of every command: as wide as the terminal, and with the exit codes at its end.
+
+use super::exit;
+use clap::Command;
+use terminal_size::{Width, terminal_size};
+
+/// Columns of help where there is no terminal, and the most elsewhere: longer lines are hard to read.
+const COLUMNS_MAX: usize = 100;
+
+/// The fewest columns that text is wrapped at.
+const COLUMNS_MIN: usize = 40;
+
+/// Columns of the terminal, within bounds that suit text.
+pub(crate) fn columns() -> usize {
+    let columns = terminal_size().map_or(COLUMNS_MAX, |(Width(columns), _)| usize::from(columns));
+    columns.clamp(COLUMNS_MIN, COLUMNS_MAX)
+}
+
+/// The command with help that is `columns` wide. `path` is its name, with that of the command that it belongs to.
+pub(crate) fn fitted(command: Command, path: &str, columns: usize) -> Command {
+    let mut text = command.get_after_help().map(|help| wrapped(&help.to_string(), columns)).unwrap_or_default();
+    if !text.is_empty() {
+        text += "\n\n";
+    }
+    text += &wrapped(&exit::help(path), columns);
+    let fit = |command: Command| {
+        let path =
+            if path.is_empty() { command.get_name().to_owned() } else { format!("{path} {}", command.get_name()) };
+        fitted(command, &path, columns)
+    };
+    command.term_width(columns).after_help(text).mut_subcommands(fit)
+}
+
+/// Joins the lines of each paragraph and breaks them anew. An indented line stays one, and goes on below its last column:
+/// `  key  text`.
+pub(crate) fn wrapped(text: &str, columns: usize) -> String {
+    let mut paragraphs: Vec<String> = Vec::new();
+    let mut is_open = false;
+    for line in text.lines() {
+        let is_text = !line.is_empty() && !line.starts_with(' ');
+        match paragraphs.last_mut() {
+            Some(last) if is_open && is_text => {
+                last.push(' ');
+                last.push_str(line);
+            }
+            _ => paragraphs.push(line.to_owned()),
+        }
+        // A line with a colon at its end introduces what is below it.
+        is_open = is_text && !line.ends_with(':');
+    }
+    let broken: Vec<String> = paragraphs.iter().map(|paragraph| broken(paragraph, columns)).collect();
+    broken.join("\n")
+}
+
+/// Breaks one line at spaces.
+pub(crate) fn broken(line: &str, columns: usize) -> String {
+    let length = |text: &str| text.chars().count();
+    let hanging = hanging(line).min(columns / 2);
+    let indent: String = line.chars().take_while(|c| *c == ' ').collect();
+    let mut text = String::new();
+    let mut column = 0;
+    // Spaces within the line are kept as they are where it is not broken.
+    for (index, word) in line[indent.len()..].split(' ').enumerate() {
+        let (gap, width) = (if index == 0 { indent.as_str() } else { " " }, length(word));
+        if index > 0 && column + 1 + width > columns && column > hanging {
+            text.truncate(text.trim_end().len());
+            text.push('\n');
+            text.push_str(&" ".repeat(hanging));
+            column = hanging;
+            if word.is_empty() {
+                continue;
+            }
+        } else {
+            text.push_str(gap);
+            column += gap.len();
+        }
+        text.push_str(word);
+        column += width;
+    }
+    text.truncate(text.trim_end().len());
+    text
+}
+
+/// The column at which a line goes on: that of the last text behind two spaces or more, if it is indented.
+fn hanging(line: &str) -> usize {
+    let indent = line.len() - line.trim_start().len();
+    if indent == 0 {
+        return 0;
+    }
+    let rest = &line[indent..];
+    match rest.find("  ") {
+        Some(at) => indent + rest[..at].chars().count() + (rest[at..].len() - rest[at..].trim_start().len()),
+        None => indent,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paragraphs_are_broken_anew_and_tables_hang() {
+        let text = "One two three\nfour five.\n\nTable:\n  key  a text that is long\n  k2   short\nEnd of\nall.";
+        let expected = "One two three\nfour five.\n\nTable:\n  key  a text\n       that is\n       long\n  k2   short\nEnd of all.";
+        assert_eq!(wrapped(text, 14), expected);
+        assert_eq!(wrapped("a\nb\n\nc", 80), "a b\n\nc");
+        assert_eq!(broken("averylongwordthatfitsnowhere and more", 10), "averylongwordthatfitsnowhere\nand more");
+    }
+}
