@@ -158,6 +158,7 @@ impl From<Denial> for Problem {
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
+            Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),
             Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
             // It is not one of the four outcomes, but which of them is not known.
