@@ -40,6 +40,7 @@ mod model;
 mod operators;
 mod prebuilt;
 mod queries;
+mod queue;
 mod readme;
 mod rig;
 mod server;

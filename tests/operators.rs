@@ -87,8 +87,7 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
     until(|| site.server.host().queue_lengths()[&name("bank")] == 0).await;
     let pending = site.get("/v1/services/bank/transactions/spin", &admin).await;
     assert_eq!((pending.status, &pending.json()["state"]), (202, &json!("pending")));
-    // The look-up still has its place in the queue.
-    for number in 1..QUEUE_MAX {
+    for number in 1..=QUEUE_MAX {
         site.send(&admin, "bank", &number.to_string(), "1");
     }
     let full = site.transact(&admin, "bank", "one too many", "1").await;

@@ -255,12 +255,12 @@ impl Host {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate_hash(token, now)
     }
 
-    /// Whether a request to a service would find room in its queue now, with some to spare. True if it does not run: the
-    /// request is denied for that.
+    /// Whether a request of `user` to a service would find room in its queue now, with some to spare. True if it does not
+    /// run: the request is denied for that.
     #[must_use]
-    pub fn has_queue_room(&self, service: &str) -> bool {
+    pub fn has_queue_room(&self, service: &str, user: &Name) -> bool {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        services.get(service).is_none_or(ServiceHandle::has_room)
+        services.get(service).is_none_or(|handle| handle.has_room(user))
     }
 
     /// How many requests and orders wait in the queue of a service; none if it does not run. It does not wait for it.

@@ -1,7 +1,8 @@
 //! The task that owns a service's VM, and the path of a transaction through it.
 //!
 //! One task owns everything of a service: transactions are serial, and nothing here is locked. Requests arrive through
-//! a bounded queue (`ServiceHandle`); who asks was authenticated and authorised before they entered it (`host.rs`).
+//! a bounded queue (`ServiceHandle`), in which users take turns (`service/turns.rs`); who asks was authenticated and
+//! authorised before they entered it (`host.rs`).
 //!
 //! ```text
 //!   queue -> dedupe -> room in the journal? -> execute -> journal -> reply (held until durable) -> crossing? snapshot?
@@ -22,9 +23,11 @@ mod handle;
 mod logs;
 mod moves;
 mod queries;
+mod queue;
 mod recover;
 mod shadow;
 mod spec;
+mod turns;
 
 pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
@@ -55,26 +58,32 @@ use crate::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{Course, SnapshotHeader};
-use crate::transaction::{Answer, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
+use crate::transaction::{Answer, Cause, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
 use gate::EventGate;
-use handle::{LOOKS_MAX, Message, Order, ReplySender};
+use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order, ReplySender};
 use logs::LogBucket;
 use moves::Moved;
 use queries::PendingQueries;
+use queue::{Exit, Queued, Turn};
 use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
-use tokio::sync::{Semaphore, mpsc, oneshot};
+use tokio::sync::{Semaphore, oneshot};
+use turns::Waiting;
 
-/// Requests that may wait for a service, unless configured otherwise.
+/// Requests of one user that may wait for a service, unless configured otherwise: fewer when others wait as well. Those of
+/// all users are twice as many at the most.
 pub const QUEUE_MAX: usize = 1024;
 
-/// Requests that are taken from the queue at once.
-const BATCH_MAX: usize = 64;
+/// What the requests of one turn of a user cost before the turn ends, as fuel: about a millisecond. The last of them may
+/// cost more, and is charged in full.
+pub const TURN_FUEL_MAX: u64 = 1_000_000;
+
+/// What a request costs its user beside its fuel, as fuel, in the turns of users.
+const REQUEST_FUEL: u64 = 5_000;
 
 /// A snapshot is taken when replaying the tail would cost more than this, about 250 ms, or than the last snapshot did.
 pub const TAIL_FUEL_MAX: u64 = 250_000_000;
@@ -171,6 +180,10 @@ pub(crate) struct Service {
     replayed_fuel: u64,
     /// Charged to this VM, and not yet written with a transaction.
     query_fuel_used: u64,
+    /// What rollbacks after failed requests cost so far.
+    rollback_fuel: u64,
+    /// What remained of deadlines that were missed, as fuel: a nanosecond is one.
+    missed_deadlines_fuel: u64,
     /// Holds back snapshots after one failed.
     unmovable: Option<String>,
     unmovable_backoff: Backoff,
@@ -256,6 +269,8 @@ impl Service {
             kept_replay_fuel: 0,
             replayed_fuel: 0,
             query_fuel_used: 0,
+            rollback_fuel: 0,
+            missed_deadlines_fuel: 0,
             unmovable: None,
             unmovable_backoff: Backoff::default(),
             export_needs: ExportNeeds::default(),
@@ -277,19 +292,21 @@ impl Service {
 
     /// The service's queue and its task, which is to be spawned on the guests' threads.
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
-        let (sender, receiver) = mpsc::channel(queue_max.max(1));
-        let queued_bytes = Arc::new(AtomicUsize::new(0));
+        let queue_max = queue_max.max(1);
+        // One user alone may fill a half, so that there is always room for another.
+        let (entrance, exit) = queue::queue(queue_max.saturating_mul(2), QUEUE_BYTES_MAX);
         let handle = ServiceHandle {
             name: self.name.clone(),
-            queue: sender,
-            queued_bytes: Arc::clone(&queued_bytes),
+            queue: Arc::new(entrance),
+            queue_max,
             looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            orders: Arc::new(Semaphore::new(ORDERS_MAX)),
         };
-        (handle, self.run(receiver, queued_bytes))
+        (handle, self.run(exit))
     }
 
-    async fn run(mut self, mut queue: mpsc::Receiver<Message>, queued_bytes: Arc<AtomicUsize>) {
-        let mut batch = Vec::with_capacity(BATCH_MAX);
+    async fn run(mut self, queue: Exit) {
+        let mut turn = Turn::default();
         let mut pace = Pace::default();
         loop {
             let waits_since = queue.is_empty().then(Instant::now);
@@ -302,22 +319,15 @@ impl Service {
                     self.advance_shadow().await;
                     continue;
                 }
-                count = queue.recv_many(&mut batch, BATCH_MAX) => {
-                    if count == 0 {
-                        return;
-                    }
+                count = queue.take(&mut turn) => {
+                    let Some(count) = count else { return };
                     // Of a client that is alone: it has had the answer to what was before.
                     let is_alone = count == 1 && self.last_commit.is_over();
                     pace.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
                 }
             }
-            for message in batch.drain(..) {
-                if self.shadow.as_ref().is_some_and(Shadow::is_ready) {
-                    self.advance_shadow().await;
-                }
-                if let Message::Request { request, .. } = &message {
-                    queued_bytes.fetch_sub(request.body.len(), Ordering::Relaxed);
-                }
+            while let Some(message) = turn.orders.pop_front() {
+                self.advance_ready_shadow().await;
                 match message {
                     Message::Stop { done } => {
                         let left = self.stop_cleanly().await;
@@ -333,13 +343,38 @@ impl Service {
                     message => self.handle(message).await,
                 }
             }
+            if let Some(user) = turn.user.clone() {
+                // What was taken is a turn if it is short. Of what is long, each request is one of its own.
+                while turn.cost < TURN_FUEL_MAX
+                    && let Some(Waiting { request: Queued { request, reply }, .. }) = turn.requests.pop_front()
+                {
+                    self.advance_ready_shadow().await;
+                    let before = self.burnt_fuel();
+                    self.perform(user.clone(), request, reply).await;
+                    turn.cost += self.burnt_fuel().saturating_sub(before) + REQUEST_FUEL;
+                }
+                queue.end_turn(&mut turn);
+            }
         }
+    }
+
+    async fn advance_ready_shadow(&mut self) {
+        if self.shadow.as_ref().is_some_and(Shadow::is_ready) {
+            self.advance_shadow().await;
+        }
+    }
+
+    /// What requests have cost so far, as fuel: that of all attempts, of the replays after those that failed, and the rest
+    /// of a deadline that was missed. It only grows.
+    fn burnt_fuel(&self) -> u64 {
+        let counts = &self.counts;
+        counts.fuel_charged + counts.fuel_rolled_back + self.rollback_fuel + self.missed_deadlines_fuel
     }
 
     /// Looks out for the next request of a client that is alone, and sends each when the last one is durable: for it, most
     /// of the time is threads that wake one another. With several, the thread has enough to do. One service of a host at a
     /// time, so that they do not keep one another from their work.
-    async fn look_out(&mut self, queue: &mpsc::Receiver<Message>, pace: &Pace, start: Instant) {
+    async fn look_out(&mut self, queue: &Exit, pace: &Pace, start: Instant) {
         if self.keeper.is_none() || self.shadow.is_some() || !pace.looks_out(Duration::ZERO) {
             return;
         }
@@ -398,8 +433,7 @@ impl Service {
     // A receiver that is gone has lost interest; what it asked for has happened all the same.
     async fn handle(&mut self, message: Message) {
         match message {
-            Message::Request { user, request, reply } => self.perform(user, request, reply).await,
-            Message::FailOver { by, done } => {
+            Message::FailOver { by, done, .. } => {
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
                 // Whose order an earlier one's shadow serves as well.
@@ -415,7 +449,7 @@ impl Service {
                 }
                 self.answer_order(order);
             }
-            Message::Snapshot { done } => {
+            Message::Snapshot { done, .. } => {
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
                 if is_alive && self.prefers_shadow() {
@@ -687,6 +721,11 @@ impl Service {
             self.counts.fuel_charged += fuel_used;
         } else {
             self.counts.fuel_rolled_back += fuel_used;
+        }
+        if let Answer::Failed(Cause::Deadline { deadline }) = &answer {
+            let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+            let rest = nanoseconds.saturating_sub(fuel_used);
+            self.missed_deadlines_fuel = self.missed_deadlines_fuel.saturating_add(rest);
         }
         let reply = Reply {
             id: work.id.clone(),

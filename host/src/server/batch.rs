@@ -128,7 +128,7 @@ impl Batch {
             if text.len() >= PIECE_BYTES {
                 return Some(Ok(text.into()));
             }
-            let is_queue_full = !self.shared.host.has_queue_room(&self.service);
+            let is_queue_full = !self.shared.host.has_queue_room(&self.service, &self.user);
             let takes_more = self.ended.is_none() && self.has_room() && !is_queue_full;
             tokio::select! {
                 biased;

@@ -1,13 +1,13 @@
 //! The way into a service: its bounded queue.
 
-use super::{QUEUE_BYTES_MAX, Status};
+use super::Status;
+use super::queue::{Entrance, Queued, Refused};
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request, VmId};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Messages in a service's queue that only look: so those who look do not keep out those who transact.
 pub(super) const LOOKS_MAX: usize = 16;
@@ -31,13 +31,11 @@ impl Order {
     }
 }
 
-/// What stands in a service's queue.
+/// Failovers and snapshots that may stand in a service's queue; further orders wait outside.
+pub(super) const ORDERS_MAX: usize = 16;
+
+/// What stands in a service's queue beside requests.
 pub(super) enum Message {
-    Request {
-        user: Name,
-        request: Request,
-        reply: ReplySender,
-    },
     /// Asks for the kept answer to a transaction.
     Find {
         user: Name,
@@ -48,9 +46,11 @@ pub(super) enum Message {
     FailOver {
         by: Name,
         done: oneshot::Sender<Ordered>,
+        _place: OwnedSemaphorePermit,
     },
     Snapshot {
         done: oneshot::Sender<Ordered>,
+        _place: OwnedSemaphorePermit,
     },
     Status {
         done: oneshot::Sender<Status>,
@@ -70,11 +70,13 @@ pub(super) enum Message {
 #[derive(Clone)]
 pub(crate) struct ServiceHandle {
     pub(super) name: Name,
-    pub(super) queue: mpsc::Sender<Message>,
-    /// Of the requests in the queue.
-    pub(super) queued_bytes: Arc<AtomicUsize>,
+    pub(super) queue: Arc<Entrance>,
+    /// Requests of one user that may wait.
+    pub(super) queue_max: usize,
     /// Places in the queue for those who look: a place is held until the message is handled, whoever asked may be gone.
     pub(super) looks: Arc<Semaphore>,
+    /// The same for orders.
+    pub(super) orders: Arc<Semaphore>,
 }
 
 /// A request that stands in a service's queue, until its answer may be told. Dropping it does not take the request back.
@@ -112,18 +114,9 @@ impl ServiceHandle {
     /// It does not stand in the queue.
     pub(crate) fn request(&self, user: Name, request: Request) -> Result<Pending, Denial> {
         let (reply, answered) = oneshot::channel();
-        let full = || Denial::QueueFull { service: self.name.clone(), limit: self.queue.max_capacity() };
-        let bytes = request.body.len();
-        if self.queued_bytes.fetch_add(bytes, Ordering::Relaxed).saturating_add(bytes) > QUEUE_BYTES_MAX {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            return Err(full());
-        }
-        self.queue.try_send(Message::Request { user, request, reply }).map_err(|error| {
-            self.queued_bytes.fetch_sub(bytes, Ordering::Relaxed);
-            match error {
-                mpsc::error::TrySendError::Full(_) => full(),
-                mpsc::error::TrySendError::Closed(_) => self.gone(),
-            }
+        self.queue.0.push(&user, Queued { request, reply }).map_err(|refused| match refused {
+            Refused::Full => Denial::QueueFull { service: self.name.clone(), limit: self.queue_max },
+            Refused::Over => self.gone(),
         })?;
         Ok(Pending { service: self.name.clone(), answered })
     }
@@ -133,19 +126,18 @@ impl ServiceHandle {
     pub(crate) async fn find(&self, user: Name, id: String) -> Result<Option<Reply>, Denial> {
         let (found, answered) = oneshot::channel();
         let place = self.look().await;
-        self.queue.send(Message::Find { user, id, found, _place: place }).await.map_err(|_| self.gone())?;
+        self.order(Message::Find { user, id, found, _place: place })?;
         answered.await.map_err(|_| self.gone())?
     }
 
-    /// Whether the queue has room to spare, so that a request which is sent now is not denied for want of it.
-    pub(crate) fn has_room(&self) -> bool {
-        let is_long = self.queue.capacity() < self.queue.max_capacity() / 4;
-        !is_long && self.queued_bytes.load(Ordering::Relaxed) < QUEUE_BYTES_MAX / 2
+    /// Whether `user` has room to spare in the queue, so that a request which is sent now is not denied for want of it.
+    pub(crate) fn has_room(&self, user: &Name) -> bool {
+        self.queue.0.has_room(user)
     }
 
     /// How many requests and orders wait in the queue.
     pub(crate) fn queue_length(&self) -> usize {
-        self.queue.max_capacity() - self.queue.capacity()
+        self.queue.0.len()
     }
 
     /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
@@ -156,12 +148,14 @@ impl ServiceHandle {
 
     /// Fails over now, as operator `by` wishes.
     pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, Denial> {
-        self.ask(|done| Message::FailOver { by, done }).await
+        let place = self.order_place().await;
+        self.ask(|done| Message::FailOver { by, done, _place: place }).await
     }
 
     /// Takes a snapshot now.
     pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
-        self.ask(|done| Message::Snapshot { done }).await.map(|(status, _)| status)
+        let place = self.order_place().await;
+        self.ask(|done| Message::Snapshot { done, _place: place }).await.map(|(status, _)| status)
     }
 
     /// Ends the service's task, after all that was sent before. Says why no snapshot of its last state could be taken, if
@@ -177,12 +171,20 @@ impl ServiceHandle {
 
     async fn ask<T>(&self, message: impl FnOnce(oneshot::Sender<T>) -> Message) -> Result<T, Denial> {
         let (done, answered) = oneshot::channel();
-        self.queue.send(message(done)).await.map_err(|_| self.gone())?;
+        self.order(message(done))?;
         answered.await.map_err(|_| self.gone())
+    }
+
+    fn order(&self, message: Message) -> Result<(), Denial> {
+        if self.queue.0.order(message) { Ok(()) } else { Err(self.gone()) }
     }
 
     async fn look(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.looks).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    async fn order_place(&self) -> OwnedSemaphorePermit {
+        Arc::clone(&self.orders).acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn gone(&self) -> Denial {

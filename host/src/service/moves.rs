@@ -45,7 +45,10 @@ impl Service {
         if self.adopt_shadow().await {
             return Ok(());
         }
-        self.bring_back().await?;
+        let before = self.counts.fuel_maintenance;
+        let brought_back = self.bring_back().await;
+        self.rollback_fuel += self.counts.fuel_maintenance - before;
+        brought_back?;
         let is_worth_a_snapshot = self.replayed_fuel > self.snapshot_fuel.max(INSTANTIATE_OVERHEAD_FUEL);
         if is_worth_a_snapshot && self.unmovable_backoff.is_over(self.requests) {
             self.snapshot_soon().await?;

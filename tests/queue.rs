@@ -1,0 +1,91 @@
+//! Users who share a service: what one of them sends does not keep the others waiting, or out.
+
+use crate::rig::{MIB, Rig, name, ok, size};
+use futures::FutureExt;
+use lifeboat::auth::{Grant, Identity};
+use lifeboat::clock::Timestamp;
+use lifeboat::service::QUEUE_MAX;
+use lifeboat::transaction::{Denial, Kind, Request};
+
+/// A user who may send transactions to `service`.
+fn user(rig: &Rig, user: &str, service: &str) -> Identity {
+    let user = name(user);
+    let mut authority = rig.host.authority();
+    authority.add_user(&user);
+    authority.grant(&user, &name(service), Grant::Transact);
+    let mut random = [9; 32];
+    random[..user.len()].copy_from_slice(user.as_bytes());
+    let token = authority.issue(&user, Timestamp(u64::MAX), random).expect("known");
+    drop(authority);
+    rig.host.authenticate(token.reveal()).expect("issued just now")
+}
+
+fn request(body: &str) -> Request {
+    Request { id: None, body: body.to_owned().into(), kind: Kind::Transaction }
+}
+
+#[tokio::test]
+async fn a_user_waits_for_one_turn_of_another_and_not_for_all_that_it_sent() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
+    let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
+    let begin = |user: &Identity, body: &str| rig.host.begin_as(user, "work", request(body)).expect("room");
+    let mut flood: Vec<_> = (0..300).map(|_| begin(&greedy, "3000000")).collect();
+    let served = begin(&modest, "1").await.expect("answered").sequence.0;
+    // Those that were served while the flood was sent, and one turn.
+    assert!(served < 30, "{served}");
+    let first = begin(&modest, "1").await.expect("answered").sequence.0;
+    assert!(first <= served + 4, "{served} {first}");
+    let done = flood.iter_mut().filter_map(|pending| pending.now_or_never()).count();
+    assert!(done < 40, "{done}");
+    for pending in flood.drain(done..) {
+        pending.await.expect("answered");
+    }
+    assert_eq!(ok(&rig.query("work", "x").await), "302");
+}
+
+#[tokio::test]
+async fn requests_of_a_user_stay_in_order_while_others_come_in_between() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
+    let users = ["ann", "ben", "cid"].map(|one| user(&rig, one, "work"));
+    let mut pending: [Vec<_>; 3] = Default::default();
+    for index in 0..300 {
+        let body = ["1", "100000", "700000"][index * 7 % 3];
+        pending[index % 3].push(rig.host.begin_as(&users[index % 3], "work", request(body)).expect("room"));
+    }
+    // What was sent before is done when the service says how it is.
+    assert_eq!(rig.status("work").await.sequence.0, 300);
+    for pending in pending {
+        let mut last = 0;
+        for pending in pending {
+            let sequence = pending.await.expect("answered").sequence.0;
+            assert!(sequence > last);
+            last = sequence;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_fills_the_queue_leaves_room_for_others() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
+    let greedy = user(&rig, "greedy", "work");
+    let begin = |user: &Identity, body: &str| rig.host.begin_as(user, "work", request(body));
+    let mut flood = vec![begin(&greedy, "300000000").expect("room")];
+    let full = loop {
+        match begin(&greedy, "1") {
+            Ok(pending) => flood.push(pending),
+            Err(denial) => break denial,
+        }
+    };
+    assert!(matches!(full, Denial::QueueFull { limit: QUEUE_MAX, .. }), "{full:?}");
+    assert!((QUEUE_MAX..=QUEUE_MAX + 64).contains(&flood.len()), "{}", flood.len());
+    for other in ["ann", "ben", "cid"] {
+        let other = user(&rig, other, "work");
+        assert!(rig.host.has_queue_room("work", &other.user));
+        for _ in 0..20 {
+            drop(begin(&other, "1").expect("room"));
+        }
+    }
+}
