@@ -10,6 +10,7 @@
 
 mod batch;
 mod body;
+mod deploys;
 mod events;
 mod health;
 mod listener;
@@ -22,6 +23,7 @@ mod users;
 
 pub use batch::{BATCH_BYTES_MAX, BATCH_IN_FLIGHT_MAX};
 pub use body::DRAINED_BYTES_MAX;
+pub use deploys::{DEPLOY_WAIT_MAX, LOADS_MAX};
 pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, STREAMS_MAX, STREAMS_PER_USER_MAX};
 pub use listener::{ADDRESS_SHARE, Listener, ListenerError, TlsFile, tls};
 pub use services::STATUS_MAX;
@@ -41,6 +43,7 @@ use crate::monitor::{HostLoad, Monitor};
 use crate::name::Name;
 use axum::Router;
 use axum::http::Method;
+use deploys::Deploys;
 use routes::{Api, Content, Needs, Route, json_of};
 use shares::Shares;
 use std::sync::Arc;
@@ -93,6 +96,8 @@ struct Shared {
     streams: Arc<Semaphore>,
     /// Those that each user has.
     streams_of: Shares<Name>,
+    /// Turns to deploy.
+    deploys: Deploys,
 }
 
 impl Shared {
@@ -140,6 +145,7 @@ impl Server {
             phase,
             streams,
             streams_of,
+            deploys: Deploys::default(),
         });
         let router = router(&shared);
         Self { shared, router }

@@ -65,18 +65,27 @@ pub(super) async fn deploy(
     let Query(deployment) = deployment.map_err(|error| Problem::bad_request("query", error.body_text()))?;
     let name = routes::name(&name)?;
     let settings = settings(&shared, deployment)?;
+    let turn = shared.deploys.turn(&identity.user).await?;
     let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
     // It may have taken minutes.
     shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
-    let created = uninterrupted(&shared, move |shared| async move { create(&shared, name, settings, bytes).await });
+    let created = uninterrupted(&shared, move |shared| async move {
+        let created = create(&shared, name, settings, bytes).await;
+        drop(turn);
+        created
+    });
     Ok((StatusCode::CREATED, Json(created.await?)))
 }
 
 async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
     // Validating a large module takes a while.
-    let (of_service, of_loader) = (name.clone(), bytes.clone());
-    let loading = move || load(&of_service, &of_loader, &LoadLimits::default());
+    let (of_service, of_loader, turn) = (name.clone(), bytes.clone(), shared.deploys.load().await?);
+    let loading = move || {
+        let loaded = load(&of_service, &of_loader, &LoadLimits::default());
+        drop(turn);
+        loaded
+    };
     let workload = joined(tokio::task::spawn_blocking(loading))
         .await
         .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "workload_refused", error.to_string()))?;
@@ -128,9 +137,6 @@ pub(super) async fn snapshot(
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
     shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
-    if let Some(directory) = shared.host.data() {
-        directory.snapshots_written(&routes::name(&name)?).await?;
-    }
     one(&shared, &name).await.map(Json)
 }
 

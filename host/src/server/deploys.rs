@@ -1,0 +1,95 @@
+//! Turns to deploy: a workload takes memory and time before it is known to be one.
+//!
+//! A user has one deployment at a time, so that no user makes all others wait; and one workload is loaded at a time. Who
+//! waits too long is told to try again.
+
+use super::problem::Problem;
+use crate::name::Name;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+
+/// How long a deployment waits for the one before it of its user, and then for the loader.
+pub const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+/// Workloads that are loaded at once.
+pub const LOADS_MAX: usize = 1;
+
+#[derive(Debug)]
+pub(super) struct Deploys {
+    /// Those that somebody holds or waits for. The others are forgotten with the next turn.
+    of_users: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
+    loads: Arc<Semaphore>,
+    wait: Duration,
+}
+
+impl Default for Deploys {
+    fn default() -> Self {
+        Self { of_users: Mutex::default(), loads: Arc::new(Semaphore::new(LOADS_MAX)), wait: DEPLOY_WAIT_MAX }
+    }
+}
+
+impl Deploys {
+    /// The turn of a user, until it is dropped.
+    pub(super) async fn turn(&self, user: &Name) -> Result<OwnedMutexGuard<()>, Problem> {
+        let lock = self.lock(user);
+        let turn = tokio::time::timeout(self.wait, lock.lock_owned()).await;
+        turn.map_err(|_| {
+            let seconds = self.wait.as_secs();
+            let text =
+                format!("another deployment of user '{user}' is under way for over {seconds} s; try again after it");
+            Problem::later("deploying", text)
+        })
+    }
+
+    /// The turn to load a workload, until it is dropped.
+    pub(super) async fn load(&self) -> Result<OwnedSemaphorePermit, Problem> {
+        let turn = tokio::time::timeout(self.wait, Arc::clone(&self.loads).acquire_owned()).await;
+        let turn = turn.ok().and_then(Result::ok);
+        turn.ok_or_else(|| {
+            let seconds = self.wait.as_secs();
+            Problem::later("loader_busy", format!("other workloads are loaded for over {seconds} s; try again"))
+        })
+    }
+
+    fn lock(&self, user: &Name) -> Arc<tokio::sync::Mutex<()>> {
+        let mut of_users = self.of_users.lock().unwrap_or_else(PoisonError::into_inner);
+        of_users.retain(|_, lock| lock.strong_count() > 0);
+        if let Some(lock) = of_users.get(user).and_then(Weak::upgrade) {
+            return lock;
+        }
+        let lock = Arc::default();
+        of_users.insert(user.clone(), Arc::downgrade(&lock));
+        lock
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::pin::pin;
+
+    #[tokio::test]
+    async fn a_user_waits_for_their_own_deployment_and_nobody_for_ever() {
+        let deploys = Deploys::default();
+        let (ann, ben) = (Name::new("ann").expect("a name"), Name::new("ben").expect("a name"));
+        let first = deploys.turn(&ann).await.expect("free");
+        let mut second = pin!(deploys.turn(&ann));
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(deploys.turn(&ben).now_or_never().expect("at once").expect("another user's"));
+        drop(first);
+        drop(second.await.expect("its turn"));
+        drop(deploys.turn(&ann).await);
+        assert_eq!(deploys.of_users.lock().expect("no panic").len(), 1, "who is done is forgotten");
+
+        let hasty = Deploys { wait: Duration::ZERO, ..Deploys::default() };
+        let _first = hasty.turn(&ann).await.expect("free");
+        assert!(hasty.turn(&ann).await.expect_err("too long").is_unavailable());
+        let load = hasty.load().await.expect("free");
+        assert!(hasty.load().await.expect_err("too long").is_unavailable());
+        drop(load);
+        drop(hasty.load().await.expect("free"));
+    }
+}
