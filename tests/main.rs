@@ -32,7 +32,6 @@ mod cli_simulate;
 mod client;
 mod durable;
 mod failover;
-mod full;
 mod hostile;
 mod kill;
 mod kill_server;

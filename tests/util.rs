@@ -5,8 +5,6 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
-use std::os::unix::fs::MetadataExt;
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -105,16 +103,6 @@ impl Lifeboat {
     /// Sets a variable of its environment.
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
-        self
-    }
-
-    /// Runs as somebody who is nobody's owner, if these tests may do that: who runs them may do everything then.
-    pub(crate) fn as_nobody(mut self) -> Self {
-        const NOBODY: u32 = 65_534;
-        let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
-        if is_root {
-            self.command.uid(NOBODY).gid(NOBODY);
-        }
         self
     }
 

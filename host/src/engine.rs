@@ -6,20 +6,37 @@
 //!
 //! Guests run on a tokio runtime of their own, so that a busy guest never delays network I/O.
 
+mod child;
+
+pub use child::{COMPILE_COMMAND, COMPILE_MEMORY_BYTES_MAX, COMPILED_BYTES_MAX, compile_as_child, compile_in_children};
+
 use crate::vm::{StoreData, VmPre, add_to_linker};
 use crate::workload::{CORE_INSTANCES_MAX, LoadError, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
 
 /// The stack that a guest may use, in bytes.
 pub const STACK_BYTES_MAX: usize = 512 * 1024;
 
-/// What compiling one workload may take, from its turn on: they are compiled one at a time.
+/// What compiling one workload may take, from its turn on.
 pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
+
+/// What compiling one workload may take that is deployed, and as long it waits for its turn. Less, so that one that was
+/// deployed can be compiled when the host starts.
+pub const DEPLOY_COMPILE_DEADLINE: Duration = Duration::from_secs(60);
+
+/// Components of up to so many bytes are compiled in this process, one at a time: that is quicker, and bounded by their
+/// size. Larger ones have a process of their own, if the program can be one.
+pub const COMPILE_HERE_BYTES_MAX: u64 = 192 << 10;
+
+/// Processes that compile at once. One that takes long keeps no other from its turn.
+pub const COMPILERS_MAX: usize = 2;
 
 /// What a pool slot offers beyond the largest size at the least: room for a snapshot or a restore. Beyond a largest size of
 /// more than this, a slot offers as much again, as far as a 32-bit guest can address it: a guest may hold its state twice
@@ -56,19 +73,27 @@ pub enum EngineError {
     #[error(transparent)]
     Load(#[from] LoadError),
     /// Cranelift refused it, or one of its imports has another type than ours.
-    #[error("{name}: cannot be compiled: {reason}; build it for lifeboat:vm@0.1.0")]
+    #[error("{name}: cannot be compiled: {reason}")]
     Compile {
         /// The workload's file.
         name: String,
-        /// What the compiler said, on one line.
+        /// What the compiler said, on one line, and the remedy.
         reason: String,
+    },
+    /// Others are compiled first, for too long.
+    #[error("{name}: not compiled, as others were for {} s; try again", wait.as_secs())]
+    CompilerBusy {
+        /// The workload's file.
+        name: String,
+        /// How long it waited.
+        wait: Duration,
     },
     /// Cranelift took too long.
     #[error("{name}: not compiled within {} s; make the module smaller", deadline.as_secs())]
     CompileDeadline {
         /// The workload's file.
         name: String,
-        /// [`COMPILE_DEADLINE`].
+        /// [`COMPILE_DEADLINE`] or [`DEPLOY_COMPILE_DEADLINE`].
         deadline: Duration,
     },
     /// The pool or the threads could not be had.
@@ -103,7 +128,9 @@ pub struct Engine {
     wasmtime: wasmtime::Engine,
     linker: Linker<StoreData>,
     guests: Option<tokio::runtime::Runtime>,
-    compiling: Arc<tokio::sync::Semaphore>,
+    /// Turns to compile in this process, and in others.
+    compiling: Arc<Semaphore>,
+    compilers: Arc<Semaphore>,
     compiled: AtomicU64,
     largest_bytes: u64,
     slot_bytes: u64,
@@ -137,45 +164,108 @@ impl Engine {
             wasmtime,
             linker,
             guests: Some(guests),
-            compiling: Arc::new(tokio::sync::Semaphore::new(1)),
+            compiling: Arc::new(Semaphore::new(1)),
+            compilers: Arc::new(Semaphore::new(COMPILERS_MAX)),
             compiled: AtomicU64::new(0),
             largest_bytes,
             slot_bytes,
         })
     }
 
-    /// Compiles `workload`, one at a time, on the guests' threads.
+    /// Compiles `workload` when it is its turn.
     ///
     /// # Errors
-    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]. After the deadline the compiler still runs to
-    /// its end in the background, and holds the turn of those that wait.
+    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]. After the deadline a compiler in this process still
+    /// runs to its end in the background, and holds the turn of those that wait; one in a process of its own is gone.
     pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        let turn = self.turn(&workload).await;
+        self.compile_in_turn(workload, turn, COMPILE_DEADLINE).await
+    }
+
+    /// The same for a workload that is deployed.
+    ///
+    /// # Errors
+    /// As [`Engine::compile`], and [`EngineError::CompilerBusy`].
+    pub async fn compile_deployed(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        let wait = DEPLOY_COMPILE_DEADLINE;
+        match tokio::time::timeout(wait, self.turn(&workload)).await {
+            Ok(turn) => self.compile_in_turn(workload, turn, DEPLOY_COMPILE_DEADLINE).await,
+            Err(_) => Err(EngineError::CompilerBusy { name: workload.name, wait }),
+        }
+    }
+
+    async fn turn(&self, workload: &Workload) -> OwnedSemaphorePermit {
+        let turns = if compiler_of(workload).is_some() { &self.compilers } else { &self.compiling };
+        Arc::clone(turns).acquire_owned().await.expect("the semaphore is never closed")
+    }
+
+    async fn compile_in_turn(
+        self: &Arc<Self>,
+        workload: Workload,
+        turn: OwnedSemaphorePermit,
+        deadline: Duration,
+    ) -> Result<Arc<Program>, EngineError> {
         let name = workload.name.clone();
-        let turn = Arc::clone(&self.compiling).acquire_owned().await.expect("the semaphore is never closed");
         self.compiled.fetch_add(1, Ordering::Relaxed);
         let engine = Arc::clone(self);
+        let in_child = compiler_of(&workload);
         let compiled = self.guests().spawn_blocking(move || {
             let _turn = turn;
-            engine.compile_now(workload)
+            match in_child {
+                Some(executable) => engine.compile_in_child(executable, workload, deadline),
+                None => engine.compile_now(workload),
+            }
         });
-        match tokio::time::timeout(COMPILE_DEADLINE, compiled).await {
+        // A child is ended by whoever waits for it, and so that its end is seen.
+        let patience = if in_child.is_some() { deadline * 2 } else { deadline };
+        match tokio::time::timeout(patience, compiled).await {
             Ok(Ok(program)) => program.map(Arc::new),
-            Ok(Err(panic)) => Err(EngineError::Compile { name, reason: panic.to_string() }),
-            Err(_) => Err(EngineError::CompileDeadline { name, deadline: COMPILE_DEADLINE }),
+            Ok(Err(panic)) => {
+                Err(EngineError::Compile { name, reason: format!("{panic}; make its functions smaller") })
+            }
+            Err(_) => Err(EngineError::CompileDeadline { name, deadline }),
+        }
+    }
+
+    #[expect(unsafe_code, reason = "compiled code of another process is trusted here, and nowhere else")]
+    fn compile_in_child(
+        &self,
+        executable: &Path,
+        workload: Workload,
+        deadline: Duration,
+    ) -> Result<Program, EngineError> {
+        let name = || workload.name.clone();
+        let code = child::compile(executable, &workload.component, deadline).map_err(|failure| match failure {
+            child::Failure::Deadline => EngineError::CompileDeadline { name: name(), deadline },
+            child::Failure::Reason(reason) => EngineError::Compile { name: name(), reason },
+        })?;
+        // SAFETY: the bytes must be what a compiler of this engine's version and settings wrote, which wasmtime checks,
+        // and nobody changed, which it does not. They came through a pipe from a process that this one started, of the
+        // same executable, which runs no code of the guest, and were never in a file.
+        let component = unsafe { Component::deserialize(&self.wasmtime, &code) };
+        drop(code);
+        self.link(workload, component)
+    }
+
+    fn compile_now(&self, workload: Workload) -> Result<Program, EngineError> {
+        let component = Component::new(&self.wasmtime, &workload.component);
+        self.link(workload, component)
+    }
+
+    fn link(&self, workload: Workload, component: wasmtime::Result<Component>) -> Result<Program, EngineError> {
+        let linked = component.and_then(|component| self.linker.instantiate_pre(&component)).and_then(VmPre::new);
+        match linked {
+            Ok(pre) => Ok(Program { workload, pre }),
+            Err(error) => {
+                let reason = format!("{}; build it for lifeboat:vm@0.1.0", one_line(&error));
+                Err(EngineError::Compile { name: workload.name, reason })
+            }
         }
     }
 
     /// How many compilations began.
     pub(crate) fn compiled(&self) -> u64 {
         self.compiled.load(Ordering::Relaxed)
-    }
-
-    fn compile_now(&self, workload: Workload) -> Result<Program, EngineError> {
-        let fail =
-            |error: wasmtime::Error| EngineError::Compile { name: workload.name.clone(), reason: one_line(&error) };
-        let component = Component::new(&self.wasmtime, &workload.component).map_err(fail)?;
-        let pre = self.linker.instantiate_pre(&component).and_then(VmPre::new).map_err(fail)?;
-        Ok(Program { workload, pre })
     }
 
     /// Runs `future` on the guests' threads.
@@ -242,6 +332,11 @@ impl Program {
     pub fn engine(&self) -> &wasmtime::Engine {
         self.pre.engine()
     }
+}
+
+/// The program that compiles `workload` in a process of its own, if it is to have one.
+fn compiler_of(workload: &Workload) -> Option<&'static Path> {
+    child::executable().filter(|_| workload.component_bytes > COMPILE_HERE_BYTES_MAX)
 }
 
 /// Determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.

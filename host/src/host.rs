@@ -172,8 +172,22 @@ impl Host {
     /// # Errors
     /// As [`Engine::compile`].
     pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
-        let (engine, hash, name) = (Arc::clone(&self.engine), workload.hash, workload.name.clone());
-        let made = self.programs.get(hash, async move { engine.compile(workload).await }).await;
+        let engine = Arc::clone(&self.engine);
+        self.made(workload, |workload| async move { engine.compile(workload).await }).await
+    }
+
+    /// The same for a workload that is deployed, which waits less.
+    async fn compile_deployed(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        let engine = Arc::clone(&self.engine);
+        self.made(workload, |workload| async move { engine.compile_deployed(workload).await }).await
+    }
+
+    async fn made<F>(&self, workload: Workload, make: impl FnOnce(Workload) -> F) -> Result<Arc<Program>, EngineError>
+    where
+        F: Future<Output = Result<Arc<Program>, EngineError>> + Send + 'static,
+    {
+        let (hash, name) = (workload.hash, workload.name.clone());
+        let made = self.programs.get(hash, make(workload)).await;
         made.map_err(|error| match &*error {
             ProgramError::Engine(error) => error.clone(),
             ProgramError::Load(error) => error.clone().into(),

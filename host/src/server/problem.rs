@@ -158,7 +158,6 @@ impl From<Denial> for Problem {
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
-            Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),
             Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
             // It is not one of the four outcomes, but which of them is not known.
@@ -228,6 +227,9 @@ impl From<LaunchError> for Problem {
             | LaunchError::Instantiate { .. }
             | LaunchError::Engine(EngineError::Load(_) | EngineError::Compile { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused")
+            }
+            LaunchError::Engine(EngineError::CompilerBusy { .. }) => {
+                return Self::later("compiler_busy", error.to_string());
             }
             LaunchError::Engine(EngineError::CompileDeadline { .. }) => {
                 return Self::later("compile_deadline", error.to_string());
