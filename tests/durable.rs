@@ -27,6 +27,7 @@ use std::future::poll_fn;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, Weak};
 use std::task::Poll;
+use std::time::Duration;
 
 const SERVICES: [&str; 2] = ["ant", "bee"];
 
@@ -352,6 +353,22 @@ async fn a_failover_is_reported_once_it_is_durable_whenever_the_power_goes() {
         assert!(after.iter().all(|failover| failover.to.number > last), "cut at {nth}: {before:?}, then {after:?}");
     }
     assert!(cut > 20, "the power was cut {cut} times");
+}
+
+#[tokio::test]
+async fn a_start_reports_a_clock_that_is_behind_the_last_transaction() {
+    let storage = SimulatedStorage::new(4);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    rig.clock.advance(Duration::from_secs(61));
+    let last = rig.send("ant", "1").await.expect("kept").timestamp;
+    let sooner = rig.send("bee", "1").await.expect("kept").timestamp;
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    let behind = |event: &Event| matches!(event, Event::ClockBehind { now, .. } if now.0 + 61_000_000_000 == last.0);
+    assert_eq!(rig.events().iter().filter(|event| behind(event)).count(), 2, "{:?}", rig.events());
+    assert_eq!(rig.send("ant", "1").await.expect("kept").timestamp.0, last.0 + 1);
+    assert_eq!(rig.send("bee", "1").await.expect("kept").timestamp.0, sooner.0 + 1);
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! What a guest sees of WASI: time that stands still, numbers that come again, a log, and nothing else.
 
 use crate::rig::{MIB, Rig, cause, ok, size};
+use lifeboat::clock::Timestamp;
 use lifeboat::event::Event;
 use lifeboat::size::Size;
 use std::sync::Arc;
@@ -26,8 +27,66 @@ async fn clocks_stand_at_the_transactions_time_and_move_with_it() {
 async fn a_sleep_moves_the_clock_at_once_and_only_for_its_transaction() {
     let rig = started().await;
     assert_eq!(ok(&rig.send("guest", "sleep").await), (NOW_NS + 1_000_000_000).to_string());
-    assert_eq!(ok(&rig.send("guest", "nap").await), NOW_NS.to_string(), "a time that is past is not waited for");
+    let next = (NOW_NS + 1).to_string();
+    assert_eq!(ok(&rig.send("guest", "nap").await), next, "a time that is past is not waited for");
+    assert_eq!(ok(&rig.send("guest", "time").await), (NOW_NS + 2).to_string());
+}
+
+/// The lines that the service logged, and how often it was reported that the clock is behind.
+fn logged(rig: &Rig) -> (Vec<String>, usize) {
+    let (mut lines, mut behind) = (Vec::new(), 0);
+    for event in rig.events() {
+        match event {
+            Event::Log { line, .. } => lines.push(line),
+            Event::ClockBehind { .. } => behind += 1,
+            _ => {}
+        }
+    }
+    (lines, behind)
+}
+
+#[tokio::test]
+async fn after_a_clock_that_was_a_year_ahead_time_goes_on_and_so_does_the_log() {
+    const YEAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+    let rig = started().await;
     assert_eq!(ok(&rig.send("guest", "time").await), NOW_NS.to_string());
+    let ahead = Timestamp(NOW_NS).plus(YEAR);
+    rig.clock.set(ahead);
+    assert_eq!(ok(&rig.send("guest", "time").await), ahead.0.to_string());
+    rig.clock.set(Timestamp(NOW_NS));
+    for step in 1..=3 {
+        assert_eq!(ok(&rig.send("guest", "time").await), (ahead.0 + step).to_string());
+    }
+    assert_eq!(logged(&rig).1, 1, "it is reported once");
+    // More than may be logged at once: most of it is dropped, which is counted.
+    for _ in 0..3_000 {
+        rig.send("guest", "log").await.expect("kept");
+    }
+    let (lines, _) = logged(&rig);
+    let passed = lines.iter().filter(|line| *line == "hello").count();
+    let dropped = rig.status("guest").await.counts.log_lines_dropped;
+    assert_eq!(
+        (passed + usize::try_from(dropped).expect("few"), lines.len()),
+        (3_000, passed + 1),
+        "{:?}",
+        lines.last()
+    );
+    assert!(dropped > 500 && lines[passed].starts_with("(1 line dropped: "), "{dropped}, {}", lines[passed]);
+    // An hour later by the clock that nobody sets, there is room again.
+    rig.clock.advance(Duration::from_secs(3_600));
+    rig.send("guest", "log").await.expect("kept");
+    let (lines, _) = logged(&rig);
+    assert!(lines[passed + 1].starts_with(&format!("({} lines dropped: ", dropped - 1)), "{}", lines[passed + 1]);
+    assert_eq!(lines[passed + 2], "hello");
+    // A replay sees the times that were seen.
+    assert!(cause(&rig.send("guest", "boom").await).starts_with("trap: "));
+    assert_eq!(rig.status("guest").await.stopped, None);
+    // It has caught up, and falls behind again.
+    rig.clock.set(ahead.plus(Duration::from_secs(3_600)));
+    rig.send("guest", "time").await.expect("kept");
+    rig.clock.set(ahead);
+    rig.send("guest", "time").await.expect("kept");
+    assert_eq!(logged(&rig).1, 2);
 }
 
 #[tokio::test]

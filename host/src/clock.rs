@@ -2,8 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// A point in time: nanoseconds since 1970-01-01T00:00:00Z.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -58,10 +59,17 @@ impl fmt::Display for Utc {
     }
 }
 
+/// How far the clock may be behind the last recorded time before that is reported.
+pub const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(60);
+
 /// Tells the time. Services ask it once for each transaction.
 pub trait Clock: Send + Sync {
-    /// The time now. May stand still or go back: a service never hands a time to a guest that is before the last one.
+    /// The time now. May stand still, go back, and be wrong by years: a service never hands a time to a guest that is not
+    /// after the last one.
     fn now(&self) -> Timestamp;
+
+    /// The time since some moment of this process, which never goes back: what rates and intervals are measured by.
+    fn monotonic(&self) -> Duration;
 }
 
 /// The operating system's wall clock.
@@ -73,28 +81,48 @@ impl Clock for SystemClock {
         let since_1970 = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
         Timestamp(u64::try_from(since_1970.as_nanos()).unwrap_or(u64::MAX))
     }
+
+    fn monotonic(&self) -> Duration {
+        static START: OnceLock<Instant> = OnceLock::new();
+        START.get_or_init(Instant::now).elapsed()
+    }
 }
 
 /// A clock that moves only when told to: the time of simulations and tests.
 #[derive(Debug, Default)]
-pub struct VirtualClock(AtomicU64);
+pub struct VirtualClock {
+    now: AtomicU64,
+    /// Nanoseconds by which it was advanced.
+    elapsed: AtomicU64,
+}
 
 impl VirtualClock {
     /// A clock that stands at `start`.
     #[must_use]
     pub fn new(start: Timestamp) -> Self {
-        Self(AtomicU64::new(start.0))
+        Self { now: AtomicU64::new(start.0), elapsed: AtomicU64::new(0) }
     }
 
     /// Moves the clock forward by `duration`.
     pub fn advance(&self, duration: Duration) {
-        self.0.fetch_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX), Ordering::Relaxed);
+        let nanoseconds = u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX);
+        self.now.fetch_add(nanoseconds, Ordering::Relaxed);
+        self.elapsed.fetch_add(nanoseconds, Ordering::Relaxed);
+    }
+
+    /// Sets the clock to another time, as an operator might. No time passes.
+    pub fn set(&self, now: Timestamp) {
+        self.now.store(now.0, Ordering::Relaxed);
     }
 }
 
 impl Clock for VirtualClock {
     fn now(&self) -> Timestamp {
-        Timestamp(self.0.load(Ordering::Relaxed))
+        Timestamp(self.now.load(Ordering::Relaxed))
+    }
+
+    fn monotonic(&self) -> Duration {
+        Duration::from_nanos(self.elapsed.load(Ordering::Relaxed))
     }
 }
 

@@ -3,7 +3,7 @@
 //! Events are made by the service they tell of, in the order in which things happened, or by the host's monitor, and go
 //! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
 
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, Utc};
 use crate::meter::{Percent, Resource, Usage};
 use crate::monitor::{HYSTERESIS_POINTS, HostResource};
 use crate::name::Name;
@@ -107,6 +107,17 @@ pub enum Event {
         #[serde(rename = "took_us", serialize_with = "microseconds")]
         took: Duration,
     },
+    /// The host's clock is far behind the last transaction: it was ahead then, or is wrong now.
+    ClockBehind {
+        /// The service.
+        service: Name,
+        /// What the clock says.
+        #[serde(serialize_with = "date")]
+        now: Timestamp,
+        /// The time of the last transaction.
+        #[serde(serialize_with = "date")]
+        last: Timestamp,
+    },
     /// A service cannot be brought back: records of it are lost, or its guest fails. It waits for an operator.
     Quarantined {
         /// The service.
@@ -192,6 +203,7 @@ impl Event {
             | Self::Created { vm, .. }
             | Self::Restored { vm, .. } => Some(&vm.service),
             Self::Started { service }
+            | Self::ClockBehind { service, .. }
             | Self::Stopped { service, .. }
             | Self::Quarantined { service, .. }
             | Self::Removed { service }
@@ -224,6 +236,7 @@ impl Event {
             Self::Started { .. } => "started",
             Self::Stopped { .. } => "stopped",
             Self::Restored { .. } => "restored",
+            Self::ClockBehind { .. } => "clock_behind",
             Self::Quarantined { .. } => "quarantined",
             Self::Removed { .. } => "removed",
             Self::SnapshotDamaged { .. } => "snapshot_damaged",
@@ -442,6 +455,10 @@ impl fmt::Display for Failover {
     }
 }
 
+fn date<S: serde::Serializer>(time: &Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(&format_args!("{:.9}", Utc(*time)))
+}
+
 fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(duration.as_micros()).unwrap_or(u64::MAX))
 }
@@ -487,6 +504,13 @@ impl fmt::Display for Event {
                 grouped(snapshot_sequence.0),
                 grouped(*replayed_transactions),
                 took.as_secs_f64() * 1e3,
+            ),
+            Self::ClockBehind { service, now, last } => write!(
+                f,
+                "Clock behind: the last transaction of {service} is of {}, and the host's clock says {}: it was ahead then, or \
+                 is wrong now; check it. Until it has caught up, the guest's time goes on by a nanosecond a transaction",
+                Utc(*last),
+                Utc(*now),
             ),
             Self::Quarantined { service, reason } => {
                 write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {reason}")

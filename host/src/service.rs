@@ -33,7 +33,7 @@ pub(crate) use answers::Kept as KeptId;
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
 pub use handle::Pending;
 pub(crate) use handle::{Ordered, ServiceHandle};
-pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_LINE_BYTES};
+pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
 pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
 pub(crate) use recover::KeeperTask;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
@@ -41,7 +41,7 @@ pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
-use crate::clock::{Clock, Timestamp};
+use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
@@ -88,6 +88,9 @@ pub const TAIL_FUEL_MAX: u64 = 250_000_000;
 
 /// A snapshot is taken when the journal holds this many bytes since the last one.
 pub const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// By how much the guest's time goes on at the least from one transaction or query to the next.
+pub const GUEST_TIME_STEP: Duration = Duration::from_nanos(1);
 
 /// Bytes of requests that may wait for a service.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
@@ -196,6 +199,8 @@ pub(crate) struct Service {
     /// Holds back failovers for the sake of memory after one brought nothing.
     memory_backoff: Backoff,
     stopped: Option<String>,
+    /// It was reported that the clock is behind the last transaction.
+    is_clock_behind: bool,
     /// The operator who forced the last failover that was forced, or is about to be.
     forced_by: Option<Name>,
     /// The last failover that the request which is being performed caused.
@@ -234,7 +239,7 @@ impl Service {
             sizes.push(Arc::clone(&spec.size));
         }
         sizes.sort_by_key(|size| size.memory_bytes);
-        let now = surroundings.clock.now();
+        let now = surroundings.clock.monotonic();
         let events = EventGate::new(Arc::clone(&surroundings.events));
         Self {
             name: spec.name,
@@ -278,6 +283,7 @@ impl Service {
             cpu_backoff: Backoff::default(),
             memory_backoff: Backoff::default(),
             stopped: None,
+            is_clock_behind: false,
             forced_by: None,
             triggered: None,
             counts: Counts::default(),
@@ -671,7 +677,7 @@ impl Service {
                 format!("query-{}", self.queries_named)
             }
         });
-        let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
+        let timestamp = self.next_timestamp();
         Ok(Work { kind, id, key, user, body, sequence, timestamp, epoch: self.epoch })
     }
 
@@ -700,7 +706,9 @@ impl Service {
         };
         let lines = self.vm.instance.take_log();
         if !lines.is_empty() {
-            for line in self.logs.pass(lines, work.timestamp) {
+            let passed = self.logs.pass(lines, self.surroundings.clock.monotonic());
+            self.counts.log_lines_dropped += passed.dropped_lines;
+            for line in passed.lines {
                 self.emit(Event::Log { service: self.name.clone(), line });
             }
         }
@@ -839,7 +847,8 @@ impl Service {
 
     /// Reports a journal that fills up, at each of [`JOURNAL_FILLING_PERCENT`], and that it is relieved.
     fn watch_journal(&mut self) {
-        let is_above = |percent: &&u64| self.journal.held_bytes() >= JOURNAL_BYTES_MAX / 100 * **percent;
+        let held_bytes = self.journal.held_bytes();
+        let is_above = |percent: &&u64| held_bytes >= JOURNAL_BYTES_MAX / 100 * **percent;
         let reached = JOURNAL_FILLING_PERCENT.iter().rev().find(is_above).copied().unwrap_or(0);
         if reached == 0 {
             self.is_journal_full = false;
@@ -880,6 +889,23 @@ impl Service {
         };
         self.journal_event(Record::SlaFailure(failure.clone()));
         self.emit_once_durable(Event::SlaFailure(failure));
+    }
+
+    /// The time that the next transaction or query sees: after the last one, also while the clock stands or was put back.
+    fn next_timestamp(&mut self) -> Timestamp {
+        let now = self.surroundings.clock.now();
+        self.watch_clock(now);
+        now.max(self.last_timestamp.plus(GUEST_TIME_STEP))
+    }
+
+    /// Reports that the clock is behind what it was, once until it has caught up.
+    fn watch_clock(&mut self, now: Timestamp) {
+        if now >= self.last_timestamp {
+            self.is_clock_behind = false;
+        } else if !self.is_clock_behind && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
+            self.is_clock_behind = true;
+            self.emit(Event::ClockBehind { service: self.name.clone(), now, last: self.last_timestamp });
+        }
     }
 
     /// The time now, and never before that of the last transaction.

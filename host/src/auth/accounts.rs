@@ -17,7 +17,7 @@ use super::limits::LogInLimits;
 use super::password::{self, Entered, Gate, PasswordError, PasswordHash, PasswordScheme, Salt};
 use super::{Grant, Identity, Token, TokenHash};
 use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry};
-use crate::clock::Timestamp;
+use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -130,6 +130,8 @@ pub struct Accounts {
     scheme: Box<dyn PasswordScheme>,
     gate: Gate,
     limits: Mutex<LogInLimits>,
+    /// What log-ins are limited by; without one, the time of each.
+    clock: Option<Arc<dyn Clock>>,
     /// Held from reading the catalog for a change until the authority knows of it.
     changing: Mutex<()>,
     token_lifetime: Duration,
@@ -143,7 +145,8 @@ impl fmt::Debug for Accounts {
 
 impl Accounts {
     /// Reads the accounts in `catalog` into `authority`, which takes them from nowhere else from now on. Tokens that have
-    /// expired by `now` are dropped, on the disk too. New ones live for `token_lifetime`.
+    /// expired by `now` are dropped, on the disk too; those that were issued in what is the future now live as
+    /// long as they were meant to, from now on. New ones live for `token_lifetime`.
     ///
     /// `catalog` is whatever holds one: a [`DataDirectory`](crate::data::DataDirectory), a
     /// [`Locked`](crate::data::Locked).
@@ -174,8 +177,16 @@ impl Accounts {
         let mut change = AccountsChange::default();
         let mut tokens: Vec<_> = stored.tokens()?.into_iter().collect();
         tokens.sort_by_key(|(_, entry)| entry.issued);
-        for (hash, TokenEntry { user, expires, .. }) in tokens {
+        for (hash, mut entry) in tokens {
+            // The clock was ahead when it was issued, or is behind now: it lives as long as it was meant to, from now on.
+            if entry.issued > now.plus(CLOCK_BEHIND_MAX) {
+                let lifetime = Duration::from_nanos(entry.expires.0.saturating_sub(entry.issued.0));
+                (entry.issued, entry.expires) = (now, now.plus(lifetime));
+                change.put_tokens.insert(hash, entry.clone());
+            }
+            let TokenEntry { user, expires, .. } = entry;
             if now >= expires || !loaded.accept(&user, hash, expires) {
+                change.put_tokens.remove(&hash);
                 change.remove_tokens.insert(hash);
             }
         }
@@ -187,9 +198,18 @@ impl Accounts {
             scheme,
             gate: Gate::default(),
             limits: Mutex::default(),
+            clock: None,
             changing: Mutex::default(),
             token_lifetime,
         })
+    }
+
+    /// The same accounts, whose log-ins are limited by the monotonic time of `clock`: by a wall clock that is put back or
+    /// forward, they would be refused for too long, or not at all.
+    #[must_use]
+    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = Some(clock);
+        self
     }
 
     /// Lets a user in who knows their password. Takes as long for users that do not exist. `random` are 256 bits of a
@@ -392,6 +412,8 @@ impl Accounts {
 
     /// Compares a password with that of a user, as a log-in. Returns the hash that it was compared with.
     fn verify(&self, user: &Name, password: &str, address: IpAddr, now: Timestamp) -> Result<PasswordHash, LogInError> {
+        let monotonic = self.clock.as_ref().map(|clock| Timestamp(0).plus(clock.monotonic()));
+        let now = monotonic.unwrap_or(now);
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter()?;
         let known = self.catalog().user(user)?.map(|entry| entry.password);

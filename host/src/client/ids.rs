@@ -65,7 +65,9 @@ impl LineIds {
     pub fn next_block(&self, number: u64, now: Timestamp) -> Option<IdBlock> {
         let is_known = number < self.settled_before
             || self.blocks.last().is_some_and(|last| {
-                number.saturating_sub(last.line) < ID_BLOCK_LINES_MAX && now <= last.time.plus(ID_BLOCK_AGE_MAX)
+                let is_of_now = now <= last.time.plus(ID_BLOCK_AGE_MAX) && last.time <= now.plus(ID_BLOCK_AGE_MAX);
+                // A block of a clock that was ahead is not gone on with, either.
+                number.saturating_sub(last.line) < ID_BLOCK_LINES_MAX && is_of_now
             });
         (!is_known).then_some(IdBlock { line: number, time: now })
     }

@@ -146,6 +146,8 @@ impl Exposition {
         families.counters("snapshots", None, help, counts(|counts| counts.snapshots))?;
         let help = "Times that a VM went back to before a transaction";
         families.counters("rollbacks", None, help, counts(|counts| counts.rollbacks))?;
+        let help = "Lines of the guest's log that were dropped, since it logged too much";
+        families.counters("log_lines_dropped", None, help, counts(|counts| counts.log_lines_dropped))?;
         let help = "Transactions that were executed again, for any reason";
         families.counters("replayed_transactions", None, help, counts(|counts| counts.replayed_transactions))?;
         families.counters(

@@ -104,10 +104,10 @@ impl EventLog {
         number.parse().ok().filter(|number| *number <= last)
     }
 
-    /// Whether an id looks like one that the server gave before it was started this time.
+    /// Whether an id looks like one that the server gave before it was started this time, by whatever its clock said then.
     fn is_of_earlier_start(&self, id: &str) -> bool {
         let parts = id.split_once('-').map(|(start, number)| (start.parse::<u64>(), number.parse::<u64>()));
-        matches!(parts, Some((Ok(start), Ok(_))) if start < self.start)
+        matches!(parts, Some((Ok(start), Ok(_))) if start != self.start)
     }
 
     /// The number before the first event that is kept.
@@ -323,8 +323,8 @@ mod tests {
         assert_eq!(last.len(), 2);
         assert_eq!(log.id(last[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
         assert_eq!(log.number("5-3"), Some(3));
-        assert!(log.is_of_earlier_start("4-7"));
-        assert!(!["5-7", "6-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
+        assert!(log.is_of_earlier_start("4-7") && log.is_of_earlier_start("6-7"));
+        assert!(!["5-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
         for unknown in ["4-7", "nonsense", "5-", "5-x", &format!("5-{}", EVENTS_KEPT_MAX + 11)] {
             assert_eq!(log.number(unknown), None, "{unknown}");
         }

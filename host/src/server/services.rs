@@ -234,7 +234,10 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
     let vm = status(shared, &name).await.map(vm);
     let (standing, reason) = match shared.host.quarantined(&name) {
         _ if shared.host.has_service(&name) => match vm.as_ref().and_then(|vm| vm.stopped.as_ref()) {
-            Some(reason) => (Standing::Stopped, Some(format!("{reason}; start it to have it brought back"))),
+            Some(reason) => (
+                Standing::Stopped,
+                Some(format!("{reason}; once that is mended, lifeboat start {name} brings it back")),
+            ),
             None => (Standing::Running, None),
         },
         Some(reason) => (Standing::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),

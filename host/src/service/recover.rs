@@ -169,6 +169,7 @@ impl Service {
             replayed_transactions,
             took: start.elapsed(),
         });
+        service.watch_clock(service.surroundings.clock.now());
         Ok((service, task))
     }
 

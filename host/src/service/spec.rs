@@ -118,6 +118,8 @@ pub struct Counts {
     pub rollbacks: u64,
     /// Transactions that were executed again, for any reason.
     pub replayed_transactions: u64,
+    /// Lines of its guest's log that were dropped, since it logged too much.
+    pub log_lines_dropped: u64,
     /// Fuel charged to the tanks of its VMs: kept transactions and answered queries.
     pub fuel_charged: u64,
     /// Fuel burnt by attempts that were rolled back.

@@ -1,6 +1,7 @@
 //! Accounts against restarts, crashes and guesses.
 
 use super::*;
+use crate::clock::VirtualClock;
 use crate::journal::frame::DirectoryId;
 use crate::storage::{Operation, SimulatedStorage, Storage};
 use crate::transaction::Denial;
@@ -61,6 +62,44 @@ fn fresh() -> (SimulatedStorage, Accounts) {
     create(&storage);
     let accounts = open(&storage);
     (storage, accounts)
+}
+
+#[test]
+fn a_token_of_the_future_lives_as_long_as_it_was_meant_to() {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false).expect("added");
+    drop(accounts);
+    let ahead = NOW.plus(Duration::from_secs(365 * 24 * 3_600));
+    let accounts = open_at(&storage, ahead).expect("loads");
+    let token = accounts.log_in("ada", PASSWORD, HOME, ahead, [5; 32]).expect("let in").token;
+    drop(accounts);
+    // The clock is right again: the token holds, from now on, and no longer after another start.
+    for later in [Duration::ZERO, LIFETIME / 2] {
+        let accounts = open_at(&storage, NOW.plus(later)).expect("loads");
+        let authority = accounts.authority();
+        let identity = authority.authenticate(token.reveal(), NOW.plus(later)).expect("it holds");
+        assert_eq!(identity.expires, NOW.plus(LIFETIME));
+        assert!(authority.authenticate(token.reveal(), NOW.plus(LIFETIME)).is_err());
+    }
+}
+
+#[test]
+fn log_ins_are_limited_by_a_clock_that_nobody_sets() {
+    let (_storage, accounts) = fresh();
+    accounts.add("ada", false).expect("added");
+    let clock = Arc::new(VirtualClock::new(NOW));
+    let accounts = accounts.with_clock(Arc::clone(&clock) as _);
+    let attempts = || {
+        let wrong = || accounts.log_in("ada", "a wrong password", HOME, clock.now(), [5; 32]);
+        (0..100).take_while(|_| matches!(wrong(), Err(LogInError::WrongCredentials))).count()
+    };
+    assert_eq!(attempts(), 5);
+    clock.set(NOW.plus(Duration::from_secs(365 * 24 * 3_600)));
+    assert_eq!(attempts(), 0, "a clock that is put forward gives no more");
+    clock.set(NOW);
+    assert_eq!(attempts(), 0);
+    clock.advance(Duration::from_secs(60));
+    assert_eq!(attempts(), 2, "nor does one that is put back take anything away");
 }
 
 impl Accounts {
