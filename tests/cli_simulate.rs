@@ -73,6 +73,16 @@ fn outcomes_and_failovers_of_services_add_up() {
 }
 
 #[test]
+fn tables_of_the_report_fit_eighty_columns() {
+    let output = lifeboat(["simulate"]).output();
+    let tables: Vec<&str> = output.exits(0).lines().filter(|line| line.contains("  ")).collect();
+    assert!(tables.len() > 15, "{tables:?}");
+    for line in tables {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+}
+
+#[test]
 fn a_pace_changes_how_long_it_takes_and_nothing_else() {
     let scenario = root().join("tests/scenarios/spin.toml");
     let scenario = scenario.to_str().expect("UTF-8");

@@ -274,7 +274,7 @@ impl Report {
 
     fn failovers_table(&self) -> Table {
         let mut table =
-            Table::new(&["Failovers", "by cpu", "by memory", "forced", "pause p50", "p99", "max", "SLA failures"]);
+            Table::new(&["Failovers", "cpu", "memory", "forced", "pause p50", "p99", "max", "SLA failures"]);
         let row = |name: &str, sla_failures, failovers: Failovers, pauses: [String; 3]| {
             let Failovers { cpu, memory, forced } = failovers;
             let counts = [cpu, memory, forced].map(grouped);
@@ -293,8 +293,7 @@ impl Report {
 
     fn vms_table(&self) -> Table {
         let mut table = Table::new(&[
-            "VMs",
-            "last<",
+            "Last VM",
             "machine<",
             "size<",
             "peak cpu",
@@ -303,9 +302,8 @@ impl Report {
             "rollbacks",
             "replayed",
         ]);
-        for ServiceReport { name, vm, machine, size, peaks, counts, .. } in &self.services {
+        for ServiceReport { vm, machine, size, peaks, counts, .. } in &self.services {
             table.push(vec![
-                name.to_string(),
                 vm.clone(),
                 machine.to_string(),
                 size.clone(),
