@@ -198,7 +198,7 @@ impl Passwords {
             let prompt = format!("{whose}: ");
             return rpassword::prompt_password(prompt).map_err(|error| {
                 let text = format!(
-                    "no terminal to ask for a password on ({error}): give --password-stdin, and it on standard input"
+                    "no terminal to ask for a password on ({error}): give --password-stdin, and the password on standard input"
                 );
                 UsageError(text).into()
             });
@@ -209,7 +209,8 @@ impl Passwords {
         let password = line.strip_suffix('\n').unwrap_or(&line);
         let password = password.strip_suffix('\r').unwrap_or(password);
         if password.is_empty() {
-            return Err(UsageError(format!("standard input has no line with: {}", whose.to_lowercase())).into());
+            let text = format!("'{whose}' is asked for, and standard input has no line for it; write it there");
+            return Err(UsageError(text).into());
         }
         Ok(password.to_owned())
     }

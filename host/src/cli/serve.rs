@@ -109,7 +109,7 @@ impl Serve {
             check_certificate(&files.certificate, clock.now(), log)?;
         }
         let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
-        let listener = listener.map_err(|error| UsageError(format!("{:#}", anyhow::Error::from(error))))?;
+        let listener = listener.map_err(|error| UsageError(error.to_string()))?;
         let address = listener.address()?;
         let scheme = if listener.has_tls() { "https" } else { "http" };
 

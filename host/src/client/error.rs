@@ -177,8 +177,23 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
     while let Some(source) = cause.source() {
         cause = source;
     }
-    Printable(&cause.to_string()).to_string()
+    let text = cause.to_string();
+    for (of_library, plain) in TLS_REASONS {
+        if text.starts_with(of_library) {
+            return plain.into();
+        }
+    }
+    Printable(&text).to_string()
 }
+
+/// What the TLS library says, and the same for people.
+const TLS_REASONS: [(&str, &str); 5] = [
+    ("received corrupt message", "what answers there does not speak TLS, and the URL begins with https://"),
+    ("invalid peer certificate: UnknownIssuer", "its certificate is not signed by an authority that is trusted here"),
+    ("invalid peer certificate: NotValidForName", "its certificate is for another name than that of the URL"),
+    ("invalid peer certificate: Expired", "its certificate has expired"),
+    ("invalid peer certificate: NotValidYet", "its certificate is not valid yet, or the clock here is wrong"),
+];
 
 /// How long the server asks to wait.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
@@ -228,6 +243,16 @@ mod tests {
         assert!(error.is_retryable());
         assert_eq!(error.retry_after(), Some(RETRY_AFTER_MAX));
         assert!(matches!(error, ClientError::Problem { outcome: Some(Outcome::Denied), .. }));
+    }
+
+    #[test]
+    fn what_a_library_says_of_tls_is_told_in_words_of_users() {
+        let told = |text: &str| root_cause(&io::Error::other(text.to_owned()));
+        let plain = "what answers there does not speak TLS, and the URL begins with https://";
+        assert_eq!(told("received corrupt message of type InvalidContentType"), plain);
+        let unknown = told("invalid peer certificate: UnknownIssuer");
+        assert_eq!(unknown, "its certificate is not signed by an authority that is trusted here");
+        assert_eq!(told("Name or service not known"), "Name or service not known");
     }
 
     #[test]

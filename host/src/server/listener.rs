@@ -41,7 +41,7 @@ const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 #[non_exhaustive]
 pub enum ListenerError {
     /// The address is in use, or not the machine's.
-    #[error("cannot listen on {address}; name a free address of this machine")]
+    #[error("cannot listen on {address}: {}", bind_reason(source))]
     Bind {
         /// The address.
         address: SocketAddr,
@@ -134,6 +134,20 @@ pub fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Listener
             error => of_key(format!("{error}; name a file with one private key as PEM")),
         })?;
     Ok(Arc::new(config))
+}
+
+/// Why nobody can listen there, and what to do.
+fn bind_reason(error: &io::Error) -> String {
+    match error.kind() {
+        io::ErrorKind::AddrInUse => "another program listens there; name a free address of this machine".into(),
+        io::ErrorKind::AddrNotAvailable => "it is not an address of this machine; name one that is".into(),
+        io::ErrorKind::PermissionDenied => {
+            "this user may not listen on ports below 1024; name a higher port, or give the program \
+             CAP_NET_BIND_SERVICE"
+                .into()
+        }
+        _ => format!("{error}; name a free address of this machine"),
+    }
 }
 
 /// Why a file has nothing of that kind, and what to do.
