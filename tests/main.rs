@@ -27,6 +27,7 @@
 mod cli_data;
 mod cli_init;
 mod cli_inspect;
+mod cli_messages;
 mod cli_run;
 mod cli_simulate;
 mod client;

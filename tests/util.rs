@@ -5,6 +5,8 @@
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, Command, Stdio};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -154,6 +156,45 @@ impl Lifeboat {
         });
         let (told, deadline) = (Vec::new(), Instant::now() + PATIENCE);
         Running { child, stdin, stdout: Some(stdout), stderr, told, deadline }
+    }
+}
+
+/// Commands as a user who may not do everything: the one who runs the tests, unless that is root.
+pub(crate) struct Unprivileged {
+    /// The built binary where that user can find it, if it has to be another one.
+    binary: Option<(tempfile::TempDir, PathBuf)>,
+}
+
+impl Unprivileged {
+    /// `nobody`, on every system that the tests run on.
+    const USER: u32 = 65_534;
+
+    pub(crate) fn new() -> Self {
+        let folder = tempfile::tempdir().expect("a folder");
+        if std::fs::metadata(folder.path()).expect("it is there").uid() != 0 {
+            return Self { binary: None };
+        }
+        std::fs::set_permissions(folder.path(), std::fs::Permissions::from_mode(0o755)).expect("it is ours");
+        let binary = folder.path().join("lifeboat");
+        std::fs::copy(env!("CARGO_BIN_EXE_lifeboat"), &binary).expect("the binary can be copied");
+        Self { binary: Some((folder, binary)) }
+    }
+
+    /// The same run of the built binary as that user.
+    pub(crate) fn of(&self, run: Lifeboat) -> Lifeboat {
+        let Some((_, binary)) = &self.binary else { return run };
+        let mut command = Command::new(binary);
+        command.args(run.command.get_args()).uid(Self::USER).gid(Self::USER);
+        for (name, value) in run.command.get_envs() {
+            match value {
+                Some(value) => command.env(name, value),
+                None => command.env_remove(name),
+            };
+        }
+        if let Some(folder) = run.command.get_current_dir() {
+            command.current_dir(folder);
+        }
+        Lifeboat { command, input: run.input }
     }
 }
 

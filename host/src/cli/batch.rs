@@ -165,6 +165,9 @@ impl Batch {
             UsageError(format!("{}: cannot be read: {error}; name a file of lines", shown(&self.file)))
         };
         let file = File::open(&self.file).map_err(unreadable)?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(unreadable(io::ErrorKind::IsADirectory.into()).into());
+        }
         let is_counted = io::stderr().is_terminal() && file.metadata().is_ok_and(|metadata| metadata.is_file());
         let count = is_counted.then(|| count_lines(&self.file)).transpose().map_err(unreadable)?;
         Ok((Lines::read(file, ENVELOPE_BYTES_MAX), count))

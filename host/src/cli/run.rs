@@ -574,7 +574,10 @@ fn service_name(workload: &Path) -> anyhow::Result<Name> {
         .map(allowed)
         .take(lifeboat::name::NAME_BYTES_MAX)
         .collect();
-    Name::new(&text).map_err(|error| UsageError(error).into())
+    Name::new(&text).map_err(|_| {
+        let file = arguments::shown(&workload.display().to_string());
+        UsageError(format!("the file {file} gives the service no name; name it with --service NAME")).into()
+    })
 }
 
 /// Prints events to standard error as they happen.

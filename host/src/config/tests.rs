@@ -204,6 +204,36 @@ fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_its_places() {
 }
 
 #[test]
+fn every_key_with_every_wrong_value_is_explained_in_words_of_operators() {
+    let text = everything();
+    let lines: Vec<&str> = text.lines().collect();
+    let wrong_values =
+        ["true", "-1", "0", "1.5", "\"?\"", "\"\"", "[]", "[1]", "{}", "1979-05-27", "99999999999999999999", "inf"];
+    let rust = ["invalid ", "expected", "unknown ", "missing field", "Some(", "Error", "::", "u64", "u32"];
+    let mut refused = 0;
+    for (index, line) in lines.iter().enumerate() {
+        let Some((key, _)) = line.split_once(" = ").filter(|_| !line.starts_with('#')) else { continue };
+        for wrong in wrong_values {
+            let changed = format!("{key} = {wrong}");
+            let mut changed_lines = lines.clone();
+            changed_lines[index] = &changed;
+            let Err(ConfigErrors(errors)) = parse(&changed_lines.join("\n")) else { continue };
+            let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
+            // What follows from it may be reported elsewhere, but never that alone.
+            let place = format!("l.toml:{}:", index + 1);
+            let is_placed =
+                texts.iter().any(|text| text.starts_with(&place)) || texts.iter().all(|text| text.contains("size"));
+            assert!(is_placed, "{changed}: {texts:?}");
+            for text in &texts {
+                assert!(!rust.iter().any(|words| text.contains(words)), "{changed}: {text}");
+            }
+            refused += 1;
+        }
+    }
+    assert!(refused > 150, "{refused}");
+}
+
+#[test]
 fn a_fleet_has_room_for_the_services_that_are_there_or_says_which_has_none() -> Result<(), ConfigErrors> {
     let config = |slots, memory| {
         parse(&format!(

@@ -1,0 +1,263 @@
+//! What every command says of what is wrong: one line that names the place, the value, the bound and the remedy, in words
+//! of operators.
+
+use crate::util::{Lifeboat, Output, Unprivileged, lifeboat, prebuilt};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+/// What a message must not have: it is about the program's insides.
+const RUST: [&str; 22] = [
+    "os error",
+    "invalid digit",
+    "non-zero type",
+    "target type",
+    "expected u",
+    "expected i",
+    "invalid type",
+    "unknown variant",
+    "unknown field",
+    "missing field",
+    "KeyMismatch",
+    "ParseIntError",
+    "Utf8Error",
+    "unwrap",
+    "panicked",
+    "Some(",
+    "Err(",
+    "Error {",
+    "::",
+    "stream did not contain",
+    "I/O error",
+    "no items found",
+];
+
+/// In a folder with some files, and nobody logged in.
+fn command(folder: &Path, arguments: &[&str]) -> Lifeboat {
+    let command = lifeboat(arguments).within(folder).env("LIFEBOAT_PROFILE", folder.join("no/profile.toml"));
+    ["LIFEBOAT_DATA", "LIFEBOAT_SERVER", "LIFEBOAT_TOKEN", "LIFEBOAT_CONFIG", "LIFEBOAT_LISTEN", "LIFEBOAT_CA"]
+        .into_iter()
+        .fold(command, |command, name| command.env(name, ""))
+}
+
+/// The first line that is not one of the command's, or speaks of Rust.
+fn rust_of(output: &Output) -> Option<String> {
+    let is_wrong = |line: &&str| !line.starts_with("lifeboat: ") || RUST.iter().any(|words| line.contains(words));
+    output.stderr.lines().find(is_wrong).map(str::to_owned)
+}
+
+/// A folder with what the commands below name.
+fn folder() -> tempfile::TempDir {
+    let folder = tempfile::tempdir().expect("a folder");
+    let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("writable");
+    std::fs::copy(prebuilt("counter"), folder.path().join("counter.wasm")).expect("copied");
+    write("bad.wasm", b"garbage");
+    write("bad.wat", b"(module");
+    write("binary", b"\xff\xfe\x00");
+    write("empty", b"");
+    write("bodies", b"{\"add\":1}\n");
+    write("wrong.toml", b"[server]\nlisten = 7098\n");
+    write("torn.toml", b"[server\n");
+    write("scenario.toml", b"machine = [{ name = \"m1\", slots = -1, memory = \"64MiB\" }]\nservice = [{ name = \"s\", workload = \"counter\" }]\n\
+          user = [{ name = \"ada\", services = [\"s\"] }]\ntraffic = [{ service = \"s\", count = 1, bodies = [\"1\"] }]\n");
+    let run = command(folder.path(), &["run", "--data", "data", "counter.wasm"]).input("{\"add\":1}\n");
+    run.output().exits(0);
+    folder
+}
+
+#[test]
+fn every_wrong_argument_and_file_is_explained_on_one_line() {
+    let folder = folder();
+    let cases: &[(&str, u8, &str)] = &[
+        ("nosuch", 2, "there is no command 'nosuch' of lifeboat; lifeboat --help lists those that there are"),
+        ("verfy", 2, "there is no command 'verfy' of lifeboat; did you mean verify?"),
+        // Numbers, sizes and words, with their bounds.
+        (
+            "run --fuel 0 counter.wasm",
+            2,
+            "--fuel: '0' is not a whole number between 10,000 and 18,446,744,073,709,551,615",
+        ),
+        ("run --fuel abc counter.wasm", 2, "--fuel: 'abc' is not a whole number between 10,000 and"),
+        ("run --fuel -1 counter.wasm", 2, "--fuel: '-1' is not a whole number between 10,000 and"),
+        ("run --memory 1X counter.wasm", 2, "--memory: '1X' is not a size between 64 KiB and 4032 MiB; write"),
+        ("run --threshold -5 counter.wasm", 2, "--threshold: '-5' is not a percentage between 20 and 100; write"),
+        ("run --failover fast counter.wasm", 2, "--failover: 'fast' is not a failover mode: write 'direct', 'shadow'"),
+        ("run --size tiny counter.wasm", 2, "there is no size 'tiny': use one of small, medium, large, huge"),
+        ("run --user a/b counter.wasm", 2, "--user: 'a/b' is not a name: use 1 to 64 letters"),
+        ("run --json=3 counter.wasm", 2, "--json takes no value, and has '3'; write it alone"),
+        ("run --size", 2, "--size needs a value: --size <NAME>"),
+        ("run --fule 3 counter.wasm", 2, "there is no option '--fule' of lifeboat run; did you mean --fuel?"),
+        ("run --nosuch", 2, "there is no option '--nosuch' of lifeboat run; lifeboat run --help lists"),
+        ("inspect --memory 99GiB counter.wasm", 2, "--memory: '99GiB' is not a size between 64 KiB and 4032 MiB"),
+        ("simulate --seed x", 2, "--seed: 'x' is not a whole number between 0 and"),
+        ("simulate --pace 0", 2, "--pace: '0' is not a whole number between 1 and 1,000,000 transactions a second"),
+        ("journal --data data --after x counter", 2, "--after: 'x' is not a whole number between 0 and"),
+        ("journal --data data --limit -1 counter", 2, "--limit: '-1' is not a whole number between 0 and"),
+        ("query --data data --at x counter 1", 2, "--at: 'x' is not a whole number between 0 and"),
+        ("query --attempts 0 counter 1", 2, "--attempts: '0' is not a whole number between 1 and 4,294,967,295"),
+        ("tx --attempts 99999999999 counter 1", 2, "--attempts: '99999999999' is not a whole number between 1 and"),
+        ("resume --data data --accept-divergence-at x counter", 2, "--accept-divergence-at: 'x' is not a whole number"),
+        ("serve --listen here", 2, "--listen: 'here' is no address to listen on: write an IP address and a port"),
+        ("user grant ada bank fly", 2, "GRANT: 'fly' is not one of transact, observe, operate"),
+        ("stop a/b", 2, "SERVICE: 'a/b' is not a name"),
+        // Too few, too many, or too many at once.
+        ("inspect", 2, "inspect needs <WORKLOAD>; write: lifeboat inspect <WORKLOAD>"),
+        ("journal", 2, "journal needs --data <DIR> and <SERVICE>; write: lifeboat journal --data <DIR> <SERVICE>"),
+        ("deploy", 2, "deploy needs <SERVICE> and <WORKLOAD>; write: lifeboat deploy <SERVICE> <WORKLOAD>"),
+        ("usage x y", 2, "'y' is one argument too many; write: lifeboat usage [OPTIONS] [SERVICE]"),
+        (
+            "run counter.wasm bodies",
+            2,
+            "'bodies' is one argument too many: a workload takes none, and a file of transactions",
+        ),
+        ("tx --look-up --id 3 bank 1", 2, "--look-up and BODY exclude each other; leave one of them out"),
+        ("query --at 3 counter 1", 2, "--at and --user are of a data directory: name it with --data"),
+        ("run", 2, "name a workload; or, with --data, a --service that is there: lifeboat run --help"),
+        // Files.
+        ("run nosuch.wasm", 3, "nosuch.wasm: cannot be read: No such file or directory; name a .wasm or .wat file"),
+        ("inspect .", 3, ".: cannot be read: Is a directory; name a .wasm or .wat file"),
+        ("run .", 2, "the file '.' gives the service no name; name it with --service NAME"),
+        ("run bad.wasm", 3, "`bad.wasm`: not WebAssembly: the file starts with"),
+        (
+            "run bad.wat",
+            3,
+            "`bad.wat`: invalid WebAssembly text at line 1, column 8: expected `)`: correct the text there",
+        ),
+        ("inspect empty", 3, "`empty`: not WebAssembly"),
+        (
+            "run --transactions nosuch counter.wasm",
+            2,
+            "nosuch: cannot be read: No such file or directory; name a file of",
+        ),
+        ("run --transactions . counter.wasm", 2, ".: cannot be read: Is a directory; name a file of transactions"),
+        ("tx bank @nosuch", 2, "'nosuch': cannot be read: No such file or directory; name a body, -, or @FILE"),
+        ("simulate nosuch", 2, "nosuch: cannot be read: No such file or directory; name a scenario file"),
+        ("simulate binary", 2, "binary: not a scenario: it is not UTF-8 text; write TOML"),
+        ("simulate scenario.toml", 2, "scenario.toml: line 1: slots is -1; it must be "),
+        ("config check nosuch", 2, "nosuch: there is no such file; lifeboat init writes one"),
+        ("config check binary", 2, "binary: not a configuration: it is not UTF-8 text; write TOML"),
+        ("config check .", 2, ".: cannot be read: Is a directory; name a configuration file"),
+        ("config check wrong.toml", 2, "wrong.toml:2:10: listen is 7098; it must be a text in quotes"),
+        ("config check torn.toml", 2, "torn.toml:1:8: this is not TOML: "),
+        ("serve --config wrong.toml", 2, "wrong.toml:2:10: listen is 7098; it must be a text in quotes"),
+        ("restore --data data --name x nosuch", 2, "cannot open 'nosuch': No such file or directory; name a file that"),
+        (
+            "restore --data data --name x empty",
+            2,
+            "'empty' is not a snapshot; name a file that lifeboat snapshot wrote",
+        ),
+        // Data directories.
+        (
+            "services --data nosuch",
+            2,
+            "data directory 'nosuch': there is no such directory; name one that lifeboat run",
+        ),
+        ("verify --data empty", 2, "data directory 'empty': it is no directory; name one"),
+        ("verify --data .", 2, "data directory '.': the directory has other files in it, such as '"),
+        (
+            "journal --data data nosuch",
+            2,
+            "there is no service 'nosuch' in the data directory; lifeboat services --data data lists",
+        ),
+        ("query --data data --at 99 counter 1", 2, "; lifeboat journal --data data counter lists them"),
+        (
+            "resume --data data --accept-divergence-at 1 counter",
+            2,
+            "service 'counter' does not diverge: its replay gives",
+        ),
+        ("remove --data data counter", 2, "'counter' would be removed for good: "),
+        ("snapshot --data data --out empty counter", 2, "'empty' exists already"),
+        ("snapshot --data data --out no/such counter", 2, "name a file in a directory that may be written"),
+        ("restore --data data --name counter nosuch", 2, "cannot open 'nosuch'"),
+        ("user passwd --data data ada", 2, "there is no user 'ada'; "),
+        ("init --admin a/b", 2, "--admin: 'a/b' is not a name"),
+        // Servers.
+        (
+            "services",
+            5,
+            "nobody is logged in, and no server is named: run lifeboat login --server URL, or set LIFEBOAT_SERVER",
+        ),
+        (
+            "login --server x",
+            2,
+            "server 'x': it does not begin with http:// or https://; write it as http://127.0.0.1:7098",
+        ),
+        ("login --server ftp://x", 2, "server 'ftp://x': it is neither http nor https; write it as"),
+        (
+            "login --server http://127.0.0.1:1 --ca empty",
+            2,
+            "--ca is for a server with TLS, and http://127.0.0.1:1 has none",
+        ),
+        ("login --server https://127.0.0.1:1 --ca nosuch", 2, "nosuch"),
+        ("login --server https://127.0.0.1:1 --ca empty", 2, "empty"),
+    ];
+    let mut wrong = Vec::new();
+    for (arguments, code, expected) in cases {
+        let output = command(folder.path(), &arguments.split(' ').collect::<Vec<_>>()).output();
+        let Output { code: found, stderr, .. } = &output;
+        if *found != i32::from(*code) || !stderr.contains(expected) || stderr.lines().count() != 1 || stderr.len() > 400
+        {
+            wrong.push(format!("{arguments}: {code} {expected}\n    {found} {stderr}"));
+        }
+        wrong.extend(rust_of(&output).map(|line| format!("{arguments}: {line}")));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+#[test]
+fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command() {
+    let folder = folder();
+    // Nobody can look into it: of root's files, nobody but root can.
+    let locked = folder.path().join("locked");
+    let inside = |name: &str| locked.join(name).display().to_string();
+    std::fs::create_dir(&locked).expect("a folder");
+    for name in ["counter.wasm", "bodies", "wrong.toml"] {
+        std::fs::copy(folder.path().join(name), locked.join(name)).expect("copied");
+    }
+    let mode = |mode| std::fs::Permissions::from_mode(mode);
+    std::fs::set_permissions(&locked, mode(0)).expect("it is ours");
+    std::fs::set_permissions(folder.path(), mode(0o755)).expect("it is ours");
+    let unprivileged = Unprivileged::new();
+    let (workload, bodies, config) = (inside("counter.wasm"), inside("bodies"), inside("wrong.toml"));
+    let data = inside("data");
+    let commands: &[&[&str]] = &[
+        &["run", &workload],
+        &["run", "--transactions", &bodies, "counter.wasm"],
+        &["run", "--data", &data, "counter.wasm"],
+        &["run", "--data", "made-here", "counter.wasm"],
+        &["inspect", &workload],
+        &["simulate", &config],
+        &["services", "--data", &data],
+        &["journal", "--data", &data, "counter"],
+        &["verify", "--data", &data],
+        &["snapshot", "--data", &data, "--out", "file", "counter"],
+        &["restore", "--data", &data, "--name", "x", &bodies],
+        &["query", "--data", &data, "counter", "1"],
+        &["resume", "--data", &data, "--accept-divergence-at", "1", "counter"],
+        &["remove", "--data", &data, "counter"],
+        &["user", "passwd", "--data", &data, "ada"],
+        &["init", "--admin-password-stdin", &inside("new")],
+        &["config", "check", &config],
+        &["serve", "--config", &config],
+        &["deploy", "bank", &workload],
+        &["tx", "bank", &format!("@{bodies}")],
+        &["batch", "bank", &bodies],
+        &["login", "--server", "https://127.0.0.1:1", "--ca", &bodies],
+    ];
+    let mut wrong = Vec::new();
+    for arguments in commands {
+        let command = command(folder.path(), arguments).env("LIFEBOAT_TOKEN", "lifeboat_x");
+        let command = command.env("LIFEBOAT_SERVER", "http://127.0.0.1:1").input("correct horse battery staple\n");
+        let output = unprivileged.of(command).output();
+        let Output { code, stderr, .. } = &output;
+        let is_right =
+            stderr.contains("Permission denied") && stderr.contains("; run it as the owner of that, or change");
+        if *code != 2 || !is_right || stderr.lines().count() != 1 {
+            wrong.push(format!("{}: {code} {stderr}", arguments.join(" ")));
+        }
+        wrong.extend(rust_of(&output).map(|line| format!("{}: {line}", arguments.join(" "))));
+    }
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    let profile = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", inside("profile.toml"));
+    unprivileged.of(profile).output().exits_with_one_line(2, &["profile", "Permission denied", "run it as the owner"]);
+    std::fs::set_permissions(&locked, mode(0o755)).expect("it is ours");
+}
