@@ -7,7 +7,7 @@ use lifeboat::engine::COMPILE_HERE_BYTES_MAX;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use crate::util::{WORKLOADS, guest, lifeboat, prebuilt, root};
+use crate::util::{WORKLOADS, guest, lifeboat, prebuilt, root, shell};
 
 /// Files that are made for one test.
 struct Folder(TempDir);
@@ -333,4 +333,9 @@ fn name_of_a_file_that_cannot_be_read_cannot_break_the_line() {
 fn scripts_of_this_repository_are_not_workloads() {
     let output = lifeboat(["inspect"]).arg(root().join("workloads/build.sh")).output();
     output.exits_with_one_line(3, &["build.sh", "not WebAssembly"]);
+}
+
+#[test]
+fn a_look_at_a_workload_reserves_no_address_space_for_it() {
+    shell("ulimit -v 4000000 && lifeboat inspect workloads/prebuilt/counter.wasm").output().exits(0);
 }

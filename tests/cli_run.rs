@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
-use crate::util::{Lifeboat, Output, WORKLOADS, guest, lifeboat, prebuilt, transactions};
+use crate::util::{Lifeboat, Output, WORKLOADS, guest, lifeboat, prebuilt, shell, transactions};
 
 /// `lifeboat run` with options and a prebuilt workload.
 fn run(options: &[&str], workload: &str) -> Lifeboat {
@@ -669,4 +669,16 @@ fn a_host_that_cannot_write_the_replies_exits_with_4_and_says_so() {
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
     assert!(stderr.contains("lifeboat: cannot write the replies: No space left on device"), "{stderr}");
+}
+
+#[test]
+fn a_run_reserves_what_its_workload_needs_and_names_the_limit_that_is_too_low() {
+    let run = |limit: u64| {
+        shell(&format!("ulimit -v {limit} && lifeboat run workloads/prebuilt/counter.wasm"))
+            .input("{\"add\":1}\n")
+            .output()
+    };
+    // In KiB: two machines with a slot each and the service's share of maintenance, each of them 4 GiB.
+    run(32 << 20).exits(0);
+    run(16 << 20).exits_with_one_line(4, &["24 GiB of address space", "under a limit of 16 GiB", "(ulimit -v)"]);
 }

@@ -29,7 +29,7 @@ const TANK_FUEL: u64 = 5 * FUEL_YIELD_INTERVAL + FUEL_YIELD_INTERVAL / 2;
 const REPLAY: Allowance = Allowance { fuel: TANK_FUEL, memory_bytes: 64 * MIB, deadline: None };
 
 fn engine(memory_bytes: u64) -> Arc<Engine> {
-    Arc::new(Engine::new(PoolLimits { stores: 2, memory_bytes }).expect("an engine"))
+    Arc::new(Engine::new(PoolLimits { stores: 2, memories: 1, memory_bytes }).expect("an engine"))
 }
 
 fn block_on<T>(future: impl Future<Output = T>) -> T {

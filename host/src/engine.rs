@@ -10,8 +10,11 @@ mod child;
 
 pub use child::{COMPILE_COMMAND, COMPILE_MEMORY_BYTES_MAX, COMPILED_BYTES_MAX, compile_as_child, compile_in_children};
 
+use crate::size::Bytes;
 use crate::vm::{StoreData, VmPre, add_to_linker};
-use crate::workload::{CORE_INSTANCES_MAX, LoadError, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload};
+use crate::workload::{
+    CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload,
+};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -56,13 +59,27 @@ pub(crate) fn slot_bytes(largest_bytes: u64) -> u64 {
     twice_bytes.max(least_bytes).next_multiple_of(PAGE_BYTES)
 }
 
+/// Address space that is reserved for each linear memory, however small: with all that a 32-bit guest can address, its
+/// accesses need no bounds check.
+pub const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
+
 /// How many stores an engine can hold at once, and how large they can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Stores that exist at once: VMs of the fleet and stores of the maintenance pool.
+    /// Stores that exist at once: VMs of the fleet and stores of the maintenance pool. None in an engine that only
+    /// compiles.
     pub stores: u32,
+    /// Linear memories of each, [`MEMORIES_MAX`] at most. A workload that has more cannot be instantiated.
+    pub memories: u64,
     /// Linear memory of the largest size, in bytes.
     pub memory_bytes: u64,
+}
+
+impl PoolLimits {
+    /// Address space that the memories of the pool take.
+    fn reserved_bytes(&self) -> u64 {
+        u64::from(self.stores).saturating_mul(self.memories).saturating_mul(MEMORY_RESERVATION_BYTES)
+    }
 }
 
 /// A workload cannot be compiled, or the engine not be set up.
@@ -98,14 +115,22 @@ pub enum EngineError {
     },
     /// The pool or the threads could not be had.
     #[error(
-        "failed to set up the engine with {stores} slots of {memory_bytes} bytes: {reason}; configure fewer slots or \
-         a smaller largest size"
+        "failed to set up the engine for {stores} VMs and stores of maintenance, with {} of address space for their \
+         memories{}: {reason}; {}",
+        Bytes(*reserved_bytes),
+        limit_bytes.map(|limit| format!(" under a limit of {}", Bytes(limit))).unwrap_or_default(),
+        match limit_bytes {
+            Some(_) => "raise the limit of address space (ulimit -v), or configure fewer slots or services",
+            None => "configure fewer slots or services, or free memory and threads of the host",
+        }
     )]
     SetUp {
-        /// Slots of the pool.
+        /// Stores of the pool.
         stores: u32,
-        /// Bytes of each.
-        memory_bytes: u64,
+        /// Address space that their memories take.
+        reserved_bytes: u64,
+        /// The limit of the process's address space, if it has one.
+        limit_bytes: Option<u64>,
         /// What the operating system said.
         reason: String,
     },
@@ -150,8 +175,13 @@ impl Engine {
     pub fn new(limits: PoolLimits) -> Result<Self, EngineError> {
         let largest_bytes = limits.memory_bytes.next_multiple_of(PAGE_BYTES);
         let slot_bytes = slot_bytes(largest_bytes);
-        let fail = |reason: String| EngineError::SetUp { stores: limits.stores, memory_bytes: slot_bytes, reason };
-        let config = config(limits.stores, slot_bytes).map_err(&fail)?;
+        let fail = |reason: String| EngineError::SetUp {
+            stores: limits.stores,
+            reserved_bytes: limits.reserved_bytes(),
+            limit_bytes: address_space_limit(),
+            reason,
+        };
+        let config = config(limits, slot_bytes).map_err(&fail)?;
         let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(one_line(&error)))?;
         let mut linker = Linker::new(&wasmtime);
         add_to_linker(&mut linker).map_err(|error| fail(one_line(&error)))?;
@@ -340,19 +370,24 @@ fn compiler_of(workload: &Workload) -> Option<&'static Path> {
 }
 
 /// Determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.
-fn config(stores: u32, slot_bytes: u64) -> Result<Config, String> {
+fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
+    let PoolLimits { stores, memories, .. } = limits;
     let per_store = |count: u64| u32::try_from(count).ok().and_then(|count| stores.checked_mul(count));
     let too_many = || "the pool would have over 2^32 slots".to_owned();
+    let tables = TABLES_MAX + CONVERTER_TABLES;
+    let tables_of_one = u32::try_from(tables).map_err(|error| error.to_string())?;
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(stores)
         .total_stacks(stores)
         // Every store may be as large as the loader lets a workload be: what one service takes up is never missing for
         // another's rollback. These are address space and counts.
-        .total_memories(per_store(MEMORIES_MAX).ok_or_else(too_many)?)
-        .total_tables(per_store(TABLES_MAX).ok_or_else(too_many)?)
+        .total_memories(per_store(memories.min(MEMORIES_MAX)).ok_or_else(too_many)?)
+        // A module with a table is compiled only for a pool that has some.
+        .total_tables(per_store(tables).ok_or_else(too_many)?.max(tables_of_one))
         .total_core_instances(per_store(CORE_INSTANCES_MAX).ok_or_else(too_many)?)
         .max_memories_per_component(u32::try_from(MEMORIES_MAX).map_err(|error| error.to_string())?)
-        .max_tables_per_component(u32::try_from(TABLES_MAX).map_err(|error| error.to_string())?)
+        .max_memories_per_module(u32::try_from(MEMORIES_MAX).map_err(|error| error.to_string())?)
+        .max_tables_per_component(tables_of_one)
         .max_core_instances_per_component(u32::try_from(CORE_INSTANCES_MAX).map_err(|error| error.to_string())?)
         .max_tables_per_module(u32::try_from(TABLES_MAX).map_err(|error| error.to_string())?)
         .table_elements(usize::try_from(TABLE_ELEMENTS_MAX).map_err(|error| error.to_string())?)
@@ -365,6 +400,7 @@ fn config(stores: u32, slot_bytes: u64) -> Result<Config, String> {
     config
         .allocation_strategy(InstanceAllocationStrategy::Pooling(pool))
         .consume_fuel(true)
+        .memory_reservation(MEMORY_RESERVATION_BYTES)
         .max_wasm_stack(STACK_BYTES_MAX)
         .async_stack_size(STACK_BYTES_MAX + 1024 * 1024)
         .wasm_component_model(true)
@@ -373,6 +409,14 @@ fn config(stores: u32, slot_bytes: u64) -> Result<Config, String> {
         .relaxed_simd_deterministic(true)
         .cranelift_nan_canonicalization(true);
     Ok(config)
+}
+
+/// The limit of this process's address space, if it has one.
+fn address_space_limit() -> Option<u64> {
+    #[cfg(unix)]
+    return rlimit::Resource::AS.get_soft().ok().filter(|limit| *limit != rlimit::INFINITY);
+    #[cfg(not(unix))]
+    None
 }
 
 /// An error of wasmtime with its causes, on one line.
@@ -386,4 +430,56 @@ pub(crate) fn one_line(error: &wasmtime::Error) -> String {
         text.push_str(&part.replace('\n', " "));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workload::{LoadLimits, load};
+
+    /// `tests/guests/count.wat`, with more in its module.
+    fn count_with(more: &str) -> Workload {
+        let text = include_str!("../../tests/guests/count.wat");
+        let text = text.replacen("  (global $heap", &format!("  {more}\n  (global $heap"), 1);
+        load("count.wat", text.as_bytes(), &LoadLimits::default()).unwrap()
+    }
+
+    fn compile(limits: PoolLimits, workload: Workload) -> (Arc<Engine>, Arc<Program>) {
+        let engine = Arc::new(Engine::new(limits).unwrap());
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let program = runtime.block_on(engine.compile(workload)).unwrap();
+        (engine, program)
+    }
+
+    #[test]
+    fn an_engine_without_a_slot_compiles() {
+        compile(PoolLimits { stores: 0, memories: MEMORIES_MAX, memory_bytes: 1 << 20 }, count_with(""));
+    }
+
+    #[test]
+    fn as_many_memories_and_tables_as_the_loader_takes_are_run() {
+        let memories = MEMORIES_MAX;
+        let more = "(memory 1)".repeat(memories as usize - 1) + &"(table 1 funcref)".repeat(TABLES_MAX as usize);
+        let (_engine, program) = compile(PoolLimits { stores: 1, memories, memory_bytes: 1 << 20 }, count_with(&more));
+        let allowance = crate::vm::Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, deadline: None };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+        let instance = runtime.block_on(crate::vm::Instance::create(&program, [7; 32], allowance)).unwrap();
+        assert_eq!(instance.memory_bytes(), memories * 65536);
+    }
+
+    #[test]
+    fn an_engine_that_cannot_be_had_names_what_to_change() {
+        let error = EngineError::SetUp {
+            stores: 6,
+            reserved_bytes: PoolLimits { stores: 6, memories: 1, memory_bytes: 1 << 20 }.reserved_bytes(),
+            limit_bytes: Some(16 << 30),
+            reason: "Cannot allocate memory (os error 12)".into(),
+        };
+        assert_eq!(
+            error.to_string(),
+            "failed to set up the engine for 6 VMs and stores of maintenance, with 24 GiB of address space for their \
+             memories under a limit of 16 GiB: Cannot allocate memory (os error 12); raise the limit of address space \
+             (ulimit -v), or configure fewer slots or services"
+        );
+    }
 }

@@ -23,7 +23,7 @@ use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use crate::scratch::ProgramError;
 use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
-use crate::workload::Workload;
+use crate::workload::{MEMORIES_MAX, Workload};
 use programs::Programs;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -40,6 +40,8 @@ pub struct HostConfig {
     pub machines: Vec<Machine>,
     /// Linear memory of the largest size that any service may have, in bytes.
     pub largest_memory_bytes: u64,
+    /// Linear memories that any workload may have.
+    pub memories_max: u64,
     /// Stores beyond those of the VMs.
     pub maintenance_stores: u32,
     /// Fuel for each instantiation, snapshot or restore.
@@ -57,6 +59,7 @@ impl HostConfig {
         Self {
             machines,
             largest_memory_bytes,
+            memories_max: MEMORIES_MAX,
             maintenance_stores: MAINTENANCE_STORES,
             maintenance_fuel: MAINTENANCE_FUEL,
             maintenance_deadline: MAINTENANCE_DEADLINE,
@@ -126,6 +129,7 @@ impl Host {
         let fleet = Fleet::new(config.machines, config.maintenance_stores);
         let engine = Arc::new(Engine::new(PoolLimits {
             stores: fleet.slots().saturating_add(config.maintenance_stores.max(1)),
+            memories: config.memories_max,
             memory_bytes: config.largest_memory_bytes,
         })?);
         let maintenance = Maintenance {

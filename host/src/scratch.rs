@@ -20,7 +20,7 @@ use crate::snapshot::file::Course;
 use crate::storage::Storage;
 use crate::transaction::{Answer, Sequence};
 use crate::vm::{Attempt, Call, Instance, MoveError};
-use crate::workload::{LoadError, LoadLimits, Workload, WorkloadHash, load};
+use crate::workload::{LoadError, LoadLimits, MEMORIES_MAX, Workload, WorkloadHash, load};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -137,7 +137,7 @@ impl Scratch {
     /// [`EngineError::SetUp`].
     pub fn new<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
         let memory_bytes = sizes.into_iter().map(|size| size.memory_bytes).max().unwrap_or_default();
-        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memory_bytes })?);
+        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memories: MEMORIES_MAX, memory_bytes })?);
         let maintenance =
             Maintenance { fuel: MAINTENANCE_FUEL, deadline: MAINTENANCE_DEADLINE, memory_bytes: engine.slot_bytes() };
         Ok(Self { engine, maintenance, programs: Mutex::default() })

@@ -19,7 +19,7 @@ use crate::size::{Size, grouped};
 use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
 use crate::transaction::{Answer, Cause, Epoch, Sequence, VmId};
 use crate::wasi::{Phase, Scene, Wasi};
-use crate::workload::{CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use bytes::Bytes;
 use std::fmt;
 use std::future::{poll_fn, ready};
@@ -691,7 +691,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn tables(&self) -> usize {
-        count(TABLES_MAX)
+        count(TABLES_MAX + CONVERTER_TABLES)
     }
 
     fn memories(&self) -> usize {

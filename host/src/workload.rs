@@ -65,8 +65,11 @@ pub const CORE_MODULES_MAX: u64 = 64;
 pub const CORE_INSTANCES_MAX: u64 = 64;
 /// Bounds the linear memories of one component instance.
 pub const MEMORIES_MAX: u64 = 4;
-/// Bounds the tables of one component instance.
+/// Bounds the tables of a core module, or of one component instance.
 pub const TABLES_MAX: u64 = 32;
+/// The tables that the converter adds to those of a core module, for the functions that it imports: they are not counted
+/// among its own.
+pub const CONVERTER_TABLES: u64 = 1;
 /// Bounds the elements that one table starts with.
 pub const TABLE_ELEMENTS_MAX: u64 = 100_000;
 /// Bounds the imports and exports of all core modules together. The converter copies a type for each of them.
@@ -137,7 +140,8 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
     let (imports, exports) = externs(name, &component)?;
     contract::check_component(name, types.as_ref(), &imports, &exports)?;
     let footprint = footprint::scan(name, &component)?;
-    footprint.check(name, limits)?;
+    let converter_tables = if form == Form::Component { 0 } else { CONVERTER_TABLES };
+    footprint.check(name, &LoadLimits { tables: limits.tables + converter_tables, ..limits.clone() })?;
 
     let wasi = match adapted {
         true => Some(Wasi::Preview1),

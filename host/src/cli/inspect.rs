@@ -44,7 +44,8 @@ impl Inspect {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let largest_bytes = Size::built_in().iter().map(|size| size.memory_bytes).max().unwrap_or_default();
         let memory_bytes = workload.initial_memory_bytes.max(self.memory.unwrap_or_default()).max(largest_bytes);
-        let engine = Arc::new(Engine::new(PoolLimits { stores: 1, memory_bytes })?);
+        // Nothing is run, so nothing is reserved.
+        let engine = Arc::new(Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes })?);
         runtime.block_on(engine.compile(workload.clone()))?;
 
         let text = if self.json { json(&workload, &fitting)? } else { lines(&workload, &fitting) };

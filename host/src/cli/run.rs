@@ -15,15 +15,16 @@ use lifeboat::clock::{SystemClock, Timestamp};
 use lifeboat::data::{DataOptions, keep_workload};
 use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
-use lifeboat::fleet::Machine;
+use lifeboat::fleet::{MAINTENANCE_STORES, Machine};
 use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, outcome, parse_envelope, plain, print};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use lifeboat::size::{Bytes, Size, grouped};
+use lifeboat::storage::Storage;
 use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
-use lifeboat::workload::WorkloadHash;
+use lifeboat::workload::{LoadLimits, Workload, WorkloadHash, load};
 use lines::Lines;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -40,6 +41,34 @@ use std::task::Poll;
 
 /// Requests that are under way at once. Less than a service's queue holds, so that none is denied for want of room.
 const IN_FLIGHT_MAX: usize = 256;
+
+/// Stores that a service has for its maintenance in a host with few services: for a fresh VM, a shadow, a snapshot that is
+/// proven, and one that is on its way out.
+const MAINTENANCE_STORES_PER_SERVICE: u32 = 4;
+
+/// What the services of a run need of its host.
+struct Needs {
+    services: u32,
+    /// Linear memories of the workload that has the most.
+    memories: u64,
+    largest_memory_bytes: u64,
+}
+
+/// Returns how many linear memories the workloads of a directory's services and a new one have at most.
+fn memories_max<'a>(
+    storage: &dyn Storage,
+    entries: impl Iterator<Item = &'a ServiceEntry>,
+    new: Option<&Workload>,
+) -> u64 {
+    let hashes: BTreeSet<WorkloadHash> = entries.map(|entry| entry.workload).collect();
+    // A workload that cannot be read or loaded is not run either; the start says why.
+    let load_stored = |hash: &WorkloadHash| {
+        let bytes = lifeboat::data::read_workload(storage, hash).ok()?;
+        load(&hash.to_string(), &bytes, &LoadLimits::default()).ok()
+    };
+    let stored = hashes.iter().filter_map(load_stored).map(|workload| workload.footprint.memories).max();
+    stored.max(new.map(|workload| workload.footprint.memories)).unwrap_or(1)
+}
 
 /// Arguments of `run`.
 #[derive(Debug, Args)]
@@ -184,7 +213,12 @@ impl Run {
         failovers: &Arc<AtomicU64>,
     ) -> anyhow::Result<Host> {
         let (workload, _) = load_workload(self.workload()?)?;
-        let host = self.host(1, largest_memory_bytes(settings.sizes.iter()), failovers)?;
+        let needs = Needs {
+            services: 1,
+            memories: workload.footprint.memories,
+            largest_memory_bytes: largest_memory_bytes(settings.sizes.iter()),
+        };
+        let host = self.host(needs, failovers)?;
         let sizes: Vec<Arc<Size>> = settings.sizes.iter().cloned().map(Arc::new).collect();
         let program = host.compile(workload).await?;
         host.create_service(ServiceSpec {
@@ -236,13 +270,14 @@ impl Run {
         }
         let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
         let largest_memory_bytes = largest_memory_bytes(sizes);
+        let memories = memories_max(&**locked.storage(), entries.values(), workload.as_ref().map(|(new, _)| new));
         let (directory, contents) = locked
             .open(&DataOptions::default())
             .map_err(data::graded)
             .context("cannot go on with the data directory")?;
         let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
-        let slots = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
-        let host = self.host(slots, largest_memory_bytes, failovers)?.with_data(directory);
+        let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
+        let host = self.host(Needs { services, memories, largest_memory_bytes }, failovers)?.with_data(directory);
         let sabotage = self.sabotage.map(|Broken::AckBeforeSync| Sabotage::AckBeforeSync);
         let mut epochs = Vec::new();
         for _ in 0..=entries.len() {
@@ -273,9 +308,12 @@ impl Run {
         Ok(host)
     }
 
-    fn host(&self, slots: u32, largest_memory_bytes: u64, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
-        let machines = Machine::pair(slots, largest_memory_bytes.saturating_mul(slots.into()));
-        let config = HostConfig::new(machines, largest_memory_bytes);
+    fn host(&self, needs: Needs, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
+        let Needs { services, memories, largest_memory_bytes } = needs;
+        let machines = Machine::pair(services, largest_memory_bytes.saturating_mul(services.into()));
+        let maintenance_stores = services.saturating_mul(MAINTENANCE_STORES_PER_SERVICE).min(MAINTENANCE_STORES);
+        let usual = HostConfig::new(machines, largest_memory_bytes);
+        let config = HostConfig { memories_max: memories, maintenance_stores, ..usual };
         let events = event_printer(self.json, self.data.clone(), Arc::clone(failovers));
         Ok(Host::new(config, Arc::new(SystemClock), events)?)
     }

@@ -9,7 +9,7 @@
 //! program that knows the command can be its own compiler, and says so with [`compile_in_children`]; another, such as
 //! one that embeds this crate, compiles in threads.
 
-use super::{config, one_line};
+use super::{PoolLimits, config, one_line};
 use crate::size::Bytes;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
@@ -154,7 +154,7 @@ fn limit(deadline: Option<&OsStr>) -> io::Result<()> {
 }
 
 fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
-    let mut config = config(0, 0)?;
+    let mut config = config(PoolLimits { stores: 0, memories: 0, memory_bytes: 0 }, 0)?;
     // Nothing runs here, so it needs no pool. The strategy is no part of the compiled code.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     let engine = wasmtime::Engine::new(&config).map_err(|error| one_line(&error))?;
@@ -191,7 +191,8 @@ mod tests {
         let component = wat::parse_str("(component)").expect("valid text");
         let code = compile_here(&component).expect("compiled");
         for (stores, slot_bytes) in [(1, 1 << 20), (3, 256 << 20)] {
-            let engine = wasmtime::Engine::new(&config(stores, slot_bytes).expect("valid")).expect("an engine");
+            let limits = PoolLimits { stores, memories: 1, memory_bytes: slot_bytes };
+            let engine = wasmtime::Engine::new(&config(limits, slot_bytes).expect("valid")).expect("an engine");
             assert!(wasmtime::Engine::detect_precompiled(&code).is_some());
             #[expect(unsafe_code, reason = "as in `compile_in_child`")]
             // SAFETY: the bytes are those that this process has just compiled.

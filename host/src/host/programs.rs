@@ -95,7 +95,8 @@ mod tests {
 
     #[tokio::test]
     async fn those_who_ask_at_once_share_one_and_it_is_released_with_the_last() {
-        let engine = Arc::new(Engine::new(PoolLimits { stores: 1, memory_bytes: 1 << 20 }).expect("an engine"));
+        let engine =
+            Arc::new(Engine::new(PoolLimits { stores: 1, memories: 1, memory_bytes: 1 << 20 }).expect("an engine"));
         let workload = load("count.wat", COUNT, &LoadLimits::default()).expect("valid");
         let (programs, made) = (Programs::default(), Arc::new(AtomicUsize::new(0)));
         let get = || {

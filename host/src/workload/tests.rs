@@ -473,6 +473,8 @@ fn more_than_a_slot_holds_is_refused() {
     refused(many("(memory 0)", MEMORIES_MAX), &["5 linear memories, limit is 4"]);
     try_load(many("(memory 0)", MEMORIES_MAX - 1)).unwrap();
     refused(many("(table 0 funcref)", TABLES_MAX + 1), &["33 tables, limit is 32"]);
+    let workload = try_load(many("(table 0 funcref)", TABLES_MAX)).unwrap();
+    assert_eq!(workload.footprint.tables, TABLES_MAX + CONVERTER_TABLES);
     refused(many("(table 100001 funcref)", 1), &["100001 elements in one table, limit is 100000"]);
     refused(many("(func)", FUNCTIONS_MAX), &["functions, limit is 100000"]);
     let exports: String = (0..CORE_EXTERNS_MAX).map(|n| format!("(export \"{n}\" (func $is))")).collect();
