@@ -5,6 +5,7 @@
 //!   is wrong.
 //! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
 //!   guest sees of WASI.
+//! - `edges`: what is just within every limit, live and brought back.
 //! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
 //! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`;
 //!   `kill_server`: the same of a server over HTTP.
@@ -15,7 +16,8 @@
 //! - `client`: the client commands of the built binary, against a server of it.
 //! - `server`: the HTTP API of a server in this process, which `site` starts; `operators`: what its operators are told, and
 //!   of `lifeboat serve` itself.
-//! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, `rig` a host in this process.
+//! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, `rig` a host in this process; `world`
+//!   puts guests together from text.
 //!
 //! What one module does is tested beside it, in `src`. What needs a Rust toolchain for Wasm is a binary of its own,
 //! `toolchain.rs`. Guests are in `tests/guests` and `workloads/prebuilt`, tiny variations of them in the tests.
@@ -32,6 +34,7 @@ mod cli_run;
 mod cli_simulate;
 mod client;
 mod durable;
+mod edges;
 mod failover;
 mod hostile;
 mod kill;
@@ -50,4 +53,5 @@ mod tutorial;
 mod util;
 mod verify;
 mod wasi;
+mod world;
 mod yields;

@@ -23,7 +23,7 @@ use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_
 use bytes::Bytes;
 use std::fmt;
 use std::future::{poll_fn, ready};
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll};
@@ -190,7 +190,7 @@ impl Instance {
     pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
         let mut turns = Turns::default();
         let mut store = new_store(program, secret, allowance, Arc::clone(&turns.is_long));
-        let instantiated = turns.run(allowance.deadline, program.pre().instantiate_async(&mut store)).await;
+        let instantiated = turns.run(allowance.deadline, entry::instantiate(program, &mut store)).await;
         match instantiated {
             Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
@@ -218,15 +218,11 @@ impl Instance {
         self.enter(scene, allowance);
         let context = Caller { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
         let Self { store, vm, turns, .. } = self;
-        let workload = vm.lifeboat_vm_workload();
-        let called = turns
-            .run(allowance.deadline, async {
-                match phase {
-                    Phase::Query => workload.call_query(&mut *store, context, call.body).await,
-                    _ => workload.call_execute(&mut *store, context, call.body).await,
-                }
-            })
-            .await;
+        let called = match phase {
+            Phase::Query => entry::query(store, vm, context, call.body),
+            _ => entry::execute(store, vm, context, call.body),
+        };
+        let called = turns.run(allowance.deadline, called).await;
         let (fuel_used, called) = self.leave(allowance, called);
         let answer = match called {
             Ok(Ok(reply)) => Answer::Ok(Bytes::from(reply)),
@@ -254,13 +250,7 @@ impl Instance {
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
         let Self { store, vm, turns, .. } = self;
-        let workload = vm.lifeboat_vm_workload();
-        let called = turns
-            .run(allowance.deadline, async {
-                let version = workload.call_state_version(&mut *store).await?;
-                Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
-            })
-            .await;
+        let called = turns.run(allowance.deadline, entry::snapshot(store, vm)).await;
         let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
         let (fuel_used, called) = self.leave(allowance, called);
         match (called, stream) {
@@ -284,8 +274,7 @@ impl Instance {
         self.enter(Scene { phase: Phase::Birth, sequence, epoch: Epoch::default(), now }, allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
         let Self { store, vm, turns, .. } = self;
-        let workload = vm.lifeboat_vm_workload();
-        let called = turns.run(allowance.deadline, workload.call_restore(&mut *store, snapshot.state_version())).await;
+        let called = turns.run(allowance.deadline, entry::restore(store, vm, snapshot.state_version())).await;
         self.store.data_mut().state = StateStream::Closed;
         let (fuel_used, called) = self.leave(allowance, called);
         match called {
@@ -335,6 +324,73 @@ impl Instance {
             }
             Err(error) => (fuel_used.min(allowance.fuel), Err(cause_of(&error, allowance))),
         }
+    }
+}
+
+/// A call into a guest.
+type Entry<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
+
+/// The only ways into a guest.
+///
+/// They decide how deep a guest may recurse. wasmtime reads the stack pointer when it enters a guest, and the guest's
+/// stack ends [`STACK_BYTES_MAX`] below that; what wasmtime itself puts on the stack from there to the guest's first
+/// frame is taken from the guest. So the machine code on that way has to be the same one in all calls of a kind, or what
+/// was just deep enough live is too deep in a replay.
+///
+/// The compiler does not see to that by itself. The body of an `async fn` is compiled in each crate that awaits it, and
+/// what it calls that is generic is compiled with it: the command and this library had a copy each, with frames of
+/// different sizes, and a service ran on the one and was recovered on the other. A plain function without type
+/// parameters that is not inlined is compiled once, here, and with it all that it makes a `dyn Future` of.
+///
+/// [`STACK_BYTES_MAX`]: crate::engine::STACK_BYTES_MAX
+mod entry {
+    use super::{Caller, Entry, Program, Store, StoreData, bindings};
+
+    #[inline(never)]
+    pub(super) fn instantiate<'a>(program: &'a Program, store: &'a mut Store<StoreData>) -> Entry<'a, bindings::Vm> {
+        Box::pin(program.pre().instantiate_async(store))
+    }
+
+    #[inline(never)]
+    pub(super) fn execute<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a bindings::Vm,
+        context: Caller<'a>,
+        body: &'a [u8],
+    ) -> Entry<'a, Result<Vec<u8>, String>> {
+        Box::pin(vm.lifeboat_vm_workload().call_execute(store, context, body))
+    }
+
+    #[inline(never)]
+    pub(super) fn query<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a bindings::Vm,
+        context: Caller<'a>,
+        body: &'a [u8],
+    ) -> Entry<'a, Result<Vec<u8>, String>> {
+        Box::pin(vm.lifeboat_vm_workload().call_query(store, context, body))
+    }
+
+    /// Returns the version of the state as well.
+    #[inline(never)]
+    pub(super) fn snapshot<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a bindings::Vm,
+    ) -> Entry<'a, Result<u32, String>> {
+        Box::pin(async move {
+            let workload = vm.lifeboat_vm_workload();
+            let version = workload.call_state_version(&mut *store).await?;
+            Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
+        })
+    }
+
+    #[inline(never)]
+    pub(super) fn restore<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a bindings::Vm,
+        version: u32,
+    ) -> Entry<'a, Result<(), String>> {
+        Box::pin(vm.lifeboat_vm_workload().call_restore(store, version))
     }
 }
 
@@ -521,19 +577,14 @@ struct Turns {
 
 impl Turns {
     /// Waits for a call, for `deadline` at most.
-    async fn run<T>(
-        &mut self,
-        deadline: Option<Duration>,
-        call: impl Future<Output = wasmtime::Result<T>>,
-    ) -> wasmtime::Result<T> {
+    async fn run<T>(&mut self, deadline: Option<Duration>, mut call: Entry<'_, T>) -> wasmtime::Result<T> {
         // From when it first yields, which is after a tenth of a millisecond: most calls are over by then, and never
         // ask what time it is.
         let mut end = None;
-        let mut call = pin!(call);
         poll_fn(|cx| {
             let polled = match self.is_long.load(Ordering::Relaxed) {
-                false => run_turn(call.as_mut(), cx),
-                true => beside(|| run_turn(call.as_mut(), cx)),
+                false => call.as_mut().poll(cx),
+                true => beside(|| call.as_mut().poll(cx)),
             };
             let Some(deadline) = deadline else { return polled };
             if polled.is_ready() {
@@ -549,20 +600,6 @@ impl Turns {
         })
         .await
     }
-}
-
-/// Runs a guest until it yields or its call is over.
-///
-/// wasmtime reads the stack pointer when it enters a guest, and the guest's stack ends [`STACK_BYTES_MAX`] below that.
-/// What lies between there and the guest's first frame is our and wasmtime's own code, which the guest's stack is the
-/// smaller by. So every call of a kind has to take the same way in the machine's code, be it the first time or a
-/// replay: what was just deep enough must not be too deep when it is replayed. Inlined, this would be compiled once for
-/// each place that it is called from, each with frames of its own.
-///
-/// [`STACK_BYTES_MAX`]: crate::engine::STACK_BYTES_MAX
-#[inline(never)]
-fn run_turn<F: Future>(call: Pin<&mut F>, cx: &mut Context<'_>) -> Poll<F::Output> {
-    call.poll(cx)
 }
 
 /// Does long work while another thread takes the place of this one among the guests' threads.
