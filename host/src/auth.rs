@@ -23,11 +23,12 @@ pub use accounts::{AccountError, Accounts, GRANTED_SERVICES_MAX, LogIn, LogInErr
 pub use authority::{Account, Authority};
 pub(crate) use limits::network;
 pub use limits::{
-    ATTEMPTS_PER_ADDRESS, ATTEMPTS_PER_USER, ATTEMPTS_PER_USER_AND_ADDRESS, Attempts, LogInLimits, TRACKED_MAX,
+    ATTEMPTS_PER_ADDRESS, ATTEMPTS_PER_USER, ATTEMPTS_PER_USER_AND_ADDRESS, ATTEMPTS_PER_USER_FROM_FRESH, Attempts,
+    FAILURE_REMEMBERED, LogInLimits, TRACKED_MAX, Trust,
 };
 pub use password::{
     HASH_ITERATIONS, HASH_LANES, HASH_MEMORY_KIB, HASHES_AT_ONCE_MAX, HASHES_WAITING_MAX, PASSWORD_BYTES_MAX,
-    PASSWORD_CHARS_MIN, PasswordError, PasswordHash, PasswordScheme, SALT_BYTES, Salt, argon2id,
+    PASSWORD_CHARS_MIN, PasswordError, PasswordHash, PasswordScheme, SALT_BYTES, Salt, WAITING_RESERVED, argon2id,
     check as check_password,
 };
 

@@ -13,7 +13,7 @@
 mod tests;
 
 use super::authority::{Account, Authority};
-use super::limits::LogInLimits;
+use super::limits::{LogInLimits, Trust};
 use super::password::{self, Entered, Gate, PasswordError, PasswordHash, PasswordScheme, Salt};
 use super::{Grant, Identity, Token, TokenHash};
 use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry};
@@ -295,6 +295,13 @@ impl Accounts {
         Ok(())
     }
 
+    /// Whether a user may observe a service, whether there is one or not.
+    #[must_use]
+    pub fn may_observe_any(&self, user: &str) -> bool {
+        let account = self.authority().account(user);
+        account.is_some_and(|account| account.grants.values().any(|grants| grants.contains(&Grant::Observe)))
+    }
+
     /// Gives a user another password, and makes all their tokens void.
     ///
     /// # Errors
@@ -414,8 +421,9 @@ impl Accounts {
     fn verify(&self, user: &Name, password: &str, address: IpAddr, now: Timestamp) -> Result<PasswordHash, LogInError> {
         let monotonic = self.clock.as_ref().map(|clock| Timestamp(0).plus(clock.monotonic()));
         let now = monotonic.unwrap_or(now);
+        let trust = self.limits().trust(user, address, now);
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
-        let _entered = self.enter()?;
+        let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
         let known = self.catalog().user(user)?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
         // The longest one costs the same for everybody, and a longer one is nobody's.
@@ -423,18 +431,18 @@ impl Accounts {
         if !is_right || known.is_none() {
             return Err(LogInError::WrongCredentials);
         }
-        self.limits().succeeded(user, address);
+        self.limits().succeeded(user, address, trust);
         Ok(hash)
     }
 
     fn hash(&self, password: &str, salt: &Salt) -> Result<PasswordHash, AccountError> {
         password::check(password)?;
-        let _entered = self.enter().map_err(AccountError::LogIn)?;
+        let _entered = self.enter(Trust::Known).map_err(AccountError::LogIn)?;
         Ok(self.scheme.hash(password, salt))
     }
 
-    fn enter(&self) -> Result<Entered<'_>, LogInError> {
-        self.gate.enter().ok_or(LogInError::TooMany { retry_after: BUSY_RETRY })
+    fn enter(&self, trust: Trust) -> Result<Entered<'_>, LogInError> {
+        self.gate.enter(trust).ok_or(LogInError::TooMany { retry_after: BUSY_RETRY })
     }
 
     fn check_new(&self, user: &Name) -> Result<(), AccountError> {

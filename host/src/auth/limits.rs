@@ -27,6 +27,13 @@ pub const ATTEMPTS_PER_ADDRESS: Attempts = Attempts { burst: 100, refill: Durati
 /// Attempts for one user from all addresses where they have not logged in. Those that succeed do not count.
 pub const ATTEMPTS_PER_USER: Attempts = Attempts { burst: 50, refill: Duration::from_secs(5) };
 
+/// Attempts for one user from all addresses without a failure in [`FAILURE_REMEMBERED`]: those who guess from many
+/// addresses have one such attempt from each.
+pub const ATTEMPTS_PER_USER_FROM_FRESH: Attempts = Attempts { burst: 200, refill: Duration::from_secs(1) };
+
+/// How long a failure counts against its address.
+pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(600);
+
 /// Buckets that are kept, and as many addresses of users who have logged in. The least recently used is forgotten, as if
 /// it were full.
 pub const TRACKED_MAX: usize = 10_000;
@@ -38,11 +45,11 @@ pub const TRACKED_MAX: usize = 10_000;
 /// |---|---|
 /// | one address that guesses one user's password | [`ATTEMPTS_PER_USER_AND_ADDRESS`]: about 2,900 a day |
 /// | one address that tries few passwords on many users, or keeps the host busy with hashing | [`ATTEMPTS_PER_ADDRESS`] |
-/// | many addresses that guess one user's password | [`ATTEMPTS_PER_USER`]: about 17,000 a day together |
+/// | many addresses that guess one user's password | [`ATTEMPTS_PER_USER`], [`ATTEMPTS_PER_USER_FROM_FRESH`]: about 100,000 a day together |
 ///
 /// The last would let many addresses lock a user out. So it does not hold for an address from which the user has logged
-/// in, as far as it is remembered; from a new one they compete for what is refilled. Tokens that were issued are never
-/// touched. What it does not stop: somebody with ten thousand addresses, who makes it forget; a user is as safe from
+/// in, as far as it is remembered; and who comes from a new address does not compete with those that have failed. Tokens
+/// that were issued are never touched. What it does not stop: somebody with ten thousand addresses, who makes it forget; a user is as safe from
 /// them as their password is long.
 ///
 /// An address is an IPv4 address, or the first 64 bits of an IPv6 address, which one customer has. Behind a proxy all
@@ -52,6 +59,19 @@ pub struct LogInLimits {
     buckets: Recent<Key, Bucket>,
     /// From where users have logged in.
     known: Recent<(Name, IpAddr), ()>,
+    /// When somebody last tried from there without success so far.
+    failed: Recent<IpAddr, Timestamp>,
+}
+
+/// What is known of who tries to log in: the better it is, the sooner is their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// Attempts from the address have failed lately.
+    Failed,
+    /// Nothing.
+    Fresh,
+    /// The user has logged in from the address.
+    Known,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -59,6 +79,7 @@ enum Key {
     Address(IpAddr),
     UserAt(Name, IpAddr),
     User(Name),
+    UserFromFresh(Name),
 }
 
 impl Key {
@@ -67,17 +88,36 @@ impl Key {
             Self::Address(_) => ATTEMPTS_PER_ADDRESS,
             Self::UserAt(..) => ATTEMPTS_PER_USER_AND_ADDRESS,
             Self::User(_) => ATTEMPTS_PER_USER,
+            Self::UserFromFresh(_) => ATTEMPTS_PER_USER_FROM_FRESH,
         }
     }
 }
 
 impl LogInLimits {
-    /// Takes an attempt to log in as `user` from `address`.
+    /// What is known of an attempt that is about to be made.
+    pub fn trust(&mut self, user: &Name, address: IpAddr, now: Timestamp) -> Trust {
+        let address = network(address);
+        if self.known.contains(&(user.clone(), address)) {
+            return Trust::Known;
+        }
+        let failed = self.failed.get_mut(&address).map(|failed| {
+            // A clock that was put back must not hold anything against anybody for long.
+            *failed = (*failed).min(now);
+            *failed
+        });
+        match failed {
+            Some(failed) if failed.plus(FAILURE_REMEMBERED) > now => Trust::Failed,
+            _ => Trust::Fresh,
+        }
+    }
+
+    /// Takes an attempt to log in as `user` from `address`. Until it succeeds it counts as a failure of the address.
     ///
     /// # Errors
     /// How long to wait, if the attempt may not be made now. Nothing is taken then: asking costs nothing.
     pub fn attempt(&mut self, user: &Name, address: IpAddr, now: Timestamp) -> Result<(), Duration> {
-        let keys = self.keys(user, address);
+        let trust = self.trust(user, address, now);
+        let keys = Self::keys(user, address, trust);
         let mut wait = Duration::ZERO;
         for key in &keys {
             if let Some(bucket) = self.buckets.get_mut(key) {
@@ -92,25 +132,41 @@ impl LogInLimits {
             let attempts = key.attempts();
             self.buckets.entry(key).take(attempts, now);
         }
+        *self.failed.entry(network(address)) = now;
         Ok(())
     }
 
     /// Notes that an attempt succeeded, so that it does not count against the user.
-    pub fn succeeded(&mut self, user: &Name, address: IpAddr) {
-        for key in self.keys(user, address) {
-            if !matches!(key, Key::Address(_)) {
+    pub fn succeeded(&mut self, user: &Name, address: IpAddr, trust: Trust) {
+        self.give_back(user, address, trust, false);
+        self.known.entry((user.clone(), network(address)));
+    }
+
+    /// Notes that an attempt was not made after all, for want of a turn.
+    pub fn not_made(&mut self, user: &Name, address: IpAddr, trust: Trust) {
+        self.give_back(user, address, trust, true);
+    }
+
+    /// `trust` is what was known before the attempt.
+    fn give_back(&mut self, user: &Name, address: IpAddr, trust: Trust, to_address: bool) {
+        for key in Self::keys(user, address, trust) {
+            if to_address || !matches!(key, Key::Address(_)) {
                 let attempts = key.attempts();
                 self.buckets.entry(key).give_back(attempts);
             }
         }
-        self.known.entry((user.clone(), network(address)));
+        if trust != Trust::Failed {
+            self.failed.remove(&network(address));
+        }
     }
 
-    fn keys(&self, user: &Name, address: IpAddr) -> Vec<Key> {
+    fn keys(user: &Name, address: IpAddr, trust: Trust) -> Vec<Key> {
         let address = network(address);
         let mut keys = vec![Key::Address(address), Key::UserAt(user.clone(), address)];
-        if !self.known.contains(&(user.clone(), address)) {
-            keys.push(Key::User(user.clone()));
+        match trust {
+            Trust::Known => {}
+            Trust::Fresh => keys.push(Key::UserFromFresh(user.clone())),
+            Trust::Failed => keys.push(Key::User(user.clone())),
         }
         keys
     }
@@ -175,6 +231,12 @@ impl<K: Hash + Eq + Clone, V: Default> Recent<K, V> {
     /// The value of `key`, which counts as no use.
     fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.values.get_mut(key).map(|(_, value)| value)
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some((used, _)) = self.values.remove(key) {
+            self.order.remove(&used);
+        }
     }
 
     fn contains(&self, key: &K) -> bool {
@@ -247,13 +309,44 @@ mod tests {
         let mut limits = LogInLimits::default();
         let (ada, home) = (name("ada"), address(1));
         assert_eq!(limits.attempt(&ada, home, NOW), Ok(()));
-        limits.succeeded(&ada, home);
+        limits.succeeded(&ada, home, Trust::Fresh);
         let passed = (1_000..9_000).filter(|n| limits.attempt(&ada, address(*n), NOW).is_ok());
-        assert_eq!(passed.count(), 50);
-        assert_eq!(limits.attempt(&ada, address(2), NOW), Err(Duration::from_secs(5)));
+        assert_eq!(passed.count(), 200, "each is the first from its address");
+        assert_eq!(limits.attempt(&ada, address(2), NOW), Err(Duration::from_secs(1)));
         assert_eq!(passing(&mut limits, "ada", home, NOW), 5);
         // From elsewhere she has to wait, but not for ever.
-        assert_eq!(limits.attempt(&ada, address(2), NOW.plus(Duration::from_secs(5))), Ok(()));
+        assert_eq!(limits.attempt(&ada, address(2), NOW.plus(Duration::from_secs(1))), Ok(()));
+    }
+
+    #[test]
+    fn who_comes_from_a_new_address_does_not_compete_with_those_who_have_failed() {
+        let mut limits = LogInLimits::default();
+        let ada = name("ada");
+        let (mut passed, mut now) = (0, NOW);
+        // Three minutes of guesses from 150 addresses, as fast as they are let.
+        for second in 0..180 {
+            now = NOW.plus(Duration::from_secs(second));
+            for attacker in 1_000..1_150 {
+                passed += usize::from(limits.attempt(&ada, address(attacker), now).is_ok());
+            }
+            let new = address(u32::try_from(second).expect("small"));
+            assert_eq!(limits.trust(&ada, new, now), Trust::Fresh);
+            assert_eq!(limits.attempt(&ada, new, now), Ok(()), "after {second} s");
+            limits.succeeded(&ada, new, Trust::Fresh);
+        }
+        assert!(passed <= 150 + 50 + 180 / 5 + 1, "{passed} guesses passed");
+        assert_eq!(limits.trust(&ada, address(1_000), now), Trust::Failed);
+        assert_eq!(limits.trust(&ada, address(1_000), now.plus(FAILURE_REMEMBERED)), Trust::Fresh);
+    }
+
+    #[test]
+    fn an_attempt_that_was_not_made_counts_for_nothing() {
+        let mut limits = LogInLimits::default();
+        for _ in 0..1_000 {
+            assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Ok(()));
+            limits.not_made(&name("ada"), address(1), Trust::Fresh);
+        }
+        assert_eq!(limits.trust(&name("ada"), address(1), NOW), Trust::Fresh);
     }
 
     #[test]
@@ -261,12 +354,12 @@ mod tests {
         let mut limits = LogInLimits::default();
         for _ in 0..90 {
             assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Ok(()));
-            limits.succeeded(&name("ada"), address(1));
+            limits.succeeded(&name("ada"), address(1), Trust::Fresh);
         }
         assert_eq!(passing(&mut limits, "ada", address(1), NOW), 5);
         // Nor do they make the bucket larger.
         for _ in 0..3 {
-            limits.succeeded(&name("bob"), address(2));
+            limits.succeeded(&name("bob"), address(2), Trust::Fresh);
         }
         assert_eq!(passing(&mut limits, "bob", address(2), NOW), 5);
     }
@@ -294,7 +387,7 @@ mod tests {
     #[test]
     fn what_is_remembered_is_bounded() {
         let mut limits = LogInLimits::default();
-        limits.succeeded(&name("ada"), address(0));
+        limits.succeeded(&name("ada"), address(0), Trust::Fresh);
         for number in 1..20_000 {
             let _ = limits.attempt(&name(&format!("user-{number}")), address(number), NOW);
         }

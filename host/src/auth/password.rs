@@ -5,6 +5,7 @@
 //!
 //! [`argon2id`] is the only scheme of a host. It stands behind a trait so that tests of accounts need not take ten milliseconds for each password.
 
+use super::limits::Trust;
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -33,6 +34,9 @@ pub const HASHES_AT_ONCE_MAX: usize = 2;
 
 /// Passwords that wait to be hashed. With more than that, attempts are turned away at once.
 pub const HASHES_WAITING_MAX: usize = 32;
+
+/// Places among those that are left to who has not failed lately, and as many to who has logged in from there before.
+pub const WAITING_RESERVED: usize = 8;
 
 /// The longest PHC string, in bytes. One with the parameters above has 97.
 pub(crate) const PHC_BYTES_MAX: usize = 256;
@@ -183,7 +187,8 @@ pub fn check(password: &str) -> Result<(), PasswordError> {
     }
 }
 
-/// Bounds how many passwords are hashed at once, and how many wait for that.
+/// Bounds how many passwords are hashed at once, and how many wait for that. Whoever is trusted more has their turn first,
+/// and those whose attempts have failed lately may not take all places.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,
@@ -193,23 +198,35 @@ pub(super) struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     hashing: usize,
-    waiting: usize,
+    /// By trust.
+    waiting: [usize; 3],
+}
+
+impl GateState {
+    fn must_wait(&self, trust: Trust) -> bool {
+        self.hashing >= HASHES_AT_ONCE_MAX || self.waiting[trust as usize + 1..].iter().any(|waiting| *waiting > 0)
+    }
+
+    fn has_place(&self, trust: Trust) -> bool {
+        let waiting: usize = self.waiting.iter().sum();
+        waiting < HASHES_WAITING_MAX - WAITING_RESERVED * (Trust::Known as usize - trust as usize)
+    }
 }
 
 impl Gate {
     /// Waits until a password may be hashed. None if too many wait already.
-    pub(super) fn enter(&self) -> Option<Entered<'_>> {
+    pub(super) fn enter(&self, trust: Trust) -> Option<Entered<'_>> {
         let mut state = self.state();
-        if state.hashing >= HASHES_AT_ONCE_MAX {
-            if state.waiting >= HASHES_WAITING_MAX {
+        if state.must_wait(trust) {
+            if !state.has_place(trust) {
                 return None;
             }
-            state.waiting += 1;
-            state = self
-                .is_free
-                .wait_while(state, |state| state.hashing >= HASHES_AT_ONCE_MAX)
-                .unwrap_or_else(PoisonError::into_inner);
-            state.waiting -= 1;
+            state.waiting[trust as usize] += 1;
+            let waited = self.is_free.wait_while(state, |state| state.must_wait(trust));
+            state = waited.unwrap_or_else(PoisonError::into_inner);
+            state.waiting[trust as usize] -= 1;
+            // Those who are trusted less have waited for this one as well.
+            self.is_free.notify_all();
         }
         state.hashing += 1;
         Some(Entered(self))
@@ -227,7 +244,7 @@ pub(super) struct Entered<'a>(&'a Gate);
 impl Drop for Entered<'_> {
     fn drop(&mut self) {
         self.0.state().hashing -= 1;
-        self.0.is_free.notify_one();
+        self.0.is_free.notify_all();
     }
 }
 
@@ -260,23 +277,55 @@ mod tests {
         let gate = Gate::default();
         let (inside, most, entered) = (AtomicUsize::new(0), AtomicUsize::new(0), AtomicUsize::new(0));
         std::thread::scope(|scope| {
-            let held: Vec<_> = (0..HASHES_AT_ONCE_MAX).map(|_| gate.enter().expect("there is room")).collect();
+            let held: Vec<_> =
+                (0..HASHES_AT_ONCE_MAX).map(|_| gate.enter(Trust::Known).expect("there is room")).collect();
             for _ in 0..HASHES_WAITING_MAX {
                 scope.spawn(|| {
-                    let _held = gate.enter().expect("there is room to wait");
+                    let _held = gate.enter(Trust::Known).expect("there is room to wait");
                     most.fetch_max(inside.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
                     entered.fetch_add(1, Ordering::SeqCst);
                     inside.fetch_sub(1, Ordering::SeqCst);
                 });
             }
-            while gate.state().waiting < HASHES_WAITING_MAX {
+            while gate.state().waiting[Trust::Known as usize] < HASHES_WAITING_MAX {
                 std::thread::yield_now();
             }
-            assert!(gate.enter().is_none());
+            assert!(gate.enter(Trust::Known).is_none());
             drop(held);
         });
         assert_eq!(entered.into_inner(), HASHES_WAITING_MAX);
         assert!(most.into_inner() <= HASHES_AT_ONCE_MAX);
-        assert!(gate.enter().is_some());
+        assert!(gate.enter(Trust::Known).is_some());
+    }
+
+    #[test]
+    fn those_who_have_failed_leave_places_and_let_others_go_first() {
+        let gate = Gate::default();
+        let order = Mutex::new(Vec::new());
+        std::thread::scope(|scope| {
+            let held: Vec<_> =
+                (0..HASHES_AT_ONCE_MAX).map(|_| gate.enter(Trust::Known).expect("there is room")).collect();
+            let wait = |trust: Trust, number: usize| {
+                let (gate, order) = (&gate, &order);
+                scope.spawn(move || {
+                    let _held = gate.enter(trust).expect("there is room to wait");
+                    order.lock().expect("nobody panics").push(trust);
+                });
+                while gate.state().waiting[trust as usize] < number {
+                    std::thread::yield_now();
+                }
+            };
+            (1..=HASHES_WAITING_MAX - 2 * WAITING_RESERVED).for_each(|number| wait(Trust::Failed, number));
+            assert!(gate.enter(Trust::Failed).is_none());
+            (1..=WAITING_RESERVED).for_each(|number| wait(Trust::Fresh, number));
+            assert!(gate.enter(Trust::Fresh).is_none());
+            (1..=WAITING_RESERVED).for_each(|number| wait(Trust::Known, number));
+            assert!(gate.enter(Trust::Known).is_none());
+            drop(held);
+        });
+        let order = order.into_inner().expect("nobody panics");
+        // As many as hash at once may overtake one another.
+        let last_failed = order.iter().position(|trust| *trust == Trust::Failed).expect("some");
+        assert!(last_failed + HASHES_AT_ONCE_MAX >= 2 * WAITING_RESERVED, "{order:?}");
     }
 }
