@@ -1,4 +1,4 @@
-//! What `/metrics` shows, in the OpenMetrics text format that Prometheus reads.
+//! What `/metrics` shows, in the OpenMetrics text format that Prometheus reads, or in its own.
 //!
 //! Events and answers are counted as they come, in a [`ServiceMetrics`] for each service. What has a state of its own
 //! (meters, queues, the journal, the host's load) is not followed but handed in when somebody asks: a [`Scrape`]. There
@@ -8,6 +8,9 @@
 //! `docs/monitoring.md` lists every metric; a test compares.
 
 mod exposition;
+mod format;
+
+pub use format::Format;
 
 use crate::distribution::{Distribution, Spread};
 use crate::event::{Event, FailoverCause};
@@ -25,7 +28,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
-/// The media type of what [`Metrics::encode`] returns.
+/// The media type of OpenMetrics text, which [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Counts what happens on a host, from any thread.
@@ -122,7 +125,17 @@ impl Metrics {
         self.services.write().unwrap_or_else(PoisonError::into_inner).remove(service);
     }
 
-    /// Everything that was counted, and what `scrape` says, as text of [`CONTENT_TYPE`].
+    /// Everything that was counted, and what `scrape` says, as text of this format.
+    #[must_use]
+    pub fn encode_as(&self, scrape: Scrape, format: Format) -> String {
+        let text = self.encode(scrape);
+        match format {
+            Format::OpenMetrics => text,
+            Format::Prometheus => format::to_prometheus(&text),
+        }
+    }
+
+    /// The same as text of [`CONTENT_TYPE`].
     #[must_use]
     pub fn encode(&self, scrape: Scrape) -> String {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);

@@ -2,9 +2,10 @@
 
 use super::problem::Problem;
 use super::{Phase, Shared, services};
-use crate::metrics::{CONTENT_TYPE as METRICS_TYPE, JournalMetrics, Scrape};
+use crate::metrics::{Format, JournalMetrics, Scrape};
 use axum::extract::State;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::HeaderMap;
+use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
 use axum::response::{IntoResponse, Response};
 use std::sync::Arc;
 
@@ -23,7 +24,9 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static 
     }
 }
 
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
+pub(super) async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
+    let format = Format::of_accept(&accept);
     let scrape = Scrape {
         host: shared.load(),
         statuses: services::statuses(&shared).await,
@@ -31,5 +34,6 @@ pub(super) async fn metrics(State(shared): State<Arc<Shared>>) -> Response {
         queue_lengths: shared.host.queue_lengths(),
         journal: shared.host.data().map(|directory| JournalMetrics::from(directory.committer())),
     };
-    ([(CONTENT_TYPE, METRICS_TYPE)], shared.metrics.encode(scrape)).into_response()
+    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept")];
+    (headers, shared.metrics.encode_as(scrape, format)).into_response()
 }
