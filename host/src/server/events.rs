@@ -1,6 +1,7 @@
 //! The events of a host as a stream that can be resumed.
 
 use super::Shared;
+use super::connections::{Busy, Connection};
 use super::problem::Problem;
 use super::services;
 use super::shares::Share;
@@ -12,20 +13,27 @@ use crate::size::grouped;
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::HeaderMap;
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
 use serde::Deserialize;
 use serde_json::{Value, json};
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-/// Events that are kept for clients that come back.
+/// Events that are kept for clients that come back, beside lines that guests logged.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
+
+/// Lines that guests logged, of all services.
+pub const LOGS_KEPT_MAX: usize = 10_000;
+
+/// Those of one service.
+pub const LOGS_KEPT_PER_SERVICE_MAX: usize = 2_000;
 
 /// What a reader is told in the place of events that it asked for and that are gone.
 const GAP: &str = "gap";
@@ -36,8 +44,11 @@ const SHOWN_ID_CHARS_MAX: usize = 64;
 /// Streams of events that are open at once.
 pub const STREAMS_MAX: usize = 512;
 
-/// Those of one user.
+/// Those of one user, who may also have no more than half of those that are left.
 pub const STREAMS_PER_USER_MAX: usize = 64;
+
+/// Those that only admins may have.
+pub const STREAMS_RESERVED: usize = 16;
 
 /// Events that a reader holds at once.
 const READ_AT_ONCE: usize = 256;
@@ -52,15 +63,85 @@ struct Logged {
     number: u64,
     time: Timestamp,
     event: Event,
+    /// Its service was removed, and has been created again: it tells of another one of that name.
+    is_of_former: AtomicBool,
 }
 
-/// The last events of a host, for any number of readers.
+/// The last events of a host, for any number of readers. What guests log is kept apart, so that it displaces nothing else,
+/// and one service's lines not those of many others.
 #[derive(Debug)]
 pub struct EventLog {
     /// Tells the events of this start from those of others, whose numbers begin at 1 as well.
     start: u64,
-    kept: Mutex<VecDeque<Arc<Logged>>>,
+    kept: Mutex<Kept>,
     last: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The number of the last event.
+    last: u64,
+    /// What is no line of a guest, in order.
+    events: VecDeque<Arc<Logged>>,
+    /// The lines of guests, by number.
+    logs: BTreeMap<u64, Arc<Logged>>,
+    /// The numbers of the lines of each service, in order.
+    logs_of: HashMap<Name, VecDeque<u64>>,
+}
+
+impl Kept {
+    fn add(&mut self, logged: Arc<Logged>) {
+        let Event::Log { service, .. } = &logged.event else {
+            if self.events.len() == EVENTS_KEPT_MAX {
+                self.events.pop_front();
+            }
+            self.events.push_back(logged);
+            return;
+        };
+        let service = service.clone();
+        self.logs.insert(logged.number, Arc::clone(&logged));
+        let theirs = self.logs_of.entry(service.clone()).or_default();
+        theirs.push_back(logged.number);
+        if theirs.len() > LOGS_KEPT_PER_SERVICE_MAX {
+            self.drop_log(&service);
+        } else if self.logs.len() > LOGS_KEPT_MAX {
+            let most = self.logs_of.iter().max_by_key(|(_, theirs)| theirs.len());
+            if let Some(most) = most.map(|(service, _)| service.clone()) {
+                self.drop_log(&most);
+            }
+        }
+    }
+
+    /// Forgets the oldest line of a service.
+    fn drop_log(&mut self, service: &Name) {
+        let Some(theirs) = self.logs_of.get_mut(service) else { return };
+        if let Some(number) = theirs.pop_front() {
+            self.logs.remove(&number);
+        }
+        if theirs.is_empty() {
+            self.logs_of.remove(service);
+        }
+    }
+
+    /// What came after event `after`, as far as it is kept, in order.
+    fn after(&self, after: u64) -> impl Iterator<Item = &Arc<Logged>> {
+        let first = self.events.partition_point(|logged| logged.number <= after);
+        let mut events = self.events.range(first..).peekable();
+        let mut logs = self.logs.range(after + 1..).map(|(_, logged)| logged).peekable();
+        std::iter::from_fn(move || match (events.peek(), logs.peek()) {
+            (Some(event), Some(log)) if event.number > log.number => logs.next(),
+            (Some(_), _) => events.next(),
+            (None, _) => logs.next(),
+        })
+    }
+
+    /// How many of the events after `after` and up to `last` are gone.
+    fn missed(&self, after: u64, last: u64) -> u64 {
+        let events = |number: u64| self.events.partition_point(|logged| logged.number <= number);
+        let kept =
+            events(last).saturating_sub(events(after)) + self.logs.range(after + 1..=last.max(after + 1)).count();
+        (last - after.min(last)).saturating_sub(kept as u64)
+    }
 }
 
 impl EventLog {
@@ -73,24 +154,27 @@ impl EventLog {
     /// Adds an event. It does not block but for a moment: fit for an [`EventSink`](crate::event::EventSink).
     pub fn add(&self, event: &Event, time: Timestamp) {
         let mut kept = self.kept();
-        let number = kept.back().map_or(1, |last| last.number + 1);
-        if kept.len() == EVENTS_KEPT_MAX {
-            kept.pop_front();
+        if let Event::Created { vm, .. } = event {
+            let of_former = kept.after(0).filter(|logged| logged.event.service() == Some(&vm.service));
+            of_former.for_each(|logged| logged.is_of_former.store(true, Ordering::Relaxed));
         }
-        kept.push_back(Arc::new(Logged { number, time, event: event.clone() }));
+        kept.last += 1;
+        let number = kept.last;
+        let is_of_former = AtomicBool::new(false);
+        kept.add(Arc::new(Logged { number, time, event: event.clone(), is_of_former }));
         drop(kept);
         self.last.send_replace(number);
     }
 
-    /// What came after event `after`, as far as it is kept. The first of it may be a later one than the next.
-    fn after(&self, after: u64) -> Vec<Arc<Logged>> {
+    /// What came after event `after`, as far as it is kept; the number of the last event; and how many are gone of those up
+    /// to it.
+    fn after(&self, after: u64) -> (Vec<Arc<Logged>>, u64, u64) {
         let kept = self.kept();
-        let first = kept.partition_point(|logged| logged.number <= after);
-        kept.range(first..).take(READ_AT_ONCE).map(Arc::clone).collect()
+        (kept.after(after).take(READ_AT_ONCE).map(Arc::clone).collect(), kept.last, kept.missed(after, kept.last))
     }
 
     fn tells_of(&self, service: &Name) -> bool {
-        self.kept().iter().any(|logged| logged.event.service() == Some(service))
+        self.kept().after(0).any(|logged| logged.event.service() == Some(service))
     }
 
     fn id(&self, number: u64) -> String {
@@ -100,7 +184,7 @@ impl EventLog {
     /// The number of the event with this id; none if it is of another start, or of none.
     fn number(&self, id: &str) -> Option<u64> {
         let (_, number) = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start))?;
-        let last = self.kept().back().map_or(0, |last| last.number);
+        let last = self.kept().last;
         number.parse().ok().filter(|number| *number <= last)
     }
 
@@ -110,12 +194,12 @@ impl EventLog {
         matches!(parts, Some((Ok(start), Ok(_))) if start != self.start)
     }
 
-    /// The number before the first event that is kept.
-    fn beginning(&self) -> u64 {
-        self.kept().front().map_or(0, |first| first.number - 1)
+    /// The number of the last event.
+    fn last(&self) -> u64 {
+        self.kept().last
     }
 
-    fn kept(&self) -> MutexGuard<'_, VecDeque<Arc<Logged>>> {
+    fn kept(&self) -> MutexGuard<'_, Kept> {
         // No code that can panic runs under the lock.
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -136,6 +220,7 @@ pub(super) struct Wanted {
 pub(super) async fn stream_events(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     wanted: Result<Query<Wanted>, QueryRejection>,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
@@ -145,8 +230,23 @@ pub(super) async fn stream_events(
             format!("{count} streams of events{whose} are open, the most there may be; end one, or try again soon");
         Problem::later("too_many_streams", text)
     };
-    let share = shared.streams_of.take(identity.user.clone());
-    let share = share.ok_or_else(|| too_many(STREAMS_PER_USER_MAX, " of yours"))?;
+    let is_admin = shared.host.authorise_admin(&identity).is_ok();
+    if !is_admin && !shared.accounts.may_observe_any(&identity.user) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "not_granted",
+            format!(
+                "user '{}' may observe no service, so there is no event to tell; ask an admin for a grant",
+                identity.user
+            ),
+        ));
+    }
+    let left = shared.streams.available_permits();
+    if !is_admin && left <= STREAMS_RESERVED {
+        return Err(too_many(STREAMS_MAX - STREAMS_RESERVED, ""));
+    }
+    let share = shared.streams_of.take_up_to(identity.user.clone(), if is_admin { usize::MAX } else { left / 2 });
+    let share = share.ok_or_else(|| too_many(shared.streams_of.count(&identity.user), " of yours"))?;
     let place = Arc::clone(&shared.streams).try_acquire_owned().map_err(|_| too_many(STREAMS_MAX, ""))?;
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
@@ -155,13 +255,16 @@ pub(super) async fn stream_events(
             services::entry(&shared, service).await?;
         }
     }
-    let (after, unknown_id) = match headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes())) {
-        None => (shared.events.beginning(), None),
-        Some(id) => match shared.events.number(&id) {
-            Some(number) => (number, None),
-            None => (0, Some(id.chars().take(SHOWN_ID_CHARS_MAX).collect())),
-        },
-    };
+    // Who has seen none misses nothing of what is gone, and of an unknown event nobody knows what came after it.
+    let last = shared.events.last();
+    let (after, told_until, unknown_id) =
+        match headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes())) {
+            None => (0, last, None),
+            Some(id) => match shared.events.number(&id) {
+                Some(number) => (number, number, None),
+                None => (0, last, Some(id.chars().take(SHOWN_ID_CHARS_MAX).collect())),
+            },
+        };
     let follow = wanted.follow.unwrap_or(true);
     let news = shared.events.last.subscribe();
     let reading = Reading {
@@ -170,7 +273,10 @@ pub(super) async fn stream_events(
         wanted,
         _place: (place, share),
         after,
+        told_until,
+        missed: 0,
         unknown_id,
+        _busy: connection.busy(),
         ready: VecDeque::new(),
         news,
         follow,
@@ -187,6 +293,11 @@ struct Reading {
     _place: (OwnedSemaphorePermit, Share<Name>),
     wanted: Wanted,
     after: u64,
+    /// Up to this event the reader was told how many are gone.
+    told_until: u64,
+    /// Events up to there of which it is yet to be told.
+    missed: u64,
+    _busy: Busy,
     /// The id after which the client wants to go on, if this start of the server has not given it.
     unknown_id: Option<String>,
     ready: VecDeque<Arc<Logged>>,
@@ -205,18 +316,24 @@ impl Reading {
                 }
                 let Some(logged) = self.ready.pop_front() else { break };
                 self.after = logged.number;
-                if self.is_for_them(&identity, &logged.event) {
+                if self.is_for_them(&identity, &logged) {
                     let id = self.shared.events.id(logged.number);
                     return Some(sent(id, logged.event.kind(), &body(&logged)));
                 }
             }
             self.news.mark_unchanged();
-            self.ready = self.shared.events.after(self.after).into();
+            let (ready, last, missed) = self.shared.events.after(self.after);
+            self.ready = ready.into();
+            if last > self.told_until {
+                // What is gone below that was told.
+                self.missed = missed.saturating_sub(self.shared.events.kept().missed(self.after, self.told_until));
+                self.told_until = last;
+            }
             if !self.ready.is_empty() {
                 continue;
             }
             let is_token_valid = self.shared.host.authenticate_hash(&self.token).is_ok();
-            if is_token_valid && let Some(gap) = self.gap(self.after + 1) {
+            if is_token_valid && let Some(gap) = self.gap(last + 1) {
                 return Some(gap);
             }
             if !self.follow || !is_token_valid {
@@ -237,7 +354,8 @@ impl Reading {
     /// nobody knows what they were.
     fn gap(&mut self, next: u64) -> Option<axum::response::sse::Event> {
         let unknown = self.unknown_id.take();
-        if unknown.is_none() && next == self.after + 1 {
+        let missed = std::mem::take(&mut self.missed);
+        if unknown.is_none() && missed == 0 {
             return None;
         }
         let log = &self.shared.events;
@@ -257,12 +375,12 @@ impl Reading {
                 (id, None, text)
             }
             None => {
-                let missed = next - self.after - 1;
                 let events = if missed == 1 { "event is" } else { "events are" };
                 let text = format!(
-                    "Gap: {} {events} gone, as only the last {} are kept; {remedy}",
+                    "Gap: {} {events} gone, as only the last {} are kept, and {} lines of logs; {remedy}",
                     grouped(missed),
-                    grouped(EVENTS_KEPT_MAX as u64)
+                    grouped(EVENTS_KEPT_MAX as u64),
+                    grouped(LOGS_KEPT_MAX as u64)
                 );
                 (log.id(self.after), Some(missed), text)
             }
@@ -279,7 +397,8 @@ impl Reading {
     }
 
     /// Whether the user may see it, now: a grant may be gone since the stream began.
-    fn is_for_them(&self, identity: &Identity, event: &Event) -> bool {
+    fn is_for_them(&self, identity: &Identity, logged: &Logged) -> bool {
+        let event = &logged.event;
         let service = event.service();
         if self.wanted.service.as_ref().is_some_and(|wanted| Some(wanted) != service) {
             return false;
@@ -288,6 +407,10 @@ impl Reading {
             return false;
         }
         match service {
+            // Who may observe a service may not have been let to observe the former one of its name.
+            Some(_) if logged.is_of_former.load(Ordering::Relaxed) => {
+                self.shared.host.authorise_admin(identity).is_ok()
+            }
             Some(service) => self.shared.host.authorise(identity, service, Grant::Observe).is_ok(),
             None => self.shared.host.authorise_admin(identity).is_ok(),
         }
@@ -309,24 +432,76 @@ fn body(logged: &Logged) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::transaction::VmId;
 
-    fn event(number: usize) -> Event {
-        Event::Log { service: Name::new("bank").expect("a name"), line: number.to_string() }
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn event() -> Event {
+        Event::Started { service: name("bank") }
+    }
+
+    fn line(service: &str) -> Event {
+        Event::Log { service: name(service), line: "a line".into() }
+    }
+
+    fn numbers(log: &EventLog, after: u64) -> Vec<u64> {
+        log.kept().after(after).map(|logged| logged.number).collect()
     }
 
     #[test]
     fn a_reader_goes_on_where_it_was_and_sees_what_is_kept() {
         let log = EventLog::new(Timestamp(5_000_000));
-        (1..=EVENTS_KEPT_MAX + 10).for_each(|number| log.add(&event(number), Timestamp(0)));
-        assert_eq!((log.after(0).first().expect("some").number, log.beginning()), (11, 10));
-        let last = log.after(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)).expect("of this start"));
-        assert_eq!(last.len(), 2);
-        assert_eq!(log.id(last[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
+        (1..=EVENTS_KEPT_MAX + 10).for_each(|_| log.add(&event(), Timestamp(0)));
+        let (ready, last, missed) = log.after(0);
+        assert_eq!((ready.first().expect("some").number, last, missed), (11, 10_010, 10));
+        assert_eq!(log.after(5).2, 5);
+        assert_eq!(log.after(10).2, 0);
+        let (ready, ..) = log.after(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)).expect("of this start"));
+        assert_eq!(ready.len(), 2);
+        assert_eq!(log.id(ready[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
         assert_eq!(log.number("5-3"), Some(3));
         assert!(log.is_of_earlier_start("4-7") && log.is_of_earlier_start("6-7"));
         assert!(!["5-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
         for unknown in ["4-7", "nonsense", "5-", "5-x", &format!("5-{}", EVENTS_KEPT_MAX + 11)] {
             assert_eq!(log.number(unknown), None, "{unknown}");
         }
+    }
+
+    #[test]
+    fn lines_of_guests_displace_neither_events_nor_the_lines_of_others() {
+        let log = EventLog::new(Timestamp(0));
+        log.add(&event(), Timestamp(0));
+        log.add(&line("quiet"), Timestamp(0));
+        for service in 0..8 {
+            (0..3_000).for_each(|_| log.add(&line(&format!("chatty-{service}")), Timestamp(0)));
+        }
+        log.add(&event(), Timestamp(0));
+        let kept = numbers(&log, 0);
+        assert_eq!((kept.len(), &kept[..2]), (LOGS_KEPT_MAX + 2, &[1, 2][..]));
+        assert!(kept.is_sorted());
+        assert_eq!(log.after(0).2, 24_003 - kept.len() as u64);
+        assert_eq!(kept.last(), Some(&24_003));
+        let kept = log.kept();
+        assert!(kept.logs_of.values().all(|theirs| theirs.len() <= LOGS_KEPT_PER_SERVICE_MAX));
+        assert_eq!(kept.logs_of.values().map(VecDeque::len).sum::<usize>(), kept.logs.len());
+    }
+
+    #[test]
+    fn what_was_logged_before_a_service_was_created_again_is_of_another() {
+        let log = EventLog::new(Timestamp(0));
+        let created = |service: &str| Event::Created {
+            vm: VmId { service: name(service), number: 1 },
+            machine: name("m1"),
+            size: "small".into(),
+            workload: crate::workload::WorkloadHash::of(b""),
+        };
+        for event in [created("bank"), line("bank"), line("other"), created("bank"), line("bank")] {
+            log.add(&event, Timestamp(0));
+        }
+        let former =
+            log.after(0).0.iter().map(|logged| logged.is_of_former.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert_eq!(former, [true, true, false, false, false]);
     }
 }

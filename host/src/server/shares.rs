@@ -24,15 +24,20 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         Self { counts: Arc::default(), each_max }
     }
 
-    /// One more for `of`; none if they have all that they may.
-    pub(super) fn take(&self, of: K) -> Option<Share<K>> {
+    /// One more for `of`; none if they have all that they may, or would have more than `max`.
+    pub(super) fn take_up_to(&self, of: K, max: usize) -> Option<Share<K>> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(of.clone()).or_default();
-        if *count >= self.each_max {
+        let count = counts.get(&of).copied().unwrap_or(0);
+        if count >= self.each_max.min(max) {
             return None;
         }
-        *count += 1;
+        counts.insert(of.clone(), count + 1);
         Some(Share { counts: Arc::clone(&self.counts), of })
+    }
+
+    /// How many `of` has.
+    pub(super) fn count(&self, of: &K) -> usize {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner).get(of).copied().unwrap_or(0)
     }
 }
 
@@ -55,12 +60,15 @@ mod tests {
     #[test]
     fn each_has_a_share_and_gives_it_back() {
         let shares = Shares::new(2);
-        let (first, second) = (shares.take("ada"), shares.take("ada"));
-        assert!(first.is_some() && second.is_some() && shares.take("ada").is_none());
-        assert!(shares.take("bob").is_some());
+        let take = |of| shares.take_up_to(of, usize::MAX);
+        let (first, second) = (take("ada"), take("ada"));
+        assert!(first.is_some() && second.is_some() && take("ada").is_none());
+        assert!(take("bob").is_some());
         drop(first);
-        let again = shares.take("ada");
-        assert!(again.is_some() && shares.take("ada").is_none());
+        assert_eq!(shares.count(&"ada"), 1);
+        assert!(shares.take_up_to("ada", 1).is_none());
+        let again = take("ada");
+        assert!(again.is_some() && take("ada").is_none());
         drop((second, again));
         assert!(shares.counts.lock().expect("nobody panics").is_empty(), "who has nothing takes no room");
     }
