@@ -39,6 +39,7 @@ mod failover;
 mod hostile;
 mod kill;
 mod kill_server;
+mod memory;
 mod model;
 mod operators;
 mod prebuilt;

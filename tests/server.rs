@@ -568,6 +568,71 @@ async fn heads_and_bodies_that_do_not_come_are_not_waited_for_and_one_address_ca
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_from_two_addresses_keep_a_third_out_for_no_time() {
+    let folder = folder();
+    let site = Site::start(folder.path(), "[server.limits]\nconnections_max = 32\n").await;
+    let from = async |last: u8| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, last], 0).into()).expect("an address of loopback");
+        socket.connect(site.address).await.expect("the kernel accepts")
+    };
+    let mut idle = Vec::new();
+    for index in 0..32 {
+        let mut stream = from(2 + index % 2).await;
+        if index % 4 < 2 {
+            // Half-way through a head.
+            stream.write_all(b"GET /healthz HTT").await.expect("sent");
+        }
+        idle.push(stream);
+    }
+    let start = std::time::Instant::now();
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
+    assert!(start.elapsed() < lifeboat::server::UNAUTHENTICATED_IDLE_MAX, "it waited {:?}", start.elapsed());
+    // Those whose places were taken are hung up on, in the order in which they came.
+    assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    drop(idle);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_under_way_when_the_server_is_stopped_is_finished_and_batches_end_with_a_line() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let head = |path: &str, more: &str| {
+        format!("POST /v1/services/bank/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n{more}\r\n")
+    };
+    let mut single = TcpStream::connect(site.address).await.expect("accepted");
+    let request = head("transactions", "Content-Length: 4\r\nExpect: 100-continue\r\n");
+    single.write_all(request.as_bytes()).await.expect("sent");
+    single.read_exact(&mut [0; 25]).await.expect("it asks for the body");
+    let mut batch = TcpStream::connect(site.address).await.expect("accepted");
+    batch.write_all(head("transactions:batch", "Transfer-Encoding: chunked\r\n").as_bytes()).await.expect("sent");
+    batch.write_all(b"15\r\n{\"id\":\"a\",\"text\":\"1\"}\r\n1\r\n\n\r\n").await.expect("sent");
+    let mut answers = String::new();
+    while !answers.contains("\"ok\"") {
+        let mut piece = [0; 1024];
+        let length = batch.read(&mut piece).await.expect("answered");
+        answers += std::str::from_utf8(&piece[..length]).expect("text");
+    }
+    let stopping = tokio::spawn(site.stop());
+    // Its client goes on sending, and is not reset before it has read why it ends.
+    while !answers.contains("draining") {
+        let mut piece = [0; 1024];
+        let length = batch.read(&mut piece).await.expect("no reset");
+        assert!(length > 0, "it ends without a line: {answers}");
+        answers += std::str::from_utf8(&piece[..length]).expect("text");
+    }
+    assert!(answers.contains("\"status\":503"), "{answers}");
+    drop(batch);
+    single.write_all(b"1000").await.expect("sent");
+    let mut answer = String::new();
+    single.read_to_string(&mut answer).await.expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n2"), "{answer}");
+    stopping.await.expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn operators_who_hang_up_leave_no_service_half_way() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
@@ -677,22 +742,93 @@ async fn a_token_that_becomes_void_while_a_body_is_sent_does_nothing() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn one_user_cannot_take_every_stream_of_events() {
+async fn a_token_that_expires_while_a_body_is_sent_does_nothing_and_two_tokens_are_none() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
-    let ada = site.user(&admin, "ada", "bank", &[]).await;
-    let open = async |token: &str| site.request(Method::GET, "/v1/events", token).send().await.expect("answered");
-    let mut streams = Vec::new();
-    for _ in 0..STREAMS_PER_USER_MAX {
-        let stream = open(&ada).await;
-        assert_eq!(stream.status(), 200);
-        streams.push(stream);
+    site.user(&admin, "ada", "bank", &[]).await;
+    let other = json!({ "user": "other", "password": PASSWORD, "is_admin": true }).to_string();
+    let password = json!({ "password": "another one of theirs" }).to_string();
+    for (method, path, body) in [
+        ("POST", "/v1/users", &*other),
+        ("PUT", "/v1/users/ada/password", &password),
+        ("POST", "/v1/services/bank/transactions", "1"),
+        ("POST", "/v1/services/bank/query", "?"),
+        ("PUT", "/v1/services/new", "(component)"),
+    ] {
+        let token = site.log_in("admin").await;
+        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\
+             Expect: 100-continue\r\nConnection: close\r\n\r\n",
+            body.len()
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        let mut answer = [0; 25];
+        stream.read_exact(&mut answer).await.expect("answered");
+        assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+        site.clock.advance(Duration::from_secs(25 * 60 * 60));
+        stream.write_all(body.as_bytes()).await.expect("sent");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("answered");
+        assert!(answer.starts_with("HTTP/1.1 401 ") && answer.contains("expired"), "{method} {path}: {answer}");
     }
-    let refused = Answered::of(open(&ada).await).await;
-    assert_eq!((refused.status, refused.code().as_str()), (503, "too_many_streams"));
-    assert!(!refused.header("retry-after").is_empty());
+    let admin = site.log_in("admin").await;
+    for tokens in [[&*admin, &*admin], [&admin, "nonsense"], ["nonsense", &admin]] {
+        let request = tokens.into_iter().fold(site.client.get(site.url("/v1/whoami")), |request, token| {
+            request.header("Authorization", format!("Bearer {token}"))
+        });
+        let answered = Answered::of(request.send().await.expect("answered")).await;
+        assert_eq!((answered.status, answered.code().as_str()), (401, "not_authenticated"));
+    }
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "?").await.text(), "0", "nothing was dispatched");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_users_can_take_every_stream_of_events() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let open = async |token: &str| site.request(Method::GET, "/v1/events", token).send().await.expect("answered");
+    // Who may observe nothing has no use for one.
+    let nobody = site.user(&admin, "nobody", "bank", &[Grant::Transact]).await;
+    let refused = Answered::of(open(&nobody).await).await;
+    assert_eq!((refused.status, refused.code().as_str()), (403, "not_granted"));
+    let mut streams = Vec::new();
+    for user in 0..12 {
+        let token = site.user(&admin, &format!("user-{user}"), "bank", &[Grant::Observe]).await;
+        let before = streams.len();
+        loop {
+            let stream = open(&token).await;
+            if stream.status() != 200 {
+                let refused = Answered::of(stream).await;
+                assert_eq!((refused.status, refused.code().as_str()), (503, "too_many_streams"));
+                assert!(!refused.header("retry-after").is_empty());
+                break;
+            }
+            streams.push(stream);
+        }
+        let theirs = streams.len() - before;
+        assert!((1..=STREAMS_PER_USER_MAX).contains(&theirs), "user {user} has {theirs}");
+        assert!(user > 0 || theirs == STREAMS_PER_USER_MAX);
+    }
     assert_eq!(open(&admin).await.status(), 200);
     drop(streams);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_created_again_shows_new_observers_nothing_of_the_former() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
+    assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
+    site.deploy(&admin, "bank", "work.wat", "size=small").await;
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Observe]).await;
+    let events = async |token: &str| site.get("/v1/events?follow=false&service=bank", token).await.text().to_owned();
+    let (theirs, all) = (events(&ada).await, events(&admin).await);
+    assert_eq!(theirs.matches("event: ").count(), 1, "{theirs}");
+    assert!(theirs.contains("event: created"), "{theirs}");
+    assert!(all.contains("event: failover") && all.matches("event: created").count() == 2, "{all}");
     site.stop().await;
 }
 

@@ -3,6 +3,8 @@
 //! `docs/http-api.md` is the API for people, `GET /openapi.json` for programs. A body that is not listed here is what the
 //! guest got or answered, byte for byte.
 
+use crate::auth::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN};
+use crate::name::NAME_PATTERN;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -92,8 +94,10 @@ pub struct WhoAmI {
 #[serde(deny_unknown_fields)]
 pub struct NewUser {
     /// Their name.
+    #[schemars(regex(pattern = NAME_PATTERN))]
     pub user: String,
     /// Their first password.
+    #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_BYTES_MAX))]
     pub password: String,
     /// Whether they may do everything.
     #[serde(default)]
@@ -105,6 +109,7 @@ pub struct NewUser {
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
     /// The new one.
+    #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_BYTES_MAX))]
     pub password: String,
     /// The one that holds until now: needed for one's own, unless one is an admin and it is another's.
     #[serde(default)]

@@ -11,6 +11,7 @@ mod turns;
 pub use durable::{Ended, NewService};
 
 use crate::auth::{Authority, Grant, Identity, TokenHash};
+use crate::budget::Account;
 use crate::clock::Clock;
 use crate::data::{DataDirectory, chain};
 use crate::engine::{Engine, EngineError, PoolLimits, Program, joined};
@@ -317,12 +318,24 @@ impl Host {
     /// # Errors
     /// [`Denial`]: it does not, and never reaches the guest.
     pub fn begin_as(&self, identity: &Identity, service: &str, request: Request) -> Result<Pending, Denial> {
+        self.begin_within(identity, service, request, None)
+    }
+
+    /// The same, held to the budgets of an account: the request is executed only while its largest possible answer fits
+    /// them, else it is denied with [`Denial::NoMemory`].
+    pub(crate) fn begin_within(
+        &self,
+        identity: &Identity,
+        service: &str,
+        request: Request,
+        account: Option<Arc<Account>>,
+    ) -> Result<Pending, Denial> {
         let handle = self.enter(identity, service, Grant::Transact)?;
         if request.body.len() > self.body_bytes_max {
             return Err(Denial::BodyTooLarge { bytes: request.body.len(), limit_bytes: self.body_bytes_max });
         }
         request.id.as_deref().map_or(Ok(()), check_id)?;
-        handle.request(identity.user.clone(), request)
+        handle.request(identity.user.clone(), request, account)
     }
 
     /// The kept answer to a transaction of this user, once all that was sent to the service before is done. None if
@@ -395,7 +408,7 @@ impl Host {
 
     /// Authorises, and only then looks for the service: who has no grant does not learn whether there is one.
     fn enter(&self, identity: &Identity, service: &str, grant: Grant) -> Result<ServiceHandle, Denial> {
-        self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant)?;
+        self.authorise(identity, service, grant)?;
         if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
             return Ok(handle.clone());
         }

@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod auth;
+pub mod budget;
 pub mod catalog;
 pub mod client;
 pub mod clock;

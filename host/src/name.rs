@@ -8,6 +8,9 @@ use std::sync::Arc;
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
+/// The regular expression of a name, as descriptions of interfaces have it.
+pub const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+
 /// A name: 1 to [`NAME_BYTES_MAX`] ASCII letters, digits, `-`, `_` or `.`, of which the first is a letter or a digit, so
 /// that it is safe in a path, a command line, a log line and `bank/3`. Cheap to clone.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

@@ -10,10 +10,12 @@
 
 mod batch;
 mod body;
+mod connections;
 mod deploys;
 mod events;
 mod health;
 mod listener;
+mod pieces;
 mod problem;
 mod routes;
 mod services;
@@ -21,12 +23,16 @@ mod shares;
 mod transactions;
 mod users;
 
-pub use batch::{BATCH_BYTES_MAX, BATCH_IN_FLIGHT_MAX};
+pub use batch::{BATCH_BASE_BYTES, BATCH_IN_FLIGHT_MAX, DRAINED_TIME_MAX, LONG_LINE_BYTES};
 pub use body::DRAINED_BYTES_MAX;
+pub use connections::{REPLACED_IDLE_MIN, UNAUTHENTICATED_IDLE_MAX};
 pub use deploys::{DEPLOY_WAIT_MAX, LOADS_MAX};
-pub use events::{EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, STREAMS_MAX, STREAMS_PER_USER_MAX};
-pub use listener::{ADDRESS_SHARE, Listener, ListenerError, TlsFile, tls};
-pub use services::STATUS_MAX;
+pub use events::{
+    EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, STREAMS_MAX, STREAMS_PER_USER_MAX,
+    STREAMS_RESERVED,
+};
+pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, TlsFile, connections_max, tls};
+pub use services::{STATUS_MAX, UPLOADS_MAX};
 pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;
 
@@ -35,16 +41,19 @@ use crate::api::{
     User, Users, WhoAmI,
 };
 use crate::auth::{Accounts, Grant};
+use crate::budget::Budgets;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, MetricsAccess};
 use crate::host::Host;
 use crate::metrics::Metrics;
 use crate::monitor::{HostLoad, Monitor};
 use crate::name::Name;
+use crate::size::FUEL_MIN;
 use axum::Router;
 use axum::http::Method;
 use deploys::Deploys;
-use routes::{Api, Content, Needs, Route, json_of};
+use routes::{Api, Content, Needs, Route, json_of, name_schema};
+use serde_json::json;
 use shares::Shares;
 use std::sync::Arc;
 use std::time::Duration;
@@ -92,6 +101,10 @@ struct Shared {
     /// The longest transaction or query, in bytes.
     body_bytes_max: usize,
     phase: watch::Sender<Phase>,
+    /// What requests and answers may take of its memory.
+    budgets: Budgets,
+    /// Places for workloads that are being sent.
+    uploads: Arc<Semaphore>,
     /// Places for streams of events.
     streams: Arc<Semaphore>,
     /// Those that each user has.
@@ -143,6 +156,8 @@ impl Server {
             config,
             body_bytes_max,
             phase,
+            budgets: Budgets::default(),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             streams,
             streams_of,
             deploys: Deploys::default(),
@@ -176,7 +191,7 @@ impl Server {
             stop.await;
             self.shared.phase.send_replace(Phase::Draining);
         };
-        listener.serve(self.router.clone(), limits, draining, deadline).await;
+        listener.serve(self.router.clone(), limits, self.shared.budgets.clone(), draining, deadline).await;
     }
 }
 
@@ -193,17 +208,16 @@ fn router(shared: &Arc<Shared>) -> Router {
         MetricsAccess::Open => Nobody,
     };
     const ANY: Content = Content::Bytes("application/octet-stream");
-    const KEY: &[(&str, &str, &str)] = &[(
-        "header",
-        "Idempotency-Key",
-        "the transaction's id: the same id and body are answered the same, once executed",
-    )];
+    const GUESTS: Content = Content::Any(&["application/octet-stream", "application/json"]);
+    // In double quotes with escapes, or bare.
+    const KEY_PATTERN: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,128}"|[!#-~]([ -~]{0,126}[!-~])?)$"#;
     let answered = |route: Route| {
         route
-            .gives(200, "ok: what the guest answered", Some(ANY))
+            .gives(200, "ok: what the guest answered", Some(GUESTS))
             .gives(422, "refused or failed: the header Lifeboat-Outcome tells which", PROBLEM)
             .gives(503, "failed, and worth trying again; or denied for now", PROBLEM)
     };
+    let sizes: Vec<&str> = shared.config.sizes.iter().map(|size| size.name.as_str()).collect();
     let get = |path, needs, summary| Route::new(Method::GET, path, needs, summary);
     let post = |path, needs, summary| Route::new(Method::POST, path, needs, summary);
     let put = |path, needs, summary| Route::new(Method::PUT, path, needs, summary);
@@ -214,8 +228,8 @@ fn router(shared: &Arc<Shared>) -> Router {
         .route(
             get("/metrics", scrapes, "Everything that is counted, for Prometheus").gives(
                 200,
-                "OpenMetrics text",
-                Some(Content::Bytes(crate::metrics::CONTENT_TYPE)),
+                "OpenMetrics text, or that of Prometheus",
+                Some(Content::Any(&["application/openmetrics-text", "text/plain"])),
             ),
             health::metrics,
         )
@@ -265,12 +279,21 @@ fn router(shared: &Arc<Shared>) -> Router {
         .route(
             put("/v1/services/{name}", Admin, "Deploy a workload as a new service")
                 .takes(Content::Bytes("application/wasm"))
-                .parameters(&[
-                    ("query", "size", "the name of the size of its first VM"),
-                    ("query", "fuel", "fuel of each VM, in the place of the size's"),
-                    ("query", "failover", "direct, shadow or auto"),
-                ])
-                .gives(201, "it serves", Some(json_of::<Service>())),
+                .parameter("query", "size", "the name of the size of its first VM", json!({ "enum": sizes }))
+                .parameter(
+                    "query",
+                    "fuel",
+                    "fuel of each VM, in the place of the size's",
+                    json!({ "type": "integer", "minimum": FUEL_MIN, "maximum": u64::MAX }),
+                )
+                .parameter(
+                    "query",
+                    "failover",
+                    "how it moves into a fresh VM",
+                    json!({ "enum": ["direct", "shadow", "auto"] }),
+                )
+                .gives(201, "it serves", Some(json_of::<Service>()))
+                .gives(422, "the workload is refused", PROBLEM),
             services::deploy,
         )
         .route(
@@ -312,9 +335,12 @@ fn router(shared: &Arc<Shared>) -> Router {
         )
         .route(
             answered(
-                post("/v1/services/{name}/transactions", TRANSACT, "Execute a transaction, once")
-                    .takes(ANY)
-                    .parameters(KEY),
+                post("/v1/services/{name}/transactions", TRANSACT, "Execute a transaction, once").may_take(ANY).parameter(
+                    "header",
+                    "Idempotency-Key",
+                    "the transaction's id: the same id and body are answered the same, once executed",
+                    json!({ "type": "string", "pattern": KEY_PATTERN }),
+                ),
             ),
             transactions::transact,
         )
@@ -334,12 +360,12 @@ fn router(shared: &Arc<Shared>) -> Router {
                 TRANSACT,
                 "Many transactions, one a line, while answers come",
             )
-            .takes(Content::Bytes(JSON_LINES))
+            .may_take(Content::Bytes(JSON_LINES))
             .gives(200, "an answer a line, in the order of the requests", Some(Content::Bytes(JSON_LINES))),
             batch::transact,
         )
         .route(
-            answered(post("/v1/services/{name}/query", TRANSACT, "Ask a service; nothing is changed").takes(ANY)),
+            answered(post("/v1/services/{name}/query", TRANSACT, "Ask a service; nothing is changed").may_take(ANY)),
             transactions::query,
         )
         .route(
@@ -357,12 +383,25 @@ fn router(shared: &Arc<Shared>) -> Router {
         )
         .route(
             get("/v1/events", AnyUser, "What happens to the services that one may observe, and for admins to the host")
-                .parameters(&[
-                    ("query", "service", "that of one service alone"),
-                    ("query", "event", "that of one kind alone, such as failover, sla_failure or log; and gap in any case"),
-                    ("query", "follow", "false ends the stream with what has happened so far"),
-                    ("header", "Last-Event-ID", "go on after this event; what is gone of that is told by an event gap"),
-                ])
+                .parameter("query", "service", "that of one service alone", name_schema())
+                .parameter(
+                    "query",
+                    "event",
+                    "that of one kind alone, such as failover, sla_failure or log; and gap in any case",
+                    json!({ "type": "string" }),
+                )
+                .parameter(
+                    "query",
+                    "follow",
+                    "false ends the stream with what has happened so far",
+                    json!({ "type": "boolean", "default": true }),
+                )
+                .parameter(
+                    "header",
+                    "Last-Event-ID",
+                    "go on after this event; what is gone of that is told by an event gap",
+                    json!({ "type": "string" }),
+                )
                 .gives(
                     200,
                     "server-sent events; a gap has after and before, the ids around what is gone, and how many it missed",

@@ -25,6 +25,7 @@ mod moves;
 mod queries;
 mod queue;
 mod recover;
+mod reply;
 mod shadow;
 mod spec;
 mod turns;
@@ -36,6 +37,7 @@ pub(crate) use handle::{Ordered, ServiceHandle};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
 pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
 pub(crate) use recover::KeeperTask;
+pub(crate) use reply::Answered;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]
 pub use spec::Sabotage;
@@ -60,11 +62,12 @@ use crate::transaction::{Answer, Cause, Denial, Epoch, Kind, Reply, ReplyHash, R
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::Answers;
 use gate::EventGate;
-use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order, ReplySender};
+use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use logs::LogBucket;
 use moves::Moved;
 use queries::PendingQueries;
 use queue::{Exit, Queued, Turn};
+use reply::ReplySender;
 use shadow::{Aim, Shadow};
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -478,6 +481,7 @@ impl Service {
 
     /// The path of a transaction or query, from dedupe to what follows from it.
     async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
+        let Some(reply) = reply.reserve(&self.name) else { return };
         self.requests += 1;
         self.triggered = None;
         let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
@@ -495,7 +499,7 @@ impl Service {
                 return;
             }
             Err(denial) => {
-                let _ = reply.send(Err(denial));
+                reply.send(Err(denial));
                 return;
             }
         };
@@ -513,7 +517,7 @@ impl Service {
                 let is_kept = attempt.answer.is_kept();
                 let sabotage = self.sabotage.take_if(|sabotage| sabotage.hits(&work, &attempt.answer));
                 match self.settle(&work, attempt, sabotage) {
-                    Err(denial) => drop(reply.send(Err(denial))),
+                    Err(denial) => reply.send(Err(denial)),
                     Ok((answered, commit)) => {
                         if let Some(sabotage) = sabotage {
                             self.break_the_promise(&work, sabotage).await;
@@ -535,17 +539,18 @@ impl Service {
                 }
             }
             Err(denial) => {
-                let _ = reply.send(Err(denial));
+                reply.send(Err(denial));
             }
         }
     }
 
     /// Has an answer told when `commit` says that it holds. A client that is gone has lost interest.
-    fn release(&mut self, reply: ReplySender, mut answered: Reply, is_id_kept: bool, commit: &Commit) {
+    fn release(&mut self, mut reply: ReplySender, mut answered: Reply, is_id_kept: bool, commit: &Commit) {
         answered.failover = self.triggered.take().map(Box::new);
         // It reports a failover as well, whose record is the last one.
         let commit = if answered.failover.is_some() { &self.last_commit } else { commit };
-        self.tell_when_safe(commit, answered, is_id_kept, |answer| drop(reply.send(answer)));
+        reply.shrink_to(&answered.answer);
+        self.tell_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer));
     }
 
     fn tell_when_safe(

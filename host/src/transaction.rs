@@ -161,6 +161,16 @@ impl Answer {
         !matches!(self, Self::Failed(_))
     }
 
+    /// How long the guest's answer is; of a failure, which is the host's, nothing.
+    #[must_use]
+    pub fn content_bytes(&self) -> usize {
+        match self {
+            Self::Ok(bytes) => bytes.len(),
+            Self::Refused(text) => text.len(),
+            Self::Failed(_) => 0,
+        }
+    }
+
     /// A hash of the outcome and its bytes, by which a replay is compared. Causes of failures take no part: a replay
     /// skips what failed.
     #[must_use]
@@ -356,6 +366,15 @@ pub enum Denial {
         service: Name,
         /// The bound.
         limit: usize,
+    },
+    /// The largest answer that there can be does not fit the memory for answers that clients have not read.
+    #[error(
+        "service '{service}' did not execute it: the memory for answers which are not read yet is taken; read those that \
+         came before, and try again later"
+    )]
+    NoMemory {
+        /// The service.
+        service: Name,
     },
     /// The service cannot take more for now: its tank is empty and there is no way to a fresh one.
     #[error("service '{service}' is degraded: {reason}; try again later")]

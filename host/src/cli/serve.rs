@@ -20,7 +20,7 @@ use lifeboat::host::{Ended, Host, NewService};
 use lifeboat::metrics::Metrics;
 use lifeboat::monitor::{Admission, HostThresholds, Monitor};
 use lifeboat::name::Name;
-use lifeboat::server::{EventLog, Listener, Parts, Server, tls};
+use lifeboat::server::{EventLog, Listener, Parts, Server, connections_max, tls};
 use lifeboat::service::LaunchError;
 use log::Log;
 use std::collections::BTreeSet;
@@ -146,6 +146,13 @@ impl Serve {
                  was acknowledged is lost"
             ));
         });
+        let (wanted, max) = (config.server.limits.connections_max, connections_max(&config.server.limits));
+        if max < wanted {
+            log.note(&format!(
+                "connections_max is {max} instead of {wanted}, which is what the limit of open files leaves; raise that (ulimit \
+                 -n), or lower connections_max"
+            ));
+        }
         let deadline = config.server.shutdown_deadline;
         let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
         log.note(&format!("listening on {scheme}://{address}"));
@@ -337,13 +344,8 @@ fn raise_file_limit(config: &Config, log: &Log) {
     let connections = u64::from(config.server.limits.connections_max);
     // Segments, snapshots, pipes, and what the libraries have.
     let wanted = connections + FILES_BESIDE;
-    match rlimit::increase_nofile_limit(wanted) {
-        Ok(limit) if limit >= wanted => {}
-        Ok(limit) => log.note(&format!(
-            "the process may open {limit} files, {wanted} are wanted for connections_max = {connections}: beyond that \
-             connections wait; raise the limit (ulimit -n), or lower connections_max"
-        )),
-        Err(error) => log.note(&format!("the limit of open files cannot be raised: {error}")),
+    if let Err(error) = rlimit::increase_nofile_limit(wanted) {
+        log.note(&format!("the limit of open files cannot be raised: {error}"));
     }
 }
 

@@ -376,7 +376,11 @@ fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
         outcome: None,
     };
     Ok(match told {
-        Told { status: Some(status), code: Some(code), detail, .. } => Err(problem(status, code, detail, None)),
+        // What passes by itself is tried again: a line has no header that says when.
+        Told { status: Some(status), code: Some(code), detail, .. } => {
+            let retry_after = (status == 503).then(|| Duration::from_secs(1));
+            Err(problem(status, code, detail, retry_after))
+        }
         Told { id, outcome: Some(outcome), failover, .. } => {
             let failover = failover.map(|line| Printable(&line).to_string());
             Ok(BatchAnswer { id, outcome, line, failover })

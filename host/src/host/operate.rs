@@ -20,6 +20,7 @@ impl Host {
     /// # Errors
     /// As [`Authority::authorise`](crate::auth::Authority::authorise).
     pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
+        self.check_expiry(identity)?;
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant)
     }
 
@@ -28,7 +29,16 @@ impl Host {
     /// # Errors
     /// As [`Authority::authorise_admin`](crate::auth::Authority::authorise_admin).
     pub fn authorise_admin(&self, identity: &Identity) -> Result<(), Denial> {
+        self.check_expiry(identity)?;
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise_admin(identity)
+    }
+
+    /// Checks that the token of `identity` holds still: its request may have taken a minute to be sent.
+    pub(super) fn check_expiry(&self, identity: &Identity) -> Result<(), Denial> {
+        if self.surroundings.clock.now() >= identity.expires {
+            return Err(Denial::NotAuthenticated { reason: "the token has expired" });
+        }
+        Ok(())
     }
 
     /// The data directory, of a host that has one.

@@ -3,6 +3,7 @@
 use crate::transaction::{Answer, Denial, Outcome, Reply};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
 use std::io::{self, Write};
@@ -96,6 +97,59 @@ pub fn print_of_batch(out: &mut impl Write, id: Option<String>, result: &Result<
     write(out, id, result, true, true)
 }
 
+/// How the content of an answer stands in its line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// As it is.
+    Json,
+    /// As a string.
+    Text,
+    /// As base64.
+    Base64,
+}
+
+/// The line of a batch around the content of an answer, for content that is too long to be printed at once.
+#[derive(Debug)]
+pub struct Parts {
+    /// What stands before the content.
+    pub head: Vec<u8>,
+    /// The content, which is yet to be printed.
+    pub content: Bytes,
+    /// How.
+    pub form: Form,
+    /// What stands after it.
+    pub tail: Vec<u8>,
+}
+
+/// What [`print_of_batch`] prints, in parts. None if the answer has no content.
+#[must_use]
+pub fn parts_of_batch(id: Option<&str>, reply: Reply) -> Option<Parts> {
+    let outcome = reply.answer.outcome();
+    let (key, form, content) = match reply.answer {
+        Answer::Ok(bytes) => {
+            let payload = match std::str::from_utf8(&bytes) {
+                Err(_) => ("base64", Form::Base64),
+                Ok(text) if serde_json::from_str::<&RawValue>(text).is_ok() && !text.contains(['\n', '\r']) => {
+                    ("json", Form::Json)
+                }
+                Ok(_) => ("text", Form::Text),
+            };
+            // Space around a value is no part of it.
+            let bytes = if payload.1 == Form::Json { bytes.slice_ref(bytes.trim_ascii()) } else { bytes };
+            (payload.0, payload.1, bytes)
+        }
+        Answer::Refused(text) => ("cause", Form::Text, Bytes::from(text)),
+        Answer::Failed(_) => return None,
+    };
+    let json = |text: &str| serde_json::Value::from(text).to_string();
+    let quote = if form == Form::Json { "" } else { "\"" };
+    let id = id.map_or_else(|| "null".to_owned(), json);
+    let head = format!("{{\"id\":{id},\"outcome\":\"{outcome}\",\"{key}\":{quote}");
+    let failover = reply.failover.map(|failover| format!(",\"failover\":{}", json(&failover.to_string())));
+    let tail = format!("{quote}{}}}\n", failover.unwrap_or_default());
+    Some(Parts { head: escaped(head.into_bytes()), content, form, tail: escaped(tail.into_bytes()) })
+}
+
 fn write(
     out: &mut impl Write,
     id: Option<String>,
@@ -172,7 +226,6 @@ mod tests {
     use crate::clock::Timestamp;
     use crate::name::Name;
     use crate::transaction::{Cause, Sequence, VmId};
-    use bytes::Bytes;
 
     fn printed(answer: Answer, json: bool) -> String {
         let reply = Reply {

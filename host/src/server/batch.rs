@@ -1,14 +1,18 @@
 //! Many transactions over one request: lines in, lines out, in the same order, while both flow.
 
 use super::body::DRAINED_BYTES_MAX;
+use super::connections::{Busy, Connection};
+use super::pieces::{Outgoing, Pieces, WHOLE_BYTES_MAX};
 use super::problem::Problem;
-use super::transactions::Counted;
+use super::transactions::{Counted, no_memory};
 use super::{Phase, Shared, services};
 use crate::api::JSON_LINES;
 use crate::auth::{Identity, TokenHash};
+use crate::budget::{ANSWER_BYTES_MAX, Account, CONNECTION_BYTES_MAX, Permit, ROOM_WAIT_MAX, UNCOUNTED_BYTES_MAX};
 use crate::lines::{self, ENVELOPE_BYTES_MAX, Line, NotDone, Parsed};
 use crate::name::Name;
-use crate::transaction::{Reply, Request};
+use crate::service::Answered;
+use crate::transaction::{BODY_BYTES_MAX, Denial, Kind, Request};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
 use axum::extract::{Path, State};
@@ -27,9 +31,15 @@ use tokio::sync::watch;
 /// otherwise.
 pub const BATCH_IN_FLIGHT_MAX: usize = 512;
 
-/// Bytes of bodies and answers of one batch that are held at once, about: what is under way is reckoned with its body and
-/// with the longest answer so far.
-pub const BATCH_BYTES_MAX: usize = 16 * 1024 * 1024;
+/// What every batch takes of the budgets: short bodies and answers, the line that is being read, the one that is being
+/// written.
+pub const BATCH_BASE_BYTES: usize = 1024 * 1024;
+
+/// What it takes in addition while a line comes in that is longer than [`LINE_BYTES`].
+pub const LONG_LINE_BYTES: usize = 2 * ENVELOPE_BYTES_MAX + BODY_BYTES_MAX;
+
+/// How long what comes after the last line of a batch is read: a client that is sending learns why it ended.
+pub const DRAINED_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Requests that are under way before any answer tells how long answers are.
 const IN_FLIGHT_AT_FIRST: usize = 4;
@@ -40,24 +50,39 @@ const QUEUE_RETRY: Duration = Duration::from_millis(5);
 /// Answers are handed on when they are so many bytes together, or when the next is not there yet.
 const PIECE_BYTES: usize = 64 * 1024;
 
+/// The longest line that is read without more memory.
+const LINE_BYTES: usize = 64 * 1024;
+
 pub(super) async fn transact(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
     // Nothing is gained by denying each line.
     services::known(&shared, &service).await?;
-    let lines = Splitter::new(body.into_data_stream(), shared.config.server.limits.body_deadline);
+    let account = shared.budgets.account(&connection.budget, &identity.user);
+    let base = account.take_received_within(BATCH_BASE_BYTES, ROOM_WAIT_MAX).await;
+    let base = base.ok_or_else(|| no_memory(&service))?;
+    let idle_max = shared.config.server.limits.body_deadline;
+    let lines = Splitter::new(body.into_data_stream(), idle_max, Some(Arc::clone(&account)));
     let phase = shared.phase.subscribe();
     let batch = Batch {
         shared,
         token: identity.token,
         user: identity.user,
         service: service.into(),
+        account,
+        _base: base,
+        _busy: connection.busy(),
         lines,
         phase,
         under_way: VecDeque::new(),
+        again: VecDeque::new(),
+        collecting: None,
+        waits_for: None,
+        outgoing: Outgoing::default(),
         body_bytes: 0,
         window: IN_FLIGHT_AT_FIRST,
         answer_bytes: 0,
@@ -69,20 +94,33 @@ pub(super) async fn transact(
 
 /// A line that is to be answered.
 struct UnderWay {
-    id: Option<String>,
+    asked: Asked,
     answer: Answering,
-    body_bytes: usize,
+}
+
+/// What a line asked for: it is asked again if there was no memory for its answer.
+struct Asked {
+    id: Option<String>,
+    body: Bytes,
+    kind: Kind,
+    /// Of a long body.
+    received: Option<Arc<Permit>>,
 }
 
 enum Answering {
     Pending(Counted),
-    Known(Result<Reply, NotDone>),
+    Known(Result<Answered, NotDone>),
 }
 
 struct Done {
-    id: Option<String>,
-    result: Result<Reply, NotDone>,
-    body_bytes: usize,
+    asked: Asked,
+    result: Result<Answered, NotDone>,
+}
+
+/// A line whose turn comes again: it was not executed, or stands behind one that was not.
+struct Again {
+    asked: Asked,
+    known: Option<Result<Answered, NotDone>>,
 }
 
 /// A batch under way.
@@ -91,11 +129,22 @@ struct Batch {
     token: TokenHash,
     user: Name,
     service: Arc<str>,
+    account: Arc<Account>,
+    _base: Permit,
+    _busy: Busy,
     lines: Splitter,
     phase: watch::Receiver<Phase>,
     /// In the order of their lines. A service answers most of them in that order, and all are told in it, so that only the
     /// first is waited for.
     under_way: VecDeque<UnderWay>,
+    /// Those that come before any other line, once all that are under way are back.
+    again: VecDeque<Again>,
+    /// How many were put back since one was not executed, while those behind it are awaited.
+    collecting: Option<usize>,
+    /// The memory that the first of these waits for, and whether it is for what was received.
+    waits_for: Option<(usize, bool)>,
+    /// Long answers that are being sent.
+    outgoing: Outgoing,
     /// Of the requests under way.
     body_bytes: usize,
     /// Requests that may be under way: it grows with every answer.
@@ -112,10 +161,10 @@ enum Ended {
     Whole,
     /// They broke off.
     Broken(io::Error),
-    /// The token has become void: the last line says so.
-    Void(Problem),
+    /// The token has become void, or the server is being stopped: the last line says so.
+    Told(Problem),
     /// That was said.
-    VoidTold,
+    WasTold,
 }
 
 impl Batch {
@@ -124,38 +173,108 @@ impl Batch {
         let mut text = Vec::new();
         let mut phase = self.phase.clone();
         let mut draining = pin!(draining(&mut phase));
+        let account = Arc::clone(&self.account);
         loop {
+            if let Some(piece) = self.outgoing.next() {
+                return Some(Ok(piece));
+            }
             if text.len() >= PIECE_BYTES {
                 return Some(Ok(text.into()));
             }
             let is_queue_full = !self.shared.host.has_queue_room(&self.service, &self.user);
-            let takes_more = self.ended.is_none() && self.has_room() && !is_queue_full;
+            while self.takes_again() && !is_queue_full {
+                self.begin_again();
+            }
+            let takes_more = self.ended.is_none() && self.again.is_empty() && self.has_room() && !is_queue_full;
+            let waits_for = self.waits_for.filter(|_| self.under_way.is_empty());
+            let waits_for_queue = is_queue_full && (self.ended.is_none() || !self.again.is_empty());
             tokio::select! {
                 biased;
                 Some(done) = first_done(&mut self.under_way) => {
-                    self.body_bytes -= done.body_bytes;
-                    let before = text.len();
-                    if let Err(error) = lines::print_of_batch(&mut text, done.id, &done.result) {
+                    if let Some(done) = self.put_back(done)
+                        && let Err(error) = self.answered(&mut text, done)
+                    {
                         return Some(Err(error));
                     }
-                    self.answer_bytes = self.answer_bytes.max(text.len() - before);
-                    self.window = (self.window + 1).min(BATCH_IN_FLIGHT_MAX);
                 }
                 // What was not begun is the client's to send again.
-                () = &mut draining, if self.ended.is_none() => {
-                    self.ended = Some(Ended::Broken(io::Error::other("the server is being stopped")));
+                () = &mut draining, if self.ended.is_none() || !self.again.is_empty() => {
+                    self.again.clear();
+                    self.waits_for = None;
+                    self.ended = Some(Ended::Told(Problem::later(
+                        "draining",
+                        "the server is being stopped: the lines without an answer were not executed; send them again when \
+                         it is back",
+                    )));
                 }
                 line = self.lines.next(), if takes_more => match line {
                     None => self.ended = Some(Ended::Whole),
                     Some(Err(broken)) => self.ended = Some(Ended::Broken(broken)),
-                    Some(Ok(line)) => self.begin(line),
+                    Some(Ok(line)) => self.take(line),
                 },
                 () = std::future::ready(()), if !text.is_empty() => return Some(Ok(text.into())),
+                () = room(&account, waits_for), if waits_for.is_some() => self.waits_for = None,
                 // Others fill the queue: a line is not denied for that, it waits with those behind it.
-                () = tokio::time::sleep(QUEUE_RETRY), if self.ended.is_none() && is_queue_full => {}
+                () = tokio::time::sleep(QUEUE_RETRY), if waits_for_queue => {}
                 else => return self.end().await,
             }
         }
+    }
+
+    /// Prints an answer, or puts it with the long ones, which come next then.
+    fn answered(&mut self, text: &mut Vec<u8>, done: Done) -> io::Result<()> {
+        let Done { asked, result } = done;
+        self.body_bytes -= asked.body.len();
+        self.window = (self.window + 1).min(BATCH_IN_FLIGHT_MAX);
+        let result = match result {
+            Ok(Answered { reply, permit }) if reply.answer.content_bytes() > WHOLE_BYTES_MAX => {
+                self.answer_bytes = self.answer_bytes.max(reply.answer.content_bytes());
+                if let Some(parts) = lines::parts_of_batch(asked.id.as_deref(), reply) {
+                    self.outgoing.begin(Bytes::from(std::mem::take(text)), Pieces::of_line(parts, permit));
+                }
+                return Ok(());
+            }
+            // What is printed is no longer than a batch has for it.
+            Ok(Answered { reply, .. }) => Ok(reply),
+            Err(not_done) => Err(not_done),
+        };
+        let before = text.len();
+        lines::print_of_batch(text, asked.id, &result)?;
+        self.answer_bytes = self.answer_bytes.max(text.len() - before);
+        Ok(())
+    }
+
+    /// Keeps a line for later that was not executed for want of memory, and those behind it, so that their order holds.
+    fn put_back(&mut self, done: Done) -> Option<Done> {
+        let is_undone = matches!(done.result, Err(NotDone::Denied(Denial::NoMemory { .. })));
+        if !is_undone && self.collecting.is_none() {
+            return Some(done);
+        }
+        let Done { asked, result } = done;
+        self.body_bytes -= asked.body.len();
+        if matches!(self.ended, Some(Ended::Told(_) | Ended::WasTold)) {
+            // The last line says that it was not executed; nor is what stands behind it.
+            self.collecting = Some(0);
+            return None;
+        }
+        let collected = self.collecting.unwrap_or(0);
+        self.again.insert(collected, Again { asked, known: (!is_undone).then_some(result) });
+        self.collecting = Some(collected + 1);
+        if is_undone {
+            self.window = IN_FLIGHT_AT_FIRST;
+            self.waits_for = Some((ANSWER_BYTES_MAX, false));
+        }
+        if self.under_way.is_empty() {
+            // None of those that found no memory is under way any more.
+            self.account.unblock();
+            self.collecting = None;
+        }
+        None
+    }
+
+    /// Whether the first line whose turn comes again may be begun.
+    fn takes_again(&self) -> bool {
+        !self.again.is_empty() && self.collecting.is_none() && self.waits_for.is_none() && self.has_room()
     }
 
     /// What is told after the last answer; none at the end.
@@ -163,15 +282,19 @@ impl Batch {
         match self.ended.replace(Ended::Whole) {
             None | Some(Ended::Whole) => None,
             Some(Ended::Broken(error)) => Some(Err(error)),
-            Some(Ended::Void(problem)) => {
-                self.ended = Some(Ended::VoidTold);
+            Some(Ended::Told(problem)) => {
+                self.ended = Some(Ended::WasTold);
                 Some(Ok(problem.line()))
             }
-            Some(Ended::VoidTold) => {
+            Some(Ended::WasTold) => {
+                let stopping = async {
+                    draining(&mut self.phase).await;
+                    tokio::time::sleep(DRAINED_TIME_MAX).await;
+                };
                 tokio::select! {
                     () = self.lines.forget_rest() => {}
-                    // Nor is the end of the server put off for what is only forgotten.
-                    () = draining(&mut self.phase) => {}
+                    // Nor is the end of the server put off for long for what is only forgotten.
+                    () = stopping => {}
                 }
                 None
             }
@@ -181,45 +304,84 @@ impl Batch {
     fn has_room(&self) -> bool {
         let count = self.under_way.len();
         let bytes = self.body_bytes.saturating_add(self.answer_bytes.saturating_mul(count + 1));
-        count == 0 || (count < self.window && bytes < BATCH_BYTES_MAX)
+        count == 0 || (count < self.window && bytes < CONNECTION_BYTES_MAX)
     }
 
-    fn begin(&mut self, line: Line) {
+    fn take(&mut self, line: Line) {
+        let (asked, known) = match parse(line, &self.user) {
+            Ok((_, Request { id, body, kind })) => (Asked { id, body, kind, received: None }, None),
+            Err((id, not_done)) => {
+                let asked = Asked { id, body: Bytes::new(), kind: Kind::Transaction, received: None };
+                (asked, Some(Err(not_done)))
+            }
+        };
+        self.begin(Again { asked, known });
+    }
+
+    fn begin_again(&mut self) {
+        if let Some(again) = self.again.pop_front() {
+            self.begin(again);
+        }
+    }
+
+    fn begin(&mut self, again: Again) {
+        let Again { mut asked, known } = again;
         let by = match self.shared.host.authenticate_hash(&self.token) {
             Ok(by) => by,
             // It has become void since the batch began: no line that is left could end otherwise.
             Err(denial) => {
-                self.ended = Some(Ended::Void(denial.into()));
+                self.again.clear();
+                self.ended = Some(Ended::Told(denial.into()));
                 return;
             }
         };
-        let parsed = parse(line, &self.user);
-        let body_bytes = parsed.as_ref().map_or(0, |(_, request)| request.body.len());
-        self.body_bytes += body_bytes;
-        let (id, answer) = match parsed {
-            Err((id, not_done)) => (id, Answering::Known(Err(not_done))),
-            Ok((_, request)) => (request.id.clone(), self.ask(&by, request)),
+        if asked.body.len() > UNCOUNTED_BYTES_MAX && asked.received.is_none() {
+            let bytes = asked.body.len();
+            match self.account.take_received(bytes) {
+                Some(permit) => asked.received = Some(Arc::new(permit)),
+                None => {
+                    self.again.push_front(Again { asked, known });
+                    self.waits_for = Some((bytes, true));
+                    return;
+                }
+            }
+        }
+        self.body_bytes += asked.body.len();
+        let answer = match known {
+            Some(known) => Answering::Known(known),
+            None => self.ask(&by, &asked),
         };
-        self.under_way.push_back(UnderWay { id, answer, body_bytes });
+        self.under_way.push_back(UnderWay { asked, answer });
     }
 
-    fn ask(&self, by: &Identity, request: Request) -> Answering {
-        match Counted::begin(&self.shared, by, &self.service, request) {
+    fn ask(&self, by: &Identity, asked: &Asked) -> Answering {
+        let request = Request { id: asked.id.clone(), body: asked.body.clone(), kind: asked.kind };
+        match Counted::begin(&self.shared, by, &self.account, &self.service, request, asked.received.clone()) {
             Ok(counted) => Answering::Pending(counted),
             Err(denial) => Answering::Known(Err(NotDone::Denied(denial))),
         }
     }
 }
 
+/// Waits for memory.
+async fn room(account: &Arc<Account>, waits_for: Option<(usize, bool)>) {
+    if let Some((bytes, is_received)) = waits_for {
+        account.has_room_for(bytes, is_received).await;
+    }
+}
+
 /// The first line, once it is answered; none if there is no line. Dropping the future loses nothing.
 async fn first_done(under_way: &mut VecDeque<UnderWay>) -> Option<Done> {
-    let first = under_way.front_mut()?;
-    if let Answering::Pending(counted) = &mut first.answer {
-        let result = counted.await;
-        first.answer = Answering::Known(result.map_err(NotDone::Denied));
-    }
-    let UnderWay { id, answer: Answering::Known(result), body_bytes } = under_way.pop_front()? else { return None };
-    Some(Done { id, result, body_bytes })
+    let result = match &mut under_way.front_mut()?.answer {
+        Answering::Pending(counted) => Some(counted.await.map_err(NotDone::Denied)),
+        Answering::Known(_) => None,
+    };
+    let UnderWay { asked, answer } = under_way.pop_front()?;
+    let result = match (result, answer) {
+        (Some(result), _) | (None, Answering::Known(result)) => result,
+        (None, Answering::Pending(_)) => return None,
+    };
+    Some(Done { asked, result })
 }
 
 async fn draining(phase: &mut watch::Receiver<Phase>) {
@@ -247,16 +409,26 @@ struct Splitter {
     number: u64,
     is_over: bool,
     idle_max: std::time::Duration,
+    /// What a long line is held to.
+    account: Option<Arc<Account>>,
+    /// Of a long line.
+    long: Option<Permit>,
 }
 
 impl Splitter {
-    fn new(body: BodyDataStream, idle_max: std::time::Duration) -> Self {
-        Self { body, buffer: BytesMut::new(), dropped: 0, number: 0, is_over: false, idle_max }
+    fn new(body: BodyDataStream, idle_max: std::time::Duration, account: Option<Arc<Account>>) -> Self {
+        let buffer = BytesMut::new();
+        Self { body, buffer, dropped: 0, number: 0, is_over: false, idle_max, account, long: None }
     }
 
     /// The next line; none at the end. Dropping the future loses nothing.
     async fn next(&mut self) -> Option<io::Result<Line>> {
         let mut searched = 0;
+        if self.long.is_some() && self.buffer.len() <= LINE_BYTES {
+            // The buffer has grown for what is gone.
+            self.buffer = BytesMut::from(&self.buffer[..]);
+            self.long = None;
+        }
         loop {
             if let Some(end) = self.buffer[searched..].iter().position(|byte| *byte == b'\n') {
                 let mut line = self.buffer.split_to(searched + end + 1);
@@ -275,6 +447,12 @@ impl Splitter {
                 self.buffer.clear();
             }
             searched = self.buffer.len();
+            if searched > LINE_BYTES
+                && self.long.is_none()
+                && let Some(account) = &self.account
+            {
+                self.long = Some(account.take_received_when_free(LONG_LINE_BYTES).await);
+            }
             match tokio::time::timeout(self.idle_max, self.body.next()).await {
                 Err(_) => return Some(Err(self.broken(&"no line came in time"))),
                 Ok(None) => self.is_over = true,
@@ -324,7 +502,7 @@ mod tests {
     fn split(pieces: Vec<Vec<u8>>) -> Vec<Result<Vec<u8>, usize>> {
         let pieces: Vec<io::Result<Bytes>> = pieces.into_iter().map(|piece| Ok(Bytes::from(piece))).collect();
         let body = Body::from_stream(stream::iter(pieces)).into_data_stream();
-        let splitter = Splitter::new(body, Duration::from_secs(60));
+        let splitter = Splitter::new(body, Duration::from_secs(60), None);
         let lines =
             stream::unfold(splitter, |mut splitter| async move { splitter.next().await.map(|line| (line, splitter)) });
         let lines = lines.collect::<Vec<_>>();

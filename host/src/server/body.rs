@@ -2,7 +2,7 @@
 
 use super::problem::Problem;
 use crate::size::Bytes as ByteCount;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
@@ -12,9 +12,18 @@ use std::time::Duration;
 /// broken, and not the answer that says why.
 pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
+/// What a connection reads at once, about.
+const BUFFER_BYTES: usize = 16 * 1024;
+
 /// A body of up to so many bytes is copied out of the connection's buffer: as a piece of it, it would hold all of it for
 /// as long as the service remembers the transaction, and the connection would need a new one for its next request.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// What a body of this length takes of the budgets: nothing if it is copied, else no less than a connection's buffer,
+/// of which it may be a piece.
+pub(super) fn counted(length: usize) -> usize {
+    if length <= COPIED_BYTES_MAX { 0 } else { length.max(BUFFER_BYTES) }
+}
 
 /// Reads a whole body.
 pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Result<Bytes, Problem> {
@@ -37,6 +46,8 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             format!("the body is longer than {}; send less", ByteCount(bytes_max as u64)),
         )
     };
+    // A buffer that doubles would take twice what is counted.
+    let length = usize::try_from(body.size_hint().upper().unwrap_or(0)).unwrap_or(usize::MAX).min(bytes_max);
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
@@ -53,6 +64,7 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             first = data;
         } else {
             if rest.is_empty() {
+                rest.reserve(length);
                 rest.extend_from_slice(&std::mem::take(&mut first));
             }
             rest.extend_from_slice(&data);

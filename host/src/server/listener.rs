@@ -1,14 +1,13 @@
 //! Connections: accepted, bounded, encrypted if they are to be, and drained.
 
-use super::shares::Shares;
-use crate::auth::network;
+use super::connections::{Connection, Connections, Place};
+use crate::budget::Budgets;
 use crate::config::ServerLimits;
 use axum::Router;
-use axum::extract::ConnectInfo;
 use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use hyper_util::service::TowerToHyperService;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +16,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
@@ -29,6 +27,9 @@ const HEAD_BYTES_MIN: usize = 8 * 1024;
 
 /// One address may have one in so many of all connections.
 pub const ADDRESS_SHARE: usize = 2;
+
+/// File descriptors that connections leave for segments of the journal, snapshots, workloads, and what is opened to look.
+pub const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// How long to wait after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
@@ -194,22 +195,25 @@ impl Listener {
         self,
         router: Router,
         limits: &ServerLimits,
+        budgets: Budgets,
         draining: impl Future<Output = ()>,
         deadline: Duration,
     ) {
         let mut http = http1::Builder::new();
         let head_bytes_max = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX).max(HEAD_BYTES_MIN);
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_deadline).max_buf_size(head_bytes_max);
+        // A copy of an answer would not be counted.
+        http.writev(true);
         let graceful = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(limits.connections_max as usize));
-        let addresses = Shares::new((limits.connections_max as usize).div_ceil(ADDRESS_SHARE));
+        let max = connections_max(limits) as usize;
+        let places = Connections::new(max, max.div_ceil(ADDRESS_SHARE), budgets);
         let mut draining = std::pin::pin!(draining);
         loop {
             let accepted = tokio::select! {
                 () = &mut draining => break,
                 accepted = accept(&self.listener, &places) => accepted,
             };
-            let (stream, address, place) = match accepted {
+            let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(_) => {
                     // The connection was gone already, or the machine is short of something.
@@ -219,27 +223,30 @@ impl Listener {
             };
             // One that has too many already is hung up on, so that it cannot keep all others out. Of IPv6, a client has a
             // whole network of them.
-            let Some(of_address) = addresses.take(network(address.ip())) else { continue };
+            let Some(place) = places.take(address) else { continue };
             // Answers are small, and each is waited for.
             let _ = stream.set_nodelay(true);
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(limits.body_deadline));
             let stream = Box::pin(stream);
-            let service = TowerToHyperService::new(WithAddress { router: router.clone(), address });
-            let (http, tls, watcher) = (http.clone(), self.tls.clone(), graceful.watcher());
+            let (router, http, tls, watcher) = (router.clone(), http.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
+                let connection = Arc::clone(&place.connection);
+                let service = service_fn(move |request| answer(router.clone(), Arc::clone(&connection), request));
                 // A connection that breaks is the client's loss; what it asked for has happened or not all the same.
                 match tls {
                     None => {
-                        let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
+                        let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+                        until_closed(&place, serving).await;
                     }
                     Some(tls) => {
                         if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
-                            let _ = watcher.watch(http.serve_connection(TokioIo::new(stream), service)).await;
+                            let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
+                            until_closed(&place, serving).await;
                         }
                     }
                 }
-                drop((place, of_address));
+                drop(place);
             });
         }
         drop(self.listener);
@@ -249,35 +256,38 @@ impl Listener {
     }
 }
 
-async fn accept(
-    listener: &TcpListener,
-    places: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, tokio::sync::OwnedSemaphorePermit)> {
-    let place = Arc::clone(places).acquire_owned().await.expect("the semaphore is never closed");
-    let (stream, address) = listener.accept().await?;
-    Ok((stream, address, place))
+/// How many connections there may be: as many as are configured, and no more than the descriptors of the process leave.
+#[must_use]
+pub fn connections_max(limits: &ServerLimits) -> u32 {
+    let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
+    // What is open is the journal, the catalog, and what the libraries have.
+    let open = std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
+    let left = descriptors.saturating_sub(open).saturating_sub(DESCRIPTORS_RESERVED);
+    limits.connections_max.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1)
 }
 
-/// The router, with the address of the client in every request.
-#[derive(Clone)]
-struct WithAddress {
-    router: Router,
-    address: SocketAddr,
+async fn accept(listener: &TcpListener, places: &Connections) -> io::Result<(TcpStream, SocketAddr)> {
+    places.room().await;
+    listener.accept().await
 }
 
-impl tower::Service<hyper::Request<hyper::body::Incoming>> for WithAddress {
-    type Response = axum::response::Response;
-    type Error = std::convert::Infallible;
-    type Future = <Router as tower::Service<hyper::Request<axum::body::Body>>>::Future;
-
-    fn poll_ready(&mut self, _: &mut std::task::Context<'_>) -> std::task::Poll<Result<(), Self::Error>> {
-        // A router is always ready.
-        std::task::Poll::Ready(Ok(()))
+/// Serves a connection to its end, or until its place is another's.
+async fn until_closed<T>(place: &Place, serving: impl Future<Output = T>) {
+    tokio::select! {
+        _ = serving => {}
+        () = place.connection.closed() => {}
     }
+}
 
-    fn call(&mut self, request: hyper::Request<hyper::body::Incoming>) -> Self::Future {
-        let mut request = request.map(axum::body::Body::new);
-        request.extensions_mut().insert(ConnectInfo(self.address));
-        tower::Service::call(&mut self.router, request)
-    }
+/// Answers a request, which has its connection among its extensions.
+async fn answer(
+    mut router: Router,
+    connection: Arc<Connection>,
+    request: hyper::Request<hyper::body::Incoming>,
+) -> Result<axum::response::Response, std::convert::Infallible> {
+    let _busy = connection.busy();
+    let mut request = request.map(axum::body::Body::new);
+    request.extensions_mut().insert(connection);
+    // A router is always ready.
+    tower::Service::call(&mut router, request).await
 }

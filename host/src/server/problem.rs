@@ -1,14 +1,16 @@
 //! Answers and problems as HTTP has them: the one place where outcomes and denials become status codes.
 
+use super::pieces::{Pieces, WHOLE_BYTES_MAX};
 use crate::api::{
     self, FAILOVER_HEADER, FUEL_USED_HEADER, OUTCOME_HEADER, PROBLEM_JSON, REPEATED_HEADER, SEQUENCE_HEADER,
     TRANSACTION_ID_HEADER, VM_HEADER,
 };
 use crate::auth::{AccountError, LogInError, PasswordError};
+use crate::budget;
 use crate::data::{DataError, chain};
 use crate::engine::EngineError;
-use crate::service::LaunchError;
-use crate::transaction::{Answer, Denial, Outcome, Reply};
+use crate::service::{Answered, LaunchError};
+use crate::transaction::{Answer, Denial, Outcome};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -102,30 +104,33 @@ impl Problem {
     }
 
     /// A line of a batch that no other follows.
-    pub(super) fn line(self) -> Bytes {
+    pub(super) fn line(&self) -> Bytes {
         let mut line = self.json();
         line.push(b'\n');
         line.into()
     }
 
-    fn json(self) -> Vec<u8> {
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.body()).expect("texts and numbers are JSON")
+    }
+
+    fn body(&self) -> api::Problem {
         let Self { status, code, detail, outcome, .. } = self;
-        let problem = api::Problem {
+        api::Problem {
             kind: "about:blank".into(),
             title: status.canonical_reason().unwrap_or("Error").into(),
             status: status.as_u16(),
-            code: code.into(),
-            detail,
+            code: (*code).into(),
+            detail: detail.clone(),
             outcome: outcome.map(|outcome| outcome.to_string()),
-        };
-        serde_json::to_vec(&problem).expect("texts and numbers are JSON")
+        }
     }
 }
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let Self { status, outcome, retry_after, .. } = self;
         let body = self.json();
+        let Self { status, outcome, retry_after, .. } = self;
         let mut response = Response::new(Body::from(body));
         *response.status_mut() = status;
         let headers = response.headers_mut();
@@ -156,6 +161,7 @@ impl From<Denial> for Problem {
             Denial::IdReused { .. } => (StatusCode::CONFLICT, "id_reused"),
             Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
+            Denial::NoMemory { .. } => (StatusCode::SERVICE_UNAVAILABLE, "answers_unread"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
             Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
@@ -252,16 +258,30 @@ impl From<DataError> for Problem {
 }
 
 /// The answer to a transaction or query. An id that the host made up is not told: nobody can ask for the answer by it.
-pub(super) fn answer(reply: Reply, has_id: bool) -> Response {
+/// The memory that it takes is released with the last byte that the client has.
+pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
+    let Answered { reply, permit } = answered;
     let outcome = reply.answer.outcome();
     let mut response = match reply.answer {
         Answer::Ok(bytes) => {
             let content_type = content_type(&bytes);
+            let bytes = match permit {
+                None => bytes,
+                Some(permit) => budget::held(bytes, permit),
+            };
             let mut response = Response::new(Body::from(bytes));
             // With room for the length and the date, which come later.
             response.headers_mut().reserve(HEADERS_RESERVED);
             response.headers_mut().insert(CONTENT_TYPE, content_type);
             response.headers_mut().insert(OUTCOME, outcome_value(outcome));
+            response
+        }
+        Answer::Refused(text) if text.len() > WHOLE_BYTES_MAX => {
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", "").with_outcome(outcome);
+            let pieces = Pieces::of_problem(&problem.body(), text, permit);
+            let mut response = problem.into_response();
+            let pieces = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+            *response.body_mut() = Body::from_stream(pieces);
             response
         }
         Answer::Refused(text) => {
@@ -332,10 +352,10 @@ pub(super) fn encoded(id: &str) -> String {
 mod tests {
     use super::*;
     use crate::name::Name;
-    use crate::transaction::{Cause, Sequence, VmId};
+    use crate::transaction::{Cause, Reply, Sequence, VmId};
 
-    fn reply(answer: Answer) -> Reply {
-        Reply {
+    fn reply(answer: Answer) -> Answered {
+        let reply = Reply {
             id: "a b\n%".into(),
             sequence: Sequence(7),
             timestamp: crate::clock::Timestamp(0),
@@ -344,7 +364,8 @@ mod tests {
             is_repeated: true,
             vm: VmId { service: Name::new("bank").expect("a name"), number: 3 },
             failover: None,
-        }
+        };
+        Answered { reply, permit: None }
     }
 
     #[test]

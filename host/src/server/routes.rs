@@ -1,10 +1,11 @@
 //! Routes: each declares what it needs and what it is, once, and both the guard and the API's description follow from
 //! that.
 
+use super::connections::Connection;
 use super::problem::Problem;
 use super::{Phase, Shared};
 use crate::auth::{Grant, Identity};
-use crate::name::Name;
+use crate::name::{NAME_PATTERN, Name};
 use crate::transaction::Outcome;
 use axum::Router;
 use axum::body::Body;
@@ -54,9 +55,54 @@ pub(super) enum Content {
     Json(fn(&mut SchemaGenerator) -> Value),
     /// Of this type.
     Bytes(&'static str),
+    /// Of one of these types.
+    Any(&'static [&'static str]),
     /// Why it is not done.
     Problem,
 }
+
+/// A parameter, as it is described.
+struct Parameter {
+    /// `path`, `query`, `header`.
+    place: &'static str,
+    name: &'static str,
+    meaning: &'static str,
+    schema: Value,
+}
+
+impl Parameter {
+    /// That of a path, by the name that it has there.
+    fn of_path(name: &'static str) -> Self {
+        let (meaning, schema) = match name {
+            "grant" => ("what the user may do", json!({ "type": "string", "enum": Grant::ALL.map(Grant::word) })),
+            "id" => ("the transaction's id", json!({ "type": "string", "pattern": ID_PATTERN })),
+            "user" => ("the user's name", name_schema()),
+            _ => ("the service's name", name_schema()),
+        };
+        Self { place: "path", name, meaning, schema }
+    }
+}
+
+/// What a name is.
+pub(super) fn name_schema() -> Value {
+    json!({ "type": "string", "pattern": NAME_PATTERN })
+}
+
+/// Ids that every client can write: others are taken as well, up to as many bytes.
+const ID_PATTERN: &str = "^[!-~]{1,128}$";
+
+/// Statuses of problems that many operations have.
+const PROBLEMS: [(u16, &str); 9] = [
+    (400, "what was sent is not as described"),
+    (401, "no token, or one that does not hold"),
+    (403, "not granted"),
+    (404, "there is no such thing"),
+    (408, "the body did not come in time"),
+    (409, "it does not go with what is there"),
+    (413, "the body is too long"),
+    (429, "too much at once: the header Retry-After tells when to try again"),
+    (503, "not now: the header Retry-After tells when to try again"),
+];
 
 /// JSON of this shape.
 pub(super) fn json_of<T: JsonSchema>() -> Content {
@@ -70,13 +116,15 @@ pub(super) struct Route {
     needs: Needs,
     summary: &'static str,
     takes: Option<Content>,
-    parameters: &'static [(&'static str, &'static str, &'static str)],
+    is_body_required: bool,
+    parameters: Vec<Parameter>,
     gives: Vec<(u16, &'static str, Option<Content>)>,
 }
 
 impl Route {
     pub(super) fn new(method: Method, path: &'static str, needs: Needs, summary: &'static str) -> Self {
-        Self { method, path, needs, summary, takes: None, parameters: &[], gives: Vec::new() }
+        let is_body_required = true;
+        Self { method, path, needs, summary, takes: None, is_body_required, parameters: Vec::new(), gives: Vec::new() }
     }
 
     pub(super) fn takes(mut self, content: Content) -> Self {
@@ -84,9 +132,21 @@ impl Route {
         self
     }
 
-    /// Parameters beside those of the path: where (`query`, `header`), name, meaning.
-    pub(super) fn parameters(mut self, parameters: &'static [(&'static str, &'static str, &'static str)]) -> Self {
-        self.parameters = parameters;
+    /// A body that may be empty, or not there.
+    pub(super) fn may_take(mut self, content: Content) -> Self {
+        self.is_body_required = false;
+        self.takes(content)
+    }
+
+    /// A parameter beside those of the path.
+    pub(super) fn parameter(
+        mut self,
+        place: &'static str,
+        name: &'static str,
+        meaning: &'static str,
+        schema: Value,
+    ) -> Self {
+        self.parameters.push(Parameter { place, name, meaning, schema });
         self
     }
 
@@ -157,6 +217,7 @@ impl Api {
         let content = |generator: &mut SchemaGenerator, content: Content| match content {
             Content::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
             Content::Bytes(media_type) => json!({ media_type: {} }),
+            Content::Any(media_types) => media_types.iter().map(|media_type| (*media_type, json!({}))).collect(),
             Content::Problem => problem.clone(),
         };
         let mut responses = Map::new();
@@ -167,14 +228,26 @@ impl Api {
             }
             responses.insert(status.to_string(), response);
         }
+        let in_path: Vec<Parameter> = route.path.split(['{', '}']).skip(1).step_by(2).map(Parameter::of_path).collect();
+        for (status, what) in PROBLEMS {
+            let may_be = match status {
+                401 | 403 => route.needs != Needs::Nobody || route.takes.is_some(),
+                404 => !in_path.is_empty(),
+                408 | 413 => route.takes.is_some(),
+                409 | 429 => route.method != Method::GET,
+                _ => true,
+            };
+            if may_be && !responses.contains_key(&status.to_string()) {
+                responses.insert(status.to_string(), json!({ "description": what, "content": problem }));
+            }
+        }
         responses.insert("default".into(), json!({ "description": "a problem", "content": problem }));
-        let in_path = route.path.split(['{', '}']).skip(1).step_by(2).map(|name| ("path", name, ""));
         let parameters: Vec<Value> = in_path
-            .chain(route.parameters.iter().copied())
-            .map(|(place, name, meaning)| {
+            .iter()
+            .chain(&route.parameters)
+            .map(|Parameter { place, name, meaning, schema }| {
                 json!({
-                    "in": place, "name": name, "description": meaning,
-                    "required": place == "path", "schema": { "type": "string" },
+                    "in": place, "name": name, "description": meaning, "required": *place == "path", "schema": schema,
                 })
             })
             .collect();
@@ -188,7 +261,8 @@ impl Api {
             operation["security"] = json!([{ "token": [] }]);
         }
         if let Some(takes) = route.takes {
-            operation["requestBody"] = json!({ "required": true, "content": content(&mut self.generator, takes) });
+            let content = content(&mut self.generator, takes);
+            operation["requestBody"] = json!({ "required": route.is_body_required, "content": content });
         }
         let method = route.method.as_str().to_ascii_lowercase();
         self.paths.entry(route.path).or_default().insert(method, operation);
@@ -262,6 +336,9 @@ fn admit(
         return Err(if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem });
     }
     let identity = shared.host.authenticate(token(request.headers())?)?;
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.authenticated();
+    }
     // Who is nobody does not learn that.
     let parameters = parameters.as_ref().map_err(|_| not_text())?;
     match needs {
@@ -285,11 +362,18 @@ fn is_for_running_service(shared: &Shared, needs: Needs, parameters: &PathParame
 
 /// The token of a request; an empty one is nobody's.
 fn token(headers: &HeaderMap) -> Result<&str, Problem> {
-    let Some(value) = headers.get(AUTHORIZATION) else {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
         return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
             reason: "the request has no header 'Authorization: Bearer TOKEN'",
         }));
     };
+    // Something in front of the server may have looked at another of them.
+    if values.next().is_some() {
+        return Err(Problem::from(crate::transaction::Denial::NotAuthenticated {
+            reason: "the request has more than one header 'Authorization'; send one",
+        }));
+    }
     let text = value.to_str().unwrap_or("");
     let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
     if !scheme.eq_ignore_ascii_case("bearer") {

@@ -29,6 +29,9 @@ use std::time::Duration;
 /// How long a list waits for a service that is busy, before it is shown without its VM.
 pub const STATUS_MAX: Duration = Duration::from_secs(1);
 
+/// Workloads that are sent and deployed at once: each is up to 32 MiB.
+pub const UPLOADS_MAX: usize = 4;
+
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
@@ -67,12 +70,16 @@ pub(super) async fn deploy(
     let settings = settings(&shared, deployment)?;
     let turn = shared.deploys.turn(&identity.user).await?;
     let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
+    let upload = Arc::clone(&shared.uploads).try_acquire_owned().map_err(|_| {
+        let text = format!("{UPLOADS_MAX} workloads are being sent, the most there may be at once; try again soon");
+        Problem::later("too_many_uploads", text)
+    })?;
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
     // It may have taken minutes.
     shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
     let created = uninterrupted(&shared, move |shared| async move {
         let created = create(&shared, name, settings, bytes).await;
-        drop(turn);
+        drop((turn, upload));
         created
     });
     Ok((StatusCode::CREATED, Json(created.await?)))

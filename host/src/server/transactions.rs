@@ -1,15 +1,17 @@
 //! Transactions, queries, and what became of them.
 
+use super::connections::Connection;
 use super::problem::{self, Problem};
 use super::{Shared, body};
 use crate::api::{IDEMPOTENCY_KEY_HEADER, TransactionState};
 use crate::auth::Identity;
+use crate::budget::{ANSWER_BYTES_MAX, Account, Permit, ROOM_WAIT_MAX};
 use crate::name::Name;
-use crate::service::Pending;
+use crate::service::{Answered, Pending};
 use crate::transaction::{Denial, Kind, Outcome, Reply, Request};
 use axum::Extension;
 use axum::Json;
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::extract::{Path, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
@@ -25,42 +27,79 @@ pub const LOOK_UP_MAX: Duration = Duration::from_secs(2);
 pub(super) async fn transact(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     Path(service): Path<String>,
     request: axum::extract::Request,
 ) -> Result<Response, Problem> {
     // Not an extractor of its own: that would copy all headers.
     let id = idempotency_key(request.headers())?;
-    perform(&shared, &identity, &service, id, Kind::Transaction, request.into_body()).await
+    let account = shared.budgets.account(&connection.budget, &identity.user);
+    perform(&shared, &identity, &account, &service, id, Kind::Transaction, request.into_body()).await
 }
 
 pub(super) async fn query(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    perform(&shared, &identity, &service, None, Kind::Query, body).await
+    let account = shared.budgets.account(&connection.budget, &identity.user);
+    perform(&shared, &identity, &account, &service, None, Kind::Query, body).await
 }
 
 async fn perform(
     shared: &Arc<Shared>,
     identity: &Identity,
+    account: &Arc<Account>,
     service: &str,
     id: Option<String>,
     kind: Kind,
     body: Body,
 ) -> Result<Response, Problem> {
     let start = Instant::now();
-    let body = match body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await {
-        Err(problem) if problem.is_too_large() => {
-            shared.metrics.answered(service, Outcome::Denied, start.elapsed());
-            return Err(problem.with_outcome(Outcome::Denied));
+    let denied = |problem: Problem| {
+        shared.metrics.answered(service, Outcome::Denied, start.elapsed());
+        problem.with_outcome(Outcome::Denied)
+    };
+    let length = usize::try_from(body.size_hint().upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let received = match body::counted(length.min(shared.body_bytes_max)) {
+        0 => None,
+        bytes => {
+            let permit = account.take_received_within(bytes, ROOM_WAIT_MAX).await;
+            Some(Arc::new(permit.ok_or_else(|| denied(no_memory(service)))?))
         }
+    };
+    let body = match body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await {
+        Err(problem) if problem.is_too_large() => return Err(denied(problem)),
         read => read?,
     };
-    let has_id = id.is_some();
-    let reply = Counted::begin(shared, identity, service, Request { id, body, kind })?.await?;
-    Ok(problem::answer(reply, has_id))
+    let (has_id, request) = (id.is_some(), Request { id, body, kind });
+    let waits_until = Instant::now() + ROOM_WAIT_MAX;
+    loop {
+        let counted = Counted::begin(shared, identity, account, service, request.clone(), received.clone())?;
+        match counted.await {
+            // It was not executed: it is sent again once there is room for what it may answer.
+            Err(denial @ Denial::NoMemory { .. }) => {
+                account.unblock();
+                let left = waits_until.saturating_duration_since(Instant::now());
+                if left.is_zero() || tokio::time::timeout(left, account.has_room()).await.is_err() {
+                    return Err(denied(denial.into()));
+                }
+            }
+            answered => return Ok(problem::answer(answered?, has_id)),
+        }
+    }
+}
+
+/// What is said where the budgets have no room for a request.
+pub(super) fn no_memory(service: &str) -> Problem {
+    let text = format!(
+        "no room for the request to service '{}': what is sent at once, and answered and not read, takes all the memory \
+         that you or the host may take for it; read the answers that came before, and try again",
+        crate::event::Printable(service)
+    );
+    Problem::later("answers_unread", text)
 }
 
 /// A request under way, which is counted when it ends, whether or not somebody waits for its answer then.
@@ -69,6 +108,8 @@ pub(super) struct Counted {
     since: Instant,
     /// None once it has ended.
     pending: Option<Pending>,
+    /// Of its body.
+    received: Option<Arc<Permit>>,
 }
 
 impl Counted {
@@ -79,24 +120,26 @@ impl Counted {
     pub(super) fn begin(
         shared: &Arc<Shared>,
         identity: &Identity,
+        account: &Arc<Account>,
         service: &str,
         request: Request,
+        received: Option<Arc<Permit>>,
     ) -> Result<Self, Denial> {
         let since = Instant::now();
-        let begun = shared.host.begin_as(identity, service, request);
+        let begun = shared.host.begin_within(identity, service, request, Some(Arc::clone(account)));
         let pending = begun.inspect_err(|_| shared.metrics.answered(service, Outcome::Denied, since.elapsed()))?;
-        Ok(Self { shared: Arc::clone(shared), since, pending: Some(pending) })
+        Ok(Self { shared: Arc::clone(shared), since, pending: Some(pending), received })
     }
 }
 
 impl Future for Counted {
-    type Output = Result<Reply, Denial>;
+    type Output = Result<Answered, Denial>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { shared, since, pending } = &mut *self;
+        let Self { shared, since, pending, .. } = &mut *self;
         let under_way = pending.as_mut().expect("it is not polled after its end");
-        let answered = ready!(Pin::new(&mut *under_way).poll(context));
-        count(shared, under_way.service(), *since, &answered);
+        let answered = ready!(under_way.poll_answered(context));
+        count(shared, under_way.service(), *since, answered.as_ref().map(|answered| &answered.reply));
         *pending = None;
         Poll::Ready(answered)
     }
@@ -106,19 +149,20 @@ impl Drop for Counted {
     fn drop(&mut self) {
         // Its client has gone, and the service answers all the same.
         let (Some(mut pending), Ok(runtime)) = (self.pending.take(), Handle::try_current()) else { return };
-        let (shared, since) = (Arc::clone(&self.shared), self.since);
+        let (shared, since, received) = (Arc::clone(&self.shared), self.since, self.received.take());
         runtime.spawn(async move {
             let answered = (&mut pending).await;
-            count(&shared, pending.service(), since, &answered);
+            count(&shared, pending.service(), since, answered.as_ref());
+            drop(received);
         });
     }
 }
 
-/// Counts an answer, unless nobody knows which one it is.
-fn count(shared: &Shared, service: &Name, since: Instant, answered: &Result<Reply, Denial>) {
+/// Counts an answer, unless nobody knows which one it is, or it is yet to come.
+fn count(shared: &Shared, service: &Name, since: Instant, answered: Result<&Reply, &Denial>) {
     let outcome = match answered {
         Ok(reply) => reply.answer.outcome(),
-        Err(Denial::Unknown { .. }) => return,
+        Err(Denial::Unknown { .. } | Denial::NoMemory { .. }) => return,
         Err(_) => Outcome::Denied,
     };
     shared.metrics.answered(service, outcome, since.elapsed());
@@ -128,8 +172,12 @@ fn count(shared: &Shared, service: &Name, since: Instant, answered: &Result<Repl
 pub(super) async fn look_up(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     Path((service, id)): Path<(String, String)>,
 ) -> Result<Response, Problem> {
+    let account = shared.budgets.account(&connection.budget, &identity.user);
+    let permit = account.take_within(ANSWER_BYTES_MAX, ROOM_WAIT_MAX).await;
+    let permit = permit.ok_or_else(|| no_memory(&service))?;
     let finding = shared.host.find_transaction(&identity, &service, &id);
     let Ok(found) = tokio::time::timeout(LOOK_UP_MAX, finding).await else {
         let state = TransactionState {
@@ -147,7 +195,7 @@ pub(super) async fn look_up(
         problem => problem,
     });
     match found? {
-        Some(reply) => Ok(problem::answer(reply, true)),
+        Some(reply) => Ok(problem::answer(Answered::shrunk(reply, permit), true)),
         None => Err(Problem::new(
             StatusCode::NOT_FOUND,
             "unknown",
@@ -173,7 +221,8 @@ fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     if values.next().is_some() {
         return Err(wrong("is there more than once"));
     }
-    let text = value.to_str().map_err(|_| wrong("is not visible ASCII"))?.trim();
+    let text = value.to_str().ok().filter(|text| !text.contains('\t'));
+    let text = text.ok_or_else(|| wrong("is not visible ASCII"))?.trim();
     let id = match text.strip_prefix('"') {
         None => text.to_owned(),
         Some(quoted) => {
@@ -217,7 +266,7 @@ mod tests {
         assert_eq!(key(b"\"order-17\""), id("order-17"));
         assert_eq!(key(b"order-17"), id("order-17"));
         assert_eq!(key(br#""a\"b\\c""#), id(r#"a"b\c"#));
-        for wrong in [&b""[..], b"\"\"", b"\"a", b"\"a\"b\"", br#""a\n""#, b"\xff"] {
+        for wrong in [&b""[..], b"\"\"", b"\"a", b"\"a\"b\"", br#""a\n""#, b"\xff", b"a\tb"] {
             assert_eq!(key(wrong), None, "{wrong:?}");
         }
     }

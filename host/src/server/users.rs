@@ -1,5 +1,6 @@
 //! Log-ins, users, grants.
 
+use super::connections::{Connection, UNAUTHENTICATED_IDLE_MAX};
 use super::problem::Problem;
 use super::{Shared, body, routes};
 use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
@@ -7,25 +8,27 @@ use crate::auth::{Account, Grant, Identity, Salt};
 use crate::clock::Utc;
 use crate::engine::joined;
 use axum::body::Body;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::{Extension, Json};
 use serde::de::DeserializeOwned;
-use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// The longest body of a request about users, in bytes.
 pub const USER_BODY_BYTES_MAX: usize = 16 * 1024;
 
 pub(super) async fn log_in(
     State(shared): State<Arc<Shared>>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Extension(connection): Extension<Arc<Connection>>,
     body: Body,
 ) -> Result<Json<LogInReply>, Problem> {
-    let LogInRequest { user, password } = json(&shared, body).await?;
+    // Nobody is held to anything yet but to this.
+    let time_max = shared.config.server.limits.body_deadline.min(UNAUTHENTICATED_IDLE_MAX);
+    let LogInRequest { user, password } = json_within(body, time_max).await?;
     let random = random()?;
     let logged_in = blocking(&shared, move |shared| {
-        shared.accounts.log_in(&user, &password, address.ip(), shared.clock.now(), random)
+        shared.accounts.log_in(&user, &password, connection.address.ip(), shared.clock.now(), random)
     });
     let logged_in = logged_in.await?;
     let Identity { user, is_admin, expires, .. } = logged_in.identity;
@@ -86,7 +89,7 @@ pub(super) async fn add(
 pub(super) async fn set_password(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-    ConnectInfo(address): ConnectInfo<SocketAddr>,
+    Extension(connection): Extension<Arc<Connection>>,
     Path(user): Path<String>,
     body: Body,
 ) -> Result<StatusCode, Problem> {
@@ -109,7 +112,7 @@ pub(super) async fn set_password(
     })?;
     blocking(&shared, move |shared| {
         let now = shared.clock.now();
-        shared.accounts.change_password(&identity.user, &old, &password, address.ip(), now, &salt)
+        shared.accounts.change_password(&identity.user, &old, &password, connection.address.ip(), now, &salt)
     })
     .await?;
     Ok(StatusCode::NO_CONTENT)
@@ -149,7 +152,11 @@ fn word(grant: &str) -> Result<Grant, Problem> {
 }
 
 async fn json<T: DeserializeOwned>(shared: &Shared, body: Body) -> Result<T, Problem> {
-    let bytes = body::read(body, USER_BODY_BYTES_MAX, shared.config.server.limits.body_deadline).await?;
+    json_within(body, shared.config.server.limits.body_deadline).await
+}
+
+async fn json_within<T: DeserializeOwned>(body: Body, time_max: Duration) -> Result<T, Problem> {
+    let bytes = body::read(body, USER_BODY_BYTES_MAX, time_max).await?;
     serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request("not_the_shape", format!("the body: {error}")))
 }
 

@@ -2,6 +2,8 @@
 
 use super::Status;
 use super::queue::{Entrance, Queued, Refused};
+use super::reply::{Answered, ReplySender};
+use crate::budget::Account;
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request, VmId};
 use std::pin::Pin;
@@ -11,9 +13,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 /// Messages in a service's queue that only look: so those who look do not keep out those who transact.
 pub(super) const LOOKS_MAX: usize = 16;
-
-/// Where a request's answer goes, once it may be told.
-pub(super) type ReplySender = oneshot::Sender<Result<Reply, Denial>>;
 
 /// How a service is after an order, and the VM in which the order found it.
 pub(crate) type Ordered = (Status, VmId);
@@ -83,7 +82,7 @@ pub(crate) struct ServiceHandle {
 #[derive(Debug)]
 pub struct Pending {
     service: Name,
-    answered: oneshot::Receiver<Result<Reply, Denial>>,
+    answered: oneshot::Receiver<Result<Answered, Denial>>,
 }
 
 impl Pending {
@@ -94,11 +93,18 @@ impl Pending {
     }
 }
 
+impl Pending {
+    /// The answer, with the memory that it takes of the budgets which the request was held to.
+    pub(crate) fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Result<Answered, Denial>> {
+        Pin::new(&mut self.answered).poll(context).map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service))))
+    }
+}
+
 impl Future for Pending {
     type Output = Result<Reply, Denial>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.answered).poll(context).map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service))))
+        self.poll_answered(context).map(|answered| answered.map(|answered| answered.reply))
     }
 }
 
@@ -108,12 +114,18 @@ fn gone(service: &Name) -> Denial {
 }
 
 impl ServiceHandle {
-    /// Has a request of `user` executed. What is returned waits until its answer may be told.
+    /// Has a request of `user` executed, once its largest possible answer fits `account`. What is returned waits until its
+    /// answer may be told.
     ///
     /// # Errors
     /// It does not stand in the queue.
-    pub(crate) fn request(&self, user: Name, request: Request) -> Result<Pending, Denial> {
-        let (reply, answered) = oneshot::channel();
+    pub(crate) fn request(
+        &self,
+        user: Name,
+        request: Request,
+        account: Option<Arc<Account>>,
+    ) -> Result<Pending, Denial> {
+        let (reply, answered) = ReplySender::new(account);
         self.queue.0.push(&user, Queued { request, reply }).map_err(|refused| match refused {
             Refused::Full => Denial::QueueFull { service: self.name.clone(), limit: self.queue_max },
             Refused::Over => self.gone(),

@@ -3,7 +3,8 @@
 //! An order, and whoever looks, waits until all requests that arrived before are done, and no longer: requests of users
 //! whose turn it is may come in between.
 
-use super::handle::{Message, ReplySender};
+use super::handle::Message;
+use super::reply::ReplySender;
 use super::turns::{Turns, Waiting};
 use crate::name::Name;
 use crate::transaction::Request;

@@ -1,0 +1,421 @@
+//! What requests and their answers may take of the host's memory.
+//!
+//! Three budgets hold at once: of a connection, of a user, of the host. A request is executed only while its largest
+//! possible answer fits all of them; once the answer is known, the permit shrinks to its size, and it is held until the
+//! client has the bytes or is gone. Bodies and lines that are being received hold permits as well.
+//!
+//! ```text
+//!   body read          executed                     committed        written to the socket
+//!   take(length) ----> reserve(ANSWER_BYTES_MAX) -> shrink(size) --> permit dropped with the last byte
+//! ```
+//!
+//! A user may take an eighth of what the host has left, so a few users never leave nothing for the next one. What is
+//! received may take three quarters of each budget: the rest is for the answers that let go of it.
+
+use crate::name::Name;
+use crate::vm::REPLY_BYTES_MAX;
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+use tokio::sync::Notify;
+
+/// Bytes of requests and answers that the host holds for its clients.
+pub const HOST_BYTES_MAX: usize = 256 * 1024 * 1024;
+
+/// Those of one user, who may also have no more than one part in [`USER_SHARE`] of what the host has left, or of this.
+pub const USER_BYTES_MAX: usize = USER_SHARE * ANSWER_BYTES_MAX;
+
+/// A user may have one part in so many of what the host has left.
+pub const USER_SHARE: usize = 8;
+
+/// Those of one connection.
+pub const CONNECTION_BYTES_MAX: usize = 16 * 1024 * 1024;
+
+/// An answer, or a body, of up to so many bytes takes none of the budgets: a connection takes more for itself.
+pub const UNCOUNTED_BYTES_MAX: usize = 1024;
+
+/// The largest answer, with what is around it.
+pub const ANSWER_BYTES_MAX: usize = REPLY_BYTES_MAX + 64 * 1024;
+
+/// How long a request waits for room in the budgets before it is denied.
+pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
+
+/// How soon who waits for room looks for it again without being notified.
+const ROOM_RETRY: Duration = Duration::from_millis(50);
+
+/// Users whose budgets are remembered while they take nothing.
+const IDLE_USERS_MAX: usize = 4_096;
+
+/// Bytes that are taken of one budget.
+#[derive(Debug)]
+struct Level {
+    max: usize,
+    taken: AtomicUsize,
+}
+
+impl Level {
+    fn new(max: usize) -> Arc<Self> {
+        Arc::new(Self { max, taken: AtomicUsize::new(0) })
+    }
+
+    /// Takes so many bytes if no more than `max` are taken then; of those that are received three quarters of that.
+    fn take(&self, bytes: usize, max: usize, is_received: bool) -> bool {
+        let max = if is_received { max / 4 * 3 } else { max };
+        let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= max);
+        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+    }
+
+    fn release(&self, bytes: usize) {
+        self.taken.fetch_sub(bytes, Ordering::SeqCst);
+    }
+
+    fn left(&self) -> usize {
+        self.max.saturating_sub(self.taken.load(Ordering::SeqCst))
+    }
+}
+
+/// The host's budget, and those who wait for room in any.
+#[derive(Debug)]
+struct HostLevel {
+    level: Arc<Level>,
+    waiting: AtomicUsize,
+    released: Notify,
+}
+
+/// The budgets of a host and its users. Clones are the same ones.
+#[derive(Debug, Clone)]
+pub struct Budgets {
+    host: Arc<HostLevel>,
+    users: Arc<RwLock<HashMap<Name, Arc<Level>>>>,
+    user_bytes_max: usize,
+    connection_bytes_max: usize,
+}
+
+impl Default for Budgets {
+    fn default() -> Self {
+        Self::new(HOST_BYTES_MAX, USER_BYTES_MAX, CONNECTION_BYTES_MAX)
+    }
+}
+
+impl Budgets {
+    /// Budgets of these bytes: of the host, of each user, of each connection.
+    #[must_use]
+    pub fn new(host_bytes_max: usize, user_bytes_max: usize, connection_bytes_max: usize) -> Self {
+        let level = Level::new(host_bytes_max);
+        let host = Arc::new(HostLevel { level, waiting: AtomicUsize::new(0), released: Notify::new() });
+        Self { host, users: Arc::default(), user_bytes_max, connection_bytes_max }
+    }
+
+    /// The budget of a new connection.
+    #[must_use]
+    pub fn connection(&self) -> ConnectionBudget {
+        ConnectionBudget(Level::new(self.connection_bytes_max))
+    }
+
+    /// What a request of `user` on `connection` is held to.
+    #[must_use]
+    pub fn account(&self, connection: &ConnectionBudget, user: &Name) -> Arc<Account> {
+        Arc::new(Account {
+            connection: Arc::clone(&connection.0),
+            user: self.user(user),
+            host: Arc::clone(&self.host),
+            is_blocked: AtomicBool::new(false),
+        })
+    }
+
+    /// Bytes that are taken of the host's budget.
+    #[must_use]
+    pub fn taken(&self) -> usize {
+        self.host.level.taken.load(Ordering::SeqCst)
+    }
+
+    fn user(&self, name: &Name) -> Arc<Level> {
+        if let Some(user) = self.users.read().unwrap_or_else(PoisonError::into_inner).get(name) {
+            return Arc::clone(user);
+        }
+        let mut users = self.users.write().unwrap_or_else(PoisonError::into_inner);
+        if users.len() >= IDLE_USERS_MAX {
+            users.retain(|_, user| Arc::strong_count(user) > 1);
+        }
+        Arc::clone(users.entry(name.clone()).or_insert_with(|| Level::new(self.user_bytes_max)))
+    }
+}
+
+/// What all requests of a connection are held to together.
+#[derive(Debug, Clone)]
+pub struct ConnectionBudget(Arc<Level>);
+
+/// What a request is held to: the budgets of its connection, its user and its host.
+#[derive(Debug)]
+pub struct Account {
+    connection: Arc<Level>,
+    user: Arc<Level>,
+    host: Arc<HostLevel>,
+    /// A request of this account found no room: those behind it are not executed before it.
+    is_blocked: AtomicBool,
+}
+
+impl Account {
+    /// Takes so many bytes of all three budgets for an answer, if they have them.
+    #[must_use]
+    pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        self.take_of_all(bytes, false)
+    }
+
+    /// The same for what is received.
+    #[must_use]
+    pub fn take_received(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
+        self.take_of_all(bytes, true)
+    }
+
+    fn take_of_all(self: &Arc<Self>, bytes: usize, is_received: bool) -> Option<Permit> {
+        if !self.connection.take(bytes, self.connection.max, is_received) {
+            return None;
+        }
+        // However little the host has left, one answer may be tried for.
+        let share = (self.host.level.left() / USER_SHARE).max(self.user.max / USER_SHARE);
+        if !self.user.take(bytes, self.user.max.min(share), is_received) {
+            self.connection.release(bytes);
+            return None;
+        }
+        if !self.host.level.take(bytes, self.host.level.max, is_received) {
+            self.user.release(bytes);
+            self.connection.release(bytes);
+            return None;
+        }
+        Some(Permit { account: Arc::clone(self), bytes })
+    }
+
+    /// Takes so many bytes for an answer as soon as there is room; none if there is none within `wait_max`.
+    pub async fn take_within(self: &Arc<Self>, bytes: usize, wait_max: Duration) -> Option<Permit> {
+        tokio::time::timeout(wait_max, self.wait(bytes, false)).await.ok()
+    }
+
+    /// The same for what is received.
+    pub async fn take_received_within(self: &Arc<Self>, bytes: usize, wait_max: Duration) -> Option<Permit> {
+        tokio::time::timeout(wait_max, self.wait(bytes, true)).await.ok()
+    }
+
+    /// Takes so many bytes for what is received as soon as there is room.
+    pub(crate) async fn take_received_when_free(self: &Arc<Self>, bytes: usize) -> Permit {
+        self.wait(bytes, true).await
+    }
+
+    /// Waits for room for the largest answer, which another may take meanwhile.
+    pub(crate) async fn has_room(self: &Arc<Self>) {
+        self.has_room_for(ANSWER_BYTES_MAX, false).await;
+    }
+
+    /// Waits for so much room, which another may take meanwhile.
+    pub(crate) async fn has_room_for(self: &Arc<Self>, bytes: usize, is_received: bool) {
+        drop(self.wait(bytes, is_received).await);
+    }
+
+    async fn wait(self: &Arc<Self>, bytes: usize, is_received: bool) -> Permit {
+        let _waiting = Waiting::new(&self.host);
+        loop {
+            let released = self.host.released.notified();
+            let mut released = std::pin::pin!(released);
+            // Before the look: a release after it is noticed.
+            released.as_mut().enable();
+            if let Some(permit) = self.take_of_all(bytes, is_received) {
+                return permit;
+            }
+            // What another took for a moment and gave back, for it found no room elsewhere, is not notified.
+            let _ = tokio::time::timeout(ROOM_RETRY, released).await;
+        }
+    }
+
+    /// Takes room for the largest answer, for a request that is about to be executed. Without room this account is
+    /// blocked: its later requests get none either, until [`Account::unblock`], so their order holds.
+    pub(crate) fn reserve(self: &Arc<Self>) -> Option<Permit> {
+        if self.is_blocked.load(Ordering::Acquire) {
+            return None;
+        }
+        let permit = self.take(ANSWER_BYTES_MAX);
+        if permit.is_none() {
+            self.is_blocked.store(true, Ordering::Release);
+        }
+        permit
+    }
+
+    /// Lets requests be executed again, once none of those is under way that found no room.
+    pub(crate) fn unblock(&self) {
+        self.is_blocked.store(false, Ordering::Release);
+    }
+}
+
+impl HostLevel {
+    fn notify(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.released.notify_waiters();
+        }
+    }
+}
+
+/// One who waits for room: without any, nobody is notified.
+struct Waiting<'a>(&'a HostLevel);
+
+impl<'a> Waiting<'a> {
+    fn new(host: &'a HostLevel) -> Self {
+        host.waiting.fetch_add(1, Ordering::SeqCst);
+        Self(host)
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+}
+
+/// Bytes of all three budgets, until it is dropped.
+#[derive(Debug)]
+pub struct Permit {
+    account: Arc<Account>,
+    bytes: usize,
+}
+
+impl Permit {
+    /// Gives back all but so many bytes.
+    pub fn shrink(&mut self, bytes: usize) {
+        let less = self.bytes.saturating_sub(bytes);
+        self.bytes -= less;
+        self.account.release(less);
+    }
+
+    /// The bytes that it stands for.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+}
+
+impl Account {
+    fn release(&self, bytes: usize) {
+        if bytes > 0 {
+            self.connection.release(bytes);
+            self.user.release(bytes);
+            self.host.level.release(bytes);
+            self.host.notify();
+        }
+    }
+}
+
+impl Drop for Permit {
+    fn drop(&mut self) {
+        self.account.release(self.bytes);
+    }
+}
+
+/// Bytes that keep a permit for as long as anybody has a part of them: what a socket has taken is dropped.
+pub fn held(bytes: bytes::Bytes, permit: Permit) -> bytes::Bytes {
+    struct Owner {
+        bytes: bytes::Bytes,
+        _permit: Permit,
+    }
+    impl AsRef<[u8]> for Owner {
+        fn as_ref(&self) -> &[u8] {
+            &self.bytes
+        }
+    }
+    bytes::Bytes::from_owner(Owner { bytes, _permit: permit })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    #[test]
+    fn a_permit_holds_until_the_last_of_its_bytes_is_dropped() {
+        let budgets = Budgets::new(4_000, 400, 300);
+        let account = budgets.account(&budgets.connection(), &name("ada"));
+        let mut permit = account.take(300).expect("room");
+        assert!(account.take(1).is_none(), "the connection has no more");
+        permit.shrink(100);
+        let mut bytes = held(bytes::Bytes::from(vec![7; 100]), permit);
+        let half = bytes.split_to(50);
+        drop(bytes);
+        assert_eq!(budgets.taken(), 100);
+        drop(half);
+        assert_eq!(budgets.taken(), 0);
+    }
+
+    #[test]
+    fn a_few_users_leave_room_for_the_next_one() {
+        let budgets = Budgets::default();
+        let mut permits = Vec::new();
+        for number in 0..24 {
+            let user = name(&format!("user-{number}"));
+            let account = || budgets.account(&budgets.connection(), &user);
+            assert!(account().take(ANSWER_BYTES_MAX).is_some(), "user {number} finds no room");
+            // With as many connections as it takes.
+            while let Some(permit) = account().take(1024 * 1024) {
+                permits.push(permit);
+            }
+        }
+    }
+
+    #[test]
+    fn what_follows_a_request_without_room_is_not_executed_before_it() {
+        let budgets = Budgets::new(HOST_BYTES_MAX, USER_BYTES_MAX, ANSWER_BYTES_MAX);
+        let account = budgets.account(&budgets.connection(), &name("ada"));
+        let first = account.reserve().expect("room");
+        assert!(account.reserve().is_none());
+        drop(first);
+        assert!(account.reserve().is_none(), "there is room, and one that had none is before it");
+        account.unblock();
+        assert!(account.reserve().is_some());
+    }
+
+    #[tokio::test]
+    async fn who_waits_for_room_gets_it_once_it_is_released() {
+        let budgets = Budgets::new(1_000, 100, 100);
+        let account = budgets.account(&budgets.connection(), &name("ada"));
+        let permit = account.take(100).expect("room");
+        assert!(account.take_within(1, Duration::ZERO).await.is_none());
+        let waiting = tokio::spawn({
+            let account = Arc::clone(&account);
+            async move { account.wait(60, false).await.bytes() }
+        });
+        tokio::task::yield_now().await;
+        drop(permit);
+        assert_eq!(waiting.await.expect("it gets room"), 60);
+    }
+
+    proptest! {
+        /// Whatever is taken, shrunk and dropped, in whatever order: no budget is ever exceeded, and nothing is lost.
+        #[test]
+        fn no_budget_is_exceeded_and_all_is_given_back(
+            steps in prop::collection::vec((0usize..3, 0usize..4, 0usize..200, any::<bool>()), 0..200),
+        ) {
+            let budgets = Budgets::new(500, 200, 120);
+            let connections: Vec<_> = (0..4).map(|_| budgets.connection()).collect();
+            let mut permits: Vec<(usize, usize, Permit)> = Vec::new();
+            for (user, connection, bytes, is_taken) in steps {
+                if is_taken {
+                    let account = budgets.account(&connections[connection], &name(&format!("user-{user}")));
+                    permits.extend(account.take(bytes).map(|permit| (user, connection, permit)));
+                } else if !permits.is_empty() {
+                    let at = bytes % permits.len();
+                    if bytes % 3 == 0 { permits[at].2.shrink(bytes); } else { permits.swap_remove(at); }
+                }
+                let sum = |is_counted: &dyn Fn(&(usize, usize, Permit)) -> bool| {
+                    permits.iter().filter(|permit| is_counted(permit)).map(|permit| permit.2.bytes()).sum::<usize>()
+                };
+                prop_assert!((0..3).all(|user| sum(&|permit| permit.0 == user) <= 200));
+                prop_assert!((0..4).all(|connection| sum(&|permit| permit.1 == connection) <= 120));
+                prop_assert!(sum(&|_| true) <= 500);
+                prop_assert_eq!(budgets.taken(), sum(&|_| true));
+            }
+            permits.clear();
+            prop_assert_eq!(budgets.taken(), 0);
+        }
+    }
+}

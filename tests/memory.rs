@@ -1,0 +1,243 @@
+//! What clients that do not read their answers, or do not end what they send, cost a server of memory.
+
+use crate::rig::guest_bytes;
+use crate::serving::{PASSWORD, Serving, set_up};
+use crate::site::Site;
+use futures::StreamExt;
+use lifeboat::auth::Grant;
+use lifeboat::budget::USER_BYTES_MAX;
+use reqwest::Method;
+use serde_json::{Value, json};
+use std::time::Duration;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
+
+/// What a server takes beside the budget of the one user: the journal's queue and its copy of what it writes, buffers of
+/// connections, and what the allocator has not given back yet.
+const SLACK_BYTES: usize = 96 * 1024 * 1024;
+
+/// `big-reply.wat`, whose `boom` counts and is answered with so many of these characters.
+fn talkative(reply_bytes: u32, character: u8) -> String {
+    let text = String::from_utf8(guest_bytes("big-reply.wat")).expect("text");
+    let pages = 1 + reply_bytes.div_ceil(65_536);
+    let grow = "(if (i32.lt_u (memory.size) (i32.const 1025)) (then (drop (memory.grow (i32.const 1024)))))";
+    let big = "(return (call $answer (i32.const 0) (i32.const 0) (i32.const 0x4000000)))";
+    assert!(text.contains(grow) && text.contains(big), "the guest is not what it was");
+    text.replace(
+        grow,
+        &format!(
+            "(if (i32.le_u (memory.size) (i32.const 1)) (then (drop (memory.grow (i32.const {pages})))
+               (memory.fill (i32.const 65536) (i32.const {character}) (i32.const {reply_bytes}))))"
+        ),
+    )
+    .replace(
+        big,
+        &format!(
+            "(global.set $count (i64.add (global.get $count) (i64.const 1)))
+             (return (call $answer (i32.const 0) (i32.const 65536) (i32.const {reply_bytes})))"
+        ),
+    )
+}
+
+/// A connection that takes in little at once.
+async fn narrow(address: std::net::SocketAddr) -> TcpStream {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_recv_buffer_size(4096).expect("set");
+    socket.connect(address).await.expect("accepted")
+}
+
+/// Bytes of memory that a process has resident.
+fn resident(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it is alive");
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    line.split_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).expect("a number") * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_keep_nobody_waiting() {
+    const CONNECTIONS: usize = 20;
+    const LINES: usize = 512;
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().expect("a folder");
+    set_up(folder.path());
+    let config = folder.path().join("lifeboat.toml");
+    let text = std::fs::read_to_string(&config).expect("there is one");
+    let text = text.replacen("[server.limits]", "[server.limits]\nbody_deadline_ms = 4000", 1);
+    std::fs::write(&config, text).expect("written");
+    let serving = Serving::start(folder.path());
+    let address = serving.address;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    serving.line("serving ");
+    let url = |path: &str| format!("http://{address}{path}");
+    let log_in = async |user: &str, password: &str| {
+        let log_in = json!({ "user": user, "password": password }).to_string();
+        let reply = client.post(url("/v1/login")).body(log_in).send().await.expect("answered");
+        let reply: Value = serde_json::from_slice(&reply.bytes().await.expect("whole")).expect("JSON");
+        reply["token"].as_str().expect("a token").to_owned()
+    };
+    let admin = log_in("admin", PASSWORD).await;
+    let as_admin = |method: Method, path: &str| client.request(method, url(path)).bearer_auth(&admin);
+    // Each of its characters takes six in JSON.
+    let guest = talkative(4 * 1024 * 1024 - 4096, 1);
+    for service in ["bank", "other"] {
+        let deployed = as_admin(Method::PUT, &format!("/v1/services/{service}?size=medium")).body(guest.clone());
+        assert_eq!(deployed.send().await.expect("answered").status(), 201);
+    }
+    let ada = json!({ "user": "ada", "password": PASSWORD }).to_string();
+    assert_eq!(as_admin(Method::POST, "/v1/users").body(ada).send().await.expect("answered").status(), 201);
+    let grant = as_admin(Method::PUT, "/v1/users/ada/grants/other/transact").send().await.expect("answered");
+    assert_eq!(grant.status(), 204);
+    let ada = log_in("ada", PASSWORD).await;
+    let transact = async |service: &str, token: &str| {
+        let path = format!("/v1/services/{service}/transactions");
+        let request = client.post(url(&path)).bearer_auth(token).body("boom");
+        let answered = request.send().await.expect("answered");
+        (answered.status().as_u16(), answered.bytes().await.expect("whole").len())
+    };
+    assert_eq!(transact("bank", &admin).await.0, 200);
+    let before = resident(serving.id());
+
+    let lines = "{\"text\":\"boom\"}\n".repeat(LINES);
+    let mut held = Vec::new();
+    for index in 0..CONNECTIONS {
+        let mut stream = narrow(address).await;
+        let request = format!(
+            "POST /v1/services/bank/transactions:batch HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n\
+             Content-Length: {}\r\n\r\n{lines}",
+            lines.len()
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        held.push(stream);
+        // Bodies that never end, and answers to single requests that nobody reads.
+        let mut stream = narrow(address).await;
+        let (length, body) = if index % 2 == 0 { (1_000_000, vec![b'x'; 900_000]) } else { (4, b"boom".to_vec()) };
+        let head = format!(
+            "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n\
+             Content-Length: {length}\r\n\r\n",
+        );
+        stream.write_all(head.as_bytes()).await.expect("sent");
+        // A server without room reads no more.
+        let _ = tokio::time::timeout(Duration::from_millis(100), stream.write_all(&body)).await;
+        held.push(stream);
+    }
+    let (mut most, mut executed, mut unchanged) = (0, 0, 0);
+    while unchanged < 50 {
+        let usage = as_admin(Method::GET, "/v1/services/bank/usage").send().await.expect("answered");
+        let usage: Value = serde_json::from_slice(&usage.bytes().await.expect("whole")).expect("JSON");
+        let now = usage["vm"]["sequence"].as_u64().unwrap_or(executed);
+        unchanged = if now == executed { unchanged + 1 } else { 0 };
+        executed = now;
+        most = most.max(resident(serving.id()));
+    }
+    let growth = most.saturating_sub(before);
+    assert!(executed < (CONNECTIONS * LINES) as u64 / 2, "the clients are read for: {executed}");
+    assert!(growth <= USER_BYTES_MAX + SLACK_BYTES, "it grew by {} MiB", growth >> 20);
+    // Others are answered as ever.
+    assert_eq!(transact("other", &ada).await, (200, 4 * 1024 * 1024 - 4096));
+    // Those who do not read are dropped in time, and what they took is free for the next.
+    let mut status = 503;
+    while status == 503 {
+        (status, _) = transact("bank", &admin).await;
+    }
+    assert_eq!(status, 200);
+    drop(held);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_leave_the_journal_the_descriptors_that_it_needs() {
+    const FILES: u32 = 256;
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    let folder = tempfile::tempdir().expect("a folder");
+    set_up(folder.path());
+    let serving = Serving::start_with_descriptors(folder.path(), FILES);
+    serving.line("connections_max is ");
+    serving.line("serving ");
+    let mut idle = Vec::new();
+    for _ in 0..300 {
+        idle.push(TcpStream::connect(serving.address).await.expect("the kernel accepts"));
+    }
+    let url = |path: &str| format!("http://{}{path}", serving.address);
+    // From another address: one has half of the places.
+    let other = std::net::IpAddr::from([127, 0, 0, 2]);
+    let other = reqwest::Client::builder().no_proxy().local_address(other).build().expect("a client");
+    let log_in = json!({ "user": "admin", "password": PASSWORD }).to_string();
+    let reply = other.post(url("/v1/login")).body(log_in).send().await.expect("answered");
+    let reply: Value = serde_json::from_slice(&reply.bytes().await.expect("whole")).expect("JSON");
+    let token = reply["token"].as_str().expect("a token");
+    let deploy = other.put(url("/v1/services/bank?size=small")).bearer_auth(token).body(guest_bytes("count.wat"));
+    assert_eq!(deploy.send().await.expect("answered").status(), 201);
+    // More than a segment, so that others are begun.
+    for _ in 0..20 {
+        let request = other.post(url("/v1/services/bank/transactions")).bearer_auth(token).body(vec![b'x'; 1_000_000]);
+        assert_eq!(request.send().await.expect("answered").status(), 200);
+    }
+    let open = std::fs::read_dir(format!("/proc/{}/fd", serving.id())).expect("it is alive").count();
+    assert!(open < FILES as usize - 16, "{open} descriptors are open");
+    drop(idle);
+    assert_eq!(serving.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_batch_of_long_answers_goes_on_as_they_are_read_in_order_and_each_line_once() {
+    const LINES: usize = 60;
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, talkative(3 << 20, b'x')).await.status, 201);
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
+    // Short ones first, so that many lines are under way when the long ones come; and some that are wrong.
+    let mut lines = String::new();
+    for index in 0..LINES {
+        lines += match index {
+            ..40 => "{\"text\":\"1\"}\n",
+            _ if index % 10 == 5 => "nonsense\n",
+            _ => "{\"text\":\"boom\"}\n",
+        };
+    }
+    let request = site.request(Method::POST, "/v1/services/bank/transactions:batch", &ada).body(lines);
+    let mut answers = request.send().await.expect("answered").bytes_stream();
+    let (mut line, mut answered) = (Vec::new(), Vec::new());
+    while let Some(piece) = answers.next().await {
+        for part in piece.expect("whole").split_inclusive(|byte| *byte == b'\n') {
+            line.extend_from_slice(part);
+            if line.ends_with(b"\n") {
+                let answer: Value = serde_json::from_slice(&line).expect("JSON");
+                answered.push((answer["outcome"].as_str().expect("a word").to_owned(), line.len()));
+                line.clear();
+            }
+        }
+    }
+    assert_eq!(answered.len(), LINES);
+    for (index, (outcome, length)) in answered.iter().enumerate() {
+        let is_wrong = index >= 40 && index % 10 == 5;
+        assert_eq!(outcome, if is_wrong { "denied" } else { "ok" }, "line {index}");
+        assert_eq!(*length > 3 << 20, index >= 40 && !is_wrong, "line {index}: {length}");
+    }
+    let count = site.post("/v1/services/bank/query", &ada, "").await;
+    assert_eq!(count.text(), (LINES - 2).to_string(), "each was executed once");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_refusal_is_answered_whole() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = Site::start(folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    let length = 1 << 20;
+    let refusing = talkative(length, 1).replace(
+        &format!("(call $answer (i32.const 0) (i32.const 65536) (i32.const {length}))"),
+        &format!("(call $answer (i32.const 1) (i32.const 65536) (i32.const {length}))"),
+    );
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, refusing).await.status, 201);
+    let single = site.post("/v1/services/bank/transactions", &admin, "boom").await;
+    let batch = site.post("/v1/services/bank/transactions:batch", &admin, "{\"text\":\"boom\"}\n").await;
+    let (single, batch) = (single.json(), batch.json());
+    let text = "\u{1}".repeat(length as usize);
+    assert_eq!((&single["detail"], &single["outcome"]), (&json!(text), &json!("refused")));
+    assert_eq!((&batch["cause"], &batch["outcome"]), (&json!(text), &json!("refused")));
+    // Nobody has any of it any more.
+    let mut stream = narrow(site.address).await;
+    stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
+    stream.read_to_end(&mut Vec::new()).await.expect("answered");
+    site.stop().await;
+}
