@@ -116,6 +116,57 @@ async fn every_operation_asks_for_what_its_description_says_and_dispatches_nothi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_description_states_what_the_server_checks() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let description = site.get("/openapi.json", "").await.json();
+    let operation = |method: &str, path: &str| description["paths"][path][method].clone();
+    let schema = |operation: &Value, name: &str| {
+        let parameters = operation["parameters"].as_array().expect("parameters");
+        parameters.iter().find(|parameter| parameter["name"] == name).expect("it is there")["schema"].clone()
+    };
+    let names = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
+    let grant = operation("put", "/v1/users/{user}/grants/{service}/{grant}");
+    assert_eq!(schema(&grant, "user")["pattern"], names);
+    assert_eq!(schema(&grant, "service")["pattern"], names);
+    assert_eq!(schema(&grant, "grant")["enum"], json!(["transact", "observe", "operate"]));
+    let deploy = operation("put", "/v1/services/{name}");
+    assert_eq!(schema(&deploy, "failover")["enum"], json!(["direct", "shadow", "auto"]));
+    assert!(schema(&deploy, "size")["enum"].as_array().expect("sizes").contains(&json!("small")));
+    assert_eq!(schema(&deploy, "fuel")["minimum"], 10_000);
+    let user = &description["components"]["schemas"]["NewUser"];
+    assert_eq!((&user["properties"]["user"]["pattern"], &user["additionalProperties"]), (&json!(names), &json!(false)));
+    assert_eq!(user["properties"]["password"]["minLength"], 8);
+    for (path, is_required) in [("/v1/services/{name}/transactions", false), ("/v1/services/{name}/query", false)] {
+        assert_eq!(operation("post", path)["requestBody"]["required"], is_required);
+    }
+    let (longest, too_long) = ("x".repeat(64), "x".repeat(65));
+    let names =
+        [("a", 201), ("A.b_c-9", 201), (&*longest, 201), (&*too_long, 400), ("-a", 400), ("a b", 400), ("é", 400)];
+    for (name, status) in names {
+        let user = json!({ "user": name, "password": PASSWORD }).to_string();
+        assert_eq!(site.post("/v1/users", &admin, user).await.status, status, "{name}");
+    }
+    for (password, status) in [("1234567", 400), ("12345678", 201)] {
+        let user = json!({ "user": format!("with-{password}"), "password": password }).to_string();
+        assert_eq!(site.post("/v1/users", &admin, user).await.status, status, "{password}");
+    }
+    for (query, status) in [("fuel=9999", 400), ("failover=both", 400), ("size=none", 400), ("fuel=10000", 422)] {
+        assert_eq!(site.put(&format!("/v1/services/new?{query}"), &admin, "no wasm").await.status, status, "{query}");
+    }
+    for (word, status) in [("transact", 204), ("everything", 400)] {
+        assert_eq!(site.put(&format!("/v1/users/a/grants/bank/{word}"), &admin, "").await.status, status, "{word}");
+    }
+    assert_eq!(site.post("/v1/services/bank/transactions", &admin, "").await.status, 200);
+    let metrics = site.request(Method::GET, "/metrics", &admin).header("Accept", "text/plain;version=0.0.4");
+    let metrics = Answered::of(metrics.send().await.expect("answered")).await;
+    assert_eq!(metrics.header("content-type"), "text/plain; version=0.0.4; charset=utf-8");
+    assert!(metrics.text().contains("# TYPE lifeboat_transactions_total counter\n"), "{}", metrics.text());
+    assert!(!metrics.text().contains("# EOF"), "{}", metrics.text());
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

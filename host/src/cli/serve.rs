@@ -146,6 +146,9 @@ impl Serve {
                  was acknowledged is lost"
             ));
         });
+        let deadline = config.server.shutdown_deadline;
+        let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
+        log.note(&format!("listening on {scheme}://{address}"));
         let (wanted, max) = (config.server.limits.connections_max, connections_max(&config.server.limits));
         if max < wanted {
             log.note(&format!(
@@ -153,9 +156,6 @@ impl Serve {
                  -n), or lower connections_max"
             ));
         }
-        let deadline = config.server.shutdown_deadline;
-        let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
-        log.note(&format!("listening on {scheme}://{address}"));
         let starting = async {
             let mut failed = None;
             let epochs = std::iter::from_fn(|| random_epoch().map_err(|error| failed = Some(error)).ok());
