@@ -38,7 +38,18 @@ impl Drop for Serving {
 impl Serving {
     /// Starts a server, and waits for the line that tells where it listens.
     pub(crate) fn start(folder: &Path) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
+        Self::start_by(Command::new(env!("CARGO_BIN_EXE_lifeboat")), folder)
+    }
+
+    /// The same, with no more than so many open files.
+    pub(crate) fn start_with_descriptors(folder: &Path, descriptors: u32) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_lifeboat")]);
+        Self::start_by(command, folder)
+    }
+
+    fn start_by(mut command: Command, folder: &Path) -> Self {
         // Whatever runs the tests may itself write to systemd's journal.
         command.env_remove("JOURNAL_STREAM");
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(folder.join("lifeboat.toml"));
