@@ -1,16 +1,16 @@
 //! `lifeboat init` and `lifeboat config check`: what a user sees of them.
 
 use crate::site::tls_file;
-use crate::util::{Lifeboat, guest, lifeboat, prebuilt, shell};
+use crate::util::{Lifeboat, PATIENCE, guest, lifeboat, prebuilt, shell};
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::clock::Timestamp;
-use lifeboat::data::Locked;
+use lifeboat::data::{DataError, Locked};
 use lifeboat::storage::DiskStorage;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// `init` of this folder, from outside it, with a password on standard input.
 fn init(folder: &Path) -> Lifeboat {
@@ -21,10 +21,22 @@ fn check(file: &Path) -> Lifeboat {
     lifeboat(["config", "check"]).arg(file)
 }
 
+/// A data directory that nobody else has. A child of another test holds what this process has open until it has begun
+/// its own program, and with it a lock that was released here.
+fn taken(data: &Path) -> Locked {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        let storage = DiskStorage::open(data).expect("the data directory is there");
+        match Locked::take(Arc::new(storage), None) {
+            Err(DataError::InUse) if Instant::now() < deadline => std::thread::yield_now(),
+            taken => return taken.expect("nobody else has it"),
+        }
+    }
+}
+
 /// Whether `user` is an admin with this password.
 fn lets_in(folder: &Path, user: &str, password: &str) -> bool {
-    let storage = DiskStorage::open(&folder.join("data")).expect("the data directory is there");
-    let locked = Locked::take(Arc::new(storage), None).expect("nobody else has it");
+    let locked = taken(&folder.join("data"));
     let scheme = argon2id();
     let lifetime = Duration::from_secs(60);
     let accounts = Accounts::load(Arc::new(locked), Arc::default(), scheme, lifetime, Timestamp(1));
@@ -166,7 +178,7 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
     let data = folder.join("data");
     assert_eq!(right.stderr, format!("lifeboat: data directory '{}': services 0, users 1\n", data.display()));
     // One that a server has is as good.
-    let locked = Locked::take(Arc::new(DiskStorage::open(&data).expect("it is there")), None).expect("it is free");
+    let locked = taken(&data);
     assert!(check(&file).output().stderr.contains("is in use by another lifeboat"));
     drop(locked);
     // Everything that is wrong is told, each in its line.

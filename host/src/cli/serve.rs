@@ -106,7 +106,9 @@ impl Serve {
         let tls = config.server.tls.as_ref().map(|files| tls(&files.certificate, &files.key));
         let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
         if let Some(files) = &config.server.tls {
-            check_certificate(&files.certificate, clock.now(), log)?;
+            if let Some(warning) = check_certificate(&files.certificate, clock.now())? {
+                log.note(&warning);
+            }
         }
         let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
         let listener = listener.map_err(|error| UsageError(error.to_string()))?;
@@ -232,18 +234,15 @@ fn ignore_hangups(log: &Log) -> io::Result<()> {
     Ok(())
 }
 
-/// Refuses a certificate that no client would trust, and warns of one that will not hold for long.
-fn check_certificate(file: &Path, now: Timestamp, log: &Log) -> anyhow::Result<()> {
-    let Some(validity) = Validity::of_file(file) else { return Ok(()) };
+/// Refuses a certificate that no client would trust. Returns a warning of one that will not hold for long.
+fn check_certificate(file: &Path, now: Timestamp) -> anyhow::Result<Option<String>> {
+    let Some(validity) = Validity::of_file(file) else { return Ok(None) };
     let named = file.display().to_string();
     let named = named.escape_debug();
     if let Err(reason) = validity.check(now) {
         return Err(UsageError(format!("the certificate '{named}' cannot be used: {reason}")).into());
     }
-    if let Some(warning) = validity.warning(now) {
-        log.note(&format!("warning: the certificate '{named}' {warning}"));
-    }
-    Ok(())
+    Ok(validity.warning(now).map(|warning| format!("warning: the certificate '{named}' {warning}")))
 }
 
 /// Events go to the log for clients, to the metrics, and to the operator.
@@ -381,5 +380,24 @@ async fn asked_again(stop: &mut Stop, first: Instant) {
         if first.elapsed() >= ASKED_AGAIN_MIN {
             return;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_warned_of_before_it_expires_and_refused_after() {
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/tls/server.pem"));
+        let end = Validity::of_file(file).expect("a certificate").not_after;
+        let before = |days: u64| Timestamp(end.0 - days * 24 * 60 * 60 * 1_000_000_000);
+        assert_eq!(check_certificate(file, before(31)).expect("it holds"), None);
+        let warning = check_certificate(file, before(10)).expect("it holds").expect("not for long");
+        assert!(warning.starts_with("warning: the certificate '"), "{warning}");
+        let told = "server.pem' expires in 10 days, at 2126-10-29T19:25:26Z; renew it and restart the server";
+        assert!(warning.ends_with(told), "{warning}");
+        let refused = check_certificate(file, Timestamp(end.0 + 1)).expect_err("it does not").to_string();
+        assert!(refused.contains("server.pem' cannot be used: it expired at 2126-10-29T19:25:26Z"), "{refused}");
     }
 }
