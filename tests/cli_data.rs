@@ -12,6 +12,7 @@ use lifeboat::storage::DiskStorage;
 use lifeboat::transaction::{Answer, ReplyHash, Sequence};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -98,6 +99,64 @@ fn add(amount: i64) -> Value {
 const TOTAL: &str = "\"total\"";
 
 // Looking.
+
+/// Takes from everybody, or gives to the owner, the right to write to the data directory.
+fn set_writable(folder: &Folder, is_writable: bool) {
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
+    };
+    for name in folder.files().into_keys() {
+        set(&folder.path("data").join(name), if is_writable { 0o644 } else { 0o444 });
+    }
+    set(&folder.path("data"), if is_writable { 0o755 } else { 0o555 });
+    set(folder.0.path(), 0o755);
+}
+
+#[test]
+fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
+    let folder = Folder::new();
+    folder.counter();
+    std::fs::remove_file(folder.path("data").join("lock")).expect("it was there");
+    set_writable(&folder, false);
+    let before = folder.files();
+    let out = tempfile::tempdir().expect("a folder for everybody");
+    std::fs::set_permissions(out.path(), std::fs::Permissions::from_mode(0o777)).expect("ours");
+    let exported = out.path().join("counter.snapshot");
+    for (command, arguments) in [
+        ("services", vec![]),
+        ("verify", vec![]),
+        ("journal", vec!["counter"]),
+        ("query", vec!["counter", TOTAL]),
+        ("snapshot", vec!["counter", "--out", exported.to_str().expect("plain")]),
+    ] {
+        let looked = folder.command(command, &arguments).as_nobody().output();
+        looked.exits(0);
+        assert!(looked.stderr.contains("cannot be written to: it is only read"), "{command}: {}", looked.stderr);
+        assert_eq!(looked.stderr.matches("only read").count(), 1);
+    }
+    assert!(folder.files() == before, "nothing was changed");
+    let mode = std::fs::metadata(&exported).expect("written").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "a state is nobody else's");
+    // What changes something says that it may not.
+    let refused = folder.command("remove", &["counter", "--yes"]).as_nobody().output();
+    assert!(!refused.stderr.is_empty() && refused.code != 0, "{}", refused.stderr);
+    assert!(folder.files() == before);
+    set_writable(&folder, true);
+    folder.output("services", &[]).exits(0);
+}
+
+#[test]
+fn a_directory_that_others_may_write_to_is_refused_with_the_remedy() {
+    let folder = Folder::new();
+    folder.counter();
+    let set = |mode| std::fs::set_permissions(folder.path("data"), std::fs::Permissions::from_mode(mode));
+    set(0o775).expect("ours");
+    let refused = folder.send("counter", &prebuilt("counter"), &[add(1)]);
+    assert!(refused.stderr.contains("others may write to it (mode 0775)"), "{}", refused.stderr);
+    assert!(refused.stderr.contains("chmod go-w"), "{}", refused.stderr);
+    set(0o755).expect("ours");
+    folder.send("counter", &prebuilt("counter"), &[add(1)]).exits(0);
+}
 
 #[test]
 fn services_are_listed_with_all_that_is_known_of_them() {

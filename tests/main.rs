@@ -36,6 +36,7 @@ mod client;
 mod durable;
 mod edges;
 mod failover;
+mod full;
 mod hostile;
 mod kill;
 mod kill_server;

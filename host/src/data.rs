@@ -31,6 +31,7 @@ use crate::name::Name;
 use crate::snapshot::file::SnapshotFileError;
 use crate::storage::{LockGuard, Storage};
 use crate::workload::WorkloadHash;
+use keeper::Written;
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -261,6 +262,7 @@ impl Locked {
             committer,
             writer: Mutex::new(Some(writer)),
             needed: Mutex::default(),
+            written: Mutex::default(),
             workload_files: Mutex::default(),
             awaited: Arc::default(),
             options: options.clone(),
@@ -334,6 +336,8 @@ pub struct DataDirectory {
     writer: Mutex<Option<Writer>>,
     /// What each service needs. One that is left out needs all.
     needed: Mutex<BTreeMap<Name, Needed>>,
+    /// Of each service that runs, how far its snapshots are written.
+    written: Mutex<BTreeMap<Name, Arc<Written>>>,
     /// Held while a workload's file is written or removed.
     workload_files: Mutex<()>,
     /// Workloads of services that are not in the catalog yet, and of how many.
@@ -415,16 +419,29 @@ impl DataDirectory {
         clear_snapshots(&*self.storage, service)
     }
 
-    /// Removes a service for good, whose task and keeper have ended: first from the catalog, and from then on nothing
-    /// brings it back; then its part of the journal ends, and its files go.
+    /// Removes a service from the catalog: from then on nothing brings it back. Returns what the catalog said of it.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]. It may be in the catalog or not; this host goes on as if it is.
+    pub(crate) fn remove_entry(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
+        let entry = self.catalog.service(service)?;
+        self.catalog.remove_service(service)?;
+        Ok(entry)
+    }
+
+    /// Removes what is left of a service that is not in the catalog any more, and whose task and keeper have ended: its
+    /// part of the journal ends, and its files go.
     ///
     /// # Errors
     /// [`DataError`]: what is left of it then is removed by the next start, or by creating another of its name.
-    pub(crate) fn remove_service(&self, service: &Name) -> Result<(), DataError> {
-        let entry = self.catalog.service(service)?;
-        self.catalog.remove_service(service)?;
+    pub(crate) fn remove_rest(&self, service: &Name, entry: Option<&ServiceEntry>) -> Result<(), DataError> {
+        self.written().remove(service);
         let end = commit::Entry { service: service.clone(), change: commit::Change::End };
-        self.committer.submit(end, None)?.wait()?;
+        let ended = self.committer.submit(end, None)?;
+        // What waits for room is not waited for: what removing gives back may be that room.
+        if !self.committer.denies() {
+            ended.wait()?;
+        }
         self.committer.unregister(service);
         self.needed().remove(service);
         clear_snapshots(&*self.storage, service)?;
@@ -434,6 +451,24 @@ impl DataDirectory {
             return Ok(());
         }
         remove_workload(&*self.storage, &self.catalog, &entry.workload)
+    }
+
+    pub(crate) fn set_written(&self, service: &Name, written: Arc<Written>) {
+        self.written().insert(service.clone(), written);
+    }
+
+    /// Waits until the snapshots that a service has taken so far are on the disk.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`]: the last one is not, and why.
+    pub async fn snapshots_written(&self, service: &Name) -> Result<(), DataError> {
+        let written = self.written().get(service).cloned();
+        let Some(written) = written else { return Ok(()) };
+        let failed = |reason: String| DataError::Storage {
+            action: format!("write the snapshot of service '{service}'"),
+            source: io::Error::other(reason),
+        };
+        written.all().await.map_err(failed)
     }
 
     /// Keeps every record where it is, until what is returned is dropped.
@@ -520,6 +555,10 @@ impl DataDirectory {
 
     fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, Needed>> {
         self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Written>>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn workload_files(&self) -> MutexGuard<'_, ()> {

@@ -173,6 +173,14 @@ pub enum Event {
         /// Where it began.
         position: u64,
     },
+    /// The journal cannot begin its next segment. What its last one has no room for is denied; it is tried again until it
+    /// succeeds.
+    JournalStalled {
+        /// What is missing.
+        reason: String,
+    },
+    /// The journal can begin its next segment again.
+    JournalResumed,
     /// The mean utilisation of a resource of the host reached its threshold.
     HostPressure(HostPressure),
     /// A resource of the host that was under pressure is so no longer.
@@ -212,9 +220,12 @@ impl Event {
             | Self::SnapshotNotKept { service, .. }
             | Self::JournalPinned { service, .. }
             | Self::Log { service, .. } => Some(service),
-            Self::JournalDamaged { .. } | Self::JournalTorn { .. } | Self::HostPressure(_) | Self::HostRelieved(_) => {
-                None
-            }
+            Self::JournalDamaged { .. }
+            | Self::JournalTorn { .. }
+            | Self::JournalStalled { .. }
+            | Self::JournalResumed
+            | Self::HostPressure(_)
+            | Self::HostRelieved(_) => None,
         }
     }
 
@@ -245,6 +256,8 @@ impl Event {
             Self::JournalDamaged { .. } => "journal_damaged",
             Self::JournalPinned { .. } => "journal_pinned",
             Self::JournalTorn { .. } => "journal_torn",
+            Self::JournalStalled { .. } => "journal_stalled",
+            Self::JournalResumed => "journal_resumed",
             Self::HostPressure(_) => "host_pressure",
             Self::HostRelieved(_) => "host_relieved",
             Self::Log { .. } => "log",
@@ -475,11 +488,14 @@ impl fmt::Display for Event {
                 resource.unit(),
             ),
             Self::Failover(failover) => failover.fmt(f),
-            Self::Degraded { vm, reason } => write!(f, "Degraded: {vm} stays and serves up to its limits: {reason}"),
+            Self::Degraded { vm, reason } => {
+                write!(f, "Degraded: {vm} stays and serves up to its limits: {}", Printable(reason))
+            }
             Self::Recovered { vm } => write!(f, "Recovered: {vm} is no longer degraded"),
             Self::Unmovable { vm, reason } => write!(
                 f,
-                "Unmovable: {vm} goes on, but its state could not be moved: {reason}; it fails over by replay until that is mended"
+                "Unmovable: {vm} goes on, but its state could not be moved: {}; it fails over by replay until that is mended",
+                Printable(reason)
             ),
             Self::Movable { vm } => write!(f, "Movable: the state of {vm} was exported and restored again"),
             Self::JournalFilling(fill) => write!(f, "Journal filling: {}: {fill}", fill.vm),
@@ -496,7 +512,7 @@ impl fmt::Display for Event {
                 write!(f, "Created: {vm} on {machine} (size {size}, workload {workload})")
             }
             Self::Started { service } => write!(f, "Started: {service}, by an operator"),
-            Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {reason}"),
+            Self::Stopped { service, reason } => write!(f, "Stopped: {service}: {}", Printable(reason)),
             Self::Restored { vm, sequence, snapshot_sequence, replayed_transactions, took } => write!(
                 f,
                 "Restored: {vm} at transaction {} (snapshot of {}, replayed {}, {:.1} ms)",
@@ -513,7 +529,7 @@ impl fmt::Display for Event {
                 Utc(*now),
             ),
             Self::Quarantined { service, reason } => {
-                write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {reason}")
+                write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {}", Printable(reason))
             }
             Self::Removed { service } => write!(f, "Removed: {service}, with its history"),
             Self::SnapshotDamaged { service, file, reason } => write!(
@@ -522,11 +538,12 @@ impl fmt::Display for Event {
             ),
             Self::SnapshotUnusable { service, sequence, reason } => write!(
                 f,
-                "Snapshot unusable: {service} goes back to one before transaction {}: {reason}",
-                grouped(sequence.0)
+                "Snapshot unusable: {service} goes back to one before transaction {}: {}",
+                grouped(sequence.0),
+                Printable(reason)
             ),
             Self::SnapshotNotKept { service, reason } => {
-                write!(f, "Snapshot not kept: {service} keeps its older ones: {reason}")
+                write!(f, "Snapshot not kept: {service} keeps its older ones: {}", Printable(reason))
             }
             Self::JournalDamaged { damage } => write!(f, "Journal damaged: {damage}"),
             Self::JournalPinned { service, journal_bytes } => write!(
@@ -541,6 +558,11 @@ impl fmt::Display for Event {
                  was acknowledged; or the disk damaged the last frame, so have clients send again what they sent last",
                 grouped(*position)
             ),
+            Self::JournalStalled { reason } => write!(
+                f,
+                "Journal stalled: it {reason}; once its last segment is full, transactions are denied, and nothing is lost"
+            ),
+            Self::JournalResumed => f.write_str("Journal resumed: its next segment is ready"),
             Self::HostPressure(pressure) => {
                 write!(f, "SLA failure: host {pressure}; new services and scratch work wait, failovers go on")
             }
@@ -558,8 +580,15 @@ impl fmt::Display for Event {
     }
 }
 
+/// Whether a character may end a line, drive a terminal, or change the order in which what follows it is shown.
+#[must_use]
+pub fn is_deceptive(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+}
+
 /// A guest's or a client's text on its way to an operator: control characters, which could forge a line or drive a
-/// terminal, are shown as escapes.
+/// terminal, and those that end lines or turn the direction of text, are shown as escapes.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(
     /// The text as it came.
@@ -568,11 +597,9 @@ pub struct Printable<'a>(
 
 impl fmt::Display for Printable<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(
-            |c| {
-                if c.is_control() { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") }
-            },
-        )
+        self.0
+            .chars()
+            .try_for_each(|c| if is_deceptive(c) { write!(f, "{}", c.escape_default()) } else { write!(f, "{c}") })
     }
 }
 
@@ -585,6 +612,17 @@ mod tests {
         let service = Name::new("bank").expect("a name");
         let event = Event::Log { service, line: "it's \u{1b}[2J \u{e9}".into() };
         assert_eq!(event.to_string(), "bank: it's \\u{1b}[2J \u{e9}");
+    }
+
+    #[test]
+    fn what_ends_a_line_or_turns_the_direction_of_text_is_escaped() {
+        let turning =
+            ('\u{202a}'..='\u{202e}').chain('\u{2066}'..='\u{2069}').chain(['\u{200e}', '\u{200f}', '\u{61c}']);
+        for c in turning.chain(['\u{2028}', '\u{2029}', '\u{85}', '\u{7f}', '\r']) {
+            let shown = Printable(&format!("a{c}b")).to_string();
+            assert!(shown.is_ascii() && !shown.contains(c) && shown.contains('\\'), "{shown}");
+        }
+        assert_eq!(Printable("a\u{200d}\u{5d0}\u{627}").to_string(), "a\u{200d}\u{5d0}\u{627}");
     }
 
     #[test]

@@ -226,6 +226,12 @@ pub enum JournalError {
         /// The bound.
         limit_bytes: u64,
     },
+    /// It is short of room, and cannot begin its next segment for now. Nothing is lost.
+    #[error("{reason}")]
+    Stalled {
+        /// What is missing.
+        reason: String,
+    },
     /// It ended: by an error of the storage, or since the host stops. Nothing is appended any more.
     #[error("the journal takes no more: {reason}; see to the disk and start the host again")]
     Ended {
@@ -293,7 +299,10 @@ fn of_journal(committed: Committed) -> Result<(), JournalError> {
 
 impl JournalError {
     fn ended(error: &commit::CommitError) -> Self {
-        Self::Ended { reason: crate::data::chain(error) }
+        match error {
+            commit::CommitError::Stalled(_) => Self::Stalled { reason: error.to_string() },
+            error => Self::Ended { reason: crate::data::chain(error) },
+        }
     }
 }
 
@@ -312,7 +321,7 @@ pub trait Journal: Send {
     /// Waits until that is so. Asked before a transaction is executed, as well.
     ///
     /// # Errors
-    /// [`JournalError::Ended`].
+    /// [`JournalError::Stalled`], [`JournalError::Ended`].
     fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>>;
 
     /// Bytes that the records since the last proven snapshot take.

@@ -69,11 +69,17 @@ pub struct JournalMetrics {
     pub totals: Totals,
     /// How long they took.
     pub commit_times: Spread,
+    /// Whether the next segment cannot be begun for now.
+    pub is_stalled: bool,
 }
 
 impl From<&Committer> for JournalMetrics {
     fn from(committer: &Committer) -> Self {
-        Self { totals: committer.totals(), commit_times: committer.commit_times() }
+        Self {
+            totals: committer.totals(),
+            commit_times: committer.commit_times(),
+            is_stalled: committer.stall().is_some(),
+        }
     }
 }
 

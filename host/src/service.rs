@@ -50,7 +50,9 @@ use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Tri
 use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
-use crate::journal::{Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, Record, TransactionRecord};
+use crate::journal::{
+    Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, TransactionRecord,
+};
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
 use crate::pace::Pace;
@@ -670,6 +672,9 @@ impl Service {
             && !self.journal.has_room(body.len() as u64)
             && let Err(error) = self.journal.room(body.len() as u64).await
         {
+            if matches!(error, JournalError::Stalled { .. }) {
+                return Err(Denial::Stalled { service: self.name.clone(), reason: error.to_string() });
+            }
             let Stopped(reason) = self.stop(error.to_string());
             return Err(Denial::Stopped { service: self.name.clone(), reason });
         }

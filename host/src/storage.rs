@@ -31,6 +31,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::WouldBlock`] if another holds it.
     fn lock(&self) -> io::Result<LockGuard>;
 
+    /// Checks that what [`Storage::lock`] locked still stands where others look for it.
+    ///
+    /// # Errors
+    /// It does not: another process may have, or take, the directory. Nothing may be promised any more.
+    fn check_lock(&self) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Creates an empty file. Its name is safe after [`Storage::sync_directory`].
     ///
     /// # Errors

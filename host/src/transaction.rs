@@ -392,6 +392,14 @@ pub enum Denial {
         /// How full, why, and what helps.
         reason: String,
     },
+    /// The journal is short of room, and cannot begin its next segment. It was not executed.
+    #[error("service '{service}' takes no transactions for now: {reason}; try again later")]
+    Stalled {
+        /// The service.
+        service: Name,
+        /// What is missing.
+        reason: String,
+    },
     /// It was executed, and whether that was kept is not known: the journal failed meanwhile. The one denial that may have
     /// had an effect.
     #[error("{}", unknown(service, id.as_deref(), reason))]

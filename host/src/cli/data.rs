@@ -8,6 +8,7 @@ use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::config::{CONFIG_FILE, DATA, TOKEN_LIFETIME};
 use lifeboat::data::{Contents, DataError, FoundService, Locked};
 use lifeboat::engine::Program;
+use lifeboat::event::is_deceptive;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::OpenError;
 use lifeboat::name::Name;
@@ -55,7 +56,14 @@ pub(crate) struct Data {
 impl Data {
     /// Takes the directory, which must be there, to look at it.
     pub(crate) fn look(&self) -> anyhow::Result<Locked> {
-        taken(&self.directory, Locked::look(storage(&self.directory, false)?))
+        let storage = opened(&self.directory, false, DiskStorage::open_to_look(&self.directory))?;
+        let locked = taken(&self.directory, Locked::look(Arc::clone(&storage) as _))?;
+        if storage.is_read_only() {
+            let named = named(&self.directory);
+            let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
+            let _ = writeln!(io::stderr(), "lifeboat: data directory {named} {text}");
+        }
+        Ok(locked)
     }
 
     /// Takes the directory, which must be there, to change it.
@@ -122,7 +130,7 @@ fn quoted(path: &Path) -> String {
         Ok(text) if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(&byte)) => {
             text.into()
         }
-        Ok(text) if !text.contains(char::is_control) => format!("'{}'", text.replace('\'', r"'\''")),
+        Ok(text) if !text.contains(is_deceptive) => format!("'{}'", text.replace('\'', r"'\''")),
         // What a terminal should not be shown, as Bash and Zsh take it.
         _ => {
             let shown = |&byte: &u8| match byte {
@@ -205,6 +213,11 @@ pub(crate) fn take(path: &Path, may_be_new: bool) -> anyhow::Result<Locked> {
 
 fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
     let storage = if may_be_new { DiskStorage::create(path) } else { DiskStorage::open(path) };
+    opened(path, may_be_new, storage)
+}
+
+/// The storage, or why the path is of no use.
+fn opened(path: &Path, may_be_new: bool, storage: io::Result<DiskStorage>) -> anyhow::Result<Arc<DiskStorage>> {
     let storage = storage.map_err(|error| {
         let why = match error.kind() {
             io::ErrorKind::NotFound if may_be_new => "its parent directory is not there; create that first".to_owned(),

@@ -17,6 +17,7 @@ use crate::storage::Storage;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// Snapshots of a service that are kept: if the newest is damaged, the one before it is there.
@@ -42,9 +43,39 @@ pub(crate) struct Kept {
     pub(crate) first_answer: RecordNumber,
 }
 
+/// How far the snapshots of a service are written, for who ordered one.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// How many were handed in.
+    handed_in: AtomicU64,
+    /// How many of them are seen to, newer ones that took their place included; and why the last was not written, if so.
+    done: watch::Sender<(u64, Option<String>)>,
+}
+
+impl Written {
+    /// Waits until all that were handed in so far are seen to.
+    ///
+    /// # Errors
+    /// Why the last one is not on the disk.
+    pub(crate) async fn all(&self) -> Result<(), String> {
+        let handed_in = self.handed_in.load(Ordering::Acquire);
+        let mut done = self.done.subscribe();
+        // The sender is here.
+        let Ok(done) = done.wait_for(|(done, _)| *done >= handed_in).await else { return Ok(()) };
+        done.1.clone().map_or(Ok(()), Err)
+    }
+
+    fn done(&self, through: u64, failed: Option<String>) {
+        self.done.send_replace((through, failed));
+    }
+}
+
 /// The way of a service's snapshots to the disk.
 #[derive(Debug)]
-pub(crate) struct Keeper(watch::Sender<Option<ToKeep>>);
+pub(crate) struct Keeper {
+    queue: watch::Sender<Option<(u64, ToKeep)>>,
+    written: Arc<Written>,
+}
 
 impl Keeper {
     /// A keeper for `service`, of which `kept` are there, oldest first; and its task, which ends after the keeper and says
@@ -55,14 +86,17 @@ impl Keeper {
         kept: VecDeque<Kept>,
         events: EventSink,
     ) -> (Self, impl Future<Output = Option<String>> + Send) {
-        let (sender, receiver) = watch::channel(None);
-        let shelf = Shelf { directory, service, kept, events };
-        (Self(sender), shelf.run(receiver))
+        let (queue, receiver) = watch::channel(None);
+        let written = Arc::new(Written::default());
+        directory.set_written(&service, Arc::clone(&written));
+        let shelf = Shelf { directory, service, kept, events, written: Arc::clone(&written) };
+        (Self { queue, written }, shelf.run(receiver))
     }
 
     /// Has `to_keep` written.
     pub(crate) fn keep(&self, to_keep: ToKeep) {
-        self.0.send_replace(Some(to_keep));
+        let number = self.written.handed_in.fetch_add(1, Ordering::AcqRel) + 1;
+        self.queue.send_replace(Some((number, to_keep)));
     }
 }
 
@@ -71,30 +105,41 @@ struct Shelf {
     service: Name,
     kept: VecDeque<Kept>,
     events: EventSink,
+    written: Arc<Written>,
 }
 
 impl Shelf {
-    async fn run(mut self, mut queue: watch::Receiver<Option<ToKeep>>) -> Option<String> {
+    async fn run(mut self, queue: watch::Receiver<Option<(u64, ToKeep)>>) -> Option<String> {
+        let failed = self.keep_all(queue).await;
+        let reason = failed.clone().unwrap_or_else(|| "the service has ended".into());
+        self.written.done(u64::MAX, Some(reason));
+        failed
+    }
+
+    async fn keep_all(&mut self, mut queue: watch::Receiver<Option<(u64, ToKeep)>>) -> Option<String> {
         let mut failed = None;
         self.need();
         while queue.changed().await.is_ok() {
-            let Some(to_keep) = queue.borrow_and_update().clone() else { continue };
+            let Some((number, to_keep)) = queue.borrow_and_update().clone() else { continue };
             // A journal that failed keeps nothing any more, and says so itself.
             if let Err(error) = to_keep.commit.clone().durable().await {
                 return Some(error.to_string());
             }
             if self.kept.back().is_some_and(|newest| newest.record >= to_keep.header.record) {
+                self.written.done(number, None);
                 continue;
             }
             match self.write(to_keep).await {
                 Ok(()) => {
                     failed = None;
+                    self.written.done(number, None);
                     self.need();
                     self.directory.reclaim(&self.events).await;
                 }
                 Err(error) => {
                     let reason = chain(&error);
                     failed = Some(reason.clone());
+                    self.written.done(number, failed.clone());
                     (self.events)(&Event::SnapshotNotKept { service: self.service.clone(), reason });
                 }
             }
@@ -119,6 +164,9 @@ impl Shelf {
         let storage = Arc::clone(self.directory.storage());
         let of_thread = name.clone();
         let written = tokio::task::spawn_blocking(move || {
+            let action = "be sure of the directory of";
+            let lost = |source| SnapshotFileError::Storage { name: of_thread.clone(), action, source };
+            storage.check_lock().map_err(lost)?;
             file::write(&*storage, &of_thread, &header, snapshot.chunks().iter().map(|chunk| &chunk[..]))
         });
         joined(written).await?;

@@ -4,7 +4,8 @@ use super::{Host, Idle};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::engine::{Program, joined};
-use crate::event::Event;
+use crate::event::{Event, EventSink};
+use crate::journal::commit::{CommitError, Stall};
 use crate::name::Name;
 use crate::scratch::ProgramError;
 use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
@@ -14,6 +15,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use tokio::sync::watch;
 
 /// A durable service that is to be created.
 #[derive(Clone)]
@@ -51,6 +53,9 @@ impl Host {
     pub async fn recover_with(&self, contents: Contents, mut epoch: impl FnMut() -> Epoch, sabotage: Option<Sabotage>) {
         for event in findings(&contents) {
             (self.surroundings.events)(&event);
+        }
+        if let Some(directory) = &self.data {
+            tokio::spawn(report_stalls(directory.committer().stalls(), Arc::clone(&self.surroundings.events)));
         }
         let stopped = self.data.as_ref().and_then(|directory| directory.catalog().stopped().ok()).unwrap_or_default();
         let (resting, found): (Vec<_>, Vec<_>) =
@@ -146,6 +151,10 @@ impl Host {
         let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
         let _turn = self.turn(&name).await?;
         self.admission.check()?;
+        // Its first record would wait for room, and with it whoever ordered it.
+        if let Some(stall) = directory.committer().stall().filter(|stall| stall.denies) {
+            return Err(DataError::from(CommitError::Stalled(stall.reason)).into());
+        }
         if let Some(reason) = self.quarantined(&name) {
             return Err(LaunchError::Quarantined { name, reason });
         }
@@ -194,12 +203,15 @@ impl Host {
     /// other service runs that. One that is quarantined is removed as well. It is to be awaited to its end, as
     /// [`Host::stop_service`] is.
     ///
+    /// The catalog's change comes first: before it is durable, nothing has happened, and after it nothing undoes it.
+    ///
     /// # Errors
-    /// [`DataError::NoService`]; otherwise the storage fails, and what is left of the service then is of no use to
-    /// anybody: it is removed with the next start, or when another of its name is created.
+    /// [`DataError::NoService`]; [`DataError::Catalog`], and the service runs on.
     pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
+        let service = name.clone();
+        let entry = on_disk(&directory, move |directory| directory.remove_entry(&service)).await?;
         let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
         if let Some(handle) = handle {
             // A task that has ended already is what is wanted.
@@ -207,10 +219,17 @@ impl Host {
         }
         self.end_keeper(name).await;
         let service = name.clone();
-        on_disk(&directory, move |directory| directory.remove_service(&service)).await?;
+        // It is removed: what cannot be cleared up now is of no use to anybody, and goes with the next start.
+        let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
         self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
-        directory.reclaim(&self.surroundings.events).await;
+        let events = Arc::clone(&self.surroundings.events);
+        if directory.committer().denies() {
+            // It may wait for room itself, which need not hold up who makes some.
+            tokio::spawn(async move { directory.reclaim(&events).await });
+        } else {
+            directory.reclaim(&events).await;
+        }
         Ok(())
     }
 
@@ -247,6 +266,23 @@ impl Host {
         });
         let not_snapshotted = futures::future::join_all(ends).await.into_iter().flatten().collect();
         Ended { services: services.len(), not_snapshotted }
+    }
+}
+
+/// Reports when the journal cannot begin its next segment, and when it can again, as long as there is one.
+async fn report_stalls(mut stalls: watch::Receiver<Option<Stall>>, events: EventSink) {
+    let mut is_stalled = false;
+    loop {
+        let stall = stalls.borrow_and_update().clone();
+        let was_stalled = std::mem::replace(&mut is_stalled, stall.is_some());
+        match stall {
+            Some(stall) if !was_stalled => events(&Event::JournalStalled { reason: stall.reason.to_string() }),
+            None if was_stalled => events(&Event::JournalResumed),
+            _ => {}
+        }
+        if stalls.changed().await.is_err() {
+            return;
+        }
     }
 }
 

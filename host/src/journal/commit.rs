@@ -11,6 +11,10 @@
 //! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
 //! service produced beyond its own guess.
 //!
+//! What has no room, since no segment can be begun, waits: the writer tries again by itself, and takes up nothing new
+//! meanwhile ([`Committer::stall`]). That is found out while the active segment still has room for what services have
+//! executed, because the next one's file is made ahead; and nothing is executed while the journal is short of room.
+//!
 //! After a failure all tickets, waiting and later, get the first cause. The reader of a ticket that ends without an
 //! answer learns that the writer is gone.
 //!
@@ -20,7 +24,7 @@ use super::board::Board;
 use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
 use super::reader::Reader;
 use super::recovery::Seal;
-use super::segments::{Log, LogError, Moved, Reclaim, Reclaimed, Step};
+use super::segments::{Committed, Failure, Log, LogError, Moved, Reclaim, Reclaimed, Step};
 use super::ticket::{Completion, Ticket, ticket};
 use crate::distribution::{Distribution, Spread};
 use crate::name::Name;
@@ -36,6 +40,15 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 /// Bytes of records that wait to be written, unless configured otherwise.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// How soon it is tried again to make the file of the next segment ready, at first.
+pub const SEGMENT_RETRY_FIRST: Duration = Duration::from_millis(50);
+
+/// How long it takes at most until that is tried again: each attempt may fill the disk for a moment.
+pub const SEGMENT_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How often it is looked, as long as records are committed, whether the directory is still this process's.
+pub const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
 /// What a record costs in the queue beside its bytes.
 const RECORD_BYTES: usize = 128;
@@ -96,6 +109,9 @@ pub enum CommitError {
     /// The log refused it, or failed.
     #[error(transparent)]
     Log(#[from] LogError),
+    /// The journal is short of room, and cannot begin its next segment. Nothing was handed in.
+    #[error("the journal {0}")]
+    Stalled(Arc<str>),
     /// The writer was stopped before.
     #[error("the journal was closed")]
     Closed,
@@ -142,6 +158,56 @@ struct Shared {
     frame_bytes: AtomicU64,
     commit_times: Distribution,
     failed: watch::Sender<Option<CommitError>>,
+    stall: watch::Sender<Option<Stall>>,
+    /// Whether there is a stall that denies, for who asks before each transaction.
+    denies: AtomicBool,
+}
+
+/// The journal cannot begin its next segment. It is tried again until that succeeds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stall {
+    /// What is missing.
+    pub reason: Arc<str>,
+    /// Whether transactions are denied: until then the active segment has room for them.
+    pub denies: bool,
+}
+
+/// When to try again what failed, and when to check the lock. Waits twice as long after each failure, up to
+/// [`SEGMENT_RETRY_MAX`].
+#[derive(Debug, Default)]
+struct Retry {
+    lock_checked: Option<Instant>,
+    /// Of the last failure: when it is tried again, and how long was waited for that.
+    waiting: Option<(Instant, Duration)>,
+}
+
+impl Retry {
+    fn failed(&mut self, now: Instant) {
+        let delay = self.waiting.map_or(SEGMENT_RETRY_FIRST, |(_, delay)| (2 * delay).min(SEGMENT_RETRY_MAX));
+        self.waiting = Some((now + delay, delay));
+    }
+
+    fn succeeded(&mut self) {
+        self.waiting = None;
+    }
+
+    /// When it is tried again; none if nothing failed.
+    fn due(&self) -> Option<Instant> {
+        self.waiting.map(|(due, _)| due)
+    }
+
+    /// Whether it is time to check the lock again; then it is noted that it was.
+    fn checks_lock(&mut self, now: Instant) -> bool {
+        let is_time = self.lock_checked.is_none_or(|checked| now.duration_since(checked) >= LOCK_CHECK_INTERVAL);
+        if is_time {
+            self.lock_checked = Some(now);
+        }
+        is_time
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.due().is_none_or(|due| due <= now)
+    }
 }
 
 /// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
@@ -196,6 +262,8 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         frame_bytes: AtomicU64::new(0),
         commit_times: Distribution::default(),
         failed: watch::Sender::new(None),
+        stall: watch::Sender::new(None),
+        denies: AtomicBool::new(false),
     });
     let reader = log.reader();
     let of_thread = Arc::clone(&shared);
@@ -208,17 +276,43 @@ impl Committer {
     /// Waits until the queue has room for a record of `bytes`. One longer than the whole queue waits for all of it.
     ///
     /// # Errors
-    /// [`CommitError::Closed`], or the failure of the log.
+    /// [`CommitError::Stalled`], [`CommitError::Closed`], or the failure of the log.
     pub async fn room(&self, bytes: usize) -> Result<Room, CommitError> {
-        match Arc::clone(&self.shared.room).acquire_many_owned(self.room_of(bytes)).await {
-            Ok(permit) => Ok(Room(permit)),
-            Err(_) => Err(self.shared.queue().failure.clone().unwrap_or(CommitError::Closed)),
+        let mut stall = self.shared.stall.subscribe();
+        let room = Arc::clone(&self.shared.room).acquire_many_owned(self.room_of(bytes));
+        tokio::select! {
+            biased;
+            Some(stalled) = denying(&mut stall) => Err(CommitError::Stalled(stalled.reason)),
+            room = room => {
+                room.map(Room).map_err(|_| self.shared.queue().failure.clone().unwrap_or(CommitError::Closed))
+            }
         }
+    }
+
+    /// Why the next segment cannot be begun, while that is so.
+    #[must_use]
+    pub fn stall(&self) -> Option<Stall> {
+        self.shared.stall.borrow().clone()
+    }
+
+    /// Sees every [`Committer::stall`] from now on, and its end.
+    #[must_use]
+    pub fn stalls(&self) -> watch::Receiver<Option<Stall>> {
+        self.shared.stall.subscribe()
+    }
+
+    /// Whether nothing is to be executed that must be journalled, since the journal is short of room.
+    #[must_use]
+    pub fn denies(&self) -> bool {
+        self.shared.denies.load(Ordering::Acquire)
     }
 
     /// Takes room for a record of `bytes`, if the queue has it now.
     #[must_use]
     pub fn room_now(&self, bytes: usize) -> Option<Room> {
+        if self.denies() {
+            return None;
+        }
         let bytes = self.room_of(bytes);
         Arc::clone(&self.shared.room).try_acquire_many_owned(bytes).ok().map(Room)
     }
@@ -322,6 +416,12 @@ impl Committer {
     }
 }
 
+/// Waits for a stall that denies.
+async fn denying(stall: &mut watch::Receiver<Option<Stall>>) -> Option<Stall> {
+    let denies = |stall: &Option<Stall>| stall.as_ref().is_some_and(|stall| stall.denies);
+    stall.wait_for(denies).await.ok().and_then(|stall| stall.clone())
+}
+
 impl Writer {
     /// Writes what was handed in, seals the journal, and ends the thread. What is handed in later is refused.
     ///
@@ -390,6 +490,29 @@ impl Shared {
         self.failed.send_if_modified(|failed| failed.is_none() && failed.replace(error).is_none());
     }
 
+    /// Notes that the next segment cannot be begun, or can again.
+    fn set_stall(&self, stall: Option<Stall>) {
+        self.denies.store(stall.as_ref().is_some_and(|stall| stall.denies), Ordering::Release);
+        self.stall.send_if_modified(|current| {
+            let is_new = *current != stall;
+            *current = stall;
+            is_new
+        });
+    }
+
+    /// Waits until `due`, or until the queue is closed: then it returns false.
+    fn hold_until(&self, due: Instant) -> bool {
+        let mut queue = self.queue();
+        queue.is_writer_asleep = true;
+        let left = due.saturating_duration_since(Instant::now());
+        let (mut queue, _) = self
+            .arrived
+            .wait_timeout_while(queue, left, |queue| !queue.is_closed)
+            .unwrap_or_else(PoisonError::into_inner);
+        queue.is_writer_asleep = false;
+        !queue.is_closed
+    }
+
     fn close(&self, is_sealing: bool) {
         let mut queue = self.queue();
         queue.is_closed = true;
@@ -407,16 +530,23 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do, and takes all of it; nothing once the queue is closed.
-    fn wait(&self, pace: &mut Pace) -> Arrived {
+    /// Waits for something to do until `due`, if that is given, and takes all of it; nothing once the queue is closed.
+    fn wait(&self, pace: &mut Pace, due: Option<Instant>) -> Arrived {
         let start = Instant::now();
         while pace.looks_out(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
         let mut queue = self.queue();
         while queue.submitted.is_empty() && queue.orders.is_empty() && !queue.is_closed {
+            let left = due.map(|due| due.saturating_duration_since(Instant::now()));
+            if left == Some(Duration::ZERO) {
+                break;
+            }
             queue.is_writer_asleep = true;
-            queue = self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner);
+            queue = match left {
+                None => self.arrived.wait(queue).unwrap_or_else(PoisonError::into_inner),
+                Some(left) => self.arrived.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0,
+            };
             queue.is_writer_asleep = false;
         }
         // Several clients have their next records on the way meanwhile: the core is of more use to them.
@@ -489,19 +619,25 @@ impl Orders {
         let over = match self.waiting.front_mut() {
             Some(Order::Reclaim { needed, answer }) if !answer.is_closed() => {
                 let reclaim = self.reclaim.get_or_insert_with(|| log.begin_reclaim(std::mem::take(needed)));
-                match log.step(reclaim).map_err(|error| shared.fail(&error))? {
-                    Step::Going(moved) => {
+                match log.step(reclaim) {
+                    Ok(Step::Going(moved)) => {
                         shared.tell(moved);
                         return Ok(());
                     }
-                    Step::Over(reclaimed) => Some(reclaimed),
+                    Ok(Step::Over(reclaimed)) => Some(Ok(reclaimed)),
+                    // The journal is as good as before, and longer. The next reclaim tries again.
+                    Err(error @ LogError::NotBegun(_)) => {
+                        log.abandon_step();
+                        Some(Err(error.into()))
+                    }
+                    Err(error) => return Err(shared.fail(&error)),
                 }
             }
             _ => None,
         };
         self.reclaim = None;
         match (self.waiting.pop_front(), over) {
-            (Some(Order::Reclaim { answer, .. }), Some(reclaimed)) => drop(answer.send(Ok(reclaimed))),
+            (Some(Order::Reclaim { answer, .. }), Some(reclaimed)) => drop(answer.send(reclaimed)),
             (Some(order), _) => order.refuse(&CommitError::Closed),
             (None, _) => {}
         }
@@ -518,9 +654,10 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     let _ended = Ended(shared);
     let mut pace = Pace::default();
     let mut orders = Orders::default();
+    let mut retry = Retry::default();
     loop {
         let is_idle = orders.waiting.is_empty();
-        let arrived = if is_idle { shared.wait(&mut pace) } else { shared.take() };
+        let arrived = if is_idle { shared.wait(&mut pace, retry.due()) } else { shared.take() };
         let is_over = arrived.is_closed && arrived.submitted.is_empty() && arrived.orders.is_empty();
         orders.waiting.extend(arrived.orders);
         if is_over {
@@ -528,7 +665,8 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
             orders.refuse(&CommitError::Closed);
             break;
         }
-        let result = write_batch(&mut log, arrived.submitted, shared);
+        let result = write_batch(&mut log, arrived.submitted, shared, &mut retry);
+        let result = result.and_then(|()| prepare(&mut log, shared, &mut retry));
         if let Err(error) = result.and_then(|()| orders.go_on(&mut log, shared)) {
             orders.refuse(&error.clone().into());
             return Err(error.into());
@@ -537,8 +675,73 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     if shared.queue().is_sealing { Ok(log.seal()?) } else { Err(CommitError::Closed) }
 }
 
+/// Makes the file of the next segment ready when it is time, and notes whether that succeeds.
+fn prepare(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<(), LogError> {
+    if !log.wants_next() {
+        if retry.due().is_some() {
+            retry.succeeded();
+            shared.set_stall(None);
+        }
+        return Ok(());
+    }
+    let now = Instant::now();
+    if !retry.is_due(now) {
+        // What was committed since the last attempt may have made the journal short of room.
+        if log.is_short() && !shared.denies.load(Ordering::Acquire) {
+            let stall = shared.stall.borrow().clone();
+            shared.set_stall(stall.map(|stall| Stall { denies: true, ..stall }));
+        }
+        return Ok(());
+    }
+    match log.prepare_next() {
+        Ok(()) => {
+            retry.succeeded();
+            shared.set_stall(None);
+        }
+        Err(LogError::NotBegun(failure)) => {
+            retry.failed(now);
+            shared.set_stall(Some(Stall { reason: missing(&failure), denies: log.is_short() }));
+        }
+        Err(error) => return Err(shared.fail(&error)),
+    }
+    Ok(())
+}
+
+/// What is missing to begin a segment, and what is to be done about that.
+fn missing(failure: &Failure) -> Arc<str> {
+    let remedy = match failure.error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
+        _ => "see to its disk and to the limit of open files",
+    };
+    format!("cannot {}: {}; {remedy}, and it goes on by itself", failure.action, failure.error).into()
+}
+
+/// Commits. While no segment can be begun, it waits and tries again, until the queue is closed.
+fn commit_in_time(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<Option<Committed>, LogError> {
+    if retry.checks_lock(Instant::now()) {
+        log.check_lock()?;
+    }
+    let mut is_last = false;
+    loop {
+        match log.commit() {
+            Err(LogError::NotBegun(failure)) if !is_last => {
+                let now = Instant::now();
+                retry.failed(now);
+                shared.set_stall(Some(Stall { reason: missing(&failure), denies: true }));
+                is_last = !shared.hold_until(retry.due().unwrap_or(now));
+            }
+            result => return result,
+        }
+    }
+}
+
 /// Writes a batch: one frame, unless it is longer than one can be.
-fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -> Result<(), LogError> {
+fn write_batch(
+    log: &mut Log,
+    mut batch: VecDeque<Submitted>,
+    shared: &Shared,
+    retry: &mut Retry,
+) -> Result<(), LogError> {
     let mut staged = Vec::with_capacity(batch.len());
     while let Some(submitted) = batch.pop_front() {
         let Entry { service, change } = &submitted.entry;
@@ -556,7 +759,7 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
             }
             Err(LogError::FrameFull) => {
                 batch.push_front(submitted);
-                if let Err(error) = commit(log, &mut staged, shared) {
+                if let Err(error) = commit(log, &mut staged, shared, retry) {
                     refuse(batch, &error);
                     return Err(error);
                 }
@@ -565,7 +768,7 @@ fn write_batch(log: &mut Log, mut batch: VecDeque<Submitted>, shared: &Shared) -
             Err(error) => submitted.completion.complete(Err(error.into())),
         }
     }
-    commit(log, &mut staged, shared)
+    commit(log, &mut staged, shared, retry)
 }
 
 /// What is in the frame that is being built.
@@ -578,9 +781,9 @@ struct StagedRecord {
 }
 
 /// Writes a frame and completes its tickets.
-fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared) -> Result<(), LogError> {
+fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared, retry: &mut Retry) -> Result<(), LogError> {
     let start = Instant::now();
-    let result = log.commit().map_err(|error| shared.fail(&error));
+    let result = commit_in_time(log, shared, retry).map_err(|error| shared.fail(&error));
     if let Ok(Some(committed)) = &result {
         shared.commit_times.add(start.elapsed());
         shared.frames.fetch_add(1, Ordering::Release);
@@ -738,6 +941,129 @@ mod tests {
         assert_eq!(later.to_string(), "the journal failed: cannot write and sync a frame");
         assert!(block_on(committer.room(1)).is_err() && block_on(committer.reclaim(BTreeMap::new())).is_err());
         assert!(writer.stop().is_err());
+    }
+
+    /// Waits for the journal's stall to be as `is_so` says.
+    fn await_stall(committer: &Committer, is_so: impl Fn(Option<&Stall>) -> bool) -> Option<Stall> {
+        let mut stalls = committer.stalls();
+        block_on(async { stalls.wait_for(|stall| is_so(stall.as_ref())).await.expect("it goes on").clone() })
+    }
+
+    #[test]
+    fn without_descriptors_or_room_nothing_new_is_taken_and_all_goes_on_when_they_come_back() {
+        let kinds = [io::ErrorKind::StorageFull, io::ErrorKind::QuotaExceeded, io::ErrorKind::Interrupted];
+        for kind in kinds.into_iter().chain([io::ErrorKind::Other]) {
+            let storage = SimulatedStorage::new(1);
+            let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+            let commit = |number| committer.submit(long_entry("ant", number), None).expect("open").wait();
+            commit(1).expect("committed");
+            storage.break_down(Operation::Create, kind);
+            // As a service does: nothing that there is no room for.
+            let mut number = 1;
+            while let Some(room) = committer.room_now(LONG_BYTES) {
+                number += 1;
+                let ticket = committer.submit(long_entry("ant", number), Some(room)).expect("open");
+                ticket.wait().expect("what was taken has room in the last segment");
+            }
+            let stall = committer.stall().expect("it is stalled");
+            assert!(stall.denies && stall.reason.contains("goes on by itself"), "{stall:?}");
+            assert!(matches!(block_on(committer.room(1)), Err(CommitError::Stalled(_))));
+            assert!(committer.failure().is_none());
+            // What was executed all the same is committed late, and not lost.
+            let late: Vec<_> = (number + 1..number + 200)
+                .map(|number| committer.submit(long_entry("ant", number), None).expect("open"))
+                .collect();
+            assert!(!late.last().expect("some").is_over());
+            storage.mend(Operation::Create);
+            for ticket in late {
+                ticket.wait().expect("committed");
+            }
+            assert_eq!(await_stall(&committer, |stall| stall.is_none()), None);
+            assert!(block_on(committer.room(1)).is_ok());
+            commit(number + 200).expect("committed");
+            let seal = writer.stop().expect("sealed");
+            let (recovery, found) = look(&storage, Some(&seal));
+            assert!(recovery.damages.is_empty());
+            assert_eq!(found[&name("ant")].len() as u64, number + 200);
+        }
+    }
+
+    #[test]
+    fn a_stalled_journal_goes_on_although_nobody_hands_anything_in() {
+        let storage = SimulatedStorage::new(1);
+        let (_writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
+        storage.limit_space(storage.used_bytes() + 1000);
+        let mut number = 1;
+        while let Some(room) = committer.room_now(LONG_BYTES) {
+            number += 1;
+            committer.submit(long_entry("ant", number), Some(room)).expect("open").wait().expect("committed");
+        }
+        assert!(storage.used_bytes() < 2 * 256 * 1024, "no part of a segment stays");
+        storage.limit_space(u64::MAX);
+        assert_eq!(await_stall(&committer, |stall| stall.is_none()), None);
+        assert!(committer.room_now(1).is_some());
+    }
+
+    #[test]
+    fn a_stop_does_not_wait_for_room() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        let ticket = committer.submit(entry("ant", 1), None).expect("open");
+        await_stall(&committer, |stall| stall.is_some_and(|stall| stall.denies));
+        assert!(!ticket.is_over());
+        let refused = writer.stop().expect_err("it is not sealed");
+        assert_eq!(refused.to_string(), "cannot begin a new segment");
+        assert!(ticket.wait().is_err());
+        assert!(look(&storage, None).1.is_empty());
+    }
+
+    #[test]
+    fn who_has_lost_the_directory_acknowledges_nothing_more() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
+        storage.replace();
+        // At the next segment, or after a second.
+        let mut number = 1;
+        let error = loop {
+            number += 1;
+            let ticket = committer.submit(long_entry("ant", number), None);
+            if let Err(error) = ticket.and_then(Ticket::wait) {
+                break error;
+            }
+            assert!(number < 200, "a segment holds no more");
+        };
+        assert_eq!(error.to_string(), "the journal failed: cannot go on in the data directory");
+        assert!(writer.stop().is_err());
+    }
+
+    #[test]
+    fn the_lock_is_checked_once_in_a_while() {
+        let start = Instant::now();
+        let mut retry = Retry::default();
+        assert!(retry.checks_lock(start) && !retry.checks_lock(start + LOCK_CHECK_INTERVAL / 2));
+        assert!(retry.checks_lock(start + LOCK_CHECK_INTERVAL) && !retry.checks_lock(start + LOCK_CHECK_INTERVAL));
+    }
+
+    #[test]
+    fn what_failed_is_tried_again_after_twice_as_long_each_time() {
+        let start = Instant::now();
+        let mut retry = Retry::default();
+        assert!(retry.is_due(start) && retry.due().is_none());
+        let (mut now, mut delay) = (start, SEGMENT_RETRY_FIRST);
+        for _ in 0..10 {
+            retry.failed(now);
+            assert_eq!(retry.due(), Some(now + delay));
+            assert!(!retry.is_due(now) && retry.is_due(now + delay));
+            now += delay;
+            delay = (2 * delay).min(SEGMENT_RETRY_MAX);
+        }
+        assert_eq!(delay, SEGMENT_RETRY_MAX);
+        retry.succeeded();
+        retry.failed(now);
+        assert_eq!(retry.due(), Some(now + SEGMENT_RETRY_FIRST));
     }
 
     #[test]

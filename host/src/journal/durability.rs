@@ -705,35 +705,57 @@ fn a_seal_that_was_left_behind_is_noticed_and_nothing_after_it_is_lost() -> Resu
     Ok(())
 }
 
-/// Runs a fixed history until the log fails. Returns what was acknowledged, and the error.
-fn run_until_failure(storage: &SimulatedStorage) -> (Histories, Result<(), LogError>) {
+/// Runs a fixed history until the log fails for good. What cannot be committed since no segment can be begun is committed
+/// with the next attempt. Returns what was acknowledged, how often there was no segment, and the error.
+fn run_until_failure(storage: &SimulatedStorage) -> (Histories, usize, Result<(), LogError>) {
     let mut histories = Histories::new();
-    let log = match open(storage, options(4), Origin::Create) {
-        Ok((log, _, _)) => log,
-        Err(_) => return (histories, Ok(())),
-    };
-    let mut log = log;
+    let mut stalls = 0;
+    let Ok((mut log, _, _)) = open(storage, options(4), Origin::Create) else { return (histories, 0, Ok(())) };
     for round in 0..25 {
-        if let Err(error) = append(&mut log, &mut histories, &[0, 1 + round % 3]) {
+        let services = [0, 1 + round % 3];
+        let result = append(&mut log, &mut histories, &services).or_else(|error| {
+            if !matches!(error, LogError::NotBegun(_)) {
+                return Err(error);
+            }
+            stalls += 1;
+            // All of it is still staged.
+            log.commit()?.expect("a frame");
+            for service in services {
+                let history = histories.entry(name(service)).or_default();
+                let number = history.len() as u64 + 1;
+                history.push((RecordNumber(number), record(service, number, 50)));
+            }
+            Ok(Vec::new())
+        });
+        if let Err(error) = result {
             let again = append(&mut log, &mut histories, &[1]);
             assert_eq!(again.err().map(|again| again.to_string()), Some(error.to_string()));
             assert!(reclaim(&mut log, &BTreeMap::new()).is_err());
             assert!(log.seal().is_err());
-            return (histories, Err(error));
+            return (histories, stalls, Err(error));
         }
         if round % 8 == 7 {
-            let needed = histories.iter().map(|(name, life)| (name.clone(), RecordNumber(life.len() as u64))).collect();
-            if let Err(error) = reclaim(&mut log, &needed) {
-                assert!(append(&mut log, &mut histories, &[1]).is_err());
-                return (histories, Err(error));
+            let needed: BTreeMap<_, _> =
+                histories.iter().map(|(name, life)| (name.clone(), RecordNumber(life.len() as u64))).collect();
+            match reclaim(&mut log, &needed) {
+                Ok(_) => {}
+                Err(LogError::NotBegun(_)) => {
+                    stalls += 1;
+                    log.abandon_step();
+                }
+                Err(error) => {
+                    assert!(append(&mut log, &mut histories, &[1]).is_err());
+                    return (histories, stalls, Err(error));
+                }
             }
         }
     }
-    (histories, Ok(()))
+    (histories, stalls, Ok(()))
 }
 
+/// Fails each operation of each kind once, and checks that what was acknowledged is found after a crash.
 #[test]
-fn after_any_failure_nothing_more_is_acknowledged_and_what_was_is_kept() {
+fn what_ends_the_journal_is_a_frame_that_may_be_there_and_what_was_acknowledged_is_kept() {
     let kinds = [
         Operation::Write,
         Operation::SyncData,
@@ -743,16 +765,18 @@ fn after_any_failure_nothing_more_is_acknowledged_and_what_was_is_kept() {
         Operation::Open,
     ];
     for kind in kinds {
-        let mut failures = 0;
+        let (mut ends, mut stalls) = (0, 0);
         for nth in 1.. {
             let storage = SimulatedStorage::new(nth);
             storage.fail(kind, nth);
             let before = storage.count(kind);
-            let (histories, result) = run_until_failure(&storage);
+            let (histories, stalled, result) = run_until_failure(&storage);
             if storage.count(kind) - before < nth {
                 break;
             }
-            failures += usize::from(result.is_err());
+            ends += usize::from(result.is_err());
+            stalls += stalled;
+            assert!(stalled == 0 || result.is_ok(), "{kind:?} {nth}: one fault is one or the other");
             let storage = storage.crash();
             let (log, recovery, found) = open(&storage, options(4), Origin::Create).expect("opens");
             assert!(recovery.damages.is_empty(), "{kind:?} {nth}: {recovery:?}");
@@ -763,14 +787,22 @@ fn after_any_failure_nothing_more_is_acknowledged_and_what_was_is_kept() {
             }
             drop(log);
         }
-        assert!(failures > 0, "{kind:?}");
+        match kind {
+            // Of a frame; or of what comes before a segment has its name.
+            Operation::Write | Operation::SyncData => assert!(ends > 0 && stalls > 0, "{kind:?} {ends} {stalls}"),
+            Operation::Create | Operation::Open => assert!(ends == 0 && stalls > 0, "{kind:?} {ends} {stalls}"),
+            // Of a new segment, or of one that is given up.
+            Operation::Rename => assert!(ends > 0 && stalls > 0, "{kind:?} {ends} {stalls}"),
+            _ => assert!(ends > 0 && stalls == 0, "{kind:?} {ends} {stalls}"),
+        }
     }
 }
 
 #[test]
-fn a_full_disk_stops_the_journal_and_a_larger_one_lets_it_go_on() {
+fn a_full_disk_leaves_what_is_staged_and_goes_on_when_there_is_room() -> Result<(), LogError> {
     let storage = SimulatedStorage::new(3);
-    storage.limit_space(3 * SEGMENT_BYTES_MIN + 100);
+    let space_bytes = 3 * SEGMENT_BYTES_MIN + 100;
+    storage.limit_space(space_bytes);
     let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
     let mut histories = Histories::new();
     let error = loop {
@@ -778,13 +810,53 @@ fn a_full_disk_stops_the_journal_and_a_larger_one_lets_it_go_on() {
             break error;
         }
     };
-    let LogError::Poisoned(first) = error else { panic!("{error}") };
+    let LogError::NotBegun(first) = error else { panic!("{error}") };
     assert_eq!(first.error.kind(), std::io::ErrorKind::StorageFull);
+    assert!(log.is_short());
+    assert!(storage.used_bytes() <= 3 * SEGMENT_BYTES_MIN, "what could not be made whole is removed");
+    for _ in 0..3 {
+        assert!(matches!(log.commit(), Err(LogError::NotBegun(_))));
+        assert!(matches!(log.prepare_next(), Err(LogError::NotBegun(_))));
+    }
+    let acknowledged = look(&storage.copy(), None).1;
+    assert_eq!(acknowledged, histories);
+    storage.limit_space(u64::MAX);
+    assert!(log.commit()?.is_some());
+    let number = RecordNumber(histories[&name(0)].len() as u64 + 1);
+    histories.entry(name(0)).or_default().push((number, record(0, number.0, 50)));
+    append(&mut log, &mut histories, &[0, 1])?;
     drop(log);
-    let storage = storage.crash();
-    let (mut log, recovery, found) = open(&storage, options(4), Origin::Existing(None)).expect("opens");
+    let (recovery, found) = look(&storage.crash(), None);
     assert_eq!((recovery.damages.len(), &found), (0, &histories));
-    append(&mut log, &mut histories, &[0]).expect("there is space again");
+    Ok(())
+}
+
+#[test]
+fn a_segment_whose_file_was_made_ahead_is_begun_without_a_descriptor_or_room() -> Result<(), LogError> {
+    let storage = SimulatedStorage::new(5);
+    let (mut log, _, _) = open(&storage, options(8), Origin::Create).expect("opens");
+    let mut histories = Histories::new();
+    append(&mut log, &mut histories, &[0])?;
+    assert!(!log.wants_next(), "half of the first is free");
+    while !log.wants_next() {
+        append(&mut log, &mut histories, &[0])?;
+    }
+    log.prepare_next()?;
+    assert!(!log.wants_next() && !log.is_short());
+    for operation in [Operation::Create, Operation::Open] {
+        storage.break_down(operation, std::io::ErrorKind::Other);
+    }
+    storage.limit_space(storage.used_bytes());
+    let segments = log.segment_count();
+    while log.segment_count() == segments {
+        append(&mut log, &mut histories, &[0])?;
+    }
+    for operation in [Operation::Create, Operation::Open] {
+        storage.mend(operation);
+    }
+    drop(log);
+    assert_eq!(look(&storage.crash(), None).1, histories);
+    Ok(())
 }
 
 #[test]

@@ -209,12 +209,12 @@ impl Journal for DurableJournal {
         if self.room.is_none() {
             self.room = self.committer.room_now(with_answer(bytes));
         }
-        self.room.is_some()
+        self.room.is_some() && !self.committer.denies()
     }
 
     fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
         async move {
-            if self.room.is_none() {
+            if self.room.is_none() || self.committer.denies() {
                 let room = self.committer.room(with_answer(bytes)).await;
                 self.room = Some(room.map_err(|error| JournalError::ended(&error))?);
             }

@@ -5,6 +5,9 @@
 //!
 //! - A frame is written and synced before the next one is written. An error in between is final: the log is *poisoned*
 //!   and only repeats it, since after a failed sync nobody knows what is on the disk.
+//! - An error while a segment is begun is not final, as long as nothing of it has a segment's name: what is staged stays,
+//!   and the commit can be tried again. So that this is known early, the file of the next segment is opened and filled
+//!   while the active one has room.
 //! - The first frame of a segment, and the last one before a clean stop, list every sound service with its next record:
 //!   the *roster*. After damage, it tells who lost nothing although it was idle, and it remembers a service when all
 //!   its records are gone.
@@ -50,6 +53,13 @@ pub const SEGMENT_BYTES_MIN: u64 = (SEGMENT_HEADER_BYTES + 4 * BLOCK_BYTES) as u
 
 /// Segments that are kept to be overwritten.
 pub const SPARES_MAX: usize = 3;
+
+/// The file of the next segment is made ready once the active one has no more room than its own length divided by this.
+pub const NEXT_SHARE: u64 = 2;
+
+/// Without the file of the next segment, the active one is short of room once it has no more than its own length divided by
+/// this. The rest is for what was executed before that was known, and for what operators order.
+pub const SHORT_SHARE: u64 = 4;
 
 /// Which journal is opened, and how its new segments are.
 #[derive(Debug, Clone)]
@@ -110,12 +120,15 @@ pub enum LogError {
         /// The service.
         service: Name,
     },
+    /// There is no room or no descriptor for the next segment. What is staged stays, and the commit can be tried again.
+    #[error("cannot {}", .0.action)]
+    NotBegun(#[source] Arc<Failure>),
     /// A write or a sync failed, now or earlier. Nothing is appended any more.
     #[error("the journal failed: cannot {}", .0.action)]
     Poisoned(#[source] Arc<Failure>),
 }
 
-/// The first error of the storage, which ended the log.
+/// An error of the storage.
 #[derive(Debug, Error)]
 #[error("{error}")]
 pub struct Failure {
@@ -123,6 +136,16 @@ pub struct Failure {
     pub action: &'static str,
     /// Why it failed. It is what the failure itself says, and not told once more as its source.
     pub error: io::Error,
+    /// Whether it ends the log: bytes that count may or may not be on the disk.
+    pub is_final: bool,
+}
+
+/// The file of a segment that is not begun yet.
+#[derive(Debug)]
+struct Next {
+    name: String,
+    file: Box<dyn StorageFile>,
+    is_zeroed: bool,
 }
 
 /// A frame that can no longer be lost.
@@ -158,6 +181,8 @@ pub struct Log {
     /// The file of the last segment, if it can be appended to.
     active: Option<Box<dyn StorageFile>>,
     spares: Vec<String>,
+    /// What becomes the next segment, opened ahead.
+    next: Option<Next>,
     /// Every service, as far as it is staged.
     services: BTreeMap<Name, Kept>,
     /// The next record of every sound service, as far as frames tell.
@@ -210,6 +235,7 @@ impl Log {
             segments: walked.segments.into(),
             active: None,
             spares: Vec::new(),
+            next: None,
             roster_segment: None,
             carry: None,
             carriable_bytes: u64::MAX,
@@ -342,6 +368,7 @@ impl Log {
     /// Writes what was added as one frame, and returns once it is safe. Nothing happens if nothing was added.
     ///
     /// # Errors
+    /// [`LogError::NotBegun`]: nothing was written, what was added is still there, and this can be called again.
     /// [`LogError::Poisoned`]: whether any of it is there after a restart is unknown.
     pub fn commit(&mut self) -> Result<Option<Committed>, LogError> {
         self.check()?;
@@ -360,12 +387,26 @@ impl Log {
     /// Ends the journal in a way that can be checked at the next start. What was added but not committed is not in it.
     ///
     /// # Errors
-    /// [`LogError::Poisoned`]: it is not sealed.
+    /// [`LogError::NotBegun`], [`LogError::Poisoned`]: it is not sealed.
     pub fn seal(mut self) -> Result<Seal, LogError> {
         self.check()?;
         let result = self.write_roster();
         result.map_err(|failure| self.poison(failure))?;
         Ok(Seal { directory: self.options.directory, position: self.position, hash: self.previous })
+    }
+
+    /// Checks that the directory is still this process's.
+    ///
+    /// # Errors
+    /// [`LogError::Poisoned`]: it is not, and nothing is appended any more.
+    pub fn check_lock(&mut self) -> Result<(), LogError> {
+        self.check()?;
+        self.try_check_lock().map_err(|failure| self.poison(failure))
+    }
+
+    fn try_check_lock(&self) -> Result<(), Failure> {
+        let failed = |error| Failure { action: "go on in the data directory", error, is_final: true };
+        self.storage.check_lock().map_err(failed)
     }
 
     /// Begins a new segment if the active one has no room for the frame that was built.
@@ -374,24 +415,84 @@ impl Log {
         if self.room() >= frame_bytes { Ok(()) } else { self.roll(Some(frame_bytes)) }
     }
 
+    /// Whether it is time to make the file of the next segment ready.
+    #[must_use]
+    pub fn wants_next(&self) -> bool {
+        self.next.is_none() && self.active.is_some() && self.room() <= self.options.segment_bytes / NEXT_SHARE
+    }
+
+    /// Whether little more than what is under way has room, unless a segment is begun, whose file is not ready.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.next.is_none() && self.room() <= self.options.segment_bytes / SHORT_SHARE
+    }
+
+    /// Makes the file of the next segment ready, so that beginning the segment takes neither room nor a descriptor.
+    ///
+    /// # Errors
+    /// [`LogError::NotBegun`]: it can be tried again. [`LogError::Poisoned`].
+    pub fn prepare_next(&mut self) -> Result<(), LogError> {
+        self.check()?;
+        self.make_next().map_err(|error| {
+            let failure = self.not_begun(error);
+            self.poison(failure)
+        })
+    }
+
+    /// Gives up what was staged to be carried, after a step failed with [`LogError::NotBegun`].
+    pub fn abandon_step(&mut self) {
+        self.builder.clear();
+        self.carry = None;
+    }
+
+    fn make_next(&mut self) -> io::Result<()> {
+        if self.next.is_some() {
+            return Ok(());
+        }
+        if let Some(name) = self.spares.last() {
+            let file = self.storage.open_synced(name)?;
+            let name = self.spares.pop().expect("it was the last");
+            self.next = Some(Next { name, file, is_zeroed: false });
+            return Ok(());
+        }
+        let name = spare_name(self.segments.back().map_or(1, |last| last.number + 1));
+        let file = match self.storage.create(&name) {
+            // Left by an attempt that could not clear up after itself.
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                self.storage.remove(&name)?;
+                self.storage.create(&name)?
+            }
+            created => created?,
+        };
+        // Synced here, so that a disk which allocates late is found to be full now.
+        let made = file.preallocate(self.options.segment_bytes).and_then(|()| file.sync_data());
+        let made = made.and_then(|()| self.storage.open_synced(&name));
+        match made {
+            Ok(file) => {
+                self.next = Some(Next { name, file, is_zeroed: true });
+                Ok(())
+            }
+            Err(error) => {
+                // A part of a file would take the room that others need to go on, and nobody could use it.
+                drop(file);
+                let _ = self.storage.remove(&name);
+                Err(error)
+            }
+        }
+    }
+
+    fn not_begun(&self, error: io::Error) -> Failure {
+        let takes = Bytes(self.options.segment_bytes);
+        let error = io::Error::new(error.kind(), format!("{error} (it takes {takes})"));
+        Failure { action: BEGIN_SEGMENT, error, is_final: false }
+    }
+
     /// Begins a new segment. With `frame_bytes`, a roster comes first if that leaves room for a frame so long.
     fn roll(&mut self, frame_bytes: Option<u64>) -> Result<(), Failure> {
-        let segment_bytes = self.options.segment_bytes;
-        let failed = |error: io::Error| {
-            let error = io::Error::new(error.kind(), format!("{error} (it takes {})", Bytes(segment_bytes)));
-            Failure { action: "begin a new segment", error }
-        };
+        self.try_check_lock()?;
+        self.make_next().map_err(|error| self.not_begun(error))?;
+        let Some(Next { name, file, is_zeroed }) = self.next.take() else { return Ok(()) };
         let number = self.segments.back().map_or(1, |last| last.number + 1);
-        let (spare, is_zeroed) = match self.spares.pop() {
-            Some(spare) => (spare, false),
-            None => {
-                let spare = spare_name(number);
-                let file = self.storage.create(&spare).map_err(failed)?;
-                file.preallocate(self.options.segment_bytes).map_err(failed)?;
-                (spare, true)
-            }
-        };
-        let file = self.storage.open_synced(&spare).map_err(failed)?;
         let header = SegmentHeader {
             directory: self.options.directory,
             number,
@@ -399,9 +500,18 @@ impl Log {
             previous: self.previous,
             is_zeroed,
         };
-        file.write_all_at(0, &header.encode()).map_err(failed)?;
-        file.sync_data().map_err(failed)?;
-        self.storage.rename(&spare, &segment_name(number)).map_err(failed)?;
+        let begun = file
+            .write_all_at(0, &header.encode())
+            .and_then(|()| file.sync_data())
+            .and_then(|()| self.storage.rename(&name, &segment_name(number)));
+        if let Err(error) = begun {
+            // Nothing was written under a segment's name. What is in the file is not known: the next attempt takes another.
+            drop(file);
+            let _ = self.storage.remove(&name);
+            return Err(self.not_begun(error));
+        }
+        // From here on an error is final: whether the name is safe is not known, and no later sync would tell.
+        let failed = |error| Failure { action: BEGIN_SEGMENT, error, is_final: true };
         self.storage.sync_directory().map_err(failed)?;
         self.segments.push_back(Segment {
             number,
@@ -458,8 +568,9 @@ impl Log {
         let active = self.active.as_ref().ok_or_else(|| Failure {
             action: "write a frame",
             error: io::Error::other("there is no segment to write to"),
+            is_final: true,
         })?;
-        let failed = |error| Failure { action: "write and sync a frame", error };
+        let failed = |error| Failure { action: "write and sync a frame", error, is_final: true };
         active.write_synced_at(offset, &self.buffer).map_err(failed)?;
         let frame_offset = u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB");
         if let Some(carry) = &mut self.carry {
@@ -515,6 +626,9 @@ impl Log {
     }
 
     fn poison(&mut self, failure: Failure) -> LogError {
+        if !failure.is_final {
+            return LogError::NotBegun(Arc::new(failure));
+        }
         LogError::Poisoned(Arc::clone(self.poison.get_or_insert(Arc::new(failure))))
     }
 
@@ -524,6 +638,9 @@ impl Log {
         Reader { storage: Arc::clone(&self.storage), key: self.key.clone() }
     }
 }
+
+/// What is tried when a segment is begun.
+const BEGIN_SEGMENT: &str = "begin a new segment";
 
 /// The longest frame, so that a segment has room for a roster beside it.
 fn frame_bytes_max(options: &Options) -> usize {

@@ -1,5 +1,6 @@
 //! How replies are printed.
 
+use crate::event::is_deceptive;
 use crate::transaction::{Answer, Denial, Outcome, Reply};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -159,10 +160,16 @@ fn write(
 ) -> io::Result<()> {
     if let Ok(Reply { answer: Answer::Ok(bytes), .. }) = result
         && !json
-        && is_one_line(bytes)
     {
-        out.write_all(bytes)?;
-        return out.write_all(b"\n");
+        if is_one_line(bytes) {
+            out.write_all(bytes)?;
+            return out.write_all(b"\n");
+        }
+        // As JSON it says the same with escapes.
+        if is_json_line(bytes) {
+            out.write_all(&escaped(bytes.to_vec()))?;
+            return out.write_all(b"\n");
+        }
     }
     let mut printed = Printed {
         id: id.as_deref(),
@@ -194,30 +201,43 @@ fn write(
     out.write_all(&line)
 }
 
-/// JSON with all its control characters as escapes. Serde writes some as they are, of which terminals understand one (CSI)
-/// as the beginning of a command. They can be in strings alone.
+/// JSON with all its control characters as escapes, and all that end lines or turn the direction of text. Serde writes some
+/// as they are, of which terminals understand one (CSI) as the beginning of a command. They can be in strings alone.
 #[must_use]
 pub fn escaped(json: Vec<u8>) -> Vec<u8> {
-    // DEL, and U+0080 to U+009F.
-    let is_control = |pair: &[u8]| pair[0] == 0x7f || (pair[0] == 0xc2 && matches!(pair[1], 0x80..=0x9f));
-    if !json.windows(2).any(is_control) {
+    // How DEL, U+0080 to U+009F, U+061C, and those from U+2000 to U+207F begin.
+    let may_be_deceptive = |pair: &[u8]| match pair[0] {
+        0x7f => true,
+        0xc2 => matches!(pair[1], 0x80..=0x9f),
+        0xd8 => pair[1] == 0x9c,
+        0xe2 => matches!(pair[1], 0x80 | 0x81),
+        _ => false,
+    };
+    if !json.windows(2).any(may_be_deceptive) {
         return json;
     }
     let Ok(text) = str::from_utf8(&json) else { return json };
     let mut escaped = String::with_capacity(json.len() + 16);
     for c in text.chars() {
         match c {
-            '\u{7f}'..='\u{9f}' => escaped += &format!("\\u{:04x}", u32::from(c)),
+            c if c >= '\u{7f}' && is_deceptive(c) => escaped += &format!("\\u{:04x}", u32::from(c)),
             c => escaped.push(c),
         }
     }
     escaped.into_bytes()
 }
 
-/// Whether the bytes are one line of text, which a terminal may see as it is: no control characters.
+/// Whether the bytes are JSON on one line, but for characters that can only be in its strings.
+fn is_json_line(bytes: &[u8]) -> bool {
+    let has_no_control = |text: &str| !text.chars().any(|c| c.is_ascii_control() && c != '\t');
+    std::str::from_utf8(bytes).is_ok_and(has_no_control) && serde_json::from_slice::<&RawValue>(bytes).is_ok()
+}
+
+/// Whether the bytes are one line of text, which a terminal may see as it is: no control characters, nor those that end
+/// lines or turn the direction of text.
 #[must_use]
 pub fn is_one_line(bytes: &[u8]) -> bool {
-    std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| c.is_control() && c != '\t'))
+    std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| is_deceptive(c) && c != '\t'))
 }
 
 #[cfg(test)]
@@ -260,6 +280,12 @@ mod tests {
             printed(ok("\"\u{9b}\"".as_bytes()), true),
             "{\"id\":\"t1\",\"outcome\":\"ok\",\"json\":\"\\u009b\"}\n"
         );
+        assert_eq!(
+            printed(ok("a\u{202e}b\u{2028}c\u{2014}".as_bytes()), false),
+            "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"a\\u202eb\\u2028c\u{2014}\"}\n"
+        );
+        // JSON stays what it is.
+        assert_eq!(printed(ok("[\"\u{61c}\u{2066}\u{9b}\"]".as_bytes()), false), "[\"\\u061c\\u2066\\u009b\"]\n");
         assert_eq!(printed(ok(b"\xff"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"base64\":\"/w==\"}\n");
         assert_eq!(
             printed(Answer::Refused("no".into()), false),

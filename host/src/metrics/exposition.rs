@@ -170,6 +170,10 @@ impl Exposition {
         let help = "Bytes of the group commits";
         let bytes = journal.map(|journal| ([], journal.totals.frame_bytes));
         families.counters("journal_written", Some("bytes"), help, bytes)?;
+        let help =
+            "Whether the journal cannot begin its next segment, and denies transactions once the last one is full";
+        let stalled = journal.map(|journal| ([], u64::from(journal.is_stalled)));
+        families.gauges("journal_stalled", None, help, stalled)?;
         let help = "Time that a group commit took to be written and synced";
         families.histograms("commit", help, journal.map(|journal| ([], journal.commit_times)))
     }

@@ -82,7 +82,11 @@ fn full_scrape() -> Scrape {
         statuses: BTreeMap::from([(name("bank"), status("bank"))]),
         idle: BTreeMap::from([(name("lost"), true), (name("resting"), false)]),
         queue_lengths: BTreeMap::from([(name("bank"), 5)]),
-        journal: Some(JournalMetrics { totals: Totals { frames: 4, frame_bytes: 16_384 }, commit_times }),
+        journal: Some(JournalMetrics {
+            totals: Totals { frames: 4, frame_bytes: 16_384 },
+            commit_times,
+            is_stalled: true,
+        }),
     }
 }
 
@@ -149,6 +153,7 @@ fn journal_and_host_are_shown_without_a_service() {
         &[
             "lifeboat_journal_frames_total 4",
             "lifeboat_journal_written_bytes_total 16384",
+            "lifeboat_journal_stalled 1",
             "lifeboat_commit_seconds_count 4",
             r#"lifeboat_commit_seconds_bucket{le="0.0001"} 4"#,
             r#"lifeboat_host_utilisation_ratio{resource="cpu"} 0.75"#,
@@ -184,7 +189,7 @@ fn a_removed_service_leaves_no_series() {
 #[test]
 fn every_family_is_described_once_has_a_unit_and_stands_in_the_documentation() {
     /// Counts of what the name says, and those whose unit is a label.
-    const WITHOUT_UNIT: [&str; 14] = [
+    const WITHOUT_UNIT: [&str; 15] = [
         "build",
         "transactions",
         "sla_failures",
@@ -198,6 +203,7 @@ fn every_family_is_described_once_has_a_unit_and_stands_in_the_documentation() {
         "log_lines_dropped",
         "replayed_transactions",
         "journal_frames",
+        "journal_stalled",
         "host_under_pressure",
     ];
     let documented = include_str!("../../../docs/monitoring.md");

@@ -14,11 +14,18 @@ pub(super) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// It serves, and can: without its journal it takes no transactions, and only a start brings that back.
+/// It serves, and can: without its journal it takes no transactions. A journal that is short of room goes on by itself;
+/// after a failed write only a start brings it back.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
-    let failure = shared.host.data().and_then(|directory| directory.committer().failure());
+    let committer = shared.host.data().map(|directory| directory.committer());
     match shared.phase() {
-        Phase::Serving => failure.map_or(Ok("ready\n"), |error| Err(Problem::storage(&error))),
+        Phase::Serving => match committer.map(|committer| (committer.failure(), committer.stall())) {
+            Some((Some(failure), _)) => Err(Problem::storage(&failure)),
+            Some((None, Some(stall))) if stall.denies => {
+                Err(Problem::later("storage", format!("the journal {}", stall.reason)))
+            }
+            _ => Ok("ready\n"),
+        },
         Phase::Starting => Err(Problem::later("starting", "services are being brought back")),
         Phase::Draining => Err(Problem::later("draining", "the server is being stopped")),
     }

@@ -164,6 +164,7 @@ impl From<Denial> for Problem {
             Denial::NoMemory { .. } => (StatusCode::SERVICE_UNAVAILABLE, "answers_unread"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
+            Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),
             Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
             // It is not one of the four outcomes, but which of them is not known.

@@ -144,6 +144,9 @@ pub(super) async fn snapshot(
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
     shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
+    if let Some(directory) = shared.host.data() {
+        directory.snapshots_written(&routes::name(&name)?).await?;
+    }
     one(&shared, &name).await.map(Json)
 }
 

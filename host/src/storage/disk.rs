@@ -3,16 +3,36 @@
 use super::{LockGuard, Storage, StorageFile, check_file_name};
 use std::fs::{self, File, TryLockError};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 /// The file whose lock stands for the directory's.
 const LOCK_FILE: &str = "lock";
+
+/// Bits of a mode that a data directory has not: others may replace what is in it.
+const OTHERS_WRITE: u32 = 0o022;
+
+/// Bits of a mode that a file in it has not: others may read states and hashes of passwords. A group may read, if somebody
+/// gave it that.
+const OTHERS_USE: u32 = 0o037;
+
+/// How often the lock's file is opened again if it is replaced meanwhile.
+const LOCK_ATTEMPTS: usize = 16;
 
 /// A directory on disk.
 #[derive(Debug)]
 pub struct DiskStorage {
     path: PathBuf,
+    /// The directory itself, whatever stands at its path later.
+    directory: File,
+    /// Whether it is opened to be looked at alone.
+    is_looked_at: bool,
+    /// Whether this process may not write to it, which shows when it is locked.
+    is_read_only: AtomicBool,
+    /// The lock's file, while the lock is held.
+    lock: Arc<Mutex<Option<File>>>,
 }
 
 impl DiskStorage {
@@ -40,7 +60,65 @@ impl DiskStorage {
         if !fs::metadata(path)?.is_dir() {
             return Err(io::ErrorKind::NotADirectory.into());
         }
-        Ok(Self { path: path.to_owned() })
+        let directory = File::open(path)?;
+        let is_read_only = AtomicBool::new(false);
+        Ok(Self { path: path.to_owned(), directory, is_looked_at: false, is_read_only, lock: Arc::default() })
+    }
+
+    /// The directory at `path`, to look at what is in it. If this process may not write to it, it is locked all the same as
+    /// far as it can be.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn open_to_look(path: &Path) -> io::Result<Self> {
+        Ok(Self { is_looked_at: true, ..Self::open(path)? })
+    }
+
+    /// Whether nothing is written to it, not even a lock's file. Known once it is locked.
+    #[must_use]
+    pub fn is_read_only(&self) -> bool {
+        self.is_read_only.load(Ordering::Acquire)
+    }
+
+    /// Refuses a directory that others may write to, and takes from others what they may do with its files.
+    fn restrict(&self) -> io::Result<()> {
+        let mode = self.directory.metadata()?.permissions().mode() & 0o7777;
+        if mode & OTHERS_WRITE != 0 {
+            let path = self.path.display().to_string();
+            let text = format!(
+                "others may write to it (mode {mode:04o}), and replace what is in it; chmod go-w '{}'",
+                path.escape_debug()
+            );
+            return Err(io::Error::new(io::ErrorKind::PermissionDenied, text));
+        }
+        for name in self.list()? {
+            let path = self.path.join(name);
+            let Ok(mode) = fs::symlink_metadata(&path).map(|metadata| metadata.permissions().mode()) else { continue };
+            if mode & OTHERS_USE != 0 {
+                // A file of somebody else is as it was when this directory was opened before.
+                let _ = fs::set_permissions(&path, fs::Permissions::from_mode(mode & !OTHERS_USE & 0o7777));
+            }
+        }
+        Ok(())
+    }
+
+    /// Locks a directory that is only read: no server may take it meanwhile, if it allows that.
+    fn lock_shared(&self) -> io::Result<LockGuard> {
+        let mut held = Vec::new();
+        for path in [self.path.clone(), self.path.join(LOCK_FILE)] {
+            let Ok(file) = File::open(path) else { continue };
+            match file.try_lock_shared() {
+                Ok(()) => held.push(file),
+                Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+                // A file system that locks nothing.
+                Err(TryLockError::Error(_)) => {}
+            }
+        }
+        Ok(LockGuard::new(Box::new(held)))
+    }
+
+    fn refuse_write(&self) -> io::Result<()> {
+        if self.is_read_only() { Err(io::ErrorKind::ReadOnlyFilesystem.into()) } else { Ok(()) }
     }
 
     fn path_of(&self, name: &str) -> io::Result<PathBuf> {
@@ -49,29 +127,118 @@ impl DiskStorage {
     }
 }
 
+/// What holds a directory: its own lock, which nobody can tidy up, and that of the lock's file, which older releases look
+/// at alone.
+struct Held {
+    _directory: Option<File>,
+    lock: Arc<Mutex<Option<File>>>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+}
+
+/// Whether both are of the same file.
+fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
+}
+
+fn open_lock_file(directory: &Path) -> io::Result<File> {
+    private().create(true).truncate(false).write(true).open(directory.join(LOCK_FILE))
+}
+
+/// Locks the lock's file in `directory`: the one that has that name once it is locked.
+fn lock_file(directory: &Path) -> io::Result<File> {
+    for _ in 0..LOCK_ATTEMPTS {
+        let file = open_lock_file(directory)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        let named = fs::metadata(directory.join(LOCK_FILE));
+        if named.is_ok_and(|named| file.metadata().is_ok_and(|own| is_same(&own, &named))) {
+            return Ok(file);
+        }
+    }
+    Err(io::ErrorKind::WouldBlock.into())
+}
+
 impl Storage for DiskStorage {
     fn lock(&self) -> io::Result<LockGuard> {
-        let file = File::options().create(true).truncate(false).write(true).open(self.path.join(LOCK_FILE))?;
-        match file.try_lock() {
-            Ok(()) => Ok(LockGuard::new(Box::new(file))),
-            Err(TryLockError::WouldBlock) => Err(io::ErrorKind::WouldBlock.into()),
-            Err(TryLockError::Error(error)) => Err(error),
+        if self.is_looked_at {
+            let may_not = [io::ErrorKind::PermissionDenied, io::ErrorKind::ReadOnlyFilesystem];
+            if open_lock_file(&self.path).is_err_and(|error| may_not.contains(&error.kind())) {
+                self.is_read_only.store(true, Ordering::Release);
+                return self.lock_shared();
+            }
+        } else {
+            self.restrict()?;
         }
+        // Opened anew: a lock belongs to what was opened, and ends with it.
+        let directory = File::open(&self.path)?;
+        if !is_same(&directory.metadata()?, &self.directory.metadata()?) {
+            return Err(replaced());
+        }
+        let directory = match directory.try_lock() {
+            Ok(()) => Some(directory),
+            Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
+            // Some file systems lock only files.
+            Err(TryLockError::Error(_)) => None,
+        };
+        let file = lock_file(&self.path)?;
+        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
+        Ok(LockGuard::new(Box::new(Held { _directory: directory, lock: Arc::clone(&self.lock) })))
+    }
+
+    fn check_lock(&self) -> io::Result<()> {
+        match fs::metadata(&self.path) {
+            Ok(named) if is_same(&named, &self.directory.metadata()?) => {}
+            Ok(_) => return Err(replaced()),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                return Err(replaced());
+            }
+            // That it cannot be looked at does not say that it is another.
+            Err(_) => {}
+        }
+        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = &*lock else { return Ok(()) };
+        let is_there = match fs::metadata(self.path.join(LOCK_FILE)) {
+            Ok(named) => is_same(&named, &held.metadata()?),
+            Err(error) => error.kind() != io::ErrorKind::NotFound,
+        };
+        if !is_there {
+            // Somebody tidied up. An older release must find it locked again.
+            match lock_file(&self.path) {
+                Ok(file) => *lock = Some(file),
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    let text = "its file 'lock' was removed, and another process has locked a new one";
+                    return Err(io::Error::other(text));
+                }
+                // The directory's own lock is held; the file's turn comes with the next check.
+                Err(_) => {}
+            }
+        }
+        Ok(())
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.refuse_write()?;
         let file = private().create_new(true).read(true).write(true).open(self.path_of(name)?)?;
         Ok(Box::new(DiskFile::new(file)))
     }
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
-        let file = File::options().read(true).write(true).open(self.path_of(name)?)?;
+        let file = File::options().read(true).write(!self.is_read_only()).open(self.path_of(name)?)?;
         Ok(Box::new(DiskFile::new(file)))
     }
 
     // Elsewhere a sync may do more than this flag: it reaches the medium, and the flag the drive's cache.
     #[cfg(target_os = "linux")]
     fn open_synced(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
+        self.refuse_write()?;
         let mut options = File::options();
         // On Linux each write is then synced as by `fdatasync`, in one system call instead of two: a tenth less.
         let file = options.read(true).write(true).custom_flags(libc::O_DSYNC).open(self.path_of(name)?)?;
@@ -93,24 +260,31 @@ impl Storage for DiskStorage {
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.refuse_write()?;
         fs::rename(self.path_of(from)?, self.path_of(to)?)
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.refuse_write()?;
         fs::remove_file(self.path_of(name)?)
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        File::open(&self.path)?.sync_all()
+        // By what was opened at first: no descriptor is needed in the middle of a commit.
+        self.directory.sync_all()
     }
 }
 
-/// Creates a file anywhere, for what is to leave a data directory.
+fn replaced() -> io::Error {
+    io::Error::other("another directory stands at its path, or none; put the one back that was opened, and start again")
+}
+
+/// Creates a file anywhere, for what is to leave a data directory. Nobody but its owner may use it.
 ///
 /// # Errors
 /// There is one of this name, or it cannot be created.
 pub fn create_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
-    let file = File::options().create_new(true).read(true).write(true).open(path)?;
+    let file = private().create_new(true).read(true).write(true).open(path)?;
     Ok(Box::new(DiskFile::new(file)))
 }
 
@@ -197,6 +371,70 @@ mod tests {
         assert_eq!(second.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
         drop(guard);
         second.lock().map(drop)
+    }
+
+    #[test]
+    fn a_removed_lock_file_lets_nobody_in_and_comes_back() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let (first, second) = (DiskStorage::open(directory.path())?, DiskStorage::open(directory.path())?);
+        let guard = first.lock()?;
+        fs::remove_file(directory.path().join(LOCK_FILE))?;
+        assert_eq!(second.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        first.check_lock()?;
+        // What an older release does.
+        let file = File::options().write(true).open(directory.path().join(LOCK_FILE))?;
+        assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(guard);
+        second.lock().map(drop)
+    }
+
+    #[test]
+    fn who_loses_the_directory_or_its_lock_learns_of_it() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join("data");
+        let storage = DiskStorage::create(&path)?;
+        let guard = storage.lock()?;
+        fs::remove_file(path.join(LOCK_FILE))?;
+        // An older release, which looks at nothing else.
+        let older = open_lock_file(&path)?;
+        older.lock()?;
+        let lost = storage.check_lock().expect_err("another has it");
+        assert!(lost.to_string().contains("another process"), "{lost}");
+        drop(older);
+        storage.check_lock()?;
+        fs::rename(&path, directory.path().join("old"))?;
+        assert!(storage.check_lock().is_err(), "there is none");
+        DiskStorage::create(&path)?;
+        assert!(storage.check_lock().is_err() && storage.lock().is_err(), "there is another");
+        fs::remove_dir_all(&path)?;
+        fs::rename(directory.path().join("old"), &path)?;
+        drop(guard);
+        storage.lock().map(drop)
+    }
+
+    #[test]
+    fn a_directory_that_others_may_write_to_is_refused_and_files_are_tightened() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::open(directory.path())?;
+        let mode = |path: &Path| fs::metadata(path).map(|metadata| metadata.permissions().mode() & 0o7777);
+        let set = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode));
+        storage.create("a")?;
+        let (a, out) = (directory.path().join("a"), directory.path().join("out"));
+        create_file(&out)?;
+        assert_eq!((mode(&a)?, mode(&out)?), (0o600, 0o600));
+        set(&a, 0o664)?;
+        for others in [0o770, 0o702] {
+            set(directory.path(), others)?;
+            let refused = storage.lock().expect_err("others may write");
+            assert_eq!(refused.kind(), io::ErrorKind::PermissionDenied);
+            assert!(refused.to_string().contains("chmod go-w"), "{refused}");
+            assert_eq!(mode(&a)?, 0o664, "nothing was changed");
+        }
+        set(directory.path(), 0o750)?;
+        let _guard = storage.lock()?;
+        assert_eq!(mode(&a)?, 0o640);
+        assert_eq!(mode(&directory.path().join(LOCK_FILE))?, 0o600);
+        Ok(())
     }
 
     #[test]

@@ -52,9 +52,12 @@ struct State {
     counts: BTreeMap<Operation, u64>,
     operations: u64,
     faults: Vec<(Operation, u64)>,
+    /// Kinds of operations that fail until they are mended.
+    broken: BTreeMap<Operation, io::ErrorKind>,
     power_off_at: Option<u64>,
     is_off: bool,
     is_locked: bool,
+    is_replaced: bool,
     is_writing_short: bool,
     is_ignoring_syncs: bool,
     space_bytes: u64,
@@ -88,9 +91,11 @@ impl SimulatedStorage {
             counts: BTreeMap::new(),
             operations: 0,
             faults: Vec::new(),
+            broken: BTreeMap::new(),
             power_off_at: None,
             is_off: false,
             is_locked: false,
+            is_replaced: false,
             is_writing_short: false,
             is_ignoring_syncs: false,
             space_bytes: u64::MAX,
@@ -147,6 +152,21 @@ impl SimulatedStorage {
         let mut state = self.state();
         let at = state.counts.get(&operation).copied().unwrap_or(0) + nth;
         state.faults.push((operation, at));
+    }
+
+    /// Makes every operation of this kind fail with an error of `kind`, until [`SimulatedStorage::mend`].
+    pub fn break_down(&self, operation: Operation, kind: io::ErrorKind) {
+        self.state().broken.insert(operation, kind);
+    }
+
+    /// Ends what [`SimulatedStorage::break_down`] began.
+    pub fn mend(&self, operation: Operation) {
+        self.state().broken.remove(&operation);
+    }
+
+    /// Puts another directory in the place of this one: what still uses this one does not have its lock any more.
+    pub fn replace(&self) {
+        self.state().is_replaced = true;
     }
 
     /// Cuts the power in the middle of the `nth` operation from now: it and all later ones fail.
@@ -260,6 +280,9 @@ impl State {
             let message = format!("injected: {operation:?} {count} fails");
             return Ok(Fate::Fails(io::Error::other(message)));
         }
+        if let Some(kind) = self.broken.get(&operation) {
+            return Ok(Fate::Fails((*kind).into()));
+        }
         Ok(Fate::Done)
     }
 
@@ -321,6 +344,10 @@ impl Storage for SimulatedStorage {
             return Err(io::ErrorKind::WouldBlock.into());
         }
         Ok(LockGuard::new(Box::new(Unlock(self.clone()))))
+    }
+
+    fn check_lock(&self) -> io::Result<()> {
+        if self.state().is_replaced { Err(io::Error::other("injected: another directory")) } else { Ok(()) }
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {

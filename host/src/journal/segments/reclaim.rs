@@ -447,9 +447,11 @@ impl Log {
         let is_spare = oldest.file_bytes == self.options.segment_bytes && self.spares.len() < self.options.spares_max;
         let spare = spare_name(oldest.number);
         let result = if is_spare { self.storage.rename(&name, &spare) } else { self.storage.remove(&name) };
-        result
-            .and_then(|()| self.storage.sync_directory())
-            .map_err(|error| Failure { action: "give up a segment", error })?;
+        result.and_then(|()| self.storage.sync_directory()).map_err(|error| Failure {
+            action: "give up a segment",
+            error,
+            is_final: true,
+        })?;
         if is_spare {
             self.spares.push(spare);
         }

@@ -1,0 +1,215 @@
+//! Room and descriptors that run out, and come back: what has no room is refused, all goes on without a restart, and what
+//! was acknowledged is kept.
+
+use crate::rig::guest_bytes;
+use crate::serving::{PASSWORD, Serving, set_up};
+use crate::site::Site;
+use lifeboat::name::Name;
+use lifeboat::storage::{Operation, SimulatedStorage, Storage};
+use serde_json::{Value, json};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::TcpStream;
+
+/// Descriptors of the server: fewer than the idle connections that it is given.
+const DESCRIPTORS: u32 = 96;
+
+/// Idle connections.
+const IDLE: usize = 160;
+
+/// Transactions, each with a long body: more than a segment holds.
+const TRANSACTIONS: usize = 24;
+
+/// How long a connection is waited for that the kernel may not take.
+const CONNECT_MAX: Duration = Duration::from_millis(500);
+
+/// A body of which a segment holds few.
+fn long_body() -> String {
+    "x".repeat(1_000_000)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_denies_and_room_that_comes_back_is_enough() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+    let mut answered = 0;
+    let denied = loop {
+        let answer = site.transact(&admin, "bank", &format!("t{answered}"), &long_body()).await;
+        if answer.status != 200 {
+            break answer;
+        }
+        answered += 1;
+        assert!(answered < 20, "a segment holds no more");
+    };
+    assert_eq!((denied.status, denied.code().as_str(), denied.header("lifeboat-outcome")), (503, "storage", "denied"));
+    assert!(denied.text().contains("it goes on by itself"), "{}", denied.text());
+    assert!(!denied.header("retry-after").is_empty());
+    let ready = site.get("/readyz", "").await;
+    assert_eq!((ready.status, ready.code().as_str()), (503, "storage"));
+    let metrics = site.get("/metrics", &admin).await;
+    assert!(metrics.text().contains("lifeboat_journal_stalled 1"), "{}", metrics.text());
+    // What changes nothing goes on.
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), answered.to_string());
+
+    storage.mend(Operation::Create);
+    until(|| async { site.get("/readyz", "").await.status == 200 }).await;
+    let again = site.transact(&admin, "bank", &format!("t{answered}"), &long_body()).await;
+    assert_eq!((again.status, again.text()), (200, (answered + 1).to_string().as_str()));
+    let metrics = site.get("/metrics", &admin).await;
+    assert!(metrics.text().contains("lifeboat_journal_stalled 0"), "{}", metrics.text());
+    let told = site.get("/v1/events?follow=false", &admin).await;
+    assert!(told.text().contains("Journal stalled: it cannot begin a new segment"), "{}", told.text());
+    assert!(told.text().contains("Journal resumed: "), "{}", told.text());
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    assert_eq!(site.transact(&admin, "bank", "1", "x").await.text(), "1");
+    let snapshots = || {
+        let names = storage.list().expect("the power is on");
+        names.iter().filter(|name| name.ends_with(".snapshot")).count()
+    };
+    let before = snapshots();
+    storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+    let refused = site.post("/v1/services/bank/snapshot", &admin, "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
+    assert!(refused.text().contains("cannot write the snapshot of service 'bank'"), "{}", refused.text());
+    assert_eq!(snapshots(), before);
+    storage.mend(Operation::Create);
+    let done = site.post("/v1/services/bank/snapshot", &admin, "").await;
+    assert_eq!((done.status, snapshots()), (200, before + 1), "{done:?}");
+
+    // The catalog takes no change: what is to be removed runs on.
+    let host = site.server.host();
+    storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
+    let bank = Name::new("bank").expect("a name");
+    assert!(host.remove_service(&bank).await.is_err());
+    assert!(host.has_service(&bank));
+    assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
+    storage.mend(Operation::Write);
+    assert_eq!(site.transact(&admin, "bank", "2", "x").await.text(), "2");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn idle_connections_that_take_all_descriptors_end_no_journal() {
+    let folder = tempfile::tempdir().expect("a folder");
+    set_up(folder.path());
+    let serving = Serving::start_with_descriptors(folder.path(), DESCRIPTORS);
+    let address = serving.address;
+    // A connection that is there before the others.
+    let mut wire = Wire::open(address).await;
+    while wire.request("GET", "/readyz", "", "", "").await.expect("answered").0 != 200 {}
+    let login = json!({"user": "admin", "password": PASSWORD}).to_string();
+    let (_, answer) = wire.request("POST", "/v1/login", "", "", &login).await.expect("answered");
+    let answer: Value = serde_json::from_str(&answer).expect("an object");
+    let token = answer["token"].as_str().expect("a token");
+    let guest = String::from_utf8(guest_bytes("count.wat")).expect("text");
+    let deployed = wire.request("PUT", "/v1/services/bank?size=small", token, "", &guest).await;
+    assert_eq!(deployed.expect("answered").0, 201);
+
+    let mut idle = Vec::new();
+    while idle.len() < IDLE {
+        // Those beyond the limit wait in the kernel, as far as it takes them.
+        let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await else { break };
+        idle.push(connection);
+    }
+    assert!(idle.len() > DESCRIPTORS as usize, "{} connections", idle.len());
+    let (mut acknowledged, mut denied) = (0, 0);
+    // Over the ends of two segments.
+    while acknowledged < TRANSACTIONS {
+        let id = format!("t{acknowledged}");
+        match wire.request("POST", "/v1/services/bank/transactions", token, &id, &long_body()).await {
+            Ok((200, _)) => acknowledged += 1,
+            Ok((503, text)) => {
+                assert!(text.contains("it goes on by itself"), "{text}");
+                denied += 1;
+                idle.clear();
+                while wire.request("GET", "/readyz", "", "", "").await.ok().is_none_or(|(status, _)| status != 200) {
+                    wire = Wire::open(address).await;
+                }
+            }
+            Ok(other) => panic!("{other:?}"),
+            // Answered before the whole of it was read.
+            Err(_) => wire = Wire::open(address).await,
+        }
+        assert!(denied < 3, "it does not go on");
+    }
+    assert_eq!(denied, 1, "there was no descriptor for the second segment");
+    serving.kill();
+    let serving = Serving::start(folder.path());
+    let mut wire = Wire::open(serving.address).await;
+    while wire.request("GET", "/readyz", "", "", "").await.expect("answered").0 != 200 {}
+    let (_, count) = wire.request("POST", "/v1/services/bank/query", token, "", "").await.expect("answered");
+    assert_eq!(count, TRANSACTIONS.to_string());
+    drop(wire);
+    assert_eq!(serving.terminate(), Some(0));
+}
+
+/// A connection, and no other behind the caller's back.
+struct Wire(BufReader<TcpStream>);
+
+impl Wire {
+    async fn open(address: SocketAddr) -> Self {
+        Self(BufReader::new(TcpStream::connect(address).await.expect("connected")))
+    }
+
+    /// Sends a request, and returns status and body of its answer.
+    async fn request(
+        &mut self,
+        method: &str,
+        path: &str,
+        token: &str,
+        id: &str,
+        body: &str,
+    ) -> io::Result<(u16, String)> {
+        let mut head = format!("{method} {path} HTTP/1.1\r\nhost: here\r\ncontent-length: {}\r\n", body.len());
+        if !token.is_empty() {
+            head += &format!("authorization: Bearer {token}\r\n");
+        }
+        if !id.is_empty() {
+            head += &format!("idempotency-key: \"{id}\"\r\n");
+        }
+        self.0.write_all(format!("{head}\r\n{body}").as_bytes()).await?;
+        let (mut status, mut bytes) = (0, 0);
+        loop {
+            let mut line = String::new();
+            if self.0.read_line(&mut line).await? == 0 {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            let line = line.trim_end().to_ascii_lowercase();
+            if line.is_empty() {
+                break;
+            }
+            if let Some(rest) = line.strip_prefix("http/1.1 ") {
+                status = rest[..3].parse().map_err(io::Error::other)?;
+            } else if let Some(length) = line.strip_prefix("content-length: ") {
+                bytes = length.parse().map_err(io::Error::other)?;
+            }
+        }
+        let mut body = vec![0; bytes];
+        self.0.read_exact(&mut body).await?;
+        Ok((status, String::from_utf8(body).map_err(io::Error::other)?))
+    }
+}
+
+async fn until<F: Future<Output = bool>>(is_so: impl Fn() -> F) {
+    let waiting = async {
+        while !is_so().await {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(60), waiting).await.expect("it comes to be so");
+}
