@@ -570,6 +570,8 @@ fn a_failover_is_told_to_who_caused_it_and_to_who_follows() {
     assert!(usage.exits(0).contains(&format!("bank/{}", 3 + in_answers.len())), "{usage:?}");
     assert!(usage.exits(0).contains('%'), "{usage:?}");
     assert!(usage.exits(0).contains("\ncounted since 20"), "{usage:?}");
+    let dropped = rig.client(["drop", "bank", "--user", "ann"]).output();
+    assert_eq!(dropped.exits(0), "bank: 0 requests of 'ann' dropped\n");
     let stopped = rig.client(["stop", "bank"]).output();
     assert!(stopped.exits(0).contains("stopped"), "{stopped:?}");
     rig.client(["tx", "bank", "1"]).output().exits_with_one_line(1, &["bank"]);

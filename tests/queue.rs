@@ -4,8 +4,11 @@ use crate::rig::{MIB, Rig, name, ok, size};
 use futures::FutureExt;
 use lifeboat::auth::{Grant, Identity};
 use lifeboat::clock::Timestamp;
-use lifeboat::service::QUEUE_MAX;
-use lifeboat::transaction::{Denial, Kind, Request};
+use lifeboat::service::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, QUEUE_MAX};
+use lifeboat::size::Size;
+use lifeboat::transaction::{Answer, Cause, Denial, Kind, Request};
+use std::sync::Arc;
+use std::time::Duration;
 
 /// A user who may send transactions to `service`.
 fn user(rig: &Rig, user: &str, service: &str) -> Identity {
@@ -21,7 +24,11 @@ fn user(rig: &Rig, user: &str, service: &str) -> Identity {
 }
 
 fn request(body: &str) -> Request {
-    Request { id: None, body: body.to_owned().into(), kind: Kind::Transaction }
+    request_as(None, body)
+}
+
+fn request_as(id: Option<&str>, body: &str) -> Request {
+    Request { id: id.map(str::to_owned), body: body.to_owned().into(), kind: Kind::Transaction }
 }
 
 #[tokio::test]
@@ -88,4 +95,52 @@ async fn a_user_who_fills_the_queue_leaves_room_for_others() {
             drop(begin(&other, "1").expect("room"));
         }
     }
+}
+
+#[tokio::test]
+async fn an_operator_drops_what_waits_of_a_user_or_an_id_and_none_of_it_is_executed() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
+    let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
+    let operator = user(&rig, "boss", "work");
+    let begin = |user: &Identity, id: &str| rig.host.begin_as(user, "work", request_as(Some(id), "1")).expect("room");
+    let first = rig.host.begin_as(&greedy, "work", request("300000000")).expect("room");
+    while rig.host.queue_length("work") != Some(0) {
+        tokio::task::yield_now().await;
+    }
+    let flood: Vec<_> = (0..10).map(|id| begin(&greedy, &id.to_string())).collect();
+    let other = begin(&modest, "3");
+    let denied = rig.host.drop_queued(&operator, "work", &greedy.user, None);
+    assert!(matches!(denied, Err(Denial::NotGranted { .. })), "{denied:?}");
+    rig.host.authority().grant("boss", &name("work"), Grant::Operate);
+    let drop_queued = |id: Option<&str>| rig.host.drop_queued(&operator, "work", &greedy.user, id).expect("granted");
+    assert_eq!((drop_queued(Some("3")), drop_queued(Some("3")), drop_queued(None), drop_queued(None)), (1, 0, 9, 0));
+    for pending in flood {
+        let dropped = pending.await;
+        assert!(matches!(dropped, Err(Denial::Dropped { .. })), "{dropped:?}");
+    }
+    assert_eq!((first.await.expect("executed").sequence.0, other.await.expect("executed").sequence.0), (1, 2));
+    assert_eq!(ok(&rig.query("work", "x").await), "2");
+    // They can be sent again.
+    assert_eq!(begin(&greedy, "3").await.expect("executed").sequence.0, 3);
+}
+
+#[tokio::test]
+async fn an_id_that_missed_its_deadline_twice_is_refused_for_a_while_and_no_other() {
+    let rig = Rig::new();
+    let short = Size { deadline: Duration::from_millis(20), ..(*size("s", u64::MAX / 2, 8 * MIB)).clone() };
+    rig.start("work", "work.wat", &[Arc::new(short)]).await;
+    for _ in 0..DEADLINE_MISSES_MAX {
+        let missed = rig.send_as("work", "endless", "4000000000").await.expect("failed");
+        assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
+    }
+    let denied = rig.send_as("work", "endless", "4000000000").await;
+    let Err(Denial::MissedDeadlines { misses: DEADLINE_MISSES_MAX, retry_after, .. }) = denied else {
+        panic!("{denied:?}")
+    };
+    assert!(retry_after <= DEADLINE_REFUSAL && !retry_after.is_zero());
+    assert_eq!(ok(&rig.send_as("work", "short", "1").await), "1");
+    let other = user(&rig, "other", "work");
+    let reply = rig.host.request_as(&other, "work", request_as(Some("endless"), "1")).await;
+    assert_eq!(ok(&reply), "2");
 }

@@ -229,6 +229,24 @@ pub struct Deployment {
     pub failover: Option<String>,
 }
 
+/// Whose requests are to be dropped from the queue of a service.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct DropRequest {
+    /// The user who sent them.
+    pub user: String,
+    /// Those with this id alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+}
+
+/// What was dropped.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct DropReply {
+    /// How many requests: they were denied, and not executed.
+    pub dropped: usize,
+}
+
 /// What a service used and did since the server started, or since it was created if that was later.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Usage {

@@ -104,6 +104,8 @@ enum Command {
     Stop(operate::Operate),
     /// Bring back a service of the server that was stopped.
     Start(operate::Operate),
+    /// Drop what a user has in the queue of a service of the server.
+    Drop(operate::Drop),
     /// Say who may do what on the server.
     User(user::User),
 }
@@ -153,6 +155,7 @@ impl Cli {
             Command::Failover(operate) => operate.execute(Operation::Failover),
             Command::Stop(operate) => operate.execute(Operation::Stop),
             Command::Start(operate) => operate.execute(Operation::Start),
+            Command::Drop(drop) => drop.execute(),
             Command::User(user) => user.execute(),
             Command::Serve(serve) => serve.execute(),
         }

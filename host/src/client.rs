@@ -33,8 +33,8 @@ pub use profile::{PROFILE_BYTES_MAX, Profile, ProfileError};
 pub use sse::{EVENT_BYTES_MAX, Frame, Parser, TooLong};
 
 use crate::api::{
-    AllUsage, Deployment, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services,
-    Usage, User, Users, WhoAmI,
+    AllUsage, Deployment, DropReply, DropRequest, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword,
+    NewUser, Service, Services, Usage, User, Users, WhoAmI,
 };
 use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
@@ -344,6 +344,18 @@ impl Client {
     /// [`ClientError`].
     pub async fn snapshot(&self, service: &str) -> Result<Service, ClientError> {
         self.operate(service, "snapshot").await
+    }
+
+    /// Drops what a user has in the queue of a service, or what has an id. Returns how many requests: they are denied, and
+    /// were not executed.
+    ///
+    /// # Errors
+    /// [`ClientError`].
+    pub async fn drop_queued(&self, service: &str, user: &str, id: Option<&str>) -> Result<usize, ClientError> {
+        let what = DropRequest { user: user.to_owned(), id: id.map(str::to_owned) };
+        let reply: DropReply =
+            self.json(self.request(Method::POST, &["services", service, "drop"])?.json(&what)).await?;
+        Ok(reply.dropped)
     }
 
     async fn operate(&self, service: &str, verb: &str) -> Result<Service, ClientError> {

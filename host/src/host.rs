@@ -366,6 +366,15 @@ impl Host {
         self.enter(by, service, Grant::Observe)?.status().await
     }
 
+    /// Drops the requests of `user` that wait in the queue of a service, or those with an id. Returns how many: they are
+    /// denied, and were not executed. What is being executed is not dropped.
+    ///
+    /// # Errors
+    /// Without the grant to operate, or if there is no such service.
+    pub fn drop_queued(&self, by: &Identity, service: &str, user: &Name, id: Option<&str>) -> Result<usize, Denial> {
+        Ok(self.enter(by, service, Grant::Operate)?.drop_queued(user, id))
+    }
+
     /// Makes a service fail over now. Returns how it is afterwards.
     ///
     /// # Errors

@@ -37,8 +37,8 @@ pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;
 
 use crate::api::{
-    AllUsage, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services, TransactionState, Usage,
-    User, Users, WhoAmI,
+    AllUsage, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services,
+    TransactionState, Usage, User, Users, WhoAmI,
 };
 use crate::auth::{Accounts, Grant};
 use crate::budget::Budgets;
@@ -324,6 +324,12 @@ fn router(shared: &Arc<Shared>) -> Router {
                 Some(json_of::<Service>()),
             ),
             services::fail_over,
+        )
+        .route(
+            post("/v1/services/{name}/drop", OPERATE, "Drop what a user has in the queue of a service")
+                .takes(json_of::<DropRequest>())
+                .gives(200, "so many requests", Some(json_of::<DropReply>())),
+            services::drop_queued,
         )
         .route(
             post("/v1/services/{name}/snapshot", OPERATE, "Take a snapshot").gives(

@@ -21,6 +21,7 @@ mod answers;
 mod gate;
 mod handle;
 mod logs;
+mod misses;
 mod moves;
 mod queries;
 mod queue;
@@ -66,6 +67,8 @@ use answers::Answers;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use logs::LogBucket;
+use misses::DeadlineMisses;
+pub use misses::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_IDS_MAX};
 use moves::Moved;
 use queries::PendingQueries;
 use queue::{Exit, Queued, Turn};
@@ -190,6 +193,9 @@ pub(crate) struct Service {
     rollback_fuel: u64,
     /// What remained of deadlines that were missed, as fuel: a nanosecond is one.
     missed_deadlines_fuel: u64,
+    misses: DeadlineMisses,
+    /// What the times of `misses` count from.
+    created: Instant,
     /// Holds back snapshots after one failed.
     unmovable: Option<String>,
     unmovable_backoff: Backoff,
@@ -279,6 +285,8 @@ impl Service {
             query_fuel_used: 0,
             rollback_fuel: 0,
             missed_deadlines_fuel: 0,
+            misses: DeadlineMisses::default(),
+            created: Instant::now(),
             unmovable: None,
             unmovable_backoff: Backoff::default(),
             export_needs: ExportNeeds::default(),
@@ -490,7 +498,10 @@ impl Service {
         let key = id.map(|id| IdKey::new(&user, id));
         let admitted = match self.repetition(key.as_ref(), &request).await {
             Some(answered) => answered.map(Admitted::Answered),
-            None => self.admit(user, key, request).await.map(Admitted::Run),
+            None => match self.refused_for_misses(key.as_ref(), &request) {
+                Some(denial) => Err(denial),
+                None => self.admit(user, key, request).await.map(Admitted::Run),
+            },
         };
         let work = match admitted {
             Ok(Admitted::Run(work)) => work,
@@ -591,6 +602,13 @@ impl Service {
             return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
         }
         Some(Ok(self.repeated(&record)))
+    }
+
+    /// Denies an id that missed its deadline time and again.
+    fn refused_for_misses(&self, key: Option<&IdKey>, request: &Request) -> Option<Denial> {
+        let (key, id) = key.zip(request.id.as_ref())?;
+        let (misses, retry_after) = self.misses.refused(key, self.created.elapsed())?;
+        Some(Denial::MissedDeadlines { id: id.clone(), misses, retry_after })
     }
 
     /// The answer to a transaction that is not executed again.
@@ -739,6 +757,11 @@ impl Service {
             let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
             let rest = nanoseconds.saturating_sub(fuel_used);
             self.missed_deadlines_fuel = self.missed_deadlines_fuel.saturating_add(rest);
+            if let Some(key) = work.key {
+                self.misses.miss(key, self.created.elapsed());
+            }
+        } else if let Some(key) = &work.key {
+            self.misses.answer(key);
         }
         let reply = Reply {
             id: work.id.clone(),

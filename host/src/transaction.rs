@@ -376,6 +376,29 @@ pub enum Denial {
         /// The service.
         service: Name,
     },
+    /// The transaction of this id missed its deadline time and again.
+    #[error(
+        "id '{}' missed its deadline {misses} times and is refused for {} s; send smaller transactions, or have the service \
+         use a size with a longer deadline",
+        Printable(id), retry_after.as_secs() + 1
+    )]
+    MissedDeadlines {
+        /// The id.
+        id: String,
+        /// How often.
+        misses: u32,
+        /// For how long it is refused.
+        retry_after: Duration,
+    },
+    /// An operator took the request out of the queue.
+    #[error(
+        "an operator dropped the request from the queue of service '{service}': it was not executed; ask the operator before \
+         you send it again"
+    )]
+    Dropped {
+        /// The service.
+        service: Name,
+    },
     /// The service cannot take more for now: its tank is empty and there is no way to a fresh one.
     #[error("service '{service}' is degraded: {reason}; try again later")]
     Degraded {

@@ -1,10 +1,11 @@
-//! `lifeboat failover`, `stop` and `start`: what an operator does to a service of the server.
+//! `lifeboat failover`, `stop`, `start` and `drop`: what an operator does to a service of the server.
 
 use super::exit;
 use super::remote::{self, is_well, service_line, with_server};
 use clap::Args;
-use lifeboat::api::Standing;
+use lifeboat::api::{DropReply, Standing};
 use lifeboat::name::Name;
+use lifeboat::size::grouped;
 use std::process::ExitCode;
 
 /// Arguments of each of them.
@@ -16,6 +17,37 @@ pub(crate) struct Operate {
     /// The service
     #[arg(value_name = "SERVICE")]
     service: Name,
+}
+
+/// Arguments of `drop`.
+#[derive(Debug, Args)]
+pub(crate) struct Drop {
+    /// Print `{"dropped": N}`
+    #[arg(long)]
+    json: bool,
+    /// Whose requests are dropped: they are denied, and not executed
+    #[arg(long, value_name = "NAME")]
+    user: Name,
+    /// Drop those with this id alone
+    #[arg(long, value_name = "ID")]
+    id: Option<String>,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Drop {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        with_server(async |client| {
+            let dropped = client.drop_queued(&self.service, &self.user, self.id.as_deref()).await?;
+            let line = || {
+                let noun = if dropped == 1 { "request" } else { "requests" };
+                format!("{}: {} {noun} of '{}' dropped", self.service, grouped(dropped as u64), self.user)
+            };
+            remote::print(self.json, &DropReply { dropped }, line)
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
 }
 
 /// What is done.

@@ -162,6 +162,11 @@ impl From<Denial> for Problem {
             Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Denial::NoMemory { .. } => (StatusCode::SERVICE_UNAVAILABLE, "answers_unread"),
+            Denial::MissedDeadlines { retry_after, .. } => {
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "missed_deadlines", denial.to_string());
+                return problem.with_outcome(Outcome::Denied).with_retry(*retry_after);
+            }
+            Denial::Dropped { .. } => (StatusCode::CONFLICT, "dropped"),
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
             Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),

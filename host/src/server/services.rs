@@ -1,8 +1,8 @@
 //! Services: deployed, looked at, operated, removed.
 
 use super::problem::Problem;
-use super::{Shared, UPLOAD_TIME_MAX, body, routes};
-use crate::api::{AllUsage, Deployment, ResourceUsage, Service, Services, Standing, Usage, Vm};
+use super::{Shared, UPLOAD_TIME_MAX, body, routes, users};
+use crate::api::{AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, Services, Standing, Usage, Vm};
 use crate::auth::{Grant, Identity};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::clock::Utc;
@@ -136,6 +136,18 @@ pub(super) async fn fail_over(
         return Err(Problem::later("not_moved", format!("service '{}' stays in {vm}: {reason}", vm.service)));
     }
     one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn drop_queued(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Json<DropReply>, Problem> {
+    let DropRequest { user, id } = users::json(&shared, body).await?;
+    let user = routes::name(&user)?;
+    let dropped = shared.host.drop_queued(&identity, &name, &user, id.as_deref()).map_err(not_operated)?;
+    Ok(Json(DropReply { dropped }))
 }
 
 pub(super) async fn snapshot(

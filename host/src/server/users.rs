@@ -151,7 +151,7 @@ fn word(grant: &str) -> Result<Grant, Problem> {
     grant.parse().map_err(|reason: String| Problem::bad_request("not_a_grant", reason))
 }
 
-async fn json<T: DeserializeOwned>(shared: &Shared, body: Body) -> Result<T, Problem> {
+pub(super) async fn json<T: DeserializeOwned>(shared: &Shared, body: Body) -> Result<T, Problem> {
     json_within(body, shared.config.server.limits.body_deadline).await
 }
 

@@ -147,6 +147,19 @@ impl ServiceHandle {
         self.queue.0.has_room(user)
     }
 
+    /// Drops the requests of `user` that wait in the queue, or those with an id. Returns how many: they are denied, and were
+    /// not executed.
+    pub(crate) fn drop_queued(&self, user: &Name, id: Option<&str>) -> usize {
+        let removed = self.queue.0.remove(user, id);
+        let count = removed.len();
+        for queued in removed {
+            let _ = queued.reply.send(Err(Denial::Dropped { service: self.name.clone() }));
+        }
+        // An order that waited for them may be next.
+        self.queue.0.wake();
+        count
+    }
+
     /// How many requests and orders wait in the queue.
     pub(crate) fn queue_length(&self) -> usize {
         self.queue.0.len()

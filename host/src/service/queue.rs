@@ -85,6 +85,19 @@ impl Queue {
         Ok(())
     }
 
+    /// Has the task look again.
+    pub(super) fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Takes the requests of `user` out of the queue, or those with an id.
+    pub(super) fn remove(&self, user: &Name, id: Option<&str>) -> Vec<Queued> {
+        let mut state = self.state();
+        let removed = state.turns.remove(user, |queued| id.is_none() || queued.request.id.as_deref() == id);
+        self.note_length(&state);
+        removed
+    }
+
     /// Puts an order in its lane. False if the task is gone.
     pub(super) fn order(&self, message: Message) -> bool {
         let mut state = self.state();

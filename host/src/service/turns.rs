@@ -197,7 +197,6 @@ impl<R> Turns<R> {
     }
 
     /// Takes requests of `user` out of the line.
-    #[cfg(test)]
     pub(super) fn remove(&mut self, user: &Name, mut is_meant: impl FnMut(&R) -> bool) -> Vec<R> {
         let Some(line) = self.lines.get_mut(user) else { return Vec::new() };
         let is_ready = self.ready.remove(&line.key(user));
