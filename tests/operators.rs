@@ -279,8 +279,8 @@ async fn a_reader_is_told_which_events_are_gone() {
     };
     let first = id(&read(None, "").await, 0);
     let server = first.strip_suffix("-1").expect("events are counted").to_owned();
-    let line = |number: usize| Event::Log { service: name("bank"), line: number.to_string() };
-    (start..EVENTS_KEPT_MAX + 5).for_each(|number| site.events.add(&line(number), Timestamp(0)));
+    let started = Event::Started { service: name("bank") };
+    (start..EVENTS_KEPT_MAX + 5).for_each(|_| site.events.add(&started, Timestamp(0)));
     // Five are gone, of which the reader has seen the first.
     let resumed = read(Some(&first), "").await;
     let gap = &events(&resumed)[0];
@@ -290,7 +290,10 @@ async fn a_reader_is_told_which_events_are_gone() {
         "{gap}"
     );
     let text = gap["text"].as_str().expect("a text");
-    assert!(text.starts_with("Gap: 4 events are gone, as only the last 10,000 are kept; "), "{text}");
+    assert!(
+        text.starts_with("Gap: 4 events are gone, as only the last 10,000 are kept, and 10,000 lines of logs; "),
+        "{text}"
+    );
     assert_eq!(events(&resumed).len(), 1 + EVENTS_KEPT_MAX);
     // Whoever goes on after the gap misses nothing more; a filter hides no gap; who asks for what there is has none.
     assert_eq!(events(&read(Some(&id(&resumed, 0)), "").await).len(), EVENTS_KEPT_MAX);
