@@ -155,6 +155,8 @@ impl FromStr for TokenHash {
 pub struct Identity {
     /// The user's name.
     pub user: Name,
+    /// Which of the users who had that name one after another: 0 for those who were there before this was counted.
+    pub incarnation: u64,
     /// Whether they may do everything.
     pub is_admin: bool,
     /// When their token expires.

@@ -65,6 +65,8 @@ const SERVICES: Table = TableDefinition::new("services");
 // There from the first user and the first token on.
 const USERS: Table = TableDefinition::new("users");
 const TOKENS: Table = TableDefinition::new("tokens");
+// There from the first user on who was added since they are counted. A user who is not in it has the number 0.
+const INCARNATIONS: Table = TableDefinition::new("incarnations");
 // There from the first service on that an operator stopped.
 const STOPPED: Table = TableDefinition::new("stopped");
 
@@ -73,6 +75,7 @@ const FORMAT: &str = "format";
 const DIRECTORY: &str = "directory";
 const JOURNAL_IN_USE: &str = "journal_in_use";
 const SEAL: &str = "seal";
+const LAST_INCARNATION: &str = "last_incarnation";
 
 /// The catalog of a data directory.
 #[derive(Debug)]
@@ -267,6 +270,7 @@ impl Catalog {
         catalog.services()?;
         catalog.stopped()?;
         catalog.users()?;
+        catalog.incarnations()?;
         catalog.tokens()?;
         Ok(catalog)
     }

@@ -162,12 +162,9 @@ impl Accounts {
     ) -> Result<Self, CatalogError> {
         let mut loaded = Authority::default();
         let stored = (*catalog).as_ref();
+        let incarnations = stored.incarnations()?;
         for (name, entry) in stored.users()? {
-            if entry.is_admin {
-                loaded.add_admin(&name);
-            } else {
-                loaded.add_user(&name);
-            }
+            loaded.add(&name, entry.is_admin, incarnations.get(&name).copied().unwrap_or_default());
             for (service, grants) in &entry.grants {
                 for grant in grants {
                     loaded.grant(&name, service, *grant);
@@ -249,7 +246,8 @@ impl Accounts {
         }
         authority.accept(&user, hash, expires);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
-        Ok(LogIn { token, identity: Identity { user, is_admin, expires, token: hash } })
+        let incarnation = authority.incarnation(&user);
+        Ok(LogIn { token, identity: Identity { user, incarnation, is_admin, expires, token: hash } })
     }
 
     /// Makes a token void. Returns whether it was valid.
@@ -286,12 +284,8 @@ impl Accounts {
         let _changing = self.changing();
         self.check_new(user)?;
         self.put(user, UserEntry { password, is_admin, created: now, grants: BTreeMap::new() }, BTreeSet::new())?;
-        let mut authority = self.authority_mut();
-        if is_admin {
-            authority.add_admin(user);
-        } else {
-            authority.add_user(user);
-        }
+        let incarnation = self.catalog().incarnations()?.get(user).copied().unwrap_or_default();
+        self.authority_mut().add(user, is_admin, incarnation);
         Ok(())
     }
 

@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
 #[derive(Debug, Default)]
 struct User {
     is_admin: bool,
+    incarnation: u64,
     grants: BTreeMap<Name, BTreeSet<Grant>>,
     /// Their tokens, the oldest first.
     tokens: VecDeque<TokenHash>,
@@ -19,6 +20,7 @@ struct User {
 #[derive(Debug)]
 struct Session {
     user: Name,
+    incarnation: u64,
     is_admin: bool,
     expires: Timestamp,
 }
@@ -39,29 +41,39 @@ pub struct Account {
 pub struct Authority {
     users: HashMap<Name, User>,
     sessions: HashMap<TokenHash, Session>,
+    /// Users that were removed so far.
+    removals: u64,
 }
 
 impl Authority {
     /// Makes `user` known, with no grants. Nothing changes if they are known already.
     pub fn add_user(&mut self, user: &Name) {
-        self.add(user, false);
+        self.add(user, false, self.removals);
     }
 
     /// Makes `user` known as one who may do everything. Nothing changes if they are known already.
     pub fn add_admin(&mut self, user: &Name) {
-        self.add(user, true);
+        self.add(user, true, self.removals);
     }
 
-    fn add(&mut self, user: &Name, is_admin: bool) {
+    /// Makes a user known, with no grants, whose incarnation is stored elsewhere. Nothing changes if they are known already.
+    pub fn add_user_as(&mut self, user: &Name, incarnation: u64) {
+        self.add(user, false, incarnation);
+    }
+
+    pub(super) fn add(&mut self, user: &Name, is_admin: bool, incarnation: u64) {
         if !self.users.contains_key(user) {
-            self.users.insert(user.clone(), User { is_admin, ..User::default() });
+            self.users.insert(user.clone(), User { is_admin, incarnation, ..User::default() });
         }
     }
 
     /// Forgets `user`, their grants and their tokens. Returns whether they were known.
     pub fn remove_user(&mut self, user: &str) -> bool {
         self.void_all(user);
-        self.users.remove(user).is_some()
+        let was_known = self.users.remove(user).is_some();
+        // Whoever is added next is somebody else, even by the same name.
+        self.removals += u64::from(was_known);
+        was_known
     }
 
     /// Lets `user` do `grant` to `service`. Returns whether they are known.
@@ -102,7 +114,8 @@ impl Authority {
         self.void_hash(&token);
         let Some(user) = self.users.get_mut(&name) else { return false };
         user.tokens.push_back(token);
-        self.sessions.insert(token, Session { is_admin: user.is_admin, user: name, expires });
+        self.sessions
+            .insert(token, Session { is_admin: user.is_admin, incarnation: user.incarnation, user: name, expires });
         true
     }
 
@@ -130,7 +143,7 @@ impl Authority {
 
     /// Forgets the tokens that have expired.
     pub fn forget_expired(&mut self, now: Timestamp) {
-        let Self { users, sessions } = self;
+        let Self { users, sessions, .. } = self;
         sessions.retain(|_, session| now < session.expires);
         for user in users.values_mut() {
             user.tokens.retain(|token| sessions.contains_key(token));
@@ -154,8 +167,14 @@ impl Authority {
         if now >= session.expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
         }
-        let Session { user, is_admin, expires } = session;
-        Ok(Identity { user: user.clone(), is_admin: *is_admin, expires: *expires, token: *token })
+        let Session { user, incarnation, is_admin, expires } = session;
+        Ok(Identity {
+            user: user.clone(),
+            incarnation: *incarnation,
+            is_admin: *is_admin,
+            expires: *expires,
+            token: *token,
+        })
     }
 
     /// Checks that `identity` may do `grant` to `service`.
@@ -209,6 +228,11 @@ impl Authority {
     #[must_use]
     pub fn users(&self) -> usize {
         self.users.len()
+    }
+
+    /// Which incarnation of their name `user` is.
+    pub(super) fn incarnation(&self, user: &str) -> u64 {
+        self.users.get(user).map_or(0, |user| user.incarnation)
     }
 
     /// How many of the users may do everything.
@@ -268,6 +292,7 @@ mod tests {
             authority.authenticate(token.reveal(), NOW),
             Ok(Identity {
                 user: name("ada"),
+                incarnation: 0,
                 is_admin: false,
                 expires: Timestamp(2_000),
                 token: TokenHash::of(token.reveal()),

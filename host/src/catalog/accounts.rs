@@ -4,7 +4,9 @@
 //! therefore the format: a change of any type in here is a new [`USER_VERSION`] or [`TOKEN_VERSION`].
 
 use super::entry::EntryError;
-use super::{Catalog, CatalogError, TOKENS, USERS, put, unreadable, without_hash};
+use super::{
+    Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, TOKENS, USERS, put, put_meta, unreadable, without_hash,
+};
 use crate::auth::{Grant, PasswordHash, TokenHash};
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -92,6 +94,34 @@ impl Catalog {
         value.map(|value| decode_user(name, value.value())).transpose()
     }
 
+    /// Which incarnation of their name users are: a number that no other user of this catalog ever had. Users who are left
+    /// out were added before they were counted, and have 0.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn incarnations(&self) -> Result<BTreeMap<Name, u64>, CatalogError> {
+        let mut incarnations = BTreeMap::new();
+        let Some(table) = self.read_if_there(INCARNATIONS)? else { return Ok(incarnations) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let name = Name::new(key.value()).map_err(|reason| unreadable(INCARNATIONS, key.value(), &reason))?;
+            let number = without_hash(INCARNATIONS, &name, value.value())?;
+            let number = number.try_into().map_err(|_| unreadable(INCARNATIONS, &name, "it is not 8 bytes long"))?;
+            incarnations.insert(name, u64::from_le_bytes(number));
+        }
+        Ok(incarnations)
+    }
+
+    /// What a catalog looks like that was written before users were counted.
+    #[cfg(test)]
+    pub(crate) fn forget_incarnations(&self) -> Result<(), CatalogError> {
+        self.change("write", |transaction| {
+            transaction.delete_table(INCARNATIONS)?;
+            transaction.open_table(super::META)?.remove(LAST_INCARNATION)?;
+            Ok(())
+        })
+    }
+
     /// All tokens, expired ones too.
     ///
     /// # Errors
@@ -125,8 +155,15 @@ impl Catalog {
         if change.is_empty() {
             return Ok(());
         }
+        let mut last = self.meta_array(LAST_INCARNATION)?.map_or(0, u64::from_le_bytes);
         self.change("write", |transaction| {
             for (name, entry) in &change.put_users {
+                let is_new = transaction.open_table(USERS)?.get(&**name)?.is_none();
+                if is_new {
+                    last += 1;
+                    put(transaction, INCARNATIONS, name, &last.to_le_bytes())?;
+                    put_meta(transaction, LAST_INCARNATION, &last.to_le_bytes())?;
+                }
                 put(transaction, USERS, name, &to_bytes(USER_VERSION, entry))?;
             }
             for (hash, entry) in &change.put_tokens {
@@ -134,8 +171,10 @@ impl Catalog {
             }
             if !change.remove_users.is_empty() {
                 let mut users = transaction.open_table(USERS)?;
+                let mut incarnations = transaction.open_table(INCARNATIONS)?;
                 for name in &change.remove_users {
                     users.remove(&**name)?;
+                    incarnations.remove(&**name)?;
                 }
             }
             if !change.remove_tokens.is_empty() {

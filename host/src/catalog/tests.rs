@@ -276,7 +276,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     assert!(matches!(copy.change_accounts(&change), Err(CatalogError::ReadOnly)));
     let catalog = Catalog::open(&storage)?;
     catalog.change_accounts(&change)?;
-    assert_eq!(tables(&catalog)?, ["meta", "services", "tokens", "users"]);
+    assert_eq!(tables(&catalog)?, ["incarnations", "meta", "services", "tokens", "users"]);
     drop(catalog);
     let copy = Catalog::open_copy(&storage)?;
     assert_eq!((copy.users()?, copy.tokens()?), (change.put_users, change.put_tokens));

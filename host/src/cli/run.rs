@@ -588,8 +588,10 @@ impl Users<'_> {
             return Ok(token.clone());
         }
         let random = random()?;
+        // The same ids as those of the user of that name whom a server lets in.
+        let incarnation = self.host.stored_incarnation(user)?;
         let mut authority = self.host.authority();
-        authority.add_user(user);
+        authority.add_user_as(user, incarnation);
         authority.grant(user, self.service, Grant::Transact);
         let expires = Timestamp(u64::MAX);
         let token = authority.issue(user, expires, random).context("a user that was just added is not known")?;

@@ -131,6 +131,15 @@ impl Host {
         idle.iter().map(|(name, idle)| (name.clone(), matches!(idle, Idle::Quarantined(_)))).collect()
     }
 
+    /// Which incarnation of their name a user of the data directory is; 0 for one who is not stored there.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`].
+    pub fn stored_incarnation(&self, user: &Name) -> Result<u64, DataError> {
+        let Some(directory) = &self.data else { return Ok(0) };
+        Ok(directory.catalog().incarnations()?.get(user).copied().unwrap_or_default())
+    }
+
     /// Whether a service runs.
     #[must_use]
     pub fn has_service(&self, service: &Name) -> bool {

@@ -120,6 +120,47 @@ impl Accounts {
 type TestResult = Result<(), Box<dyn std::error::Error>>;
 
 #[test]
+fn a_user_of_a_name_that_was_used_before_is_somebody_else_also_after_a_restart() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("root", true)?;
+    accounts.add("ada", false)?;
+    let first = accounts.enter_as("ada", 1)?.identity.incarnation;
+    accounts.set_password("ada", PASSWORD, &SALT)?;
+    assert_eq!(accounts.enter_as("ada", 2)?.identity.incarnation, first, "another password makes nobody else of them");
+    accounts.remove_user("ada")?;
+    drop(accounts);
+    let accounts = open(&storage);
+    accounts.add("ada", false)?;
+    let LogIn { token, identity } = accounts.enter_as("ada", 3)?;
+    assert!(identity.incarnation > first, "{identity:?}");
+    accounts.remove_user("ada")?;
+    accounts.add("ada", false)?;
+    let third = accounts.enter_as("ada", 4)?;
+    assert!(third.identity.incarnation > identity.incarnation && !accounts.is_valid(&token));
+    drop(accounts);
+    let accounts = open(&storage);
+    assert_eq!(accounts.authority().authenticate(third.token.reveal(), NOW)?, third.identity);
+    Ok(())
+}
+
+#[test]
+fn users_of_a_catalog_that_does_not_count_them_stay_who_they_are() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("root", true)?;
+    drop(accounts);
+    let catalog = Catalog::open(&storage)?;
+    catalog.forget_incarnations()?;
+    drop(catalog);
+    let accounts = open(&storage);
+    assert_eq!(accounts.enter_as("root", 1)?.identity.incarnation, 0);
+    accounts.set_password("root", PASSWORD, &SALT)?;
+    assert_eq!(accounts.enter_as("root", 2)?.identity.incarnation, 0);
+    accounts.add("ada", false)?;
+    assert_eq!(accounts.enter_as("ada", 3)?.identity.incarnation, 1);
+    Ok(())
+}
+
+#[test]
 fn a_restart_keeps_users_grants_and_tokens() -> TestResult {
     let (storage, accounts) = fresh();
     accounts.add("root", true)?;
@@ -130,7 +171,10 @@ fn a_restart_keeps_users_grants_and_tokens() -> TestResult {
     accounts.revoke("ada", "bank", Grant::Observe)?;
     let LogIn { token, identity } = accounts.enter_as("ada", 1)?;
     let hash = TokenHash::of(token.reveal());
-    assert_eq!(identity, Identity { user: name("ada"), is_admin: false, expires: NOW.plus(LIFETIME), token: hash });
+    assert_eq!(
+        identity,
+        Identity { user: name("ada"), incarnation: 2, is_admin: false, expires: NOW.plus(LIFETIME), token: hash }
+    );
     assert!(accounts.enter_as("root", 2)?.identity.is_admin);
     let before = accounts.list();
     drop(accounts);
