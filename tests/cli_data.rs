@@ -304,6 +304,7 @@ fn diverging(folder: &Folder, answers: &[&str]) {
                 id: format!("t{sequence}").into(),
                 is_id_kept: true,
                 user: Name::new("operator").expect("a name"),
+                incarnation: 0,
                 timestamp,
                 epoch: found.epoch,
                 body_hash: ReplyHash::of_body(&body),

@@ -37,7 +37,7 @@ async fn start(storage: &SimulatedStorage, failover: FailoverMode, sabotage: Opt
 }
 
 /// The same, for a start of its own number, which its epochs tell, and with settings changed by `change`.
-async fn start_with(
+pub(crate) async fn start_with(
     storage: &SimulatedStorage,
     failover: FailoverMode,
     sabotage: Option<Sabotage>,
@@ -413,7 +413,7 @@ async fn two_copies_of_a_directory_show_their_guests_different_random_numbers_an
 }
 
 /// A UUID of version 7 of so many milliseconds after the epoch.
-fn uuid7(milliseconds: u64, tail: u64) -> String {
+pub(crate) fn uuid7(milliseconds: u64, tail: u64) -> String {
     format!("{:08x}-{:04x}-7000-8000-{tail:012x}", milliseconds >> 16, milliseconds & 0xffff)
 }
 

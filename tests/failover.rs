@@ -8,7 +8,7 @@ use lifeboat::fleet::Machine;
 use lifeboat::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat::meter::{Percent, Resource};
 use lifeboat::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
-use lifeboat::service::{Horizon, LaunchError, Status};
+use lifeboat::service::{Horizon, ID_FLOOR, LaunchError, Status};
 use lifeboat::snapshot::Snapshot;
 use lifeboat::transaction::{Answer, Denial, Epoch, Reply, ReplyHash, Sequence};
 use lifeboat::workload::{LoadLimits, load};
@@ -279,6 +279,7 @@ async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snaps
             id: id.into(),
             is_id_kept: false,
             user: name("ada"),
+            incarnation: 0,
             timestamp,
             epoch: Epoch::default(),
             body: "grow".into(),
@@ -333,6 +334,7 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
             id: format!("t{sequence}").into(),
             is_id_kept: true,
             user: name("ada"),
+            incarnation: 0,
             timestamp: Timestamp(sequence),
             epoch: Epoch::default(),
             body: "x".into(),
@@ -439,19 +441,25 @@ async fn concurrent_repetitions_are_executed_once() {
 }
 
 #[tokio::test]
-async fn ids_are_forgotten_beyond_the_horizon() {
+async fn ids_are_forgotten_beyond_the_horizon_and_not_before_the_floor() {
     let rig = Rig::new();
     rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
-        spec.horizon = Horizon { ids: 10, age: Duration::from_secs(60), ..Horizon::default() };
+        spec.horizon = Horizon { ids: 10, age: Duration::from_secs(600), ..Horizon::default() };
     })
     .await
     .expect("starts");
     for index in 0..11 {
         rig.send_as("tally", &index.to_string(), "x").await.expect("kept");
     }
+    let denied = rig.send_as("tally", "11", "x").await;
+    assert!(matches!(denied, Err(Denial::TooManyIds { retry_after, .. }) if retry_after == ID_FLOOR), "{denied:?}");
+    assert!(rig.send_as("tally", "0", "x").await.expect("kept").is_repeated);
+    assert_eq!(ok(&rig.send("tally", "x").await), "12", "one without an id is not to be retained");
+    rig.clock.advance(ID_FLOOR);
+    assert_eq!(ok(&rig.send_as("tally", "11", "x").await), "13");
     assert!(!rig.send_as("tally", "0", "x").await.expect("runs again").is_repeated);
     assert!(rig.send_as("tally", "10", "x").await.expect("kept").is_repeated);
-    rig.clock.advance(Duration::from_secs(61));
+    rig.clock.advance(Duration::from_secs(601));
     rig.send_as("tally", "later", "x").await.expect("kept");
     assert!(!rig.send_as("tally", "10", "x").await.expect("runs again").is_repeated);
 }

@@ -38,6 +38,7 @@ mod edges;
 mod failover;
 mod full;
 mod hostile;
+mod ids;
 mod kill;
 mod kill_server;
 mod memory;

@@ -22,7 +22,9 @@ use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use crate::scratch::ProgramError;
-use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
+use crate::service::{
+    Caller, LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings,
+};
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{MEMORIES_MAX, Workload};
 use programs::Programs;
@@ -335,7 +337,7 @@ impl Host {
             return Err(Denial::BodyTooLarge { bytes: request.body.len(), limit_bytes: self.body_bytes_max });
         }
         request.id.as_deref().map_or(Ok(()), check_id)?;
-        handle.request(identity.user.clone(), request, account)
+        handle.request(caller(identity), request, account)
     }
 
     /// The kept answer to a transaction of this user, once all that was sent to the service before is done. None if
@@ -347,7 +349,7 @@ impl Host {
     pub async fn find_transaction(&self, by: &Identity, service: &str, id: &str) -> Result<Option<Reply>, Denial> {
         let handle = self.enter(by, service, Grant::Transact)?;
         check_id(id)?;
-        handle.find(by.user.clone(), id.to_owned()).await
+        handle.find(caller(by), id.to_owned()).await
     }
 
     /// Tells how a service is, after all that was sent before.
@@ -431,6 +433,11 @@ impl Host {
             }),
         }
     }
+}
+
+/// As whom an authenticated user sends requests.
+fn caller(identity: &Identity) -> Caller {
+    Caller { user: identity.user.clone(), incarnation: identity.incarnation }
 }
 
 fn check_id(id: &str) -> Result<(), Denial> {

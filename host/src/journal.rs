@@ -56,6 +56,8 @@ pub struct TransactionRecord {
     pub is_id_kept: bool,
     /// Who sent it.
     pub user: Name,
+    /// Which of the users who had that name one after another.
+    pub incarnation: u64,
     /// The time that the guest saw.
     pub timestamp: Timestamp,
     /// Which random numbers the guest saw.
@@ -74,7 +76,7 @@ pub struct TransactionRecord {
 
 impl TransactionRecord {
     /// Bytes that the record takes, roughly: its body only until a snapshot includes it.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.answer_bytes() + self.body.len() as u64
     }
 
@@ -209,6 +211,17 @@ pub enum Record {
     Failover(Failover),
     /// Queries that ran since the transaction before.
     Queries(Arc<QueriesRecord>),
+    /// An answer once more that is retained: the record that held it can go.
+    Relocated(RelocatedAnswer),
+}
+
+/// A copy of a retained answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RelocatedAnswer {
+    /// The transaction, without its body.
+    pub transaction: Arc<TransactionRecord>,
+    /// Bytes that its first record took, roughly: what its user is charged.
+    pub bytes: u64,
 }
 
 /// The journal does not take any more, or does not give back what it took.
@@ -330,8 +343,11 @@ pub trait Journal: Send {
     /// The bytes of which there may be [`JOURNAL_BYTES_MAX`] until a snapshot is proven.
     fn held_bytes(&self) -> u64;
 
-    /// Bytes that are held for the sake of answers.
-    fn answers_bytes(&self) -> u64;
+    /// Bytes that it takes to retain the answer of this transaction.
+    fn answer_bytes(&self, record: &TransactionRecord) -> u64;
+
+    /// Bytes of the history from the first retained answer on.
+    fn answers_span_bytes(&self) -> u64;
 
     /// The last record that was appended.
     fn last_record(&self) -> RecordNumber;
@@ -351,19 +367,36 @@ pub trait Journal: Send {
     /// They cannot be read.
     fn tail(&self, after: RecordNumber) -> Result<Vec<TailEntry>, JournalError>;
 
-    /// The kept answer of the transaction at `sequence`, whose id the client gave. Its body may be gone.
+    /// The retained answer in record `number`, of a transaction whose id the client gave. Its body may be gone.
     ///
     /// # Errors
     /// It cannot be read.
-    fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>>;
+    fn answered(&mut self, number: RecordNumber)
+    -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>>;
 
     /// Gives up what is only needed to replay records up to `through`, since a proven snapshot includes them.
     /// Returns it, to be dropped where nobody waits: for a long tail that takes milliseconds.
     #[must_use]
     fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail;
 
-    /// Gives up the answers before `sequence`.
-    fn forget_answers(&mut self, before: Sequence);
+    /// Forgets the answer in record `number`.
+    fn forget_answer(&mut self, number: RecordNumber);
+
+    /// Writes the first retained answers once more at the end of a history of which more than `span_bytes` are held for
+    /// their sake, as far as what was appended since pays for it. Returns what was relocated; it is done at once if
+    /// nothing is to be.
+    fn relocate_answers(&mut self, span_bytes: u64) -> BoxFuture<'_, Result<Vec<Relocation>, JournalError>>;
+}
+
+/// An answer that is in another record now.
+#[derive(Debug, Clone)]
+pub struct Relocation {
+    /// The transaction, without its body.
+    pub transaction: Arc<TransactionRecord>,
+    /// The record that held it.
+    pub from: RecordNumber,
+    /// The record that holds it.
+    pub to: RecordNumber,
 }
 
 /// An entry of the tail since the last proven snapshot.
@@ -462,9 +495,9 @@ impl FromIterator<(RecordNumber, TailEntry)> for Tail {
 pub struct MemoryJournal {
     tail: Tail,
     last_record: RecordNumber,
-    /// Transactions whose ids are kept, without their bodies.
-    answered: VecDeque<Arc<TransactionRecord>>,
-    answers_bytes: u64,
+    /// Transactions whose ids are retained, without their bodies, by record: none where one was forgotten.
+    answered: VecDeque<(RecordNumber, Option<Arc<TransactionRecord>>)>,
+    forgotten: usize,
     events: VecDeque<Record>,
 }
 
@@ -500,8 +533,13 @@ impl Journal for MemoryJournal {
         self.tail.bytes()
     }
 
-    fn answers_bytes(&self) -> u64 {
-        self.answers_bytes
+    fn answer_bytes(&self, record: &TransactionRecord) -> u64 {
+        record.answer_bytes()
+    }
+
+    fn answers_span_bytes(&self) -> u64 {
+        // What lives in memory is released answer by answer.
+        0
     }
 
     fn last_record(&self) -> RecordNumber {
@@ -521,8 +559,7 @@ impl Journal for MemoryJournal {
         match record {
             Record::Transaction(record) => {
                 if record.is_id_kept {
-                    self.answers_bytes += record.answer_bytes();
-                    self.answered.push_back(without_body(&record));
+                    self.answered.push_back((self.last_record, Some(without_body(&record))));
                 }
             }
             Record::Queries(_) => {}
@@ -540,21 +577,54 @@ impl Journal for MemoryJournal {
         Ok(self.tail.after(after))
     }
 
-    fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
-        let found = self.answered.binary_search_by_key(&sequence, |record| record.sequence);
-        std::future::ready(Ok(found.ok().map(|index| Arc::clone(&self.answered[index])))).boxed()
+    fn answered(
+        &mut self,
+        number: RecordNumber,
+    ) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
+        let found = self.answered.binary_search_by_key(&number, |(number, _)| *number);
+        std::future::ready(Ok(found.ok().and_then(|index| self.answered[index].1.clone()))).boxed()
     }
 
     fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail {
         self.tail.forget(through)
     }
 
-    fn forget_answers(&mut self, before: Sequence) {
-        let count = self.answered.partition_point(|record| record.sequence < before);
-        for record in self.answered.drain(..count) {
-            self.answers_bytes -= record.answer_bytes();
+    fn forget_answer(&mut self, number: RecordNumber) {
+        let index = index_near_front(&self.answered, |(found, _)| *found < number);
+        let Some((_, answer)) = self.answered.get_mut(index).filter(|(found, _)| *found == number) else { return };
+        self.forgotten += usize::from(answer.take().is_some());
+        while self.answered.pop_front_if(|(_, answer)| answer.is_none()).is_some() {
+            self.forgotten -= 1;
+        }
+        if self.forgotten > self.answered.len() / 2 && self.forgotten > FORGOTTEN_PLACES_MAX {
+            self.answered.retain(|(_, answer)| answer.is_some());
+            self.forgotten = 0;
         }
     }
+
+    fn relocate_answers(&mut self, _span_bytes: u64) -> BoxFuture<'_, Result<Vec<Relocation>, JournalError>> {
+        std::future::ready(Ok(Vec::new())).boxed()
+    }
+}
+
+/// Places of forgotten answers, among those of retained ones, that are left until they are the majority.
+const FORGOTTEN_PLACES_MAX: usize = 1024;
+
+/// How many of the first items, which come before the others, `is_before`. As a rule it is none or few, and to search a
+/// long queue by halves is to touch memory all over it.
+fn index_near_front<T>(queue: &VecDeque<T>, is_before: impl Fn(&T) -> bool) -> usize {
+    let (mut start, mut step) = (0, 1);
+    while queue.get(start + step - 1).is_some_and(&is_before) {
+        start += step;
+        step *= 2;
+    }
+    let end = queue.len().min(start + step);
+    let (mut low, mut high) = (start, end);
+    while low < high {
+        let middle = low.midpoint(high);
+        if is_before(&queue[middle]) { low = middle + 1 } else { high = middle }
+    }
+    low
 }
 
 fn without_body(record: &TransactionRecord) -> Arc<TransactionRecord> {
@@ -572,6 +642,7 @@ mod tests {
             id: sequence.to_string().into(),
             is_id_kept,
             user: Name::new("ada").expect("a name"),
+            incarnation: 0,
             timestamp: Timestamp(sequence),
             epoch: Epoch::default(),
             body_hash: ReplyHash::of_body(&body),
@@ -590,8 +661,8 @@ mod tests {
         tail.iter().map(sequence).collect()
     }
 
-    fn answered(journal: &mut MemoryJournal, sequence: u64) -> Option<Arc<TransactionRecord>> {
-        journal.answered(Sequence(sequence)).now_or_never().expect("at once").expect("readable")
+    fn answered(journal: &mut MemoryJournal, number: u64) -> Option<Arc<TransactionRecord>> {
+        journal.answered(RecordNumber(number)).now_or_never().expect("at once").expect("readable")
     }
 
     #[test]
@@ -606,13 +677,29 @@ mod tests {
         assert!(answered(&mut journal, 4).is_some_and(|kept| kept.body.is_empty()));
         assert!(answered(&mut journal, 8).is_some_and(|kept| kept.body_hash == ReplyHash::of_body(b"body 8")));
         assert!(answered(&mut journal, 5).is_none());
-        journal.forget_answers(Sequence(8));
+        journal.forget_answer(RecordNumber(4));
+        assert!(answered(&mut journal, 2).is_some() && answered(&mut journal, 4).is_none());
+        journal.forget_answer(RecordNumber(2));
         assert!(answered(&mut journal, 4).is_none() && answered(&mut journal, 8).is_some());
+        assert_eq!((journal.answered.len(), journal.forgotten), (3, 0));
         assert_eq!(journal.forget_tail(RecordNumber(10)).len(), 4);
         assert_eq!(journal.tail_bytes(), 0);
-        journal.forget_answers(Sequence(11));
-        assert_eq!(journal.answers_bytes, 0);
+        for number in [10, 6, 7, 8, 8] {
+            journal.forget_answer(RecordNumber(number));
+        }
+        assert!(journal.answered.is_empty());
         Ok(())
+    }
+
+    #[test]
+    fn an_item_is_found_from_the_front_wherever_it_is() {
+        for length in 0..70 {
+            let queue: VecDeque<u32> = (0..length).map(|item| 2 * item).collect();
+            for bound in 0..150 {
+                let expected = queue.partition_point(|item| *item < bound);
+                assert_eq!(index_near_front(&queue, |item| *item < bound), expected, "{length}, {bound}");
+            }
+        }
     }
 
     #[test]

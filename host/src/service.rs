@@ -31,8 +31,8 @@ mod shadow;
 mod spec;
 mod turns;
 
-pub(crate) use answers::Kept as KeptId;
-pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, IdKey, id_time};
+pub(crate) use answers::{Caller, ForgottenTimes, Kept as KeptId};
+pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR, IdKey, id_time};
 pub use handle::Pending;
 pub(crate) use handle::{Ordered, ServiceHandle};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
@@ -52,7 +52,7 @@ use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
 use crate::journal::{
-    Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, TransactionRecord,
+    Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, Relocation, TransactionRecord,
 };
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
@@ -125,6 +125,7 @@ struct Work {
     /// Of a transaction whose id the client gave: a repetition of it is to be recognised.
     key: Option<IdKey>,
     user: Name,
+    incarnation: u64,
     body: bytes::Bytes,
     sequence: Sequence,
     timestamp: Timestamp,
@@ -268,7 +269,7 @@ impl Service {
             journal,
             keeper: None,
             shadow: None,
-            answers: Answers::default(),
+            answers: Answers::new(spec.horizon, ForgottenTimes::default()),
             logs: LogBucket::new(now),
             last_sequence: Sequence(0),
             last_timestamp: Timestamp(0),
@@ -363,11 +364,13 @@ impl Service {
             if let Some(user) = turn.user.clone() {
                 // What was taken is a turn if it is short. Of what is long, each request is one of its own.
                 while turn.cost < TURN_FUEL_MAX
-                    && let Some(Waiting { request: Queued { request, reply }, .. }) = turn.requests.pop_front()
+                    && let Some(Waiting { request: Queued { incarnation, request, reply }, .. }) =
+                        turn.requests.pop_front()
                 {
                     self.advance_ready_shadow().await;
                     let before = self.burnt_fuel();
-                    self.perform(user.clone(), request, reply).await;
+                    let caller = Caller { user: user.clone(), incarnation };
+                    self.perform(caller, request, reply).await;
                     turn.cost += self.burnt_fuel().saturating_sub(before) + REQUEST_FUEL;
                 }
                 queue.end_turn(&mut turn);
@@ -483,24 +486,26 @@ impl Service {
                 let status = self.status();
                 self.after_events(move || drop(done.send(status)));
             }
-            Message::Find { user, id, found, .. } => self.find(&user, id, found).await,
+            Message::Find { user, incarnation, id, found, .. } => {
+                self.find(&Caller { user, incarnation }, id, found).await;
+            }
             // A request to end the task does so before it gets here.
             Message::Stop { .. } | Message::Discard { .. } => {}
         }
     }
 
     /// The path of a transaction or query, from dedupe to what follows from it.
-    async fn perform(&mut self, user: Name, request: Request, reply: ReplySender) {
+    async fn perform(&mut self, caller: Caller, request: Request, reply: ReplySender) {
         let Some(reply) = reply.reserve(&self.name) else { return };
         self.requests += 1;
         self.triggered = None;
         let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
-        let key = id.map(|id| IdKey::new(&user, id));
-        let admitted = match self.repetition(key.as_ref(), &request).await {
+        let key = id.map(|id| IdKey::new(&caller.user, caller.incarnation, id));
+        let admitted = match self.repetition(key.as_ref(), &caller, &request).await {
             Some(answered) => answered.map(Admitted::Answered),
             None => match self.refused_for_misses(key.as_ref(), &request) {
                 Some(denial) => Err(denial),
-                None => self.admit(user, key, request).await.map(Admitted::Run),
+                None => self.admit(caller, key, request).await.map(Admitted::Run),
             },
         };
         let work = match admitted {
@@ -545,6 +550,7 @@ impl Service {
                     return;
                 }
                 let is_alive = !self.vm.instance.is_dead() || self.roll_back().await.is_ok();
+                self.relocate_answers().await;
                 // What failed takes its place in the journal as well.
                 if is_alive {
                     self.snapshot_if_long().await;
@@ -586,12 +592,17 @@ impl Service {
     }
 
     /// Answers a repetition of the id of this key. None if the request is to be executed.
-    async fn repetition(&mut self, key: Option<&IdKey>, request: &Request) -> Option<Result<Reply, Denial>> {
+    async fn repetition(
+        &mut self,
+        key: Option<&IdKey>,
+        caller: &Caller,
+        request: &Request,
+    ) -> Option<Result<Reply, Denial>> {
         let (key, id) = key.zip(request.id.as_ref())?;
-        let Some(sequence) = self.answers.find(key) else {
-            return self.too_old(id).map(Err);
+        let Some(number) = self.answers.find(key) else {
+            return self.too_old(caller, id).map(Err);
         };
-        let record = match self.journal.answered(sequence).await {
+        let record = match self.journal.answered(number).await {
             Ok(record) => record?,
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
@@ -625,15 +636,15 @@ impl Service {
         }
     }
 
-    /// Tells the kept answer to `user`'s transaction `id`, once it is durable.
-    async fn find(&mut self, user: &Name, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
-        let record = match self.answers.find(&IdKey::new(user, &id)) {
+    /// Tells the kept answer to `caller`'s transaction `id`, once it is durable.
+    async fn find(&mut self, caller: &Caller, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
+        let record = match self.answers.find(&IdKey::new(&caller.user, caller.incarnation, &id)) {
             None => Ok(None),
-            Some(sequence) => self.journal.answered(sequence).await,
+            Some(number) => self.journal.answered(number).await,
         };
         match record {
             Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string())))),
-            Ok(None) => drop(found.send(self.too_old(&id).map_or(Ok(None), Err))),
+            Ok(None) => drop(found.send(self.too_old(caller, &id).map_or(Ok(None), Err))),
             Ok(Some(record)) => {
                 let answered = self.repeated(&record);
                 self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
@@ -644,15 +655,18 @@ impl Service {
     }
 
     /// Denies an id that may have been answered and forgotten, as the time in it tells.
-    fn too_old(&self, id: &str) -> Option<Denial> {
-        let forgotten = self.answers.forgotten_id_time()?;
-        let time = id_time(id, self.surroundings.clock.now().max(self.last_timestamp))?;
+    fn too_old(&self, caller: &Caller, id: &str) -> Option<Denial> {
+        let forgotten = self.answers.forgotten(caller)?;
+        let time = id_time(id)?;
         (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
     }
 
     /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
-    async fn admit(&mut self, user: Name, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
+    async fn admit(&mut self, caller: Caller, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
         let Request { id, body, kind } = request;
+        if key.is_some() {
+            self.make_room_for_id(&caller)?;
+        }
         self.revive().await?;
         self.keep_pace().await;
         if self.vm.meter.cpu.remaining() == 0 {
@@ -706,7 +720,8 @@ impl Service {
             }
         });
         let timestamp = self.next_timestamp();
-        Ok(Work { kind, id, key, user, body, sequence, timestamp, epoch: self.epoch })
+        let Caller { user, incarnation } = caller;
+        Ok(Work { kind, id, key, user, incarnation, body, sequence, timestamp, epoch: self.epoch })
     }
 
     /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
@@ -800,6 +815,7 @@ impl Service {
             id: work.id.as_str().into(),
             is_id_kept: work.key.is_some(),
             user: work.user.clone(),
+            incarnation: work.incarnation,
             timestamp: work.timestamp,
             epoch: work.epoch,
             body_hash: ReplyHash::of_body(&work.body),
@@ -808,6 +824,7 @@ impl Service {
             fuel_used: reply.fuel_used,
             query_fuel_used: std::mem::take(&mut self.query_fuel_used),
         };
+        let answer_bytes = self.journal.answer_bytes(&record);
         let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
             Ok(_) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => Commit::done(),
             Ok(commit) => commit,
@@ -818,14 +835,22 @@ impl Service {
             }
         };
         if let Some(key) = work.key {
-            self.answers.insert(KeptId {
+            let now = self.surroundings.clock.now();
+            let replaced = self.answers.insert(KeptId {
                 key,
+                caller: Caller { user: work.user.clone(), incarnation: work.incarnation },
                 sequence: work.sequence,
-                timestamp: work.timestamp,
-                id_time: id_time(&work.id, work.timestamp),
+                number: self.journal.last_record(),
+                // Not the guest's time, which stays ahead after a clock that was.
+                timestamp: now,
+                id_time: id_time(&work.id),
+                bytes: answer_bytes,
             });
+            if let Some(replaced) = replaced {
+                self.journal.forget_answer(replaced);
+            }
         }
-        self.forget_old_answers(work.timestamp);
+        self.forget_old_answers();
         if reply.answer.is_kept() {
             self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
             self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
@@ -834,9 +859,43 @@ impl Service {
     }
 
     /// Forgets the answers that lie beyond the horizon.
-    fn forget_old_answers(&mut self, now: Timestamp) {
-        while let Some(before) = self.answers.trim(self.horizon, now, self.journal.answers_bytes()) {
-            self.journal.forget_answers(before);
+    fn forget_old_answers(&mut self) {
+        let now = self.surroundings.clock.now();
+        while let Some(number) = self.answers.trim(now) {
+            self.journal.forget_answer(number);
+        }
+    }
+
+    /// Denies a transaction whose id could not be retained, before it runs.
+    fn make_room_for_id(&mut self, caller: &Caller) -> Result<(), Denial> {
+        let now = self.surroundings.clock.now();
+        let mut forgotten = Vec::new();
+        let room = self.answers.make_room(caller, now, &mut forgotten);
+        for number in forgotten {
+            self.journal.forget_answer(number);
+        }
+        room.map_err(|retry_after| Denial::TooManyIds {
+            service: self.name.clone(),
+            user: caller.user.clone(),
+            retry_after,
+        })
+    }
+
+    /// Has answers written once more that would hold back the journal although others need no more of it.
+    async fn relocate_answers(&mut self) {
+        if self.journal.answers_span_bytes() <= self.horizon.bytes {
+            return;
+        }
+        match self.journal.relocate_answers(self.horizon.bytes).await {
+            Ok(relocations) => {
+                for Relocation { transaction, from, to } in relocations {
+                    let key = IdKey::new(&transaction.user, transaction.incarnation, &transaction.id);
+                    if !self.answers.relocate(&key, from, to) {
+                        self.journal.forget_answer(to);
+                    }
+                }
+            }
+            Err(error) => drop(self.stop(format!("an answer could not be relocated: {error}"))),
         }
     }
 
@@ -957,6 +1016,7 @@ impl Service {
     /// Journals that a snapshot of the state as it is now begins. Returns what its file will say.
     fn begin_snapshot(&mut self) -> Begun {
         self.journal_event(Record::Snapshot { sequence: self.last_sequence });
+        let forgotten = self.answers.forgotten_times();
         Begun {
             record: self.journal.last_record(),
             commit: self.last_commit.clone(),
@@ -968,15 +1028,16 @@ impl Service {
                 fuel_used: self.vm.meter.cpu.used.saturating_sub(self.query_fuel_used),
                 epoch: self.epoch,
                 first_answer: self.journal.first_answer(),
-                forgotten_id_time: self.answers.forgotten_id_time(),
+                forgotten_id_time: forgotten.newest(),
             },
+            forgotten,
         }
     }
 
     /// Has a proven snapshot written, if the service is durable.
     fn keep_snapshot(&self, begun: Begun) {
         let Some(keeper) = &self.keeper else { return };
-        let Begun { record, commit, course, .. } = begun;
+        let Begun { record, commit, course, forgotten, .. } = begun;
         let header = SnapshotHeader {
             service: self.name.clone(),
             workload_hash: *self.program.workload().hash.as_bytes(),
@@ -987,7 +1048,7 @@ impl Service {
             course,
             sections: Vec::new(),
         };
-        keeper.keep(ToKeep { snapshot: Arc::clone(&self.snapshot), header, commit });
+        keeper.keep(ToKeep { snapshot: Arc::clone(&self.snapshot), header, forgotten, commit });
     }
 
     /// On whose behalf states are brought back.
@@ -1054,6 +1115,7 @@ impl Service {
                     id: work.id.clone(),
                     key: None,
                     user: work.user.clone(),
+                    incarnation: work.incarnation,
                     body: work.body.clone(),
                     sequence: self.last_sequence.next(),
                     timestamp: work.timestamp,
@@ -1073,6 +1135,7 @@ struct Begun {
     record: RecordNumber,
     commit: Commit,
     course: Course,
+    forgotten: ForgottenTimes,
     /// What the tail cost that it makes superfluous.
     tail_fuel: u64,
 }

@@ -359,6 +359,20 @@ pub enum Denial {
         /// The newest time in an id that was forgotten.
         forgotten: Timestamp,
     },
+    /// The user has sent more ids than can be retained for as long as they must be.
+    #[error(
+        "user '{user}' has used all their share of the ids that service '{service}' retains, and they are too new to be \
+         forgotten; use UUIDs of version 7 as ids, by a clock that is right, or send less; try again in {} s",
+        retry_after.as_secs() + 1
+    )]
+    TooManyIds {
+        /// The service.
+        service: Name,
+        /// Who sent them.
+        user: Name,
+        /// When the oldest of them may be forgotten.
+        retry_after: Duration,
+    },
     /// The service has as many requests waiting as it may have.
     #[error("service '{service}' has {limit} requests waiting, the most it may have; try again later")]
     QueueFull {

@@ -9,6 +9,8 @@ mod connection;
 use crate::lifeboat::{WORKLOAD, transfers};
 use crate::server::{Server, command, run};
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
+use ::lifeboat::client::uuid_v7;
+use ::lifeboat::clock::{Clock, SystemClock};
 use anyhow::{Context, Result, bail, ensure};
 use connection::Connection;
 use serde_json::Value;
@@ -43,7 +45,7 @@ pub(crate) fn by_request(directory: &Path, clients: usize, duration: Duration) -
 
 /// See [`crate::System`]: one request, with [`LINES_PER_CLIENT`] lines in flight for each client.
 pub(crate) fn by_batch(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
-    measure(directory, async |ledger: &Ledger, name, duration| ledger.batch(clients, name, duration).await, duration)
+    measure(directory, async |ledger: &Ledger, _, duration| ledger.batch(clients, duration).await, duration)
 }
 
 fn measure(
@@ -148,14 +150,18 @@ impl Ledger {
     }
 
     /// The same over one request: for each line that is answered, another one is sent.
-    async fn batch(&self, clients: usize, name: &str, duration: Duration) -> Result<f64> {
+    async fn batch(&self, clients: usize, duration: Duration) -> Result<f64> {
         let mut batch = Batch::open(self.address, &self.common).await?;
         let mut next = transfers(0);
         let mut sent = 0_usize;
         let mut lines = |count: usize| {
             let mut text = String::new();
             for _ in 0..count {
-                let _ = writeln!(text, r#"{{"id":"{name}-{sent}","json":{}}}"#, next());
+                // As `lifeboat batch` names lines: ids without a time are retained for a minute, and so many are too many.
+                let mut random = [0; 10];
+                random[..8].copy_from_slice(&(sent as u64).to_be_bytes());
+                let id = uuid_v7(SystemClock.now(), random);
+                let _ = writeln!(text, r#"{{"id":"{id}","json":{}}}"#, next());
                 sent += 1;
             }
             text

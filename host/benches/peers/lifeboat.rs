@@ -4,7 +4,8 @@
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use ::lifeboat::auth::{Grant, Token};
 use ::lifeboat::catalog::ServiceSettings;
-use ::lifeboat::clock::{SystemClock, Timestamp};
+use ::lifeboat::client::uuid_v7;
+use ::lifeboat::clock::{Clock, SystemClock, Timestamp};
 use ::lifeboat::data::{DataOptions, Locked};
 use ::lifeboat::failover::{FailoverMode, Thresholds};
 use ::lifeboat::fleet::Machine;
@@ -43,8 +44,8 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
             .map(|deposit| ledger.transact(None, deposit))
             .collect();
         futures::future::try_join_all(accounts).await?;
-        ledger.transfer(clients, "warm-up", WARM_UP).await?;
-        let per_second = ledger.transfer(clients, "measured", duration).await?;
+        ledger.transfer(clients, WARM_UP).await?;
+        let per_second = ledger.transfer(clients, duration).await?;
         ledger.check().await?;
         ledger.host.stop().await.context("the journal was not sealed")?;
         Ok(per_second)
@@ -119,13 +120,17 @@ impl Ledger {
     }
 
     /// Has each client make one transfer after the other, and says how many were answered per second.
-    async fn transfer(&self, clients: usize, name: &str, duration: Duration) -> Result<f64> {
+    async fn transfer(&self, clients: usize, duration: Duration) -> Result<f64> {
         let start = Instant::now();
         let client = |client: usize| async move {
             let mut next = transfers(client);
             let mut transfers = 0_u64;
             while start.elapsed() < duration {
-                self.transact(Some(format!("{name}-{client}-{transfers}")), next()).await?;
+                // Ids without a time are retained for a minute, and so many are too many.
+                let mut random = [0; 10];
+                random[..2].copy_from_slice(&u16::try_from(client)?.to_be_bytes());
+                random[2..].copy_from_slice(&transfers.to_be_bytes());
+                self.transact(Some(uuid_v7(SystemClock.now(), random)), next()).await?;
                 transfers += 1;
             }
             anyhow::Ok(transfers)

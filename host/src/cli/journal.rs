@@ -8,7 +8,7 @@ use lifeboat::clock::{Timestamp, Utc};
 use lifeboat::data::FoundService;
 use lifeboat::event::{Event, Printable};
 use lifeboat::journal::frame::RecordNumber;
-use lifeboat::journal::{QueriesRecord, QueryRecord, Record, TransactionRecord};
+use lifeboat::journal::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
 use lifeboat::lines::Payload;
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
@@ -113,6 +113,9 @@ fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
         Record::SlaFailure(failure) => (failure.timestamp, Event::SlaFailure(failure.clone()).to_string()),
         Record::Failover(failover) => (failover.timestamp, Event::Failover(failover.clone()).to_string()),
         Record::Queries(record) => (record.queries.first().map(|first| first.timestamp), queries_line(record)),
+        Record::Relocated(RelocatedAnswer { transaction, .. }) => {
+            (None, format!("answer of transaction {} relocated", grouped(transaction.sequence.0)))
+        }
     };
     let time = time.map(|time| Utc(time).to_string()).unwrap_or_default();
     format!("{:>8}  {time:<24}  {what}", grouped(number.0))
@@ -176,6 +179,9 @@ enum Named<'a> {
         origin: Option<Origin>,
     },
     Snapshot {
+        sequence: Sequence,
+    },
+    AnswerRelocated {
         sequence: Sequence,
     },
     Transaction {
@@ -261,6 +267,9 @@ fn write_json<'a>(
             let queries = record.queries.iter().map(query).collect();
             let time = record.queries.first().and_then(|first| at(&first.timestamp));
             (time, What::Named(Named::Queries { sequence: record.sequence, queries }))
+        }
+        Record::Relocated(RelocatedAnswer { transaction, .. }) => {
+            (None, What::Named(Named::AnswerRelocated { sequence: transaction.sequence }))
         }
     };
     serde_json::to_writer(&mut *out, &Line { record: number, time, what })?;

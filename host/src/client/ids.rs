@@ -124,7 +124,7 @@ mod tests {
                 ids.begin(block);
                 blocks += 1;
             }
-            let time = id_time(&ids.id(number), now).expect("a UUID of version 7");
+            let time = id_time(&ids.id(number)).expect("a UUID of version 7");
             assert!(time.plus(ID_BLOCK_AGE_MAX) >= Timestamp(now.0 - 1_000_000), "line {number} is of {time} at {now}");
         }
         assert!(blocks < 2_000, "{blocks} times are written down");

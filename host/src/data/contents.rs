@@ -7,12 +7,12 @@ use crate::clock::Timestamp;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::frame::RecordNumber;
 use crate::journal::record;
-use crate::journal::recovery::{Found, Kept, Recovery, Standing};
-use crate::journal::{Record, TailEntry};
+use crate::journal::recovery::{Found, Kept, Location, Recovery, Standing};
+use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
 use crate::name::Name;
-use crate::service::{IdKey, KeptId, id_time};
+use crate::service::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId, id_time};
 use crate::snapshot::Snapshot;
-use crate::snapshot::file::{self, Course, SnapshotFileError, SnapshotHeader};
+use crate::snapshot::file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::transaction::{Epoch, Sequence};
 use crate::workload::WorkloadHash;
@@ -98,10 +98,19 @@ impl FoundSnapshot {
     /// # Errors
     /// [`DataError::Snapshot`].
     pub fn load(&self, storage: &dyn Storage) -> Result<Snapshot, DataError> {
-        match &self.file {
-            Some(file) => Ok(file::read(storage, file)?.into_snapshot()),
-            None => Ok(Snapshot::empty()),
-        }
+        self.load_all(storage).map(|(snapshot, _)| snapshot)
+    }
+
+    /// Reads its state, and which ids were forgotten when it was taken.
+    pub(crate) fn load_all(&self, storage: &dyn Storage) -> Result<(Snapshot, ForgottenTimes), DataError> {
+        let Some(file) = &self.file else { return Ok((Snapshot::empty(), ForgottenTimes::default())) };
+        let content = file::read(storage, file)?;
+        let section: Vec<u8> =
+            content.chunks(SECTION_FORGOTTEN).into_iter().flat_map(|at| &content.body[at]).copied().collect();
+        // A file without the section does not distinguish users.
+        let of_all = ForgottenTimes::for_all(content.header.course.forgotten_id_time);
+        let forgotten = if section.is_empty() { of_all } else { postcard::from_bytes(&section).unwrap_or(of_all) };
+        Ok((content.into_snapshot(), forgotten))
     }
 
     /// The first record with an answer that was kept when it was taken.
@@ -120,6 +129,30 @@ struct Gathered {
     journal_bytes: u64,
     /// The first record that is none, and why: those after it are of no use.
     undecodable: Option<(RecordNumber, String)>,
+}
+
+impl Gathered {
+    fn add_answer(&mut self, transaction: &TransactionRecord, bytes: u64, number: RecordNumber, location: Location) {
+        let TransactionRecord { user, incarnation, id, sequence, timestamp, .. } = transaction;
+        let kept = KeptId {
+            key: IdKey::new(user, *incarnation, id),
+            caller: Caller { user: user.clone(), incarnation: *incarnation },
+            sequence: *sequence,
+            number,
+            timestamp: *timestamp,
+            id_time: id_time(id),
+            bytes,
+        };
+        self.answered.push((kept, FoundAnswer { number, location, journal_bytes: self.journal_bytes }));
+    }
+
+    /// The answers in the order in which they were given, each where it was relocated to last.
+    fn take_answered(&mut self) -> Vec<(KeptId, FoundAnswer)> {
+        let mut answered = std::mem::take(&mut self.answered);
+        answered.sort_by_key(|(kept, _)| (kept.sequence, std::cmp::Reverse(kept.number)));
+        answered.dedup_by_key(|(kept, _)| kept.sequence);
+        answered
+    }
 }
 
 /// Reads snapshots and workloads first, then the journal, then makes sense of all.
@@ -219,15 +252,10 @@ impl Gathering {
                 match &record {
                     Record::Opened { epoch, .. } => gathered.epoch = *epoch,
                     Record::Transaction(transaction) if transaction.is_id_kept => {
-                        let kept = KeptId {
-                            key: IdKey::new(&transaction.user, &transaction.id),
-                            sequence: transaction.sequence,
-                            timestamp: transaction.timestamp,
-                            id_time: id_time(&transaction.id, transaction.timestamp),
-                        };
-                        let journal_bytes = gathered.journal_bytes;
-                        let sequence = transaction.sequence;
-                        gathered.answered.push((kept, FoundAnswer { sequence, number, location, journal_bytes }));
+                        gathered.add_answer(transaction, transaction.bytes(), number, location);
+                    }
+                    Record::Relocated(RelocatedAnswer { transaction, bytes }) => {
+                        gathered.add_answer(transaction, *bytes, number, location);
                     }
                     _ => {}
                 }
@@ -244,8 +272,9 @@ impl Gathering {
         let orphans: Vec<Name> =
             recovery.services.keys().filter(|name| !services.contains_key(*name)).cloned().collect();
         for (name, found) in &mut services {
-            let Gathered { records, answered, epoch, journal_bytes, undecodable } =
-                gathered.remove(name).unwrap_or_default();
+            let mut gathered = gathered.remove(name).unwrap_or_default();
+            let answered = gathered.take_answered();
+            let Gathered { records, epoch, journal_bytes, undecodable, .. } = gathered;
             (found.records, found.answered, found.journal_bytes) = (records, answered, journal_bytes);
             // The epoch of records that are gone is in the snapshots.
             let known = found.snapshots.first().and_then(|snapshot| snapshot.header.as_ref());
@@ -316,7 +345,7 @@ impl FoundService {
                 }
                 Record::Opened { epoch, .. } => course.epoch = *epoch,
                 // The fuel of queries comes with the transaction after them.
-                Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Queries(_) => {}
+                Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Queries(_) | Record::Relocated(_) => {}
             }
         }
         course
@@ -341,7 +370,10 @@ impl FoundService {
         let forgotten = self.snapshots.iter().filter(|snapshot| snapshot.sequence() <= through);
         let forgotten = forgotten.filter_map(|snapshot| snapshot.header.as_ref()?.course.forgotten_id_time);
         let kept = self.answered.iter().filter(|(kept, _)| kept.sequence <= through);
-        forgotten.chain(kept.filter_map(|(kept, _)| kept.id_time)).max()
+        // One from far ahead would lock out all until then.
+        let id_times =
+            kept.filter_map(|(kept, _)| kept.id_time.filter(|time| *time <= kept.timestamp.plus(ID_CLOCK_SKEW_MAX)));
+        forgotten.chain(id_times).max()
     }
 
     fn reaches(&self, snapshot: &FoundSnapshot) -> bool {

@@ -11,8 +11,9 @@ use crate::event::{Event, EventSink};
 use crate::journal::Commit;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
+use crate::service::ForgottenTimes;
 use crate::snapshot::Snapshot;
-use crate::snapshot::file::{self, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
+use crate::snapshot::file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use std::collections::VecDeque;
 use std::io;
@@ -29,6 +30,8 @@ pub(crate) struct ToKeep {
     pub(crate) snapshot: Arc<Snapshot>,
     /// Of which the sections are filled in here.
     pub(crate) header: SnapshotHeader,
+    /// Which ids were forgotten when it was taken.
+    pub(crate) forgotten: ForgottenTimes,
     /// Of the last record that is part of it.
     pub(crate) commit: Commit,
 }
@@ -157,9 +160,16 @@ impl Shelf {
     }
 
     async fn write(&mut self, to_keep: ToKeep) -> Result<(), SnapshotFileError> {
-        let ToKeep { snapshot, mut header, .. } = to_keep;
+        let ToKeep { snapshot, mut header, forgotten, .. } = to_keep;
         let name = file::file_name(&self.service, header.record);
         header.sections = vec![state_section(&snapshot)];
+        let mut forgotten_chunks = Vec::new();
+        if forgotten.newest().is_some() {
+            let chunk = postcard::to_stdvec(&forgotten).expect("names and numbers have a form in postcard");
+            let chunk_bytes = vec![u32::try_from(chunk.len()).expect("some users take some kilobytes")];
+            header.sections.push(Section { kind: SECTION_FORGOTTEN, is_optional: true, chunk_bytes });
+            forgotten_chunks.push(chunk);
+        }
         let kept = Kept { file: Some(name.clone()), record: header.record, first_answer: header.course.first_answer };
         let storage = Arc::clone(self.directory.storage());
         let of_thread = name.clone();
@@ -167,7 +177,9 @@ impl Shelf {
             let action = "be sure of the directory of";
             let lost = |source| SnapshotFileError::Storage { name: of_thread.clone(), action, source };
             storage.check_lock().map_err(lost)?;
-            file::write(&*storage, &of_thread, &header, snapshot.chunks().iter().map(|chunk| &chunk[..]))
+            let chunks =
+                snapshot.chunks().iter().map(|chunk| &chunk[..]).chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
+            file::write(&*storage, &of_thread, &header, chunks)
         });
         joined(written).await?;
         self.kept.push_back(kept);

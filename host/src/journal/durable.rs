@@ -7,14 +7,14 @@
 use super::board::{Board, Placed};
 use super::commit::{Change, Committer, Entry, Room};
 use super::frame::RecordNumber;
-use super::reader::ReadError;
+use super::reader::{ReadError, Reader};
 use super::recovery::Location;
 use super::{
-    Commit, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record, Tail, TailEntry,
-    TransactionRecord, record,
+    Commit, FORGOTTEN_PLACES_MAX, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record,
+    RelocatedAnswer, Relocation, Tail, TailEntry, TransactionRecord, index_near_front, record, without_body,
 };
 use crate::name::Name;
-use crate::transaction::{Epoch, Sequence};
+use crate::transaction::Epoch;
 use futures::future::{BoxFuture, FutureExt};
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -22,6 +22,19 @@ use std::sync::{Arc, OnceLock};
 /// What a record is guessed to take beside its body before it is executed, in bytes: longer answers exceed the bound
 /// of the queue.
 const ANSWER_BYTES_GUESS: u64 = 64 * 1024;
+
+/// The part of what a service writes that may be relocated answers, as a divisor: 1/4.
+pub const RELOCATED_SHARE: u64 = 4;
+
+/// Bytes of relocated answers that are saved up for at the most: a service that needed none for long relocates no more
+/// of them at once.
+pub const RELOCATED_CREDIT_MAX: u64 = 64 * 1024 * 1024;
+
+/// Answers that are relocated at once, and bytes of them from which on no more are: a transaction waits for no longer.
+pub const RELOCATED_ANSWERS_MAX: usize = 4096;
+
+/// See [`RELOCATED_ANSWERS_MAX`].
+pub const RELOCATED_BYTES_MAX: usize = 1024 * 1024;
 
 /// How often an answer is looked up that was carried elsewhere meanwhile.
 const LOOKUPS_MAX: usize = 3;
@@ -37,7 +50,14 @@ pub struct DurableJournal {
     is_begun: bool,
     epoch: Epoch,
     tail: Tail,
+    /// By record.
     answered: VecDeque<Answered>,
+    /// How many of them are forgotten.
+    forgotten: usize,
+    /// Bytes of relocated answers that are paid for by what was written.
+    relocation_credit: u64,
+    /// Nothing is relocated before the service's records take so many bytes: the last time an answer could not be read.
+    relocates_from: u64,
     /// Bytes that this service's records take in the journal, since some time.
     journal_bytes: u64,
     /// The same when the last proven snapshot was taken.
@@ -54,7 +74,6 @@ pub struct DurableJournal {
 /// A kept answer: where to find it.
 #[derive(Debug)]
 struct Answered {
-    sequence: Sequence,
     number: RecordNumber,
     place: Place,
     /// Of this service's records, up to this one.
@@ -63,6 +82,8 @@ struct Answered {
 
 #[derive(Debug)]
 enum Place {
+    /// The answer is not retained any more.
+    Forgotten,
     /// On its way.
     Submitted(Arc<TransactionRecord>),
     At(Location),
@@ -77,7 +98,7 @@ pub struct History {
     pub epoch: Epoch,
     /// What a replay repeats since the oldest snapshot that may be needed, in order.
     pub tail: Vec<(RecordNumber, TailEntry)>,
-    /// Transactions whose ids the clients gave, in order.
+    /// Transactions whose ids the clients gave, by record.
     pub answered: Vec<FoundAnswer>,
     /// Bytes of all records that were found.
     pub journal_bytes: u64,
@@ -88,9 +109,7 @@ pub struct History {
 /// A transaction whose id the client gave, as it was found.
 #[derive(Debug, Clone, Copy)]
 pub struct FoundAnswer {
-    /// The transaction.
-    pub sequence: Sequence,
-    /// Its record.
+    /// The record that holds its answer.
     pub number: RecordNumber,
     /// Where that is.
     pub location: Location,
@@ -105,7 +124,6 @@ impl DurableJournal {
         let board = Arc::new(Board::default());
         committer.register(&service, Arc::clone(&board));
         let answered = history.answered.into_iter().map(|found| Answered {
-            sequence: found.sequence,
             number: found.number,
             place: Place::At(found.location),
             journal_bytes: found.journal_bytes,
@@ -119,6 +137,9 @@ impl DurableJournal {
             epoch: history.epoch,
             tail: history.tail.into_iter().collect(),
             answered: answered.collect(),
+            forgotten: 0,
+            relocation_credit: 0,
+            relocates_from: 0,
             journal_bytes: history.journal_bytes,
             snapshot_bytes: history.snapshot_bytes,
             placed: Placed::default(),
@@ -134,7 +155,10 @@ impl DurableJournal {
         if !self.board.take(&mut self.placed) {
             return;
         }
-        self.journal_bytes += self.placed.journal_bytes - placed_bytes;
+        let appended_bytes = self.placed.journal_bytes - placed_bytes;
+        self.journal_bytes += appended_bytes;
+        self.relocation_credit =
+            self.relocation_credit.saturating_add(appended_bytes / RELOCATED_SHARE).min(RELOCATED_CREDIT_MAX);
         for (number, location) in &self.placed.records {
             let is_next = |next: &Answered| next.number == *number;
             if !self.answered.get(self.next_placed).is_some_and(is_next) {
@@ -142,7 +166,7 @@ impl DurableJournal {
                 self.next_placed = self.answered.partition_point(|answered| answered.number < *number);
             }
             if let Some(answered) = self.answered.get_mut(self.next_placed).filter(|next| is_next(next)) {
-                answered.place = Place::At(*location);
+                answered.place.set(*location);
                 self.next_placed += 1;
             }
         }
@@ -150,25 +174,25 @@ impl DurableJournal {
             let first = self.answered.partition_point(|answered| answered.number < moved.first);
             for answered in self.answered.range_mut(first..) {
                 let Some(location) = moved.location(answered.number) else { break };
-                answered.place = Place::At(location);
+                answered.place.set(location);
             }
         }
     }
 
-    fn find(&self, sequence: Sequence) -> Option<&Answered> {
-        let index = self.answered.binary_search_by_key(&sequence, |answered| answered.sequence).ok()?;
+    fn find(&self, number: RecordNumber) -> Option<&Answered> {
+        let index = self.answered.binary_search_by_key(&number, |answered| answered.number).ok()?;
         Some(&self.answered[index])
     }
 
-    async fn read(&mut self, sequence: Sequence) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
+    async fn read(&mut self, number: RecordNumber) -> Result<Option<Arc<TransactionRecord>>, JournalError> {
         let mut lookups = 0;
         loop {
             lookups += 1;
             self.catch_up();
-            let (number, location) = match self.find(sequence) {
-                None => return Ok(None),
-                Some(Answered { place: Place::Submitted(record), .. }) => return Ok(Some(Arc::clone(record))),
-                Some(Answered { place: Place::At(location), number, .. }) => (*number, *location),
+            let location = match self.find(number).map(|answered| &answered.place) {
+                None | Some(Place::Forgotten) => return Ok(None),
+                Some(Place::Submitted(record)) => return Ok(Some(Arc::clone(record))),
+                Some(Place::At(location)) => *location,
             };
             let unreadable = |reason: String| JournalError::Unreadable { number, reason };
             let (reader, service) = (self.committer.reader().clone(), self.service.clone());
@@ -182,13 +206,105 @@ impl DurableJournal {
             };
             // Its epoch is of no interest to who asks what was answered.
             return match record::decode(&self.service, Epoch::default(), &bytes) {
-                Ok(Record::Transaction(record)) if record.sequence == sequence => Ok(Some(record)),
+                Ok(Record::Transaction(transaction) | Record::Relocated(RelocatedAnswer { transaction, .. }))
+                    if transaction.is_id_kept =>
+                {
+                    Ok(Some(transaction))
+                }
                 Ok(_) if lookups < LOOKUPS_MAX => continue,
                 Ok(_) => Err(unreadable("another record is in its place".into())),
                 Err(error) => Err(unreadable(error.to_string())),
             };
         }
     }
+}
+
+impl Place {
+    fn set(&mut self, location: Location) {
+        if !matches!(self, Self::Forgotten) {
+            *self = Self::At(location);
+        }
+    }
+}
+
+/// Relocation.
+impl DurableJournal {
+    /// The first retained answers that are on the disk, as many as are relocated at once.
+    fn first_answers(&self) -> Vec<(RecordNumber, Location)> {
+        let mut first = Vec::new();
+        for answered in &self.answered {
+            match answered.place {
+                Place::Forgotten => {}
+                Place::At(location) if first.len() < RELOCATED_ANSWERS_MAX => first.push((answered.number, location)),
+                Place::At(_) | Place::Submitted(_) => break,
+            }
+        }
+        first
+    }
+
+    async fn relocate(&mut self, span_bytes: u64) -> Result<Vec<Relocation>, JournalError> {
+        self.catch_up();
+        let is_due = |journal: &Self| {
+            journal.answers_span_bytes() > span_bytes
+                && journal.relocation_credit > 0
+                && journal.journal_bytes >= journal.relocates_from
+        };
+        let mut relocated = Vec::new();
+        if !is_due(self) {
+            return Ok(relocated);
+        }
+        let (reader, service, first) = (self.committer.reader().clone(), self.service.clone(), self.first_answers());
+        let budget = RELOCATED_BYTES_MAX.min(usize::try_from(self.relocation_credit).unwrap_or(usize::MAX));
+        let read = tokio::task::spawn_blocking(move || read_answers(&reader, &service, &first, budget)).await;
+        let (read, is_failed) = read.unwrap_or_else(|_| (Vec::new(), true));
+        if is_failed && read.is_empty() {
+            // It may have been moved meanwhile, or be damaged, and then it stays where it is.
+            self.relocates_from = self.journal_bytes.saturating_add(RELOCATED_CREDIT_MAX);
+        }
+        for (from, answer) in read {
+            if !is_due(self) {
+                break;
+            }
+            let transaction = Arc::clone(&answer.transaction);
+            self.append(Record::Relocated(answer))?;
+            self.forget_answer(from);
+            relocated.push(Relocation { transaction, from, to: self.last });
+        }
+        Ok(relocated)
+    }
+}
+
+/// Reads answers until they take `budget` bytes or one cannot be read, which is then told.
+fn read_answers(
+    reader: &Reader,
+    service: &Name,
+    answers: &[(RecordNumber, Location)],
+    budget: usize,
+) -> (Vec<(RecordNumber, RelocatedAnswer)>, bool) {
+    let (mut read, mut bytes) = (Vec::new(), 0);
+    let mut answers = answers.iter().peekable();
+    while let Some((_, location)) = answers.peek().copied().filter(|_| bytes < budget) {
+        let is_same =
+            |other: &Location| (other.segment, other.frame_offset) == (location.segment, location.frame_offset);
+        let mut numbers = Vec::new();
+        while let Some((number, location)) = answers.next_if(|(_, other)| is_same(other)) {
+            numbers.push((*number, *location));
+        }
+        let Ok(records) = reader.records(service, &numbers) else { return (read, true) };
+        for ((number, _), record) in numbers.into_iter().zip(records) {
+            // Its epoch is of no interest to who asks what was answered.
+            let answer = match record::decode(service, Epoch::default(), &record) {
+                Ok(Record::Transaction(transaction)) => {
+                    RelocatedAnswer { transaction: without_body(&transaction), bytes: transaction.bytes() }
+                }
+                Ok(Record::Relocated(answer)) => answer,
+                _ => return (read, true),
+            };
+            bytes = bytes.saturating_add(usize::try_from(answer.transaction.answer_bytes()).unwrap_or(usize::MAX));
+            read.push((number, answer));
+        }
+    }
+    (read, false)
 }
 
 /// Bytes of the record of a transaction whose body has `bytes`, about.
@@ -232,7 +348,11 @@ impl Journal for DurableJournal {
         self.tail.bytes().max(self.tail_bytes())
     }
 
-    fn answers_bytes(&self) -> u64 {
+    fn answer_bytes(&self, record: &TransactionRecord) -> u64 {
+        record.bytes()
+    }
+
+    fn answers_span_bytes(&self) -> u64 {
         self.answered.front().map_or(0, |first| self.journal_bytes.saturating_sub(first.journal_bytes))
     }
 
@@ -280,12 +400,17 @@ impl Journal for DurableJournal {
             Record::Transaction(record) => {
                 if record.is_id_kept {
                     self.answered.push_back(Answered {
-                        sequence: record.sequence,
                         number,
                         place: Place::Submitted(Arc::clone(&record)),
                         journal_bytes: self.journal_bytes,
                     });
                 }
+            }
+            Record::Relocated(RelocatedAnswer { transaction, .. }) => {
+                let bytes = transaction.answer_bytes();
+                self.relocation_credit = self.relocation_credit.saturating_sub(bytes);
+                let place = Place::Submitted(transaction);
+                self.answered.push_back(Answered { number, place, journal_bytes: self.journal_bytes });
             }
             Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) | Record::Queries(_) => {}
         }
@@ -296,8 +421,11 @@ impl Journal for DurableJournal {
         Ok(self.tail.after(after))
     }
 
-    fn answered(&mut self, sequence: Sequence) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
-        self.read(sequence).boxed()
+    fn answered(
+        &mut self,
+        number: RecordNumber,
+    ) -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>> {
+        self.read(number).boxed()
     }
 
     fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail {
@@ -306,12 +434,26 @@ impl Journal for DurableJournal {
         self.tail.forget(through)
     }
 
-    fn forget_answers(&mut self, before: Sequence) {
-        // As a rule it is one. The deque is long, and to search it is to touch memory all over it.
-        while self.answered.front().is_some_and(|answered| answered.sequence < before) {
-            self.answered.pop_front();
+    fn forget_answer(&mut self, number: RecordNumber) {
+        let index = index_near_front(&self.answered, |answered| answered.number < number);
+        let Some(answered) = self.answered.get_mut(index).filter(|answered| answered.number == number) else { return };
+        if !matches!(std::mem::replace(&mut answered.place, Place::Forgotten), Place::Forgotten) {
+            self.forgotten += 1;
+        }
+        while self.answered.pop_front_if(|answered| matches!(answered.place, Place::Forgotten)).is_some() {
+            self.forgotten -= 1;
             self.next_placed = self.next_placed.saturating_sub(1);
         }
+        if self.forgotten > self.answered.len() / 2 && self.forgotten > FORGOTTEN_PLACES_MAX {
+            self.answered.retain(|answered| !matches!(answered.place, Place::Forgotten));
+            self.forgotten = 0;
+            // Looked for with the next that is placed.
+            self.next_placed = self.answered.len();
+        }
+    }
+
+    fn relocate_answers(&mut self, span_bytes: u64) -> BoxFuture<'_, Result<Vec<Relocation>, JournalError>> {
+        self.relocate(span_bytes).boxed()
     }
 }
 

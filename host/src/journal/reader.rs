@@ -53,6 +53,26 @@ impl Reader {
         record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
     }
 
+    /// The same for some records of one frame, in their order.
+    ///
+    /// # Errors
+    /// [`ReadError`] if one of them cannot be read.
+    pub(super) fn records(
+        &self,
+        service: &Name,
+        records: &[(RecordNumber, Location)],
+    ) -> Result<Vec<Vec<u8>>, ReadError> {
+        let Some((_, Location { segment, frame_offset, .. })) = records.first().copied() else { return Ok(Vec::new()) };
+        let (header, frame) = self.frame(&*self.open(segment)?, frame_offset)?;
+        let runs = header.runs.iter().zip(decode_body(&header, &frame)?);
+        let mut found = runs.filter(|(run, _)| run.service == *service).flat_map(|(_, records)| records);
+        let bytes = records.iter().map(|(number, location)| {
+            let record = found.find(|record| record.offset == location.record_offset && record.number == *number);
+            record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
+        });
+        bytes.collect()
+    }
+
     /// Opens a segment.
     pub(super) fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
         self.storage.open(&segment_name(segment)).map_err(|error| match error.kind() {

@@ -5,7 +5,7 @@
 //! record that does not decode was written by a newer host, or by a mistake of ours.
 
 use super::frame::RECORD_LENGTH_BYTES;
-use super::{QueriesRecord, QueryRecord, Record, TransactionRecord};
+use super::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
 use crate::clock::Timestamp;
 use crate::event::{Failover, FailoverCause, SlaFailure};
 use crate::meter::{Percent, Resource, Usage};
@@ -54,6 +54,20 @@ enum Stored<'a> {
         sequence: Sequence,
         #[serde(borrow)]
         queries: Vec<StoredQuery<'a>>,
+    },
+    /// Of a user with an incarnation.
+    TransactionOf {
+        incarnation: u64,
+        #[serde(borrow)]
+        transaction: StoredTransaction<'a>,
+    },
+    RelocatedAnswer {
+        incarnation: u64,
+        body_hash: ReplyHash,
+        bytes: u64,
+        /// Without its body.
+        #[serde(borrow)]
+        transaction: StoredTransaction<'a>,
     },
 }
 
@@ -119,13 +133,9 @@ fn as_bytes<S: serde::Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok,
     serializer.serialize_bytes(bytes)
 }
 
-/// The bytes of `record`.
-#[must_use]
-pub fn encode(record: &Record) -> Vec<u8> {
-    let stored = match record {
-        Record::Opened { timestamp, epoch } => Stored::Opened { timestamp: *timestamp, epoch: *epoch },
-        Record::Snapshot { sequence } => Stored::Snapshot { sequence: *sequence },
-        Record::Transaction(record) => Stored::Transaction(StoredTransaction {
+impl<'a> StoredTransaction<'a> {
+    fn of(record: &'a TransactionRecord) -> Self {
+        Self {
             sequence: record.sequence,
             id: &record.id,
             is_id_kept: record.is_id_kept,
@@ -139,7 +149,50 @@ pub fn encode(record: &Record) -> Vec<u8> {
             },
             fuel_used: record.fuel_used,
             query_fuel_used: record.query_fuel_used,
-        }),
+        }
+    }
+
+    fn into_record(self, incarnation: u64, epoch: Epoch, body_hash: ReplyHash) -> Result<TransactionRecord, String> {
+        Ok(TransactionRecord {
+            sequence: self.sequence,
+            id: self.id.into(),
+            is_id_kept: self.is_id_kept,
+            user: Name::new(self.user)?,
+            incarnation,
+            timestamp: self.timestamp,
+            epoch,
+            body: Bytes::copy_from_slice(self.body),
+            body_hash,
+            answer: match self.answer {
+                StoredAnswer::Ok(bytes) => Answer::Ok(Bytes::copy_from_slice(bytes)),
+                StoredAnswer::Refused(text) => Answer::Refused(text.to_owned()),
+                StoredAnswer::Failed(cause) => Answer::Failed(cause),
+            },
+            fuel_used: self.fuel_used,
+            query_fuel_used: self.query_fuel_used,
+        })
+    }
+}
+
+/// The bytes of `record`.
+#[must_use]
+pub fn encode(record: &Record) -> Vec<u8> {
+    let stored = match record {
+        Record::Opened { timestamp, epoch } => Stored::Opened { timestamp: *timestamp, epoch: *epoch },
+        Record::Snapshot { sequence } => Stored::Snapshot { sequence: *sequence },
+        Record::Transaction(record) => {
+            let transaction = StoredTransaction::of(record);
+            match record.incarnation {
+                0 => Stored::Transaction(transaction),
+                incarnation => Stored::TransactionOf { incarnation, transaction },
+            }
+        }
+        Record::Relocated(RelocatedAnswer { transaction, bytes }) => Stored::RelocatedAnswer {
+            incarnation: transaction.incarnation,
+            body_hash: transaction.body_hash,
+            bytes: *bytes,
+            transaction: StoredTransaction { body: &[], ..StoredTransaction::of(transaction) },
+        },
         Record::SlaFailure(record) => {
             let failure = StoredSlaFailure {
                 vm: record.vm.number,
@@ -188,6 +241,7 @@ pub fn encode(record: &Record) -> Vec<u8> {
     let capacity = match record {
         Record::Transaction(record) => record.bytes(),
         Record::Queries(record) => record.bytes(),
+        Record::Relocated(relocated) => relocated.transaction.answer_bytes(),
         _ => 128,
     };
     let bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
@@ -207,26 +261,23 @@ pub fn bytes_in_frame(record: &Record) -> u64 {
 pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, RecordError> {
     let stored: Stored<'_> = postcard::from_bytes(bytes).map_err(|error| RecordError { reason: error.to_string() })?;
     let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
+    let transaction_of = |incarnation, stored: StoredTransaction<'_>| {
+        let body_hash = ReplyHash::of_body(stored.body);
+        let transaction = stored.into_record(incarnation, epoch, body_hash);
+        transaction.map(Arc::new).map_err(|reason| RecordError { reason })
+    };
     Ok(match stored {
         Stored::Opened { timestamp, epoch } => Record::Opened { timestamp, epoch },
         Stored::Snapshot { sequence } => Record::Snapshot { sequence },
-        Stored::Transaction(stored) => Record::Transaction(Arc::new(TransactionRecord {
-            sequence: stored.sequence,
-            id: stored.id.into(),
-            is_id_kept: stored.is_id_kept,
-            user: name(stored.user)?,
-            timestamp: stored.timestamp,
-            epoch,
-            body: Bytes::copy_from_slice(stored.body),
-            body_hash: ReplyHash::of_body(stored.body),
-            answer: match stored.answer {
-                StoredAnswer::Ok(bytes) => Answer::Ok(Bytes::copy_from_slice(bytes)),
-                StoredAnswer::Refused(text) => Answer::Refused(text.to_owned()),
-                StoredAnswer::Failed(cause) => Answer::Failed(cause),
-            },
-            fuel_used: stored.fuel_used,
-            query_fuel_used: stored.query_fuel_used,
-        })),
+        Stored::Transaction(transaction) => Record::Transaction(transaction_of(0, transaction)?),
+        Stored::TransactionOf { incarnation, transaction } => {
+            Record::Transaction(transaction_of(incarnation, transaction)?)
+        }
+        Stored::RelocatedAnswer { incarnation, body_hash, bytes, transaction } => {
+            let transaction = transaction.into_record(incarnation, epoch, body_hash);
+            let transaction = Arc::new(transaction.map_err(|reason| RecordError { reason })?);
+            Record::Relocated(RelocatedAnswer { transaction, bytes })
+        }
         Stored::SlaFailure(failure) => Record::SlaFailure(sla_failure(service, failure, None)),
         Stored::SlaFailureAt { timestamp, failure } => {
             Record::SlaFailure(sla_failure(service, failure, Some(timestamp)))
@@ -309,6 +360,7 @@ mod tests {
         #[test]
         fn a_transaction_is_read_back_as_it_was(
             numbers in any::<[u64; 4]>(),
+            incarnation in prop_oneof![Just(0), any::<u64>()],
             id in ".{0,60}",
             is_id_kept in any::<bool>(),
             body in prop::collection::vec(any::<u8>(), 0..300),
@@ -320,6 +372,7 @@ mod tests {
                 id: id.as_str().into(),
                 is_id_kept,
                 user: Name::new("ada").expect("a name"),
+                incarnation,
                 timestamp: Timestamp(numbers[1]),
                 epoch,
                 body_hash: ReplyHash::of_body(&body),
@@ -331,6 +384,13 @@ mod tests {
             let bytes = encode(&Record::Transaction(Arc::new(record.clone())));
             let Record::Transaction(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
             prop_assert_eq!(&*read, &record);
+            let relocated = RelocatedAnswer {
+                transaction: Arc::new(TransactionRecord { body: Bytes::new(), ..record }),
+                bytes: numbers[0],
+            };
+            let bytes = encode(&Record::Relocated(relocated.clone()));
+            let Record::Relocated(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(read, relocated);
         }
 
         #[test]

@@ -160,6 +160,11 @@ impl From<Denial> for Problem {
             Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
             Denial::IdReused { .. } => (StatusCode::CONFLICT, "id_reused"),
             Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
+            Denial::TooManyIds { retry_after, .. } => {
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_ids", denial.to_string())
+                    .with_outcome(Outcome::Denied)
+                    .with_retry(*retry_after);
+            }
             Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
             Denial::NoMemory { .. } => (StatusCode::SERVICE_UNAVAILABLE, "answers_unread"),
             Denial::MissedDeadlines { retry_after, .. } => {

@@ -1,15 +1,30 @@
 //! Which transaction answered which id: the index by which a repetition is recognised.
+//!
+//! Each user has a window of their own, and what it takes is charged to that user. While all windows together exceed the
+//! budget of the service, the user who is charged most loses their oldest answer: nobody can take from another what that
+//! user's fair share holds. Two kinds of ids differ in what may be forgotten early:
+//!
+//! - An id with a time of its own, a UUID of version 7, may be forgotten at any age. That time is retained for its user,
+//!   and an id that is no newer is denied: it never runs twice.
+//! - Any other id is retained for [`ID_FLOOR`] at least, and one whose time is to come until that time has come, so that
+//!   what was forgotten is never of the future. While the budget cannot be met, new transactions of the users who exceed
+//!   their share are denied before they run.
 
 use crate::clock::Timestamp;
+use crate::journal::frame::RecordNumber;
 use crate::name::Name;
 use crate::transaction::Sequence;
 use serde::{Deserialize, Serialize};
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
 /// How far ahead of the host's clock the time in an id may be. One that is further ahead is an id like any other.
-pub const ID_CLOCK_SKEW_MAX: Duration = Duration::from_secs(60 * 60);
+pub const ID_CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
+
+/// How long an answer is retained at least whose id has no time of its own, however much its user sends: longer than a
+/// client waits before it repeats a request.
+pub const ID_FLOOR: Duration = Duration::from_secs(60);
 
 /// How far back repetitions are recognised. Exactly once holds within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -35,140 +50,730 @@ impl Horizon {
     pub fn durable() -> Self {
         Self { bytes: 1024 * 1024 * 1024, ..Self::default() }
     }
+
+    /// What an answer is charged that takes `bytes`, so that both its bytes and its place among the ids count: either
+    /// budget is exhausted when the charges reach `self.bytes`.
+    fn charge(&self, bytes: u64) -> u64 {
+        bytes.max(self.bytes / (self.ids as u64).max(1)).max(1)
+    }
 }
 
-/// The first 128 bits of the BLAKE3 hash of a user's name and an id of theirs.
+/// A user, and which of those who had that name one after another.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(crate) struct Caller {
+    pub(crate) user: Name,
+    pub(crate) incarnation: u64,
+}
+
+/// The first 128 bits of the BLAKE3 hash of a user's name, their incarnation, and an id of theirs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdKey([u8; 16]);
 
 impl IdKey {
-    /// The key of the id `id` of `user`.
+    /// The key of the id `id` of `user`, who is the `incarnation`-th of that name.
     #[must_use]
-    pub fn new(user: &Name, id: &str) -> Self {
+    pub fn new(user: &Name, incarnation: u64, id: &str) -> Self {
         // A name contains no zero byte, so the two cannot run together.
         let mut hasher = blake3::Hasher::new();
-        hasher.update(user.as_bytes()).update(&[0]).update(id.as_bytes());
+        hasher.update(user.as_bytes()).update(&[0]).update(&incarnation.to_le_bytes()).update(id.as_bytes());
         let mut key = [0; 16];
         key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(key)
     }
 }
 
-/// The time in an id that is a UUID of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)), if
-/// it can be: no later than [`ID_CLOCK_SKEW_MAX`] after `now`.
+/// The time in an id that is a UUID of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
 #[must_use]
-pub fn id_time(id: &str, now: Timestamp) -> Option<Timestamp> {
+pub fn id_time(id: &str) -> Option<Timestamp> {
     let uuid = Uuid::try_parse(id).ok().filter(|uuid| uuid.get_version_num() == 7)?;
     let (seconds, nanoseconds) = uuid.get_timestamp()?.to_unix();
-    let time = Timestamp(seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds.into())?);
-    (time <= now.plus(ID_CLOCK_SKEW_MAX)).then_some(time)
+    Some(Timestamp(seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds.into())?))
 }
 
-/// Points from (user, id) at the sequence whose record holds the answer: the key twice, and where and when.
-#[derive(Debug, Default)]
-pub(crate) struct Answers {
-    sequences: HashMap<IdKey, Sequence>,
-    in_order: VecDeque<Kept>,
-    forgotten_id_time: Option<Timestamp>,
-}
-
-/// An id whose answer is kept.
-#[derive(Debug, Clone, Copy)]
+/// An answer to be retained.
+#[derive(Debug, Clone)]
 pub(crate) struct Kept {
     pub(crate) key: IdKey,
+    pub(crate) caller: Caller,
+    /// Which transaction was answered.
     pub(crate) sequence: Sequence,
+    /// The record that holds the answer.
+    pub(crate) number: RecordNumber,
     /// When it was answered.
     pub(crate) timestamp: Timestamp,
-    /// The time that it carries itself.
+    /// The time that its id carries itself.
     pub(crate) id_time: Option<Timestamp>,
+    /// What it takes.
+    pub(crate) bytes: u64,
+}
+
+/// The newest times in ids that were forgotten, as a snapshot file retains them.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct ForgottenTimes {
+    /// For all users: no older than [`Horizon::age`] before it was noted, or of a file that does not distinguish users.
+    pub(crate) of_all: Option<Timestamp>,
+    /// For each user and incarnation.
+    pub(crate) of_users: Vec<(Name, u64, Timestamp)>,
+}
+
+impl ForgottenTimes {
+    /// What holds for all users.
+    pub(crate) fn for_all(of_all: Option<Timestamp>) -> Self {
+        Self { of_all, of_users: Vec::new() }
+    }
+
+    pub(crate) fn newest(&self) -> Option<Timestamp> {
+        self.of_users.iter().map(|(_, _, time)| *time).max().max(self.of_all)
+    }
+}
+
+/// Points from (user, id) at the record that holds the answer.
+#[derive(Debug)]
+pub(crate) struct Answers {
+    horizon: Horizon,
+    numbers: HashMap<IdKey, RecordNumber>,
+    slots: HashMap<Caller, usize>,
+    windows: Vec<Window>,
+    /// What each user with answers is charged, and their slot.
+    by_charge: BTreeSet<(u64, usize)>,
+    /// What all are charged.
+    charge: u64,
+    /// The slot whose answers are looked at next for their age.
+    next_aged: usize,
+    /// For users without a window: the newest time in an id that was forgotten.
+    forgotten_of_all: Option<Timestamp>,
+}
+
+/// What is retained of a user.
+#[derive(Debug)]
+struct Window {
+    caller: Caller,
+    /// Answers that may be forgotten at any age, since their ids tell how old they are; oldest first.
+    timed: VecDeque<Retained>,
+    /// The others, oldest first.
+    plain: VecDeque<Retained>,
+    charge: u64,
+    /// The newest time in an id that was forgotten: one that is not found and no newer may be one of those.
+    forgotten: Option<Timestamp>,
+}
+
+#[derive(Debug)]
+struct Retained {
+    key: IdKey,
+    timestamp: Timestamp,
+    /// Zero if its id has none.
+    id_time: Timestamp,
+    charge: u64,
+}
+
+impl Retained {
+    /// Whether its id was of the past when it was answered.
+    fn is_timed(&self) -> bool {
+        self.id_time.0 > 0 && self.id_time <= self.timestamp
+    }
+
+    /// From when on it may be forgotten for want of room.
+    fn releasable(&self) -> Timestamp {
+        match self.id_time {
+            _ if self.is_timed() => Timestamp(0),
+            time if time.0 > 0 && time <= self.timestamp.plus(ID_CLOCK_SKEW_MAX) => time,
+            _ => self.timestamp.plus(ID_FLOOR),
+        }
+    }
+
+    fn is_releasable(&self, now: Timestamp) -> bool {
+        // The clock was ahead when it was answered: until when it would be retained has no meaning any more.
+        let was_ahead = self.timestamp > now.plus(ID_CLOCK_SKEW_MAX);
+        was_ahead || self.releasable() <= now
+    }
+}
+
+impl Window {
+    fn is_empty(&self) -> bool {
+        self.timed.is_empty() && self.plain.is_empty()
+    }
+
+    /// Takes out the oldest answer that may be forgotten for want of room.
+    fn take_releasable(&mut self, now: Timestamp) -> Option<Retained> {
+        let plain = self.plain.front().filter(|plain| plain.is_releasable(now)).map(|plain| plain.timestamp);
+        let timed = self.timed.front().map(|timed| timed.timestamp);
+        match (timed, plain) {
+            (Some(timed), Some(plain)) if plain < timed => self.plain.pop_front(),
+            (Some(_), _) => self.timed.pop_front(),
+            (None, Some(_)) => self.plain.pop_front(),
+            (None, None) => None,
+        }
+    }
+
+    /// Takes out an answer that is older than it needs to be.
+    fn take_aged(&mut self, age: Duration, now: Timestamp) -> Option<Retained> {
+        let queues = [&mut self.timed, &mut self.plain];
+        let is_aged = |retained: &Retained| now > retained.timestamp.plus(age);
+        queues.into_iter().find(|queue| queue.front().is_some_and(is_aged))?.pop_front()
+    }
+
+    /// Takes out the answer of this key: a late one, as a rule.
+    fn take(&mut self, key: &IdKey) -> Option<Retained> {
+        [&mut self.timed, &mut self.plain].into_iter().find_map(|queue| {
+            let index = queue.iter().rposition(|retained| retained.key == *key)?;
+            queue.remove(index)
+        })
+    }
 }
 
 impl Answers {
-    /// The index of a service that has forgotten ids up to `forgotten_id_time`.
-    pub(crate) fn new(forgotten_id_time: Option<Timestamp>) -> Self {
-        Self { forgotten_id_time, ..Self::default() }
-    }
-
-    pub(crate) fn find(&self, key: &IdKey) -> Option<Sequence> {
-        self.sequences.get(key).copied()
-    }
-
-    /// The newest time in an id that was forgotten: one that is not found and no newer may be one of those.
-    pub(crate) fn forgotten_id_time(&self) -> Option<Timestamp> {
-        self.forgotten_id_time
-    }
-
-    /// Remembers an answer. A later one of the same id, after one that could be retried, replaces it.
-    pub(crate) fn insert(&mut self, kept: Kept) {
-        self.sequences.insert(kept.key, kept.sequence);
-        self.in_order.push_back(kept);
-    }
-
-    /// Forgets the oldest answer if it lies beyond `horizon` when `bytes` are kept for the sake of all. Returns the
-    /// first sequence whose answer may still be needed, if one was forgotten: then ask again.
-    pub(crate) fn trim(&mut self, horizon: Horizon, now: Timestamp, bytes: u64) -> Option<Sequence> {
-        let Kept { timestamp, .. } = *self.in_order.front()?;
-        let is_within =
-            self.in_order.len() <= horizon.ids && now <= timestamp.plus(horizon.age) && bytes <= horizon.bytes;
-        if is_within { None } else { self.forget_oldest() }
-    }
-
-    fn forget_oldest(&mut self) -> Option<Sequence> {
-        let Kept { key, sequence, id_time, .. } = self.in_order.pop_front()?;
-        if self.sequences.get(&key) == Some(&sequence) {
-            self.sequences.remove(&key);
+    /// The index of a service that has forgotten ids up to these times.
+    pub(crate) fn new(horizon: Horizon, forgotten: ForgottenTimes) -> Self {
+        let mut answers = Self {
+            horizon,
+            numbers: HashMap::new(),
+            slots: HashMap::new(),
+            windows: Vec::new(),
+            by_charge: BTreeSet::new(),
+            charge: 0,
+            next_aged: 0,
+            forgotten_of_all: forgotten.of_all,
+        };
+        for (user, incarnation, time) in forgotten.of_users {
+            let slot = answers.slot(&Caller { user, incarnation });
+            answers.windows[slot].forgotten = Some(time);
         }
-        self.forgotten_id_time = self.forgotten_id_time.max(id_time);
-        Some(sequence.next())
+        answers
+    }
+
+    pub(crate) fn find(&self, key: &IdKey) -> Option<RecordNumber> {
+        self.numbers.get(key).copied()
+    }
+
+    /// The newest time in an id of this user that was forgotten: one that is not found and no newer may be one of those.
+    pub(crate) fn forgotten(&self, caller: &Caller) -> Option<Timestamp> {
+        let window = self.slots.get(caller).map(|slot| &self.windows[*slot]);
+        window.and_then(|window| window.forgotten).max(self.forgotten_of_all)
+    }
+
+    /// The newest times in ids that were forgotten, of all users.
+    pub(crate) fn forgotten_times(&self) -> ForgottenTimes {
+        let of_user =
+            |window: &Window| Some((window.caller.user.clone(), window.caller.incarnation, window.forgotten?));
+        ForgottenTimes { of_all: self.forgotten_of_all, of_users: self.windows.iter().filter_map(of_user).collect() }
+    }
+
+    /// Makes room for a new answer of a user, and puts the records of what was forgotten for that into `forgotten`.
+    ///
+    /// # Errors
+    /// There is none: how long it takes until the user's oldest answer may be forgotten.
+    pub(crate) fn make_room(
+        &mut self,
+        caller: &Caller,
+        now: Timestamp,
+        forgotten: &mut Vec<RecordNumber>,
+    ) -> Result<(), Duration> {
+        while self.charge > self.horizon.bytes {
+            if let Some(number) = self.forget_of_largest(now) {
+                forgotten.push(number);
+                continue;
+            }
+            let Some(&slot) = self.slots.get(caller) else { break };
+            if self.windows[slot].charge <= self.share() {
+                break;
+            }
+            match self.windows[slot].take_releasable(now) {
+                Some(retained) => forgotten.extend(self.forget(slot, &retained, now)),
+                None => {
+                    let oldest = self.windows[slot].plain.front();
+                    let wait = oldest.map_or(0, |oldest| oldest.releasable().0.saturating_sub(now.0));
+                    return Err(Duration::from_nanos(wait));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// What each user may use, whatever the others do.
+    fn share(&self) -> u64 {
+        self.horizon.bytes / (self.by_charge.len() as u64).max(1)
+    }
+
+    /// Retains an answer. One of the same id, which could be retried, is replaced: returns its record.
+    pub(crate) fn insert(&mut self, kept: Kept) -> Option<RecordNumber> {
+        let Kept { key, caller, number, timestamp, id_time, bytes, .. } = kept;
+        let slot = self.slot(&caller);
+        let replaced = self.numbers.insert(key, number);
+        if replaced.is_some()
+            && let Some(older) = self.windows[slot].take(&key)
+        {
+            self.charge(slot, -i128::from(older.charge));
+        }
+        let charge = self.horizon.charge(bytes);
+        let retained = Retained { key, timestamp, id_time: id_time.unwrap_or_default(), charge };
+        let window = &mut self.windows[slot];
+        if retained.is_timed() { &mut window.timed } else { &mut window.plain }.push_back(retained);
+        self.charge(slot, i128::from(charge));
+        replaced
+    }
+
+    /// Notes that the answer in record `from` is in record `to` now. False if the former is not that of the key.
+    pub(crate) fn relocate(&mut self, key: &IdKey, from: RecordNumber, to: RecordNumber) -> bool {
+        let Some(number) = self.numbers.get_mut(key).filter(|number| **number == from) else { return false };
+        *number = to;
+        true
+    }
+
+    /// Forgets an answer that lies beyond the horizon, and returns its record, if there is one: then ask again. A call
+    /// looks at the age of one user's answers, and the next one at that of another's.
+    pub(crate) fn trim(&mut self, now: Timestamp) -> Option<RecordNumber> {
+        if self.next_aged >= self.windows.len() {
+            self.next_aged = 0;
+        }
+        let slot = self.next_aged;
+        if let Some(window) = self.windows.get_mut(slot) {
+            if let Some(aged) = window.take_aged(self.horizon.age, now) {
+                return self.forget(slot, &aged, now);
+            }
+            self.next_aged += 1;
+            self.discard_if_old(slot, now);
+        }
+        if self.charge > self.horizon.bytes { self.forget_of_largest(now) } else { None }
+    }
+
+    /// How many users there are of whom something is known.
+    pub(crate) fn users(&self) -> usize {
+        self.windows.len()
+    }
+
+    fn forget_of_largest(&mut self, now: Timestamp) -> Option<RecordNumber> {
+        let (_, slot) = *self.by_charge.last()?;
+        let retained = self.windows[slot].take_releasable(now)?;
+        self.forget(slot, &retained, now)
+    }
+
+    /// Forgets an answer that was taken out of its window.
+    fn forget(&mut self, slot: usize, retained: &Retained, now: Timestamp) -> Option<RecordNumber> {
+        // One that is still to come would lock out ids of the present.
+        if (1..=now.0).contains(&retained.id_time.0) {
+            let window = &mut self.windows[slot];
+            window.forgotten = window.forgotten.max(Some(retained.id_time));
+        }
+        self.charge(slot, -i128::from(retained.charge));
+        self.numbers.remove(&retained.key)
+    }
+
+    /// Changes what a user is charged.
+    fn charge(&mut self, slot: usize, by: i128) {
+        let window = &mut self.windows[slot];
+        self.by_charge.remove(&(window.charge, slot));
+        let changed = |charge: u64| u64::try_from((i128::from(charge) + by).max(0)).unwrap_or(u64::MAX);
+        (window.charge, self.charge) = (changed(window.charge), changed(self.charge));
+        if !window.is_empty() {
+            self.by_charge.insert((window.charge, slot));
+        }
+    }
+
+    fn slot(&mut self, caller: &Caller) -> usize {
+        if let Some(slot) = self.slots.get(caller) {
+            return *slot;
+        }
+        let slot = self.windows.len();
+        self.slots.insert(caller.clone(), slot);
+        self.windows.push(Window {
+            caller: caller.clone(),
+            timed: VecDeque::new(),
+            plain: VecDeque::new(),
+            charge: 0,
+            forgotten: None,
+        });
+        slot
+    }
+
+    /// Discards a window without answers once what it has forgotten is so old that it can hold for all users: for ids that
+    /// all of them would take for old.
+    fn discard_if_old(&mut self, slot: usize, now: Timestamp) {
+        let window = &self.windows[slot];
+        let is_old = |time: Timestamp| time.plus(self.horizon.age).plus(ID_CLOCK_SKEW_MAX) < now;
+        if !window.is_empty() || !window.forgotten.is_none_or(is_old) {
+            return;
+        }
+        let discarded = self.windows.swap_remove(slot);
+        self.slots.remove(&discarded.caller);
+        self.forgotten_of_all = self.forgotten_of_all.max(discarded.forgotten);
+        if let Some(moved) = self.windows.get(slot) {
+            self.slots.insert(moved.caller.clone(), slot);
+            if self.by_charge.remove(&(moved.charge, self.windows.len())) {
+                self.by_charge.insert((moved.charge, slot));
+            }
+        }
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use proptest::prelude::*;
+    use std::collections::{BTreeMap, HashSet};
 
-    #[test]
-    fn ids_are_forgotten_by_count_age_and_bytes_oldest_first() {
-        let ada = Name::new("ada").expect("a name");
-        let bob = Name::new("bob").expect("a name");
-        let mut answers = Answers::default();
-        for sequence in 1..=5 {
-            let key = IdKey::new(&ada, &sequence.to_string());
-            let (sequence, timestamp) = (Sequence(sequence), Timestamp(sequence));
-            answers.insert(Kept { key, sequence, timestamp, id_time: Some(Timestamp(10 - timestamp.0)) });
-        }
-        assert_eq!(answers.find(&IdKey::new(&ada, "3")), Some(Sequence(3)));
-        assert_eq!((answers.find(&IdKey::new(&bob, "3")), answers.forgotten_id_time()), (None, None));
-        let by_count = Horizon { ids: 4, age: Duration::from_secs(1), bytes: 1_000 };
-        assert_eq!(answers.trim(by_count, Timestamp(5), 0), Some(Sequence(2)));
-        assert_eq!(answers.trim(by_count, Timestamp(5), 0), None);
-        assert_eq!(answers.find(&IdKey::new(&ada, "1")), None);
-        let by_age = Horizon { age: Duration::from_nanos(1), ..by_count };
-        assert_eq!(answers.trim(by_age, Timestamp(5), 0), Some(Sequence(3)));
-        assert_eq!(answers.trim(by_age, Timestamp(5), 0), Some(Sequence(4)));
-        assert_eq!(answers.find(&IdKey::new(&ada, "4")), Some(Sequence(4)));
-        assert_eq!(answers.trim(by_age, Timestamp(5), 0), None);
-        let by_bytes = Horizon { bytes: 19, ..by_count };
-        assert_eq!(answers.trim(by_bytes, Timestamp(5), 20), Some(Sequence(5)));
-        assert_eq!(answers.trim(by_bytes, Timestamp(5), 10), None);
-        assert_eq!(
-            (answers.find(&IdKey::new(&ada, "4")), answers.find(&IdKey::new(&ada, "5"))),
-            (None, Some(Sequence(5)))
-        );
-        assert_eq!(answers.forgotten_id_time(), Some(Timestamp(9)));
+    const SECOND: u64 = 1_000_000_000;
+    const NOW: Timestamp = Timestamp(1_700_000_000 * SECOND);
+
+    fn caller(user: &str) -> Caller {
+        Caller { user: Name::new(user).expect("a name"), incarnation: 0 }
+    }
+
+    fn key(caller: &Caller, id: &str) -> IdKey {
+        IdKey::new(&caller.user, caller.incarnation, id)
+    }
+
+    fn kept(caller: &Caller, id: &str, number: u64, at: Timestamp, id_time: Option<Timestamp>, bytes: u64) -> Kept {
+        let caller = caller.clone();
+        let (key, number) = (key(&caller, id), RecordNumber(number));
+        Kept { key, caller, sequence: Sequence(number.0), number, timestamp: at, id_time, bytes }
+    }
+
+    fn trim_all(answers: &mut Answers, now: Timestamp) -> Vec<u64> {
+        std::iter::from_fn(|| answers.trim(now)).map(|number| number.0).collect()
+    }
+
+    fn small(ids: usize) -> Answers {
+        Answers::new(Horizon { ids, bytes: 1_000, ..Horizon::default() }, ForgottenTimes::default())
     }
 
     #[test]
-    fn the_time_in_an_id_is_that_of_a_version_7_uuid_and_not_far_ahead() {
+    fn the_time_in_an_id_is_that_of_a_version_7_uuid() {
         // The example of RFC 9562, appendix A.6: 2022-02-22T19:22:22Z.
         let id = "017F22E2-79B0-7CC3-98C4-DC0C0C07398F";
-        let time = Timestamp(1_645_557_742_000_000_000);
-        assert_eq!(id_time(id, time), Some(time));
-        let skew = u64::try_from(ID_CLOCK_SKEW_MAX.as_nanos()).expect("an hour");
-        assert_eq!(id_time(id, Timestamp(time.0 - skew)), Some(time));
-        assert_eq!(id_time(id, Timestamp(time.0 - skew - 1)), None);
+        assert_eq!(id_time(id), Some(Timestamp(1_645_557_742_000_000_000)));
         for other in ["", "t1", "919108f7-52d1-4320-9bac-f847db4148a8", "017F22E2-79B0-7CC3-98C4-DC0C0C07398"] {
-            assert_eq!(id_time(other, time), None, "{other}");
+            assert_eq!(id_time(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn two_incarnations_of_a_user_share_no_id() {
+        let (first, second) = (caller("ada"), Caller { incarnation: 1, ..caller("ada") });
+        assert_ne!(key(&first, "1"), key(&second, "1"));
+    }
+
+    #[test]
+    fn what_one_user_sends_makes_nobody_else_forget() {
+        let (ada, bob) = (caller("ada"), caller("bob"));
+        for id_time in [None, Some(NOW)] {
+            let mut answers = small(1_000);
+            for number in 0..10 {
+                answers.insert(kept(&ada, &number.to_string(), number, NOW, None, 20));
+            }
+            let now = NOW.plus(ID_FLOOR);
+            for number in 10..500 {
+                let _ = answers.make_room(&bob, now, &mut Vec::new());
+                answers.insert(kept(&bob, &number.to_string(), number, NOW, id_time, 30));
+                trim_all(&mut answers, now);
+                assert!(answers.charge <= 1_000, "{}", answers.charge);
+            }
+            for number in 0..10 {
+                let found = answers.find(&key(&ada, &number.to_string()));
+                assert_eq!(found, Some(RecordNumber(number)), "{number}");
+            }
+            assert_eq!(answers.forgotten(&ada), None);
+            assert_eq!(answers.forgotten(&bob), id_time);
+        }
+    }
+
+    #[test]
+    fn an_id_without_a_time_is_retained_for_the_floor_and_the_next_one_denied() {
+        let (ada, bob) = (caller("ada"), caller("bob"));
+        let mut answers = small(10);
+        for number in 0..11 {
+            assert_eq!(answers.make_room(&ada, NOW, &mut Vec::new()), Ok(()));
+            answers.insert(kept(&ada, &number.to_string(), number, NOW, None, 1));
+            assert!(trim_all(&mut answers, NOW).is_empty());
+        }
+        let later = NOW.plus(Duration::from_secs(20));
+        assert_eq!(answers.make_room(&ada, later, &mut Vec::new()), Err(ID_FLOOR - Duration::from_secs(20)));
+        // Others have their share, and it does not end with the first of them.
+        for number in 11..16 {
+            assert_eq!(answers.make_room(&bob, later, &mut Vec::new()), Ok(()), "{number}");
+            answers.insert(kept(&bob, &number.to_string(), number, later, None, 1));
+        }
+        let mut forgotten = Vec::new();
+        assert_eq!(answers.make_room(&ada, NOW.plus(ID_FLOOR), &mut forgotten), Ok(()));
+        assert_eq!(forgotten, (0..6).map(RecordNumber).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn ids_with_a_time_are_never_held_up_by_those_without() {
+        let ada = caller("ada");
+        let mut answers = small(10);
+        for number in 0..100 {
+            let now = NOW.plus(Duration::from_millis(number));
+            assert_eq!(answers.make_room(&ada, now, &mut Vec::new()), Ok(()), "{number}");
+            let id_time = (number != 0 && number != 50).then_some(now);
+            answers.insert(kept(&ada, &number.to_string(), number, now, id_time, 1));
+            trim_all(&mut answers, now);
+        }
+        for plain in ["0", "50"] {
+            assert!(answers.find(&key(&ada, plain)).is_some(), "{plain}");
+        }
+        assert_eq!(answers.forgotten(&ada), Some(NOW.plus(Duration::from_millis(91))));
+    }
+
+    #[test]
+    fn an_id_of_the_future_locks_out_nobody_and_is_denied_once_it_is_forgotten() {
+        let (ada, bob) = (caller("ada"), caller("bob"));
+        for ahead in [Duration::from_secs(240), Duration::from_secs(55 * 60)] {
+            let mut answers = small(10);
+            let time = NOW.plus(ahead);
+            answers.insert(kept(&ada, "ahead", 1, NOW, Some(time), 1));
+            let mut number = 1;
+            // Past its time at last.
+            for second in 0..ahead.as_secs() + 120 {
+                let now = NOW.plus(Duration::from_secs(second));
+                for user in [&ada, &bob] {
+                    number += 1;
+                    assert!(answers.forgotten(user).is_none_or(|forgotten| forgotten < now), "{ahead:?} {second}");
+                    assert_eq!(answers.make_room(user, now, &mut Vec::new()), Ok(()));
+                    answers.insert(kept(user, &number.to_string(), number, now, Some(now), 1));
+                    trim_all(&mut answers, now);
+                }
+                let is_known = answers.find(&key(&ada, "ahead")).is_some();
+                let is_denied = answers.forgotten(&ada).is_some_and(|forgotten| time <= forgotten);
+                let is_like_any_other = ahead > ID_CLOCK_SKEW_MAX && second >= ID_FLOOR.as_secs();
+                assert!(is_known || is_denied || is_like_any_other, "{ahead:?} {second}");
+            }
+            assert_eq!(answers.find(&key(&ada, "ahead")), None);
+        }
+    }
+
+    #[test]
+    fn after_a_clock_that_was_ahead_ids_without_a_time_are_forgotten_as_before() {
+        let ada = caller("ada");
+        let mut answers = small(10);
+        let ahead = NOW.plus(Duration::from_secs(86_400 * 365));
+        for number in 0..11 {
+            answers.insert(kept(&ada, &number.to_string(), number, ahead, None, 1));
+        }
+        assert!(trim_all(&mut answers, ahead).is_empty());
+        let mut forgotten = Vec::new();
+        assert_eq!(answers.make_room(&ada, NOW, &mut forgotten), Ok(()));
+        assert_eq!(forgotten, [RecordNumber(0)]);
+    }
+
+    #[test]
+    fn a_user_who_is_long_gone_is_discarded_and_their_ids_denied() {
+        let (ada, bob) = (caller("ada"), caller("bob"));
+        let mut answers = small(10);
+        answers.insert(kept(&ada, "1", 1, NOW, Some(NOW), 1));
+        answers.insert(kept(&bob, "2", 2, NOW, None, 1));
+        let day = answers.horizon.age;
+        let later = NOW.plus(day).plus(Duration::from_secs(1));
+        answers.insert(kept(&caller("eve"), "3", 3, later, None, 1));
+        for _ in 0..3 {
+            trim_all(&mut answers, later);
+        }
+        assert_eq!((answers.users(), answers.forgotten(&ada), answers.forgotten(&bob)), (2, Some(NOW), None));
+        assert_eq!(answers.forgotten_times().of_users, [(ada.user.clone(), 0, NOW)]);
+        let later = later.plus(ID_CLOCK_SKEW_MAX);
+        for _ in 0..3 {
+            trim_all(&mut answers, later);
+        }
+        assert_eq!(answers.users(), 1);
+        assert_eq!((answers.forgotten(&ada), answers.forgotten(&bob)), (Some(NOW), Some(NOW)));
+        assert_eq!(answers.find(&key(&caller("eve"), "3")), Some(RecordNumber(3)));
+    }
+
+    /// What is known of an id that was answered.
+    #[derive(Debug, Clone)]
+    struct Known {
+        kept: Kept,
+        charge: u64,
+        is_retained: bool,
+    }
+
+    /// All that ever was, looked through from end to end.
+    #[derive(Debug)]
+    struct Model {
+        horizon: Horizon,
+        known: BTreeMap<(Caller, String), Known>,
+        now: Timestamp,
+        last: u64,
+    }
+
+    impl Model {
+        fn charge_of(&self, caller: Option<&Caller>) -> u64 {
+            let retained = self.known.values().filter(|known| known.is_retained);
+            retained.filter(|known| caller.is_none_or(|caller| known.kept.caller == *caller)).map(|k| k.charge).sum()
+        }
+
+        fn share(&self) -> u64 {
+            let retained = self.known.values().filter(|known| known.is_retained);
+            let users: HashSet<_> = retained.map(|known| &known.kept.caller).collect();
+            self.horizon.bytes / (users.len() as u64).max(1)
+        }
+
+        /// Checks that an answer may be forgotten now, and forgets it.
+        fn forget(&mut self, number: RecordNumber) {
+            let (all, share, now) = (self.charge_of(None), self.share(), self.now);
+            let found = self.known.iter().find(|(_, known)| known.is_retained && known.kept.number == number);
+            let ((caller, id), known) = found.expect("it is retained");
+            let Kept { timestamp, id_time, .. } = known.kept;
+            if now <= timestamp.plus(self.horizon.age) {
+                assert!(all > self.horizon.bytes, "{id} of {caller:?} was forgotten although there was room");
+                assert!(self.charge_of(Some(caller)) > share, "{id} was taken from the share of {caller:?}");
+                match id_time {
+                    Some(time) if time <= timestamp.plus(ID_CLOCK_SKEW_MAX) => assert!(time <= now, "{id}"),
+                    _ => assert!(timestamp.plus(ID_FLOOR) <= now, "{id} was forgotten early"),
+                }
+            }
+            let key = (caller.clone(), id.clone());
+            self.known.get_mut(&key).expect("it is known").is_retained = false;
+        }
+
+        fn send(&mut self, answers: &mut Answers, caller: &Caller, id: &str, id_time: Option<Timestamp>, bytes: u64) {
+            let key = key(caller, id);
+            let place = (caller.clone(), id.to_owned());
+            if answers.find(&key).is_some() {
+                return;
+            }
+            if id_time.zip(answers.forgotten(caller)).is_some_and(|(time, forgotten)| time <= forgotten) {
+                return;
+            }
+            if let (Some(Known { kept, .. }), Some(time)) = (self.known.get(&place), id_time) {
+                assert!(time > kept.timestamp.plus(ID_CLOCK_SKEW_MAX), "{id} would run twice");
+            }
+            let mut forgotten = Vec::new();
+            let room = answers.make_room(caller, self.now, &mut forgotten);
+            forgotten.into_iter().for_each(|number| self.forget(number));
+            if let Err(wait) = room {
+                assert!(self.charge_of(None) > self.horizon.bytes && self.charge_of(Some(caller)) > self.share());
+                assert!(wait > Duration::ZERO && wait <= ID_CLOCK_SKEW_MAX);
+                let is_held = |known: &Known| known.is_retained && known.kept.caller == *caller;
+                let is_timed = |kept: &Kept| kept.id_time.is_some_and(|time| time <= kept.timestamp);
+                assert!(!self.known.values().any(|known| is_held(known) && is_timed(&known.kept)), "{id}");
+                return;
+            }
+            self.insert(answers, caller, id, id_time, bytes);
+        }
+
+        fn insert(&mut self, answers: &mut Answers, caller: &Caller, id: &str, time: Option<Timestamp>, bytes: u64) {
+            self.last += 1;
+            let kept = kept(caller, id, self.last, self.now, time, bytes);
+            let replaced = answers.insert(kept.clone());
+            let known = Known { charge: self.horizon.charge(bytes), kept, is_retained: true };
+            let older = self.known.insert((caller.clone(), id.to_owned()), known);
+            assert_eq!(replaced, older.filter(|older| older.is_retained).map(|older| older.kept.number));
+            while let Some(number) = answers.trim(self.now) {
+                self.forget(number);
+            }
+        }
+
+        /// The index as a start makes it: what the journal has from the first retained answer on is there again.
+        fn restart(&mut self, answers: &mut Answers) {
+            *answers = Answers::new(self.horizon, answers.forgotten_times());
+            let retained = self.known.values().filter(|known| known.is_retained);
+            let Some(first) = retained.map(|known| known.kept.number).min() else { return };
+            let mut there: Vec<_> = self.known.values_mut().filter(|known| known.kept.number >= first).collect();
+            there.sort_by_key(|known| known.kept.sequence);
+            for known in there {
+                known.is_retained = true;
+                assert_eq!(answers.insert(known.kept.clone()), None);
+            }
+            for _ in 0..=answers.users() {
+                while let Some(number) = answers.trim(self.now) {
+                    self.forget(number);
+                }
+            }
+        }
+
+        fn check(&self, answers: &Answers) {
+            for ((caller, id), known) in &self.known {
+                let found = answers.find(&key(caller, id));
+                assert_eq!(found, known.is_retained.then_some(known.kept.number), "{id} of {caller:?}");
+                if let Some(time) = known.kept.id_time
+                    && !known.is_retained
+                    && time <= known.kept.timestamp.plus(ID_CLOCK_SKEW_MAX)
+                {
+                    assert!(
+                        answers.forgotten(caller).is_some_and(|forgotten| time <= forgotten),
+                        "{id} would run twice"
+                    );
+                }
+                assert!(
+                    answers.forgotten(caller).is_none_or(|forgotten| forgotten <= self.now),
+                    "it locks out {caller:?}"
+                );
+            }
+            assert_eq!(answers.charge, self.charge_of(None));
+        }
+    }
+
+    #[derive(Debug, Clone)]
+    enum Action {
+        /// An id of a user: how far ahead its time is in milliseconds, if it has one, and what it takes.
+        Send(u8, u16, Option<i64>, u64),
+        /// A user's latest id again, which failed and could be retried.
+        Retry(u8, u64),
+        Wait(u64),
+        Restart,
+    }
+
+    fn actions() -> impl Strategy<Value = Action> {
+        let ahead = prop_oneof![
+            3 => Just(None),
+            4 => (-5_000..=0_i64).prop_map(Some),
+            2 => (0..400_000_i64).prop_map(Some),
+            1 => (0..4_000_000_i64).prop_map(Some),
+        ];
+        prop_oneof![
+            20 => (0..4_u8, 0..60_u16, ahead, 1..400_u64).prop_map(|(user, id, ahead, bytes)| {
+                // One of them sends far more than the others.
+                Action::Send(user.saturating_sub(1), id, ahead, bytes)
+            }),
+            1 => (0..3_u8, 1..400_u64).prop_map(|(user, bytes)| Action::Retry(user, bytes)),
+            6 => prop_oneof![Just(1), 1..20_000_u64, 1..200_000_u64, Just(90_000_000)].prop_map(Action::Wait),
+            1 => Just(Action::Restart),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_is_forgotten_that_must_not_be_and_nothing_runs_twice(
+            actions in prop::collection::vec(actions(), 1..200),
+            ids in 1..30_usize,
+            bytes in 500..3_000_u64,
+        ) {
+            let horizon = Horizon { ids, bytes, ..Horizon::default() };
+            let mut answers = Answers::new(horizon, ForgottenTimes::default());
+            let mut model = Model { horizon, known: BTreeMap::new(), now: NOW, last: 0 };
+            let callers = ["ada", "bob", "eve"].map(caller);
+            for action in actions {
+                match action {
+                    Action::Send(user, id, ahead, bytes) => {
+                        let caller = &callers[usize::from(user)];
+                        // The same id has the same time.
+                        let known = model.known.keys().find(|(other, text)| {
+                            other == caller && text.split(' ').next() == Some(id.to_string().as_str())
+                        });
+                        let (text, time) = match known.map(|known| (known.1.clone(), model.known[known].kept.id_time)) {
+                            Some(known) => known,
+                            None => {
+                                let time = ahead.map(|ms| Timestamp(model.now.0.saturating_add_signed(ms * 1_000_000)));
+                                (format!("{id} {time:?}"), time)
+                            }
+                        };
+                        model.send(&mut answers, caller, &text, time, bytes);
+                    }
+                    Action::Retry(user, bytes) => {
+                        let caller = &callers[usize::from(user)];
+                        let of_user = model.known.values().filter(|known| known.is_retained && known.kept.caller == *caller);
+                        let latest = of_user.max_by_key(|known| known.kept.number).map(|known| known.kept.number);
+                        let known = model.known.iter().find(|(_, known)| Some(known.kept.number) == latest);
+                        if let Some(((_, id), known)) = known {
+                            let (id, time) = (id.clone(), known.kept.id_time);
+                            model.insert(&mut answers, caller, &id, time, bytes);
+                        }
+                    }
+                    Action::Wait(ms) => model.now = model.now.plus(Duration::from_millis(ms)),
+                    Action::Restart => model.restart(&mut answers),
+                }
+                model.check(&answers);
+            }
         }
     }
 }

@@ -1,8 +1,8 @@
 //! The way into a service: its bounded queue.
 
-use super::Status;
 use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
+use super::{Caller, Status};
 use crate::budget::Account;
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request, VmId};
@@ -38,6 +38,7 @@ pub(super) enum Message {
     /// Asks for the kept answer to a transaction.
     Find {
         user: Name,
+        incarnation: u64,
         id: String,
         found: oneshot::Sender<Result<Option<Reply>, Denial>>,
         _place: OwnedSemaphorePermit,
@@ -114,31 +115,33 @@ fn gone(service: &Name) -> Denial {
 }
 
 impl ServiceHandle {
-    /// Has a request of `user` executed, once its largest possible answer fits `account`. What is returned waits until its
+    /// Has a request of `caller` executed, once its largest possible answer fits `account`. What is returned waits until its
     /// answer may be told.
     ///
     /// # Errors
     /// It does not stand in the queue.
     pub(crate) fn request(
         &self,
-        user: Name,
+        caller: Caller,
         request: Request,
         account: Option<Arc<Account>>,
     ) -> Result<Pending, Denial> {
         let (reply, answered) = ReplySender::new(account);
-        self.queue.0.push(&user, Queued { request, reply }).map_err(|refused| match refused {
+        let Caller { user, incarnation } = caller;
+        self.queue.0.push(&user, Queued { incarnation, request, reply }).map_err(|refused| match refused {
             Refused::Full => Denial::QueueFull { service: self.name.clone(), limit: self.queue_max },
             Refused::Over => self.gone(),
         })?;
         Ok(Pending { service: self.name.clone(), answered })
     }
 
-    /// The kept answer to `user`'s transaction `id`, once all that was sent before is done and durable. None if there is
+    /// The kept answer to `caller`'s transaction `id`, once all that was sent before is done and durable. None if there is
     /// none: it was never sent, denied, or is beyond the horizon.
-    pub(crate) async fn find(&self, user: Name, id: String) -> Result<Option<Reply>, Denial> {
+    pub(crate) async fn find(&self, caller: Caller, id: String) -> Result<Option<Reply>, Denial> {
         let (found, answered) = oneshot::channel();
         let place = self.look().await;
-        self.order(Message::Find { user, id, found, _place: place })?;
+        let Caller { user, incarnation } = caller;
+        self.order(Message::Find { user, incarnation, id, found, _place: place })?;
         answered.await.map_err(|_| self.gone())?
     }
 

@@ -74,7 +74,7 @@ mod tests {
     use crate::name::Name;
 
     fn key(id: usize) -> IdKey {
-        IdKey::new(&Name::new("ada").expect("a name"), &id.to_string())
+        IdKey::new(&Name::new("ada").expect("a name"), 0, &id.to_string())
     }
 
     #[test]

@@ -21,6 +21,8 @@ const TURN_BYTES_MAX: usize = 1024 * 1024;
 
 /// A request in a line.
 pub(super) struct Queued {
+    /// Which of the users who had the name of the line's user.
+    pub(super) incarnation: u64,
     pub(super) request: Request,
     pub(super) reply: ReplySender,
 }

@@ -1,6 +1,6 @@
 //! How a durable service begins, and how it is brought back from what its data directory holds.
 
-use super::answers::Answers;
+use super::answers::{Answers, ForgottenTimes, Kept as KeptId};
 use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
 use crate::data::keeper::{Keeper, Kept};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
@@ -17,7 +17,7 @@ use crate::storage::Storage;
 use crate::transaction::{Sequence, VmId};
 use crate::vm::Vm;
 use futures::future::BoxFuture;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
@@ -110,7 +110,7 @@ impl Service {
             accepted_divergences: &spec.accepted_divergences,
             maintenance: surroundings.maintenance,
         };
-        let Base { found: base, snapshot, tail, rehydrated } =
+        let Base { found: base, snapshot, forgotten, tail, rehydrated } =
             base(&**directory.storage(), &found, subject, &surroundings).await?;
         let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
         drop(permit);
@@ -138,16 +138,21 @@ impl Service {
         let tail_fuel = replay_fuel(&tail);
         let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, TailEntry::of(record)?));
         let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
-        let mut answers = Answers::new(base.header.as_ref().and_then(|header| header.course.forgotten_id_time));
-        for (kept, _) in &found.answered {
-            answers.insert(*kept);
-        }
+        let mut answers = Answers::new(spec.horizon, forgotten);
+        // Of a clock that was ahead it is not known when they were given.
+        let now = surroundings.clock.now();
+        let of_the_past = |kept: &KeptId| KeptId { timestamp: kept.timestamp.min(now), ..kept.clone() };
+        let replaced: BTreeSet<RecordNumber> =
+            found.answered.iter().filter_map(|(kept, _)| answers.insert(of_the_past(kept))).collect();
+        let mut answered: Vec<_> = found.answered.iter().map(|(_, answer)| *answer).collect();
+        answered.retain(|answer| !replaced.contains(&answer.number));
+        answered.sort_by_key(|answer| answer.number);
         let tail_bytes: u64 = found.records_after(&base).iter().map(|(_, record)| record::bytes_in_frame(record)).sum();
         let history = History {
             last: found.last,
             epoch: spec.epoch,
             tail: numbered_tail,
-            answered: found.answered.iter().map(|(_, answer)| *answer).collect(),
+            answered,
             journal_bytes: found.journal_bytes,
             snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
         };
@@ -160,7 +165,9 @@ impl Service {
         service.snapshot_fuel = fuel_used.saturating_sub(tail_fuel);
         service.counts.replayed_transactions = replayed_transactions;
         service.counts.fuel_maintenance = fuel_used;
-        service.forget_old_answers(service.surroundings.clock.now().max(last_timestamp));
+        for _ in 0..=service.answers.users() {
+            service.forget_old_answers();
+        }
         let task = service.open(directory, kept.into_iter().rev().collect());
         service.emit(Event::Restored {
             vm: service.vm.id.clone(),
@@ -188,6 +195,7 @@ impl Service {
 struct Base {
     found: FoundSnapshot,
     snapshot: Arc<Snapshot>,
+    forgotten: ForgottenTimes,
     /// The kept transactions and the queries after it.
     tail: Vec<TailEntry>,
     rehydrated: Rehydrated,
@@ -202,7 +210,8 @@ async fn base(
 ) -> Result<Base, RecoverError> {
     let mut unusable = None;
     for candidate in found.usable() {
-        let snapshot = Arc::new(candidate.load(storage)?);
+        let (snapshot, forgotten) = candidate.load_all(storage)?;
+        let snapshot = Arc::new(snapshot);
         let tail = kept(found.records_after(candidate));
         let mut rehydrated = rehydrate(subject, &snapshot, &tail).await;
         for _ in 0..ATTEMPTS_MAX {
@@ -212,7 +221,7 @@ async fn base(
             rehydrated = rehydrate(subject, &snapshot, &tail).await;
         }
         match rehydrated {
-            Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, tail, rehydrated }),
+            Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, forgotten, tail, rehydrated }),
             Err(error @ RehydrateError::Diverged { sequence, .. }) => {
                 return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });
             }

@@ -37,8 +37,12 @@ pub const SECTION_WORKLOAD: u16 = 3;
 /// The section with the service's settings, of a portable snapshot.
 pub const SECTION_SETTINGS: u16 = 4;
 
+/// The section with the newest times in ids whose answers were forgotten, of each user. It is optional: a host that does
+/// not know it takes [`Course::forgotten_id_time`] as that of all users.
+pub const SECTION_FORGOTTEN: u16 = 5;
+
 /// The kinds that this host knows.
-const SECTIONS_KNOWN: [u16; 3] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS];
+const SECTIONS_KNOWN: [u16; 4] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS, SECTION_FORGOTTEN];
 
 const MAGIC: [u8; 8] = *b"LBSNAPS\n";
 
@@ -96,14 +100,14 @@ pub struct Course {
     pub epoch: Epoch,
     /// The first record of the service's journal with an answer that was kept.
     pub first_answer: RecordNumber,
-    /// The newest time in an id whose answer was forgotten.
+    /// The newest time in an id whose answer was forgotten, of all users.
     pub forgotten_id_time: Option<Timestamp>,
 }
 
 /// A part of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
-    /// What it is: [`SECTION_STATE`], [`SECTION_WORKLOAD`] or [`SECTION_SETTINGS`].
+    /// What it is: [`SECTION_STATE`], [`SECTION_WORKLOAD`], [`SECTION_SETTINGS`] or [`SECTION_FORGOTTEN`].
     pub kind: u16,
     /// Whether a host that does not know its kind may leave it out. Otherwise it must refuse the snapshot.
     pub is_optional: bool,

@@ -1,0 +1,146 @@
+//! Whose ids are recognised, and for how long, whatever others send.
+
+use crate::durable::{start_with, uuid7};
+use crate::rig::{MIB, Rig, name, ok, size};
+use lifeboat::auth::{Grant, Token};
+use lifeboat::catalog::ServiceSettings;
+use lifeboat::clock::{Clock, Timestamp};
+use lifeboat::failover::FailoverMode;
+use lifeboat::journal::frame::DirectoryId;
+use lifeboat::journal::recovery::{Found, inspect};
+use lifeboat::journal::{Record, record};
+use lifeboat::service::Horizon;
+use lifeboat::storage::SimulatedStorage;
+use lifeboat::transaction::{Denial, Epoch, Kind, Reply, Request};
+use std::time::Duration;
+
+/// Lets another user transact with a service.
+fn let_in(rig: &Rig, user: &str, service: &str) -> Token {
+    let user = name(user);
+    let mut authority = rig.host.authority();
+    authority.add_user(&user);
+    authority.grant(&user, &name(service), Grant::Transact);
+    authority.issue(&user, Timestamp(u64::MAX), [user.len().try_into().expect("short"); 32]).expect("just added")
+}
+
+async fn send(rig: &Rig, token: &Token, service: &str, id: Option<String>, body: &str) -> Result<Reply, Denial> {
+    let request = Request { id, body: body.to_owned().into(), kind: Kind::Transaction };
+    rig.host.request(token.reveal(), service, request).await
+}
+
+fn ms(rig: &Rig) -> u64 {
+    rig.clock.now().0 / 1_000_000
+}
+
+#[tokio::test]
+async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restart() {
+    let few = |settings: &mut ServiceSettings| settings.horizon.bytes = 64 * 1024;
+    for (seed, with_ids) in [(1, true), (2, false)] {
+        let mut storage = SimulatedStorage::new(seed);
+        let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+        let mut of_ada = Vec::new();
+        for number in 0..20 {
+            let id = if number % 2 == 0 { format!("plain-{number}") } else { uuid7(ms(&rig), number) };
+            let answered = rig.send_as("ant", &id, "1").await.expect("kept");
+            of_ada.push((id, answered));
+            rig.clock.advance(Duration::from_millis(1));
+        }
+        let (mut sent, mut bytes_max, mut of_bob) = (0, 0, Vec::new());
+        for restart in 0..4_u8 {
+            let bob = let_in(&rig, "bob", "ant");
+            for number in 0..500 {
+                sent += 1;
+                let id = if number % 3 == 0 { format!("bob-{sent}") } else { uuid7(ms(&rig), 1_000 + sent) };
+                let id = with_ids.then_some(id);
+                match send(&rig, &bob, "ant", id.clone(), "refuse").await {
+                    Ok(answered) => of_bob.extend(id.map(|id| (id, answered.sequence))),
+                    Err(Denial::TooManyIds { user, .. }) => assert_eq!(&*user, "bob"),
+                    Err(other) => panic!("{other}"),
+                }
+                rig.clock.advance(Duration::from_millis(200));
+                if number % 50 == 49 {
+                    rig.snapshot("ant").await;
+                    bytes_max = bytes_max.max(storage.used_bytes());
+                }
+            }
+            let now = rig.clock.now();
+            for turn in 0..2 {
+                for (id, seen) in &of_ada {
+                    let again = rig.send_as("ant", id, "1").await.expect("answered before");
+                    assert!(
+                        again.is_repeated && again.sequence == seen.sequence && again.answer == seen.answer,
+                        "{id}"
+                    );
+                }
+                if turn == 0 {
+                    storage = storage.crash();
+                    drop(rig);
+                    rig =
+                        start_with(&storage, FailoverMode::Direct, None, restart + 2, few).await.expect("starts again");
+                    rig.clock.advance(Duration::from_nanos(now.0 - rig.clock.now().0));
+                }
+            }
+            // What of them is forgotten was so long ago, or says that it is old.
+            let bob = let_in(&rig, "bob", "ant");
+            for (id, sequence) in of_bob.iter().filter(|(id, _)| !id.starts_with("bob")).rev().step_by(7) {
+                match send(&rig, &bob, "ant", Some(id.clone()), "refuse").await {
+                    Ok(again) => assert!(again.is_repeated && again.sequence == *sequence, "{id} ran twice"),
+                    Err(denied) => assert!(matches!(denied, Denial::TooOld { .. }), "{denied}"),
+                }
+            }
+        }
+        let mut relocated = 0;
+        inspect(&storage, DirectoryId([1; 16]), None, &mut |found| {
+            if let Found::Record { service, bytes, .. } = found {
+                let decoded = record::decode(service, Epoch::default(), bytes).expect("it decodes");
+                relocated += usize::from(matches!(decoded, Record::Relocated(_)));
+            }
+        })
+        .expect("readable");
+        assert!(relocated >= of_ada.len(), "{relocated} are in the journal");
+        // A block for each transaction that was sent alone, and all of them are four times that.
+        assert!(bytes_max < 3 * MIB, "the journal takes {bytes_max} bytes after {sent} transactions");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_is_ahead_locks_out_nobody() {
+    for minutes in [4, 55] {
+        let rig = Rig::new();
+        rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
+            spec.horizon = Horizon { ids: 10, ..Horizon::default() };
+        })
+        .await
+        .expect("starts");
+        let bob = let_in(&rig, "bob", "tally");
+        let ahead = uuid7(ms(&rig) + minutes * 60_000, 1);
+        assert_eq!(ok(&rig.send_as("tally", &ahead, "x").await), "1");
+        for round in 0..40 {
+            rig.clock.advance(Duration::from_secs(10));
+            let (ada, other) = (uuid7(ms(&rig), 2 * round), uuid7(ms(&rig), 2 * round + 1));
+            assert!(!rig.send_as("tally", &ada, "x").await.expect("a fresh id").is_repeated, "{minutes} {round}");
+            assert!(!send(&rig, &bob, "tally", Some(other), "x").await.expect("a fresh id").is_repeated);
+        }
+        // By now it is forgotten: it is denied, or like any other id.
+        let again = rig.send_as("tally", &ahead, "x").await;
+        let is_denied = matches!(again, Err(Denial::TooOld { .. }));
+        assert_eq!(is_denied, minutes == 4, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_user_who_is_removed_and_added_again_inherits_no_answer() {
+    let storage = SimulatedStorage::new(3);
+    let rig = start_with(&storage, FailoverMode::Direct, None, 1, |_| {}).await.expect("starts");
+    let first = let_in(&rig, "bob", "ant");
+    let answered = send(&rig, &first, "ant", Some("pay".into()), "1").await.expect("kept");
+    assert!(send(&rig, &first, "ant", Some("pay".into()), "1").await.expect("kept").is_repeated);
+    assert!(rig.host.authority().remove_user("bob"));
+    let second = let_in(&rig, "bob", "ant");
+    let theirs = send(&rig, &second, "ant", Some("pay".into()), "1").await.expect("another one's");
+    assert!(!theirs.is_repeated && theirs.sequence > answered.sequence);
+    let identity = rig.host.authenticate(second.reveal()).expect("valid");
+    let found = rig.host.find_transaction(&identity, "ant", "pay").await.expect("found").expect("theirs");
+    assert_eq!(found.sequence, theirs.sequence);
+    assert!(rig.host.find_transaction(&identity, "ant", "other").await.expect("looked for").is_none());
+}
