@@ -101,6 +101,11 @@ async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
     storage.mend(Operation::Write);
     assert_eq!(site.transact(&admin, "bank", "2", "x").await.text(), "2");
+    // The catalog goes on as well: for who logs in, and who removes.
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
+    assert!(!host.has_service(&bank));
+    assert_eq!(snapshots(), 0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,8 +2,9 @@
 //! and tokens, and the seal.
 //!
 //! It is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that is on the
-//! disk when its method returns. One that fails is the last: it may be on the disk or not, and the catalog takes no
-//! other until the directory is opened again.
+//! disk when its method returns. One that fails may be on the disk or not. After a write that failed, for want of room as
+//! a rule, the next change opens the file anew, as a start would; a sync that failed is the end until the directory is
+//! opened again, since nobody knows what is on the disk.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
 //! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
@@ -33,14 +34,13 @@ use crate::journal::recovery::Seal;
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
 use crate::storage::{Storage, StorageFile};
-use backend::{Backend, CATALOG_BYTES_MAX};
+use backend::{Backend, CATALOG_BYTES_MAX, Failed, FailureFlag};
 use entry::EntryError;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use thiserror::Error;
 
 /// The name of its file.
@@ -80,11 +80,20 @@ const LAST_INCARNATION: &str = "last_incarnation";
 /// The catalog of a data directory.
 #[derive(Debug)]
 pub struct Catalog {
-    database: Database,
+    /// Replaced when it is opened anew.
+    open: RwLock<Open>,
     directory: DirectoryId,
-    has_failed: Arc<AtomicBool>,
+    /// Where its file is, if it may be opened anew.
+    storage: OnceLock<Arc<dyn Storage>>,
     /// Whether the database is a copy in memory.
     is_copy: bool,
+}
+
+/// The database, and what has failed of it.
+#[derive(Debug)]
+struct Open {
+    database: Database,
+    failure: Arc<FailureFlag>,
 }
 
 /// The catalog cannot be opened, read or changed.
@@ -137,7 +146,7 @@ pub enum CatalogError {
     #[error("'{CATALOG_FILE}' was opened to be read only")]
     ReadOnly,
     /// An earlier change failed.
-    #[error("'{CATALOG_FILE}' takes no changes since one failed; start the host again")]
+    #[error("'{CATALOG_FILE}' takes no changes since one failed; see to the disk, and start the host again")]
     Poisoned,
     /// The storage fails.
     #[error("cannot {action} '{CATALOG_FILE}'")]
@@ -192,19 +201,20 @@ impl Catalog {
             _ => {}
         }
         let file = storage.create(ASIDE_FILE).map_err(CatalogError::storage("create"))?;
-        let has_failed = Arc::new(AtomicBool::new(false));
+        let failure = Arc::new(FailureFlag::default());
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
-            .create_with_backend(Backend::new(file, Arc::clone(&has_failed)))
+            .create_with_backend(Backend::new(file, Arc::clone(&failure)))
             .map_err(CatalogError::redb("create"))?;
-        let aside = Self { database, directory, has_failed, is_copy: false };
+        let aside = Self::of(database, failure, false);
         aside.change("create", |transaction| {
             transaction.open_table(SERVICES)?;
             put_meta(transaction, FORMAT, &CATALOG_VERSION.to_le_bytes())?;
             put_meta(transaction, DIRECTORY, &directory.0)?;
             put_meta(transaction, JOURNAL_IN_USE, &[0])
         })?;
-        aside.database.close().map_err(CatalogError::redb("create"))?;
+        let Open { database, .. } = aside.open.into_inner().unwrap_or_else(PoisonError::into_inner);
+        database.close().map_err(CatalogError::redb("create"))?;
         storage.rename(ASIDE_FILE, CATALOG_FILE).map_err(CatalogError::storage("name"))?;
         storage.sync_directory().map_err(CatalogError::storage("sync the directory of"))?;
         Self::open(storage)
@@ -224,8 +234,47 @@ impl Catalog {
     /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
     pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
         let (file, _) = open_file(storage)?;
-        let has_failed = Arc::new(AtomicBool::new(false));
-        Self::open_backend(Backend::new(file, Arc::clone(&has_failed)), has_failed, false)
+        let failure = Arc::new(FailureFlag::default());
+        Self::open_backend(Backend::new(file, Arc::clone(&failure)), failure, false)
+    }
+
+    /// Lets the catalog open its file anew after a write to it failed. `storage` is where it is.
+    pub(crate) fn reopen_from(&self, storage: Arc<dyn Storage>) {
+        // It is the same one if somebody set it before.
+        let _ = self.storage.set(storage);
+    }
+
+    /// Opens the file anew if a write to it failed, which the next change does as well. Then it can be read what became of
+    /// the change that failed.
+    ///
+    /// # Errors
+    /// [`CatalogError::Poisoned`], or those of [`Catalog::open`].
+    pub(crate) fn mend(&self) -> Result<(), CatalogError> {
+        let failed = self.read_open().failure.get();
+        match (failed, self.storage.get()) {
+            (None, _) => return Ok(()),
+            (Some(Failed::Write), Some(_)) => {}
+            _ => return Err(CatalogError::Poisoned),
+        }
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        if open.failure.get().is_none() {
+            // Another change was first.
+            return Ok(());
+        }
+        let storage = self.storage.get().expect("it is set");
+        let anew = Self::open(&**storage)?;
+        // What failed writes nothing any more, not even when it is dropped.
+        *open = anew.open.into_inner().unwrap_or_else(PoisonError::into_inner);
+        Ok(())
+    }
+
+    fn read_open(&self) -> RwLockReadGuard<'_, Open> {
+        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn of(database: Database, failure: Arc<FailureFlag>, is_copy: bool) -> Self {
+        let open = RwLock::new(Open { database, failure });
+        Self { open, directory: DirectoryId([0; 16]), storage: OnceLock::new(), is_copy }
     }
 
     /// Opens a copy in memory: redb writes even if it is only read, and so does what undoes what a crash interrupted. The
@@ -241,12 +290,12 @@ impl Catalog {
             .and_then(|()| copy.set_len(bytes))
             .and_then(|()| copy.write(0, &content))
             .map_err(CatalogError::storage("read"))?;
-        Self::open_backend(copy, Arc::new(AtomicBool::new(false)), true)
+        Self::open_backend(copy, Arc::default(), true)
     }
 
     fn open_backend(
         backend: impl StorageBackend,
-        has_failed: Arc<AtomicBool>,
+        failure: Arc<FailureFlag>,
         is_copy: bool,
     ) -> Result<Self, CatalogError> {
         let database = redb::Builder::new()
@@ -254,7 +303,7 @@ impl Catalog {
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)
             .map_err(CatalogError::redb("open"))?;
-        let mut catalog = Self { database, directory: DirectoryId([0; 16]), has_failed, is_copy };
+        let mut catalog = Self::of(database, failure, is_copy);
         // Before anything else, which may look otherwise in a later version.
         let format = catalog.meta_array(FORMAT)?.map(u32::from_le_bytes);
         match format {
@@ -413,27 +462,21 @@ impl Catalog {
         if self.is_copy {
             return Err(CatalogError::ReadOnly);
         }
-        if self.has_failed.load(Ordering::SeqCst) {
+        self.mend()?;
+        let open = self.read_open();
+        if open.failure.get().is_some() {
             return Err(CatalogError::Poisoned);
         }
-        let result = self.commit(change).and_then(|done| self.commit(|_| Ok(done)));
+        let result = open.commit(change).and_then(|done| open.commit(|_| Ok(done)));
         result.map_err(|error| {
             // The backend knows of the storage's failures; redb may have others.
-            self.has_failed.store(true, Ordering::SeqCst);
+            open.failure.set(Failed::Otherwise);
             CatalogError::redb(action)(error)
         })
     }
 
-    fn commit<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
-        let mut transaction = self.database.begin_write()?;
-        transaction.set_two_phase_commit(true);
-        let done = change(&transaction)?;
-        transaction.commit()?;
-        Ok(done)
-    }
-
     fn read(&self, table: Table) -> Result<redb::ReadOnlyTable<&'static str, &'static [u8]>, CatalogError> {
-        let transaction = self.database.begin_read().map_err(CatalogError::redb("read"))?;
+        let transaction = self.read_open().database.begin_read().map_err(CatalogError::redb("read"))?;
         transaction.open_table(table).map_err(CatalogError::redb("read"))
     }
 
@@ -442,7 +485,7 @@ impl Catalog {
         &self,
         table: Table,
     ) -> Result<Option<redb::ReadOnlyTable<&'static str, &'static [u8]>>, CatalogError> {
-        let transaction = self.database.begin_read().map_err(CatalogError::redb("read"))?;
+        let transaction = self.read_open().database.begin_read().map_err(CatalogError::redb("read"))?;
         match transaction.open_table(table) {
             Ok(table) => Ok(Some(table)),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
@@ -462,6 +505,16 @@ impl Catalog {
             bytes.try_into().map_err(|_| unreadable(META, key, &format!("it is {found} bytes long, not {N}")))
         };
         self.meta(key)?.map(array).transpose()
+    }
+}
+
+impl Open {
+    fn commit<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+        let mut transaction = self.database.begin_write()?;
+        transaction.set_two_phase_commit(true);
+        let done = change(&transaction)?;
+        transaction.commit()?;
+        Ok(done)
     }
 }
 

@@ -256,6 +256,7 @@ impl Locked {
         }
         let (writer, committer) =
             commit::start(log, options.queue_bytes).map_err(DataError::storage("start a thread for the journal"))?;
+        catalog.reopen_from(Arc::clone(&storage));
         let directory = Arc::new(DataDirectory {
             storage,
             catalog,
@@ -425,7 +426,13 @@ impl DataDirectory {
     /// [`DataError::Catalog`]. It may be in the catalog or not; this host goes on as if it is.
     pub(crate) fn remove_entry(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
         let entry = self.catalog.service(service)?;
-        self.catalog.remove_service(service)?;
+        if let Err(error) = self.catalog.remove_service(service) {
+            // It may be done all the same.
+            let is_gone = |()| self.catalog.service(service).is_ok_and(|found| found.is_none());
+            if !self.catalog.mend().is_ok_and(is_gone) {
+                return Err(error.into());
+            }
+        }
         Ok(entry)
     }
 

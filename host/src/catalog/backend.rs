@@ -7,8 +7,7 @@
 use crate::storage::StorageFile;
 use redb::StorageBackend;
 use std::io;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 
 /// The longest file of a catalog, in bytes. A damaged file must not make redb ask for more.
 pub(super) const CATALOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
@@ -17,20 +16,46 @@ pub(super) const CATALOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
 #[derive(Debug)]
 pub(super) struct Backend {
     file: Box<dyn StorageFile>,
-    has_failed: Arc<AtomicBool>,
+    failure: Arc<FailureFlag>,
+}
+
+/// What has failed first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failed {
+    /// A write, or a change of length. What the disk has is what a reader of the file sees.
+    Write,
+    /// A sync: what a reader sees may not be on the disk, and no later sync tells.
+    Sync,
+    /// Something else.
+    Otherwise,
+}
+
+/// Says once that something has failed.
+#[derive(Debug, Default)]
+pub(super) struct FailureFlag(OnceLock<Failed>);
+
+impl FailureFlag {
+    pub(super) fn get(&self) -> Option<Failed> {
+        self.0.get().copied()
+    }
+
+    pub(super) fn set(&self, failed: Failed) {
+        // The first one counts.
+        let _ = self.0.set(failed);
+    }
 }
 
 impl Backend {
-    /// `has_failed` is set by the first failure, and refuses all writes once it is set.
-    pub(super) fn new(file: Box<dyn StorageFile>, has_failed: Arc<AtomicBool>) -> Self {
-        Self { file, has_failed }
+    /// `failure` is set by the first failure, and refuses all writes once it is set.
+    pub(super) fn new(file: Box<dyn StorageFile>, failure: Arc<FailureFlag>) -> Self {
+        Self { file, failure }
     }
 
-    fn change(&self, change: impl FnOnce(&dyn StorageFile) -> io::Result<()>) -> io::Result<()> {
-        if self.has_failed.load(Ordering::SeqCst) {
+    fn change(&self, failed: Failed, change: impl FnOnce(&dyn StorageFile) -> io::Result<()>) -> io::Result<()> {
+        if self.failure.get().is_some() {
             return Err(io::Error::other("an earlier write failed"));
         }
-        change(self.file.as_ref()).inspect_err(|_| self.has_failed.store(true, Ordering::SeqCst))
+        change(self.file.as_ref()).inspect_err(|_| self.failure.set(failed))
     }
 }
 
@@ -44,7 +69,7 @@ impl StorageBackend for Backend {
     }
 
     fn set_len(&self, len: u64) -> io::Result<()> {
-        self.change(|file| {
+        self.change(Failed::Write, |file| {
             if len > CATALOG_BYTES_MAX {
                 let message = format!("the catalog needs {len} bytes, the limit is {CATALOG_BYTES_MAX} bytes");
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
@@ -54,10 +79,10 @@ impl StorageBackend for Backend {
     }
 
     fn sync_data(&self) -> io::Result<()> {
-        self.change(|file| file.sync_data())
+        self.change(Failed::Sync, |file| file.sync_data())
     }
 
     fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.change(|file| file.write_all_at(offset, data))
+        self.change(Failed::Write, |file| file.write_all_at(offset, data))
     }
 }

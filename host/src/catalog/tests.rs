@@ -261,7 +261,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
     catalog.put_service(&name("bank"), &entry(1))?;
     let tables = |catalog: &Catalog| {
-        let transaction = catalog.database.begin_read().map_err(CatalogError::redb("read"))?;
+        let transaction = catalog.read_open().database.begin_read().map_err(CatalogError::redb("read"))?;
         let tables = transaction.list_tables().map_err(CatalogError::redb("read"))?;
         Ok::<_, CatalogError>(tables.map(|table| table.name().to_owned()).collect::<Vec<_>>())
     };
@@ -366,6 +366,47 @@ fn after_a_failed_change_nothing_is_written_any_more() -> Result<(), CatalogErro
         }
     }
     assert!(failures > 8 && olds > 3 && news > 3, "{failures} {olds} {news}");
+    Ok(())
+}
+
+#[test]
+fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Result<(), CatalogError> {
+    let mut refused = 0;
+    for nth in 1.. {
+        let storage = SimulatedStorage::new(nth);
+        let (catalog, old) = filled(&storage)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        let mut new = old.clone();
+        storage.fail(Operation::Write, nth);
+        if Action::Put(3, nth).run(&catalog, &mut new).is_ok() {
+            break;
+        }
+        refused += 1;
+        // As long as there is none, nothing is taken, however often it is tried.
+        storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
+        for _ in 0..3 {
+            assert!(Action::Put(4, nth).run(&catalog, &mut new.clone()).is_err());
+        }
+        storage.mend(Operation::Write);
+        Action::Put(4, nth).run(&catalog, &mut old.clone())?;
+        let known = [&old, &new].map(|known| {
+            let mut known = known.clone();
+            known.services.insert(name("service-4"), entry(nth));
+            known
+        });
+        let found = content(&catalog)?;
+        assert!(known.contains(&found), "{found:?}");
+        drop(catalog);
+        assert_eq!(content(&Catalog::open(&storage.crash())?)?, found);
+    }
+    assert!(refused > 4, "{refused}");
+    // Nobody knows what a failed sync left.
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    catalog.reopen_from(Arc::new(storage.clone()));
+    storage.fail(Operation::SyncData, 1);
+    assert!(catalog.set_seal(None).is_err());
+    assert!(matches!(catalog.set_seal(None), Err(CatalogError::Poisoned)));
     Ok(())
 }
 
