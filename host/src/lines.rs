@@ -4,4 +4,6 @@ mod envelope;
 mod reply;
 
 pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain, present, wrap};
-pub use reply::{Form, NotDone, Parts, Payload, escaped, is_one_line, outcome, parts_of_batch, print, print_of_batch};
+pub use reply::{
+    Form, NotDone, Parts, Payload, as_line, escaped, escaped_text, outcome, parts_of_batch, print, print_of_batch,
+};

@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt, stream};
 use indicatif::{ProgressBar, ProgressState, ProgressStyle};
 use lifeboat::client::{Batch as Sending, BatchAnswer, ClientError, Found, Progress};
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, Line, is_one_line};
+use lifeboat::lines::{self, ENVELOPE_BYTES_MAX, Line};
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::transaction::Outcome;
@@ -349,8 +349,9 @@ fn print(out: &mut impl Write, answer: &BatchAnswer, json: bool) -> io::Result<(
     if answer.outcome == Outcome::Ok && !json {
         let printed: Printed = serde_json::from_slice(&answer.line)?;
         let text = printed.json.as_ref().map(|json| json.get()).or(printed.text.as_deref());
-        if let Some(text) = text.filter(|text| is_one_line(text.as_bytes())) {
-            return writeln!(out, "{text}");
+        if let Some(line) = text.and_then(|text| lines::as_line(text.as_bytes())) {
+            out.write_all(&line)?;
+            return out.write_all(b"\n");
         }
     }
     let mut line = lines::escaped(answer.line.to_vec());

@@ -6,6 +6,7 @@ use clap::Args;
 use futures::StreamExt;
 use lifeboat::client::{Event, EventFilter};
 use lifeboat::event::Printable;
+use lifeboat::lines;
 use lifeboat::name::Name;
 use serde_json::Value;
 use std::io::{self, Write};
@@ -81,7 +82,7 @@ fn shown(event: &Event, json: bool) -> String {
         if let Value::Object(fields) = &mut data {
             fields.insert("id".into(), Value::from(&**id));
         }
-        return format!("{data}\n");
+        return lines::escaped_text(format!("{data}\n"));
     }
     let field = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
     let text = match field("text") {

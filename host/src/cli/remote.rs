@@ -247,8 +247,11 @@ struct PrintedAnswer<'a> {
 pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
     let is_ok = answer.outcome == Outcome::Ok;
     let mut line = Vec::new();
-    if is_ok && !json && lines::is_one_line(&answer.body) {
-        line.extend_from_slice(&answer.body);
+    if is_ok
+        && !json
+        && let Some(shown) = lines::as_line(&answer.body)
+    {
+        line.extend_from_slice(&shown);
     } else {
         let text = str::from_utf8(&answer.body).unwrap_or_default();
         let printed = PrintedAnswer {
@@ -362,7 +365,7 @@ pub(crate) fn remove(service: &Name, is_sure: bool, json: bool) -> anyhow::Resul
 
 /// Prints text, or with `json` the value on one line.
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let mut text = if json { serde_json::to_string(value)? } else { text() };
+    let mut text = if json { lines::escaped_text(serde_json::to_string(value)?) } else { text() };
     if !text.ends_with('\n') {
         text.push('\n');
     }

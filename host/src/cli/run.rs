@@ -17,7 +17,7 @@ use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat::fleet::{MAINTENANCE_STORES, Machine};
 use lifeboat::host::{Host, HostConfig, NewService};
-use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, outcome, parse_envelope, plain, print};
+use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, escaped_text, outcome, parse_envelope, plain, print};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
@@ -636,7 +636,8 @@ fn event_printer(json: bool, directory: Option<PathBuf>, failovers: Arc<AtomicU6
             _ => event,
         };
         let line = if json {
-            serde_json::to_string(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"))
+            let line = serde_json::to_string(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
+            escaped_text(line)
         } else {
             event.to_string()
         };

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat::data::{Contents, FoundService, Locked};
+use lifeboat::event::Printable;
 use lifeboat::name::Name;
 use lifeboat::scratch::Scratch;
 use lifeboat::size::grouped;
@@ -139,7 +140,8 @@ fn lines(proof: &Proof) -> String {
     if findings.is_empty() {
         return format!("{service}: proven {done}\n");
     }
-    let mut text: String = findings.iter().map(|finding| format!("{service}: {finding}\n")).collect();
+    let mut text: String =
+        findings.iter().map(|finding| format!("{service}: {}\n", Printable(&finding.to_string()))).collect();
     text += &format!("{service}: not proven; what was, {done}\n");
     text
 }

@@ -7,6 +7,7 @@ use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::RawValue;
+use std::borrow::Cow;
 use std::io::{self, Write};
 use thiserror::Error;
 
@@ -160,16 +161,10 @@ fn write(
 ) -> io::Result<()> {
     if let Ok(Reply { answer: Answer::Ok(bytes), .. }) = result
         && !json
+        && let Some(line) = as_line(bytes)
     {
-        if is_one_line(bytes) {
-            out.write_all(bytes)?;
-            return out.write_all(b"\n");
-        }
-        // As JSON it says the same with escapes.
-        if is_json_line(bytes) {
-            out.write_all(&escaped(bytes.to_vec()))?;
-            return out.write_all(b"\n");
-        }
+        out.write_all(&line)?;
+        return out.write_all(b"\n");
     }
     let mut printed = Printed {
         id: id.as_deref(),
@@ -227,6 +222,21 @@ pub fn escaped(json: Vec<u8>) -> Vec<u8> {
     escaped.into_bytes()
 }
 
+/// A reply as the line that a terminal may be shown, if it is one: as it is, or as the same JSON with escapes.
+#[must_use]
+pub fn as_line(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
+    if is_one_line(bytes) {
+        return Some(Cow::Borrowed(bytes));
+    }
+    is_json_line(bytes).then(|| Cow::Owned(escaped(bytes.to_vec())))
+}
+
+/// JSON as text, escaped as [`escaped`] does.
+#[must_use]
+pub fn escaped_text(json: String) -> String {
+    String::from_utf8(escaped(json.into_bytes())).expect("it was text")
+}
+
 /// Whether the bytes are JSON on one line, but for characters that can only be in its strings.
 fn is_json_line(bytes: &[u8]) -> bool {
     let has_no_control = |text: &str| !text.chars().any(|c| c.is_ascii_control() && c != '\t');
@@ -236,7 +246,7 @@ fn is_json_line(bytes: &[u8]) -> bool {
 /// Whether the bytes are one line of text, which a terminal may see as it is: no control characters, nor those that end
 /// lines or turn the direction of text.
 #[must_use]
-pub fn is_one_line(bytes: &[u8]) -> bool {
+fn is_one_line(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| is_deceptive(c) && c != '\t'))
 }
 

@@ -135,7 +135,7 @@ impl<'a> Timed<'a> {
     }
 
     fn json(&self) -> String {
-        serde_json::to_string(self).unwrap_or_default()
+        lifeboat::lines::escaped_text(serde_json::to_string(self).unwrap_or_default())
     }
 }
 
