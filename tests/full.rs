@@ -150,9 +150,9 @@ async fn idle_connections_that_take_all_descriptors_end_no_journal() {
             // Answered before the whole of it was read.
             Err(_) => wire = Wire::open(address).await,
         }
-        assert!(denied < 3, "it does not go on");
+        // Once, or not at all if connections leave the journal its descriptors.
+        assert!(denied < 2, "it does not go on");
     }
-    assert_eq!(denied, 1, "there was no descriptor for the second segment");
     serving.kill();
     let serving = Serving::start(folder.path());
     let mut wire = Wire::open(serving.address).await;
