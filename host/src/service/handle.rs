@@ -156,7 +156,7 @@ impl ServiceHandle {
         let removed = self.queue.0.remove(user, id);
         let count = removed.len();
         for queued in removed {
-            let _ = queued.reply.send(Err(Denial::Dropped { service: self.name.clone() }));
+            queued.reply.send(Err(Denial::Dropped { service: self.name.clone() }));
         }
         // An order that waited for them may be next.
         self.queue.0.wake();
