@@ -129,7 +129,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
         ("query", vec!["counter", TOTAL]),
         ("snapshot", vec!["counter", "--out", exported.to_str().expect("plain")]),
     ] {
-        let looked = folder.command(command, &arguments).as_nobody().output();
+        let looked = folder.command(command, &arguments).by_nobody().output();
         looked.exits(0);
         assert!(looked.stderr.contains("cannot be written to: it is only read"), "{command}: {}", looked.stderr);
         assert_eq!(looked.stderr.matches("only read").count(), 1);
@@ -138,7 +138,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
     let mode = std::fs::metadata(&exported).expect("written").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "a state is nobody else's");
     // What changes something says that it may not.
-    let refused = folder.command("remove", &["counter", "--yes"]).as_nobody().output();
+    let refused = folder.command("remove", &["counter", "--yes"]).by_nobody().output();
     assert!(!refused.stderr.is_empty() && refused.code != 0, "{}", refused.stderr);
     assert!(folder.files() == before);
     set_writable(&folder, true);

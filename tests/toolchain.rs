@@ -72,6 +72,6 @@ fn guest_example_of_the_readme_builds_and_counts() {
     let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input("1\n41\n").output();
     assert_eq!(run.exits(0), "1\n42\n");
     let overflowing = format!("1\n{}\n1\n", i64::MAX);
-    let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input(&overflowing).output();
+    let run = lifeboat(["run"]).arg(folder.path().join("example.wasm")).input(overflowing.as_str()).output();
     assert!(run.exits(1).starts_with("1\n") && run.exits(1).ends_with("\n2\n"), "{}", run.exits(1));
 }

@@ -109,7 +109,7 @@ impl Lifeboat {
     }
 
     /// Runs as somebody who is nobody's owner, if these tests may do that: who runs them may do everything then.
-    pub(crate) fn as_nobody(mut self) -> Self {
+    pub(crate) fn by_nobody(mut self) -> Self {
         const NOBODY: u32 = 65_534;
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         if is_root {

@@ -105,10 +105,10 @@ impl Serve {
 
         let tls = config.server.tls.as_ref().map(|files| tls(&files.certificate, &files.key));
         let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
-        if let Some(files) = &config.server.tls {
-            if let Some(warning) = check_certificate(&files.certificate, clock.now())? {
-                log.note(&warning);
-            }
+        if let Some(files) = &config.server.tls
+            && let Some(warning) = check_certificate(&files.certificate, clock.now())?
+        {
+            log.note(&warning);
         }
         let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
         let listener = listener.map_err(|error| UsageError(error.to_string()))?;

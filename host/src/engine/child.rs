@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::OnceLock;
-use std::sync::mpsc::{self, RecvTimeoutError};
+use std::sync::mpsc;
 use std::time::Duration;
 use wasmtime::InstanceAllocationStrategy;
 
@@ -85,10 +85,7 @@ fn ask(compiler: &mut Command, component: &[u8], deadline: Duration) -> Result<V
             let read = output.take(COMPILED_BYTES_MAX + 1).read_to_end(&mut bytes).map(|_| bytes);
             let _ = answered.send(read);
         });
-        let answer = match answer.recv_timeout(deadline) {
-            Ok(answer) => Some(answer),
-            Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => None,
-        };
+        let answer = answer.recv_timeout(deadline).ok();
         if answer.as_ref().is_none_or(|answer| !matches!(answer, Ok(bytes) if bytes.len() as u64 <= COMPILED_BYTES_MAX))
         {
             // Its pipes close with it, and the threads above end.

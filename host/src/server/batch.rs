@@ -35,7 +35,7 @@ pub const BATCH_IN_FLIGHT_MAX: usize = 512;
 /// written.
 pub const BATCH_BASE_BYTES: usize = 1024 * 1024;
 
-/// What it takes in addition while a line comes in that is longer than [`LINE_BYTES`].
+/// What it takes in addition while a line comes in that is longer than `LINE_BYTES`.
 pub const LONG_LINE_BYTES: usize = 2 * ENVELOPE_BYTES_MAX + BODY_BYTES_MAX;
 
 /// How long what comes after the last line of a batch is read: a client that is sending learns why it ended.
