@@ -444,10 +444,10 @@ impl DataDirectory {
     pub(crate) fn remove_rest(&self, service: &Name, entry: Option<&ServiceEntry>) -> Result<(), DataError> {
         self.written().remove(service);
         let end = commit::Entry { service: service.clone(), change: commit::Change::End };
-        let ended = self.committer.submit(end, None)?;
-        // What waits for room is not waited for: what removing gives back may be that room.
-        if !self.committer.denies() {
-            ended.wait()?;
+        match self.committer.commit_unless_stalled(end) {
+            // Not waited for: what the removal gives back may be the room that is missing.
+            Ok(()) | Err(CommitError::Stalled(_)) => {}
+            Err(error) => return Err(error.into()),
         }
         self.committer.unregister(service);
         self.needed().remove(service);

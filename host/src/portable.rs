@@ -213,7 +213,7 @@ impl Portable {
         let timestamp = timestamp.max(self.snapshot.timestamp());
         let record = record::encode(&Record::Opened { timestamp, epoch });
         let change = Change::Begin { number: FIRST_RECORD, record };
-        directory.committer().submit(Entry { service: name.clone(), change }, None)?.wait()?;
+        directory.committer().commit_unless_stalled(Entry { service: name.clone(), change })?;
         directory.add_service(&name, &entry)
     }
 

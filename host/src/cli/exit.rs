@@ -252,6 +252,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         &[(OK, "they are shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED],
     ),
     ("logs", &[(OK, "they are shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    ("drop", OPERATION),
     ("failover", OPERATION),
     ("stop", OPERATION),
     ("start", OPERATION),

@@ -109,7 +109,7 @@ pub enum CommitError {
     /// The log refused it, or failed.
     #[error(transparent)]
     Log(#[from] LogError),
-    /// The journal is short of room, and cannot begin its next segment. Nothing was handed in.
+    /// The journal is short of room, and cannot begin its next segment.
     #[error("the journal {0}")]
     Stalled(Arc<str>),
     /// The writer was stopped before.
@@ -320,6 +320,27 @@ impl Committer {
     /// What a record of `bytes` takes: no more than there is.
     fn room_of(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.saturating_add(RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX)
+    }
+
+    /// Hands in a record and waits until it is safe, unless the journal stalls: for a command, which reports what is
+    /// missing instead of waiting for it.
+    ///
+    /// # Errors
+    /// As [`Ticket::committed`]. After [`CommitError::Stalled`] the record waits in the queue, and is committed once there
+    /// is room, or refused when the writer stops.
+    ///
+    /// # Panics
+    /// Within an asynchronous task.
+    pub fn commit_unless_stalled(&self, entry: Entry) -> Result<(), CommitError> {
+        let mut stall = self.shared.stall.subscribe();
+        let ticket = self.submit(entry, None)?;
+        futures::executor::block_on(async {
+            tokio::select! {
+                biased;
+                committed = ticket.committed() => committed.map(drop),
+                Some(stalled) = denying(&mut stall) => Err(CommitError::Stalled(stalled.reason)),
+            }
+        })
     }
 
     /// Hands in a record. It never blocks on the disk; records of a service must be handed in in their order.
@@ -1017,6 +1038,20 @@ mod tests {
         assert_eq!(refused.to_string(), "cannot begin a new segment");
         assert!(ticket.wait().is_err());
         assert!(look(&storage, None).1.is_empty());
+    }
+
+    #[test]
+    fn who_does_not_wait_for_room_is_told_what_is_missing() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        let stalled = committer.commit_unless_stalled(entry("ant", 1)).expect_err("there is no segment");
+        assert!(stalled.to_string().contains("make room on its disk"), "{stalled}");
+        storage.mend(Operation::Create);
+        await_stall(&committer, |stall| stall.is_none());
+        committer.commit_unless_stalled(entry("ant", 2)).expect("it went on by itself");
+        drop(writer);
+        assert_eq!(look(&storage, None).1[&name("ant")].len(), 2, "what had waited was committed");
     }
 
     #[test]
