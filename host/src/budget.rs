@@ -52,21 +52,32 @@ const IDLE_USERS_MAX: usize = 4_096;
 struct Level {
     max: usize,
     taken: AtomicUsize,
+    /// Those of them that are received: requests that wait, and hold what they have until they are answered.
+    received: AtomicUsize,
 }
 
 impl Level {
     fn new(max: usize) -> Arc<Self> {
-        Arc::new(Self { max, taken: AtomicUsize::new(0) })
+        Arc::new(Self { max, taken: AtomicUsize::new(0), received: AtomicUsize::new(0) })
     }
 
-    /// Takes so many bytes if no more than `max` are taken then; of those that are received three quarters of that.
+    /// Takes so many bytes if no more than `max` are taken then. What is received leaves a quarter of that, and room for
+    /// one answer: those who hold what was received would wait for themselves otherwise.
     fn take(&self, bytes: usize, max: usize, is_received: bool) -> bool {
-        let max = if is_received { max / 4 * 3 } else { max };
+        let of_answers = (max / 4).max(ANSWER_BYTES_MAX.min(max / 2));
+        let max = if is_received { max - of_answers } else { max };
         let more = |taken: usize| taken.checked_add(bytes).filter(|taken| *taken <= max);
-        self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok()
+        let is_taken = self.taken.fetch_update(Ordering::SeqCst, Ordering::SeqCst, more).is_ok();
+        if is_taken && is_received {
+            self.received.fetch_add(bytes, Ordering::SeqCst);
+        }
+        is_taken
     }
 
-    fn release(&self, bytes: usize) {
+    fn release(&self, bytes: usize, is_received: bool) {
+        if is_received {
+            self.received.fetch_sub(bytes, Ordering::SeqCst);
+        }
         self.taken.fetch_sub(bytes, Ordering::SeqCst);
     }
 
@@ -173,18 +184,22 @@ impl Account {
         if !self.connection.take(bytes, self.connection.max, is_received) {
             return None;
         }
-        // However little the host has left, one answer may be tried for.
-        let share = (self.host.level.left() / USER_SHARE).max(self.user.max / USER_SHARE);
+        // However little the host has left, one answer may be tried for. What was received while it had
+        // more is not held against the answers: users would wait for one another's requests, none of which is executed.
+        let mut share = (self.host.level.left() / USER_SHARE).max(self.user.max / USER_SHARE);
+        if !is_received {
+            share = share.max(self.user.received.load(Ordering::SeqCst).saturating_add(ANSWER_BYTES_MAX));
+        }
         if !self.user.take(bytes, self.user.max.min(share), is_received) {
-            self.connection.release(bytes);
+            self.connection.release(bytes, is_received);
             return None;
         }
         if !self.host.level.take(bytes, self.host.level.max, is_received) {
-            self.user.release(bytes);
-            self.connection.release(bytes);
+            self.user.release(bytes, is_received);
+            self.connection.release(bytes, is_received);
             return None;
         }
-        Some(Permit { account: Arc::clone(self), bytes })
+        Some(Permit { account: Arc::clone(self), bytes, is_received })
     }
 
     /// Takes so many bytes for an answer as soon as there is room; none if there is none within `wait_max`.
@@ -275,6 +290,7 @@ impl Drop for Waiting<'_> {
 pub struct Permit {
     account: Arc<Account>,
     bytes: usize,
+    is_received: bool,
 }
 
 impl Permit {
@@ -282,7 +298,7 @@ impl Permit {
     pub fn shrink(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         self.bytes -= less;
-        self.account.release(less);
+        self.account.release(less, self.is_received);
     }
 
     /// The bytes that it stands for.
@@ -293,11 +309,11 @@ impl Permit {
 }
 
 impl Account {
-    fn release(&self, bytes: usize) {
+    fn release(&self, bytes: usize, is_received: bool) {
         if bytes > 0 {
-            self.connection.release(bytes);
-            self.user.release(bytes);
-            self.host.level.release(bytes);
+            self.connection.release(bytes, is_received);
+            self.user.release(bytes, is_received);
+            self.host.level.release(bytes, is_received);
             self.host.notify();
         }
     }
@@ -305,7 +321,7 @@ impl Account {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.account.release(self.bytes);
+        self.account.release(self.bytes, self.is_received);
     }
 }
 
@@ -330,6 +346,27 @@ mod tests {
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a name")
+    }
+
+    #[test]
+    fn whatever_is_received_leaves_room_for_one_answer_of_each_connection() {
+        const PIECE: usize = 64 * 1024;
+        let budgets = Budgets::default();
+        let mut received = Vec::new();
+        let mut accounts = Vec::new();
+        // More users than the host has room for, each with as much as a connection takes.
+        for user in 0..40 {
+            let account = budgets.account(&budgets.connection(), &name(&format!("user-{user}")));
+            while let Some(permit) = account.take_received(PIECE) {
+                received.push(permit);
+            }
+            accounts.push(account);
+        }
+        assert!(budgets.taken() > HOST_BYTES_MAX / 2, "{}", budgets.taken());
+        for account in &accounts {
+            let answer = account.reserve().expect("room for one answer");
+            assert!(answer.bytes() >= ANSWER_BYTES_MAX);
+        }
     }
 
     #[test]

@@ -262,7 +262,18 @@ impl Catalog {
             return Ok(());
         }
         let storage = self.storage.get().expect("it is set");
-        let anew = Self::open(&**storage)?;
+        let failure = Arc::new(FailureFlag::default());
+        let anew = open_file(&**storage).and_then(|(file, _)| {
+            Self::open_backend(Backend::new(file, Arc::clone(&failure)), Arc::clone(&failure), false)
+        });
+        let anew = match anew {
+            // Final, like any failed sync: what the next attempt reads may be in memory alone.
+            Err(error) if failure.get() == Some(Failed::Sync) => {
+                open.failure = failure;
+                return Err(error);
+            }
+            anew => anew?,
+        };
         // What failed writes nothing any more, not even when it is dropped.
         *open = anew.open.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(())

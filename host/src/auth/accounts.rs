@@ -344,8 +344,9 @@ impl Accounts {
         }
         if entry.grants.entry(service.clone()).or_default().insert(grant) {
             self.put(&user, entry, BTreeSet::new())?;
-            self.authority_mut().grant(&user, service, grant);
         }
+        // Also where the catalog has it already: a change that was reported as failed may be on the disk.
+        self.authority_mut().grant(&user, service, grant);
         Ok(())
     }
 
@@ -358,6 +359,8 @@ impl Accounts {
         let (user, mut entry) = self.entry(user)?;
         let held = entry.grants.get_mut(service);
         if !held.is_some_and(|grants| grants.remove(&grant)) {
+            // It may have been revoked by a change that was reported as failed.
+            self.authority_mut().revoke(&user, service, grant);
             return Err(AccountError::NotHeld { user, grant, service: service.to_owned() });
         }
         entry.grants.retain(|_, grants| !grants.is_empty());
@@ -372,7 +375,12 @@ impl Accounts {
     /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and those of every change.
     pub fn remove_user(&self, user: &str) -> Result<(), AccountError> {
         let _changing = self.changing();
-        let (user, entry) = self.entry(user)?;
+        let found = self.entry(user);
+        if matches!(found, Err(AccountError::Unknown { .. })) && self.authority_mut().remove_user(user) {
+            // A removal that was reported as failed was on the disk all the same.
+            return Ok(());
+        }
+        let (user, entry) = found?;
         if entry.is_admin && self.authority().admins() == 1 {
             return Err(AccountError::LastAdmin { user });
         }

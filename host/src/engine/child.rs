@@ -13,6 +13,7 @@ use super::{PoolLimits, config, one_line};
 use crate::size::Bytes;
 use std::ffi::OsStr;
 use std::io::{self, Read, Write};
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -68,7 +69,10 @@ impl From<io::Error> for Failure {
 /// Compiles `component` in a child of `executable`, and waits for it until `deadline`.
 pub(super) fn compile(executable: &Path, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {
     let seconds = deadline.as_secs().max(1).to_string();
-    ask(Command::new(executable).arg(COMPILE_COMMAND).arg(seconds), component, deadline)
+    let mut compiler = Command::new(executable);
+    // It reads hostile bytes, and needs nothing of the environment. A signal of the terminal is the server's to answer.
+    compiler.arg(COMPILE_COMMAND).arg(seconds).env_clear().process_group(0);
+    ask(&mut compiler, component, deadline)
 }
 
 fn ask(compiler: &mut Command, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {

@@ -331,6 +331,8 @@ impl Journal for DurableJournal {
     fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
         async move {
             if self.room.is_none() || self.committer.denies() {
+                // What it has would be missing from what it waits for.
+                self.room = None;
                 let room = self.committer.room(with_answer(bytes)).await;
                 self.room = Some(room.map_err(|error| JournalError::ended(&error))?);
             }

@@ -450,7 +450,14 @@ impl Log {
             return Ok(());
         }
         if let Some(name) = self.spares.last() {
-            let file = self.storage.open_synced(name)?;
+            let file = match self.storage.open_synced(name) {
+                // Somebody who made room removed it.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    self.spares.pop();
+                    return self.make_next();
+                }
+                opened => opened?,
+            };
             let name = self.spares.pop().expect("it was the last");
             self.next = Some(Next { name, file, is_zeroed: false });
             return Ok(());

@@ -240,7 +240,12 @@ impl Listener {
                         until_closed(&place, serving).await;
                     }
                     Some(tls) => {
-                        if let Ok(Ok(stream)) = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)).await {
+                        // A place that is given to another connection is not kept by a handshake that never ends.
+                        let accepted = tokio::select! {
+                            accepted = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)) => accepted,
+                            () = place.connection.closed() => return,
+                        };
+                        if let Ok(Ok(stream)) = accepted {
                             let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
                             until_closed(&place, serving).await;
                         }
