@@ -328,6 +328,11 @@ pub trait Journal: Send {
     /// [`JournalError::Full`].
     fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
 
+    /// Whether what is appended may wait for a long time, since there is no room for it on the disk.
+    fn is_stalled(&self) -> bool {
+        false
+    }
+
     /// Whether a record of about `bytes` more can be taken at once, now. If it is, room for one is kept.
     fn has_room(&mut self, bytes: u64) -> bool;
 

@@ -415,7 +415,12 @@ impl Service {
 
     /// Has `report` run at once, or after the events that are held back: what it reports may rest on their records.
     fn after_events(&self, report: impl FnOnce() + Send + 'static) {
-        if self.events.is_empty() { report() } else { self.last_commit.then(move |_| report()) }
+        // An operator must be able to look at a journal that is stalled.
+        if self.events.is_empty() || self.journal.is_stalled() {
+            report();
+        } else {
+            self.last_commit.then(move |_| report());
+        }
     }
 
     fn answer_order(&self, order: Order) {
@@ -603,7 +608,9 @@ impl Service {
             return self.too_old(caller, id).map(Err);
         };
         let record = match self.journal.answered(number).await {
-            Ok(record) => record?,
+            Ok(Some(record)) => record,
+            // Never run again on the strength of a record that is missing.
+            Ok(None) => return Some(Err(self.degraded_denial("the answer to this id cannot be found".into()))),
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
         if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
@@ -709,6 +716,11 @@ impl Service {
             }
             let Stopped(reason) = self.stop(error.to_string());
             return Err(Denial::Stopped { service: self.name.clone(), reason });
+        }
+        // The answer could not be told, and would be held for as long as the journal is stalled.
+        if kind == Kind::Query && !self.last_commit.is_over() && self.journal.is_stalled() {
+            let reason = "the journal is short of room, and what the query would show is not on the disk yet".into();
+            return Err(Denial::Stalled { service: self.name.clone(), reason });
         }
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
         // No other id that the service makes up for a transaction that is kept is the same, also after a restart.

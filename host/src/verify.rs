@@ -288,7 +288,8 @@ impl Replay<'_> {
         let Some(next) = next else {
             // A state that was just restored, and not changed since, is proven.
             if base.file.is_none() || !tail.is_empty() {
-                self.move_last(rehydrated, last_transaction(records)).await?;
+                let last = last_transaction(records).unwrap_or((base.sequence(), base.timestamp()));
+                self.move_last(rehydrated, last).await?;
             }
             return Ok(true);
         };
@@ -324,10 +325,9 @@ impl Replay<'_> {
     async fn move_last(
         &mut self,
         mut rehydrated: Rehydrated,
-        last: Option<(Sequence, Timestamp)>,
+        (sequence, timestamp): (Sequence, Timestamp),
     ) -> Result<(), VerifyError> {
         let subject = self.scratch.subject_of(self.program, self.found);
-        let (sequence, timestamp) = last.unwrap_or_default();
         let exported = rehydrated.instance.snapshot(sequence, timestamp, subject.maintenance.allowance()).await;
         drop(rehydrated);
         let moved = match exported {

@@ -321,6 +321,10 @@ impl Journal for DurableJournal {
         Ok(())
     }
 
+    fn is_stalled(&self) -> bool {
+        self.committer.denies()
+    }
+
     fn has_room(&mut self, bytes: u64) -> bool {
         if self.room.is_none() {
             self.room = self.committer.room_now(with_answer(bytes));

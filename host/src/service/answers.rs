@@ -175,7 +175,8 @@ impl Retained {
     /// From when on it may be forgotten for want of room.
     fn releasable(&self) -> Timestamp {
         match self.id_time {
-            _ if self.is_timed() => Timestamp(0),
+            // At once, unless the clock was put back since: only a time of the past is noted as forgotten.
+            _ if self.is_timed() => self.id_time,
             time if time.0 > 0 && time <= self.timestamp.plus(ID_CLOCK_SKEW_MAX) => time,
             _ => self.timestamp.plus(ID_FLOOR),
         }
@@ -196,7 +197,7 @@ impl Window {
     /// Takes out the oldest answer that may be forgotten for want of room.
     fn take_releasable(&mut self, now: Timestamp) -> Option<Retained> {
         let plain = self.plain.front().filter(|plain| plain.is_releasable(now)).map(|plain| plain.timestamp);
-        let timed = self.timed.front().map(|timed| timed.timestamp);
+        let timed = self.timed.front().filter(|timed| timed.is_releasable(now)).map(|timed| timed.timestamp);
         match (timed, plain) {
             (Some(timed), Some(plain)) if plain < timed => self.plain.pop_front(),
             (Some(_), _) => self.timed.pop_front(),
@@ -280,8 +281,9 @@ impl Answers {
             match self.windows[slot].take_releasable(now) {
                 Some(retained) => forgotten.extend(self.forget(slot, &retained, now)),
                 None => {
-                    let oldest = self.windows[slot].plain.front();
-                    let wait = oldest.map_or(0, |oldest| oldest.releasable().0.saturating_sub(now.0));
+                    let window = &self.windows[slot];
+                    let oldest = window.timed.front().into_iter().chain(window.plain.front());
+                    let wait = oldest.map(|oldest| oldest.releasable().0.saturating_sub(now.0)).min().unwrap_or(0);
                     return Err(Duration::from_nanos(wait));
                 }
             }
@@ -495,6 +497,23 @@ mod tests {
         let mut forgotten = Vec::new();
         assert_eq!(answers.make_room(&ada, NOW.plus(ID_FLOOR), &mut forgotten), Ok(()));
         assert_eq!(forgotten, (0..6).map(RecordNumber).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn after_a_clock_was_put_back_no_id_is_forgotten_whose_time_is_still_to_come() {
+        let ada = caller("ada");
+        let mut answers = small(10);
+        for number in 0..11 {
+            answers.insert(kept(&ada, &number.to_string(), number, NOW, Some(NOW), 1));
+        }
+        let back = Duration::from_secs(30);
+        let before = Timestamp(NOW.0 - 30_000_000_000);
+        assert!(trim_all(&mut answers, before).is_empty());
+        assert_eq!(answers.make_room(&ada, before, &mut Vec::new()), Err(back));
+        assert!((0..11).all(|number| answers.find(&key(&ada, &number.to_string())).is_some()));
+        // Once it has come, they are forgotten, and known to be.
+        assert!(!trim_all(&mut answers, NOW).is_empty());
+        assert_eq!(answers.forgotten(&ada), Some(NOW));
     }
 
     #[test]

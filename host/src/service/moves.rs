@@ -96,8 +96,8 @@ impl Service {
 
     /// Exports the state, restores it into a fresh store, and goes on in that one under the same VM and meter.
     ///
-    /// If the guest's `snapshot` or `restore` fails the service is *unmovable*: it goes on in the old store, or in a
-    /// rehydrated one if `snapshot` trapped, and the last good snapshot stays what it is.
+    /// If the guest's `snapshot` or `restore` fails the service is *unmovable*: it goes on in a rehydrated store, or in the
+    /// old one if that fails as well, and the last good snapshot stays what it is.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
         self.drop_shadow();
         // The journal must have all that the instance has seen, or a replay up to here leads to another one.
@@ -214,9 +214,15 @@ impl Service {
         if self.vm.instance.is_dead() {
             return Ok(Moved::Rehydrated(self.bring_back().await?));
         }
-        // The old store goes on, grown by what `snapshot` took.
-        self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
-        Ok(Moved::Not)
+        // What the export changed in the old store is in no record: a replay must lead to the store that serves.
+        match self.rehydrate_tail().await {
+            Ok(replayed_transactions) => Ok(Moved::Rehydrated(replayed_transactions)),
+            Err(_) => {
+                // The old store goes on, grown by what `snapshot` took.
+                self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
+                Ok(Moved::Not)
+            }
+        }
     }
 
     /// Makes `instance` the one that serves. The old store is dropped afterwards and elsewhere: that can take

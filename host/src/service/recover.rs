@@ -125,6 +125,12 @@ impl Service {
         let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
         let (last_sequence, last_timestamp) =
             last_transaction(&found.records).map_or(of_snapshot, |last| last.max(of_snapshot));
+        // The guest has seen the time of its last query as well.
+        let of_queries = tail.iter().filter_map(|entry| match entry {
+            TailEntry::Queries(record) => record.queries.last().map(|query| query.timestamp),
+            TailEntry::Transaction(_) => None,
+        });
+        let last_timestamp = of_queries.max().map_or(last_timestamp, |time| time.max(last_timestamp));
         let kept = found
             .usable()
             .filter(|usable| usable.record() <= base.record())

@@ -94,12 +94,19 @@ impl<R> Turns<R> {
     /// Whether `user` has room to spare for a few more requests.
     pub(super) fn has_room(&self, user: &Name) -> bool {
         let (count, bytes) = self.lines.get(user).map_or((0, 0), |line| (line.waiting.len(), line.bytes));
-        count * 4 < (self.count_max - self.count) * 3 && bytes * 2 < self.bytes_max - self.bytes
+        let (free, free_bytes) = self.free();
+        count * 4 < free * 3 && bytes * 2 < free_bytes
+    }
+
+    /// Requests and bytes that there is room for. What is left of a turn comes back also where others have taken its room
+    /// meanwhile, so that more may be in line than the bounds say.
+    fn free(&self) -> (usize, usize) {
+        (self.count_max.saturating_sub(self.count), self.bytes_max.saturating_sub(self.bytes))
     }
 
     /// Puts a request in line, if the user has room for it.
     pub(super) fn push(&mut self, user: &Name, bytes: usize, request: R) -> Result<(), R> {
-        let (free, free_bytes) = (self.count_max - self.count, self.bytes_max - self.bytes);
+        let (free, free_bytes) = self.free();
         let (own, own_bytes) = self.lines.get(user).map_or((0, 0), |line| (line.waiting.len(), line.bytes));
         // The first of a user needs room only, and no share of it.
         let fits_bytes = if own == 0 { bytes <= free_bytes } else { own_bytes.saturating_add(bytes) <= free_bytes };
@@ -253,6 +260,31 @@ mod tests {
             1 => (0usize..4).prop_map(Step::Remove),
         ];
         prop::collection::vec(step, 1..200)
+    }
+
+    #[test]
+    fn what_is_left_of_a_turn_comes_back_though_others_have_taken_its_room() {
+        let mut turns = Turns::new(16, 1_000);
+        let mut taken = VecDeque::new();
+        while turns.push(&user(0), 1, ()).is_ok() {}
+        turns.begin_turn(8, 1_000, None, &mut taken).expect("one waits");
+        taken.pop_front();
+        for other in 1..10 {
+            while turns.push(&user(other), 1, ()).is_ok() {}
+        }
+        let before = turns.len();
+        turns.end_turn(1, &mut taken);
+        assert_eq!(turns.len(), before + 7);
+        assert!(turns.len() > 16, "more than the bound");
+        assert!(turns.push(&user(11), 1, ()).is_err() && !turns.has_room(&user(11)));
+        let mut runs = 0;
+        while turns.begin_turn(1, 1_000, None, &mut taken).is_some() {
+            taken.clear();
+            turns.end_turn(1, &mut taken);
+            runs += 1;
+        }
+        assert_eq!((runs, turns.len()), (before + 7, 0));
+        assert!(turns.push(&user(11), 1, ()).is_ok());
     }
 
     /// What is known of a user without any of the machine's data structures.
