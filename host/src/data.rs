@@ -427,9 +427,11 @@ impl DataDirectory {
     pub(crate) fn remove_entry(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
         let entry = self.catalog.service(service)?;
         if let Err(error) = self.catalog.remove_service(service) {
-            // It may be done all the same.
-            let is_gone = |()| self.catalog.service(service).is_ok_and(|found| found.is_none());
-            if !self.catalog.mend().is_ok_and(is_gone) {
+            // It may be done all the same: what the catalog shows as removed is so on the disk, also where opening its file
+            // anew finds no room. Then nothing may be acknowledged for the service any more.
+            let is_gone = || self.catalog.service(service).is_ok_and(|found| found.is_none());
+            let is_removed = is_gone() || (self.catalog.mend().is_ok() && is_gone());
+            if !is_removed {
                 return Err(error.into());
             }
         }
