@@ -5,16 +5,14 @@
 //! with another name from theirs; only those who start a service wait for one another, as each needs the journal to keep
 //! its records where it found them.
 
-use crate::name::Name;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use crate::name::{Name, NameLocks};
+use std::sync::Arc;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 
 /// A lock for each name, and one that all of them share.
 #[derive(Debug, Default)]
 pub(super) struct Turns {
-    /// Those that somebody holds or waits for. The others are forgotten with the next turn.
-    of_names: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
+    of_names: NameLocks,
     all: Arc<RwLock<()>>,
 }
 
@@ -28,7 +26,7 @@ pub(super) struct Turn {
 impl Turns {
     /// Waits until nobody else has a turn of this name.
     pub(super) async fn take(&self, name: &Name) -> Turn {
-        let lock = self.lock(name);
+        let lock = self.of_names.of(name);
         let of_name = lock.lock_owned().await;
         // Afterwards, so that one which waits for its name is not waited for by who takes all.
         Turn { _of_name: of_name, _of_all: Arc::clone(&self.all).read_owned().await }
@@ -37,17 +35,6 @@ impl Turns {
     /// Waits until nobody has a turn of any name.
     pub(super) async fn take_all(&self) -> OwnedRwLockWriteGuard<()> {
         Arc::clone(&self.all).write_owned().await
-    }
-
-    fn lock(&self, name: &Name) -> Arc<tokio::sync::Mutex<()>> {
-        let mut of_names = self.of_names.lock().unwrap_or_else(PoisonError::into_inner);
-        of_names.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = of_names.get(name).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::default();
-        of_names.insert(name.clone(), Arc::downgrade(&lock));
-        lock
     }
 }
 
@@ -87,6 +74,6 @@ mod tests {
             assert!(turns.take(&name(&number.to_string())).now_or_never().is_none());
             drop(turn);
         }
-        assert_eq!(turns.of_names.lock().expect("no test panics in here").len(), 1);
+        assert_eq!(turns.of_names.len(), 1);
     }
 }

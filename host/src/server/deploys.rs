@@ -4,9 +4,8 @@
 //! waits too long is told to try again.
 
 use super::problem::Problem;
-use crate::name::Name;
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use crate::name::{Name, NameLocks};
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
 
@@ -18,22 +17,21 @@ pub const LOADS_MAX: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Deploys {
-    /// Those that somebody holds or waits for. The others are forgotten with the next turn.
-    of_users: Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>,
+    of_users: NameLocks,
     loads: Arc<Semaphore>,
     wait: Duration,
 }
 
 impl Default for Deploys {
     fn default() -> Self {
-        Self { of_users: Mutex::default(), loads: Arc::new(Semaphore::new(LOADS_MAX)), wait: DEPLOY_WAIT_MAX }
+        Self { of_users: NameLocks::default(), loads: Arc::new(Semaphore::new(LOADS_MAX)), wait: DEPLOY_WAIT_MAX }
     }
 }
 
 impl Deploys {
     /// The turn of a user, until it is dropped.
     pub(super) async fn turn(&self, user: &Name) -> Result<OwnedMutexGuard<()>, Problem> {
-        let lock = self.lock(user);
+        let lock = self.of_users.of(user);
         let turn = tokio::time::timeout(self.wait, lock.lock_owned()).await;
         turn.map_err(|_| {
             let seconds = self.wait.as_secs();
@@ -51,17 +49,6 @@ impl Deploys {
             let seconds = self.wait.as_secs();
             Problem::later("loader_busy", format!("other workloads are loaded for over {seconds} s; try again"))
         })
-    }
-
-    fn lock(&self, user: &Name) -> Arc<tokio::sync::Mutex<()>> {
-        let mut of_users = self.of_users.lock().unwrap_or_else(PoisonError::into_inner);
-        of_users.retain(|_, lock| lock.strong_count() > 0);
-        if let Some(lock) = of_users.get(user).and_then(Weak::upgrade) {
-            return lock;
-        }
-        let lock = Arc::default();
-        of_users.insert(user.clone(), Arc::downgrade(&lock));
-        lock
     }
 }
 
@@ -82,7 +69,7 @@ mod tests {
         drop(first);
         drop(second.await.expect("its turn"));
         drop(deploys.turn(&ann).await);
-        assert_eq!(deploys.of_users.lock().expect("no panic").len(), 1, "who is done is forgotten");
+        assert_eq!(deploys.of_users.len(), 1, "who is done is forgotten");
 
         let hasty = Deploys { wait: Duration::ZERO, ..Deploys::default() };
         let _first = hasty.turn(&ann).await.expect("free");
