@@ -41,14 +41,7 @@ fn contents(storage: &SimulatedStorage) -> Contents {
 async fn start(storage: &SimulatedStorage) -> Rig {
     let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
     let (directory, contents) = locked.open(&DataOptions::default()).expect("opens");
-    let mut rig = Rig::new();
-    rig.host = rig.host.with_data(directory);
-    let mut epoch = 0;
-    let draw = || {
-        epoch += 1;
-        Epoch([epoch; 16])
-    };
-    rig.host.recover(contents, draw).await;
+    let rig = Rig::recovered(directory, contents).await;
     rig.grant(SERVICE);
     rig
 }

@@ -29,14 +29,7 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
     let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
     let (directory, contents) = locked.open(&options).expect("opens");
-    let mut rig = Rig::new();
-    rig.host = rig.host.with_data(directory);
-    let mut epoch = 0;
-    let draw = || {
-        epoch += 1;
-        Epoch([epoch; 16])
-    };
-    rig.host.recover(contents, draw).await;
+    let rig = Rig::recovered(directory, contents).await;
     rig.grant(SERVICE);
     let told = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
     assert!(told.is_none(), "{told:?}");

@@ -2,6 +2,7 @@
 
 use lifeboat::auth::{Grant, Token};
 use lifeboat::clock::{Timestamp, VirtualClock};
+use lifeboat::data::{Contents, DataDirectory};
 use lifeboat::event::{Event, Failover};
 use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::fleet::Machine;
@@ -42,6 +43,19 @@ pub(crate) struct Rig {
 impl Rig {
     pub(crate) fn new() -> Self {
         Self::with(|_| {})
+    }
+
+    /// A rig that goes on with a data directory: each of its services begins another epoch.
+    pub(crate) async fn recovered(directory: Arc<DataDirectory>, contents: Contents) -> Self {
+        let mut rig = Self::new();
+        rig.host = rig.host.with_data(directory);
+        let mut epoch = 0;
+        let draw = || {
+            epoch += 1;
+            Epoch([epoch; 16])
+        };
+        rig.host.recover(contents, draw).await;
+        rig
     }
 
     /// A rig whose configuration was changed by `change`.

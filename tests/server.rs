@@ -753,6 +753,20 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
     site.stop().await;
 }
 
+/// Sends the head of a request, and returns once the server asks for the body: the token was found to be valid then.
+async fn ask_before_body(site: &Site, method: &str, path: &str, token: &str, body_bytes: usize) -> TcpStream {
+    let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {body_bytes}\r\n\
+         Expect: 100-continue\r\nConnection: close\r\n\r\n"
+    );
+    stream.write_all(head.as_bytes()).await.expect("sent");
+    let mut answer = [0; 25];
+    stream.read_exact(&mut answer).await.expect("answered");
+    assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+    stream
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_that_becomes_void_while_a_body_is_sent_does_nothing() {
     let folder = folder();
@@ -769,17 +783,7 @@ async fn a_token_that_becomes_void_while_a_body_is_sent_does_nothing() {
     ] {
         assert_eq!(site.post("/v1/users", &admin, eve.clone()).await.status, 201);
         let token = site.log_in("eve").await;
-        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\
-             Expect: 100-continue\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.expect("sent");
-        // It asks for the body once the token was found to be good.
-        let mut answer = [0; 25];
-        stream.read_exact(&mut answer).await.expect("answered");
-        assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+        let mut stream = ask_before_body(&site, method, path, &token, body.len()).await;
         assert_eq!(site.delete("/v1/users/eve", &admin).await.status, 204);
         stream.write_all(body.as_bytes()).await.expect("sent");
         let mut answer = String::new();
@@ -807,16 +811,7 @@ async fn a_token_that_expires_while_a_body_is_sent_does_nothing_and_two_tokens_a
         ("PUT", "/v1/services/new", "(component)"),
     ] {
         let token = site.log_in("admin").await;
-        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
-        let head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: {}\r\n\
-             Expect: 100-continue\r\nConnection: close\r\n\r\n",
-            body.len()
-        );
-        stream.write_all(head.as_bytes()).await.expect("sent");
-        let mut answer = [0; 25];
-        stream.read_exact(&mut answer).await.expect("answered");
-        assert_eq!(&answer, b"HTTP/1.1 100 Continue\r\n\r\n");
+        let mut stream = ask_before_body(&site, method, path, &token, body.len()).await;
         site.clock.advance(Duration::from_secs(25 * 60 * 60));
         stream.write_all(body.as_bytes()).await.expect("sent");
         let mut answer = String::new();

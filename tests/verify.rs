@@ -43,14 +43,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 async fn start(storage: &SimulatedStorage) -> Rig {
     let locked = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY)).expect("taken");
     let (directory, contents) = locked.open(&options()).expect("opens");
-    let mut rig = Rig::new();
-    rig.host = rig.host.with_data(directory);
-    let mut epoch = 0;
-    let draw = || {
-        epoch += 1;
-        Epoch([epoch; 16])
-    };
-    rig.host.recover(contents, draw).await;
+    let rig = Rig::recovered(directory, contents).await;
     for service in ["ant", "bee", "new"] {
         rig.grant(service);
     }
