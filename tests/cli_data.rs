@@ -182,6 +182,7 @@ fn services_are_listed_with_all_that_is_known_of_them() {
     let counter = &json["services"][1];
     assert_eq!((&counter["ids"], &counter["standing"], &counter["vm"]), (&json!(3), &json!("sound"), &json!(1)));
     assert_eq!(counter["snapshot"]["sequence"], 4);
+    assert!(counter.get("queue_length").is_some_and(Value::is_null), "no server runs that knew it: {counter}");
 }
 
 #[test]

@@ -93,6 +93,16 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
     let full = site.transact(&admin, "bank", "one too many", "1").await;
     assert_eq!((full.status, full.code().as_str(), full.header("lifeboat-outcome")), (429, "queue_full", "denied"));
     assert!(full.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{full:?}");
+    // How many wait is told of a service that is too busy to tell the rest, to those who may observe it.
+    let user = site.user(&admin, "teller", "bank", &[Grant::Transact]).await;
+    for (token, is_told) in [(&admin, true), (&user, false)] {
+        let services = site.get("/v1/services", token).await.json();
+        let service = &services["services"][0];
+        // Those who look wait as well.
+        let is_full = service["queue_length"].as_u64().is_some_and(|length| length >= QUEUE_MAX as u64);
+        assert_eq!((is_full, &service["vm"]), (is_told, &Value::Null), "{services}");
+        assert_eq!(service.get("queue_length").is_some(), is_told, "{services}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

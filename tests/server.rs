@@ -336,7 +336,9 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
     let theirs = site.get("/v1/services", &observer).await.json();
     assert_eq!(theirs["services"].as_array().expect("a list").len(), 1, "{theirs}");
     assert_eq!(theirs["services"][0]["vm"]["resources"]["cpu"]["unit"], "fuel", "{theirs}");
-    assert_eq!(site.post("/v1/services/idle/stop", &admin, "").await.json()["standing"], "stopped");
+    assert_eq!(theirs["services"][0]["queue_length"], 0, "{theirs}");
+    let stopped = site.post("/v1/services/idle/stop", &admin, "").await.json();
+    assert_eq!((&stopped["standing"], &stopped["queue_length"]), (&json!("stopped"), &Value::Null), "{stopped}");
     let denied = site.transact(&admin, "idle", "d", "x").await;
     assert_eq!((denied.status, denied.code().as_str()), (503, "stopped"));
     site.stop().await;

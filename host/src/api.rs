@@ -173,6 +173,9 @@ pub struct Service {
     pub reason: Option<String>,
     /// How it fails over: `direct`, `shadow`, `auto`.
     pub failover: String,
+    /// Requests and orders that wait, if it runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub queue_length: Option<usize>,
     /// The rest, if it serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub vm: Option<Vm>,

@@ -42,7 +42,7 @@ impl Services {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let Some(data) = self.data.data() else { return remote::services(self.json) };
         let contents = read(&data.look()?, None)?;
-        let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { table(&contents) };
+        let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { remote::fitting(table(&contents)) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_sound = contents.services.iter().all(|found| found.standing.is_ok());
         Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
@@ -109,6 +109,8 @@ impl<'a> Row<'a> {
             "never_restored": self.is_never_restored(),
             "damaged_snapshots": damaged.collect::<Vec<_>>(),
             "journal_bytes": found.journal_bytes,
+            // A server knows it, and a data directory does not.
+            "queue_length": null,
             "ids": ids,
             "oldest_id": oldest_id.map(|time| format!("{:.9}", Utc(time))),
             "standing": if found.standing.is_ok() { "sound" } else { "quarantined" },

@@ -45,7 +45,8 @@ pub(super) async fn list(
         async move {
             let service = view(shared, name, entry).await;
             // What it uses is for those who may observe it.
-            Service { vm: service.vm.filter(|_| may_observe), ..service }
+            let queue_length = service.queue_length.filter(|_| may_observe);
+            Service { queue_length, vm: service.vm.filter(|_| may_observe), ..service }
         }
     });
     Ok(Json(Services { services: futures::future::join_all(views).await }))
@@ -253,6 +254,8 @@ async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {
 }
 
 async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
+    // Before it is asked, which waits in the queue as well.
+    let queue_length = shared.host.queue_length(&name);
     let vm = status(shared, &name).await.map(vm);
     let (standing, reason) = match shared.host.quarantined(&name) {
         _ if shared.host.has_service(&name) => match vm.as_ref().and_then(|vm| vm.stopped.as_ref()) {
@@ -271,6 +274,7 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
         standing,
         reason,
         failover: entry.settings.failover.to_string(),
+        queue_length,
         vm,
     }
 }
@@ -312,10 +316,11 @@ fn since(shared: &Shared) -> String {
 
 async fn usage_of(shared: &Shared, name: Name) -> Usage {
     let counted = shared.metrics.known(&name).unwrap_or_default();
+    let queue_length = shared.host.queue_length(&name).unwrap_or(0);
     Usage {
         since: Some(since(shared)),
         vm: status(shared, &name).await.map(vm),
-        queue_length: shared.host.queue_length(&name).unwrap_or(0),
+        queue_length,
         outcomes: Outcome::ALL.into_iter().map(|outcome| (outcome.to_string(), counted.outcomes(outcome))).collect(),
         sla_failures: Resource::ALL
             .into_iter()
