@@ -1,8 +1,9 @@
-//! The help of every command: as wide as the terminal, and with the exit codes at its end.
+//! Text that fits the terminal: the help of every command, which ends with its exit codes, and lines of output.
 
 use super::exit;
 use clap::Command;
-use terminal_size::{Width, terminal_size};
+use std::io;
+use terminal_size::{Width, terminal_size, terminal_size_of};
 
 /// Columns of help where there is no terminal, and the most elsewhere: longer lines are hard to read.
 const COLUMNS_MAX: usize = 100;
@@ -14,6 +15,18 @@ const COLUMNS_MIN: usize = 40;
 pub(crate) fn columns() -> usize {
     let columns = terminal_size().map_or(COLUMNS_MAX, |(Width(columns), _)| usize::from(columns));
     columns.clamp(COLUMNS_MIN, COLUMNS_MAX)
+}
+
+/// Columns of the terminal that standard output is, if it is one.
+pub(crate) fn output_columns() -> Option<usize> {
+    terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns).max(COLUMNS_MIN))
+}
+
+/// Lines as a terminal of so many columns takes them: those that are too long are broken, and go on at column `hanging`.
+/// Where there is no terminal they stay whole.
+pub(crate) fn fitting(text: String, columns: Option<usize>, hanging: usize) -> String {
+    let Some(columns) = columns else { return text };
+    text.lines().map(|line| broken_at(line, columns, hanging) + "\n").collect()
 }
 
 /// The command with help that is `columns` wide. `path` is its name, with that of the command that it belongs to.
@@ -52,10 +65,14 @@ pub(crate) fn wrapped(text: &str, columns: usize) -> String {
     broken.join("\n")
 }
 
-/// Breaks one line at spaces.
+/// Breaks one line at spaces. If it is indented, it goes on below its last column.
 pub(crate) fn broken(line: &str, columns: usize) -> String {
+    broken_at(line, columns, hanging(line).min(columns / 2))
+}
+
+/// Breaks one line at spaces, so that it goes on at column `hanging`.
+fn broken_at(line: &str, columns: usize, hanging: usize) -> String {
     let length = |text: &str| text.chars().count();
-    let hanging = hanging(line).min(columns / 2);
     let indent: String = line.chars().take_while(|c| *c == ' ').collect();
     let mut text = String::new();
     let mut column = 0;
@@ -103,6 +120,9 @@ mod tests {
         let text = "One two three\nfour five.\n\nTable:\n  key  a text that is long\n  k2   short\nEnd of\nall.";
         let expected = "One two three\nfour five.\n\nTable:\n  key  a text\n       that is\n       long\n  k2   short\nEnd of all.";
         assert_eq!(wrapped(text, 14), expected);
+        let lines = "one two three\n    4  five six\n";
+        assert_eq!(fitting(lines.into(), Some(11), 2), "one two\n  three\n    4  five\n  six\n");
+        assert_eq!(fitting(lines.into(), None, 2), lines);
         assert_eq!(wrapped("a\nb\n\nc", 80), "a b\n\nc");
         assert_eq!(broken("averylongwordthatfitsnowhere and more", 10), "averylongwordthatfitsnowhere\nand more");
     }

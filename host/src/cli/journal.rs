@@ -1,7 +1,7 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
 use super::data::Data;
-use super::{arguments, exit, is_pipe_open};
+use super::{arguments, exit, help, is_pipe_open};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Timestamp, Utc};
@@ -17,8 +17,11 @@ use serde::Serialize;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-/// Characters of a body or a reply that a line shows.
+/// Characters of a body or a reply that a line shows: they fit a terminal below the number of the record.
 const PREVIEW_CHARS: usize = 60;
+
+/// The column at which a record goes on that is too long for the terminal: below its time.
+const HANGING: usize = 10;
 
 /// Arguments of `journal`.
 #[derive(Debug, Args)]
@@ -51,12 +54,13 @@ impl Journal {
         }
         let limit = self.limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
         let count = limit.min(records.len());
+        let columns = help::output_columns();
         let mut out = BufWriter::new(io::stdout().lock());
         for (number, record) in &records[..count] {
             let written = if self.json {
                 write_json(&mut out, &found, *number, record)
             } else {
-                writeln!(out, "{}", line(&found, *number, record))
+                out.write_all(help::fitting(line(&found, *number, record), columns, HANGING).as_bytes())
             };
             if !is_pipe_open(written).context("cannot write the journal")? {
                 return Ok(ExitCode::from(exit::OK));
@@ -118,7 +122,7 @@ fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
         }
     };
     let time = time.map(|time| Utc(time).to_string()).unwrap_or_default();
-    format!("{:>8}  {time:<24}  {what}", grouped(number.0))
+    format!("{:>8}  {time:<24}  {what}\n", grouped(number.0))
 }
 
 fn transaction_line(transaction: &TransactionRecord) -> String {
@@ -145,12 +149,19 @@ fn queries_line(record: &QueriesRecord) -> String {
     format!("{} {noun} ({} fuel)", grouped(record.queries.len() as u64), grouped(fuel))
 }
 
-/// The beginning of a text, printable.
+/// The beginning of a text, printable: an escape counts as all of its characters.
 fn preview(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
-    let short: String = text.chars().take(PREVIEW_CHARS).collect();
-    let dots = if short.len() < text.len() { "..." } else { "" };
-    format!("{}{dots}", Printable(&short))
+    let (mut shown, mut chars) = (String::new(), 0);
+    for (at, c) in text.char_indices() {
+        let next = Printable(&text[at..at + c.len_utf8()]).to_string();
+        chars += next.chars().count();
+        if chars > PREVIEW_CHARS {
+            return shown + "...";
+        }
+        shown += &next;
+    }
+    shown
 }
 
 /// A record, as JSON.
@@ -274,4 +285,33 @@ fn write_json<'a>(
     };
     serde_json::to_writer(&mut *out, &Line { record: number, time, what })?;
     out.write_all(b"\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat::transaction::{Epoch, ReplyHash};
+
+    #[test]
+    fn a_record_fits_eighty_columns_whatever_a_client_sent() {
+        let body = "\u{202e}".repeat(PREVIEW_CHARS);
+        let record = TransactionRecord {
+            sequence: Sequence(1_234_567),
+            id: "0199e2a0-7b1c-7c3d-8e4f-0123456789ab".into(),
+            is_id_kept: true,
+            user: Name::new("operator").expect("a name"),
+            incarnation: 0,
+            timestamp: Timestamp(0),
+            epoch: Epoch([0; 16]),
+            body: body.clone().into_bytes().into(),
+            body_hash: ReplyHash([0; 16]),
+            answer: Answer::Refused(body),
+            fuel_used: 1,
+            query_fuel_used: 0,
+        };
+        let line = format!("{:>8}  {}  {}\n", "1", "2026-03-01T12:00:00.000Z", transaction_line(&record));
+        let shown = help::fitting(line, Some(80), HANGING);
+        assert!(shown.lines().count() > 1 && shown.lines().all(|line| line.chars().count() <= 80), "{shown}");
+        assert!(shown.contains("\\u{202e}...") && shown.lines().skip(1).all(|line| line.starts_with("          ")));
+    }
 }

@@ -1,6 +1,6 @@
 //! The server on the command line: which one, as whom, and what is printed of what it says.
 
-use super::{UsageError, arguments, exit, tx};
+use super::{UsageError, arguments, exit, help, tx};
 use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -363,9 +363,9 @@ pub(crate) fn remove(service: &Name, is_sure: bool, json: bool) -> anyhow::Resul
     Ok(ExitCode::from(exit::OK))
 }
 
-/// Prints text, or with `json` the value on one line.
+/// Prints text, with lines that fit a terminal, or with `json` the value on one line.
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let mut text = if json { lines::escaped_text(serde_json::to_string(value)?) } else { text() };
+    let mut text = if json { lines::escaped_text(serde_json::to_string(value)?) } else { fitting(text()) };
     if !text.ends_with('\n') {
         text.push('\n');
     }
@@ -373,6 +373,11 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> S
     super::is_pipe_open(out.write_all(text.as_bytes()).and_then(|()| out.flush()))
         .context("cannot write to standard output")?;
     Ok(())
+}
+
+/// Sentences and tables as standard output takes them.
+pub(crate) fn fitting(text: String) -> String {
+    help::fitting(text, help::output_columns(), HANGING)
 }
 
 /// Says something on standard error.
@@ -457,11 +462,7 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
 
 /// The same on a terminal: columns that are too many for it stand below each row, with their names.
 pub(crate) fn terminal_table(rows: &[Vec<String>]) -> String {
-    let columns = is_terminal().then(|| terminal_size::terminal_size_of(io::stdout())).flatten();
-    match columns {
-        Some((terminal_size::Width(columns), _)) => folded_table(rows, columns.into()),
-        None => table(rows),
-    }
+    help::output_columns().map_or_else(|| table(rows), |columns| folded_table(rows, columns))
 }
 
 /// A table of at most so many columns of characters, if its cells allow it.
@@ -495,11 +496,14 @@ fn folded_table(rows: &[Vec<String>], columns: usize) -> String {
             below += if below.is_empty() { BELOW } else { "  " };
             below += &item;
         }
-        text += &super::help::broken(&below, columns);
+        text += &help::broken(&below, columns);
         text.push('\n');
     }
     text
 }
+
+/// The column at which a sentence goes on that is too long for the terminal.
+const HANGING: usize = 2;
 
 /// What stands before the columns below a row.
 const BELOW: &str = "    ";

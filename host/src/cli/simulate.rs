@@ -5,7 +5,7 @@
 
 mod live;
 
-use super::{UsageError, arguments, exit, help, is_pipe_open, remote};
+use super::{UsageError, arguments, exit, is_pipe_open, remote};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lifeboat::event::Event;
@@ -99,25 +99,11 @@ fn sorted(error: SimulateError) -> anyhow::Error {
 
 /// Writes the report. That its reader has gone is no error.
 fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
-    let text = if as_json { serde_json::to_string_pretty(report)? + "\n" } else { shown(&report.to_string()) };
+    let text = if as_json { serde_json::to_string_pretty(report)? + "\n" } else { remote::fitting(report.to_string()) };
     let mut stdout = io::stdout().lock();
     is_pipe_open(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
         .context("failed to write the report")?;
     Ok(())
-}
-
-/// The report as a terminal shows it: sentences are broken so that they fit; tables are made to.
-fn shown(report: &str) -> String {
-    if !remote::is_terminal() {
-        return report.to_owned();
-    }
-    let columns = help::columns();
-    let fitted = |line: &str| {
-        // Columns of a table are two spaces apart.
-        let is_sentence = line.chars().count() > columns && !line.contains("  ");
-        if is_sentence { help::broken(line, columns - 2).replace('\n', "\n  ") + "\n" } else { format!("{line}\n") }
-    };
-    report.lines().map(fitted).collect()
 }
 
 /// How the run is shown while it lasts.

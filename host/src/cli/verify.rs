@@ -2,7 +2,7 @@
 
 use super::data::{Data, read, runtime};
 use super::services::{journal_json, journal_lines};
-use super::{FindingError, exit, is_pipe_open};
+use super::{FindingError, exit, is_pipe_open, remote};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -50,7 +50,7 @@ impl Verify {
                 let text = if self.json {
                     format!("{:#}\n", json!({"services": [], "directory": reason}))
                 } else {
-                    format!("directory damaged: {reason}\n")
+                    remote::fitting(format!("directory damaged: {reason}\n"))
                 };
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -63,7 +63,8 @@ impl Verify {
             return Err(self.data.no_service(service));
         }
         let mut proofs = Vec::new();
-        if !self.json && !is_pipe_open(io::stdout().write_all(journal_lines(&contents.recovery).as_bytes()))? {
+        let journal = remote::fitting(journal_lines(&contents.recovery));
+        if !self.json && !is_pipe_open(io::stdout().write_all(journal.as_bytes()))? {
             return Ok(ExitCode::from(exit::OK));
         }
         let runtime = runtime()?;
@@ -75,7 +76,7 @@ impl Verify {
             bar.finish_and_clear();
             let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
             if !self.json {
-                let text = lines(&proof) + &trusted_line(found, &proof);
+                let text = remote::fitting(lines(&proof) + &trusted_line(found, &proof));
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
             }
             proofs.push(proof);
