@@ -28,8 +28,8 @@ pub use reclaim::{
 };
 
 use super::frame::{
-    BLOCK_BYTES, DirectoryId, FrameBuilder, FrameFull, FrameHash, FrameHeader, FrameKey, Position, RecordNumber,
-    RunKind, Staged,
+    BLOCK_BYTES, DirectoryId, FRAME_BYTES_MAX, FrameBuilder, FrameFull, FrameHash, FrameHeader, FrameKey, Position,
+    RecordNumber, RunKind, Staged,
 };
 use super::reader::Reader;
 use super::recovery::{
@@ -54,12 +54,17 @@ pub const SEGMENT_BYTES_MIN: u64 = (SEGMENT_HEADER_BYTES + 4 * BLOCK_BYTES) as u
 /// Segments that are kept to be overwritten.
 pub const SPARES_MAX: usize = 3;
 
-/// The file of the next segment is made ready once the active one has no more room than its own length divided by this.
-pub const NEXT_SHARE: u64 = 2;
+/// The file of the next segment is made ready once as much of the active one is used as its own length divided by this.
+pub const NEXT_SHARE: u64 = 4;
 
 /// Without the file of the next segment, the active one is short of room once it has no more than its own length divided by
-/// this. The rest is for what was executed before that was known, and for what operators order.
-pub const SHORT_SHARE: u64 = 4;
+/// this. The rest is for what was executed before that was known, and for what operators order: no less than the longest
+/// frame.
+pub const SHORT_SHARE: u64 = 2;
+
+// A failure to make the file is known before the journal is short of room.
+const _: () = assert!(SEGMENT_BYTES / SHORT_SHARE < SEGMENT_BYTES - SEGMENT_BYTES / NEXT_SHARE);
+const _: () = assert!(FRAME_BYTES_MAX as u64 <= SEGMENT_BYTES / SHORT_SHARE);
 
 /// Which journal is opened, and how its new segments are.
 #[derive(Debug, Clone)]
@@ -418,7 +423,9 @@ impl Log {
     /// Whether it is time to make the file of the next segment ready.
     #[must_use]
     pub fn wants_next(&self) -> bool {
-        self.next.is_none() && self.active.is_some() && self.room() <= self.options.segment_bytes / NEXT_SHARE
+        self.next.is_none()
+            && self.active.is_some()
+            && self.room() <= self.options.segment_bytes - self.options.segment_bytes / NEXT_SHARE
     }
 
     /// Whether little more than what is under way has room, unless a segment is begun, whose file is not ready.
@@ -649,9 +656,10 @@ impl Log {
 /// What is tried when a segment is begun.
 const BEGIN_SEGMENT: &str = "begin a new segment";
 
-/// The longest frame, so that a segment has room for a roster beside it.
+/// The longest frame, so that a segment has room for a roster beside it, and a segment that is short of room for the frame.
 fn frame_bytes_max(options: &Options) -> usize {
-    usize::try_from(options.segment_bytes).expect("SEGMENT_BYTES_MAX fits").saturating_sub(SEGMENT_HEADER_BYTES) / 2
+    let bytes = usize::try_from(options.segment_bytes).expect("SEGMENT_BYTES_MAX fits");
+    (bytes.saturating_sub(SEGMENT_HEADER_BYTES) / SHORT_SHARE as usize).min(FRAME_BYTES_MAX)
 }
 
 fn spare_name(number: u64) -> String {

@@ -197,7 +197,8 @@ impl Log {
     /// Goes on with a reclaim: writes a frame of records that are carried, or gives up a segment.
     ///
     /// # Errors
-    /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::Poisoned`].
+    /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::NotBegun`]: it can be tried again, after
+    /// [`Log::abandon_step`]. [`LogError::Poisoned`].
     pub fn step(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
         if !self.builder.is_empty() {
@@ -208,6 +209,7 @@ impl Log {
 
     fn try_step(&mut self, reclaim: &mut Reclaim) -> Result<Step, Failure> {
         if let Some(carry) = self.carry.take() {
+            self.spare_reserve()?;
             return self.carry_on(carry, reclaim);
         }
         let oldest = self.segments.front().filter(|oldest| oldest.number < reclaim.end);
@@ -241,6 +243,7 @@ impl Log {
             reclaim.reclaimed.pinned_by = unsound;
             return Ok(self.over(reclaim));
         }
+        self.spare_reserve()?;
         let next = pins.into_iter().map(|(name, needed)| {
             let first = self.services.get(&name).map_or(RecordNumber(1), |kept| kept.first);
             // One is carried in any case: only a whole set makes up for one that was cut off.
@@ -249,6 +252,11 @@ impl Log {
         });
         let next: BTreeMap<Name, RecordNumber> = next.collect();
         self.carry_on(Carry { next, ..Carry::default() }, reclaim)
+    }
+
+    /// Fails while the journal is short of room: what is left is not for copies.
+    fn spare_reserve(&mut self) -> Result<(), Failure> {
+        if self.is_short() { self.make_next().map_err(|error| self.not_begun(error)) } else { Ok(()) }
     }
 
     fn over(&self, reclaim: &mut Reclaim) -> Step {
@@ -442,16 +450,16 @@ impl Log {
 
     /// Gives up the oldest segment, which is not the active one.
     fn retire_oldest(&mut self) -> Result<(), Failure> {
-        let Some(oldest) = self.segments.pop_front() else { return Ok(()) };
+        let Some(oldest) = self.segments.front() else { return Ok(()) };
         let name = segment_name(oldest.number);
         let is_spare = oldest.file_bytes == self.options.segment_bytes && self.spares.len() < self.options.spares_max;
         let spare = spare_name(oldest.number);
+        let failed = |is_final| move |error| Failure { action: "give up a segment", error, is_final };
         let result = if is_spare { self.storage.rename(&name, &spare) } else { self.storage.remove(&name) };
-        result.and_then(|()| self.storage.sync_directory()).map_err(|error| Failure {
-            action: "give up a segment",
-            error,
-            is_final: true,
-        })?;
+        // Nothing was renamed or removed: it stays a segment until the next reclaim.
+        result.map_err(failed(false))?;
+        self.segments.pop_front();
+        self.storage.sync_directory().map_err(failed(true))?;
         if is_spare {
             self.spares.push(spare);
         }
