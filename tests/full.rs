@@ -3,7 +3,9 @@
 
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
-use crate::site::Site;
+use crate::site::{Answered, Site};
+use lifeboat::journal::commit::{Change, Entry};
+use lifeboat::journal::frame::RecordNumber;
 use lifeboat::name::Name;
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use serde_json::{Value, json};
@@ -22,6 +24,12 @@ const IDLE: usize = 160;
 
 /// Transactions, each with a long body: more than a segment holds.
 const TRANSACTIONS: usize = 24;
+
+/// A record so long that a segment has room for two.
+const FILLER_BYTES: usize = 6_000_000;
+
+/// How long the end of a host is waited for: longer than its records are held.
+const STOPPED_MAX: Duration = Duration::from_secs(30);
 
 /// How long a connection is waited for that the kernel may not take.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
@@ -106,6 +114,91 @@ async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
     assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
     assert!(!host.has_service(&bank));
     assert_eq!(snapshots(), 0);
+}
+
+/// Fills the journal by what is not for services while the disk takes no segment, and has a transaction of `bank` wait for
+/// room: it was executed when that was not known yet. Returns its answer.
+async fn hold_a_transaction(storage: &SimulatedStorage, site: &Site, admin: &str) -> Answered {
+    storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+    let held = storage.hold_writes();
+    let host = site.server.host();
+    let filler = Name::new("filler").expect("a name");
+    for number in 1..=3 {
+        let record = vec![0; FILLER_BYTES];
+        let number = RecordNumber(number);
+        let change = if number.0 == 1 { Change::Begin { number, record } } else { Change::Continue { number, record } };
+        let entry = Entry { service: filler.clone(), change };
+        drop(host.data().expect("it has one").committer().submit(entry, None).expect("open"));
+    }
+    let bank = Name::new("bank").expect("a name");
+    let before = host.status_of(&bank).await.expect("it runs").sequence;
+    let executed = async {
+        until(|| async { host.status_of(&bank).await.expect("it runs").sequence > before }).await;
+        drop(held);
+    };
+    tokio::join!(site.transact(admin, "bank", "held", "x"), executed).0
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    for service in ["bank", "shop", "mill"] {
+        site.deploy(&admin, service, "count.wat", "size=small").await;
+    }
+    assert_eq!(site.transact(&admin, "bank", "1", "x").await.text(), "1");
+    assert_eq!(site.post("/v1/services/mill/stop", &admin, "").await.status, 200);
+
+    let unknown = hold_a_transaction(&storage, &site, &admin).await;
+    for answer in [unknown, site.transact(&admin, "bank", "held", "x").await] {
+        assert_eq!((answer.status, answer.code().as_str()), (503, "outcome_unknown"), "{answer:?}");
+        assert_eq!(answer.header("lifeboat-outcome"), "");
+        for words in ["the outcome of 'held'", "make room on its disk", "send it again with the same id"] {
+            assert!(answer.text().contains(words), "{}", answer.text());
+        }
+    }
+    let found = site.get("/v1/services/bank/transactions/held", &admin).await;
+    assert_eq!((found.status, found.code().as_str()), (503, "outcome_unknown"), "{found:?}");
+    let denied = site.transact(&admin, "shop", "1", "x").await;
+    assert_eq!((denied.status, denied.code().as_str(), denied.header("lifeboat-outcome")), (503, "storage", "denied"));
+
+    // What needs no room is done, the rest is denied.
+    assert_eq!(site.get("/v1/services", &admin).await.status, 200);
+    assert_eq!(site.get("/v1/services/bank", &admin).await.json()["vm"]["sequence"], 2);
+    for (refused, words) in [
+        (site.post("/v1/services/mill/start", &admin, "").await, "make room on its disk"),
+        (site.post("/v1/services/bank/snapshot", &admin, "").await, "cannot write the snapshot of service 'bank'"),
+        (site.put("/v1/services/inn?size=small", &admin, guest_bytes("count.wat")).await, "make room on its disk"),
+    ] {
+        assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
+        assert!(refused.text().contains(words), "{}", refused.text());
+    }
+    assert_eq!(site.post("/v1/services/bank/stop", &admin, "").await.json()["standing"], "stopped");
+    assert_eq!(site.delete("/v1/services/shop", &admin).await.status, 204);
+    assert_eq!(site.delete("/v1/services/mill", &admin).await.status, 204);
+
+    storage.mend(Operation::Create);
+    until(|| async { site.get("/readyz", "").await.status == 200 }).await;
+    assert_eq!(site.post("/v1/services/bank/start", &admin, "").await.status, 200);
+    let repeated = site.transact(&admin, "bank", "held", "x").await;
+    assert_eq!((repeated.status, repeated.text(), repeated.header("lifeboat-repeated")), (200, "2", "true"));
+    assert_eq!(site.transact(&admin, "bank", "3", "x").await.text(), "3");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_end_of_a_host_does_not_wait_for_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    assert_eq!(hold_a_transaction(&storage, &site, &admin).await.code(), "outcome_unknown");
+    let ended = tokio::time::timeout(STOPPED_MAX, site.server.host().stop()).await.expect("it ends");
+    let error = ended.expect_err("the journal is not sealed");
+    assert_eq!(error.to_string(), "cannot begin a new segment");
 }
 
 #[tokio::test(flavor = "multi_thread")]

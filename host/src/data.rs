@@ -489,10 +489,11 @@ impl DataDirectory {
     /// registered, or nobody would be told where records are carried meanwhile.
     ///
     /// # Errors
-    /// [`DataError`]. Damage is none: it is told in what is found.
+    /// [`DataError`]; [`CommitError::Stalled`] while its last records wait for room. Damage is none: it is told in what is
+    /// found.
     pub(crate) async fn find(self: &Arc<Self>, service: &Name) -> Result<Option<FoundService>, DataError> {
         // Its last records are written then.
-        self.committer.settle().await;
+        self.committer.settle().await?;
         let (directory, name) = (Arc::clone(self), service.clone());
         let reading = tokio::task::spawn_blocking(move || {
             let (storage, catalog) = (&*directory.storage, &directory.catalog);
@@ -539,6 +540,13 @@ impl DataDirectory {
     /// Every service that was found is known to the journal: from now on space is given back.
     pub(crate) fn set_recovered(&self) {
         self.is_recovered.store(true, Ordering::Release);
+    }
+
+    /// Ends the journal of a service that did not come to be.
+    pub(crate) fn end_journal(&self, service: &Name) {
+        // What a journal that failed does not take any more is an orphan at the next start.
+        let _ = self.committer.submit(commit::Entry { service: service.clone(), change: commit::Change::End }, None);
+        self.committer.unregister(service);
     }
 
     /// Adds a service whose journal has begun.

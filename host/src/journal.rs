@@ -294,6 +294,26 @@ impl Commit {
         }
     }
 
+    /// The same, but a record that waits for room is not waited for longer than
+    /// [`HELD_MAX`](commit::HELD_MAX): `then` gets [`JournalError::Stalled`], and the record is made safe later.
+    pub fn then_or_held(&self, then: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
+        match &self.0 {
+            None => then(Ok(())),
+            Some(ticket) => ticket.then_or_held(|committed| then(of_journal(committed.clone()))),
+        }
+    }
+
+    /// Waits until the record is safe, as long as [`Commit::then_or_held`] does.
+    ///
+    /// # Errors
+    /// As [`Commit::durable`], and [`JournalError::Stalled`].
+    pub async fn durable_or_held(self) -> Result<(), JournalError> {
+        match self.0 {
+            None => Ok(()),
+            Some(ticket) => of_journal(ticket.committed_or_held().await),
+        }
+    }
+
     /// Waits until the record is safe.
     ///
     /// # Errors

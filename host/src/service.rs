@@ -405,11 +405,12 @@ impl Service {
         }
     }
 
-    /// Waits until no event is held back, so that none follows what the host reports of a service that has ended.
+    /// Waits until no event is held back, so that none follows what the host reports of a service that has ended; but not
+    /// for room in the journal.
     async fn settle_events(&mut self) {
         if !self.events.is_empty() {
             // After a failure of the journal they are reported or discarded as well.
-            let _ = self.last_commit.clone().durable().await;
+            let _ = self.last_commit.clone().durable_or_held().await;
         }
     }
 
@@ -419,7 +420,7 @@ impl Service {
         if self.events.is_empty() || self.journal.is_stalled() {
             report();
         } else {
-            self.last_commit.then(move |_| report());
+            self.last_commit.then_or_held(move |_| report());
         }
     }
 
@@ -585,7 +586,7 @@ impl Service {
         tell: impl FnOnce(Result<Reply, Denial>) + Send + 'static,
     ) {
         let service = self.name.clone();
-        commit.then(move |durable| {
+        commit.then_or_held(move |durable| {
             tell(match durable {
                 Ok(()) => Ok(answered),
                 Err(error) => {

@@ -12,7 +12,7 @@ mod disk;
 mod simulated;
 
 pub use disk::{DiskStorage, create_file, open_file, rename_file};
-pub use simulated::{Operation, SimulatedStorage};
+pub use simulated::{HeldWrites, Operation, SimulatedStorage};
 
 use std::fmt;
 use std::io;

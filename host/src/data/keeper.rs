@@ -8,8 +8,8 @@
 use super::{DataDirectory, Needed, chain};
 use crate::engine::joined;
 use crate::event::{Event, EventSink};
-use crate::journal::Commit;
 use crate::journal::frame::RecordNumber;
+use crate::journal::{Commit, JournalError};
 use crate::name::Name;
 use crate::service::ForgottenTimes;
 use crate::snapshot::Snapshot;
@@ -124,9 +124,31 @@ impl Shelf {
         self.need();
         while queue.changed().await.is_ok() {
             let Some((number, to_keep)) = queue.borrow_and_update().clone() else { continue };
-            // A journal that failed keeps nothing any more, and says so itself.
-            if let Err(error) = to_keep.commit.clone().durable().await {
-                return Some(error.to_string());
+            if let Err(error) = to_keep.commit.clone().durable_or_held().await {
+                let is_held = matches!(error, JournalError::Stalled { .. });
+                failed = Some(error.to_string());
+                // A journal that failed keeps nothing any more, and says so itself.
+                if !is_held {
+                    return failed;
+                }
+                // Who ordered it, or ends the service, does not wait for room.
+                self.written.done(number, failed.clone());
+                tokio::select! {
+                    biased;
+                    durable = to_keep.commit.clone().durable() => {
+                        if let Err(error) = durable {
+                            return Some(error.to_string());
+                        }
+                    }
+                    changed = queue.changed() => {
+                        if changed.is_err() {
+                            return failed;
+                        }
+                        // A newer one takes its place.
+                        queue.mark_changed();
+                        continue;
+                    }
+                }
             }
             if self.kept.back().is_some_and(|newest| newest.record >= to_keep.header.record) {
                 self.written.done(number, None);

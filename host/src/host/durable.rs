@@ -161,9 +161,7 @@ impl Host {
         let _turn = self.turn(&name).await?;
         self.admission.check()?;
         // Its first record would wait for room, and with it whoever ordered it.
-        if let Some(stall) = directory.committer().stall().filter(|stall| stall.denies) {
-            return Err(DataError::from(CommitError::Stalled(stall.reason)).into());
-        }
+        check_stall(directory)?;
         if let Some(reason) = self.quarantined(&name) {
             return Err(LaunchError::Quarantined { name, reason });
         }
@@ -192,7 +190,10 @@ impl Host {
         let _kept = kept.await?;
         let launching = Service::launch_durable(spec, self.surroundings.clone(), Arc::clone(directory));
         let (service, begun, keeper) = self.on_guests(launching).await?;
-        begun.durable().await.map_err(|error| LaunchError::Begin { name: name.clone(), error })?;
+        if let Err(error) = begun.durable_or_held().await {
+            directory.end_journal(&name);
+            return Err(LaunchError::Begin { name, error });
+        }
         let added = name.clone();
         on_disk(directory, move |directory| directory.add_service(&added, &entry)).await?;
         let Status { vm, machine, size, .. } = service.status();
@@ -303,6 +304,17 @@ pub struct Ended {
     /// Of those the ones whose last transactions are not part of a snapshot, and why. Nothing of them is lost: the next
     /// start replays them.
     pub not_snapshotted: BTreeMap<Name, String>,
+}
+
+/// Denies what would wait for room in the journal while there is none.
+///
+/// # Errors
+/// [`CommitError::Stalled`].
+pub(super) fn check_stall(directory: &DataDirectory) -> Result<(), DataError> {
+    match directory.committer().stall().filter(|stall| stall.denies) {
+        Some(stall) => Err(CommitError::Stalled(stall.reason).into()),
+        None => Ok(()),
+    }
 }
 
 /// Does what waits for the disk on a thread that may. It goes on to its end, also if what is returned is dropped.

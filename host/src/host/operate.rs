@@ -1,6 +1,6 @@
 //! What operators do to services, and see of them. Who asks was authorised before.
 
-use super::durable::on_disk;
+use super::durable::{check_stall, on_disk};
 use super::turns::Turn;
 use super::{Host, Idle, STOPPED_BY_OPERATOR};
 use crate::auth::{Grant, Identity};
@@ -113,6 +113,7 @@ impl Host {
             if lost.is_none() {
                 return Ok(());
             }
+            check_stall(&directory)?;
             // Its task is there and denies everything, since its state was lost: it is brought back like one that has none.
             self.idle().insert(name.clone(), Idle::Stopped);
             let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
@@ -121,12 +122,14 @@ impl Host {
             }
             self.end_keeper(name).await;
         }
-        let service = name.clone();
-        let set = on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, false));
-        set.await.map_err(DataError::from)?;
+        // Its first record would wait for room, and with it whoever ordered the start.
+        check_stall(&directory)?;
         // One starts at a time: what it needs of the journal must stay where it was found.
         let _still = directory.hold_still().await;
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
+        let service = name.clone();
+        let set = on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, false));
+        set.await.map_err(DataError::from)?;
         self.recover_one(found, epoch, None).await;
         match self.quarantined(name) {
             Some(reason) if !self.has_service(name) => Err(LaunchError::Quarantined { name: name.clone(), reason }),

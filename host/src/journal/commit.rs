@@ -11,9 +11,11 @@
 //! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
 //! service produced beyond its own guess.
 //!
-//! What has no room, since no segment can be begun, waits: the writer tries again by itself, and takes up nothing new
-//! meanwhile ([`Committer::stall`]). That is found out while the active segment still has room for what services have
-//! executed, because the next one's file is made ahead; and nothing is executed while the journal is short of room.
+//! What has no room, since no segment can be begun, is *held*: the writer tries again by itself, and takes up no other
+//! records meanwhile ([`Committer::stall`]). That is found out while the active segment still has room for what services
+//! have executed, because the next one's file is made ahead; and nothing is executed while the journal is short of room.
+//! Those who wait for answers are told after [`HELD_MAX`] that their outcome is unknown, and orders are carried out as far
+//! as they need no room: a reclaim gives up the segments that nobody needs, and may so end the stall.
 //!
 //! After a failure all tickets, waiting and later, get the first cause. The reader of a ticket that ends without an
 //! answer learns that the writer is gone.
@@ -46,6 +48,10 @@ pub const SEGMENT_RETRY_FIRST: Duration = Duration::from_millis(50);
 
 /// How long it takes at most until that is tried again: each attempt may fill the disk for a moment.
 pub const SEGMENT_RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// How long records that were executed wait for room until those who wait for their answers are told that the outcome is
+/// unknown. They are committed all the same once there is room.
+pub const HELD_MAX: Duration = Duration::from_secs(2);
 
 /// How often it is looked, as long as records are committed, whether the directory is still this process's.
 pub const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -224,6 +230,8 @@ pub struct Totals {
 struct Queue {
     submitted: VecDeque<Submitted>,
     orders: Vec<Order>,
+    /// Why what is handed in is held, once others have waited for [`HELD_MAX`].
+    held: Option<CommitError>,
     is_closed: bool,
     is_sealing: bool,
     is_writer_asleep: bool,
@@ -242,7 +250,7 @@ struct Submitted {
 #[derive(Debug)]
 enum Order {
     Reclaim { needed: BTreeMap<Name, RecordNumber>, answer: oneshot::Sender<Result<Reclaimed, CommitError>> },
-    Settle { answer: oneshot::Sender<()> },
+    Settle { answer: oneshot::Sender<Result<(), CommitError>> },
 }
 
 /// Starts a writer for `log`, whose queue holds about `queue_bytes`.
@@ -351,6 +359,10 @@ impl Committer {
         let (completion, ticket) = ticket();
         let mut queue = self.shared.queue();
         queue.check()?;
+        if let Some(held) = &queue.held {
+            // Nobody waits for it yet.
+            completion.hold(held);
+        }
         queue.submitted.push_back(Submitted { entry, completion, room });
         self.shared.wake(queue);
         Ok(ticket)
@@ -373,19 +385,22 @@ impl Committer {
     }
 
     /// Waits until what was handed in before is written, a reclaim that may be under way is over, and what it moved is on
-    /// the boards.
-    pub async fn settle(&self) {
+    /// the boards. After a failure of the log, or its end, that is so already.
+    ///
+    /// # Errors
+    /// [`CommitError::Stalled`]: what was handed in before waits for room.
+    pub async fn settle(&self) -> Result<(), CommitError> {
         let (answer, settled) = oneshot::channel();
         {
             let mut queue = self.shared.queue();
             if queue.check().is_err() {
-                return;
+                return Ok(());
             }
             queue.orders.push(Order::Settle { answer });
             self.shared.wake(queue);
         }
         // A writer that ended moves nothing any more.
-        let _ = settled.await;
+        settled.await.unwrap_or(Ok(()))
     }
 
     /// Has the places of a service's records written to `board` from now on.
@@ -521,17 +536,17 @@ impl Shared {
         });
     }
 
-    /// Waits until `due`, or until the queue is closed: then it returns false.
-    fn hold_until(&self, due: Instant) -> bool {
+    /// Waits until `due`, or until there is an order or the queue is closed, and takes what has arrived.
+    fn hold_until(&self, due: Instant) -> Arrived {
         let mut queue = self.queue();
         queue.is_writer_asleep = true;
         let left = due.saturating_duration_since(Instant::now());
         let (mut queue, _) = self
             .arrived
-            .wait_timeout_while(queue, left, |queue| !queue.is_closed)
+            .wait_timeout_while(queue, left, |queue| queue.orders.is_empty() && !queue.is_closed)
             .unwrap_or_else(PoisonError::into_inner);
         queue.is_writer_asleep = false;
-        !queue.is_closed
+        self.take_from(queue)
     }
 
     fn close(&self, is_sealing: bool) {
@@ -621,7 +636,10 @@ impl Order {
     fn refuse(self, error: &CommitError) {
         match self {
             Self::Reclaim { answer, .. } => drop(answer.send(Err(error.clone()))),
-            Self::Settle { answer } => drop(answer.send(())),
+            Self::Settle { answer } => {
+                let is_held = matches!(error, CommitError::Stalled(_));
+                drop(answer.send(if is_held { Err(error.clone()) } else { Ok(()) }));
+            }
         }
     }
 }
@@ -665,6 +683,30 @@ impl Orders {
         Ok(())
     }
 
+    /// Carries out what needs no room, while records are held, and refuses the rest. Returns whether a segment was given up.
+    fn go_on_without_room(&mut self, log: &mut Log, held: &CommitError) -> Result<bool, LogError> {
+        let mut is_any_given_up = false;
+        while let Some(order) = self.waiting.pop_front() {
+            let under_way = self.reclaim.take();
+            match order {
+                Order::Reclaim { needed, answer } if !answer.is_closed() => {
+                    let mut reclaim = under_way.unwrap_or_else(|| log.begin_reclaim(needed));
+                    let reclaimed = loop {
+                        match log.step_without_carrying(&mut reclaim) {
+                            Ok(Step::Going(_)) => is_any_given_up = true,
+                            Ok(Step::Over(reclaimed)) => break Ok(reclaimed),
+                            Err(error @ LogError::NotBegun(_)) => break Err(error.into()),
+                            Err(error) => return Err(error),
+                        }
+                    };
+                    drop(answer.send(reclaimed));
+                }
+                order => order.refuse(held),
+            }
+        }
+        Ok(is_any_given_up)
+    }
+
     fn refuse(&mut self, error: &CommitError) {
         self.waiting.drain(..).for_each(|order| order.refuse(error));
     }
@@ -686,7 +728,7 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
             orders.refuse(&CommitError::Closed);
             break;
         }
-        let result = write_batch(&mut log, arrived.submitted, shared, &mut retry);
+        let result = write_batch(&mut log, arrived.submitted, shared, &mut retry, &mut orders);
         let result = result.and_then(|()| prepare(&mut log, shared, &mut retry));
         if let Err(error) = result.and_then(|()| orders.go_on(&mut log, shared)) {
             orders.refuse(&error.clone().into());
@@ -738,20 +780,87 @@ fn missing(failure: &Failure) -> Arc<str> {
 }
 
 /// Commits. While no segment can be begun, it waits and tries again, until the queue is closed.
-fn commit_in_time(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<Option<Committed>, LogError> {
+fn commit_in_time(
+    log: &mut Log,
+    staged: &[StagedRecord],
+    batch: &mut VecDeque<Submitted>,
+    shared: &Shared,
+    retry: &mut Retry,
+    orders: &mut Orders,
+) -> Result<Option<Committed>, LogError> {
     if retry.checks_lock(Instant::now()) {
         log.check_lock()?;
     }
-    let mut is_last = false;
-    loop {
+    let mut hold: Option<Hold> = None;
+    let result = loop {
         match log.commit() {
-            Err(LogError::NotBegun(failure)) if !is_last => {
+            Err(LogError::NotBegun(failure)) if hold.as_ref().is_none_or(|hold| !hold.is_closed) => {
                 let now = Instant::now();
                 retry.failed(now);
-                shared.set_stall(Some(Stall { reason: missing(&failure), denies: true }));
-                is_last = !shared.hold_until(retry.due().unwrap_or(now));
+                let reason = missing(&failure);
+                shared.set_stall(Some(Stall { reason: Arc::clone(&reason), denies: true }));
+                let told_at = hold.as_ref().map_or(now + HELD_MAX, |hold| hold.told_at);
+                let is_told = hold.as_ref().is_some_and(|hold| hold.is_told);
+                let due = retry.due().unwrap_or(now);
+                let hold =
+                    hold.insert(Hold { error: CommitError::Stalled(reason), due, told_at, is_told, is_closed: false });
+                hold.wait(log, staged, batch, shared, orders)?;
             }
-            result => return result,
+            result => break result,
+        }
+    };
+    if hold.is_some_and(|hold| hold.is_told) {
+        shared.queue().held = None;
+    }
+    result
+}
+
+/// Records that are staged and have no room.
+struct Hold {
+    /// Why.
+    error: CommitError,
+    /// When it is tried again.
+    due: Instant,
+    /// When those who wait for answers are told.
+    told_at: Instant,
+    is_told: bool,
+    /// The queue was closed meanwhile: it is tried once more.
+    is_closed: bool,
+}
+
+impl Hold {
+    /// Waits until it is tried again: when it is due, when a segment was given up, or when the queue is closed. What
+    /// arrives meanwhile comes to the `batch`.
+    fn wait(
+        &mut self,
+        log: &mut Log,
+        staged: &[StagedRecord],
+        batch: &mut VecDeque<Submitted>,
+        shared: &Shared,
+        orders: &mut Orders,
+    ) -> Result<(), LogError> {
+        loop {
+            let arrived = shared.hold_until(if self.is_told { self.due } else { self.due.min(self.told_at) });
+            self.is_closed = arrived.is_closed;
+            batch.extend(arrived.submitted);
+            if !self.is_told && Instant::now() >= self.told_at {
+                self.is_told = true;
+                let since = {
+                    let mut queue = shared.queue();
+                    queue.held = Some(self.error.clone());
+                    std::mem::take(&mut queue.submitted)
+                };
+                batch.extend(since);
+                let waiting = staged.iter().map(|staged| &staged.completion);
+                waiting.chain(batch.iter().map(|submitted| &submitted.completion)).for_each(|it| it.hold(&self.error));
+            }
+            let ended = batch.iter().filter(|submitted| matches!(submitted.entry.change, Change::End));
+            ended.for_each(|submitted| log.forget(&submitted.entry.service));
+            orders.waiting.extend(arrived.orders);
+            let is_any_given_up = orders.go_on_without_room(log, &self.error)?;
+            if is_any_given_up || self.is_closed || Instant::now() >= self.due {
+                return Ok(());
+            }
         }
     }
 }
@@ -762,8 +871,24 @@ fn write_batch(
     mut batch: VecDeque<Submitted>,
     shared: &Shared,
     retry: &mut Retry,
+    orders: &mut Orders,
 ) -> Result<(), LogError> {
     let mut staged = Vec::with_capacity(batch.len());
+    loop {
+        stage(log, &mut batch, &mut staged);
+        if let Err(error) = commit(log, &mut staged, &mut batch, shared, retry, orders) {
+            refuse(batch, &error);
+            return Err(error);
+        }
+        // The frame was full, or more arrived while it was held.
+        if batch.is_empty() {
+            return Ok(());
+        }
+    }
+}
+
+/// Stages records of a batch until the frame is full, or there are no more.
+fn stage(log: &mut Log, batch: &mut VecDeque<Submitted>, staged: &mut Vec<StagedRecord>) {
     while let Some(submitted) = batch.pop_front() {
         let Entry { service, change } = &submitted.entry;
         let place = match change {
@@ -778,18 +903,11 @@ fn write_batch(
                 let record = place.zip(entry.change.number()).map(|(place, number)| (entry.service, number, place));
                 staged.push(StagedRecord { record, record_bytes, completion, _room: room });
             }
-            Err(LogError::FrameFull) => {
-                batch.push_front(submitted);
-                if let Err(error) = commit(log, &mut staged, shared, retry) {
-                    refuse(batch, &error);
-                    return Err(error);
-                }
-            }
+            Err(LogError::FrameFull) => return batch.push_front(submitted),
             // The caller's mistake: nothing of the others' is at stake.
             Err(error) => submitted.completion.complete(Err(error.into())),
         }
     }
-    commit(log, &mut staged, shared, retry)
 }
 
 /// What is in the frame that is being built.
@@ -802,9 +920,16 @@ struct StagedRecord {
 }
 
 /// Writes a frame and completes its tickets.
-fn commit(log: &mut Log, staged: &mut Vec<StagedRecord>, shared: &Shared, retry: &mut Retry) -> Result<(), LogError> {
+fn commit(
+    log: &mut Log,
+    staged: &mut Vec<StagedRecord>,
+    batch: &mut VecDeque<Submitted>,
+    shared: &Shared,
+    retry: &mut Retry,
+    orders: &mut Orders,
+) -> Result<(), LogError> {
     let start = Instant::now();
-    let result = commit_in_time(log, shared, retry).map_err(|error| shared.fail(&error));
+    let result = commit_in_time(log, staged, batch, shared, retry, orders).map_err(|error| shared.fail(&error));
     if let Ok(Some(committed)) = &result {
         shared.commit_times.add(start.elapsed());
         shared.frames.fetch_add(1, Ordering::Release);
@@ -1040,6 +1165,82 @@ mod tests {
         assert!(look(&storage, None).1.is_empty());
     }
 
+    /// Hands in records of `service` until one is held, on a disk on which no segment can be begun. Returns their tickets and
+    /// the number of the last.
+    fn hold(committer: &Committer, service: &str, mut number: u64) -> (Vec<Ticket>, u64) {
+        let mut tickets = Vec::new();
+        loop {
+            number += 1;
+            tickets.push(committer.submit(long_entry(service, number), None).expect("open"));
+            if let Err(error) = block_on(tickets[tickets.len() - 1].clone().committed_or_held()) {
+                assert!(matches!(&error, CommitError::Stalled(_)), "{error}");
+                return (tickets, number);
+            }
+        }
+    }
+
+    #[test]
+    fn who_waits_for_what_is_held_is_told_and_it_is_committed_once_there_is_room() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+        committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        let (mut tickets, last) = hold(&committer, "ant", 1);
+        // At once, now that others have waited long enough.
+        let later = committer.submit(entry("ant", last + 1), None).expect("open");
+        later.then_or_held(|committed| assert!(matches!(committed, Err(CommitError::Stalled(_)))));
+        assert!(matches!(block_on(later.clone().committed_or_held()), Err(CommitError::Stalled(_))));
+        assert!(!later.is_over());
+        tickets.push(later);
+        assert!(matches!(block_on(committer.settle()), Err(CommitError::Stalled(_))));
+        let reclaimed = block_on(committer.reclaim(BTreeMap::new())).expect("it ends, with nothing to give up");
+        assert_eq!(reclaimed.segments, 0);
+        storage.mend(Operation::Create);
+        for ticket in tickets {
+            ticket.wait().expect("committed");
+        }
+        await_stall(&committer, |stall| stall.is_none());
+        let next = committer.submit(entry("ant", last + 2), None).expect("open");
+        block_on(next.committed_or_held()).expect("nobody is told that any more");
+        block_on(committer.settle()).expect("there is room");
+        writer.stop().expect("sealed");
+        assert_eq!(look(&storage, None).1[&name("ant")].len() as u64, last + 2);
+    }
+
+    #[test]
+    fn what_a_reclaim_gives_up_ends_a_stall() {
+        for is_ended in [false, true] {
+            let storage = SimulatedStorage::new(1);
+            let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
+            // Three segments of one service.
+            let last = 300;
+            let tickets: Vec<_> =
+                (1..=last).map(|number| committer.submit(long_entry("ant", number), None).expect("open")).collect();
+            assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+            block_on(committer.settle()).expect("there is room");
+            storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+            let busy = if is_ended { "bee" } else { "ant" };
+            let (tickets, last) = hold(&committer, busy, if is_ended { 0 } else { last });
+            let needed = if is_ended {
+                let end = Entry { service: name("ant"), change: Change::End };
+                assert!(matches!(committer.commit_unless_stalled(end), Err(CommitError::Stalled(_))));
+                BTreeMap::new()
+            } else {
+                BTreeMap::from([(name("ant"), RecordNumber(last))])
+            };
+            let reclaimed = block_on(committer.reclaim(needed)).expect("it needs no room");
+            assert!(reclaimed.segments > 0, "{reclaimed:?}");
+            for ticket in tickets {
+                ticket.wait().expect("committed");
+            }
+            writer.stop().expect("sealed");
+            let (recovery, found) = look(&storage, None);
+            assert!(recovery.damages.is_empty(), "{recovery:?}");
+            assert!(!is_ended || !found.contains_key(&name("ant")));
+            assert!(found[&name(busy)].last().expect("a record").starts_with(format!("{busy}{last}").as_bytes()));
+        }
+    }
+
     #[test]
     fn who_does_not_wait_for_room_is_told_what_is_missing() {
         let storage = SimulatedStorage::new(1);
@@ -1210,7 +1411,7 @@ mod tests {
             assert!(reclaiming.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             let seal = if is_dropped {
                 drop(reclaiming);
-                block_on(committer.settle());
+                block_on(committer.settle()).expect("there is room");
                 assert!(committer.submit(long_entry("ant", 501), None).expect("open").wait().is_ok());
                 block_on(committer.reclaim(needed)).expect("open");
                 writer.stop().expect("sealed")

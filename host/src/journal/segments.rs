@@ -367,6 +367,7 @@ impl Log {
         let next = self.services.get(service).map_or(RecordNumber(1), |kept| kept.next);
         self.builder.push_empty(RunKind::End, service, next).map_err(|FrameFull| LogError::FrameFull)?;
         self.services.remove(service);
+        self.forget(service);
         Ok(())
     }
 
@@ -444,6 +445,14 @@ impl Log {
             let failure = self.not_begun(error);
             self.poison(failure)
         })
+    }
+
+    /// Forgets what a service that is to end has in the segments, so that they can be given up before the frame that ends it
+    /// has room.
+    pub fn forget(&mut self, service: &Name) {
+        for segment in &mut self.segments {
+            segment.shares.remove(service);
+        }
     }
 
     /// Gives up what was staged to be carried, after a step failed with [`LogError::NotBegun`].

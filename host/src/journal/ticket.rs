@@ -15,9 +15,22 @@ pub type Committed = Result<Option<Location>, CommitError>;
 type Waiting = Box<dyn FnOnce(&Committed) + Send>;
 
 enum State {
-    /// As a rule two wait: the service's journal, and the answer.
-    UnderWay(SmallVec<[Waiting; 2]>),
+    UnderWay {
+        /// As a rule two wait: the service's journal, and the answer.
+        waiting: SmallVec<[(Patience, Waiting); 2]>,
+        /// Why the record waits, once it is held.
+        held: Option<CommitError>,
+    },
     Over(Committed),
+}
+
+/// How long something waits for a record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Patience {
+    /// Until it is known what became of the record.
+    ToTheEnd,
+    /// Until then, or until the record is held.
+    UntilHeld,
 }
 
 type Cell = Mutex<State>;
@@ -32,7 +45,7 @@ pub(crate) struct Completion(Arc<Cell>);
 
 /// A ticket, and what completes it.
 pub(crate) fn ticket() -> (Completion, Ticket) {
-    let cell = Arc::new(Mutex::new(State::UnderWay(SmallVec::new())));
+    let cell = Arc::new(Mutex::new(State::UnderWay { waiting: SmallVec::new(), held: None }));
     (Completion(Arc::clone(&cell)), Ticket(cell))
 }
 
@@ -40,11 +53,22 @@ impl Ticket {
     /// Has `then` run when the record is safe, or known not to be: now, or later on the writer's thread, which it must
     /// not hold up.
     pub fn then(&self, then: impl FnOnce(&Committed) + Send + 'static) {
+        self.wait_for(Patience::ToTheEnd, then);
+    }
+
+    /// The same, but a record that has waited for room for [`HELD_MAX`](super::commit::HELD_MAX) is not waited for any
+    /// longer: `then` gets [`CommitError::Stalled`], and the record is committed later.
+    pub fn then_or_held(&self, then: impl FnOnce(&Committed) + Send + 'static) {
+        self.wait_for(Patience::UntilHeld, then);
+    }
+
+    fn wait_for(&self, patience: Patience, then: impl FnOnce(&Committed) + Send + 'static) {
         let committed = {
             // No code that can panic runs under the lock, here and below.
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *state {
-                State::UnderWay(waiting) => return waiting.push(Box::new(then)),
+                State::UnderWay { held: Some(held), .. } if patience == Patience::UntilHeld => Err(held.clone()),
+                State::UnderWay { waiting, .. } => return waiting.push((patience, Box::new(then))),
                 State::Over(committed) => committed.clone(),
             }
         };
@@ -62,10 +86,18 @@ impl Ticket {
     /// # Errors
     /// [`CommitError`]: after a failure of the log, whether the record is there after a restart is unknown.
     pub async fn committed(self) -> Committed {
-        self.told().await.unwrap_or(Err(CommitError::Closed))
+        self.told(Patience::ToTheEnd).await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// The same, for a thread that may block.
+    /// The same, but no longer than [`Ticket::then_or_held`].
+    ///
+    /// # Errors
+    /// As [`Ticket::committed`], and [`CommitError::Stalled`].
+    pub async fn committed_or_held(self) -> Committed {
+        self.told(Patience::UntilHeld).await.unwrap_or(Err(CommitError::Closed))
+    }
+
+    /// The same as [`Ticket::committed`], for a thread that may block.
     ///
     /// # Errors
     /// As [`Ticket::committed`].
@@ -73,13 +105,13 @@ impl Ticket {
     /// # Panics
     /// Within an asynchronous task.
     pub fn wait(self) -> Committed {
-        self.told().blocking_recv().unwrap_or(Err(CommitError::Closed))
+        self.told(Patience::ToTheEnd).blocking_recv().unwrap_or(Err(CommitError::Closed))
     }
 
-    fn told(self) -> oneshot::Receiver<Committed> {
+    fn told(self, patience: Patience) -> oneshot::Receiver<Committed> {
         let (teller, told) = oneshot::channel();
         // A receiver that is gone has lost interest.
-        self.then(move |committed| drop(teller.send(committed.clone())));
+        self.wait_for(patience, move |committed| drop(teller.send(committed.clone())));
         told
     }
 }
@@ -90,23 +122,45 @@ impl Completion {
         self.tell(committed);
     }
 
+    /// Says that the record waits for room, to those who do not wait for it any longer then.
+    pub(crate) fn hold(&self, error: &CommitError) {
+        let told: SmallVec<[Waiting; 2]> = {
+            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+            let State::UnderWay { waiting, held } = &mut *state else { return };
+            if held.is_some() {
+                return;
+            }
+            *held = Some(error.clone());
+            let (told, patient) =
+                std::mem::take(waiting).into_iter().partition(|(patience, _)| *patience == Patience::UntilHeld);
+            *waiting = patient;
+            let told: SmallVec<[(Patience, Waiting); 2]> = told;
+            told.into_iter().map(|(_, then)| then).collect()
+        };
+        run(told, &Err(error.clone()));
+    }
+
     fn tell(&self, committed: Committed) {
-        let waiting = {
+        let waiting: SmallVec<[(Patience, Waiting); 2]> = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
             match &mut *state {
                 State::Over(_) => return,
-                State::UnderWay(waiting) => {
+                State::UnderWay { waiting, .. } => {
                     let waiting = std::mem::take(waiting);
                     *state = State::Over(committed.clone());
                     waiting
                 }
             }
         };
-        for then in waiting {
-            // It runs on the thread of all services' journal, which one that panics must not end: who waits for it finds
-            // its channel closed.
-            let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| then(&committed)));
-        }
+        run(waiting.into_iter().map(|(_, then)| then), &committed);
+    }
+}
+
+fn run(waiting: impl IntoIterator<Item = Waiting>, committed: &Committed) {
+    for then in waiting {
+        // It runs on the thread of all services' journal, which one that panics must not end: who waits for it finds its
+        // channel closed.
+        let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| then(committed)));
     }
 }
 
@@ -153,6 +207,28 @@ mod tests {
         ticket.then(move |committed| count(committed, &late));
         assert_eq!(told.load(Ordering::Relaxed), 4);
         assert!(matches!(ticket.wait(), Ok(None)));
+    }
+
+    #[test]
+    fn a_record_that_is_held_keeps_waiting_who_waits_for_its_end_and_no_other() {
+        let (completion, ticket) = ticket();
+        let told: Arc<Mutex<Vec<(u8, bool)>>> = Arc::default();
+        let note = |who: u8| {
+            let told = Arc::clone(&told);
+            move |committed: &Committed| told.lock().expect("no panic").push((who, committed.is_ok()))
+        };
+        ticket.then(note(1));
+        ticket.then_or_held(note(2));
+        let stalled = CommitError::Stalled("has no room".into());
+        completion.hold(&stalled);
+        completion.hold(&stalled);
+        ticket.then_or_held(note(3));
+        ticket.then(note(4));
+        assert_eq!(*told.lock().expect("no panic"), [(2, false), (3, false)]);
+        assert!(!ticket.is_over());
+        completion.complete(Ok(None));
+        ticket.then_or_held(note(5));
+        assert_eq!(*told.lock().expect("no panic"), [(2, false), (3, false), (1, true), (4, true), (5, true)]);
     }
 
     #[test]

@@ -9,7 +9,7 @@
 use super::{LockGuard, Storage, StorageFile, check_file_name};
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
 /// What a disk writes as a whole, in bytes.
 const SECTOR_BYTES: usize = 512;
@@ -39,7 +39,27 @@ pub enum Operation {
 
 /// A fault-injecting directory in memory. Clones are the same directory.
 #[derive(Debug, Clone)]
-pub struct SimulatedStorage(Arc<Mutex<State>>);
+pub struct SimulatedStorage(Arc<Disk>);
+
+#[derive(Debug)]
+struct Disk {
+    state: Mutex<State>,
+    /// Whether writes wait.
+    is_held: Mutex<bool>,
+    released: Condvar,
+}
+
+/// Has every write wait until it is dropped. See [`SimulatedStorage::hold_writes`].
+#[derive(Debug)]
+#[must_use]
+pub struct HeldWrites(Arc<Disk>);
+
+impl Drop for HeldWrites {
+    fn drop(&mut self) {
+        *self.0.is_held.lock().unwrap_or_else(PoisonError::into_inner) = false;
+        self.0.released.notify_all();
+    }
+}
 
 #[derive(Debug)]
 struct State {
@@ -82,7 +102,7 @@ impl SimulatedStorage {
     /// An empty directory. Every choice follows from `seed`.
     #[must_use]
     pub fn new(seed: u64) -> Self {
-        Self(Arc::new(Mutex::new(State {
+        let state = Mutex::new(State {
             random: SplitMix64(seed),
             files: Vec::new(),
             names: BTreeMap::new(),
@@ -99,7 +119,14 @@ impl SimulatedStorage {
             is_writing_short: false,
             is_ignoring_syncs: false,
             space_bytes: u64::MAX,
-        })))
+        });
+        Self(Arc::new(Disk { state, is_held: Mutex::new(false), released: Condvar::new() }))
+    }
+
+    /// Has every write wait, as a slow disk does, until what is returned is dropped.
+    pub fn hold_writes(&self) -> HeldWrites {
+        *self.0.is_held.lock().unwrap_or_else(PoisonError::into_inner) = true;
+        HeldWrites(Arc::clone(&self.0))
     }
 
     /// Cuts the power, and gives the directory as it is found afterwards. Faults and settings are not taken over. What
@@ -252,7 +279,12 @@ impl SimulatedStorage {
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn await_release(&self) {
+        let is_held = self.0.is_held.lock().unwrap_or_else(PoisonError::into_inner);
+        drop(self.0.released.wait_while(is_held, |is_held| *is_held));
     }
 }
 
@@ -426,6 +458,7 @@ impl StorageFile for SimulatedFile {
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
+        self.storage.await_release();
         let mut state = self.storage.state();
         let fate = state.enter(Operation::Write)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;

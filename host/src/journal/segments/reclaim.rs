@@ -204,10 +204,21 @@ impl Log {
         if !self.builder.is_empty() {
             return Err(LogError::FrameFull);
         }
-        self.try_step(reclaim).map_err(|failure| self.poison(failure))
+        self.try_step(reclaim, true).map_err(|failure| self.poison(failure))
     }
 
-    fn try_step(&mut self, reclaim: &mut Reclaim) -> Result<Step, Failure> {
+    /// The same without carrying anything, while records are staged that wait for room. A carry that is under way is given
+    /// up.
+    ///
+    /// # Errors
+    /// [`LogError::NotBegun`]: it can be tried again. [`LogError::Poisoned`].
+    pub fn step_without_carrying(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
+        self.check()?;
+        self.carry = None;
+        self.try_step(reclaim, false).map_err(|failure| self.poison(failure))
+    }
+
+    fn try_step(&mut self, reclaim: &mut Reclaim, may_carry: bool) -> Result<Step, Failure> {
         if let Some(carry) = self.carry.take() {
             self.spare_reserve()?;
             return self.carry_on(carry, reclaim);
@@ -239,7 +250,7 @@ impl Log {
             return Ok(Step::Going(Vec::new()));
         }
         let unsound: Vec<Name> = pins.keys().filter(|name| !self.is_sound(name)).cloned().collect();
-        if !unsound.is_empty() || self.bytes_of(&pins) > self.carriable_bytes {
+        if !unsound.is_empty() || !may_carry || self.bytes_of(&pins) > self.carriable_bytes {
             reclaim.reclaimed.pinned_by = unsound;
             return Ok(self.over(reclaim));
         }
