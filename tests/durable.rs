@@ -84,7 +84,13 @@ async fn create(
     rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
 }
 
-fn new_service(service: &str, guest: &str, settings: ServiceSettings, sabotage: Option<Sabotage>) -> NewService {
+/// What is wanted of a durable service of a guest of `tests/guests`.
+pub(crate) fn new_service(
+    service: &str,
+    guest: &str,
+    settings: ServiceSettings,
+    sabotage: Option<Sabotage>,
+) -> NewService {
     let bytes = guest_bytes(guest);
     NewService {
         name: name(service),
@@ -97,7 +103,8 @@ fn new_service(service: &str, guest: &str, settings: ServiceSettings, sabotage: 
     }
 }
 
-fn settings(failover: FailoverMode) -> ServiceSettings {
+/// Settings with small sizes, and the longest horizon.
+pub(crate) fn settings(failover: FailoverMode) -> ServiceSettings {
     ServiceSettings {
         size: "s".into(),
         sizes: vec![(*size("s", 400_000, MIB)).clone(), (*size("m", 400_000, 4 * MIB)).clone()],

@@ -1,7 +1,8 @@
 //! Whose ids are recognised, and for how long, whatever others send.
 
-use crate::durable::{start_with, uuid7};
+use crate::durable::{new_service, settings, start_with, uuid7};
 use crate::rig::{MIB, Rig, name, ok, size};
+use crate::site::{Answered, Site};
 use lifeboat::auth::{Grant, Token};
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{Clock, Timestamp};
@@ -9,7 +10,7 @@ use lifeboat::failover::FailoverMode;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::{Found, inspect};
 use lifeboat::journal::{Record, record};
-use lifeboat::service::Horizon;
+use lifeboat::service::{Horizon, ID_FLOOR};
 use lifeboat::storage::SimulatedStorage;
 use lifeboat::transaction::{Denial, Epoch, Kind, Reply, Request};
 use std::time::Duration;
@@ -143,4 +144,87 @@ async fn a_user_who_is_removed_and_added_again_inherits_no_answer() {
     let found = rig.host.find_transaction(&identity, "ant", "pay").await.expect("found").expect("theirs");
     assert_eq!(found.sequence, theirs.sequence);
     assert!(rig.host.find_transaction(&identity, "ant", "other").await.expect("looked for").is_none());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_that_cannot_be_retained_is_denied_over_http_before_it_runs_until_there_is_room() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let site = Site::start(folder.path(), "").await;
+    let mut settings = settings(FailoverMode::Direct);
+    settings.horizon.ids = 10;
+    let new = new_service("tally", "count.wat", settings, None);
+    site.server.host().create_durable_service(new).await.expect("created");
+    let admin = site.log_in("admin").await;
+    let ada = site.user(&admin, "ada", "tally", &[Grant::Transact]).await;
+    let bob = site.user(&admin, "bob", "tally", &[Grant::Transact]).await;
+    for number in 0..11 {
+        assert_eq!(site.transact(&ada, "tally", &number.to_string(), "x").await.status, 200, "{number}");
+    }
+    let denied = site.transact(&ada, "tally", "11", "x").await;
+    assert_eq!((denied.status, denied.code().as_str()), (429, "too_many_ids"), "{denied:?}");
+    assert_eq!((denied.header("lifeboat-outcome"), denied.header("retry-after")), ("denied", "60"));
+    // What was answered is answered again, a transaction without an id needs no room, and others have theirs.
+    assert_eq!(site.transact(&ada, "tally", "0", "x").await.header("lifeboat-repeated"), "true");
+    assert_eq!(site.post("/v1/services/tally/transactions", &ada, "x").await.text(), "12");
+    assert_eq!(site.transact(&bob, "tally", "11", "x").await.text(), "13");
+    site.clock.advance(ID_FLOOR);
+    let allowed = site.transact(&ada, "tally", "11", "x").await;
+    assert_eq!((allowed.status, allowed.text()), (200, "14"), "it did not run when it was denied");
+    site.stop().await;
+}
+
+/// The texts of the events that a user may see of `service`.
+async fn told(site: &Site, token: &str, service: &str) -> Vec<String> {
+    let answered = site.get(&format!("/v1/events?follow=false&service={service}"), token).await;
+    assert_eq!(answered.status, 200, "{answered:?}");
+    let data = answered.text().lines().filter_map(|line| line.strip_prefix("data: "));
+    data.map(|data| serde_json::from_str::<serde_json::Value>(data).expect("JSON")["text"].to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_the_name_of_a_removed_user_or_service_inherits_nothing_also_after_a_restart() {
+    let folder = tempfile::tempdir().expect("a temporary folder");
+    let id = "pay";
+    let is_first = |answered: &Answered| answered.status == 200 && answered.header("lifeboat-repeated") != "true";
+    let find = format!("/v1/services/guest/transactions/{id}");
+    {
+        let site = Site::start(folder.path(), "").await;
+        let admin = site.log_in("admin").await;
+        site.deploy(&admin, "guest", "wasi.wat", "").await;
+        let bob = site.user(&admin, "bob", "guest", &[Grant::Transact]).await;
+        assert!(is_first(&site.transact(&bob, "guest", id, "log").await));
+        assert_eq!(site.delete("/v1/users/bob", &admin).await.status, 204);
+        assert_eq!(site.transact(&bob, "guest", id, "log").await.status, 401);
+        let bob = site.user(&admin, "bob", "guest", &[Grant::Transact]).await;
+        assert_eq!(site.get(&find, &bob).await.status, 404);
+        site.stop().await;
+    }
+    {
+        let site = Site::start(folder.path(), "").await;
+        let (admin, bob) = (site.log_in("admin").await, site.log_in("bob").await);
+        assert_eq!(site.get(&find, &bob).await.status, 404);
+        // Another body under the same id would be denied if it were not another user's.
+        assert!(is_first(&site.transact(&bob, "guest", id, "time").await));
+        assert!(is_first(&site.transact(&bob, "guest", "hello", "log").await));
+        assert_eq!(site.delete("/v1/services/guest", &admin).await.status, 204);
+        site.deploy(&admin, "guest", "wasi.wat", "").await;
+        assert_eq!(site.get(&find, &bob).await.status, 403, "grants are not inherited");
+        for grant in [Grant::Transact, Grant::Observe] {
+            let path = format!("/v1/users/bob/grants/guest/{}", grant.word());
+            assert_eq!(site.put(&path, &admin, "").await.status, 204);
+        }
+        assert_eq!(site.get(&find, &bob).await.status, 404);
+        let of_bob = told(&site, &bob, "guest").await;
+        assert!(of_bob.iter().all(|text| !text.contains("hello") && !text.contains("Removed")), "{of_bob:?}");
+        let of_admin = told(&site, &admin, "guest").await;
+        assert!(of_admin.iter().any(|text| text.contains("hello")), "{of_admin:?}");
+        site.stop().await;
+    }
+    let site = Site::start(folder.path(), "").await;
+    let bob = site.log_in("bob").await;
+    assert_eq!(site.get(&find, &bob).await.status, 404);
+    let answered = site.transact(&bob, "guest", id, "log").await;
+    assert!(is_first(&answered) && answered.header("lifeboat-sequence") == "1", "{answered:?}");
+    assert!(told(&site, &bob, "guest").await.iter().any(|text| text.contains("hello")));
+    site.stop().await;
 }
