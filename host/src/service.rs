@@ -18,6 +18,7 @@
 //! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
 
 mod answers;
+mod charges;
 mod gate;
 mod handle;
 mod logs;
@@ -626,6 +627,9 @@ impl Service {
     /// Denies an id that missed its deadline time and again.
     fn refused_for_misses(&self, key: Option<&IdKey>, request: &Request) -> Option<Denial> {
         let (key, id) = key.zip(request.id.as_ref())?;
+        if self.misses.is_empty() {
+            return None;
+        }
         let (misses, retry_after) = self.misses.refused(key, self.created.elapsed())?;
         Some(Denial::MissedDeadlines { id: id.clone(), misses, retry_after })
     }
@@ -847,8 +851,8 @@ impl Service {
                 return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
             }
         };
+        let now = self.surroundings.clock.now();
         if let Some(key) = work.key {
-            let now = self.surroundings.clock.now();
             let replaced = self.answers.insert(KeptId {
                 key,
                 caller: Caller { user: work.user.clone(), incarnation: work.incarnation },
@@ -863,7 +867,7 @@ impl Service {
                 self.journal.forget_answer(replaced);
             }
         }
-        self.forget_old_answers();
+        self.forget_old_answers(now);
         if reply.answer.is_kept() {
             self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
             self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
@@ -872,8 +876,7 @@ impl Service {
     }
 
     /// Forgets the answers that lie beyond the horizon.
-    fn forget_old_answers(&mut self) {
-        let now = self.surroundings.clock.now();
+    fn forget_old_answers(&mut self, now: Timestamp) {
         while let Some(number) = self.answers.trim(now) {
             self.journal.forget_answer(number);
         }
@@ -881,6 +884,9 @@ impl Service {
 
     /// Denies a transaction whose id could not be retained, before it runs.
     fn make_room_for_id(&mut self, caller: &Caller) -> Result<(), Denial> {
+        if self.answers.has_room() {
+            return Ok(());
+        }
         let now = self.surroundings.clock.now();
         let mut forgotten = Vec::new();
         let room = self.answers.make_room(caller, now, &mut forgotten);

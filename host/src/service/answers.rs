@@ -10,12 +10,13 @@
 //!   what was forgotten is never of the future. While the budget cannot be met, new transactions of the users who exceed
 //!   their share are denied before they run.
 
+use super::charges::Charges;
 use crate::clock::Timestamp;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
 use crate::transaction::Sequence;
 use serde::{Deserialize, Serialize};
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 use uuid::Uuid;
 
@@ -134,10 +135,10 @@ pub(crate) struct Answers {
     numbers: HashMap<IdKey, RecordNumber>,
     slots: HashMap<Caller, usize>,
     windows: Vec<Window>,
-    /// What each user with answers is charged, and their slot.
-    by_charge: BTreeSet<(u64, usize)>,
-    /// What all are charged.
-    charge: u64,
+    /// What the users of the slots are charged.
+    charges: Charges,
+    /// The slot of the latest answer: that of the next one, as a rule.
+    latest: usize,
     /// The slot whose answers are looked at next for their age.
     next_aged: usize,
     /// For users without a window: the newest time in an id that was forgotten.
@@ -152,7 +153,6 @@ struct Window {
     timed: VecDeque<Retained>,
     /// The others, oldest first.
     plain: VecDeque<Retained>,
-    charge: u64,
     /// The newest time in an id that was forgotten: one that is not found and no newer may be one of those.
     forgotten: Option<Timestamp>,
 }
@@ -230,13 +230,13 @@ impl Answers {
             numbers: HashMap::new(),
             slots: HashMap::new(),
             windows: Vec::new(),
-            by_charge: BTreeSet::new(),
-            charge: 0,
+            charges: Charges::default(),
+            latest: 0,
             next_aged: 0,
             forgotten_of_all: forgotten.of_all,
         };
         for (user, incarnation, time) in forgotten.of_users {
-            let slot = answers.slot(&Caller { user, incarnation });
+            let slot = answers.slot_or_new(&Caller { user, incarnation });
             answers.windows[slot].forgotten = Some(time);
         }
         answers
@@ -248,7 +248,7 @@ impl Answers {
 
     /// The newest time in an id of this user that was forgotten: one that is not found and no newer may be one of those.
     pub(crate) fn forgotten(&self, caller: &Caller) -> Option<Timestamp> {
-        let window = self.slots.get(caller).map(|slot| &self.windows[*slot]);
+        let window = self.slot(caller).map(|slot| &self.windows[slot]);
         window.and_then(|window| window.forgotten).max(self.forgotten_of_all)
     }
 
@@ -257,6 +257,11 @@ impl Answers {
         let of_user =
             |window: &Window| Some((window.caller.user.clone(), window.caller.incarnation, window.forgotten?));
         ForgottenTimes { of_all: self.forgotten_of_all, of_users: self.windows.iter().filter_map(of_user).collect() }
+    }
+
+    /// Whether there is room for a new answer, whoever gets it.
+    pub(crate) fn has_room(&self) -> bool {
+        self.charges.total() <= self.horizon.bytes
     }
 
     /// Makes room for a new answer of a user, and puts the records of what was forgotten for that into `forgotten`.
@@ -269,13 +274,13 @@ impl Answers {
         now: Timestamp,
         forgotten: &mut Vec<RecordNumber>,
     ) -> Result<(), Duration> {
-        while self.charge > self.horizon.bytes {
+        while !self.has_room() {
             if let Some(number) = self.forget_of_largest(now) {
                 forgotten.push(number);
                 continue;
             }
-            let Some(&slot) = self.slots.get(caller) else { break };
-            if self.windows[slot].charge <= self.share() {
+            let Some(slot) = self.slot(caller) else { break };
+            if self.charges.of(slot) <= self.share() {
                 break;
             }
             match self.windows[slot].take_releasable(now) {
@@ -293,24 +298,25 @@ impl Answers {
 
     /// What each user may use, whatever the others do.
     fn share(&self) -> u64 {
-        self.horizon.bytes / (self.by_charge.len() as u64).max(1)
+        self.horizon.bytes / self.charges.charged().max(1)
     }
 
     /// Retains an answer. One of the same id, which could be retried, is replaced: returns its record.
     pub(crate) fn insert(&mut self, kept: Kept) -> Option<RecordNumber> {
         let Kept { key, caller, number, timestamp, id_time, bytes, .. } = kept;
-        let slot = self.slot(&caller);
+        let slot = self.slot_or_new(&caller);
+        self.latest = slot;
         let replaced = self.numbers.insert(key, number);
         if replaced.is_some()
             && let Some(older) = self.windows[slot].take(&key)
         {
-            self.charge(slot, -i128::from(older.charge));
+            self.charges.subtract(slot, older.charge);
         }
         let charge = self.horizon.charge(bytes);
         let retained = Retained { key, timestamp, id_time: id_time.unwrap_or_default(), charge };
         let window = &mut self.windows[slot];
         if retained.is_timed() { &mut window.timed } else { &mut window.plain }.push_back(retained);
-        self.charge(slot, i128::from(charge));
+        self.charges.add(slot, charge);
         replaced
     }
 
@@ -335,7 +341,7 @@ impl Answers {
             self.next_aged += 1;
             self.discard_if_old(slot, now);
         }
-        if self.charge > self.horizon.bytes { self.forget_of_largest(now) } else { None }
+        if self.has_room() { None } else { self.forget_of_largest(now) }
     }
 
     /// How many users there are of whom something is known.
@@ -344,7 +350,7 @@ impl Answers {
     }
 
     fn forget_of_largest(&mut self, now: Timestamp) -> Option<RecordNumber> {
-        let (_, slot) = *self.by_charge.last()?;
+        let slot = self.charges.largest()?;
         let retained = self.windows[slot].take_releasable(now)?;
         self.forget(slot, &retained, now)
     }
@@ -356,24 +362,19 @@ impl Answers {
             let window = &mut self.windows[slot];
             window.forgotten = window.forgotten.max(Some(retained.id_time));
         }
-        self.charge(slot, -i128::from(retained.charge));
+        self.charges.subtract(slot, retained.charge);
         self.numbers.remove(&retained.key)
     }
 
-    /// Changes what a user is charged.
-    fn charge(&mut self, slot: usize, by: i128) {
-        let window = &mut self.windows[slot];
-        self.by_charge.remove(&(window.charge, slot));
-        let changed = |charge: u64| u64::try_from((i128::from(charge) + by).max(0)).unwrap_or(u64::MAX);
-        (window.charge, self.charge) = (changed(window.charge), changed(self.charge));
-        if !window.is_empty() {
-            self.by_charge.insert((window.charge, slot));
-        }
+    /// The slot of a user of whom something is known.
+    fn slot(&self, caller: &Caller) -> Option<usize> {
+        let is_latest = self.windows.get(self.latest).is_some_and(|window| window.caller == *caller);
+        if is_latest { Some(self.latest) } else { self.slots.get(caller).copied() }
     }
 
-    fn slot(&mut self, caller: &Caller) -> usize {
-        if let Some(slot) = self.slots.get(caller) {
-            return *slot;
+    fn slot_or_new(&mut self, caller: &Caller) -> usize {
+        if let Some(slot) = self.slot(caller) {
+            return slot;
         }
         let slot = self.windows.len();
         self.slots.insert(caller.clone(), slot);
@@ -381,9 +382,9 @@ impl Answers {
             caller: caller.clone(),
             timed: VecDeque::new(),
             plain: VecDeque::new(),
-            charge: 0,
             forgotten: None,
         });
+        self.charges.push();
         slot
     }
 
@@ -396,13 +397,11 @@ impl Answers {
             return;
         }
         let discarded = self.windows.swap_remove(slot);
+        self.charges.swap_remove(slot);
         self.slots.remove(&discarded.caller);
         self.forgotten_of_all = self.forgotten_of_all.max(discarded.forgotten);
         if let Some(moved) = self.windows.get(slot) {
             self.slots.insert(moved.caller.clone(), slot);
-            if self.by_charge.remove(&(moved.charge, self.windows.len())) {
-                self.by_charge.insert((moved.charge, slot));
-            }
         }
     }
 }
@@ -467,7 +466,7 @@ mod tests {
                 let _ = answers.make_room(&bob, now, &mut Vec::new());
                 answers.insert(kept(&bob, &number.to_string(), number, NOW, id_time, 30));
                 trim_all(&mut answers, now);
-                assert!(answers.charge <= 1_000, "{}", answers.charge);
+                assert!(answers.charges.total() <= 1_000, "{}", answers.charges.total());
             }
             for number in 0..10 {
                 let found = answers.find(&key(&ada, &number.to_string()));
@@ -718,7 +717,7 @@ mod tests {
                     "it locks out {caller:?}"
                 );
             }
-            assert_eq!(answers.charge, self.charge_of(None));
+            assert_eq!(answers.charges.total(), self.charge_of(None));
         }
     }
 

@@ -53,9 +53,14 @@ impl DeadlineMisses {
         }
     }
 
+    /// Whether no id missed its deadline.
+    pub(super) fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
     /// An id was answered in time.
     pub(super) fn answer(&mut self, key: &IdKey) {
-        if self.ids.remove(key).is_some() {
+        if !self.is_empty() && self.ids.remove(key).is_some() {
             self.order.retain(|other| other != key);
         }
     }

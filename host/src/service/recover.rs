@@ -172,7 +172,7 @@ impl Service {
         service.counts.replayed_transactions = replayed_transactions;
         service.counts.fuel_maintenance = fuel_used;
         for _ in 0..=service.answers.users() {
-            service.forget_old_answers();
+            service.forget_old_answers(now);
         }
         let task = service.open(directory, kept.into_iter().rev().collect());
         service.emit(Event::Restored {
