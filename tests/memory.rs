@@ -6,6 +6,7 @@ use crate::site::Site;
 use futures::StreamExt;
 use lifeboat::auth::Grant;
 use lifeboat::budget::USER_BYTES_MAX;
+use lifeboat::workload::TEXT_BYTES_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
 use std::time::Duration;
@@ -48,8 +49,13 @@ async fn narrow(address: std::net::SocketAddr) -> TcpStream {
 
 /// Bytes of memory that a process has resident.
 fn resident(process: u32) -> usize {
+    memory(process, "VmRSS:")
+}
+
+/// A number of bytes that the kernel knows of a process's memory.
+fn memory(process: u32, what: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it is alive");
-    let line = status.lines().find(|line| line.starts_with("VmRSS:")).expect("a line");
+    let line = status.lines().find(|line| line.starts_with(what)).expect("a line");
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<usize>().ok()).expect("a number") * 1024
 }
 
@@ -240,4 +246,37 @@ async fn a_long_refusal_is_answered_whole() {
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
     stream.read_to_end(&mut Vec::new()).await.expect("answered");
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_workload_that_takes_much_memory_to_load_takes_little_of_the_servers() {
+    /// The file, twice, and what else the server does meanwhile. Its own parser would take 300 MiB for the text.
+    const SERVERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+    let folder = tempfile::tempdir().expect("a folder");
+    set_up(folder.path());
+    let serving = Serving::start(folder.path());
+    serving.line("serving ");
+    assert!(!serving.has_said("warning: /proc"));
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let url = |path: &str| format!("http://{}{path}", serving.address);
+    let log_in = json!({ "user": "admin", "password": PASSWORD }).to_string();
+    let reply = client.post(url("/v1/login")).body(log_in).send().await.expect("answered");
+    let reply: Value = serde_json::from_slice(&reply.bytes().await.expect("whole")).expect("JSON");
+    let token = reply["token"].as_str().expect("a token");
+    let before = memory(serving.id(), "VmHWM:");
+    let functions = "(func)".repeat(TEXT_BYTES_MAX as usize / 6 - 10);
+    let recursion = "(block ".repeat(500_000);
+    for (text, refusal) in [
+        (format!("(module {functions})"), " functions, limit is 100000: "),
+        (format!("(module (func {recursion}"), "invalid WebAssembly text"),
+        ("(func)".repeat(4_000_000), "the text is 24000000 bytes, limit is 4194304 bytes"),
+    ] {
+        let deploy = client.put(url("/v1/services/hostile")).bearer_auth(token).body(text);
+        let refused = deploy.send().await.expect("answered");
+        assert_eq!(refused.status(), 422);
+        let problem = refused.text().await.expect("whole");
+        assert!(problem.contains("workload_refused") && problem.contains(refusal), "{problem}");
+        let most = memory(serving.id(), "VmHWM:") - before;
+        assert!(most <= SERVERS_BYTES_MAX, "{most} bytes more");
+    }
 }

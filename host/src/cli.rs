@@ -35,7 +35,7 @@ use lifeboat::auth::Salt;
 use lifeboat::client::{ClientError, ProfileError};
 use lifeboat::engine::EngineError;
 use lifeboat::service::LaunchError;
-use lifeboat::workload::{LoadError, LoadLimits, ReadError, Workload};
+use lifeboat::workload::{LoadError, ReadError, Workload};
 use operate::Operation;
 use std::io::{self, Write};
 use std::path::Path;
@@ -303,7 +303,7 @@ pub(crate) fn random_epoch() -> anyhow::Result<lifeboat::transaction::Epoch> {
 /// too.
 pub(crate) fn load_workload(file: &Path) -> anyhow::Result<(Workload, Vec<u8>)> {
     let bytes = read_workload(file)?;
-    let workload = lifeboat::workload::load(&file.display().to_string(), &bytes, &LoadLimits::default())?;
+    let workload = lifeboat::engine::load(&file.display().to_string(), &bytes)?;
     Ok((workload, bytes))
 }
 

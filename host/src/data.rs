@@ -29,7 +29,7 @@ use crate::journal::recovery::OpenError;
 use crate::journal::segments::{Log, Options, Origin};
 use crate::name::Name;
 use crate::snapshot::file::SnapshotFileError;
-use crate::storage::{LockGuard, Storage};
+use crate::storage::{LockGuard, Storage, StorageFile};
 use crate::workload::WorkloadHash;
 use keeper::Written;
 use std::collections::BTreeMap;
@@ -674,6 +674,25 @@ fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataErro
 /// # Errors
 /// [`DataError::WorkloadMissing`], [`DataError::WorkloadDamaged`], [`DataError::Storage`].
 pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u8>, DataError> {
+    let (name, file, bytes) = open_workload(storage, hash)?;
+    let mut content = vec![0; usize::try_from(bytes).expect("MODULE_BYTES_MAX fits")];
+    file.read_exact_at(0, &mut content).map_err(DataError::storage(format!("read '{name}'")))?;
+    if WorkloadHash::of(&content) != *hash {
+        return Err(DataError::WorkloadDamaged { file: name });
+    }
+    Ok(content)
+}
+
+/// How many bytes a stored workload has.
+///
+/// # Errors
+/// As [`read_workload`].
+pub(crate) fn workload_bytes(storage: &dyn Storage, hash: &WorkloadHash) -> Result<u64, DataError> {
+    open_workload(storage, hash).map(|(_, _, bytes)| bytes)
+}
+
+/// The name, the file and the length of a stored workload, which is no more than one may have.
+fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, Box<dyn StorageFile>, u64), DataError> {
     let name = workload_file(hash);
     let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
     let file = storage.open(&name).map_err(|error| match error.kind() {
@@ -684,12 +703,7 @@ pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u
     if bytes > crate::workload::MODULE_BYTES_MAX {
         return Err(DataError::WorkloadDamaged { file: name });
     }
-    let mut content = vec![0; usize::try_from(bytes).expect("MODULE_BYTES_MAX fits")];
-    file.read_exact_at(0, &mut content).map_err(failed("read"))?;
-    if WorkloadHash::of(&content) != *hash {
-        return Err(DataError::WorkloadDamaged { file: name });
-    }
-    Ok(content)
+    Ok((name, file, bytes))
 }
 
 /// An error and what caused it, on one line.

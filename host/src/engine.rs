@@ -8,12 +8,15 @@
 
 mod child;
 
-pub use child::{COMPILE_COMMAND, COMPILE_MEMORY_BYTES_MAX, COMPILED_BYTES_MAX, compile_as_child, compile_in_children};
+pub use child::{
+    CHILD_MEMORY_BYTES_MAX, CHILD_THREADS_MAX, COMPILED_BYTES_MAX, run_as_child, work_in_children, works_in_children,
+};
 
 use crate::size::Bytes;
 use crate::vm::{StoreData, VmPre, add_to_linker};
 use crate::workload::{
-    CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX, Workload,
+    CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX,
+    TABLES_MAX, Workload,
 };
 use std::path::Path;
 use std::sync::Arc;
@@ -22,7 +25,7 @@ use std::time::Duration;
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use wasmtime::component::{Component, Linker};
-use wasmtime::{Config, InstanceAllocationStrategy, PoolingAllocationConfig};
+use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, PoolingAllocationConfig};
 
 /// The stack that a guest may use, in bytes.
 pub const STACK_BYTES_MAX: usize = 512 * 1024;
@@ -34,12 +37,18 @@ pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 /// deployed can be compiled when the host starts.
 pub const DEPLOY_COMPILE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// Components of up to so many bytes are compiled in this process, one at a time: that is quicker, and bounded by their
-/// size. Larger ones have a process of their own, if the program can be one.
-pub const COMPILE_HERE_BYTES_MAX: u64 = 192 << 10;
+/// What loading one workload in a process of its own may take.
+pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Processes that compile at once. One that takes long keeps no other from its turn.
-pub const COMPILERS_MAX: usize = 2;
+/// Workloads whose files have up to so many bytes are loaded and compiled in this process: that is quicker, and bounded by
+/// their size. Larger ones have a process of their own for each, if the program can be one.
+pub const IN_PROCESS_BYTES_MAX: u64 = 192 << 10;
+
+/// Workloads of up to [`IN_PROCESS_BYTES_MAX`] that are compiled at once.
+pub const SMALL_AT_ONCE_MAX: usize = 1;
+
+/// Larger workloads that are compiled at once. One that takes long keeps no other from its turn, and no small one ever.
+pub const LARGE_AT_ONCE_MAX: usize = 2;
 
 /// What a pool slot offers beyond the largest size at the least: room for a snapshot or a restore. Beyond a largest size of
 /// more than this, a slot offers as much again, as far as a 32-bit guest can address it: a guest may hold its state twice
@@ -148,14 +157,34 @@ pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::
     }
 }
 
+/// Loads a workload: a large one in a process of its own, which is held to [`LOAD_DEADLINE`] and
+/// [`CHILD_MEMORY_BYTES_MAX`], if this program has one. It waits for that.
+///
+/// # Errors
+/// As [`load`](crate::workload::load), and [`LoadError::Process`].
+pub fn load(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
+    let length = bytes.len() as u64;
+    // A file that is too large is refused before it is read.
+    let Some(executable) = child::executable().filter(|_| is_large(length) && length <= MODULE_BYTES_MAX) else {
+        return crate::workload::load(name, bytes, &LoadLimits::default());
+    };
+    child::load(executable, name, bytes, LOAD_DEADLINE).map_err(|failure| match failure {
+        child::Failure::Refused(reason) => LoadError::Refused { reason },
+        child::Failure::Process(reason) => LoadError::process(name, reason),
+        child::Failure::Deadline => {
+            LoadError::process(name, format!("not loaded within {} s; make it smaller", LOAD_DEADLINE.as_secs()))
+        }
+    })
+}
+
 /// Compiles workloads and runs guests.
 pub struct Engine {
     wasmtime: wasmtime::Engine,
     linker: Linker<StoreData>,
     guests: Option<tokio::runtime::Runtime>,
-    /// Turns to compile in this process, and in others.
-    compiling: Arc<Semaphore>,
-    compilers: Arc<Semaphore>,
+    /// Turns to compile small workloads, and large ones.
+    small: Arc<Semaphore>,
+    large: Arc<Semaphore>,
     compiled: AtomicU64,
     largest_bytes: u64,
     slot_bytes: u64,
@@ -194,8 +223,8 @@ impl Engine {
             wasmtime,
             linker,
             guests: Some(guests),
-            compiling: Arc::new(Semaphore::new(1)),
-            compilers: Arc::new(Semaphore::new(COMPILERS_MAX)),
+            small: Arc::new(Semaphore::new(SMALL_AT_ONCE_MAX)),
+            large: Arc::new(Semaphore::new(LARGE_AT_ONCE_MAX)),
             compiled: AtomicU64::new(0),
             largest_bytes,
             slot_bytes,
@@ -208,24 +237,41 @@ impl Engine {
     /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]. After the deadline a compiler in this process still
     /// runs to its end in the background, and holds the turn of those that wait; one in a process of its own is gone.
     pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
-        let turn = self.turn(&workload).await;
+        let turn = self.turn(workload.input_bytes).await;
         self.compile_in_turn(workload, turn, COMPILE_DEADLINE).await
     }
 
-    /// The same for a workload that is deployed.
+    /// Loads and compiles a workload whose file has `file_bytes`, when it is its turn: what waits for one takes no memory,
+    /// so that as many are loaded at once as are compiled. `load` may wait for the disk.
+    ///
+    /// # Errors
+    /// As [`Engine::compile`], and those of `load`.
+    pub(crate) async fn load_and_compile<E: From<EngineError> + Send + 'static>(
+        self: &Arc<Self>,
+        file_bytes: u64,
+        load: impl FnOnce() -> Result<Workload, E> + Send + 'static,
+    ) -> Result<Arc<Program>, E> {
+        let turn = self.turn(file_bytes).await;
+        // What nobody waits for any more has its turn until it has ended.
+        let (loaded, turn) = joined(self.guests().spawn_blocking(move || (load(), turn))).await;
+        Ok(self.compile_in_turn(loaded?, turn, COMPILE_DEADLINE).await?)
+    }
+
+    /// Compiles a workload that is deployed.
     ///
     /// # Errors
     /// As [`Engine::compile`], and [`EngineError::CompilerBusy`].
     pub async fn compile_deployed(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let wait = DEPLOY_COMPILE_DEADLINE;
-        match tokio::time::timeout(wait, self.turn(&workload)).await {
+        match tokio::time::timeout(wait, self.turn(workload.input_bytes)).await {
             Ok(turn) => self.compile_in_turn(workload, turn, DEPLOY_COMPILE_DEADLINE).await,
             Err(_) => Err(EngineError::CompilerBusy { name: workload.name, wait }),
         }
     }
 
-    async fn turn(&self, workload: &Workload) -> OwnedSemaphorePermit {
-        let turns = if compiler_of(workload).is_some() { &self.compilers } else { &self.compiling };
+    /// The turn of a workload whose file has so many bytes, until it is dropped. Small ones never wait for large ones.
+    async fn turn(&self, file_bytes: u64) -> OwnedSemaphorePermit {
+        let turns = if is_large(file_bytes) { &self.large } else { &self.small };
         Arc::clone(turns).acquire_owned().await.expect("the semaphore is never closed")
     }
 
@@ -267,7 +313,9 @@ impl Engine {
         let name = || workload.name.clone();
         let code = child::compile(executable, &workload.component, deadline).map_err(|failure| match failure {
             child::Failure::Deadline => EngineError::CompileDeadline { name: name(), deadline },
-            child::Failure::Reason(reason) => EngineError::Compile { name: name(), reason },
+            child::Failure::Refused(reason) | child::Failure::Process(reason) => {
+                EngineError::Compile { name: name(), reason }
+            }
         })?;
         // SAFETY: the bytes must be what a compiler of this engine's version and settings wrote, which wasmtime checks,
         // and nobody changed, which it does not. They came through a pipe from a process that this one started, of the
@@ -364,9 +412,13 @@ impl Program {
     }
 }
 
+fn is_large(file_bytes: u64) -> bool {
+    file_bytes > IN_PROCESS_BYTES_MAX
+}
+
 /// The program that compiles `workload` in a process of its own, if it is to have one.
 fn compiler_of(workload: &Workload) -> Option<&'static Path> {
-    child::executable().filter(|_| workload.component_bytes > COMPILE_HERE_BYTES_MAX)
+    child::executable().filter(|_| is_large(workload.input_bytes))
 }
 
 /// Determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.
@@ -408,6 +460,9 @@ fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
         .cranelift_nan_canonicalization(true);
+    // Code of another release is not taken: of its own version, wasmtime compares the first number only.
+    let version = ModuleVersionStrategy::Custom(format!("lifeboat {}", child::VERSION));
+    config.module_version(version).map_err(|error| one_line(&error))?;
     Ok(config)
 }
 
@@ -465,6 +520,51 @@ mod tests {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let instance = runtime.block_on(crate::vm::Instance::create(&program, [7; 32], allowance)).unwrap();
         assert_eq!(instance.memory_bytes(), memories * 65536);
+    }
+
+    #[tokio::test]
+    async fn as_many_are_loaded_at_once_as_are_compiled_and_a_slow_one_delays_itself_alone() {
+        const LARGE: u64 = IN_PROCESS_BYTES_MAX + 1;
+        let limits = PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 };
+        let engine = Arc::new(Engine::new(limits).unwrap());
+        let workload = count_with("");
+        let begun = Arc::new(AtomicU64::new(0));
+        let load = |file_bytes: u64, gate: Option<std::sync::mpsc::Receiver<()>>| {
+            let (engine, workload, begun) = (Arc::clone(&engine), workload.clone(), Arc::clone(&begun));
+            let of_load = Arc::clone(&engine);
+            let load = move || {
+                begun.fetch_add(1, Ordering::SeqCst);
+                let waiting = begun.load(Ordering::SeqCst) - of_load.compiled();
+                if let Some(gate) = gate {
+                    let _ = gate.recv();
+                }
+                // The next one begins after the one before it is compiled.
+                assert!(waiting <= (LARGE_AT_ONCE_MAX + SMALL_AT_ONCE_MAX) as u64, "{waiting} are loaded");
+                Ok::<_, EngineError>(Workload { input_bytes: file_bytes, ..workload })
+            };
+            tokio::spawn(async move { engine.load_and_compile(file_bytes, load).await.map(drop) })
+        };
+        let (go, gate) = std::sync::mpsc::channel();
+        let slow = load(LARGE, Some(gate));
+        for loaded in futures::future::join_all((0..8).map(|_| load(LARGE, None))).await {
+            loaded.unwrap().unwrap();
+        }
+        let (go_as_well, gate) = std::sync::mpsc::channel();
+        let slow_as_well = load(LARGE, Some(gate));
+        for loaded in futures::future::join_all((0..8).map(|_| load(1, None))).await {
+            loaded.unwrap().unwrap();
+        }
+        // One that fails, or that nobody waits for any more, gives its turn to the next.
+        drop((go, go_as_well));
+        slow.await.unwrap().unwrap();
+        slow_as_well.await.unwrap().unwrap();
+        let refuse = || Err(EngineError::Compile { name: "x".into(), reason: "no".into() });
+        assert!(engine.load_and_compile(LARGE, refuse).await.is_err());
+        for file_bytes in [1, LARGE, LARGE, LARGE] {
+            drop(futures::FutureExt::now_or_never(engine.load_and_compile(file_bytes, refuse)));
+        }
+        load(LARGE, None).await.unwrap().unwrap();
+        load(1, None).await.unwrap().unwrap();
     }
 
     #[test]

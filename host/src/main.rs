@@ -2,7 +2,7 @@
 
 mod cli;
 
-use lifeboat::engine::{COMPILE_COMMAND, compile_as_child, compile_in_children};
+use lifeboat::engine::{run_as_child, work_in_children};
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
 
@@ -11,15 +11,11 @@ use std::process::ExitCode;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
-    let mut arguments = std::env::args_os().skip(1);
-    if arguments.next().is_some_and(|command| command == COMPILE_COMMAND) {
-        return compile_as_child(arguments.next().as_deref());
+    if let Some(code) = run_as_child(std::env::args_os().skip(1)) {
+        return code;
     }
-    // The executable may have been replaced by another version since this process started.
-    let this = if cfg!(target_os = "linux") { Ok("/proc/self/exe".into()) } else { std::env::current_exe() };
-    if let Ok(this) = this {
-        compile_in_children(this);
-    }
+    // Without one, what is large is loaded and compiled in threads; `serve` warns of that.
+    let _ = work_in_children();
     let cli = match cli::Cli::parse() {
         Ok(cli) => cli,
         Err(error) => return cli::refuse(&error),

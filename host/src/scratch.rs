@@ -7,7 +7,7 @@
 
 use crate::clock::Timestamp;
 use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
-use crate::engine::{Engine, EngineError, PoolLimits, Program};
+use crate::engine::{Engine, EngineError, PoolLimits, Program, load};
 use crate::journal::Record;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
@@ -20,7 +20,7 @@ use crate::snapshot::file::Course;
 use crate::storage::Storage;
 use crate::transaction::{Answer, Sequence};
 use crate::vm::{Attempt, Call, Instance, MoveError};
-use crate::workload::{LoadError, LoadLimits, MEMORIES_MAX, Workload, WorkloadHash, load};
+use crate::workload::{LoadError, MEMORIES_MAX, Workload, WorkloadHash};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -50,6 +50,15 @@ pub enum ProgramError {
     /// It cannot be compiled.
     #[error(transparent)]
     Engine(#[from] EngineError),
+}
+
+/// Reads a workload back and loads it.
+///
+/// # Errors
+/// [`ProgramError::Data`], [`ProgramError::Load`].
+pub fn stored_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Workload, ProgramError> {
+    let bytes = data::read_workload(storage, hash)?;
+    Ok(load(&hash.to_string(), &bytes)?)
 }
 
 /// A state cannot be brought back.
@@ -131,13 +140,22 @@ pub struct Queried {
 }
 
 impl Scratch {
-    /// Sets up slots for the largest of `sizes`.
+    /// Sets up slots for the largest of `sizes`, and any workload.
     ///
     /// # Errors
     /// [`EngineError::SetUp`].
     pub fn new<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
+        Self::with_memories(MEMORIES_MAX, sizes)
+    }
+
+    /// Sets up slots for the largest of `sizes`, and workloads of up to so many linear memories: address space is reserved
+    /// for each of them.
+    ///
+    /// # Errors
+    /// [`EngineError::SetUp`].
+    pub fn with_memories<'a>(memories: u64, sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
         let memory_bytes = sizes.into_iter().map(|size| size.memory_bytes).max().unwrap_or_default();
-        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memories: MEMORIES_MAX, memory_bytes })?);
+        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memories, memory_bytes })?);
         let maintenance =
             Maintenance { fuel: MAINTENANCE_FUEL, deadline: MAINTENANCE_DEADLINE, memory_bytes: engine.slot_bytes() };
         Ok(Self { engine, maintenance, programs: Mutex::default() })
@@ -148,13 +166,13 @@ impl Scratch {
     /// # Errors
     /// [`ProgramError`].
     pub async fn program(&self, storage: &dyn Storage, hash: &WorkloadHash) -> Result<Arc<Program>, ProgramError> {
-        // Also if it is compiled already: the file may be damaged since.
-        let bytes = data::read_workload(storage, hash)?;
         let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
         if let Some(program) = known {
+            // The file may be damaged since.
+            data::read_workload(storage, hash)?;
             return Ok(program);
         }
-        let program = self.compile(load(&hash.to_string(), &bytes, &LoadLimits::default())?).await?;
+        let program = self.compile(stored_workload(storage, hash)?).await?;
         self.programs.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash, Arc::clone(&program));
         Ok(program)
     }

@@ -166,7 +166,7 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
 }
 
 /// A validated workload, ready to be compiled. Serialises as a report, without the component's bytes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Workload {
     /// What messages call the file.
@@ -201,6 +201,25 @@ pub struct Workload {
 }
 
 impl Workload {
+    /// Encodes it for another process of the same version.
+    pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
+        let mut encoded = postcard::to_allocvec(self).map_err(|error| error.to_string())?;
+        encoded.extend_from_slice(&self.component);
+        Ok(encoded)
+    }
+
+    /// Decodes what [`Workload::encode`] made; none if it is not whole.
+    pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
+        let (mut workload, component) = postcard::take_from_bytes::<Self>(encoded).ok()?;
+        if component.len() as u64 != workload.component_bytes {
+            return None;
+        }
+        workload.component = component.to_vec();
+        let Self { initial_memory_bytes, memory_max: memory_max_bytes, has_start, footprint, .. } = workload;
+        workload.footprint = Footprint { initial_memory_bytes, memory_max_bytes, has_start, ..footprint };
+        Some(workload)
+    }
+
     /// Refuses a size whose memory is too small to begin with.
     ///
     /// The initial memory may take at most `level_percent` (1 to 100) of `memory_limit_bytes`. With a threshold of
@@ -276,7 +295,7 @@ impl TryFrom<String> for WorkloadHash {
 }
 
 /// What the bytes of a workload were.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
     /// A component.
@@ -288,7 +307,7 @@ pub enum Form {
 }
 
 /// The version of WASI that a workload was built for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Wasi {
     /// `wasi_snapshot_preview1`, adapted by the loader.
     #[serde(rename = "preview 1")]

@@ -14,6 +14,7 @@ use lifeboat::config::{
     CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, Validity, parse_listen,
 };
 use lifeboat::data::{DataDirectory, DataOptions};
+use lifeboat::engine::works_in_children;
 use lifeboat::event::{Event, EventSink};
 use lifeboat::failover::THRESHOLD_DEFAULT;
 use lifeboat::host::{Ended, Host, NewService};
@@ -157,6 +158,12 @@ impl Serve {
                 "connections_max is {max} instead of {wanted}, which is what the limit of open files leaves; raise that (ulimit \
                  -n), or lower connections_max"
             ));
+        }
+        if !works_in_children() {
+            log.note(
+                "warning: /proc does not say which executable this is, so the server itself loads and compiles large workloads, \
+                 and holds neither the time nor the memory that they take to a limit; mount /proc",
+            );
         }
         let starting = async {
             let mut failed = None;

@@ -3,10 +3,11 @@
 use super::tables::{Named, NamedWorkload};
 use super::{Config, ConfigError, ServiceConfig, Validity};
 use crate::clock::Timestamp;
+use crate::engine::load;
 use crate::failover::HEADROOM_POINTS;
 use crate::server::{ListenerError, TlsFile, tls};
 use crate::size::Size;
-use crate::workload::{LoadLimits, ReadError, load, read};
+use crate::workload::{ReadError, read};
 use std::path::{Path, PathBuf};
 
 /// A place in a file.
@@ -103,7 +104,7 @@ fn check_workload(path: &Path, size: Option<(&Size, u8)>) -> Result<(), String> 
         }
         refused => refused.to_string(),
     })?;
-    let workload = load(&name, &bytes, &LoadLimits::default()).map_err(|error| error.to_string())?;
+    let workload = load(&name, &bytes).map_err(|error| error.to_string())?;
     let Some((size, level_percent)) = size else { return Ok(()) };
     workload.check_size(&size.name, size.memory_bytes, level_percent).map_err(|error| error.to_string())
 }

@@ -1,17 +1,18 @@
-//! Compiles in a process of its own, which is held to its time and memory and is gone afterwards.
+//! Loads and compiles in a process of its own, which is held to its time and memory and is gone afterwards.
 //!
-//! What the compiler takes grows faster than the code that it is given, by how much depends on the code, and neither a
-//! thread nor an allocation of it can be taken back. A process can: at its deadline it is killed, beyond its memory it
-//! ends by itself, and all that it used is returned to the system.
+//! What the loader's libraries and the compiler take grows faster than the bytes that they are given, by how much depends
+//! on the bytes, and neither a thread nor an allocation of it can be taken back. A process can: at its deadline it is
+//! killed, beyond its memory it ends by itself, and all that it used is returned to the system.
 //!
-//! The process is the same executable, called with [`COMPILE_COMMAND`] and the deadline. It takes a component on its
-//! standard input and answers on its standard output: with exit code 0 the compiled code, else why there is none. Only a
-//! program that knows the command can be its own compiler, and says so with [`compile_in_children`]; another, such as
-//! one that embeds this crate, compiles in threads.
+//! The process is the same executable, called with [`LOAD_COMMAND`] or [`COMPILE_COMMAND`]. It takes a file or a component
+//! on its standard input and answers on its standard output: with exit code 0 the workload or the compiled code, else why
+//! there is none. Only a program that knows the commands can be its own child, and says so with [`work_in_children`];
+//! another, such as one that embeds this crate, loads and compiles in threads.
 
 use super::{PoolLimits, config, one_line};
 use crate::size::Bytes;
-use std::ffi::OsStr;
+use crate::workload::{COMPONENT_BYTES_MAX, LoadLimits, Workload, load as load_in_thread};
+use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -21,128 +22,184 @@ use std::sync::mpsc;
 use std::time::Duration;
 use wasmtime::InstanceAllocationStrategy;
 
-/// The argument with which a program is asked to compile.
-pub const COMPILE_COMMAND: &str = "__compile";
+/// The argument with which a program is asked to load; its version, a deadline in seconds, and the name of the workload
+/// follow.
+const LOAD_COMMAND: &str = "__load";
 
-/// Address space that one compiler may take: 2 GiB. A Python interpreter of 18 MB is compiled in 1.5 GiB, too.
-pub const COMPILE_MEMORY_BYTES_MAX: u64 = 2 << 30;
+/// The argument with which a program is asked to compile; its version and a deadline in seconds follow.
+const COMPILE_COMMAND: &str = "__compile";
+
+/// What the two sides of a pipe must have in common.
+pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// Address space that one loader or compiler may take: 2 GiB. A Python interpreter of 18 MB is compiled in 1.5 GiB, too.
+pub const CHILD_MEMORY_BYTES_MAX: u64 = 2 << 30;
 
 /// The most compiled code that is taken from a compiler.
 pub const COMPILED_BYTES_MAX: u64 = 1 << 30;
 
-/// The longest reason that is taken from a compiler.
+/// The most that is taken from a loader: a component, and the names of its imports and exports, which are part of it.
+const LOADED_BYTES_MAX: u64 = 2 * COMPONENT_BYTES_MAX;
+
+/// The longest reason that is taken from a child.
 const REASON_BYTES_MAX: usize = 2_000;
 
-/// CPU time that a compiler may take for each second of its deadline, should nobody be there to end it.
-const CORES_MAX: u64 = 8;
+/// Threads that compile in one child. It may take as much CPU time for each second of its deadline, should nobody be there
+/// to end it.
+pub const CHILD_THREADS_MAX: usize = 8;
+
+/// How the compiler's pool of threads is told how many there may be.
+const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
 
 static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has the engines of this process compile in children of `executable`, which calls [`compile_as_child`] when it is
-/// called with [`COMPILE_COMMAND`]. It must be this very program: code that another one compiled is not trusted.
-///
-/// It cannot be changed afterwards.
-pub fn compile_in_children(executable: PathBuf) {
+/// Has this process load and compile what is large in children of its own executable, which calls [`run_as_child`]. Returns
+/// whether it can: without `/proc`, Linux does not say which executable that is.
+pub fn work_in_children() -> bool {
+    let Some(executable) = own_executable(Path::new("/proc/self/exe"), std::env::current_exe()) else { return false };
     let _ = EXECUTABLE.set(executable);
+    true
 }
 
-/// The program that compiles, if there is one.
+/// The executable of this process: the file that runs, where the system has a name for that, as another version may stand
+/// at its path by now; else what stands at its path.
+fn own_executable(running: &Path, at_path: io::Result<PathBuf>) -> Option<PathBuf> {
+    let at_path = || at_path.ok().filter(|path| path.exists());
+    running.exists().then(|| running.to_owned()).or_else(at_path)
+}
+
+/// Whether what is large is loaded and compiled in processes of its own.
+#[must_use]
+pub fn works_in_children() -> bool {
+    executable().is_some()
+}
+
+/// The program that loads and compiles, if there is one.
 pub(super) fn executable() -> Option<&'static Path> {
     EXECUTABLE.get().map(PathBuf::as_path)
 }
 
-/// Why a compiler did not compile.
+/// Why a child did not do what it was asked to.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
     /// It was killed.
     Deadline,
-    /// It ended by itself, for this reason.
-    Reason(String),
+    /// It said why.
+    Refused(String),
+    /// It ended otherwise, or could not be started.
+    Process(String),
 }
 
-impl From<io::Error> for Failure {
-    fn from(error: io::Error) -> Self {
-        Self::Reason(format!("no process to compile it in: {error}; try again when the machine is less busy"))
-    }
+/// Loads the workload of these bytes in a child of `executable`, and waits for it until `deadline`.
+pub(super) fn load(executable: &Path, name: &str, bytes: &[u8], deadline: Duration) -> Result<Workload, Failure> {
+    let mut loader = child(executable, LOAD_COMMAND, deadline);
+    let answer = ask(loader.arg(name), bytes, LOADED_BYTES_MAX, deadline)?;
+    Workload::decode(&answer).ok_or_else(|| Failure::Process("the loader's answer cannot be read".into()))
 }
 
 /// Compiles `component` in a child of `executable`, and waits for it until `deadline`.
 pub(super) fn compile(executable: &Path, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {
-    let seconds = deadline.as_secs().max(1).to_string();
-    let mut compiler = Command::new(executable);
-    // It reads hostile bytes, and needs nothing of the environment. A signal of the terminal is the server's to answer.
-    compiler.arg(COMPILE_COMMAND).arg(seconds).env_clear().process_group(0);
-    ask(&mut compiler, component, deadline)
+    ask(&mut child(executable, COMPILE_COMMAND, deadline), component, COMPILED_BYTES_MAX, deadline)
 }
 
-fn ask(compiler: &mut Command, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {
-    let mut child = compiler.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-    let (mut input, output) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
+fn child(executable: &Path, command: &str, deadline: Duration) -> Command {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from).min(CHILD_THREADS_MAX);
+    let mut child = Command::new(executable);
+    // It reads hostile bytes, and needs nothing of the environment. A signal of the terminal is the server's to answer.
+    child.env_clear().env(THREADS_VARIABLE, threads.to_string()).process_group(0);
+    child.arg(command).arg(VERSION).arg(deadline.as_secs().max(1).to_string());
+    child
+}
+
+fn ask(command: &mut Command, input: &[u8], answer_bytes_max: u64, deadline: Duration) -> Result<Vec<u8>, Failure> {
+    let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
+    let mut child = child.map_err(|error| {
+        Failure::Process(format!("no process can be started for it: {error}; try again when the machine is less busy"))
+    })?;
+    let (mut stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
     let (answered, answer) = mpsc::channel();
     let (answer, status) = std::thread::scope(|scope| {
         scope.spawn(move || {
-            // A compiler that has ended says why with its exit status.
-            let _ = input.write_all(component);
+            // A child that has ended says why with its exit status.
+            let _ = stdin.write_all(input);
         });
         scope.spawn(move || {
             let mut bytes = Vec::new();
-            let read = output.take(COMPILED_BYTES_MAX + 1).read_to_end(&mut bytes).map(|_| bytes);
+            let read = stdout.take(answer_bytes_max + 1).read_to_end(&mut bytes).map(|_| bytes);
             let _ = answered.send(read);
         });
         let answer = answer.recv_timeout(deadline).ok();
-        if answer.as_ref().is_none_or(|answer| !matches!(answer, Ok(bytes) if bytes.len() as u64 <= COMPILED_BYTES_MAX))
-        {
+        if answer.as_ref().is_none_or(|answer| !matches!(answer, Ok(bytes) if bytes.len() as u64 <= answer_bytes_max)) {
             // Its pipes close with it, and the threads above end.
             let _ = child.kill();
         }
         (answer, child.wait())
     });
-    let bytes = answer.ok_or(Failure::Deadline)??;
-    if bytes.len() as u64 > COMPILED_BYTES_MAX {
-        return Err(Failure::Reason(format!("its code is more than {}; make it smaller", Bytes(COMPILED_BYTES_MAX))));
+    let lost = |error: io::Error| Failure::Process(format!("its process was lost: {error}; try again"));
+    let bytes = answer.ok_or(Failure::Deadline)?.map_err(lost)?;
+    if bytes.len() as u64 > answer_bytes_max {
+        let text = format!("what it becomes is more than {}; make it smaller", Bytes(answer_bytes_max));
+        return Err(Failure::Process(text));
     }
-    match status? {
+    match status.map_err(lost)? {
         status if status.success() => Ok(bytes),
-        status => Err(Failure::Reason(reason(status, &bytes))),
+        status => Err(failure(status, &bytes)),
     }
 }
 
-/// Why a compiler ended as it did.
-fn reason(status: ExitStatus, said: &[u8]) -> String {
+/// Why a child ended as it did.
+fn failure(status: ExitStatus, said: &[u8]) -> Failure {
     if said.is_empty() || status.code().is_none() {
-        return format!(
-            "the compiler needed more than {} of memory, or failed ({status}); make its functions smaller",
-            Bytes(COMPILE_MEMORY_BYTES_MAX)
-        );
+        return Failure::Process(format!(
+            "its process needed more than {} of memory, or failed ({status}); make it, or its functions, smaller",
+            Bytes(CHILD_MEMORY_BYTES_MAX)
+        ));
     }
-    String::from_utf8_lossy(&said[..said.len().min(REASON_BYTES_MAX)]).into_owned()
+    Failure::Refused(String::from_utf8_lossy(&said[..said.len().min(REASON_BYTES_MAX)]).into_owned())
 }
 
-/// Is the compiler: reads a component, and answers with its code. For the `main` of a program that was called with
-/// [`COMPILE_COMMAND`]; `deadline` is the argument after it.
-pub fn compile_as_child(deadline: Option<&OsStr>) -> ExitCode {
+/// Is a child, if a program's `arguments`, without its name, say so: reads a file or a component, and answers.
+pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
+    let mut arguments = arguments.into_iter();
+    let command = arguments.next()?;
+    let work: fn(&OsStr, &[u8]) -> Result<Vec<u8>, String> = match command.to_str()? {
+        LOAD_COMMAND => load_here,
+        COMPILE_COMMAND => |_, component| compile_here(component),
+        _ => return None,
+    };
+    let (version, deadline) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
+    let name = arguments.next().unwrap_or_default();
     let mut input = Vec::new();
-    let compiled = limit(deadline)
-        .and_then(|()| io::stdin().lock().read_to_end(&mut input))
-        .map_err(|error| error.to_string())
-        .and_then(|_| compile_here(&input));
-    let (bytes, code) = match compiled {
-        Ok(code) => (code, ExitCode::SUCCESS),
+    let done = check_version(&version)
+        .and_then(|()| limit(&deadline).map_err(|error| error.to_string()))
+        .and_then(|()| io::stdin().lock().read_to_end(&mut input).map_err(|error| error.to_string()))
+        .and_then(|_| work(&name, &input));
+    let (bytes, code) = match done {
+        Ok(bytes) => (bytes, ExitCode::SUCCESS),
         Err(reason) => (reason.into_bytes(), ExitCode::FAILURE),
     };
     // Whoever asked may be gone.
-    match io::stdout().lock().write_all(&bytes) {
+    Some(match io::stdout().lock().write_all(&bytes) {
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
+    })
+}
+
+/// Refuses to work for a program that another version has replaced: what it would make of the answer is not known.
+fn check_version(version: &OsStr) -> Result<(), String> {
+    if version == VERSION {
+        return Ok(());
     }
+    let theirs = version.to_string_lossy();
+    Err(format!("the executable of lifeboat {theirs} was replaced by version {VERSION}; start lifeboat again"))
 }
 
 /// Limits what this process may take.
-fn limit(deadline: Option<&OsStr>) -> io::Result<()> {
-    let seconds: u64 = deadline.and_then(OsStr::to_str).and_then(|text| text.parse().ok()).unwrap_or(1);
-    let cpu_seconds = seconds.saturating_mul(CORES_MAX);
+fn limit(deadline: &OsStr) -> io::Result<()> {
+    let seconds: u64 = deadline.to_str().and_then(|text| text.parse().ok()).unwrap_or(1);
+    let cpu_seconds = seconds.saturating_mul(CHILD_THREADS_MAX as u64);
     let limits = [
-        (rlimit::Resource::AS, COMPILE_MEMORY_BYTES_MAX),
+        (rlimit::Resource::AS, CHILD_MEMORY_BYTES_MAX),
         (rlimit::Resource::CPU, cpu_seconds),
         (rlimit::Resource::CORE, 0),
     ];
@@ -152,6 +209,11 @@ fn limit(deadline: Option<&OsStr>) -> io::Result<()> {
         resource.set(limit, limit)?;
     }
     Ok(())
+}
+
+fn load_here(name: &OsStr, bytes: &[u8]) -> Result<Vec<u8>, String> {
+    let loaded = load_in_thread(&name.to_string_lossy(), bytes, &LoadLimits::default());
+    loaded.map_err(|error| error.to_string())?.encode()
 }
 
 fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
@@ -165,26 +227,64 @@ fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::workload::WorkloadHash;
 
     fn asked(shell: &str, deadline: Duration) -> Result<Vec<u8>, Failure> {
-        ask(Command::new("sh").args(["-c", shell]), b"component", deadline)
+        ask(Command::new("sh").args(["-c", shell]), b"component", 20, deadline)
     }
 
     #[test]
-    fn whatever_a_compiler_does_is_an_answer() {
+    fn whatever_a_child_does_is_an_answer() {
         let long = Duration::from_secs(60);
         assert_eq!(asked("cat", long), Ok(b"component".to_vec()));
-        assert_eq!(asked("printf 'no such type'; exit 1", long), Err(Failure::Reason("no such type".into())));
+        assert_eq!(asked("printf 'no such type'; exit 1", long), Err(Failure::Refused("no such type".into())));
         // As one that ran out of memory, whatever it wrote before.
         for ends in ["kill -9 $$", "printf half; kill -ABRT $$", "exit 7"] {
-            let Err(Failure::Reason(reason)) = asked(ends, long) else { panic!("{ends}") };
-            assert!(reason.starts_with("the compiler needed more than 2 GiB of memory, or failed ("), "{reason}");
+            let Err(Failure::Process(reason)) = asked(ends, long) else { panic!("{ends}") };
+            assert!(reason.starts_with("its process needed more than 2 GiB of memory, or failed ("), "{reason}");
         }
+        let Err(Failure::Process(reason)) = asked("cat /dev/zero", long) else { panic!("endless") };
+        assert!(reason.starts_with("what it becomes is more than 20 B;"), "{reason}");
         let start = std::time::Instant::now();
         assert_eq!(asked("exec sleep 1000", Duration::from_millis(50)), Err(Failure::Deadline));
         assert!(start.elapsed() < Duration::from_secs(60), "it was killed");
         let none = compile(Path::new("/nowhere"), b"component", long);
-        assert!(matches!(none, Err(Failure::Reason(reason)) if reason.starts_with("no process to compile it in")));
+        assert!(
+            matches!(none, Err(Failure::Process(reason)) if reason.starts_with("no process can be started for it"))
+        );
+    }
+
+    #[test]
+    fn the_own_executable_is_what_runs_or_else_what_stands_at_its_path_or_none() {
+        let (here, gone) = (Path::new("/dev/null"), Path::new("/nowhere"));
+        let none = || Err(io::ErrorKind::NotFound.into());
+        assert_eq!(own_executable(here, none()).as_deref(), Some(here));
+        assert_eq!(own_executable(gone, Ok(here.into())).as_deref(), Some(here));
+        assert_eq!(own_executable(gone, Ok(gone.into())), None);
+        assert_eq!(own_executable(gone, none()), None);
+    }
+
+    #[test]
+    fn a_child_of_another_version_refuses() {
+        assert_eq!(check_version(OsStr::new(VERSION)), Ok(()));
+        assert!(check_version(OsStr::new("0.0.1")).expect_err("another").contains("lifeboat 0.0.1 was replaced by"));
+        assert_eq!(run_as_child([OsString::from("serve")]), None);
+    }
+
+    #[test]
+    fn what_a_loader_finds_is_the_same_on_both_sides() {
+        let text = include_bytes!("../../../tests/guests/count.wat");
+        let answer = load_here(OsStr::new("count.wat"), text).expect("valid");
+        let (sent, here) =
+            (Workload::decode(&answer).expect("whole"), load_in_thread("count.wat", text, &LoadLimits::default()));
+        let here = here.expect("valid");
+        assert_eq!(
+            (sent.hash, sent.footprint, &sent.component),
+            (WorkloadHash::of(text), here.footprint, &here.component)
+        );
+        assert_eq!(format!("{sent:?}"), format!("{here:?}"));
+        assert!(Workload::decode(&answer[..answer.len() - 1]).is_none());
+        assert!(load_here(OsStr::new("x"), b"none").expect_err("refused").starts_with("`x`: not WebAssembly"));
     }
 
     #[test]

@@ -7,10 +7,10 @@ use crate::engine::{Program, joined};
 use crate::event::{Event, EventSink};
 use crate::journal::commit::{CommitError, Stall};
 use crate::name::Name;
-use crate::scratch::ProgramError;
+use crate::scratch::stored_workload;
 use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
 use crate::transaction::Epoch;
-use crate::workload::{LoadLimits, Workload, WorkloadHash, load};
+use crate::workload::{Workload, WorkloadHash};
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
@@ -106,11 +106,10 @@ impl Host {
     ) -> Result<Arc<Program>, String> {
         let (hash, directory, engine) = (*hash, Arc::clone(directory), Arc::clone(&self.engine));
         let made = self.programs.get(hash, async move {
-            let loaded = on_disk(&directory, move |directory| -> Result<Workload, ProgramError> {
-                let bytes = data::read_workload(&**directory.storage(), &hash)?;
-                Ok(load(&hash.to_string(), &bytes, &LoadLimits::default())?)
-            });
-            Ok::<_, ProgramError>(engine.compile(loaded.await?).await?)
+            let length = on_disk(&directory, move |directory| data::workload_bytes(&**directory.storage(), &hash));
+            let length = length.await?;
+            let load = move || stored_workload(&**directory.storage(), &hash);
+            engine.load_and_compile(length, load).await
         });
         made.await.map_err(|error| data::chain(&*error))
     }

@@ -6,7 +6,7 @@ use crate::api::{AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Se
 use crate::auth::{Grant, Identity};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::clock::Utc;
-use crate::engine::joined;
+use crate::engine::{joined, load};
 use crate::event::FailoverCause;
 use crate::failover::FailoverMode;
 use crate::host::NewService;
@@ -15,7 +15,7 @@ use crate::name::Name;
 use crate::service::Status;
 use crate::size::check_fuel;
 use crate::transaction::{Denial, Epoch, Outcome, QUARANTINE_REMEDY};
-use crate::workload::{LoadLimits, MODULE_BYTES_MAX, load};
+use crate::workload::MODULE_BYTES_MAX;
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
@@ -90,7 +90,7 @@ async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, byt
     // Validating a large module takes a while.
     let (of_service, of_loader, turn) = (name.clone(), bytes.clone(), shared.deploys.load().await?);
     let loading = move || {
-        let loaded = load(&of_service, &of_loader, &LoadLimits::default());
+        let loaded = load(&of_service, &of_loader);
         drop(turn);
         loaded
     };

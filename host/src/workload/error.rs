@@ -215,6 +215,20 @@ pub enum LoadError {
         /// The message of the operating system.
         cause: String,
     },
+    /// A process of its own refused it, for the reason of another variant.
+    #[error("{reason}")]
+    Refused {
+        /// The message of that, with the file.
+        reason: String,
+    },
+    /// The process that was to load it did not.
+    #[error("`{file}`: cannot be loaded: {reason}")]
+    Process {
+        /// The file.
+        file: String,
+        /// What became of the process, and the remedy.
+        reason: String,
+    },
     /// The size is too small for the memory that the workload starts with.
     #[error(
         "`{file}`: starts with {initial_bytes} bytes of memory, size `{size_name}` has {limit_bytes} bytes, of which \
@@ -281,6 +295,13 @@ fn list(names: &[String]) -> String {
         let _ = write!(text, " and {} more", names.len() - NAMES_SHOWN);
     }
     text
+}
+
+impl LoadError {
+    /// A process that was to load `file` did not, for this reason.
+    pub(crate) fn process(file: &str, reason: String) -> Self {
+        Self::Process { file: one_line(file), reason }
+    }
 }
 
 pub(super) fn not_wasm(file: &str, bytes: &[u8]) -> LoadError {

@@ -4,7 +4,7 @@
 //! summed up once, when its end is reached, and each instantiation adds that sum: a file whose instances multiply
 //! with depth costs no more to count than to read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use wasmparser::{
     ComponentAlias, ComponentExternalKind, ComponentInstance, ComponentOuterAliasKind, ComponentTypeRef, Encoding,
     Instance, Parser, Payload,
@@ -18,7 +18,7 @@ const WASM_PAGE_BYTES: u64 = 64 << 10;
 /// What one instance of a workload takes.
 ///
 /// Serialised without the fields that [`Workload`](super::Workload) repeats.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Footprint {
     /// Core modules in the file, instantiated or not.
