@@ -369,6 +369,29 @@ fn a_neighbour_on_the_same_thread_goes_on_while_a_guest_fills_its_memory() {
     assert!(during > 20, "{during} turns of the neighbour");
 }
 
+#[test]
+fn a_deadline_ends_a_guest_before_its_next_operation_on_memory() {
+    const FILLED: u64 = 64 * MIB;
+    let execute_once = format!(
+        "(drop (memory.grow (i32.const {pages})))
+         (loop $again (memory.fill (i32.const 1048576) (i32.const 1) (i32.const {FILLED})) (br $again))",
+        pages = FILLED / 65536
+    );
+    let guest = Guest { execute: execute_once, ..Guest::default() }.component();
+    block_on(async {
+        let engine = engine(FILLED + 2 * MIB);
+        let program = compile(&engine, "fill", &guest).await;
+        let mut instance = create(&program).await;
+        // Less than the first of them takes.
+        let deadline = Some(Duration::from_micros(200));
+        let attempt =
+            execute(&mut instance, "x", Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, deadline }).await;
+        assert!(matches!(attempt.answer, Answer::Failed(Cause::Deadline { .. })), "{attempt:?}");
+        // The second was charged, and not begun.
+        assert!(attempt.fuel_used < 3 * FILLED, "{attempt:?}");
+    });
+}
+
 #[tokio::test]
 async fn two_calls_of_the_host_in_a_row_meet_the_deadline_and_harm_no_neighbour() {
     let rig = Rig::new();
