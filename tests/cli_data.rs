@@ -1,7 +1,7 @@
 //! The commands that work on a data directory while no host has it: `services`, `journal`, `verify`, `snapshot`,
 //! `restore`, `query`, `resume`.
 
-use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, transactions};
+use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, shell, transactions};
 use bytes::Bytes;
 use lifeboat::data::{Contents, DataDirectory, DataOptions, Locked};
 use lifeboat::journal::commit::{Change, Entry};
@@ -290,6 +290,21 @@ fn a_query_sees_the_state_after_any_transaction() {
 }
 
 // Proofs.
+
+#[test]
+fn a_look_at_a_service_reserves_what_its_workload_needs() {
+    let folder = Folder::new();
+    folder.counter();
+    let path = |name: &str| folder.path(name).to_str().expect("plain").to_owned();
+    let (data, other, out) = (path("data"), path("other"), path("counter.snapshot"));
+    // In KiB: four stores with a linear memory each, each of them 4 GiB.
+    let limited = |command: &str| shell(&format!("ulimit -v {} && lifeboat {command}", 24 << 20)).output();
+    limited(&format!("verify --data {data}")).exits(0);
+    assert_eq!(limited(&format!("query --data {data} counter '{TOTAL}'")).exits(0), "6\n");
+    limited(&format!("snapshot --data {data} counter --out {out}")).exits(0);
+    limited(&format!("restore --data {other} {out} --name copy")).exits(0);
+    assert_eq!(limited(&format!("query --data {other} copy '{TOTAL}'")).exits(0), "6\n");
+}
 
 /// A counter that was answered 1, and according to its journal `answers` to transactions after that: a replay gives 2.
 fn diverging(folder: &Folder, answers: &[&str]) {

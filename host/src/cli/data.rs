@@ -12,9 +12,11 @@ use lifeboat::event::is_deceptive;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::OpenError;
 use lifeboat::name::Name;
-use lifeboat::scratch::{ProgramError, Scratch, StateError};
+use lifeboat::scratch::{ProgramError, Scratch, StateError, stored_workload};
 use lifeboat::storage::{DiskStorage, Storage};
 use lifeboat::transaction::Sequence;
+use lifeboat::workload::{Workload, WorkloadHash};
+use std::collections::BTreeSet;
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
@@ -172,13 +174,31 @@ pub(crate) fn scratch(
     storage: &dyn Storage,
     found: &FoundService,
 ) -> anyhow::Result<(Scratch, Arc<Program>)> {
-    let scratch = Scratch::new(&found.entry.settings.sizes)?;
-    let program = runtime.block_on(scratch.program(storage, &found.entry.workload));
-    let program = program.map_err(|error| match error {
+    let run = || -> Result<_, ProgramError> {
+        let workload = stored_workload(storage, &found.entry.workload)?;
+        let scratch = Scratch::with_memories(workload.footprint.memories, &found.entry.settings.sizes)?;
+        let program = runtime.block_on(scratch.compile(workload))?;
+        Ok((scratch, program))
+    };
+    let run = run().map_err(|error| match error {
         ProgramError::Data(error) => graded(error),
         error => anyhow::Error::from(error),
     });
-    Ok((scratch, program.with_context(|| format!("cannot run service '{}'", found.name))?))
+    run.with_context(|| format!("cannot run service '{}'", found.name))
+}
+
+/// Returns how many linear memories these workloads of a directory, and a new one, have at most: a pool reserves address space
+/// for each.
+pub(crate) fn memories_max<'a>(
+    storage: &dyn Storage,
+    stored: impl Iterator<Item = &'a WorkloadHash>,
+    new: Option<&Workload>,
+) -> u64 {
+    let stored: BTreeSet<&WorkloadHash> = stored.collect();
+    // A workload that cannot be read or loaded is not run either; whoever wants to says why.
+    let stored = stored.iter().filter_map(|hash| stored_workload(storage, hash).ok());
+    let memories = stored.map(|workload| workload.footprint.memories).max();
+    memories.max(new.map(|workload| workload.footprint.memories)).unwrap_or(1)
 }
 
 /// A runtime for guests that nothing else waits for.

@@ -6,13 +6,13 @@ use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::data::{DataError, DataOptions, findings};
+use lifeboat::engine::load;
 use lifeboat::name::Name;
 use lifeboat::portable::{NewIdentity, Portable, PortableError};
 use lifeboat::rehydrate::RehydrateError;
 use lifeboat::scratch::Scratch;
 use lifeboat::size::grouped;
 use lifeboat::snapshot::file::SnapshotFileError;
-use lifeboat::workload::{LoadLimits, load};
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;
@@ -72,9 +72,9 @@ impl Restore {
     /// Restores the state in a scratch VM.
     fn prove(&self, portable: &Portable, secret: &[u8; 32]) -> anyhow::Result<()> {
         let name = self.file.display().to_string();
-        let workload = load(&name, &portable.workload, &LoadLimits::default())?;
+        let workload = load(&name, &portable.workload)?;
         let runtime = runtime()?;
-        let scratch = Scratch::new(&portable.settings.sizes)?;
+        let scratch = Scratch::with_memories(workload.footprint.memories, &portable.settings.sizes)?;
         let program = runtime.block_on(scratch.compile(workload))?;
         let accepted = BTreeSet::new();
         let subject = scratch.subject(&program, secret, &accepted);

@@ -22,9 +22,8 @@ use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use lifeboat::size::{Bytes, Size, grouped};
-use lifeboat::storage::Storage;
 use lifeboat::transaction::{BODY_BYTES_MAX, Epoch, Outcome, Reply};
-use lifeboat::workload::{LoadLimits, Workload, WorkloadHash, load};
+use lifeboat::workload::WorkloadHash;
 use lines::Lines;
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -52,22 +51,6 @@ struct Needs {
     /// Linear memories of the workload that has the most.
     memories: u64,
     largest_memory_bytes: u64,
-}
-
-/// Returns how many linear memories the workloads of a directory's services and a new one have at most.
-fn memories_max<'a>(
-    storage: &dyn Storage,
-    entries: impl Iterator<Item = &'a ServiceEntry>,
-    new: Option<&Workload>,
-) -> u64 {
-    let hashes: BTreeSet<WorkloadHash> = entries.map(|entry| entry.workload).collect();
-    // A workload that cannot be read or loaded is not run either; the start says why.
-    let load_stored = |hash: &WorkloadHash| {
-        let bytes = lifeboat::data::read_workload(storage, hash).ok()?;
-        load(&hash.to_string(), &bytes, &LoadLimits::default()).ok()
-    };
-    let stored = hashes.iter().filter_map(load_stored).map(|workload| workload.footprint.memories).max();
-    stored.max(new.map(|workload| workload.footprint.memories)).unwrap_or(1)
 }
 
 /// Arguments of `run`.
@@ -270,7 +253,8 @@ impl Run {
         }
         let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
         let largest_memory_bytes = largest_memory_bytes(sizes);
-        let memories = memories_max(&**locked.storage(), entries.values(), workload.as_ref().map(|(new, _)| new));
+        let hashes = entries.values().map(|entry| &entry.workload);
+        let memories = data::memories_max(&**locked.storage(), hashes, workload.as_ref().map(|(new, _)| new));
         let (directory, contents) = locked
             .open(&DataOptions::default())
             .map_err(data::graded)

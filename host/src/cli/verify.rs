@@ -1,6 +1,6 @@
 //! `lifeboat verify`: checks and replays what a data directory holds.
 
-use super::data::{Data, read, runtime};
+use super::data::{Data, memories_max, read, runtime};
 use super::services::{journal_json, journal_lines};
 use super::{FindingError, exit, is_pipe_open, remote};
 use anyhow::Context;
@@ -68,7 +68,10 @@ impl Verify {
             return Ok(ExitCode::from(exit::OK));
         }
         let runtime = runtime()?;
-        let scratch = Scratch::new(wanted.iter().flat_map(|found| &found.entry.settings.sizes))?;
+        let hashes = wanted.iter().map(|found| &found.entry.workload);
+        let memories = memories_max(&**locked.storage(), hashes, None);
+        let sizes = wanted.iter().flat_map(|found| &found.entry.settings.sizes);
+        let scratch = Scratch::with_memories(memories, sizes)?;
         for found in wanted {
             let bar = bar(found, self.json);
             let mut progress = |transactions| bar.inc(transactions);
