@@ -44,7 +44,8 @@
 //!   (`BTreeMap`), not hashed ones, wherever the order can be seen.
 //! - **Check first, change afterwards.** An `Err` is the outcome `refused`, and what was changed before it is kept.
 //! - **Panic to undo.** A panic is the outcome `failed`: nothing is kept, in memory or on disk.
-//! - **Change nothing in a query.** A query is not journalled, so its change would be lost by the next failover.
+//! - **Change nothing in a query.** `&self` sees to it. What a query leaves behind all the same, such as grown memory, is
+//!   repeated in a replay, where it runs again, and is lost with a snapshot, which has the exported state alone.
 //!
 //! # What is where
 //! - [`Workload`], [`Context`]: what to implement, and what every call is told.
