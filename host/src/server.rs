@@ -17,6 +17,7 @@ mod health;
 mod listener;
 mod pieces;
 mod problem;
+mod read_rate;
 mod routes;
 mod services;
 mod shares;
@@ -32,6 +33,7 @@ pub use events::{
     STREAMS_RESERVED,
 };
 pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, TlsFile, connections_max, tls};
+pub use read_rate::READ_RATE_MIN;
 pub use services::{STATUS_MAX, UPLOADS_MAX};
 pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;

@@ -1,6 +1,7 @@
 //! Connections: accepted, bounded, encrypted if they are to be, and drained.
 
 use super::connections::{Connection, Connections, Place};
+use super::read_rate::ReadRate;
 use crate::budget::Budgets;
 use crate::config::ServerLimits;
 use axum::Router;
@@ -16,7 +17,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
-use tokio_io_timeout::TimeoutStream;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -33,6 +33,9 @@ pub const DESCRIPTORS_RESERVED: u64 = 64;
 
 /// How long to wait after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
+
+/// What the encryption of a connection holds of what its client has not read. These bytes are counted in no budget.
+const TLS_BUFFER_BYTES_MAX: usize = 16 * 1024;
 
 /// How long a client may take to agree on the encryption.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
@@ -226,9 +229,7 @@ impl Listener {
             let Some(place) = places.take(address) else { continue };
             // Answers are small, and each is waited for.
             let _ = stream.set_nodelay(true);
-            let mut stream = TimeoutStream::new(stream);
-            stream.set_write_timeout(Some(limits.body_deadline));
-            let stream = Box::pin(stream);
+            let stream = ReadRate::new(stream, limits.body_deadline);
             let (router, http, tls, watcher) = (router.clone(), http.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
                 let connection = Arc::clone(&place.connection);
@@ -240,9 +241,12 @@ impl Listener {
                         until_closed(&place, serving).await;
                     }
                     Some(tls) => {
+                        let accepting = tls.accept_with(stream, |session| {
+                            session.set_buffer_limit(Some(TLS_BUFFER_BYTES_MAX));
+                        });
                         // A place that is given to another connection is not kept by a handshake that never ends.
                         let accepted = tokio::select! {
-                            accepted = tokio::time::timeout(HANDSHAKE_TIME_MAX, tls.accept(stream)) => accepted,
+                            accepted = tokio::time::timeout(HANDSHAKE_TIME_MAX, accepting) => accepted,
                             () = place.connection.closed() => return,
                         };
                         if let Ok(Ok(stream)) = accepted {
