@@ -26,6 +26,7 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 /// Requests of one batch that are under way at once, at the most: half of what a service's queue takes, unless configured
 /// otherwise.
@@ -186,6 +187,9 @@ impl Batch {
                 self.begin_again();
             }
             let takes_more = self.ended.is_none() && self.again.is_empty() && self.has_room() && !is_queue_full;
+            if !takes_more {
+                self.lines.pause();
+            }
             let waits_for = self.waits_for.filter(|_| self.under_way.is_empty());
             let waits_for_queue = is_queue_full && (self.ended.is_none() || !self.again.is_empty());
             tokio::select! {
@@ -399,8 +403,8 @@ fn parse(line: Line, by: &Name) -> Parsed {
     Ok((user, request))
 }
 
-/// Cuts a body into lines. It ends with an error if the body breaks off or stands still, so that the last line is never
-/// taken for whole when it is not.
+/// Cuts a body into lines. It ends with an error if the body breaks off or stands still, or a line does not come whole in
+/// time, so that the last line is never taken for whole when it is not.
 struct Splitter {
     body: BodyDataStream,
     buffer: BytesMut,
@@ -408,7 +412,9 @@ struct Splitter {
     dropped: usize,
     number: u64,
     is_over: bool,
-    idle_max: std::time::Duration,
+    idle_max: Duration,
+    /// Until when the rest of a line must come that has begun; none while nobody waits for it.
+    line_deadline: Option<Instant>,
     /// What a long line is held to.
     account: Option<Arc<Account>>,
     /// Of a long line.
@@ -416,9 +422,15 @@ struct Splitter {
 }
 
 impl Splitter {
-    fn new(body: BodyDataStream, idle_max: std::time::Duration, account: Option<Arc<Account>>) -> Self {
+    fn new(body: BodyDataStream, idle_max: Duration, account: Option<Arc<Account>>) -> Self {
         let buffer = BytesMut::new();
-        Self { body, buffer, dropped: 0, number: 0, is_over: false, idle_max, account, long: None }
+        let line_deadline = None;
+        Self { body, buffer, dropped: 0, number: 0, is_over: false, idle_max, line_deadline, account, long: None }
+    }
+
+    /// Nobody waits for the next line: however long, that is not held against the client.
+    fn pause(&mut self) {
+        self.line_deadline = None;
     }
 
     /// The next line; none at the end. Dropping the future loses nothing.
@@ -452,8 +464,14 @@ impl Splitter {
                 && let Some(account) = &self.account
             {
                 self.long = Some(account.take_received_when_free(LONG_LINE_BYTES).await);
+                self.line_deadline = None;
             }
-            match tokio::time::timeout(self.idle_max, self.body.next()).await {
+            let deadline = Instant::now() + self.idle_max;
+            let deadline = match self.buffer.is_empty() && self.dropped == 0 {
+                true => deadline,
+                false => *self.line_deadline.get_or_insert(deadline),
+            };
+            match tokio::time::timeout_at(deadline, self.body.next()).await {
                 Err(_) => return Some(Err(self.broken(&"no line came in time"))),
                 Ok(None) => self.is_over = true,
                 Ok(Some(Err(error))) => return Some(Err(self.broken(&error))),
@@ -480,6 +498,7 @@ impl Splitter {
 
     fn line(&mut self, bytes: &[u8]) -> Line {
         self.number += 1;
+        self.line_deadline = None;
         let bytes_all = std::mem::take(&mut self.dropped) + bytes.len();
         let bytes = if bytes_all > ENVELOPE_BYTES_MAX { Err(bytes_all) } else { Ok(bytes.to_vec()) };
         Line { number: self.number, bytes }
@@ -516,6 +535,17 @@ mod tests {
         let pieces = vec![long.clone(), b"y\nshort\n".to_vec(), b"last".to_vec()];
         assert_eq!(split(pieces), [Err(ENVELOPE_BYTES_MAX + 1), Ok(b"short".to_vec()), Ok(b"last".to_vec())]);
         assert_eq!(split(vec![long.clone(), b"\n".to_vec()]), [Ok(long)]);
+    }
+
+    #[tokio::test]
+    async fn a_line_that_comes_a_byte_at_a_time_breaks_off() {
+        let trickle = stream::repeat(()).then(|()| async {
+            tokio::task::yield_now().await;
+            Ok::<_, io::Error>(Bytes::from_static(b"x"))
+        });
+        let body = Body::from_stream(trickle).into_data_stream();
+        let mut splitter = Splitter::new(body, Duration::from_millis(20), None);
+        assert!(splitter.next().await.expect("an error").is_err());
     }
 
     proptest! {
