@@ -35,6 +35,9 @@ pub const LOGS_KEPT_MAX: usize = 10_000;
 /// Those of one service.
 pub const LOGS_KEPT_PER_SERVICE_MAX: usize = 2_000;
 
+/// Bytes of these lines, of all services.
+pub const LOGS_KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// What a reader is told in the place of events that it asked for and that are gone.
 const GAP: &str = "gap";
 
@@ -53,6 +56,9 @@ pub const STREAMS_RESERVED: usize = 16;
 /// Events that a reader holds at once.
 const READ_AT_ONCE: usize = 256;
 
+/// Bytes of guests' lines among those, and the rest of the last one: they are gone for others when they are displaced.
+const READ_BYTES_AT_ONCE: usize = 64 * 1024;
+
 /// The longest silence on a stream of events: then a comment is sent, so that both ends notice if the other is gone.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
@@ -65,6 +71,16 @@ struct Logged {
     event: Event,
     /// Its service was removed, and has been created again: it tells of another one of that name.
     is_of_former: AtomicBool,
+}
+
+impl Logged {
+    /// Bytes of the line, if a guest logged one.
+    fn line_bytes(&self) -> usize {
+        match &self.event {
+            Event::Log { line, .. } => line.len(),
+            _ => 0,
+        }
+    }
 }
 
 /// The last events of a host, for any number of readers. What guests log is kept apart, so that it displaces nothing else,
@@ -85,8 +101,17 @@ struct Kept {
     events: VecDeque<Arc<Logged>>,
     /// The lines of guests, by number.
     logs: BTreeMap<u64, Arc<Logged>>,
-    /// The numbers of the lines of each service, in order.
-    logs_of: HashMap<Name, VecDeque<u64>>,
+    /// Those of each service.
+    logs_of: HashMap<Name, LogsOf>,
+    log_bytes: usize,
+}
+
+/// The lines that are kept of a service.
+#[derive(Debug, Default)]
+struct LogsOf {
+    /// In order.
+    numbers: VecDeque<u64>,
+    bytes: usize,
 }
 
 impl Kept {
@@ -99,26 +124,38 @@ impl Kept {
             return;
         };
         let service = service.clone();
-        self.logs.insert(logged.number, Arc::clone(&logged));
         let theirs = self.logs_of.entry(service.clone()).or_default();
-        theirs.push_back(logged.number);
-        if theirs.len() > LOGS_KEPT_PER_SERVICE_MAX {
+        theirs.numbers.push_back(logged.number);
+        theirs.bytes += logged.line_bytes();
+        self.log_bytes += logged.line_bytes();
+        self.logs.insert(logged.number, logged);
+        if theirs.numbers.len() > LOGS_KEPT_PER_SERVICE_MAX {
             self.drop_log(&service);
         } else if self.logs.len() > LOGS_KEPT_MAX {
-            let most = self.logs_of.iter().max_by_key(|(_, theirs)| theirs.len());
-            if let Some(most) = most.map(|(service, _)| service.clone()) {
-                self.drop_log(&most);
-            }
+            self.drop_log_of_most(|theirs| theirs.numbers.len());
+        }
+        while self.log_bytes > LOGS_KEPT_BYTES_MAX {
+            self.drop_log_of_most(|theirs| theirs.bytes);
+        }
+    }
+
+    /// Forgets the oldest line of the service that has most.
+    fn drop_log_of_most(&mut self, has: impl Fn(&LogsOf) -> usize) {
+        let most = self.logs_of.iter().max_by_key(|(_, theirs)| has(theirs));
+        if let Some(most) = most.map(|(service, _)| service.clone()) {
+            self.drop_log(&most);
         }
     }
 
     /// Forgets the oldest line of a service.
     fn drop_log(&mut self, service: &Name) {
         let Some(theirs) = self.logs_of.get_mut(service) else { return };
-        if let Some(number) = theirs.pop_front() {
-            self.logs.remove(&number);
+        if let Some(number) = theirs.numbers.pop_front() {
+            let bytes = self.logs.remove(&number).map_or(0, |logged| logged.line_bytes());
+            theirs.bytes -= bytes;
+            self.log_bytes -= bytes;
         }
-        if theirs.is_empty() {
+        if theirs.numbers.is_empty() {
             self.logs_of.remove(service);
         }
     }
@@ -170,7 +207,14 @@ impl EventLog {
     /// to it.
     fn after(&self, after: u64) -> (Vec<Arc<Logged>>, u64, u64) {
         let kept = self.kept();
-        (kept.after(after).take(READ_AT_ONCE).map(Arc::clone).collect(), kept.last, kept.missed(after, kept.last))
+        let mut bytes = 0;
+        let is_little = |logged: &&Arc<Logged>| {
+            let is_little = bytes < READ_BYTES_AT_ONCE;
+            bytes += logged.line_bytes();
+            is_little
+        };
+        let read = kept.after(after).take(READ_AT_ONCE).take_while(is_little).map(Arc::clone).collect();
+        (read, kept.last, kept.missed(after, kept.last))
     }
 
     fn tells_of(&self, service: &Name) -> bool {
@@ -484,8 +528,27 @@ mod tests {
         assert_eq!(log.after(0).2, 24_003 - kept.len() as u64);
         assert_eq!(kept.last(), Some(&24_003));
         let kept = log.kept();
-        assert!(kept.logs_of.values().all(|theirs| theirs.len() <= LOGS_KEPT_PER_SERVICE_MAX));
-        assert_eq!(kept.logs_of.values().map(VecDeque::len).sum::<usize>(), kept.logs.len());
+        assert!(kept.logs_of.values().all(|theirs| theirs.numbers.len() <= LOGS_KEPT_PER_SERVICE_MAX));
+        assert_eq!(kept.logs_of.values().map(|theirs| theirs.numbers.len()).sum::<usize>(), kept.logs.len());
+    }
+
+    #[test]
+    fn long_lines_of_guests_are_bounded_in_bytes_and_read_few_at_once() {
+        const LINE_BYTES: usize = 16 * 1024;
+        let log = EventLog::new(Timestamp(0));
+        log.add(&line("quiet"), Timestamp(0));
+        let long = |service: &str| Event::Log { service: name(service), line: "x".repeat(LINE_BYTES) };
+        for number in 0..3_000 {
+            log.add(&long(if number % 3 == 0 { "one" } else { "other" }), Timestamp(0));
+        }
+        assert_eq!(numbers(&log, 0).first(), Some(&1), "a short line displaces nothing and is not displaced");
+        assert_eq!(log.after(1).0.len(), READ_BYTES_AT_ONCE / LINE_BYTES);
+        let kept = log.kept();
+        let bytes: usize = kept.logs.values().map(|logged| logged.line_bytes()).sum();
+        assert_eq!(bytes, kept.log_bytes);
+        assert!(bytes <= LOGS_KEPT_BYTES_MAX && bytes > LOGS_KEPT_BYTES_MAX - LINE_BYTES, "{bytes}");
+        assert_eq!(kept.logs_of.values().map(|theirs| theirs.bytes).sum::<usize>(), bytes);
+        assert_eq!(kept.logs_of[&name("one")].numbers.len(), 1_000, "who has less keeps all");
     }
 
     #[test]
