@@ -50,8 +50,8 @@ pub(crate) fn ticket() -> (Completion, Ticket) {
 }
 
 impl Ticket {
-    /// Has `then` run when the record is safe, or known not to be: now, or later on the writer's thread, which it must
-    /// not hold up.
+    /// Has `then` run when the record is safe, or known not to be, after all that were handed in before: now, or later on
+    /// the writer's thread, which it must not hold up.
     pub fn then(&self, then: impl FnOnce(&Committed) + Send + 'static) {
         self.wait_for(Patience::ToTheEnd, then);
     }
@@ -141,18 +141,24 @@ impl Completion {
     }
 
     fn tell(&self, committed: Committed) {
-        let waiting: SmallVec<[(Patience, Waiting); 2]> = {
-            let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-            match &mut *state {
-                State::Over(_) => return,
-                State::UnderWay { waiting, .. } => {
-                    let waiting = std::mem::take(waiting);
-                    *state = State::Over(committed.clone());
-                    waiting
+        loop {
+            let waiting: SmallVec<[(Patience, Waiting); 2]> = {
+                let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+                match &mut *state {
+                    State::Over(_) => return,
+                    State::UnderWay { waiting, .. } if waiting.is_empty() => {
+                        *state = State::Over(committed);
+                        return;
+                    }
+                    // Whoever asks meanwhile waits behind them: an answer must not overtake the event that it rests on.
+                    State::UnderWay { waiting, held } => {
+                        *held = None;
+                        std::mem::take(waiting)
+                    }
                 }
-            }
-        };
-        run(waiting.into_iter().map(|(_, then)| then), &committed);
+            };
+            run(waiting.into_iter().map(|(_, then)| then), &committed);
+        }
     }
 }
 
@@ -229,6 +235,22 @@ mod tests {
         completion.complete(Ok(None));
         ticket.then_or_held(note(5));
         assert_eq!(*told.lock().expect("no panic"), [(2, false), (3, false), (1, true), (4, true), (5, true)]);
+    }
+
+    #[test]
+    fn who_asks_while_others_are_told_is_told_after_them() {
+        let (completion, ticket) = ticket();
+        let order: Arc<Mutex<Vec<u32>>> = Arc::default();
+        let tell = |number: u32| {
+            let order = Arc::clone(&order);
+            move |_: &Committed| order.lock().expect("no panic").push(number)
+        };
+        let (other, late) = (ticket.clone(), tell(3));
+        ticket.then(move |_| other.then(late));
+        ticket.then(tell(1));
+        ticket.then(tell(2));
+        completion.complete(Ok(None));
+        assert_eq!(*order.lock().expect("no panic"), [1, 2, 3]);
     }
 
     #[test]
