@@ -40,6 +40,14 @@ fn talkative(reply_bytes: u32, character: u8) -> String {
     )
 }
 
+/// The same, but `boom` is refused with so many control characters, each of which takes six in JSON.
+fn refusing(text_bytes: u32) -> String {
+    talkative(text_bytes, 1).replace(
+        &format!("(call $answer (i32.const 0) (i32.const 65536) (i32.const {text_bytes}))"),
+        &format!("(call $answer (i32.const 1) (i32.const 65536) (i32.const {text_bytes}))"),
+    )
+}
+
 /// A connection that takes in little at once.
 async fn narrow(address: std::net::SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
@@ -149,6 +157,71 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
     drop(held);
 }
 
+/// What a server takes for each connection whose client does not read, beside the budgets.
+const CONNECTION_BYTES: usize = 32 * 1024;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_that_nobody_reads_cost_a_server_no_more_than_their_budget() {
+    const CONNECTIONS: usize = 4_000;
+    // As JSON, six times as much: were they not counted, they would take the budget of the host and more.
+    const REFUSAL_BYTES: u32 = 16 * 1024;
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+    rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
+    let folder = tempfile::tempdir().expect("a folder");
+    set_up(folder.path());
+    let serving = Serving::start(folder.path());
+    let address = serving.address;
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    serving.line("serving ");
+    let url = |path: &str| format!("http://{address}{path}");
+    let log_in = json!({ "user": "admin", "password": PASSWORD }).to_string();
+    let reply = client.post(url("/v1/login")).body(log_in).send().await.expect("answered");
+    let reply: Value = serde_json::from_slice(&reply.bytes().await.expect("whole")).expect("JSON");
+    let admin = reply["token"].as_str().expect("a token").to_owned();
+    let deploy = client.put(url("/v1/services/bank?size=medium")).bearer_auth(&admin).body(refusing(REFUSAL_BYTES));
+    assert_eq!(deploy.send().await.expect("answered").status(), 201);
+    let answered = async || {
+        let usage = client.get(url("/v1/services/bank/usage")).bearer_auth(&admin).send().await.expect("answered");
+        let usage: Value = serde_json::from_slice(&usage.bytes().await.expect("whole")).expect("JSON");
+        let count = |outcome: &str| usage["outcomes"][outcome].as_u64().unwrap_or(0);
+        (count("refused"), count("refused") + count("denied"))
+    };
+    let request = format!(
+        "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n\
+         Content-Length: 4\r\n\r\nboom"
+    );
+    let mut held = Vec::new();
+    let mut connect = async |number: usize| {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.set_recv_buffer_size(4096).expect("set");
+        // So that the kernel takes little from the server: by the size of segments it decides how much.
+        socket2::SockRef::from(&socket).set_tcp_mss(512).expect("set");
+        // One address has no more than half of all connections.
+        let from = std::net::Ipv4Addr::new(127, 0, 0, 1 + u8::try_from(number % 3).expect("small"));
+        socket.bind((from, 0).into()).expect("free");
+        let mut stream = socket.connect(address).await.expect("accepted");
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        held.push(stream);
+    };
+    connect(0).await;
+    while answered().await.1 < 1 {}
+    let before = resident(serving.id());
+    for number in 1..CONNECTIONS {
+        connect(number).await;
+    }
+    let mut most = 0;
+    // Each is answered, or denied for want of room.
+    while answered().await.1 < CONNECTIONS as u64 {
+        most = most.max(resident(serving.id()));
+    }
+    let growth = most.max(resident(serving.id())).saturating_sub(before);
+    let (refused, _) = answered().await;
+    assert!(refused as usize * REFUSAL_BYTES as usize <= USER_BYTES_MAX, "{refused} are not counted");
+    let most = USER_BYTES_MAX + SLACK_BYTES + CONNECTIONS * CONNECTION_BYTES;
+    assert!(growth <= most, "it grew by {} MiB, of which {refused} refusals", growth >> 20);
+    drop(held);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn idle_connections_leave_the_journal_the_descriptors_that_it_needs() {
     const FILES: u32 = 256;
@@ -230,11 +303,7 @@ async fn a_long_refusal_is_answered_whole() {
     let site = Site::start(folder.path(), "").await;
     let admin = site.log_in("admin").await;
     let length = 1 << 20;
-    let refusing = talkative(length, 1).replace(
-        &format!("(call $answer (i32.const 0) (i32.const 65536) (i32.const {length}))"),
-        &format!("(call $answer (i32.const 1) (i32.const 65536) (i32.const {length}))"),
-    );
-    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, refusing).await.status, 201);
+    assert_eq!(site.put("/v1/services/bank?size=medium", &admin, refusing(length)).await.status, 201);
     let single = site.post("/v1/services/bank/transactions", &admin, "boom").await;
     let batch = site.post("/v1/services/bank/transactions:batch", &admin, "{\"text\":\"boom\"}\n").await;
     let (single, batch) = (single.json(), batch.json());

@@ -38,6 +38,9 @@ pub const UNCOUNTED_BYTES_MAX: usize = 1024;
 /// The largest answer, with what is around it.
 pub const ANSWER_BYTES_MAX: usize = REPLY_BYTES_MAX + 64 * 1024;
 
+/// What an answer takes as JSON beside its content, where that is escaped: a long one is made a piece at a time.
+pub const ESCAPES_BYTES_MAX: usize = 96 * 1024;
+
 /// How long a request waits for room in the budgets before it is denied.
 pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 
@@ -99,6 +102,8 @@ struct HostLevel {
 pub struct Budgets {
     host: Arc<HostLevel>,
     users: Arc<RwLock<HashMap<Name, Arc<Level>>>>,
+    /// All requests together that need no token.
+    nobody: Arc<Level>,
     user_bytes_max: usize,
     connection_bytes_max: usize,
 }
@@ -115,7 +120,8 @@ impl Budgets {
     pub fn new(host_bytes_max: usize, user_bytes_max: usize, connection_bytes_max: usize) -> Self {
         let level = Level::new(host_bytes_max);
         let host = Arc::new(HostLevel { level, waiting: AtomicUsize::new(0), released: Notify::new() });
-        Self { host, users: Arc::default(), user_bytes_max, connection_bytes_max }
+        let nobody = Level::new(user_bytes_max);
+        Self { host, users: Arc::default(), nobody, user_bytes_max, connection_bytes_max }
     }
 
     /// The budget of a new connection.
@@ -127,9 +133,19 @@ impl Budgets {
     /// What a request of `user` on `connection` is held to.
     #[must_use]
     pub fn account(&self, connection: &ConnectionBudget, user: &Name) -> Arc<Account> {
+        self.account_at(connection, self.user(user))
+    }
+
+    /// The same for a request that needs no token: all of those are one user together.
+    #[must_use]
+    pub fn account_of_nobody(&self, connection: &ConnectionBudget) -> Arc<Account> {
+        self.account_at(connection, Arc::clone(&self.nobody))
+    }
+
+    fn account_at(&self, connection: &ConnectionBudget, user: Arc<Level>) -> Arc<Account> {
         Arc::new(Account {
             connection: Arc::clone(&connection.0),
-            user: self.user(user),
+            user,
             host: Arc::clone(&self.host),
             is_blocked: AtomicBool::new(false),
         })
@@ -367,6 +383,24 @@ mod tests {
             let answer = account.reserve().expect("room for one answer");
             assert!(answer.bytes() >= ANSWER_BYTES_MAX);
         }
+    }
+
+    #[test]
+    fn open_batches_of_one_user_leave_room_for_those_of_others() {
+        use crate::server::BATCH_BASE_BYTES;
+        let budgets = Budgets::default();
+        let mut open = Vec::new();
+        let mut batches = |user: usize| {
+            let user = name(&format!("user-{user}"));
+            let before = open.len();
+            while let Some(batch) = budgets.account(&budgets.connection(), &user).take_received(BATCH_BASE_BYTES) {
+                open.push(batch);
+            }
+            open.len() - before
+        };
+        assert_eq!(batches(0), 22);
+        let of_others: Vec<usize> = (1..12).map(&mut batches).collect();
+        assert!(of_others.iter().all(|count| *count >= 2), "{of_others:?}");
     }
 
     #[test]

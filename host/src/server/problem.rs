@@ -6,17 +6,19 @@ use crate::api::{
     TRANSACTION_ID_HEADER, VM_HEADER,
 };
 use crate::auth::{AccountError, LogInError, PasswordError};
-use crate::budget;
+use crate::budget::{self, ANSWER_BYTES_MAX, Account, Permit, UNCOUNTED_BYTES_MAX};
 use crate::data::{DataError, chain};
 use crate::engine::EngineError;
 use crate::service::{Answered, LaunchError};
 use crate::transaction::{Answer, Denial, Outcome};
-use axum::body::Body;
+use axum::body::{Body, HttpBody};
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use futures::FutureExt;
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 /// When to try again after a refusal that passes by itself.
@@ -110,6 +112,36 @@ impl Problem {
         line.into()
     }
 
+    /// A response with the problem as its body, which keeps a permit until the client has it.
+    fn held(self, permit: Option<Permit>) -> Response {
+        let body = self.json();
+        let Self { status, outcome, retry_after, .. } = self;
+        let body = match permit {
+            None => body.into(),
+            Some(mut permit) => {
+                // Without what a buffer has beyond its end, since that is not counted.
+                let body = body.into_boxed_slice();
+                permit.shrink(body.len());
+                budget::held(body.into(), permit)
+            }
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(outcome) = outcome {
+            headers.insert(OUTCOME, outcome_value(outcome));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = retry_after {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+
     fn json(&self) -> Vec<u8> {
         serde_json::to_vec(&self.body()).expect("texts and numbers are JSON")
     }
@@ -129,23 +161,7 @@ impl Problem {
 
 impl IntoResponse for Problem {
     fn into_response(self) -> Response {
-        let body = self.json();
-        let Self { status, outcome, retry_after, .. } = self;
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
-        let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if let Some(outcome) = outcome {
-            headers.insert(OUTCOME, outcome_value(outcome));
-        }
-        if status == StatusCode::UNAUTHORIZED {
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        }
-        if let Some(after) = retry_after {
-            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
-            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
-        }
-        response
+        self.held(None)
     }
 }
 
@@ -296,7 +312,7 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
             response
         }
         Answer::Refused(text) => {
-            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text).with_outcome(outcome).into_response()
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text).with_outcome(outcome).held(permit)
         }
         Answer::Failed(cause) => {
             let problem = if cause.is_retryable() {
@@ -307,6 +323,7 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
             problem.with_outcome(outcome).into_response()
         }
     };
+    response.extensions_mut().insert(IsAnswer);
     let headers = response.headers_mut();
     insert(headers, VM, reply.vm.to_string());
     headers.insert(SEQUENCE, HeaderValue::from(reply.sequence.0));
@@ -321,6 +338,30 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
         insert(headers, FAILOVER, failover.to_string());
     }
     response
+}
+
+/// Marks the answer to a transaction or query: it was executed, so it is sent whatever the budgets have room for.
+#[derive(Clone, Copy)]
+struct IsAnswer;
+
+/// Has a response that is there as a whole, such as a list, counted until its client has read it. Without room for it,
+/// it is not sent: that is only for what changes nothing, and can be asked for again.
+pub(super) fn counted(response: Response, account: impl FnOnce() -> Arc<Account>) -> Response {
+    let bytes = response.body().size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if bytes <= UNCOUNTED_BYTES_MAX || response.extensions().get::<IsAnswer>().is_some() {
+        return response;
+    }
+    // The list of all users may be longer than any answer, and is for admins alone.
+    let Some(permit) = account().take(bytes.min(ANSWER_BYTES_MAX)) else {
+        let text = "no room for the answer: what is answered and not read takes all the memory that you or the host may \
+                    take for it; read the answers that came before, and try again";
+        return Problem::later("answers_unread", text).into_response();
+    };
+    let (parts, body) = response.into_parts();
+    match axum::body::to_bytes(body, usize::MAX).now_or_never() {
+        Some(Ok(bytes)) => Response::from_parts(parts, Body::from(budget::held(bytes, permit))),
+        _ => Problem::internal().into_response(),
+    }
 }
 
 /// What a guest answers, it does not name: JSON is told by how it begins, since most guests answer that.
@@ -391,6 +432,40 @@ mod tests {
         assert_eq!(header(TRANSACTION_ID_HEADER), "a%20b%0A%25");
         let made_up = answer(reply(Answer::Refused("no".into())), false);
         assert!(!made_up.headers().contains_key(TRANSACTION_ID_HEADER));
+    }
+
+    fn account(budgets: &budget::Budgets) -> Arc<Account> {
+        budgets.account(&budgets.connection(), &Name::new("ada").expect("a name"))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_counted_as_the_json_that_it_is_until_it_is_read() {
+        let budgets = budget::Budgets::default();
+        let permit = account(&budgets).take(ANSWER_BYTES_MAX);
+        let refused = Answer::Refused("\u{1}".repeat(WHOLE_BYTES_MAX));
+        let response = answer(Answered { permit, ..reply(refused) }, true);
+        assert!(budgets.taken() >= 6 * WHOLE_BYTES_MAX && budgets.taken() < 7 * WHOLE_BYTES_MAX, "{}", budgets.taken());
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("whole");
+        assert!(budgets.taken() >= 6 * WHOLE_BYTES_MAX);
+        drop(body);
+        assert_eq!(budgets.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn what_only_tells_is_counted_and_not_sent_without_room() {
+        const LENGTH: usize = 100_000;
+        let budgets = budget::Budgets::new(5 * LENGTH, 2 * LENGTH, LENGTH);
+        let ada = account(&budgets);
+        let list = || Response::new(Body::from(vec![b'x'; LENGTH]));
+        let response = counted(list(), || Arc::clone(&ada));
+        assert_eq!((response.status(), budgets.taken()), (StatusCode::OK, LENGTH));
+        assert_eq!(counted(list(), || Arc::clone(&ada)).status(), StatusCode::SERVICE_UNAVAILABLE);
+        let executed = answer(reply(Answer::Ok(vec![b'x'; LENGTH].into())), true);
+        assert_eq!(counted(executed, || Arc::clone(&ada)).status(), StatusCode::OK, "that it was executed is told");
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("whole");
+        assert_eq!(body.len(), LENGTH);
+        drop(body);
+        assert_eq!(budgets.taken(), 0);
     }
 
     #[test]

@@ -2,9 +2,10 @@
 //! that.
 
 use super::connections::Connection;
-use super::problem::Problem;
+use super::problem::{self, Problem};
 use super::{Phase, Shared};
 use crate::auth::{Grant, Identity};
+use crate::budget::Account;
 use crate::name::{NAME_PATTERN, Name};
 use crate::transaction::Outcome;
 use axum::Router;
@@ -16,6 +17,7 @@ use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, Method, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodFilter, on};
+use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::Either;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -193,10 +195,11 @@ impl Api {
             Some(Content::Bytes("application/json")),
         );
         self.describe(&about);
-        let description = Arc::<str>::from(self.description().to_string());
+        let description = Bytes::from(self.description().to_string());
         let tell = move || {
-            let description = Arc::clone(&description);
-            async move { ([("content-type", "application/json")], description.to_string()) }
+            // The same bytes for all who ask, however few of them read.
+            let description = description.clone();
+            async move { ([("content-type", "application/json")], description) }
         };
         self.router
             .route(about.path, on(MethodFilter::GET, tell))
@@ -305,16 +308,31 @@ fn guard<T: 'static>(
             admit(&shared, needs, &parameters, &request).map(|identity| drop(request.extensions_mut().insert(identity)))
         }
     };
+    // What only looks has no effect, and may be asked for again.
+    let account = (request.method() == Method::GET).then(|| account(&shared, &request)).flatten();
     match admitted {
         // The panic is printed. What it leaves half-way is a request of one client: services and the journal have tasks of
         // their own.
-        Ok(()) => Either::Left(
-            AssertUnwindSafe(handler.call(request, shared))
-                .catch_unwind()
-                .map(|response| response.unwrap_or_else(|_| Problem::internal().into_response())),
-        ),
+        Ok(()) => Either::Left(AssertUnwindSafe(handler.call(request, shared)).catch_unwind().map(|response| {
+            let response = response.unwrap_or_else(|_| Problem::internal().into_response());
+            match account {
+                Some(account) => problem::counted(response, account),
+                None => response,
+            }
+        })),
         Err(problem) => Either::Right(std::future::ready(problem.into_response())),
     }
+}
+
+/// What a request's answer is counted in.
+fn account(shared: &Arc<Shared>, request: &Request<Body>) -> Option<impl FnOnce() -> Arc<Account> + Send + use<>> {
+    let connection = Arc::clone(request.extensions().get::<Arc<Connection>>()?);
+    let user = request.extensions().get::<Identity>().map(|identity| identity.user.clone());
+    let budgets = shared.budgets.clone();
+    Some(move || match user {
+        Some(user) => budgets.account(&connection.budget, &user),
+        None => budgets.account_of_nobody(&connection.budget),
+    })
 }
 
 fn admit(

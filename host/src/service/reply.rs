@@ -1,6 +1,6 @@
 //! Where the answer to a request goes, and the memory that it takes until its client has it.
 
-use crate::budget::{Account, Permit, UNCOUNTED_BYTES_MAX};
+use crate::budget::{Account, ESCAPES_BYTES_MAX, Permit, UNCOUNTED_BYTES_MAX};
 use crate::name::Name;
 use crate::transaction::{Answer, Denial, Reply};
 use std::sync::Arc;
@@ -24,7 +24,12 @@ impl Answered {
 }
 
 fn shrink(permit: &mut Option<Permit>, answer: &Answer) {
-    let bytes = answer.content_bytes();
+    let content_bytes = answer.content_bytes();
+    let bytes = match answer {
+        // It is sent as JSON, where a character may take six bytes in the place of one.
+        Answer::Refused(_) => content_bytes + (5 * content_bytes).min(ESCAPES_BYTES_MAX),
+        Answer::Ok(_) | Answer::Failed(_) => content_bytes,
+    };
     if bytes <= UNCOUNTED_BYTES_MAX {
         *permit = None;
     } else if let Some(permit) = permit {
