@@ -34,6 +34,7 @@ mod turns;
 
 pub(crate) use answers::{Caller, ForgottenTimes, Kept as KeptId};
 pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR, IdKey, id_time};
+pub use gate::EVENTS_HELD_BYTES_MAX;
 pub use handle::Pending;
 pub(crate) use handle::{Ordered, ServiceHandle};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
@@ -766,7 +767,7 @@ impl Service {
         };
         let lines = self.vm.instance.take_log();
         if !lines.is_empty() {
-            let passed = self.logs.pass(lines, self.surroundings.clock.monotonic());
+            let passed = self.logs.pass(lines, self.events.room(), self.surroundings.clock.monotonic());
             self.counts.log_lines_dropped += passed.dropped_lines;
             for line in passed.lines {
                 self.emit(Event::Log { service: self.name.clone(), line });

@@ -1,14 +1,22 @@
 //! The way of a service's events to the host: in order, and none before the record that it reports is durable.
 
+use super::logs::LOG_LINE_BYTES;
 use crate::event::{Event, EventSink};
 use crate::journal::Commit;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+/// Bytes of events that a service has wait for their records: lines that guests log beyond that are dropped.
+pub const EVENTS_HELD_BYTES_MAX: u64 = 1024 * 1024;
+
+/// What an event that is no line of a log is counted as, in bytes.
+const EVENT_BYTES: u64 = 1024;
+
 /// Passes a service's events on in the order in which they are emitted. An event that reports a record is held until the
 /// record is durable, and later events wait behind it; if the record cannot be made durable, the event is discarded.
 ///
-/// Little waits here: while a record is under way, guests log no more than `service/logs.rs` lets them.
+/// What waits here is bounded: of lines that guests log no more are taken than [`EventGate::room`] has, and whatever else is
+/// reported follows from a request or an order that was carried out.
 #[derive(Clone)]
 pub(super) struct EventGate(Arc<Gate>);
 
@@ -22,6 +30,8 @@ struct Held {
     /// Of the next event that is held.
     next: u64,
     events: VecDeque<HeldEvent>,
+    /// What they count.
+    bytes: u64,
 }
 
 struct HeldEvent {
@@ -45,6 +55,11 @@ impl EventGate {
     /// Whether no event is held.
     pub(super) fn is_empty(&self) -> bool {
         self.held().events.is_empty()
+    }
+
+    /// Bytes of lines that may be emitted now.
+    pub(super) fn room(&self) -> u64 {
+        EVENTS_HELD_BYTES_MAX.saturating_sub(self.held().bytes)
     }
 
     /// Passes an event on, after those that are held.
@@ -72,9 +87,11 @@ impl EventGate {
         if is_durable {
             held.events[index].is_waiting = false;
         } else {
-            held.events.remove(index);
+            let discarded = held.events.remove(index);
+            held.bytes -= discarded.map_or(0, |discarded| bytes(&discarded.event));
         }
         while let Some(first) = held.events.pop_front_if(|first| !first.is_waiting) {
+            held.bytes -= bytes(&first.event);
             (self.0.sink)(&first.event);
         }
     }
@@ -88,8 +105,17 @@ impl Held {
     fn push(&mut self, event: Event, is_waiting: bool) -> u64 {
         let number = self.next;
         self.next += 1;
+        self.bytes += bytes(&event);
         self.events.push_back(HeldEvent { number, is_waiting, event });
         number
+    }
+}
+
+/// What an event is counted as while it waits.
+fn bytes(event: &Event) -> u64 {
+    match event {
+        Event::Log { line, .. } => line.len() as u64 + LOG_LINE_BYTES,
+        _ => EVENT_BYTES,
     }
 }
 
@@ -140,6 +166,7 @@ mod tests {
                 let expected: Vec<String> = durable.map(|(number, _)| number.to_string()).collect();
                 let is_all = completions.iter().all(Option::is_none);
                 assert_eq!((&*reported.lock().expect("no panic"), gate.is_empty()), (&expected, is_all));
+                assert!(!is_all || gate.room() == EVENTS_HELD_BYTES_MAX);
             };
             check(&completions);
             for end in ends {

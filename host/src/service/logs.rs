@@ -43,36 +43,44 @@ impl LogBucket {
 
     /// Passes on those of `lines` that are within the rate, and reports how many were not: at once, and from then on once in
     /// [`LOG_DROPPED_INTERVAL`] at the most.
-    pub(crate) fn pass(&mut self, lines: Vec<String>, now: Duration) -> Passed {
+    ///
+    /// `room` is how many bytes there are for what waits to be reported: lines beyond it are dropped as well.
+    pub(crate) fn pass(&mut self, lines: Vec<String>, room: u64, now: Duration) -> Passed {
         self.refill(now);
+        let mut room = room;
         let mut passed = Passed::default();
         // Of those before.
-        passed.lines.extend(self.report(now));
+        passed.lines.extend(self.report(&mut room, now));
         for line in lines {
             let bytes = line.len() as u64 + LOG_LINE_BYTES;
-            if bytes > self.bytes {
+            if bytes > self.bytes.min(room) {
                 self.dropped_lines += 1;
                 passed.dropped_lines += 1;
                 continue;
             }
             self.bytes -= bytes;
+            room -= bytes;
             passed.lines.push(line);
         }
-        passed.lines.extend(self.report(now));
+        passed.lines.extend(self.report(&mut room, now));
         passed
     }
 
-    fn report(&mut self, now: Duration) -> Option<String> {
+    fn report(&mut self, room: &mut u64, now: Duration) -> Option<String> {
         let is_due = self.reported.is_none_or(|reported| now.saturating_sub(reported) >= LOG_DROPPED_INTERVAL);
-        if self.dropped_lines == 0 || !is_due {
+        let dropped_lines = self.dropped_lines;
+        if dropped_lines == 0 || !is_due {
             return None;
         }
-        self.reported = Some(now);
-        let dropped_lines = std::mem::take(&mut self.dropped_lines);
         let lines = if dropped_lines == 1 { "line" } else { "lines" };
-        Some(format!(
+        let report = format!(
             "({dropped_lines} {lines} dropped: a service may log {LOG_BYTES_PER_SECOND} bytes a second, and {LOG_LINE_BYTES} more for each line)"
-        ))
+        );
+        // Without room, it is reported later.
+        *room = room.checked_sub(report.len() as u64 + LOG_LINE_BYTES)?;
+        self.reported = Some(now);
+        self.dropped_lines = 0;
+        Some(report)
     }
 
     fn refill(&mut self, now: Duration) {
@@ -95,19 +103,38 @@ mod tests {
         let start = Duration::ZERO;
         let mut bucket = LogBucket::new(start);
         let line = "x".repeat(1024 - 128);
-        let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 300], start);
+        let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 300], u64::MAX, start);
         assert_eq!((lines.len(), dropped_lines), (256 + 1, 44));
         assert!(lines[256].starts_with("(44 lines dropped: "), "{}", lines[256]);
         // Others are counted, and reported when it is time.
         let soon = LOG_DROPPED_INTERVAL - Duration::from_nanos(1);
         for _ in 0..100 {
-            assert_eq!(bucket.pass(vec![line.clone()], start), Passed { lines: Vec::new(), dropped_lines: 1 });
+            assert_eq!(
+                bucket.pass(vec![line.clone()], u64::MAX, start),
+                Passed { lines: Vec::new(), dropped_lines: 1 }
+            );
         }
-        let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 64], soon);
+        let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 64], u64::MAX, soon);
         assert_eq!((lines.len(), dropped_lines), (63, 1));
-        let Passed { lines, dropped_lines } = bucket.pass(vec![line], start + LOG_DROPPED_INTERVAL);
+        let Passed { lines, dropped_lines } = bucket.pass(vec![line], u64::MAX, start + LOG_DROPPED_INTERVAL);
         // It reports those before; there is room for the next in a moment.
         assert_eq!((lines.len(), dropped_lines), (1, 1));
         assert!(lines[0].starts_with("(101 lines dropped: "), "{}", lines[0]);
+    }
+
+    #[test]
+    fn lines_for_which_there_is_no_room_are_dropped_and_counted_as_well() {
+        let start = Duration::ZERO;
+        let mut bucket = LogBucket::new(start);
+        let line = "x".repeat(1024 - 128);
+        let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 5], 3 * 1024 + 512, start);
+        assert_eq!((lines.len(), dropped_lines), (3 + 1, 2));
+        assert!(lines[3].starts_with("(2 lines dropped: "), "{}", lines[3]);
+        let later = start + LOG_DROPPED_INTERVAL;
+        let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone()], 100, later);
+        assert_eq!((lines.len(), dropped_lines), (0, 1));
+        let Passed { lines, dropped_lines } = bucket.pass(vec![line], u64::MAX, later);
+        assert_eq!((lines.len(), dropped_lines), (2, 0));
+        assert!(lines[0].starts_with("(1 line dropped: "), "{}", lines[0]);
     }
 }
