@@ -188,6 +188,52 @@ async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest
     site.stop().await;
 }
 
+/// Without a byte left, one can log in, look, stop and remove; and what a removal gives back is the room that was missing.
+#[tokio::test(flavor = "multi_thread")]
+async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    for service in ["bank", "shop", "mill"] {
+        site.deploy(&admin, service, "count.wat", "size=small").await;
+    }
+    // Over the end of a segment, which has nothing of others then.
+    let segments = || {
+        let names = storage.list().expect("the power is on");
+        names.iter().filter(|name| name.ends_with(".segment")).count()
+    };
+    let mut sent = 0;
+    while segments() < 3 {
+        sent += 1;
+        assert_eq!(site.transact(&admin, "bank", &format!("t{sent}"), &long_body()).await.status, 200);
+    }
+    storage.limit_space(storage.used_bytes());
+    let denied = loop {
+        sent += 1;
+        let answer = site.transact(&admin, "bank", &format!("t{sent}"), &long_body()).await;
+        if answer.status != 200 {
+            break answer;
+        }
+    };
+    assert_eq!((denied.status, denied.code().as_str()), (503, "storage"), "{denied:?}");
+
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.get("/v1/services/bank", &admin).await.json()["vm"]["sequence"], sent - 1);
+    assert_eq!(site.post("/v1/services/shop/stop", &admin, "").await.json()["standing"], "stopped");
+    let refused = site.post("/v1/services/shop/start", &admin, "").await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
+    // The others need so little that it is carried.
+    assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
+    until(|| async { site.get("/readyz", "").await.status == 200 }).await;
+    assert!(segments() < 3);
+    assert_eq!(site.post("/v1/services/shop/start", &admin, "").await.status, 200);
+    for service in ["shop", "mill"] {
+        assert_eq!(site.transact(&admin, service, "1", "x").await.text(), "1");
+    }
+    site.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_end_of_a_host_does_not_wait_for_room() {
     let folder = tempfile::tempdir().expect("a folder");

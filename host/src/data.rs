@@ -635,9 +635,15 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
         storage.remove(&aside).map_err(failed("clear the way for"))?;
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
-    file.write_all_at(0, bytes).map_err(failed("write"))?;
-    file.sync_data().map_err(failed("sync"))?;
-    storage.rename(&aside, &name).map_err(failed("name"))?;
+    let written = file.write_all_at(0, bytes).map_err(failed("write"));
+    let written = written.and_then(|()| file.sync_data().map_err(failed("sync")));
+    drop(file);
+    let named = written.and_then(|()| storage.rename(&aside, &name).map_err(failed("name")));
+    if named.is_err() {
+        // A part of a file would take the room that others need.
+        let _ = storage.remove(&aside);
+    }
+    named?;
     storage.sync_directory().map_err(failed("sync the directory of"))
 }
 

@@ -173,12 +173,20 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] among others.
     fn preallocate(&self, bytes: u64) -> io::Result<()> {
-        let zeros = vec![0; ZEROS_BYTES.min(usize::try_from(bytes).unwrap_or(ZEROS_BYTES))];
-        let mut offset = 0;
-        while offset < bytes {
-            let count = zeros.len().min(usize::try_from(bytes - offset).unwrap_or(zeros.len()));
-            self.write_all_at(offset, &zeros[..count])?;
-            offset += count as u64;
+        self.fill_with_zeros(0, bytes)
+    }
+
+    /// Writes zeros from offset `from` up to `to`, if that is behind it.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] among others.
+    fn fill_with_zeros(&self, mut from: u64, to: u64) -> io::Result<()> {
+        let left = |from: u64| usize::try_from(to.saturating_sub(from)).unwrap_or(usize::MAX);
+        let zeros = vec![0; ZEROS_BYTES.min(left(from))];
+        while from < to {
+            let count = zeros.len().min(left(from));
+            self.write_all_at(from, &zeros[..count])?;
+            from += count as u64;
         }
         Ok(())
     }

@@ -74,7 +74,10 @@ impl StorageBackend for Backend {
                 let message = format!("the catalog needs {len} bytes, the limit is {CATALOG_BYTES_MAX} bytes");
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
             }
-            file.set_bytes(len)
+            let before = file.bytes()?;
+            file.set_bytes(len)?;
+            // Or what is added takes no room before it is written, and there may be none then.
+            file.fill_with_zeros(before, len).inspect_err(|_| drop(file.set_bytes(before)))
         })
     }
 

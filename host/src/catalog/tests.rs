@@ -427,6 +427,39 @@ fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
     Ok(())
 }
 
+/// Whatever is in it, and however its file grew and shrank.
+#[test]
+fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), CatalogError> {
+    let service = |number: u64| name(&format!("service-{number}"));
+    for count in 1..40 {
+        let storage = SimulatedStorage::new(count);
+        let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        for number in 0..2 * count {
+            catalog.put_service(&service(number), &entry(number))?;
+        }
+        for number in count..2 * count {
+            catalog.remove_service(&service(number))?;
+        }
+        for which in 0..(count % 60) as u8 {
+            catalog.change_accounts(&accounts_change(which, 3))?;
+        }
+        storage.limit_space(storage.used_bytes());
+        // What needs more room is refused, and takes nothing from these.
+        let more = |number| catalog.put_service(&name(&format!("more-{number}")), &named(2000));
+        let refused = (0..1000).find_map(|number| more(number).err());
+        assert!(matches!(refused, Some(CatalogError::Storage { .. })), "{refused:?}");
+        for number in 0..count {
+            catalog.set_stopped(&service(number), true)?;
+            catalog.set_stopped(&service(number), false)?;
+        }
+        for number in 0..count {
+            assert!(catalog.remove_service(&service(number))?, "{count}, {number}");
+        }
+    }
+    Ok(())
+}
+
 #[test]
 fn an_entry_has_a_longest_length() -> Result<(), CatalogError> {
     let catalog = Catalog::create(&SimulatedStorage::new(1), DIRECTORY_ID)?;

@@ -24,7 +24,8 @@ pub mod header;
 mod reclaim;
 
 pub use reclaim::{
-    CARRIED_FRAME_BYTES, CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES, Moved, Reclaim, Reclaimed, Step,
+    CARRIED_FRAME_BYTES, CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES, Moved, RESERVE_SHARE, Reclaim, Reclaimed,
+    Step,
 };
 
 use super::frame::{

@@ -250,8 +250,14 @@ pub fn write<'a>(
         _ => {}
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
-    write_to(&*file, name, header, chunks)?;
-    storage.rename(&aside, name).map_err(failed("name"))?;
+    let written = write_to(&*file, name, header, chunks);
+    drop(file);
+    let named = written.and_then(|()| storage.rename(&aside, name).map_err(failed("name")));
+    if named.is_err() {
+        // A part of a file would take the room that others need.
+        let _ = storage.remove(&aside);
+    }
+    named?;
     storage.sync_directory().map_err(failed("sync the directory of"))
 }
 

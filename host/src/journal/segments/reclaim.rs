@@ -24,6 +24,9 @@ use std::collections::{BTreeMap, VecDeque};
 /// The part of the journal that may be carried, and of what is written, as a divisor: 1/4.
 pub const CARRIED_SHARE: u64 = 4;
 
+/// The part of what is left that may be carried while the journal is short of room, as a divisor: 1/4.
+pub const RESERVE_SHARE: u64 = 4;
+
 /// Bytes from which on a frame of carried records takes no more: what services commit waits for no longer one.
 pub const CARRIED_FRAME_BYTES: usize = 1024 * 1024;
 
@@ -220,7 +223,7 @@ impl Log {
 
     fn try_step(&mut self, reclaim: &mut Reclaim, may_carry: bool) -> Result<Step, Failure> {
         if let Some(carry) = self.carry.take() {
-            self.spare_reserve()?;
+            self.check_reserve(&carry.next)?;
             return self.carry_on(carry, reclaim);
         }
         let oldest = self.segments.front().filter(|oldest| oldest.number < reclaim.end);
@@ -254,7 +257,7 @@ impl Log {
             reclaim.reclaimed.pinned_by = unsound;
             return Ok(self.over(reclaim));
         }
-        self.spare_reserve()?;
+        self.check_reserve(&pins)?;
         let next = pins.into_iter().map(|(name, needed)| {
             let first = self.services.get(&name).map_or(RecordNumber(1), |kept| kept.first);
             // One is carried in any case: only a whole set makes up for one that was cut off.
@@ -265,9 +268,13 @@ impl Log {
         self.carry_on(Carry { next, ..Carry::default() }, reclaim)
     }
 
-    /// Fails while the journal is short of room: what is left is not for copies.
-    fn spare_reserve(&mut self) -> Result<(), Failure> {
-        if self.is_short() { self.make_next().map_err(|error| self.not_begun(error)) } else { Ok(()) }
+    /// Refuses to carry what these need while the journal is short of room, unless it takes little of what is left: then
+    /// the segments that are given up are the room which is missing.
+    fn check_reserve(&mut self, pins: &BTreeMap<Name, RecordNumber>) -> Result<(), Failure> {
+        if !self.is_short() || self.bytes_of(pins) <= self.room() / RESERVE_SHARE {
+            return Ok(());
+        }
+        self.make_next().map_err(|error| self.not_begun(error))
     }
 
     fn over(&self, reclaim: &mut Reclaim) -> Step {
