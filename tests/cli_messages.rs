@@ -1,7 +1,7 @@
 //! What every command says of what is wrong: one line that names the place, the value, the bound and the remedy, in words
 //! of operators.
 
-use crate::util::{Lifeboat, Output, Unprivileged, lifeboat, prebuilt};
+use crate::util::{Lifeboat, Output, Unprivileged, guest, lifeboat, prebuilt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
@@ -50,6 +50,7 @@ fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("writable");
     std::fs::copy(prebuilt("counter"), folder.path().join("counter.wasm")).expect("copied");
+    std::fs::copy(guest("refused/alias-chain-150.wat"), folder.path().join("chain.wat")).expect("copied");
     write("bad.wasm", b"garbage");
     write("bad.wat", b"(module");
     write("binary", b"\xff\xfe\x00");
@@ -117,6 +118,7 @@ fn every_wrong_argument_and_file_is_explained_on_one_line() {
         ("inspect .", 3, ".: cannot be read: Is a directory; name a .wasm or .wat file"),
         ("run .", 2, "the file '.' gives the service no name; name it with --service NAME"),
         ("run bad.wasm", 3, "`bad.wasm`: not WebAssembly: the file starts with"),
+        ("inspect chain.wat", 3, "`chain.wat`: a library that reads it fails on it, so it is refused: build or copy"),
         (
             "run bad.wat",
             3,
@@ -250,7 +252,7 @@ fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command(
         let output = unprivileged.of(command).output();
         let Output { code, stderr, .. } = &output;
         let is_right =
-            stderr.contains("Permission denied") && stderr.contains("; run it as the owner of that, or change");
+            stderr.contains("Permission denied") && stderr.contains("; run the command as the owner, or change");
         if *code != 2 || !is_right || stderr.lines().count() != 1 {
             wrong.push(format!("{}: {code} {stderr}", arguments.join(" ")));
         }
@@ -258,6 +260,9 @@ fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command(
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
     let profile = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", inside("profile.toml"));
-    unprivileged.of(profile).output().exits_with_one_line(2, &["profile", "Permission denied", "run it as the owner"]);
+    unprivileged
+        .of(profile)
+        .output()
+        .exits_with_one_line(2, &["profile", "Permission denied", "run the command as the owner"]);
     std::fs::set_permissions(&locked, mode(0o755)).expect("it is ours");
 }

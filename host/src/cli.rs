@@ -58,7 +58,7 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Show what the loader finds in a workload.
     Inspect(inspect::Inspect),
-    /// List the services of a data directory.
+    /// List the services of the server, or of a data directory.
     Services(services::Services),
     /// Show the history of a service, a record a line.
     Journal(journal::Journal),
@@ -185,12 +185,50 @@ struct UnreadableWorkload {
 #[error("{}", .0.join("\n"))]
 pub(crate) struct UsageErrors(pub(crate) Vec<String>);
 
-/// What the operating system says of a file that this user may not use.
-pub(crate) const PERMISSION_DENIED: &str = "Permission denied";
+/// Why the operating system does not let this user have a file, and what to do about it.
+pub(crate) struct Unusable {
+    kind: io::ErrorKind,
+    words: &'static str,
+    remedy: &'static str,
+}
 
-/// What to do about it.
-const PERMISSION_REMEDY: &str =
-    "run it as the owner of that, or change the owner or the mode (ls -l shows them, chown and chmod change them)";
+const UNUSABLE: [Unusable; 2] = [
+    Unusable {
+        kind: io::ErrorKind::PermissionDenied,
+        words: "Permission denied",
+        remedy: "run the command as the owner, or change the owner or the mode (ls -l shows them, chown and chmod change \
+                 them)",
+    },
+    Unusable {
+        kind: io::ErrorKind::ReadOnlyFilesystem,
+        words: "Read-only file system",
+        remedy: "mount it so that it may be written, or copy what is there to where it may",
+    },
+];
+
+impl Unusable {
+    /// What a text says, of errors that were made texts.
+    pub(crate) fn in_text(text: &str) -> Option<&'static Self> {
+        UNUSABLE.iter().find(|unusable| text.contains(unusable.words))
+    }
+
+    /// What an error says. What a server says of its own files is not about this user.
+    fn in_error(error: &anyhow::Error, text: &str) -> Option<&'static Self> {
+        match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Setup(text)) => return Self::in_text(text),
+            None | Some(ClientError::Input(_) | ClientError::Ids(_)) => {}
+            Some(_) => return None,
+        }
+        let mut kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
+        let of_kind = kinds.find_map(|kind| UNUSABLE.iter().find(|unusable| unusable.kind == kind));
+        let is_text = error.is::<UsageError>()
+            || error.is::<UsageErrors>()
+            || error.is::<FindingError>()
+            || error.is::<UnreadableWorkload>()
+            || error.is::<ProfileError>();
+        of_kind.or_else(|| if is_text { Self::in_text(text) } else { None })
+    }
+}
 
 /// Prints what is wrong with the command line, on one line, or the help that it asks for. Returns the exit code.
 pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
@@ -207,16 +245,16 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
 /// codes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
-    let is_denied = is_permission_denied(error, &text);
+    let unusable = Unusable::in_error(error, &text);
     for line in text.lines() {
-        print_line(line, is_denied && (line.contains(PERMISSION_DENIED) || !text.contains('\n')));
+        print_line(line, unusable.filter(|unusable| line.contains(unusable.words) || !text.contains('\n')));
     }
-    ExitCode::from(if is_denied { exit::USAGE } else { code_of(error) })
+    ExitCode::from(if unusable.is_some() { exit::USAGE } else { code_of(error) })
 }
 
 /// Prints a line about what is wrong, with the remedy if the operating system did not let this user have a file.
-pub(crate) fn print_line(line: &str, is_denied: bool) {
-    let remedy = if is_denied { format!("; {PERMISSION_REMEDY}") } else { String::new() };
+pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
+    let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
     let _ = writeln!(io::stderr(), "lifeboat: {}{remedy}", plain(line));
 }
 
@@ -232,21 +270,6 @@ pub(crate) fn plain(text: &str) -> String {
         }
     }
     plain
-}
-
-/// Whether the operating system did not let this user have a file. What a server says of its own files is not about them.
-fn is_permission_denied(error: &anyhow::Error, text: &str) -> bool {
-    match error.downcast_ref::<ClientError>() {
-        Some(ClientError::Setup(text)) => return text.contains(PERMISSION_DENIED),
-        None | Some(ClientError::Input(_) | ClientError::Ids(_)) => {}
-        Some(_) => return false,
-    }
-    let is_denied = |error: &io::Error| error.kind() == io::ErrorKind::PermissionDenied;
-    // Errors that were made texts have no source any more.
-    let is_text = error.is::<UsageError>() || error.is::<UsageErrors>() || error.is::<FindingError>();
-    error.chain().any(|cause| cause.downcast_ref::<io::Error>().is_some_and(is_denied))
-        || (is_text || error.is::<UnreadableWorkload>() || error.is::<ProfileError>())
-            && text.contains(PERMISSION_DENIED)
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -338,21 +361,26 @@ mod tests {
 
     #[test]
     fn a_file_that_one_may_not_have_is_one_code_whoever_reports_it() {
-        let denied = || io::Error::from_raw_os_error(13);
-        let of_library = anyhow::Error::from(denied()).context("cannot open the journal");
-        let of_text = UsageError(format!("d: {}", denied())).into();
-        let of_workload = UnreadableWorkload { file: "w".into(), error: denied() }.into();
-        for error in [of_library, of_text, of_workload] {
-            assert!(is_permission_denied(&error, &format!("{error:#}")), "{error:#}");
+        // Neither may be used by this user, nor what is mounted to be read only.
+        for (number, remedy) in [(13, "run the command as the owner"), (30, "mount it so that it may be written")] {
+            let denied = || io::Error::from_raw_os_error(number);
+            let of_library = anyhow::Error::from(denied()).context("cannot open the journal");
+            let of_text = UsageError(format!("d: {}", denied())).into();
+            let of_workload = UnreadableWorkload { file: "w".into(), error: denied() }.into();
+            for error in [of_library, of_text, of_workload] {
+                let text = format!("{error:#}");
+                let unusable = Unusable::in_error(&error, &text).expect("it may not be used");
+                assert!(unusable.remedy.starts_with(remedy) && text.contains(unusable.words), "{text}");
+            }
+            let of_server = ClientError::Problem {
+                status: 503,
+                code: "storage".into(),
+                detail: denied().to_string(),
+                retry_after: None,
+                outcome: None,
+            };
+            assert!(Unusable::in_error(&of_server.into(), &denied().to_string()).is_none());
         }
-        let of_server = ClientError::Problem {
-            status: 503,
-            code: "storage".into(),
-            detail: denied().to_string(),
-            retry_after: None,
-            outcome: None,
-        };
-        assert!(!is_permission_denied(&of_server.into(), "Permission denied"));
     }
 
     #[test]

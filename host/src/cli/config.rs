@@ -1,6 +1,6 @@
 //! `lifeboat config`: what a configuration file amounts to.
 
-use super::{PERMISSION_DENIED, UsageError, exit, is_pipe_open, plain, print_line};
+use super::{Unusable, UsageError, exit, is_pipe_open, plain, print_line};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat::clock::{Clock, SystemClock};
@@ -71,7 +71,7 @@ impl Check {
         let wrong = wrong.iter().map(ToString::to_string).chain(of_data.as_ref().err().cloned().unwrap_or_default());
         let mut is_right = true;
         for error in wrong {
-            print_line(&error, error.contains(PERMISSION_DENIED));
+            print_line(&error, Unusable::in_text(&error));
             is_right = false;
         }
         if let Ok(Some(note)) = &of_data {

@@ -1,6 +1,6 @@
 //! `lifeboat events` and `logs`: what happens to the services of the server.
 
-use super::remote::{Waiting, with_server};
+use super::remote::{self, Waiting, with_server};
 use super::{exit, is_pipe_open};
 use clap::Args;
 use futures::StreamExt;
@@ -60,11 +60,14 @@ impl Logs {
 }
 
 fn print_all(filter: EventFilter, waiting: Waiting, json: bool) -> anyhow::Result<ExitCode> {
+    // What a guest wrote stays as it is.
+    let is_folded = !json && filter.kind.is_none();
     with_server(async |client| {
         let backoff = waiting.backoff(filter.follow);
         let mut events = client.events(filter, None, backoff);
         while let Some(event) = events.next().await {
             let line = shown(&event?, json);
+            let line = if is_folded { remote::fitting(line) } else { line };
             let mut out = io::stdout().lock();
             if !is_pipe_open(out.write_all(line.as_bytes()).and_then(|()| out.flush()))? {
                 break;

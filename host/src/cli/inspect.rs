@@ -1,6 +1,6 @@
 //! `lifeboat inspect`: what the loader finds in a workload.
 
-use super::{arguments, exit, is_pipe_open, load_workload};
+use super::{arguments, exit, help, is_pipe_open, load_workload};
 use clap::Args;
 use lifeboat::engine::{Engine, PoolLimits};
 use lifeboat::failover::{HEADROOM_POINTS, THRESHOLD_DEFAULT};
@@ -10,6 +10,9 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+
+/// The column at which a value goes on that is too long for the terminal: below its beginning.
+const HANGING: usize = 14;
 
 /// Arguments of `inspect`.
 #[derive(Debug, Args)]
@@ -97,5 +100,6 @@ fn lines(workload: &Workload, sizes: &[String]) -> String {
         ("imports", list(&workload.imports)),
         ("fits sizes", if sizes.is_empty() { "none of the built-in ones".into() } else { sizes.join(", ") }),
     ];
-    rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect()
+    let text = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    help::fitting(text, help::output_columns(), HANGING)
 }

@@ -196,10 +196,10 @@ pub enum LoadError {
         /// The converter's message.
         cause: String,
     },
-    /// A library that reads the bytes panicked.
+    /// A library that reads the bytes panicked. Its message says nothing to who built the file.
     #[error(
-        "`{file}`: a library that reads it panicked ({cause}), so it is refused: build or copy the file again, and \
-         report it if a compiler made it"
+        "`{file}`: a library that reads it fails on it, so it is refused: build or copy the file again, and report it \
+         with the file if a compiler made it"
     )]
     Library {
         /// The file.
