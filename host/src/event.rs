@@ -307,8 +307,8 @@ impl fmt::Display for JournalFill {
         write!(
             f,
             "its history since the last snapshot takes {} of the {} that it may take ({:.0}%), and no snapshot succeeded{}{}; \
-             mend the cause, and run lifeboat snapshot {service} or lifeboat failover {service}: an export that lacks memory \
-             gets more once a larger size is configured; or discard the service with lifeboat remove {service}",
+             mend the cause, and run lifeboat failover {service}, which takes one: an export that lacks memory gets more once \
+             a larger size is configured; or discard the service with lifeboat remove {service}",
             Bytes(*bytes),
             Bytes(*limit_bytes),
             usage.utilisation_percent(),

@@ -540,6 +540,21 @@ mod tests {
     }
 
     #[test]
+    fn a_journal_that_fills_up_is_shown_with_its_service() {
+        let mut service: Service = serde_json::from_value(serde_json::json!({
+            "name": "bank", "workload": "", "standing": "running", "failover": "auto",
+            "vm": {
+                "id": "bank/1", "machine": "m1", "size": "small", "sequence": 1, "snapshot_sequence": 0, "resources": {},
+                "degraded": null, "unmovable": null, "stopped": null, "journal_filling": "half", "journal_full": false,
+            },
+        }))
+        .expect("a service");
+        assert!(service_line(&service).ends_with("\nbank: journal filling: half\n"));
+        service.vm.as_mut().expect("it serves").journal_full = true;
+        assert!(services_table(&[service]).ends_with("\nbank: journal full: half\n"));
+    }
+
+    #[test]
     fn a_table_fits_its_columns_and_loses_no_cell() {
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let rows = [

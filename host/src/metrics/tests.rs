@@ -1,8 +1,8 @@
 use super::*;
-use crate::event::{Failover, HostPressure, SlaFailure};
+use crate::event::{Failover, HostPressure, JournalFill, SlaFailure};
 use crate::meter::{Meter, Percent, Usage};
 use crate::monitor::{HostResource, Network};
-use crate::service::Counts;
+use crate::service::{Counts, JournalStatus};
 use crate::transaction::{Sequence, VmId};
 use std::collections::BTreeSet;
 
@@ -56,7 +56,10 @@ fn status(service: &str) -> Status {
         snapshot_sequence: Sequence(0),
         degraded: Some("no larger size would do".into()),
         unmovable: None,
-        journal: None,
+        journal: Some(JournalStatus {
+            fill: JournalFill { vm: vm(service, 1), bytes: 9, limit_bytes: 10, reason: None },
+            is_full: false,
+        }),
         stopped: None,
         counts: Counts { snapshots: 3, fuel_rolled_back: 7, ..Counts::default() },
     }
@@ -135,6 +138,8 @@ fn events_answers_and_statuses_are_shown_by_service() {
             r#"lifeboat_queue_length{service="bank"} 5"#,
             r#"lifeboat_service_condition{service="bank",condition="degraded"} 1"#,
             r#"lifeboat_service_condition{service="bank",condition="stopped"} 0"#,
+            r#"lifeboat_service_condition{service="bank",condition="journal_filling"} 1"#,
+            r#"lifeboat_service_condition{service="bank",condition="journal_full"} 0"#,
             r#"lifeboat_snapshots_total{service="bank"} 3"#,
             r#"lifeboat_burnt_fuel_total{service="bank",purpose="rolled_back"} 7"#,
         ],

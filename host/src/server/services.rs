@@ -353,3 +353,40 @@ pub(super) async fn statuses(shared: &Shared) -> BTreeMap<Name, Status> {
     let asked = names.map(|name| async move { status(shared, &name).await.map(|status| (name, status)) });
     futures::future::join_all(asked).await.into_iter().flatten().collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::JournalFill;
+    use crate::meter::Meter;
+    use crate::service::{Counts, JournalStatus};
+    use crate::transaction::{Sequence, VmId};
+
+    #[test]
+    fn a_journal_that_fills_up_is_a_condition_of_its_vm() {
+        let id = VmId { service: Name::new("bank").expect("a name"), number: 1 };
+        let journal = |is_full| {
+            let fill = JournalFill { vm: id.clone(), bytes: 8, limit_bytes: 10, reason: Some("no thanks".into()) };
+            JournalStatus { fill, is_full }
+        };
+        let shown = |journal: Option<JournalStatus>| {
+            vm(Status {
+                vm: id.clone(),
+                machine: Name::new("m1").expect("a name"),
+                size: "small".into(),
+                meter: Meter::new(1, 1, 1),
+                sequence: Sequence(1),
+                snapshot_sequence: Sequence(0),
+                degraded: None,
+                unmovable: None,
+                journal,
+                stopped: None,
+                counts: Counts::default(),
+            })
+        };
+        assert_eq!((shown(None).journal_filling, shown(None).journal_full), (None, false));
+        let filling = shown(Some(journal(false)));
+        assert!(!filling.journal_full && filling.journal_filling.is_some_and(|text| text.contains("(80%)")));
+        assert!(shown(Some(journal(true))).journal_full);
+    }
+}
