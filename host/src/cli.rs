@@ -247,7 +247,8 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
     let unusable = Unusable::in_error(error, &text);
     for line in text.lines() {
-        print_line(line, unusable.filter(|unusable| line.contains(unusable.words) || !text.contains('\n')));
+        // A file that is refused for another reason than that the system says so has a remedy of its own.
+        print_line(line, unusable.filter(|unusable| line.contains(unusable.words)));
     }
     ExitCode::from(if unusable.is_some() { exit::USAGE } else { code_of(error) })
 }

@@ -18,6 +18,11 @@ type Codes = &'static [(u8, &'static str)];
 
 const FILE_WRONG: (u8, &str) =
     (USAGE, "the command line, or a file or directory that it names, is wrong, or this user may not use it");
+const SERVICE_OR_FILE_WRONG: (u8, &str) = (
+    USAGE,
+    "the command line, or a file or directory that it names, is wrong, this user may not use it, or there is no such \
+     service",
+);
 const SERVICE_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such service");
 const WORKLOAD_REFUSED: (u8, &str) = (WORKLOAD, "the workload was refused by the loader, or cannot be read");
 const HOST_FAILED: (u8, &str) = (HOST, "the host failed");
@@ -87,7 +92,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         &[
             (OK, "the history is printed"),
             (SOME_NOT_OK, "the service is quarantined, or the directory is damaged"),
-            FILE_WRONG,
+            SERVICE_OR_FILE_WRONG,
             HOST_FAILED,
         ],
     ),
@@ -96,7 +101,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         &[
             (OK, "everything was proven"),
             (SOME_NOT_OK, "something is damaged, quarantined or diverges; each such finding is reported"),
-            FILE_WRONG,
+            SERVICE_OR_FILE_WRONG,
             (HOST, "the host failed: there is no proof, for or against"),
         ],
     ),
@@ -109,7 +114,7 @@ const COMMANDS: &[(&str, Codes)] = &[
                 "the service is quarantined, and the file holds what can be trusted; or its state cannot be exported, and \
                  there is no file",
             ),
-            FILE_WRONG,
+            SERVICE_OR_FILE_WRONG,
             HOST_FAILED,
         ],
     ),
@@ -134,7 +139,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             ),
             (
                 USAGE,
-                "the command line or the directory is wrong, this user may not use it, or the transaction is not retained",
+                "the command line or the directory is wrong, this user may not use it, there is no such service, or the \
+                 transaction is not retained",
             ),
             EITHER_FAILED,
             NOT_REACHED,
@@ -227,7 +233,7 @@ const COMMANDS: &[(&str, Codes)] = &[
                 "it was refused, failed or was denied, or a signal ended the waiting; --look-up: the same, or it is \
                  pending or unknown",
             ),
-            SERVICE_WRONG,
+            SERVICE_OR_FILE_WRONG,
             SERVER_FAILED,
             NOT_REACHED,
         ],
@@ -241,7 +247,7 @@ const COMMANDS: &[(&str, Codes)] = &[
                 "some were refused, failed or denied; or it was interrupted, or nobody read the answers, before the last \
                  one",
             ),
-            FILE_WRONG,
+            SERVICE_OR_FILE_WRONG,
             SERVER_FAILED,
             NOT_REACHED,
         ],
