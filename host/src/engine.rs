@@ -40,12 +40,12 @@ pub const DEPLOY_COMPILE_DEADLINE: Duration = Duration::from_secs(60);
 /// What loading one workload in a process of its own may take.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Workloads whose files have up to so many bytes are loaded and compiled in this process: that is quicker, and bounded by
-/// their size. Larger ones have a process of their own for each, if the program can be one.
-pub const IN_PROCESS_BYTES_MAX: u64 = 192 << 10;
+/// Workloads whose files have up to so many bytes are small: they are compiled quickly, as a rule, and have turns of their
+/// own.
+pub const SMALL_BYTES_MAX: u64 = 192 << 10;
 
-/// Workloads of up to [`IN_PROCESS_BYTES_MAX`] that are compiled at once.
-pub const SMALL_AT_ONCE_MAX: usize = 1;
+/// Small workloads that are compiled at once. One that takes long all the same keeps no other from its turn.
+pub const SMALL_AT_ONCE_MAX: usize = 2;
 
 /// Larger workloads that are compiled at once. One that takes long keeps no other from its turn, and no small one ever.
 pub const LARGE_AT_ONCE_MAX: usize = 2;
@@ -157,15 +157,14 @@ pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::
     }
 }
 
-/// Loads a workload: a large one in a process of its own, which is held to [`LOAD_DEADLINE`] and
-/// [`CHILD_MEMORY_BYTES_MAX`], if this program has one. It waits for that.
+/// Loads a workload in a process of its own, which is held to [`LOAD_DEADLINE`] and [`CHILD_MEMORY_BYTES_MAX`], if this
+/// program can be one, and waits for it. However small a file is, the types of a component may take a gigabyte.
 ///
 /// # Errors
 /// As [`load`](crate::workload::load), and [`LoadError::Process`].
 pub fn load(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
-    let length = bytes.len() as u64;
     // A file that is too large is refused before it is read.
-    let Some(executable) = child::executable().filter(|_| is_large(length) && length <= MODULE_BYTES_MAX) else {
+    let Some(executable) = child::executable().filter(|_| bytes.len() as u64 <= MODULE_BYTES_MAX) else {
         return crate::workload::load(name, bytes, &LoadLimits::default());
     };
     child::load(executable, name, bytes, LOAD_DEADLINE).map_err(|failure| match failure {
@@ -271,7 +270,7 @@ impl Engine {
 
     /// The turn of a workload whose file has so many bytes, until it is dropped. Small ones never wait for large ones.
     async fn turn(&self, file_bytes: u64) -> OwnedSemaphorePermit {
-        let turns = if is_large(file_bytes) { &self.large } else { &self.small };
+        let turns = if file_bytes > SMALL_BYTES_MAX { &self.large } else { &self.small };
         Arc::clone(turns).acquire_owned().await.expect("the semaphore is never closed")
     }
 
@@ -284,7 +283,7 @@ impl Engine {
         let name = workload.name.clone();
         self.compiled.fetch_add(1, Ordering::Relaxed);
         let engine = Arc::clone(self);
-        let in_child = compiler_of(&workload);
+        let in_child = child::executable();
         let compiled = self.guests().spawn_blocking(move || {
             let _turn = turn;
             match in_child {
@@ -412,15 +411,6 @@ impl Program {
     }
 }
 
-fn is_large(file_bytes: u64) -> bool {
-    file_bytes > IN_PROCESS_BYTES_MAX
-}
-
-/// The program that compiles `workload` in a process of its own, if it is to have one.
-fn compiler_of(workload: &Workload) -> Option<&'static Path> {
-    child::executable().filter(|_| is_large(workload.input_bytes))
-}
-
 /// Determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.
 fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
     let PoolLimits { stores, memories, .. } = limits;
@@ -524,7 +514,7 @@ mod tests {
 
     #[tokio::test]
     async fn as_many_are_loaded_at_once_as_are_compiled_and_a_slow_one_delays_itself_alone() {
-        const LARGE: u64 = IN_PROCESS_BYTES_MAX + 1;
+        const LARGE: u64 = SMALL_BYTES_MAX + 1;
         let limits = PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 };
         let engine = Arc::new(Engine::new(limits).unwrap());
         let workload = count_with("");

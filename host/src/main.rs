@@ -14,7 +14,7 @@ fn main() -> ExitCode {
     if let Some(code) = run_as_child(std::env::args_os().skip(1)) {
         return code;
     }
-    // Without one, what is large is loaded and compiled in threads; `serve` warns of that.
+    // Where that cannot be, workloads are loaded and compiled in threads; `serve` warns of it.
     let _ = work_in_children();
     let cli = match cli::Cli::parse() {
         Ok(cli) => cli,

@@ -27,7 +27,7 @@ pub use scenario::{Scenario, ScenarioError};
 
 use crate::auth::{Grant, Token};
 use crate::clock::{Timestamp, VirtualClock};
-use crate::engine::{EngineError, Program, slot_bytes};
+use crate::engine::{EngineError, Program, load, slot_bytes};
 use crate::event::{Event, EventSink};
 use crate::failover::{FailoverMode, Thresholds};
 use crate::host::{Host, HostConfig};
@@ -37,7 +37,7 @@ use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use crate::service::{Horizon, LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use crate::transaction::{Answer, Denial, Epoch, Kind, Outcome, Reply, Request, Sequence};
 use crate::vm::Allowance;
-use crate::workload::{LoadError, LoadLimits};
+use crate::workload::LoadError;
 use model::Model;
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
@@ -261,7 +261,7 @@ impl<'a> Stage<'a> {
         let sabotage = self.sabotage();
         for (index, plan) in self.scenario.services.iter().enumerate() {
             observer.starting(&plan.name);
-            let workload = crate::workload::load(plan.workload.name(), plan.workload.bytes(), &LoadLimits::default())?;
+            let workload = load(plan.workload.name(), plan.workload.bytes())?;
             let program = self.host.compile(workload).await?;
             let secret = bits(&mut secrets);
             let spec = ServiceSpec {

@@ -161,8 +161,8 @@ impl Serve {
         }
         if !works_in_children() {
             log.note(
-                "warning: /proc does not say which executable this is, so the server itself loads and compiles large workloads, \
-                 and holds neither the time nor the memory that they take to a limit; mount /proc",
+                "warning: /proc does not say which executable this is, so the server itself loads and compiles workloads, and holds \
+                 neither the time nor the memory that they take to a limit; mount /proc",
             );
         }
         let starting = async {

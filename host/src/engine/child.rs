@@ -53,7 +53,7 @@ const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
 
 static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has this process load and compile what is large in children of its own executable, which calls [`run_as_child`]. Returns
+/// Has this process load and compile in children of its own executable, which calls [`run_as_child`]. Returns
 /// whether it can: without `/proc`, Linux does not say which executable that is.
 pub fn work_in_children() -> bool {
     let Some(executable) = own_executable(Path::new("/proc/self/exe"), std::env::current_exe()) else { return false };
@@ -68,7 +68,7 @@ fn own_executable(running: &Path, at_path: io::Result<PathBuf>) -> Option<PathBu
     running.exists().then(|| running.to_owned()).or_else(at_path)
 }
 
-/// Whether what is large is loaded and compiled in processes of its own.
+/// Whether workloads are loaded and compiled in processes of their own.
 #[must_use]
 pub fn works_in_children() -> bool {
     executable().is_some()
