@@ -32,6 +32,10 @@ pub const USER_SHARE: usize = 8;
 /// Those of one connection.
 pub const CONNECTION_BYTES_MAX: usize = 16 * 1024 * 1024;
 
+/// Lists, metrics and the like that wait for their clients, of all of them: beside the others, so that an operator sees
+/// how all is, however many answers nobody reads. One user may have one part in [`USER_SHARE`] of what is left.
+pub const LISTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
 /// An answer, or a body, of up to so many bytes takes none of the budgets: a connection takes more for itself.
 pub const UNCOUNTED_BYTES_MAX: usize = 1024;
 
@@ -115,6 +119,12 @@ impl Default for Budgets {
 }
 
 impl Budgets {
+    /// Those of what only tells how all is.
+    #[must_use]
+    pub fn of_lists() -> Self {
+        Self::new(LISTS_BYTES_MAX, USER_BYTES_MAX, CONNECTION_BYTES_MAX)
+    }
+
     /// Budgets of these bytes: of the host, of each user, of each connection.
     #[must_use]
     pub fn new(host_bytes_max: usize, user_bytes_max: usize, connection_bytes_max: usize) -> Self {

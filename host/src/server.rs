@@ -33,6 +33,7 @@ pub use events::{
     STREAMS_PER_USER_MAX, STREAMS_RESERVED,
 };
 pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, TlsFile, connections_max, tls};
+pub use problem::DETAIL_BYTES_MAX;
 pub use read_rate::READ_RATE_MIN;
 pub use services::{STATUS_MAX, UPLOADS_MAX};
 pub use transactions::LOOK_UP_MAX;
@@ -105,6 +106,8 @@ struct Shared {
     phase: watch::Sender<Phase>,
     /// What requests and answers may take of its memory.
     budgets: Budgets,
+    /// What answers may take that only tell how all is.
+    lists: Budgets,
     /// Places for workloads that are being sent.
     uploads: Arc<Semaphore>,
     /// Places for streams of events.
@@ -159,6 +162,7 @@ impl Server {
             body_bytes_max,
             phase,
             budgets: Budgets::default(),
+            lists: Budgets::of_lists(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             streams,
             streams_of,

@@ -20,9 +20,9 @@ const BUFFER_BYTES: usize = 16 * 1024;
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
 /// What a body of this length takes of the budgets: nothing if it is copied, else no less than a connection's buffer,
-/// of which it may be a piece.
-pub(super) fn counted(length: usize) -> usize {
-    if length <= COPIED_BYTES_MAX { 0 } else { length.max(BUFFER_BYTES) }
+/// of which it may be a piece, and which may be as long as a head.
+pub(super) fn counted(length: usize, head_bytes_max: usize) -> usize {
+    if length <= COPIED_BYTES_MAX { 0 } else { length.max(BUFFER_BYTES).max(head_bytes_max) }
 }
 
 /// Reads a whole body.

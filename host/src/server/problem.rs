@@ -24,6 +24,9 @@ use std::time::Duration;
 /// When to try again after a refusal that passes by itself.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// Bytes of the text of a problem that is no guest's: what a client sent may be in it, and no budget counts it.
+pub const DETAIL_BYTES_MAX: usize = 4 * 1024;
+
 /// Headers that an answer to a transaction has room for from the start.
 const HEADERS_RESERVED: usize = 12;
 
@@ -160,7 +163,11 @@ impl Problem {
 }
 
 impl IntoResponse for Problem {
-    fn into_response(self) -> Response {
+    fn into_response(mut self) -> Response {
+        if self.detail.len() > DETAIL_BYTES_MAX {
+            self.detail.truncate(self.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+            self.detail.push_str("...");
+        }
         self.held(None)
     }
 }
@@ -449,6 +456,13 @@ mod tests {
         assert!(budgets.taken() >= 6 * WHOLE_BYTES_MAX);
         drop(body);
         assert_eq!(budgets.taken(), 0);
+    }
+
+    #[test]
+    fn a_problem_that_repeats_what_a_client_sent_is_short() {
+        let response = Problem::no_service(&"\u{1}é".repeat(10_000)).into_response();
+        let bytes = response.body().size_hint().exact().expect("it is whole");
+        assert!(bytes < 6 * DETAIL_BYTES_MAX as u64 + 512, "{bytes}");
     }
 
     #[tokio::test]

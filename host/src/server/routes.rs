@@ -309,7 +309,7 @@ fn guard<T: 'static>(
         }
     };
     // What only looks has no effect, and may be asked for again.
-    let account = (request.method() == Method::GET).then(|| account(&shared, &request)).flatten();
+    let account = (request.method() == Method::GET).then(|| account(&shared, &request));
     match admitted {
         // The panic is printed. What it leaves half-way is a request of one client: services and the journal have tasks of
         // their own.
@@ -324,15 +324,15 @@ fn guard<T: 'static>(
     }
 }
 
-/// What a request's answer is counted in.
-fn account(shared: &Arc<Shared>, request: &Request<Body>) -> Option<impl FnOnce() -> Arc<Account> + Send + use<>> {
-    let connection = Arc::clone(request.extensions().get::<Arc<Connection>>()?);
+/// What a list that a request asks for is counted in.
+fn account(shared: &Shared, request: &Request<Body>) -> impl FnOnce() -> Arc<Account> + Send + use<> {
     let user = request.extensions().get::<Identity>().map(|identity| identity.user.clone());
-    let budgets = shared.budgets.clone();
-    Some(move || match user {
-        Some(user) => budgets.account(&connection.budget, &user),
-        None => budgets.account_of_nobody(&connection.budget),
-    })
+    let lists = shared.lists.clone();
+    // A connection has one answer at a time.
+    move || match user {
+        Some(user) => lists.account(&lists.connection(), &user),
+        None => lists.account_of_nobody(&lists.connection()),
+    }
 }
 
 fn admit(

@@ -63,7 +63,8 @@ async fn perform(
         problem.with_outcome(Outcome::Denied)
     };
     let length = usize::try_from(body.size_hint().upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
-    let received = match body::counted(length.min(shared.body_bytes_max)) {
+    let head_bytes_max = usize::try_from(shared.config.server.limits.header_bytes_max).unwrap_or(usize::MAX);
+    let received = match body::counted(length.min(shared.body_bytes_max), head_bytes_max) {
         0 => None,
         bytes => {
             let permit = account.take_received_within(bytes, ROOM_WAIT_MAX).await;
