@@ -6,7 +6,7 @@
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat::catalog::ServiceSettings;
-use lifeboat::clock::{Timestamp, VirtualClock};
+use lifeboat::clock::{Clock, Timestamp, VirtualClock};
 use lifeboat::data::{DataOptions, Locked};
 use lifeboat::event::{Event, HostPressure};
 use lifeboat::failover::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
@@ -44,12 +44,25 @@ pub(crate) async fn start_with(
     number: u8,
     change: impl Fn(&mut ServiceSettings),
 ) -> Result<Rig, String> {
+    start_at(storage, failover, sabotage, number, None, change).await
+}
+
+/// The same, by a clock that says `now`.
+pub(crate) async fn start_at(
+    storage: &SimulatedStorage,
+    failover: FailoverMode,
+    sabotage: Option<Sabotage>,
+    number: u8,
+    now: Option<Timestamp>,
+    change: impl Fn(&mut ServiceSettings),
+) -> Result<Rig, String> {
     let options = DataOptions { segment_bytes: 256 * 1024, pinned_bytes: 1 << 20, ..DataOptions::default() };
     let opened = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
         .and_then(|locked| locked.open(&options))
         .map_err(|error| format!("{error:?}"))?;
     let (directory, contents) = opened;
     let mut rig = Rig::new();
+    rig.clock.set(now.unwrap_or(rig.clock.now()));
     rig.host = rig.host.with_data(directory);
     let mut epoch = 0;
     let draw = || {

@@ -1,16 +1,17 @@
 //! Whose ids are recognised, and for how long, whatever others send.
 
-use crate::durable::{new_service, settings, start_with, uuid7};
+use crate::durable::{new_service, settings, start_at, start_with, uuid7};
 use crate::rig::{MIB, Rig, name, ok, size};
 use crate::site::{Answered, Site};
 use lifeboat::auth::{Grant, Token};
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{Clock, Timestamp};
+use lifeboat::event::Event;
 use lifeboat::failover::FailoverMode;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::{Found, inspect};
 use lifeboat::journal::{Record, record};
-use lifeboat::service::{Horizon, ID_FLOOR};
+use lifeboat::service::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR};
 use lifeboat::storage::SimulatedStorage;
 use lifeboat::transaction::{Denial, Epoch, Kind, Reply, Request};
 use std::time::Duration;
@@ -76,9 +77,8 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
                 if turn == 0 {
                     storage = storage.crash();
                     drop(rig);
-                    rig =
-                        start_with(&storage, FailoverMode::Direct, None, restart + 2, few).await.expect("starts again");
-                    rig.clock.advance(Duration::from_nanos(now.0 - rig.clock.now().0));
+                    let again = start_at(&storage, FailoverMode::Direct, None, restart + 2, Some(now), few).await;
+                    rig = again.expect("starts again");
                 }
             }
             // What of them is forgotten was so long ago, or says that it is old.
@@ -126,6 +126,91 @@ async fn a_clock_that_is_ahead_locks_out_nobody() {
         let again = rig.send_as("tally", &ahead, "x").await;
         let is_denied = matches!(again, Err(Denial::TooOld { .. }));
         assert_eq!(is_denied, minutes == 4, "{again:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_that_it_touches() {
+    const HOUR: Duration = Duration::from_secs(3_600);
+    let few = |settings: &mut ServiceSettings| settings.horizon.ids = 10;
+    let mut storage = SimulatedStorage::new(4);
+    let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+    let right = rig.clock.now();
+    rig.clock.set(right.plus(HOUR));
+    let behind = |rig: &Rig| {
+        let behind = |event: &Event| match event {
+            Event::ClockBehind { ids_ahead, .. } => Some(*ids_ahead),
+            _ => None,
+        };
+        rig.events().iter().filter_map(behind).collect::<Vec<_>>()
+    };
+    let mut of_ada = Vec::new();
+    for number in 0..30 {
+        of_ada.push(uuid7(ms(&rig), number));
+        rig.send_as("ant", &of_ada[of_ada.len() - 1], "1").await.expect("kept");
+        rig.clock.advance(Duration::from_millis(1));
+    }
+    assert!(matches!(rig.send_as("ant", &of_ada[0], "1").await, Err(Denial::TooOld { .. })));
+    rig.snapshot("ant").await;
+    // While it runs, and over a restart.
+    for restart in 0..2 {
+        rig.clock.set(right.plus(Duration::from_secs(restart * 600)));
+        let again = rig.send_as("ant", &of_ada[29], "1").await.expect("retained");
+        assert!(again.is_repeated, "{restart}");
+        let wait = match rig.send_as("ant", &uuid7(ms(&rig), 100 + restart), "1").await {
+            Ok(_) => Duration::ZERO,
+            Err(Denial::TooManyIds { retry_after, .. }) => retry_after,
+            // What was forgotten is of an hour ahead.
+            Err(Denial::TooOld { forgotten, .. }) => Duration::from_nanos(forgotten.0 - rig.clock.now().0),
+            Err(other) => panic!("{other}"),
+        };
+        assert!(wait <= ID_CLOCK_SKEW_MAX, "{restart}: {wait:?}");
+        rig.clock.advance(wait + Duration::from_millis(1));
+        rig.send_as("ant", &uuid7(ms(&rig), 200 + restart), "1").await.expect("nobody is locked out any longer");
+        let reported = behind(&rig);
+        assert_eq!(reported.len(), 1, "{restart}");
+        assert!(reported[0] > 0, "{restart}");
+        storage = storage.crash();
+        drop(rig);
+        rig = start_with(&storage, FailoverMode::Direct, None, 2, few).await.expect("starts again");
+    }
+}
+
+#[tokio::test]
+async fn junk_of_others_and_a_client_that_is_ahead_make_no_retry_run_twice_also_after_a_crash() {
+    let few = |settings: &mut ServiceSettings| settings.horizon.bytes = 256 * 1024;
+    let mut storage = SimulatedStorage::new(5);
+    let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+    let mut of_ada = Vec::new();
+    for number in 0..10 {
+        for id in [format!("plain-{number}"), uuid7(ms(&rig), number), uuid7(ms(&rig) + 55 * 60_000, number)] {
+            of_ada.push((id.clone(), rig.send_as("ant", &id, "1").await.expect("kept").sequence));
+        }
+    }
+    for restart in 2..5 {
+        let bob = let_in(&rig, "bob", "ant");
+        // More than the horizon has room for, all refused, within seconds.
+        for number in 0..40 {
+            let junk = format!("refuse{}", " ".repeat(32 * 1024));
+            match send(&rig, &bob, "ant", Some(format!("junk-{restart}-{number}")), &junk).await {
+                Ok(_) | Err(Denial::TooManyIds { .. }) => {}
+                Err(other) => panic!("{other}"),
+            }
+            rig.clock.advance(Duration::from_millis(100));
+        }
+        let now = rig.clock.now();
+        for turn in 0..2 {
+            for (id, sequence) in &of_ada {
+                let again = rig.send_as("ant", id, "1").await.expect("answered before");
+                assert!(again.is_repeated && again.sequence == *sequence, "{id} ran twice");
+            }
+            if turn == 0 {
+                storage = storage.crash();
+                drop(rig);
+                let again = start_at(&storage, FailoverMode::Direct, None, restart, Some(now), few).await;
+                rig = again.expect("starts again");
+            }
+        }
     }
 }
 

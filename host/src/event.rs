@@ -117,6 +117,8 @@ pub enum Event {
         /// The time of the last transaction.
         #[serde(serialize_with = "date")]
         last: Timestamp,
+        /// How many retained ids tell times that are too far ahead to be noted once they are forgotten.
+        ids_ahead: usize,
     },
     /// A service cannot be brought back: records of it are lost, or its guest fails. It waits for an operator.
     Quarantined {
@@ -521,12 +523,14 @@ impl fmt::Display for Event {
                 grouped(*replayed_transactions),
                 took.as_secs_f64() * 1e3,
             ),
-            Self::ClockBehind { service, now, last } => write!(
+            Self::ClockBehind { service, now, last, ids_ahead } => write!(
                 f,
                 "Clock behind: the last transaction of {service} is of {}, and the host's clock says {}: it was ahead then, or \
-                 is wrong now; check it. Until it has caught up, the guest's time goes on by a nanosecond a transaction",
+                 is wrong now; check it. Until it has caught up, the guest's time goes on by a nanosecond a transaction, and \
+                 {} ids whose own times are far ahead are retained no longer than ids without one",
                 Utc(*last),
                 Utc(*now),
+                grouped(*ids_ahead as u64),
             ),
             Self::Quarantined { service, reason } => {
                 write!(f, "Quarantined: {service} is not started, and nothing of it is changed: {}", Printable(reason))

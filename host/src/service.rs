@@ -65,7 +65,7 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::file::{Course, SnapshotHeader};
 use crate::transaction::{Answer, Cause, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
-use answers::Answers;
+use answers::{Answers, Moment};
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use logs::LogBucket;
@@ -170,6 +170,10 @@ pub(crate) struct Service {
     logs: LogBucket,
     last_sequence: Sequence,
     last_timestamp: Timestamp,
+    /// What the host's clock said last.
+    wall: Timestamp,
+    /// What it said when the service was started, and the monotonic time then.
+    began: (Timestamp, Duration),
     /// Queries that were given an id, since the service was started.
     queries_named: u64,
     /// Requests that came so far, denied ones included: what waiting is counted in.
@@ -253,7 +257,7 @@ impl Service {
             sizes.push(Arc::clone(&spec.size));
         }
         sizes.sort_by_key(|size| size.memory_bytes);
-        let now = surroundings.clock.monotonic();
+        let (wall, now) = (surroundings.clock.now(), surroundings.clock.monotonic());
         let events = EventGate::new(Arc::clone(&surroundings.events));
         Self {
             name: spec.name,
@@ -271,10 +275,12 @@ impl Service {
             journal,
             keeper: None,
             shadow: None,
-            answers: Answers::new(spec.horizon, ForgottenTimes::default()),
+            answers: Answers::new(spec.horizon, ForgottenTimes::default(), wall),
             logs: LogBucket::new(now),
             last_sequence: Sequence(0),
             last_timestamp: Timestamp(0),
+            wall,
+            began: (wall, now),
             queries_named: 0,
             requests: 0,
             last_commit: Commit::done(),
@@ -668,9 +674,11 @@ impl Service {
     }
 
     /// Denies an id that may have been answered and forgotten, as the time in it tells.
-    fn too_old(&self, caller: &Caller, id: &str) -> Option<Denial> {
+    fn too_old(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
+        let time = id_time(id).filter(|time| Some(*time) <= self.answers.forgotten(caller))?;
+        // If the clock was put back meanwhile, it was ahead when those were forgotten.
+        self.look_at_clock();
         let forgotten = self.answers.forgotten(caller)?;
-        let time = id_time(id)?;
         (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
     }
 
@@ -852,18 +860,18 @@ impl Service {
                 return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
             }
         };
-        let now = self.surroundings.clock.now();
+        let now = self.moment();
         if let Some(key) = work.key {
-            let replaced = self.answers.insert(KeptId {
+            let kept = KeptId {
                 key,
                 caller: Caller { user: work.user.clone(), incarnation: work.incarnation },
                 sequence: work.sequence,
                 number: self.journal.last_record(),
-                // Not the guest's time, which stays ahead after a clock that was.
-                timestamp: now,
+                timestamp: now.steady,
                 id_time: id_time(&work.id),
                 bytes: answer_bytes,
-            });
+            };
+            let replaced = self.answers.insert(kept, now.wall);
             if let Some(replaced) = replaced {
                 self.journal.forget_answer(replaced);
             }
@@ -877,7 +885,7 @@ impl Service {
     }
 
     /// Forgets the answers that lie beyond the horizon.
-    fn forget_old_answers(&mut self, now: Timestamp) {
+    fn forget_old_answers(&mut self, now: Moment) {
         while let Some(number) = self.answers.trim(now) {
             self.journal.forget_answer(number);
         }
@@ -888,7 +896,8 @@ impl Service {
         if self.answers.has_room() {
             return Ok(());
         }
-        let now = self.surroundings.clock.now();
+        self.look_at_clock();
+        let now = self.moment();
         let mut forgotten = Vec::new();
         let room = self.answers.make_room(caller, now, &mut forgotten);
         for number in forgotten {
@@ -1005,19 +1014,34 @@ impl Service {
 
     /// The time that the next transaction or query sees: after the last one, also while the clock stands or was put back.
     fn next_timestamp(&mut self) -> Timestamp {
-        let now = self.surroundings.clock.now();
-        self.watch_clock(now);
-        now.max(self.last_timestamp.plus(GUEST_TIME_STEP))
+        self.look_at_clock().max(self.last_timestamp.plus(GUEST_TIME_STEP))
     }
 
-    /// Reports that the clock is behind what it was, once until it has caught up.
-    fn watch_clock(&mut self, now: Timestamp) {
+    /// What the host's clock says. That it is behind what it was is reported once until it has caught up, and when it was
+    /// put back again.
+    fn look_at_clock(&mut self) -> Timestamp {
+        let now = self.surroundings.clock.now();
+        let is_back = now < self.wall;
+        if is_back {
+            self.answers.put_back(now);
+        }
+        let is_far_back = is_back && now.plus(CLOCK_BEHIND_MAX) < self.wall;
+        self.wall = now;
         if now >= self.last_timestamp {
             self.is_clock_behind = false;
-        } else if !self.is_clock_behind && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
+        } else if (is_far_back || !self.is_clock_behind) && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
             self.is_clock_behind = true;
-            self.emit(Event::ClockBehind { service: self.name.clone(), now, last: self.last_timestamp });
+            let (last, ids_ahead) = (self.last_timestamp, self.answers.far_ahead(now));
+            self.emit(Event::ClockBehind { service: self.name.clone(), now, last, ids_ahead });
         }
+        now
+    }
+
+    /// The moment at which the host's clock was looked at last, and its age.
+    fn moment(&self) -> Moment {
+        let (wall, monotonic) = self.began;
+        let steady = wall.plus(self.surroundings.clock.monotonic().saturating_sub(monotonic));
+        Moment { wall: self.wall, steady }
     }
 
     /// The time now, and never before that of the last transaction.

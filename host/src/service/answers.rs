@@ -9,6 +9,10 @@
 //! - Any other id is retained for [`ID_FLOOR`] at least, and one whose time is to come until that time has come, so that
 //!   what was forgotten is never of the future. While the budget cannot be met, new transactions of the users who exceed
 //!   their share are denied before they run.
+//!
+//! Ages are measured by a clock that is never put back or forward. Times in ids are compared with the host's clock: when that
+//! is put back, nothing that was forgotten locks out ids for longer than [`ID_CLOCK_SKEW_MAX`], and ids whose times are
+//! further ahead than that from then on are like any other id.
 
 use super::charges::Charges;
 use crate::clock::Timestamp;
@@ -59,6 +63,15 @@ impl Horizon {
     }
 }
 
+/// A moment by two clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Moment {
+    /// The host's clock, with which times in ids are compared. It may be put back and forward.
+    pub(crate) wall: Timestamp,
+    /// What the host's clock would say if nobody had touched it since the service was started: ages are measured by it.
+    pub(crate) steady: Timestamp,
+}
+
 /// A user, and which of those who had that name one after another.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Caller {
@@ -100,7 +113,7 @@ pub(crate) struct Kept {
     pub(crate) sequence: Sequence,
     /// The record that holds the answer.
     pub(crate) number: RecordNumber,
-    /// When it was answered.
+    /// When it was answered: by the steady clock, or in the past if that was before the start.
     pub(crate) timestamp: Timestamp,
     /// The time that its id carries itself.
     pub(crate) id_time: Option<Timestamp>,
@@ -167,25 +180,18 @@ struct Retained {
 }
 
 impl Retained {
-    /// Whether its id was of the past when it was answered.
-    fn is_timed(&self) -> bool {
-        self.id_time.0 > 0 && self.id_time <= self.timestamp
-    }
-
-    /// From when on it may be forgotten for want of room.
-    fn releasable(&self) -> Timestamp {
-        match self.id_time {
-            // At once, unless the clock was put back since: only a time of the past is noted as forgotten.
-            _ if self.is_timed() => self.id_time,
-            time if time.0 > 0 && time <= self.timestamp.plus(ID_CLOCK_SKEW_MAX) => time,
-            _ => self.timestamp.plus(ID_FLOOR),
+    /// How long until it may be forgotten for want of room.
+    fn wait(&self, now: Moment) -> Duration {
+        let until = |time: Timestamp, now: Timestamp| Duration::from_nanos(time.0.saturating_sub(now.0));
+        // Only a time of the past is noted as forgotten. To wait for one that is far ahead would be to wait for ever.
+        if self.id_time.0 > 0 && self.id_time <= now.wall.plus(ID_CLOCK_SKEW_MAX) {
+            return until(self.id_time, now.wall);
         }
+        until(self.timestamp.plus(ID_FLOOR), now.steady)
     }
 
-    fn is_releasable(&self, now: Timestamp) -> bool {
-        // The clock was ahead when it was answered: until when it would be retained has no meaning any more.
-        let was_ahead = self.timestamp > now.plus(ID_CLOCK_SKEW_MAX);
-        was_ahead || self.releasable() <= now
+    fn is_releasable(&self, now: Moment) -> bool {
+        self.wait(now).is_zero()
     }
 }
 
@@ -195,7 +201,7 @@ impl Window {
     }
 
     /// Takes out the oldest answer that may be forgotten for want of room.
-    fn take_releasable(&mut self, now: Timestamp) -> Option<Retained> {
+    fn take_releasable(&mut self, now: Moment) -> Option<Retained> {
         let plain = self.plain.front().filter(|plain| plain.is_releasable(now)).map(|plain| plain.timestamp);
         let timed = self.timed.front().filter(|timed| timed.is_releasable(now)).map(|timed| timed.timestamp);
         match (timed, plain) {
@@ -207,9 +213,9 @@ impl Window {
     }
 
     /// Takes out an answer that is older than it needs to be.
-    fn take_aged(&mut self, age: Duration, now: Timestamp) -> Option<Retained> {
+    fn take_aged(&mut self, age: Duration, now: Moment) -> Option<Retained> {
         let queues = [&mut self.timed, &mut self.plain];
-        let is_aged = |retained: &Retained| now > retained.timestamp.plus(age);
+        let is_aged = |retained: &Retained| now.steady > retained.timestamp.plus(age);
         queues.into_iter().find(|queue| queue.front().is_some_and(is_aged))?.pop_front()
     }
 
@@ -223,8 +229,8 @@ impl Window {
 }
 
 impl Answers {
-    /// The index of a service that has forgotten ids up to these times.
-    pub(crate) fn new(horizon: Horizon, forgotten: ForgottenTimes) -> Self {
+    /// The index of a service that has forgotten ids up to these times, by the host's clock as it is now.
+    pub(crate) fn new(horizon: Horizon, forgotten: ForgottenTimes, wall: Timestamp) -> Self {
         let mut answers = Self {
             horizon,
             numbers: HashMap::new(),
@@ -239,7 +245,25 @@ impl Answers {
             let slot = answers.slot_or_new(&Caller { user, incarnation });
             answers.windows[slot].forgotten = Some(time);
         }
+        answers.put_back(wall);
         answers
+    }
+
+    /// Takes note that the host's clock was put back to this time: what was forgotten of the time to come locks out nobody
+    /// for longer than [`ID_CLOCK_SKEW_MAX`].
+    pub(crate) fn put_back(&mut self, wall: Timestamp) {
+        let latest = wall.plus(ID_CLOCK_SKEW_MAX);
+        let of_users = self.windows.iter_mut().map(|window| &mut window.forgotten);
+        for forgotten in of_users.chain([&mut self.forgotten_of_all]) {
+            *forgotten = forgotten.map(|time| time.min(latest));
+        }
+    }
+
+    /// How many retained ids are like any other since their times are too far ahead of the host's clock.
+    pub(crate) fn far_ahead(&self, wall: Timestamp) -> usize {
+        let latest = wall.plus(ID_CLOCK_SKEW_MAX);
+        let retained = self.windows.iter().flat_map(|window| window.timed.iter().chain(&window.plain));
+        retained.filter(|retained| retained.id_time > latest).count()
     }
 
     pub(crate) fn find(&self, key: &IdKey) -> Option<RecordNumber> {
@@ -271,7 +295,7 @@ impl Answers {
     pub(crate) fn make_room(
         &mut self,
         caller: &Caller,
-        now: Timestamp,
+        now: Moment,
         forgotten: &mut Vec<RecordNumber>,
     ) -> Result<(), Duration> {
         while !self.has_room() {
@@ -288,8 +312,7 @@ impl Answers {
                 None => {
                     let window = &self.windows[slot];
                     let oldest = window.timed.front().into_iter().chain(window.plain.front());
-                    let wait = oldest.map(|oldest| oldest.releasable().0.saturating_sub(now.0)).min().unwrap_or(0);
-                    return Err(Duration::from_nanos(wait));
+                    return Err(oldest.map(|oldest| oldest.wait(now)).min().unwrap_or_default());
                 }
             }
         }
@@ -301,8 +324,9 @@ impl Answers {
         self.horizon.bytes / self.charges.charged().max(1)
     }
 
-    /// Retains an answer. One of the same id, which could be retried, is replaced: returns its record.
-    pub(crate) fn insert(&mut self, kept: Kept) -> Option<RecordNumber> {
+    /// Retains an answer that was given at `wall`. One of the same id, which could be retried, is replaced: returns its
+    /// record.
+    pub(crate) fn insert(&mut self, kept: Kept, wall: Timestamp) -> Option<RecordNumber> {
         let Kept { key, caller, number, timestamp, id_time, bytes, .. } = kept;
         let slot = self.slot_or_new(&caller);
         self.latest = slot;
@@ -315,7 +339,8 @@ impl Answers {
         let charge = self.horizon.charge(bytes);
         let retained = Retained { key, timestamp, id_time: id_time.unwrap_or_default(), charge };
         let window = &mut self.windows[slot];
-        if retained.is_timed() { &mut window.timed } else { &mut window.plain }.push_back(retained);
+        let is_timed = (1..=wall.0).contains(&retained.id_time.0);
+        if is_timed { &mut window.timed } else { &mut window.plain }.push_back(retained);
         self.charges.add(slot, charge);
         replaced
     }
@@ -329,7 +354,7 @@ impl Answers {
 
     /// Forgets an answer that lies beyond the horizon, and returns its record, if there is one: then ask again. A call
     /// looks at the age of one user's answers, and the next one at that of another's.
-    pub(crate) fn trim(&mut self, now: Timestamp) -> Option<RecordNumber> {
+    pub(crate) fn trim(&mut self, now: Moment) -> Option<RecordNumber> {
         if self.next_aged >= self.windows.len() {
             self.next_aged = 0;
         }
@@ -339,7 +364,7 @@ impl Answers {
                 return self.forget(slot, &aged, now);
             }
             self.next_aged += 1;
-            self.discard_if_old(slot, now);
+            self.discard_if_old(slot, now.wall);
         }
         if self.has_room() { None } else { self.forget_of_largest(now) }
     }
@@ -349,16 +374,16 @@ impl Answers {
         self.windows.len()
     }
 
-    fn forget_of_largest(&mut self, now: Timestamp) -> Option<RecordNumber> {
+    fn forget_of_largest(&mut self, now: Moment) -> Option<RecordNumber> {
         let slot = self.charges.largest()?;
         let retained = self.windows[slot].take_releasable(now)?;
         self.forget(slot, &retained, now)
     }
 
     /// Forgets an answer that was taken out of its window.
-    fn forget(&mut self, slot: usize, retained: &Retained, now: Timestamp) -> Option<RecordNumber> {
-        // One that is still to come would lock out ids of the present.
-        if (1..=now.0).contains(&retained.id_time.0) {
+    fn forget(&mut self, slot: usize, retained: &Retained, now: Moment) -> Option<RecordNumber> {
+        // One that is further ahead would lock out ids of the present for longer.
+        if (1..=now.wall.plus(ID_CLOCK_SKEW_MAX).0).contains(&retained.id_time.0) {
             let window = &mut self.windows[slot];
             window.forgotten = window.forgotten.max(Some(retained.id_time));
         }
@@ -390,9 +415,9 @@ impl Answers {
 
     /// Discards a window without answers once what it has forgotten is so old that it can hold for all users: for ids that
     /// all of them would take for old.
-    fn discard_if_old(&mut self, slot: usize, now: Timestamp) {
+    fn discard_if_old(&mut self, slot: usize, wall: Timestamp) {
         let window = &self.windows[slot];
-        let is_old = |time: Timestamp| time.plus(self.horizon.age).plus(ID_CLOCK_SKEW_MAX) < now;
+        let is_old = |time: Timestamp| time.plus(self.horizon.age).plus(ID_CLOCK_SKEW_MAX) < wall;
         if !window.is_empty() || !window.forgotten.is_none_or(is_old) {
             return;
         }
@@ -429,12 +454,22 @@ mod tests {
         Kept { key, caller, sequence: Sequence(number.0), number, timestamp: at, id_time, bytes }
     }
 
+    /// A moment of a host whose clock nobody touches.
+    fn at(time: Timestamp) -> Moment {
+        Moment { wall: time, steady: time }
+    }
+
+    fn insert(answers: &mut Answers, kept: Kept) {
+        let wall = kept.timestamp;
+        answers.insert(kept, wall);
+    }
+
     fn trim_all(answers: &mut Answers, now: Timestamp) -> Vec<u64> {
-        std::iter::from_fn(|| answers.trim(now)).map(|number| number.0).collect()
+        std::iter::from_fn(|| answers.trim(at(now))).map(|number| number.0).collect()
     }
 
     fn small(ids: usize) -> Answers {
-        Answers::new(Horizon { ids, bytes: 1_000, ..Horizon::default() }, ForgottenTimes::default())
+        Answers::new(Horizon { ids, bytes: 1_000, ..Horizon::default() }, ForgottenTimes::default(), NOW)
     }
 
     #[test]
@@ -459,12 +494,12 @@ mod tests {
         for id_time in [None, Some(NOW)] {
             let mut answers = small(1_000);
             for number in 0..10 {
-                answers.insert(kept(&ada, &number.to_string(), number, NOW, None, 20));
+                insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, None, 20));
             }
             let now = NOW.plus(ID_FLOOR);
             for number in 10..500 {
-                let _ = answers.make_room(&bob, now, &mut Vec::new());
-                answers.insert(kept(&bob, &number.to_string(), number, NOW, id_time, 30));
+                let _ = answers.make_room(&bob, at(now), &mut Vec::new());
+                insert(&mut answers, kept(&bob, &number.to_string(), number, NOW, id_time, 30));
                 trim_all(&mut answers, now);
                 assert!(answers.charges.total() <= 1_000, "{}", answers.charges.total());
             }
@@ -482,19 +517,19 @@ mod tests {
         let (ada, bob) = (caller("ada"), caller("bob"));
         let mut answers = small(10);
         for number in 0..11 {
-            assert_eq!(answers.make_room(&ada, NOW, &mut Vec::new()), Ok(()));
-            answers.insert(kept(&ada, &number.to_string(), number, NOW, None, 1));
+            assert_eq!(answers.make_room(&ada, at(NOW), &mut Vec::new()), Ok(()));
+            insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, None, 1));
             assert!(trim_all(&mut answers, NOW).is_empty());
         }
         let later = NOW.plus(Duration::from_secs(20));
-        assert_eq!(answers.make_room(&ada, later, &mut Vec::new()), Err(ID_FLOOR - Duration::from_secs(20)));
+        assert_eq!(answers.make_room(&ada, at(later), &mut Vec::new()), Err(ID_FLOOR - Duration::from_secs(20)));
         // Others have their share, and it does not end with the first of them.
         for number in 11..16 {
-            assert_eq!(answers.make_room(&bob, later, &mut Vec::new()), Ok(()), "{number}");
-            answers.insert(kept(&bob, &number.to_string(), number, later, None, 1));
+            assert_eq!(answers.make_room(&bob, at(later), &mut Vec::new()), Ok(()), "{number}");
+            insert(&mut answers, kept(&bob, &number.to_string(), number, later, None, 1));
         }
         let mut forgotten = Vec::new();
-        assert_eq!(answers.make_room(&ada, NOW.plus(ID_FLOOR), &mut forgotten), Ok(()));
+        assert_eq!(answers.make_room(&ada, at(NOW.plus(ID_FLOOR)), &mut forgotten), Ok(()));
         assert_eq!(forgotten, (0..6).map(RecordNumber).collect::<Vec<_>>());
     }
 
@@ -503,11 +538,12 @@ mod tests {
         let ada = caller("ada");
         let mut answers = small(10);
         for number in 0..11 {
-            answers.insert(kept(&ada, &number.to_string(), number, NOW, Some(NOW), 1));
+            insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, Some(NOW), 1));
         }
         let back = Duration::from_secs(30);
-        let before = Timestamp(NOW.0 - 30_000_000_000);
-        assert!(trim_all(&mut answers, before).is_empty());
+        let before = Moment { wall: Timestamp(NOW.0 - 30_000_000_000), steady: NOW };
+        answers.put_back(before.wall);
+        assert_eq!(answers.trim(before), None);
         assert_eq!(answers.make_room(&ada, before, &mut Vec::new()), Err(back));
         assert!((0..11).all(|number| answers.find(&key(&ada, &number.to_string())).is_some()));
         // Once it has come, they are forgotten, and known to be.
@@ -521,9 +557,9 @@ mod tests {
         let mut answers = small(10);
         for number in 0..100 {
             let now = NOW.plus(Duration::from_millis(number));
-            assert_eq!(answers.make_room(&ada, now, &mut Vec::new()), Ok(()), "{number}");
+            assert_eq!(answers.make_room(&ada, at(now), &mut Vec::new()), Ok(()), "{number}");
             let id_time = (number != 0 && number != 50).then_some(now);
-            answers.insert(kept(&ada, &number.to_string(), number, now, id_time, 1));
+            insert(&mut answers, kept(&ada, &number.to_string(), number, now, id_time, 1));
             trim_all(&mut answers, now);
         }
         for plain in ["0", "50"] {
@@ -538,7 +574,7 @@ mod tests {
         for ahead in [Duration::from_secs(240), Duration::from_secs(55 * 60)] {
             let mut answers = small(10);
             let time = NOW.plus(ahead);
-            answers.insert(kept(&ada, "ahead", 1, NOW, Some(time), 1));
+            insert(&mut answers, kept(&ada, "ahead", 1, NOW, Some(time), 1));
             let mut number = 1;
             // Past its time at last.
             for second in 0..ahead.as_secs() + 120 {
@@ -546,8 +582,8 @@ mod tests {
                 for user in [&ada, &bob] {
                     number += 1;
                     assert!(answers.forgotten(user).is_none_or(|forgotten| forgotten < now), "{ahead:?} {second}");
-                    assert_eq!(answers.make_room(user, now, &mut Vec::new()), Ok(()));
-                    answers.insert(kept(user, &number.to_string(), number, now, Some(now), 1));
+                    assert_eq!(answers.make_room(user, at(now), &mut Vec::new()), Ok(()));
+                    insert(&mut answers, kept(user, &number.to_string(), number, now, Some(now), 1));
                     trim_all(&mut answers, now);
                 }
                 let is_known = answers.find(&key(&ada, "ahead")).is_some();
@@ -560,28 +596,54 @@ mod tests {
     }
 
     #[test]
-    fn after_a_clock_that_was_ahead_ids_without_a_time_are_forgotten_as_before() {
+    fn a_clock_that_was_a_year_ahead_locks_out_nobody_and_forgets_nothing_at_once() {
+        let (ada, bob, eve) = (caller("ada"), caller("bob"), caller("eve"));
+        let ahead = NOW.plus(Duration::from_secs(86_400 * 365));
+        let mut answers = small(10);
+        for number in 0..11 {
+            insert(&mut answers, kept(&ada, &number.to_string(), number, ahead, Some(ahead), 1));
+        }
+        assert_eq!(trim_all(&mut answers, ahead), [0]);
+        assert_eq!(answers.forgotten(&ada), Some(ahead));
+        for number in 11..15 {
+            insert(&mut answers, kept(&bob, &number.to_string(), number, ahead, None, 1));
+        }
+        assert_eq!(trim_all(&mut answers, ahead), [1, 2, 3, 4]);
+        answers.put_back(NOW);
+        assert_eq!((answers.far_ahead(NOW), answers.forgotten(&bob)), (6, None));
+        let restarted = Answers::new(answers.horizon, answers.forgotten_times(), NOW);
+        for answers in [&answers, &restarted] {
+            assert_eq!(answers.forgotten(&ada), Some(NOW.plus(ID_CLOCK_SKEW_MAX)));
+        }
+        // By the steady clock nothing has happened.
+        let mut now = Moment { wall: NOW, steady: ahead };
+        answers.insert(kept(&eve, "15", 15, ahead, None, 1), NOW);
+        assert_eq!((answers.trim(now), answers.make_room(&ada, now, &mut Vec::new())), (None, Err(ID_FLOOR)));
+        now = Moment { wall: NOW.plus(ID_FLOOR), steady: ahead.plus(ID_FLOOR) };
+        assert_eq!(answers.trim(now), Some(RecordNumber(5)));
+        assert_eq!(answers.forgotten(&ada), Some(NOW.plus(ID_CLOCK_SKEW_MAX)));
+    }
+
+    #[test]
+    fn a_clock_that_is_put_forward_makes_no_answer_older() {
         let ada = caller("ada");
         let mut answers = small(10);
-        let ahead = NOW.plus(Duration::from_secs(86_400 * 365));
         for number in 0..11 {
-            answers.insert(kept(&ada, &number.to_string(), number, ahead, None, 1));
+            insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, None, 1));
         }
-        assert!(trim_all(&mut answers, ahead).is_empty());
-        let mut forgotten = Vec::new();
-        assert_eq!(answers.make_room(&ada, NOW, &mut forgotten), Ok(()));
-        assert_eq!(forgotten, [RecordNumber(0)]);
+        let now = Moment { wall: NOW.plus(2 * answers.horizon.age), steady: NOW };
+        assert_eq!((answers.trim(now), answers.make_room(&ada, now, &mut Vec::new())), (None, Err(ID_FLOOR)));
     }
 
     #[test]
     fn a_user_who_is_long_gone_is_discarded_and_their_ids_denied() {
         let (ada, bob) = (caller("ada"), caller("bob"));
         let mut answers = small(10);
-        answers.insert(kept(&ada, "1", 1, NOW, Some(NOW), 1));
-        answers.insert(kept(&bob, "2", 2, NOW, None, 1));
+        insert(&mut answers, kept(&ada, "1", 1, NOW, Some(NOW), 1));
+        insert(&mut answers, kept(&bob, "2", 2, NOW, None, 1));
         let day = answers.horizon.age;
         let later = NOW.plus(day).plus(Duration::from_secs(1));
-        answers.insert(kept(&caller("eve"), "3", 3, later, None, 1));
+        insert(&mut answers, kept(&caller("eve"), "3", 3, later, None, 1));
         for _ in 0..3 {
             trim_all(&mut answers, later);
         }
@@ -602,6 +664,10 @@ mod tests {
         kept: Kept,
         charge: u64,
         is_retained: bool,
+        /// Its time, if it has one, is too far ahead of the clock, or was once.
+        is_free: bool,
+        /// The time that its record has.
+        guest_time: Timestamp,
     }
 
     /// All that ever was, looked through from end to end.
@@ -609,8 +675,10 @@ mod tests {
     struct Model {
         horizon: Horizon,
         known: BTreeMap<(Caller, String), Known>,
-        now: Timestamp,
+        now: Moment,
+        guest_time: Timestamp,
         last: u64,
+        was_put_back: bool,
     }
 
     impl Model {
@@ -631,13 +699,12 @@ mod tests {
             let found = self.known.iter().find(|(_, known)| known.is_retained && known.kept.number == number);
             let ((caller, id), known) = found.expect("it is retained");
             let Kept { timestamp, id_time, .. } = known.kept;
-            if now <= timestamp.plus(self.horizon.age) {
+            if now.steady <= timestamp.plus(self.horizon.age) {
                 assert!(all > self.horizon.bytes, "{id} of {caller:?} was forgotten although there was room");
                 assert!(self.charge_of(Some(caller)) > share, "{id} was taken from the share of {caller:?}");
-                match id_time {
-                    Some(time) if time <= timestamp.plus(ID_CLOCK_SKEW_MAX) => assert!(time <= now, "{id}"),
-                    _ => assert!(timestamp.plus(ID_FLOOR) <= now, "{id} was forgotten early"),
-                }
+                let is_of_the_past = id_time.is_some_and(|time| time <= now.wall);
+                let is_old = known.is_free && timestamp.plus(ID_FLOOR) <= now.steady;
+                assert!(is_of_the_past || is_old, "{id} was forgotten early");
             }
             let key = (caller.clone(), id.clone());
             self.known.get_mut(&key).expect("it is known").is_retained = false;
@@ -652,9 +719,7 @@ mod tests {
             if id_time.zip(answers.forgotten(caller)).is_some_and(|(time, forgotten)| time <= forgotten) {
                 return;
             }
-            if let (Some(Known { kept, .. }), Some(time)) = (self.known.get(&place), id_time) {
-                assert!(time > kept.timestamp.plus(ID_CLOCK_SKEW_MAX), "{id} would run twice");
-            }
+            assert!(self.known.get(&place).is_none_or(|known| known.is_free), "{id} would run twice");
             let mut forgotten = Vec::new();
             let room = answers.make_room(caller, self.now, &mut forgotten);
             forgotten.into_iter().for_each(|number| self.forget(number));
@@ -662,8 +727,9 @@ mod tests {
                 assert!(self.charge_of(None) > self.horizon.bytes && self.charge_of(Some(caller)) > self.share());
                 assert!(wait > Duration::ZERO && wait <= ID_CLOCK_SKEW_MAX);
                 let is_held = |known: &Known| known.is_retained && known.kept.caller == *caller;
-                let is_timed = |kept: &Kept| kept.id_time.is_some_and(|time| time <= kept.timestamp);
-                assert!(!self.known.values().any(|known| is_held(known) && is_timed(&known.kept)), "{id}");
+                let is_timed = |known: &Known| known.kept.id_time.is_some_and(|time| time <= known.guest_time);
+                let holds_timed = self.known.values().any(|known| is_held(known) && is_timed(known));
+                assert!(!holds_timed || self.was_put_back, "{id}");
                 return;
             }
             self.insert(answers, caller, id, id_time, bytes);
@@ -671,9 +737,16 @@ mod tests {
 
         fn insert(&mut self, answers: &mut Answers, caller: &Caller, id: &str, time: Option<Timestamp>, bytes: u64) {
             self.last += 1;
-            let kept = kept(caller, id, self.last, self.now, time, bytes);
-            let replaced = answers.insert(kept.clone());
-            let known = Known { charge: self.horizon.charge(bytes), kept, is_retained: true };
+            let kept = kept(caller, id, self.last, self.now.steady, time, bytes);
+            let replaced = answers.insert(kept.clone(), self.now.wall);
+            self.guest_time = self.guest_time.max(self.now.wall);
+            let known = Known {
+                charge: self.horizon.charge(bytes),
+                kept,
+                is_retained: true,
+                is_free: time.is_none_or(|time| time > self.now.wall.plus(ID_CLOCK_SKEW_MAX)),
+                guest_time: self.guest_time,
+            };
             let older = self.known.insert((caller.clone(), id.to_owned()), known);
             assert_eq!(replaced, older.filter(|older| older.is_retained).map(|older| older.kept.number));
             while let Some(number) = answers.trim(self.now) {
@@ -681,16 +754,31 @@ mod tests {
             }
         }
 
+        /// The host's clock is put forward by so many milliseconds, or back.
+        fn step(&mut self, answers: &mut Answers, ms: i64) {
+            self.now.wall = Timestamp(self.now.wall.0.saturating_add_signed(ms * 1_000_000));
+            if ms < 0 {
+                answers.put_back(self.now.wall);
+                self.was_put_back = true;
+                let latest = self.now.wall.plus(ID_CLOCK_SKEW_MAX);
+                for known in self.known.values_mut() {
+                    known.is_free |= known.kept.id_time.is_some_and(|time| time > latest);
+                }
+            }
+        }
+
         /// The index as a start makes it: what the journal has from the first retained answer on is there again.
         fn restart(&mut self, answers: &mut Answers) {
-            *answers = Answers::new(self.horizon, answers.forgotten_times());
+            *answers = Answers::new(self.horizon, answers.forgotten_times(), self.now.wall);
+            self.now.steady = self.now.wall;
             let retained = self.known.values().filter(|known| known.is_retained);
             let Some(first) = retained.map(|known| known.kept.number).min() else { return };
             let mut there: Vec<_> = self.known.values_mut().filter(|known| known.kept.number >= first).collect();
             there.sort_by_key(|known| known.kept.sequence);
             for known in there {
                 known.is_retained = true;
-                assert_eq!(answers.insert(known.kept.clone()), None);
+                known.kept.timestamp = known.guest_time.min(self.now.wall);
+                assert_eq!(answers.insert(known.kept.clone(), self.now.wall), None);
             }
             for _ in 0..=answers.users() {
                 while let Some(number) = answers.trim(self.now) {
@@ -703,17 +791,13 @@ mod tests {
             for ((caller, id), known) in &self.known {
                 let found = answers.find(&key(caller, id));
                 assert_eq!(found, known.is_retained.then_some(known.kept.number), "{id} of {caller:?}");
-                if let Some(time) = known.kept.id_time
-                    && !known.is_retained
-                    && time <= known.kept.timestamp.plus(ID_CLOCK_SKEW_MAX)
-                {
-                    assert!(
-                        answers.forgotten(caller).is_some_and(|forgotten| time <= forgotten),
-                        "{id} would run twice"
-                    );
+                if !known.is_retained && !known.is_free {
+                    assert!(known.kept.id_time <= answers.forgotten(caller), "{id} would run twice");
                 }
+                let latest = self.now.wall.plus(ID_CLOCK_SKEW_MAX);
+                assert!(answers.forgotten(caller).is_none_or(|time| time <= latest), "it locks out {caller:?}");
                 assert!(
-                    answers.forgotten(caller).is_none_or(|forgotten| forgotten <= self.now),
+                    self.was_put_back || answers.forgotten(caller).is_none_or(|time| time <= self.now.wall),
                     "it locks out {caller:?}"
                 );
             }
@@ -728,6 +812,8 @@ mod tests {
         /// A user's latest id again, which failed and could be retried.
         Retry(u8, u64),
         Wait(u64),
+        /// The host's clock is put forward by so many milliseconds, or back.
+        Step(i64),
         Restart,
     }
 
@@ -745,6 +831,7 @@ mod tests {
             }),
             1 => (0..3_u8, 1..400_u64).prop_map(|(user, bytes)| Action::Retry(user, bytes)),
             6 => prop_oneof![Just(1), 1..20_000_u64, 1..200_000_u64, Just(90_000_000)].prop_map(Action::Wait),
+            1 => prop_oneof![-400_000..400_000_i64, Just(-90_000_000), Just(90_000_000)].prop_map(Action::Step),
             1 => Just(Action::Restart),
         ]
     }
@@ -757,8 +844,15 @@ mod tests {
             bytes in 500..3_000_u64,
         ) {
             let horizon = Horizon { ids, bytes, ..Horizon::default() };
-            let mut answers = Answers::new(horizon, ForgottenTimes::default());
-            let mut model = Model { horizon, known: BTreeMap::new(), now: NOW, last: 0 };
+            let mut answers = Answers::new(horizon, ForgottenTimes::default(), NOW);
+            let mut model = Model {
+                horizon,
+                known: BTreeMap::new(),
+                now: at(NOW),
+                guest_time: NOW,
+                last: 0,
+                was_put_back: false,
+            };
             let callers = ["ada", "bob", "eve"].map(caller);
             for action in actions {
                 match action {
@@ -771,7 +865,7 @@ mod tests {
                         let (text, time) = match known.map(|known| (known.1.clone(), model.known[known].kept.id_time)) {
                             Some(known) => known,
                             None => {
-                                let time = ahead.map(|ms| Timestamp(model.now.0.saturating_add_signed(ms * 1_000_000)));
+                                let time = ahead.map(|ms| Timestamp(model.now.wall.0.saturating_add_signed(ms * 1_000_000)));
                                 (format!("{id} {time:?}"), time)
                             }
                         };
@@ -787,7 +881,12 @@ mod tests {
                             model.insert(&mut answers, caller, &id, time, bytes);
                         }
                     }
-                    Action::Wait(ms) => model.now = model.now.plus(Duration::from_millis(ms)),
+                    Action::Wait(ms) => {
+                        let Moment { wall, steady } = model.now;
+                        let time = Duration::from_millis(ms);
+                        model.now = Moment { wall: wall.plus(time), steady: steady.plus(time) };
+                    }
+                    Action::Step(ms) => model.step(&mut answers, ms),
                     Action::Restart => model.restart(&mut answers),
                 }
                 model.check(&answers);

@@ -144,12 +144,12 @@ impl Service {
         let tail_fuel = replay_fuel(&tail);
         let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, TailEntry::of(record)?));
         let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
-        let mut answers = Answers::new(spec.horizon, forgotten);
-        // Of a clock that was ahead it is not known when they were given.
         let now = surroundings.clock.now();
+        let mut answers = Answers::new(spec.horizon, forgotten, now);
+        // Of a clock that was ahead it is not known when they were given.
         let of_the_past = |kept: &KeptId| KeptId { timestamp: kept.timestamp.min(now), ..kept.clone() };
         let replaced: BTreeSet<RecordNumber> =
-            found.answered.iter().filter_map(|(kept, _)| answers.insert(of_the_past(kept))).collect();
+            found.answered.iter().filter_map(|(kept, _)| answers.insert(of_the_past(kept), now)).collect();
         let mut answered: Vec<_> = found.answered.iter().map(|(_, answer)| *answer).collect();
         answered.retain(|answer| !replaced.contains(&answer.number));
         answered.sort_by_key(|answer| answer.number);
@@ -172,7 +172,7 @@ impl Service {
         service.counts.replayed_transactions = replayed_transactions;
         service.counts.fuel_maintenance = fuel_used;
         for _ in 0..=service.answers.users() {
-            service.forget_old_answers(now);
+            service.forget_old_answers(service.moment());
         }
         let task = service.open(directory, kept.into_iter().rev().collect());
         service.emit(Event::Restored {
@@ -182,7 +182,7 @@ impl Service {
             replayed_transactions,
             took: start.elapsed(),
         });
-        service.watch_clock(service.surroundings.clock.now());
+        service.look_at_clock();
         Ok((service, task))
     }
 
