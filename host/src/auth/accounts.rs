@@ -181,8 +181,8 @@ impl Accounts {
                 (entry.issued, entry.expires) = (now, now.plus(lifetime));
                 change.put_tokens.insert(hash, entry.clone());
             }
-            let TokenEntry { user, expires, .. } = entry;
-            if now >= expires || !loaded.accept(&user, hash, expires) {
+            let TokenEntry { user, issued, expires } = entry;
+            if now >= expires || !loaded.accept(&user, hash, issued, expires) {
                 change.put_tokens.remove(&hash);
                 change.remove_tokens.insert(hash);
             }
@@ -233,6 +233,7 @@ impl Accounts {
         let token = Token::from_random(random);
         let hash = TokenHash::of(token.reveal());
         let expires = now.plus(self.token_lifetime);
+        self.authority().bound_lifetimes(now);
         let mut change = AccountsChange::default();
         let (expired, mut valid): (Vec<_>, Vec<_>) =
             self.authority().tokens(&user).into_iter().partition(|(_, expires)| now >= *expires);
@@ -244,7 +245,7 @@ impl Accounts {
         for hash in &change.remove_tokens {
             authority.void_hash(hash);
         }
-        authority.accept(&user, hash, expires);
+        authority.accept(&user, hash, now, expires);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
         let incarnation = authority.incarnation(&user);
         Ok(LogIn { token, identity: Identity { user, incarnation, is_admin, expires, token: hash } })

@@ -2,10 +2,12 @@
 //! more what they may do.
 
 use super::{Grant, Identity, Token, TokenHash};
-use crate::clock::Timestamp;
+use crate::clock::{CLOCK_BEHIND_MAX, Timestamp};
 use crate::name::Name;
 use crate::transaction::Denial;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 #[derive(Debug, Default)]
 struct User {
@@ -22,7 +24,20 @@ struct Session {
     user: Name,
     incarnation: u64,
     is_admin: bool,
-    expires: Timestamp,
+    /// How long it was issued for.
+    lifetime: Duration,
+    expires: AtomicU64,
+}
+
+impl Session {
+    fn expires(&self) -> Timestamp {
+        Timestamp(self.expires.load(Ordering::Relaxed))
+    }
+
+    /// Whether it lives for longer than it was issued for, from `now` on: the clock was ahead then, and was put back.
+    fn is_ahead(&self, now: Timestamp) -> bool {
+        self.expires() > now.plus(self.lifetime).plus(CLOCK_BEHIND_MAX)
+    }
 }
 
 /// A user and what they may do.
@@ -104,18 +119,26 @@ impl Authority {
     /// Issues a token for `user` that holds until `expires`, made of 256 random bits. None if they are not known.
     pub fn issue(&mut self, user: &str, expires: Timestamp, random: [u8; 32]) -> Option<Token> {
         let token = Token::from_random(random);
-        self.accept(user, TokenHash::of(token.reveal()), expires).then_some(token)
+        // When is not known: it lives for as long as the clock says.
+        self.accept(user, TokenHash::of(token.reveal()), Timestamp::default(), expires).then_some(token)
     }
 
-    /// Takes the token of this hash as one of `user`, the newest. Returns whether they are known.
-    pub fn accept(&mut self, user: &str, token: TokenHash, expires: Timestamp) -> bool {
+    /// Takes the token of this hash as one of `user`, the newest, which lives from `issued` to `expires`. Returns whether
+    /// they are known.
+    pub fn accept(&mut self, user: &str, token: TokenHash, issued: Timestamp, expires: Timestamp) -> bool {
         let Some((name, _)) = self.users.get_key_value(user) else { return false };
         let name = name.clone();
         self.void_hash(&token);
         let Some(user) = self.users.get_mut(&name) else { return false };
         user.tokens.push_back(token);
-        self.sessions
-            .insert(token, Session { is_admin: user.is_admin, incarnation: user.incarnation, user: name, expires });
+        let session = Session {
+            is_admin: user.is_admin,
+            incarnation: user.incarnation,
+            user: name,
+            lifetime: Duration::from_nanos(expires.0.saturating_sub(issued.0)),
+            expires: AtomicU64::new(expires.0),
+        };
+        self.sessions.insert(token, session);
         true
     }
 
@@ -144,9 +167,16 @@ impl Authority {
     /// Forgets the tokens that have expired.
     pub fn forget_expired(&mut self, now: Timestamp) {
         let Self { users, sessions, .. } = self;
-        sessions.retain(|_, session| now < session.expires);
+        sessions.retain(|_, session| now < session.expires());
         for user in users.values_mut() {
             user.tokens.retain(|token| sessions.contains_key(token));
+        }
+    }
+
+    /// Has all tokens that were issued by a clock that was ahead live as long as they were meant to, from now on.
+    pub(super) fn bound_lifetimes(&self, now: Timestamp) {
+        for session in self.sessions.values().filter(|session| session.is_ahead(now)) {
+            session.expires.store(now.plus(session.lifetime).0, Ordering::Relaxed);
         }
     }
 
@@ -164,17 +194,15 @@ impl Authority {
     /// As [`Authority::authenticate`].
     pub fn authenticate_hash(&self, token: &TokenHash, now: Timestamp) -> Result<Identity, Denial> {
         let session = self.sessions.get(token).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
-        if now >= session.expires {
+        if session.is_ahead(now) {
+            self.bound_lifetimes(now);
+        }
+        let expires = session.expires();
+        if now >= expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
         }
-        let Session { user, incarnation, is_admin, expires } = session;
-        Ok(Identity {
-            user: user.clone(),
-            incarnation: *incarnation,
-            is_admin: *is_admin,
-            expires: *expires,
-            token: *token,
-        })
+        let Session { user, incarnation, is_admin, .. } = session;
+        Ok(Identity { user: user.clone(), incarnation: *incarnation, is_admin: *is_admin, expires, token: *token })
     }
 
     /// Checks that `identity` may do `grant` to `service`.
@@ -248,7 +276,7 @@ impl Authority {
     /// The tokens of `user` and when they expire, the oldest first.
     pub(super) fn tokens(&self, user: &str) -> Vec<(TokenHash, Timestamp)> {
         let tokens = self.users.get(user).into_iter().flat_map(|user| &user.tokens);
-        tokens.filter_map(|token| Some((*token, self.sessions.get(token)?.expires))).collect()
+        tokens.filter_map(|token| Some((*token, self.sessions.get(token)?.expires()))).collect()
     }
 }
 
@@ -300,6 +328,28 @@ mod tests {
         );
         let expired = authority.authenticate(token.reveal(), Timestamp(2_000));
         assert_eq!(expired, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
+    }
+
+    #[test]
+    fn after_a_clock_that_was_ahead_a_token_lives_as_long_as_it_was_issued_for() {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let mut authority = Authority::default();
+        let ada = name("ada");
+        authority.add_user(&ada);
+        let now = Timestamp(1_700_000_000_000_000_000);
+        let ahead = now.plus(365 * DAY);
+        let tokens = [1, 2].map(|number| TokenHash::of(Token::from_random([number; 32]).reveal()));
+        for token in tokens {
+            authority.accept("ada", token, ahead, ahead.plus(DAY));
+        }
+        // A small step changes nothing.
+        let before = Timestamp(ahead.0 - 30_000_000_000);
+        assert_eq!(authority.authenticate_hash(&tokens[0], before).map(|of| of.expires), Ok(ahead.plus(DAY)));
+        assert_eq!(authority.authenticate_hash(&tokens[0], now).map(|of| of.expires), Ok(now.plus(DAY)));
+        // Nor does one that nobody has used since.
+        for token in tokens {
+            assert!(authority.authenticate_hash(&token, now.plus(DAY)).is_err());
+        }
     }
 
     #[test]
