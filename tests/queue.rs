@@ -126,6 +126,33 @@ async fn an_operator_drops_what_waits_of_a_user_or_an_id_and_none_of_it_is_execu
 }
 
 #[tokio::test]
+async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
+    let rig = Rig::new();
+    rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
+    let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
+    let operator = user(&rig, "boss", "work");
+    rig.host.authority().grant("boss", &name("work"), Grant::Operate);
+    let begin = |user: &Identity, body: &str| rig.host.begin_as(user, "work", request(body)).expect("room");
+    let all_is_taken = async || {
+        while rig.host.queue_length("work") != Some(0) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let first = begin(&modest, "300000000");
+    all_is_taken().await;
+    let begun = begin(&greedy, "600000000");
+    let flood: Vec<_> = (0..10).map(|_| begin(&greedy, "1")).collect();
+    all_is_taken().await;
+    assert_eq!(rig.host.drop_queued(&operator, "work", &greedy.user, None), Ok(10));
+    for pending in flood {
+        let dropped = pending.await;
+        assert!(matches!(dropped, Err(Denial::Dropped { .. })), "{dropped:?}");
+    }
+    assert_eq!((first.await.expect("executed").sequence.0, begun.await.expect("executed").sequence.0), (1, 2));
+    assert_eq!(ok(&rig.query("work", "x").await), "2");
+}
+
+#[tokio::test]
 async fn an_id_that_missed_its_deadline_twice_is_refused_for_a_while_and_no_other() {
     let rig = Rig::new();
     let short = Size { deadline: Duration::from_millis(20), ..(*size("s", u64::MAX / 2, 8 * MIB)).clone() };

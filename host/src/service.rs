@@ -80,7 +80,6 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::{Semaphore, oneshot};
-use turns::Waiting;
 
 /// Requests of one user that may wait for a service, unless configured otherwise: fewer when others wait as well. Those of
 /// all users are twice as many at the most.
@@ -372,8 +371,7 @@ impl Service {
             if let Some(user) = turn.user.clone() {
                 // What was taken is a turn if it is short. Of what is long, each request is one of its own.
                 while turn.cost < TURN_FUEL_MAX
-                    && let Some(Waiting { request: Queued { incarnation, request, reply }, .. }) =
-                        turn.requests.pop_front()
+                    && let Some(Queued { incarnation, request, reply }) = queue.next_of_turn()
                 {
                     self.advance_ready_shadow().await;
                     let before = self.burnt_fuel();

@@ -47,6 +47,8 @@ pub(super) enum Refused {
 /// What the handles and the task share.
 pub(super) struct Queue {
     state: Mutex<State>,
+    /// The requests of the turn that are not begun yet. Locked after `state`, or alone.
+    turn: Mutex<VecDeque<Waiting<Queued>>>,
     /// Requests and orders that wait.
     length: AtomicUsize,
     arrived: Notify,
@@ -55,6 +57,10 @@ pub(super) struct Queue {
 impl Queue {
     fn state(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, VecDeque<Waiting<Queued>>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note_length(&self, state: &State) {
@@ -92,10 +98,18 @@ impl Queue {
         self.arrived.notify_one();
     }
 
-    /// Takes the requests of `user` out of the queue, or those with an id.
+    /// Takes the requests of `user` that are not begun out of the queue and its turn, or those with an id.
     pub(super) fn remove(&self, user: &Name, id: Option<&str>) -> Vec<Queued> {
+        let is_meant = |queued: &Queued| id.is_none() || queued.request.id.as_deref() == id;
         let mut state = self.state();
-        let removed = state.turns.remove(user, |queued| id.is_none() || queued.request.id.as_deref() == id);
+        let mut removed = Vec::new();
+        if state.turns.running() == Some(user) {
+            let mut turn = self.turn();
+            for waiting in std::mem::take(&mut *turn) {
+                if is_meant(&waiting.request) { removed.push(waiting.request) } else { turn.push_back(waiting) }
+            }
+        }
+        removed.extend(state.turns.remove(user, is_meant));
         self.note_length(&state);
         removed
     }
@@ -133,7 +147,6 @@ pub(super) struct Exit(Arc<Queue>);
 pub(super) struct Turn {
     pub(super) orders: VecDeque<Message>,
     pub(super) user: Option<Name>,
-    pub(super) requests: VecDeque<Waiting<Queued>>,
     /// What the requests of the turn have cost.
     pub(super) cost: u64,
 }
@@ -142,7 +155,12 @@ pub(super) struct Turn {
 pub(super) fn queue(count_max: usize, bytes_max: usize) -> (Entrance, Exit) {
     let state =
         State { turns: Turns::new(count_max, bytes_max), orders: VecDeque::new(), is_closed: false, is_over: false };
-    let queue = Arc::new(Queue { state: Mutex::new(state), length: AtomicUsize::new(0), arrived: Notify::new() });
+    let queue = Arc::new(Queue {
+        state: Mutex::new(state),
+        turn: Mutex::default(),
+        length: AtomicUsize::new(0),
+        arrived: Notify::new(),
+    });
     (Entrance(Arc::clone(&queue)), Exit(queue))
 }
 
@@ -173,10 +191,11 @@ impl Exit {
                     }
                 }
                 let until = orders.front().map(|(arrival, _)| *arrival);
-                turn.user = turns.begin_turn(TURN_REQUESTS_MAX, TURN_BYTES_MAX, until, &mut turn.requests);
+                let mut requests = self.0.turn();
+                turn.user = turns.begin_turn(TURN_REQUESTS_MAX, TURN_BYTES_MAX, until, &mut requests);
                 if turn.user.is_some() {
                     self.0.note_length(&state);
-                    return Some(turn.requests.len());
+                    return Some(requests.len());
                 }
                 if *is_closed {
                     return None;
@@ -186,11 +205,16 @@ impl Exit {
         }
     }
 
+    /// The next request of the turn.
+    pub(super) fn next_of_turn(&self) -> Option<Queued> {
+        self.0.turn().pop_front().map(|waiting| waiting.request)
+    }
+
     /// Ends a turn: its user is charged, and what is left of it stands in the line again.
     pub(super) fn end_turn(&self, turn: &mut Turn) {
         if turn.user.take().is_some() {
             let mut state = self.0.state();
-            state.turns.end_turn(std::mem::take(&mut turn.cost), &mut turn.requests);
+            state.turns.end_turn(std::mem::take(&mut turn.cost), &mut self.0.turn());
             self.0.note_length(&state);
         }
     }
@@ -200,7 +224,8 @@ impl Drop for Exit {
     fn drop(&mut self) {
         let mut state = self.0.state();
         state.is_over = true;
-        let left = (state.turns.take_all(), std::mem::take(&mut state.orders));
+        let of_turn = std::mem::take(&mut *self.0.turn());
+        let left = (of_turn, state.turns.take_all(), std::mem::take(&mut state.orders));
         self.0.note_length(&state);
         drop(state);
         drop(left);

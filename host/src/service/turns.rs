@@ -75,6 +75,11 @@ impl<R> Turns<R> {
         }
     }
 
+    /// Whose turn it is.
+    pub(super) fn running(&self) -> Option<&Name> {
+        self.running.as_ref()
+    }
+
     /// How many requests wait.
     pub(super) fn len(&self) -> usize {
         self.count
@@ -245,8 +250,10 @@ mod tests {
     enum Step {
         /// So many requests of a user, of so many bytes, each of which will cost so much.
         Push(usize, usize, usize, u64),
-        /// A turn of at most so many requests, of which so many are run.
-        Turn(usize, usize),
+        /// A turn of at most so many requests begins.
+        Begin(usize),
+        /// It ends when so many of them are run.
+        End(usize),
         /// Every second request of a user is taken out.
         Remove(usize),
     }
@@ -256,7 +263,8 @@ mod tests {
     fn steps() -> impl Strategy<Value = Vec<Step>> {
         let step = prop_oneof![
             4 => (0usize..4, 1usize..6, 0usize..40, 1..=COST_MAX).prop_map(|(u, n, b, c)| Step::Push(u, n, b, c)),
-            8 => (1usize..5, 1usize..5).prop_map(|(taken, run)| Step::Turn(taken, run)),
+            6 => (1usize..5).prop_map(Step::Begin),
+            6 => (0usize..5).prop_map(Step::End),
             1 => (0usize..4).prop_map(Step::Remove),
         ];
         prop::collection::vec(step, 1..200)
@@ -308,18 +316,20 @@ mod tests {
         fn turns_are_in_order_bounded_and_fair(steps in steps()) {
             const COUNT_MAX: usize = 24;
             const BYTES_MAX: usize = 300;
-            const TURN: u64 = 5;
+            const TURN_COUNT: usize = 5;
             let mut turns: Turns<(u64, u64)> = Turns::new(COUNT_MAX, BYTES_MAX);
             let mut model: Vec<Model> = (0..4).map(|_| Model::default()).collect();
+            const TURN_BYTES: usize = 100;
             let (mut number, mut floor) = (0, 0);
+            let mut running: Option<(usize, VecDeque<Waiting<_>>, Vec<_>)> = None;
             for step in steps {
                 let waiting = |model: &[Model]| model.iter().map(|user| user.line.len()).sum::<usize>();
                 let bytes_waiting = |model: &[Model]| model.iter().map(Model::bytes).sum::<usize>();
                 match step {
                     Step::Push(index, count, bytes, cost) => for _ in 0..count {
                         number += 1;
-                        let free = COUNT_MAX - waiting(&model);
-                        let free_bytes = BYTES_MAX - bytes_waiting(&model);
+                        let free = COUNT_MAX.saturating_sub(waiting(&model));
+                        let free_bytes = BYTES_MAX.saturating_sub(bytes_waiting(&model));
                         let own = &model[index];
                         let fits = own.line.len() < free
                             && if own.line.is_empty() { bytes <= free_bytes } else { own.bytes() + bytes <= free_bytes };
@@ -327,7 +337,8 @@ mod tests {
                         if !fits {
                             continue;
                         }
-                        if own.line.is_empty() {
+                        let is_running = running.as_ref().is_some_and(|(running, ..)| *running == index);
+                        if own.line.is_empty() && !is_running {
                             let time = own.time.max(floor);
                             let behind = (0..4).map(|other| (other, (0, time.saturating_sub(model[other].time.max(floor)))));
                             let behind = behind.collect();
@@ -335,9 +346,12 @@ mod tests {
                         }
                         model[index].line.push_back((number, bytes, cost));
                     },
-                    Step::Turn(taken_max, run) => {
+                    Step::Begin(taken_max) => {
+                        if running.is_some() {
+                            continue;
+                        }
                         let mut taken = VecDeque::new();
-                        let next = turns.begin_turn(taken_max, 100, None, &mut taken);
+                        let next = turns.begin_turn(taken_max, TURN_BYTES, None, &mut taken);
                         let least = model.iter().filter(|user| !user.line.is_empty()).map(|user| user.time).min();
                         prop_assert_eq!(next.is_some(), least.is_some());
                         let Some((next, least)) = next.zip(least) else { continue };
@@ -345,16 +359,17 @@ mod tests {
                         // It is the turn of one who has had least, and of its requests in their order.
                         prop_assert_eq!(model[index].time, least);
                         floor = least;
-                        let mut cost = 0;
-                        for (place, waiting) in taken.iter().enumerate() {
-                            prop_assert_eq!(waiting.request.0, model[index].line[place].0);
-                        }
                         prop_assert!(!taken.is_empty() && taken.len() <= taken_max);
-                        for _ in 0..run.min(taken.len()) {
-                            let done = taken.pop_front().expect("it is there");
-                            cost += done.request.1;
-                            model[index].line.pop_front();
-                        }
+                        let of_model: Vec<_> = model[index].line.drain(..taken.len()).collect();
+                        prop_assert!(taken.iter().zip(&of_model).all(|(taken, model)| taken.request.0 == model.0));
+                        running = Some((index, taken, of_model));
+                    }
+                    Step::End(run) => {
+                        let Some((index, mut taken, mut of_model)) = running.take() else { continue };
+                        let run = run.min(taken.len());
+                        taken.drain(..run);
+                        let cost = of_model.drain(..run).map(|(_, _, cost)| cost).sum();
+                        of_model.into_iter().rev().for_each(|left| model[index].line.push_front(left));
                         turns.end_turn(cost, &mut taken);
                         model[index].time += cost;
                         for other in (0..4).filter(|other| *other != index) {
@@ -364,7 +379,7 @@ mod tests {
                             let (served, behind) = model[other].served.entry(index).or_default();
                             *served += cost;
                             // Nobody is served more while another waits than it was behind, and one turn.
-                            prop_assert!(*served <= *behind + TURN * COST_MAX, "{served} {behind}");
+                            prop_assert!(*served <= *behind + TURN_COUNT as u64 * COST_MAX, "{served} {behind}");
                         }
                         model[index].served = (0..4)
                             .map(|other| (other, (0, model[index].time.saturating_sub(model[other].time.max(floor)))))
@@ -388,7 +403,8 @@ mod tests {
                 }
                 prop_assert_eq!(turns.len(), waiting(&model));
                 prop_assert_eq!(turns.bytes, bytes_waiting(&model));
-                prop_assert!(turns.len() <= COUNT_MAX && turns.bytes <= BYTES_MAX);
+                // What is left of a turn comes back, whether there is room for it or not.
+                prop_assert!(turns.len() <= COUNT_MAX + TURN_COUNT && turns.bytes <= BYTES_MAX + TURN_BYTES);
                 let least = model.iter().filter_map(|user| Some(user.line.front()?.0)).min();
                 prop_assert_eq!(turns.earliest().is_some(), least.is_some());
             }
