@@ -324,6 +324,7 @@ async fn a_workload_that_takes_much_memory_to_load_takes_little_of_the_servers()
     /// The file, twice, and what else the server does meanwhile. In itself it would take 150 MiB for the first text, and
     /// 300 MiB for the second.
     const SERVERS_BYTES_MAX: usize = 64 * 1024 * 1024;
+    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().expect("a folder");
     set_up(folder.path());
     let serving = Serving::start(folder.path());
