@@ -169,6 +169,7 @@ async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest
     assert_eq!(site.get("/v1/services/bank", &admin).await.json()["vm"]["sequence"], 2);
     for (refused, words) in [
         (site.post("/v1/services/mill/start", &admin, "").await, "make room on its disk"),
+        (site.post("/v1/services/bank/failover", &admin, "").await, "make room on its disk"),
         (site.post("/v1/services/bank/snapshot", &admin, "").await, "cannot write the snapshot of service 'bank'"),
         (site.put("/v1/services/inn?size=small", &admin, guest_bytes("count.wat")).await, "make room on its disk"),
     ] {

@@ -170,7 +170,12 @@ impl Rig {
 
     /// Fails over, as an operator's wish.
     pub(crate) async fn fail_over(&self, service: &str) -> Status {
-        self.host.fail_over(self.token.reveal(), service).await.expect("ada may operate")
+        self.try_fail_over(service).await.expect("ada may operate")
+    }
+
+    /// The same on a disk that may fail.
+    pub(crate) async fn try_fail_over(&self, service: &str) -> Result<Status, Denial> {
+        self.host.fail_over(self.token.reveal(), service).await
     }
 
     /// Takes a snapshot.

@@ -420,19 +420,19 @@ impl Service {
         }
     }
 
-    /// Has `report` run at once, or after the events that are held back: what it reports may rest on their records.
-    fn after_events(&self, report: impl FnOnce() + Send + 'static) {
-        // An operator must be able to look at a journal that is stalled.
-        if self.events.is_empty() || self.journal.is_stalled() {
-            report();
+    /// Has `report` run at once, or after the events that are held back: what it reports may rest on their records. It gets
+    /// an error if these are not on the disk: an operator must be able to look at a journal that has no room.
+    fn after_events(&self, report: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
+        if self.events.is_empty() {
+            report(Ok(()));
         } else {
-            self.last_commit.then_or_held(move |_| report());
+            self.last_commit.then_or_held(report);
         }
     }
 
     fn answer_order(&self, order: Order) {
         let status = self.status();
-        self.after_events(move || order.tell(status));
+        self.after_events(move |durable| order.tell(status, durable));
     }
 
     /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
@@ -466,6 +466,13 @@ impl Service {
     async fn handle(&mut self, message: Message) {
         match message {
             Message::FailOver { by, done, .. } => {
+                // Its record would wait for room, and with it who ordered it.
+                if self.journal.is_stalled()
+                    && let Err(error @ JournalError::Stalled { .. }) = self.journal.room(0).await
+                {
+                    let reason = error.to_string();
+                    return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason })));
+                }
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
                 // Whose order an earlier one's shadow serves as well.
@@ -496,7 +503,7 @@ impl Service {
             }
             Message::Status { done, .. } => {
                 let status = self.status();
-                self.after_events(move || drop(done.send(status)));
+                self.after_events(move |_| drop(done.send(status)));
             }
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;

@@ -4,6 +4,7 @@ use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
 use super::{Caller, Status};
 use crate::budget::Account;
+use crate::journal::JournalError;
 use crate::name::Name;
 use crate::transaction::{Denial, Reply, Request, VmId};
 use std::pin::Pin;
@@ -20,13 +21,21 @@ pub(crate) type Ordered = (Status, VmId);
 /// An order that was taken in hand, by whoever waits for its end.
 pub(super) struct Order {
     pub(super) from: VmId,
-    pub(super) done: oneshot::Sender<Ordered>,
+    pub(super) done: oneshot::Sender<Result<Ordered, Denial>>,
 }
 
 impl Order {
-    /// It is over. One who is gone has lost interest.
-    pub(super) fn tell(self, status: Status) {
-        let _ = self.done.send((status, self.from));
+    /// It is over; `durable` says whether its records are on the disk. One who is gone has lost interest.
+    pub(super) fn tell(self, status: Status, durable: Result<(), JournalError>) {
+        let told = match durable {
+            // After a crash, nothing that was told must have happened in another way.
+            Err(error) if status.vm != self.from => {
+                let service = status.vm.service;
+                Err(Denial::Unknown { service, id: None, reason: error.to_string() })
+            }
+            _ => Ok((status, self.from)),
+        };
+        let _ = self.done.send(told);
     }
 }
 
@@ -45,11 +54,11 @@ pub(super) enum Message {
     },
     FailOver {
         by: Name,
-        done: oneshot::Sender<Ordered>,
+        done: oneshot::Sender<Result<Ordered, Denial>>,
         _place: OwnedSemaphorePermit,
     },
     Snapshot {
-        done: oneshot::Sender<Ordered>,
+        done: oneshot::Sender<Result<Ordered, Denial>>,
         _place: OwnedSemaphorePermit,
     },
     Status {
@@ -177,13 +186,13 @@ impl ServiceHandle {
     /// Fails over now, as operator `by` wishes.
     pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, Denial> {
         let place = self.order_place().await;
-        self.ask(|done| Message::FailOver { by, done, _place: place }).await
+        self.ask(|done| Message::FailOver { by, done, _place: place }).await?
     }
 
     /// Takes a snapshot now.
     pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
         let place = self.order_place().await;
-        self.ask(|done| Message::Snapshot { done, _place: place }).await.map(|(status, _)| status)
+        self.ask(|done| Message::Snapshot { done, _place: place }).await?.map(|(status, _)| status)
     }
 
     /// Ends the service's task, after all that was sent before. Says why no snapshot of its last state could be taken, if
