@@ -53,8 +53,10 @@ async fn after_a_clock_that_was_a_year_ahead_time_goes_on_and_so_does_the_log() 
     let ahead = Timestamp(NOW_NS).plus(YEAR);
     rig.clock.set(ahead);
     assert_eq!(ok(&rig.send("guest", "time").await), ahead.0.to_string());
+    // The rate of the log goes by another clock, for which this line is not one of the future.
+    rig.send("guest", "log").await.expect("kept");
     rig.clock.set(Timestamp(NOW_NS));
-    for step in 1..=3 {
+    for step in 2..=4 {
         assert_eq!(ok(&rig.send("guest", "time").await), (ahead.0 + step).to_string());
     }
     assert_eq!(logged(&rig).1, 1, "it is reported once");
@@ -67,7 +69,7 @@ async fn after_a_clock_that_was_a_year_ahead_time_goes_on_and_so_does_the_log() 
     let dropped = rig.status("guest").await.counts.log_lines_dropped;
     assert_eq!(
         (passed + usize::try_from(dropped).expect("few"), lines.len()),
-        (3_000, passed + 1),
+        (3_001, passed + 1),
         "{:?}",
         lines.last()
     );
