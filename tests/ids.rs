@@ -90,17 +90,73 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
                 }
             }
         }
-        let mut relocated = 0;
-        inspect(&storage, DirectoryId([1; 16]), None, &mut |found| {
-            if let Found::Record { service, bytes, .. } = found {
-                let decoded = record::decode(service, Epoch::default(), bytes).expect("it decodes");
-                relocated += usize::from(matches!(decoded, Record::Relocated(_)));
-            }
-        })
-        .expect("readable");
+        let relocated = relocated(&storage);
         assert!(relocated >= of_ada.len(), "{relocated} are in the journal");
         // A block for each transaction that was sent alone, and all of them are four times that.
         assert!(bytes_max < 3 * MIB, "the journal takes {bytes_max} bytes after {sent} transactions");
+    }
+}
+
+/// How many answers of service `ant` were relocated in a directory.
+fn relocated(storage: &SimulatedStorage) -> usize {
+    let mut relocated = 0;
+    let read = inspect(storage, DirectoryId([1; 16]), None, &mut |found| {
+        if let Found::Record { service, bytes, .. } = found {
+            let decoded = record::decode(service, Epoch::default(), bytes);
+            relocated += usize::from(matches!(decoded, Ok(Record::Relocated(_))));
+        }
+    });
+    read.expect("readable");
+    relocated
+}
+
+#[tokio::test]
+async fn answers_survive_a_cut_wherever_they_are_relocated() {
+    let few = |settings: &mut ServiceSettings| settings.horizon.bytes = 16 * 1024;
+    // How many operations it takes until the first answer is relocated, and all of them.
+    let (mut first, mut last) = (None, 0);
+    let mut cut = None;
+    loop {
+        let storage = SimulatedStorage::new(7);
+        let rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
+        let mut of_ada = Vec::new();
+        for number in 0..5 {
+            let id = format!("plain-{number}");
+            of_ada.push((id.clone(), rig.send_as("ant", &id, "1").await.expect("kept").sequence));
+        }
+        let bob = let_in(&rig, "bob", "ant");
+        if let Some(cut) = cut {
+            storage.power_off(cut);
+        }
+        let before = storage.operations();
+        for number in 0..100 {
+            let answered = send(&rig, &bob, "ant", None, "refuse").await;
+            if answered.is_err() {
+                assert!(cut.is_some(), "{number}: {answered:?}");
+                break;
+            }
+            if cut.is_none() && relocated(&storage) > 0 {
+                first.get_or_insert(storage.operations() - before);
+                last = storage.operations() - before;
+                if relocated(&storage) >= 5 {
+                    break;
+                }
+            }
+        }
+        let storage = storage.crash();
+        drop(rig);
+        let rig = start_with(&storage, FailoverMode::Direct, None, 2, few).await.expect("starts again");
+        for (id, sequence) in &of_ada {
+            let again = rig.send_as("ant", id, "1").await.expect("answered before");
+            assert!(again.is_repeated && again.sequence == *sequence, "{id} ran twice after a cut at {cut:?}");
+        }
+        let first = first.expect("answers are relocated");
+        // From just before the first of them on.
+        let next = cut.map_or(first.saturating_sub(4).max(1), |cut| cut + 1);
+        if next > last + 2 {
+            break;
+        }
+        cut = Some(next);
     }
 }
 
