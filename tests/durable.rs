@@ -85,7 +85,7 @@ pub(crate) async fn start_at(
 }
 
 /// Creates a service of a guest of `tests/guests`.
-async fn create(
+pub(crate) async fn create(
     rig: &Rig,
     service: &str,
     guest: &str,
@@ -787,6 +787,9 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
         let left: Vec<String> = storage.list().expect("lists");
         assert!(!left.iter().any(|file| file.starts_with("ant.") || file.starts_with("last.")), "{left:?}");
         assert_eq!(left.iter().filter(|file| file.ends_with(".workload")).count(), 1, "{left:?}");
+        let denied = rig.send("ant", "1").await;
+        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "the grants are gone: {denied:?}");
+        rig.grant("ant");
         let denied = rig.send("ant", "1").await;
         assert!(matches!(denied, Err(Denial::NoService { .. })), "{denied:?}");
     }

@@ -4,6 +4,7 @@
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::{Answered, Site};
+use lifeboat::auth::Grant;
 use lifeboat::journal::commit::{Change, Entry};
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::name::Name;
@@ -246,6 +247,35 @@ async fn the_end_of_a_host_does_not_wait_for_room() {
     let ended = tokio::time::timeout(STOPPED_MAX, site.server.host().stop()).await.expect("it ends");
     let error = ended.expect_err("the journal is not sealed");
     assert_eq!(error.to_string(), "cannot begin a new segment");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_that_the_disk_may_have_or_not_says_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    assert_eq!(site.transact(&admin, "bank", "1", "x").await.status, 200);
+    // The sync after the write by which a change of the catalog counts.
+    storage.fail(Operation::SyncData, 2);
+    let removed = site.delete("/v1/services/bank", &admin).await;
+    assert_eq!((removed.status, removed.code().as_str()), (503, "outcome_unknown"), "{removed:?}");
+    assert!(removed.text().contains("'bank' may be removed or not"), "{}", removed.text());
+    assert!(removed.text().contains("start the host again"), "{}", removed.text());
+    let denied = site.transact(&admin, "bank", "2", "x").await;
+    assert_eq!((denied.status, denied.code().as_str()), (503, "quarantined"), "{denied:?}");
+    // The catalog takes nothing any more, so nothing brings it back.
+    for again in [
+        site.post("/v1/services/bank/start", &admin, "").await,
+        site.post("/v1/services/bank/stop", &admin, "").await,
+        site.delete("/v1/services/bank", &admin).await,
+        site.delete("/v1/users/ada/grants/vault/observe", &admin).await,
+        site.delete("/v1/users/ada", &admin).await,
+    ] {
+        assert_eq!((again.status, again.code().as_str()), (503, "storage"), "{again:?}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

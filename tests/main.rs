@@ -9,6 +9,7 @@
 //! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
 //! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`;
 //!   `kill_server`: the same of a server over HTTP.
+//! - `orders`: what operators order of services on a storage that fails, against what the disk has then.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `yields`: guests that keep a thread busy, by whatever they call.
 //! - `prebuilt`: that the committed workloads are those of the sources.
@@ -44,6 +45,7 @@ mod kill_server;
 mod memory;
 mod model;
 mod operators;
+mod orders;
 mod prebuilt;
 mod queries;
 mod queue;

@@ -2,9 +2,10 @@
 //! and tokens, and the seal.
 //!
 //! It is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that is on the
-//! disk when its method returns. One that fails may be on the disk or not. After a write that failed, for want of room as
-//! a rule, the next change opens the file anew, as a start would; a sync that failed is the end until the directory is
-//! opened again, since nobody knows what is on the disk.
+//! disk when its method returns. One that fails is not, and never will be, but for [`CatalogError::OutcomeUnknown`], after
+//! which only the file tells: it failed between the write that makes it count and the sync after that. After a write that
+//! failed, for want of room as a rule, the next change opens the file anew, as a start would; a sync that failed is the
+//! end until the directory is opened again, since nobody knows what is on the disk.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
 //! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
@@ -34,13 +35,13 @@ use crate::journal::recovery::Seal;
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
 use crate::storage::{Storage, StorageFile};
-use backend::{Backend, CATALOG_BYTES_MAX, Failed, FailureFlag};
+use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached};
 use entry::EntryError;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
 use thiserror::Error;
 
 /// The name of its file.
@@ -87,13 +88,22 @@ pub struct Catalog {
     storage: OnceLock<Arc<dyn Storage>>,
     /// Whether the database is a copy in memory.
     is_copy: bool,
+    /// See [`Catalog::hold_users`].
+    users: Mutex<()>,
 }
 
-/// The database, and what has failed of it.
+/// Keeps others from changing users.
+#[derive(Debug)]
+#[must_use]
+pub struct UsersGuard<'a> {
+    _held: MutexGuard<'a, ()>,
+}
+
+/// The database, and what became of the writes to its file.
 #[derive(Debug)]
 struct Open {
     database: Database,
-    failure: Arc<FailureFlag>,
+    progress: Arc<Progress>,
 }
 
 /// The catalog cannot be opened, read or changed.
@@ -148,7 +158,15 @@ pub enum CatalogError {
     /// An earlier change failed.
     #[error("'{CATALOG_FILE}' takes no changes since one failed; see to the disk, and start the host again")]
     Poisoned,
-    /// The storage fails.
+    /// The storage failed in the last step of a change.
+    #[error(
+        "a change of '{CATALOG_FILE}' may be on the disk or not; see to the disk, and start the host again, which shows it"
+    )]
+    OutcomeUnknown {
+        /// How it failed.
+        source: io::Error,
+    },
+    /// The storage fails. Nothing was changed.
     #[error("cannot {action} '{CATALOG_FILE}'")]
     Storage {
         /// What was tried.
@@ -201,12 +219,12 @@ impl Catalog {
             _ => {}
         }
         let file = storage.create(ASIDE_FILE).map_err(CatalogError::storage("create"))?;
-        let failure = Arc::new(FailureFlag::default());
+        let progress = Arc::new(Progress::default());
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
-            .create_with_backend(Backend::new(file, Arc::clone(&failure)))
+            .create_with_backend(Backend::new(file, Arc::clone(&progress)))
             .map_err(CatalogError::redb("create"))?;
-        let aside = Self::of(database, failure, false);
+        let aside = Self::of(database, progress, false);
         aside.change("create", |transaction| {
             transaction.open_table(SERVICES)?;
             put_meta(transaction, FORMAT, &CATALOG_VERSION.to_le_bytes())?;
@@ -234,8 +252,8 @@ impl Catalog {
     /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
     pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
         let (file, _) = open_file(storage)?;
-        let failure = Arc::new(FailureFlag::default());
-        Self::open_backend(Backend::new(file, Arc::clone(&failure)), failure, false)
+        let progress = Arc::new(Progress::default());
+        Self::open_backend(Backend::new(file, Arc::clone(&progress)), progress, false)
     }
 
     /// Lets the catalog open its file anew after a write to it failed. `storage` is where it is.
@@ -250,26 +268,26 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Poisoned`], or those of [`Catalog::open`].
     pub(crate) fn mend(&self) -> Result<(), CatalogError> {
-        let failed = self.read_open().failure.get();
+        let failed = self.read_open().progress.failed();
         match (failed, self.storage.get()) {
             (None, _) => return Ok(()),
             (Some(Failed::Write), Some(_)) => {}
             _ => return Err(CatalogError::Poisoned),
         }
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        if open.failure.get().is_none() {
+        if open.progress.failed().is_none() {
             // Another change was first.
             return Ok(());
         }
         let storage = self.storage.get().expect("it is set");
-        let failure = Arc::new(FailureFlag::default());
+        let progress = Arc::new(Progress::default());
         let anew = open_file(&**storage).and_then(|(file, _)| {
-            Self::open_backend(Backend::new(file, Arc::clone(&failure)), Arc::clone(&failure), false)
+            Self::open_backend(Backend::new(file, Arc::clone(&progress)), Arc::clone(&progress), false)
         });
         let anew = match anew {
             // Final, like any failed sync: what the next attempt reads may be in memory alone.
-            Err(error) if failure.get() == Some(Failed::Sync) => {
-                open.failure = failure;
+            Err(error) if progress.failed() == Some(Failed::Sync) => {
+                open.progress = progress;
                 return Err(error);
             }
             anew => anew?,
@@ -283,9 +301,9 @@ impl Catalog {
         self.open.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn of(database: Database, failure: Arc<FailureFlag>, is_copy: bool) -> Self {
-        let open = RwLock::new(Open { database, failure });
-        Self { open, directory: DirectoryId([0; 16]), storage: OnceLock::new(), is_copy }
+    fn of(database: Database, progress: Arc<Progress>, is_copy: bool) -> Self {
+        let open = RwLock::new(Open { database, progress });
+        Self { open, directory: DirectoryId([0; 16]), storage: OnceLock::new(), is_copy, users: Mutex::default() }
     }
 
     /// Opens a copy in memory: redb writes even if it is only read, and so does what undoes what a crash interrupted. The
@@ -306,7 +324,7 @@ impl Catalog {
 
     fn open_backend(
         backend: impl StorageBackend,
-        failure: Arc<FailureFlag>,
+        progress: Arc<Progress>,
         is_copy: bool,
     ) -> Result<Self, CatalogError> {
         let database = redb::Builder::new()
@@ -314,7 +332,7 @@ impl Catalog {
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)
             .map_err(CatalogError::redb("open"))?;
-        let mut catalog = Self::of(database, failure, is_copy);
+        let mut catalog = Self::of(database, progress, is_copy);
         // Before anything else, which may look otherwise in a later version.
         let format = catalog.meta_array(FORMAT)?.map(u32::from_le_bytes);
         match format {
@@ -356,8 +374,8 @@ impl Catalog {
     /// Puts a seal in the place of the one that is there, or takes it away.
     ///
     /// # Errors
-    /// [`CatalogError::Poisoned`]; [`CatalogError::Storage`] and [`CatalogError::Damaged`], after which the old or the
-    /// new one is there when the catalog is opened again, and this one takes no more changes.
+    /// [`CatalogError::Poisoned`], [`CatalogError::Storage`], [`CatalogError::Damaged`]: the old one is there.
+    /// [`CatalogError::OutcomeUnknown`]: the old or the new one is there when the catalog is opened again.
     pub fn set_seal(&self, seal: Option<&Seal>) -> Result<(), CatalogError> {
         let bytes = seal.map(|seal| postcard::to_stdvec(seal).expect("a seal is plain numbers"));
         self.change("write", |transaction| {
@@ -424,15 +442,27 @@ impl Catalog {
         })
     }
 
-    /// Takes a service out of the catalog, and says whether it was there.
+    /// Takes a service out of the catalog with all grants on it, which the next one of its name must not inherit. Returns
+    /// whether it was there. `_users` are those of this catalog.
     ///
     /// # Errors
-    /// Those of [`Catalog::set_seal`].
-    pub fn remove_service(&self, name: &Name) -> Result<bool, CatalogError> {
+    /// Those of [`Catalog::set_seal`], and of [`Catalog::users`].
+    pub fn remove_service(&self, name: &Name, _users: &UsersGuard<'_>) -> Result<bool, CatalogError> {
+        let mut users = self.users()?;
+        users.retain(|_, entry| entry.grants.remove(name).is_some());
         self.change("write", |transaction| {
+            for (user, entry) in &users {
+                accounts::put_user(transaction, user, entry)?;
+            }
             transaction.open_table(STOPPED)?.remove(&**name)?;
             Ok(transaction.open_table(SERVICES)?.remove(&**name)?.is_some())
         })
+    }
+
+    /// Waits until nobody else changes users by what they were. It is to be held from when they are read until the change
+    /// is known to whoever has them in memory.
+    pub fn hold_users(&self) -> UsersGuard<'_> {
+        UsersGuard { _held: self.users.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
     /// The services that an operator stopped: a start does not bring them back.
@@ -475,15 +505,28 @@ impl Catalog {
         }
         self.mend()?;
         let open = self.read_open();
-        if open.failure.get().is_some() {
+        if open.progress.failed().is_some() {
             return Err(CatalogError::Poisoned);
         }
-        let result = open.commit(change).and_then(|done| open.commit(|_| Ok(done)));
-        result.map_err(|error| {
-            // The backend knows of the storage's failures; redb may have others.
-            open.failure.set(Failed::Otherwise);
-            CatalogError::redb(action)(error)
-        })
+        // The backend knows of the storage's failures; redb may have others.
+        let failed = |error| {
+            open.progress.fail(Failed::Otherwise);
+            error
+        };
+        let (transaction, done) = open.begin(change).map_err(failed).map_err(CatalogError::redb(action))?;
+        if let Err(error) = transaction.commit() {
+            return match (open.progress.reached(), failed(error.into())) {
+                (Reached::Nothing, error) => Err(CatalogError::redb(action)(error)),
+                (Reached::Perhaps, redb::Error::Io(source)) => Err(CatalogError::OutcomeUnknown { source }),
+                (Reached::Perhaps, error) => Err(CatalogError::OutcomeUnknown { source: io::Error::other(error) }),
+                (Reached::Disk, _) => Ok(done),
+            };
+        }
+        // Whether it is there twice or not, it is there.
+        if let Err(error) = open.begin(|_| Ok(())).and_then(|(transaction, ())| Ok(transaction.commit()?)) {
+            failed(error);
+        }
+        Ok(done)
     }
 
     fn read(&self, table: Table) -> Result<redb::ReadOnlyTable<&'static str, &'static [u8]>, CatalogError> {
@@ -520,12 +563,16 @@ impl Catalog {
 }
 
 impl Open {
-    fn commit<T>(&self, change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>) -> Result<T, redb::Error> {
+    /// A transaction with a change, to be committed.
+    fn begin<T>(
+        &self,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<(WriteTransaction, T), redb::Error> {
         let mut transaction = self.database.begin_write()?;
+        self.progress.begin();
         transaction.set_two_phase_commit(true);
         let done = change(&transaction)?;
-        transaction.commit()?;
-        Ok(done)
+        Ok((transaction, done))
     }
 }
 

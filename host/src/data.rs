@@ -21,7 +21,7 @@ pub(crate) mod keeper;
 pub use contents::{Contents, FoundService, FoundSnapshot};
 pub(crate) use contents::{count_transactions, kept, last_transaction};
 
-use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry};
+use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGuard};
 use crate::event::{Event, EventSink};
 use crate::journal::commit::{self, CommitError, Committer, Writer};
 use crate::journal::frame::{DirectoryId, RecordNumber};
@@ -129,6 +129,16 @@ pub enum DataError {
         /// The name that was asked for.
         service: Name,
     },
+    /// The catalog failed in the last step of an order.
+    #[error("service '{service}' may be {order} or not, and does not run until the host is started again")]
+    OutcomeUnknown {
+        /// The service.
+        service: Name,
+        /// What it may be.
+        order: &'static str,
+        /// How the catalog failed.
+        source: CatalogError,
+    },
     /// The host is being stopped, and neither begins nor ends single services any more.
     #[error("the host is being stopped; try again when it is back")]
     Stopping,
@@ -146,6 +156,16 @@ impl DataError {
     fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Storage { action, source }
+    }
+
+    /// For `map_err`: the catalog failed to take an order, by which `service` was to be `order`.
+    fn of_order(service: &Name, order: &'static str) -> impl FnOnce(CatalogError) -> Self {
+        move |error| match error {
+            source @ CatalogError::OutcomeUnknown { .. } => {
+                Self::OutcomeUnknown { service: service.clone(), order, source }
+            }
+            error => error.into(),
+        }
     }
 }
 
@@ -204,7 +224,8 @@ impl Locked {
     /// rest.
     pub fn remove_service(&self, service: &Name) -> Result<(), DataError> {
         let entry = self.catalog.service(service)?;
-        self.catalog.remove_service(service)?;
+        let removed = self.catalog.remove_service(service, &self.catalog.hold_users());
+        removed.map_err(DataError::of_order(service, "removed"))?;
         clear_snapshots(&*self.storage, service)?;
         entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
     }
@@ -420,21 +441,28 @@ impl DataDirectory {
         clear_snapshots(&*self.storage, service)
     }
 
-    /// Removes a service from the catalog: from then on nothing brings it back. Returns what the catalog said of it.
+    /// What the catalog says of a service, for an order: not what it shows while nobody knows whether the disk has it.
     ///
     /// # Errors
-    /// [`DataError::Catalog`]. It may be in the catalog or not; this host goes on as if it is.
-    pub(crate) fn remove_entry(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
+    /// [`DataError::Catalog`].
+    pub(crate) fn entry_for_order(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
+        self.catalog.mend()?;
+        Ok(self.catalog.service(service)?)
+    }
+
+    /// Removes a service from the catalog, with all grants on it: from then on nothing brings it back. Returns what the
+    /// catalog said of it.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]: it is in the catalog. [`DataError::OutcomeUnknown`]: nothing may be acknowledged for it any
+    /// more.
+    pub(crate) fn remove_entry(
+        &self,
+        service: &Name,
+        users: &UsersGuard<'_>,
+    ) -> Result<Option<ServiceEntry>, DataError> {
         let entry = self.catalog.service(service)?;
-        if let Err(error) = self.catalog.remove_service(service) {
-            // It may be done all the same: what the catalog shows as removed is so on the disk, also where opening its file
-            // anew finds no room. Then nothing may be acknowledged for the service any more.
-            let is_gone = || self.catalog.service(service).is_ok_and(|found| found.is_none());
-            let is_removed = is_gone() || (self.catalog.mend().is_ok() && is_gone());
-            if !is_removed {
-                return Err(error.into());
-            }
-        }
+        self.catalog.remove_service(service, users).map_err(DataError::of_order(service, "removed"))?;
         Ok(entry)
     }
 
@@ -552,9 +580,18 @@ impl DataDirectory {
     /// Adds a service whose journal has begun.
     ///
     /// # Errors
-    /// [`DataError::Catalog`].
+    /// [`DataError::Catalog`]: it was not added. [`DataError::OutcomeUnknown`].
     pub fn add_service(&self, service: &Name, entry: &ServiceEntry) -> Result<(), DataError> {
-        Ok(self.catalog.put_service(service, entry)?)
+        self.catalog.put_service(service, entry).map_err(DataError::of_order(service, "created"))
+    }
+
+    /// Notes that an operator stopped a service, or started it again.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]: it is as it was. [`DataError::OutcomeUnknown`].
+    pub(crate) fn set_stopped(&self, service: &Name, is_stopped: bool) -> Result<(), DataError> {
+        let order = if is_stopped { "stopped" } else { "started" };
+        self.catalog.set_stopped(service, is_stopped).map_err(DataError::of_order(service, order))
     }
 
     /// Ends the journal and seals it. Nothing may be appended any more.

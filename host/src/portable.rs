@@ -188,7 +188,7 @@ impl Portable {
     /// Makes it a service of a directory. When this returns, it survives a crash. It is for a thread that may block.
     ///
     /// # Errors
-    /// [`DataError`]. There is no such service then, but for an error of the storage, after which only the next start
+    /// [`DataError`]. There is no such service then, but for [`DataError::OutcomeUnknown`], after which only the next start
     /// tells.
     ///
     /// # Panics

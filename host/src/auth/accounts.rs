@@ -3,8 +3,9 @@
 //! The catalog has the users, with the hashes of their passwords, and the tokens. What is checked with each request is
 //! the [`Authority`], which is filled from it and otherwise changed here alone. A change goes into the catalog first, all
 //! or nothing, and is true once it is on the disk: so nothing that somebody was told is undone by a crash. If it fails,
-//! the authority stays as it is, and the catalog takes no more changes until the host is started again: log-ins fail,
-//! and tokens that were issued go on.
+//! the authority stays as it is. If nobody knows whether it is on the disk, what it takes away is taken away, what it
+//! gives is not given, and the error says so. While the catalog takes no changes log-ins fail, and tokens that were
+//! issued go on.
 //!
 //! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
 //! one another; the authority's lock is never held meanwhile.
@@ -16,7 +17,7 @@ use super::authority::{Account, Authority};
 use super::limits::{LogInLimits, Trust};
 use super::password::{self, Entered, Gate, PasswordError, PasswordHash, PasswordScheme, Salt};
 use super::{Grant, Identity, Token, TokenHash};
-use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry};
+use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry, UsersGuard};
 use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
@@ -112,9 +113,21 @@ pub enum AccountError {
     /// The old password is wrong, or too many were tried.
     #[error(transparent)]
     LogIn(LogInError),
-    /// The catalog fails.
+    /// The catalog fails. Nothing was changed.
     #[error("the change cannot be stored")]
-    Catalog(#[from] CatalogError),
+    Catalog(#[source] CatalogError),
+    /// The catalog failed, and the change is on the disk or not.
+    #[error("what this change takes away is taken away, what it gives is not given, until the host is started again")]
+    OutcomeUnknown(#[source] CatalogError),
+}
+
+impl From<CatalogError> for AccountError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::OutcomeUnknown { .. } => Self::OutcomeUnknown(error),
+            error => Self::Catalog(error),
+        }
+    }
 }
 
 fn retry_seconds(retry_after: Duration) -> u64 {
@@ -132,8 +145,6 @@ pub struct Accounts {
     limits: Mutex<LogInLimits>,
     /// What log-ins are limited by; without one, the time of each.
     clock: Option<Arc<dyn Clock>>,
-    /// Held from reading the catalog for a change until the authority knows of it.
-    changing: Mutex<()>,
     token_lifetime: Duration,
 }
 
@@ -196,7 +207,6 @@ impl Accounts {
             gate: Gate::default(),
             limits: Mutex::default(),
             clock: None,
-            changing: Mutex::default(),
             token_lifetime,
         })
     }
@@ -225,9 +235,11 @@ impl Accounts {
         // What is no name is nobody's, which is no secret.
         let Ok(user) = Name::new(user) else { return Err(LogInError::WrongCredentials) };
         let verified = self.verify(&user, password, address, now)?;
-        let _changing = self.changing();
+        let _users = self.catalog().hold_users();
         // Meanwhile the password may have been changed, or the user removed.
-        if self.catalog().user(&user)?.is_none_or(|entry| entry.password != verified) {
+        let is_other = self.catalog().user(&user)?.is_none_or(|entry| entry.password != verified);
+        // The catalog may have a user still whose removal it did not take for sure.
+        if is_other || self.authority().account(&user).is_none() {
             return Err(LogInError::WrongCredentials);
         }
         let token = Token::from_random(random);
@@ -240,7 +252,7 @@ impl Accounts {
         let too_many = (valid.len() + 1).saturating_sub(TOKENS_PER_USER_MAX);
         change.remove_tokens.extend(expired.into_iter().chain(valid.drain(..too_many)).map(|(hash, _)| hash));
         change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now, expires });
-        self.catalog().change_accounts(&change)?;
+        self.change(&change)?;
         let mut authority = self.authority_mut();
         for hash in &change.remove_tokens {
             authority.void_hash(hash);
@@ -254,16 +266,13 @@ impl Accounts {
     /// Makes a token void. Returns whether it was valid.
     ///
     /// # Errors
-    /// [`AccountError::Catalog`]: it is valid still.
+    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: until the next start it is not.
     pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
-        let _changing = self.changing();
+        let _users = self.begin()?;
         if !self.authority().knows(token) {
             return Ok(false);
         }
-        self.catalog().change_accounts(&AccountsChange {
-            remove_tokens: BTreeSet::from([*token]),
-            ..AccountsChange::default()
-        })?;
+        self.change(&AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() })?;
         Ok(self.authority_mut().void_hash(token))
     }
 
@@ -282,7 +291,7 @@ impl Accounts {
         // Before the password is hashed as well, which costs.
         self.check_new(user)?;
         let password = self.hash(password, salt)?;
-        let _changing = self.changing();
+        let _users = self.begin()?;
         self.check_new(user)?;
         self.put(user, UserEntry { password, is_admin, created: now, grants: BTreeMap::new() }, BTreeSet::new())?;
         let incarnation = self.catalog().incarnations()?.get(user).copied().unwrap_or_default();
@@ -304,7 +313,7 @@ impl Accounts {
     pub fn set_password(&self, user: &str, password: &str, salt: &Salt) -> Result<(), AccountError> {
         self.entry(user)?;
         let password = self.hash(password, salt)?;
-        let _changing = self.changing();
+        let _users = self.begin()?;
         let (user, entry) = self.entry(user)?;
         self.replace_password(&user, entry, password)
     }
@@ -325,7 +334,7 @@ impl Accounts {
         password::check(new)?;
         let verified = self.verify(user, old, address, now).map_err(AccountError::LogIn)?;
         let password = self.hash(new, salt)?;
-        let _changing = self.changing();
+        let _users = self.begin()?;
         let (user, entry) = self.entry(user)?;
         if entry.password != verified {
             return Err(AccountError::LogIn(LogInError::WrongCredentials));
@@ -338,7 +347,7 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and those of every change.
     pub fn grant(&self, user: &str, service: &Name, grant: Grant) -> Result<(), AccountError> {
-        let _changing = self.changing();
+        let _users = self.begin()?;
         let (user, mut entry) = self.entry(user)?;
         if !entry.grants.contains_key(service) && entry.grants.len() >= GRANTED_SERVICES_MAX {
             return Err(AccountError::TooManyGrants { user });
@@ -346,7 +355,7 @@ impl Accounts {
         if entry.grants.entry(service.clone()).or_default().insert(grant) {
             self.put(&user, entry, BTreeSet::new())?;
         }
-        // Also where the catalog has it already: a change that was reported as failed may be on the disk.
+        // Also where the catalog has it already: it may have taken a change of which nobody knew that.
         self.authority_mut().grant(&user, service, grant);
         Ok(())
     }
@@ -356,11 +365,11 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::NotHeld`], and those of every change.
     pub fn revoke(&self, user: &str, service: &str, grant: Grant) -> Result<(), AccountError> {
-        let _changing = self.changing();
+        let _users = self.begin()?;
         let (user, mut entry) = self.entry(user)?;
         let held = entry.grants.get_mut(service);
         if !held.is_some_and(|grants| grants.remove(&grant)) {
-            // It may have been revoked by a change that was reported as failed.
+            // The catalog may have taken a change of which nobody knew that.
             self.authority_mut().revoke(&user, service, grant);
             return Err(AccountError::NotHeld { user, grant, service: service.to_owned() });
         }
@@ -375,36 +384,22 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and those of every change.
     pub fn remove_user(&self, user: &str) -> Result<(), AccountError> {
-        let _changing = self.changing();
+        let _users = self.begin()?;
         let found = self.entry(user);
         if matches!(found, Err(AccountError::Unknown { .. })) && self.authority_mut().remove_user(user) {
-            // A removal that was reported as failed was on the disk all the same.
+            // The catalog took a removal of which nobody knew that.
             return Ok(());
         }
         let (user, entry) = found?;
-        if entry.is_admin && self.authority().admins() == 1 {
+        if entry.is_admin && !self.authority().has_admin_beside(&user) {
             return Err(AccountError::LastAdmin { user });
         }
-        self.catalog().change_accounts(&AccountsChange {
+        self.change(&AccountsChange {
             remove_users: BTreeSet::from([user.clone()]),
             remove_tokens: self.tokens(&user),
             ..AccountsChange::default()
         })?;
         self.authority_mut().remove_user(&user);
-        Ok(())
-    }
-
-    /// Takes every user's grants on a service away. To be called before the service is removed: else a crash would leave
-    /// them to the next one of that name.
-    ///
-    /// # Errors
-    /// Those of every change.
-    pub fn forget_service(&self, service: &str) -> Result<(), AccountError> {
-        let _changing = self.changing();
-        let mut put_users = self.catalog().users()?;
-        put_users.retain(|_, entry| entry.grants.remove(service).is_some());
-        self.catalog().change_accounts(&AccountsChange { put_users, ..AccountsChange::default() })?;
-        self.authority_mut().forget_service(service);
         Ok(())
     }
 
@@ -462,10 +457,35 @@ impl Accounts {
         Ok(())
     }
 
+    /// Begins a change. It must not answer by what a catalog shows of which nobody knows whether the disk has it.
+    fn begin(&self) -> Result<UsersGuard<'_>, CatalogError> {
+        let users = self.catalog().hold_users();
+        self.catalog().mend()?;
+        Ok(users)
+    }
+
     /// Stores a user's entry, and makes tokens void.
     fn put(&self, user: &Name, entry: UserEntry, remove_tokens: BTreeSet<TokenHash>) -> Result<(), CatalogError> {
         let put_users = BTreeMap::from([(user.clone(), entry)]);
-        self.catalog().change_accounts(&AccountsChange { put_users, remove_tokens, ..AccountsChange::default() })
+        self.change(&AccountsChange { put_users, remove_tokens, ..AccountsChange::default() })
+    }
+
+    /// Stores a change. One that may be on the disk or not takes away at once what it takes away.
+    fn change(&self, change: &AccountsChange) -> Result<(), CatalogError> {
+        let changed = self.catalog().change_accounts(change);
+        if let Err(CatalogError::OutcomeUnknown { .. }) = changed {
+            let mut authority = self.authority_mut();
+            for user in &change.remove_users {
+                authority.remove_user(user);
+            }
+            for token in &change.remove_tokens {
+                authority.void_hash(token);
+            }
+            for (user, entry) in &change.put_users {
+                authority.keep_grants(user, &entry.grants);
+            }
+        }
+        changed
     }
 
     fn entry(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
@@ -493,9 +513,5 @@ impl Accounts {
 
     fn limits(&self) -> MutexGuard<'_, LogInLimits> {
         self.limits.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn changing(&self) -> MutexGuard<'_, ()> {
-        self.changing.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

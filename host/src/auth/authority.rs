@@ -109,6 +109,15 @@ impl Authority {
         had
     }
 
+    /// Takes every grant of `user` away that is not among `grants`.
+    pub(super) fn keep_grants(&mut self, user: &str, grants: &BTreeMap<Name, BTreeSet<Grant>>) {
+        let Some(user) = self.users.get_mut(user) else { return };
+        user.grants.retain(|service, held| {
+            held.retain(|grant| grants.get(service).is_some_and(|grants| grants.contains(grant)));
+            !held.is_empty()
+        });
+    }
+
     /// Takes every user's grants on `service` away.
     pub fn forget_service(&mut self, service: &str) {
         for user in self.users.values_mut() {
@@ -263,9 +272,9 @@ impl Authority {
         self.users.get(user).map_or(0, |user| user.incarnation)
     }
 
-    /// How many of the users may do everything.
-    pub(super) fn admins(&self) -> usize {
-        self.users.values().filter(|user| user.is_admin).count()
+    /// Whether anybody but `user` may do everything.
+    pub(super) fn has_admin_beside(&self, user: &Name) -> bool {
+        self.users.iter().any(|(name, other)| other.is_admin && name != user)
     }
 
     /// Whether a token of this hash is known, expired or not.
@@ -414,7 +423,8 @@ mod tests {
         // Who is known already stays what they are.
         authority.add_admin(&name("ada"));
         assert!(authority.authorise_admin(&ada).is_err());
-        assert_eq!((authority.users(), authority.admins()), (2, 1));
+        assert_eq!(authority.users(), 2);
+        assert!(authority.has_admin_beside(&name("ada")) && !authority.has_admin_beside(&name("root")));
         authority.remove_user("root");
         assert!(authority.authorise_admin(&root).is_err());
         assert!(authority.authorise(&root, "bank", Grant::Observe).is_err());

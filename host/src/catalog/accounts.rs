@@ -10,7 +10,7 @@ use super::{
 use crate::auth::{Grant, PasswordHash, TokenHash};
 use crate::clock::Timestamp;
 use crate::name::Name;
-use redb::ReadableTable;
+use redb::{ReadableTable, WriteTransaction};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -164,7 +164,7 @@ impl Catalog {
                     put(transaction, INCARNATIONS, name, &last.to_le_bytes())?;
                     put_meta(transaction, LAST_INCARNATION, &last.to_le_bytes())?;
                 }
-                put(transaction, USERS, name, &to_bytes(USER_VERSION, entry))?;
+                put_user(transaction, name, entry)?;
             }
             for (hash, entry) in &change.put_tokens {
                 put(transaction, TOKENS, &hash.to_string(), &to_bytes(TOKEN_VERSION, entry))?;
@@ -186,6 +186,10 @@ impl Catalog {
             Ok(())
         })
     }
+}
+
+pub(super) fn put_user(transaction: &WriteTransaction, name: &Name, entry: &UserEntry) -> Result<(), redb::Error> {
+    put(transaction, USERS, name, &to_bytes(USER_VERSION, entry))
 }
 
 fn decode_user(name: &Name, value: &[u8]) -> Result<UserEntry, CatalogError> {

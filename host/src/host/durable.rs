@@ -149,8 +149,7 @@ impl Host {
     /// end, as [`Host::stop_service`] is.
     ///
     /// # Errors
-    /// [`LaunchError`]. There is no such service then, but for an error of the storage, after which only the next start
-    /// tells.
+    /// [`LaunchError`]. There is no such service then, but for [`DataError::OutcomeUnknown`], after which it is quarantined.
     ///
     /// # Panics
     /// If the host has no data directory.
@@ -165,8 +164,7 @@ impl Host {
             return Err(LaunchError::Quarantined { name, reason });
         }
         let service = name.clone();
-        let known = on_disk(directory, move |directory| directory.catalog().service(&service));
-        if known.await.map_err(DataError::from)?.is_some() {
+        if on_disk(directory, move |directory| directory.entry_for_order(&service)).await?.is_some() {
             return Err(LaunchError::Exists { name });
         }
         let hash = workload.hash;
@@ -194,7 +192,12 @@ impl Host {
             return Err(LaunchError::Begin { name, error });
         }
         let added = name.clone();
-        on_disk(directory, move |directory| directory.add_service(&added, &entry)).await?;
+        let added = on_disk(directory, move |directory| directory.add_service(&added, &entry)).await;
+        if let Err(error @ DataError::OutcomeUnknown { .. }) = added {
+            self.quarantine(&name, &error).await;
+            return Err(error.into());
+        }
+        added?;
         let Status { vm, machine, size, .. } = service.status();
         self.keep(&name, keeper);
         self.start(service, QUEUE_MAX)?;
@@ -212,21 +215,37 @@ impl Host {
     /// other service runs that. One that is quarantined is removed as well. It is to be awaited to its end, as
     /// [`Host::stop_service`] is.
     ///
-    /// The catalog's change comes first: before it is durable, nothing has happened, and after it nothing undoes it.
+    /// The catalog's change comes first, with which all grants on the service go: before it is durable, nothing has happened,
+    /// and after it nothing undoes it.
     ///
     /// # Errors
-    /// [`DataError::NoService`]; [`DataError::Catalog`], and the service runs on.
+    /// [`DataError::NoService`]; [`DataError::Catalog`], and the service runs on; [`DataError::OutcomeUnknown`], and it is
+    /// quarantined, and may be removed again.
     pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
         let _turn = self.turn(name).await?;
-        let directory = self.directory_of(name).await?;
-        let service = name.clone();
-        let entry = on_disk(&directory, move |directory| directory.remove_entry(&service)).await?;
-        let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        if let Some(handle) = handle {
-            // A task that has ended already is what is wanted.
-            let _ = handle.discard().await;
-        }
-        self.end_keeper(name).await;
+        let directory = match self.directory_of(name).await {
+            // The catalog may have taken a removal all the same that was not known to be done.
+            Err(DataError::NoService { .. }) if self.idle().contains_key(name) => self.data.clone(),
+            found => Some(found?),
+        };
+        let directory = directory.expect("only durable services are idle");
+        let (service, authority) = (name.clone(), Arc::clone(&self.authority));
+        let removed = on_disk(&directory, move |directory| {
+            let users = directory.catalog().hold_users();
+            let removed = directory.remove_entry(&service, &users);
+            if matches!(removed, Ok(_) | Err(DataError::OutcomeUnknown { .. })) {
+                authority.write().unwrap_or_else(PoisonError::into_inner).forget_service(&service);
+            }
+            removed
+        });
+        let entry = match removed.await {
+            Err(error @ DataError::OutcomeUnknown { .. }) => {
+                self.quarantine(name, &error).await;
+                return Err(error);
+            }
+            removed => removed?,
+        };
+        self.discard(name).await;
         let service = name.clone();
         // It is removed: what cannot be cleared up now is of no use to anybody, and goes with the next start.
         let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;

@@ -5,7 +5,7 @@ use super::turns::Turn;
 use super::{Host, Idle, STOPPED_BY_OPERATOR};
 use crate::auth::{Grant, Identity};
 use crate::catalog::ServiceEntry;
-use crate::data::{DataDirectory, DataError};
+use crate::data::{DataDirectory, DataError, chain};
 use crate::event::Event;
 use crate::name::Name;
 use crate::service::{LaunchError, Status};
@@ -77,19 +77,24 @@ impl Host {
     /// to two owners.
     ///
     /// # Errors
-    /// [`DataError`].
+    /// [`DataError`]: it runs on. [`DataError::OutcomeUnknown`]: it is stopped, and the next start may bring it back.
     pub async fn stop_service(&self, name: &Name) -> Result<(), DataError> {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
-        if !self.has_service(name) {
+        // Nobody may know whether the disk has it that one was stopped.
+        let is_idle = matches!(self.idle().get(name), Some(Idle::Stopped));
+        if !self.has_service(name) && !is_idle {
             return Ok(());
         }
         let service = name.clone();
-        on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, true)).await?;
+        let unknown = match on_disk(&directory, move |directory| directory.set_stopped(&service, true)).await {
+            Err(error @ DataError::OutcomeUnknown { .. }) => Some(error),
+            noted => noted.map(|()| None)?,
+        };
         // Before, or a request in between would find no service.
         self.idle().insert(name.clone(), Idle::Stopped);
         let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        let Some(handle) = handle else { return Ok(()) };
+        let Some(handle) = handle else { return unknown.map_or(Ok(()), Err) };
         let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
         let unwritten = self.end_keeper(name).await;
         let mut reason = STOPPED_BY_OPERATOR.to_owned();
@@ -97,14 +102,14 @@ impl Host {
             reason += &format!(", and replays what is not part of a snapshot: it could not be snapshotted: {why}");
         }
         (self.surroundings.events)(&Event::Stopped { service: name.clone(), reason });
-        Ok(())
+        unknown.map_or(Ok(()), Err)
     }
 
     /// Brings back a durable service that was stopped, lost its state while it ran, or could not be brought back before: an
     /// operator may have mended what it lacked. One that runs is not changed. `epoch` is drawn for it.
     ///
     /// # Errors
-    /// [`LaunchError::Quarantined`], and why; [`LaunchError::Data`].
+    /// [`LaunchError::Quarantined`], and why; [`LaunchError::Data`]: it does not run.
     pub async fn start_service(&self, name: &Name, epoch: Epoch) -> Result<(), LaunchError> {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
@@ -128,8 +133,7 @@ impl Host {
         let _still = directory.hold_still().await;
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
         let service = name.clone();
-        let set = on_disk(&directory, move |directory| directory.catalog().set_stopped(&service, false));
-        set.await.map_err(DataError::from)?;
+        on_disk(&directory, move |directory| directory.set_stopped(&service, false)).await?;
         self.recover_one(found, epoch, None).await;
         match self.quarantined(name) {
             Some(reason) if !self.has_service(name) => Err(LaunchError::Quarantined { name: name.clone(), reason }),
@@ -153,7 +157,7 @@ impl Host {
     pub(super) async fn directory_of(&self, name: &Name) -> Result<Arc<DataDirectory>, DataError> {
         let directory = self.data.clone().ok_or_else(|| none(name))?;
         let service = name.clone();
-        let entry = on_disk(&directory, move |directory| directory.catalog().service(&service)).await?;
+        let entry = on_disk(&directory, move |directory| directory.entry_for_order(&service)).await?;
         entry.map(|_| directory).ok_or_else(|| none(name))
     }
 
@@ -163,6 +167,25 @@ impl Host {
         let keeper = self.keepers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         // A panic of it was printed.
         keeper?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
+    }
+
+    /// Takes a service out of which nobody knows whether the disk has it: what it acknowledged from now on could be lost.
+    pub(super) async fn quarantine(&self, name: &Name, why: &DataError) {
+        let reason = chain(why);
+        // Before, or a request in between would find no service.
+        self.idle().insert(name.clone(), Idle::Quarantined(reason.clone()));
+        self.discard(name).await;
+        (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason });
+    }
+
+    /// Ends a service that runs without a snapshot.
+    pub(super) async fn discard(&self, name: &Name) {
+        let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+        if let Some(handle) = handle {
+            // A task that has ended already is what is wanted.
+            let _ = handle.discard().await;
+        }
+        self.end_keeper(name).await;
     }
 
     pub(super) fn idle(&self) -> RwLockWriteGuard<'_, HashMap<Name, Idle>> {

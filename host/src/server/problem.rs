@@ -83,6 +83,11 @@ impl Problem {
         Self::later("storage", chain(error))
     }
 
+    /// The storage failed in the last step of an order, and only the next start shows whether it is done.
+    fn outcome_unknown(error: &dyn std::error::Error) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", chain(error))
+    }
+
     /// Whether what was sent is longer than it may be.
     pub(super) fn is_too_large(&self) -> bool {
         self.status == StatusCode::PAYLOAD_TOO_LARGE
@@ -239,6 +244,7 @@ impl From<AccountError> for Problem {
             AccountError::LogIn(error) => return error.into(),
             AccountError::Password(error) => return error.into(),
             AccountError::Catalog(_) => return Self::storage(&error),
+            AccountError::OutcomeUnknown(_) => return Self::outcome_unknown(&error),
             AccountError::Exists { .. } => (StatusCode::CONFLICT, "user_exists"),
             AccountError::Unknown { .. } => (StatusCode::NOT_FOUND, "no_such_user"),
             AccountError::NotHeld { .. } => (StatusCode::NOT_FOUND, "no_such_grant"),
@@ -284,6 +290,7 @@ impl From<DataError> for Problem {
     fn from(error: DataError) -> Self {
         match &error {
             DataError::NoService { service } => Self::no_service(service),
+            DataError::OutcomeUnknown { .. } => Self::outcome_unknown(&error),
             DataError::Stopping => Self::later("draining", error.to_string()),
             DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
             _ => Self::storage(&error),

@@ -109,11 +109,7 @@ async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, byt
 
 pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
     let name = routes::name(&name)?;
-    entry(&shared, &name).await?;
     uninterrupted(&shared, move |shared| async move {
-        // Before, or a crash would leave the grants to the next service of that name.
-        let (of_grants, service) = (Arc::clone(&shared), name.clone());
-        joined(tokio::task::spawn_blocking(move || of_grants.accounts.forget_service(&service))).await?;
         shared.host.remove_service(&name).await?;
         shared.metrics.forget(&name);
         Ok(StatusCode::NO_CONTENT)

@@ -1,0 +1,230 @@
+//! Orders on a storage that fails: what is reported as done is on the disk, what is reported as not done is not, and
+//! nothing is acknowledged by a service that the disk may not have.
+
+use crate::durable::{create, new_service, settings};
+use crate::rig::{Rig, name};
+use lifeboat::auth::{Grant, PasswordHash};
+use lifeboat::catalog::{AccountsChange, UserEntry};
+use lifeboat::clock::Timestamp;
+use lifeboat::data::{DataError, DataOptions, Locked};
+use lifeboat::failover::FailoverMode;
+use lifeboat::journal::frame::DirectoryId;
+use lifeboat::service::LaunchError;
+use lifeboat::storage::{Operation, SimulatedStorage, Storage};
+use lifeboat::transaction::Epoch;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+/// What is ordered of a directory with a service `ant` that runs and a service `idle` that an operator stopped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Order {
+    Snapshot,
+    Stop,
+    Start,
+    Create,
+    Remove,
+}
+
+/// What its answer says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Told {
+    Done,
+    NotDone,
+    Unknown,
+}
+
+impl Order {
+    const ALL: [Self; 5] = [Self::Snapshot, Self::Stop, Self::Start, Self::Create, Self::Remove];
+
+    /// The service that it is of.
+    fn service(self) -> &'static str {
+        match self {
+            Self::Snapshot | Self::Stop | Self::Remove => "ant",
+            Self::Start => "idle",
+            Self::Create => "new",
+        }
+    }
+
+    async fn give(self, rig: &Rig) -> Result<(), LaunchError> {
+        let service = name(self.service());
+        match self {
+            Self::Snapshot => {
+                rig.snapshot(&service).await;
+                Ok(rig.host.data().expect("it is durable").snapshots_written(&service).await?)
+            }
+            Self::Stop => Ok(rig.host.stop_service(&service).await?),
+            Self::Start => rig.host.start_service(&service, Epoch([7; 16])).await,
+            Self::Create => {
+                let new = new_service(&service, "count.wat", settings(FailoverMode::Direct), None);
+                rig.host.create_durable_service(new).await
+            }
+            Self::Remove => Ok(rig.host.remove_service(&service).await?),
+        }
+    }
+}
+
+/// How the service of an order is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Stands {
+    is_there: bool,
+    runs: bool,
+    snapshots: BTreeSet<String>,
+    granted: bool,
+}
+
+fn stands(rig: &Rig, storage: &SimulatedStorage, order: Order) -> Stands {
+    let service = name(order.service());
+    let prefix = format!("{service}.");
+    let names = storage.list().expect("the power is on").into_iter();
+    let users = rig.host.data().expect("it is durable").catalog().users().expect("readable");
+    Stands {
+        is_there: rig.host.entry(&service).expect("readable").is_some(),
+        runs: rig.host.has_service(&service),
+        snapshots: names.filter(|file| file.starts_with(&prefix) && file.ends_with(".snapshot")).collect(),
+        granted: users[&name("eve")].grants.contains_key(&service),
+    }
+}
+
+async fn open(storage: &SimulatedStorage) -> Rig {
+    let (directory, contents) = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open(&DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() }))
+        .expect("a data directory");
+    let rig = Rig::recovered(directory, contents).await;
+    for service in ["ant", "idle", "new"] {
+        rig.grant(service);
+    }
+    rig
+}
+
+/// A directory whose host stopped.
+async fn prepare() -> SimulatedStorage {
+    let storage = SimulatedStorage::new(3);
+    let rig = open(&storage).await;
+    for service in ["ant", "idle"] {
+        create(&rig, service, "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+        rig.send_as(service, "first", "1").await.expect("kept");
+    }
+    rig.host.stop_service(&name("idle")).await.expect("stopped");
+    let eve = UserEntry {
+        password: PasswordHash::from_phc("$none$".into()).expect("a PHC string"),
+        is_admin: false,
+        created: Timestamp(1),
+        grants: ["ant", "idle"].map(|service| (name(service), BTreeSet::from([Grant::Transact]))).into(),
+    };
+    let put_users = BTreeMap::from([(name("eve"), eve)]);
+    let catalog = rig.host.data().expect("it is durable").catalog();
+    catalog.change_accounts(&AccountsChange { put_users, ..AccountsChange::default() }).expect("stored");
+    rig.host.stop().await.expect("sealed");
+    storage
+}
+
+/// Gives an order while the `nth` operation of a kind fails, and compares what is reported with what the host does then,
+/// and with what the next one finds. None if the order came to its end before.
+async fn check(prepared: &SimulatedStorage, order: Order, kind: Operation, nth: u64) -> Option<Told> {
+    let storage = prepared.copy();
+    let rig = open(&storage).await;
+    if order != Order::Start {
+        rig.send_as("ant", "second", "1").await.expect("kept");
+    }
+    let old = stands(&rig, &storage, order);
+    let before = storage.count(kind);
+    storage.fail(kind, nth);
+    let given = order.give(&rig).await;
+    let has_failed = storage.count(kind) >= before + nth;
+    let told = match &given {
+        Ok(()) => Told::Done,
+        // It is to run, and does not: the next start tries again.
+        Err(LaunchError::Data(DataError::OutcomeUnknown { .. }) | LaunchError::Quarantined { .. }) => Told::Unknown,
+        Err(_) => Told::NotDone,
+    };
+    let now = stands(&rig, &storage, order);
+    let mut acknowledged = BTreeSet::new();
+    for service in ["ant", "idle", "new"] {
+        if rig.send_as(service, "last", "1").await.is_ok() {
+            acknowledged.insert(service);
+        }
+    }
+    drop(rig);
+    let storage = storage.crash();
+    let rig = open(&storage).await;
+    let found = stands(&rig, &storage, order);
+    let what = format!(
+        "{order:?}, {kind:?} {nth}: {given:?}, before {old:?}, then {now:?}, after a start {found:?}, \
+         acknowledged by {acknowledged:?}"
+    );
+    for service in &acknowledged {
+        let again = rig.send_as(service, "last", "1").await.unwrap_or_else(|denial| panic!("{what}: {denial}"));
+        assert!(again.is_repeated, "{what}");
+    }
+    let is_done = |stands: &Stands| match order {
+        Order::Snapshot => stands.snapshots != old.snapshots,
+        Order::Stop => stands.is_there && !stands.runs,
+        Order::Start | Order::Create => stands.is_there && stands.runs,
+        Order::Remove => !stands.is_there && !stands.runs,
+    };
+    assert_eq!(found.granted, found.is_there && order != Order::Create, "{what}");
+    match told {
+        Told::Done => assert!(is_done(&now) && is_done(&found), "{what}"),
+        // A snapshot more does no harm.
+        Told::NotDone if order == Order::Snapshot => {}
+        Told::NotDone => assert!(!is_done(&now) && !is_done(&found) && now.runs == old.runs, "{what}"),
+        Told::Unknown => assert!(!now.runs, "{what}"),
+    }
+    if found.is_there && order != Order::Create {
+        rig.host.start_service(&name(order.service()), Epoch([8; 16])).await.expect("it is whole");
+        assert!(rig.send_as(order.service(), "first", "1").await.expect("kept").is_repeated, "{what}");
+    }
+    has_failed.then_some(told)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_order_whose_storage_fails_says_what_the_disk_has() {
+    let prepared = prepare().await;
+    let kinds = [Operation::Write, Operation::SyncData, Operation::SyncDirectory, Operation::Rename, Operation::Create];
+    let mut unknown = 0;
+    for order in Order::ALL {
+        let mut told = Vec::new();
+        for kind in kinds {
+            for nth in 1.. {
+                match check(&prepared, order, kind, nth).await {
+                    Some(outcome) => told.push(outcome),
+                    None => break,
+                }
+            }
+        }
+        unknown += told.iter().filter(|told| **told == Told::Unknown).count();
+        assert!(told.contains(&Told::NotDone), "{order:?}: {told:?}");
+    }
+    assert!(unknown >= 4, "{unknown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_of_which_nobody_knows_can_be_ordered_again_or_taken_back() {
+    let prepared = prepare().await;
+    let mut unknown = 0;
+    // More than a removal writes, twice: the journal writes as well, and may take the failure that was meant for it.
+    for nth in (1..24).chain(1..24) {
+        let storage = prepared.copy();
+        let rig = open(&storage).await;
+        rig.send_as("ant", "second", "1").await.expect("kept");
+        storage.fail(Operation::Write, nth);
+        match rig.host.remove_service(&name("ant")).await {
+            Err(DataError::OutcomeUnknown { .. }) => unknown += 1,
+            _ => continue,
+        }
+        assert!(rig.host.quarantined(&name("ant")).is_some_and(|reason| reason.contains("may be removed or not")));
+        // A write that failed is mended.
+        let started = rig.host.start_service(&name("ant"), Epoch([9; 16])).await;
+        if started.is_ok() {
+            rig.grant("ant");
+            assert!(rig.send_as("ant", "first", "1").await.expect("kept").is_repeated);
+        } else {
+            assert!(matches!(started, Err(LaunchError::Data(DataError::NoService { .. }))), "{started:?}");
+        }
+        rig.host.remove_service(&name("ant")).await.expect("removed");
+        assert!(rig.host.quarantined(&name("ant")).is_none());
+        create(&rig, "ant", "count.wat", settings(FailoverMode::Direct), None).await.expect("the name is free");
+        assert!(!rig.send_as("ant", "first", "1").await.expect("kept").is_repeated);
+    }
+    assert!(unknown > 0);
+}
