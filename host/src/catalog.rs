@@ -53,8 +53,10 @@ pub const CATALOG_VERSION: u32 = 1;
 /// What is created under this name is not a catalog yet.
 const ASIDE_FILE: &str = "catalog.redb.tmp";
 
-/// Memory for redb's pages, in bytes: more than a file of some thousand services has.
-const CACHE_BYTES: usize = 8 * 1024 * 1024;
+/// Memory for redb's pages, in bytes, taken as far as the file has them: all of the longest, once more while they change.
+/// All pages are read when the file is opened. So after a write that failed, from which on redb reads nothing any more, what
+/// the catalog says is still there.
+const CACHE_BYTES: usize = 2 * CATALOG_BYTES_MAX as usize;
 
 /// How much of its hash stands before a value, in bytes.
 const HASH_BYTES: usize = 8;

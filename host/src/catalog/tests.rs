@@ -452,6 +452,26 @@ fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Resu
 }
 
 #[test]
+fn a_catalog_whose_storage_failed_can_be_read_whole_however_long_it_is() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, mut wanted) = filled(&storage)?;
+    for number in 0..16 {
+        let (name, long) = (name(&format!("long-{number}")), named(ENTRY_BYTES_MAX - 1000));
+        catalog.put_service(&name, &long)?;
+        wanted.services.insert(name, long);
+    }
+    assert!(storage.used_bytes() > 16 << 20);
+    for catalog in [catalog, Catalog::open(&storage.copy())?] {
+        assert_eq!(content(&catalog)?, wanted);
+        catalog.read_open().progress.fail(Failed::Write);
+        // redb tries to write, and from then on does nothing with the file.
+        assert!(catalog.read_open().begin(|_| Ok(())).and_then(|(change, ())| Ok(change.commit()?)).is_err());
+        assert_eq!(content(&catalog)?, wanted);
+    }
+    Ok(())
+}
+
+#[test]
 fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, old) = filled(&storage)?;
