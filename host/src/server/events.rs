@@ -172,13 +172,24 @@ impl Kept {
         })
     }
 
-    /// How many of the events after `after` and up to `last` are gone.
-    fn missed(&self, after: u64, last: u64) -> u64 {
+    /// How many of the events after `after` and up to `last` are kept.
+    fn count(&self, after: u64, last: u64) -> u64 {
         let events = |number: u64| self.events.partition_point(|logged| logged.number <= number);
-        let kept =
-            events(last).saturating_sub(events(after)) + self.logs.range(after + 1..=last.max(after + 1)).count();
-        (last - after.min(last)).saturating_sub(kept as u64)
+        let logs = self.logs.range(after + 1..=last.max(after + 1)).count();
+        (events(last).saturating_sub(events(after)) + logs) as u64
     }
+}
+
+/// How far a reader has read, and what it is owed: each event after the one that it goes on after, or, if it has none,
+/// those that were kept when it began. It reads them, or is told how many are gone.
+#[derive(Debug)]
+struct Cursor {
+    /// The last event that was read, or is gone and was told.
+    read: u64,
+    /// What was gone up to this event when the reader began, it has not asked for.
+    began: u64,
+    /// Events up to there that were kept then, and since then neither read nor told as gone.
+    owed: u64,
 }
 
 impl EventLog {
@@ -203,9 +214,18 @@ impl EventLog {
         self.last.send_replace(number);
     }
 
-    /// What came after event `after`, as far as it is kept; the number of the last event; and how many are gone of those up
-    /// to it.
-    fn after(&self, after: u64) -> (Vec<Arc<Logged>>, u64, u64) {
+    /// The cursor of a reader that goes on after event `after`, or that wants whatever is kept.
+    fn cursor(&self, after: Option<u64>) -> Cursor {
+        let kept = self.kept();
+        match after {
+            Some(read) => Cursor { read, began: read, owed: 0 },
+            None => Cursor { read: 0, began: kept.last, owed: kept.count(0, kept.last) },
+        }
+    }
+
+    /// The next events; and how many are gone that the reader is owed, from the last that it has read to the last of these,
+    /// or to the last of all if there are none. What is gone beyond that is counted once it gets there: it may be more then.
+    fn read(&self, cursor: &mut Cursor) -> (Vec<Arc<Logged>>, u64) {
         let kept = self.kept();
         let mut bytes = 0;
         let is_little = |logged: &&Arc<Logged>| {
@@ -213,8 +233,17 @@ impl EventLog {
             bytes += logged.line_bytes();
             is_little
         };
-        let read = kept.after(after).take(READ_AT_ONCE).take_while(is_little).map(Arc::clone).collect();
-        (read, kept.last, kept.missed(after, kept.last))
+        let read: Vec<_> = kept.after(cursor.read).take(READ_AT_ONCE).take_while(is_little).map(Arc::clone).collect();
+        let until = read.last().map_or(kept.last, |logged| logged.number);
+        let old = read.partition_point(|logged| logged.number <= cursor.began);
+        let mut missed = until.saturating_sub(cursor.read.max(cursor.began)) - (read.len() - old) as u64;
+        if cursor.read < cursor.began {
+            let left = kept.count(cursor.read, cursor.began);
+            missed += cursor.owed - left;
+            cursor.owed = left - old as u64;
+        }
+        cursor.read = until;
+        (read, missed)
     }
 
     fn tells_of(&self, service: &Name) -> bool {
@@ -236,11 +265,6 @@ impl EventLog {
     fn is_of_earlier_start(&self, id: &str) -> bool {
         let parts = id.split_once('-').map(|(start, number)| (start.parse::<u64>(), number.parse::<u64>()));
         matches!(parts, Some((Ok(start), Ok(_))) if start != self.start)
-    }
-
-    /// The number of the last event.
-    fn last(&self) -> u64 {
-        self.kept().last
     }
 
     fn kept(&self) -> MutexGuard<'_, Kept> {
@@ -299,16 +323,11 @@ pub(super) async fn stream_events(
             services::entry(&shared, service).await?;
         }
     }
-    // Who has seen none misses nothing of what is gone, and of an unknown event nobody knows what came after it.
-    let last = shared.events.last();
-    let (after, told_until, unknown_id) =
-        match headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes())) {
-            None => (0, last, None),
-            Some(id) => match shared.events.number(&id) {
-                Some(number) => (number, number, None),
-                None => (0, last, Some(id.chars().take(SHOWN_ID_CHARS_MAX).collect())),
-            },
-        };
+    // Of an unknown event nobody knows what came after it.
+    let id = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let after = id.as_ref().and_then(|id| shared.events.number(id));
+    let unknown_id = id.filter(|_| after.is_none()).map(|id| id.chars().take(SHOWN_ID_CHARS_MAX).collect());
+    let cursor = shared.events.cursor(after);
     let follow = wanted.follow.unwrap_or(true);
     let news = shared.events.last.subscribe();
     let reading = Reading {
@@ -316,8 +335,8 @@ pub(super) async fn stream_events(
         token: identity.token,
         wanted,
         _place: (place, share),
-        after,
-        told_until,
+        after: cursor.read,
+        cursor,
         missed: 0,
         unknown_id,
         _busy: connection.busy(),
@@ -336,10 +355,10 @@ struct Reading {
     token: TokenHash,
     _place: (OwnedSemaphorePermit, Share<Name>),
     wanted: Wanted,
+    /// The last event that was sent or passed over.
     after: u64,
-    /// Up to this event the reader was told how many are gone.
-    told_until: u64,
-    /// Events up to there of which it is yet to be told.
+    cursor: Cursor,
+    /// Events that are gone, of which the client is to be told before the next one.
     missed: u64,
     _busy: Busy,
     /// The id after which the client wants to go on, if this start of the server has not given it.
@@ -366,18 +385,13 @@ impl Reading {
                 }
             }
             self.news.mark_unchanged();
-            let (ready, last, missed) = self.shared.events.after(self.after);
-            self.ready = ready.into();
-            if last > self.told_until {
-                // What is gone below that was told.
-                self.missed = missed.saturating_sub(self.shared.events.kept().missed(self.after, self.told_until));
-                self.told_until = last;
-            }
+            let (ready, missed) = self.shared.events.read(&mut self.cursor);
+            (self.ready, self.missed) = (ready.into(), missed);
             if !self.ready.is_empty() {
                 continue;
             }
             let is_token_valid = self.shared.host.authenticate_hash(&self.token).is_ok();
-            if is_token_valid && let Some(gap) = self.gap(last + 1) {
+            if is_token_valid && let Some(gap) = self.gap(self.cursor.read + 1) {
                 return Some(gap);
             }
             if !self.follow || !is_token_valid {
@@ -477,6 +491,7 @@ fn body(logged: &Logged) -> Value {
 mod tests {
     use super::*;
     use crate::transaction::VmId;
+    use proptest::prelude::*;
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a name")
@@ -498,11 +513,13 @@ mod tests {
     fn a_reader_goes_on_where_it_was_and_sees_what_is_kept() {
         let log = EventLog::new(Timestamp(5_000_000));
         (1..=EVENTS_KEPT_MAX + 10).for_each(|_| log.add(&event(), Timestamp(0)));
-        let (ready, last, missed) = log.after(0);
-        assert_eq!((ready.first().expect("some").number, last, missed), (11, 10_010, 10));
-        assert_eq!(log.after(5).2, 5);
-        assert_eq!(log.after(10).2, 0);
-        let (ready, ..) = log.after(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)).expect("of this start"));
+        let read = |after| log.read(&mut log.cursor(after));
+        let (ready, missed) = read(Some(0));
+        assert_eq!((ready.first().expect("some").number, missed), (11, 10));
+        assert_eq!(read(Some(5)).1, 5);
+        assert_eq!(read(Some(10)).1, 0);
+        assert_eq!(read(None).1, 0, "who asks for what is kept misses nothing");
+        let (ready, _) = read(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)));
         assert_eq!(ready.len(), 2);
         assert_eq!(log.id(ready[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
         assert_eq!(log.number("5-3"), Some(3));
@@ -525,7 +542,6 @@ mod tests {
         let kept = numbers(&log, 0);
         assert_eq!((kept.len(), &kept[..2]), (LOGS_KEPT_MAX + 2, &[1, 2][..]));
         assert!(kept.is_sorted());
-        assert_eq!(log.after(0).2, 24_003 - kept.len() as u64);
         assert_eq!(kept.last(), Some(&24_003));
         let kept = log.kept();
         assert!(kept.logs_of.values().all(|theirs| theirs.numbers.len() <= LOGS_KEPT_PER_SERVICE_MAX));
@@ -542,7 +558,7 @@ mod tests {
             log.add(&long(if number % 3 == 0 { "one" } else { "other" }), Timestamp(0));
         }
         assert_eq!(numbers(&log, 0).first(), Some(&1), "a short line displaces nothing and is not displaced");
-        assert_eq!(log.after(1).0.len(), READ_BYTES_AT_ONCE / LINE_BYTES);
+        assert_eq!(log.read(&mut log.cursor(Some(1))).0.len(), READ_BYTES_AT_ONCE / LINE_BYTES);
         let kept = log.kept();
         let bytes: usize = kept.logs.values().map(|logged| logged.line_bytes()).sum();
         assert_eq!(bytes, kept.log_bytes);
@@ -563,8 +579,78 @@ mod tests {
         for event in [created("bank"), line("bank"), line("other"), created("bank"), line("bank")] {
             log.add(&event, Timestamp(0));
         }
-        let former =
-            log.after(0).0.iter().map(|logged| logged.is_of_former.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        let (read, _) = log.read(&mut log.cursor(None));
+        let former = read.iter().map(|logged| logged.is_of_former.load(Ordering::Relaxed)).collect::<Vec<_>>();
         assert_eq!(former, [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn what_is_displaced_while_a_reader_is_slow_is_told() {
+        let log = EventLog::new(Timestamp(0));
+        let long = Event::Log { service: name("chatty"), line: "x".repeat(READ_BYTES_AT_ONCE / 4) };
+        let add = |event: &Event, count: u64| (0..count).for_each(|_| log.add(event, Timestamp(0)));
+        add(&long, 1_000);
+        let (mut resumed, mut new) = (log.cursor(Some(0)), log.cursor(None));
+        for cursor in [&mut resumed, &mut new] {
+            let (read, missed) = log.read(cursor);
+            assert_eq!((read.last().expect("some").number, missed), (4, 0));
+        }
+        add(&line("chatty"), LOGS_KEPT_PER_SERVICE_MAX as u64);
+        for cursor in [&mut resumed, &mut new] {
+            let (read, missed) = log.read(cursor);
+            assert_eq!((read[0].number, missed), (1_001, 996));
+        }
+        add(&event(), 1);
+        assert_eq!(log.read(&mut log.cursor(None)).1, 0, "who begins now misses nothing");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+        /// What a reader sees and what it is told is gone are together what it is owed, whenever it reads and whatever is
+        /// displaced meanwhile; and nothing that it was told is gone, it sees.
+        #[test]
+        fn what_a_reader_sees_and_the_gaps_are_all_that_was_emitted(
+            steps in prop::collection::vec((0_u8..4, 1_u64..4_000, any::<bool>()), 1..24),
+            resumes in any::<prop::sample::Index>(),
+        ) {
+            let log = EventLog::new(Timestamp(0));
+            let begins = resumes.index(steps.len());
+            let mut readers = Vec::new();
+            for (step, (kind, count, reads)) in steps.into_iter().enumerate() {
+                if step == begins {
+                    let last = log.kept().last;
+                    let kept = numbers(&log, 0).len() as u64;
+                    // The cursor; what it is owed of that was before; what it has seen; what it was told is gone.
+                    readers.push((log.cursor(None), kept, 0, 0));
+                    readers.push((log.cursor(Some(last / 3)), last - last / 3, 0, 0));
+                }
+                let added = match kind {
+                    0 => event(),
+                    1 => line("one"),
+                    2 => line("other"),
+                    _ => Event::Log { service: name("long"), line: "x".repeat(16 * 1024) },
+                };
+                (0..count).for_each(|_| log.add(&added, Timestamp(0)));
+                for (cursor, owed, seen, told) in &mut readers {
+                    *owed += count;
+                    if reads {
+                        let (before, (read, missed)) = (cursor.read, log.read(cursor));
+                        prop_assert!(read.is_sorted_by_key(|logged| logged.number));
+                        prop_assert!(read.first().is_none_or(|first| first.number > before));
+                        *seen += read.len() as u64;
+                        *told += missed;
+                    }
+                }
+            }
+            for (cursor, owed, seen, told) in &mut readers {
+                while cursor.read < log.kept().last {
+                    let (read, missed) = log.read(cursor);
+                    *seen += read.len() as u64;
+                    *told += missed;
+                }
+                prop_assert_eq!(*seen + *told, *owed, "seen {}, told {}", seen, told);
+            }
+        }
     }
 }
