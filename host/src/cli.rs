@@ -280,24 +280,25 @@ fn code_of(error: &anyhow::Error) -> u8 {
         exit::USAGE
     } else if error.is::<FindingError>() {
         exit::SOME_NOT_OK
-    } else if error.is::<LoadError>() || error.is::<UnreadableWorkload>() {
+    } else if error.downcast_ref().is_some_and(|error: &LoadError| !error.may_pass())
+        || error.is::<UnreadableWorkload>()
+    {
         exit::WORKLOAD
     } else {
         match (error.downcast_ref::<EngineError>(), error.downcast_ref::<LaunchError>()) {
-            (Some(EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. }), _)
-            | (
-                _,
-                Some(
-                    LaunchError::Size(_)
-                    | LaunchError::Instantiate { .. }
-                    | LaunchError::Engine(
-                        EngineError::Load(_) | EngineError::Compile { .. } | EngineError::CompileDeadline { .. },
-                    ),
-                ),
-            ) => exit::WORKLOAD,
+            (Some(error), _) | (_, Some(LaunchError::Engine(error))) if is_of_workload(error) => exit::WORKLOAD,
+            (_, Some(LaunchError::Size(_) | LaunchError::Instantiate { .. })) => exit::WORKLOAD,
             _ => exit::HOST,
         }
     }
+}
+
+fn is_of_workload(error: &EngineError) -> bool {
+    let is_of_compiler = matches!(
+        error,
+        EngineError::Compile { .. } | EngineError::Exceeded { .. } | EngineError::CompileDeadline { .. }
+    );
+    is_of_compiler || matches!(error, EngineError::Load(error) if !error.may_pass())
 }
 
 /// Bytes that nobody can guess.

@@ -37,8 +37,13 @@ pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 /// deployed can be compiled when the host starts.
 pub const DEPLOY_COMPILE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What loading one workload in a process of its own may take.
+/// What loading one workload in a process of its own may take that is deployed, or that a command names. Less than what is
+/// stored may take, so that one that was deployed can be loaded when the host starts.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What loading one that is stored already may take: when the host starts, others are loaded, compiled and replayed beside
+/// it.
+pub const STORED_LOAD_DEADLINE: Duration = Duration::from_secs(120);
 
 /// Workloads whose files have up to so many bytes are small: they are compiled quickly, as a rule, and have turns of their
 /// own.
@@ -106,6 +111,22 @@ pub enum EngineError {
         /// What the compiler said, on one line, and the remedy.
         reason: String,
     },
+    /// It took more memory than it may, or its process failed.
+    #[error("{name}: cannot be compiled: {reason}")]
+    Exceeded {
+        /// The workload's file.
+        name: String,
+        /// What became of the process, and the remedy.
+        reason: String,
+    },
+    /// The process that was to compile it could not be started, or was killed by another. It may be had later.
+    #[error("{name}: cannot be compiled: {reason}")]
+    Process {
+        /// The workload's file.
+        name: String,
+        /// What became of the process, and the remedy.
+        reason: String,
+    },
     /// Others are compiled first, for too long.
     #[error("{name}: not compiled, as others were for {} s; try again", wait.as_secs())]
     CompilerBusy {
@@ -145,6 +166,17 @@ pub enum EngineError {
     },
 }
 
+impl EngineError {
+    /// Whether the next attempt may succeed: there was no process or no thread for it, or its process was killed.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Load(error) => error.may_pass(),
+            error => matches!(error, Self::Process { .. }),
+        }
+    }
+}
+
 /// Waits for a task, and passes its panic on. A task that was cancelled ended with its runtime, and with it whoever
 /// waits.
 pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::JoinError>>) -> T {
@@ -161,18 +193,29 @@ pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::
 /// program can be one, and waits for it. However small a file is, the types of a component may take a gigabyte.
 ///
 /// # Errors
-/// As [`load`](crate::workload::load), and [`LoadError::Process`].
+/// As [`load`](crate::workload::load), [`LoadError::Deadline`], [`LoadError::Exceeded`], and [`LoadError::Process`].
 pub fn load(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
+    load_within(name, bytes, LOAD_DEADLINE)
+}
+
+/// The same for a workload that was loaded before it was stored: it has [`STORED_LOAD_DEADLINE`].
+///
+/// # Errors
+/// As [`load`].
+pub(crate) fn load_stored(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
+    load_within(name, bytes, STORED_LOAD_DEADLINE)
+}
+
+fn load_within(name: &str, bytes: &[u8], deadline: Duration) -> Result<Workload, LoadError> {
     // A file that is too large is refused before it is read.
     let Some(executable) = child::executable().filter(|_| bytes.len() as u64 <= MODULE_BYTES_MAX) else {
         return crate::workload::load(name, bytes, &LoadLimits::default());
     };
-    child::load(executable, name, bytes, LOAD_DEADLINE).map_err(|failure| match failure {
+    child::load(executable, name, bytes, deadline).map_err(|failure| match failure {
         child::Failure::Refused(reason) => LoadError::Refused { reason },
+        child::Failure::Exceeded(reason) => LoadError::exceeded(name, reason),
         child::Failure::Process(reason) => LoadError::process(name, reason),
-        child::Failure::Deadline => {
-            LoadError::process(name, format!("not loaded within {} s; make it smaller", LOAD_DEADLINE.as_secs()))
-        }
+        child::Failure::Deadline => LoadError::deadline(name, deadline),
     })
 }
 
@@ -233,8 +276,9 @@ impl Engine {
     /// Compiles `workload` when it is its turn.
     ///
     /// # Errors
-    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]. After the deadline a compiler in this process still
-    /// runs to its end in the background, and holds the turn of those that wait; one in a process of its own is gone.
+    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]; of a compiler in a process of its own also
+    /// [`EngineError::Exceeded`] and [`EngineError::Process`]. After the deadline a compiler in this process still runs to
+    /// its end in the background, and holds the turn of those that wait; one in a process of its own is gone.
     pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let turn = self.turn(workload.input_bytes).await;
         self.compile_in_turn(workload, turn, COMPILE_DEADLINE).await
@@ -312,9 +356,9 @@ impl Engine {
         let name = || workload.name.clone();
         let code = child::compile(executable, &workload.component, deadline).map_err(|failure| match failure {
             child::Failure::Deadline => EngineError::CompileDeadline { name: name(), deadline },
-            child::Failure::Refused(reason) | child::Failure::Process(reason) => {
-                EngineError::Compile { name: name(), reason }
-            }
+            child::Failure::Refused(reason) => EngineError::Compile { name: name(), reason },
+            child::Failure::Exceeded(reason) => EngineError::Exceeded { name: name(), reason },
+            child::Failure::Process(reason) => EngineError::Process { name: name(), reason },
         })?;
         // SAFETY: the bytes must be what a compiler of this engine's version and settings wrote, which wasmtime checks,
         // and nobody changed, which it does not. They came through a pipe from a process that this one started, of the

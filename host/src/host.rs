@@ -8,7 +8,7 @@ mod operate;
 mod programs;
 mod turns;
 
-pub use durable::{Ended, NewService};
+pub use durable::{Ended, NewService, PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
 
 use crate::auth::{Authority, Grant, Identity, TokenHash};
 use crate::budget::Account;

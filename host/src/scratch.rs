@@ -7,7 +7,7 @@
 
 use crate::clock::Timestamp;
 use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
-use crate::engine::{Engine, EngineError, PoolLimits, Program, load};
+use crate::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
 use crate::journal::Record;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
@@ -52,13 +52,25 @@ pub enum ProgramError {
     Engine(#[from] EngineError),
 }
 
+impl ProgramError {
+    /// Whether the next attempt may succeed with a workload that was loaded and compiled before: its process could not be
+    /// had, was killed, or failed as one does that is refused memory.
+    pub(crate) fn may_pass_of_stored(&self) -> bool {
+        match self {
+            Self::Load(error) | Self::Engine(EngineError::Load(error)) => error.may_pass_of_stored(),
+            Self::Engine(error) => matches!(error, EngineError::Process { .. } | EngineError::Exceeded { .. }),
+            Self::Data(_) => false,
+        }
+    }
+}
+
 /// Reads a workload back and loads it.
 ///
 /// # Errors
 /// [`ProgramError::Data`], [`ProgramError::Load`].
 pub fn stored_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Workload, ProgramError> {
     let bytes = data::read_workload(storage, hash)?;
-    Ok(load(&hash.to_string(), &bytes)?)
+    Ok(load_stored(&hash.to_string(), &bytes)?)
 }
 
 /// A state cannot be brought back.

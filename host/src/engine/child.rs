@@ -11,10 +11,10 @@
 
 use super::{PoolLimits, config, one_line};
 use crate::size::Bytes;
-use crate::workload::{COMPONENT_BYTES_MAX, LoadLimits, Workload, load as load_in_thread};
+use crate::workload::{COMPONENT_BYTES_MAX, LoadError, LoadLimits, Workload, load as load_in_thread};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
-use std::os::unix::process::CommandExt;
+use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::OnceLock;
@@ -47,6 +47,13 @@ const REASON_BYTES_MAX: usize = 2_000;
 /// Threads that compile in one child. It may take as much CPU time for each second of its deadline, should nobody be there
 /// to end it.
 pub const CHILD_THREADS_MAX: usize = 8;
+
+/// The exit code of a child that has no thread to work on.
+const NO_THREAD_CODE: u8 = 75;
+
+/// Signals by which others end a process, which does not end itself by them: SIGHUP, SIGINT, SIGQUIT, SIGKILL, which is
+/// also how the system gets memory back, SIGTERM. Every Unix has the same numbers.
+const SIGNALS_OF_OTHERS: [i32; 5] = [1, 2, 3, 9, 15];
 
 /// How the compiler's pool of threads is told how many there may be.
 const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
@@ -86,7 +93,9 @@ pub(super) enum Failure {
     Deadline,
     /// It said why.
     Refused(String),
-    /// It ended otherwise, or could not be started.
+    /// It ended by itself without an answer, or answered too much: what it was given takes more than it may have.
+    Exceeded(String),
+    /// It could not be started, had no thread to work on, or was ended by another: the next one may do it.
     Process(String),
 }
 
@@ -139,7 +148,7 @@ fn ask(command: &mut Command, input: &[u8], answer_bytes_max: u64, deadline: Dur
     let bytes = answer.ok_or(Failure::Deadline)?.map_err(lost)?;
     if bytes.len() as u64 > answer_bytes_max {
         let text = format!("what it becomes is more than {}; make it smaller", Bytes(answer_bytes_max));
-        return Err(Failure::Process(text));
+        return Err(Failure::Exceeded(text));
     }
     match status.map_err(lost)? {
         status if status.success() => Ok(bytes),
@@ -149,22 +158,48 @@ fn ask(command: &mut Command, input: &[u8], answer_bytes_max: u64, deadline: Dur
 
 /// Why a child ended as it did.
 fn failure(status: ExitStatus, said: &[u8]) -> Failure {
-    if said.is_empty() || status.code().is_none() {
+    if status.signal().is_some_and(|signal| SIGNALS_OF_OTHERS.contains(&signal)) {
         return Failure::Process(format!(
+            "its process was killed ({status}); try again when the machine has memory to spare"
+        ));
+    }
+    if said.is_empty() || status.code().is_none() {
+        return Failure::Exceeded(format!(
             "its process needed more than {} of memory, or failed ({status}); make it, or its functions, smaller",
             Bytes(CHILD_MEMORY_BYTES_MAX)
         ));
     }
-    Failure::Refused(String::from_utf8_lossy(&said[..said.len().min(REASON_BYTES_MAX)]).into_owned())
+    let reason = String::from_utf8_lossy(&said[..said.len().min(REASON_BYTES_MAX)]).into_owned();
+    if status.code() == Some(NO_THREAD_CODE.into()) { Failure::Process(reason) } else { Failure::Refused(reason) }
+}
+
+/// Why a child does not do what it was asked to, and its exit code.
+#[derive(Debug)]
+struct Refusal {
+    reason: String,
+    code: ExitCode,
+}
+
+impl From<String> for Refusal {
+    fn from(reason: String) -> Self {
+        Self { reason, code: ExitCode::FAILURE }
+    }
+}
+
+impl From<LoadError> for Refusal {
+    fn from(error: LoadError) -> Self {
+        let code = if error.may_pass() { ExitCode::from(NO_THREAD_CODE) } else { ExitCode::FAILURE };
+        Self { reason: error.to_string(), code }
+    }
 }
 
 /// Is a child, if a program's `arguments`, without its name, say so: reads a file or a component, and answers.
 pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter();
     let command = arguments.next()?;
-    let work: fn(&OsStr, &[u8]) -> Result<Vec<u8>, String> = match command.to_str()? {
+    let work: fn(&OsStr, &[u8]) -> Result<Vec<u8>, Refusal> = match command.to_str()? {
         LOAD_COMMAND => load_here,
-        COMPILE_COMMAND => |_, component| compile_here(component),
+        COMPILE_COMMAND => |_, component| Ok(compile_here(component)?),
         _ => return None,
     };
     let (version, deadline) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
@@ -173,10 +208,11 @@ pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
     let done = check_version(&version)
         .and_then(|()| limit(&deadline).map_err(|error| error.to_string()))
         .and_then(|()| io::stdin().lock().read_to_end(&mut input).map_err(|error| error.to_string()))
+        .map_err(Refusal::from)
         .and_then(|_| work(&name, &input));
     let (bytes, code) = match done {
         Ok(bytes) => (bytes, ExitCode::SUCCESS),
-        Err(reason) => (reason.into_bytes(), ExitCode::FAILURE),
+        Err(Refusal { reason, code }) => (reason.into_bytes(), code),
     };
     // Whoever asked may be gone.
     Some(match io::stdout().lock().write_all(&bytes) {
@@ -211,9 +247,8 @@ fn limit(deadline: &OsStr) -> io::Result<()> {
     Ok(())
 }
 
-fn load_here(name: &OsStr, bytes: &[u8]) -> Result<Vec<u8>, String> {
-    let loaded = load_in_thread(&name.to_string_lossy(), bytes, &LoadLimits::default());
-    loaded.map_err(|error| error.to_string())?.encode()
+fn load_here(name: &OsStr, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
+    Ok(load_in_thread(&name.to_string_lossy(), bytes, &LoadLimits::default())?.encode()?)
 }
 
 fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
@@ -239,11 +274,18 @@ mod tests {
         assert_eq!(asked("cat", long), Ok(b"component".to_vec()));
         assert_eq!(asked("printf 'no such type'; exit 1", long), Err(Failure::Refused("no such type".into())));
         // As one that ran out of memory, whatever it wrote before.
-        for ends in ["kill -9 $$", "printf half; kill -ABRT $$", "exit 7"] {
-            let Err(Failure::Process(reason)) = asked(ends, long) else { panic!("{ends}") };
+        for ends in ["kill -ABRT $$", "printf half; kill -SEGV $$", "exit 7", "exit 101"] {
+            let Err(Failure::Exceeded(reason)) = asked(ends, long) else { panic!("{ends}") };
             assert!(reason.starts_with("its process needed more than 2 GiB of memory, or failed ("), "{reason}");
         }
-        let Err(Failure::Process(reason)) = asked("cat /dev/zero", long) else { panic!("endless") };
+        // As one that the system ended for its memory, or an operator.
+        for ends in ["kill -9 $$", "printf half; kill -TERM $$"] {
+            let Err(Failure::Process(reason)) = asked(ends, long) else { panic!("{ends}") };
+            assert!(reason.starts_with("its process was killed (signal: "), "{reason}");
+        }
+        let lacks = asked(&format!("printf 'no thread'; exit {NO_THREAD_CODE}"), long);
+        assert_eq!(lacks, Err(Failure::Process("no thread".into())));
+        let Err(Failure::Exceeded(reason)) = asked("cat /dev/zero", long) else { panic!("endless") };
         assert!(reason.starts_with("what it becomes is more than 20 B;"), "{reason}");
         let start = std::time::Instant::now();
         assert_eq!(asked("exec sleep 1000", Duration::from_millis(50)), Err(Failure::Deadline));
@@ -284,7 +326,7 @@ mod tests {
         );
         assert_eq!(format!("{sent:?}"), format!("{here:?}"));
         assert!(Workload::decode(&answer[..answer.len() - 1]).is_none());
-        assert!(load_here(OsStr::new("x"), b"none").expect_err("refused").starts_with("`x`: not WebAssembly"));
+        assert!(load_here(OsStr::new("x"), b"none").expect_err("refused").reason.starts_with("`x`: not WebAssembly"));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use crate::engine::{Program, joined};
 use crate::event::{Event, EventSink};
 use crate::journal::commit::{CommitError, Stall};
 use crate::name::Name;
-use crate::scratch::stored_workload;
+use crate::scratch::{ProgramError, stored_workload};
 use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
 use crate::transaction::Epoch;
 use crate::workload::{Workload, WorkloadHash};
@@ -15,6 +15,7 @@ use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use tokio::sync::watch;
 
 /// A durable service that is to be created.
@@ -105,12 +106,16 @@ impl Host {
         hash: &WorkloadHash,
     ) -> Result<Arc<Program>, String> {
         let (hash, directory, engine) = (*hash, Arc::clone(directory), Arc::clone(&self.engine));
-        let made = self.programs.get(hash, async move {
-            let length = on_disk(&directory, move |directory| data::workload_bytes(&**directory.storage(), &hash));
-            let length = length.await?;
-            let load = move || stored_workload(&**directory.storage(), &hash);
-            engine.load_and_compile(length, load).await
-        });
+        let attempt = move || {
+            let (directory, engine) = (Arc::clone(&directory), Arc::clone(&engine));
+            async move {
+                let length = on_disk(&directory, move |directory| data::workload_bytes(&**directory.storage(), &hash));
+                let length = length.await?;
+                let load = move || stored_workload(&**directory.storage(), &hash);
+                engine.load_and_compile(length, load).await
+            }
+        };
+        let made = self.programs.get(hash, tried_again(attempt, PROCESS_PAUSE));
         made.await.map_err(|error| data::chain(&*error))
     }
 
@@ -297,6 +302,28 @@ impl Host {
     }
 }
 
+/// Attempts to load and compile a workload of the data directory whose process is lost: it was taken when it was deployed,
+/// and what is missing now may be there soon.
+pub const PROCESS_ATTEMPTS_MAX: u32 = 6;
+
+/// The pause after the first of them. Each is twice as long as the one before.
+pub const PROCESS_PAUSE: Duration = Duration::from_secs(1);
+
+/// Makes as many attempts, as long as they fail for what may pass.
+async fn tried_again<T, F: Future<Output = Result<T, ProgramError>>>(
+    mut attempt: impl FnMut() -> F,
+    mut pause: Duration,
+) -> Result<T, ProgramError> {
+    for _ in 1..PROCESS_ATTEMPTS_MAX {
+        match attempt().await {
+            Err(error) if error.may_pass_of_stored() => tokio::time::sleep(pause).await,
+            made => return made,
+        }
+        pause *= 2;
+    }
+    attempt().await
+}
+
 /// Reports when the journal cannot begin its next segment, and when it can again, as long as there is one.
 async fn report_stalls(mut stalls: watch::Receiver<Option<Stall>>, events: EventSink) {
     let mut is_stalled = false;
@@ -362,5 +389,47 @@ pub(crate) fn spec(name: &Name, program: Arc<Program>, entry: &ServiceEntry) -> 
         horizon: *horizon,
         queue_max: QUEUE_MAX,
         sabotage: None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::EngineError;
+    use crate::workload::LoadError;
+
+    #[tokio::test]
+    async fn a_process_that_was_lost_is_had_again_and_a_refusal_is_final() {
+        let text = |text: &str| text.to_owned();
+        let of_engine = [
+            EngineError::Process { name: text("x"), reason: text("killed") },
+            EngineError::Exceeded { name: text("x"), reason: text("no memory") },
+            LoadError::Process { file: text("x"), reason: text("no process") }.into(),
+        ];
+        let of_loader = LoadError::Thread { file: text("x"), cause: text("no thread") };
+        let passing = of_engine.into_iter().map(ProgramError::from).chain([of_loader.into()]).collect::<Vec<_>>();
+        let mut lost = passing.into_iter().map(Err).chain([Ok(7)]);
+        let made = tried_again(|| std::future::ready(lost.next().expect("no more attempts")), Duration::ZERO).await;
+        assert_eq!(made.expect("the last one"), 7);
+
+        let mut attempts = 0;
+        let always = || {
+            attempts += 1;
+            std::future::ready(Err::<(), _>(EngineError::Process { name: text("x"), reason: text("killed") }.into()))
+        };
+        assert!(tried_again(always, Duration::ZERO).await.is_err());
+        assert_eq!(attempts, PROCESS_ATTEMPTS_MAX);
+
+        let deadline = Duration::from_secs(1);
+        for error in [
+            EngineError::Compile { name: text("x"), reason: text("no") },
+            EngineError::CompileDeadline { name: text("x"), deadline },
+            LoadError::Refused { reason: text("no") }.into(),
+            LoadError::Deadline { file: text("x"), deadline }.into(),
+        ] {
+            let mut once = [error].into_iter();
+            let attempt = || std::future::ready(Err::<(), ProgramError>(once.next().expect("one attempt").into()));
+            assert!(tried_again(attempt, Duration::ZERO).await.is_err());
+        }
     }
 }

@@ -265,13 +265,14 @@ impl From<LaunchError> for Problem {
         };
         let (status, code) = match &error {
             LaunchError::Exists { .. } => (StatusCode::CONFLICT, "service_exists"),
+            LaunchError::Engine(error) if error.may_pass() => return Self::later("no_process", error.to_string()),
             LaunchError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
             LaunchError::NoRoom(_) => return Self::later("no_room", error.to_string()),
             LaunchError::UnderPressure(_) => return Self::later("host_under_pressure", error.to_string()),
             LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
             LaunchError::Size(_)
             | LaunchError::Instantiate { .. }
-            | LaunchError::Engine(EngineError::Load(_) | EngineError::Compile { .. }) => {
+            | LaunchError::Engine(EngineError::Load(_) | EngineError::Compile { .. } | EngineError::Exceeded { .. }) => {
                 (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused")
             }
             LaunchError::Engine(EngineError::CompilerBusy { .. }) => {
@@ -419,6 +420,7 @@ mod tests {
     use super::*;
     use crate::name::Name;
     use crate::transaction::{Cause, Reply, Sequence, VmId};
+    use crate::workload::LoadError;
 
     fn reply(answer: Answer) -> Answered {
         let reply = Reply {
@@ -446,6 +448,30 @@ mod tests {
         assert_eq!(header(TRANSACTION_ID_HEADER), "a%20b%0A%25");
         let made_up = answer(reply(Answer::Refused("no".into())), false);
         assert!(!made_up.headers().contains_key(TRANSACTION_ID_HEADER));
+    }
+
+    #[test]
+    fn a_process_that_was_lost_is_no_refusal_of_its_workload() {
+        let (name, reason) = ("x".to_owned(), "no".to_owned());
+        let lost = [
+            EngineError::Process { name: name.clone(), reason: reason.clone() },
+            LoadError::Process { file: name.clone(), reason: reason.clone() }.into(),
+            LoadError::Thread { file: name.clone(), cause: reason.clone() }.into(),
+        ];
+        for error in lost {
+            let problem = Problem::from(LaunchError::Engine(error));
+            assert_eq!((problem.status, problem.code), (StatusCode::SERVICE_UNAVAILABLE, "no_process"));
+        }
+        let refused = [
+            EngineError::Exceeded { name: name.clone(), reason: reason.clone() },
+            LoadError::Exceeded { file: name.clone(), reason: reason.clone() }.into(),
+            LoadError::Deadline { file: name, deadline: std::time::Duration::from_secs(1) }.into(),
+            LoadError::Refused { reason }.into(),
+        ];
+        for error in refused {
+            let problem = Problem::from(LaunchError::Engine(error));
+            assert_eq!((problem.status, problem.code), (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused"));
+        }
     }
 
     fn account(budgets: &budget::Budgets) -> Arc<Account> {

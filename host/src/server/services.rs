@@ -12,7 +12,7 @@ use crate::failover::FailoverMode;
 use crate::host::NewService;
 use crate::meter::Resource;
 use crate::name::Name;
-use crate::service::Status;
+use crate::service::{LaunchError, Status};
 use crate::size::check_fuel;
 use crate::transaction::{Denial, Epoch, Outcome, QUARANTINE_REMEDY};
 use crate::workload::MODULE_BYTES_MAX;
@@ -94,9 +94,8 @@ async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, byt
         drop(turn);
         loaded
     };
-    let workload = joined(tokio::task::spawn_blocking(loading))
-        .await
-        .map_err(|error| Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "workload_refused", error.to_string()))?;
+    let workload =
+        joined(tokio::task::spawn_blocking(loading)).await.map_err(|error| LaunchError::Engine(error.into()))?;
     let (mut secret, mut epoch) = ([0; 32], Epoch::default());
     getrandom::fill(&mut secret)
         .and_then(|()| getrandom::fill(&mut epoch.0))

@@ -221,7 +221,23 @@ pub enum LoadError {
         /// The message of that, with the file.
         reason: String,
     },
-    /// The process that was to load it did not.
+    /// It took too long.
+    #[error("`{file}`: not loaded within {} s; make it smaller", deadline.as_secs())]
+    Deadline {
+        /// The file.
+        file: String,
+        /// How long it had.
+        deadline: std::time::Duration,
+    },
+    /// It took more memory than it may, or its process failed.
+    #[error("`{file}`: cannot be loaded: {reason}")]
+    Exceeded {
+        /// The file.
+        file: String,
+        /// What became of the process, and the remedy.
+        reason: String,
+    },
+    /// The process that was to load it could not be started, or was killed by another. It may be had later.
     #[error("`{file}`: cannot be loaded: {reason}")]
     Process {
         /// The file.
@@ -298,7 +314,28 @@ fn list(names: &[String]) -> String {
 }
 
 impl LoadError {
-    /// A process that was to load `file` did not, for this reason.
+    /// Whether the next attempt may succeed: what was missing was not the workload's.
+    #[must_use]
+    pub fn may_pass(&self) -> bool {
+        matches!(self, Self::Process { .. } | Self::Thread { .. })
+    }
+
+    /// The same for a workload that was loaded before: its process may have failed for want of memory that comes back.
+    pub(crate) fn may_pass_of_stored(&self) -> bool {
+        self.may_pass() || matches!(self, Self::Exceeded { .. })
+    }
+
+    /// `file` was not loaded within `deadline`.
+    pub(crate) fn deadline(file: &str, deadline: std::time::Duration) -> Self {
+        Self::Deadline { file: one_line(file), deadline }
+    }
+
+    /// A process that was to load `file` took too much.
+    pub(crate) fn exceeded(file: &str, reason: String) -> Self {
+        Self::Exceeded { file: one_line(file), reason }
+    }
+
+    /// A process that was to load `file` was not to be had.
     pub(crate) fn process(file: &str, reason: String) -> Self {
         Self::Process { file: one_line(file), reason }
     }
