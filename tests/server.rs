@@ -1,6 +1,7 @@
 //! The server over HTTP: who gets in, what they are answered, and what it makes of clients that misbehave.
 
 use crate::site::{Answered, PASSWORD, Site, tls_file};
+use crate::util::PATIENCE;
 use futures::{StreamExt, stream};
 use lifeboat::auth::Grant;
 use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
@@ -15,7 +16,7 @@ use serde_json::{Value, json};
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 
 /// A folder for a server's data.
@@ -618,6 +619,46 @@ async fn heads_and_bodies_that_do_not_come_are_not_waited_for_and_one_address_ca
     }
     drop(places);
     site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_is_answered_before_it_has_sent_all_is_not_reset() {
+    const PIECES: usize = 64;
+    let folder = folder();
+    let limits = "[server.limits]\nbody_bytes_max = 1024\n";
+    let site = Site::start(folder.path(), limits).await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "work.wat", "").await;
+    let too_long = "x".repeat(2048);
+    for (path, token, body, status) in [
+        ("nothing/transactions:batch", admin.as_str(), "{\"text\":\"1\"}\n", "404 "),
+        ("bank/transactions", "lifeboat_nobodys", "1", "401 "),
+        ("bank/transactions", &admin, &too_long, "413 "),
+    ] {
+        let mut stream = TcpStream::connect(site.address).await.expect("accepted");
+        let request = format!(
+            "POST /v1/services/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100000\r\n\r\n{body}"
+        );
+        stream.write_all(request.as_bytes()).await.expect("sent");
+        // It has sent its answer and its end, neither of which is read.
+        let answered = async {
+            while !stream.ready(Interest::READABLE).await.expect("open").is_read_closed() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, answered).await.expect("it answers at once");
+        for _ in 0..PIECES {
+            stream.write_all(&[b'x'; 1024]).await.expect("no reset");
+        }
+        stream.shutdown().await.expect("no reset");
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.expect("no reset");
+        assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{answer}");
+    }
+    // Nobody waits for long for clients that hang up on nothing.
+    let idle = TcpStream::connect(site.address).await.expect("accepted");
+    site.stop().await;
+    drop(idle);
 }
 
 #[tokio::test(flavor = "multi_thread")]

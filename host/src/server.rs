@@ -24,8 +24,7 @@ mod shares;
 mod transactions;
 mod users;
 
-pub use batch::{BATCH_BASE_BYTES, BATCH_IN_FLIGHT_MAX, DRAINED_TIME_MAX, LONG_LINE_BYTES};
-pub use body::DRAINED_BYTES_MAX;
+pub use batch::{BATCH_BASE_BYTES, BATCH_IN_FLIGHT_MAX, LONG_LINE_BYTES};
 pub use connections::{REPLACED_IDLE_MIN, UNAUTHENTICATED_IDLE_MAX};
 pub use deploys::{DEPLOY_WAIT_MAX, LOADS_MAX};
 pub use events::{
@@ -34,7 +33,7 @@ pub use events::{
 };
 pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, TlsFile, connections_max, tls};
 pub use problem::DETAIL_BYTES_MAX;
-pub use read_rate::READ_RATE_MIN;
+pub use read_rate::{DRAINED_BYTES_MAX, DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, READ_RATE_MIN};
 pub use services::{STATUS_MAX, UPLOADS_MAX};
 pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;

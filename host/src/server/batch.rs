@@ -1,6 +1,5 @@
 //! Many transactions over one request: lines in, lines out, in the same order, while both flow.
 
-use super::body::DRAINED_BYTES_MAX;
 use super::connections::{Busy, Connection};
 use super::pieces::{Outgoing, Pieces, WHOLE_BYTES_MAX};
 use super::problem::Problem;
@@ -38,9 +37,6 @@ pub const BATCH_BASE_BYTES: usize = 1024 * 1024;
 
 /// What it takes in addition while a line comes in that is longer than `LINE_BYTES`.
 pub const LONG_LINE_BYTES: usize = 2 * ENVELOPE_BYTES_MAX + BODY_BYTES_MAX;
-
-/// How long what comes after the last line of a batch is read: a client that is sending learns why it ended.
-pub const DRAINED_TIME_MAX: Duration = Duration::from_secs(1);
 
 /// Requests that are under way before any answer tells how long answers are.
 const IN_FLIGHT_AT_FIRST: usize = 4;
@@ -164,8 +160,6 @@ enum Ended {
     Broken(io::Error),
     /// The token has become void, or the server is being stopped: the last line says so.
     Told(Problem),
-    /// That was said.
-    WasTold,
 }
 
 impl Batch {
@@ -220,7 +214,7 @@ impl Batch {
                 () = room(&account, waits_for), if waits_for.is_some() => self.waits_for = None,
                 // Others fill the queue: a line is not denied for that, it waits with those behind it.
                 () = tokio::time::sleep(QUEUE_RETRY), if waits_for_queue => {}
-                else => return self.end().await,
+                else => return self.end(),
             }
         }
     }
@@ -256,7 +250,7 @@ impl Batch {
         }
         let Done { asked, result } = done;
         self.body_bytes -= asked.body.len();
-        if matches!(self.ended, Some(Ended::Told(_) | Ended::WasTold)) {
+        if matches!(self.ended, Some(Ended::Told(_))) {
             // The last line says that it was not executed; nor is what stands behind it.
             self.collecting = Some(0);
             return None;
@@ -282,26 +276,12 @@ impl Batch {
     }
 
     /// What is told after the last answer; none at the end.
-    async fn end(&mut self) -> Option<io::Result<Bytes>> {
+    fn end(&mut self) -> Option<io::Result<Bytes>> {
         match self.ended.replace(Ended::Whole) {
             None | Some(Ended::Whole) => None,
             Some(Ended::Broken(error)) => Some(Err(error)),
-            Some(Ended::Told(problem)) => {
-                self.ended = Some(Ended::WasTold);
-                Some(Ok(problem.line()))
-            }
-            Some(Ended::WasTold) => {
-                let stopping = async {
-                    draining(&mut self.phase).await;
-                    tokio::time::sleep(DRAINED_TIME_MAX).await;
-                };
-                tokio::select! {
-                    () = self.lines.forget_rest() => {}
-                    // Nor is the end of the server put off for long for what is only forgotten.
-                    () = stopping => {}
-                }
-                None
-            }
+            // What its client sends after that is read and forgotten when the connection is shut down.
+            Some(Ended::Told(problem)) => Some(Ok(problem.line())),
         }
     }
 
@@ -478,22 +458,6 @@ impl Splitter {
                 Ok(Some(Ok(data))) => self.buffer.extend_from_slice(&data),
             }
         }
-    }
-
-    /// Reads on for a while: a client that is still sending would otherwise find the connection broken, and not the line
-    /// that says why.
-    async fn forget_rest(&mut self) {
-        let forgetting = async {
-            let mut bytes = 0;
-            while let Some(Ok(data)) = self.body.next().await {
-                bytes += data.len();
-                if bytes > DRAINED_BYTES_MAX {
-                    return;
-                }
-            }
-        };
-        // What comes after that has no reader.
-        let _ = tokio::time::timeout(self.idle_max, forgetting).await;
     }
 
     fn line(&mut self, bytes: &[u8]) -> Line {

@@ -8,10 +8,6 @@ use bytes::{Bytes, BytesMut};
 use http_body_util::BodyExt;
 use std::time::Duration;
 
-/// Bytes beyond the bound that are read and forgotten: a client that is still sending would otherwise find the connection
-/// broken, and not the answer that says why.
-pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
-
 /// What a connection reads at once, about.
 const BUFFER_BYTES: usize = 16 * 1024;
 
@@ -56,7 +52,6 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
         let Ok(data) = frame.into_data() else { continue };
         let bytes = first.len() + rest.len() + data.len();
         if bytes > bytes_max {
-            drain(body, DRAINED_BYTES_MAX).await;
             return Err(too_large());
         }
         // Most bodies come in one piece.
@@ -75,16 +70,6 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
         (true, ..=COPIED_BYTES_MAX) => Bytes::copy_from_slice(&first),
         (true, _) => first,
     })
-}
-
-async fn drain(mut body: Body, bytes_max: usize) {
-    let mut bytes = 0;
-    while let Some(Ok(frame)) = body.frame().await {
-        bytes += frame.data_ref().map_or(0, Bytes::len);
-        if bytes > bytes_max {
-            return;
-        }
-    }
 }
 
 #[cfg(test)]

@@ -1,14 +1,29 @@
-//! How fast a client must read what it is answered.
+//! How fast a client must read what it is answered, and how a connection ends: in a way that lets its client read the
+//! last answer.
 
 use std::io;
+use std::mem::MaybeUninit;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
 /// Bytes a second that a client must read, in the long run, of answers that wait for it.
 pub const READ_RATE_MIN: u64 = 8 * 1024;
+
+/// Bytes that are read and forgotten after the last answer of a connection. The kernel resets a connection that is closed
+/// while its client sends, and a client that finds it reset may never look at the answer that says why.
+pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
+
+/// How long a client may go on sending after the last answer.
+pub const DRAINED_TIME_MAX: Duration = Duration::from_secs(10);
+
+/// How long a client may be silent then, before the connection is closed.
+pub const DRAINED_SILENCE_MAX: Duration = Duration::from_secs(1);
+
+/// What is read of that at once.
+const DRAINED_PIECE_BYTES: usize = 8 * 1024;
 
 /// The time for which a client may let answers wait: it is used up while they do, and what the client reads gives some
 /// back.
@@ -42,19 +57,74 @@ impl Patience {
     }
 }
 
-/// A connection that fails with [`io::ErrorKind::TimedOut`] when its other end does not read, or reads too slowly.
+/// What a client sends after the last answer.
+#[derive(Debug)]
+struct Rest {
+    bytes: usize,
+    /// When it is read no more, whatever comes.
+    end: Instant,
+}
+
+impl Rest {
+    fn new(now: Instant) -> Self {
+        Self { bytes: 0, end: now + DRAINED_TIME_MAX }
+    }
+
+    /// So many bytes came. Returns until when more of them may come; none if that was enough.
+    fn came(&mut self, bytes: usize, now: Instant) -> Option<Instant> {
+        self.bytes = self.bytes.saturating_add(bytes);
+        let goes_on = self.bytes <= DRAINED_BYTES_MAX && now < self.end;
+        goes_on.then(|| self.end.min(now + DRAINED_SILENCE_MAX))
+    }
+}
+
+/// A connection that is shut down, and reads what its client still sends.
+#[derive(Debug)]
+struct Draining {
+    rest: Rest,
+    alarm: Pin<Box<Sleep>>,
+}
+
+impl Draining {
+    fn new(now: Instant) -> Self {
+        Self { rest: Rest::new(now), alarm: Box::pin(tokio::time::sleep_until(now + DRAINED_SILENCE_MAX)) }
+    }
+
+    fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, context: &mut Context<'_>) -> Poll<()> {
+        let mut bytes = [MaybeUninit::uninit(); DRAINED_PIECE_BYTES];
+        loop {
+            let mut piece = ReadBuf::uninit(&mut bytes);
+            match Pin::new(&mut *stream).poll_read(context, &mut piece) {
+                Poll::Ready(Ok(())) if !piece.filled().is_empty() => {
+                    match self.rest.came(piece.filled().len(), Instant::now()) {
+                        Some(deadline) => self.alarm.as_mut().reset(deadline),
+                        None => return Poll::Ready(()),
+                    }
+                }
+                // The client has closed it, too.
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return self.alarm.as_mut().poll(context),
+            }
+        }
+    }
+}
+
+/// A connection that fails with [`io::ErrorKind::TimedOut`] when its other end does not read, or reads too slowly. It is
+/// shut down once its other end has closed it, or goes on sending for too long.
 #[derive(Debug)]
 pub(super) struct ReadRate<S> {
     stream: S,
     patience: Patience,
     /// There once a write had to wait.
     alarm: Option<Pin<Box<Sleep>>>,
+    /// There once nothing more is written.
+    draining: Option<Draining>,
 }
 
 impl<S> ReadRate<S> {
     /// Lets `stream` wait for its other end for `patience_max` altogether, beyond what reading at [`READ_RATE_MIN`] takes.
     pub(super) fn new(stream: S, patience_max: Duration) -> Self {
-        Self { stream, patience: Patience::new(patience_max), alarm: None }
+        Self { stream, patience: Patience::new(patience_max), alarm: None, draining: None }
     }
 
     fn wait_or_fail(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -86,7 +156,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for ReadRate<S> {
     }
 }
 
-impl<S: AsyncWrite + Unpin> AsyncWrite for ReadRate<S> {
+impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ReadRate<S> {
     fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(context, bytes);
         self.wait_or_fail(written, context)
@@ -110,13 +180,22 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for ReadRate<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
+        let Self { stream, draining, .. } = &mut *self;
+        let draining = match draining {
+            Some(draining) => draining,
+            None => {
+                ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
+                draining.insert(Draining::new(Instant::now()))
+            }
+        };
+        draining.poll(stream, context).map(Ok)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
     /// Seconds until a client is dropped that reads so many bytes every so many seconds, if it is within an hour.
     fn dropped_after(bytes: usize, every: u64) -> Option<u64> {
@@ -154,5 +233,58 @@ mod tests {
         assert!(patience.left < Duration::from_secs(41));
         patience.written(usize::MAX, || start);
         assert_eq!(patience.left, patience.max);
+    }
+
+    #[test]
+    fn the_rest_is_read_for_a_while_and_no_longer() {
+        let start = Instant::now();
+        let at = |seconds: u64| start + Duration::from_secs(seconds);
+        let mut rest = Rest::new(start);
+        assert_eq!(rest.came(1, start), Some(start + DRAINED_SILENCE_MAX));
+        assert_eq!(rest.came(DRAINED_BYTES_MAX - 1, at(1)), Some(at(1) + DRAINED_SILENCE_MAX));
+        assert_eq!(rest.came(1, at(1)), None, "too many bytes");
+        let mut rest = Rest::new(start);
+        let end = (0..).map_while(|second| rest.came(1, at(second))).last();
+        assert_eq!(end, Some(start + DRAINED_TIME_MAX), "a byte now and then");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_goes_on_sending_reads_the_last_answer() {
+        const MORE_BYTES: usize = 64 * 1024;
+        let (mut client, server) = duplex(1024);
+        let mut server = ReadRate::new(server, Duration::from_secs(60));
+        let serving = async {
+            server.write_all(b"answer").await.expect("room");
+            server.shutdown().await.expect("shut down");
+            drop(server);
+        };
+        let sending = async {
+            client.write_all(&[0; MORE_BYTES]).await.expect("it is read");
+            let mut answer = String::new();
+            client.read_to_string(&mut answer).await.expect("no error");
+            drop(client);
+            answer
+        };
+        let ((), answer) = futures::future::join(serving, sending).await;
+        assert_eq!(answer, "answer");
+    }
+
+    #[tokio::test]
+    async fn a_client_that_sends_without_end_is_hung_up_on() {
+        let (mut client, server) = duplex(64 * 1024);
+        let mut server = ReadRate::new(server, Duration::from_secs(60));
+        let serving = async {
+            server.shutdown().await.expect("shut down");
+            drop(server);
+        };
+        let sending = async {
+            let mut bytes = 0;
+            while client.write_all(&[0; 1024]).await.is_ok() {
+                bytes += 1024;
+            }
+            bytes
+        };
+        let ((), bytes) = futures::future::join(serving, sending).await;
+        assert!((DRAINED_BYTES_MAX..=DRAINED_BYTES_MAX + 128 * 1024).contains(&bytes), "{bytes} bytes");
     }
 }
