@@ -9,6 +9,7 @@
 //! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
 //! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`;
 //!   `kill_server`: the same of a server over HTTP.
+//! - `children`: the processes in which it loads and compiles, when they or it are killed.
 //! - `orders`: what operators order of services on a storage that fails, against what the disk has then.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `yields`: guests that keep a thread busy, by whatever they call.
@@ -27,6 +28,7 @@
 //! feature of a dependency that they share: `cargo test --release --workspace --no-run -v` after a `cargo build
 //! --release` compiles nothing of Wasmtime.
 
+mod children;
 mod cli_data;
 mod cli_init;
 mod cli_inspect;

@@ -1,6 +1,6 @@
 //! What clients that do not read their answers, or do not end what they send, cost a server of memory.
 
-use crate::rig::guest_bytes;
+use crate::rig::{guest_bytes, slow_component};
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::Site;
 use futures::StreamExt;
@@ -339,20 +339,19 @@ async fn a_workload_that_takes_much_memory_to_load_takes_little_of_the_servers()
     let before = memory(serving.id(), "VmHWM:");
     let functions = "(func)".repeat(TEXT_BYTES_MAX as usize / 6 - 10);
     let recursion = "(block ".repeat(500_000);
-    // Small, but the validator has a copy of each resource for each import.
-    let exports: String = (0..1500).map(|index| format!("(export \"a{index}\" (type (sub resource)))")).collect();
-    let imports: String = (0..150).map(|index| format!("(import \"a{index}\" (instance (type 0)))")).collect();
-    for (text, refusal) in [
-        (format!("(component (type (instance {exports})) {imports})"), "lacks"),
-        (format!("(module {functions})"), " functions, limit is 100000: "),
-        (format!("(module (func {recursion}"), "invalid WebAssembly text"),
-        ("(func)".repeat(4_000_000), "the text is 24000000 bytes, limit is 4194304 bytes"),
+    for (text, refusals) in [
+        // Of a machine that is slow, or busy, it takes all the time that there is.
+        (slow_component(), &["lacks", "not loaded within 30 s"][..]),
+        (format!("(module {functions})"), &[" functions, limit is 100000: "]),
+        (format!("(module (func {recursion}"), &["invalid WebAssembly text"]),
+        ("(func)".repeat(4_000_000), &["the text is 24000000 bytes, limit is 4194304 bytes"]),
     ] {
         let deploy = client.put(url("/v1/services/hostile")).bearer_auth(token).body(text);
         let refused = deploy.send().await.expect("answered");
         assert_eq!(refused.status(), 422);
         let problem = refused.text().await.expect("whole");
-        assert!(problem.contains("workload_refused") && problem.contains(refusal), "{problem}");
+        assert!(problem.contains("workload_refused"), "{problem}");
+        assert!(refusals.iter().any(|refusal| problem.contains(refusal)), "{problem}");
         let most = memory(serving.id(), "VmHWM:") - before;
         assert!(most <= SERVERS_BYTES_MAX, "{most} bytes more");
     }

@@ -27,6 +27,14 @@ pub(crate) fn guest_bytes(file: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
+/// A component that takes seconds and a gigabyte to load, and is refused then. It is small, but the validator has a copy of
+/// each resource for each import.
+pub(crate) fn slow_component() -> String {
+    let exports: String = (0..1500).map(|index| format!("(export \"a{index}\" (type (sub resource)))")).collect();
+    let imports: String = (0..150).map(|index| format!("(import \"a{index}\" (instance (type 0)))")).collect();
+    format!("(component (type (instance {exports})) {imports})")
+}
+
 /// A size with a long deadline.
 pub(crate) fn size(name: &str, fuel: u64, memory_bytes: u64) -> Arc<Size> {
     Arc::new(Size { name: name.into(), fuel, memory_bytes, deadline: Duration::from_secs(60) })

@@ -6,7 +6,8 @@
 //!
 //! The process is the same executable, called with [`LOAD_COMMAND`] or [`COMPILE_COMMAND`]. It takes a file or a component
 //! on its standard input and answers on its standard output: with exit code 0 the workload or the compiled code, else why
-//! there is none. Only a program that knows the commands can be its own child, and says so with [`work_in_children`];
+//! there is none. Its input stays open for as long as somebody waits for the answer: a child whose parent was killed sees
+//! it close, and ends. Only a program that knows the commands can be its own child, and says so with [`work_in_children`];
 //! another, such as one that embeds this crate, loads and compiles in threads.
 
 use super::{PoolLimits, config, one_line};
@@ -19,14 +20,16 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, ExitStatus, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
+use std::thread;
 use std::time::Duration;
 use wasmtime::InstanceAllocationStrategy;
 
-/// The argument with which a program is asked to load; its version, a deadline in seconds, and the name of the workload
-/// follow.
+/// The argument with which a program is asked to load; its version, a deadline in seconds, the length of its input, and the
+/// name of the workload follow.
 const LOAD_COMMAND: &str = "__load";
 
-/// The argument with which a program is asked to compile; its version and a deadline in seconds follow.
+/// The argument with which a program is asked to compile; its version, a deadline in seconds, and the length of its input
+/// follow.
 const COMPILE_COMMAND: &str = "__compile";
 
 /// What the two sides of a pipe must have in common.
@@ -54,6 +57,13 @@ const NO_THREAD_CODE: u8 = 75;
 /// Signals by which others end a process, which does not end itself by them: SIGHUP, SIGINT, SIGQUIT, SIGKILL, which is
 /// also how the system gets memory back, SIGTERM. Every Unix has the same numbers.
 const SIGNALS_OF_OTHERS: [i32; 5] = [1, 2, 3, 9, 15];
+
+/// The stack of a thread that only reads or writes a pipe.
+const PIPE_STACK_BYTES: usize = 256 * 1024;
+
+/// The badness of a child, to Linux, when the machine has no memory left: the most there is. It is ended before the server
+/// is, which tries again.
+const OOM_SCORE: &str = "1000";
 
 /// How the compiler's pool of threads is told how many there may be.
 const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
@@ -101,49 +111,65 @@ pub(super) enum Failure {
 
 /// Loads the workload of these bytes in a child of `executable`, and waits for it until `deadline`.
 pub(super) fn load(executable: &Path, name: &str, bytes: &[u8], deadline: Duration) -> Result<Workload, Failure> {
-    let mut loader = child(executable, LOAD_COMMAND, deadline);
-    let answer = ask(loader.arg(name), bytes, LOADED_BYTES_MAX, deadline)?;
+    let mut loader = child(executable, LOAD_COMMAND, bytes, deadline);
+    let answer = ask(loader.arg(name), bytes, LOADED_BYTES_MAX, deadline, PIPE_STACK_BYTES)?;
     Workload::decode(&answer).ok_or_else(|| Failure::Process("the loader's answer cannot be read".into()))
 }
 
 /// Compiles `component` in a child of `executable`, and waits for it until `deadline`.
 pub(super) fn compile(executable: &Path, component: &[u8], deadline: Duration) -> Result<Vec<u8>, Failure> {
-    ask(&mut child(executable, COMPILE_COMMAND, deadline), component, COMPILED_BYTES_MAX, deadline)
+    let mut compiler = child(executable, COMPILE_COMMAND, component, deadline);
+    ask(&mut compiler, component, COMPILED_BYTES_MAX, deadline, PIPE_STACK_BYTES)
 }
 
-fn child(executable: &Path, command: &str, deadline: Duration) -> Command {
+fn child(executable: &Path, command: &str, input: &[u8], deadline: Duration) -> Command {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(CHILD_THREADS_MAX);
     let mut child = Command::new(executable);
     // It reads hostile bytes, and needs nothing of the environment. A signal of the terminal is the server's to answer.
     child.env_clear().env(THREADS_VARIABLE, threads.to_string()).process_group(0);
-    child.arg(command).arg(VERSION).arg(deadline.as_secs().max(1).to_string());
+    child.arg(command).arg(VERSION).arg(deadline.as_secs().max(1).to_string()).arg(input.len().to_string());
     child
 }
 
-fn ask(command: &mut Command, input: &[u8], answer_bytes_max: u64, deadline: Duration) -> Result<Vec<u8>, Failure> {
+fn ask(
+    command: &mut Command,
+    input: &[u8],
+    answer_bytes_max: u64,
+    deadline: Duration,
+    pipe_stack_bytes: usize,
+) -> Result<Vec<u8>, Failure> {
+    let none = |what: &str, error: &io::Error| {
+        Failure::Process(format!("no {what} can be started for it: {error}; try again when the machine is less busy"))
+    };
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
-    let mut child = child.map_err(|error| {
-        Failure::Process(format!("no process can be started for it: {error}; try again when the machine is less busy"))
-    })?;
+    let mut child = child.map_err(|error| none("process", &error))?;
     let (mut stdin, stdout) = (child.stdin.take().expect("piped"), child.stdout.take().expect("piped"));
     let (answered, answer) = mpsc::channel();
-    let (answer, status) = std::thread::scope(|scope| {
-        scope.spawn(move || {
+    let (begun, answer, status) = std::thread::scope(|scope| {
+        let thread = || thread::Builder::new().stack_size(pipe_stack_bytes);
+        let writing = thread().spawn_scoped(scope, || {
             // A child that has ended says why with its exit status.
             let _ = stdin.write_all(input);
         });
-        scope.spawn(move || {
-            let mut bytes = Vec::new();
-            let read = stdout.take(answer_bytes_max + 1).read_to_end(&mut bytes).map(|_| bytes);
-            let _ = answered.send(read);
+        let begun = writing.and_then(|_| {
+            thread().spawn_scoped(scope, move || {
+                let mut bytes = Vec::new();
+                let read = stdout.take(answer_bytes_max + 1).read_to_end(&mut bytes).map(|_| bytes);
+                let _ = answered.send(read);
+            })
         });
+        let begun = begun.map(drop);
+        // Without a thread that reads, there is nobody left who could send.
         let answer = answer.recv_timeout(deadline).ok();
         if answer.as_ref().is_none_or(|answer| !matches!(answer, Ok(bytes) if bytes.len() as u64 <= answer_bytes_max)) {
             // Its pipes close with it, and the threads above end.
             let _ = child.kill();
         }
-        (answer, child.wait())
+        (begun, answer, child.wait())
     });
+    // It was open until now, as the child ends with it.
+    drop(stdin);
+    begun.map_err(|error| none("thread", &error))?;
     let lost = |error: io::Error| Failure::Process(format!("its process was lost: {error}; try again"));
     let bytes = answer.ok_or(Failure::Deadline)?.map_err(lost)?;
     if bytes.len() as u64 > answer_bytes_max {
@@ -203,13 +229,12 @@ pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
         _ => return None,
     };
     let (version, deadline) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
-    let name = arguments.next().unwrap_or_default();
-    let mut input = Vec::new();
+    let (length, name) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
     let done = check_version(&version)
         .and_then(|()| limit(&deadline).map_err(|error| error.to_string()))
-        .and_then(|()| io::stdin().lock().read_to_end(&mut input).map_err(|error| error.to_string()))
+        .and_then(|()| input(&length).map_err(|error| error.to_string()))
         .map_err(Refusal::from)
-        .and_then(|_| work(&name, &input));
+        .and_then(|input| end_with_parent().and_then(|()| work(&name, &input)));
     let (bytes, code) = match done {
         Ok(bytes) => (bytes, ExitCode::SUCCESS),
         Err(Refusal { reason, code }) => (reason.into_bytes(), code),
@@ -230,6 +255,27 @@ fn check_version(version: &OsStr) -> Result<(), String> {
     Err(format!("the executable of lifeboat {theirs} was replaced by version {VERSION}; start lifeboat again"))
 }
 
+/// Reads so many bytes.
+fn input(length: &OsStr) -> io::Result<Vec<u8>> {
+    let length = length.to_str().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+    let mut input = Vec::new();
+    match io::stdin().lock().take(length).read_to_end(&mut input)? as u64 == length {
+        true => Ok(input),
+        false => Err(io::ErrorKind::UnexpectedEof.into()),
+    }
+}
+
+/// Ends this process when its input closes, after all of it was read: with the process that waits for the answer, however
+/// that ended.
+fn end_with_parent() -> Result<(), Refusal> {
+    let watching = thread::Builder::new().stack_size(PIPE_STACK_BYTES).spawn(|| {
+        let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
+        std::process::exit(1);
+    });
+    let lacking = |error| Refusal { reason: format!("no thread to watch: {error}"), code: NO_THREAD_CODE.into() };
+    watching.map(drop).map_err(lacking)
+}
+
 /// Limits what this process may take.
 fn limit(deadline: &OsStr) -> io::Result<()> {
     let seconds: u64 = deadline.to_str().and_then(|text| text.parse().ok()).unwrap_or(1);
@@ -244,6 +290,8 @@ fn limit(deadline: &OsStr) -> io::Result<()> {
         let limit = limit.min(resource.get_hard()?);
         resource.set(limit, limit)?;
     }
+    // Other systems have no such file, and a sandbox may have none.
+    let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     Ok(())
 }
 
@@ -265,13 +313,13 @@ mod tests {
     use crate::workload::WorkloadHash;
 
     fn asked(shell: &str, deadline: Duration) -> Result<Vec<u8>, Failure> {
-        ask(Command::new("sh").args(["-c", shell]), b"component", 20, deadline)
+        ask(Command::new("sh").args(["-c", shell]), b"component", 20, deadline, PIPE_STACK_BYTES)
     }
 
     #[test]
     fn whatever_a_child_does_is_an_answer() {
         let long = Duration::from_secs(60);
-        assert_eq!(asked("cat", long), Ok(b"component".to_vec()));
+        assert_eq!(asked("head -c 9", long), Ok(b"component".to_vec()));
         assert_eq!(asked("printf 'no such type'; exit 1", long), Err(Failure::Refused("no such type".into())));
         // As one that ran out of memory, whatever it wrote before.
         for ends in ["kill -ABRT $$", "printf half; kill -SEGV $$", "exit 7", "exit 101"] {
@@ -294,6 +342,14 @@ mod tests {
         assert!(
             matches!(none, Err(Failure::Process(reason)) if reason.starts_with("no process can be started for it"))
         );
+    }
+
+    #[test]
+    fn a_child_whose_pipes_nobody_can_serve_is_ended() {
+        // Its answer is not read, so it would never end.
+        let asked = ask(Command::new("cat").arg("/dev/zero"), b"", 20, Duration::from_secs(1000), usize::MAX / 2);
+        let Err(Failure::Process(reason)) = asked else { panic!("{asked:?}") };
+        assert!(reason.starts_with("no thread can be started for it: "), "{reason}");
     }
 
     #[test]
