@@ -13,6 +13,7 @@
 //! - `orders`: what operators order of services on a storage that fails, against what the disk has then.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `yields`: guests that keep a thread busy, by whatever they call.
+//! - `old_data`: directories that earlier releases wrote.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`, `tutorial`: that the lines of README.md and docs/tutorial.md do what they say.
 //! - `client`: the client commands of the built binary, against a server of it.
@@ -46,6 +47,7 @@ mod kill;
 mod kill_server;
 mod memory;
 mod model;
+mod old_data;
 mod operators;
 mod orders;
 mod prebuilt;

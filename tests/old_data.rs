@@ -1,0 +1,129 @@
+//! Data that earlier releases wrote: it opens, proves what it proved then, answers what it answered then, and goes on.
+//!
+//! `tests/old-data` says what is in each directory. Its segments lack their trailing zeros, which are put back here.
+
+use crate::rig::{Rig, name};
+use crate::util::{lifeboat, root};
+use lifeboat::data::{DataOptions, Locked};
+use lifeboat::storage::DiskStorage;
+use lifeboat::transaction::Answer;
+use serde_json::Value;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// The directories, and the exit code of `verify`.
+const DIRECTORIES: [(&str, i32); 3] = [("sealed", 0), ("killed", 0), ("troubled", 1)];
+
+/// The length of every segment in them.
+const SEGMENT_BYTES: u64 = 64 * 1024;
+
+fn kept(file: &str) -> PathBuf {
+    root().join("tests/old-data").join(file)
+}
+
+/// Copies a directory as the release left it: its files are for their owner alone, its segments as long as they were.
+fn copy(directory: &str, to: &Path) {
+    std::fs::create_dir(to).expect("a folder");
+    for entry in std::fs::read_dir(kept(directory)).expect("a directory") {
+        let entry = entry.expect("readable");
+        let target = to.join(entry.file_name());
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&target).expect("a new file");
+        std::io::copy(&mut std::fs::File::open(entry.path()).expect("readable"), &mut file).expect("copied");
+        if target.extension().is_some_and(|extension| extension == "segment") {
+            file.set_len(SEGMENT_BYTES).expect("as long as it was");
+        }
+    }
+}
+
+fn json(file: &str) -> Value {
+    serde_json::from_slice(&std::fs::read(kept(file)).expect("readable")).expect("JSON")
+}
+
+/// Whether `now` has everything that `then` has; it may have more.
+#[track_caller]
+fn assert_has(now: &Value, then: &Value, at: &str) {
+    match (now, then) {
+        (Value::Object(now), Value::Object(then)) => {
+            for (key, then) in then {
+                assert_has(now.get(key).unwrap_or(&Value::Null), then, &format!("{at}.{key}"));
+            }
+        }
+        (Value::Array(now), Value::Array(then)) => {
+            assert_eq!(now.len(), then.len(), "{at}: {now:?}");
+            for (index, (now, then)) in now.iter().zip(then).enumerate() {
+                assert_has(now, then, &format!("{at}[{index}]"));
+            }
+        }
+        _ => assert_eq!(now, then, "{at}"),
+    }
+}
+
+#[test]
+fn an_old_directory_proves_what_it_proved() {
+    for (directory, code) in DIRECTORIES {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        copy(directory, &data);
+        for (command, code) in [("verify", code), ("services", code)] {
+            let output = lifeboat([command, "--json", "--data"]).arg(&data).output();
+            let now = serde_json::from_str(output.exits(code)).expect("JSON");
+            assert_has(&now, &json(&format!("{directory}.{command}.json")), &format!("{directory}: {command}"));
+        }
+    }
+}
+
+#[tokio::test]
+async fn an_old_directory_answers_what_it_answered_and_goes_on() {
+    for (directory, code) in DIRECTORIES {
+        let folder = tempfile::tempdir().expect("a folder");
+        let data = folder.path().join("data");
+        copy(directory, &data);
+        let storage = DiskStorage::create(&data).expect("the directory");
+        let locked = Locked::take(Arc::new(storage), None).expect("free");
+        let (opened, contents) = locked.open(&DataOptions::default()).expect("it opens");
+        let rig = Rig::recovered(opened, contents).await;
+        let answers = std::fs::read_to_string(kept(&format!("{directory}.answers.jsonl"))).expect("readable");
+        for line in answers.lines() {
+            let then: Value = serde_json::from_str(line).expect("JSON");
+            let text = |key: &str| then[key].as_str().expect("a string");
+            let service = text("service");
+            rig.grant(service);
+            let Ok(reply) = rig.send_as(service, text("id"), text("body")).await else {
+                // Its service cannot be brought back, as then.
+                assert_eq!(then["denied"], true, "{line}");
+                continue;
+            };
+            let (outcome, answer) = match &reply.answer {
+                Answer::Ok(bytes) => ("ok", String::from_utf8_lossy(bytes).into_owned()),
+                Answer::Refused(text) => ("refused", text.clone()),
+                Answer::Failed(cause) => ("failed", cause.to_string()),
+            };
+            assert!(reply.is_repeated, "{line}");
+            assert_eq!((outcome, answer.as_str()), (text("outcome"), text("answer")), "{line}");
+            assert_eq!(reply.sequence.0, then["sequence"].as_u64().expect("a number"), "{line}");
+        }
+        for (service, body) in [("bank", "{\"add\":1}"), ("busy", "1"), ("notes", "nonsense")] {
+            rig.grant(service);
+            if rig.host.entry(&name(service)).expect("readable").is_some() {
+                let reply = rig.send_as(service, "new", body).await.expect("it goes on");
+                assert!(!reply.is_repeated);
+            }
+        }
+        rig.host.stop().await.expect("sealed");
+        drop(rig);
+        lifeboat(["verify", "--data"]).arg(&data).output().exits(code);
+    }
+}
+
+#[test]
+fn an_old_portable_snapshot_is_restored() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let data = folder.path().join("data");
+    let restored = lifeboat(["restore", "--name", "bank", "--data"]).arg(&data).arg(kept("bank.portable")).output();
+    restored.exits(0);
+    let queried = lifeboat(["query", "--data"]).arg(&data).args(["bank", "\"total\""]).output();
+    assert_eq!(queried.exits(0), std::fs::read_to_string(kept("bank.total.txt")).expect("readable"));
+    lifeboat(["verify", "--data"]).arg(&data).output().exits(0);
+}
