@@ -61,6 +61,32 @@ impl Drop for HeldWrites {
     }
 }
 
+/// A fault of one file that is still to come, or came. See [`SimulatedStorage::fail_in`].
+#[derive(Debug)]
+#[must_use]
+pub struct Fault {
+    disk: Arc<Disk>,
+    /// Which of the [`State::armed`].
+    number: usize,
+}
+
+impl Fault {
+    /// Whether the operation has failed that was to.
+    #[must_use]
+    pub fn has_fired(&self) -> bool {
+        self.disk.state.lock().unwrap_or_else(PoisonError::into_inner).armed[self.number].left == 0
+    }
+}
+
+/// An operation on one file that is to fail.
+#[derive(Debug)]
+struct Armed {
+    file: String,
+    operation: Operation,
+    /// How many of its kind there are until it has failed.
+    left: u64,
+}
+
 #[derive(Debug)]
 struct State {
     random: SplitMix64,
@@ -72,6 +98,7 @@ struct State {
     counts: BTreeMap<Operation, u64>,
     operations: u64,
     faults: Vec<(Operation, u64)>,
+    armed: Vec<Armed>,
     /// Kinds of operations that fail until they are mended.
     broken: BTreeMap<Operation, io::ErrorKind>,
     power_off_at: Option<u64>,
@@ -111,6 +138,7 @@ impl SimulatedStorage {
             counts: BTreeMap::new(),
             operations: 0,
             faults: Vec::new(),
+            armed: Vec::new(),
             broken: BTreeMap::new(),
             power_off_at: None,
             is_off: false,
@@ -179,6 +207,15 @@ impl SimulatedStorage {
         let mut state = self.state();
         let at = state.counts.get(&operation).copied().unwrap_or(0) + nth;
         state.faults.push((operation, at));
+    }
+
+    /// Makes the `nth` operation of this kind on `file` from now fail, 1 being the next. Unlike those of
+    /// [`SimulatedStorage::fail`] no other file takes it, whatever else is written meanwhile. A file has the name that it
+    /// has when the operation comes; a renaming is of the old one.
+    pub fn fail_in(&self, file: &str, operation: Operation, nth: u64) -> Fault {
+        let mut state = self.state();
+        state.armed.push(Armed { file: file.to_owned(), operation, left: nth.max(1) });
+        Fault { disk: Arc::clone(&self.0), number: state.armed.len() - 1 }
     }
 
     /// Makes every operation of this kind fail with an error of `kind`, until [`SimulatedStorage::mend`].
@@ -295,8 +332,14 @@ enum Fate {
 }
 
 impl State {
-    /// Counts an operation and decides what becomes of it.
-    fn enter(&mut self, operation: Operation) -> io::Result<Fate> {
+    /// Counts an operation on a file and decides what becomes of it.
+    fn enter_file(&mut self, operation: Operation, file: usize) -> io::Result<Fate> {
+        let name = self.names.iter().find(|(_, other)| **other == file).map(|(name, _)| name.clone());
+        self.enter(operation, name.as_deref())
+    }
+
+    /// Counts an operation, on the file of this name if it is on one, and decides what becomes of it.
+    fn enter(&mut self, operation: Operation, name: Option<&str>) -> io::Result<Fate> {
         if self.is_off {
             return Err(power_is_off());
         }
@@ -312,6 +355,16 @@ impl State {
             let message = format!("injected: {operation:?} {count} fails");
             return Ok(Fate::Fails(io::Error::other(message)));
         }
+        let armed = self.armed.iter_mut().filter(|armed| armed.left > 0 && armed.operation == operation);
+        let mut is_hit = false;
+        for armed in armed.filter(|armed| Some(&*armed.file) == name) {
+            armed.left -= 1;
+            is_hit |= armed.left == 0;
+        }
+        if is_hit {
+            let message = format!("injected: {operation:?} of '{}' fails", name.unwrap_or_default());
+            return Ok(Fate::Fails(io::Error::other(message)));
+        }
         if let Some(kind) = self.broken.get(&operation) {
             return Ok(Fate::Fails((*kind).into()));
         }
@@ -324,7 +377,8 @@ impl State {
 
     /// A change of names. When the power goes off in the middle, the crash decides.
     fn change(&mut self, operation: Operation, change: Change) -> io::Result<()> {
-        let fate = self.enter(operation)?;
+        let (Change::Create { name, .. } | Change::Rename { from: name, .. } | Change::Remove { name, .. }) = &change;
+        let fate = self.enter(operation, Some(name))?;
         if matches!(fate, Fate::Done) || self.is_off {
             change.apply(&mut self.names);
             self.changes.push(change);
@@ -396,7 +450,7 @@ impl Storage for SimulatedStorage {
 
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         let mut state = self.state();
-        if let Fate::Fails(error) = state.enter(Operation::Open)? {
+        if let Fate::Fails(error) = state.enter(Operation::Open, Some(name))? {
             return Err(error);
         }
         let file = state.file_of(name)?;
@@ -423,7 +477,7 @@ impl Storage for SimulatedStorage {
 
     fn sync_directory(&self) -> io::Result<()> {
         let mut state = self.state();
-        match state.enter(Operation::SyncDirectory)? {
+        match state.enter(Operation::SyncDirectory, None)? {
             Fate::Done => {
                 if !state.is_ignoring_syncs {
                     state.durable_names = state.names.clone();
@@ -460,7 +514,7 @@ impl StorageFile for SimulatedFile {
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
         self.storage.await_release();
         let mut state = self.storage.state();
-        let fate = state.enter(Operation::Write)?;
+        let fate = state.enter_file(Operation::Write, self.file)?;
         let offset = usize::try_from(offset).map_err(io::Error::other)?;
         let mut count = bytes.len();
         if state.is_writing_short && count > 1 && state.random.below(2) == 0 {
@@ -482,7 +536,7 @@ impl StorageFile for SimulatedFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
         let mut state = self.storage.state();
-        if let Fate::Fails(error) = state.enter(Operation::Read)? {
+        if let Fate::Fails(error) = state.enter_file(Operation::Read, self.file)? {
             return Err(error);
         }
         let bytes = &state.files[self.file].bytes;
@@ -494,7 +548,7 @@ impl StorageFile for SimulatedFile {
 
     fn set_bytes(&self, bytes: u64) -> io::Result<()> {
         let mut state = self.storage.state();
-        let fate = state.enter(Operation::SetBytes)?;
+        let fate = state.enter_file(Operation::SetBytes, self.file)?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         let growth = bytes.saturating_sub(state.files[self.file].bytes.len()) as u64;
         if growth > 0 && state.used_bytes() + growth > state.space_bytes {
@@ -512,7 +566,7 @@ impl StorageFile for SimulatedFile {
 
     fn sync_data(&self) -> io::Result<()> {
         let mut state = self.storage.state();
-        match state.enter(Operation::SyncData)? {
+        match state.enter_file(Operation::SyncData, self.file)? {
             Fate::Done => {
                 if !state.is_ignoring_syncs {
                     state.files[self.file].sync();
@@ -685,6 +739,24 @@ mod tests {
             lost += usize::from(read(&storage.crash(), "a")? != [1; 4096]);
         }
         assert!(lost > 40, "{lost}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_fault_of_one_file_is_taken_by_no_other() -> io::Result<()> {
+        let storage = SimulatedStorage::new(1);
+        let (one, other) = (storage.create("one")?, storage.create("other")?);
+        let fault = storage.fail_in("one", Operation::SyncData, 2);
+        let mut seen = Vec::new();
+        for file in [&other, &one, &other, &other] {
+            file.sync_data()?;
+            seen.push(fault.has_fired());
+        }
+        assert!(one.sync_data().is_err() && fault.has_fired());
+        one.sync_data()?;
+        assert_eq!(seen, [false; 4]);
+        let fault = storage.fail_in("new", Operation::Create, 1);
+        assert!(storage.create("new").is_err() && fault.has_fired());
         Ok(())
     }
 
