@@ -4,7 +4,8 @@
 //! It is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that is on the
 //! disk when its method returns. One that fails is not, and never will be, but for [`CatalogError::OutcomeUnknown`], after
 //! which only the file tells: it failed between the write that makes it count and the sync after that. After a write that
-//! failed, for want of room as a rule, the next change opens the file anew, as a start would; a sync that failed is the
+//! failed, for want of room as a rule, the next change opens the file anew, as a start would, and what it reads then is
+//! final; a sync that failed is the
 //! end until the directory is opened again, since nobody knows what is on the disk.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
@@ -41,7 +42,8 @@ use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard};
+use std::ops::Deref;
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use thiserror::Error;
 
 /// The name of its file.
@@ -54,9 +56,14 @@ pub const CATALOG_VERSION: u32 = 1;
 const ASIDE_FILE: &str = "catalog.redb.tmp";
 
 /// Memory for redb's pages, in bytes, taken as far as the file has them: all of the longest, once more while they change.
-/// All pages are read when the file is opened. So after a write that failed, from which on redb reads nothing any more, what
-/// the catalog says is still there.
+/// [`Catalog::mend`] has a third one for a moment: that of the database whose write failed, beside the new one.
+///
+/// [`Catalog::open_backend`] scans every table, and so reads all pages that have rows. So after a write that failed, from
+/// which on redb reads nothing any more, what the catalog says is still there.
 const CACHE_BYTES: usize = 2 * CATALOG_BYTES_MAX as usize;
+
+/// The same for a copy, which is in memory already.
+const COPY_CACHE_BYTES: usize = 1024 * 1024;
 
 /// How much of its hash stands before a value, in bytes.
 const HASH_BYTES: usize = 8;
@@ -83,7 +90,8 @@ const LAST_INCARNATION: &str = "last_incarnation";
 /// The catalog of a data directory.
 #[derive(Debug)]
 pub struct Catalog {
-    /// Replaced when it is opened anew.
+    /// Replaced when it is opened anew. Whoever reads holds the one that they began with: redb closes a database that is
+    /// dropped under its readers.
     open: RwLock<Open>,
     directory: DirectoryId,
     /// Where its file is, if it may be opened anew.
@@ -101,10 +109,25 @@ pub struct UsersGuard<'a> {
     _held: MutexGuard<'a, ()>,
 }
 
+/// A table that is being read.
+struct Reading {
+    // Dropped first.
+    table: redb::ReadOnlyTable<&'static str, &'static [u8]>,
+    _database: Arc<Database>,
+}
+
+impl Deref for Reading {
+    type Target = redb::ReadOnlyTable<&'static str, &'static [u8]>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.table
+    }
+}
+
 /// The database, and what became of the writes to its file.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Open {
-    database: Database,
+    database: Arc<Database>,
     progress: Arc<Progress>,
 }
 
@@ -162,7 +185,8 @@ pub enum CatalogError {
     Poisoned,
     /// The storage failed in the last step of a change.
     #[error(
-        "a change of '{CATALOG_FILE}' may be on the disk or not; see to the disk, and start the host again, which shows it"
+        "a change of '{CATALOG_FILE}' may be on the disk or not; see to the disk and order it again, or start the host again \
+         if that is refused"
     )]
     OutcomeUnknown {
         /// How it failed.
@@ -234,6 +258,7 @@ impl Catalog {
             put_meta(transaction, JOURNAL_IN_USE, &[0])
         })?;
         let Open { database, .. } = aside.open.into_inner().unwrap_or_else(PoisonError::into_inner);
+        let database = Arc::into_inner(database).expect("nobody reads it");
         database.close().map_err(CatalogError::redb("create"))?;
         storage.rename(ASIDE_FILE, CATALOG_FILE).map_err(CatalogError::storage("name"))?;
         storage.sync_directory().map_err(CatalogError::storage("sync the directory of"))?;
@@ -270,18 +295,16 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Poisoned`], or those of [`Catalog::open`].
     pub(crate) fn mend(&self) -> Result<(), CatalogError> {
-        let failed = self.read_open().progress.failed();
-        match (failed, self.storage.get()) {
-            (None, _) => return Ok(()),
-            (Some(Failed::Write), Some(_)) => {}
-            _ => return Err(CatalogError::Poisoned),
-        }
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
-        if open.progress.failed().is_none() {
-            // Another change was first.
+        if self.current().progress.failed().is_none() {
             return Ok(());
         }
-        let storage = self.storage.get().expect("it is set");
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        // Only now: another caller may have been first, and their attempt may have failed for good.
+        let storage = match (open.progress.failed(), self.storage.get()) {
+            (None, _) => return Ok(()),
+            (Some(Failed::Write), Some(storage)) => storage,
+            _ => return Err(CatalogError::Poisoned),
+        };
         let progress = Arc::new(Progress::default());
         let anew = open_file(&**storage).and_then(|(file, _)| {
             Self::open_backend(Backend::new(file, Arc::clone(&progress)), Arc::clone(&progress), false)
@@ -299,12 +322,12 @@ impl Catalog {
         Ok(())
     }
 
-    fn read_open(&self) -> RwLockReadGuard<'_, Open> {
-        self.open.read().unwrap_or_else(PoisonError::into_inner)
+    fn current(&self) -> Open {
+        self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn of(database: Database, progress: Arc<Progress>, is_copy: bool) -> Self {
-        let open = RwLock::new(Open { database, progress });
+        let open = RwLock::new(Open { database: Arc::new(database), progress });
         Self { open, directory: DirectoryId([0; 16]), storage: OnceLock::new(), is_copy, users: Mutex::default() }
     }
 
@@ -321,6 +344,7 @@ impl Catalog {
             .and_then(|()| copy.set_len(bytes))
             .and_then(|()| copy.write(0, &content))
             .map_err(CatalogError::storage("read"))?;
+        drop(content);
         Self::open_backend(copy, Arc::default(), true)
     }
 
@@ -330,7 +354,7 @@ impl Catalog {
         is_copy: bool,
     ) -> Result<Self, CatalogError> {
         let database = redb::Builder::new()
-            .set_cache_size(CACHE_BYTES)
+            .set_cache_size(if is_copy { COPY_CACHE_BYTES } else { CACHE_BYTES })
             .set_check_integrity_on_open(true)
             .create_with_backend(backend)
             .map_err(CatalogError::redb("open"))?;
@@ -450,6 +474,8 @@ impl Catalog {
     /// # Errors
     /// Those of [`Catalog::set_seal`], and of [`Catalog::users`].
     pub fn remove_service(&self, name: &Name, _users: &UsersGuard<'_>) -> Result<bool, CatalogError> {
+        // Or it would write what was before a change of which nobody knew whether the disk has it.
+        self.mend()?;
         let mut users = self.users()?;
         users.retain(|_, entry| entry.grants.remove(name).is_some());
         self.change("write", |transaction| {
@@ -506,7 +532,7 @@ impl Catalog {
             return Err(CatalogError::ReadOnly);
         }
         self.mend()?;
-        let open = self.read_open();
+        let open = self.current();
         if open.progress.failed().is_some() {
             return Err(CatalogError::Poisoned);
         }
@@ -517,12 +543,19 @@ impl Catalog {
         };
         let (transaction, done) = open.begin(change).map_err(failed).map_err(CatalogError::redb(action))?;
         if let Err(error) = transaction.commit() {
-            return match (open.progress.reached(), failed(error.into())) {
-                (Reached::Nothing, error) => Err(CatalogError::redb(action)(error)),
-                (Reached::Perhaps, redb::Error::Io(source)) => Err(CatalogError::OutcomeUnknown { source }),
-                (Reached::Perhaps, error) => Err(CatalogError::OutcomeUnknown { source: io::Error::other(error) }),
-                (Reached::Disk, _) => Ok(done),
+            let (reached, error) = (open.progress.reached(), failed(error.into()));
+            if reached == Reached::Nothing {
+                return Err(CatalogError::redb(action)(error));
+            }
+            // redb shows the state before, even if all of the change is on the disk.
+            if reached == Reached::Disk && self.mend().is_ok() {
+                return Ok(done);
+            }
+            let source = match error {
+                redb::Error::Io(source) => source,
+                error => io::Error::other(error),
             };
+            return Err(CatalogError::OutcomeUnknown { source });
         }
         // Whether it is there twice or not, it is there.
         if let Err(error) = open.begin(|_| Ok(())).and_then(|(transaction, ())| Ok(transaction.commit()?)) {
@@ -531,19 +564,17 @@ impl Catalog {
         Ok(done)
     }
 
-    fn read(&self, table: Table) -> Result<redb::ReadOnlyTable<&'static str, &'static [u8]>, CatalogError> {
-        let transaction = self.read_open().database.begin_read().map_err(CatalogError::redb("read"))?;
-        transaction.open_table(table).map_err(CatalogError::redb("read"))
+    fn read(&self, table: Table) -> Result<Reading, CatalogError> {
+        self.read_if_there(table)?
+            .ok_or_else(|| CatalogError::NotACatalog { reason: format!("it has no table '{}'", table.name()) })
     }
 
     /// As [`read`](Self::read), of a table that may never have been written to.
-    fn read_if_there(
-        &self,
-        table: Table,
-    ) -> Result<Option<redb::ReadOnlyTable<&'static str, &'static [u8]>>, CatalogError> {
-        let transaction = self.read_open().database.begin_read().map_err(CatalogError::redb("read"))?;
+    fn read_if_there(&self, table: Table) -> Result<Option<Reading>, CatalogError> {
+        let Open { database, .. } = self.current();
+        let transaction = database.begin_read().map_err(CatalogError::redb("read"))?;
         match transaction.open_table(table) {
-            Ok(table) => Ok(Some(table)),
+            Ok(table) => Ok(Some(Reading { table, _database: database })),
             Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
             Err(error) => Err(CatalogError::redb("read")(error)),
         }

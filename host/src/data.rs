@@ -130,7 +130,10 @@ pub enum DataError {
         service: Name,
     },
     /// The catalog failed in the last step of an order.
-    #[error("service '{service}' may be {order} or not, and does not run until the host is started again")]
+    #[error(
+        "service '{service}' may be {order} or not, and does not run until it is started or removed, or the host is started \
+         again"
+    )]
     OutcomeUnknown {
         /// The service.
         service: Name,
@@ -461,7 +464,7 @@ impl DataDirectory {
         service: &Name,
         users: &UsersGuard<'_>,
     ) -> Result<Option<ServiceEntry>, DataError> {
-        let entry = self.catalog.service(service)?;
+        let entry = self.entry_for_order(service)?;
         self.catalog.remove_service(service, users).map_err(DataError::of_order(service, "removed"))?;
         Ok(entry)
     }

@@ -3,8 +3,9 @@
 //! The catalog has the users, with the hashes of their passwords, and the tokens. What is checked with each request is
 //! the [`Authority`], which is filled from it and otherwise changed here alone. A change goes into the catalog first, all
 //! or nothing, and is true once it is on the disk: so nothing that somebody was told is undone by a crash. If it fails,
-//! the authority stays as it is. If nobody knows whether it is on the disk, what it takes away is taken away, what it
-//! gives is not given, and the error says so. While the catalog takes no changes log-ins fail, and tokens that were
+//! the authority stays as it is. If nobody knows whether it is on the disk, what it takes away is taken away, an old
+//! password too, what it gives is not given, and the error says so. Nobody is let in by what the catalog shows meanwhile: a
+//! log-in finds out first what the disk has. While the catalog takes no changes log-ins fail, and tokens that were
 //! issued go on.
 //!
 //! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
@@ -117,7 +118,10 @@ pub enum AccountError {
     #[error("the change cannot be stored")]
     Catalog(#[source] CatalogError),
     /// The catalog failed, and the change is on the disk or not.
-    #[error("what this change takes away is taken away, what it gives is not given, until the host is started again")]
+    #[error(
+        "what this change takes away is taken away, what it gives may not be given, until it is ordered again with success \
+         or the host is started again"
+    )]
     OutcomeUnknown(#[source] CatalogError),
 }
 
@@ -143,6 +147,9 @@ pub struct Accounts {
     scheme: Box<dyn PasswordScheme>,
     gate: Gate,
     limits: Mutex<LogInLimits>,
+    /// Old passwords of users whose change of it may be on the disk or not: they let nobody in. Of each user the last one,
+    /// since what the catalog has when it is changed again is known.
+    replaced: Mutex<BTreeMap<Name, PasswordHash>>,
     /// What log-ins are limited by; without one, the time of each.
     clock: Option<Arc<dyn Clock>>,
     token_lifetime: Duration,
@@ -206,6 +213,7 @@ impl Accounts {
             scheme,
             gate: Gate::default(),
             limits: Mutex::default(),
+            replaced: Mutex::default(),
             clock: None,
             token_lifetime,
         })
@@ -235,9 +243,9 @@ impl Accounts {
         // What is no name is nobody's, which is no secret.
         let Ok(user) = Name::new(user) else { return Err(LogInError::WrongCredentials) };
         let verified = self.verify(&user, password, address, now)?;
-        let _users = self.catalog().hold_users();
+        let _users = self.begin()?;
         // Meanwhile the password may have been changed, or the user removed.
-        let is_other = self.catalog().user(&user)?.is_none_or(|entry| entry.password != verified);
+        let is_other = self.catalog().user(&user)?.is_none_or(|entry| !self.is_current(&user, &entry, &verified));
         // The catalog may have a user still whose removal it did not take for sure.
         if is_other || self.authority().account(&user).is_none() {
             return Err(LogInError::WrongCredentials);
@@ -266,7 +274,7 @@ impl Accounts {
     /// Makes a token void. Returns whether it was valid.
     ///
     /// # Errors
-    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: until the next start it is not.
+    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: until the next start at least it is not.
     pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
         let _users = self.begin()?;
         if !self.authority().knows(token) {
@@ -336,7 +344,7 @@ impl Accounts {
         let password = self.hash(new, salt)?;
         let _users = self.begin()?;
         let (user, entry) = self.entry(user)?;
-        if entry.password != verified {
+        if !self.is_current(&user, &entry, &verified) {
             return Err(AccountError::LogIn(LogInError::WrongCredentials));
         }
         self.replace_password(&user, entry, password)
@@ -388,6 +396,7 @@ impl Accounts {
         let found = self.entry(user);
         if matches!(found, Err(AccountError::Unknown { .. })) && self.authority_mut().remove_user(user) {
             // The catalog took a removal of which nobody knew that.
+            self.replaced().retain(|name, _| &**name != user);
             return Ok(());
         }
         let (user, entry) = found?;
@@ -400,6 +409,7 @@ impl Accounts {
             ..AccountsChange::default()
         })?;
         self.authority_mut().remove_user(&user);
+        self.replaced().remove(&user);
         Ok(())
     }
 
@@ -422,6 +432,8 @@ impl Accounts {
         let trust = self.limits().trust(user, address, now);
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
+        // What the disk has of a change of which nobody knew that.
+        self.catalog().mend()?;
         let known = self.catalog().user(user)?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
         // The longest one costs the same for everybody, and a longer one is nobody's.
@@ -452,9 +464,24 @@ impl Accounts {
     }
 
     fn replace_password(&self, user: &Name, entry: UserEntry, password: PasswordHash) -> Result<(), AccountError> {
-        self.put(user, UserEntry { password, ..entry }, self.tokens(user))?;
-        self.authority_mut().void_all(user);
-        Ok(())
+        let old = entry.password.clone();
+        let replaced = self.put(user, UserEntry { password, ..entry }, self.tokens(user));
+        match &replaced {
+            Ok(()) => {
+                self.replaced().remove(user);
+                self.authority_mut().void_all(user);
+            }
+            Err(CatalogError::OutcomeUnknown { .. }) => {
+                self.replaced().insert(user.clone(), old);
+            }
+            Err(_) => {}
+        }
+        Ok(replaced?)
+    }
+
+    /// Whether a password that was compared is still the one that lets a user in.
+    fn is_current(&self, user: &Name, entry: &UserEntry, verified: &PasswordHash) -> bool {
+        entry.password == *verified && self.replaced().get(user) != Some(verified)
     }
 
     /// Begins a change. It must not answer by what a catalog shows of which nobody knows whether the disk has it.
@@ -509,6 +536,10 @@ impl Accounts {
 
     fn authority_mut(&self) -> RwLockWriteGuard<'_, Authority> {
         self.authority.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, BTreeMap<Name, PasswordHash>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn limits(&self) -> MutexGuard<'_, LogInLimits> {

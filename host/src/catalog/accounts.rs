@@ -155,6 +155,8 @@ impl Catalog {
         if change.is_empty() {
             return Ok(());
         }
+        // Or it would give a number again of which nobody knew whether the disk has it.
+        self.mend()?;
         let mut last = self.meta_array(LAST_INCARNATION)?.map_or(0, u64::from_le_bytes);
         self.change("write", |transaction| {
             for (name, entry) in &change.put_users {

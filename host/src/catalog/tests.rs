@@ -278,7 +278,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
     catalog.put_service(&name("bank"), &entry(1))?;
     let tables = |catalog: &Catalog| {
-        let transaction = catalog.read_open().database.begin_read().map_err(CatalogError::redb("read"))?;
+        let transaction = catalog.current().database.begin_read().map_err(CatalogError::redb("read"))?;
         let tables = transaction.list_tables().map_err(CatalogError::redb("read"))?;
         Ok::<_, CatalogError>(tables.map(|table| table.name().to_owned()).collect::<Vec<_>>())
     };
@@ -369,15 +369,15 @@ fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<
         Action::Stop(2, false),
     ];
     let (mut done, mut failed, mut unknown) = (0, 0, [0; 2]);
-    for (action, kind) in actions.iter().flat_map(|action| [(action, Operation::Write), (action, Operation::SyncData)])
-    {
+    let kinds = [Operation::Write, Operation::SyncData, Operation::SetBytes];
+    for (action, kind) in actions.iter().flat_map(|action| kinds.map(|kind| (action, kind))) {
         for nth in 1.. {
             let storage = SimulatedStorage::new(nth);
             let (catalog, old) = filled(&storage)?;
             storage.fail(kind, nth);
             let mut new = old.clone();
             let result = action.run(&catalog, &mut new);
-            if catalog.read_open().progress.failed().is_none() {
+            if catalog.current().progress.failed().is_none() {
                 result?;
                 break;
             }
@@ -407,6 +407,100 @@ fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<
         }
     }
     assert!(done > 20 && failed > 20 && unknown[0] > 2 && unknown[1] > 2, "{done} {failed} {unknown:?}");
+    Ok(())
+}
+
+/// redb cuts its file off after a change is on the disk, and before it shows the change.
+#[test]
+fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Result<(), CatalogError> {
+    let mut reopened = 0;
+    for nth in 1.. {
+        let storage = SimulatedStorage::new(nth);
+        let (catalog, mut wanted) = filled(&storage)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        let (big, long) = (name("big"), named(ENTRY_BYTES_MAX - 1000));
+        catalog.put_service(&big, &long)?;
+        catalog.remove_service(&big, &catalog.hold_users())?;
+        wanted.is_journal_in_use = true;
+        // With each commit from now on it cuts some of the room off that is free.
+        let fault = storage.fail_in(CATALOG_FILE, Operation::SetBytes, nth);
+        for number in 1..6 {
+            Action::Seal(Some(number)).run(&catalog, &mut wanted)?;
+            let is_reopened = catalog.current().progress.failed().is_none();
+            assert_eq!(content(&catalog)?, wanted, "{nth}, {number}");
+            if fault.has_fired() {
+                reopened += usize::from(is_reopened);
+                break;
+            }
+        }
+        drop(catalog);
+        assert_eq!(content(&Catalog::open(&storage.crash())?)?, wanted, "{nth}");
+        if !fault.has_fired() {
+            break;
+        }
+    }
+    assert!(reopened > 0);
+    Ok(())
+}
+
+#[test]
+fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, wanted) = filled(&storage)?;
+    catalog.reopen_from(Arc::new(storage.clone()));
+    let table = catalog.read(SERVICES)?;
+    let mut rows = table.iter().map_err(CatalogError::redb("read"))?;
+    let mut read = usize::from(rows.next().is_some());
+    let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    assert!(catalog.set_seal(None).is_err() && fault.has_fired());
+    catalog.mend()?;
+    for row in rows {
+        row.map_err(CatalogError::redb("read"))?;
+        read += 1;
+    }
+    assert_eq!(read, wanted.services.len());
+    assert!(table.get("service-1").map_err(CatalogError::redb("read"))?.is_some());
+    Ok(())
+}
+
+#[test]
+fn a_sync_that_fails_while_the_file_is_opened_anew_is_final() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    catalog.reopen_from(Arc::new(storage.clone()));
+    let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    assert!(catalog.set_seal(None).is_err() && write.has_fired());
+    let sync = storage.fail_in(CATALOG_FILE, Operation::SyncData, 1);
+    assert!(matches!(catalog.mend(), Err(CatalogError::Storage { .. })));
+    assert!(sync.has_fired());
+    assert!(matches!(catalog.mend(), Err(CatalogError::Poisoned)));
+    assert_eq!(content(&catalog)?, old);
+    Ok(())
+}
+
+#[test]
+fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
+    let mut unknown = [0; 2];
+    for nth in 1.. {
+        let storage = SimulatedStorage::new(nth);
+        let (catalog, _) = filled(&storage)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        let (user, service) = (name("user-1"), name("service-0"));
+        assert!(catalog.user(&user)?.is_some_and(|entry| entry.grants.contains_key(&service)));
+        let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
+        let removal = AccountsChange { remove_users: [user.clone()].into(), ..AccountsChange::default() };
+        let removed = catalog.change_accounts(&removal);
+        if !fault.has_fired() {
+            break;
+        }
+        let is_there = Catalog::open(&storage.copy())?.user(&user)?.is_some();
+        if matches!(removed, Err(CatalogError::OutcomeUnknown { .. })) {
+            unknown[usize::from(is_there)] += 1;
+        }
+        let _ = catalog.remove_service(&service, &catalog.hold_users())?;
+        assert_eq!(catalog.user(&user)?.is_some(), is_there, "{nth}: {removed:?}");
+    }
+    assert!(unknown[0] > 0, "{unknown:?}");
     Ok(())
 }
 
@@ -463,9 +557,9 @@ fn a_catalog_whose_storage_failed_can_be_read_whole_however_long_it_is() -> Resu
     assert!(storage.used_bytes() > 16 << 20);
     for catalog in [catalog, Catalog::open(&storage.copy())?] {
         assert_eq!(content(&catalog)?, wanted);
-        catalog.read_open().progress.fail(Failed::Write);
+        catalog.current().progress.fail(Failed::Write);
         // redb tries to write, and from then on does nothing with the file.
-        assert!(catalog.read_open().begin(|_| Ok(())).and_then(|(change, ())| Ok(change.commit()?)).is_err());
+        assert!(catalog.current().begin(|_| Ok(())).and_then(|(change, ())| Ok(change.commit()?)).is_err());
         assert_eq!(content(&catalog)?, wanted);
     }
     Ok(())

@@ -580,3 +580,47 @@ fn what_may_not_be_on_the_disk_can_be_ordered_again() -> TestResult {
     assert!(unknown > 0, "{unknown}");
     Ok(())
 }
+
+#[test]
+fn a_password_whose_change_may_be_stored_lets_nobody_in_any_more() -> TestResult {
+    const NEW: &str = "battery staple";
+    let mut unknown = [0; 2];
+    // What a write that fails leaves of itself is the seed's, and seldom nothing.
+    let (mut seed, mut nth) = (1, 1);
+    while unknown.contains(&0) {
+        let storage = SimulatedStorage::new(seed);
+        create(&storage);
+        let accounts = open(&storage);
+        accounts.catalog().reopen_from(Arc::new(storage.clone()));
+        accounts.add("ada", false)?;
+        let fault = storage.fail_in(crate::catalog::CATALOG_FILE, Operation::Write, nth);
+        let changed = accounts.set_password("ada", NEW, &SALT);
+        assert!(fault.has_fired(), "no write is the one that counts");
+        match changed {
+            Ok(()) => nth += 1,
+            Err(AccountError::OutcomeUnknown(_)) => {
+                seed += 1;
+                let has_new = open(&storage.copy()).enter_as("ada", 1).is_err();
+                unknown[usize::from(has_new)] += 1;
+                for random in 1..3 {
+                    let refused = accounts.enter_as("ada", random);
+                    assert!(matches!(refused, Err(LogInError::WrongCredentials)), "{has_new}: {refused:?}");
+                }
+                let changed = accounts.change_password(&name("ada"), PASSWORD, "another one", HOME, NOW, &SALT);
+                assert!(matches!(changed, Err(AccountError::LogIn(LogInError::WrongCredentials))), "{changed:?}");
+                let let_in = accounts.log_in("ada", NEW, HOME, NOW, [3; 32]);
+                assert_eq!(let_in.is_ok(), has_new, "{let_in:?}");
+                accounts.set_password("ada", NEW, &[8; 16])?;
+            }
+            Err(error) => {
+                nth += 1;
+                assert!(accounts.enter_as("ada", 1).is_ok(), "{error}");
+                accounts.set_password("ada", NEW, &SALT)?;
+            }
+        }
+        assert!(seed < 1000, "{unknown:?}");
+        assert!(matches!(accounts.enter_as("ada", 4), Err(LogInError::WrongCredentials)));
+        accounts.log_in("ada", NEW, HOME, NOW, [5; 32])?;
+    }
+    Ok(())
+}
