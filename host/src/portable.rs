@@ -213,8 +213,14 @@ impl Portable {
         let timestamp = timestamp.max(self.snapshot.timestamp());
         let record = record::encode(&Record::Opened { timestamp, epoch });
         let change = Change::Begin { number: FIRST_RECORD, record };
-        directory.committer().commit_unless_stalled(Entry { service: name.clone(), change })?;
-        directory.add_service(&name, &entry)
+        let begun = directory.committer().commit_unless_stalled(Entry { service: name.clone(), change });
+        let added = begun.map_err(DataError::from).and_then(|()| directory.add_service(&name, &entry));
+        if added.as_ref().is_err_and(|error| !matches!(error, DataError::OutcomeUnknown { .. })) {
+            directory.end_journal(&name);
+            // What is left of it is removed by the next start, or by creating another of its name.
+            let _ = directory.clear_snapshots(&name);
+        }
+        added
     }
 
     fn first_header(&self, name: &Name, epoch: Epoch) -> SnapshotHeader {

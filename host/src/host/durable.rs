@@ -202,7 +202,7 @@ impl Host {
             self.quarantine(&name, &error).await;
             return Err(error.into());
         }
-        added?;
+        added.inspect_err(|_| directory.end_journal(&name))?;
         let Status { vm, machine, size, .. } = service.status();
         self.keep(&name, keeper);
         self.start(service, QUEUE_MAX)?;

@@ -115,12 +115,11 @@ impl Host {
         let directory = self.directory_of(name).await?;
         if self.has_service(name) {
             let lost = self.status_of(name).await.and_then(|status| status.stopped);
-            if lost.is_none() {
-                return Ok(());
-            }
+            let Some(lost) = lost else { return Ok(()) };
             check_stall(&directory)?;
             // Its task is there and denies everything, since its state was lost: it is brought back like one that has none.
-            self.idle().insert(name.clone(), Idle::Stopped);
+            // Until it is, nobody stopped it.
+            self.idle().insert(name.clone(), Idle::Quarantined(lost));
             let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
             if let Some(handle) = handle {
                 let _ = handle.stop().await;
