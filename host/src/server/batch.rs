@@ -165,6 +165,13 @@ enum Ended {
 impl Batch {
     /// The next answers, in the order of their lines; none at the end.
     async fn piece(&mut self) -> Option<io::Result<Bytes>> {
+        let piece = self.next_piece().await;
+        // Until these are sent.
+        self.lines.pause();
+        piece
+    }
+
+    async fn next_piece(&mut self) -> Option<io::Result<Bytes>> {
         let mut text = Vec::new();
         let mut phase = self.phase.clone();
         let mut draining = pin!(draining(&mut phase));
@@ -184,7 +191,8 @@ impl Batch {
             if !takes_more {
                 self.lines.pause();
             }
-            let waits_for = self.waits_for.filter(|_| self.under_way.is_empty());
+            let is_owed = !self.under_way.is_empty();
+            let waits_for = self.waits_for.filter(|_| !is_owed);
             let waits_for_queue = is_queue_full && (self.ended.is_none() || !self.again.is_empty());
             tokio::select! {
                 biased;
@@ -205,7 +213,7 @@ impl Batch {
                          it is back",
                     )));
                 }
-                line = self.lines.next(), if takes_more => match line {
+                line = self.lines.next(is_owed), if takes_more => match line {
                     None => self.ended = Some(Ended::Whole),
                     Some(Err(broken)) => self.ended = Some(Ended::Broken(broken)),
                     Some(Ok(line)) => self.take(line),
@@ -393,8 +401,10 @@ struct Splitter {
     number: u64,
     is_over: bool,
     idle_max: Duration,
-    /// Until when the rest of a line must come that has begun; none while nobody waits for it.
+    /// Until when the rest of a line must come that has begun.
     line_deadline: Option<Instant>,
+    /// Since when nobody has waited for it.
+    paused: Option<Instant>,
     /// What a long line is held to.
     account: Option<Arc<Account>>,
     /// Of a long line.
@@ -404,17 +414,38 @@ struct Splitter {
 impl Splitter {
     fn new(body: BodyDataStream, idle_max: Duration, account: Option<Arc<Account>>) -> Self {
         let buffer = BytesMut::new();
-        let line_deadline = None;
-        Self { body, buffer, dropped: 0, number: 0, is_over: false, idle_max, line_deadline, account, long: None }
+        let (line_deadline, paused) = (None, None);
+        Self {
+            body,
+            buffer,
+            dropped: 0,
+            number: 0,
+            is_over: false,
+            idle_max,
+            line_deadline,
+            paused,
+            account,
+            long: None,
+        }
     }
 
     /// Nobody waits for the next line: however long, that is not held against the client.
     fn pause(&mut self) {
-        self.line_deadline = None;
+        if self.line_deadline.is_some() {
+            self.paused.get_or_insert_with(Instant::now);
+        }
     }
 
-    /// The next line; none at the end. Dropping the future loses nothing.
-    async fn next(&mut self) -> Option<io::Result<Line>> {
+    fn resume(&mut self) {
+        if let (Some(paused), Some(deadline)) = (self.paused.take(), &mut self.line_deadline) {
+            *deadline += paused.elapsed();
+        }
+    }
+
+    /// The next line; none at the end. A client that `is_owed` answers may wait for them before it begins a line. Dropping
+    /// the future loses nothing.
+    async fn next(&mut self, is_owed: bool) -> Option<io::Result<Line>> {
+        self.resume();
         let mut searched = 0;
         if self.long.is_some() && self.buffer.len() <= LINE_BYTES {
             // The buffer has grown for what is gone.
@@ -443,15 +474,21 @@ impl Splitter {
                 && self.long.is_none()
                 && let Some(account) = &self.account
             {
+                let account = Arc::clone(account);
+                self.pause();
                 self.long = Some(account.take_received_when_free(LONG_LINE_BYTES).await);
-                self.line_deadline = None;
+                self.resume();
             }
-            let deadline = Instant::now() + self.idle_max;
-            let deadline = match self.buffer.is_empty() && self.dropped == 0 {
-                true => deadline,
-                false => *self.line_deadline.get_or_insert(deadline),
+            let has_begun = !self.buffer.is_empty() || self.dropped > 0;
+            let more = match has_begun || !is_owed {
+                true => {
+                    let deadline = Instant::now() + self.idle_max;
+                    let deadline = if has_begun { *self.line_deadline.get_or_insert(deadline) } else { deadline };
+                    tokio::time::timeout_at(deadline, self.body.next()).await
+                }
+                false => Ok(self.body.next().await),
             };
-            match tokio::time::timeout_at(deadline, self.body.next()).await {
+            match more {
                 Err(_) => return Some(Err(self.broken(&"no line came in time"))),
                 Ok(None) => self.is_over = true,
                 Ok(Some(Err(error))) => return Some(Err(self.broken(&error))),
@@ -462,7 +499,7 @@ impl Splitter {
 
     fn line(&mut self, bytes: &[u8]) -> Line {
         self.number += 1;
-        self.line_deadline = None;
+        (self.line_deadline, self.paused) = (None, None);
         let bytes_all = std::mem::take(&mut self.dropped) + bytes.len();
         let bytes = if bytes_all > ENVELOPE_BYTES_MAX { Err(bytes_all) } else { Ok(bytes.to_vec()) };
         Line { number: self.number, bytes }
@@ -487,7 +524,10 @@ mod tests {
         let body = Body::from_stream(stream::iter(pieces)).into_data_stream();
         let splitter = Splitter::new(body, Duration::from_secs(60), None);
         let lines =
-            stream::unfold(splitter, |mut splitter| async move { splitter.next().await.map(|line| (line, splitter)) });
+            stream::unfold(
+                splitter,
+                |mut splitter| async move { splitter.next(false).await.map(|line| (line, splitter)) },
+            );
         let lines = lines.collect::<Vec<_>>();
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(lines).into_iter().map(|line| line.expect("whole").bytes).collect()
@@ -509,7 +549,45 @@ mod tests {
         });
         let body = Body::from_stream(trickle).into_data_stream();
         let mut splitter = Splitter::new(body, Duration::from_millis(20), None);
-        assert!(splitter.next().await.expect("an error").is_err());
+        assert!(splitter.next(true).await.expect("an error").is_err());
+    }
+
+    /// Longer than any of these takes.
+    const PATIENCE: Duration = Duration::from_secs(60);
+
+    #[tokio::test]
+    async fn pauses_do_not_give_a_line_its_time_again() {
+        let body = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"x"))]).chain(stream::pending());
+        let mut splitter = Splitter::new(Body::from_stream(body).into_data_stream(), Duration::from_millis(50), None);
+        let pausing = async {
+            loop {
+                match tokio::time::timeout(Duration::from_millis(5), splitter.next(false)).await {
+                    Ok(line) => return line,
+                    Err(_) => splitter.pause(),
+                }
+            }
+        };
+        let line = tokio::time::timeout(PATIENCE, pausing).await.expect("it breaks off");
+        assert!(line.expect("an error").is_err());
+        // Nor do they take any of it.
+        let body = stream::iter([b"x", b"\n"]).map(|piece| Ok::<_, io::Error>(Bytes::from_static(piece)));
+        let mut splitter = Splitter::new(Body::from_stream(body).into_data_stream(), PATIENCE, None);
+        let start = Instant::now();
+        (splitter.line_deadline, splitter.paused) = (Some(start), start.checked_sub(PATIENCE));
+        splitter.resume();
+        assert!(splitter.line_deadline.is_some_and(|deadline| deadline >= start + PATIENCE));
+        assert_eq!(splitter.next(false).await.expect("a line").expect("whole").bytes, Ok(b"x".to_vec()));
+    }
+
+    #[tokio::test]
+    async fn a_client_may_wait_for_its_answers_before_it_begins_a_line() {
+        let idle_max = Duration::from_millis(20);
+        let nothing = Body::from_stream(stream::pending::<io::Result<Bytes>>());
+        let mut splitter = Splitter::new(nothing.into_data_stream(), idle_max, None);
+        let waited = tokio::time::timeout(5 * idle_max, splitter.next(true)).await;
+        assert!(waited.is_err(), "it waits for as long as answers are owed");
+        let broken = tokio::time::timeout(PATIENCE, splitter.next(false)).await.expect("and then for its time");
+        assert!(broken.expect("an error").is_err());
     }
 
     proptest! {
