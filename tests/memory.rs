@@ -3,13 +3,14 @@
 use crate::rig::{guest_bytes, slow_component};
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::Site;
+use crate::util::PATIENCE;
 use futures::StreamExt;
 use lifeboat::auth::Grant;
 use lifeboat::budget::USER_BYTES_MAX;
 use lifeboat::workload::TEXT_BYTES_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 
@@ -135,7 +136,9 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
         held.push(stream);
     }
     let (mut most, mut executed, mut unchanged) = (0, 0, 0);
+    let deadline = Instant::now() + PATIENCE;
     while unchanged < 50 {
+        assert!(Instant::now() < deadline, "after {executed} answers it is busy, or goes on");
         let usage = as_admin(Method::GET, "/v1/services/bank/usage").send().await.expect("answered");
         assert_eq!(usage.status(), 200, "an operator can look, however many answers are not read");
         let usage: Value = serde_json::from_slice(&usage.bytes().await.expect("whole")).expect("JSON");
@@ -152,7 +155,9 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
     assert_eq!(transact("other", &ada).await, (200, 4 * 1024 * 1024 - 4096));
     // Those who do not read are dropped in time, and what they took is free for the next.
     let mut status = 503;
+    let deadline = Instant::now() + PATIENCE;
     while status == 503 {
+        assert!(Instant::now() < deadline, "they are never dropped");
         (status, _) = transact("bank", &admin).await;
     }
     assert_eq!(status, 200);
@@ -206,15 +211,20 @@ async fn refusals_that_nobody_reads_cost_a_server_no_more_than_their_budget() {
         held.push(stream);
     };
     connect(0).await;
-    while answered().await.1 < 1 {}
+    let deadline = Instant::now() + PATIENCE;
+    while answered().await.1 < 1 {
+        assert!(Instant::now() < deadline, "nothing is answered");
+    }
     let before = resident(serving.id());
     for number in 1..CONNECTIONS {
         connect(number).await;
     }
     let mut most = 0;
     // Each is answered, or denied for want of room.
+    let deadline = Instant::now() + PATIENCE;
     while answered().await.1 < CONNECTIONS as u64 {
         most = most.max(resident(serving.id()));
+        assert!(Instant::now() < deadline, "not all are answered");
     }
     let growth = most.max(resident(serving.id())).saturating_sub(before);
     let (refused, _) = answered().await;
