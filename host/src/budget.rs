@@ -32,9 +32,15 @@ pub const USER_SHARE: usize = 8;
 /// Those of one connection.
 pub const CONNECTION_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Lists, metrics and the like that wait for their clients, of all of them: beside the others, so that an operator sees
-/// how all is, however many answers nobody reads. One user may have one part in [`USER_SHARE`] of what is left.
+/// Lists, metrics and the like that are made or wait for their clients, of all of them: beside the others, so that users
+/// see how all is, however many answers nobody reads. One user may have one part in [`USER_SHARE`] of what is left.
 pub const LISTS_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// Those of them that only admins may take, so that they see how all is, however many lists nobody reads.
+pub const LISTS_RESERVED_BYTES: usize = ANSWER_BYTES_MAX;
+
+/// What a list takes of an entry while it is made, on average: what is known of it, and its JSON.
+pub const LIST_ENTRY_BYTES: usize = 4 * 1024;
 
 /// An answer, or a body, of up to so many bytes takes none of the budgets: a connection takes more for itself.
 pub const UNCOUNTED_BYTES_MAX: usize = 1024;
@@ -110,6 +116,8 @@ pub struct Budgets {
     nobody: Arc<Level>,
     user_bytes_max: usize,
     connection_bytes_max: usize,
+    /// Of the host's bytes, those that only admins may take.
+    reserved_bytes: usize,
 }
 
 impl Default for Budgets {
@@ -122,7 +130,8 @@ impl Budgets {
     /// Those of what only tells how all is.
     #[must_use]
     pub fn of_lists() -> Self {
-        Self::new(LISTS_BYTES_MAX, USER_BYTES_MAX, CONNECTION_BYTES_MAX)
+        let budgets = Self::new(LISTS_BYTES_MAX, USER_BYTES_MAX, CONNECTION_BYTES_MAX);
+        Self { reserved_bytes: LISTS_RESERVED_BYTES, ..budgets }
     }
 
     /// Budgets of these bytes: of the host, of each user, of each connection.
@@ -131,7 +140,7 @@ impl Budgets {
         let level = Level::new(host_bytes_max);
         let host = Arc::new(HostLevel { level, waiting: AtomicUsize::new(0), released: Notify::new() });
         let nobody = Level::new(user_bytes_max);
-        Self { host, users: Arc::default(), nobody, user_bytes_max, connection_bytes_max }
+        Self { host, users: Arc::default(), nobody, user_bytes_max, connection_bytes_max, reserved_bytes: 0 }
     }
 
     /// The budget of a new connection.
@@ -143,20 +152,27 @@ impl Budgets {
     /// What a request of `user` on `connection` is held to.
     #[must_use]
     pub fn account(&self, connection: &ConnectionBudget, user: &Name) -> Arc<Account> {
-        self.account_at(connection, self.user(user))
+        self.account_at(connection, self.user(user), self.reserved_bytes)
+    }
+
+    /// The same for an admin, who may take what is reserved.
+    #[must_use]
+    pub fn account_of_admin(&self, connection: &ConnectionBudget, user: &Name) -> Arc<Account> {
+        self.account_at(connection, self.user(user), 0)
     }
 
     /// The same for a request that needs no token: all of those are one user together.
     #[must_use]
     pub fn account_of_nobody(&self, connection: &ConnectionBudget) -> Arc<Account> {
-        self.account_at(connection, Arc::clone(&self.nobody))
+        self.account_at(connection, Arc::clone(&self.nobody), self.reserved_bytes)
     }
 
-    fn account_at(&self, connection: &ConnectionBudget, user: Arc<Level>) -> Arc<Account> {
+    fn account_at(&self, connection: &ConnectionBudget, user: Arc<Level>, reserved_bytes: usize) -> Arc<Account> {
         Arc::new(Account {
             connection: Arc::clone(&connection.0),
             user,
             host: Arc::clone(&self.host),
+            host_bytes_max: self.host.level.max - reserved_bytes,
             is_blocked: AtomicBool::new(false),
         })
     }
@@ -189,6 +205,8 @@ pub struct Account {
     connection: Arc<Level>,
     user: Arc<Level>,
     host: Arc<HostLevel>,
+    /// Of the host's bytes, those that it may take, and others beside it.
+    host_bytes_max: usize,
     /// A request of this account found no room: those behind it are not executed before it.
     is_blocked: AtomicBool,
 }
@@ -220,7 +238,7 @@ impl Account {
             self.connection.release(bytes, is_received);
             return None;
         }
-        if !self.host.level.take(bytes, self.host.level.max, is_received) {
+        if !self.host.level.take(bytes, self.host_bytes_max, is_received) {
             self.user.release(bytes, is_received);
             self.connection.release(bytes, is_received);
             return None;
@@ -327,6 +345,17 @@ impl Permit {
         self.account.release(less, self.is_received);
     }
 
+    /// Has it stand for so many bytes; false, and nothing is changed, if they are more and there is no room for the rest.
+    #[must_use]
+    pub fn resize(&mut self, bytes: usize) -> bool {
+        if bytes > self.bytes {
+            let Some(mut rest) = self.account.take_of_all(bytes - self.bytes, self.is_received) else { return false };
+            self.bytes += std::mem::take(&mut rest.bytes);
+        }
+        self.shrink(bytes);
+        true
+    }
+
     /// The bytes that it stands for.
     #[must_use]
     pub fn bytes(&self) -> usize {
@@ -393,6 +422,20 @@ mod tests {
             let answer = account.reserve().expect("room for one answer");
             assert!(answer.bytes() >= ANSWER_BYTES_MAX);
         }
+    }
+
+    #[test]
+    fn an_admin_has_room_for_a_list_whatever_others_do_not_read() {
+        let budgets = Budgets::of_lists();
+        let connection = || budgets.connection();
+        let mut unread: Vec<_> = budgets.account_of_nobody(&connection()).take(ANSWER_BYTES_MAX).into_iter().collect();
+        for user in 0..40 {
+            let account = budgets.account(&connection(), &name(&format!("user-{user}")));
+            while let Some(permit) = account.take(ANSWER_BYTES_MAX).or_else(|| account.take(LIST_ENTRY_BYTES)) {
+                unread.push(permit);
+            }
+        }
+        assert!(budgets.account_of_admin(&connection(), &name("admin")).take(ANSWER_BYTES_MAX).is_some());
     }
 
     #[test]

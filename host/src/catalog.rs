@@ -431,15 +431,52 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
     pub fn services(&self) -> Result<BTreeMap<Name, ServiceEntry>, CatalogError> {
-        let table = self.read(SERVICES)?;
+        self.services_where(|_| true)
+    }
+
+    /// Those of them whose names are wanted: the others are not read.
+    ///
+    /// # Errors
+    /// As [`Catalog::services`].
+    pub fn services_where(
+        &self,
+        is_wanted: impl Fn(&Name) -> bool,
+    ) -> Result<BTreeMap<Name, ServiceEntry>, CatalogError> {
         let mut services = BTreeMap::new();
+        self.for_each_service(|name, value| {
+            if is_wanted(&name) {
+                let entry = decode_entry(&name, value)?;
+                services.insert(name, entry);
+            }
+            Ok(())
+        })?;
+        Ok(services)
+    }
+
+    /// How many these are.
+    ///
+    /// # Errors
+    /// As [`Catalog::services`].
+    pub fn count_services(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<usize, CatalogError> {
+        let mut count = 0;
+        self.for_each_service(|name, _| {
+            count += usize::from(is_wanted(&name));
+            Ok(())
+        })?;
+        Ok(count)
+    }
+
+    fn for_each_service(
+        &self,
+        mut each: impl FnMut(Name, &[u8]) -> Result<(), CatalogError>,
+    ) -> Result<(), CatalogError> {
+        let table = self.read(SERVICES)?;
         for row in table.iter().map_err(CatalogError::redb("read"))? {
             let (key, value) = row.map_err(CatalogError::redb("read"))?;
             let name = Name::new(key.value()).map_err(|reason| unreadable(SERVICES, key.value(), &reason))?;
-            let entry = decode_entry(&name, value.value())?;
-            services.insert(name, entry);
+            each(name, value.value())?;
         }
-        Ok(services)
+        Ok(())
     }
 
     /// The service of this name, if there is one.

@@ -15,6 +15,7 @@ mod deploys;
 mod events;
 mod health;
 mod listener;
+mod lists;
 mod pieces;
 mod problem;
 mod read_rate;

@@ -419,6 +419,12 @@ impl Accounts {
         self.authority().accounts()
     }
 
+    /// How many users there are.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.authority().users()
+    }
+
     /// What is known of one user.
     #[must_use]
     pub fn account(&self, user: &str) -> Option<Account> {

@@ -52,7 +52,25 @@ impl Host {
     /// # Errors
     /// [`DataError::Catalog`].
     pub fn entries(&self) -> Result<BTreeMap<Name, ServiceEntry>, DataError> {
-        Ok(self.data.as_ref().map(|directory| directory.catalog().services()).transpose()?.unwrap_or_default())
+        self.entries_where(|_| true)
+    }
+
+    /// Those of them whose names are wanted.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`].
+    pub fn entries_where(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<BTreeMap<Name, ServiceEntry>, DataError> {
+        let Some(directory) = &self.data else { return Ok(BTreeMap::new()) };
+        Ok(directory.catalog().services_where(is_wanted)?)
+    }
+
+    /// How many these are.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`].
+    pub fn count_entries(&self, is_wanted: impl Fn(&Name) -> bool) -> Result<usize, DataError> {
+        let Some(directory) = &self.data else { return Ok(0) };
+        Ok(directory.catalog().count_services(is_wanted)?)
     }
 
     /// The durable service of this name, running or not.

@@ -1,13 +1,18 @@
 //! Whether the server is well, for those who run it.
 
 use super::problem::Problem;
-use super::{Phase, Shared, services};
+use super::{Phase, Shared, lists, services};
+use crate::auth::Identity;
 use crate::metrics::{Format, JournalMetrics, Scrape};
+use axum::Extension;
 use axum::extract::State;
-use axum::http::HeaderMap;
-use axum::http::header::{ACCEPT, CONTENT_TYPE, VARY};
-use axum::response::{IntoResponse, Response};
+use axum::http::header::{ACCEPT, VARY};
+use axum::http::{HeaderMap, HeaderValue};
+use axum::response::Response;
 use std::sync::Arc;
+
+/// What the metrics of a service take while they are made, in entries of other lists.
+const ENTRIES_OF_SERVICE: usize = 4;
 
 /// It answers.
 pub(super) async fn health() -> &'static str {
@@ -31,16 +36,28 @@ pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static 
     }
 }
 
-pub(super) async fn metrics(State(shared): State<Arc<Shared>>, headers: HeaderMap) -> Response {
+pub(super) async fn metrics(
+    State(shared): State<Arc<Shared>>,
+    identity: Option<Extension<Identity>>,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
     let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
     let format = Format::of_accept(&accept);
-    let scrape = Scrape {
-        host: shared.load(),
-        statuses: services::statuses(&shared).await,
-        idle: shared.host.idle_services(),
-        queue_lengths: shared.host.queue_lengths(),
-        journal: shared.host.data().map(|directory| JournalMetrics::from(directory.committer())),
+    let account = lists::account(&shared, identity.as_ref().map(|Extension(identity)| identity));
+    let services = shared.host.queue_lengths().len() + shared.host.idle_services().len();
+    let text = async {
+        let scrape = Scrape {
+            host: shared.load(),
+            statuses: services::statuses(&shared).await,
+            idle: shared.host.idle_services(),
+            queue_lengths: shared.host.queue_lengths(),
+            journal: shared.host.data().map(|directory| JournalMetrics::from(directory.committer())),
+        };
+        Ok(shared.metrics.encode_as(scrape, format).into_bytes())
     };
-    let headers = [(CONTENT_TYPE, format.content_type()), (VARY, "Accept")];
-    (headers, shared.metrics.encode_as(scrape, format)).into_response()
+    // The host itself takes some.
+    let entries = (1 + services).saturating_mul(ENTRIES_OF_SERVICE);
+    let mut response = lists::made(&account, entries, format.content_type(), text).await?;
+    response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
+    Ok(response)
 }

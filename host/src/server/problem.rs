@@ -1,24 +1,23 @@
 //! Answers and problems as HTTP has them: the one place where outcomes and denials become status codes.
 
+use super::lists::IsCounted;
 use super::pieces::{Pieces, WHOLE_BYTES_MAX};
 use crate::api::{
     self, FAILOVER_HEADER, FUEL_USED_HEADER, OUTCOME_HEADER, PROBLEM_JSON, REPEATED_HEADER, SEQUENCE_HEADER,
     TRANSACTION_ID_HEADER, VM_HEADER,
 };
 use crate::auth::{AccountError, LogInError, PasswordError};
-use crate::budget::{self, ANSWER_BYTES_MAX, Account, Permit, UNCOUNTED_BYTES_MAX};
+use crate::budget::{self, Permit};
 use crate::data::{DataError, chain};
 use crate::engine::EngineError;
 use crate::service::{Answered, LaunchError};
 use crate::transaction::{Answer, Denial, Outcome};
-use axum::body::{Body, HttpBody};
+use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use futures::FutureExt;
 use std::fmt::Write as _;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// When to try again after a refusal that passes by itself.
@@ -338,7 +337,7 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
             problem.with_outcome(outcome).into_response()
         }
     };
-    response.extensions_mut().insert(IsAnswer);
+    response.extensions_mut().insert(IsCounted);
     let headers = response.headers_mut();
     insert(headers, VM, reply.vm.to_string());
     headers.insert(SEQUENCE, HeaderValue::from(reply.sequence.0));
@@ -353,30 +352,6 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
         insert(headers, FAILOVER, failover.to_string());
     }
     response
-}
-
-/// Marks the answer to a transaction or query: it was executed, so it is sent whatever the budgets have room for.
-#[derive(Clone, Copy)]
-struct IsAnswer;
-
-/// Has a response that is there as a whole, such as a list, counted until its client has read it. Without room for it,
-/// it is not sent: that is only for what changes nothing, and can be asked for again.
-pub(super) fn counted(response: Response, account: impl FnOnce() -> Arc<Account>) -> Response {
-    let bytes = response.body().size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
-    if bytes <= UNCOUNTED_BYTES_MAX || response.extensions().get::<IsAnswer>().is_some() {
-        return response;
-    }
-    // The list of all users may be longer than any answer, and is for admins alone.
-    let Some(permit) = account().take(bytes.min(ANSWER_BYTES_MAX)) else {
-        let text = "no room for the answer: what is answered and not read takes all the memory that you or the host may \
-                    take for it; read the answers that came before, and try again";
-        return Problem::later("answers_unread", text).into_response();
-    };
-    let (parts, body) = response.into_parts();
-    match axum::body::to_bytes(body, usize::MAX).now_or_never() {
-        Some(Ok(bytes)) => Response::from_parts(parts, Body::from(budget::held(bytes, permit))),
-        _ => Problem::internal().into_response(),
-    }
 }
 
 /// What a guest answers, it does not name: JSON is told by how it begins, since most guests answer that.
@@ -418,9 +393,12 @@ pub(super) fn encoded(id: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::budget::{ANSWER_BYTES_MAX, Account};
     use crate::name::Name;
     use crate::transaction::{Cause, Reply, Sequence, VmId};
     use crate::workload::LoadError;
+    use axum::body::HttpBody;
+    use std::sync::Arc;
 
     fn reply(answer: Answer) -> Answered {
         let reply = Reply {
@@ -496,23 +474,6 @@ mod tests {
         let response = Problem::no_service(&"\u{1}é".repeat(10_000)).into_response();
         let bytes = response.body().size_hint().exact().expect("it is whole");
         assert!(bytes < 6 * DETAIL_BYTES_MAX as u64 + 512, "{bytes}");
-    }
-
-    #[tokio::test]
-    async fn what_only_tells_is_counted_and_not_sent_without_room() {
-        const LENGTH: usize = 100_000;
-        let budgets = budget::Budgets::new(5 * LENGTH, 2 * LENGTH, LENGTH);
-        let ada = account(&budgets);
-        let list = || Response::new(Body::from(vec![b'x'; LENGTH]));
-        let response = counted(list(), || Arc::clone(&ada));
-        assert_eq!((response.status(), budgets.taken()), (StatusCode::OK, LENGTH));
-        assert_eq!(counted(list(), || Arc::clone(&ada)).status(), StatusCode::SERVICE_UNAVAILABLE);
-        let executed = answer(reply(Answer::Ok(vec![b'x'; LENGTH].into())), true);
-        assert_eq!(counted(executed, || Arc::clone(&ada)).status(), StatusCode::OK, "that it was executed is told");
-        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("whole");
-        assert_eq!(body.len(), LENGTH);
-        drop(body);
-        assert_eq!(budgets.taken(), 0);
     }
 
     #[test]

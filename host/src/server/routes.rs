@@ -2,10 +2,10 @@
 //! that.
 
 use super::connections::Connection;
-use super::problem::{self, Problem};
+use super::lists;
+use super::problem::Problem;
 use super::{Phase, Shared};
 use crate::auth::{Grant, Identity};
-use crate::budget::Account;
 use crate::name::{NAME_PATTERN, Name};
 use crate::transaction::Outcome;
 use axum::Router;
@@ -309,29 +309,19 @@ fn guard<T: 'static>(
         }
     };
     // What only looks has no effect, and may be asked for again.
-    let account = (request.method() == Method::GET).then(|| account(&shared, &request));
+    let looks = (request.method() == Method::GET)
+        .then(|| (Arc::clone(&shared), request.extensions().get::<Identity>().cloned()));
     match admitted {
         // The panic is printed. What it leaves half-way is a request of one client: services and the journal have tasks of
         // their own.
         Ok(()) => Either::Left(AssertUnwindSafe(handler.call(request, shared)).catch_unwind().map(|response| {
             let response = response.unwrap_or_else(|_| Problem::internal().into_response());
-            match account {
-                Some(account) => problem::counted(response, account),
+            match looks {
+                Some((shared, identity)) => lists::counted(response, || lists::account(&shared, identity.as_ref())),
                 None => response,
             }
         })),
         Err(problem) => Either::Right(std::future::ready(problem.into_response())),
-    }
-}
-
-/// What a list that a request asks for is counted in.
-fn account(shared: &Shared, request: &Request<Body>) -> impl FnOnce() -> Arc<Account> + Send + use<> {
-    let user = request.extensions().get::<Identity>().map(|identity| identity.user.clone());
-    let lists = shared.lists.clone();
-    // A connection has one answer at a time.
-    move || match user {
-        Some(user) => lists.account(&lists.connection(), &user),
-        None => lists.account_of_nobody(&lists.connection()),
     }
 }
 

@@ -1,7 +1,7 @@
 //! Services: deployed, looked at, operated, removed.
 
 use super::problem::Problem;
-use super::{Shared, UPLOAD_TIME_MAX, body, routes, users};
+use super::{Shared, UPLOAD_TIME_MAX, body, lists, routes, users};
 use crate::api::{AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, Services, Standing, Usage, Vm};
 use crate::auth::{Grant, Identity};
 use crate::catalog::{ServiceEntry, ServiceSettings};
@@ -20,8 +20,10 @@ use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Extension, Json};
 use bytes::Bytes;
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -35,21 +37,20 @@ pub const UPLOADS_MAX: usize = 4;
 pub(super) async fn list(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-) -> Result<Json<Services>, Problem> {
-    let entries = entries(&shared).await?;
-    let theirs = entries
-        .into_iter()
-        .filter(|(name, _)| Grant::ALL.into_iter().any(|grant| shared.host.authorise(&identity, name, grant).is_ok()));
-    let views = theirs.map(|(name, entry)| {
-        let (shared, may_observe) = (&shared, shared.host.authorise(&identity, &name, Grant::Observe).is_ok());
-        async move {
-            let service = view(shared, name, entry).await;
-            // What it uses is for those who may observe it.
-            let queue_length = service.queue_length.filter(|_| may_observe);
-            Service { queue_length, vm: service.vm.filter(|_| may_observe), ..service }
-        }
-    });
-    Ok(Json(Services { services: futures::future::join_all(views).await }))
+) -> Result<Response, Problem> {
+    list_of(&shared, &identity, &Grant::ALL, async |entries: BTreeMap<Name, ServiceEntry>| {
+        let views = entries.into_iter().map(|(name, entry)| {
+            let (shared, may_observe) = (&shared, shared.host.authorise(&identity, &name, Grant::Observe).is_ok());
+            async move {
+                let service = view(shared, name, entry).await;
+                // What it uses is for those who may observe it.
+                let queue_length = service.queue_length.filter(|_| may_observe);
+                Service { queue_length, vm: service.vm.filter(|_| may_observe), ..service }
+            }
+        });
+        Services { services: futures::future::join_all(views).await }
+    })
+    .await
 }
 
 pub(super) async fn inspect(
@@ -188,13 +189,34 @@ pub(super) async fn usage(State(shared): State<Arc<Shared>>, Path(name): Path<St
 pub(super) async fn all_usage(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
-) -> Result<Json<AllUsage>, Problem> {
-    let entries = entries(&shared).await?;
-    let theirs = entries.into_keys().filter(|name| shared.host.authorise(&identity, name, Grant::Observe).is_ok());
-    let services = futures::future::join_all(theirs.map(|name| usage_of(&shared, name))).await;
-    let is_admin = shared.host.authorise_admin(&identity).is_ok();
-    let host = shared.load().filter(|_| is_admin).and_then(|load| serde_json::to_value(load).ok());
-    Ok(Json(AllUsage { since: Some(since(&shared)), host, services }))
+) -> Result<Response, Problem> {
+    list_of(&shared, &identity, &[Grant::Observe], async |entries: BTreeMap<Name, ServiceEntry>| {
+        let services = entries.into_keys().map(|name| usage_of(&shared, name));
+        let services = futures::future::join_all(services).await;
+        let is_admin = shared.host.authorise_admin(&identity).is_ok();
+        let host = shared.load().filter(|_| is_admin).and_then(|load| serde_json::to_value(load).ok());
+        AllUsage { since: Some(since(&shared)), host, services }
+    })
+    .await
+}
+
+/// The list that `make` makes of the services on which a user has any of these grants. Others are not read.
+async fn list_of<T: Serialize>(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    grants: &'static [Grant],
+    make: impl AsyncFnOnce(BTreeMap<Name, ServiceEntry>) -> T,
+) -> Result<Response, Problem> {
+    let (of_shared, user) = (Arc::clone(shared), identity.clone());
+    let is_theirs = move |name: &Name| grants.iter().any(|grant| of_shared.host.authorise(&user, name, *grant).is_ok());
+    let (of_shared, is_counted) = (Arc::clone(shared), is_theirs.clone());
+    let count = joined(tokio::task::spawn_blocking(move || of_shared.host.count_entries(is_counted))).await?;
+    let of_shared = Arc::clone(shared);
+    let list = async {
+        let entries = joined(tokio::task::spawn_blocking(move || of_shared.host.entries_where(is_theirs))).await?;
+        Ok(make(entries).await)
+    };
+    lists::list(&lists::account(shared, Some(identity)), count, list).await
 }
 
 /// Does something to its end, also if the client hangs up: then what handles its request is dropped where it stands, and a
@@ -205,11 +227,6 @@ where
     F: Future<Output = Result<T, Problem>> + Send + 'static,
 {
     joined(tokio::spawn(work(Arc::clone(shared)))).await
-}
-
-async fn entries(shared: &Arc<Shared>) -> Result<BTreeMap<Name, ServiceEntry>, Problem> {
-    let shared = Arc::clone(shared);
-    Ok(joined(tokio::task::spawn_blocking(move || shared.host.entries())).await?)
 }
 
 /// The service of this name, if there is one.

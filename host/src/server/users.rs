@@ -2,7 +2,7 @@
 
 use super::connections::{Connection, UNAUTHENTICATED_IDLE_MAX};
 use super::problem::Problem;
-use super::{Shared, body, routes};
+use super::{Shared, body, lists, routes};
 use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
 use crate::auth::{Account, Grant, Identity, Salt};
 use crate::clock::Utc;
@@ -10,6 +10,7 @@ use crate::engine::joined;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
+use axum::response::Response;
 use axum::{Extension, Json};
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
@@ -61,13 +62,17 @@ pub(super) async fn who_am_i(
     }))
 }
 
-pub(super) async fn list(State(shared): State<Arc<Shared>>) -> Json<Users> {
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Response, Problem> {
     let user = |account: Account| User {
         user: account.user.to_string(),
         is_admin: account.is_admin,
         grants: grants(&account),
     };
-    Json(Users { users: shared.accounts.list().into_iter().map(user).collect() })
+    let list = async { Ok(Users { users: shared.accounts.list().into_iter().map(user).collect() }) };
+    lists::list(&lists::account(&shared, Some(&identity)), shared.accounts.users(), list).await
 }
 
 pub(super) async fn add(
