@@ -97,9 +97,12 @@ async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
     assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
     assert!(refused.text().contains("cannot write the snapshot of service 'bank'"), "{}", refused.text());
     assert_eq!(snapshots(), before);
+    let listed = site.get("/v1/services", &admin).await.json();
+    assert_eq!(listed["services"][0]["vm"]["snapshot_sequence"], 0, "what is not on the disk does not count");
     storage.mend(Operation::Create);
     let done = site.post("/v1/services/bank/snapshot", &admin, "").await;
     assert_eq!((done.status, snapshots()), (200, before + 1), "{done:?}");
+    assert_eq!(done.json()["vm"]["snapshot_sequence"], 1);
 
     // The catalog takes no change: what is to be removed runs on.
     let host = site.server.host();

@@ -192,7 +192,7 @@ pub struct Vm {
     pub size: String,
     /// The last transaction.
     pub sequence: u64,
-    /// The last transaction of the last good snapshot.
+    /// The last transaction of the newest snapshot that is on the disk.
     pub snapshot_sequence: u64,
     /// By resource: `cpu`, `memory`.
     pub resources: BTreeMap<String, ResourceUsage>,

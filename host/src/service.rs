@@ -1141,7 +1141,7 @@ impl Service {
             size: self.vm.size.name.clone(),
             meter: self.vm.meter,
             sequence: self.last_sequence,
-            snapshot_sequence: self.snapshot.sequence(),
+            snapshot_sequence: self.keeper.as_ref().map_or_else(|| self.snapshot.sequence(), Keeper::sequence),
             degraded: self.degraded.clone(),
             unmovable: self.unmovable.clone(),
             journal: (self.journal_reported_percent > 0 || self.is_journal_full)

@@ -15,6 +15,7 @@ use crate::service::ForgottenTimes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
+use crate::transaction::Sequence;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -53,6 +54,8 @@ pub(crate) struct Written {
     handed_in: AtomicU64,
     /// How many of them are seen to, newer ones that took their place included; and why the last was not written, if so.
     done: watch::Sender<(u64, Option<String>)>,
+    /// The last transaction of the newest that is on the disk.
+    sequence: AtomicU64,
 }
 
 impl Written {
@@ -81,19 +84,25 @@ pub(crate) struct Keeper {
 }
 
 impl Keeper {
-    /// A keeper for `service`, of which `kept` are there, oldest first; and its task, which ends after the keeper and says
-    /// why the last snapshot was not written, if so.
+    /// A keeper for `service`, of which `kept` are there, oldest first, the newest with the transactions up to `sequence`;
+    /// and its task, which ends after the keeper and says why the last snapshot was not written, if so.
     pub(crate) fn new(
         directory: Arc<DataDirectory>,
         service: Name,
         kept: VecDeque<Kept>,
+        sequence: Sequence,
         events: EventSink,
     ) -> (Self, impl Future<Output = Option<String>> + Send) {
         let (queue, receiver) = watch::channel(None);
-        let written = Arc::new(Written::default());
+        let written = Arc::new(Written { sequence: AtomicU64::new(sequence.0), ..Written::default() });
         directory.set_written(&service, Arc::clone(&written));
         let shelf = Shelf { directory, service, kept, events, written: Arc::clone(&written) };
         (Self { queue, written }, shelf.run(receiver))
+    }
+
+    /// The last transaction of the newest snapshot that is on the disk.
+    pub(crate) fn sequence(&self) -> Sequence {
+        Sequence(self.written.sequence.load(Ordering::Acquire))
     }
 
     /// Has `to_keep` written.
@@ -193,6 +202,7 @@ impl Shelf {
             forgotten_chunks.push(chunk);
         }
         let kept = Kept { file: Some(name.clone()), record: header.record, first_answer: header.course.first_answer };
+        let sequence = header.sequence;
         let storage = Arc::clone(self.directory.storage());
         let of_thread = name.clone();
         let written = tokio::task::spawn_blocking(move || {
@@ -204,6 +214,7 @@ impl Shelf {
             file::write(&*storage, &of_thread, &header, chunks)
         });
         joined(written).await?;
+        self.written.sequence.store(sequence.0, Ordering::Release);
         self.kept.push_back(kept);
         while self.kept.len() > SNAPSHOTS_KEPT {
             self.kept.pop_front();

@@ -191,7 +191,7 @@ impl Service {
         let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
         self.journal_event(Record::Opened { timestamp, epoch: self.epoch });
         let events = self.events.sink();
-        let (keeper, task) = Keeper::new(directory, self.name.clone(), kept, events);
+        let (keeper, task) = Keeper::new(directory, self.name.clone(), kept, self.snapshot.sequence(), events);
         self.keeper = Some(keeper);
         Box::pin(task)
     }

@@ -86,7 +86,7 @@ pub struct Status {
     pub meter: Meter,
     /// The last transaction.
     pub sequence: Sequence,
-    /// The last transaction of the last good snapshot.
+    /// The last transaction of the last proven snapshot; of a durable service, of the last that is on the disk.
     pub snapshot_sequence: Sequence,
     /// Why it is degraded, if it is.
     pub degraded: Option<String>,
