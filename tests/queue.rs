@@ -127,29 +127,36 @@ async fn an_operator_drops_what_waits_of_a_user_or_an_id_and_none_of_it_is_execu
 
 #[tokio::test]
 async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
-    let rig = Rig::new();
-    rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
-    let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
-    let operator = user(&rig, "boss", "work");
-    rig.host.authority().grant("boss", &name("work"), Grant::Operate);
-    let begin = |user: &Identity, body: &str| rig.host.begin_as(user, "work", request(body)).expect("room");
-    let all_is_taken = async || {
-        while rig.host.queue_length("work") != Some(0) {
-            tokio::task::yield_now().await;
+    // A guest call is bounded, so on busy cores the turn may end before the drop: then once more, with calls of twice as long.
+    for rounds in (0..6).map(|tries| 300_000_000_u64 << tries) {
+        let rig = Rig::new();
+        rig.start("work", "work.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
+        let (greedy, modest) = (user(&rig, "greedy", "work"), user(&rig, "modest", "work"));
+        let operator = user(&rig, "boss", "work");
+        rig.host.authority().grant("boss", &name("work"), Grant::Operate);
+        let begin = |user: &Identity, body: &str| rig.host.begin_as(user, "work", request(body)).expect("room");
+        let all_is_taken = async || {
+            while rig.host.queue_length("work") != Some(0) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let first = begin(&modest, &rounds.to_string());
+        all_is_taken().await;
+        let begun = begin(&greedy, &(2 * rounds).to_string());
+        let flood: Vec<_> = (0..10).map(|_| begin(&greedy, "1")).collect();
+        all_is_taken().await;
+        let count = rig.host.drop_queued(&operator, "work", &greedy.user, None).expect("an operator");
+        let answers = futures::future::join_all(flood).await;
+        let dropped = answers.iter().filter(|answer| matches!(answer, Err(Denial::Dropped { .. }))).count();
+        assert_eq!(dropped, count, "{answers:?}");
+        let executed = (first.await.expect("executed").sequence.0, begun.await.expect("executed").sequence.0);
+        assert_eq!(executed, (1, 2));
+        assert_eq!(ok(&rig.query("work", "x").await), (12 - dropped).to_string(), "the others were executed");
+        if dropped == 10 {
+            return;
         }
-    };
-    let first = begin(&modest, "300000000");
-    all_is_taken().await;
-    let begun = begin(&greedy, "600000000");
-    let flood: Vec<_> = (0..10).map(|_| begin(&greedy, "1")).collect();
-    all_is_taken().await;
-    assert_eq!(rig.host.drop_queued(&operator, "work", &greedy.user, None), Ok(10));
-    for pending in flood {
-        let dropped = pending.await;
-        assert!(matches!(dropped, Err(Denial::Dropped { .. })), "{dropped:?}");
     }
-    assert_eq!((first.await.expect("executed").sequence.0, begun.await.expect("executed").sequence.0), (1, 2));
-    assert_eq!(ok(&rig.query("work", "x").await), "2");
+    panic!("what was taken for a turn is executed after the drop");
 }
 
 #[tokio::test]
