@@ -801,6 +801,18 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
     let mut rig = rig;
     rig.host = rig.host.with_data(directory);
     rig.host.recover(contents, || Epoch([3; 16])).await;
+    // Whatever was cut off, no file is left of what is removed.
+    let left: BTreeSet<String> = storage.list().expect("lists").into_iter().collect();
+    let services = rig.host.data().expect("it is durable").catalog().services().expect("readable");
+    let workloads: BTreeSet<String> = services.values().map(|entry| format!("{}.workload", entry.workload)).collect();
+    let is_workload = |file: &&String| file.contains(".workload");
+    assert_eq!(left.iter().filter(is_workload).cloned().collect::<BTreeSet<_>>(), workloads, "{left:?}");
+    let of_removed = |file: &&String| {
+        ["ant", "last"]
+            .iter()
+            .any(|service| file.starts_with(&format!("{service}.")) && !services.contains_key(*service))
+    };
+    assert_eq!(left.iter().find(of_removed), None, "{left:?}");
     rig.grant("ant");
     rig.grant("bee");
     assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated, "the other lost nothing");
@@ -826,6 +838,58 @@ async fn a_removed_service_is_gone_and_one_whose_removal_was_cut_off_is_whole_or
         assert!(cuts < 200, "it never ends");
     }
     assert!(cuts > 10, "{cuts} cuts");
+}
+
+/// Puts an empty file into the directory.
+fn leave(storage: &SimulatedStorage, file: &str) {
+    drop(storage.create(file).expect("it is new"));
+    storage.sync_directory().expect("synced");
+}
+
+#[tokio::test]
+async fn a_start_removes_the_files_of_no_service_and_keeps_those_of_a_quarantined_one() {
+    let storage = SimulatedStorage::new(12);
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
+    create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    rig.send_as("last", "first", "1").await.expect("kept");
+    rig.snapshot("last").await;
+    let workload = rig.host.entry(&name("last")).expect("readable").expect("it is there").workload;
+    rig.host.stop().await.expect("sealed");
+    drop(rig);
+    storage.flip(&format!("{workload}.workload"), 9, 1);
+    let before: BTreeSet<String> = storage.list().expect("lists").into_iter().collect();
+    assert!(before.iter().any(|file| file.starts_with("last.") && file.ends_with(".snapshot")), "{before:?}");
+    let (zeros, hash) = ("0".repeat(20), "ab".repeat(32));
+    let ours = [
+        format!("gone.{zeros}.snapshot"),
+        format!("gone.too.{zeros}.snapshot.damaged"),
+        format!("gone.{zeros}.snapshot.tmp"),
+        format!("last.{zeros}.snapshot.tmp"),
+        format!("{hash}.workload"),
+        format!("{hash}.workload.tmp"),
+        format!("{workload}.workload.tmp"),
+    ];
+    let others = [
+        "notes.txt".to_owned(),
+        "gone.1.snapshot".to_owned(),
+        format!("-.{zeros}.snapshot"),
+        format!("{}.workload", "AB".repeat(32)),
+        "12.workload".to_owned(),
+    ];
+    ours.iter().chain(&others).for_each(|file| leave(&storage, file));
+
+    let locked = Locked::look(Arc::new(storage.clone())).expect("it is ours");
+    locked.read(None).expect("readable");
+    drop(locked);
+    assert!(ours.iter().all(|file| storage.list().expect("lists").contains(file)), "a look changes nothing");
+
+    let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
+    assert!(rig.host.quarantined(&name("last")).is_some());
+    let left: BTreeSet<String> = storage.list().expect("lists").into_iter().collect();
+    assert_eq!(ours.iter().find(|file| left.contains(*file)), None);
+    assert!(others.iter().all(|file| left.contains(file)), "{left:?}");
+    let is_file = |file: &&String| file.ends_with(".snapshot") || file.ends_with(".workload");
+    assert!(before.iter().filter(is_file).all(|file| left.contains(file)), "{left:?}");
 }
 
 #[tokio::test]

@@ -25,14 +25,14 @@ use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGua
 use crate::event::{Event, EventSink};
 use crate::journal::commit::{self, CommitError, Committer, Writer};
 use crate::journal::frame::{DirectoryId, RecordNumber};
-use crate::journal::recovery::OpenError;
+use crate::journal::recovery::{OpenError, SealState};
 use crate::journal::segments::{Log, Options, Origin};
 use crate::name::Name;
 use crate::snapshot::file::SnapshotFileError;
 use crate::storage::{LockGuard, Storage, StorageFile};
 use crate::workload::WorkloadHash;
 use keeper::Written;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -394,8 +394,8 @@ impl DataDirectory {
         &self.committer
     }
 
-    /// Puts away damaged snapshots, so that one of the same name can be written, and removes journals of services that
-    /// never came to be.
+    /// Puts away damaged snapshots, so that one of the same name can be written, and ends what is left of services that are
+    /// not in the catalog: they never came to be, or were removed.
     fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
         let mut is_changed = false;
         let usable = contents.services.iter().filter(|found| found.standing.is_ok());
@@ -416,9 +416,36 @@ impl DataDirectory {
                 self.set_needed(&found.name, Needed { replay, answers });
             }
         }
+        // The journal knows better than the catalog, which may have been put back from a copy: then that knows nothing of
+        // later services, and an operator may still put the right one back.
+        if contents.recovery.seal == SealState::Outdated {
+            return Ok(());
+        }
         for service in &contents.orphans {
             let change = commit::Change::End;
             drop(self.committer.submit(commit::Entry { service: service.clone(), change }, None)?);
+        }
+        self.sweep(contents)
+    }
+
+    /// Removes the files of snapshots and workloads that belong to no service of the catalog, and parts of such files, of
+    /// which a crash kept the rest from being written. Nothing else writes any yet.
+    fn sweep(&self, contents: &Contents) -> Result<(), DataError> {
+        let services: BTreeSet<&Name> = contents.services.iter().map(|found| &found.name).collect();
+        let workloads: BTreeSet<WorkloadHash> = contents.services.iter().map(|found| found.entry.workload).collect();
+        let is_left = |file: &String| match (keeper::service_of(file), workload_of(file)) {
+            (Some(service), _) => file.ends_with(PART) || !services.contains(&service),
+            (None, Some(hash)) => file.ends_with(PART) || !workloads.contains(&hash),
+            (None, None) => false,
+        };
+        let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        let mut is_changed = false;
+        for file in files.iter().filter(|file| is_left(file)) {
+            // One that stays takes room, and no more: the next start tries again.
+            is_changed |= self.storage.remove(file).is_ok();
+        }
+        if is_changed {
+            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
         }
         Ok(())
     }
@@ -470,27 +497,30 @@ impl DataDirectory {
     }
 
     /// Removes what is left of a service that is not in the catalog any more, and whose task and keeper have ended: its
-    /// part of the journal ends, and its files go.
+    /// part of the journal ends, and its files go. Without an `entry` its workload's file stays until the next start.
     ///
     /// # Errors
-    /// [`DataError`]: what is left of it then is removed by the next start, or by creating another of its name.
+    /// [`DataError`]: what is left of it then is removed by the next start.
     pub(crate) fn remove_rest(&self, service: &Name, entry: Option<&ServiceEntry>) -> Result<(), DataError> {
         self.written().remove(service);
         let end = commit::Entry { service: service.clone(), change: commit::Change::End };
-        match self.committer.commit_unless_stalled(end) {
+        let ended = match self.committer.commit_unless_stalled(end) {
             // Not waited for: what the removal gives back may be the room that is missing.
-            Ok(()) | Err(CommitError::Stalled(_)) => {}
-            Err(error) => return Err(error.into()),
-        }
+            Ok(()) | Err(CommitError::Stalled(_)) => Ok(()),
+            Err(error) => Err(error.into()),
+        };
         self.committer.unregister(service);
         self.needed().remove(service);
-        clear_snapshots(&*self.storage, service)?;
-        let Some(entry) = entry else { return Ok(()) };
-        let _files = self.workload_files();
-        if self.awaited().contains_key(&entry.workload) {
-            return Ok(());
-        }
-        remove_workload(&*self.storage, &self.catalog, &entry.workload)
+        // Nobody needs its files any more, whatever became of the journal.
+        let cleared = clear_snapshots(&*self.storage, service);
+        let workload = entry.map_or(Ok(()), |entry| {
+            let _files = self.workload_files();
+            if self.awaited().contains_key(&entry.workload) {
+                return Ok(());
+            }
+            remove_workload(&*self.storage, &self.catalog, &entry.workload)
+        });
+        ended.and(cleared).and(workload)
     }
 
     pub(crate) fn set_written(&self, service: &Name, written: Arc<Written>) {
@@ -653,9 +683,20 @@ impl AsRef<Catalog> for DataDirectory {
     }
 }
 
+/// How the name of a file ends that is being written.
+const PART: &str = ".tmp";
+
 /// The name of a workload's file.
 fn workload_file(hash: &WorkloadHash) -> String {
     format!("{hash}.workload")
+}
+
+/// The workload whose file has this name, or a part of the file.
+fn workload_of(file: &str) -> Option<WorkloadHash> {
+    let name = file.strip_suffix(PART).unwrap_or(file);
+    let hash = name.strip_suffix(".workload")?.parse().ok()?;
+    // Hexadecimal digits have two forms, of which one is ours.
+    (workload_file(&hash) == name).then_some(hash)
 }
 
 /// Stores a workload under its hash.
@@ -670,7 +711,7 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     if names.contains(&name) && read_workload(storage, hash).is_ok() {
         return Ok(());
     }
-    let aside = format!("{name}.tmp");
+    let aside = format!("{name}{PART}");
     if names.contains(&aside) {
         storage.remove(&aside).map_err(failed("clear the way for"))?;
     }

@@ -243,10 +243,19 @@ fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Res
 
 /// The record in the name of a file of snapshots of `service`, whatever state the file is in.
 pub(super) fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
-    let rest = name.strip_prefix(&**service)?.strip_prefix('.')?;
-    let (number, kind) = rest.split_once('.')?;
-    let is_ours = number.len() == 20 && matches!(kind, "snapshot" | "snapshot.damaged" | "snapshot.tmp");
-    number.parse().ok().filter(|_| is_ours).map(RecordNumber)
+    parse_file_name(name).filter(|(of, _)| *of == &**service).map(|(_, record)| record)
+}
+
+/// The service of which a file is a snapshot, by its name, whatever state the file is in.
+pub(super) fn service_of(file: &str) -> Option<Name> {
+    parse_file_name(file).and_then(|(service, _)| Name::new(service).ok())
+}
+
+fn parse_file_name(file: &str) -> Option<(&str, RecordNumber)> {
+    let kinds = [".snapshot", ".snapshot.damaged", ".snapshot.tmp"];
+    let (service, number) = kinds.iter().find_map(|kind| file.strip_suffix(kind))?.rsplit_once('.')?;
+    let is_ours = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
+    Some((service, RecordNumber(number.parse().ok().filter(|_| is_ours)?)))
 }
 
 /// The section of the guest's state.

@@ -252,7 +252,7 @@ impl Host {
         };
         self.discard(name).await;
         let service = name.clone();
-        // It is removed: what cannot be cleared up now is of no use to anybody, and goes with the next start.
+        // It is removed: what cannot be cleared up now is of no use to anybody, and the next start removes it.
         let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
         self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
