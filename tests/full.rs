@@ -5,6 +5,7 @@ use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::{Answered, Site};
 use lifeboat::auth::Grant;
+use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::journal::commit::{Change, Entry};
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::name::Name;
@@ -262,8 +263,9 @@ async fn an_order_that_the_disk_may_have_or_not_says_so() {
     site.deploy(&admin, "bank", "count.wat", "size=small").await;
     assert_eq!(site.transact(&admin, "bank", "1", "x").await.status, 200);
     // The sync after the write by which a change of the catalog counts.
-    storage.fail(Operation::SyncData, 2);
+    let fault = storage.fail_in(CATALOG_FILE, Operation::SyncData, 2);
     let removed = site.delete("/v1/services/bank", &admin).await;
+    assert!(fault.has_fired());
     assert_eq!((removed.status, removed.code().as_str()), (503, "outcome_unknown"), "{removed:?}");
     assert!(removed.text().contains("'bank' may be removed or not"), "{}", removed.text());
     assert!(removed.text().contains("start the host again"), "{}", removed.text());

@@ -61,9 +61,8 @@ impl Drop for HeldWrites {
     }
 }
 
-/// A fault of one file that is still to come, or came. See [`SimulatedStorage::fail_in`].
+/// A fault that is still to come, or came. See [`SimulatedStorage::fail`].
 #[derive(Debug)]
-#[must_use]
 pub struct Fault {
     disk: Arc<Disk>,
     /// Which of the [`State::armed`].
@@ -78,10 +77,11 @@ impl Fault {
     }
 }
 
-/// An operation on one file that is to fail.
+/// An operation that is to fail.
 #[derive(Debug)]
 struct Armed {
-    file: String,
+    /// How the name of the file ends that it is on, if that matters.
+    ending: Option<String>,
     operation: Operation,
     /// How many of its kind there are until it has failed.
     left: u64,
@@ -97,7 +97,6 @@ struct State {
     changes: Vec<Change>,
     counts: BTreeMap<Operation, u64>,
     operations: u64,
-    faults: Vec<(Operation, u64)>,
     armed: Vec<Armed>,
     /// Kinds of operations that fail until they are mended.
     broken: BTreeMap<Operation, io::ErrorKind>,
@@ -137,7 +136,6 @@ impl SimulatedStorage {
             changes: Vec::new(),
             counts: BTreeMap::new(),
             operations: 0,
-            faults: Vec::new(),
             armed: Vec::new(),
             broken: BTreeMap::new(),
             power_off_at: None,
@@ -203,18 +201,20 @@ impl SimulatedStorage {
     }
 
     /// Makes the `nth` operation of this kind from now fail, 1 being the next.
-    pub fn fail(&self, operation: Operation, nth: u64) {
-        let mut state = self.state();
-        let at = state.counts.get(&operation).copied().unwrap_or(0) + nth;
-        state.faults.push((operation, at));
+    pub fn fail(&self, operation: Operation, nth: u64) -> Fault {
+        self.arm(Armed { ending: None, operation, left: nth })
     }
 
-    /// Makes the `nth` operation of this kind on `file` from now fail, 1 being the next. Unlike those of
+    /// Makes the `nth` operation of this kind from now fail on files whose names end with `ending`. Unlike those of
     /// [`SimulatedStorage::fail`] no other file takes it, whatever else is written meanwhile. A file has the name that it
     /// has when the operation comes; a renaming is of the old one.
-    pub fn fail_in(&self, file: &str, operation: Operation, nth: u64) -> Fault {
+    pub fn fail_in(&self, ending: &str, operation: Operation, nth: u64) -> Fault {
+        self.arm(Armed { ending: Some(ending.to_owned()), operation, left: nth })
+    }
+
+    fn arm(&self, armed: Armed) -> Fault {
         let mut state = self.state();
-        state.armed.push(Armed { file: file.to_owned(), operation, left: nth.max(1) });
+        state.armed.push(armed);
         Fault { disk: Arc::clone(&self.0), number: state.armed.len() - 1 }
     }
 
@@ -344,22 +344,18 @@ impl State {
             return Err(power_is_off());
         }
         self.operations += 1;
-        let count = self.counts.entry(operation).or_default();
-        *count += 1;
-        let count = *count;
+        *self.counts.entry(operation).or_default() += 1;
         if self.power_off_at == Some(self.operations) {
             self.is_off = true;
             return Ok(Fate::Fails(power_is_off()));
         }
-        if self.faults.contains(&(operation, count)) {
-            let message = format!("injected: {operation:?} {count} fails");
-            return Ok(Fate::Fails(io::Error::other(message)));
-        }
-        let armed = self.armed.iter_mut().filter(|armed| armed.left > 0 && armed.operation == operation);
         let mut is_hit = false;
-        for armed in armed.filter(|armed| Some(&*armed.file) == name) {
-            armed.left -= 1;
-            is_hit |= armed.left == 0;
+        for armed in self.armed.iter_mut().filter(|armed| armed.left > 0 && armed.operation == operation) {
+            let ending = armed.ending.as_deref();
+            if ending.is_none_or(|ending| name.is_some_and(|name| name.ends_with(ending))) {
+                armed.left -= 1;
+                is_hit |= armed.left == 0;
+            }
         }
         if is_hit {
             let message = format!("injected: {operation:?} of '{}' fails", name.unwrap_or_default());
