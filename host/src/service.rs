@@ -680,10 +680,12 @@ impl Service {
 
     /// Denies an id that may have been answered and forgotten, as the time in it tells.
     fn too_old(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
-        let time = id_time(id).filter(|time| Some(*time) <= self.answers.forgotten(caller))?;
-        // If the clock was put back meanwhile, it was ahead when those were forgotten.
+        let time = id_time(id).filter(|time| Some(*time) <= self.answers.ever_forgotten(caller))?;
         self.look_at_clock();
-        let forgotten = self.answers.forgotten(caller)?;
+        let now = self.moment();
+        // It may have been put forward as well.
+        self.answers.look_at_clock(now.wall, now);
+        let forgotten = self.answers.forgotten(caller, now.wall)?;
         (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
     }
 
@@ -1026,12 +1028,12 @@ impl Service {
     /// put back again.
     fn look_at_clock(&mut self) -> Timestamp {
         let now = self.surroundings.clock.now();
-        let is_back = now < self.wall;
+        let before = std::mem::replace(&mut self.wall, now);
+        let is_back = now < before;
         if is_back {
-            self.answers.put_back(now);
+            self.answers.look_at_clock(before, self.moment());
         }
-        let is_far_back = is_back && now.plus(CLOCK_BEHIND_MAX) < self.wall;
-        self.wall = now;
+        let is_far_back = is_back && now.plus(CLOCK_BEHIND_MAX) < before;
         if now >= self.last_timestamp {
             self.is_clock_behind = false;
         } else if (is_far_back || !self.is_clock_behind) && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
@@ -1077,7 +1079,7 @@ impl Service {
                 fuel_used: self.vm.meter.cpu.used.saturating_sub(self.query_fuel_used),
                 epoch: self.epoch,
                 first_answer: self.journal.first_answer(),
-                forgotten_id_time: forgotten.newest(),
+                forgotten_id_time: forgotten.past.newest(),
             },
             forgotten,
         }

@@ -108,8 +108,8 @@ impl FoundSnapshot {
         let section: Vec<u8> =
             content.chunks(SECTION_FORGOTTEN).into_iter().flat_map(|at| &content.body[at]).copied().collect();
         // A file without the section does not distinguish users.
-        let of_all = ForgottenTimes::for_all(content.header.course.forgotten_id_time);
-        let forgotten = if section.is_empty() { of_all } else { postcard::from_bytes(&section).unwrap_or(of_all) };
+        let of_all = content.header.course.forgotten_id_time;
+        let forgotten = ForgottenTimes::from_bytes(&section).unwrap_or_else(|| ForgottenTimes::for_all(of_all));
         Ok((content.into_snapshot(), forgotten))
     }
 

@@ -195,8 +195,8 @@ impl Shelf {
         let name = file::file_name(&self.service, header.record);
         header.sections = vec![state_section(&snapshot)];
         let mut forgotten_chunks = Vec::new();
-        if forgotten.newest().is_some() {
-            let chunk = postcard::to_stdvec(&forgotten).expect("names and numbers have a form in postcard");
+        if !forgotten.is_empty() {
+            let chunk = forgotten.to_bytes();
             let chunk_bytes = vec![u32::try_from(chunk.len()).expect("some users take some kilobytes")];
             header.sections.push(Section { kind: SECTION_FORGOTTEN, is_optional: true, chunk_bytes });
             forgotten_chunks.push(chunk);

@@ -10,9 +10,12 @@
 //!   what was forgotten is never of the future. While the budget cannot be met, new transactions of the users who exceed
 //!   their share are denied before they run.
 //!
-//! Ages are measured by a clock that is never put back or forward. Times in ids are compared with the host's clock: when that
-//! is put back, nothing that was forgotten locks out ids for longer than [`ID_CLOCK_SKEW_MAX`], and ids whose times are
-//! further ahead than that from then on are like any other id.
+//! Ages are measured by a clock that is never put back or forward. Times in ids are compared with the host's clock, and
+//! nobody knows which is right: a time that is far ahead of the clock is of a clock that was ahead when the id was made, or
+//! the host's clock is behind now. So when the clock is put back, what was forgotten counts up to [`ID_CLOCK_SKEW_MAX`] ahead
+//! of it, and locks out nobody for longer; the newest time that was forgotten is retained all the same, and counts again
+//! once the clock has reached it. Until then an id in between that was forgotten may run again. Retained ids whose times
+//! are further ahead than that are like any other id.
 
 use super::charges::Charges;
 use crate::clock::Timestamp;
@@ -30,6 +33,10 @@ pub const ID_CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// How long an answer is retained at least whose id has no time of its own, however much its user sends: longer than a
 /// client waits before it repeats a request.
 pub const ID_FLOOR: Duration = Duration::from_secs(60);
+
+/// By how much the host's clock is put back or forward at least where the monotonic clock shows it. Less is what it takes to
+/// read the two.
+const CLOCK_STEP_MIN: Duration = Duration::from_secs(1);
 
 /// How far back repetitions are recognised. Exactly once holds within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +77,13 @@ pub(crate) struct Moment {
     pub(crate) wall: Timestamp,
     /// What the host's clock would say if nobody had touched it since the service was started: ages are measured by it.
     pub(crate) steady: Timestamp,
+}
+
+impl Moment {
+    /// By how many nanoseconds the host's clock was put forward since the start, on the whole.
+    fn put_forward(&self) -> i128 {
+        i128::from(self.wall.0) - i128::from(self.steady.0)
+    }
 }
 
 /// A user, and which of those who had that name one after another.
@@ -121,10 +135,20 @@ pub(crate) struct Kept {
     pub(crate) bytes: u64,
 }
 
-/// The newest times in ids that were forgotten, as a snapshot file retains them.
+/// The newest times in ids that were forgotten, as a snapshot file retains them. The first field is what files had before
+/// there was the second.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ForgottenTimes {
-    /// For all users: no older than [`Horizon::age`] before it was noted, or of a file that does not distinguish users.
+    /// Those that count.
+    pub(crate) past: NewestTimes,
+    /// Those that count once the host's clock has reached them.
+    pub(crate) ahead: NewestTimes,
+}
+
+/// The newest times in some ids.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct NewestTimes {
+    /// For all users: no newer than [`Horizon::age`] before it was noted, or of a file that does not distinguish users.
     pub(crate) of_all: Option<Timestamp>,
     /// For each user and incarnation.
     pub(crate) of_users: Vec<(Name, u64, Timestamp)>,
@@ -133,11 +157,68 @@ pub(crate) struct ForgottenTimes {
 impl ForgottenTimes {
     /// What holds for all users.
     pub(crate) fn for_all(of_all: Option<Timestamp>) -> Self {
-        Self { of_all, of_users: Vec::new() }
+        Self { past: NewestTimes { of_all, of_users: Vec::new() }, ahead: NewestTimes::default() }
     }
 
+    pub(crate) fn is_empty(&self) -> bool {
+        [&self.past, &self.ahead].iter().all(|times| times.newest().is_none())
+    }
+
+    /// What a snapshot file retains.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        postcard::to_stdvec(self).expect("names and numbers have a form in postcard")
+    }
+
+    /// Reads what a snapshot file retains. None if that is nothing that this host knows.
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let of_past = |past| Self { past, ahead: NewestTimes::default() };
+        postcard::from_bytes(bytes).or_else(|_| postcard::from_bytes(bytes).map(of_past)).ok()
+    }
+}
+
+impl NewestTimes {
     pub(crate) fn newest(&self) -> Option<Timestamp> {
         self.of_users.iter().map(|(_, _, time)| *time).max().max(self.of_all)
+    }
+}
+
+/// The newest times in ids that were forgotten: one that is not found and no newer may be one of those.
+#[derive(Debug, Clone, Copy, Default)]
+struct Forgotten {
+    /// The newest that counts.
+    past: Option<Timestamp>,
+    /// The newest that was further ahead of the host's clock: it counts once the clock has reached it.
+    ahead: Option<Timestamp>,
+}
+
+impl Forgotten {
+    fn newest(&self) -> Option<Timestamp> {
+        self.past.max(self.ahead)
+    }
+
+    /// The newest that counts by the host's clock.
+    fn at(&self, wall: Timestamp) -> Option<Timestamp> {
+        self.past.max(self.ahead.filter(|ahead| *ahead <= wall))
+    }
+
+    fn note(&mut self, time: Timestamp, wall: Timestamp) {
+        self.reach(wall);
+        let newest = if time <= wall.plus(ID_CLOCK_SKEW_MAX) { &mut self.past } else { &mut self.ahead };
+        *newest = (*newest).max(Some(time));
+    }
+
+    /// Notes that the host's clock has been at `time`.
+    fn reach(&mut self, time: Timestamp) {
+        self.past = self.at(time);
+        self.ahead = self.ahead.filter(|ahead| Some(*ahead) > self.past);
+    }
+
+    /// Has times count no further ahead of the host's clock than [`ID_CLOCK_SKEW_MAX`].
+    fn bound(&mut self, wall: Timestamp) {
+        let latest = Some(wall.plus(ID_CLOCK_SKEW_MAX));
+        if self.past > latest {
+            *self = Self { past: latest, ahead: self.newest() };
+        }
     }
 }
 
@@ -154,8 +235,10 @@ pub(crate) struct Answers {
     latest: usize,
     /// The slot whose answers are looked at next for their age.
     next_aged: usize,
-    /// For users without a window: the newest time in an id that was forgotten.
-    forgotten_of_all: Option<Timestamp>,
+    /// For users without a window.
+    forgotten_of_all: Forgotten,
+    /// [`Moment::put_forward`], as far as it was taken note of.
+    put_forward: i128,
 }
 
 /// What is retained of a user.
@@ -166,8 +249,7 @@ struct Window {
     timed: VecDeque<Retained>,
     /// The others, oldest first.
     plain: VecDeque<Retained>,
-    /// The newest time in an id that was forgotten: one that is not found and no newer may be one of those.
-    forgotten: Option<Timestamp>,
+    forgotten: Forgotten,
 }
 
 #[derive(Debug)]
@@ -215,7 +297,7 @@ impl Window {
     /// Takes out an answer that is older than it needs to be.
     fn take_aged(&mut self, age: Duration, now: Moment) -> Option<Retained> {
         let queues = [&mut self.timed, &mut self.plain];
-        let is_aged = |retained: &Retained| now.steady > retained.timestamp.plus(age);
+        let is_aged = |retained: &Retained| now.steady > retained.timestamp.plus(age) && retained.is_releasable(now);
         queues.into_iter().find(|queue| queue.front().is_some_and(is_aged))?.pop_front()
     }
 
@@ -239,23 +321,42 @@ impl Answers {
             charges: Charges::default(),
             latest: 0,
             next_aged: 0,
-            forgotten_of_all: forgotten.of_all,
+            forgotten_of_all: Forgotten { past: forgotten.past.of_all, ahead: forgotten.ahead.of_all },
+            put_forward: 0,
         };
-        for (user, incarnation, time) in forgotten.of_users {
-            let slot = answers.slot_or_new(&Caller { user, incarnation });
-            answers.windows[slot].forgotten = Some(time);
+        for (user, incarnation, time) in forgotten.past.of_users {
+            answers.forgotten_of(Caller { user, incarnation }).past = Some(time);
         }
-        answers.put_back(wall);
+        for (user, incarnation, time) in forgotten.ahead.of_users {
+            answers.forgotten_of(Caller { user, incarnation }).ahead = Some(time);
+        }
+        // The clock may have been put anywhere meanwhile.
+        answers.follow_clock(wall.plus(ID_CLOCK_SKEW_MAX), wall);
         answers
     }
 
-    /// Takes note that the host's clock was put back to this time: what was forgotten of the time to come locks out nobody
-    /// for longer than [`ID_CLOCK_SKEW_MAX`].
-    pub(crate) fn put_back(&mut self, wall: Timestamp) {
-        let latest = wall.plus(ID_CLOCK_SKEW_MAX);
+    fn forgotten_of(&mut self, caller: Caller) -> &mut Forgotten {
+        let slot = self.slot_or_new(&caller);
+        &mut self.windows[slot].forgotten
+    }
+
+    /// Takes note of where the host's clock was put since it was looked at last, which was at `before`. Up to
+    /// [`ID_CLOCK_SKEW_MAX`] ahead of where it was put, what was forgotten counts; what is further ahead locks out nobody.
+    pub(crate) fn look_at_clock(&mut self, before: Timestamp, now: Moment) {
+        let (step_min, by) = (CLOCK_STEP_MIN.as_nanos().cast_signed(), now.put_forward() - self.put_forward);
+        if now.wall >= before && by.abs() < step_min {
+            return;
+        }
+        self.put_forward += by;
+        let reached = if by < step_min { now.wall } else { now.wall.plus(ID_CLOCK_SKEW_MAX) };
+        self.follow_clock(before.max(reached), now.wall);
+    }
+
+    fn follow_clock(&mut self, reached: Timestamp, wall: Timestamp) {
         let of_users = self.windows.iter_mut().map(|window| &mut window.forgotten);
         for forgotten in of_users.chain([&mut self.forgotten_of_all]) {
-            *forgotten = forgotten.map(|time| time.min(latest));
+            forgotten.reach(reached);
+            forgotten.bound(wall);
         }
     }
 
@@ -270,17 +371,28 @@ impl Answers {
         self.numbers.get(key).copied()
     }
 
-    /// The newest time in an id of this user that was forgotten: one that is not found and no newer may be one of those.
-    pub(crate) fn forgotten(&self, caller: &Caller) -> Option<Timestamp> {
+    /// The newest time that counts in an id of this user that was forgotten: one that is not found and no newer may be one
+    /// of those.
+    pub(crate) fn forgotten(&self, caller: &Caller, wall: Timestamp) -> Option<Timestamp> {
         let window = self.slot(caller).map(|slot| &self.windows[slot]);
-        window.and_then(|window| window.forgotten).max(self.forgotten_of_all)
+        window.and_then(|window| window.forgotten.at(wall)).max(self.forgotten_of_all.at(wall))
+    }
+
+    /// The same, whatever the host's clock says.
+    pub(crate) fn ever_forgotten(&self, caller: &Caller) -> Option<Timestamp> {
+        self.forgotten(caller, Timestamp(u64::MAX))
     }
 
     /// The newest times in ids that were forgotten, of all users.
     pub(crate) fn forgotten_times(&self) -> ForgottenTimes {
-        let of_user =
-            |window: &Window| Some((window.caller.user.clone(), window.caller.incarnation, window.forgotten?));
-        ForgottenTimes { of_all: self.forgotten_of_all, of_users: self.windows.iter().filter_map(of_user).collect() }
+        let newest_times = |time: fn(&Forgotten) -> Option<Timestamp>| {
+            let of_user = |window: &Window| {
+                Some((window.caller.user.clone(), window.caller.incarnation, time(&window.forgotten)?))
+            };
+            let of_users = self.windows.iter().filter_map(of_user).collect();
+            NewestTimes { of_all: time(&self.forgotten_of_all), of_users }
+        };
+        ForgottenTimes { past: newest_times(|of| of.past), ahead: newest_times(|of| of.ahead) }
     }
 
     /// Whether there is room for a new answer, whoever gets it.
@@ -382,10 +494,8 @@ impl Answers {
 
     /// Forgets an answer that was taken out of its window.
     fn forget(&mut self, slot: usize, retained: &Retained, now: Moment) -> Option<RecordNumber> {
-        // One that is further ahead would lock out ids of the present for longer.
-        if (1..=now.wall.plus(ID_CLOCK_SKEW_MAX).0).contains(&retained.id_time.0) {
-            let window = &mut self.windows[slot];
-            window.forgotten = window.forgotten.max(Some(retained.id_time));
+        if retained.id_time.0 > 0 {
+            self.windows[slot].forgotten.note(retained.id_time, now.wall);
         }
         self.charges.subtract(slot, retained.charge);
         self.numbers.remove(&retained.key)
@@ -407,7 +517,7 @@ impl Answers {
             caller: caller.clone(),
             timed: VecDeque::new(),
             plain: VecDeque::new(),
-            forgotten: None,
+            forgotten: Forgotten::default(),
         });
         self.charges.push();
         slot
@@ -418,13 +528,16 @@ impl Answers {
     fn discard_if_old(&mut self, slot: usize, wall: Timestamp) {
         let window = &self.windows[slot];
         let is_old = |time: Timestamp| time.plus(self.horizon.age).plus(ID_CLOCK_SKEW_MAX) < wall;
-        if !window.is_empty() || !window.forgotten.is_none_or(is_old) {
+        let newest = window.forgotten.newest();
+        if !window.is_empty() || !newest.is_none_or(is_old) {
             return;
         }
         let discarded = self.windows.swap_remove(slot);
         self.charges.swap_remove(slot);
         self.slots.remove(&discarded.caller);
-        self.forgotten_of_all = self.forgotten_of_all.max(discarded.forgotten);
+        if let Some(newest) = newest {
+            self.forgotten_of_all.note(newest, wall);
+        }
         if let Some(moved) = self.windows.get(slot) {
             self.slots.insert(moved.caller.clone(), slot);
         }
@@ -507,8 +620,8 @@ mod tests {
                 let found = answers.find(&key(&ada, &number.to_string()));
                 assert_eq!(found, Some(RecordNumber(number)), "{number}");
             }
-            assert_eq!(answers.forgotten(&ada), None);
-            assert_eq!(answers.forgotten(&bob), id_time);
+            assert_eq!(answers.ever_forgotten(&ada), None);
+            assert_eq!(answers.forgotten(&bob, now), id_time);
         }
     }
 
@@ -542,13 +655,13 @@ mod tests {
         }
         let back = Duration::from_secs(30);
         let before = Moment { wall: Timestamp(NOW.0 - 30_000_000_000), steady: NOW };
-        answers.put_back(before.wall);
+        answers.look_at_clock(NOW, before);
         assert_eq!(answers.trim(before), None);
         assert_eq!(answers.make_room(&ada, before, &mut Vec::new()), Err(back));
         assert!((0..11).all(|number| answers.find(&key(&ada, &number.to_string())).is_some()));
         // Once it has come, they are forgotten, and known to be.
         assert!(!trim_all(&mut answers, NOW).is_empty());
-        assert_eq!(answers.forgotten(&ada), Some(NOW));
+        assert_eq!(answers.forgotten(&ada, NOW), Some(NOW));
     }
 
     #[test]
@@ -565,7 +678,7 @@ mod tests {
         for plain in ["0", "50"] {
             assert!(answers.find(&key(&ada, plain)).is_some(), "{plain}");
         }
-        assert_eq!(answers.forgotten(&ada), Some(NOW.plus(Duration::from_millis(91))));
+        assert_eq!(answers.ever_forgotten(&ada), Some(NOW.plus(Duration::from_millis(91))));
     }
 
     #[test]
@@ -581,15 +694,19 @@ mod tests {
                 let now = NOW.plus(Duration::from_secs(second));
                 for user in [&ada, &bob] {
                     number += 1;
-                    assert!(answers.forgotten(user).is_none_or(|forgotten| forgotten < now), "{ahead:?} {second}");
+                    assert!(
+                        answers.forgotten(user, now).is_none_or(|forgotten| forgotten <= now),
+                        "{ahead:?} {second}"
+                    );
                     assert_eq!(answers.make_room(user, at(now), &mut Vec::new()), Ok(()));
                     insert(&mut answers, kept(user, &number.to_string(), number, now, Some(now), 1));
                     trim_all(&mut answers, now);
                 }
                 let is_known = answers.find(&key(&ada, "ahead")).is_some();
-                let is_denied = answers.forgotten(&ada).is_some_and(|forgotten| time <= forgotten);
+                let is_denied = answers.forgotten(&ada, now).is_some_and(|forgotten| time <= forgotten);
                 let is_like_any_other = ahead > ID_CLOCK_SKEW_MAX && second >= ID_FLOOR.as_secs();
-                assert!(is_known || is_denied || is_like_any_other, "{ahead:?} {second}");
+                let is_to_come = now < time;
+                assert!(is_known || is_denied || is_like_any_other && is_to_come, "{ahead:?} {second}");
             }
             assert_eq!(answers.find(&key(&ada, "ahead")), None);
         }
@@ -604,24 +721,77 @@ mod tests {
             insert(&mut answers, kept(&ada, &number.to_string(), number, ahead, Some(ahead), 1));
         }
         assert_eq!(trim_all(&mut answers, ahead), [0]);
-        assert_eq!(answers.forgotten(&ada), Some(ahead));
+        assert_eq!(answers.forgotten(&ada, ahead), Some(ahead));
         for number in 11..15 {
             insert(&mut answers, kept(&bob, &number.to_string(), number, ahead, None, 1));
         }
         assert_eq!(trim_all(&mut answers, ahead), [1, 2, 3, 4]);
-        answers.put_back(NOW);
-        assert_eq!((answers.far_ahead(NOW), answers.forgotten(&bob)), (6, None));
-        let restarted = Answers::new(answers.horizon, answers.forgotten_times(), NOW);
-        for answers in [&answers, &restarted] {
-            assert_eq!(answers.forgotten(&ada), Some(NOW.plus(ID_CLOCK_SKEW_MAX)));
-        }
         // By the steady clock nothing has happened.
         let mut now = Moment { wall: NOW, steady: ahead };
+        answers.look_at_clock(ahead, now);
+        assert_eq!((answers.far_ahead(NOW), answers.ever_forgotten(&bob)), (6, None));
+        let latest = NOW.plus(ID_CLOCK_SKEW_MAX);
+        let later = NOW.plus(Duration::from_secs(3_600));
+        let restarted = Answers::new(answers.horizon, answers.forgotten_times(), later);
+        for answers in [&answers, &restarted] {
+            assert_eq!(answers.forgotten(&ada, later), Some(latest));
+        }
         answers.insert(kept(&eve, "15", 15, ahead, None, 1), NOW);
         assert_eq!((answers.trim(now), answers.make_room(&ada, now, &mut Vec::new())), (None, Err(ID_FLOOR)));
         now = Moment { wall: NOW.plus(ID_FLOOR), steady: ahead.plus(ID_FLOOR) };
         assert_eq!(answers.trim(now), Some(RecordNumber(5)));
-        assert_eq!(answers.forgotten(&ada), Some(NOW.plus(ID_CLOCK_SKEW_MAX)));
+        assert_eq!(answers.forgotten(&ada, now.wall), Some(latest));
+    }
+
+    #[test]
+    fn what_was_forgotten_counts_again_after_a_clock_that_was_behind() {
+        let ada = caller("ada");
+        let behind = Timestamp(NOW.0 - 3_600 * SECOND);
+        for is_restarted in [false, true] {
+            let mut answers = small(10);
+            for number in 0..11 {
+                insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, Some(NOW), 1));
+            }
+            assert_eq!(trim_all(&mut answers, NOW), [0]);
+            if is_restarted {
+                answers = Answers::new(answers.horizon, answers.forgotten_times(), behind);
+            } else {
+                answers.look_at_clock(NOW, Moment { wall: behind, steady: NOW });
+            }
+            // Of the hour that the clock goes through once more, ids are accepted.
+            assert_eq!(answers.forgotten(&ada, behind), Some(behind.plus(ID_CLOCK_SKEW_MAX)));
+            // Those of clients whose clocks are right are far ahead. They count when the clock is right.
+            let new = NOW.plus(Duration::from_secs(10));
+            let mut steady = if is_restarted { behind } else { NOW };
+            for number in 11..30 {
+                answers.insert(kept(&ada, &number.to_string(), number, steady, Some(new), 1), behind);
+            }
+            steady = steady.plus(ID_FLOOR);
+            let now = Moment { wall: behind.plus(ID_FLOOR), steady };
+            while answers.trim(now).is_some() {}
+            assert!(answers.find(&key(&ada, "11")).is_none() || !is_restarted);
+            let restarted = Answers::new(answers.horizon, answers.forgotten_times(), new);
+            for answers in [answers, restarted] {
+                assert_eq!(answers.forgotten(&ada, new), answers.ever_forgotten(&ada));
+                assert!(answers.forgotten(&ada, new) >= Some(NOW), "{is_restarted}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_a_file_retains_is_read_as_it_was_and_as_older_hosts_wrote_it() {
+        let of_user = |time| (caller("ada").user, 1, Timestamp(time));
+        let times = ForgottenTimes {
+            past: NewestTimes { of_all: Some(Timestamp(1)), of_users: vec![of_user(2)] },
+            ahead: NewestTimes { of_all: None, of_users: vec![of_user(3)] },
+        };
+        assert_eq!(ForgottenTimes::from_bytes(&times.to_bytes()).as_ref(), Some(&times));
+        let older = postcard::to_stdvec(&times.past).expect("it has a form");
+        let read = ForgottenTimes { past: times.past.clone(), ahead: NewestTimes::default() };
+        assert_eq!(ForgottenTimes::from_bytes(&older), Some(read));
+        // And they read what this one writes.
+        assert_eq!(postcard::from_bytes(&times.to_bytes()), Ok(times.past));
+        assert_eq!(ForgottenTimes::from_bytes(&[]), None);
     }
 
     #[test]
@@ -647,14 +817,22 @@ mod tests {
         for _ in 0..3 {
             trim_all(&mut answers, later);
         }
-        assert_eq!((answers.users(), answers.forgotten(&ada), answers.forgotten(&bob)), (2, Some(NOW), None));
-        assert_eq!(answers.forgotten_times().of_users, [(ada.user.clone(), 0, NOW)]);
+        assert_eq!((answers.users(), answers.ever_forgotten(&ada), answers.ever_forgotten(&bob)), (2, Some(NOW), None));
+        assert_eq!(answers.forgotten_times().past.of_users, [(ada.user.clone(), 0, NOW)]);
         let later = later.plus(ID_CLOCK_SKEW_MAX);
         for _ in 0..3 {
             trim_all(&mut answers, later);
         }
         assert_eq!(answers.users(), 1);
-        assert_eq!((answers.forgotten(&ada), answers.forgotten(&bob)), (Some(NOW), Some(NOW)));
+        assert_eq!([&ada, &bob].map(|user| answers.forgotten(user, later)), [Some(NOW); 2]);
+        // Also after a clock that was behind meanwhile.
+        let behind = Moment { wall: Timestamp(NOW.0 - 3_600 * SECOND), steady: later };
+        answers.look_at_clock(later, behind);
+        assert_eq!(answers.forgotten(&bob, behind.wall), Some(behind.wall.plus(ID_CLOCK_SKEW_MAX)));
+        let restarted = Answers::new(answers.horizon, answers.forgotten_times(), behind.wall);
+        for answers in [&answers, &restarted] {
+            assert_eq!(answers.forgotten(&bob, later), Some(NOW));
+        }
         assert_eq!(answers.find(&key(&caller("eve"), "3")), Some(RecordNumber(3)));
     }
 
@@ -664,7 +842,13 @@ mod tests {
         kept: Kept,
         charge: u64,
         is_retained: bool,
-        /// Its time, if it has one, is too far ahead of the clock, or was once.
+        was_forgotten: bool,
+        /// That it was forgotten may be known of all users alone.
+        is_of_all: bool,
+        /// Its user's clock was too far ahead when they made it.
+        is_ahead: bool,
+        /// Its time was too far ahead of the clock when it was forgotten, or was once since: the clock has not yet been where
+        /// all that was forgotten of its user is of the past, or near after a step or a start.
         is_free: bool,
         /// The time that its record has.
         guest_time: Timestamp,
@@ -676,6 +860,10 @@ mod tests {
         horizon: Horizon,
         known: BTreeMap<(Caller, String), Known>,
         now: Moment,
+        /// By a clock that is always right.
+        truth: Timestamp,
+        /// When the host's clock was put forward or back last, or the service started, by that clock.
+        stepped: Timestamp,
         guest_time: Timestamp,
         last: u64,
         was_put_back: bool,
@@ -703,11 +891,35 @@ mod tests {
                 assert!(all > self.horizon.bytes, "{id} of {caller:?} was forgotten although there was room");
                 assert!(self.charge_of(Some(caller)) > share, "{id} was taken from the share of {caller:?}");
                 let is_of_the_past = id_time.is_some_and(|time| time <= now.wall);
-                let is_old = known.is_free && timestamp.plus(ID_FLOOR) <= now.steady;
+                let is_far_ahead = id_time.is_none_or(|time| time > now.wall.plus(ID_CLOCK_SKEW_MAX));
+                let is_old = is_far_ahead && timestamp.plus(ID_FLOOR) <= now.steady;
                 assert!(is_of_the_past || is_old, "{id} was forgotten early");
             }
             let key = (caller.clone(), id.clone());
-            self.known.get_mut(&key).expect("it is known").is_retained = false;
+            let known = self.known.get_mut(&key).expect("it is known");
+            (known.is_retained, known.was_forgotten) = (false, true);
+            known.is_free = id_time.is_none_or(|time| time > now.wall.plus(ID_CLOCK_SKEW_MAX));
+            self.settle(Duration::ZERO);
+        }
+
+        /// Has ids count of whose users all that was forgotten is of the past, or no further ahead than `near`.
+        fn settle(&mut self, near: Duration) {
+            let latest = self.now.wall.plus(near);
+            let holders: HashSet<_> =
+                self.known.values().filter(|known| known.is_retained).map(|known| known.kept.caller.clone()).collect();
+            for known in self.known.values_mut() {
+                // What is known of a user without answers may be known of all users alone.
+                known.is_of_all |= known.was_forgotten && !holders.contains(&known.kept.caller);
+            }
+            let is_ahead = |known: &&Known| known.was_forgotten && known.kept.id_time > Some(latest);
+            let ahead = self.known.values().filter(is_ahead);
+            let ahead: Vec<_> = ahead.map(|known| (known.kept.caller.clone(), known.is_of_all)).collect();
+            for known in self.known.values_mut() {
+                let is_of = |(caller, is_of_all): &(Caller, bool)| *is_of_all || *caller == known.kept.caller;
+                if known.was_forgotten && !ahead.iter().any(is_of) {
+                    known.is_free = known.kept.id_time.is_none();
+                }
+            }
         }
 
         fn send(&mut self, answers: &mut Answers, caller: &Caller, id: &str, id_time: Option<Timestamp>, bytes: u64) {
@@ -716,10 +928,16 @@ mod tests {
             if answers.find(&key).is_some() {
                 return;
             }
-            if id_time.zip(answers.forgotten(caller)).is_some_and(|(time, forgotten)| time <= forgotten) {
+            if id_time.zip(answers.forgotten(caller, self.now.wall)).is_some_and(|(time, forgotten)| time <= forgotten)
+            {
                 return;
             }
             assert!(self.known.get(&place).is_none_or(|known| known.is_free), "{id} would run twice");
+            let is_repeated = self.known.contains_key(&place);
+            assert!(
+                !is_repeated || id_time.is_none() || self.is_wrong(caller),
+                "{id} would run twice by clocks that are right"
+            );
             let mut forgotten = Vec::new();
             let room = answers.make_room(caller, self.now, &mut forgotten);
             forgotten.into_iter().for_each(|number| self.forget(number));
@@ -740,37 +958,50 @@ mod tests {
             let kept = kept(caller, id, self.last, self.now.steady, time, bytes);
             let replaced = answers.insert(kept.clone(), self.now.wall);
             self.guest_time = self.guest_time.max(self.now.wall);
+            let place = (caller.clone(), id.to_owned());
             let known = Known {
                 charge: self.horizon.charge(bytes),
                 kept,
                 is_retained: true,
-                is_free: time.is_none_or(|time| time > self.now.wall.plus(ID_CLOCK_SKEW_MAX)),
+                was_forgotten: self.known.get(&place).is_some_and(|known| known.was_forgotten),
+                is_free: true,
+                is_of_all: self.known.get(&place).is_some_and(|known| known.is_of_all),
+                is_ahead: time.is_some_and(|time| time.plus(2 * CLOCK_STEP_MIN) > self.truth.plus(ID_CLOCK_SKEW_MAX)),
                 guest_time: self.guest_time,
             };
-            let older = self.known.insert((caller.clone(), id.to_owned()), known);
+            let older = self.known.insert(place, known);
             assert_eq!(replaced, older.filter(|older| older.is_retained).map(|older| older.kept.number));
             while let Some(number) = answers.trim(self.now) {
                 self.forget(number);
             }
         }
 
-        /// The host's clock is put forward by so many milliseconds, or back.
+        /// Whether the host's clock is behind, or the user's was too far ahead when they made an id.
+        fn is_wrong(&self, caller: &Caller) -> bool {
+            let is_ahead = |known: &Known| known.is_ahead && known.kept.caller == *caller;
+            self.now.wall < self.truth || self.known.values().any(is_ahead)
+        }
+
+        /// The host's clock is put to where it is in so many milliseconds, or was.
         fn step(&mut self, answers: &mut Answers, ms: i64) {
+            let before = self.now.wall;
             self.now.wall = Timestamp(self.now.wall.0.saturating_add_signed(ms * 1_000_000));
-            if ms < 0 {
-                answers.put_back(self.now.wall);
-                self.was_put_back = true;
-                let latest = self.now.wall.plus(ID_CLOCK_SKEW_MAX);
-                for known in self.known.values_mut() {
-                    known.is_free |= known.kept.id_time.is_some_and(|time| time > latest);
-                }
+            answers.look_at_clock(before, self.now);
+            self.was_put_back |= ms < 0;
+            self.stepped = self.truth;
+            let latest = self.now.wall.plus(ID_CLOCK_SKEW_MAX);
+            for known in self.known.values_mut() {
+                known.is_free |= known.kept.id_time.is_some_and(|time| time > latest);
             }
+            self.settle(if ms >= 1_000 { ID_CLOCK_SKEW_MAX } else { Duration::ZERO });
         }
 
         /// The index as a start makes it: what the journal has from the first retained answer on is there again.
         fn restart(&mut self, answers: &mut Answers) {
             *answers = Answers::new(self.horizon, answers.forgotten_times(), self.now.wall);
             self.now.steady = self.now.wall;
+            self.stepped = self.truth;
+            self.settle(ID_CLOCK_SKEW_MAX);
             let retained = self.known.values().filter(|known| known.is_retained);
             let Some(first) = retained.map(|known| known.kept.number).min() else { return };
             let mut there: Vec<_> = self.known.values_mut().filter(|known| known.kept.number >= first).collect();
@@ -791,15 +1022,13 @@ mod tests {
             for ((caller, id), known) in &self.known {
                 let found = answers.find(&key(caller, id));
                 assert_eq!(found, known.is_retained.then_some(known.kept.number), "{id} of {caller:?}");
+                let forgotten = answers.forgotten(caller, self.now.wall);
                 if !known.is_retained && !known.is_free {
-                    assert!(known.kept.id_time <= answers.forgotten(caller), "{id} would run twice");
+                    assert!(known.kept.id_time <= forgotten, "{id} would run twice");
                 }
-                let latest = self.now.wall.plus(ID_CLOCK_SKEW_MAX);
-                assert!(answers.forgotten(caller).is_none_or(|time| time <= latest), "it locks out {caller:?}");
-                assert!(
-                    self.was_put_back || answers.forgotten(caller).is_none_or(|time| time <= self.now.wall),
-                    "it locks out {caller:?}"
-                );
+                let is_of_a_step = self.truth <= self.stepped.plus(ID_CLOCK_SKEW_MAX);
+                let latest = self.now.wall.plus(if is_of_a_step { ID_CLOCK_SKEW_MAX } else { Duration::ZERO });
+                assert!(forgotten.is_none_or(|time| time <= latest), "it locks out {caller:?}");
             }
             assert_eq!(answers.charges.total(), self.charge_of(None));
         }
@@ -807,22 +1036,25 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Action {
-        /// An id of a user: how far ahead its time is in milliseconds, if it has one, and what it takes.
-        Send(u8, u16, Option<i64>, u64),
+        /// An id of a user: how far ahead of the host's clock its time is in milliseconds, or of the time as it is, if it has
+        /// one, and what it takes.
+        Send(u8, u16, Option<(bool, i64)>, u64),
         /// A user's latest id again, which failed and could be retried.
         Retry(u8, u64),
         Wait(u64),
         /// The host's clock is put forward by so many milliseconds, or back.
         Step(i64),
+        /// It is put right.
+        SetRight,
         Restart,
     }
 
     fn actions() -> impl Strategy<Value = Action> {
         let ahead = prop_oneof![
             3 => Just(None),
-            4 => (-5_000..=0_i64).prop_map(Some),
-            2 => (0..400_000_i64).prop_map(Some),
-            1 => (0..4_000_000_i64).prop_map(Some),
+            8 => (any::<bool>(), -5_000..=0_i64).prop_map(Some),
+            2 => (any::<bool>(), 0..400_000_i64).prop_map(Some),
+            1 => (any::<bool>(), 0..4_000_000_i64).prop_map(Some),
         ];
         prop_oneof![
             20 => (0..4_u8, 0..60_u16, ahead, 1..400_u64).prop_map(|(user, id, ahead, bytes)| {
@@ -831,7 +1063,8 @@ mod tests {
             }),
             1 => (0..3_u8, 1..400_u64).prop_map(|(user, bytes)| Action::Retry(user, bytes)),
             6 => prop_oneof![Just(1), 1..20_000_u64, 1..200_000_u64, Just(90_000_000)].prop_map(Action::Wait),
-            1 => prop_oneof![-400_000..400_000_i64, Just(-90_000_000), Just(90_000_000)].prop_map(Action::Step),
+            1 => prop_oneof![-400_000..400_000_i64, Just(-3_600_000), Just(-90_000_000), Just(90_000_000)].prop_map(Action::Step),
+            1 => Just(Action::SetRight),
             1 => Just(Action::Restart),
         ]
     }
@@ -849,6 +1082,8 @@ mod tests {
                 horizon,
                 known: BTreeMap::new(),
                 now: at(NOW),
+                truth: NOW,
+                stepped: NOW,
                 guest_time: NOW,
                 last: 0,
                 was_put_back: false,
@@ -865,7 +1100,10 @@ mod tests {
                         let (text, time) = match known.map(|known| (known.1.clone(), model.known[known].kept.id_time)) {
                             Some(known) => known,
                             None => {
-                                let time = ahead.map(|ms| Timestamp(model.now.wall.0.saturating_add_signed(ms * 1_000_000)));
+                                let time = ahead.map(|(is_by_host, ms)| {
+                                    let now = if is_by_host { model.now.wall } else { model.truth };
+                                    Timestamp(now.0.saturating_add_signed(ms * 1_000_000))
+                                });
                                 (format!("{id} {time:?}"), time)
                             }
                         };
@@ -885,10 +1123,16 @@ mod tests {
                         let Moment { wall, steady } = model.now;
                         let time = Duration::from_millis(ms);
                         model.now = Moment { wall: wall.plus(time), steady: steady.plus(time) };
+                        model.truth = model.truth.plus(time);
                     }
                     Action::Step(ms) => model.step(&mut answers, ms),
+                    Action::SetRight => {
+                        let ms = (i128::from(model.truth.0) - i128::from(model.now.wall.0)) / 1_000_000;
+                        model.step(&mut answers, i64::try_from(ms).expect("some days"));
+                    }
                     Action::Restart => model.restart(&mut answers),
                 }
+                model.settle(Duration::ZERO);
                 model.check(&answers);
             }
         }
