@@ -33,7 +33,8 @@ pub const STACK_BYTES_MAX: usize = 512 * 1024;
 /// What compiling one workload may take, from its turn on.
 pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What compiling one workload may take that is deployed, and as long it waits for its turn. Less, so that one that was
+/// What compiling one workload may take that is deployed, and as long it waits for its turn to be loaded, and for that to be
+/// compiled. Less, so that one that was
 /// deployed can be compiled when the host starts.
 pub const DEPLOY_COMPILE_DEADLINE: Duration = Duration::from_secs(60);
 
@@ -127,8 +128,8 @@ pub enum EngineError {
         /// What became of the process, and the remedy.
         reason: String,
     },
-    /// Others are compiled first, for too long.
-    #[error("{name}: not compiled, as others were for {} s; try again", wait.as_secs())]
+    /// Others are loaded and compiled first, for too long.
+    #[error("{name}: neither loaded nor compiled, as others were for {} s; try again", wait.as_secs())]
     CompilerBusy {
         /// The workload's file.
         name: String,
@@ -300,16 +301,31 @@ impl Engine {
         Ok(self.compile_in_turn(loaded?, turn, COMPILE_DEADLINE).await?)
     }
 
+    /// Loads a workload that is deployed, when it is its turn.
+    ///
+    /// # Errors
+    /// As [`load`], and [`EngineError::CompilerBusy`].
+    pub(crate) async fn load_deployed(&self, name: &str, bytes: bytes::Bytes) -> Result<Workload, EngineError> {
+        let (turn, name) = (self.turn_of_deployed(name, bytes.len() as u64).await?, name.to_owned());
+        // What nobody waits for any more has its turn until it has ended.
+        let loading = self.guests().spawn_blocking(move || (load(&name, &bytes), turn));
+        let (loaded, _turn) = joined(loading).await;
+        Ok(loaded?)
+    }
+
     /// Compiles a workload that is deployed.
     ///
     /// # Errors
     /// As [`Engine::compile`], and [`EngineError::CompilerBusy`].
     pub async fn compile_deployed(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        let turn = self.turn_of_deployed(&workload.name, workload.input_bytes).await?;
+        self.compile_in_turn(workload, turn, DEPLOY_COMPILE_DEADLINE).await
+    }
+
+    async fn turn_of_deployed(&self, name: &str, file_bytes: u64) -> Result<OwnedSemaphorePermit, EngineError> {
         let wait = DEPLOY_COMPILE_DEADLINE;
-        match tokio::time::timeout(wait, self.turn(workload.input_bytes)).await {
-            Ok(turn) => self.compile_in_turn(workload, turn, DEPLOY_COMPILE_DEADLINE).await,
-            Err(_) => Err(EngineError::CompilerBusy { name: workload.name, wait }),
-        }
+        let turn = tokio::time::timeout(wait, self.turn(file_bytes)).await;
+        turn.map_err(|_| EngineError::CompilerBusy { name: name.to_owned(), wait })
     }
 
     /// The turn of a workload whose file has so many bytes, until it is dropped. Small ones never wait for large ones.
@@ -599,6 +615,21 @@ mod tests {
         }
         load(LARGE, None).await.unwrap().unwrap();
         load(1, None).await.unwrap().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_small_one_that_is_deployed_is_loaded_while_large_ones_are() {
+        let engine = Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 }).unwrap();
+        let count = bytes::Bytes::from_static(include_bytes!("../../tests/guests/count.wat"));
+        let spaces = " ".repeat(SMALL_BYTES_MAX as usize);
+        let large = bytes::Bytes::from([&count[..], spaces.as_bytes()].concat());
+        let turns = [engine.turn(large.len() as u64).await, engine.turn(large.len() as u64).await];
+        let mut waits = Box::pin(engine.load_deployed("large", large));
+        assert!(futures::FutureExt::now_or_never(&mut waits).is_none());
+        assert_eq!(engine.load_deployed("small", count).await.unwrap().name, "small");
+        assert!(futures::FutureExt::now_or_never(&mut waits).is_none());
+        drop(turns);
+        assert_eq!(waits.await.unwrap().name, "large");
     }
 
     #[test]

@@ -183,7 +183,15 @@ impl Host {
         self.made(workload, |workload| async move { engine.compile(workload).await }).await
     }
 
-    /// The same for a workload that is deployed, which waits less.
+    /// Loads a workload that is deployed, when it is its turn. Small ones wait for no large one.
+    ///
+    /// # Errors
+    /// [`EngineError::Load`], and [`EngineError::CompilerBusy`].
+    pub(crate) async fn load_deployed(&self, name: &str, bytes: bytes::Bytes) -> Result<Workload, EngineError> {
+        self.engine.load_deployed(name, bytes).await
+    }
+
+    /// As [`Host::compile`], for a workload that is deployed, which waits less.
     async fn compile_deployed(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let engine = Arc::clone(&self.engine);
         self.made(workload, |workload| async move { engine.compile_deployed(workload).await }).await

@@ -1,30 +1,25 @@
 //! Turns to deploy: a workload takes memory and time before it is known to be one.
 //!
-//! A user has one deployment at a time, so that no user makes all others wait; and one workload is loaded at a time. Who
-//! waits too long is told to try again.
+//! A user has one deployment at a time, so that no user makes all others wait. Who waits too long is told to try again. What
+//! is deployed is loaded and compiled in turns of the [`Engine`](crate::engine::Engine).
 
 use super::problem::Problem;
 use crate::name::{Name, NameLocks};
-use std::sync::Arc;
 use std::time::Duration;
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedMutexGuard;
 
-/// How long a deployment waits for the one before it of its user, and then for the loader.
+/// How long a deployment waits for the one before it of its user.
 pub const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(60);
-
-/// Workloads that are loaded at once.
-pub const LOADS_MAX: usize = 1;
 
 #[derive(Debug)]
 pub(super) struct Deploys {
     of_users: NameLocks,
-    loads: Arc<Semaphore>,
     wait: Duration,
 }
 
 impl Default for Deploys {
     fn default() -> Self {
-        Self { of_users: NameLocks::default(), loads: Arc::new(Semaphore::new(LOADS_MAX)), wait: DEPLOY_WAIT_MAX }
+        Self { of_users: NameLocks::default(), wait: DEPLOY_WAIT_MAX }
     }
 }
 
@@ -38,16 +33,6 @@ impl Deploys {
             let text =
                 format!("another deployment of user '{user}' is under way for over {seconds} s; try again after it");
             Problem::later("deploying", text)
-        })
-    }
-
-    /// The turn to load a workload, until it is dropped.
-    pub(super) async fn load(&self) -> Result<OwnedSemaphorePermit, Problem> {
-        let turn = tokio::time::timeout(self.wait, Arc::clone(&self.loads).acquire_owned()).await;
-        let turn = turn.ok().and_then(Result::ok);
-        turn.ok_or_else(|| {
-            let seconds = self.wait.as_secs();
-            Problem::later("loader_busy", format!("other workloads are loaded for over {seconds} s; try again"))
         })
     }
 }
@@ -74,9 +59,5 @@ mod tests {
         let hasty = Deploys { wait: Duration::ZERO, ..Deploys::default() };
         let _first = hasty.turn(&ann).await.expect("free");
         assert!(hasty.turn(&ann).await.expect_err("too long").is_unavailable());
-        let load = hasty.load().await.expect("free");
-        assert!(hasty.load().await.expect_err("too long").is_unavailable());
-        drop(load);
-        drop(hasty.load().await.expect("free"));
     }
 }

@@ -6,7 +6,7 @@ use crate::api::{AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Se
 use crate::auth::{Grant, Identity};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::clock::Utc;
-use crate::engine::{joined, load};
+use crate::engine::joined;
 use crate::event::FailoverCause;
 use crate::failover::FailoverMode;
 use crate::host::NewService;
@@ -88,15 +88,7 @@ pub(super) async fn deploy(
 }
 
 async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
-    // Validating a large module takes a while.
-    let (of_service, of_loader, turn) = (name.clone(), bytes.clone(), shared.deploys.load().await?);
-    let loading = move || {
-        let loaded = load(&of_service, &of_loader);
-        drop(turn);
-        loaded
-    };
-    let workload =
-        joined(tokio::task::spawn_blocking(loading)).await.map_err(|error| LaunchError::Engine(error.into()))?;
+    let workload = shared.host.load_deployed(&name, bytes.clone()).await.map_err(LaunchError::Engine)?;
     let (mut secret, mut epoch) = ([0; 32], Epoch::default());
     getrandom::fill(&mut secret)
         .and_then(|()| getrandom::fill(&mut epoch.0))
