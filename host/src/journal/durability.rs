@@ -873,6 +873,31 @@ fn a_segment_that_cannot_be_given_up_stays_until_the_next_time() -> Result<(), L
 }
 
 #[test]
+fn a_segment_that_was_given_up_although_that_was_reported_to_have_failed_is_given_up() -> Result<(), LogError> {
+    for spares_max in [3, 0] {
+        let storage = SimulatedStorage::new(4);
+        let (mut log, _, _) = open(&storage, Options { spares_max, ..options(8) }, Origin::Create).expect("opens");
+        let mut histories = Histories::new();
+        while log.segment_count() < 3 {
+            append(&mut log, &mut histories, &[0])?;
+        }
+        let last = histories[&name(0)].last().expect("a record").0;
+        let done = match spares_max {
+            0 => storage.remove("0000000001.segment"),
+            _ => storage.rename("0000000001.segment", "0000000001.spare"),
+        };
+        done.expect("it is there");
+        let (reclaimed, _) = reclaim(&mut log, &BTreeMap::from([(name(0), last)]))?;
+        assert_eq!((reclaimed.segments, log.segment_count()), (2, 1));
+        while log.segment_count() < 4 {
+            append(&mut log, &mut histories, &[0])?;
+        }
+        assert!(look(&storage.copy(), None).0.damages.is_empty());
+    }
+    Ok(())
+}
+
+#[test]
 fn a_segment_whose_file_was_made_ahead_is_begun_without_a_descriptor_or_room() -> Result<(), LogError> {
     let storage = SimulatedStorage::new(5);
     let (mut log, _, _) = open(&storage, options(16), Origin::Create).expect("opens");

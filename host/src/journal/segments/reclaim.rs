@@ -20,6 +20,7 @@ use crate::journal::recovery::{Location, Share, Standing, segment_name};
 use crate::name::Name;
 use crate::storage::StorageFile;
 use std::collections::{BTreeMap, VecDeque};
+use std::io;
 
 /// The part of the journal that may be carried, and of what is written, as a divisor: 1/4.
 pub const CARRIED_SHARE: u64 = 4;
@@ -474,8 +475,12 @@ impl Log {
         let spare = spare_name(oldest.number);
         let failed = |is_final| move |error| Failure { action: "give up a segment", error, is_final };
         let result = if is_spare { self.storage.rename(&name, &spare) } else { self.storage.remove(&name) };
-        // Nothing was renamed or removed: it stays a segment until the next reclaim.
-        result.map_err(failed(false))?;
+        match result {
+            // It was renamed or removed, although that was reported to have failed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            // It stays a segment until the next reclaim.
+            result => result.map_err(failed(false))?,
+        }
         self.segments.pop_front();
         self.storage.sync_directory().map_err(failed(true))?;
         if is_spare {
