@@ -565,7 +565,8 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     snapshot.exits(1);
     assert!(snapshot.stderr.contains(trusted), "{}", snapshot.stderr);
     folder.command("restore", &["--name", "saved"]).arg(&file).output().exits(0);
-    assert_eq!(folder.command("run", &["--service", "saved"]).input("{\"add\":1}\n").output().exits(0), "4\n");
+    // The directory stays damaged.
+    assert_eq!(folder.command("run", &["--service", "saved"]).input("{\"add\":1}\n").output().exits(1), "4\n");
     // The damaged one is as it was.
     assert!(folder.output("services", &[]).exits(1).contains("quarantined: records from "));
 }
@@ -588,6 +589,32 @@ fn a_snapshot_behind_lost_records_is_still_the_newest_state() {
 }
 
 #[test]
+fn a_damaged_journal_is_a_finding_of_every_command_though_a_snapshot_holds_what_is_lost() {
+    let folder = Folder::new();
+    folder.counter();
+    // The frame with the first record, which both snapshots are newer than.
+    folder.send("counter", &prebuilt("counter"), &[add(4)]).exits(0);
+    let first = folder.files().into_keys().find(|name| name.ends_with(".segment")).expect("one");
+    let path = folder.path("data").join(first);
+    let mut bytes = std::fs::read(&path).expect("there");
+    bytes[8_300..8_302].copy_from_slice(&[0x5a, 0xa5]);
+    std::fs::write(&path, bytes).expect("writable");
+
+    let damaged = "journal damaged: segment 1, position ";
+    let services = folder.output("services", &[]);
+    assert!(services.exits(1).contains(damaged) && services.exits(1).contains("sound"), "{}", services.exits(1));
+    let journal = folder.output("journal", &["counter"]);
+    assert!(journal.exits(1).starts_with("       2  "), "{}", journal.exits(1));
+    assert!(journal.stderr.contains(&format!("lifeboat: {damaged}")), "{}", journal.stderr);
+    assert!(journal.stderr.contains("the history of service 'counter' begins with record 2:"), "{}", journal.stderr);
+    folder.output("journal", &["--json", "--after", "4", "counter"]).exits(1);
+    folder.output("verify", &[]).exits(1);
+    let run = folder.command("run", &["--service", "counter"]).input("{\"add\":1}\n").output();
+    assert_eq!(run.exits(1), "11\n");
+    assert!(run.stderr.contains("Journal damaged: segment 1, position "), "{}", run.stderr);
+}
+
+#[test]
 fn a_damaged_snapshot_is_named_and_a_start_falls_back_to_the_one_before() {
     let folder = Folder::new();
     folder.counter();
@@ -598,7 +625,7 @@ fn a_damaged_snapshot_is_named_and_a_start_falls_back_to_the_one_before() {
     std::fs::write(&path, bytes).expect("writable");
     let verify = folder.output("verify", &[]);
     assert!(verify.exits(1).contains(&format!("counter: snapshot damaged: snapshot '{newest}' is damaged")));
-    assert!(folder.output("services", &[]).exits(0).contains("counter: snapshot damaged"));
+    assert!(folder.output("services", &[]).exits(1).contains("counter: snapshot damaged"));
     let output = folder.send("counter", &prebuilt("counter"), &[add(1)]);
     assert_eq!(output.exits(0), "7\n");
     assert!(output.stderr.contains("Snapshot damaged: counter"), "{}", output.stderr);

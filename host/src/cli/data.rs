@@ -10,7 +10,7 @@ use lifeboat::data::{Contents, DataError, FoundService, Locked};
 use lifeboat::engine::Program;
 use lifeboat::event::is_deceptive;
 use lifeboat::journal::frame::DirectoryId;
-use lifeboat::journal::recovery::OpenError;
+use lifeboat::journal::recovery::{OpenError, Recovery};
 use lifeboat::name::Name;
 use lifeboat::scratch::{ProgramError, Scratch, StateError, stored_workload};
 use lifeboat::storage::{DiskStorage, Storage};
@@ -85,8 +85,18 @@ impl Data {
 
     /// The service of this name, with all that the journal has of it.
     pub(crate) fn find(&self, locked: &Locked, service: &Name) -> anyhow::Result<FoundService> {
-        let found = read(locked, Some(service))?.services.into_iter().find(|found| found.name == *service);
-        found.ok_or_else(|| self.no_service(service))
+        Ok(self.find_with_journal(locked, service)?.0)
+    }
+
+    /// The same, and what was found of the journal as a whole.
+    pub(crate) fn find_with_journal(
+        &self,
+        locked: &Locked,
+        service: &Name,
+    ) -> anyhow::Result<(FoundService, Recovery)> {
+        let Contents { services, recovery, .. } = read(locked, Some(service))?;
+        let found = services.into_iter().find(|found| found.name == *service);
+        Ok((found.ok_or_else(|| self.no_service(service))?, recovery))
     }
 
     /// There is no service of this name.

@@ -55,7 +55,7 @@ const COMMANDS: &[(&str, Codes)] = &[
             (
                 SOME_NOT_OK,
                 "some transaction was refused, failed or denied, or not sent since the run was interrupted; or the data \
-                 directory is damaged, or the service quarantined",
+                 directory is damaged (but for a snapshot that the start replaces), or the service quarantined",
             ),
             FILE_WRONG,
             WORKLOAD_REFUSED,

@@ -8,6 +8,7 @@ use lifeboat::clock::{Timestamp, Utc};
 use lifeboat::data::FoundService;
 use lifeboat::event::{Event, Printable};
 use lifeboat::journal::frame::RecordNumber;
+use lifeboat::journal::recovery::Recovery;
 use lifeboat::journal::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
 use lifeboat::lines::Payload;
 use lifeboat::name::Name;
@@ -44,7 +45,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let found = self.data.find(&self.data.look()?, &self.service)?;
+        let (found, recovery) = self.data.find_with_journal(&self.data.look()?, &self.service)?;
         let mut records = &found.records[..];
         if let Some(after) = self.after {
             let is_after = |record: &Record| sequence(record).is_some_and(|sequence| sequence.0 > after);
@@ -67,15 +68,35 @@ impl Journal {
             }
         }
         is_pipe_open(out.flush()).context("cannot write the journal")?;
-        match &found.standing {
-            Ok(()) => Ok(ExitCode::from(exit::OK)),
-            Err(reason) => {
-                let name = &found.name;
-                let _ = writeln!(io::stderr(), "lifeboat: service '{name}' is quarantined: {reason}");
-                Ok(ExitCode::from(exit::SOME_NOT_OK))
-            }
-        }
+        let missing = missing(&found, &recovery);
+        let _ = io::stderr().write_all(missing.as_bytes());
+        Ok(ExitCode::from(if missing.is_empty() { exit::OK } else { exit::SOME_NOT_OK }))
     }
+}
+
+/// What the history may lack, and why: one line each.
+fn missing(found: &FoundService, recovery: &Recovery) -> String {
+    let name = &found.name;
+    let mut text: String =
+        recovery.damages.iter().map(|damage| format!("lifeboat: journal damaged: {damage}\n")).collect();
+    // Without damage, earlier records went when snapshots took their place.
+    match found.records.first() {
+        Some((first, _)) if first.0 > 1 && !text.is_empty() => {
+            text += &format!(
+                "lifeboat: the history of service '{name}' begins with record {}: earlier records are lost in the damage, \
+                 or were removed before it\n",
+                grouped(first.0)
+            );
+        }
+        None if !text.is_empty() => {
+            text += &format!("lifeboat: no record of service '{name}' is left: they may be lost in the damage\n");
+        }
+        _ => {}
+    }
+    if let Err(reason) = &found.standing {
+        text += &format!("lifeboat: service '{name}' is quarantined: {reason}\n");
+    }
+    text
 }
 
 /// The transaction that a record is of.

@@ -153,8 +153,8 @@ impl Run {
         let service = self.service_name()?;
         let input = self.input()?;
         let failovers = Arc::new(AtomicU64::new(0));
-        let host = match &self.data {
-            None => self.host_in_memory(&service, &settings, &failovers).await?,
+        let (host, is_journal_damaged) = match &self.data {
+            None => (self.host_in_memory(&service, &settings, &failovers).await?, false),
             Some(directory) => self.host_on_disk(directory, &service, &settings, &failovers).await?,
         };
         let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
@@ -184,7 +184,7 @@ impl Run {
             interrupted.tell(self.json);
         }
         let is_input_left = interrupted.is_some_and(|interrupted| interrupted.is_input_left);
-        let is_all_ok = !is_input_left && outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
+        let is_all_ok = !is_journal_damaged && !is_input_left && outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
@@ -222,14 +222,15 @@ impl Run {
         Ok(host)
     }
 
-    /// A host with all services of a data directory, of which one is `service`: created, if it is not there.
+    /// A host with all services of a data directory, of which one is `service`: created, if it is not there. Returns also
+    /// whether the journal is damaged.
     async fn host_on_disk(
         &self,
         path: &Path,
         service: &Name,
         settings: &ServiceSettings,
         failovers: &Arc<AtomicU64>,
-    ) -> anyhow::Result<Host> {
+    ) -> anyhow::Result<(Host, bool)> {
         let workload = self.workload().ok().map(load_workload).transpose()?;
         let option = data::option(path);
         let locked = data::take(path, workload.is_some())?;
@@ -259,6 +260,7 @@ impl Run {
             .open(&DataOptions::default())
             .map_err(data::graded)
             .context("cannot go on with the data directory")?;
+        let is_journal_damaged = !contents.recovery.damages.is_empty();
         let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
         let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
         let host = self.host(Needs { services, memories, largest_memory_bytes }, failovers)?.with_data(directory);
@@ -289,7 +291,7 @@ impl Run {
             let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage };
             host.create_durable_service(new).await?;
         }
-        Ok(host)
+        Ok((host, is_journal_damaged))
     }
 
     fn host(&self, needs: Needs, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {

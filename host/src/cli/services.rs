@@ -44,8 +44,9 @@ impl Services {
         let contents = read(&data.look()?, None)?;
         let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { remote::fitting(table(&contents)) };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
-        let is_sound = contents.services.iter().all(|found| found.standing.is_ok());
-        Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
+        let is_sound = |found: &FoundService| found.standing.is_ok() && found.damaged_snapshots.is_empty();
+        let is_all_sound = contents.recovery.damages.is_empty() && contents.services.iter().all(is_sound);
+        Ok(ExitCode::from(if is_all_sound { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }
 
