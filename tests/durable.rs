@@ -956,11 +956,11 @@ async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
     drop(rig);
 
     let admission = Admission::default();
-    admission.set(Some(HostPressure {
+    admission.set(vec![HostPressure {
         resource: HostResource::Memory,
         usage: Usage { used: 986, limit: 1_000 },
         threshold_percent: THRESHOLD_DEFAULT,
-    }));
+    }]);
     let (directory, contents) = Locked::take(Arc::new(storage), None)
         .and_then(|locked| locked.open(&DataOptions::default()))
         .expect("what the first start left");
@@ -978,7 +978,7 @@ async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
     // What was refused for that is created once it is over.
     let mut admitted = std::pin::pin!(rig.host.admitted());
     assert!(futures::FutureExt::now_or_never(admitted.as_mut()).is_none());
-    admission.set(None);
+    admission.set(Vec::new());
     admitted.await;
     create(&rig, "cat", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
 

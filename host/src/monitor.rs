@@ -274,7 +274,7 @@ impl Watch {
         let crossings = self.pressure.observe(at, |resource| reading.of(resource).filter(|_| is_counted(resource)));
         let current: Vec<_> = self.pressure.current().collect();
         let under_pressure = current.iter().map(|pressure| pressure.resource).collect();
-        self.admission.set(current.into_iter().next());
+        self.admission.set(current);
         let Reading { cpu_millicores, memory_bytes, disk_bytes, network } = reading;
         let load = HostLoad { sampled_at, cpu_millicores, memory_bytes, disk_bytes, network, under_pressure };
         let told = crossings.into_iter().map(|crossing| match crossing {

@@ -14,7 +14,7 @@ pub struct Admission(Arc<State>);
 
 #[derive(Debug, Default)]
 struct State {
-    pressure: watch::Sender<Option<HostPressure>>,
+    pressure: watch::Sender<Vec<HostPressure>>,
     starts: AtomicUsize,
 }
 
@@ -31,14 +31,24 @@ impl Drop for Starting {
 /// The host is under pressure, and takes on nothing new.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
-    "the host is under pressure: {pressure} in the mean over {window_s} s; try again when it is relieved, or give the \
-     host more {resource}",
-    pressure = .0, window_s = super::WINDOW.as_secs(), resource = .0.resource
+    "the host is under pressure: {pressures} in the mean over {window_s} s; try again when it is relieved, or give the \
+     host more {resources}",
+    pressures = listed(.0.iter()), window_s = super::WINDOW.as_secs(),
+    resources = listed(.0.iter().map(|pressure| pressure.resource))
 )]
 pub struct UnderPressure(
-    /// The first resource that is.
-    pub HostPressure,
+    /// The resources that are.
+    pub Vec<HostPressure>,
 );
+
+/// `cpu`, `cpu and memory`, `cpu, memory and disk`.
+fn listed(items: impl Iterator<Item = impl ToString>) -> String {
+    let mut items: Vec<String> = items.map(|item| item.to_string()).collect();
+    match items.pop() {
+        Some(last) if !items.is_empty() => format!("{} and {last}", items.join(", ")),
+        last => last.unwrap_or_default(),
+    }
+}
 
 impl Admission {
     /// Whether something new may begin.
@@ -46,21 +56,19 @@ impl Admission {
     /// # Errors
     /// [`UnderPressure`].
     pub fn check(&self) -> Result<(), UnderPressure> {
-        match &*self.0.pressure.borrow() {
-            Some(pressure) => Err(UnderPressure(pressure.clone())),
-            None => Ok(()),
-        }
+        let pressures = self.0.pressure.borrow();
+        if pressures.is_empty() { Ok(()) } else { Err(UnderPressure(pressures.clone())) }
     }
 
-    /// Admits nothing while there is a pressure.
-    pub fn set(&self, pressure: Option<HostPressure>) {
-        self.0.pressure.send_replace(pressure);
+    /// Admits nothing while a resource is under pressure.
+    pub fn set(&self, pressures: Vec<HostPressure>) {
+        self.0.pressure.send_replace(pressures);
     }
 
     /// Waits until something new may begin.
     pub async fn relieved(&self) {
         // It fails only without a sender, which is this.
-        let _ = self.0.pressure.subscribe().wait_for(Option::is_none).await;
+        let _ = self.0.pressure.subscribe().wait_for(Vec::is_empty).await;
     }
 
     /// Begins a start of the host: the CPU time that it takes to compile and replay what the host has is not counted as
@@ -89,12 +97,26 @@ mod tests {
         let admission = Admission::default();
         assert_eq!(admission.check(), Ok(()));
         let asked_elsewhere = admission.clone();
-        admission.set(Some(HostPressure {
+        let memory = HostPressure {
+            resource: HostResource::Memory,
+            usage: Usage { used: 15_840_000_000, limit: 16_000_000_000 },
+            threshold_percent: Percent::whole(98),
+        };
+        let disk = HostPressure {
             resource: HostResource::Disk,
             // It was at the threshold before.
             usage: Usage { used: 95_100_000_000, limit: 100_000_000_000 },
             threshold_percent: Percent::whole(98),
-        }));
+        };
+        admission.set(vec![memory, disk.clone()]);
+        let refused = asked_elsewhere.check().expect_err("under pressure");
+        assert_eq!(
+            refused.to_string(),
+            "the host is under pressure: memory 99.0% (15.8 GB of 16.0 GB, threshold 98%, relieved below 93%) and disk \
+             95.1% (95.1 GB of 100.0 GB, threshold 98%, relieved below 93%) in the mean over 60 s; try again when it is \
+             relieved, or give the host more memory and disk"
+        );
+        admission.set(vec![disk]);
         let refused = asked_elsewhere.check().expect_err("under pressure");
         assert_eq!(
             refused.to_string(),
@@ -103,7 +125,7 @@ mod tests {
         );
         let mut waits = std::pin::pin!(asked_elsewhere.relieved());
         assert!(waits.as_mut().now_or_never().is_none());
-        admission.set(None);
+        admission.set(Vec::new());
         assert!(waits.now_or_never().is_some());
         assert_eq!(asked_elsewhere.check(), Ok(()));
     }

@@ -23,6 +23,9 @@ use std::time::Duration;
 /// When to try again after a refusal that passes by itself.
 const RETRY: Duration = Duration::from_secs(1);
 
+/// When to try again while the host is under pressure: the mean over a minute does not fall within a second.
+const PRESSURE_RETRY: Duration = Duration::from_secs(10);
+
 /// Bytes of the text of a problem that is no guest's: what a client sent may be in it, and no budget counts it.
 pub const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
@@ -267,7 +270,9 @@ impl From<LaunchError> for Problem {
             LaunchError::Engine(error) if error.may_pass() => return Self::later("no_process", error.to_string()),
             LaunchError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
             LaunchError::NoRoom(_) => return Self::later("no_room", error.to_string()),
-            LaunchError::UnderPressure(_) => return Self::later("host_under_pressure", error.to_string()),
+            LaunchError::UnderPressure(_) => {
+                return Self::later("host_under_pressure", error.to_string()).with_retry(PRESSURE_RETRY);
+            }
             LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
             LaunchError::Size(_)
             | LaunchError::Instantiate { .. }
