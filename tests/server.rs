@@ -365,6 +365,44 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn wrong_parameters_and_bodies_are_named_with_what_is_right() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let told = async |method: Method, path: &str, body: &'static str| {
+        let answered =
+            Answered::of(site.request(method, path, &admin).body(body).send().await.expect("answered")).await;
+        assert_eq!(answered.status, 400, "{answered:?}");
+        let detail = answered.json()["detail"].as_str().expect("a text").to_owned();
+        (answered.code(), detail)
+    };
+    for (path, what) in [
+        ("/v1/services/new?fuel=abc", "the parameter 'fuel' is 'abc'; it must be a whole number"),
+        ("/v1/services/new?sice=small", "there is no parameter 'sice'; those that there are: size, fuel, failover"),
+        ("/v1/services/new?fuel=1&fuel=2", "the parameter 'fuel' is given more than once"),
+    ] {
+        let (code, detail) = told(Method::PUT, path, "").await;
+        assert!(code == "query" && detail.starts_with(what), "{detail}");
+    }
+    for (query, what) in [
+        ("follow=maybe", "the parameter 'follow' is 'maybe'; it must be true or false"),
+        ("service=%20", "the parameter 'service' is ' '; it must be a name: "),
+        (
+            "follow=false&event=nonsense",
+            "the parameter 'event' is 'nonsense'; it must be one of sla_failure, failover, ",
+        ),
+    ] {
+        let (code, detail) = told(Method::GET, &format!("/v1/events?{query}"), "").await;
+        assert!(code == "query" && detail.starts_with(what), "{detail}");
+    }
+    let (code, detail) = told(Method::POST, "/v1/services/bank/drop", "{\"usr\":\"ada\"}").await;
+    assert!(
+        code == "not_the_shape" && detail.starts_with("the body has a field 'usr', which there is not; "),
+        "{detail}"
+    );
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn events_go_on_where_a_reader_was_and_only_to_those_who_may_see_them() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

@@ -196,6 +196,22 @@ pub enum Event {
     },
 }
 
+/// The names of all kinds, and that of an event.
+macro_rules! kinds {
+    ($($event:pat => $kind:literal,)*) => {
+        /// All that [`kind`](Self::kind) returns.
+        pub const KINDS: &'static [&'static str] = &[$($kind),*];
+
+        /// Which it is, as its JSON says in `event`.
+        #[must_use]
+        pub fn kind(&self) -> &'static str {
+            match self {
+                $($event => $kind,)*
+            }
+        }
+    };
+}
+
 impl Event {
     /// The service that it tells of; none if it tells of the host.
     #[must_use]
@@ -231,39 +247,35 @@ impl Event {
         }
     }
 
-    /// Which it is, as its JSON says in `event`.
-    #[must_use]
-    pub fn kind(&self) -> &'static str {
-        match self {
-            Self::SlaFailure(_) => "sla_failure",
-            Self::Failover(_) => "failover",
-            Self::Degraded { .. } => "degraded",
-            Self::Recovered { .. } => "recovered",
-            Self::Unmovable { .. } => "unmovable",
-            Self::Movable { .. } => "movable",
-            Self::JournalFilling(_) => "journal_filling",
-            Self::JournalFull(_) => "journal_full",
-            Self::JournalRelieved { .. } => "journal_relieved",
-            Self::NotCured { .. } => "not_cured",
-            Self::Created { .. } => "created",
-            Self::Started { .. } => "started",
-            Self::Stopped { .. } => "stopped",
-            Self::Restored { .. } => "restored",
-            Self::ClockBehind { .. } => "clock_behind",
-            Self::Quarantined { .. } => "quarantined",
-            Self::Removed { .. } => "removed",
-            Self::SnapshotDamaged { .. } => "snapshot_damaged",
-            Self::SnapshotUnusable { .. } => "snapshot_unusable",
-            Self::SnapshotNotKept { .. } => "snapshot_not_kept",
-            Self::JournalDamaged { .. } => "journal_damaged",
-            Self::JournalPinned { .. } => "journal_pinned",
-            Self::JournalTorn { .. } => "journal_torn",
-            Self::JournalStalled { .. } => "journal_stalled",
-            Self::JournalResumed => "journal_resumed",
-            Self::HostPressure(_) => "host_pressure",
-            Self::HostRelieved(_) => "host_relieved",
-            Self::Log { .. } => "log",
-        }
+    kinds! {
+        Self::SlaFailure(_) => "sla_failure",
+        Self::Failover(_) => "failover",
+        Self::Degraded { .. } => "degraded",
+        Self::Recovered { .. } => "recovered",
+        Self::Unmovable { .. } => "unmovable",
+        Self::Movable { .. } => "movable",
+        Self::JournalFilling(_) => "journal_filling",
+        Self::JournalFull(_) => "journal_full",
+        Self::JournalRelieved { .. } => "journal_relieved",
+        Self::NotCured { .. } => "not_cured",
+        Self::Created { .. } => "created",
+        Self::Started { .. } => "started",
+        Self::Stopped { .. } => "stopped",
+        Self::Restored { .. } => "restored",
+        Self::ClockBehind { .. } => "clock_behind",
+        Self::Quarantined { .. } => "quarantined",
+        Self::Removed { .. } => "removed",
+        Self::SnapshotDamaged { .. } => "snapshot_damaged",
+        Self::SnapshotUnusable { .. } => "snapshot_unusable",
+        Self::SnapshotNotKept { .. } => "snapshot_not_kept",
+        Self::JournalDamaged { .. } => "journal_damaged",
+        Self::JournalPinned { .. } => "journal_pinned",
+        Self::JournalTorn { .. } => "journal_torn",
+        Self::JournalStalled { .. } => "journal_stalled",
+        Self::JournalResumed => "journal_resumed",
+        Self::HostPressure(_) => "host_pressure",
+        Self::HostRelieved(_) => "host_relieved",
+        Self::Log { .. } => "log",
     }
 }
 

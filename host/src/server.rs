@@ -14,6 +14,7 @@ mod connections;
 mod deploys;
 mod events;
 mod health;
+mod input;
 mod listener;
 mod lists;
 mod pieces;

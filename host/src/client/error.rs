@@ -31,7 +31,7 @@ pub enum ClientError {
         outcome: Option<Outcome>,
     },
     /// Nothing was sent: there is no connection.
-    #[error("cannot reach {url}: {reason}; see that the server runs there, or {}", another(url))]
+    #[error("cannot reach {url}: {reason}; {}", remedy(url, reason))]
     Unreachable {
         /// Which server.
         url: String,
@@ -123,6 +123,15 @@ impl ClientError {
     }
 }
 
+/// What to do about a server that cannot be reached.
+fn remedy(url: &str, reason: &str) -> String {
+    if reason == ANOTHER_NAME {
+        return "write a name of the certificate into the URL, or make a certificate with this name (an address as IP:ADDRESS)"
+            .into();
+    }
+    format!("see that the server runs there, or {}", another(url))
+}
+
 /// What else may be wrong with a server that cannot be reached.
 fn another(url: &str) -> &'static str {
     if url.starts_with("https:") {
@@ -186,11 +195,20 @@ pub(super) fn root_cause(error: &dyn Error) -> String {
     Printable(&text).to_string()
 }
 
+/// The certificate of a server does not name it.
+const ANOTHER_NAME: &str = "its certificate is for another name than that of the URL";
+
 /// What the TLS library says, and the same for people.
-const TLS_REASONS: [(&str, &str); 5] = [
+const TLS_REASONS: [(&str, &str); 8] = [
     ("received corrupt message", "what answers there does not speak TLS, and the URL begins with https://"),
     ("invalid peer certificate: UnknownIssuer", "its certificate is not signed by an authority that is trusted here"),
-    ("invalid peer certificate: NotValidForName", "its certificate is for another name than that of the URL"),
+    ("invalid peer certificate: NotValidForName", ANOTHER_NAME),
+    ("invalid peer certificate: certificate not valid for name", ANOTHER_NAME),
+    ("invalid peer certificate: certificate expired", "its certificate has expired"),
+    (
+        "invalid peer certificate: certificate not valid yet",
+        "its certificate is not valid yet, or the clock here is wrong",
+    ),
     ("invalid peer certificate: Expired", "its certificate has expired"),
     ("invalid peer certificate: NotValidYet", "its certificate is not valid yet, or the clock here is wrong"),
 ];
@@ -252,6 +270,11 @@ mod tests {
         assert_eq!(told("received corrupt message of type InvalidContentType"), plain);
         let unknown = told("invalid peer certificate: UnknownIssuer");
         assert_eq!(unknown, "its certificate is not signed by an authority that is trusted here");
+        let other = "invalid peer certificate: certificate not valid for name \"127.0.0.1\"; certificate is not valid for any \
+                     names (according to its subjectAltName extension)";
+        assert_eq!(told(other), ANOTHER_NAME);
+        let error = ClientError::Unreachable { url: "https://127.0.0.1:7443".into(), reason: told(other) };
+        assert!(error.to_string().contains("of the URL; write a name of the certificate into the URL, or "), "{error}");
         assert_eq!(told("Name or service not known"), "Name or service not known");
     }
 

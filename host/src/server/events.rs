@@ -2,6 +2,7 @@
 
 use super::Shared;
 use super::connections::{Busy, Connection};
+use super::input::{Parameters, parameters, wrong_parameter};
 use super::problem::Problem;
 use super::services;
 use super::shares::Share;
@@ -11,13 +12,11 @@ use crate::event::{Event, Printable};
 use crate::name::Name;
 use crate::size::grouped;
 use axum::Extension;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::sse::{KeepAlive, Sse};
 use axum::response::{IntoResponse, Response};
 use futures::stream;
-use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::convert::Infallible;
@@ -274,25 +273,42 @@ impl EventLog {
 }
 
 /// What a client wants of the events.
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Wanted {
+#[derive(Debug)]
+struct Wanted {
     /// Those of this service alone.
     service: Option<Name>,
-    /// Whether to go on with what happens from now on; true unless it says otherwise.
-    follow: Option<bool>,
+    /// Whether to go on with what happens from now on.
+    follow: bool,
     /// The kind of event alone, such as `log`.
     event: Option<String>,
+}
+
+impl Wanted {
+    fn new(given: Parameters) -> Result<Self, Problem> {
+        let mut given = parameters(given, &["service", "follow", "event"])?;
+        let service = given.remove("service").map(|text| {
+            Name::new(&text).map_err(|error| wrong_parameter("service", &text, format_args!("a name: {error}")))
+        });
+        let follow = given
+            .remove("follow")
+            .map_or(Ok(true), |text| text.parse().map_err(|_| wrong_parameter("follow", &text, "true or false")));
+        let event = given.remove("event");
+        if let Some(kind) = event.as_deref().filter(|kind| !Event::KINDS.contains(kind) && *kind != GAP) {
+            let kinds = format_args!("one of {}, {GAP}", Event::KINDS.join(", "));
+            return Err(wrong_parameter("event", kind, kinds));
+        }
+        Ok(Self { service: service.transpose()?, follow: follow?, event })
+    }
 }
 
 pub(super) async fn stream_events(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
     Extension(connection): Extension<Arc<Connection>>,
-    wanted: Result<Query<Wanted>, QueryRejection>,
+    given: Parameters,
     headers: HeaderMap,
 ) -> Result<Response, Problem> {
-    let Query(wanted) = wanted.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+    let wanted = Wanted::new(given)?;
     let too_many = |count, whose| {
         let text =
             format!("{count} streams of events{whose} are open, the most there may be; end one, or try again soon");
@@ -328,7 +344,7 @@ pub(super) async fn stream_events(
     let after = id.as_ref().and_then(|id| shared.events.number(id));
     let unknown_id = id.filter(|_| after.is_none()).map(|id| id.chars().take(SHOWN_ID_CHARS_MAX).collect());
     let cursor = shared.events.cursor(after);
-    let follow = wanted.follow.unwrap_or(true);
+    let follow = wanted.follow;
     let news = shared.events.last.subscribe();
     let reading = Reading {
         shared,

@@ -1,5 +1,6 @@
 //! Services: deployed, looked at, operated, removed.
 
+use super::input::{Parameters, parameters, wrong_parameter};
 use super::problem::Problem;
 use super::{Shared, UPLOAD_TIME_MAX, body, lists, routes, users};
 use crate::api::{AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, Services, Standing, Usage, Vm};
@@ -17,8 +18,7 @@ use crate::size::check_fuel;
 use crate::transaction::{Denial, Epoch, Outcome, QUARANTINE_REMEDY};
 use crate::workload::MODULE_BYTES_MAX;
 use axum::body::Body;
-use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
@@ -64,10 +64,10 @@ pub(super) async fn deploy(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
-    deployment: Result<Query<Deployment>, QueryRejection>,
+    given: Parameters,
     body: Body,
 ) -> Result<(StatusCode, Json<Service>), Problem> {
-    let Query(deployment) = deployment.map_err(|error| Problem::bad_request("query", error.body_text()))?;
+    let deployment = deployment(given)?;
     let name = routes::name(&name)?;
     let settings = settings(&shared, deployment)?;
     let turn = shared.deploys.turn(&identity.user).await?;
@@ -333,6 +333,15 @@ async fn usage_of(shared: &Shared, name: Name) -> Usage {
         failovers: FailoverCause::ALL.into_iter().map(|cause| (cause.to_string(), counted.failovers(cause))).collect(),
         service: name.to_string(),
     }
+}
+
+/// What the query says of a deployment.
+fn deployment(given: Parameters) -> Result<Deployment, Problem> {
+    let mut given = parameters(given, &["size", "fuel", "failover"])?;
+    let fuel = given.remove("fuel").map(|text| {
+        text.parse().map_err(|_| wrong_parameter("fuel", &text, "a whole number of units of fuel, such as 50000000"))
+    });
+    Ok(Deployment { size: given.remove("size"), fuel: fuel.transpose()?, failover: given.remove("failover") })
 }
 
 /// A deployment with what the configuration says of the rest.

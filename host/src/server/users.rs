@@ -2,7 +2,7 @@
 
 use super::connections::{Connection, UNAUTHENTICATED_IDLE_MAX};
 use super::problem::Problem;
-use super::{Shared, body, lists, routes};
+use super::{Shared, body, input, lists, routes};
 use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
 use crate::auth::{Account, Grant, Identity, Salt};
 use crate::clock::Utc;
@@ -12,6 +12,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
@@ -156,13 +157,13 @@ fn word(grant: &str) -> Result<Grant, Problem> {
     grant.parse().map_err(|reason: String| Problem::bad_request("not_a_grant", reason))
 }
 
-pub(super) async fn json<T: DeserializeOwned>(shared: &Shared, body: Body) -> Result<T, Problem> {
+pub(super) async fn json<T: DeserializeOwned + JsonSchema>(shared: &Shared, body: Body) -> Result<T, Problem> {
     json_within(body, shared.config.server.limits.body_deadline).await
 }
 
-async fn json_within<T: DeserializeOwned>(body: Body, time_max: Duration) -> Result<T, Problem> {
+async fn json_within<T: DeserializeOwned + JsonSchema>(body: Body, time_max: Duration) -> Result<T, Problem> {
     let bytes = body::read(body, USER_BODY_BYTES_MAX, time_max).await?;
-    serde_json::from_slice(&bytes).map_err(|error| Problem::bad_request("not_the_shape", format!("the body: {error}")))
+    input::json(&bytes)
 }
 
 /// Passwords are hashed and the catalog is written on threads that may wait.
