@@ -405,6 +405,18 @@ fn refused_and_denied_have_exit_codes_and_reasons() {
 }
 
 #[test]
+fn what_the_command_line_gets_wrong_is_told_as_such() {
+    let rig = Rig::with_service("count", "counter", &[]);
+    let long = "x".repeat(129);
+    for id in ["", &long] {
+        rig.client(["tx", "count", "--id", id, "{\"add\":1}"]).output().exits_with_one_line(2, &["transaction id"]);
+    }
+    rig.client(["tx", "count", "--id", &long, "--look-up"]).output().exits_with_one_line(2, &["129 bytes"]);
+    let services = rig.client(["services"]).env("LIFEBOAT_SERVER", "bogus").output();
+    services.exits_with_one_line(2, &["server 'bogus'", "http://"]);
+}
+
+#[test]
 fn every_command_tells_in_one_way_that_there_is_no_service() {
     let rig = Rig::logged_in();
     for command in [
@@ -903,6 +915,12 @@ fn a_server_is_believed_with_a_certificate_of_ones_own() {
     let log_in = || client(&["login", "--server", &url, "--user", "admin", "--password-stdin"]).input(PASSWORD);
     log_in().output().exits_with_one_line(5, &["cannot reach https://", "--ca FILE"]);
     log_in().arg("--ca").arg(&key).output().exits_with_one_line(2, &["server.key", "certificate"]);
+    // Not as one that may have been done.
+    let plain = format!("http://{}", server.address);
+    let log_in_plain = client(&["login", "--server", &plain, "--user", "admin", "--password-stdin"]).input(PASSWORD);
+    let output = log_in_plain.output();
+    output.exits_with_one_line(5, &["cannot reach http://", "https://"]);
+    assert!(!output.stderr.contains("may have been done"), "{}", output.stderr);
     log_in().arg("--ca").arg(&certificate).output().exits(0);
     client(&["whoami"]).output().exits(0);
     let kept = std::fs::read_to_string(&profile).expect("readable");

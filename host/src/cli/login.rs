@@ -68,7 +68,7 @@ impl Login {
         remote::block_on(async {
             match asking.who_am_i().await {
                 Ok(_) | Err(ClientError::Problem { .. }) => Ok(()),
-                Err(error) => Err(error.into()),
+                Err(error) => Err(unreachable(error).into()),
             }
         })?;
         if client.is_in_the_clear() {
@@ -81,7 +81,9 @@ impl Login {
         };
         let password =
             Passwords { from_stdin: self.password_stdin }.ask(&format!("Password of {}", Printable(&user)))?;
-        let reply = remote::block_on(async { Ok(client.log_in(&user, &password).await?) })?;
+        let reply = remote::block_on(async {
+            client.log_in(&user, &password).await.map_err(|error| unreachable(error).into())
+        })?;
         let profile = Profile { url, user: Some(reply.user.clone()), token: Some(reply.token), ca };
         profile.write(&place)?;
         let shown = json!({
@@ -97,6 +99,14 @@ impl Login {
             )
         })?;
         Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// A log-in that breaks off has done nothing that matters: at most there is a token that nobody has.
+fn unreachable(error: ClientError) -> ClientError {
+    match error {
+        ClientError::Interrupted { url, reason } => ClientError::Unreachable { url, reason },
+        error => error,
     }
 }
 
