@@ -22,6 +22,11 @@ pub(crate) fn output_columns() -> Option<usize> {
     terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns).max(COLUMNS_MIN))
 }
 
+/// Columns of the terminal that standard error is, if it is one.
+pub(crate) fn error_columns() -> Option<usize> {
+    terminal_size_of(io::stderr()).map(|(Width(columns), _)| usize::from(columns).max(COLUMNS_MIN))
+}
+
 /// Lines as a terminal of so many columns takes them: those that are too long are broken, and go on at column `hanging`.
 /// Where there is no terminal they stay whole.
 pub(crate) fn fitting(text: String, columns: Option<usize>, hanging: usize) -> String {

@@ -377,6 +377,11 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> S
     Ok(())
 }
 
+/// Sentences as standard error takes them.
+pub(crate) fn fitting_error(text: String) -> String {
+    help::fitting(text, help::error_columns(), HANGING)
+}
+
 /// Sentences and tables as standard output takes them.
 pub(crate) fn fitting(text: String) -> String {
     help::fitting(text, help::output_columns(), HANGING)

@@ -1,7 +1,7 @@
 //! `lifeboat restore`: a service from a portable file.
 
 use super::data::{Data, graded, runtime};
-use super::{FindingError, UsageError, exit, random, random_epoch};
+use super::{FindingError, UsageError, exit, random, random_epoch, remote};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Clock, SystemClock};
@@ -57,15 +57,15 @@ impl Restore {
         let closed = directory.close();
         restored.with_context(|| format!("cannot restore service '{}'", self.name))?;
         closed.context("the data directory was not closed cleanly")?;
-        let _ = writeln!(
-            io::stderr(),
-            "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}",
+        let text = format!(
+            "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}\n",
             self.name,
             grouped(portable.snapshot.sequence().0),
             portable.service,
             self.data.option(),
             self.name,
         );
+        let _ = io::stderr().write_all(remote::fitting_error(text).as_bytes());
         Ok(ExitCode::from(exit::OK))
     }
 

@@ -5,6 +5,7 @@ pub(super) mod lines;
 use super::stop::Stop;
 use super::{
     DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, random, random_epoch,
+    remote,
 };
 use anyhow::Context;
 use clap::Args;
@@ -201,7 +202,7 @@ impl Run {
             memories: workload.footprint.memories,
             largest_memory_bytes: largest_memory_bytes(settings.sizes.iter()),
         };
-        let host = self.host(needs, failovers)?;
+        let host = self.host(needs, service, failovers)?;
         let sizes: Vec<Arc<Size>> = settings.sizes.iter().cloned().map(Arc::new).collect();
         let program = host.compile(workload).await?;
         host.create_service(ServiceSpec {
@@ -263,7 +264,8 @@ impl Run {
         let is_journal_damaged = !contents.recovery.damages.is_empty();
         let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
         let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
-        let host = self.host(Needs { services, memories, largest_memory_bytes }, failovers)?.with_data(directory);
+        let host =
+            self.host(Needs { services, memories, largest_memory_bytes }, service, failovers)?.with_data(directory);
         let sabotage = self.sabotage.map(|Broken::AckBeforeSync| Sabotage::AckBeforeSync);
         let mut epochs = Vec::new();
         for _ in 0..=entries.len() {
@@ -294,13 +296,13 @@ impl Run {
         Ok((host, is_journal_damaged))
     }
 
-    fn host(&self, needs: Needs, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
+    fn host(&self, needs: Needs, service: &Name, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
         let Needs { services, memories, largest_memory_bytes } = needs;
         let machines = Machine::pair(services, largest_memory_bytes.saturating_mul(services.into()));
         let maintenance_stores = services.saturating_mul(MAINTENANCE_STORES_PER_SERVICE).min(MAINTENANCE_STORES);
         let usual = HostConfig::new(machines, largest_memory_bytes);
         let config = HostConfig { memories_max: memories, maintenance_stores, ..usual };
-        let events = event_printer(self.json, self.data.clone(), Arc::clone(failovers));
+        let events = event_printer(self.json, service.clone(), self.data.clone(), Arc::clone(failovers));
         Ok(Host::new(config, Arc::new(SystemClock), events)?)
     }
 
@@ -606,11 +608,15 @@ fn service_name(workload: &Path) -> anyhow::Result<Name> {
     })
 }
 
-/// Prints events to standard error as they happen.
-fn event_printer(json: bool, directory: Option<PathBuf>, failovers: Arc<AtomicU64>) -> EventSink {
+/// Prints events to standard error as they happen. That `service` is quarantined is the error that the run ends with, and
+/// is an event in JSON alone.
+fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failovers: Arc<AtomicU64>) -> EventSink {
     Arc::new(move |event: &Event| {
         if matches!(event, Event::Failover(_)) {
             failovers.fetch_add(1, Ordering::Relaxed);
+        }
+        if !json && matches!(event, Event::Quarantined { service: quarantined, .. } if *quarantined == service) {
+            return;
         }
         let completed;
         let event = match (event, &directory) {
@@ -623,12 +629,15 @@ fn event_printer(json: bool, directory: Option<PathBuf>, failovers: Arc<AtomicU6
         };
         let line = if json {
             let line = serde_json::to_string(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-            escaped_text(line)
+            escaped_text(line) + "\n"
+        } else if matches!(event, Event::Failover(_)) {
+            // It stays one line, also in what a terminal was copied to.
+            format!("{event}\n")
         } else {
-            event.to_string()
+            remote::fitting_error(format!("{event}\n"))
         };
         // Who closed standard error does not want to know.
-        let _ = writeln!(io::stderr(), "{line}");
+        let _ = io::stderr().write_all(line.as_bytes());
     })
 }
 
@@ -685,10 +694,10 @@ impl Usage<'_> {
             .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&outcome).copied().unwrap_or_default())));
         text += &format!("  {}", ended.join("  "));
         text += &format!(
-            "\n  {}snapshots {}  rollbacks {}  replayed {}\n",
-            // The clean stop takes one more if anything was done.
-            if *is_durable { "before the stop: " } else { "" },
+            "\n  snapshots {}{}  rollbacks {}  replayed {}\n",
             status.counts.snapshots,
+            // These are the counts before the stop.
+            if *is_durable { " (and one at the stop if anything is new)" } else { "" },
             status.counts.rollbacks,
             grouped(status.counts.replayed_transactions)
         );
