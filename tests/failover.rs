@@ -3,12 +3,12 @@
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
 use lifeboat::clock::Timestamp;
 use lifeboat::event::{Event, FailoverCause};
-use lifeboat::failover::FailoverMode;
 use lifeboat::fleet::Machine;
 use lifeboat::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat::meter::{Percent, Resource};
 use lifeboat::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
 use lifeboat::service::{Horizon, ID_FLOOR, LaunchError, Status};
+use lifeboat::sla::FailoverMode;
 use lifeboat::snapshot::Snapshot;
 use lifeboat::transaction::{Answer, Denial, Epoch, Reply, ReplyHash, Sequence};
 use lifeboat::workload::{LoadLimits, load};
@@ -466,7 +466,8 @@ async fn ids_are_forgotten_beyond_the_horizon_and_not_before_the_floor() {
 
 #[tokio::test]
 async fn nobody_reaches_a_guest_without_identity_and_grant() {
-    use lifeboat::auth::{Grant, Token};
+    use lifeboat::access::Grant;
+    use lifeboat::credential::Token;
     use lifeboat::transaction::{Kind, Request};
     let rig = Rig::new();
     rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;

@@ -4,7 +4,7 @@
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::{Answered, Site};
-use lifeboat::auth::Grant;
+use lifeboat::access::Grant;
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::journal::commit::{Change, Entry};
 use lifeboat::journal::frame::RecordNumber;

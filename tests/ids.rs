@@ -3,15 +3,16 @@
 use crate::durable::{new_service, settings, start_at, start_with, uuid7};
 use crate::rig::{MIB, Rig, name, ok, size};
 use crate::site::{Answered, Site};
-use lifeboat::auth::{Grant, Token};
+use lifeboat::access::Grant;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{Clock, Timestamp};
+use lifeboat::credential::Token;
 use lifeboat::event::Event;
-use lifeboat::failover::FailoverMode;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::{Found, inspect};
 use lifeboat::journal::{Record, record};
 use lifeboat::service::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR};
+use lifeboat::sla::FailoverMode;
 use lifeboat::storage::SimulatedStorage;
 use lifeboat::transaction::{Denial, Epoch, Kind, Reply, Request};
 use std::time::Duration;

@@ -5,7 +5,7 @@ use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::Site;
 use crate::util::PATIENCE;
 use futures::StreamExt;
-use lifeboat::auth::Grant;
+use lifeboat::access::Grant;
 use lifeboat::budget::USER_BYTES_MAX;
 use lifeboat::workload::TEXT_BYTES_MAX;
 use reqwest::Method;

@@ -2,8 +2,8 @@
 
 use crate::rig::{MIB, Rig, name, ok, size};
 use lifeboat::event::{Event, FailoverCause};
-use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::meter::Percent;
+use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::transaction::{Answer, Denial, Outcome, Reply};
 use proptest::prelude::*;
 

@@ -5,7 +5,7 @@ use crate::rig::name;
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::{Answered, Site};
 use crate::util::{PATIENCE, guest, lifeboat, prebuilt};
-use lifeboat::auth::Grant;
+use lifeboat::access::Grant;
 use lifeboat::clock::Timestamp;
 use lifeboat::event::Event;
 use lifeboat::server::EVENTS_KEPT_MAX;

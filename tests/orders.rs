@@ -3,13 +3,14 @@
 
 use crate::durable::{create, new_service, settings};
 use crate::rig::{Rig, name};
-use lifeboat::auth::{Grant, PasswordHash};
+use lifeboat::access::Grant;
 use lifeboat::catalog::{AccountsChange, CATALOG_FILE, UserEntry};
 use lifeboat::clock::Timestamp;
+use lifeboat::credential::PasswordHash;
 use lifeboat::data::{DataError, DataOptions, Locked};
-use lifeboat::failover::FailoverMode;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::service::LaunchError;
+use lifeboat::sla::FailoverMode;
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat::transaction::Epoch;
 use std::collections::{BTreeMap, BTreeSet};

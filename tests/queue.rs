@@ -2,7 +2,8 @@
 
 use crate::rig::{MIB, Rig, name, ok, size};
 use futures::FutureExt;
-use lifeboat::auth::{Grant, Identity};
+use lifeboat::access::Grant;
+use lifeboat::auth::Identity;
 use lifeboat::clock::Timestamp;
 use lifeboat::service::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, QUEUE_MAX};
 use lifeboat::size::Size;

@@ -1,15 +1,16 @@
 //! A host in this process, with a virtual clock and a user who may do everything.
 
-use lifeboat::auth::{Grant, Token};
+use lifeboat::access::Grant;
 use lifeboat::clock::{Timestamp, VirtualClock};
+use lifeboat::credential::Token;
 use lifeboat::data::{Contents, DataDirectory};
 use lifeboat::event::{Event, Failover};
-use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig};
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, LaunchError, QUEUE_MAX, ServiceSpec, Status};
 use lifeboat::size::Size;
+use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::transaction::{Answer, Denial, Epoch, Kind, Reply, Request};
 use lifeboat::workload::{LoadLimits, load};
 use std::collections::BTreeSet;

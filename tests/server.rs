@@ -3,12 +3,13 @@
 use crate::site::{Answered, PASSWORD, Site, tls_file};
 use crate::util::PATIENCE;
 use futures::{StreamExt, stream};
-use lifeboat::auth::Grant;
+use lifeboat::access::Grant;
 use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
 use lifeboat::clock::Clock;
 use lifeboat::lines::Line;
-use lifeboat::server::{Listener, STREAMS_PER_USER_MAX, tls};
+use lifeboat::server::{Listener, STREAMS_PER_USER_MAX};
 use lifeboat::storage::DiskStorage;
+use lifeboat::tls;
 use lifeboat::transaction::Outcome;
 use proptest::prelude::*;
 use reqwest::Method;
@@ -998,7 +999,8 @@ async fn a_server_with_a_certificate_speaks_tls_alone_and_one_without_stays_on_l
     let refused = Listener::bind(everywhere, None, false).await.expect_err("there is no TLS").to_string();
     assert!(refused.contains("--insecure") && refused.contains("[server.tls]"), "{refused}");
     assert!(Listener::bind(everywhere, None, true).await.is_ok());
-    let wrong = tls(&tls_file("server.pem"), &tls_file("README.md")).expect_err("it is no key").to_string();
+    let wrong =
+        tls::server_config(&tls_file("server.pem"), &tls_file("README.md")).expect_err("it is no key").to_string();
     assert!(wrong.starts_with("the key '") && wrong.contains("README.md"), "{wrong}");
 }
 

@@ -2,7 +2,8 @@
 
 use crate::rig::guest_bytes;
 use futures::FutureExt;
-use lifeboat::auth::{Accounts, Grant, argon2id};
+use lifeboat::access::Grant;
+use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::clock::{Clock, Timestamp, VirtualClock};
 use lifeboat::config::{Config, Overrides};
 use lifeboat::data::{DataOptions, Locked};
@@ -232,7 +233,7 @@ pub(crate) fn tls_file(name: &str) -> std::path::PathBuf {
 
 fn config_tls(config: &Config) -> Option<Arc<tokio_rustls::rustls::ServerConfig>> {
     let files = config.server.tls.as_ref()?;
-    Some(lifeboat::server::tls(&files.certificate, &files.key).expect("a certificate and its key"))
+    Some(lifeboat::tls::server_config(&files.certificate, &files.key).expect("a certificate and its key"))
 }
 
 fn name(text: &str) -> Name {

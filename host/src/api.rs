@@ -3,7 +3,7 @@
 //! `docs/http-api.md` is the API for people, `GET /openapi.json` for programs. A body that is not listed here is what the
 //! guest got or answered, byte for byte.
 
-use crate::auth::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN};
+use crate::access::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN};
 use crate::name::NAME_PATTERN;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};

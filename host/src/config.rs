@@ -6,25 +6,23 @@
 //!
 //! `docs/configuration.md` tells every key, and [`TEMPLATE`] is a file that shows them all.
 
-mod certificate;
 mod files;
 mod tables;
 
 #[cfg(test)]
 mod tests;
 
-pub use certificate::{CERTIFICATE_WARNING, Validity};
 pub use files::NamedFiles;
 
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::document::{self, Findings, Table};
 use crate::engine::MEMORY_BYTES_MAX;
-use crate::failover::{FailoverMode, Thresholds};
 use crate::fleet::{Fleet, Machine};
 use crate::host::HostConfig;
 use crate::name::Name;
 use crate::service::Horizon;
 use crate::size::{Bytes, Size};
+use crate::sla::{FailoverMode, Thresholds};
 use files::Place;
 use serde::{Deserialize, Serialize, Serializer};
 use std::collections::BTreeMap;

@@ -793,17 +793,6 @@ fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, 
     Ok((name, file, bytes))
 }
 
-/// An error and what caused it, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text = format!("{text}: {cause}");
-        source = cause.source();
-    }
-    text
-}
-
 /// The events that tell of what is wrong with a directory.
 #[must_use]
 pub fn findings(contents: &Contents) -> Vec<Event> {

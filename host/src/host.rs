@@ -10,10 +10,12 @@ mod turns;
 
 pub use durable::{Ended, NewService, PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
 
-use crate::auth::{Authority, Grant, Identity, TokenHash};
+use crate::access::Grant;
+use crate::auth::{Authority, Identity};
 use crate::budget::Account;
 use crate::clock::Clock;
-use crate::data::{DataDirectory, chain};
+use crate::credential::TokenHash;
+use crate::data::DataDirectory;
 use crate::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use crate::event::EventSink;
 use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
@@ -25,6 +27,7 @@ use crate::scratch::ProgramError;
 use crate::service::{
     Caller, LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings,
 };
+use crate::text::chain;
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{MEMORIES_MAX, Workload};
 use programs::Programs;

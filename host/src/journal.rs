@@ -334,7 +334,7 @@ impl JournalError {
     fn ended(error: &commit::CommitError) -> Self {
         match error {
             commit::CommitError::Stalled(_) => Self::Stalled { reason: error.to_string() },
-            error => Self::Ended { reason: crate::data::chain(error) },
+            error => Self::Ended { reason: crate::text::chain(error) },
         }
     }
 }

@@ -4,6 +4,7 @@
 //! 98 % of a resource it records an SLA failure, moves the service's state to a fresh VM with fresh resources, and
 //! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
 
+pub mod access;
 pub mod api;
 pub mod auth;
 pub mod budget;
@@ -11,6 +12,7 @@ pub mod catalog;
 pub mod client;
 pub mod clock;
 pub mod config;
+pub mod credential;
 pub mod data;
 pub mod distribution;
 mod document;
@@ -33,8 +35,11 @@ pub mod server;
 pub mod service;
 pub mod simulate;
 pub mod size;
+pub mod sla;
 pub mod snapshot;
 pub mod storage;
+pub mod text;
+pub mod tls;
 pub mod transaction;
 pub mod verify;
 pub mod vm;

@@ -3,6 +3,7 @@
 //! A [`Meter`] belongs to one VM for its whole life. Only [`Meter::charge`] moves its consumables, only kept work is
 //! charged, and nothing ever gives back: a full tank comes with a fresh VM alone, which is to say with a failover.
 
+use crate::size::{Bytes, grouped};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -183,6 +184,52 @@ impl Meter {
             Resource::Cpu => self.cpu,
             Resource::Memory => self.memory,
         }
+    }
+}
+
+/// A resource of the host that has a limit. Its name is the one in events, metrics and configuration.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HostResource {
+    /// CPU time.
+    Cpu,
+    /// Memory.
+    Memory,
+    /// Space on the file system of the data directory.
+    Disk,
+}
+
+impl HostResource {
+    /// Every resource, in the order of reports.
+    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Disk];
+
+    /// The unit that its usage is counted in.
+    #[must_use]
+    pub fn unit(self) -> &'static str {
+        match self {
+            Self::Cpu => "millicores",
+            Self::Memory | Self::Disk => "bytes",
+        }
+    }
+
+    /// Used and limit as people read them: `15.8 GB of 16.0 GB`.
+    #[must_use]
+    pub fn amounts(self, usage: Usage) -> String {
+        let Usage { used, limit } = usage;
+        match self {
+            Self::Cpu => format!("{} of {} {}", grouped(used), grouped(limit), self.unit()),
+            Self::Memory | Self::Disk => format!("{:#} of {:#}", Bytes(used), Bytes(limit)),
+        }
+    }
+}
+
+impl fmt::Display for HostResource {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.pad(match self {
+            Self::Cpu => "cpu",
+            Self::Memory => "memory",
+            Self::Disk => "disk",
+        })
     }
 }
 

@@ -13,17 +13,15 @@ mod pressure;
 mod sampler;
 
 pub use admission::{Admission, Starting, UnderPressure};
-pub use pressure::{Crossing, HYSTERESIS_POINTS, Pressure, WINDOW};
+pub use pressure::{Crossing, Pressure, WINDOW};
 
 use crate::clock::{Clock, Timestamp, Utc};
 use crate::event::{Event, EventSink};
-use crate::failover::{THRESHOLD_DEFAULT, deserialize_threshold};
-use crate::meter::{Percent, Usage};
-use crate::size::{Bytes, grouped};
+use crate::meter::{HostResource, Percent, Usage};
+use crate::sla::{THRESHOLD_DEFAULT, deserialize_threshold};
 use sampler::{Reading, Sampler};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
-use std::fmt;
 use std::path::Path;
 use std::sync::mpsc::{self, RecvTimeoutError};
 use std::sync::{Arc, PoisonError, RwLock};
@@ -32,52 +30,6 @@ use std::time::{Duration, Instant};
 
 /// How often the host is sampled.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
-
-/// A resource of the host that has a limit. Its name is the one in events, metrics and configuration.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum HostResource {
-    /// CPU time.
-    Cpu,
-    /// Memory.
-    Memory,
-    /// Space on the file system of the data directory.
-    Disk,
-}
-
-impl HostResource {
-    /// Every resource, in the order of reports.
-    pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Disk];
-
-    /// The unit that its usage is counted in.
-    #[must_use]
-    pub fn unit(self) -> &'static str {
-        match self {
-            Self::Cpu => "millicores",
-            Self::Memory | Self::Disk => "bytes",
-        }
-    }
-
-    /// Used and limit as people read them: `15.8 GB of 16.0 GB`.
-    #[must_use]
-    pub fn amounts(self, usage: Usage) -> String {
-        let Usage { used, limit } = usage;
-        match self {
-            Self::Cpu => format!("{} of {} {}", grouped(used), grouped(limit), self.unit()),
-            Self::Memory | Self::Disk => format!("{:#} of {:#}", Bytes(used), Bytes(limit)),
-        }
-    }
-}
-
-impl fmt::Display for HostResource {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.pad(match self {
-            Self::Cpu => "cpu",
-            Self::Memory => "memory",
-            Self::Disk => "disk",
-        })
-    }
-}
 
 /// The mean utilisation at which each resource of the host is under pressure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]

@@ -292,9 +292,9 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::failover::{FailoverMode, Thresholds};
     use crate::service::Horizon;
     use crate::size::Size;
+    use crate::sla::{FailoverMode, Thresholds};
     use proptest::prelude::*;
 
     fn settings() -> ServiceSettings {

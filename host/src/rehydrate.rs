@@ -8,9 +8,9 @@
 //! maintenance allowance: what the service's VM has left in its tank is neither needed nor touched.
 
 use crate::engine::Program;
-use crate::event::Printable;
 use crate::journal::{JournalError, QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use crate::snapshot::Snapshot;
+use crate::text::{Printable, shortened};
 use crate::transaction::{Answer, Cause, Sequence};
 use crate::vm::{Allowance, Call, Instance, MoveError};
 use std::collections::{BTreeMap, BTreeSet};
@@ -385,13 +385,6 @@ impl Rehydrated {
 fn allowance(subject: Subject<'_>, fuel_used: u64) -> Allowance {
     let fuel = fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
     Allowance { fuel, deadline: None, ..subject.maintenance.allowance() }
-}
-
-/// The first `chars_max` characters of a guest's text, printable.
-pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
-    let short: String = text.chars().take(chars_max).collect();
-    let dots = if short.len() < text.len() { "..." } else { "" };
-    format!("{}{dots}", Printable(&short))
 }
 
 /// An answer in a few words.

@@ -33,18 +33,19 @@ pub use events::{
     EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOGS_KEPT_BYTES_MAX, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, STREAMS_MAX,
     STREAMS_PER_USER_MAX, STREAMS_RESERVED,
 };
-pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, TlsFile, connections_max, tls};
+pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, connections_max};
 pub use problem::DETAIL_BYTES_MAX;
 pub use read_rate::{DRAINED_BYTES_MAX, DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, READ_RATE_MIN};
 pub use services::{STATUS_MAX, UPLOADS_MAX};
 pub use transactions::LOOK_UP_MAX;
 pub use users::USER_BODY_BYTES_MAX;
 
+use crate::access::Grant;
 use crate::api::{
     AllUsage, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services,
     TransactionState, Usage, User, Users, WhoAmI,
 };
-use crate::auth::{Accounts, Grant};
+use crate::auth::Accounts;
 use crate::budget::Budgets;
 use crate::clock::{Clock, Timestamp};
 use crate::config::{Config, MetricsAccess};

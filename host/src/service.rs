@@ -50,7 +50,7 @@ use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
-use crate::failover::{Backoff, FailoverMode, HEADROOM_POINTS, Policy};
+use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::frame::RecordNumber;
 use crate::journal::{
@@ -61,6 +61,7 @@ use crate::name::Name;
 use crate::pace::Pace;
 use crate::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use crate::size::Size;
+use crate::sla::FailoverMode;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{Course, SnapshotHeader};
 use crate::transaction::{Answer, Cause, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};

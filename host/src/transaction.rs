@@ -1,10 +1,11 @@
 //! Transactions and the four ways in which they end.
 
 use crate::clock::{Timestamp, Utc};
-use crate::event::{Printable, Triggered};
+use crate::event::Triggered;
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::size::{Bytes as ByteCount, grouped};
+use crate::text::Printable;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -307,7 +308,7 @@ pub enum Denial {
         /// Who asked.
         user: String,
         /// What for.
-        grant: crate::auth::Grant,
+        grant: crate::access::Grant,
         /// Of which service.
         service: String,
     },

@@ -10,7 +10,7 @@
 //! So if bytes differ, both are restored and exported once more: what differs then is the state.
 
 use crate::clock::Timestamp;
-use crate::data::{DataError, FoundService, FoundSnapshot, chain, count_transactions, kept, last_transaction};
+use crate::data::{DataError, FoundService, FoundSnapshot, count_transactions, kept, last_transaction};
 use crate::engine::Program;
 use crate::journal::TailEntry;
 use crate::name::Name;
@@ -18,6 +18,7 @@ use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, restore};
 use crate::scratch::{ProgramError, Scratch};
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
+use crate::text::chain;
 use crate::transaction::Sequence;
 use crate::vm::MoveError;
 use serde::Serialize;

@@ -2,18 +2,19 @@
 //! group commit. Clients send an id with every transfer, and have it in flight until its answer is durable.
 
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
-use ::lifeboat::auth::{Grant, Token};
+use ::lifeboat::access::Grant;
 use ::lifeboat::catalog::ServiceSettings;
 use ::lifeboat::client::uuid_v7;
 use ::lifeboat::clock::{Clock, SystemClock, Timestamp};
+use ::lifeboat::credential::Token;
 use ::lifeboat::data::{DataOptions, Locked};
-use ::lifeboat::failover::{FailoverMode, Thresholds};
 use ::lifeboat::fleet::Machine;
 use ::lifeboat::host::{Host, HostConfig, NewService};
 use ::lifeboat::journal::frame::DirectoryId;
 use ::lifeboat::name::Name;
 use ::lifeboat::service::Horizon;
 use ::lifeboat::size::Size;
+use ::lifeboat::sla::{FailoverMode, Thresholds};
 use ::lifeboat::storage::DiskStorage;
 use ::lifeboat::transaction::{Answer, Epoch, Kind, Reply, Request};
 use ::lifeboat::workload::{LoadLimits, load};

@@ -124,7 +124,7 @@ pub(crate) fn serve_service() {
         let ada = Name::new("ada").expect("a name");
         let mut authority = host.authority();
         authority.add_user(&ada);
-        authority.grant(&ada, &Name::new("bench").expect("a name"), lifeboat::auth::Grant::Transact);
+        authority.grant(&ada, &Name::new("bench").expect("a name"), lifeboat::access::Grant::Transact);
         authority.issue(&ada, Timestamp(u64::MAX), [1; 32]).expect("ada is known")
     };
     let metrics = Arc::new(Metrics::default());

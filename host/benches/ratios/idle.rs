@@ -44,7 +44,7 @@ pub(crate) fn with_services(count: u32) {
     let served = Served::with_slots(COUNT, MEMORY_BYTES);
     let program = served.compile("counter.wasm");
     for service in 0..count {
-        served.start_as(&format!("idle-{service}"), &program, MEMORY_BYTES, lifeboat::failover::FailoverMode::Auto);
+        served.start_as(&format!("idle-{service}"), &program, MEMORY_BYTES, lifeboat::sla::FailoverMode::Auto);
     }
     print("ready");
     wait_for_parent();

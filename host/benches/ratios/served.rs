@@ -2,13 +2,13 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use lifeboat::auth::{Grant, Token};
+use lifeboat::access::Grant;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{SystemClock, Timestamp};
+use lifeboat::credential::Token;
 use lifeboat::data::{DataDirectory, DataError, DataOptions, Locked};
 use lifeboat::engine::Program;
 use lifeboat::event::{Event, Failover};
-use lifeboat::failover::{FailoverMode, Thresholds};
 use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::journal::commit::Totals;
@@ -16,6 +16,7 @@ use lifeboat::journal::frame::DirectoryId;
 use lifeboat::name::Name;
 use lifeboat::service::{Horizon, QUEUE_MAX, ServiceSpec};
 use lifeboat::size::Size;
+use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::storage::DiskStorage;
 use lifeboat::transaction::{Answer, Epoch, Kind, Request};
 use lifeboat::workload::{LoadLimits, load};

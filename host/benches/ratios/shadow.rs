@@ -4,7 +4,7 @@ use crate::ledger::Client;
 use crate::pairs::{Turns, median};
 use crate::report::Row;
 use crate::served::{Served, UnderLoad};
-use lifeboat::failover::FailoverMode;
+use lifeboat::sla::FailoverMode;
 use std::time::{Duration, Instant};
 
 /// Failovers of each ledger.

@@ -14,12 +14,14 @@
 #[cfg(test)]
 mod tests;
 
+use super::Identity;
 use super::authority::{Account, Authority};
 use super::limits::{LogInLimits, Trust};
-use super::password::{self, Entered, Gate, PasswordError, PasswordHash, PasswordScheme, Salt};
-use super::{Grant, Identity, Token, TokenHash};
+use super::password::{self, Entered, Gate, PasswordError, PasswordScheme, Salt};
+use crate::access::{Grant, PASSWORD_BYTES_MAX};
 use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry, UsersGuard};
 use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
+use crate::credential::{PasswordHash, Token, TokenHash};
 use crate::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
@@ -443,7 +445,7 @@ impl Accounts {
         let known = self.catalog().user(user)?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
         // The longest one costs the same for everybody, and a longer one is nobody's.
-        let is_right = password.len() <= password::PASSWORD_BYTES_MAX && self.scheme.is_of(&hash, password);
+        let is_right = password.len() <= PASSWORD_BYTES_MAX && self.scheme.is_of(&hash, password);
         if !is_right || known.is_none() {
             return Err(LogInError::WrongCredentials);
         }

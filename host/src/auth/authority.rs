@@ -1,8 +1,10 @@
 //! Who may do what, in memory. Every request is checked here: one hash and one look-up find the user of a token, one
 //! more what they may do.
 
-use super::{Grant, Identity, Token, TokenHash};
+use super::{Identity, TokenHash};
+use crate::access::Grant;
 use crate::clock::{CLOCK_BEHIND_MAX, Timestamp};
+use crate::credential::Token;
 use crate::name::Name;
 use crate::transaction::Denial;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
@@ -297,8 +299,8 @@ impl User {
 
 #[cfg(test)]
 mod tests {
-    use super::super::TOKEN_PREFIX;
     use super::*;
+    use crate::credential::TOKEN_PREFIX;
 
     const NOW: Timestamp = Timestamp(1_000);
 

@@ -7,8 +7,9 @@ use super::entry::EntryError;
 use super::{
     Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, TOKENS, USERS, put, put_meta, unreadable, without_hash,
 };
-use crate::auth::{Grant, PasswordHash, TokenHash};
+use crate::access::Grant;
 use crate::clock::Timestamp;
+use crate::credential::{PasswordHash, TokenHash};
 use crate::name::Name;
 use redb::{ReadableTable, WriteTransaction};
 use serde::de::DeserializeOwned;

@@ -1,13 +1,14 @@
 //! The catalog against crashes, failures and damage.
 
 use super::*;
-use crate::auth::{Grant, PasswordHash, TokenHash};
+use crate::access::Grant;
 use crate::clock::Timestamp;
-use crate::failover::{FailoverMode, Thresholds};
+use crate::credential::{PasswordHash, TokenHash};
 use crate::journal::frame::{FrameHash, Position, RecordNumber};
 use crate::meter::Percent;
 use crate::service::Horizon;
 use crate::size::Size;
+use crate::sla::{FailoverMode, Thresholds};
 use crate::storage::{DiskStorage, Operation, SimulatedStorage};
 use crate::transaction::Sequence;
 use crate::workload::WorkloadHash;

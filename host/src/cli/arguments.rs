@@ -3,10 +3,10 @@
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use lifeboat::config::SIZE_MEMORY_BYTES_MIN;
 use lifeboat::engine::MEMORY_BYTES_MAX;
-use lifeboat::failover::{THRESHOLD_MIN, parse_threshold};
 use lifeboat::meter::Percent;
 use lifeboat::simulate::PACE_MAX;
 use lifeboat::size::{Bytes, FUEL_MIN, grouped, parse_bytes};
+use lifeboat::sla::{THRESHOLD_MIN, parse_threshold};
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 

@@ -4,11 +4,10 @@ use super::{Unusable, UsageError, exit, is_pipe_open, plain, print_line};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat::clock::{Clock, SystemClock};
-use lifeboat::config::{
-    CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides, Validity,
-};
+use lifeboat::config::{CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides};
 use lifeboat::data::{DataError, Locked};
 use lifeboat::storage::DiskStorage;
+use lifeboat::tls::Validity;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::path::PathBuf;

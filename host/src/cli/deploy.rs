@@ -5,8 +5,8 @@ use super::{arguments, exit, read_workload};
 use clap::Args;
 use lifeboat::api::Deployment;
 use lifeboat::client::ClientError;
-use lifeboat::failover::FailoverMode;
 use lifeboat::name::Name;
+use lifeboat::sla::FailoverMode;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 

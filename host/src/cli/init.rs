@@ -8,7 +8,8 @@
 use super::{UsageError, UsageErrors, data, exit, random_salt};
 use anyhow::Context;
 use clap::Args;
-use lifeboat::auth::{AccountError, Accounts, PASSWORD_BYTES_MAX, check_password};
+use lifeboat::access::PASSWORD_BYTES_MAX;
+use lifeboat::auth::{AccountError, Accounts, check_password};
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::config::{CONFIG_FILE, Config, ConfigErrors, DATA, Overrides, TEMPLATE};

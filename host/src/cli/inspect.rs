@@ -3,8 +3,9 @@
 use super::{arguments, exit, help, is_pipe_open, load_workload};
 use clap::Args;
 use lifeboat::engine::{Engine, PoolLimits};
-use lifeboat::failover::{HEADROOM_POINTS, THRESHOLD_DEFAULT};
+use lifeboat::failover::HEADROOM_POINTS;
 use lifeboat::size::{Bytes, Size, grouped};
+use lifeboat::sla::THRESHOLD_DEFAULT;
 use lifeboat::workload::{Form, Wasi, Workload};
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -10,19 +10,18 @@ use futures::{StreamExt, stream};
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock, Timestamp};
-use lifeboat::config::{
-    CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, Validity, parse_listen,
-};
+use lifeboat::config::{CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, parse_listen};
 use lifeboat::data::{DataDirectory, DataOptions};
 use lifeboat::engine::works_in_children;
 use lifeboat::event::{Event, EventSink};
-use lifeboat::failover::THRESHOLD_DEFAULT;
 use lifeboat::host::{Ended, Host, NewService};
 use lifeboat::metrics::Metrics;
 use lifeboat::monitor::{Admission, HostThresholds, Monitor};
 use lifeboat::name::Name;
-use lifeboat::server::{EventLog, Listener, Parts, Server, connections_max, tls};
+use lifeboat::server::{EventLog, Listener, Parts, Server, connections_max};
 use lifeboat::service::LaunchError;
+use lifeboat::sla::THRESHOLD_DEFAULT;
+use lifeboat::tls::{self, Validity};
 use log::Log;
 use std::collections::BTreeSet;
 use std::io;
@@ -104,7 +103,7 @@ impl Serve {
         let metrics = Arc::new(Metrics::default());
         let sink = sink(&events, &metrics, &clock, log);
 
-        let tls = config.server.tls.as_ref().map(|files| tls(&files.certificate, &files.key));
+        let tls = config.server.tls.as_ref().map(|files| tls::server_config(&files.certificate, &files.key));
         let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
         if let Some(files) = &config.server.tls
             && let Some(warning) = check_certificate(&files.certificate, clock.now())?

@@ -6,7 +6,7 @@ use crate::api::{
     self, FAILOVER_HEADER, FUEL_USED_HEADER, OUTCOME_HEADER, REPEATED_HEADER, SEQUENCE_HEADER, TRANSACTION_ID_HEADER,
     VM_HEADER,
 };
-use crate::event::Printable;
+use crate::text::Printable;
 use crate::transaction::Outcome;
 use bytes::Bytes;
 use reqwest::header::{HeaderMap, HeaderValue};

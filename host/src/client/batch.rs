@@ -10,9 +10,9 @@ pub use window::{WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
 
 use super::{Backoff, Client, ClientError};
 use crate::api::JSON_LINES;
-use crate::event::Printable;
 use crate::lines::{self, Line, parse_envelope};
 use crate::name::Name;
+use crate::text::Printable;
 use crate::transaction::Outcome;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};

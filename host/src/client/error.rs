@@ -1,7 +1,7 @@
 //! What goes wrong between a client and a server, and what to do about it.
 
 use crate::api;
-use crate::event::Printable;
+use crate::text::Printable;
 use crate::transaction::Outcome;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::error::Error;

@@ -1,12 +1,12 @@
 //! The files that a configuration names, loaded as a server would load them.
 
 use super::tables::{Named, NamedWorkload};
-use super::{Config, ConfigError, ServiceConfig, Validity};
+use super::{Config, ConfigError, ServiceConfig};
 use crate::clock::Timestamp;
 use crate::engine::load;
 use crate::failover::HEADROOM_POINTS;
-use crate::server::{ListenerError, TlsFile, tls};
 use crate::size::Size;
+use crate::tls::{self, TlsFile, Unencrypted, Validity};
 use crate::workload::{ReadError, read};
 use std::path::{Path, PathBuf};
 
@@ -59,11 +59,11 @@ impl NamedFiles {
         let mut wrong = Vec::new();
         // Half a [server.tls] is reported as such.
         if config.server.is_exposed() && !is_insecure && self.certificate.is_none() && self.key.is_none() {
-            let error = ListenerError::Insecure { address: config.server.listen };
+            let error = Unencrypted { address: config.server.listen };
             wrong.push(self.listen.error(error.to_string()));
         }
         if let Some(files) = &config.server.tls {
-            match tls(&files.certificate, &files.key) {
+            match tls::server_config(&files.certificate, &files.key) {
                 Ok(_) => {
                     let held = Validity::of_file(&files.certificate).map_or(Ok(()), |validity| validity.check(now));
                     let named = files.certificate.display().to_string();
@@ -72,7 +72,7 @@ impl NamedFiles {
                     wrong.extend(held.err().and_then(|reason| Some(self.certificate.as_ref()?.error(message(reason)))));
                 }
                 Err(error) => {
-                    let is_about_key = matches!(error, ListenerError::Tls { what: TlsFile::Key, .. });
+                    let is_about_key = error.what == TlsFile::Key;
                     let place = if is_about_key { &self.key } else { &self.certificate };
                     wrong.extend(place.as_ref().map(|place| place.error(error.to_string())));
                 }

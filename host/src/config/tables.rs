@@ -8,10 +8,10 @@ use super::{
     parse_listen,
 };
 use crate::document::{Findings, Placed, Table, Value};
-use crate::failover::{FailoverMode, Thresholds, threshold};
 use crate::fleet::Machine;
 use crate::name::Name;
 use crate::size::{Bytes, Size, check_fuel};
+use crate::sla::{FailoverMode, Thresholds, threshold};
 use crate::transaction::BODY_BYTES_MAX;
 use std::collections::HashSet;
 use std::net::SocketAddr;

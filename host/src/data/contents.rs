@@ -1,7 +1,7 @@
 //! What a data directory holds: of each service its good snapshots and the records after them, or why it cannot go on.
 
 use super::keeper::SNAPSHOTS_KEPT;
-use super::{DataError, chain, read_workload};
+use super::{DataError, read_workload};
 use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
 use crate::journal::durable::FoundAnswer;
@@ -14,6 +14,7 @@ use crate::service::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId, i
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
+use crate::text::chain;
 use crate::transaction::{Epoch, Sequence};
 use crate::workload::WorkloadHash;
 use std::collections::BTreeMap;

@@ -5,7 +5,7 @@
 //! go, and with them what of the journal only they needed. While one is written the next waits, and a newer one takes
 //! its place.
 
-use super::{DataDirectory, Needed, chain};
+use super::{DataDirectory, Needed};
 use crate::engine::joined;
 use crate::event::{Event, EventSink};
 use crate::journal::frame::RecordNumber;
@@ -15,6 +15,7 @@ use crate::service::ForgottenTimes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
+use crate::text::chain;
 use crate::transaction::Sequence;
 use std::collections::VecDeque;
 use std::io;

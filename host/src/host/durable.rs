@@ -9,6 +9,7 @@ use crate::journal::commit::{CommitError, Stall};
 use crate::name::Name;
 use crate::scratch::{ProgramError, stored_workload};
 use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
+use crate::text::chain;
 use crate::transaction::Epoch;
 use crate::workload::{Workload, WorkloadHash};
 use bytes::Bytes;
@@ -86,7 +87,7 @@ impl Host {
             let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &found.entry) };
             self.check(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
-            let (service, keeper) = self.on_guests(recovering).await.map_err(|error| data::chain(&error))?;
+            let (service, keeper) = self.on_guests(recovering).await.map_err(|error| chain(&error))?;
             self.keep(&name, keeper);
             self.start(service, QUEUE_MAX).map_err(|error| error.to_string())
         };
@@ -116,7 +117,7 @@ impl Host {
             }
         };
         let made = self.programs.get(hash, tried_again(attempt, PROCESS_PAUSE));
-        made.await.map_err(|error| data::chain(&*error))
+        made.await.map_err(|error| chain(&*error))
     }
 
     /// Why a service of the data directory was not started, if it was not.

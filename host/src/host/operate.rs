@@ -3,12 +3,14 @@
 use super::durable::{check_stall, on_disk};
 use super::turns::Turn;
 use super::{Host, Idle, STOPPED_BY_OPERATOR};
-use crate::auth::{Grant, Identity};
+use crate::access::Grant;
+use crate::auth::Identity;
 use crate::catalog::ServiceEntry;
-use crate::data::{DataDirectory, DataError, chain};
+use crate::data::{DataDirectory, DataError};
 use crate::event::Event;
 use crate::name::Name;
 use crate::service::{LaunchError, Status};
+use crate::text::chain;
 use crate::transaction::{Denial, Epoch};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::Ordering;

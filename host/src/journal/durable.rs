@@ -393,7 +393,7 @@ impl Journal for DurableJournal {
         let refused = Arc::clone(&self.refused);
         ticket.then(move |committed| {
             if let Err(error) = committed {
-                let _ = refused.set(crate::data::chain(error));
+                let _ = refused.set(crate::text::chain(error));
             }
         });
         self.last = number;

@@ -1,6 +1,6 @@
 //! How replies are printed.
 
-use crate::event::is_deceptive;
+use crate::text::is_deceptive;
 use crate::transaction::{Answer, Denial, Outcome, Reply};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;

@@ -6,8 +6,7 @@
 use super::{Scrape, ServiceMetrics};
 use crate::distribution::{BOUNDS_US, Spread};
 use crate::event::FailoverCause;
-use crate::meter::{Resource, Usage};
-use crate::monitor::HostResource;
+use crate::meter::{HostResource, Resource, Usage};
 use crate::name::Name;
 use crate::service::{Counts, Status};
 use crate::transaction::Outcome;

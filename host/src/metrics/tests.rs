@@ -1,7 +1,7 @@
 use super::*;
 use crate::event::{Failover, HostPressure, JournalFill, SlaFailure};
-use crate::meter::{Meter, Percent, Usage};
-use crate::monitor::{HostResource, Network};
+use crate::meter::{HostResource, Meter, Percent, Usage};
+use crate::monitor::Network;
 use crate::service::{Counts, JournalStatus};
 use crate::transaction::{Sequence, VmId};
 use std::collections::BTreeSet;

@@ -88,8 +88,7 @@ impl Admission {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::meter::{Percent, Usage};
-    use crate::monitor::HostResource;
+    use crate::meter::{HostResource, Percent, Usage};
     use futures::FutureExt;
 
     #[test]

@@ -11,18 +11,15 @@
 //!            mean < threshold - HYSTERESIS_POINTS
 //! ```
 
-use super::{HostResource, HostThresholds};
+use super::HostThresholds;
 use crate::event::HostPressure;
-use crate::meter::{Percent, Usage};
+use crate::meter::{HostResource, Percent, Usage};
+use crate::sla::HYSTERESIS_POINTS;
 use std::collections::VecDeque;
 use std::time::Duration;
 
 /// The time over which utilisation is averaged.
 pub const WINDOW: Duration = Duration::from_secs(60);
-
-/// How far below its threshold a resource must come to be free again, in percentage points: else one that stays at its
-/// threshold would be told of again and again.
-pub const HYSTERESIS_POINTS: u16 = 5;
 
 /// Which resources of a host are under pressure.
 #[derive(Debug, Clone)]

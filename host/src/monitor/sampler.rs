@@ -1,8 +1,8 @@
 //! Reads what the host uses and has: the only part of the monitor that asks the operating system.
 
+use super::Network;
 use super::cgroup::{self, Cgroups, CpuReading};
-use super::{HostResource, Network};
-use crate::meter::Usage;
+use crate::meter::{HostResource, Usage};
 use std::collections::BTreeSet;
 use std::path::Path;
 use std::time::Duration;

@@ -1,7 +1,7 @@
 //! Parameters and JSON that clients send, and what is wrong with them in the words of the API.
 
 use super::problem::Problem;
-use crate::event::Printable;
+use crate::text::Printable;
 use axum::extract::Query;
 use axum::extract::rejection::QueryRejection;
 use schemars::JsonSchema;

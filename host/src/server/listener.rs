@@ -4,23 +4,20 @@ use super::connections::{Connection, Connections, Place};
 use super::read_rate::ReadRate;
 use crate::budget::Budgets;
 use crate::config::ServerLimits;
+use crate::tls::Unencrypted;
 use axum::Router;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::server::graceful::GracefulShutdown;
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
-use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::rustls::{self, ServerConfig};
+use tokio_rustls::rustls::ServerConfig;
 
 /// The least that the HTTP library reads a head into, in bytes.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
@@ -53,42 +50,8 @@ pub enum ListenerError {
         source: io::Error,
     },
     /// Tokens would go over the network for all to read.
-    #[error(
-        "{address} can be reached from other machines, and there is no TLS: give the server a certificate and a key \
-         ([server.tls]), listen on 127.0.0.1, or add --insecure if something in front of it encrypts"
-    )]
-    Insecure {
-        /// The address.
-        address: SocketAddr,
-    },
-    /// A certificate or key cannot be used.
-    #[error("{what} '{file}' cannot be used: {reason}")]
-    Tls {
-        /// Which of the two.
-        what: TlsFile,
-        /// The file.
-        file: String,
-        /// Why not.
-        reason: String,
-    },
-}
-
-/// A file that TLS needs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TlsFile {
-    /// The certificate, and those that vouch for it.
-    Certificate,
-    /// Its private key.
-    Key,
-}
-
-impl fmt::Display for TlsFile {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Certificate => "the certificate",
-            Self::Key => "the key",
-        })
-    }
+    #[error(transparent)]
+    Unencrypted(#[from] Unencrypted),
 }
 
 /// An address that is listened on.
@@ -101,43 +64,6 @@ impl std::fmt::Debug for Listener {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Listener").field("listener", &self.listener).field("has_tls", &self.tls.is_some()).finish()
     }
-}
-
-/// Reads a certificate chain and its key, both PEM.
-///
-/// # Errors
-/// [`ListenerError::Tls`].
-pub fn tls(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, ListenerError> {
-    let failed = |what, file: &Path, reason: String| ListenerError::Tls {
-        what,
-        file: file.display().to_string().escape_debug().to_string(),
-        reason,
-    };
-    let of_chain = |reason: String| failed(TlsFile::Certificate, certificate, reason);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")))?;
-    if chain.is_empty() {
-        return Err(of_chain(pem_reason(&pem::Error::NoItemsFound, "certificate")));
-    }
-    let of_key = |reason: String| failed(TlsFile::Key, key, reason);
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(pem_reason(&error, "private key")))?;
-    let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let config = ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .map_err(|error| of_key(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
-        .map_err(|error| match error {
-            rustls::Error::InconsistentKeys(_) => of_key(format!(
-                "it does not belong to the certificate '{}'; name the key that the certificate was made with",
-                certificate.display().to_string().escape_debug()
-            )),
-            rustls::Error::InvalidCertificate(_) => {
-                of_chain(format!("{error}; name a file of X.509 certificates as PEM"))
-            }
-            error => of_key(format!("{error}; name a file with one private key as PEM")),
-        })?;
-    Ok(Arc::new(config))
 }
 
 /// Why nobody can listen there, and what to do.
@@ -154,15 +80,6 @@ fn bind_reason(error: &io::Error) -> String {
     }
 }
 
-/// Why a file has nothing of that kind, and what to do.
-fn pem_reason(error: &pem::Error, what: &str) -> String {
-    match error {
-        pem::Error::Io(error) => format!("it cannot be read: {error}; name a file with a {what} as PEM"),
-        pem::Error::NoItemsFound => format!("there is no {what} in it; name a file with one as PEM"),
-        error => format!("it is damaged ({error}); name a file with a {what} as PEM"),
-    }
-}
-
 impl Listener {
     /// Listens on `address`; port 0 is any that is free. Off loopback it wants `tls`, or `is_insecure`.
     ///
@@ -174,7 +91,7 @@ impl Listener {
         is_insecure: bool,
     ) -> Result<Self, ListenerError> {
         if tls.is_none() && !is_insecure && !address.ip().to_canonical().is_loopback() {
-            return Err(ListenerError::Insecure { address });
+            return Err(Unencrypted { address }.into());
         }
         let listener = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
         Ok(Self { listener, tls: tls.map(TlsAcceptor::from) })

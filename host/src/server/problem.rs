@@ -8,9 +8,10 @@ use crate::api::{
 };
 use crate::auth::{AccountError, LogInError, PasswordError};
 use crate::budget::{self, Permit};
-use crate::data::{DataError, chain};
+use crate::data::DataError;
 use crate::engine::EngineError;
 use crate::service::{Answered, LaunchError};
+use crate::text::chain;
 use crate::transaction::{Answer, Denial, Outcome};
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};

@@ -98,7 +98,7 @@ pub(super) fn no_memory(service: &str) -> Problem {
     let text = format!(
         "no room for the request to service '{}': what is sent at once, and answered and not read, takes all the memory \
          that you or the host may take for it; read the answers that came before, and try again",
-        crate::event::Printable(service)
+        crate::text::Printable(service)
     );
     Problem::later("answers_unread", text)
 }
@@ -203,7 +203,7 @@ pub(super) async fn look_up(
             format!(
                 "service '{service}' has no answer to transaction '{}' of yours: it was never executed, or is beyond the \
                  horizon",
-                crate::event::Printable(&id)
+                crate::text::Printable(&id)
             ),
         )),
     }

@@ -3,8 +3,9 @@
 use super::connections::{Connection, UNAUTHENTICATED_IDLE_MAX};
 use super::problem::Problem;
 use super::{Shared, body, input, lists, routes};
+use crate::access::Grant;
 use crate::api::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
-use crate::auth::{Account, Grant, Identity, Salt};
+use crate::auth::{Account, Identity, Salt};
 use crate::clock::Utc;
 use crate::engine::joined;
 use axum::body::Body;

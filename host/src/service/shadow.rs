@@ -17,13 +17,13 @@ use super::{Begun, Service, TAIL_FUEL_MAX};
 use crate::clock::Timestamp;
 use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
-use crate::failover::FailoverMode;
 use crate::journal::TailEntry;
 use crate::journal::frame::RecordNumber;
 use crate::rehydrate::{
     ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel,
     restore,
 };
+use crate::sla::FailoverMode;
 use crate::snapshot::Snapshot;
 use crate::transaction::Sequence;
 use std::collections::BTreeSet;

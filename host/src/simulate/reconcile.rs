@@ -422,7 +422,7 @@ fn shortened(text: &str) -> String {
         short.push_str("...");
     }
     // Quotation marks stay as they are: answers are mostly JSON.
-    short.chars().map(|c| if crate::event::is_deceptive(c) { ' ' } else { c }).collect()
+    short.chars().map(|c| if crate::text::is_deceptive(c) { ' ' } else { c }).collect()
 }
 
 #[cfg(test)]

@@ -22,11 +22,11 @@ mod tests;
 pub use generator::{CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic};
 
 use crate::document::{self, Findings, Table, Wrong};
-use crate::failover::Thresholds;
 use crate::fleet::Machine;
 use crate::meter::Percent;
 use crate::name::Name;
 use crate::size::Size;
+use crate::sla::Thresholds;
 use std::cell::RefCell;
 use std::fs::File;
 use std::io::Read;

@@ -8,11 +8,11 @@ use super::{
 };
 use crate::config::DEADLINE_MAX;
 use crate::document::{Findings, Placed, Table, Value};
-use crate::failover::{Thresholds, threshold};
 use crate::fleet::Machine;
 use crate::meter::Percent;
 use crate::name::Name;
 use crate::size::Size;
+use crate::sla::{Thresholds, threshold};
 use crate::workload::MODULE_BYTES_MAX;
 use std::cell::RefCell;
 use std::collections::HashSet;

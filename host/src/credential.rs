@@ -1,0 +1,119 @@
+//! Tokens, and what is stored of tokens and passwords.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// The first characters of every token, by which scanners for leaked secrets know it.
+pub(crate) const TOKEN_PREFIX: &str = "lifeboat_";
+
+/// The longest PHC string, in bytes. One with the parameters above has 97.
+pub(crate) const PHC_BYTES_MAX: usize = 256;
+
+/// A secret that stands for a user. Neither its `Debug` nor any error shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Token(String);
+
+impl Token {
+    /// Makes a token of 256 bits that must come from a cryptographic source of randomness.
+    #[must_use]
+    pub fn from_random(bits: [u8; 32]) -> Self {
+        let mut text = String::with_capacity(TOKEN_PREFIX.len() + 64);
+        text.push_str(TOKEN_PREFIX);
+        for byte in bits {
+            text.push_str(&format!("{byte:02x}"));
+        }
+        Self(text)
+    }
+
+    /// The text to hand to the user, and to nobody else.
+    #[must_use]
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(..)")
+    }
+}
+
+/// What is kept of a token: its BLAKE3 hash. It lets nobody in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TokenHash(pub [u8; 32]);
+
+impl TokenHash {
+    /// The hash of a token's text.
+    #[must_use]
+    pub fn of(token: &str) -> Self {
+        Self(*blake3::hash(token.as_bytes()).as_bytes())
+    }
+}
+
+impl fmt::Display for TokenHash {
+    /// 64 hexadecimal digits.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
+    }
+}
+
+impl FromStr for TokenHash {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        // One hash has one text, so upper case is none.
+        let hash = blake3::Hash::from_hex(text).ok().filter(|hash| hash.to_hex().as_str() == text);
+        hash.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| "it is no hash of a token".to_owned())
+    }
+}
+
+/// What is kept of a password, as a PHC string. Neither its `Debug` nor any error shows it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct PasswordHash(String);
+
+impl PasswordHash {
+    /// Takes a PHC string. Whether its scheme understands it shows when a password is compared with it.
+    ///
+    /// # Errors
+    /// A sentence that says that it is none.
+    pub fn from_phc(text: String) -> Result<Self, String> {
+        let is_phc = text.starts_with('$') && text.len() <= PHC_BYTES_MAX && text.bytes().all(|c| c.is_ascii_graphic());
+        if is_phc { Ok(Self(text)) } else { Err("it is no hash of a password".into()) }
+    }
+
+    /// The PHC string, to store it.
+    #[must_use]
+    pub fn as_phc(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for PasswordHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("PasswordHash(..)")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hashes_of_tokens_are_read_as_they_are_written() {
+        let hash = TokenHash::of("lifeboat_07");
+        assert_eq!(hash.to_string().len(), 64);
+        assert_eq!(hash.to_string().parse(), Ok(hash));
+        for wrong in [String::new(), "0".repeat(63), "g".repeat(64), hash.to_string().to_uppercase()] {
+            assert!(wrong.parse::<TokenHash>().is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_is_stored_must_look_like_a_hash_and_is_never_printed() {
+        for wrong in ["", "secret", "$a b$", &format!("$argon2id${}", "x".repeat(300))] {
+            assert!(PasswordHash::from_phc(wrong.to_owned()).is_err(), "{wrong}");
+        }
+        let hash = PasswordHash::from_phc("$argon2id$xyz".into());
+        assert_eq!(format!("{hash:?}"), "Ok(PasswordHash(..))");
+    }
+}

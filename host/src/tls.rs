@@ -1,0 +1,101 @@
+//! Certificates and keys: read from files, and when a certificate is valid.
+
+mod validity;
+
+pub use validity::{CERTIFICATE_WARNING, Validity};
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use thiserror::Error;
+use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
+use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::rustls::{self, ServerConfig};
+
+/// A certificate or key cannot be used.
+#[derive(Debug, Error)]
+#[error("{what} '{file}' cannot be used: {reason}")]
+pub struct TlsError {
+    /// Which of the two.
+    pub what: TlsFile,
+    /// The file.
+    pub file: String,
+    /// Why not.
+    pub reason: String,
+}
+
+/// Tokens would go over the network for all to read.
+#[derive(Debug, Error)]
+#[error(
+    "{address} can be reached from other machines, and there is no TLS: give the server a certificate and a key \
+     ([server.tls]), listen on 127.0.0.1, or add --insecure if something in front of it encrypts"
+)]
+pub struct Unencrypted {
+    /// The address that it would go to.
+    pub address: SocketAddr,
+}
+
+/// A file that TLS needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsFile {
+    /// The certificate, and those that vouch for it.
+    Certificate,
+    /// Its private key.
+    Key,
+}
+
+impl fmt::Display for TlsFile {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Certificate => "the certificate",
+            Self::Key => "the key",
+        })
+    }
+}
+
+/// Reads a certificate chain and its key, both PEM.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
+    let failed = |what, file: &Path, reason: String| TlsError {
+        what,
+        file: file.display().to_string().escape_debug().to_string(),
+        reason,
+    };
+    let of_chain = |reason: String| failed(TlsFile::Certificate, certificate, reason);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")))?;
+    if chain.is_empty() {
+        return Err(of_chain(pem_reason(&pem::Error::NoItemsFound, "certificate")));
+    }
+    let of_key = |reason: String| failed(TlsFile::Key, key, reason);
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(pem_reason(&error, "private key")))?;
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| of_key(error.to_string()))?
+        .with_no_client_auth()
+        .with_single_cert(chain, private)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(_) => of_key(format!(
+                "it does not belong to the certificate '{}'; name the key that the certificate was made with",
+                certificate.display().to_string().escape_debug()
+            )),
+            rustls::Error::InvalidCertificate(_) => {
+                of_chain(format!("{error}; name a file of X.509 certificates as PEM"))
+            }
+            error => of_key(format!("{error}; name a file with one private key as PEM")),
+        })?;
+    Ok(Arc::new(config))
+}
+
+/// Why a file has nothing of that kind, and what to do.
+fn pem_reason(error: &pem::Error, what: &str) -> String {
+    match error {
+        pem::Error::Io(error) => format!("it cannot be read: {error}; name a file with a {what} as PEM"),
+        pem::Error::NoItemsFound => format!("there is no {what} in it; name a file with one as PEM"),
+        error => format!("it is damaged ({error}); name a file with a {what} as PEM"),
+    }
+}
