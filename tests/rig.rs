@@ -69,6 +69,15 @@ impl Rig {
 
     /// A rig whose configuration was changed by `change`.
     pub(crate) fn with(change: impl FnOnce(&mut HostConfig)) -> Self {
+        Self::build(change, |_| {})
+    }
+
+    /// A rig that calls `watch` with each event before the service that emits it goes on.
+    pub(crate) fn watched(watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
+        Self::build(|_| {}, watch)
+    }
+
+    fn build(change: impl FnOnce(&mut HostConfig), watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         let mut config = HostConfig::new(Machine::pair(8, 1024 * MIB), 128 * MIB);
         change(&mut config);
         let events = Arc::new(Mutex::new(Vec::new()));
@@ -77,7 +86,10 @@ impl Rig {
         let host = Host::new(
             config,
             Arc::clone(&clock) as _,
-            Arc::new(move |event: &Event| sink.lock().expect("no test panics in here").push(event.clone())),
+            Arc::new(move |event: &Event| {
+                sink.lock().expect("no test panics in here").push(event.clone());
+                watch(event);
+            }),
         )
         .expect("a host");
         let user = name("ada");
