@@ -62,6 +62,15 @@ impl fmt::Display for Utc {
 /// How far the clock may be behind the last recorded time before that is reported.
 pub const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(60);
 
+/// A moment by both times of a [`Clock`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ClockReading {
+    /// What [`Clock::now`] returned.
+    pub wall: Timestamp,
+    /// What [`Clock::monotonic`] returned.
+    pub monotonic: Duration,
+}
+
 /// Tells the time. Services ask it once for each transaction.
 pub trait Clock: Send + Sync {
     /// The time now. May stand still, go back, and be wrong by years: a service never hands a time to a guest that is not
@@ -70,6 +79,11 @@ pub trait Clock: Send + Sync {
 
     /// The time since some moment of this process, which never goes back: what rates and intervals are measured by.
     fn monotonic(&self) -> Duration;
+
+    /// Reads both times.
+    fn read(&self) -> ClockReading {
+        ClockReading { wall: self.now(), monotonic: self.monotonic() }
+    }
 }
 
 /// The operating system's wall clock.
