@@ -75,6 +75,8 @@ const SERVICES: Table = TableDefinition::new("services");
 // There from the first user and the first token on.
 const USERS: Table = TableDefinition::new("users");
 const TOKENS: Table = TableDefinition::new("tokens");
+// There from the first token on that a start found to have been issued in its future.
+const BOUNDS: Table = TableDefinition::new("token_bounds");
 // There from the first user on who was added since they are counted. A user who is not in it has the number 0.
 const INCARNATIONS: Table = TableDefinition::new("incarnations");
 // There from the first service on that an operator stopped.
@@ -376,6 +378,7 @@ impl Catalog {
         catalog.users()?;
         catalog.incarnations()?;
         catalog.tokens()?;
+        catalog.token_bounds()?;
         Ok(catalog)
     }
 

@@ -5,7 +5,8 @@
 
 use super::entry::EntryError;
 use super::{
-    Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, TOKENS, USERS, put, put_meta, unreadable, without_hash,
+    BOUNDS, Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, TOKENS, USERS, put, put_meta, unreadable,
+    without_hash,
 };
 use crate::access::Grant;
 use crate::clock::Timestamp;
@@ -58,6 +59,8 @@ pub struct AccountsChange {
     pub put_tokens: BTreeMap<TokenHash, TokenEntry>,
     /// Tokens to make void.
     pub remove_tokens: BTreeSet<TokenHash>,
+    /// Bounds of tokens, as [`Catalog::token_bounds`] returns them: to set, or to take away.
+    pub bounds: BTreeMap<TokenHash, Option<Timestamp>>,
 }
 
 impl AccountsChange {
@@ -148,6 +151,25 @@ impl Catalog {
         Ok(tokens)
     }
 
+    /// When the tokens are void, at the latest, that a start found to have been issued in what was the future then. A
+    /// bound may be of a token that is gone.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn token_bounds(&self) -> Result<BTreeMap<TokenHash, Timestamp>, CatalogError> {
+        let mut bounds = BTreeMap::new();
+        let Some(table) = self.read_if_there(BOUNDS)? else { return Ok(bounds) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let key = key.value();
+            let hash: TokenHash = key.parse().map_err(|reason: String| unreadable(BOUNDS, key, &reason))?;
+            let time = without_hash(BOUNDS, key, value.value())?;
+            let time = time.try_into().map_err(|_| unreadable(BOUNDS, key, "it is not 8 bytes long"))?;
+            bounds.insert(hash, Timestamp(u64::from_le_bytes(time)));
+        }
+        Ok(bounds)
+    }
+
     /// Changes users and tokens. Whoever calls it bounds how many there are.
     ///
     /// # Errors
@@ -184,6 +206,12 @@ impl Catalog {
                 let mut tokens = transaction.open_table(TOKENS)?;
                 for hash in &change.remove_tokens {
                     tokens.remove(hash.to_string().as_str())?;
+                }
+            }
+            for (hash, bound) in &change.bounds {
+                match bound {
+                    Some(bound) => put(transaction, BOUNDS, &hash.to_string(), &bound.0.to_le_bytes())?,
+                    None => drop(transaction.open_table(BOUNDS)?.remove(hash.to_string().as_str())?),
                 }
             }
             Ok(())

@@ -29,6 +29,7 @@ struct Content {
     services: BTreeMap<Name, ServiceEntry>,
     users: BTreeMap<Name, UserEntry>,
     tokens: BTreeMap<TokenHash, TokenEntry>,
+    bounds: BTreeMap<TokenHash, Timestamp>,
     stopped: BTreeSet<Name>,
 }
 
@@ -40,6 +41,7 @@ fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
         services: catalog.services()?,
         users: catalog.users()?,
         tokens: catalog.tokens()?,
+        bounds: catalog.token_bounds()?,
         stopped: catalog.stopped()?,
     })
 }
@@ -88,7 +90,7 @@ fn user_entry(number: u64) -> UserEntry {
     }
 }
 
-/// A change of several rows: a user, and one token of theirs for another.
+/// A change of several rows: a user, one token of theirs for another, and its bound.
 fn accounts_change(which: u8, number: u64) -> AccountsChange {
     let user = name(&format!("user-{which}"));
     let token =
@@ -97,6 +99,7 @@ fn accounts_change(which: u8, number: u64) -> AccountsChange {
         put_users: BTreeMap::from([(user, user_entry(number))]),
         put_tokens: BTreeMap::from([(TokenHash([which; 32]), token)]),
         remove_tokens: [TokenHash([which.wrapping_sub(1); 32])].into(),
+        bounds: [(TokenHash([which; 32]), number.is_multiple_of(2).then_some(Timestamp(number)))].into(),
         ..AccountsChange::default()
     }
 }
@@ -148,6 +151,12 @@ impl Action {
                 content.users.extend(change.put_users.clone());
                 content.tokens.retain(|hash, _| !change.remove_tokens.contains(hash));
                 content.tokens.extend(change.put_tokens.clone());
+                for (hash, bound) in &change.bounds {
+                    match bound {
+                        Some(bound) => drop(content.bounds.insert(*hash, *bound)),
+                        None => drop(content.bounds.remove(hash)),
+                    }
+                }
                 catalog.change_accounts(&change)
             }
             Self::RemoveUser(which) => {
@@ -294,7 +303,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     assert!(matches!(copy.change_accounts(&change), Err(CatalogError::ReadOnly)));
     let catalog = Catalog::open(&storage)?;
     catalog.change_accounts(&change)?;
-    assert_eq!(tables(&catalog)?, ["incarnations", "meta", "services", "tokens", "users"]);
+    assert_eq!(tables(&catalog)?, ["incarnations", "meta", "services", "token_bounds", "tokens", "users"]);
     drop(catalog);
     let copy = Catalog::open_copy(&storage)?;
     assert_eq!((copy.users()?, copy.tokens()?), (change.put_users, change.put_tokens));
@@ -822,6 +831,8 @@ fn what_no_host_wrote_is_damage() {
     is_damaged(after(|transaction| put(transaction, TOKENS, "ada", &token)));
     is_damaged(after(|transaction| put(transaction, TOKENS, &"A".repeat(64), &token)));
     is_damaged(after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION])));
+    is_damaged(after(|transaction| put(transaction, BOUNDS, "ada", &[0; 8])));
+    is_damaged(after(|transaction| put(transaction, BOUNDS, &"0".repeat(64), &[0; 7])));
     // A value that belongs elsewhere, with a hash that is right there.
     is_damaged(after(|transaction| {
         let mut services = transaction.open_table(SERVICES)?;
