@@ -3,7 +3,7 @@
 use crate::site::tls_file;
 use crate::util::{Lifeboat, PATIENCE, guest, lifeboat, prebuilt, shell};
 use lifeboat::auth::{Accounts, argon2id};
-use lifeboat::clock::Timestamp;
+use lifeboat::clock::{ClockReading, Timestamp};
 use lifeboat::data::{DataError, Locked};
 use lifeboat::storage::DiskStorage;
 use serde_json::Value;
@@ -39,12 +39,13 @@ fn lets_in(folder: &Path, user: &str, password: &str) -> bool {
     let locked = taken(&folder.join("data"));
     let scheme = argon2id();
     let lifetime = Duration::from_secs(60);
-    let accounts = Accounts::load(Arc::new(locked), Arc::default(), scheme, lifetime, Timestamp(1));
+    let now = ClockReading { wall: Timestamp(1), monotonic: Duration::ZERO };
+    let accounts = Accounts::load(Arc::new(locked), Arc::default(), scheme, lifetime, now);
     let log_in = accounts.expect("accounts can be read").log_in(
         user,
         password,
         "127.0.0.1".parse().expect("an address"),
-        Timestamp(1),
+        now,
         [7; 32],
     );
     log_in.is_ok_and(|log_in| log_in.identity.is_admin)

@@ -5,7 +5,7 @@ use crate::util::PATIENCE;
 use futures::{StreamExt, stream};
 use lifeboat::access::Grant;
 use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
-use lifeboat::clock::Clock;
+use lifeboat::clock::{Clock, Timestamp};
 use lifeboat::lines::Line;
 use lifeboat::server::{Listener, STREAMS_PER_USER_MAX};
 use lifeboat::storage::DiskStorage;
@@ -833,6 +833,28 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
     assert!(events.next().await.is_none(), "the stream ends, and tells nothing");
     // Only now: the client would send another request over a connection that the server closes.
     drop(sender);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_clock_that_is_put_back_for_a_moment_logs_nobody_out() {
+    const HOUR: Duration = Duration::from_secs(60 * 60);
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let right = site.clock.now();
+    let expires = site.get("/v1/whoami", &admin).await.json()["expires"].clone();
+    site.clock.set(Timestamp(1_000_000_000));
+    let whoami = site.get("/v1/whoami", &admin).await.json();
+    assert_eq!(whoami["expires"], "1970-01-02T00:01:01Z", "by the clock as it is, with a minute of grace");
+    site.log_in("admin").await;
+    site.clock.set(right);
+    assert_eq!(site.get("/v1/whoami", &admin).await.json()["expires"], expires);
+    site.clock.advance(HOUR * 24);
+    assert_eq!(site.get("/v1/whoami", &admin).await.status, 401);
+    // Nor does it let anybody stay who was let in before.
+    site.clock.advance(HOUR);
+    site.clock.set(right);
+    assert_eq!(site.get("/v1/whoami", &admin).await.status, 401);
     site.stop().await;
 }
 

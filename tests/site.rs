@@ -74,7 +74,7 @@ impl Site {
             Host::new(config.host(), Arc::clone(&clock) as _, sink).expect("a host").with_data(Arc::clone(&directory));
         let lifetime = config.tokens.lifetime;
         let accounts =
-            Accounts::load(directory, host.shared_authority(), argon2id(), lifetime, clock.now()).expect("readable");
+            Accounts::load(directory, host.shared_authority(), argon2id(), lifetime, clock.read()).expect("readable");
         if accounts.list().is_empty() {
             accounts.add_user(&name("admin"), PASSWORD, true, clock.now(), &[1; 16]).expect("added");
         }

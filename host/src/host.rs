@@ -283,7 +283,7 @@ impl Host {
     /// # Errors
     /// As [`Host::authenticate`].
     pub fn authenticate_hash(&self, token: &TokenHash) -> Result<Identity, Denial> {
-        let now = self.surroundings.clock.now();
+        let now = self.surroundings.clock.read();
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate_hash(token, now)
     }
 

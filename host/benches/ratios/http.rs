@@ -118,7 +118,7 @@ pub(crate) fn serve_service() {
     let clock = Arc::new(SystemClock);
     let lifetime = config.tokens.lifetime;
     let authority = host.shared_authority();
-    let accounts = Accounts::load(Arc::new(accounts), Arc::clone(&authority), argon2id(), lifetime, clock.now());
+    let accounts = Accounts::load(Arc::new(accounts), Arc::clone(&authority), argon2id(), lifetime, clock.read());
     let accounts = accounts.expect("it is empty");
     let token = {
         let ada = Name::new("ada").expect("a name");

@@ -8,6 +8,16 @@
 //! log-in finds out first what the disk has. While the catalog takes no changes log-ins fail, and tokens that were
 //! issued go on.
 //!
+//! *How long a token lives.* It holds until `expires` by the wall clock, which is stored with it and never changed. That
+//! clock may be wrong when the token is issued, and at any time later. So whatever it says, a token that has lived for its
+//! lifetime and [`CLOCK_BEHIND_MAX`] by the monotonic clock, since it was issued or read at a start, is void for good; and
+//! one that a start finds to be of the future is void once its lifetime has passed since the first such start, by the
+//! bound that is stored beside it. A wall clock that is wrong for a moment therefore ends no session, but for two cases: a
+//! start while the clock is ahead drops what has expired by it, and a token is void if two starts find it to be of the
+//! future by clocks that are a lifetime or more apart. The worst case: while the wall clock is wrong, a token can live for
+//! its lifetime and a minute in each start; from the first start with a clock that is and stays right, for two
+//! lifetimes and a minute in all.
+//!
 //! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
 //! one another; the authority's lock is never held meanwhile.
 
@@ -20,7 +30,7 @@ use super::limits::{LogInLimits, Trust};
 use super::password::{self, Entered, Gate, PasswordError, PasswordScheme, Salt};
 use crate::access::{Grant, PASSWORD_BYTES_MAX};
 use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry, UsersGuard};
-use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
+use crate::clock::{CLOCK_BEHIND_MAX, ClockReading, Timestamp};
 use crate::credential::{PasswordHash, Token, TokenHash};
 use crate::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
@@ -38,6 +48,9 @@ pub const GRANTED_SERVICES_MAX: usize = 256;
 
 /// Tokens of one user that are valid at the same time. The next log-in makes the oldest void.
 pub const TOKENS_PER_USER_MAX: usize = 32;
+
+/// Tokens that a log-in removes from the disk beside its user's own, since they are as old as they may become.
+const VOID_REMOVED_MAX: usize = 64;
 
 /// How long to wait when too many passwords are being hashed.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
@@ -152,8 +165,6 @@ pub struct Accounts {
     /// Old passwords of users whose change of it may be on the disk or not: they let nobody in. Of each user the last one,
     /// since what the catalog has when it is changed again is known.
     replaced: Mutex<BTreeMap<Name, PasswordHash>>,
-    /// What log-ins are limited by; without one, the time of each.
-    clock: Option<Arc<dyn Clock>>,
     token_lifetime: Duration,
 }
 
@@ -165,8 +176,8 @@ impl fmt::Debug for Accounts {
 
 impl Accounts {
     /// Reads the accounts in `catalog` into `authority`, which takes them from nowhere else from now on. Tokens that have
-    /// expired by `now` are dropped, on the disk too; those that were issued in what is the future now live as
-    /// long as they were meant to, from now on. New ones live for `token_lifetime`.
+    /// expired by `now` are dropped, on the disk too. New ones live for `token_lifetime`. `now` is read from the clock that
+    /// `authority` is asked with.
     ///
     /// `catalog` is whatever holds one: a [`DataDirectory`](crate::data::DataDirectory), a
     /// [`Locked`](crate::data::Locked).
@@ -178,7 +189,7 @@ impl Accounts {
         authority: Arc<RwLock<Authority>>,
         scheme: Box<dyn PasswordScheme>,
         token_lifetime: Duration,
-        now: Timestamp,
+        now: ClockReading,
     ) -> Result<Self, CatalogError> {
         let mut loaded = Authority::default();
         let stored = (*catalog).as_ref();
@@ -192,21 +203,34 @@ impl Accounts {
             }
         }
         let mut change = AccountsChange::default();
+        let mut bounds = stored.token_bounds()?;
         let mut tokens: Vec<_> = stored.tokens()?.into_iter().collect();
         tokens.sort_by_key(|(_, entry)| entry.issued);
-        for (hash, mut entry) in tokens {
-            // The clock was ahead when it was issued, or is behind now: it lives as long as it was meant to, from now on.
-            if entry.issued > now.plus(CLOCK_BEHIND_MAX) {
-                let lifetime = Duration::from_nanos(entry.expires.0.saturating_sub(entry.issued.0));
-                (entry.issued, entry.expires) = (now, now.plus(lifetime));
-                change.put_tokens.insert(hash, entry.clone());
+        for (hash, TokenEntry { user, issued, expires }) in tokens {
+            let lifetime = Duration::from_nanos(expires.0.saturating_sub(issued.0));
+            // The clock was ahead when it was issued, or is behind now, and nobody knows which. So what it expires by stays
+            // as it is, for when the clock is right again; until then the bound counts, also from one start to the next.
+            let is_ahead = issued > now.wall.plus(CLOCK_BEHIND_MAX);
+            let known = bounds.remove(&hash);
+            let latest = now.wall.plus(lifetime);
+            let bound = is_ahead.then(|| known.map_or(latest, |known| known.min(latest)));
+            if bound != known {
+                change.bounds.insert(hash, bound);
             }
-            let TokenEntry { user, issued, expires } = entry;
-            if now >= expires || !loaded.accept(&user, hash, issued, expires) {
-                change.put_tokens.remove(&hash);
+            let left = match bound {
+                Some(bound) => Duration::from_nanos(bound.0.saturating_sub(now.wall.0)),
+                // What the wall clock says is left may be too little: it may be ahead.
+                None => lifetime.saturating_add(CLOCK_BEHIND_MAX),
+            };
+            let has_expired = now.wall >= expires || left.is_zero();
+            if has_expired || !loaded.accept(&user, hash, expires, now.monotonic.saturating_add(left)) {
                 change.remove_tokens.insert(hash);
+                change.bounds.remove(&hash);
+                change.bounds.extend(known.map(|_| (hash, None)));
             }
         }
+        // Their tokens are gone.
+        change.bounds.extend(bounds.into_keys().map(|hash| (hash, None)));
         stored.change_accounts(&change)?;
         *authority.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         Ok(Self {
@@ -216,17 +240,8 @@ impl Accounts {
             gate: Gate::default(),
             limits: Mutex::default(),
             replaced: Mutex::default(),
-            clock: None,
             token_lifetime,
         })
-    }
-
-    /// The same accounts, whose log-ins are limited by the monotonic time of `clock`: by a wall clock that is put back or
-    /// forward, they would be refused for too long, or not at all.
-    #[must_use]
-    pub fn with_clock(mut self, clock: Arc<dyn Clock>) -> Self {
-        self.clock = Some(clock);
-        self
     }
 
     /// Lets a user in who knows their password. Takes as long for users that do not exist. `random` are 256 bits of a
@@ -239,7 +254,7 @@ impl Accounts {
         user: &str,
         password: &str,
         address: IpAddr,
-        now: Timestamp,
+        now: ClockReading,
         random: [u8; 32],
     ) -> Result<LogIn, LogInError> {
         // What is no name is nobody's, which is no secret.
@@ -254,20 +269,27 @@ impl Accounts {
         }
         let token = Token::from_random(random);
         let hash = TokenHash::of(token.reveal());
-        let expires = now.plus(self.token_lifetime);
-        self.authority().bound_lifetimes(now);
+        let expires = now.wall.plus(self.token_lifetime);
+        let bound = now.monotonic.saturating_add(self.token_lifetime).saturating_add(CLOCK_BEHIND_MAX);
         let mut change = AccountsChange::default();
-        let (expired, mut valid): (Vec<_>, Vec<_>) =
-            self.authority().tokens(&user).into_iter().partition(|(_, expires)| now >= *expires);
-        let too_many = (valid.len() + 1).saturating_sub(TOKENS_PER_USER_MAX);
-        change.remove_tokens.extend(expired.into_iter().chain(valid.drain(..too_many)).map(|(hash, _)| hash));
-        change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now, expires });
+        {
+            let authority = self.authority();
+            // Those of others too, or the next start would have them live on.
+            change.remove_tokens.extend(authority.void_tokens(now).take(VOID_REMOVED_MAX));
+            let mut others = authority.tokens(&user);
+            others.retain(|token| !change.remove_tokens.contains(token));
+            // One that has only expired makes room, and is no reason to remove it: the wall clock may be ahead for a moment.
+            others.sort_by_key(|token| authority.holds(token, now));
+            let too_many = (others.len() + 1).saturating_sub(TOKENS_PER_USER_MAX);
+            change.remove_tokens.extend(others.drain(..too_many));
+        }
+        change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now.wall, expires });
         self.change(&change)?;
         let mut authority = self.authority_mut();
         for hash in &change.remove_tokens {
             authority.void_hash(hash);
         }
-        authority.accept(&user, hash, now, expires);
+        authority.accept(&user, hash, expires, bound);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
         let incarnation = authority.incarnation(&user);
         Ok(LogIn { token, identity: Identity { user, incarnation, is_admin, expires, token: hash } })
@@ -338,7 +360,7 @@ impl Accounts {
         old: &str,
         new: &str,
         address: IpAddr,
-        now: Timestamp,
+        now: ClockReading,
         salt: &Salt,
     ) -> Result<(), AccountError> {
         password::check(new)?;
@@ -434,9 +456,15 @@ impl Accounts {
     }
 
     /// Compares a password with that of a user, as a log-in. Returns the hash that it was compared with.
-    fn verify(&self, user: &Name, password: &str, address: IpAddr, now: Timestamp) -> Result<PasswordHash, LogInError> {
-        let monotonic = self.clock.as_ref().map(|clock| Timestamp(0).plus(clock.monotonic()));
-        let now = monotonic.unwrap_or(now);
+    fn verify(
+        &self,
+        user: &Name,
+        password: &str,
+        address: IpAddr,
+        now: ClockReading,
+    ) -> Result<PasswordHash, LogInError> {
+        // By a wall clock that is put back or forward, log-ins would be refused for too long, or not at all.
+        let now = Timestamp(0).plus(now.monotonic);
         let trust = self.limits().trust(user, address, now);
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
@@ -531,7 +559,7 @@ impl Accounts {
     }
 
     fn tokens(&self, user: &str) -> BTreeSet<TokenHash> {
-        self.authority().tokens(user).into_iter().map(|(hash, _)| hash).collect()
+        self.authority().tokens(user).into_iter().collect()
     }
 
     fn catalog(&self) -> &Catalog {

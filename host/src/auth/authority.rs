@@ -3,12 +3,11 @@
 
 use super::{Identity, TokenHash};
 use crate::access::Grant;
-use crate::clock::{CLOCK_BEHIND_MAX, Timestamp};
+use crate::clock::{ClockReading, Timestamp};
 use crate::credential::Token;
 use crate::name::Name;
 use crate::transaction::Denial;
 use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 #[derive(Debug, Default)]
@@ -26,19 +25,20 @@ struct Session {
     user: Name,
     incarnation: u64,
     is_admin: bool,
-    /// How long it was issued for.
-    lifetime: Duration,
-    expires: AtomicU64,
+    /// By the wall clock, as it is stored.
+    expires: Timestamp,
+    /// By the monotonic clock: from then on the token is void for good, whatever the wall clock says.
+    bound: Duration,
 }
 
 impl Session {
-    fn expires(&self) -> Timestamp {
-        Timestamp(self.expires.load(Ordering::Relaxed))
+    fn is_void(&self, now: ClockReading) -> bool {
+        now.monotonic >= self.bound
     }
 
-    /// Whether it lives for longer than it was issued for, from `now` on: the clock was ahead then, and was put back.
-    fn is_ahead(&self, now: Timestamp) -> bool {
-        self.expires() > now.plus(self.lifetime).plus(CLOCK_BEHIND_MAX)
+    /// When it ends, by the wall clock as it is now.
+    fn ends(&self, now: ClockReading) -> Timestamp {
+        self.expires.min(now.wall.plus(self.bound.saturating_sub(now.monotonic)))
     }
 }
 
@@ -127,28 +127,22 @@ impl Authority {
         }
     }
 
-    /// Issues a token for `user` that holds until `expires`, made of 256 random bits. None if they are not known.
+    /// Issues a token for `user` that holds until `expires` by the wall clock alone, made of 256 random bits. None if they
+    /// are not known.
     pub fn issue(&mut self, user: &str, expires: Timestamp, random: [u8; 32]) -> Option<Token> {
         let token = Token::from_random(random);
-        // When is not known: it lives for as long as the clock says.
-        self.accept(user, TokenHash::of(token.reveal()), Timestamp::default(), expires).then_some(token)
+        self.accept(user, TokenHash::of(token.reveal()), expires, Duration::MAX).then_some(token)
     }
 
-    /// Takes the token of this hash as one of `user`, the newest, which lives from `issued` to `expires`. Returns whether
-    /// they are known.
-    pub fn accept(&mut self, user: &str, token: TokenHash, issued: Timestamp, expires: Timestamp) -> bool {
+    /// Takes the token of this hash as one of `user`, the newest, which holds until `expires` by the wall clock, but never
+    /// until `bound` by the monotonic one. Returns whether they are known.
+    pub(super) fn accept(&mut self, user: &str, token: TokenHash, expires: Timestamp, bound: Duration) -> bool {
         let Some((name, _)) = self.users.get_key_value(user) else { return false };
         let name = name.clone();
         self.void_hash(&token);
         let Some(user) = self.users.get_mut(&name) else { return false };
         user.tokens.push_back(token);
-        let session = Session {
-            is_admin: user.is_admin,
-            incarnation: user.incarnation,
-            user: name,
-            lifetime: Duration::from_nanos(expires.0.saturating_sub(issued.0)),
-            expires: AtomicU64::new(expires.0),
-        };
+        let session = Session { is_admin: user.is_admin, incarnation: user.incarnation, user: name, expires, bound };
         self.sessions.insert(token, session);
         true
     }
@@ -175,27 +169,11 @@ impl Authority {
         }
     }
 
-    /// Forgets the tokens that have expired.
-    pub fn forget_expired(&mut self, now: Timestamp) {
-        let Self { users, sessions, .. } = self;
-        sessions.retain(|_, session| now < session.expires());
-        for user in users.values_mut() {
-            user.tokens.retain(|token| sessions.contains_key(token));
-        }
-    }
-
-    /// Has all tokens that were issued by a clock that was ahead live as long as they were meant to, from now on.
-    pub(super) fn bound_lifetimes(&self, now: Timestamp) {
-        for session in self.sessions.values().filter(|session| session.is_ahead(now)) {
-            session.expires.store(now.plus(session.lifetime).0, Ordering::Relaxed);
-        }
-    }
-
     /// Finds out whose token this is.
     ///
     /// # Errors
     /// [`Denial::NotAuthenticated`] if it is nobody's, void, or expired.
-    pub fn authenticate(&self, token: &str, now: Timestamp) -> Result<Identity, Denial> {
+    pub fn authenticate(&self, token: &str, now: ClockReading) -> Result<Identity, Denial> {
         self.authenticate_hash(&TokenHash::of(token), now)
     }
 
@@ -203,13 +181,11 @@ impl Authority {
     ///
     /// # Errors
     /// As [`Authority::authenticate`].
-    pub fn authenticate_hash(&self, token: &TokenHash, now: Timestamp) -> Result<Identity, Denial> {
+    pub fn authenticate_hash(&self, token: &TokenHash, now: ClockReading) -> Result<Identity, Denial> {
         let session = self.sessions.get(token).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
-        if session.is_ahead(now) {
-            self.bound_lifetimes(now);
-        }
-        let expires = session.expires();
-        if now >= expires {
+        // While the wall clock is ahead it is denied, and holds again once the clock is right.
+        let expires = session.ends(now);
+        if now.wall >= expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
         }
         let Session { user, incarnation, is_admin, .. } = session;
@@ -284,10 +260,19 @@ impl Authority {
         self.sessions.contains_key(token)
     }
 
-    /// The tokens of `user` and when they expire, the oldest first.
-    pub(super) fn tokens(&self, user: &str) -> Vec<(TokenHash, Timestamp)> {
-        let tokens = self.users.get(user).into_iter().flat_map(|user| &user.tokens);
-        tokens.filter_map(|token| Some((*token, self.sessions.get(token)?.expires()))).collect()
+    /// The tokens of `user`, the oldest first.
+    pub(super) fn tokens(&self, user: &str) -> Vec<TokenHash> {
+        self.users.get(user).into_iter().flat_map(|user| &user.tokens).copied().collect()
+    }
+
+    /// Whether a token of this hash would be let in.
+    pub(super) fn holds(&self, token: &TokenHash, now: ClockReading) -> bool {
+        self.sessions.get(token).is_some_and(|session| now.wall < session.ends(now))
+    }
+
+    /// The tokens, of whichever user, that have become void for good by their age.
+    pub(super) fn void_tokens(&self, now: ClockReading) -> impl Iterator<Item = TokenHash> {
+        self.sessions.iter().filter(move |(_, session)| session.is_void(now)).map(|(token, _)| *token)
     }
 }
 
@@ -302,7 +287,7 @@ mod tests {
     use super::*;
     use crate::credential::TOKEN_PREFIX;
 
-    const NOW: Timestamp = Timestamp(1_000);
+    const NOW: ClockReading = ClockReading { wall: Timestamp(1_000), monotonic: Duration::ZERO };
 
     fn name(text: &str) -> Name {
         Name::new(text).expect("a name")
@@ -337,30 +322,29 @@ mod tests {
                 token: TokenHash::of(token.reveal()),
             })
         );
-        let expired = authority.authenticate(token.reveal(), Timestamp(2_000));
+        let expired = authority.authenticate(token.reveal(), ClockReading { wall: Timestamp(2_000), ..NOW });
         assert_eq!(expired, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
     }
 
     #[test]
-    fn after_a_clock_that_was_ahead_a_token_lives_as_long_as_it_was_issued_for() {
-        const DAY: Duration = Duration::from_secs(86_400);
+    fn a_token_ends_by_whichever_clock_is_first_and_only_the_monotonic_one_is_final() {
+        const HOUR: Duration = Duration::from_secs(3_600);
         let mut authority = Authority::default();
-        let ada = name("ada");
-        authority.add_user(&ada);
-        let now = Timestamp(1_700_000_000_000_000_000);
-        let ahead = now.plus(365 * DAY);
-        let tokens = [1, 2].map(|number| TokenHash::of(Token::from_random([number; 32]).reveal()));
-        for token in tokens {
-            authority.accept("ada", token, ahead, ahead.plus(DAY));
-        }
-        // A small step changes nothing.
-        let before = Timestamp(ahead.0 - 30_000_000_000);
-        assert_eq!(authority.authenticate_hash(&tokens[0], before).map(|of| of.expires), Ok(ahead.plus(DAY)));
-        assert_eq!(authority.authenticate_hash(&tokens[0], now).map(|of| of.expires), Ok(now.plus(DAY)));
-        // Nor does one that nobody has used since.
-        for token in tokens {
-            assert!(authority.authenticate_hash(&token, now.plus(DAY)).is_err());
-        }
+        authority.add_user(&name("ada"));
+        let (start, token) = (Timestamp(1_700_000_000_000_000_000), TokenHash([1; 32]));
+        assert!(authority.accept("ada", token, start.plus(HOUR), HOUR * 2));
+        let at = |wall, monotonic| authority.authenticate_hash(&token, ClockReading { wall, monotonic });
+        let ends = |wall, monotonic| at(wall, monotonic).map(|identity| identity.expires).ok();
+        assert_eq!(ends(start, Duration::ZERO), Some(start.plus(HOUR)));
+        // A year ahead for a moment, and a year behind.
+        assert_eq!(ends(start.plus(HOUR * 8_766), HOUR / 2), None);
+        assert_eq!(ends(start.plus(HOUR / 2), HOUR / 2), Some(start.plus(HOUR)));
+        assert_eq!(ends(Timestamp(7), HOUR), Some(Timestamp(7).plus(HOUR)));
+        assert_eq!(ends(Timestamp(7), HOUR * 2), None);
+        let token_is_void = at(start, HOUR * 2);
+        assert_eq!(token_is_void, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
+        let void = |monotonic| authority.void_tokens(ClockReading { wall: start, monotonic }).count();
+        assert_eq!((void(HOUR * 2 - Duration::from_nanos(1)), void(HOUR * 2)), (0, 1));
     }
 
     #[test]
@@ -373,7 +357,7 @@ mod tests {
         let (mut authority, token) = bank();
         assert!(authority.remove_user("ada"));
         assert!(authority.authenticate(token.reveal(), NOW).is_err());
-        assert!(authority.issue("ada", NOW, [1; 32]).is_none());
+        assert!(authority.issue("ada", NOW.wall, [1; 32]).is_none());
         authority.add_user(&name("ada"));
         assert!(authority.authenticate(token.reveal(), NOW).is_err());
     }
@@ -383,18 +367,13 @@ mod tests {
         let (mut authority, token) = bank();
         authority.add_user(&name("bob"));
         let others = authority.issue("bob", Timestamp(2_000), [8; 32]).expect("bob is known");
-        authority.issue("ada", Timestamp(1_500), [9; 32]).expect("ada is known");
-        assert_eq!(
-            authority.tokens("ada").iter().map(|(_, expires)| expires.0).collect::<Vec<_>>(),
-            [2_000, 1_500],
-            "the oldest first"
-        );
+        let second = authority.issue("ada", Timestamp(1_500), [9; 32]).expect("ada is known");
+        let hashes = [&token, &second].map(|token| TokenHash::of(token.reveal()));
+        assert_eq!(authority.tokens("ada"), hashes, "the oldest first");
         authority.void_all("ada");
         assert!(authority.authenticate(token.reveal(), NOW).is_err());
         assert!(authority.authenticate(others.reveal(), NOW).is_ok());
         assert!(authority.tokens("ada").is_empty());
-        authority.forget_expired(Timestamp(2_000));
-        assert!(authority.tokens("bob").is_empty());
     }
 
     #[test]

@@ -121,7 +121,7 @@ impl Data {
 
 /// The users of a data directory that was taken to change them.
 pub(crate) fn accounts(locked: Locked) -> anyhow::Result<Accounts> {
-    Accounts::load(Arc::new(locked), Arc::default(), argon2id(), TOKEN_LIFETIME, SystemClock.now())
+    Accounts::load(Arc::new(locked), Arc::default(), argon2id(), TOKEN_LIFETIME, SystemClock.read())
         .context("cannot read the users of the data directory")
 }
 

@@ -124,8 +124,7 @@ impl Serve {
             .with_admission(admission.clone());
         let catalog: Arc<DataDirectory> = Arc::clone(&directory);
         let lifetime = config.tokens.lifetime;
-        let accounts = Accounts::load(catalog, host.shared_authority(), argon2id(), lifetime, clock.now())?
-            .with_clock(Arc::clone(&clock));
+        let accounts = Accounts::load(catalog, host.shared_authority(), argon2id(), lifetime, clock.read())?;
         if accounts.list().is_empty() {
             let named = config.data.display().to_string();
             let named = named.escape_debug();

@@ -31,7 +31,7 @@ pub(super) async fn log_in(
     let LogInRequest { user, password } = json_within(body, time_max).await?;
     let random = random()?;
     let logged_in = blocking(&shared, move |shared| {
-        shared.accounts.log_in(&user, &password, connection.address.ip(), shared.clock.now(), random)
+        shared.accounts.log_in(&user, &password, connection.address.ip(), shared.clock.read(), random)
     });
     let logged_in = logged_in.await?;
     let Identity { user, is_admin, expires, .. } = logged_in.identity;
@@ -118,7 +118,7 @@ pub(super) async fn set_password(
         Problem::bad_request("old_password", "one's own password is changed with the old one; send it as \"old\"")
     })?;
     blocking(&shared, move |shared| {
-        let now = shared.clock.now();
+        let now = shared.clock.read();
         shared.accounts.change_password(&identity.user, &old, &password, connection.address.ip(), now, &salt)
     })
     .await?;
