@@ -13,9 +13,9 @@
 //! Ages are measured by a clock that is never put back or forward. Times in ids are compared with the host's clock, and
 //! nobody knows which is right: a time that is far ahead of the clock is of a clock that was ahead when the id was made, or
 //! the host's clock is behind now. So when the clock is put back, what was forgotten counts up to [`ID_CLOCK_SKEW_MAX`] ahead
-//! of it, and locks out nobody for longer; the newest time that was forgotten is retained all the same, and counts again
-//! once the clock has reached it. Until then an id in between that was forgotten may run again. Retained ids whose times
-//! are further ahead than that are like any other id.
+//! of it, and locks out nobody for longer; the newest time that counted is retained all the same, and counts again once the
+//! clock has reached it. Until then an id in between that was forgotten may run again. Retained ids whose times are further
+//! ahead than that are like any other id.
 
 use super::charges::Charges;
 use crate::clock::Timestamp;
@@ -135,14 +135,16 @@ pub(crate) struct Kept {
     pub(crate) bytes: u64,
 }
 
-/// The newest times in ids that were forgotten, as a snapshot file retains them. The first field is what files had before
-/// there was the second.
+/// The newest times in ids that were forgotten, as a snapshot file retains them. Files had the first field alone, then
+/// the first two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ForgottenTimes {
     /// Those that count.
     pub(crate) past: NewestTimes,
-    /// Those that count once the host's clock has reached them.
+    /// Those of ids whose own clock was ahead. They count once the host's clock has reached them.
     pub(crate) ahead: NewestTimes,
+    /// Those that counted before the host's clock was put back. They count again once it has reached them.
+    pub(crate) put_back: NewestTimes,
 }
 
 /// The newest times in some ids.
@@ -157,11 +159,11 @@ pub(crate) struct NewestTimes {
 impl ForgottenTimes {
     /// What holds for all users.
     pub(crate) fn for_all(of_all: Option<Timestamp>) -> Self {
-        Self { past: NewestTimes { of_all, of_users: Vec::new() }, ahead: NewestTimes::default() }
+        Self { past: NewestTimes { of_all, of_users: Vec::new() }, ..Self::default() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        [&self.past, &self.ahead].iter().all(|times| times.newest().is_none())
+        [&self.past, &self.ahead, &self.put_back].iter().all(|times| times.newest().is_none())
     }
 
     /// What a snapshot file retains.
@@ -171,8 +173,10 @@ impl ForgottenTimes {
 
     /// Reads what a snapshot file retains. None if that is nothing that this host knows.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let of_past = |past| Self { past, ahead: NewestTimes::default() };
-        postcard::from_bytes(bytes).or_else(|_| postcard::from_bytes(bytes).map(of_past)).ok()
+        let of_two = |(past, ahead)| Self { past, ahead, ..Self::default() };
+        let of_past = |past| Self { past, ..Self::default() };
+        let longest = postcard::from_bytes(bytes).or_else(|_| postcard::from_bytes(bytes).map(of_two));
+        longest.or_else(|_| postcard::from_bytes(bytes).map(of_past)).ok()
     }
 }
 
@@ -189,16 +193,20 @@ struct Forgotten {
     past: Option<Timestamp>,
     /// The newest that was further ahead of the host's clock: it counts once the clock has reached it.
     ahead: Option<Timestamp>,
+    /// The newest that counted before the clock was put back: it counts again once the clock has reached it. It has a place
+    /// of its own: one time that is far ahead must not hide those that the clock will reach soon.
+    put_back: Option<Timestamp>,
 }
 
 impl Forgotten {
     fn newest(&self) -> Option<Timestamp> {
-        self.past.max(self.ahead)
+        self.past.max(self.ahead).max(self.put_back)
     }
 
     /// The newest that counts by the host's clock.
     fn at(&self, wall: Timestamp) -> Option<Timestamp> {
-        self.past.max(self.ahead.filter(|ahead| *ahead <= wall))
+        let reached = |time: Option<Timestamp>| time.filter(|time| *time <= wall);
+        self.past.max(reached(self.ahead)).max(reached(self.put_back))
     }
 
     fn note(&mut self, time: Timestamp, wall: Timestamp) {
@@ -210,14 +218,17 @@ impl Forgotten {
     /// Notes that the host's clock has been at `time`.
     fn reach(&mut self, time: Timestamp) {
         self.past = self.at(time);
-        self.ahead = self.ahead.filter(|ahead| Some(*ahead) > self.past);
+        for later in [&mut self.ahead, &mut self.put_back] {
+            *later = later.filter(|later| Some(*later) > self.past);
+        }
     }
 
     /// Has times count no further ahead of the host's clock than [`ID_CLOCK_SKEW_MAX`].
     fn bound(&mut self, wall: Timestamp) {
         let latest = Some(wall.plus(ID_CLOCK_SKEW_MAX));
         if self.past > latest {
-            *self = Self { past: latest, ahead: self.newest() };
+            self.put_back = self.put_back.max(self.past);
+            self.past = latest;
         }
     }
 }
@@ -321,7 +332,11 @@ impl Answers {
             charges: Charges::default(),
             latest: 0,
             next_aged: 0,
-            forgotten_of_all: Forgotten { past: forgotten.past.of_all, ahead: forgotten.ahead.of_all },
+            forgotten_of_all: Forgotten {
+                past: forgotten.past.of_all,
+                ahead: forgotten.ahead.of_all,
+                put_back: forgotten.put_back.of_all,
+            },
             put_forward: 0,
         };
         for (user, incarnation, time) in forgotten.past.of_users {
@@ -329,6 +344,9 @@ impl Answers {
         }
         for (user, incarnation, time) in forgotten.ahead.of_users {
             answers.forgotten_of(Caller { user, incarnation }).ahead = Some(time);
+        }
+        for (user, incarnation, time) in forgotten.put_back.of_users {
+            answers.forgotten_of(Caller { user, incarnation }).put_back = Some(time);
         }
         // The clock may have been put anywhere meanwhile.
         answers.follow_clock(wall.plus(ID_CLOCK_SKEW_MAX), wall);
@@ -392,7 +410,11 @@ impl Answers {
             let of_users = self.windows.iter().filter_map(of_user).collect();
             NewestTimes { of_all: time(&self.forgotten_of_all), of_users }
         };
-        ForgottenTimes { past: newest_times(|of| of.past), ahead: newest_times(|of| of.ahead) }
+        ForgottenTimes {
+            past: newest_times(|of| of.past),
+            ahead: newest_times(|of| of.ahead),
+            put_back: newest_times(|of| of.put_back),
+        }
     }
 
     /// Whether there is room for a new answer, whoever gets it.
@@ -779,16 +801,44 @@ mod tests {
     }
 
     #[test]
+    fn one_id_of_a_clock_that_was_a_year_ahead_hides_nothing_that_the_clock_reaches_again() {
+        let ada = caller("ada");
+        let year_ahead = NOW.plus(Duration::from_secs(86_400 * 365));
+        let behind = Timestamp(NOW.0 - 600 * SECOND);
+        for is_restarted in [false, true] {
+            let mut answers = small(10);
+            insert(&mut answers, kept(&ada, "year", 0, Timestamp(NOW.0 - 60 * SECOND), Some(year_ahead), 1));
+            for number in 1..12 {
+                insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, Some(NOW), 1));
+            }
+            assert_eq!(trim_all(&mut answers, NOW), [0, 1]);
+            assert_eq!(answers.forgotten(&ada, NOW), Some(NOW));
+            if is_restarted {
+                answers = Answers::new(answers.horizon, answers.forgotten_times(), behind);
+            } else {
+                answers.look_at_clock(NOW, Moment { wall: behind, steady: NOW });
+            }
+            assert_eq!(answers.forgotten(&ada, behind), Some(behind.plus(ID_CLOCK_SKEW_MAX)));
+            assert_eq!(answers.forgotten(&ada, NOW), Some(NOW), "the clock has caught up");
+            assert_eq!(answers.ever_forgotten(&ada), Some(year_ahead));
+        }
+    }
+
+    #[test]
     fn what_a_file_retains_is_read_as_it_was_and_as_older_hosts_wrote_it() {
         let of_user = |time| (caller("ada").user, 1, Timestamp(time));
         let times = ForgottenTimes {
             past: NewestTimes { of_all: Some(Timestamp(1)), of_users: vec![of_user(2)] },
             ahead: NewestTimes { of_all: None, of_users: vec![of_user(3)] },
+            put_back: NewestTimes { of_all: Some(Timestamp(4)), of_users: vec![of_user(5)] },
         };
         assert_eq!(ForgottenTimes::from_bytes(&times.to_bytes()).as_ref(), Some(&times));
-        let older = postcard::to_stdvec(&times.past).expect("it has a form");
-        let read = ForgottenTimes { past: times.past.clone(), ahead: NewestTimes::default() };
-        assert_eq!(ForgottenTimes::from_bytes(&older), Some(read));
+        let of_two = ForgottenTimes { put_back: NewestTimes::default(), ..times.clone() };
+        let of_past = ForgottenTimes { ahead: NewestTimes::default(), ..of_two.clone() };
+        let older = postcard::to_stdvec(&(&times.past, &times.ahead)).expect("it has a form");
+        assert_eq!(ForgottenTimes::from_bytes(&older), Some(of_two));
+        let oldest = postcard::to_stdvec(&times.past).expect("it has a form");
+        assert_eq!(ForgottenTimes::from_bytes(&oldest), Some(of_past));
         // And they read what this one writes.
         assert_eq!(postcard::from_bytes(&times.to_bytes()), Ok(times.past));
         assert_eq!(ForgottenTimes::from_bytes(&[]), None);
@@ -847,8 +897,10 @@ mod tests {
         is_of_all: bool,
         /// Its user's clock was too far ahead when they made it.
         is_ahead: bool,
+        /// It was forgotten, and its time counted then or later.
+        has_counted: bool,
         /// Its time was too far ahead of the clock when it was forgotten, or was once since: the clock has not yet been where
-        /// all that was forgotten of its user is of the past, or near after a step or a start.
+        /// all that was forgotten of its user, and counted if this one did, is of the past, or near after a step or a start.
         is_free: bool,
         /// The time that its record has.
         guest_time: Timestamp,
@@ -899,6 +951,7 @@ mod tests {
             let known = self.known.get_mut(&key).expect("it is known");
             (known.is_retained, known.was_forgotten) = (false, true);
             known.is_free = id_time.is_none_or(|time| time > now.wall.plus(ID_CLOCK_SKEW_MAX));
+            known.has_counted |= !known.is_free;
             self.settle(Duration::ZERO);
         }
 
@@ -913,11 +966,16 @@ mod tests {
             }
             let is_ahead = |known: &&Known| known.was_forgotten && known.kept.id_time > Some(latest);
             let ahead = self.known.values().filter(is_ahead);
-            let ahead: Vec<_> = ahead.map(|known| (known.kept.caller.clone(), known.is_of_all)).collect();
+            let ahead: Vec<_> =
+                ahead.map(|known| (known.kept.caller.clone(), known.is_of_all, known.has_counted)).collect();
             for known in self.known.values_mut() {
-                let is_of = |(caller, is_of_all): &(Caller, bool)| *is_of_all || *caller == known.kept.caller;
-                if known.was_forgotten && !ahead.iter().any(is_of) {
+                // What never counted does not keep what once did from counting again.
+                let hides = |(caller, is_of_all, has_counted): &(Caller, bool, bool)| {
+                    (*is_of_all || *caller == known.kept.caller) && (*has_counted || !known.has_counted)
+                };
+                if known.was_forgotten && !ahead.iter().any(hides) {
                     known.is_free = known.kept.id_time.is_none();
+                    known.has_counted = true;
                 }
             }
         }
@@ -964,6 +1022,7 @@ mod tests {
                 kept,
                 is_retained: true,
                 was_forgotten: self.known.get(&place).is_some_and(|known| known.was_forgotten),
+                has_counted: self.known.get(&place).is_some_and(|known| known.has_counted),
                 is_free: true,
                 is_of_all: self.known.get(&place).is_some_and(|known| known.is_of_all),
                 is_ahead: time.is_some_and(|time| time.plus(2 * CLOCK_STEP_MIN) > self.truth.plus(ID_CLOCK_SKEW_MAX)),
