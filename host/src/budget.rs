@@ -380,13 +380,13 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that keep a permit for as long as anybody has a part of them: what a socket has taken is dropped.
-pub fn held(bytes: bytes::Bytes, permit: Permit) -> bytes::Bytes {
-    struct Owner {
+/// Bytes that keep a permit, or several, for as long as anybody has a part of them: what a socket has taken is dropped.
+pub fn held<P: Send + 'static>(bytes: bytes::Bytes, permit: P) -> bytes::Bytes {
+    struct Owner<P> {
         bytes: bytes::Bytes,
-        _permit: Permit,
+        _permit: P,
     }
-    impl AsRef<[u8]> for Owner {
+    impl<P> AsRef<[u8]> for Owner<P> {
         fn as_ref(&self) -> &[u8] {
             &self.bytes
         }

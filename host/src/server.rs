@@ -110,6 +110,8 @@ struct Shared {
     budgets: Budgets,
     /// What answers may take that only tell how all is.
     lists: Budgets,
+    /// The turn of one that may take more than any other answer.
+    long_lists: lists::LongLists,
     /// Places for workloads that are being sent.
     uploads: Arc<Semaphore>,
     /// Places for streams of events.
@@ -165,6 +167,7 @@ impl Server {
             phase,
             budgets: Budgets::default(),
             lists: Budgets::of_lists(),
+            long_lists: lists::LongLists::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             streams,
             streams_of,

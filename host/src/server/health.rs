@@ -57,7 +57,7 @@ pub(super) async fn metrics(
     };
     // The host itself takes some.
     let entries = (1 + services).saturating_mul(ENTRIES_OF_SERVICE);
-    let mut response = lists::made(&account, entries, format.content_type(), text).await?;
+    let mut response = lists::made(&shared.long_lists, &account, entries, format.content_type(), text).await?;
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     Ok(response)
 }

@@ -1,12 +1,14 @@
 //! Lists, metrics and whatever else a `GET` tells: counted until its client has read it, beside answers to transactions.
 //!
 //! What grows with the services or users of a host takes room before it is made, for as much as it takes while it is made,
-//! and keeps what it is long. The rest is short: it is counted once it is there.
+//! and keeps what it is long. One that takes more than the largest answer waits until no other such list is made or read.
+//! The rest is short: it is counted once it is there.
 
 use super::Shared;
 use super::problem::Problem;
 use crate::auth::Identity;
 use crate::budget::{self, ANSWER_BYTES_MAX, Account, LIST_ENTRY_BYTES, ROOM_WAIT_MAX, UNCOUNTED_BYTES_MAX};
+use crate::size::Bytes as ByteCount;
 use axum::body::{Body, HttpBody};
 use axum::http::HeaderValue;
 use axum::http::header::CONTENT_TYPE;
@@ -14,6 +16,17 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use serde::Serialize;
 use std::sync::Arc;
+use tokio::sync::Semaphore;
+
+/// The turn to have a list made that takes more than the largest answer, until its client has read it.
+#[derive(Clone)]
+pub(super) struct LongLists(Arc<Semaphore>);
+
+impl Default for LongLists {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(1)))
+    }
+}
 
 /// Marks a response that needs no more room: a list that has it; or the answer to a transaction or query, which was
 /// executed, so it is sent whatever the budgets have room for.
@@ -37,30 +50,38 @@ pub(super) fn account(shared: &Shared, identity: Option<&Identity>) -> Arc<Accou
 /// # Errors
 /// That of `make`; or there is no room within [`ROOM_WAIT_MAX`], and nothing is made.
 pub(super) async fn list<T: Serialize>(
+    long_lists: &LongLists,
     account: &Arc<Account>,
     entries: usize,
     make: impl Future<Output = Result<T, Problem>>,
 ) -> Result<Response, Problem> {
     let make = async { Ok(serde_json::to_vec(&make.await?).expect("texts and numbers are JSON")) };
-    made(account, entries, "application/json", make).await
+    made(long_lists, account, entries, "application/json", make).await
 }
 
 /// The same of any type.
 pub(super) async fn made(
+    long_lists: &LongLists,
     account: &Arc<Account>,
     entries: usize,
     content_type: &'static str,
     make: impl Future<Output = Result<Vec<u8>, Problem>>,
 ) -> Result<Response, Problem> {
-    // The list of all users may be longer than any answer, and is for admins alone.
-    let bytes = entries.saturating_mul(LIST_ENTRY_BYTES).min(ANSWER_BYTES_MAX);
-    let mut permit = account.take_within(bytes, ROOM_WAIT_MAX).await.ok_or_else(no_room)?;
+    let bytes = entries.saturating_mul(LIST_ENTRY_BYTES);
+    // Of these nobody knows how much they take. There is one at a time.
+    let turn = if bytes > ANSWER_BYTES_MAX {
+        let turn = Arc::clone(&long_lists.0).acquire_owned();
+        Some(tokio::time::timeout(ROOM_WAIT_MAX, turn).await.ok().and_then(Result::ok).ok_or_else(no_turn)?)
+    } else {
+        None
+    };
+    let mut permit = account.take_within(bytes.min(ANSWER_BYTES_MAX), ROOM_WAIT_MAX).await.ok_or_else(no_room)?;
     // Without what a buffer has beyond its end, since that is not counted.
     let body = make.await?.into_boxed_slice();
     if !permit.resize(body.len().min(ANSWER_BYTES_MAX)) {
         return Err(no_room());
     }
-    let mut response = Response::new(Body::from(budget::held(body.into(), permit)));
+    let mut response = Response::new(Body::from(budget::held(body.into(), (permit, turn))));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.extensions_mut().insert(IsCounted);
     Ok(response)
@@ -84,6 +105,15 @@ pub(super) fn counted(response: Response, account: impl FnOnce() -> Arc<Account>
 fn no_room() -> Problem {
     let text = "no room for the answer: what is answered and not read takes all the memory that you or the host may \
                 take for it; read the answers that came before, and try again";
+    Problem::later("answers_unread", text)
+}
+
+fn no_turn() -> Problem {
+    let bytes = ByteCount(ANSWER_BYTES_MAX as u64);
+    let text = format!(
+        "the answer may take more than {bytes}, and another such list or scrape is being made or read; try again when it \
+         is read"
+    );
     Problem::later("answers_unread", text)
 }
 
@@ -118,21 +148,35 @@ mod tests {
 
     #[tokio::test]
     async fn a_list_is_made_when_there_is_room_for_it_and_keeps_what_it_is_long() {
-        let budgets = Budgets::of_lists();
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
         let ada = account(&budgets);
-        let response = list(&ada, 100, async {
+        let response = list(&long_lists, &ada, 100, async {
             assert_eq!(budgets.taken(), 100 * LIST_ENTRY_BYTES, "before it is made");
             Ok("x".repeat(50_000))
         });
         let response = response.await.expect("there is room");
         assert_eq!(budgets.taken(), 50_002);
         let response = counted(response, || panic!("it is counted once"));
-        let longer = list(&ada, 1, async { Ok("x".repeat(60_000)) }).await.expect("there is room");
+        let longer = list(&long_lists, &ada, 1, async { Ok("x".repeat(60_000)) }).await.expect("there is room");
         assert_eq!(budgets.taken(), 50_002 + 60_002, "of more than was thought");
         let full = ada.take(ANSWER_BYTES_MAX - 200_000).expect("there is room");
-        let denied = list::<()>(&ada, 100, async { panic!("it is made without room") }).await;
+        let denied = list::<()>(&long_lists, &ada, 100, async { panic!("it is made without room") }).await;
         assert!(denied.is_err_and(|problem| problem.is_unavailable()));
         drop((response, longer, full));
         assert_eq!(budgets.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_may_take_more_than_an_answer_waits_until_no_other_is_read() {
+        const LONG: usize = ANSWER_BYTES_MAX / LIST_ENTRY_BYTES + 1;
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let account = |user| budgets.account(&budgets.connection(), &Name::new(user).expect("a name"));
+        let (ada, bob) = (account("ada"), account("bob"));
+        let first = list(&long_lists, &ada, LONG, async { Ok("long") }).await.expect("it is the only one");
+        let second = list::<()>(&long_lists, &bob, LONG, async { panic!("it is made beside another") });
+        assert!(second.now_or_never().is_none(), "it waits");
+        list(&long_lists, &bob, LONG - 1, async { Ok("short") }).await.expect("short ones do not wait");
+        drop(first);
+        list(&long_lists, &bob, LONG, async { Ok("long") }).await.expect("the other is read");
     }
 }

@@ -74,7 +74,8 @@ pub(super) async fn list(
         grants: grants(&account),
     };
     let list = async { Ok(Users { users: shared.accounts.list().into_iter().map(user).collect() }) };
-    lists::list(&lists::account(&shared, Some(&identity)), shared.accounts.users(), list).await
+    let account = lists::account(&shared, Some(&identity));
+    lists::list(&shared.long_lists, &account, shared.accounts.users(), list).await
 }
 
 pub(super) async fn add(
