@@ -37,7 +37,7 @@ use lifeboat::engine::EngineError;
 use lifeboat::service::LaunchError;
 use lifeboat::workload::{LoadError, ReadError, Workload};
 use operate::Operation;
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
 use std::process::ExitCode;
 use thiserror::Error;
@@ -230,18 +230,18 @@ impl Unusable {
     }
 }
 
-/// Prints what is wrong with the command line, on one line, or the help that it asks for. Returns the exit code.
+/// Prints what is wrong with the command line, on one line that a terminal shows folded, or the help that it asks for. Returns the exit code.
 pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
         // Only a failed write is lost here.
         let _ = error.print();
     } else {
-        let _ = writeln!(io::stderr(), "lifeboat: {}", arguments::explained(error));
+        remote::note(&format!("lifeboat: {}", arguments::explained(error)));
     }
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
 }
 
-/// Prints the error, on one line unless it is several, and maps it to the exit code: the one place where errors become
+/// Prints the error, on one line unless it is several, which a terminal shows folded, and maps it to the exit code: the one place where errors become
 /// codes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let text = format!("{error:#}");
@@ -256,7 +256,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 /// Prints a line about what is wrong, with the remedy if the operating system did not let this user have a file.
 pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
     let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
-    let _ = writeln!(io::stderr(), "lifeboat: {}{remedy}", plain(line));
+    remote::note(&format!("lifeboat: {line}{remedy}"));
 }
 
 /// Without the numbers that Rust adds to what the operating system says.

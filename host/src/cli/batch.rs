@@ -236,7 +236,7 @@ impl Batch {
                     }
                     told.answer(answer.outcome);
                     if let Some(failover) = &answer.failover {
-                        told.note(failover);
+                        told.suspended(|| remote::note_failover(failover));
                     }
                     if std::mem::take(&mut is_waiting) {
                         told.note("lifeboat: the server answers again");
@@ -400,9 +400,14 @@ impl Told {
     }
 
     fn note(&self, text: &str) {
+        self.suspended(|| remote::note(text));
+    }
+
+    /// Prints something while there is no bar.
+    fn suspended(&self, print: impl FnOnce()) {
         match &self.bar {
-            Some(bar) => bar.suspend(|| remote::note(text)),
-            None => remote::note(text),
+            Some(bar) => bar.suspend(print),
+            None => print(),
         }
     }
 

@@ -1,6 +1,6 @@
 //! `lifeboat config`: what a configuration file amounts to.
 
-use super::{Unusable, UsageError, exit, is_pipe_open, plain, print_line};
+use super::{Unusable, UsageError, exit, is_pipe_open, print_line, remote};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat::clock::{Clock, SystemClock};
@@ -128,5 +128,5 @@ fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> Result<Option
 }
 
 fn tell(what: impl Display) {
-    let _ = writeln!(io::stderr(), "lifeboat: {}", plain(&what.to_string()));
+    remote::note(&format!("lifeboat: {what}"));
 }

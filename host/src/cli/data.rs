@@ -1,6 +1,6 @@
 //! The data directory on the command line: `--data DIR`, and what goes wrong with it.
 
-use super::{DATA_VARIABLE, FindingError, UsageError, random};
+use super::{DATA_VARIABLE, FindingError, UsageError, random, remote};
 use anyhow::Context;
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CatalogError;
@@ -18,7 +18,7 @@ use lifeboat::transaction::Sequence;
 use lifeboat::workload::{Workload, WorkloadHash};
 use std::collections::BTreeSet;
 use std::ffi::OsString;
-use std::io::{self, Write};
+use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -41,7 +41,7 @@ impl Source {
         if !std::env::args_os().any(|argument| is_data(&argument)) {
             let named = named(&directory);
             let text = "is set: this is about that data directory, and not about the server";
-            let _ = writeln!(io::stderr(), "lifeboat: {DATA_VARIABLE}={named} {text}");
+            remote::note(&format!("lifeboat: {DATA_VARIABLE}={named} {text}"));
         }
         Some(Data { directory })
     }
@@ -63,7 +63,7 @@ impl Data {
         if storage.is_read_only() {
             let named = named(&self.directory);
             let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
-            let _ = writeln!(io::stderr(), "lifeboat: data directory {named} {text}");
+            remote::note(&format!("lifeboat: data directory {named} {text}"));
         }
         Ok(locked)
     }
@@ -220,11 +220,10 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
 pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
     let Err(reason) = &found.standing else { return false };
     let name = &found.name;
-    let _ = writeln!(
-        io::stderr(),
+    remote::note(&format!(
         "lifeboat: service '{name}' is quarantined: {reason}; this is its state after transaction {sequence}, the last \
          that can be trusted; later ones, if there are any, are not part of it"
-    );
+    ));
     true
 }
 

@@ -1,7 +1,7 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
 use super::data::Data;
-use super::{arguments, exit, help, is_pipe_open};
+use super::{arguments, exit, help, is_pipe_open, remote};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Timestamp, Utc};
@@ -70,7 +70,7 @@ impl Journal {
         }
         is_pipe_open(out.flush()).context("cannot write the journal")?;
         let missing = missing(&found, &recovery);
-        let _ = io::stderr().write_all(missing.as_bytes());
+        let _ = io::stderr().write_all(remote::fitting_error(missing.clone()).as_bytes());
         Ok(ExitCode::from(if missing.is_empty() { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }

@@ -275,7 +275,7 @@ pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
         format!("cannot write the answer to {whose}, which ended with {}", answer.outcome)
     })?;
     if let Some(failover) = &answer.failover {
-        note(failover);
+        note_failover(failover);
     }
     Ok(if is_ok { exit::OK } else { exit::SOME_NOT_OK })
 }
@@ -387,8 +387,17 @@ pub(crate) fn fitting(text: String) -> String {
     help::fitting(text, help::output_columns(), HANGING)
 }
 
-/// Says something on standard error.
+/// Prints sentences on standard error: on one line, or folded if that is a terminal.
 pub(crate) fn note(text: &str) {
+    let _ = io::stderr().lock().write_all(noted(text, help::error_columns()).as_bytes());
+}
+
+fn noted(text: &str, columns: Option<usize>) -> String {
+    help::fitting(super::plain(text) + "\n", columns, HANGING)
+}
+
+/// Prints a failover on standard error. It stays one line, also in what a terminal was copied to.
+pub(crate) fn note_failover(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", super::plain(text));
 }
 
@@ -544,6 +553,20 @@ mod tests {
         for text in [service_line(&service), service_line(&stopped), services_table(&[service, stopped])] {
             assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
         }
+    }
+
+    #[test]
+    fn what_is_wrong_is_one_line_that_a_terminal_shows_folded() {
+        let text = "lifeboat: `spare disk/a.wasm`: No such file or directory (os error 2); name a file that is there";
+        let line = "lifeboat: `spare disk/a.wasm`: No such file or directory; name a file that is there\n";
+        assert_eq!(noted(text, None), line);
+        assert_eq!(noted(text, Some(100)), line);
+        let folded = noted(text, Some(40));
+        let expected = "lifeboat: `spare disk/a.wasm`: No such\n  file or directory; name a file that is\n  there\n";
+        assert_eq!(folded, expected);
+        let long = format!("lifeboat: {}: no such file", "x".repeat(50));
+        let expected = format!("lifeboat:\n  {}:\n  no such file\n", "x".repeat(50));
+        assert_eq!(noted(&long, Some(40)), expected, "no word is broken");
     }
 
     #[test]

@@ -525,9 +525,10 @@ struct Interrupted {
 
 impl Interrupted {
     fn tell(&self, json: bool) {
-        let text =
-            if json { serde_json::json!({ "interrupted": self }).to_string() } else { format!("lifeboat: {self}") };
-        let _ = writeln!(io::stderr(), "{text}");
+        match json {
+            true => drop(writeln!(io::stderr(), "{}", serde_json::json!({ "interrupted": self }))),
+            false => remote::note(&format!("lifeboat: {self}")),
+        }
     }
 }
 
