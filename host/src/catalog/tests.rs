@@ -420,14 +420,18 @@ fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<
     Ok(())
 }
 
-/// redb cuts its file off after a change is on the disk, and before it shows the change.
+/// redb cuts its file off after a change is on the disk, and before it shows the change. Whether the change's commit does that,
+/// or the empty one after it, is due to where the pages are.
 #[test]
 fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Result<(), CatalogError> {
     let mut reopened = 0;
-    for nth in 1.. {
+    for (others, nth) in (0..8).flat_map(|others| (1..4).map(move |nth| (others, nth))) {
         let storage = SimulatedStorage::new(nth);
         let (catalog, mut wanted) = filled(&storage)?;
         catalog.reopen_from(Arc::new(storage.clone()));
+        for which in 10..10 + others {
+            Action::Account(which, 1).run(&catalog, &mut wanted)?;
+        }
         let (big, long) = (name("big"), named(ENTRY_BYTES_MAX - 1000));
         catalog.put_service(&big, &long)?;
         catalog.remove_service(&big, &catalog.hold_users())?;
@@ -437,17 +441,14 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
         for number in 1..6 {
             Action::Seal(Some(number)).run(&catalog, &mut wanted)?;
             let is_reopened = catalog.current().progress.failed().is_none();
-            assert_eq!(content(&catalog)?, wanted, "{nth}, {number}");
+            assert_eq!(content(&catalog)?, wanted, "{others}, {nth}, {number}");
             if fault.has_fired() {
                 reopened += usize::from(is_reopened);
                 break;
             }
         }
         drop(catalog);
-        assert_eq!(content(&Catalog::open(&storage.crash())?)?, wanted, "{nth}");
-        if !fault.has_fired() {
-            break;
-        }
+        assert_eq!(content(&Catalog::open(&storage.crash())?)?, wanted, "{others}, {nth}");
     }
     assert!(reopened > 0);
     Ok(())
