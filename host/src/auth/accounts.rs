@@ -5,8 +5,8 @@
 //! or nothing, and is true once it is on the disk: so nothing that somebody was told is undone by a crash. If it fails,
 //! the authority stays as it is. If nobody knows whether it is on the disk, what it takes away is taken away, an old
 //! password too, what it gives is not given, and the error says so. Nobody is let in by what the catalog shows meanwhile: a
-//! log-in finds out first what the disk has. While the catalog takes no changes log-ins fail, and tokens that were
-//! issued go on.
+//! log-in finds out first what the disk has. The disk may still have void tokens then. The next change that succeeds removes
+//! them, whatever it changes. While the catalog takes no changes log-ins fail, and tokens that were issued go on.
 //!
 //! *How long a token lives.* It holds until `expires` by the wall clock, which is stored with it and never changed. That
 //! clock may be wrong when the token is issued, and at any time later. So whatever it says, a token that has lived for its
@@ -36,6 +36,7 @@ use crate::name::Name;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use thiserror::Error;
@@ -165,6 +166,8 @@ pub struct Accounts {
     /// Old passwords of users whose change of it may be on the disk or not: they let nobody in. Of each user the last one,
     /// since what the catalog has when it is changed again is known.
     replaced: Mutex<BTreeMap<Name, PasswordHash>>,
+    /// Whether the disk may have tokens that the authority does not know, since a change may be on it or not.
+    is_unsettled: AtomicBool,
     token_lifetime: Duration,
 }
 
@@ -240,6 +243,7 @@ impl Accounts {
             gate: Gate::default(),
             limits: Mutex::default(),
             replaced: Mutex::default(),
+            is_unsettled: AtomicBool::new(false),
             token_lifetime,
         })
     }
@@ -284,11 +288,8 @@ impl Accounts {
             change.remove_tokens.extend(others.drain(..too_many));
         }
         change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now.wall, expires });
-        self.change(&change)?;
+        self.change(change)?;
         let mut authority = self.authority_mut();
-        for hash in &change.remove_tokens {
-            authority.void_hash(hash);
-        }
         authority.accept(&user, hash, expires, bound);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
         let incarnation = authority.incarnation(&user);
@@ -298,14 +299,15 @@ impl Accounts {
     /// Makes a token void. Returns whether it was valid.
     ///
     /// # Errors
-    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: until the next start at least it is not.
+    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: it is not, and a start may bring it back
+    /// until another change is stored.
     pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
         let _users = self.begin()?;
-        if !self.authority().knows(token) {
-            return Ok(false);
+        let was_valid = self.authority().knows(token);
+        if was_valid || self.is_unsettled.load(Ordering::Acquire) {
+            self.change(AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() })?;
         }
-        self.change(&AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() })?;
-        Ok(self.authority_mut().void_hash(token))
+        Ok(was_valid)
     }
 
     /// Adds a user without grants.
@@ -325,7 +327,14 @@ impl Accounts {
         let password = self.hash(password, salt)?;
         let _users = self.begin()?;
         self.check_new(user)?;
-        self.put(user, UserEntry { password, is_admin, created: now, grants: BTreeMap::new() }, BTreeSet::new())?;
+        let entry = UserEntry { password, is_admin, created: now, grants: BTreeMap::new() };
+        // The disk may have another user of this name, whose removal it did not take for sure.
+        self.change(AccountsChange {
+            remove_users: BTreeSet::from([user.clone()]),
+            put_users: BTreeMap::from([(user.clone(), entry)]),
+            ..AccountsChange::default()
+        })?;
+        self.replaced().remove(user);
         let incarnation = self.catalog().incarnations()?.get(user).copied().unwrap_or_default();
         self.authority_mut().add(user, is_admin, incarnation);
         Ok(())
@@ -407,7 +416,6 @@ impl Accounts {
         }
         entry.grants.retain(|_, grants| !grants.is_empty());
         self.put(&user, entry, BTreeSet::new())?;
-        self.authority_mut().revoke(&user, service, grant);
         Ok(())
     }
 
@@ -427,12 +435,7 @@ impl Accounts {
         if entry.is_admin && !self.authority().has_admin_beside(&user) {
             return Err(AccountError::LastAdmin { user });
         }
-        self.change(&AccountsChange {
-            remove_users: BTreeSet::from([user.clone()]),
-            remove_tokens: self.tokens(&user),
-            ..AccountsChange::default()
-        })?;
-        self.authority_mut().remove_user(&user);
+        self.change(AccountsChange { remove_users: BTreeSet::from([user.clone()]), ..AccountsChange::default() })?;
         self.replaced().remove(&user);
         Ok(())
     }
@@ -503,13 +506,8 @@ impl Accounts {
         let old = entry.password.clone();
         let replaced = self.put(user, UserEntry { password, ..entry }, self.tokens(user));
         match &replaced {
-            Ok(()) => {
-                self.replaced().remove(user);
-                self.authority_mut().void_all(user);
-            }
-            Err(CatalogError::OutcomeUnknown { .. }) => {
-                self.replaced().insert(user.clone(), old);
-            }
+            Ok(()) => drop(self.replaced().remove(user)),
+            Err(CatalogError::OutcomeUnknown { .. }) => drop(self.replaced().insert(user.clone(), old)),
             Err(_) => {}
         }
         Ok(replaced?)
@@ -530,13 +528,21 @@ impl Accounts {
     /// Stores a user's entry, and makes tokens void.
     fn put(&self, user: &Name, entry: UserEntry, remove_tokens: BTreeSet<TokenHash>) -> Result<(), CatalogError> {
         let put_users = BTreeMap::from([(user.clone(), entry)]);
-        self.change(&AccountsChange { put_users, remove_tokens, ..AccountsChange::default() })
+        self.change(AccountsChange { put_users, remove_tokens, ..AccountsChange::default() })
     }
 
-    /// Stores a change. One that may be on the disk or not takes away at once what it takes away.
-    fn change(&self, change: &AccountsChange) -> Result<(), CatalogError> {
-        let changed = self.catalog().change_accounts(change);
-        if let Err(CatalogError::OutcomeUnknown { .. }) = changed {
+    /// Stores a change, and takes away what it takes away. One that may be on the disk or not does that as well; the next
+    /// one that is stored removes the void tokens that it left there.
+    fn change(&self, mut change: AccountsChange) -> Result<(), CatalogError> {
+        if self.is_unsettled.load(Ordering::Acquire) {
+            let stored = self.catalog().tokens()?;
+            let authority = self.authority();
+            change.remove_tokens.extend(stored.into_keys().filter(|token| !authority.knows(token)));
+        }
+        let changed = self.catalog().change_accounts(&change);
+        let is_unknown = matches!(changed, Err(CatalogError::OutcomeUnknown { .. }));
+        if changed.is_ok() || is_unknown {
+            self.is_unsettled.store(is_unknown, Ordering::Release);
             let mut authority = self.authority_mut();
             for user in &change.remove_users {
                 authority.remove_user(user);

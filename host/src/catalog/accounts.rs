@@ -51,14 +51,15 @@ pub struct TokenEntry {
 /// A change of users and tokens, all or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccountsChange {
+    /// Users to remove with all their tokens, if they are there. It comes first: one of them who is put as well is somebody
+    /// else of the same name.
+    pub remove_users: BTreeSet<Name>,
+    /// Tokens to make void, before others are added.
+    pub remove_tokens: BTreeSet<TokenHash>,
     /// Users to add, or to put in the place of those of the same name.
     pub put_users: BTreeMap<Name, UserEntry>,
-    /// Users to remove.
-    pub remove_users: BTreeSet<Name>,
     /// Tokens to add.
     pub put_tokens: BTreeMap<TokenHash, TokenEntry>,
-    /// Tokens to make void.
-    pub remove_tokens: BTreeSet<TokenHash>,
     /// Bounds of tokens, as [`Catalog::token_bounds`] returns them: to set, or to take away.
     pub bounds: BTreeMap<TokenHash, Option<Timestamp>>,
 }
@@ -181,7 +182,27 @@ impl Catalog {
         // Or it would give a number again of which nobody knew whether the disk has it.
         self.mend()?;
         let mut last = self.meta_array(LAST_INCARNATION)?.map_or(0, u64::from_le_bytes);
+        let mut remove_tokens = change.remove_tokens.clone();
+        if !change.remove_users.is_empty() {
+            // Of the disk: whoever orders the removal may have forgotten them already.
+            let theirs = self.tokens()?.into_iter().filter(|(_, entry)| change.remove_users.contains(&entry.user));
+            remove_tokens.extend(theirs.map(|(hash, _)| hash));
+        }
         self.change("write", |transaction| {
+            if !change.remove_users.is_empty() {
+                let mut users = transaction.open_table(USERS)?;
+                let mut incarnations = transaction.open_table(INCARNATIONS)?;
+                for name in &change.remove_users {
+                    users.remove(&**name)?;
+                    incarnations.remove(&**name)?;
+                }
+            }
+            if !remove_tokens.is_empty() {
+                let mut tokens = transaction.open_table(TOKENS)?;
+                for hash in &remove_tokens {
+                    tokens.remove(hash.to_string().as_str())?;
+                }
+            }
             for (name, entry) in &change.put_users {
                 let is_new = transaction.open_table(USERS)?.get(&**name)?.is_none();
                 if is_new {
@@ -193,20 +214,6 @@ impl Catalog {
             }
             for (hash, entry) in &change.put_tokens {
                 put(transaction, TOKENS, &hash.to_string(), &to_bytes(TOKEN_VERSION, entry))?;
-            }
-            if !change.remove_users.is_empty() {
-                let mut users = transaction.open_table(USERS)?;
-                let mut incarnations = transaction.open_table(INCARNATIONS)?;
-                for name in &change.remove_users {
-                    users.remove(&**name)?;
-                    incarnations.remove(&**name)?;
-                }
-            }
-            if !change.remove_tokens.is_empty() {
-                let mut tokens = transaction.open_table(TOKENS)?;
-                for hash in &change.remove_tokens {
-                    tokens.remove(hash.to_string().as_str())?;
-                }
             }
             for (hash, bound) in &change.bounds {
                 match bound {
