@@ -150,6 +150,10 @@ impl From<CatalogError> for AccountError {
     }
 }
 
+fn unknown(user: &str) -> AccountError {
+    AccountError::Unknown { user: user.chars().take(crate::name::NAME_BYTES_MAX).collect() }
+}
+
 fn retry_seconds(retry_after: Duration) -> u64 {
     // Rounded up, so that whoever waits so long is not early.
     retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)
@@ -352,10 +356,10 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::Password`], and those of every change.
     pub fn set_password(&self, user: &str, password: &str, salt: &Salt) -> Result<(), AccountError> {
-        self.entry(user)?;
+        self.known(user)?;
         let password = self.hash(password, salt)?;
         let _users = self.begin()?;
-        let (user, entry) = self.entry(user)?;
+        let (user, entry) = self.known(user)?;
         self.replace_password(&user, entry, password)
     }
 
@@ -376,7 +380,7 @@ impl Accounts {
         let verified = self.verify(user, old, address, now).map_err(AccountError::LogIn)?;
         let password = self.hash(new, salt)?;
         let _users = self.begin()?;
-        let (user, entry) = self.entry(user)?;
+        let (user, entry) = self.known(user)?;
         if !self.is_current(&user, &entry, &verified) {
             return Err(AccountError::LogIn(LogInError::WrongCredentials));
         }
@@ -389,7 +393,7 @@ impl Accounts {
     /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and those of every change.
     pub fn grant(&self, user: &str, service: &Name, grant: Grant) -> Result<(), AccountError> {
         let _users = self.begin()?;
-        let (user, mut entry) = self.entry(user)?;
+        let (user, mut entry) = self.known(user)?;
         if !entry.grants.contains_key(service) && entry.grants.len() >= GRANTED_SERVICES_MAX {
             return Err(AccountError::TooManyGrants { user });
         }
@@ -557,10 +561,16 @@ impl Accounts {
         changed
     }
 
+    /// What the catalog says of a user who may have something: not of one who may be stored or not.
+    fn known(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
+        let (name, entry) = self.entry(user)?;
+        let is_known = self.authority().account(&name).is_some();
+        if is_known { Ok((name, entry)) } else { Err(unknown(user)) }
+    }
+
     fn entry(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
-        let unknown = || AccountError::Unknown { user: user.chars().take(crate::name::NAME_BYTES_MAX).collect() };
-        let name = Name::new(user).map_err(|_| unknown())?;
-        let entry = self.catalog().user(&name)?.ok_or_else(unknown)?;
+        let name = Name::new(user).map_err(|_| unknown(user))?;
+        let entry = self.catalog().user(&name)?.ok_or_else(|| unknown(user))?;
         Ok((name, entry))
     }
 

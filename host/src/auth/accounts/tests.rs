@@ -682,6 +682,19 @@ fn who_gets_a_name_after_a_removal_of_which_nobody_knew_inherits_nothing() -> Te
 }
 
 #[test]
+fn nothing_is_given_to_a_user_of_whom_nobody_knows_whether_they_are_stored() -> TestResult {
+    for Unknown { accounts, .. } in unknown(|accounts, _| accounts.add("bob", false))? {
+        let granted = accounts.grant("bob", &name("bank"), Grant::Observe);
+        assert!(matches!(granted, Err(AccountError::Unknown { .. })), "{granted:?}");
+        let changed = accounts.set_password("bob", "battery staple", &SALT);
+        assert!(matches!(changed, Err(AccountError::Unknown { .. })), "{changed:?}");
+        accounts.add("bob", false)?;
+        accounts.grant("bob", &name("bank"), Grant::Observe)?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_password_whose_change_may_be_stored_lets_nobody_in_any_more() -> TestResult {
     const NEW: &str = "battery staple";
     let mut unknown = [0; 2];
