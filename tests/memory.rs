@@ -2,17 +2,23 @@
 
 use crate::rig::{guest_bytes, slow_component};
 use crate::serving::{PASSWORD, Serving, set_up};
-use crate::site::Site;
+use crate::site::{Site, tls_file};
 use crate::util::PATIENCE;
 use futures::StreamExt;
 use lifeboat::access::Grant;
 use lifeboat::budget::USER_BYTES_MAX;
+use lifeboat::server::READ_RATE_MIN;
 use lifeboat::workload::TEXT_BYTES_MAX;
 use reqwest::Method;
 use serde_json::{Value, json};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
+use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
 /// What a server takes beside the budget of the one user: the journal's queue and its copy of what it writes, buffers of
 /// connections, and what the allocator has not given back yet.
@@ -162,6 +168,75 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
     }
     assert_eq!(status, 200);
     drop(held);
+}
+
+/// Reads at so many bytes a second for a while, and then the rest as fast as it comes. Returns how many bytes came.
+async fn read_at(rate: u64, time: Duration, mut stream: impl AsyncRead + Unpin) -> u64 {
+    let (start, mut pace) = (Instant::now(), tokio::time::interval(Duration::from_millis(50)));
+    let (mut piece, mut bytes) = ([0; 64 * 1024], 0);
+    loop {
+        let left = match start.elapsed() {
+            elapsed if elapsed < time => {
+                pace.tick().await;
+                (rate * u64::try_from(elapsed.as_millis()).expect("short") / 1000).saturating_sub(bytes).min(512)
+            }
+            _ => piece.len() as u64,
+        };
+        let piece = &mut piece[..usize::try_from(left).expect("small")];
+        match (piece.len(), stream.read(piece).await.unwrap_or(0)) {
+            (0, _) => {}
+            (_, 0) => return bytes,
+            (_, read) => bytes += read as u64,
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_reads_fast_enough_is_not_dropped_and_one_that_reads_too_slowly_is() {
+    const ANSWER_BYTES: u32 = 4 * 1024 * 1024 - 4096;
+    const DEADLINE_MS: u64 = 4_000;
+    let time = Duration::from_millis(DEADLINE_MS * 5 / 2);
+    for tls in [None, Some((tls_file("server.pem"), tls_file("server.key")))] {
+        let folder = tempfile::tempdir().expect("a folder");
+        let mut config = format!("[server.limits]\nbody_deadline_ms = {DEADLINE_MS}\n");
+        if let Some((certificate, key)) = &tls {
+            config += &format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+        }
+        let site = Site::start(folder.path(), &config).await;
+        let admin = site.log_in("admin").await;
+        let guest = talkative(ANSWER_BYTES, b'x');
+        assert_eq!(site.put("/v1/services/bank?size=medium", &admin, guest).await.status, 201);
+        let encryption = tls.as_ref().map(|(certificate, _)| {
+            let mut roots = RootCertStore::empty();
+            roots.add(CertificateDer::from_pem_file(certificate).expect("PEM")).expect("a certificate");
+            let config = ClientConfig::builder().with_root_certificates(roots).with_no_client_auth();
+            TlsConnector::from(Arc::new(config))
+        });
+        let read_at = async |rate: u64| {
+            let request = format!(
+                "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\n\
+                 Connection: close\r\nContent-Length: 4\r\n\r\nboom"
+            );
+            let mut stream = narrow(site.address).await;
+            match &encryption {
+                None => {
+                    stream.write_all(request.as_bytes()).await.expect("sent");
+                    read_at(rate, time, stream).await
+                }
+                Some(encryption) => {
+                    let name = ServerName::from(site.address.ip());
+                    let mut stream = encryption.connect(name, stream).await.expect("it speaks TLS");
+                    stream.write_all(request.as_bytes()).await.expect("sent");
+                    read_at(rate, time, stream).await
+                }
+            }
+        };
+        let (fast, slow) = futures::future::join(read_at(READ_RATE_MIN * 3 / 2), read_at(READ_RATE_MIN / 8)).await;
+        let what = if tls.is_some() { "with TLS" } else { "without TLS" };
+        assert!(fast > ANSWER_BYTES.into(), "{fast} bytes {what}");
+        assert!(slow < u64::from(ANSWER_BYTES) / 2, "{slow} bytes {what}");
+        site.stop().await;
+    }
 }
 
 /// What a server takes for each connection whose client does not read, beside the budgets.

@@ -33,7 +33,7 @@ pub use events::{
     EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOGS_KEPT_BYTES_MAX, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, STREAMS_MAX,
     STREAMS_PER_USER_MAX, STREAMS_RESERVED,
 };
-pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, connections_max};
+pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, UNSENT_BYTES_MAX, connections_max};
 pub use problem::DETAIL_BYTES_MAX;
 pub use read_rate::{DRAINED_BYTES_MAX, DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, READ_RATE_MIN};
 pub use services::{STATUS_MAX, UPLOADS_MAX};

@@ -31,6 +31,13 @@ pub const DESCRIPTORS_RESERVED: u64 = 64;
 /// How long to wait after an accept that failed for want of something, such as file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
+/// Bytes of answers that the kernel takes of a connection beside those that it has sent.
+///
+/// By itself Linux takes as much as it may have in flight, up to 4 MiB after a fast start, and lets the server write again
+/// once a third of that is free. A client that is slow from then on takes minutes to read so much, in which it seems not to
+/// read at all.
+pub const UNSENT_BYTES_MAX: u32 = 32 * 1024;
+
 /// What the encryption of a connection holds of what its client has not read. These bytes are counted in no budget.
 const TLS_BUFFER_BYTES_MAX: usize = 16 * 1024;
 
@@ -94,6 +101,7 @@ impl Listener {
             return Err(Unencrypted { address }.into());
         }
         let listener = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
+        notice_reading_soon(&listener);
         Ok(Self { listener, tls: tls.map(TlsAcceptor::from) })
     }
 
@@ -182,6 +190,15 @@ impl Listener {
     }
 }
 
+/// Has the kernel take no more than [`UNSENT_BYTES_MAX`] ahead on each connection that is accepted from here.
+fn notice_reading_soon(listener: &TcpListener) {
+    // A system without it serves all the same: it notices later that a slow client reads.
+    #[cfg(target_os = "linux")]
+    let _ = socket2::SockRef::from(listener).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
+    #[cfg(not(target_os = "linux"))]
+    let _ = listener;
+}
+
 /// How many connections there may be: as many as are configured, and no more than the descriptors of the process leave.
 #[must_use]
 pub fn connections_max(limits: &ServerLimits) -> u32 {
@@ -216,4 +233,17 @@ async fn answer(
     request.extensions_mut().insert(connection);
     // A router is always ready.
     tower::Service::call(&mut router, request).await
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn the_kernel_takes_little_ahead_on_connections_that_are_accepted() {
+        let listener = Listener::bind(SocketAddr::from(([127, 0, 0, 1], 0)), None, false).await.expect("a free port");
+        let _client = TcpStream::connect(listener.address().expect("bound")).await.expect("the kernel accepts");
+        let (stream, _) = listener.listener.accept().await.expect("it connects");
+        assert_eq!(socket2::SockRef::from(&stream).tcp_notsent_lowat().expect("known"), UNSENT_BYTES_MAX);
+    }
 }
