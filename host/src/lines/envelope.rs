@@ -2,7 +2,7 @@
 
 use super::NotDone;
 use crate::name::{NAME_BYTES_MAX, Name};
-use crate::transaction::{BODY_BYTES_MAX, Denial, Kind, Request};
+use crate::transaction::{BODY_BYTES_MAX, Denial, Kind, Request, TRANSACTION_ID_BYTES_MAX};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -21,7 +21,7 @@ pub struct Line {
     pub bytes: Result<Vec<u8>, usize>,
 }
 
-/// Whose request a line is, and the request; or its id, if it has one, and what is wrong with it.
+/// Whose request a line is, and the request; or its id, if it has one that it may have, and what is wrong with it.
 pub type Parsed = Result<(Name, Request), (Option<String>, NotDone)>;
 
 /// The line as the body of a transaction.
@@ -69,6 +69,10 @@ pub fn parse_envelope(line: Line, user: &Name) -> Parsed {
     let envelope = serde_json::from_slice::<Envelope>(&bytes).ok().filter(|_| is_object);
     let envelope = envelope.ok_or_else(|| wrong(None, explained(&bytes)))?;
     let Envelope { id, user: named, query, json, text, base64 } = envelope;
+    if let Some(id) = id.as_ref().filter(|id| id.len() > TRANSACTION_ID_BYTES_MAX) {
+        // Nor is it repeated: a line may be nothing else, and no budget counts what is kept of a denied one.
+        return Err((None, NotDone::Line { line: number, denial: Denial::IdTooLong { bytes: id.len() } }));
+    }
     let body = match (json, text, base64) {
         (Some(json), None, None) => Bytes::copy_from_slice(json.get().as_bytes()),
         (None, Some(text), None) => Bytes::from(text),
@@ -217,6 +221,17 @@ mod tests {
         ] {
             let Err((_, denied)) = envelope(wrong) else { panic!("{wrong} was taken") };
             assert!(denied.to_string().starts_with("line 7 "), "{denied}");
+        }
+    }
+
+    #[test]
+    fn an_id_that_is_too_long_is_neither_taken_nor_kept() {
+        let long = "i".repeat(TRANSACTION_ID_BYTES_MAX);
+        assert_eq!(envelope(&format!(r#"{{"id":"{long}","text":"a"}}"#)).expect("valid").1.id, Some(long.clone()));
+        for body in [r#""text":"a""#, r#""base64":"?""#, r#""text":"a","json":1"#] {
+            let (id, denied) = envelope(&format!(r#"{{"id":"{long}i",{body}}}"#)).expect_err("it is too long");
+            assert_eq!(id, None);
+            assert!(denied.to_string().starts_with("line 7: the transaction id is 129 bytes long"), "{denied}");
         }
     }
 
