@@ -729,6 +729,29 @@ async fn idle_connections_from_two_addresses_keep_a_third_out_for_no_time() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn log_ins_that_do_not_come_whole_keep_a_third_address_out_for_no_time() {
+    let folder = folder();
+    let site = Site::start(folder.path(), "[server.limits]\nconnections_max = 32\n").await;
+    let mut held = Vec::new();
+    for index in 0..32 {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 2 + index % 2], 0).into()).expect("an address of loopback");
+        let mut stream = socket.connect(site.address).await.expect("the kernel accepts");
+        let request = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 50\r\n\r\n";
+        stream.write_all(request).await.expect("sent");
+        // The server asks for the body, which does not come.
+        stream.read_exact(&mut [0; 25]).await.expect("it asks");
+        held.push(stream);
+    }
+    let admin = site.log_in("admin").await;
+    assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
+    // It got the place of the first of these, which is hung up on before its time is over: then it would be answered.
+    assert_eq!(held[1].read(&mut [0; 1]).await.unwrap_or(0), 0);
+    drop(held);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_under_way_when_the_server_is_stopped_is_finished_and_batches_end_with_a_line() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

@@ -1,8 +1,8 @@
 //! Who is connected: places for connections, and whose place is taken when there is no other.
 //!
 //! A connection on which nobody has authenticated has a short deadline. When all places are taken, a new connection gets
-//! that of an idle one: of one that nobody authenticated on, from the address that has the most of them; else of one
-//! that has been idle for long. So idle connections keep nobody out, however many there are.
+//! that of one that waits for its client: of one that nobody authenticated on, from the address that has the most of them;
+//! else of one that has waited for long. So clients that send nothing keep nobody out, however many there are.
 
 use crate::auth::network;
 use crate::budget::{Budgets, ConnectionBudget};
@@ -16,11 +16,14 @@ use tokio::sync::Notify;
 /// How long a connection may be idle on which nobody has authenticated; and how long a log-in may take to be sent.
 pub const UNAUTHENTICATED_IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// How long an authenticated connection must have been idle before a new one may get its place.
+/// How long an authenticated connection must have waited for its client before a new one may get its place.
 pub const REPLACED_IDLE_MIN: Duration = Duration::from_secs(15);
 
 /// How soon to look again for a place when all are taken by requests under way.
 const PLACE_RETRY: Duration = Duration::from_millis(50);
+
+/// No body is awaited.
+const NOT_RECEIVING: u64 = u64::MAX;
 
 /// A connection, as its requests see it.
 #[derive(Debug)]
@@ -34,12 +37,18 @@ pub(super) struct Connection {
     start: Instant,
     /// Since when no request is under way, in milliseconds after `start`.
     idle_since: AtomicU64,
+    /// Since when the body of the request under way is awaited, so counted; [`NOT_RECEIVING`] if it is not.
+    receiving_since: AtomicU64,
     closing: Notify,
 }
 
 /// A request under way: its connection is not idle until this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Connection>);
+
+/// The body of a request is awaited until this is dropped.
+#[derive(Debug)]
+pub(super) struct Receiving<'a>(&'a Connection);
 
 impl Connection {
     pub(super) fn busy(self: &Arc<Self>) -> Busy {
@@ -54,6 +63,17 @@ impl Connection {
         }
     }
 
+    /// Its request under way waits for its client to send the body.
+    pub(super) fn receiving(&self) -> Receiving<'_> {
+        self.receiving_since.store(self.now(), Ordering::Release);
+        Receiving(self)
+    }
+
+    /// In milliseconds after `start`.
+    fn now(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+
     /// How long it has been idle; none while a request is under way.
     fn idle(&self) -> Option<Duration> {
         if self.under_way.load(Ordering::Acquire) > 0 {
@@ -61,6 +81,14 @@ impl Connection {
         }
         let since = Duration::from_millis(self.idle_since.load(Ordering::Acquire));
         Some(self.start.elapsed().saturating_sub(since))
+    }
+
+    /// How long it has waited for its client to send a request, or the body of one; none while the server is at work.
+    fn waiting(&self) -> Option<Duration> {
+        match self.receiving_since.load(Ordering::Acquire) {
+            NOT_RECEIVING => self.idle(),
+            since => Some(self.start.elapsed().saturating_sub(Duration::from_millis(since))),
+        }
     }
 
     fn is_authenticated(&self) -> bool {
@@ -86,9 +114,14 @@ impl Connection {
 
 impl Drop for Busy {
     fn drop(&mut self) {
-        let now = u64::try_from(self.0.start.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.0.idle_since.store(now, Ordering::Release);
+        self.0.idle_since.store(self.0.now(), Ordering::Release);
         self.0.under_way.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        self.0.receiving_since.store(NOT_RECEIVING, Ordering::Release);
     }
 }
 
@@ -159,6 +192,7 @@ impl Connections {
             under_way: AtomicUsize::new(0),
             start: Instant::now(),
             idle_since: AtomicU64::new(0),
+            receiving_since: AtomicU64::new(NOT_RECEIVING),
             closing: Notify::new(),
         });
         table.last_number += 1;
@@ -187,9 +221,11 @@ impl Table {
                 Some((*address, *number))
             })
         };
-        let unauthenticated = |connection: &Connection| !connection.is_authenticated() && connection.idle().is_some();
-        let idle_long = |connection: &Connection| connection.idle().is_some_and(|idle| idle >= REPLACED_IDLE_MIN);
-        first(&unauthenticated).or_else(|| first(&idle_long))
+        let unauthenticated =
+            |connection: &Connection| !connection.is_authenticated() && connection.waiting().is_some();
+        let waiting_long =
+            |connection: &Connection| connection.waiting().is_some_and(|waiting| waiting >= REPLACED_IDLE_MIN);
+        first(&unauthenticated).or_else(|| first(&waiting_long))
     }
 
     fn remove(&mut self, address: IpAddr, number: u64) -> Option<Arc<Connection>> {
@@ -254,6 +290,21 @@ mod tests {
         assert!(connections.take(address(3)).is_none());
         drop(one);
         assert!(connections.take(address(3)).is_some());
+    }
+
+    #[test]
+    fn a_request_whose_body_does_not_come_keeps_nobody_out() {
+        let connections = places(1);
+        let sending = connections.take(address(1)).expect("free");
+        let _busy = sending.connection.busy();
+        let _receiving = sending.connection.receiving();
+        let new = connections.take(address(2)).expect("the place of the one that sends nothing");
+        let _busy = new.connection.busy();
+        drop(new.connection.receiving());
+        assert!(connections.take(address(3)).is_none(), "its body has come");
+        new.connection.authenticated();
+        let _receiving = new.connection.receiving();
+        assert!(connections.take(address(3)).is_none(), "it has not waited for long");
     }
 
     #[test]

@@ -33,8 +33,7 @@ pub(super) async fn transact(
 ) -> Result<Response, Problem> {
     // Not an extractor of its own: that would copy all headers.
     let id = idempotency_key(request.headers())?;
-    let account = shared.budgets.account(&connection.budget, &identity.user);
-    perform(&shared, &identity, &account, &service, id, Kind::Transaction, request.into_body()).await
+    perform(&shared, &identity, &connection, &service, id, Kind::Transaction, request.into_body()).await
 }
 
 pub(super) async fn query(
@@ -44,20 +43,20 @@ pub(super) async fn query(
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    let account = shared.budgets.account(&connection.budget, &identity.user);
-    perform(&shared, &identity, &account, &service, None, Kind::Query, body).await
+    perform(&shared, &identity, &connection, &service, None, Kind::Query, body).await
 }
 
 async fn perform(
     shared: &Arc<Shared>,
     identity: &Identity,
-    account: &Arc<Account>,
+    connection: &Connection,
     service: &str,
     id: Option<String>,
     kind: Kind,
     body: Body,
 ) -> Result<Response, Problem> {
     let start = Instant::now();
+    let account = &shared.budgets.account(&connection.budget, &identity.user);
     let denied = |problem: Problem| {
         shared.metrics.answered(service, Outcome::Denied, start.elapsed());
         problem.with_outcome(Outcome::Denied)
@@ -71,10 +70,12 @@ async fn perform(
             Some(Arc::new(permit.ok_or_else(|| denied(no_memory(service)))?))
         }
     };
+    let receiving = connection.receiving();
     let body = match body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await {
         Err(problem) if problem.is_too_large() => return Err(denied(problem)),
         read => read?,
     };
+    drop(receiving);
     let (has_id, request) = (id.is_some(), Request { id, body, kind });
     let waits_until = Instant::now() + ROOM_WAIT_MAX;
     loop {

@@ -28,7 +28,9 @@ pub(super) async fn log_in(
 ) -> Result<Json<LogInReply>, Problem> {
     // Nobody is held to anything yet but to this.
     let time_max = shared.config.server.limits.body_deadline.min(UNAUTHENTICATED_IDLE_MAX);
+    let receiving = connection.receiving();
     let LogInRequest { user, password } = json_within(body, time_max).await?;
+    drop(receiving);
     let random = random()?;
     let logged_in = blocking(&shared, move |shared| {
         shared.accounts.log_in(&user, &password, connection.address.ip(), shared.clock.read(), random)
@@ -108,7 +110,9 @@ pub(super) async fn set_password(
         false => shared.host.authorise_admin(&identity),
     };
     may()?;
+    let receiving = connection.receiving();
     let NewPassword { password, old } = json(&shared, body).await?;
+    drop(receiving);
     may()?;
     let salt = salt()?;
     if !is_own {
