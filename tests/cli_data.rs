@@ -4,12 +4,13 @@
 use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, shell, transactions};
 use bytes::Bytes;
 use lifeboat::data::{Contents, DataDirectory, DataOptions, Locked};
+use lifeboat::id::Sequence;
 use lifeboat::journal::commit::{Change, Entry};
 use lifeboat::journal::{Record, TransactionRecord, record};
 use lifeboat::name::Name;
 use lifeboat::snapshot::file;
 use lifeboat::storage::DiskStorage;
-use lifeboat::transaction::{Answer, ReplyHash, Sequence};
+use lifeboat::transaction::{Answer, ReplyHash};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;

@@ -8,13 +8,14 @@ use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{Clock, Timestamp};
 use lifeboat::credential::Token;
 use lifeboat::event::Event;
+use lifeboat::id::Epoch;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::{Found, inspect};
 use lifeboat::journal::{Record, record};
 use lifeboat::service::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR};
 use lifeboat::sla::FailoverMode;
 use lifeboat::storage::SimulatedStorage;
-use lifeboat::transaction::{Denial, Epoch, Kind, Reply, Request};
+use lifeboat::transaction::{Denial, Kind, Reply, Request};
 use std::time::Duration;
 
 /// Lets another user transact with a service.

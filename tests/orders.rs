@@ -8,11 +8,11 @@ use lifeboat::catalog::{AccountsChange, CATALOG_FILE, UserEntry};
 use lifeboat::clock::Timestamp;
 use lifeboat::credential::PasswordHash;
 use lifeboat::data::{DataError, DataOptions, Locked};
+use lifeboat::id::Epoch;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::service::LaunchError;
 use lifeboat::sla::FailoverMode;
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};
-use lifeboat::transaction::Epoch;
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

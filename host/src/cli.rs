@@ -317,11 +317,11 @@ pub(crate) fn random_salt() -> anyhow::Result<Salt> {
 }
 
 /// An epoch that nobody can guess.
-pub(crate) fn random_epoch() -> anyhow::Result<lifeboat::transaction::Epoch> {
+pub(crate) fn random_epoch() -> anyhow::Result<lifeboat::id::Epoch> {
     let bytes = random()?;
     let mut epoch = [0; 16];
     epoch.copy_from_slice(&bytes[..16]);
-    Ok(lifeboat::transaction::Epoch(epoch))
+    Ok(lifeboat::id::Epoch(epoch))
 }
 
 /// Reads and validates the workload in `file`, of which no more is read than the loader would take. Returns its bytes,

@@ -23,6 +23,7 @@ pub(crate) use contents::{count_transactions, kept, last_transaction};
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGuard};
 use crate::event::{Event, EventSink};
+use crate::id::WorkloadHash;
 use crate::journal::commit::{self, CommitError, Committer, Writer};
 use crate::journal::frame::{DirectoryId, RecordNumber};
 use crate::journal::recovery::{OpenError, SealState};
@@ -30,7 +31,6 @@ use crate::journal::segments::{Log, Options, Origin};
 use crate::name::Name;
 use crate::snapshot::file::SnapshotFileError;
 use crate::storage::{LockGuard, Storage, StorageFile};
-use crate::workload::WorkloadHash;
 use keeper::Written;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;

@@ -4,13 +4,13 @@
 //! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
 
 use crate::clock::{Timestamp, Utc};
+use crate::id::WorkloadHash;
+use crate::id::{Sequence, VmId};
 use crate::meter::{HostResource, Percent, Resource, Usage};
 use crate::name::Name;
 use crate::size::{Bytes, grouped};
 use crate::sla::HYSTERESIS_POINTS;
 use crate::text::Printable;
-use crate::transaction::{Sequence, VmId};
-use crate::workload::WorkloadHash;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::sync::Arc;

@@ -17,9 +17,10 @@ pub mod ticket;
 
 use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};
+use crate::id::{Epoch, Sequence};
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
-use crate::transaction::{Answer, Epoch, ReplyHash, Sequence};
+use crate::transaction::{Answer, ReplyHash};
 use bytes::Bytes;
 use frame::RecordNumber;
 use futures::future::{BoxFuture, FutureExt};

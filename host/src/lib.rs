@@ -21,6 +21,7 @@ pub mod event;
 pub mod failover;
 pub mod fleet;
 pub mod host;
+pub mod id;
 pub mod journal;
 pub mod lines;
 pub mod meter;

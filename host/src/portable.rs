@@ -12,6 +12,8 @@ use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::clock::Timestamp;
 use crate::data::{DataDirectory, DataError};
 use crate::engine::MEMORY_BYTES_MAX;
+use crate::id::Epoch;
+use crate::id::WorkloadHash;
 use crate::journal::commit::{Change, Entry};
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Record, record};
@@ -21,8 +23,7 @@ use crate::snapshot::file::{
     self, Course, SECTION_SETTINGS, SECTION_STATE, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
 };
 use crate::storage;
-use crate::transaction::Epoch;
-use crate::workload::{MODULE_BYTES_MAX, WorkloadHash};
+use crate::workload::MODULE_BYTES_MAX;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;

@@ -8,10 +8,11 @@
 //! maintenance allowance: what the service's VM has left in its tank is neither needed nor touched.
 
 use crate::engine::Program;
+use crate::id::Sequence;
 use crate::journal::{JournalError, QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use crate::snapshot::Snapshot;
 use crate::text::{Printable, shortened};
-use crate::transaction::{Answer, Cause, Sequence};
+use crate::transaction::{Answer, Cause};
 use crate::vm::{Allowance, Call, Instance, MoveError};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

@@ -52,6 +52,7 @@ use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
 use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
+use crate::id::{Epoch, Sequence, VmId};
 use crate::journal::frame::RecordNumber;
 use crate::journal::{
     Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, Relocation, TransactionRecord,
@@ -64,7 +65,7 @@ use crate::size::Size;
 use crate::sla::FailoverMode;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{Course, SnapshotHeader};
-use crate::transaction::{Answer, Cause, Denial, Epoch, Kind, Reply, ReplyHash, Request, Sequence, VmId};
+use crate::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request};
 use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
 use answers::{Answers, Moment};
 use gate::EventGate;

@@ -6,7 +6,7 @@
 pub mod file;
 
 use crate::clock::Timestamp;
-use crate::transaction::Sequence;
+use crate::id::Sequence;
 use bytes::Bytes;
 
 /// The longest chunk that a guest may write at once, in bytes.

@@ -2,6 +2,7 @@
 
 use crate::clock::{Timestamp, Utc};
 use crate::event::Triggered;
+use crate::id::{Sequence, VmId};
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::size::{Bytes as ByteCount, grouped};
@@ -17,69 +18,6 @@ pub const TRANSACTION_ID_BYTES_MAX: usize = 128;
 
 /// The longest transaction or query that a service accepts, in bytes, unless it is configured otherwise.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
-
-/// A transaction's place in the history of its service: 1 for the first. 0 stands before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Sequence(pub u64);
-
-impl Sequence {
-    /// The place after this one.
-    #[must_use]
-    pub fn next(self) -> Self {
-        Self(self.0 + 1)
-    }
-}
-
-impl fmt::Display for Sequence {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// What the random numbers of the transactions after a start of the host derive from, beside the service's secret.
-///
-/// Drawn anew at each start and journalled: so two copies of a data directory that are both started show their guests
-/// different random numbers, although they share the secret and count the same sequences. Zeros for services whose
-/// history is kept in memory.
-#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(transparent)]
-pub struct Epoch(pub [u8; 16]);
-
-impl Epoch {
-    /// The key of the random numbers of a service with this secret.
-    #[must_use]
-    pub fn key(self, secret: &[u8; 32]) -> [u8; 32] {
-        if self == Self::default() { *secret } else { *blake3::keyed_hash(secret, &self.0).as_bytes() }
-    }
-}
-
-impl fmt::Debug for Epoch {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Epoch")
-    }
-}
-
-/// One incarnation of a service, written `bank/3`. Numbers count from 1 and are never used again.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct VmId {
-    /// The service that the VM is an incarnation of.
-    pub service: Name,
-    /// Which incarnation.
-    pub number: u64,
-}
-
-impl fmt::Display for VmId {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.service, self.number)
-    }
-}
-
-impl Serialize for VmId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
 
 /// What a user asks a service to do.
 #[derive(Debug, Clone)]

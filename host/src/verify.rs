@@ -12,6 +12,7 @@
 use crate::clock::Timestamp;
 use crate::data::{DataError, FoundService, FoundSnapshot, count_transactions, kept, last_transaction};
 use crate::engine::Program;
+use crate::id::Sequence;
 use crate::journal::TailEntry;
 use crate::name::Name;
 use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, restore};
@@ -19,7 +20,6 @@ use crate::scratch::{ProgramError, Scratch};
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::text::chain;
-use crate::transaction::Sequence;
 use crate::vm::MoveError;
 use serde::Serialize;
 use std::fmt;

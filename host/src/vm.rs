@@ -13,11 +13,12 @@
 use crate::clock::Timestamp;
 use crate::engine::Program;
 use crate::fleet::Lease;
+use crate::id::{Epoch, Sequence, VmId};
 use crate::meter::{Meter, Resource};
 use crate::size::{Size, grouped};
 use crate::snapshot::{CHUNK_BYTES_MAX, STATE_BYTES_MAX, Snapshot};
 use crate::text::shortened;
-use crate::transaction::{Answer, Cause, Epoch, Sequence, VmId};
+use crate::transaction::{Answer, Cause};
 use crate::wasi::{Phase, Scene, Wasi};
 use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
 use bytes::Bytes;

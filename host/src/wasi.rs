@@ -13,7 +13,8 @@
 //!   the nonce made of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
 use crate::clock::Timestamp;
-use crate::transaction::{Cause, Epoch, Sequence};
+use crate::id::{Epoch, Sequence};
+use crate::transaction::Cause;
 use crate::vm::{Stop, StoreData};
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;

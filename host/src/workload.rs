@@ -33,9 +33,7 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
-use std::fmt;
-use std::str::FromStr;
-
+use crate::id::WorkloadHash;
 use serde::{Deserialize, Serialize};
 use wasmparser::types::Types;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};
@@ -241,56 +239,6 @@ impl Workload {
             level_percent: percent as u8,
             needed_bytes: u64::try_from(needed).unwrap_or(u64::MAX),
         })
-    }
-}
-
-/// The BLAKE3 hash that names a workload. Displayed, parsed and serialised as 64 lower-case hexadecimal digits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
-pub struct WorkloadHash([u8; 32]);
-
-impl WorkloadHash {
-    /// Hashes the bytes of a workload as they were loaded.
-    pub fn of(bytes: &[u8]) -> Self {
-        Self(*blake3::hash(bytes).as_bytes())
-    }
-
-    /// Wraps a hash that was stored before.
-    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
-        Self(bytes)
-    }
-
-    /// Lends the 32 bytes of the hash.
-    pub const fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-impl fmt::Display for WorkloadHash {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
-    }
-}
-
-impl FromStr for WorkloadHash {
-    type Err = blake3::HexError;
-
-    fn from_str(text: &str) -> Result<Self, Self::Err> {
-        Ok(Self(*blake3::Hash::from_hex(text)?.as_bytes()))
-    }
-}
-
-impl From<WorkloadHash> for String {
-    fn from(hash: WorkloadHash) -> Self {
-        hash.to_string()
-    }
-}
-
-impl TryFrom<String> for WorkloadHash {
-    type Error = blake3::HexError;
-
-    fn try_from(text: String) -> Result<Self, Self::Error> {
-        text.parse()
     }
 }
 

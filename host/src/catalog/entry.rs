@@ -3,12 +3,12 @@
 //! The bytes are a version and what postcard makes of [`ServiceEntry`], whose order of fields is therefore the format:
 //! a change of any type in here is a new [`ENTRY_VERSION`].
 
+use crate::id::Sequence;
+use crate::id::WorkloadHash;
 use crate::journal::frame::RecordNumber;
 use crate::service::Horizon;
 use crate::size::Size;
 use crate::sla::{FailoverMode, Thresholds};
-use crate::transaction::Sequence;
-use crate::workload::WorkloadHash;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;

@@ -7,6 +7,7 @@ use clap::Args;
 use lifeboat::clock::{Timestamp, Utc};
 use lifeboat::data::FoundService;
 use lifeboat::event::Event;
+use lifeboat::id::Sequence;
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::journal::recovery::Recovery;
 use lifeboat::journal::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
@@ -14,7 +15,7 @@ use lifeboat::lines::Payload;
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::text::Printable;
-use lifeboat::transaction::{Answer, Outcome, Sequence};
+use lifeboat::transaction::{Answer, Outcome};
 use serde::Serialize;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
@@ -312,7 +313,8 @@ fn write_json<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lifeboat::transaction::{Epoch, ReplyHash};
+    use lifeboat::id::Epoch;
+    use lifeboat::transaction::ReplyHash;
 
     #[test]
     fn a_record_fits_eighty_columns_whatever_a_client_sent() {

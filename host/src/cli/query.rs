@@ -4,10 +4,11 @@ use super::data::{Source, runtime, scratch, tell_if_cut_off};
 use super::{UsageError, arguments, exit, is_pipe_open, remote};
 use anyhow::Context;
 use clap::Args;
+use lifeboat::id::{Sequence, VmId};
 use lifeboat::lines;
 use lifeboat::name::Name;
 use lifeboat::text::Printable;
-use lifeboat::transaction::{Outcome, Reply, Sequence, VmId};
+use lifeboat::transaction::{Outcome, Reply};
 use std::io::{self, Write};
 use std::process::ExitCode;
 

@@ -4,10 +4,10 @@ use super::data::{Data, runtime, scratch};
 use super::{UsageError, arguments, exit};
 use anyhow::Context;
 use clap::Args;
+use lifeboat::id::Sequence;
 use lifeboat::name::Name;
 use lifeboat::rehydrate::RehydrateError;
 use lifeboat::scratch::StateError;
-use lifeboat::transaction::Sequence;
 use std::io::{self, Write};
 use std::process::ExitCode;
 

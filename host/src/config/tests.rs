@@ -244,7 +244,7 @@ fn a_fleet_has_room_for_the_services_that_are_there_or_says_which_has_none() -> 
     let settings = config(2, "2MiB")?.settings(None, None, FailoverMode::Auto).expect("a size");
     let entry = ServiceEntry {
         secret: [0; 32],
-        workload: crate::workload::WorkloadHash::of(b""),
+        workload: crate::id::WorkloadHash::of(b""),
         settings,
         first_snapshot: None,
         accepted_divergences: Default::default(),

@@ -4,6 +4,8 @@ use super::keeper::SNAPSHOTS_KEPT;
 use super::{DataError, read_workload};
 use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
+use crate::id::WorkloadHash;
+use crate::id::{Epoch, Sequence};
 use crate::journal::durable::FoundAnswer;
 use crate::journal::frame::RecordNumber;
 use crate::journal::record;
@@ -15,8 +17,6 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::text::chain;
-use crate::transaction::{Epoch, Sequence};
-use crate::workload::WorkloadHash;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 

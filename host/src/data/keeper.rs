@@ -8,6 +8,7 @@
 use super::{DataDirectory, Needed};
 use crate::engine::joined;
 use crate::event::{Event, EventSink};
+use crate::id::Sequence;
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, JournalError};
 use crate::name::Name;
@@ -16,7 +17,6 @@ use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::text::chain;
-use crate::transaction::Sequence;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;

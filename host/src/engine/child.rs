@@ -310,7 +310,7 @@ fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workload::WorkloadHash;
+    use crate::id::WorkloadHash;
 
     fn asked(shell: &str, deadline: Duration) -> Result<Vec<u8>, Failure> {
         ask(Command::new("sh").args(["-c", shell]), b"component", 20, deadline, PIPE_STACK_BYTES)

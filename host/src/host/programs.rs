@@ -2,8 +2,8 @@
 //! at the same time, and its program is released with the last of them.
 
 use crate::engine::Program;
+use crate::id::WorkloadHash;
 use crate::scratch::ProgramError;
-use crate::workload::WorkloadHash;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
 use std::collections::HashMap;

@@ -13,8 +13,8 @@ use super::{
     Commit, FORGOTTEN_PLACES_MAX, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record,
     RelocatedAnswer, Relocation, Tail, TailEntry, TransactionRecord, index_near_front, record, without_body,
 };
+use crate::id::Epoch;
 use crate::name::Name;
-use crate::transaction::Epoch;
 use futures::future::{BoxFuture, FutureExt};
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};

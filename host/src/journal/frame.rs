@@ -64,7 +64,7 @@ impl fmt::Debug for DirectoryId {
 }
 
 /// A record's place in the journal of its service: 1 for the first. Transactions, SLA failures and failovers are
-/// records alike, so this counts faster than [`crate::transaction::Sequence`], and a lost record of any kind leaves a
+/// records alike, so this counts faster than [`crate::id::Sequence`], and a lost record of any kind leaves a
 /// gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -254,8 +254,9 @@ fn is_one_line(bytes: &[u8]) -> bool {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
+    use crate::id::{Sequence, VmId};
     use crate::name::Name;
-    use crate::transaction::{Cause, Sequence, VmId};
+    use crate::transaction::Cause;
 
     fn printed(answer: Answer, json: bool) -> String {
         let reply = Reply {

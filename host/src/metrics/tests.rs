@@ -1,9 +1,9 @@
 use super::*;
 use crate::event::{Failover, HostPressure, JournalFill, SlaFailure};
+use crate::id::{Sequence, VmId};
 use crate::meter::{HostResource, Meter, Percent, Usage};
 use crate::monitor::Network;
 use crate::service::{Counts, JournalStatus};
-use crate::transaction::{Sequence, VmId};
 use std::collections::BTreeSet;
 
 fn name(text: &str) -> Name {

@@ -509,7 +509,7 @@ fn body(logged: &Logged) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transaction::VmId;
+    use crate::id::VmId;
     use proptest::prelude::*;
 
     fn name(text: &str) -> Name {
@@ -593,7 +593,7 @@ mod tests {
             vm: VmId { service: name(service), number: 1 },
             machine: name("m1"),
             size: "small".into(),
-            workload: crate::workload::WorkloadHash::of(b""),
+            workload: crate::id::WorkloadHash::of(b""),
         };
         for event in [created("bank"), line("bank"), line("other"), created("bank"), line("bank")] {
             log.add(&event, Timestamp(0));

@@ -110,9 +110,10 @@ impl Outgoing {
 mod tests {
     use super::*;
     use crate::clock::Timestamp;
+    use crate::id::{Sequence, VmId};
     use crate::lines::{parts_of_batch, print_of_batch};
     use crate::name::Name;
-    use crate::transaction::{Answer, Reply, Sequence, VmId};
+    use crate::transaction::{Answer, Reply};
     use proptest::prelude::*;
 
     fn reply(answer: Answer) -> Reply {

@@ -400,8 +400,9 @@ pub(super) fn encoded(id: &str) -> String {
 mod tests {
     use super::*;
     use crate::budget::{ANSWER_BYTES_MAX, Account};
+    use crate::id::{Sequence, VmId};
     use crate::name::Name;
-    use crate::transaction::{Cause, Reply, Sequence, VmId};
+    use crate::transaction::{Cause, Reply};
     use crate::workload::LoadError;
     use axum::body::HttpBody;
     use std::sync::Arc;

@@ -11,12 +11,13 @@ use crate::clock::Utc;
 use crate::engine::joined;
 use crate::event::FailoverCause;
 use crate::host::NewService;
+use crate::id::Epoch;
 use crate::meter::Resource;
 use crate::name::Name;
 use crate::service::{LaunchError, Status};
 use crate::size::check_fuel;
 use crate::sla::FailoverMode;
-use crate::transaction::{Denial, Epoch, Outcome, QUARANTINE_REMEDY};
+use crate::transaction::{Denial, Outcome, QUARANTINE_REMEDY};
 use crate::workload::MODULE_BYTES_MAX;
 use axum::body::Body;
 use axum::extract::{Path, State};
@@ -372,9 +373,9 @@ pub(super) async fn statuses(shared: &Shared) -> BTreeMap<Name, Status> {
 mod tests {
     use super::*;
     use crate::event::JournalFill;
+    use crate::id::{Sequence, VmId};
     use crate::meter::Meter;
     use crate::service::{Counts, JournalStatus};
-    use crate::transaction::{Sequence, VmId};
 
     #[test]
     fn a_journal_that_fills_up_is_a_condition_of_its_vm() {

@@ -19,9 +19,9 @@
 
 use super::charges::Charges;
 use crate::clock::Timestamp;
+use crate::id::Sequence;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
-use crate::transaction::Sequence;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;

@@ -5,6 +5,7 @@ use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
 use crate::data::keeper::{Keeper, Kept};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::event::Event;
+use crate::id::{Sequence, VmId};
 use crate::journal::durable::{DurableJournal, History};
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, JournalError, Record, TailEntry, record};
@@ -14,7 +15,6 @@ use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, replay_fu
 use crate::size::Size;
 use crate::snapshot::Snapshot;
 use crate::storage::Storage;
-use crate::transaction::{Sequence, VmId};
 use crate::vm::Vm;
 use futures::future::BoxFuture;
 use std::collections::{BTreeSet, VecDeque};

@@ -17,6 +17,7 @@ use super::{Begun, Service, TAIL_FUEL_MAX};
 use crate::clock::Timestamp;
 use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
+use crate::id::Sequence;
 use crate::journal::TailEntry;
 use crate::journal::frame::RecordNumber;
 use crate::rehydrate::{
@@ -25,7 +26,6 @@ use crate::rehydrate::{
 };
 use crate::sla::FailoverMode;
 use crate::snapshot::Snapshot;
-use crate::transaction::Sequence;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

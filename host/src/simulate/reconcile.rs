@@ -8,8 +8,9 @@
 use super::model::{Expected, Model};
 use crate::clock::Timestamp;
 use crate::engine::Program;
+use crate::id::{Epoch, Sequence};
 use crate::name::Name;
-use crate::transaction::{Answer, Epoch, Sequence};
+use crate::transaction::Answer;
 use crate::vm::{Allowance, Attempt, Call, Instance};
 use bytes::Bytes;
 use serde::Serialize;

@@ -4,10 +4,11 @@
 
 use super::reconcile::{Finding, FindingKind};
 use crate::event::FailoverCause;
+use crate::id::Sequence;
 use crate::name::Name;
 use crate::service::Counts;
 use crate::size::grouped;
-use crate::transaction::{Outcome, Sequence};
+use crate::transaction::Outcome;
 use serde::Serialize;
 use std::fmt;
 use std::time::Duration;

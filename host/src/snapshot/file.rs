@@ -9,10 +9,10 @@
 
 use super::Snapshot;
 use crate::clock::Timestamp;
+use crate::id::{Epoch, Sequence};
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
-use crate::transaction::{Epoch, Sequence};
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 use std::io;

@@ -1,0 +1,119 @@
+//! What things are known by: a transaction's sequence, a VM, a workload, a start of the host.
+
+use crate::name::Name;
+use serde::{Deserialize, Serialize};
+use std::fmt;
+use std::str::FromStr;
+
+/// A transaction's place in the history of its service: 1 for the first. 0 stands before it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Sequence(pub u64);
+
+impl Sequence {
+    /// The place after this one.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+}
+
+impl fmt::Display for Sequence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What the random numbers of the transactions after a start of the host derive from, beside the service's secret.
+///
+/// Drawn anew at each start and journalled: so two copies of a data directory that are both started show their guests
+/// different random numbers, although they share the secret and count the same sequences. Zeros for services whose
+/// history is kept in memory.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Epoch(pub [u8; 16]);
+
+impl Epoch {
+    /// The key of the random numbers of a service with this secret.
+    #[must_use]
+    pub fn key(self, secret: &[u8; 32]) -> [u8; 32] {
+        if self == Self::default() { *secret } else { *blake3::keyed_hash(secret, &self.0).as_bytes() }
+    }
+}
+
+impl fmt::Debug for Epoch {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Epoch")
+    }
+}
+
+/// One incarnation of a service, written `bank/3`. Numbers count from 1 and are never used again.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct VmId {
+    /// The service that the VM is an incarnation of.
+    pub service: Name,
+    /// Which incarnation.
+    pub number: u64,
+}
+
+impl fmt::Display for VmId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.service, self.number)
+    }
+}
+
+impl Serialize for VmId {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+/// The BLAKE3 hash that names a workload. Displayed, parsed and serialised as 64 lower-case hexadecimal digits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct WorkloadHash([u8; 32]);
+
+impl WorkloadHash {
+    /// Hashes the bytes of a workload as they were loaded.
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(*blake3::hash(bytes).as_bytes())
+    }
+
+    /// Wraps a hash that was stored before.
+    pub const fn from_bytes(bytes: [u8; 32]) -> Self {
+        Self(bytes)
+    }
+
+    /// Lends the 32 bytes of the hash.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Display for WorkloadHash {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+    }
+}
+
+impl FromStr for WorkloadHash {
+    type Err = blake3::HexError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(Self(*blake3::Hash::from_hex(text)?.as_bytes()))
+    }
+}
+
+impl From<WorkloadHash> for String {
+    fn from(hash: WorkloadHash) -> Self {
+        hash.to_string()
+    }
+}
+
+impl TryFrom<String> for WorkloadHash {
+    type Error = blake3::HexError;
+
+    fn try_from(text: String) -> Result<Self, Self::Error> {
+        text.parse()
+    }
+}
