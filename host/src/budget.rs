@@ -13,7 +13,7 @@
 //! received may take three quarters of each budget: the rest is for the answers that let go of it.
 
 use crate::name::Name;
-use crate::vm::REPLY_BYTES_MAX;
+use crate::transaction::REPLY_BYTES_MAX;
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};

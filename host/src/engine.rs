@@ -13,7 +13,7 @@ pub use child::{
 };
 
 use crate::size::Bytes;
-use crate::vm::{StoreData, VmPre, add_to_linker};
+use crate::store::{StoreData, VmPre, add_to_linker};
 use crate::workload::{
     CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX,
     TABLES_MAX, Workload,
@@ -566,7 +566,7 @@ mod tests {
         let memories = MEMORIES_MAX;
         let more = "(memory 1)".repeat(memories as usize - 1) + &"(table 1 funcref)".repeat(TABLES_MAX as usize);
         let (_engine, program) = compile(PoolLimits { stores: 1, memories, memory_bytes: 1 << 20 }, count_with(&more));
-        let allowance = crate::vm::Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, deadline: None };
+        let allowance = crate::store::Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, deadline: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
         let instance = runtime.block_on(crate::vm::Instance::create(&program, [7; 32], allowance)).unwrap();
         assert_eq!(instance.memory_bytes(), memories * 65536);

@@ -65,8 +65,9 @@ use crate::size::Size;
 use crate::sla::FailoverMode;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{Course, SnapshotHeader};
+use crate::store::Allowance;
 use crate::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request};
-use crate::vm::{Allowance, Attempt, Call, Instance, Vm};
+use crate::vm::{Attempt, Call, Instance, Vm};
 use answers::{Answers, Moment};
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
@@ -711,7 +712,7 @@ impl Service {
             return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
         }
         if kind == Kind::Transaction {
-            let room = (body.len() + crate::vm::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
+            let room = (body.len() + crate::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
             // A shadow that is under way may make the room, and is not to be dropped for it.
             while self.journal.check_room(room).is_err() && self.shadow.is_some() {
                 self.advance_shadow().await;

@@ -16,6 +16,10 @@ use thiserror::Error;
 /// The longest id that a client may give a transaction, in bytes.
 pub const TRANSACTION_ID_BYTES_MAX: usize = 128;
 
+/// The longest reply, and the most bytes that any one call may copy from the guest to the host. wasmtime's own default
+/// is 128 MiB.
+pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
+
 /// The longest transaction or query that a service accepts, in bytes, unless it is configured otherwise.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 

@@ -14,8 +14,8 @@
 
 use crate::clock::Timestamp;
 use crate::id::{Epoch, Sequence};
+use crate::stop::Stop;
 use crate::transaction::Cause;
-use crate::vm::{Stop, StoreData};
 use bytes::Bytes;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -72,33 +72,39 @@ pub(crate) struct Scene {
     pub(crate) now: Timestamp,
 }
 
+/// The data of a store in which guests see this of WASI.
+pub(crate) trait HasWasi: Send + 'static {
+    /// Lends its part for WASI.
+    fn wasi(&mut self) -> &mut Wasi;
+}
+
 /// Links everything of WASI that a guest may import.
 ///
 /// # Errors
 /// None but a name linked twice, which only a mistake in this function could cause.
-pub(crate) fn add_to_linker(linker: &mut Linker<StoreData>) -> Result<()> {
+pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     type Own = HasSelf<Wasi>;
-    io::error::add_to_linker::<StoreData, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi.table)?;
-    io::streams::add_to_linker::<StoreData, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi.table)?;
-    io::poll::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    clocks::wall_clock::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    clocks::monotonic_clock::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    random::random::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    random::insecure::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    random::insecure_seed::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::environment::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::exit::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::stdin::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::stdout::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::stderr::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::terminal_input::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::terminal_output::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::terminal_stdin::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::terminal_stdout::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
-    cli::terminal_stderr::add_to_linker::<StoreData, Own>(linker, |data| &mut data.wasi)?;
+    io::error::add_to_linker::<D, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi().table)?;
+    io::streams::add_to_linker::<D, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi().table)?;
+    io::poll::add_to_linker::<D, Own>(linker, D::wasi)?;
+    clocks::wall_clock::add_to_linker::<D, Own>(linker, D::wasi)?;
+    clocks::monotonic_clock::add_to_linker::<D, Own>(linker, D::wasi)?;
+    random::random::add_to_linker::<D, Own>(linker, D::wasi)?;
+    random::insecure::add_to_linker::<D, Own>(linker, D::wasi)?;
+    random::insecure_seed::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::environment::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::exit::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::stdin::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::stdout::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::stderr::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::terminal_input::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::terminal_output::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::terminal_stdin::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::terminal_stdout::add_to_linker::<D, Own>(linker, D::wasi)?;
+    cli::terminal_stderr::add_to_linker::<D, Own>(linker, D::wasi)?;
     // No directory is preopened, so no descriptor ever exists that the methods of `types` could be called on.
-    filesystem::types::add_to_linker::<StoreData, WasiFilesystem>(linker, Wasi::files)?;
-    filesystem::preopens::add_to_linker::<StoreData, WasiFilesystem>(linker, Wasi::files)?;
+    filesystem::types::add_to_linker::<D, WasiFilesystem>(linker, Wasi::files)?;
+    filesystem::preopens::add_to_linker::<D, WasiFilesystem>(linker, Wasi::files)?;
     Ok(())
 }
 
@@ -178,8 +184,9 @@ impl Wasi {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 
-    fn files(data: &mut StoreData) -> WasiFilesystemCtxView<'_> {
-        WasiFilesystemCtxView { ctx: &mut data.wasi.files, table: &mut data.wasi.table }
+    fn files<D: HasWasi>(data: &mut D) -> WasiFilesystemCtxView<'_> {
+        let wasi = data.wasi();
+        WasiFilesystemCtxView { ctx: &mut wasi.files, table: &mut wasi.table }
     }
 
     fn rng(&mut self) -> &mut ChaCha20Rng {

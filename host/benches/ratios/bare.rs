@@ -43,7 +43,7 @@ pub(crate) fn store(engine: &Engine, is_metered: bool) -> Store<()> {
     let mut store = Store::new(engine, ());
     if is_metered {
         store.set_fuel(FUEL).expect("the engine meters");
-        store.fuel_async_yield_interval(Some(lifeboat::vm::FUEL_YIELD_INTERVAL)).expect("the engine meters");
+        store.fuel_async_yield_interval(Some(lifeboat::store::FUEL_YIELD_INTERVAL)).expect("the engine meters");
     }
     store
 }

@@ -5,7 +5,8 @@ use crate::pairs::Pairs;
 use crate::report::Row;
 use crate::served::{SECRET, Served};
 use lifeboat::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use lifeboat::vm::{Allowance, Instance};
+use lifeboat::store::Allowance;
+use lifeboat::vm::Instance;
 use std::sync::Arc;
 use std::time::Instant;
 
