@@ -5,6 +5,7 @@
 //! to. The rest is what a user gets: a host, its data directory, the group commit, recovery.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
+use lifeboat::answers::Horizon;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{Clock, Timestamp, VirtualClock};
 use lifeboat::data::{DataOptions, Locked};
@@ -17,7 +18,7 @@ use lifeboat::journal::recovery::{Found, inspect};
 use lifeboat::meter::{HostResource, Usage};
 use lifeboat::metrics::{JournalMetrics, Metrics, Scrape};
 use lifeboat::monitor::Admission;
-use lifeboat::service::{Horizon, LaunchError, Sabotage};
+use lifeboat::service::{LaunchError, Sabotage};
 use lifeboat::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat::transaction::{Answer, Denial, Reply};

@@ -5,13 +5,13 @@
 
 use crate::rig::{MIB, Rig, guest_bytes, name};
 use crate::world::WORLD;
+use lifeboat::answers::Horizon;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::data::{Contents, DataOptions, Locked};
 use lifeboat::host::NewService;
 use lifeboat::id::{Epoch, Sequence};
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::scratch::Scratch;
-use lifeboat::service::Horizon;
 use lifeboat::size::Size;
 use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::storage::SimulatedStorage;

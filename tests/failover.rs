@@ -1,6 +1,7 @@
 //! Crossing, compaction, larger sizes, degraded services, rollbacks, snapshots: what a service does about its meters.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
+use lifeboat::answers::{Horizon, ID_FLOOR};
 use lifeboat::clock::Timestamp;
 use lifeboat::event::{Event, FailoverCause};
 use lifeboat::fleet::Machine;
@@ -8,7 +9,7 @@ use lifeboat::id::{Epoch, Sequence};
 use lifeboat::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat::meter::{Percent, Resource};
 use lifeboat::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
-use lifeboat::service::{Horizon, ID_FLOOR, LaunchError, Status};
+use lifeboat::service::{LaunchError, Status};
 use lifeboat::sla::FailoverMode;
 use lifeboat::snapshot::Snapshot;
 use lifeboat::transaction::{Answer, Denial, Reply, ReplyHash};

@@ -2,6 +2,7 @@
 //! them, the service is brought back, and what its directory holds is proven.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
+use lifeboat::answers::Horizon;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::data::{DataOptions, Locked};
 use lifeboat::event::Event;
@@ -10,7 +11,7 @@ use lifeboat::id::Epoch;
 use lifeboat::journal::Record;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::scratch::Scratch;
-use lifeboat::service::{Horizon, QUERIES_HELD_MAX};
+use lifeboat::service::QUERIES_HELD_MAX;
 use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::storage::SimulatedStorage;
 use lifeboat::transaction::{Answer, Reply};

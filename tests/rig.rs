@@ -1,6 +1,7 @@
 //! A host in this process, with a virtual clock and a user who may do everything.
 
 use lifeboat::access::Grant;
+use lifeboat::answers::Horizon;
 use lifeboat::clock::{Timestamp, VirtualClock};
 use lifeboat::credential::Token;
 use lifeboat::data::{Contents, DataDirectory};
@@ -9,7 +10,7 @@ use lifeboat::fleet::Machine;
 use lifeboat::host::{Host, HostConfig};
 use lifeboat::id::Epoch;
 use lifeboat::name::Name;
-use lifeboat::service::{Horizon, LaunchError, QUEUE_MAX, ServiceSpec, Status};
+use lifeboat::service::{LaunchError, QUEUE_MAX, ServiceSpec, Status};
 use lifeboat::size::Size;
 use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::transaction::{Answer, Denial, Kind, Reply, Request};

@@ -2,6 +2,7 @@
 //! believed.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
+use lifeboat::answers::Horizon;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::Timestamp;
 use lifeboat::data::{Contents, DataError, DataOptions, FoundService, Locked};
@@ -11,7 +12,6 @@ use lifeboat::journal::frame::{DirectoryId, RecordNumber};
 use lifeboat::journal::segments::header::SEGMENT_HEADER_BYTES;
 use lifeboat::portable::{NewIdentity, Portable};
 use lifeboat::scratch::Scratch;
-use lifeboat::service::Horizon;
 use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::snapshot::file::{self, SECTION_STATE, SnapshotHeader};
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};

@@ -14,13 +14,13 @@ mod tests;
 
 pub use files::NamedFiles;
 
+use crate::answers::Horizon;
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::document::{self, Findings, Table};
 use crate::engine::MEMORY_BYTES_MAX;
 use crate::fleet::{Fleet, Machine};
 use crate::host::HostConfig;
 use crate::name::Name;
-use crate::service::Horizon;
 use crate::size::{Bytes, Size};
 use crate::sla::{FailoverMode, Thresholds};
 use files::Place;

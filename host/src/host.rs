@@ -11,6 +11,7 @@ mod turns;
 pub use durable::{Ended, NewService, PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
 
 use crate::access::Grant;
+use crate::answers::Caller;
 use crate::auth::{Authority, Identity};
 use crate::budget::Account;
 use crate::clock::Clock;
@@ -24,9 +25,7 @@ use crate::monitor::Admission;
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use crate::scratch::ProgramError;
-use crate::service::{
-    Caller, LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings,
-};
+use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
 use crate::text::chain;
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{MEMORIES_MAX, Workload};

@@ -5,6 +5,7 @@
 //! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
 
 pub mod access;
+pub mod answers;
 pub mod api;
 pub mod auth;
 pub mod budget;

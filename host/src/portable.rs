@@ -293,7 +293,7 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::Horizon;
+    use crate::answers::Horizon;
     use crate::size::Size;
     use crate::sla::{FailoverMode, Thresholds};
     use proptest::prelude::*;

@@ -17,8 +17,6 @@
 //! Conditions, each with an event when it begins and ends: *degraded* (a crossing that no failover cured), *unmovable*
 //! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
 
-mod answers;
-mod charges;
 mod gate;
 mod handle;
 mod logs;
@@ -32,8 +30,6 @@ mod shadow;
 mod spec;
 mod turns;
 
-pub(crate) use answers::{Caller, ForgottenTimes, Kept as KeptId};
-pub use answers::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR, IdKey, id_time};
 pub use gate::EVENTS_HELD_BYTES_MAX;
 pub use handle::Pending;
 pub(crate) use handle::{Ordered, ServiceHandle};
@@ -46,6 +42,7 @@ pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
+use crate::answers::{Answers, Caller, ForgottenTimes, Horizon, IdKey, KeptId, Moment, id_time};
 use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
@@ -68,7 +65,6 @@ use crate::snapshot::file::{Course, SnapshotHeader};
 use crate::store::Allowance;
 use crate::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request};
 use crate::vm::{Attempt, Call, Instance, Vm};
-use answers::{Answers, Moment};
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use logs::LogBucket;

@@ -26,6 +26,7 @@ pub use report::Report;
 pub use scenario::{Scenario, ScenarioError};
 
 use crate::access::Grant;
+use crate::answers::Horizon;
 use crate::clock::{Timestamp, VirtualClock};
 use crate::credential::Token;
 use crate::engine::{EngineError, Program, load, slot_bytes};
@@ -35,7 +36,7 @@ use crate::id::{Epoch, Sequence};
 use crate::meter::{Resource, Usage};
 use crate::name::Name;
 use crate::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use crate::service::{Horizon, LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
+use crate::service::{LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use crate::sla::{FailoverMode, Thresholds};
 use crate::store::Allowance;
 use crate::transaction::{Answer, Denial, Kind, Outcome, Reply, Request};

@@ -3,6 +3,7 @@
 
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use ::lifeboat::access::Grant;
+use ::lifeboat::answers::Horizon;
 use ::lifeboat::catalog::ServiceSettings;
 use ::lifeboat::client::uuid_v7;
 use ::lifeboat::clock::{Clock, SystemClock, Timestamp};
@@ -13,7 +14,6 @@ use ::lifeboat::host::{Host, HostConfig, NewService};
 use ::lifeboat::id::Epoch;
 use ::lifeboat::journal::frame::DirectoryId;
 use ::lifeboat::name::Name;
-use ::lifeboat::service::Horizon;
 use ::lifeboat::size::Size;
 use ::lifeboat::sla::{FailoverMode, Thresholds};
 use ::lifeboat::storage::DiskStorage;

@@ -3,6 +3,7 @@
 use bytes::Bytes;
 use futures::StreamExt;
 use lifeboat::access::Grant;
+use lifeboat::answers::Horizon;
 use lifeboat::catalog::ServiceSettings;
 use lifeboat::clock::{SystemClock, Timestamp};
 use lifeboat::credential::Token;
@@ -15,7 +16,7 @@ use lifeboat::id::Epoch;
 use lifeboat::journal::commit::Totals;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::name::Name;
-use lifeboat::service::{Horizon, QUEUE_MAX, ServiceSpec};
+use lifeboat::service::{QUEUE_MAX, ServiceSpec};
 use lifeboat::size::Size;
 use lifeboat::sla::{FailoverMode, Thresholds};
 use lifeboat::storage::DiskStorage;

@@ -3,10 +3,10 @@
 //! The bytes are a version and what postcard makes of [`ServiceEntry`], whose order of fields is therefore the format:
 //! a change of any type in here is a new [`ENTRY_VERSION`].
 
+use crate::answers::Horizon;
 use crate::id::Sequence;
 use crate::id::WorkloadHash;
 use crate::journal::frame::RecordNumber;
-use crate::service::Horizon;
 use crate::size::Size;
 use crate::sla::{FailoverMode, Thresholds};
 use serde::{Deserialize, Serialize};

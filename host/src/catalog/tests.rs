@@ -2,13 +2,13 @@
 
 use super::*;
 use crate::access::Grant;
+use crate::answers::Horizon;
 use crate::clock::Timestamp;
 use crate::credential::{PasswordHash, TokenHash};
 use crate::id::Sequence;
 use crate::id::WorkloadHash;
 use crate::journal::frame::{FrameHash, Position, RecordNumber};
 use crate::meter::Percent;
-use crate::service::Horizon;
 use crate::size::Size;
 use crate::sla::{FailoverMode, Thresholds};
 use crate::storage::{DiskStorage, Operation, SimulatedStorage};

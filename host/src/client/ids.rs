@@ -97,7 +97,7 @@ impl LineIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::service::id_time;
+    use crate::answers::id_time;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -2,6 +2,7 @@
 
 use super::keeper::SNAPSHOTS_KEPT;
 use super::{DataError, read_workload};
+use crate::answers::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId, id_time};
 use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
 use crate::id::WorkloadHash;
@@ -12,7 +13,6 @@ use crate::journal::record;
 use crate::journal::recovery::{Found, Kept, Location, Recovery, Standing};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
 use crate::name::Name;
-use crate::service::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId, id_time};
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;

@@ -6,13 +6,13 @@
 //! its place.
 
 use super::{DataDirectory, Needed};
+use crate::answers::ForgottenTimes;
 use crate::engine::joined;
 use crate::event::{Event, EventSink};
 use crate::id::Sequence;
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, JournalError};
 use crate::name::Name;
-use crate::service::ForgottenTimes;
 use crate::snapshot::Snapshot;
 use crate::snapshot::file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;

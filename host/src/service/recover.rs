@@ -1,7 +1,7 @@
 //! How a durable service begins, and how it is brought back from what its data directory holds.
 
-use super::answers::{Answers, ForgottenTimes, Kept as KeptId};
 use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
+use crate::answers::{Answers, ForgottenTimes, KeptId};
 use crate::data::keeper::{Keeper, Kept};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::event::Event;

@@ -1,7 +1,7 @@
 //! What a service is made of, how it is seen from outside, and why it cannot be started.
 
 use super::Work;
-use super::answers::Horizon;
+use crate::answers::Horizon;
 use crate::data::DataError;
 use crate::engine::{EngineError, Program};
 use crate::event::JournalFill;

@@ -17,11 +17,13 @@
 //! clock has reached it. Until then an id in between that was forgotten may run again. Retained ids whose times are further
 //! ahead than that are like any other id.
 
-use super::charges::Charges;
+mod charges;
+
 use crate::clock::Timestamp;
 use crate::id::Sequence;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
+use charges::Charges;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -120,7 +122,7 @@ pub fn id_time(id: &str) -> Option<Timestamp> {
 
 /// An answer to be retained.
 #[derive(Debug, Clone)]
-pub(crate) struct Kept {
+pub(crate) struct KeptId {
     pub(crate) key: IdKey,
     pub(crate) caller: Caller,
     /// Which transaction was answered.
@@ -460,8 +462,8 @@ impl Answers {
 
     /// Retains an answer that was given at `wall`. One of the same id, which could be retried, is replaced: returns its
     /// record.
-    pub(crate) fn insert(&mut self, kept: Kept, wall: Timestamp) -> Option<RecordNumber> {
-        let Kept { key, caller, number, timestamp, id_time, bytes, .. } = kept;
+    pub(crate) fn insert(&mut self, kept: KeptId, wall: Timestamp) -> Option<RecordNumber> {
+        let KeptId { key, caller, number, timestamp, id_time, bytes, .. } = kept;
         let slot = self.slot_or_new(&caller);
         self.latest = slot;
         let replaced = self.numbers.insert(key, number);
@@ -583,10 +585,10 @@ mod tests {
         IdKey::new(&caller.user, caller.incarnation, id)
     }
 
-    fn kept(caller: &Caller, id: &str, number: u64, at: Timestamp, id_time: Option<Timestamp>, bytes: u64) -> Kept {
+    fn kept(caller: &Caller, id: &str, number: u64, at: Timestamp, id_time: Option<Timestamp>, bytes: u64) -> KeptId {
         let caller = caller.clone();
         let (key, number) = (key(&caller, id), RecordNumber(number));
-        Kept { key, caller, sequence: Sequence(number.0), number, timestamp: at, id_time, bytes }
+        KeptId { key, caller, sequence: Sequence(number.0), number, timestamp: at, id_time, bytes }
     }
 
     /// A moment of a host whose clock nobody touches.
@@ -594,7 +596,7 @@ mod tests {
         Moment { wall: time, steady: time }
     }
 
-    fn insert(answers: &mut Answers, kept: Kept) {
+    fn insert(answers: &mut Answers, kept: KeptId) {
         let wall = kept.timestamp;
         answers.insert(kept, wall);
     }
@@ -889,7 +891,7 @@ mod tests {
     /// What is known of an id that was answered.
     #[derive(Debug, Clone)]
     struct Known {
-        kept: Kept,
+        kept: KeptId,
         charge: u64,
         is_retained: bool,
         was_forgotten: bool,
@@ -938,7 +940,7 @@ mod tests {
             let (all, share, now) = (self.charge_of(None), self.share(), self.now);
             let found = self.known.iter().find(|(_, known)| known.is_retained && known.kept.number == number);
             let ((caller, id), known) = found.expect("it is retained");
-            let Kept { timestamp, id_time, .. } = known.kept;
+            let KeptId { timestamp, id_time, .. } = known.kept;
             if now.steady <= timestamp.plus(self.horizon.age) {
                 assert!(all > self.horizon.bytes, "{id} of {caller:?} was forgotten although there was room");
                 assert!(self.charge_of(Some(caller)) > share, "{id} was taken from the share of {caller:?}");
