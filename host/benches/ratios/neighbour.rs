@@ -1,9 +1,8 @@
-//! What a service that spins, and fails over and over, does to the one beside it.
+//! What services that spin, fail over and over, or call the host without end do to the one beside them.
 
 use crate::pairs::Turns;
 use crate::report::Row;
 use crate::served::{Served, anonymous};
-use lifeboat::transaction::Request;
 use std::time::Duration;
 
 /// The neighbour's, one after another, in one turn.
@@ -17,6 +16,15 @@ const SPIN: &[u8] = b"20000000";
 /// So many of them use a VM up. A turn without a failover does not count.
 const SPINS_PER_VM: u64 = 3;
 
+/// What has `two-host-calls.wat` call the host in an endless loop.
+const FLOOD: &[u8] = b"boom";
+
+/// What each of its transactions has: some 30 ms of such calls.
+const FLOOD_FUEL: u64 = 20_000_000;
+
+/// As many as a machine of two processors has threads for guests.
+const FLOODS: [&str; 2] = ["flood-1", "flood-2"];
+
 /// The hundredth part of a neighbour's transactions that waits the longest waits at least that long.
 pub(crate) fn neighbour() -> Vec<Row> {
     let served = Served::new();
@@ -25,20 +33,25 @@ pub(crate) fn neighbour() -> Vec<Row> {
     served.start("probe", &work);
     let fuel_per_spin = served.transact("probe", [anonymous(SPIN)], 1).fuel_used;
     served.start_with_fuel("spins", &work, SPINS_PER_VM * fuel_per_spin);
+    let calls = served.compile("two-host-calls.wat");
+    for flood in FLOODS {
+        served.start_with_fuel(flood, &calls, FLOOD_FUEL);
+    }
 
     let requests = || (0..TRANSACTIONS).map(|_| anonymous(b"1".as_slice()));
-    let none = std::iter::empty::<Request>();
+    let took = |beside: &[(&str, &'static [u8])]| p99(served.latencies_beside("neighbour", requests(), beside));
     let turn = |_| {
         let before = served.failovers();
-        let spins = std::iter::repeat_with(|| anonymous(SPIN));
-        let beside = p99(served.latencies_beside("neighbour", requests(), "spins", spins));
+        let beside = took(&[("spins", SPIN)]);
         let failed_over = served.failovers() > before;
-        let alone = p99(served.latencies_beside("neighbour", requests(), "spins", none.clone()));
+        let alone = took(&[]);
         failed_over.then_some((beside, alone))
     };
     let pairs = Turns::of((0..PAIRS).map(turn)).pairs(1, |pair| *pair);
-    let (a, b) = ("another spins and fails over", "alone");
-    vec![Row { name: "p99 of a neighbour, one at a time", a, b, pairs, target: None }]
+    let flooded = (0..PAIRS).map(|_| Some((took(&FLOODS.map(|flood| (flood, FLOOD))), took(&[]))));
+    let flooded = Turns::of(flooded).pairs(1, |pair| *pair);
+    let row = |a, pairs| Row { name: "p99 of a neighbour, one at a time", a, b: "alone", pairs, target: None };
+    vec![row("another spins and fails over", pairs), row("two call the host in endless loops", flooded)]
 }
 
 fn p99(mut took: Vec<Duration>) -> Duration {

@@ -260,37 +260,36 @@ impl Served {
         })
     }
 
-    /// Sends `requests` to `service` one after another, and says how long each took. Meanwhile `others` go to another
-    /// service, one after another as well; those that are left in the end are not sent.
+    /// Sends `requests` to `service` one after another, and says how long each took. Meanwhile each of the services
+    /// `beside` gets its body over and over, whatever becomes of it.
     pub(crate) fn latencies_beside(
         &self,
         service: &str,
         requests: impl IntoIterator<Item = Request>,
-        other: &str,
-        others: impl IntoIterator<Item = Request>,
+        beside: &[(&str, &'static [u8])],
     ) -> Vec<Duration> {
         let token = self.token.reveal();
         let request = async |service: &str, request| {
-            let reply = self.host.request(token, service, request).await.expect("nothing is denied");
-            assert!(matches!(reply.answer, Answer::Ok(_)), "{:?}", reply.answer);
+            self.host.request(token, service, request).await.expect("nothing is denied").answer
         };
         let is_over = Cell::new(false);
         let measured = async {
             let mut took = Vec::new();
             for next in requests {
                 let start = Instant::now();
-                request(service, next).await;
+                let answer = request(service, next).await;
                 took.push(start.elapsed());
+                assert!(matches!(answer, Answer::Ok(_)), "{answer:?}");
             }
             is_over.set(true);
             took
         };
-        let beside = async {
-            for next in others.into_iter().take_while(|_| !is_over.get()) {
-                request(other, next).await;
+        let others = beside.iter().map(async |(other, body)| {
+            while !is_over.get() {
+                request(other, anonymous(*body)).await;
             }
-        };
-        self.runtime.block_on(futures::future::join(measured, beside)).0
+        });
+        self.runtime.block_on(futures::future::join(measured, futures::future::join_all(others))).0
     }
 
     /// How often its services failed over.
