@@ -4,31 +4,23 @@
 //! 98 % of a resource it records an SLA failure, moves the service's state to a fresh VM with fresh resources, and
 //! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
 
-pub mod access;
 pub mod answers;
-pub mod api;
 pub mod auth;
 pub mod budget;
 pub mod catalog;
 pub mod client;
-pub mod clock;
 pub mod config;
 pub mod credential;
 pub mod data;
-pub mod distribution;
 mod document;
 pub mod engine;
-pub mod event;
 pub mod failover;
 pub mod fleet;
 pub mod host;
-pub mod id;
 pub mod journal;
-pub mod lines;
-pub mod meter;
+mod locks;
 pub mod metrics;
 pub mod monitor;
-pub mod name;
 mod pace;
 pub mod portable;
 pub mod rehydrate;
@@ -36,16 +28,16 @@ pub mod scratch;
 pub mod server;
 pub mod service;
 pub mod simulate;
-pub mod size;
-pub mod sla;
 pub mod snapshot;
 mod stop;
 pub mod storage;
 pub mod store;
-pub mod text;
 pub mod tls;
-pub mod transaction;
 pub mod verify;
 pub mod vm;
 mod wasi;
 pub mod workload;
+
+pub use lifeboat_api::{
+    access, clock, distribution, event, http as api, id, lines, meter, name, size, sla, text, transaction,
+};

@@ -5,7 +5,8 @@
 //! with another name from theirs; only those who start a service wait for one another, as each needs the journal to keep
 //! its records where it found them.
 
-use crate::name::{Name, NameLocks};
+use crate::locks::NameLocks;
+use crate::name::Name;
 use std::sync::Arc;
 use tokio::sync::{OwnedMutexGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard, RwLock};
 

@@ -4,7 +4,8 @@
 //! is deployed is loaded and compiled in turns of the [`Engine`](crate::engine::Engine).
 
 use super::problem::Problem;
-use crate::name::{Name, NameLocks};
+use crate::locks::NameLocks;
+use crate::name::Name;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 

@@ -26,14 +26,14 @@ impl fmt::Display for Printable<'_> {
 }
 
 /// The first `chars_max` characters of a guest's text, printable.
-pub(crate) fn shortened(text: &str, chars_max: usize) -> String {
+pub fn shortened(text: &str, chars_max: usize) -> String {
     let short: String = text.chars().take(chars_max).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("{}{dots}", Printable(&short))
 }
 
 /// An error and what caused it, on one line.
-pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(cause) = source {

@@ -236,7 +236,6 @@ pub const QUARANTINE_REMEDY: &str = "once that is mended, lifeboat start brings 
 
 /// Why a request never reached the guest. It left no trace in the journal, and the same id may be sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
-#[non_exhaustive]
 pub enum Denial {
     /// No user has this token, or it is expired or revoked.
     #[error("not authenticated: {reason}; log in again")]

@@ -138,7 +138,7 @@ impl fmt::Display for Bytes {
 }
 
 /// Reads bytes from a number or a text such as `64MiB`; writes a number.
-pub(crate) mod byte_size {
+pub mod byte_size {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
     #[derive(Deserialize)]
@@ -148,14 +148,22 @@ pub(crate) mod byte_size {
         Text(String),
     }
 
-    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    /// Reads a number of bytes, or a text such as `64 MiB`.
+    ///
+    /// # Errors
+    /// It is neither.
+    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         match NumberOrText::deserialize(deserializer)? {
             NumberOrText::Number(bytes) => Ok(bytes),
             NumberOrText::Text(text) => super::parse_bytes(&text).map_err(D::Error::custom),
         }
     }
 
-    pub(crate) fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
+    /// Writes a number of bytes.
+    ///
+    /// # Errors
+    /// Those of the format.
+    pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(*bytes)
     }
 }

@@ -1,6 +1,6 @@
 //! A lock for each name: what is done under one name waits for whoever does something under the same, and for no other.
 
-use super::Name;
+use crate::name::Name;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 

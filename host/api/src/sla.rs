@@ -35,7 +35,11 @@ pub fn parse_threshold(text: &str) -> Result<Percent, String> {
     threshold(number)
 }
 
-pub(crate) fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
+/// Reads a threshold that a configuration states as a number.
+///
+/// # Errors
+/// As [`threshold`], or that it is no number.
+pub fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
     threshold(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
 

@@ -1,9 +1,5 @@
 //! Names of services, machines and users, as operators write them.
 
-mod locks;
-
-pub(crate) use locks::NameLocks;
-
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::ops::Deref;
