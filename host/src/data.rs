@@ -292,7 +292,8 @@ impl Locked {
             awaited: Arc::default(),
             options: options.clone(),
             is_recovered: AtomicBool::new(false),
-            reclaiming: tokio::sync::Mutex::default(),
+            reclaiming: Arc::default(),
+            is_reclaim_waiting: AtomicBool::new(false),
             _lock: lock,
         });
         directory.set_aside(&contents)?;
@@ -370,7 +371,9 @@ pub struct DataDirectory {
     options: DataOptions,
     is_recovered: AtomicBool,
     /// Held while space is given back: how long the journal was when it was last told that it is pinned.
-    reclaiming: tokio::sync::Mutex<u64>,
+    reclaiming: Arc<tokio::sync::Mutex<u64>>,
+    /// Whether a reclaim was asked for that has not begun: it waits for `reclaiming`.
+    is_reclaim_waiting: AtomicBool,
     // The last field, as fields are dropped in order: the catalog still writes when it is closed.
     _lock: LockGuard,
 }
@@ -541,7 +544,7 @@ impl DataDirectory {
         written.all().await.map_err(failed)
     }
 
-    /// Keeps every record where it is, until what is returned is dropped.
+    /// Keeps every record where it is, until what is returned is dropped. Reclaims that were asked for before are over then.
     pub(crate) async fn hold_still(&self) -> impl Drop + Send {
         self.reclaiming.lock().await
     }
@@ -573,14 +576,29 @@ impl DataDirectory {
         self.needed().insert(service.clone(), needed);
     }
 
-    /// Gives back what no service needs any more, and tells `events` of what holds that back.
-    pub(crate) async fn reclaim(&self, events: &EventSink) {
-        // Before, the writer would have nobody to tell where it carried a record.
-        if !self.is_recovered.load(Ordering::Acquire) {
+    /// Gives back what no service needs any more, and tells `events` of what holds that back. While every record is held
+    /// still, or another reclaim is under way, that is done afterwards, and not waited for.
+    pub(crate) async fn reclaim(self: &Arc<Self>, events: &EventSink) {
+        // Before, the writer would have nobody to tell where it carried a record. One that has not begun sees to what
+        // changes until it does.
+        if !self.is_recovered.load(Ordering::Acquire) || self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
             return;
         }
-        // One is enough: what changed since it began is seen to by the next.
-        let Ok(mut told_bytes) = self.reclaiming.try_lock() else { return };
+        if let Ok(mut told_bytes) = self.reclaiming.try_lock() {
+            return self.reclaim_now(&mut told_bytes, events).await;
+        }
+        let (directory, events) = (Arc::clone(self), Arc::clone(events));
+        tokio::spawn(async move {
+            let mut told_bytes = Arc::clone(&directory.reclaiming).lock_owned().await;
+            directory.reclaim_now(&mut told_bytes, &events).await;
+            // Whoever holds records still next, as a stop does, finds the directory given up.
+            drop(directory);
+            drop(told_bytes);
+        });
+    }
+
+    async fn reclaim_now(&self, told_bytes: &mut u64, events: &EventSink) {
+        self.is_reclaim_waiting.swap(false, Ordering::AcqRel);
         let needed =
             self.needed().iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
         let Ok(reclaimed) = self.committer.reclaim(needed).await else { return };
@@ -812,4 +830,45 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
         }
     }
     events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::journal::commit::{Change, Entry};
+    use crate::storage::SimulatedStorage;
+
+    #[tokio::test]
+    async fn a_reclaim_while_every_record_is_held_still_is_done_afterwards() {
+        let storage = SimulatedStorage::new(1);
+        let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
+        let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
+        let (directory, _) = locked.open(&options).expect("opens");
+        directory.set_recovered();
+        // Four segments of a service that ends.
+        let record = || vec![0; 100_000];
+        let mut changes = vec![Change::Begin { number: RecordNumber(1), record: record() }];
+        changes.extend((2..=8).map(|number| Change::Continue { number: RecordNumber(number), record: record() }));
+        changes.push(Change::End);
+        for change in changes {
+            let entry = Entry { service: Name::new("ant").expect("a name"), change };
+            let ticket = directory.committer().submit(entry, None).expect("open");
+            ticket.committed().await.expect("committed");
+        }
+        let segments = || storage.list().expect("lists").iter().filter(|file| file.ends_with(".segment")).count();
+        let before = segments();
+        assert!(before > 2, "{before}");
+        let events: EventSink = Arc::new(|_| {});
+        let still = directory.hold_still().await;
+        for _ in 0..3 {
+            directory.reclaim(&events).await;
+        }
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "of many, one waits");
+        tokio::task::yield_now().await;
+        assert_eq!(segments(), before);
+        drop(still);
+        // Whoever holds records still next comes after it.
+        let _still = directory.hold_still().await;
+        assert_eq!(segments(), 1);
+    }
 }
