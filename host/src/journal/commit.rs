@@ -178,13 +178,15 @@ pub struct Stall {
     pub denies: bool,
 }
 
-/// When to try again what failed, and when to check the lock. Waits twice as long after each failure, up to
-/// [`SEGMENT_RETRY_MAX`].
+/// When to try again what failed, when to tell of what is held, and when to check the lock. Waits twice as long after each
+/// failure, up to [`SEGMENT_RETRY_MAX`].
 #[derive(Debug, Default)]
 struct Retry {
     lock_checked: Option<Instant>,
     /// Of the last failure: when it is tried again, and how long was waited for that.
     waiting: Option<(Instant, Duration)>,
+    /// Since the first frame of a batch was held: when those who wait for answers of the batch are told.
+    told_at: Option<Instant>,
 }
 
 impl Retry {
@@ -799,7 +801,7 @@ fn commit_in_time(
                 retry.failed(now);
                 let reason = missing(&failure);
                 shared.set_stall(Some(Stall { reason: Arc::clone(&reason), denies: true }));
-                let told_at = hold.as_ref().map_or(now + HELD_MAX, |hold| hold.told_at);
+                let told_at = *retry.told_at.get_or_insert(now + HELD_MAX);
                 let is_told = hold.as_ref().is_some_and(|hold| hold.is_told);
                 let due = retry.due().unwrap_or(now);
                 let hold =
@@ -874,6 +876,7 @@ fn write_batch(
     orders: &mut Orders,
 ) -> Result<(), LogError> {
     let mut staged = Vec::with_capacity(batch.len());
+    retry.told_at = None;
     loop {
         stage(log, &mut batch, &mut staged);
         if let Err(error) = commit(log, &mut staged, &mut batch, shared, retry, orders) {
@@ -1238,6 +1241,31 @@ mod tests {
             assert!(recovery.damages.is_empty(), "{recovery:?}");
             assert!(!is_ended || !found.contains_key(&name("ant")));
             assert!(found[&name(busy)].last().expect("a record").starts_with(format!("{busy}{last}").as_bytes()));
+        }
+    }
+
+    #[test]
+    fn the_time_for_which_a_frame_was_held_counts_for_the_next_of_its_batch() {
+        let storage = SimulatedStorage::new(1);
+        let mut log = open(&storage);
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        let (writer, committer) = start(open(&SimulatedStorage::new(2)), QUEUE_BYTES_MAX).expect("starts");
+        // What is held is tried once more, and given up.
+        drop(writer);
+        let shared = &committer.shared;
+        let (told, hears) = std::sync::mpsc::channel();
+        let (completion, ticket) = ticket();
+        ticket.then_or_held(move |committed| told.send(committed.clone()).expect("it is heard"));
+        log.stage(RunKind::Begin, &name("ant"), RecordNumber(1), b"ant1").expect("staged");
+        let staged = [StagedRecord { record: None, record_bytes: 4, completion, _room: None }];
+        let mut retry = Retry::default();
+        for is_later in [false, true] {
+            let (mut batch, mut orders) = (VecDeque::new(), Orders::default());
+            let committed = commit_in_time(&mut log, &staged, &mut batch, shared, &mut retry, &mut orders);
+            assert!(matches!(committed, Err(LogError::NotBegun(_))));
+            assert_eq!(hears.try_recv().is_ok_and(|told| matches!(told, Err(CommitError::Stalled(_)))), is_later);
+            // As if that had taken so long.
+            retry.told_at = retry.told_at.map(|told_at| told_at - HELD_MAX);
         }
     }
 
