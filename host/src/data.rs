@@ -602,6 +602,17 @@ impl DataDirectory {
         let needed =
             self.needed().iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
         let Ok(reclaimed) = self.committer.reclaim(needed).await else { return };
+        if let Some((first, others)) = reclaimed.lacking_room.split_first()
+            && let Some(stall) = self.committer.stall()
+        {
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            let reason = format!(
+                "{}; until then it gives nothing back, since its oldest segment has records of service '{first}'{others}, \
+                 and too little room to write them once more: to remove what has them helps as well",
+                stall.reason
+            );
+            events(&Event::JournalStalled { reason });
+        }
         let journal_bytes = reclaimed.segment_bytes_left;
         if reclaimed.pinned_by.is_empty() {
             *told_bytes = 0;
@@ -836,24 +847,37 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
 mod tests {
     use super::*;
     use crate::journal::commit::{Change, Entry};
-    use crate::storage::SimulatedStorage;
+    use crate::storage::{Operation, SimulatedStorage};
 
-    #[tokio::test]
-    async fn a_reclaim_while_every_record_is_held_still_is_done_afterwards() {
-        let storage = SimulatedStorage::new(1);
+    /// A directory whose segments have room for two long records.
+    fn open(storage: &SimulatedStorage) -> Arc<DataDirectory> {
         let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
         let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
         let (directory, _) = locked.open(&options).expect("opens");
         directory.set_recovered();
+        directory
+    }
+
+    fn long_record() -> Vec<u8> {
+        vec![0; 100_000]
+    }
+
+    async fn commit(directory: &DataDirectory, service: &str, change: Change) {
+        let entry = Entry { service: Name::new(service).expect("a name"), change };
+        let ticket = directory.committer().submit(entry, None).expect("open");
+        ticket.committed().await.expect("committed");
+    }
+
+    #[tokio::test]
+    async fn a_reclaim_while_every_record_is_held_still_is_done_afterwards() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
         // Four segments of a service that ends.
-        let record = || vec![0; 100_000];
-        let mut changes = vec![Change::Begin { number: RecordNumber(1), record: record() }];
-        changes.extend((2..=8).map(|number| Change::Continue { number: RecordNumber(number), record: record() }));
+        let mut changes = vec![Change::Begin { number: RecordNumber(1), record: long_record() }];
+        changes.extend((2..=8).map(|number| Change::Continue { number: RecordNumber(number), record: long_record() }));
         changes.push(Change::End);
         for change in changes {
-            let entry = Entry { service: Name::new("ant").expect("a name"), change };
-            let ticket = directory.committer().submit(entry, None).expect("open");
-            ticket.committed().await.expect("committed");
+            commit(&directory, "ant", change).await;
         }
         let segments = || storage.list().expect("lists").iter().filter(|file| file.ends_with(".segment")).count();
         let before = segments();
@@ -870,5 +894,30 @@ mod tests {
         // Whoever holds records still next comes after it.
         let _still = directory.hold_still().await;
         assert_eq!(segments(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_stalled_journal_names_those_whose_records_it_has_no_room_to_carry() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
+        for service in ["ant", "bee"] {
+            commit(&directory, service, Change::Begin { number: RecordNumber(1), record: long_record() }).await;
+        }
+        // The second segment's file is made by then.
+        directory.committer().settle().await.expect("there is room");
+        let mut stalls = directory.committer().stalls();
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        commit(&directory, "ant", Change::Continue { number: RecordNumber(2), record: long_record() }).await;
+        commit(&directory, "ant", Change::Continue { number: RecordNumber(3), record: vec![0; 20_000] }).await;
+        stalls.wait_for(|stall| stall.as_ref().is_some_and(|stall| stall.denies)).await.expect("it goes on");
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let events: EventSink = {
+            let told = Arc::clone(&told);
+            Arc::new(move |event| told.lock().expect("no panic").push(event.to_string()))
+        };
+        directory.reclaim(&events).await;
+        let told = told.lock().expect("no panic");
+        let words = "its oldest segment has records of service 'ant' and 1 more";
+        assert!(told.len() == 1 && told[0].starts_with("Journal stalled: ") && told[0].contains(words), "{told:?}");
     }
 }

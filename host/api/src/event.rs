@@ -177,7 +177,7 @@ pub enum Event {
         position: u64,
     },
     /// The journal cannot begin its next segment. What its last one has no room for is denied; it is tried again until it
-    /// succeeds.
+    /// succeeds. It is told once more of whom a reclaim would carry, had it the room.
     JournalStalled {
         /// What is missing.
         reason: String,

@@ -15,7 +15,8 @@
 //! records meanwhile ([`Committer::stall`]). That is found out while the active segment still has room for what services
 //! have executed, because the next one's file is made ahead; and nothing is executed while the journal is short of room.
 //! Those who wait for answers are told after [`HELD_MAX`] that their outcome is unknown, and orders are carried out as far
-//! as they need no room: a reclaim gives up the segments that nobody needs, and may so end the stall.
+//! as they need little room: a reclaim gives up the segments that nobody needs, carries what takes little of the room that
+//! is too little for the records which are held, and may so end the stall.
 //!
 //! After a failure all tickets, waiting and later, get the first cause. The reader of a ticket that ends without an
 //! answer learns that the writer is gone.
@@ -655,22 +656,21 @@ struct Orders {
 }
 
 impl Orders {
-    /// Goes on with the first one, by a step if it is a reclaim. One whose answer nobody waits for is given up.
-    fn go_on(&mut self, log: &mut Log, shared: &Shared) -> Result<(), LogError> {
+    /// Goes on with the first one, by a step if it is a reclaim. One whose answer nobody waits for is given up. While
+    /// records are `held`, all others are refused.
+    fn go_on(&mut self, log: &mut Log, shared: &Shared, held: Option<&CommitError>) -> Result<(), LogError> {
         let over = match self.waiting.front_mut() {
             Some(Order::Reclaim { needed, answer }) if !answer.is_closed() => {
                 let reclaim = self.reclaim.get_or_insert_with(|| log.begin_reclaim(std::mem::take(needed)));
-                match log.step(reclaim) {
+                let step = if held.is_some() { log.step_while_held(reclaim) } else { log.step(reclaim) };
+                match step {
                     Ok(Step::Going(moved)) => {
                         shared.tell(moved);
                         return Ok(());
                     }
                     Ok(Step::Over(reclaimed)) => Some(Ok(reclaimed)),
                     // The journal is as good as before, and longer. The next reclaim tries again.
-                    Err(error @ LogError::NotBegun(_)) => {
-                        log.abandon_step();
-                        Some(Err(error.into()))
-                    }
+                    Err(error @ LogError::NotBegun(_)) => Some(Err(error.into())),
                     Err(error) => return Err(shared.fail(&error)),
                 }
             }
@@ -679,34 +679,10 @@ impl Orders {
         self.reclaim = None;
         match (self.waiting.pop_front(), over) {
             (Some(Order::Reclaim { answer, .. }), Some(reclaimed)) => drop(answer.send(reclaimed)),
-            (Some(order), _) => order.refuse(&CommitError::Closed),
+            (Some(order), _) => order.refuse(held.unwrap_or(&CommitError::Closed)),
             (None, _) => {}
         }
         Ok(())
-    }
-
-    /// Carries out what needs no room, while records are held, and refuses the rest. Returns whether a segment was given up.
-    fn go_on_without_room(&mut self, log: &mut Log, held: &CommitError) -> Result<bool, LogError> {
-        let mut is_any_given_up = false;
-        while let Some(order) = self.waiting.pop_front() {
-            let under_way = self.reclaim.take();
-            match order {
-                Order::Reclaim { needed, answer } if !answer.is_closed() => {
-                    let mut reclaim = under_way.unwrap_or_else(|| log.begin_reclaim(needed));
-                    let reclaimed = loop {
-                        match log.step_without_carrying(&mut reclaim) {
-                            Ok(Step::Going(_)) => is_any_given_up = true,
-                            Ok(Step::Over(reclaimed)) => break Ok(reclaimed),
-                            Err(error @ LogError::NotBegun(_)) => break Err(error.into()),
-                            Err(error) => return Err(error),
-                        }
-                    };
-                    drop(answer.send(reclaimed));
-                }
-                order => order.refuse(held),
-            }
-        }
-        Ok(is_any_given_up)
     }
 
     fn refuse(&mut self, error: &CommitError) {
@@ -732,7 +708,7 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
         }
         let result = write_batch(&mut log, arrived.submitted, shared, &mut retry, &mut orders);
         let result = result.and_then(|()| prepare(&mut log, shared, &mut retry));
-        if let Err(error) = result.and_then(|()| orders.go_on(&mut log, shared)) {
+        if let Err(error) = result.and_then(|()| orders.go_on(&mut log, shared, None)) {
             orders.refuse(&error.clone().into());
             return Err(error.into());
         }
@@ -842,7 +818,9 @@ impl Hold {
         orders: &mut Orders,
     ) -> Result<(), LogError> {
         loop {
-            let arrived = shared.hold_until(if self.is_told { self.due } else { self.due.min(self.told_at) });
+            let until = if self.is_told { self.due } else { self.due.min(self.told_at) };
+            // Not between two steps of a reclaim.
+            let arrived = shared.hold_until(if orders.waiting.is_empty() { until } else { Instant::now() });
             self.is_closed = arrived.is_closed;
             batch.extend(arrived.submitted);
             if !self.is_told && Instant::now() >= self.told_at {
@@ -859,8 +837,9 @@ impl Hold {
             let ended = batch.iter().filter(|submitted| matches!(submitted.entry.change, Change::End));
             ended.for_each(|submitted| log.forget(&submitted.entry.service));
             orders.waiting.extend(arrived.orders);
-            let is_any_given_up = orders.go_on_without_room(log, &self.error)?;
-            if is_any_given_up || self.is_closed || Instant::now() >= self.due {
+            let segments = log.segment_count();
+            orders.go_on(log, shared, Some(&self.error))?;
+            if log.segment_count() != segments || self.is_closed || Instant::now() >= self.due {
                 return Ok(());
             }
         }
@@ -1242,6 +1221,58 @@ mod tests {
             assert!(!is_ended || !found.contains_key(&name("ant")));
             assert!(found[&name(busy)].last().expect("a record").starts_with(format!("{busy}{last}").as_bytes()));
         }
+    }
+
+    /// Has `bee` write a record, and `ant` three segments after it; then the records of `cat`, of `bytes`, until one is held,
+    /// and `ant` ends. Reclaims then, and returns the tickets of `cat`.
+    fn reclaim_while_held(storage: &SimulatedStorage, bytes: usize) -> (Writer, Reclaimed, Vec<Ticket>) {
+        let (writer, committer) = start(open(storage), QUEUE_BYTES_MAX).expect("starts");
+        committer.submit(entry("bee", 1), None).expect("open").wait().expect("committed");
+        let tickets: Vec<_> =
+            (1..=300).map(|number| committer.submit(long_entry("ant", number), None).expect("open")).collect();
+        assert!(tickets.into_iter().all(|ticket| ticket.wait().is_ok()));
+        block_on(committer.settle()).expect("there is room");
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        let mut held = Vec::new();
+        let mut is_held = false;
+        while !is_held {
+            let mut entry = entry("cat", held.len() as u64 + 1);
+            if let Change::Begin { record, .. } | Change::Continue { record, .. } = &mut entry.change {
+                record.resize(bytes, b'.');
+            }
+            let ticket = committer.submit(entry, None).expect("open");
+            is_held = block_on(ticket.clone().committed_or_held()).is_err();
+            held.push(ticket);
+        }
+        let end = Entry { service: name("ant"), change: Change::End };
+        assert!(matches!(committer.commit_unless_stalled(end), Err(CommitError::Stalled(_))));
+        let reclaimed = block_on(committer.reclaim(BTreeMap::new())).expect("it is over");
+        (writer, reclaimed, held)
+    }
+
+    #[test]
+    fn while_records_are_held_what_takes_little_of_the_room_that_is_left_is_carried() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, reclaimed, held) = reclaim_while_held(&storage, 100_000);
+        assert!(reclaimed.segments > 0 && reclaimed.lacking_room.is_empty(), "{reclaimed:?}");
+        let count = held.len();
+        assert!(held.into_iter().all(|ticket| ticket.wait().is_ok()));
+        let (recovery, found) = look(&storage.crash(), None);
+        assert!(recovery.damages.is_empty(), "{recovery:?}");
+        assert_eq!((&found[&name("bee")], found[&name("cat")].len()), (&vec![b"bee1".to_vec()], count));
+        assert!(writer.stop().is_err());
+    }
+
+    #[test]
+    fn a_reclaim_says_whose_records_it_has_no_room_to_carry() {
+        let storage = SimulatedStorage::new(1);
+        // The room that is left is shorter than one of these.
+        let (writer, reclaimed, held) = reclaim_while_held(&storage, LONG_BYTES);
+        assert_eq!((reclaimed.segments, &reclaimed.lacking_room), (0, &vec![name("bee")]), "{reclaimed:?}");
+        assert!(reclaimed.pinned_by.is_empty());
+        storage.mend(Operation::Create);
+        assert!(held.into_iter().all(|ticket| ticket.wait().is_ok()));
+        writer.stop().expect("sealed");
     }
 
     #[test]

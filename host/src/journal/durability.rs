@@ -15,6 +15,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 use proptest::test_runner::{Config, TestRunner};
 use std::collections::BTreeMap;
+use std::io;
 use std::sync::Arc;
 
 mod carry;
@@ -98,6 +99,10 @@ enum Action {
     Steps {
         count: usize,
     },
+    /// The same beside what is staged, as if there were no room for that.
+    StepsWhileHeld {
+        count: usize,
+    },
     Crash,
     PowerOff {
         nth: u64,
@@ -117,6 +122,7 @@ fn action() -> impl Strategy<Value = Action> {
         8 => Just(Action::Commit),
         2 => (0..6_u64, 0..SERVICES).prop_map(|(kept, needs_all)| Action::Reclaim { kept, needs_all }),
         4 => prop_oneof![1..4_usize, Just(100)].prop_map(|count| Action::Steps { count }),
+        2 => prop_oneof![1..4_usize, Just(100)].prop_map(|count| Action::StepsWhileHeld { count }),
         1 => Just(Action::Crash),
         2 => (1..15_u64).prop_map(|nth| Action::PowerOff { nth }),
         1 => Just(Action::Stop),
@@ -212,6 +218,10 @@ impl Driver {
             Action::End { service } => {
                 if log.stage_end(&name(service)).is_ok() {
                     self.staged.remove(&name(service));
+                    // Nobody needs what it has, as of now.
+                    if let Some(life) = self.kept.get_mut(&name(service)) {
+                        life.needed = u64::MAX;
+                    }
                 }
                 Ok(())
             }
@@ -229,23 +239,12 @@ impl Driver {
                     self.carrying = 0;
                 })
             }
-            Action::Steps { count } => Self::commit(log, &mut self.seal, &mut self.kept, &self.staged).and_then(|()| {
-                for _ in 0..count {
-                    let Some(reclaim) = &mut self.reclaim else { break };
-                    match log.step(reclaim)? {
-                        Step::Going(moved) => {
-                            self.carrying += usize::from(!moved.is_empty());
-                            self.carried = self.carried.max(self.carrying);
-                        }
-                        Step::Over(reclaimed) => {
-                            let is_told = reclaimed.pinned_by.is_empty() || self.storage.is_off();
-                            assert!(is_told, "nothing is damaged: {reclaimed:?}");
-                            self.reclaim = None;
-                        }
-                    }
-                }
-                Ok(())
-            }),
+            Action::Steps { count } => Self::commit(log, &mut self.seal, &mut self.kept, &self.staged)
+                .and_then(|()| self.step(count, Log::step)),
+            Action::StepsWhileHeld { count } => {
+                self.seal = None;
+                self.step(count, Log::step_while_held)
+            }
             Action::PowerOff { nth } => {
                 self.storage.power_off(nth);
                 Ok(())
@@ -268,6 +267,28 @@ impl Driver {
             Err(_) if self.storage.is_off() => self.restart(true),
             Err(error) => Err(format!("{action:?} fails: {error}")),
         }
+    }
+
+    fn step(
+        &mut self,
+        count: usize,
+        step: impl Fn(&mut Log, &mut Reclaim) -> Result<Step, LogError>,
+    ) -> Result<(), LogError> {
+        for _ in 0..count {
+            let (Some(log), Some(reclaim)) = (&mut self.log, &mut self.reclaim) else { break };
+            match step(log, reclaim)? {
+                Step::Going(moved) => {
+                    self.carrying += usize::from(!moved.is_empty());
+                    self.carried = self.carried.max(self.carrying);
+                }
+                Step::Over(reclaimed) => {
+                    let is_told = reclaimed.pinned_by.is_empty() || self.storage.is_off();
+                    assert!(is_told, "nothing is damaged: {reclaimed:?}");
+                    self.reclaim = None;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn commit(log: &mut Log, seal: &mut Option<Seal>, kept: &mut Lives, staged: &Lives) -> Result<(), LogError> {
@@ -739,10 +760,7 @@ fn run_until_failure(storage: &SimulatedStorage) -> (Histories, usize, Result<()
                 histories.iter().map(|(name, life)| (name.clone(), RecordNumber(life.len() as u64))).collect();
             match reclaim(&mut log, &needed) {
                 Ok(_) => {}
-                Err(LogError::NotBegun(_)) => {
-                    stalls += 1;
-                    log.abandon_step();
-                }
+                Err(LogError::NotBegun(_)) => stalls += 1,
                 Err(error) => {
                     assert!(append(&mut log, &mut histories, &[1]).is_err());
                     return (histories, stalls, Err(error));

@@ -429,6 +429,12 @@ impl FrameBuilder {
         self.runs.is_empty()
     }
 
+    /// Whether a service begins in it.
+    #[must_use]
+    pub fn begins(&self, service: &Name) -> bool {
+        self.runs.iter().any(|(run, _)| run.kind == RunKind::Begin && run.service == *service)
+    }
+
     /// How long the frame is by now, in bytes.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {

@@ -454,12 +454,9 @@ impl Log {
         for segment in &mut self.segments {
             segment.shares.remove(service);
         }
-    }
-
-    /// Gives up what was staged to be carried, after a step failed with [`LogError::NotBegun`].
-    pub fn abandon_step(&mut self) {
-        self.builder.clear();
-        self.carry = None;
+        if let Some(carry) = &mut self.carry {
+            carry.forget(service);
+        }
     }
 
     fn make_next(&mut self) -> io::Result<()> {

@@ -13,8 +13,8 @@
 //! goes, that is never longer than about five times what all services need. A bound for each reclaim alone would not do:
 //! services that rest, one after another, would be carried round and round with every snapshot of a small neighbour.
 
-use super::{Committed, Failure, Log, LogError, spare_name};
-use crate::journal::frame::{FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
+use super::{Committed, Failure, Log, LogError, frame_bytes_max, spare_name};
+use crate::journal::frame::{FrameBuilder, FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
 use crate::journal::reader::ReadError;
 use crate::journal::recovery::{Location, Share, Standing, segment_name};
 use crate::name::Name;
@@ -46,6 +46,8 @@ pub struct Reclaimed {
     /// Services that pin the oldest segment which is left and cannot be carried: records of theirs are damaged, and what
     /// is damaged is never given up.
     pub pinned_by: Vec<Name>,
+    /// Services that pin it as well, and are not carried since the journal is short of room.
+    pub lacking_room: Vec<Name>,
     /// Bytes of the segments that are left.
     pub segment_bytes_left: u64,
 }
@@ -161,12 +163,16 @@ impl Carry {
             RunKind::Continue => self.appended_bytes += u64::from(run.bytes),
             RunKind::Carried => {}
             // What there was of it does not count any more.
-            RunKind::Begin | RunKind::End => {
-                self.next.remove(&run.service);
-                self.read_ahead.retain(|(service, ..)| *service != run.service);
-                self.read_ahead_bytes = self.read_ahead.iter().map(|(.., record)| record.len()).sum();
-                self.copies.values_mut().for_each(|shares| drop(shares.remove(&run.service)));
-            }
+            RunKind::Begin | RunKind::End => self.forget(&run.service),
+        }
+    }
+
+    /// Carries a service no further.
+    pub(super) fn forget(&mut self, service: &Name) {
+        if self.next.remove(service).is_some() {
+            self.read_ahead.retain(|(of, ..)| of != service);
+            self.read_ahead_bytes = self.read_ahead.iter().map(|(.., record)| record.len()).sum();
+            self.copies.values_mut().for_each(|shares| drop(shares.remove(service)));
         }
     }
 
@@ -201,30 +207,37 @@ impl Log {
     /// Goes on with a reclaim: writes a frame of records that are carried, or gives up a segment.
     ///
     /// # Errors
-    /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::NotBegun`]: it can be tried again, after
-    /// [`Log::abandon_step`]. [`LogError::Poisoned`].
+    /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::NotBegun`]: it can be tried again.
+    /// [`LogError::Poisoned`].
     pub fn step(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
         if !self.builder.is_empty() {
             return Err(LogError::FrameFull);
         }
-        self.try_step(reclaim, true).map_err(|failure| self.poison(failure))
+        self.step_while_held(reclaim)
     }
 
-    /// The same without carrying anything, while records are staged that wait for room. A carry that is under way is given
-    /// up.
+    /// The same while records are staged that wait for room: these stay staged, and copies go before them, into a part of
+    /// the room that is too little for them.
     ///
     /// # Errors
     /// [`LogError::NotBegun`]: it can be tried again. [`LogError::Poisoned`].
-    pub fn step_without_carrying(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
+    pub fn step_while_held(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
-        self.carry = None;
-        self.try_step(reclaim, false).map_err(|failure| self.poison(failure))
+        // What is staged becomes a frame only when it is written, so another can come before it.
+        let empty = FrameBuilder::new(frame_bytes_max(&self.options));
+        let held = std::mem::replace(&mut self.builder, empty);
+        let result = self.try_step(reclaim, &held);
+        self.builder = held;
+        result.map_err(|failure| self.poison(failure))
     }
 
-    fn try_step(&mut self, reclaim: &mut Reclaim, may_carry: bool) -> Result<Step, Failure> {
+    fn try_step(&mut self, reclaim: &mut Reclaim, held: &FrameBuilder) -> Result<Step, Failure> {
         if let Some(carry) = self.carry.take() {
-            self.check_reserve(&carry.next)?;
+            if !self.has_reserve(&carry.next, held) {
+                reclaim.reclaimed.lacking_room = carry.next.into_keys().collect();
+                return Ok(self.over(reclaim));
+            }
             return self.carry_on(carry, reclaim);
         }
         let oldest = self.segments.front().filter(|oldest| oldest.number < reclaim.end);
@@ -254,11 +267,19 @@ impl Log {
             return Ok(Step::Going(Vec::new()));
         }
         let unsound: Vec<Name> = pins.keys().filter(|name| !self.is_sound(name)).cloned().collect();
-        if !unsound.is_empty() || !may_carry || self.bytes_of(&pins) > self.carriable_bytes {
+        // Of a service that begins anew in the frame that is held, what it had counts until that is written.
+        let is_replaced = pins.keys().any(|name| held.begins(name));
+        if !unsound.is_empty() || is_replaced {
             reclaim.reclaimed.pinned_by = unsound;
             return Ok(self.over(reclaim));
         }
-        self.check_reserve(&pins)?;
+        if !self.has_reserve(&pins, held) {
+            reclaim.reclaimed.lacking_room = pins.into_keys().collect();
+            return Ok(self.over(reclaim));
+        }
+        if self.bytes_of(&pins) > self.carriable_bytes {
+            return Ok(self.over(reclaim));
+        }
         let next = pins.into_iter().map(|(name, needed)| {
             let first = self.services.get(&name).map_or(RecordNumber(1), |kept| kept.first);
             // One is carried in any case: only a whole set makes up for one that was cut off.
@@ -269,13 +290,13 @@ impl Log {
         self.carry_on(Carry { next, ..Carry::default() }, reclaim)
     }
 
-    /// Refuses to carry what these need while the journal is short of room, unless it takes little of what is left: then
-    /// the segments that are given up are the room which is missing.
-    fn check_reserve(&mut self, pins: &BTreeMap<Name, RecordNumber>) -> Result<(), Failure> {
-        if !self.is_short() || self.bytes_of(pins) <= self.room() / RESERVE_SHARE {
-            return Ok(());
-        }
-        self.make_next().map_err(|error| self.not_begun(error))
+    /// Whether what these need may be carried: while the journal is short of room, only if it takes little of what is left,
+    /// or if the next segment's file can be made. Then the segments that are given up are the room which is missing. The
+    /// next segment is for what is held, if anything is.
+    fn has_reserve(&mut self, pins: &BTreeMap<Name, RecordNumber>, held: &FrameBuilder) -> bool {
+        !self.is_short()
+            || self.bytes_of(pins) <= self.room() / RESERVE_SHARE
+            || held.is_empty() && self.make_next().is_ok()
     }
 
     fn over(&self, reclaim: &mut Reclaim) -> Step {
