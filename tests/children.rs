@@ -3,39 +3,102 @@
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::util::PATIENCE;
-use reqwest::{Client, StatusCode};
+use reqwest::{Client, Method, StatusCode};
 use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
+use wasmparser::{Parser, Payload};
 
-/// What a compiler has once it has read all of its input, and much less than it will have.
-const AT_WORK_KIB: u64 = 128 * 1024;
+/// How often it is looked whether something has happened: seldom enough that what is waited for has the processor.
+const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// What a child takes at the most to see that its parent is gone: much less than it has to work.
-const GONE_MAX: Duration = Duration::from_secs(3);
+/// Steps of a function that takes about a second to compile, on one thread alone: long enough to be caught at it.
+const STEPS: usize = 150_000;
 
-/// A server over a new folder, and a client who is its admin.
-async fn start(folder: &Path) -> (Serving, Client, String) {
-    let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
-    set_up(folder);
-    let serving = Serving::start(folder);
-    serving.line("serving ");
-    let client = Client::builder().no_proxy().build().expect("a client");
-    let log_in = json!({ "user": "admin", "password": PASSWORD }).to_string();
-    let reply = client.post(format!("http://{}/v1/login", serving.address)).body(log_in).send().await;
-    let reply = reply.expect("answered").bytes().await.expect("whole");
-    let reply: Value = serde_json::from_slice(&reply).expect("JSON");
-    let token = reply["token"].as_str().expect("a token").to_owned();
-    (serving, client, token)
+/// A server over a folder, and a client who is its admin.
+struct Site {
+    serving: Serving,
+    client: Client,
+    token: String,
 }
 
-/// `count.wat` with so many functions more, of so many steps each.
-fn count_with(functions: usize, steps: usize) -> String {
-    let steps = "(i32.rotl (local.get 0)) (i32.mul (local.get 0))".repeat(steps);
-    let functions = format!("(func (param i32) (result i32) (local.get 0) {steps})").repeat(functions);
+impl Site {
+    /// A server over a new folder.
+    async fn new(folder: &Path) -> Self {
+        let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
+        set_up(folder);
+        let serving = Serving::start(folder);
+        serving.line("serving ");
+        let client = Client::builder().no_proxy().build().expect("a client");
+        let log_in = json!({ "user": "admin", "password": PASSWORD }).to_string();
+        let reply = client.post(format!("http://{}/v1/login", serving.address)).body(log_in).send().await;
+        let reply = reply.expect("answered").bytes().await.expect("whole");
+        let reply: Value = serde_json::from_slice(&reply).expect("JSON");
+        let token = reply["token"].as_str().expect("a token").to_owned();
+        Self { serving, client, token }
+    }
+
+    /// The next server over the same folder.
+    fn again(self, folder: &Path) -> Self {
+        let Self { serving, client, token } = self;
+        assert_eq!(serving.terminate(), Some(0));
+        Self { serving: Serving::start(folder), client, token }
+    }
+
+    async fn ask(&self, method: Method, path: &str, body: Vec<u8>) -> (StatusCode, Value) {
+        let answer = self.request(method, path, body).send().await.expect("answered");
+        let (status, body) = (answer.status(), answer.bytes().await.expect("whole"));
+        (status, serde_json::from_slice(&body).unwrap_or_default())
+    }
+
+    fn request(&self, method: Method, path: &str, body: Vec<u8>) -> reqwest::RequestBuilder {
+        let url = format!("http://{}{path}", self.serving.address);
+        self.client.request(method, url).bearer_auth(&self.token).body(body)
+    }
+
+    async fn service(&self) -> Value {
+        self.ask(Method::GET, "/v1/services/large", Vec::new()).await.1
+    }
+
+    /// The process that compiles for the server.
+    async fn compiler(&self) -> String {
+        found(|| child_of(self.serving.id(), "__compile")).await
+    }
+}
+
+/// `count.wat` with one function more, which is long. It is put together of bytes, of which its text would take ten times as
+/// many.
+fn long_module() -> Vec<u8> {
     let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
-    text.replacen("  (global $heap", &format!("{functions}\n  (global $heap"), 1)
+    let short = "(func (param i32) (result i32) (local.get 0))";
+    let text = format!("{} {short})", text.trim_end().strip_suffix(')').expect("a module"));
+    let module = wat::parse_str(text).expect("a module");
+    // Where the section of all code begins and ends, and where the last function in it does.
+    let (mut before, mut last, mut section) = (0, 0, 0..0);
+    for payload in Parser::new(0).parse_all(&module) {
+        match payload.expect("valid") {
+            Payload::CodeSectionStart { range, .. } => (last, section) = (range.start + 1, range),
+            Payload::CodeSectionEntry(body) if body.range().end < section.end => last = body.range().end,
+            payload if section.is_empty() => before = payload.as_section().map_or(before, |(_, range)| range.end),
+            _ => {}
+        }
+    }
+    const NO_LOCALS: u8 = 0;
+    const LOCAL_GET_0: [u8; 2] = [0x20, 0];
+    const STEP: [u8; 6] = [0x20, 0, 0x77, 0x20, 0, 0x6c]; // i32.rotl and i32.mul with the parameter
+    const END: u8 = 0x0b;
+    let body = [&[NO_LOCALS][..], &LOCAL_GET_0, &STEP.repeat(STEPS), &[END]].concat();
+    let code = [&module[section.start..last], &leb128(body.len()), &body].concat();
+    const CODE_SECTION: u8 = 10;
+    [&module[..before], &[CODE_SECTION], &leb128(code.len()), &code, &module[section.end..]].concat()
+}
+
+/// A number in the five bytes that any has room in.
+fn leb128(number: usize) -> [u8; 5] {
+    std::array::from_fn(|index| (number >> (7 * index) & 0x7f) as u8 | if index < 4 { 0x80 } else { 0 })
 }
 
 /// The command line of a process; none of one that has ended.
@@ -45,67 +108,78 @@ fn command_line(process: &str) -> String {
 
 /// The child of `parent` that does what `command` says.
 fn child_of(parent: u32, command: &str) -> Option<String> {
-    let parent = format!("PPid:\t{parent}\n");
-    let processes = std::fs::read_dir("/proc").expect("it is mounted").map_while(Result::ok);
-    processes.map(|process| process.file_name().to_string_lossy().into_owned()).find(|process| {
-        let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
-        status.contains(&parent) && command_line(process).contains(command)
-    })
+    let threads = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?.map_while(Result::ok);
+    let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
+    let children = children.collect::<String>();
+    children.split_whitespace().find(|child| command_line(child).contains(command)).map(str::to_owned)
 }
 
-/// What `look` finds within `patience`.
-async fn found<T>(patience: Duration, look: impl Fn() -> Option<T>) -> Option<T> {
+fn signal(process: &str, name: &str) {
+    assert!(Command::new("kill").args(["-s", name, process]).status().expect("there is a kill").success());
+}
+
+/// What `look` finds, once it does.
+async fn found<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
-        let seen = look();
-        if seen.is_some() || start.elapsed() > patience {
+        if let Some(seen) = look() {
             return seen;
         }
-        tokio::task::yield_now().await;
+        assert!(start.elapsed() < PATIENCE, "it does not happen");
+        tokio::time::sleep(LOOK_EVERY).await;
     }
+}
+
+async fn gone(child: &str) {
+    found(|| (!command_line(child).contains("__compile")).then_some(())).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_child_ends_with_its_server_however_that_ends() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (serving, client, token) = start(folder.path()).await;
-    let deploy = client.put(format!("http://{}/v1/services/slow", serving.address));
-    // As bytes: there is too much text. It takes more than twice as long to compile as the child has to end.
-    let module = wat::parse_str(count_with(48, 50_000)).expect("a module");
-    tokio::spawn(deploy.bearer_auth(token).body(module).send());
-    let child = found(PATIENCE, || child_of(serving.id(), "__compile")).await.expect("it is compiled");
-    let is_at_work = || {
-        let status = std::fs::read_to_string(format!("/proc/{child}/status")).expect("it runs");
-        let (_, resident) = status.split_once("VmRSS:")?;
-        let kibibytes: u64 = resident.split_whitespace().next()?.parse().ok()?;
-        (kibibytes > AT_WORK_KIB).then_some(())
-    };
-    assert!(found(PATIENCE, is_at_work).await.is_some(), "it never has much memory");
-    let badness = std::fs::read_to_string(format!("/proc/{child}/oom_score_adj")).expect("it runs");
+    let site = Site::new(folder.path()).await;
+    tokio::spawn(site.request(Method::PUT, "/v1/services/large", long_module()).send());
+    let child = site.compiler().await;
+    // It has more threads than one once it has read all of its input.
+    found(|| (std::fs::read_dir(format!("/proc/{child}/task")).expect("it is compiled").count() > 1).then_some(()))
+        .await;
+    // A server that is stopped reads no answer, and the pipe has no room for one. As somebody can read it still when the
+    // server is gone, the child would wait for ever.
+    site.serving.signal("STOP");
+    let mut answer = File::open(format!("/proc/{child}/fd/1")).expect("it is compiled still");
+    let answers = tokio::task::spawn_blocking(move || answer.read_exact(&mut [0]).map(|()| answer));
+    let answer = tokio::time::timeout(PATIENCE, answers).await.expect("it answers").expect("no panic");
+    let badness = std::fs::read_to_string(format!("/proc/{child}/oom_score_adj")).expect("it waits");
     assert_eq!(badness.trim(), "1000", "it is ended for memory before the server is");
-    serving.kill();
-    let is_gone = || (!command_line(&child).contains("__compile")).then_some(());
-    assert!(found(GONE_MAX, is_gone).await.is_some(), "process {child} works for nobody");
+    site.serving.kill();
+    gone(&child).await;
+    drop(answer.expect("an answer"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_child_without_a_length_waits_for_no_input() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lifeboat"))
+        .args(["__compile", env!("CARGO_PKG_VERSION"), "60", "x"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the built binary starts");
+    let status = found(|| child.try_wait().expect("a child can be looked at")).await;
+    assert_eq!(status.code(), Some(1));
+    let mut said = String::new();
+    child.stdout.take().expect("it is piped").read_to_string(&mut said).expect("text");
+    assert_eq!(said, "'x' is not a whole number below 2^64; lifeboat calls this command by itself");
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_service_whose_compiler_is_killed_at_a_start_is_brought_back() {
     let folder = tempfile::tempdir().expect("a folder");
-    let (serving, client, token) = start(folder.path()).await;
-    // Long enough to be caught at it.
-    let text = count_with(40, 1_000);
-    let deploy = client.put(format!("http://{}/v1/services/large", serving.address)).bearer_auth(&token).body(text);
-    let deployed = deploy.send().await.expect("answered");
-    assert_eq!(deployed.status(), StatusCode::CREATED, "{}", deployed.text().await.expect("whole"));
-    assert_eq!(serving.terminate(), Some(0));
-
-    let serving = Serving::start(folder.path());
-    let child = found(PATIENCE, || child_of(serving.id(), "__compile")).await.expect("it is compiled");
-    assert!(Command::new("kill").args(["-s", "KILL", &child]).status().expect("there is a kill").success());
-    serving.line("serving ");
-    assert!(!serving.has_said("quarantined"));
-    let look = client.get(format!("http://{}/v1/services/large", serving.address)).bearer_auth(&token);
-    let service = look.send().await.expect("answered").text().await.expect("whole");
-    let service: Value = serde_json::from_str(&service).expect("JSON");
+    let site = Site::new(folder.path()).await;
+    assert_eq!(site.ask(Method::PUT, "/v1/services/large", long_module()).await.0, StatusCode::CREATED);
+    let site = site.again(folder.path());
+    signal(&site.compiler().await, "KILL");
+    site.serving.line("serving ");
+    assert!(!site.serving.has_said("quarantined"));
+    let service = site.service().await;
     assert_eq!(service["standing"], "running", "{service}");
 }

@@ -231,8 +231,8 @@ pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
     let (version, deadline) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
     let (length, name) = (arguments.next().unwrap_or_default(), arguments.next().unwrap_or_default());
     let done = check_version(&version)
-        .and_then(|()| limit(&deadline).map_err(|error| error.to_string()))
-        .and_then(|()| input(&length).map_err(|error| error.to_string()))
+        .and_then(|()| limit(number(&deadline)?).map_err(|error| error.to_string()))
+        .and_then(|()| input(number(&length)?).map_err(|error| error.to_string()))
         .map_err(Refusal::from)
         .and_then(|input| end_with_parent().and_then(|()| work(&name, &input)));
     let (bytes, code) = match done {
@@ -255,9 +255,17 @@ fn check_version(version: &OsStr) -> Result<(), String> {
     Err(format!("the executable of lifeboat {theirs} was replaced by version {VERSION}; start lifeboat again"))
 }
 
+/// A deadline, or the length of the input. A child that took another one would wait for what nobody sends.
+fn number(argument: &OsStr) -> Result<u64, String> {
+    let number = argument.to_str().and_then(|text| text.parse().ok());
+    let argument = argument.to_string_lossy();
+    number.ok_or_else(|| {
+        format!("'{}' is not a whole number below 2^64; lifeboat calls this command by itself", argument.escape_debug())
+    })
+}
+
 /// Reads so many bytes.
-fn input(length: &OsStr) -> io::Result<Vec<u8>> {
-    let length = length.to_str().and_then(|text| text.parse().ok()).unwrap_or(u64::MAX);
+fn input(length: u64) -> io::Result<Vec<u8>> {
     let mut input = Vec::new();
     match io::stdin().lock().take(length).read_to_end(&mut input)? as u64 == length {
         true => Ok(input),
@@ -276,9 +284,8 @@ fn end_with_parent() -> Result<(), Refusal> {
     watching.map(drop).map_err(lacking)
 }
 
-/// Limits what this process may take.
-fn limit(deadline: &OsStr) -> io::Result<()> {
-    let seconds: u64 = deadline.to_str().and_then(|text| text.parse().ok()).unwrap_or(1);
+/// Limits what this process may take, with so many seconds to its deadline.
+fn limit(seconds: u64) -> io::Result<()> {
     let cpu_seconds = seconds.saturating_mul(CHILD_THREADS_MAX as u64);
     let limits = [
         (rlimit::Resource::AS, CHILD_MEMORY_BYTES_MAX),
