@@ -29,7 +29,7 @@ use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, Serv
 use crate::text::chain;
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{MEMORIES_MAX, Workload};
-use programs::Programs;
+use programs::{Programs, Purpose};
 use std::collections::{BTreeMap, HashMap};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
@@ -182,7 +182,7 @@ impl Host {
     /// As [`Engine::compile`].
     pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let engine = Arc::clone(&self.engine);
-        self.made(workload, |workload| async move { engine.compile(workload).await }).await
+        self.made(workload, Purpose::Start, |workload| async move { engine.compile(workload).await }).await
     }
 
     /// Loads a workload that is deployed, when it is its turn. Small ones wait for no large one.
@@ -196,15 +196,20 @@ impl Host {
     /// As [`Host::compile`], for a workload that is deployed, which waits less.
     async fn compile_deployed(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let engine = Arc::clone(&self.engine);
-        self.made(workload, |workload| async move { engine.compile_deployed(workload).await }).await
+        self.made(workload, Purpose::Deploy, |workload| async move { engine.compile_deployed(workload).await }).await
     }
 
-    async fn made<F>(&self, workload: Workload, make: impl FnOnce(Workload) -> F) -> Result<Arc<Program>, EngineError>
+    async fn made<F>(
+        &self,
+        workload: Workload,
+        purpose: Purpose,
+        make: impl FnOnce(Workload) -> F,
+    ) -> Result<Arc<Program>, EngineError>
     where
         F: Future<Output = Result<Arc<Program>, EngineError>> + Send + 'static,
     {
         let (hash, name) = (workload.hash, workload.name.clone());
-        let made = self.programs.get(hash, make(workload)).await;
+        let made = self.programs.get(hash, purpose, make(workload)).await;
         made.map_err(|error| match &*error {
             ProgramError::Engine(error) => error.clone(),
             ProgramError::Load(error) => error.clone().into(),

@@ -1,5 +1,6 @@
 //! A host with a data directory: how its services are brought back, created, and ended so that the next start is quick.
 
+use super::programs::Purpose;
 use super::{Host, Idle};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
@@ -117,7 +118,7 @@ impl Host {
                 engine.load_and_compile(length, load).await
             }
         };
-        let made = self.programs.get(hash, tried_again(attempt, PROCESS_PAUSE));
+        let made = self.programs.get(hash, Purpose::Start, tried_again(attempt, PROCESS_PAUSE));
         made.await.map_err(|error| chain(&*error))
     }
 
