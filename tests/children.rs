@@ -41,6 +41,16 @@ impl Site {
         Self { serving, client, token }
     }
 
+    /// A server whose only service, `large`, is not brought back at its start, as the compiler was killed.
+    async fn with_a_lost_compiler(folder: &Path) -> Self {
+        let site = Self::new(folder).await;
+        assert_eq!(site.ask(Method::PUT, "/v1/services/large", long_module()).await.0, StatusCode::CREATED);
+        let site = site.again(folder);
+        signal(&site.compiler().await, "KILL");
+        site.serving.line("serving 0 of 1 services: 1 quarantined");
+        site
+    }
+
     /// The next server over the same folder.
     fn again(self, folder: &Path) -> Self {
         let Self { serving, client, token } = self;
@@ -66,6 +76,19 @@ impl Site {
     /// The process that compiles for the server.
     async fn compiler(&self) -> String {
         found(|| child_of(self.serving.id(), "__compile")).await
+    }
+
+    /// Does not return before `large` runs.
+    async fn runs(&self) -> Value {
+        let start = Instant::now();
+        loop {
+            let service = self.service().await;
+            if service["standing"] == "running" {
+                return service;
+            }
+            assert!(start.elapsed() < PATIENCE, "{service}");
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
     }
 }
 
@@ -172,14 +195,87 @@ async fn a_child_without_a_length_waits_for_no_input() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_service_whose_compiler_is_killed_at_a_start_is_brought_back() {
+async fn a_service_whose_compiler_is_killed_keeps_no_start_waiting_and_is_brought_back() {
     let folder = tempfile::tempdir().expect("a folder");
-    let site = Site::new(folder.path()).await;
-    assert_eq!(site.ask(Method::PUT, "/v1/services/large", long_module()).await.0, StatusCode::CREATED);
-    let site = site.again(folder.path());
-    signal(&site.compiler().await, "KILL");
-    site.serving.line("serving ");
-    assert!(!site.serving.has_said("quarantined"));
+    let site = Site::with_a_lost_compiler(folder.path()).await;
+    assert_eq!(site.ask(Method::GET, "/readyz", Vec::new()).await.0, StatusCode::OK);
+    let service = site.service().await;
+    assert_eq!(service["standing"], "quarantined", "{service}");
+    let reason = service["reason"].as_str().expect("a reason");
+    assert!(reason.contains("its process was killed (signal: 9"), "{reason}");
+    assert!(reason.contains("; the host tries again by itself for half a minute; "), "{reason}");
+    site.runs().await;
+    let (status, answer) = site.ask(Method::POST, "/v1/services/large/transactions", b"add".to_vec()).await;
+    assert_eq!((status, answer), (StatusCode::OK, json!(1)));
+    assert_eq!(site.serving.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_tried_again_is_removed_at_once_and_its_name_is_free() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = Site::with_a_lost_compiler(folder.path()).await;
+    let before = site.service().await["workload"].clone();
+    let child = site.compiler().await;
+    signal(&child, "STOP");
+    assert_eq!(site.ask(Method::DELETE, "/v1/services/large", Vec::new()).await.0, StatusCode::NO_CONTENT);
+    let (status, deployed) = site.ask(Method::PUT, "/v1/services/large", guest_bytes("count.wat")).await;
+    assert_eq!(status, StatusCode::CREATED, "{deployed}");
+    // The attempt ends, and finds another service under the name.
+    signal(&child, "CONT");
+    gone(&child).await;
     let service = site.service().await;
     assert_eq!(service["standing"], "running", "{service}");
+    assert_ne!(service["workload"], before);
+    assert_eq!(site.serving.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_that_is_tried_again_is_stopped_by_an_operator_and_stays_so() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = Site::with_a_lost_compiler(folder.path()).await;
+    let child = site.compiler().await;
+    signal(&child, "STOP");
+    let (status, service) = site.ask(Method::POST, "/v1/services/large/stop", Vec::new()).await;
+    assert_eq!((status, &service["standing"]), (StatusCode::OK, &json!("stopped")), "{service}");
+    signal(&child, "CONT");
+    gone(&child).await;
+    assert_eq!(site.service().await["standing"], "stopped");
+    let site = site.again(folder.path());
+    site.serving.line("serving 0 of 1 services: 1 stopped");
+    assert_eq!(site.serving.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_whose_compiler_is_killed_at_an_operators_start_is_brought_back() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = Site::with_a_lost_compiler(folder.path()).await;
+    // Whoever ordered it, the compile is the same one.
+    let started = tokio::spawn(site.request(Method::POST, "/v1/services/large/start", Vec::new()).send());
+    signal(&site.compiler().await, "KILL");
+    let started = started.await.expect("no panic").expect("answered");
+    assert_eq!(started.status(), StatusCode::CONFLICT);
+    site.runs().await;
+    assert_eq!(site.serving.terminate(), Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_waits_for_no_compiler() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let site = Site::with_a_lost_compiler(folder.path()).await;
+    signal(&site.compiler().await, "STOP");
+    // With a sealed journal.
+    let mut site = site.again(folder.path());
+    site.serving.line("serving 1 of 1 services");
+    for (method, path, body) in [
+        (Method::POST, "/v1/services/large/start", Vec::new()),
+        (Method::PUT, "/v1/services/larger", [&long_module()[..], &[0, 2, 1, b'x']].concat()),
+    ] {
+        assert_eq!(site.ask(Method::POST, "/v1/services/large/stop", Vec::new()).await.0, StatusCode::OK);
+        let ordered = tokio::spawn(site.request(method, path, body).send());
+        signal(&site.compiler().await, "STOP");
+        ordered.abort();
+        site = site.again(folder.path());
+        site.serving.line("serving ");
+    }
+    assert_eq!(site.serving.terminate(), Some(0));
 }

@@ -3,12 +3,14 @@
 //! [`Host::request`] is the door that every request comes through, from the command line, a simulation or a network:
 //! it authenticates and authorises before a byte of the request reaches a service's queue.
 
+mod attempts;
 mod durable;
 mod operate;
 mod programs;
 mod turns;
 
-pub use durable::{Ended, NewService, PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
+pub use attempts::{PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
+pub use durable::{Ended, NewService};
 
 use crate::access::Grant;
 use crate::answers::Caller;
@@ -29,12 +31,12 @@ use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, Serv
 use crate::text::chain;
 use crate::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
 use crate::workload::{MEMORIES_MAX, Workload};
+use attempts::{AwaitedServices, QuarantineId};
 use programs::{Programs, Purpose};
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
 use std::time::Duration;
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 use turns::Turns;
 
@@ -80,17 +82,34 @@ const STOPPED_BY_OPERATOR: &str = "an operator stopped it; it serves again once 
 #[derive(Debug, Clone)]
 enum Idle {
     /// It could not be brought back, since this.
-    Quarantined(String),
+    Quarantined {
+        reason: String,
+        /// More attempts are made to bring it back.
+        awaited: Option<QuarantineId>,
+    },
     /// An operator stopped it.
     Stopped,
 }
 
 impl Idle {
+    /// Quarantined until an operator does something about it.
+    fn quarantined(reason: String) -> Self {
+        Self::Quarantined { reason, awaited: None }
+    }
+
+    /// The quarantine in which more attempts are made, if it is one.
+    fn awaited(&self) -> Option<QuarantineId> {
+        match self {
+            Self::Quarantined { awaited, .. } => *awaited,
+            Self::Stopped => None,
+        }
+    }
+
     /// What its users are told.
     fn denial(&self, service: &Name) -> Denial {
         let service = service.clone();
         match self {
-            Self::Quarantined(reason) => Denial::Quarantined { service, reason: reason.clone() },
+            Self::Quarantined { reason, .. } => Denial::Quarantined { service, reason: reason.clone() },
             Self::Stopped => Denial::Stopped { service, reason: STOPPED_BY_OPERATOR.into() },
         }
     }
@@ -111,9 +130,11 @@ pub struct Host {
     /// Tasks that end when what they do for a service is done, with why its last snapshot was not written, if so.
     keepers: Mutex<HashMap<Name, JoinHandle<Option<String>>>>,
     programs: Programs,
+    /// Services for which more attempts are to be made.
+    awaited: AwaitedServices,
     body_bytes_max: usize,
     /// Services are being ended, for good.
-    is_stopping: AtomicBool,
+    is_stopping: watch::Sender<bool>,
     /// Asked before a service is created.
     admission: Admission,
 }
@@ -153,7 +174,8 @@ impl Host {
             keepers: Mutex::default(),
             programs: Programs::default(),
             body_bytes_max: config.body_bytes_max,
-            is_stopping: AtomicBool::new(false),
+            awaited: AwaitedServices::default(),
+            is_stopping: watch::Sender::new(false),
             admission: Admission::default(),
         })
     }
@@ -441,7 +463,7 @@ impl Host {
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
             Some((name, idle)) => Err(idle.denial(name)),
             None => Err(match Name::new(service) {
-                Ok(service) if self.is_stopping.load(Ordering::Acquire) => {
+                Ok(service) if self.is_stopping() => {
                     Denial::Stopped { service, reason: "the host is being stopped".into() }
                 }
                 _ => Denial::NoService { service: service.to_owned() },

@@ -276,6 +276,7 @@ impl Run {
         }
         let epoch = epochs.pop().unwrap_or_default();
         host.recover_with(contents, || epochs.pop().unwrap_or_default(), sabotage).await;
+        host.bring_back_found().await;
         if let Some(reason) = host.quarantined(service) {
             host.stop().await.context("the data directory was not closed cleanly")?;
             let reason = data::completed(&reason, path);

@@ -163,6 +163,8 @@ impl Serve {
                  neither the time nor the memory that they take to a limit; mount /proc",
             );
         }
+        let of_host = server.clone();
+        tokio::spawn(async move { of_host.host().bring_back().await });
         let starting = async {
             let mut failed = None;
             let epochs = std::iter::from_fn(|| random_epoch().map_err(|error| failed = Some(error)).ok());

@@ -1,13 +1,13 @@
 //! A host with a data directory: how its services are brought back, created, and ended so that the next start is quick.
 
-use super::programs::Purpose;
+use super::attempts::{Awaited, TRIED_AGAIN};
+use super::programs::{Made, Purpose};
 use super::{Host, Idle};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::engine::{Program, joined};
 use crate::event::{Event, EventSink};
-use crate::id::Epoch;
-use crate::id::WorkloadHash;
+use crate::id::{Epoch, WorkloadHash};
 use crate::journal::commit::{CommitError, Stall};
 use crate::name::Name;
 use crate::scratch::{ProgramError, stored_workload};
@@ -16,9 +16,7 @@ use crate::text::chain;
 use crate::workload::Workload;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
-use std::time::Duration;
 use tokio::sync::watch;
 
 /// A durable service that is to be created.
@@ -50,7 +48,8 @@ impl Host {
     }
 
     /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
-    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other.
+    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other. More attempts,
+    /// where those may help, are up to [`Host::bring_back`].
     ///
     /// `epoch` draws an epoch for each, `sabotage` is for all.
     #[doc(hidden)]
@@ -65,27 +64,47 @@ impl Host {
         let (resting, found): (Vec<_>, Vec<_>) =
             contents.services.into_iter().partition(|found| stopped.contains(&found.name));
         self.idle().extend(resting.into_iter().map(|found| (found.name, Idle::Stopped)));
-        futures::future::join_all(found.into_iter().map(|found| self.recover_one(found, epoch(), sabotage))).await;
+        let recovering = found.into_iter().map(|found| {
+            let (epoch, workload) = (epoch(), found.entry.workload);
+            async move {
+                let Some(directory) = &self.data else { return };
+                self.recover_one(found, self.stored_program(directory, &workload), epoch, sabotage).await;
+            }
+        });
+        futures::future::join_all(recovering).await;
         if let Some(directory) = &self.data {
             directory.set_recovered();
         }
     }
 
     /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
-    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other.
+    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other. More attempts,
+    /// where those may help, are up to [`Host::bring_back`].
     ///
     /// `epoch` draws an epoch for each.
     pub async fn recover(&self, contents: Contents, epoch: impl FnMut() -> Epoch) {
         self.recover_with(contents, epoch, None).await;
     }
 
-    pub(super) async fn recover_one(&self, found: FoundService, epoch: Epoch, sabotage: Option<Sabotage>) {
-        let Some(directory) = &self.data else { return };
-        let name = found.name.clone();
+    /// Brings back one service, for which `program` makes its program. Returns whether it runs; otherwise it is quarantined.
+    pub(super) async fn recover_one(
+        &self,
+        found: FoundService,
+        program: impl Future<Output = Made>,
+        epoch: Epoch,
+        sabotage: Option<Sabotage>,
+    ) -> bool {
+        let Some(directory) = &self.data else { return false };
+        let (name, workload) = (found.name.clone(), found.entry.workload);
         let was_told = found.standing.is_err();
+        let mut awaited = None;
         let recovered = async {
             found.standing.clone()?;
-            let program = self.stored_program(directory, &found.entry.workload).await?;
+            let program = program.await.map_err(|error| {
+                awaited = error.may_pass_of_stored().then(|| self.awaited.id());
+                let then = if awaited.is_some() { format!("; {TRIED_AGAIN}") } else { String::new() };
+                chain(&*error) + &then
+            })?;
             let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &found.entry) };
             self.check(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
@@ -94,39 +113,34 @@ impl Host {
             self.start(service, QUEUE_MAX).map_err(|error| error.to_string())
         };
         let recovered: Result<(), String> = recovered.await;
-        if let Err(reason) = recovered {
-            if !was_told {
-                (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
-            }
-            self.idle().insert(name, Idle::Quarantined(reason));
+        let Err(reason) = recovered else { return true };
+        if !was_told {
+            (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
         }
+        self.idle().insert(name.clone(), Idle::Quarantined { reason, awaited });
+        if let Some(quarantine) = awaited {
+            self.awaited.add(Awaited { name, workload, epoch, sabotage, quarantine });
+        }
+        false
     }
 
-    /// The program of a workload that the data directory has.
-    async fn stored_program(
-        &self,
-        directory: &Arc<DataDirectory>,
-        hash: &WorkloadHash,
-    ) -> Result<Arc<Program>, String> {
+    /// Makes the program of a workload that the data directory has: one attempt.
+    pub(super) async fn stored_program(&self, directory: &Arc<DataDirectory>, hash: &WorkloadHash) -> Made {
         let (hash, directory, engine) = (*hash, Arc::clone(directory), Arc::clone(&self.engine));
-        let attempt = move || {
-            let (directory, engine) = (Arc::clone(&directory), Arc::clone(&engine));
-            async move {
-                let length = on_disk(&directory, move |directory| data::workload_bytes(&**directory.storage(), &hash));
-                let length = length.await?;
-                let load = move || stored_workload(&**directory.storage(), &hash);
-                engine.load_and_compile(length, load).await
-            }
+        let attempt = async move {
+            let length = on_disk(&directory, move |directory| data::workload_bytes(&**directory.storage(), &hash));
+            let length = length.await?;
+            let load = move || stored_workload(&**directory.storage(), &hash);
+            engine.load_and_compile(length, load).await
         };
-        let made = self.programs.get(hash, Purpose::Start, tried_again(attempt, PROCESS_PAUSE));
-        made.await.map_err(|error| chain(&*error))
+        self.programs.get::<ProgramError>(hash, Purpose::Start, attempt).await
     }
 
     /// Why a service of the data directory was not started, if it was not.
     #[must_use]
     pub fn quarantined(&self, service: &Name) -> Option<String> {
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get(service) {
-            Some(Idle::Quarantined(reason)) => Some(reason.clone()),
+            Some(Idle::Quarantined { reason, .. }) => Some(reason.clone()),
             Some(Idle::Stopped) | None => None,
         }
     }
@@ -135,7 +149,7 @@ impl Host {
     #[must_use]
     pub fn idle_services(&self) -> BTreeMap<Name, bool> {
         let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
-        idle.iter().map(|(name, idle)| (name.clone(), matches!(idle, Idle::Quarantined(_)))).collect()
+        idle.iter().map(|(name, idle)| (name.clone(), matches!(idle, Idle::Quarantined { .. }))).collect()
     }
 
     /// Which incarnation of their name a user of the data directory is; 0 for one who is not stored there.
@@ -176,7 +190,7 @@ impl Host {
             return Err(LaunchError::Exists { name });
         }
         let hash = workload.hash;
-        let program = self.compile_deployed(workload).await?;
+        let program = self.unless_stopping(self.compile_deployed(workload)).await??;
         let entry = ServiceEntry {
             secret,
             workload: hash,
@@ -276,7 +290,7 @@ impl Host {
     /// # Errors
     /// The journal or the storage failed, now or earlier.
     pub async fn stop(&self) -> Result<Ended, DataError> {
-        self.is_stopping.store(true, Ordering::Release);
+        self.is_stopping.send_replace(true);
         let (first, _all) = futures::future::join(self.end_services(), self.turns.take_all()).await;
         // Those whose turn was not over when the others ended.
         let rest = self.end_services().await;
@@ -305,28 +319,6 @@ impl Host {
         let not_snapshotted = futures::future::join_all(ends).await.into_iter().flatten().collect();
         Ended { services: services.len(), not_snapshotted }
     }
-}
-
-/// Attempts to load and compile a workload of the data directory whose process is lost: it was taken when it was deployed,
-/// and what is missing now may be there soon.
-pub const PROCESS_ATTEMPTS_MAX: u32 = 6;
-
-/// The pause after the first of them. Each is twice as long as the one before.
-pub const PROCESS_PAUSE: Duration = Duration::from_secs(1);
-
-/// Makes as many attempts, as long as they fail for what may pass.
-async fn tried_again<T, F: Future<Output = Result<T, ProgramError>>>(
-    mut attempt: impl FnMut() -> F,
-    mut pause: Duration,
-) -> Result<T, ProgramError> {
-    for _ in 1..PROCESS_ATTEMPTS_MAX {
-        match attempt().await {
-            Err(error) if error.may_pass_of_stored() => tokio::time::sleep(pause).await,
-            made => return made,
-        }
-        pause *= 2;
-    }
-    attempt().await
 }
 
 /// Reports when the journal cannot begin its next segment, and when it can again, as long as there is one.
@@ -394,47 +386,5 @@ pub(crate) fn spec(name: &Name, program: Arc<Program>, entry: &ServiceEntry) -> 
         horizon: *horizon,
         queue_max: QUEUE_MAX,
         sabotage: None,
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::EngineError;
-    use crate::workload::LoadError;
-
-    #[tokio::test]
-    async fn a_process_that_was_lost_is_had_again_and_a_refusal_is_final() {
-        let text = |text: &str| text.to_owned();
-        let of_engine = [
-            EngineError::Process { name: text("x"), reason: text("killed") },
-            EngineError::Exceeded { name: text("x"), reason: text("no memory") },
-            LoadError::Process { file: text("x"), reason: text("no process") }.into(),
-        ];
-        let of_loader = LoadError::Thread { file: text("x"), cause: text("no thread") };
-        let passing = of_engine.into_iter().map(ProgramError::from).chain([of_loader.into()]).collect::<Vec<_>>();
-        let mut lost = passing.into_iter().map(Err).chain([Ok(7)]);
-        let made = tried_again(|| std::future::ready(lost.next().expect("no more attempts")), Duration::ZERO).await;
-        assert_eq!(made.expect("the last one"), 7);
-
-        let mut attempts = 0;
-        let always = || {
-            attempts += 1;
-            std::future::ready(Err::<(), _>(EngineError::Process { name: text("x"), reason: text("killed") }.into()))
-        };
-        assert!(tried_again(always, Duration::ZERO).await.is_err());
-        assert_eq!(attempts, PROCESS_ATTEMPTS_MAX);
-
-        let deadline = Duration::from_secs(1);
-        for error in [
-            EngineError::Compile { name: text("x"), reason: text("no") },
-            EngineError::CompileDeadline { name: text("x"), deadline },
-            LoadError::Refused { reason: text("no") }.into(),
-            LoadError::Deadline { file: text("x"), deadline }.into(),
-        ] {
-            let mut once = [error].into_iter();
-            let attempt = || std::future::ready(Err::<(), ProgramError>(once.next().expect("one attempt").into()));
-            assert!(tried_again(attempt, Duration::ZERO).await.is_err());
-        }
     }
 }

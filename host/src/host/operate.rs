@@ -14,7 +14,7 @@ use crate::service::{LaunchError, Status};
 use crate::text::chain;
 use crate::transaction::Denial;
 use std::collections::{BTreeMap, HashMap};
-use std::sync::atomic::Ordering;
+use std::future::ready;
 use std::sync::{Arc, PoisonError, RwLockWriteGuard};
 
 impl Host {
@@ -89,7 +89,8 @@ impl Host {
     }
 
     /// Ends a durable service after what was sent to it, with a snapshot, and gives up its VM and slot. It stays so, also
-    /// when the host starts again, until [`Host::start_service`]. One that does not run is not changed.
+    /// when the host starts again, until [`Host::start_service`]. One that does not run is not changed, unless the host
+    /// would bring it back by itself.
     ///
     /// This, as all that begins or ends a service, is to be awaited to its end: dropped half-way it would leave the service
     /// to two owners.
@@ -100,8 +101,12 @@ impl Host {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
         // Nobody may know whether the disk has it that one was stopped.
-        let is_idle = matches!(self.idle().get(name), Some(Idle::Stopped));
-        if !self.has_service(name) && !is_idle {
+        let may_be_stopped = match self.idle().get(name) {
+            Some(Idle::Stopped) => true,
+            Some(idle) => idle.awaited().is_some(),
+            None => false,
+        };
+        if !self.has_service(name) && !may_be_stopped {
             return Ok(());
         }
         let service = name.clone();
@@ -127,17 +132,18 @@ impl Host {
     /// operator may have mended what it lacked. One that runs is not changed. `epoch` is drawn for it.
     ///
     /// # Errors
-    /// [`LaunchError::Quarantined`], and why; [`LaunchError::Data`]: it does not run.
+    /// [`LaunchError::Quarantined`], and why: [`Host::bring_back`] makes more attempts if the process was lost that was to
+    /// load or compile its workload; [`LaunchError::Data`]: it does not run.
     pub async fn start_service(&self, name: &Name, epoch: Epoch) -> Result<(), LaunchError> {
         let _turn = self.turn(name).await?;
-        let directory = self.directory_of(name).await?;
+        let (directory, entry) = self.entry_of(name).await?;
         if self.has_service(name) {
             let lost = self.status_of(name).await.and_then(|status| status.stopped);
             let Some(lost) = lost else { return Ok(()) };
             check_stall(&directory)?;
             // Its task is there and denies everything, since its state was lost: it is brought back like one that has none.
             // Until it is, nobody stopped it.
-            self.idle().insert(name.clone(), Idle::Quarantined(lost));
+            self.idle().insert(name.clone(), Idle::quarantined(lost));
             let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
             if let Some(handle) = handle {
                 let _ = handle.stop().await;
@@ -146,20 +152,21 @@ impl Host {
         }
         // Its first record would wait for room, and with it whoever ordered the start.
         check_stall(&directory)?;
+        // While the journal is not held still yet: it may take minutes.
+        let program = self.unless_stopping(self.stored_program(&directory, &entry.workload)).await?;
+        check_stall(&directory)?;
         // One starts at a time: what it needs of the journal must stay where it was found.
         let _still = directory.hold_still().await;
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
         let service = name.clone();
         on_disk(&directory, move |directory| directory.set_stopped(&service, false)).await?;
-        self.recover_one(found, epoch, None).await;
-        match self.quarantined(name) {
-            Some(reason) if !self.has_service(name) => Err(LaunchError::Quarantined { name: name.clone(), reason }),
-            _ => {
-                self.idle().remove(name);
-                (self.surroundings.events)(&Event::Started { service: name.clone() });
-                Ok(())
-            }
+        if !self.recover_one(found, ready(program), epoch, None).await {
+            let reason = self.quarantined(name).unwrap_or_default();
+            return Err(LaunchError::Quarantined { name: name.clone(), reason });
         }
+        self.idle().remove(name);
+        (self.surroundings.events)(&Event::Started { service: name.clone() });
+        Ok(())
     }
 
     /// Waits until nobody else begins or ends the service of this name.
@@ -168,14 +175,18 @@ impl Host {
     /// [`DataError::Stopping`].
     pub(super) async fn turn(&self, name: &Name) -> Result<Turn, DataError> {
         let turn = self.turns.take(name).await;
-        if self.is_stopping.load(Ordering::Acquire) { Err(DataError::Stopping) } else { Ok(turn) }
+        if self.is_stopping() { Err(DataError::Stopping) } else { Ok(turn) }
     }
 
     pub(super) async fn directory_of(&self, name: &Name) -> Result<Arc<DataDirectory>, DataError> {
+        self.entry_of(name).await.map(|(directory, _)| directory)
+    }
+
+    async fn entry_of(&self, name: &Name) -> Result<(Arc<DataDirectory>, ServiceEntry), DataError> {
         let directory = self.data.clone().ok_or_else(|| none(name))?;
         let service = name.clone();
         let entry = on_disk(&directory, move |directory| directory.entry_for_order(&service)).await?;
-        entry.map(|_| directory).ok_or_else(|| none(name))
+        entry.map(|entry| (directory, entry)).ok_or_else(|| none(name))
     }
 
     /// Waits until what keeps a service's snapshots has ended, after the service's task has. Says why the last one was not
@@ -190,7 +201,7 @@ impl Host {
     pub(super) async fn quarantine(&self, name: &Name, why: &DataError) {
         let reason = chain(why);
         // Before, or a request in between would find no service.
-        self.idle().insert(name.clone(), Idle::Quarantined(reason.clone()));
+        self.idle().insert(name.clone(), Idle::quarantined(reason.clone()));
         self.discard(name).await;
         (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason });
     }

@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 /// A failure is that of all who waited for it.
-type Made = Result<Arc<Program>, Arc<ProgramError>>;
+pub(super) type Made = Result<Arc<Program>, Arc<ProgramError>>;
 type Making = BoxFuture<'static, Made>;
 
 /// For what a program is made, which decides how long that may take.
