@@ -47,7 +47,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use thiserror::Error;
 
 /// The name of its file.
-pub const CATALOG_FILE: &str = "catalog.redb";
+pub const CATALOG_FILE: &str = crate::storage::LASTING_FILE;
 
 /// The version of the format that this host writes, and the newest that it reads.
 pub const CATALOG_VERSION: u32 = 1;

@@ -191,7 +191,10 @@ impl Locked {
         let catalog = if is_ours(&*storage)? {
             Catalog::open(&*storage)?
         } else {
-            Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?
+            let catalog = Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?;
+            // What was created is locked, too.
+            storage.check_lock().map_err(DataError::storage("lock the data directory"))?;
+            catalog
         };
         Ok(Self { storage, lock, catalog })
     }

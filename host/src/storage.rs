@@ -20,6 +20,9 @@ use std::io;
 /// The longest name of a file, in bytes.
 pub const FILE_NAME_BYTES_MAX: usize = 200;
 
+/// The file that a data directory is never without: [`Storage::lock`] locks it too.
+pub(crate) const LASTING_FILE: &str = "catalog.redb";
+
 /// How much is written at once when a file is filled with zeros, in bytes.
 const ZEROS_BYTES: usize = 1024 * 1024;
 
@@ -31,7 +34,7 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// [`io::ErrorKind::WouldBlock`] if another holds it.
     fn lock(&self) -> io::Result<LockGuard>;
 
-    /// Checks that what [`Storage::lock`] locked still stands where others look for it.
+    /// Checks that what [`Storage::lock`] locked still stands where others look for it, and locks what was not there yet.
     ///
     /// # Errors
     /// It does not: another process may have, or take, the directory. Nothing may be promised any more.

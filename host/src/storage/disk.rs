@@ -1,6 +1,6 @@
 //! A directory of the file system.
 
-use super::{LockGuard, Storage, StorageFile, check_file_name};
+use super::{LASTING_FILE, LockGuard, Storage, StorageFile, check_file_name};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -18,7 +18,7 @@ const OTHERS_WRITE: u32 = 0o022;
 /// gave it that.
 const OTHERS_USE: u32 = 0o037;
 
-/// How often the lock's file is opened again if it is replaced meanwhile.
+/// How often a file that is to be locked is opened again if it is replaced meanwhile.
 const LOCK_ATTEMPTS: usize = 16;
 
 /// A directory on disk.
@@ -31,8 +31,17 @@ pub struct DiskStorage {
     is_looked_at: bool,
     /// Whether this process may not write to it, which shows when it is locked.
     is_read_only: AtomicBool,
-    /// The lock's file, while the lock is held.
-    lock: Arc<Mutex<Option<File>>>,
+    /// The files that are locked, while the lock is held.
+    locks: Arc<Mutex<Option<Locks>>>,
+}
+
+/// The files whose locks stand for the directory's.
+#[derive(Debug)]
+struct Locks {
+    /// The lock's file.
+    lock: File,
+    /// The [`LASTING_FILE`], once there is one, where files can be locked that this process may open.
+    lasting: Option<File>,
 }
 
 impl DiskStorage {
@@ -62,7 +71,7 @@ impl DiskStorage {
         }
         let directory = File::open(path)?;
         let is_read_only = AtomicBool::new(false);
-        Ok(Self { path: path.to_owned(), directory, is_looked_at: false, is_read_only, lock: Arc::default() })
+        Ok(Self { path: path.to_owned(), directory, is_looked_at: false, is_read_only, locks: Arc::default() })
     }
 
     /// The directory at `path`, to look at what is in it. If this process may not write to it, it is locked all the same as
@@ -105,7 +114,7 @@ impl DiskStorage {
     /// Locks a directory that is only read: no server may take it meanwhile, if it allows that.
     fn lock_shared(&self) -> io::Result<LockGuard> {
         let mut held = Vec::new();
-        for path in [self.path.clone(), self.path.join(LOCK_FILE)] {
+        for path in [self.path.clone(), self.path.join(LOCK_FILE), self.path.join(LASTING_FILE)] {
             let Ok(file) = File::open(path) else { continue };
             match file.try_lock_shared() {
                 Ok(()) => held.push(file),
@@ -127,16 +136,16 @@ impl DiskStorage {
     }
 }
 
-/// What holds a directory: its own lock, which nobody can tidy up, and that of the lock's file, which older releases look
-/// at alone.
+/// What holds a directory: its own lock, which nobody can tidy up; that of the lock's file, which older releases look at
+/// alone; and that of the [`LASTING_FILE`]: a network file system may lock no directories, or only within one machine.
 struct Held {
     _directory: Option<File>,
-    lock: Arc<Mutex<Option<File>>>,
+    locks: Arc<Mutex<Option<Locks>>>,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.locks.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 }
 
@@ -151,14 +160,35 @@ fn open_lock_file(directory: &Path) -> io::Result<File> {
 
 /// Locks the lock's file in `directory`: the one that has that name once it is locked.
 fn lock_file(directory: &Path) -> io::Result<File> {
+    lock_named(&directory.join(LOCK_FILE), || open_lock_file(directory))
+}
+
+/// Locks the [`LASTING_FILE`] in `directory`. Returns none if there is none yet, or it cannot be locked.
+///
+/// # Errors
+/// [`io::ErrorKind::WouldBlock`] if another process holds it.
+fn lock_lasting_file(directory: &Path) -> io::Result<Option<File>> {
+    let path = directory.join(LASTING_FILE);
+    // To write, or a network file system gives no lock that excludes others.
+    let open = || File::options().read(true).write(true).open(&path).or_else(|_| File::open(&path));
+    match lock_named(&path, open) {
+        Ok(file) => Ok(Some(file)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
+        // Whoever needs the file learns that it cannot be opened.
+        Err(_) => Ok(None),
+    }
+}
+
+/// Locks what `open` opens at `path`: the file that has that name once it is locked.
+fn lock_named(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     for _ in 0..LOCK_ATTEMPTS {
-        let file = open_lock_file(directory)?;
+        let file = open()?;
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        let named = fs::metadata(directory.join(LOCK_FILE));
+        let named = fs::metadata(path);
         if named.is_ok_and(|named| file.metadata().is_ok_and(|own| is_same(&own, &named))) {
             return Ok(file);
         }
@@ -188,9 +218,9 @@ impl Storage for DiskStorage {
             // Some file systems lock only files.
             Err(TryLockError::Error(_)) => None,
         };
-        let file = lock_file(&self.path)?;
-        *self.lock.lock().unwrap_or_else(PoisonError::into_inner) = Some(file);
-        Ok(LockGuard::new(Box::new(Held { _directory: directory, lock: Arc::clone(&self.lock) })))
+        let locks = Locks { lock: lock_file(&self.path)?, lasting: lock_lasting_file(&self.path)? };
+        *self.locks.lock().unwrap_or_else(PoisonError::into_inner) = Some(locks);
+        Ok(LockGuard::new(Box::new(Held { _directory: directory, locks: Arc::clone(&self.locks) })))
     }
 
     fn check_lock(&self) -> io::Result<()> {
@@ -203,23 +233,35 @@ impl Storage for DiskStorage {
             // That it cannot be looked at does not say that it is another.
             Err(_) => {}
         }
-        let mut lock = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(held) = &*lock else { return Ok(()) };
+        let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(held) = &mut *locks else { return Ok(()) };
         let is_there = match fs::metadata(self.path.join(LOCK_FILE)) {
-            Ok(named) => is_same(&named, &held.metadata()?),
+            Ok(named) => is_same(&named, &held.lock.metadata()?),
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         };
         if !is_there {
             // Somebody tidied up. An older release must find it locked again.
             match lock_file(&self.path) {
-                Ok(file) => *lock = Some(file),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    let text = "its file 'lock' was removed, and another process has locked a new one";
-                    return Err(io::Error::other(text));
-                }
+                Ok(file) => held.lock = file,
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(taken(LOCK_FILE)),
                 // The directory's own lock is held; the file's turn comes with the next check.
                 Err(_) => {}
             }
+        }
+        match (&held.lasting, fs::metadata(self.path.join(LASTING_FILE))) {
+            (Some(own), Ok(named)) if !is_same(&named, &own.metadata()?) => {
+                let text = format!(
+                    "another file stands at its '{LASTING_FILE}'; put the one back that was opened, and start again"
+                );
+                return Err(io::Error::other(text));
+            }
+            // It was created since.
+            (None, Ok(_)) => match lock_lasting_file(&self.path) {
+                Ok(file) => held.lasting = file,
+                Err(_) => return Err(taken(LASTING_FILE)),
+            },
+            // Without it nobody else takes the directory.
+            _ => {}
         }
         Ok(())
     }
@@ -273,6 +315,13 @@ impl Storage for DiskStorage {
         // By what was opened at first: no descriptor is needed in the middle of a commit.
         self.directory.sync_all()
     }
+}
+
+/// Another process has locked a file of this name.
+fn taken(name: &str) -> io::Error {
+    let text =
+        format!("its file '{name}' was removed or is new, and another process has locked it; stop one of the two");
+    io::Error::other(text)
 }
 
 fn replaced() -> io::Error {
@@ -386,6 +435,53 @@ mod tests {
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop(guard);
         second.lock().map(drop)
+    }
+
+    /// A file system that locks no directories has the locks of files alone.
+    #[test]
+    fn a_lasting_file_lets_nobody_in_without_the_other_locks() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let path = directory.path().join(LASTING_FILE);
+        let storage = DiskStorage::open(directory.path())?;
+        let guard = storage.lock()?;
+        storage.create(LASTING_FILE)?;
+        storage.check_lock()?;
+        // What another process finds that has neither the directory's lock nor the file of the first one.
+        let other = || lock_lasting_file(directory.path()).map(drop).map_err(|error| error.kind());
+        assert_eq!(other(), Err(io::ErrorKind::WouldBlock), "a new directory");
+        drop(guard);
+        assert_eq!(other(), Ok(()));
+        let guard = storage.lock()?;
+        assert_eq!(other(), Err(io::ErrorKind::WouldBlock));
+        drop(guard);
+
+        let held = File::open(&path)?;
+        held.lock()?;
+        for other in [DiskStorage::open(directory.path())?, DiskStorage::open_to_look(directory.path())?] {
+            assert_eq!(other.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+            assert_eq!(other.lock_shared().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
+        }
+        drop(held);
+        let looks = [storage.lock_shared()?, storage.lock_shared()?];
+        assert_eq!(other(), Err(io::ErrorKind::WouldBlock), "who only reads holds it, too");
+        drop(looks);
+        storage.lock().map(drop)
+    }
+
+    #[test]
+    fn a_lasting_file_that_is_replaced_is_noticed() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::open(directory.path())?;
+        storage.create(LASTING_FILE)?;
+        let _guard = storage.lock()?;
+        storage.check_lock()?;
+        storage.rename(LASTING_FILE, "aside")?;
+        storage.check_lock()?;
+        storage.create(LASTING_FILE)?;
+        let replaced = storage.check_lock().expect_err("it is another").to_string();
+        assert!(replaced.contains("another file stands at its 'catalog.redb'"), "{replaced}");
+        storage.rename("aside", LASTING_FILE)?;
+        storage.check_lock()
     }
 
     #[test]
