@@ -116,6 +116,14 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     /// It is as long as it was.
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
 
+    /// Has the disk hold room for the first `bytes` of the file without making it longer, so that it can grow as far when the
+    /// disk is full. [`StorageFile::set_bytes`] to no more than its length releases what is held behind that.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`]: what was held before is held, and perhaps more.
+    /// [`io::ErrorKind::Unsupported`] among others where files cannot hold room.
+    fn hold_room(&self, bytes: u64) -> io::Result<()>;
+
     /// Makes all bytes safe that were written before, and the file's length.
     ///
     /// # Errors

@@ -397,6 +397,22 @@ impl StorageFile for DiskFile {
         self.file.set_len(bytes)
     }
 
+    #[cfg(target_os = "linux")]
+    fn hold_room(&self, bytes: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate};
+        // What is behind the end alone: the rest was written.
+        let end = self.bytes()?;
+        if bytes <= end {
+            return Ok(());
+        }
+        Ok(rustix::io::retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, end, bytes - end))?)
+    }
+
+    #[cfg(not(target_os = "linux"))]
+    fn hold_room(&self, _: u64) -> io::Result<()> {
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
     fn sync_data(&self) -> io::Result<()> {
         self.file.sync_data()
     }
@@ -560,6 +576,28 @@ mod tests {
         let mut read = [1; 4];
         file.read_exact_at(0, &mut read)?;
         assert_eq!(&read, b"se\0\0");
+        Ok(())
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn room_is_held_behind_the_end_of_a_file() -> io::Result<()> {
+        const ROOM_BYTES: u64 = 1024 * 1024;
+        let directory = tempfile::tempdir()?;
+        let file = DiskStorage::create(directory.path())?.create("a")?;
+        file.write_all_at(0, b"seven")?;
+        match file.hold_room(ROOM_BYTES) {
+            // Not all file systems can.
+            Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
+            held => held?,
+        }
+        let held_bytes = || fs::metadata(directory.path().join("a")).map(|metadata| metadata.blocks() * 512);
+        assert!(file.bytes()? == 5 && held_bytes()? >= ROOM_BYTES, "{} bytes", held_bytes()?);
+        file.hold_room(1)?;
+        file.set_bytes(100)?;
+        assert!(held_bytes()? >= ROOM_BYTES, "{} bytes", held_bytes()?);
+        file.set_bytes(5)?;
+        assert!(held_bytes()? < ROOM_BYTES, "{} bytes", held_bytes()?);
         Ok(())
     }
 

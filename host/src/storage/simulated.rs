@@ -33,6 +33,8 @@ pub enum Operation {
     Read,
     /// [`StorageFile::set_bytes`]. One that fails has done nothing.
     SetBytes,
+    /// [`StorageFile::hold_room`]. One that fails has done nothing.
+    HoldRoom,
     /// [`StorageFile::sync_data`].
     SyncData,
 }
@@ -115,6 +117,8 @@ struct File {
     durable: Vec<u8>,
     /// Every version of a sector that was written since the last sync.
     unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
+    /// Up to where it has room, if that is behind its end.
+    held: usize,
 }
 
 #[derive(Debug)]
@@ -187,7 +191,7 @@ impl SimulatedStorage {
                     bytes[start..end].copy_from_slice(&version[..end - start]);
                 }
             }
-            files.push(File { durable: bytes.clone(), bytes, unsynced: BTreeMap::new() });
+            files.push(File { durable: bytes.clone(), bytes, ..File::default() });
         }
         drop(state);
         let after = Self::new(random.next());
@@ -255,7 +259,7 @@ impl SimulatedStorage {
         self.state().is_ignoring_syncs = true;
     }
 
-    /// Limits the sum of all files' lengths: a disk that is full beyond `bytes`.
+    /// Limits [`SimulatedStorage::taken_bytes`]: a disk that is full beyond `bytes`.
     pub fn limit_space(&self, bytes: u64) {
         self.state().space_bytes = bytes;
     }
@@ -275,7 +279,14 @@ impl SimulatedStorage {
     /// The sum of all files' lengths, in bytes.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
-        self.state().used_bytes()
+        let state = self.state();
+        state.names.values().map(|&file| state.files[file].bytes.len() as u64).sum()
+    }
+
+    /// The same, with the room that is held for files behind their ends.
+    #[must_use]
+    pub fn taken_bytes(&self) -> u64 {
+        self.state().taken_bytes()
     }
 
     /// An independent copy of the directory, as it would be found after a proper stop of everything.
@@ -367,8 +378,17 @@ impl State {
         Ok(Fate::Done)
     }
 
-    fn used_bytes(&self) -> u64 {
-        self.names.values().map(|&file| self.files[file].bytes.len() as u64).sum()
+    fn taken_bytes(&self) -> u64 {
+        self.names.values().map(|&file| self.files[file].room() as u64).sum()
+    }
+
+    /// Checks that there is room for a file up to `end`.
+    fn check_room(&self, file: usize, end: usize) -> io::Result<()> {
+        let growth = end.saturating_sub(self.files[file].room()) as u64;
+        if growth > 0 && self.taken_bytes() + growth > self.space_bytes {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        Ok(())
     }
 
     /// A change of names. When the power goes off in the middle, the crash decides.
@@ -519,10 +539,7 @@ impl StorageFile for SimulatedFile {
         if matches!(fate, Fate::Fails(_)) && !state.is_off {
             count = below(&mut state.random, count + 1);
         }
-        let growth = (offset + count).saturating_sub(state.files[self.file].bytes.len()) as u64;
-        if growth > 0 && state.used_bytes() + growth > state.space_bytes {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        state.check_room(self.file, offset + count)?;
         state.files[self.file].write(offset, &bytes[..count]);
         match fate {
             Fate::Done => Ok(count),
@@ -546,10 +563,7 @@ impl StorageFile for SimulatedFile {
         let mut state = self.storage.state();
         let fate = state.enter_file(Operation::SetBytes, self.file)?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        let growth = bytes.saturating_sub(state.files[self.file].bytes.len()) as u64;
-        if growth > 0 && state.used_bytes() + growth > state.space_bytes {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
+        state.check_room(self.file, bytes)?;
         // When the power goes off in the middle, the crash decides.
         if matches!(fate, Fate::Done) || state.is_off {
             state.files[self.file].set_bytes(bytes);
@@ -558,6 +572,18 @@ impl StorageFile for SimulatedFile {
             Fate::Done => Ok(()),
             Fate::Fails(error) => Err(error),
         }
+    }
+
+    fn hold_room(&self, bytes: u64) -> io::Result<()> {
+        let mut state = self.storage.state();
+        if let Fate::Fails(error) = state.enter_file(Operation::HoldRoom, self.file)? {
+            return Err(error);
+        }
+        let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
+        state.check_room(self.file, bytes)?;
+        let file = &mut state.files[self.file];
+        file.held = file.held.max(bytes);
+        Ok(())
     }
 
     fn sync_data(&self) -> io::Result<()> {
@@ -581,6 +607,11 @@ impl StorageFile for SimulatedFile {
 }
 
 impl File {
+    /// How much room it takes, in bytes.
+    fn room(&self) -> usize {
+        self.bytes.len().max(self.held)
+    }
+
     fn write(&mut self, offset: usize, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -601,6 +632,9 @@ impl File {
     /// what an unsynced cut took away.
     fn set_bytes(&mut self, bytes: usize) {
         let before = self.bytes.len();
+        if bytes <= before {
+            self.held = 0;
+        }
         if bytes > before {
             self.write(before, &vec![0; bytes - before]);
         } else {
@@ -813,6 +847,25 @@ mod tests {
         }
         assert!(zeros > 10 && old > 10, "{zeros} {old}");
         Ok(())
+    }
+
+    #[test]
+    fn room_that_is_held_is_nobody_elses_until_the_file_is_cut() -> io::Result<()> {
+        let storage = SimulatedStorage::new(1);
+        storage.limit_space(1000);
+        let (file, other) = (storage.create("a")?, storage.create("b")?);
+        let full = Err(io::ErrorKind::StorageFull);
+        file.hold_room(600)?;
+        assert_eq!((file.bytes()?, storage.used_bytes(), storage.taken_bytes()), (0, 0, 600));
+        assert_eq!(other.set_bytes(401).map_err(|error| error.kind()), full);
+        other.set_bytes(400)?;
+        assert_eq!(file.hold_room(601).map_err(|error| error.kind()), full);
+        file.set_bytes(300)?;
+        file.write_all_at(300, &[1; 300])?;
+        assert_eq!(file.write_all_at(600, &[1]).map_err(|error| error.kind()), full);
+        file.hold_room(600)?;
+        file.set_bytes(300)?;
+        other.set_bytes(700)
     }
 
     #[test]
