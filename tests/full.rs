@@ -5,7 +5,9 @@ use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
 use crate::site::{Answered, Site};
 use lifeboat::access::Grant;
-use lifeboat::catalog::CATALOG_FILE;
+use lifeboat::catalog::{AccountsChange, CATALOG_FILE, CatalogError, Room, TokenEntry};
+use lifeboat::clock::Timestamp;
+use lifeboat::credential::TokenHash;
 use lifeboat::journal::commit::{Change, Entry};
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::name::Name;
@@ -214,7 +216,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
         sent += 1;
         assert_eq!(site.transact(&admin, "bank", &format!("t{sent}"), &long_body()).await.status, 200);
     }
-    storage.limit_space(storage.used_bytes());
+    storage.limit_space(storage.taken_bytes());
     let denied = loop {
         sent += 1;
         let answer = site.transact(&admin, "bank", &format!("t{sent}"), &long_body()).await;
@@ -237,6 +239,44 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
     for service in ["shop", "mill"] {
         assert_eq!(site.transact(&admin, service, "1", "x").await.text(), "1");
     }
+    site.stop().await;
+}
+
+/// Log-ins have taken every free page of the catalog, and the disk has no byte.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_catalog_that_users_filled_by_logging_in_lets_an_admin_in_and_removes() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let storage = SimulatedStorage::new(1);
+    let site = Site::start_on(Arc::new(storage.clone()), folder.path(), "").await;
+    let admin = site.log_in("admin").await;
+    site.deploy(&admin, "bank", "count.wat", "size=small").await;
+    site.deploy(&admin, "shop", "count.wat", "size=small").await;
+    let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
+    storage.limit_space(storage.taken_bytes());
+    // What a log-in writes, without its hashing.
+    let host = site.server.host();
+    let catalog = host.data().expect("it is durable").catalog();
+    let token = TokenEntry { user: Name::new("ada").expect("a name"), issued: Timestamp(1), expires: Timestamp(2) };
+    let refused = (0_u64..).find_map(|number| {
+        let mut hash = [1; 32];
+        hash[..8].copy_from_slice(&number.to_be_bytes());
+        let put_tokens = [(TokenHash(hash), token.clone())].into();
+        catalog.change_accounts(&AccountsChange { put_tokens, ..AccountsChange::default() }, Room::Ordinary).err()
+    });
+    assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
+
+    let body = json!({"user": "ada", "password": crate::site::PASSWORD}).to_string();
+    let refused = site.post("/v1/login", "", body).await;
+    assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
+    assert!(refused.text().contains("make room on the disk, or remove services or users"), "{}", refused.text());
+    assert_eq!(site.transact(&ada, "bank", "1", "x").await.status, 200, "who is in stays in");
+    let admin = site.log_in("admin").await;
+    for path in ["/v1/services/shop", "/v1/users/ada/grants/bank/transact", "/v1/services/bank", "/v1/users/ada"] {
+        let removed = site.delete(path, &admin).await;
+        assert_eq!(removed.status, 204, "{path}: {removed:?}");
+    }
+    storage.limit_space(u64::MAX);
+    site.user(&admin, "eve", "bank", &[Grant::Transact]).await;
     site.stop().await;
 }
 

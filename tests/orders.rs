@@ -4,7 +4,7 @@
 use crate::durable::{create, new_service, settings};
 use crate::rig::{Rig, name};
 use lifeboat::access::Grant;
-use lifeboat::catalog::{AccountsChange, CATALOG_FILE, UserEntry};
+use lifeboat::catalog::{AccountsChange, CATALOG_FILE, Room, UserEntry};
 use lifeboat::clock::Timestamp;
 use lifeboat::credential::PasswordHash;
 use lifeboat::data::{DataError, DataOptions, Locked};
@@ -114,7 +114,9 @@ async fn prepare() -> SimulatedStorage {
     };
     let put_users = BTreeMap::from([(name("eve"), eve)]);
     let catalog = rig.host.data().expect("it is durable").catalog();
-    catalog.change_accounts(&AccountsChange { put_users, ..AccountsChange::default() }).expect("stored");
+    catalog
+        .change_accounts(&AccountsChange { put_users, ..AccountsChange::default() }, Room::Ordinary)
+        .expect("stored");
     rig.host.stop().await.expect("sealed");
     storage
 }

@@ -29,6 +29,7 @@ mod entry;
 mod tests;
 
 pub use accounts::{AccountsChange, TOKEN_VERSION, TokenEntry, USER_VERSION, UserEntry};
+pub use backend::Room;
 pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
 
 use crate::journal::frame::DirectoryId;
@@ -36,7 +37,7 @@ use crate::journal::recovery::Seal;
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
 use crate::storage::{Storage, StorageFile};
-use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached};
+use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached, is_no_room};
 use entry::EntryError;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
@@ -194,6 +195,18 @@ pub enum CatalogError {
         /// How it failed.
         source: io::Error,
     },
+    /// What was to be added would leave removals no room. Nothing was changed.
+    #[error(
+        "'{CATALOG_FILE}' takes nothing new while the disk has no room for it and for {} that removals may need; make room \
+         on the disk, or remove services or users, and it goes on by itself",
+        ByteCount(*reserve)
+    )]
+    NoRoom {
+        /// How much room is reserved for removals, in bytes.
+        reserve: u64,
+        /// What the disk says.
+        source: io::Error,
+    },
     /// The storage fails. Nothing was changed.
     #[error("cannot {action} '{CATALOG_FILE}'")]
     Storage {
@@ -247,13 +260,13 @@ impl Catalog {
             _ => {}
         }
         let file = storage.create(ASIDE_FILE).map_err(CatalogError::storage("create"))?;
-        let progress = Arc::new(Progress::default());
+        let progress = Arc::new(Progress::of(file, 0));
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
-            .create_with_backend(Backend::new(file, Arc::clone(&progress)))
+            .create_with_backend(Backend::new(Arc::clone(&progress)))
             .map_err(CatalogError::redb("create"))?;
         let aside = Self::of(database, progress, false);
-        aside.change("create", |transaction| {
+        aside.change("create", Room::Reserve, |transaction| {
             transaction.open_table(SERVICES)?;
             put_meta(transaction, FORMAT, &CATALOG_VERSION.to_le_bytes())?;
             put_meta(transaction, DIRECTORY, &directory.0)?;
@@ -281,8 +294,8 @@ impl Catalog {
     /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
     pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
         let (file, _) = open_file(storage)?;
-        let progress = Arc::new(Progress::default());
-        Self::open_backend(Backend::new(file, Arc::clone(&progress)), progress, false)
+        let progress = Arc::new(Progress::of(file, 0));
+        Self::open_backend(Backend::new(Arc::clone(&progress)), progress, false)
     }
 
     /// Lets the catalog open its file anew after a write to it failed. `storage` is where it is.
@@ -307,11 +320,9 @@ impl Catalog {
             (Some(Failed::Write), Some(storage)) => storage,
             _ => return Err(CatalogError::Poisoned),
         };
-        let progress = Arc::new(Progress::default());
-        let anew = open_file(&**storage).and_then(|(file, _)| {
-            Self::open_backend(Backend::new(file, Arc::clone(&progress)), Arc::clone(&progress), false)
-        });
-        let anew = match anew {
+        let (file, _) = open_file(&**storage)?;
+        let progress = Arc::new(Progress::of(file, open.progress.missing()));
+        let anew = match Self::open_backend(Backend::new(Arc::clone(&progress)), Arc::clone(&progress), false) {
             // Final, like any failed sync: what the next attempt reads may be in memory alone.
             Err(error) if progress.failed() == Some(Failed::Sync) => {
                 open.progress = progress;
@@ -379,6 +390,8 @@ impl Catalog {
         catalog.incarnations()?;
         catalog.tokens()?;
         catalog.token_bounds()?;
+        // What is missing shows before it is needed.
+        let _ = catalog.current().progress.hold_reserve();
         Ok(catalog)
     }
 
@@ -407,7 +420,7 @@ impl Catalog {
     /// [`CatalogError::OutcomeUnknown`]: the old or the new one is there when the catalog is opened again.
     pub fn set_seal(&self, seal: Option<&Seal>) -> Result<(), CatalogError> {
         let bytes = seal.map(|seal| postcard::to_stdvec(seal).expect("a seal is plain numbers"));
-        self.change("write", |transaction| {
+        self.change("write", Room::Reserve, |transaction| {
             if let Some(bytes) = bytes {
                 return put_meta(transaction, SEAL, &bytes);
             }
@@ -496,16 +509,18 @@ impl Catalog {
     /// on.
     ///
     /// # Errors
-    /// [`CatalogError::EntryTooLong`], and those of [`Catalog::set_seal`].
+    /// [`CatalogError::EntryTooLong`], [`CatalogError::NoRoom`], and those of [`Catalog::set_seal`].
     pub fn put_service(&self, name: &Name, entry: &ServiceEntry) -> Result<(), CatalogError> {
         let bytes = entry.to_bytes();
         if bytes.len() > ENTRY_BYTES_MAX {
             return Err(CatalogError::EntryTooLong { service: name.clone(), bytes: bytes.len() });
         }
-        self.change("write", |transaction| {
+        let put = self.change("write", Room::Ordinary, |transaction| {
             put(transaction, SERVICES, name, &bytes)?;
             put_meta(transaction, JOURNAL_IN_USE, &[1])
-        })
+        });
+        // A long one that there is no room for says nothing of what others add.
+        put.inspect_err(|_| self.current().progress.forget_missing())
     }
 
     /// Takes a service out of the catalog with all grants on it, which the next one of its name must not inherit. Returns
@@ -518,7 +533,7 @@ impl Catalog {
         self.mend()?;
         let mut users = self.users()?;
         users.retain(|_, entry| entry.grants.remove(name).is_some());
-        self.change("write", |transaction| {
+        self.change("write", Room::Reserve, |transaction| {
             for (user, entry) in &users {
                 accounts::put_user(transaction, user, entry)?;
             }
@@ -553,7 +568,7 @@ impl Catalog {
     /// # Errors
     /// Those of [`Catalog::set_seal`].
     pub fn set_stopped(&self, name: &Name, is_stopped: bool) -> Result<(), CatalogError> {
-        self.change("write", |transaction| {
+        self.change("write", Room::Reserve, |transaction| {
             if is_stopped {
                 return put(transaction, STOPPED, name, &[]);
             }
@@ -566,6 +581,7 @@ impl Catalog {
     fn change<T>(
         &self,
         action: &'static str,
+        room: Room,
         change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, CatalogError> {
         if self.is_copy {
@@ -581,11 +597,26 @@ impl Catalog {
             open.progress.fail(Failed::Otherwise);
             error
         };
-        let (transaction, done) = open.begin(change).map_err(failed).map_err(CatalogError::redb(action))?;
+        let refused = |error| match CatalogError::redb(action)(error) {
+            CatalogError::Storage { source, .. } if room == Room::Ordinary && is_no_room(source.kind()) => {
+                CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source }
+            }
+            error => error,
+        };
+        let transaction = open.begin(room).map_err(failed).map_err(refused)?;
+        match open.progress.hold_reserve() {
+            Err(source) if room == Room::Ordinary => {
+                // Whatever the end of the transaction writes may take it.
+                open.progress.begin(Room::Reserve);
+                return Err(CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source });
+            }
+            _ => {}
+        }
+        let done = change(&transaction).map_err(failed).map_err(refused)?;
         if let Err(error) = transaction.commit() {
             let (reached, error) = (open.progress.reached(), failed(error.into()));
             if reached == Reached::Nothing {
-                return Err(CatalogError::redb(action)(error));
+                return Err(refused(error));
             }
             // redb shows the state before, even if all of the change is on the disk.
             if reached == Reached::Disk && self.mend().is_ok() {
@@ -597,8 +628,16 @@ impl Catalog {
             };
             return Err(CatalogError::OutcomeUnknown { source });
         }
+        if room == Room::Reserve {
+            open.progress.forget_missing();
+        }
+        let once_more = open.begin(Room::Reserve).and_then(|transaction| {
+            // What is missing shows before it is needed.
+            let _ = open.progress.hold_reserve();
+            Ok(transaction.commit()?)
+        });
         // Whether it is there twice or not, it is there.
-        if let Err(error) = open.begin(|_| Ok(())).and_then(|(transaction, ())| Ok(transaction.commit()?)) {
+        if let Err(error) = once_more {
             failed(error);
         }
         Ok(done)
@@ -636,16 +675,12 @@ impl Catalog {
 }
 
 impl Open {
-    /// A transaction with a change, to be committed.
-    fn begin<T>(
-        &self,
-        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
-    ) -> Result<(WriteTransaction, T), redb::Error> {
+    /// A transaction for a change that may take `room`.
+    fn begin(&self, room: Room) -> Result<WriteTransaction, redb::Error> {
         let mut transaction = self.database.begin_write()?;
-        self.progress.begin();
+        self.progress.begin(room);
         transaction.set_two_phase_commit(true);
-        let done = change(&transaction)?;
-        Ok((transaction, done))
+        Ok(transaction)
     }
 }
 

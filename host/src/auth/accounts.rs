@@ -29,7 +29,7 @@ use super::authority::{Account, Authority};
 use super::limits::{LogInLimits, Trust};
 use super::password::{self, Entered, Gate, PasswordError, PasswordScheme, Salt};
 use crate::access::{Grant, PASSWORD_BYTES_MAX};
-use crate::catalog::{AccountsChange, Catalog, CatalogError, TokenEntry, UserEntry, UsersGuard};
+use crate::catalog::{AccountsChange, Catalog, CatalogError, Room, TokenEntry, UserEntry, UsersGuard};
 use crate::clock::{CLOCK_BEHIND_MAX, ClockReading, Timestamp};
 use crate::credential::{PasswordHash, Token, TokenHash};
 use crate::name::Name;
@@ -238,7 +238,7 @@ impl Accounts {
         }
         // Their tokens are gone.
         change.bounds.extend(bounds.into_keys().map(|hash| (hash, None)));
-        stored.change_accounts(&change)?;
+        stored.change_accounts(&change, Room::Reserve)?;
         *authority.write().unwrap_or_else(PoisonError::into_inner) = loaded;
         Ok(Self {
             catalog,
@@ -292,7 +292,9 @@ impl Accounts {
             change.remove_tokens.extend(others.drain(..too_many));
         }
         change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now.wall, expires });
-        self.change(change)?;
+        // Who can make room must get in without any; theirs are few.
+        let is_admin = self.authority().account(&user).is_some_and(|account| account.is_admin);
+        self.change(change, if is_admin { Room::Reserve } else { Room::Ordinary })?;
         let mut authority = self.authority_mut();
         authority.accept(&user, hash, expires, bound);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
@@ -309,7 +311,8 @@ impl Accounts {
         let _users = self.begin()?;
         let was_valid = self.authority().knows(token);
         if was_valid || self.is_unsettled.load(Ordering::Acquire) {
-            self.change(AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() })?;
+            let change = AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() };
+            self.change(change, Room::Reserve)?;
         }
         Ok(was_valid)
     }
@@ -333,11 +336,12 @@ impl Accounts {
         self.check_new(user)?;
         let entry = UserEntry { password, is_admin, created: now, grants: BTreeMap::new() };
         // The disk may have another user of this name, whose removal it did not take for sure.
-        self.change(AccountsChange {
+        let change = AccountsChange {
             remove_users: BTreeSet::from([user.clone()]),
             put_users: BTreeMap::from([(user.clone(), entry)]),
             ..AccountsChange::default()
-        })?;
+        };
+        self.change(change, Room::Ordinary)?;
         self.replaced().remove(user);
         let incarnation = self.catalog().incarnations()?.get(user).copied().unwrap_or_default();
         self.authority_mut().add(user, is_admin, incarnation);
@@ -398,7 +402,7 @@ impl Accounts {
             return Err(AccountError::TooManyGrants { user });
         }
         if entry.grants.entry(service.clone()).or_default().insert(grant) {
-            self.put(&user, entry, BTreeSet::new())?;
+            self.put(&user, entry, BTreeSet::new(), Room::Ordinary)?;
         }
         // Also where the catalog has it already: it may have taken a change of which nobody knew that.
         self.authority_mut().grant(&user, service, grant);
@@ -419,7 +423,7 @@ impl Accounts {
             return Err(AccountError::NotHeld { user, grant, service: service.to_owned() });
         }
         entry.grants.retain(|_, grants| !grants.is_empty());
-        self.put(&user, entry, BTreeSet::new())?;
+        self.put(&user, entry, BTreeSet::new(), Room::Reserve)?;
         Ok(())
     }
 
@@ -439,7 +443,8 @@ impl Accounts {
         if entry.is_admin && !self.authority().has_admin_beside(&user) {
             return Err(AccountError::LastAdmin { user });
         }
-        self.change(AccountsChange { remove_users: BTreeSet::from([user.clone()]), ..AccountsChange::default() })?;
+        let change = AccountsChange { remove_users: BTreeSet::from([user.clone()]), ..AccountsChange::default() };
+        self.change(change, Room::Reserve)?;
         self.replaced().remove(&user);
         Ok(())
     }
@@ -508,7 +513,8 @@ impl Accounts {
 
     fn replace_password(&self, user: &Name, entry: UserEntry, password: PasswordHash) -> Result<(), AccountError> {
         let old = entry.password.clone();
-        let replaced = self.put(user, UserEntry { password, ..entry }, self.tokens(user));
+        // It takes the tokens away, and no more room than before.
+        let replaced = self.put(user, UserEntry { password, ..entry }, self.tokens(user), Room::Reserve);
         match &replaced {
             Ok(()) => drop(self.replaced().remove(user)),
             Err(CatalogError::OutcomeUnknown { .. }) => drop(self.replaced().insert(user.clone(), old)),
@@ -530,20 +536,26 @@ impl Accounts {
     }
 
     /// Stores a user's entry, and makes tokens void.
-    fn put(&self, user: &Name, entry: UserEntry, remove_tokens: BTreeSet<TokenHash>) -> Result<(), CatalogError> {
+    fn put(
+        &self,
+        user: &Name,
+        entry: UserEntry,
+        remove_tokens: BTreeSet<TokenHash>,
+        room: Room,
+    ) -> Result<(), CatalogError> {
         let put_users = BTreeMap::from([(user.clone(), entry)]);
-        self.change(AccountsChange { put_users, remove_tokens, ..AccountsChange::default() })
+        self.change(AccountsChange { put_users, remove_tokens, ..AccountsChange::default() }, room)
     }
 
     /// Stores a change, and takes away what it takes away. One that may be on the disk or not does that as well; the next
     /// one that is stored removes the void tokens that it left there.
-    fn change(&self, mut change: AccountsChange) -> Result<(), CatalogError> {
+    fn change(&self, mut change: AccountsChange, room: Room) -> Result<(), CatalogError> {
         if self.is_unsettled.load(Ordering::Acquire) {
             let stored = self.catalog().tokens()?;
             let authority = self.authority();
             change.remove_tokens.extend(stored.into_keys().filter(|token| !authority.knows(token)));
         }
-        let changed = self.catalog().change_accounts(&change);
+        let changed = self.catalog().change_accounts(&change, room);
         let is_unknown = matches!(changed, Err(CatalogError::OutcomeUnknown { .. }));
         if changed.is_ok() || is_unknown {
             self.is_unsettled.store(is_unknown, Ordering::Release);

@@ -5,7 +5,7 @@
 
 use super::entry::EntryError;
 use super::{
-    BOUNDS, Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, TOKENS, USERS, put, put_meta, unreadable,
+    BOUNDS, Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, Room, TOKENS, USERS, put, put_meta, unreadable,
     without_hash,
 };
 use crate::access::Grant;
@@ -120,7 +120,7 @@ impl Catalog {
     /// What a catalog looks like that was written before users were counted.
     #[cfg(test)]
     pub(crate) fn forget_incarnations(&self) -> Result<(), CatalogError> {
-        self.change("write", |transaction| {
+        self.change("write", Room::Reserve, |transaction| {
             transaction.delete_table(INCARNATIONS)?;
             transaction.open_table(super::META)?.remove(LAST_INCARNATION)?;
             Ok(())
@@ -171,11 +171,11 @@ impl Catalog {
         Ok(bounds)
     }
 
-    /// Changes users and tokens. Whoever calls it bounds how many there are.
+    /// Changes users and tokens. Whoever calls it bounds how many there are, and says which room it may take.
     ///
     /// # Errors
-    /// Those of [`Catalog::set_seal`].
-    pub fn change_accounts(&self, change: &AccountsChange) -> Result<(), CatalogError> {
+    /// [`CatalogError::NoRoom`], and those of [`Catalog::set_seal`].
+    pub fn change_accounts(&self, change: &AccountsChange, room: Room) -> Result<(), CatalogError> {
         if change.is_empty() {
             return Ok(());
         }
@@ -188,7 +188,7 @@ impl Catalog {
             let theirs = self.tokens()?.into_iter().filter(|(_, entry)| change.remove_users.contains(&entry.user));
             remove_tokens.extend(theirs.map(|(hash, _)| hash));
         }
-        self.change("write", |transaction| {
+        self.change("write", room, |transaction| {
             if !change.remove_users.is_empty() {
                 let mut users = transaction.open_table(USERS)?;
                 let mut incarnations = transaction.open_table(INCARNATIONS)?;

@@ -7,15 +7,24 @@
 //! It also knows how far a commit came that failed. redb writes its header twice in a commit of two phases, each time
 //! with a sync before and after it, and the second time with another bit for which of its two roots counts: before that
 //! write nothing of the commit is on the disk, and after the sync that follows all of it is.
+//!
+//! And it has the disk hold room behind the end of the file, the *reserve*, where the file system can: as much as redb asks
+//! for when it has no free page left, which is to double the file. A change with [`Room::Reserve`] may grow into it, one
+//! with [`Room::Ordinary`] not even begins while it is not whole. Nothing has to be released, or written again after a
+//! crash: the disk knows to whom the room belongs, nobody else gets it in between, and what is held is seen to at each
+//! opening, growth and cut of the file and before each change that needs it whole.
 
 use crate::storage::StorageFile;
 use redb::StorageBackend;
 use std::io;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// The longest file of a catalog, in bytes. A damaged file must not make redb ask for more.
 pub(super) const CATALOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
+
+/// The least room that is held behind the end of the file, in bytes; as much as the file is long if that is more.
+const RESERVE_BYTES_MIN: u64 = 4 * 1024 * 1024;
 
 /// Where redb's header, which begins the file, says which of its roots counts.
 const ROOT_BYTE: usize = 9;
@@ -26,8 +35,17 @@ const ROOT_BIT: u8 = 1;
 /// A file for redb.
 #[derive(Debug)]
 pub(super) struct Backend {
-    file: Box<dyn StorageFile>,
+    file: Arc<dyn StorageFile>,
     progress: Arc<Progress>,
+}
+
+/// Which room a change may take for what the file has no free pages for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// What leaves the reserve whole.
+    Ordinary,
+    /// The reserve, too: for what makes room, and for what a stop or a start writes.
+    Reserve,
 }
 
 /// What has failed first.
@@ -53,9 +71,16 @@ pub(super) enum Reached {
     Disk,
 }
 
-/// What became of the writes to a file.
+/// A file, what became of the writes to it, and its reserve. Without a file there is nothing to write.
 #[derive(Debug, Default)]
 pub(super) struct Progress {
+    file: Option<Arc<dyn StorageFile>>,
+    /// Whether what is written now must leave the reserve whole.
+    is_ordinary: AtomicBool,
+    /// Up to where room is held, as far as that is known: to ask the disk again would make the next sync slower.
+    held: AtomicU64,
+    /// Up to where room was missing when a change with [`Room::Ordinary`] had no free page left.
+    missing: AtomicU64,
     failed: OnceLock<Failed>,
     /// The last root bit that was written, one more than it is; 0 if none was.
     root: AtomicU8,
@@ -64,6 +89,71 @@ pub(super) struct Progress {
 }
 
 impl Progress {
+    /// Of a file of which nothing was written yet. `missing` is [`Progress::missing`] of the one before, or 0.
+    pub(super) fn of(file: Box<dyn StorageFile>, missing: u64) -> Self {
+        Self { file: Some(file.into()), missing: missing.into(), ..Self::default() }
+    }
+
+    /// Up to where room is missing, in bytes from the begin of the file; 0 if that is not known.
+    pub(super) fn missing(&self) -> u64 {
+        self.missing.load(Ordering::Acquire)
+    }
+
+    /// Has the next change find out whether there is room for it: pages have become free, or it needs fewer.
+    pub(super) fn forget_missing(&self) {
+        self.missing.store(0, Ordering::Release);
+    }
+
+    /// Has the disk hold the reserve, and what a change was refused for. Nobody else may have a commit under way.
+    ///
+    /// # Errors
+    /// There is no room for it.
+    pub(super) fn hold_reserve(&self) -> io::Result<()> {
+        let Some(file) = &self.file else { return Ok(()) };
+        self.hold(file.as_ref(), reserve_end(file.bytes()?).max(self.missing()))?;
+        self.missing.store(0, Ordering::Release);
+        Ok(())
+    }
+
+    /// Has the disk hold room up to `end`.
+    ///
+    /// # Errors
+    /// There is none. A file system that cannot hold room has it or not once it is written.
+    fn hold(&self, file: &dyn StorageFile, end: u64) -> io::Result<()> {
+        if end > self.held.load(Ordering::Acquire) {
+            file.hold_room(end).or_else(|error| if is_no_room(error.kind()) { Err(error) } else { Ok(()) })?;
+            self.held.store(end, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// Sees to the room for a file that is to be of `bytes`.
+    fn hold_growth(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
+        let end = reserve_end(bytes);
+        match self.hold(file, end) {
+            Err(error) if self.is_ordinary.load(Ordering::Acquire) => {
+                self.missing.store(end, Ordering::Release);
+                Err(error)
+            }
+            // The reserve is there for this.
+            Err(_) => self.hold(file, bytes),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Sees to the room of a file that was cut to `bytes`, with which what was held ends.
+    fn hold_cut(&self, file: &dyn StorageFile, bytes: u64) {
+        self.held.store(0, Ordering::Release);
+        // What is missing shows before it is needed.
+        let _ = self.hold(file, reserve_end(bytes));
+    }
+
+    /// How long the reserve is, in bytes.
+    pub(super) fn reserve_bytes(&self) -> u64 {
+        let bytes = self.file.as_ref().map_or(0, |file| file.bytes().unwrap_or_default());
+        reserve_end(bytes) - bytes
+    }
+
     /// What has failed first.
     pub(super) fn failed(&self) -> Option<Failed> {
         self.failed.get().copied()
@@ -75,9 +165,10 @@ impl Progress {
         let _ = self.failed.set(failed);
     }
 
-    /// Notes that a commit begins. Nobody else may have one under way.
-    pub(super) fn begin(&self) {
+    /// Notes that a commit begins, and which room it may take. Nobody else may have one under way.
+    pub(super) fn begin(&self, room: Room) {
         self.reached.store(Reached::Nothing as u8, Ordering::Release);
+        self.is_ordinary.store(room == Room::Ordinary, Ordering::Release);
     }
 
     /// How far the last commit came.
@@ -106,9 +197,20 @@ impl Progress {
     }
 }
 
+/// Where the reserve of a file ends that is so long.
+fn reserve_end(bytes: u64) -> u64 {
+    (bytes + bytes.max(RESERVE_BYTES_MIN)).min(CATALOG_BYTES_MAX).max(bytes)
+}
+
+/// Whether an operation failed for want of room.
+pub(super) fn is_no_room(kind: io::ErrorKind) -> bool {
+    matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 impl Backend {
-    /// `progress` is told of every failure, and refuses all writes after the first.
-    pub(super) fn new(file: Box<dyn StorageFile>, progress: Arc<Progress>) -> Self {
+    /// `progress` is told of every failure of its file, and refuses all writes after the first.
+    pub(super) fn new(progress: Arc<Progress>) -> Self {
+        let file = Arc::clone(progress.file.as_ref().expect("it is of a file"));
         Self { file, progress }
     }
 
@@ -136,6 +238,12 @@ impl StorageBackend for Backend {
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
             }
             let before = file.bytes()?;
+            if len <= before {
+                file.set_bytes(len)?;
+                self.progress.hold_cut(file, len);
+                return Ok(());
+            }
+            self.progress.hold_growth(file, len)?;
             file.set_bytes(len)?;
             // Or what is added takes no room before it is written, and there may be none then.
             file.fill_with_zeros(before, len).inspect_err(|_| drop(file.set_bytes(before)))

@@ -162,17 +162,18 @@ impl Action {
                         None => drop(content.bounds.remove(hash)),
                     }
                 }
-                catalog.change_accounts(&change)
+                catalog.change_accounts(&change, Room::Ordinary)
             }
             Self::RemoveUser(which) => {
                 let user = name(&format!("user-{which}"));
                 content.users.remove(&user);
                 content.tokens.remove(&TokenHash([*which; 32]));
-                catalog.change_accounts(&AccountsChange {
+                let change = AccountsChange {
                     remove_users: [user].into(),
                     remove_tokens: [TokenHash([*which; 32])].into(),
                     ..AccountsChange::default()
-                })
+                };
+                catalog.change_accounts(&change, Room::Reserve)
             }
             Self::Stop(which, is_stopped) => {
                 let name = name(&format!("service-{which}"));
@@ -300,14 +301,14 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     assert_eq!(tables(&catalog)?, ["meta", "services"]);
     assert_eq!(catalog.user(&name("ada"))?, None);
     // Nothing to change is no change.
-    catalog.change_accounts(&AccountsChange::default())?;
+    catalog.change_accounts(&AccountsChange::default(), Room::Ordinary)?;
     drop(catalog);
     let copy = Catalog::open_copy(&storage)?;
     assert_eq!(content(&copy)?.users, BTreeMap::new());
     let change = accounts_change(1, 1);
-    assert!(matches!(copy.change_accounts(&change), Err(CatalogError::ReadOnly)));
+    assert!(matches!(copy.change_accounts(&change, Room::Ordinary), Err(CatalogError::ReadOnly)));
     let catalog = Catalog::open(&storage)?;
-    catalog.change_accounts(&change)?;
+    catalog.change_accounts(&change, Room::Ordinary)?;
     assert_eq!(tables(&catalog)?, ["incarnations", "meta", "services", "token_bounds", "tokens", "users"]);
     drop(catalog);
     let copy = Catalog::open_copy(&storage)?;
@@ -505,7 +506,7 @@ fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
         assert!(catalog.user(&user)?.is_some_and(|entry| entry.grants.contains_key(&service)));
         let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
         let removal = AccountsChange { remove_users: [user.clone()].into(), ..AccountsChange::default() };
-        let removed = catalog.change_accounts(&removal);
+        let removed = catalog.change_accounts(&removal, Room::Reserve);
         if !fault.has_fired() {
             break;
         }
@@ -575,7 +576,7 @@ fn a_catalog_whose_storage_failed_can_be_read_whole_however_long_it_is() -> Resu
         assert_eq!(content(&catalog)?, wanted);
         catalog.current().progress.fail(Failed::Write);
         // redb tries to write, and from then on does nothing with the file.
-        assert!(catalog.current().begin(|_| Ok(())).and_then(|(change, ())| Ok(change.commit()?)).is_err());
+        assert!(catalog.current().begin(Room::Reserve).and_then(|change| Ok(change.commit()?)).is_err());
         assert_eq!(content(&catalog)?, wanted);
     }
     Ok(())
@@ -585,13 +586,15 @@ fn a_catalog_whose_storage_failed_can_be_read_whole_however_long_it_is() -> Resu
 fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, old) = filled(&storage)?;
-    storage.limit_space(storage.used_bytes());
+    storage.limit_space(storage.taken_bytes());
     let long = named(200_000);
     let result = catalog.put_service(&name("bank"), &long);
     assert!(
-        matches!(&result, Err(CatalogError::Storage { source, .. }) if source.kind() == io::ErrorKind::StorageFull),
+        matches!(&result, Err(CatalogError::NoRoom { source, .. }) if source.kind() == io::ErrorKind::StorageFull),
         "{result:?}"
     );
+    let text = result.expect_err("there is none").to_string();
+    assert!(text.contains("4 MiB that removals may need; make room on the disk, or remove"), "{text}");
     drop(catalog);
     let after = storage.crash();
     assert_eq!(content(&Catalog::open(&after)?)?, old);
@@ -613,13 +616,13 @@ fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), Cat
             catalog.remove_service(&service(number), &catalog.hold_users())?;
         }
         for which in 0..(count % 60) as u8 {
-            catalog.change_accounts(&accounts_change(which, 3))?;
+            catalog.change_accounts(&accounts_change(which, 3), Room::Ordinary)?;
         }
-        storage.limit_space(storage.used_bytes());
+        storage.limit_space(storage.taken_bytes());
         // What needs more room is refused, and takes nothing from these.
         let more = |number| catalog.put_service(&name(&format!("more-{number}")), &named(2000));
         let refused = (0..1000).find_map(|number| more(number).err());
-        assert!(matches!(refused, Some(CatalogError::Storage { .. })), "{refused:?}");
+        assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
         for number in 0..count {
             catalog.set_stopped(&service(number), true)?;
             catalog.set_stopped(&service(number), false)?;
@@ -628,6 +631,178 @@ fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), Cat
             assert!(catalog.remove_service(&service(number), &catalog.hold_users())?, "{count}, {number}");
         }
     }
+    Ok(())
+}
+
+/// Adds `count` tokens from `first` on, as log-ins do.
+fn add_tokens(catalog: &Catalog, first: u64, count: u64) -> Result<(), CatalogError> {
+    let token = TokenEntry { user: name("user-1"), issued: Timestamp(1), expires: Timestamp(2) };
+    let hash = |number: u64| TokenHash(*blake3::hash(&number.to_le_bytes()).as_bytes());
+    let put_tokens = (first..first + count).map(|number| (hash(number), token.clone())).collect();
+    catalog.change_accounts(&AccountsChange { put_tokens, ..AccountsChange::default() }, Room::Ordinary)
+}
+
+/// A catalog of `tokens` tokens on a disk without a free byte, to which tokens were added until it took no more. Users have
+/// grants on the first service.
+fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog), CatalogError> {
+    let storage = SimulatedStorage::new(seed);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    catalog.reopen_from(Arc::new(storage.clone()));
+    for which in 0..=seed as u8 {
+        catalog.put_service(&name(&format!("service-{which}")), &entry(which.into()))?;
+        catalog.change_accounts(&accounts_change(which, 2), Room::Ordinary)?;
+    }
+    add_tokens(&catalog, 0, tokens)?;
+    storage.limit_space(storage.taken_bytes());
+    let refused = (tokens..).find_map(|number| add_tokens(&catalog, number, 1).err());
+    assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
+    Ok((storage, catalog))
+}
+
+/// Removes everything of a catalog that is [`full`].
+fn remove_all(catalog: &Catalog) -> Result<(), CatalogError> {
+    let services: Vec<Name> = catalog.services()?.into_keys().collect();
+    for service in services {
+        catalog.set_stopped(&service, true)?;
+        assert!(catalog.remove_service(&service, &catalog.hold_users())?);
+    }
+    let remove_users = catalog.users()?.into_keys().collect();
+    let remove_tokens = catalog.tokens()?.into_keys().collect();
+    let bounds = catalog.token_bounds()?.into_keys().map(|hash| (hash, None)).collect();
+    let change = AccountsChange { remove_users, remove_tokens, bounds, ..AccountsChange::default() };
+    catalog.change_accounts(&change, Room::Reserve)?;
+    catalog.set_seal(Some(&seal(1)))
+}
+
+#[test]
+fn whatever_additions_left_of_a_full_disk_removals_find_room() -> Result<(), CatalogError> {
+    // Of the longest, the reserve is as long as the file.
+    for (seed, tokens) in (0..12).map(|seed| (seed, 40 * seed)).chain([(1, 20_000)]) {
+        let (storage, catalog) = full(seed, tokens)?;
+        // Before the first removal as well as after one that failed and was ordered again.
+        if seed % 2 == 1 {
+            storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+            assert!(catalog.remove_service(&name("service-0"), &catalog.hold_users()).is_err());
+        }
+        remove_all(&catalog)?;
+        drop(catalog);
+        let found = content(&Catalog::open(&storage.crash())?)?;
+        assert_eq!(found, Content { seal: Some(seal(1)), is_journal_in_use: true, ..Content::default() });
+    }
+    Ok(())
+}
+
+#[test]
+fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    add_tokens(&catalog, 0, 300)?;
+    let change = AccountsChange { remove_tokens: catalog.tokens()?.into_keys().collect(), ..AccountsChange::default() };
+    catalog.change_accounts(&change, Room::Reserve)?;
+    drop(catalog);
+    // There are free pages and some room, and nothing is held for removals.
+    let storage = storage.crash();
+    storage.limit_space(storage.taken_bytes() + 512 * 1024);
+    let catalog = Catalog::open(&storage)?;
+    catalog.reopen_from(Arc::new(storage.clone()));
+    let writes = storage.count(Operation::Write);
+    for number in 0..3 {
+        let refused = add_tokens(&catalog, 1_000 + number, 1);
+        assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
+    }
+    assert_eq!(storage.count(Operation::Write), writes, "it is known before anything is written");
+    assert!(catalog.remove_service(&name("service-1"), &catalog.hold_users())?);
+    let refused = add_tokens(&catalog, 1_000, 1);
+    assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
+
+    storage.limit_space(u64::MAX);
+    add_tokens(&catalog, 1_000, 1)?;
+    let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
+    assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
+    // Whatever is added then, what removes finds room.
+    storage.limit_space(storage.taken_bytes());
+    let refused = (2_000..).find_map(|number| add_tokens(&catalog, number, 1).err());
+    assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
+    remove_all(&catalog)
+}
+
+/// As long as no removal needs the reserve, free pages are for all.
+#[test]
+fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError> {
+    let (_storage, catalog) = full(2, 300)?;
+    let first = catalog.tokens()?.into_keys().next().expect("there are some");
+    // A log-in of a user who has as many tokens as they may.
+    let change = |number: u8| AccountsChange {
+        remove_tokens: [first, TokenHash([number.wrapping_sub(1); 32])].into(),
+        ..accounts_change(number, 2)
+    };
+    let tokens: BTreeSet<TokenHash> = catalog.tokens()?.into_keys().take(100).collect();
+    let removal = AccountsChange { remove_tokens: tokens, ..AccountsChange::default() };
+    let bytes = catalog.current().progress.reserve_bytes();
+    catalog.change_accounts(&removal, Room::Reserve)?;
+    assert_eq!(catalog.current().progress.reserve_bytes(), bytes);
+    catalog.change_accounts(&change(7), Room::Ordinary)
+}
+
+#[test]
+fn an_entry_that_is_too_long_for_the_disk_keeps_nothing_shorter_out() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    catalog.reopen_from(Arc::new(storage.clone()));
+    storage.limit_space(storage.taken_bytes());
+    let refused = catalog.put_service(&name("long"), &named(200_000));
+    assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
+    catalog.put_service(&name("short"), &entry(1))
+}
+
+#[test]
+fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    drop(filled(&storage)?);
+    let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
+    // As an older release leaves it, or a copy of the directory.
+    let storage = storage.crash();
+    assert_eq!(storage.taken_bytes(), file_bytes);
+    drop(Catalog::open_copy(&storage)?);
+    assert_eq!((storage.taken_bytes(), storage.count(Operation::HoldRoom)), (file_bytes, 0));
+    drop(Catalog::open(&storage)?);
+    assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
+    // Where nothing can be held, all is as if there were no reserve.
+    let storage = storage.crash();
+    storage.break_down(Operation::HoldRoom, io::ErrorKind::Unsupported);
+    let catalog = Catalog::open(&storage)?;
+    add_tokens(&catalog, 0, 1_000)?;
+    remove_all(&catalog)
+}
+
+#[test]
+fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(), CatalogError> {
+    let (mut olds, mut news) = (0, 0);
+    for nth in 1.. {
+        let (storage, catalog) = full(1, 200)?;
+        let old = content(&catalog)?;
+        storage.power_off(nth);
+        let removed = catalog.remove_service(&name("service-1"), &catalog.hold_users());
+        let is_done = !storage.is_off();
+        drop(catalog);
+        let after = storage.crash();
+        after.limit_space(after.taken_bytes());
+        let catalog = Catalog::open(&after)?;
+        catalog.reopen_from(Arc::new(after.clone()));
+        let found = content(&catalog)?;
+        let is_old = found == old;
+        assert!(if is_old { removed.is_err() } else { !found.services.contains_key(&name("service-1")) }, "{nth}");
+        olds += u32::from(is_old);
+        news += u32::from(!is_old);
+        // What the crash released may be somebody else's now; once there is room all goes on.
+        after.limit_space(u64::MAX);
+        add_tokens(&catalog, 9_000, 1)?;
+        remove_all(&catalog)?;
+        if is_done {
+            break;
+        }
+    }
+    assert!(olds > 3 && news > 3, "{olds} {news}");
     Ok(())
 }
 
@@ -771,7 +946,7 @@ fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
     }
     // A database, but not ours.
     let file = storage.create(CATALOG_FILE).map_err(catalog_error)?;
-    let backend = Backend::new(file, Arc::default());
+    let backend = Backend::new(Arc::new(Progress::of(file, 0)));
     drop(redb::Builder::new().create_with_backend(backend).map_err(CatalogError::redb("create"))?);
     let result = Catalog::open(&storage);
     assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
@@ -782,7 +957,7 @@ fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
 fn after(change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
-    catalog.change("write", change)?;
+    catalog.change("write", Room::Reserve, change)?;
     drop(catalog);
     Catalog::open(&storage).map(drop)
 }

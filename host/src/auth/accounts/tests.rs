@@ -302,7 +302,7 @@ fn grants_have_a_bound() -> TestResult {
     entry.grants = (0..GRANTED_SERVICES_MAX)
         .map(|number| (name(&format!("service-{number}")), BTreeSet::from([Grant::Observe])))
         .collect();
-    accounts.put(&name("ada"), entry, BTreeSet::new())?;
+    accounts.put(&name("ada"), entry, BTreeSet::new(), Room::Ordinary)?;
     let one_more = accounts.grant("ada", &name("bank"), Grant::Observe);
     assert!(matches!(one_more, Err(AccountError::TooManyGrants { .. })), "{one_more:?}");
     accounts.grant("ada", &name("service-1"), Grant::Operate)?;
@@ -385,6 +385,82 @@ struct Expected {
     accounts: Vec<Account>,
     /// Which of the tokens that were issued are valid.
     valid: Vec<bool>,
+}
+
+/// Users log in until there is no free page left, on a disk without a free byte.
+#[test]
+fn who_logs_in_takes_no_room_from_who_removes() -> TestResult {
+    let storage = SimulatedStorage::new(1);
+    create(&storage);
+    let accounts = open(&storage);
+    accounts.catalog().reopen_from(Arc::new(storage.clone()));
+    accounts.add("root", true)?;
+    let users: Vec<String> = (0..40).map(|number| format!("user-{number}")).collect();
+    for user in &users {
+        accounts.add(user, false)?;
+        accounts.grant(user, &name("bank"), Grant::Transact)?;
+    }
+    storage.limit_space(storage.taken_bytes());
+    let mut random = (0_u128..).map(|number| {
+        let mut random = [0; 32];
+        random[..16].copy_from_slice(&number.to_le_bytes());
+        random
+    });
+    let mut log_in = |user: &str, second: u64| {
+        // So late that no attempt is one too many.
+        let now = after(Duration::from_secs(second));
+        accounts.log_in(user, PASSWORD, HOME, now, random.next().expect("there are enough"))
+    };
+    let mut second = 0;
+    let refused = loop {
+        second += 1;
+        let user = &users[second as usize % users.len()];
+        if let Err(error) = log_in(user, second) {
+            break error;
+        }
+    };
+    let LogInError::Catalog(error) = refused else { panic!("{refused:?}") };
+    assert!(error.to_string().contains("make room on the disk, or remove services or users"), "{error}");
+
+    // What makes room is done, however often.
+    for round in 0..TOKENS_PER_USER_MAX as u64 + 5 {
+        let _ = log_in("root", second + round)?;
+    }
+    accounts.revoke("user-1", "bank", Grant::Transact)?;
+    accounts.set_password("user-2", PASSWORD, &SALT)?;
+    remove_service(&accounts, "bank")?;
+    for user in &users[3..] {
+        accounts.remove_user(user)?;
+    }
+    drop(accounts);
+    assert_eq!(open(&storage.crash()).users(), 4);
+    Ok(())
+}
+
+#[test]
+fn while_the_reserve_is_not_whole_only_admins_are_let_in_and_only_what_removes_is_done() -> TestResult {
+    let (storage, accounts) = fresh();
+    for (user, is_admin) in [("root", true), ("ada", false), ("bob", false)] {
+        accounts.add(user, is_admin)?;
+    }
+    let token = accounts.enter_as("ada", 1)?.token;
+    drop(accounts);
+    // What held the reserve is gone, and somebody else has taken the room.
+    let storage = storage.crash();
+    storage.limit_space(storage.taken_bytes());
+    let accounts = open(&storage);
+    let is_refused = |error: &CatalogError| matches!(error, CatalogError::NoRoom { .. });
+    assert!(matches!(accounts.enter_as("ada", 2), Err(LogInError::Catalog(error)) if is_refused(&error)));
+    assert!(matches!(accounts.add("eve", false), Err(AccountError::Catalog(error)) if is_refused(&error)));
+    let granted = accounts.grant("ada", &name("bank"), Grant::Observe);
+    assert!(matches!(granted, Err(AccountError::Catalog(error)) if is_refused(&error)));
+    assert!(accounts.is_valid(&token), "who is in stays in");
+    accounts.enter_as("root", 3)?;
+    assert!(accounts.log_out(&TokenHash::of(token.reveal()))?);
+    accounts.remove_user("bob")?;
+    storage.limit_space(u64::MAX);
+    accounts.enter_as("ada", 4)?;
+    Ok(accounts.add("eve", false)?)
 }
 
 /// A step of a story, and the tokens that it issues.
