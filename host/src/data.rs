@@ -6,7 +6,7 @@
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
 //! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot/file.rs`, `data/keeper.rs` |
 //! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
-//! | `lock` | held by the process that has the directory | `storage.rs` |
+//! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
 //!
 //! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte, if it was
 //! taken by [`Locked::look`]; [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same

@@ -3,17 +3,10 @@
 //! [`Journal`] is what a service needs of it; [`MemoryJournal`] keeps it in memory, for services that live as long as
 //! their process, [`durable::DurableJournal`] on disk. A reply leaves the host only when the [`Commit`] of its record says so.
 
-pub mod board;
-pub mod commit;
-#[cfg(test)]
-mod durability;
 pub mod durable;
-pub mod frame;
-pub mod reader;
 pub mod record;
-pub mod recovery;
-pub mod segments;
-pub mod ticket;
+
+pub use lifeboat_journal::{board, commit, frame, reader, recovery, segments, ticket};
 
 use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};

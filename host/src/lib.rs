@@ -21,7 +21,6 @@ pub mod journal;
 mod locks;
 pub mod metrics;
 pub mod monitor;
-mod pace;
 pub mod portable;
 pub mod rehydrate;
 pub mod scratch;
@@ -30,7 +29,6 @@ pub mod service;
 pub mod simulate;
 pub mod snapshot;
 mod stop;
-pub mod storage;
 pub mod store;
 pub mod tls;
 pub mod verify;
@@ -41,3 +39,5 @@ pub mod workload;
 pub use lifeboat_api::{
     access, clock, distribution, event, http as api, id, lines, meter, name, size, sla, text, transaction,
 };
+use lifeboat_journal::pace;
+pub use lifeboat_journal::storage;

@@ -41,10 +41,11 @@ type Cell = Mutex<State>;
 pub struct Ticket(Arc<Cell>);
 
 /// The other end of a [`Ticket`]. Dropped without a word, it says that the writer is gone.
-pub(crate) struct Completion(Arc<Cell>);
+pub struct Completion(Arc<Cell>);
 
 /// A ticket, and what completes it.
-pub(crate) fn ticket() -> (Completion, Ticket) {
+#[must_use]
+pub fn ticket() -> (Completion, Ticket) {
     let cell = Arc::new(Mutex::new(State::UnderWay { waiting: SmallVec::new(), held: None }));
     (Completion(Arc::clone(&cell)), Ticket(cell))
 }
@@ -118,7 +119,7 @@ impl Ticket {
 
 impl Completion {
     /// Says what became of the record, to all who wait and to all who ask later.
-    pub(crate) fn complete(self, committed: Committed) {
+    pub fn complete(self, committed: Committed) {
         self.tell(committed);
     }
 

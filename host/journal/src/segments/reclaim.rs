@@ -14,11 +14,11 @@
 //! services that rest, one after another, would be carried round and round with every snapshot of a small neighbour.
 
 use super::{Committed, Failure, Log, LogError, frame_bytes_max, spare_name};
-use crate::journal::frame::{FrameBuilder, FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
-use crate::journal::reader::ReadError;
-use crate::journal::recovery::{Location, Share, Standing, segment_name};
-use crate::name::Name;
+use crate::frame::{FrameBuilder, FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
+use crate::reader::ReadError;
+use crate::recovery::{Location, Share, Standing, segment_name};
 use crate::storage::StorageFile;
+use lifeboat_api::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 

@@ -29,9 +29,9 @@ use super::reader::Reader;
 use super::recovery::Seal;
 use super::segments::{Committed, Failure, Log, LogError, Moved, Reclaim, Reclaimed, Step};
 use super::ticket::{Completion, Ticket, ticket};
-use crate::distribution::{Distribution, Spread};
-use crate::name::Name;
 use crate::pace::Pace;
+use lifeboat_api::distribution::{Distribution, Spread};
+use lifeboat_api::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -949,11 +949,11 @@ fn refuse(batch: VecDeque<Submitted>, error: &LogError) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::journal::board::Placed;
-    use crate::journal::frame::DirectoryId;
-    use crate::journal::recovery::Location;
-    use crate::journal::recovery::{Found, Recovery, Standing, inspect};
-    use crate::journal::segments::{Options, Origin};
+    use crate::board::Placed;
+    use crate::frame::DirectoryId;
+    use crate::recovery::Location;
+    use crate::recovery::{Found, Recovery, Standing, inspect};
+    use crate::segments::{Options, Origin};
     use crate::storage::{Operation, SimulatedStorage};
     use std::pin::pin;
     use std::task::{Context, Poll, Wake, Waker};

@@ -5,7 +5,7 @@
 //! Header hashes are keyed by the directory, so that neither a frame of another directory nor bytes that a user put
 //! into a record can pass for a frame. `docs/format.md` gives every byte.
 
-use crate::name::{NAME_BYTES_MAX, Name};
+use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 use std::fmt;
@@ -42,7 +42,7 @@ const FIXED_BYTES: usize = 104;
 const RUN_BYTES: usize = 18;
 
 /// The length before each record.
-pub(super) const RECORD_LENGTH_BYTES: usize = 4;
+pub const RECORD_LENGTH_BYTES: usize = 4;
 
 const HASH_BYTES: usize = 32;
 
@@ -64,7 +64,7 @@ impl fmt::Debug for DirectoryId {
 }
 
 /// A record's place in the journal of its service: 1 for the first. Transactions, SLA failures and failovers are
-/// records alike, so this counts faster than [`crate::id::Sequence`], and a lost record of any kind leaves a
+/// records alike, so this counts faster than [`lifeboat_api::id::Sequence`], and a lost record of any kind leaves a
 /// gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]

@@ -17,15 +17,15 @@
 //! instead of originals of which some are gone as well, and has to reach the last record that any frame told of: one that
 //! never does is a quarantine.
 //!
-//! Reading changes nothing. [`inspect`] is for those who only look; [`crate::journal::segments::Log::open`] goes on.
+//! Reading changes nothing. [`inspect`] is for those who only look; [`crate::segments::Log::open`] goes on.
 
 use super::frame::{
     BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, FrameHeader, FrameKey, FrameRecord, HEADER_BYTES_MAX,
     HeaderError, Position, RecordNumber, Run, RunKind, decode_body, decode_header,
 };
 use super::segments::header::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
-use crate::name::Name;
 use crate::storage::Storage;
+use lifeboat_api::name::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -263,7 +263,7 @@ pub enum OpenError {
 
 impl OpenError {
     /// For `map_err`: the storage failed to do `action`.
-    pub(super) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+    pub(crate) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Storage { action, source }
     }
@@ -285,7 +285,7 @@ pub fn inspect(
 }
 
 /// The name of the file of a segment.
-pub(super) fn segment_name(number: u64) -> String {
+pub(crate) fn segment_name(number: u64) -> String {
     format!("{number:010}.segment")
 }
 
@@ -297,42 +297,42 @@ fn segment_number(name: &str) -> Option<u64> {
 
 /// A segment that was read.
 #[derive(Debug)]
-pub(super) struct Segment {
-    pub(super) number: u64,
+pub(crate) struct Segment {
+    pub(crate) number: u64,
     /// Where its first frame begins, unless its header is unreadable.
-    pub(super) first: Option<Position>,
-    pub(super) file_bytes: u64,
+    pub(crate) first: Option<Position>,
+    pub(crate) file_bytes: u64,
     /// Whether all after its frames is zero, but for a torn tail.
-    pub(super) is_zeroed: bool,
-    pub(super) is_damaged: bool,
+    pub(crate) is_zeroed: bool,
+    pub(crate) is_damaged: bool,
     /// What it has of each service: of a sound one records that count, of any other all.
-    pub(super) shares: BTreeMap<Name, Share>,
+    pub(crate) shares: BTreeMap<Name, Share>,
 }
 
 /// What a segment has of a service.
 #[derive(Debug, Default, Clone)]
-pub(super) struct Share {
-    pub(super) last: RecordNumber,
-    pub(super) bytes: u64,
+pub(crate) struct Share {
+    pub(crate) last: RecordNumber,
+    pub(crate) bytes: u64,
     /// Where the frames with its records begin in the file.
-    pub(super) frame_offsets: Vec<u32>,
+    pub(crate) frame_offsets: Vec<u32>,
 }
 
 /// A recovery with what is needed to go on.
 #[derive(Debug)]
-pub(super) struct Walked {
-    pub(super) recovery: Recovery,
-    pub(super) segments: Vec<Segment>,
+pub(crate) struct Walked {
+    pub(crate) recovery: Recovery,
+    pub(crate) segments: Vec<Segment>,
     /// The hash of the last frame.
-    pub(super) previous: FrameHash,
+    pub(crate) previous: FrameHash,
     /// Whether the last segment can be appended to.
-    pub(super) is_last_usable: bool,
+    pub(crate) is_last_usable: bool,
     /// Services of which copies were being carried when the host went down.
-    pub(super) half_carried: BTreeSet<Name>,
+    pub(crate) half_carried: BTreeSet<Name>,
 }
 
 /// Reads a journal from its first segment to its end.
-pub(super) fn walk(
+pub(crate) fn walk(
     storage: &dyn Storage,
     directory: DirectoryId,
     seal: Option<&Seal>,
@@ -792,7 +792,7 @@ impl Kept {
 
 impl Segment {
     /// Notes what a frame at `frame_offset` of the file has of a service.
-    pub(super) fn add_share(&mut self, run: &Run, frame_offset: u32) {
+    pub(crate) fn add_share(&mut self, run: &Run, frame_offset: u32) {
         if run.count > 0 {
             self.shares.entry(run.service.clone()).or_default().add(run, frame_offset);
         }
@@ -801,7 +801,7 @@ impl Segment {
 
 impl Share {
     /// Notes the records of a run that a frame at `frame_offset` of the file has.
-    pub(super) fn add(&mut self, run: &Run, frame_offset: u32) {
+    pub(crate) fn add(&mut self, run: &Run, frame_offset: u32) {
         self.last = self.last.max(RecordNumber(run.end().0.saturating_sub(1)));
         self.bytes += u64::from(run.bytes);
         if self.frame_offsets.last() != Some(&frame_offset) {

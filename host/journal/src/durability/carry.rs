@@ -1,7 +1,7 @@
 //! Carried records: whatever cuts a carry off, none is lost, none comes twice, and nobody is distrusted.
 
 use super::*;
-use crate::journal::segments::{CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES};
+use crate::segments::{CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES};
 
 /// Records that are long enough for a few to fill a frame.
 const LONG_BYTES: usize = 2000;

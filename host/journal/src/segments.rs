@@ -36,10 +36,10 @@ use super::reader::Reader;
 use super::recovery::{
     Found, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, Standing, segment_name, walk,
 };
-use crate::name::Name;
-use crate::size::Bytes;
 use crate::storage::{Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
+use lifeboat_api::name::Name;
+use lifeboat_api::size::Bytes;
 use reclaim::Carry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;

@@ -9,9 +9,11 @@
 //! Concurrency: all of it may be called from several threads. Callers see to it that a file has one writer.
 
 mod disk;
+#[cfg(any(test, feature = "simulated"))]
 mod simulated;
 
 pub use disk::{DiskStorage, create_file, open_file, rename_file};
+#[cfg(any(test, feature = "simulated"))]
 pub use simulated::{HeldWrites, Operation, SimulatedStorage};
 
 use std::fmt;
@@ -21,7 +23,7 @@ use std::io;
 pub const FILE_NAME_BYTES_MAX: usize = 200;
 
 /// The file that a data directory is never without: [`Storage::lock`] locks it too.
-pub(crate) const LASTING_FILE: &str = "catalog.redb";
+pub const LASTING_FILE: &str = "catalog.redb";
 
 /// How much is written at once when a file is filled with zeros, in bytes.
 const ZEROS_BYTES: usize = 1024 * 1024;

@@ -44,7 +44,7 @@ impl Board {
         true
     }
 
-    pub(super) fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
+    pub(crate) fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
         let mut placed = self.placed();
         placed.records.push((number, location));
         placed.journal_bytes += journal_bytes;
@@ -54,7 +54,7 @@ impl Board {
 
     /// A service that is idle may not look for long, and its records be carried more than once: of what was told before,
     /// only that stays which is not told again.
-    pub(super) fn move_to(&self, moved: Moved) {
+    pub(crate) fn move_to(&self, moved: Moved) {
         let mut placed = self.placed();
         let (first, end) = (moved.first, moved.end());
         let told_before: Vec<RecordNumber> = placed.moved.range(first..end).map(|(first, _)| *first).collect();
@@ -82,7 +82,7 @@ impl Board {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::name::Name;
+    use lifeboat_api::name::Name;
 
     fn taken(board: &Board) -> Placed {
         let mut placed = Placed::default();

@@ -4,8 +4,8 @@ use super::frame::{
     BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, RecordNumber, decode_body, decode_header,
 };
 use super::recovery::{Location, segment_name};
-use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
+use lifeboat_api::name::Name;
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
@@ -14,8 +14,8 @@ use thiserror::Error;
 /// repetition of a transaction, not for replays.
 #[derive(Debug, Clone)]
 pub struct Reader {
-    pub(super) storage: Arc<dyn Storage>,
-    pub(super) key: FrameKey,
+    pub(crate) storage: Arc<dyn Storage>,
+    pub(crate) key: FrameKey,
 }
 
 /// A record cannot be read.
@@ -57,11 +57,7 @@ impl Reader {
     ///
     /// # Errors
     /// [`ReadError`] if one of them cannot be read.
-    pub(super) fn records(
-        &self,
-        service: &Name,
-        records: &[(RecordNumber, Location)],
-    ) -> Result<Vec<Vec<u8>>, ReadError> {
+    pub fn records(&self, service: &Name, records: &[(RecordNumber, Location)]) -> Result<Vec<Vec<u8>>, ReadError> {
         let Some((_, Location { segment, frame_offset, .. })) = records.first().copied() else { return Ok(Vec::new()) };
         let (header, frame) = self.frame(&*self.open(segment)?, frame_offset)?;
         let runs = header.runs.iter().zip(decode_body(&header, &frame)?);
@@ -74,7 +70,7 @@ impl Reader {
     }
 
     /// Opens a segment.
-    pub(super) fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
+    pub(crate) fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
         self.storage.open(&segment_name(segment)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ReadError::Gone,
             _ => ReadError::Storage(error),
@@ -82,7 +78,7 @@ impl Reader {
     }
 
     /// Reads a frame of a segment, whose header is good.
-    pub(super) fn frame(&self, file: &dyn StorageFile, frame_offset: u32) -> Result<(FrameHeader, Vec<u8>), ReadError> {
+    pub(crate) fn frame(&self, file: &dyn StorageFile, frame_offset: u32) -> Result<(FrameHeader, Vec<u8>), ReadError> {
         let rest = file.bytes().map_err(ReadError::Storage)?.saturating_sub(u64::from(frame_offset));
         let rest = usize::try_from(rest).unwrap_or(usize::MAX);
         // Most frames are short: begin with a block.

@@ -1,7 +1,7 @@
 //! The first bytes of a segment file. There are two copies, each in a block of its own, so that no single damage
 //! hides a whole segment. They are written and synced before the file gets its name, and never again.
 
-use crate::journal::frame::{BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, Position};
+use crate::frame::{BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, Position};
 use thiserror::Error;
 
 /// Where the first frame of a segment begins, in bytes.

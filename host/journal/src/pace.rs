@@ -9,11 +9,11 @@ use std::time::Duration;
 
 /// How long work is looked out for: a little more than it takes to wake a client, which sends the next transaction, and
 /// its service.
-pub(crate) const LOOK_OUT_MAX: Duration = Duration::from_micros(250);
+pub const LOOK_OUT_MAX: Duration = Duration::from_micros(250);
 
 /// How long the work was waited for lately.
 #[derive(Debug)]
-pub(crate) struct Pace {
+pub struct Pace {
     last_wait: Duration,
 }
 
@@ -26,12 +26,12 @@ impl Default for Pace {
 
 impl Pace {
     /// Notes how long the last work was waited for.
-    pub(crate) fn waited(&mut self, wait: Duration) {
+    pub fn waited(&mut self, wait: Duration) {
         self.last_wait = wait;
     }
 
     /// Whether the next work is worth looking out for when it has been waited for since `waiting`.
-    pub(crate) fn looks_out(&self, waiting: Duration) -> bool {
+    pub fn looks_out(&self, waiting: Duration) -> bool {
         self.last_wait <= LOOK_OUT_MAX && waiting < LOOK_OUT_MAX
     }
 }

@@ -1,0 +1,33 @@
+//! The journal of a data directory: one log for all services, on a disk that may fail.
+//!
+//! It knows names, numbers and bytes: what a record means is its callers' affair.
+//!
+//! ```text
+//!   append -> commit (a thread: groups of records, one write and one sync) -> ticket: the record is safe
+//!                |
+//!             segments (frames in files of one size) -> storage (the disk, or a simulated one)
+//!                |
+//!             recovery (what a start finds) and reader (one record again)
+//! ```
+//!
+//! | module | what is in it |
+//! |---|---|
+//! | [`storage`] | files behind a trait: the disk, and with the feature `simulated` one in memory that injects faults |
+//! | [`frame`] | the bytes of records and frames |
+//! | [`segments`] | the files: appending, carrying, giving back |
+//! | [`recovery`], [`reader`] | what is found at a start; a record that is read again |
+//! | [`commit`], [`ticket`] | group commit, and the word that a record is safe |
+//! | [`board`] | where the records are, for who reads them |
+//! | [`pace`] | when a waiting task looks out instead of sleeping |
+
+pub mod board;
+pub mod commit;
+#[cfg(test)]
+mod durability;
+pub mod frame;
+pub mod pace;
+pub mod reader;
+pub mod recovery;
+pub mod segments;
+pub mod storage;
+pub mod ticket;
