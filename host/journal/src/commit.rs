@@ -24,7 +24,7 @@
 //! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
 
 use super::board::Board;
-use super::frame::{RECORD_LENGTH_BYTES, RecordNumber, RunKind};
+use super::frame::{Position, RECORD_LENGTH_BYTES, RecordNumber, RunKind};
 use super::reader::Reader;
 use super::recovery::Seal;
 use super::segments::{Committed, Failure, Log, LogError, Moved, Reclaim, Reclaimed, Step};
@@ -141,6 +141,7 @@ impl Room {
 pub struct Committer {
     shared: Arc<Shared>,
     reader: Reader,
+    end: Arc<AtomicU64>,
 }
 
 /// The writer thread, which ends with [`Writer::stop`]. Dropped without, it writes what was handed in and leaves the
@@ -276,10 +277,10 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         stall: watch::Sender::new(None),
         denies: AtomicBool::new(false),
     });
-    let reader = log.reader();
+    let (reader, end) = (log.reader(), log.end());
     let of_thread = Arc::clone(&shared);
     let thread = std::thread::Builder::new().name("journal".into()).spawn(move || write(log, &of_thread))?;
-    let committer = Committer { shared: Arc::clone(&shared), reader };
+    let committer = Committer { shared: Arc::clone(&shared), reader, end };
     Ok((Writer { shared, thread: Some(thread) }, committer))
 }
 
@@ -446,6 +447,12 @@ impl Committer {
             Some(error) => error,
             None => std::future::pending().await,
         }
+    }
+
+    /// Where the journal ends: behind every frame whose tickets have resolved, and never behind one that is written later.
+    #[must_use]
+    pub fn end(&self) -> Position {
+        Position(self.end.load(Ordering::Acquire))
     }
 
     /// Reads single records.

@@ -190,6 +190,10 @@ pub struct Recovery {
     /// Every service that the journal has something of. One that is not here wrote nothing, or, if some damage
     /// [`DamageKind::concerns_all`], everything that it wrote may be lost.
     pub services: BTreeMap<Name, Kept>,
+    /// Where each of them began, unless that is not in the journal any more.
+    pub begun: BTreeMap<Name, Position>,
+    /// From here on nothing is missing that could tell that a service began.
+    pub whole_from: Position,
     /// All damages, in order.
     pub damages: Vec<Damage>,
     /// The torn tail, if one can be seen. In a recycled segment it cannot always be told from what was there before.
@@ -205,6 +209,13 @@ impl Recovery {
     #[must_use]
     pub fn concerns_unlisted(&self) -> bool {
         self.damages.iter().any(|damage| damage.kind.concerns_all())
+    }
+
+    /// Whether all that the journal has under a name is surely of a service that had begun before the journal reached `end`.
+    #[must_use]
+    pub fn began_before(&self, service: &Name, end: Position) -> bool {
+        // A journal that begins later does not tell, and one that ends before is not the one in which it was removed.
+        (self.whole_from..=self.end).contains(&end) && self.begun.get(service).is_none_or(|begun| *begun < end)
     }
 }
 
@@ -350,6 +361,8 @@ pub(crate) fn walk(
         segments: Vec::new(),
         told: BTreeMap::new(),
         counted: BTreeMap::new(),
+        begun: BTreeMap::new(),
+        whole_from: None,
         damages: Vec::new(),
         seal: if seal.is_some() { SealState::Kept } else { SealState::Absent },
         torn: None,
@@ -364,6 +377,8 @@ pub(crate) fn walk(
         is_new: files.is_empty(),
         seal: walk.seal,
         services: walk.told.into_iter().map(|(service, told)| (service, told.into_kept())).collect(),
+        begun: walk.begun,
+        whole_from: walk.whole_from.unwrap_or(walk.at),
         damages: walk.damages,
         torn: walk.torn,
         frames: walk.frames,
@@ -427,6 +442,10 @@ struct Walk<'f> {
     told: BTreeMap<Name, Told>,
     /// What the segments, by number, have of the records of each service that were handed out and still count.
     counted: BTreeMap<Name, BTreeMap<u64, Share>>,
+    /// As [`Recovery::begun`].
+    begun: BTreeMap<Name, Position>,
+    /// As [`Recovery::whole_from`]; none until a frame is read, also after a damage.
+    whole_from: Option<Position>,
     damages: Vec<Damage>,
     seal: SealState,
     torn: Option<TornTail>,
@@ -620,6 +639,7 @@ impl Walk<'_> {
     fn add_damage(&mut self, segment: u64, kind: DamageKind) {
         let index = self.damages.len();
         if kind.concerns_all() {
+            self.whole_from = None;
             for told in self.told.values_mut().filter(|told| told.kept.standing == Standing::Sound) {
                 told.kept.standing = Standing::Suspect { damage: index };
             }
@@ -635,12 +655,17 @@ impl Walk<'_> {
     /// Sees to what a frame says of each service. Without `records` its body is the last damage.
     fn apply(&mut self, frames: &Frames<'_>, header: &FrameHeader, records: Option<&[Vec<FrameRecord<'_>>]>) {
         self.frames += 1;
+        self.whole_from.get_or_insert(header.position);
         let frame_offset = frames.offset_of(header.position);
         for (index, run) in header.runs.iter().enumerate() {
             if matches!(run.kind, RunKind::Begin | RunKind::End) {
                 for segment in &mut self.segments {
                     segment.shares.remove(&run.service);
                 }
+                match run.kind {
+                    RunKind::Begin => self.begun.insert(run.service.clone(), header.position),
+                    _ => self.begun.remove(&run.service),
+                };
             }
             if let Some(segment) = self.segments.last_mut() {
                 segment.add_share(run, frame_offset);

@@ -44,6 +44,7 @@ use reclaim::Carry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
 /// How long a segment file is, in bytes, unless configured otherwise.
@@ -204,6 +205,8 @@ pub struct Log {
     /// Services of which a carry was cut off. Copies that are not whole are no matter as long as all originals are there.
     half_carried: BTreeSet<Name>,
     position: Position,
+    /// The position as well, for whoever has no log: it never falls back.
+    end: Arc<AtomicU64>,
     previous: FrameHash,
     builder: FrameBuilder,
     buffer: Vec<u8>,
@@ -248,6 +251,7 @@ impl Log {
             uncarriable: BTreeSet::new(),
             half_carried: walked.half_carried,
             position: walked.recovery.end,
+            end: Arc::new(AtomicU64::new(walked.recovery.end.0)),
             previous: walked.previous,
             builder: FrameBuilder::new(frame_bytes_max(&options)),
             buffer: Vec::new(),
@@ -623,6 +627,7 @@ impl Log {
             }
         }
         self.position = header.end();
+        self.end.store(self.position.0, Ordering::Release);
         self.previous = header.hash;
         let segment = self.segments.back().map_or(0, |active| active.number);
         Ok(Committed { header, segment, frame_offset })
@@ -651,6 +656,11 @@ impl Log {
             return LogError::NotBegun(Arc::new(failure));
         }
         LogError::Poisoned(Arc::clone(self.poison.get_or_insert(Arc::new(failure))))
+    }
+
+    /// Where the journal ends, from now on.
+    pub(super) fn end(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.end)
     }
 
     /// Reads single records, beside the log.
