@@ -795,3 +795,77 @@ fn a_service_is_removed_only_if_that_is_meant_and_then_for_good() {
     assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0).trim(), "5");
     folder.output("verify", &[]).exits(0);
 }
+
+// A catalog that is older than the journal.
+
+#[test]
+fn what_an_older_catalog_lacks_is_reported_and_comes_back_with_the_right_one() {
+    let folder = Folder::new();
+    folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
+    let catalog = folder.path("data").join("catalog.redb");
+    let old = std::fs::read(&catalog).expect("readable");
+    folder.counter();
+    let file = folder.path("portable");
+    folder.command("snapshot", &["counter", "--out"]).arg(&file).output().exits(0);
+    // All that it has is the snapshot that it is restored from.
+    folder.command("restore", &["--name", "copy"]).arg(&file).output().exits(0);
+    let right = std::fs::read(&catalog).expect("readable");
+    std::fs::write(&catalog, &old).expect("writable");
+
+    let words = ["catalog.redb does not have it", "put back the newest copy of catalog.redb", "lifeboat remove --data"];
+    let names = ["copy", "counter"];
+    for command in ["services", "verify"] {
+        let output = folder.output(command, &[]);
+        let text = output.exits(1).split_whitespace().collect::<Vec<_>>().join(" ");
+        for name in names {
+            assert!(
+                text.contains(&format!("{name}: quarantined: catalog.redb does not have it, but there are")),
+                "{text}"
+            );
+        }
+        assert!(words.iter().all(|words| text.contains(words)), "{text}");
+    }
+    let json =
+        |command: &str| -> Value { serde_json::from_str(folder.output(command, &["--json"]).exits(1)).expect("JSON") };
+    let services = json("services");
+    assert_eq!((&services["orphans"], &services["ending"]), (&json!(names), &json!([])));
+    let told = json("verify")["orphans"].as_array().expect("a list").clone();
+    assert!(told.iter().map(|orphan| orphan["name"].as_str().expect("text")).eq(names), "{told:?}");
+    folder.output("verify", &["other"]).exits(0);
+    for (command, arguments) in
+        [("verify", &["counter"][..]), ("journal", &["counter"]), ("query", &["counter", TOTAL])]
+    {
+        folder.output(command, arguments).exits_with_one_line(1, &words);
+    }
+
+    // Whatever is started meanwhile, none takes its place.
+    for _ in 0..2 {
+        folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
+        let run = folder.send("counter", &prebuilt("counter"), &[add(100)]);
+        run.exits(1);
+        assert!(
+            run.stderr.contains("service 'counter' is quarantined: catalog.redb does not have it"),
+            "{}",
+            run.stderr
+        );
+        let restored = folder.command("restore", &["--name", "counter"]).arg(&file).output();
+        restored.exits(1);
+        assert!(restored.stderr.contains("service 'counter' is quarantined"), "{}", restored.stderr);
+    }
+    std::fs::write(&catalog, &right).expect("writable");
+    for name in names {
+        assert_eq!(folder.output("query", &[name, TOTAL]).exits(0).trim(), "6");
+    }
+    folder.output("verify", &[]).exits(0);
+
+    std::fs::write(&catalog, &old).expect("writable");
+    folder
+        .output("remove", &["counter"])
+        .exits_with_one_line(2, &["catalog.redb does not have it: there are records", "--yes"]);
+    folder.output("remove", &["counter", "--yes"]).exits_with_one_line(0, &["counter: removed"]);
+    folder.output("remove", &["counter", "--yes"]).exits_with_one_line(2, &["there is no service 'counter'"]);
+    let services = json("services");
+    assert_eq!((&services["orphans"], &services["ending"]), (&json!(["copy"]), &json!(["counter"])));
+    folder.send("counter", &prebuilt("counter"), &[add(5)]).exits(0);
+    assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0).trim(), "5");
+}

@@ -11,6 +11,7 @@
 //!   `kill_server`: the same of a server over HTTP.
 //! - `children`: the processes in which it loads and compiles, when they or it are killed.
 //! - `orders`: what operators order of services on a storage that fails, against what the disk has then.
+//! - `orphans`: directories whose catalog is older than their journal.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `yields`: guests that keep a thread busy, by whatever they call.
 //! - `old_data`: directories that earlier releases wrote.
@@ -50,6 +51,7 @@ mod model;
 mod old_data;
 mod operators;
 mod orders;
+mod orphans;
 mod prebuilt;
 mod queries;
 mod queue;

@@ -32,7 +32,7 @@ pub use accounts::{AccountsChange, TOKEN_VERSION, TokenEntry, USER_VERSION, User
 pub use backend::Room;
 pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
 
-use crate::journal::frame::DirectoryId;
+use crate::journal::frame::{DirectoryId, Position};
 use crate::journal::recovery::Seal;
 use crate::name::Name;
 use crate::size::Bytes as ByteCount;
@@ -82,6 +82,8 @@ const BOUNDS: Table = TableDefinition::new("token_bounds");
 const INCARNATIONS: Table = TableDefinition::new("incarnations");
 // There from the first service on that an operator stopped.
 const STOPPED: Table = TableDefinition::new("stopped");
+// There from the first service on that was put or removed since that is noted.
+const ABSENT: Table = TableDefinition::new("absent");
 
 // The keys of `meta`.
 const FORMAT: &str = "format";
@@ -103,6 +105,29 @@ pub struct Catalog {
     is_copy: bool,
     /// See [`Catalog::hold_users`].
     users: Mutex<()>,
+}
+
+/// What the catalog notes of a name that no service has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Absent {
+    /// Where the journal ended then: of what it has of a service that began before, nothing counts.
+    pub journal_end: Position,
+    /// Whether a service of the name was to come into being. Otherwise one was removed.
+    pub is_being_created: bool,
+}
+
+impl Absent {
+    fn to_bytes(self) -> [u8; 9] {
+        let mut bytes = [u8::from(self.is_being_created); 9];
+        bytes[1..].copy_from_slice(&self.journal_end.0.to_le_bytes());
+        bytes
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (kind, end) = bytes.split_first()?;
+        let is_being_created = [false, true].into_iter().find(|is| u8::from(*is) == *kind)?;
+        Some(Self { journal_end: Position(u64::from_le_bytes(end.try_into().ok()?)), is_being_created })
+    }
 }
 
 /// Keeps others from changing users.
@@ -386,6 +411,7 @@ impl Catalog {
         catalog.seal()?;
         catalog.services()?;
         catalog.stopped()?;
+        catalog.absent()?;
         catalog.users()?;
         catalog.incarnations()?;
         catalog.tokens()?;
@@ -506,7 +532,7 @@ impl Catalog {
     }
 
     /// Puts a service into the catalog, or another entry in the place of its old one. The journal is in use from then
-    /// on.
+    /// on. The name is [`Catalog::absent`] no more: what the journal had of it before does not count since this one began.
     ///
     /// # Errors
     /// [`CatalogError::EntryTooLong`], [`CatalogError::NoRoom`], and those of [`Catalog::set_seal`].
@@ -517,18 +543,25 @@ impl Catalog {
         }
         let put = self.change("write", Room::Ordinary, |transaction| {
             put(transaction, SERVICES, name, &bytes)?;
+            transaction.open_table(ABSENT)?.remove(&**name)?;
             put_meta(transaction, JOURNAL_IN_USE, &[1])
         });
         // A long one that there is no room for says nothing of what others add.
         put.inspect_err(|_| self.current().progress.forget_missing())
     }
 
-    /// Takes a service out of the catalog with all grants on it, which the next one of its name must not inherit. Returns
-    /// whether it was there. `_users` are those of this catalog.
+    /// Takes a service out of the catalog with all grants on it, which the next one of its name must not inherit, and notes
+    /// it in [`Catalog::absent`]. `journal_end` is where the journal ends. Returns whether the service was there. `_users`
+    /// are those of this catalog.
     ///
     /// # Errors
     /// Those of [`Catalog::set_seal`], and of [`Catalog::users`].
-    pub fn remove_service(&self, name: &Name, _users: &UsersGuard<'_>) -> Result<bool, CatalogError> {
+    pub fn remove_service(
+        &self,
+        name: &Name,
+        journal_end: Position,
+        _users: &UsersGuard<'_>,
+    ) -> Result<bool, CatalogError> {
         // Or it would write what was before a change of which nobody knew whether the disk has it.
         self.mend()?;
         let mut users = self.users()?;
@@ -538,7 +571,54 @@ impl Catalog {
                 accounts::put_user(transaction, user, entry)?;
             }
             transaction.open_table(STOPPED)?.remove(&**name)?;
+            let noted = Absent { journal_end, is_being_created: false };
+            put(transaction, ABSENT, name, &noted.to_bytes())?;
             Ok(transaction.open_table(SERVICES)?.remove(&**name)?.is_some())
+        })
+    }
+
+    /// Names of which the journal may have records, or the directory files, that are nobody's.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn absent(&self) -> Result<BTreeMap<Name, Absent>, CatalogError> {
+        let mut absent = BTreeMap::new();
+        let Some(table) = self.read_if_there(ABSENT)? else { return Ok(absent) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let name = Name::new(key.value()).map_err(|reason| unreadable(ABSENT, key.value(), &reason))?;
+            let bytes = without_hash(ABSENT, key.value(), value.value())?;
+            let noted = Absent::from_bytes(bytes).ok_or_else(|| unreadable(ABSENT, key.value(), "it is no note"))?;
+            absent.insert(name, noted);
+        }
+        Ok(absent)
+    }
+
+    /// Notes that a service of a free name comes into being, with more than its first record. `journal_end` is where the
+    /// journal ends.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::set_seal`].
+    pub fn note_creation(&self, name: &Name, journal_end: Position) -> Result<(), CatalogError> {
+        let noted = Absent { journal_end, is_being_created: true };
+        self.change("write", Room::Ordinary, |transaction| put(transaction, ABSENT, name, &noted.to_bytes()))
+    }
+
+    /// Forgets names of which nothing is left.
+    ///
+    /// # Errors
+    /// Those of [`Catalog::set_seal`].
+    pub fn forget_absent<'a>(&self, names: impl IntoIterator<Item = &'a Name>) -> Result<(), CatalogError> {
+        let mut names = names.into_iter().peekable();
+        if names.peek().is_none() {
+            return Ok(());
+        }
+        self.change("write", Room::Reserve, |transaction| {
+            let mut table = transaction.open_table(ABSENT)?;
+            for name in names {
+                table.remove(&**name)?;
+            }
+            Ok(())
         })
     }
 

@@ -13,25 +13,30 @@
 //! [`Contents`]: of each service what can be trusted, or why nothing can (*quarantined*).
 //!
 //! A service comes into being in this order, each step durable before the next: its workload's file, the first record
-//! of its journal, its entry in the catalog. So an entry whose journal is missing is a loss, and is told.
+//! of its journal, its entry in the catalog. So an entry whose journal is missing is a loss, and is told. It is removed in this
+//! order: the entry goes, and the catalog notes the name; its journal ends; its files go; the note goes. So what has no entry
+//! and is not noted is no removal: it is kept, and told (`data/orphans.rs`).
 
 mod contents;
 pub(crate) mod keeper;
+mod orphans;
 
 pub use contents::{Contents, FoundService, FoundSnapshot};
 pub(crate) use contents::{count_transactions, kept, last_transaction};
+pub use orphans::Orphan;
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGuard};
 use crate::event::{Event, EventSink};
 use crate::id::WorkloadHash;
 use crate::journal::commit::{self, CommitError, Committer, Writer};
 use crate::journal::frame::{DirectoryId, RecordNumber};
-use crate::journal::recovery::{OpenError, SealState};
+use crate::journal::recovery::{OpenError, Recovery};
 use crate::journal::segments::{Log, Options, Origin};
 use crate::name::Name;
 use crate::snapshot::file::SnapshotFileError;
 use crate::storage::{LockGuard, Storage, StorageFile};
 use keeper::Written;
+use orphans::{Orphans, Search};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -128,6 +133,14 @@ pub enum DataError {
     Exists {
         /// The name that was asked for.
         service: Name,
+    },
+    /// There is such a service, and the catalog does not have it.
+    #[error("service '{service}' is quarantined: {reason}")]
+    Orphan {
+        /// The name that was asked for.
+        service: Name,
+        /// As [`Orphan::reason`].
+        reason: String,
     },
     /// The catalog failed in the last step of an order.
     #[error(
@@ -230,9 +243,12 @@ impl Locked {
     /// rest.
     pub fn remove_service(&self, service: &Name) -> Result<(), DataError> {
         let entry = self.catalog.service(service)?;
-        let removed = self.catalog.remove_service(service, &self.catalog.hold_users());
+        let (recovery, orphans) = self.look_for_orphans()?;
+        let removed = self.catalog.remove_service(service, recovery.end, &self.catalog.hold_users());
         removed.map_err(DataError::of_order(service, "removed"))?;
         clear_snapshots(&*self.storage, service)?;
+        // Orphans may run it, too.
+        let entry = entry.filter(|_| orphans.are_workloads_known);
         entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
     }
 
@@ -244,6 +260,25 @@ impl Locked {
         let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
         Ok(self.catalog.service(service)?.is_some()
             || names.iter().any(|name| keeper::snapshot_record(name, service).is_some()))
+    }
+
+    /// The service of this name, if the catalog should have it and does not.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn orphan(&self, service: &Name) -> Result<Option<Orphan>, DataError> {
+        let (_, orphans) = self.look_for_orphans()?;
+        Ok(orphans.kept.into_iter().find(|orphan| orphan.name == *service))
+    }
+
+    fn look_for_orphans(&self) -> Result<(Recovery, Orphans), DataError> {
+        let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        let search = Search::new(&self.catalog, self.catalog.services()?.keys(), &files)?;
+        let (storage, seal) = (&*self.storage, self.catalog.seal()?);
+        let recovery =
+            crate::journal::recovery::inspect(storage, self.catalog.directory(), seal.as_ref(), &mut |_| {})?;
+        let orphans = search.finish(&recovery);
+        Ok((recovery, orphans))
     }
 
     /// Reads it without changing a byte. Of `whole` every record is kept that the journal still has, of the others
@@ -292,6 +327,7 @@ impl Locked {
             needed: Mutex::default(),
             written: Mutex::default(),
             workload_files: Mutex::default(),
+            orphans: Mutex::new(contents.orphans.iter().map(|it| (it.name.clone(), it.clone())).collect()),
             awaited: Arc::default(),
             options: options.clone(),
             is_recovered: AtomicBool::new(false),
@@ -369,6 +405,8 @@ pub struct DataDirectory {
     written: Mutex<BTreeMap<Name, Arc<Written>>>,
     /// Held while a workload's file is written or removed.
     workload_files: Mutex<()>,
+    /// Services that the catalog should have and does not.
+    orphans: Mutex<BTreeMap<Name, Orphan>>,
     /// Workloads of services that are not in the catalog yet, and of how many.
     awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
     options: DataOptions,
@@ -400,8 +438,8 @@ impl DataDirectory {
         &self.committer
     }
 
-    /// Puts away damaged snapshots, so that one of the same name can be written, and ends what is left of services that are
-    /// not in the catalog: they never came to be, or were removed.
+    /// Puts away damaged snapshots, so that one of the same name can be written, and ends what is left of services that never
+    /// came to be, or were removed.
     fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
         let mut is_changed = false;
         let usable = contents.services.iter().filter(|found| found.standing.is_ok());
@@ -422,38 +460,40 @@ impl DataDirectory {
                 self.set_needed(&found.name, Needed { replay, answers });
             }
         }
-        // The journal knows better than the catalog, which may have been put back from a copy: then that knows nothing of
-        // later services, and an operator may still put the right one back.
-        if contents.recovery.seal == SealState::Outdated {
-            return Ok(());
-        }
-        for service in &contents.orphans {
+        for service in &contents.ending {
             let change = commit::Change::End;
             drop(self.committer.submit(commit::Entry { service: service.clone(), change }, None)?);
         }
-        self.sweep(contents)
+        if self.sweep(contents)? {
+            // Those whose journals end now, the next start finds gone. So it does these, if they cannot be forgotten now.
+            let _ = self.catalog.forget_absent(&contents.gone);
+        }
+        Ok(())
     }
 
-    /// Removes the files of snapshots and workloads that belong to no service of the catalog, and parts of such files, of
-    /// which a crash kept the rest from being written. Nothing else writes any yet.
-    fn sweep(&self, contents: &Contents) -> Result<(), DataError> {
-        let services: BTreeSet<&Name> = contents.services.iter().map(|found| &found.name).collect();
+    /// Removes the files of snapshots and workloads that are nobody's, and parts of such files, of which a crash kept the rest
+    /// from being written. Nothing else writes any yet. Returns whether all could be removed.
+    fn sweep(&self, contents: &Contents) -> Result<bool, DataError> {
+        let services = contents.services.iter().map(|found| &found.name);
+        let services: BTreeSet<&Name> = services.chain(contents.orphans.iter().map(|orphan| &orphan.name)).collect();
         let workloads: BTreeSet<WorkloadHash> = contents.services.iter().map(|found| found.entry.workload).collect();
         let is_left = |file: &String| match (keeper::service_of(file), workload_of(file)) {
             (Some(service), _) => file.ends_with(PART) || !services.contains(&service),
-            (None, Some(hash)) => file.ends_with(PART) || !workloads.contains(&hash),
+            (None, Some(hash)) => file.ends_with(PART) || contents.are_workloads_known && !workloads.contains(&hash),
             (None, None) => false,
         };
         let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
-        let mut is_changed = false;
+        let (mut is_changed, mut is_all) = (false, true);
         for file in files.iter().filter(|file| is_left(file)) {
             // One that stays takes room, and no more: the next start tries again.
-            is_changed |= self.storage.remove(file).is_ok();
+            let is_removed = self.storage.remove(file).is_ok();
+            is_changed |= is_removed;
+            is_all &= is_removed;
         }
         if is_changed {
             self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
         }
-        Ok(())
+        Ok(is_all)
     }
 
     /// Stores a workload under its hash. Its file stays at least until what is returned is dropped, whoever removes a
@@ -486,6 +526,17 @@ impl DataDirectory {
         Ok(self.catalog.service(service)?)
     }
 
+    /// Checks that a name is not that of a service which the catalog should have and does not.
+    ///
+    /// # Errors
+    /// [`DataError::Orphan`].
+    pub(crate) fn check_orphan(&self, service: &Name) -> Result<(), DataError> {
+        match self.orphans().get(service) {
+            Some(orphan) => Err(DataError::Orphan { service: service.clone(), reason: orphan.reason() }),
+            None => Ok(()),
+        }
+    }
+
     /// Removes a service from the catalog, with all grants on it: from then on nothing brings it back. Returns what the
     /// catalog said of it.
     ///
@@ -498,7 +549,9 @@ impl DataDirectory {
         users: &UsersGuard<'_>,
     ) -> Result<Option<ServiceEntry>, DataError> {
         let entry = self.entry_for_order(service)?;
-        self.catalog.remove_service(service, users).map_err(DataError::of_order(service, "removed"))?;
+        // Behind where it began, and before the next one of its name does.
+        let journal_end = self.committer.end();
+        self.catalog.remove_service(service, journal_end, users).map_err(DataError::of_order(service, "removed"))?;
         Ok(entry)
     }
 
@@ -511,22 +564,29 @@ impl DataDirectory {
         self.written().remove(service);
         let end = commit::Entry { service: service.clone(), change: commit::Change::End };
         let ended = match self.committer.commit_unless_stalled(end) {
+            Ok(()) => Ok(true),
             // Not waited for: what the removal gives back may be the room that is missing.
-            Ok(()) | Err(CommitError::Stalled(_)) => Ok(()),
-            Err(error) => Err(error.into()),
+            Err(CommitError::Stalled(_)) => Ok(false),
+            Err(error) => Err(DataError::from(error)),
         };
         self.committer.unregister(service);
         self.needed().remove(service);
+        self.orphans().remove(service);
         // Nobody needs its files any more, whatever became of the journal.
         let cleared = clear_snapshots(&*self.storage, service);
         let workload = entry.map_or(Ok(()), |entry| {
             let _files = self.workload_files();
-            if self.awaited().contains_key(&entry.workload) {
+            // Orphans may run it, too.
+            if self.awaited().contains_key(&entry.workload) || !self.orphans().is_empty() {
                 return Ok(());
             }
             remove_workload(&*self.storage, &self.catalog, &entry.workload)
         });
-        ended.and(cleared).and(workload)
+        cleared.and(workload)?;
+        if ended? {
+            self.catalog.forget_absent([service])?;
+        }
+        Ok(())
     }
 
     pub(crate) fn set_written(&self, service: &Name, written: Arc<Written>) {
@@ -682,6 +742,10 @@ impl DataDirectory {
 
     fn workload_files(&self) -> MutexGuard<'_, ()> {
         self.workload_files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn orphans(&self) -> MutexGuard<'_, BTreeMap<Name, Orphan>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn awaited(&self) -> MutexGuard<'_, BTreeMap<WorkloadHash, usize>> {
@@ -843,6 +907,8 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
             events.push(Event::Quarantined { service: found.name.clone(), reason: reason.clone() });
         }
     }
+    let orphans = contents.orphans.iter();
+    events.extend(orphans.map(|it| Event::Quarantined { service: it.name.clone(), reason: it.reason() }));
     events
 }
 

@@ -87,6 +87,8 @@ enum Idle {
         /// More attempts are made to bring it back.
         awaited: Option<QuarantineId>,
     },
+    /// The catalog does not have it, since this.
+    Orphan(String),
     /// An operator stopped it.
     Stopped,
 }
@@ -101,7 +103,7 @@ impl Idle {
     fn awaited(&self) -> Option<QuarantineId> {
         match self {
             Self::Quarantined { awaited, .. } => *awaited,
-            Self::Stopped => None,
+            Self::Orphan(_) | Self::Stopped => None,
         }
     }
 
@@ -110,6 +112,7 @@ impl Idle {
         let service = service.clone();
         match self {
             Self::Quarantined { reason, .. } => Denial::Quarantined { service, reason: reason.clone() },
+            Self::Orphan(reason) => Denial::Orphan { service, reason: reason.clone() },
             Self::Stopped => Denial::Stopped { service, reason: STOPPED_BY_OPERATOR.into() },
         }
     }

@@ -6,7 +6,8 @@
 //!
 //! A service that is restored begins like any other (`data.rs`), with its snapshot beside the workload: the workload's
 //! file, the snapshot's file, the first record of its journal, its entry in the catalog. Until the last step it is not
-//! there: the next start ends its journal, and whoever takes the name removes the snapshot.
+//! there: the next start ends its journal and removes the snapshot. That it may, since the snapshot is all that a service has
+//! which is restored and was not used yet, the catalog notes before anything else.
 
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::clock::Timestamp;
@@ -199,6 +200,7 @@ impl Portable {
         if directory.catalog().service(&name)?.is_some() {
             return Err(DataError::Exists { service: name });
         }
+        directory.check_orphan(&name)?;
         let entry = ServiceEntry {
             secret,
             workload: self.workload_hash,
@@ -206,6 +208,7 @@ impl Portable {
             first_snapshot: Some(FIRST_RECORD),
             accepted_divergences: BTreeSet::new(),
         };
+        directory.catalog().note_creation(&name, directory.committer().end())?;
         let _kept = directory.keep_workload(&self.workload_hash, &self.workload)?;
         directory.clear_snapshots(&name)?;
         let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]);

@@ -398,6 +398,14 @@ pub enum Denial {
         /// Why.
         reason: String,
     },
+    /// The data directory has records or snapshots of the service, but its catalog does not have it.
+    #[error("service '{service}' is quarantined: {reason}")]
+    Orphan {
+        /// The service.
+        service: Name,
+        /// Why, and what to do.
+        reason: String,
+    },
     /// The service does not run: its state was lost while it ran, or it was stopped.
     #[error("service '{service}' is stopped: {reason}")]
     Stopped {

@@ -18,6 +18,12 @@ use std::time::Duration;
 
 const DIRECTORY_ID: DirectoryId = DirectoryId([7; 16]);
 
+/// Where the journal ends.
+const END: Position = Position(4096);
+
+/// What is noted of a service that is removed then.
+const REMOVED: Absent = Absent { journal_end: END, is_being_created: false };
+
 /// What an entry's secret consists of.
 const SECRET_BYTE: u8 = 213;
 
@@ -31,6 +37,7 @@ struct Content {
     tokens: BTreeMap<TokenHash, TokenEntry>,
     bounds: BTreeMap<TokenHash, Timestamp>,
     stopped: BTreeSet<Name>,
+    absent: BTreeMap<Name, Absent>,
 }
 
 fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
@@ -43,6 +50,7 @@ fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
         tokens: catalog.tokens()?,
         bounds: catalog.token_bounds()?,
         stopped: catalog.stopped()?,
+        absent: catalog.absent()?,
     })
 }
 
@@ -113,6 +121,8 @@ fn accounts_change(which: u8, number: u64) -> AccountsChange {
 enum Action {
     Put(u8, u64),
     Remove(u8),
+    Forget(u8),
+    Begin(u8),
     Seal(Option<u64>),
     Account(u8, u64),
     RemoveUser(u8),
@@ -124,6 +134,8 @@ impl Action {
         prop_oneof![
             4 => (0..6_u8, any::<u64>()).prop_map(|(which, number)| Self::Put(which, number)),
             2 => (0..6_u8).prop_map(Self::Remove),
+            1 => (0..6_u8).prop_map(Self::Forget),
+            1 => (6..8_u8).prop_map(Self::Begin),
             1 => proptest::option::of(0..100_u64).prop_map(Self::Seal),
             2 => (0..4_u8, any::<u64>()).prop_map(|(which, number)| Self::Account(which, number)),
             1 => (0..4_u8).prop_map(Self::RemoveUser),
@@ -137,6 +149,7 @@ impl Action {
                 let (name, entry) = (name(&format!("service-{which}")), entry(*number));
                 content.is_journal_in_use = true;
                 content.services.insert(name.clone(), entry.clone());
+                content.absent.remove(&name);
                 catalog.put_service(&name, &entry)
             }
             Self::Remove(which) => {
@@ -144,8 +157,19 @@ impl Action {
                 let was_there = content.services.remove(&name).is_some();
                 content.users.values_mut().for_each(|user| drop(user.grants.remove(&name)));
                 content.stopped.remove(&name);
-                let removed = catalog.remove_service(&name, &catalog.hold_users());
+                content.absent.insert(name.clone(), REMOVED);
+                let removed = catalog.remove_service(&name, END, &catalog.hold_users());
                 removed.map(|removed| assert_eq!(removed, was_there))
+            }
+            Self::Begin(which) => {
+                let name = name(&format!("service-{which}"));
+                content.absent.insert(name.clone(), Absent { is_being_created: true, ..REMOVED });
+                catalog.note_creation(&name, END)
+            }
+            Self::Forget(which) => {
+                let name = name(&format!("service-{which}"));
+                content.absent.remove(&name);
+                catalog.forget_absent([&name])
             }
             Self::Seal(number) => {
                 content.seal = number.map(seal);
@@ -200,6 +224,8 @@ fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
         Action::Account(1, 2),
         Action::Account(3, 3),
         Action::Stop(2, true),
+        Action::Put(5, 5),
+        Action::Remove(5),
     ] {
         action.run(&catalog, &mut wanted)?;
     }
@@ -243,12 +269,13 @@ fn what_is_put_is_there_on_a_disk_too() -> Result<(), CatalogError> {
         catalog.put_service(&shop, &entry(2))?;
         catalog.put_service(&bank, &entry(3))?;
         catalog.set_seal(Some(&seal(9)))?;
-        assert!(catalog.remove_service(&shop, &catalog.hold_users())?);
-        assert!(!catalog.remove_service(&shop, &catalog.hold_users())?);
+        assert!(catalog.remove_service(&shop, END, &catalog.hold_users())?);
+        assert!(!catalog.remove_service(&shop, END, &catalog.hold_users())?);
         let wanted = Content {
             seal: Some(seal(9)),
             is_journal_in_use: true,
             services: BTreeMap::from([(bank.clone(), entry(3))]),
+            absent: BTreeMap::from([(shop.clone(), REMOVED)]),
             ..Content::default()
         };
         assert_eq!(content(&catalog)?, wanted);
@@ -259,8 +286,12 @@ fn what_is_put_is_there_on_a_disk_too() -> Result<(), CatalogError> {
         assert_eq!(catalog.service(&bank)?, Some(entry(3)));
         assert_eq!(catalog.service(&shop)?, None);
         catalog.set_seal(None)?;
-        assert!(catalog.remove_service(&bank, &catalog.hold_users())?);
-        assert_eq!(content(&catalog)?, Content { is_journal_in_use: true, ..Content::default() });
+        assert!(catalog.remove_service(&bank, END, &catalog.hold_users())?);
+        let absent = BTreeMap::from([(shop.clone(), REMOVED), (bank.clone(), REMOVED)]);
+        assert_eq!(content(&catalog)?, Content { is_journal_in_use: true, absent, ..Content::default() });
+        catalog.forget_absent([&bank])?;
+        catalog.put_service(&shop, &entry(4))?;
+        assert_eq!(catalog.absent()?, BTreeMap::new(), "one that has its name is another");
     }
     Ok(())
 }
@@ -298,7 +329,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
         let tables = transaction.list_tables().map_err(CatalogError::redb("read"))?;
         Ok::<_, CatalogError>(tables.map(|table| table.name().to_owned()).collect::<Vec<_>>())
     };
-    assert_eq!(tables(&catalog)?, ["meta", "services"]);
+    assert_eq!(tables(&catalog)?, ["absent", "meta", "services"]);
     assert_eq!(catalog.user(&name("ada"))?, None);
     // Nothing to change is no change.
     catalog.change_accounts(&AccountsChange::default(), Room::Ordinary)?;
@@ -309,7 +340,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     assert!(matches!(copy.change_accounts(&change, Room::Ordinary), Err(CatalogError::ReadOnly)));
     let catalog = Catalog::open(&storage)?;
     catalog.change_accounts(&change, Room::Ordinary)?;
-    assert_eq!(tables(&catalog)?, ["incarnations", "meta", "services", "token_bounds", "tokens", "users"]);
+    assert_eq!(tables(&catalog)?, ["absent", "incarnations", "meta", "services", "token_bounds", "tokens", "users"]);
     drop(catalog);
     let copy = Catalog::open_copy(&storage)?;
     assert_eq!((copy.users()?, copy.tokens()?), (change.put_users, change.put_tokens));
@@ -440,7 +471,8 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
         }
         let (big, long) = (name("big"), named(ENTRY_BYTES_MAX - 1000));
         catalog.put_service(&big, &long)?;
-        catalog.remove_service(&big, &catalog.hold_users())?;
+        catalog.remove_service(&big, END, &catalog.hold_users())?;
+        wanted.absent.insert(big, REMOVED);
         wanted.is_journal_in_use = true;
         // With each commit from now on it cuts some of the room off that is free.
         let fault = storage.fail_in(CATALOG_FILE, Operation::SetBytes, nth);
@@ -514,7 +546,7 @@ fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
         if matches!(removed, Err(CatalogError::OutcomeUnknown { .. })) {
             unknown[usize::from(is_there)] += 1;
         }
-        let _ = catalog.remove_service(&service, &catalog.hold_users())?;
+        let _ = catalog.remove_service(&service, END, &catalog.hold_users())?;
         assert_eq!(catalog.user(&user)?.is_some(), is_there, "{nth}: {removed:?}");
     }
     assert!(unknown[0] > 0, "{unknown:?}");
@@ -613,7 +645,7 @@ fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), Cat
             catalog.put_service(&service(number), &entry(number))?;
         }
         for number in count..2 * count {
-            catalog.remove_service(&service(number), &catalog.hold_users())?;
+            catalog.remove_service(&service(number), END, &catalog.hold_users())?;
         }
         for which in 0..(count % 60) as u8 {
             catalog.change_accounts(&accounts_change(which, 3), Room::Ordinary)?;
@@ -628,7 +660,7 @@ fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), Cat
             catalog.set_stopped(&service(number), false)?;
         }
         for number in 0..count {
-            assert!(catalog.remove_service(&service(number), &catalog.hold_users())?, "{count}, {number}");
+            assert!(catalog.remove_service(&service(number), END, &catalog.hold_users())?, "{count}, {number}");
         }
     }
     Ok(())
@@ -664,13 +696,14 @@ fn remove_all(catalog: &Catalog) -> Result<(), CatalogError> {
     let services: Vec<Name> = catalog.services()?.into_keys().collect();
     for service in services {
         catalog.set_stopped(&service, true)?;
-        assert!(catalog.remove_service(&service, &catalog.hold_users())?);
+        assert!(catalog.remove_service(&service, END, &catalog.hold_users())?);
     }
     let remove_users = catalog.users()?.into_keys().collect();
     let remove_tokens = catalog.tokens()?.into_keys().collect();
     let bounds = catalog.token_bounds()?.into_keys().map(|hash| (hash, None)).collect();
     let change = AccountsChange { remove_users, remove_tokens, bounds, ..AccountsChange::default() };
     catalog.change_accounts(&change, Room::Reserve)?;
+    catalog.forget_absent(catalog.absent()?.keys())?;
     catalog.set_seal(Some(&seal(1)))
 }
 
@@ -682,7 +715,7 @@ fn whatever_additions_left_of_a_full_disk_removals_find_room() -> Result<(), Cat
         // Before the first removal as well as after one that failed and was ordered again.
         if seed % 2 == 1 {
             storage.fail_in(CATALOG_FILE, Operation::Write, 1);
-            assert!(catalog.remove_service(&name("service-0"), &catalog.hold_users()).is_err());
+            assert!(catalog.remove_service(&name("service-0"), END, &catalog.hold_users()).is_err());
         }
         remove_all(&catalog)?;
         drop(catalog);
@@ -711,7 +744,7 @@ fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError>
         assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
     }
     assert_eq!(storage.count(Operation::Write), writes, "it is known before anything is written");
-    assert!(catalog.remove_service(&name("service-1"), &catalog.hold_users())?);
+    assert!(catalog.remove_service(&name("service-1"), END, &catalog.hold_users())?);
     let refused = add_tokens(&catalog, 1_000, 1);
     assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
 
@@ -782,7 +815,7 @@ fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(),
         let (storage, catalog) = full(1, 200)?;
         let old = content(&catalog)?;
         storage.power_off(nth);
-        let removed = catalog.remove_service(&name("service-1"), &catalog.hold_users());
+        let removed = catalog.remove_service(&name("service-1"), END, &catalog.hold_users());
         let is_done = !storage.is_off();
         drop(catalog);
         let after = storage.crash();

@@ -6,7 +6,7 @@ use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CatalogError;
 use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::config::{CONFIG_FILE, DATA, TOKEN_LIFETIME};
-use lifeboat::data::{Contents, DataError, FoundService, Locked};
+use lifeboat::data::{Contents, DataError, FoundService, Locked, Orphan};
 use lifeboat::engine::Program;
 use lifeboat::id::Sequence;
 use lifeboat::id::WorkloadHash;
@@ -79,6 +79,11 @@ impl Data {
         take(&self.directory, true)
     }
 
+    /// Why a service does not run that the catalog should have and does not, and what to do.
+    pub(crate) fn reason(&self, orphan: &Orphan) -> String {
+        completed(&orphan.reason(), &self.directory)
+    }
+
     /// The option as a shell is to be given it again.
     pub(crate) fn option(&self) -> String {
         option(&self.directory)
@@ -95,13 +100,17 @@ impl Data {
         locked: &Locked,
         service: &Name,
     ) -> anyhow::Result<(FoundService, Recovery)> {
-        let Contents { services, recovery, .. } = read(locked, Some(service))?;
+        let Contents { services, recovery, orphans, .. } = read(locked, Some(service))?;
         let found = services.into_iter().find(|found| found.name == *service);
-        Ok((found.ok_or_else(|| self.no_service(service))?, recovery))
+        Ok((found.ok_or_else(|| self.no_service(service, &orphans))?, recovery))
     }
 
-    /// There is no service of this name.
-    pub(crate) fn no_service(&self, service: &Name) -> anyhow::Error {
+    /// There is no service of this name, or the catalog should have it.
+    pub(crate) fn no_service(&self, service: &Name, orphans: &[Orphan]) -> anyhow::Error {
+        if let Some(orphan) = orphans.iter().find(|orphan| orphan.name == *service) {
+            let reason = self.reason(orphan);
+            return graded(DataError::Orphan { service: service.clone(), reason });
+        }
         let error = DataError::NoService { service: service.clone() };
         UsageError(format!("{error}; lifeboat services {} lists those that there are", self.option())).into()
     }
@@ -133,7 +142,10 @@ pub(crate) fn option(directory: &Path) -> String {
 
 /// What a service says of itself, with the directory in it, of which services know nothing.
 pub(crate) fn completed(reason: &str, directory: &Path) -> String {
-    reason.replace("lifeboat resume ", &format!("lifeboat resume {} ", option(directory)))
+    let option = option(directory);
+    ["resume", "remove"].iter().fold(reason.to_owned(), |reason, command| {
+        reason.replace(&format!("lifeboat {command} "), &format!("lifeboat {command} {option} "))
+    })
 }
 
 /// A path as a shell takes it.
@@ -165,6 +177,7 @@ pub(crate) fn read(locked: &Locked, whole: Option<&Name>) -> anyhow::Result<Cont
 pub(crate) fn graded(error: DataError) -> anyhow::Error {
     match error {
         DataError::CatalogMissing { .. }
+        | DataError::Orphan { .. }
         | DataError::WorkloadMissing { .. }
         | DataError::WorkloadDamaged { .. }
         | DataError::Catalog(CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. }) => {

@@ -36,15 +36,19 @@ impl Remove {
         let name = &self.service;
         let Some(data) = self.data.data() else { return remote::remove(name, self.yes, self.json) };
         let locked = data.take()?;
-        let is_known = locked.catalog().service(name).context("cannot read the data directory")?.is_some();
-        if !is_known && !locked.has_any_of(name).context("cannot read the data directory")? {
-            return Err(data.no_service(name));
+        let cannot_read = "cannot read the data directory";
+        let is_known = locked.catalog().service(name).context(cannot_read)?.is_some();
+        let orphan = if is_known { None } else { locked.orphan(name).context(cannot_read)? };
+        if !is_known && orphan.is_none() && !locked.has_any_of(name).context(cannot_read)? {
+            return Err(data.no_service(name, &[]));
         }
         if !self.yes {
             let what = if is_known {
                 let found = data.find(&locked, name)?;
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
                 format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
+            } else if let Some(orphan) = orphan {
+                format!("all that is left of it, since catalog.redb does not have it: there {}", orphan.found())
             } else {
                 "what an earlier removal has left of it".into()
             };

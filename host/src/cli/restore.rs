@@ -55,7 +55,7 @@ impl Restore {
         let restored = portable.restore(&directory, new);
         // Other services are to find it as it was left, whatever became of this one.
         let closed = directory.close();
-        restored.with_context(|| format!("cannot restore service '{}'", self.name))?;
+        restored.map_err(graded).with_context(|| format!("cannot restore service '{}'", self.name))?;
         closed.context("the data directory was not closed cleanly")?;
         let text = format!(
             "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}\n",

@@ -319,16 +319,19 @@ async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
 fn standing(host: &Host, mut not_created: BTreeSet<Name>) -> anyhow::Result<String> {
     let entries = host.entries()?;
     not_created.retain(|name| !entries.contains_key(name));
+    let idle = host.idle_services();
+    let orphans = idle.keys().filter(|name| !entries.contains_key(*name) && !not_created.contains(*name)).count();
     let (running, idle): (Vec<_>, Vec<_>) = entries.into_keys().partition(|name| host.has_service(name));
     let quarantined = idle.iter().filter(|name| host.quarantined(name).is_some()).count();
     let others = [
         (idle.len() - quarantined, "stopped"),
         (quarantined, "quarantined"),
         (not_created.len(), "could not be created"),
+        (orphans, "not in the catalog"),
     ];
     let others: Vec<String> =
         others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
-    let all = running.len() + idle.len() + not_created.len();
+    let all = running.len() + idle.len() + not_created.len() + orphans;
     let why = if others.is_empty() { String::new() } else { format!(": {}", others.join(", ")) };
     Ok(format!("serving {} of {all} services{why}", running.len()))
 }

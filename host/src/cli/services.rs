@@ -1,10 +1,10 @@
 //! `lifeboat services`: what a data directory holds, or the server.
 
-use super::data::{Source, read};
+use super::data::{Data, Source, read};
 use super::{exit, is_pipe_open, remote};
 use clap::Args;
 use lifeboat::clock::Utc;
-use lifeboat::data::{Contents, FoundService, FoundSnapshot};
+use lifeboat::data::{Contents, FoundService, FoundSnapshot, Orphan};
 use lifeboat::journal::recovery::{Recovery, SealState};
 use lifeboat::size::{Bytes, grouped};
 use lifeboat::text::Printable;
@@ -42,10 +42,14 @@ impl Services {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let Some(data) = self.data.data() else { return remote::services(self.json) };
         let contents = read(&data.look()?, None)?;
-        let text = if self.json { format!("{:#}\n", as_json(&contents)) } else { remote::fitting(table(&contents)) };
+        let text = match self.json {
+            true => format!("{:#}\n", as_json(&contents)),
+            false => remote::fitting(table(&contents, &data)),
+        };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_sound = |found: &FoundService| found.standing.is_ok() && found.damaged_snapshots.is_empty();
-        let is_all_sound = contents.recovery.damages.is_empty() && contents.services.iter().all(is_sound);
+        let is_whole = contents.recovery.damages.is_empty() && contents.orphans.is_empty();
+        let is_all_sound = is_whole && contents.services.iter().all(is_sound);
         Ok(ExitCode::from(if is_all_sound { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }
@@ -122,11 +126,12 @@ impl<'a> Row<'a> {
 }
 
 fn as_json(contents: &Contents) -> Value {
-    let Contents { services, orphans, recovery } = contents;
+    let Contents { services, orphans, ending, recovery, .. } = contents;
     json!({
         "services": services.iter().map(|found| Row::new(found).as_json()).collect::<Vec<_>>(),
         "journal": journal_json(recovery),
-        "orphans": orphans,
+        "orphans": orphans.iter().map(|orphan| &orphan.name).collect::<Vec<_>>(),
+        "ending": ending,
     })
 }
 
@@ -145,7 +150,7 @@ pub(crate) fn journal_json(recovery: &Recovery) -> Value {
     })
 }
 
-fn table(contents: &Contents) -> String {
+fn table(contents: &Contents, data: &Data) -> String {
     let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "standing"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(contents.services.iter().map(|found| Row::new(found).cells().to_vec()));
@@ -156,10 +161,18 @@ fn table(contents: &Contents) -> String {
         }
     }
     for orphan in &contents.orphans {
-        text += &format!("{orphan}: never came to be, or was removed: the next start ends its journal\n");
+        text += &orphan_line(orphan, data);
+    }
+    for name in &contents.ending {
+        text += &format!("{name}: never came to be, or was removed: the next start ends its journal\n");
     }
     text += &journal_lines(&contents.recovery);
     text
+}
+
+/// A service that the catalog should have and does not, in words.
+pub(crate) fn orphan_line(orphan: &Orphan, data: &Data) -> String {
+    format!("{}: quarantined: {}\n", orphan.name, data.reason(orphan))
 }
 
 /// The journal as a whole, in words.

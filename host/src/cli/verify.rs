@@ -1,7 +1,7 @@
 //! `lifeboat verify`: checks and replays what a data directory holds.
 
 use super::data::{Data, memories_max, read, runtime};
-use super::services::{journal_json, journal_lines};
+use super::services::{journal_json, journal_lines, orphan_line};
 use super::{FindingError, exit, is_pipe_open, remote};
 use anyhow::Context;
 use clap::Args;
@@ -60,8 +60,9 @@ impl Verify {
         let is_wanted = |found: &&FoundService| self.service.as_ref().is_none_or(|service| found.name == *service);
         let wanted: Vec<&FoundService> = contents.services.iter().filter(is_wanted).collect();
         if let (Some(service), []) = (&self.service, &wanted[..]) {
-            return Err(self.data.no_service(service));
+            return Err(self.data.no_service(service, &contents.orphans));
         }
+        let orphans = if self.service.is_none() { &contents.orphans[..] } else { &[] };
         let mut proofs = Vec::new();
         let journal = remote::fitting(journal_lines(&contents.recovery));
         if !self.json && !is_pipe_open(io::stdout().write_all(journal.as_bytes()))? {
@@ -85,10 +86,16 @@ impl Verify {
             proofs.push(proof);
         }
         if self.json {
-            let report = json!({"services": proofs, "journal": journal_json(&contents.recovery)});
+            let orphans: Vec<_> =
+                orphans.iter().map(|orphan| json!({"name": orphan.name, "reason": self.data.reason(orphan)})).collect();
+            let report = json!({"services": proofs, "orphans": orphans, "journal": journal_json(&contents.recovery)});
             is_pipe_open(io::stdout().write_all(format!("{report:#}\n").as_bytes()))?;
+        } else {
+            let text = orphans.iter().map(|orphan| orphan_line(orphan, &self.data)).collect();
+            is_pipe_open(io::stdout().write_all(remote::fitting(text).as_bytes()))?;
         }
-        let is_proven = contents.recovery.damages.is_empty() && proofs.iter().all(|proof| proof.findings.is_empty());
+        let is_sound = contents.recovery.damages.is_empty() && orphans.is_empty();
+        let is_proven = is_sound && proofs.iter().all(|proof| proof.findings.is_empty());
         Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
     }
 

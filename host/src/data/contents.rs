@@ -1,6 +1,7 @@
 //! What a data directory holds: of each service its good snapshots and the records after them, or why it cannot go on.
 
 use super::keeper::SNAPSHOTS_KEPT;
+use super::orphans::{Orphan, Orphans, Search};
 use super::{DataError, read_workload};
 use crate::answers::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId, id_time};
 use crate::catalog::{Catalog, ServiceEntry};
@@ -25,8 +26,14 @@ use std::sync::Arc;
 pub struct Contents {
     /// Every service of the catalog, by name.
     pub services: Vec<FoundService>,
-    /// Services that the journal has something of, but the catalog has not: they never came to be, or were removed.
-    pub orphans: Vec<Name>,
+    /// Services that the catalog does not have, though it should: they are kept as they are.
+    pub orphans: Vec<Orphan>,
+    /// Services that never came to be, or were removed: the next start ends what the journal has of them.
+    pub ending: Vec<Name>,
+    /// Names that the catalog says are absent, and of which the journal has nothing any more.
+    pub(super) gone: Vec<Name>,
+    /// Whether workloads that no service of the catalog runs are nobody's.
+    pub(super) are_workloads_known: bool,
     /// What was found of the journal as a whole.
     pub recovery: Recovery,
 }
@@ -163,6 +170,8 @@ pub(super) struct Gathering {
     workloads: BTreeMap<WorkloadHash, Result<(), String>>,
     gathered: BTreeMap<Name, Gathered>,
     whole: Option<Name>,
+    /// Left out with all services but one.
+    orphans: Option<Search>,
 }
 
 impl Gathering {
@@ -195,6 +204,7 @@ impl Gathering {
         }
         let mut files = storage.list().map_err(DataError::storage("list the data directory"))?;
         files.sort_unstable();
+        let orphans = only.is_none().then(|| Search::new(catalog, services.keys(), &files)).transpose()?;
         // Newest first.
         for name in files.into_iter().rev() {
             let Some(found) = service_of(&name).and_then(|service| services.get_mut(&service)) else { continue };
@@ -224,7 +234,7 @@ impl Gathering {
             let read = |hash: &WorkloadHash| read_workload(storage, hash).map(drop).map_err(|error| chain(&error));
             workloads.entry(found.entry.workload).or_insert_with_key(read);
         }
-        Ok(Self { services, workloads, gathered: BTreeMap::new(), whole: whole.cloned() })
+        Ok(Self { services, workloads, gathered: BTreeMap::new(), whole: whole.cloned(), orphans })
     }
 
     pub(super) fn add(&mut self, found: Found<'_>) {
@@ -269,9 +279,9 @@ impl Gathering {
     }
 
     pub(super) fn finish(self, recovery: Recovery) -> Result<Contents, DataError> {
-        let Self { mut services, workloads, mut gathered, .. } = self;
-        let orphans: Vec<Name> =
-            recovery.services.keys().filter(|name| !services.contains_key(*name)).cloned().collect();
+        let Self { mut services, workloads, mut gathered, orphans, .. } = self;
+        let Orphans { kept, ending, gone, are_workloads_known } =
+            orphans.map_or_else(Orphans::default, |search| search.finish(&recovery));
         for (name, found) in &mut services {
             let mut gathered = gathered.remove(name).unwrap_or_default();
             let answered = gathered.take_answered();
@@ -290,7 +300,8 @@ impl Gathering {
         for found in services.values_mut() {
             found.give_epochs();
         }
-        Ok(Contents { services: services.into_values().collect(), orphans, recovery })
+        let services = services.into_values().collect();
+        Ok(Contents { services, orphans: kept, ending, gone, are_workloads_known, recovery })
     }
 }
 

@@ -13,6 +13,7 @@ use crate::name::Name;
 use crate::scratch::{ProgramError, stored_workload};
 use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
 use crate::text::chain;
+use crate::transaction::Denial;
 use crate::workload::Workload;
 use bytes::Bytes;
 use std::collections::{BTreeMap, BTreeSet};
@@ -64,6 +65,7 @@ impl Host {
         let (resting, found): (Vec<_>, Vec<_>) =
             contents.services.into_iter().partition(|found| stopped.contains(&found.name));
         self.idle().extend(resting.into_iter().map(|found| (found.name, Idle::Stopped)));
+        self.idle().extend(contents.orphans.iter().map(|it| (it.name.clone(), Idle::Orphan(it.reason()))));
         let recovering = found.into_iter().map(|found| {
             let (epoch, workload) = (epoch(), found.entry.workload);
             async move {
@@ -140,16 +142,24 @@ impl Host {
     #[must_use]
     pub fn quarantined(&self, service: &Name) -> Option<String> {
         match self.idle.read().unwrap_or_else(PoisonError::into_inner).get(service) {
-            Some(Idle::Quarantined { reason, .. }) => Some(reason.clone()),
+            Some(Idle::Quarantined { reason, .. } | Idle::Orphan(reason)) => Some(reason.clone()),
             Some(Idle::Stopped) | None => None,
         }
     }
 
-    /// The services that do not run, each with whether it is quarantined, or else an operator stopped it.
+    /// Why nothing is done with a service that the catalog should have and does not.
+    #[must_use]
+    pub fn orphan(&self, service: &Name) -> Option<Denial> {
+        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
+        idle.get(service).filter(|idle| matches!(idle, Idle::Orphan(_))).map(|idle| idle.denial(service))
+    }
+
+    /// The services that do not run, each with whether it is quarantined, or else an operator stopped it. Those are among
+    /// them that the catalog should have and does not.
     #[must_use]
     pub fn idle_services(&self) -> BTreeMap<Name, bool> {
         let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
-        idle.iter().map(|(name, idle)| (name.clone(), matches!(idle, Idle::Quarantined { .. }))).collect()
+        idle.iter().map(|(name, idle)| (name.clone(), !matches!(idle, Idle::Stopped))).collect()
     }
 
     /// Which incarnation of their name a user of the data directory is; 0 for one who is not stored there.
@@ -182,6 +192,7 @@ impl Host {
         self.admission.check()?;
         // Its first record would wait for room, and with it whoever ordered it.
         check_stall(directory)?;
+        directory.check_orphan(&name)?;
         if let Some(reason) = self.quarantined(&name) {
             return Err(LaunchError::Quarantined { name, reason });
         }
@@ -247,7 +258,9 @@ impl Host {
         let _turn = self.turn(name).await?;
         let directory = match self.directory_of(name).await {
             // The catalog may have taken a removal all the same that was not known to be done.
-            Err(DataError::NoService { .. }) if self.idle().contains_key(name) => self.data.clone(),
+            Err(DataError::NoService { .. } | DataError::Orphan { .. }) if self.idle().contains_key(name) => {
+                self.data.clone()
+            }
             found => Some(found?),
         };
         let directory = directory.expect("only durable services are idle");

@@ -186,6 +186,7 @@ impl Host {
         let directory = self.data.clone().ok_or_else(|| none(name))?;
         let service = name.clone();
         let entry = on_disk(&directory, move |directory| directory.entry_for_order(&service)).await?;
+        directory.check_orphan(name)?;
         entry.map(|entry| (directory, entry)).ok_or_else(|| none(name))
     }
 

@@ -206,7 +206,7 @@ impl From<Denial> for Problem {
             Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
             Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
             Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),
-            Denial::Quarantined { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
+            Denial::Quarantined { .. } | Denial::Orphan { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
             // It is not one of the four outcomes, but which of them is not known.
             Denial::Unknown { id: Some(_), .. } => return Self::later("outcome_unknown", denial.to_string()),
@@ -299,6 +299,7 @@ impl From<DataError> for Problem {
             DataError::OutcomeUnknown { .. } => Self::outcome_unknown(&error),
             DataError::Stopping => Self::later("draining", error.to_string()),
             DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
+            DataError::Orphan { .. } => Self::new(StatusCode::CONFLICT, "quarantined", error.to_string()),
             _ => Self::storage(&error),
         }
     }

@@ -225,6 +225,9 @@ where
 
 /// The service of this name, if there is one.
 pub(super) async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
+    if let Some(denial) = shared.host.orphan(name) {
+        return Err(Problem::from(denial).without_outcome());
+    }
     let (shared, service) = (Arc::clone(shared), name.clone());
     let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&service))).await?;
     entry.ok_or_else(|| Problem::no_service(name))
@@ -239,6 +242,9 @@ pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Pro
     let name = Name::new(service).map_err(|_| missing())?;
     if shared.host.has_service(&name) {
         return Ok(());
+    }
+    if let Some(denial) = shared.host.orphan(&name) {
+        return Err(denial.into());
     }
     let shared = Arc::clone(shared);
     let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&name))).await?;

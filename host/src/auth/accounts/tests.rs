@@ -5,7 +5,7 @@ mod clocks;
 use super::*;
 use crate::catalog::CATALOG_FILE;
 use crate::clock::{Clock, VirtualClock};
-use crate::journal::frame::DirectoryId;
+use crate::journal::frame::{DirectoryId, Position};
 use crate::storage::{Operation, SimulatedStorage, Storage};
 use crate::transaction::Denial;
 use std::collections::HashMap;
@@ -486,7 +486,7 @@ const STORY: [Step; 13] = [
 /// What a host does to the users when it removes a service.
 fn remove_service(accounts: &Accounts, service: &str) -> Result<(), AccountError> {
     let users = accounts.catalog().hold_users();
-    accounts.catalog().remove_service(&name(service), &users)?;
+    accounts.catalog().remove_service(&name(service), Position(1), &users)?;
     accounts.authority_mut().forget_service(service);
     Ok(())
 }
