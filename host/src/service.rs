@@ -866,6 +866,18 @@ impl Service {
                 return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
             }
         };
+        if work.key.is_some() || self.answers.users() > 0 {
+            self.retain_answer(work, answer_bytes);
+        }
+        if reply.answer.is_kept() {
+            self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+            self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+        }
+        Ok(commit)
+    }
+
+    /// Retains the answer to the last record for its id, if it has one, and forgets those that lie beyond the horizon.
+    fn retain_answer(&mut self, work: &Work, answer_bytes: u64) {
         let now = self.moment();
         if let Some(key) = work.key {
             let kept = KeptId {
@@ -883,11 +895,6 @@ impl Service {
             }
         }
         self.forget_old_answers(now);
-        if reply.answer.is_kept() {
-            self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
-            self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
-        }
-        Ok(commit)
     }
 
     /// Forgets the answers that lie beyond the horizon.

@@ -182,22 +182,28 @@ impl Authority {
     /// # Errors
     /// As [`Authority::authenticate`].
     pub fn authenticate_hash(&self, token: &TokenHash, now: ClockReading) -> Result<Identity, Denial> {
+        let (Session { user, incarnation, is_admin, .. }, expires) = self.session(token, now)?;
+        Ok(Identity { user: user.clone(), incarnation: *incarnation, is_admin: *is_admin, expires, token: *token })
+    }
+
+    /// The session of a token that holds, and when it ends.
+    fn session(&self, token: &TokenHash, now: ClockReading) -> Result<(&Session, Timestamp), Denial> {
         let session = self.sessions.get(token).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
         // While the wall clock is ahead it is denied, and holds again once the clock is right.
         let expires = session.ends(now);
         if now.wall >= expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
         }
-        let Session { user, incarnation, is_admin, .. } = session;
-        Ok(Identity { user: user.clone(), incarnation: *incarnation, is_admin: *is_admin, expires, token: *token })
+        Ok((session, expires))
     }
 
     /// Checks that `identity` may do `grant` to `service`.
     ///
     /// # Errors
-    /// [`Denial::NotGranted`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile.
-    pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
-        self.check(identity)?;
+    /// [`Denial::NotGranted`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile, or has expired: its request
+    /// may have taken a minute to be sent.
+    pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant, now: ClockReading) -> Result<(), Denial> {
+        self.session(&identity.token, now)?;
         let may = |user: &User| user.is_admin || user.grants.get(service).is_some_and(|held| held.contains(&grant));
         if self.users.get(&identity.user).is_some_and(may) {
             return Ok(());
@@ -208,21 +214,13 @@ impl Authority {
     /// Checks that `identity` may do everything.
     ///
     /// # Errors
-    /// [`Denial::NotAdmin`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile.
-    pub fn authorise_admin(&self, identity: &Identity) -> Result<(), Denial> {
-        self.check(identity)?;
+    /// [`Denial::NotAdmin`]; [`Denial::NotAuthenticated`] as in [`Authority::authorise`].
+    pub fn authorise_admin(&self, identity: &Identity, now: ClockReading) -> Result<(), Denial> {
+        self.session(&identity.token, now)?;
         if self.users.get(&identity.user).is_some_and(|user| user.is_admin) {
             return Ok(());
         }
         Err(Denial::NotAdmin { user: identity.user.to_string() })
-    }
-
-    /// Checks that the token of `identity` was not made void: the user may have been removed, and another have their name.
-    fn check(&self, identity: &Identity) -> Result<(), Denial> {
-        if self.sessions.contains_key(&identity.token) {
-            return Ok(());
-        }
-        Err(Denial::NotAuthenticated { reason: "the token is unknown" })
     }
 
     /// What is known of `user`.
@@ -380,14 +378,14 @@ mod tests {
     fn a_grant_is_for_one_service_and_one_right() {
         let (mut authority, token) = bank();
         let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
         assert!(authority.grant("ada", &name("bank"), Grant::Transact));
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_ok());
-        assert!(authority.authorise(&ada, "bank", Grant::Operate).is_err());
-        assert!(authority.authorise(&ada, "vault", Grant::Transact).is_err());
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_ok());
+        assert!(authority.authorise(&ada, "bank", Grant::Operate, NOW).is_err());
+        assert!(authority.authorise(&ada, "vault", Grant::Transact, NOW).is_err());
         assert!(authority.revoke("ada", "bank", Grant::Transact));
         assert!(!authority.revoke("ada", "bank", Grant::Transact));
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
         assert!(!authority.grant("bob", &name("bank"), Grant::Transact));
         assert_eq!(authority.account("ada").map(|account| account.grants), Some(BTreeMap::new()));
     }
@@ -397,18 +395,18 @@ mod tests {
         let (mut authority, ada, root) = bank_with_admin();
         assert!(root.is_admin && !ada.is_admin);
         for grant in Grant::ALL {
-            assert!(authority.authorise(&root, "a service to come", grant).is_ok());
+            assert!(authority.authorise(&root, "a service to come", grant, NOW).is_ok());
         }
-        assert_eq!(authority.authorise_admin(&root), Ok(()));
-        assert_eq!(authority.authorise_admin(&ada), Err(Denial::NotAdmin { user: "ada".into() }));
+        assert_eq!(authority.authorise_admin(&root, NOW), Ok(()));
+        assert_eq!(authority.authorise_admin(&ada, NOW), Err(Denial::NotAdmin { user: "ada".into() }));
         // Who is known already stays what they are.
         authority.add_admin(&name("ada"));
-        assert!(authority.authorise_admin(&ada).is_err());
+        assert!(authority.authorise_admin(&ada, NOW).is_err());
         assert_eq!(authority.users(), 2);
         assert!(authority.has_admin_beside(&name("ada")) && !authority.has_admin_beside(&name("root")));
         authority.remove_user("root");
-        assert!(authority.authorise_admin(&root).is_err());
-        assert!(authority.authorise(&root, "bank", Grant::Observe).is_err());
+        assert!(authority.authorise_admin(&root, NOW).is_err());
+        assert!(authority.authorise(&root, "bank", Grant::Observe, NOW).is_err());
     }
 
     #[test]
@@ -418,12 +416,12 @@ mod tests {
         authority.void_all("ada");
         authority.void_hash(&root.token);
         let void = Err(Denial::NotAuthenticated { reason: "the token is unknown" });
-        assert_eq!(authority.authorise(&ada, "bank", Grant::Transact), void);
-        assert_eq!(authority.authorise_admin(&root), void);
+        assert_eq!(authority.authorise(&ada, "bank", Grant::Transact, NOW), void);
+        assert_eq!(authority.authorise_admin(&root, NOW), void);
         // Whoever has the name next is somebody else.
         authority.remove_user("root");
         authority.add_admin(&name("root"));
-        assert_eq!(authority.authorise_admin(&root), void);
+        assert_eq!(authority.authorise_admin(&root, NOW), void);
     }
 
     #[test]
@@ -434,8 +432,8 @@ mod tests {
             authority.grant("ada", &name(service), Grant::Transact);
         }
         authority.forget_service("bank");
-        assert!(authority.authorise(&ada, "bank", Grant::Transact).is_err());
-        assert!(authority.authorise(&ada, "vault", Grant::Transact).is_ok());
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
+        assert!(authority.authorise(&ada, "vault", Grant::Transact, NOW).is_ok());
     }
 
     #[test]

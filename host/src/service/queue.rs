@@ -9,7 +9,7 @@ use super::turns::{Turns, Waiting};
 use crate::name::Name;
 use crate::transaction::Request;
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
@@ -30,8 +30,6 @@ pub(super) struct Queued {
 struct State {
     turns: Turns<Queued>,
     orders: VecDeque<(u64, Message)>,
-    /// The last handle is gone.
-    is_closed: bool,
     /// The task is gone.
     is_over: bool,
 }
@@ -51,6 +49,8 @@ pub(super) struct Queue {
     turn: Mutex<VecDeque<Waiting<Queued>>>,
     /// Requests and orders that wait.
     length: AtomicUsize,
+    /// The last handle is gone. Set under the lock of `state`.
+    is_closed: AtomicBool,
     arrived: Notify,
 }
 
@@ -134,7 +134,9 @@ pub(super) struct Entrance(pub(super) Arc<Queue>);
 
 impl Drop for Entrance {
     fn drop(&mut self) {
-        self.0.state().is_closed = true;
+        let state = self.0.state();
+        self.0.is_closed.store(true, Ordering::Release);
+        drop(state);
         self.0.arrived.notify_one();
     }
 }
@@ -153,12 +155,12 @@ pub(super) struct Turn {
 
 /// A queue in which requests of so many and so many bytes may wait.
 pub(super) fn queue(count_max: usize, bytes_max: usize) -> (Entrance, Exit) {
-    let state =
-        State { turns: Turns::new(count_max, bytes_max), orders: VecDeque::new(), is_closed: false, is_over: false };
+    let state = State { turns: Turns::new(count_max, bytes_max), orders: VecDeque::new(), is_over: false };
     let queue = Arc::new(Queue {
         state: Mutex::new(state),
         turn: Mutex::default(),
         length: AtomicUsize::new(0),
+        is_closed: AtomicBool::new(false),
         arrived: Notify::new(),
     });
     (Entrance(Arc::clone(&queue)), Exit(queue))
@@ -170,7 +172,7 @@ impl Exit {
     }
 
     pub(super) fn is_closed(&self) -> bool {
-        self.0.state().is_closed
+        self.0.is_closed.load(Ordering::Acquire)
     }
 
     /// Waits for something to do. None if there is nothing and nobody can send anything any more; else how many requests
@@ -179,7 +181,7 @@ impl Exit {
         loop {
             {
                 let mut state = self.0.state();
-                let State { turns, orders, is_closed, .. } = &mut *state;
+                let State { turns, orders, .. } = &mut *state;
                 if let Some((arrival, _)) = orders.front() {
                     let earliest = turns.earliest().unwrap_or(u64::MAX);
                     if *arrival < earliest {
@@ -197,7 +199,7 @@ impl Exit {
                     self.0.note_length(&state);
                     return Some(requests.len());
                 }
-                if *is_closed {
+                if self.is_closed() {
                     return None;
                 }
             }

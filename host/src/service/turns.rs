@@ -112,19 +112,22 @@ impl<R> Turns<R> {
     /// Puts a request in line, if the user has room for it.
     pub(super) fn push(&mut self, user: &Name, bytes: usize, request: R) -> Result<(), R> {
         let (free, free_bytes) = self.free();
-        let (own, own_bytes) = self.lines.get(user).map_or((0, 0), |line| (line.waiting.len(), line.bytes));
-        // The first of a user needs room only, and no share of it.
-        let fits_bytes = if own == 0 { bytes <= free_bytes } else { own_bytes.saturating_add(bytes) <= free_bytes };
-        if own >= free || !fits_bytes {
-            return Err(request);
-        }
-        let arrival = self.arrive();
-        if !self.lines.contains_key(user) {
-            self.forget_idle();
-            let line = Line { waiting: VecDeque::new(), bytes: 0, virtual_time: 0, order: 0 };
-            self.lines.insert(user.clone(), line);
-        }
-        let line = self.lines.get_mut(user).expect("it was just put there");
+        let fits = |own: usize, own_bytes: usize| {
+            // The first of a user needs room only, and no share of it.
+            let own_bytes = if own == 0 { 0 } else { own_bytes };
+            own < free && own_bytes.saturating_add(bytes) <= free_bytes
+        };
+        let line = match self.lines.get_mut(user) {
+            Some(line) if fits(line.waiting.len(), line.bytes) => line,
+            None if fits(0, 0) => {
+                self.forget_idle();
+                let line = Line { waiting: VecDeque::new(), bytes: 0, virtual_time: 0, order: 0 };
+                self.lines.entry(user.clone()).or_insert(line)
+            }
+            _ => return Err(request),
+        };
+        self.arrivals += 1;
+        let arrival = self.arrivals;
         line.waiting.push_back(Waiting { request, bytes, arrival });
         line.bytes += bytes;
         (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);

@@ -173,9 +173,9 @@ fn a_restart_keeps_users_grants_and_tokens() -> TestResult {
     assert_eq!(accounts.list(), before);
     let ada = accounts.authority().authenticate(token.reveal(), START)?;
     assert_eq!(ada, identity);
-    assert_eq!(accounts.authority().authorise(&ada, "bank", Grant::Transact), Ok(()));
-    assert_eq!(accounts.authority().authorise(&ada, "vault", Grant::Observe), Ok(()));
-    assert!(accounts.authority().authorise(&ada, "bank", Grant::Observe).is_err());
+    assert_eq!(accounts.authority().authorise(&ada, "bank", Grant::Transact, START), Ok(()));
+    assert_eq!(accounts.authority().authorise(&ada, "vault", Grant::Observe, START), Ok(()));
+    assert!(accounts.authority().authorise(&ada, "bank", Grant::Observe, START).is_err());
     assert!(accounts.enter_as("ada", 3).is_ok());
     Ok(())
 }
@@ -354,7 +354,7 @@ fn accounts_are_what_every_request_is_checked_against() -> TestResult {
     let LogIn { token, identity } = accounts.enter_as("ada", 1)?;
     assert_eq!(authority().authenticate(token.reveal(), START), Ok(identity.clone()));
     accounts.grant("ada", &name("bank"), Grant::Transact)?;
-    assert_eq!(authority().authorise(&identity, "bank", Grant::Transact), Ok(()));
+    assert_eq!(authority().authorise(&identity, "bank", Grant::Transact, START), Ok(()));
     accounts.add("root", true)?;
     accounts.remove_user("ada")?;
     assert!(matches!(authority().authenticate(token.reveal(), START), Err(Denial::NotAuthenticated { .. })));
