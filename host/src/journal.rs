@@ -3,6 +3,7 @@
 //! [`Journal`] is what a service needs of it; [`MemoryJournal`] keeps it in memory, for services that live as long as
 //! their process, [`durable::DurableJournal`] on disk. A reply leaves the host only when the [`Commit`] of its record says so.
 
+pub mod answer;
 pub mod durable;
 pub mod record;
 

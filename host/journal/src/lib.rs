@@ -7,7 +7,7 @@
 //!                |
 //!             segments (frames in files of one size) -> storage (the disk, or a simulated one)
 //!                |
-//!             recovery (what a start finds) and reader (one record again)
+//!             recovery (what a start finds) and reader (one frame or segment again)
 //! ```
 //!
 //! | module | what is in it |
@@ -15,7 +15,7 @@
 //! | [`storage`] | files behind a trait: the disk, and with the feature `simulated` one in memory that injects faults |
 //! | [`frame`] | the bytes of records and frames |
 //! | [`segments`] | the files: appending, carrying, giving back |
-//! | [`recovery`], [`reader`] | what is found at a start; a record that is read again |
+//! | [`recovery`], [`reader`] | what is found at a start; a frame or segment that is read again |
 //! | [`commit`], [`ticket`] | group commit, and the word that a record is safe |
 //! | [`board`] | where the records are, for who reads them |
 //! | [`pace`] | when a waiting task looks out instead of sleeping |

@@ -1,17 +1,14 @@
-//! Reads single records, beside the log that goes on.
+//! Reads frames and what is in them, beside the log that goes on.
 
-use super::frame::{
-    BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, RecordNumber, decode_body, decode_header,
-};
-use super::recovery::{Location, segment_name};
+use super::frame::{BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, decode_header};
+use super::recovery::segment_name;
 use crate::storage::{Storage, StorageFile};
-use lifeboat_api::name::Name;
 use std::io;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Reads single records of a journal by their location. It checks the whole frame each time: it is for the rare
-/// repetition of a transaction, not for replays.
+/// Reads the segments of a journal beside the log that goes on. A frame is checked as a whole: who needs one record of it
+/// has a check of its own for that, and reads it from its segment.
 #[derive(Debug, Clone)]
 pub struct Reader {
     pub(crate) storage: Arc<dyn Storage>,
@@ -22,11 +19,11 @@ pub struct Reader {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The segment was given up, or there is no such record in it.
+    /// The segment was given up.
     #[error("the record is no longer in the journal")]
     Gone,
     /// It is not what was written.
-    #[error("the frame of the record is damaged")]
+    #[error("the record is damaged")]
     Damaged,
     /// The storage fails.
     #[error("cannot read the journal")]
@@ -40,37 +37,26 @@ impl From<BodyError> for ReadError {
 }
 
 impl Reader {
-    /// Reads record `number` of `service` at `location`. Its segment may be given up and written anew meanwhile: what
-    /// another service has there then is not taken for it.
-    ///
-    /// # Errors
-    /// [`ReadError`].
-    pub fn record(&self, service: &Name, number: RecordNumber, location: Location) -> Result<Vec<u8>, ReadError> {
+    /// Reads record `number` of `service` at `location`, and checks its whole frame.
+    #[cfg(test)]
+    pub(crate) fn record(
+        &self,
+        service: &lifeboat_api::name::Name,
+        number: super::frame::RecordNumber,
+        location: super::recovery::Location,
+    ) -> Result<Vec<u8>, ReadError> {
         let (header, frame) = self.frame(&*self.open(location.segment)?, location.frame_offset)?;
-        let runs = header.runs.iter().zip(decode_body(&header, &frame)?);
+        let runs = header.runs.iter().zip(super::frame::decode_body(&header, &frame)?);
         let mut records = runs.filter(|(run, _)| run.service == *service).flat_map(|(_, records)| records);
         let record = records.find(|record| record.offset == location.record_offset && record.number == number);
         record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
     }
 
-    /// The same for some records of one frame, in their order.
+    /// Opens a segment, to read what is known to be in it.
     ///
     /// # Errors
-    /// [`ReadError`] if one of them cannot be read.
-    pub fn records(&self, service: &Name, records: &[(RecordNumber, Location)]) -> Result<Vec<Vec<u8>>, ReadError> {
-        let Some((_, Location { segment, frame_offset, .. })) = records.first().copied() else { return Ok(Vec::new()) };
-        let (header, frame) = self.frame(&*self.open(segment)?, frame_offset)?;
-        let runs = header.runs.iter().zip(decode_body(&header, &frame)?);
-        let mut found = runs.filter(|(run, _)| run.service == *service).flat_map(|(_, records)| records);
-        let bytes = records.iter().map(|(number, location)| {
-            let record = found.find(|record| record.offset == location.record_offset && record.number == *number);
-            record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
-        });
-        bytes.collect()
-    }
-
-    /// Opens a segment.
-    pub(crate) fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
+    /// [`ReadError::Gone`], [`ReadError::Storage`].
+    pub fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
         self.storage.open(&segment_name(segment)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ReadError::Gone,
             _ => ReadError::Storage(error),
@@ -94,8 +80,10 @@ impl Reader {
         if header.frame_bytes > rest {
             return Err(ReadError::Damaged);
         }
+        let read_bytes = frame.len().min(header.frame_bytes);
         frame.resize(header.frame_bytes, 0);
-        file.read_exact_at(u64::from(frame_offset), &mut frame).map_err(ReadError::Storage)?;
+        let offset = u64::from(frame_offset) + read_bytes as u64;
+        file.read_exact_at(offset, &mut frame[read_bytes..]).map_err(ReadError::Storage)?;
         Ok((header, frame))
     }
 }

@@ -8,10 +8,11 @@ use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
 use crate::id::WorkloadHash;
 use crate::id::{Epoch, Sequence};
+use crate::journal::answer::AnswerPlace;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::frame::RecordNumber;
-use crate::journal::record;
-use crate::journal::recovery::{Found, Kept, Location, Recovery, Standing};
+use crate::journal::record::{self, AnswerCheck};
+use crate::journal::recovery::{Found, Kept, Recovery, Standing};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
 use crate::name::Name;
 use crate::snapshot::Snapshot;
@@ -140,7 +141,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    fn add_answer(&mut self, transaction: &TransactionRecord, bytes: u64, number: RecordNumber, location: Location) {
+    fn add_answer(&mut self, transaction: &TransactionRecord, bytes: u64, number: RecordNumber, place: AnswerPlace) {
         let TransactionRecord { user, incarnation, id, sequence, timestamp, .. } = transaction;
         let kept = KeptId {
             key: IdKey::new(user, *incarnation, id),
@@ -151,7 +152,7 @@ impl Gathered {
             id_time: id_time(id),
             bytes,
         };
-        self.answered.push((kept, FoundAnswer { number, location, journal_bytes: self.journal_bytes }));
+        self.answered.push((kept, FoundAnswer { number, place, journal_bytes: self.journal_bytes }));
     }
 
     /// The answers in the order in which they were given, each where it was relocated to last.
@@ -260,13 +261,17 @@ impl Gathering {
                         return;
                     }
                 };
+                let place = |transaction: &TransactionRecord| {
+                    let check = AnswerCheck::of(bytes, transaction.body_hash);
+                    AnswerPlace { location, check }
+                };
                 match &record {
                     Record::Opened { epoch, .. } => gathered.epoch = *epoch,
                     Record::Transaction(transaction) if transaction.is_id_kept => {
-                        gathered.add_answer(transaction, transaction.bytes(), number, location);
+                        gathered.add_answer(transaction, transaction.bytes(), number, place(transaction));
                     }
                     Record::Relocated(RelocatedAnswer { transaction, bytes }) => {
-                        gathered.add_answer(transaction, *bytes, number, location);
+                        gathered.add_answer(transaction, *bytes, number, place(transaction));
                     }
                     _ => {}
                 }

@@ -4,17 +4,20 @@
 //! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
 //! a [`Board`] where records are, also when they are carried to another place later.
 
+use super::answer::{ANSWER_READ_BYTES, AnswerPlace, AnswerReader};
 use super::board::{Board, Placed};
 use super::commit::{Change, Committer, Entry, Room};
 use super::frame::RecordNumber;
-use super::reader::{ReadError, Reader};
+use super::reader::ReadError;
+use super::record::AnswerCheck;
 use super::recovery::Location;
 use super::{
     Commit, FORGOTTEN_PLACES_MAX, ForgottenTail, JOURNAL_BYTES_MAX, Journal, JournalError, RECORD_BYTES, Record,
-    RelocatedAnswer, Relocation, Tail, TailEntry, TransactionRecord, index_near_front, record, without_body,
+    RelocatedAnswer, Relocation, Tail, TailEntry, TransactionRecord, index_near_front, record,
 };
 use crate::id::Epoch;
 use crate::name::Name;
+use crate::transaction::BODY_BYTES_MAX;
 use futures::future::{BoxFuture, FutureExt};
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
@@ -30,11 +33,20 @@ pub const RELOCATED_SHARE: u64 = 4;
 /// of them at once.
 pub const RELOCATED_CREDIT_MAX: u64 = 64 * 1024 * 1024;
 
-/// Answers that are relocated at once, and bytes of them from which on no more are: a transaction waits for no longer.
-pub const RELOCATED_ANSWERS_MAX: usize = 4096;
+/// Answers that are relocated after one transaction, and bytes that are read for that from which on no more are: a
+/// transaction waits for no longer. The longest body pays for as many.
+pub const RELOCATED_ANSWERS_MAX: usize = 1024;
 
 /// See [`RELOCATED_ANSWERS_MAX`].
 pub const RELOCATED_BYTES_MAX: usize = 1024 * 1024;
+
+/// Bytes that are read at most to relocate an answer, for each byte that this is charged: so what relocating reads is at
+/// most half of what the service writes.
+pub const RELOCATED_READ_SHARE: u64 = 2;
+
+// The start of a record, then what its body is followed by: the lengths and numbers beside an answer, and that.
+const _: () = assert!(ANSWER_READ_BYTES as u64 + 5 + 2 * 10 + 10 <= RELOCATED_READ_SHARE * RECORD_BYTES);
+const _: () = assert!(RELOCATED_ANSWERS_MAX as u64 * RECORD_BYTES >= BODY_BYTES_MAX as u64 / RELOCATED_SHARE);
 
 /// How often an answer is looked up that was carried elsewhere meanwhile.
 const LOOKUPS_MAX: usize = 3;
@@ -54,8 +66,9 @@ pub struct DurableJournal {
     answered: VecDeque<Answered>,
     /// How many of them are forgotten.
     forgotten: usize,
-    /// Bytes of relocated answers that are paid for by what was written.
-    relocation_credit: u64,
+    /// Bytes of relocated answers that are paid for by what was written. Below zero, what was relocated is still to be
+    /// paid for.
+    relocation_credit: i64,
     /// Nothing is relocated before the service's records take so many bytes: the last time an answer could not be read.
     relocates_from: u64,
     /// Bytes that this service's records take in the journal, since some time.
@@ -76,6 +89,7 @@ pub struct DurableJournal {
 struct Answered {
     number: RecordNumber,
     place: Place,
+    check: AnswerCheck,
     /// Of this service's records, up to this one.
     journal_bytes: u64,
 }
@@ -112,7 +126,7 @@ pub struct FoundAnswer {
     /// The record that holds its answer.
     pub number: RecordNumber,
     /// Where that is.
-    pub location: Location,
+    pub place: AnswerPlace,
     /// Bytes of the service's records before it.
     pub journal_bytes: u64,
 }
@@ -125,7 +139,8 @@ impl DurableJournal {
         committer.register(&service, Arc::clone(&board));
         let answered = history.answered.into_iter().map(|found| Answered {
             number: found.number,
-            place: Place::At(found.location),
+            place: Place::At(found.place.location),
+            check: found.place.check,
             journal_bytes: found.journal_bytes,
         });
         Self {
@@ -157,8 +172,10 @@ impl DurableJournal {
         }
         let appended_bytes = self.placed.journal_bytes - placed_bytes;
         self.journal_bytes += appended_bytes;
-        self.relocation_credit =
-            self.relocation_credit.saturating_add(appended_bytes / RELOCATED_SHARE).min(RELOCATED_CREDIT_MAX);
+        self.relocation_credit = self
+            .relocation_credit
+            .saturating_add_unsigned(appended_bytes / RELOCATED_SHARE)
+            .min(RELOCATED_CREDIT_MAX.cast_signed());
         for (number, location) in &self.placed.records {
             let is_next = |next: &Answered| next.number == *number;
             if !self.answered.get(self.next_placed).is_some_and(is_next) {
@@ -189,32 +206,23 @@ impl DurableJournal {
         loop {
             lookups += 1;
             self.catch_up();
-            let location = match self.find(number).map(|answered| &answered.place) {
-                None | Some(Place::Forgotten) => return Ok(None),
-                Some(Place::Submitted(record)) => return Ok(Some(Arc::clone(record))),
-                Some(Place::At(location)) => *location,
+            let place = match self.find(number) {
+                None | Some(Answered { place: Place::Forgotten, .. }) => return Ok(None),
+                Some(Answered { place: Place::Submitted(record), .. }) => return Ok(Some(Arc::clone(record))),
+                Some(Answered { place: Place::At(location), check, .. }) => {
+                    AnswerPlace { location: *location, check: *check }
+                }
             };
             let unreadable = |reason: String| JournalError::Unreadable { number, reason };
             let (reader, service) = (self.committer.reader().clone(), self.service.clone());
-            let read = tokio::task::spawn_blocking(move || reader.record(&service, number, location)).await;
-            let bytes = match read.map_err(|error| unreadable(error.to_string()))? {
-                Ok(bytes) => bytes,
+            let read = tokio::task::spawn_blocking(move || AnswerReader::new(&reader, &service).read(&[place])).await;
+            match read.map_err(|error| unreadable(error.to_string()))? {
+                Ok(answer) => return Ok(Some(answer.transaction)),
                 // It may have been carried elsewhere since we looked where it is: before its segment went, that was on
                 // the board.
-                Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => continue,
+                Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => {}
                 Err(error) => return Err(unreadable(error.to_string())),
-            };
-            // Its epoch is of no interest to who asks what was answered.
-            return match record::decode(&self.service, Epoch::default(), &bytes) {
-                Ok(Record::Transaction(transaction) | Record::Relocated(RelocatedAnswer { transaction, .. }))
-                    if transaction.is_id_kept =>
-                {
-                    Ok(Some(transaction))
-                }
-                Ok(_) if lookups < LOOKUPS_MAX => continue,
-                Ok(_) => Err(unreadable("another record is in its place".into())),
-                Err(error) => Err(unreadable(error.to_string())),
-            };
+            }
         }
     }
 }
@@ -229,42 +237,47 @@ impl Place {
 
 /// Relocation.
 impl DurableJournal {
-    /// The first retained answers that are on the disk, as many as are relocated at once.
-    fn first_answers(&self) -> Vec<(RecordNumber, Location)> {
-        let mut first = Vec::new();
-        for answered in &self.answered {
-            match answered.place {
+    /// The first retained answers that are on the disk and hold more than `span_bytes`, as many as are relocated at once
+    /// and paid for. What of others is passed over is forgotten as soon as these are relocated.
+    fn due_answers(&self, span_bytes: u64) -> Vec<(RecordNumber, AnswerPlace)> {
+        let mut due = Vec::new();
+        let Ok(credit) = u64::try_from(self.relocation_credit) else { return due };
+        if credit == 0 || self.journal_bytes < self.relocates_from {
+            return due;
+        }
+        let paid = usize::try_from(credit.div_ceil(RECORD_BYTES)).unwrap_or(usize::MAX);
+        let paid = paid.min(RELOCATED_ANSWERS_MAX);
+        let is_due = |answered: &&Answered| self.journal_bytes.saturating_sub(answered.journal_bytes) > span_bytes;
+        for Answered { number, place, check, .. } in self.answered.iter().take_while(is_due) {
+            match place {
                 Place::Forgotten => {}
-                Place::At(location) if first.len() < RELOCATED_ANSWERS_MAX => first.push((answered.number, location)),
+                Place::At(location) if due.len() < paid => {
+                    due.push((*number, AnswerPlace { location: *location, check: *check }));
+                }
                 Place::At(_) | Place::Submitted(_) => break,
             }
         }
-        first
+        due
     }
 
     async fn relocate(&mut self, span_bytes: u64) -> Result<Vec<Relocation>, JournalError> {
         self.catch_up();
-        let is_due = |journal: &Self| {
-            journal.answers_span_bytes() > span_bytes
-                && journal.relocation_credit > 0
-                && journal.journal_bytes >= journal.relocates_from
-        };
-        let mut relocated = Vec::new();
-        if !is_due(self) {
-            return Ok(relocated);
+        let (numbers, places): (Vec<_>, Vec<_>) = self.due_answers(span_bytes).into_iter().unzip();
+        if places.is_empty() {
+            return Ok(Vec::new());
         }
-        let (reader, service, first) = (self.committer.reader().clone(), self.service.clone(), self.first_answers());
-        let budget = RELOCATED_BYTES_MAX.min(usize::try_from(self.relocation_credit).unwrap_or(usize::MAX));
-        let read = tokio::task::spawn_blocking(move || read_answers(&reader, &service, &first, budget)).await;
-        let (read, is_failed) = read.unwrap_or_else(|_| (Vec::new(), true));
-        if is_failed && read.is_empty() {
+        let (reader, service) = (self.committer.reader().clone(), self.service.clone());
+        let budget = RELOCATED_BYTES_MAX.min(usize::try_from(self.relocation_credit).unwrap_or_default());
+        let read =
+            tokio::task::spawn_blocking(move || AnswerReader::new(&reader, &service).read_all(&places, budget)).await;
+        let (answers, is_failed) = read.map_or_else(|_| (Vec::new(), true), |(read, result)| (read, result.is_err()));
+        if is_failed && answers.is_empty() {
             // It may have been moved meanwhile, or be damaged, and then it stays where it is.
             self.relocates_from = self.journal_bytes.saturating_add(RELOCATED_CREDIT_MAX);
         }
-        for (from, answer) in read {
-            if !is_due(self) {
-                break;
-            }
+        // All that was read is relocated: nothing is read again.
+        let mut relocated = Vec::new();
+        for (from, answer) in numbers.into_iter().zip(answers) {
             let transaction = Arc::clone(&answer.transaction);
             self.append(Record::Relocated(answer))?;
             self.forget_answer(from);
@@ -274,37 +287,13 @@ impl DurableJournal {
     }
 }
 
-/// Reads answers until they take `budget` bytes or one cannot be read, which is then told.
-fn read_answers(
-    reader: &Reader,
-    service: &Name,
-    answers: &[(RecordNumber, Location)],
-    budget: usize,
-) -> (Vec<(RecordNumber, RelocatedAnswer)>, bool) {
-    let (mut read, mut bytes) = (Vec::new(), 0);
-    let mut answers = answers.iter().peekable();
-    while let Some((_, location)) = answers.peek().copied().filter(|_| bytes < budget) {
-        let is_same =
-            |other: &Location| (other.segment, other.frame_offset) == (location.segment, location.frame_offset);
-        let mut numbers = Vec::new();
-        while let Some((number, location)) = answers.next_if(|(_, other)| is_same(other)) {
-            numbers.push((*number, *location));
-        }
-        let Ok(records) = reader.records(service, &numbers) else { return (read, true) };
-        for ((number, _), record) in numbers.into_iter().zip(records) {
-            // Its epoch is of no interest to who asks what was answered.
-            let answer = match record::decode(service, Epoch::default(), &record) {
-                Ok(Record::Transaction(transaction)) => {
-                    RelocatedAnswer { transaction: without_body(&transaction), bytes: transaction.bytes() }
-                }
-                Ok(Record::Relocated(answer)) => answer,
-                _ => return (read, true),
-            };
-            bytes = bytes.saturating_add(usize::try_from(answer.transaction.answer_bytes()).unwrap_or(usize::MAX));
-            read.push((number, answer));
-        }
+/// The transaction whose answer is retained in a record, if one is.
+fn answer_of(record: &Record) -> Option<&Arc<TransactionRecord>> {
+    match record {
+        Record::Transaction(transaction) if transaction.is_id_kept => Some(transaction),
+        Record::Relocated(RelocatedAnswer { transaction, .. }) => Some(transaction),
+        _ => None,
     }
-    (read, false)
 }
 
 /// Bytes of the record of a transaction whose body has `bytes`, about.
@@ -381,6 +370,8 @@ impl Journal for DurableJournal {
         if let Some(room) = &mut room {
             room.shrink(bytes.len());
         }
+        let record_bytes = bytes.len() as u64;
+        let check = answer_of(&record).map(|transaction| AnswerCheck::of(&bytes, transaction.body_hash));
         let change = if self.is_begun {
             Change::Continue { number, record: bytes }
         } else {
@@ -403,22 +394,20 @@ impl Journal for DurableJournal {
         }
         match record {
             Record::Opened { epoch, .. } => self.epoch = epoch,
-            Record::Transaction(record) => {
-                if record.is_id_kept {
-                    self.answered.push_back(Answered {
-                        number,
-                        place: Place::Submitted(Arc::clone(&record)),
-                        journal_bytes: self.journal_bytes,
-                    });
-                }
+            Record::Relocated(RelocatedAnswer { ref transaction, .. }) => {
+                // A failure has no answer that counts, and a text all the same.
+                let bytes = transaction.answer_bytes().max(record_bytes);
+                self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(bytes);
             }
-            Record::Relocated(RelocatedAnswer { transaction, .. }) => {
-                let bytes = transaction.answer_bytes();
-                self.relocation_credit = self.relocation_credit.saturating_sub(bytes);
-                let place = Place::Submitted(transaction);
-                self.answered.push_back(Answered { number, place, journal_bytes: self.journal_bytes });
-            }
-            Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Failover(_) | Record::Queries(_) => {}
+            Record::Transaction(_)
+            | Record::Snapshot { .. }
+            | Record::SlaFailure(_)
+            | Record::Failover(_)
+            | Record::Queries(_) => {}
+        }
+        if let Some((transaction, check)) = answer_of(&record).cloned().zip(check) {
+            let place = Place::Submitted(transaction);
+            self.answered.push_back(Answered { number, place, check, journal_bytes: self.journal_bytes });
         }
         Ok(Commit::pending(ticket))
     }
@@ -466,10 +455,15 @@ impl Journal for DurableJournal {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::clock::Timestamp;
+    use crate::id::Sequence;
     use crate::journal::commit;
-    use crate::journal::frame::DirectoryId;
+    use crate::journal::frame::{BLOCK_BYTES, DirectoryId};
     use crate::journal::segments::{Log, Options, Origin};
-    use crate::storage::SimulatedStorage;
+    use crate::storage::{SimulatedStorage, Storage};
+    use crate::transaction::{Answer, ReplyHash};
+    use bytes::Bytes;
+    use proptest::prelude::*;
 
     #[test]
     fn what_failed_since_the_snapshot_counts_as_well_as_what_was_kept() {
@@ -486,5 +480,144 @@ mod tests {
         assert!(matches!(refused, JournalError::Full { bytes, .. } if bytes > JOURNAL_BYTES_MAX), "{refused}");
         assert_eq!(journal(JOURNAL_BYTES_MAX).check_room(0), Ok(()));
         assert_eq!(journal(JOURNAL_BYTES_MAX).tail_bytes(), 0);
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn open(storage: &SimulatedStorage) -> (commit::Writer, Committer) {
+        let options = Options::new(DirectoryId([5; 16]));
+        let (log, _) = Log::open(Arc::new(storage.clone()), options, Origin::Create, &mut |_| {}).expect("opens");
+        commit::start(log, commit::QUEUE_BYTES_MAX).expect("starts")
+    }
+
+    /// A transaction whose body and answer have these lengths.
+    fn transaction(sequence: u64, is_id_kept: bool, body_bytes: usize, answer_bytes: usize) -> Arc<TransactionRecord> {
+        let body = Bytes::from(vec![b'b'; body_bytes]);
+        Arc::new(TransactionRecord {
+            sequence: Sequence(sequence),
+            id: format!("id-{sequence}").into(),
+            is_id_kept,
+            user: name("ada"),
+            incarnation: 1,
+            timestamp: Timestamp(1_700_000_000_000_000_000),
+            epoch: Epoch::default(),
+            body_hash: ReplyHash::of_body(&body),
+            body,
+            answer: Answer::Ok(vec![b'a'; answer_bytes].into()),
+            fuel_used: 1,
+            query_fuel_used: 0,
+        })
+    }
+
+    /// Appends records to journals, all in one frame if the writer is quick, and waits until they are durable.
+    async fn commit(appended: Vec<(&mut DurableJournal, Record)>) {
+        let tickets: Vec<Commit> =
+            appended.into_iter().map(|(journal, record)| journal.append(record).expect("appended")).collect();
+        for ticket in tickets {
+            ticket.durable().await.expect("durable");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(12))]
+        #[test]
+        fn relocating_answers_reads_at_most_half_of_what_the_service_writes(
+            body_bytes in prop_oneof![0..300_usize, 1000..100_000_usize],
+            beside_bytes in prop_oneof![0..300_usize, 1000..100_000_usize],
+            answer_bytes in prop_oneof![0..300_usize, 300..20_000_usize],
+            with_ids in 1..5_u64,
+            span_bytes in 10_000..500_000_u64,
+        ) {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(async {
+                let storage = SimulatedStorage::new(1);
+                let (_writer, committer) = open(&storage);
+                let mut ant = DurableJournal::new(name("ant"), committer.clone(), History::default());
+                let mut bee = DurableJournal::new(name("bee"), committer.clone(), History::default());
+                let (mut read_bytes, mut relocated) = (0, 0);
+                for sequence in 1..300_u64 {
+                    let of_ant = transaction(sequence, sequence.is_multiple_of(with_ids), body_bytes, answer_bytes);
+                    let of_bee = transaction(sequence, false, beside_bytes, 0);
+                    commit(vec![
+                        (&mut bee, Record::Transaction(of_bee)),
+                        (&mut ant, Record::Transaction(of_ant)),
+                    ]).await;
+                    let before = storage.read_bytes();
+                    let relocations = ant.relocate_answers(span_bytes).await.expect("relocated");
+                    let read = storage.read_bytes() - before;
+                    let longest = ANSWER_READ_BYTES + answer_bytes + 35;
+                    assert!(read <= (relocations.len() * longest) as u64, "{read} bytes for {}", relocations.len());
+                    read_bytes += read;
+                    relocated += relocations.len();
+                    let written = ant.journal_bytes;
+                    let bound = written * RELOCATED_READ_SHARE / RELOCATED_SHARE + longest as u64;
+                    assert!(read_bytes <= bound, "{read_bytes} bytes were read, {written} written");
+                }
+                let is_long = ant.journal_bytes > 2 * span_bytes;
+                assert!(relocated > 0 || !is_long, "{} bytes", ant.journal_bytes);
+            });
+        }
+    }
+
+    #[tokio::test]
+    async fn many_answers_that_are_due_are_relocated_some_at_a_time_and_none_is_read_twice() {
+        let storage = SimulatedStorage::new(1);
+        let (_writer, committer) = open(&storage);
+        let mut ant = DurableJournal::new(name("ant"), committer, History::default());
+        let answers = 3 * RELOCATED_ANSWERS_MAX as u64;
+        for sequence in 1..=answers {
+            drop(ant.append(Record::Transaction(transaction(sequence, true, 0, 0))).expect("appended"));
+        }
+        for sequence in 1..=20 {
+            let long = transaction(answers + sequence, false, BODY_BYTES_MAX, 0);
+            commit(vec![(&mut ant, Record::Transaction(long))]).await;
+        }
+        let before = storage.read_bytes();
+        let mut relocated = Vec::new();
+        for call in 0..3 {
+            let relocations = ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("relocated");
+            assert!(relocations.len() <= RELOCATED_ANSWERS_MAX, "{call}: {}", relocations.len());
+            relocated.extend(relocations.into_iter().map(|relocation| relocation.from.0));
+        }
+        assert_eq!(relocated, (1..=answers).collect::<Vec<_>>());
+        let read = storage.read_bytes() - before;
+        // They lie close to each other.
+        assert!(read <= answers * (ANSWER_READ_BYTES as u64), "{read}");
+        assert!(ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("none is due").is_empty());
+        assert_eq!(storage.read_bytes() - before, read);
+    }
+
+    #[tokio::test]
+    async fn a_repetition_reads_its_answer_and_neither_body_nor_frame_and_finds_damage() {
+        let storage = SimulatedStorage::new(1);
+        let (writer, committer) = open(&storage);
+        let mut ant = DurableJournal::new(name("ant"), committer, History::default());
+        let long = transaction(1, true, BODY_BYTES_MAX, 100);
+        commit(vec![(&mut ant, Record::Transaction(Arc::clone(&long)))]).await;
+        ant.catch_up();
+        let before = storage.read_bytes();
+        let answered = ant.answered(RecordNumber(1)).await.expect("readable").expect("retained");
+        assert_eq!((&answered.answer, answered.body_hash), (&long.answer, long.body_hash));
+        let read = storage.read_bytes() - before;
+        assert!(read < 2 * ANSWER_READ_BYTES as u64, "{read} bytes of {BODY_BYTES_MAX}");
+        let Some(Answered { place: Place::At(location), .. }) = ant.find(RecordNumber(1)) else { panic!("durable") };
+        let names = storage.list().expect("a list");
+        let segment = names.iter().find(|name| name.ends_with(".segment")).expect("there is one");
+        let offset = location.frame_offset;
+        let body_at = (offset + location.record_offset) as usize + BLOCK_BYTES;
+        storage.flip(segment, body_at, 1);
+        assert!(ant.answered(RecordNumber(1)).await.is_ok(), "no part of the answer is damaged");
+        storage.flip(segment, body_at + BODY_BYTES_MAX - BLOCK_BYTES + 100, 1);
+        let error = ant.answered(RecordNumber(1)).await.expect_err("the answer is damaged");
+        assert!(matches!(error, JournalError::Unreadable { .. }), "{error}");
+        // It stays where it is, and is no reason to stop.
+        for sequence in 2..4 {
+            commit(vec![(&mut ant, Record::Transaction(transaction(sequence, true, BODY_BYTES_MAX, 0)))]).await;
+            assert!(ant.relocate_answers(BODY_BYTES_MAX as u64).await.expect("not now").is_empty());
+        }
+        assert_eq!(ant.first_answer(), RecordNumber(1));
+        drop(writer);
     }
 }

@@ -99,6 +99,7 @@ struct State {
     changes: Vec<Change>,
     counts: BTreeMap<Operation, u64>,
     operations: u64,
+    read_bytes: u64,
     armed: Vec<Armed>,
     /// Kinds of operations that fail until they are mended.
     broken: BTreeMap<Operation, io::ErrorKind>,
@@ -140,6 +141,7 @@ impl SimulatedStorage {
             changes: Vec::new(),
             counts: BTreeMap::new(),
             operations: 0,
+            read_bytes: 0,
             armed: Vec::new(),
             broken: BTreeMap::new(),
             power_off_at: None,
@@ -274,6 +276,12 @@ impl SimulatedStorage {
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.state().operations
+    }
+
+    /// Returns how many bytes were read of files.
+    #[must_use]
+    pub fn read_bytes(&self) -> u64 {
+        self.state().read_bytes
     }
 
     /// The sum of all files' lengths, in bytes.
@@ -556,6 +564,7 @@ impl StorageFile for SimulatedFile {
         let start = usize::try_from(offset).unwrap_or(usize::MAX).min(bytes.len());
         let count = buffer.len().min(bytes.len() - start);
         buffer[..count].copy_from_slice(&bytes[start..start + count]);
+        state.read_bytes += count as u64;
         Ok(count)
     }
 
