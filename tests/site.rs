@@ -13,7 +13,7 @@ use lifeboat::id::Epoch;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::metrics::Metrics;
 use lifeboat::name::Name;
-use lifeboat::server::{EventLog, Listener, Parts, Server};
+use lifeboat::server::{DRAINED_SILENCE_MAX, EventLog, Listener, Parts, Server};
 use lifeboat::storage::{DiskStorage, Storage};
 use lifeboat::transaction::{Kind, Request};
 use reqwest::{Method, RequestBuilder, Response};
@@ -54,8 +54,20 @@ impl Site {
         site
     }
 
+    /// The same whose clients may be silent for so long once they are answered and are to send no more.
+    pub(crate) async fn start_draining(path: &Path, config: &str, silence_max: Duration) -> Self {
+        let storage = DiskStorage::create(&path.join("data")).expect("a directory");
+        let site = Self::starting_with(Arc::new(storage), path, config, silence_max).await;
+        site.server.begin();
+        site
+    }
+
     /// The same as long as it still brings services back, although all of them are.
     pub(crate) async fn starting(storage: Arc<dyn Storage>, path: &Path, config: &str) -> Self {
+        Self::starting_with(storage, path, config, DRAINED_SILENCE_MAX).await
+    }
+
+    async fn starting_with(storage: Arc<dyn Storage>, path: &Path, config: &str, silence_max: Duration) -> Self {
         // Client and server are one process here, and some tests open thousands of connections.
         rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
         let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
@@ -87,6 +99,7 @@ impl Site {
         let tls = config_tls(server.config());
         let has_tls = tls.is_some();
         let listener = Listener::bind("127.0.0.1:0".parse().expect("an address"), tls, false).await.expect("a port");
+        let listener = listener.with_drained_silence(silence_max);
         let address = listener.address().expect("bound");
         let (stop, stopped) = oneshot::channel();
         let of_task = server.clone();

@@ -1,7 +1,7 @@
 //! Connections: accepted, bounded, encrypted if they are to be, and drained.
 
 use super::connections::{Connection, Connections, Place};
-use super::read_rate::ReadRate;
+use super::read_rate::{DRAINED_SILENCE_MAX, ReadRate};
 use crate::budget::Budgets;
 use crate::config::ServerLimits;
 use crate::tls::Unencrypted;
@@ -65,6 +65,7 @@ pub enum ListenerError {
 pub struct Listener {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
+    drained_silence_max: Duration,
 }
 
 impl std::fmt::Debug for Listener {
@@ -102,7 +103,14 @@ impl Listener {
         }
         let listener = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
         notice_reading_soon(&listener);
-        Ok(Self { listener, tls: tls.map(TlsAcceptor::from) })
+        Ok(Self { listener, tls: tls.map(TlsAcceptor::from), drained_silence_max: DRAINED_SILENCE_MAX })
+    }
+
+    /// The same address, whose clients may be silent for so long after the last answer, in the place of
+    /// [`DRAINED_SILENCE_MAX`].
+    #[must_use]
+    pub fn with_drained_silence(self, drained_silence_max: Duration) -> Self {
+        Self { drained_silence_max, ..self }
     }
 
     /// The address, with the port that it got.
@@ -154,7 +162,7 @@ impl Listener {
             let Some(place) = places.take(address) else { continue };
             // Answers are small, and each is waited for.
             let _ = stream.set_nodelay(true);
-            let stream = ReadRate::new(stream, limits.body_deadline);
+            let stream = ReadRate::new(stream, limits.body_deadline, self.drained_silence_max);
             let (router, http, tls, watcher) = (router.clone(), http.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
                 let connection = Arc::clone(&place.connection);

@@ -19,7 +19,7 @@ pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
 /// How long a client may go on sending after the last answer.
 pub const DRAINED_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long a client may be silent then, before the connection is closed.
+/// How long a client may be silent then, before the connection is closed, unless the listener says otherwise.
 pub const DRAINED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
 /// What is read of that at once.
@@ -61,20 +61,22 @@ impl Patience {
 #[derive(Debug)]
 struct Rest {
     bytes: usize,
+    /// How long nothing may come.
+    silence_max: Duration,
     /// When it is read no more, whatever comes.
     end: Instant,
 }
 
 impl Rest {
-    fn new(now: Instant) -> Self {
-        Self { bytes: 0, end: now + DRAINED_TIME_MAX }
+    fn new(now: Instant, silence_max: Duration) -> Self {
+        Self { bytes: 0, silence_max, end: now + DRAINED_TIME_MAX }
     }
 
     /// So many bytes came. Returns until when more of them may come; none if that was enough.
     fn came(&mut self, bytes: usize, now: Instant) -> Option<Instant> {
         self.bytes = self.bytes.saturating_add(bytes);
         let goes_on = self.bytes <= DRAINED_BYTES_MAX && now < self.end;
-        goes_on.then(|| self.end.min(now + DRAINED_SILENCE_MAX))
+        goes_on.then(|| self.end.min(now + self.silence_max))
     }
 }
 
@@ -86,8 +88,8 @@ struct Draining {
 }
 
 impl Draining {
-    fn new(now: Instant) -> Self {
-        Self { rest: Rest::new(now), alarm: Box::pin(tokio::time::sleep_until(now + DRAINED_SILENCE_MAX)) }
+    fn new(now: Instant, silence_max: Duration) -> Self {
+        Self { rest: Rest::new(now, silence_max), alarm: Box::pin(tokio::time::sleep_until(now + silence_max)) }
     }
 
     fn poll<S: AsyncRead + Unpin>(&mut self, stream: &mut S, context: &mut Context<'_>) -> Poll<()> {
@@ -115,6 +117,8 @@ impl Draining {
 pub(super) struct ReadRate<S> {
     stream: S,
     patience: Patience,
+    /// How long its other end may be silent once nothing more is written.
+    silence_max: Duration,
     /// There once a write had to wait.
     alarm: Option<Pin<Box<Sleep>>>,
     /// There once nothing more is written.
@@ -122,9 +126,10 @@ pub(super) struct ReadRate<S> {
 }
 
 impl<S> ReadRate<S> {
-    /// Lets `stream` wait for its other end for `patience_max` altogether, beyond what reading at [`READ_RATE_MIN`] takes.
-    pub(super) fn new(stream: S, patience_max: Duration) -> Self {
-        Self { stream, patience: Patience::new(patience_max), alarm: None, draining: None }
+    /// Lets `stream` wait for its other end for `patience_max` altogether, beyond what reading at [`READ_RATE_MIN`] takes,
+    /// and for `silence_max` once it is shut down.
+    pub(super) fn new(stream: S, patience_max: Duration, silence_max: Duration) -> Self {
+        Self { stream, patience: Patience::new(patience_max), silence_max, alarm: None, draining: None }
     }
 
     fn wait_or_fail(&mut self, written: Poll<io::Result<usize>>, context: &mut Context<'_>) -> Poll<io::Result<usize>> {
@@ -180,12 +185,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> AsyncWrite for ReadRate<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Self { stream, draining, .. } = &mut *self;
+        let Self { stream, draining, silence_max, .. } = &mut *self;
         let draining = match draining {
             Some(draining) => draining,
             None => {
                 ready!(Pin::new(&mut *stream).poll_shutdown(context))?;
-                draining.insert(Draining::new(Instant::now()))
+                draining.insert(Draining::new(Instant::now(), *silence_max))
             }
         };
         draining.poll(stream, context).map(Ok)
@@ -239,11 +244,11 @@ mod tests {
     fn the_rest_is_read_for_a_while_and_no_longer() {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);
-        let mut rest = Rest::new(start);
+        let mut rest = Rest::new(start, DRAINED_SILENCE_MAX);
         assert_eq!(rest.came(1, start), Some(start + DRAINED_SILENCE_MAX));
         assert_eq!(rest.came(DRAINED_BYTES_MAX - 1, at(1)), Some(at(1) + DRAINED_SILENCE_MAX));
         assert_eq!(rest.came(1, at(1)), None, "too many bytes");
-        let mut rest = Rest::new(start);
+        let mut rest = Rest::new(start, DRAINED_SILENCE_MAX);
         let end = (0..).map_while(|second| rest.came(1, at(second))).last();
         assert_eq!(end, Some(start + DRAINED_TIME_MAX), "a byte now and then");
     }
@@ -252,7 +257,7 @@ mod tests {
     async fn a_client_that_goes_on_sending_reads_the_last_answer() {
         const MORE_BYTES: usize = 64 * 1024;
         let (mut client, server) = duplex(1024);
-        let mut server = ReadRate::new(server, Duration::from_secs(60));
+        let mut server = ReadRate::new(server, Duration::from_secs(60), DRAINED_SILENCE_MAX);
         let serving = async {
             server.write_all(b"answer").await.expect("room");
             server.shutdown().await.expect("shut down");
@@ -272,7 +277,7 @@ mod tests {
     #[tokio::test]
     async fn a_client_that_sends_without_end_is_hung_up_on() {
         let (mut client, server) = duplex(64 * 1024);
-        let mut server = ReadRate::new(server, Duration::from_secs(60));
+        let mut server = ReadRate::new(server, Duration::from_secs(60), DRAINED_SILENCE_MAX);
         let serving = async {
             server.shutdown().await.expect("shut down");
             drop(server);
