@@ -137,7 +137,7 @@ pub enum EngineError {
         wait: Duration,
     },
     /// Cranelift took too long.
-    #[error("{name}: not compiled within {} s; make the module smaller", deadline.as_secs())]
+    #[error("{name}: not compiled within {} s; make the module smaller, or try again when the machine is less busy", deadline.as_secs())]
     CompileDeadline {
         /// The workload's file.
         name: String,

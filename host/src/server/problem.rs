@@ -13,6 +13,7 @@ use crate::engine::EngineError;
 use crate::service::{Answered, LaunchError};
 use crate::text::chain;
 use crate::transaction::{Answer, Denial, Outcome};
+use crate::workload::LoadError;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -274,6 +275,10 @@ impl From<LaunchError> for Problem {
             LaunchError::UnderPressure(_) => {
                 return Self::later("host_under_pressure", error.to_string()).with_retry(PRESSURE_RETRY);
             }
+            // By the wall clock: the machine may have been busy.
+            LaunchError::Engine(
+                EngineError::Load(LoadError::Deadline { .. }) | EngineError::CompileDeadline { .. },
+            ) => return Self::later("compile_deadline", error.to_string()),
             LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
             LaunchError::Size(_)
             | LaunchError::Instantiate { .. }
@@ -282,9 +287,6 @@ impl From<LaunchError> for Problem {
             }
             LaunchError::Engine(EngineError::CompilerBusy { .. }) => {
                 return Self::later("compiler_busy", error.to_string());
-            }
-            LaunchError::Engine(EngineError::CompileDeadline { .. }) => {
-                return Self::later("compile_deadline", error.to_string());
             }
             _ => return Self::storage(&error),
         };
@@ -404,7 +406,6 @@ mod tests {
     use crate::id::{Sequence, VmId};
     use crate::name::Name;
     use crate::transaction::{Cause, Reply};
-    use crate::workload::LoadError;
     use axum::body::HttpBody;
     use std::sync::Arc;
 
@@ -451,12 +452,29 @@ mod tests {
         let refused = [
             EngineError::Exceeded { name: name.clone(), reason: reason.clone() },
             LoadError::Exceeded { file: name.clone(), reason: reason.clone() }.into(),
-            LoadError::Deadline { file: name, deadline: std::time::Duration::from_secs(1) }.into(),
             LoadError::Refused { reason }.into(),
         ];
         for error in refused {
             let problem = Problem::from(LaunchError::Engine(error));
             assert_eq!((problem.status, problem.code), (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused"));
+        }
+    }
+
+    #[test]
+    fn a_workload_that_takes_too_long_may_be_tried_again() {
+        let (name, deadline) = (String::from("bank"), Duration::from_secs(1));
+        let late = [
+            EngineError::CompileDeadline { name: name.clone(), deadline },
+            LoadError::Deadline { file: name, deadline }.into(),
+        ];
+        for error in late {
+            let problem = Problem::from(LaunchError::Engine(error));
+            assert_eq!((problem.status, problem.code), (StatusCode::SERVICE_UNAVAILABLE, "compile_deadline"));
+            assert!(
+                problem.detail.ends_with("smaller, or try again when the machine is less busy"),
+                "{}",
+                problem.detail
+            );
         }
     }
 

@@ -222,7 +222,7 @@ pub enum LoadError {
         reason: String,
     },
     /// It took too long.
-    #[error("`{file}`: not loaded within {} s; make it smaller", deadline.as_secs())]
+    #[error("`{file}`: not loaded within {} s; make it smaller, or try again when the machine is less busy", deadline.as_secs())]
     Deadline {
         /// The file.
         file: String,
