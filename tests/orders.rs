@@ -261,3 +261,28 @@ async fn a_removal_of_which_nobody_knows_can_be_ordered_again_or_taken_back() {
     }
     assert_eq!(unknown, 1, "one write makes it count");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_removal_without_a_host_of_which_nobody_knows_is_to_be_ordered_again() {
+    let prepared = prepare().await;
+    let take = |storage: &SimulatedStorage| Locked::take(Arc::new(storage.clone()), None).expect("it is free");
+    let mut unknown = 0;
+    for nth in 1.. {
+        let storage = prepared.copy();
+        let locked = take(&storage);
+        let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
+        let removed = locked.remove_service(&name("ant"));
+        if !fault.has_fired() {
+            removed.expect("nothing failed");
+            break;
+        }
+        let Err(error @ DataError::RemovalUnknown { .. }) = removed else { continue };
+        unknown += 1;
+        assert_eq!(error.to_string(), "service 'ant' may be removed or not; see to the disk, and remove it again");
+        drop(locked);
+        let locked = take(&storage);
+        locked.remove_service(&name("ant")).expect("the disk has recovered");
+        assert!(!locked.has_any_of(&name("ant")).expect("readable"));
+    }
+    assert_eq!(unknown, 1, "one write makes it count");
+}

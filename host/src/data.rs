@@ -155,6 +155,14 @@ pub enum DataError {
         /// How the catalog failed.
         source: CatalogError,
     },
+    /// The catalog failed in the last step of a removal while no host has the directory.
+    #[error("service '{service}' may be removed or not; see to the disk, and remove it again")]
+    RemovalUnknown {
+        /// The service.
+        service: Name,
+        /// How the catalog failed.
+        source: CatalogError,
+    },
     /// The host is being stopped, and neither begins nor ends single services any more.
     #[error("the host is being stopped; try again when it is back")]
     Stopping,
@@ -245,7 +253,12 @@ impl Locked {
         let entry = self.catalog.service(service)?;
         let (recovery, orphans) = self.look_for_orphans()?;
         let removed = self.catalog.remove_service(service, recovery.end, &self.catalog.hold_users());
-        removed.map_err(DataError::of_order(service, "removed"))?;
+        removed.map_err(|error| match error {
+            source @ CatalogError::OutcomeUnknown { .. } => {
+                DataError::RemovalUnknown { service: service.clone(), source }
+            }
+            error => error.into(),
+        })?;
         clear_snapshots(&*self.storage, service)?;
         // Orphans may run it, too.
         let entry = entry.filter(|_| orphans.are_workloads_known);
