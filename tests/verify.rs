@@ -3,7 +3,7 @@
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat::answers::Horizon;
-use lifeboat::catalog::ServiceSettings;
+use lifeboat::catalog::{CATALOG_FILE, ServiceSettings};
 use lifeboat::clock::Timestamp;
 use lifeboat::data::{Contents, DataError, DataOptions, FoundService, Locked};
 use lifeboat::host::NewService;
@@ -319,6 +319,53 @@ fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free
         }
     }
     assert!(whole > 2 && none > 20, "{whole} {none}");
+}
+
+#[test]
+fn a_restore_of_which_nobody_knows_is_to_be_done_again() {
+    let original = sample();
+    let scratch = Scratch::new(&settings().sizes).expect("an engine");
+    let portable = export(&scratch, &original, found(&look(&original).expect("readable"), "ant"));
+    let open = |storage: &SimulatedStorage| {
+        let locked = Locked::take(Arc::new(storage.clone()), None).expect("it is free");
+        locked.open(&options()).unwrap_or_else(|error| panic!("{error}")).0
+    };
+    let (mut stored, mut not_stored) = (0, 0);
+    let mut storage = original;
+    for operation in [Operation::Write, Operation::SyncData].repeat(4) {
+        // Another seed, by which the disk keeps what was not synced, or does not.
+        storage = storage.crash();
+        let original = storage.copy();
+        for nth in 1.. {
+            let storage = original.copy();
+            let directory = open(&storage);
+            let fault = storage.fail_in(CATALOG_FILE, operation, nth);
+            let restored = portable.restore(&directory, new_identity("new"));
+            if !fault.has_fired() {
+                restored.expect("nothing failed");
+                break;
+            }
+            let Err(error @ DataError::RestoreUnknown { .. }) = restored else { continue };
+            drop(directory);
+            let storage = storage.crash();
+            assert_eq!(
+                error.to_string(),
+                "service 'new' may be restored or not; see to the disk, and restore it again, which finds that it exists \
+                 if it was restored"
+            );
+            let directory = open(&storage);
+            match portable.restore(&directory, new_identity("new")) {
+                Ok(()) => not_stored += 1,
+                Err(DataError::Exists { .. }) => stored += 1,
+                Err(error) => panic!("{operation:?} {nth}: {error}"),
+            }
+            directory.close().expect("sealed");
+            drop(directory);
+            let contents = look(&storage).expect("readable");
+            assert_eq!(count(&scratch, &storage, found(&contents, "new"), None), "8", "{operation:?} {nth}");
+        }
+    }
+    assert!(stored > 0 && not_stored > 0, "{stored} {not_stored}");
 }
 
 #[test]

@@ -163,6 +163,17 @@ pub enum DataError {
         /// How the catalog failed.
         source: CatalogError,
     },
+    /// The catalog failed in the last step of a restore. No host has the directory then.
+    #[error(
+        "service '{service}' may be restored or not; see to the disk, and restore it again, which finds that it exists if it \
+         was restored"
+    )]
+    RestoreUnknown {
+        /// The service.
+        service: Name,
+        /// How the catalog failed.
+        source: CatalogError,
+    },
     /// The host is being stopped, and neither begins nor ends single services any more.
     #[error("the host is being stopped; try again when it is back")]
     Stopping,

@@ -190,8 +190,8 @@ impl Portable {
     /// Makes it a service of a directory. When this returns, it survives a crash. It is for a thread that may block.
     ///
     /// # Errors
-    /// [`DataError`]. There is no such service then, but for [`DataError::OutcomeUnknown`], after which only the next start
-    /// tells.
+    /// [`DataError`]. There is no such service then, but for [`DataError::RestoreUnknown`], after which only another attempt
+    /// finds out.
     ///
     /// # Panics
     /// Within an asynchronous task.
@@ -219,12 +219,18 @@ impl Portable {
         let change = Change::Begin { number: FIRST_RECORD, record };
         let begun = directory.committer().commit_unless_stalled(Entry { service: name.clone(), change });
         let added = begun.map_err(DataError::from).and_then(|()| directory.add_service(&name, &entry));
-        if added.as_ref().is_err_and(|error| !matches!(error, DataError::OutcomeUnknown { .. })) {
-            directory.end_journal(&name);
-            // What is left of it is removed by the next start, or by creating another of its name.
-            let _ = directory.clear_snapshots(&name);
+        match added {
+            Ok(()) => Ok(()),
+            Err(DataError::OutcomeUnknown { service, source, .. }) => {
+                Err(DataError::RestoreUnknown { service, source })
+            }
+            Err(error) => {
+                directory.end_journal(&name);
+                // What is left of it is removed by the next start, or by creating another of its name.
+                let _ = directory.clear_snapshots(&name);
+                Err(error)
+            }
         }
-        added
     }
 
     fn first_header(&self, name: &Name, epoch: Epoch) -> SnapshotHeader {
