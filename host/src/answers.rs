@@ -27,7 +27,6 @@ use charges::Charges;
 use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
-use uuid::Uuid;
 
 /// How far ahead of the host's clock the time in an id may be. One that is further ahead is an id like any other.
 pub const ID_CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
@@ -110,14 +109,6 @@ impl IdKey {
         key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
         Self(key)
     }
-}
-
-/// The time in an id that is a UUID of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
-#[must_use]
-pub fn id_time(id: &str) -> Option<Timestamp> {
-    let uuid = Uuid::try_parse(id).ok().filter(|uuid| uuid.get_version_num() == 7)?;
-    let (seconds, nanoseconds) = uuid.get_timestamp()?.to_unix();
-    Some(Timestamp(seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds.into())?))
 }
 
 /// An answer to be retained.
@@ -607,16 +598,6 @@ mod tests {
 
     fn small(ids: usize) -> Answers {
         Answers::new(Horizon { ids, bytes: 1_000, ..Horizon::default() }, ForgottenTimes::default(), NOW)
-    }
-
-    #[test]
-    fn the_time_in_an_id_is_that_of_a_version_7_uuid() {
-        // The example of RFC 9562, appendix A.6: 2022-02-22T19:22:22Z.
-        let id = "017F22E2-79B0-7CC3-98C4-DC0C0C07398F";
-        assert_eq!(id_time(id), Some(Timestamp(1_645_557_742_000_000_000)));
-        for other in ["", "t1", "919108f7-52d1-4320-9bac-f847db4148a8", "017F22E2-79B0-7CC3-98C4-DC0C0C07398"] {
-            assert_eq!(id_time(other), None, "{other}");
-        }
     }
 
     #[test]

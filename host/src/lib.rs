@@ -8,7 +8,6 @@ pub mod answers;
 pub mod auth;
 pub mod budget;
 pub mod catalog;
-pub mod client;
 pub mod config;
 pub mod credential;
 pub mod data;
@@ -39,5 +38,6 @@ pub mod workload;
 pub use lifeboat_api::{
     access, clock, distribution, event, http as api, id, lines, meter, name, size, sla, text, transaction,
 };
+pub use lifeboat_client as client;
 use lifeboat_journal::pace;
 pub use lifeboat_journal::storage;

@@ -42,13 +42,14 @@ pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
-use crate::answers::{Answers, Caller, ForgottenTimes, Horizon, IdKey, KeptId, Moment, id_time};
+use crate::answers::{Answers, Caller, ForgottenTimes, Horizon, IdKey, KeptId, Moment};
 use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
 use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
 use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
+use crate::id::id_time;
 use crate::id::{Epoch, Sequence, VmId};
 use crate::journal::frame::RecordNumber;
 use crate::journal::{

@@ -1,9 +1,11 @@
 //! What things are known by: a transaction's sequence, a VM, a workload, a start of the host.
 
+use crate::clock::Timestamp;
 use crate::name::Name;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
+use uuid::Uuid;
 
 /// A transaction's place in the history of its service: 1 for the first. 0 stands before it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
@@ -115,5 +117,28 @@ impl TryFrom<String> for WorkloadHash {
 
     fn try_from(text: String) -> Result<Self, Self::Error> {
         text.parse()
+    }
+}
+
+/// The time in an id that is a UUID of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
+#[must_use]
+pub fn id_time(id: &str) -> Option<Timestamp> {
+    let uuid = Uuid::try_parse(id).ok().filter(|uuid| uuid.get_version_num() == 7)?;
+    let (seconds, nanoseconds) = uuid.get_timestamp()?.to_unix();
+    Some(Timestamp(seconds.checked_mul(1_000_000_000)?.checked_add(nanoseconds.into())?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_in_an_id_is_that_of_a_version_7_uuid() {
+        // The example of RFC 9562, appendix A.6: 2022-02-22T19:22:22Z.
+        let id = "017F22E2-79B0-7CC3-98C4-DC0C0C07398F";
+        assert_eq!(id_time(id), Some(Timestamp(1_645_557_742_000_000_000)));
+        for other in ["", "t1", "919108f7-52d1-4320-9bac-f847db4148a8", "017F22E2-79B0-7CC3-98C4-DC0C0C07398"] {
+            assert_eq!(id_time(other), None, "{other}");
+        }
     }
 }

@@ -3,10 +3,11 @@
 use super::keeper::SNAPSHOTS_KEPT;
 use super::orphans::{Orphan, Orphans, Search};
 use super::{DataError, read_workload};
-use crate::answers::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId, id_time};
+use crate::answers::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId};
 use crate::catalog::{Catalog, ServiceEntry};
 use crate::clock::Timestamp;
 use crate::id::WorkloadHash;
+use crate::id::id_time;
 use crate::id::{Epoch, Sequence};
 use crate::journal::answer::AnswerPlace;
 use crate::journal::durable::FoundAnswer;

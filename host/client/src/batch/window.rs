@@ -127,7 +127,7 @@ impl Window {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::transaction::Outcome;
+    use lifeboat_api::transaction::Outcome;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

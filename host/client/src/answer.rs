@@ -2,13 +2,13 @@
 
 use super::ClientError;
 use super::error::retry_after;
-use crate::api::{
+use bytes::Bytes;
+use lifeboat_api::http::{
     self, FAILOVER_HEADER, FUEL_USED_HEADER, OUTCOME_HEADER, REPEATED_HEADER, SEQUENCE_HEADER, TRANSACTION_ID_HEADER,
     VM_HEADER,
 };
-use crate::text::Printable;
-use crate::transaction::Outcome;
-use bytes::Bytes;
+use lifeboat_api::text::Printable;
+use lifeboat_api::transaction::Outcome;
 use reqwest::header::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
@@ -53,7 +53,7 @@ pub(super) fn read(headers: &HeaderMap, body: Bytes) -> Option<Answer> {
     let outcome = Outcome::ALL.into_iter().find(|outcome| outcome.to_string() == word)?;
     let body = match outcome {
         Outcome::Ok => body,
-        Outcome::Refused | Outcome::Failed => serde_json::from_slice::<api::Problem>(&body).ok()?.detail.into(),
+        Outcome::Refused | Outcome::Failed => serde_json::from_slice::<http::Problem>(&body).ok()?.detail.into(),
         Outcome::Denied => return None,
     };
     Some(Answer {

@@ -1,16 +1,16 @@
 //! The client of the HTTP API: what the command line uses, for Rust programs.
 //!
 //! ```text
-//!   client.rs               requests and their replies
-//!   client/error.rs         what went wrong, and what to do
-//!   client/answer.rs        how a transaction ended
-//!   client/batch.rs         many transactions, over as many connections as it takes
-//!   client/batch/window.rs  which of them to send again
-//!   client/batch/silence.rs when a server has said nothing for too long
-//!   client/ids.rs           ids of lines that have none
-//!   client/events.rs        events, over as many connections as it takes
-//!   client/sse.rs           the format in which they come
-//!   client/profile.rs       which server, who, and the token
+//!   lib.rs           requests and their replies
+//!   error.rs         what went wrong, and what to do
+//!   answer.rs        how a transaction ended
+//!   batch.rs         many transactions, over as many connections as it takes
+//!   batch/window.rs  which of them to send again
+//!   batch/silence.rs when a server has said nothing for too long
+//!   ids.rs           ids of lines that have none
+//!   events.rs        events, over as many connections as it takes
+//!   sse.rs           the format in which they come
+//!   profile.rs       which server, who, and the token
 //! ```
 //!
 //! A token goes to the one server that the client was made for: no redirect is followed and no proxy is asked. Futures
@@ -32,11 +32,11 @@ pub use ids::{ID_BLOCK_AGE_MAX, ID_BLOCK_LINES_MAX, IdBlock, LineIds, uuid_v7};
 pub use profile::{PROFILE_BYTES_MAX, Profile, ProfileError};
 pub use sse::{EVENT_BYTES_MAX, Frame, Parser, TooLong};
 
-use crate::api::{
+use bytes::{Bytes, BytesMut};
+use lifeboat_api::http::{
     AllUsage, Deployment, DropReply, DropRequest, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword,
     NewUser, Service, Services, Usage, User, Users, WhoAmI,
 };
-use bytes::{Bytes, BytesMut};
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};

@@ -1,6 +1,6 @@
 //! Ids for transactions whose client gave them none.
 
-use crate::clock::Timestamp;
+use lifeboat_api::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -97,7 +97,7 @@ impl LineIds {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answers::id_time;
+    use lifeboat_api::id::id_time;
     use proptest::prelude::*;
     use std::collections::BTreeMap;
 

@@ -9,14 +9,14 @@ mod window;
 pub use window::{WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
 
 use super::{Backoff, Client, ClientError};
-use crate::api::JSON_LINES;
-use crate::lines::{self, Line, parse_envelope};
-use crate::name::Name;
-use crate::text::Printable;
-use crate::transaction::Outcome;
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
+use lifeboat_api::http::JSON_LINES;
+use lifeboat_api::lines::{self, Line, parse_envelope};
+use lifeboat_api::name::Name;
+use lifeboat_api::text::Printable;
+use lifeboat_api::transaction::Outcome;
 use reqwest::header::CONTENT_TYPE;
 use reqwest::{Body, Method};
 use serde::Deserialize;
@@ -419,7 +419,7 @@ fn split(bytes: BoxStream<'static, Result<Bytes, ClientError>>) -> BoxStream<'st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::client::Server;
+    use crate::Server;
     use std::cell::Cell;
 
     fn named_text(text: &str) -> Result<(String, String), String> {

@@ -1,8 +1,8 @@
 //! What goes wrong between a client and a server, and what to do about it.
 
-use crate::api;
-use crate::text::Printable;
-use crate::transaction::Outcome;
+use lifeboat_api::http as api;
+use lifeboat_api::text::Printable;
+use lifeboat_api::transaction::Outcome;
 use reqwest::header::{HeaderMap, RETRY_AFTER};
 use std::error::Error;
 use std::io;
