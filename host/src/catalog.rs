@@ -6,7 +6,9 @@
 //! which only the file tells: it failed between the write that makes it count and the sync after that. After a write that
 //! failed, for want of room as a rule, the next change opens the file anew, as a start would, and what it reads then is
 //! final; a sync that failed is the
-//! end until the directory is opened again, since nobody knows what is on the disk.
+//! end until the directory is opened again, since nobody knows what is on the disk. Before each change, and before the file
+//! is opened anew, [`Storage::check_lock`] finds whether it still stands at its path: whatever is written to one that was
+//! removed or replaced is gone with the next start.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
 //! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
@@ -333,7 +335,8 @@ impl Catalog {
     /// the change that failed.
     ///
     /// # Errors
-    /// [`CatalogError::Poisoned`], or those of [`Catalog::open`].
+    /// [`CatalogError::Poisoned`], or those of [`Catalog::open`]. [`CatalogError::Storage`] too if another file or directory
+    /// stands at the path of the one that was opened, [`CatalogError::NotACatalog`] if it is of another directory.
     pub(crate) fn mend(&self) -> Result<(), CatalogError> {
         if self.current().progress.failed().is_none() {
             return Ok(());
@@ -345,6 +348,8 @@ impl Catalog {
             (Some(Failed::Write), Some(storage)) => storage,
             _ => return Err(CatalogError::Poisoned),
         };
+        // Or another file would be opened in the place of the one that failed.
+        storage.check_lock().map_err(CatalogError::storage("be sure of"))?;
         let (file, _) = open_file(&**storage)?;
         let progress = Arc::new(Progress::of(file, open.progress.missing()));
         let anew = match Self::open_backend(Backend::new(Arc::clone(&progress)), Arc::clone(&progress), false) {
@@ -355,6 +360,11 @@ impl Catalog {
             }
             anew => anew?,
         };
+        if anew.directory != self.directory {
+            // Nor is anything written to it when it is dropped.
+            progress.fail(Failed::Otherwise);
+            return Err(CatalogError::NotACatalog { reason: "it belongs to another directory".into() });
+        }
         // What failed writes nothing any more, not even when it is dropped.
         *open = anew.open.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(())
@@ -442,7 +452,8 @@ impl Catalog {
     /// Puts a seal in the place of the one that is there, or takes it away.
     ///
     /// # Errors
-    /// [`CatalogError::Poisoned`], [`CatalogError::Storage`], [`CatalogError::Damaged`]: the old one is there.
+    /// [`CatalogError::Poisoned`], [`CatalogError::Storage`], [`CatalogError::Damaged`]: the old one is there. So it is after
+    /// [`CatalogError::Storage`] since the file was removed or replaced; once it is put back, changes are made again.
     /// [`CatalogError::OutcomeUnknown`]: the old or the new one is there when the catalog is opened again.
     pub fn set_seal(&self, seal: Option<&Seal>) -> Result<(), CatalogError> {
         let bytes = seal.map(|seal| postcard::to_stdvec(seal).expect("a seal is plain numbers"));
@@ -684,6 +695,10 @@ impl Catalog {
             error => error,
         };
         let transaction = open.begin(room).map_err(failed).map_err(refused)?;
+        // What is written to a file that was replaced is gone with the next start.
+        if let Some(Err(error)) = self.storage.get().map(|storage| storage.check_lock()) {
+            return Err(CatalogError::storage("be sure of")(error));
+        }
         match open.progress.hold_reserve() {
             Err(source) if room == Room::Ordinary => {
                 // Whatever the end of the transaction writes may take it.

@@ -527,6 +527,71 @@ fn a_sync_that_fails_while_the_file_is_opened_anew_is_final() -> Result<(), Cata
     Ok(())
 }
 
+/// As an operator does it who puts a copy back while the host runs.
+#[test]
+fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), CatalogError> {
+    let directory = tempfile::tempdir().map_err(catalog_error)?;
+    let (path, aside) = (directory.path().join(CATALOG_FILE), directory.path().join("aside"));
+    let storage = DiskStorage::open(directory.path()).map_err(catalog_error)?;
+    drop(Catalog::create(&storage, DIRECTORY_ID)?);
+    let _lock = storage.lock().map_err(catalog_error)?;
+    let catalog = Catalog::open(&storage)?;
+    catalog.reopen_from(Arc::new(storage));
+    catalog.put_service(&name("bank"), &entry(1))?;
+    let old = content(&catalog)?;
+    std::fs::rename(&path, &aside).map_err(catalog_error)?;
+    for is_removed in [true, false] {
+        if !is_removed {
+            std::fs::copy(&aside, &path).map_err(catalog_error)?;
+        }
+        let changes = [
+            catalog.set_seal(Some(&seal(1))),
+            catalog.put_service(&name("shop"), &entry(2)),
+            catalog.change_accounts(&accounts_change(1, 2), Room::Ordinary),
+            catalog.change_accounts(&accounts_change(1, 2), Room::Reserve),
+            catalog.remove_service(&name("bank"), END, &catalog.hold_users()).map(drop),
+        ];
+        for change in changes {
+            assert!(matches!(change, Err(CatalogError::Storage { action: "be sure of", .. })), "{change:?}");
+        }
+        assert_eq!(content(&catalog)?, old);
+    }
+    // The file that was opened has none of it, and is good again in its place.
+    std::fs::rename(&aside, &path).map_err(catalog_error)?;
+    catalog.set_seal(Some(&seal(2)))?;
+    assert_eq!(content(&catalog)?, Content { seal: Some(seal(2)), ..old });
+    Ok(())
+}
+
+#[test]
+fn another_file_is_not_opened_in_the_place_of_one_whose_write_failed() -> Result<(), CatalogError> {
+    let failed = || {
+        let storage = SimulatedStorage::new(1);
+        let (catalog, old) = filled(&storage)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+        assert!(catalog.set_seal(None).is_err() && write.has_fired());
+        Ok::<_, CatalogError>((storage, catalog, old))
+    };
+    let (storage, catalog, old) = failed()?;
+    storage.replace();
+    let opened = storage.count(Operation::Open);
+    let mended = catalog.mend();
+    assert!(matches!(mended, Err(CatalogError::Storage { action: "be sure of", .. })), "{mended:?}");
+    assert_eq!((storage.count(Operation::Open), content(&catalog)?), (opened, old));
+
+    let (storage, catalog, old) = failed()?;
+    storage.rename(CATALOG_FILE, "aside").map_err(catalog_error)?;
+    drop(Catalog::create(&storage, DirectoryId([8; 16]))?);
+    for _ in 0..2 {
+        let mended = catalog.mend();
+        assert!(matches!(mended, Err(CatalogError::NotACatalog { .. })), "{mended:?}");
+    }
+    assert_eq!(content(&catalog)?, old);
+    storage.rename("aside", CATALOG_FILE).map_err(catalog_error)?;
+    catalog.set_seal(None)
+}
+
 #[test]
 fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
     let mut unknown = [0; 2];

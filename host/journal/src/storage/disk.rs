@@ -255,12 +255,19 @@ impl Storage for DiskStorage {
                 );
                 return Err(io::Error::other(text));
             }
+            (Some(_), Err(error)) if error.kind() == io::ErrorKind::NotFound => {
+                let text = format!(
+                    "no file stands at its '{LASTING_FILE}' any more; move the one back that was opened, or put the newest \
+                     copy there, and start again"
+                );
+                return Err(io::Error::other(text));
+            }
             // It was created since.
             (None, Ok(_)) => match lock_lasting_file(&self.path) {
                 Ok(file) => held.lasting = file,
                 Err(_) => return Err(taken(LASTING_FILE)),
             },
-            // Without it nobody else takes the directory.
+            // There is none yet, or it cannot be looked at, which does not say that it is another.
             _ => {}
         }
         Ok(())
@@ -485,14 +492,15 @@ mod tests {
     }
 
     #[test]
-    fn a_lasting_file_that_is_replaced_is_noticed() -> io::Result<()> {
+    fn a_lasting_file_that_is_removed_or_replaced_is_noticed() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
         let storage = DiskStorage::open(directory.path())?;
         storage.create(LASTING_FILE)?;
         let _guard = storage.lock()?;
         storage.check_lock()?;
         storage.rename(LASTING_FILE, "aside")?;
-        storage.check_lock()?;
+        let removed = storage.check_lock().expect_err("there is none").to_string();
+        assert!(removed.contains("no file stands at its 'catalog.redb'"), "{removed}");
         storage.create(LASTING_FILE)?;
         let replaced = storage.check_lock().expect_err("it is another").to_string();
         assert!(replaced.contains("another file stands at its 'catalog.redb'"), "{replaced}");
