@@ -17,6 +17,7 @@ mod health;
 mod input;
 mod listener;
 mod lists;
+mod long_lists;
 mod pieces;
 mod problem;
 mod read_rate;
@@ -34,6 +35,7 @@ pub use events::{
     STREAMS_PER_USER_MAX, STREAMS_RESERVED,
 };
 pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, UNSENT_BYTES_MAX, connections_max};
+pub use long_lists::{LONG_LISTS_BYTES_MAX, LONG_LISTS_RESERVED_BYTES};
 pub use problem::DETAIL_BYTES_MAX;
 pub use read_rate::{DRAINED_BYTES_MAX, DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, READ_RATE_MIN};
 pub use services::{STATUS_MAX, UPLOADS_MAX};
@@ -57,6 +59,7 @@ use crate::size::FUEL_MIN;
 use axum::Router;
 use axum::http::Method;
 use deploys::Deploys;
+use long_lists::LongLists;
 use routes::{Api, Content, Needs, Route, json_of, name_schema};
 use serde_json::json;
 use shares::Shares;
@@ -110,8 +113,8 @@ struct Shared {
     budgets: Budgets,
     /// What answers may take that only tell how all is.
     lists: Budgets,
-    /// The turn of one that may take more than any other answer.
-    long_lists: lists::LongLists,
+    /// Those of them that may take more than any other answer.
+    long_lists: LongLists,
     /// Places for workloads that are being sent.
     uploads: Arc<Semaphore>,
     /// Places for streams of events.
@@ -167,7 +170,7 @@ impl Server {
             phase,
             budgets: Budgets::default(),
             lists: Budgets::of_lists(),
-            long_lists: lists::LongLists::default(),
+            long_lists: LongLists::default(),
             uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
             streams,
             streams_of,

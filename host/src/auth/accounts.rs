@@ -461,6 +461,12 @@ impl Accounts {
         self.authority().users()
     }
 
+    /// On how many services each user has grants, of all users together.
+    #[must_use]
+    pub fn granted_services(&self) -> usize {
+        self.authority().granted_services()
+    }
+
     /// What is known of one user.
     #[must_use]
     pub fn account(&self, user: &str) -> Option<Account> {

@@ -243,6 +243,12 @@ impl Authority {
         self.users.len()
     }
 
+    /// On how many services each user has grants, of all users together.
+    #[must_use]
+    pub fn granted_services(&self) -> usize {
+        self.users.values().map(|user| user.grants.len()).sum()
+    }
+
     /// Which incarnation of their name `user` is.
     pub(super) fn incarnation(&self, user: &str) -> u64 {
         self.users.get(user).map_or(0, |user| user.incarnation)
@@ -305,6 +311,21 @@ mod tests {
         let root = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
         let [ada, root] = [token, root].map(|token| authority.authenticate(token.reveal(), NOW).expect("valid"));
         (authority, ada, root)
+    }
+
+    #[test]
+    fn the_services_on_which_users_have_grants_are_counted_for_each_of_them() {
+        let (mut authority, _) = bank();
+        authority.add_user(&name("bob"));
+        for (user, service, grant) in [
+            ("ada", "bank", Grant::Transact),
+            ("ada", "bank", Grant::Observe),
+            ("ada", "shop", Grant::Observe),
+            ("bob", "bank", Grant::Observe),
+        ] {
+            assert!(authority.grant(user, &name(service), grant));
+        }
+        assert_eq!(authority.granted_services(), 3);
     }
 
     #[test]

@@ -43,7 +43,7 @@ pub(super) async fn metrics(
 ) -> Result<Response, Problem> {
     let accept = headers.get_all(ACCEPT).iter().filter_map(|value| value.to_str().ok()).collect::<Vec<_>>().join(",");
     let format = Format::of_accept(&accept);
-    let account = lists::account(&shared, identity.as_ref().map(|Extension(identity)| identity));
+    let audience = lists::audience(&shared, identity.as_ref().map(|Extension(identity)| identity));
     let services = shared.host.queue_lengths().len() + shared.host.idle_services().len();
     let text = async {
         let scrape = Scrape {
@@ -57,7 +57,7 @@ pub(super) async fn metrics(
     };
     // The host itself takes some.
     let entries = (1 + services).saturating_mul(ENTRIES_OF_SERVICE);
-    let mut response = lists::made(&shared.long_lists, &account, entries, format.content_type(), text).await?;
+    let mut response = lists::made(&shared.long_lists, &audience, entries, format.content_type(), text).await?;
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));
     Ok(response)
 }

@@ -1,10 +1,11 @@
 //! Lists, metrics and whatever else a `GET` tells: counted until its client has read it, beside answers to transactions.
 //!
 //! What grows with the services or users of a host takes room before it is made, for as much as it takes while it is made,
-//! and keeps what it is long. One that takes more than the largest answer waits until no other such list is made or read.
-//! The rest is short: it is counted once it is there.
+//! and keeps what it is long. One that may take more than the largest answer waits for its turn to be made, and one that is
+//! longer is counted beside them, in full ([`LongLists`]). The rest is short: it is counted once it is there.
 
 use super::Shared;
+use super::long_lists::{LONG_LISTS_BYTES_MAX, LongLists, Reader};
 use super::problem::Problem;
 use crate::auth::Identity;
 use crate::budget::{self, ANSWER_BYTES_MAX, Account, LIST_ENTRY_BYTES, ROOM_WAIT_MAX, UNCOUNTED_BYTES_MAX};
@@ -16,16 +17,11 @@ use axum::response::{IntoResponse, Response};
 use futures::FutureExt;
 use serde::Serialize;
 use std::sync::Arc;
-use tokio::sync::Semaphore;
 
-/// The turn to have a list made that takes more than the largest answer, until its client has read it.
-#[derive(Clone)]
-pub(super) struct LongLists(Arc<Semaphore>);
-
-impl Default for LongLists {
-    fn default() -> Self {
-        Self(Arc::new(Semaphore::new(1)))
-    }
+/// Whom a list is for, and what it is counted in while it is short.
+pub(super) struct Audience {
+    account: Arc<Account>,
+    reader: Reader,
 }
 
 /// Marks a response that needs no more room: a list that has it; or the answer to a transaction or query, which was
@@ -45,43 +41,57 @@ pub(super) fn account(shared: &Shared, identity: Option<&Identity>) -> Arc<Accou
     }
 }
 
+/// The same for a list.
+pub(super) fn audience(shared: &Shared, identity: Option<&Identity>) -> Audience {
+    let (user, is_admin) = (identity.map(|identity| identity.user.clone()), identity.is_some_and(|it| it.is_admin));
+    Audience { account: account(shared, identity), reader: Reader { user, is_admin } }
+}
+
 /// The JSON that `make` makes, once there is room for a list of so many entries.
 ///
 /// # Errors
-/// That of `make`; or there is no room within [`ROOM_WAIT_MAX`], and nothing is made.
+/// That of `make`; or there is no room or no turn within [`ROOM_WAIT_MAX`], and nothing is made; or what is made is longer
+/// than there is room for.
 pub(super) async fn list<T: Serialize>(
     long_lists: &LongLists,
-    account: &Arc<Account>,
+    audience: &Audience,
     entries: usize,
     make: impl Future<Output = Result<T, Problem>>,
 ) -> Result<Response, Problem> {
     let make = async { Ok(serde_json::to_vec(&make.await?).expect("texts and numbers are JSON")) };
-    made(long_lists, account, entries, "application/json", make).await
+    made(long_lists, audience, entries, "application/json", make).await
 }
 
 /// The same of any type.
 pub(super) async fn made(
     long_lists: &LongLists,
-    account: &Arc<Account>,
+    audience: &Audience,
     entries: usize,
     content_type: &'static str,
     make: impl Future<Output = Result<Vec<u8>, Problem>>,
 ) -> Result<Response, Problem> {
+    let Audience { account, reader } = audience;
     let bytes = entries.saturating_mul(LIST_ENTRY_BYTES);
-    // Of these nobody knows how much they take. There is one at a time.
-    let turn = if bytes > ANSWER_BYTES_MAX {
-        let turn = Arc::clone(&long_lists.0).acquire_owned();
-        Some(tokio::time::timeout(ROOM_WAIT_MAX, turn).await.ok().and_then(Result::ok).ok_or_else(no_turn)?)
-    } else {
-        None
-    };
     let mut permit = account.take_within(bytes.min(ANSWER_BYTES_MAX), ROOM_WAIT_MAX).await.ok_or_else(no_room)?;
+    // Of these nobody knows how much they take. There is one at a time, and only until it is made: who reads it, reads it
+    // when they like.
+    let turn = match bytes > ANSWER_BYTES_MAX {
+        true => Some(tokio::time::timeout(ROOM_WAIT_MAX, long_lists.turn(reader)).await.map_err(|_| no_turn())?),
+        false => None,
+    };
     // Without what a buffer has beyond its end, since that is not counted.
     let body = make.await?.into_boxed_slice();
-    if !permit.resize(body.len().min(ANSWER_BYTES_MAX)) {
+    drop(turn);
+    let length = body.len();
+    let body = if length > ANSWER_BYTES_MAX {
+        drop(permit);
+        budget::held(body.into(), long_lists.take(reader, length).ok_or_else(|| no_room_for_long(length))?)
+    } else if permit.resize(length) {
+        budget::held(body.into(), permit)
+    } else {
         return Err(no_room());
-    }
-    let mut response = Response::new(Body::from(budget::held(body.into(), (permit, turn))));
+    };
+    let mut response = Response::new(Body::from(body));
     response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     response.extensions_mut().insert(IsCounted);
     Ok(response)
@@ -111,8 +121,16 @@ fn no_room() -> Problem {
 fn no_turn() -> Problem {
     let bytes = ByteCount(ANSWER_BYTES_MAX as u64);
     let text = format!(
-        "the answer may take more than {bytes}, and another such list or scrape is being made or read; try again when it \
-         is read"
+        "the answer may take more than {bytes}, and other such lists or scrapes are being made; try again when they are made"
+    );
+    Problem::later("answers_unread", text)
+}
+
+fn no_room_for_long(length: usize) -> Problem {
+    let (bytes, bytes_max) = (ByteCount(length as u64), ByteCount(LONG_LISTS_BYTES_MAX as u64));
+    let text = format!(
+        "no room for the answer of {bytes}: long lists and scrapes that are answered and not read take all that you or the \
+         host may take for them, of {bytes_max} in all; read those that came before, and try again"
     );
     Problem::later("answers_unread", text)
 }
@@ -124,15 +142,26 @@ mod tests {
     use crate::name::Name;
     use axum::http::StatusCode;
 
-    fn account(budgets: &Budgets) -> Arc<Account> {
-        budgets.account(&budgets.connection(), &Name::new("ada").expect("a name"))
+    /// Entries of a list that may take more than an answer.
+    const LONG: usize = ANSWER_BYTES_MAX / LIST_ENTRY_BYTES + 1;
+
+    fn user(budgets: &Budgets, user: &str) -> Audience {
+        let user = Name::new(user).expect("a name");
+        let account = budgets.account(&budgets.connection(), &user);
+        Audience { account, reader: Reader { user: Some(user), is_admin: false } }
+    }
+
+    fn admin(budgets: &Budgets, user: &str) -> Audience {
+        let user = Name::new(user).expect("a name");
+        let account = budgets.account_of_admin(&budgets.connection(), &user);
+        Audience { account, reader: Reader { user: Some(user), is_admin: true } }
     }
 
     #[tokio::test]
     async fn what_only_tells_is_counted_and_not_sent_without_room() {
         const LENGTH: usize = 100_000;
         let budgets = Budgets::new(5 * LENGTH, 2 * LENGTH, LENGTH);
-        let ada = account(&budgets);
+        let ada = user(&budgets, "ada").account;
         let told = || Response::new(Body::from(vec![b'x'; LENGTH]));
         let response = counted(told(), || Arc::clone(&ada));
         assert_eq!((response.status(), budgets.taken()), (StatusCode::OK, LENGTH));
@@ -149,7 +178,7 @@ mod tests {
     #[tokio::test]
     async fn a_list_is_made_when_there_is_room_for_it_and_keeps_what_it_is_long() {
         let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
-        let ada = account(&budgets);
+        let ada = user(&budgets, "ada");
         let response = list(&long_lists, &ada, 100, async {
             assert_eq!(budgets.taken(), 100 * LIST_ENTRY_BYTES, "before it is made");
             Ok("x".repeat(50_000))
@@ -159,7 +188,7 @@ mod tests {
         let response = counted(response, || panic!("it is counted once"));
         let longer = list(&long_lists, &ada, 1, async { Ok("x".repeat(60_000)) }).await.expect("there is room");
         assert_eq!(budgets.taken(), 50_002 + 60_002, "of more than was thought");
-        let full = ada.take(ANSWER_BYTES_MAX - 200_000).expect("there is room");
+        let full = ada.account.take(ANSWER_BYTES_MAX - 200_000).expect("there is room");
         let denied = list::<()>(&long_lists, &ada, 100, async { panic!("it is made without room") }).await;
         assert!(denied.is_err_and(|problem| problem.is_unavailable()));
         drop((response, longer, full));
@@ -167,16 +196,41 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_list_that_may_take_more_than_an_answer_waits_until_no_other_is_read() {
-        const LONG: usize = ANSWER_BYTES_MAX / LIST_ENTRY_BYTES + 1;
+    async fn a_list_that_may_take_more_than_an_answer_waits_until_no_other_is_made() {
         let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
-        let account = |user| budgets.account(&budgets.connection(), &Name::new(user).expect("a name"));
-        let (ada, bob) = (account("ada"), account("bob"));
-        let first = list(&long_lists, &ada, LONG, async { Ok("long") }).await.expect("it is the only one");
+        let (ada, bob, eve) = (admin(&budgets, "ada"), admin(&budgets, "bob"), user(&budgets, "eve"));
+        let mut first = std::pin::pin!(list::<()>(&long_lists, &ada, LONG, std::future::pending()));
+        assert!(first.as_mut().now_or_never().is_none(), "it is being made");
         let second = list::<()>(&long_lists, &bob, LONG, async { panic!("it is made beside another") });
         assert!(second.now_or_never().is_none(), "it waits");
         list(&long_lists, &bob, LONG - 1, async { Ok("short") }).await.expect("short ones do not wait");
-        drop(first);
-        list(&long_lists, &bob, LONG, async { Ok("long") }).await.expect("the other is read");
+        list(&long_lists, &eve, LONG, async { Ok("long") }).await.expect("those of others do not wait for admins'");
+    }
+
+    #[tokio::test]
+    async fn an_admin_who_does_not_read_a_long_list_keeps_no_other_from_theirs() {
+        const LENGTH: usize = 25 * 1024 * 1024;
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let (ada, bob) = (admin(&budgets, "ada"), admin(&budgets, "bob"));
+        let long = async || Ok("x".repeat(LENGTH));
+        let unread = list(&long_lists, &ada, LONG, long()).await.expect("it is the only one");
+        assert_eq!((long_lists.taken(), budgets.taken()), (LENGTH + 2, 0), "it is counted in full");
+        let counted = counted(unread, || panic!("it is counted once"));
+        let of_bob = list(&long_lists, &bob, LONG, long()).await.expect("the turn ends when the list is made");
+        let denied = list(&long_lists, &ada, LONG, long()).await;
+        assert!(denied.is_err_and(|problem| problem.is_unavailable()), "she has one, and half the room");
+        list(&long_lists, &ada, LONG, async { Ok("short") }).await.expect("one that turns out to be short is sent");
+        drop((counted, of_bob));
+        assert_eq!((long_lists.taken(), budgets.taken()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_list_of_few_entries_that_turns_out_to_be_long_is_counted_in_full() {
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let ada = admin(&budgets, "ada");
+        let unread = list(&long_lists, &ada, 1, async { Ok("x".repeat(2 * ANSWER_BYTES_MAX)) });
+        let unread = unread.await.expect("there is room");
+        assert_eq!(long_lists.taken(), 2 * ANSWER_BYTES_MAX + 2);
+        drop(unread);
     }
 }

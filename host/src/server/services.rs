@@ -210,7 +210,7 @@ async fn list_of<T: Serialize>(
         let entries = joined(tokio::task::spawn_blocking(move || of_shared.host.entries_where(is_theirs))).await?;
         Ok(make(entries).await)
     };
-    lists::list(&shared.long_lists, &lists::account(shared, Some(identity)), count, list).await
+    lists::list(&shared.long_lists, &lists::audience(shared, Some(identity)), count, list).await
 }
 
 /// Does something to its end, also if the client hangs up: then what handles its request is dropped where it stands, and a

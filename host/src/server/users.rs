@@ -21,6 +21,10 @@ use std::time::Duration;
 /// The longest body of a request about users, in bytes.
 pub const USER_BODY_BYTES_MAX: usize = 16 * 1024;
 
+/// Services on which users have grants that take as much as one entry of a list: what is known of each, its name, and both
+/// as JSON, are up to 1 KiB.
+const GRANTS_PER_ENTRY: usize = 4;
+
 pub(super) async fn log_in(
     State(shared): State<Arc<Shared>>,
     Extension(connection): Extension<Arc<Connection>>,
@@ -76,8 +80,8 @@ pub(super) async fn list(
         grants: grants(&account),
     };
     let list = async { Ok(Users { users: shared.accounts.list().into_iter().map(user).collect() }) };
-    let account = lists::account(&shared, Some(&identity));
-    lists::list(&shared.long_lists, &account, shared.accounts.users(), list).await
+    let entries = shared.accounts.users() + shared.accounts.granted_services().div_ceil(GRANTS_PER_ENTRY);
+    lists::list(&shared.long_lists, &lists::audience(&shared, Some(&identity)), entries, list).await
 }
 
 pub(super) async fn add(
