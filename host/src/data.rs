@@ -355,7 +355,7 @@ impl Locked {
             awaited: Arc::default(),
             options: options.clone(),
             is_recovered: AtomicBool::new(false),
-            reclaiming: Arc::default(),
+            reclaiming: Arc::new(tokio::sync::Mutex::new(Some(0))),
             is_reclaim_waiting: AtomicBool::new(false),
             _lock: lock,
         });
@@ -436,7 +436,7 @@ pub struct DataDirectory {
     options: DataOptions,
     is_recovered: AtomicBool,
     /// Held while space is given back: how long the journal was when it was last told that it is pinned.
-    reclaiming: Arc<tokio::sync::Mutex<u64>>,
+    reclaiming: Arc<tokio::sync::Mutex<Option<u64>>>,
     /// Whether a reclaim was asked for that has not begun: it waits for `reclaiming`.
     is_reclaim_waiting: AtomicBool,
     // The last field, as fields are dropped in order: the catalog still writes when it is closed.
@@ -636,6 +636,12 @@ impl DataDirectory {
         self.reclaiming.lock().await
     }
 
+    /// Waits for the reclaim that is under way. None begins afterwards: what was asked for meanwhile has the directory no
+    /// more, so that it is free once this one is dropped.
+    pub(crate) async fn end_reclaims(&self) {
+        *self.reclaiming.lock().await = None;
+    }
+
     /// Finds a service that does not run, as a start would. The journal is to be held still until the service's board is
     /// registered, or nobody would be told where records are carried meanwhile.
     ///
@@ -672,15 +678,22 @@ impl DataDirectory {
             return;
         }
         if let Ok(mut told_bytes) = self.reclaiming.try_lock() {
-            return self.reclaim_now(&mut told_bytes, events).await;
+            if let Some(told_bytes) = &mut *told_bytes {
+                self.reclaim_now(told_bytes, events).await;
+            }
+            return;
         }
-        let (directory, events) = (Arc::clone(self), Arc::clone(events));
+        let (directory, reclaiming) = (Arc::downgrade(self), Arc::clone(&self.reclaiming));
+        let events = Arc::clone(events);
         tokio::spawn(async move {
-            let mut told_bytes = Arc::clone(&directory.reclaiming).lock_owned().await;
-            directory.reclaim_now(&mut told_bytes, &events).await;
-            // Whoever holds records still next, as a stop does, finds the directory given up.
-            drop(directory);
-            drop(told_bytes);
+            let mut told_bytes = reclaiming.lock_owned().await;
+            // It has the directory only while it holds the lock, and not once a stop has had it: a stop does not wait for
+            // a task that has not begun.
+            if let Some(told_bytes) = &mut *told_bytes
+                && let Some(directory) = directory.upgrade()
+            {
+                directory.reclaim_now(told_bytes, &events).await;
+            }
         });
     }
 
@@ -987,6 +1000,23 @@ mod tests {
         // Whoever holds records still next comes after it.
         let _still = directory.hold_still().await;
         assert_eq!(segments(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reclaim_that_waits_does_not_have_the_directory_after_a_stop() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
+        let still = directory.hold_still().await;
+        let events: EventSink = Arc::new(|_| {});
+        directory.reclaim(&events).await;
+        drop(still);
+        // Its task has not run yet.
+        directory.end_reclaims().await;
+        directory.close().expect("sealed");
+        drop(directory);
+        drop(open(&storage));
+        tokio::task::yield_now().await;
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
     }
 
     #[tokio::test]

@@ -312,8 +312,8 @@ impl Host {
             not_snapshotted: first.not_snapshotted.into_iter().chain(rest.not_snapshotted).collect(),
         };
         if let Some(directory) = &self.data {
-            // A reclaim that the last snapshots asked for still has the directory.
-            drop(directory.hold_still().await);
+            // One that the last snapshots asked for still has the directory.
+            directory.end_reclaims().await;
             on_disk(directory, DataDirectory::close).await?;
         }
         Ok(ended)
