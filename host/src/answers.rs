@@ -136,8 +136,9 @@ pub(crate) struct ForgottenTimes {
     pub(crate) past: NewestTimes,
     /// Those of ids whose own clock was ahead. They count once the host's clock has reached them.
     pub(crate) ahead: NewestTimes,
-    /// Those that counted before the host's clock was put back. They count again once it has reached them.
-    pub(crate) put_back: NewestTimes,
+    /// Those that counted before the host's clock was put back, for each of the last times that it was, the nearest first.
+    /// They count again once it has reached them.
+    pub(crate) put_back: Vec<NewestTimes>,
 }
 
 /// The newest times in some ids.
@@ -156,7 +157,7 @@ impl ForgottenTimes {
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        [&self.past, &self.ahead, &self.put_back].iter().all(|times| times.newest().is_none())
+        [&self.past, &self.ahead].into_iter().chain(&self.put_back).all(|times| times.newest().is_none())
     }
 
     /// What a snapshot file retains.
@@ -186,20 +187,24 @@ struct Forgotten {
     past: Option<Timestamp>,
     /// The newest that was further ahead of the host's clock: it counts once the clock has reached it.
     ahead: Option<Timestamp>,
-    /// The newest that counted before the clock was put back: it counts again once the clock has reached it. It has a place
-    /// of its own: one time that is far ahead must not hide those that the clock will reach soon.
-    put_back: Option<Timestamp>,
+    /// The newest that counted before the clock was put back, for each of the last times that it was, the nearest first:
+    /// they count again once the clock has reached them. Each has a place of its own, beside `ahead`: one time that is far
+    /// ahead must not hide those that the clock will reach soon.
+    put_back: [Option<Timestamp>; PUT_BACK_KEPT],
 }
+
+/// How many times are retained that a clock that was put back cuts off, for each user. Of more the two farthest become one.
+pub(crate) const PUT_BACK_KEPT: usize = 4;
 
 impl Forgotten {
     fn newest(&self) -> Option<Timestamp> {
-        self.past.max(self.ahead).max(self.put_back)
+        self.put_back.into_iter().fold(self.past.max(self.ahead), Option::max)
     }
 
     /// The newest that counts by the host's clock.
     fn at(&self, wall: Timestamp) -> Option<Timestamp> {
         let reached = |time: Option<Timestamp>| time.filter(|time| *time <= wall);
-        self.past.max(reached(self.ahead)).max(reached(self.put_back))
+        self.put_back.into_iter().map(reached).fold(self.past.max(reached(self.ahead)), Option::max)
     }
 
     fn note(&mut self, time: Timestamp, wall: Timestamp) {
@@ -211,19 +216,30 @@ impl Forgotten {
     /// Notes that the host's clock has been at `time`.
     fn reach(&mut self, time: Timestamp) {
         self.past = self.at(time);
-        for later in [&mut self.ahead, &mut self.put_back] {
-            *later = later.filter(|later| Some(*later) > self.past);
-        }
+        self.ahead = self.ahead.filter(|ahead| Some(*ahead) > self.past);
+        let later = self.put_back.into_iter().flatten().filter(|later| Some(*later) > self.past);
+        self.put_back = nearest(later.collect());
     }
 
     /// Has times count no further ahead of the host's clock than [`ID_CLOCK_SKEW_MAX`].
     fn bound(&mut self, wall: Timestamp) {
         let latest = Some(wall.plus(ID_CLOCK_SKEW_MAX));
         if self.past > latest {
-            self.put_back = self.put_back.max(self.past);
+            self.put_back = nearest(self.put_back.into_iter().chain([self.past]).flatten().collect());
             self.past = latest;
         }
     }
+}
+
+/// As many of these times as there are places, the nearest first. If there are more, the farthest stands for the rest.
+fn nearest(mut times: Vec<Timestamp>) -> [Option<Timestamp>; PUT_BACK_KEPT] {
+    times.sort_unstable();
+    times.dedup();
+    while times.len() > PUT_BACK_KEPT {
+        // What it cut off counts with the farthest.
+        times.remove(times.len() - 2);
+    }
+    std::array::from_fn(|place| times.get(place).copied())
 }
 
 /// Points from (user, id) at the record that holds the answer.
@@ -328,7 +344,7 @@ impl Answers {
             forgotten_of_all: Forgotten {
                 past: forgotten.past.of_all,
                 ahead: forgotten.ahead.of_all,
-                put_back: forgotten.put_back.of_all,
+                put_back: nearest(forgotten.put_back.iter().filter_map(|times| times.of_all).collect()),
             },
             put_forward: 0,
         };
@@ -338,8 +354,9 @@ impl Answers {
         for (user, incarnation, time) in forgotten.ahead.of_users {
             answers.forgotten_of(Caller { user, incarnation }).ahead = Some(time);
         }
-        for (user, incarnation, time) in forgotten.put_back.of_users {
-            answers.forgotten_of(Caller { user, incarnation }).put_back = Some(time);
+        for (user, incarnation, time) in forgotten.put_back.into_iter().flat_map(|times| times.of_users) {
+            let of = answers.forgotten_of(Caller { user, incarnation });
+            of.put_back = nearest(of.put_back.into_iter().flatten().chain([time]).collect());
         }
         // The clock may have been put anywhere meanwhile.
         answers.follow_clock(wall.plus(ID_CLOCK_SKEW_MAX), wall);
@@ -396,7 +413,7 @@ impl Answers {
 
     /// The newest times in ids that were forgotten, of all users.
     pub(crate) fn forgotten_times(&self) -> ForgottenTimes {
-        let newest_times = |time: fn(&Forgotten) -> Option<Timestamp>| {
+        let newest_times = |time: &dyn Fn(&Forgotten) -> Option<Timestamp>| {
             let of_user = |window: &Window| {
                 Some((window.caller.user.clone(), window.caller.incarnation, time(&window.forgotten)?))
             };
@@ -404,9 +421,12 @@ impl Answers {
             NewestTimes { of_all: time(&self.forgotten_of_all), of_users }
         };
         ForgottenTimes {
-            past: newest_times(|of| of.past),
-            ahead: newest_times(|of| of.ahead),
-            put_back: newest_times(|of| of.put_back),
+            past: newest_times(&|of| of.past),
+            ahead: newest_times(&|of| of.ahead),
+            put_back: (0..PUT_BACK_KEPT)
+                .map(|place| newest_times(&|of| of.put_back[place]))
+                .filter(|times| times.newest().is_some())
+                .collect(),
         }
     }
 
@@ -808,15 +828,62 @@ mod tests {
     }
 
     #[test]
+    fn each_of_the_last_times_that_a_clock_was_put_back_is_made_up_for_by_itself() {
+        let ada = caller("ada");
+        let day = Duration::from_secs(86_400);
+        for is_restarted in [false, true] {
+            let mut answers = small(10);
+            let mut now = at(NOW.plus(365 * day));
+            let mut number = 0;
+            // A year ahead at first, and ten minutes each of the next days.
+            let mut send = |answers: &mut Answers, now: Moment| {
+                for _ in 0..11 {
+                    number += 1;
+                    answers.insert(kept(&ada, &number.to_string(), number, now.steady, Some(now.wall), 1), now.wall);
+                    while answers.trim(now).is_some() {}
+                }
+            };
+            let put_back = |answers: &mut Answers, now: &mut Moment, wall: Timestamp| {
+                if is_restarted {
+                    *answers = Answers::new(answers.horizon, answers.forgotten_times(), wall);
+                    *now = at(wall);
+                } else {
+                    let before = std::mem::replace(&mut now.wall, wall).max(wall);
+                    answers.look_at_clock(before, *now);
+                }
+            };
+            send(&mut answers, now);
+            put_back(&mut answers, &mut now, NOW);
+            for days in 1..4_u32 {
+                let time = NOW.plus(days * day);
+                now = Moment { wall: time, steady: now.steady.plus(day) };
+                send(&mut answers, now);
+                assert_eq!(answers.forgotten(&ada, time), Some(time));
+                let behind = Timestamp(time.0 - 600 * SECOND);
+                put_back(&mut answers, &mut now, behind);
+                assert_eq!(answers.forgotten(&ada, behind), Some(behind.plus(ID_CLOCK_SKEW_MAX)));
+                assert_eq!(answers.forgotten(&ada, time), Some(time), "day {days}, {is_restarted}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_more_times_than_there_are_places_the_farthest_stands_for_the_rest() {
+        let times = |times: &[u64]| times.iter().map(|time| Timestamp(*time)).collect::<Vec<_>>();
+        assert_eq!(nearest(times(&[7, 3, 7])), [Some(Timestamp(3)), Some(Timestamp(7)), None, None]);
+        assert_eq!(nearest(times(&[9, 2, 4, 6, 3])), [2, 3, 4, 9].map(|time| Some(Timestamp(time))));
+    }
+
+    #[test]
     fn what_a_file_retains_is_read_as_it_was_and_as_older_hosts_wrote_it() {
         let of_user = |time| (caller("ada").user, 1, Timestamp(time));
         let times = ForgottenTimes {
             past: NewestTimes { of_all: Some(Timestamp(1)), of_users: vec![of_user(2)] },
             ahead: NewestTimes { of_all: None, of_users: vec![of_user(3)] },
-            put_back: NewestTimes { of_all: Some(Timestamp(4)), of_users: vec![of_user(5)] },
+            put_back: vec![NewestTimes { of_all: Some(Timestamp(4)), of_users: vec![of_user(5)] }],
         };
         assert_eq!(ForgottenTimes::from_bytes(&times.to_bytes()).as_ref(), Some(&times));
-        let of_two = ForgottenTimes { put_back: NewestTimes::default(), ..times.clone() };
+        let of_two = ForgottenTimes { put_back: Vec::new(), ..times.clone() };
         let of_past = ForgottenTimes { ahead: NewestTimes::default(), ..of_two.clone() };
         let older = postcard::to_stdvec(&(&times.past, &times.ahead)).expect("it has a form");
         assert_eq!(ForgottenTimes::from_bytes(&older), Some(of_two));
