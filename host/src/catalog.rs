@@ -234,6 +234,15 @@ pub enum CatalogError {
         /// What the disk says.
         source: io::Error,
     },
+    /// What was to be added would leave removals nothing of the longest file. Nothing was changed.
+    #[error(
+        "'{CATALOG_FILE}' is full and takes nothing new; remove services, users or tokens, and start the host again if \
+         it does not go on by itself"
+    )]
+    Full {
+        /// How long it would be.
+        source: io::Error,
+    },
     /// The storage fails. Nothing was changed.
     #[error("cannot {action} '{CATALOG_FILE}'")]
     Storage {
@@ -287,7 +296,7 @@ impl Catalog {
             _ => {}
         }
         let file = storage.create(ASIDE_FILE).map_err(CatalogError::storage("create"))?;
-        let progress = Arc::new(Progress::of(file, 0));
+        let progress = Arc::new(Progress::of(file, CATALOG_BYTES_MAX));
         let database = redb::Builder::new()
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(Backend::new(Arc::clone(&progress)))
@@ -320,8 +329,13 @@ impl Catalog {
     /// # Errors
     /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
     pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
+        Self::open_of_at_most(storage, CATALOG_BYTES_MAX)
+    }
+
+    /// The same, but the file may become only `bytes_max` long.
+    fn open_of_at_most(storage: &dyn Storage, bytes_max: u64) -> Result<Self, CatalogError> {
         let (file, _) = open_file(storage)?;
-        let progress = Arc::new(Progress::of(file, 0));
+        let progress = Arc::new(Progress::of(file, bytes_max));
         Self::open_backend(Backend::new(Arc::clone(&progress)), progress, false)
     }
 
@@ -351,7 +365,7 @@ impl Catalog {
         // Or another file would be opened in the place of the one that failed.
         storage.check_lock().map_err(CatalogError::storage("be sure of"))?;
         let (file, _) = open_file(&**storage)?;
-        let progress = Arc::new(Progress::of(file, open.progress.missing()));
+        let progress = Arc::new(open.progress.anew(file));
         let anew = match Self::open_backend(Backend::new(Arc::clone(&progress)), Arc::clone(&progress), false) {
             // Final, like any failed sync: what the next attempt reads may be in memory alone.
             Err(error) if progress.failed() == Some(Failed::Sync) => {
@@ -546,7 +560,7 @@ impl Catalog {
     /// on. The name is [`Catalog::absent`] no more: what the journal had of it before does not count since this one began.
     ///
     /// # Errors
-    /// [`CatalogError::EntryTooLong`], [`CatalogError::NoRoom`], and those of [`Catalog::set_seal`].
+    /// [`CatalogError::EntryTooLong`], [`CatalogError::NoRoom`], [`CatalogError::Full`], and those of [`Catalog::set_seal`].
     pub fn put_service(&self, name: &Name, entry: &ServiceEntry) -> Result<(), CatalogError> {
         let bytes = entry.to_bytes();
         if bytes.len() > ENTRY_BYTES_MAX {
@@ -688,9 +702,16 @@ impl Catalog {
             open.progress.fail(Failed::Otherwise);
             error
         };
+        let no_room = |source: io::Error| match source.kind() {
+            io::ErrorKind::FileTooLarge => CatalogError::Full { source },
+            _ => CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source },
+        };
         let refused = |error| match CatalogError::redb(action)(error) {
-            CatalogError::Storage { source, .. } if room == Room::Ordinary && is_no_room(source.kind()) => {
-                CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source }
+            CatalogError::Storage { source, .. }
+                if room == Room::Ordinary
+                    && (is_no_room(source.kind()) || source.kind() == io::ErrorKind::FileTooLarge) =>
+            {
+                no_room(source)
             }
             error => error,
         };
@@ -703,7 +724,13 @@ impl Catalog {
             Err(source) if room == Room::Ordinary => {
                 // Whatever the end of the transaction writes may take it.
                 open.progress.begin(Room::Reserve);
-                return Err(CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source });
+                // With each commit redb cuts some of what is free at the end.
+                if open.progress.is_too_long()
+                    && let Err(error) = transaction.commit()
+                {
+                    failed(error.into());
+                }
+                return Err(no_room(source));
             }
             _ => {}
         }

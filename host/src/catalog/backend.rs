@@ -12,16 +12,19 @@
 //! for when it has no free page left, which is to double the file. A change with [`Room::Reserve`] may grow into it, one
 //! with [`Room::Ordinary`] not even begins while it is not whole. Nothing has to be released, or written again after a
 //! crash: the disk knows to whom the room belongs, nobody else gets it in between, and what is held is seen to at each
-//! opening, growth and cut of the file and before each change that needs it whole.
+//! opening, growth and cut of the file and before each change that needs it whole. The reserve is part of the longest file,
+//! too: a change with [`Room::Ordinary`] grows the file no further than that it may be doubled once more.
 
+use crate::size::Bytes as ByteCount;
 use crate::storage::StorageFile;
 use redb::StorageBackend;
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
-/// The longest file of a catalog, in bytes. A damaged file must not make redb ask for more.
-pub(super) const CATALOG_BYTES_MAX: u64 = 256 * 1024 * 1024;
+/// The longest file of a catalog, in bytes. A damaged file must not make redb ask for more. Changes with [`Room::Ordinary`]
+/// leave it at half of that at most, and are refused while it is longer.
+pub(super) const CATALOG_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// The least room that is held behind the end of the file, in bytes; as much as the file is long if that is more.
 const RESERVE_BYTES_MIN: u64 = 4 * 1024 * 1024;
@@ -75,6 +78,8 @@ pub(super) enum Reached {
 #[derive(Debug, Default)]
 pub(super) struct Progress {
     file: Option<Arc<dyn StorageFile>>,
+    /// How long the file may be at most, in bytes.
+    bytes_max: u64,
     /// Whether what is written now must leave the reserve whole.
     is_ordinary: AtomicBool,
     /// Up to where room is held, as far as that is known: to ask the disk again would make the next sync slower.
@@ -89,9 +94,14 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    /// Of a file of which nothing was written yet. `missing` is [`Progress::missing`] of the one before, or 0.
-    pub(super) fn of(file: Box<dyn StorageFile>, missing: u64) -> Self {
-        Self { file: Some(file.into()), missing: missing.into(), ..Self::default() }
+    /// Of a file of which nothing was written yet, and which may become `bytes_max` long.
+    pub(super) fn of(file: Box<dyn StorageFile>, bytes_max: u64) -> Self {
+        Self { file: Some(file.into()), bytes_max, ..Self::default() }
+    }
+
+    /// Of the same file that was opened anew.
+    pub(super) fn anew(&self, file: Box<dyn StorageFile>) -> Self {
+        Self { missing: self.missing().into(), ..Self::of(file, self.bytes_max) }
     }
 
     /// Up to where room is missing, in bytes from the begin of the file; 0 if that is not known.
@@ -107,12 +117,32 @@ impl Progress {
     /// Has the disk hold the reserve, and what a change was refused for. Nobody else may have a commit under way.
     ///
     /// # Errors
-    /// There is no room for it.
+    /// There is no room for it. [`io::ErrorKind::FileTooLarge`] if the file would become longer with it than it may.
     pub(super) fn hold_reserve(&self) -> io::Result<()> {
         let Some(file) = &self.file else { return Ok(()) };
-        self.hold(file.as_ref(), reserve_end(file.bytes()?).max(self.missing()))?;
+        self.hold_whole(file.as_ref(), reserve_end(file.bytes()?))?;
+        self.hold_whole(file.as_ref(), self.missing())?;
         self.missing.store(0, Ordering::Release);
         Ok(())
+    }
+
+    /// Whether the file is so long that no reserve fits: a change with [`Room::Reserve`] has grown it.
+    pub(super) fn is_too_long(&self) -> bool {
+        let bytes = self.file.as_ref().map_or(0, |file| file.bytes().unwrap_or_default());
+        reserve_end(bytes) > self.bytes_max
+    }
+
+    /// Has the disk hold a reserve up to `end`, if the file may become as long.
+    ///
+    /// # Errors
+    /// As [`Progress::hold_reserve`].
+    fn hold_whole(&self, file: &dyn StorageFile, end: u64) -> io::Result<()> {
+        if end > self.bytes_max {
+            let (end, max) = (ByteCount(end), ByteCount(self.bytes_max));
+            let text = format!("with what is reserved for removals it would be {end} long, the limit is {max}");
+            return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
+        }
+        self.hold(file, end)
     }
 
     /// Has the disk hold room up to `end`.
@@ -130,7 +160,7 @@ impl Progress {
     /// Sees to the room for a file that is to be of `bytes`.
     fn hold_growth(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
         let end = reserve_end(bytes);
-        match self.hold(file, end) {
+        match self.hold_whole(file, end) {
             Err(error) if self.is_ordinary.load(Ordering::Acquire) => {
                 self.missing.store(end, Ordering::Release);
                 Err(error)
@@ -145,7 +175,7 @@ impl Progress {
     fn hold_cut(&self, file: &dyn StorageFile, bytes: u64) {
         self.held.store(0, Ordering::Release);
         // What is missing shows before it is needed.
-        let _ = self.hold(file, reserve_end(bytes));
+        let _ = self.hold_whole(file, reserve_end(bytes));
     }
 
     /// How long the reserve is, in bytes.
@@ -199,7 +229,7 @@ impl Progress {
 
 /// Where the reserve of a file ends that is so long.
 fn reserve_end(bytes: u64) -> u64 {
-    (bytes + bytes.max(RESERVE_BYTES_MIN)).min(CATALOG_BYTES_MAX).max(bytes)
+    bytes.saturating_add(bytes.max(RESERVE_BYTES_MIN))
 }
 
 /// Whether an operation failed for want of room.
@@ -233,8 +263,9 @@ impl StorageBackend for Backend {
 
     fn set_len(&self, len: u64) -> io::Result<()> {
         self.change(Failed::Write, |file| {
-            if len > CATALOG_BYTES_MAX {
-                let message = format!("the catalog needs {len} bytes, the limit is {CATALOG_BYTES_MAX} bytes");
+            let bytes_max = self.progress.bytes_max;
+            if len > bytes_max {
+                let message = format!("it would be {} long, the limit is {}", ByteCount(len), ByteCount(bytes_max));
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
             }
             let before = file.bytes()?;

@@ -824,6 +824,43 @@ fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError>
     remove_all(&catalog)
 }
 
+/// A file that may not grow is as good as a full disk.
+#[test]
+fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<(), CatalogError> {
+    const BYTES_MAX: u64 = 16 * 1024 * 1024;
+    let mut lengths = BTreeSet::new();
+    for seed in 0..6 {
+        let storage = SimulatedStorage::new(seed);
+        drop(filled(&storage)?);
+        let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        // The file doubles from another length each time.
+        for which in 0..seed {
+            catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
+        }
+        let refused = (0..).find_map(|number| add_tokens(&catalog, 1_000 * number, 1_000).err());
+        assert!(matches!(refused, Some(CatalogError::Full { .. })), "{refused:?}");
+        let refused = (0..).find_map(|number| add_tokens(&catalog, 1_000_000 + number, 1).err());
+        let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(text.contains("is full and takes nothing new; remove"), "{text}");
+        // It is known from then on before anything is written.
+        let writes = storage.count(Operation::Write);
+        assert!(matches!(add_tokens(&catalog, 2_000_000, 1), Err(CatalogError::Full { .. })));
+        assert_eq!(storage.count(Operation::Write), writes);
+        let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
+        assert!(bytes()? <= BYTES_MAX / 2, "{} bytes", bytes()?);
+        lengths.insert(bytes()?);
+
+        remove_all(&catalog)?;
+        assert!(bytes()? <= BYTES_MAX, "{} bytes", bytes()?);
+        // What a removal has made longer becomes shorter by and by.
+        let tries = (0..10).position(|_| add_tokens(&catalog, 0, 1).is_ok());
+        assert!(tries.is_some(), "{} bytes", bytes()?);
+    }
+    assert!(lengths.len() > 1, "{lengths:?}");
+    Ok(())
+}
+
 /// As long as no removal needs the reserve, free pages are for all.
 #[test]
 fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError> {
@@ -1044,7 +1081,7 @@ fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
     }
     // A database, but not ours.
     let file = storage.create(CATALOG_FILE).map_err(catalog_error)?;
-    let backend = Backend::new(Arc::new(Progress::of(file, 0)));
+    let backend = Backend::new(Arc::new(Progress::of(file, CATALOG_BYTES_MAX)));
     drop(redb::Builder::new().create_with_backend(backend).map_err(CatalogError::redb("create"))?);
     let result = Catalog::open(&storage);
     assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
