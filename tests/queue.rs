@@ -1,6 +1,6 @@
 //! Users who share a service: what one of them sends does not keep the others waiting, or out.
 
-use crate::rig::{MIB, Rig, name, ok, size};
+use crate::rig::{MIB, Rig, guest_bytes, name, ok, size};
 use futures::FutureExt;
 use lifeboat::access::Grant;
 use lifeboat::auth::Identity;
@@ -11,6 +11,9 @@ use lifeboat::size::Size;
 use lifeboat::transaction::{Answer, Cause, Denial, Kind, Request};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
+
+/// What `execute` and `query` of `work.wat` begin with.
+const HEAP: &str = "(global.set $heap (i32.const 1024))";
 
 /// A user who may send transactions to `service`.
 fn user(rig: &Rig, user: &str, service: &str) -> Identity {
@@ -186,4 +189,48 @@ async fn an_id_that_missed_its_deadline_twice_is_refused_for_a_while_and_no_othe
     let other = user(&rig, "other", "work");
     let reply = rig.host.request_as(&other, "work", request_as(Some("endless"), "1")).await;
     assert_eq!(ok(&reply), "2");
+}
+
+#[tokio::test]
+async fn a_body_that_missed_its_deadline_twice_is_refused_for_a_while_whatever_its_id() {
+    let rig = Rig::new();
+    let short = Size { deadline: Duration::from_millis(20), ..(*size("s", u64::MAX / 2, 8 * MIB)).clone() };
+    rig.start("work", "work.wat", &[Arc::new(short)]).await;
+    let (stubborn, other) = (user(&rig, "stubborn", "work"), user(&rig, "other", "work"));
+    let send = |user, id, body: &'static str| rig.host.request_as(user, "work", request_as(id, body));
+    for id in [None, Some("a")] {
+        let missed = send(&stubborn, id, "4000000000").await.expect("failed");
+        assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
+    }
+    for id in [None, Some("a"), Some("b")] {
+        let denied = send(&stubborn, id, "4000000000").await;
+        let Err(Denial::MissedDeadlines { id: None, misses: DEADLINE_MISSES_MAX, retry_after }) = denied else {
+            panic!("{denied:?}")
+        };
+        assert!(retry_after <= DEADLINE_REFUSAL && !retry_after.is_zero());
+    }
+    // Another body of this user, and this one of another user, are executed.
+    assert_eq!(ok(&send(&stubborn, Some("a"), "1").await), "1");
+    let missed = send(&other, None, "4000000000").await.expect("failed");
+    assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
+}
+
+#[tokio::test]
+async fn a_query_that_missed_its_deadline_twice_is_refused_for_a_while() {
+    let rig = Rig::new();
+    let short = Size { deadline: Duration::from_millis(20), ..(*size("s", u64::MAX / 2, 8 * MIB)).clone() };
+    // A query works as a transaction does.
+    let text = String::from_utf8(guest_bytes("work.wat")).expect("text");
+    let (before, query) = text.split_once("#query\"").expect("it has one");
+    let query = query.replacen(HEAP, &format!("(call $work (local.get $body) (local.get $length)) {HEAP}"), 1);
+    rig.start_bytes("work", format!("{before}#query\"{query}").as_bytes(), &[Arc::new(short)]).await;
+    for _ in 0..DEADLINE_MISSES_MAX {
+        let missed = rig.query("work", "4000000000").await.expect("failed");
+        assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
+    }
+    let denied = rig.query("work", "4000000000").await;
+    assert!(matches!(denied, Err(Denial::MissedDeadlines { id: None, .. })), "{denied:?}");
+    // The same body as a transaction is known by itself.
+    let missed = rig.send("work", "4000000000").await.expect("failed");
+    assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
 }

@@ -69,8 +69,8 @@ use crate::vm::{Attempt, Call, Instance, Vm};
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use logs::LogBucket;
-use misses::DeadlineMisses;
-pub use misses::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_IDS_MAX};
+pub use misses::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_KNOWN_FOR, MISSED_KNOWN_MAX};
+use misses::{DeadlineMisses, MissKey};
 use moves::Moved;
 use queries::PendingQueries;
 use queue::{Exit, Queued, Turn};
@@ -522,7 +522,7 @@ impl Service {
         let key = id.map(|id| IdKey::new(&caller.user, caller.incarnation, id));
         let admitted = match self.repetition(key.as_ref(), &caller, &request).await {
             Some(answered) => answered.map(Admitted::Answered),
-            None => match self.refused_for_misses(key.as_ref(), &request) {
+            None => match self.refused_for_misses(key, &caller, &request) {
                 Some(denial) => Err(denial),
                 None => self.admit(caller, key, request).await.map(Admitted::Run),
             },
@@ -636,14 +636,34 @@ impl Service {
         Some(Ok(self.repeated(&record)))
     }
 
-    /// Denies an id that missed its deadline time and again.
-    fn refused_for_misses(&self, key: Option<&IdKey>, request: &Request) -> Option<Denial> {
-        let (key, id) = key.zip(request.id.as_ref())?;
+    /// Denies an id that missed its deadline time and again, and a body that did so whatever its id.
+    fn refused_for_misses(&mut self, key: Option<IdKey>, caller: &Caller, request: &Request) -> Option<Denial> {
         if self.misses.is_empty() {
             return None;
         }
-        let (misses, retry_after) = self.misses.refused(key, self.created.elapsed())?;
-        Some(Denial::MissedDeadlines { id: id.clone(), misses, retry_after })
+        let now = self.created.elapsed();
+        self.misses.forget_old(now);
+        if let Some((misses, retry_after)) = key.and_then(|key| self.misses.refused(&MissKey::Id(key), now)) {
+            return Some(Denial::MissedDeadlines { id: request.id.clone(), misses, retry_after });
+        }
+        let body = MissKey::of_body(caller, request.kind, &request.body);
+        let (misses, retry_after) = self.misses.refused(&body, now)?;
+        Some(Denial::MissedDeadlines { id: None, misses, retry_after })
+    }
+
+    /// Notes whether the id and the body of `work` missed their deadline. Bodies are hashed only after something did.
+    fn note_deadline(&mut self, work: &Work, is_missed: bool) {
+        if !is_missed && self.misses.is_empty() {
+            return;
+        }
+        let caller = Caller { user: work.user.clone(), incarnation: work.incarnation };
+        let body = MissKey::of_body(&caller, work.kind, &work.body);
+        for key in work.key.map(MissKey::Id).into_iter().chain([body]) {
+            match is_missed {
+                true => self.misses.miss(key, self.created.elapsed()),
+                false => self.misses.answer(&key),
+            }
+        }
     }
 
     /// The answer to a transaction that is not executed again.
@@ -805,12 +825,8 @@ impl Service {
             let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
             let rest = nanoseconds.saturating_sub(fuel_used);
             self.missed_deadlines_fuel = self.missed_deadlines_fuel.saturating_add(rest);
-            if let Some(key) = work.key {
-                self.misses.miss(key, self.created.elapsed());
-            }
-        } else if let Some(key) = &work.key {
-            self.misses.answer(key);
         }
+        self.note_deadline(work, matches!(answer, Answer::Failed(Cause::Deadline { .. })));
         let reply = Reply {
             id: work.id.clone(),
             sequence: work.sequence,

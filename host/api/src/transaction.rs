@@ -332,15 +332,15 @@ pub enum Denial {
         /// The service.
         service: Name,
     },
-    /// The transaction of this id missed its deadline time and again.
+    /// The id, or the body whatever its id, missed its deadline time and again.
     #[error(
-        "id '{}' missed its deadline {misses} times and is refused for {} s; send smaller transactions, or have the service \
-         use a size with a longer deadline",
-        Printable(id), retry_after.as_secs() + 1
+        "{} missed its deadline {misses} times and is refused for {} s; send smaller requests, or have the service use a \
+         size with a longer deadline",
+        missed(id.as_deref()), retry_after.as_secs() + 1
     )]
     MissedDeadlines {
-        /// The id.
-        id: String,
+        /// The id, if it is refused, and none if the body is.
+        id: Option<String>,
         /// How often.
         misses: u32,
         /// For how long it is refused.
@@ -436,6 +436,15 @@ pub struct Reply {
     /// The failover that this request caused: one that is over, or one that a shadow has begun.
     pub failover: Option<Box<Triggered>>,
 }
+
+/// What missed its deadline: an id, or a body of the same user.
+fn missed(id: Option<&str>) -> String {
+    match id {
+        Some(id) => format!("id '{}'", Printable(id)),
+        None => "this body, which came without an id or with others before,".into(),
+    }
+}
+
 /// That an outcome is unknown, and what to do about it: without an id, a repetition would be another transaction.
 fn unknown(service: &Name, id: Option<&str>, reason: &str) -> String {
     match id {

@@ -1,75 +1,117 @@
-//! Ids that missed their deadline, which are refused for a while.
+//! Ids and bodies that missed their deadline, which are refused for a while.
 //!
 //! A deadline is the host's, so that the same transaction may succeed later, and a client repeats it. One that misses it
 //! every time keeps the service busy for its whole length each time: after [`DEADLINE_MISSES_MAX`] misses its id is refused,
-//! and twice as long after each further one. Times are those of a clock that never goes back, and are given.
+//! and twice as long after each further one. So is its body, of the same user and as the same kind of request: it may come
+//! without an id, or with another one each time. Times are those of a clock that never goes back, and are given.
 
-use super::IdKey;
+use super::{Caller, IdKey};
+use crate::transaction::Kind;
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// How often an id may miss its deadline before it is refused for a while.
+/// How often an id or a body may miss its deadline before it is refused for a while.
 pub const DEADLINE_MISSES_MAX: u32 = 2;
 
 /// How long it is refused then. Each further miss doubles that.
 pub const DEADLINE_REFUSAL: Duration = Duration::from_secs(30);
 
-/// The longest that an id is refused.
+/// The longest that an id or a body is refused.
 pub const DEADLINE_REFUSAL_MAX: Duration = Duration::from_secs(3600);
 
-/// Ids of a service of which misses are known: the oldest makes room for the next.
-pub const MISSED_IDS_MAX: usize = 4096;
+/// How long after its last miss an id or a body is forgotten: an hour after the longest refusal.
+pub const MISSED_KNOWN_FOR: Duration = Duration::from_secs(2 * 3600);
+
+/// Ids and bodies of a service of which misses are known: the one whose last miss is the oldest makes room for the next.
+pub const MISSED_KNOWN_MAX: usize = 4096;
+
+/// What is known to have missed its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum MissKey {
+    /// An id of a user.
+    Id(IdKey),
+    /// The first 128 bits of the hash of a body, of the user who sent it, and of what kind of request it was.
+    Body([u8; 16]),
+}
+
+impl MissKey {
+    /// The key of a body of `caller`.
+    pub(super) fn of_body(caller: &Caller, kind: Kind, body: &[u8]) -> Self {
+        let kind = match kind {
+            Kind::Transaction => 0,
+            Kind::Query => 1,
+        };
+        // A name contains no zero byte, so the two cannot run together.
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(caller.user.as_bytes()).update(&[0]).update(&caller.incarnation.to_le_bytes());
+        hasher.update(&[kind]).update(body);
+        let mut key = [0; 16];
+        key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self::Body(key)
+    }
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Missed {
     count: u32,
+    last: Duration,
     refused_until: Duration,
 }
 
-/// The ids that missed their deadline.
+/// The ids and bodies that missed their deadline.
 #[derive(Debug, Default)]
 pub(super) struct DeadlineMisses {
-    ids: HashMap<IdKey, Missed>,
-    /// In the order of their first miss; some may be answered by now.
-    order: VecDeque<IdKey>,
+    known: HashMap<MissKey, Missed>,
+    /// In the order of their last miss.
+    order: VecDeque<MissKey>,
 }
 
 impl DeadlineMisses {
-    /// An id missed its deadline.
-    pub(super) fn miss(&mut self, key: IdKey, now: Duration) {
-        if !self.ids.contains_key(&key) {
-            self.order.push_back(key);
-            while self.order.len() > MISSED_IDS_MAX {
-                if let Some(oldest) = self.order.pop_front() {
-                    self.ids.remove(&oldest);
-                }
+    /// An id or a body missed its deadline.
+    pub(super) fn miss(&mut self, key: MissKey, now: Duration) {
+        self.forget_old(now);
+        self.order.retain(|other| *other != key);
+        self.order.push_back(key);
+        while self.order.len() > MISSED_KNOWN_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
             }
         }
-        let missed = self.ids.entry(key).or_insert(Missed { count: 0, refused_until: Duration::ZERO });
-        missed.count = missed.count.saturating_add(1);
+        let missed = self.known.entry(key).or_insert(Missed { count: 0, last: now, refused_until: Duration::ZERO });
+        (missed.count, missed.last) = (missed.count.saturating_add(1), now);
         if let Some(further) = missed.count.checked_sub(DEADLINE_MISSES_MAX) {
             let factor = 2_u32.saturating_pow(further);
             missed.refused_until = now + DEADLINE_REFUSAL.saturating_mul(factor).min(DEADLINE_REFUSAL_MAX);
         }
     }
 
-    /// Whether no id missed its deadline.
+    /// Whether nothing missed its deadline lately.
     pub(super) fn is_empty(&self) -> bool {
-        self.ids.is_empty()
+        self.known.is_empty()
     }
 
-    /// An id was answered in time.
-    pub(super) fn answer(&mut self, key: &IdKey) {
-        if !self.is_empty() && self.ids.remove(key).is_some() {
+    /// An id or a body was answered in time.
+    pub(super) fn answer(&mut self, key: &MissKey) {
+        if self.known.remove(key).is_some() {
             self.order.retain(|other| other != key);
         }
     }
 
-    /// How often an id that is refused now missed its deadline, and for how long it is refused.
-    pub(super) fn refused(&self, key: &IdKey, now: Duration) -> Option<(u32, Duration)> {
-        let missed = self.ids.get(key)?;
+    /// How often what is refused now missed its deadline, and for how long it is refused.
+    pub(super) fn refused(&self, key: &MissKey, now: Duration) -> Option<(u32, Duration)> {
+        let missed = self.known.get(key)?;
         let left = missed.refused_until.checked_sub(now).filter(|left| !left.is_zero())?;
         Some((missed.count, left))
+    }
+
+    /// Forgets what missed its last deadline [`MISSED_KNOWN_FOR`] ago.
+    pub(super) fn forget_old(&mut self, now: Duration) {
+        while let Some(oldest) = self.order.front()
+            && self.known.get(oldest).is_none_or(|missed| missed.last + MISSED_KNOWN_FOR <= now)
+        {
+            self.known.remove(oldest);
+            self.order.pop_front();
+        }
     }
 }
 
@@ -78,8 +120,37 @@ mod tests {
     use super::*;
     use crate::name::Name;
 
-    fn key(id: usize) -> IdKey {
-        IdKey::new(&Name::new("ada").expect("a name"), 0, &id.to_string())
+    fn key(id: usize) -> MissKey {
+        MissKey::Id(IdKey::new(&Name::new("ada").expect("a name"), 0, &id.to_string()))
+    }
+
+    #[test]
+    fn a_body_is_known_of_its_user_and_its_kind_alone() {
+        let caller = |user: &str, incarnation| Caller { user: Name::new(user).expect("a name"), incarnation };
+        let keys = [
+            MissKey::of_body(&caller("ada", 0), Kind::Transaction, b"x"),
+            MissKey::of_body(&caller("ada", 0), Kind::Query, b"x"),
+            MissKey::of_body(&caller("ada", 1), Kind::Transaction, b"x"),
+            MissKey::of_body(&caller("bob", 0), Kind::Transaction, b"x"),
+            MissKey::of_body(&caller("ada", 0), Kind::Transaction, b"y"),
+        ];
+        assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), keys.len());
+    }
+
+    #[test]
+    fn what_missed_long_ago_is_forgotten_and_what_missed_again_is_not() {
+        let mut misses = DeadlineMisses::default();
+        let hour = Duration::from_secs(3600);
+        misses.miss(key(1), Duration::ZERO);
+        misses.miss(key(2), hour);
+        misses.miss(key(1), hour);
+        misses.forget_old(MISSED_KNOWN_FOR);
+        assert!(misses.refused(&key(1), hour).is_some(), "its last miss counts");
+        misses.miss(key(3), 2 * hour);
+        misses.forget_old(hour + MISSED_KNOWN_FOR);
+        assert_eq!(misses.order, [key(3)]);
+        misses.forget_old(2 * hour + MISSED_KNOWN_FOR);
+        assert!(misses.is_empty() && misses.order.is_empty());
     }
 
     #[test]
@@ -108,12 +179,12 @@ mod tests {
     #[test]
     fn the_table_is_bounded_and_forgets_the_oldest() {
         let mut misses = DeadlineMisses::default();
-        for id in 0..2 * MISSED_IDS_MAX {
+        for id in 0..2 * MISSED_KNOWN_MAX {
             misses.miss(key(id), Duration::ZERO);
             misses.miss(key(id), Duration::ZERO);
         }
-        assert_eq!((misses.ids.len(), misses.order.len()), (MISSED_IDS_MAX, MISSED_IDS_MAX));
+        assert_eq!((misses.known.len(), misses.order.len()), (MISSED_KNOWN_MAX, MISSED_KNOWN_MAX));
         assert_eq!(misses.refused(&key(0), Duration::ZERO), None);
-        assert!(misses.refused(&key(2 * MISSED_IDS_MAX - 1), Duration::ZERO).is_some());
+        assert!(misses.refused(&key(2 * MISSED_KNOWN_MAX - 1), Duration::ZERO).is_some());
     }
 }
