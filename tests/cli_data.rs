@@ -10,6 +10,7 @@ use lifeboat::journal::{Record, TransactionRecord, record};
 use lifeboat::name::Name;
 use lifeboat::snapshot::file;
 use lifeboat::storage::DiskStorage;
+use lifeboat::text::is_deceptive;
 use lifeboat::transaction::{Answer, ReplyHash};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
@@ -56,7 +57,7 @@ impl Folder {
         let add = |id: &str, add: i64| json!({"id": id, "json": {"add": add}});
         let counter = prebuilt("counter");
         self.send("counter", &counter, &[add("a", 1), add("b", 2)]).exits(0);
-        let take = json!({"text": "{\"take\":\"\u{1b}[2J\"}"});
+        let take = json!({"text": "{\"take\":\"\u{1b}[2J\u{202e}\u{2028}\u{85}\u{7f}\u{200b}\"}"});
         let query = json!({"query": true, "json": "total"});
         self.send("counter", &counter, &[add("c", 3), query, take]).exits(1);
     }
@@ -200,10 +201,12 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     assert!(lines[1].contains("  transaction 1 'a' by operator: {\"add\":1} -> ok 1 ("), "{}", lines[1]);
     assert!(lines[3].ends_with("snapshot of transaction 2"));
     assert!(lines[6].contains("  1 query ("), "{}", lines[6]);
-    assert!(lines[7].contains("4 (no id) by operator: {\"take\":\"\\u{1b}[2J\"} -> refused "), "{}", lines[7]);
+    assert!(lines[7].contains("4 (no id) by operator: {\"take\":\"\\u{1b}[2J\\u{202e}"), "{}", lines[7]);
     assert!(!text.contains('\u{1b}'));
 
-    let records = folder.output("journal", &["--json", "counter"]).json_lines();
+    let output = folder.output("journal", &["--json", "counter"]);
+    assert!(!output.exits(0).chars().any(|c| is_deceptive(c) && c != '\n'), "{output:?}");
+    let records = output.json_lines();
     assert_eq!(records.len(), 9);
     assert_eq!((&records[0]["event"], &records[3]["event"]), (&json!("opened"), &json!("snapshot")));
     assert_eq!((&records[2]["id"], &records[2]["made_up_id"]), (&json!("b"), &Value::Null));
@@ -211,7 +214,7 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     assert_eq!((&records[2]["body"], &records[2]["reply"]), (&json!({"json": {"add": 2}}), &json!({"json": 3})));
     assert_eq!(
         (&records[7]["outcome"], &records[7]["body"]["text"]),
-        (&json!("refused"), &json!("{\"take\":\"\u{1b}[2J\"}"))
+        (&json!("refused"), &json!("{\"take\":\"\u{1b}[2J\u{202e}\u{2028}\u{85}\u{7f}\u{200b}\"}"))
     );
     assert!(records[7]["query_fuel_used"].as_u64().is_some_and(|fuel| fuel > 0));
 

@@ -5,5 +5,6 @@ mod reply;
 
 pub use envelope::{ENVELOPE_BYTES_MAX, Line, Parsed, parse_envelope, plain, present, wrap};
 pub use reply::{
-    Form, NotDone, Parts, Payload, as_line, escaped, escaped_text, outcome, parts_of_batch, print, print_of_batch,
+    Form, NotDone, Parts, Payload, as_line, escaped, escaped_text, json_line, json_lines, outcome, parts_of_batch,
+    print, print_of_batch,
 };

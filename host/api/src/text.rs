@@ -2,15 +2,26 @@
 
 use std::fmt;
 
-/// Whether a character may end a line, drive a terminal, or change the order in which what follows it is shown.
+/// Whether a character may end a line, drive a terminal, change the order in which what follows it is shown, or is not
+/// shown at all, so that two texts which differ look the same.
 #[must_use]
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
-        || matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+        || matches!(
+            c,
+            '\u{ad}'
+                | '\u{61c}'
+                | '\u{180e}'
+                | '\u{200b}'..='\u{200f}'
+                | '\u{2028}'..='\u{202e}'
+                | '\u{2060}'..='\u{206f}'
+                | '\u{feff}'
+                | '\u{e0000}'..='\u{e007f}'
+        )
 }
 
 /// A guest's or a client's text on its way to an operator: control characters, which could forge a line or drive a
-/// terminal, and those that end lines or turn the direction of text, are shown as escapes.
+/// terminal, those that end lines or turn the direction of text, and those that are not shown, are shown as escapes.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(
     /// The text as it came.
@@ -55,6 +66,15 @@ mod tests {
             let shown = Printable(&format!("a{c}b")).to_string();
             assert!(shown.is_ascii() && !shown.contains(c) && shown.contains('\\'), "{shown}");
         }
-        assert_eq!(Printable("a\u{200d}\u{5d0}\u{627}").to_string(), "a\u{200d}\u{5d0}\u{627}");
+        assert_eq!(Printable("a\u{301}\u{5d0}\u{627}").to_string(), "a\u{301}\u{5d0}\u{627}");
+    }
+
+    #[test]
+    fn what_is_not_shown_is_escaped() {
+        let spaces = ('\u{200b}'..='\u{200f}').chain('\u{2060}'..='\u{2064}').chain(['\u{feff}', '\u{ad}', '\u{180e}']);
+        for c in spaces.chain(['\u{e0000}', '\u{e0041}', '\u{e007f}']) {
+            let shown = Printable(&format!("a{c}b")).to_string();
+            assert_eq!(shown, format!("a{}b", c.escape_unicode()));
+        }
     }
 }

@@ -80,7 +80,7 @@ impl Check {
             return Ok(ExitCode::from(exit::USAGE));
         }
         let text = if self.json {
-            serde_json::to_string_pretty(&config).map(|json| json + "\n").context("cannot print the configuration")?
+            lifeboat::lines::json_lines(&config).context("cannot print the configuration")?
         } else {
             toml::to_string(&config).context("cannot print the configuration")?
         };

@@ -85,7 +85,7 @@ fn shown(event: &Event, json: bool) -> String {
         if let Value::Object(fields) = &mut data {
             fields.insert("id".into(), Value::from(&**id));
         }
-        return lines::escaped_text(format!("{data}\n"));
+        return lines::json_line(&data).expect("it was JSON");
     }
     let field = |name: &str| data.get(name).and_then(Value::as_str).unwrap_or_default();
     let text = match field("text") {

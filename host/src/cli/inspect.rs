@@ -63,7 +63,7 @@ fn json(workload: &Workload, sizes: &[String]) -> anyhow::Result<String> {
     if let Some(report) = report.as_object_mut() {
         report.insert("fits_sizes".into(), sizes.into());
     }
-    Ok(format!("{report:#}\n"))
+    Ok(lifeboat::lines::json_lines(&report)?)
 }
 
 fn form(workload: &Workload) -> String {

@@ -11,7 +11,7 @@ use lifeboat::id::Sequence;
 use lifeboat::journal::frame::RecordNumber;
 use lifeboat::journal::recovery::Recovery;
 use lifeboat::journal::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
-use lifeboat::lines::Payload;
+use lifeboat::lines::{Payload, json_line};
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::text::Printable;
@@ -306,8 +306,7 @@ fn write_json<'a>(
             (None, What::Named(Named::AnswerRelocated { sequence: transaction.sequence }))
         }
     };
-    serde_json::to_writer(&mut *out, &Line { record: number, time, what })?;
-    out.write_all(b"\n")
+    out.write_all(json_line(&Line { record: number, time, what })?.as_bytes())
 }
 
 #[cfg(test)]

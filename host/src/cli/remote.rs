@@ -367,7 +367,7 @@ pub(crate) fn remove(service: &Name, is_sure: bool, json: bool) -> anyhow::Resul
 
 /// Prints text, with lines that fit a terminal, or with `json` the value on one line.
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
-    let mut text = if json { lines::escaped_text(serde_json::to_string(value)?) } else { fitting(text()) };
+    let mut text = if json { lines::json_line(value)? } else { fitting(text()) };
     if !text.ends_with('\n') {
         text.push('\n');
     }

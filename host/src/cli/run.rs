@@ -21,7 +21,7 @@ use lifeboat::fleet::{MAINTENANCE_STORES, Machine};
 use lifeboat::host::{Host, HostConfig, NewService};
 use lifeboat::id::Epoch;
 use lifeboat::id::WorkloadHash;
-use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, escaped_text, outcome, parse_envelope, plain, print};
+use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{QUEUE_MAX, Sabotage, ServiceSpec, Status};
@@ -529,7 +529,10 @@ struct Interrupted {
 impl Interrupted {
     fn tell(&self, json: bool) {
         match json {
-            true => drop(writeln!(io::stderr(), "{}", serde_json::json!({ "interrupted": self }))),
+            true => {
+                let line = json_line(&serde_json::json!({ "interrupted": self })).unwrap_or_default();
+                drop(io::stderr().write_all(line.as_bytes()));
+            }
             false => remote::note(&format!("lifeboat: {self}")),
         }
     }
@@ -633,8 +636,7 @@ fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failover
             _ => event,
         };
         let line = if json {
-            let line = serde_json::to_string(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}"));
-            escaped_text(line) + "\n"
+            json_line(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"))
         } else if matches!(event, Event::Failover(_)) {
             // It stays one line, also in what a terminal was copied to.
             format!("{event}\n")
@@ -656,7 +658,7 @@ struct Usage<'a> {
 
 impl Usage<'_> {
     fn print(&self, json: bool) -> anyhow::Result<()> {
-        let text = if json { format!("{}\n", self.json()) } else { self.table() };
+        let text = if json { json_line(&self.json())? } else { self.table() };
         is_pipe_open(io::stderr().write_all(text.as_bytes()))?;
         Ok(())
     }

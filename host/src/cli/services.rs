@@ -6,6 +6,7 @@ use clap::Args;
 use lifeboat::clock::Utc;
 use lifeboat::data::{Contents, FoundService, FoundSnapshot, Orphan};
 use lifeboat::journal::recovery::{Recovery, SealState};
+use lifeboat::lines::json_lines;
 use lifeboat::size::{Bytes, grouped};
 use lifeboat::text::Printable;
 use serde_json::{Value, json};
@@ -43,7 +44,7 @@ impl Services {
         let Some(data) = self.data.data() else { return remote::services(self.json) };
         let contents = read(&data.look()?, None)?;
         let text = match self.json {
-            true => format!("{:#}\n", as_json(&contents)),
+            true => json_lines(&as_json(&contents))?,
             false => remote::fitting(table(&contents, &data)),
         };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;

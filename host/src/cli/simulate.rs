@@ -99,7 +99,7 @@ fn sorted(error: SimulateError) -> anyhow::Error {
 
 /// Writes the report. That its reader has gone is no error.
 fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
-    let text = if as_json { serde_json::to_string_pretty(report)? + "\n" } else { remote::fitting(report.to_string()) };
+    let text = if as_json { lifeboat::lines::json_lines(report)? } else { remote::fitting(report.to_string()) };
     let mut stdout = io::stdout().lock();
     is_pipe_open(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
         .context("failed to write the report")?;

@@ -5,6 +5,7 @@ use super::remote::{self, Waiting, with_server};
 use clap::Args;
 use lifeboat::api::{AllUsage, ResourceUsage, Usage as ServiceUsage};
 use lifeboat::client::{Client, ClientError};
+use lifeboat::lines;
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
 use lifeboat::text::Printable;
@@ -50,11 +51,7 @@ impl Usage {
             loop {
                 ticks.tick().await;
                 let usage = client.ask_until_answered(async || self.ask(&client).await, &backoff).await?;
-                let mut text = if self.json {
-                    format!("{}\n", serde_json::to_string(&usage)?)
-                } else {
-                    shown(&usage, is_terminal)
-                };
+                let mut text = if self.json { lines::json_line(&usage)? } else { shown(&usage, is_terminal) };
                 if self.watch && is_terminal {
                     // Drawn over what is there, so that it does not flicker.
                     text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));

@@ -7,6 +7,7 @@ use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use lifeboat::data::{Contents, FoundService, Locked};
+use lifeboat::lines::json_lines;
 use lifeboat::name::Name;
 use lifeboat::scratch::Scratch;
 use lifeboat::size::grouped;
@@ -48,7 +49,7 @@ impl Verify {
             Err(error) if error.is::<FindingError>() => {
                 let reason = format!("{error:#}");
                 let text = if self.json {
-                    format!("{:#}\n", json!({"services": [], "directory": reason}))
+                    json_lines(&json!({"services": [], "directory": reason}))?
                 } else {
                     remote::fitting(format!("directory damaged: {reason}\n"))
                 };
@@ -89,7 +90,7 @@ impl Verify {
             let orphans: Vec<_> =
                 orphans.iter().map(|orphan| json!({"name": orphan.name, "reason": self.data.reason(orphan)})).collect();
             let report = json!({"services": proofs, "orphans": orphans, "journal": journal_json(&contents.recovery)});
-            is_pipe_open(io::stdout().write_all(format!("{report:#}\n").as_bytes()))?;
+            is_pipe_open(io::stdout().write_all(json_lines(&report)?.as_bytes()))?;
         } else {
             let text = orphans.iter().map(|orphan| orphan_line(orphan, &self.data)).collect();
             is_pipe_open(io::stdout().write_all(remote::fitting(text).as_bytes()))?;

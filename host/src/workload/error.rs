@@ -5,6 +5,7 @@
 
 use std::fmt::Write as _;
 
+use crate::text::is_deceptive;
 use thiserror::Error;
 use wasmparser::WasmFeatures;
 
@@ -285,10 +286,7 @@ pub(super) fn one_line(text: &str) -> String {
                 line.push_str("...");
                 return line;
             }
-            // Besides control characters: the ones that change the direction of what follows.
-            if char.is_control()
-                || matches!(char, '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
-            {
+            if is_deceptive(char) {
                 line.extend(char.escape_unicode());
             } else {
                 line.push(char);

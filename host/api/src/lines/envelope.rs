@@ -2,6 +2,7 @@
 
 use super::NotDone;
 use crate::name::{NAME_BYTES_MAX, Name};
+use crate::text::is_deceptive;
 use crate::transaction::{BODY_BYTES_MAX, Denial, Kind, Request, TRANSACTION_ID_BYTES_MAX};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -161,7 +162,7 @@ fn explained(bytes: &[u8]) -> String {
                 (Ok(_), Some(text)) => format!("{{\"json\":{text}}}"),
                 _ => String::from_utf8_lossy(&wrap(bytes)).into_owned(),
             };
-            let is_shown = wrapped.len() <= WRAPPED_BYTES_MAX && !wrapped.contains(char::is_control);
+            let is_shown = wrapped.len() <= WRAPPED_BYTES_MAX && !wrapped.contains(is_deceptive);
             let wrapped = match (is_shown, value) {
                 (true, _) => wrapped,
                 (_, Ok(_)) => "{\"json\":...}".into(),

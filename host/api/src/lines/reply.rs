@@ -196,16 +196,20 @@ fn write(
     out.write_all(&line)
 }
 
-/// JSON with all its control characters as escapes, and all that end lines or turn the direction of text. Serde writes some
-/// as they are, of which terminals understand one (CSI) as the beginning of a command. They can be in strings alone.
+/// JSON with all its control characters as escapes, and all that end lines, turn the direction of text, or are not shown.
+/// Serde writes some as they are, of which terminals understand one (CSI) as the beginning of a command. They can be in
+/// strings alone.
 #[must_use]
 pub fn escaped(json: Vec<u8>) -> Vec<u8> {
-    // How DEL, U+0080 to U+009F, U+061C, and those from U+2000 to U+207F begin.
+    // How DEL, U+0080 to U+009F, U+00AD, U+061C, U+180E, those from U+2000 to U+207F, U+FEFF, and the tags begin.
     let may_be_deceptive = |pair: &[u8]| match pair[0] {
         0x7f => true,
-        0xc2 => matches!(pair[1], 0x80..=0x9f),
+        0xc2 => matches!(pair[1], 0x80..=0x9f | 0xad),
         0xd8 => pair[1] == 0x9c,
+        0xe1 => pair[1] == 0xa0,
         0xe2 => matches!(pair[1], 0x80 | 0x81),
+        0xef => pair[1] == 0xbb,
+        0xf3 => pair[1] == 0xa0,
         _ => false,
     };
     if !json.windows(2).any(may_be_deceptive) {
@@ -215,7 +219,10 @@ pub fn escaped(json: Vec<u8>) -> Vec<u8> {
     let mut escaped = String::with_capacity(json.len() + 16);
     for c in text.chars() {
         match c {
-            c if c >= '\u{7f}' && is_deceptive(c) => escaped += &format!("\\u{:04x}", u32::from(c)),
+            c if c >= '\u{7f}' && is_deceptive(c) => {
+                let units = c.encode_utf16(&mut [0; 2]).iter().map(|unit| format!("\\u{unit:04x}")).collect::<String>();
+                escaped += &units;
+            }
             c => escaped.push(c),
         }
     }
@@ -235,6 +242,23 @@ pub fn as_line(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
 #[must_use]
 pub fn escaped_text(json: String) -> String {
     String::from_utf8(escaped(json.into_bytes())).expect("it was text")
+}
+
+/// A value as JSON on one line that a terminal may be shown: escaped as [`escaped`] does. All commands print JSON by this
+/// or by [`json_lines`].
+///
+/// # Errors
+/// Those of its serialisation.
+pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string(value).map(|json| escaped_text(json) + "\n")
+}
+
+/// The same on several lines, indented for people.
+///
+/// # Errors
+/// As [`json_line`].
+pub fn json_lines(value: &impl Serialize) -> serde_json::Result<String> {
+    serde_json::to_string_pretty(value).map(|json| escaped_text(json) + "\n")
 }
 
 /// Whether the bytes are JSON on one line, but for characters that can only be in its strings.
@@ -272,6 +296,21 @@ mod tests {
         let mut out = Vec::new();
         print(&mut out, None, &Ok(reply), json).expect("a vector takes everything");
         String::from_utf8(out).expect("JSON is UTF-8")
+    }
+
+    #[test]
+    fn json_has_every_deceptive_character_as_an_escape_and_stays_the_same_value() {
+        let all: String = ('\0'..=char::MAX).filter(|c| is_deceptive(*c)).collect();
+        let value = serde_json::json!({ &*all: ["é\u{1f600}", &all] });
+        for json in [json_line(&value).expect("JSON"), json_lines(&value).expect("JSON")] {
+            assert!(!json.chars().any(|c| is_deceptive(c) && c != '\n'), "{json:?}");
+            assert!(json.contains("é\u{1f600}"));
+            assert_eq!(serde_json::from_str::<serde_json::Value>(&json).expect("JSON"), value);
+        }
+        // Each by itself as well: most JSON has none, which is found out first.
+        for c in all.chars() {
+            assert!(json_line(&c).expect("JSON").is_ascii(), "{c:?}");
+        }
     }
 
     #[test]
