@@ -139,6 +139,7 @@ async fn the_description_states_what_the_server_checks() {
     let user = &description["components"]["schemas"]["NewUser"];
     assert_eq!((&user["properties"]["user"]["pattern"], &user["additionalProperties"]), (&json!(names), &json!(false)));
     assert_eq!(user["properties"]["password"]["minLength"], 8);
+    assert_eq!(description["components"]["schemas"]["DropRequest"]["properties"]["user"]["pattern"], names);
     for (path, is_required) in [("/v1/services/{name}/transactions", false), ("/v1/services/{name}/query", false)] {
         assert_eq!(operation("post", path)["requestBody"]["required"], is_required);
     }
@@ -148,6 +149,8 @@ async fn the_description_states_what_the_server_checks() {
     for (name, status) in names {
         let user = json!({ "user": name, "password": PASSWORD }).to_string();
         assert_eq!(site.post("/v1/users", &admin, user).await.status, status, "{name}");
+        let dropped = site.post("/v1/services/bank/drop", &admin, json!({ "user": name }).to_string()).await;
+        assert_eq!(dropped.status, if status == 201 { 200 } else { status }, "{name}");
     }
     for (password, status) in [("1234567", 400), ("12345678", 201)] {
         let user = json!({ "user": format!("with-{password}"), "password": password }).to_string();

@@ -237,6 +237,7 @@ pub struct Deployment {
 #[serde(deny_unknown_fields)]
 pub struct DropRequest {
     /// The user who sent them.
+    #[schemars(regex(pattern = NAME_PATTERN))]
     pub user: String,
     /// Those with this id alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
