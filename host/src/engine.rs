@@ -78,6 +78,15 @@ pub(crate) fn slot_bytes(largest_bytes: u64) -> u64 {
 /// accesses need no bounds check.
 pub const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 
+/// Address space behind each linear memory that stays empty: the default of wasmtime.
+const GUARD_BYTES: u64 = 32 << 20;
+
+/// Address space that a store takes beside its memories: its tables and its stack, of about 28 MiB.
+const STORE_BESIDE_BYTES: u64 = 32 << 20;
+
+/// Address space that a process takes beside its pool: its program, threads and heap. `inspect` takes 240 MiB on two cores.
+const PROCESS_BYTES: u64 = 768 << 20;
+
 /// How many stores an engine can hold at once, and how large they can be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {
@@ -94,6 +103,24 @@ impl PoolLimits {
     /// Address space that the memories of the pool take.
     fn reserved_bytes(&self) -> u64 {
         u64::from(self.stores).saturating_mul(self.memories).saturating_mul(MEMORY_RESERVATION_BYTES)
+    }
+
+    /// Address space that a process with this pool needs.
+    fn address_space_bytes(&self) -> u64 {
+        let guards = u64::from(self.stores).saturating_mul(self.memories).saturating_mul(GUARD_BYTES);
+        let beside = u64::from(self.stores).saturating_mul(STORE_BESIDE_BYTES).saturating_add(PROCESS_BYTES);
+        self.reserved_bytes().saturating_add(guards).saturating_add(beside).div_ceil(1 << 30).saturating_mul(1 << 30)
+    }
+
+    fn described(&self) -> String {
+        if self.stores == 0 {
+            return " for compiling".into();
+        }
+        format!(
+            " for {} VMs and stores of maintenance, with {} of address space for their memories",
+            self.stores,
+            Bytes(self.reserved_bytes())
+        )
     }
 }
 
@@ -146,20 +173,16 @@ pub enum EngineError {
     },
     /// The pool or the threads could not be had.
     #[error(
-        "failed to set up the engine for {stores} VMs and stores of maintenance, with {} of address space for their \
-         memories{}: {reason}; {}",
-        Bytes(*reserved_bytes),
+        "failed to set up the engine{}{}: {reason}; {}",
+        limits.described(),
         limit_bytes.map(|limit| format!(" under a limit of {}", Bytes(limit))).unwrap_or_default(),
-        match limit_bytes {
-            Some(_) => "raise the limit of address space (ulimit -v), or configure fewer slots or services",
-            None => "configure fewer slots or services, or free memory and threads of the host",
-        }
+        set_up_remedy(limits, *limit_bytes, *is_configured)
     )]
     SetUp {
-        /// Stores of the pool.
-        stores: u32,
-        /// Address space that their memories take.
-        reserved_bytes: u64,
+        /// The pool.
+        limits: PoolLimits,
+        /// Whether an operator can configure it smaller.
+        is_configured: bool,
         /// The limit of the process's address space, if it has one.
         limit_bytes: Option<u64>,
         /// What the operating system said.
@@ -167,7 +190,31 @@ pub enum EngineError {
     },
 }
 
+/// What to do where an engine cannot be set up.
+fn set_up_remedy(limits: &PoolLimits, limit_bytes: Option<u64>, is_configured: bool) -> String {
+    let needed_bytes = limits.address_space_bytes();
+    match (limit_bytes.filter(|limit| *limit < needed_bytes), is_configured) {
+        (None, true) => "configure fewer slots or services, or free memory and threads of the host".into(),
+        (None, false) => "free memory and threads of the host".into(),
+        (Some(_), _) => format!(
+            "raise the limit of address space to {} (ulimit -v {}){}",
+            Bytes(needed_bytes),
+            needed_bytes / 1024,
+            if is_configured { ", or configure fewer slots or services" } else { "" }
+        ),
+    }
+}
+
 impl EngineError {
+    /// The same of a pool that an operator configured, who can have it smaller.
+    #[must_use]
+    pub fn of_configuration(mut self) -> Self {
+        if let Self::SetUp { is_configured, .. } = &mut self {
+            *is_configured = true;
+        }
+        self
+    }
+
     /// Whether the next attempt may succeed: there was no process or no thread for it, or its process was killed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
@@ -248,8 +295,8 @@ impl Engine {
         let largest_bytes = limits.memory_bytes.next_multiple_of(PAGE_BYTES);
         let slot_bytes = slot_bytes(largest_bytes);
         let fail = |reason: String| EngineError::SetUp {
-            stores: limits.stores,
-            reserved_bytes: limits.reserved_bytes(),
+            limits,
+            is_configured: false,
             limit_bytes: address_space_limit(),
             reason,
         };
@@ -634,17 +681,33 @@ mod tests {
 
     #[test]
     fn an_engine_that_cannot_be_had_names_what_to_change() {
-        let error = EngineError::SetUp {
-            stores: 6,
-            reserved_bytes: PoolLimits { stores: 6, memories: 1, memory_bytes: 1 << 20 }.reserved_bytes(),
-            limit_bytes: Some(16 << 30),
-            reason: "Cannot allocate memory (os error 12)".into(),
+        let reason = "Cannot allocate memory (os error 12)";
+        let error = |stores, limit_bytes| EngineError::SetUp {
+            limits: PoolLimits { stores, memories: 1, memory_bytes: 1 << 20 },
+            is_configured: false,
+            limit_bytes,
+            reason: reason.into(),
         };
-        assert_eq!(
-            error.to_string(),
-            "failed to set up the engine for 6 VMs and stores of maintenance, with 24 GiB of address space for their \
-             memories under a limit of 16 GiB: Cannot allocate memory (os error 12); raise the limit of address space \
-             (ulimit -v), or configure fewer slots or services"
+        let of_six = "failed to set up the engine for 6 VMs and stores of maintenance, with 24 GiB of address space for \
+                      their memories";
+        let told = format!(
+            "{of_six} under a limit of 16 GiB: {reason}; raise the limit of address space to 26 GiB (ulimit -v 27262976)"
         );
+        assert_eq!(error(6, Some(16 << 30)).to_string(), told);
+        let configured = error(6, Some(16 << 30)).of_configuration().to_string();
+        assert_eq!(configured, format!("{told}, or configure fewer slots or services"));
+        // Where none can be configured, none are spoken of.
+        assert_eq!(
+            error(0, Some(200_000 << 10)).to_string(),
+            format!(
+                "failed to set up the engine for compiling under a limit of 200000 KiB: {reason}; raise the limit of \
+                 address space to 1 GiB (ulimit -v 1048576)"
+            )
+        );
+        // It is not the limit that is too low.
+        for limit_bytes in [None, Some(64 << 30)] {
+            let told = error(6, limit_bytes).to_string();
+            assert!(told.ends_with("; free memory and threads of the host"), "{told}");
+        }
     }
 }

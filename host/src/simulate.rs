@@ -238,7 +238,7 @@ impl<'a> Stage<'a> {
             Arc::new(move |event| events.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone()))
         };
         let config = HostConfig::new(scenario.machines.clone(), largest_memory_bytes);
-        let host = Host::new(config, Arc::clone(&clock) as _, sink)?;
+        let host = Host::new(config, Arc::clone(&clock) as _, sink).map_err(EngineError::of_configuration)?;
         let (operator, tokens) = admit_users(&host, scenario, options.seed);
         let mut stage = Self {
             scenario,

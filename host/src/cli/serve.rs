@@ -12,7 +12,7 @@ use lifeboat::catalog::CATALOG_FILE;
 use lifeboat::clock::{Clock, SystemClock, Timestamp};
 use lifeboat::config::{CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, parse_listen};
 use lifeboat::data::{DataDirectory, DataOptions};
-use lifeboat::engine::works_in_children;
+use lifeboat::engine::{EngineError, works_in_children};
 use lifeboat::event::{Event, EventSink};
 use lifeboat::host::{Ended, Host, NewService};
 use lifeboat::metrics::Metrics;
@@ -119,7 +119,8 @@ impl Serve {
             .open(&DataOptions::default())
             .with_context(|| format!("data directory '{}'", config.data.display().to_string().escape_debug()))?;
         let admission = Admission::default();
-        let host = Host::new(config.host(), Arc::clone(&clock), Arc::clone(&sink))?
+        let host = Host::new(config.host(), Arc::clone(&clock), Arc::clone(&sink))
+            .map_err(EngineError::of_configuration)?
             .with_data(Arc::clone(&directory))
             .with_admission(admission.clone());
         let catalog: Arc<DataDirectory> = Arc::clone(&directory);
