@@ -7,10 +7,13 @@
 //! Guests run on a tokio runtime of their own, so that a busy guest never delays network I/O.
 
 mod child;
+mod turns;
 
 pub use child::{
     CHILD_MEMORY_BYTES_MAX, CHILD_THREADS_MAX, COMPILED_BYTES_MAX, run_as_child, work_in_children, works_in_children,
 };
+
+pub use turns::LET_PAST_PER_BYTE;
 
 use crate::size::Bytes;
 use crate::store::{StoreData, VmPre, add_to_linker};
@@ -23,7 +26,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use thiserror::Error;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use turns::{Turn, Turns};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, PoolingAllocationConfig};
 
@@ -273,8 +276,8 @@ pub struct Engine {
     linker: Linker<StoreData>,
     guests: Option<tokio::runtime::Runtime>,
     /// Turns to compile small workloads, and large ones.
-    small: Arc<Semaphore>,
-    large: Arc<Semaphore>,
+    small: Turns,
+    large: Turns,
     compiled: AtomicU64,
     largest_bytes: u64,
     slot_bytes: u64,
@@ -313,8 +316,8 @@ impl Engine {
             wasmtime,
             linker,
             guests: Some(guests),
-            small: Arc::new(Semaphore::new(SMALL_AT_ONCE_MAX)),
-            large: Arc::new(Semaphore::new(LARGE_AT_ONCE_MAX)),
+            small: Turns::new(SMALL_AT_ONCE_MAX),
+            large: Turns::new(LARGE_AT_ONCE_MAX),
             compiled: AtomicU64::new(0),
             largest_bytes,
             slot_bytes,
@@ -369,22 +372,23 @@ impl Engine {
         self.compile_in_turn(workload, turn, DEPLOY_COMPILE_DEADLINE).await
     }
 
-    async fn turn_of_deployed(&self, name: &str, file_bytes: u64) -> Result<OwnedSemaphorePermit, EngineError> {
+    async fn turn_of_deployed(&self, name: &str, file_bytes: u64) -> Result<Turn, EngineError> {
         let wait = DEPLOY_COMPILE_DEADLINE;
         let turn = tokio::time::timeout(wait, self.turn(file_bytes)).await;
         turn.map_err(|_| EngineError::CompilerBusy { name: name.to_owned(), wait })
     }
 
-    /// The turn of a workload whose file has so many bytes, until it is dropped. Small ones never wait for large ones.
-    async fn turn(&self, file_bytes: u64) -> OwnedSemaphorePermit {
+    /// The turn of a workload whose file has so many bytes, until it is dropped. Small ones never wait for large ones, and
+    /// of each the smallest is next.
+    async fn turn(&self, file_bytes: u64) -> Turn {
         let turns = if file_bytes > SMALL_BYTES_MAX { &self.large } else { &self.small };
-        Arc::clone(turns).acquire_owned().await.expect("the semaphore is never closed")
+        turns.turn(file_bytes).await
     }
 
     async fn compile_in_turn(
         self: &Arc<Self>,
         workload: Workload,
-        turn: OwnedSemaphorePermit,
+        turn: Turn,
         deadline: Duration,
     ) -> Result<Arc<Program>, EngineError> {
         let name = workload.name.clone();
@@ -677,6 +681,23 @@ mod tests {
         assert!(futures::FutureExt::now_or_never(&mut waits).is_none());
         drop(turns);
         assert_eq!(waits.await.unwrap().name, "large");
+    }
+
+    #[tokio::test]
+    async fn of_those_that_wait_to_be_compiled_the_smallest_is_next() {
+        let engine = Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 }).unwrap();
+        for at_most in [SMALL_BYTES_MAX, MODULE_BYTES_MAX] {
+            let held = [engine.turn(at_most).await, engine.turn(at_most).await];
+            let mut waiting: Vec<_> = (0..3).map(|index| Box::pin(engine.turn(at_most - index * 60_000))).collect();
+            for turn in &mut waiting {
+                assert!(futures::FutureExt::now_or_never(turn).is_none());
+            }
+            let [first, second] = held;
+            drop(first);
+            let are_next: Vec<_> = waiting.iter_mut().map(futures::FutureExt::now_or_never).collect();
+            assert_eq!(are_next.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true], "{at_most}");
+            drop((are_next, second));
+        }
     }
 
     #[test]
