@@ -1,5 +1,6 @@
 //! Services: deployed, looked at, operated, removed.
 
+use super::connections::Connection;
 use super::input::{Parameters, parameters, wrong_parameter};
 use super::problem::Problem;
 use super::{Shared, UPLOAD_TIME_MAX, body, lists, routes, users};
@@ -132,10 +133,11 @@ pub(super) async fn fail_over(
 pub(super) async fn drop_queued(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     Path(name): Path<String>,
     body: Body,
 ) -> Result<Json<DropReply>, Problem> {
-    let DropRequest { user, id } = users::json(&shared, body).await?;
+    let DropRequest { user, id } = users::json(&shared, &connection, body).await?;
     let user = routes::name(&user)?;
     let dropped = shared.host.drop_queued(&identity, &name, &user, id.as_deref()).map_err(not_operated)?;
     Ok(Json(DropReply { dropped }))

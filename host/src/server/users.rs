@@ -32,9 +32,7 @@ pub(super) async fn log_in(
 ) -> Result<Json<LogInReply>, Problem> {
     // Nobody is held to anything yet but to this.
     let time_max = shared.config.server.limits.body_deadline.min(UNAUTHENTICATED_IDLE_MAX);
-    let receiving = connection.receiving();
-    let LogInRequest { user, password } = json_within(body, time_max).await?;
-    drop(receiving);
+    let LogInRequest { user, password } = json_within(&connection, body, time_max).await?;
     let random = random()?;
     let logged_in = blocking(&shared, move |shared| {
         shared.accounts.log_in(&user, &password, connection.address.ip(), shared.clock.read(), random)
@@ -87,9 +85,10 @@ pub(super) async fn list(
 pub(super) async fn add(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
     body: Body,
 ) -> Result<(StatusCode, Json<User>), Problem> {
-    let NewUser { user, password, is_admin } = json(&shared, body).await?;
+    let NewUser { user, password, is_admin } = json(&shared, &connection, body).await?;
     // The body may have taken a minute, in which much can become void.
     shared.host.authorise_admin(&identity)?;
     let name = routes::name(&user)?;
@@ -114,9 +113,7 @@ pub(super) async fn set_password(
         false => shared.host.authorise_admin(&identity),
     };
     may()?;
-    let receiving = connection.receiving();
-    let NewPassword { password, old } = json(&shared, body).await?;
-    drop(receiving);
+    let NewPassword { password, old } = json(&shared, &connection, body).await?;
     may()?;
     let salt = salt()?;
     if !is_own {
@@ -167,12 +164,23 @@ fn word(grant: &str) -> Result<Grant, Problem> {
     grant.parse().map_err(|reason: String| Problem::bad_request("not_a_grant", reason))
 }
 
-pub(super) async fn json<T: DeserializeOwned + JsonSchema>(shared: &Shared, body: Body) -> Result<T, Problem> {
-    json_within(body, shared.config.server.limits.body_deadline).await
+/// Reads a short body. A connection that waits for one may be replaced, as an idle one may.
+pub(super) async fn json<T: DeserializeOwned + JsonSchema>(
+    shared: &Shared,
+    connection: &Connection,
+    body: Body,
+) -> Result<T, Problem> {
+    json_within(connection, body, shared.config.server.limits.body_deadline).await
 }
 
-async fn json_within<T: DeserializeOwned + JsonSchema>(body: Body, time_max: Duration) -> Result<T, Problem> {
+async fn json_within<T: DeserializeOwned + JsonSchema>(
+    connection: &Connection,
+    body: Body,
+    time_max: Duration,
+) -> Result<T, Problem> {
+    let receiving = connection.receiving();
     let bytes = body::read(body, USER_BODY_BYTES_MAX, time_max).await?;
+    drop(receiving);
     input::json(&bytes)
 }
 
@@ -197,4 +205,26 @@ fn salt() -> Result<Salt, Problem> {
     let length = salt.len();
     salt.copy_from_slice(&random()?[..length]);
     Ok(salt)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::budget::Budgets;
+    use crate::server::connections::Connections;
+    use futures::{FutureExt, stream};
+    use std::net::SocketAddr;
+
+    #[tokio::test]
+    async fn a_connection_whose_short_body_does_not_come_keeps_nobody_out() {
+        let connections = Connections::new(1, 1, Budgets::default());
+        let address = |last: u8| SocketAddr::from(([10, 0, 0, last], 1));
+        let place = connections.take(address(1)).expect("free");
+        let _busy = place.connection.busy();
+        assert!(connections.take(address(2)).is_none(), "a request is under way");
+        let body = Body::from_stream(stream::pending::<Result<bytes::Bytes, std::io::Error>>());
+        let mut read = Box::pin(json_within::<LogInRequest>(&place.connection, body, Duration::from_secs(60)));
+        assert!(read.as_mut().now_or_never().is_none(), "it does not come");
+        assert!(connections.take(address(2)).is_some());
+    }
 }
