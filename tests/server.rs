@@ -879,9 +879,12 @@ async fn a_clock_that_is_put_back_for_a_moment_logs_nobody_out() {
     site.clock.set(Timestamp(1_000_000_000));
     let whoami = site.get("/v1/whoami", &admin).await.json();
     assert_eq!(whoami["expires"], "1970-01-02T00:01:01Z", "by the clock as it is, with a minute of grace");
-    site.log_in("admin").await;
+    let since = site.log_in("admin").await;
+    assert_eq!(site.get("/v1/whoami", &since).await.status, 200);
     site.clock.set(right);
     assert_eq!(site.get("/v1/whoami", &admin).await.json()["expires"], expires);
+    // It lives for a lifetime from then on by the clock as it was, and nobody knows that that was wrong.
+    assert_eq!(site.get("/v1/whoami", &since).await.status, 401, "who logged in by a clock of long ago logs in again");
     site.clock.advance(HOUR * 24);
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 401);
     // Nor does it let anybody stay who was let in before.

@@ -12,11 +12,12 @@
 //! clock may be wrong when the token is issued, and at any time later. So whatever it says, a token that has lived for its
 //! lifetime and [`CLOCK_BEHIND_MAX`] by the monotonic clock, since it was issued or read at a start, is void for good; and
 //! one that a start finds to be of the future is void once its lifetime has passed since the first such start, by the
-//! bound that is stored beside it. A wall clock that is wrong for a moment therefore ends no session, but for two cases: a
-//! start while the clock is ahead drops what has expired by it, and a token is void if two starts find it to be of the
-//! future by clocks that are a lifetime or more apart. The worst case: while the wall clock is wrong, a token can live for
-//! its lifetime and a minute in each start; from the first start with a clock that is and stays right, for two
-//! lifetimes and a minute in all.
+//! bound that is stored beside it. A wall clock that is wrong for a moment therefore ends no session, but for three cases: a
+//! token that is issued while the clock is behind by more than a lifetime has expired as soon as the clock is right (a
+//! machine without a battery begins in 1970: log in again, and the next start removes it); a start while the clock is ahead
+//! drops what has expired by it; and a token is void if two starts find it to be of the future by clocks that are a lifetime
+//! or more apart. The worst case: while the wall clock is wrong, a token can live for its lifetime and a minute in each
+//! start; from the first start with a clock that is and stays right, for two lifetimes and a minute in all.
 //!
 //! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
 //! one another; the authority's lock is never held meanwhile.
