@@ -30,7 +30,9 @@ pub const PROCESS_ATTEMPTS_MAX: u32 = 6;
 pub const PROCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What users are told of a service beside its last failure, as long as more attempts are made.
-pub(super) const TRIED_AGAIN: &str = "the host tries again by itself for half a minute";
+pub(super) fn tried_again() -> String {
+    format!("the host makes up to {} more attempts by itself", PROCESS_ATTEMPTS_MAX - 1)
+}
 
 /// A service for which more attempts are to be made.
 #[derive(Debug)]

@@ -1,6 +1,6 @@
 //! A host with a data directory: how its services are brought back, created, and ended so that the next start is quick.
 
-use super::attempts::{Awaited, TRIED_AGAIN};
+use super::attempts::{Awaited, tried_again};
 use super::programs::{Made, Purpose};
 use super::{Host, Idle};
 use crate::catalog::{ServiceEntry, ServiceSettings};
@@ -104,7 +104,7 @@ impl Host {
             found.standing.clone()?;
             let program = program.await.map_err(|error| {
                 awaited = error.may_pass_of_stored().then(|| self.awaited.id());
-                let then = if awaited.is_some() { format!("; {TRIED_AGAIN}") } else { String::new() };
+                let then = if awaited.is_some() { format!("; {}", tried_again()) } else { String::new() };
                 chain(&*error) + &then
             })?;
             let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &found.entry) };
