@@ -178,7 +178,7 @@ async fn read_at(rate: u64, time: Duration, mut stream: impl AsyncRead + Unpin) 
         let left = match start.elapsed() {
             elapsed if elapsed < time => {
                 pace.tick().await;
-                (rate * u64::try_from(elapsed.as_millis()).expect("short") / 1000).saturating_sub(bytes).min(512)
+                (rate * u64::try_from(elapsed.as_millis()).expect("short") / 1000).saturating_sub(bytes).min(1024)
             }
             _ => piece.len() as u64,
         };
