@@ -119,12 +119,14 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
 
     /// Has the disk hold room for the first `bytes` of the file without making it longer, so that it can grow as far when the
-    /// disk is full. [`StorageFile::set_bytes`] to no more than its length releases what is held behind that.
+    /// disk is full. [`StorageFile::set_bytes`] to no more than its length releases what is held behind that. Unless `spare` is
+    /// 0, what is not held yet is held only if that leaves others as many bytes.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`]: what was held before is held, and perhaps more.
+    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`]: what was held before is held, and perhaps more if
+    /// there was any.
     /// [`io::ErrorKind::Unsupported`] among others where files cannot hold room.
-    fn hold_room(&self, bytes: u64) -> io::Result<()>;
+    fn hold_room(&self, bytes: u64, spare: u64) -> io::Result<()>;
 
     /// Makes all bytes safe that were written before, and the file's length.
     ///

@@ -29,6 +29,9 @@ pub(super) const CATALOG_BYTES_MAX: u64 = 512 * 1024 * 1024;
 /// The least room that is held behind the end of the file, in bytes; as much as the file is long if that is more.
 const RESERVE_BYTES_MIN: u64 = 4 * 1024 * 1024;
 
+/// What is left of the disk to others, in bytes, when room is held for the reserve: snapshots and the journal need some, too.
+pub(super) const SPARE_BYTES: u64 = 16 * 1024 * 1024;
+
 /// Where redb's header, which begins the file, says which of its roots counts.
 const ROOT_BYTE: usize = 9;
 
@@ -142,16 +145,16 @@ impl Progress {
             let text = format!("with what is reserved for removals it would be {end} long, the limit is {max}");
             return Err(io::Error::new(io::ErrorKind::FileTooLarge, text));
         }
-        self.hold(file, end)
+        self.hold(file, end, SPARE_BYTES)
     }
 
-    /// Has the disk hold room up to `end`.
+    /// Has the disk hold room up to `end`, and leave `spare` to others unless that is 0.
     ///
     /// # Errors
     /// There is none. A file system that cannot hold room has it or not once it is written.
-    fn hold(&self, file: &dyn StorageFile, end: u64) -> io::Result<()> {
+    fn hold(&self, file: &dyn StorageFile, end: u64, spare: u64) -> io::Result<()> {
         if end > self.held.load(Ordering::Acquire) {
-            file.hold_room(end).or_else(|error| if is_no_room(error.kind()) { Err(error) } else { Ok(()) })?;
+            file.hold_room(end, spare).or_else(|error| if is_no_room(error.kind()) { Err(error) } else { Ok(()) })?;
             self.held.store(end, Ordering::Release);
         }
         Ok(())
@@ -166,16 +169,17 @@ impl Progress {
                 Err(error)
             }
             // The reserve is there for this.
-            Err(_) => self.hold(file, bytes),
+            Err(_) => self.hold(file, bytes, 0),
             Ok(()) => Ok(()),
         }
     }
 
     /// Sees to the room of a file that was cut to `bytes`, with which what was held ends.
     fn hold_cut(&self, file: &dyn StorageFile, bytes: u64) {
-        self.held.store(0, Ordering::Release);
-        // What is missing shows before it is needed.
-        let _ = self.hold_whole(file, reserve_end(bytes));
+        let was_held = self.held.swap(0, Ordering::AcqRel) > 0;
+        // What is missing shows before it is needed. What was held is held again, whatever that leaves to others.
+        let end = reserve_end(bytes);
+        let _ = if was_held && end <= self.bytes_max { self.hold(file, end, 0) } else { self.hold_whole(file, end) };
     }
 
     /// How long the reserve is, in bytes.

@@ -1,5 +1,6 @@
 //! The catalog against crashes, failures and damage.
 
+use super::backend::SPARE_BYTES;
 use super::*;
 use crate::access::Grant;
 use crate::answers::Horizon;
@@ -908,6 +909,33 @@ fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), Ca
     let catalog = Catalog::open(&storage)?;
     add_tokens(&catalog, 0, 1_000)?;
     remove_all(&catalog)
+}
+
+/// After an upgrade, say: it is for snapshots, too.
+#[test]
+fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), CatalogError> {
+    // What is added makes the file longer, and so the reserve.
+    const GROWTH_BYTES: u64 = 1024 * 1024;
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    let whole = catalog.current().progress.reserve_bytes();
+    drop(catalog);
+    let before = storage.crash();
+    for spare in [0, whole - 1, whole, whole + SPARE_BYTES - 1, whole + SPARE_BYTES + GROWTH_BYTES] {
+        let storage = before.copy();
+        let taken = storage.taken_bytes();
+        storage.limit_space(taken + spare);
+        let catalog = Catalog::open(&storage)?;
+        catalog.reopen_from(Arc::new(storage.clone()));
+        let is_whole = spare > whole + SPARE_BYTES;
+        let added = (0..3).map(|number| add_tokens(&catalog, number, 1)).collect::<Result<Vec<_>, _>>();
+        assert_eq!(added.is_ok(), is_whole, "{spare}: {added:?}");
+        if !is_whole {
+            assert!(matches!(added, Err(CatalogError::NoRoom { .. })), "{added:?}");
+            assert_eq!(storage.taken_bytes(), taken, "{spare}");
+        }
+    }
+    Ok(())
 }
 
 #[test]

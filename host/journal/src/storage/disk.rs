@@ -18,6 +18,15 @@ const OTHERS_WRITE: u32 = 0o022;
 /// gave it that.
 const OTHERS_USE: u32 = 0o037;
 
+/// The unit of [`MetadataExt::blocks`], in bytes.
+#[cfg(target_os = "linux")]
+const BLOCK_BYTES: u64 = 512;
+
+/// What a file takes behind its end without any room being held there, in bytes: the rest of its last block, and what the
+/// file system notes of it.
+#[cfg(target_os = "linux")]
+const HELD_BYTES_MIN: u64 = 64 * 1024;
+
 /// How often a file that is to be locked is opened again if it is replaced meanwhile.
 const LOCK_ATTEMPTS: usize = 16;
 
@@ -405,18 +414,36 @@ impl StorageFile for DiskFile {
     }
 
     #[cfg(target_os = "linux")]
-    fn hold_room(&self, bytes: u64) -> io::Result<()> {
-        use rustix::fs::{FallocateFlags, fallocate};
+    fn hold_room(&self, bytes: u64, spare: u64) -> io::Result<()> {
+        use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
         // What is behind the end alone: the rest was written.
-        let end = self.bytes()?;
+        let metadata = self.file.metadata()?;
+        let end = metadata.len();
         if bytes <= end {
             return Ok(());
         }
-        Ok(rustix::io::retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, end, bytes - end))?)
+        let hold = |bytes| rustix::io::retry_on_intr(|| fallocate(&self.file, FallocateFlags::KEEP_SIZE, end, bytes));
+        let taken = metadata.blocks() * BLOCK_BYTES;
+        if spare > 0 && bytes > taken {
+            let disk = fstatvfs(&self.file)?;
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize);
+            if free < (bytes - taken).saturating_add(spare) {
+                // Where nothing can be held, it does not matter that there is no room for it.
+                hold(1)?;
+                return Err(io::ErrorKind::StorageFull.into());
+            }
+        }
+        hold(bytes - end).map_err(|error| {
+            // ext4 and XFS keep what they got before the disk was full. A cut releases all that is held.
+            if taken <= end + HELD_BYTES_MIN {
+                let _ = self.file.set_len(end);
+            }
+            error.into()
+        })
     }
 
     #[cfg(not(target_os = "linux"))]
-    fn hold_room(&self, _: u64) -> io::Result<()> {
+    fn hold_room(&self, _: u64, _: u64) -> io::Result<()> {
         Err(io::ErrorKind::Unsupported.into())
     }
 
@@ -594,19 +621,25 @@ mod tests {
         let directory = tempfile::tempdir()?;
         let file = DiskStorage::create(directory.path())?.create("a")?;
         file.write_all_at(0, b"seven")?;
-        match file.hold_room(ROOM_BYTES) {
+        match file.hold_room(ROOM_BYTES, 0) {
             // Not all file systems can.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
             held => held?,
         }
         let held_bytes = || fs::metadata(directory.path().join("a")).map(|metadata| metadata.blocks() * 512);
         assert!(file.bytes()? == 5 && held_bytes()? >= ROOM_BYTES, "{} bytes", held_bytes()?);
-        file.hold_room(1)?;
+        file.hold_room(1, 0)?;
         file.set_bytes(100)?;
         assert!(held_bytes()? >= ROOM_BYTES, "{} bytes", held_bytes()?);
         file.set_bytes(5)?;
         assert!(held_bytes()? < ROOM_BYTES, "{} bytes", held_bytes()?);
-        Ok(())
+        // A disk that would have too little for others is left to them.
+        let refused = file.hold_room(ROOM_BYTES, u64::MAX).map_err(|error| error.kind());
+        assert_eq!(refused, Err(io::ErrorKind::StorageFull));
+        assert!(held_bytes()? < ROOM_BYTES, "{} bytes", held_bytes()?);
+        // What is held already takes nothing from them.
+        file.hold_room(ROOM_BYTES, 1)?;
+        file.hold_room(ROOM_BYTES, u64::MAX)
     }
 
     #[test]

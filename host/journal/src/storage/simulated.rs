@@ -33,7 +33,8 @@ pub enum Operation {
     Read,
     /// [`StorageFile::set_bytes`]. One that fails has done nothing.
     SetBytes,
-    /// [`StorageFile::hold_room`]. One that fails has done nothing.
+    /// [`StorageFile::hold_room`]. One that is made to fail has done nothing; one that finds the disk full has held what there
+    /// was, as on ext4.
     HoldRoom,
     /// [`StorageFile::sync_data`].
     SyncData,
@@ -583,13 +584,22 @@ impl StorageFile for SimulatedFile {
         }
     }
 
-    fn hold_room(&self, bytes: u64) -> io::Result<()> {
+    fn hold_room(&self, bytes: u64, spare: u64) -> io::Result<()> {
         let mut state = self.storage.state();
         if let Fate::Fails(error) = state.enter_file(Operation::HoldRoom, self.file)? {
             return Err(error);
         }
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
-        state.check_room(self.file, bytes)?;
+        let room = state.files[self.file].room();
+        let growth = bytes.saturating_sub(room) as u64;
+        let free = state.space_bytes.saturating_sub(state.taken_bytes());
+        if growth > 0 && free < growth.saturating_add(spare) {
+            if spare == 0 {
+                let got = usize::try_from(free).map_err(io::Error::other)?;
+                state.files[self.file].held = room + got;
+            }
+            return Err(io::ErrorKind::StorageFull.into());
+        }
         let file = &mut state.files[self.file];
         file.held = file.held.max(bytes);
         Ok(())
@@ -864,15 +874,15 @@ mod tests {
         storage.limit_space(1000);
         let (file, other) = (storage.create("a")?, storage.create("b")?);
         let full = Err(io::ErrorKind::StorageFull);
-        file.hold_room(600)?;
+        file.hold_room(600, 0)?;
         assert_eq!((file.bytes()?, storage.used_bytes(), storage.taken_bytes()), (0, 0, 600));
         assert_eq!(other.set_bytes(401).map_err(|error| error.kind()), full);
         other.set_bytes(400)?;
-        assert_eq!(file.hold_room(601).map_err(|error| error.kind()), full);
+        assert_eq!(file.hold_room(601, 0).map_err(|error| error.kind()), full);
         file.set_bytes(300)?;
         file.write_all_at(300, &[1; 300])?;
         assert_eq!(file.write_all_at(600, &[1]).map_err(|error| error.kind()), full);
-        file.hold_room(600)?;
+        file.hold_room(600, 0)?;
         file.set_bytes(300)?;
         other.set_bytes(700)
     }
