@@ -37,7 +37,7 @@ pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
 use crate::journal::frame::{DirectoryId, Position};
 use crate::journal::recovery::Seal;
 use crate::name::Name;
-use crate::size::Bytes as ByteCount;
+use crate::size::{Bytes as ByteCount, BytesBeside};
 use crate::storage::{Storage, StorageFile};
 use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached, is_no_room};
 use entry::EntryError;
@@ -199,7 +199,7 @@ pub enum CatalogError {
     /// An entry is longer than it may be. Nothing was changed.
     #[error(
         "the entry of service '{service}' takes {}, the limit is {}; name fewer sizes or accept fewer divergences",
-        ByteCount(*bytes as u64), ByteCount(ENTRY_BYTES_MAX as u64)
+        BytesBeside { bytes: *bytes as u64, bound: ENTRY_BYTES_MAX as u64 }, ByteCount(ENTRY_BYTES_MAX as u64)
     )]
     EntryTooLong {
         /// The service.

@@ -8,7 +8,7 @@
 //! pool, which has a count of its own.
 
 use crate::name::Name;
-use crate::size::{Bytes, Size};
+use crate::size::{Bytes, BytesBeside, Size};
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -170,7 +170,7 @@ fn no_room(occupied: &[Occupied], size: &Size) -> NoRoom {
                 machine.name,
                 machine.slots - slots,
                 machine.slots,
-                Bytes(machine.memory_bytes - memory_bytes),
+                BytesBeside { bytes: machine.memory_bytes - memory_bytes, bound: machine.memory_bytes },
                 Bytes(machine.memory_bytes)
             )
         })

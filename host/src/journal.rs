@@ -13,7 +13,7 @@ use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};
 use crate::id::{Epoch, Sequence};
 use crate::name::Name;
-use crate::size::Bytes as ByteCount;
+use crate::size::{Bytes as ByteCount, BytesBeside};
 use crate::transaction::{Answer, ReplyHash};
 use bytes::Bytes;
 use frame::RecordNumber;
@@ -226,7 +226,7 @@ pub enum JournalError {
     /// The history since the last snapshot is as long as it may be.
     #[error(
         "the journal would hold {} since the last snapshot, the limit is {}; the service must be snapshotted first",
-        ByteCount(*bytes), ByteCount(*limit_bytes)
+        BytesBeside { bytes: *bytes, bound: *limit_bytes }, ByteCount(*limit_bytes)
     )]
     Full {
         /// What it holds, with the refused.

@@ -8,7 +8,7 @@ use crate::id::WorkloadHash;
 use crate::id::{Sequence, VmId};
 use crate::meter::{HostResource, Percent, Resource, Usage};
 use crate::name::Name;
-use crate::size::{Bytes, grouped};
+use crate::size::{Bytes, BytesBeside, grouped};
 use crate::sla::HYSTERESIS_POINTS;
 use crate::text::Printable;
 use serde::{Deserialize, Serialize};
@@ -324,7 +324,7 @@ impl fmt::Display for JournalFill {
             "its history since the last snapshot takes {} of the {} that it may take ({:.0}%), and no snapshot succeeded{}{}; \
              mend the cause, and run lifeboat failover {service}, which takes one: an export that lacks memory gets more once \
              a larger size is configured; or discard the service with lifeboat remove {service}",
-            Bytes(*bytes),
+            BytesBeside { bytes: *bytes, bound: *limit_bytes },
             Bytes(*limit_bytes),
             usage.utilisation_percent(),
             if reason.is_some() { ": " } else { "" },

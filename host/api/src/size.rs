@@ -137,6 +137,37 @@ impl fmt::Display for Bytes {
     }
 }
 
+/// Prints a number of bytes beside a bound, in the bound's kind of units: in binary ones if the bound is printed so, with as
+/// many decimals as it takes to tell them apart.
+#[derive(Debug, Clone, Copy)]
+pub struct BytesBeside {
+    /// The number of bytes.
+    pub bytes: u64,
+    /// The bound that the same sentence prints as [`Bytes`].
+    pub bound: u64,
+}
+
+impl fmt::Display for BytesBeside {
+    #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        const DECIMALS_MAX: usize = 6;
+        let Self { bytes, bound } = *self;
+        let is_binary = |bytes: u64| bytes >= 1 << 10 && bytes.is_multiple_of(1 << 10);
+        let unit = [("GiB", 30), ("MiB", 20), ("KiB", 10)].into_iter().find(|(_, shift)| bytes >= 1 << shift);
+        let Some((unit, shift)) = unit.filter(|(_, shift)| is_binary(bound) && !bytes.is_multiple_of(1 << shift))
+        else {
+            return Bytes(bytes).fmt(f);
+        };
+        let whole = |bytes: u64| bytes as f64 / (1_u64 << shift) as f64;
+        let shown = |decimals: usize| format!("{:.decimals$}", whole(bytes));
+        let decimals = (1..DECIMALS_MAX).find(|&decimals| {
+            // What is not the bound must not look like it.
+            bytes == bound || shown(decimals) != format!("{:.decimals$}", whole(bound))
+        });
+        write!(f, "{} {unit}", shown(decimals.unwrap_or(DECIMALS_MAX)))
+    }
+}
+
 /// Reads bytes from a number or a text such as `64MiB`; writes a number.
 pub mod byte_size {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
@@ -212,6 +243,25 @@ mod tests {
         assert_eq!(format!("{:#}", Bytes(16_000_000_000)), "16.0 GB");
         assert_eq!(grouped(49_150_221), "49,150,221");
         assert_eq!(grouped(7), "7");
+    }
+
+    #[test]
+    fn bytes_beside_a_bound_are_in_its_units_and_not_like_it_unless_they_are_it() {
+        for (bytes, bound, text) in [
+            (264_100_000, 256 << 20, "251.9 MiB"),
+            (264_100_000, 250_000_001, "264.1 MB"),
+            (65_535, 64 << 10, "63.999 KiB"),
+            ((64 << 20) + 100, 64 << 20, "64.0001 MiB"),
+            ((64 << 20) + 1, 64 << 20, "64.000001 MiB"),
+            (1_048_577, 1 << 20, "1.000001 MiB"),
+            (32 << 20, 64 << 20, "32 MiB"),
+            (192 << 10, 64 << 20, "192 KiB"),
+            (64 << 20, 64 << 20, "64 MiB"),
+            (999, 1 << 20, "999 B"),
+            (3_000_000_000, 4 << 30, "2.8 GiB"),
+        ] {
+            assert_eq!(BytesBeside { bytes, bound }.to_string(), text);
+        }
     }
 
     #[test]

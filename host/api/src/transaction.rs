@@ -5,7 +5,7 @@ use crate::event::Triggered;
 use crate::id::{Sequence, VmId};
 use crate::meter::Resource;
 use crate::name::Name;
-use crate::size::{Bytes as ByteCount, grouped};
+use crate::size::{Bytes as ByteCount, BytesBeside, grouped};
 use crate::text::Printable;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
@@ -166,7 +166,7 @@ pub enum Cause {
     #[error(
         "memory: {} would exceed the limit of {}; send less at once, or deploy the workload as a new service of a larger \
          size",
-        ByteCount(*wanted_bytes), ByteCount(*limit_bytes)
+        BytesBeside { bytes: *wanted_bytes, bound: *limit_bytes }, ByteCount(*limit_bytes)
     )]
     Memory {
         /// What the guest's memory would have grown to.
@@ -266,7 +266,10 @@ pub enum Denial {
         user: String,
     },
     /// The body is too long.
-    #[error("the body is {} long, the limit is {}; send less", ByteCount(*bytes as u64), ByteCount(*limit_bytes as u64))]
+    #[error(
+        "the body is {} long, the limit is {}; send less",
+        BytesBeside { bytes: *bytes as u64, bound: *limit_bytes as u64 }, ByteCount(*limit_bytes as u64)
+    )]
     BodyTooLarge {
         /// Its length.
         bytes: usize,

@@ -25,7 +25,7 @@ use lifeboat::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, par
 use lifeboat::meter::Percent;
 use lifeboat::name::Name;
 use lifeboat::service::{QUEUE_MAX, Sabotage, ServiceSpec, Status};
-use lifeboat::size::{Bytes, Size, grouped};
+use lifeboat::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat::transaction::{BODY_BYTES_MAX, Outcome, Reply};
 use lines::Lines;
@@ -694,7 +694,7 @@ impl Usage<'_> {
         text += &row(
             "memory",
             memory.utilisation_percent(),
-            Bytes(memory.used).to_string(),
+            BytesBeside { bytes: memory.used, bound: memory.limit }.to_string(),
             Bytes(memory.limit).to_string(),
         );
         let ended = Outcome::ALL

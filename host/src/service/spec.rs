@@ -11,7 +11,7 @@ use crate::journal::JournalError;
 use crate::meter::Meter;
 use crate::monitor::UnderPressure;
 use crate::name::Name;
-use crate::size::{Bytes as ByteCount, Size};
+use crate::size::{Bytes as ByteCount, BytesBeside, Size};
 use crate::sla::{FailoverMode, Thresholds};
 use crate::transaction::{Answer, Kind};
 use crate::vm::MoveError;
@@ -145,7 +145,7 @@ pub enum LaunchError {
     /// One of its sizes is larger than what the host was set up for.
     #[error(
         "size '{size}' has {}, the host's slots hold {}; set the host up for larger ones",
-        ByteCount(*bytes), ByteCount(*largest_bytes)
+        BytesBeside { bytes: *bytes, bound: *largest_bytes }, ByteCount(*largest_bytes)
     )]
     SizeTooLarge {
         /// The size.
