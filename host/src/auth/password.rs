@@ -42,7 +42,10 @@ pub type Salt = [u8; SALT_BYTES];
 #[non_exhaustive]
 pub enum PasswordError {
     /// Too easily guessed.
-    #[error("the password has {chars} characters, it must have at least {PASSWORD_CHARS_MIN}; choose a longer one")]
+    #[error(
+        "the password has {chars} character{}, it must have at least {PASSWORD_CHARS_MIN}; choose a longer one",
+        if *chars == 1 { "" } else { "s" }
+    )]
     TooShort {
         /// How many it has.
         chars: usize,
@@ -227,6 +230,9 @@ mod tests {
     #[test]
     fn passwords_have_bounds() {
         assert_eq!(check("seven77"), Err(PasswordError::TooShort { chars: 7 }));
+        let text = |chars| PasswordError::TooShort { chars }.to_string();
+        assert!(text(1).starts_with("the password has 1 character, it must"), "{}", text(1));
+        assert!(text(0).starts_with("the password has 0 characters, it must"), "{}", text(0));
         // Characters, not bytes.
         assert_eq!(check("ééééééé"), Err(PasswordError::TooShort { chars: 7 }));
         assert_eq!(check("éééééééé"), Ok(()));
