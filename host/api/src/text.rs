@@ -1,6 +1,6 @@
 //! Text of others on its way to an operator, and errors on one line.
 
-use std::fmt;
+use std::{fmt, io};
 
 /// Whether a character may end a line, drive a terminal, change the order in which what follows it is shown, or is not
 /// shown at all, so that two texts which differ look the same.
@@ -43,7 +43,43 @@ pub fn shortened(text: &str, chars_max: usize) -> String {
     format!("{}{dots}", Printable(&short))
 }
 
-/// An error and what caused it, on one line.
+/// What the operating system says of what it lacks, and our words for it. Where one text ends with another, it comes first.
+const SYSTEM_WORDS: [(&str, &str); 4] = [
+    ("No space left on device", "no space left on the device"),
+    ("Disk quota exceeded", "the disk quota is used up"),
+    ("Too many open files in system", "too many open files on the machine"),
+    ("Too many open files", "too many open files"),
+];
+
+/// Replaces the numbers that Rust adds to errors of the operating system in `text`, and what they say of room and files in
+/// words of operators.
+#[must_use]
+pub fn plain(text: &str) -> String {
+    const BEGINNING: &str = " (os error ";
+    let mut parts = text.split(BEGINNING);
+    let mut plain = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        match part.split_once(')') {
+            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => {
+                if let Some((theirs, ours)) = SYSTEM_WORDS.iter().find(|(theirs, _)| plain.ends_with(theirs)) {
+                    plain.truncate(plain.len() - theirs.len());
+                    plain += ours;
+                }
+                plain += rest;
+            }
+            _ => plain = plain + BEGINNING + part,
+        }
+    }
+    plain
+}
+
+/// Returns what an error of the operating system says, as [`plain`] text.
+#[must_use]
+pub fn of_system(error: &io::Error) -> String {
+    plain(&error.to_string())
+}
+
+/// An error and what caused it, on one line of [`plain`] text.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -51,7 +87,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    text
+    plain(&text)
 }
 
 #[cfg(test)]
@@ -75,6 +111,30 @@ mod tests {
         for c in spaces.chain(['\u{e0000}', '\u{e0041}', '\u{e007f}']) {
             let shown = Printable(&format!("a{c}b")).to_string();
             assert_eq!(shown, format!("a{}b", c.escape_unicode()));
+        }
+    }
+
+    #[test]
+    fn numbers_of_the_operating_system_are_left_out() {
+        assert_eq!(plain("a: No such file (os error 2); b (os error 13)"), "a: No such file; b");
+        assert_eq!(plain("(os error x) (os error y) (os error"), "(os error x) (os error y) (os error");
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_the_operating_system_lacks_is_said_in_words_of_operators() {
+        for (number, words) in [
+            (28, "no space left on the device"),
+            (122, "the disk quota is used up"),
+            (24, "too many open files"),
+            (23, "too many open files on the machine"),
+            (13, "Permission denied"),
+        ] {
+            let error = io::Error::from_raw_os_error(number);
+            assert_eq!(of_system(&error), words);
+            // The same where it is only a part of what is said.
+            let within = io::Error::new(error.kind(), format!("{error} (it takes 4 MiB)"));
+            assert_eq!(chain(&within), format!("{words} (it takes 4 MiB)"));
         }
     }
 }

@@ -32,6 +32,7 @@ use super::ticket::{Completion, Ticket, ticket};
 use crate::pace::Pace;
 use lifeboat_api::distribution::{Distribution, Spread};
 use lifeboat_api::name::Name;
+use lifeboat_api::text::of_system;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -761,7 +762,7 @@ fn missing(failure: &Failure) -> Arc<str> {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
         _ => "see to its disk and to the limit of open files",
     };
-    format!("cannot {}: {}; {remedy}, and it goes on by itself", failure.action, failure.error).into()
+    format!("cannot {}: {}; {remedy}, and it goes on by itself", failure.action, of_system(&failure.error)).into()
 }
 
 /// Commits. While no segment can be begun, it waits and tries again, until the queue is closed.

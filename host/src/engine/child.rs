@@ -12,6 +12,7 @@
 
 use super::{PoolLimits, config, one_line};
 use crate::size::Bytes;
+use crate::text::of_system;
 use crate::workload::{COMPONENT_BYTES_MAX, LoadError, LoadLimits, Workload, load as load_in_thread};
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
@@ -139,7 +140,10 @@ fn ask(
     pipe_stack_bytes: usize,
 ) -> Result<Vec<u8>, Failure> {
     let none = |what: &str, error: &io::Error| {
-        Failure::Process(format!("no {what} can be started for it: {error}; try again when the machine is less busy"))
+        Failure::Process(format!(
+            "no {what} can be started for it: {}; try again when the machine is less busy",
+            of_system(error)
+        ))
     };
     let child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn();
     let mut child = child.map_err(|error| none("process", &error))?;
@@ -170,7 +174,7 @@ fn ask(
     // It was open until now, as the child ends with it.
     drop(stdin);
     begun.map_err(|error| none("thread", &error))?;
-    let lost = |error: io::Error| Failure::Process(format!("its process was lost: {error}; try again"));
+    let lost = |error: io::Error| Failure::Process(format!("its process was lost: {}; try again", of_system(&error)));
     let bytes = answer.ok_or(Failure::Deadline)?.map_err(lost)?;
     if bytes.len() as u64 > answer_bytes_max {
         let text = format!("what it becomes is more than {}; make it smaller", Bytes(answer_bytes_max));
@@ -280,7 +284,10 @@ fn end_with_parent() -> Result<(), Refusal> {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
         std::process::exit(1);
     });
-    let lacking = |error| Refusal { reason: format!("no thread to watch: {error}"), code: NO_THREAD_CODE.into() };
+    let lacking = |error: io::Error| {
+        let reason = format!("no thread to watch: {}; try again when the machine is less busy", of_system(&error));
+        Refusal { reason, code: NO_THREAD_CODE.into() }
+    };
     watching.map(drop).map_err(lacking)
 }
 

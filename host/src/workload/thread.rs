@@ -12,6 +12,7 @@ use std::sync::Once;
 use std::thread;
 
 use super::error::{LoadError, one_line};
+use crate::text::of_system;
 
 /// The stack of the thread that loads a workload: 16 MiB of address space, of which it uses what it needs.
 pub const LOADER_STACK_BYTES: usize = 16 << 20;
@@ -31,7 +32,7 @@ pub(super) fn run<T: Send>(file: &str, work: impl FnOnce() -> Result<T, LoadErro
     thread::scope(|scope| {
         let thread = thread::Builder::new().name("lifeboat-loader".into()).stack_size(LOADER_STACK_BYTES);
         let thread = thread.spawn_scoped(scope, bounded);
-        let thread = thread.map_err(|error| LoadError::Thread { file: one_line(file), cause: error.to_string() })?;
+        let thread = thread.map_err(|error| LoadError::Thread { file: one_line(file), cause: of_system(&error) })?;
         let panic = match thread.join() {
             Ok(Ok(loaded)) => return loaded,
             Ok(Err(panic)) | Err(panic) => panic,
