@@ -670,7 +670,7 @@ fn a_host_that_cannot_write_the_replies_exits_with_4_and_says_so() {
         .expect("the built binary runs");
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(4), "{stderr}");
-    assert!(stderr.contains("lifeboat: cannot write the replies: No space left on device"), "{stderr}");
+    assert!(stderr.contains("lifeboat: cannot write the replies: no space left on the device"), "{stderr}");
 }
 
 #[test]

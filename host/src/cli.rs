@@ -35,6 +35,8 @@ use lifeboat::auth::Salt;
 use lifeboat::client::{ClientError, ProfileError};
 use lifeboat::engine::EngineError;
 use lifeboat::service::LaunchError;
+use lifeboat::size::Bytes;
+use lifeboat::text::plain;
 use lifeboat::workload::{LoadError, ReadError, Workload};
 use operate::Operation;
 use std::io;
@@ -185,31 +187,56 @@ struct UnreadableWorkload {
 #[error("{}", .0.join("\n"))]
 pub(crate) struct UsageErrors(pub(crate) Vec<String>);
 
-/// Why the operating system does not let this user have a file, and what to do about it.
+/// Why the operating system does not let this user have a file or room for it, and what to do about it.
 pub(crate) struct Unusable {
     kind: io::ErrorKind,
+    /// As [`plain`] has them.
     words: &'static str,
     remedy: &'static str,
+    /// What a command that needs it ends with.
+    code: u8,
 }
 
-const UNUSABLE: [Unusable; 2] = [
+/// What to do on a full disk.
+const MAKE_ROOM: &str = "make room on its disk (df shows how much it has), and run the command again";
+
+const UNUSABLE: [Unusable; 4] = [
+    Unusable {
+        kind: io::ErrorKind::StorageFull,
+        words: "no space left on the device",
+        remedy: MAKE_ROOM,
+        code: exit::HOST,
+    },
+    Unusable {
+        kind: io::ErrorKind::QuotaExceeded,
+        words: "the disk quota is used up",
+        remedy: "remove files of its owner there, or have the quota raised, and run the command again",
+        code: exit::HOST,
+    },
     Unusable {
         kind: io::ErrorKind::PermissionDenied,
         words: "Permission denied",
         remedy: "run the command as the owner, or change the owner or the mode (ls -l shows them, chown and chmod change \
                  them)",
+        code: exit::USAGE,
     },
     Unusable {
         kind: io::ErrorKind::ReadOnlyFilesystem,
         words: "Read-only file system",
         remedy: "mount it so that it may be written, or copy what is there to where it may",
+        code: exit::USAGE,
     },
 ];
 
 impl Unusable {
-    /// What a text says, of errors that were made texts.
+    /// What a plain text says, of errors that were made texts.
     pub(crate) fn in_text(text: &str) -> Option<&'static Self> {
         UNUSABLE.iter().find(|unusable| text.contains(unusable.words))
+    }
+
+    /// Whether a line is about it and says of itself what to do.
+    fn is_told_with_remedy(&self, line: &str) -> bool {
+        self.remedy == MAKE_ROOM && line.contains("make room")
     }
 
     /// What an error says. What a server says of its own files is not about this user.
@@ -219,8 +246,7 @@ impl Unusable {
             None | Some(ClientError::Input(_) | ClientError::Ids(_)) => {}
             Some(_) => return None,
         }
-        let mut kinds = error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind);
-        let of_kind = kinds.find_map(|kind| UNUSABLE.iter().find(|unusable| unusable.kind == kind));
+        let of_kind = kinds(error).find_map(|kind| UNUSABLE.iter().find(|unusable| unusable.kind == kind));
         let is_text = error.is::<UsageError>()
             || error.is::<UsageErrors>()
             || error.is::<FindingError>()
@@ -228,6 +254,17 @@ impl Unusable {
             || error.is::<ProfileError>();
         of_kind.or_else(|| if is_text { Self::in_text(text) } else { None })
     }
+}
+
+fn kinds(error: &anyhow::Error) -> impl Iterator<Item = io::ErrorKind> {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+}
+
+/// Names what was to be written and how many bytes it takes at least, if an error is that there is no room.
+pub(crate) fn with_need(error: impl Into<anyhow::Error>, what: &str, bytes: u64) -> anyhow::Error {
+    let error = error.into();
+    let is_full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if kinds(&error).any(is_full) { error.context(format!("{what} takes at least {}", Bytes(bytes))) } else { error }
 }
 
 /// Prints what is wrong with the command line, on one line that a terminal shows folded, or the help that it asks for. Returns the exit code.
@@ -244,33 +281,24 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
 /// Prints the error, on one line unless it is several, which a terminal shows folded, and maps it to the exit code: the one place where errors become
 /// codes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    let text = format!("{error:#}");
+    let mut text = plain(&format!("{error:#}"));
+    // What a server waits for, a command that ends does not.
+    if !error.is::<ClientError>() {
+        text = text.replace(", and it goes on by itself", ", and run the command again");
+    }
     let unusable = Unusable::in_error(error, &text);
     for line in text.lines() {
         // A file that is refused for another reason than that the system says so has a remedy of its own.
         print_line(line, unusable.filter(|unusable| line.contains(unusable.words)));
     }
-    ExitCode::from(if unusable.is_some() { exit::USAGE } else { code_of(error) })
+    ExitCode::from(unusable.map_or_else(|| code_of(error), |unusable| unusable.code))
 }
 
 /// Prints a line about what is wrong, with the remedy if the operating system did not let this user have a file.
 pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
+    let unusable = unusable.filter(|unusable| !unusable.is_told_with_remedy(line));
     let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
     remote::note(&format!("lifeboat: {line}{remedy}"));
-}
-
-/// Without the numbers that Rust adds to what the operating system says.
-pub(crate) fn plain(text: &str) -> String {
-    const BEGINNING: &str = " (os error ";
-    let mut parts = text.split(BEGINNING);
-    let mut plain = parts.next().unwrap_or_default().to_owned();
-    for part in parts {
-        match part.split_once(')') {
-            Some((number, rest)) if number.bytes().all(|byte| byte.is_ascii_digit()) => plain += rest,
-            _ => plain = plain + BEGINNING + part,
-        }
-    }
-    plain
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {
@@ -356,23 +384,23 @@ mod tests {
     use clap::CommandFactory;
 
     #[test]
-    fn numbers_of_the_operating_system_are_left_out() {
-        assert_eq!(plain("a: No such file (os error 2); b (os error 13)"), "a: No such file; b");
-        assert_eq!(plain("(os error x) (os error y) (os error"), "(os error x) (os error y) (os error");
-    }
-
-    #[test]
     fn a_file_that_one_may_not_have_is_one_code_whoever_reports_it() {
-        // Neither may be used by this user, nor what is mounted to be read only.
-        for (number, remedy) in [(13, "run the command as the owner"), (30, "mount it so that it may be written")] {
+        // Neither may be used by this user, nor what is mounted to be read only, nor a disk that is full.
+        for (number, code, remedy) in [
+            (13, exit::USAGE, "run the command as the owner"),
+            (30, exit::USAGE, "mount it so that it may be written"),
+            (28, exit::HOST, "make room on its disk"),
+            (122, exit::HOST, "remove files of its owner there"),
+        ] {
             let denied = || io::Error::from_raw_os_error(number);
             let of_library = anyhow::Error::from(denied()).context("cannot open the journal");
             let of_text = UsageError(format!("d: {}", denied())).into();
             let of_workload = UnreadableWorkload { file: "w".into(), error: denied() }.into();
             for error in [of_library, of_text, of_workload] {
-                let text = format!("{error:#}");
+                let text = plain(&format!("{error:#}"));
                 let unusable = Unusable::in_error(&error, &text).expect("it may not be used");
                 assert!(unusable.remedy.starts_with(remedy) && text.contains(unusable.words), "{text}");
+                assert_eq!(unusable.code, code, "{text}");
             }
             let of_server = ClientError::Problem {
                 status: 503,
@@ -383,6 +411,18 @@ mod tests {
             };
             assert!(Unusable::in_error(&of_server.into(), &denied().to_string()).is_none());
         }
+    }
+
+    #[test]
+    fn what_has_no_room_is_named_with_what_it_takes() {
+        let of_kind = |kind: io::ErrorKind| with_need(io::Error::from(kind), "file 'f'", 3 << 20);
+        assert!(format!("{:#}", of_kind(io::ErrorKind::StorageFull)).starts_with("file 'f' takes at least 3 MiB: "));
+        assert!(!format!("{:#}", of_kind(io::ErrorKind::NotFound)).contains("takes"));
+        let full = UNUSABLE.iter().find(|unusable| unusable.remedy == MAKE_ROOM).expect("it is there");
+        assert!(
+            full.is_told_with_remedy("no space left on the device; make room on its disk, and it goes on by itself")
+        );
+        assert!(!full.is_told_with_remedy("no space left on the device"));
     }
 
     #[test]

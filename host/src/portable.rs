@@ -111,7 +111,36 @@ pub enum PortableError {
     },
 }
 
+impl PortableError {
+    /// Returns whether the disk, or the quota on it, has no room for the file.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Storage { source, .. } | Self::File(SnapshotFileError::Storage { source, .. }) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether the file is not as it was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::File(error) => error.is_damage(),
+            Self::OtherWorkload { .. } | Self::Settings { .. } => true,
+            _ => false,
+        }
+    }
+}
+
 impl Portable {
+    /// Returns how many bytes its state and its workload take: its file takes a little more.
+    #[must_use]
+    pub fn bytes_min(&self) -> u64 {
+        self.snapshot.state_bytes() + self.workload.len() as u64
+    }
+
     /// Writes it to `path`. When this returns, the file survives a crash; before, there is none of that name.
     ///
     /// # Errors

@@ -7,6 +7,7 @@ use lifeboat::clock::{Clock, SystemClock};
 use lifeboat::config::{CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides};
 use lifeboat::data::{DataError, Locked};
 use lifeboat::storage::DiskStorage;
+use lifeboat::text::plain;
 use lifeboat::tls::Validity;
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -70,6 +71,7 @@ impl Check {
         let wrong = wrong.iter().map(ToString::to_string).chain(of_data.as_ref().err().cloned().unwrap_or_default());
         let mut is_right = true;
         for error in wrong {
+            let error = plain(&error);
             print_line(&error, Unusable::in_text(&error));
             is_right = false;
         }

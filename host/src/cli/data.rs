@@ -1,6 +1,6 @@
 //! The data directory on the command line: `--data DIR`, and what goes wrong with it.
 
-use super::{DATA_VARIABLE, FindingError, UsageError, random, remote};
+use super::{DATA_VARIABLE, FindingError, UsageError, random, remote, with_need};
 use anyhow::Context;
 use lifeboat::auth::{Accounts, argon2id};
 use lifeboat::catalog::CatalogError;
@@ -12,6 +12,7 @@ use lifeboat::id::Sequence;
 use lifeboat::id::WorkloadHash;
 use lifeboat::journal::frame::DirectoryId;
 use lifeboat::journal::recovery::{OpenError, Recovery};
+use lifeboat::journal::segments::SEGMENT_BYTES;
 use lifeboat::name::Name;
 use lifeboat::scratch::{ProgramError, Scratch, StateError, stored_workload};
 use lifeboat::storage::{DiskStorage, Storage};
@@ -24,6 +25,10 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
+
+/// What a data directory takes once a service is in it, in bytes, but for workloads and snapshots: a segment of the journal, and
+/// the catalog with its reserve.
+const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
 
 /// Where services are kept: in a data directory, or else by the server that one is logged in to.
 #[derive(Debug, clap::Args)]
@@ -287,7 +292,9 @@ fn taken(path: &Path, taken: Result<Locked, DataError>) -> anyhow::Result<Locked
             ))
             .into();
         }
-        graded(error)
+        let is_new = matches!(error, DataError::Catalog(CatalogError::Storage { action: "create", .. }));
+        let error = graded(error);
+        if is_new { with_need(error, "a new one", DATA_BYTES_MIN) } else { error }
     });
     taken.with_context(|| format!("data directory {}", named(path)))
 }

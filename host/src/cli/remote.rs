@@ -10,7 +10,7 @@ use lifeboat::client::{Answer, Backoff, Client, ClientError, Notice, Profile, Pr
 use lifeboat::lines;
 use lifeboat::name::Name;
 use lifeboat::size::grouped;
-use lifeboat::text::Printable;
+use lifeboat::text::{Printable, plain};
 use lifeboat::transaction::Outcome;
 use serde::Serialize;
 use serde_json::Value;
@@ -393,12 +393,12 @@ pub(crate) fn note(text: &str) {
 }
 
 fn noted(text: &str, columns: Option<usize>) -> String {
-    help::fitting(super::plain(text) + "\n", columns, HANGING)
+    help::fitting(plain(text) + "\n", columns, HANGING)
 }
 
 /// Prints a failover on standard error. It stays one line, also in what a terminal was copied to.
 pub(crate) fn note_failover(text: &str) {
-    let _ = writeln!(io::stderr().lock(), "{}", super::plain(text));
+    let _ = writeln!(io::stderr().lock(), "{}", plain(text));
 }
 
 /// Whether standard output is a terminal.

@@ -1,7 +1,7 @@
 //! `lifeboat restore`: a service from a portable file.
 
 use super::data::{Data, graded, runtime};
-use super::{FindingError, UsageError, exit, random, random_epoch, remote};
+use super::{FindingError, UsageError, exit, random, random_epoch, remote, with_need};
 use anyhow::Context;
 use clap::Args;
 use lifeboat::clock::{Clock, SystemClock};
@@ -55,7 +55,9 @@ impl Restore {
         let restored = portable.restore(&directory, new);
         // Other services are to find it as it was left, whatever became of this one.
         let closed = directory.close();
-        restored.map_err(graded).with_context(|| format!("cannot restore service '{}'", self.name))?;
+        restored
+            .map_err(|error| with_need(graded(error), "its state with its workload", portable.bytes_min()))
+            .with_context(|| format!("cannot restore service '{}' with {}", self.name, self.data.option()))?;
         closed.context("the data directory was not closed cleanly")?;
         let text = format!(
             "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}\n",

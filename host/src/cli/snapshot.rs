@@ -1,7 +1,7 @@
 //! `lifeboat snapshot`: a service's state as a portable file.
 
 use super::data::{Data, graded, runtime, scratch, tell_if_cut_off};
-use super::{FindingError, UsageError, exit};
+use super::{FindingError, UsageError, exit, with_need};
 use clap::Args;
 use lifeboat::name::Name;
 use lifeboat::portable::{Portable, PortableError};
@@ -64,6 +64,7 @@ impl Snapshot {
         portable.write(&self.out).map_err(|error| match error {
             // The file that the command line names.
             PortableError::Exists { .. } => UsageError(error.to_string()).into(),
+            error if error.is_no_room() => with_need(error, "the file", portable.bytes_min()),
             PortableError::Storage { action: "create", .. } => {
                 UsageError(format!("{:#}; name a file in a directory that may be written", anyhow::Error::from(error)))
                     .into()

@@ -11,7 +11,7 @@ use lifeboat::lines::json_lines;
 use lifeboat::name::Name;
 use lifeboat::scratch::Scratch;
 use lifeboat::size::grouped;
-use lifeboat::text::Printable;
+use lifeboat::text::{Printable, plain};
 use lifeboat::verify::{Proof, transactions, verify};
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
@@ -47,7 +47,7 @@ impl Verify {
             Ok(read) => read,
             // The directory is not what was written; any other error says that it cannot be read.
             Err(error) if error.is::<FindingError>() => {
-                let reason = format!("{error:#}");
+                let reason = plain(&format!("{error:#}"));
                 let text = if self.json {
                     json_lines(&json!({"services": [], "directory": reason}))?
                 } else {

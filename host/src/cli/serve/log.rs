@@ -5,6 +5,7 @@
 use lifeboat::clock::{Clock, SystemClock, Timestamp, Utc};
 use lifeboat::event::Event;
 use lifeboat::size::grouped;
+use lifeboat::text::plain;
 use serde::Serialize;
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
@@ -65,7 +66,7 @@ impl Log {
 
     /// Adds a line of the server's own.
     pub(super) fn note(&self, text: &str) {
-        self.add(Line::Note(SystemClock.now(), format!("lifeboat: {}", super::super::plain(text))));
+        self.add(Line::Note(SystemClock.now(), format!("lifeboat: {}", plain(text))));
     }
 
     /// Adds an event.
