@@ -266,3 +266,12 @@ fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command(
         .exits_with_one_line(2, &["profile", "Permission denied", "run the command as the owner"]);
     std::fs::set_permissions(&locked, mode(0o755)).expect("it is ours");
 }
+
+#[test]
+fn a_profile_that_is_a_directory_is_not_to_be_made_private() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let whoami = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", folder.path());
+    let output = whoami.output();
+    output.exits_with_one_line(2, &["profile '", "' is a directory, and not a file; name a file, "]);
+    assert!(!output.stderr.contains("chmod"), "{}", output.stderr);
+}

@@ -1,9 +1,10 @@
 //! The profile: which server, who, and their token, in a file that is for its owner's eyes alone.
 
+use lifeboat_api::text::of_system;
 use serde::{Deserialize, Serialize};
 use std::ffi::OsString;
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -40,8 +41,18 @@ impl fmt::Debug for Profile {
 #[non_exhaustive]
 pub enum ProfileError {
     /// Nobody says where it is.
-    #[error("there is no place for the profile: none of LIFEBOAT_PROFILE, XDG_CONFIG_HOME and HOME is set")]
+    #[error(
+        "there is no place for the profile: none of LIFEBOAT_PROFILE, XDG_CONFIG_HOME and HOME is set; set one of them"
+    )]
     NoPlace,
+    /// It is a directory, a device or a pipe.
+    #[error("profile '{file}' is {found}, and not a file; name a file, new or of a log-in, with LIFEBOAT_PROFILE")]
+    NotAFile {
+        /// Which file.
+        file: String,
+        /// What it is.
+        found: &'static str,
+    },
     /// Others can read it, and so may have the token.
     #[error(
         "profile '{file}' can be read or changed by others (mode {mode:03o}): run chmod 600 '{file}', and \
@@ -62,7 +73,10 @@ pub enum ProfileError {
         reason: String,
     },
     /// The operating system says no.
-    #[error("profile '{file}' cannot be {verb}: {error}")]
+    #[error(
+        "profile '{file}' cannot be {verb}: {}; mend that, or name another file with LIFEBOAT_PROFILE",
+        of_system(error)
+    )]
     Io {
         /// Which file.
         file: String,
@@ -100,7 +114,9 @@ impl Profile {
             opened => opened.map_err(failed)?,
         };
         // Of what was opened, not of what stands there by now.
-        let mode = opened.metadata().map_err(failed)?.mode() & 0o777;
+        let metadata = opened.metadata().map_err(failed)?;
+        check_is_file(file, &metadata)?;
+        let mode = metadata.mode() & 0o777;
         if mode & 0o077 != 0 {
             return Err(ProfileError::Exposed { file: shown(file), mode });
         }
@@ -120,12 +136,15 @@ impl Profile {
     /// Writes the profile, aside first, readable by its owner alone from the beginning.
     ///
     /// # Errors
-    /// [`ProfileError::Io`].
+    /// [`ProfileError::NotAFile`], [`ProfileError::Io`].
     pub fn write(&self, file: &Path) -> Result<(), ProfileError> {
         let failed = |error| ProfileError::Io { file: shown(file), verb: "written", error };
         let text = toml::to_string(self).map_err(|error| failed(io::Error::other(error)))?;
         if let Some(folder) = file.parent().filter(|folder| !folder.as_os_str().is_empty()) {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(failed)?;
+        }
+        if let Ok(metadata) = fs::metadata(file) {
+            check_is_file(file, &metadata)?;
         }
         let mut aside = file.as_os_str().to_owned();
         aside.push(format!(".{}.new", std::process::id()));
@@ -137,6 +156,14 @@ impl Profile {
             });
         written.map_err(failed)
     }
+}
+
+fn check_is_file(file: &Path, metadata: &Metadata) -> Result<(), ProfileError> {
+    if metadata.is_file() {
+        return Ok(());
+    }
+    let found = if metadata.is_dir() { "a directory" } else { "a device or a pipe" };
+    Err(ProfileError::NotAFile { file: shown(file), found })
 }
 
 fn shown(file: &Path) -> String {
@@ -190,6 +217,22 @@ mod tests {
         // Writing it again mends it.
         profile().write(&file).expect("writable");
         assert!(Profile::read(&file).expect("readable").is_some());
+    }
+
+    #[test]
+    fn what_is_no_file_is_not_to_be_made_private() {
+        let folder = tempfile::tempdir().expect("a folder");
+        for (place, words) in
+            [(folder.path(), "' is a directory, "), (Path::new("/dev/null"), "' is a device or a pipe, ")]
+        {
+            let read = Profile::read(place).expect_err("no file").to_string();
+            let written = profile().write(place).expect_err("no file").to_string();
+            for error in [read, written] {
+                assert!(error.contains(words) && error.contains("; name a file, "), "{error}");
+                assert!(!error.contains("chmod"), "{error}");
+            }
+        }
+        assert_eq!(fs::read_dir(folder.path()).expect("readable").count(), 0, "nothing is left aside");
     }
 
     #[test]
