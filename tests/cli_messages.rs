@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 /// What a message must not have: it is about the program's insides.
-const RUST: [&str; 22] = [
+const RUST: [&str; 24] = [
     "os error",
     "invalid digit",
     "non-zero type",
@@ -29,6 +29,8 @@ const RUST: [&str; 22] = [
     "stream did not contain",
     "I/O error",
     "no items found",
+    "redb database",
+    "magic number",
 ];
 
 /// In a folder with some files, and nobody logged in.
@@ -60,6 +62,8 @@ fn folder() -> tempfile::TempDir {
     write("torn.toml", b"[server\n");
     write("scenario.toml", b"machine = [{ name = \"m1\", slots = -1, memory = \"64MiB\" }]\nservice = [{ name = \"s\", workload = \"counter\" }]\n\
           user = [{ name = \"ada\", services = [\"s\"] }]\ntraffic = [{ service = \"s\", count = 1, bodies = [\"1\"] }]\n");
+    std::fs::create_dir(folder.path().join("torn")).expect("a folder");
+    write("torn/catalog.redb", b"garbage");
     let run = command(folder.path(), &["run", "--data", "data", "counter.wasm"]).input("{\"add\":1}\n");
     run.output().exits(0);
     folder
@@ -172,6 +176,11 @@ fn every_wrong_argument_and_file_is_explained_on_one_line() {
         ("restore --data data --name counter nosuch", 2, "cannot open 'nosuch'"),
         ("user passwd --data data ada", 2, "there is no user 'ada'; "),
         ("init --admin a/b", 2, "--admin: 'a/b' is not a name"),
+        (
+            "services --data torn",
+            1,
+            "'catalog.redb' is not a catalog: it does not begin like one; put it back from the",
+        ),
         // Servers.
         (
             "services",

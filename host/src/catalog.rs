@@ -264,16 +264,20 @@ impl CatalogError {
         move |error| match error.into() {
             // How redb says that the file does not begin as it should.
             redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
-                Self::NotACatalog { reason: source.to_string() }
+                Self::NotACatalog { reason: "it does not begin like one".into() }
             }
             redb::Error::Io(source) if source.kind() == io::ErrorKind::UnexpectedEof => {
                 Self::Damaged { reason: "it is cut off".into() }
             }
             redb::Error::Io(source) => Self::Storage { action, source },
             redb::Error::PreviousIo => Self::Poisoned,
-            error @ (redb::Error::TableDoesNotExist(_) | redb::Error::TableTypeMismatch { .. }) => {
-                Self::NotACatalog { reason: error.to_string() }
+            redb::Error::TableDoesNotExist(table) => {
+                Self::NotACatalog { reason: format!("it has no table '{}'", table.escape_debug()) }
             }
+            redb::Error::TableTypeMismatch { table, .. } => {
+                Self::NotACatalog { reason: format!("its table '{}' is another", table.escape_debug()) }
+            }
+            redb::Error::Corrupted(_) => Self::Damaged { reason: "its pages are not what was written".into() },
             error => Self::Damaged { reason: error.to_string() },
         }
     }
