@@ -504,12 +504,15 @@ fn what_is_no_portable_snapshot_is_refused_before_anything_is_written() {
         let wrong = other.path("wrong");
         std::fs::write(&wrong, content).expect("writable");
         let output = other.command("restore", &["--name", "copy"]).arg(&wrong).output();
-        output.exits_with_one_line(code, &[word, "wrong"]);
+        let remedy = if code == 1 { "; copy the file again " } else { "; " };
+        output.exits_with_one_line(code, &[word, "wrong", remedy]);
         assert!(!other.path("data").exists());
     };
     refused(b"", 2, "is not a snapshot");
     refused(b"(module)", 2, "is not a snapshot");
-    refused(&bytes[..bytes.len() - 1], 1, "bytes long");
+    refused(&bytes[..60], 1, "is cut off: it is 60 bytes long, and any begins with 64;");
+    let cut = bytes.len() - 1;
+    refused(&bytes[..cut], 1, &format!("is {cut} bytes long, but was written with {};", bytes.len()));
     let step = bytes.len() / 40;
     for offset in (8..bytes.len()).step_by(step) {
         let mut damaged = bytes.clone();

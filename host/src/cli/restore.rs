@@ -100,6 +100,10 @@ fn sorted(error: PortableError) -> anyhow::Error {
             UsageError(format!("{error}; name a file that lifeboat snapshot wrote")).into()
         }
         PortableError::File(SnapshotFileError::Storage { .. }) => error.into(),
+        error if error.is_damage() => FindingError(format!(
+            "{error}; copy the file again from where it was written, or write another with lifeboat snapshot"
+        ))
+        .into(),
         error => FindingError(error.to_string()).into(),
     }
 }

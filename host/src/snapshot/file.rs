@@ -175,6 +175,14 @@ pub enum SnapshotFileError {
         /// The bound.
         limit_bytes: u64,
     },
+    /// It is cut off within its prefix, which would say how long it was.
+    #[error("snapshot '{name}' is cut off: it is {bytes} bytes long, and any begins with {PREFIX_BYTES}")]
+    CutOff {
+        /// The file.
+        name: String,
+        /// How long it is.
+        bytes: u64,
+    },
     /// It is cut off, or goes on after its end.
     #[error("snapshot '{name}' is {bytes} bytes long, but was written with {expected_bytes}")]
     WrongLength {
@@ -219,7 +227,11 @@ impl SnapshotFileError {
     pub fn is_damage(&self) -> bool {
         matches!(
             self,
-            Self::NotASnapshot { .. } | Self::WrongLength { .. } | Self::Damaged { .. } | Self::BadHeader { .. }
+            Self::NotASnapshot { .. }
+                | Self::CutOff { .. }
+                | Self::WrongLength { .. }
+                | Self::Damaged { .. }
+                | Self::BadHeader { .. }
         )
     }
 }
@@ -429,8 +441,7 @@ impl<'a> Stored<'a> {
             return Err(SnapshotFileError::NotASnapshot { name: name.to_owned() });
         }
         if start < PREFIX_BYTES {
-            let expected_bytes = PREFIX_BYTES as u64;
-            return Err(SnapshotFileError::WrongLength { name: name.to_owned(), bytes, expected_bytes });
+            return Err(SnapshotFileError::CutOff { name: name.to_owned(), bytes });
         }
         let checksum = blake3::hash(&prefix[..CHECKSUM_OFFSET]);
         if checksum.as_bytes()[..PREFIX_BYTES - CHECKSUM_OFFSET] != prefix[CHECKSUM_OFFSET..] {
@@ -612,7 +623,13 @@ mod tests {
             storage.truncate(NAME, bytes);
             match read(&storage, NAME) {
                 Err(SnapshotFileError::NotASnapshot { .. }) => assert!(bytes < MAGIC.len()),
-                Err(SnapshotFileError::WrongLength { bytes: found, .. }) => assert_eq!(found, bytes as u64),
+                // How long it was, nothing says any more.
+                Err(SnapshotFileError::CutOff { bytes: found, .. }) if bytes < PREFIX_BYTES => {
+                    assert_eq!(found, bytes as u64);
+                }
+                Err(SnapshotFileError::WrongLength { bytes: found, expected_bytes, .. }) => {
+                    assert_eq!((found, expected_bytes), (bytes as u64, whole as u64));
+                }
                 other => panic!("{bytes}: {other:?}"),
             }
         }
