@@ -117,6 +117,11 @@ fn segments(storage: &SimulatedStorage) -> Vec<String> {
     files
 }
 
+/// Ends a host in an orderly way.
+async fn stop(rig: Rig) {
+    rig.host.stop().await.expect("sealed");
+}
+
 #[tokio::test]
 async fn services_are_kept_that_a_catalog_from_before_the_first_of_them_lacks() {
     let storage = SimulatedStorage::new(1);
@@ -158,13 +163,11 @@ async fn services_are_kept_that_a_sealed_catalog_lacks_whatever_the_next_starts_
     let storage = SimulatedStorage::new(2);
     let rig = open(&storage).await;
     used(&rig, "ant").await;
-    rig.host.stop().await.expect("sealed");
-    drop(rig);
+    stop(rig).await;
     let old = catalog(&storage);
     let rig = open(&storage).await;
     used(&rig, "bee").await;
-    rig.host.stop().await.expect("sealed");
-    drop(rig);
+    stop(rig).await;
     let right = catalog(&storage);
     for ends in [[false, false], [false, true], [true, false], [true, true]] {
         let mut storage = storage.copy();

@@ -52,6 +52,13 @@ fn gather(histories: &mut Histories, found: Found<'_>) {
     }
 }
 
+/// A new journal, in which nothing is written.
+fn created(seed: u64, options: Options) -> (SimulatedStorage, Log, Histories) {
+    let storage = SimulatedStorage::new(seed);
+    let (log, _, _) = open(&storage, options, Origin::Create).expect("opens");
+    (storage, log, Histories::new())
+}
+
 fn open(storage: &SimulatedStorage, options: Options, origin: Origin) -> Result<(Log, Recovery, Histories), OpenError> {
     let mut histories = Histories::new();
     let (log, recovery) =
@@ -447,9 +454,7 @@ struct Sample {
 }
 
 fn sample(is_sealed: bool) -> Sample {
-    let storage = SimulatedStorage::new(1);
-    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
-    let mut histories = Histories::new();
+    let (storage, mut log, mut histories) = created(1, options(4));
     let mut frames = Vec::new();
     for services in [&[0, 1, 2][..], &[1], &[0, 2], &[2], &[0]] {
         let location = append(&mut log, &mut histories, services).expect("appends")[0];
@@ -594,9 +599,7 @@ fn a_torn_tail_is_told_once_and_cannot_come_back() -> Result<(), LogError> {
 
 #[test]
 fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap() -> Result<(), LogError> {
-    let storage = SimulatedStorage::new(1);
-    let (mut log, _, _) = open(&storage, options(60), Origin::Create).expect("opens");
-    let mut histories = Histories::new();
+    let (storage, mut log, mut histories) = created(1, options(60));
     append(&mut log, &mut histories, &[0, 1, 2])?;
     let lost = append(&mut log, &mut histories, &[0])?[0];
     append(&mut log, &mut histories, &[0])?;
@@ -642,9 +645,7 @@ fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap
 
 #[test]
 fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_damage() -> Result<(), LogError> {
-    let storage = SimulatedStorage::new(1);
-    let (mut log, _, _) = open(&storage, options(4), Origin::Create).expect("opens");
-    let mut histories = Histories::new();
+    let (storage, mut log, mut histories) = created(1, options(4));
     for _ in 0..10 {
         append(&mut log, &mut histories, &[0, 1])?;
     }
@@ -707,9 +708,7 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
 #[test]
 fn a_seal_that_was_left_behind_is_noticed_and_nothing_after_it_is_lost() -> Result<(), LogError> {
     for segment_blocks in [4, 60] {
-        let storage = SimulatedStorage::new(1);
-        let (mut log, _, _) = open(&storage, options(segment_blocks), Origin::Create).expect("opens");
-        let mut histories = Histories::new();
+        let (storage, mut log, mut histories) = created(1, options(segment_blocks));
         append(&mut log, &mut histories, &[0, 1])?;
         let seal = log.seal()?;
         let (mut log, recovery, _) =
@@ -852,9 +851,7 @@ fn a_full_disk_leaves_what_is_staged_and_goes_on_when_there_is_room() -> Result<
 
 #[test]
 fn a_journal_that_is_short_of_room_takes_the_longest_frame() -> Result<(), LogError> {
-    let storage = SimulatedStorage::new(4);
-    let (mut log, _, _) = open(&storage, options(16), Origin::Create).expect("opens");
-    let mut histories = Histories::new();
+    let (storage, mut log, mut histories) = created(4, options(16));
     append(&mut log, &mut histories, &[0])?;
     storage.break_down(Operation::Create, std::io::ErrorKind::StorageFull);
     while !log.is_short() {
@@ -869,9 +866,7 @@ fn a_journal_that_is_short_of_room_takes_the_longest_frame() -> Result<(), LogEr
 #[test]
 fn a_segment_that_cannot_be_given_up_stays_until_the_next_time() -> Result<(), LogError> {
     for (spares_max, operation) in [(3, Operation::Rename), (0, Operation::Remove)] {
-        let storage = SimulatedStorage::new(4);
-        let (mut log, _, _) = open(&storage, Options { spares_max, ..options(8) }, Origin::Create).expect("opens");
-        let mut histories = Histories::new();
+        let (storage, mut log, mut histories) = created(4, Options { spares_max, ..options(8) });
         while log.segment_count() < 3 {
             append(&mut log, &mut histories, &[0])?;
         }
@@ -893,9 +888,7 @@ fn a_segment_that_cannot_be_given_up_stays_until_the_next_time() -> Result<(), L
 #[test]
 fn a_segment_that_was_given_up_although_that_was_reported_to_have_failed_is_given_up() -> Result<(), LogError> {
     for spares_max in [3, 0] {
-        let storage = SimulatedStorage::new(4);
-        let (mut log, _, _) = open(&storage, Options { spares_max, ..options(8) }, Origin::Create).expect("opens");
-        let mut histories = Histories::new();
+        let (storage, mut log, mut histories) = created(4, Options { spares_max, ..options(8) });
         while log.segment_count() < 3 {
             append(&mut log, &mut histories, &[0])?;
         }
@@ -917,9 +910,7 @@ fn a_segment_that_was_given_up_although_that_was_reported_to_have_failed_is_give
 
 #[test]
 fn a_segment_whose_file_was_made_ahead_is_begun_without_a_descriptor_or_room() -> Result<(), LogError> {
-    let storage = SimulatedStorage::new(5);
-    let (mut log, _, _) = open(&storage, options(16), Origin::Create).expect("opens");
-    let mut histories = Histories::new();
+    let (storage, mut log, mut histories) = created(5, options(16));
     append(&mut log, &mut histories, &[0])?;
     assert!(!log.wants_next(), "little of the first is used");
     while !log.wants_next() {
@@ -945,9 +936,7 @@ fn a_segment_whose_file_was_made_ahead_is_begun_without_a_descriptor_or_room() -
 
 #[test]
 fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), LogError> {
-    let storage = SimulatedStorage::new(3);
-    let (mut log, _, _) = open(&storage, options(20), Origin::Create).expect("opens");
-    let mut histories = Histories::new();
+    let (storage, mut log, mut histories) = created(3, options(20));
     let idle = append(&mut log, &mut histories, &[1, 2])?;
     let reader = log.reader();
     let (mut most, mut idle_at) = (0, idle[0]);

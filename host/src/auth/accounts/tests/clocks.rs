@@ -30,6 +30,16 @@ struct Issued {
 }
 
 impl World {
+    fn take(&mut self, step: &Step) {
+        match *step {
+            Step::Pass(seconds) => self.pass(Duration::from_secs(seconds)),
+            Step::Set(ahead) => self.ahead = ahead,
+            Step::Restart => self.restart(),
+            Step::LogIn => drop(self.log_in("ada")),
+            Step::OfBob => drop(self.log_in("bob")),
+        }
+    }
+
     /// With the users `ada` and `bob`, years after 1970.
     fn new() -> Self {
         let (storage, accounts) = fresh();
@@ -245,13 +255,7 @@ proptest! {
     fn whatever_the_wall_clock_does_no_token_outlives_its_lifetime_in_one_start(steps in steps()) {
         let mut world = World::new();
         for step in steps {
-            match step {
-                Step::Pass(seconds) => world.pass(Duration::from_secs(seconds)),
-                Step::Set(ahead) => world.ahead = ahead,
-                Step::Restart => world.restart(),
-                Step::LogIn => drop(world.log_in("ada")),
-                Step::OfBob => drop(world.log_in("bob")),
-            }
+            world.take(&step);
             for issued in &world.issued {
                 let since = world.truth - issued.at.max(world.started);
                 prop_assert!(!world.holds(issued.token) || since < OF_ONE_START, "{since:?} after {step:?}");
@@ -299,13 +303,7 @@ proptest! {
     ) {
         let mut world = World::new();
         for step in wrong {
-            match step {
-                Step::Pass(seconds) => world.pass(Duration::from_secs(seconds)),
-                Step::Set(ahead) => world.ahead = ahead,
-                Step::Restart => world.restart(),
-                Step::LogIn => drop(world.log_in("ada")),
-                Step::OfBob => drop(world.log_in("bob")),
-            }
+            world.take(&step);
         }
         world.ahead = 0;
         world.restart();
