@@ -427,7 +427,8 @@ impl StorageFile for DiskFile {
         if spare > 0 && bytes > taken {
             let disk = fstatvfs(&self.file)?;
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            if free < (bytes - taken).saturating_add(spare) {
+            // A file system without a size of its own (tmpfs with `size=0`) has no blocks to tell of.
+            if disk.f_blocks > 0 && free < (bytes - taken).saturating_add(spare) {
                 // Where nothing can be held, it does not matter that there is no room for it.
                 hold(1)?;
                 return Err(io::ErrorKind::StorageFull.into());
