@@ -176,10 +176,14 @@ impl Progress {
 
     /// Sees to the room of a file that was cut to `bytes`, with which what was held ends.
     fn hold_cut(&self, file: &dyn StorageFile, bytes: u64) {
-        let was_held = self.held.swap(0, Ordering::AcqRel) > 0;
-        // What is missing shows before it is needed. What was held is held again, whatever that leaves to others.
+        let held = self.held.swap(0, Ordering::AcqRel);
         let end = reserve_end(bytes);
-        let _ = if was_held && end <= self.bytes_max { self.hold(file, end, 0) } else { self.hold_whole(file, end) };
+        // What was held is held again, whatever that leaves to others, and more only if it leaves them theirs.
+        if held > 0 {
+            let _ = self.hold(file, held.min(end).min(self.bytes_max), 0);
+        }
+        // What is missing shows before it is needed.
+        let _ = self.hold_whole(file, end);
     }
 
     /// How long the reserve is, in bytes.
