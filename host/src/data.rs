@@ -228,6 +228,8 @@ impl Locked {
             storage.check_lock().map_err(DataError::storage("lock the data directory"))?;
             catalog
         };
+        // Also what changes it without a host is sure of its file, however long it asks a user before.
+        catalog.reopen_from(Arc::clone(&storage));
         Ok(Self { storage, lock, catalog })
     }
 
@@ -342,7 +344,6 @@ impl Locked {
         }
         let (writer, committer) =
             commit::start(log, options.queue_bytes).map_err(DataError::storage("start a thread for the journal"))?;
-        catalog.reopen_from(Arc::clone(&storage));
         let directory = Arc::new(DataDirectory {
             storage,
             catalog,
@@ -631,7 +632,7 @@ impl DataDirectory {
         written.all().await.map_err(failed)
     }
 
-    /// Keeps every record where it is, until what is returned is dropped. Reclaims that were asked for before are over then.
+    /// Keeps every record where it is, until what is returned is dropped. A reclaim that has begun is over then.
     pub(crate) async fn hold_still(&self) -> impl Drop + Send {
         self.reclaiming.lock().await
     }
@@ -683,6 +684,17 @@ impl DataDirectory {
             }
             return;
         }
+        self.spawn_reclaim(events);
+    }
+
+    /// The same, but it is not waited for in any case.
+    pub(crate) fn reclaim_beside(self: &Arc<Self>, events: &EventSink) {
+        if self.is_recovered.load(Ordering::Acquire) && !self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
+            self.spawn_reclaim(events);
+        }
+    }
+
+    fn spawn_reclaim(self: &Arc<Self>, events: &EventSink) {
         let (directory, reclaiming) = (Arc::downgrade(self), Arc::clone(&self.reclaiming));
         let events = Arc::clone(events);
         tokio::spawn(async move {
@@ -953,7 +965,7 @@ pub fn findings(contents: &Contents) -> Vec<Event> {
 mod tests {
     use super::*;
     use crate::journal::commit::{Change, Entry};
-    use crate::storage::{Operation, SimulatedStorage};
+    use crate::storage::{DiskStorage, Operation, SimulatedStorage};
 
     /// A directory whose segments have room for two long records.
     fn open(storage: &SimulatedStorage) -> Arc<DataDirectory> {
@@ -1004,19 +1016,40 @@ mod tests {
 
     #[tokio::test]
     async fn a_reclaim_that_waits_does_not_have_the_directory_after_a_stop() {
-        let storage = SimulatedStorage::new(1);
-        let directory = open(&storage);
-        let still = directory.hold_still().await;
-        let events: EventSink = Arc::new(|_| {});
-        directory.reclaim(&events).await;
-        drop(still);
-        // Its task has not run yet.
-        directory.end_reclaims().await;
-        directory.close().expect("sealed");
-        drop(directory);
-        drop(open(&storage));
-        tokio::task::yield_now().await;
-        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+        for is_beside in [false, true] {
+            let storage = SimulatedStorage::new(1);
+            let directory = open(&storage);
+            let still = directory.hold_still().await;
+            let events: EventSink = Arc::new(|_| {});
+            match is_beside {
+                true => directory.reclaim_beside(&events),
+                false => directory.reclaim(&events).await,
+            }
+            drop(still);
+            // Its task has not run yet.
+            directory.end_reclaims().await;
+            directory.close().expect("sealed");
+            drop(directory);
+            drop(open(&storage));
+            tokio::task::yield_now().await;
+            assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+        }
+    }
+
+    #[test]
+    fn who_has_a_directory_without_a_host_changes_no_catalog_that_another_took_the_place_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let take = || {
+            let storage: Arc<dyn Storage> = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
+            Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free")
+        };
+        take().catalog.set_seal(None).expect("it is the one");
+        let locked = take();
+        let (file, copy) = (folder.path().join(CATALOG_FILE), folder.path().join("copy"));
+        std::fs::copy(&file, &copy).expect("copied");
+        std::fs::rename(&copy, &file).expect("put back");
+        let refused = locked.catalog.set_seal(None);
+        assert!(matches!(refused, Err(CatalogError::Storage { .. })), "{refused:?}");
     }
 
     #[tokio::test]

@@ -286,12 +286,12 @@ impl Host {
         let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
         self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
-        let events = Arc::clone(&self.surroundings.events);
+        let events = &self.surroundings.events;
         if directory.committer().denies() {
             // It may wait for room itself, which need not hold up who makes some.
-            tokio::spawn(async move { directory.reclaim(&events).await });
+            directory.reclaim_beside(events);
         } else {
-            directory.reclaim(&events).await;
+            directory.reclaim(events).await;
         }
         Ok(())
     }
