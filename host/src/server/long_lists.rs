@@ -16,6 +16,9 @@ pub const LONG_LISTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 /// Those of them that only admins may take.
 pub const LONG_LISTS_RESERVED_BYTES: usize = LONG_LISTS_BYTES_MAX / 2;
 
+/// Those that others may take.
+const OF_OTHERS_MAX: usize = LONG_LISTS_BYTES_MAX - LONG_LISTS_RESERVED_BYTES;
+
 /// Who reads a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Reader {
@@ -34,11 +37,15 @@ struct Unread {
 
 impl Unread {
     fn take(&mut self, reader: &Reader, bytes: usize) -> bool {
-        const OF_OTHERS_MAX: usize = LONG_LISTS_BYTES_MAX - LONG_LISTS_RESERVED_BYTES;
-        // Admins keep their part, however long the list is that somebody else has alone.
+        // Admins keep their part, however long the list is that somebody else has alone; and what they take of it leaves
+        // the others theirs.
         let (max, is_alone, taken) = match reader.is_admin {
             true => (LONG_LISTS_BYTES_MAX, self.of_admins == 0, self.of_admins + self.of_others.min(OF_OTHERS_MAX)),
-            false => (OF_OTHERS_MAX, self.of_admins + self.of_others == 0, self.of_admins + self.of_others),
+            false => (
+                OF_OTHERS_MAX,
+                self.of_admins + self.of_others == 0,
+                self.of_others + self.of_admins.saturating_sub(LONG_LISTS_RESERVED_BYTES),
+            ),
         };
         let of_reader = self.of_readers.get(reader).copied().unwrap_or(0);
         let fits = |taken: usize, max: usize| taken.checked_add(bytes).is_some_and(|taken| taken <= max);
@@ -163,8 +170,11 @@ mod tests {
         drop(long);
         let long = lists.take(&bob, LONG_LISTS_RESERVED_BYTES).expect("admins have their part");
         drop(scrape);
-        assert!(lists.take(&nobody, 1).is_none(), "the rest is for admins");
-        drop(long);
+        let others =
+            lists.take(&nobody, OF_OTHERS_MAX / 2).expect("what an admin has not read leaves the others theirs");
+        let more = lists.take(&ada, OF_OTHERS_MAX / 2).expect("there is room");
+        assert!(lists.take(&Reader { user: None, is_admin: false }, OF_OTHERS_MAX / 2).is_none(), "it is all taken");
+        drop((long, others, more));
         assert_eq!(lists.taken(), 0);
     }
 }
