@@ -2,8 +2,9 @@
 //!
 //! A deadline is the host's, so that the same transaction may succeed later, and a client repeats it. One that misses it
 //! every time keeps the service busy for its whole length each time: after [`DEADLINE_MISSES_MAX`] misses its id is refused,
-//! and twice as long after each further one. So is its body, of the same user and as the same kind of request: it may come
-//! without an id, or with another one each time. Times are those of a clock that never goes back, and are given.
+//! and twice as long after each further one. Its body, of the same user and as the same kind of request, is refused as well,
+//! since it may come without an id, or with another one each time; but never for longer, since it may be that of requests
+//! that are no repetitions. Times are those of a clock that never goes back, and are given.
 
 use super::{Caller, IdKey};
 use crate::transaction::Kind;
@@ -13,10 +14,10 @@ use std::time::Duration;
 /// How often an id or a body may miss its deadline before it is refused for a while.
 pub const DEADLINE_MISSES_MAX: u32 = 2;
 
-/// How long it is refused then. Each further miss doubles that.
+/// How long it is refused then. Each further miss doubles that for an id: a body may be that of other requests as well.
 pub const DEADLINE_REFUSAL: Duration = Duration::from_secs(30);
 
-/// The longest that an id or a body is refused.
+/// The longest that an id is refused.
 pub const DEADLINE_REFUSAL_MAX: Duration = Duration::from_secs(3600);
 
 /// How long after its last miss an id or a body is forgotten: an hour after the longest refusal.
@@ -80,7 +81,10 @@ impl DeadlineMisses {
         let missed = self.known.entry(key).or_insert(Missed { count: 0, last: now, refused_until: Duration::ZERO });
         (missed.count, missed.last) = (missed.count.saturating_add(1), now);
         if let Some(further) = missed.count.checked_sub(DEADLINE_MISSES_MAX) {
-            let factor = 2_u32.saturating_pow(further);
+            let factor = match key {
+                MissKey::Id(_) => 2_u32.saturating_pow(further),
+                MissKey::Body(_) => 1,
+            };
             missed.refused_until = now + DEADLINE_REFUSAL.saturating_mul(factor).min(DEADLINE_REFUSAL_MAX);
         }
     }
@@ -151,6 +155,18 @@ mod tests {
         assert_eq!(misses.order, [key(3)]);
         misses.forget_old(2 * hour + MISSED_KNOWN_FOR);
         assert!(misses.is_empty() && misses.order.is_empty());
+    }
+
+    #[test]
+    fn a_body_is_refused_for_no_longer_however_often_it_missed() {
+        let body = MissKey::Body([1; 16]);
+        let (mut misses, mut now) = (DeadlineMisses::default(), Duration::ZERO);
+        misses.miss(body, now);
+        for count in 2..6 {
+            misses.miss(body, now);
+            assert_eq!(misses.refused(&body, now), Some((count, DEADLINE_REFUSAL)));
+            now += DEADLINE_REFUSAL;
+        }
     }
 
     #[test]

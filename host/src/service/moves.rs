@@ -3,6 +3,7 @@
 //! Each leaves the service in one of two ways: with a live instance in the state that the journal tells, or stopped.
 //! Whatever fails in between, the journal and the last good snapshot are untouched until a newer one is proven.
 
+use super::misses::DeadlineMisses;
 use super::shadow::{Aim, Shadow};
 use super::{Service, Stopped, Work};
 use crate::event::{Event, Failover, FailoverCause, Triggered};
@@ -302,6 +303,10 @@ impl Service {
         let fuel_used = self.vm.meter.cpu.used;
         self.vm.id.number += 1;
         self.vm.meter = Meter::new(size.fuel, size.memory_bytes, self.vm.instance.memory_bytes());
+        if size.deadline > self.vm.size.deadline {
+            // That is what who missed it is told to do.
+            self.misses = DeadlineMisses::default();
+        }
         self.vm.size = size;
         self.query_fuel_used = 0;
         let failover = Failover {
