@@ -203,7 +203,7 @@ async fn a_service_whose_compiler_is_killed_keeps_no_start_waiting_and_is_brough
     assert_eq!(service["standing"], "quarantined", "{service}");
     let reason = service["reason"].as_str().expect("a reason");
     assert!(reason.contains("its process was killed (signal: 9"), "{reason}");
-    assert!(reason.contains("; the host makes up to 5 more attempts by itself; "), "{reason}");
+    assert!(reason.contains("; the host makes up to 6 attempts by itself; "), "{reason}");
     site.runs().await;
     let (status, answer) = site.ask(Method::POST, "/v1/services/large/transactions", b"add".to_vec()).await;
     assert_eq!((status, answer), (StatusCode::OK, json!(1)));

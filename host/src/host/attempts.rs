@@ -31,7 +31,7 @@ pub const PROCESS_PAUSE: Duration = Duration::from_secs(1);
 
 /// What users are told of a service beside its last failure, as long as more attempts are made.
 pub(super) fn tried_again() -> String {
-    format!("the host makes up to {} more attempts by itself", PROCESS_ATTEMPTS_MAX - 1)
+    format!("the host makes up to {PROCESS_ATTEMPTS_MAX} attempts by itself")
 }
 
 /// A service for which more attempts are to be made.
