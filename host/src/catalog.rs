@@ -5,10 +5,10 @@
 //! disk when its method returns. One that fails is not, and never will be, but for [`CatalogError::OutcomeUnknown`], after
 //! which only the file tells: it failed between the write that makes it count and the sync after that. After a write that
 //! failed, for want of room as a rule, the next change opens the file anew, as a start would, and what it reads then is
-//! final; a sync that failed is the
-//! end until the directory is opened again, since nobody knows what is on the disk. Before each change, and before the file
-//! is opened anew, [`Storage::check_lock`] finds whether it still stands at its path: whatever is written to one that was
-//! removed or replaced is gone with the next start.
+//! final. While no change succeeds there are pauses between such openings, and in one of them whoever wants to know what the
+//! disk has is refused. A sync that failed is the end until the directory is opened again, since nobody knows what is on the
+//! disk. Before each change, and before the file is opened anew, [`Storage::check_lock`] finds whether it still stands at its
+//! path: whatever is written to one that was removed or replaced is gone with the next start.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
 //! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
@@ -27,13 +27,16 @@
 mod accounts;
 mod backend;
 mod entry;
+mod reopening;
 #[cfg(test)]
 mod tests;
 
 pub use accounts::{AccountsChange, TOKEN_VERSION, TokenEntry, USER_VERSION, UserEntry};
 pub use backend::Room;
 pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
+pub use reopening::{REOPEN_RETRY_FIRST, REOPEN_RETRY_MAX};
 
+use crate::clock::Clock;
 use crate::journal::frame::{DirectoryId, Position};
 use crate::journal::recovery::Seal;
 use crate::name::Name;
@@ -43,10 +46,12 @@ use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached, is_no_room}
 use entry::EntryError;
 use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
+use reopening::{Pauses, Reopening};
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
 use thiserror::Error;
 
 /// The name of its file.
@@ -101,8 +106,10 @@ pub struct Catalog {
     /// dropped under its readers.
     open: RwLock<Open>,
     directory: DirectoryId,
-    /// Where its file is, if it may be opened anew.
-    storage: OnceLock<Arc<dyn Storage>>,
+    /// With what its file is opened anew, if it may be.
+    reopening: OnceLock<Reopening>,
+    /// Held by whoever opens it anew. Meanwhile others read what the old one has.
+    pauses: Mutex<Pauses>,
     /// Whether the database is a copy in memory.
     is_copy: bool,
     /// See [`Catalog::hold_users`].
@@ -213,6 +220,15 @@ pub enum CatalogError {
     /// An earlier change failed.
     #[error("'{CATALOG_FILE}' takes no changes since one failed; see to the disk, and start the host again")]
     Poisoned,
+    /// Writes fail, and the file has just been opened anew because of that. Nothing was changed.
+    #[error(
+        "'{CATALOG_FILE}' takes no changes for {} ms since writes to it fail; see to the disk, and try again after that",
+        retry_after.as_millis().max(1)
+    )]
+    Pausing {
+        /// When it is opened anew again.
+        retry_after: Duration,
+    },
     /// The storage failed in the last step of a change.
     #[error(
         "a change of '{CATALOG_FILE}' may be on the disk or not; see to the disk and order it again, or start the host again \
@@ -343,34 +359,51 @@ impl Catalog {
         Self::open_backend(Backend::new(Arc::clone(&progress)), progress, false)
     }
 
-    /// Lets the catalog open its file anew after a write to it failed. `storage` is where it is.
-    pub(crate) fn reopen_from(&self, storage: Arc<dyn Storage>) {
-        // It is the same one if somebody set it before.
-        let _ = self.storage.set(storage);
+    /// Lets the catalog open its file anew after a write to it failed. `storage` is where it is; pauses between openings are
+    /// by the monotonic time of `clock`.
+    pub(crate) fn reopen_from(&self, storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) {
+        // They are the same if somebody set them before.
+        let _ = self.reopening.set(Reopening { storage, clock });
     }
 
     /// Opens the file anew if a write to it failed, which the next change does as well. Then it can be read what became of
     /// the change that failed.
     ///
     /// # Errors
-    /// [`CatalogError::Poisoned`], or those of [`Catalog::open`]. [`CatalogError::Storage`] too if another file or directory
-    /// stands at the path of the one that was opened, [`CatalogError::NotACatalog`] if it is of another directory.
+    /// [`CatalogError::Pausing`], [`CatalogError::Poisoned`], or those of [`Catalog::open`]. [`CatalogError::Storage`] too if
+    /// another file or directory stands at the path of the one that was opened, [`CatalogError::NotACatalog`] if it is of
+    /// another directory.
     pub(crate) fn mend(&self) -> Result<(), CatalogError> {
+        self.reopen(|pauses, now| match pauses.left(now) {
+            Some(retry_after) => Err(CatalogError::Pausing { retry_after }),
+            None => Ok(()),
+        })
+    }
+
+    /// As [`mend`](Self::mend), if it `may` be done at this time.
+    fn reopen(&self, may: impl FnOnce(&Pauses, Duration) -> Result<(), CatalogError>) -> Result<(), CatalogError> {
         if self.current().progress.failed().is_none() {
             return Ok(());
         }
-        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let mut pauses = self.pauses();
         // Only now: another caller may have been first, and their attempt may have failed for good.
-        let storage = match (open.progress.failed(), self.storage.get()) {
+        let Reopening { storage, clock } = match (self.current().progress.failed(), self.reopening.get()) {
             (None, _) => return Ok(()),
-            (Some(Failed::Write), Some(storage)) => storage,
+            (Some(Failed::Write), Some(reopening)) => reopening,
             _ => return Err(CatalogError::Poisoned),
         };
+        may(&pauses, clock.monotonic())?;
         // Or another file would be opened in the place of the one that failed.
-        storage.check_lock().map_err(CatalogError::storage("be sure of"))?;
-        let (file, _) = open_file(&**storage)?;
-        let progress = Arc::new(open.progress.anew(file));
-        let anew = match Self::open_backend(Backend::new(Arc::clone(&progress)), Arc::clone(&progress), false) {
+        let progress = storage
+            .check_lock()
+            .map_err(CatalogError::storage("be sure of"))
+            .and_then(|()| open_file(&**storage))
+            .map(|(file, _)| Arc::new(self.current().progress.anew(file)))
+            .inspect_err(|_| pauses.opened(clock.monotonic()))?;
+        let anew = Self::open_backend(Backend::new(Arc::clone(&progress)), Arc::clone(&progress), false);
+        pauses.opened(clock.monotonic());
+        let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
+        let anew = match anew {
             // Final, like any failed sync: what the next attempt reads may be in memory alone.
             Err(error) if progress.failed() == Some(Failed::Sync) => {
                 open.progress = progress;
@@ -388,13 +421,24 @@ impl Catalog {
         Ok(())
     }
 
+    fn pauses(&self) -> MutexGuard<'_, Pauses> {
+        self.pauses.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn current(&self) -> Open {
         self.open.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn of(database: Database, progress: Arc<Progress>, is_copy: bool) -> Self {
         let open = RwLock::new(Open { database: Arc::new(database), progress });
-        Self { open, directory: DirectoryId([0; 16]), storage: OnceLock::new(), is_copy, users: Mutex::default() }
+        Self {
+            open,
+            directory: DirectoryId([0; 16]),
+            reopening: OnceLock::new(),
+            pauses: Mutex::default(),
+            is_copy,
+            users: Mutex::default(),
+        }
     }
 
     /// Opens a copy in memory: redb writes even if it is only read, and so does what undoes what a crash interrupted. The
@@ -696,32 +740,41 @@ impl Catalog {
         if self.is_copy {
             return Err(CatalogError::ReadOnly);
         }
-        self.mend()?;
-        let open = self.current();
-        if open.progress.failed().is_some() {
-            return Err(CatalogError::Poisoned);
-        }
+        let no_room = |open: &Open, source: io::Error| match source.kind() {
+            io::ErrorKind::FileTooLarge => CatalogError::Full { source },
+            _ => CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source },
+        };
+        let refused = |open: &Open, error| match CatalogError::redb(action)(error) {
+            CatalogError::Storage { source, .. }
+                if room == Room::Ordinary
+                    && (is_no_room(source.kind()) || source.kind() == io::ErrorKind::FileTooLarge) =>
+            {
+                no_room(open, source)
+            }
+            error => error,
+        };
+        let (open, transaction) = loop {
+            self.mend()?;
+            let open = self.current();
+            match open.begin(room) {
+                Ok(transaction) => break (open, transaction),
+                // It waited for a change whose write failed.
+                Err(_) if open.progress.failed() == Some(Failed::Write) => {}
+                Err(error) => {
+                    open.progress.fail(Failed::Otherwise);
+                    return Err(refused(&open, error));
+                }
+            }
+        };
         // The backend knows of the storage's failures; redb may have others.
         let failed = |error| {
             open.progress.fail(Failed::Otherwise);
             error
         };
-        let no_room = |source: io::Error| match source.kind() {
-            io::ErrorKind::FileTooLarge => CatalogError::Full { source },
-            _ => CatalogError::NoRoom { reserve: open.progress.reserve_bytes(), source },
-        };
-        let refused = |error| match CatalogError::redb(action)(error) {
-            CatalogError::Storage { source, .. }
-                if room == Room::Ordinary
-                    && (is_no_room(source.kind()) || source.kind() == io::ErrorKind::FileTooLarge) =>
-            {
-                no_room(source)
-            }
-            error => error,
-        };
-        let transaction = open.begin(room).map_err(failed).map_err(refused)?;
+        let no_room = |source| no_room(&open, source);
+        let refused = |error| refused(&open, error);
         // What is written to a file that was replaced is gone with the next start.
-        if let Some(Err(error)) = self.storage.get().map(|storage| storage.check_lock()) {
+        if let Some(Err(error)) = self.reopening.get().map(|it| it.storage.check_lock()) {
             return Err(CatalogError::storage("be sure of")(error));
         }
         match open.progress.hold_reserve() {
@@ -745,7 +798,7 @@ impl Catalog {
                 return Err(refused(error));
             }
             // redb shows the state before, even if all of the change is on the disk.
-            if reached == Reached::Disk && self.mend().is_ok() {
+            if reached == Reached::Disk && self.reopen(|_, _| Ok(())).is_ok() {
                 return Ok(done);
             }
             let source = match error {
@@ -763,8 +816,9 @@ impl Catalog {
             Ok(transaction.commit()?)
         });
         // Whether it is there twice or not, it is there.
-        if let Err(error) = once_more {
-            failed(error);
+        match once_more {
+            Ok(()) => self.pauses().stored(),
+            Err(error) => drop(failed(error)),
         }
         Ok(done)
     }

@@ -26,6 +26,7 @@ pub(crate) use contents::{count_transactions, kept, last_transaction};
 pub use orphans::Orphan;
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGuard};
+use crate::clock::SystemClock;
 use crate::event::{Event, EventSink};
 use crate::id::WorkloadHash;
 use crate::journal::commit::{self, CommitError, Committer, Writer};
@@ -229,7 +230,7 @@ impl Locked {
             catalog
         };
         // Also what changes it without a host is sure of its file, however long it asks a user before.
-        catalog.reopen_from(Arc::clone(&storage));
+        catalog.reopen_from(Arc::clone(&storage), Arc::new(SystemClock));
         Ok(Self { storage, lock, catalog })
     }
 

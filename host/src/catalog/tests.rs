@@ -4,7 +4,7 @@ use super::backend::SPARE_BYTES;
 use super::*;
 use crate::access::Grant;
 use crate::answers::Horizon;
-use crate::clock::Timestamp;
+use crate::clock::{Timestamp, VirtualClock};
 use crate::credential::{PasswordHash, TokenHash};
 use crate::id::Sequence;
 use crate::id::WorkloadHash;
@@ -231,6 +231,13 @@ fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
         action.run(&catalog, &mut wanted)?;
     }
     Ok((catalog, wanted))
+}
+
+/// Has the catalog open its file anew after a write that failed. Returns the clock that its pauses are by.
+fn reopens(catalog: &Catalog, storage: &SimulatedStorage) -> Arc<VirtualClock> {
+    let clock = Arc::new(VirtualClock::new(Timestamp(1)));
+    catalog.reopen_from(Arc::new(storage.clone()), Arc::clone(&clock) as _);
+    clock
 }
 
 /// The catalog's file as it is now.
@@ -466,7 +473,7 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
     for (others, nth) in (0..8).flat_map(|others| (1..4).map(move |nth| (others, nth))) {
         let storage = SimulatedStorage::new(nth);
         let (catalog, mut wanted) = filled(&storage)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        reopens(&catalog, &storage);
         for which in 10..10 + others {
             Action::Account(which, 1).run(&catalog, &mut wanted)?;
         }
@@ -497,7 +504,7 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
 fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, wanted) = filled(&storage)?;
-    catalog.reopen_from(Arc::new(storage.clone()));
+    reopens(&catalog, &storage);
     let table = catalog.read(SERVICES)?;
     let mut rows = table.iter().map_err(CatalogError::redb("read"))?;
     let mut read = usize::from(rows.next().is_some());
@@ -517,7 +524,7 @@ fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError>
 fn a_sync_that_fails_while_the_file_is_opened_anew_is_final() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, old) = filled(&storage)?;
-    catalog.reopen_from(Arc::new(storage.clone()));
+    reopens(&catalog, &storage);
     let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
     assert!(catalog.set_seal(None).is_err() && write.has_fired());
     let sync = storage.fail_in(CATALOG_FILE, Operation::SyncData, 1);
@@ -537,7 +544,7 @@ fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), 
     drop(Catalog::create(&storage, DIRECTORY_ID)?);
     let _lock = storage.lock().map_err(catalog_error)?;
     let catalog = Catalog::open(&storage)?;
-    catalog.reopen_from(Arc::new(storage));
+    catalog.reopen_from(Arc::new(storage), Arc::new(VirtualClock::new(Timestamp(1))));
     catalog.put_service(&name("bank"), &entry(1))?;
     let old = content(&catalog)?;
     std::fs::rename(&path, &aside).map_err(catalog_error)?;
@@ -569,24 +576,26 @@ fn another_file_is_not_opened_in_the_place_of_one_whose_write_failed() -> Result
     let failed = || {
         let storage = SimulatedStorage::new(1);
         let (catalog, old) = filled(&storage)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        let clock = reopens(&catalog, &storage);
         let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
         assert!(catalog.set_seal(None).is_err() && write.has_fired());
-        Ok::<_, CatalogError>((storage, catalog, old))
+        Ok::<_, CatalogError>((storage, catalog, old, clock))
     };
-    let (storage, catalog, old) = failed()?;
+    let (storage, catalog, old, _) = failed()?;
     storage.replace();
     let opened = storage.count(Operation::Open);
     let mended = catalog.mend();
     assert!(matches!(mended, Err(CatalogError::Storage { action: "be sure of", .. })), "{mended:?}");
     assert_eq!((storage.count(Operation::Open), content(&catalog)?), (opened, old));
+    assert!(matches!(catalog.mend(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
 
-    let (storage, catalog, old) = failed()?;
+    let (storage, catalog, old, clock) = failed()?;
     storage.rename(CATALOG_FILE, "aside").map_err(catalog_error)?;
     drop(Catalog::create(&storage, DirectoryId([8; 16]))?);
     for _ in 0..2 {
         let mended = catalog.mend();
         assert!(matches!(mended, Err(CatalogError::NotACatalog { .. })), "{mended:?}");
+        clock.advance(REOPEN_RETRY_MAX);
     }
     assert_eq!(content(&catalog)?, old);
     storage.rename("aside", CATALOG_FILE).map_err(catalog_error)?;
@@ -599,7 +608,7 @@ fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
     for nth in 1.. {
         let storage = SimulatedStorage::new(nth);
         let (catalog, _) = filled(&storage)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        reopens(&catalog, &storage);
         let (user, service) = (name("user-1"), name("service-0"));
         assert!(catalog.user(&user)?.is_some_and(|entry| entry.grants.contains_key(&service)));
         let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
@@ -625,7 +634,7 @@ fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Resu
     for nth in 1.. {
         let storage = SimulatedStorage::new(nth);
         let (catalog, old) = filled(&storage)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        let clock = reopens(&catalog, &storage);
         let mut new = old.clone();
         storage.fail(Operation::Write, nth);
         if Action::Put(3, nth).run(&catalog, &mut new).is_ok() {
@@ -636,6 +645,7 @@ fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Resu
         storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
         for _ in 0..3 {
             assert!(Action::Put(4, nth).run(&catalog, &mut new.clone()).is_err());
+            clock.advance(REOPEN_RETRY_MAX);
         }
         storage.mend(Operation::Write);
         Action::Put(4, nth).run(&catalog, &mut old.clone())?;
@@ -653,11 +663,105 @@ fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Resu
     // Nobody knows what a failed sync left.
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
-    catalog.reopen_from(Arc::new(storage.clone()));
+    reopens(&catalog, &storage);
     storage.fail(Operation::SyncData, 1);
     assert!(catalog.set_seal(None).is_err());
     assert!(matches!(catalog.set_seal(None), Err(CatalogError::Poisoned)));
     Ok(())
+}
+
+#[test]
+fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    let clock = reopens(&catalog, &storage);
+    storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
+    let openings = || storage.count(Operation::Open);
+    let before = openings();
+    let order = || catalog.set_seal(Some(&seal(9)));
+    assert!(matches!(order(), Err(CatalogError::Storage { .. })));
+    assert_eq!(openings(), before);
+    // What came of the first failure is looked for at once, and then not again however many ask.
+    assert!(order().is_err());
+    for _ in 0..20 {
+        assert!(matches!(order(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
+        assert!(matches!(catalog.mend(), Err(CatalogError::Pausing { .. })));
+        assert_eq!(content(&catalog)?, old);
+    }
+    assert_eq!(openings(), before + 1);
+    for _ in 0..20 {
+        clock.advance(REOPEN_RETRY_MAX);
+        assert!(!matches!(order(), Err(CatalogError::Pausing { .. })));
+        assert!(matches!(order(), Err(CatalogError::Pausing { .. })));
+    }
+    assert_eq!(openings(), before + 21);
+    storage.mend(Operation::Write);
+    clock.advance(REOPEN_RETRY_MAX);
+    order()?;
+    // It was stored: the next failure is looked into at once again.
+    assert!(storage_fails_once(&storage, order).is_err());
+    order()?;
+    Ok(())
+}
+
+/// Orders something while one write fails.
+fn storage_fails_once<T>(storage: &SimulatedStorage, order: impl FnOnce() -> T) -> T {
+    let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    let ordered = order();
+    assert!(fault.has_fired());
+    ordered
+}
+
+#[test]
+fn who_waits_behind_a_change_whose_write_fails_has_theirs_stored() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    reopens(&catalog, &storage);
+    let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    let transaction = catalog.current().begin(Room::Reserve).map_err(CatalogError::redb("write"))?;
+    let began = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            began.wait();
+            catalog.set_seal(Some(&seal(9)))
+        });
+        began.wait();
+        // It has time to begin.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        assert!(put_meta(&transaction, SEAL, &[]).is_ok() && transaction.commit().is_err() && fault.has_fired());
+        waiting.join().expect("it does not panic")
+    })?;
+    assert_eq!(catalog.seal()?, Some(seal(9)));
+    Ok(())
+}
+
+#[test]
+fn who_reads_does_not_wait_for_the_file_to_be_opened_anew() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    let catalog = Arc::new(catalog);
+    reopens(&catalog, &storage);
+    assert!(storage_fails_once(&storage, || catalog.set_seal(None)).is_err());
+    // Opening writes, too.
+    let held = storage.hold_writes();
+    let before = storage.count(Operation::Open);
+    let mending = std::thread::spawn({
+        let catalog = Arc::clone(&catalog);
+        move || catalog.mend()
+    });
+    while storage.count(Operation::Open) == before {
+        std::thread::yield_now();
+    }
+    let (send, read) = std::sync::mpsc::channel();
+    let reading = Arc::clone(&catalog);
+    std::thread::spawn(move || drop(send.send(content(&reading))));
+    let read = read.recv_timeout(Duration::from_secs(30)).expect("it is read meanwhile");
+    assert!(!mending.is_finished());
+    drop(held);
+    assert_eq!(read?, old);
+    mending.join().expect("it does not panic")
 }
 
 #[test]
@@ -706,7 +810,7 @@ fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), Cat
     for count in 1..40 {
         let storage = SimulatedStorage::new(count);
         let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        reopens(&catalog, &storage);
         for number in 0..2 * count {
             catalog.put_service(&service(number), &entry(number))?;
         }
@@ -742,10 +846,10 @@ fn add_tokens(catalog: &Catalog, first: u64, count: u64) -> Result<(), CatalogEr
 
 /// A catalog of `tokens` tokens on a disk without a free byte, to which tokens were added until it took no more. Users have
 /// grants on the first service.
-fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog), CatalogError> {
+fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog, Arc<VirtualClock>), CatalogError> {
     let storage = SimulatedStorage::new(seed);
     let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
-    catalog.reopen_from(Arc::new(storage.clone()));
+    let clock = reopens(&catalog, &storage);
     for which in 0..=seed as u8 {
         catalog.put_service(&name(&format!("service-{which}")), &entry(which.into()))?;
         catalog.change_accounts(&accounts_change(which, 2), Room::Ordinary)?;
@@ -754,7 +858,7 @@ fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog), CatalogEr
     storage.limit_space(storage.taken_bytes());
     let refused = (tokens..).find_map(|number| add_tokens(&catalog, number, 1).err());
     assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
-    Ok((storage, catalog))
+    Ok((storage, catalog, clock))
 }
 
 /// Removes everything of a catalog that is [`full`].
@@ -777,11 +881,12 @@ fn remove_all(catalog: &Catalog) -> Result<(), CatalogError> {
 fn whatever_additions_left_of_a_full_disk_removals_find_room() -> Result<(), CatalogError> {
     // Of the longest, the reserve is as long as the file.
     for (seed, tokens) in (0..12).map(|seed| (seed, 40 * seed)).chain([(1, 20_000)]) {
-        let (storage, catalog) = full(seed, tokens)?;
+        let (storage, catalog, clock) = full(seed, tokens)?;
         // Before the first removal as well as after one that failed and was ordered again.
         if seed % 2 == 1 {
             storage.fail_in(CATALOG_FILE, Operation::Write, 1);
             assert!(catalog.remove_service(&name("service-0"), END, &catalog.hold_users()).is_err());
+            clock.advance(REOPEN_RETRY_MAX);
         }
         remove_all(&catalog)?;
         drop(catalog);
@@ -803,7 +908,7 @@ fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError>
     let storage = storage.crash();
     storage.limit_space(storage.taken_bytes() + 512 * 1024);
     let catalog = Catalog::open(&storage)?;
-    catalog.reopen_from(Arc::new(storage.clone()));
+    reopens(&catalog, &storage);
     let writes = storage.count(Operation::Write);
     for number in 0..3 {
         let refused = add_tokens(&catalog, 1_000 + number, 1);
@@ -834,7 +939,7 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
         let storage = SimulatedStorage::new(seed);
         drop(filled(&storage)?);
         let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        reopens(&catalog, &storage);
         // The file doubles from another length each time.
         for which in 0..seed {
             catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
@@ -865,7 +970,7 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
 /// As long as no removal needs the reserve, free pages are for all.
 #[test]
 fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError> {
-    let (_storage, catalog) = full(2, 300)?;
+    let (_storage, catalog, _) = full(2, 300)?;
     let first = catalog.tokens()?.into_keys().next().expect("there are some");
     // A log-in of a user who has as many tokens as they may.
     let change = |number: u8| AccountsChange {
@@ -884,7 +989,7 @@ fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError>
 fn an_entry_that_is_too_long_for_the_disk_keeps_nothing_shorter_out() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
-    catalog.reopen_from(Arc::new(storage.clone()));
+    reopens(&catalog, &storage);
     storage.limit_space(storage.taken_bytes());
     let refused = catalog.put_service(&name("long"), &named(200_000));
     assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
@@ -926,7 +1031,7 @@ fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), Catalog
         let taken = storage.taken_bytes();
         storage.limit_space(taken + spare);
         let catalog = Catalog::open(&storage)?;
-        catalog.reopen_from(Arc::new(storage.clone()));
+        reopens(&catalog, &storage);
         let is_whole = spare > whole + SPARE_BYTES;
         let added = (0..3).map(|number| add_tokens(&catalog, number, 1)).collect::<Result<Vec<_>, _>>();
         assert_eq!(added.is_ok(), is_whole, "{spare}: {added:?}");
@@ -942,7 +1047,7 @@ fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), Catalog
 fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(), CatalogError> {
     let (mut olds, mut news) = (0, 0);
     for nth in 1.. {
-        let (storage, catalog) = full(1, 200)?;
+        let (storage, catalog, _) = full(1, 200)?;
         let old = content(&catalog)?;
         storage.power_off(nth);
         let removed = catalog.remove_service(&name("service-1"), END, &catalog.hold_users());
@@ -951,7 +1056,7 @@ fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(),
         let after = storage.crash();
         after.limit_space(after.taken_bytes());
         let catalog = Catalog::open(&after)?;
-        catalog.reopen_from(Arc::new(after.clone()));
+        reopens(&catalog, &after);
         let found = content(&catalog)?;
         let is_old = found == old;
         assert!(if is_old { removed.is_err() } else { !found.services.contains_key(&name("service-1")) }, "{nth}");

@@ -393,7 +393,7 @@ fn who_logs_in_takes_no_room_from_who_removes() -> TestResult {
     let storage = SimulatedStorage::new(1);
     create(&storage);
     let accounts = open(&storage);
-    accounts.catalog().reopen_from(Arc::new(storage.clone()));
+    accounts.catalog().reopen_from(Arc::new(storage.clone()), Arc::new(VirtualClock::new(NOW)));
     accounts.add("root", true)?;
     let users: Vec<String> = (0..40).map(|number| format!("user-{number}")).collect();
     for user in &users {
@@ -643,7 +643,7 @@ fn unknown(order: Step) -> Result<[Unknown; 2], Box<dyn std::error::Error>> {
         storage.create(CATALOG_FILE)?.write_all_at(0, &stored)?;
         let storage = storage.copy();
         let accounts = open(&storage);
-        accounts.catalog().reopen_from(Arc::new(storage.clone()));
+        accounts.catalog().reopen_from(Arc::new(storage.clone()), Arc::new(VirtualClock::new(NOW)));
         let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
         let mut tokens = prepared.clone();
         match order(&accounts, &mut tokens) {
@@ -780,7 +780,7 @@ fn a_password_whose_change_may_be_stored_lets_nobody_in_any_more() -> TestResult
         let storage = SimulatedStorage::new(seed);
         create(&storage);
         let accounts = open(&storage);
-        accounts.catalog().reopen_from(Arc::new(storage.clone()));
+        accounts.catalog().reopen_from(Arc::new(storage.clone()), Arc::new(VirtualClock::new(NOW)));
         accounts.add("ada", false)?;
         let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
         let changed = accounts.set_password("ada", NEW, &SALT);
