@@ -1040,12 +1040,9 @@ mod tests {
     #[test]
     fn who_has_a_directory_without_a_host_changes_no_catalog_that_another_took_the_place_of() {
         let folder = tempfile::tempdir().expect("a folder");
-        let take = || {
-            let storage: Arc<dyn Storage> = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
-            Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free")
-        };
-        take().catalog.set_seal(None).expect("it is the one");
-        let locked = take();
+        let storage = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
+        let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
+        locked.catalog.set_seal(None).expect("it is the one");
         let (file, copy) = (folder.path().join(CATALOG_FILE), folder.path().join("copy"));
         std::fs::copy(&file, &copy).expect("copied");
         std::fs::rename(&copy, &file).expect("put back");
