@@ -1043,6 +1043,25 @@ fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), Catalog
     Ok(())
 }
 
+/// Where the reserve was not whole before.
+#[test]
+fn a_cut_holds_what_was_held_again_and_more_only_where_that_leaves_the_spare() -> io::Result<()> {
+    const MIB: u64 = 1024 * 1024;
+    // Of 10 MiB without a reserve 7 stay, whose reserve ends at 14.
+    for (space, held) in [(10, 10), (14, 10), (10 + 4 + 15, 10), (10 + 4 + 16, 14)] {
+        let storage = SimulatedStorage::new(1);
+        let progress = Arc::new(Progress::of(storage.create(CATALOG_FILE)?, CATALOG_BYTES_MAX));
+        let backend = Backend::new(Arc::clone(&progress));
+        progress.begin(Room::Reserve);
+        storage.limit_space(10 * MIB);
+        backend.set_len(10 * MIB)?;
+        storage.limit_space(space * MIB);
+        backend.set_len(7 * MIB)?;
+        assert_eq!((storage.used_bytes(), storage.taken_bytes()), (7 * MIB, held * MIB), "of {space} MiB");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(), CatalogError> {
     let (mut olds, mut news) = (0, 0);
