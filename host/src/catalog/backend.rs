@@ -13,7 +13,8 @@
 //! with [`Room::Ordinary`] not even begins while it is not whole. Nothing has to be released, or written again after a
 //! crash: the disk knows to whom the room belongs, nobody else gets it in between, and what is held is seen to at each
 //! opening, growth and cut of the file and before each change that needs it whole. The reserve is part of the longest file,
-//! too: a change with [`Room::Ordinary`] grows the file no further than that it may be doubled once more.
+//! too: a change with [`Room::Ordinary`] grows the file no further than that it may be doubled once more. In one that a
+//! removal has doubled already, the reserve is what is free: nothing is added while that is less than what is in use.
 
 use crate::size::Bytes as ByteCount;
 use crate::storage::StorageFile;
@@ -23,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 
 /// The longest file of a catalog, in bytes. A damaged file must not make redb ask for more. Changes with [`Room::Ordinary`]
-/// leave it at half of that at most, and are refused while it is longer.
+/// leave it at half of that at most, and are refused while it is longer and less than half of it is free.
 pub(super) const CATALOG_BYTES_MAX: u64 = 512 * 1024 * 1024;
 
 /// The least room that is held behind the end of the file, in bytes; as much as the file is long if that is more.
@@ -131,8 +132,12 @@ impl Progress {
 
     /// Whether the file is so long that no reserve fits: a change with [`Room::Reserve`] has grown it.
     pub(super) fn is_too_long(&self) -> bool {
-        let bytes = self.file.as_ref().map_or(0, |file| file.bytes().unwrap_or_default());
-        reserve_end(bytes) > self.bytes_max
+        reserve_end(self.bytes()) > self.bytes_max
+    }
+
+    /// How long the file is, in bytes.
+    pub(super) fn bytes(&self) -> u64 {
+        self.file.as_ref().map_or(0, |file| file.bytes().unwrap_or_default())
     }
 
     /// Has the disk hold a reserve up to `end`, if the file may become as long.
@@ -188,7 +193,7 @@ impl Progress {
 
     /// How long the reserve is, in bytes.
     pub(super) fn reserve_bytes(&self) -> u64 {
-        let bytes = self.file.as_ref().map_or(0, |file| file.bytes().unwrap_or_default());
+        let bytes = self.bytes();
         reserve_end(bytes) - bytes
     }
 

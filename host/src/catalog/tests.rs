@@ -967,6 +967,58 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
     Ok(())
 }
 
+/// A removal that finds no free page doubles the file, and the pages that it writes lie at the end of it, where nothing can be
+/// cut, also not with the next start.
+#[test]
+fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubled() -> Result<(), CatalogError> {
+    const BYTES_MAX: u64 = 16 * 1024 * 1024;
+    for (seed, percent) in [(0, 1), (3, 40)] {
+        let storage = SimulatedStorage::new(seed);
+        drop(filled(&storage)?);
+        let open = || {
+            let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
+            let clock = reopens(&catalog, &storage);
+            Ok::<_, CatalogError>((catalog, clock))
+        };
+        let (catalog, clock) = open()?;
+        for which in 0..seed {
+            catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
+        }
+        // Until there is room for no ten.
+        let mut next = 0;
+        for step in [1_000, 100, 10] {
+            catalog.current().progress.forget_missing();
+            let refused = loop {
+                match add_tokens(&catalog, next, step) {
+                    Ok(()) => next += step,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(refused, CatalogError::Full { .. }), "{refused:?}");
+            clock.advance(REOPEN_RETRY_MAX);
+        }
+        // Tokens lie by their hashes.
+        let tokens = catalog.tokens()?.into_keys().enumerate();
+        let remove_tokens = tokens.filter(|(at, _)| at * 7_919 % 100 < percent).map(|(_, token)| token).collect();
+        catalog.change_accounts(&AccountsChange { remove_tokens, ..AccountsChange::default() }, Room::Reserve)?;
+        let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
+        let doubled = bytes()?;
+        assert!(doubled > BYTES_MAX / 2, "{doubled} bytes");
+        add_tokens(&catalog, next, 1)?;
+        drop(catalog);
+        let (catalog, _clock) = open()?;
+        add_tokens(&catalog, next + 1, 1)?;
+        assert!(bytes()? > BYTES_MAX / 2, "{} bytes", bytes()?);
+        // They leave removals as much as is in use, and the file as it is.
+        let refused = (1..).find_map(|number| add_tokens(&catalog, next + 1_000 * number, 1_000).err());
+        let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(matches!(refused, Some(CatalogError::Full { .. })) && text.contains("is free"), "{refused:?}");
+        assert!(bytes()? <= doubled, "{} bytes", bytes()?);
+        remove_all(&catalog)?;
+    }
+    Ok(())
+}
+
 /// As long as no removal needs the reserve, free pages are for all.
 #[test]
 fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError> {
