@@ -42,7 +42,13 @@ fn refused_transaction_is_printed_as_json_and_exits_with_1() {
     assert_eq!((lines[0], lines[2]), ("1", "2"));
     let refused: Value = serde_json::from_str(lines[1]).expect("JSON");
     assert_eq!((&refused["id"], &refused["outcome"]), (&json!("host-2"), &json!("refused")));
-    assert!(refused["cause"].as_str().expect("a text").contains("unknown field `take`"), "{refused}");
+    assert!(
+        refused["cause"]
+            .as_str()
+            .expect("a text")
+            .contains("there is no field `take`, only `add`: send a body such as {\"add\":1}"),
+        "{refused}"
+    );
 }
 
 #[test]
@@ -398,7 +404,7 @@ fn cpu_failovers_are_invisible_in_replies() {
     let folder = tempfile::tempdir().expect("a temporary folder");
     let file = folder.path().join("transactions.jsonl");
     std::fs::write(&file, ledger_transactions(3_000)).expect("a temporary file");
-    for (file, fuel, failovers_min) in [(file, "400000", 50), (transactions("ledger"), "30000", 24)] {
+    for (file, fuel, failovers_min) in [(file, "400000", 50), (transactions("ledger"), "40000", 24)] {
         let roomy = run_transactions(&["--size", "huge"], &file, "ledger");
         let tight = run_transactions(&["--fuel", fuel], &file, "ledger");
         assert_eq!(roomy.exits(1), tight.exits(1));

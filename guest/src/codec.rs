@@ -11,6 +11,12 @@ use serde::de::DeserializeOwned;
 
 use crate::NoQuery;
 
+mod example;
+pub(crate) mod reason;
+
+/// The longest reason why a body is no JSON of its type, without the examples, in characters.
+const JSON_REASON_MAX_CHARS: usize = 250;
+
 /// Turns bytes of a user into a `T`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot decode `{T}`",
@@ -38,12 +44,15 @@ pub trait Encode<T> {
 }
 
 /// JSON both ways, by `serde_json`. Without settings: unknown fields are ignored unless a type denies them.
+///
+/// The user of a wrong body reads what is wrong, where, and a body that is right, such as `{"add":1}`. The example is made
+/// from the type; types that are untagged, internally tagged or flattened have none.
 #[derive(Clone, Copy, Debug)]
 pub struct Json;
 
 impl<T: DeserializeOwned> Decode<T> for Json {
     fn decode(bytes: &[u8]) -> Result<T, String> {
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())
+        serde_json::from_slice(bytes).map_err(|error| wrong_body::<T>(&error, bytes))
     }
 }
 
@@ -51,6 +60,22 @@ impl<T: Serialize> Encode<T> for Json {
     fn encode(value: &T) -> Result<Vec<u8>, String> {
         serde_json::to_vec(value).map_err(|error| error.to_string())
     }
+}
+
+/// What is wrong with a body, and what a right one looks like.
+#[cold]
+fn wrong_body<T: DeserializeOwned>(error: &serde_json::Error, body: &[u8]) -> String {
+    explained(error, body, &example::examples::<T>(body))
+}
+
+fn explained(error: &serde_json::Error, body: &[u8], examples: &str) -> String {
+    let reason = reason::shortened(&reason::reason(error, body), JSON_REASON_MAX_CHARS, "...");
+    let (remedy, examples) = match examples {
+        "" if reason == NoQuery::REASON => return reason,
+        "" => (": send JSON of the form that the workload documents", ""),
+        _ => (": send a body such as ", examples),
+    };
+    reason::joined(&[&reason, remedy, examples])
 }
 
 /// Bytes as they are, both ways, as `Vec<u8>` or as UTF-8 `String`.
@@ -65,7 +90,9 @@ impl Decode<Vec<u8>> for Raw {
 
 impl Decode<String> for Raw {
     fn decode(bytes: &[u8]) -> Result<String, String> {
-        std::str::from_utf8(bytes).map(str::to_owned).map_err(|error| error.to_string())
+        std::str::from_utf8(bytes)
+            .map(str::to_owned)
+            .map_err(|error| format!("byte {} is not UTF-8: send text in UTF-8", error.valid_up_to() + 1))
     }
 }
 
@@ -92,3 +119,6 @@ impl Encode<NoQuery> for Raw {
         match *value {}
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -3,11 +3,12 @@
 //! The exports of a component are these functions around one state. Tests of a workload, and models on the host that
 //! check a service's answers, call them natively and get the same bytes.
 
+use crate::codec::reason::shortened;
 use crate::codec::{Decode, Encode};
 use crate::{Context, Workload};
 
 /// The longest reason that is given for undecodable bytes, in characters.
-const REASON_MAX_CHARS: usize = 200;
+const REASON_MAX_CHARS: usize = 600;
 
 /// Applies one transaction, bytes to bytes.
 ///
@@ -19,7 +20,7 @@ const REASON_MAX_CHARS: usize = 200;
 /// transaction takes that back. After a panic the state must not be used again.
 pub fn execute<W: Workload>(state: &mut W, context: &Context, transaction: &[u8]) -> Result<Vec<u8>, String> {
     let transaction = <W::Codec as Decode<W::Transaction>>::decode(transaction)
-        .map_err(|reason| format!("cannot decode the transaction: {}", one_line(&reason)))?;
+        .map_err(|reason| format!("cannot decode the transaction: {}", one_line(reason)))?;
     let reply = state.execute(context, transaction).map_err(|error| error.to_string())?;
     match <W::Codec as Encode<W::Reply>>::encode(&reply) {
         Ok(bytes) => Ok(bytes),
@@ -36,22 +37,19 @@ pub fn execute<W: Workload>(state: &mut W, context: &Context, transaction: &[u8]
 /// If the workload does.
 pub fn query<W: Workload>(state: &W, context: &Context, query: &[u8]) -> Result<Vec<u8>, String> {
     let query = <W::Codec as Decode<W::Query>>::decode(query)
-        .map_err(|reason| format!("cannot decode the query: {}", one_line(&reason)))?;
+        .map_err(|reason| format!("cannot decode the query: {}", one_line(reason)))?;
     let answer = state.query(context, query).map_err(|error| error.to_string())?;
     <W::Codec as Encode<W::Answer>>::encode(&answer).map_err(|reason| format!("cannot encode the answer: {reason}"))
 }
 
 /// Makes `reason` fit for a log: a decoder may quote the user's bytes, whatever they hold and however long they are.
-fn one_line(reason: &str) -> String {
-    let mut line: String = reason
-        .chars()
-        .take(REASON_MAX_CHARS)
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect();
-    if reason.chars().nth(REASON_MAX_CHARS).is_some() {
-        line.push_str("...");
+fn one_line(reason: String) -> String {
+    // Nearly all are, and to go through their characters would take more fuel than to decode.
+    if reason.len() <= REASON_MAX_CHARS && reason.bytes().all(|byte| matches!(byte, b' '..=b'~')) {
+        return reason;
     }
-    line
+    let reason = shortened(&reason, REASON_MAX_CHARS, "...");
+    reason.chars().map(|character| if character.is_control() { ' ' } else { character }).collect()
 }
 
 #[cfg(test)]
@@ -130,6 +128,7 @@ mod tests {
         {
             let reason = execute(&mut counter, &Context::default(), bytes).expect_err("it is no number");
             assert!(reason.starts_with("cannot decode the transaction: "), "{reason}");
+            assert!(reason.ends_with(": send a body such as 1"), "{reason}");
             assert!(reason.len() < 300 && !reason.contains('\n'), "{reason}");
         }
         assert_eq!(counter.0, 7);
@@ -150,9 +149,8 @@ mod tests {
         assert_eq!(execute(&mut tape, &context, b"\x00\xff"), Ok(b"ann wrote at 4".to_vec()));
         assert_eq!(query(&tape, &context, b"all"), Ok(b"\x00\xff".to_vec()));
         assert!(query(&tape, &context, b"none").is_err());
-        assert!(
-            query(&tape, &context, b"\xff").expect_err("not UTF-8").starts_with("cannot decode the query: invalid")
-        );
+        let not_text = "cannot decode the query: byte 1 is not UTF-8: send text in UTF-8";
+        assert_eq!(query(&tape, &context, b"\xff"), Err(not_text.to_owned()));
     }
 
     #[test]

@@ -1,0 +1,436 @@
+//! Examples of a type's JSON, made by its `Deserialize` alone.
+//!
+//! [`Sampler`] is a `Deserializer` without input: it gives every type the value that it asks for, and writes the JSON of
+//! that value. Types that do not say what they want (an untagged or internally tagged enum, a flattened field) and types
+//! that refuse the sample (a date in a string) have no example.
+
+use std::slice::Iter;
+
+use serde::de::value::StrDeserializer;
+use serde::de::{
+    DeserializeOwned, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer as _, MapAccess, SeqAccess,
+    VariantAccess, Visitor,
+};
+
+/// The longest text of examples, in bytes, without the words between them. What is longer is left out.
+const EXAMPLES_MAX_BYTES: usize = 300;
+
+/// The highest number of variants of an enum that are tried as examples of it.
+const VARIANTS_MAX: usize = 16;
+
+/// The highest number of variants that are tried for enums inside of an example: the first may contain itself.
+const INNER_VARIANTS_MAX: usize = 4;
+
+/// The depth from which on what may be absent or empty is.
+const SPARSE_DEPTH: usize = 3;
+
+/// The depth of an example: a type that is deeper has none.
+const DEPTH_MAX: usize = 8;
+
+/// How much of a body is searched for the names of an enum's variants, in bytes.
+const NAMED_WITHIN_BYTES: usize = 128;
+
+/// Returns bodies that are a `T`, such as `{"add":1}`, or nothing if none is known. Of an enum it is that of the variant
+/// that the beginning of `body` names, or else one for every variant, as far as the text has room.
+pub(super) fn examples<T: DeserializeOwned>(body: &[u8]) -> String {
+    examples_by(body, &|sample| {
+        T::deserialize(Sampler { sample, depth: 0 }).is_ok()
+            && (sample.is_certain || serde_json::from_slice::<T>(sample.json.as_bytes()).is_ok())
+    })
+}
+
+/// The same, of the type whose samples `make` makes. It returns whether one was made.
+fn examples_by(body: &[u8], make: &dyn Fn(&mut Sample<'_>) -> bool) -> String {
+    let mut examples = String::new();
+    let mut sample = Sample {
+        body: &body[..body.len().min(NAMED_WITHIN_BYTES)],
+        json: String::with_capacity(EXAMPLES_MAX_BYTES),
+        is_certain: true,
+        variants: 1,
+        variant: 0,
+        inner_variant: 0,
+    };
+    while sample.variant < sample.variants.min(VARIANTS_MAX) {
+        sample.json.clear();
+        sample.is_certain = true;
+        if make(&mut sample) {
+            add(&mut examples, &sample.json);
+        } else if sample.inner_variant + 1 < INNER_VARIANTS_MAX {
+            sample.inner_variant += 1;
+            continue;
+        }
+        sample.inner_variant = 0;
+        sample.variant += 1;
+    }
+    examples
+}
+
+/// Adds an example to those that there are, if there is room.
+fn add(examples: &mut String, json: &str) {
+    if examples.len() + json.len() <= EXAMPLES_MAX_BYTES {
+        examples.push_str(if examples.is_empty() { "" } else { " or " });
+        examples.push_str(json);
+    }
+}
+
+/// The first of `variants` that `body` has in quotes.
+fn named_in(body: &[u8], variants: &[&str]) -> Option<usize> {
+    let mut quoted = body.split(|byte| *byte == b'"').skip(1);
+    quoted.find_map(|text| variants.iter().position(|name| name.as_bytes() == text))
+}
+
+/// One example, while it is made.
+struct Sample<'a> {
+    /// The beginning of the body that is wrong.
+    body: &'a [u8],
+    json: String,
+    /// Whether the JSON reads as the value without doubt.
+    is_certain: bool,
+    /// How many variants of the outermost enum are to be shown.
+    variants: usize,
+    /// Which of these it is.
+    variant: usize,
+    /// Which one to take of every other enum, modulo the number that it has.
+    inner_variant: usize,
+}
+
+/// There is no example.
+#[derive(Debug)]
+struct NoExample;
+
+impl std::fmt::Display for NoExample {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("no example")
+    }
+}
+
+impl std::error::Error for NoExample {}
+
+impl serde::de::Error for NoExample {
+    fn custom<T: std::fmt::Display>(_: T) -> Self {
+        Self
+    }
+
+    // Without these, the texts of the provided ones would be part of every module.
+    fn invalid_type(_: serde::de::Unexpected<'_>, _: &dyn serde::de::Expected) -> Self {
+        Self
+    }
+
+    fn invalid_value(_: serde::de::Unexpected<'_>, _: &dyn serde::de::Expected) -> Self {
+        Self
+    }
+
+    fn invalid_length(_: usize, _: &dyn serde::de::Expected) -> Self {
+        Self
+    }
+
+    fn unknown_variant(_: &str, _: &'static [&'static str]) -> Self {
+        Self
+    }
+
+    fn unknown_field(_: &str, _: &'static [&'static str]) -> Self {
+        Self
+    }
+
+    fn missing_field(_: &'static str) -> Self {
+        Self
+    }
+
+    fn duplicate_field(_: &'static str) -> Self {
+        Self
+    }
+}
+
+/// Makes one value of an example.
+struct Sampler<'a, 'b> {
+    sample: &'a mut Sample<'b>,
+    depth: usize,
+}
+
+impl<'b> Sampler<'_, 'b> {
+    /// What is inside of this value.
+    fn inside(&mut self) -> Sampler<'_, 'b> {
+        Sampler { sample: self.sample, depth: self.depth + 1 }
+    }
+
+    /// The next value at this depth, unless the example is too deep or too long by now.
+    fn next(&mut self) -> Result<Sampler<'_, 'b>, NoExample> {
+        if self.depth > DEPTH_MAX || self.sample.json.len() > EXAMPLES_MAX_BYTES {
+            return Err(NoExample);
+        }
+        Ok(Sampler { sample: self.sample, depth: self.depth })
+    }
+
+    // Every type has calls of these, so they are not to be copied into each.
+    #[inline(never)]
+    fn write(&mut self, json: &str) {
+        self.sample.json.push_str(json);
+    }
+
+    /// Writes `"name":` after `before`.
+    #[inline(never)]
+    fn write_name(&mut self, before: &str, name: &str) {
+        for part in [before, "\"", name, "\":"] {
+            self.write(part);
+        }
+    }
+
+    /// Writes a list of `count` elements.
+    fn list<'de, V: Visitor<'de>>(mut self, count: usize, visitor: V) -> Result<V::Value, NoExample> {
+        self.write("[");
+        let value = visitor.visit_seq(Elements { sampler: self.inside(), left: count, is_first: true })?;
+        self.write("]");
+        Ok(value)
+    }
+
+    /// Writes an object of these fields.
+    fn object<'de, V: Visitor<'de>>(
+        mut self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoExample> {
+        self.write("{");
+        let value = visitor.visit_map(Fields { sampler: self.inside(), fields: fields.iter(), is_first: true })?;
+        self.write("}");
+        Ok(value)
+    }
+}
+
+/// Methods that give one value, with its JSON.
+macro_rules! values {
+    ($($json:literal = $visit:ident $value:tt: $($method:ident)*;)*) => {$($(
+        fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
+            self.write($json);
+            visitor.$visit $value
+        }
+    )*)*};
+}
+
+impl<'de> Deserializer<'de> for Sampler<'_, '_> {
+    type Error = NoExample;
+
+    values! {
+        "true" = visit_bool(true): deserialize_bool;
+        "1" = visit_u64(1): deserialize_i8 deserialize_i16 deserialize_i32 deserialize_i64 deserialize_i128
+            deserialize_u8 deserialize_u16 deserialize_u32 deserialize_u64 deserialize_u128;
+        "1.5" = visit_f64(1.5): deserialize_f32 deserialize_f64;
+        "\"a\"" = visit_char('a'): deserialize_char;
+        "\"text\"" = visit_str("text"): deserialize_str deserialize_string;
+        "null" = visit_unit(): deserialize_any deserialize_unit deserialize_ignored_any;
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
+        self.sample.is_certain = false;
+        self.write("[1]");
+        visitor.visit_bytes(&[1])
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoExample> {
+        self.deserialize_bytes(visitor)
+    }
+
+    fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, NoExample> {
+        Err(NoExample)
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
+        if self.depth < SPARSE_DEPTH {
+            return visitor.visit_some(self);
+        }
+        self.write("null");
+        visitor.visit_none()
+    }
+
+    fn deserialize_unit_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NoExample> {
+        self.deserialize_unit(visitor)
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NoExample> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, NoExample> {
+        let count = usize::from(self.depth < SPARSE_DEPTH);
+        self.list(count, visitor)
+    }
+
+    fn deserialize_tuple<V: Visitor<'de>>(self, count: usize, visitor: V) -> Result<V::Value, NoExample> {
+        self.list(count, visitor)
+    }
+
+    fn deserialize_tuple_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        count: usize,
+        visitor: V,
+    ) -> Result<V::Value, NoExample> {
+        self.list(count, visitor)
+    }
+
+    fn deserialize_map<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
+        let has_entry = self.depth < SPARSE_DEPTH;
+        self.write("{");
+        let value = visitor.visit_map(Entry { sampler: self.inside(), is_left: has_entry })?;
+        self.write("}");
+        Ok(value)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoExample> {
+        self.object(fields, visitor)
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _: &'static str,
+        variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoExample> {
+        let index = if self.depth > 0 {
+            self.sample.inner_variant.checked_rem(variants.len()).unwrap_or_default()
+        } else if let Some(index) = named_in(self.sample.body, variants) {
+            index
+        } else {
+            self.sample.variants = variants.len();
+            self.sample.variant
+        };
+        let name = *variants.get(index).ok_or(NoExample)?;
+        visitor.visit_enum(Variant { sampler: self, name })
+    }
+}
+
+struct Elements<'a, 'b> {
+    sampler: Sampler<'a, 'b>,
+    left: usize,
+    is_first: bool,
+}
+
+impl<'de> SeqAccess<'de> for Elements<'_, '_> {
+    type Error = NoExample;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, NoExample> {
+        if self.left == 0 {
+            return Ok(None);
+        }
+        self.left -= 1;
+        if !std::mem::take(&mut self.is_first) {
+            self.sampler.write(",");
+        }
+        seed.deserialize(self.sampler.next()?).map(Some)
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.left)
+    }
+}
+
+struct Fields<'a, 'b> {
+    sampler: Sampler<'a, 'b>,
+    fields: Iter<'static, &'static str>,
+    is_first: bool,
+}
+
+impl<'de> MapAccess<'de> for Fields<'_, '_> {
+    type Error = NoExample;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, NoExample> {
+        let Some(field) = self.fields.next() else { return Ok(None) };
+        self.sampler.write_name(if std::mem::take(&mut self.is_first) { "" } else { "," }, field);
+        seed.deserialize(named(field)).map(Some)
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, NoExample> {
+        seed.deserialize(self.sampler.next()?)
+    }
+}
+
+/// The entry of a map, whose keys are of any type.
+struct Entry<'a, 'b> {
+    sampler: Sampler<'a, 'b>,
+    is_left: bool,
+}
+
+impl<'de> MapAccess<'de> for Entry<'_, '_> {
+    type Error = NoExample;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, NoExample> {
+        if !std::mem::take(&mut self.is_left) {
+            return Ok(None);
+        }
+        let start = self.sampler.sample.json.len();
+        let key = self.next_value_seed(seed)?;
+        // JSON takes the key `1` as `"1"`, but not every type.
+        let json = self.sampler.sample.json.split_off(start);
+        self.sampler.sample.is_certain &= json.starts_with('"');
+        let key_json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(&json);
+        self.sampler.write_name("", key_json);
+        Ok(Some(key))
+    }
+
+    fn next_value_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<T::Value, NoExample> {
+        seed.deserialize(self.sampler.next()?)
+    }
+}
+
+struct Variant<'a, 'b> {
+    sampler: Sampler<'a, 'b>,
+    name: &'static str,
+}
+
+impl<'de> EnumAccess<'de> for Variant<'_, '_> {
+    type Error = NoExample;
+    type Variant = Self;
+
+    fn variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<(T::Value, Self), NoExample> {
+        Ok((seed.deserialize(named(self.name))?, self))
+    }
+}
+
+impl<'b> Variant<'_, 'b> {
+    /// Writes `{"name":value}`.
+    fn with<T>(mut self, value: impl FnOnce(Sampler<'_, 'b>) -> Result<T, NoExample>) -> Result<T, NoExample> {
+        self.sampler.write_name("{", self.name);
+        let value = value(self.sampler.inside().next()?)?;
+        self.sampler.write("}");
+        Ok(value)
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'_, '_> {
+    type Error = NoExample;
+
+    fn unit_variant(mut self) -> Result<(), NoExample> {
+        for part in ["\"", self.name, "\""] {
+            self.sampler.write(part);
+        }
+        Ok(())
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, NoExample> {
+        self.with(|sampler| seed.deserialize(sampler))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, count: usize, visitor: V) -> Result<V::Value, NoExample> {
+        self.with(|sampler| sampler.list(count, visitor))
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, NoExample> {
+        self.with(|sampler| sampler.object(fields, visitor))
+    }
+}
+
+/// Gives a name to what reads the name of a field or a variant.
+fn named(name: &'static str) -> StrDeserializer<'static, NoExample> {
+    name.into_deserializer()
+}
+
+#[cfg(test)]
+mod tests;
