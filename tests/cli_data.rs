@@ -8,7 +8,7 @@ use lifeboat::id::Sequence;
 use lifeboat::journal::commit::{Change, Entry};
 use lifeboat::journal::{Record, TransactionRecord, record};
 use lifeboat::name::Name;
-use lifeboat::snapshot::file;
+use lifeboat::snapshot_file;
 use lifeboat::storage::DiskStorage;
 use lifeboat::text::is_deceptive;
 use lifeboat::transaction::{Answer, ReplyHash};
@@ -387,7 +387,7 @@ fn verify_finds_a_state_that_diverged_behind_equal_answers() {
         let (name, header) = name.zip(header).expect("it is in a file");
         directory.storage().remove(&name).expect("removed");
         let state: &[u8] = &2u64.to_le_bytes();
-        file::write(&**directory.storage(), &name, &header, [state]).expect("written");
+        snapshot_file::write(&**directory.storage(), &name, &header, [state]).expect("written");
     });
     let output = folder.output("verify", &[]);
     assert!(output.exits(1).contains("count: the state diverged between transaction 0 and 1, with the same answers"));

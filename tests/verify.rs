@@ -13,7 +13,7 @@ use lifeboat::journal::segments::header::SEGMENT_HEADER_BYTES;
 use lifeboat::portable::{NewIdentity, Portable};
 use lifeboat::scratch::Scratch;
 use lifeboat::sla::{FailoverMode, Thresholds};
-use lifeboat::snapshot::file::{self, SECTION_STATE, SnapshotHeader};
+use lifeboat::snapshot_file::{self, SECTION_STATE, SnapshotHeader};
 use lifeboat::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat::transaction::Answer;
 use lifeboat::verify::{Finding, Proof, verify};
@@ -212,7 +212,7 @@ fn exports_that_differ_in_bytes_and_not_in_state_agree() {
     let storage = storage.copy();
     let snapshots = storage.list().expect("lists").into_iter().filter(|file| file.starts_with("new."));
     let restored = |file: String| {
-        let content = file::read(&storage, &file).expect("readable");
+        let content = snapshot_file::read(&storage, &file).expect("readable");
         let chunk = content.chunks(SECTION_STATE).into_iter().next().expect("a chunk");
         content.body[chunk][8]
     };
@@ -403,10 +403,11 @@ fn a_snapshot_that_an_unfinished_restore_left_does_not_pass_for_one_of_the_next_
     let storage = sample();
     // As far as a restore of `new` gets before it dies.
     let newest = storage.list().expect("lists").into_iter().filter(|file| file.starts_with("ant.")).max();
-    let content = file::read(&storage, &newest.expect("one of ant")).expect("readable");
+    let content = snapshot_file::read(&storage, &newest.expect("one of ant")).expect("readable");
     let header = SnapshotHeader { service: name("new"), record: RecordNumber(1), ..content.header.clone() };
     let chunks = content.chunks(SECTION_STATE).into_iter().map(|at| &content.body[at]);
-    file::write(&storage, &file::file_name(&name("new"), RecordNumber(1)), &header, chunks).expect("written");
+    snapshot_file::write(&storage, &snapshot_file::file_name(&name("new"), RecordNumber(1)), &header, chunks)
+        .expect("written");
 
     block_on(async {
         let rig = start(&storage).await;

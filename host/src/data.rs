@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
-//! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot/file.rs`, `data/keeper.rs` |
+//! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/keeper.rs` |
 //! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
 //! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
 //!
@@ -34,7 +34,7 @@ use crate::journal::frame::{DirectoryId, RecordNumber};
 use crate::journal::recovery::{OpenError, Recovery};
 use crate::journal::segments::{Log, Options, Origin};
 use crate::name::Name;
-use crate::snapshot::file::SnapshotFileError;
+use crate::snapshot_file::SnapshotFileError;
 use crate::storage::{LockGuard, Storage, StorageFile};
 use keeper::Written;
 use orphans::{Orphans, Search};
@@ -663,7 +663,7 @@ impl DataDirectory {
             let contents = gathering.finish(recovery)?;
             Ok(contents.services.into_iter().next())
         });
-        crate::engine::joined(reading).await
+        lifeboat_vm::engine::joined(reading).await
     }
 
     /// Notes what `service` needs of the journal from now on.
@@ -933,7 +933,7 @@ fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, 
         _ => failed("open")(error),
     })?;
     let bytes = file.bytes().map_err(failed("read"))?;
-    if bytes > crate::workload::MODULE_BYTES_MAX {
+    if bytes > lifeboat_vm::workload::MODULE_BYTES_MAX {
         return Err(DataError::WorkloadDamaged { file: name });
     }
     Ok((name, file, bytes))

@@ -8,16 +8,16 @@ pub mod durable;
 pub mod record;
 
 pub use lifeboat_journal::{board, commit, frame, reader, recovery, segments, ticket};
+pub use lifeboat_vm::tail::{QueriesRecord, QueryRecord, RECORD_BYTES, TailEntry, TransactionRecord};
 
 use crate::clock::Timestamp;
 use crate::event::{Failover, SlaFailure};
 use crate::id::{Epoch, Sequence};
-use crate::name::Name;
 use crate::size::{Bytes as ByteCount, BytesBeside};
-use crate::transaction::{Answer, ReplyHash};
 use bytes::Bytes;
 use frame::RecordNumber;
 use futures::future::{BoxFuture, FutureExt};
+use lifeboat_vm::rehydrate::RehydrateError;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use thiserror::Error;
@@ -33,155 +33,6 @@ pub const JOURNAL_FILLING_PERCENT: [u64; 2] = [50, 80];
 
 /// SLA failures and failovers that a [`MemoryJournal`] remembers.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
-
-/// Bytes that a record takes beside its body and answer, roughly.
-const RECORD_BYTES: u64 = 256;
-
-/// Bytes that a query takes beside its id and its body, roughly.
-const QUERY_BYTES: u64 = 96;
-
-/// One transaction, as it happened.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TransactionRecord {
-    /// Its place in the history.
-    pub sequence: Sequence,
-    /// Its id.
-    pub id: Box<str>,
-    /// Whether the client gave the id, so that a repetition of it is to be answered from here.
-    pub is_id_kept: bool,
-    /// Who sent it.
-    pub user: Name,
-    /// Which of the users who had that name one after another.
-    pub incarnation: u64,
-    /// The time that the guest saw.
-    pub timestamp: Timestamp,
-    /// Which random numbers the guest saw.
-    pub epoch: Epoch,
-    /// What the guest got. Empty in a kept answer.
-    pub body: Bytes,
-    /// The hash of the body.
-    pub body_hash: ReplyHash,
-    /// How it ended.
-    pub answer: Answer,
-    /// Fuel that the answered attempt burnt: for `ok` and `refused`, what the VM's tank was charged.
-    pub fuel_used: u64,
-    /// Fuel that queries were charged since the record before, on the same VM.
-    pub query_fuel_used: u64,
-}
-
-impl TransactionRecord {
-    /// Bytes that the record takes, roughly: its body only until a snapshot includes it.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.answer_bytes() + self.body.len() as u64
-    }
-
-    /// Bytes that it goes on to take while its answer is kept.
-    #[must_use]
-    pub fn answer_bytes(&self) -> u64 {
-        let answer = match &self.answer {
-            Answer::Ok(reply) => reply.len(),
-            Answer::Refused(text) => text.len(),
-            Answer::Failed(_) => 0,
-        };
-        RECORD_BYTES + (self.id.len() + answer) as u64
-    }
-}
-
-/// A query that was answered `ok` or `refused`. It may have changed the instance, so a replay runs it again.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueryRecord {
-    /// Its id, as the guest saw it.
-    pub id: Box<str>,
-    /// Who sent it.
-    pub user: Name,
-    /// The time that the guest saw.
-    pub timestamp: Timestamp,
-    /// What the guest got.
-    pub body: Bytes,
-    /// The hash of its answer. A replay reports a difference only with a transaction that differs.
-    pub reply_hash: ReplyHash,
-    /// Fuel that it burnt.
-    pub fuel_used: u64,
-}
-
-impl QueryRecord {
-    /// Bytes that it takes, roughly.
-    #[must_use]
-    pub fn bytes(&self) -> u64 {
-        QUERY_BYTES + (self.id.len() + self.body.len()) as u64
-    }
-}
-
-/// Queries that ran one after another, with no transaction in between.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct QueriesRecord {
-    /// The last transaction before them.
-    pub sequence: Sequence,
-    /// Which random numbers the guest saw.
-    pub epoch: Epoch,
-    /// The queries, in order.
-    pub queries: Vec<QueryRecord>,
-}
-
-impl QueriesRecord {
-    fn bytes(&self) -> u64 {
-        self.queries.iter().map(QueryRecord::bytes).sum()
-    }
-}
-
-/// An entry of a tail: calls that a replay repeats.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum TailEntry {
-    /// A transaction that was answered `ok` or `refused`.
-    Transaction(Arc<TransactionRecord>),
-    /// Queries.
-    Queries(Arc<QueriesRecord>),
-}
-
-impl TailEntry {
-    /// The entry of a record. None if a replay does not need it.
-    #[must_use]
-    pub fn of(record: &Record) -> Option<Self> {
-        match record {
-            Record::Transaction(transaction) if transaction.answer.is_kept() => {
-                Some(Self::Transaction(Arc::clone(transaction)))
-            }
-            Record::Queries(queries) => Some(Self::Queries(Arc::clone(queries))),
-            _ => None,
-        }
-    }
-
-    /// How many calls it repeats.
-    #[must_use]
-    pub fn calls(&self) -> usize {
-        match self {
-            Self::Transaction(_) => 1,
-            Self::Queries(record) => record.queries.len(),
-        }
-    }
-
-    /// How many of them are transactions.
-    #[must_use]
-    pub fn transactions(&self) -> u64 {
-        u64::from(matches!(self, Self::Transaction(_)))
-    }
-
-    /// Fuel that its calls burnt.
-    #[must_use]
-    pub fn fuel_used(&self) -> u64 {
-        match self {
-            Self::Transaction(record) => record.fuel_used,
-            Self::Queries(record) => record.queries.iter().map(|query| query.fuel_used).sum(),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Transaction(record) => record.bytes(),
-            Self::Queries(record) => record.bytes(),
-        }
-    }
-}
 
 /// One entry of the history.
 #[derive(Debug, Clone)]
@@ -208,6 +59,20 @@ pub enum Record {
     Queries(Arc<QueriesRecord>),
     /// An answer once more that is retained: the record that held it can go.
     Relocated(RelocatedAnswer),
+}
+
+impl Record {
+    /// What a replay repeats of it. None if it does not need it.
+    #[must_use]
+    pub fn tail_entry(&self) -> Option<TailEntry> {
+        match self {
+            Self::Transaction(transaction) if transaction.answer.is_kept() => {
+                Some(TailEntry::Transaction(Arc::clone(transaction)))
+            }
+            Self::Queries(queries) => Some(TailEntry::Queries(Arc::clone(queries))),
+            _ => None,
+        }
+    }
 }
 
 /// A copy of a retained answer.
@@ -318,6 +183,12 @@ impl Commit {
             None => Ok(()),
             Some(ticket) => of_journal(ticket.committed().await),
         }
+    }
+}
+
+impl From<JournalError> for RehydrateError {
+    fn from(error: JournalError) -> Self {
+        Self::Unreadable { reason: error.to_string() }
     }
 }
 
@@ -573,7 +444,7 @@ impl Journal for MemoryJournal {
 
     fn append(&mut self, record: Record) -> Result<Commit, JournalError> {
         self.last_record = self.last_record.next();
-        if let Some(entry) = TailEntry::of(&record) {
+        if let Some(entry) = record.tail_entry() {
             self.tail.push(self.last_record, entry);
         }
         match record {
@@ -654,6 +525,8 @@ fn without_body(record: &TransactionRecord) -> Arc<TransactionRecord> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::name::Name;
+    use crate::transaction::{Answer, ReplyHash};
 
     fn record(sequence: u64, is_id_kept: bool) -> Record {
         let body = Bytes::from(format!("body {sequence}"));

@@ -12,7 +12,6 @@ pub mod config;
 pub mod credential;
 pub mod data;
 mod document;
-pub mod engine;
 pub mod failover;
 pub mod fleet;
 pub mod host;
@@ -21,19 +20,14 @@ mod locks;
 pub mod metrics;
 pub mod monitor;
 pub mod portable;
-pub mod rehydrate;
 pub mod scratch;
 pub mod server;
 pub mod service;
 pub mod simulate;
-pub mod snapshot;
-mod stop;
-pub mod store;
+pub mod snapshot_file;
 pub mod tls;
 pub mod verify;
-pub mod vm;
-mod wasi;
-pub mod workload;
+mod vm;
 
 pub use lifeboat_api::{
     access, clock, distribution, event, http as api, id, lines, meter, name, size, sla, text, transaction,
@@ -41,3 +35,4 @@ pub use lifeboat_api::{
 pub use lifeboat_client as client;
 use lifeboat_journal::pace;
 pub use lifeboat_journal::storage;
+pub use lifeboat_vm::{engine, instance, rehydrate, snapshot, store, workload};

@@ -1,6 +1,6 @@
 //! Portable snapshots: a service's state as one file that may leave the machine, and a new service from it.
 //!
-//! The file is a snapshot (`snapshot/file.rs`) with two more sections: the workload and the settings. It carries
+//! The file is a snapshot (`snapshot_file.rs`) with two more sections: the workload and the settings. It carries
 //! neither secret nor epoch, nor answers: the service that comes from it draws its own, and recognises no repetition of
 //! what was answered before, but refuses ids that say themselves that they are older.
 //!
@@ -12,19 +12,19 @@
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::clock::Timestamp;
 use crate::data::{DataDirectory, DataError};
-use crate::engine::MEMORY_BYTES_MAX;
 use crate::id::Epoch;
 use crate::id::WorkloadHash;
 use crate::journal::commit::{Change, Entry};
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Record, record};
 use crate::name::Name;
-use crate::snapshot::Snapshot;
-use crate::snapshot::file::{
+use crate::snapshot_file::{
     self, Course, SECTION_SETTINGS, SECTION_STATE, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
 };
 use crate::storage;
-use crate::workload::MODULE_BYTES_MAX;
+use lifeboat_vm::engine::MEMORY_BYTES_MAX;
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use std::collections::BTreeSet;
 use std::io;
 use std::path::Path;
@@ -161,7 +161,7 @@ impl Portable {
         let created = storage::create_file(aside).map_err(failed("create"))?;
         let settings = settings_to_bytes(&self.settings);
         let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]).chain([&self.workload[..], &settings[..]]);
-        let written = file::write_to(&*created, &file, &self.header(settings.len()), chunks)
+        let written = snapshot_file::write_to(&*created, &file, &self.header(settings.len()), chunks)
             .map_err(PortableError::from)
             .and_then(|()| storage::rename_file(aside, path).map_err(failed("name")));
         if written.is_err() {
@@ -200,7 +200,7 @@ impl Portable {
         let file = path.display().to_string().escape_debug().to_string();
         let opened = storage::open_file(path);
         let opened = opened.map_err(|source| PortableError::Storage { file: file.clone(), action: "open", source })?;
-        let content = file::read_from(opened, &file)?;
+        let content = snapshot_file::read_from(opened, &file)?;
         let whole = |kind, what| match &content.chunks(kind)[..] {
             [] => Err(PortableError::NotPortable { file: file.clone(), what }),
             chunks => Ok(chunks.iter().flat_map(|at| &content.body[at.clone()]).copied().collect::<Vec<u8>>()),
@@ -242,7 +242,7 @@ impl Portable {
         directory.clear_snapshots(&name)?;
         let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]);
         let header = self.first_header(&name, epoch);
-        file::write(&**directory.storage(), &file::file_name(&name, FIRST_RECORD), &header, chunks)?;
+        snapshot_file::write(&**directory.storage(), &snapshot_file::file_name(&name, FIRST_RECORD), &header, chunks)?;
         let timestamp = timestamp.max(self.snapshot.timestamp());
         let record = record::encode(&Record::Opened { timestamp, epoch });
         let change = Change::Begin { number: FIRST_RECORD, record };

@@ -7,22 +7,22 @@
 
 use crate::clock::Timestamp;
 use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
-use crate::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
 use crate::id::Sequence;
 use crate::id::WorkloadHash;
 use crate::journal::Record;
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
-use crate::rehydrate::{
-    MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, restore,
-};
 use crate::size::Size;
-use crate::snapshot::Snapshot;
-use crate::snapshot::file::Course;
+use crate::snapshot_file::Course;
 use crate::storage::Storage;
 use crate::transaction::Answer;
-use crate::vm::{Attempt, Call, Instance, MoveError};
-use crate::workload::{LoadError, MEMORIES_MAX, Workload};
+use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
+use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
+use lifeboat_vm::rehydrate::{
+    MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, restore,
+};
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::workload::{LoadError, MEMORIES_MAX, Workload};
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};

@@ -45,7 +45,6 @@ pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 use crate::answers::{Answers, Caller, ForgottenTimes, Horizon, IdKey, KeptId, Moment};
 use crate::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
 use crate::data::keeper::{Keeper, ToKeep};
-use crate::engine::Program;
 use crate::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
 use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
@@ -58,16 +57,18 @@ use crate::journal::{
 use crate::meter::{Meter, Resource, Usage};
 use crate::name::Name;
 use crate::pace::Pace;
-use crate::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use crate::size::Size;
 use crate::sla::FailoverMode;
-use crate::snapshot::Snapshot;
-use crate::snapshot::file::{Course, SnapshotHeader};
-use crate::store::Allowance;
+use crate::snapshot_file::{Course, SnapshotHeader};
 use crate::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request};
-use crate::vm::{Attempt, Call, Instance, Vm};
+use crate::vm::Vm;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::instance::{Attempt, Call, Instance};
+use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::store::Allowance;
 use logs::LogBucket;
 pub use misses::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_KNOWN_FOR, MISSED_KNOWN_MAX};
 use misses::{DeadlineMisses, MissKey};
@@ -1228,7 +1229,7 @@ enum Admitted {
 }
 
 /// Whether the size of the first VM holds the workload.
-fn check_size(spec: &ServiceSpec) -> Result<(), crate::workload::LoadError> {
+fn check_size(spec: &ServiceSpec) -> Result<(), lifeboat_vm::workload::LoadError> {
     let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
     spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())
 }

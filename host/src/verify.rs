@@ -11,16 +11,16 @@
 
 use crate::clock::Timestamp;
 use crate::data::{DataError, FoundService, FoundSnapshot, count_transactions, kept, last_transaction};
-use crate::engine::Program;
 use crate::id::Sequence;
 use crate::journal::TailEntry;
 use crate::name::Name;
-use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, restore};
 use crate::scratch::{ProgramError, Scratch};
-use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::text::chain;
-use crate::vm::MoveError;
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::instance::MoveError;
+use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, restore};
+use lifeboat_vm::snapshot::Snapshot;
 use serde::Serialize;
 use std::fmt;
 use std::sync::Arc;

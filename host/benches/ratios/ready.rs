@@ -4,9 +4,9 @@ use crate::bare::{guest_runtime, link, store};
 use crate::pairs::Pairs;
 use crate::report::Row;
 use crate::served::{SECRET, Served};
+use lifeboat::instance::Instance;
 use lifeboat::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat::store::Allowance;
-use lifeboat::vm::Instance;
 use std::sync::Arc;
 use std::time::Instant;
 

@@ -12,7 +12,7 @@ use lifeboat::portable::{NewIdentity, Portable, PortableError};
 use lifeboat::rehydrate::RehydrateError;
 use lifeboat::scratch::Scratch;
 use lifeboat::size::grouped;
-use lifeboat::snapshot::file::SnapshotFileError;
+use lifeboat::snapshot_file::SnapshotFileError;
 use std::collections::BTreeSet;
 use std::io::{self, Write};
 use std::path::PathBuf;

@@ -3,11 +3,11 @@
 use super::tables::{Named, NamedWorkload};
 use super::{Config, ConfigError, ServiceConfig};
 use crate::clock::Timestamp;
-use crate::engine::load;
 use crate::failover::HEADROOM_POINTS;
 use crate::size::Size;
 use crate::tls::{self, TlsFile, Unencrypted, Validity};
-use crate::workload::{ReadError, read};
+use lifeboat_vm::engine::load;
+use lifeboat_vm::workload::{ReadError, read};
 use std::path::{Path, PathBuf};
 
 /// A place in a file.

@@ -16,10 +16,10 @@ use crate::journal::record::{self, AnswerCheck};
 use crate::journal::recovery::{Found, Kept, Recovery, Standing};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
 use crate::name::Name;
-use crate::snapshot::Snapshot;
-use crate::snapshot::file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
+use crate::snapshot_file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::text::chain;
+use lifeboat_vm::snapshot::Snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -114,7 +114,7 @@ impl FoundSnapshot {
     /// Reads its state, and which ids were forgotten when it was taken.
     pub(crate) fn load_all(&self, storage: &dyn Storage) -> Result<(Snapshot, ForgottenTimes), DataError> {
         let Some(file) = &self.file else { return Ok((Snapshot::empty(), ForgottenTimes::default())) };
-        let content = file::read(storage, file)?;
+        let content = snapshot_file::read(storage, file)?;
         let section: Vec<u8> =
             content.chunks(SECTION_FORGOTTEN).into_iter().flat_map(|at| &content.body[at]).copied().collect();
         // A file without the section does not distinguish users.
@@ -210,8 +210,10 @@ impl Gathering {
         // Newest first.
         for name in files.into_iter().rev() {
             let Some(found) = service_of(&name).and_then(|service| services.get_mut(&service)) else { continue };
-            match file::check(storage, &name) {
-                Ok(header) if header.service == found.name && file::file_name(&found.name, header.record) == name => {
+            match snapshot_file::check(storage, &name) {
+                Ok(header)
+                    if header.service == found.name && snapshot_file::file_name(&found.name, header.record) == name =>
+                {
                     found.snapshots.push(FoundSnapshot { file: Some(name), header: Some(header) });
                 }
                 Ok(_) => {
@@ -470,7 +472,7 @@ fn standing(
 
 /// The transactions and queries among `records` that may have changed something: what a replay repeats.
 pub(crate) fn kept(records: &[(RecordNumber, Record)]) -> Vec<TailEntry> {
-    records.iter().filter_map(|(_, record)| TailEntry::of(record)).collect()
+    records.iter().filter_map(|(_, record)| record.tail_entry()).collect()
 }
 
 /// How many of `records` are transactions, whatever they came to.

@@ -7,16 +7,16 @@
 
 use super::{DataDirectory, Needed};
 use crate::answers::ForgottenTimes;
-use crate::engine::joined;
 use crate::event::{Event, EventSink};
 use crate::id::Sequence;
 use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, JournalError};
 use crate::name::Name;
-use crate::snapshot::Snapshot;
-use crate::snapshot::file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
+use crate::snapshot_file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
 use crate::storage::Storage;
 use crate::text::chain;
+use lifeboat_vm::engine::joined;
+use lifeboat_vm::snapshot::Snapshot;
 use std::collections::VecDeque;
 use std::io;
 use std::sync::Arc;
@@ -193,7 +193,7 @@ impl Shelf {
 
     async fn write(&mut self, to_keep: ToKeep) -> Result<(), SnapshotFileError> {
         let ToKeep { snapshot, mut header, forgotten, .. } = to_keep;
-        let name = file::file_name(&self.service, header.record);
+        let name = snapshot_file::file_name(&self.service, header.record);
         header.sections = vec![state_section(&snapshot)];
         let mut forgotten_chunks = Vec::new();
         if !forgotten.is_empty() {
@@ -212,7 +212,7 @@ impl Shelf {
             storage.check_lock().map_err(lost)?;
             let chunks =
                 snapshot.chunks().iter().map(|chunk| &chunk[..]).chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
-            file::write(&*storage, &of_thread, &header, chunks)
+            snapshot_file::write(&*storage, &of_thread, &header, chunks)
         });
         joined(written).await?;
         self.written.sequence.store(sequence.0, Ordering::Release);

@@ -4,11 +4,11 @@
 //! A program that is made is everybody's, a refusal is as well. A failure that may pass is that of the attempt: who joined
 //! one that somebody else had begun waits for another.
 
-use crate::engine::{DEPLOY_COMPILE_DEADLINE, EngineError, Program};
 use crate::id::WorkloadHash;
 use crate::scratch::ProgramError;
 use futures::FutureExt;
 use futures::future::{BoxFuture, Shared, WeakShared};
+use lifeboat_vm::engine::{DEPLOY_COMPILE_DEADLINE, EngineError, Program};
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
@@ -157,8 +157,8 @@ fn is_of_all(error: &ProgramError, purpose: Purpose, its: Purpose) -> bool {
 mod tests {
     use super::*;
     use crate::data::DataError;
-    use crate::engine::{Engine, PoolLimits};
-    use crate::workload::{LoadLimits, load};
+    use lifeboat_vm::engine::{Engine, PoolLimits};
+    use lifeboat_vm::workload::{LoadLimits, load};
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::Poll;
     use tokio::sync::Notify;

@@ -389,7 +389,7 @@ impl Journal for DurableJournal {
         });
         self.last = number;
         self.is_begun = true;
-        if let Some(entry) = TailEntry::of(&record) {
+        if let Some(entry) = record.tail_entry() {
             self.tail.push(number, entry);
         }
         match record {

@@ -1,7 +1,7 @@
 //! Turns to deploy: a workload takes memory and time before it is known to be one.
 //!
 //! A user has one deployment at a time, so that no user makes all others wait. Who waits too long is told to try again. What
-//! is deployed is loaded and compiled in turns of the [`Engine`](crate::engine::Engine).
+//! is deployed is loaded and compiled in turns of the [`Engine`](lifeboat_vm::engine::Engine).
 
 use super::problem::Problem;
 use crate::locks::NameLocks;

@@ -9,16 +9,16 @@ use crate::api::{
 use crate::auth::{AccountError, LogInError, PasswordError};
 use crate::budget::{self, Permit};
 use crate::data::DataError;
-use crate::engine::EngineError;
 use crate::service::{Answered, LaunchError};
 use crate::text::chain;
 use crate::transaction::{Answer, Denial, Outcome};
-use crate::workload::LoadError;
 use axum::body::Body;
 use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
 use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
+use lifeboat_vm::engine::EngineError;
+use lifeboat_vm::workload::LoadError;
 use std::fmt::Write as _;
 use std::time::Duration;
 

@@ -12,13 +12,13 @@ use crate::fleet::NoRoom;
 use crate::journal::Record;
 use crate::journal::frame::RecordNumber;
 use crate::meter::{Meter, Resource, Usage};
-use crate::rehydrate::{
+use crate::size::Size;
+use crate::transaction::{Answer, Cause, Denial};
+use lifeboat_vm::instance::{Attempt, Instance, MoveError};
+use lifeboat_vm::rehydrate::{
     ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
-use crate::size::Size;
-use crate::snapshot::Snapshot;
-use crate::transaction::{Answer, Cause, Denial};
-use crate::vm::{Attempt, Instance, MoveError};
+use lifeboat_vm::snapshot::Snapshot;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -186,7 +186,7 @@ impl Service {
     /// Memory that an export may grow to at first: the VM's own, and the headroom that every slot has.
     fn export_memory_bytes(&self) -> u64 {
         let in_use = self.vm.instance.memory_bytes().max(self.vm.size.memory_bytes);
-        let with_headroom = in_use.saturating_add(crate::engine::MAINTENANCE_HEADROOM_BYTES);
+        let with_headroom = in_use.saturating_add(lifeboat_vm::engine::MAINTENANCE_HEADROOM_BYTES);
         with_headroom.min(self.surroundings.maintenance.memory_bytes)
     }
 

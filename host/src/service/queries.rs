@@ -12,8 +12,8 @@
 
 use super::{Service, Stopped, TAIL_FUEL_MAX, Work};
 use crate::journal::{QueriesRecord, QueryRecord, Record};
-use crate::rehydrate::REPLAY_OVERHEAD_FUEL;
 use crate::transaction::Reply;
+use lifeboat_vm::rehydrate::REPLAY_OVERHEAD_FUEL;
 use std::sync::Arc;
 
 /// Queries that are held before they are journalled by themselves.

@@ -11,12 +11,12 @@ use crate::journal::frame::RecordNumber;
 use crate::journal::{Commit, JournalError, Record, TailEntry, record};
 use crate::meter::Meter;
 use crate::name::Name;
-use crate::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel};
 use crate::size::Size;
-use crate::snapshot::Snapshot;
 use crate::storage::Storage;
 use crate::vm::Vm;
 use futures::future::BoxFuture;
+use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel};
+use lifeboat_vm::snapshot::Snapshot;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
 use std::time::Instant;
@@ -142,7 +142,7 @@ impl Service {
             .take(2)
             .collect::<Vec<_>>();
         let tail_fuel = replay_fuel(&tail);
-        let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, TailEntry::of(record)?));
+        let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, record.tail_entry()?));
         let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
         let now = surroundings.clock.now();
         let mut answers = Answers::new(spec.horizon, forgotten, now);

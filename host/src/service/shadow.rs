@@ -15,17 +15,17 @@
 use super::handle::Order;
 use super::{Begun, Service, TAIL_FUEL_MAX};
 use crate::clock::Timestamp;
-use crate::engine::{Program, joined};
 use crate::event::FailoverCause;
 use crate::id::Sequence;
 use crate::journal::TailEntry;
 use crate::journal::frame::RecordNumber;
-use crate::rehydrate::{
+use crate::sla::FailoverMode;
+use lifeboat_vm::engine::{Program, joined};
+use lifeboat_vm::rehydrate::{
     ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel,
     restore,
 };
-use crate::sla::FailoverMode;
-use crate::snapshot::Snapshot;
+use lifeboat_vm::snapshot::Snapshot;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};

@@ -3,7 +3,6 @@
 use super::Work;
 use crate::answers::Horizon;
 use crate::data::DataError;
-use crate::engine::{EngineError, Program};
 use crate::event::JournalFill;
 use crate::fleet::NoRoom;
 use crate::id::{Epoch, Sequence, VmId};
@@ -14,8 +13,9 @@ use crate::name::Name;
 use crate::size::{Bytes as ByteCount, BytesBeside, Size};
 use crate::sla::{FailoverMode, Thresholds};
 use crate::transaction::{Answer, Kind};
-use crate::vm::MoveError;
-use crate::workload::LoadError;
+use lifeboat_vm::engine::{EngineError, Program};
+use lifeboat_vm::instance::MoveError;
+use lifeboat_vm::workload::LoadError;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 

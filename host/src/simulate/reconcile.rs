@@ -7,13 +7,13 @@
 
 use super::model::{Expected, Model};
 use crate::clock::Timestamp;
-use crate::engine::Program;
 use crate::id::{Epoch, Sequence};
 use crate::name::Name;
-use crate::store::Allowance;
 use crate::transaction::Answer;
-use crate::vm::{Attempt, Call, Instance};
 use bytes::Bytes;
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::instance::{Attempt, Call, Instance};
+use lifeboat_vm::store::Allowance;
 use serde::Serialize;
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;

@@ -49,7 +49,7 @@ pub const SLOTS_MAX: u64 = 256;
 pub const SIZES_MAX: usize = 64;
 
 /// Memory of a size, in bytes.
-pub const SIZE_MEMORY_BYTES_MAX: u64 = crate::engine::MEMORY_BYTES_MAX;
+pub const SIZE_MEMORY_BYTES_MAX: u64 = lifeboat_vm::engine::MEMORY_BYTES_MAX;
 
 /// Services of a scenario.
 pub const SERVICES_MAX: usize = 64;

@@ -13,7 +13,7 @@ use crate::meter::Percent;
 use crate::name::Name;
 use crate::size::Size;
 use crate::sla::{Thresholds, threshold};
-use crate::workload::MODULE_BYTES_MAX;
+use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use std::cell::RefCell;
 use std::collections::HashSet;
 use std::num::NonZeroU64;

@@ -5,7 +5,7 @@
 
 use std::fmt::Write as _;
 
-use crate::text::is_deceptive;
+use lifeboat_api::text::is_deceptive;
 use thiserror::Error;
 use wasmparser::WasmFeatures;
 
@@ -319,7 +319,7 @@ impl LoadError {
     }
 
     /// The same for a workload that was loaded before: its process may have failed for want of memory that comes back.
-    pub(crate) fn may_pass_of_stored(&self) -> bool {
+    pub fn may_pass_of_stored(&self) -> bool {
         self.may_pass() || matches!(self, Self::Exceeded { .. })
     }
 

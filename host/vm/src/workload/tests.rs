@@ -12,8 +12,8 @@ use super::contract::CONTRACT;
 use super::convert::COMPONENT_TYPE_SECTION as COMPONENT_TYPE;
 use super::*;
 
-const COUNT: &str = include_str!("../../../tests/guests/count.wat");
-const COMPONENT: &str = include_str!("../../../tests/guests/handle-bomb.wat");
+const COUNT: &str = include_str!("../../../../tests/guests/count.wat");
+const COMPONENT: &str = include_str!("../../../../tests/guests/handle-bomb.wat");
 
 fn try_load(bytes: impl AsRef<[u8]>) -> Result<Workload, LoadError> {
     load("guest.wasm", bytes.as_ref(), &LoadLimits::default())
@@ -55,7 +55,7 @@ fn importing(import: &str) -> String {
 }
 
 fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace").to_owned()
 }
 
 // Accepted forms.

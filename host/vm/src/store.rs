@@ -4,9 +4,9 @@
 
 use crate::snapshot::{CHUNK_BYTES_MAX, Snapshot};
 use crate::stop::Stop;
-use crate::transaction::{Cause, REPLY_BYTES_MAX};
 use crate::wasi::{HasWasi, Wasi};
 use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
+use lifeboat_api::transaction::{Cause, REPLY_BYTES_MAX};
 use std::future::ready;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -18,7 +18,7 @@ use wasmtime::{CallHook, CallHookHandler, Engine, ResourceLimiter, Store, StoreC
 #[allow(missing_docs, unreachable_pub, reason = "generated; host/wit/vm.wit is the documentation")]
 mod bindings {
     wasmtime::component::bindgen!({
-        path: "wit",
+        path: "../wit",
         world: "vm",
         ownership: Borrowing { duplicate_if_necessary: false },
         imports: { default: trappable },

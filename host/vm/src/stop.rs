@@ -1,6 +1,6 @@
 //! How host functions and the limiter end a call of a guest.
 
-use crate::transaction::Cause;
+use lifeboat_api::transaction::Cause;
 use thiserror::Error;
 
 /// Ends a call from within a host function or the limiter.

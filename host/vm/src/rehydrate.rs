@@ -8,13 +8,13 @@
 //! maintenance allowance: what the service's VM has left in its tank is neither needed nor touched.
 
 use crate::engine::Program;
-use crate::id::Sequence;
-use crate::journal::{JournalError, QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
+use crate::instance::{Call, Instance, MoveError};
 use crate::snapshot::Snapshot;
 use crate::store::Allowance;
-use crate::text::{Printable, shortened};
-use crate::transaction::{Answer, Cause};
-use crate::vm::{Call, Instance, MoveError};
+use crate::tail::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
+use lifeboat_api::id::Sequence;
+use lifeboat_api::text::{Printable, shortened};
+use lifeboat_api::transaction::{Answer, Cause};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
@@ -78,12 +78,15 @@ impl RehydrateError {
 }
 
 impl Maintenance {
-    pub(crate) fn allowance(&self) -> Allowance {
+    /// What an instantiation or a restore may use.
+    #[must_use]
+    pub fn allowance(&self) -> Allowance {
         Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, deadline: Some(self.deadline) }
     }
 
     /// What an export may use, by how the service's last ones went.
-    pub(crate) fn export_allowance(&self, needs: ExportNeeds) -> Allowance {
+    #[must_use]
+    pub fn export_allowance(&self, needs: ExportNeeds) -> Allowance {
         let factor = if needs.is_long { EXPORT_FUEL_FACTOR } else { 1 };
         Allowance { fuel: self.fuel.saturating_mul(factor), ..self.allowance() }
     }
@@ -91,11 +94,11 @@ impl Maintenance {
 
 /// What the exports of a service were found to need beyond the usual.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct ExportNeeds {
+pub struct ExportNeeds {
     /// All the memory of a slot, instead of the size's and [`MAINTENANCE_HEADROOM_BYTES`](crate::engine::MAINTENANCE_HEADROOM_BYTES).
-    pub(crate) is_large: bool,
+    pub is_large: bool,
     /// Fuel by [`EXPORT_FUEL_FACTOR`].
-    pub(crate) is_long: bool,
+    pub is_long: bool,
 }
 
 /// The state could not be brought back.
@@ -105,9 +108,12 @@ pub enum RehydrateError {
     /// Instantiation or restore failed.
     #[error(transparent)]
     Move(#[from] MoveError),
-    /// The journal cannot be read.
-    #[error("the journal cannot be read: {0}")]
-    Journal(#[from] JournalError),
+    /// What is to be replayed cannot be read.
+    #[error("the journal cannot be read: {reason}")]
+    Unreadable {
+        /// Why.
+        reason: String,
+    },
     /// A replayed transaction ended in another way than it did at first.
     #[error(
         "the replay diverged at sequence {sequence}, transaction '{id}': it was {recorded} and is {replayed}; the \

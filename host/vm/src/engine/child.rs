@@ -11,9 +11,9 @@
 //! another, such as one that embeds this crate, loads and compiles in threads.
 
 use super::{PoolLimits, config, one_line};
-use crate::size::Bytes;
-use crate::text::of_system;
 use crate::workload::{COMPONENT_BYTES_MAX, LoadError, LoadLimits, Workload, load as load_in_thread};
+use lifeboat_api::size::Bytes;
+use lifeboat_api::text::of_system;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, Read, Write};
 use std::os::unix::process::{CommandExt, ExitStatusExt};
@@ -324,7 +324,7 @@ fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::id::WorkloadHash;
+    use lifeboat_api::id::WorkloadHash;
 
     fn asked(shell: &str, deadline: Duration) -> Result<Vec<u8>, Failure> {
         ask(Command::new("sh").args(["-c", shell]), b"component", 20, deadline, PIPE_STACK_BYTES)
@@ -385,7 +385,7 @@ mod tests {
 
     #[test]
     fn what_a_loader_finds_is_the_same_on_both_sides() {
-        let text = include_bytes!("../../../tests/guests/count.wat");
+        let text = include_bytes!("../../../../tests/guests/count.wat");
         let answer = load_here(OsStr::new("count.wat"), text).expect("valid");
         let (sent, here) =
             (Workload::decode(&answer).expect("whole"), load_in_thread("count.wat", text, &LoadLimits::default()));

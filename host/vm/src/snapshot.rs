@@ -3,11 +3,9 @@
 //! Exported state, not a memory image: it compacts, survives an upgrade of the workload, and holds what the guest's
 //! author says is the state. The virtual disk will join as a section of its own.
 
-pub mod file;
-
-use crate::clock::Timestamp;
-use crate::id::Sequence;
 use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::Sequence;
 
 /// The longest chunk that a guest may write at once, in bytes.
 pub const CHUNK_BYTES_MAX: usize = 1024 * 1024;
@@ -32,7 +30,9 @@ impl Snapshot {
         Self { sequence: Sequence(0), timestamp: Timestamp(0), state_version: 0, chunks: Vec::new(), is_birth: true }
     }
 
-    pub(crate) fn new(sequence: Sequence, timestamp: Timestamp, state_version: u32, chunks: Vec<Bytes>) -> Self {
+    /// What a guest exported in `chunks` after transaction `sequence`, whose time was `timestamp`.
+    #[must_use]
+    pub fn new(sequence: Sequence, timestamp: Timestamp, state_version: u32, chunks: Vec<Bytes>) -> Self {
         Self { sequence, timestamp, state_version, chunks, is_birth: false }
     }
 

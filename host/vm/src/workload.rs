@@ -33,7 +33,7 @@ mod thread;
 #[cfg(test)]
 mod tests;
 
-use crate::id::WorkloadHash;
+use lifeboat_api::id::WorkloadHash;
 use serde::{Deserialize, Serialize};
 use wasmparser::types::Types;
 use wasmparser::{Encoding, Parser, Payload, Validator, WasmFeatures};

@@ -7,13 +7,13 @@
 //! This module never removes nor replaces a snapshot. Which one is old enough to go is for those to say who restored a
 //! newer one.
 
-use super::Snapshot;
 use crate::clock::Timestamp;
 use crate::id::{Epoch, Sequence};
 use crate::journal::frame::RecordNumber;
 use crate::name::Name;
 use crate::storage::{Storage, StorageFile};
 use bytes::Bytes;
+use lifeboat_vm::snapshot::Snapshot;
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;

@@ -15,12 +15,12 @@ pub use child::{
 
 pub use turns::LET_PAST_PER_BYTE;
 
-use crate::size::Bytes;
 use crate::store::{StoreData, VmPre, add_to_linker};
 use crate::workload::{
     CONVERTER_TABLES, CORE_INSTANCES_MAX, LoadError, LoadLimits, MEMORIES_MAX, MODULE_BYTES_MAX, TABLE_ELEMENTS_MAX,
     TABLES_MAX, Workload,
 };
+use lifeboat_api::size::Bytes;
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -71,7 +71,7 @@ pub const MEMORY_BYTES_MAX: u64 = (4 << 30) - MAINTENANCE_HEADROOM_BYTES;
 const PAGE_BYTES: u64 = 64 * 1024;
 
 /// Linear memory that a slot holds for sizes of up to `largest_bytes`.
-pub(crate) fn slot_bytes(largest_bytes: u64) -> u64 {
+pub fn slot_bytes(largest_bytes: u64) -> u64 {
     let least_bytes = largest_bytes.saturating_add(MAINTENANCE_HEADROOM_BYTES);
     let twice_bytes = largest_bytes.saturating_mul(2).min(MEMORY_BYTES_MAX + MAINTENANCE_HEADROOM_BYTES);
     twice_bytes.max(least_bytes).next_multiple_of(PAGE_BYTES)
@@ -230,7 +230,7 @@ impl EngineError {
 
 /// Waits for a task, and passes its panic on. A task that was cancelled ended with its runtime, and with it whoever
 /// waits.
-pub(crate) async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::JoinError>>) -> T {
+pub async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::JoinError>>) -> T {
     match task.await {
         Ok(output) => output,
         Err(error) => match error.try_into_panic() {
@@ -253,7 +253,7 @@ pub fn load(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
 ///
 /// # Errors
 /// As [`load`].
-pub(crate) fn load_stored(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
+pub fn load_stored(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
     load_within(name, bytes, STORED_LOAD_DEADLINE)
 }
 
@@ -340,7 +340,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`Engine::compile`], and those of `load`.
-    pub(crate) async fn load_and_compile<E: From<EngineError> + Send + 'static>(
+    pub async fn load_and_compile<E: From<EngineError> + Send + 'static>(
         self: &Arc<Self>,
         file_bytes: u64,
         load: impl FnOnce() -> Result<Workload, E> + Send + 'static,
@@ -355,7 +355,7 @@ impl Engine {
     ///
     /// # Errors
     /// As [`load`], and [`EngineError::CompilerBusy`].
-    pub(crate) async fn load_deployed(&self, name: &str, bytes: bytes::Bytes) -> Result<Workload, EngineError> {
+    pub async fn load_deployed(&self, name: &str, bytes: bytes::Bytes) -> Result<Workload, EngineError> {
         let (turn, name) = (self.turn_of_deployed(name, bytes.len() as u64).await?, name.to_owned());
         // What nobody waits for any more has its turn until it has ended.
         let loading = self.guests().spawn_blocking(move || (load(&name, &bytes), turn));
@@ -452,7 +452,7 @@ impl Engine {
     }
 
     /// How many compilations began.
-    pub(crate) fn compiled(&self) -> u64 {
+    pub fn compiled(&self) -> u64 {
         self.compiled.load(Ordering::Relaxed)
     }
 
@@ -595,7 +595,7 @@ mod tests {
 
     /// `tests/guests/count.wat`, with more in its module.
     fn count_with(more: &str) -> Workload {
-        let text = include_str!("../../tests/guests/count.wat");
+        let text = include_str!("../../../tests/guests/count.wat");
         let text = text.replacen("  (global $heap", &format!("  {more}\n  (global $heap"), 1);
         load("count.wat", text.as_bytes(), &LoadLimits::default()).unwrap()
     }
@@ -619,7 +619,7 @@ mod tests {
         let (_engine, program) = compile(PoolLimits { stores: 1, memories, memory_bytes: 1 << 20 }, count_with(&more));
         let allowance = crate::store::Allowance { fuel: 1_000_000, memory_bytes: 1 << 20, deadline: None };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
-        let instance = runtime.block_on(crate::vm::Instance::create(&program, [7; 32], allowance)).unwrap();
+        let instance = runtime.block_on(crate::instance::Instance::create(&program, [7; 32], allowance)).unwrap();
         assert_eq!(instance.memory_bytes(), memories * 65536);
     }
 
@@ -671,7 +671,7 @@ mod tests {
     #[tokio::test]
     async fn a_small_one_that_is_deployed_is_loaded_while_large_ones_are() {
         let engine = Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes: 1 << 20 }).unwrap();
-        let count = bytes::Bytes::from_static(include_bytes!("../../tests/guests/count.wat"));
+        let count = bytes::Bytes::from_static(include_bytes!("../../../tests/guests/count.wat"));
         let spaces = " ".repeat(SMALL_BYTES_MAX as usize);
         let large = bytes::Bytes::from([&count[..], spaces.as_bytes()].concat());
         let turns = [engine.turn(large.len() as u64).await, engine.turn(large.len() as u64).await];

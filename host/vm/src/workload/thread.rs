@@ -12,7 +12,7 @@ use std::sync::Once;
 use std::thread;
 
 use super::error::{LoadError, one_line};
-use crate::text::of_system;
+use lifeboat_api::text::of_system;
 
 /// The stack of the thread that loads a workload: 16 MiB of address space, of which it uses what it needs.
 pub const LOADER_STACK_BYTES: usize = 16 << 20;

@@ -12,11 +12,11 @@
 //! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret and the epoch, with
 //!   the nonce made of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
-use crate::clock::Timestamp;
-use crate::id::{Epoch, Sequence};
 use crate::stop::Stop;
-use crate::transaction::Cause;
 use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::transaction::Cause;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use std::collections::HashMap;

@@ -1,0 +1,416 @@
+//! One store and the instance in it: create, execute, query, snapshot, restore.
+//!
+//! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine (`Vm`), and the stores
+//! that run it one after another ([`Instance`]): a trap or a snapshot replaces the store, not the VM.
+//!
+//! `new_store` (`store.rs`) is the only place that makes a `Store`. What a call may use is said anew for each call by an
+//! [`Allowance`]: a transaction gets the VM's tank and its size's memory, maintenance (restore, replay, snapshot) an
+//! allowance of its own, so that a VM that is out of fuel can still leave.
+//!
+//! **Any trap ends a store.** After one, [`Instance::is_dead`] is true and every later call would fail; the only way
+//! on is to rehydrate. Dropping the future of a call has the same effect.
+
+use crate::engine::Program;
+use crate::snapshot::{STATE_BYTES_MAX, Snapshot};
+use crate::stop::Stop;
+use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
+use crate::wasi::{Phase, Scene};
+use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::meter::Resource;
+use lifeboat_api::size::grouped;
+use lifeboat_api::text::shortened;
+use lifeboat_api::transaction::{Answer, Cause, REPLY_BYTES_MAX};
+use std::fmt;
+use std::future::poll_fn;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+use thiserror::Error;
+use tokio::runtime::RuntimeFlavor;
+use tokio::time::{Instant, Sleep, sleep_until};
+use wasmtime::{Store, Trap};
+
+/// Who asks for what and when, as the guest sees it.
+#[derive(Debug, Clone, Copy)]
+pub struct Call<'a> {
+    /// The transaction's or query's id.
+    pub id: &'a str,
+    /// The authenticated user's name.
+    pub user: &'a str,
+    /// The transaction's sequence; a query's is that of the last transaction.
+    pub sequence: Sequence,
+    /// What both clocks of the guest show.
+    pub timestamp: Timestamp,
+    /// Which random numbers it sees.
+    pub epoch: Epoch,
+    /// The bytes of the transaction or query.
+    pub body: &'a [u8],
+}
+
+/// What a call came to.
+#[derive(Debug)]
+pub struct Attempt {
+    /// The guest's answer, or why it did not finish; in that case the instance is dead.
+    pub answer: Answer,
+    /// Fuel burnt, host calls included.
+    pub fuel_used: u64,
+}
+
+/// Why the state could not be exported or restored.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum MoveError {
+    /// The instance could not be created at all.
+    #[error("failed to instantiate: {0}")]
+    Instantiate(Cause),
+    /// `snapshot` or `restore` answered `err`.
+    #[error("the guest's {phase} answered err: {text}")]
+    Refused {
+        /// `snapshot` or `restore`.
+        phase: &'static str,
+        /// What the guest said.
+        text: String,
+    },
+    /// `snapshot` or `restore` did not finish.
+    #[error("the guest's {phase} failed: {cause}")]
+    Failed {
+        /// `snapshot` or `restore`.
+        phase: &'static str,
+        /// Why.
+        cause: Cause,
+    },
+}
+
+impl MoveError {
+    /// What an export ran out of, if that is why it failed.
+    pub fn export_lacked(&self) -> Option<Resource> {
+        match self {
+            Self::Failed { phase: SNAPSHOT, cause } => cause.exhausted(),
+            _ => None,
+        }
+    }
+
+    /// A guest's own words, as far as they go on one line.
+    fn refused(phase: &'static str, text: &str) -> Self {
+        Self::Refused { phase, text: shortened(text, 200) }
+    }
+}
+
+/// The phase of an export, as errors call it.
+const SNAPSHOT: &str = "snapshot";
+
+/// A store and the workload's instance in it.
+pub struct Instance {
+    store: Store<StoreData>,
+    vm: store::Vm,
+    turns: Turns,
+    is_dead: bool,
+}
+
+impl fmt::Debug for Instance {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Instance").field("is_dead", &self.is_dead).finish_non_exhaustive()
+    }
+}
+
+impl Instance {
+    /// Instantiates `program` in a fresh store; its start functions run on `allowance`. `secret` keys the random
+    /// numbers that the guest will see.
+    ///
+    /// # Errors
+    /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or the pool has no slot.
+    pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
+        let mut turns = Turns::default();
+        let mut store = new_store(program.engine(), secret, allowance, Arc::clone(&turns.is_long));
+        let instantiated = turns.run(allowance.deadline, entry::instantiate(program, &mut store)).await;
+        match instantiated {
+            Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
+            Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
+                Cause::Fuel { limit_fuel } => {
+                    let message = format!("its start function did not end within {} fuel", grouped(limit_fuel));
+                    Cause::Trap { message }
+                }
+                cause => cause,
+            })),
+        }
+    }
+
+    /// Executes one transaction.
+    pub async fn execute(&mut self, call: Call<'_>, allowance: Allowance) -> Attempt {
+        self.answer(Phase::Execute, call, allowance).await
+    }
+
+    /// Answers one query.
+    pub async fn query(&mut self, call: Call<'_>, allowance: Allowance) -> Attempt {
+        self.answer(Phase::Query, call, allowance).await
+    }
+
+    async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
+        let scene = Scene { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
+        self.enter(scene, allowance);
+        let context = Caller { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
+        let Self { store, vm, turns, .. } = self;
+        let called = match phase {
+            Phase::Query => entry::query(store, vm, context, call.body),
+            _ => entry::execute(store, vm, context, call.body),
+        };
+        let called = turns.run(allowance.deadline, called).await;
+        let (fuel_used, called) = self.leave(allowance, called);
+        let answer = match called {
+            Ok(Ok(reply)) => Answer::Ok(Bytes::from(reply)),
+            Ok(Err(text)) => Answer::Refused(text),
+            Err(cause) => Answer::Failed(cause),
+        };
+        Attempt { answer, fuel_used }
+    }
+
+    /// Exports the state as it is after transaction `sequence`. The instance's memory has grown afterwards, so it is
+    /// to be replaced by one that was restored from the snapshot.
+    ///
+    /// Returns the snapshot and the fuel that it cost.
+    ///
+    /// # Errors
+    /// [`MoveError::Refused`] leaves the instance alive, [`MoveError::Failed`] leaves it dead.
+    pub async fn snapshot(
+        &mut self,
+        sequence: Sequence,
+        timestamp: Timestamp,
+        allowance: Allowance,
+    ) -> Result<(Snapshot, u64), MoveError> {
+        const PHASE: &str = SNAPSHOT;
+        self.enter(Scene { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp }, allowance);
+        let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
+        self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
+        let Self { store, vm, turns, .. } = self;
+        let called = turns.run(allowance.deadline, entry::snapshot(store, vm)).await;
+        let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
+        let (fuel_used, called) = self.leave(allowance, called);
+        match (called, stream) {
+            (Ok(Ok(version)), StateStream::Writing { chunks, .. }) => {
+                let chunks = chunks.into_iter().map(Bytes::from).collect();
+                Ok((Snapshot::new(sequence, timestamp, version, chunks), fuel_used))
+            }
+            (Ok(Ok(_)), _) => unreachable!("a call of `snapshot` leaves the stream open"),
+            (Ok(Err(text)), _) => Err(MoveError::refused(PHASE, &text)),
+            (Err(cause), _) => Err(MoveError::Failed { phase: PHASE, cause }),
+        }
+    }
+
+    /// Reads `snapshot` back into this instance, which must be fresh. Returns the fuel that it cost.
+    ///
+    /// # Errors
+    /// After any error the instance is of no use.
+    pub async fn restore(&mut self, snapshot: &Arc<Snapshot>, allowance: Allowance) -> Result<u64, MoveError> {
+        const PHASE: &str = "restore";
+        let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
+        self.enter(Scene { phase: Phase::Birth, sequence, epoch: Epoch::default(), now }, allowance);
+        self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
+        let Self { store, vm, turns, .. } = self;
+        let called = turns.run(allowance.deadline, entry::restore(store, vm, snapshot.state_version())).await;
+        self.store.data_mut().state = StateStream::Closed;
+        let (fuel_used, called) = self.leave(allowance, called);
+        match called {
+            Ok(Ok(())) => Ok(fuel_used),
+            Ok(Err(text)) => Err(MoveError::refused(PHASE, &text)),
+            Err(cause) => Err(MoveError::Failed { phase: PHASE, cause }),
+        }
+    }
+
+    /// Whether the instance trapped, or a call into it was dropped: it can do nothing any more.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.is_dead
+    }
+
+    /// Bytes of linear memory, over all memories.
+    #[must_use]
+    pub fn memory_bytes(&self) -> u64 {
+        self.store.data().limiter.memory_bytes
+    }
+
+    /// Takes the lines that the guest logged since the last time.
+    pub fn take_log(&mut self) -> Vec<String> {
+        self.store.data_mut().wasi.take_log()
+    }
+
+    fn enter(&mut self, scene: Scene, allowance: Allowance) {
+        // Until `leave` says otherwise: if the future of the call is dropped, the store cannot be entered again.
+        self.is_dead = true;
+        self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
+        let data = self.store.data_mut();
+        data.limiter.memory_limit_bytes = allowance.memory_bytes;
+        data.wasi.enter(scene, allowance.deadline);
+        data.charges.enter(allowance.fuel);
+    }
+
+    fn leave<T>(&mut self, allowance: Allowance, called: wasmtime::Result<T>) -> (u64, Result<T, Cause>) {
+        let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
+        let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
+        match called {
+            // Host calls are charged when they are made, but the guest's own check does not see them: it may have
+            // finished on fuel that they had used up.
+            Ok(_) if fuel_used > allowance.fuel => (allowance.fuel, Err(Cause::Fuel { limit_fuel: allowance.fuel })),
+            Ok(value) => {
+                self.is_dead = false;
+                (fuel_used, Ok(value))
+            }
+            Err(error) => (fuel_used.min(allowance.fuel), Err(cause_of(&error, allowance))),
+        }
+    }
+}
+
+/// A call into a guest.
+type Entry<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
+
+/// The only ways into a guest.
+///
+/// They decide how deep a guest may recurse. wasmtime reads the stack pointer when it enters a guest, and the guest's
+/// stack ends [`STACK_BYTES_MAX`] below that; what wasmtime itself puts on the stack from there to the guest's first
+/// frame is taken from the guest. So the machine code on that way has to be the same one in all calls of a kind, or what
+/// was just deep enough live is too deep in a replay.
+///
+/// The compiler does not see to that by itself. The body of an `async fn` is compiled in each crate that awaits it, and
+/// what it calls that is generic is compiled with it: the command and this library had a copy each, with frames of
+/// different sizes, and a service ran on the one and was recovered on the other. A plain function without type
+/// parameters that is not inlined is compiled once, here, and with it all that it makes a `dyn Future` of.
+///
+/// [`STACK_BYTES_MAX`]: crate::engine::STACK_BYTES_MAX
+mod entry {
+    use super::{Caller, Entry, Program, Store, StoreData, store::Vm};
+
+    #[inline(never)]
+    pub(super) fn instantiate<'a>(program: &'a Program, store: &'a mut Store<StoreData>) -> Entry<'a, Vm> {
+        Box::pin(program.pre().instantiate_async(store))
+    }
+
+    #[inline(never)]
+    pub(super) fn execute<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a Vm,
+        context: Caller<'a>,
+        body: &'a [u8],
+    ) -> Entry<'a, Result<Vec<u8>, String>> {
+        Box::pin(vm.lifeboat_vm_workload().call_execute(store, context, body))
+    }
+
+    #[inline(never)]
+    pub(super) fn query<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a Vm,
+        context: Caller<'a>,
+        body: &'a [u8],
+    ) -> Entry<'a, Result<Vec<u8>, String>> {
+        Box::pin(vm.lifeboat_vm_workload().call_query(store, context, body))
+    }
+
+    /// Returns the version of the state as well.
+    #[inline(never)]
+    pub(super) fn snapshot<'a>(store: &'a mut Store<StoreData>, vm: &'a Vm) -> Entry<'a, Result<u32, String>> {
+        Box::pin(async move {
+            let workload = vm.lifeboat_vm_workload();
+            let version = workload.call_state_version(&mut *store).await?;
+            Ok(workload.call_snapshot(&mut *store).await?.map(|()| version))
+        })
+    }
+
+    #[inline(never)]
+    pub(super) fn restore<'a>(
+        store: &'a mut Store<StoreData>,
+        vm: &'a Vm,
+        version: u32,
+    ) -> Entry<'a, Result<(), String>> {
+        Box::pin(vm.lifeboat_vm_workload().call_restore(store, version))
+    }
+}
+
+/// Lets a guest run turn by turn, from one yield to the next, until its call is over or its deadline has come.
+#[derive(Default)]
+struct Turns {
+    timer: Timer,
+    /// Whether the next turn is a long one. The store's [`Charges`] say so.
+    is_long: Arc<AtomicBool>,
+}
+
+impl Turns {
+    /// Waits for a call, for `deadline` at most.
+    async fn run<T>(&mut self, deadline: Option<Duration>, mut call: Entry<'_, T>) -> wasmtime::Result<T> {
+        // From when it first yields, which is after a tenth of a millisecond: most calls are over by then, and never
+        // ask what time it is.
+        let mut end = None;
+        poll_fn(|cx| {
+            let polled = match self.is_long.load(Ordering::Relaxed) {
+                false => call.as_mut().poll(cx),
+                true => beside(|| call.as_mut().poll(cx)),
+            };
+            let Some(deadline) = deadline else { return polled };
+            if polled.is_ready() {
+                return polled;
+            }
+            let now = Instant::now();
+            let end = *end.get_or_insert(now + deadline);
+            // The timer alone would be late: a runtime whose tasks never rest looks at its timers once in a while.
+            if now >= end || self.timer.poll(cx, end).is_ready() {
+                return Poll::Ready(Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))));
+            }
+            Poll::Pending
+        })
+        .await
+    }
+}
+
+/// Does long work while another thread takes the place of this one among the guests' threads.
+fn beside<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
+        Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
+}
+
+/// Wakes a call at its deadline.
+///
+/// It stays armed when a call is over, and is armed anew only when it goes off too early for the call of then. One for
+/// every call would take the lock of the runtime's timers twice in each transaction, and keep a thread of the guests
+/// busy with them: a fifth of the time of a transaction of 10 us.
+#[derive(Default)]
+struct Timer(Option<Pin<Box<Sleep>>>);
+
+impl Timer {
+    /// Is ready at `end`.
+    fn poll(&mut self, cx: &mut Context<'_>, end: Instant) -> Poll<()> {
+        let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(end)));
+        if sleep.deadline() > end {
+            sleep.as_mut().reset(end);
+        }
+        while sleep.as_mut().poll(cx).is_ready() {
+            if sleep.deadline() >= end {
+                return Poll::Ready(());
+            }
+            sleep.as_mut().reset(end);
+        }
+        Poll::Pending
+    }
+}
+
+/// Says in our words why a call did not finish.
+fn cause_of(error: &wasmtime::Error, allowance: Allowance) -> Cause {
+    if let Some(Stop(cause)) = error.downcast_ref::<Stop>() {
+        return cause.clone();
+    }
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::OutOfFuel) => Cause::Fuel { limit_fuel: allowance.fuel },
+        Some(trap) => Cause::Trap { message: trap.to_string().trim_start_matches("wasm trap: ").to_owned() },
+        None => {
+            // The root cause is the sentence; what wraps it is where in the call it arose.
+            let message = error.root_cause().to_string().replace('\n', " ");
+            // wasmtime has no type for this one; `a_reply_over_the_limit_is_refused_by_the_host` pins the words.
+            if message.contains("fuel allocated for hostcalls has been exhausted") {
+                return Cause::ReplyBytes { limit_bytes: REPLY_BYTES_MAX as u64 };
+            }
+            Cause::Trap { message }
+        }
+    }
+}
