@@ -3,15 +3,15 @@
 
 use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, shell, transactions};
 use bytes::Bytes;
-use lifeboat::data::{Contents, DataDirectory, DataOptions, Locked};
-use lifeboat::id::Sequence;
-use lifeboat::journal::commit::{Change, Entry};
-use lifeboat::journal::{Record, TransactionRecord, record};
-use lifeboat::name::Name;
-use lifeboat::snapshot_file;
-use lifeboat::storage::DiskStorage;
-use lifeboat::text::is_deceptive;
-use lifeboat::transaction::{Answer, ReplyHash};
+use lifeboat_api::id::Sequence;
+use lifeboat_api::name::Name;
+use lifeboat_api::text::is_deceptive;
+use lifeboat_api::transaction::{Answer, ReplyHash};
+use lifeboat_host::data::{Contents, DataDirectory, DataOptions, Locked};
+use lifeboat_host::journal::{Record, TransactionRecord, record};
+use lifeboat_host::snapshot_file;
+use lifeboat_journal::commit::{Change, Entry};
+use lifeboat_journal::storage::DiskStorage;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt;

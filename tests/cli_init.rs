@@ -2,10 +2,10 @@
 
 use crate::site::tls_file;
 use crate::util::{Lifeboat, PATIENCE, guest, lifeboat, prebuilt, shell};
-use lifeboat::auth::{Accounts, argon2id};
-use lifeboat::clock::{ClockReading, Timestamp};
-use lifeboat::data::{DataError, Locked};
-use lifeboat::storage::DiskStorage;
+use lifeboat_api::clock::{ClockReading, Timestamp};
+use lifeboat_host::auth::{Accounts, argon2id};
+use lifeboat_host::data::{DataError, Locked};
+use lifeboat_journal::storage::DiskStorage;
 use serde_json::Value;
 use std::fs;
 use std::path::Path;

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use lifeboat::engine::SMALL_BYTES_MAX;
+use lifeboat_vm::engine::SMALL_BYTES_MAX;
 use serde_json::{Value, json};
 use tempfile::TempDir;
 

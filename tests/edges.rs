@@ -5,19 +5,19 @@
 
 use crate::rig::{MIB, Rig, guest_bytes, name};
 use crate::world::WORLD;
-use lifeboat::answers::Horizon;
-use lifeboat::catalog::ServiceSettings;
-use lifeboat::data::{Contents, DataOptions, Locked};
-use lifeboat::host::NewService;
-use lifeboat::id::{Epoch, Sequence};
-use lifeboat::journal::frame::DirectoryId;
-use lifeboat::scratch::Scratch;
-use lifeboat::size::Size;
-use lifeboat::sla::{FailoverMode, Thresholds};
-use lifeboat::storage::SimulatedStorage;
-use lifeboat::transaction::Answer;
-use lifeboat::verify::verify;
-use lifeboat::workload::{LoadLimits, load};
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::size::Size;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::Answer;
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::data::{Contents, DataOptions, Locked};
+use lifeboat_host::host::NewService;
+use lifeboat_host::scratch::Scratch;
+use lifeboat_host::verify::verify;
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::SimulatedStorage;
+use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::Arc;
 use std::time::Duration;
 

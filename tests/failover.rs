@@ -1,19 +1,19 @@
 //! Crossing, compaction, larger sizes, degraded services, rollbacks, snapshots: what a service does about its meters.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
-use lifeboat::answers::{Horizon, ID_FLOOR};
-use lifeboat::clock::Timestamp;
-use lifeboat::event::{Event, FailoverCause};
-use lifeboat::fleet::Machine;
-use lifeboat::id::{Epoch, Sequence};
-use lifeboat::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
-use lifeboat::meter::{Percent, Resource};
-use lifeboat::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
-use lifeboat::service::{LaunchError, Status};
-use lifeboat::sla::FailoverMode;
-use lifeboat::snapshot::Snapshot;
-use lifeboat::transaction::{Answer, Denial, Reply, ReplyHash};
-use lifeboat::workload::{LoadLimits, load};
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::event::{Event, FailoverCause};
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::meter::{Percent, Resource};
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash};
+use lifeboat_host::answers::{Horizon, ID_FLOOR};
+use lifeboat_host::fleet::Machine;
+use lifeboat_host::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
+use lifeboat_host::service::{LaunchError, Status};
+use lifeboat_vm::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::workload::{LoadLimits, load};
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -468,9 +468,9 @@ async fn ids_are_forgotten_beyond_the_horizon_and_not_before_the_floor() {
 
 #[tokio::test]
 async fn nobody_reaches_a_guest_without_identity_and_grant() {
-    use lifeboat::access::Grant;
-    use lifeboat::credential::Token;
-    use lifeboat::transaction::{Kind, Request};
+    use lifeboat_api::access::Grant;
+    use lifeboat_api::transaction::{Kind, Request};
+    use lifeboat_host::credential::Token;
     let rig = Rig::new();
     rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
     let bob = name("bob");

@@ -2,11 +2,11 @@
 //! acknowledged is lost.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
-use lifeboat::event::Event;
-use lifeboat::meter::Resource;
-use lifeboat::service::LaunchError;
-use lifeboat::size::Size;
-use lifeboat::workload::{LoadLimits, load};
+use lifeboat_api::event::Event;
+use lifeboat_api::meter::Resource;
+use lifeboat_api::size::Size;
+use lifeboat_host::service::LaunchError;
+use lifeboat_vm::workload::{LoadLimits, load};
 use proptest::prelude::*;
 use std::sync::Arc;
 use std::time::Duration;

@@ -3,19 +3,19 @@
 use crate::durable::{new_service, settings, start_at, start_with, uuid7};
 use crate::rig::{MIB, Rig, name, ok, size};
 use crate::site::{Answered, Site};
-use lifeboat::access::Grant;
-use lifeboat::answers::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR};
-use lifeboat::catalog::ServiceSettings;
-use lifeboat::clock::{Clock, Timestamp};
-use lifeboat::credential::Token;
-use lifeboat::event::Event;
-use lifeboat::id::Epoch;
-use lifeboat::journal::frame::DirectoryId;
-use lifeboat::journal::recovery::{Found, inspect};
-use lifeboat::journal::{Record, record};
-use lifeboat::sla::FailoverMode;
-use lifeboat::storage::SimulatedStorage;
-use lifeboat::transaction::{Denial, Kind, Reply, Request};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Clock, Timestamp};
+use lifeboat_api::event::Event;
+use lifeboat_api::id::Epoch;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::transaction::{Denial, Kind, Reply, Request};
+use lifeboat_host::answers::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR};
+use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::credential::Token;
+use lifeboat_host::journal::{Record, record};
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::recovery::{Found, inspect};
+use lifeboat_journal::storage::SimulatedStorage;
 use std::time::Duration;
 
 /// Lets another user transact with a service.

@@ -1,10 +1,10 @@
 //! Random histories against a plain model: same replies, same state, nothing lost or doubled, meters conserved.
 
 use crate::rig::{MIB, Rig, name, ok, size};
-use lifeboat::event::{Event, FailoverCause};
-use lifeboat::meter::Percent;
-use lifeboat::sla::{FailoverMode, Thresholds};
-use lifeboat::transaction::{Answer, Denial, Outcome, Reply};
+use lifeboat_api::event::{Event, FailoverCause};
+use lifeboat_api::meter::Percent;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::{Answer, Denial, Outcome, Reply};
 use proptest::prelude::*;
 
 /// One step of a history.

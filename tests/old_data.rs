@@ -4,9 +4,9 @@
 
 use crate::rig::{Rig, name};
 use crate::util::{lifeboat, root};
-use lifeboat::data::{DataOptions, Locked};
-use lifeboat::storage::DiskStorage;
-use lifeboat::transaction::Answer;
+use lifeboat_api::transaction::Answer;
+use lifeboat_host::data::{DataOptions, Locked};
+use lifeboat_journal::storage::DiskStorage;
 use serde_json::Value;
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;

@@ -3,16 +3,16 @@
 
 use crate::durable::{create, new_service, settings};
 use crate::rig::{Rig, name};
-use lifeboat::access::Grant;
-use lifeboat::catalog::{AccountsChange, CATALOG_FILE, Room, UserEntry};
-use lifeboat::clock::Timestamp;
-use lifeboat::credential::PasswordHash;
-use lifeboat::data::{DataError, DataOptions, Locked};
-use lifeboat::id::Epoch;
-use lifeboat::journal::frame::DirectoryId;
-use lifeboat::service::LaunchError;
-use lifeboat::sla::FailoverMode;
-use lifeboat::storage::{Operation, SimulatedStorage, Storage};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::Epoch;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_host::catalog::{AccountsChange, CATALOG_FILE, Room, UserEntry};
+use lifeboat_host::credential::PasswordHash;
+use lifeboat_host::data::{DataError, DataOptions, Locked};
+use lifeboat_host::service::LaunchError;
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 

@@ -3,16 +3,16 @@
 
 use crate::durable::{create, settings};
 use crate::rig::{Rig, name, ok};
-use lifeboat::catalog::{Absent, CATALOG_FILE};
-use lifeboat::data::{DataDirectory, DataError, DataOptions, Locked, findings};
-use lifeboat::event::Event;
-use lifeboat::id::Epoch;
-use lifeboat::journal::commit::{Change, Entry};
-use lifeboat::journal::frame::{DirectoryId, Position, RecordNumber};
-use lifeboat::service::LaunchError;
-use lifeboat::sla::FailoverMode;
-use lifeboat::storage::{SimulatedStorage, Storage};
-use lifeboat::transaction::Denial;
+use lifeboat_api::event::Event;
+use lifeboat_api::id::Epoch;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::transaction::Denial;
+use lifeboat_host::catalog::{Absent, CATALOG_FILE};
+use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked, findings};
+use lifeboat_host::service::LaunchError;
+use lifeboat_journal::commit::{Change, Entry};
+use lifeboat_journal::frame::{DirectoryId, Position, RecordNumber};
+use lifeboat_journal::storage::{SimulatedStorage, Storage};
 use std::sync::Arc;
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::Path;
 
-use lifeboat::workload::{Form, LoadLimits, Wasi, load};
+use lifeboat_vm::workload::{Form, LoadLimits, Wasi, load};
 use sha2::{Digest, Sha256};
 
 use crate::util::{WORKLOADS, guest, prebuilt, root, transactions};
@@ -56,7 +56,7 @@ fn no_path_of_the_building_machine_is_in_a_workload() {
 #[test]
 fn every_guest_of_the_tests_is_used_by_one() {
     let mut sources = String::new();
-    for folder in ["tests", "host/src", "host/benches"] {
+    for folder in ["tests", "host"] {
         read_sources(&root().join(folder), &mut sources);
     }
     for name in entries(&guest("")).into_keys().filter(|name| name.ends_with(".wat")) {

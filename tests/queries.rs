@@ -2,21 +2,21 @@
 //! them, the service is brought back, and what its directory holds is proven.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
-use lifeboat::answers::Horizon;
-use lifeboat::catalog::ServiceSettings;
-use lifeboat::data::{DataOptions, Locked};
-use lifeboat::event::Event;
-use lifeboat::host::NewService;
-use lifeboat::id::Epoch;
-use lifeboat::journal::Record;
-use lifeboat::journal::frame::DirectoryId;
-use lifeboat::scratch::Scratch;
-use lifeboat::service::QUERIES_HELD_MAX;
-use lifeboat::sla::{FailoverMode, Thresholds};
-use lifeboat::storage::SimulatedStorage;
-use lifeboat::transaction::{Answer, Reply};
-use lifeboat::verify::{Proof, verify};
-use lifeboat::workload::{LoadLimits, load};
+use lifeboat_api::event::Event;
+use lifeboat_api::id::Epoch;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::{Answer, Reply};
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::data::{DataOptions, Locked};
+use lifeboat_host::host::NewService;
+use lifeboat_host::journal::Record;
+use lifeboat_host::scratch::Scratch;
+use lifeboat_host::service::QUERIES_HELD_MAX;
+use lifeboat_host::verify::{Proof, verify};
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::SimulatedStorage;
+use lifeboat_vm::workload::{LoadLimits, load};
 use proptest::prelude::*;
 use std::sync::{Arc, OnceLock};
 

@@ -2,13 +2,13 @@
 
 use crate::rig::{MIB, Rig, guest_bytes, name, ok, size};
 use futures::FutureExt;
-use lifeboat::access::Grant;
-use lifeboat::auth::Identity;
-use lifeboat::clock::Timestamp;
-use lifeboat::event::Event;
-use lifeboat::service::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, QUEUE_MAX};
-use lifeboat::size::Size;
-use lifeboat::transaction::{Answer, Cause, Denial, Kind, Request};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::event::Event;
+use lifeboat_api::size::Size;
+use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Request};
+use lifeboat_host::auth::Identity;
+use lifeboat_host::service::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, QUEUE_MAX};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 

@@ -1,20 +1,20 @@
 //! A host in this process, with a virtual clock and a user who may do everything.
 
-use lifeboat::access::Grant;
-use lifeboat::answers::Horizon;
-use lifeboat::clock::{Timestamp, VirtualClock};
-use lifeboat::credential::Token;
-use lifeboat::data::{Contents, DataDirectory};
-use lifeboat::event::{Event, Failover};
-use lifeboat::fleet::Machine;
-use lifeboat::host::{Host, HostConfig};
-use lifeboat::id::Epoch;
-use lifeboat::name::Name;
-use lifeboat::service::{LaunchError, QUEUE_MAX, ServiceSpec, Status};
-use lifeboat::size::Size;
-use lifeboat::sla::{FailoverMode, Thresholds};
-use lifeboat::transaction::{Answer, Denial, Kind, Reply, Request};
-use lifeboat::workload::{LoadLimits, load};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Timestamp, VirtualClock};
+use lifeboat_api::event::{Event, Failover};
+use lifeboat_api::id::Epoch;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::Size;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::{Answer, Denial, Kind, Reply, Request};
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::credential::Token;
+use lifeboat_host::data::{Contents, DataDirectory};
+use lifeboat_host::fleet::Machine;
+use lifeboat_host::host::{Host, HostConfig};
+use lifeboat_host::service::{LaunchError, QUEUE_MAX, ServiceSpec, Status};
+use lifeboat_vm::workload::{LoadLimits, load};
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -24,7 +24,7 @@ pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// The bytes of a guest of `tests/guests`, or of a prebuilt workload.
 pub(crate) fn guest_bytes(file: &str) -> Vec<u8> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/..");
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
     let path = format!("{root}/{folder}/{file}");
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))

@@ -3,14 +3,14 @@
 use crate::site::{Answered, PASSWORD, Site, tls_file};
 use crate::util::PATIENCE;
 use futures::{StreamExt, stream};
-use lifeboat::access::Grant;
-use lifeboat::client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
-use lifeboat::clock::{Clock, Timestamp};
-use lifeboat::lines::Line;
-use lifeboat::server::{DRAINED_TIME_MAX, Listener, STREAMS_PER_USER_MAX};
-use lifeboat::storage::DiskStorage;
-use lifeboat::tls;
-use lifeboat::transaction::Outcome;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Clock, Timestamp};
+use lifeboat_api::lines::Line;
+use lifeboat_api::transaction::Outcome;
+use lifeboat_client::{Backoff, Client, LineIds, Progress, Server as ClientsServer, uuid_v7};
+use lifeboat_journal::storage::DiskStorage;
+use lifeboat_server::tls;
+use lifeboat_server::{DRAINED_TIME_MAX, Listener, STREAMS_PER_USER_MAX};
 use proptest::prelude::*;
 use reqwest::Method;
 use serde_json::{Value, json};
@@ -731,7 +731,7 @@ async fn idle_connections_from_two_addresses_keep_a_third_out_for_no_time() {
     let start = std::time::Instant::now();
     let admin = site.log_in("admin").await;
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
-    assert!(start.elapsed() < lifeboat::server::UNAUTHENTICATED_IDLE_MAX, "it waited {:?}", start.elapsed());
+    assert!(start.elapsed() < lifeboat_server::UNAUTHENTICATED_IDLE_MAX, "it waited {:?}", start.elapsed());
     // Those whose places were taken are hung up on, in the order in which they came.
     assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
     drop(idle);

@@ -2,20 +2,20 @@
 
 use crate::rig::guest_bytes;
 use futures::FutureExt;
-use lifeboat::access::Grant;
-use lifeboat::auth::{Accounts, argon2id};
-use lifeboat::clock::{Clock, Timestamp, VirtualClock};
-use lifeboat::config::{Config, Overrides};
-use lifeboat::data::{DataOptions, Locked};
-use lifeboat::event::Event;
-use lifeboat::host::Host;
-use lifeboat::id::Epoch;
-use lifeboat::journal::frame::DirectoryId;
-use lifeboat::metrics::Metrics;
-use lifeboat::name::Name;
-use lifeboat::server::{DRAINED_SILENCE_MAX, EventLog, Listener, Parts, Server};
-use lifeboat::storage::{DiskStorage, Storage};
-use lifeboat::transaction::{Kind, Request};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Clock, Timestamp, VirtualClock};
+use lifeboat_api::event::Event;
+use lifeboat_api::id::Epoch;
+use lifeboat_api::name::Name;
+use lifeboat_api::transaction::{Kind, Request};
+use lifeboat_host::auth::{Accounts, argon2id};
+use lifeboat_host::data::{DataOptions, Locked};
+use lifeboat_host::host::Host;
+use lifeboat_host::metrics::Metrics;
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::{DiskStorage, Storage};
+use lifeboat_server::config::{Config, Overrides};
+use lifeboat_server::{DRAINED_SILENCE_MAX, EventLog, Listener, Parts, Server};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -247,7 +247,7 @@ pub(crate) fn tls_file(name: &str) -> std::path::PathBuf {
 
 fn config_tls(config: &Config) -> Option<Arc<tokio_rustls::rustls::ServerConfig>> {
     let files = config.server.tls.as_ref()?;
-    Some(lifeboat::tls::server_config(&files.certificate, &files.key).expect("a certificate and its key"))
+    Some(lifeboat_server::tls::server_config(&files.certificate, &files.key).expect("a certificate and its key"))
 }
 
 fn name(text: &str) -> Name {

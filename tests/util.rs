@@ -22,7 +22,7 @@ pub(crate) const WORKLOADS: [&str; 4] = ["counter", "crunch", "ledger", "notes"]
 
 /// The folder of the workspace.
 pub(crate) fn root() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("the host is a folder of the workspace").to_owned()
+    Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace").to_owned()
 }
 
 /// A prebuilt workload.

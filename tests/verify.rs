@@ -2,22 +2,22 @@
 //! believed.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
-use lifeboat::answers::Horizon;
-use lifeboat::catalog::{CATALOG_FILE, ServiceSettings};
-use lifeboat::clock::Timestamp;
-use lifeboat::data::{Contents, DataError, DataOptions, FoundService, Locked};
-use lifeboat::host::NewService;
-use lifeboat::id::{Epoch, Sequence};
-use lifeboat::journal::frame::{DirectoryId, RecordNumber};
-use lifeboat::journal::segments::header::SEGMENT_HEADER_BYTES;
-use lifeboat::portable::{NewIdentity, Portable};
-use lifeboat::scratch::Scratch;
-use lifeboat::sla::{FailoverMode, Thresholds};
-use lifeboat::snapshot_file::{self, SECTION_STATE, SnapshotHeader};
-use lifeboat::storage::{Operation, SimulatedStorage, Storage};
-use lifeboat::transaction::Answer;
-use lifeboat::verify::{Finding, Proof, verify};
-use lifeboat::workload::{LoadLimits, load};
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::Answer;
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::{CATALOG_FILE, ServiceSettings};
+use lifeboat_host::data::{Contents, DataError, DataOptions, FoundService, Locked};
+use lifeboat_host::host::NewService;
+use lifeboat_host::portable::{NewIdentity, Portable};
+use lifeboat_host::scratch::Scratch;
+use lifeboat_host::snapshot_file::{self, SECTION_STATE, SnapshotHeader};
+use lifeboat_host::verify::{Finding, Proof, verify};
+use lifeboat_journal::frame::{DirectoryId, RecordNumber};
+use lifeboat_journal::segments::header::SEGMENT_HEADER_BYTES;
+use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
+use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::Arc;
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
@@ -123,7 +123,7 @@ fn export(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService) -
         let state = scratch.state(storage, &program, found, None).await.expect("brought back");
         let (record, course) = (state.record, state.course.clone());
         let snapshot = scratch.export(scratch.subject_of(&program, found), state).await.expect("exported");
-        let workload = lifeboat::data::read_workload(storage, &found.entry.workload).expect("readable").into();
+        let workload = lifeboat_host::data::read_workload(storage, &found.entry.workload).expect("readable").into();
         let (service, settings) = (found.name.clone(), found.entry.settings.clone());
         Portable { service, snapshot, course, record, workload_hash: found.entry.workload, workload, settings }
     })

@@ -1,9 +1,9 @@
 //! What a guest sees of WASI: time that stands still, numbers that come again, a log, and nothing else.
 
 use crate::rig::{MIB, Rig, cause, ok, size};
-use lifeboat::clock::Timestamp;
-use lifeboat::event::Event;
-use lifeboat::size::Size;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::event::Event;
+use lifeboat_api::size::Size;
 use std::sync::Arc;
 use std::time::Duration;
 

@@ -5,15 +5,15 @@
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
 use crate::world::WORLD;
-use lifeboat::clock::Timestamp;
-use lifeboat::engine::{Engine, PoolLimits, Program};
-use lifeboat::id::{Epoch, Sequence};
-use lifeboat::instance::{Attempt, Call, Instance, MoveError};
-use lifeboat::size::Size;
-use lifeboat::snapshot::Snapshot;
-use lifeboat::store::{Allowance, FUEL_YIELD_INTERVAL};
-use lifeboat::transaction::{Answer, Cause};
-use lifeboat::workload::{LoadLimits, WASI_IMPORTS, load};
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::size::Size;
+use lifeboat_api::transaction::{Answer, Cause};
+use lifeboat_vm::engine::{Engine, PoolLimits, Program};
+use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::store::{Allowance, FUEL_YIELD_INTERVAL};
+use lifeboat_vm::workload::{LoadLimits, WASI_IMPORTS, load};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::future::poll_fn;

@@ -7,6 +7,9 @@ use std::time::Duration;
 /// A kibibyte-based quantity for constants.
 const MIB: u64 = 1024 * 1024;
 
+/// The longest deadline of a server.
+pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
+
 /// The least fuel that a tank may be made for: the sample workloads take 3,000 to 8,000 to decode and answer their smallest
 /// transaction, and with less than that a VM would do nothing but fail.
 pub const FUEL_MIN: u64 = 10_000;

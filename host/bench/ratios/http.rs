@@ -1,0 +1,164 @@
+//! What a transaction over HTTP costs the server, beside a request to one that answers with what it got.
+//!
+//! Both servers are processes of their own with a runtime like that of `lifeboat serve`, and only their time on a CPU
+//! counts: the client's does not.
+
+#[path = "../shared/http.rs"]
+mod connection;
+
+use crate::child::{Child, wait_for_parent};
+use crate::pairs::Pairs;
+use crate::report::{Row, print};
+use crate::served::Served;
+use axum::Router;
+use axum::body::Bytes;
+use axum::routing::post;
+use axum::serve::ListenerExt;
+use connection::Connection;
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
+use lifeboat_api::name::Name;
+use lifeboat_host::auth::{Accounts, argon2id};
+use lifeboat_host::data::Locked;
+use lifeboat_host::metrics::Metrics;
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::DiskStorage;
+use lifeboat_server::config::{Config, Overrides};
+use lifeboat_server::{EventLog, Listener, Parts, Server};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Connections, each with one request in flight.
+const CONNECTIONS: u32 = 64;
+
+/// Requests over each connection, in one turn.
+const REQUESTS: u32 = 150;
+
+const PAIRS: usize = 51;
+
+const BODY: &[u8] = b"1";
+
+/// As a child, the server with a service.
+pub(crate) const SERVICE: &str = "http-service";
+
+/// As a child, the server that answers with what it got.
+pub(crate) const ECHO: &str = "http-echo";
+
+/// Transactions whose ids the server makes, and those whose ids come from the client.
+pub(crate) fn http() -> Vec<Row> {
+    let (service, echo) = (Client::of(SERVICE), Client::of(ECHO));
+    let measure = |name, has_ids, target| {
+        let pairs = Pairs::measure(PAIRS, CONNECTIONS * REQUESTS, || service.turn(has_ids), || echo.turn(has_ids));
+        Row { name, a: "server CPU, 64 connections", b: "axum echo, the same requests", pairs, target }
+    };
+    vec![
+        measure("HTTP, an authenticated transaction", false, Some(2.5)),
+        measure("HTTP, with ids from the client", true, None),
+    ]
+}
+
+/// A client of a server of its own.
+struct Client {
+    child: Child,
+    address: SocketAddr,
+    head: String,
+    runtime: tokio::runtime::Runtime,
+}
+
+impl Client {
+    fn of(server: &str) -> Self {
+        let child = Child::start(server);
+        let (address, token) = child.said.trim().split_once(' ').expect("an address and a token");
+        let address = address.parse().expect("an address");
+        let head = format!(
+            "POST /v1/services/bench/transactions HTTP/1.1\r\nHost: {address}\r\nAuthorization: Bearer {token}\r\n"
+        );
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        Self { child, address, head, runtime }
+    }
+
+    /// Has all requests answered, and says how long the server computed.
+    fn turn(&self, has_ids: bool) -> Duration {
+        self.runtime.block_on(async {
+            let connections = (0..CONNECTIONS).map(|_| Connection::open(self.address));
+            let connections = futures::future::try_join_all(connections).await.expect("it listens");
+            let before = self.child.cpu_time();
+            let requests = connections.into_iter().enumerate().map(|(client, connection)| async move {
+                let mut connection = connection;
+                let turn = before.as_nanos();
+                for request in 0..REQUESTS {
+                    // What the server computed so far tells turns apart.
+                    let (status, body) = match has_ids {
+                        false => connection.exchange(format_args!("{}", self.head), BODY).await,
+                        true => {
+                            let key = format_args!("{}Idempotency-Key: \"{turn}-{client}-{request}\"\r\n", self.head);
+                            connection.exchange(key, BODY).await
+                        }
+                    }
+                    .expect("it answers");
+                    assert_eq!(status, 200, "{}", String::from_utf8_lossy(body));
+                }
+            });
+            futures::future::join_all(requests).await;
+            self.child.cpu_time() - before
+        })
+    }
+}
+
+/// Serves the trivial guest, in memory, until the parent has done with it.
+pub(crate) fn serve_service() {
+    let served = Served::new();
+    served.start("bench", &served.compile("count.wat"));
+    let folder = tempfile::tempdir().expect("a folder");
+    let overrides = Overrides::default();
+    let config = Config::parse("lifeboat.toml", "", folder.path(), &overrides).expect("a configuration");
+    let storage = Arc::new(DiskStorage::create(folder.path()).expect("a directory"));
+    let accounts = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("the directory is ours");
+    let host = served.into_host();
+    let clock = Arc::new(SystemClock);
+    let lifetime = config.tokens.lifetime;
+    let authority = host.shared_authority();
+    let accounts = Accounts::load(Arc::new(accounts), Arc::clone(&authority), argon2id(), lifetime, clock.read());
+    let accounts = accounts.expect("it is empty");
+    let token = {
+        let ada = Name::new("ada").expect("a name");
+        let mut authority = host.authority();
+        authority.add_user(&ada);
+        authority.grant(&ada, &Name::new("bench").expect("a name"), lifeboat_api::access::Grant::Transact);
+        authority.issue(&ada, Timestamp(u64::MAX), [1; 32]).expect("ada is known")
+    };
+    let metrics = Arc::new(Metrics::default());
+    let _ = metrics.service(&Name::new("bench").expect("a name"));
+    let events = Arc::new(EventLog::new(clock.now()));
+    let server = Server::new(Parts { host, accounts, events, metrics, monitor: None, clock, config });
+    server.begin();
+    let runtime = runtime();
+    runtime.spawn(async move {
+        let listener = Listener::bind(ANY_PORT, None, false).await.expect("a port");
+        print(&format!("{} {}", listener.address().expect("an address"), token.reveal()));
+        server.serve(listener, std::future::pending(), Duration::ZERO).await;
+    });
+    wait_for_parent();
+    runtime.shutdown_background();
+}
+
+/// Answers each request with its body, until the parent has done with it.
+pub(crate) fn serve_echo() {
+    let runtime = runtime();
+    runtime.spawn(async {
+        let listener = tokio::net::TcpListener::bind(ANY_PORT).await.expect("a port");
+        print(&format!("{} token", listener.local_addr().expect("an address")));
+        let listener = listener.tap_io(|stream| stream.set_nodelay(true).expect("a socket"));
+        let router = Router::new().route("/v1/services/{name}/transactions", post(async |body: Bytes| body));
+        axum::serve(listener, router).await.expect("it does not end");
+    });
+    wait_for_parent();
+    runtime.shutdown_background();
+}
+
+const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
+
+/// As `lifeboat serve` has it.
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads")
+}

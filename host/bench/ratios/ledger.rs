@@ -1,0 +1,51 @@
+//! The ledger's traffic: accounts that are opened, and transfers between two of them, with ids from the client.
+
+use crate::served::anonymous;
+use lifeboat_api::transaction::{Kind, Request};
+use rand::RngExt;
+use rand_chacha::ChaCha20Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+const SEED: u64 = 7;
+
+/// A client of a ledger.
+pub(crate) struct Client {
+    accounts: u32,
+    name_bytes: usize,
+    random: ChaCha20Rng,
+    sent: u64,
+}
+
+impl Client {
+    /// One that knows as many accounts, whose names take `name_bytes` each.
+    pub(crate) fn new(accounts: u32, name_bytes: usize) -> Self {
+        Self { accounts, name_bytes, random: ChaCha20Rng::seed_from_u64(SEED), sent: 0 }
+    }
+
+    /// Opens every account with an amount that lasts, and that takes two bytes of a snapshot.
+    pub(crate) fn deposits(&self) -> impl Iterator<Item = Request> + use<> {
+        let name_bytes = self.name_bytes;
+        (0..self.accounts).map(move |account| {
+            anonymous(format!(r#"{{"deposit":{{"account":"{}","amount":8000}}}}"#, name(account, name_bytes)))
+        })
+    }
+
+    /// The next transfers of one unit each, without end.
+    pub(crate) fn transfers(&mut self) -> impl Iterator<Item = Request> {
+        std::iter::repeat_with(|| {
+            let from = self.random.random_range(0..self.accounts);
+            let to = (from + self.random.random_range(1..self.accounts)) % self.accounts;
+            let (from, to) = (name(from, self.name_bytes), name(to, self.name_bytes));
+            self.sent += 1;
+            Request {
+                id: Some(format!("client-{}", self.sent)),
+                body: format!(r#"{{"transfer":{{"from":"{from}","to":"{to}","amount":1}}}}"#).into(),
+                kind: Kind::Transaction,
+            }
+        })
+    }
+}
+
+fn name(account: u32, bytes: usize) -> String {
+    format!("account-{account:0digits$}", digits = bytes - "account-".len())
+}

@@ -1,0 +1,388 @@
+//! A host with services, and a client on this thread.
+
+use bytes::Bytes;
+use futures::StreamExt;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{SystemClock, Timestamp};
+use lifeboat_api::event::{Event, Failover};
+use lifeboat_api::id::Epoch;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::Size;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::{Answer, Kind, Request};
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::ServiceSettings;
+use lifeboat_host::credential::Token;
+use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked};
+use lifeboat_host::fleet::Machine;
+use lifeboat_host::host::{Host, HostConfig, NewService};
+use lifeboat_host::service::{QUEUE_MAX, ServiceSpec};
+use lifeboat_journal::commit::Totals;
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::storage::DiskStorage;
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::workload::{LoadLimits, load};
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+const MIB: u64 = 1024 * 1024;
+
+/// Linear memory of a VM, unless a service is started with more.
+const MEMORY_BYTES: u64 = 64 * MIB;
+
+/// How long a host that was dropped may hold on to its data directory: its tasks end by themselves.
+const LET_GO_DEADLINE: Duration = Duration::from_secs(30);
+
+/// Keys the random numbers of every guest.
+pub(crate) const SECRET: [u8; 32] = [7; 32];
+
+/// A host of two machines, and a user who may do everything.
+pub(crate) struct Served {
+    host: Host,
+    token: Token,
+    /// The client's, as `lifeboat run` has it.
+    runtime: tokio::runtime::Runtime,
+    told: Arc<Mutex<Told>>,
+    /// Of a host that has one.
+    directory: Option<Arc<DataDirectory>>,
+}
+
+/// The last event of its kind.
+#[derive(Default)]
+struct Told {
+    failover: Option<Failover>,
+    failovers: u64,
+    restored: Option<Restored>,
+}
+
+/// How a service was brought back.
+pub(crate) struct Restored {
+    pub(crate) replayed_transactions: u64,
+    /// From the snapshot's file to the service, as the event tells.
+    pub(crate) took: Duration,
+    /// From taking the directory to the service: with reading the journal, and compiling.
+    pub(crate) opened: Duration,
+}
+
+/// What came of requests.
+pub(crate) struct Answered {
+    /// Until all were answered.
+    pub(crate) elapsed: Duration,
+    /// How many were answered `failed`.
+    pub(crate) failed: usize,
+    /// Fuel of all of them.
+    pub(crate) fuel_used: u64,
+}
+
+/// A failover while a client was being served.
+pub(crate) struct UnderLoad {
+    /// None if the host gave it up.
+    pub(crate) failover: Option<Failover>,
+    /// When each answer came, in order.
+    pub(crate) answers: Vec<Instant>,
+    /// When the operator forced the failover.
+    pub(crate) forced: Instant,
+    /// When the operator was told that it was over.
+    pub(crate) over: Instant,
+}
+
+impl Served {
+    /// A host without services.
+    pub(crate) fn new() -> Self {
+        Self::with_slots(8, 128 * MIB)
+    }
+
+    /// A host without services that has `slots` on each machine, for sizes of up to `memory_bytes`.
+    pub(crate) fn with_slots(slots: u32, memory_bytes: u64) -> Self {
+        let told = Arc::new(Mutex::new(Told::default()));
+        let sink = Arc::clone(&told);
+        let host = Host::new(
+            HostConfig::new(Machine::pair(slots, memory_bytes * u64::from(slots)), memory_bytes),
+            Arc::new(SystemClock),
+            Arc::new(move |event: &Event| {
+                let mut told = sink.lock().expect("nobody panics in here");
+                match event {
+                    Event::Failover(failover) => {
+                        told.failover = Some(failover.clone());
+                        told.failovers += 1;
+                    }
+                    Event::Restored { replayed_transactions, took, .. } => {
+                        let (replayed_transactions, took) = (*replayed_transactions, *took);
+                        told.restored = Some(Restored { replayed_transactions, took, opened: Duration::ZERO });
+                    }
+                    _ => {}
+                }
+            }),
+        )
+        .expect("a host");
+        let mut authority = host.authority();
+        authority.add_user(&name("ada"));
+        let token = authority.issue("ada", Timestamp(u64::MAX), [1; 32]).expect("ada is known");
+        drop(authority);
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
+        Self { host, token, runtime, told, directory: None }
+    }
+
+    /// A host with the data directory at `path`, and its services brought back.
+    pub(crate) fn durable(path: &Path) -> Self {
+        let mut served = Self::new();
+        let storage = Arc::new(DiskStorage::create(path).expect("a directory"));
+        let patience = Instant::now();
+        let (locked, start) = loop {
+            let start = Instant::now();
+            match Locked::take(Arc::clone(&storage) as _, Some(DirectoryId([1; 16]))) {
+                Err(DataError::InUse) if patience.elapsed() < LET_GO_DEADLINE => {
+                    std::thread::sleep(Duration::from_millis(1));
+                }
+                taken => break (taken.expect("the directory is ours"), start),
+            }
+        };
+        let (directory, contents) = locked.open(&DataOptions::default()).expect("it is whole");
+        let services: Vec<Name> = contents.services.iter().map(|found| found.name.clone()).collect();
+        served.host = served.host.with_data(Arc::clone(&directory));
+        served.directory = Some(directory);
+        served.runtime.block_on(served.host.recover(contents, Epoch::default));
+        if let Some(restored) = &mut served.told().restored {
+            restored.opened = start.elapsed();
+        }
+        services.iter().for_each(|service| served.grant(service));
+        served
+    }
+
+    /// What the journal of a host with a data directory wrote.
+    pub(crate) fn journal_totals(&self) -> Totals {
+        self.directory.as_ref().expect("it has a data directory").committer().totals()
+    }
+
+    /// How the last service was brought back.
+    pub(crate) fn restored(&self) -> Restored {
+        self.told().restored.take().expect("a service was brought back")
+    }
+
+    /// Compiles a guest of `tests/guests`, or a prebuilt workload.
+    pub(crate) fn compile(&self, file: &str) -> Arc<Program> {
+        let workload = load(file, &guest(file), &LoadLimits::default()).expect("the loader takes it");
+        self.runtime.block_on(self.host.compile(workload)).expect("it compiles")
+    }
+
+    /// Starts `program` as `service`, with a tank that lasts.
+    pub(crate) fn start(&self, service: &str, program: &Arc<Program>) {
+        self.start_as(service, program, MEMORY_BYTES, FailoverMode::Direct);
+    }
+
+    /// The same with a tank that does not.
+    pub(crate) fn start_with_fuel(&self, service: &str, program: &Arc<Program>, fuel: u64) {
+        self.start_sized(service, program, Size { fuel, ..size(MEMORY_BYTES) }, FailoverMode::Direct);
+    }
+
+    /// The same with as much memory, and as it is to fail over.
+    pub(crate) fn start_as(&self, service: &str, program: &Arc<Program>, memory_bytes: u64, failover: FailoverMode) {
+        self.start_sized(service, program, size(memory_bytes), failover);
+    }
+
+    fn start_sized(&self, service: &str, program: &Arc<Program>, size: Size, failover: FailoverMode) {
+        let spec = ServiceSpec {
+            name: name(service),
+            program: Arc::clone(program),
+            size: Arc::new(size),
+            sizes: Vec::new(),
+            thresholds: Thresholds::default(),
+            secret: SECRET,
+            epoch: Epoch::default(),
+            accepted_divergences: BTreeSet::new(),
+            failover,
+            horizon: Horizon::default(),
+            queue_max: QUEUE_MAX,
+            sabotage: None,
+        };
+        self.grant(&spec.name);
+        self.runtime.block_on(self.host.create_service(spec)).expect("the service starts");
+    }
+
+    /// Starts the guest in `file` as `service`, in the host's data directory, with a tank that lasts.
+    pub(crate) fn start_durable(&self, service: &str, file: &str) {
+        let bytes = guest(file);
+        let size = size(MEMORY_BYTES);
+        let new = NewService {
+            name: name(service),
+            workload: load(file, &bytes, &LoadLimits::default()).expect("the loader takes it"),
+            workload_bytes: bytes.into(),
+            settings: ServiceSettings {
+                size: size.name.clone(),
+                sizes: vec![size],
+                thresholds: Thresholds::default(),
+                horizon: Horizon::durable(),
+                failover: FailoverMode::Direct,
+            },
+            secret: SECRET,
+            epoch: Epoch::default(),
+            sabotage: None,
+        };
+        self.grant(&new.name);
+        self.runtime.block_on(self.host.create_durable_service(new)).expect("the service starts");
+    }
+
+    fn grant(&self, service: &Name) {
+        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
+            self.host.authority().grant("ada", service, grant);
+        }
+    }
+
+    /// Sends `requests`, `in_flight` of them at a time, until all were answered.
+    pub(crate) fn transact(
+        &self,
+        service: &str,
+        requests: impl IntoIterator<Item = Request>,
+        in_flight: usize,
+    ) -> Answered {
+        let token = self.token.reveal();
+        self.runtime.block_on(async {
+            let mut answered = Answered { elapsed: Duration::ZERO, failed: 0, fuel_used: 0 };
+            let start = Instant::now();
+            let mut answers = futures::stream::iter(requests)
+                .map(|request| self.host.request(token, service, request))
+                .buffer_unordered(in_flight);
+            while let Some(reply) = answers.next().await {
+                let reply = reply.expect("nothing is denied");
+                answered.fuel_used += reply.fuel_used;
+                match reply.answer {
+                    Answer::Ok(_) => {}
+                    Answer::Refused(text) => panic!("refused: {text}"),
+                    Answer::Failed(_) => answered.failed += 1,
+                }
+            }
+            answered.elapsed = start.elapsed();
+            answered
+        })
+    }
+
+    /// Sends `requests` to `service` one after another, and says how long each took. Meanwhile each of the services
+    /// `beside` gets its body over and over, whatever becomes of it.
+    pub(crate) fn latencies_beside(
+        &self,
+        service: &str,
+        requests: impl IntoIterator<Item = Request>,
+        beside: &[(&str, &'static [u8])],
+    ) -> Vec<Duration> {
+        let token = self.token.reveal();
+        let request = async |service: &str, request| {
+            self.host.request(token, service, request).await.expect("nothing is denied").answer
+        };
+        let is_over = Cell::new(false);
+        let measured = async {
+            let mut took = Vec::new();
+            for next in requests {
+                let start = Instant::now();
+                let answer = request(service, next).await;
+                took.push(start.elapsed());
+                assert!(matches!(answer, Answer::Ok(_)), "{answer:?}");
+            }
+            is_over.set(true);
+            took
+        };
+        let others = beside.iter().map(async |(other, body)| {
+            while !is_over.get() {
+                request(other, anonymous(*body)).await;
+            }
+        });
+        self.runtime.block_on(futures::future::join(measured, futures::future::join_all(others))).0
+    }
+
+    /// How often its services failed over.
+    pub(crate) fn failovers(&self) -> u64 {
+        self.told().failovers
+    }
+
+    /// The host alone, without its user.
+    pub(crate) fn into_host(self) -> Host {
+        self.host
+    }
+
+    /// Has snapshots taken until nothing is left to replay: the first may have begun before.
+    pub(crate) fn snapshot(&self, service: &str) {
+        self.runtime.block_on(async {
+            loop {
+                let status = self.host.snapshot(self.token.reveal(), service).await.expect("ada may operate");
+                assert_eq!(status.unmovable, None, "it can be exported");
+                if status.sequence == status.snapshot_sequence {
+                    break;
+                }
+            }
+        });
+    }
+
+    /// Forces a failover and tells of it.
+    pub(crate) fn fail_over(&self, service: &str) -> Failover {
+        let forced = self.host.fail_over(self.token.reveal(), service);
+        let status = self.runtime.block_on(forced).expect("ada may operate");
+        let failover = self.told().failover.take().expect("it failed over");
+        assert_eq!(failover.to, status.vm, "the failover is the one that was forced");
+        failover
+    }
+
+    /// Keeps `in_flight` of `requests` going, forces a failover after `before`, and goes on until it is over.
+    pub(crate) fn fail_over_under_load(
+        &self,
+        service: &str,
+        requests: impl Iterator<Item = Request>,
+        in_flight: usize,
+        before: Duration,
+    ) -> UnderLoad {
+        let token = self.token.reveal();
+        let is_over = Cell::new(false);
+        self.runtime.block_on(async {
+            let mut replies = futures::stream::iter(requests.take_while(|_| !is_over.get()))
+                .map(|request| self.host.request(token, service, request))
+                .buffer_unordered(in_flight);
+            let mut answers = Vec::new();
+            let mut failing_over = pin!(async {
+                tokio::time::sleep(before).await;
+                let forced = Instant::now();
+                self.host.fail_over(token, service).await.expect("ada may operate");
+                (forced, Instant::now())
+            });
+            let (forced, over) = loop {
+                tokio::select! {
+                    biased;
+                    times = &mut failing_over => break times,
+                    reply = replies.next() => {
+                        let reply = reply.expect("there are more").expect("nothing is denied");
+                        assert!(matches!(reply.answer, Answer::Ok(_)), "{:?}", reply.answer);
+                        answers.push(Instant::now());
+                    }
+                }
+            };
+            is_over.set(true);
+            while replies.next().await.is_some() {}
+            UnderLoad { failover: self.told().failover.take(), answers, forced, over }
+        })
+    }
+
+    fn told(&self) -> MutexGuard<'_, Told> {
+        self.told.lock().expect("nobody panics in here")
+    }
+}
+
+/// A guest of `tests/guests`, or a prebuilt workload.
+fn guest(file: &str) -> Vec<u8> {
+    let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
+    let path = format!("{}/../../{folder}/{file}", env!("CARGO_MANIFEST_DIR"));
+    std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+fn size(memory_bytes: u64) -> Size {
+    Size { name: "bench".into(), fuel: crate::bare::FUEL, memory_bytes, deadline: Duration::from_secs(60) }
+}
+
+/// A transaction without an id: the host makes one.
+pub(crate) fn anonymous(body: impl Into<Bytes>) -> Request {
+    Request { id: None, body: body.into(), kind: Kind::Transaction }
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}

@@ -1,0 +1,432 @@
+//! The command line: what the subcommands share.
+
+mod arguments;
+mod batch;
+mod config;
+mod data;
+mod deploy;
+mod events;
+pub(crate) mod exit;
+mod help;
+mod init;
+mod inspect;
+mod journal;
+mod login;
+mod operate;
+mod query;
+mod remote;
+mod remove;
+mod restore;
+mod resume;
+mod run;
+mod serve;
+mod services;
+mod simulate;
+mod snapshot;
+mod stop;
+mod tx;
+mod usage;
+mod user;
+mod verify;
+
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use lifeboat_api::size::Bytes;
+use lifeboat_api::text::plain;
+use lifeboat_client::{ClientError, ProfileError};
+use lifeboat_host::auth::Salt;
+use lifeboat_host::service::LaunchError;
+use lifeboat_vm::engine::EngineError;
+use lifeboat_vm::workload::{LoadError, ReadError, Workload};
+use operate::Operation;
+use std::io;
+use std::path::Path;
+use std::process::ExitCode;
+use thiserror::Error;
+
+/// Runs stateful WebAssembly programs in metered virtual machines and fails them over at 98 % with nothing lost.
+#[derive(Debug, Parser)]
+#[command(name = "lifeboat", bin_name = "lifeboat", version)]
+pub(crate) struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a workload as a service and send it transactions, one a line.
+    Run(run::Run),
+    /// Drive a fleet of services with users and traffic, and prove that nothing was lost.
+    Simulate(simulate::Simulate),
+    /// Show what the loader finds in a workload.
+    Inspect(inspect::Inspect),
+    /// List the services of the server, or of a data directory.
+    Services(services::Services),
+    /// Show the history of a service, a record a line.
+    Journal(journal::Journal),
+    /// Check a data directory, replay its services, and compare every answer and every snapshot.
+    Verify(verify::Verify),
+    /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
+    Snapshot(snapshot::Snapshot),
+    /// Create a service from a file that `lifeboat snapshot` wrote.
+    Restore(restore::Restore),
+    /// Ask a service, as it is now or as it was after a transaction; nothing is changed.
+    Query(query::Query),
+    /// Let a service go on whose replay ends otherwise than the journal says.
+    Resume(resume::Resume),
+    /// Remove a service and its history for good.
+    Remove(remove::Remove),
+    /// Set up a server: a configuration file, and a data directory with the first admin.
+    Init(init::Init),
+    /// Check a configuration file.
+    Config(config::Config),
+    /// Serve the services of a data directory over HTTP.
+    Serve(serve::Serve),
+    /// Get a token from a server, for the commands that talk to it.
+    Login(login::Login),
+    /// Make the token void.
+    Logout(login::Logout),
+    /// Show who is logged in, and what they may do.
+    Whoami(login::WhoAmI),
+    /// Make a service of a workload, on the server.
+    Deploy(deploy::Deploy),
+    /// Send a transaction to a service of the server, or look up what became of one.
+    Tx(tx::Tx),
+    /// Send many transactions to a service of the server, one a line.
+    Batch(batch::Batch),
+    /// Show how full the VMs of the server are, and what its services did.
+    Usage(usage::Usage),
+    /// Show what happened to the services of the server.
+    Events(events::Events),
+    /// Show what a service of the server wrote.
+    Logs(events::Logs),
+    /// Move a service of the server to a fresh VM.
+    Failover(operate::Operate),
+    /// Take a snapshot of a service of the server, and give up its VM.
+    Stop(operate::Operate),
+    /// Bring back a service of the server that was stopped.
+    Start(operate::Operate),
+    /// Drop what a user has in the queue of a service of the server.
+    Drop(operate::Drop),
+    /// Say who may do what on the server.
+    User(user::User),
+}
+
+/// The variable that stands for `--data`.
+const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
+
+impl Cli {
+    /// Reads the command line. An empty [`DATA_VARIABLE`] is one that is not set.
+    ///
+    /// # Errors
+    /// The command line is wrong, or asks for help.
+    pub(crate) fn parse() -> Result<Self, clap::Error> {
+        let mut command = help::fitted(Self::command(), "", help::columns());
+        if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| directory.is_empty()) {
+            let unset = |arg: clap::Arg| if arg.get_long() == Some("data") { arg.env(None::<&str>) } else { arg };
+            command = command.mut_subcommands(|subcommand| subcommand.mut_args(unset));
+        }
+        Self::from_arg_matches_mut(&mut command.try_get_matches_from_mut(std::env::args_os())?)
+            .map_err(|error| error.format(&mut command))
+    }
+
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        match self.command {
+            Command::Run(run) => run.execute(),
+            Command::Simulate(simulate) => simulate.execute(),
+            Command::Inspect(inspect) => inspect.execute(),
+            Command::Services(services) => services.execute(),
+            Command::Journal(journal) => journal.execute(),
+            Command::Verify(verify) => verify.execute(),
+            Command::Snapshot(snapshot) => snapshot.execute(),
+            Command::Restore(restore) => restore.execute(),
+            Command::Query(query) => query.execute(),
+            Command::Resume(resume) => resume.execute(),
+            Command::Remove(remove) => remove.execute(),
+            Command::Init(init) => init.execute(),
+            Command::Config(config) => config.execute(),
+            Command::Login(login) => login.execute(),
+            Command::Logout(logout) => logout.execute(),
+            Command::Whoami(whoami) => whoami.execute(),
+            Command::Deploy(deploy) => deploy.execute(),
+            Command::Tx(tx) => tx.execute(),
+            Command::Batch(batch) => batch.execute(),
+            Command::Usage(usage) => usage.execute(),
+            Command::Events(events) => events.execute(),
+            Command::Logs(logs) => logs.execute(),
+            Command::Failover(operate) => operate.execute(Operation::Failover),
+            Command::Stop(operate) => operate.execute(Operation::Stop),
+            Command::Start(operate) => operate.execute(Operation::Start),
+            Command::Drop(drop) => drop.execute(),
+            Command::User(user) => user.execute(),
+            Command::Serve(serve) => serve.execute(),
+        }
+    }
+}
+
+/// The user asked for something that cannot be done as asked.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct UsageError(pub(crate) String);
+
+/// What the user asked for cannot be had of what is stored: it is damaged, or not what it was.
+#[derive(Debug, Error)]
+#[error("{0}")]
+pub(crate) struct FindingError(pub(crate) String);
+
+/// The workload's file cannot be read.
+#[derive(Debug, Error)]
+#[error("{}: cannot be read: {error}; name a .wasm or .wat file", file.escape_debug())]
+struct UnreadableWorkload {
+    file: String,
+    error: io::Error,
+}
+
+/// A file is wrong in more than one place.
+#[derive(Debug, Error)]
+#[error("{}", .0.join("\n"))]
+pub(crate) struct UsageErrors(pub(crate) Vec<String>);
+
+/// Why the operating system does not let this user have a file or room for it, and what to do about it.
+pub(crate) struct Unusable {
+    kind: io::ErrorKind,
+    /// As [`plain`] has them.
+    words: &'static str,
+    remedy: &'static str,
+    /// What a command that needs it ends with.
+    code: u8,
+}
+
+/// What to do on a full disk.
+const MAKE_ROOM: &str = "make room on its disk (df shows how much it has), and run the command again";
+
+const UNUSABLE: [Unusable; 4] = [
+    Unusable {
+        kind: io::ErrorKind::StorageFull,
+        words: "no space left on the device",
+        remedy: MAKE_ROOM,
+        code: exit::HOST,
+    },
+    Unusable {
+        kind: io::ErrorKind::QuotaExceeded,
+        words: "the disk quota is used up",
+        remedy: "remove files of its owner there, or have the quota raised, and run the command again",
+        code: exit::HOST,
+    },
+    Unusable {
+        kind: io::ErrorKind::PermissionDenied,
+        words: "Permission denied",
+        remedy: "run the command as the owner, or change the owner or the mode (ls -l shows them, chown and chmod change \
+                 them)",
+        code: exit::USAGE,
+    },
+    Unusable {
+        kind: io::ErrorKind::ReadOnlyFilesystem,
+        words: "Read-only file system",
+        remedy: "mount it so that it may be written, or copy what is there to where it may",
+        code: exit::USAGE,
+    },
+];
+
+impl Unusable {
+    /// What a plain text says, of errors that were made texts.
+    pub(crate) fn in_text(text: &str) -> Option<&'static Self> {
+        UNUSABLE.iter().find(|unusable| text.contains(unusable.words))
+    }
+
+    /// Whether a line is about it and says of itself what to do.
+    fn is_told_with_remedy(&self, line: &str) -> bool {
+        self.remedy == MAKE_ROOM && line.contains("make room")
+    }
+
+    /// What an error says. What a server says of its own files is not about this user.
+    fn in_error(error: &anyhow::Error, text: &str) -> Option<&'static Self> {
+        match error.downcast_ref::<ClientError>() {
+            Some(ClientError::Setup(text)) => return Self::in_text(text),
+            None | Some(ClientError::Input(_) | ClientError::Ids(_)) => {}
+            Some(_) => return None,
+        }
+        let of_kind = kinds(error).find_map(|kind| UNUSABLE.iter().find(|unusable| unusable.kind == kind));
+        let is_text = error.is::<UsageError>()
+            || error.is::<UsageErrors>()
+            || error.is::<FindingError>()
+            || error.is::<UnreadableWorkload>()
+            || error.is::<ProfileError>();
+        of_kind.or_else(|| if is_text { Self::in_text(text) } else { None })
+    }
+}
+
+fn kinds(error: &anyhow::Error) -> impl Iterator<Item = io::ErrorKind> {
+    error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
+}
+
+/// Names what was to be written and how many bytes it takes at least, if an error is that there is no room.
+pub(crate) fn with_need(error: impl Into<anyhow::Error>, what: &str, bytes: u64) -> anyhow::Error {
+    let error = error.into();
+    let is_full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
+    if kinds(&error).any(is_full) { error.context(format!("{what} takes at least {}", Bytes(bytes))) } else { error }
+}
+
+/// Prints what is wrong with the command line, on one line that a terminal shows folded, or the help that it asks for. Returns the exit code.
+pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
+        // Only a failed write is lost here.
+        let _ = error.print();
+    } else {
+        remote::note(&format!("lifeboat: {}", arguments::explained(error)));
+    }
+    ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
+}
+
+/// Prints the error, on one line unless it is several, which a terminal shows folded, and maps it to the exit code: the one place where errors become
+/// codes.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let mut text = plain(&format!("{error:#}"));
+    // What a server waits for, a command that ends does not.
+    if !error.is::<ClientError>() {
+        text = text.replace(", and it goes on by itself", ", and run the command again");
+    }
+    let unusable = Unusable::in_error(error, &text);
+    for line in text.lines() {
+        // A file that is refused for another reason than that the system says so has a remedy of its own.
+        print_line(line, unusable.filter(|unusable| line.contains(unusable.words)));
+    }
+    ExitCode::from(unusable.map_or_else(|| code_of(error), |unusable| unusable.code))
+}
+
+/// Prints a line about what is wrong, with the remedy if the operating system did not let this user have a file.
+pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
+    let unusable = unusable.filter(|unusable| !unusable.is_told_with_remedy(line));
+    let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
+    remote::note(&format!("lifeboat: {line}{remedy}"));
+}
+
+fn code_of(error: &anyhow::Error) -> u8 {
+    if let Some(code) = remote::code_of_any(error) {
+        code
+    } else if error.is::<UsageError>() || error.is::<UsageErrors>() {
+        exit::USAGE
+    } else if error.is::<FindingError>() {
+        exit::SOME_NOT_OK
+    } else if error.downcast_ref().is_some_and(|error: &LoadError| !error.may_pass())
+        || error.is::<UnreadableWorkload>()
+    {
+        exit::WORKLOAD
+    } else {
+        match (error.downcast_ref::<EngineError>(), error.downcast_ref::<LaunchError>()) {
+            (Some(error), _) | (_, Some(LaunchError::Engine(error))) if is_of_workload(error) => exit::WORKLOAD,
+            (_, Some(LaunchError::Size(_) | LaunchError::Instantiate { .. })) => exit::WORKLOAD,
+            _ => exit::HOST,
+        }
+    }
+}
+
+fn is_of_workload(error: &EngineError) -> bool {
+    let is_of_compiler = matches!(
+        error,
+        EngineError::Compile { .. } | EngineError::Exceeded { .. } | EngineError::CompileDeadline { .. }
+    );
+    is_of_compiler || matches!(error, EngineError::Load(error) if !error.may_pass())
+}
+
+/// Bytes that nobody can guess.
+pub(crate) fn random() -> anyhow::Result<[u8; 32]> {
+    let mut bytes = [0; 32];
+    getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers can be had: {error}"))?;
+    Ok(bytes)
+}
+
+/// The salt of a password that is being chosen.
+pub(crate) fn random_salt() -> anyhow::Result<Salt> {
+    let mut salt = Salt::default();
+    let length = salt.len();
+    salt.copy_from_slice(&random()?[..length]);
+    Ok(salt)
+}
+
+/// An epoch that nobody can guess.
+pub(crate) fn random_epoch() -> anyhow::Result<lifeboat_api::id::Epoch> {
+    let bytes = random()?;
+    let mut epoch = [0; 16];
+    epoch.copy_from_slice(&bytes[..16]);
+    Ok(lifeboat_api::id::Epoch(epoch))
+}
+
+/// Reads and validates the workload in `file`, of which no more is read than the loader would take. Returns its bytes,
+/// too.
+pub(crate) fn load_workload(file: &Path) -> anyhow::Result<(Workload, Vec<u8>)> {
+    let bytes = read_workload(file)?;
+    let workload = lifeboat_vm::engine::load(&file.display().to_string(), &bytes)?;
+    Ok((workload, bytes))
+}
+
+/// Reads the workload in `file`, of which no more is read than the loader would take.
+pub(crate) fn read_workload(file: &Path) -> anyhow::Result<Vec<u8>> {
+    lifeboat_vm::workload::read(file).map_err(|error| match error {
+        ReadError::Io(error) => UnreadableWorkload { file: file.display().to_string(), error }.into(),
+        ReadError::Load(refused) => refused.into(),
+        other => other.into(),
+    })
+}
+
+/// Writes to standard output; false if its reader has gone, which is no error.
+pub(crate) fn is_pipe_open(written: io::Result<()>) -> io::Result<bool> {
+    match written {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn a_file_that_one_may_not_have_is_one_code_whoever_reports_it() {
+        // Neither may be used by this user, nor what is mounted to be read only, nor a disk that is full.
+        for (number, code, remedy) in [
+            (13, exit::USAGE, "run the command as the owner"),
+            (30, exit::USAGE, "mount it so that it may be written"),
+            (28, exit::HOST, "make room on its disk"),
+            (122, exit::HOST, "remove files of its owner there"),
+        ] {
+            let denied = || io::Error::from_raw_os_error(number);
+            let of_library = anyhow::Error::from(denied()).context("cannot open the journal");
+            let of_text = UsageError(format!("d: {}", denied())).into();
+            let of_workload = UnreadableWorkload { file: "w".into(), error: denied() }.into();
+            for error in [of_library, of_text, of_workload] {
+                let text = plain(&format!("{error:#}"));
+                let unusable = Unusable::in_error(&error, &text).expect("it may not be used");
+                assert!(unusable.remedy.starts_with(remedy) && text.contains(unusable.words), "{text}");
+                assert_eq!(unusable.code, code, "{text}");
+            }
+            let of_server = ClientError::Problem {
+                status: 503,
+                code: "storage".into(),
+                detail: denied().to_string(),
+                retry_after: None,
+                outcome: None,
+            };
+            assert!(Unusable::in_error(&of_server.into(), &denied().to_string()).is_none());
+        }
+    }
+
+    #[test]
+    fn what_has_no_room_is_named_with_what_it_takes() {
+        let of_kind = |kind: io::ErrorKind| with_need(io::Error::from(kind), "file 'f'", 3 << 20);
+        assert!(format!("{:#}", of_kind(io::ErrorKind::StorageFull)).starts_with("file 'f' takes at least 3 MiB: "));
+        assert!(!format!("{:#}", of_kind(io::ErrorKind::NotFound)).contains("takes"));
+        let full = UNUSABLE.iter().find(|unusable| unusable.remedy == MAKE_ROOM).expect("it is there");
+        assert!(
+            full.is_told_with_remedy("no space left on the device; make room on its disk, and it goes on by itself")
+        );
+        assert!(!full.is_told_with_remedy("no space left on the device"));
+    }
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+}

@@ -1,0 +1,134 @@
+//! `lifeboat config`: what a configuration file amounts to.
+
+use super::{Unusable, UsageError, exit, is_pipe_open, print_line, remote};
+use anyhow::Context;
+use clap::{Args, Subcommand};
+use lifeboat_api::clock::{Clock, SystemClock};
+use lifeboat_api::text::plain;
+use lifeboat_host::data::{DataError, Locked};
+use lifeboat_journal::storage::DiskStorage;
+use lifeboat_server::config::{CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides};
+use lifeboat_server::tls::Validity;
+use std::fmt::Display;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// Arguments of `config`.
+#[derive(Debug, Args)]
+pub(crate) struct Config {
+    #[command(subcommand)]
+    command: ConfigCommand,
+}
+
+#[derive(Debug, Subcommand)]
+enum ConfigCommand {
+    /// Check a configuration file, and print what is in force: every key with its value.
+    Check(Check),
+}
+
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+struct Check {
+    /// Off loopback without TLS is right: something in front of the server encrypts
+    #[arg(long)]
+    insecure: bool,
+    /// Print one JSON object instead of TOML
+    #[arg(long)]
+    json: bool,
+    /// The file
+    #[arg(value_name = "FILE", default_value = CONFIG_FILE)]
+    file: PathBuf,
+}
+
+const AFTER_HELP: &str = "\
+What is printed is a configuration file itself, in which LIFEBOAT_LISTEN and LIFEBOAT_DATA have overridden what FILE
+says. The certificate, its key and the workloads that it names are loaded, the data directory is looked at, and what
+lifeboat serve would refuse is refused; nothing is changed. Everything that is wrong is reported, an error a line with
+its place, and the exit code is 2. A data directory that is not there yet, or that a server has, is reported and is no
+error.";
+
+impl Config {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let ConfigCommand::Check(check) = self.command;
+        check.execute()
+    }
+}
+
+impl Check {
+    fn execute(self) -> anyhow::Result<ExitCode> {
+        let now = SystemClock.now();
+        let overrides = Overrides::from_environment(|name| std::env::var_os(name));
+        let draft = overrides.and_then(|overrides| ServerConfiguration::draft(&self.file, &overrides));
+        // Whatever is wrong, the operator can put it right.
+        let Draft { config, files, errors } = draft.map_err(|error| UsageError(error.to_string()))?;
+        // With a file that is wrong the default of its key would be checked.
+        let of_data = if errors.is_empty() { check_data(&config, &files) } else { Ok(None) };
+        let mut wrong = errors;
+        wrong.extend(files.check(&config, now, self.insecure));
+        wrong.sort_by_key(ConfigError::place);
+        let wrong = wrong.iter().map(ToString::to_string).chain(of_data.as_ref().err().cloned().unwrap_or_default());
+        let mut is_right = true;
+        for error in wrong {
+            let error = plain(&error);
+            print_line(&error, Unusable::in_text(&error));
+            is_right = false;
+        }
+        if let Ok(Some(note)) = &of_data {
+            tell(note);
+        }
+        if !is_right {
+            return Ok(ExitCode::from(exit::USAGE));
+        }
+        let text = if self.json {
+            lifeboat_api::lines::json_lines(&config).context("cannot print the configuration")?
+        } else {
+            toml::to_string(&config).context("cannot print the configuration")?
+        };
+        is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
+        if let Some(tls) = &config.server.tls
+            && let Some(warning) = Validity::of_file(&tls.certificate).and_then(|validity| validity.warning(now))
+        {
+            tell(format_args!("the certificate '{}' {warning}", tls.certificate.display().to_string().escape_debug()));
+        }
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// How the data directory is, if the file says which; or why no server could go on with it.
+fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> Result<Option<String>, Vec<String>> {
+    let path = &config.data;
+    let named = format!("data directory '{}'", path.display().to_string().escape_debug());
+    if !path.exists() {
+        return Ok(Some(format!("{named} is not there yet: lifeboat init makes it, with a first admin")));
+    }
+    let looked = DiskStorage::open(path).map_err(anyhow::Error::from).and_then(|storage| {
+        let locked = Locked::look(Arc::new(storage))?;
+        Ok((locked.catalog().services()?, locked.catalog().users()?.len()))
+    });
+    match looked {
+        Ok((services, users)) => {
+            let wrong = config.check_fleet(&services);
+            if !wrong.is_empty() {
+                let wrong = wrong.into_iter().map(|message| files.of_fleet(format!("{named}: {message}")).to_string());
+                return Err(wrong.collect());
+            }
+            let services = services.len();
+            let nobody =
+                if users == 0 { ", so that nobody could log in: lifeboat init adds a first admin" } else { "" };
+            Ok(Some(format!("{named}: services {services}, users {users}{nobody}")))
+        }
+        Err(error) => match error.downcast_ref() {
+            Some(DataError::InUse) => Ok(Some(format!("{named} is in use by another lifeboat, such as a server"))),
+            Some(DataError::Empty) => {
+                Ok(Some(format!("{named} is empty: lifeboat init makes it one, with a first admin")))
+            }
+            _ => Err(vec![format!("{named} cannot be used: {error:#}")]),
+        },
+    }
+}
+
+fn tell(what: impl Display) {
+    remote::note(&format!("lifeboat: {what}"));
+}

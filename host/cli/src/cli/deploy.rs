@@ -1,0 +1,64 @@
+//! `lifeboat deploy`: a workload as a new service of the server.
+
+use super::remote::{self, service_line, with_server};
+use super::{arguments, exit, read_workload};
+use clap::Args;
+use lifeboat_api::http::Deployment;
+use lifeboat_api::name::Name;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_client::ClientError;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `deploy`.
+#[derive(Debug, Args)]
+pub(crate) struct Deploy {
+    /// The size of the first VM [default: as the server is configured]
+    #[arg(long, value_name = "NAME")]
+    size: Option<String>,
+    /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
+    #[arg(long, value_name = "N", value_parser = arguments::fuel, allow_negative_numbers = true)]
+    fuel: Option<u64>,
+    /// How the service fails over: direct, shadow or auto
+    #[arg(long, value_name = "MODE")]
+    failover: Option<FailoverMode>,
+    /// Print the service as JSON
+    #[arg(long)]
+    json: bool,
+    /// The service's name
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+    /// The workload: a component, a core module, or either as text
+    #[arg(value_name = "WORKLOAD")]
+    workload: PathBuf,
+}
+
+impl Deploy {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let workload = read_workload(&self.workload)?;
+        let deployment =
+            Deployment { size: self.size, fuel: self.fuel, failover: self.failover.map(|mode| mode.to_string()) };
+        with_server(async |client| {
+            let deployed = client.deploy(&self.service, workload.into(), &deployment).await;
+            let service = deployed.map_err(|error| about_file(error, &self.service, &self.workload))?;
+            remote::print(self.json, &service, || service_line(&service))
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// What the server says of a workload, which it knows by the name of the service, about the file.
+fn about_file(error: ClientError, service: &Name, file: &Path) -> ClientError {
+    match error {
+        ClientError::Problem { status, code, detail, retry_after, outcome } if code == "workload_refused" => {
+            let named = format!("`{service}`");
+            let shown = format!("`{}`", file.display().to_string().escape_debug());
+            let detail = match detail.strip_prefix(&named) {
+                Some(rest) => shown + rest,
+                None => detail,
+            };
+            ClientError::Problem { status, code, detail, retry_after, outcome }
+        }
+        error => error,
+    }
+}

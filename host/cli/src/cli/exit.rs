@@ -1,0 +1,356 @@
+//! What a command ends with. One table makes the end of every help text and `docs/exit-codes.md`.
+
+/// All is well.
+pub(crate) const OK: u8 = 0;
+/// Some transaction was refused, failed or denied, or not sent since it was interrupted; in a simulation, lost or
+/// duplicated; in a data directory, something is damaged, quarantined or diverges.
+pub(crate) const SOME_NOT_OK: u8 = 1;
+/// The command line or a file that it names is wrong, or this user may not use the file.
+pub(crate) const USAGE: u8 = 2;
+/// The loader refused the workload.
+pub(crate) const WORKLOAD: u8 = 3;
+/// The host failed, or the server did.
+pub(crate) const HOST: u8 = 4;
+/// The server cannot be reached, or nobody is logged in.
+pub(crate) const UNREACHABLE: u8 = 5;
+
+type Codes = &'static [(u8, &'static str)];
+
+const FILE_WRONG: (u8, &str) =
+    (USAGE, "the command line, or a file or directory that it names, is wrong, or this user may not use it");
+const SERVICE_OR_FILE_WRONG: (u8, &str) = (
+    USAGE,
+    "the command line, or a file or directory that it names, is wrong, this user may not use it, or there is no such \
+     service",
+);
+const SERVICE_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such service");
+const WORKLOAD_REFUSED: (u8, &str) = (WORKLOAD, "the workload was refused by the loader, or cannot be read");
+const HOST_FAILED: (u8, &str) = (HOST, "the host failed");
+const SERVER_FAILED: (u8, &str) = (HOST, "the server could not do it");
+const EITHER_FAILED: (u8, &str) = (HOST, "the host failed, or the server could not do it");
+const NOT_REACHED: (u8, &str) = (UNREACHABLE, "the server cannot be reached, or nobody is logged in");
+const DENIED: (u8, &str) = (SOME_NOT_OK, "the server denied it");
+
+/// The codes of all commands together.
+const ALL: Codes = &[
+    (OK, "all is well"),
+    (
+        SOME_NOT_OK,
+        "some transaction was refused, failed or denied, or not sent since run or batch was interrupted; simulate: one was \
+         lost or duplicated; with a data directory: something that is asked for is damaged, quarantined or diverges; of a \
+         server: it denied what was asked",
+    ),
+    FILE_WRONG,
+    WORKLOAD_REFUSED,
+    EITHER_FAILED,
+    NOT_REACHED,
+];
+
+/// The codes of each command.
+const COMMANDS: &[(&str, Codes)] = &[
+    (
+        "run",
+        &[
+            (OK, "every transaction was ok"),
+            (
+                SOME_NOT_OK,
+                "some transaction was refused, failed or denied, or not sent since the run was interrupted; or the data \
+                 directory is damaged (but for a snapshot that the start replaces), or the service quarantined",
+            ),
+            FILE_WRONG,
+            WORKLOAD_REFUSED,
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "simulate",
+        &[
+            (
+                OK,
+                "nothing was lost or duplicated (transactions may have been refused, failed or denied: a scenario may want \
+                 that)",
+            ),
+            (SOME_NOT_OK, "a transaction was lost or duplicated, or answers differ for another reason"),
+            (USAGE, "the command line or the scenario is wrong, or this user may not read a file of it"),
+            (WORKLOAD, "a workload was refused by the loader"),
+            HOST_FAILED,
+        ],
+    ),
+    ("inspect", &[(OK, "the loader takes the workload"), LINE_WRONG_OR_DENIED, WORKLOAD_REFUSED, HOST_FAILED]),
+    (
+        "services",
+        &[
+            (OK, "every service is sound; of a server: none is quarantined, though some may be stopped"),
+            (SOME_NOT_OK, "some service is quarantined, or the directory is damaged"),
+            FILE_WRONG,
+            EITHER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    (
+        "journal",
+        &[
+            (OK, "the history is printed"),
+            (SOME_NOT_OK, "the service is quarantined, or the directory is damaged"),
+            SERVICE_OR_FILE_WRONG,
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "verify",
+        &[
+            (OK, "everything was proven"),
+            (SOME_NOT_OK, "something is damaged, quarantined or diverges; each such finding is reported"),
+            SERVICE_OR_FILE_WRONG,
+            (HOST, "the host failed: there is no proof, for or against"),
+        ],
+    ),
+    (
+        "snapshot",
+        &[
+            (OK, "the file is written"),
+            (
+                SOME_NOT_OK,
+                "the service is quarantined, and the file holds what can be trusted; or its state cannot be exported, and \
+                 there is no file",
+            ),
+            SERVICE_OR_FILE_WRONG,
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "restore",
+        &[
+            (OK, "the service is created"),
+            (SOME_NOT_OK, "the file or the directory is damaged, or the state cannot be restored"),
+            FILE_WRONG,
+            (WORKLOAD, "the workload in the file was refused by the loader"),
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "query",
+        &[
+            (OK, "the guest answered"),
+            (
+                SOME_NOT_OK,
+                "it refused or failed, or the state cannot be brought back; or there was an answer of a service that is \
+                 quarantined, whose later transactions are no part of it",
+            ),
+            (
+                USAGE,
+                "the command line or the directory is wrong, this user may not use it, there is no such service, or the \
+                 transaction is not retained",
+            ),
+            EITHER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    (
+        "resume",
+        &[
+            (OK, "accepted, and the replay comes to its end"),
+            (SOME_NOT_OK, "accepted, and there is another divergence behind it; or the directory is damaged"),
+            (
+                USAGE,
+                "there is no divergence at SEQ, or another before it; or the command line or the directory is wrong, or \
+                 this user may not use it; nothing was changed",
+            ),
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "remove",
+        &[
+            (OK, "the service is removed"),
+            (SOME_NOT_OK, "the directory is damaged, or the server denied it"),
+            (
+                USAGE,
+                "--yes is missing, the command line or the directory is wrong, this user may not use it, or there is no \
+                 such service",
+            ),
+            EITHER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    (
+        "init",
+        &[
+            (OK, "a server can be started"),
+            (SOME_NOT_OK, "the data directory that is there is damaged"),
+            (USAGE, "the command line, the folder or the password is wrong, or this user may not use the folder"),
+            HOST_FAILED,
+        ],
+    ),
+    ("config", &[(OK, "the file is right"), CONFIG_WRONG, HOST_FAILED]),
+    ("config check", &[(OK, "the file is right"), CONFIG_WRONG, HOST_FAILED]),
+    (
+        "serve",
+        &[
+            (OK, "it was stopped, and the journal is sealed"),
+            (SOME_NOT_OK, "the data directory is damaged, and nothing was served"),
+            (
+                USAGE,
+                "the command line, the configuration, or what it names is wrong, or this user may not use it; nothing was \
+                 served",
+            ),
+            (
+                HOST,
+                "the host failed, or did not stop within shutdown_deadline_ms, or was asked to stop twice; nothing that was \
+                 acknowledged is lost",
+            ),
+        ],
+    ),
+    (
+        "login",
+        &[
+            (OK, "the token is stored"),
+            (SOME_NOT_OK, "the server denied it: the password is wrong"),
+            FILE_WRONG,
+            SERVER_FAILED,
+            (UNREACHABLE, "the server cannot be reached"),
+        ],
+    ),
+    ("logout", &[(OK, "the token is void"), DENIED, FILE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    ("whoami", &[(OK, "it is shown"), DENIED, FILE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    (
+        "deploy",
+        &[
+            (OK, "the service runs"),
+            (SOME_NOT_OK, "the server denied it, or has a service of that name"),
+            FILE_WRONG,
+            WORKLOAD_REFUSED,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    (
+        "tx",
+        &[
+            (OK, "the guest answered"),
+            (
+                SOME_NOT_OK,
+                "it was refused, failed or was denied, or a signal ended the waiting; --look-up: the same, or it is \
+                 pending or unknown",
+            ),
+            SERVICE_OR_FILE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    (
+        "batch",
+        &[
+            (OK, "every line is answered with ok"),
+            (
+                SOME_NOT_OK,
+                "some were refused, failed or denied; or it was interrupted, or nobody read the answers, before the last \
+                 one",
+            ),
+            SERVICE_OR_FILE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    ("usage", &[(OK, "it is shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    (
+        "events",
+        &[(OK, "they are shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED],
+    ),
+    ("logs", &[(OK, "they are shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED]),
+    ("drop", OPERATION),
+    ("failover", OPERATION),
+    ("stop", OPERATION),
+    ("start", OPERATION),
+    ("user", USER),
+    ("user list", USER),
+    ("user add", USER),
+    ("user passwd", &[(OK, "it is done"), DENIED, USER_WRONG_OR_DENIED, EITHER_FAILED, NOT_REACHED]),
+    ("user grant", USER),
+    ("user revoke", USER),
+    ("user remove", USER),
+];
+
+const LINE_WRONG_OR_DENIED: (u8, &str) = (USAGE, "the command line is wrong, or this user may not read the file");
+const CONFIG_WRONG: (u8, &str) =
+    (USAGE, "something is wrong, and a server would not start; each error is reported in a line with its place");
+const USER_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such user");
+const USER_WRONG_OR_DENIED: (u8, &str) =
+    (USAGE, "the command line or the directory is wrong, this user may not use it, or there is no such user");
+const OPERATION: Codes = &[
+    (OK, "it is done"),
+    (SOME_NOT_OK, "the server denied it, or the service cannot serve"),
+    SERVICE_WRONG,
+    SERVER_FAILED,
+    NOT_REACHED,
+];
+const USER: Codes = &[(OK, "it is done"), DENIED, USER_WRONG, SERVER_FAILED, NOT_REACHED];
+
+/// The codes of a command, by its name and that of its subcommand: `config check`. The empty name is for all.
+fn of(command: &str) -> Codes {
+    COMMANDS.iter().find(|(name, _)| *name == command).map_or(ALL, |(_, codes)| *codes)
+}
+
+/// The end of a command's help.
+pub(crate) fn help(command: &str) -> String {
+    let lines = of(command).iter().map(|(code, meaning)| format!("\n  {code}  {meaning}"));
+    "Exit codes:".to_owned() + &lines.collect::<String>()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Cli, help as fitting};
+    use super::*;
+    use clap::CommandFactory;
+    use std::collections::BTreeMap;
+
+    /// `docs/exit-codes.md` from its first table on.
+    fn document() -> String {
+        let row = |name: &str, (code, meaning): &(u8, &str)| format!("| {name} | {code} | {meaning} |\n");
+        let mut text = String::from("| command | code | meaning |\n|---|---|---|\n");
+        text.extend(ALL.iter().map(|code| row("all together", code)));
+        for (name, codes) in COMMANDS {
+            text.extend(codes.iter().map(|code| row(&format!("`{name}`"), code)));
+        }
+        text
+    }
+
+    fn all(command: &clap::Command, path: &str, found: &mut BTreeMap<String, clap::Command>) {
+        for sub in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+            let path = if path.is_empty() { sub.get_name().to_owned() } else { format!("{path} {}", sub.get_name()) };
+            all(sub, &path, found);
+            found.insert(path, sub.clone());
+        }
+    }
+
+    #[test]
+    fn every_help_text_ends_with_its_exit_codes_and_fits_its_columns() {
+        for columns in [60, 80, 100] {
+            let command = fitting::fitted(Cli::command(), "", columns);
+            let mut commands = BTreeMap::from([(String::new(), command.clone())]);
+            all(&command, "", &mut commands);
+            assert_eq!(commands.len(), COMMANDS.len() + 1, "every command has its codes");
+            for (path, mut command) in commands {
+                assert!(path.is_empty() || COMMANDS.iter().any(|(name, _)| *name == path), "{path}");
+                for text in [command.render_help().to_string(), command.render_long_help().to_string()] {
+                    let end = fitting::wrapped(&help(&path), columns);
+                    assert!(text.trim_end().ends_with(&end), "{path}: {text}");
+                    assert_eq!(text.matches("Exit codes:").count(), 1, "{path}: {text}");
+                    for line in text.lines() {
+                        // A name that is longer than its column is nobody's to break.
+                        let is_broken = line.chars().count() <= columns || !line.trim().contains(' ');
+                        assert!(is_broken || columns < 80, "{path}, {columns} columns: {line}");
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_documentation_has_the_codes_of_every_command() {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/exit-codes.md");
+        let found = std::fs::read_to_string(file).expect("the document can be read");
+        let expected = document();
+        assert!(found.ends_with(&expected), "docs/exit-codes.md has to end with:\n{expected}");
+    }
+}

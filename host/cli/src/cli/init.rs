@@ -1,0 +1,193 @@
+//! `lifeboat init`: a folder from which a server can be started.
+//!
+//! The password is asked for and checked before anything is written. The order of the other steps lets a crash between
+//! any two be followed by another `init`: the folder, the data directory, the first admin in it, and the configuration
+//! file last, by whose absence it is known that it was not finished. A step that was done is not done again, and nothing
+//! that is there is overwritten.
+
+use super::{UsageError, UsageErrors, data, exit, random_salt};
+use anyhow::Context;
+use clap::Args;
+use lifeboat_api::access::PASSWORD_BYTES_MAX;
+use lifeboat_api::clock::{Clock, SystemClock};
+use lifeboat_api::name::Name;
+use lifeboat_host::auth::{AccountError, Accounts, check_password};
+use lifeboat_host::catalog::CATALOG_FILE;
+use lifeboat_server::config::{CONFIG_FILE, Config, ConfigErrors, DATA, Overrides, TEMPLATE};
+use std::fs::{self, File};
+use std::io::{self, IsTerminal, Read, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// How often two passwords may differ before it is given up.
+const PASSWORD_TRIES: u32 = 3;
+
+const AFTER_HELP: &str = "\
+It writes DIR/lifeboat.toml, in which every key stands with its default, and DIR/data, in which the first admin is kept.
+Nothing that is there is overwritten. After a crash, run it again: it goes on where it was. Where DIR/lifeboat.toml is there
+and its data directory is not, or has no users, it makes that, with a first admin.";
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Init {
+    /// The name of the first admin
+    #[arg(long, value_name = "NAME", default_value = "admin")]
+    admin: Name,
+    /// Read the admin's password from standard input, up to the end of the line, instead of asking for it
+    #[arg(long)]
+    admin_password_stdin: bool,
+    /// The folder; created if it is missing
+    #[arg(value_name = "DIR", default_value = ".")]
+    directory: PathBuf,
+}
+
+impl Init {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let config = self.directory.join(CONFIG_FILE);
+        let has_config = fs::symlink_metadata(&config).is_ok();
+        // What a configuration names may be gone, or somewhere else now.
+        let data = if has_config {
+            let read = Overrides::from_environment(|name| std::env::var_os(name))
+                .map_err(ConfigErrors::from)
+                .and_then(|overrides| Config::read(&config, &overrides))
+                .map_err(|ConfigErrors(errors)| UsageErrors(errors.iter().map(ToString::to_string).collect()))?;
+            if has_users(&read.data) {
+                return Err(UsageError(format!(
+                    "{} is there already, and is not overwritten; start it with {}, or name another folder",
+                    shown(&config),
+                    serve(&config)
+                ))
+                .into());
+            }
+            read.data
+        } else {
+            self.directory.join(DATA)
+        };
+        if fs::symlink_metadata(self.directory.join(CATALOG_FILE)).is_ok() {
+            let shown = shown(&self.directory);
+            return Err(UsageError(format!(
+                "{shown} is a data directory itself, such as lifeboat run makes: move it to FOLDER/{DATA}, and lifeboat init \
+                 FOLDER adds an admin and a configuration; its services stay"
+            ))
+            .into());
+        }
+        // Whatever is wrong with it leaves nothing behind. What is there may have an admin, who needs none.
+        let is_new = fs::symlink_metadata(data.join(CATALOG_FILE)).is_err();
+        let password = is_new.then(|| self.password()).transpose()?;
+        fs::create_dir_all(&self.directory).map_err(|error| {
+            UsageError(format!("{}: cannot be created: {error}; name another folder", shown(&self.directory)))
+        })?;
+        let locked = data::take(&data, true)?;
+        let accounts = data::accounts(locked)?;
+        if let Some(admin) = accounts.list().into_iter().find(|account| account.is_admin) {
+            // Of an init that was interrupted, or of a server whose file is gone.
+            let _ = writeln!(
+                io::stderr(),
+                "the data directory has admin '{}' already, with the password that was set then; it stays as it is",
+                admin.user
+            );
+        } else {
+            self.add_admin(&accounts, &password.map_or_else(|| self.password(), Ok)?)?;
+        }
+        drop(accounts);
+        if has_config {
+            let (data, config) = (shown(&data), shown(&config));
+            let _ = writeln!(io::stderr(), "{data} has an admin now, {config} stays as it is; now start the server:");
+        } else {
+            write_config(&config).with_context(|| format!("cannot write {}", shown(&config)))?;
+            let _ = writeln!(io::stderr(), "wrote {}; now start the server:", shown(&config));
+        }
+        let _ = writeln!(io::stdout(), "{}", serve(&config));
+        Ok(ExitCode::from(exit::OK))
+    }
+
+    /// The admin's password, if one may be chosen so.
+    fn password(&self) -> anyhow::Result<String> {
+        let password = if self.admin_password_stdin { read_password()? } else { self.ask_password()? };
+        check_password(&password).map_err(|error| UsageError(error.to_string()))?;
+        Ok(password)
+    }
+
+    fn add_admin(&self, accounts: &Accounts, password: &str) -> anyhow::Result<()> {
+        match accounts.add_user(&self.admin, password, true, SystemClock.now(), &random_salt()?) {
+            Ok(()) => Ok(()),
+            Err(error @ (AccountError::Password(_) | AccountError::Exists { .. })) => {
+                Err(UsageError(error.to_string()).into())
+            }
+            Err(error) => Err(error).context("cannot add the first admin"),
+        }
+    }
+
+    /// Asks twice, without showing what is typed.
+    fn ask_password(&self) -> anyhow::Result<String> {
+        if !io::stdin().is_terminal() {
+            return Err(UsageError(
+                "there is no terminal to ask for the admin's password on; give --admin-password-stdin, and the \
+                 password on standard input"
+                    .into(),
+            )
+            .into());
+        }
+        for _ in 0..PASSWORD_TRIES {
+            let ask = |prompt: String| rpassword::prompt_password(prompt).context("cannot ask for the password");
+            let password = ask(format!("Password of '{}': ", self.admin))?;
+            if password == ask("The same again: ".into())? {
+                return Ok(password);
+            }
+            let _ = writeln!(io::stderr(), "the two differ");
+        }
+        Err(UsageError(format!("the passwords differed {PASSWORD_TRIES} times; start over")).into())
+    }
+}
+
+/// Whether somebody could log in with what is in a data directory. One that is in use, or cannot be read, is somebody's.
+fn has_users(data: &Path) -> bool {
+    if fs::symlink_metadata(data.join(CATALOG_FILE)).is_err() {
+        return false;
+    }
+    let users = data::take(data, false).and_then(|locked| Ok(locked.catalog().users()?.len()));
+    !users.is_ok_and(|users| users == 0)
+}
+
+/// The first line of standard input.
+fn read_password() -> anyhow::Result<String> {
+    let mut bytes = Vec::new();
+    // One byte too many and the end of the line are enough to refuse it.
+    let limit = PASSWORD_BYTES_MAX as u64 + 3;
+    io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read the password from standard input")?;
+    let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
+    let line = line.strip_suffix(b"\r").unwrap_or(line);
+    String::from_utf8(line.to_vec())
+        .map_err(|_| UsageError("the password on standard input is not UTF-8 text; choose another one".into()).into())
+}
+
+/// Writes the file aside first: after a crash there is a whole one or none.
+fn write_config(path: &Path) -> io::Result<()> {
+    let aside = path.with_extension("toml.tmp");
+    let mut file = File::create(&aside)?;
+    file.write_all(TEMPLATE.as_bytes())?;
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(folder)?.sync_all()
+}
+
+/// The command that starts the server.
+fn serve(config: &Path) -> String {
+    format!("lifeboat serve --config {}", quoted(&config.display().to_string()))
+}
+
+fn shown(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().escape_debug())
+}
+
+/// As a shell takes it for one word.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./+,:@%=".contains(c);
+    if !text.is_empty() && text.chars().all(is_plain) {
+        text.to_owned()
+    } else {
+        format!("'{}'", text.replace('\'', "'\\''"))
+    }
+}

@@ -1,0 +1,106 @@
+//! `lifeboat inspect`: what the loader finds in a workload.
+
+use super::{arguments, exit, help, is_pipe_open, load_workload};
+use clap::Args;
+use lifeboat_api::size::{Bytes, Size, grouped};
+use lifeboat_api::sla::THRESHOLD_DEFAULT;
+use lifeboat_host::failover::HEADROOM_POINTS;
+use lifeboat_vm::engine::{Engine, PoolLimits};
+use lifeboat_vm::workload::{Form, Wasi, Workload};
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+/// The column at which a value goes on that is too long for the terminal: below its beginning.
+const HANGING: usize = 14;
+
+/// Arguments of `inspect`.
+#[derive(Debug, Args)]
+pub(crate) struct Inspect {
+    /// Also check that a VM with this much linear memory could hold the workload [bytes; 64MiB, 10M, ...]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::memory, allow_negative_numbers = true)]
+    memory: Option<u64>,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+    /// The workload: a component, a core module, or either as text
+    #[arg(value_name = "WORKLOAD")]
+    workload: PathBuf,
+}
+
+impl Inspect {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let (workload, _) = load_workload(&self.workload)?;
+        if let Some(memory_bytes) = self.memory {
+            let level = THRESHOLD_DEFAULT.less_points(HEADROOM_POINTS).whole_points();
+            workload.check_size("--memory", memory_bytes, level)?;
+        }
+        let fitting: Vec<String> = Size::built_in()
+            .iter()
+            .filter(|size| {
+                let level = THRESHOLD_DEFAULT.less_points(HEADROOM_POINTS).whole_points();
+                workload.check_size(&size.name, size.memory_bytes, level).is_ok()
+            })
+            .map(|size| size.name.clone())
+            .collect();
+        // Compiling and linking finds what validation cannot: an import whose type is not ours.
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
+        let largest_bytes = Size::built_in().iter().map(|size| size.memory_bytes).max().unwrap_or_default();
+        let memory_bytes = workload.initial_memory_bytes.max(self.memory.unwrap_or_default()).max(largest_bytes);
+        // Nothing is run, so nothing is reserved.
+        let engine = Arc::new(Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes })?);
+        runtime.block_on(engine.compile(workload.clone()))?;
+
+        let text = if self.json { json(&workload, &fitting)? } else { lines(&workload, &fitting) };
+        is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+fn json(workload: &Workload, sizes: &[String]) -> anyhow::Result<String> {
+    let mut report = serde_json::to_value(workload)?;
+    if let Some(report) = report.as_object_mut() {
+        report.insert("fits_sizes".into(), sizes.into());
+    }
+    Ok(lifeboat_api::lines::json_lines(&report)?)
+}
+
+fn form(workload: &Workload) -> String {
+    let form = match workload.form {
+        Form::Component => "component",
+        Form::WitModule => "core module with its WIT (SDK or wit-bindgen)",
+        Form::PlainModule => "plain core module with canonical names",
+    };
+    let text = if workload.text { ", as text" } else { "" };
+    let wasi = match workload.wasi {
+        Some(Wasi::Preview1) => ", WASI preview 1 (adapted)",
+        Some(Wasi::Preview2) => ", WASI preview 2",
+        None => ", no WASI",
+    };
+    format!("{form}{text}{wasi}")
+}
+
+fn lines(workload: &Workload, sizes: &[String]) -> String {
+    let memory_max = match workload.memory_max {
+        Some(bytes) => format!("{} at most, by its own declaration", Bytes(bytes)),
+        None => "no maximum of its own".into(),
+    };
+    let list = |items: &[String]| if items.is_empty() { "none".into() } else { items.join("\n              ") };
+    let rows = [
+        ("workload", workload.name.escape_debug().to_string()),
+        ("hash", workload.hash.to_string()),
+        ("form", form(workload)),
+        (
+            "bytes",
+            format!("{} read, {} as a component", grouped(workload.input_bytes), grouped(workload.component_bytes)),
+        ),
+        ("memory", format!("{} to begin with, {memory_max}", Bytes(workload.initial_memory_bytes))),
+        ("start", if workload.has_start { "has a start function" } else { "no start function" }.into()),
+        ("exports", list(&workload.exports)),
+        ("imports", list(&workload.imports)),
+        ("fits sizes", if sizes.is_empty() { "none of the built-in ones".into() } else { sizes.join(", ") }),
+    ];
+    let text = rows.iter().map(|(name, value)| format!("{name:<13} {value}\n")).collect();
+    help::fitting(text, help::output_columns(), HANGING)
+}

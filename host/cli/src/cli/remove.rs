@@ -1,0 +1,66 @@
+//! `lifeboat remove`: a service and its history, for good.
+
+use super::data::Source;
+use super::{UsageError, exit, remote};
+use anyhow::Context;
+use clap::Args;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::{Bytes, grouped};
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. A quarantined service
+is removed as well; then it no longer holds back space in the journal, which is given back from the next start on. To
+keep a copy, run `lifeboat snapshot` first.";
+
+/// Arguments of `remove`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    data: Source,
+    /// Really remove it
+    #[arg(long)]
+    yes: bool,
+    /// Print what was removed as JSON
+    #[arg(long)]
+    json: bool,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Remove {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let name = &self.service;
+        let Some(data) = self.data.data() else { return remote::remove(name, self.yes, self.json) };
+        let locked = data.take()?;
+        let cannot_read = "cannot read the data directory";
+        let is_known = locked.catalog().service(name).context(cannot_read)?.is_some();
+        let orphan = if is_known { None } else { locked.orphan(name).context(cannot_read)? };
+        if !is_known && orphan.is_none() && !locked.has_any_of(name).context(cannot_read)? {
+            return Err(data.no_service(name, &[]));
+        }
+        if !self.yes {
+            let what = if is_known {
+                let found = data.find(&locked, name)?;
+                let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
+                format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
+            } else if let Some(orphan) = orphan {
+                format!("all that is left of it, since catalog.redb does not have it: there {}", orphan.found())
+            } else {
+                "what an earlier removal has left of it".into()
+            };
+            let text = format!("'{name}' would be removed for good: {what}; add --yes to do it");
+            return Err(UsageError(text).into());
+        }
+        locked.remove_service(name).with_context(|| format!("cannot remove service '{name}'"))?;
+        if self.json {
+            remote::print(true, &serde_json::json!({ "removed": name }), String::new)?;
+            return Ok(ExitCode::from(exit::OK));
+        }
+        let _ = writeln!(io::stderr(), "{name}: removed; its part of the journal is given back from the next start on");
+        Ok(ExitCode::from(exit::OK))
+    }
+}

@@ -1,0 +1,109 @@
+//! `lifeboat restore`: a service from a portable file.
+
+use super::data::{Data, graded, runtime};
+use super::{FindingError, UsageError, exit, random, random_epoch, remote, with_need};
+use anyhow::Context;
+use clap::Args;
+use lifeboat_api::clock::{Clock, SystemClock};
+use lifeboat_api::name::Name;
+use lifeboat_api::size::grouped;
+use lifeboat_host::data::{DataError, DataOptions, findings};
+use lifeboat_host::portable::{NewIdentity, Portable, PortableError};
+use lifeboat_host::scratch::Scratch;
+use lifeboat_host::snapshot_file::SnapshotFileError;
+use lifeboat_vm::engine::load;
+use lifeboat_vm::rehydrate::RehydrateError;
+use std::collections::BTreeSet;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+The state is restored in a scratch VM first; nothing is written if that fails. The service goes on with the next
+transaction after the snapshot's, in VM 1 of its settings' first size. Its random numbers are its own, and it does not
+recognise ids that the other service answered: it refuses those that carry an older time, and executes the rest.";
+
+/// Arguments of `restore`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Restore {
+    #[command(flatten)]
+    data: Data,
+    /// The name of the new service
+    #[arg(long, value_name = "NEW")]
+    name: Name,
+    /// The file, which `lifeboat snapshot` wrote
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+}
+
+impl Restore {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let portable = Portable::read(&self.file).map_err(sorted)?;
+        let secret = random()?;
+        self.prove(&portable, &secret)?;
+        let locked = self.data.take_or_create()?;
+        if locked.catalog().service(&self.name)?.is_some() {
+            return Err(UsageError(DataError::Exists { service: self.name }.to_string()).into());
+        }
+        let (directory, contents) =
+            locked.open(&DataOptions::default()).map_err(graded).context("cannot go on with the data directory")?;
+        for event in findings(&contents) {
+            let _ = writeln!(io::stderr(), "{event}");
+        }
+        let new = NewIdentity { name: self.name.clone(), secret, epoch: random_epoch()?, timestamp: SystemClock.now() };
+        let restored = portable.restore(&directory, new);
+        // Other services are to find it as it was left, whatever became of this one.
+        let closed = directory.close();
+        restored
+            .map_err(|error| with_need(graded(error), "its state with its workload", portable.bytes_min()))
+            .with_context(|| format!("cannot restore service '{}' with {}", self.name, self.data.option()))?;
+        closed.context("the data directory was not closed cleanly")?;
+        let text = format!(
+            "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}\n",
+            self.name,
+            grouped(portable.snapshot.sequence().0),
+            portable.service,
+            self.data.option(),
+            self.name,
+        );
+        let _ = io::stderr().write_all(remote::fitting_error(text).as_bytes());
+        Ok(ExitCode::from(exit::OK))
+    }
+
+    /// Restores the state in a scratch VM.
+    fn prove(&self, portable: &Portable, secret: &[u8; 32]) -> anyhow::Result<()> {
+        let name = self.file.display().to_string();
+        let workload = load(&name, &portable.workload)?;
+        let runtime = runtime()?;
+        let scratch = Scratch::with_memories(workload.footprint.memories, &portable.settings.sizes)?;
+        let program = runtime.block_on(scratch.compile(workload))?;
+        let accepted = BTreeSet::new();
+        let subject = scratch.subject(&program, secret, &accepted);
+        runtime.block_on(scratch.prove(subject, &portable.snapshot)).map_err(|error| {
+            match RehydrateError::from(error) {
+                error if error.is_transient() => anyhow::Error::from(error),
+                error => FindingError(format!("{}: cannot be restored: {error}", name.escape_debug())).into(),
+            }
+        })
+    }
+}
+
+/// The error that says which exit code it means.
+fn sorted(error: PortableError) -> anyhow::Error {
+    match error {
+        // The file that the command line names.
+        PortableError::Storage { .. } => {
+            UsageError(format!("{:#}; name a file that lifeboat snapshot wrote", anyhow::Error::from(error))).into()
+        }
+        PortableError::NotPortable { .. } | PortableError::File(SnapshotFileError::NotASnapshot { .. }) => {
+            UsageError(format!("{error}; name a file that lifeboat snapshot wrote")).into()
+        }
+        PortableError::File(SnapshotFileError::Storage { .. }) => error.into(),
+        error if error.is_damage() => FindingError(format!(
+            "{error}; copy the file again from where it was written, or write another with lifeboat snapshot"
+        ))
+        .into(),
+        error => FindingError(error.to_string()).into(),
+    }
+}

@@ -1,0 +1,80 @@
+//! `lifeboat resume`: lets a service go on after a divergence that an operator accepts.
+
+use super::data::{Data, runtime, scratch};
+use super::{UsageError, arguments, exit};
+use anyhow::Context;
+use clap::Args;
+use lifeboat_api::id::Sequence;
+use lifeboat_api::name::Name;
+use lifeboat_host::scratch::StateError;
+use lifeboat_vm::rehydrate::RehydrateError;
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+A service whose replay ends otherwise than the journal says is not started: its workload is not deterministic, and
+clients were told something else than its state would say. With this the next start goes on with what the replay gives.
+What clients were told stays as it is, in the journal and for repetitions of their ids.";
+
+/// Arguments of `resume`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Resume {
+    #[command(flatten)]
+    data: Data,
+    /// The transaction whose replay may end otherwise
+    #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
+    accept_divergence_at: u64,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Resume {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let locked = self.data.take()?;
+        let mut found = self.data.find(&locked, &self.service)?;
+        let (name, accepted) = (found.name.clone(), Sequence(self.accept_divergence_at));
+        if let Err(reason) = &found.standing {
+            let text = format!("service '{name}' is quarantined: {reason}: accepting a divergence does not mend that");
+            return Err(UsageError(text).into());
+        }
+        let storage = &**locked.storage();
+        let runtime = runtime()?;
+        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        match runtime.block_on(scratch.state(storage, &program, &found, None)) {
+            Err(StateError::Rehydrate(RehydrateError::Diverged { sequence, recorded, replayed, .. }))
+                if sequence == accepted =>
+            {
+                found.entry.accepted_divergences.insert(accepted);
+                let put = locked.catalog().put_service(&name, &found.entry);
+                put.with_context(|| format!("cannot change service '{name}'"))?;
+                let _ = writeln!(
+                    io::stderr(),
+                    "{name}: accepted: transaction {accepted} was {recorded} and is {replayed}; the next start goes on \
+                     with that"
+                );
+            }
+            Err(StateError::Rehydrate(error @ RehydrateError::Diverged { .. })) => {
+                return Err(
+                    UsageError(format!("service '{name}' does not diverge first at {accepted}: {error}")).into()
+                );
+            }
+            Ok(state) => {
+                let text = format!(
+                    "service '{name}' does not diverge: its replay gives what was recorded, up to transaction {}",
+                    state.sequence
+                );
+                return Err(UsageError(text).into());
+            }
+            Err(error) => return Err(self.data.no_state(error)),
+        }
+        match runtime.block_on(scratch.state(storage, &program, &found, None)) {
+            Ok(state) => {
+                let _ = writeln!(io::stderr(), "{name}: the replay comes to its end, transaction {}", state.sequence);
+                Ok(ExitCode::from(exit::OK))
+            }
+            Err(error) => Err(self.data.no_state(error).context(format!("service '{name}' will still not start"))),
+        }
+    }
+}

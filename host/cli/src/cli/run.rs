@@ -1,0 +1,729 @@
+//! `lifeboat run`: one workload as one service of a local host, fed line by line.
+
+pub(super) mod lines;
+
+use super::stop::Stop;
+use super::{
+    DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, random, random_epoch,
+    remote,
+};
+use anyhow::Context;
+use clap::Args;
+use futures::FutureExt;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{SystemClock, Timestamp};
+use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::id::Epoch;
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::lines::{ENVELOPE_BYTES_MAX, Line, NotDone, json_line, outcome, parse_envelope, plain, print};
+use lifeboat_api::meter::Percent;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
+use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
+use lifeboat_api::transaction::{BODY_BYTES_MAX, Outcome, Reply};
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
+use lifeboat_host::credential::Token;
+use lifeboat_host::data::{DataOptions, keep_workload};
+use lifeboat_host::fleet::{MAINTENANCE_STORES, Machine};
+use lifeboat_host::host::{Host, HostConfig, NewService};
+use lifeboat_host::service::{QUEUE_MAX, Sabotage, ServiceSpec, Status};
+use lines::Lines;
+use serde::Serialize;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::ffi::OsString;
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufWriter, IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::Poll;
+
+/// Requests that are under way at once. Less than a service's queue holds, so that none is denied for want of room.
+const IN_FLIGHT_MAX: usize = 256;
+
+/// Stores that a service has for its maintenance in a host with few services: for a fresh VM, a shadow, a snapshot that is
+/// proven, and one that is on its way out.
+const MAINTENANCE_STORES_PER_SERVICE: u32 = 4;
+
+/// What the services of a run need of its host.
+struct Needs {
+    services: u32,
+    /// Linear memories of the workload that has the most.
+    memories: u64,
+    largest_memory_bytes: u64,
+}
+
+/// Arguments of `run`.
+#[derive(Debug, Args)]
+#[command(override_usage = "lifeboat run [OPTIONS] <WORKLOAD>\n       lifeboat run [OPTIONS] --data <DIR> --service <NAME>", after_help = after_help())]
+pub(crate) struct Run {
+    /// Keep the service in this data directory: create it there, or go on with it
+    #[arg(long, value_name = "DIR", env = DATA_VARIABLE)]
+    data: Option<PathBuf>,
+    /// The service's name [default: that of the workload's file]
+    #[arg(long, value_name = "NAME")]
+    service: Option<Name>,
+    /// Read transactions from FILE instead of standard input
+    #[arg(long, value_name = "FILE")]
+    transactions: Option<PathBuf>,
+    /// Lines are JSON objects that carry an id, a user and a body; any user that a line names is let in
+    #[arg(long)]
+    envelope: bool,
+    /// The size of the first VM [default: small]
+    #[arg(long, value_name = "NAME")]
+    size: Option<String>,
+    /// Fuel in a full tank, instead of the size's [about one unit for each Wasm instruction]
+    #[arg(long, value_name = "N", value_parser = arguments::fuel, allow_negative_numbers = true)]
+    fuel: Option<u64>,
+    /// Linear memory of the first VM, instead of the size's [bytes; 64MiB, 10M, ...]
+    #[arg(long, value_name = "SIZE", value_parser = arguments::memory, allow_negative_numbers = true)]
+    memory: Option<u64>,
+    /// Utilisation at which a resource fails its SLA [percent, 20 to 100; default: 98]
+    #[arg(long, value_name = "PCT", value_parser = arguments::percent, allow_negative_numbers = true)]
+    threshold: Option<Percent>,
+    /// How the service fails over: direct stands still meanwhile, shadow does not, auto is shadow for states above 1 MiB
+    #[arg(long, value_name = "MODE")]
+    failover: Option<FailoverMode>,
+    /// Who sends the transactions that name no user
+    #[arg(long, value_name = "NAME", default_value = "operator")]
+    user: Name,
+    /// Print every reply, event and the usage as JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// Break the promise on purpose, to see that a test notices
+    #[arg(long, value_name = "HOW", value_enum, hide = true)]
+    sabotage: Option<Broken>,
+    /// The workload: a component, a core module, or either as text; not needed by a service that is there already
+    #[arg(value_name = "WORKLOAD")]
+    workload: Option<PathBuf>,
+    /// What somebody may take for a file of transactions, or for arguments of the program
+    #[arg(hide = true)]
+    surplus: Vec<OsString>,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+enum Broken {
+    AckBeforeSync,
+}
+
+fn after_help() -> String {
+    let mut sizes = String::new();
+    for size in Size::built_in() {
+        let Size { name, fuel, memory_bytes, deadline } = size;
+        let (fuel, memory) = (grouped(fuel), Bytes(memory_bytes).to_string());
+        sizes += &format!("  {name:<7} {fuel:>14} fuel  {memory:>8}  {:>3} s for a transaction\n", deadline.as_secs());
+    }
+    format!(
+        "\
+A line of input is the body of a transaction, byte for byte. With --envelope it is a JSON object:
+  {{\"id\"?: ID, \"user\"?: NAME, \"query\"?: true, and one of \"json\": ANY | \"text\": STRING | \"base64\": STRING}}
+A reply of one line is printed as it is; any other reply, and every outcome but ok, as
+  {{\"id\", \"outcome\", \"json\" | \"text\" | \"base64\", \"cause\"?}}
+Events and the closing usage table go to standard error.
+With --data, a reply is printed once its transaction can no longer be lost: send those again, with the same ids, that had
+none.
+
+Ctrl-C, SIGTERM or SIGHUP ends the input: what is under way is answered, standard error says with which line the rest begins, and
+the exit code is 1 if there may be a rest. A second one ends the run at once: what has no answer by then may be done or
+not. With --data nothing that was answered is lost by either.
+
+Sizes, smallest first; a service whose memory is full moves to a larger one:
+{sizes}
+Example:
+  echo '{{\"add\":1}}' | lifeboat run counter.wasm"
+    )
+}
+
+impl Run {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        if let Some(argument) = self.surplus.first() {
+            return Err(UsageError(format!(
+                "{} is one argument too many: a workload takes none, and a file of transactions is named with \
+                 --transactions FILE",
+                arguments::shown(&argument.to_string_lossy())
+            ))
+            .into());
+        }
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.serve())
+    }
+
+    async fn serve(self) -> anyhow::Result<ExitCode> {
+        let settings = self.settings()?;
+        let service = self.service_name()?;
+        let input = self.input()?;
+        let failovers = Arc::new(AtomicU64::new(0));
+        let (host, is_journal_damaged) = match &self.data {
+            None => (self.host_in_memory(&service, &settings, &failovers).await?, false),
+            Some(directory) => self.host_on_disk(directory, &service, &settings, &failovers).await?,
+        };
+        let mut users = Users { host: &host, service: &service, tokens: HashMap::new() };
+        let operator = users.token(&self.user)?;
+        let fed = self.feed(&mut users, input).await;
+        if let Ok(Fed { interrupted: Some(interrupted), .. }) = &fed
+            && interrupted.is_twice
+        {
+            // Neither for answers nor for a clean stop is waited.
+            interrupted.tell(self.json);
+            return Ok(ExitCode::from(exit::SOME_NOT_OK));
+        }
+        host.authority().grant(&self.user, &service, Grant::Observe);
+        let status = host.status(operator.reveal(), &service).await;
+        // Whatever happened: what was acknowledged is to be found at once at the next start.
+        let stopped = host.stop().await;
+        let (Fed { outcomes, interrupted }, status) = (fed?, status?);
+        let usage = Usage {
+            status: &status,
+            outcomes: &outcomes,
+            failovers: failovers.load(Ordering::Relaxed),
+            is_durable: self.data.is_some(),
+        };
+        usage.print(self.json)?;
+        stopped.context("the data directory was not closed cleanly")?;
+        if let Some(interrupted) = &interrupted {
+            interrupted.tell(self.json);
+        }
+        let is_input_left = interrupted.is_some_and(|interrupted| interrupted.is_input_left);
+        let is_all_ok = !is_journal_damaged && !is_input_left && outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
+        Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    /// A host with one service that ends with it.
+    async fn host_in_memory(
+        &self,
+        service: &Name,
+        settings: &ServiceSettings,
+        failovers: &Arc<AtomicU64>,
+    ) -> anyhow::Result<Host> {
+        let (workload, _) = load_workload(self.workload()?)?;
+        let needs = Needs {
+            services: 1,
+            memories: workload.footprint.memories,
+            largest_memory_bytes: largest_memory_bytes(settings.sizes.iter()),
+        };
+        let host = self.host(needs, service, failovers)?;
+        let sizes: Vec<Arc<Size>> = settings.sizes.iter().cloned().map(Arc::new).collect();
+        let program = host.compile(workload).await?;
+        host.create_service(ServiceSpec {
+            name: service.clone(),
+            program,
+            size: Arc::clone(&sizes[0]),
+            sizes,
+            thresholds: settings.thresholds,
+            secret: random()?,
+            epoch: Epoch::default(),
+            accepted_divergences: BTreeSet::new(),
+            failover: settings.failover,
+            horizon: Horizon::default(),
+            queue_max: QUEUE_MAX,
+            sabotage: None,
+        })
+        .await?;
+        Ok(host)
+    }
+
+    /// A host with all services of a data directory, of which one is `service`: created, if it is not there. Returns also
+    /// whether the journal is damaged.
+    async fn host_on_disk(
+        &self,
+        path: &Path,
+        service: &Name,
+        settings: &ServiceSettings,
+        failovers: &Arc<AtomicU64>,
+    ) -> anyhow::Result<(Host, bool)> {
+        let workload = self.workload().ok().map(load_workload).transpose()?;
+        let option = data::option(path);
+        let locked = data::take(path, workload.is_some())?;
+        let entries = locked.catalog().services()?;
+        match (entries.get(service), &workload) {
+            (Some(entry), workload) => {
+                self.check_unchanged(service, entry, settings, workload.as_ref().map(|(workload, _)| workload.hash))?;
+                if let Some((workload, bytes)) = workload {
+                    // It may be missing there, or damaged.
+                    keep_workload(&**locked.storage(), &workload.hash, bytes)?;
+                }
+            }
+            (None, None) => {
+                return Err(UsageError(format!(
+                    "there is no service '{service}' in the data directory yet: name its workload to create it; lifeboat \
+                     services {option} lists those that there are"
+                ))
+                .into());
+            }
+            (None, Some(_)) => {}
+        }
+        let sizes = entries.values().flat_map(|entry| &entry.settings.sizes).chain(&settings.sizes);
+        let largest_memory_bytes = largest_memory_bytes(sizes);
+        let hashes = entries.values().map(|entry| &entry.workload);
+        let memories = data::memories_max(&**locked.storage(), hashes, workload.as_ref().map(|(new, _)| new));
+        let (directory, contents) = locked
+            .open(&DataOptions::default())
+            .map_err(data::graded)
+            .context("cannot go on with the data directory")?;
+        let is_journal_damaged = !contents.recovery.damages.is_empty();
+        let is_cut_off = contents.services.iter().any(|found| found.name == *service && !found.is_journal_sound);
+        let services = u32::try_from(entries.len() + 1).unwrap_or(u32::MAX);
+        let host =
+            self.host(Needs { services, memories, largest_memory_bytes }, service, failovers)?.with_data(directory);
+        let sabotage = self.sabotage.map(|Broken::AckBeforeSync| Sabotage::AckBeforeSync);
+        let mut epochs = Vec::new();
+        for _ in 0..=entries.len() {
+            epochs.push(random_epoch()?);
+        }
+        let epoch = epochs.pop().unwrap_or_default();
+        host.recover_with(contents, || epochs.pop().unwrap_or_default(), sabotage).await;
+        host.bring_back_found().await;
+        if let Some(reason) = host.quarantined(service) {
+            host.stop().await.context("the data directory was not closed cleanly")?;
+            let reason = data::completed(&reason, path);
+            let saved = if is_cut_off {
+                format!(", lifeboat snapshot {option} {service} --out FILE saves what can be trusted")
+            } else {
+                String::new()
+            };
+            return Err(FindingError(format!(
+                "service '{service}' is quarantined: {reason}; lifeboat verify {option} {service} tells more{saved}"
+            ))
+            .into());
+        }
+        if let (Some((workload, workload_bytes)), false) = (workload, host.has_service(service)) {
+            let (name, settings) = (service.clone(), settings.clone());
+            let secret = random()?;
+            let workload_bytes = workload_bytes.into();
+            let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage };
+            host.create_durable_service(new).await?;
+        }
+        Ok((host, is_journal_damaged))
+    }
+
+    fn host(&self, needs: Needs, service: &Name, failovers: &Arc<AtomicU64>) -> anyhow::Result<Host> {
+        let Needs { services, memories, largest_memory_bytes } = needs;
+        let machines = Machine::pair(services, largest_memory_bytes.saturating_mul(services.into()));
+        let maintenance_stores = services.saturating_mul(MAINTENANCE_STORES_PER_SERVICE).min(MAINTENANCE_STORES);
+        let usual = HostConfig::new(machines, largest_memory_bytes);
+        let config = HostConfig { memories_max: memories, maintenance_stores, ..usual };
+        let events = event_printer(self.json, service.clone(), self.data.clone(), Arc::clone(failovers));
+        Ok(Host::new(config, Arc::new(SystemClock), events)?)
+    }
+
+    /// A service that is there goes on as it was created: options that say otherwise are refused.
+    fn check_unchanged(
+        &self,
+        service: &Name,
+        entry: &ServiceEntry,
+        settings: &ServiceSettings,
+        workload: Option<WorkloadHash>,
+    ) -> anyhow::Result<()> {
+        if let Some(hash) = workload.filter(|hash| *hash != entry.workload) {
+            return Err(UsageError(format!(
+                "service '{service}' runs workload {}, and the file is {hash}: leave the file out, or create another \
+                 service",
+                entry.workload
+            ))
+            .into());
+        }
+        let is_another_size = (self.size.is_some() || self.fuel.is_some() || self.memory.is_some())
+            && (&settings.size, &settings.sizes) != (&entry.settings.size, &entry.settings.sizes);
+        let is_another_threshold = self.threshold.is_some() && settings.thresholds != entry.settings.thresholds;
+        let is_another_mode = self.failover.is_some_and(|mode| mode != entry.settings.failover);
+        if is_another_size || is_another_threshold || is_another_mode {
+            let first = entry.settings.sizes.first().map(ToString::to_string).unwrap_or_default();
+            return Err(UsageError(format!(
+                "service '{service}' was created with size {first}, threshold {} and failover {}, and goes on with them: \
+                 leave these options out, or create another service",
+                entry.settings.thresholds.cpu, entry.settings.failover
+            ))
+            .into());
+        }
+        Ok(())
+    }
+
+    fn workload(&self) -> anyhow::Result<&Path> {
+        self.workload.as_deref().ok_or_else(|| {
+            UsageError("name a workload; or, with --data, a --service that is there: lifeboat run --help".into()).into()
+        })
+    }
+
+    /// What the service is called.
+    fn service_name(&self) -> anyhow::Result<Name> {
+        match &self.service {
+            Some(name) => Ok(name.clone()),
+            None => service_name(self.workload()?),
+        }
+    }
+
+    fn settings(&self) -> anyhow::Result<ServiceSettings> {
+        let sizes = self.sizes()?;
+        Ok(ServiceSettings {
+            size: sizes[0].name.clone(),
+            sizes,
+            thresholds: Thresholds::all(self.threshold.unwrap_or(THRESHOLD_DEFAULT)),
+            horizon: Horizon::durable(),
+            failover: self.failover.unwrap_or_default(),
+        })
+    }
+
+    /// The size of the first VM, and the larger ones that exist.
+    fn sizes(&self) -> anyhow::Result<Vec<Size>> {
+        let built_in = Size::built_in();
+        let wanted = self.size.as_deref().unwrap_or("small");
+        let Some(named) = built_in.iter().find(|size| size.name == wanted) else {
+            let names: Vec<&str> = built_in.iter().map(|size| size.name.as_str()).collect();
+            return Err(UsageError(format!("there is no size '{wanted}': use one of {}", names.join(", "))).into());
+        };
+        let mut first = named.clone();
+        if let Some(memory_bytes) = self.memory {
+            first.memory_bytes = memory_bytes;
+            first.name = "custom".into();
+        }
+        let larger = built_in.iter().filter(|size| size.memory_bytes > first.memory_bytes).cloned();
+        let mut sizes: Vec<Size> = std::iter::once(first.clone()).chain(larger).collect();
+        if let Some(fuel) = self.fuel {
+            // A tank that was asked for is the tank of every size that the service may move to.
+            for size in &mut sizes {
+                size.fuel = fuel;
+            }
+        }
+        Ok(sizes)
+    }
+
+    fn unreadable(&self, error: &io::Error) -> UsageError {
+        let name = self.transactions.as_ref().map_or("standard input".into(), |path| path.display().to_string());
+        UsageError(format!("{}: cannot be read: {error}; name a file of transactions", name.escape_debug()))
+    }
+
+    /// Whether somebody types the transactions.
+    fn is_typed(&self) -> bool {
+        self.transactions.is_none() && io::stdin().is_terminal()
+    }
+
+    fn input(&self) -> anyhow::Result<Lines> {
+        let line_bytes_max = if self.envelope { ENVELOPE_BYTES_MAX } else { BODY_BYTES_MAX };
+        match &self.transactions {
+            Some(path) => {
+                let file = File::open(path).map_err(|error| self.unreadable(&error))?;
+                Ok(Lines::read(file, line_bytes_max))
+            }
+            None => {
+                if self.is_typed() {
+                    let what = if self.envelope { "JSON envelopes" } else { "transactions" };
+                    let _ = writeln!(io::stderr(), "Waiting for {what}, one a line; end with Ctrl-D.");
+                }
+                Ok(Lines::read(io::stdin(), line_bytes_max))
+            }
+        }
+    }
+
+    /// Sends the lines, many at once, and prints the replies in their order.
+    async fn feed(&self, users: &mut Users<'_>, mut input: Lines) -> anyhow::Result<Fed> {
+        let Fed { mut outcomes, mut interrupted } = Fed::default();
+        let mut lines = 0;
+        let mut out = BufWriter::new(io::stdout().lock());
+        let mut pending: VecDeque<Pending<'_>> = VecDeque::new();
+        let mut is_at_end = false;
+        let mut stop = Stop::new()?;
+        loop {
+            if let Some(result) = pending.front_mut().and_then(|first| (&mut first.answer).now_or_never()) {
+                let id = pending.pop_front().and_then(|first| first.id);
+                *outcomes.entry(outcome(&result)).or_default() += 1;
+                let written = print(&mut out, id, &result, self.json);
+                if !is_pipe_open(written).context("cannot write the replies")? {
+                    return Ok(Fed { outcomes, interrupted });
+                }
+                continue;
+            }
+            // What was answered is seen before anything is waited for: its reader may act on it.
+            if !is_pipe_open(out.flush()).context("cannot write the replies")? || (is_at_end && pending.is_empty()) {
+                return Ok(Fed { outcomes, interrupted });
+            }
+            let may_send = !is_at_end && pending.len() < IN_FLIGHT_MAX;
+            let replied = async {
+                match pending.front_mut() {
+                    Some(first) => {
+                        let result = (&mut first.answer).await;
+                        // It is printed at the next turn, as one that is there already.
+                        first.answer = Box::pin(std::future::ready(result));
+                    }
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                biased;
+                () = replied => {}
+                () = stop.asked() => {
+                    let is_twice = interrupted.is_some();
+                    // A terminal has no more than what was typed.
+                    let is_input_left = match &interrupted {
+                        Some(Interrupted { is_input_left, .. }) => *is_input_left,
+                        None => !is_at_end && input.give_up(!self.is_typed()),
+                    };
+                    is_at_end = true;
+                    let now = Interrupted { lines, unanswered: pending.len(), is_input_left, is_twice };
+                    if is_twice {
+                        return Ok(Fed { outcomes, interrupted: Some(now) });
+                    }
+                    if !pending.is_empty() {
+                        now.tell(self.json);
+                    }
+                    interrupted = Some(Interrupted { unanswered: 0, ..now });
+                }
+                line = input.next(), if may_send => {
+                    match line.map_err(|error| self.unreadable(&error))? {
+                        None => is_at_end = true,
+                        Some(line) => {
+                            lines = line.number;
+                            pending.push_back(self.send(users, line).await?);
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends one line. It is in the service's queue when this returns.
+    async fn send<'a>(&self, users: &mut Users<'a>, line: Line) -> anyhow::Result<Pending<'a>> {
+        let parsed = if self.envelope { parse_envelope(line, &self.user) } else { plain(line, &self.user) };
+        let (user, request) = match parsed {
+            Ok(parsed) => parsed,
+            Err((id, reason)) => return Ok(Pending { id, answer: Box::pin(std::future::ready(Err(reason))) }),
+        };
+        let token = users.token(&user)?;
+        let id = request.id.clone();
+        let (host, service) = (users.host, users.service);
+        let mut answer: Answering<'a> =
+            Box::pin(async move { host.request(token.reveal(), service, request).await.map_err(NotDone::Denied) });
+        // Up to its first wait: into the queue, so that lines are executed in their order.
+        let answer = match std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
+            Poll::Ready(result) => Box::pin(std::future::ready(result)),
+            Poll::Pending => answer,
+        };
+        Ok(Pending { id, answer })
+    }
+}
+
+/// What became of the lines.
+#[derive(Debug, Default)]
+struct Fed {
+    /// How many ended in which way.
+    outcomes: BTreeMap<Outcome, u64>,
+    interrupted: Option<Interrupted>,
+}
+
+/// Where a run was that was told to end.
+#[derive(Debug, Clone, Copy, Serialize)]
+struct Interrupted {
+    /// Lines that were taken.
+    lines: u64,
+    /// How many of them have no answer.
+    unanswered: usize,
+    /// Whether others may follow, which were not sent.
+    is_input_left: bool,
+    /// Whether nothing is waited for any more.
+    is_twice: bool,
+}
+
+impl Interrupted {
+    fn tell(&self, json: bool) {
+        match json {
+            true => {
+                let line = json_line(&serde_json::json!({ "interrupted": self })).unwrap_or_default();
+                drop(io::stderr().write_all(line.as_bytes()));
+            }
+            false => remote::note(&format!("lifeboat: {self}")),
+        }
+    }
+}
+
+impl fmt::Display for Interrupted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { lines, unanswered, is_input_left, is_twice } = *self;
+        match (is_twice, unanswered as u64, lines) {
+            (true, ..) => write!(
+                f,
+                "interrupted twice: of {} that were sent the last {unanswered} got no answer and may be done or not; send \
+                 them again, with the same ids",
+                counted(lines, "line"),
+            )?,
+            (false, 0, 0) => f.write_str("interrupted before the first line")?,
+            (false, 0, _) => write!(f, "interrupted with {} sent and answered", counted(lines, "line"))?,
+            (false, waiting, _) => {
+                let waiting = counted(waiting, "answer");
+                return write!(f, "interrupted: waiting for {waiting}; interrupt once more to end at once");
+            }
+        }
+        if is_input_left {
+            write!(f, "; the rest of the input was not sent: it goes on with line {}", grouped(lines + 1))
+        } else {
+            f.write_str("; no input was left")
+        }
+    }
+}
+
+type Answering<'a> = Pin<Box<dyn Future<Output = Result<Reply, NotDone>> + 'a>>;
+
+/// A request under way.
+struct Pending<'a> {
+    id: Option<String>,
+    answer: Answering<'a>,
+}
+
+/// Makes the users that lines name, with a grant to transact: who runs `lifeboat run` owns the service.
+struct Users<'a> {
+    host: &'a Host,
+    service: &'a Name,
+    tokens: HashMap<Name, Token>,
+}
+
+impl Users<'_> {
+    fn token(&mut self, user: &Name) -> anyhow::Result<Token> {
+        if let Some(token) = self.tokens.get(user) {
+            return Ok(token.clone());
+        }
+        let random = random()?;
+        // The same ids as those of the user of that name whom a server lets in.
+        let incarnation = self.host.stored_incarnation(user)?;
+        let mut authority = self.host.authority();
+        authority.add_user_as(user, incarnation);
+        authority.grant(user, self.service, Grant::Transact);
+        let expires = Timestamp(u64::MAX);
+        let token = authority.issue(user, expires, random).context("a user that was just added is not known")?;
+        self.tokens.insert(user.clone(), token.clone());
+        Ok(token)
+    }
+}
+
+fn largest_memory_bytes<'a>(sizes: impl Iterator<Item = &'a Size>) -> u64 {
+    sizes.map(|size| size.memory_bytes).max().unwrap_or_default()
+}
+
+/// The service is named as the file is, as far as a name allows.
+fn service_name(workload: &Path) -> anyhow::Result<Name> {
+    let stem = workload.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
+    let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
+    let text: String = stem
+        .chars()
+        .skip_while(|c| !c.is_ascii_alphanumeric())
+        .map(allowed)
+        .take(lifeboat_api::name::NAME_BYTES_MAX)
+        .collect();
+    Name::new(&text).map_err(|_| {
+        let file = arguments::shown(&workload.display().to_string());
+        UsageError(format!("the file {file} gives the service no name; name it with --service NAME")).into()
+    })
+}
+
+/// Prints events to standard error as they happen. That `service` is quarantined is the error that the run ends with, and
+/// is an event in JSON alone.
+fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failovers: Arc<AtomicU64>) -> EventSink {
+    Arc::new(move |event: &Event| {
+        if matches!(event, Event::Failover(_)) {
+            failovers.fetch_add(1, Ordering::Relaxed);
+        }
+        if !json && matches!(event, Event::Quarantined { service: quarantined, .. } if *quarantined == service) {
+            return;
+        }
+        let completed;
+        let event = match (event, &directory) {
+            (Event::Quarantined { service, reason }, Some(directory)) => {
+                let (service, reason) = (service.clone(), data::completed(reason, directory));
+                completed = Event::Quarantined { service, reason };
+                &completed
+            }
+            _ => event,
+        };
+        let line = if json {
+            json_line(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"))
+        } else if matches!(event, Event::Failover(_)) {
+            // It stays one line, also in what a terminal was copied to.
+            format!("{event}\n")
+        } else {
+            remote::fitting_error(format!("{event}\n"))
+        };
+        // Who closed standard error does not want to know.
+        let _ = io::stderr().write_all(line.as_bytes());
+    })
+}
+
+/// The closing table.
+struct Usage<'a> {
+    status: &'a Status,
+    outcomes: &'a BTreeMap<Outcome, u64>,
+    failovers: u64,
+    is_durable: bool,
+}
+
+impl Usage<'_> {
+    fn print(&self, json: bool) -> anyhow::Result<()> {
+        let text = if json { json_line(&self.json())? } else { self.table() };
+        is_pipe_open(io::stderr().write_all(text.as_bytes()))?;
+        Ok(())
+    }
+
+    fn json(&self) -> serde_json::Value {
+        let Self { status, outcomes, failovers, .. } = self;
+        let outcome = |outcome: Outcome| outcomes.get(&outcome).copied().unwrap_or_default();
+        serde_json::json!({"usage": {
+            "vm": status.vm.to_string(), "machine": status.machine, "size": status.size, "meter": status.meter,
+            "ok": outcome(Outcome::Ok), "refused": outcome(Outcome::Refused), "failed": outcome(Outcome::Failed),
+            "denied": outcome(Outcome::Denied), "failovers": failovers, "counts": status.counts,
+            "degraded": status.degraded, "unmovable": status.unmovable, "stopped": status.stopped,
+            "journal_filling": status.journal.as_ref().map(|journal| journal.fill.to_string()),
+        }})
+    }
+
+    fn table(&self) -> String {
+        let Self { status, outcomes, failovers, is_durable } = self;
+        let memory = status.meter.memory;
+        let cpu = status.meter.cpu;
+        let mut text = format!(
+            "\n{} on {}, size {}, after {} and {}\n",
+            status.vm,
+            status.machine,
+            status.size,
+            counted(outcomes.values().sum(), "request"),
+            counted(*failovers, "failover"),
+        );
+        let row = |name: &str, percent: f64, used: String, limit: String| {
+            format!("  {name:<8} {percent:>5.1}%  {used:>16} of {limit}\n")
+        };
+        text += &row("cpu", cpu.utilisation_percent(), grouped(cpu.used), format!("{} fuel", grouped(cpu.limit)));
+        text += &row(
+            "memory",
+            memory.utilisation_percent(),
+            BytesBeside { bytes: memory.used, bound: memory.limit }.to_string(),
+            Bytes(memory.limit).to_string(),
+        );
+        let ended = Outcome::ALL
+            .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&outcome).copied().unwrap_or_default())));
+        text += &format!("  {}", ended.join("  "));
+        text += &format!(
+            "\n  snapshots {}{}  rollbacks {}  replayed {}\n",
+            status.counts.snapshots,
+            // These are the counts before the stop.
+            if *is_durable { " (and one at the stop if anything is new)" } else { "" },
+            status.counts.rollbacks,
+            grouped(status.counts.replayed_transactions)
+        );
+        let journal = status.journal.as_ref().map(|journal| journal.fill.to_string());
+        for (condition, reason) in [
+            ("degraded", &status.degraded),
+            ("unmovable", &status.unmovable),
+            ("journal", &journal),
+            ("stopped", &status.stopped),
+        ] {
+            if let Some(reason) = reason {
+                text += &format!("  {condition}: {reason}\n");
+            }
+        }
+        text
+    }
+}
+
+/// `1 line`, `2,000 lines`.
+pub(super) fn counted(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}

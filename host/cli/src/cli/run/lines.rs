@@ -1,0 +1,107 @@
+//! Lines of input, read with a bound.
+
+use lifeboat_api::lines::Line;
+use std::io::{self, BufRead, BufReader, Read};
+use std::task::{Context, Poll};
+use tokio::sync::mpsc::{self, error::TryRecvError};
+
+/// Lines that are read ahead.
+const READ_AHEAD: usize = 64;
+
+/// Lines, read on a thread of their own: a read from a terminal cannot be waited for otherwise.
+pub(crate) struct Lines(mpsc::Receiver<io::Result<Line>>);
+
+impl Lines {
+    pub(crate) fn read(input: impl Read + Send + 'static, line_bytes_max: usize) -> Self {
+        let (sender, receiver) = mpsc::channel(READ_AHEAD);
+        std::thread::spawn(move || {
+            let mut input = BufReader::with_capacity(64 * 1024, input);
+            for number in 1.. {
+                let line = match read_line(&mut input, line_bytes_max) {
+                    Ok(None) => return,
+                    Ok(Some(bytes)) => Ok(Line { number, bytes }),
+                    Err(error) => Err(error),
+                };
+                let is_last = line.is_err();
+                if sender.blocking_send(line).is_err() || is_last {
+                    return;
+                }
+            }
+        });
+        Self(receiver)
+    }
+
+    /// The next line, or none at the end.
+    pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
+        self.0.recv().await.transpose()
+    }
+
+    /// The same for a stream.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Line>>> {
+        self.0.poll_recv(cx)
+    }
+
+    /// Gives the rest up, and says whether there may be any: lines that were read ahead, or else, `if_unread`, what
+    /// nobody has read yet.
+    pub(crate) fn give_up(&mut self, if_unread: bool) -> bool {
+        let next = self.0.try_recv();
+        self.0.close();
+        match next {
+            Ok(_) => true,
+            Err(TryRecvError::Empty) => if_unread,
+            Err(TryRecvError::Disconnected) => false,
+        }
+    }
+}
+
+/// Reads up to a line feed, which is dropped, or the end. Holds `bytes_max` at the most; of a longer line only the
+/// length is returned.
+fn read_line(input: &mut impl BufRead, bytes_max: usize) -> io::Result<Option<Result<Vec<u8>, usize>>> {
+    let mut line = Vec::new();
+    let mut length = 0;
+    let mut is_at_end = true;
+    loop {
+        let buffer = match input.fill_buf() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            other => other?,
+        };
+        if buffer.is_empty() {
+            break;
+        }
+        is_at_end = false;
+        let end = buffer.iter().position(|&byte| byte == b'\n');
+        let part = &buffer[..end.unwrap_or(buffer.len())];
+        length += part.len();
+        if length <= bytes_max {
+            line.extend_from_slice(part);
+        }
+        let consumed = end.map_or(buffer.len(), |end| end + 1);
+        input.consume(consumed);
+        if end.is_some() {
+            break;
+        }
+    }
+    Ok((!is_at_end).then_some(if length <= bytes_max { Ok(line) } else { Err(length) }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(input: &[u8], bytes_max: usize) -> Vec<Result<Vec<u8>, usize>> {
+        let mut reader = BufReader::with_capacity(3, input);
+        std::iter::from_fn(|| read_line(&mut reader, bytes_max).expect("a slice can be read")).collect()
+    }
+
+    #[test]
+    fn lines_are_bodies_byte_for_byte() {
+        let bodies = all(b"a\r\n\n\xff\x00\nlast", 10);
+        assert_eq!(bodies, [Ok(b"a\r".to_vec()), Ok(vec![]), Ok(vec![0xff, 0]), Ok(b"last".to_vec())]);
+        assert_eq!(all(b"", 10), []);
+    }
+
+    #[test]
+    fn a_line_that_is_too_long_is_measured_and_not_held() {
+        assert_eq!(all(b"12345\n123456\nok\n", 5), [Ok(b"12345".to_vec()), Err(6), Ok(b"ok".to_vec())]);
+    }
+}

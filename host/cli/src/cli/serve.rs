@@ -1,0 +1,414 @@
+//! `lifeboat serve`: a host behind an HTTP API.
+
+mod log;
+
+use super::stop::{Stop, hangups};
+use super::{UsageError, UsageErrors, data, exit, load_workload, random, random_epoch};
+use anyhow::Context;
+use clap::Args;
+use futures::{StreamExt, stream};
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
+use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::name::Name;
+use lifeboat_api::sla::THRESHOLD_DEFAULT;
+use lifeboat_host::auth::{Accounts, argon2id};
+use lifeboat_host::catalog::CATALOG_FILE;
+use lifeboat_host::data::{DataDirectory, DataOptions};
+use lifeboat_host::host::{Ended, Host, NewService};
+use lifeboat_host::metrics::Metrics;
+use lifeboat_host::monitor::{Admission, HostThresholds, Monitor};
+use lifeboat_host::service::LaunchError;
+use lifeboat_server::config::{CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, parse_listen};
+use lifeboat_server::tls::{self, Validity};
+use lifeboat_server::{EventLog, Listener, Parts, Server, connections_max};
+use lifeboat_vm::engine::{EngineError, works_in_children};
+use log::Log;
+use std::collections::BTreeSet;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const AFTER_HELP: &str = "\
+SIGTERM or Ctrl-C: no new requests are taken, those under way are answered, every service is snapshotted that can be, the
+journal is sealed, and the exit code is 0; all within shutdown_deadline_ms. A second one ends the process at once, unless it
+comes within half a second: nothing that was acknowledged is lost, and the next start replays what was not snapshotted.
+SIGHUP is logged and ignored.
+
+Events go to standard error, a line each; with --json to standard output as JSON. A line begins with its time, in UTC, unless
+standard error is systemd's journal, which has its own.
+
+A service of the configuration that cannot be created is told in a line, and keeps no other from being served: the exit code
+does not depend on it.";
+
+/// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
+const ANSWERING_SHARE: f64 = 0.5;
+
+/// Services of the configuration that are created at once. The bytes of their workloads are in memory meanwhile.
+const CREATED_AT_ONCE: usize = 4;
+
+/// Files that a server opens beside its connections, about.
+const FILES_BESIDE: u64 = 512;
+
+/// A signal that comes so soon after the first is the same one: some who end a process send it to the process, and then to
+/// its group.
+const ASKED_AGAIN_MIN: Duration = Duration::from_millis(500);
+
+/// Arguments of `serve`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Serve {
+    /// The configuration, as `lifeboat init` writes it
+    #[arg(long, value_name = "FILE", env = "LIFEBOAT_CONFIG", default_value = CONFIG_FILE)]
+    config: PathBuf,
+    /// Where to listen, in the place of what the configuration says
+    #[arg(long, value_name = "ADDRESS", value_parser = parse_listen)]
+    listen: Option<SocketAddr>,
+    /// The data directory, in the place of that of the configuration
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Listen without TLS although others can reach the address: something in front of it encrypts
+    #[arg(long)]
+    insecure: bool,
+    /// Print events as JSON
+    #[arg(long)]
+    json: bool,
+}
+
+impl Serve {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let flags = Overrides { listen: self.listen, data: self.data.clone() };
+        let environment = Overrides::from_environment(|name| std::env::var_os(name));
+        let environment = environment.map_err(|error| usage(&error.into()))?;
+        let overrides = flags.over(environment);
+        let config = Config::read(&self.config, &overrides);
+        let config = config.map_err(|errors| unreadable(&errors, &self.config, overrides.data.as_deref()))?;
+        let log = Log::start(self.json)?;
+        raise_file_limit(&config, &log);
+        let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
+        let code = runtime.block_on(self.serve(config, &log));
+        log.flush();
+        // What is left is connections whose clients did not leave in time.
+        runtime.shutdown_background();
+        code
+    }
+
+    async fn serve(self, config: Config, log: &Log) -> anyhow::Result<ExitCode> {
+        let mut stop = Stop::of_server()?;
+        ignore_hangups(log)?;
+        let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+        let events = Arc::new(EventLog::new(clock.now()));
+        let metrics = Arc::new(Metrics::default());
+        let sink = sink(&events, &metrics, &clock, log);
+
+        let tls = config.server.tls.as_ref().map(|files| tls::server_config(&files.certificate, &files.key));
+        let tls = tls.transpose().map_err(|error| UsageError(error.to_string()))?;
+        if let Some(files) = &config.server.tls
+            && let Some(warning) = check_certificate(&files.certificate, clock.now())?
+        {
+            log.note(&warning);
+        }
+        let listener = Listener::bind(config.server.listen, tls, self.insecure).await;
+        let listener = listener.map_err(|error| UsageError(error.to_string()))?;
+        let address = listener.address()?;
+        let scheme = if listener.has_tls() { "https" } else { "http" };
+
+        let (directory, contents) = data::take(&config.data, false)?
+            .open(&DataOptions::default())
+            .with_context(|| format!("data directory '{}'", config.data.display().to_string().escape_debug()))?;
+        let admission = Admission::default();
+        let host = Host::new(config.host(), Arc::clone(&clock), Arc::clone(&sink))
+            .map_err(EngineError::of_configuration)?
+            .with_data(Arc::clone(&directory))
+            .with_admission(admission.clone());
+        let catalog: Arc<DataDirectory> = Arc::clone(&directory);
+        let lifetime = config.tokens.lifetime;
+        let accounts = Accounts::load(catalog, host.shared_authority(), argon2id(), lifetime, clock.read())?;
+        if accounts.list().is_empty() {
+            let named = config.data.display().to_string();
+            let named = named.escape_debug();
+            let text = format!(
+                "data directory '{named}' has no users, so nobody could log in; lifeboat init FOLDER, with the folder of a \
+                 {CONFIG_FILE} that names it as its data, adds an admin"
+            );
+            return Err(UsageError(text).into());
+        }
+        let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
+        let starting_up = admission.begin_start();
+        let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), Arc::clone(&sink));
+        let monitor = monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok();
+
+        let (of_journal, journal) = (log.clone(), directory.committer().clone());
+        tokio::spawn(async move {
+            let error = anyhow::Error::from(journal.failed().await);
+            of_journal.note(&format!(
+                "{error:#}: no service takes transactions until the server is started again; see to the disk first, nothing that \
+                 was acknowledged is lost"
+            ));
+        });
+        let deadline = config.server.shutdown_deadline;
+        let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
+        log.note(&format!("listening on {scheme}://{address}"));
+        let (wanted, max) = (config.server.limits.connections_max, connections_max(&config.server.limits));
+        if max < wanted {
+            log.note(&format!(
+                "connections_max is {max} instead of {wanted}, which is what the limit of open files leaves; raise that (ulimit \
+                 -n), or lower connections_max"
+            ));
+        }
+        if !works_in_children() {
+            log.note(
+                "warning: /proc does not say which executable this is, so the server itself loads and compiles workloads, and holds \
+                 neither the time nor the memory that they take to a limit; mount /proc",
+            );
+        }
+        let of_host = server.clone();
+        tokio::spawn(async move { of_host.host().bring_back().await });
+        let starting = async {
+            let mut failed = None;
+            let epochs = std::iter::from_fn(|| random_epoch().map_err(|error| failed = Some(error)).ok());
+            let mut epochs = epochs.take(contents.services.len()).collect::<Vec<_>>().into_iter();
+            if let Some(error) = failed {
+                return Err(error);
+            }
+            let draw = || epochs.next().expect("one for each service");
+            server.host().recover(contents, draw).await;
+            let not_created = create_missing(&server, &config, log).await;
+            drop(starting_up);
+            server.begin();
+            log.note(&standing(server.host(), not_created)?);
+            Ok(())
+        };
+        let mut started = None;
+        let (end, ended) = tokio::sync::oneshot::channel::<()>();
+        let answering = deadline.mul_f64(ANSWERING_SHARE);
+        let mut serving = std::pin::pin!(server.serve(listener, async { drop(ended.await) }, answering));
+        tokio::select! {
+            () = &mut serving => {}
+            result = starting => started = Some(result),
+            () = stop.asked() => {}
+        }
+        if matches!(started, Some(Ok(()))) {
+            tokio::select! {
+                () = &mut serving => {}
+                () = stop.asked() => {}
+            }
+        }
+        log.note("stopping: requests under way are answered");
+        let start = Instant::now();
+        drop(end);
+        let ending = async {
+            serving.await;
+            tokio::time::timeout(deadline.saturating_sub(start.elapsed()), server.host().stop()).await
+        };
+        let ended = tokio::select! {
+            ended = ending => ended,
+            () = asked_again(&mut stop, start) => {
+                log.note("asked twice: ended at once; the next start replays what was not snapshotted");
+                return Ok(ExitCode::from(exit::HOST));
+            }
+        };
+        let ended = match ended {
+            Err(_) => {
+                let text = "the services did not end in time: the journal is not sealed, nothing acknowledged is lost, and \
+                            the next start replays what was not snapshotted; a larger shutdown_deadline_ms gives them more";
+                anyhow::bail!("{text}");
+            }
+            Ok(stopped) => stopped.context("the journal could not be sealed; nothing acknowledged is lost")?,
+        };
+        if let Some(Err(error)) = started {
+            return Err(error);
+        }
+        let snapshotted = snapshotted(&ended, log);
+        log.note(&format!("stopped: {snapshotted}, the journal is sealed ({} ms)", start.elapsed().as_millis()));
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// Logs each SIGHUP, which ends no server: there is nothing that it reads again.
+fn ignore_hangups(log: &Log) -> io::Result<()> {
+    let Some(mut hangups) = hangups()? else { return Ok(()) };
+    let log = log.clone();
+    tokio::spawn(async move {
+        while hangups.recv().await.is_some() {
+            log.note(
+                "SIGHUP is ignored: the server reads its configuration and its certificate only when it starts; restart it to \
+                 load others, SIGTERM stops it",
+            );
+        }
+    });
+    Ok(())
+}
+
+/// Refuses a certificate that no client would trust. Returns a warning of one that will not hold for long.
+fn check_certificate(file: &Path, now: Timestamp) -> anyhow::Result<Option<String>> {
+    let Some(validity) = Validity::of_file(file) else { return Ok(None) };
+    let named = file.display().to_string();
+    let named = named.escape_debug();
+    if let Err(reason) = validity.check(now) {
+        return Err(UsageError(format!("the certificate '{named}' cannot be used: {reason}")).into());
+    }
+    Ok(validity.warning(now).map(|warning| format!("warning: the certificate '{named}' {warning}")))
+}
+
+/// Events go to the log for clients, to the metrics, and to the operator.
+fn sink(events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>, log: &Log) -> EventSink {
+    let (events, metrics, clock, log) = (Arc::clone(events), Arc::clone(metrics), Arc::clone(clock), log.clone());
+    Arc::new(move |event: &Event| {
+        let time = clock.now();
+        metrics.observe(event);
+        events.add(event, time);
+        log.event(event, time);
+    })
+}
+
+/// Creates the services of the configuration that are not there, and returns those that could not be created.
+async fn create_missing(server: &Server, config: &Config, log: &Log) -> BTreeSet<Name> {
+    // A task of its own: when the server is told to stop meanwhile, it is not left half-way.
+    let creating = |service: ServiceConfig| async {
+        (service.clone(), tokio::spawn(create(server.clone(), service)).await.map_err(anyhow::Error::from).flatten())
+    };
+    // One that takes long, or cannot be created, keeps no other from being served.
+    let mut created = stream::iter(config.services.clone()).map(creating).buffered(CREATED_AT_ONCE);
+    let mut not_created = BTreeSet::new();
+    while let Some((service, created)) = created.next().await {
+        let Err(error) = created else { continue };
+        let name = &service.name;
+        let is_refused_for_now = matches!(error.downcast_ref(), Some(LaunchError::UnderPressure(_)));
+        let then = if is_refused_for_now { "; it is created as soon as the host is relieved" } else { "" };
+        log.note(&format!("service '{name}' of the configuration is missing, and cannot be created: {error:#}{then}"));
+        if is_refused_for_now {
+            tokio::spawn(create_admitted(server.clone(), service.clone(), log.clone()));
+        }
+        not_created.insert(name.clone());
+    }
+    not_created
+}
+
+/// Creates a service that was refused for the pressure on the host, once that is over.
+async fn create_admitted(server: Server, service: ServiceConfig, log: Log) {
+    let name = service.name.clone();
+    loop {
+        server.host().admitted().await;
+        match create(server.clone(), service.clone()).await {
+            Ok(()) => return,
+            Err(error) if matches!(error.downcast_ref(), Some(LaunchError::UnderPressure(_))) => {}
+            Err(error) => {
+                return log.note(&format!("service '{name}' of the configuration cannot be created: {error:#}"));
+            }
+        }
+    }
+}
+
+/// Creates a service if it is not there.
+async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
+    let ServiceConfig { name, workload, size, failover, thresholds } = service;
+    if server.host().entry(&name)?.is_some() {
+        return Ok(());
+    }
+    let settings = server.config().settings(Some(&size), Some(thresholds), failover).map_err(UsageError)?;
+    let (workload, bytes) = tokio::task::spawn_blocking(move || load_workload(&workload)).await??;
+    let (secret, epoch) = (random()?, random_epoch()?);
+    let workload_bytes = bytes.into();
+    let new = NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage: None };
+    Ok(server.host().create_durable_service(new).await?)
+}
+
+/// How many of the services are served, and what keeps the others from it.
+fn standing(host: &Host, mut not_created: BTreeSet<Name>) -> anyhow::Result<String> {
+    let entries = host.entries()?;
+    not_created.retain(|name| !entries.contains_key(name));
+    let idle = host.idle_services();
+    let orphans = idle.keys().filter(|name| !entries.contains_key(*name) && !not_created.contains(*name)).count();
+    let (running, idle): (Vec<_>, Vec<_>) = entries.into_keys().partition(|name| host.has_service(name));
+    let quarantined = idle.iter().filter(|name| host.quarantined(name).is_some()).count();
+    let others = [
+        (idle.len() - quarantined, "stopped"),
+        (quarantined, "quarantined"),
+        (not_created.len(), "could not be created"),
+        (orphans, "not in the catalog"),
+    ];
+    let others: Vec<String> =
+        others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")).collect();
+    let all = running.len() + idle.len() + not_created.len() + orphans;
+    let why = if others.is_empty() { String::new() } else { format!(": {}", others.join(", ")) };
+    Ok(format!("serving {} of {all} services{why}", running.len()))
+}
+
+/// How many of the services that ran are snapshotted. The others are told, a line each.
+fn snapshotted(ended: &Ended, log: &Log) -> String {
+    let Ended { services, not_snapshotted } = ended;
+    for (name, reason) in not_snapshotted {
+        log.note(&format!("service '{name}' is not snapshotted, and the next start replays it: {reason}"));
+    }
+    match not_snapshotted.len() {
+        0 => "every service is snapshotted".into(),
+        others => format!("{} of {services} services are snapshotted", services.saturating_sub(others)),
+    }
+}
+
+/// Lets the process have as many files as it may: each connection is one, and shells give a thousand.
+fn raise_file_limit(config: &Config, log: &Log) {
+    let connections = u64::from(config.server.limits.connections_max);
+    // Segments, snapshots, pipes, and what the libraries have.
+    let wanted = connections + FILES_BESIDE;
+    if let Err(error) = rlimit::increase_nofile_limit(wanted) {
+        log.note(&format!("the limit of open files cannot be raised: {error}"));
+    }
+}
+
+/// Why there is no configuration: who stands in a data directory expects it to be served.
+fn unreadable(errors: &ConfigErrors, config: &Path, data: Option<&Path>) -> anyhow::Error {
+    // The folder that one is in has an empty name.
+    let folder = config.parent().unwrap_or(Path::new(""));
+    let is_data = |path: &Path| path.join(CATALOG_FILE).is_file();
+    let of_init = Path::new("..").join(CONFIG_FILE);
+    match &errors.0[..] {
+        [error @ ConfigError::Missing { .. }] if is_data(folder) && folder.join(&of_init).is_file() => UsageError(format!(
+            "{error}, and this is the data directory of another: lifeboat serve --config {}",
+            folder.join(&of_init).display().to_string().escape_debug()
+        ))
+        .into(),
+        [error @ ConfigError::Missing { .. }] if is_data(folder) || data.is_some_and(is_data) => UsageError(format!(
+            "{error}, for a data directory that lifeboat run made, too: move it to FOLDER/data, and lifeboat init FOLDER adds an \
+             admin and a configuration; its services stay"
+        ))
+        .into(),
+        _ => usage(errors),
+    }
+}
+
+fn usage(errors: &ConfigErrors) -> anyhow::Error {
+    UsageErrors(errors.0.iter().map(ToString::to_string).collect()).into()
+}
+
+/// Waits for a signal that is not the echo of the one at `first`.
+async fn asked_again(stop: &mut Stop, first: Instant) {
+    loop {
+        stop.asked().await;
+        if first.elapsed() >= ASKED_AGAIN_MIN {
+            return;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_warned_of_before_it_expires_and_refused_after() {
+        let file = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tls/server.pem"));
+        let end = Validity::of_file(file).expect("a certificate").not_after;
+        let before = |days: u64| Timestamp(end.0 - days * 24 * 60 * 60 * 1_000_000_000);
+        assert_eq!(check_certificate(file, before(31)).expect("it holds"), None);
+        let warning = check_certificate(file, before(10)).expect("it holds").expect("not for long");
+        assert!(warning.starts_with("warning: the certificate '"), "{warning}");
+        let told = "server.pem' expires in 10 days, at 2126-10-29T19:25:26Z; renew it and restart the server";
+        assert!(warning.ends_with(told), "{warning}");
+        let refused = check_certificate(file, Timestamp(end.0 + 1)).expect_err("it does not").to_string();
+        assert!(refused.contains("server.pem' cannot be used: it expired at 2126-10-29T19:25:26Z"), "{refused}");
+    }
+}

@@ -1,0 +1,182 @@
+//! What an operator reads of a server: events and notes, in the order in which they came.
+//!
+//! A thread of its own prints them, so that nobody waits for a terminal that stands still.
+
+use lifeboat_api::clock::{Clock, SystemClock, Timestamp, Utc};
+use lifeboat_api::event::Event;
+use lifeboat_api::size::grouped;
+use lifeboat_api::text::plain;
+use serde::Serialize;
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::time::Duration;
+
+/// Events that wait to be printed: beyond that they are counted, and not printed. What the server says of itself is little,
+/// and always printed.
+const EVENTS_MAX: usize = 4_096;
+
+/// How long the end of a server waits for its last lines.
+const FLUSH_MAX: Duration = Duration::from_secs(2);
+
+/// By which systemd tells a process that its output goes to the journal: `DEVICE:INODE` of the stream.
+const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
+
+enum Line {
+    /// To standard error, with its time unless somebody else writes it.
+    Note(Timestamp, String),
+    /// The same of an event.
+    Event(Timestamp, String),
+    /// An event to standard output.
+    Json(String),
+    /// Tells that all before are printed.
+    Flush(Sender<()>),
+}
+
+/// The lines of a server. Clones lead to the same thread, which ends with the last of them.
+#[derive(Debug, Clone)]
+pub(super) struct Log {
+    lines: Sender<Line>,
+    waiting: Arc<Waiting>,
+    events_are_json: bool,
+}
+
+/// Events on their way to the thread that prints.
+#[derive(Debug, Default)]
+struct Waiting {
+    count: AtomicUsize,
+    /// Those that were too many.
+    not_printed: AtomicU64,
+}
+
+impl Log {
+    /// Events go to standard output if they are JSON, to standard error otherwise.
+    pub(super) fn start(events_are_json: bool) -> io::Result<Self> {
+        let stderr = std::fs::metadata("/dev/stderr").map(|file| (file.dev(), file.ino())).ok();
+        let journal = std::env::var(JOURNAL_VARIABLE).ok().and_then(|text| journal_stream(&text));
+        let has_times = stderr.is_none() || stderr != journal;
+        let (lines, printed) = mpsc::channel();
+        let log = Self { lines, waiting: Arc::default(), events_are_json };
+        let waiting = Arc::clone(&log.waiting);
+        std::thread::Builder::new().name("log".into()).spawn(move || print(&printed, has_times, &waiting))?;
+        Ok(log)
+    }
+
+    /// Adds a line of the server's own.
+    pub(super) fn note(&self, text: &str) {
+        self.add(Line::Note(SystemClock.now(), format!("lifeboat: {}", plain(text))));
+    }
+
+    /// Adds an event.
+    pub(super) fn event(&self, event: &Event, time: Timestamp) {
+        if self.waiting.count.fetch_add(1, Ordering::Relaxed) >= EVENTS_MAX {
+            self.waiting.count.fetch_sub(1, Ordering::Relaxed);
+            self.waiting.not_printed.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        self.add(if self.events_are_json {
+            Line::Json(Timed::new(time, event).json())
+        } else {
+            Line::Event(time, event.to_string())
+        });
+    }
+
+    /// Waits until what was added is printed, or for [`FLUSH_MAX`].
+    pub(super) fn flush(&self) {
+        let (flushed, is_flushed) = mpsc::channel();
+        self.add(Line::Flush(flushed));
+        let _ = is_flushed.recv_timeout(FLUSH_MAX);
+    }
+
+    fn add(&self, line: Line) {
+        // The thread lives as long as this.
+        let _ = self.lines.send(line);
+    }
+}
+
+/// Prints until the last [`Log`] is gone. Who closed a stream does not want to know.
+fn print(lines: &Receiver<Line>, has_times: bool, waiting: &Waiting) {
+    let tell = |time: Timestamp, text: &str| {
+        let mut stderr = io::stderr().lock();
+        let _ = if has_times { writeln!(stderr, "{} {text}", Utc(time)) } else { writeln!(stderr, "{text}") };
+    };
+    for line in lines {
+        if matches!(line, Line::Event(..) | Line::Json(_)) {
+            waiting.count.fetch_sub(1, Ordering::Relaxed);
+        }
+        let missed = waiting.not_printed.swap(0, Ordering::Relaxed);
+        if missed > 0 {
+            let missed = grouped(missed);
+            tell(
+                SystemClock.now(),
+                &format!("lifeboat: {missed} events were not printed: they came faster than they could be"),
+            );
+        }
+        match line {
+            Line::Note(time, text) | Line::Event(time, text) => tell(time, &text),
+            Line::Json(line) => drop(writeln!(io::stdout().lock(), "{line}")),
+            Line::Flush(flushed) => drop(flushed.send(())),
+        }
+    }
+}
+
+/// An event with its time, as it is printed.
+#[derive(Serialize)]
+struct Timed<'a> {
+    time: String,
+    #[serde(flatten)]
+    event: &'a Event,
+}
+
+impl<'a> Timed<'a> {
+    fn new(time: Timestamp, event: &'a Event) -> Self {
+        Self { time: format!("{:.6}", Utc(time)), event }
+    }
+
+    fn json(&self) -> String {
+        lifeboat_api::lines::escaped_text(serde_json::to_string(self).unwrap_or_default())
+    }
+}
+
+/// The device and the file number of the journal, as [`JOURNAL_VARIABLE`] tells them.
+fn journal_stream(text: &str) -> Option<(u64, u64)> {
+    let (device, file) = text.split_once(':')?;
+    Some((device.parse().ok()?, file.parse().ok()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::name::Name;
+
+    #[test]
+    fn the_journal_of_systemd_is_known_by_its_stream() {
+        assert_eq!(journal_stream("9:4711"), Some((9, 4_711)));
+        for wrong in ["", "9", ":", "9:x", "9:4711:"] {
+            assert_eq!(journal_stream(wrong), None, "{wrong}");
+        }
+    }
+
+    #[test]
+    fn an_event_is_printed_with_its_time() {
+        let event = Event::Started { service: Name::new("bank").expect("a name") };
+        let time = Timestamp(1_772_366_400_000_001_000);
+        let line = r#"{"time":"2026-03-01T12:00:00.000001Z","event":"started","service":"bank"}"#;
+        assert_eq!(Timed::new(time, &event).json(), line);
+    }
+
+    #[test]
+    fn events_that_nobody_prints_are_counted_and_notes_are_kept() {
+        let (lines, unread) = mpsc::channel();
+        let log = Log { lines, waiting: Arc::default(), events_are_json: false };
+        let event = Event::Started { service: Name::new("bank").expect("a name") };
+        (0..EVENTS_MAX + 2).for_each(|_| log.event(&event, Timestamp(0)));
+        log.note("a line");
+        assert_eq!(log.waiting.not_printed.load(Ordering::Relaxed), 2);
+        drop(log);
+        let (notes, events): (Vec<_>, Vec<_>) = unread.iter().partition(|line| matches!(line, Line::Note(..)));
+        assert_eq!((notes.len(), events.len()), (1, EVENTS_MAX));
+    }
+}

@@ -1,0 +1,204 @@
+//! `lifeboat simulate`: plays a scenario, shows how it goes, and reports.
+//!
+//! The report alone goes to standard output. What goes on goes to standard error: on a terminal a meter for every
+//! service with the event lines above them, elsewhere plain lines.
+
+mod live;
+
+use super::{UsageError, arguments, exit, is_pipe_open, remote};
+use anyhow::Context;
+use clap::{Args, ValueEnum};
+use lifeboat_api::event::Event;
+use lifeboat_api::name::Name;
+use lifeboat_host::service::LaunchError;
+use lifeboat_simulate::{
+    Observer, Options, Report, SEED_DEFAULT, SabotageKind, Scenario, ServiceView, SimulateError, run,
+};
+use std::io::{self, IsTerminal, Write};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+The built-in scenario has three machines, four services of different workloads and three users, and takes some seconds;
+with --pace 500 it takes about ten, in which the meters can be read.
+A scenario of your own is a TOML file with [[machine]], [[size]], [[service]], [[user]] and [[traffic]] tables; unknown
+keys are refused with their line.
+
+Each acknowledged transaction is run once more, in order, in one VM with room for everything, from what the clients
+know alone. Every answer must be equal: `lost 0, duplicated 0`.";
+
+/// Drive a fleet of services with users and traffic, and prove that nothing was lost.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Simulate {
+    /// Number that ids, secrets, tokens and traffic are drawn from: the same one gives the same run, fuel included.
+    #[arg(long, value_name = "N", default_value_t = SEED_DEFAULT, value_parser = arguments::whole, allow_negative_numbers = true)]
+    seed: u64,
+
+    /// Send N transactions a second, so that one can watch; the report is the same [default: as many as the host can]
+    #[arg(long, value_name = "N", value_parser = arguments::pace, allow_negative_numbers = true)]
+    pace: Option<NonZeroU32>,
+
+    /// Print the report as JSON. All that differs between two runs of one seed is in objects called `timings`.
+    #[arg(long)]
+    json: bool,
+
+    /// Break the promise at one transaction, to show that the reconciliation notices.
+    #[arg(long, value_name = "HOW", hide = true)]
+    sabotage: Option<Sabotage>,
+
+    /// Scenario to play, a TOML file; workloads that it names are relative to its folder. The built-in one if omitted.
+    #[arg(value_name = "SCENARIO.toml")]
+    scenario: Option<PathBuf>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Sabotage {
+    /// Answer one and forget it.
+    DropOne,
+    /// Answer one and execute it twice.
+    DoubleOne,
+}
+
+impl Simulate {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let scenario = match &self.scenario {
+            None => Scenario::built_in(),
+            Some(path) => Scenario::read(path).map_err(|error| UsageError(error.to_string()))?,
+        };
+        let sabotage = self.sabotage.map(|sabotage| match sabotage {
+            Sabotage::DropOne => SabotageKind::DropOne,
+            Sabotage::DoubleOne => SabotageKind::DoubleOne,
+        });
+        let options = Options { seed: self.seed, pace: self.pace, sabotage };
+        let mut view = View::choose(self.json);
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .context("failed to start the simulation")?;
+        let played = runtime.block_on(run(&scenario, options, &mut view));
+        view.close();
+        let report = played.map_err(sorted)?;
+        print(&report, self.json)?;
+        Ok(ExitCode::from(if report.is_reconciled() { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+}
+
+/// The error that says which exit code it means.
+fn sorted(error: SimulateError) -> anyhow::Error {
+    match error {
+        SimulateError::Load(error) => error.into(),
+        SimulateError::Engine(error) => error.into(),
+        // The scenario gave its machines too little.
+        SimulateError::Launch(LaunchError::NoRoom(error)) => UsageError(error.to_string()).into(),
+        SimulateError::Launch(error) => error.into(),
+        error => error.into(),
+    }
+}
+
+/// Writes the report. That its reader has gone is no error.
+fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
+    let text = if as_json { lifeboat_api::lines::json_lines(report)? } else { remote::fitting(report.to_string()) };
+    let mut stdout = io::stdout().lock();
+    is_pipe_open(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
+        .context("failed to write the report")?;
+    Ok(())
+}
+
+/// How the run is shown while it lasts.
+enum View {
+    /// Meters with the event lines above them.
+    Live(live::Live),
+    /// Event lines, and usage lines every tenth of the run.
+    Lines(Lines),
+}
+
+impl View {
+    fn choose(as_json: bool) -> Self {
+        if io::stderr().is_terminal() && !as_json {
+            return Self::Live(live::Live::new());
+        }
+        Self::Lines(Lines { shows_usage: !as_json, total: 0 })
+    }
+
+    fn close(&mut self) {
+        if let Self::Live(live) = self {
+            live.close();
+        }
+    }
+}
+
+impl Observer for View {
+    fn starting(&mut self, service: &Name) {
+        if let Self::Live(live) = self {
+            live.starting(service);
+        }
+    }
+
+    fn started(&mut self, services: &[ServiceView], total: u64) {
+        match self {
+            Self::Live(live) => live.started(services, total),
+            Self::Lines(lines) => lines.started(services, total),
+        }
+    }
+
+    fn event(&mut self, event: &Event) {
+        // Guests end what they say of a panic with empty lines.
+        if matches!(event, Event::Log { line, .. } if line.is_empty()) {
+            return;
+        }
+        match self {
+            Self::Live(live) => live.event(event),
+            Self::Lines(lines) => lines.event(event),
+        }
+    }
+
+    fn answered(&mut self, services: &[ServiceView], service: usize, done: u64) {
+        match self {
+            Self::Live(live) => live.answered(services, service, done),
+            Self::Lines(lines) => lines.answered(services, service, done),
+        }
+    }
+
+    fn reconciling(&mut self, service: &Name) {
+        if let Self::Live(live) = self {
+            live.reconciling(service);
+        }
+    }
+}
+
+/// Plain lines on standard error, for pipes and files.
+struct Lines {
+    shows_usage: bool,
+    total: u64,
+}
+
+/// Usage is told after each of this many parts of the run.
+const USAGE_PARTS: u64 = 10;
+
+// Whoever reads standard error may have gone; the run goes on.
+impl Observer for Lines {
+    fn started(&mut self, _services: &[ServiceView], total: u64) {
+        self.total = total;
+    }
+
+    fn event(&mut self, event: &Event) {
+        let _ = writeln!(io::stderr(), "{event}");
+    }
+
+    fn answered(&mut self, services: &[ServiceView], _service: usize, done: u64) {
+        let part = (self.total / USAGE_PARTS).max(1);
+        if !self.shows_usage || !done.is_multiple_of(part) {
+            return;
+        }
+        let mut text = String::new();
+        for ServiceView { status, .. } in services {
+            let (cpu, memory) = (status.meter.cpu.utilisation_percent(), status.meter.memory.utilisation_percent());
+            let (vm, machine, size) = (&status.vm, &status.machine, &status.size);
+            text +=
+                &format!("Usage after {done} requests: {vm} on {machine} ({size}) cpu {cpu:.1}% memory {memory:.1}%\n");
+        }
+        let _ = io::stderr().write_all(text.as_bytes());
+    }
+}

@@ -1,0 +1,233 @@
+//! The live view of a simulation: one meter line for every service, the whole run below them.
+
+use super::super::help;
+use clap::builder::styling::{AnsiColor, Style};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lifeboat_api::event::Event;
+use lifeboat_api::meter::{Percent, Usage};
+use lifeboat_api::name::Name;
+use lifeboat_simulate::{Observer, ServiceView};
+use std::time::{Duration, Instant};
+use terminal_size::{Width, terminal_size_of};
+
+/// How often the meters are drawn: more would only cost time.
+const DRAW_INTERVAL: Duration = Duration::from_millis(50);
+
+/// The cells of a meter: as many as the terminal has room for, within these bounds.
+const METER_CELLS_MIN: usize = 4;
+/// The most.
+const METER_CELLS_MAX: usize = 20;
+
+/// Columns of a terminal that does not say how many it has.
+const COLUMNS: usize = 80;
+
+/// What stands before the second line of an event.
+const INDENT: &str = "    ";
+
+/// A meter this many points below its threshold or nearer is marked.
+const NEAR_POINTS: u16 = 10;
+
+const GREEN: Style = AnsiColor::Green.on_default();
+const YELLOW: Style = AnsiColor::Yellow.on_default();
+const RED: Style = AnsiColor::Red.on_default();
+const CYAN: Style = AnsiColor::Cyan.on_default();
+
+pub(super) struct Live {
+    bars: MultiProgress,
+    meters: Vec<ProgressBar>,
+    /// The whole run, below them.
+    whole: ProgressBar,
+    /// When the meters were drawn. None if that is due: a failover is shown at once.
+    drawn: Option<Instant>,
+    /// Services whose line does not show their last state.
+    stale: Vec<bool>,
+    has_colours: bool,
+    widths: Widths,
+}
+
+/// Of the columns of all meters: the widest cells until now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Widths {
+    vm: usize,
+    machine: usize,
+    size: usize,
+}
+
+impl Widths {
+    fn add(&mut self, ServiceView { status, .. }: &ServiceView) {
+        // Three digits of VM numbers, and the slash.
+        self.vm = self.vm.max(status.vm.service.len() + 4);
+        self.machine = self.machine.max(status.machine.len());
+        self.size = self.size.max(status.size.chars().count());
+    }
+
+    /// How many cells the two meters of a line may have each.
+    fn cells(self, columns: usize) -> usize {
+        // Spaces, names, percentages, marks, and the longest condition.
+        let beside = self.vm + self.machine + self.size + 32 + "  unmovable".len();
+        (columns.saturating_sub(beside) / 2).clamp(METER_CELLS_MIN, METER_CELLS_MAX)
+    }
+}
+
+fn columns() -> usize {
+    terminal_size_of(std::io::stderr()).map_or(COLUMNS, |(Width(columns), _)| columns.into())
+}
+
+impl Live {
+    pub(super) fn new() -> Self {
+        let bars = MultiProgress::with_draw_target(ProgressDrawTarget::stderr());
+        let whole = bars.add(ProgressBar::new_spinner().with_style(text_style()));
+        Self {
+            bars,
+            meters: Vec::new(),
+            whole,
+            drawn: None,
+            stale: Vec::new(),
+            // See https://no-color.org.
+            has_colours: std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
+            widths: Widths::default(),
+        }
+    }
+
+    /// Takes the meters off the screen; the event lines stay.
+    pub(super) fn close(&mut self) {
+        let _ = self.bars.clear();
+    }
+
+    fn draw(&mut self, services: &[ServiceView]) {
+        let before = self.widths;
+        services.iter().for_each(|view| self.widths.add(view));
+        if self.widths != before {
+            self.stale.fill(true);
+        }
+        let cells = self.widths.cells(columns());
+        for (service, view) in services.iter().enumerate() {
+            if std::mem::take(&mut self.stale[service]) {
+                self.meters[service].set_message(self.line(view, cells));
+            }
+        }
+        self.drawn = Some(Instant::now());
+    }
+
+    fn line(&self, ServiceView { status, thresholds }: &ServiceView, cells: usize) -> String {
+        let vm = status.vm.to_string();
+        let condition = match (&status.stopped, &status.degraded, &status.unmovable) {
+            (Some(_), _, _) => "  stopped",
+            (_, Some(_), _) => "  degraded",
+            (_, _, Some(_)) => "  unmovable",
+            _ => "",
+        };
+        let Widths { vm: vm_width, machine: machine_width, size: size_width } = self.widths;
+        format!(
+            "{vm:<vm_width$}  {:<machine_width$}  {:<size_width$}  cpu {}  mem {}{condition}",
+            status.machine,
+            status.size,
+            self.meter(status.meter.cpu, thresholds.cpu, cells),
+            self.meter(status.meter.memory, thresholds.memory, cells),
+        )
+        .trim_end()
+        .to_owned()
+    }
+
+    /// `━━━━━━━━╌╌  80.0%`, with a mark when it is near the threshold.
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to cells")]
+    #[expect(clippy::cast_precision_loss, reason = "at most METER_CELLS_MAX")]
+    fn meter(&self, usage: Usage, threshold: Percent, cells: usize) -> String {
+        let percent = usage.utilisation_percent();
+        let filled = (percent.min(100.0) / 100.0 * cells as f64).round() as usize;
+        let empty = cells - filled;
+        let is_near = threshold.less_points(NEAR_POINTS).reached(usage.used, usage.limit);
+        let (style, mark) = match (threshold.reached(usage.used, usage.limit), is_near) {
+            (true, _) => (RED, '!'),
+            (_, true) => (YELLOW, '!'),
+            _ => (GREEN, ' '),
+        };
+        self.styled(style, &format!("{}{} {percent:>5.1}%{mark}", "━".repeat(filled), "╌".repeat(empty)))
+    }
+
+    fn styled(&self, style: Style, text: &str) -> String {
+        if self.has_colours { format!("{style}{text}{style:#}") } else { text.to_owned() }
+    }
+}
+
+impl Observer for Live {
+    fn starting(&mut self, service: &Name) {
+        self.whole.set_message(format!("compiling the workload of {service}"));
+        self.whole.tick();
+    }
+
+    fn started(&mut self, services: &[ServiceView], total: u64) {
+        self.stale = vec![true; services.len()];
+        let meter = || self.bars.insert_before(&self.whole, ProgressBar::new_spinner().with_style(text_style()));
+        self.meters = services.iter().map(|_| meter()).collect();
+        let style = ProgressStyle::with_template("{bar:40} {human_pos} of {human_len} requests");
+        self.whole.set_style(style.expect("a literal template").progress_chars("━━╌"));
+        self.whole.set_length(total);
+        self.draw(services);
+    }
+
+    fn event(&mut self, event: &Event) {
+        let style = match event {
+            Event::Failover(_) => CYAN,
+            Event::SlaFailure(_) => YELLOW,
+            Event::Degraded { .. } | Event::Unmovable { .. } | Event::Stopped { .. } => RED,
+            _ => Style::new(),
+        };
+        if matches!(event, Event::Failover(_)) {
+            self.drawn = None;
+        }
+        for line in event_lines(&event.to_string(), columns()) {
+            let _ = self.bars.println(self.styled(style, &line));
+        }
+    }
+
+    fn answered(&mut self, services: &[ServiceView], service: usize, done: u64) {
+        self.stale[service] = true;
+        if self.drawn.is_some_and(|drawn| drawn.elapsed() < DRAW_INTERVAL) {
+            return;
+        }
+        self.draw(services);
+        // Repetitions come on top of what was expected.
+        self.whole.set_length(self.whole.length().unwrap_or(0).max(done));
+        self.whole.set_position(done);
+    }
+
+    fn reconciling(&mut self, service: &Name) {
+        self.whole.set_style(text_style());
+        self.whole.set_message(format!("reconciling {service}: every transaction once more, in one VM"));
+        self.whole.tick();
+    }
+}
+
+/// An event, broken so that it fits.
+fn event_lines(text: &str, columns: usize) -> Vec<String> {
+    let text = help::broken(text, columns.saturating_sub(INDENT.len()));
+    let indented = |(index, line): (usize, &str)| if index == 0 { line.to_owned() } else { format!("{INDENT}{line}") };
+    text.lines().enumerate().map(indented).collect()
+}
+
+fn text_style() -> ProgressStyle {
+    ProgressStyle::with_template("{wide_msg}").expect("a literal template")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_and_a_meter_fit_eighty_columns() {
+        let text = "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)";
+        let lines = event_lines(text, 80);
+        let expected = [
+            "Trigger process failover: triggered: bank/1 on m1 -> bank/2 on m2 (state",
+            "    22.8 kB, replayed 0, pause 0.9 ms)",
+        ];
+        assert_eq!(lines, expected);
+        assert_eq!(event_lines("", 80), Vec::<String>::new());
+        let widths = Widths { vm: "journal/123".len(), machine: 2, size: 4 };
+        let line = |cells: usize| widths.vm + widths.machine + widths.size + 32 + "  unmovable".len() + 2 * cells;
+        assert_eq!(widths.cells(80), 10);
+        assert!(line(widths.cells(80)) <= 80 && line(widths.cells(80) + 1) > 80);
+        assert_eq!((widths.cells(20), widths.cells(1_000)), (METER_CELLS_MIN, METER_CELLS_MAX));
+    }
+}

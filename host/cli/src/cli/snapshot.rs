@@ -1,0 +1,86 @@
+//! `lifeboat snapshot`: a service's state as a portable file.
+
+use super::data::{Data, graded, runtime, scratch, tell_if_cut_off};
+use super::{FindingError, UsageError, exit, with_need};
+use clap::Args;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::{Bytes, grouped};
+use lifeboat_host::portable::{Portable, PortableError};
+use lifeboat_vm::rehydrate::RehydrateError;
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+The file holds the state, the workload and the settings, and no secret; `lifeboat restore` makes a service of it,
+anywhere. Nothing in the data directory is changed. Of a quarantined service what can be trusted is written, standard
+error says up to which transaction, and the exit code is 1; without its workload nothing is.";
+
+/// Arguments of `snapshot`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Snapshot {
+    #[command(flatten)]
+    data: Data,
+    /// The file to write; one that exists is not overwritten
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+}
+
+impl Snapshot {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let locked = self.data.look()?;
+        let found = self.data.find(&locked, &self.service)?;
+        // Before the work, and once more when it is done.
+        if self.out.symlink_metadata().is_ok() {
+            let file = self.out.display().to_string().escape_debug().to_string();
+            return Err(UsageError(PortableError::Exists { file }.to_string()).into());
+        }
+        let storage = &**locked.storage();
+        let runtime = runtime()?;
+        let (scratch, program) = scratch(&runtime, storage, &found)?;
+        let state = runtime
+            .block_on(scratch.state(storage, &program, &found, None))
+            .map_err(|error| self.data.no_state(error))?;
+        let (record, mut course) = (state.record, state.course.clone());
+        course.forgotten_id_time = found.newest_id_time(state.sequence);
+        let exported = runtime.block_on(scratch.export(scratch.subject_of(&program, &found), state));
+        let snapshot = exported.map_err(|error| match RehydrateError::from(error) {
+            error if error.is_transient() => anyhow::Error::from(error),
+            error => FindingError(format!("the state of '{}' cannot be exported: {error}", found.name)).into(),
+        })?;
+        let portable = Portable {
+            service: found.name.clone(),
+            record,
+            course,
+            workload_hash: found.entry.workload,
+            workload: lifeboat_host::data::read_workload(storage, &found.entry.workload).map_err(graded)?.into(),
+            settings: found.entry.settings.clone(),
+            snapshot,
+        };
+        portable.write(&self.out).map_err(|error| match error {
+            // The file that the command line names.
+            PortableError::Exists { .. } => UsageError(error.to_string()).into(),
+            error if error.is_no_room() => with_need(error, "the file", portable.bytes_min()),
+            PortableError::Storage { action: "create", .. } => {
+                UsageError(format!("{:#}; name a file in a directory that may be written", anyhow::Error::from(error)))
+                    .into()
+            }
+            error => anyhow::Error::from(error),
+        })?;
+        let sequence = portable.snapshot.sequence();
+        let is_cut_off = tell_if_cut_off(&found, sequence);
+        let _ = writeln!(
+            io::stderr(),
+            "{}: state after transaction {} ({}) written to '{}'",
+            found.name,
+            grouped(sequence.0),
+            Bytes(portable.snapshot.state_bytes()),
+            self.out.display().to_string().escape_debug(),
+        );
+        Ok(ExitCode::from(if is_cut_off { exit::SOME_NOT_OK } else { exit::OK }))
+    }
+}

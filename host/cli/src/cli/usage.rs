@@ -1,0 +1,154 @@
+//! `lifeboat usage`: how full the VMs of the server are, and what their services did.
+
+use super::exit;
+use super::remote::{self, Waiting, with_server};
+use clap::Args;
+use lifeboat_api::http::{AllUsage, ResourceUsage, Usage as ServiceUsage};
+use lifeboat_api::lines;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::grouped;
+use lifeboat_api::text::Printable;
+use lifeboat_client::{Client, ClientError};
+use std::io::{self, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+/// How often a watched table is drawn.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Characters of a bar.
+const BAR_CHARS: usize = 10;
+
+const AFTER_HELP: &str = "\
+Outcomes and failovers are counted since the server started, which the last line tells. The columns cpu and memory are of
+the VM that serves now.";
+
+/// Arguments of `usage`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Usage {
+    /// Go on each second, also when the server is started again: on a terminal in its place, elsewhere below
+    #[arg(long)]
+    watch: bool,
+    #[command(flatten)]
+    waiting: Waiting,
+    /// Print JSON, one object a line
+    #[arg(long)]
+    json: bool,
+    /// That of one service alone [default: all that one may observe]
+    #[arg(value_name = "SERVICE")]
+    service: Option<Name>,
+}
+
+impl Usage {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let backoff = self.waiting.backoff(self.watch);
+        with_server(async |client| {
+            let client = client.with_patience(backoff);
+            let is_terminal = remote::is_terminal() && !self.json;
+            let mut ticks = tokio::time::interval(PERIOD);
+            ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            loop {
+                ticks.tick().await;
+                let usage = client.ask_until_answered(async || self.ask(&client).await, &backoff).await?;
+                let mut text = if self.json { lines::json_line(&usage)? } else { shown(&usage, is_terminal) };
+                if self.watch && is_terminal {
+                    // Drawn over what is there, so that it does not flicker.
+                    text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
+                }
+                let mut out = io::stdout().lock();
+                let is_read = super::is_pipe_open(out.write_all(text.as_bytes()).and_then(|()| out.flush()))?;
+                if !self.watch || !is_read {
+                    return Ok(());
+                }
+            }
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+
+    async fn ask(&self, client: &Client) -> Result<AllUsage, ClientError> {
+        match &self.service {
+            None => client.all_usage().await,
+            Some(service) => {
+                let usage = client.usage(service).await?;
+                Ok(AllUsage { since: usage.since.clone(), host: None, services: vec![usage] })
+            }
+        }
+    }
+}
+
+fn shown(usage: &AllUsage, has_bars: bool) -> String {
+    let head = ["service", "vm", "machine", "cpu", "memory", "queue", "ok", "refused", "failed", "denied", "failovers"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(usage.services.iter().map(|service| row(service, has_bars)));
+    let mut text = remote::terminal_table(&rows);
+    let resources = usage.host.as_ref().and_then(|host| host["resources"].as_object());
+    for (resource, load) in resources.into_iter().flatten() {
+        if let Some(percent) = load["utilisation_percent"].as_f64() {
+            text += &format!("host {:<6} {}\n", Printable(resource).to_string(), gauge(percent, has_bars));
+        }
+    }
+    if let Some(since) = &usage.since {
+        text += &format!("counted since {}, when the server started\n", Printable(since));
+    }
+    text
+}
+
+fn row(usage: &ServiceUsage, has_bars: bool) -> Vec<String> {
+    let resource = |name: &str| {
+        let used = usage.vm.as_ref().and_then(|vm| vm.resources.get(name));
+        used.map_or("-".into(), |ResourceUsage { utilisation_percent, .. }| gauge(*utilisation_percent, has_bars))
+    };
+    let outcome = |name: &str| grouped(usage.outcomes.get(name).copied().unwrap_or(0));
+    let of_vm = |part: fn(&lifeboat_api::http::Vm) -> &String| {
+        usage.vm.as_ref().map_or("-".into(), |vm| Printable(part(vm)).to_string())
+    };
+    vec![
+        Printable(&usage.service).to_string(),
+        of_vm(|vm| &vm.id),
+        of_vm(|vm| &vm.machine),
+        resource("cpu"),
+        resource("memory"),
+        grouped(usage.queue_length as u64),
+        outcome("ok"),
+        outcome("refused"),
+        outcome("failed"),
+        outcome("denied"),
+        grouped(usage.failovers.values().sum()),
+    ]
+}
+
+/// A percentage, with a bar before it if it `has_bar`.
+fn gauge(percent: f64, has_bar: bool) -> String {
+    if !has_bar {
+        return format!("{percent:.1}%");
+    }
+    // Whatever the server says, it is between none and all.
+    let full = (percent.clamp(0.0, 100.0) / 100.0 * BAR_CHARS as f64).round() as usize;
+    format!("{}{} {percent:>5.1}%", "#".repeat(full), ".".repeat(BAR_CHARS - full))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_is_shown_to_who_may_see_it() {
+        let load = serde_json::json!({ "used": 1, "limit": 2, "unit": "bytes", "utilisation_percent": 50.0 });
+        let host = Some(serde_json::json!({ "resources": { "disk": load }, "under_pressure": [] }));
+        let all = AllUsage { since: Some("2026-03-01T12:00:00Z".into()), host, services: Vec::new() };
+        let text = shown(&all, false);
+        let end = "\nhost disk   50.0%\ncounted since 2026-03-01T12:00:00Z, when the server started\n";
+        assert!(text.ends_with(end), "{text}");
+        assert_eq!(shown(&AllUsage { host: None, ..all }, false).lines().count(), 2);
+    }
+
+    #[test]
+    fn bars_are_as_full_as_what_they_show() {
+        assert_eq!(gauge(0.0, true), "..........   0.0%");
+        assert_eq!(gauge(54.99, true), "#####.....  55.0%");
+        assert_eq!(gauge(250.0, true), "########## 250.0%");
+        assert_eq!(gauge(f64::NAN, true), "..........   NaN%");
+        assert_eq!(gauge(98.25, false), "98.2%");
+    }
+}

@@ -1,0 +1,201 @@
+//! `lifeboat user`: who may do what on the server.
+
+use super::remote::{self, Passwords, with_server};
+use super::{UsageError, data, exit, random_salt};
+use anyhow::Context;
+use clap::{Args, Subcommand, ValueEnum};
+use lifeboat_api::http::{Grants, User as Account};
+use lifeboat_api::name::Name;
+use lifeboat_api::text::Printable;
+use lifeboat_client::ClientError;
+use lifeboat_host::auth::check_password;
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+/// Arguments of `user`.
+#[derive(Debug, Args)]
+pub(crate) struct User {
+    #[command(subcommand)]
+    command: Command,
+    /// Print the result as JSON
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List all users, and what they may do.
+    List,
+    /// Add a user.
+    Add {
+        /// Who
+        #[arg(value_name = "NAME")]
+        user: Name,
+        /// Let them do everything
+        #[arg(long)]
+        admin: bool,
+        /// Read their password from the first line of standard input
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Change one's own password, or as an admin anybody's; all their tokens become void.
+    Passwd {
+        /// Of a user of this data directory, which no server has open: for an admin whose password is forgotten
+        #[arg(long, value_name = "DIR", requires = "user")]
+        data: Option<PathBuf>,
+        /// Whose [default: one's own]
+        #[arg(value_name = "NAME")]
+        user: Option<Name>,
+        /// Read passwords from standard input, a line each: for one's own the old one first, then the new one
+        #[arg(long)]
+        password_stdin: bool,
+    },
+    /// Let a user do something to a service, which may be deployed later.
+    Grant(GrantOf),
+    /// Take a grant away.
+    Revoke(GrantOf),
+    /// Remove a user.
+    Remove {
+        /// Who
+        #[arg(value_name = "NAME")]
+        user: Name,
+    },
+}
+
+#[derive(Debug, Args)]
+struct GrantOf {
+    /// Who
+    #[arg(value_name = "NAME")]
+    user: Name,
+    /// On which service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+    /// What: send transactions and queries; see usage and events; fail over, stop and start
+    #[arg(value_name = "GRANT", required = true)]
+    grants: Vec<GrantWord>,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum GrantWord {
+    Transact,
+    Observe,
+    Operate,
+}
+
+impl GrantWord {
+    fn word(self) -> &'static str {
+        match self {
+            Self::Transact => "transact",
+            Self::Observe => "observe",
+            Self::Operate => "operate",
+        }
+    }
+}
+
+impl User {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let json = self.json;
+        if let Command::Passwd { data: Some(directory), user: Some(user), password_stdin } = &self.command {
+            set_password(directory, user, Passwords { from_stdin: *password_stdin })?;
+            remote::print(json, &json!({ "user": user }), || format!("the password of {user} is changed"))?;
+            return Ok(ExitCode::from(exit::OK));
+        }
+        with_server(async |client| match self.command {
+            Command::List => {
+                let users = client.users().await?;
+                remote::print(json, &json!({ "users": users }), || list(&users))
+            }
+            Command::Add { user, admin, password_stdin } => {
+                let password = Passwords { from_stdin: password_stdin }.choose(&format!("Password for {user}"))?;
+                let added = client.add_user(&user, &password, admin).await?;
+                let role = if admin { "an admin" } else { "without a grant: lifeboat user grant gives some" };
+                remote::print(json, &added, || format!("added {user}, {role}"))
+            }
+            Command::Passwd { user, password_stdin, data: _ } => {
+                let me = client.who_am_i().await?.user;
+                let user = user.map_or_else(|| me.clone(), String::from);
+                let passwords = Passwords { from_stdin: password_stdin };
+                let old = if user == me { Some(passwords.ask("Old password")?) } else { None };
+                let new = passwords.choose(&format!("New password of {}", Printable(&user)))?;
+                client.set_password(&user, &new, old.as_deref()).await?;
+                let again = if user == me { "; log in again: lifeboat login" } else { "" };
+                remote::print(json, &json!({ "user": user }), || format!("the password of {user} is changed{again}"))
+            }
+            Command::Grant(GrantOf { user, service, grants }) => {
+                for grant in &grants {
+                    client.grant(&user, &service, grant.word()).await?;
+                }
+                let words = words(&grants);
+                // A grant may be there before its service: whether it is a slip, only who gave it can tell.
+                // They are given, whatever becomes of this question.
+                let is_there = match client.service(&service).await {
+                    Ok(_) => Some(true),
+                    Err(ClientError::Problem { code, .. }) if code == "not_found" => Some(false),
+                    Err(_) => None,
+                };
+                let shown = json!({ "user": user, "service": service, "granted": words, "service_exists": is_there });
+                remote::print(json, &shown, || {
+                    let missing = if is_there == Some(false) {
+                        format!("; there is no service '{service}' yet")
+                    } else {
+                        String::new()
+                    };
+                    format!("{user} may now {} {service}{missing}", words.join(", "))
+                })
+            }
+            Command::Revoke(GrantOf { user, service, grants }) => {
+                for grant in &grants {
+                    client.revoke(&user, &service, grant.word()).await?;
+                }
+                let words = words(&grants);
+                let shown = json!({ "user": user, "service": service, "revoked": words });
+                remote::print(json, &shown, || format!("{user} may no longer {} {service}", words.join(", ")))
+            }
+            Command::Remove { user } => {
+                client.remove_user(&user).await?;
+                remote::print(json, &json!({ "user": user }), || format!("removed {user}"))
+            }
+        })?;
+        Ok(ExitCode::from(exit::OK))
+    }
+}
+
+/// Gives a user of a data directory another password.
+fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::Result<()> {
+    let accounts = data::accounts(data::take(directory, false)?)?;
+    if accounts.account(user).is_none() {
+        let known: Vec<String> = accounts.list().into_iter().map(|account| account.user.to_string()).collect();
+        let remedy = if known.is_empty() {
+            "there are none: lifeboat init FOLDER, whose data directory this is, adds an admin".into()
+        } else {
+            format!("there are: {}", known.join(", "))
+        };
+        return Err(UsageError(format!("there is no user '{user}'; {remedy}")).into());
+    }
+    let password = passwords.choose(&format!("New password of {user}"))?;
+    check_password(&password).map_err(|error| UsageError(error.to_string()))?;
+    accounts.set_password(user, &password, &random_salt()?).context("cannot change the password")
+}
+
+fn words(grants: &[GrantWord]) -> Vec<&'static str> {
+    grants.iter().map(|grant| grant.word()).collect()
+}
+
+fn list(users: &[Account]) -> String {
+    let mut rows = vec![vec!["user".to_owned(), "role".into(), "grants".into()]];
+    rows.extend(users.iter().map(|user| {
+        let role = if user.is_admin { "admin" } else { "user" };
+        vec![Printable(&user.user).to_string(), role.into(), grants(&user.grants)]
+    }));
+    remote::terminal_table(&rows)
+}
+
+/// `bank: observe, transact; ledger: operate`.
+fn grants(grants: &Grants) -> String {
+    let of = |(service, words): (&String, &std::collections::BTreeSet<String>)| {
+        let words: Vec<&str> = words.iter().map(String::as_str).collect();
+        Printable(&format!("{service}: {}", words.join(", "))).to_string()
+    };
+    grants.iter().map(of).collect::<Vec<_>>().join("; ")
+}

@@ -1,0 +1,173 @@
+//! `lifeboat verify`: checks and replays what a data directory holds.
+
+use super::data::{Data, memories_max, read, runtime};
+use super::services::{journal_json, journal_lines, orphan_line};
+use super::{FindingError, exit, is_pipe_open, remote};
+use anyhow::Context;
+use clap::Args;
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use lifeboat_api::lines::json_lines;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::grouped;
+use lifeboat_api::text::{Printable, plain};
+use lifeboat_host::data::{Contents, FoundService, Locked};
+use lifeboat_host::scratch::Scratch;
+use lifeboat_host::verify::{Proof, transactions, verify};
+use serde_json::json;
+use std::io::{self, IsTerminal, Write};
+use std::process::ExitCode;
+use std::time::Duration;
+
+const AFTER_HELP: &str = "\
+The journal, the snapshots and the workloads are compared with their hashes. Then every transaction since the oldest
+snapshot is executed again in a scratch VM: each answer must be the recorded one, and at each newer snapshot the state
+must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Queries that ran
+between them are run again, since they may have changed the instance. Nothing is changed.";
+
+/// How often progress is drawn.
+const DRAW_INTERVAL: Duration = Duration::from_millis(100);
+
+/// Arguments of `verify`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Verify {
+    #[command(flatten)]
+    data: Data,
+    /// Print one JSON object instead of lines
+    #[arg(long)]
+    json: bool,
+    /// The service to prove [default: all]
+    #[arg(value_name = "SERVICE")]
+    service: Option<Name>,
+}
+
+impl Verify {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let (locked, contents) = match self.read() {
+            Ok(read) => read,
+            // The directory is not what was written; any other error says that it cannot be read.
+            Err(error) if error.is::<FindingError>() => {
+                let reason = plain(&format!("{error:#}"));
+                let text = if self.json {
+                    json_lines(&json!({"services": [], "directory": reason}))?
+                } else {
+                    remote::fitting(format!("directory damaged: {reason}\n"))
+                };
+                is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
+                return Ok(ExitCode::from(exit::SOME_NOT_OK));
+            }
+            Err(error) => return Err(error),
+        };
+        let is_wanted = |found: &&FoundService| self.service.as_ref().is_none_or(|service| found.name == *service);
+        let wanted: Vec<&FoundService> = contents.services.iter().filter(is_wanted).collect();
+        if let (Some(service), []) = (&self.service, &wanted[..]) {
+            return Err(self.data.no_service(service, &contents.orphans));
+        }
+        let orphans = if self.service.is_none() { &contents.orphans[..] } else { &[] };
+        let mut proofs = Vec::new();
+        let journal = remote::fitting(journal_lines(&contents.recovery));
+        if !self.json && !is_pipe_open(io::stdout().write_all(journal.as_bytes()))? {
+            return Ok(ExitCode::from(exit::OK));
+        }
+        let runtime = runtime()?;
+        let hashes = wanted.iter().map(|found| &found.entry.workload);
+        let memories = memories_max(&**locked.storage(), hashes, None);
+        let sizes = wanted.iter().flat_map(|found| &found.entry.settings.sizes);
+        let scratch = Scratch::with_memories(memories, sizes)?;
+        for found in wanted {
+            let bar = bar(found, self.json);
+            let mut progress = |transactions| bar.inc(transactions);
+            let proof = runtime.block_on(verify(&scratch, &**locked.storage(), found, &mut progress));
+            bar.finish_and_clear();
+            let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
+            if !self.json {
+                let text = remote::fitting(lines(&proof) + &trusted_line(found, &proof));
+                is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
+            }
+            proofs.push(proof);
+        }
+        if self.json {
+            let orphans: Vec<_> =
+                orphans.iter().map(|orphan| json!({"name": orphan.name, "reason": self.data.reason(orphan)})).collect();
+            let report = json!({"services": proofs, "orphans": orphans, "journal": journal_json(&contents.recovery)});
+            is_pipe_open(io::stdout().write_all(json_lines(&report)?.as_bytes()))?;
+        } else {
+            let text = orphans.iter().map(|orphan| orphan_line(orphan, &self.data)).collect();
+            is_pipe_open(io::stdout().write_all(remote::fitting(text).as_bytes()))?;
+        }
+        let is_sound = contents.recovery.damages.is_empty() && orphans.is_empty();
+        let is_proven = is_sound && proofs.iter().all(|proof| proof.findings.is_empty());
+        Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    fn read(&self) -> anyhow::Result<(Locked, Contents)> {
+        let locked = self.data.look()?;
+        let contents = read(&locked, None)?;
+        Ok((locked, contents))
+    }
+}
+
+/// The progress of one service, on a terminal.
+fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
+    if is_json || !io::stderr().is_terminal() {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template("{msg} {bar:20} {human_pos} of {human_len} transactions");
+    let bar = ProgressBar::with_draw_target(Some(transactions(found)), ProgressDrawTarget::stderr());
+    bar.set_style(style.expect("a literal template").progress_chars("━━╌"));
+    bar.set_message(found.name.to_string());
+    bar.enable_steady_tick(DRAW_INTERVAL);
+    bar
+}
+
+fn lines(proof: &Proof) -> String {
+    let Proof {
+        service,
+        after,
+        through,
+        replayed_transactions,
+        failed_transactions,
+        replayed_queries,
+        agreeing_snapshots,
+        findings,
+        ..
+    } = proof;
+    let counted = |count: u64, noun: &str| format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" });
+    let queries = match *replayed_queries {
+        0 => String::new(),
+        1 => " and 1 query".into(),
+        queries => format!(" and {} queries", grouped(queries)),
+    };
+    let failed = match *failed_transactions {
+        0 => String::new(),
+        failed => format!(", {} failed and changed nothing", grouped(failed)),
+    };
+    let done = format!(
+        "from transaction {} to {}: {}{queries} replayed{failed}, {} compared",
+        grouped(after.0),
+        grouped(through.0),
+        counted(*replayed_transactions, "transaction"),
+        counted(*agreeing_snapshots, "snapshot"),
+    );
+    if findings.is_empty() {
+        return format!("{service}: proven {done}\n");
+    }
+    let mut text: String =
+        findings.iter().map(|finding| format!("{service}: {}\n", Printable(&finding.to_string()))).collect();
+    text += &format!("{service}: not proven; what was, {done}\n");
+    text
+}
+
+/// Which state of a quarantined service `query` and `snapshot` give.
+fn trusted_line(found: &FoundService, proof: &Proof) -> String {
+    match (&found.standing, proof.trusted) {
+        (Err(_), Some(sequence)) => {
+            format!(
+                "{}: its state after transaction {} is the last that can be trusted\n",
+                found.name,
+                grouped(sequence.0)
+            )
+        }
+        _ => String::new(),
+    }
+}

@@ -1,0 +1,617 @@
+//! Accounts on the disk: log-ins, and every change of users, grants and tokens.
+//!
+//! The catalog has the users, with the hashes of their passwords, and the tokens. What is checked with each request is
+//! the [`Authority`], which is filled from it and otherwise changed here alone. A change goes into the catalog first, all
+//! or nothing, and is true once it is on the disk: so nothing that somebody was told is undone by a crash. If it fails,
+//! the authority stays as it is. If nobody knows whether it is on the disk, what it takes away is taken away, an old
+//! password too, what it gives is not given, and the error says so. Nobody is let in by what the catalog shows meanwhile: a
+//! log-in finds out first what the disk has. The disk may still have void tokens then. The next change that succeeds removes
+//! them, whatever it changes. While the catalog takes no changes log-ins fail, and tokens that were issued go on.
+//!
+//! *How long a token lives.* It holds until `expires` by the wall clock, which is stored with it and never changed. That
+//! clock may be wrong when the token is issued, and at any time later. So whatever it says, a token that has lived for its
+//! lifetime and [`CLOCK_BEHIND_MAX`] by the monotonic clock, since it was issued or read at a start, is void for good; and
+//! one that a start finds to be of the future is void once its lifetime has passed since the first such start, by the
+//! bound that is stored beside it. A wall clock that is wrong for a moment therefore ends no session, but for three cases: a
+//! token that is issued while the clock is behind by more than a lifetime has expired as soon as the clock is right (a
+//! machine without a battery begins in 1970: log in again, and the next start removes it); a start while the clock is ahead
+//! drops what has expired by it; and a token is void if two starts find it to be of the future by clocks that are a lifetime
+//! or more apart. The worst case: while the wall clock is wrong, a token can live for its lifetime and a minute in each
+//! start; from the first start with a clock that is and stays right, for two lifetimes and a minute in all.
+//!
+//! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
+//! one another; the authority's lock is never held meanwhile.
+
+#[cfg(test)]
+mod tests;
+
+use super::Identity;
+use super::authority::{Account, Authority};
+use super::limits::{LogInLimits, Trust};
+use super::password::{self, Entered, Gate, PasswordError, PasswordScheme, Salt};
+use crate::catalog::{AccountsChange, Catalog, CatalogError, Room, TokenEntry, UserEntry, UsersGuard};
+use crate::credential::{PasswordHash, Token, TokenHash};
+use lifeboat_api::access::{Grant, PASSWORD_BYTES_MAX};
+use lifeboat_api::clock::{CLOCK_BEHIND_MAX, ClockReading, Timestamp};
+use lifeboat_api::name::Name;
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
+use thiserror::Error;
+
+/// Users of a data directory. With all their grants and tokens they take about half of the longest catalog.
+pub const USERS_MAX: usize = 4_096;
+
+/// Services on which one user has grants.
+pub const GRANTED_SERVICES_MAX: usize = 256;
+
+/// Tokens of one user that are valid at the same time. The next log-in makes the oldest void.
+pub const TOKENS_PER_USER_MAX: usize = 32;
+
+/// Tokens that a log-in removes from the disk beside its user's own, since they are as old as they may become.
+const VOID_REMOVED_MAX: usize = 64;
+
+/// How long to wait when too many passwords are being hashed.
+const BUSY_RETRY: Duration = Duration::from_secs(1);
+
+/// A log-in that succeeded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LogIn {
+    /// The token, which is shown once.
+    pub token: Token,
+    /// Whom it stands for, and until when.
+    pub identity: Identity,
+}
+
+/// A log-in that did not succeed.
+#[derive(Debug, Error)]
+pub enum LogInError {
+    /// There is no such user, or it is not their password: nobody is told which.
+    #[error("the user name or the password is wrong; check both, or have an admin set the password")]
+    WrongCredentials,
+    /// Too many attempts, for this user or from this address or altogether.
+    #[error("too many attempts to log in; try again in {} s", retry_seconds(*retry_after))]
+    TooMany {
+        /// When the next may be made.
+        retry_after: Duration,
+    },
+    /// The catalog fails.
+    #[error("the log-in cannot be stored")]
+    Catalog(#[from] CatalogError),
+}
+
+/// A change of accounts that was not made.
+#[derive(Debug, Error)]
+pub enum AccountError {
+    /// There is a user of this name.
+    #[error("there is a user '{user}' already; choose another name")]
+    Exists {
+        /// The name.
+        user: Name,
+    },
+    /// There is none.
+    #[error("there is no user '{user}'; lifeboat user list shows those that there are")]
+    Unknown {
+        /// The name.
+        user: String,
+    },
+    /// They have no such grant.
+    #[error("user '{user}' has no grant to {grant} service '{service}'")]
+    NotHeld {
+        /// The user.
+        user: Name,
+        /// The grant.
+        grant: Grant,
+        /// The service.
+        service: String,
+    },
+    /// Without an admin nobody could add one.
+    #[error("'{user}' is the last admin; add another one first")]
+    LastAdmin {
+        /// The user.
+        user: Name,
+    },
+    /// There are as many users as there may be.
+    #[error("there are {USERS_MAX} users, the most there may be; remove one first")]
+    TooManyUsers,
+    /// The user has grants on as many services as they may.
+    #[error("user '{user}' has grants on {GRANTED_SERVICES_MAX} services, the most a user may have; revoke one first")]
+    TooManyGrants {
+        /// The user.
+        user: Name,
+    },
+    /// The new password cannot be one.
+    #[error(transparent)]
+    Password(#[from] PasswordError),
+    /// The old password is wrong, or too many were tried.
+    #[error(transparent)]
+    LogIn(LogInError),
+    /// The catalog fails. Nothing was changed.
+    #[error("the change cannot be stored")]
+    Catalog(#[source] CatalogError),
+    /// The catalog failed, and the change is on the disk or not.
+    #[error(
+        "what this change takes away is taken away, what it gives may not be given, until it is ordered again with success \
+         or the host is started again"
+    )]
+    OutcomeUnknown(#[source] CatalogError),
+}
+
+impl From<CatalogError> for AccountError {
+    fn from(error: CatalogError) -> Self {
+        match error {
+            CatalogError::OutcomeUnknown { .. } => Self::OutcomeUnknown(error),
+            error => Self::Catalog(error),
+        }
+    }
+}
+
+fn unknown(user: &str) -> AccountError {
+    AccountError::Unknown { user: user.chars().take(lifeboat_api::name::NAME_BYTES_MAX).collect() }
+}
+
+fn retry_seconds(retry_after: Duration) -> u64 {
+    // Rounded up, so that whoever waits so long is not early.
+    retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)
+}
+
+/// The users of a data directory.
+pub struct Accounts {
+    // Whoever has it keeps the directory's lock until the catalog is closed.
+    catalog: Arc<dyn AsRef<Catalog> + Send + Sync>,
+    authority: Arc<RwLock<Authority>>,
+    scheme: Box<dyn PasswordScheme>,
+    gate: Gate,
+    limits: Mutex<LogInLimits>,
+    /// Old passwords of users whose change of it may be on the disk or not: they let nobody in. Of each user the last one,
+    /// since what the catalog has when it is changed again is known.
+    replaced: Mutex<BTreeMap<Name, PasswordHash>>,
+    /// Whether the disk may have tokens that the authority does not know, since a change may be on it or not.
+    is_unsettled: AtomicBool,
+    token_lifetime: Duration,
+}
+
+impl fmt::Debug for Accounts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Accounts").field("scheme", &self.scheme).finish_non_exhaustive()
+    }
+}
+
+impl Accounts {
+    /// Reads the accounts in `catalog` into `authority`, which takes them from nowhere else from now on. Tokens that have
+    /// expired by `now` are dropped, on the disk too. New ones live for `token_lifetime`. `now` is read from the clock that
+    /// `authority` is asked with.
+    ///
+    /// `catalog` is whatever holds one: a [`DataDirectory`](crate::data::DataDirectory), a
+    /// [`Locked`](crate::data::Locked).
+    ///
+    /// # Errors
+    /// [`CatalogError`].
+    pub fn load(
+        catalog: Arc<dyn AsRef<Catalog> + Send + Sync>,
+        authority: Arc<RwLock<Authority>>,
+        scheme: Box<dyn PasswordScheme>,
+        token_lifetime: Duration,
+        now: ClockReading,
+    ) -> Result<Self, CatalogError> {
+        let mut loaded = Authority::default();
+        let stored = (*catalog).as_ref();
+        let incarnations = stored.incarnations()?;
+        for (name, entry) in stored.users()? {
+            loaded.add(&name, entry.is_admin, incarnations.get(&name).copied().unwrap_or_default());
+            for (service, grants) in &entry.grants {
+                for grant in grants {
+                    loaded.grant(&name, service, *grant);
+                }
+            }
+        }
+        let mut change = AccountsChange::default();
+        let mut bounds = stored.token_bounds()?;
+        let mut tokens: Vec<_> = stored.tokens()?.into_iter().collect();
+        tokens.sort_by_key(|(_, entry)| entry.issued);
+        for (hash, TokenEntry { user, issued, expires }) in tokens {
+            let lifetime = Duration::from_nanos(expires.0.saturating_sub(issued.0));
+            // The clock was ahead when it was issued, or is behind now, and nobody knows which. So what it expires by stays
+            // as it is, for when the clock is right again; until then the bound counts, also from one start to the next.
+            let is_ahead = issued > now.wall.plus(CLOCK_BEHIND_MAX);
+            let known = bounds.remove(&hash);
+            let latest = now.wall.plus(lifetime);
+            let bound = is_ahead.then(|| known.map_or(latest, |known| known.min(latest)));
+            if bound != known {
+                change.bounds.insert(hash, bound);
+            }
+            let left = match bound {
+                Some(bound) => Duration::from_nanos(bound.0.saturating_sub(now.wall.0)),
+                // What the wall clock says is left may be too little: it may be ahead.
+                None => lifetime.saturating_add(CLOCK_BEHIND_MAX),
+            };
+            let has_expired = now.wall >= expires || left.is_zero();
+            if has_expired || !loaded.accept(&user, hash, expires, now.monotonic.saturating_add(left)) {
+                change.remove_tokens.insert(hash);
+                change.bounds.remove(&hash);
+                change.bounds.extend(known.map(|_| (hash, None)));
+            }
+        }
+        // Their tokens are gone.
+        change.bounds.extend(bounds.into_keys().map(|hash| (hash, None)));
+        stored.change_accounts(&change, Room::Reserve)?;
+        *authority.write().unwrap_or_else(PoisonError::into_inner) = loaded;
+        Ok(Self {
+            catalog,
+            authority,
+            scheme,
+            gate: Gate::default(),
+            limits: Mutex::default(),
+            replaced: Mutex::default(),
+            is_unsettled: AtomicBool::new(false),
+            token_lifetime,
+        })
+    }
+
+    /// Lets a user in who knows their password. Takes as long for users that do not exist. `random` are 256 bits of a
+    /// cryptographic source, from which the token is made.
+    ///
+    /// # Errors
+    /// [`LogInError`]. With [`LogInError::Catalog`] nobody knows the token, whether it is on the disk or not.
+    pub fn log_in(
+        &self,
+        user: &str,
+        password: &str,
+        address: IpAddr,
+        now: ClockReading,
+        random: [u8; 32],
+    ) -> Result<LogIn, LogInError> {
+        // What is no name is nobody's, which is no secret.
+        let Ok(user) = Name::new(user) else { return Err(LogInError::WrongCredentials) };
+        let verified = self.verify(&user, password, address, now)?;
+        let _users = self.begin()?;
+        // Meanwhile the password may have been changed, or the user removed.
+        let is_other = self.catalog().user(&user)?.is_none_or(|entry| !self.is_current(&user, &entry, &verified));
+        // The catalog may have a user still whose removal it did not take for sure.
+        if is_other || self.authority().account(&user).is_none() {
+            return Err(LogInError::WrongCredentials);
+        }
+        let token = Token::from_random(random);
+        let hash = TokenHash::of(token.reveal());
+        let expires = now.wall.plus(self.token_lifetime);
+        let bound = now.monotonic.saturating_add(self.token_lifetime).saturating_add(CLOCK_BEHIND_MAX);
+        let mut change = AccountsChange::default();
+        {
+            let authority = self.authority();
+            // Those of others too, or the next start would have them live on.
+            change.remove_tokens.extend(authority.void_tokens(now).take(VOID_REMOVED_MAX));
+            let mut others = authority.tokens(&user);
+            others.retain(|token| !change.remove_tokens.contains(token));
+            // One that has only expired makes room, and is no reason to remove it: the wall clock may be ahead for a moment.
+            others.sort_by_key(|token| authority.holds(token, now));
+            let too_many = (others.len() + 1).saturating_sub(TOKENS_PER_USER_MAX);
+            change.remove_tokens.extend(others.drain(..too_many));
+        }
+        change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now.wall, expires });
+        // Who can make room must get in without any; theirs are few.
+        let is_admin = self.authority().account(&user).is_some_and(|account| account.is_admin);
+        self.change(change, if is_admin { Room::Reserve } else { Room::Ordinary })?;
+        let mut authority = self.authority_mut();
+        authority.accept(&user, hash, expires, bound);
+        let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
+        let incarnation = authority.incarnation(&user);
+        Ok(LogIn { token, identity: Identity { user, incarnation, is_admin, expires, token: hash } })
+    }
+
+    /// Makes a token void. Returns whether it was valid.
+    ///
+    /// # Errors
+    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: it is not, and a start may bring it back
+    /// until another change is stored.
+    pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
+        let _users = self.begin()?;
+        let was_valid = self.authority().knows(token);
+        if was_valid || self.is_unsettled.load(Ordering::Acquire) {
+            let change = AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() };
+            self.change(change, Room::Reserve)?;
+        }
+        Ok(was_valid)
+    }
+
+    /// Adds a user without grants.
+    ///
+    /// # Errors
+    /// [`AccountError::Exists`], [`AccountError::TooManyUsers`], [`AccountError::Password`], and those of every change.
+    pub fn add_user(
+        &self,
+        user: &Name,
+        password: &str,
+        is_admin: bool,
+        now: Timestamp,
+        salt: &Salt,
+    ) -> Result<(), AccountError> {
+        // Before the password is hashed as well, which costs.
+        self.check_new(user)?;
+        let password = self.hash(password, salt)?;
+        let _users = self.begin()?;
+        self.check_new(user)?;
+        let entry = UserEntry { password, is_admin, created: now, grants: BTreeMap::new() };
+        // The disk may have another user of this name, whose removal it did not take for sure.
+        let change = AccountsChange {
+            remove_users: BTreeSet::from([user.clone()]),
+            put_users: BTreeMap::from([(user.clone(), entry)]),
+            ..AccountsChange::default()
+        };
+        self.change(change, Room::Ordinary)?;
+        self.replaced().remove(user);
+        let incarnation = self.catalog().incarnations()?.get(user).copied().unwrap_or_default();
+        self.authority_mut().add(user, is_admin, incarnation);
+        Ok(())
+    }
+
+    /// Whether a user may observe a service, whether there is one or not.
+    #[must_use]
+    pub fn may_observe_any(&self, user: &str) -> bool {
+        let account = self.authority().account(user);
+        account.is_some_and(|account| account.grants.values().any(|grants| grants.contains(&Grant::Observe)))
+    }
+
+    /// Gives a user another password, and makes all their tokens void.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::Password`], and those of every change.
+    pub fn set_password(&self, user: &str, password: &str, salt: &Salt) -> Result<(), AccountError> {
+        self.known(user)?;
+        let password = self.hash(password, salt)?;
+        let _users = self.begin()?;
+        let (user, entry) = self.known(user)?;
+        self.replace_password(&user, entry, password)
+    }
+
+    /// Gives a user who knows their password another one, and makes all their tokens void. Attempts count as log-ins.
+    ///
+    /// # Errors
+    /// [`AccountError::LogIn`], and those of [`Accounts::set_password`].
+    pub fn change_password(
+        &self,
+        user: &Name,
+        old: &str,
+        new: &str,
+        address: IpAddr,
+        now: ClockReading,
+        salt: &Salt,
+    ) -> Result<(), AccountError> {
+        password::check(new)?;
+        let verified = self.verify(user, old, address, now).map_err(AccountError::LogIn)?;
+        let password = self.hash(new, salt)?;
+        let _users = self.begin()?;
+        let (user, entry) = self.known(user)?;
+        if !self.is_current(&user, &entry, &verified) {
+            return Err(AccountError::LogIn(LogInError::WrongCredentials));
+        }
+        self.replace_password(&user, entry, password)
+    }
+
+    /// Lets a user do `grant` to `service`, whether there is one or not.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and those of every change.
+    pub fn grant(&self, user: &str, service: &Name, grant: Grant) -> Result<(), AccountError> {
+        let _users = self.begin()?;
+        let (user, mut entry) = self.known(user)?;
+        if !entry.grants.contains_key(service) && entry.grants.len() >= GRANTED_SERVICES_MAX {
+            return Err(AccountError::TooManyGrants { user });
+        }
+        if entry.grants.entry(service.clone()).or_default().insert(grant) {
+            self.put(&user, entry, BTreeSet::new(), Room::Ordinary)?;
+        }
+        // Also where the catalog has it already: it may have taken a change of which nobody knew that.
+        self.authority_mut().grant(&user, service, grant);
+        Ok(())
+    }
+
+    /// Takes a grant away.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::NotHeld`], and those of every change.
+    pub fn revoke(&self, user: &str, service: &str, grant: Grant) -> Result<(), AccountError> {
+        let _users = self.begin()?;
+        let (user, mut entry) = self.entry(user)?;
+        let held = entry.grants.get_mut(service);
+        if !held.is_some_and(|grants| grants.remove(&grant)) {
+            // The catalog may have taken a change of which nobody knew that.
+            self.authority_mut().revoke(&user, service, grant);
+            return Err(AccountError::NotHeld { user, grant, service: service.to_owned() });
+        }
+        entry.grants.retain(|_, grants| !grants.is_empty());
+        self.put(&user, entry, BTreeSet::new(), Room::Reserve)?;
+        Ok(())
+    }
+
+    /// Removes a user, their grants and their tokens.
+    ///
+    /// # Errors
+    /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and those of every change.
+    pub fn remove_user(&self, user: &str) -> Result<(), AccountError> {
+        let _users = self.begin()?;
+        let found = self.entry(user);
+        if matches!(found, Err(AccountError::Unknown { .. })) && self.authority_mut().remove_user(user) {
+            // The catalog took a removal of which nobody knew that.
+            self.replaced().retain(|name, _| &**name != user);
+            return Ok(());
+        }
+        let (user, entry) = found?;
+        if entry.is_admin && !self.authority().has_admin_beside(&user) {
+            return Err(AccountError::LastAdmin { user });
+        }
+        let change = AccountsChange { remove_users: BTreeSet::from([user.clone()]), ..AccountsChange::default() };
+        self.change(change, Room::Reserve)?;
+        self.replaced().remove(&user);
+        Ok(())
+    }
+
+    /// All users and what they may do, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<Account> {
+        self.authority().accounts()
+    }
+
+    /// How many users there are.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.authority().users()
+    }
+
+    /// On how many services each user has grants, of all users together.
+    #[must_use]
+    pub fn granted_services(&self) -> usize {
+        self.authority().granted_services()
+    }
+
+    /// What is known of one user.
+    #[must_use]
+    pub fn account(&self, user: &str) -> Option<Account> {
+        self.authority().account(user)
+    }
+
+    /// Compares a password with that of a user, as a log-in. Returns the hash that it was compared with.
+    fn verify(
+        &self,
+        user: &Name,
+        password: &str,
+        address: IpAddr,
+        now: ClockReading,
+    ) -> Result<PasswordHash, LogInError> {
+        // By a wall clock that is put back or forward, log-ins would be refused for too long, or not at all.
+        let now = Timestamp(0).plus(now.monotonic);
+        let trust = self.limits().trust(user, address, now);
+        self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
+        let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
+        // What the disk has of a change of which nobody knew that.
+        self.catalog().mend()?;
+        let known = self.catalog().user(user)?.map(|entry| entry.password);
+        let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
+        // The longest one costs the same for everybody, and a longer one is nobody's.
+        let is_right = password.len() <= PASSWORD_BYTES_MAX && self.scheme.is_of(&hash, password);
+        if !is_right || known.is_none() {
+            return Err(LogInError::WrongCredentials);
+        }
+        self.limits().succeeded(user, address, trust);
+        Ok(hash)
+    }
+
+    fn hash(&self, password: &str, salt: &Salt) -> Result<PasswordHash, AccountError> {
+        password::check(password)?;
+        let _entered = self.enter(Trust::Known).map_err(AccountError::LogIn)?;
+        Ok(self.scheme.hash(password, salt))
+    }
+
+    fn enter(&self, trust: Trust) -> Result<Entered<'_>, LogInError> {
+        self.gate.enter(trust).ok_or(LogInError::TooMany { retry_after: BUSY_RETRY })
+    }
+
+    fn check_new(&self, user: &Name) -> Result<(), AccountError> {
+        let authority = self.authority();
+        if authority.account(user).is_some() {
+            return Err(AccountError::Exists { user: user.clone() });
+        }
+        if authority.users() >= USERS_MAX { Err(AccountError::TooManyUsers) } else { Ok(()) }
+    }
+
+    fn replace_password(&self, user: &Name, entry: UserEntry, password: PasswordHash) -> Result<(), AccountError> {
+        let old = entry.password.clone();
+        // It takes the tokens away, and no more room than before.
+        let replaced = self.put(user, UserEntry { password, ..entry }, self.tokens(user), Room::Reserve);
+        match &replaced {
+            Ok(()) => drop(self.replaced().remove(user)),
+            Err(CatalogError::OutcomeUnknown { .. }) => drop(self.replaced().insert(user.clone(), old)),
+            Err(_) => {}
+        }
+        Ok(replaced?)
+    }
+
+    /// Whether a password that was compared is still the one that lets a user in.
+    fn is_current(&self, user: &Name, entry: &UserEntry, verified: &PasswordHash) -> bool {
+        entry.password == *verified && self.replaced().get(user) != Some(verified)
+    }
+
+    /// Begins a change. It must not answer by what a catalog shows of which nobody knows whether the disk has it.
+    fn begin(&self) -> Result<UsersGuard<'_>, CatalogError> {
+        let users = self.catalog().hold_users();
+        self.catalog().mend()?;
+        Ok(users)
+    }
+
+    /// Stores a user's entry, and makes tokens void.
+    fn put(
+        &self,
+        user: &Name,
+        entry: UserEntry,
+        remove_tokens: BTreeSet<TokenHash>,
+        room: Room,
+    ) -> Result<(), CatalogError> {
+        let put_users = BTreeMap::from([(user.clone(), entry)]);
+        self.change(AccountsChange { put_users, remove_tokens, ..AccountsChange::default() }, room)
+    }
+
+    /// Stores a change, and takes away what it takes away. One that may be on the disk or not does that as well; the next
+    /// one that is stored removes the void tokens that it left there.
+    fn change(&self, mut change: AccountsChange, room: Room) -> Result<(), CatalogError> {
+        if self.is_unsettled.load(Ordering::Acquire) {
+            let stored = self.catalog().tokens()?;
+            let authority = self.authority();
+            change.remove_tokens.extend(stored.into_keys().filter(|token| !authority.knows(token)));
+        }
+        let changed = self.catalog().change_accounts(&change, room);
+        let is_unknown = matches!(changed, Err(CatalogError::OutcomeUnknown { .. }));
+        if changed.is_ok() || is_unknown {
+            self.is_unsettled.store(is_unknown, Ordering::Release);
+            let mut authority = self.authority_mut();
+            for user in &change.remove_users {
+                authority.remove_user(user);
+            }
+            for token in &change.remove_tokens {
+                authority.void_hash(token);
+            }
+            for (user, entry) in &change.put_users {
+                authority.keep_grants(user, &entry.grants);
+            }
+        }
+        changed
+    }
+
+    /// What the catalog says of a user who may have something: not of one who may be stored or not.
+    fn known(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
+        let (name, entry) = self.entry(user)?;
+        let is_known = self.authority().account(&name).is_some();
+        if is_known { Ok((name, entry)) } else { Err(unknown(user)) }
+    }
+
+    fn entry(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
+        let name = Name::new(user).map_err(|_| unknown(user))?;
+        let entry = self.catalog().user(&name)?.ok_or_else(|| unknown(user))?;
+        Ok((name, entry))
+    }
+
+    fn tokens(&self, user: &str) -> BTreeSet<TokenHash> {
+        self.authority().tokens(user).into_iter().collect()
+    }
+
+    fn catalog(&self) -> &Catalog {
+        (*self.catalog).as_ref()
+    }
+
+    fn authority(&self) -> RwLockReadGuard<'_, Authority> {
+        self.authority.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn authority_mut(&self) -> RwLockWriteGuard<'_, Authority> {
+        self.authority.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn replaced(&self) -> MutexGuard<'_, BTreeMap<Name, PasswordHash>> {
+        self.replaced.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn limits(&self) -> MutexGuard<'_, LogInLimits> {
+        self.limits.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,466 @@
+//! Who may do what, in memory. Every request is checked here: one hash and one look-up find the user of a token, one
+//! more what they may do.
+
+use super::{Identity, TokenHash};
+use crate::credential::Token;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{ClockReading, Timestamp};
+use lifeboat_api::name::Name;
+use lifeboat_api::transaction::Denial;
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+#[derive(Debug, Default)]
+struct User {
+    is_admin: bool,
+    incarnation: u64,
+    grants: BTreeMap<Name, BTreeSet<Grant>>,
+    /// Their tokens, the oldest first.
+    tokens: VecDeque<TokenHash>,
+}
+
+/// What a token stands for.
+#[derive(Debug)]
+struct Session {
+    user: Name,
+    incarnation: u64,
+    is_admin: bool,
+    /// By the wall clock, as it is stored.
+    expires: Timestamp,
+    /// By the monotonic clock: from then on the token is void for good, whatever the wall clock says.
+    bound: Duration,
+}
+
+impl Session {
+    fn is_void(&self, now: ClockReading) -> bool {
+        now.monotonic >= self.bound
+    }
+
+    /// When it ends, by the wall clock as it is now.
+    fn ends(&self, now: ClockReading) -> Timestamp {
+        self.expires.min(now.wall.plus(self.bound.saturating_sub(now.monotonic)))
+    }
+}
+
+/// A user and what they may do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    /// The user's name.
+    pub user: Name,
+    /// Whether they may do everything to every service.
+    pub is_admin: bool,
+    /// What they may do to which service. An admin needs none.
+    pub grants: BTreeMap<Name, BTreeSet<Grant>>,
+}
+
+/// Who may do what.
+#[derive(Debug, Default)]
+pub struct Authority {
+    users: HashMap<Name, User>,
+    sessions: HashMap<TokenHash, Session>,
+    /// Users that were removed so far.
+    removals: u64,
+}
+
+impl Authority {
+    /// Makes `user` known, with no grants. Nothing changes if they are known already.
+    pub fn add_user(&mut self, user: &Name) {
+        self.add(user, false, self.removals);
+    }
+
+    /// Makes `user` known as one who may do everything. Nothing changes if they are known already.
+    pub fn add_admin(&mut self, user: &Name) {
+        self.add(user, true, self.removals);
+    }
+
+    /// Makes a user known, with no grants, whose incarnation is stored elsewhere. Nothing changes if they are known already.
+    pub fn add_user_as(&mut self, user: &Name, incarnation: u64) {
+        self.add(user, false, incarnation);
+    }
+
+    pub(super) fn add(&mut self, user: &Name, is_admin: bool, incarnation: u64) {
+        if !self.users.contains_key(user) {
+            self.users.insert(user.clone(), User { is_admin, incarnation, ..User::default() });
+        }
+    }
+
+    /// Forgets `user`, their grants and their tokens. Returns whether they were known.
+    pub fn remove_user(&mut self, user: &str) -> bool {
+        self.void_all(user);
+        let was_known = self.users.remove(user).is_some();
+        // Whoever is added next is somebody else, even by the same name.
+        self.removals += u64::from(was_known);
+        was_known
+    }
+
+    /// Lets `user` do `grant` to `service`. Returns whether they are known.
+    pub fn grant(&mut self, user: &str, service: &Name, grant: Grant) -> bool {
+        let Some(user) = self.users.get_mut(user) else { return false };
+        user.grants.entry(service.clone()).or_default().insert(grant);
+        true
+    }
+
+    /// Takes a grant away. Returns whether they had it.
+    pub fn revoke(&mut self, user: &str, service: &str, grant: Grant) -> bool {
+        let Some(user) = self.users.get_mut(user) else { return false };
+        let Some(grants) = user.grants.get_mut(service) else { return false };
+        let had = grants.remove(&grant);
+        if grants.is_empty() {
+            user.grants.remove(service);
+        }
+        had
+    }
+
+    /// Takes every grant of `user` away that is not among `grants`.
+    pub(super) fn keep_grants(&mut self, user: &str, grants: &BTreeMap<Name, BTreeSet<Grant>>) {
+        let Some(user) = self.users.get_mut(user) else { return };
+        user.grants.retain(|service, held| {
+            held.retain(|grant| grants.get(service).is_some_and(|grants| grants.contains(grant)));
+            !held.is_empty()
+        });
+    }
+
+    /// Takes every user's grants on `service` away.
+    pub fn forget_service(&mut self, service: &str) {
+        for user in self.users.values_mut() {
+            user.grants.remove(service);
+        }
+    }
+
+    /// Issues a token for `user` that holds until `expires` by the wall clock alone, made of 256 random bits. None if they
+    /// are not known.
+    pub fn issue(&mut self, user: &str, expires: Timestamp, random: [u8; 32]) -> Option<Token> {
+        let token = Token::from_random(random);
+        self.accept(user, TokenHash::of(token.reveal()), expires, Duration::MAX).then_some(token)
+    }
+
+    /// Takes the token of this hash as one of `user`, the newest, which holds until `expires` by the wall clock, but never
+    /// until `bound` by the monotonic one. Returns whether they are known.
+    pub(super) fn accept(&mut self, user: &str, token: TokenHash, expires: Timestamp, bound: Duration) -> bool {
+        let Some((name, _)) = self.users.get_key_value(user) else { return false };
+        let name = name.clone();
+        self.void_hash(&token);
+        let Some(user) = self.users.get_mut(&name) else { return false };
+        user.tokens.push_back(token);
+        let session = Session { is_admin: user.is_admin, incarnation: user.incarnation, user: name, expires, bound };
+        self.sessions.insert(token, session);
+        true
+    }
+
+    /// Makes a token void. Returns whether it was valid.
+    pub fn void(&mut self, token: &str) -> bool {
+        self.void_hash(&TokenHash::of(token))
+    }
+
+    /// Makes the token of this hash void. Returns whether it was valid.
+    pub fn void_hash(&mut self, token: &TokenHash) -> bool {
+        let Some(session) = self.sessions.remove(token) else { return false };
+        if let Some(user) = self.users.get_mut(&session.user) {
+            user.tokens.retain(|other| other != token);
+        }
+        true
+    }
+
+    /// Makes all tokens of `user` void.
+    pub fn void_all(&mut self, user: &str) {
+        let Some(user) = self.users.get_mut(user) else { return };
+        for token in user.tokens.drain(..) {
+            self.sessions.remove(&token);
+        }
+    }
+
+    /// Finds out whose token this is.
+    ///
+    /// # Errors
+    /// [`Denial::NotAuthenticated`] if it is nobody's, void, or expired.
+    pub fn authenticate(&self, token: &str, now: ClockReading) -> Result<Identity, Denial> {
+        self.authenticate_hash(&TokenHash::of(token), now)
+    }
+
+    /// The same for a token whose hash is known already.
+    ///
+    /// # Errors
+    /// As [`Authority::authenticate`].
+    pub fn authenticate_hash(&self, token: &TokenHash, now: ClockReading) -> Result<Identity, Denial> {
+        let (Session { user, incarnation, is_admin, .. }, expires) = self.session(token, now)?;
+        Ok(Identity { user: user.clone(), incarnation: *incarnation, is_admin: *is_admin, expires, token: *token })
+    }
+
+    /// The session of a token that holds, and when it ends.
+    fn session(&self, token: &TokenHash, now: ClockReading) -> Result<(&Session, Timestamp), Denial> {
+        let session = self.sessions.get(token).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
+        // While the wall clock is ahead it is denied, and holds again once the clock is right.
+        let expires = session.ends(now);
+        if now.wall >= expires {
+            return Err(Denial::NotAuthenticated { reason: "the token has expired" });
+        }
+        Ok((session, expires))
+    }
+
+    /// Checks that `identity` may do `grant` to `service`.
+    ///
+    /// # Errors
+    /// [`Denial::NotGranted`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile, or has expired: its request
+    /// may have taken a minute to be sent.
+    pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant, now: ClockReading) -> Result<(), Denial> {
+        self.session(&identity.token, now)?;
+        let may = |user: &User| user.is_admin || user.grants.get(service).is_some_and(|held| held.contains(&grant));
+        if self.users.get(&identity.user).is_some_and(may) {
+            return Ok(());
+        }
+        Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.into() })
+    }
+
+    /// Checks that `identity` may do everything.
+    ///
+    /// # Errors
+    /// [`Denial::NotAdmin`]; [`Denial::NotAuthenticated`] as in [`Authority::authorise`].
+    pub fn authorise_admin(&self, identity: &Identity, now: ClockReading) -> Result<(), Denial> {
+        self.session(&identity.token, now)?;
+        if self.users.get(&identity.user).is_some_and(|user| user.is_admin) {
+            return Ok(());
+        }
+        Err(Denial::NotAdmin { user: identity.user.to_string() })
+    }
+
+    /// What is known of `user`.
+    #[must_use]
+    pub fn account(&self, user: &str) -> Option<Account> {
+        self.users.get_key_value(user).map(|(name, user)| user.account(name))
+    }
+
+    /// All users, by name.
+    #[must_use]
+    pub fn accounts(&self) -> Vec<Account> {
+        let mut accounts: Vec<_> = self.users.iter().map(|(name, user)| user.account(name)).collect();
+        accounts.sort_by(|one, other| one.user.cmp(&other.user));
+        accounts
+    }
+
+    /// How many users there are.
+    #[must_use]
+    pub fn users(&self) -> usize {
+        self.users.len()
+    }
+
+    /// On how many services each user has grants, of all users together.
+    #[must_use]
+    pub fn granted_services(&self) -> usize {
+        self.users.values().map(|user| user.grants.len()).sum()
+    }
+
+    /// Which incarnation of their name `user` is.
+    pub(super) fn incarnation(&self, user: &str) -> u64 {
+        self.users.get(user).map_or(0, |user| user.incarnation)
+    }
+
+    /// Whether anybody but `user` may do everything.
+    pub(super) fn has_admin_beside(&self, user: &Name) -> bool {
+        self.users.iter().any(|(name, other)| other.is_admin && name != user)
+    }
+
+    /// Whether a token of this hash is known, expired or not.
+    pub(super) fn knows(&self, token: &TokenHash) -> bool {
+        self.sessions.contains_key(token)
+    }
+
+    /// The tokens of `user`, the oldest first.
+    pub(super) fn tokens(&self, user: &str) -> Vec<TokenHash> {
+        self.users.get(user).into_iter().flat_map(|user| &user.tokens).copied().collect()
+    }
+
+    /// Whether a token of this hash would be let in.
+    pub(super) fn holds(&self, token: &TokenHash, now: ClockReading) -> bool {
+        self.sessions.get(token).is_some_and(|session| now.wall < session.ends(now))
+    }
+
+    /// The tokens, of whichever user, that have become void for good by their age.
+    pub(super) fn void_tokens(&self, now: ClockReading) -> impl Iterator<Item = TokenHash> {
+        self.sessions.iter().filter(move |(_, session)| session.is_void(now)).map(|(token, _)| *token)
+    }
+}
+
+impl User {
+    fn account(&self, name: &Name) -> Account {
+        Account { user: name.clone(), is_admin: self.is_admin, grants: self.grants.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::credential::TOKEN_PREFIX;
+
+    const NOW: ClockReading = ClockReading { wall: Timestamp(1_000), monotonic: Duration::ZERO };
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn bank() -> (Authority, Token) {
+        let mut authority = Authority::default();
+        authority.add_user(&name("ada"));
+        let token = authority.issue("ada", Timestamp(2_000), [7; 32]).expect("ada is known");
+        (authority, token)
+    }
+
+    /// With an admin, `root`; both are let in.
+    fn bank_with_admin() -> (Authority, Identity, Identity) {
+        let (mut authority, token) = bank();
+        authority.add_admin(&name("root"));
+        let root = authority.issue("root", Timestamp(2_000), [9; 32]).expect("root is known");
+        let [ada, root] = [token, root].map(|token| authority.authenticate(token.reveal(), NOW).expect("valid"));
+        (authority, ada, root)
+    }
+
+    #[test]
+    fn the_services_on_which_users_have_grants_are_counted_for_each_of_them() {
+        let (mut authority, _) = bank();
+        authority.add_user(&name("bob"));
+        for (user, service, grant) in [
+            ("ada", "bank", Grant::Transact),
+            ("ada", "bank", Grant::Observe),
+            ("ada", "shop", Grant::Observe),
+            ("bob", "bank", Grant::Observe),
+        ] {
+            assert!(authority.grant(user, &name(service), grant));
+        }
+        assert_eq!(authority.granted_services(), 3);
+    }
+
+    #[test]
+    fn a_token_is_its_users_until_it_expires() {
+        let (authority, token) = bank();
+        assert_eq!(
+            authority.authenticate(token.reveal(), NOW),
+            Ok(Identity {
+                user: name("ada"),
+                incarnation: 0,
+                is_admin: false,
+                expires: Timestamp(2_000),
+                token: TokenHash::of(token.reveal()),
+            })
+        );
+        let expired = authority.authenticate(token.reveal(), ClockReading { wall: Timestamp(2_000), ..NOW });
+        assert_eq!(expired, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
+    }
+
+    #[test]
+    fn a_token_ends_by_whichever_clock_is_first_and_only_the_monotonic_one_is_final() {
+        const HOUR: Duration = Duration::from_secs(3_600);
+        let mut authority = Authority::default();
+        authority.add_user(&name("ada"));
+        let (start, token) = (Timestamp(1_700_000_000_000_000_000), TokenHash([1; 32]));
+        assert!(authority.accept("ada", token, start.plus(HOUR), HOUR * 2));
+        let at = |wall, monotonic| authority.authenticate_hash(&token, ClockReading { wall, monotonic });
+        let ends = |wall, monotonic| at(wall, monotonic).map(|identity| identity.expires).ok();
+        assert_eq!(ends(start, Duration::ZERO), Some(start.plus(HOUR)));
+        // A year ahead for a moment, and a year behind.
+        assert_eq!(ends(start.plus(HOUR * 8_766), HOUR / 2), None);
+        assert_eq!(ends(start.plus(HOUR / 2), HOUR / 2), Some(start.plus(HOUR)));
+        assert_eq!(ends(Timestamp(7), HOUR), Some(Timestamp(7).plus(HOUR)));
+        assert_eq!(ends(Timestamp(7), HOUR * 2), None);
+        let token_is_void = at(start, HOUR * 2);
+        assert_eq!(token_is_void, Err(Denial::NotAuthenticated { reason: "the token has expired" }));
+        let void = |monotonic| authority.void_tokens(ClockReading { wall: start, monotonic }).count();
+        assert_eq!((void(HOUR * 2 - Duration::from_nanos(1)), void(HOUR * 2)), (0, 1));
+    }
+
+    #[test]
+    fn unknown_void_and_removed_tokens_are_denied() {
+        let (mut authority, token) = bank();
+        assert!(authority.authenticate("", NOW).is_err());
+        assert!(authority.authenticate(Token::from_random([8; 32]).reveal(), NOW).is_err());
+        assert!(authority.void(token.reveal()));
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+        let (mut authority, token) = bank();
+        assert!(authority.remove_user("ada"));
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+        assert!(authority.issue("ada", NOW.wall, [1; 32]).is_none());
+        authority.add_user(&name("ada"));
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+    }
+
+    #[test]
+    fn all_tokens_of_one_user_can_be_made_void() {
+        let (mut authority, token) = bank();
+        authority.add_user(&name("bob"));
+        let others = authority.issue("bob", Timestamp(2_000), [8; 32]).expect("bob is known");
+        let second = authority.issue("ada", Timestamp(1_500), [9; 32]).expect("ada is known");
+        let hashes = [&token, &second].map(|token| TokenHash::of(token.reveal()));
+        assert_eq!(authority.tokens("ada"), hashes, "the oldest first");
+        authority.void_all("ada");
+        assert!(authority.authenticate(token.reveal(), NOW).is_err());
+        assert!(authority.authenticate(others.reveal(), NOW).is_ok());
+        assert!(authority.tokens("ada").is_empty());
+    }
+
+    #[test]
+    fn a_grant_is_for_one_service_and_one_right() {
+        let (mut authority, token) = bank();
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
+        assert!(authority.grant("ada", &name("bank"), Grant::Transact));
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_ok());
+        assert!(authority.authorise(&ada, "bank", Grant::Operate, NOW).is_err());
+        assert!(authority.authorise(&ada, "vault", Grant::Transact, NOW).is_err());
+        assert!(authority.revoke("ada", "bank", Grant::Transact));
+        assert!(!authority.revoke("ada", "bank", Grant::Transact));
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
+        assert!(!authority.grant("bob", &name("bank"), Grant::Transact));
+        assert_eq!(authority.account("ada").map(|account| account.grants), Some(BTreeMap::new()));
+    }
+
+    #[test]
+    fn an_admin_has_every_grant_until_they_are_removed() {
+        let (mut authority, ada, root) = bank_with_admin();
+        assert!(root.is_admin && !ada.is_admin);
+        for grant in Grant::ALL {
+            assert!(authority.authorise(&root, "a service to come", grant, NOW).is_ok());
+        }
+        assert_eq!(authority.authorise_admin(&root, NOW), Ok(()));
+        assert_eq!(authority.authorise_admin(&ada, NOW), Err(Denial::NotAdmin { user: "ada".into() }));
+        // Who is known already stays what they are.
+        authority.add_admin(&name("ada"));
+        assert!(authority.authorise_admin(&ada, NOW).is_err());
+        assert_eq!(authority.users(), 2);
+        assert!(authority.has_admin_beside(&name("ada")) && !authority.has_admin_beside(&name("root")));
+        authority.remove_user("root");
+        assert!(authority.authorise_admin(&root, NOW).is_err());
+        assert!(authority.authorise(&root, "bank", Grant::Observe, NOW).is_err());
+    }
+
+    #[test]
+    fn who_was_let_in_may_do_nothing_any_more_once_the_token_is_void() {
+        let (mut authority, ada, root) = bank_with_admin();
+        authority.grant("ada", &name("bank"), Grant::Transact);
+        authority.void_all("ada");
+        authority.void_hash(&root.token);
+        let void = Err(Denial::NotAuthenticated { reason: "the token is unknown" });
+        assert_eq!(authority.authorise(&ada, "bank", Grant::Transact, NOW), void);
+        assert_eq!(authority.authorise_admin(&root, NOW), void);
+        // Whoever has the name next is somebody else.
+        authority.remove_user("root");
+        authority.add_admin(&name("root"));
+        assert_eq!(authority.authorise_admin(&root, NOW), void);
+    }
+
+    #[test]
+    fn a_service_that_is_forgotten_takes_its_grants_along() {
+        let (mut authority, token) = bank();
+        let ada = authority.authenticate(token.reveal(), NOW).expect("valid");
+        for service in ["bank", "vault"] {
+            authority.grant("ada", &name(service), Grant::Transact);
+        }
+        authority.forget_service("bank");
+        assert!(authority.authorise(&ada, "bank", Grant::Transact, NOW).is_err());
+        assert!(authority.authorise(&ada, "vault", Grant::Transact, NOW).is_ok());
+    }
+
+    #[test]
+    fn tokens_are_kept_as_hashes_and_never_printed() {
+        let (authority, token) = bank();
+        assert_eq!(format!("{token:?}"), "Token(..)");
+        assert!(!format!("{authority:?}").contains(&token.reveal()[TOKEN_PREFIX.len()..]));
+    }
+}

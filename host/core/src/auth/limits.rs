@@ -1,0 +1,399 @@
+//! How often log-ins are tried.
+//!
+//! Pure: time is an argument, and whoever asks says how the attempt ended.
+
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::name::Name;
+use std::collections::{BTreeMap, HashMap};
+use std::hash::Hash;
+use std::net::{IpAddr, Ipv6Addr};
+use std::time::Duration;
+
+/// Attempts as a token bucket: so many at once, and one more after each refill time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempts {
+    /// How many may follow one another at once.
+    pub burst: u32,
+    /// How long it takes until one more may follow.
+    pub refill: Duration,
+}
+
+/// Attempts for one user from one address. Those that succeed do not count.
+pub const ATTEMPTS_PER_USER_AND_ADDRESS: Attempts = Attempts { burst: 5, refill: Duration::from_secs(30) };
+
+/// Attempts from one address, for whomever and however they end: each costs a hash. A company behind one address logs in.
+pub const ATTEMPTS_PER_ADDRESS: Attempts = Attempts { burst: 100, refill: Duration::from_secs(1) };
+
+/// Attempts for one user from all addresses where they have not logged in. Those that succeed do not count.
+pub const ATTEMPTS_PER_USER: Attempts = Attempts { burst: 50, refill: Duration::from_secs(5) };
+
+/// Attempts for one user from all addresses without a failure in [`FAILURE_REMEMBERED`]: those who guess from many
+/// addresses have one such attempt from each.
+pub const ATTEMPTS_PER_USER_FROM_FRESH: Attempts = Attempts { burst: 200, refill: Duration::from_secs(1) };
+
+/// How long a failure counts against its address.
+pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(600);
+
+/// Buckets that are kept, and as many addresses of users who have logged in. The least recently used is forgotten, as if
+/// it were full.
+pub const TRACKED_MAX: usize = 10_000;
+
+/// Limits log-ins for each user name and each address. It is told of an attempt before a password is looked at, so that
+/// attempts at the same time count as well, and treats names that exist and names that do not alike.
+///
+/// | who | is held to |
+/// |---|---|
+/// | one address that guesses one user's password | [`ATTEMPTS_PER_USER_AND_ADDRESS`]: about 2,900 a day |
+/// | one address that tries few passwords on many users, or keeps the host busy with hashing | [`ATTEMPTS_PER_ADDRESS`] |
+/// | many addresses that guess one user's password | [`ATTEMPTS_PER_USER`], [`ATTEMPTS_PER_USER_FROM_FRESH`]: about 100,000 a day together |
+///
+/// The last would let many addresses lock a user out. So it does not hold for an address from which the user has logged
+/// in, as far as it is remembered; and who comes from a new address does not compete with those that have failed. Tokens
+/// that were issued are never touched. What it does not stop: somebody with ten thousand addresses, who makes it forget; a user is as safe from
+/// them as their password is long.
+///
+/// An address is an IPv4 address, or the first 64 bits of an IPv6 address, which one customer has. Behind a proxy all
+/// users have the proxy's.
+#[derive(Debug, Default)]
+pub struct LogInLimits {
+    buckets: Recent<Key, Bucket>,
+    /// From where users have logged in.
+    known: Recent<(Name, IpAddr), ()>,
+    /// When somebody last tried from there without success so far.
+    failed: Recent<IpAddr, Timestamp>,
+}
+
+/// What is known of who tries to log in: the better it is, the sooner is their turn.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trust {
+    /// Attempts from the address have failed lately.
+    Failed,
+    /// Nothing.
+    Fresh,
+    /// The user has logged in from the address.
+    Known,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+enum Key {
+    Address(IpAddr),
+    UserAt(Name, IpAddr),
+    User(Name),
+    UserFromFresh(Name),
+}
+
+impl Key {
+    fn attempts(&self) -> Attempts {
+        match self {
+            Self::Address(_) => ATTEMPTS_PER_ADDRESS,
+            Self::UserAt(..) => ATTEMPTS_PER_USER_AND_ADDRESS,
+            Self::User(_) => ATTEMPTS_PER_USER,
+            Self::UserFromFresh(_) => ATTEMPTS_PER_USER_FROM_FRESH,
+        }
+    }
+}
+
+impl LogInLimits {
+    /// What is known of an attempt that is about to be made.
+    pub fn trust(&mut self, user: &Name, address: IpAddr, now: Timestamp) -> Trust {
+        let address = network(address);
+        if self.known.contains(&(user.clone(), address)) {
+            return Trust::Known;
+        }
+        let failed = self.failed.get_mut(&address).map(|failed| {
+            // A clock that was put back must not hold anything against anybody for long.
+            *failed = (*failed).min(now);
+            *failed
+        });
+        match failed {
+            Some(failed) if failed.plus(FAILURE_REMEMBERED) > now => Trust::Failed,
+            _ => Trust::Fresh,
+        }
+    }
+
+    /// Takes an attempt to log in as `user` from `address`. Until it succeeds it counts as a failure of the address.
+    ///
+    /// # Errors
+    /// How long to wait, if the attempt may not be made now. Nothing is taken then: asking costs nothing.
+    pub fn attempt(&mut self, user: &Name, address: IpAddr, now: Timestamp) -> Result<(), Duration> {
+        let trust = self.trust(user, address, now);
+        let keys = Self::keys(user, address, trust);
+        let mut wait = Duration::ZERO;
+        for key in &keys {
+            if let Some(bucket) = self.buckets.get_mut(key) {
+                bucket.correct(key.attempts(), now);
+                wait = wait.max(bucket.wait(key.attempts(), now));
+            }
+        }
+        if wait > Duration::ZERO {
+            return Err(wait);
+        }
+        for key in keys {
+            let attempts = key.attempts();
+            self.buckets.entry(key).take(attempts, now);
+        }
+        *self.failed.entry(network(address)) = now;
+        Ok(())
+    }
+
+    /// Notes that an attempt succeeded, so that it does not count against the user.
+    pub fn succeeded(&mut self, user: &Name, address: IpAddr, trust: Trust) {
+        self.give_back(user, address, trust, false);
+        self.known.entry((user.clone(), network(address)));
+    }
+
+    /// Notes that an attempt was not made after all, for want of a turn.
+    pub fn not_made(&mut self, user: &Name, address: IpAddr, trust: Trust) {
+        self.give_back(user, address, trust, true);
+    }
+
+    /// `trust` is what was known before the attempt.
+    fn give_back(&mut self, user: &Name, address: IpAddr, trust: Trust, to_address: bool) {
+        for key in Self::keys(user, address, trust) {
+            if to_address || !matches!(key, Key::Address(_)) {
+                let attempts = key.attempts();
+                self.buckets.entry(key).give_back(attempts);
+            }
+        }
+        if trust != Trust::Failed {
+            self.failed.remove(&network(address));
+        }
+    }
+
+    fn keys(user: &Name, address: IpAddr, trust: Trust) -> Vec<Key> {
+        let address = network(address);
+        let mut keys = vec![Key::Address(address), Key::UserAt(user.clone(), address)];
+        match trust {
+            Trust::Known => {}
+            Trust::Fresh => keys.push(Key::UserFromFresh(user.clone())),
+            Trust::Failed => keys.push(Key::User(user.clone())),
+        }
+        keys
+    }
+}
+
+/// What counts as one address.
+pub fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V4(address) => IpAddr::V4(address),
+        IpAddr::V6(address) => {
+            let [a, b, c, d, ..] = address.segments();
+            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
+        }
+    }
+}
+
+/// A token bucket as the one number that it takes: when it will be full. (The generic cell rate algorithm.)
+#[derive(Debug, Default, Clone, Copy)]
+struct Bucket {
+    full_at: Timestamp,
+}
+
+impl Bucket {
+    /// A clock that was put back must not lock anybody out: no bucket is emptier than empty, as of now.
+    fn correct(&mut self, attempts: Attempts, now: Timestamp) {
+        self.full_at = self.full_at.min(now.plus(attempts.refill * attempts.burst));
+    }
+
+    /// How long until an attempt may be taken.
+    fn wait(self, attempts: Attempts, now: Timestamp) -> Duration {
+        let full_at = self.full_at.max(now).plus(attempts.refill);
+        let latest = now.plus(attempts.refill * attempts.burst);
+        Duration::from_nanos(full_at.0.saturating_sub(latest.0))
+    }
+
+    fn take(&mut self, attempts: Attempts, now: Timestamp) {
+        self.full_at = self.full_at.max(now).plus(attempts.refill);
+    }
+
+    fn give_back(&mut self, attempts: Attempts) {
+        let refill = u64::try_from(attempts.refill.as_nanos()).unwrap_or(u64::MAX);
+        self.full_at = Timestamp(self.full_at.0.saturating_sub(refill));
+    }
+}
+
+/// A map of the [`TRACKED_MAX`] keys that were used last.
+#[derive(Debug)]
+struct Recent<K, V> {
+    values: HashMap<K, (u64, V)>,
+    /// The keys in the order of their last use.
+    order: BTreeMap<u64, K>,
+    uses: u64,
+}
+
+impl<K, V> Default for Recent<K, V> {
+    fn default() -> Self {
+        Self { values: HashMap::new(), order: BTreeMap::new(), uses: 0 }
+    }
+}
+
+impl<K: Hash + Eq + Clone, V: Default> Recent<K, V> {
+    /// The value of `key`, which counts as no use.
+    fn get_mut(&mut self, key: &K) -> Option<&mut V> {
+        self.values.get_mut(key).map(|(_, value)| value)
+    }
+
+    fn remove(&mut self, key: &K) {
+        if let Some((used, _)) = self.values.remove(key) {
+            self.order.remove(&used);
+        }
+    }
+
+    fn contains(&self, key: &K) -> bool {
+        self.values.contains_key(key)
+    }
+
+    /// The value of `key`, a new one if it has none.
+    fn entry(&mut self, key: K) -> &mut V {
+        if !self.values.contains_key(&key)
+            && self.values.len() >= TRACKED_MAX
+            && let Some((_, oldest)) = self.order.pop_first()
+        {
+            self.values.remove(&oldest);
+        }
+        self.uses += 1;
+        let (used, value) = self.values.entry(key.clone()).or_default();
+        self.order.remove(used);
+        *used = self.uses;
+        self.order.insert(self.uses, key);
+        value
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::Ipv4Addr;
+
+    const NOW: Timestamp = Timestamp(1_000_000_000_000_000_000);
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn address(number: u32) -> IpAddr {
+        IpAddr::V4(Ipv4Addr::from_bits(number))
+    }
+
+    /// How many attempts pass, one right after the other.
+    fn passing(limits: &mut LogInLimits, user: &str, address: IpAddr, now: Timestamp) -> usize {
+        (0..1_000).take_while(|_| limits.attempt(&name(user), address, now).is_ok()).count()
+    }
+
+    #[test]
+    fn guesses_at_one_user_from_one_address_are_limited_and_told_how_long_to_wait() {
+        let mut limits = LogInLimits::default();
+        assert_eq!(passing(&mut limits, "ada", address(1), NOW), 5);
+        assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Err(Duration::from_secs(30)));
+        let later = NOW.plus(Duration::from_secs(29));
+        assert_eq!(limits.attempt(&name("ada"), address(1), later), Err(Duration::from_secs(1)));
+        // Others are not held to it, and neither is she elsewhere.
+        assert_eq!(passing(&mut limits, "bob", address(1), later), 5);
+        assert_eq!(passing(&mut limits, "ada", address(2), later), 5);
+        // Asking did not make it longer.
+        assert_eq!(passing(&mut limits, "ada", address(1), NOW.plus(Duration::from_secs(30))), 1);
+        assert_eq!(passing(&mut limits, "ada", address(1), NOW.plus(Duration::from_secs(3_600))), 5);
+    }
+
+    #[test]
+    fn one_address_is_limited_whomever_it_tries() {
+        let mut limits = LogInLimits::default();
+        let passed = (0..1_000).filter(|n| limits.attempt(&name(&format!("user-{n}")), address(1), NOW).is_ok());
+        assert_eq!(passed.count(), 100);
+        assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Err(Duration::from_secs(1)));
+        assert_eq!(limits.attempt(&name("ada"), address(2), NOW), Ok(()));
+    }
+
+    #[test]
+    fn many_addresses_cannot_lock_a_user_out_where_they_log_in() {
+        let mut limits = LogInLimits::default();
+        let (ada, home) = (name("ada"), address(1));
+        assert_eq!(limits.attempt(&ada, home, NOW), Ok(()));
+        limits.succeeded(&ada, home, Trust::Fresh);
+        let passed = (1_000..9_000).filter(|n| limits.attempt(&ada, address(*n), NOW).is_ok());
+        assert_eq!(passed.count(), 200, "each is the first from its address");
+        assert_eq!(limits.attempt(&ada, address(2), NOW), Err(Duration::from_secs(1)));
+        assert_eq!(passing(&mut limits, "ada", home, NOW), 5);
+        // From elsewhere she has to wait, but not for ever.
+        assert_eq!(limits.attempt(&ada, address(2), NOW.plus(Duration::from_secs(1))), Ok(()));
+    }
+
+    #[test]
+    fn who_comes_from_a_new_address_does_not_compete_with_those_who_have_failed() {
+        let mut limits = LogInLimits::default();
+        let ada = name("ada");
+        let (mut passed, mut now) = (0, NOW);
+        // Three minutes of guesses from 150 addresses, as fast as they are let.
+        for second in 0..180 {
+            now = NOW.plus(Duration::from_secs(second));
+            for attacker in 1_000..1_150 {
+                passed += usize::from(limits.attempt(&ada, address(attacker), now).is_ok());
+            }
+            let new = address(u32::try_from(second).expect("small"));
+            assert_eq!(limits.trust(&ada, new, now), Trust::Fresh);
+            assert_eq!(limits.attempt(&ada, new, now), Ok(()), "after {second} s");
+            limits.succeeded(&ada, new, Trust::Fresh);
+        }
+        assert!(passed <= 150 + 50 + 180 / 5 + 1, "{passed} guesses passed");
+        assert_eq!(limits.trust(&ada, address(1_000), now), Trust::Failed);
+        assert_eq!(limits.trust(&ada, address(1_000), now.plus(FAILURE_REMEMBERED)), Trust::Fresh);
+    }
+
+    #[test]
+    fn an_attempt_that_was_not_made_counts_for_nothing() {
+        let mut limits = LogInLimits::default();
+        for _ in 0..1_000 {
+            assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Ok(()));
+            limits.not_made(&name("ada"), address(1), Trust::Fresh);
+        }
+        assert_eq!(limits.trust(&name("ada"), address(1), NOW), Trust::Fresh);
+    }
+
+    #[test]
+    fn attempts_that_succeed_do_not_count_against_the_user() {
+        let mut limits = LogInLimits::default();
+        for _ in 0..90 {
+            assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Ok(()));
+            limits.succeeded(&name("ada"), address(1), Trust::Fresh);
+        }
+        assert_eq!(passing(&mut limits, "ada", address(1), NOW), 5);
+        // Nor do they make the bucket larger.
+        for _ in 0..3 {
+            limits.succeeded(&name("bob"), address(2), Trust::Fresh);
+        }
+        assert_eq!(passing(&mut limits, "bob", address(2), NOW), 5);
+    }
+
+    #[test]
+    fn an_ipv6_network_is_one_address_and_a_mapped_address_is_what_it_maps() {
+        let mut limits = LogInLimits::default();
+        let of = |text: &str| text.parse::<IpAddr>().expect("an address");
+        assert_eq!(passing(&mut limits, "ada", of("2001:db8::1"), NOW), 5);
+        assert_eq!(passing(&mut limits, "ada", of("2001:db8::ffff:1"), NOW), 0);
+        assert_eq!(passing(&mut limits, "ada", of("2001:db8:0:1::1"), NOW), 5);
+        assert_eq!(passing(&mut limits, "ada", of("192.0.2.1"), NOW), 5);
+        assert_eq!(passing(&mut limits, "ada", of("::ffff:192.0.2.1"), NOW), 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_back_locks_nobody_out() {
+        let mut limits = LogInLimits::default();
+        assert_eq!(passing(&mut limits, "ada", address(1), NOW), 5);
+        let back = Timestamp(NOW.0 / 2);
+        assert_eq!(limits.attempt(&name("ada"), address(1), back), Err(Duration::from_secs(30)));
+        assert_eq!(passing(&mut limits, "ada", address(1), back.plus(Duration::from_secs(150))), 5);
+    }
+
+    #[test]
+    fn what_is_remembered_is_bounded() {
+        let mut limits = LogInLimits::default();
+        limits.succeeded(&name("ada"), address(0), Trust::Fresh);
+        for number in 1..20_000 {
+            let _ = limits.attempt(&name(&format!("user-{number}")), address(number), NOW);
+        }
+        let Recent { values, order, .. } = &limits.buckets;
+        assert_eq!((values.len(), order.len()), (TRACKED_MAX, TRACKED_MAX));
+        // Only those who log in can make it forget who did.
+        assert!(limits.known.contains(&(name("ada"), address(0))));
+    }
+}

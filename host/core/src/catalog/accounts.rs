@@ -1,0 +1,274 @@
+//! What the catalog knows of users and of their tokens, and its bytes.
+//!
+//! The bytes are a version and what postcard makes of [`UserEntry`] and [`TokenEntry`], whose order of fields is
+//! therefore the format: a change of any type in here is a new [`USER_VERSION`] or [`TOKEN_VERSION`].
+
+use super::entry::EntryError;
+use super::{
+    BOUNDS, Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, Room, TOKENS, USERS, put, put_meta, unreadable,
+    without_hash,
+};
+use crate::credential::{PasswordHash, TokenHash};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::name::Name;
+use redb::{ReadableTable, WriteTransaction};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// The version of a user's entry that this host writes, and the newest that it reads.
+pub const USER_VERSION: u8 = 1;
+
+/// The version of a token's entry that this host writes, and the newest that it reads.
+pub const TOKEN_VERSION: u8 = 1;
+
+/// A user.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserEntry {
+    /// What is kept of their password.
+    #[serde(with = "stored_password")]
+    pub password: PasswordHash,
+    /// Whether they may do everything.
+    pub is_admin: bool,
+    /// When they were added.
+    pub created: Timestamp,
+    /// What they may do to which service.
+    pub grants: BTreeMap<Name, BTreeSet<Grant>>,
+}
+
+/// A token, of which only the hash is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenEntry {
+    /// Whose it is.
+    pub user: Name,
+    /// When it was issued.
+    pub issued: Timestamp,
+    /// When it expires.
+    pub expires: Timestamp,
+}
+
+/// A change of users and tokens, all or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AccountsChange {
+    /// Users to remove with all their tokens, if they are there. It comes first: one of them who is put as well is somebody
+    /// else of the same name.
+    pub remove_users: BTreeSet<Name>,
+    /// Tokens to make void, before others are added.
+    pub remove_tokens: BTreeSet<TokenHash>,
+    /// Users to add, or to put in the place of those of the same name.
+    pub put_users: BTreeMap<Name, UserEntry>,
+    /// Tokens to add.
+    pub put_tokens: BTreeMap<TokenHash, TokenEntry>,
+    /// Bounds of tokens, as [`Catalog::token_bounds`] returns them: to set, or to take away.
+    pub bounds: BTreeMap<TokenHash, Option<Timestamp>>,
+}
+
+impl AccountsChange {
+    /// Whether nothing is to be changed.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+impl Catalog {
+    /// All users.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
+    pub fn users(&self) -> Result<BTreeMap<Name, UserEntry>, CatalogError> {
+        let mut users = BTreeMap::new();
+        let Some(table) = self.read_if_there(USERS)? else { return Ok(users) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let name = Name::new(key.value()).map_err(|reason| unreadable(USERS, key.value(), &reason))?;
+            let entry = decode_user(&name, value.value())?;
+            users.insert(name, entry);
+        }
+        Ok(users)
+    }
+
+    /// The user of this name, if there is one.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
+    pub fn user(&self, name: &Name) -> Result<Option<UserEntry>, CatalogError> {
+        let Some(table) = self.read_if_there(USERS)? else { return Ok(None) };
+        let value = table.get(&**name).map_err(CatalogError::redb("read"))?;
+        value.map(|value| decode_user(name, value.value())).transpose()
+    }
+
+    /// Which incarnation of their name users are: a number that no other user of this catalog ever had. Users who are left
+    /// out were added before they were counted, and have 0.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn incarnations(&self) -> Result<BTreeMap<Name, u64>, CatalogError> {
+        let mut incarnations = BTreeMap::new();
+        let Some(table) = self.read_if_there(INCARNATIONS)? else { return Ok(incarnations) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let name = Name::new(key.value()).map_err(|reason| unreadable(INCARNATIONS, key.value(), &reason))?;
+            let number = without_hash(INCARNATIONS, &name, value.value())?;
+            let number = number.try_into().map_err(|_| unreadable(INCARNATIONS, &name, "it is not 8 bytes long"))?;
+            incarnations.insert(name, u64::from_le_bytes(number));
+        }
+        Ok(incarnations)
+    }
+
+    /// What a catalog looks like that was written before users were counted.
+    #[cfg(test)]
+    pub(crate) fn forget_incarnations(&self) -> Result<(), CatalogError> {
+        self.change("write", Room::Reserve, |transaction| {
+            transaction.delete_table(INCARNATIONS)?;
+            transaction.open_table(super::META)?.remove(LAST_INCARNATION)?;
+            Ok(())
+        })
+    }
+
+    /// All tokens, expired ones too.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
+    pub fn tokens(&self) -> Result<BTreeMap<TokenHash, TokenEntry>, CatalogError> {
+        let mut tokens = BTreeMap::new();
+        let Some(table) = self.read_if_there(TOKENS)? else { return Ok(tokens) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let key = key.value();
+            let hash: TokenHash = key.parse().map_err(|reason: String| unreadable(TOKENS, key, &reason))?;
+            let bytes = without_hash(TOKENS, key, value.value())?;
+            let entry = from_bytes(TOKEN_VERSION, bytes).map_err(|error| match error {
+                EntryError::FutureVersion(found) => CatalogError::FutureVersion {
+                    what: "an entry of a token".into(),
+                    found: found.into(),
+                    newest: TOKEN_VERSION.into(),
+                },
+                EntryError::Unreadable(reason) => unreadable(TOKENS, key, &reason),
+            })?;
+            tokens.insert(hash, entry);
+        }
+        Ok(tokens)
+    }
+
+    /// When the tokens are void, at the latest, that a start found to have been issued in what was the future then. A
+    /// bound may be of a token that is gone.
+    ///
+    /// # Errors
+    /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
+    pub fn token_bounds(&self) -> Result<BTreeMap<TokenHash, Timestamp>, CatalogError> {
+        let mut bounds = BTreeMap::new();
+        let Some(table) = self.read_if_there(BOUNDS)? else { return Ok(bounds) };
+        for row in table.iter().map_err(CatalogError::redb("read"))? {
+            let (key, value) = row.map_err(CatalogError::redb("read"))?;
+            let key = key.value();
+            let hash: TokenHash = key.parse().map_err(|reason: String| unreadable(BOUNDS, key, &reason))?;
+            let time = without_hash(BOUNDS, key, value.value())?;
+            let time = time.try_into().map_err(|_| unreadable(BOUNDS, key, "it is not 8 bytes long"))?;
+            bounds.insert(hash, Timestamp(u64::from_le_bytes(time)));
+        }
+        Ok(bounds)
+    }
+
+    /// Changes users and tokens. Whoever calls it bounds how many there are, and says which room it may take.
+    ///
+    /// # Errors
+    /// [`CatalogError::NoRoom`], and those of [`Catalog::set_seal`].
+    pub fn change_accounts(&self, change: &AccountsChange, room: Room) -> Result<(), CatalogError> {
+        if change.is_empty() {
+            return Ok(());
+        }
+        // Or it would give a number again of which nobody knew whether the disk has it.
+        self.mend()?;
+        let mut last = self.meta_array(LAST_INCARNATION)?.map_or(0, u64::from_le_bytes);
+        let mut remove_tokens = change.remove_tokens.clone();
+        if !change.remove_users.is_empty() {
+            // Of the disk: whoever orders the removal may have forgotten them already.
+            let theirs = self.tokens()?.into_iter().filter(|(_, entry)| change.remove_users.contains(&entry.user));
+            remove_tokens.extend(theirs.map(|(hash, _)| hash));
+        }
+        self.change("write", room, |transaction| {
+            if !change.remove_users.is_empty() {
+                let mut users = transaction.open_table(USERS)?;
+                let mut incarnations = transaction.open_table(INCARNATIONS)?;
+                for name in &change.remove_users {
+                    users.remove(&**name)?;
+                    incarnations.remove(&**name)?;
+                }
+            }
+            if !remove_tokens.is_empty() {
+                let mut tokens = transaction.open_table(TOKENS)?;
+                for hash in &remove_tokens {
+                    tokens.remove(hash.to_string().as_str())?;
+                }
+            }
+            for (name, entry) in &change.put_users {
+                let is_new = transaction.open_table(USERS)?.get(&**name)?.is_none();
+                if is_new {
+                    last += 1;
+                    put(transaction, INCARNATIONS, name, &last.to_le_bytes())?;
+                    put_meta(transaction, LAST_INCARNATION, &last.to_le_bytes())?;
+                }
+                put_user(transaction, name, entry)?;
+            }
+            for (hash, entry) in &change.put_tokens {
+                put(transaction, TOKENS, &hash.to_string(), &to_bytes(TOKEN_VERSION, entry))?;
+            }
+            for (hash, bound) in &change.bounds {
+                match bound {
+                    Some(bound) => put(transaction, BOUNDS, &hash.to_string(), &bound.0.to_le_bytes())?,
+                    None => drop(transaction.open_table(BOUNDS)?.remove(hash.to_string().as_str())?),
+                }
+            }
+            Ok(())
+        })
+    }
+}
+
+pub(super) fn put_user(transaction: &WriteTransaction, name: &Name, entry: &UserEntry) -> Result<(), redb::Error> {
+    put(transaction, USERS, name, &to_bytes(USER_VERSION, entry))
+}
+
+fn decode_user(name: &Name, value: &[u8]) -> Result<UserEntry, CatalogError> {
+    from_bytes(USER_VERSION, without_hash(USERS, name, value)?).map_err(|error| match error {
+        EntryError::FutureVersion(found) => CatalogError::FutureVersion {
+            what: format!("an entry of user '{name}'"),
+            found: found.into(),
+            newest: USER_VERSION.into(),
+        },
+        EntryError::Unreadable(reason) => unreadable(USERS, name, &reason),
+    })
+}
+
+pub(super) fn to_bytes(version: u8, entry: &impl Serialize) -> Vec<u8> {
+    postcard::to_extend(entry, vec![version])
+        .expect("postcard knows all types of an entry, and memory does not run out")
+}
+
+fn from_bytes<T: DeserializeOwned>(newest: u8, bytes: &[u8]) -> Result<T, EntryError> {
+    let unreadable = |reason: &str| EntryError::Unreadable(reason.into());
+    match bytes.split_first() {
+        Some((&version, rest)) if version == newest => match postcard::take_from_bytes(rest) {
+            Ok((entry, [])) => Ok(entry),
+            Ok(_) => Err(unreadable("it goes on after its end")),
+            Err(error) => Err(unreadable(&error.to_string())),
+        },
+        Some((&version, _)) if version > newest => Err(EntryError::FutureVersion(version)),
+        _ => Err(unreadable("it has no version")),
+    }
+}
+
+/// The PHC string of a hash.
+mod stored_password {
+    use super::PasswordHash;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(super) fn serialize<S: Serializer>(password: &PasswordHash, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(password.as_phc())
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PasswordHash, D::Error> {
+        PasswordHash::from_phc(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    }
+}

@@ -1,0 +1,1363 @@
+//! The catalog against crashes, failures and damage.
+
+use super::backend::SPARE_BYTES;
+use super::*;
+use crate::answers::Horizon;
+use crate::credential::{PasswordHash, TokenHash};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Timestamp, VirtualClock};
+use lifeboat_api::id::Sequence;
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::meter::Percent;
+use lifeboat_api::size::Size;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_journal::frame::{FrameHash, Position, RecordNumber};
+use lifeboat_journal::storage::{DiskStorage, Operation, SimulatedStorage};
+use proptest::collection::vec;
+use proptest::prelude::*;
+use std::time::Duration;
+
+const DIRECTORY_ID: DirectoryId = DirectoryId([7; 16]);
+
+/// Where the journal ends.
+const END: Position = Position(4096);
+
+/// What is noted of a service that is removed then.
+const REMOVED: Absent = Absent { journal_end: END, is_being_created: false };
+
+/// What an entry's secret consists of.
+const SECRET_BYTE: u8 = 213;
+
+/// All that a catalog says.
+#[derive(Debug, Clone, PartialEq, Default)]
+struct Content {
+    seal: Option<Seal>,
+    is_journal_in_use: bool,
+    services: BTreeMap<Name, ServiceEntry>,
+    users: BTreeMap<Name, UserEntry>,
+    tokens: BTreeMap<TokenHash, TokenEntry>,
+    bounds: BTreeMap<TokenHash, Timestamp>,
+    stopped: BTreeSet<Name>,
+    absent: BTreeMap<Name, Absent>,
+}
+
+fn content(catalog: &Catalog) -> Result<Content, CatalogError> {
+    assert_eq!(catalog.directory(), DIRECTORY_ID);
+    Ok(Content {
+        seal: catalog.seal()?,
+        is_journal_in_use: catalog.is_journal_in_use()?,
+        services: catalog.services()?,
+        users: catalog.users()?,
+        tokens: catalog.tokens()?,
+        bounds: catalog.token_bounds()?,
+        stopped: catalog.stopped()?,
+        absent: catalog.absent()?,
+    })
+}
+
+fn name(text: &str) -> Name {
+    Name::new(text).expect("a name")
+}
+
+fn entry(number: u64) -> ServiceEntry {
+    ServiceEntry {
+        secret: [SECRET_BYTE; 32],
+        workload: WorkloadHash::of(&number.to_le_bytes()),
+        settings: ServiceSettings {
+            size: "small".into(),
+            sizes: Size::built_in(),
+            thresholds: Thresholds { cpu: Percent::whole(97), ..Thresholds::default() },
+            horizon: Horizon { age: Duration::from_millis(number), ..Horizon::default() },
+            failover: FailoverMode::Shadow,
+        },
+        first_snapshot: number.is_multiple_of(2).then_some(RecordNumber(number)),
+        accepted_divergences: (0..number % 4).map(Sequence).collect(),
+    }
+}
+
+/// An entry whose size has a name of `bytes`.
+fn named(bytes: usize) -> ServiceEntry {
+    let mut long = entry(1);
+    long.settings.size = "x".repeat(bytes);
+    long
+}
+
+fn seal(number: u64) -> Seal {
+    Seal { directory: DIRECTORY_ID, position: Position(number * 4096), hash: FrameHash([number as u8; 32]) }
+}
+
+fn user_entry(number: u64) -> UserEntry {
+    UserEntry {
+        password: PasswordHash::from_phc(format!("$fast${number}")).expect("a PHC string"),
+        is_admin: number.is_multiple_of(3),
+        created: Timestamp(number),
+        grants: (0..number % 3)
+            .map(|service| {
+                (name(&format!("service-{service}")), Grant::ALL.into_iter().skip(service as usize).collect())
+            })
+            .collect(),
+    }
+}
+
+/// A change of several rows: a user, one token of theirs for another, and its bound.
+fn accounts_change(which: u8, number: u64) -> AccountsChange {
+    let user = name(&format!("user-{which}"));
+    let token =
+        TokenEntry { user: user.clone(), issued: Timestamp(number), expires: Timestamp(number.saturating_add(9)) };
+    AccountsChange {
+        put_users: BTreeMap::from([(user, user_entry(number))]),
+        put_tokens: BTreeMap::from([(TokenHash([which; 32]), token)]),
+        remove_tokens: [TokenHash([which.wrapping_sub(1); 32])].into(),
+        // None in what `filled` does: tests of faults go by how its pages lie.
+        bounds: match number % 4 {
+            0 => BTreeMap::from([(TokenHash([which; 32]), Some(Timestamp(number)))]),
+            1 => BTreeMap::from([(TokenHash([which; 32]), None)]),
+            _ => BTreeMap::new(),
+        },
+        ..AccountsChange::default()
+    }
+}
+
+#[derive(Debug, Clone)]
+enum Action {
+    Put(u8, u64),
+    Remove(u8),
+    Forget(u8),
+    Begin(u8),
+    Seal(Option<u64>),
+    Account(u8, u64),
+    RemoveUser(u8),
+    Stop(u8, bool),
+}
+
+impl Action {
+    fn any() -> impl Strategy<Value = Self> {
+        prop_oneof![
+            4 => (0..6_u8, any::<u64>()).prop_map(|(which, number)| Self::Put(which, number)),
+            2 => (0..6_u8).prop_map(Self::Remove),
+            1 => (0..6_u8).prop_map(Self::Forget),
+            1 => (6..8_u8).prop_map(Self::Begin),
+            1 => proptest::option::of(0..100_u64).prop_map(Self::Seal),
+            2 => (0..4_u8, any::<u64>()).prop_map(|(which, number)| Self::Account(which, number)),
+            1 => (0..4_u8).prop_map(Self::RemoveUser),
+            1 => (0..6_u8, any::<bool>()).prop_map(|(which, is_stopped)| Self::Stop(which, is_stopped)),
+        ]
+    }
+
+    fn run(&self, catalog: &Catalog, content: &mut Content) -> Result<(), CatalogError> {
+        match self {
+            Self::Put(which, number) => {
+                let (name, entry) = (name(&format!("service-{which}")), entry(*number));
+                content.is_journal_in_use = true;
+                content.services.insert(name.clone(), entry.clone());
+                content.absent.remove(&name);
+                catalog.put_service(&name, &entry)
+            }
+            Self::Remove(which) => {
+                let name = name(&format!("service-{which}"));
+                let was_there = content.services.remove(&name).is_some();
+                content.users.values_mut().for_each(|user| drop(user.grants.remove(&name)));
+                content.stopped.remove(&name);
+                content.absent.insert(name.clone(), REMOVED);
+                let removed = catalog.remove_service(&name, END, &catalog.hold_users());
+                removed.map(|removed| assert_eq!(removed, was_there))
+            }
+            Self::Begin(which) => {
+                let name = name(&format!("service-{which}"));
+                content.absent.insert(name.clone(), Absent { is_being_created: true, ..REMOVED });
+                catalog.note_creation(&name, END)
+            }
+            Self::Forget(which) => {
+                let name = name(&format!("service-{which}"));
+                content.absent.remove(&name);
+                catalog.forget_absent([&name])
+            }
+            Self::Seal(number) => {
+                content.seal = number.map(seal);
+                catalog.set_seal(content.seal.as_ref())
+            }
+            Self::Account(which, number) => {
+                let change = accounts_change(*which, *number);
+                content.users.extend(change.put_users.clone());
+                content.tokens.retain(|hash, _| !change.remove_tokens.contains(hash));
+                content.tokens.extend(change.put_tokens.clone());
+                for (hash, bound) in &change.bounds {
+                    match bound {
+                        Some(bound) => drop(content.bounds.insert(*hash, *bound)),
+                        None => drop(content.bounds.remove(hash)),
+                    }
+                }
+                catalog.change_accounts(&change, Room::Ordinary)
+            }
+            Self::RemoveUser(which) => {
+                let user = name(&format!("user-{which}"));
+                content.users.remove(&user);
+                content.tokens.remove(&TokenHash([*which; 32]));
+                let change = AccountsChange {
+                    remove_users: [user].into(),
+                    remove_tokens: [TokenHash([*which; 32])].into(),
+                    ..AccountsChange::default()
+                };
+                catalog.change_accounts(&change, Room::Reserve)
+            }
+            Self::Stop(which, is_stopped) => {
+                let name = name(&format!("service-{which}"));
+                if *is_stopped {
+                    content.stopped.insert(name.clone())
+                } else {
+                    content.stopped.remove(&name)
+                };
+                catalog.set_stopped(&name, *is_stopped)
+            }
+        }
+    }
+}
+
+/// A catalog with something of everything.
+fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
+    let catalog = Catalog::create(storage, DIRECTORY_ID)?;
+    let mut wanted = Content::default();
+    for action in [
+        Action::Put(1, 1),
+        Action::Seal(Some(3)),
+        Action::Put(2, 2),
+        Action::Put(1, 3),
+        Action::Account(1, 2),
+        Action::Account(3, 3),
+        Action::Stop(2, true),
+        Action::Put(5, 5),
+        Action::Remove(5),
+    ] {
+        action.run(&catalog, &mut wanted)?;
+    }
+    Ok((catalog, wanted))
+}
+
+/// Has the catalog open its file anew after a write that failed. Returns the clock that its pauses are by.
+fn reopens(catalog: &Catalog, storage: &SimulatedStorage) -> Arc<VirtualClock> {
+    let clock = Arc::new(VirtualClock::new(Timestamp(1)));
+    catalog.reopen_from(Arc::new(storage.clone()), Arc::clone(&clock) as _);
+    clock
+}
+
+/// The catalog's file as it is now.
+fn bytes_of(storage: &dyn Storage) -> io::Result<Vec<u8>> {
+    let file = storage.open(CATALOG_FILE)?;
+    let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(io::Error::other)?];
+    file.read_exact_at(0, &mut bytes)?;
+    Ok(bytes)
+}
+
+/// A directory with a catalog's file of these bytes.
+fn storage_with(bytes: &[u8]) -> io::Result<SimulatedStorage> {
+    let storage = SimulatedStorage::new(1);
+    storage.create(CATALOG_FILE)?.write_all_at(0, bytes)?;
+    Ok(storage)
+}
+
+fn catalog_error(error: io::Error) -> CatalogError {
+    CatalogError::storage("test")(error)
+}
+
+#[test]
+fn what_is_put_is_there_on_a_disk_too() -> Result<(), CatalogError> {
+    let directory = tempfile::tempdir().map_err(catalog_error)?;
+    let storages: [Box<dyn Storage>; 2] =
+        [Box::new(DiskStorage::create(directory.path()).map_err(catalog_error)?), Box::new(SimulatedStorage::new(1))];
+    for storage in &storages {
+        assert!(!Catalog::exists(storage.as_ref()).map_err(catalog_error)?);
+        let catalog = Catalog::create(storage.as_ref(), DIRECTORY_ID)?;
+        assert_eq!(content(&catalog)?, Content::default());
+        drop(catalog);
+        assert!(matches!(Catalog::create(storage.as_ref(), DIRECTORY_ID), Err(CatalogError::Exists)));
+
+        let catalog = Catalog::open(storage.as_ref())?;
+        let (bank, shop) = (name("bank"), name("shop"));
+        catalog.put_service(&bank, &entry(1))?;
+        catalog.put_service(&shop, &entry(2))?;
+        catalog.put_service(&bank, &entry(3))?;
+        catalog.set_seal(Some(&seal(9)))?;
+        assert!(catalog.remove_service(&shop, END, &catalog.hold_users())?);
+        assert!(!catalog.remove_service(&shop, END, &catalog.hold_users())?);
+        let wanted = Content {
+            seal: Some(seal(9)),
+            is_journal_in_use: true,
+            services: BTreeMap::from([(bank.clone(), entry(3))]),
+            absent: BTreeMap::from([(shop.clone(), REMOVED)]),
+            ..Content::default()
+        };
+        assert_eq!(content(&catalog)?, wanted);
+        drop(catalog);
+
+        let catalog = Catalog::open(storage.as_ref())?;
+        assert_eq!(content(&catalog)?, wanted);
+        assert_eq!(catalog.service(&bank)?, Some(entry(3)));
+        assert_eq!(catalog.service(&shop)?, None);
+        catalog.set_seal(None)?;
+        assert!(catalog.remove_service(&bank, END, &catalog.hold_users())?);
+        let absent = BTreeMap::from([(shop.clone(), REMOVED), (bank.clone(), REMOVED)]);
+        assert_eq!(content(&catalog)?, Content { is_journal_in_use: true, absent, ..Content::default() });
+        catalog.forget_absent([&bank])?;
+        catalog.put_service(&shop, &entry(4))?;
+        assert_eq!(catalog.absent()?, BTreeMap::new(), "one that has its name is another");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_file_stays_small_however_often_it_changes() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    for round in 0..200 {
+        catalog.put_service(&name("bank"), &entry(round))?;
+        catalog.set_seal(Some(&seal(round)))?;
+    }
+    assert!(storage.used_bytes() <= 128 * 1024, "{} bytes", storage.used_bytes());
+    Ok(())
+}
+
+#[test]
+fn a_secret_is_never_printed() -> Result<(), CatalogError> {
+    let shown = format!("{:?} {:#?}", entry(1), entry(1));
+    assert!(shown.contains("small") && !shown.contains(&SECRET_BYTE.to_string()), "{shown}");
+    let directory = tempfile::tempdir().map_err(catalog_error)?;
+    let (catalog, _) = filled(&DiskStorage::create(directory.path()).map_err(catalog_error)?)?;
+    let shown = format!("{catalog:?}");
+    assert!(!shown.contains(&SECRET_BYTE.to_string()), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    catalog.put_service(&name("bank"), &entry(1))?;
+    let tables = |catalog: &Catalog| {
+        let transaction = catalog.current().database.begin_read().map_err(CatalogError::redb("read"))?;
+        let tables = transaction.list_tables().map_err(CatalogError::redb("read"))?;
+        Ok::<_, CatalogError>(tables.map(|table| table.name().to_owned()).collect::<Vec<_>>())
+    };
+    assert_eq!(tables(&catalog)?, ["absent", "meta", "services"]);
+    assert_eq!(catalog.user(&name("ada"))?, None);
+    // Nothing to change is no change.
+    catalog.change_accounts(&AccountsChange::default(), Room::Ordinary)?;
+    drop(catalog);
+    let copy = Catalog::open_copy(&storage)?;
+    assert_eq!(content(&copy)?.users, BTreeMap::new());
+    let change = accounts_change(1, 1);
+    assert!(matches!(copy.change_accounts(&change, Room::Ordinary), Err(CatalogError::ReadOnly)));
+    let catalog = Catalog::open(&storage)?;
+    catalog.change_accounts(&change, Room::Ordinary)?;
+    assert_eq!(tables(&catalog)?, ["absent", "incarnations", "meta", "services", "token_bounds", "tokens", "users"]);
+    drop(catalog);
+    let copy = Catalog::open_copy(&storage)?;
+    assert_eq!((copy.users()?, copy.tokens()?), (change.put_users, change.put_tokens));
+    assert_eq!(copy.user(&name("user-1"))?, Some(user_entry(1)));
+    Ok(())
+}
+
+#[test]
+fn an_interrupted_creation_leaves_a_whole_catalog_or_none() -> Result<(), CatalogError> {
+    let (mut none, mut whole) = (0, 0);
+    for seed in 0..4 {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(seed * 1000 + nth);
+            storage.power_off(nth);
+            let is_created = Catalog::create(&storage, DIRECTORY_ID).is_ok();
+            let is_done = !storage.is_off();
+            let after = storage.crash();
+            if Catalog::exists(&after).map_err(catalog_error)? {
+                assert_eq!(content(&Catalog::open(&after)?)?, Content::default());
+                whole += 1;
+            } else {
+                assert!(!is_created);
+                assert_eq!(content(&Catalog::create(&after, DIRECTORY_ID)?)?, Content::default());
+                none += 1;
+            }
+            if is_done {
+                break;
+            }
+        }
+    }
+    assert!(none > 20 && whole > 20, "{none} {whole}");
+    Ok(())
+}
+
+#[test]
+fn a_creation_that_fails_can_be_tried_again() -> Result<(), CatalogError> {
+    use Operation::{Create, Open, Read, Remove, Rename, SetBytes, SyncData, SyncDirectory, Write};
+    let mut failures = 0;
+    for operation in [Create, Open, Read, Remove, Rename, SetBytes, SyncData, SyncDirectory, Write] {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(nth);
+            storage.fail(operation, nth);
+            if Catalog::create(&storage, DIRECTORY_ID).is_ok() {
+                break;
+            }
+            failures += 1;
+            let catalog = if Catalog::exists(&storage).map_err(catalog_error)? {
+                Catalog::open(&storage)?
+            } else {
+                Catalog::create(&storage, DIRECTORY_ID)?
+            };
+            assert_eq!(content(&catalog)?, Content::default());
+        }
+    }
+    assert!(failures > 20, "{failures}");
+    Ok(())
+}
+
+#[test]
+fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<(), CatalogError> {
+    let writes = |storage: &SimulatedStorage| {
+        [Operation::Write, Operation::SyncData, Operation::SetBytes].map(|kind| storage.count(kind))
+    };
+    let actions = [
+        Action::Put(3, 3),
+        Action::Put(1, 5),
+        Action::Remove(1),
+        Action::Remove(2),
+        Action::Seal(None),
+        Action::Account(1, 5),
+        Action::RemoveUser(1),
+        Action::Stop(1, true),
+        Action::Stop(2, false),
+    ];
+    let (mut done, mut failed, mut unknown) = (0, 0, [0; 2]);
+    let kinds = [Operation::Write, Operation::SyncData, Operation::SetBytes];
+    for (action, kind) in actions.iter().flat_map(|action| kinds.map(|kind| (action, kind))) {
+        for nth in 1.. {
+            let storage = SimulatedStorage::new(nth);
+            let (catalog, old) = filled(&storage)?;
+            storage.fail(kind, nth);
+            let mut new = old.clone();
+            let result = action.run(&catalog, &mut new);
+            if catalog.current().progress.failed().is_none() {
+                result?;
+                break;
+            }
+            // Whatever became of it, nothing is written any more, and what it was is what is read.
+            let written = writes(&storage);
+            assert!(matches!(catalog.set_seal(None), Err(CatalogError::Poisoned)));
+            assert!(matches!(catalog.put_service(&name("bank"), &entry(1)), Err(CatalogError::Poisoned)));
+            assert_eq!(content(&catalog)?, if result.is_ok() { new.clone() } else { old.clone() });
+            drop(catalog);
+            assert_eq!(writes(&storage), written);
+            let found = content(&Catalog::open(&storage.crash())?)?;
+            match result {
+                Ok(()) => {
+                    assert_eq!(found, new, "{action:?}, {kind:?} {nth}");
+                    done += 1;
+                }
+                Err(CatalogError::OutcomeUnknown { .. }) => {
+                    assert!(found == old || found == new, "{action:?}, {kind:?} {nth}: {found:?}");
+                    unknown[usize::from(found == new)] += 1;
+                }
+                Err(CatalogError::Storage { action: "write", .. }) => {
+                    assert_eq!(found, old, "{action:?}, {kind:?} {nth}");
+                    failed += 1;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+    assert!(done > 20 && failed > 20 && unknown[0] > 2 && unknown[1] > 2, "{done} {failed} {unknown:?}");
+    Ok(())
+}
+
+/// redb cuts its file off after a change is on the disk, and before it shows the change. Whether the change's commit does that,
+/// or the empty one after it, is due to where the pages are.
+#[test]
+fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Result<(), CatalogError> {
+    let mut reopened = 0;
+    for (others, nth) in (0..8).flat_map(|others| (1..4).map(move |nth| (others, nth))) {
+        let storage = SimulatedStorage::new(nth);
+        let (catalog, mut wanted) = filled(&storage)?;
+        reopens(&catalog, &storage);
+        for which in 10..10 + others {
+            Action::Account(which, 1).run(&catalog, &mut wanted)?;
+        }
+        let (big, long) = (name("big"), named(ENTRY_BYTES_MAX - 1000));
+        catalog.put_service(&big, &long)?;
+        catalog.remove_service(&big, END, &catalog.hold_users())?;
+        wanted.absent.insert(big, REMOVED);
+        wanted.is_journal_in_use = true;
+        // With each commit from now on it cuts some of the room off that is free.
+        let fault = storage.fail_in(CATALOG_FILE, Operation::SetBytes, nth);
+        for number in 1..6 {
+            Action::Seal(Some(number)).run(&catalog, &mut wanted)?;
+            let is_reopened = catalog.current().progress.failed().is_none();
+            assert_eq!(content(&catalog)?, wanted, "{others}, {nth}, {number}");
+            if fault.has_fired() {
+                reopened += usize::from(is_reopened);
+                break;
+            }
+        }
+        drop(catalog);
+        assert_eq!(content(&Catalog::open(&storage.crash())?)?, wanted, "{others}, {nth}");
+    }
+    assert!(reopened > 0);
+    Ok(())
+}
+
+#[test]
+fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, wanted) = filled(&storage)?;
+    reopens(&catalog, &storage);
+    let table = catalog.read(SERVICES)?;
+    let mut rows = table.iter().map_err(CatalogError::redb("read"))?;
+    let mut read = usize::from(rows.next().is_some());
+    let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    assert!(catalog.set_seal(None).is_err() && fault.has_fired());
+    catalog.mend()?;
+    for row in rows {
+        row.map_err(CatalogError::redb("read"))?;
+        read += 1;
+    }
+    assert_eq!(read, wanted.services.len());
+    assert!(table.get("service-1").map_err(CatalogError::redb("read"))?.is_some());
+    Ok(())
+}
+
+#[test]
+fn a_sync_that_fails_while_the_file_is_opened_anew_is_final() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    reopens(&catalog, &storage);
+    let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    assert!(catalog.set_seal(None).is_err() && write.has_fired());
+    let sync = storage.fail_in(CATALOG_FILE, Operation::SyncData, 1);
+    assert!(matches!(catalog.mend(), Err(CatalogError::Storage { .. })));
+    assert!(sync.has_fired());
+    assert!(matches!(catalog.mend(), Err(CatalogError::Poisoned)));
+    assert_eq!(content(&catalog)?, old);
+    Ok(())
+}
+
+/// As an operator does it who puts a copy back while the host runs.
+#[test]
+fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), CatalogError> {
+    let directory = tempfile::tempdir().map_err(catalog_error)?;
+    let (path, aside) = (directory.path().join(CATALOG_FILE), directory.path().join("aside"));
+    let storage = DiskStorage::open(directory.path()).map_err(catalog_error)?;
+    drop(Catalog::create(&storage, DIRECTORY_ID)?);
+    let _lock = storage.lock().map_err(catalog_error)?;
+    let catalog = Catalog::open(&storage)?;
+    catalog.reopen_from(Arc::new(storage), Arc::new(VirtualClock::new(Timestamp(1))));
+    catalog.put_service(&name("bank"), &entry(1))?;
+    let old = content(&catalog)?;
+    std::fs::rename(&path, &aside).map_err(catalog_error)?;
+    for is_removed in [true, false] {
+        if !is_removed {
+            std::fs::copy(&aside, &path).map_err(catalog_error)?;
+        }
+        let changes = [
+            catalog.set_seal(Some(&seal(1))),
+            catalog.put_service(&name("shop"), &entry(2)),
+            catalog.change_accounts(&accounts_change(1, 2), Room::Ordinary),
+            catalog.change_accounts(&accounts_change(1, 2), Room::Reserve),
+            catalog.remove_service(&name("bank"), END, &catalog.hold_users()).map(drop),
+        ];
+        for change in changes {
+            assert!(matches!(change, Err(CatalogError::Storage { action: "be sure of", .. })), "{change:?}");
+        }
+        assert_eq!(content(&catalog)?, old);
+    }
+    // The file that was opened has none of it, and is good again in its place.
+    std::fs::rename(&aside, &path).map_err(catalog_error)?;
+    catalog.set_seal(Some(&seal(2)))?;
+    assert_eq!(content(&catalog)?, Content { seal: Some(seal(2)), ..old });
+    Ok(())
+}
+
+#[test]
+fn another_file_is_not_opened_in_the_place_of_one_whose_write_failed() -> Result<(), CatalogError> {
+    let failed = || {
+        let storage = SimulatedStorage::new(1);
+        let (catalog, old) = filled(&storage)?;
+        let clock = reopens(&catalog, &storage);
+        let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+        assert!(catalog.set_seal(None).is_err() && write.has_fired());
+        Ok::<_, CatalogError>((storage, catalog, old, clock))
+    };
+    let (storage, catalog, old, _) = failed()?;
+    storage.replace();
+    let opened = storage.count(Operation::Open);
+    let mended = catalog.mend();
+    assert!(matches!(mended, Err(CatalogError::Storage { action: "be sure of", .. })), "{mended:?}");
+    assert_eq!((storage.count(Operation::Open), content(&catalog)?), (opened, old));
+    assert!(matches!(catalog.mend(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
+
+    let (storage, catalog, old, clock) = failed()?;
+    storage.rename(CATALOG_FILE, "aside").map_err(catalog_error)?;
+    drop(Catalog::create(&storage, DirectoryId([8; 16]))?);
+    for _ in 0..2 {
+        let mended = catalog.mend();
+        assert!(matches!(mended, Err(CatalogError::NotACatalog { .. })), "{mended:?}");
+        clock.advance(REOPEN_RETRY_MAX);
+    }
+    assert_eq!(content(&catalog)?, old);
+    storage.rename("aside", CATALOG_FILE).map_err(catalog_error)?;
+    catalog.set_seal(None)
+}
+
+#[test]
+fn what_removes_a_service_brings_no_user_back() -> Result<(), CatalogError> {
+    let mut unknown = [0; 2];
+    for nth in 1.. {
+        let storage = SimulatedStorage::new(nth);
+        let (catalog, _) = filled(&storage)?;
+        reopens(&catalog, &storage);
+        let (user, service) = (name("user-1"), name("service-0"));
+        assert!(catalog.user(&user)?.is_some_and(|entry| entry.grants.contains_key(&service)));
+        let fault = storage.fail_in(CATALOG_FILE, Operation::Write, nth);
+        let removal = AccountsChange { remove_users: [user.clone()].into(), ..AccountsChange::default() };
+        let removed = catalog.change_accounts(&removal, Room::Reserve);
+        if !fault.has_fired() {
+            break;
+        }
+        let is_there = Catalog::open(&storage.copy())?.user(&user)?.is_some();
+        if matches!(removed, Err(CatalogError::OutcomeUnknown { .. })) {
+            unknown[usize::from(is_there)] += 1;
+        }
+        let _ = catalog.remove_service(&service, END, &catalog.hold_users())?;
+        assert_eq!(catalog.user(&user)?.is_some(), is_there, "{nth}: {removed:?}");
+    }
+    assert!(unknown[0] > 0, "{unknown:?}");
+    Ok(())
+}
+
+#[test]
+fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Result<(), CatalogError> {
+    let mut refused = 0;
+    for nth in 1.. {
+        let storage = SimulatedStorage::new(nth);
+        let (catalog, old) = filled(&storage)?;
+        let clock = reopens(&catalog, &storage);
+        let mut new = old.clone();
+        storage.fail(Operation::Write, nth);
+        if Action::Put(3, nth).run(&catalog, &mut new).is_ok() {
+            break;
+        }
+        refused += 1;
+        // As long as there is none, nothing is taken, however often it is tried.
+        storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
+        for _ in 0..3 {
+            assert!(Action::Put(4, nth).run(&catalog, &mut new.clone()).is_err());
+            clock.advance(REOPEN_RETRY_MAX);
+        }
+        storage.mend(Operation::Write);
+        Action::Put(4, nth).run(&catalog, &mut old.clone())?;
+        let known = [&old, &new].map(|known| {
+            let mut known = known.clone();
+            known.services.insert(name("service-4"), entry(nth));
+            known
+        });
+        let found = content(&catalog)?;
+        assert!(known.contains(&found), "{found:?}");
+        drop(catalog);
+        assert_eq!(content(&Catalog::open(&storage.crash())?)?, found);
+    }
+    assert!(refused > 4, "{refused}");
+    // Nobody knows what a failed sync left.
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    reopens(&catalog, &storage);
+    storage.fail(Operation::SyncData, 1);
+    assert!(catalog.set_seal(None).is_err());
+    assert!(matches!(catalog.set_seal(None), Err(CatalogError::Poisoned)));
+    Ok(())
+}
+
+#[test]
+fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    let clock = reopens(&catalog, &storage);
+    storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
+    let openings = || storage.count(Operation::Open);
+    let before = openings();
+    let order = || catalog.set_seal(Some(&seal(9)));
+    assert!(matches!(order(), Err(CatalogError::Storage { .. })));
+    assert_eq!(openings(), before);
+    // What came of the first failure is looked for at once, and then not again however many ask.
+    assert!(order().is_err());
+    for _ in 0..20 {
+        assert!(matches!(order(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
+        assert!(matches!(catalog.mend(), Err(CatalogError::Pausing { .. })));
+        assert_eq!(content(&catalog)?, old);
+    }
+    assert_eq!(openings(), before + 1);
+    for _ in 0..20 {
+        clock.advance(REOPEN_RETRY_MAX);
+        assert!(!matches!(order(), Err(CatalogError::Pausing { .. })));
+        assert!(matches!(order(), Err(CatalogError::Pausing { .. })));
+    }
+    assert_eq!(openings(), before + 21);
+    storage.mend(Operation::Write);
+    clock.advance(REOPEN_RETRY_MAX);
+    order()?;
+    // It was stored: the next failure is looked into at once again.
+    assert!(storage_fails_once(&storage, order).is_err());
+    order()?;
+    Ok(())
+}
+
+/// Orders something while one write fails.
+fn storage_fails_once<T>(storage: &SimulatedStorage, order: impl FnOnce() -> T) -> T {
+    let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    let ordered = order();
+    assert!(fault.has_fired());
+    ordered
+}
+
+#[test]
+fn who_waits_behind_a_change_whose_write_fails_has_theirs_stored() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    reopens(&catalog, &storage);
+    let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+    let transaction = catalog.current().begin(Room::Reserve).map_err(CatalogError::redb("write"))?;
+    let began = std::sync::Barrier::new(2);
+    std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| {
+            began.wait();
+            catalog.set_seal(Some(&seal(9)))
+        });
+        began.wait();
+        // It has time to begin.
+        for _ in 0..10_000 {
+            std::thread::yield_now();
+        }
+        assert!(put_meta(&transaction, SEAL, &[]).is_ok() && transaction.commit().is_err() && fault.has_fired());
+        waiting.join().expect("it does not panic")
+    })?;
+    assert_eq!(catalog.seal()?, Some(seal(9)));
+    Ok(())
+}
+
+#[test]
+fn who_reads_does_not_wait_for_the_file_to_be_opened_anew() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    let catalog = Arc::new(catalog);
+    reopens(&catalog, &storage);
+    assert!(storage_fails_once(&storage, || catalog.set_seal(None)).is_err());
+    // Opening writes, too.
+    let held = storage.hold_writes();
+    let before = storage.count(Operation::Open);
+    let mending = std::thread::spawn({
+        let catalog = Arc::clone(&catalog);
+        move || catalog.mend()
+    });
+    while storage.count(Operation::Open) == before {
+        std::thread::yield_now();
+    }
+    let (send, read) = std::sync::mpsc::channel();
+    let reading = Arc::clone(&catalog);
+    std::thread::spawn(move || drop(send.send(content(&reading))));
+    let read = read.recv_timeout(Duration::from_secs(30)).expect("it is read meanwhile");
+    assert!(!mending.is_finished());
+    drop(held);
+    assert_eq!(read?, old);
+    mending.join().expect("it does not panic")
+}
+
+#[test]
+fn a_catalog_whose_storage_failed_can_be_read_whole_however_long_it_is() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, mut wanted) = filled(&storage)?;
+    for number in 0..16 {
+        let (name, long) = (name(&format!("long-{number}")), named(ENTRY_BYTES_MAX - 1000));
+        catalog.put_service(&name, &long)?;
+        wanted.services.insert(name, long);
+    }
+    assert!(storage.used_bytes() > 16 << 20);
+    for catalog in [catalog, Catalog::open(&storage.copy())?] {
+        assert_eq!(content(&catalog)?, wanted);
+        catalog.current().progress.fail(Failed::Write);
+        // redb tries to write, and from then on does nothing with the file.
+        assert!(catalog.current().begin(Room::Reserve).and_then(|change| Ok(change.commit()?)).is_err());
+        assert_eq!(content(&catalog)?, wanted);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, old) = filled(&storage)?;
+    storage.limit_space(storage.taken_bytes());
+    let long = named(200_000);
+    let result = catalog.put_service(&name("bank"), &long);
+    assert!(
+        matches!(&result, Err(CatalogError::NoRoom { source, .. }) if source.kind() == io::ErrorKind::StorageFull),
+        "{result:?}"
+    );
+    let text = result.expect_err("there is none").to_string();
+    assert!(text.contains("4 MiB that removals may need; make room on the disk, or remove"), "{text}");
+    drop(catalog);
+    let after = storage.crash();
+    assert_eq!(content(&Catalog::open(&after)?)?, old);
+    Ok(())
+}
+
+/// Whatever is in it, and however its file grew and shrank.
+#[test]
+fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), CatalogError> {
+    let service = |number: u64| name(&format!("service-{number}"));
+    for count in 1..40 {
+        let storage = SimulatedStorage::new(count);
+        let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+        reopens(&catalog, &storage);
+        for number in 0..2 * count {
+            catalog.put_service(&service(number), &entry(number))?;
+        }
+        for number in count..2 * count {
+            catalog.remove_service(&service(number), END, &catalog.hold_users())?;
+        }
+        for which in 0..(count % 60) as u8 {
+            catalog.change_accounts(&accounts_change(which, 3), Room::Ordinary)?;
+        }
+        storage.limit_space(storage.taken_bytes());
+        // What needs more room is refused, and takes nothing from these.
+        let more = |number| catalog.put_service(&name(&format!("more-{number}")), &named(2000));
+        let refused = (0..1000).find_map(|number| more(number).err());
+        assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
+        for number in 0..count {
+            catalog.set_stopped(&service(number), true)?;
+            catalog.set_stopped(&service(number), false)?;
+        }
+        for number in 0..count {
+            assert!(catalog.remove_service(&service(number), END, &catalog.hold_users())?, "{count}, {number}");
+        }
+    }
+    Ok(())
+}
+
+/// Adds `count` tokens from `first` on, as log-ins do.
+fn add_tokens(catalog: &Catalog, first: u64, count: u64) -> Result<(), CatalogError> {
+    let token = TokenEntry { user: name("user-1"), issued: Timestamp(1), expires: Timestamp(2) };
+    let hash = |number: u64| TokenHash(*blake3::hash(&number.to_le_bytes()).as_bytes());
+    let put_tokens = (first..first + count).map(|number| (hash(number), token.clone())).collect();
+    catalog.change_accounts(&AccountsChange { put_tokens, ..AccountsChange::default() }, Room::Ordinary)
+}
+
+/// A catalog of `tokens` tokens on a disk without a free byte, to which tokens were added until it took no more. Users have
+/// grants on the first service.
+fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog, Arc<VirtualClock>), CatalogError> {
+    let storage = SimulatedStorage::new(seed);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    let clock = reopens(&catalog, &storage);
+    for which in 0..=seed as u8 {
+        catalog.put_service(&name(&format!("service-{which}")), &entry(which.into()))?;
+        catalog.change_accounts(&accounts_change(which, 2), Room::Ordinary)?;
+    }
+    add_tokens(&catalog, 0, tokens)?;
+    storage.limit_space(storage.taken_bytes());
+    let refused = (tokens..).find_map(|number| add_tokens(&catalog, number, 1).err());
+    assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
+    Ok((storage, catalog, clock))
+}
+
+/// Removes everything of a catalog that is [`full`].
+fn remove_all(catalog: &Catalog) -> Result<(), CatalogError> {
+    let services: Vec<Name> = catalog.services()?.into_keys().collect();
+    for service in services {
+        catalog.set_stopped(&service, true)?;
+        assert!(catalog.remove_service(&service, END, &catalog.hold_users())?);
+    }
+    let remove_users = catalog.users()?.into_keys().collect();
+    let remove_tokens = catalog.tokens()?.into_keys().collect();
+    let bounds = catalog.token_bounds()?.into_keys().map(|hash| (hash, None)).collect();
+    let change = AccountsChange { remove_users, remove_tokens, bounds, ..AccountsChange::default() };
+    catalog.change_accounts(&change, Room::Reserve)?;
+    catalog.forget_absent(catalog.absent()?.keys())?;
+    catalog.set_seal(Some(&seal(1)))
+}
+
+#[test]
+fn whatever_additions_left_of_a_full_disk_removals_find_room() -> Result<(), CatalogError> {
+    // Of the longest, the reserve is as long as the file.
+    for (seed, tokens) in (0..12).map(|seed| (seed, 40 * seed)).chain([(1, 20_000)]) {
+        let (storage, catalog, clock) = full(seed, tokens)?;
+        // Before the first removal as well as after one that failed and was ordered again.
+        if seed % 2 == 1 {
+            storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+            assert!(catalog.remove_service(&name("service-0"), END, &catalog.hold_users()).is_err());
+            clock.advance(REOPEN_RETRY_MAX);
+        }
+        remove_all(&catalog)?;
+        drop(catalog);
+        let found = content(&Catalog::open(&storage.crash())?)?;
+        assert_eq!(found, Content { seal: Some(seal(1)), is_journal_in_use: true, ..Content::default() });
+    }
+    Ok(())
+}
+
+#[test]
+fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    add_tokens(&catalog, 0, 300)?;
+    let change = AccountsChange { remove_tokens: catalog.tokens()?.into_keys().collect(), ..AccountsChange::default() };
+    catalog.change_accounts(&change, Room::Reserve)?;
+    drop(catalog);
+    // There are free pages and some room, and nothing is held for removals.
+    let storage = storage.crash();
+    storage.limit_space(storage.taken_bytes() + 512 * 1024);
+    let catalog = Catalog::open(&storage)?;
+    reopens(&catalog, &storage);
+    let writes = storage.count(Operation::Write);
+    for number in 0..3 {
+        let refused = add_tokens(&catalog, 1_000 + number, 1);
+        assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
+    }
+    assert_eq!(storage.count(Operation::Write), writes, "it is known before anything is written");
+    assert!(catalog.remove_service(&name("service-1"), END, &catalog.hold_users())?);
+    let refused = add_tokens(&catalog, 1_000, 1);
+    assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
+
+    storage.limit_space(u64::MAX);
+    add_tokens(&catalog, 1_000, 1)?;
+    let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
+    assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
+    // Whatever is added then, what removes finds room.
+    storage.limit_space(storage.taken_bytes());
+    let refused = (2_000..).find_map(|number| add_tokens(&catalog, number, 1).err());
+    assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
+    remove_all(&catalog)
+}
+
+/// A file that may not grow is as good as a full disk.
+#[test]
+fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<(), CatalogError> {
+    const BYTES_MAX: u64 = 16 * 1024 * 1024;
+    let mut lengths = BTreeSet::new();
+    for seed in 0..6 {
+        let storage = SimulatedStorage::new(seed);
+        drop(filled(&storage)?);
+        let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
+        reopens(&catalog, &storage);
+        // The file doubles from another length each time.
+        for which in 0..seed {
+            catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
+        }
+        let refused = (0..).find_map(|number| add_tokens(&catalog, 1_000 * number, 1_000).err());
+        assert!(matches!(refused, Some(CatalogError::Full { .. })), "{refused:?}");
+        let refused = (0..).find_map(|number| add_tokens(&catalog, 1_000_000 + number, 1).err());
+        let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(text.contains("is full and takes nothing new; remove"), "{text}");
+        // It is known from then on before anything is written.
+        let writes = storage.count(Operation::Write);
+        assert!(matches!(add_tokens(&catalog, 2_000_000, 1), Err(CatalogError::Full { .. })));
+        assert_eq!(storage.count(Operation::Write), writes);
+        let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
+        assert!(bytes()? <= BYTES_MAX / 2, "{} bytes", bytes()?);
+        lengths.insert(bytes()?);
+
+        remove_all(&catalog)?;
+        assert!(bytes()? <= BYTES_MAX, "{} bytes", bytes()?);
+        // What a removal has made longer becomes shorter by and by.
+        let tries = (0..10).position(|_| add_tokens(&catalog, 0, 1).is_ok());
+        assert!(tries.is_some(), "{} bytes", bytes()?);
+    }
+    assert!(lengths.len() > 1, "{lengths:?}");
+    Ok(())
+}
+
+/// A removal that finds no free page doubles the file, and the pages that it writes lie at the end of it, where nothing can be
+/// cut, also not with the next start.
+#[test]
+fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubled() -> Result<(), CatalogError> {
+    const BYTES_MAX: u64 = 16 * 1024 * 1024;
+    for (seed, percent) in [(0, 1), (3, 40)] {
+        let storage = SimulatedStorage::new(seed);
+        drop(filled(&storage)?);
+        let open = || {
+            let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
+            let clock = reopens(&catalog, &storage);
+            Ok::<_, CatalogError>((catalog, clock))
+        };
+        let (catalog, clock) = open()?;
+        for which in 0..seed {
+            catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
+        }
+        // Until there is room for no ten.
+        let mut next = 0;
+        for step in [1_000, 100, 10] {
+            catalog.current().progress.forget_missing();
+            let refused = loop {
+                match add_tokens(&catalog, next, step) {
+                    Ok(()) => next += step,
+                    Err(error) => break error,
+                }
+            };
+            assert!(matches!(refused, CatalogError::Full { .. }), "{refused:?}");
+            clock.advance(REOPEN_RETRY_MAX);
+        }
+        // Tokens lie by their hashes.
+        let tokens = catalog.tokens()?.into_keys().enumerate();
+        let remove_tokens = tokens.filter(|(at, _)| at * 7_919 % 100 < percent).map(|(_, token)| token).collect();
+        catalog.change_accounts(&AccountsChange { remove_tokens, ..AccountsChange::default() }, Room::Reserve)?;
+        let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
+        let doubled = bytes()?;
+        assert!(doubled > BYTES_MAX / 2, "{doubled} bytes");
+        add_tokens(&catalog, next, 1)?;
+        drop(catalog);
+        let (catalog, _clock) = open()?;
+        add_tokens(&catalog, next + 1, 1)?;
+        assert!(bytes()? > BYTES_MAX / 2, "{} bytes", bytes()?);
+        // They leave removals as much as is in use, and the file as it is.
+        let refused = (1..).find_map(|number| add_tokens(&catalog, next + 1_000 * number, 1_000).err());
+        let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
+        assert!(matches!(refused, Some(CatalogError::Full { .. })) && text.contains("is free"), "{refused:?}");
+        assert!(bytes()? <= doubled, "{} bytes", bytes()?);
+        remove_all(&catalog)?;
+    }
+    Ok(())
+}
+
+/// As long as no removal needs the reserve, free pages are for all.
+#[test]
+fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError> {
+    let (_storage, catalog, _) = full(2, 300)?;
+    let first = catalog.tokens()?.into_keys().next().expect("there are some");
+    // A log-in of a user who has as many tokens as they may.
+    let change = |number: u8| AccountsChange {
+        remove_tokens: [first, TokenHash([number.wrapping_sub(1); 32])].into(),
+        ..accounts_change(number, 2)
+    };
+    let tokens: BTreeSet<TokenHash> = catalog.tokens()?.into_keys().take(100).collect();
+    let removal = AccountsChange { remove_tokens: tokens, ..AccountsChange::default() };
+    let bytes = catalog.current().progress.reserve_bytes();
+    catalog.change_accounts(&removal, Room::Reserve)?;
+    assert_eq!(catalog.current().progress.reserve_bytes(), bytes);
+    catalog.change_accounts(&change(7), Room::Ordinary)
+}
+
+#[test]
+fn an_entry_that_is_too_long_for_the_disk_keeps_nothing_shorter_out() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    reopens(&catalog, &storage);
+    storage.limit_space(storage.taken_bytes());
+    let refused = catalog.put_service(&name("long"), &named(200_000));
+    assert!(matches!(refused, Err(CatalogError::NoRoom { .. })), "{refused:?}");
+    catalog.put_service(&name("short"), &entry(1))
+}
+
+#[test]
+fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    drop(filled(&storage)?);
+    let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
+    // As an older release leaves it, or a copy of the directory.
+    let storage = storage.crash();
+    assert_eq!(storage.taken_bytes(), file_bytes);
+    drop(Catalog::open_copy(&storage)?);
+    assert_eq!((storage.taken_bytes(), storage.count(Operation::HoldRoom)), (file_bytes, 0));
+    drop(Catalog::open(&storage)?);
+    assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
+    // Where nothing can be held, all is as if there were no reserve.
+    let storage = storage.crash();
+    storage.break_down(Operation::HoldRoom, io::ErrorKind::Unsupported);
+    let catalog = Catalog::open(&storage)?;
+    add_tokens(&catalog, 0, 1_000)?;
+    remove_all(&catalog)
+}
+
+/// After an upgrade, say: it is for snapshots, too.
+#[test]
+fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), CatalogError> {
+    // What is added makes the file longer, and so the reserve.
+    const GROWTH_BYTES: u64 = 1024 * 1024;
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    let whole = catalog.current().progress.reserve_bytes();
+    drop(catalog);
+    let before = storage.crash();
+    for spare in [0, whole - 1, whole, whole + SPARE_BYTES - 1, whole + SPARE_BYTES + GROWTH_BYTES] {
+        let storage = before.copy();
+        let taken = storage.taken_bytes();
+        storage.limit_space(taken + spare);
+        let catalog = Catalog::open(&storage)?;
+        reopens(&catalog, &storage);
+        let is_whole = spare > whole + SPARE_BYTES;
+        let added = (0..3).map(|number| add_tokens(&catalog, number, 1)).collect::<Result<Vec<_>, _>>();
+        assert_eq!(added.is_ok(), is_whole, "{spare}: {added:?}");
+        if !is_whole {
+            assert!(matches!(added, Err(CatalogError::NoRoom { .. })), "{added:?}");
+            assert_eq!(storage.taken_bytes(), taken, "{spare}");
+        }
+    }
+    Ok(())
+}
+
+/// Where the reserve was not whole before.
+#[test]
+fn a_cut_holds_what_was_held_again_and_more_only_where_that_leaves_the_spare() -> io::Result<()> {
+    const MIB: u64 = 1024 * 1024;
+    // Of 10 MiB without a reserve 7 stay, whose reserve ends at 14.
+    for (space, held) in [(10, 10), (14, 10), (10 + 4 + 15, 10), (10 + 4 + 16, 14)] {
+        let storage = SimulatedStorage::new(1);
+        let progress = Arc::new(Progress::of(storage.create(CATALOG_FILE)?, CATALOG_BYTES_MAX));
+        let backend = Backend::new(Arc::clone(&progress));
+        progress.begin(Room::Reserve);
+        storage.limit_space(10 * MIB);
+        backend.set_len(10 * MIB)?;
+        storage.limit_space(space * MIB);
+        backend.set_len(7 * MIB)?;
+        assert_eq!((storage.used_bytes(), storage.taken_bytes()), (7 * MIB, held * MIB), "of {space} MiB");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(), CatalogError> {
+    let (mut olds, mut news) = (0, 0);
+    for nth in 1.. {
+        let (storage, catalog, _) = full(1, 200)?;
+        let old = content(&catalog)?;
+        storage.power_off(nth);
+        let removed = catalog.remove_service(&name("service-1"), END, &catalog.hold_users());
+        let is_done = !storage.is_off();
+        drop(catalog);
+        let after = storage.crash();
+        after.limit_space(after.taken_bytes());
+        let catalog = Catalog::open(&after)?;
+        reopens(&catalog, &after);
+        let found = content(&catalog)?;
+        let is_old = found == old;
+        assert!(if is_old { removed.is_err() } else { !found.services.contains_key(&name("service-1")) }, "{nth}");
+        olds += u32::from(is_old);
+        news += u32::from(!is_old);
+        // What the crash released may be somebody else's now; once there is room all goes on.
+        after.limit_space(u64::MAX);
+        add_tokens(&catalog, 9_000, 1)?;
+        remove_all(&catalog)?;
+        if is_done {
+            break;
+        }
+    }
+    assert!(olds > 3 && news > 3, "{olds} {news}");
+    Ok(())
+}
+
+#[test]
+fn an_entry_has_a_longest_length() -> Result<(), CatalogError> {
+    let catalog = Catalog::create(&SimulatedStorage::new(1), DIRECTORY_ID)?;
+    catalog.put_service(&name("bank"), &named(ENTRY_BYTES_MAX - 1000))?;
+    let refused = catalog.put_service(&name("bank"), &named(ENTRY_BYTES_MAX));
+    assert!(matches!(refused, Err(CatalogError::EntryTooLong { .. })), "{refused:?}");
+    catalog.put_service(&name("bank"), &entry(1))?;
+    Ok(())
+}
+
+/// Opens a catalog of damaged bytes: whatever it gives must be an error or `wanted`. Says which.
+fn check_damaged(bytes: &[u8], wanted: &Content) -> Result<bool, String> {
+    let storage = storage_with(bytes).map_err(|error| error.to_string())?;
+    let found = Catalog::open(&storage).and_then(|catalog| Ok((content(&catalog)?, catalog)));
+    let Ok((found, catalog)) = found else { return Ok(false) };
+    if found != *wanted {
+        return Err(format!("found {found:?}"));
+    }
+    // What is written to it next is there, too.
+    let mut wanted = found;
+    let written = Action::Put(4, 4).run(&catalog, &mut wanted);
+    drop(catalog);
+    let again = Catalog::open(&storage).and_then(|catalog| content(&catalog));
+    match (written, again) {
+        (Ok(()), Ok(again)) if again == wanted => Ok(true),
+        (Err(_), _) => Ok(true),
+        (Ok(()), again) => Err(format!("after a change found {again:?}")),
+    }
+}
+
+/// The file after a clean stop and after a crash that lost nothing, and what it says.
+fn healthy_files() -> Result<([Vec<u8>; 2], Content), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, wanted) = filled(&storage)?;
+    let crashed = bytes_of(&storage).map_err(catalog_error)?;
+    drop(catalog);
+    let stopped = bytes_of(&storage).map_err(catalog_error)?;
+    Ok(([stopped, crashed], wanted))
+}
+
+#[test]
+fn a_flipped_byte_is_an_error_or_does_no_harm() -> Result<(), CatalogError> {
+    // redb's header, of whose fields some have no checksum.
+    const HEADER_BYTES: usize = 320;
+    let (files, wanted) = healthy_files()?;
+    for mut bytes in files {
+        let (mut refused, mut harmless) = (0, 0);
+        for offset in 0..bytes.len() {
+            let masks: &[u8] = match offset {
+                0..HEADER_BYTES => &[1, 2, 4, 8, 16, 32, 64, 128, 255],
+                _ if bytes[offset] != 0 || offset.is_multiple_of(61) => &[1 << (offset % 8)],
+                _ => continue,
+            };
+            for mask in masks {
+                bytes[offset] ^= mask;
+                match check_damaged(&bytes, &wanted) {
+                    Ok(false) => refused += 1,
+                    Ok(true) => harmless += 1,
+                    Err(what) => panic!("byte {offset} flipped by {mask:#x}: {what}"),
+                }
+                bytes[offset] ^= mask;
+            }
+        }
+        assert!(refused > 1000 && harmless > 1000, "{refused} {harmless}");
+    }
+    Ok(())
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 100, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_returned_is_there_after_any_crash_and_the_rest_is_old_or_new(
+        seed: u64,
+        rounds in vec((vec(Action::any(), 1..8), 1..150_u64, proptest::option::of(1..40_u64)), 1..5),
+    ) {
+        let mut storage = SimulatedStorage::new(seed);
+        drop(Catalog::create(&storage, DIRECTORY_ID)?);
+        let mut wanted = Content::default();
+        for (actions, power_off, power_off_while_opening) in rounds {
+            if let Some(nth) = power_off_while_opening {
+                storage.power_off(nth);
+                let _ = Catalog::open(&storage);
+                storage = storage.crash();
+            }
+            let catalog = Catalog::open(&storage)?;
+            prop_assert_eq!(&content(&catalog)?, &wanted);
+            storage.power_off(power_off);
+            let mut new = wanted.clone();
+            for action in actions {
+                if action.run(&catalog, &mut new).is_err() {
+                    break;
+                }
+                wanted.clone_from(&new);
+            }
+            if seed.is_multiple_of(2) {
+                drop(catalog);
+            }
+            storage = storage.crash();
+            let found = content(&Catalog::open(&storage)?)?;
+            prop_assert!(found == wanted || found == new, "found {:?}, old {:?}, new {:?}", found, wanted, new);
+            wanted = found;
+        }
+    }
+
+    #[test]
+    fn damage_of_any_shape_is_an_error_or_does_no_harm(
+        which in 0..2_usize,
+        patches in vec((any::<prop::sample::Index>(), vec(any::<u8>(), 1..600)), 0..4),
+        header in vec((0..320_usize, any::<u8>()), 0..3),
+        length in proptest::option::of(any::<prop::sample::Index>()),
+    ) {
+        let (files, wanted) = healthy_files()?;
+        let mut bytes = files[which].clone();
+        for (at, patch) in patches {
+            let start = at.index(bytes.len());
+            for (byte, damaged) in bytes[start..].iter_mut().zip(patch) {
+                *byte = damaged;
+            }
+        }
+        for (offset, byte) in header {
+            bytes[offset] = byte;
+        }
+        if let Some(length) = length {
+            bytes.truncate(length.index(bytes.len()));
+        }
+        check_damaged(&bytes, &wanted).map_err(TestCaseError::fail)?;
+    }
+}
+
+#[test]
+fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    assert!(matches!(Catalog::open(&storage), Err(CatalogError::Storage { action: "open", .. })));
+    for bytes in [&b""[..], b"x", &[0; 100_000], b"LBSEGMT\n"] {
+        let result = Catalog::open(&storage_with(bytes).map_err(catalog_error)?);
+        assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
+    }
+    // A database, but not ours.
+    let file = storage.create(CATALOG_FILE).map_err(catalog_error)?;
+    let backend = Backend::new(Arc::new(Progress::of(file, CATALOG_BYTES_MAX)));
+    drop(redb::Builder::new().create_with_backend(backend).map_err(CatalogError::redb("create"))?);
+    let result = Catalog::open(&storage);
+    assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
+    Ok(())
+}
+
+/// What `Catalog::open` says after a change that no host makes.
+fn after(change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    catalog.change("write", Room::Reserve, change)?;
+    drop(catalog);
+    Catalog::open(&storage).map(drop)
+}
+
+#[test]
+fn what_a_newer_host_wrote_is_refused_as_that() {
+    let format = after(|transaction| {
+        // It may have anything else.
+        transaction.delete_table(SERVICES)?;
+        put_meta(transaction, DIRECTORY, b"elsewhere")?;
+        put_meta(transaction, FORMAT, &(CATALOG_VERSION + 1).to_le_bytes())
+    });
+    assert!(matches!(format, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{format:?}");
+    let entry = after(|transaction| put(transaction, SERVICES, "bank", &[ENTRY_VERSION + 1, 1, 2, 3]));
+    assert!(matches!(entry, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{entry:?}");
+    let user = after(|transaction| put(transaction, USERS, "ada", &[USER_VERSION + 1, 1, 2, 3]));
+    assert!(matches!(user, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{user:?}");
+    let token = after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION + 1]));
+    assert!(matches!(token, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{token:?}");
+}
+
+#[test]
+fn what_no_host_wrote_is_damage() {
+    let is_damaged = |result: Result<(), CatalogError>| {
+        assert!(matches!(result, Err(CatalogError::Damaged { .. })), "{result:?}");
+    };
+    is_damaged(after(|transaction| put(transaction, SERVICES, "bank", &[])));
+    is_damaged(after(|transaction| put(transaction, SERVICES, "bank", &[0, 1])));
+    is_damaged(after(|transaction| put(transaction, SERVICES, "bank", &[ENTRY_VERSION, 1])));
+    is_damaged(after(|transaction| put(transaction, SERVICES, "../bank", &entry(1).to_bytes())));
+    is_damaged(after(|transaction| {
+        let longer = [entry(1).to_bytes(), vec![0]].concat();
+        put(transaction, SERVICES, "bank", &longer)
+    }));
+    is_damaged(after(|transaction| put_meta(transaction, SEAL, b"seal")));
+    is_damaged(after(|transaction| put_meta(transaction, JOURNAL_IN_USE, &[2])));
+    is_damaged(after(|transaction| put_meta(transaction, FORMAT, &[1])));
+    is_damaged(after(|transaction| {
+        transaction.open_table(META)?.remove(DIRECTORY)?;
+        Ok(())
+    }));
+    is_damaged(after(|transaction| put(transaction, USERS, "ada", &[USER_VERSION, 1])));
+    is_damaged(after(|transaction| {
+        put(transaction, USERS, "../ada", &accounts::to_bytes(USER_VERSION, &user_entry(1)))
+    }));
+    is_damaged(after(|transaction| {
+        let longer = [accounts::to_bytes(USER_VERSION, &user_entry(1)), vec![0]].concat();
+        put(transaction, USERS, "ada", &longer)
+    }));
+    let token = TokenEntry { user: name("ada"), issued: Timestamp(1), expires: Timestamp(2) };
+    let token = accounts::to_bytes(TOKEN_VERSION, &token);
+    is_damaged(after(|transaction| put(transaction, TOKENS, "ada", &token)));
+    is_damaged(after(|transaction| put(transaction, TOKENS, &"A".repeat(64), &token)));
+    is_damaged(after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION])));
+    is_damaged(after(|transaction| put(transaction, BOUNDS, "ada", &[0; 8])));
+    is_damaged(after(|transaction| put(transaction, BOUNDS, &"0".repeat(64), &[0; 7])));
+    // A value that belongs elsewhere, with a hash that is right there.
+    is_damaged(after(|transaction| {
+        let mut services = transaction.open_table(SERVICES)?;
+        let value = services.get("service-1")?.map(|value| value.value().to_vec()).unwrap_or_default();
+        services.insert("service-2", value.as_slice())?;
+        Ok(())
+    }));
+}

@@ -1,0 +1,1079 @@
+//! A data directory: everything of all services that outlives the process.
+//!
+//! | file | what | owner |
+//! |---|---|---|
+//! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
+//! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
+//! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/keeper.rs` |
+//! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
+//! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
+//!
+//! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte, if it was
+//! taken by [`Locked::look`]; [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
+//! [`Contents`]: of each service what can be trusted, or why nothing can (*quarantined*).
+//!
+//! A service comes into being in this order, each step durable before the next: its workload's file, the first record
+//! of its journal, its entry in the catalog. So an entry whose journal is missing is a loss, and is told. It is removed in this
+//! order: the entry goes, and the catalog notes the name; its journal ends; its files go; the note goes. So what has no entry
+//! and is not noted is no removal: it is kept, and told (`data/orphans.rs`).
+
+mod contents;
+pub(crate) mod keeper;
+mod orphans;
+
+pub use contents::{Contents, FoundService, FoundSnapshot};
+pub(crate) use contents::{count_transactions, kept, last_transaction};
+pub use orphans::Orphan;
+
+use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGuard};
+use crate::snapshot_file::SnapshotFileError;
+use keeper::Written;
+use lifeboat_api::clock::SystemClock;
+use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::name::Name;
+use lifeboat_journal::commit::{self, CommitError, Committer, Writer};
+use lifeboat_journal::frame::{DirectoryId, RecordNumber};
+use lifeboat_journal::recovery::{OpenError, Recovery};
+use lifeboat_journal::segments::{Log, Options, Origin};
+use lifeboat_journal::storage::{LockGuard, Storage, StorageFile};
+use orphans::{Orphans, Search};
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use thiserror::Error;
+
+/// A journal that is longer than this and pinned by what is damaged is told of, unless configured otherwise; and again when
+/// it is twice as long.
+pub const PINNED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
+
+/// How a directory is opened.
+#[derive(Debug, Clone)]
+pub struct DataOptions {
+    /// How long new segments of the journal are, in bytes.
+    pub segment_bytes: u64,
+    /// Bytes of records that may wait to be written.
+    pub queue_bytes: usize,
+    /// A journal of more bytes that is pinned by what is damaged is told of.
+    pub pinned_bytes: u64,
+}
+
+impl Default for DataOptions {
+    fn default() -> Self {
+        Self {
+            segment_bytes: lifeboat_journal::segments::SEGMENT_BYTES,
+            queue_bytes: commit::QUEUE_BYTES_MAX,
+            pinned_bytes: PINNED_BYTES_MAX,
+        }
+    }
+}
+
+/// A directory cannot be used, or not any more.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum DataError {
+    /// Another process has it.
+    #[error("the data directory is in use by another lifeboat; stop that one first")]
+    InUse,
+    /// There is something else in it.
+    #[error("the directory has other files in it, such as '{file}', and no catalog.redb; name a new or an empty one")]
+    NotOurs {
+        /// One of them.
+        file: String,
+    },
+    /// It is one, and its catalog is gone.
+    #[error(
+        "it is a data directory, with files such as '{file}', that has no {CATALOG_FILE} any more: put that back from the \
+         newest copy of the directory; nothing was changed"
+    )]
+    CatalogMissing {
+        /// One of its files.
+        file: String,
+    },
+    /// There is nothing in it.
+    #[error("the directory is empty: no service was ever created in it; name the one that a host was given")]
+    Empty,
+    /// The catalog.
+    #[error(transparent)]
+    Catalog(#[from] CatalogError),
+    /// The journal as a whole. What is wrong with parts of it is told by [`Contents`].
+    #[error(transparent)]
+    Journal(#[from] OpenError),
+    /// The journal ended, or failed.
+    #[error(transparent)]
+    Commit(#[from] CommitError),
+    /// A snapshot's file.
+    #[error(transparent)]
+    Snapshot(#[from] SnapshotFileError),
+    /// A workload's file is gone.
+    #[error(
+        "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no server has the directory"
+    )]
+    WorkloadMissing {
+        /// The file.
+        file: String,
+    },
+    /// A workload's file is not what was written.
+    #[error(
+        "'{file}' is damaged: its hash is not its name; put the workload's file there again, or name it once more to \
+         lifeboat run"
+    )]
+    WorkloadDamaged {
+        /// The file.
+        file: String,
+    },
+    /// There is no such service.
+    #[error("there is no service '{service}' in the data directory")]
+    NoService {
+        /// The name that was asked for.
+        service: Name,
+    },
+    /// There is such a service already.
+    #[error("there is a service '{service}' in the data directory already; choose another name")]
+    Exists {
+        /// The name that was asked for.
+        service: Name,
+    },
+    /// There is such a service, and the catalog does not have it.
+    #[error("service '{service}' is quarantined: {reason}")]
+    Orphan {
+        /// The name that was asked for.
+        service: Name,
+        /// As [`Orphan::reason`].
+        reason: String,
+    },
+    /// The catalog failed in the last step of an order.
+    #[error(
+        "service '{service}' may be {order} or not, and does not run until it is started or removed, or the host is started \
+         again"
+    )]
+    OutcomeUnknown {
+        /// The service.
+        service: Name,
+        /// What it may be.
+        order: &'static str,
+        /// How the catalog failed.
+        source: CatalogError,
+    },
+    /// The catalog failed in the last step of a removal while no host has the directory.
+    #[error("service '{service}' may be removed or not; see to the disk, and remove it again")]
+    RemovalUnknown {
+        /// The service.
+        service: Name,
+        /// How the catalog failed.
+        source: CatalogError,
+    },
+    /// The catalog failed in the last step of a restore. No host has the directory then.
+    #[error(
+        "service '{service}' may be restored or not; see to the disk, and restore it again, which finds that it exists if it \
+         was restored"
+    )]
+    RestoreUnknown {
+        /// The service.
+        service: Name,
+        /// How the catalog failed.
+        source: CatalogError,
+    },
+    /// The host is being stopped, and neither begins nor ends single services any more.
+    #[error("the host is being stopped; try again when it is back")]
+    Stopping,
+    /// The storage fails.
+    #[error("cannot {action}")]
+    Storage {
+        /// What was tried.
+        action: String,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl DataError {
+    fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
+        let action = action.into();
+        move |source| Self::Storage { action, source }
+    }
+
+    /// For `map_err`: the catalog failed to take an order, by which `service` was to be `order`.
+    fn of_order(service: &Name, order: &'static str) -> impl FnOnce(CatalogError) -> Self {
+        move |error| match error {
+            source @ CatalogError::OutcomeUnknown { .. } => {
+                Self::OutcomeUnknown { service: service.clone(), order, source }
+            }
+            error => error.into(),
+        }
+    }
+}
+
+/// A directory that no other process has, with its catalog.
+#[derive(Debug)]
+pub struct Locked {
+    storage: Arc<dyn Storage>,
+    catalog: Catalog,
+    // The last field, as fields are dropped in order: the catalog still writes when it is closed.
+    lock: LockGuard,
+}
+
+impl Locked {
+    /// Takes the directory in `storage`. An empty one is made a data directory if `new` says which it is to be.
+    ///
+    /// # Errors
+    /// [`DataError`]; nothing that was there is changed.
+    pub fn take(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
+        let lock = lock(&*storage, new.is_some())?;
+        let catalog = if is_ours(&*storage)? {
+            Catalog::open(&*storage)?
+        } else {
+            let catalog = Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?;
+            // What was created is locked, too.
+            storage.check_lock().map_err(DataError::storage("lock the data directory"))?;
+            catalog
+        };
+        // Also what changes it without a host is sure of its file, however long it asks a user before.
+        catalog.reopen_from(Arc::clone(&storage), Arc::new(SystemClock));
+        Ok(Self { storage, lock, catalog })
+    }
+
+    /// Takes the directory in `storage` to look at it, and changes nothing in it. Its lock's file is created if it is
+    /// missing.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn look(storage: Arc<dyn Storage>) -> Result<Self, DataError> {
+        let lock = lock(&*storage, false)?;
+        let catalog = Catalog::open_copy(&*storage)?;
+        Ok(Self { storage, lock, catalog })
+    }
+
+    /// The services that it knows, and their settings.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Removes a service for good, with its snapshots, and its workload if no other service runs it. Its part of the
+    /// journal ends when a host opens the directory, and is given back then.
+    ///
+    /// # Errors
+    /// [`DataError`]. A service that is not in the catalog any more is removed as far as that: once again removes the
+    /// rest.
+    pub fn remove_service(&self, service: &Name) -> Result<(), DataError> {
+        let entry = self.catalog.service(service)?;
+        let (recovery, orphans) = self.look_for_orphans()?;
+        let removed = self.catalog.remove_service(service, recovery.end, &self.catalog.hold_users());
+        removed.map_err(|error| match error {
+            source @ CatalogError::OutcomeUnknown { .. } => {
+                DataError::RemovalUnknown { service: service.clone(), source }
+            }
+            error => error.into(),
+        })?;
+        clear_snapshots(&*self.storage, service)?;
+        // Orphans may run it, too.
+        let entry = entry.filter(|_| orphans.are_workloads_known);
+        entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
+    }
+
+    /// Whether there is anything left of a service: an entry, or files that a removal did not get to.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn has_any_of(&self, service: &Name) -> Result<bool, DataError> {
+        let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        Ok(self.catalog.service(service)?.is_some()
+            || names.iter().any(|name| keeper::snapshot_record(name, service).is_some()))
+    }
+
+    /// The service of this name, if the catalog should have it and does not.
+    ///
+    /// # Errors
+    /// [`DataError`].
+    pub fn orphan(&self, service: &Name) -> Result<Option<Orphan>, DataError> {
+        let (_, orphans) = self.look_for_orphans()?;
+        Ok(orphans.kept.into_iter().find(|orphan| orphan.name == *service))
+    }
+
+    fn look_for_orphans(&self) -> Result<(Recovery, Orphans), DataError> {
+        let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        let search = Search::new(&self.catalog, self.catalog.services()?.keys(), &files)?;
+        let (storage, seal) = (&*self.storage, self.catalog.seal()?);
+        let recovery =
+            lifeboat_journal::recovery::inspect(storage, self.catalog.directory(), seal.as_ref(), &mut |_| {})?;
+        let orphans = search.finish(&recovery);
+        Ok((recovery, orphans))
+    }
+
+    /// Reads it without changing a byte. Of `whole` every record is kept that the journal still has, of the others
+    /// those that their snapshots need.
+    ///
+    /// # Errors
+    /// [`DataError`]. Damage is none: it is told in the [`Contents`].
+    pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
+        let seal = self.catalog.seal()?;
+        let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, None, whole, true)?;
+        let is_new = !self.catalog.is_journal_in_use()?;
+        let recovery = lifeboat_journal::recovery::inspect(
+            &*self.storage,
+            self.catalog.directory(),
+            seal.as_ref(),
+            &mut |found| gathering.add(found),
+        )?;
+        if recovery.is_new && !is_new && seal.is_none() {
+            return Err(OpenError::Missing.into());
+        }
+        gathering.finish(recovery)
+    }
+
+    /// Goes on with it.
+    ///
+    /// # Errors
+    /// [`DataError`]. Damage is none: it is told in the [`Contents`].
+    pub fn open(self, options: &DataOptions) -> Result<(Arc<DataDirectory>, Contents), DataError> {
+        let Self { storage, lock, catalog } = self;
+        let seal = catalog.seal()?;
+        let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
+        let mut gathering = contents::Gathering::new(&*storage, &catalog, None, None, false)?;
+        let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
+        let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
+        let contents = gathering.finish(recovery)?;
+        // From the first frame on, the seal would be a lie.
+        if seal.is_some() {
+            catalog.set_seal(None)?;
+        }
+        let (writer, committer) =
+            commit::start(log, options.queue_bytes).map_err(DataError::storage("start a thread for the journal"))?;
+        let directory = Arc::new(DataDirectory {
+            storage,
+            catalog,
+            committer,
+            writer: Mutex::new(Some(writer)),
+            needed: Mutex::default(),
+            written: Mutex::default(),
+            workload_files: Mutex::default(),
+            orphans: Mutex::new(contents.orphans.iter().map(|it| (it.name.clone(), it.clone())).collect()),
+            awaited: Arc::default(),
+            options: options.clone(),
+            is_recovered: AtomicBool::new(false),
+            reclaiming: Arc::new(tokio::sync::Mutex::new(Some(0))),
+            is_reclaim_waiting: AtomicBool::new(false),
+            _lock: lock,
+        });
+        directory.set_aside(&contents)?;
+        Ok((directory, contents))
+    }
+}
+
+impl AsRef<Catalog> for Locked {
+    fn as_ref(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// Takes the lock of a directory that is ours, or `may_be_new`.
+fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError> {
+    // Before the lock, which is a file: nothing is put beside what is not ours.
+    if !is_ours(storage)? && !may_be_new {
+        return Err(DataError::Empty);
+    }
+    storage.lock().map_err(|error| match error.kind() {
+        io::ErrorKind::WouldBlock => DataError::InUse,
+        _ => DataError::storage("lock the data directory")(error),
+    })
+}
+
+/// Whether there is a data directory; false if there is nothing.
+fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
+    let files = storage.list().map_err(DataError::storage("look into the data directory"))?;
+    if files.iter().any(|file| file == CATALOG_FILE) {
+        return Ok(true);
+    }
+    if let Some(file) = files.iter().find(|file| is_part(file)) {
+        return Err(DataError::CatalogMissing { file: file.clone() });
+    }
+    // What a start leaves that did not get far.
+    match files.into_iter().find(|file| !file.starts_with(CATALOG_FILE)) {
+        Some(file) => Err(DataError::NotOurs { file }),
+        None => Ok(false),
+    }
+}
+
+/// Whether a file is named as only those of a data directory are that has, or had, a service.
+fn is_part(file: &str) -> bool {
+    let is_segment = |number: &str| number.len() >= 10 && number.bytes().all(|byte| byte.is_ascii_digit());
+    file.strip_suffix(".segment").is_some_and(is_segment)
+        || file.strip_suffix(".workload").is_some_and(|hash| hash.parse::<WorkloadHash>().is_ok())
+        || contents::service_of(file).is_some()
+}
+
+/// The first records of its journal that a service needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Needed {
+    /// To replay, from the oldest snapshot that is kept.
+    pub(crate) replay: RecordNumber,
+    /// To answer repetitions.
+    pub(crate) answers: RecordNumber,
+}
+
+/// A data directory that is open.
+#[derive(Debug)]
+pub struct DataDirectory {
+    storage: Arc<dyn Storage>,
+    catalog: Catalog,
+    committer: Committer,
+    /// None once it was closed.
+    writer: Mutex<Option<Writer>>,
+    /// What each service needs. One that is left out needs all.
+    needed: Mutex<BTreeMap<Name, Needed>>,
+    /// Of each service that runs, how far its snapshots are written.
+    written: Mutex<BTreeMap<Name, Arc<Written>>>,
+    /// Held while a workload's file is written or removed.
+    workload_files: Mutex<()>,
+    /// Services that the catalog should have and does not.
+    orphans: Mutex<BTreeMap<Name, Orphan>>,
+    /// Workloads of services that are not in the catalog yet, and of how many.
+    awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
+    options: DataOptions,
+    is_recovered: AtomicBool,
+    /// Held while space is given back: how long the journal was when it was last told that it is pinned.
+    reclaiming: Arc<tokio::sync::Mutex<Option<u64>>>,
+    /// Whether a reclaim was asked for that has not begun: it waits for `reclaiming`.
+    is_reclaim_waiting: AtomicBool,
+    // The last field, as fields are dropped in order: the catalog still writes when it is closed.
+    _lock: LockGuard,
+}
+
+impl DataDirectory {
+    /// Its catalog.
+    #[must_use]
+    pub fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
+    /// Its files.
+    #[must_use]
+    pub fn storage(&self) -> &Arc<dyn Storage> {
+        &self.storage
+    }
+
+    /// Its journal.
+    #[must_use]
+    pub fn committer(&self) -> &Committer {
+        &self.committer
+    }
+
+    /// Puts away damaged snapshots, so that one of the same name can be written, and ends what is left of services that never
+    /// came to be, or were removed.
+    fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
+        let mut is_changed = false;
+        let usable = contents.services.iter().filter(|found| found.standing.is_ok());
+        for (file, _) in usable.flat_map(|found| &found.damaged_snapshots) {
+            let failed = DataError::storage(format!("put '{file}' aside"));
+            self.storage.rename(file, &format!("{file}.damaged")).map_err(failed)?;
+            is_changed = true;
+        }
+        if is_changed {
+            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+        }
+        // A service that is not started, for whatever reason, needs what its snapshots need, and no more.
+        for found in contents.services.iter().filter(|found| found.is_journal_sound) {
+            let newest = || found.usable().take(keeper::SNAPSHOTS_KEPT);
+            let replay = newest().map(|snapshot| snapshot.record().next()).min();
+            let answers = newest().map(FoundSnapshot::first_answer).min();
+            if let Some((replay, answers)) = replay.zip(answers) {
+                self.set_needed(&found.name, Needed { replay, answers });
+            }
+        }
+        for service in &contents.ending {
+            let change = commit::Change::End;
+            drop(self.committer.submit(commit::Entry { service: service.clone(), change }, None)?);
+        }
+        if self.sweep(contents)? {
+            // Those whose journals end now, the next start finds gone. So it does these, if they cannot be forgotten now.
+            let _ = self.catalog.forget_absent(&contents.gone);
+        }
+        Ok(())
+    }
+
+    /// Removes the files of snapshots and workloads that are nobody's, and parts of such files, of which a crash kept the rest
+    /// from being written. Nothing else writes any yet. Returns whether all could be removed.
+    fn sweep(&self, contents: &Contents) -> Result<bool, DataError> {
+        let services = contents.services.iter().map(|found| &found.name);
+        let services: BTreeSet<&Name> = services.chain(contents.orphans.iter().map(|orphan| &orphan.name)).collect();
+        let workloads: BTreeSet<WorkloadHash> = contents.services.iter().map(|found| found.entry.workload).collect();
+        let is_left = |file: &String| match (keeper::service_of(file), workload_of(file)) {
+            (Some(service), _) => file.ends_with(PART) || !services.contains(&service),
+            (None, Some(hash)) => file.ends_with(PART) || contents.are_workloads_known && !workloads.contains(&hash),
+            (None, None) => false,
+        };
+        let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
+        let (mut is_changed, mut is_all) = (false, true);
+        for file in files.iter().filter(|file| is_left(file)) {
+            // One that stays takes room, and no more: the next start tries again.
+            let is_removed = self.storage.remove(file).is_ok();
+            is_changed |= is_removed;
+            is_all &= is_removed;
+        }
+        if is_changed {
+            self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+        }
+        Ok(is_all)
+    }
+
+    /// Stores a workload under its hash. Its file stays at least until what is returned is dropped, whoever removes a
+    /// service that runs it.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`].
+    pub fn keep_workload(&self, hash: &WorkloadHash, bytes: &[u8]) -> Result<KeptWorkload, DataError> {
+        let _files = self.workload_files();
+        keep_workload(&*self.storage, hash, bytes)?;
+        *self.awaited().entry(*hash).or_default() += 1;
+        Ok(KeptWorkload { hash: *hash, awaited: Arc::clone(&self.awaited) })
+    }
+
+    /// Removes the snapshots of a name that is free: left by a service that did not come to be or was removed, they would
+    /// pass for those of the next one of that name.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`].
+    pub(crate) fn clear_snapshots(&self, service: &Name) -> Result<(), DataError> {
+        clear_snapshots(&*self.storage, service)
+    }
+
+    /// What the catalog says of a service, for an order: not what it shows while nobody knows whether the disk has it.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`].
+    pub(crate) fn entry_for_order(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
+        self.catalog.mend()?;
+        Ok(self.catalog.service(service)?)
+    }
+
+    /// Checks that a name is not that of a service which the catalog should have and does not.
+    ///
+    /// # Errors
+    /// [`DataError::Orphan`].
+    pub(crate) fn check_orphan(&self, service: &Name) -> Result<(), DataError> {
+        match self.orphans().get(service) {
+            Some(orphan) => Err(DataError::Orphan { service: service.clone(), reason: orphan.reason() }),
+            None => Ok(()),
+        }
+    }
+
+    /// Removes a service from the catalog, with all grants on it: from then on nothing brings it back. Returns what the
+    /// catalog said of it.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]: it is in the catalog. [`DataError::OutcomeUnknown`]: nothing may be acknowledged for it any
+    /// more.
+    pub(crate) fn remove_entry(
+        &self,
+        service: &Name,
+        users: &UsersGuard<'_>,
+    ) -> Result<Option<ServiceEntry>, DataError> {
+        let entry = self.entry_for_order(service)?;
+        // Behind where it began, and before the next one of its name does.
+        let journal_end = self.committer.end();
+        self.catalog.remove_service(service, journal_end, users).map_err(DataError::of_order(service, "removed"))?;
+        Ok(entry)
+    }
+
+    /// Removes what is left of a service that is not in the catalog any more, and whose task and keeper have ended: its
+    /// part of the journal ends, and its files go. Without an `entry` its workload's file stays until the next start.
+    ///
+    /// # Errors
+    /// [`DataError`]: what is left of it then is removed by the next start.
+    pub(crate) fn remove_rest(&self, service: &Name, entry: Option<&ServiceEntry>) -> Result<(), DataError> {
+        self.written().remove(service);
+        let end = commit::Entry { service: service.clone(), change: commit::Change::End };
+        let ended = match self.committer.commit_unless_stalled(end) {
+            Ok(()) => Ok(true),
+            // Not waited for: what the removal gives back may be the room that is missing.
+            Err(CommitError::Stalled(_)) => Ok(false),
+            Err(error) => Err(DataError::from(error)),
+        };
+        self.committer.unregister(service);
+        self.needed().remove(service);
+        self.orphans().remove(service);
+        // Nobody needs its files any more, whatever became of the journal.
+        let cleared = clear_snapshots(&*self.storage, service);
+        let workload = entry.map_or(Ok(()), |entry| {
+            let _files = self.workload_files();
+            // Orphans may run it, too.
+            if self.awaited().contains_key(&entry.workload) || !self.orphans().is_empty() {
+                return Ok(());
+            }
+            remove_workload(&*self.storage, &self.catalog, &entry.workload)
+        });
+        cleared.and(workload)?;
+        if ended? {
+            self.catalog.forget_absent([service])?;
+        }
+        Ok(())
+    }
+
+    pub(crate) fn set_written(&self, service: &Name, written: Arc<Written>) {
+        self.written().insert(service.clone(), written);
+    }
+
+    /// Waits until the snapshots that a service has taken so far are on the disk.
+    ///
+    /// # Errors
+    /// [`DataError::Storage`]: the last one is not, and why.
+    pub async fn snapshots_written(&self, service: &Name) -> Result<(), DataError> {
+        let written = self.written().get(service).cloned();
+        let Some(written) = written else { return Ok(()) };
+        let failed = |reason: String| DataError::Storage {
+            action: format!("write the snapshot of service '{service}'"),
+            source: io::Error::other(reason),
+        };
+        written.all().await.map_err(failed)
+    }
+
+    /// Keeps every record where it is, until what is returned is dropped. A reclaim that has begun is over then.
+    pub(crate) async fn hold_still(&self) -> impl Drop + Send {
+        self.reclaiming.lock().await
+    }
+
+    /// Waits for the reclaim that is under way. None begins afterwards: what was asked for meanwhile has the directory no
+    /// more, so that it is free once this one is dropped.
+    pub(crate) async fn end_reclaims(&self) {
+        *self.reclaiming.lock().await = None;
+    }
+
+    /// Finds a service that does not run, as a start would. The journal is to be held still until the service's board is
+    /// registered, or nobody would be told where records are carried meanwhile.
+    ///
+    /// # Errors
+    /// [`DataError`]; [`CommitError::Stalled`] while its last records wait for room. Damage is none: it is told in what is
+    /// found.
+    pub(crate) async fn find(self: &Arc<Self>, service: &Name) -> Result<Option<FoundService>, DataError> {
+        // Its last records are written then.
+        self.committer.settle().await?;
+        let (directory, name) = (Arc::clone(self), service.clone());
+        let reading = tokio::task::spawn_blocking(move || {
+            let (storage, catalog) = (&*directory.storage, &directory.catalog);
+            let mut gathering = contents::Gathering::new(storage, catalog, Some(&name), None, false)?;
+            let recovery = lifeboat_journal::recovery::inspect(storage, catalog.directory(), None, &mut |found| {
+                gathering.add(found);
+            })?;
+            let contents = gathering.finish(recovery)?;
+            Ok(contents.services.into_iter().next())
+        });
+        lifeboat_vm::engine::joined(reading).await
+    }
+
+    /// Notes what `service` needs of the journal from now on.
+    pub(crate) fn set_needed(&self, service: &Name, needed: Needed) {
+        self.needed().insert(service.clone(), needed);
+    }
+
+    /// Gives back what no service needs any more, and tells `events` of what holds that back. While every record is held
+    /// still, or another reclaim is under way, that is done afterwards, and not waited for.
+    pub(crate) async fn reclaim(self: &Arc<Self>, events: &EventSink) {
+        // Before, the writer would have nobody to tell where it carried a record. One that has not begun sees to what
+        // changes until it does.
+        if !self.is_recovered.load(Ordering::Acquire) || self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        if let Ok(mut told_bytes) = self.reclaiming.try_lock() {
+            if let Some(told_bytes) = &mut *told_bytes {
+                self.reclaim_now(told_bytes, events).await;
+            }
+            return;
+        }
+        self.spawn_reclaim(events);
+    }
+
+    /// The same, but it is not waited for in any case.
+    pub(crate) fn reclaim_beside(self: &Arc<Self>, events: &EventSink) {
+        if self.is_recovered.load(Ordering::Acquire) && !self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
+            self.spawn_reclaim(events);
+        }
+    }
+
+    fn spawn_reclaim(self: &Arc<Self>, events: &EventSink) {
+        let (directory, reclaiming) = (Arc::downgrade(self), Arc::clone(&self.reclaiming));
+        let events = Arc::clone(events);
+        tokio::spawn(async move {
+            let mut told_bytes = reclaiming.lock_owned().await;
+            // It has the directory only while it holds the lock, and not once a stop has had it: a stop does not wait for
+            // a task that has not begun.
+            if let Some(told_bytes) = &mut *told_bytes
+                && let Some(directory) = directory.upgrade()
+            {
+                directory.reclaim_now(told_bytes, &events).await;
+            }
+        });
+    }
+
+    async fn reclaim_now(&self, told_bytes: &mut u64, events: &EventSink) {
+        self.is_reclaim_waiting.swap(false, Ordering::AcqRel);
+        let needed =
+            self.needed().iter().map(|(name, needed)| (name.clone(), needed.replay.min(needed.answers))).collect();
+        let Ok(reclaimed) = self.committer.reclaim(needed).await else { return };
+        if let Some((first, others)) = reclaimed.lacking_room.split_first()
+            && let Some(stall) = self.committer.stall()
+        {
+            let others = if others.is_empty() { String::new() } else { format!(" and {} more", others.len()) };
+            let reason = format!(
+                "{}; until then it gives nothing back, since its oldest segment has records of service '{first}'{others}, \
+                 and too little room to write them once more: to remove what has them helps as well",
+                stall.reason
+            );
+            events(&Event::JournalStalled { reason });
+        }
+        let journal_bytes = reclaimed.segment_bytes_left;
+        if reclaimed.pinned_by.is_empty() {
+            *told_bytes = 0;
+            return;
+        }
+        if journal_bytes <= self.options.pinned_bytes.max(2 * *told_bytes) {
+            return;
+        }
+        *told_bytes = journal_bytes;
+        for service in reclaimed.pinned_by {
+            events(&Event::JournalPinned { service, journal_bytes });
+        }
+    }
+
+    /// Every service that was found is known to the journal: from now on space is given back.
+    pub(crate) fn set_recovered(&self) {
+        self.is_recovered.store(true, Ordering::Release);
+    }
+
+    /// Ends the journal of a service that did not come to be.
+    pub(crate) fn end_journal(&self, service: &Name) {
+        // What a journal that failed does not take any more is an orphan at the next start.
+        let _ = self.committer.submit(commit::Entry { service: service.clone(), change: commit::Change::End }, None);
+        self.committer.unregister(service);
+    }
+
+    /// Adds a service whose journal has begun.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]: it was not added. [`DataError::OutcomeUnknown`].
+    pub fn add_service(&self, service: &Name, entry: &ServiceEntry) -> Result<(), DataError> {
+        self.catalog.put_service(service, entry).map_err(DataError::of_order(service, "created"))
+    }
+
+    /// Notes that an operator stopped a service, or started it again.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`]: it is as it was. [`DataError::OutcomeUnknown`].
+    pub(crate) fn set_stopped(&self, service: &Name, is_stopped: bool) -> Result<(), DataError> {
+        let order = if is_stopped { "stopped" } else { "started" };
+        self.catalog.set_stopped(service, is_stopped).map_err(DataError::of_order(service, order))
+    }
+
+    /// Ends the journal and seals it. Nothing may be appended any more.
+    ///
+    /// # Errors
+    /// The journal failed, now or earlier, or the catalog fails: it is not sealed.
+    pub fn close(&self) -> Result<(), DataError> {
+        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = writer {
+            let seal = writer.stop()?;
+            self.catalog.set_seal(Some(&seal))?;
+        }
+        Ok(())
+    }
+
+    fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, Needed>> {
+        self.needed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn written(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Written>>> {
+        self.written.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn workload_files(&self) -> MutexGuard<'_, ()> {
+        self.workload_files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn orphans(&self) -> MutexGuard<'_, BTreeMap<Name, Orphan>> {
+        self.orphans.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn awaited(&self) -> MutexGuard<'_, BTreeMap<WorkloadHash, usize>> {
+        self.awaited.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Holds a workload's file for a service that is not in the catalog yet.
+#[derive(Debug)]
+#[must_use]
+pub struct KeptWorkload {
+    hash: WorkloadHash,
+    awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
+}
+
+impl Drop for KeptWorkload {
+    fn drop(&mut self) {
+        let mut awaited = self.awaited.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = awaited.get_mut(&self.hash) {
+            *count -= 1;
+            if *count == 0 {
+                awaited.remove(&self.hash);
+            }
+        }
+    }
+}
+
+impl AsRef<Catalog> for DataDirectory {
+    fn as_ref(&self) -> &Catalog {
+        &self.catalog
+    }
+}
+
+/// How the name of a file ends that is being written.
+const PART: &str = ".tmp";
+
+/// The name of a workload's file.
+fn workload_file(hash: &WorkloadHash) -> String {
+    format!("{hash}.workload")
+}
+
+/// The workload whose file has this name, or a part of the file.
+fn workload_of(file: &str) -> Option<WorkloadHash> {
+    let name = file.strip_suffix(PART).unwrap_or(file);
+    let hash = name.strip_suffix(".workload")?.parse().ok()?;
+    // Hexadecimal digits have two forms, of which one is ours.
+    (workload_file(&hash) == name).then_some(hash)
+}
+
+/// Stores a workload under its hash.
+///
+/// # Errors
+/// [`DataError::Storage`].
+pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -> Result<(), DataError> {
+    let name = workload_file(hash);
+    let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
+    let names = storage.list().map_err(failed("look for"))?;
+    // One that is there may be damaged: it is written again unless it is as it should be.
+    if names.contains(&name) && read_workload(storage, hash).is_ok() {
+        return Ok(());
+    }
+    let aside = format!("{name}{PART}");
+    if names.contains(&aside) {
+        storage.remove(&aside).map_err(failed("clear the way for"))?;
+    }
+    let file = storage.create(&aside).map_err(failed("create"))?;
+    let written = file.write_all_at(0, bytes).map_err(failed("write"));
+    let written = written.and_then(|()| file.sync_data().map_err(failed("sync")));
+    drop(file);
+    let named = written.and_then(|()| storage.rename(&aside, &name).map_err(failed("name")));
+    if named.is_err() {
+        // A part of a file would take the room that others need.
+        let _ = storage.remove(&aside);
+    }
+    named?;
+    storage.sync_directory().map_err(failed("sync the directory of"))
+}
+
+/// Removes the file of a workload that no service runs any more.
+fn remove_workload(storage: &dyn Storage, catalog: &Catalog, hash: &WorkloadHash) -> Result<(), DataError> {
+    if catalog.services()?.values().any(|entry| entry.workload == *hash) {
+        return Ok(());
+    }
+    let name = workload_file(hash);
+    match storage.remove(&name) {
+        // It was lost before.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(DataError::storage(format!("remove '{name}'"))(error)),
+        Ok(()) => storage.sync_directory().map_err(DataError::storage("sync the data directory")),
+    }
+}
+
+fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataError> {
+    let names = storage.list().map_err(DataError::storage("list the data directory"))?;
+    let left = names.into_iter().filter(|name| keeper::snapshot_record(name, service).is_some());
+    let mut is_changed = false;
+    for name in left {
+        storage.remove(&name).map_err(DataError::storage(format!("remove '{name}'")))?;
+        is_changed = true;
+    }
+    if is_changed {
+        storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
+    }
+    Ok(())
+}
+
+/// Reads a workload back.
+///
+/// # Errors
+/// [`DataError::WorkloadMissing`], [`DataError::WorkloadDamaged`], [`DataError::Storage`].
+pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u8>, DataError> {
+    let (name, file, bytes) = open_workload(storage, hash)?;
+    let mut content = vec![0; usize::try_from(bytes).expect("MODULE_BYTES_MAX fits")];
+    file.read_exact_at(0, &mut content).map_err(DataError::storage(format!("read '{name}'")))?;
+    if WorkloadHash::of(&content) != *hash {
+        return Err(DataError::WorkloadDamaged { file: name });
+    }
+    Ok(content)
+}
+
+/// How many bytes a stored workload has.
+///
+/// # Errors
+/// As [`read_workload`].
+pub(crate) fn workload_bytes(storage: &dyn Storage, hash: &WorkloadHash) -> Result<u64, DataError> {
+    open_workload(storage, hash).map(|(_, _, bytes)| bytes)
+}
+
+/// The name, the file and the length of a stored workload, which is no more than one may have.
+fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, Box<dyn StorageFile>, u64), DataError> {
+    let name = workload_file(hash);
+    let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
+    let file = storage.open(&name).map_err(|error| match error.kind() {
+        io::ErrorKind::NotFound => DataError::WorkloadMissing { file: name.clone() },
+        _ => failed("open")(error),
+    })?;
+    let bytes = file.bytes().map_err(failed("read"))?;
+    if bytes > lifeboat_vm::workload::MODULE_BYTES_MAX {
+        return Err(DataError::WorkloadDamaged { file: name });
+    }
+    Ok((name, file, bytes))
+}
+
+/// The events that tell of what is wrong with a directory.
+#[must_use]
+pub fn findings(contents: &Contents) -> Vec<Event> {
+    let recovery = &contents.recovery;
+    let mut events: Vec<Event> =
+        recovery.damages.iter().map(|damage| Event::JournalDamaged { damage: damage.to_string() }).collect();
+    if let Some(torn) = &recovery.torn {
+        events.push(Event::JournalTorn { position: torn.position.0 });
+    }
+    for found in &contents.services {
+        for (file, reason) in &found.damaged_snapshots {
+            let (file, reason) = (file.clone(), reason.clone());
+            events.push(Event::SnapshotDamaged { service: found.name.clone(), file, reason });
+        }
+        if let Err(reason) = &found.standing {
+            events.push(Event::Quarantined { service: found.name.clone(), reason: reason.clone() });
+        }
+    }
+    let orphans = contents.orphans.iter();
+    events.extend(orphans.map(|it| Event::Quarantined { service: it.name.clone(), reason: it.reason() }));
+    events
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_journal::commit::{Change, Entry};
+    use lifeboat_journal::storage::{DiskStorage, Operation, SimulatedStorage};
+
+    /// A directory whose segments have room for two long records.
+    fn open(storage: &SimulatedStorage) -> Arc<DataDirectory> {
+        let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
+        let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
+        let (directory, _) = locked.open(&options).expect("opens");
+        directory.set_recovered();
+        directory
+    }
+
+    fn long_record() -> Vec<u8> {
+        vec![0; 100_000]
+    }
+
+    async fn commit(directory: &DataDirectory, service: &str, change: Change) {
+        let entry = Entry { service: Name::new(service).expect("a name"), change };
+        let ticket = directory.committer().submit(entry, None).expect("open");
+        ticket.committed().await.expect("committed");
+    }
+
+    #[tokio::test]
+    async fn a_reclaim_while_every_record_is_held_still_is_done_afterwards() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
+        // Four segments of a service that ends.
+        let mut changes = vec![Change::Begin { number: RecordNumber(1), record: long_record() }];
+        changes.extend((2..=8).map(|number| Change::Continue { number: RecordNumber(number), record: long_record() }));
+        changes.push(Change::End);
+        for change in changes {
+            commit(&directory, "ant", change).await;
+        }
+        let segments = || storage.list().expect("lists").iter().filter(|file| file.ends_with(".segment")).count();
+        let before = segments();
+        assert!(before > 2, "{before}");
+        let events: EventSink = Arc::new(|_| {});
+        let still = directory.hold_still().await;
+        for _ in 0..3 {
+            directory.reclaim(&events).await;
+        }
+        assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 1, "of many, one waits");
+        tokio::task::yield_now().await;
+        assert_eq!(segments(), before);
+        drop(still);
+        // Whoever holds records still next comes after it.
+        let _still = directory.hold_still().await;
+        assert_eq!(segments(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_reclaim_that_waits_does_not_have_the_directory_after_a_stop() {
+        for is_beside in [false, true] {
+            let storage = SimulatedStorage::new(1);
+            let directory = open(&storage);
+            let still = directory.hold_still().await;
+            let events: EventSink = Arc::new(|_| {});
+            match is_beside {
+                true => directory.reclaim_beside(&events),
+                false => directory.reclaim(&events).await,
+            }
+            drop(still);
+            // Its task has not run yet.
+            directory.end_reclaims().await;
+            directory.close().expect("sealed");
+            drop(directory);
+            drop(open(&storage));
+            tokio::task::yield_now().await;
+            assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
+        }
+    }
+
+    #[test]
+    fn who_has_a_directory_without_a_host_changes_no_catalog_that_another_took_the_place_of() {
+        let folder = tempfile::tempdir().expect("a folder");
+        let storage = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
+        let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
+        locked.catalog.set_seal(None).expect("it is the one");
+        let (file, copy) = (folder.path().join(CATALOG_FILE), folder.path().join("copy"));
+        std::fs::copy(&file, &copy).expect("copied");
+        std::fs::rename(&copy, &file).expect("put back");
+        let refused = locked.catalog.set_seal(None);
+        assert!(matches!(refused, Err(CatalogError::Storage { .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn a_stalled_journal_names_those_whose_records_it_has_no_room_to_carry() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
+        for service in ["ant", "bee"] {
+            commit(&directory, service, Change::Begin { number: RecordNumber(1), record: long_record() }).await;
+        }
+        // The second segment's file is made by then.
+        directory.committer().settle().await.expect("there is room");
+        let mut stalls = directory.committer().stalls();
+        storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+        commit(&directory, "ant", Change::Continue { number: RecordNumber(2), record: long_record() }).await;
+        commit(&directory, "ant", Change::Continue { number: RecordNumber(3), record: vec![0; 20_000] }).await;
+        stalls.wait_for(|stall| stall.as_ref().is_some_and(|stall| stall.denies)).await.expect("it goes on");
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let events: EventSink = {
+            let told = Arc::clone(&told);
+            Arc::new(move |event| told.lock().expect("no panic").push(event.to_string()))
+        };
+        directory.reclaim(&events).await;
+        let told = told.lock().expect("no panic");
+        let words = "its oldest segment has records of service 'ant' and 1 more";
+        assert!(told.len() == 1 && told[0].starts_with("Journal stalled: ") && told[0].contains(words), "{told:?}");
+    }
+}

@@ -1,0 +1,266 @@
+//! Writes a service's snapshots to its data directory, beside the service.
+//!
+//! A snapshot that comes here was proven by a restore. It is written once all records that are part of it are durable,
+//! or a crash could leave a state whose transactions nobody remembers. Then it and the one before it stay, older ones
+//! go, and with them what of the journal only they needed. While one is written the next waits, and a newer one takes
+//! its place.
+
+use super::{DataDirectory, Needed};
+use crate::answers::ForgottenTimes;
+use crate::journal::{Commit, JournalError};
+use crate::snapshot_file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
+use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::id::Sequence;
+use lifeboat_api::name::Name;
+use lifeboat_api::text::chain;
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::storage::Storage;
+use lifeboat_vm::engine::joined;
+use lifeboat_vm::snapshot::Snapshot;
+use std::collections::VecDeque;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::watch;
+
+/// Snapshots of a service that are kept: if the newest is damaged, the one before it is there.
+pub(super) const SNAPSHOTS_KEPT: usize = 2;
+
+/// A snapshot on its way to the disk.
+#[derive(Debug, Clone)]
+pub(crate) struct ToKeep {
+    pub(crate) snapshot: Arc<Snapshot>,
+    /// Of which the sections are filled in here.
+    pub(crate) header: SnapshotHeader,
+    /// Which ids were forgotten when it was taken.
+    pub(crate) forgotten: ForgottenTimes,
+    /// Of the last record that is part of it.
+    pub(crate) commit: Commit,
+}
+
+/// A snapshot that is kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Kept {
+    /// None for the empty one.
+    pub(crate) file: Option<String>,
+    pub(crate) record: RecordNumber,
+    /// The first record with an answer that was kept when it was taken.
+    pub(crate) first_answer: RecordNumber,
+}
+
+/// How far the snapshots of a service are written, for who ordered one.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    /// How many were handed in.
+    handed_in: AtomicU64,
+    /// How many of them are seen to, newer ones that took their place included; and why the last was not written, if so.
+    done: watch::Sender<(u64, Option<String>)>,
+    /// The last transaction of the newest that is on the disk.
+    sequence: AtomicU64,
+}
+
+impl Written {
+    /// Waits until all that were handed in so far are seen to.
+    ///
+    /// # Errors
+    /// Why the last one is not on the disk.
+    pub(crate) async fn all(&self) -> Result<(), String> {
+        let handed_in = self.handed_in.load(Ordering::Acquire);
+        let mut done = self.done.subscribe();
+        // The sender is here.
+        let Ok(done) = done.wait_for(|(done, _)| *done >= handed_in).await else { return Ok(()) };
+        done.1.clone().map_or(Ok(()), Err)
+    }
+
+    fn done(&self, through: u64, failed: Option<String>) {
+        self.done.send_replace((through, failed));
+    }
+}
+
+/// The way of a service's snapshots to the disk.
+#[derive(Debug)]
+pub(crate) struct Keeper {
+    queue: watch::Sender<Option<(u64, ToKeep)>>,
+    written: Arc<Written>,
+}
+
+impl Keeper {
+    /// A keeper for `service`, of which `kept` are there, oldest first, the newest with the transactions up to `sequence`;
+    /// and its task, which ends after the keeper and says why the last snapshot was not written, if so.
+    pub(crate) fn new(
+        directory: Arc<DataDirectory>,
+        service: Name,
+        kept: VecDeque<Kept>,
+        sequence: Sequence,
+        events: EventSink,
+    ) -> (Self, impl Future<Output = Option<String>> + Send) {
+        let (queue, receiver) = watch::channel(None);
+        let written = Arc::new(Written { sequence: AtomicU64::new(sequence.0), ..Written::default() });
+        directory.set_written(&service, Arc::clone(&written));
+        let shelf = Shelf { directory, service, kept, events, written: Arc::clone(&written) };
+        (Self { queue, written }, shelf.run(receiver))
+    }
+
+    /// The last transaction of the newest snapshot that is on the disk.
+    pub(crate) fn sequence(&self) -> Sequence {
+        Sequence(self.written.sequence.load(Ordering::Acquire))
+    }
+
+    /// Has `to_keep` written.
+    pub(crate) fn keep(&self, to_keep: ToKeep) {
+        let number = self.written.handed_in.fetch_add(1, Ordering::AcqRel) + 1;
+        self.queue.send_replace(Some((number, to_keep)));
+    }
+}
+
+struct Shelf {
+    directory: Arc<DataDirectory>,
+    service: Name,
+    kept: VecDeque<Kept>,
+    events: EventSink,
+    written: Arc<Written>,
+}
+
+impl Shelf {
+    async fn run(mut self, queue: watch::Receiver<Option<(u64, ToKeep)>>) -> Option<String> {
+        let failed = self.keep_all(queue).await;
+        let reason = failed.clone().unwrap_or_else(|| "the service has ended".into());
+        self.written.done(u64::MAX, Some(reason));
+        failed
+    }
+
+    async fn keep_all(&mut self, mut queue: watch::Receiver<Option<(u64, ToKeep)>>) -> Option<String> {
+        let mut failed = None;
+        self.need();
+        while queue.changed().await.is_ok() {
+            let Some((number, to_keep)) = queue.borrow_and_update().clone() else { continue };
+            if let Err(error) = to_keep.commit.clone().durable_or_held().await {
+                let is_held = matches!(error, JournalError::Stalled { .. });
+                failed = Some(error.to_string());
+                // A journal that failed keeps nothing any more, and says so itself.
+                if !is_held {
+                    return failed;
+                }
+                // Who ordered it, or ends the service, does not wait for room.
+                self.written.done(number, failed.clone());
+                tokio::select! {
+                    biased;
+                    durable = to_keep.commit.clone().durable() => {
+                        if let Err(error) = durable {
+                            return Some(error.to_string());
+                        }
+                    }
+                    changed = queue.changed() => {
+                        if changed.is_err() {
+                            return failed;
+                        }
+                        // A newer one takes its place.
+                        queue.mark_changed();
+                        continue;
+                    }
+                }
+            }
+            if self.kept.back().is_some_and(|newest| newest.record >= to_keep.header.record) {
+                self.written.done(number, None);
+                continue;
+            }
+            match self.write(to_keep).await {
+                Ok(()) => {
+                    failed = None;
+                    self.written.done(number, None);
+                    self.need();
+                    self.directory.reclaim(&self.events).await;
+                }
+                Err(error) => {
+                    let reason = chain(&error);
+                    failed = Some(reason.clone());
+                    self.written.done(number, failed.clone());
+                    (self.events)(&Event::SnapshotNotKept { service: self.service.clone(), reason });
+                }
+            }
+        }
+        failed
+    }
+
+    /// Tells the directory what the snapshots that are kept need of the journal.
+    fn need(&self) {
+        let replay = self.kept.iter().map(|kept| kept.record.next()).min();
+        let answers = self.kept.iter().map(|kept| kept.first_answer).min();
+        if let Some((replay, answers)) = replay.zip(answers) {
+            self.directory.set_needed(&self.service, Needed { replay, answers });
+        }
+    }
+
+    async fn write(&mut self, to_keep: ToKeep) -> Result<(), SnapshotFileError> {
+        let ToKeep { snapshot, mut header, forgotten, .. } = to_keep;
+        let name = snapshot_file::file_name(&self.service, header.record);
+        header.sections = vec![state_section(&snapshot)];
+        let mut forgotten_chunks = Vec::new();
+        if !forgotten.is_empty() {
+            let chunk = forgotten.to_bytes();
+            let chunk_bytes = vec![u32::try_from(chunk.len()).expect("some users take some kilobytes")];
+            header.sections.push(Section { kind: SECTION_FORGOTTEN, is_optional: true, chunk_bytes });
+            forgotten_chunks.push(chunk);
+        }
+        let kept = Kept { file: Some(name.clone()), record: header.record, first_answer: header.course.first_answer };
+        let sequence = header.sequence;
+        let storage = Arc::clone(self.directory.storage());
+        let of_thread = name.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            let action = "be sure of the directory of";
+            let lost = |source| SnapshotFileError::Storage { name: of_thread.clone(), action, source };
+            storage.check_lock().map_err(lost)?;
+            let chunks =
+                snapshot.chunks().iter().map(|chunk| &chunk[..]).chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
+            snapshot_file::write(&*storage, &of_thread, &header, chunks)
+        });
+        joined(written).await?;
+        self.written.sequence.store(sequence.0, Ordering::Release);
+        self.kept.push_back(kept);
+        while self.kept.len() > SNAPSHOTS_KEPT {
+            self.kept.pop_front();
+        }
+        let storage = Arc::clone(self.directory.storage());
+        let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
+        let service = self.service.clone();
+        let pruned = tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest));
+        let failed = |source| SnapshotFileError::Storage { name, action: "remove those before", source };
+        joined(pruned).await.map_err(failed)
+    }
+}
+
+/// Removes the snapshots of `service` before record `oldest`, and what was put aside of them.
+fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Result<()> {
+    let mut is_changed = false;
+    for name in storage.list()? {
+        let is_older = snapshot_record(&name, service).is_some_and(|record| record < oldest);
+        if is_older {
+            storage.remove(&name)?;
+            is_changed = true;
+        }
+    }
+    if is_changed { storage.sync_directory() } else { Ok(()) }
+}
+
+/// The record in the name of a file of snapshots of `service`, whatever state the file is in.
+pub(super) fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
+    parse_file_name(name).filter(|(of, _)| *of == &**service).map(|(_, record)| record)
+}
+
+/// The service of which a file is a snapshot, by its name, whatever state the file is in.
+pub(super) fn service_of(file: &str) -> Option<Name> {
+    parse_file_name(file).and_then(|(service, _)| Name::new(service).ok())
+}
+
+fn parse_file_name(file: &str) -> Option<(&str, RecordNumber)> {
+    let kinds = [".snapshot", ".snapshot.damaged", ".snapshot.tmp"];
+    let (service, number) = kinds.iter().find_map(|kind| file.strip_suffix(kind))?.rsplit_once('.')?;
+    let is_ours = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
+    Some((service, RecordNumber(number.parse().ok().filter(|_| is_ours)?)))
+}
+
+/// The section of the guest's state.
+pub(crate) fn state_section(snapshot: &Snapshot) -> Section {
+    let length = |chunk: &bytes::Bytes| u32::try_from(chunk.len()).expect("CHUNK_BYTES_MAX is below 4 GiB");
+    Section { kind: SECTION_STATE, is_optional: false, chunk_bytes: snapshot.chunks().iter().map(length).collect() }
+}

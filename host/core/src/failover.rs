@@ -1,0 +1,205 @@
+//! When a service fails over, to what, and when it must not: the one place that decides.
+//!
+//! Pure: `Policy` is told what is and answers what to do. What it decides is carried out by `service/moves.rs`.
+//!
+//! A crossing (utilisation at the threshold) starts a failover; what a fresh VM gives differs by resource. For a
+//! consumable it gives a full tank. For a level it gives the same state, compacted, so a failover is worth its pause
+//! only if the level comes out [`HEADROOM_POINTS`] below the threshold: on the same size, else on the next larger one
+//! that there is room for. If there is none, the service is *degraded*: it stays, serves up to the hard limit, and
+//! tries again after a while (`Backoff`).
+
+use lifeboat_api::event::FailoverCause;
+use lifeboat_api::meter::{Meter, Resource};
+use lifeboat_api::size::Size;
+use lifeboat_api::sla::Thresholds;
+use std::sync::Arc;
+
+/// How far below its threshold a level must be after a failover, in percentage points: else the next crossing would
+/// follow at once.
+pub const HEADROOM_POINTS: u16 = 15;
+
+/// A service's sizes and thresholds: what decisions rest on.
+#[derive(Debug, Clone)]
+pub(crate) struct Policy {
+    pub(crate) thresholds: Thresholds,
+    /// The size that the service was created with and the larger ones, by memory.
+    pub(crate) sizes: Vec<Arc<Size>>,
+}
+
+/// What to do about a crossing, once the state is in a fresh instance.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// Go on in a fresh VM of this size.
+    Move(Arc<Size>),
+    /// Go on in a fresh VM of this size, for the tank's sake; memory stays too full, for the reason given.
+    MoveDegraded(Arc<Size>, String),
+    /// Go on in this VM, degraded.
+    Stay(String),
+}
+
+impl Policy {
+    /// The resource whose utilisation has reached its threshold. If several have, the consumable, which a failover
+    /// surely cures. `may_try` is false for a resource while another failover for its sake would be vain.
+    pub(crate) fn crossing(&self, meter: &Meter, may_try: impl Fn(Resource) -> bool) -> Option<Resource> {
+        Resource::ALL.into_iter().find(|&resource| {
+            let usage = meter.usage(resource);
+            self.thresholds.of(resource).reached(usage.used, usage.limit) && may_try(resource)
+        })
+    }
+
+    /// Whether a level of `memory_used_bytes` leaves the headroom on `size` that a move must leave.
+    pub(crate) fn has_headroom(&self, memory_used_bytes: u64, size: &Size) -> bool {
+        memory_used_bytes <= self.thresholds.memory.less_points(HEADROOM_POINTS).of(size.memory_bytes)
+    }
+
+    /// The sizes with more memory than `size`, smallest first.
+    pub(crate) fn larger(&self, size: &Size) -> impl Iterator<Item = &Arc<Size>> {
+        let memory_bytes = size.memory_bytes;
+        self.sizes.iter().filter(move |candidate| candidate.memory_bytes > memory_bytes)
+    }
+
+    /// Decides where the state goes, which takes `memory_used_bytes` in a fresh instance. `has_room` tells whether the
+    /// fleet could take the VM's replacement by one of a size; it always can for the same size.
+    pub(crate) fn decide(
+        &self,
+        cause: FailoverCause,
+        size: &Arc<Size>,
+        memory_used_bytes: u64,
+        has_room: impl Fn(&Size) -> bool,
+    ) -> Decision {
+        if self.has_headroom(memory_used_bytes, size) {
+            return Decision::Move(Arc::clone(size));
+        }
+        let mut larger = self.larger(size).filter(|size| self.has_headroom(memory_used_bytes, size)).peekable();
+        let none_exists = larger.peek().is_none();
+        if let Some(size) = larger.find(|size| has_room(size)) {
+            return Decision::Move(Arc::clone(size));
+        }
+        let reason = format!(
+            "its state takes {} of memory, over {}% of size '{}', and {}",
+            lifeboat_api::size::Bytes(memory_used_bytes),
+            f64::from(self.thresholds.memory.less_points(HEADROOM_POINTS)),
+            size.name,
+            if none_exists { "no larger size would do" } else { "no machine has room for a larger size" },
+        );
+        match cause {
+            FailoverCause::Memory => Decision::Stay(reason),
+            FailoverCause::Cpu | FailoverCause::Forced => Decision::MoveDegraded(Arc::clone(size), reason),
+        }
+    }
+}
+
+/// How long to leave alone what failed: twice as many requests after each failure in a row. Counted in requests, denied
+/// ones included, not in time: it is the same whenever the requests are, and it ends even while all are denied.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Backoff {
+    failures: u32,
+    until_request: u64,
+}
+
+impl Backoff {
+    /// Requests to wait after the first failure.
+    const FIRST_WAIT: u64 = 64;
+    /// Doublings at the most.
+    const DOUBLINGS_MAX: u32 = 10;
+
+    /// Whether it may be tried at the service's `request`th request.
+    pub(crate) fn is_over(self, request: u64) -> bool {
+        request >= self.until_request
+    }
+
+    /// Notes a failure at the service's `request`th request.
+    pub(crate) fn fail(&mut self, request: u64) {
+        self.until_request = request.saturating_add(Self::FIRST_WAIT << self.failures.min(Self::DOUBLINGS_MAX));
+        self.failures += 1;
+    }
+
+    /// Notes a success.
+    pub(crate) fn succeed(&mut self) {
+        *self = Self::default();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::time::Duration;
+
+    fn size(name: &str, memory_bytes: u64) -> Arc<Size> {
+        Arc::new(Size { name: name.into(), fuel: 1_000, memory_bytes, deadline: Duration::from_secs(1) })
+    }
+
+    fn policy() -> Policy {
+        Policy {
+            thresholds: Thresholds::default(),
+            sizes: vec![size("s", 1_000), size("m", 10_000), size("l", 100_000)],
+        }
+    }
+
+    #[test]
+    fn a_crossing_is_seen_at_the_threshold_and_the_consumable_comes_first() {
+        let mut meter = Meter::new(1_000, 1_000, 100);
+        assert_eq!(policy().crossing(&meter, |_| true), None);
+        meter.charge(979, 100);
+        assert_eq!(policy().crossing(&meter, |_| true), None);
+        meter.charge(0, 980);
+        assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Memory));
+        assert_eq!(policy().crossing(&meter, |resource| resource != Resource::Memory), None);
+        meter.charge(1, 980);
+        assert_eq!(policy().crossing(&meter, |_| true), Some(Resource::Cpu));
+    }
+
+    #[test]
+    fn a_state_that_compacts_stays_on_its_size() {
+        let policy = policy();
+        let small = &policy.sizes[0];
+        assert_eq!(policy.decide(FailoverCause::Memory, small, 830, |_| true), Decision::Move(Arc::clone(small)));
+    }
+
+    #[test]
+    fn a_state_that_does_not_gets_the_next_size_that_has_room() {
+        let policy = policy();
+        let [small, medium, large] = &policy.sizes[..] else { panic!("three sizes") };
+        assert_eq!(policy.decide(FailoverCause::Memory, small, 831, |_| true), Decision::Move(Arc::clone(medium)));
+        let room_for_large = |size: &Size| size.name == "l";
+        assert_eq!(policy.decide(FailoverCause::Cpu, small, 831, room_for_large), Decision::Move(Arc::clone(large)));
+    }
+
+    #[test]
+    fn without_a_larger_size_memory_stays_and_a_full_tank_is_still_had() {
+        let policy = policy();
+        let large = &policy.sizes[2];
+        assert!(matches!(policy.decide(FailoverCause::Memory, large, 90_000, |_| true), Decision::Stay(_)));
+        assert!(matches!(
+            policy.decide(FailoverCause::Cpu, large, 90_000, |_| true),
+            Decision::MoveDegraded(size, _) if size == *large
+        ));
+    }
+
+    #[test]
+    fn waiting_doubles_with_each_failure_and_ends_with_a_success() {
+        let mut backoff = Backoff::default();
+        assert!(backoff.is_over(0));
+        backoff.fail(10);
+        assert!(!backoff.is_over(73) && backoff.is_over(74));
+        backoff.fail(74);
+        assert!(!backoff.is_over(201) && backoff.is_over(202));
+        backoff.succeed();
+        assert!(backoff.is_over(0));
+    }
+
+    proptest! {
+        /// A move for memory never leads straight to the next crossing of memory: no loop.
+        #[test]
+        fn a_move_for_memory_always_leaves_headroom(used in 0u64..200_000, which in 0usize..3, room in 0u64..200_000) {
+            let policy = policy();
+            let decision = policy.decide(FailoverCause::Memory, &policy.sizes[which], used, |size| size.memory_bytes <= room);
+            if let Decision::Move(size) = decision {
+                let meter = Meter::new(size.fuel, size.memory_bytes, used);
+                prop_assert_eq!(policy.crossing(&meter, |_| true), None);
+                prop_assert!(size.memory_bytes >= policy.sizes[which].memory_bytes);
+            }
+        }
+    }
+}

@@ -1,0 +1,403 @@
+//! A host with a data directory: how its services are brought back, created, and ended so that the next start is quick.
+
+use super::attempts::{Awaited, tried_again};
+use super::programs::{Made, Purpose};
+use super::{Host, Idle};
+use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
+use crate::scratch::{ProgramError, stored_workload};
+use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
+use bytes::Bytes;
+use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::id::{Epoch, WorkloadHash};
+use lifeboat_api::name::Name;
+use lifeboat_api::text::chain;
+use lifeboat_api::transaction::Denial;
+use lifeboat_journal::commit::{CommitError, Stall};
+use lifeboat_vm::engine::{Program, joined};
+use lifeboat_vm::workload::Workload;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, PoisonError};
+use tokio::sync::watch;
+
+/// A durable service that is to be created.
+#[derive(Clone)]
+pub struct NewService {
+    /// Its name.
+    pub name: Name,
+    /// What it runs.
+    pub workload: Workload,
+    /// The bytes that the workload was loaded from.
+    pub workload_bytes: Bytes,
+    /// Its sizes, thresholds, horizon.
+    pub settings: ServiceSettings,
+    /// Keys the random numbers that its guest sees. Drawn for this service alone.
+    pub secret: [u8; 32],
+    /// Its first epoch, drawn as well.
+    pub epoch: Epoch,
+    /// Breaks the promise on purpose.
+    #[doc(hidden)]
+    pub sabotage: Option<Sabotage>,
+}
+
+impl Host {
+    /// The same host with a data directory, for its durable services.
+    #[must_use]
+    pub fn with_data(mut self, directory: Arc<DataDirectory>) -> Self {
+        self.data = Some(directory);
+        self
+    }
+
+    /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
+    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other. More attempts,
+    /// where those may help, are up to [`Host::bring_back`].
+    ///
+    /// `epoch` draws an epoch for each, `sabotage` is for all.
+    #[doc(hidden)]
+    pub async fn recover_with(&self, contents: Contents, mut epoch: impl FnMut() -> Epoch, sabotage: Option<Sabotage>) {
+        for event in findings(&contents) {
+            (self.surroundings.events)(&event);
+        }
+        if let Some(directory) = &self.data {
+            tokio::spawn(report_stalls(directory.committer().stalls(), Arc::clone(&self.surroundings.events)));
+        }
+        let stopped = self.data.as_ref().and_then(|directory| directory.catalog().stopped().ok()).unwrap_or_default();
+        let (resting, found): (Vec<_>, Vec<_>) =
+            contents.services.into_iter().partition(|found| stopped.contains(&found.name));
+        self.idle().extend(resting.into_iter().map(|found| (found.name, Idle::Stopped)));
+        self.idle().extend(contents.orphans.iter().map(|it| (it.name.clone(), Idle::Orphan(it.reason()))));
+        let recovering = found.into_iter().map(|found| {
+            let (epoch, workload) = (epoch(), found.entry.workload);
+            async move {
+                let Some(directory) = &self.data else { return };
+                self.recover_one(found, self.stored_program(directory, &workload), epoch, sabotage).await;
+            }
+        });
+        futures::future::join_all(recovering).await;
+        if let Some(directory) = &self.data {
+            directory.set_recovered();
+        }
+    }
+
+    /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
+    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other. More attempts,
+    /// where those may help, are up to [`Host::bring_back`].
+    ///
+    /// `epoch` draws an epoch for each.
+    pub async fn recover(&self, contents: Contents, epoch: impl FnMut() -> Epoch) {
+        self.recover_with(contents, epoch, None).await;
+    }
+
+    /// Brings back one service, for which `program` makes its program. Returns whether it runs; otherwise it is quarantined.
+    pub(super) async fn recover_one(
+        &self,
+        found: FoundService,
+        program: impl Future<Output = Made>,
+        epoch: Epoch,
+        sabotage: Option<Sabotage>,
+    ) -> bool {
+        let Some(directory) = &self.data else { return false };
+        let (name, workload) = (found.name.clone(), found.entry.workload);
+        let was_told = found.standing.is_err();
+        let mut awaited = None;
+        let recovered = async {
+            found.standing.clone()?;
+            let program = program.await.map_err(|error| {
+                awaited = error.may_pass_of_stored().then(|| self.awaited.id());
+                let then = if awaited.is_some() { format!("; {}", tried_again()) } else { String::new() };
+                chain(&*error) + &then
+            })?;
+            let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &found.entry) };
+            self.check(&spec).map_err(|error| error.to_string())?;
+            let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
+            let (service, keeper) = self.on_guests(recovering).await.map_err(|error| chain(&error))?;
+            self.keep(&name, keeper);
+            self.start(service, QUEUE_MAX).map_err(|error| error.to_string())
+        };
+        let recovered: Result<(), String> = recovered.await;
+        let Err(reason) = recovered else { return true };
+        if !was_told {
+            (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
+        }
+        self.idle().insert(name.clone(), Idle::Quarantined { reason, awaited });
+        if let Some(quarantine) = awaited {
+            self.awaited.add(Awaited { name, workload, epoch, sabotage, quarantine });
+        }
+        false
+    }
+
+    /// Makes the program of a workload that the data directory has: one attempt.
+    pub(super) async fn stored_program(&self, directory: &Arc<DataDirectory>, hash: &WorkloadHash) -> Made {
+        let (hash, directory, engine) = (*hash, Arc::clone(directory), Arc::clone(&self.engine));
+        let attempt = async move {
+            let length = on_disk(&directory, move |directory| data::workload_bytes(&**directory.storage(), &hash));
+            let length = length.await?;
+            let load = move || stored_workload(&**directory.storage(), &hash);
+            engine.load_and_compile(length, load).await
+        };
+        self.programs.get::<ProgramError>(hash, Purpose::Start, attempt).await
+    }
+
+    /// Why a service of the data directory was not started, if it was not.
+    #[must_use]
+    pub fn quarantined(&self, service: &Name) -> Option<String> {
+        match self.idle.read().unwrap_or_else(PoisonError::into_inner).get(service) {
+            Some(Idle::Quarantined { reason, .. } | Idle::Orphan(reason)) => Some(reason.clone()),
+            Some(Idle::Stopped) | None => None,
+        }
+    }
+
+    /// Why nothing is done with a service that the catalog should have and does not.
+    #[must_use]
+    pub fn orphan(&self, service: &Name) -> Option<Denial> {
+        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
+        idle.get(service).filter(|idle| matches!(idle, Idle::Orphan(_))).map(|idle| idle.denial(service))
+    }
+
+    /// The services that do not run, each with whether it is quarantined, or else an operator stopped it. Those are among
+    /// them that the catalog should have and does not.
+    #[must_use]
+    pub fn idle_services(&self) -> BTreeMap<Name, bool> {
+        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
+        idle.iter().map(|(name, idle)| (name.clone(), !matches!(idle, Idle::Stopped))).collect()
+    }
+
+    /// Which incarnation of their name a user of the data directory is; 0 for one who is not stored there.
+    ///
+    /// # Errors
+    /// [`DataError::Catalog`].
+    pub fn stored_incarnation(&self, user: &Name) -> Result<u64, DataError> {
+        let Some(directory) = &self.data else { return Ok(0) };
+        Ok(directory.catalog().incarnations()?.get(user).copied().unwrap_or_default())
+    }
+
+    /// Whether a service runs.
+    #[must_use]
+    pub fn has_service(&self, service: &Name) -> bool {
+        self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(service)
+    }
+
+    /// Creates a durable service, and its first VM. When this returns, it survives a crash. It is to be awaited to its
+    /// end, as [`Host::stop_service`] is.
+    ///
+    /// # Errors
+    /// [`LaunchError`]. There is no such service then, but for [`DataError::OutcomeUnknown`], after which it is quarantined.
+    ///
+    /// # Panics
+    /// If the host has no data directory.
+    pub async fn create_durable_service(&self, new: NewService) -> Result<(), LaunchError> {
+        let directory = self.data.as_ref().expect("the host has a data directory");
+        let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
+        let _turn = self.turn(&name).await?;
+        self.admission.check()?;
+        // Its first record would wait for room, and with it whoever ordered it.
+        check_stall(directory)?;
+        directory.check_orphan(&name)?;
+        if let Some(reason) = self.quarantined(&name) {
+            return Err(LaunchError::Quarantined { name, reason });
+        }
+        let service = name.clone();
+        if on_disk(directory, move |directory| directory.entry_for_order(&service)).await?.is_some() {
+            return Err(LaunchError::Exists { name });
+        }
+        let hash = workload.hash;
+        let program = self.unless_stopping(self.compile_deployed(workload)).await??;
+        let entry = ServiceEntry {
+            secret,
+            workload: hash,
+            settings,
+            accepted_divergences: BTreeSet::new(),
+            first_snapshot: None,
+        };
+        let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &entry) };
+        self.check(&spec)?;
+        let service = name.clone();
+        let kept = on_disk(directory, move |directory| {
+            let kept = directory.keep_workload(&hash, &workload_bytes)?;
+            directory.clear_snapshots(&service).map(|()| kept)
+        });
+        // Until the catalog says that it is needed.
+        let _kept = kept.await?;
+        let launching = Service::launch_durable(spec, self.surroundings.clone(), Arc::clone(directory));
+        let (service, begun, keeper) = self.on_guests(launching).await?;
+        if let Err(error) = begun.durable_or_held().await {
+            directory.end_journal(&name);
+            return Err(LaunchError::Begin { name, error });
+        }
+        let added = name.clone();
+        let added = on_disk(directory, move |directory| directory.add_service(&added, &entry)).await;
+        if let Err(error @ DataError::OutcomeUnknown { .. }) = added {
+            self.quarantine(&name, &error).await;
+            return Err(error.into());
+        }
+        added.inspect_err(|_| directory.end_journal(&name))?;
+        let Status { vm, machine, size, .. } = service.status();
+        self.keep(&name, keeper);
+        self.start(service, QUEUE_MAX)?;
+        (self.surroundings.events)(&Event::Created { vm, machine, size, workload: hash });
+        Ok(())
+    }
+
+    /// Runs what keeps a service's snapshots.
+    fn keep(&self, name: &Name, keeper: KeeperTask) {
+        let task = self.engine.spawn(keeper);
+        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), task);
+    }
+
+    /// Removes a durable service for good, after what was sent to it: its history, its snapshots, and its workload if no
+    /// other service runs that. One that is quarantined is removed as well. It is to be awaited to its end, as
+    /// [`Host::stop_service`] is.
+    ///
+    /// The catalog's change comes first, with which all grants on the service go: before it is durable, nothing has happened,
+    /// and after it nothing undoes it.
+    ///
+    /// # Errors
+    /// [`DataError::NoService`]; [`DataError::Catalog`], and the service runs on; [`DataError::OutcomeUnknown`], and it is
+    /// quarantined, and may be removed again.
+    pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
+        let _turn = self.turn(name).await?;
+        let directory = match self.directory_of(name).await {
+            // The catalog may have taken a removal all the same that was not known to be done.
+            Err(DataError::NoService { .. } | DataError::Orphan { .. }) if self.idle().contains_key(name) => {
+                self.data.clone()
+            }
+            found => Some(found?),
+        };
+        let directory = directory.expect("only durable services are idle");
+        let (service, authority) = (name.clone(), Arc::clone(&self.authority));
+        let removed = on_disk(&directory, move |directory| {
+            let users = directory.catalog().hold_users();
+            let removed = directory.remove_entry(&service, &users);
+            if matches!(removed, Ok(_) | Err(DataError::OutcomeUnknown { .. })) {
+                authority.write().unwrap_or_else(PoisonError::into_inner).forget_service(&service);
+            }
+            removed
+        });
+        let entry = match removed.await {
+            Err(error @ DataError::OutcomeUnknown { .. }) => {
+                self.quarantine(name, &error).await;
+                return Err(error);
+            }
+            removed => removed?,
+        };
+        self.discard(name).await;
+        let service = name.clone();
+        // It is removed: what cannot be cleared up now is of no use to anybody, and the next start removes it.
+        let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
+        self.idle().remove(name);
+        (self.surroundings.events)(&Event::Removed { service: name.clone() });
+        let events = &self.surroundings.events;
+        if directory.committer().denies() {
+            // It may wait for room itself, which need not hold up who makes some.
+            directory.reclaim_beside(events);
+        } else {
+            directory.reclaim(events).await;
+        }
+        Ok(())
+    }
+
+    /// Ends every service after what was sent to it, snapshots it, and seals the journal. Returns once all of that is
+    /// on disk. Requests that come meanwhile are denied, and so are new services; those that are being created, stopped
+    /// or removed are waited for.
+    ///
+    /// # Errors
+    /// The journal or the storage failed, now or earlier.
+    pub async fn stop(&self) -> Result<Ended, DataError> {
+        self.is_stopping.send_replace(true);
+        let (first, _all) = futures::future::join(self.end_services(), self.turns.take_all()).await;
+        // Those whose turn was not over when the others ended.
+        let rest = self.end_services().await;
+        let ended = Ended {
+            services: first.services + rest.services,
+            not_snapshotted: first.not_snapshotted.into_iter().chain(rest.not_snapshotted).collect(),
+        };
+        if let Some(directory) = &self.data {
+            // One that the last snapshots asked for still has the directory.
+            directory.end_reclaims().await;
+            on_disk(directory, DataDirectory::close).await?;
+        }
+        Ok(ended)
+    }
+
+    async fn end_services(&self) -> Ended {
+        let services: Vec<_> = {
+            let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
+            services.drain().collect()
+        };
+        let ends = services.iter().map(|(name, handle)| async move {
+            let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
+            let unwritten = self.end_keeper(name).await;
+            stopped.or(unwritten).map(|reason| (name.clone(), reason))
+        });
+        let not_snapshotted = futures::future::join_all(ends).await.into_iter().flatten().collect();
+        Ended { services: services.len(), not_snapshotted }
+    }
+}
+
+/// Reports when the journal cannot begin its next segment, and when it can again, as long as there is one.
+async fn report_stalls(mut stalls: watch::Receiver<Option<Stall>>, events: EventSink) {
+    let mut is_stalled = false;
+    loop {
+        let stall = stalls.borrow_and_update().clone();
+        let was_stalled = std::mem::replace(&mut is_stalled, stall.is_some());
+        match stall {
+            Some(stall) if !was_stalled => events(&Event::JournalStalled { reason: stall.reason.to_string() }),
+            None if was_stalled => events(&Event::JournalResumed),
+            _ => {}
+        }
+        if stalls.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// What became of the services of a host that was stopped.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Ended {
+    /// How many ran.
+    pub services: usize,
+    /// Of those the ones whose last transactions are not part of a snapshot, and why. Nothing of them is lost: the next
+    /// start replays them.
+    pub not_snapshotted: BTreeMap<Name, String>,
+}
+
+/// Denies what would wait for room in the journal while there is none.
+///
+/// # Errors
+/// [`CommitError::Stalled`].
+pub(super) fn check_stall(directory: &DataDirectory) -> Result<(), DataError> {
+    match directory.committer().stall().filter(|stall| stall.denies) {
+        Some(stall) => Err(CommitError::Stalled(stall.reason).into()),
+        None => Ok(()),
+    }
+}
+
+/// Does what waits for the disk on a thread that may. It goes on to its end, also if what is returned is dropped.
+pub(super) async fn on_disk<T: Send + 'static>(
+    directory: &Arc<DataDirectory>,
+    work: impl FnOnce(&DataDirectory) -> T + Send + 'static,
+) -> T {
+    let directory = Arc::clone(directory);
+    joined(tokio::task::spawn_blocking(move || work(&directory))).await
+}
+
+/// A service as the catalog says that it is.
+pub(crate) fn spec(name: &Name, program: Arc<Program>, entry: &ServiceEntry) -> ServiceSpec {
+    let ServiceSettings { size, sizes, thresholds, horizon, failover } = &entry.settings;
+    let sizes: Vec<_> = sizes.iter().cloned().map(Arc::new).collect();
+    let first = sizes.iter().find(|candidate| candidate.name == *size).or(sizes.first());
+    ServiceSpec {
+        name: name.clone(),
+        program,
+        size: first.cloned().unwrap_or_else(|| Arc::new(lifeboat_api::size::Size::built_in().remove(0))),
+        sizes,
+        thresholds: *thresholds,
+        secret: entry.secret,
+        epoch: Epoch::default(),
+        accepted_divergences: entry.accepted_divergences.clone(),
+        failover: *failover,
+        horizon: *horizon,
+        queue_max: QUEUE_MAX,
+        sabotage: None,
+    }
+}

@@ -1,0 +1,316 @@
+//! The programs that a host's services run: each workload is loaded and compiled once, however many services ask for it
+//! at the same time, and its program is released with the last of them.
+//!
+//! A program that is made is everybody's, a refusal is as well. A failure that may pass is that of the attempt: who joined
+//! one that somebody else had begun waits for another.
+
+use crate::scratch::ProgramError;
+use futures::FutureExt;
+use futures::future::{BoxFuture, Shared, WeakShared};
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_vm::engine::{DEPLOY_COMPILE_DEADLINE, EngineError, Program};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::Duration;
+
+/// A failure is that of all who waited for it.
+pub(super) type Made = Result<Arc<Program>, Arc<ProgramError>>;
+type Making = BoxFuture<'static, Made>;
+
+/// For what a program is made, which decides how long that may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Purpose {
+    /// A deployment, which waits less than the others.
+    Deploy,
+    /// A service that is started, or a command.
+    Start,
+}
+
+/// Programs by the hashes of their workloads. Clones are the same ones.
+#[derive(Clone)]
+pub(super) struct Programs {
+    slots: Arc<Mutex<HashMap<WorkloadHash, Slot>>>,
+    /// How long a deployment waits for what is made for a start, which may take minutes.
+    wait: Duration,
+}
+
+impl Default for Programs {
+    fn default() -> Self {
+        Self { slots: Arc::default(), wait: DEPLOY_COMPILE_DEADLINE }
+    }
+}
+
+enum Slot {
+    /// Somebody waits for it; none has it once they have all gone away.
+    Making {
+        making: WeakShared<Making>,
+        purpose: Purpose,
+        attempt: Arc<()>,
+    },
+    Made(Weak<Program>),
+}
+
+impl Slot {
+    fn is_alive(&self) -> bool {
+        match self {
+            Self::Making { making, .. } => making.upgrade().is_some(),
+            Self::Made(program) => program.strong_count() > 0,
+        }
+    }
+}
+
+/// A program, or the attempt to make it.
+enum Found {
+    Made(Arc<Program>),
+    Begun(Shared<Making>),
+    Joined(Shared<Making>, Purpose),
+}
+
+impl Programs {
+    /// The program of this hash: the one that is in use, or being made, or else what `make` makes. It waits for two attempts
+    /// at the most, of which it makes the second if the first was another's.
+    pub(super) async fn get<E: Into<ProgramError>>(
+        &self,
+        hash: WorkloadHash,
+        purpose: Purpose,
+        make: impl Future<Output = Result<Arc<Program>, E>> + Send + 'static,
+    ) -> Made {
+        let mut make = Some(make);
+        let (joined, its) = match self.find(hash, purpose, &mut make, |_| true) {
+            Found::Made(program) => return Ok(program),
+            Found::Begun(making) => return making.await,
+            Found::Joined(making, its) => (making, its),
+        };
+        let made = if (purpose, its) == (Purpose::Deploy, Purpose::Start) {
+            tokio::time::timeout(self.wait, joined).await.ok()
+        } else {
+            Some(joined.await)
+        };
+        match made {
+            Some(made) if made.as_ref().err().is_none_or(|error| is_of_all(error, purpose, its)) => return made,
+            _ => {}
+        }
+        // What others began since for the same purpose is as good as an own attempt.
+        match self.find(hash, purpose, &mut make, |its| its == purpose) {
+            Found::Made(program) => Ok(program),
+            Found::Begun(making) | Found::Joined(making, _) => making.await,
+        }
+    }
+
+    /// Begins what `make` makes, unless there is a program already, or an attempt to make it for one of the purposes that
+    /// `may_join` names.
+    fn find<E: Into<ProgramError>>(
+        &self,
+        hash: WorkloadHash,
+        purpose: Purpose,
+        make: &mut Option<impl Future<Output = Result<Arc<Program>, E>> + Send + 'static>,
+        may_join: impl FnOnce(Purpose) -> bool,
+    ) -> Found {
+        let mut slots = self.slots();
+        slots.retain(|_, slot| slot.is_alive());
+        let known = match slots.get(&hash) {
+            Some(Slot::Made(program)) => program.upgrade().map(Found::Made),
+            Some(Slot::Making { making, purpose, .. }) if may_join(*purpose) => {
+                making.upgrade().map(|making| Found::Joined(making, *purpose))
+            }
+            Some(Slot::Making { .. }) | None => None,
+        };
+        if let Some(known) = known {
+            return known;
+        }
+        let make = make.take().expect("it is begun once");
+        let (programs, attempt) = (self.clone(), Arc::new(()));
+        let own = Arc::clone(&attempt);
+        let making = async move {
+            let made = make.await.map_err(|error| Arc::new(error.into()));
+            let mut slots = programs.slots();
+            match (&made, slots.get(&hash)) {
+                (Ok(program), _) => drop(slots.insert(hash, Slot::Made(Arc::downgrade(program)))),
+                // The next one tries again.
+                (Err(_), Some(Slot::Making { attempt, .. })) if Arc::ptr_eq(attempt, &own) => drop(slots.remove(&hash)),
+                // Another attempt took its place.
+                (Err(_), _) => {}
+            }
+            drop(slots);
+            made
+        };
+        let making = making.boxed().shared();
+        slots.extend(making.downgrade().map(|weak| (hash, Slot::Making { making: weak, purpose, attempt })));
+        Found::Begun(making)
+    }
+
+    fn slots(&self) -> MutexGuard<'_, HashMap<WorkloadHash, Slot>> {
+        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Whether a failure of an attempt that was made for the purpose of others, `its`, would be the own one, too.
+fn is_of_all(error: &ProgramError, purpose: Purpose, its: Purpose) -> bool {
+    let has_less_time = (purpose, its) == (Purpose::Start, Purpose::Deploy);
+    let may_pass = error.may_pass_of_stored()
+        // What is deployed need not be read from the disk.
+        || matches!(error, ProgramError::Engine(EngineError::CompilerBusy { .. }) | ProgramError::Data(_));
+    !has_less_time && !may_pass
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::DataError;
+    use lifeboat_vm::engine::{Engine, PoolLimits};
+    use lifeboat_vm::workload::{LoadLimits, load};
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Poll;
+    use tokio::sync::Notify;
+
+    const COUNT: &[u8] = include_bytes!("../../../../tests/guests/count.wat");
+
+    #[tokio::test]
+    async fn those_who_ask_at_once_share_one_and_it_is_released_with_the_last() {
+        let engine =
+            Arc::new(Engine::new(PoolLimits { stores: 1, memories: 1, memory_bytes: 1 << 20 }).expect("an engine"));
+        let workload = load("count.wat", COUNT, &LoadLimits::default()).expect("valid");
+        let (programs, made) = (Programs::default(), Arc::new(AtomicUsize::new(0)));
+        let get = || {
+            let (engine, workload, made) = (Arc::clone(&engine), workload.clone(), Arc::clone(&made));
+            programs.get(workload.hash, Purpose::Start, async move {
+                made.fetch_add(1, Ordering::Relaxed);
+                engine.compile(workload).await
+            })
+        };
+        let first = futures::future::join_all((0..20).map(|_| get())).await;
+        assert!(first.iter().all(Result::is_ok));
+        assert_eq!(made.load(Ordering::Relaxed), 1);
+        let again = get().await.expect("in use");
+        drop(first);
+        assert_eq!((made.load(Ordering::Relaxed), programs.slots().len()), (1, 1));
+        drop(again);
+        assert!(!programs.slots()[&workload.hash].is_alive(), "nobody uses it");
+        get().await.expect("made again");
+        assert_eq!(made.load(Ordering::Relaxed), 2);
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_shared_and_tried_again_and_who_goes_away_takes_nothing_along() {
+        let (programs, hash) = (Programs::default(), WorkloadHash::of(b"x"));
+        let (go, made) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+        let get = || {
+            let (go, made) = (Arc::clone(&go), Arc::clone(&made));
+            programs.get(hash, Purpose::Start, async move {
+                made.fetch_add(1, Ordering::Relaxed);
+                go.notified().await;
+                Err(EngineError::Compile { name: "x".into(), reason: "no".into() })
+            })
+        };
+        let mut leaves = Box::pin(get());
+        assert!(leaves.as_mut().now_or_never().is_none());
+        let mut stays = Box::pin(get());
+        assert!(stays.as_mut().now_or_never().is_none());
+        drop(leaves);
+        go.notify_one();
+        assert!(stays.await.is_err());
+        assert_eq!((made.load(Ordering::Relaxed), programs.slots().len()), (1, 0));
+        // One that all have left is made anew.
+        drop(get().now_or_never());
+        go.notify_one();
+        assert!(get().await.is_err());
+        assert_eq!(made.load(Ordering::Relaxed), 3);
+    }
+
+    fn text(text: &str) -> String {
+        text.to_owned()
+    }
+
+    /// A failure that is told from others by what is its own.
+    fn refused(reason: &str) -> Result<Arc<Program>, ProgramError> {
+        Err(EngineError::Compile { name: text("x"), reason: text(reason) }.into())
+    }
+
+    fn lost() -> ProgramError {
+        EngineError::Process { name: text("x"), reason: text("killed") }.into()
+    }
+
+    #[tokio::test]
+    async fn who_joins_an_attempt_that_is_lost_makes_another_and_a_refusal_is_of_all() {
+        use Purpose::{Deploy, Start};
+        let (deadline, wait) = (Duration::from_secs(60), Duration::from_secs(60));
+        let late = || EngineError::CompileDeadline { name: text("x"), deadline }.into();
+        let busy = || EngineError::CompilerBusy { name: text("x"), wait }.into();
+        let unread = || DataError::WorkloadMissing { file: text("x") }.into();
+        let no = || refused("first").expect_err("none");
+        for (first, error, second, is_shared) in [
+            (Start, lost(), Start, false),
+            (Deploy, lost(), Deploy, false),
+            (Start, lost(), Deploy, false),
+            (Deploy, busy(), Deploy, false),
+            (Deploy, busy(), Start, false),
+            (Start, unread(), Deploy, false),
+            // A start has more time.
+            (Deploy, late(), Start, false),
+            (Deploy, late(), Deploy, true),
+            (Start, late(), Deploy, true),
+            (Start, no(), Start, true),
+            (Start, no(), Deploy, true),
+        ] {
+            let (programs, hash) = (Programs::default(), WorkloadHash::of(b"x"));
+            let (go, made) = (Arc::new(Notify::new()), Arc::new(AtomicUsize::new(0)));
+            let (is_asked, failure) = (Arc::clone(&go), error.to_string());
+            let mut first = Box::pin(programs.get(hash, first, async move {
+                is_asked.notified().await;
+                Err(error)
+            }));
+            assert!(first.as_mut().now_or_never().is_none());
+            let join = || {
+                let made = Arc::clone(&made);
+                programs.get(hash, second, async move {
+                    made.fetch_add(1, Ordering::Relaxed);
+                    tokio::task::yield_now().await;
+                    refused("own")
+                })
+            };
+            let mut joined = Box::pin(futures::future::join(join(), join()));
+            assert!(joined.as_mut().now_or_never().is_none());
+            go.notify_one();
+            let reason = |made: Made| made.expect_err("none is made").to_string();
+            assert_eq!(reason(first.await), failure);
+            let (one, other) = joined.await;
+            let (own, attempts) =
+                if is_shared { (failure, 0) } else { (refused("own").expect_err("none").to_string(), 1) };
+            // What both wait for again is one attempt.
+            assert_eq!((reason(one), reason(other)), (own.clone(), own));
+            assert_eq!((made.load(Ordering::Relaxed), programs.slots().len()), (attempts, 0));
+        }
+    }
+
+    #[tokio::test]
+    async fn a_deployment_waits_no_longer_for_the_attempt_of_a_start_than_for_its_turn() {
+        let programs = Programs { wait: Duration::ZERO, ..Programs::default() };
+        let (hash, go) = (WorkloadHash::of(b"x"), Arc::new(Notify::new()));
+        let is_asked = Arc::clone(&go);
+        let mut start = Box::pin(programs.get(hash, Purpose::Start, async move {
+            is_asked.notified().await;
+            Err::<Arc<Program>, _>(lost())
+        }));
+        assert!(start.as_mut().now_or_never().is_none());
+        let of_deploy = Arc::new(Notify::new());
+        let is_asked = Arc::clone(&of_deploy);
+        let mut deploy = Box::pin(programs.get(hash, Purpose::Deploy, async move {
+            is_asked.notified().await;
+            refused("own")
+        }));
+        let has_begun = std::future::poll_fn(|cx| {
+            assert!(deploy.as_mut().poll(cx).is_pending());
+            let slots = programs.slots();
+            let is_own = matches!(slots.get(&hash), Some(Slot::Making { purpose: Purpose::Deploy, .. }));
+            if is_own { Poll::Ready(()) } else { Poll::Pending }
+        });
+        has_begun.await;
+        go.notify_one();
+        assert!(start.await.is_err());
+        // It took the place of the other, whose end is not its own.
+        assert_eq!(programs.slots().len(), 1);
+        of_deploy.notify_one();
+        assert!(deploy.await.expect_err("none is made").to_string().contains("own"));
+        assert_eq!(programs.slots().len(), 0);
+    }
+}

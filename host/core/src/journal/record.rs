@@ -1,0 +1,606 @@
+//! The bytes of a record: what a service hands to the durable journal, and reads back.
+//!
+//! [postcard](https://postcard.jamesmunns.com/wire-format) of one enum, whose variants and fields are only ever
+//! appended to. `docs/format.md` lists them. Whether the bytes are those that were written is the frame's business; a
+//! record that does not decode was written by a newer host, or by a mistake of ours.
+
+use super::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
+use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::event::{Failover, FailoverCause, SlaFailure};
+use lifeboat_api::id::{Epoch, Sequence, VmId};
+use lifeboat_api::meter::{Percent, Resource, Usage};
+use lifeboat_api::name::{NAME_BYTES_MAX, Name};
+use lifeboat_api::transaction::{Answer, Cause, ReplyHash, TRANSACTION_ID_BYTES_MAX};
+use lifeboat_journal::frame::RECORD_LENGTH_BYTES;
+use serde::{Deserialize, Serialize};
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+use thiserror::Error;
+
+/// What comes in the record of an answer before the bytes of its body, in bytes, at most: an id and the name of a user,
+/// numbers of up to 10 bytes, a hash, and lengths.
+pub(super) const ANSWER_START_BYTES_MAX: usize = TRANSACTION_ID_BYTES_MAX + NAME_BYTES_MAX + 6 * 10 + 16 + 3 * 5;
+
+/// A record that this host cannot read.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("a record cannot be decoded: {reason}; use the host that wrote it, or a newer one")]
+pub struct RecordError {
+    reason: String,
+}
+
+#[derive(Serialize, Deserialize)]
+enum Stored<'a> {
+    Opened {
+        timestamp: Timestamp,
+        epoch: Epoch,
+    },
+    #[serde(borrow)]
+    Transaction(StoredTransaction<'a>),
+    /// Of earlier versions.
+    SlaFailure(StoredSlaFailure<'a>),
+    /// Of earlier versions.
+    Failover(StoredFailover<'a>),
+    Snapshot {
+        sequence: Sequence,
+    },
+    SlaFailureAt {
+        timestamp: Timestamp,
+        #[serde(borrow)]
+        failure: StoredSlaFailure<'a>,
+    },
+    FailoverAt {
+        timestamp: Timestamp,
+        forced_by: Option<&'a str>,
+        #[serde(borrow)]
+        failover: StoredFailover<'a>,
+    },
+    Queries {
+        sequence: Sequence,
+        #[serde(borrow)]
+        queries: Vec<StoredQuery<'a>>,
+    },
+    /// Of a user with an incarnation.
+    TransactionOf {
+        incarnation: u64,
+        #[serde(borrow)]
+        transaction: StoredTransaction<'a>,
+    },
+    RelocatedAnswer {
+        incarnation: u64,
+        body_hash: ReplyHash,
+        bytes: u64,
+        /// Without its body.
+        #[serde(borrow)]
+        transaction: StoredTransaction<'a>,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredQuery<'a> {
+    id: &'a str,
+    user: &'a str,
+    timestamp: Timestamp,
+    #[serde(borrow, serialize_with = "as_bytes")]
+    body: &'a [u8],
+    reply_hash: ReplyHash,
+    fuel_used: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredSlaFailure<'a> {
+    vm: u64,
+    resource: Resource,
+    usage: Usage,
+    threshold: Percent,
+    transaction: &'a str,
+    sequence: Sequence,
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredTransaction<'a> {
+    sequence: Sequence,
+    id: &'a str,
+    is_id_kept: bool,
+    user: &'a str,
+    timestamp: Timestamp,
+    #[serde(borrow, serialize_with = "as_bytes")]
+    body: &'a [u8],
+    #[serde(borrow)]
+    answer: StoredAnswer<'a>,
+    fuel_used: u64,
+    query_fuel_used: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+enum StoredAnswer<'a> {
+    Ok(#[serde(borrow, serialize_with = "as_bytes")] &'a [u8]),
+    Refused(&'a str),
+    Failed(Cause),
+}
+
+#[derive(Serialize, Deserialize)]
+struct StoredFailover<'a> {
+    cause: FailoverCause,
+    from: u64,
+    from_machine: &'a str,
+    to: u64,
+    to_machine: &'a str,
+    size: &'a str,
+    sequence: Sequence,
+    snapshot_bytes: u64,
+    replayed_transactions: u64,
+    fuel_used: u64,
+    pause: Duration,
+}
+
+fn as_bytes<S: serde::Serializer>(bytes: &&[u8], serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_bytes(bytes)
+}
+
+impl<'a> StoredTransaction<'a> {
+    fn of(record: &'a TransactionRecord) -> Self {
+        Self {
+            sequence: record.sequence,
+            id: &record.id,
+            is_id_kept: record.is_id_kept,
+            user: &record.user,
+            timestamp: record.timestamp,
+            body: &record.body,
+            answer: match &record.answer {
+                Answer::Ok(bytes) => StoredAnswer::Ok(bytes),
+                Answer::Refused(text) => StoredAnswer::Refused(text),
+                Answer::Failed(cause) => StoredAnswer::Failed(cause.clone()),
+            },
+            fuel_used: record.fuel_used,
+            query_fuel_used: record.query_fuel_used,
+        }
+    }
+
+    fn into_record(self, incarnation: u64, epoch: Epoch, body_hash: ReplyHash) -> Result<TransactionRecord, String> {
+        Ok(TransactionRecord {
+            sequence: self.sequence,
+            id: self.id.into(),
+            is_id_kept: self.is_id_kept,
+            user: Name::new(self.user)?,
+            incarnation,
+            timestamp: self.timestamp,
+            epoch,
+            body: Bytes::copy_from_slice(self.body),
+            body_hash,
+            answer: match self.answer {
+                StoredAnswer::Ok(bytes) => Answer::Ok(Bytes::copy_from_slice(bytes)),
+                StoredAnswer::Refused(text) => Answer::Refused(text.to_owned()),
+                StoredAnswer::Failed(cause) => Answer::Failed(cause),
+            },
+            fuel_used: self.fuel_used,
+            query_fuel_used: self.query_fuel_used,
+        })
+    }
+}
+
+/// The bytes of `record`.
+#[must_use]
+pub fn encode(record: &Record) -> Vec<u8> {
+    let stored = match record {
+        Record::Opened { timestamp, epoch } => Stored::Opened { timestamp: *timestamp, epoch: *epoch },
+        Record::Snapshot { sequence } => Stored::Snapshot { sequence: *sequence },
+        Record::Transaction(record) => {
+            let transaction = StoredTransaction::of(record);
+            match record.incarnation {
+                0 => Stored::Transaction(transaction),
+                incarnation => Stored::TransactionOf { incarnation, transaction },
+            }
+        }
+        Record::Relocated(RelocatedAnswer { transaction, bytes }) => Stored::RelocatedAnswer {
+            incarnation: transaction.incarnation,
+            body_hash: transaction.body_hash,
+            bytes: *bytes,
+            transaction: StoredTransaction { body: &[], ..StoredTransaction::of(transaction) },
+        },
+        Record::SlaFailure(record) => {
+            let failure = StoredSlaFailure {
+                vm: record.vm.number,
+                resource: record.resource,
+                usage: record.usage,
+                threshold: record.threshold_percent,
+                transaction: &record.transaction,
+                sequence: record.sequence,
+            };
+            match record.timestamp {
+                Some(timestamp) => Stored::SlaFailureAt { timestamp, failure },
+                None => Stored::SlaFailure(failure),
+            }
+        }
+        Record::Failover(record) => {
+            let failover = StoredFailover {
+                cause: record.cause,
+                from: record.from.number,
+                from_machine: &record.from_machine,
+                to: record.to.number,
+                to_machine: &record.to_machine,
+                size: &record.size,
+                sequence: record.sequence,
+                snapshot_bytes: record.snapshot_bytes,
+                replayed_transactions: record.replayed_transactions,
+                fuel_used: record.fuel_used,
+                pause: record.pause,
+            };
+            match record.timestamp {
+                Some(timestamp) => Stored::FailoverAt { timestamp, forced_by: record.forced_by.as_deref(), failover },
+                None => Stored::Failover(failover),
+            }
+        }
+        Record::Queries(record) => {
+            let queries = record.queries.iter().map(|query| StoredQuery {
+                id: &query.id,
+                user: &query.user,
+                timestamp: query.timestamp,
+                body: &query.body,
+                reply_hash: query.reply_hash,
+                fuel_used: query.fuel_used,
+            });
+            Stored::Queries { sequence: record.sequence, queries: queries.collect() }
+        }
+    };
+    let capacity = match record {
+        Record::Transaction(record) => record.bytes(),
+        Record::Queries(record) => record.bytes(),
+        Record::Relocated(relocated) => relocated.transaction.answer_bytes(),
+        _ => 128,
+    };
+    let bytes = Vec::with_capacity(usize::try_from(capacity).unwrap_or_default());
+    postcard::to_extend(&stored, bytes).expect("every field has a form in postcard")
+}
+
+/// What `record` takes in the body of a frame, in bytes.
+#[must_use]
+pub fn bytes_in_frame(record: &Record) -> u64 {
+    (encode(record).len() + RECORD_LENGTH_BYTES) as u64
+}
+
+/// Reads back a record of `service`. `epoch` is that of the last [`Record::Opened`] before it.
+///
+/// # Errors
+/// [`RecordError`].
+pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, RecordError> {
+    decode_with(service, epoch, bytes, None)
+}
+
+/// The same, given the hash of the body if that was left out.
+fn decode_with(
+    service: &Name,
+    epoch: Epoch,
+    bytes: &[u8],
+    body_hash: Option<ReplyHash>,
+) -> Result<Record, RecordError> {
+    let stored: Stored<'_> = postcard::from_bytes(bytes).map_err(|error| RecordError { reason: error.to_string() })?;
+    let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
+    let transaction_of = |incarnation, stored: StoredTransaction<'_>| {
+        let body_hash = body_hash.unwrap_or_else(|| ReplyHash::of_body(stored.body));
+        let transaction = stored.into_record(incarnation, epoch, body_hash);
+        transaction.map(Arc::new).map_err(|reason| RecordError { reason })
+    };
+    Ok(match stored {
+        Stored::Opened { timestamp, epoch } => Record::Opened { timestamp, epoch },
+        Stored::Snapshot { sequence } => Record::Snapshot { sequence },
+        Stored::Transaction(transaction) => Record::Transaction(transaction_of(0, transaction)?),
+        Stored::TransactionOf { incarnation, transaction } => {
+            Record::Transaction(transaction_of(incarnation, transaction)?)
+        }
+        Stored::RelocatedAnswer { incarnation, body_hash, bytes, transaction } => {
+            let transaction = transaction.into_record(incarnation, epoch, body_hash);
+            let transaction = Arc::new(transaction.map_err(|reason| RecordError { reason })?);
+            Record::Relocated(RelocatedAnswer { transaction, bytes })
+        }
+        Stored::SlaFailure(failure) => Record::SlaFailure(sla_failure(service, failure, None)),
+        Stored::SlaFailureAt { timestamp, failure } => {
+            Record::SlaFailure(sla_failure(service, failure, Some(timestamp)))
+        }
+        Stored::Failover(stored) => Record::Failover(failover(service, stored)?),
+        Stored::FailoverAt { timestamp, forced_by, failover: stored } => Record::Failover(Failover {
+            forced_by: forced_by.map(name).transpose()?,
+            timestamp: Some(timestamp),
+            ..failover(service, stored)?
+        }),
+        Stored::Queries { sequence, queries } => {
+            let query = |stored: StoredQuery<'_>| {
+                Ok(QueryRecord {
+                    id: stored.id.into(),
+                    user: name(stored.user)?,
+                    timestamp: stored.timestamp,
+                    body: Bytes::copy_from_slice(stored.body),
+                    reply_hash: stored.reply_hash,
+                    fuel_used: stored.fuel_used,
+                })
+            };
+            let queries = queries.into_iter().map(query).collect::<Result<_, RecordError>>()?;
+            Record::Queries(Arc::new(QueriesRecord { sequence, epoch, queries }))
+        }
+    })
+}
+
+/// What an index retains of the record of an answer, so that the answer can be read, and checked, without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnswerCheck {
+    body_hash: ReplyHash,
+    /// The first 64 bits of the BLAKE3 hash of the record without its body and the length of that.
+    rest_hash: [u8; 8],
+}
+
+impl AnswerCheck {
+    /// The check of the bytes of a record, which holds the answer of a transaction with a body of this hash.
+    #[must_use]
+    pub fn of(record: &[u8], body_hash: ReplyHash) -> Self {
+        let body = body_of(record).filter(|body| body.bytes.end <= record.len());
+        let (start, end) =
+            body.map_or((record, &[][..]), |body| (&record[..body.length_at], &record[body.bytes.end..]));
+        Self { body_hash, rest_hash: rest_hash(start, end) }
+    }
+}
+
+fn rest_hash(start: &[u8], end: &[u8]) -> [u8; 8] {
+    let mut hash = [0; 8];
+    hash.copy_from_slice(&blake3::Hasher::new().update(start).update(end).finalize().as_bytes()[..8]);
+    hash
+}
+
+/// Where the body is in the record of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct BodyPlace {
+    /// Where its length stands, which comes before it.
+    length_at: usize,
+    /// Where it is. Its end is as the record claims, and may lie beyond that of the record.
+    pub(super) bytes: Range<usize>,
+}
+
+/// Finds the body in the record of an answer, of which `start` has the first [`ANSWER_START_BYTES_MAX`] bytes at least, or
+/// all. None if it is no such record.
+pub(super) fn body_of(start: &[u8]) -> Option<BodyPlace> {
+    let (variant, rest) = postcard::take_from_bytes::<u32>(start).ok()?;
+    let rest = match variant {
+        // As in `Stored`.
+        1 => rest,
+        8 => postcard::take_from_bytes::<u64>(rest).ok()?.1,
+        9 => postcard::take_from_bytes::<(u64, ReplyHash, u64)>(rest).ok()?.1,
+        _ => return None,
+    };
+    let (_, rest) = postcard::take_from_bytes::<(Sequence, &str, bool, &str, Timestamp)>(rest).ok()?;
+    let length_at = start.len() - rest.len();
+    let (bytes, rest) = postcard::take_from_bytes::<u32>(rest).ok()?;
+    let first = start.len() - rest.len();
+    Some(BodyPlace { length_at, bytes: first..first.checked_add(usize::try_from(bytes).ok()?)? })
+}
+
+/// Reads an answer of `service` from what comes before the body in its record, and goes on as one likes, and from what
+/// comes after it. None if that is not what was written.
+pub(super) fn decode_answer(
+    service: &Name,
+    check: &AnswerCheck,
+    start: &[u8],
+    body: &BodyPlace,
+    end: &[u8],
+) -> Option<RelocatedAnswer> {
+    let start = start.get(..body.length_at)?;
+    if rest_hash(start, end) != check.rest_hash {
+        return None;
+    }
+    // As it would be with an empty body.
+    let record = [start, &[0], end].concat();
+    // Its epoch is of no interest to who asks what was answered.
+    match decode_with(service, Epoch::default(), &record, Some(check.body_hash)).ok()? {
+        Record::Transaction(transaction) => {
+            let bytes = transaction.bytes().saturating_add(body.bytes.len() as u64);
+            Some(RelocatedAnswer { transaction, bytes })
+        }
+        Record::Relocated(answer) => Some(answer),
+        _ => None,
+    }
+}
+
+fn sla_failure(service: &Name, stored: StoredSlaFailure<'_>, timestamp: Option<Timestamp>) -> SlaFailure {
+    SlaFailure {
+        vm: VmId { service: service.clone(), number: stored.vm },
+        resource: stored.resource,
+        usage: stored.usage,
+        threshold_percent: stored.threshold,
+        transaction: stored.transaction.to_owned(),
+        sequence: stored.sequence,
+        timestamp,
+    }
+}
+
+fn failover(service: &Name, stored: StoredFailover<'_>) -> Result<Failover, RecordError> {
+    let vm = |number| VmId { service: service.clone(), number };
+    let name = |text: &str| Name::new(text).map_err(|reason| RecordError { reason });
+    Ok(Failover {
+        cause: stored.cause,
+        from: vm(stored.from),
+        from_machine: name(stored.from_machine)?,
+        to: vm(stored.to),
+        to_machine: name(stored.to_machine)?,
+        size: stored.size.to_owned(),
+        sequence: stored.sequence,
+        snapshot_bytes: stored.snapshot_bytes,
+        replayed_transactions: stored.replayed_transactions,
+        fuel_used: stored.fuel_used,
+        pause: stored.pause,
+        forced_by: None,
+        timestamp: None,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn service() -> Name {
+        Name::new("bank").expect("a name")
+    }
+
+    fn answers() -> impl Strategy<Value = Answer> {
+        prop_oneof![
+            prop::collection::vec(any::<u8>(), 0..300).prop_map(|bytes| Answer::Ok(bytes.into())),
+            ".{0,40}".prop_map(Answer::Refused),
+            any::<u64>().prop_map(|limit_fuel| Answer::Failed(Cause::Fuel { limit_fuel })),
+            ".{0,40}".prop_map(|message| Answer::Failed(Cause::Trap { message })),
+            any::<u32>().prop_map(|ms| Answer::Failed(Cause::Deadline { deadline: Duration::from_millis(ms.into()) })),
+        ]
+    }
+
+    proptest! {
+        #[test]
+        fn a_transaction_is_read_back_as_it_was(
+            numbers in any::<[u64; 4]>(),
+            incarnation in prop_oneof![Just(0), any::<u64>()],
+            id in ".{0,60}",
+            is_id_kept in any::<bool>(),
+            body in prop::collection::vec(any::<u8>(), 0..300),
+            answer in answers(),
+        ) {
+            let epoch = Epoch([3; 16]);
+            let record = TransactionRecord {
+                sequence: Sequence(numbers[0]),
+                id: id.as_str().into(),
+                is_id_kept,
+                user: Name::new("ada").expect("a name"),
+                incarnation,
+                timestamp: Timestamp(numbers[1]),
+                epoch,
+                body_hash: ReplyHash::of_body(&body),
+                body: body.into(),
+                answer,
+                fuel_used: numbers[2],
+                query_fuel_used: numbers[3],
+            };
+            let bytes = encode(&Record::Transaction(Arc::new(record.clone())));
+            let Record::Transaction(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(&*read, &record);
+            let relocated = RelocatedAnswer {
+                transaction: Arc::new(TransactionRecord { body: Bytes::new(), ..record }),
+                bytes: numbers[0],
+            };
+            let bytes = encode(&Record::Relocated(relocated.clone()));
+            let Record::Relocated(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(read, relocated);
+        }
+
+        #[test]
+        fn an_answer_is_read_without_its_body_as_it_is_with_it_and_damage_is_found(
+            numbers in any::<[u64; 5]>(),
+            incarnation in prop_oneof![Just(0), any::<u64>()],
+            id in ".{0,30}",
+            body in prop::collection::vec(any::<u8>(), 0..300),
+            answer in answers(),
+            flipped in any::<prop::sample::Index>(),
+        ) {
+            let record = TransactionRecord {
+                sequence: Sequence(numbers[0]),
+                id: id.as_str().into(),
+                is_id_kept: true,
+                user: Name::new("ada").expect("a name"),
+                incarnation,
+                timestamp: Timestamp(numbers[1]),
+                epoch: Epoch::default(),
+                body_hash: ReplyHash::of_body(&body),
+                body: body.into(),
+                answer,
+                fuel_used: numbers[2],
+                query_fuel_used: numbers[3],
+            };
+            let without_body = Arc::new(TransactionRecord { body: Bytes::new(), ..record.clone() });
+            let relocated = |bytes| RelocatedAnswer { transaction: Arc::clone(&without_body), bytes };
+            let (first, again) = (relocated(record.bytes()), relocated(numbers[4]));
+            let body_hash = record.body_hash;
+            for (record, expected) in [(Record::Transaction(Arc::new(record)), first), (Record::Relocated(again.clone()), again)] {
+                let mut bytes = encode(&record);
+                let check = AnswerCheck::of(&bytes, body_hash);
+                let read = |bytes: &[u8]| {
+                    let start = &bytes[..bytes.len().min(ANSWER_START_BYTES_MAX)];
+                    let body = body_of(start)?;
+                    decode_answer(&service(), &check, start, &body, bytes.get(body.bytes.end..)?)
+                };
+                prop_assert_eq!(read(&bytes), Some(expected.clone()));
+                let body = body_of(&bytes).expect("it has one").bytes;
+                let at = flipped.index(bytes.len());
+                bytes[at] ^= 1;
+                prop_assert_eq!(read(&bytes), body.contains(&at).then_some(expected));
+            }
+        }
+
+        #[test]
+        fn queries_are_read_back_as_they_were(
+            sequence in any::<u64>(),
+            queries in prop::collection::vec(
+                (".{0,60}", any::<[u64; 2]>(), prop::collection::vec(any::<u8>(), 0..300), answers()),
+                0..20,
+            ),
+        ) {
+            let epoch = Epoch([3; 16]);
+            let queries = queries.into_iter().map(|(id, [timestamp, fuel_used], body, answer)| QueryRecord {
+                id: id.into(),
+                user: Name::new("ada").expect("a name"),
+                timestamp: Timestamp(timestamp),
+                body: body.into(),
+                reply_hash: answer.hash(),
+                fuel_used,
+            });
+            let record = QueriesRecord { sequence: Sequence(sequence), epoch, queries: queries.collect() };
+            let bytes = encode(&Record::Queries(Arc::new(record.clone())));
+            let Record::Queries(read) = decode(&service(), epoch, &bytes)? else { panic!("another kind") };
+            prop_assert_eq!(&*read, &record);
+        }
+
+        #[test]
+        fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..200)) {
+            let _ = decode(&service(), Epoch::default(), &bytes);
+            let check = AnswerCheck::of(&bytes, ReplyHash::of_body(&[]));
+            if let Some(body) = body_of(&bytes) {
+                let _ = decode_answer(&service(), &check, &bytes, &body, &bytes);
+            }
+        }
+    }
+
+    #[test]
+    fn events_are_read_back_as_they_were() {
+        let vm = |number| VmId { service: service(), number };
+        let failure = SlaFailure {
+            vm: vm(3),
+            resource: Resource::Memory,
+            usage: Usage { used: 99, limit: 100 },
+            threshold_percent: Percent::whole(98),
+            transaction: "t".into(),
+            sequence: Sequence(9),
+            timestamp: Some(Timestamp(7)),
+        };
+        let failover = Failover {
+            cause: FailoverCause::Memory,
+            from: vm(3),
+            from_machine: Name::new("m1").expect("a name"),
+            to: vm(4),
+            to_machine: Name::new("m2").expect("a name"),
+            size: "small".into(),
+            sequence: Sequence(9),
+            snapshot_bytes: 7,
+            replayed_transactions: 8,
+            fuel_used: 9,
+            pause: Duration::from_micros(10),
+            forced_by: Some(Name::new("ada").expect("a name")),
+            timestamp: Some(Timestamp(8)),
+        };
+        let read = |record: &Record| decode(&service(), Epoch::default(), &encode(record)).expect("decodes");
+        assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
+        assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
+        // As the versions wrote them that had no time.
+        let failure = SlaFailure { timestamp: None, ..failure };
+        let failover = Failover { timestamp: None, forced_by: None, ..failover };
+        assert_eq!(encode(&Record::SlaFailure(failure.clone()))[..3], [2, 3, 1]);
+        assert_eq!(encode(&Record::Failover(failover.clone()))[..6], [3, 1, 3, 2, b'm', b'1']);
+        assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
+        assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
+        let opened = Record::Opened { timestamp: Timestamp(5), epoch: Epoch([6; 16]) };
+        assert!(matches!(read(&opened), Record::Opened { timestamp: Timestamp(5), epoch: Epoch([6, ..]) }));
+    }
+}

@@ -1,0 +1,25 @@
+//! Lifeboat runs stateful WebAssembly programs in metered virtual machines under a service level agreement.
+//!
+//! It meters what every VM uses, authenticates users before it dispatches their transactions, and when a VM crosses
+//! 98 % of a resource it records an SLA failure, moves the service's state to a fresh VM with fresh resources, and
+//! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
+
+pub mod answers;
+pub mod auth;
+pub mod budget;
+pub mod catalog;
+pub mod credential;
+pub mod data;
+pub mod failover;
+pub mod fleet;
+pub mod host;
+pub mod journal;
+pub mod locks;
+pub mod metrics;
+pub mod monitor;
+pub mod portable;
+pub mod scratch;
+pub mod service;
+pub mod snapshot_file;
+pub mod verify;
+mod vm;

@@ -1,0 +1,131 @@
+//! Whether the host takes on more: one flag that the monitor sets, and whoever begins something new asks.
+
+use lifeboat_api::event::HostPressure;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use tokio::sync::watch;
+
+/// Admits new services and scratch work, unless the host is under pressure. Failovers and recovery do not ask: what the
+/// host has taken on, it goes on with.
+///
+/// Clones share one state. One that no monitor tells anything admits everything.
+#[derive(Debug, Clone, Default)]
+pub struct Admission(Arc<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    pressure: watch::Sender<Vec<HostPressure>>,
+    starts: AtomicUsize,
+}
+
+/// A start of the host that is under way, until it is dropped.
+#[derive(Debug)]
+pub struct Starting(Arc<State>);
+
+impl Drop for Starting {
+    fn drop(&mut self) {
+        self.0.starts.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// The host is under pressure, and takes on nothing new.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error(
+    "the host is under pressure: {pressures} in the mean over {window_s} s; try again when it is relieved, or give the \
+     host more {resources}",
+    pressures = listed(.0.iter()), window_s = super::WINDOW.as_secs(),
+    resources = listed(.0.iter().map(|pressure| pressure.resource))
+)]
+pub struct UnderPressure(
+    /// The resources that are.
+    pub Vec<HostPressure>,
+);
+
+/// `cpu`, `cpu and memory`, `cpu, memory and disk`.
+fn listed(items: impl Iterator<Item = impl ToString>) -> String {
+    let mut items: Vec<String> = items.map(|item| item.to_string()).collect();
+    match items.pop() {
+        Some(last) if !items.is_empty() => format!("{} and {last}", items.join(", ")),
+        last => last.unwrap_or_default(),
+    }
+}
+
+impl Admission {
+    /// Whether something new may begin.
+    ///
+    /// # Errors
+    /// [`UnderPressure`].
+    pub fn check(&self) -> Result<(), UnderPressure> {
+        let pressures = self.0.pressure.borrow();
+        if pressures.is_empty() { Ok(()) } else { Err(UnderPressure(pressures.clone())) }
+    }
+
+    /// Admits nothing while a resource is under pressure.
+    pub fn set(&self, pressures: Vec<HostPressure>) {
+        self.0.pressure.send_replace(pressures);
+    }
+
+    /// Waits until something new may begin.
+    pub async fn relieved(&self) {
+        // It fails only without a sender, which is this.
+        let _ = self.0.pressure.subscribe().wait_for(Vec::is_empty).await;
+    }
+
+    /// Begins a start of the host: the CPU time that it takes to compile and replay what the host has is not counted as
+    /// pressure, or the host would refuse its own services for it.
+    #[must_use]
+    pub fn begin_start(&self) -> Starting {
+        self.0.starts.fetch_add(1, Ordering::AcqRel);
+        Starting(Arc::clone(&self.0))
+    }
+
+    /// Whether the host is starting.
+    pub(super) fn is_starting(&self) -> bool {
+        self.0.starts.load(Ordering::Acquire) > 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use lifeboat_api::meter::{HostResource, Percent, Usage};
+
+    #[test]
+    fn under_pressure_nothing_new_is_admitted_and_the_reason_is_told() {
+        let admission = Admission::default();
+        assert_eq!(admission.check(), Ok(()));
+        let asked_elsewhere = admission.clone();
+        let memory = HostPressure {
+            resource: HostResource::Memory,
+            usage: Usage { used: 15_840_000_000, limit: 16_000_000_000 },
+            threshold_percent: Percent::whole(98),
+        };
+        let disk = HostPressure {
+            resource: HostResource::Disk,
+            // It was at the threshold before.
+            usage: Usage { used: 95_100_000_000, limit: 100_000_000_000 },
+            threshold_percent: Percent::whole(98),
+        };
+        admission.set(vec![memory, disk.clone()]);
+        let refused = asked_elsewhere.check().expect_err("under pressure");
+        assert_eq!(
+            refused.to_string(),
+            "the host is under pressure: memory 99.0% (15.8 GB of 16.0 GB, threshold 98%, relieved below 93%) and disk \
+             95.1% (95.1 GB of 100.0 GB, threshold 98%, relieved below 93%) in the mean over 60 s; try again when it is \
+             relieved, or give the host more memory and disk"
+        );
+        admission.set(vec![disk]);
+        let refused = asked_elsewhere.check().expect_err("under pressure");
+        assert_eq!(
+            refused.to_string(),
+            "the host is under pressure: disk 95.1% (95.1 GB of 100.0 GB, threshold 98%, relieved below 93%) in the mean \
+             over 60 s; try again when it is relieved, or give the host more disk"
+        );
+        let mut waits = std::pin::pin!(asked_elsewhere.relieved());
+        assert!(waits.as_mut().now_or_never().is_none());
+        admission.set(Vec::new());
+        assert!(waits.now_or_never().is_some());
+        assert_eq!(asked_elsewhere.check(), Ok(()));
+    }
+}

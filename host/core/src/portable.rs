@@ -1,0 +1,394 @@
+//! Portable snapshots: a service's state as one file that may leave the machine, and a new service from it.
+//!
+//! The file is a snapshot (`snapshot_file.rs`) with two more sections: the workload and the settings. It carries
+//! neither secret nor epoch, nor answers: the service that comes from it draws its own, and recognises no repetition of
+//! what was answered before, but refuses ids that say themselves that they are older.
+//!
+//! A service that is restored begins like any other (`data.rs`), with its snapshot beside the workload: the workload's
+//! file, the snapshot's file, the first record of its journal, its entry in the catalog. Until the last step it is not
+//! there: the next start ends its journal and removes the snapshot. That it may, since the snapshot is all that a service has
+//! which is restored and was not used yet, the catalog notes before anything else.
+
+use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::data::{DataDirectory, DataError};
+use crate::journal::{Record, record};
+use crate::snapshot_file::{
+    self, Course, SECTION_SETTINGS, SECTION_STATE, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
+};
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::Epoch;
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::name::Name;
+use lifeboat_journal::commit::{Change, Entry};
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::storage;
+use lifeboat_vm::engine::MEMORY_BYTES_MAX;
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::workload::MODULE_BYTES_MAX;
+use std::collections::BTreeSet;
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use thiserror::Error;
+
+/// The version of the section of settings that this host writes, and the newest that it reads.
+pub const SETTINGS_VERSION: u8 = 1;
+
+/// The record that stands for all that is part of the snapshot which a service is restored from.
+const FIRST_RECORD: RecordNumber = RecordNumber(1);
+
+/// A service's state, and what it takes to go on with it elsewhere.
+#[derive(Debug, Clone)]
+pub struct Portable {
+    /// The service that it was exported from.
+    pub service: Name,
+    /// The state.
+    pub snapshot: Arc<Snapshot>,
+    /// What the service that it comes from would have gone on with. Its epoch is left out.
+    pub course: Course,
+    /// The last record of that service's journal that is part of it.
+    pub record: RecordNumber,
+    /// The hash of the workload.
+    pub workload_hash: WorkloadHash,
+    /// The bytes that the workload was loaded from.
+    pub workload: bytes::Bytes,
+    /// Its sizes, thresholds, horizon.
+    pub settings: ServiceSettings,
+}
+
+/// A portable snapshot cannot be written or read.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum PortableError {
+    /// There is such a file already.
+    #[error("'{file}' exists already; name a new file")]
+    Exists {
+        /// The file.
+        file: String,
+    },
+    /// It is no snapshot, or damaged.
+    #[error(transparent)]
+    File(#[from] SnapshotFileError),
+    /// It lacks what makes it portable.
+    #[error("'{file}' is a snapshot, but not a portable one: it has no {what}; write one with lifeboat snapshot")]
+    NotPortable {
+        /// The file.
+        file: String,
+        /// What it lacks.
+        what: &'static str,
+    },
+    /// The workload in it is not the one that it names.
+    #[error("'{file}' holds another workload than the one that it names")]
+    OtherWorkload {
+        /// The file.
+        file: String,
+    },
+    /// A newer host wrote its settings.
+    #[error("'{file}' has settings of version {found}, this host reads up to {SETTINGS_VERSION}; use a newer host")]
+    FutureSettings {
+        /// The file.
+        file: String,
+        /// Their version.
+        found: u8,
+    },
+    /// Its settings make no sense.
+    #[error("'{file}' has settings that cannot be: {reason}")]
+    Settings {
+        /// The file.
+        file: String,
+        /// Why.
+        reason: String,
+    },
+    /// The file system.
+    #[error("cannot {action} '{file}'")]
+    Storage {
+        /// The file.
+        file: String,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl PortableError {
+    /// Returns whether the disk, or the quota on it, has no room for the file.
+    #[must_use]
+    pub fn is_no_room(&self) -> bool {
+        match self {
+            Self::Storage { source, .. } | Self::File(SnapshotFileError::Storage { source, .. }) => {
+                matches!(source.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+            }
+            _ => false,
+        }
+    }
+
+    /// Returns whether the file is not as it was written.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            Self::File(error) => error.is_damage(),
+            Self::OtherWorkload { .. } | Self::Settings { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+impl Portable {
+    /// Returns how many bytes its state and its workload take: its file takes a little more.
+    #[must_use]
+    pub fn bytes_min(&self) -> u64 {
+        self.snapshot.state_bytes() + self.workload.len() as u64
+    }
+
+    /// Writes it to `path`. When this returns, the file survives a crash; before, there is none of that name.
+    ///
+    /// # Errors
+    /// [`PortableError`]; there is no such file then, or the one that was there.
+    pub fn write(&self, path: &Path) -> Result<(), PortableError> {
+        let file = path.display().to_string().escape_debug().to_string();
+        let failed = |action| {
+            let file = file.clone();
+            move |source| PortableError::Storage { file, action, source }
+        };
+        // A link that leads nowhere is something that is there, too.
+        if path.symlink_metadata().is_ok() {
+            return Err(PortableError::Exists { file });
+        }
+        let mut aside = path.as_os_str().to_owned();
+        aside.push(format!(".{}.tmp", std::process::id()));
+        let aside = Path::new(&aside);
+        let created = storage::create_file(aside).map_err(failed("create"))?;
+        let settings = settings_to_bytes(&self.settings);
+        let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]).chain([&self.workload[..], &settings[..]]);
+        let written = snapshot_file::write_to(&*created, &file, &self.header(settings.len()), chunks)
+            .map_err(PortableError::from)
+            .and_then(|()| storage::rename_file(aside, path).map_err(failed("name")));
+        if written.is_err() {
+            // What could not be written is of no use; the error that counts is the first.
+            let _ = std::fs::remove_file(aside);
+        }
+        written
+    }
+
+    fn header(&self, settings_bytes: usize) -> SnapshotHeader {
+        let section = |kind, chunk_bytes| Section { kind, is_optional: false, chunk_bytes };
+        let length = |bytes: usize| u32::try_from(bytes).expect("chunks, workloads and settings are below 4 GiB");
+        let state = self.snapshot.chunks().iter().map(|chunk| length(chunk.len())).collect();
+        SnapshotHeader {
+            service: self.service.clone(),
+            workload_hash: *self.workload_hash.as_bytes(),
+            state_version: self.snapshot.state_version(),
+            sequence: self.snapshot.sequence(),
+            timestamp: self.snapshot.timestamp(),
+            record: self.record,
+            course: Course { epoch: Epoch::default(), ..self.course.clone() },
+            sections: vec![
+                section(SECTION_STATE, state),
+                section(SECTION_WORKLOAD, vec![length(self.workload.len())]),
+                section(SECTION_SETTINGS, vec![length(settings_bytes)]),
+            ],
+        }
+    }
+
+    /// Reads it back. All of it was compared with its hash when this returns; whether the workload can be run, and
+    /// takes the state, is for a scratch VM to say.
+    ///
+    /// # Errors
+    /// [`PortableError`].
+    pub fn read(path: &Path) -> Result<Self, PortableError> {
+        let file = path.display().to_string().escape_debug().to_string();
+        let opened = storage::open_file(path);
+        let opened = opened.map_err(|source| PortableError::Storage { file: file.clone(), action: "open", source })?;
+        let content = snapshot_file::read_from(opened, &file)?;
+        let whole = |kind, what| match &content.chunks(kind)[..] {
+            [] => Err(PortableError::NotPortable { file: file.clone(), what }),
+            chunks => Ok(chunks.iter().flat_map(|at| &content.body[at.clone()]).copied().collect::<Vec<u8>>()),
+        };
+        let workload = whole(SECTION_WORKLOAD, "workload")?;
+        let settings = settings_from_bytes(&file, &whole(SECTION_SETTINGS, "settings")?)?;
+        let workload_hash = WorkloadHash::of(&workload);
+        if *workload_hash.as_bytes() != content.header.workload_hash || workload.len() as u64 > MODULE_BYTES_MAX {
+            return Err(PortableError::OtherWorkload { file });
+        }
+        let SnapshotHeader { service, course, record, .. } = content.header.clone();
+        let snapshot = Arc::new(content.into_snapshot());
+        Ok(Self { service, snapshot, course, record, workload_hash, workload: workload.into(), settings })
+    }
+
+    /// Makes it a service of a directory. When this returns, it survives a crash. It is for a thread that may block.
+    ///
+    /// # Errors
+    /// [`DataError`]. There is no such service then, but for [`DataError::RestoreUnknown`], after which only another attempt
+    /// finds out.
+    ///
+    /// # Panics
+    /// Within an asynchronous task.
+    pub fn restore(&self, directory: &DataDirectory, new: NewIdentity) -> Result<(), DataError> {
+        let NewIdentity { name, secret, epoch, timestamp } = new;
+        if directory.catalog().service(&name)?.is_some() {
+            return Err(DataError::Exists { service: name });
+        }
+        directory.check_orphan(&name)?;
+        let entry = ServiceEntry {
+            secret,
+            workload: self.workload_hash,
+            settings: self.settings.clone(),
+            first_snapshot: Some(FIRST_RECORD),
+            accepted_divergences: BTreeSet::new(),
+        };
+        directory.catalog().note_creation(&name, directory.committer().end())?;
+        let _kept = directory.keep_workload(&self.workload_hash, &self.workload)?;
+        directory.clear_snapshots(&name)?;
+        let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]);
+        let header = self.first_header(&name, epoch);
+        snapshot_file::write(&**directory.storage(), &snapshot_file::file_name(&name, FIRST_RECORD), &header, chunks)?;
+        let timestamp = timestamp.max(self.snapshot.timestamp());
+        let record = record::encode(&Record::Opened { timestamp, epoch });
+        let change = Change::Begin { number: FIRST_RECORD, record };
+        let begun = directory.committer().commit_unless_stalled(Entry { service: name.clone(), change });
+        let added = begun.map_err(DataError::from).and_then(|()| directory.add_service(&name, &entry));
+        match added {
+            Ok(()) => Ok(()),
+            Err(DataError::OutcomeUnknown { service, source, .. }) => {
+                Err(DataError::RestoreUnknown { service, source })
+            }
+            Err(error) => {
+                directory.end_journal(&name);
+                // What is left of it is removed by the next start, or by creating another of its name.
+                let _ = directory.clear_snapshots(&name);
+                Err(error)
+            }
+        }
+    }
+
+    fn first_header(&self, name: &Name, epoch: Epoch) -> SnapshotHeader {
+        let portable = self.header(0);
+        let sections = portable.sections.into_iter().filter(|section| section.kind == SECTION_STATE).collect();
+        SnapshotHeader {
+            service: name.clone(),
+            record: FIRST_RECORD,
+            course: Course {
+                vm_number: 1,
+                size: self.settings.size.clone(),
+                fuel_used: 0,
+                epoch,
+                first_answer: FIRST_RECORD.next(),
+                forgotten_id_time: self.course.forgotten_id_time,
+            },
+            sections,
+            ..portable
+        }
+    }
+}
+
+/// What a restored service has of its own.
+#[derive(Clone)]
+pub struct NewIdentity {
+    /// Its name.
+    pub name: Name,
+    /// Keys the random numbers that its guest sees. Drawn for this service alone.
+    pub secret: [u8; 32],
+    /// Its first epoch, drawn as well.
+    pub epoch: Epoch,
+    /// When it begins.
+    pub timestamp: Timestamp,
+}
+
+fn settings_to_bytes(settings: &ServiceSettings) -> Vec<u8> {
+    postcard::to_extend(settings, vec![SETTINGS_VERSION]).expect("postcard knows all types of the settings")
+}
+
+fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, PortableError> {
+    let wrong = |reason: String| PortableError::Settings { file: file.to_owned(), reason };
+    let settings: ServiceSettings = match bytes.split_first() {
+        Some((&SETTINGS_VERSION, rest)) => match postcard::take_from_bytes(rest) {
+            Ok((settings, [])) => settings,
+            Ok(_) => return Err(wrong("they go on after their end".into())),
+            Err(error) => return Err(wrong(error.to_string())),
+        },
+        Some((&found, _)) if found > SETTINGS_VERSION => {
+            return Err(PortableError::FutureSettings { file: file.to_owned(), found });
+        }
+        _ => return Err(wrong("they have no version".into())),
+    };
+    check_settings(&settings).map_err(wrong)?;
+    Ok(settings)
+}
+
+/// Checks what a command line or a scenario would have refused, and decoding has not.
+fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
+    let ServiceSettings { size, sizes, .. } = settings;
+    if !sizes.iter().any(|candidate| candidate.name == *size) {
+        return Err(format!("there is no size '{}'", size.escape_debug()));
+    }
+    if let Some(size) = sizes.iter().find(|size| size.fuel == 0 || size.memory_bytes > MEMORY_BYTES_MAX) {
+        return Err(format!("size {size} is out of bounds"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::answers::Horizon;
+    use lifeboat_api::size::Size;
+    use lifeboat_api::sla::{FailoverMode, Thresholds};
+    use proptest::prelude::*;
+
+    fn settings() -> ServiceSettings {
+        ServiceSettings {
+            size: "small".into(),
+            sizes: Size::built_in(),
+            thresholds: Thresholds::default(),
+            horizon: Horizon::durable(),
+            failover: FailoverMode::Shadow,
+        }
+    }
+
+    fn read(settings: &ServiceSettings) -> Result<ServiceSettings, String> {
+        settings_from_bytes("file", &settings_to_bytes(settings)).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn settings_are_read_back_as_they_were() {
+        assert_eq!(read(&settings()), Ok(settings()));
+    }
+
+    #[test]
+    fn settings_that_no_host_would_have_made_are_refused() {
+        let with = |change: fn(&mut ServiceSettings)| {
+            let mut settings = settings();
+            change(&mut settings);
+            read(&settings).expect_err("refused")
+        };
+        for (refused, words) in [
+            (with(|settings| settings.size = "tiny".into()), "there is no size 'tiny'"),
+            (with(|settings| settings.sizes.clear()), "there is no size 'small'"),
+            (with(|settings| settings.sizes[1].memory_bytes = u64::MAX), "out of bounds"),
+            (with(|settings| settings.sizes[0].fuel = 0), "out of bounds"),
+            (
+                with(|settings| settings.thresholds = Thresholds::all(lifeboat_api::meter::Percent::whole(3))),
+                "cannot be",
+            ),
+        ] {
+            assert!(refused.contains(words), "{refused}");
+        }
+        let mut bytes = settings_to_bytes(&settings());
+        bytes.push(0);
+        assert!(matches!(settings_from_bytes("file", &bytes), Err(PortableError::Settings { .. })));
+        bytes[0] = SETTINGS_VERSION + 1;
+        let future = settings_from_bytes("file", &bytes).expect_err("newer").to_string();
+        assert_eq!(future, "'file' has settings of version 2, this host reads up to 1; use a newer host");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+            if let Some(version) = bytes.first_mut() {
+                *version = SETTINGS_VERSION;
+            }
+            let _ = settings_from_bytes("file", &bytes);
+        }
+    }
+}

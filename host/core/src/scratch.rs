@@ -1,0 +1,329 @@
+//! Scratch VMs: states of a data directory's services that are brought back to be asked, compared or exported, and then
+//! dropped.
+//!
+//! A [`Scratch`] is an engine of its own with a few slots and no fleet: it takes nothing from a host and gives nothing
+//! to it. States come from `rehydrate.rs` and nowhere else. What is done here is maintenance: it has that allowance, and
+//! charges no tank.
+
+use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
+use crate::journal::Record;
+use crate::snapshot_file::Course;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::Sequence;
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::Size;
+use lifeboat_api::transaction::Answer;
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::storage::Storage;
+use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
+use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
+use lifeboat_vm::rehydrate::{
+    MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, restore,
+};
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::workload::{LoadError, MEMORIES_MAX, Workload};
+use std::collections::{BTreeSet, HashMap};
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError};
+use thiserror::Error;
+
+/// Stores at once: a state, the two that it is compared in, and one that is on its way out.
+const STORES: u32 = 4;
+
+/// Brings back states for a look.
+#[derive(Debug)]
+pub struct Scratch {
+    engine: Arc<Engine>,
+    maintenance: Maintenance,
+    programs: Mutex<HashMap<WorkloadHash, Arc<Program>>>,
+}
+
+/// A workload cannot be run.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ProgramError {
+    /// Its file cannot be read, or is not what was written.
+    #[error(transparent)]
+    Data(#[from] DataError),
+    /// The loader refuses it.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// It cannot be compiled.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+}
+
+impl ProgramError {
+    /// Whether the next attempt may succeed with a workload that was loaded and compiled before: its process could not be
+    /// had, was killed, or failed as one does that is refused memory.
+    pub(crate) fn may_pass_of_stored(&self) -> bool {
+        match self {
+            Self::Load(error) | Self::Engine(EngineError::Load(error)) => error.may_pass_of_stored(),
+            Self::Engine(error) => matches!(error, EngineError::Process { .. } | EngineError::Exceeded { .. }),
+            Self::Data(_) => false,
+        }
+    }
+}
+
+/// Reads a workload back and loads it.
+///
+/// # Errors
+/// [`ProgramError::Data`], [`ProgramError::Load`].
+pub fn stored_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Workload, ProgramError> {
+    let bytes = data::read_workload(storage, hash)?;
+    Ok(load_stored(&hash.to_string(), &bytes)?)
+}
+
+/// A state cannot be brought back.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum StateError {
+    /// It is not kept, or was never there.
+    #[error("transaction {sequence} is not in what is kept of '{service}': name {kept}")]
+    OutOfRange {
+        /// The service.
+        service: Name,
+        /// What was asked for.
+        sequence: Sequence,
+        /// What there is.
+        kept: Stretches,
+    },
+    /// There is no snapshot to begin with.
+    #[error(
+        "nothing of '{service}' can be brought back: it has no good snapshot; put one back from a copy of the directory"
+    )]
+    Nothing {
+        /// The service.
+        service: Name,
+    },
+    /// The guest fails, or does not do what it did.
+    #[error(transparent)]
+    Rehydrate(#[from] RehydrateError),
+    /// The directory.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// Transactions whose states can be brought back: the first and the last of each stretch, in order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stretches(pub Vec<(Sequence, Sequence)>);
+
+impl fmt::Display for Stretches {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let is_one = matches!(&self.0[..], [(first, last)] if first == last);
+        f.write_str(if is_one { "" } else { "one of " })?;
+        for (index, (first, last)) in self.0.iter().enumerate() {
+            f.write_str(if index == 0 { "" } else { ", " })?;
+            write!(f, "{first}")?;
+            if first != last {
+                write!(f, " to {last}")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A service's state after one of its transactions, in an instance.
+#[derive(Debug)]
+pub struct State {
+    instance: Instance,
+    /// The snapshot that it was brought back from.
+    base: Arc<Snapshot>,
+    /// The last transaction that is part of it.
+    pub sequence: Sequence,
+    /// The time of that transaction.
+    pub timestamp: Timestamp,
+    /// The last record that is part of it.
+    pub record: RecordNumber,
+    /// What the service would go on with.
+    pub course: Course,
+    /// Transactions that were executed again.
+    pub replayed_transactions: u64,
+}
+
+/// What a query came to.
+#[derive(Debug)]
+pub struct Queried {
+    /// The guest's answer.
+    pub answer: Answer,
+    /// Fuel that it burnt.
+    pub fuel_used: u64,
+    /// Lines that the guest logged.
+    pub log: Vec<String>,
+}
+
+impl Scratch {
+    /// Sets up slots for the largest of `sizes`, and any workload.
+    ///
+    /// # Errors
+    /// [`EngineError::SetUp`].
+    pub fn new<'a>(sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
+        Self::with_memories(MEMORIES_MAX, sizes)
+    }
+
+    /// Sets up slots for the largest of `sizes`, and workloads of up to so many linear memories: address space is reserved
+    /// for each of them.
+    ///
+    /// # Errors
+    /// [`EngineError::SetUp`].
+    pub fn with_memories<'a>(memories: u64, sizes: impl IntoIterator<Item = &'a Size>) -> Result<Self, EngineError> {
+        let memory_bytes = sizes.into_iter().map(|size| size.memory_bytes).max().unwrap_or_default();
+        let engine = Arc::new(Engine::new(PoolLimits { stores: STORES, memories, memory_bytes })?);
+        let maintenance =
+            Maintenance { fuel: MAINTENANCE_FUEL, deadline: MAINTENANCE_DEADLINE, memory_bytes: engine.slot_bytes() };
+        Ok(Self { engine, maintenance, programs: Mutex::default() })
+    }
+
+    /// Reads a workload back and compiles it, unless that was done before.
+    ///
+    /// # Errors
+    /// [`ProgramError`].
+    pub async fn program(&self, storage: &dyn Storage, hash: &WorkloadHash) -> Result<Arc<Program>, ProgramError> {
+        let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
+        if let Some(program) = known {
+            // The file may be damaged since.
+            data::read_workload(storage, hash)?;
+            return Ok(program);
+        }
+        let program = self.compile(stored_workload(storage, hash)?).await?;
+        self.programs.lock().unwrap_or_else(PoisonError::into_inner).insert(*hash, Arc::clone(&program));
+        Ok(program)
+    }
+
+    /// Compiles a workload.
+    ///
+    /// # Errors
+    /// As [`Engine::compile`].
+    pub async fn compile(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
+        self.engine.compile(workload).await
+    }
+
+    /// On whose behalf states are brought back.
+    #[must_use]
+    pub fn subject<'a>(
+        &self,
+        program: &'a Program,
+        secret: &'a [u8; 32],
+        accepted_divergences: &'a BTreeSet<Sequence>,
+    ) -> Subject<'a> {
+        Subject { program, secret, accepted_divergences, maintenance: self.maintenance }
+    }
+
+    /// The same for a service that was found.
+    #[must_use]
+    pub fn subject_of<'a>(&self, program: &'a Program, found: &'a FoundService) -> Subject<'a> {
+        self.subject(program, &found.entry.secret, &found.entry.accepted_divergences)
+    }
+
+    /// Brings back the state of `found` after transaction `at`, or the last one that can be trusted: from the newest
+    /// snapshot that can be restored, as the next start would.
+    ///
+    /// # Errors
+    /// [`StateError`].
+    pub async fn state(
+        &self,
+        storage: &dyn Storage,
+        program: &Program,
+        found: &FoundService,
+        at: Option<Sequence>,
+    ) -> Result<State, StateError> {
+        let subject = self.subject_of(program, found);
+        let mut unusable = None;
+        for candidate in found.trusted() {
+            let Some(records) = records_through(found, candidate, at) else { continue };
+            let base = Arc::new(candidate.load(storage)?);
+            match rehydrate(subject, &base, &kept(records)).await {
+                Ok(Rehydrated { instance, replayed_transactions, .. }) => {
+                    let (sequence, timestamp) =
+                        last_transaction(records).unwrap_or((base.sequence(), base.timestamp()));
+                    let record = records.last().map_or(candidate.record(), |(number, _)| *number);
+                    let course = found.course(candidate, records);
+                    return Ok(State { instance, base, sequence, timestamp, record, course, replayed_transactions });
+                }
+                Err(error @ RehydrateError::Diverged { .. }) => return Err(error.into()),
+                Err(error) => unusable = Some(error),
+            }
+        }
+        let service = found.name.clone();
+        let kept = stretches(found);
+        Err(match (unusable, at) {
+            (Some(error), _) => error.into(),
+            (None, Some(sequence)) if !kept.0.is_empty() => StateError::OutOfRange { service, sequence, kept },
+            _ => StateError::Nothing { service },
+        })
+    }
+
+    /// Asks a state. It is of no use afterwards: a query may have changed it.
+    pub async fn query(&self, mut state: State, user: &Name, body: &[u8]) -> Queried {
+        let call = Call {
+            id: "query",
+            user,
+            sequence: state.sequence,
+            timestamp: state.timestamp,
+            epoch: state.course.epoch,
+            body,
+        };
+        let Attempt { answer, fuel_used } = state.instance.query(call, self.maintenance.allowance()).await;
+        Queried { answer, fuel_used, log: state.instance.take_log() }
+    }
+
+    /// Exports a state, and restores the export once to prove it.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub async fn export(&self, subject: Subject<'_>, state: State) -> Result<Arc<Snapshot>, MoveError> {
+        let State { mut instance, base, sequence, timestamp, replayed_transactions, .. } = state;
+        // What the guest exported itself is taken as it is, even if it cannot do it again.
+        if replayed_transactions == 0 && base.sequence() == sequence && !base.is_birth() {
+            return Ok(base);
+        }
+        let (snapshot, _) = instance.snapshot(sequence, timestamp, self.maintenance.allowance()).await?;
+        drop(instance);
+        let snapshot = Arc::new(snapshot);
+        restore(subject, &snapshot).await?;
+        Ok(snapshot)
+    }
+
+    /// Restores a snapshot to see that it can be.
+    ///
+    /// # Errors
+    /// [`MoveError`].
+    pub async fn prove(&self, subject: Subject<'_>, snapshot: &Arc<Snapshot>) -> Result<(), MoveError> {
+        restore(subject, snapshot).await.map(drop)
+    }
+}
+
+/// The records that follow on `base` up to transaction `at`, or all. None if they do not lead there.
+fn records_through<'a>(
+    found: &'a FoundService,
+    base: &FoundSnapshot,
+    at: Option<Sequence>,
+) -> Option<&'a [(RecordNumber, Record)]> {
+    let records = found.records_after(base);
+    let Some(at) = at else { return Some(records) };
+    if at <= base.sequence() {
+        return (at == base.sequence()).then_some(&records[..0]);
+    }
+    let is_it = |record: &Record| matches!(record, Record::Transaction(transaction) if transaction.sequence == at);
+    let last = records.iter().position(|(_, record)| is_it(record))?;
+    Some(&records[..=last])
+}
+
+/// The transactions whose states can be brought back.
+fn stretches(found: &FoundService) -> Stretches {
+    let mut stretches: Vec<(Sequence, Sequence)> = found
+        .trusted()
+        .map(|snapshot| {
+            let last = last_transaction(found.records_after(snapshot));
+            (snapshot.sequence(), last.map_or(snapshot.sequence(), |(sequence, _)| sequence))
+        })
+        .collect();
+    stretches.sort_unstable();
+    stretches.dedup_by(|next, stretch| {
+        let is_part = next.0 <= stretch.1.next();
+        stretch.1 = if is_part { stretch.1.max(next.1) } else { stretch.1 };
+        is_part
+    });
+    Stretches(stretches)
+}

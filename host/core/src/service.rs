@@ -1,0 +1,1241 @@
+//! The task that owns a service's VM, and the path of a transaction through it.
+//!
+//! One task owns everything of a service: transactions are serial, and nothing here is locked. Requests arrive through
+//! a bounded queue (`ServiceHandle`), in which users take turns (`service/turns.rs`); who asks was authenticated and
+//! authorised before they entered it (`host.rs`).
+//!
+//! ```text
+//!   queue -> dedupe -> room in the journal? -> execute -> journal -> reply (held until durable) -> crossing? snapshot?
+//!                                               |
+//!                                               +-- trap, deadline: journal `failed`, reply, roll back
+//!                                               +-- exhausted: SLA failure, roll back, run again where that is cured
+//! ```
+//!
+//! A service's store is replaced in three ways, all in `service/moves.rs`: rollback (rehydrate what the journal has),
+//! snapshot (export, restore into a fresh store), and failover (a snapshot, then a fresh VM: number, size, slot, tank).
+//!
+//! Conditions, each with an event when it begins and ends: *degraded* (a crossing that no failover cured), *unmovable*
+//! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
+
+mod gate;
+mod handle;
+mod logs;
+mod misses;
+mod moves;
+mod queries;
+mod queue;
+mod recover;
+mod reply;
+mod shadow;
+mod spec;
+mod turns;
+
+pub use gate::EVENTS_HELD_BYTES_MAX;
+pub use handle::Pending;
+pub(crate) use handle::{Ordered, ServiceHandle};
+pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
+pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
+pub(crate) use recover::KeeperTask;
+pub use reply::Answered;
+pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
+#[doc(hidden)]
+pub use spec::Sabotage;
+pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
+
+use crate::answers::{Answers, Caller, ForgottenTimes, Horizon, IdKey, KeptId, Moment};
+use crate::data::keeper::{Keeper, ToKeep};
+use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
+use crate::fleet::Fleet;
+use crate::journal::{
+    Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, Relocation, TransactionRecord,
+};
+use crate::snapshot_file::{Course, SnapshotHeader};
+use crate::vm::Vm;
+use gate::EventGate;
+use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
+use lifeboat_api::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
+use lifeboat_api::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
+use lifeboat_api::id::id_time;
+use lifeboat_api::id::{Epoch, Sequence, VmId};
+use lifeboat_api::meter::{Meter, Resource, Usage};
+use lifeboat_api::name::Name;
+use lifeboat_api::size::Size;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request};
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::pace::Pace;
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::instance::{Attempt, Call, Instance};
+use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
+use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::store::Allowance;
+use logs::LogBucket;
+pub use misses::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_KNOWN_FOR, MISSED_KNOWN_MAX};
+use misses::{DeadlineMisses, MissKey};
+use moves::Moved;
+use queries::PendingQueries;
+use queue::{Exit, Queued, Turn};
+use reply::ReplySender;
+use shadow::{Aim, Shadow};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use tokio::sync::{Semaphore, oneshot};
+
+/// Requests of one user that may wait for a service, unless configured otherwise: fewer when others wait as well. Those of
+/// all users are twice as many at the most.
+pub const QUEUE_MAX: usize = 1024;
+
+/// What the requests of one turn of a user cost before the turn ends, as fuel: about a millisecond. The last of them may
+/// cost more, and is charged in full.
+pub const TURN_FUEL_MAX: u64 = 1_000_000;
+
+/// What a request costs its user beside its fuel, as fuel, in the turns of users.
+const REQUEST_FUEL: u64 = 5_000;
+
+/// A snapshot is taken when replaying the tail would cost more than this, about 250 ms, or than the last snapshot did.
+pub const TAIL_FUEL_MAX: u64 = 250_000_000;
+
+/// A snapshot is taken when the journal holds this many bytes since the last one.
+pub const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// By how much the guest's time goes on at the least from one transaction or query to the next.
+pub const GUEST_TIME_STEP: Duration = Duration::from_nanos(1);
+
+/// Bytes of requests that may wait for a service.
+pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
+
+/// What a service shares with its host.
+#[derive(Clone)]
+pub(crate) struct Surroundings {
+    pub(crate) fleet: Arc<Fleet>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) events: EventSink,
+    pub(crate) maintenance: Maintenance,
+    /// Held by the one service that looks out for its next request.
+    pub(crate) look_out: Arc<Semaphore>,
+}
+
+/// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
+/// request. What the journal has is untouched.
+struct Stopped(String);
+
+/// A request on its way through the service.
+struct Work {
+    kind: Kind,
+    id: String,
+    /// Of a transaction whose id the client gave: a repetition of it is to be recognised.
+    key: Option<IdKey>,
+    user: Name,
+    incarnation: u64,
+    body: bytes::Bytes,
+    sequence: Sequence,
+    timestamp: Timestamp,
+    epoch: Epoch,
+}
+
+impl Work {
+    fn call(&self) -> Call<'_> {
+        Call {
+            id: &self.id,
+            user: &self.user,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            epoch: self.epoch,
+            body: &self.body,
+        }
+    }
+}
+
+/// Owned by its task alone.
+pub(crate) struct Service {
+    name: Name,
+    program: Arc<Program>,
+    policy: Policy,
+    failover: FailoverMode,
+    secret: [u8; 32],
+    epoch: Epoch,
+    accepted_divergences: BTreeSet<Sequence>,
+    horizon: Horizon,
+    sabotage: Option<Sabotage>,
+    surroundings: Surroundings,
+    /// Where its events go.
+    events: EventGate,
+    vm: Vm,
+    journal: Box<dyn Journal>,
+    /// Of a durable service.
+    keeper: Option<Keeper>,
+    shadow: Option<Shadow>,
+    answers: Answers,
+    logs: LogBucket,
+    last_sequence: Sequence,
+    last_timestamp: Timestamp,
+    /// What the host's clock said last.
+    wall: Timestamp,
+    /// What it said when the service was started, and the monotonic time then.
+    began: (Timestamp, Duration),
+    /// Queries that were given an id, since the service was started.
+    queries_named: u64,
+    /// Requests that came so far, denied ones included: what waiting is counted in.
+    requests: u64,
+    /// Of the last record.
+    last_commit: Commit,
+    /// The last snapshot that was proven by a restore.
+    snapshot: Arc<Snapshot>,
+    /// The last record that is part of it.
+    snapshot_record: RecordNumber,
+    /// Queries that the instance has seen, and the journal has not.
+    queries: PendingQueries,
+    /// What that snapshot cost, as fuel.
+    snapshot_fuel: u64,
+    /// What replaying the transactions since then would cost, as fuel.
+    tail_fuel: u64,
+    /// What replaying all transactions since the start would cost: it only grows.
+    kept_replay_fuel: u64,
+    /// What rollbacks have replayed of them so far, as fuel.
+    replayed_fuel: u64,
+    /// Charged to this VM, and not yet written with a transaction.
+    query_fuel_used: u64,
+    /// What rollbacks after failed requests cost so far.
+    rollback_fuel: u64,
+    /// What remained of deadlines that were missed, as fuel: a nanosecond is one.
+    missed_deadlines_fuel: u64,
+    misses: DeadlineMisses,
+    /// What the times of `misses` count from.
+    created: Instant,
+    /// Holds back snapshots after one failed.
+    unmovable: Option<String>,
+    unmovable_backoff: Backoff,
+    export_needs: ExportNeeds,
+    /// The highest of [`JOURNAL_FILLING_PERCENT`] that was reported since the journal was relieved; 0 if none was.
+    journal_reported_percent: u64,
+    /// A transaction was denied since then, for the journal was full.
+    is_journal_full: bool,
+    degraded: Option<String>,
+    /// Holds back failovers for the sake of the tank after one was not possible.
+    cpu_backoff: Backoff,
+    /// Holds back failovers for the sake of memory after one brought nothing.
+    memory_backoff: Backoff,
+    stopped: Option<String>,
+    /// It was reported that the clock is behind the last transaction.
+    is_clock_behind: bool,
+    /// The operator who forced the last failover that was forced, or is about to be.
+    forced_by: Option<Name>,
+    /// The last failover that the request which is being performed caused.
+    triggered: Option<Triggered>,
+    counts: Counts,
+}
+
+impl Service {
+    /// Starts a service at the beginning of its history, with its first VM on the fleet.
+    ///
+    /// # Errors
+    /// The size does not hold the workload, no machine has room, or the workload cannot be instantiated.
+    pub(crate) async fn launch(
+        spec: ServiceSpec,
+        surroundings: Surroundings,
+        journal: Box<dyn Journal>,
+    ) -> Result<Self, LaunchError> {
+        check_size(&spec)?;
+        let lease = surroundings.fleet.place(&spec.size)?;
+        let instance = Instance::create(&spec.program, spec.secret, surroundings.maintenance.allowance())
+            .await
+            .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
+        let vm = Vm {
+            id: VmId { service: spec.name.clone(), number: 1 },
+            size: Arc::clone(&spec.size),
+            meter: Meter::new(spec.size.fuel, spec.size.memory_bytes, instance.memory_bytes()),
+            lease,
+            instance,
+        };
+        Ok(Self::new(spec, surroundings, journal, vm))
+    }
+
+    fn new(spec: ServiceSpec, surroundings: Surroundings, journal: Box<dyn Journal>, vm: Vm) -> Self {
+        let mut sizes = spec.sizes;
+        if !sizes.contains(&spec.size) {
+            sizes.push(Arc::clone(&spec.size));
+        }
+        sizes.sort_by_key(|size| size.memory_bytes);
+        let (wall, now) = (surroundings.clock.now(), surroundings.clock.monotonic());
+        let events = EventGate::new(Arc::clone(&surroundings.events));
+        Self {
+            name: spec.name,
+            program: spec.program,
+            policy: Policy { thresholds: spec.thresholds, sizes },
+            failover: spec.failover,
+            secret: spec.secret,
+            epoch: spec.epoch,
+            accepted_divergences: spec.accepted_divergences,
+            horizon: spec.horizon,
+            sabotage: spec.sabotage,
+            surroundings,
+            events,
+            vm,
+            journal,
+            keeper: None,
+            shadow: None,
+            answers: Answers::new(spec.horizon, ForgottenTimes::default(), wall),
+            logs: LogBucket::new(now),
+            last_sequence: Sequence(0),
+            last_timestamp: Timestamp(0),
+            wall,
+            began: (wall, now),
+            queries_named: 0,
+            requests: 0,
+            last_commit: Commit::done(),
+            snapshot: Arc::new(Snapshot::empty()),
+            snapshot_record: RecordNumber(0),
+            queries: PendingQueries::default(),
+            snapshot_fuel: 0,
+            tail_fuel: 0,
+            kept_replay_fuel: 0,
+            replayed_fuel: 0,
+            query_fuel_used: 0,
+            rollback_fuel: 0,
+            missed_deadlines_fuel: 0,
+            misses: DeadlineMisses::default(),
+            created: Instant::now(),
+            unmovable: None,
+            unmovable_backoff: Backoff::default(),
+            export_needs: ExportNeeds::default(),
+            journal_reported_percent: 0,
+            is_journal_full: false,
+            degraded: None,
+            cpu_backoff: Backoff::default(),
+            memory_backoff: Backoff::default(),
+            stopped: None,
+            is_clock_behind: false,
+            forced_by: None,
+            triggered: None,
+            counts: Counts::default(),
+        }
+    }
+
+    pub(crate) fn name(&self) -> &Name {
+        &self.name
+    }
+
+    /// The service's queue and its task, which is to be spawned on the guests' threads.
+    pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
+        let queue_max = queue_max.max(1);
+        // One user alone may fill a half, so that there is always room for another.
+        let (entrance, exit) = queue::queue(queue_max.saturating_mul(2), QUEUE_BYTES_MAX);
+        let handle = ServiceHandle {
+            name: self.name.clone(),
+            queue: Arc::new(entrance),
+            queue_max,
+            looks: Arc::new(Semaphore::new(LOOKS_MAX)),
+            orders: Arc::new(Semaphore::new(ORDERS_MAX)),
+        };
+        (handle, self.run(exit))
+    }
+
+    async fn run(mut self, queue: Exit) {
+        let mut turn = Turn::default();
+        let mut pace = Pace::default();
+        loop {
+            let waits_since = queue.is_empty().then(Instant::now);
+            if let Some(start) = waits_since {
+                self.look_out(&queue, &pace, start).await;
+            }
+            tokio::select! {
+                biased;
+                () = round_over(&mut self.shadow) => {
+                    self.advance_shadow().await;
+                    continue;
+                }
+                count = queue.take(&mut turn) => {
+                    let Some(count) = count else { return };
+                    // Of a client that is alone: it has had the answer to what was before.
+                    let is_alone = count == 1 && self.last_commit.is_over();
+                    pace.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
+                }
+            }
+            while let Some(message) = turn.orders.pop_front() {
+                self.advance_ready_shadow().await;
+                match message {
+                    Message::Stop { done } => {
+                        let left = self.stop_cleanly().await;
+                        self.settle_events().await;
+                        let _ = done.send(left);
+                        return;
+                    }
+                    Message::Discard { done } => {
+                        self.settle_events().await;
+                        let _ = done.send(self.status());
+                        return;
+                    }
+                    message => self.handle(message).await,
+                }
+            }
+            if let Some(user) = turn.user.clone() {
+                // What was taken is a turn if it is short. Of what is long, each request is one of its own.
+                while turn.cost < TURN_FUEL_MAX
+                    && let Some(Queued { incarnation, request, reply }) = queue.next_of_turn()
+                {
+                    self.advance_ready_shadow().await;
+                    let before = self.burnt_fuel();
+                    let caller = Caller { user: user.clone(), incarnation };
+                    self.perform(caller, request, reply).await;
+                    turn.cost += self.burnt_fuel().saturating_sub(before) + REQUEST_FUEL;
+                }
+                queue.end_turn(&mut turn);
+            }
+        }
+    }
+
+    async fn advance_ready_shadow(&mut self) {
+        if self.shadow.as_ref().is_some_and(Shadow::is_ready) {
+            self.advance_shadow().await;
+        }
+    }
+
+    /// What requests have cost so far, as fuel: that of all attempts, of the replays after those that failed, and the rest
+    /// of a deadline that was missed. It only grows.
+    fn burnt_fuel(&self) -> u64 {
+        let counts = &self.counts;
+        counts.fuel_charged + counts.fuel_rolled_back + self.rollback_fuel + self.missed_deadlines_fuel
+    }
+
+    /// Looks out for the next request of a client that is alone, and sends each when the last one is durable: for it, most
+    /// of the time is threads that wake one another. With several, the thread has enough to do. One service of a host at a
+    /// time, so that they do not keep one another from their work.
+    async fn look_out(&mut self, queue: &Exit, pace: &Pace, start: Instant) {
+        if self.keeper.is_none() || self.shadow.is_some() || !pace.looks_out(Duration::ZERO) {
+            return;
+        }
+        let Ok(_turn) = self.surroundings.look_out.try_acquire() else { return };
+        while queue.is_empty() && !queue.is_closed() && pace.looks_out(start.elapsed()) {
+            std::thread::yield_now();
+            tokio::task::yield_now().await;
+        }
+    }
+
+    /// Waits until no event is held back, so that none follows what the host reports of a service that has ended; but not
+    /// for room in the journal.
+    async fn settle_events(&mut self) {
+        if !self.events.is_empty() {
+            // After a failure of the journal they are reported or discarded as well.
+            let _ = self.last_commit.clone().durable_or_held().await;
+        }
+    }
+
+    /// Has `report` run at once, or after the events that are held back: what it reports may rest on their records. It gets
+    /// an error if these are not on the disk: an operator must be able to look at a journal that has no room.
+    fn after_events(&self, report: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
+        if self.events.is_empty() {
+            report(Ok(()));
+        } else {
+            self.last_commit.then_or_held(report);
+        }
+    }
+
+    fn answer_order(&self, order: Order) {
+        let status = self.status();
+        self.after_events(move |durable| order.tell(status, durable));
+    }
+
+    /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
+    async fn stop_cleanly(&mut self) -> Option<String> {
+        if self.keeper.is_none() || self.tail_fuel == 0 {
+            return None;
+        }
+        if let Some(reason) = &self.stopped {
+            return Some(reason.clone());
+        }
+        if !self.unmovable_backoff.is_over(self.requests) {
+            return Some(self.why_not_moved());
+        }
+        if let Err(denial) = self.revive().await {
+            return Some(denial.to_string());
+        }
+        match self.take_snapshot().await {
+            Ok(Moved::Fresh) => None,
+            Ok(Moved::Not | Moved::Rehydrated(_)) => Some(self.why_not_moved()),
+            Err(Stopped(reason)) => Some(reason),
+        }
+    }
+
+    /// Why the last attempt to move the service came to nothing.
+    fn why_not_moved(&self) -> String {
+        let reason = self.unmovable.as_ref().or(self.degraded.as_ref());
+        reason.cloned().unwrap_or_else(|| "its last move failed, and it is not tried again yet".into())
+    }
+
+    // A receiver that is gone has lost interest; what it asked for has happened all the same.
+    async fn handle(&mut self, message: Message) {
+        match message {
+            Message::FailOver { by, done, .. } => {
+                // Its record would wait for room, and with it who ordered it.
+                if self.journal.is_stalled()
+                    && let Err(error @ JournalError::Stalled { .. }) = self.journal.room(0).await
+                {
+                    let reason = error.to_string();
+                    return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason })));
+                }
+                let is_alive = self.revive().await.is_ok();
+                let order = Order { from: self.vm.id.clone(), done };
+                // Whose order an earlier one's shadow serves as well.
+                let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(FailoverCause::Forced);
+                if !is_under_way {
+                    self.forced_by = Some(by);
+                }
+                if is_alive && self.prefers_shadow() {
+                    return self.begin_shadow(Aim::FailOver(FailoverCause::Forced), Some(order));
+                }
+                if is_alive {
+                    let _ = self.fail_over(FailoverCause::Forced).await;
+                }
+                self.answer_order(order);
+            }
+            Message::Snapshot { done, .. } => {
+                let is_alive = self.revive().await.is_ok();
+                let order = Order { from: self.vm.id.clone(), done };
+                if is_alive && self.prefers_shadow() {
+                    // A failover that is under way may not export anything.
+                    self.finish_shadow().await;
+                    return self.begin_shadow(Aim::Snapshot, Some(order));
+                }
+                if is_alive {
+                    let _ = self.take_snapshot().await;
+                }
+                self.answer_order(order);
+            }
+            Message::Status { done, .. } => {
+                let status = self.status();
+                self.after_events(move |_| drop(done.send(status)));
+            }
+            Message::Find { user, incarnation, id, found, .. } => {
+                self.find(&Caller { user, incarnation }, id, found).await;
+            }
+            // A request to end the task does so before it gets here.
+            Message::Stop { .. } | Message::Discard { .. } => {}
+        }
+    }
+
+    /// The path of a transaction or query, from dedupe to what follows from it.
+    async fn perform(&mut self, caller: Caller, request: Request, reply: ReplySender) {
+        let Some(reply) = reply.reserve(&self.name) else { return };
+        self.requests += 1;
+        self.triggered = None;
+        let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
+        let key = id.map(|id| IdKey::new(&caller.user, caller.incarnation, id));
+        let admitted = match self.repetition(key.as_ref(), &caller, &request).await {
+            Some(answered) => answered.map(Admitted::Answered),
+            None => match self.refused_for_misses(key, &caller, &request) {
+                Some(denial) => Err(denial),
+                None => self.admit(caller, key, request).await.map(Admitted::Run),
+            },
+        };
+        let work = match admitted {
+            Ok(Admitted::Run(work)) => work,
+            Ok(Admitted::Answered(repeated)) => {
+                // What it repeats may not be durable yet.
+                let commit = self.last_commit.clone();
+                self.release(reply, repeated, true, &commit);
+                return;
+            }
+            Err(denial) => {
+                reply.send(Err(denial));
+                return;
+            }
+        };
+        let size = Arc::clone(&self.vm.size);
+        let attempt = self.attempt(&work, self.vm.meter.cpu.remaining(), &size).await;
+        let settled = match &attempt.answer {
+            Answer::Failed(cause) => match cause.exhausted() {
+                Some(resource) => self.cure(&work, resource, attempt).await,
+                None => Ok(attempt),
+            },
+            Answer::Ok(_) | Answer::Refused(_) => Ok(attempt),
+        };
+        match settled {
+            Ok(attempt) => {
+                let is_kept = attempt.answer.is_kept();
+                let sabotage = self.sabotage.take_if(|sabotage| sabotage.hits(&work, &attempt.answer));
+                match self.settle(&work, attempt, sabotage) {
+                    Err(denial) => reply.send(Err(denial)),
+                    Ok((answered, commit)) => {
+                        if let Some(sabotage) = sabotage {
+                            self.break_the_promise(&work, sabotage).await;
+                        }
+                        if is_kept && self.stopped.is_none() {
+                            self.fail_over_if_crossed(&work).await;
+                        }
+                        self.release(reply, answered, work.key.is_some(), &commit);
+                    }
+                }
+                if self.stopped.is_some() {
+                    return;
+                }
+                let is_alive = !self.vm.instance.is_dead() || self.roll_back().await.is_ok();
+                self.relocate_answers().await;
+                // What failed takes its place in the journal as well.
+                if is_alive {
+                    self.snapshot_if_long().await;
+                    self.watch_journal();
+                }
+            }
+            Err(denial) => {
+                reply.send(Err(denial));
+            }
+        }
+    }
+
+    /// Has an answer told when `commit` says that it holds. A client that is gone has lost interest.
+    fn release(&mut self, mut reply: ReplySender, mut answered: Reply, is_id_kept: bool, commit: &Commit) {
+        answered.failover = self.triggered.take().map(Box::new);
+        // It reports a failover as well, whose record is the last one.
+        let commit = if answered.failover.is_some() { &self.last_commit } else { commit };
+        reply.shrink_to(&answered.answer);
+        self.tell_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer));
+    }
+
+    fn tell_when_safe(
+        &self,
+        commit: &Commit,
+        answered: Reply,
+        is_id_kept: bool,
+        tell: impl FnOnce(Result<Reply, Denial>) + Send + 'static,
+    ) {
+        let service = self.name.clone();
+        commit.then_or_held(move |durable| {
+            tell(match durable {
+                Ok(()) => Ok(answered),
+                Err(error) => {
+                    let id = is_id_kept.then_some(answered.id);
+                    Err(Denial::Unknown { service, id, reason: error.to_string() })
+                }
+            });
+        });
+    }
+
+    /// Answers a repetition of the id of this key. None if the request is to be executed.
+    async fn repetition(
+        &mut self,
+        key: Option<&IdKey>,
+        caller: &Caller,
+        request: &Request,
+    ) -> Option<Result<Reply, Denial>> {
+        let (key, id) = key.zip(request.id.as_ref())?;
+        let Some(number) = self.answers.find(key) else {
+            return self.too_old(caller, id).map(Err);
+        };
+        let record = match self.journal.answered(number).await {
+            Ok(Some(record)) => record,
+            // Never run again on the strength of a record that is missing.
+            Ok(None) => return Some(Err(self.degraded_denial("the answer to this id cannot be found".into()))),
+            Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
+        };
+        if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
+            return None;
+        }
+        if record.body_hash != ReplyHash::of_body(&request.body) {
+            return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
+        }
+        Some(Ok(self.repeated(&record)))
+    }
+
+    /// Denies an id that missed its deadline time and again, and a body that did so whatever its id.
+    fn refused_for_misses(&mut self, key: Option<IdKey>, caller: &Caller, request: &Request) -> Option<Denial> {
+        if self.misses.is_empty() {
+            return None;
+        }
+        let now = self.created.elapsed();
+        self.misses.forget_old(now);
+        if let Some((misses, retry_after)) = key.and_then(|key| self.misses.refused(&MissKey::Id(key), now)) {
+            return Some(Denial::MissedDeadlines { id: request.id.clone(), misses, retry_after });
+        }
+        let body = MissKey::of_body(caller, request.kind, &request.body);
+        let (misses, retry_after) = self.misses.refused(&body, now)?;
+        Some(Denial::MissedDeadlines { id: None, misses, retry_after })
+    }
+
+    /// Notes whether the id and the body of `work` missed their deadline. Bodies are hashed only after something did.
+    fn note_deadline(&mut self, work: &Work, is_missed: bool) {
+        if !is_missed && self.misses.is_empty() {
+            return;
+        }
+        let caller = Caller { user: work.user.clone(), incarnation: work.incarnation };
+        let body = MissKey::of_body(&caller, work.kind, &work.body);
+        for key in work.key.map(MissKey::Id).into_iter().chain([body]) {
+            match is_missed {
+                true => self.misses.miss(key, self.created.elapsed()),
+                false => self.misses.answer(&key),
+            }
+        }
+    }
+
+    /// The answer to a transaction that is not executed again.
+    fn repeated(&self, record: &TransactionRecord) -> Reply {
+        Reply {
+            id: record.id.to_string(),
+            sequence: record.sequence,
+            timestamp: record.timestamp,
+            answer: record.answer.clone(),
+            fuel_used: record.fuel_used,
+            is_repeated: true,
+            vm: self.vm.id.clone(),
+            failover: None,
+        }
+    }
+
+    /// Tells the kept answer to `caller`'s transaction `id`, once it is durable.
+    async fn find(&mut self, caller: &Caller, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
+        let record = match self.answers.find(&IdKey::new(&caller.user, caller.incarnation, &id)) {
+            None => Ok(None),
+            Some(number) => self.journal.answered(number).await,
+        };
+        match record {
+            Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string())))),
+            Ok(None) => drop(found.send(self.too_old(caller, &id).map_or(Ok(None), Err))),
+            Ok(Some(record)) => {
+                let answered = self.repeated(&record);
+                self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
+                    drop(found.send(answer.map(Some)));
+                });
+            }
+        }
+    }
+
+    /// Denies an id that may have been answered and forgotten, as the time in it tells.
+    fn too_old(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
+        let time = id_time(id).filter(|time| Some(*time) <= self.answers.ever_forgotten(caller))?;
+        self.look_at_clock();
+        let now = self.moment();
+        // It may have been put forward as well.
+        self.answers.look_at_clock(now.wall, now);
+        let forgotten = self.answers.forgotten(caller, now.wall)?;
+        (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
+    }
+
+    /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
+    async fn admit(&mut self, caller: Caller, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
+        let Request { id, body, kind } = request;
+        if key.is_some() {
+            self.make_room_for_id(&caller)?;
+        }
+        self.revive().await?;
+        self.keep_pace().await;
+        if self.vm.meter.cpu.remaining() == 0 {
+            self.finish_shadow().await;
+        }
+        if self.vm.meter.cpu.remaining() == 0 && self.cpu_backoff.is_over(self.requests) {
+            let _ = self.fail_over(FailoverCause::Cpu).await;
+        }
+        if self.vm.meter.cpu.remaining() == 0
+            && let Some(reason) = &self.degraded
+        {
+            return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
+        }
+        if kind == Kind::Transaction {
+            let room = (body.len() + lifeboat_api::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
+            // A shadow that is under way may make the room, and is not to be dropped for it.
+            while self.journal.check_room(room).is_err() && self.shadow.is_some() {
+                self.advance_shadow().await;
+            }
+            if self.journal.check_room(room).is_err() && self.unmovable_backoff.is_over(self.requests) {
+                let _ = self.take_snapshot().await;
+            }
+            if self.journal.check_room(room).is_err() {
+                return Err(self.journal_full());
+            }
+        }
+        if kind == Kind::Transaction && self.queries.is_lost() {
+            // What the instance has seen beside the journal must not show in what is journalled.
+            let rolled_back = self.roll_back().await;
+            rolled_back.map_err(|Stopped(reason)| Denial::Stopped { service: self.name.clone(), reason })?;
+        }
+        // Making way may have cost the store.
+        self.revive().await?;
+        if kind == Kind::Transaction
+            && !self.journal.has_room(body.len() as u64)
+            && let Err(error) = self.journal.room(body.len() as u64).await
+        {
+            if matches!(error, JournalError::Stalled { .. }) {
+                return Err(Denial::Stalled { service: self.name.clone(), reason: error.to_string() });
+            }
+            let Stopped(reason) = self.stop(error.to_string());
+            return Err(Denial::Stopped { service: self.name.clone(), reason });
+        }
+        // The answer could not be told, and would be held for as long as the journal is stalled.
+        if kind == Kind::Query && !self.last_commit.is_over() && self.journal.is_stalled() {
+            let reason = "the journal is short of room, and what the query would show is not on the disk yet".into();
+            return Err(Denial::Stalled { service: self.name.clone(), reason });
+        }
+        let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
+        // No other id that the service makes up for a transaction that is kept is the same, also after a restart.
+        let id = id.unwrap_or_else(|| match kind {
+            Kind::Transaction => format!("host-{sequence}"),
+            Kind::Query => {
+                self.queries_named += 1;
+                format!("query-{}", self.queries_named)
+            }
+        });
+        let timestamp = self.next_timestamp();
+        let Caller { user, incarnation } = caller;
+        Ok(Work { kind, id, key, user, incarnation, body, sequence, timestamp, epoch: self.epoch })
+    }
+
+    /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
+    /// to bring it back is brought back now.
+    async fn revive(&mut self) -> Result<(), Denial> {
+        let denied =
+            |service: &Self, reason: &str| Denial::Stopped { service: service.name.clone(), reason: reason.to_owned() };
+        if let Some(reason) = &self.stopped {
+            return Err(denied(self, reason));
+        }
+        if self.vm.instance.is_dead()
+            && let Err(Stopped(reason)) = self.roll_back().await
+        {
+            return Err(denied(self, &reason));
+        }
+        Ok(())
+    }
+
+    /// Executes `work` on what is left of a tank, under the memory limit and the deadline of `size`.
+    async fn attempt(&mut self, work: &Work, fuel: u64, size: &Size) -> Attempt {
+        let allowance = Allowance { fuel, memory_bytes: size.memory_bytes, deadline: Some(size.deadline) };
+        let attempt = match work.kind {
+            Kind::Transaction => self.vm.instance.execute(work.call(), allowance).await,
+            Kind::Query => self.vm.instance.query(work.call(), allowance).await,
+        };
+        let lines = self.vm.instance.take_log();
+        if !lines.is_empty() {
+            let passed = self.logs.pass(lines, self.events.room(), self.surroundings.clock.monotonic());
+            self.counts.log_lines_dropped += passed.dropped_lines;
+            for line in passed.lines {
+                self.emit(Event::Log { service: self.name.clone(), line });
+            }
+        }
+        attempt
+    }
+
+    /// Charges and journals what an attempt came to, and makes the reply of it.
+    fn settle(&mut self, work: &Work, attempt: Attempt, sabotage: Option<Sabotage>) -> Result<(Reply, Commit), Denial> {
+        let Attempt { answer, fuel_used } = attempt;
+        self.last_timestamp = work.timestamp;
+        if answer.is_kept() {
+            self.vm.meter.charge(fuel_used, self.vm.instance.memory_bytes());
+            self.counts.fuel_charged += fuel_used;
+        } else {
+            self.counts.fuel_rolled_back += fuel_used;
+        }
+        if let Answer::Failed(Cause::Deadline { deadline }) = &answer {
+            let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
+            let rest = nanoseconds.saturating_sub(fuel_used);
+            self.missed_deadlines_fuel = self.missed_deadlines_fuel.saturating_add(rest);
+        }
+        self.note_deadline(work, matches!(answer, Answer::Failed(Cause::Deadline { .. })));
+        let reply = Reply {
+            id: work.id.clone(),
+            sequence: work.sequence,
+            timestamp: work.timestamp,
+            answer,
+            fuel_used,
+            is_repeated: false,
+            vm: self.vm.id.clone(),
+            failover: None,
+        };
+        let commit = match work.kind {
+            Kind::Transaction if matches!(sabotage, Some(Sabotage::DropOne(_))) => {
+                self.last_sequence = work.sequence;
+                Commit::done()
+            }
+            Kind::Transaction => self.journal_transaction(work, &reply)?,
+            Kind::Query => {
+                if reply.answer.is_kept() {
+                    self.query_fuel_used += fuel_used;
+                    self.note_query(work, &reply);
+                }
+                // It shows a state that may not be durable yet.
+                self.last_commit.clone()
+            }
+        };
+        self.last_commit = commit.clone();
+        Ok((reply, commit))
+    }
+
+    fn journal_transaction(&mut self, work: &Work, reply: &Reply) -> Result<Commit, Denial> {
+        self.append_queries().map_err(|Stopped(reason)| Denial::Stopped { service: self.name.clone(), reason })?;
+        self.last_sequence = work.sequence;
+        let record = TransactionRecord {
+            sequence: work.sequence,
+            id: work.id.as_str().into(),
+            is_id_kept: work.key.is_some(),
+            user: work.user.clone(),
+            incarnation: work.incarnation,
+            timestamp: work.timestamp,
+            epoch: work.epoch,
+            body_hash: ReplyHash::of_body(&work.body),
+            body: work.body.clone(),
+            answer: reply.answer.clone(),
+            fuel_used: reply.fuel_used,
+            query_fuel_used: std::mem::take(&mut self.query_fuel_used),
+        };
+        let answer_bytes = self.journal.answer_bytes(&record);
+        let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
+            Ok(_) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => Commit::done(),
+            Ok(commit) => commit,
+            Err(error) => {
+                // Executed, but not in the history: the guest's state must not go on from here.
+                let stopped = self.stop(format!("a transaction could not be journalled: {error}"));
+                return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
+            }
+        };
+        if work.key.is_some() || self.answers.users() > 0 {
+            self.retain_answer(work, answer_bytes);
+        }
+        if reply.answer.is_kept() {
+            self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+            self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+        }
+        Ok(commit)
+    }
+
+    /// Retains the answer to the last record for its id, if it has one, and forgets those that lie beyond the horizon.
+    fn retain_answer(&mut self, work: &Work, answer_bytes: u64) {
+        let now = self.moment();
+        if let Some(key) = work.key {
+            let kept = KeptId {
+                key,
+                caller: Caller { user: work.user.clone(), incarnation: work.incarnation },
+                sequence: work.sequence,
+                number: self.journal.last_record(),
+                timestamp: now.steady,
+                id_time: id_time(&work.id),
+                bytes: answer_bytes,
+            };
+            let replaced = self.answers.insert(kept, now.wall);
+            if let Some(replaced) = replaced {
+                self.journal.forget_answer(replaced);
+            }
+        }
+        self.forget_old_answers(now);
+    }
+
+    /// Forgets the answers that lie beyond the horizon.
+    fn forget_old_answers(&mut self, now: Moment) {
+        while let Some(number) = self.answers.trim(now) {
+            self.journal.forget_answer(number);
+        }
+    }
+
+    /// Denies a transaction whose id could not be retained, before it runs.
+    fn make_room_for_id(&mut self, caller: &Caller) -> Result<(), Denial> {
+        if self.answers.has_room() {
+            return Ok(());
+        }
+        self.look_at_clock();
+        let now = self.moment();
+        let mut forgotten = Vec::new();
+        let room = self.answers.make_room(caller, now, &mut forgotten);
+        for number in forgotten {
+            self.journal.forget_answer(number);
+        }
+        room.map_err(|retry_after| Denial::TooManyIds {
+            service: self.name.clone(),
+            user: caller.user.clone(),
+            retry_after,
+        })
+    }
+
+    /// Has answers written once more that would hold back the journal although others need no more of it.
+    async fn relocate_answers(&mut self) {
+        if self.journal.answers_span_bytes() <= self.horizon.bytes {
+            return;
+        }
+        match self.journal.relocate_answers(self.horizon.bytes).await {
+            Ok(relocations) => {
+                for Relocation { transaction, from, to } in relocations {
+                    let key = IdKey::new(&transaction.user, transaction.incarnation, &transaction.id);
+                    if !self.answers.relocate(&key, from, to) {
+                        self.journal.forget_answer(to);
+                    }
+                }
+            }
+            Err(error) => drop(self.stop(format!("an answer could not be relocated: {error}"))),
+        }
+    }
+
+    /// Fails over if kept work brought a resource to its threshold. Its answer waits for that, so that it can tell.
+    async fn fail_over_if_crossed(&mut self, work: &Work) {
+        let now = self.requests;
+        let may_try = |resource| match resource {
+            Resource::Cpu => self.cpu_backoff.is_over(now),
+            // What cannot be exported cannot be compacted.
+            Resource::Memory => self.memory_backoff.is_over(now) && self.unmovable_backoff.is_over(now),
+        };
+        let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) else { return };
+        if self.shadow.as_ref().and_then(Shadow::failover_cause).is_some() {
+            // It cures this, too.
+            return;
+        }
+        let usage = self.vm.meter.usage(resource);
+        self.fail_sla(resource, usage, &work.id);
+        if self.prefers_shadow() {
+            let (from, from_machine) = (self.vm.id.clone(), self.vm.lease.machine().clone());
+            self.begin_shadow(Aim::FailOver(resource.into()), None);
+            if self.shadow.is_some() {
+                self.triggered = Some(Triggered::Begun { cause: resource.into(), from, from_machine });
+            }
+            return;
+        }
+        // A failure to move is told by an event and leaves the service in one of its conditions.
+        let _ = self.fail_over(resource.into()).await;
+    }
+
+    /// Takes a snapshot if the tail is long.
+    async fn snapshot_if_long(&mut self) {
+        if self.shadow.is_none() && self.is_tail_long() && self.unmovable_backoff.is_over(self.requests) {
+            let _ = self.snapshot_soon().await;
+        }
+    }
+
+    fn is_tail_long(&self) -> bool {
+        self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.journal.tail_bytes() > TAIL_BYTES_MAX
+    }
+
+    /// Reports a journal that fills up, at each of [`JOURNAL_FILLING_PERCENT`], and that it is relieved.
+    fn watch_journal(&mut self) {
+        let held_bytes = self.journal.held_bytes();
+        let is_above = |percent: &&u64| held_bytes >= JOURNAL_BYTES_MAX / 100 * **percent;
+        let reached = JOURNAL_FILLING_PERCENT.iter().rev().find(is_above).copied().unwrap_or(0);
+        if reached == 0 {
+            self.is_journal_full = false;
+            if std::mem::take(&mut self.journal_reported_percent) > 0 {
+                self.emit(Event::JournalRelieved { vm: self.vm.id.clone() });
+            }
+        } else if reached > self.journal_reported_percent {
+            self.journal_reported_percent = reached;
+            self.emit(Event::JournalFilling(self.journal_fill()));
+        }
+    }
+
+    /// Denies a transaction for which the journal has no room, and reports the first.
+    fn journal_full(&mut self) -> Denial {
+        let fill = self.journal_fill();
+        let denial = Denial::JournalFull { service: self.name.clone(), reason: fill.to_string() };
+        if !std::mem::replace(&mut self.is_journal_full, true) {
+            self.emit(Event::JournalFull(fill));
+        }
+        denial
+    }
+
+    fn journal_fill(&self) -> JournalFill {
+        let (bytes, limit_bytes) = (self.journal.held_bytes(), JOURNAL_BYTES_MAX);
+        JournalFill { vm: self.vm.id.clone(), bytes, limit_bytes, reason: self.unmovable.clone() }
+    }
+
+    /// Records that the SLA failed.
+    fn fail_sla(&mut self, resource: Resource, usage: Usage, transaction: &str) {
+        let failure = SlaFailure {
+            vm: self.vm.id.clone(),
+            resource,
+            usage,
+            threshold_percent: self.policy.thresholds.of(resource),
+            transaction: transaction.to_owned(),
+            sequence: self.last_sequence,
+            timestamp: Some(self.service_time()),
+        };
+        self.journal_event(Record::SlaFailure(failure.clone()));
+        self.emit_once_durable(Event::SlaFailure(failure));
+    }
+
+    /// The time that the next transaction or query sees: after the last one, also while the clock stands or was put back.
+    fn next_timestamp(&mut self) -> Timestamp {
+        self.look_at_clock().max(self.last_timestamp.plus(GUEST_TIME_STEP))
+    }
+
+    /// What the host's clock says. That it is behind what it was is reported once until it has caught up, and when it was
+    /// put back again.
+    fn look_at_clock(&mut self) -> Timestamp {
+        let now = self.surroundings.clock.now();
+        let before = std::mem::replace(&mut self.wall, now);
+        let is_back = now < before;
+        if is_back {
+            self.answers.look_at_clock(before, self.moment());
+        }
+        let is_far_back = is_back && now.plus(CLOCK_BEHIND_MAX) < before;
+        if now >= self.last_timestamp {
+            self.is_clock_behind = false;
+        } else if (is_far_back || !self.is_clock_behind) && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
+            self.is_clock_behind = true;
+            let (last, ids_ahead) = (self.last_timestamp, self.answers.far_ahead(now));
+            self.emit(Event::ClockBehind { service: self.name.clone(), now, last, ids_ahead });
+        }
+        now
+    }
+
+    /// The moment at which the host's clock was looked at last, and its age.
+    fn moment(&self) -> Moment {
+        let (wall, monotonic) = self.began;
+        let steady = wall.plus(self.surroundings.clock.monotonic().saturating_sub(monotonic));
+        Moment { wall: self.wall, steady }
+    }
+
+    /// The time now, and never before that of the last transaction.
+    fn service_time(&self) -> Timestamp {
+        self.surroundings.clock.now().max(self.last_timestamp)
+    }
+
+    /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
+    fn journal_event(&mut self, record: Record) {
+        match self.journal.append(record) {
+            Ok(commit) => self.last_commit = commit,
+            Err(error) => drop(self.stop(format!("an event could not be journalled: {error}"))),
+        }
+    }
+
+    /// Journals that a snapshot of the state as it is now begins. Returns what its file will say.
+    fn begin_snapshot(&mut self) -> Begun {
+        self.journal_event(Record::Snapshot { sequence: self.last_sequence });
+        let forgotten = self.answers.forgotten_times();
+        Begun {
+            record: self.journal.last_record(),
+            commit: self.last_commit.clone(),
+            tail_fuel: self.tail_fuel,
+            course: Course {
+                vm_number: self.vm.id.number,
+                size: self.vm.size.name.clone(),
+                // What queries were charged since the last transaction comes with the next.
+                fuel_used: self.vm.meter.cpu.used.saturating_sub(self.query_fuel_used),
+                epoch: self.epoch,
+                first_answer: self.journal.first_answer(),
+                forgotten_id_time: forgotten.past.newest(),
+            },
+            forgotten,
+        }
+    }
+
+    /// Has a proven snapshot written, if the service is durable.
+    fn keep_snapshot(&self, begun: Begun) {
+        let Some(keeper) = &self.keeper else { return };
+        let Begun { record, commit, course, forgotten, .. } = begun;
+        let header = SnapshotHeader {
+            service: self.name.clone(),
+            workload_hash: *self.program.workload().hash.as_bytes(),
+            state_version: self.snapshot.state_version(),
+            sequence: self.snapshot.sequence(),
+            timestamp: self.snapshot.timestamp(),
+            record,
+            course,
+            sections: Vec::new(),
+        };
+        keeper.keep(ToKeep { snapshot: Arc::clone(&self.snapshot), header, forgotten, commit });
+    }
+
+    /// On whose behalf states are brought back.
+    fn subject(&self) -> Subject<'_> {
+        Subject {
+            program: &self.program,
+            secret: &self.secret,
+            accepted_divergences: &self.accepted_divergences,
+            maintenance: self.surroundings.maintenance,
+        }
+    }
+
+    fn stop(&mut self, reason: String) -> Stopped {
+        if self.stopped.is_none() {
+            self.emit(Event::Stopped { service: self.name.clone(), reason: reason.clone() });
+            self.stopped = Some(reason.clone());
+        }
+        Stopped(reason)
+    }
+
+    fn emit(&self, event: Event) {
+        self.events.emit(event);
+    }
+
+    /// Reports what the last record says, once that record is durable: after a crash, nothing that was reported must have
+    /// happened in another way.
+    fn emit_once_durable(&self, event: Event) {
+        if self.stopped.is_none() {
+            self.events.emit_once(event, &self.last_commit);
+        }
+    }
+
+    fn degraded_denial(&self, reason: String) -> Denial {
+        Denial::Degraded { service: self.name.clone(), reason }
+    }
+
+    pub(crate) fn status(&self) -> Status {
+        Status {
+            vm: self.vm.id.clone(),
+            machine: self.vm.lease.machine().clone(),
+            size: self.vm.size.name.clone(),
+            meter: self.vm.meter,
+            sequence: self.last_sequence,
+            snapshot_sequence: self.keeper.as_ref().map_or_else(|| self.snapshot.sequence(), Keeper::sequence),
+            degraded: self.degraded.clone(),
+            unmovable: self.unmovable.clone(),
+            journal: (self.journal_reported_percent > 0 || self.is_journal_full)
+                .then(|| JournalStatus { fill: self.journal_fill(), is_full: self.is_journal_full }),
+            stopped: self.stopped.clone(),
+            counts: self.counts,
+        }
+    }
+
+    /// Forgets or doubles the transaction that was just answered.
+    async fn break_the_promise(&mut self, work: &Work, sabotage: Sabotage) {
+        match sabotage {
+            // It was not journalled.
+            Sabotage::DropOne(_) => {
+                let _ = self.roll_back().await;
+            }
+            Sabotage::DoubleOne(_) => {
+                let again = Work {
+                    kind: Kind::Transaction,
+                    id: work.id.clone(),
+                    key: None,
+                    user: work.user.clone(),
+                    incarnation: work.incarnation,
+                    body: work.body.clone(),
+                    sequence: self.last_sequence.next(),
+                    timestamp: work.timestamp,
+                    epoch: work.epoch,
+                };
+                let size = Arc::clone(&self.vm.size);
+                let attempt = self.attempt(&again, self.vm.meter.cpu.remaining(), &size).await;
+                let _ = self.settle(&again, attempt, None);
+            }
+            Sabotage::AckBeforeSync => {}
+        }
+    }
+}
+
+/// A snapshot that was begun: the last record that is part of it, and what goes with it.
+struct Begun {
+    record: RecordNumber,
+    commit: Commit,
+    course: Course,
+    forgotten: ForgottenTimes,
+    /// What the tail cost that it makes superfluous.
+    tail_fuel: u64,
+}
+
+/// Waits until the round of a shadow is over: without end if there is none.
+async fn round_over(shadow: &mut Option<Shadow>) {
+    match shadow {
+        Some(shadow) => shadow.round_over().await,
+        None => std::future::pending().await,
+    }
+}
+
+enum Admitted {
+    Run(Work),
+    Answered(Reply),
+}
+
+/// Whether the size of the first VM holds the workload.
+fn check_size(spec: &ServiceSpec) -> Result<(), lifeboat_vm::workload::LoadError> {
+    let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
+    spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())
+}
+
+impl std::fmt::Debug for Service {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Service").field("vm", &self.vm.id).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,206 @@
+//! Ids and bodies that missed their deadline, which are refused for a while.
+//!
+//! A deadline is the host's, so that the same transaction may succeed later, and a client repeats it. One that misses it
+//! every time keeps the service busy for its whole length each time: after [`DEADLINE_MISSES_MAX`] misses its id is refused,
+//! and twice as long after each further one. Its body, of the same user and as the same kind of request, is refused as well,
+//! since it may come without an id, or with another one each time; but never for longer, since it may be that of requests
+//! that are no repetitions. Times are those of a clock that never goes back, and are given.
+
+use super::{Caller, IdKey};
+use lifeboat_api::transaction::Kind;
+use std::collections::{HashMap, VecDeque};
+use std::time::Duration;
+
+/// How often an id or a body may miss its deadline before it is refused for a while.
+pub const DEADLINE_MISSES_MAX: u32 = 2;
+
+/// How long it is refused then. Each further miss doubles that for an id: a body may be that of other requests as well.
+pub const DEADLINE_REFUSAL: Duration = Duration::from_secs(30);
+
+/// The longest that an id is refused.
+pub const DEADLINE_REFUSAL_MAX: Duration = Duration::from_secs(3600);
+
+/// How long after its last miss an id or a body is forgotten: an hour after the longest refusal.
+pub const MISSED_KNOWN_FOR: Duration = Duration::from_secs(2 * 3600);
+
+/// Ids and bodies of a service of which misses are known: the one whose last miss is the oldest makes room for the next.
+pub const MISSED_KNOWN_MAX: usize = 4096;
+
+/// What is known to have missed its deadline.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum MissKey {
+    /// An id of a user.
+    Id(IdKey),
+    /// The first 128 bits of the hash of a body, of the user who sent it, and of what kind of request it was.
+    Body([u8; 16]),
+}
+
+impl MissKey {
+    /// The key of a body of `caller`.
+    pub(super) fn of_body(caller: &Caller, kind: Kind, body: &[u8]) -> Self {
+        let kind = match kind {
+            Kind::Transaction => 0,
+            Kind::Query => 1,
+        };
+        // A name contains no zero byte, so the two cannot run together.
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(caller.user.as_bytes()).update(&[0]).update(&caller.incarnation.to_le_bytes());
+        hasher.update(&[kind]).update(body);
+        let mut key = [0; 16];
+        key.copy_from_slice(&hasher.finalize().as_bytes()[..16]);
+        Self::Body(key)
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Missed {
+    count: u32,
+    last: Duration,
+    refused_until: Duration,
+}
+
+/// The ids and bodies that missed their deadline.
+#[derive(Debug, Default)]
+pub(super) struct DeadlineMisses {
+    known: HashMap<MissKey, Missed>,
+    /// In the order of their last miss.
+    order: VecDeque<MissKey>,
+}
+
+impl DeadlineMisses {
+    /// An id or a body missed its deadline.
+    pub(super) fn miss(&mut self, key: MissKey, now: Duration) {
+        self.forget_old(now);
+        self.order.retain(|other| *other != key);
+        self.order.push_back(key);
+        while self.order.len() > MISSED_KNOWN_MAX {
+            if let Some(oldest) = self.order.pop_front() {
+                self.known.remove(&oldest);
+            }
+        }
+        let missed = self.known.entry(key).or_insert(Missed { count: 0, last: now, refused_until: Duration::ZERO });
+        (missed.count, missed.last) = (missed.count.saturating_add(1), now);
+        if let Some(further) = missed.count.checked_sub(DEADLINE_MISSES_MAX) {
+            let factor = match key {
+                MissKey::Id(_) => 2_u32.saturating_pow(further),
+                MissKey::Body(_) => 1,
+            };
+            missed.refused_until = now + DEADLINE_REFUSAL.saturating_mul(factor).min(DEADLINE_REFUSAL_MAX);
+        }
+    }
+
+    /// Whether nothing missed its deadline lately.
+    pub(super) fn is_empty(&self) -> bool {
+        self.known.is_empty()
+    }
+
+    /// An id or a body was answered in time.
+    pub(super) fn answer(&mut self, key: &MissKey) {
+        if self.known.remove(key).is_some() {
+            self.order.retain(|other| other != key);
+        }
+    }
+
+    /// How often what is refused now missed its deadline, and for how long it is refused.
+    pub(super) fn refused(&self, key: &MissKey, now: Duration) -> Option<(u32, Duration)> {
+        let missed = self.known.get(key)?;
+        let left = missed.refused_until.checked_sub(now).filter(|left| !left.is_zero())?;
+        Some((missed.count, left))
+    }
+
+    /// Forgets what missed its last deadline [`MISSED_KNOWN_FOR`] ago.
+    pub(super) fn forget_old(&mut self, now: Duration) {
+        while let Some(oldest) = self.order.front()
+            && self.known.get(oldest).is_none_or(|missed| missed.last + MISSED_KNOWN_FOR <= now)
+        {
+            self.known.remove(oldest);
+            self.order.pop_front();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::name::Name;
+
+    fn key(id: usize) -> MissKey {
+        MissKey::Id(IdKey::new(&Name::new("ada").expect("a name"), 0, &id.to_string()))
+    }
+
+    #[test]
+    fn a_body_is_known_of_its_user_and_its_kind_alone() {
+        let caller = |user: &str, incarnation| Caller { user: Name::new(user).expect("a name"), incarnation };
+        let keys = [
+            MissKey::of_body(&caller("ada", 0), Kind::Transaction, b"x"),
+            MissKey::of_body(&caller("ada", 0), Kind::Query, b"x"),
+            MissKey::of_body(&caller("ada", 1), Kind::Transaction, b"x"),
+            MissKey::of_body(&caller("bob", 0), Kind::Transaction, b"x"),
+            MissKey::of_body(&caller("ada", 0), Kind::Transaction, b"y"),
+        ];
+        assert_eq!(keys.iter().collect::<std::collections::HashSet<_>>().len(), keys.len());
+    }
+
+    #[test]
+    fn what_missed_long_ago_is_forgotten_and_what_missed_again_is_not() {
+        let mut misses = DeadlineMisses::default();
+        let hour = Duration::from_secs(3600);
+        misses.miss(key(1), Duration::ZERO);
+        misses.miss(key(2), hour);
+        misses.miss(key(1), hour);
+        misses.forget_old(MISSED_KNOWN_FOR);
+        assert!(misses.refused(&key(1), hour).is_some(), "its last miss counts");
+        misses.miss(key(3), 2 * hour);
+        misses.forget_old(hour + MISSED_KNOWN_FOR);
+        assert_eq!(misses.order, [key(3)]);
+        misses.forget_old(2 * hour + MISSED_KNOWN_FOR);
+        assert!(misses.is_empty() && misses.order.is_empty());
+    }
+
+    #[test]
+    fn a_body_is_refused_for_no_longer_however_often_it_missed() {
+        let body = MissKey::Body([1; 16]);
+        let (mut misses, mut now) = (DeadlineMisses::default(), Duration::ZERO);
+        misses.miss(body, now);
+        for count in 2..6 {
+            misses.miss(body, now);
+            assert_eq!(misses.refused(&body, now), Some((count, DEADLINE_REFUSAL)));
+            now += DEADLINE_REFUSAL;
+        }
+    }
+
+    #[test]
+    fn an_id_is_refused_after_two_misses_and_twice_as_long_after_each_more() {
+        let mut misses = DeadlineMisses::default();
+        let mut now = Duration::from_secs(5);
+        misses.miss(key(1), now);
+        assert_eq!(misses.refused(&key(1), now), None);
+        for (count, factor) in [(2, 1), (3, 2), (4, 4)] {
+            misses.miss(key(1), now);
+            assert_eq!(misses.refused(&key(1), now), Some((count, DEADLINE_REFUSAL * factor)));
+            assert_eq!(misses.refused(&key(2), now), None);
+            now += DEADLINE_REFUSAL * factor;
+            assert_eq!(misses.refused(&key(1), now), None);
+        }
+        for _ in 0..100 {
+            misses.miss(key(1), now);
+        }
+        assert_eq!(misses.refused(&key(1), now).map(|(_, left)| left), Some(DEADLINE_REFUSAL_MAX));
+        misses.answer(&key(1));
+        assert_eq!(misses.refused(&key(1), now), None);
+        misses.miss(key(1), now);
+        assert_eq!(misses.refused(&key(1), now), None);
+    }
+
+    #[test]
+    fn the_table_is_bounded_and_forgets_the_oldest() {
+        let mut misses = DeadlineMisses::default();
+        for id in 0..2 * MISSED_KNOWN_MAX {
+            misses.miss(key(id), Duration::ZERO);
+            misses.miss(key(id), Duration::ZERO);
+        }
+        assert_eq!((misses.known.len(), misses.order.len()), (MISSED_KNOWN_MAX, MISSED_KNOWN_MAX));
+        assert_eq!(misses.refused(&key(0), Duration::ZERO), None);
+        assert!(misses.refused(&key(2 * MISSED_KNOWN_MAX - 1), Duration::ZERO).is_some());
+    }
+}

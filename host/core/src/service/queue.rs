@@ -1,0 +1,235 @@
+//! The queue between those who send to a service and its task: [`Turns`] behind a lock, and a lane for orders.
+//!
+//! An order, and whoever looks, waits until all requests that arrived before are done, and no longer: requests of users
+//! whose turn it is may come in between.
+
+use super::handle::Message;
+use super::reply::ReplySender;
+use super::turns::{Turns, Waiting};
+use lifeboat_api::name::Name;
+use lifeboat_api::transaction::Request;
+use std::collections::VecDeque;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
+
+/// Requests that are taken for one turn.
+const TURN_REQUESTS_MAX: usize = 64;
+
+/// Bytes of the requests of one turn, but for the first.
+const TURN_BYTES_MAX: usize = 1024 * 1024;
+
+/// A request in a line.
+pub(super) struct Queued {
+    /// Which of the users who had the name of the line's user.
+    pub(super) incarnation: u64,
+    pub(super) request: Request,
+    pub(super) reply: ReplySender,
+}
+
+struct State {
+    turns: Turns<Queued>,
+    orders: VecDeque<(u64, Message)>,
+    /// The task is gone.
+    is_over: bool,
+}
+
+/// Why a request does not stand in the queue.
+pub(super) enum Refused {
+    /// Its user has as many there as it may have.
+    Full,
+    /// The task is gone.
+    Over,
+}
+
+/// What the handles and the task share.
+pub(super) struct Queue {
+    state: Mutex<State>,
+    /// The requests of the turn that are not begun yet. Locked after `state`, or alone.
+    turn: Mutex<VecDeque<Waiting<Queued>>>,
+    /// Requests and orders that wait.
+    length: AtomicUsize,
+    /// The last handle is gone. Set under the lock of `state`.
+    is_closed: AtomicBool,
+    arrived: Notify,
+}
+
+impl Queue {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn turn(&self) -> MutexGuard<'_, VecDeque<Waiting<Queued>>> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn note_length(&self, state: &State) {
+        self.length.store(state.turns.len() + state.orders.len(), Ordering::Release);
+    }
+
+    /// How many requests and orders wait.
+    pub(super) fn len(&self) -> usize {
+        self.length.load(Ordering::Acquire)
+    }
+
+    /// Whether `user` has room to spare.
+    pub(super) fn has_room(&self, user: &Name) -> bool {
+        self.state().turns.has_room(user)
+    }
+
+    /// Puts a request in the line of its user.
+    pub(super) fn push(&self, user: &Name, queued: Queued) -> Result<(), Refused> {
+        let mut state = self.state();
+        if state.is_over {
+            return Err(Refused::Over);
+        }
+        let bytes = queued.request.body.len();
+        let refused = state.turns.push(user, bytes, queued);
+        self.note_length(&state);
+        drop(state);
+        // A request that was refused is dropped without the lock.
+        refused.map_err(|_| Refused::Full)?;
+        self.arrived.notify_one();
+        Ok(())
+    }
+
+    /// Has the task look again.
+    pub(super) fn wake(&self) {
+        self.arrived.notify_one();
+    }
+
+    /// Takes the requests of `user` that are not begun out of the queue and its turn, or those with an id.
+    pub(super) fn remove(&self, user: &Name, id: Option<&str>) -> Vec<Queued> {
+        let is_meant = |queued: &Queued| id.is_none() || queued.request.id.as_deref() == id;
+        let mut state = self.state();
+        let mut removed = Vec::new();
+        if state.turns.running() == Some(user) {
+            let mut turn = self.turn();
+            for waiting in std::mem::take(&mut *turn) {
+                if is_meant(&waiting.request) { removed.push(waiting.request) } else { turn.push_back(waiting) }
+            }
+        }
+        removed.extend(state.turns.remove(user, is_meant));
+        self.note_length(&state);
+        removed
+    }
+
+    /// Puts an order in its lane. False if the task is gone.
+    pub(super) fn order(&self, message: Message) -> bool {
+        let mut state = self.state();
+        if state.is_over {
+            return false;
+        }
+        let arrival = state.turns.arrive();
+        state.orders.push_back((arrival, message));
+        self.note_length(&state);
+        drop(state);
+        self.arrived.notify_one();
+        true
+    }
+}
+
+/// Held by the handles: with the last of them, the queue ends when it is empty.
+pub(super) struct Entrance(pub(super) Arc<Queue>);
+
+impl Drop for Entrance {
+    fn drop(&mut self) {
+        let state = self.0.state();
+        self.0.is_closed.store(true, Ordering::Release);
+        drop(state);
+        self.0.arrived.notify_one();
+    }
+}
+
+/// The task's side. With it, everything that waits is dropped, and its senders learn that the task is gone.
+pub(super) struct Exit(Arc<Queue>);
+
+/// What is to be done: orders, or the turn of a user.
+#[derive(Default)]
+pub(super) struct Turn {
+    pub(super) orders: VecDeque<Message>,
+    pub(super) user: Option<Name>,
+    /// What the requests of the turn have cost.
+    pub(super) cost: u64,
+}
+
+/// A queue in which requests of so many and so many bytes may wait.
+pub(super) fn queue(count_max: usize, bytes_max: usize) -> (Entrance, Exit) {
+    let state = State { turns: Turns::new(count_max, bytes_max), orders: VecDeque::new(), is_over: false };
+    let queue = Arc::new(Queue {
+        state: Mutex::new(state),
+        turn: Mutex::default(),
+        length: AtomicUsize::new(0),
+        is_closed: AtomicBool::new(false),
+        arrived: Notify::new(),
+    });
+    (Entrance(Arc::clone(&queue)), Exit(queue))
+}
+
+impl Exit {
+    pub(super) fn is_empty(&self) -> bool {
+        self.0.len() == 0
+    }
+
+    pub(super) fn is_closed(&self) -> bool {
+        self.0.is_closed.load(Ordering::Acquire)
+    }
+
+    /// Waits for something to do. None if there is nothing and nobody can send anything any more; else how many requests
+    /// and orders were taken. Dropping the future loses nothing.
+    pub(super) async fn take(&self, turn: &mut Turn) -> Option<usize> {
+        loop {
+            {
+                let mut state = self.0.state();
+                let State { turns, orders, .. } = &mut *state;
+                if let Some((arrival, _)) = orders.front() {
+                    let earliest = turns.earliest().unwrap_or(u64::MAX);
+                    if *arrival < earliest {
+                        while orders.front().is_some_and(|(arrival, _)| *arrival < earliest) {
+                            turn.orders.extend(orders.pop_front().map(|(_, message)| message));
+                        }
+                        self.0.note_length(&state);
+                        return Some(turn.orders.len());
+                    }
+                }
+                let until = orders.front().map(|(arrival, _)| *arrival);
+                let mut requests = self.0.turn();
+                turn.user = turns.begin_turn(TURN_REQUESTS_MAX, TURN_BYTES_MAX, until, &mut requests);
+                if turn.user.is_some() {
+                    self.0.note_length(&state);
+                    return Some(requests.len());
+                }
+                if self.is_closed() {
+                    return None;
+                }
+            }
+            self.0.arrived.notified().await;
+        }
+    }
+
+    /// The next request of the turn.
+    pub(super) fn next_of_turn(&self) -> Option<Queued> {
+        self.0.turn().pop_front().map(|waiting| waiting.request)
+    }
+
+    /// Ends a turn: its user is charged, and what is left of it stands in the line again.
+    pub(super) fn end_turn(&self, turn: &mut Turn) {
+        if turn.user.take().is_some() {
+            let mut state = self.0.state();
+            state.turns.end_turn(std::mem::take(&mut turn.cost), &mut self.0.turn());
+            self.0.note_length(&state);
+        }
+    }
+}
+
+impl Drop for Exit {
+    fn drop(&mut self) {
+        let mut state = self.0.state();
+        state.is_over = true;
+        let of_turn = std::mem::take(&mut *self.0.turn());
+        let left = (of_turn, state.turns.take_all(), std::mem::take(&mut state.orders));
+        self.0.note_length(&state);
+        drop(state);
+        drop(left);
+    }
+}

@@ -1,0 +1,248 @@
+//! How a durable service begins, and how it is brought back from what its data directory holds.
+
+use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
+use crate::answers::{Answers, ForgottenTimes, KeptId};
+use crate::data::keeper::{Keeper, Kept};
+use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
+use crate::journal::durable::{DurableJournal, History};
+use crate::journal::{Commit, JournalError, Record, TailEntry, record};
+use crate::vm::Vm;
+use futures::future::BoxFuture;
+use lifeboat_api::event::Event;
+use lifeboat_api::id::{Sequence, VmId};
+use lifeboat_api::meter::Meter;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::Size;
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::storage::Storage;
+use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel};
+use lifeboat_vm::snapshot::Snapshot;
+use std::collections::{BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::time::Instant;
+use thiserror::Error;
+
+/// A service cannot be brought back. Nothing of it was changed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub(crate) enum RecoverError {
+    /// What is left of it does not suffice.
+    #[error("{0}")]
+    Standing(String),
+    /// There is no place for it, or its size does not hold the workload.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// It was on a size that its settings do not have.
+    #[error("its VM was of size '{size}', which its settings do not name")]
+    Size {
+        /// The size.
+        size: String,
+    },
+    /// None of its snapshots can be brought back.
+    #[error("none of its snapshots can be brought back: {error}")]
+    Rehydrate {
+        /// What became of the oldest.
+        error: RehydrateError,
+    },
+    /// A replay differs from what was recorded.
+    #[error(
+        "{error}; to go on with what the replay gives, run lifeboat resume {service} --accept-divergence-at {sequence}"
+    )]
+    Diverged {
+        /// The service.
+        service: Name,
+        /// The first transaction that differs.
+        sequence: Sequence,
+        /// How.
+        error: RehydrateError,
+    },
+    /// Its data directory fails.
+    #[error(transparent)]
+    Data(#[from] DataError),
+}
+
+/// How often a state is brought back once more that took too long on a busy host, before an older snapshot is tried.
+const ATTEMPTS_MAX: usize = 3;
+
+/// A task that writes a service's snapshots. It ends with why the last one was not written, if so.
+pub(crate) type KeeperTask = BoxFuture<'static, Option<String>>;
+
+impl Service {
+    /// Starts a durable service at the beginning of its history. It has begun when the commit resolves.
+    ///
+    /// # Errors
+    /// As [`Service::launch`].
+    pub(crate) async fn launch_durable(
+        spec: ServiceSpec,
+        surroundings: Surroundings,
+        directory: Arc<DataDirectory>,
+    ) -> Result<(Self, Commit, KeeperTask), LaunchError> {
+        let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), History::default());
+        let mut service = Self::launch(spec, surroundings, Box::new(journal)).await?;
+        let empty = Kept { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
+        let task = service.open(directory, VecDeque::from([empty]));
+        if let Some(reason) = service.stopped {
+            return Err(LaunchError::Begin { name: service.name, error: JournalError::Ended { reason } });
+        }
+        let begun = service.last_commit.clone();
+        Ok((service, begun, task))
+    }
+
+    /// Brings a service back from `found`: from its newest snapshot that can be restored and the transactions after it.
+    ///
+    /// # Errors
+    /// [`RecoverError`]; nothing of it was changed.
+    pub(crate) async fn bring_up(
+        spec: ServiceSpec,
+        surroundings: Surroundings,
+        directory: Arc<DataDirectory>,
+        found: FoundService,
+    ) -> Result<(Self, KeeperTask), RecoverError> {
+        let start = Instant::now();
+        if let Err(reason) = &found.standing {
+            return Err(RecoverError::Standing(reason.clone()));
+        }
+        check_size(&spec).map_err(LaunchError::Size)?;
+        let permit = surroundings.fleet.maintenance_store().await;
+        let subject = Subject {
+            program: &spec.program,
+            secret: &spec.secret,
+            accepted_divergences: &spec.accepted_divergences,
+            maintenance: surroundings.maintenance,
+        };
+        let Base { found: base, snapshot, forgotten, tail, rehydrated } =
+            base(&**directory.storage(), &found, subject, &surroundings).await?;
+        let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
+        drop(permit);
+        let course = found.course(&base, found.records_after(&base));
+        let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == course.size).cloned();
+        let size: Arc<Size> = size.ok_or(RecoverError::Size { size: course.size })?;
+        let mut meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
+        meter.charge(course.fuel_used, instance.memory_bytes());
+        let lease = surroundings.fleet.place(&size).map_err(LaunchError::NoRoom)?;
+        let id = VmId { service: spec.name.clone(), number: course.vm_number };
+        let vm = Vm { id, size, meter, lease, instance };
+        let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
+        let (last_sequence, last_timestamp) =
+            last_transaction(&found.records).map_or(of_snapshot, |last| last.max(of_snapshot));
+        // The guest has seen the time of its last query as well.
+        let of_queries = tail.iter().filter_map(|entry| match entry {
+            TailEntry::Queries(record) => record.queries.last().map(|query| query.timestamp),
+            TailEntry::Transaction(_) => None,
+        });
+        let last_timestamp = of_queries.max().map_or(last_timestamp, |time| time.max(last_timestamp));
+        let kept = found
+            .usable()
+            .filter(|usable| usable.record() <= base.record())
+            .map(|usable| Kept {
+                file: usable.file.clone(),
+                record: usable.record(),
+                first_answer: usable.first_answer(),
+            })
+            .take(2)
+            .collect::<Vec<_>>();
+        let tail_fuel = replay_fuel(&tail);
+        let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, record.tail_entry()?));
+        let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
+        let now = surroundings.clock.now();
+        let mut answers = Answers::new(spec.horizon, forgotten, now);
+        // Of a clock that was ahead it is not known when they were given.
+        let of_the_past = |kept: &KeptId| KeptId { timestamp: kept.timestamp.min(now), ..kept.clone() };
+        let replaced: BTreeSet<RecordNumber> =
+            found.answered.iter().filter_map(|(kept, _)| answers.insert(of_the_past(kept), now)).collect();
+        let mut answered: Vec<_> = found.answered.iter().map(|(_, answer)| *answer).collect();
+        answered.retain(|answer| !replaced.contains(&answer.number));
+        answered.sort_by_key(|answer| answer.number);
+        let tail_bytes: u64 = found.records_after(&base).iter().map(|(_, record)| record::bytes_in_frame(record)).sum();
+        let history = History {
+            last: found.last,
+            epoch: spec.epoch,
+            tail: numbered_tail,
+            answered,
+            journal_bytes: found.journal_bytes,
+            snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
+        };
+        let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), history);
+        let mut service = Self::new(spec, surroundings, Box::new(journal), vm);
+        service.answers = answers;
+        (service.last_sequence, service.last_timestamp) = (last_sequence, last_timestamp);
+        (service.snapshot, service.snapshot_record) = (snapshot, base.record());
+        service.tail_fuel = tail_fuel;
+        service.snapshot_fuel = fuel_used.saturating_sub(tail_fuel);
+        service.counts.replayed_transactions = replayed_transactions;
+        service.counts.fuel_maintenance = fuel_used;
+        for _ in 0..=service.answers.users() {
+            service.forget_old_answers(service.moment());
+        }
+        let task = service.open(directory, kept.into_iter().rev().collect());
+        service.emit(Event::Restored {
+            vm: service.vm.id.clone(),
+            sequence: service.last_sequence,
+            snapshot_sequence: service.snapshot.sequence(),
+            replayed_transactions,
+            took: start.elapsed(),
+        });
+        service.look_at_clock();
+        Ok((service, task))
+    }
+
+    /// Begins the service's epoch, and the keeping of its snapshots, of which `kept` are there, oldest first.
+    fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<Kept>) -> KeeperTask {
+        let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
+        self.journal_event(Record::Opened { timestamp, epoch: self.epoch });
+        let events = self.events.sink();
+        let (keeper, task) = Keeper::new(directory, self.name.clone(), kept, self.snapshot.sequence(), events);
+        self.keeper = Some(keeper);
+        Box::pin(task)
+    }
+}
+
+/// What a service was brought back from.
+struct Base {
+    found: FoundSnapshot,
+    snapshot: Arc<Snapshot>,
+    forgotten: ForgottenTimes,
+    /// The kept transactions and the queries after it.
+    tail: Vec<TailEntry>,
+    rehydrated: Rehydrated,
+}
+
+/// Rehydrates from the newest snapshot that can be restored.
+async fn base(
+    storage: &dyn Storage,
+    found: &FoundService,
+    subject: Subject<'_>,
+    surroundings: &Surroundings,
+) -> Result<Base, RecoverError> {
+    let mut unusable = None;
+    for candidate in found.usable() {
+        let (snapshot, forgotten) = candidate.load_all(storage)?;
+        let snapshot = Arc::new(snapshot);
+        let tail = kept(found.records_after(candidate));
+        let mut rehydrated = rehydrate(subject, &snapshot, &tail).await;
+        for _ in 0..ATTEMPTS_MAX {
+            if !matches!(&rehydrated, Err(error) if error.is_transient()) {
+                break;
+            }
+            rehydrated = rehydrate(subject, &snapshot, &tail).await;
+        }
+        match rehydrated {
+            Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, forgotten, tail, rehydrated }),
+            Err(error @ RehydrateError::Diverged { sequence, .. }) => {
+                return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });
+            }
+            Err(error) => {
+                (surroundings.events)(&Event::SnapshotUnusable {
+                    service: found.name.clone(),
+                    sequence: snapshot.sequence(),
+                    reason: error.to_string(),
+                });
+                unusable = Some(error);
+            }
+        }
+    }
+    Err(match unusable {
+        Some(error) => RecoverError::Rehydrate { error },
+        None => RecoverError::Standing("it has no snapshot to begin with".into()),
+    })
+}

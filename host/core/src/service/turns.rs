@@ -1,0 +1,461 @@
+//! Whose request is next: users of a service take turns, each by what its requests cost.
+//!
+//! Every user has a line of its own, in order. The next turn is that of the waiting user with the least virtual time,
+//! which grows by the cost of what its turns ran (start-time fair queueing). A user who comes back starts at the time of
+//! the last turn, so that to have been idle earns nothing; a user who has waited all the time keeps what it is owed. When
+//! nobody waits all debts are void: there was room for all.
+//!
+//! A user may have as many requests in line as there is room left for others: one alone fills a half, two a third each.
+//! So there is room for a newcomer, however many requests the others send. The same holds for bytes.
+//!
+//! A pure state machine: no clock, no lock.
+
+use lifeboat_api::name::Name;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// Users whose virtual time is known while they wait for nothing.
+const IDLE_USERS_MAX: usize = 1024;
+
+/// Lines that stay when nobody waits, so that a client that sends one request after the other allocates none each time.
+const LINES_KEPT: usize = 16;
+
+/// A request in a line, or in the turn of its user.
+#[derive(Debug)]
+pub(super) struct Waiting<R> {
+    pub(super) request: R,
+    bytes: usize,
+    arrival: u64,
+}
+
+#[derive(Debug)]
+struct Line<R> {
+    waiting: VecDeque<Waiting<R>>,
+    bytes: usize,
+    virtual_time: u64,
+    /// Its place among lines of the same virtual time: the arrival of its first request.
+    order: u64,
+}
+
+impl<R> Line<R> {
+    fn key(&self, user: &Name) -> (u64, u64, Name) {
+        (self.virtual_time, self.order, user.clone())
+    }
+}
+
+/// The lines of all users.
+#[derive(Debug)]
+pub(super) struct Turns<R> {
+    lines: HashMap<Name, Line<R>>,
+    /// Lines that wait for their turn: virtual time, order, user.
+    ready: BTreeSet<(u64, u64, Name)>,
+    /// Whose turn it is.
+    running: Option<Name>,
+    /// The virtual time of the last turn.
+    floor: u64,
+    arrivals: u64,
+    count: usize,
+    bytes: usize,
+    count_max: usize,
+    bytes_max: usize,
+}
+
+impl<R> Turns<R> {
+    /// Lines of so many requests and bytes altogether.
+    pub(super) fn new(count_max: usize, bytes_max: usize) -> Self {
+        Self {
+            lines: HashMap::new(),
+            ready: BTreeSet::new(),
+            running: None,
+            floor: 0,
+            arrivals: 0,
+            count: 0,
+            bytes: 0,
+            count_max,
+            bytes_max,
+        }
+    }
+
+    /// Whose turn it is.
+    pub(super) fn running(&self) -> Option<&Name> {
+        self.running.as_ref()
+    }
+
+    /// How many requests wait.
+    pub(super) fn len(&self) -> usize {
+        self.count
+    }
+
+    /// Numbers something else that arrives, among the requests.
+    pub(super) fn arrive(&mut self) -> u64 {
+        self.arrivals += 1;
+        self.arrivals
+    }
+
+    /// The arrival of the request that has waited longest.
+    pub(super) fn earliest(&self) -> Option<u64> {
+        self.lines.values().filter_map(|line| Some(line.waiting.front()?.arrival)).min()
+    }
+
+    /// Whether `user` has room to spare for a few more requests.
+    pub(super) fn has_room(&self, user: &Name) -> bool {
+        let (count, bytes) = self.lines.get(user).map_or((0, 0), |line| (line.waiting.len(), line.bytes));
+        let (free, free_bytes) = self.free();
+        count * 4 < free * 3 && bytes * 2 < free_bytes
+    }
+
+    /// Requests and bytes that there is room for. What is left of a turn comes back also where others have taken its room
+    /// meanwhile, so that more may be in line than the bounds say.
+    fn free(&self) -> (usize, usize) {
+        (self.count_max.saturating_sub(self.count), self.bytes_max.saturating_sub(self.bytes))
+    }
+
+    /// Puts a request in line, if the user has room for it.
+    pub(super) fn push(&mut self, user: &Name, bytes: usize, request: R) -> Result<(), R> {
+        let (free, free_bytes) = self.free();
+        let fits = |own: usize, own_bytes: usize| {
+            // The first of a user needs room only, and no share of it.
+            let own_bytes = if own == 0 { 0 } else { own_bytes };
+            own < free && own_bytes.saturating_add(bytes) <= free_bytes
+        };
+        let line = match self.lines.get_mut(user) {
+            Some(line) if fits(line.waiting.len(), line.bytes) => line,
+            None if fits(0, 0) => {
+                self.forget_idle();
+                let line = Line { waiting: VecDeque::new(), bytes: 0, virtual_time: 0, order: 0 };
+                self.lines.entry(user.clone()).or_insert(line)
+            }
+            _ => return Err(request),
+        };
+        self.arrivals += 1;
+        let arrival = self.arrivals;
+        line.waiting.push_back(Waiting { request, bytes, arrival });
+        line.bytes += bytes;
+        (self.count, self.bytes) = (self.count + 1, self.bytes + bytes);
+        if line.waiting.len() == 1 && self.running.as_ref() != Some(user) {
+            line.virtual_time = line.virtual_time.max(self.floor);
+            line.order = arrival;
+            self.ready.insert(line.key(user));
+        }
+        Ok(())
+    }
+
+    /// Forgets users who wait for nothing, if there are many: at first those who owe nothing.
+    fn forget_idle(&mut self) {
+        if self.lines.len() < IDLE_USERS_MAX {
+            return;
+        }
+        let (floor, running) = (self.floor, self.running.clone());
+        let is_busy = |user: &Name, line: &Line<R>| !line.waiting.is_empty() || running.as_ref() == Some(user);
+        self.lines.retain(|user, line| is_busy(user, line) || line.virtual_time > floor);
+        if self.lines.len() >= IDLE_USERS_MAX {
+            self.lines.retain(|user, line| is_busy(user, line));
+        }
+    }
+
+    /// Begins the turn of the next user: takes at most `count_max` of its requests, of `bytes_max` bytes but for the first.
+    /// They do not reach past what arrived as number `until`, unless the first does. None if nobody waits.
+    ///
+    /// # Panics
+    /// The last turn was not ended.
+    pub(super) fn begin_turn(
+        &mut self,
+        count_max: usize,
+        bytes_max: usize,
+        until: Option<u64>,
+        taken: &mut VecDeque<Waiting<R>>,
+    ) -> Option<Name> {
+        assert!(self.running.is_none(), "one turn at a time");
+        let (virtual_time, _, user) = self.ready.pop_first()?;
+        self.floor = virtual_time;
+        let line = self.lines.get_mut(&user).expect("who is ready has a line");
+        let mut bytes = 0;
+        let mut is_first_before = false;
+        while let Some(next) = line.waiting.front() {
+            let is_before = until.is_none_or(|until| next.arrival < until);
+            let is_first = taken.is_empty();
+            is_first_before |= is_first && is_before;
+            if !is_first
+                && (taken.len() >= count_max || bytes + next.bytes > bytes_max || is_first_before && !is_before)
+            {
+                break;
+            }
+            bytes += next.bytes;
+            taken.extend(line.waiting.pop_front());
+        }
+        line.bytes -= bytes;
+        (self.count, self.bytes) = (self.count - taken.len(), self.bytes - bytes);
+        self.running = Some(user.clone());
+        Some(user)
+    }
+
+    /// Ends the turn, which has cost so much. What is left of it stands first in the user's line again.
+    pub(super) fn end_turn(&mut self, cost: u64, left: &mut VecDeque<Waiting<R>>) {
+        let Some(user) = self.running.take() else { return };
+        let line = self.lines.get_mut(&user).expect("whose turn it is has a line");
+        while let Some(waiting) = left.pop_back() {
+            line.bytes += waiting.bytes;
+            (self.count, self.bytes) = (self.count + 1, self.bytes + waiting.bytes);
+            line.waiting.push_front(waiting);
+        }
+        line.virtual_time = line.virtual_time.saturating_add(cost);
+        if let Some(first) = line.waiting.front() {
+            line.order = first.arrival;
+            self.ready.insert(line.key(&user));
+        }
+        if self.count == 0 {
+            self.floor = 0;
+            if self.lines.len() > LINES_KEPT {
+                self.lines.clear();
+            }
+            self.lines.values_mut().for_each(|line| line.virtual_time = 0);
+        }
+    }
+
+    /// Takes requests of `user` out of the line.
+    pub(super) fn remove(&mut self, user: &Name, mut is_meant: impl FnMut(&R) -> bool) -> Vec<R> {
+        let Some(line) = self.lines.get_mut(user) else { return Vec::new() };
+        let is_ready = self.ready.remove(&line.key(user));
+        let mut removed = Vec::new();
+        for waiting in std::mem::take(&mut line.waiting) {
+            if is_meant(&waiting.request) {
+                line.bytes -= waiting.bytes;
+                (self.count, self.bytes) = (self.count - 1, self.bytes - waiting.bytes);
+                removed.push(waiting.request);
+            } else {
+                line.waiting.push_back(waiting);
+            }
+        }
+        if is_ready && !line.waiting.is_empty() {
+            self.ready.insert(line.key(user));
+        }
+        removed
+    }
+
+    /// Takes all that waits.
+    pub(super) fn take_all(&mut self) -> Vec<R> {
+        self.ready.clear();
+        (self.count, self.bytes) = (0, 0);
+        self.lines.drain().flat_map(|(_, line)| line.waiting).map(|waiting| waiting.request).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeMap;
+
+    fn user(index: usize) -> Name {
+        Name::new(&format!("user{index}")).expect("a name")
+    }
+
+    #[derive(Debug, Clone)]
+    enum Step {
+        /// So many requests of a user, of so many bytes, each of which will cost so much.
+        Push(usize, usize, usize, u64),
+        /// A turn of at most so many requests begins.
+        Begin(usize),
+        /// It ends when so many of them are run.
+        End(usize),
+        /// Every second request of a user is taken out.
+        Remove(usize),
+    }
+
+    const COST_MAX: u64 = 1_000;
+
+    fn steps() -> impl Strategy<Value = Vec<Step>> {
+        let step = prop_oneof![
+            4 => (0usize..4, 1usize..6, 0usize..40, 1..=COST_MAX).prop_map(|(u, n, b, c)| Step::Push(u, n, b, c)),
+            6 => (1usize..5).prop_map(Step::Begin),
+            6 => (0usize..5).prop_map(Step::End),
+            1 => (0usize..4).prop_map(Step::Remove),
+        ];
+        prop::collection::vec(step, 1..200)
+    }
+
+    #[test]
+    fn what_is_left_of_a_turn_comes_back_though_others_have_taken_its_room() {
+        let mut turns = Turns::new(16, 1_000);
+        let mut taken = VecDeque::new();
+        while turns.push(&user(0), 1, ()).is_ok() {}
+        turns.begin_turn(8, 1_000, None, &mut taken).expect("one waits");
+        taken.pop_front();
+        for other in 1..10 {
+            while turns.push(&user(other), 1, ()).is_ok() {}
+        }
+        let before = turns.len();
+        turns.end_turn(1, &mut taken);
+        assert_eq!(turns.len(), before + 7);
+        assert!(turns.len() > 16, "more than the bound");
+        assert!(turns.push(&user(11), 1, ()).is_err() && !turns.has_room(&user(11)));
+        let mut runs = 0;
+        while turns.begin_turn(1, 1_000, None, &mut taken).is_some() {
+            taken.clear();
+            turns.end_turn(1, &mut taken);
+            runs += 1;
+        }
+        assert_eq!((runs, turns.len()), (before + 7, 0));
+        assert!(turns.push(&user(11), 1, ()).is_ok());
+    }
+
+    /// What is known of a user without any of the machine's data structures.
+    #[derive(Debug, Default)]
+    struct Model {
+        /// Number, bytes and cost of each request, in order.
+        line: VecDeque<(u64, usize, u64)>,
+        time: u64,
+        /// What each other user was served since this one began to wait, and how far it was behind then.
+        served: BTreeMap<usize, (u64, u64)>,
+    }
+
+    impl Model {
+        fn bytes(&self) -> usize {
+            self.line.iter().map(|(_, bytes, _)| bytes).sum()
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn turns_are_in_order_bounded_and_fair(steps in steps()) {
+            const COUNT_MAX: usize = 24;
+            const BYTES_MAX: usize = 300;
+            const TURN_COUNT: usize = 5;
+            let mut turns: Turns<(u64, u64)> = Turns::new(COUNT_MAX, BYTES_MAX);
+            let mut model: Vec<Model> = (0..4).map(|_| Model::default()).collect();
+            const TURN_BYTES: usize = 100;
+            let (mut number, mut floor) = (0, 0);
+            let mut running: Option<(usize, VecDeque<Waiting<_>>, Vec<_>)> = None;
+            for step in steps {
+                let waiting = |model: &[Model]| model.iter().map(|user| user.line.len()).sum::<usize>();
+                let bytes_waiting = |model: &[Model]| model.iter().map(Model::bytes).sum::<usize>();
+                match step {
+                    Step::Push(index, count, bytes, cost) => for _ in 0..count {
+                        number += 1;
+                        let free = COUNT_MAX.saturating_sub(waiting(&model));
+                        let free_bytes = BYTES_MAX.saturating_sub(bytes_waiting(&model));
+                        let own = &model[index];
+                        let fits = own.line.len() < free
+                            && if own.line.is_empty() { bytes <= free_bytes } else { own.bytes() + bytes <= free_bytes };
+                        prop_assert_eq!(turns.push(&user(index), bytes, (number, cost)).is_ok(), fits);
+                        if !fits {
+                            continue;
+                        }
+                        let is_running = running.as_ref().is_some_and(|(running, ..)| *running == index);
+                        if own.line.is_empty() && !is_running {
+                            let time = own.time.max(floor);
+                            let behind = (0..4).map(|other| (other, (0, time.saturating_sub(model[other].time.max(floor)))));
+                            let behind = behind.collect();
+                            (model[index].time, model[index].served) = (time, behind);
+                        }
+                        model[index].line.push_back((number, bytes, cost));
+                    },
+                    Step::Begin(taken_max) => {
+                        if running.is_some() {
+                            continue;
+                        }
+                        let mut taken = VecDeque::new();
+                        let next = turns.begin_turn(taken_max, TURN_BYTES, None, &mut taken);
+                        let least = model.iter().filter(|user| !user.line.is_empty()).map(|user| user.time).min();
+                        prop_assert_eq!(next.is_some(), least.is_some());
+                        let Some((next, least)) = next.zip(least) else { continue };
+                        let index = (0..4).find(|index| user(*index) == next).expect("known");
+                        // It is the turn of one who has had least, and of its requests in their order.
+                        prop_assert_eq!(model[index].time, least);
+                        floor = least;
+                        prop_assert!(!taken.is_empty() && taken.len() <= taken_max);
+                        let of_model: Vec<_> = model[index].line.drain(..taken.len()).collect();
+                        prop_assert!(taken.iter().zip(&of_model).all(|(taken, model)| taken.request.0 == model.0));
+                        running = Some((index, taken, of_model));
+                    }
+                    Step::End(run) => {
+                        let Some((index, mut taken, mut of_model)) = running.take() else { continue };
+                        let run = run.min(taken.len());
+                        taken.drain(..run);
+                        let cost = of_model.drain(..run).map(|(_, _, cost)| cost).sum();
+                        of_model.into_iter().rev().for_each(|left| model[index].line.push_front(left));
+                        turns.end_turn(cost, &mut taken);
+                        model[index].time += cost;
+                        for other in (0..4).filter(|other| *other != index) {
+                            if model[other].line.is_empty() {
+                                continue;
+                            }
+                            let (served, behind) = model[other].served.entry(index).or_default();
+                            *served += cost;
+                            // Nobody is served more while another waits than it was behind, and one turn.
+                            prop_assert!(*served <= *behind + TURN_COUNT as u64 * COST_MAX, "{served} {behind}");
+                        }
+                        model[index].served = (0..4)
+                            .map(|other| (other, (0, model[index].time.saturating_sub(model[other].time.max(floor)))))
+                            .collect();
+                        if waiting(&model) == 0 {
+                            floor = 0;
+                            model.iter_mut().for_each(|user| user.time = 0);
+                        }
+                    }
+                    Step::Remove(index) => {
+                        let removed = turns.remove(&user(index), |(number, _)| number % 2 == 0);
+                        let mut meant = Vec::new();
+                        model[index].line.retain(|(number, _, cost)| {
+                            if number % 2 == 0 {
+                                meant.push((*number, *cost));
+                            }
+                            number % 2 != 0
+                        });
+                        prop_assert_eq!(removed, meant);
+                    }
+                }
+                prop_assert_eq!(turns.len(), waiting(&model));
+                prop_assert_eq!(turns.bytes, bytes_waiting(&model));
+                // What is left of a turn comes back, whether there is room for it or not.
+                prop_assert!(turns.len() <= COUNT_MAX + TURN_COUNT && turns.bytes <= BYTES_MAX + TURN_BYTES);
+                let least = model.iter().filter_map(|user| Some(user.line.front()?.0)).min();
+                prop_assert_eq!(turns.earliest().is_some(), least.is_some());
+            }
+            let left = turns.take_all().len();
+            prop_assert_eq!((left, turns.len()), (model.iter().map(|user| user.line.len()).sum(), 0));
+        }
+    }
+
+    #[test]
+    fn one_user_alone_fills_a_half_and_there_is_always_room_for_another() {
+        let mut turns = Turns::new(2_048, 1 << 20);
+        let fill = |turns: &mut Turns<()>, index| (0..).take_while(|_| turns.push(&user(index), 1, ()).is_ok()).count();
+        assert_eq!(fill(&mut turns, 0), 1_024);
+        assert!(!turns.has_room(&user(0)));
+        for index in 1..10 {
+            assert!(turns.has_room(&user(index)));
+            assert!(fill(&mut turns, index) > 0);
+        }
+        assert!(turns.push(&user(10), 1, ()).is_ok());
+    }
+
+    #[test]
+    fn a_turn_does_not_reach_past_an_order_that_waits_for_its_first() {
+        let mut turns = Turns::new(100, 100);
+        let mut taken = VecDeque::new();
+        turns.push(&user(0), 0, 1).expect("room");
+        turns.push(&user(0), 0, 2).expect("room");
+        let order = turns.arrive();
+        turns.push(&user(0), 0, 3).expect("room");
+        turns.begin_turn(10, 10, Some(order), &mut taken).expect("a turn");
+        assert_eq!(taken.drain(..).map(|waiting| waiting.request).collect::<Vec<_>>(), [1, 2]);
+        turns.end_turn(1, &mut taken);
+        assert!(turns.earliest().is_some_and(|earliest| earliest > order));
+        turns.begin_turn(10, 10, Some(order), &mut taken).expect("a turn");
+        assert_eq!(taken.len(), 1);
+    }
+
+    #[test]
+    fn users_who_wait_for_nothing_do_not_pile_up() {
+        let mut turns = Turns::new(10, 10);
+        turns.push(&user(0), 0, ()).expect("room");
+        for index in 1..2 * IDLE_USERS_MAX {
+            turns.push(&user(index), 0, ()).expect("room");
+            let mut taken = VecDeque::new();
+            turns.begin_turn(1, 1, None, &mut taken).expect("a turn");
+            taken.clear();
+            turns.end_turn(1_000_000, &mut taken);
+        }
+        assert!(turns.lines.len() <= IDLE_USERS_MAX, "{}", turns.lines.len());
+    }
+}

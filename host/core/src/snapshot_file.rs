@@ -1,0 +1,727 @@
+//! Snapshots as files: written aside, synced, renamed, and checked whole before any of it is believed.
+//!
+//! A file has a prefix of fixed length with a checksum of its own, so that a newer version can be told from damage;
+//! then a header that says what the snapshot is of; then the chunks of its sections. `docs/format.md` gives every byte.
+//! A file holds no secret and no path: it may leave the machine.
+//!
+//! This module never removes nor replaces a snapshot. Which one is old enough to go is for those to say who restored a
+//! newer one.
+
+use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::name::Name;
+use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::storage::{Storage, StorageFile};
+use lifeboat_vm::snapshot::Snapshot;
+use serde::{Deserialize, Serialize};
+use std::io;
+use std::ops::Range;
+use thiserror::Error;
+
+/// The version of the format that this host writes, and the newest that it reads.
+pub const SNAPSHOT_VERSION: u32 = 1;
+
+/// The longest header, in bytes.
+pub const SNAPSHOT_HEADER_BYTES_MAX: u32 = 16 * 1024 * 1024;
+
+/// The longest body, in bytes: a state and a disk of 2 GiB each.
+pub const SNAPSHOT_BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
+
+/// The section with the state that the guest exported.
+pub const SECTION_STATE: u16 = 1;
+
+/// The section with the bytes that the workload was loaded from, of a portable snapshot.
+pub const SECTION_WORKLOAD: u16 = 3;
+
+/// The section with the service's settings, of a portable snapshot.
+pub const SECTION_SETTINGS: u16 = 4;
+
+/// The section with the newest times in ids whose answers were forgotten, of each user. It is optional: a host that does
+/// not know it takes [`Course::forgotten_id_time`] as that of all users.
+pub const SECTION_FORGOTTEN: u16 = 5;
+
+/// The kinds that this host knows.
+const SECTIONS_KNOWN: [u16; 4] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS, SECTION_FORGOTTEN];
+
+const MAGIC: [u8; 8] = *b"LBSNAPS\n";
+
+/// The prefix: magic, version, lengths, hash, checksum.
+const PREFIX_BYTES: usize = 64;
+
+/// What of the prefix stands before the hash.
+const HASH_OFFSET: usize = 24;
+
+/// What of the prefix its checksum covers.
+const CHECKSUM_OFFSET: usize = 56;
+
+/// How much is read at once to check a file, in bytes.
+const READ_BYTES: usize = 1024 * 1024;
+
+/// What a snapshot is of, and what is in it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SnapshotHeader {
+    /// The service.
+    pub service: Name,
+    /// The BLAKE3 hash of the workload that exported it.
+    pub workload_hash: [u8; 32],
+    /// What the guest's `state-version` said.
+    pub state_version: u32,
+    /// The last transaction that is part of it.
+    pub sequence: Sequence,
+    /// The time of that transaction.
+    pub timestamp: Timestamp,
+    /// The last record of the service's journal that is part of it: a replay begins after it.
+    pub record: RecordNumber,
+    /// What the service goes on with.
+    pub course: Course,
+    /// What the body is made of, in its order.
+    pub sections: Vec<Section>,
+}
+
+impl SnapshotHeader {
+    /// How many bytes the guest exported.
+    #[must_use]
+    pub fn state_bytes(&self) -> u64 {
+        self.sections.iter().filter(|section| section.kind == SECTION_STATE).map(Section::bytes).sum()
+    }
+}
+
+/// What a service goes on with from a snapshot, beside its state.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Course {
+    /// The number of its VM.
+    pub vm_number: u64,
+    /// The name of that VM's size.
+    pub size: String,
+    /// Fuel that its tank was charged.
+    pub fuel_used: u64,
+    /// Which random numbers its transactions saw last.
+    pub epoch: Epoch,
+    /// The first record of the service's journal with an answer that was kept.
+    pub first_answer: RecordNumber,
+    /// The newest time in an id whose answer was forgotten, of all users.
+    pub forgotten_id_time: Option<Timestamp>,
+}
+
+/// A part of the body.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Section {
+    /// What it is: [`SECTION_STATE`], [`SECTION_WORKLOAD`], [`SECTION_SETTINGS`] or [`SECTION_FORGOTTEN`].
+    pub kind: u16,
+    /// Whether a host that does not know its kind may leave it out. Otherwise it must refuse the snapshot.
+    pub is_optional: bool,
+    /// How long its chunks are, in bytes.
+    pub chunk_bytes: Vec<u32>,
+}
+
+impl Section {
+    fn bytes(&self) -> u64 {
+        self.chunk_bytes.iter().map(|bytes| u64::from(*bytes)).sum()
+    }
+}
+
+/// A snapshot file could not be written or read. Nothing that was there before was changed.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SnapshotFileError {
+    /// There is a snapshot of this name.
+    #[error("snapshot '{name}' exists already")]
+    Exists {
+        /// The file.
+        name: String,
+    },
+    /// The sections say something else than the chunks that were given.
+    #[error("snapshot '{name}' has sections of {sections_bytes} bytes, but its chunks have {chunks_bytes}")]
+    WrongSections {
+        /// The file.
+        name: String,
+        /// What the sections say.
+        sections_bytes: u64,
+        /// What the chunks have.
+        chunks_bytes: u64,
+    },
+    /// It does not begin like a snapshot.
+    #[error("'{name}' is not a snapshot")]
+    NotASnapshot {
+        /// The file.
+        name: String,
+    },
+    /// A newer host wrote it.
+    #[error("snapshot '{name}' has version {found}, this host reads up to {SNAPSHOT_VERSION}; use a newer host")]
+    FutureVersion {
+        /// The file.
+        name: String,
+        /// Its version.
+        found: u32,
+    },
+    /// It has a section that this host does not know and must not leave out.
+    #[error("snapshot '{name}' has a section of kind {kind}, which this host does not know; use a newer host")]
+    UnknownSection {
+        /// The file.
+        name: String,
+        /// The kind.
+        kind: u16,
+    },
+    /// It is longer than a snapshot can be.
+    #[error("snapshot '{name}' has {bytes} bytes of {part}, the limit is {limit_bytes}")]
+    TooLong {
+        /// The file.
+        name: String,
+        /// `header` or `body`.
+        part: &'static str,
+        /// Its length.
+        bytes: u64,
+        /// The bound.
+        limit_bytes: u64,
+    },
+    /// It is cut off within its prefix, which would say how long it was.
+    #[error("snapshot '{name}' is cut off: it is {bytes} bytes long, and any begins with {PREFIX_BYTES}")]
+    CutOff {
+        /// The file.
+        name: String,
+        /// How long it is.
+        bytes: u64,
+    },
+    /// It is cut off, or goes on after its end.
+    #[error("snapshot '{name}' is {bytes} bytes long, but was written with {expected_bytes}")]
+    WrongLength {
+        /// The file.
+        name: String,
+        /// How long it is.
+        bytes: u64,
+        /// How long it should be.
+        expected_bytes: u64,
+    },
+    /// It is not what was written.
+    #[error("snapshot '{name}' is damaged: its {part} does not match its hash")]
+    Damaged {
+        /// The file.
+        name: String,
+        /// `prefix` or `content`.
+        part: &'static str,
+    },
+    /// Its content is what was written, but makes no sense.
+    #[error("snapshot '{name}' has a header that cannot be read: {reason}")]
+    BadHeader {
+        /// The file.
+        name: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The storage fails.
+    #[error("cannot {action} snapshot '{name}'")]
+    Storage {
+        /// The file.
+        name: String,
+        /// What was tried.
+        action: &'static str,
+        /// Why it failed.
+        source: io::Error,
+    },
+}
+
+impl SnapshotFileError {
+    /// Whether the file is not what was written. Else it is another host's, or could not be read.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        matches!(
+            self,
+            Self::NotASnapshot { .. }
+                | Self::CutOff { .. }
+                | Self::WrongLength { .. }
+                | Self::Damaged { .. }
+                | Self::BadHeader { .. }
+        )
+    }
+}
+
+/// The name of a snapshot's file. Names of a service sort as its snapshots do.
+#[must_use]
+pub fn file_name(service: &Name, record: RecordNumber) -> String {
+    format!("{service}.{:020}.snapshot", record.0)
+}
+
+/// Writes a snapshot. When this returns, it survives a crash; before, there is none of this name.
+///
+/// # Errors
+/// [`SnapshotFileError`]. What was written aside is left to be overwritten by the next attempt.
+pub fn write<'a>(
+    storage: &dyn Storage,
+    name: &str,
+    header: &SnapshotHeader,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(), SnapshotFileError> {
+    let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
+    if storage.list().map_err(failed("look for"))?.iter().any(|other| other == name) {
+        return Err(SnapshotFileError::Exists { name: name.to_owned() });
+    }
+    let aside = format!("{name}.tmp");
+    match storage.remove(&aside) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed("clear the way for")(error)),
+        _ => {}
+    }
+    let file = storage.create(&aside).map_err(failed("create"))?;
+    let written = write_to(&*file, name, header, chunks);
+    drop(file);
+    let named = written.and_then(|()| storage.rename(&aside, name).map_err(failed("name")));
+    if named.is_err() {
+        // A part of a file would take the room that others need.
+        let _ = storage.remove(&aside);
+    }
+    named?;
+    storage.sync_directory().map_err(failed("sync the directory of"))
+}
+
+/// Writes a snapshot into an empty `file`, which errors call `name`. When this returns, the bytes survive a crash; the
+/// file's own name is the caller's business.
+///
+/// # Errors
+/// [`SnapshotFileError`]; the file holds no snapshot then.
+pub fn write_to<'a>(
+    file: &dyn StorageFile,
+    name: &str,
+    header: &SnapshotHeader,
+    chunks: impl IntoIterator<Item = &'a [u8]>,
+) -> Result<(), SnapshotFileError> {
+    let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
+    let header_bytes = postcard::to_stdvec(header)
+        .map_err(|error| SnapshotFileError::BadHeader { name: name.to_owned(), reason: error.to_string() })?;
+    let body_bytes: u64 = header.sections.iter().map(Section::bytes).sum();
+    check_lengths(name, header_bytes.len() as u64, body_bytes)?;
+    let header_length = u32::try_from(header_bytes.len()).expect("SNAPSHOT_HEADER_BYTES_MAX is below 4 GiB");
+    let mut prefix = prefix_without_hash(header_length, body_bytes);
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&prefix).update(&header_bytes);
+    let mut offset = PREFIX_BYTES as u64;
+    file.write_all_at(offset, &header_bytes).map_err(failed("write"))?;
+    offset += header_bytes.len() as u64;
+    let mut lengths = header.sections.iter().flat_map(|section| &section.chunk_bytes);
+    let mut chunks_bytes = 0;
+    for chunk in chunks {
+        chunks_bytes += chunk.len() as u64;
+        if lengths.next().is_none_or(|bytes| *bytes as usize != chunk.len()) {
+            return Err(SnapshotFileError::WrongSections {
+                name: name.to_owned(),
+                sections_bytes: body_bytes,
+                chunks_bytes,
+            });
+        }
+        hasher.update(chunk);
+        file.write_all_at(offset, chunk).map_err(failed("write"))?;
+        offset += chunk.len() as u64;
+    }
+    if chunks_bytes != body_bytes {
+        return Err(SnapshotFileError::WrongSections {
+            name: name.to_owned(),
+            sections_bytes: body_bytes,
+            chunks_bytes,
+        });
+    }
+    prefix.extend_from_slice(hasher.finalize().as_bytes());
+    let checksum = blake3::hash(&prefix);
+    prefix.extend_from_slice(&checksum.as_bytes()[..PREFIX_BYTES - CHECKSUM_OFFSET]);
+    file.write_all_at(0, &prefix).map_err(failed("write"))?;
+    file.sync_data().map_err(failed("sync"))
+}
+
+/// A snapshot that was read and checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SnapshotContent {
+    /// What it is of.
+    pub header: SnapshotHeader,
+    /// All sections.
+    pub body: Vec<u8>,
+}
+
+impl SnapshotContent {
+    /// The state that is in it.
+    #[must_use]
+    pub fn into_snapshot(self) -> Snapshot {
+        let ranges = self.chunks(SECTION_STATE);
+        let Self { header, body } = self;
+        let body = Bytes::from(body);
+        let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
+        Snapshot::new(header.sequence, header.timestamp, header.state_version, chunks)
+    }
+
+    /// Where the chunks of a section are in the body; none if there is no such section.
+    #[must_use]
+    pub fn chunks(&self, kind: u16) -> Vec<Range<usize>> {
+        let mut chunks = Vec::new();
+        let mut start = 0;
+        for section in &self.header.sections {
+            for bytes in &section.chunk_bytes {
+                let end = start + *bytes as usize;
+                if section.kind == kind {
+                    chunks.push(start..end);
+                }
+                start = end;
+            }
+        }
+        chunks
+    }
+}
+
+/// Reads a snapshot into memory. Nothing of it is decoded before all of it was compared with its hash.
+///
+/// # Errors
+/// [`SnapshotFileError`].
+pub fn read(storage: &dyn Storage, name: &str) -> Result<SnapshotContent, SnapshotFileError> {
+    read_whole(&Stored::open(storage, name)?)
+}
+
+/// Reads a snapshot from a file that is open, which errors call `name`.
+///
+/// # Errors
+/// [`SnapshotFileError`].
+pub fn read_from(file: Box<dyn StorageFile>, name: &str) -> Result<SnapshotContent, SnapshotFileError> {
+    read_whole(&Stored::begin(file, name)?)
+}
+
+fn read_whole(stored: &Stored<'_>) -> Result<SnapshotContent, SnapshotFileError> {
+    let mut body = vec![0; usize::try_from(stored.body_bytes).expect("SNAPSHOT_BODY_BYTES_MAX fits")];
+    let header_bytes = stored.read_header()?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&stored.prefix[..HASH_OFFSET]).update(&header_bytes);
+    let mut offset = PREFIX_BYTES as u64 + header_bytes.len() as u64;
+    for part in body.chunks_mut(READ_BYTES) {
+        stored.read(offset, part)?;
+        hasher.update(part);
+        offset += part.len() as u64;
+    }
+    stored.check_hash(&hasher)?;
+    Ok(SnapshotContent { header: stored.decode_header(&header_bytes)?, body })
+}
+
+/// Checks a snapshot as [`read`] does, without keeping its body in memory.
+///
+/// # Errors
+/// [`SnapshotFileError`].
+pub fn check(storage: &dyn Storage, name: &str) -> Result<SnapshotHeader, SnapshotFileError> {
+    let stored = Stored::open(storage, name)?;
+    let header_bytes = stored.read_header()?;
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(&stored.prefix[..HASH_OFFSET]).update(&header_bytes);
+    let mut offset = PREFIX_BYTES as u64 + header_bytes.len() as u64;
+    let end = offset + stored.body_bytes;
+    let mut buffer = vec![0; READ_BYTES];
+    while offset < end {
+        let count = buffer.len().min(usize::try_from(end - offset).unwrap_or(usize::MAX));
+        stored.read(offset, &mut buffer[..count])?;
+        hasher.update(&buffer[..count]);
+        offset += count as u64;
+    }
+    stored.check_hash(&hasher)?;
+    stored.decode_header(&header_bytes)
+}
+
+/// A snapshot's file whose prefix is good and whose length is right.
+struct Stored<'a> {
+    name: &'a str,
+    file: Box<dyn StorageFile>,
+    prefix: [u8; PREFIX_BYTES],
+    header_bytes: u32,
+    body_bytes: u64,
+}
+
+impl<'a> Stored<'a> {
+    fn open(storage: &dyn Storage, name: &'a str) -> Result<Self, SnapshotFileError> {
+        let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
+        Self::begin(storage.open(name).map_err(failed("open"))?, name)
+    }
+
+    fn begin(file: Box<dyn StorageFile>, name: &'a str) -> Result<Self, SnapshotFileError> {
+        let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
+        let bytes = file.bytes().map_err(failed("read"))?;
+        let mut prefix = [0; PREFIX_BYTES];
+        let start = PREFIX_BYTES.min(usize::try_from(bytes).unwrap_or(PREFIX_BYTES));
+        file.read_exact_at(0, &mut prefix[..start]).map_err(failed("read"))?;
+        if !prefix.starts_with(&MAGIC) {
+            return Err(SnapshotFileError::NotASnapshot { name: name.to_owned() });
+        }
+        if start < PREFIX_BYTES {
+            return Err(SnapshotFileError::CutOff { name: name.to_owned(), bytes });
+        }
+        let checksum = blake3::hash(&prefix[..CHECKSUM_OFFSET]);
+        if checksum.as_bytes()[..PREFIX_BYTES - CHECKSUM_OFFSET] != prefix[CHECKSUM_OFFSET..] {
+            return Err(SnapshotFileError::Damaged { name: name.to_owned(), part: "prefix" });
+        }
+        let version = u32::from_le_bytes(array(&prefix, 8));
+        if version != SNAPSHOT_VERSION {
+            return Err(SnapshotFileError::FutureVersion { name: name.to_owned(), found: version });
+        }
+        let header_bytes = u32::from_le_bytes(array(&prefix, 12));
+        let body_bytes = u64::from_le_bytes(array(&prefix, 16));
+        check_lengths(name, u64::from(header_bytes), body_bytes)?;
+        let expected_bytes = PREFIX_BYTES as u64 + u64::from(header_bytes) + body_bytes;
+        if bytes != expected_bytes {
+            return Err(SnapshotFileError::WrongLength { name: name.to_owned(), bytes, expected_bytes });
+        }
+        Ok(Self { name, file, prefix, header_bytes, body_bytes })
+    }
+
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SnapshotFileError> {
+        let failed = |source| SnapshotFileError::Storage { name: self.name.to_owned(), action: "read", source };
+        self.file.read_exact_at(offset, buffer).map_err(failed)
+    }
+
+    fn read_header(&self) -> Result<Vec<u8>, SnapshotFileError> {
+        let mut bytes = vec![0; self.header_bytes as usize];
+        self.read(PREFIX_BYTES as u64, &mut bytes)?;
+        Ok(bytes)
+    }
+
+    fn check_hash(&self, hasher: &blake3::Hasher) -> Result<(), SnapshotFileError> {
+        if hasher.finalize().as_bytes()[..] == self.prefix[HASH_OFFSET..CHECKSUM_OFFSET] {
+            return Ok(());
+        }
+        Err(SnapshotFileError::Damaged { name: self.name.to_owned(), part: "content" })
+    }
+
+    /// Decodes a header whose hash is right. A host may still have written nonsense.
+    fn decode_header(&self, bytes: &[u8]) -> Result<SnapshotHeader, SnapshotFileError> {
+        let bad = |reason: String| SnapshotFileError::BadHeader { name: self.name.to_owned(), reason };
+        let (header, rest): (SnapshotHeader, _) =
+            postcard::take_from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
+        if !rest.is_empty() {
+            return Err(bad(format!("{} bytes follow it", rest.len())));
+        }
+        // A service counts on from these.
+        let counted = [header.sequence.0, header.record.0, header.timestamp.0, header.course.vm_number];
+        if counted.into_iter().any(|number| number > u64::MAX / 2) {
+            return Err(bad("its sequence, record, timestamp or VM is out of range".into()));
+        }
+        let sections_bytes = header.sections.iter().map(Section::bytes).sum::<u64>();
+        if sections_bytes != self.body_bytes {
+            return Err(bad(format!("its sections have {sections_bytes} bytes, the body has {}", self.body_bytes)));
+        }
+        let unknown =
+            header.sections.iter().find(|section| !SECTIONS_KNOWN.contains(&section.kind) && !section.is_optional);
+        match unknown {
+            Some(section) => Err(SnapshotFileError::UnknownSection { name: self.name.to_owned(), kind: section.kind }),
+            None => Ok(header),
+        }
+    }
+}
+
+fn check_lengths(name: &str, header_bytes: u64, body_bytes: u64) -> Result<(), SnapshotFileError> {
+    let parts =
+        [("header", header_bytes, u64::from(SNAPSHOT_HEADER_BYTES_MAX)), ("body", body_bytes, SNAPSHOT_BODY_BYTES_MAX)];
+    match parts.into_iter().find(|(_, bytes, limit_bytes)| bytes > limit_bytes) {
+        Some((part, bytes, limit_bytes)) => {
+            Err(SnapshotFileError::TooLong { name: name.to_owned(), part, bytes, limit_bytes })
+        }
+        None => Ok(()),
+    }
+}
+
+fn prefix_without_hash(header_bytes: u32, body_bytes: u64) -> Vec<u8> {
+    let mut prefix = Vec::with_capacity(PREFIX_BYTES);
+    prefix.extend_from_slice(&MAGIC);
+    prefix.extend_from_slice(&SNAPSHOT_VERSION.to_le_bytes());
+    prefix.extend_from_slice(&header_bytes.to_le_bytes());
+    prefix.extend_from_slice(&body_bytes.to_le_bytes());
+    prefix
+}
+
+fn array<const N: usize>(bytes: &[u8], offset: usize) -> [u8; N] {
+    let mut array = [0; N];
+    array.copy_from_slice(&bytes[offset..offset + N]);
+    array
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_journal::storage::{Operation, SimulatedStorage};
+    use proptest::prelude::*;
+
+    const NAME: &str = "bank.00000000000000000007.snapshot";
+
+    fn header(chunks: &[&[u8]]) -> SnapshotHeader {
+        let length = |chunk: &&[u8]| u32::try_from(chunk.len()).expect("short");
+        SnapshotHeader {
+            service: Name::new("bank").expect("a name"),
+            workload_hash: [3; 32],
+            state_version: 2,
+            sequence: Sequence(7),
+            timestamp: Timestamp(1_000_000_007),
+            record: RecordNumber(7),
+            course: Course {
+                vm_number: 3,
+                size: "small".into(),
+                fuel_used: 123,
+                epoch: Epoch([4; 16]),
+                first_answer: RecordNumber(5),
+                forgotten_id_time: Some(Timestamp(6)),
+            },
+            sections: vec![Section {
+                kind: SECTION_STATE,
+                is_optional: false,
+                chunk_bytes: chunks.iter().map(length).collect(),
+            }],
+        }
+    }
+
+    const CHUNKS: [&[u8]; 3] = [b"first chunk", b"", b"third chunk"];
+
+    fn sample() -> SimulatedStorage {
+        let storage = SimulatedStorage::new(1);
+        write(&storage, NAME, &header(&CHUNKS), CHUNKS).expect("writes");
+        storage
+    }
+
+    /// Replaces the prefix's lengths or version, with a good checksum.
+    fn rewrite_prefix(storage: &SimulatedStorage, change: impl Fn(&mut [u8])) {
+        let file = storage.open(NAME).expect("opens");
+        let mut prefix = [0; PREFIX_BYTES];
+        file.read_exact_at(0, &mut prefix).expect("reads");
+        change(&mut prefix);
+        let checksum = blake3::hash(&prefix[..CHECKSUM_OFFSET]);
+        prefix[CHECKSUM_OFFSET..].copy_from_slice(&checksum.as_bytes()[..8]);
+        file.write_all_at(0, &prefix).expect("writes");
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_with_its_chunks() -> Result<(), SnapshotFileError> {
+        let storage = sample();
+        let content = read(&storage, NAME)?;
+        assert_eq!((&content.header, &check(&storage, NAME)?), (&header(&CHUNKS), &header(&CHUNKS)));
+        let chunks: Vec<&[u8]> = content.chunks(SECTION_STATE).into_iter().map(|at| &content.body[at]).collect();
+        assert_eq!(chunks, CHUNKS);
+        assert_eq!(file_name(&content.header.service, content.header.record), NAME);
+        assert_eq!(storage.list().expect("lists"), [NAME]);
+        Ok(())
+    }
+
+    #[test]
+    fn every_flipped_byte_is_found() {
+        let storage = sample();
+        let bytes = usize::try_from(storage.used_bytes()).expect("short");
+        for index in 0..bytes {
+            storage.flip(NAME, index, 0x20);
+            let (whole, streamed) = (read(&storage, NAME), check(&storage, NAME));
+            storage.flip(NAME, index, 0x20);
+            let text = whole.expect_err("flipped").to_string();
+            assert_eq!(text, streamed.expect_err("flipped").to_string());
+            let expected = match index {
+                0..8 => "'bank.00000000000000000007.snapshot' is not a snapshot",
+                8..64 => "snapshot 'bank.00000000000000000007.snapshot' is damaged: its prefix does not match its hash",
+                _ => "snapshot 'bank.00000000000000000007.snapshot' is damaged: its content does not match its hash",
+            };
+            assert_eq!(text, expected, "byte {index}");
+        }
+        assert!(read(&storage, NAME).is_ok());
+    }
+
+    #[test]
+    fn truncated_extended_oversized_and_future_files_get_one_clear_error_each() {
+        let whole = usize::try_from(sample().used_bytes()).expect("short");
+        for bytes in 0..whole {
+            let storage = sample();
+            storage.truncate(NAME, bytes);
+            match read(&storage, NAME) {
+                Err(SnapshotFileError::NotASnapshot { .. }) => assert!(bytes < MAGIC.len()),
+                // How long it was, nothing says any more.
+                Err(SnapshotFileError::CutOff { bytes: found, .. }) if bytes < PREFIX_BYTES => {
+                    assert_eq!(found, bytes as u64);
+                }
+                Err(SnapshotFileError::WrongLength { bytes: found, expected_bytes, .. }) => {
+                    assert_eq!((found, expected_bytes), (bytes as u64, whole as u64));
+                }
+                other => panic!("{bytes}: {other:?}"),
+            }
+        }
+        let storage = sample();
+        storage.open(NAME).and_then(|file| file.write_all_at(whole as u64, b"x")).expect("writes");
+        assert!(matches!(read(&storage, NAME), Err(SnapshotFileError::WrongLength { .. })));
+
+        let storage = sample();
+        rewrite_prefix(&storage, |prefix| prefix[16..24].copy_from_slice(&u64::MAX.to_le_bytes()));
+        assert!(matches!(read(&storage, NAME), Err(SnapshotFileError::TooLong { part: "body", .. })));
+        rewrite_prefix(&storage, |prefix| prefix[12..16].copy_from_slice(&u32::MAX.to_le_bytes()));
+        assert!(matches!(check(&storage, NAME), Err(SnapshotFileError::TooLong { part: "header", .. })));
+        rewrite_prefix(&storage, |prefix| prefix[8] = 2);
+        assert_eq!(
+            check(&storage, NAME).expect_err("newer").to_string(),
+            "snapshot 'bank.00000000000000000007.snapshot' has version 2, this host reads up to 1; use a newer host"
+        );
+    }
+
+    #[test]
+    fn unknown_sections_are_refused_unless_they_may_be_left_out() -> Result<(), SnapshotFileError> {
+        let storage = SimulatedStorage::new(1);
+        let mut header = header(&CHUNKS);
+        header.sections.push(Section { kind: 77, is_optional: true, chunk_bytes: vec![4] });
+        write(&storage, "a", &header, CHUNKS.into_iter().chain([&b"disk"[..]]))?;
+        let content = read(&storage, "a")?;
+        assert_eq!(content.chunks(SECTION_STATE).len(), 3);
+        assert_eq!(content.chunks(77).into_iter().map(|at| &content.body[at]).collect::<Vec<_>>(), [b"disk"]);
+        header.sections[1].is_optional = false;
+        write(&storage, "b", &header, CHUNKS.into_iter().chain([&b"disk"[..]]))?;
+        assert!(matches!(read(&storage, "b"), Err(SnapshotFileError::UnknownSection { kind: 77, .. })));
+        Ok(())
+    }
+
+    #[test]
+    fn a_snapshot_is_never_replaced_and_its_chunks_must_be_those_of_its_sections() {
+        let storage = sample();
+        let again = write(&storage, NAME, &header(&CHUNKS), CHUNKS);
+        assert!(matches!(again, Err(SnapshotFileError::Exists { .. })));
+        for chunks in [&CHUNKS[..2], &[b"first chunk", b"x", b"third chunk"]] {
+            let wrong = write(&storage, "other", &header(&CHUNKS), chunks.iter().copied());
+            assert!(matches!(wrong, Err(SnapshotFileError::WrongSections { .. })), "{wrong:?}");
+        }
+        assert!(write(&storage, "other", &header(&CHUNKS), CHUNKS).is_ok(), "what was left aside does not hinder");
+    }
+
+    #[test]
+    fn after_a_crash_or_an_error_at_any_point_there_is_the_whole_snapshot_or_none() {
+        let older = "bank.00000000000000000003.snapshot";
+        for seed in 0..600 {
+            let storage = SimulatedStorage::new(seed);
+            write(&storage, older, &header(&CHUNKS), CHUNKS).expect("writes");
+            let kinds = [Operation::Write, Operation::SyncData, Operation::Rename, Operation::SyncDirectory];
+            if seed % 2 == 0 {
+                storage.power_off(1 + seed % 15);
+            } else {
+                storage.fail(kinds[usize::try_from(seed / 2).expect("few") % 4], 1 + seed / 8 % 4);
+            }
+            let is_written = write(&storage, NAME, &header(&CHUNKS), CHUNKS).is_ok();
+            let after = storage.crash();
+            assert!(read(&after, older).is_ok(), "the older one stays");
+            match read(&after, NAME) {
+                Ok(content) => assert_eq!(content.header, header(&CHUNKS)),
+                Err(SnapshotFileError::Storage { source, .. }) => {
+                    assert!(!is_written && source.kind() == io::ErrorKind::NotFound);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..200),
+            is_disguised in any::<bool>(),
+        ) {
+            if is_disguised && bytes.len() >= PREFIX_BYTES {
+                // Nonsense that was hashed well.
+                let header_bytes = u32::try_from(bytes.len() - PREFIX_BYTES).expect("short");
+                let mut prefix = prefix_without_hash(header_bytes, 0);
+                let mut hasher = blake3::Hasher::new();
+                hasher.update(&prefix).update(&bytes[PREFIX_BYTES..]);
+                prefix.extend_from_slice(hasher.finalize().as_bytes());
+                let checksum = blake3::hash(&prefix);
+                prefix.extend_from_slice(&checksum.as_bytes()[..8]);
+                bytes[..PREFIX_BYTES].copy_from_slice(&prefix);
+            }
+            let storage = SimulatedStorage::new(1);
+            storage.create("a").and_then(|file| file.write_all_at(0, &bytes)).expect("writes");
+            prop_assert!(read(&storage, "a").is_err());
+            prop_assert!(check(&storage, "a").is_err());
+        }
+    }
+}

@@ -1,0 +1,110 @@
+//! The files that a configuration names, loaded as a server would load them.
+
+use super::tables::{Named, NamedWorkload};
+use super::{Config, ConfigError, ServiceConfig};
+use crate::tls::{self, TlsFile, Unencrypted, Validity};
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::size::Size;
+use lifeboat_host::failover::HEADROOM_POINTS;
+use lifeboat_vm::engine::load;
+use lifeboat_vm::workload::{ReadError, read};
+use std::path::{Path, PathBuf};
+
+/// A place in a file.
+#[derive(Debug, Clone)]
+pub(super) struct Place {
+    pub(super) file: String,
+    /// Counted from 1.
+    pub(super) line: usize,
+    /// Counted from 1.
+    pub(super) column: usize,
+}
+
+impl Place {
+    pub(super) fn error(&self, message: String) -> ConfigError {
+        let Self { file, line, column } = self.clone();
+        ConfigError::Invalid { file, line, column, message }
+    }
+}
+
+/// The files that a configuration names, each with the place where it is named.
+#[derive(Debug)]
+pub struct NamedFiles {
+    certificate: Option<Place>,
+    key: Option<Place>,
+    /// Each with the service that it is for, if that is known.
+    workloads: Vec<(PathBuf, Option<ServiceConfig>, Place)>,
+    listen: Place,
+    fleet: Place,
+}
+
+impl NamedFiles {
+    /// `place` makes a place of the bytes before it.
+    pub(super) fn new(named: Named, place: impl Fn(usize) -> Place) -> Self {
+        let workload = |NamedWorkload { path, service }: NamedWorkload| (path.value, service, place(path.offset));
+        Self {
+            certificate: named.certificate.map(|path| place(path.offset)),
+            key: named.key.map(|path| place(path.offset)),
+            workloads: named.workloads.into_iter().map(workload).collect(),
+            listen: place(named.listen_offset),
+            fleet: place(named.fleet_offset),
+        }
+    }
+
+    /// Loads the certificate with its key, and every workload for the size that it is to have in `config`, which names
+    /// them; at `now` the certificate must hold. Off loopback there must be TLS, or else `is_insecure`. Returns what is
+    /// wrong, each with its place.
+    #[must_use]
+    pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> Vec<ConfigError> {
+        let mut wrong = Vec::new();
+        // Half a [server.tls] is reported as such.
+        if config.server.is_exposed() && !is_insecure && self.certificate.is_none() && self.key.is_none() {
+            let error = Unencrypted { address: config.server.listen };
+            wrong.push(self.listen.error(error.to_string()));
+        }
+        if let Some(files) = &config.server.tls {
+            match tls::server_config(&files.certificate, &files.key) {
+                Ok(_) => {
+                    let held = Validity::of_file(&files.certificate).map_or(Ok(()), |validity| validity.check(now));
+                    let named = files.certificate.display().to_string();
+                    let message =
+                        |reason| format!("the certificate '{}' cannot be used: {reason}", named.escape_debug());
+                    wrong.extend(held.err().and_then(|reason| Some(self.certificate.as_ref()?.error(message(reason)))));
+                }
+                Err(error) => {
+                    let is_about_key = error.what == TlsFile::Key;
+                    let place = if is_about_key { &self.key } else { &self.certificate };
+                    wrong.extend(place.as_ref().map(|place| place.error(error.to_string())));
+                }
+            }
+        }
+        for (path, service, place) in &self.workloads {
+            let size = service.as_ref().and_then(|service| {
+                let size = config.sizes.iter().find(|size| size.name == service.size)?;
+                Some((size, service.thresholds.memory.less_points(HEADROOM_POINTS).whole_points()))
+            });
+            wrong.extend(check_workload(path, size).err().map(|message| place.error(message)));
+        }
+        wrong
+    }
+
+    /// The error with this message about the machines.
+    #[must_use]
+    pub fn of_fleet(&self, message: String) -> ConfigError {
+        self.fleet.error(message)
+    }
+}
+
+/// Loads a workload, and checks that a VM of the size has room for it.
+fn check_workload(path: &Path, size: Option<(&Size, u8)>) -> Result<(), String> {
+    let name = path.display().to_string();
+    let bytes = read(path).map_err(|error| match error {
+        ReadError::Io(error) => {
+            format!("the workload '{}' cannot be read: {error}; name a .wasm or .wat file", name.escape_debug())
+        }
+        refused => refused.to_string(),
+    })?;
+    let workload = load(&name, &bytes).map_err(|error| error.to_string())?;
+    let Some((size, level_percent)) = size else { return Ok(()) };
+    workload.check_size(&size.name, size.memory_bytes, level_percent).map_err(|error| error.to_string())
+}

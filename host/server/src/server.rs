@@ -1,0 +1,433 @@
+//! The server: a host, its accounts, its events and its load, behind an HTTP API.
+//!
+//! ```text
+//!   listener.rs -> routes.rs (guard) -> transactions.rs, batch.rs, events.rs, services.rs, users.rs, health.rs
+//!   connections    identity, grant      what is asked for                                     problem.rs: how it ended
+//! ```
+//!
+//! Nothing of a request's body is read before its token and grant are good. What the API takes and gives is in
+//! [`lifeboat_api::http`]; `routes.rs` makes its description of the same table that the guard follows.
+
+mod batch;
+mod body;
+mod connections;
+mod deploys;
+mod events;
+mod health;
+mod input;
+mod listener;
+mod lists;
+mod long_lists;
+mod pieces;
+mod problem;
+mod read_rate;
+mod routes;
+mod services;
+mod shares;
+mod transactions;
+mod users;
+
+pub use batch::{BATCH_IN_FLIGHT_MAX, LONG_LINE_BYTES};
+pub use connections::{REPLACED_IDLE_MIN, UNAUTHENTICATED_IDLE_MAX};
+pub use deploys::DEPLOY_WAIT_MAX;
+pub use events::{
+    EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOGS_KEPT_BYTES_MAX, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, STREAMS_MAX,
+    STREAMS_PER_USER_MAX, STREAMS_RESERVED,
+};
+pub use listener::{ADDRESS_SHARE, DESCRIPTORS_RESERVED, Listener, ListenerError, UNSENT_BYTES_MAX, connections_max};
+pub use long_lists::{LONG_LISTS_BYTES_MAX, LONG_LISTS_RESERVED_BYTES};
+pub use problem::DETAIL_BYTES_MAX;
+pub use read_rate::{DRAINED_BYTES_MAX, DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, READ_RATE_MIN};
+pub use services::{STATUS_MAX, UPLOADS_MAX};
+pub use transactions::LOOK_UP_MAX;
+pub use users::USER_BODY_BYTES_MAX;
+
+use crate::config::{Config, MetricsAccess};
+use axum::Router;
+use axum::http::Method;
+use deploys::Deploys;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Clock, Timestamp};
+use lifeboat_api::http::{
+    AllUsage, DropReply, DropRequest, JSON_LINES, LogInReply, LogInRequest, NewPassword, NewUser, Service, Services,
+    TransactionState, Usage, User, Users, WhoAmI,
+};
+use lifeboat_api::name::Name;
+use lifeboat_api::size::FUEL_MIN;
+use lifeboat_host::auth::Accounts;
+use lifeboat_host::budget::Budgets;
+use lifeboat_host::host::Host;
+use lifeboat_host::metrics::Metrics;
+use lifeboat_host::monitor::{HostLoad, Monitor};
+use long_lists::LongLists;
+use routes::{Api, Content, Needs, Route, json_of, name_schema};
+use serde_json::json;
+use shares::Shares;
+use std::sync::Arc;
+use std::time::Duration;
+use tokio::sync::{Semaphore, watch};
+
+/// How long a client may take to send a workload.
+pub const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
+
+/// What a server is made of.
+pub struct Parts {
+    /// Its services.
+    pub host: Host,
+    /// Its users.
+    pub accounts: Accounts,
+    /// What its host tells; the host's event sink fills it.
+    pub events: Arc<EventLog>,
+    /// What is counted; the host's event sink feeds it, too.
+    pub metrics: Arc<Metrics>,
+    /// The load of the machine that it runs on, if that is watched.
+    pub monitor: Option<Monitor>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Its bounds, and how services run that do not say otherwise.
+    pub config: Config,
+}
+
+/// What a server is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    Starting,
+    Serving,
+    Draining,
+}
+
+struct Shared {
+    host: Host,
+    accounts: Accounts,
+    events: Arc<EventLog>,
+    metrics: Arc<Metrics>,
+    monitor: Option<Monitor>,
+    clock: Arc<dyn Clock>,
+    /// When it was put together.
+    start: Timestamp,
+    config: Config,
+    /// The longest transaction or query, in bytes.
+    body_bytes_max: usize,
+    phase: watch::Sender<Phase>,
+    /// What requests and answers may take of its memory.
+    budgets: Budgets,
+    /// What answers may take that only tell how all is.
+    lists: Budgets,
+    /// Those of them that may take more than any other answer.
+    long_lists: LongLists,
+    /// Places for workloads that are being sent.
+    uploads: Arc<Semaphore>,
+    /// Places for streams of events.
+    streams: Arc<Semaphore>,
+    /// Those that each user has.
+    streams_of: Shares<Name>,
+    /// Turns to deploy.
+    deploys: Deploys,
+}
+
+impl Shared {
+    fn phase(&self) -> Phase {
+        *self.phase.borrow()
+    }
+
+    fn load(&self) -> Option<HostLoad> {
+        self.monitor.as_ref().and_then(Monitor::load)
+    }
+}
+
+/// A server. Clones are the same one.
+#[derive(Clone)]
+pub struct Server {
+    shared: Arc<Shared>,
+    router: Router,
+}
+
+impl std::fmt::Debug for Server {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Server").field("phase", &self.shared.phase()).finish_non_exhaustive()
+    }
+}
+
+impl Server {
+    /// Puts a server together. Until [`Server::begin`] it answers `starting` to every request but those to a service that
+    /// runs already.
+    #[must_use]
+    pub fn new(parts: Parts) -> Self {
+        let Parts { host, accounts, events, metrics, monitor, clock, config } = parts;
+        let body_bytes_max = usize::try_from(config.server.limits.body_bytes_max).unwrap_or(usize::MAX);
+        let phase = watch::Sender::new(Phase::Starting);
+        let (streams, streams_of) = (Arc::new(Semaphore::new(STREAMS_MAX)), Shares::new(STREAMS_PER_USER_MAX));
+        let shared = Arc::new(Shared {
+            host,
+            accounts,
+            events,
+            metrics,
+            monitor,
+            start: clock.now(),
+            clock,
+            config,
+            body_bytes_max,
+            phase,
+            budgets: Budgets::default(),
+            lists: Budgets::of_lists(),
+            long_lists: LongLists::default(),
+            uploads: Arc::new(Semaphore::new(UPLOADS_MAX)),
+            streams,
+            streams_of,
+            deploys: Deploys::default(),
+        });
+        let router = router(&shared);
+        Self { shared, router }
+    }
+
+    /// Its host.
+    #[must_use]
+    pub fn host(&self) -> &Host {
+        &self.shared.host
+    }
+
+    /// How it was configured.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.shared.config
+    }
+
+    /// Lets users in: the services are there.
+    pub fn begin(&self) {
+        self.shared.phase.send_replace(Phase::Serving);
+    }
+
+    /// Answers on `listener` until `stop` resolves, and then until the requests that are under way are answered, or for
+    /// `deadline`. The host goes on: [`Host::stop`] is the next step.
+    pub async fn serve(&self, listener: Listener, stop: impl Future<Output = ()>, deadline: Duration) {
+        let limits = &self.shared.config.server.limits;
+        let draining = async {
+            stop.await;
+            self.shared.phase.send_replace(Phase::Draining);
+        };
+        listener.serve(self.router.clone(), limits, self.shared.budgets.clone(), draining, deadline).await;
+    }
+}
+
+/// Every operation, with what it needs.
+fn router(shared: &Arc<Shared>) -> Router {
+    use Needs::{Admin, Nobody, User as AnyUser};
+    const TRANSACT: Needs = Needs::Grant(Grant::Transact);
+    const OBSERVE: Needs = Needs::Grant(Grant::Observe);
+    const OPERATE: Needs = Needs::Grant(Grant::Operate);
+    const PROBLEM: Option<Content> = Some(Content::Problem);
+    const TEXT: Option<Content> = Some(Content::Bytes("text/plain"));
+    let scrapes = match shared.config.server.metrics {
+        MetricsAccess::Admin => Admin,
+        MetricsAccess::Open => Nobody,
+    };
+    const ANY: Content = Content::Bytes("application/octet-stream");
+    const GUESTS: Content = Content::Any(&["application/octet-stream", "application/json"]);
+    // In double quotes with escapes, or bare.
+    const KEY_PATTERN: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,128}"|[!#-~]([ -~]{0,126}[!-~])?)$"#;
+    let answered = |route: Route| {
+        route
+            .gives(200, "ok: what the guest answered", Some(GUESTS))
+            .gives(422, "refused or failed: the header Lifeboat-Outcome tells which", PROBLEM)
+            .gives(503, "failed, and worth trying again; or denied for now", PROBLEM)
+    };
+    let sizes: Vec<&str> = shared.config.sizes.iter().map(|size| size.name.as_str()).collect();
+    let get = |path, needs, summary| Route::new(Method::GET, path, needs, summary);
+    let post = |path, needs, summary| Route::new(Method::POST, path, needs, summary);
+    let put = |path, needs, summary| Route::new(Method::PUT, path, needs, summary);
+    let delete = |path, needs, summary| Route::new(Method::DELETE, path, needs, summary).gives(204, "gone", None);
+    Api::new(Arc::clone(shared))
+        .route(get("/healthz", Nobody, "Whether the server answers").gives(200, "it does", TEXT), health::health)
+        .route(get("/readyz", Nobody, "Whether the server serves").gives(200, "it does", TEXT), health::ready)
+        .route(
+            get("/metrics", scrapes, "Everything that is counted, for Prometheus").gives(
+                200,
+                "OpenMetrics text, or that of Prometheus",
+                Some(Content::Any(&["application/openmetrics-text", "text/plain"])),
+            ),
+            health::metrics,
+        )
+        .route(
+            post("/v1/login", Nobody, "Get a token").takes(json_of::<LogInRequest>()).gives(
+                200,
+                "a token, which is shown once",
+                Some(json_of::<LogInReply>()),
+            ),
+            users::log_in,
+        )
+        .route(post("/v1/logout", AnyUser, "Make the token void").gives(204, "it is void", None), users::log_out)
+        .route(
+            get("/v1/whoami", AnyUser, "Whose token it is").gives(200, "theirs", Some(json_of::<WhoAmI>())),
+            users::who_am_i,
+        )
+        .route(get("/v1/users", Admin, "All users").gives(200, "by name", Some(json_of::<Users>())), users::list)
+        .route(
+            post("/v1/users", Admin, "Add a user").takes(json_of::<NewUser>()).gives(
+                201,
+                "added",
+                Some(json_of::<User>()),
+            ),
+            users::add,
+        )
+        .route(
+            put("/v1/users/{user}/password", AnyUser, "Change one's password, or as an admin anybody's")
+                .takes(json_of::<NewPassword>())
+                .gives(204, "changed; all tokens of the user are void", None),
+            users::set_password,
+        )
+        .route(delete("/v1/users/{user}", Admin, "Remove a user"), users::remove)
+        .route(
+            put("/v1/users/{user}/grants/{service}/{grant}", Admin, "Let a user do something to a service")
+                .gives(204, "granted", None),
+            users::grant,
+        )
+        .route(delete("/v1/users/{user}/grants/{service}/{grant}", Admin, "Take a grant away"), users::revoke)
+        .route(
+            get("/v1/services", AnyUser, "The services on which one has a grant").gives(
+                200,
+                "by name",
+                Some(json_of::<Services>()),
+            ),
+            services::list,
+        )
+        .route(
+            put("/v1/services/{name}", Admin, "Deploy a workload as a new service")
+                .takes(Content::Bytes("application/wasm"))
+                .parameter("query", "size", "the name of the size of its first VM", json!({ "enum": sizes }))
+                .parameter(
+                    "query",
+                    "fuel",
+                    "fuel of each VM, in the place of the size's",
+                    json!({ "type": "integer", "minimum": FUEL_MIN, "maximum": u64::MAX }),
+                )
+                .parameter(
+                    "query",
+                    "failover",
+                    "how it moves into a fresh VM",
+                    json!({ "enum": ["direct", "shadow", "auto"] }),
+                )
+                .gives(201, "it serves", Some(json_of::<Service>()))
+                .gives(422, "the workload is refused", PROBLEM),
+            services::deploy,
+        )
+        .route(
+            get("/v1/services/{name}", OBSERVE, "How a service is").gives(200, "so", Some(json_of::<Service>())),
+            services::inspect,
+        )
+        .route(delete("/v1/services/{name}", Admin, "Remove a service and its history for good"), services::remove)
+        .route(
+            post("/v1/services/{name}/stop", OPERATE, "Snapshot a service and give up its VM").gives(
+                200,
+                "how it is then",
+                Some(json_of::<Service>()),
+            ),
+            services::stop,
+        )
+        .route(
+            post("/v1/services/{name}/start", OPERATE, "Bring back a service that was stopped or quarantined").gives(
+                200,
+                "how it is then",
+                Some(json_of::<Service>()),
+            ),
+            services::start,
+        )
+        .route(
+            post("/v1/services/{name}/failover", OPERATE, "Move a service to a fresh VM").gives(
+                200,
+                "how it is then",
+                Some(json_of::<Service>()),
+            ),
+            services::fail_over,
+        )
+        .route(
+            post("/v1/services/{name}/drop", OPERATE, "Drop what a user has in the queue of a service")
+                .takes(json_of::<DropRequest>())
+                .gives(200, "so many requests", Some(json_of::<DropReply>())),
+            services::drop_queued,
+        )
+        .route(
+            post("/v1/services/{name}/snapshot", OPERATE, "Take a snapshot").gives(
+                200,
+                "how it is then",
+                Some(json_of::<Service>()),
+            ),
+            services::snapshot,
+        )
+        .route(
+            answered(
+                post("/v1/services/{name}/transactions", TRANSACT, "Execute a transaction, once").may_take(ANY).parameter(
+                    "header",
+                    "Idempotency-Key",
+                    "the transaction's id: the same id and body are answered the same, once executed",
+                    json!({ "type": "string", "pattern": KEY_PATTERN }),
+                ),
+            ),
+            transactions::transact,
+        )
+        .route(
+            answered(get(
+                "/v1/services/{name}/transactions/{id}",
+                TRANSACT,
+                "What became of a transaction of one's own, as it was answered",
+            ))
+            .gives(202, "pending: ask again", Some(json_of::<TransactionState>()))
+            .gives(404, "unknown: never executed, or beyond the horizon", PROBLEM),
+            transactions::look_up,
+        )
+        .route(
+            post(
+                "/v1/services/{name}/transactions:batch",
+                TRANSACT,
+                "Many transactions, one a line, while answers come",
+            )
+            .may_take(Content::Bytes(JSON_LINES))
+            .gives(200, "an answer a line, in the order of the requests", Some(Content::Bytes(JSON_LINES))),
+            batch::transact,
+        )
+        .route(
+            answered(post("/v1/services/{name}/query", TRANSACT, "Ask a service; nothing is changed").may_take(ANY)),
+            transactions::query,
+        )
+        .route(
+            get("/v1/services/{name}/usage", OBSERVE, "What a service used and did since the server started").gives(
+                200,
+                "so much",
+                Some(json_of::<Usage>()),
+            ),
+            services::usage,
+        )
+        .route(
+            get("/v1/usage", AnyUser, "The same of every service that one may observe, and for admins of the host")
+                .gives(200, "so much", Some(json_of::<AllUsage>())),
+            services::all_usage,
+        )
+        .route(
+            get("/v1/events", AnyUser, "What happens to the services that one may observe, and for admins to the host")
+                .parameter("query", "service", "that of one service alone", name_schema())
+                .parameter(
+                    "query",
+                    "event",
+                    "that of one kind alone, such as failover, sla_failure or log; and gap in any case",
+                    json!({ "type": "string" }),
+                )
+                .parameter(
+                    "query",
+                    "follow",
+                    "false ends the stream with what has happened so far",
+                    json!({ "type": "boolean", "default": true }),
+                )
+                .parameter(
+                    "header",
+                    "Last-Event-ID",
+                    "go on after this event; what is gone of that is told by an event gap",
+                    json!({ "type": "string" }),
+                )
+                .gives(
+                    200,
+                    "server-sent events; a gap has after and before, the ids around what is gone, and how many it missed",
+                    Some(Content::Bytes("text/event-stream")),
+                ),
+            events::stream_events,
+        )
+        .finish()
+}

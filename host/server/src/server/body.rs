@@ -1,0 +1,95 @@
+//! Bodies, read with a bound on their bytes and on the time that they take.
+
+use super::problem::Problem;
+use axum::body::{Body, HttpBody};
+use axum::http::StatusCode;
+use bytes::{Bytes, BytesMut};
+use http_body_util::BodyExt;
+use lifeboat_api::size::Bytes as ByteCount;
+use std::time::Duration;
+
+/// What a connection reads at once, about.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// A body of up to so many bytes is copied out of the connection's buffer: as a piece of it, it would hold all of it for
+/// as long as the service remembers the transaction, and the connection would need a new one for its next request.
+const COPIED_BYTES_MAX: usize = 4 * 1024;
+
+/// What a body of this length takes of the budgets: nothing if it is copied, else no less than a connection's buffer,
+/// of which it may be a piece, and which may be as long as a head.
+pub(super) fn counted(length: usize, head_bytes_max: usize) -> usize {
+    if length <= COPIED_BYTES_MAX { 0 } else { length.max(BUFFER_BYTES).max(head_bytes_max) }
+}
+
+/// Reads a whole body.
+pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Result<Bytes, Problem> {
+    let reading = collect(body, bytes_max);
+    match tokio::time::timeout(time_max, reading).await {
+        Ok(read) => read,
+        Err(_) => Err(Problem::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "body_timeout",
+            format!("the body did not come within {} ms; send it again, and faster", time_max.as_millis()),
+        )),
+    }
+}
+
+async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
+    let too_large = || {
+        Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body_too_large",
+            format!("the body is longer than {}; send less", ByteCount(bytes_max as u64)),
+        )
+    };
+    // A buffer that doubles would take twice what is counted.
+    let length = usize::try_from(body.size_hint().upper().unwrap_or(0)).unwrap_or(usize::MAX).min(bytes_max);
+    let mut first = Bytes::new();
+    let mut rest = BytesMut::new();
+    while let Some(frame) = body.frame().await {
+        let frame = frame
+            .map_err(|error| Problem::bad_request("body_broken", format!("the body came to no proper end: {error}")))?;
+        let Ok(data) = frame.into_data() else { continue };
+        let bytes = first.len() + rest.len() + data.len();
+        if bytes > bytes_max {
+            return Err(too_large());
+        }
+        // Most bodies come in one piece.
+        if first.is_empty() && rest.is_empty() {
+            first = data;
+        } else {
+            if rest.is_empty() {
+                rest.reserve(length);
+                rest.extend_from_slice(&std::mem::take(&mut first));
+            }
+            rest.extend_from_slice(&data);
+        }
+    }
+    Ok(match (rest.is_empty(), first.len()) {
+        (false, _) => rest.freeze(),
+        (true, ..=COPIED_BYTES_MAX) => Bytes::copy_from_slice(&first),
+        (true, _) => first,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::stream;
+
+    fn pieces(pieces: &[&'static [u8]]) -> Body {
+        let pieces: Vec<Result<Bytes, std::io::Error>> =
+            pieces.iter().map(|piece| Ok(Bytes::from_static(piece))).collect();
+        Body::from_stream(stream::iter(pieces))
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_to_its_bound_and_not_beyond() {
+        let read = |body: Body| read(body, 6, Duration::from_secs(60));
+        assert_eq!(read(Body::empty()).await.expect("short"), "");
+        assert_eq!(read(pieces(&[b"abcdef"])).await.expect("short"), "abcdef");
+        assert_eq!(read(pieces(&[b"ab", b"", b"cd", b"ef"])).await.expect("short"), "abcdef");
+        assert!(read(pieces(&[b"ab", b"cdefg"])).await.is_err());
+        assert!(read(Body::from("abcdefg")).await.is_err());
+    }
+}

@@ -1,0 +1,64 @@
+//! Turns to deploy: a workload takes memory and time before it is known to be one.
+//!
+//! A user has one deployment at a time, so that no user makes all others wait. Who waits too long is told to try again. What
+//! is deployed is loaded and compiled in turns of the [`Engine`](lifeboat_vm::engine::Engine).
+
+use super::problem::Problem;
+use lifeboat_api::name::Name;
+use lifeboat_host::locks::NameLocks;
+use std::time::Duration;
+use tokio::sync::OwnedMutexGuard;
+
+/// How long a deployment waits for the one before it of its user.
+pub const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(60);
+
+#[derive(Debug)]
+pub(super) struct Deploys {
+    of_users: NameLocks,
+    wait: Duration,
+}
+
+impl Default for Deploys {
+    fn default() -> Self {
+        Self { of_users: NameLocks::default(), wait: DEPLOY_WAIT_MAX }
+    }
+}
+
+impl Deploys {
+    /// The turn of a user, until it is dropped.
+    pub(super) async fn turn(&self, user: &Name) -> Result<OwnedMutexGuard<()>, Problem> {
+        let lock = self.of_users.of(user);
+        let turn = tokio::time::timeout(self.wait, lock.lock_owned()).await;
+        turn.map_err(|_| {
+            let seconds = self.wait.as_secs();
+            let text =
+                format!("another deployment of user '{user}' is under way for over {seconds} s; try again after it");
+            Problem::later("deploying", text)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use futures::FutureExt;
+    use std::pin::pin;
+
+    #[tokio::test]
+    async fn a_user_waits_for_their_own_deployment_and_nobody_for_ever() {
+        let deploys = Deploys::default();
+        let (ann, ben) = (Name::new("ann").expect("a name"), Name::new("ben").expect("a name"));
+        let first = deploys.turn(&ann).await.expect("free");
+        let mut second = pin!(deploys.turn(&ann));
+        assert!(second.as_mut().now_or_never().is_none());
+        drop(deploys.turn(&ben).now_or_never().expect("at once").expect("another user's"));
+        drop(first);
+        drop(second.await.expect("its turn"));
+        drop(deploys.turn(&ann).await);
+        assert_eq!(deploys.of_users.locked(), 1, "who is done is forgotten");
+
+        let hasty = Deploys { wait: Duration::ZERO, ..Deploys::default() };
+        let _first = hasty.turn(&ann).await.expect("free");
+        assert!(hasty.turn(&ann).await.expect_err("too long").is_unavailable());
+    }
+}

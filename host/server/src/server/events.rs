@@ -1,0 +1,675 @@
+//! The events of a host as a stream that can be resumed.
+
+use super::Shared;
+use super::connections::{Busy, Connection};
+use super::input::{Parameters, parameters, wrong_parameter};
+use super::problem::Problem;
+use super::services;
+use super::shares::Share;
+use axum::Extension;
+use axum::extract::State;
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::sse::{KeepAlive, Sse};
+use axum::response::{IntoResponse, Response};
+use futures::stream;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Timestamp, Utc};
+use lifeboat_api::event::Event;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::grouped;
+use lifeboat_api::text::Printable;
+use lifeboat_host::auth::Identity;
+use lifeboat_host::credential::TokenHash;
+use serde_json::{Value, json};
+use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::convert::Infallible;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tokio::sync::{OwnedSemaphorePermit, watch};
+
+/// Events that are kept for clients that come back, beside lines that guests logged.
+pub const EVENTS_KEPT_MAX: usize = 10_000;
+
+/// Lines that guests logged, of all services.
+pub const LOGS_KEPT_MAX: usize = 10_000;
+
+/// Those of one service.
+pub const LOGS_KEPT_PER_SERVICE_MAX: usize = 2_000;
+
+/// Bytes of these lines, of all services.
+pub const LOGS_KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
+
+/// What a reader is told in the place of events that it asked for and that are gone.
+const GAP: &str = "gap";
+
+/// Characters that are shown of an id that a client gave.
+const SHOWN_ID_CHARS_MAX: usize = 64;
+
+/// Streams of events that are open at once.
+pub const STREAMS_MAX: usize = 512;
+
+/// Those of one user, who may also have no more than half of those that are left.
+pub const STREAMS_PER_USER_MAX: usize = 64;
+
+/// Those that only admins may have.
+pub const STREAMS_RESERVED: usize = 16;
+
+/// Events that a reader holds at once.
+const READ_AT_ONCE: usize = 256;
+
+/// Bytes of guests' lines among those, and the rest of the last one: they are gone for others when they are displaced.
+const READ_BYTES_AT_ONCE: usize = 64 * 1024;
+
+/// The longest silence on a stream of events: then a comment is sent, so that both ends notice if the other is gone.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
+
+/// An event, and when it happened.
+#[derive(Debug)]
+struct Logged {
+    /// Counts up by one from the first since the server started.
+    number: u64,
+    time: Timestamp,
+    event: Event,
+    /// Its service was removed, and has been created again: it tells of another one of that name.
+    is_of_former: AtomicBool,
+}
+
+impl Logged {
+    /// Bytes of the line, if a guest logged one.
+    fn line_bytes(&self) -> usize {
+        match &self.event {
+            Event::Log { line, .. } => line.len(),
+            _ => 0,
+        }
+    }
+}
+
+/// The last events of a host, for any number of readers. What guests log is kept apart, so that it displaces nothing else,
+/// and one service's lines not those of many others.
+#[derive(Debug)]
+pub struct EventLog {
+    /// Tells the events of this start from those of others, whose numbers begin at 1 as well.
+    start: u64,
+    kept: Mutex<Kept>,
+    last: watch::Sender<u64>,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    /// The number of the last event.
+    last: u64,
+    /// What is no line of a guest, in order.
+    events: VecDeque<Arc<Logged>>,
+    /// The lines of guests, by number.
+    logs: BTreeMap<u64, Arc<Logged>>,
+    /// Those of each service.
+    logs_of: HashMap<Name, LogsOf>,
+    log_bytes: usize,
+}
+
+/// The lines that are kept of a service.
+#[derive(Debug, Default)]
+struct LogsOf {
+    /// In order.
+    numbers: VecDeque<u64>,
+    bytes: usize,
+}
+
+impl Kept {
+    fn add(&mut self, logged: Arc<Logged>) {
+        let Event::Log { service, .. } = &logged.event else {
+            if self.events.len() == EVENTS_KEPT_MAX {
+                self.events.pop_front();
+            }
+            self.events.push_back(logged);
+            return;
+        };
+        let service = service.clone();
+        let theirs = self.logs_of.entry(service.clone()).or_default();
+        theirs.numbers.push_back(logged.number);
+        theirs.bytes += logged.line_bytes();
+        self.log_bytes += logged.line_bytes();
+        self.logs.insert(logged.number, logged);
+        if theirs.numbers.len() > LOGS_KEPT_PER_SERVICE_MAX {
+            self.drop_log(&service);
+        } else if self.logs.len() > LOGS_KEPT_MAX {
+            self.drop_log_of_most(|theirs| theirs.numbers.len());
+        }
+        while self.log_bytes > LOGS_KEPT_BYTES_MAX {
+            self.drop_log_of_most(|theirs| theirs.bytes);
+        }
+    }
+
+    /// Forgets the oldest line of the service that has most.
+    fn drop_log_of_most(&mut self, has: impl Fn(&LogsOf) -> usize) {
+        let most = self.logs_of.iter().max_by_key(|(_, theirs)| has(theirs));
+        if let Some(most) = most.map(|(service, _)| service.clone()) {
+            self.drop_log(&most);
+        }
+    }
+
+    /// Forgets the oldest line of a service.
+    fn drop_log(&mut self, service: &Name) {
+        let Some(theirs) = self.logs_of.get_mut(service) else { return };
+        if let Some(number) = theirs.numbers.pop_front() {
+            let bytes = self.logs.remove(&number).map_or(0, |logged| logged.line_bytes());
+            theirs.bytes -= bytes;
+            self.log_bytes -= bytes;
+        }
+        if theirs.numbers.is_empty() {
+            self.logs_of.remove(service);
+        }
+    }
+
+    /// What came after event `after`, as far as it is kept, in order.
+    fn after(&self, after: u64) -> impl Iterator<Item = &Arc<Logged>> {
+        let first = self.events.partition_point(|logged| logged.number <= after);
+        let mut events = self.events.range(first..).peekable();
+        let mut logs = self.logs.range(after + 1..).map(|(_, logged)| logged).peekable();
+        std::iter::from_fn(move || match (events.peek(), logs.peek()) {
+            (Some(event), Some(log)) if event.number > log.number => logs.next(),
+            (Some(_), _) => events.next(),
+            (None, _) => logs.next(),
+        })
+    }
+
+    /// How many of the events after `after` and up to `last` are kept.
+    fn count(&self, after: u64, last: u64) -> u64 {
+        let events = |number: u64| self.events.partition_point(|logged| logged.number <= number);
+        let logs = self.logs.range(after + 1..=last.max(after + 1)).count();
+        (events(last).saturating_sub(events(after)) + logs) as u64
+    }
+}
+
+/// How far a reader has read, and what it is owed: each event after the one that it goes on after, or, if it has none,
+/// those that were kept when it began. It reads them, or is told how many are gone.
+#[derive(Debug)]
+struct Cursor {
+    /// The last event that was read, or is gone and was told.
+    read: u64,
+    /// What was gone up to this event when the reader began, it has not asked for.
+    began: u64,
+    /// Events up to there that were kept then, and since then neither read nor told as gone.
+    owed: u64,
+}
+
+impl EventLog {
+    /// A log that begins at `now`.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self { start: now.0 / 1_000_000, kept: Mutex::default(), last: watch::Sender::new(0) }
+    }
+
+    /// Adds an event. It does not block but for a moment: fit for an [`EventSink`](lifeboat_api::event::EventSink).
+    pub fn add(&self, event: &Event, time: Timestamp) {
+        let mut kept = self.kept();
+        if let Event::Created { vm, .. } = event {
+            let of_former = kept.after(0).filter(|logged| logged.event.service() == Some(&vm.service));
+            of_former.for_each(|logged| logged.is_of_former.store(true, Ordering::Relaxed));
+        }
+        kept.last += 1;
+        let number = kept.last;
+        let is_of_former = AtomicBool::new(false);
+        kept.add(Arc::new(Logged { number, time, event: event.clone(), is_of_former }));
+        drop(kept);
+        self.last.send_replace(number);
+    }
+
+    /// The cursor of a reader that goes on after event `after`, or that wants whatever is kept.
+    fn cursor(&self, after: Option<u64>) -> Cursor {
+        let kept = self.kept();
+        match after {
+            Some(read) => Cursor { read, began: read, owed: 0 },
+            None => Cursor { read: 0, began: kept.last, owed: kept.count(0, kept.last) },
+        }
+    }
+
+    /// The next events; and how many are gone that the reader is owed, from the last that it has read to the last of these,
+    /// or to the last of all if there are none. What is gone beyond that is counted once it gets there: it may be more then.
+    fn read(&self, cursor: &mut Cursor) -> (Vec<Arc<Logged>>, u64) {
+        let kept = self.kept();
+        let mut bytes = 0;
+        let is_little = |logged: &&Arc<Logged>| {
+            let is_little = bytes < READ_BYTES_AT_ONCE;
+            bytes += logged.line_bytes();
+            is_little
+        };
+        let read: Vec<_> = kept.after(cursor.read).take(READ_AT_ONCE).take_while(is_little).map(Arc::clone).collect();
+        let until = read.last().map_or(kept.last, |logged| logged.number);
+        let old = read.partition_point(|logged| logged.number <= cursor.began);
+        let mut missed = until.saturating_sub(cursor.read.max(cursor.began)) - (read.len() - old) as u64;
+        if cursor.read < cursor.began {
+            let left = kept.count(cursor.read, cursor.began);
+            missed += cursor.owed - left;
+            cursor.owed = left - old as u64;
+        }
+        cursor.read = until;
+        (read, missed)
+    }
+
+    fn tells_of(&self, service: &Name) -> bool {
+        self.kept().after(0).any(|logged| logged.event.service() == Some(service))
+    }
+
+    fn id(&self, number: u64) -> String {
+        format!("{}-{number}", self.start)
+    }
+
+    /// The number of the event with this id; none if it is of another start, or of none.
+    fn number(&self, id: &str) -> Option<u64> {
+        let (_, number) = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start))?;
+        let last = self.kept().last;
+        number.parse().ok().filter(|number| *number <= last)
+    }
+
+    /// Whether an id looks like one that the server gave before it was started this time, by whatever its clock said then.
+    fn is_of_earlier_start(&self, id: &str) -> bool {
+        let parts = id.split_once('-').map(|(start, number)| (start.parse::<u64>(), number.parse::<u64>()));
+        matches!(parts, Some((Ok(start), Ok(_))) if start != self.start)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Kept> {
+        // No code that can panic runs under the lock.
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a client wants of the events.
+#[derive(Debug)]
+struct Wanted {
+    /// Those of this service alone.
+    service: Option<Name>,
+    /// Whether to go on with what happens from now on.
+    follow: bool,
+    /// The kind of event alone, such as `log`.
+    event: Option<String>,
+}
+
+impl Wanted {
+    fn new(given: Parameters) -> Result<Self, Problem> {
+        let mut given = parameters(given, &["service", "follow", "event"])?;
+        let service = given.remove("service").map(|text| {
+            Name::new(&text).map_err(|error| wrong_parameter("service", &text, format_args!("a name: {error}")))
+        });
+        let follow = given
+            .remove("follow")
+            .map_or(Ok(true), |text| text.parse().map_err(|_| wrong_parameter("follow", &text, "true or false")));
+        let event = given.remove("event");
+        if let Some(kind) = event.as_deref().filter(|kind| !Event::KINDS.contains(kind) && *kind != GAP) {
+            let kinds = format_args!("one of {}, {GAP}", Event::KINDS.join(", "));
+            return Err(wrong_parameter("event", kind, kinds));
+        }
+        Ok(Self { service: service.transpose()?, follow: follow?, event })
+    }
+}
+
+pub(super) async fn stream_events(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
+    given: Parameters,
+    headers: HeaderMap,
+) -> Result<Response, Problem> {
+    let wanted = Wanted::new(given)?;
+    let too_many = |count, whose| {
+        let text =
+            format!("{count} streams of events{whose} are open, the most there may be; end one, or try again soon");
+        Problem::later("too_many_streams", text)
+    };
+    let is_admin = shared.host.authorise_admin(&identity).is_ok();
+    if !is_admin && !shared.accounts.may_observe_any(&identity.user) {
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
+            "not_granted",
+            format!(
+                "user '{}' may observe no service, so there is no event to tell; ask an admin for a grant",
+                identity.user
+            ),
+        ));
+    }
+    let left = shared.streams.available_permits();
+    if !is_admin && left <= STREAMS_RESERVED {
+        return Err(too_many(STREAMS_MAX - STREAMS_RESERVED, ""));
+    }
+    let share = shared.streams_of.take_up_to(identity.user.clone(), if is_admin { usize::MAX } else { left / 2 });
+    let share = share.ok_or_else(|| too_many(shared.streams_of.count(&identity.user), " of yours"))?;
+    let place = Arc::clone(&shared.streams).try_acquire_owned().map_err(|_| too_many(STREAMS_MAX, ""))?;
+    if let Some(service) = &wanted.service {
+        shared.host.authorise(&identity, service, Grant::Observe)?;
+        // What happened to one that was removed is told as long as it is kept.
+        if !shared.events.tells_of(service) {
+            services::entry(&shared, service).await?;
+        }
+    }
+    // Of an unknown event nobody knows what came after it.
+    let id = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
+    let after = id.as_ref().and_then(|id| shared.events.number(id));
+    let unknown_id = id.filter(|_| after.is_none()).map(|id| id.chars().take(SHOWN_ID_CHARS_MAX).collect());
+    let cursor = shared.events.cursor(after);
+    let follow = wanted.follow;
+    let news = shared.events.last.subscribe();
+    let reading = Reading {
+        shared,
+        token: identity.token,
+        wanted,
+        _place: (place, share),
+        after: cursor.read,
+        cursor,
+        missed: 0,
+        unknown_id,
+        _busy: connection.busy(),
+        ready: VecDeque::new(),
+        news,
+        follow,
+    };
+    let events = stream::unfold(reading, |mut reading| async move {
+        reading.next().await.map(|event| (Ok::<_, Infallible>(event), reading))
+    });
+    Ok(Sse::new(events).keep_alive(KeepAlive::new().interval(KEEP_ALIVE)).into_response())
+}
+
+struct Reading {
+    shared: Arc<Shared>,
+    token: TokenHash,
+    _place: (OwnedSemaphorePermit, Share<Name>),
+    wanted: Wanted,
+    /// The last event that was sent or passed over.
+    after: u64,
+    cursor: Cursor,
+    /// Events that are gone, of which the client is to be told before the next one.
+    missed: u64,
+    _busy: Busy,
+    /// The id after which the client wants to go on, if this start of the server has not given it.
+    unknown_id: Option<String>,
+    ready: VecDeque<Arc<Logged>>,
+    news: watch::Receiver<u64>,
+    follow: bool,
+}
+
+impl Reading {
+    async fn next(&mut self) -> Option<axum::response::sse::Event> {
+        loop {
+            while let Some(next) = self.ready.front().map(|logged| logged.number) {
+                // It may be void by now, or its user may do less than before.
+                let Ok(identity) = self.shared.host.authenticate_hash(&self.token) else { return None };
+                if let Some(gap) = self.gap(next) {
+                    return Some(gap);
+                }
+                let Some(logged) = self.ready.pop_front() else { break };
+                self.after = logged.number;
+                if self.is_for_them(&identity, &logged) {
+                    let id = self.shared.events.id(logged.number);
+                    return Some(sent(id, logged.event.kind(), &body(&logged)));
+                }
+            }
+            self.news.mark_unchanged();
+            let (ready, missed) = self.shared.events.read(&mut self.cursor);
+            (self.ready, self.missed) = (ready.into(), missed);
+            if !self.ready.is_empty() {
+                continue;
+            }
+            let is_token_valid = self.shared.host.authenticate_hash(&self.token).is_ok();
+            if is_token_valid && let Some(gap) = self.gap(self.cursor.read + 1) {
+                return Some(gap);
+            }
+            if !self.follow || !is_token_valid {
+                return None;
+            }
+            let mut phase = self.shared.phase.subscribe();
+            tokio::select! {
+                changed = self.news.changed() => changed.ok()?,
+                // A stream would otherwise hold up the end of the server.
+                _ = phase.wait_for(|phase| *phase == super::Phase::Draining) => return None,
+                // Now and then the token is looked at.
+                () = tokio::time::sleep(KEEP_ALIVE) => {}
+            }
+        }
+    }
+
+    /// What the client is told before event `next`, if others that it asked for are gone: whatever it filters by, since
+    /// nobody knows what they were.
+    fn gap(&mut self, next: u64) -> Option<axum::response::sse::Event> {
+        let unknown = self.unknown_id.take();
+        let missed = std::mem::take(&mut self.missed);
+        if unknown.is_none() && missed == 0 {
+            return None;
+        }
+        let log = &self.shared.events;
+        let before = log.id(next);
+        let remedy = "lifeboat services and lifeboat usage tell how all is now";
+        let (after, missed, text) = match unknown {
+            Some(id) => {
+                let text = if log.is_of_earlier_start(&id) {
+                    let start = format!("{:.0}", Utc(self.shared.start));
+                    format!(
+                        "Gap: the server was started again at {start}, and what happened before and was not told is gone: \
+                         events are kept until the server ends; {remedy}"
+                    )
+                } else {
+                    format!("Gap: there is no event {}: what follows is all that is kept; {remedy}", Printable(&id))
+                };
+                (id, None, text)
+            }
+            None => {
+                let events = if missed == 1 { "event is" } else { "events are" };
+                let text = format!(
+                    "Gap: {} {events} gone, as only the last {} are kept, and {} lines of logs; {remedy}",
+                    grouped(missed),
+                    grouped(EVENTS_KEPT_MAX as u64),
+                    grouped(LOGS_KEPT_MAX as u64)
+                );
+                (log.id(self.after), Some(missed), text)
+            }
+        };
+        // It stands before that event, and so does its time.
+        let following = self.ready.front().filter(|logged| logged.number == next);
+        let time = following.map_or_else(|| self.shared.clock.now(), |logged| logged.time);
+        let body = json!({
+            "event": GAP, "after": after, "before": before, "missed": missed, "time": format!("{:.6}", Utc(time)),
+            "text": text,
+        });
+        self.after = next - 1;
+        Some(sent(log.id(self.after), GAP, &body))
+    }
+
+    /// Whether the user may see it, now: a grant may be gone since the stream began.
+    fn is_for_them(&self, identity: &Identity, logged: &Logged) -> bool {
+        let event = &logged.event;
+        let service = event.service();
+        if self.wanted.service.as_ref().is_some_and(|wanted| Some(wanted) != service) {
+            return false;
+        }
+        if self.wanted.event.as_ref().is_some_and(|wanted| *wanted != event.kind()) {
+            return false;
+        }
+        match service {
+            // Who may observe a service may not have been let to observe the former one of its name.
+            Some(_) if logged.is_of_former.load(Ordering::Relaxed) => {
+                self.shared.host.authorise_admin(identity).is_ok()
+            }
+            Some(service) => self.shared.host.authorise(identity, service, Grant::Observe).is_ok(),
+            None => self.shared.host.authorise_admin(identity).is_ok(),
+        }
+    }
+}
+
+fn sent(id: String, kind: &str, body: &Value) -> axum::response::sse::Event {
+    axum::response::sse::Event::default().id(id).event(kind).data(body.to_string())
+}
+
+/// The event with its time and the line that operators see.
+fn body(logged: &Logged) -> Value {
+    let mut body = serde_json::to_value(&logged.event).unwrap_or_else(|_| json!({}));
+    body["time"] = Value::from(format!("{:.6}", Utc(logged.time)));
+    body["text"] = Value::from(logged.event.to_string());
+    body
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::id::VmId;
+    use proptest::prelude::*;
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn event() -> Event {
+        Event::Started { service: name("bank") }
+    }
+
+    fn line(service: &str) -> Event {
+        Event::Log { service: name(service), line: "a line".into() }
+    }
+
+    fn numbers(log: &EventLog, after: u64) -> Vec<u64> {
+        log.kept().after(after).map(|logged| logged.number).collect()
+    }
+
+    #[test]
+    fn a_reader_goes_on_where_it_was_and_sees_what_is_kept() {
+        let log = EventLog::new(Timestamp(5_000_000));
+        (1..=EVENTS_KEPT_MAX + 10).for_each(|_| log.add(&event(), Timestamp(0)));
+        let read = |after| log.read(&mut log.cursor(after));
+        let (ready, missed) = read(Some(0));
+        assert_eq!((ready.first().expect("some").number, missed), (11, 10));
+        assert_eq!(read(Some(5)).1, 5);
+        assert_eq!(read(Some(10)).1, 0);
+        assert_eq!(read(None).1, 0, "who asks for what is kept misses nothing");
+        let (ready, _) = read(log.number(&format!("5-{}", EVENTS_KEPT_MAX + 8)));
+        assert_eq!(ready.len(), 2);
+        assert_eq!(log.id(ready[0].number), format!("5-{}", EVENTS_KEPT_MAX + 9));
+        assert_eq!(log.number("5-3"), Some(3));
+        assert!(log.is_of_earlier_start("4-7") && log.is_of_earlier_start("6-7"));
+        assert!(!["5-7", "4-", "4", "x-7"].iter().any(|id| log.is_of_earlier_start(id)));
+        for unknown in ["4-7", "nonsense", "5-", "5-x", &format!("5-{}", EVENTS_KEPT_MAX + 11)] {
+            assert_eq!(log.number(unknown), None, "{unknown}");
+        }
+    }
+
+    #[test]
+    fn lines_of_guests_displace_neither_events_nor_the_lines_of_others() {
+        let log = EventLog::new(Timestamp(0));
+        log.add(&event(), Timestamp(0));
+        log.add(&line("quiet"), Timestamp(0));
+        for service in 0..8 {
+            (0..3_000).for_each(|_| log.add(&line(&format!("chatty-{service}")), Timestamp(0)));
+        }
+        log.add(&event(), Timestamp(0));
+        let kept = numbers(&log, 0);
+        assert_eq!((kept.len(), &kept[..2]), (LOGS_KEPT_MAX + 2, &[1, 2][..]));
+        assert!(kept.is_sorted());
+        assert_eq!(kept.last(), Some(&24_003));
+        let kept = log.kept();
+        assert!(kept.logs_of.values().all(|theirs| theirs.numbers.len() <= LOGS_KEPT_PER_SERVICE_MAX));
+        assert_eq!(kept.logs_of.values().map(|theirs| theirs.numbers.len()).sum::<usize>(), kept.logs.len());
+    }
+
+    #[test]
+    fn long_lines_of_guests_are_bounded_in_bytes_and_read_few_at_once() {
+        const LINE_BYTES: usize = 16 * 1024;
+        let log = EventLog::new(Timestamp(0));
+        log.add(&line("quiet"), Timestamp(0));
+        let long = |service: &str| Event::Log { service: name(service), line: "x".repeat(LINE_BYTES) };
+        for number in 0..3_000 {
+            log.add(&long(if number % 3 == 0 { "one" } else { "other" }), Timestamp(0));
+        }
+        assert_eq!(numbers(&log, 0).first(), Some(&1), "a short line displaces nothing and is not displaced");
+        assert_eq!(log.read(&mut log.cursor(Some(1))).0.len(), READ_BYTES_AT_ONCE / LINE_BYTES);
+        let kept = log.kept();
+        let bytes: usize = kept.logs.values().map(|logged| logged.line_bytes()).sum();
+        assert_eq!(bytes, kept.log_bytes);
+        assert!(bytes <= LOGS_KEPT_BYTES_MAX && bytes > LOGS_KEPT_BYTES_MAX - LINE_BYTES, "{bytes}");
+        assert_eq!(kept.logs_of.values().map(|theirs| theirs.bytes).sum::<usize>(), bytes);
+        assert_eq!(kept.logs_of[&name("one")].numbers.len(), 1_000, "who has less keeps all");
+    }
+
+    #[test]
+    fn what_was_logged_before_a_service_was_created_again_is_of_another() {
+        let log = EventLog::new(Timestamp(0));
+        let created = |service: &str| Event::Created {
+            vm: VmId { service: name(service), number: 1 },
+            machine: name("m1"),
+            size: "small".into(),
+            workload: lifeboat_api::id::WorkloadHash::of(b""),
+        };
+        for event in [created("bank"), line("bank"), line("other"), created("bank"), line("bank")] {
+            log.add(&event, Timestamp(0));
+        }
+        let (read, _) = log.read(&mut log.cursor(None));
+        let former = read.iter().map(|logged| logged.is_of_former.load(Ordering::Relaxed)).collect::<Vec<_>>();
+        assert_eq!(former, [true, true, false, false, false]);
+    }
+
+    #[test]
+    fn what_is_displaced_while_a_reader_is_slow_is_told() {
+        let log = EventLog::new(Timestamp(0));
+        let long = Event::Log { service: name("chatty"), line: "x".repeat(READ_BYTES_AT_ONCE / 4) };
+        let add = |event: &Event, count: u64| (0..count).for_each(|_| log.add(event, Timestamp(0)));
+        add(&long, 1_000);
+        let (mut resumed, mut new) = (log.cursor(Some(0)), log.cursor(None));
+        for cursor in [&mut resumed, &mut new] {
+            let (read, missed) = log.read(cursor);
+            assert_eq!((read.last().expect("some").number, missed), (4, 0));
+        }
+        add(&line("chatty"), LOGS_KEPT_PER_SERVICE_MAX as u64);
+        for cursor in [&mut resumed, &mut new] {
+            let (read, missed) = log.read(cursor);
+            assert_eq!((read[0].number, missed), (1_001, 996));
+        }
+        add(&event(), 1);
+        assert_eq!(log.read(&mut log.cursor(None)).1, 0, "who begins now misses nothing");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
+
+        /// What a reader sees and what it is told is gone are together what it is owed, whenever it reads and whatever is
+        /// displaced meanwhile; and nothing that it was told is gone, it sees.
+        #[test]
+        fn what_a_reader_sees_and_the_gaps_are_all_that_was_emitted(
+            steps in prop::collection::vec((0_u8..4, 1_u64..4_000, any::<bool>()), 1..24),
+            resumes in any::<prop::sample::Index>(),
+        ) {
+            let log = EventLog::new(Timestamp(0));
+            let begins = resumes.index(steps.len());
+            let mut readers = Vec::new();
+            for (step, (kind, count, reads)) in steps.into_iter().enumerate() {
+                if step == begins {
+                    let last = log.kept().last;
+                    let kept = numbers(&log, 0).len() as u64;
+                    // The cursor; what it is owed of that was before; what it has seen; what it was told is gone.
+                    readers.push((log.cursor(None), kept, 0, 0));
+                    readers.push((log.cursor(Some(last / 3)), last - last / 3, 0, 0));
+                }
+                let added = match kind {
+                    0 => event(),
+                    1 => line("one"),
+                    2 => line("other"),
+                    _ => Event::Log { service: name("long"), line: "x".repeat(16 * 1024) },
+                };
+                (0..count).for_each(|_| log.add(&added, Timestamp(0)));
+                for (cursor, owed, seen, told) in &mut readers {
+                    *owed += count;
+                    if reads {
+                        let (before, (read, missed)) = (cursor.read, log.read(cursor));
+                        prop_assert!(read.is_sorted_by_key(|logged| logged.number));
+                        prop_assert!(read.first().is_none_or(|first| first.number > before));
+                        *seen += read.len() as u64;
+                        *told += missed;
+                    }
+                }
+            }
+            for (cursor, owed, seen, told) in &mut readers {
+                while cursor.read < log.kept().last {
+                    let (read, missed) = log.read(cursor);
+                    *seen += read.len() as u64;
+                    *told += missed;
+                }
+                prop_assert_eq!(*seen + *told, *owed, "seen {}, told {}", seen, told);
+            }
+        }
+    }
+}

@@ -1,0 +1,142 @@
+//! Parameters and JSON that clients send, and what is wrong with them in the words of the API.
+
+use super::problem::Problem;
+use axum::extract::Query;
+use axum::extract::rejection::QueryRejection;
+use lifeboat_api::text::Printable;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// What a handler extracts to read its [`parameters`].
+pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
+
+/// The parameters of a query, of which there may be those of `names`, each once.
+pub(super) fn parameters(given: Parameters, names: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
+    let wrong = |reason: String| Problem::bad_request("query", reason);
+    let Query(given) =
+        given.map_err(|_| wrong("the query cannot be read: write it as NAME=VALUE&NAME=VALUE".into()))?;
+    let mut parameters = BTreeMap::new();
+    for (name, value) in given {
+        if !names.contains(&&*name) {
+            let (name, names) = (Printable(&name), names.join(", "));
+            return Err(wrong(format!("there is no parameter '{name}'; those that there are: {names}")));
+        }
+        if parameters.contains_key(&name) {
+            return Err(wrong(format!("the parameter '{name}' is given more than once; give it once")));
+        }
+        parameters.insert(name, value);
+    }
+    Ok(parameters)
+}
+
+/// A parameter has a value that it cannot have.
+pub(super) fn wrong_parameter(name: &str, value: &str, expected: impl std::fmt::Display) -> Problem {
+    let value = Printable(value);
+    Problem::bad_request("query", format!("the parameter '{name}' is '{value}'; it must be {expected}"))
+}
+
+/// A body that is JSON of this type.
+pub(super) fn json<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T, Problem> {
+    serde_json::from_slice(bytes).map_err(|_| Problem::bad_request("not_the_shape", reason::<T>(bytes)))
+}
+
+/// Why a body is not of this type. Values are not shown: they may be passwords.
+fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
+    let schema = schemars::schema_for!(T);
+    let none = serde_json::Map::new();
+    let fields = schema.get("properties").and_then(Value::as_object).unwrap_or(&none);
+    let required = schema.get("required").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let required: Vec<&str> = required.iter().filter_map(Value::as_str).collect();
+    let described = fields.iter().map(|(name, schema)| {
+        let may_lack = if required.contains(&&**name) { "" } else { ", may be left out" };
+        format!("\"{name}\" ({}{may_lack})", expected(schema))
+    });
+    let remedy = format!("send a JSON object with {}", described.collect::<Vec<_>>().join(", "));
+    let what = match serde_json::from_slice(bytes) {
+        Err(_) if bytes.is_empty() => "is empty".into(),
+        Err(error) if error.is_eof() => "is no whole JSON: it ends too early".into(),
+        Err(error) => format!("is no JSON from line {}, column {} on", error.line(), error.column()),
+        Ok(Value::Object(given)) => {
+            let unknown = given.keys().find(|name| !fields.contains_key(*name));
+            let missing = required.iter().find(|name| !given.contains_key(**name));
+            let wrong = given.iter().find_map(|(name, value)| {
+                let schema = fields.get(name)?;
+                (!types(schema).contains(&type_of(value))).then(|| (name, type_of(value), expected(schema)))
+            });
+            match (unknown, missing, wrong) {
+                (Some(name), ..) => format!("has a field '{}', which there is not", Printable(name)),
+                (_, Some(name), _) => format!("lacks the field '{name}'"),
+                (_, _, Some((name, found, expected))) => {
+                    format!("has a field '{name}' of type {found}, which must be {expected}")
+                }
+                _ => "has a field more than once".into(),
+            }
+        }
+        Ok(value) => format!("is JSON of type {}", type_of(&value)),
+    };
+    format!("the body {what}; {remedy}")
+}
+
+/// The types that a schema allows.
+fn types(schema: &Value) -> Vec<&str> {
+    match schema.get("type") {
+        Some(Value::String(one)) => vec![one],
+        Some(Value::Array(some)) => some.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn expected(schema: &Value) -> &'static str {
+    if types(schema).contains(&"boolean") { "true or false" } else { "a string" }
+}
+
+fn type_of(value: &Value) -> &'static str {
+    match value {
+        Value::Null => "null",
+        Value::Bool(_) => "boolean",
+        Value::Number(_) => "number",
+        Value::String(_) => "string",
+        Value::Array(_) => "array",
+        Value::Object(_) => "object",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::http::{DropRequest, NewUser};
+
+    #[test]
+    fn what_is_wrong_with_a_body_is_said_in_words_of_the_api() {
+        let of_drop = "; send a JSON object with \"id\" (a string, may be left out), \"user\" (a string)";
+        for (body, what) in [
+            ("", "is empty"),
+            ("{\"user\":\"ada\"", "is no whole JSON: it ends too early"),
+            ("{user}", "is no JSON from line 1, column 2 on"),
+            ("[1]", "is JSON of type array"),
+            ("{\"user\":\"ada\",\"usr\":1}", "has a field 'usr', which there is not"),
+            ("{\"id\":\"1\"}", "lacks the field 'user'"),
+            ("{\"user\":7}", "has a field 'user' of type number, which must be a string"),
+            ("{\"user\":\"ada\",\"user\":\"bob\"}", "has a field more than once"),
+        ] {
+            assert_eq!(reason::<DropRequest>(body.as_bytes()), format!("the body {what}{of_drop}"));
+        }
+        let told = reason::<NewUser>(b"{\"user\":\"ada\",\"password\":\"secret\",\"is_admin\":1}");
+        assert!(told.contains("'is_admin' of type number, which must be true or false;"), "{told}");
+        assert!(!told.contains("secret"));
+    }
+
+    #[test]
+    fn each_parameter_is_known_and_given_once() {
+        let given = |pairs: &[(&str, &str)]| {
+            let pairs = pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+            parameters(Ok(Query(pairs)), &["size", "fuel"])
+        };
+        assert_eq!(given(&[("fuel", "1")]).expect("right")["fuel"], "1");
+        let told = format!("{:?}", given(&[("sice", "s")]).expect_err("wrong"));
+        assert!(told.contains("there is no parameter 'sice'; those that there are: size, fuel"), "{told}");
+        assert!(given(&[("fuel", "1"), ("fuel", "1")]).is_err());
+    }
+}

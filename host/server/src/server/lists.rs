@@ -1,0 +1,236 @@
+//! Lists, metrics and whatever else a `GET` tells: counted until its client has read it, beside answers to transactions.
+//!
+//! What grows with the services or users of a host takes room before it is made, for as much as it takes while it is made,
+//! and keeps what it is long. One that may take more than the largest answer waits for its turn to be made, and one that is
+//! longer is counted beside them, in full ([`LongLists`]). The rest is short: it is counted once it is there.
+
+use super::Shared;
+use super::long_lists::{LONG_LISTS_BYTES_MAX, LongLists, Reader};
+use super::problem::Problem;
+use axum::body::{Body, HttpBody};
+use axum::http::HeaderValue;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use futures::FutureExt;
+use lifeboat_api::size::Bytes as ByteCount;
+use lifeboat_host::auth::Identity;
+use lifeboat_host::budget::{self, ANSWER_BYTES_MAX, Account, LIST_ENTRY_BYTES, ROOM_WAIT_MAX, UNCOUNTED_BYTES_MAX};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// Whom a list is for, and what it is counted in while it is short.
+pub(super) struct Audience {
+    account: Arc<Account>,
+    reader: Reader,
+}
+
+/// Marks a response that needs no more room: a list that has it; or the answer to a transaction or query, which was
+/// executed, so it is sent whatever the budgets have room for.
+#[derive(Clone, Copy)]
+pub(super) struct IsCounted;
+
+/// What the answers to a user are counted in that only tell how all is; of nobody, if no token is needed.
+pub(super) fn account(shared: &Shared, identity: Option<&Identity>) -> Arc<Account> {
+    let lists = &shared.lists;
+    // A connection has one answer at a time.
+    let connection = lists.connection();
+    match identity {
+        Some(identity) if identity.is_admin => lists.account_of_admin(&connection, &identity.user),
+        Some(identity) => lists.account(&connection, &identity.user),
+        None => lists.account_of_nobody(&connection),
+    }
+}
+
+/// The same for a list.
+pub(super) fn audience(shared: &Shared, identity: Option<&Identity>) -> Audience {
+    let (user, is_admin) = (identity.map(|identity| identity.user.clone()), identity.is_some_and(|it| it.is_admin));
+    Audience { account: account(shared, identity), reader: Reader { user, is_admin } }
+}
+
+/// The JSON that `make` makes, once there is room for a list of so many entries.
+///
+/// # Errors
+/// That of `make`; or there is no room or no turn within [`ROOM_WAIT_MAX`], and nothing is made; or what is made is longer
+/// than there is room for.
+pub(super) async fn list<T: Serialize>(
+    long_lists: &LongLists,
+    audience: &Audience,
+    entries: usize,
+    make: impl Future<Output = Result<T, Problem>>,
+) -> Result<Response, Problem> {
+    let make = async { Ok(serde_json::to_vec(&make.await?).expect("texts and numbers are JSON")) };
+    made(long_lists, audience, entries, "application/json", make).await
+}
+
+/// The same of any type.
+pub(super) async fn made(
+    long_lists: &LongLists,
+    audience: &Audience,
+    entries: usize,
+    content_type: &'static str,
+    make: impl Future<Output = Result<Vec<u8>, Problem>>,
+) -> Result<Response, Problem> {
+    let Audience { account, reader } = audience;
+    let bytes = entries.saturating_mul(LIST_ENTRY_BYTES);
+    let mut permit = account.take_within(bytes.min(ANSWER_BYTES_MAX), ROOM_WAIT_MAX).await.ok_or_else(no_room)?;
+    // Of these nobody knows how much they take. There is one at a time, and only until it is made: who reads it, reads it
+    // when they like.
+    let turn = match bytes > ANSWER_BYTES_MAX {
+        true => Some(tokio::time::timeout(ROOM_WAIT_MAX, long_lists.turn(reader)).await.map_err(|_| no_turn())?),
+        false => None,
+    };
+    // Without what a buffer has beyond its end, since that is not counted.
+    let body = make.await?.into_boxed_slice();
+    drop(turn);
+    let length = body.len();
+    let body = if length > ANSWER_BYTES_MAX {
+        drop(permit);
+        budget::held(body.into(), long_lists.take(reader, length).ok_or_else(|| no_room_for_long(length))?)
+    } else if permit.resize(length) {
+        budget::held(body.into(), permit)
+    } else {
+        return Err(no_room());
+    };
+    let mut response = Response::new(Body::from(body));
+    response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
+    response.extensions_mut().insert(IsCounted);
+    Ok(response)
+}
+
+/// Has a response that is there as a whole counted until its client has read it. Without room for it, it is not sent: that
+/// is only for what changes nothing, and can be asked for again.
+pub(super) fn counted(response: Response, account: impl FnOnce() -> Arc<Account>) -> Response {
+    let bytes = response.body().size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
+    if bytes <= UNCOUNTED_BYTES_MAX || response.extensions().get::<IsCounted>().is_some() {
+        return response;
+    }
+    let Some(permit) = account().take(bytes.min(ANSWER_BYTES_MAX)) else { return no_room().into_response() };
+    let (parts, body) = response.into_parts();
+    match axum::body::to_bytes(body, usize::MAX).now_or_never() {
+        Some(Ok(bytes)) => Response::from_parts(parts, Body::from(budget::held(bytes, permit))),
+        _ => Problem::internal().into_response(),
+    }
+}
+
+fn no_room() -> Problem {
+    let text = "no room for the answer: what is answered and not read takes all the memory that you or the host may \
+                take for it; read the answers that came before, and try again";
+    Problem::later("answers_unread", text)
+}
+
+fn no_turn() -> Problem {
+    let bytes = ByteCount(ANSWER_BYTES_MAX as u64);
+    let text = format!(
+        "the answer may take more than {bytes}, and other such lists or scrapes are being made; try again when they are made"
+    );
+    Problem::later("answers_unread", text)
+}
+
+fn no_room_for_long(length: usize) -> Problem {
+    let (bytes, bytes_max) = (ByteCount(length as u64), ByteCount(LONG_LISTS_BYTES_MAX as u64));
+    let text = format!(
+        "no room for the answer of {bytes}: long lists and scrapes that are answered and not read take all that you or the \
+         host may take for them, of {bytes_max} in all; read those that came before, and try again"
+    );
+    Problem::later("answers_unread", text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::StatusCode;
+    use lifeboat_api::name::Name;
+    use lifeboat_host::budget::Budgets;
+
+    /// Entries of a list that may take more than an answer.
+    const LONG: usize = ANSWER_BYTES_MAX / LIST_ENTRY_BYTES + 1;
+
+    fn user(budgets: &Budgets, user: &str) -> Audience {
+        let user = Name::new(user).expect("a name");
+        let account = budgets.account(&budgets.connection(), &user);
+        Audience { account, reader: Reader { user: Some(user), is_admin: false } }
+    }
+
+    fn admin(budgets: &Budgets, user: &str) -> Audience {
+        let user = Name::new(user).expect("a name");
+        let account = budgets.account_of_admin(&budgets.connection(), &user);
+        Audience { account, reader: Reader { user: Some(user), is_admin: true } }
+    }
+
+    #[tokio::test]
+    async fn what_only_tells_is_counted_and_not_sent_without_room() {
+        const LENGTH: usize = 100_000;
+        let budgets = Budgets::new(5 * LENGTH, 2 * LENGTH, LENGTH);
+        let ada = user(&budgets, "ada").account;
+        let told = || Response::new(Body::from(vec![b'x'; LENGTH]));
+        let response = counted(told(), || Arc::clone(&ada));
+        assert_eq!((response.status(), budgets.taken()), (StatusCode::OK, LENGTH));
+        assert_eq!(counted(told(), || Arc::clone(&ada)).status(), StatusCode::SERVICE_UNAVAILABLE);
+        let mut executed = told();
+        executed.extensions_mut().insert(IsCounted);
+        assert_eq!(counted(executed, || Arc::clone(&ada)).status(), StatusCode::OK, "that it was executed is told");
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("whole");
+        assert_eq!(body.len(), LENGTH);
+        drop(body);
+        assert_eq!(budgets.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_list_is_made_when_there_is_room_for_it_and_keeps_what_it_is_long() {
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let ada = user(&budgets, "ada");
+        let response = list(&long_lists, &ada, 100, async {
+            assert_eq!(budgets.taken(), 100 * LIST_ENTRY_BYTES, "before it is made");
+            Ok("x".repeat(50_000))
+        });
+        let response = response.await.expect("there is room");
+        assert_eq!(budgets.taken(), 50_002);
+        let response = counted(response, || panic!("it is counted once"));
+        let longer = list(&long_lists, &ada, 1, async { Ok("x".repeat(60_000)) }).await.expect("there is room");
+        assert_eq!(budgets.taken(), 50_002 + 60_002, "of more than was thought");
+        let full = ada.account.take(ANSWER_BYTES_MAX - 200_000).expect("there is room");
+        let denied = list::<()>(&long_lists, &ada, 100, async { panic!("it is made without room") }).await;
+        assert!(denied.is_err_and(|problem| problem.is_unavailable()));
+        drop((response, longer, full));
+        assert_eq!(budgets.taken(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_list_that_may_take_more_than_an_answer_waits_until_no_other_is_made() {
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let (ada, bob, eve) = (admin(&budgets, "ada"), admin(&budgets, "bob"), user(&budgets, "eve"));
+        let mut first = std::pin::pin!(list::<()>(&long_lists, &ada, LONG, std::future::pending()));
+        assert!(first.as_mut().now_or_never().is_none(), "it is being made");
+        let second = list::<()>(&long_lists, &bob, LONG, async { panic!("it is made beside another") });
+        assert!(second.now_or_never().is_none(), "it waits");
+        list(&long_lists, &bob, LONG - 1, async { Ok("short") }).await.expect("short ones do not wait");
+        list(&long_lists, &eve, LONG, async { Ok("long") }).await.expect("those of others do not wait for admins'");
+    }
+
+    #[tokio::test]
+    async fn an_admin_who_does_not_read_a_long_list_keeps_no_other_from_theirs() {
+        const LENGTH: usize = 25 * 1024 * 1024;
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let (ada, bob) = (admin(&budgets, "ada"), admin(&budgets, "bob"));
+        let long = async || Ok("x".repeat(LENGTH));
+        let unread = list(&long_lists, &ada, LONG, long()).await.expect("it is the only one");
+        assert_eq!((long_lists.taken(), budgets.taken()), (LENGTH + 2, 0), "it is counted in full");
+        let counted = counted(unread, || panic!("it is counted once"));
+        let of_bob = list(&long_lists, &bob, LONG, long()).await.expect("the turn ends when the list is made");
+        let denied = list(&long_lists, &ada, LONG, long()).await;
+        assert!(denied.is_err_and(|problem| problem.is_unavailable()), "she has one, and half the room");
+        list(&long_lists, &ada, LONG, async { Ok("short") }).await.expect("one that turns out to be short is sent");
+        drop((counted, of_bob));
+        assert_eq!((long_lists.taken(), budgets.taken()), (0, 0));
+    }
+
+    #[tokio::test]
+    async fn a_list_of_few_entries_that_turns_out_to_be_long_is_counted_in_full() {
+        let (budgets, long_lists) = (Budgets::of_lists(), LongLists::default());
+        let ada = admin(&budgets, "ada");
+        let unread = list(&long_lists, &ada, 1, async { Ok("x".repeat(2 * ANSWER_BYTES_MAX)) });
+        let unread = unread.await.expect("there is room");
+        assert_eq!(long_lists.taken(), 2 * ANSWER_BYTES_MAX + 2);
+        drop(unread);
+    }
+}

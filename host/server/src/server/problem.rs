@@ -1,0 +1,516 @@
+//! Answers and problems as HTTP has them: the one place where outcomes and denials become status codes.
+
+use super::lists::IsCounted;
+use super::pieces::{Pieces, WHOLE_BYTES_MAX};
+use axum::body::Body;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER, WWW_AUTHENTICATE};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use bytes::Bytes;
+use lifeboat_api::http::{
+    self, FAILOVER_HEADER, FUEL_USED_HEADER, OUTCOME_HEADER, PROBLEM_JSON, REPEATED_HEADER, SEQUENCE_HEADER,
+    TRANSACTION_ID_HEADER, VM_HEADER,
+};
+use lifeboat_api::text::chain;
+use lifeboat_api::transaction::{Answer, Denial, Outcome};
+use lifeboat_host::auth::{AccountError, LogInError, PasswordError};
+use lifeboat_host::budget::{self, Permit};
+use lifeboat_host::data::DataError;
+use lifeboat_host::service::{Answered, LaunchError};
+use lifeboat_vm::engine::EngineError;
+use lifeboat_vm::workload::LoadError;
+use std::fmt::Write as _;
+use std::time::Duration;
+
+/// When to try again after a refusal that passes by itself.
+const RETRY: Duration = Duration::from_secs(1);
+
+/// When to try again while the host is under pressure: the mean over a minute does not fall within a second.
+const PRESSURE_RETRY: Duration = Duration::from_secs(10);
+
+/// Bytes of the text of a problem that is no guest's: what a client sent may be in it, and no budget counts it.
+pub const DETAIL_BYTES_MAX: usize = 4 * 1024;
+
+/// Headers that an answer to a transaction has room for from the start.
+const HEADERS_RESERVED: usize = 12;
+
+// A name that is not made anew for each answer is not copied either.
+const OUTCOME: HeaderName = HeaderName::from_static(OUTCOME_HEADER);
+const VM: HeaderName = HeaderName::from_static(VM_HEADER);
+const SEQUENCE: HeaderName = HeaderName::from_static(SEQUENCE_HEADER);
+const FUEL_USED: HeaderName = HeaderName::from_static(FUEL_USED_HEADER);
+const TRANSACTION_ID: HeaderName = HeaderName::from_static(TRANSACTION_ID_HEADER);
+const REPEATED: HeaderName = HeaderName::from_static(REPEATED_HEADER);
+const FAILOVER: HeaderName = HeaderName::from_static(FAILOVER_HEADER);
+
+/// Why a request is not done. Its code never changes; its text is for people.
+#[derive(Debug)]
+pub(super) struct Problem {
+    status: StatusCode,
+    code: &'static str,
+    detail: String,
+    outcome: Option<Outcome>,
+    retry_after: Option<Duration>,
+}
+
+impl Problem {
+    pub(super) fn new(status: StatusCode, code: &'static str, detail: impl Into<String>) -> Self {
+        Self { status, code, detail: detail.into(), outcome: None, retry_after: None }
+    }
+
+    pub(super) fn bad_request(code: &'static str, detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, code, detail)
+    }
+
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, "not_found", detail)
+    }
+
+    /// There is no such service. Of a request that is no transaction, and so has no outcome.
+    pub(super) fn no_service(service: &str) -> Self {
+        Self::not_found(Denial::NoService { service: service.to_owned() }.to_string())
+    }
+
+    /// The server cannot now, and will be able to.
+    pub(super) fn later(code: &'static str, detail: impl Into<String>) -> Self {
+        Self { retry_after: Some(RETRY), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
+    }
+
+    /// The server is at fault.
+    pub(super) fn internal() -> Self {
+        let detail = "the server failed at this request: its log says how; please report that";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
+    }
+
+    /// The storage failed: an operator has to see to it.
+    pub(super) fn storage(error: &dyn std::error::Error) -> Self {
+        Self::later("storage", chain(error))
+    }
+
+    /// The storage failed in the last step of an order, and only the next start shows whether it is done.
+    fn outcome_unknown(error: &dyn std::error::Error) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", chain(error))
+    }
+
+    /// Whether what was sent is longer than it may be.
+    pub(super) fn is_too_large(&self) -> bool {
+        self.status == StatusCode::PAYLOAD_TOO_LARGE
+    }
+
+    /// Whether the server cannot now.
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
+    }
+
+    /// Of a question about another request, whose outcome this is not.
+    pub(super) fn without_outcome(self) -> Self {
+        Self { outcome: None, ..self }
+    }
+
+    pub(super) fn with_outcome(mut self, outcome: Outcome) -> Self {
+        self.outcome = Some(outcome);
+        self
+    }
+
+    fn with_retry(mut self, after: Duration) -> Self {
+        self.retry_after = Some(after);
+        self
+    }
+
+    /// A line of a batch that no other follows.
+    pub(super) fn line(&self) -> Bytes {
+        let mut line = self.json();
+        line.push(b'\n');
+        line.into()
+    }
+
+    /// A response with the problem as its body, which keeps a permit until the client has it.
+    fn held(self, permit: Option<Permit>) -> Response {
+        let body = self.json();
+        let Self { status, outcome, retry_after, .. } = self;
+        let body = match permit {
+            None => body.into(),
+            Some(mut permit) => {
+                // Without what a buffer has beyond its end, since that is not counted.
+                let body = body.into_boxed_slice();
+                permit.shrink(body.len());
+                budget::held(body.into(), permit)
+            }
+        };
+        let mut response = Response::new(Body::from(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(outcome) = outcome {
+            headers.insert(OUTCOME, outcome_value(outcome));
+        }
+        if status == StatusCode::UNAUTHORIZED {
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(after) = retry_after {
+            let seconds = after.as_secs() + u64::from(after.subsec_nanos() > 0);
+            headers.insert(RETRY_AFTER, HeaderValue::from(seconds.max(1)));
+        }
+        response
+    }
+
+    fn json(&self) -> Vec<u8> {
+        serde_json::to_vec(&self.body()).expect("texts and numbers are JSON")
+    }
+
+    fn body(&self) -> http::Problem {
+        let Self { status, code, detail, outcome, .. } = self;
+        http::Problem {
+            kind: "about:blank".into(),
+            title: status.canonical_reason().unwrap_or("Error").into(),
+            status: status.as_u16(),
+            code: (*code).into(),
+            detail: detail.clone(),
+            outcome: outcome.map(|outcome| outcome.to_string()),
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
+        if self.detail.len() > DETAIL_BYTES_MAX {
+            self.detail.truncate(self.detail.floor_char_boundary(DETAIL_BYTES_MAX));
+            self.detail.push_str("...");
+        }
+        self.held(None)
+    }
+}
+
+impl From<Denial> for Problem {
+    fn from(denial: Denial) -> Self {
+        let (status, code) = match &denial {
+            Denial::NotAuthenticated { .. } => (StatusCode::UNAUTHORIZED, "not_authenticated"),
+            Denial::NotGranted { .. } => (StatusCode::FORBIDDEN, "not_granted"),
+            Denial::NoService { .. } => (StatusCode::NOT_FOUND, "not_found"),
+            Denial::NotAdmin { .. } => (StatusCode::FORBIDDEN, "not_admin"),
+            Denial::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
+            Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
+            Denial::IdReused { .. } => (StatusCode::CONFLICT, "id_reused"),
+            Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
+            Denial::TooManyIds { retry_after, .. } => {
+                return Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_ids", denial.to_string())
+                    .with_outcome(Outcome::Denied)
+                    .with_retry(*retry_after);
+            }
+            Denial::QueueFull { .. } => (StatusCode::TOO_MANY_REQUESTS, "queue_full"),
+            Denial::NoMemory { .. } => (StatusCode::SERVICE_UNAVAILABLE, "answers_unread"),
+            Denial::MissedDeadlines { retry_after, .. } => {
+                let problem = Self::new(StatusCode::TOO_MANY_REQUESTS, "missed_deadlines", denial.to_string());
+                return problem.with_outcome(Outcome::Denied).with_retry(*retry_after);
+            }
+            Denial::Dropped { .. } => (StatusCode::CONFLICT, "dropped"),
+            Denial::Degraded { .. } => (StatusCode::SERVICE_UNAVAILABLE, "degraded"),
+            Denial::JournalFull { .. } => (StatusCode::SERVICE_UNAVAILABLE, "journal_full"),
+            Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),
+            Denial::Quarantined { .. } | Denial::Orphan { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
+            Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
+            // It is not one of the four outcomes, but which of them is not known.
+            Denial::Unknown { id: Some(_), .. } => return Self::later("outcome_unknown", denial.to_string()),
+            // To try again would be to do it again.
+            Denial::Unknown { id: None, .. } => {
+                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", denial.to_string());
+            }
+        };
+        let problem = Self::new(status, code, denial.to_string()).with_outcome(Outcome::Denied);
+        match status {
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => problem.with_retry(RETRY),
+            _ => problem,
+        }
+    }
+}
+
+impl From<LogInError> for Problem {
+    fn from(error: LogInError) -> Self {
+        match error {
+            LogInError::WrongCredentials => Self::new(StatusCode::UNAUTHORIZED, "wrong_credentials", error.to_string()),
+            LogInError::TooMany { retry_after } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", error.to_string()).with_retry(retry_after)
+            }
+            LogInError::Catalog(_) => Self::storage(&error),
+        }
+    }
+}
+
+impl From<PasswordError> for Problem {
+    fn from(error: PasswordError) -> Self {
+        Self::bad_request("password", error.to_string())
+    }
+}
+
+impl From<AccountError> for Problem {
+    fn from(error: AccountError) -> Self {
+        let status_and_code = match error {
+            AccountError::LogIn(error) => return error.into(),
+            AccountError::Password(error) => return error.into(),
+            AccountError::Catalog(_) => return Self::storage(&error),
+            AccountError::OutcomeUnknown(_) => return Self::outcome_unknown(&error),
+            AccountError::Exists { .. } => (StatusCode::CONFLICT, "user_exists"),
+            AccountError::Unknown { .. } => (StatusCode::NOT_FOUND, "no_such_user"),
+            AccountError::NotHeld { .. } => (StatusCode::NOT_FOUND, "no_such_grant"),
+            AccountError::LastAdmin { .. } => (StatusCode::CONFLICT, "last_admin"),
+            AccountError::TooManyUsers => (StatusCode::CONFLICT, "too_many_users"),
+            AccountError::TooManyGrants { .. } => (StatusCode::CONFLICT, "too_many_grants"),
+        };
+        let (status, code) = status_and_code;
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<LaunchError> for Problem {
+    fn from(error: LaunchError) -> Self {
+        let error = match error {
+            LaunchError::Data(error) => return error.into(),
+            error => error,
+        };
+        let (status, code) = match &error {
+            LaunchError::Exists { .. } => (StatusCode::CONFLICT, "service_exists"),
+            LaunchError::Engine(error) if error.may_pass() => return Self::later("no_process", error.to_string()),
+            LaunchError::Quarantined { .. } => (StatusCode::CONFLICT, "quarantined"),
+            LaunchError::NoRoom(_) => return Self::later("no_room", error.to_string()),
+            LaunchError::UnderPressure(_) => {
+                return Self::later("host_under_pressure", error.to_string()).with_retry(PRESSURE_RETRY);
+            }
+            // By the wall clock: the machine may have been busy.
+            LaunchError::Engine(
+                EngineError::Load(LoadError::Deadline { .. }) | EngineError::CompileDeadline { .. },
+            ) => return Self::later("compile_deadline", error.to_string()),
+            LaunchError::SizeTooLarge { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "size_too_large"),
+            LaunchError::Size(_)
+            | LaunchError::Instantiate { .. }
+            | LaunchError::Engine(EngineError::Load(_) | EngineError::Compile { .. } | EngineError::Exceeded { .. }) => {
+                (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused")
+            }
+            LaunchError::Engine(EngineError::CompilerBusy { .. }) => {
+                return Self::later("compiler_busy", error.to_string());
+            }
+            _ => return Self::storage(&error),
+        };
+        Self::new(status, code, error.to_string())
+    }
+}
+
+impl From<DataError> for Problem {
+    fn from(error: DataError) -> Self {
+        match &error {
+            DataError::NoService { service } => Self::no_service(service),
+            DataError::OutcomeUnknown { .. } => Self::outcome_unknown(&error),
+            DataError::Stopping => Self::later("draining", error.to_string()),
+            DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
+            DataError::Orphan { .. } => Self::new(StatusCode::CONFLICT, "quarantined", error.to_string()),
+            _ => Self::storage(&error),
+        }
+    }
+}
+
+/// The answer to a transaction or query. An id that the host made up is not told: nobody can ask for the answer by it.
+/// The memory that it takes is released with the last byte that the client has.
+pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
+    let Answered { reply, permit } = answered;
+    let outcome = reply.answer.outcome();
+    let mut response = match reply.answer {
+        Answer::Ok(bytes) => {
+            let content_type = content_type(&bytes);
+            let bytes = match permit {
+                None => bytes,
+                Some(permit) => budget::held(bytes, permit),
+            };
+            let mut response = Response::new(Body::from(bytes));
+            // With room for the length and the date, which come later.
+            response.headers_mut().reserve(HEADERS_RESERVED);
+            response.headers_mut().insert(CONTENT_TYPE, content_type);
+            response.headers_mut().insert(OUTCOME, outcome_value(outcome));
+            response
+        }
+        Answer::Refused(text) if text.len() > WHOLE_BYTES_MAX => {
+            let problem = Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", "").with_outcome(outcome);
+            let pieces = Pieces::of_problem(&problem.body(), text, permit);
+            let mut response = problem.into_response();
+            let pieces = futures::stream::iter(pieces.map(Ok::<_, std::convert::Infallible>));
+            *response.body_mut() = Body::from_stream(pieces);
+            response
+        }
+        Answer::Refused(text) => {
+            Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "refused", text).with_outcome(outcome).held(permit)
+        }
+        Answer::Failed(cause) => {
+            let problem = if cause.is_retryable() {
+                Problem::later("failed_retryable", cause.to_string())
+            } else {
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, "failed", cause.to_string())
+            };
+            problem.with_outcome(outcome).into_response()
+        }
+    };
+    response.extensions_mut().insert(IsCounted);
+    let headers = response.headers_mut();
+    insert(headers, VM, reply.vm.to_string());
+    headers.insert(SEQUENCE, HeaderValue::from(reply.sequence.0));
+    headers.insert(FUEL_USED, HeaderValue::from(reply.fuel_used));
+    if has_id {
+        insert(headers, TRANSACTION_ID, encoded(&reply.id));
+    }
+    if reply.is_repeated {
+        headers.insert(REPEATED, HeaderValue::from_static("true"));
+    }
+    if let Some(failover) = &reply.failover {
+        insert(headers, FAILOVER, failover.to_string());
+    }
+    response
+}
+
+/// What a guest answers, it does not name: JSON is told by how it begins, since most guests answer that.
+fn content_type(bytes: &[u8]) -> HeaderValue {
+    let is_json = matches!(bytes.first(), Some(b'{' | b'[' | b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n'))
+        && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
+    HeaderValue::from_static(if is_json { "application/json" } else { "application/octet-stream" })
+}
+
+fn outcome_value(outcome: Outcome) -> HeaderValue {
+    HeaderValue::from_static(match outcome {
+        Outcome::Ok => "ok",
+        Outcome::Refused => "refused",
+        Outcome::Failed => "failed",
+        Outcome::Denied => "denied",
+    })
+}
+
+fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
+    // Names, numbers and encoded ids are plain; what were not is better left out than a panic.
+    if let Ok(value) = HeaderValue::try_from(text) {
+        headers.insert(name, value);
+    }
+}
+
+/// An id as a header may hold it: percent-encoded where it is not visible ASCII.
+pub(super) fn encoded(id: &str) -> String {
+    let mut text = String::with_capacity(id.len());
+    for byte in id.bytes() {
+        if byte.is_ascii_graphic() && byte != b'%' {
+            text.push(char::from(byte));
+        } else {
+            let _ = write!(text, "%{byte:02X}");
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::body::HttpBody;
+    use lifeboat_api::id::{Sequence, VmId};
+    use lifeboat_api::name::Name;
+    use lifeboat_api::transaction::{Cause, Reply};
+    use lifeboat_host::budget::{ANSWER_BYTES_MAX, Account};
+    use std::sync::Arc;
+
+    fn reply(answer: Answer) -> Answered {
+        let reply = Reply {
+            id: "a b\n%".into(),
+            sequence: Sequence(7),
+            timestamp: lifeboat_api::clock::Timestamp(0),
+            answer,
+            fuel_used: 12,
+            is_repeated: true,
+            vm: VmId { service: Name::new("bank").expect("a name"), number: 3 },
+            failover: None,
+        };
+        Answered { reply, permit: None }
+    }
+
+    #[test]
+    fn an_answer_tells_all_there_is_in_its_headers() {
+        let response = answer(reply(Answer::Ok(bytes::Bytes::from_static(b"{}"))), true);
+        let header = |name: &str| response.headers().get(name).and_then(|value| value.to_str().ok()).unwrap_or("");
+        assert_eq!(response.status(), 200);
+        assert_eq!(
+            ["content-type", OUTCOME_HEADER, VM_HEADER, SEQUENCE_HEADER, FUEL_USED_HEADER, REPEATED_HEADER].map(header),
+            ["application/json", "ok", "bank/3", "7", "12", "true"]
+        );
+        assert_eq!(header(TRANSACTION_ID_HEADER), "a%20b%0A%25");
+        let made_up = answer(reply(Answer::Refused("no".into())), false);
+        assert!(!made_up.headers().contains_key(TRANSACTION_ID_HEADER));
+    }
+
+    #[test]
+    fn a_process_that_was_lost_is_no_refusal_of_its_workload() {
+        let (name, reason) = ("x".to_owned(), "no".to_owned());
+        let lost = [
+            EngineError::Process { name: name.clone(), reason: reason.clone() },
+            LoadError::Process { file: name.clone(), reason: reason.clone() }.into(),
+            LoadError::Thread { file: name.clone(), cause: reason.clone() }.into(),
+        ];
+        for error in lost {
+            let problem = Problem::from(LaunchError::Engine(error));
+            assert_eq!((problem.status, problem.code), (StatusCode::SERVICE_UNAVAILABLE, "no_process"));
+        }
+        let refused = [
+            EngineError::Exceeded { name: name.clone(), reason: reason.clone() },
+            LoadError::Exceeded { file: name.clone(), reason: reason.clone() }.into(),
+            LoadError::Refused { reason }.into(),
+        ];
+        for error in refused {
+            let problem = Problem::from(LaunchError::Engine(error));
+            assert_eq!((problem.status, problem.code), (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused"));
+        }
+    }
+
+    #[test]
+    fn a_workload_that_takes_too_long_may_be_tried_again() {
+        let (name, deadline) = (String::from("bank"), Duration::from_secs(1));
+        let late = [
+            EngineError::CompileDeadline { name: name.clone(), deadline },
+            LoadError::Deadline { file: name, deadline }.into(),
+        ];
+        for error in late {
+            let problem = Problem::from(LaunchError::Engine(error));
+            assert_eq!((problem.status, problem.code), (StatusCode::SERVICE_UNAVAILABLE, "compile_deadline"));
+            assert!(
+                problem.detail.ends_with("smaller, or try again when the machine is less busy"),
+                "{}",
+                problem.detail
+            );
+        }
+    }
+
+    fn account(budgets: &budget::Budgets) -> Arc<Account> {
+        budgets.account(&budgets.connection(), &Name::new("ada").expect("a name"))
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_counted_as_the_json_that_it_is_until_it_is_read() {
+        let budgets = budget::Budgets::default();
+        let permit = account(&budgets).take(ANSWER_BYTES_MAX);
+        let refused = Answer::Refused("\u{1}".repeat(WHOLE_BYTES_MAX));
+        let response = answer(Answered { permit, ..reply(refused) }, true);
+        assert!(budgets.taken() >= 6 * WHOLE_BYTES_MAX && budgets.taken() < 7 * WHOLE_BYTES_MAX, "{}", budgets.taken());
+        let body = axum::body::to_bytes(response.into_body(), usize::MAX).await.expect("whole");
+        assert!(budgets.taken() >= 6 * WHOLE_BYTES_MAX);
+        drop(body);
+        assert_eq!(budgets.taken(), 0);
+    }
+
+    #[test]
+    fn a_problem_that_repeats_what_a_client_sent_is_short() {
+        let response = Problem::no_service(&"\u{1}é".repeat(10_000)).into_response();
+        let bytes = response.body().size_hint().exact().expect("it is whole");
+        assert!(bytes < 6 * DETAIL_BYTES_MAX as u64 + 512, "{bytes}");
+    }
+
+    #[test]
+    fn outcomes_have_their_codes() {
+        let code = |answered: Answer| answer(reply(answered), true).status().as_u16();
+        assert_eq!(code(Answer::Refused("no".into())), 422);
+        assert_eq!(code(Answer::Failed(Cause::Trap { message: "unreachable".into() })), 422);
+        let deadline = Cause::Deadline { deadline: Duration::from_secs(1) };
+        assert!(deadline.is_retryable());
+        let response = answer(reply(Answer::Failed(deadline)), true);
+        assert_eq!(response.status(), 503);
+        assert!(response.headers().contains_key(RETRY_AFTER));
+    }
+}

@@ -1,0 +1,403 @@
+//! Routes: each declares what it needs and what it is, once, and both the guard and the API's description follow from
+//! that.
+
+use super::connections::Connection;
+use super::lists;
+use super::problem::Problem;
+use super::{Phase, Shared};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, Request, State};
+use axum::handler::Handler;
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, Method, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{MethodFilter, on};
+use bytes::Bytes;
+use futures::FutureExt;
+use futures::future::Either;
+use lifeboat_api::access::Grant;
+use lifeboat_api::name::{NAME_PATTERN, Name};
+use lifeboat_api::transaction::Outcome;
+use lifeboat_host::auth::Identity;
+use schemars::{JsonSchema, SchemaGenerator};
+use serde_json::{Map, Value, json};
+use std::collections::BTreeMap;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+
+/// What a request must bring.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Needs {
+    /// Nothing.
+    Nobody,
+    /// A token.
+    User,
+    /// A token, and this grant on the service that the path names.
+    Grant(Grant),
+    /// The token of an admin.
+    Admin,
+}
+
+impl Needs {
+    fn words(self) -> &'static str {
+        match self {
+            Self::Nobody => "nobody",
+            Self::User => "user",
+            Self::Grant(grant) => grant.word(),
+            Self::Admin => "admin",
+        }
+    }
+}
+
+/// A body, in the API's description.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Content {
+    /// Of this type, and JSON of this shape.
+    Json(fn(&mut SchemaGenerator) -> Value),
+    /// Of this type.
+    Bytes(&'static str),
+    /// Of one of these types.
+    Any(&'static [&'static str]),
+    /// Why it is not done.
+    Problem,
+}
+
+/// A parameter, as it is described.
+struct Parameter {
+    /// `path`, `query`, `header`.
+    place: &'static str,
+    name: &'static str,
+    meaning: &'static str,
+    schema: Value,
+}
+
+impl Parameter {
+    /// That of a path, by the name that it has there.
+    fn of_path(name: &'static str) -> Self {
+        let (meaning, schema) = match name {
+            "grant" => ("what the user may do", json!({ "type": "string", "enum": Grant::ALL.map(Grant::word) })),
+            "id" => ("the transaction's id", json!({ "type": "string", "pattern": ID_PATTERN })),
+            "user" => ("the user's name", name_schema()),
+            _ => ("the service's name", name_schema()),
+        };
+        Self { place: "path", name, meaning, schema }
+    }
+}
+
+/// What a name is.
+pub(super) fn name_schema() -> Value {
+    json!({ "type": "string", "pattern": NAME_PATTERN })
+}
+
+/// Ids that every client can write: others are taken as well, up to as many bytes.
+const ID_PATTERN: &str = "^[!-~]{1,128}$";
+
+/// Statuses of problems that many operations have.
+const PROBLEMS: [(u16, &str); 9] = [
+    (400, "what was sent is not as described"),
+    (401, "no token, or one that does not hold"),
+    (403, "not granted"),
+    (404, "there is no such thing"),
+    (408, "the body did not come in time"),
+    (409, "it does not go with what is there"),
+    (413, "the body is too long"),
+    (429, "too much at once: the header Retry-After tells when to try again"),
+    (503, "not now: the header Retry-After tells when to try again"),
+];
+
+/// JSON of this shape.
+pub(super) fn json_of<T: JsonSchema>() -> Content {
+    Content::Json(|generator| generator.subschema_for::<T>().to_value())
+}
+
+/// One operation, as it is described.
+pub(super) struct Route {
+    method: Method,
+    path: &'static str,
+    needs: Needs,
+    summary: &'static str,
+    takes: Option<Content>,
+    is_body_required: bool,
+    parameters: Vec<Parameter>,
+    gives: Vec<(u16, &'static str, Option<Content>)>,
+}
+
+impl Route {
+    pub(super) fn new(method: Method, path: &'static str, needs: Needs, summary: &'static str) -> Self {
+        let is_body_required = true;
+        Self { method, path, needs, summary, takes: None, is_body_required, parameters: Vec::new(), gives: Vec::new() }
+    }
+
+    pub(super) fn takes(mut self, content: Content) -> Self {
+        self.takes = Some(content);
+        self
+    }
+
+    /// A body that may be empty, or not there.
+    pub(super) fn may_take(mut self, content: Content) -> Self {
+        self.is_body_required = false;
+        self.takes(content)
+    }
+
+    /// A parameter beside those of the path.
+    pub(super) fn parameter(
+        mut self,
+        place: &'static str,
+        name: &'static str,
+        meaning: &'static str,
+        schema: Value,
+    ) -> Self {
+        self.parameters.push(Parameter { place, name, meaning, schema });
+        self
+    }
+
+    pub(super) fn gives(mut self, status: u16, what: &'static str, content: Option<Content>) -> Self {
+        self.gives.push((status, what, content));
+        self
+    }
+}
+
+/// A router, and the description of what it routes.
+pub(super) struct Api {
+    shared: Arc<Shared>,
+    router: Router<Arc<Shared>>,
+    generator: SchemaGenerator,
+    paths: BTreeMap<&'static str, Map<String, Value>>,
+}
+
+impl Api {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
+        // Paths of OpenAPI 3.1 refer to schemas by this place.
+        let mut settings = schemars::generate::SchemaSettings::draft2020_12();
+        settings.definitions_path = "/components/schemas".into();
+        Self { shared, router: Router::new(), generator: settings.into_generator(), paths: BTreeMap::new() }
+    }
+
+    /// Adds a route. Nothing reaches `handler` without what the route needs.
+    pub(super) fn route<T: 'static>(mut self, route: Route, handler: impl Handler<T, Arc<Shared>>) -> Self {
+        self.describe(&route);
+        let filter = MethodFilter::try_from(route.method).expect("a method of HTTP");
+        let needs = route.needs;
+        // Not a layer: each of those costs every request several allocations.
+        let guarded = move |State(shared): State<Arc<Shared>>, parameters: PathParameters, request: Request<Body>| {
+            guard(shared, needs, parameters, request, handler)
+        };
+        self.router = self.router.route(route.path, on(filter, guarded));
+        self
+    }
+
+    /// The router, with the description at `/openapi.json`.
+    pub(super) fn finish(mut self) -> Router {
+        let about = Route::new(Method::GET, "/openapi.json", Needs::Nobody, "This description").gives(
+            200,
+            "OpenAPI 3.1",
+            Some(Content::Bytes("application/json")),
+        );
+        self.describe(&about);
+        let description = Bytes::from(self.description().to_string());
+        let tell = move || {
+            // The same bytes for all who ask, however few of them read.
+            let description = description.clone();
+            async move { ([("content-type", "application/json")], description) }
+        };
+        self.router
+            .route(about.path, on(MethodFilter::GET, tell))
+            .method_not_allowed_fallback(async || {
+                Problem::new(
+                    StatusCode::METHOD_NOT_ALLOWED,
+                    "method_not_allowed",
+                    "this path does not know that method; see /openapi.json",
+                )
+            })
+            .fallback(async || Problem::not_found("there is no such path; see /openapi.json"))
+            .with_state(self.shared)
+    }
+
+    fn describe(&mut self, route: &Route) {
+        let problem = self.generator.subschema_for::<lifeboat_api::http::Problem>().to_value();
+        let problem = json!({ lifeboat_api::http::PROBLEM_JSON: { "schema": problem } });
+        let content = |generator: &mut SchemaGenerator, content: Content| match content {
+            Content::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
+            Content::Bytes(media_type) => json!({ media_type: {} }),
+            Content::Any(media_types) => media_types.iter().map(|media_type| (*media_type, json!({}))).collect(),
+            Content::Problem => problem.clone(),
+        };
+        let mut responses = Map::new();
+        for (status, what, body) in &route.gives {
+            let mut response = json!({ "description": what });
+            if let Some(body) = body {
+                response["content"] = content(&mut self.generator, *body);
+            }
+            responses.insert(status.to_string(), response);
+        }
+        let in_path: Vec<Parameter> = route.path.split(['{', '}']).skip(1).step_by(2).map(Parameter::of_path).collect();
+        for (status, what) in PROBLEMS {
+            let may_be = match status {
+                401 | 403 => route.needs != Needs::Nobody || route.takes.is_some(),
+                404 => !in_path.is_empty(),
+                408 | 413 => route.takes.is_some(),
+                409 | 429 => route.method != Method::GET,
+                _ => true,
+            };
+            if may_be && !responses.contains_key(&status.to_string()) {
+                responses.insert(status.to_string(), json!({ "description": what, "content": problem }));
+            }
+        }
+        responses.insert("default".into(), json!({ "description": "a problem", "content": problem }));
+        let parameters: Vec<Value> = in_path
+            .iter()
+            .chain(&route.parameters)
+            .map(|Parameter { place, name, meaning, schema }| {
+                json!({
+                    "in": place, "name": name, "description": meaning, "required": *place == "path", "schema": schema,
+                })
+            })
+            .collect();
+        let mut operation = json!({
+            "summary": route.summary,
+            "parameters": parameters,
+            "responses": responses,
+            "x-lifeboat-needs": route.needs.words(),
+        });
+        if route.needs != Needs::Nobody {
+            operation["security"] = json!([{ "token": [] }]);
+        }
+        if let Some(takes) = route.takes {
+            let content = content(&mut self.generator, takes);
+            operation["requestBody"] = json!({ "required": route.is_body_required, "content": content });
+        }
+        let method = route.method.as_str().to_ascii_lowercase();
+        self.paths.entry(route.path).or_default().insert(method, operation);
+    }
+
+    fn description(&mut self) -> Value {
+        let schemas: Map<String, Value> = self.generator.take_definitions(true);
+        json!({
+            "openapi": "3.1.0",
+            "info": {
+                "title": "Lifeboat",
+                "version": env!("CARGO_PKG_VERSION"),
+                "description": "Runs stateful WebAssembly programs in metered virtual machines and fails them over \
+                                with nothing lost. `x-lifeboat-needs` says what an operation asks of its user: nobody, \
+                                user, a grant on the service, or admin.",
+            },
+            "paths": self.paths,
+            "components": {
+                "schemas": schemas,
+                "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
+            },
+        })
+    }
+}
+
+/// What a path has in the place of the names in braces; or that it is not text.
+type PathParameters = Result<RawPathParams, RawPathParamsRejection>;
+
+/// Lets a request through that brings what its route needs. Nothing of its body is read before.
+fn guard<T: 'static>(
+    shared: Arc<Shared>,
+    needs: Needs,
+    parameters: PathParameters,
+    mut request: Request<Body>,
+    handler: impl Handler<T, Arc<Shared>>,
+) -> impl Future<Output = Response> + Send {
+    let admitted = match needs {
+        Needs::Nobody => parameters.map(drop).map_err(|_| not_text()),
+        _ => {
+            admit(&shared, needs, &parameters, &request).map(|identity| drop(request.extensions_mut().insert(identity)))
+        }
+    };
+    // What only looks has no effect, and may be asked for again.
+    let looks = (request.method() == Method::GET)
+        .then(|| (Arc::clone(&shared), request.extensions().get::<Identity>().cloned()));
+    match admitted {
+        // The panic is printed. What it leaves half-way is a request of one client: services and the journal have tasks of
+        // their own.
+        Ok(()) => Either::Left(AssertUnwindSafe(handler.call(request, shared)).catch_unwind().map(|response| {
+            let response = response.unwrap_or_else(|_| Problem::internal().into_response());
+            match looks {
+                Some((shared, identity)) => lists::counted(response, || lists::account(&shared, identity.as_ref())),
+                None => response,
+            }
+        })),
+        Err(problem) => Either::Right(std::future::ready(problem.into_response())),
+    }
+}
+
+fn admit(
+    shared: &Shared,
+    needs: Needs,
+    parameters: &PathParameters,
+    request: &Request<Body>,
+) -> Result<Identity, Problem> {
+    let not_now = match shared.phase() {
+        Phase::Serving => None,
+        // A service that is back waits for no other: compiling one may take minutes.
+        Phase::Starting if is_for_running_service(shared, needs, parameters) => None,
+        Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
+        Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
+    };
+    if let Some(problem) = not_now {
+        // A look-up is about another one.
+        let is_transaction = needs == Needs::Grant(Grant::Transact) && request.method() != Method::GET;
+        return Err(if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem });
+    }
+    let identity = shared.host.authenticate(token(request.headers())?)?;
+    if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
+        connection.authenticated();
+    }
+    // Who is nobody does not learn that.
+    let parameters = parameters.as_ref().map_err(|_| not_text())?;
+    match needs {
+        Needs::Nobody | Needs::User => {}
+        Needs::Admin => shared.host.authorise_admin(&identity)?,
+        Needs::Grant(grant) => shared.host.authorise(&identity, service(parameters), grant)?,
+    }
+    Ok(identity)
+}
+
+/// The service in a path.
+fn service(parameters: &RawPathParams) -> &str {
+    parameters.iter().find(|(name, _)| *name == "name").map_or("", |(_, service)| service)
+}
+
+/// Whether a request is for one service alone, which runs.
+fn is_for_running_service(shared: &Shared, needs: Needs, parameters: &PathParameters) -> bool {
+    let name = parameters.as_ref().ok().and_then(|parameters| Name::new(service(parameters)).ok());
+    matches!(needs, Needs::Grant(_)) && name.is_some_and(|name| shared.host.has_service(&name))
+}
+
+/// The token of a request; an empty one is nobody's.
+fn token(headers: &HeaderMap) -> Result<&str, Problem> {
+    let mut values = headers.get_all(AUTHORIZATION).iter();
+    let Some(value) = values.next() else {
+        return Err(Problem::from(lifeboat_api::transaction::Denial::NotAuthenticated {
+            reason: "the request has no header 'Authorization: Bearer TOKEN'",
+        }));
+    };
+    // Something in front of the server may have looked at another of them.
+    if values.next().is_some() {
+        return Err(Problem::from(lifeboat_api::transaction::Denial::NotAuthenticated {
+            reason: "the request has more than one header 'Authorization'; send one",
+        }));
+    }
+    let text = value.to_str().unwrap_or("");
+    let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+    if !scheme.eq_ignore_ascii_case("bearer") {
+        return Err(Problem::from(lifeboat_api::transaction::Denial::NotAuthenticated {
+            reason: "the header is not 'Authorization: Bearer TOKEN'",
+        }));
+    }
+    Ok(token.trim())
+}
+
+fn not_text() -> Problem {
+    Problem::bad_request("not_text", "the path has percent-encoded bytes that are not UTF-8; write text")
+}
+
+/// A name in a path.
+pub(super) fn name(text: &str) -> Result<Name, Problem> {
+    Name::new(text).map_err(|reason| Problem::bad_request("not_a_name", reason))
+}

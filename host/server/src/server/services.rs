@@ -1,0 +1,417 @@
+//! Services: deployed, looked at, operated, removed.
+
+use super::connections::Connection;
+use super::input::{Parameters, parameters, wrong_parameter};
+use super::problem::Problem;
+use super::{Shared, UPLOAD_TIME_MAX, body, lists, routes, users};
+use axum::body::Body;
+use axum::extract::{Path, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use axum::{Extension, Json};
+use bytes::Bytes;
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::Utc;
+use lifeboat_api::event::FailoverCause;
+use lifeboat_api::http::{
+    AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, Services, Standing, Usage, Vm,
+};
+use lifeboat_api::id::Epoch;
+use lifeboat_api::meter::Resource;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::check_fuel;
+use lifeboat_api::sla::FailoverMode;
+use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY};
+use lifeboat_host::auth::Identity;
+use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
+use lifeboat_host::host::NewService;
+use lifeboat_host::service::{LaunchError, Status};
+use lifeboat_vm::engine::joined;
+use lifeboat_vm::workload::MODULE_BYTES_MAX;
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// How long a list waits for a service that is busy, before it is shown without its VM.
+pub const STATUS_MAX: Duration = Duration::from_secs(1);
+
+/// Workloads that are sent and deployed at once: each is up to 32 MiB.
+pub const UPLOADS_MAX: usize = 4;
+
+pub(super) async fn list(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Response, Problem> {
+    list_of(&shared, &identity, &Grant::ALL, async |entries: BTreeMap<Name, ServiceEntry>| {
+        let views = entries.into_iter().map(|(name, entry)| {
+            let (shared, may_observe) = (&shared, shared.host.authorise(&identity, &name, Grant::Observe).is_ok());
+            async move {
+                let service = view(shared, name, entry).await;
+                // What it uses is for those who may observe it.
+                let queue_length = service.queue_length.filter(|_| may_observe);
+                Service { queue_length, vm: service.vm.filter(|_| may_observe), ..service }
+            }
+        });
+        Services { services: futures::future::join_all(views).await }
+    })
+    .await
+}
+
+pub(super) async fn inspect(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn deploy(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+    given: Parameters,
+    body: Body,
+) -> Result<(StatusCode, Json<Service>), Problem> {
+    let deployment = deployment(given)?;
+    let name = routes::name(&name)?;
+    let settings = settings(&shared, deployment)?;
+    let turn = shared.deploys.turn(&identity.user).await?;
+    let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
+    let upload = Arc::clone(&shared.uploads).try_acquire_owned().map_err(|_| {
+        let text = format!("{UPLOADS_MAX} workloads are being sent, the most there may be at once; try again soon");
+        Problem::later("too_many_uploads", text)
+    })?;
+    let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
+    // It may have taken minutes.
+    shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
+    let created = uninterrupted(&shared, move |shared| async move {
+        let created = create(&shared, name, settings, bytes).await;
+        drop((turn, upload));
+        created
+    });
+    Ok((StatusCode::CREATED, Json(created.await?)))
+}
+
+async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, bytes: Bytes) -> Result<Service, Problem> {
+    let workload = shared.host.load_deployed(&name, bytes.clone()).await.map_err(LaunchError::Engine)?;
+    let (mut secret, mut epoch) = ([0; 32], Epoch::default());
+    getrandom::fill(&mut secret)
+        .and_then(|()| getrandom::fill(&mut epoch.0))
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+    let new =
+        NewService { name: name.clone(), workload, workload_bytes: bytes, settings, secret, epoch, sabotage: None };
+    shared.host.create_durable_service(new).await?;
+    one(shared, &name).await
+}
+
+pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
+    let name = routes::name(&name)?;
+    uninterrupted(&shared, move |shared| async move {
+        shared.host.remove_service(&name).await?;
+        shared.metrics.forget(&name);
+        Ok(StatusCode::NO_CONTENT)
+    })
+    .await
+}
+
+pub(super) async fn fail_over(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    let (after, from) = shared.host.order_fail_over(&identity, &name).await.map_err(not_operated)?;
+    let Status { vm, stopped, unmovable, degraded, .. } = after;
+    if let Some(reason) = stopped {
+        return Err(Denial::Stopped { service: vm.service, reason }.into());
+    }
+    if vm == from {
+        let reason = degraded.or(unmovable);
+        let reason = reason.unwrap_or_else(|| "another order, or its end, came in between; try again".into());
+        return Err(Problem::later("not_moved", format!("service '{}' stays in {vm}: {reason}", vm.service)));
+    }
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn drop_queued(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
+    Path(name): Path<String>,
+    body: Body,
+) -> Result<Json<DropReply>, Problem> {
+    let DropRequest { user, id } = users::json(&shared, &connection, body).await?;
+    let user = routes::name(&user)?;
+    let dropped = shared.host.drop_queued(&identity, &name, &user, id.as_deref()).map_err(not_operated)?;
+    Ok(Json(DropReply { dropped }))
+}
+
+pub(super) async fn snapshot(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
+    if let Some(directory) = shared.host.data() {
+        directory.snapshots_written(&routes::name(&name)?).await?;
+    }
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn stop(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    let service = routes::name(&name)?;
+    uninterrupted(&shared, move |shared| async move { Ok(shared.host.stop_service(&service).await?) }).await?;
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn start(
+    State(shared): State<Arc<Shared>>,
+    Path(name): Path<String>,
+) -> Result<Json<Service>, Problem> {
+    let mut epoch = Epoch::default();
+    getrandom::fill(&mut epoch.0)
+        .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
+    let service = routes::name(&name)?;
+    uninterrupted(&shared, move |shared| async move { Ok(shared.host.start_service(&service, epoch).await?) }).await?;
+    one(&shared, &name).await.map(Json)
+}
+
+pub(super) async fn usage(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Usage>, Problem> {
+    let name = routes::name(&name)?;
+    entry(&shared, &name).await?;
+    Ok(Json(usage_of(&shared, name).await))
+}
+
+pub(super) async fn all_usage(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+) -> Result<Response, Problem> {
+    list_of(&shared, &identity, &[Grant::Observe], async |entries: BTreeMap<Name, ServiceEntry>| {
+        let services = entries.into_keys().map(|name| usage_of(&shared, name));
+        let services = futures::future::join_all(services).await;
+        let is_admin = shared.host.authorise_admin(&identity).is_ok();
+        let host = shared.load().filter(|_| is_admin).and_then(|load| serde_json::to_value(load).ok());
+        AllUsage { since: Some(since(&shared)), host, services }
+    })
+    .await
+}
+
+/// The list that `make` makes of the services on which a user has any of these grants. Others are not read.
+async fn list_of<T: Serialize>(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    grants: &'static [Grant],
+    make: impl AsyncFnOnce(BTreeMap<Name, ServiceEntry>) -> T,
+) -> Result<Response, Problem> {
+    let (of_shared, user) = (Arc::clone(shared), identity.clone());
+    let is_theirs = move |name: &Name| grants.iter().any(|grant| of_shared.host.authorise(&user, name, *grant).is_ok());
+    let (of_shared, is_counted) = (Arc::clone(shared), is_theirs.clone());
+    let count = joined(tokio::task::spawn_blocking(move || of_shared.host.count_entries(is_counted))).await?;
+    let of_shared = Arc::clone(shared);
+    let list = async {
+        let entries = joined(tokio::task::spawn_blocking(move || of_shared.host.entries_where(is_theirs))).await?;
+        Ok(make(entries).await)
+    };
+    lists::list(&shared.long_lists, &lists::audience(shared, Some(identity)), count, list).await
+}
+
+/// Does something to its end, also if the client hangs up: then what handles its request is dropped where it stands, and a
+/// service must not be left between two states.
+async fn uninterrupted<T, F>(shared: &Arc<Shared>, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, Problem>
+where
+    T: Send + 'static,
+    F: Future<Output = Result<T, Problem>> + Send + 'static,
+{
+    joined(tokio::spawn(work(Arc::clone(shared)))).await
+}
+
+/// The service of this name, if there is one.
+pub(super) async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
+    if let Some(denial) = shared.host.orphan(name) {
+        return Err(Problem::from(denial).without_outcome());
+    }
+    let (shared, service) = (Arc::clone(shared), name.clone());
+    let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&service))).await?;
+    entry.ok_or_else(|| Problem::no_service(name))
+}
+
+/// That there is such a service, for what is sent to it.
+///
+/// # Errors
+/// The same as that of a transaction.
+pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Problem> {
+    let missing = || Problem::from(Denial::NoService { service: service.to_owned() });
+    let name = Name::new(service).map_err(|_| missing())?;
+    if shared.host.has_service(&name) {
+        return Ok(());
+    }
+    if let Some(denial) = shared.host.orphan(&name) {
+        return Err(denial.into());
+    }
+    let shared = Arc::clone(shared);
+    let entry = joined(tokio::task::spawn_blocking(move || shared.host.entry(&name))).await?;
+    entry.map(|_| ()).ok_or_else(missing)
+}
+
+/// Why an operation on a service is not done.
+fn not_operated(denial: Denial) -> Problem {
+    match denial {
+        Denial::NoService { service } => Problem::no_service(&service),
+        denial => denial.into(),
+    }
+}
+
+async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {
+    let name = routes::name(name)?;
+    let entry = entry(shared, &name).await?;
+    Ok(view(shared, name, entry).await)
+}
+
+async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
+    // Before it is asked, which waits in the queue as well.
+    let queue_length = shared.host.queue_length(&name);
+    let vm = status(shared, &name).await.map(vm);
+    let (standing, reason) = match shared.host.quarantined(&name) {
+        _ if shared.host.has_service(&name) => match vm.as_ref().and_then(|vm| vm.stopped.as_ref()) {
+            Some(reason) => (
+                Standing::Stopped,
+                Some(format!("{reason}; once that is mended, lifeboat start {name} brings it back")),
+            ),
+            None => (Standing::Running, None),
+        },
+        Some(reason) => (Standing::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),
+        None => (Standing::Stopped, Some("an operator stopped it; start it to have it serve".into())),
+    };
+    Service {
+        name: name.to_string(),
+        workload: entry.workload.to_string(),
+        standing,
+        reason,
+        failover: entry.settings.failover.to_string(),
+        queue_length,
+        vm,
+    }
+}
+
+async fn status(shared: &Shared, name: &Name) -> Option<Status> {
+    tokio::time::timeout(STATUS_MAX, shared.host.status_of(name)).await.ok().flatten()
+}
+
+fn vm(status: Status) -> Vm {
+    let resource = |resource: Resource| {
+        let usage = status.meter.usage(resource);
+        let shown = ResourceUsage {
+            used: usage.used,
+            limit: usage.limit,
+            unit: resource.unit().into(),
+            utilisation_percent: usage.utilisation_percent(),
+        };
+        (resource.to_string(), shown)
+    };
+    Vm {
+        id: status.vm.to_string(),
+        machine: status.machine.to_string(),
+        size: status.size,
+        sequence: status.sequence.0,
+        snapshot_sequence: status.snapshot_sequence.0,
+        resources: Resource::ALL.into_iter().map(resource).collect(),
+        degraded: status.degraded,
+        unmovable: status.unmovable,
+        journal_filling: status.journal.as_ref().map(|journal| journal.fill.to_string()),
+        journal_full: status.journal.is_some_and(|journal| journal.is_full),
+        stopped: status.stopped,
+    }
+}
+
+/// When the server began to count.
+fn since(shared: &Shared) -> String {
+    format!("{:.0}", Utc(shared.start))
+}
+
+async fn usage_of(shared: &Shared, name: Name) -> Usage {
+    let counted = shared.metrics.known(&name).unwrap_or_default();
+    let queue_length = shared.host.queue_length(&name).unwrap_or(0);
+    Usage {
+        since: Some(since(shared)),
+        vm: status(shared, &name).await.map(vm),
+        queue_length,
+        outcomes: Outcome::ALL.into_iter().map(|outcome| (outcome.to_string(), counted.outcomes(outcome))).collect(),
+        sla_failures: Resource::ALL
+            .into_iter()
+            .map(|resource| (resource.to_string(), counted.sla_failures(resource)))
+            .collect(),
+        failovers: FailoverCause::ALL.into_iter().map(|cause| (cause.to_string(), counted.failovers(cause))).collect(),
+        service: name.to_string(),
+    }
+}
+
+/// What the query says of a deployment.
+fn deployment(given: Parameters) -> Result<Deployment, Problem> {
+    let mut given = parameters(given, &["size", "fuel", "failover"])?;
+    let fuel = given.remove("fuel").map(|text| {
+        text.parse().map_err(|_| wrong_parameter("fuel", &text, "a whole number of units of fuel, such as 50000000"))
+    });
+    Ok(Deployment { size: given.remove("size"), fuel: fuel.transpose()?, failover: given.remove("failover") })
+}
+
+/// A deployment with what the configuration says of the rest.
+fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, Problem> {
+    let Deployment { size, fuel, failover } = deployment;
+    let failover = match failover {
+        None => FailoverMode::default(),
+        Some(text) => text.parse().map_err(|reason| Problem::bad_request("failover", reason))?,
+    };
+    let settings = shared.config.settings(size.as_deref(), None, failover);
+    let mut settings = settings.map_err(|reason| Problem::bad_request("no_such_size", reason))?;
+    if let Some(fuel) = fuel {
+        let fuel = check_fuel(fuel).map_err(|reason| Problem::bad_request("fuel", reason))?;
+        settings.sizes.iter_mut().for_each(|size| size.fuel = fuel);
+    }
+    Ok(settings)
+}
+
+/// How the services are that run; those that are too busy to tell are left out.
+pub(super) async fn statuses(shared: &Shared) -> BTreeMap<Name, Status> {
+    let names = shared.host.queue_lengths().into_keys();
+    let asked = names.map(|name| async move { status(shared, &name).await.map(|status| (name, status)) });
+    futures::future::join_all(asked).await.into_iter().flatten().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::event::JournalFill;
+    use lifeboat_api::id::{Sequence, VmId};
+    use lifeboat_api::meter::Meter;
+    use lifeboat_host::service::{Counts, JournalStatus};
+
+    #[test]
+    fn a_journal_that_fills_up_is_a_condition_of_its_vm() {
+        let id = VmId { service: Name::new("bank").expect("a name"), number: 1 };
+        let journal = |is_full| {
+            let fill = JournalFill { vm: id.clone(), bytes: 8, limit_bytes: 10, reason: Some("no thanks".into()) };
+            JournalStatus { fill, is_full }
+        };
+        let shown = |journal: Option<JournalStatus>| {
+            vm(Status {
+                vm: id.clone(),
+                machine: Name::new("m1").expect("a name"),
+                size: "small".into(),
+                meter: Meter::new(1, 1, 1),
+                sequence: Sequence(1),
+                snapshot_sequence: Sequence(0),
+                degraded: None,
+                unmovable: None,
+                journal,
+                stopped: None,
+                counts: Counts::default(),
+            })
+        };
+        assert_eq!((shown(None).journal_filling, shown(None).journal_full), (None, false));
+        let filling = shown(Some(journal(false)));
+        assert!(!filling.journal_full && filling.journal_filling.is_some_and(|text| text.contains("(80%)")));
+        assert!(shown(Some(journal(true))).journal_full);
+    }
+}

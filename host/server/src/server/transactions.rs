@@ -1,0 +1,275 @@
+//! Transactions, queries, and what became of them.
+
+use super::connections::Connection;
+use super::problem::{self, Problem};
+use super::{Shared, body};
+use axum::Extension;
+use axum::Json;
+use axum::body::{Body, HttpBody};
+use axum::extract::{Path, State};
+use axum::http::{HeaderMap, StatusCode};
+use axum::response::{IntoResponse, Response};
+use lifeboat_api::http::{IDEMPOTENCY_KEY_HEADER, TransactionState};
+use lifeboat_api::name::Name;
+use lifeboat_api::transaction::{Denial, Kind, Outcome, Reply, Request};
+use lifeboat_host::auth::Identity;
+use lifeboat_host::budget::{ANSWER_BYTES_MAX, Account, Permit, ROOM_WAIT_MAX};
+use lifeboat_host::service::{Answered, Pending};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use tokio::runtime::Handle;
+
+/// How long a look-up of a transaction waits for what the service does, before it says `pending`.
+pub const LOOK_UP_MAX: Duration = Duration::from_secs(2);
+
+pub(super) async fn transact(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
+    Path(service): Path<String>,
+    request: axum::extract::Request,
+) -> Result<Response, Problem> {
+    // Not an extractor of its own: that would copy all headers.
+    let id = idempotency_key(request.headers())?;
+    perform(&shared, &identity, &connection, &service, id, Kind::Transaction, request.into_body()).await
+}
+
+pub(super) async fn query(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
+    Path(service): Path<String>,
+    body: Body,
+) -> Result<Response, Problem> {
+    perform(&shared, &identity, &connection, &service, None, Kind::Query, body).await
+}
+
+async fn perform(
+    shared: &Arc<Shared>,
+    identity: &Identity,
+    connection: &Connection,
+    service: &str,
+    id: Option<String>,
+    kind: Kind,
+    body: Body,
+) -> Result<Response, Problem> {
+    let start = Instant::now();
+    let account = &shared.budgets.account(&connection.budget, &identity.user);
+    let denied = |problem: Problem| {
+        shared.metrics.answered(service, Outcome::Denied, start.elapsed());
+        problem.with_outcome(Outcome::Denied)
+    };
+    let length = usize::try_from(body.size_hint().upper().unwrap_or(u64::MAX)).unwrap_or(usize::MAX);
+    let head_bytes_max = usize::try_from(shared.config.server.limits.header_bytes_max).unwrap_or(usize::MAX);
+    let received = match body::counted(length.min(shared.body_bytes_max), head_bytes_max) {
+        0 => None,
+        bytes => {
+            let permit = account.take_received_within(bytes, ROOM_WAIT_MAX).await;
+            Some(Arc::new(permit.ok_or_else(|| denied(no_memory(service)))?))
+        }
+    };
+    let receiving = connection.receiving();
+    let body = match body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await {
+        Err(problem) if problem.is_too_large() => return Err(denied(problem)),
+        read => read?,
+    };
+    drop(receiving);
+    let (has_id, request) = (id.is_some(), Request { id, body, kind });
+    let waits_until = Instant::now() + ROOM_WAIT_MAX;
+    loop {
+        let counted = Counted::begin(shared, identity, account, service, request.clone(), received.clone())?;
+        match counted.await {
+            // It was not executed: it is sent again once there is room for what it may answer.
+            Err(denial @ Denial::NoMemory { .. }) => {
+                account.unblock();
+                let left = waits_until.saturating_duration_since(Instant::now());
+                if left.is_zero() || tokio::time::timeout(left, account.has_room()).await.is_err() {
+                    return Err(denied(denial.into()));
+                }
+            }
+            answered => return Ok(problem::answer(answered?, has_id)),
+        }
+    }
+}
+
+/// What is said where the budgets have no room for a request.
+pub(super) fn no_memory(service: &str) -> Problem {
+    let text = format!(
+        "no room for the request to service '{}': what is sent at once, and answered and not read, takes all the memory \
+         that you or the host may take for it; read the answers that came before, and try again",
+        lifeboat_api::text::Printable(service)
+    );
+    Problem::later("answers_unread", text)
+}
+
+/// A request under way, which is counted when it ends, whether or not somebody waits for its answer then.
+pub(super) struct Counted {
+    shared: Arc<Shared>,
+    since: Instant,
+    /// None once it has ended.
+    pending: Option<Pending>,
+    /// Of its body.
+    received: Option<Arc<Permit>>,
+}
+
+impl Counted {
+    /// Puts a request into its service's queue.
+    ///
+    /// # Errors
+    /// It does not stand there, and is counted.
+    pub(super) fn begin(
+        shared: &Arc<Shared>,
+        identity: &Identity,
+        account: &Arc<Account>,
+        service: &str,
+        request: Request,
+        received: Option<Arc<Permit>>,
+    ) -> Result<Self, Denial> {
+        let since = Instant::now();
+        let begun = shared.host.begin_within(identity, service, request, Some(Arc::clone(account)));
+        let pending = begun.inspect_err(|_| shared.metrics.answered(service, Outcome::Denied, since.elapsed()))?;
+        Ok(Self { shared: Arc::clone(shared), since, pending: Some(pending), received })
+    }
+}
+
+impl Future for Counted {
+    type Output = Result<Answered, Denial>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        let Self { shared, since, pending, .. } = &mut *self;
+        let under_way = pending.as_mut().expect("it is not polled after its end");
+        let answered = ready!(under_way.poll_answered(context));
+        count(shared, under_way.service(), *since, answered.as_ref().map(|answered| &answered.reply));
+        *pending = None;
+        Poll::Ready(answered)
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        // Its client has gone, and the service answers all the same.
+        let (Some(mut pending), Ok(runtime)) = (self.pending.take(), Handle::try_current()) else { return };
+        let (shared, since, received) = (Arc::clone(&self.shared), self.since, self.received.take());
+        runtime.spawn(async move {
+            let answered = (&mut pending).await;
+            count(&shared, pending.service(), since, answered.as_ref());
+            drop(received);
+        });
+    }
+}
+
+/// Counts an answer, unless nobody knows which one it is, or it is yet to come.
+fn count(shared: &Shared, service: &Name, since: Instant, answered: Result<&Reply, &Denial>) {
+    let outcome = match answered {
+        Ok(reply) => reply.answer.outcome(),
+        Err(Denial::Unknown { .. } | Denial::NoMemory { .. }) => return,
+        Err(_) => Outcome::Denied,
+    };
+    shared.metrics.answered(service, outcome, since.elapsed());
+}
+
+/// The kept answer to a transaction, as it was; or that there is none, or none yet.
+pub(super) async fn look_up(
+    State(shared): State<Arc<Shared>>,
+    Extension(identity): Extension<Identity>,
+    Extension(connection): Extension<Arc<Connection>>,
+    Path((service, id)): Path<(String, String)>,
+) -> Result<Response, Problem> {
+    let account = shared.budgets.account(&connection.budget, &identity.user);
+    let permit = account.take_within(ANSWER_BYTES_MAX, ROOM_WAIT_MAX).await;
+    let permit = permit.ok_or_else(|| no_memory(&service))?;
+    let finding = shared.host.find_transaction(&identity, &service, &id);
+    let Ok(found) = tokio::time::timeout(LOOK_UP_MAX, finding).await else {
+        let state = TransactionState {
+            state: "pending".into(),
+            detail:
+                "the service is busy with what came before: whether this transaction is in its queue is known when \
+                     it is through; ask again"
+                    .into(),
+        };
+        return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
+    };
+    let found = found.map_err(|denial| match Problem::from(denial) {
+        // Nothing is known of the one that is looked up, least of all that it had no effect.
+        problem if problem.is_unavailable() => problem.without_outcome(),
+        problem => problem,
+    });
+    match found? {
+        Some(reply) => Ok(problem::answer(Answered::shrunk(reply, permit), true)),
+        None => Err(Problem::new(
+            StatusCode::NOT_FOUND,
+            "unknown",
+            format!(
+                "service '{service}' has no answer to transaction '{}' of yours: it was never executed, or is beyond the \
+                 horizon",
+                lifeboat_api::text::Printable(&id)
+            ),
+        )),
+    }
+}
+
+/// The id of a transaction, if the request has one: a string of RFC 8941 in quotes, or the same without.
+fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    let mut values = headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    let wrong = |reason: &str| {
+        Problem::bad_request(
+            "idempotency_key",
+            format!("the header Idempotency-Key {reason}; write an id in double quotes, such as \"order-17\""),
+        )
+    };
+    if values.next().is_some() {
+        return Err(wrong("is there more than once"));
+    }
+    let text = value.to_str().ok().filter(|text| !text.contains('\t'));
+    let text = text.ok_or_else(|| wrong("is not visible ASCII"))?.trim();
+    let id = match text.strip_prefix('"') {
+        None => text.to_owned(),
+        Some(quoted) => {
+            let inner = quoted.strip_suffix('"').ok_or_else(|| wrong("has no closing quote"))?;
+            let mut id = String::with_capacity(inner.len());
+            let mut characters = inner.chars();
+            while let Some(character) = characters.next() {
+                match character {
+                    '\\' => match characters.next() {
+                        Some(escaped @ ('"' | '\\')) => id.push(escaped),
+                        _ => return Err(wrong("has a backslash before something other than a quote or a backslash")),
+                    },
+                    '"' => return Err(wrong("goes on after its closing quote")),
+                    character => id.push(character),
+                }
+            }
+            id
+        }
+    };
+    if id.is_empty() {
+        return Err(wrong("is empty"));
+    }
+    Ok(Some(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use axum::http::HeaderValue;
+
+    fn key(value: &[u8]) -> Option<Option<String>> {
+        let mut headers = HeaderMap::new();
+        headers.insert(IDEMPOTENCY_KEY_HEADER, HeaderValue::from_bytes(value).expect("a value"));
+        idempotency_key(&headers).ok()
+    }
+
+    #[test]
+    fn a_key_is_taken_with_and_without_quotes() {
+        let id = |text: &str| Some(Some(text.to_owned()));
+        assert_eq!(idempotency_key(&HeaderMap::new()).ok(), Some(None));
+        assert_eq!(key(b"\"order-17\""), id("order-17"));
+        assert_eq!(key(b"order-17"), id("order-17"));
+        assert_eq!(key(br#""a\"b\\c""#), id(r#"a"b\c"#));
+        for wrong in [&b""[..], b"\"\"", b"\"a", b"\"a\"b\"", br#""a\n""#, b"\xff", b"a\tb"] {
+            assert_eq!(key(wrong), None, "{wrong:?}");
+        }
+    }
+}

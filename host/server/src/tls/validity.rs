@@ -1,0 +1,243 @@
+//! When a certificate holds: the validity of X.509 (RFC 5280, 4.1.2.5), read from its DER.
+//!
+//! What reads it is a walk over the fields before it. Whether the rest is a certificate is rustls's business.
+
+use lifeboat_api::clock::{Timestamp, Utc};
+use std::path::Path;
+use std::time::Duration;
+use tokio_rustls::rustls::pki_types::CertificateDer;
+use tokio_rustls::rustls::pki_types::pem::PemObject;
+
+/// A server warns of a certificate that expires within this time.
+pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
+
+const SEQUENCE: u8 = 0x30;
+const VERSION: u8 = 0xa0;
+const UTC_TIME: u8 = 0x17;
+const GENERALIZED_TIME: u8 = 0x18;
+
+/// From when to when a certificate holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Validity {
+    /// The first second.
+    pub not_before: Timestamp,
+    /// The last second.
+    pub not_after: Timestamp,
+}
+
+impl Validity {
+    /// The validity of a certificate; none if `der` is not one.
+    #[must_use]
+    pub fn of(der: &[u8]) -> Option<Self> {
+        let certificate = Der(der).field(SEQUENCE)?;
+        let mut body = Der(certificate).field_of(SEQUENCE)?;
+        body.skip_if(VERSION);
+        // The serial number, the algorithm of the signature, and the issuer.
+        for _ in 0..3 {
+            body.next()?;
+        }
+        let mut validity = body.field_of(SEQUENCE)?;
+        Some(Self { not_before: time(validity.next()?)?, not_after: time(validity.next()?)? })
+    }
+
+    /// The time in which all certificates of a PEM file hold; none if it cannot be read.
+    #[must_use]
+    pub fn of_file(file: &Path) -> Option<Self> {
+        let chain: Vec<CertificateDer<'_>> =
+            CertificateDer::pem_file_iter(file).ok()?.collect::<Result<_, _>>().ok()?;
+        let validities: Vec<Self> = chain.iter().filter_map(|certificate| Self::of(certificate)).collect();
+        Some(Self {
+            not_before: validities.iter().map(|validity| validity.not_before).max()?,
+            not_after: validities.iter().map(|validity| validity.not_after).min()?,
+        })
+    }
+
+    /// Why a client would not trust a certificate at this time, if that is so.
+    ///
+    /// # Errors
+    /// A sentence with the time and the remedy.
+    pub fn check(&self, now: Timestamp) -> Result<(), String> {
+        let (not_before, not_after, shown) = (Utc(self.not_before), Utc(self.not_after), Utc(now));
+        if now < self.not_before {
+            return Err(format!(
+                "it holds from {not_before:.0} on, and it is {shown:.0}; set the clock, or use a certificate that holds now"
+            ));
+        }
+        if now > self.not_after {
+            return Err(format!("it expired at {not_after:.0}, and it is {shown:.0}; renew it"));
+        }
+        Ok(())
+    }
+
+    /// A warning if it expires within [`CERTIFICATE_WARNING`].
+    #[must_use]
+    pub fn warning(&self, now: Timestamp) -> Option<String> {
+        if self.check(now).is_err() || now.plus(CERTIFICATE_WARNING) <= self.not_after {
+            return None;
+        }
+        let days = (self.not_after.0 - now.0) / (24 * 60 * 60 * 1_000_000_000);
+        let left = match days {
+            0 => "in less than a day".into(),
+            1 => "in 1 day".into(),
+            days => format!("in {days} days"),
+        };
+        Some(format!("expires {left}, at {:.0}; renew it and restart the server", Utc(self.not_after)))
+    }
+}
+
+/// Fields one after another.
+#[derive(Clone, Copy)]
+struct Der<'a>(&'a [u8]);
+
+impl<'a> Der<'a> {
+    /// The next field: its tag and its content.
+    fn next(&mut self) -> Option<(u8, &'a [u8])> {
+        let (&[tag, length], rest) = self.0.split_first_chunk()?;
+        let (length, rest) = match usize::from(length) {
+            short @ 0..=0x7f => (short, rest),
+            // A longer length has its own bytes, of which a file of some kilobytes needs no more than four.
+            long @ 0x81..=0x84 => {
+                let (bytes, rest) = rest.split_at_checked(long - 0x80)?;
+                (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
+            }
+            _ => return None,
+        };
+        let (content, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some((tag, content))
+    }
+
+    fn field(mut self, wanted: u8) -> Option<&'a [u8]> {
+        self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| content)
+    }
+
+    /// The fields of the next field.
+    fn field_of(&mut self, wanted: u8) -> Option<Self> {
+        self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| Self(content))
+    }
+
+    fn skip_if(&mut self, wanted: u8) {
+        let mut after = *self;
+        if after.next().is_some_and(|(tag, _)| tag == wanted) {
+            *self = after;
+        }
+    }
+}
+
+/// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`. A time before 1970 is 1970, one after the last that there is the last.
+fn time((tag, text): (u8, &[u8])) -> Option<Timestamp> {
+    let digits = text.strip_suffix(b"Z")?;
+    let year_digits = match tag {
+        UTC_TIME => 2,
+        GENERALIZED_TIME => 4,
+        _ => return None,
+    };
+    if digits.len() != year_digits + 10 || !digits.iter().all(u8::is_ascii_digit) {
+        return None;
+    }
+    let number = |digits: &[u8]| digits.iter().fold(0_i64, |number, digit| number * 10 + i64::from(digit - b'0'));
+    let (year, rest) = digits.split_at(year_digits);
+    let year = match (tag, number(year)) {
+        (UTC_TIME, year @ 0..50) => 2_000 + year,
+        (UTC_TIME, year) => 1_900 + year,
+        (_, year) => year,
+    };
+    let mut parts = rest.chunks(2).map(number);
+    let [month, day, hour, minute, second] = std::array::from_fn(|_| parts.next().unwrap_or_default());
+    let is_time = (1..=12).contains(&month) && (1..=31).contains(&day) && hour < 24 && minute < 60 && second < 61;
+    if !is_time {
+        return None;
+    }
+    // Howard Hinnant, "chrono-Compatible Low-Level Date Algorithms", `days_from_civil`: years begin in March.
+    let year = if month <= 2 { year - 1 } else { year };
+    let (era, year_of_era) = (year.div_euclid(400), year.rem_euclid(400));
+    let day_of_year = (153 * (month + if month > 2 { -3 } else { 9 }) + 2) / 5 + day - 1;
+    let day_of_era = year_of_era * 365 + year_of_era / 4 - year_of_era / 100 + day_of_year;
+    let days = era * 146_097 + day_of_era - 719_468;
+    let seconds = days * 86_400 + hour * 3_600 + minute * 60 + second;
+    Some(Timestamp(u64::try_from(seconds).unwrap_or(0).saturating_mul(1_000_000_000)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+    fn of_tests() -> Vec<u8> {
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/tls/server.pem");
+        CertificateDer::from_pem_file(file).expect("a certificate").to_vec()
+    }
+
+    #[test]
+    fn the_validity_of_a_certificate_is_read() {
+        let Validity { not_before, not_after } = Validity::of(&of_tests()).expect("a certificate");
+        assert_eq!(format!("{:.0}", Utc(not_before)), "2026-11-22T19:25:26Z");
+        assert_eq!(format!("{:.0}", Utc(not_after)), "2126-10-29T19:25:26Z");
+    }
+
+    #[test]
+    fn times_are_those_of_the_calendar() {
+        for (tag, text, expected) in [
+            (UTC_TIME, "700101000000Z", Some("1970-01-01T00:00:00Z")),
+            (UTC_TIME, "491231235959Z", Some("2049-12-31T23:59:59Z")),
+            (UTC_TIME, "500101000000Z", Some("1970-01-01T00:00:00Z")),
+            (GENERALIZED_TIME, "20000229120000Z", Some("2000-02-29T12:00:00Z")),
+            (GENERALIZED_TIME, "21000301000000Z", Some("2100-03-01T00:00:00Z")),
+            (GENERALIZED_TIME, "99991231235959Z", Some("2554-07-21T23:34:33Z")),
+            (UTC_TIME, "701301000000Z", None),
+            (UTC_TIME, "7001010000Z", None),
+            (UTC_TIME, "700101000000+0100", None),
+            (GENERALIZED_TIME, "2000022912000xZ", None),
+            (0x05, "700101000000Z", None),
+        ] {
+            let found = time((tag, text.as_bytes())).map(|time| format!("{:.0}", Utc(time)));
+            assert_eq!(found.as_deref(), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_is_refused_outside_its_time_and_warned_of_near_its_end() {
+        let start = Timestamp(1_700_000_000_000_000_000);
+        let end = start.plus(90 * DAY);
+        let validity = Validity { not_before: start, not_after: end };
+        assert!(
+            validity.check(Timestamp(start.0 - 1)).is_err_and(|reason| reason.starts_with("it holds from 2023-11"))
+        );
+        assert!(validity.check(Timestamp(end.0 + 1)).is_err_and(|reason| reason.contains("expired at 2024-02-12")));
+        for (time, warning) in [
+            (start, None),
+            (start.plus(60 * DAY), None),
+            (start.plus(60 * DAY + Duration::from_nanos(1)), Some("expires in 29 days, at 2024-02-12T22:13:20Z")),
+            (start.plus(88 * DAY), Some("expires in 2 days")),
+            (start.plus(89 * DAY), Some("expires in 1 day,")),
+            (end, Some("expires in less than a day")),
+            (Timestamp(end.0 + 1), None),
+        ] {
+            assert_eq!(validity.check(time).is_ok(), time <= end);
+            let found = validity.warning(time);
+            assert!(
+                found.as_deref().zip(warning).is_some_and(|(found, warning)| found.starts_with(warning))
+                    || found.is_none() && warning.is_none(),
+                "{found:?} {warning:?}"
+            );
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+            let _ = Validity::of(&bytes);
+        }
+
+        #[test]
+        fn no_damage_to_a_certificate_panics(at in any::<prop::sample::Index>(), put in any::<u8>(), end in any::<prop::sample::Index>()) {
+            let mut der = of_tests();
+            let index = at.index(der.len());
+            der[index] = put;
+            let _ = Validity::of(&der);
+            let _ = Validity::of(&der[..end.index(der.len())]);
+        }
+    }
+}

@@ -1,0 +1,588 @@
+//! Whether what the clients were told is what happened: the records of the clients, run once more.
+//!
+//! Nothing here comes from the host's journal. Every acknowledged transaction is executed again, in order of sequence,
+//! in one roomy VM that never fails over; its answers, and the answers to the queries that were asked at the end, must
+//! be those that the clients have. If they are not, the one transaction is sought whose omission (it was lost) or
+//! doubling (it was duplicated) explains every answer.
+
+use crate::model::{Expected, Model};
+use bytes::Bytes;
+use lifeboat_api::clock::Timestamp;
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::name::Name;
+use lifeboat_api::transaction::Answer;
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::instance::{Attempt, Call, Instance};
+use lifeboat_vm::store::Allowance;
+use serde::Serialize;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::Arc;
+
+/// What the search for an explanation may cost, as fuel: some ten seconds. Beyond it a divergence stays unexplained.
+pub const SEARCH_FUEL_MAX: u64 = 10_000_000_000;
+
+/// What a call costs beside its fuel, as fuel.
+const CALL_OVERHEAD_FUEL: u64 = 10_000;
+
+/// The longest part of an answer that a finding quotes, in characters.
+const QUOTED_CHARS_MAX: usize = 60;
+
+/// What a client knows of a transaction that was acknowledged, or of a query that was answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct ClientRecord {
+    pub(super) user: Name,
+    pub(super) id: String,
+    pub(super) body: Bytes,
+    pub(super) sequence: Sequence,
+    pub(super) timestamp: Timestamp,
+    /// `ok` or `refused`.
+    pub(super) answer: Answer,
+}
+
+impl ClientRecord {
+    fn call(&self) -> Call<'_> {
+        Call {
+            id: &self.id,
+            user: &self.user,
+            sequence: self.sequence,
+            timestamp: self.timestamp,
+            epoch: Epoch::default(),
+            body: &self.body,
+        }
+    }
+}
+
+/// How a finding breaks the promise.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum FindingKind {
+    /// A transaction was acknowledged, and the service went on without it.
+    Lost,
+    /// A transaction took effect twice.
+    Duplicated,
+    /// Answers differ, and no single transaction explains it.
+    Diverged,
+}
+
+/// A way in which the clients' records do not agree with what happened.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// Which.
+    pub kind: FindingKind,
+    /// The service.
+    pub service: Name,
+    /// The transaction's or query's id, if one is to be named.
+    pub transaction: Option<String>,
+    /// Its sequence.
+    pub sequence: Option<Sequence>,
+    /// The rest of the sentence.
+    pub text: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (&self.transaction, self.sequence) {
+            (Some(id), Some(sequence)) => {
+                write!(f, "{} transaction '{}' at sequence {sequence} {}", self.service, id.escape_debug(), self.text)
+            }
+            _ => write!(f, "{} {}", self.service, self.text),
+        }
+    }
+}
+
+/// What the reconciliation of one service came to.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Reconciled {
+    /// Acknowledged transactions that were run once more.
+    pub(super) records: u64,
+    /// Queries whose answers were compared.
+    pub(super) queries: u64,
+    /// Whether a model in plain Rust agreed as well. None if there is none, or it was not asked.
+    pub(super) model: Option<bool>,
+    pub(super) findings: Vec<Finding>,
+}
+
+/// Something that executes transactions from an empty state.
+pub(super) trait Replica {
+    /// Begins anew, empty.
+    async fn renew(&mut self) -> Result<(), String>;
+    async fn execute(&mut self, call: Call<'_>) -> Attempt;
+    async fn query(&mut self, call: Call<'_>) -> Attempt;
+}
+
+/// One VM with room for everything.
+pub(super) struct RoomyVm {
+    pub(super) program: Arc<Program>,
+    pub(super) secret: [u8; 32],
+    pub(super) allowance: Allowance,
+    pub(super) instance: Option<Instance>,
+}
+
+impl RoomyVm {
+    fn instance(&mut self) -> &mut Instance {
+        self.instance.as_mut().expect("a replica is renewed before it is used")
+    }
+}
+
+impl Replica for RoomyVm {
+    async fn renew(&mut self) -> Result<(), String> {
+        // The old one first: it may hold the last slot of the pool.
+        self.instance = None;
+        let instance = Instance::create(&self.program, self.secret, self.allowance).await;
+        self.instance = Some(instance.map_err(|error| error.to_string())?);
+        Ok(())
+    }
+
+    async fn execute(&mut self, call: Call<'_>) -> Attempt {
+        let allowance = self.allowance;
+        let attempt = self.instance().execute(call, allowance).await;
+        self.instance().take_log();
+        attempt
+    }
+
+    async fn query(&mut self, call: Call<'_>) -> Attempt {
+        let allowance = self.allowance;
+        let attempt = self.instance().query(call, allowance).await;
+        self.instance().take_log();
+        attempt
+    }
+}
+
+/// Compares what the clients of `service` were told with what `replica`, and `model` if there is one, make of it.
+pub(super) async fn reconcile(
+    service: &Name,
+    acknowledged: Vec<ClientRecord>,
+    queries: &[ClientRecord],
+    replica: &mut impl Replica,
+    model: Option<Model>,
+) -> Reconciled {
+    let mut findings = Vec::new();
+    let records = in_order(service, acknowledged, &mut findings);
+    let mut case = Case { service, records: &records, queries, replica, fuel_left: SEARCH_FUEL_MAX };
+    match case.first_difference().await {
+        Ok(None) => {}
+        Ok(Some(difference)) => findings.push(case.explain(difference).await),
+        Err(reason) => {
+            findings
+                .push(case.diverged(format!("cannot be run once more: the roomy VM could not be created: {reason}")));
+        }
+    }
+    // What is lost or doubled would only be told twice by the model.
+    let model = match model {
+        Some(model) if findings.is_empty() => {
+            let differs = differs_from_model(service, model, &records, queries);
+            let agrees = differs.is_none();
+            findings.extend(differs);
+            Some(agrees)
+        }
+        _ => None,
+    };
+    Reconciled { records: records.len() as u64, queries: queries.len() as u64, model, findings }
+}
+
+/// Sorts by sequence and drops repetitions. An id with two sequences, or a sequence with two ids, is a finding.
+fn in_order(service: &Name, mut records: Vec<ClientRecord>, findings: &mut Vec<Finding>) -> Vec<ClientRecord> {
+    records.sort_by_key(|record| record.sequence);
+    let mut by_id: HashMap<(Name, String), usize> = HashMap::with_capacity(records.len());
+    let mut kept: Vec<ClientRecord> = Vec::with_capacity(records.len());
+    for record in records {
+        let finding = |kind, text| Finding {
+            kind,
+            service: service.clone(),
+            transaction: Some(record.id.clone()),
+            sequence: Some(record.sequence),
+            text,
+        };
+        match by_id.entry((record.user.clone(), record.id.clone())) {
+            Entry::Occupied(first) => {
+                let first = &kept[*first.get()];
+                if first.sequence != record.sequence {
+                    let text = format!("was executed at sequence {} before", first.sequence);
+                    findings.push(finding(FindingKind::Duplicated, text));
+                } else if first.answer != record.answer {
+                    let text = format!(
+                        "was answered {}, and when it was repeated {}",
+                        quoted(&first.answer),
+                        quoted(&record.answer)
+                    );
+                    findings.push(finding(FindingKind::Diverged, text));
+                }
+            }
+            Entry::Vacant(entry) => {
+                if let Some(last) = kept.last().filter(|last| last.sequence == record.sequence) {
+                    let text = format!("has the sequence of '{}'", last.id.escape_debug());
+                    findings.push(finding(FindingKind::Duplicated, text));
+                }
+                entry.insert(kept.len());
+                kept.push(record);
+            }
+        }
+    }
+    kept
+}
+
+/// Where the replica answered in another way than the service did.
+struct Difference {
+    /// The record, or the number of records if all agree and a query differs.
+    at: usize,
+    text: String,
+}
+
+/// What one transaction is assumed to have suffered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Assumption {
+    Omitted,
+    Doubled,
+}
+
+struct Case<'a, R> {
+    service: &'a Name,
+    records: &'a [ClientRecord],
+    queries: &'a [ClientRecord],
+    replica: &'a mut R,
+    /// For the search.
+    fuel_left: u64,
+}
+
+impl<R: Replica> Case<'_, R> {
+    async fn first_difference(&mut self) -> Result<Option<Difference>, String> {
+        self.replica.renew().await?;
+        for (at, record) in self.records.iter().enumerate() {
+            let answer = self.replica.execute(record.call()).await.answer;
+            if answer != record.answer {
+                let text =
+                    format!("was answered {}, and the roomy VM answers {}", quoted(&record.answer), quoted(&answer));
+                return Ok(Some(Difference { at, text }));
+            }
+        }
+        for query in self.queries {
+            let answer = self.replica.query(query.call()).await.answer;
+            if answer != query.answer {
+                let text = format!(
+                    "query '{}' was answered {}, and the roomy VM answers {}",
+                    shortened(&String::from_utf8_lossy(&query.body)),
+                    quoted(&query.answer),
+                    quoted(&answer)
+                );
+                return Ok(Some(Difference { at: self.records.len(), text }));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Seeks the transaction that explains the difference, from there backwards.
+    async fn explain(&mut self, difference: Difference) -> Finding {
+        let last = difference.at.min(self.records.len().saturating_sub(1));
+        for at in (0..=last).rev() {
+            for assumption in [Assumption::Omitted, Assumption::Doubled] {
+                // What was answered as the roomy VM answers it may have been forgotten afterwards, but not before.
+                if assumption == Assumption::Omitted && at == difference.at {
+                    continue;
+                }
+                if self.agrees(at, assumption).await {
+                    return self.explained(at, assumption);
+                }
+            }
+            if self.fuel_left == 0 {
+                break;
+            }
+        }
+        let no_explanation = "no single lost or duplicated transaction was found to explain it";
+        match self.records.get(difference.at) {
+            Some(record) => Finding {
+                transaction: Some(record.id.clone()),
+                sequence: Some(record.sequence),
+                ..self.diverged(format!("{}; {no_explanation}", difference.text))
+            },
+            None => self.diverged(format!("{}; {no_explanation}", difference.text)),
+        }
+    }
+
+    fn explained(&self, at: usize, assumption: Assumption) -> Finding {
+        let (kind, text) = match assumption {
+            Assumption::Omitted => (FindingKind::Lost, "was acknowledged, and the service went on without it"),
+            Assumption::Doubled => (FindingKind::Duplicated, "was acknowledged once, and took effect twice"),
+        };
+        Finding {
+            transaction: Some(self.records[at].id.clone()),
+            sequence: Some(self.records[at].sequence),
+            kind,
+            ..self.diverged(text.to_owned())
+        }
+    }
+
+    fn diverged(&self, text: String) -> Finding {
+        Finding { kind: FindingKind::Diverged, service: self.service.clone(), transaction: None, sequence: None, text }
+    }
+
+    /// Whether every answer is what it is if the record at `suspect` suffered what is assumed.
+    async fn agrees(&mut self, suspect: usize, assumption: Assumption) -> bool {
+        if self.replica.renew().await.is_err() {
+            return false;
+        }
+        for (at, record) in self.records.iter().enumerate() {
+            if at == suspect && assumption == Assumption::Omitted {
+                continue;
+            }
+            let attempt = self.replica.execute(record.call()).await;
+            self.pay_for(&attempt);
+            let mut agrees = attempt.answer == record.answer;
+            if at == suspect {
+                let again = Call { sequence: record.sequence.next(), ..record.call() };
+                let attempt = self.replica.execute(again).await;
+                self.pay_for(&attempt);
+                // Whichever of the two was answered.
+                agrees |= attempt.answer == record.answer;
+            }
+            if !agrees || self.fuel_left == 0 {
+                return false;
+            }
+        }
+        for query in self.queries {
+            let attempt = self.replica.query(query.call()).await;
+            self.pay_for(&attempt);
+            if attempt.answer != query.answer || self.fuel_left == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    fn pay_for(&mut self, attempt: &Attempt) {
+        self.fuel_left = self.fuel_left.saturating_sub(attempt.fuel_used.saturating_add(CALL_OVERHEAD_FUEL));
+    }
+}
+
+/// The first answer that the model gives in another way.
+fn differs_from_model(
+    service: &Name,
+    mut model: Model,
+    records: &[ClientRecord],
+    queries: &[ClientRecord],
+) -> Option<Finding> {
+    let differs = |record: &ClientRecord, what: String, expected: Expected| Finding {
+        kind: FindingKind::Diverged,
+        service: service.clone(),
+        transaction: None,
+        sequence: None,
+        text: format!(
+            "{what} was answered {}, and the model expects {}",
+            quoted(&record.answer),
+            expectation(&expected)
+        ),
+    };
+    for record in records {
+        let expected = model.execute(&record.body);
+        if !is_as_expected(&record.answer, &expected) {
+            let what = format!("transaction '{}' at sequence {}", record.id.escape_debug(), record.sequence);
+            return Some(differs(record, what, expected));
+        }
+    }
+    for query in queries {
+        let expected = model.query(&query.body);
+        if !is_as_expected(&query.answer, &expected) {
+            let what = format!("query '{}'", shortened(&String::from_utf8_lossy(&query.body)));
+            return Some(differs(query, what, expected));
+        }
+    }
+    None
+}
+
+fn is_as_expected(answer: &Answer, expected: &Expected) -> bool {
+    match (answer, expected) {
+        (Answer::Ok(reply), Expected::Ok(value)) => {
+            serde_json::from_slice::<serde_json::Value>(reply).is_ok_and(|reply| reply == *value)
+        }
+        (Answer::Refused(text), Expected::Refused(reason)) => text == reason,
+        (Answer::Refused(_), Expected::Undecodable) => true,
+        _ => false,
+    }
+}
+
+fn expectation(expected: &Expected) -> String {
+    match expected {
+        Expected::Ok(value) => format!("ok '{}'", shortened(&value.to_string())),
+        Expected::Refused(reason) => format!("refused '{}'", shortened(reason)),
+        Expected::Undecodable => "a refusal of what it cannot decode".into(),
+        Expected::Failed => "a failure".into(),
+    }
+}
+
+fn quoted(answer: &Answer) -> String {
+    match answer {
+        Answer::Ok(reply) => format!("ok '{}'", shortened(&String::from_utf8_lossy(reply))),
+        Answer::Refused(text) => format!("refused '{}'", shortened(text)),
+        Answer::Failed(cause) => format!("failed '{}'", shortened(&cause.to_string())),
+    }
+}
+
+fn shortened(text: &str) -> String {
+    let mut short: String = text.chars().take(QUOTED_CHARS_MAX).collect();
+    if short.len() < text.len() {
+        short.push_str("...");
+    }
+    // Quotation marks stay as they are: answers are mostly JSON.
+    short.chars().map(|c| if lifeboat_api::text::is_deceptive(c) { ' ' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::BuiltIn;
+
+    /// Adds numbers and answers the sum; `sum` may be asked.
+    #[derive(Default)]
+    struct Adder(i64);
+
+    impl Adder {
+        fn answer(&self) -> Attempt {
+            Attempt { answer: Answer::Ok(self.0.to_string().into()), fuel_used: 1 }
+        }
+    }
+
+    impl Replica for Adder {
+        async fn renew(&mut self) -> Result<(), String> {
+            self.0 = 0;
+            Ok(())
+        }
+
+        async fn execute(&mut self, call: Call<'_>) -> Attempt {
+            let text = std::str::from_utf8(call.body).expect("the tests send text");
+            self.0 += text.parse::<i64>().expect("the tests send numbers");
+            self.answer()
+        }
+
+        async fn query(&mut self, _: Call<'_>) -> Attempt {
+            self.answer()
+        }
+    }
+
+    fn name(text: &str) -> Name {
+        Name::new(text).expect("a name")
+    }
+
+    fn record(sequence: u64, body: &str, answer: i64) -> ClientRecord {
+        ClientRecord {
+            user: name("ada"),
+            id: format!("id-{sequence}"),
+            body: Bytes::copy_from_slice(body.as_bytes()),
+            sequence: Sequence(sequence),
+            timestamp: Timestamp(sequence),
+            answer: Answer::Ok(answer.to_string().into()),
+        }
+    }
+
+    async fn check(records: Vec<ClientRecord>, total: i64) -> Reconciled {
+        let query = record(99, "sum", total);
+        reconcile(&name("tally"), records, &[query], &mut Adder::default(), None).await
+    }
+
+    fn told(reconciled: &Reconciled) -> Vec<String> {
+        reconciled.findings.iter().map(|finding| format!("{:?}: {finding}", finding.kind)).collect()
+    }
+
+    #[tokio::test]
+    async fn records_that_agree_are_reconciled_in_any_order_with_repetitions() {
+        let records = vec![record(2, "4", 5), record(1, "1", 1), record(4, "2", 7), record(2, "4", 5)];
+        let reconciled = check(records, 7).await;
+        assert_eq!(told(&reconciled), [""; 0]);
+        assert_eq!((reconciled.records, reconciled.queries), (3, 1));
+    }
+
+    #[tokio::test]
+    async fn a_dropped_transaction_is_named() {
+        let reconciled =
+            check(vec![record(1, "1", 1), record(2, "4", 5), record(3, "2", 3), record(4, "1", 4)], 4).await;
+        let expected =
+            "Lost: tally transaction 'id-2' at sequence 2 was acknowledged, and the service went on without it";
+        assert_eq!(told(&reconciled), [expected]);
+        // Only the query tells it.
+        let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5)], 1).await;
+        assert_eq!(told(&reconciled), [expected]);
+    }
+
+    #[tokio::test]
+    async fn a_doubled_transaction_is_named_before_and_after_its_answer() {
+        let expected =
+            "Duplicated: tally transaction 'id-2' at sequence 2 was acknowledged once, and took effect twice";
+        for answer in [5, 9] {
+            let records = vec![record(1, "1", 1), record(2, "4", answer), record(4, "2", 11), record(5, "1", 12)];
+            assert_eq!(told(&check(records, 12).await), [expected]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_altered_answer_is_a_divergence() {
+        let reconciled = check(vec![record(1, "1", 1), record(2, "4", 6), record(3, "2", 7)], 7).await;
+        let expected = concat!(
+            "Diverged: tally transaction 'id-2' at sequence 2 was answered ok '6', and the roomy VM answers ok '5'; ",
+            "no single lost or duplicated transaction was found to explain it",
+        );
+        assert_eq!(told(&reconciled), [expected]);
+    }
+
+    #[tokio::test]
+    async fn ids_and_sequences_that_occur_twice_are_duplicates() {
+        let mut again = record(3, "4", 9);
+        again.id = "id-2".into();
+        let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5), again], 9).await;
+        assert!(told(&reconciled)[0].starts_with("Duplicated: tally transaction 'id-2' at sequence 3 was executed at"));
+        let mut other = record(2, "2", 7);
+        other.id = "other".into();
+        let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5), other], 7).await;
+        assert_eq!(
+            told(&reconciled),
+            ["Duplicated: tally transaction 'other' at sequence 2 has the sequence of 'id-2'"]
+        );
+    }
+
+    #[tokio::test]
+    async fn the_search_for_an_explanation_is_bounded() {
+        /// Answers as an [`Adder`], at a price.
+        struct Dear(Adder, u64);
+        impl Replica for Dear {
+            async fn renew(&mut self) -> Result<(), String> {
+                self.0.renew().await
+            }
+            async fn execute(&mut self, call: Call<'_>) -> Attempt {
+                self.1 += 1;
+                Attempt { fuel_used: SEARCH_FUEL_MAX / 10, ..self.0.execute(call).await }
+            }
+            async fn query(&mut self, call: Call<'_>) -> Attempt {
+                self.0.query(call).await
+            }
+        }
+        let records: Vec<_> =
+            (1..=100).map(|sequence| record(sequence, "1", i64::try_from(sequence).unwrap_or(0))).collect();
+        let mut dear = Dear(Adder::default(), 0);
+        let reconciled = reconcile(&name("tally"), records, &[record(101, "sum", 50)], &mut dear, None).await;
+        assert_eq!(reconciled.findings[0].kind, FindingKind::Diverged);
+        assert!(dear.1 < 115, "{} calls", dear.1);
+    }
+
+    #[tokio::test]
+    async fn a_model_of_another_mind_is_a_divergence() {
+        struct Agreeable;
+        impl Replica for Agreeable {
+            async fn renew(&mut self) -> Result<(), String> {
+                Ok(())
+            }
+            async fn execute(&mut self, _: Call<'_>) -> Attempt {
+                Attempt { answer: Answer::Ok("7".into()), fuel_used: 1 }
+            }
+            async fn query(&mut self, call: Call<'_>) -> Attempt {
+                self.execute(call).await
+            }
+        }
+        let model = Some(Model::new(BuiltIn::Counter));
+        let reconciled =
+            reconcile(&name("tally"), vec![record(1, r#"{"add":5}"#, 7)], &[], &mut Agreeable, model).await;
+        assert_eq!(
+            told(&reconciled),
+            ["Diverged: tally transaction 'id-1' at sequence 1 was answered ok '7', and the model expects ok '5'"]
+        );
+        assert_eq!(reconciled.model, Some(false));
+    }
+}

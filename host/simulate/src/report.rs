@@ -1,0 +1,452 @@
+//! What a simulation came to: numbers for machines (`Serialize`) and tables for people (`Display`).
+//!
+//! All that differs between two runs of one seed is in objects that are called `timings`.
+
+use crate::reconcile::{Finding, FindingKind};
+use lifeboat_api::event::FailoverCause;
+use lifeboat_api::id::Sequence;
+use lifeboat_api::name::Name;
+use lifeboat_api::size::grouped;
+use lifeboat_api::transaction::Outcome;
+use lifeboat_host::service::Counts;
+use serde::Serialize;
+use std::fmt;
+use std::time::Duration;
+
+/// The report of a simulation.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The scenario's file, or `built-in`.
+    pub scenario: String,
+    /// What everything random was drawn from.
+    pub seed: u64,
+    /// Acknowledged transactions that the services went on without.
+    pub lost: u64,
+    /// Transactions that took effect twice.
+    pub duplicated: u64,
+    /// Other ways in which the clients' records do not agree with what happened.
+    pub diverged: u64,
+    /// Each of those, as a sentence and in parts.
+    pub findings: Vec<Finding>,
+    /// Requests that users sent, repetitions included.
+    pub requests: u64,
+    /// How many users there are.
+    pub users: u64,
+    /// How many machines there are.
+    pub machines: u64,
+    /// Over all services.
+    pub outcomes: Outcomes,
+    /// Over all services.
+    pub failovers: Failovers,
+    /// One for each service, in the scenario's order.
+    pub services: Vec<ServiceReport>,
+    /// What differs from run to run.
+    pub timings: RunTimings,
+}
+
+/// The report of one service.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServiceReport {
+    /// Its name.
+    pub name: Name,
+    /// What it ran: an embedded workload, or the last part of a file's path.
+    pub workload: String,
+    /// Requests that users sent to it, repetitions included.
+    pub requests: u64,
+    /// How they ended.
+    pub outcomes: Outcomes,
+    /// Requests of these that were answered with a kept answer.
+    pub repeated: u64,
+    /// SLA failures.
+    pub sla_failures: u64,
+    /// Failovers by cause.
+    pub failovers: Failovers,
+    /// The highest utilisation of each resource.
+    pub peaks: Peaks,
+    /// The VM that served at the end.
+    pub vm: String,
+    /// Its machine.
+    pub machine: Name,
+    /// Its size.
+    pub size: String,
+    /// The last transaction.
+    pub sequence: Sequence,
+    /// Why it is degraded, if it is.
+    pub degraded: Option<String>,
+    /// Why it is unmovable, if it is.
+    pub unmovable: Option<String>,
+    /// Why it is stopped, if it is.
+    pub stopped: Option<String>,
+    /// What it did beside.
+    pub counts: Counts,
+    /// How often requests failed or were denied for which cause, most often first.
+    pub failures: Vec<Failure>,
+    /// What the clients' records were compared with.
+    pub reconciliation: Reconciliation,
+    /// What differs from run to run.
+    pub timings: PauseTimings,
+}
+
+/// Requests by outcome.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Outcomes {
+    /// The guest answered.
+    pub ok: u64,
+    /// The guest answered `err`.
+    pub refused: u64,
+    /// Nothing of it was kept.
+    pub failed: u64,
+    /// It never reached the guest.
+    pub denied: u64,
+}
+
+impl Outcomes {
+    pub(super) fn count(&mut self, outcome: Outcome) {
+        match outcome {
+            Outcome::Ok => self.ok += 1,
+            Outcome::Refused => self.refused += 1,
+            Outcome::Failed => self.failed += 1,
+            Outcome::Denied => self.denied += 1,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            ok: self.ok + other.ok,
+            refused: self.refused + other.refused,
+            failed: self.failed + other.failed,
+            denied: self.denied + other.denied,
+        }
+    }
+}
+
+/// Failovers by cause.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Failovers {
+    /// The tank was nearly empty, or empty.
+    pub cpu: u64,
+    /// Memory was nearly full, or full.
+    pub memory: u64,
+    /// An operator asked for it.
+    pub forced: u64,
+}
+
+impl Failovers {
+    pub(super) fn count(&mut self, cause: FailoverCause) {
+        match cause {
+            FailoverCause::Cpu => self.cpu += 1,
+            FailoverCause::Memory => self.memory += 1,
+            FailoverCause::Forced => self.forced += 1,
+        }
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self { cpu: self.cpu + other.cpu, memory: self.memory + other.memory, forced: self.forced + other.forced }
+    }
+}
+
+/// The highest utilisation of each resource, in percent, over all VMs of a service.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Peaks {
+    /// Of the tank.
+    pub cpu_percent: f64,
+    /// Of linear memory.
+    pub memory_percent: f64,
+}
+
+/// Why requests failed or were denied.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// `failed` or `denied`.
+    pub outcome: Outcome,
+    /// What the clients were told.
+    pub cause: String,
+    /// How many were.
+    pub transactions: u64,
+}
+
+/// What was compared for one service.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Reconciliation {
+    /// Acknowledged transactions that were run once more.
+    pub records: u64,
+    /// Queries whose answers were compared.
+    pub queries: u64,
+    /// Queries of the scenario that were not answered, so that there was nothing to compare.
+    pub queries_unanswered: u64,
+    /// Whether a model in plain Rust agreed. Null if there is none for the workload, or it was not asked because the
+    /// roomy VM had disagreed already.
+    pub model_agrees: Option<bool>,
+    /// Ways in which the records do not agree.
+    pub findings: u64,
+}
+
+/// How long a service stood still to fail over.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct PauseTimings {
+    /// The median of all failovers.
+    pub pause_p50_us: u64,
+    /// The pause that 99 of 100 failovers do not exceed.
+    pub pause_p99_us: u64,
+    /// The longest.
+    pub pause_max_us: u64,
+}
+
+impl PauseTimings {
+    /// By the nearest rank; zeros without failovers.
+    pub(super) fn of(mut pauses: Vec<Duration>) -> Self {
+        pauses.sort_unstable();
+        let at = |percent: usize| {
+            let rank = (pauses.len() * percent).div_ceil(100).max(1);
+            let pause = pauses.get(rank - 1).copied().unwrap_or_default();
+            u64::try_from(pause.as_micros()).unwrap_or(u64::MAX)
+        };
+        Self { pause_p50_us: at(50), pause_p99_us: at(99), pause_max_us: at(100) }
+    }
+}
+
+/// How long the simulation took.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct RunTimings {
+    /// To compile the workloads and start the services.
+    pub start_ms: u64,
+    /// To serve all requests, failovers included.
+    pub serve_ms: u64,
+    /// To reconcile.
+    pub reconcile_ms: u64,
+}
+
+impl Report {
+    /// Sums up what is counted by service.
+    pub(super) fn sum_up(&mut self) {
+        let count = |kind| self.findings.iter().filter(|finding| finding.kind == kind).count() as u64;
+        (self.lost, self.duplicated, self.diverged) =
+            (count(FindingKind::Lost), count(FindingKind::Duplicated), count(FindingKind::Diverged));
+        self.requests = self.services.iter().map(|service| service.requests).sum();
+        self.outcomes = self.services.iter().fold(Outcomes::default(), |sum, service| sum.plus(service.outcomes));
+        self.failovers = self.services.iter().fold(Failovers::default(), |sum, service| sum.plus(service.failovers));
+    }
+
+    /// Whether every client was told what happened.
+    #[must_use]
+    pub fn is_reconciled(&self) -> bool {
+        self.lost == 0 && self.duplicated == 0 && self.diverged == 0
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "Simulation of the {} scenario, seed {}: {} requests of {} to {} on {} in {:.1} s",
+            self.scenario,
+            self.seed,
+            grouped(self.requests),
+            plural(self.users, "user"),
+            plural(self.services.len() as u64, "service"),
+            plural(self.machines, "machine"),
+            seconds(self.timings.serve_ms),
+        )?;
+        writeln!(f, "\n{}", self.requests_table())?;
+        writeln!(f, "{}", self.failovers_table())?;
+        writeln!(f, "{}", self.vms_table())?;
+        self.write_conditions(f)?;
+        write!(f, "{}", self.reconciliation_table())?;
+        self.write_verdict(f)
+    }
+}
+
+impl Report {
+    fn requests_table(&self) -> Table {
+        let mut table =
+            Table::new(&["Requests", "workload<", "sent", "ok", "refused", "failed", "denied", "answered again"]);
+        let row = |name: &str, workload: &str, requests, outcomes: Outcomes, repeated| {
+            let Outcomes { ok, refused, failed, denied } = outcomes;
+            let counts = [requests, ok, refused, failed, denied, repeated].map(grouped);
+            [name.to_owned(), workload.to_owned()].into_iter().chain(counts).collect()
+        };
+        for service in &self.services {
+            table.push(row(&service.name, &service.workload, service.requests, service.outcomes, service.repeated));
+        }
+        let repeated = self.services.iter().map(|service| service.repeated).sum();
+        table.push(row("total", "", self.requests, self.outcomes, repeated));
+        table
+    }
+
+    fn failovers_table(&self) -> Table {
+        let mut table =
+            Table::new(&["Failovers", "cpu", "memory", "forced", "pause p50", "p99", "max", "SLA failures"]);
+        let row = |name: &str, sla_failures, failovers: Failovers, pauses: [String; 3]| {
+            let Failovers { cpu, memory, forced } = failovers;
+            let counts = [cpu, memory, forced].map(grouped);
+            [name.to_owned()].into_iter().chain(counts).chain(pauses).chain([grouped(sla_failures)]).collect()
+        };
+        for ServiceReport { name, sla_failures, failovers, timings, .. } in &self.services {
+            let pauses = [timings.pause_p50_us, timings.pause_p99_us, timings.pause_max_us];
+            let has_paused = *failovers != Failovers::default();
+            let shown = pauses.map(|pause| if has_paused { milliseconds(pause) } else { "-".into() });
+            table.push(row(name, *sla_failures, *failovers, shown));
+        }
+        let sla_failures = self.services.iter().map(|service| service.sla_failures).sum();
+        table.push(row("total", sla_failures, self.failovers, [const { String::new() }; 3]));
+        table
+    }
+
+    fn vms_table(&self) -> Table {
+        let mut table = Table::new(&[
+            "Last VM",
+            "machine<",
+            "size<",
+            "peak cpu",
+            "peak memory",
+            "snapshots",
+            "rollbacks",
+            "replayed",
+        ]);
+        for ServiceReport { vm, machine, size, peaks, counts, .. } in &self.services {
+            table.push(vec![
+                vm.clone(),
+                machine.to_string(),
+                size.clone(),
+                format!("{:.1}%", peaks.cpu_percent),
+                format!("{:.1}%", peaks.memory_percent),
+                grouped(counts.snapshots),
+                grouped(counts.rollbacks),
+                grouped(counts.replayed_transactions),
+            ]);
+        }
+        table
+    }
+
+    fn write_conditions(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut has_any = false;
+        for ServiceReport { name, failures, degraded, unmovable, stopped, .. } in &self.services {
+            for Failure { outcome, cause, transactions } in failures {
+                writeln!(f, "{name}: {} {outcome}: {cause}", grouped(*transactions))?;
+                has_any = true;
+            }
+            for (condition, reason) in [("degraded", degraded), ("unmovable", unmovable), ("stopped", stopped)] {
+                if let Some(reason) = reason {
+                    writeln!(f, "{name} is {condition}: {reason}")?;
+                    has_any = true;
+                }
+            }
+        }
+        if has_any { writeln!(f) } else { Ok(()) }
+    }
+
+    fn reconciliation_table(&self) -> Table {
+        let mut table = Table::new(&["Reconciliation", "records", "queries", "in one roomy VM<", "in plain Rust<"]);
+        for ServiceReport { name, reconciliation, .. } in &self.services {
+            let Reconciliation { records, queries, queries_unanswered, model_agrees, findings } = reconciliation;
+            let unanswered = match queries_unanswered {
+                0 => String::new(),
+                unanswered => format!(" ({unanswered} not answered)"),
+            };
+            table.push(vec![
+                name.to_string(),
+                grouped(*records),
+                format!("{}{unanswered}", grouped(*queries)),
+                match (*records + *queries, *findings == 0 || *model_agrees == Some(false)) {
+                    (0, _) => "nothing to compare",
+                    (_, true) => "equal",
+                    (_, false) => "DIFFERENT",
+                }
+                .to_owned(),
+                match model_agrees {
+                    _ if *records + *queries == 0 => "-",
+                    Some(true) => "equal",
+                    Some(false) => "DIFFERENT",
+                    None => "-",
+                }
+                .to_owned(),
+            ]);
+        }
+        table
+    }
+
+    fn write_verdict(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f)?;
+        for (kind, word) in
+            [(FindingKind::Lost, "lost"), (FindingKind::Duplicated, "duplicated"), (FindingKind::Diverged, "diverged")]
+        {
+            for finding in self.findings.iter().filter(|finding| finding.kind == kind) {
+                writeln!(f, "{word} 1: {finding}")?;
+            }
+        }
+        let diverged = if self.diverged > 0 { format!(", diverged {}", self.diverged) } else { String::new() };
+        writeln!(f, "lost {}, duplicated {}{diverged}", self.lost, self.duplicated)
+    }
+}
+
+fn plural(count: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn seconds(milliseconds: u64) -> f64 {
+    milliseconds as f64 / 1e3
+}
+
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn milliseconds(microseconds: u64) -> String {
+    format!("{:.2} ms", microseconds as f64 / 1e3)
+}
+
+/// Rows of text in columns as wide as their widest cell. The first column, and those whose heading ends in `<`, start
+/// at the left, the others end at the right.
+struct Table {
+    left: Vec<bool>,
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    fn new(headings: &[&str]) -> Self {
+        let left = headings.iter().enumerate().map(|(index, heading)| index == 0 || heading.ends_with('<')).collect();
+        let row = headings.iter().map(|heading| heading.trim_end_matches('<').to_owned()).collect();
+        Self { left, rows: vec![row] }
+    }
+
+    fn push(&mut self, row: Vec<String>) {
+        self.rows.push(row);
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let width = |column: usize| self.rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..self.left.len()).map(width).collect();
+        for row in &self.rows {
+            let mut line = String::new();
+            for (column, cell) in row.iter().enumerate() {
+                let gap = if column == 0 { "" } else { "  " };
+                let width = widths[column];
+                line +=
+                    &if self.left[column] { format!("{gap}{cell:<width$}") } else { format!("{gap}{cell:>width$}") };
+            }
+            writeln!(f, "{}", line.trim_end())?;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_are_ranked() {
+        let pauses = (1..=200).rev().map(Duration::from_micros).collect();
+        assert_eq!(PauseTimings::of(pauses), PauseTimings { pause_p50_us: 100, pause_p99_us: 198, pause_max_us: 200 });
+        assert_eq!(PauseTimings::of(vec![Duration::from_micros(5)]).pause_p50_us, 5);
+        assert_eq!(PauseTimings::of(Vec::new()), PauseTimings::default());
+    }
+
+    #[test]
+    fn columns_are_aligned() {
+        let mut table = Table::new(&["Name", "size<", "n"]);
+        table.push(vec!["a".into(), "small".into(), "1,000".into()]);
+        table.push(vec!["tally".into(), "s".into(), "7".into()]);
+        assert_eq!(table.to_string(), "Name   size       n\na      small  1,000\ntally  s          7\n");
+    }
+}

@@ -1,0 +1,557 @@
+//! A fleet of services under the traffic of its users, from a seed, and the proof that nothing was lost.
+//!
+//! [`run`] plays a [`Scenario`]: it sets up a [`Host`] with users and services, sends every request through the door
+//! that a server uses ([`Host::request`]: authenticate, authorise, dedupe, admit, dispatch, meter, fail over), keeps
+//! what the clients were told, and at the end reconciles: see `reconcile.rs`.
+//!
+//! **The same scenario and seed give the same report**, but for its `timings`: the clock is virtual, ids, secrets and
+//! tokens come from the seed, and requests go one at a time, each followed by a look at the service's status, which
+//! waits until every failover that followed is over. So the order over all services is fixed, and with it every
+//! machine that is chosen and every unit of fuel. (A deadline is wall-clock time: a scenario in which one passes is at
+//! the mercy of the machine that it runs on.)
+//!
+//! Nothing is printed here: an [`Observer`] is told what goes on.
+
+#[cfg(test)]
+mod tests;
+
+use crate::model::Model;
+use crate::reconcile::{ClientRecord, Finding, FindingKind, Reconciled, RoomyVm, reconcile};
+use crate::report::{
+    Failovers, Failure, Outcomes, PauseTimings, Peaks, Reconciliation, Report, RunTimings, ServiceReport,
+};
+use crate::scenario::{BuiltIn, OPERATOR, Scenario, ServicePlan};
+use crate::traffic::{Outgoing, Stream, Traffic, bits, random};
+use lifeboat_api::access::Grant;
+use lifeboat_api::clock::{Timestamp, VirtualClock};
+use lifeboat_api::event::{Event, EventSink};
+use lifeboat_api::id::{Epoch, Sequence};
+use lifeboat_api::meter::{Resource, Usage};
+use lifeboat_api::name::Name;
+use lifeboat_api::sla::{FailoverMode, Thresholds};
+use lifeboat_api::transaction::{Answer, Denial, Kind, Outcome, Reply, Request};
+use lifeboat_host::answers::Horizon;
+use lifeboat_host::credential::Token;
+use lifeboat_host::host::{Host, HostConfig};
+use lifeboat_host::service::{LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
+use lifeboat_vm::engine::{EngineError, Program, load, slot_bytes};
+use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
+use lifeboat_vm::store::Allowance;
+use lifeboat_vm::workload::LoadError;
+use rand::RngExt;
+use rand_chacha::ChaCha20Rng;
+use std::collections::{BTreeMap, BTreeSet};
+use std::num::NonZeroU32;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+use thiserror::Error;
+
+/// What everything random is drawn from, unless told otherwise.
+pub const SEED_DEFAULT: u64 = 7;
+
+/// The fastest pace that may be asked for, in transactions a second: far more than any host plays.
+pub const PACE_MAX: u32 = 1_000_000;
+
+/// When a simulation begins: 2026-01-01T00:00:00Z.
+const START: Timestamp = Timestamp(1_767_225_600_000_000_000);
+
+/// The virtual time between two requests, at the most.
+const BETWEEN_REQUESTS_MAX: Duration = Duration::from_millis(20);
+
+/// Linear memory that the pool's slots hold at least, in bytes, so that the roomy VM has room for a state that the
+/// services compact again and again.
+const ROOMY_MEMORY_BYTES_MIN: u64 = 256 * 1024 * 1024;
+
+/// Follows a simulation while it runs. Called from where [`run`] is polled; must not block for long.
+pub trait Observer {
+    /// The workload of this service is about to be compiled, which takes some tenths of a second, and started.
+    fn starting(&mut self, _service: &Name) {}
+
+    /// All services run; `total` requests are expected, and a few repetitions on top.
+    fn started(&mut self, _services: &[ServiceView], _total: u64) {}
+
+    /// Something happened to a service.
+    fn event(&mut self, _event: &Event) {}
+
+    /// The request number `done` was answered, by the service at this index.
+    fn answered(&mut self, _services: &[ServiceView], _service: usize, _done: u64) {}
+
+    /// All requests were answered, and the records of this service are run once more.
+    fn reconciling(&mut self, _service: &Name) {}
+}
+
+/// Looks away.
+impl Observer for () {}
+
+/// A service as an observer sees it.
+#[derive(Debug, Clone)]
+pub struct ServiceView {
+    /// How it is after its last request.
+    pub status: Status,
+    /// When its resources fail their SLA.
+    pub thresholds: Thresholds,
+}
+
+/// How a simulation is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Options {
+    /// What everything random is drawn from.
+    pub seed: u64,
+    /// Transactions that are sent in a second of real time, so that somebody can watch; as many as the host can
+    /// otherwise. The report does not depend on it.
+    pub pace: Option<NonZeroU32>,
+    /// Breaks the promise on purpose, to show that the reconciliation notices.
+    #[doc(hidden)]
+    pub sabotage: Option<SabotageKind>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self { seed: SEED_DEFAULT, pace: None, sabotage: None }
+    }
+}
+
+/// When a transaction is due, counted from 1, of those that are sent so often in a second.
+fn due(number: u64, pace: NonZeroU32) -> Duration {
+    let nanoseconds = u128::from(number - 1) * 1_000_000_000 / u128::from(pace.get());
+    Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
+}
+
+/// How the promise is broken.
+#[doc(hidden)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SabotageKind {
+    /// A transaction is answered and forgotten.
+    DropOne,
+    /// A transaction is answered and executed twice.
+    DoubleOne,
+}
+
+/// A simulation could not be played to its end.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum SimulateError {
+    /// The loader refused a workload.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The engine could not be set up, or a workload not be compiled.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// A service could not be started.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The simulation's own operator was turned away.
+    #[error("service '{service}' cannot be observed: {denial}")]
+    Observe {
+        /// The service.
+        service: Name,
+        /// Why.
+        denial: Denial,
+    },
+}
+
+/// Plays `scenario` to its end and reconciles what its clients were told.
+///
+/// Needs a tokio runtime with time. Dropping the future ends the simulation and all of its services.
+///
+/// # Errors
+/// [`SimulateError`]. What happens to transactions is no error, and is told by the report.
+pub async fn run(scenario: &Scenario, options: Options, observer: &mut impl Observer) -> Result<Report, SimulateError> {
+    let started = Instant::now();
+    let mut stage = Stage::set(scenario, options, observer).await?;
+    let start_ms = milliseconds_since(started);
+
+    let serving = Instant::now();
+    stage.play(observer).await?;
+    stage.ask_queries(observer).await?;
+    let serve_ms = milliseconds_since(serving);
+
+    let reconciling = Instant::now();
+    let mut report = stage.reconcile(observer).await;
+    report.timings = RunTimings { start_ms, serve_ms, reconcile_ms: milliseconds_since(reconciling) };
+    Ok(report)
+}
+
+fn milliseconds_since(start: Instant) -> u64 {
+    u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The host with all that acts on it.
+struct Stage<'a> {
+    scenario: &'a Scenario,
+    options: Options,
+    host: Host,
+    clock: Arc<VirtualClock>,
+    clock_random: ChaCha20Rng,
+    /// Told since they were last looked at.
+    events: Arc<Mutex<Vec<Event>>>,
+    operator: Token,
+    /// By the index of the user.
+    tokens: Vec<Token>,
+    programs: Vec<Arc<Program>>,
+    secrets: Vec<[u8; 32]>,
+    views: Vec<ServiceView>,
+    tallies: Vec<Tally>,
+    largest_memory_bytes: u64,
+}
+
+/// Causes of failures and denials that a report tells apart for a service.
+const CAUSES_MAX: usize = 20;
+
+/// What is known of one service, from the answers to its clients, its events and its meters.
+#[derive(Default)]
+struct Tally {
+    requests: u64,
+    outcomes: Outcomes,
+    repeated: u64,
+    sla_failures: u64,
+    failovers: Failovers,
+    pauses: Vec<Duration>,
+    peaks: Peaks,
+    failures: BTreeMap<(Outcome, String), u64>,
+    acknowledged: Vec<ClientRecord>,
+    queries: Vec<ClientRecord>,
+    queries_unanswered: u64,
+}
+
+impl<'a> Stage<'a> {
+    /// Sets up host, users and services.
+    async fn set(
+        scenario: &'a Scenario,
+        options: Options,
+        observer: &mut impl Observer,
+    ) -> Result<Self, SimulateError> {
+        let largest = scenario.sizes.iter().map(|size| size.memory_bytes).max().unwrap_or(0);
+        let largest_memory_bytes = largest.max(ROOMY_MEMORY_BYTES_MIN);
+        let clock = Arc::new(VirtualClock::new(START));
+        let events: Arc<Mutex<Vec<Event>>> = Arc::default();
+        let sink: EventSink = {
+            let events = Arc::clone(&events);
+            Arc::new(move |event| events.lock().unwrap_or_else(PoisonError::into_inner).push(event.clone()))
+        };
+        let config = HostConfig::new(scenario.machines.clone(), largest_memory_bytes);
+        let host = Host::new(config, Arc::clone(&clock) as _, sink).map_err(EngineError::of_configuration)?;
+        let (operator, tokens) = admit_users(&host, scenario, options.seed);
+        let mut stage = Self {
+            scenario,
+            options,
+            host,
+            clock,
+            clock_random: random(options.seed, Stream::Clock),
+            events,
+            operator,
+            tokens,
+            programs: Vec::new(),
+            secrets: Vec::new(),
+            views: Vec::new(),
+            tallies: Vec::new(),
+            largest_memory_bytes,
+        };
+        stage.launch_services(observer).await?;
+        Ok(stage)
+    }
+
+    async fn launch_services(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
+        let mut secrets = random(self.options.seed, Stream::Secrets);
+        let sabotage = self.sabotage();
+        for (index, plan) in self.scenario.services.iter().enumerate() {
+            observer.starting(&plan.name);
+            let workload = load(plan.workload.name(), plan.workload.bytes())?;
+            let program = self.host.compile(workload).await?;
+            let secret = bits(&mut secrets);
+            let spec = ServiceSpec {
+                epoch: Epoch::default(),
+                accepted_divergences: BTreeSet::new(),
+                failover: FailoverMode::Direct,
+                name: plan.name.clone(),
+                program: Arc::clone(&program),
+                size: Arc::clone(&plan.size),
+                sizes: self.scenario.sizes.clone(),
+                thresholds: plan.thresholds,
+                secret,
+                horizon: Horizon::default(),
+                queue_max: QUEUE_MAX,
+                sabotage: sabotage.filter(|(service, _)| *service == index).map(|(_, sabotage)| sabotage),
+            };
+            self.host.create_service(spec).await?;
+            self.programs.push(program);
+            self.secrets.push(secret);
+            self.tallies.push(Tally::default());
+            let status = self.status(index).await?;
+            self.views.push(ServiceView { status, thresholds: plan.thresholds });
+        }
+        Ok(())
+    }
+
+    /// Which service breaks its promise, and when: halfway, and a counter if there is one, since every addition
+    /// shows in every later answer.
+    fn sabotage(&self) -> Option<(usize, Sabotage)> {
+        let services = &self.scenario.services;
+        let is_counter = |plan: &ServicePlan| plan.workload.built_in() == Some(BuiltIn::Counter);
+        let service = services.iter().position(is_counter).unwrap_or(0);
+        let traffic = self.scenario.traffic.iter().filter(|traffic| traffic.service == service);
+        let middle = Sequence(traffic.map(|traffic| traffic.count).sum::<u64>() / 2);
+        self.options.sabotage.map(|kind| match kind {
+            SabotageKind::DropOne => (service, Sabotage::DropOne(middle)),
+            SabotageKind::DoubleOne => (service, Sabotage::DoubleOne(middle)),
+        })
+    }
+
+    /// Sends every request, one after another.
+    async fn play(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
+        self.tell_events(observer);
+        observer.started(&self.views, self.scenario.transactions());
+        let begun = tokio::time::Instant::now();
+        for (done, outgoing) in (1..).zip(Traffic::new(self.scenario, self.options.seed)) {
+            if let Some(pace) = self.options.pace {
+                tokio::time::sleep_until(begun + due(done, pace)).await;
+            }
+            let service = outgoing.service;
+            self.send(outgoing).await;
+            let every = self.scenario.services[service].fail_over_every;
+            if every.is_some_and(|every| self.tallies[service].requests.is_multiple_of(every.get())) {
+                let name = &self.scenario.services[service].name;
+                let moved = self.host.fail_over(self.operator.reveal(), name).await;
+                moved.map_err(|denial| SimulateError::Observe { service: name.clone(), denial })?;
+            }
+            self.look_at(service, observer).await?;
+            observer.answered(&self.views, service, done);
+        }
+        Ok(())
+    }
+
+    async fn send(&mut self, Outgoing { service, user, id, body }: Outgoing) {
+        let pause = self.clock_random.random_range(0..=nanoseconds(BETWEEN_REQUESTS_MAX));
+        self.clock.advance(Duration::from_nanos(pause));
+        let request = Request { id: Some(id), body: body.clone(), kind: Kind::Transaction };
+        let name = &self.scenario.services[service].name;
+        let answered = self.host.request(self.tokens[user].reveal(), name, request).await;
+        let tally = &mut self.tallies[service];
+        tally.requests += 1;
+        match answered {
+            Ok(reply) => {
+                tally.outcomes.count(reply.answer.outcome());
+                tally.repeated += u64::from(reply.is_repeated);
+                match &reply.answer {
+                    Answer::Failed(cause) => tally.fail(Outcome::Failed, cause.to_string()),
+                    Answer::Ok(_) | Answer::Refused(_) => {
+                        let user = self.scenario.users[user].name.clone();
+                        tally.acknowledged.push(client_record(user, body, reply));
+                    }
+                }
+            }
+            Err(denial) => {
+                tally.outcomes.count(Outcome::Denied);
+                tally.fail(Outcome::Denied, denial.to_string());
+            }
+        }
+    }
+
+    /// Asks what the scenario wants to know at the end.
+    async fn ask_queries(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
+        let operator = Name::new(OPERATOR).expect("a literal name");
+        for (service, plan) in self.scenario.services.iter().enumerate() {
+            for (index, query) in plan.queries.iter().enumerate() {
+                let body = bytes::Bytes::copy_from_slice(query.as_bytes());
+                let request = Request { id: Some(format!("query-{index}")), body: body.clone(), kind: Kind::Query };
+                let answered = self.host.request(self.operator.reveal(), &plan.name, request).await;
+                match answered {
+                    Ok(reply) if matches!(reply.answer, Answer::Ok(_)) => {
+                        let record = client_record(operator.clone(), body, reply);
+                        self.tallies[service].queries.push(record);
+                    }
+                    _ => self.tallies[service].queries_unanswered += 1,
+                }
+            }
+            self.look_at(service, observer).await?;
+        }
+        Ok(())
+    }
+
+    /// Waits until the service is done with all that followed from its last request, and notes how it is.
+    async fn look_at(&mut self, service: usize, observer: &mut impl Observer) -> Result<(), SimulateError> {
+        let status = self.status(service).await?;
+        let meter = status.meter;
+        let memory = Usage { used: meter.memory_peak_bytes, ..meter.memory };
+        let peaks = &mut self.tallies[service].peaks;
+        note_peak(peaks, Resource::Cpu, meter.cpu);
+        note_peak(peaks, Resource::Memory, memory);
+        self.views[service].status = status;
+        self.tell_events(observer);
+        Ok(())
+    }
+
+    async fn status(&self, service: usize) -> Result<Status, SimulateError> {
+        let name = &self.scenario.services[service].name;
+        let status = self.host.status(self.operator.reveal(), name).await;
+        status.map_err(|denial| SimulateError::Observe { service: name.clone(), denial })
+    }
+
+    fn tell_events(&mut self, observer: &mut impl Observer) {
+        let events = std::mem::take(&mut *self.events.lock().unwrap_or_else(PoisonError::into_inner));
+        for event in events {
+            let tally_of = |name: &Name| self.scenario.services.iter().position(|plan| plan.name == *name);
+            match &event {
+                Event::SlaFailure(failure) => {
+                    if let Some(service) = tally_of(&failure.vm.service) {
+                        let tally = &mut self.tallies[service];
+                        tally.sla_failures += 1;
+                        note_peak(&mut tally.peaks, failure.resource, failure.usage);
+                    }
+                }
+                Event::Failover(failover) => {
+                    if let Some(service) = tally_of(&failover.to.service) {
+                        let tally = &mut self.tallies[service];
+                        tally.failovers.count(failover.cause);
+                        tally.pauses.push(failover.pause);
+                    }
+                }
+                _ => {}
+            }
+            observer.event(&event);
+        }
+    }
+
+    async fn reconcile(self, observer: &mut impl Observer) -> Report {
+        let allowance = Allowance {
+            fuel: MAINTENANCE_FUEL,
+            memory_bytes: slot_bytes(self.largest_memory_bytes),
+            deadline: Some(MAINTENANCE_DEADLINE),
+        };
+        let mut findings = Vec::new();
+        let mut services = Vec::new();
+        let parts =
+            self.scenario.services.iter().zip(self.programs).zip(self.secrets).zip(self.tallies).zip(self.views);
+        for ((((plan, program), secret), mut tally), view) in parts {
+            observer.reconciling(&plan.name);
+            let mut replica = RoomyVm { program, secret, allowance, instance: None };
+            let model = plan.workload.built_in().map(Model::new);
+            let acknowledged = std::mem::take(&mut tally.acknowledged);
+            let mut reconciled = reconcile(&plan.name, acknowledged, &tally.queries, &mut replica, model).await;
+            if let Some(reason) = &view.status.stopped {
+                reconciled.findings.push(stopped(&plan.name, reason));
+            }
+            services.push(tally.report(plan, view.status, &reconciled));
+            findings.extend(reconciled.findings);
+        }
+        let mut report = Report {
+            scenario: self.scenario.title.clone(),
+            seed: self.options.seed,
+            lost: 0,
+            duplicated: 0,
+            diverged: 0,
+            findings,
+            requests: 0,
+            users: self.scenario.users.len() as u64,
+            machines: self.scenario.machines.len() as u64,
+            outcomes: Outcomes::default(),
+            failovers: Failovers::default(),
+            services,
+            timings: RunTimings::default(),
+        };
+        report.sum_up();
+        report
+    }
+}
+
+/// Makes the users known, with their grants and a token each, and the operator with every grant.
+fn admit_users(host: &Host, scenario: &Scenario, seed: u64) -> (Token, Vec<Token>) {
+    const FOREVER: Timestamp = Timestamp(u64::MAX);
+    let mut random = random(seed, Stream::Tokens);
+    let mut authority = host.authority();
+    let mut token = |authority: &mut lifeboat_host::auth::Authority, user: &Name| {
+        authority.add_user(user);
+        authority.issue(user, FOREVER, bits(&mut random)).expect("the user was added")
+    };
+    let operator = Name::new(OPERATOR).expect("a literal name");
+    let operators = token(&mut authority, &operator);
+    for service in &scenario.services {
+        for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
+            authority.grant(&operator, &service.name, grant);
+        }
+    }
+    let mut tokens = Vec::with_capacity(scenario.users.len());
+    for user in &scenario.users {
+        tokens.push(token(&mut authority, &user.name));
+        for service in &user.services {
+            authority.grant(&user.name, service, Grant::Transact);
+        }
+    }
+    (operators, tokens)
+}
+
+fn client_record(user: Name, body: bytes::Bytes, reply: Reply) -> ClientRecord {
+    let Reply { id, sequence, timestamp, answer, .. } = reply;
+    ClientRecord { user, id, body, sequence, timestamp, answer }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// Raises the peak of `resource`, to 100 % at the most: what was wanted beyond that was not had.
+fn note_peak(peaks: &mut Peaks, resource: Resource, usage: Usage) {
+    let percent = usage.utilisation_percent().min(100.0);
+    let peak = match resource {
+        Resource::Cpu => &mut peaks.cpu_percent,
+        Resource::Memory => &mut peaks.memory_percent,
+    };
+    // Hundredths are enough for a report.
+    *peak = peak.max((percent * 100.0).round() / 100.0);
+}
+
+fn stopped(service: &Name, reason: &str) -> Finding {
+    Finding {
+        kind: FindingKind::Diverged,
+        service: service.clone(),
+        transaction: None,
+        sequence: None,
+        text: format!("stopped: {reason}"),
+    }
+}
+
+impl Tally {
+    /// Counts why a request was not kept. Causes that name something different each time (an id) are not that many:
+    /// a bound holds all the same.
+    fn fail(&mut self, outcome: Outcome, cause: String) {
+        let is_known = self.failures.contains_key(&(outcome, cause.clone()));
+        let cause = if is_known || self.failures.len() < CAUSES_MAX { cause } else { "other causes".into() };
+        *self.failures.entry((outcome, cause)).or_default() += 1;
+    }
+
+    fn report(self, plan: &ServicePlan, status: Status, reconciled: &Reconciled) -> ServiceReport {
+        let mut failures: Vec<Failure> = self
+            .failures
+            .into_iter()
+            .map(|((outcome, cause), transactions)| Failure { outcome, cause, transactions })
+            .collect();
+        failures.sort_by_key(|failure| std::cmp::Reverse(failure.transactions));
+        ServiceReport {
+            name: plan.name.clone(),
+            workload: plan.workload.short_name().to_owned(),
+            requests: self.requests,
+            outcomes: self.outcomes,
+            repeated: self.repeated,
+            sla_failures: self.sla_failures,
+            failovers: self.failovers,
+            peaks: self.peaks,
+            vm: status.vm.to_string(),
+            machine: status.machine,
+            size: status.size,
+            sequence: status.sequence,
+            degraded: status.degraded,
+            unmovable: status.unmovable,
+            stopped: status.stopped,
+            counts: status.counts,
+            failures,
+            reconciliation: Reconciliation {
+                records: reconciled.records,
+                queries: reconciled.queries,
+                queries_unanswered: self.queries_unanswered,
+                model_agrees: reconciled.model,
+                findings: reconciled.findings.len() as u64,
+            },
+            timings: PauseTimings::of(self.pauses),
+        }
+    }
+}
