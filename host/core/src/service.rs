@@ -70,7 +70,9 @@ use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Sub
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::Allowance;
 use logs::LogBucket;
-pub use misses::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_KNOWN_FOR, MISSED_KNOWN_MAX};
+pub use misses::{
+    BODY_REFUSAL_MAX, DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_KNOWN_FOR, MISSED_KNOWN_MAX,
+};
 use misses::{DeadlineMisses, MissKey};
 use moves::Moved;
 use queries::PendingQueries;

@@ -3,8 +3,9 @@
 //! A deadline is the host's, so that the same transaction may succeed later, and a client repeats it. One that misses it
 //! every time keeps the service busy for its whole length each time: after [`DEADLINE_MISSES_MAX`] misses its id is refused,
 //! and twice as long after each further one. Its body, of the same user and as the same kind of request, is refused as well,
-//! since it may come without an id, or with another one each time; but never for longer, since it may be that of requests
-//! that are no repetitions. Times are those of a clock that never goes back, and are given.
+//! since it may come without an id, or with another one each time; but for [`BODY_REFUSAL_MAX`] at most, since it may be that
+//! of requests that are no repetitions. Whatever is answered in time is forgotten. Times are those of a clock that never goes
+//! back, and are given.
 
 use super::{Caller, IdKey};
 use lifeboat_api::transaction::Kind;
@@ -14,11 +15,15 @@ use std::time::Duration;
 /// How often an id or a body may miss its deadline before it is refused for a while.
 pub const DEADLINE_MISSES_MAX: u32 = 2;
 
-/// How long it is refused then. Each further miss doubles that for an id: a body may be that of other requests as well.
+/// How long it is refused then. Each further miss doubles that.
 pub const DEADLINE_REFUSAL: Duration = Duration::from_secs(30);
 
 /// The longest that an id is refused.
 pub const DEADLINE_REFUSAL_MAX: Duration = Duration::from_secs(3600);
+
+/// The longest that a body is refused. It may be that of requests that are no repetitions, which an hour would be too long
+/// for; and it is long enough that users who each repeat one body keep a service busy for a small part of the time.
+pub const BODY_REFUSAL_MAX: Duration = Duration::from_secs(480);
 
 /// How long after its last miss an id or a body is forgotten: an hour after the longest refusal.
 pub const MISSED_KNOWN_FOR: Duration = Duration::from_secs(2 * 3600);
@@ -81,11 +86,11 @@ impl DeadlineMisses {
         let missed = self.known.entry(key).or_insert(Missed { count: 0, last: now, refused_until: Duration::ZERO });
         (missed.count, missed.last) = (missed.count.saturating_add(1), now);
         if let Some(further) = missed.count.checked_sub(DEADLINE_MISSES_MAX) {
-            let factor = match key {
-                MissKey::Id(_) => 2_u32.saturating_pow(further),
-                MissKey::Body(_) => 1,
+            let longest = match key {
+                MissKey::Id(_) => DEADLINE_REFUSAL_MAX,
+                MissKey::Body(_) => BODY_REFUSAL_MAX,
             };
-            missed.refused_until = now + DEADLINE_REFUSAL.saturating_mul(factor).min(DEADLINE_REFUSAL_MAX);
+            missed.refused_until = now + DEADLINE_REFUSAL.saturating_mul(2_u32.saturating_pow(further)).min(longest);
         }
     }
 
@@ -158,14 +163,15 @@ mod tests {
     }
 
     #[test]
-    fn a_body_is_refused_for_no_longer_however_often_it_missed() {
+    fn a_body_is_refused_for_minutes_at_most_however_often_it_missed() {
         let body = MissKey::Body([1; 16]);
         let (mut misses, mut now) = (DeadlineMisses::default(), Duration::ZERO);
         misses.miss(body, now);
-        for count in 2..6 {
+        for (count, seconds) in [30, 60, 120, 240, 480, 480, 480].into_iter().enumerate() {
             misses.miss(body, now);
-            assert_eq!(misses.refused(&body, now), Some((count, DEADLINE_REFUSAL)));
-            now += DEADLINE_REFUSAL;
+            let refused = Duration::from_secs(seconds);
+            assert_eq!(misses.refused(&body, now), Some((count as u32 + DEADLINE_MISSES_MAX, refused)));
+            now += refused;
         }
     }
 
