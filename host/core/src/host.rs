@@ -7,6 +7,7 @@ mod attempts;
 mod durable;
 mod operate;
 mod programs;
+mod registry;
 mod turns;
 
 pub use attempts::{PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
@@ -21,8 +22,10 @@ use crate::fleet::{Fleet, MAINTENANCE_STORES, Machine};
 use crate::journal::MemoryJournal;
 use crate::monitor::Admission;
 use crate::scratch::ProgramError;
-use crate::service::{LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings};
-use attempts::{AwaitedServices, QuarantineId};
+use crate::service::{
+    KeeperTask, LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings,
+};
+use attempts::AwaitedServices;
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Clock;
 use lifeboat_api::event::EventSink;
@@ -33,8 +36,9 @@ use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
 use programs::{Programs, Purpose};
-use std::collections::{BTreeMap, HashMap};
-use std::sync::{Arc, Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use registry::{Owned, Registry, Rest};
+use std::collections::BTreeMap;
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -75,46 +79,19 @@ impl HostConfig {
     }
 }
 
-/// Why a service does not run that an operator stopped.
-const STOPPED_BY_OPERATOR: &str = "an operator stopped it; it serves again once it is started";
-
-/// Why a service does not run.
-#[derive(Debug, Clone)]
-enum Idle {
-    /// It could not be brought back, since this.
-    Quarantined {
-        reason: String,
-        /// More attempts are made to bring it back.
-        awaited: Option<QuarantineId>,
-    },
-    /// The catalog does not have it, since this.
-    Orphan(String),
-    /// An operator stopped it.
-    Stopped,
+/// What a service is that runs.
+struct Running {
+    handle: ServiceHandle,
+    /// The task that keeps a durable service's snapshots. It ends when what it does is done, with why the last one was not
+    /// written, if so.
+    keeper: Option<JoinHandle<Option<String>>>,
 }
 
-impl Idle {
-    /// Quarantined until an operator does something about it.
-    fn quarantined(reason: String) -> Self {
-        Self::Quarantined { reason, awaited: None }
-    }
-
-    /// The quarantine in which more attempts are made, if it is one.
-    fn awaited(&self) -> Option<QuarantineId> {
-        match self {
-            Self::Quarantined { awaited, .. } => *awaited,
-            Self::Orphan(_) | Self::Stopped => None,
-        }
-    }
-
-    /// What its users are told.
-    fn denial(&self, service: &Name) -> Denial {
-        let service = service.clone();
-        match self {
-            Self::Quarantined { reason, .. } => Denial::Quarantined { service, reason: reason.clone() },
-            Self::Orphan(reason) => Denial::Orphan { service, reason: reason.clone() },
-            Self::Stopped => Denial::Stopped { service, reason: STOPPED_BY_OPERATOR.into() },
-        }
+impl Running {
+    /// Waits until what keeps its snapshots has ended, after its task has. Says why the last one was not written, if so.
+    async fn end_keeper(self) -> Option<String> {
+        // A panic of it was printed.
+        self.keeper?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
     }
 }
 
@@ -123,15 +100,11 @@ pub struct Host {
     engine: Arc<Engine>,
     surroundings: Surroundings,
     authority: Arc<RwLock<Authority>>,
-    services: Arc<RwLock<HashMap<Name, ServiceHandle>>>,
+    services: RwLock<Registry<Running>>,
     /// Of a host with a data directory.
     data: Option<Arc<DataDirectory>>,
-    /// Services of the data directory that do not run.
-    idle: RwLock<HashMap<Name, Idle>>,
     /// Taken by whatever begins or ends a durable service.
     turns: Turns,
-    /// Tasks that end when what they do for a service is done, with why its last snapshot was not written, if so.
-    keepers: Mutex<HashMap<Name, JoinHandle<Option<String>>>>,
     programs: Programs,
     /// Services for which more attempts are to be made.
     awaited: AwaitedServices,
@@ -170,11 +143,9 @@ impl Host {
             engine,
             surroundings: Surroundings { fleet, clock, events, maintenance, look_out: Arc::new(Semaphore::new(1)) },
             authority: Arc::default(),
-            services: Arc::default(),
+            services: RwLock::default(),
             data: None,
-            idle: RwLock::default(),
             turns: Turns::default(),
-            keepers: Mutex::default(),
             programs: Programs::default(),
             body_bytes_max: config.body_bytes_max,
             awaited: AwaitedServices::default(),
@@ -261,19 +232,26 @@ impl Host {
     /// Nothing was created; see [`LaunchError`].
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
         self.admission.check()?;
-        self.check(&spec)?;
+        let place = self.begin(&spec.name)?;
+        self.check_sizes(&spec)?;
         let queue_max = spec.queue_max;
         let journal = Box::new(MemoryJournal::default());
         let service = self.on_guests(Service::launch(spec, self.surroundings.clone(), journal)).await?;
-        self.start(service, queue_max)
+        place.run(service, queue_max, None);
+        Ok(())
     }
 
-    /// Whether a service of this kind may be started.
-    fn check(&self, spec: &ServiceSpec) -> Result<(), LaunchError> {
-        let name = spec.name.clone();
-        if self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(&name) {
-            return Err(LaunchError::Exists { name });
-        }
+    /// Begins to create a service or to bring one back.
+    ///
+    /// # Errors
+    /// [`LaunchError::Exists`]: it runs, or is being started or stopped.
+    fn begin(&self, name: &Name) -> Result<Place<'_>, LaunchError> {
+        self.registry().begin(name).map_err(|Owned| LaunchError::Exists { name: name.clone() })?;
+        Ok(Place { host: self, name: name.clone() })
+    }
+
+    /// Whether the fleet has room for the sizes of a service.
+    fn check_sizes(&self, spec: &ServiceSpec) -> Result<(), LaunchError> {
         let largest_bytes = self.engine.largest_bytes();
         if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| size.memory_bytes > largest_bytes) {
             return Err(LaunchError::SizeTooLarge { size: size.name.clone(), bytes: size.memory_bytes, largest_bytes });
@@ -281,22 +259,17 @@ impl Host {
         Ok(())
     }
 
+    fn registry(&self) -> RwLockWriteGuard<'_, Registry<Running>> {
+        self.services.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn look(&self) -> RwLockReadGuard<'_, Registry<Running>> {
+        self.services.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Runs something on the guests' threads: a start function may run for long.
     async fn on_guests<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         joined(self.engine.spawn(future)).await
-    }
-
-    /// Lets requests in to a service.
-    fn start(&self, service: Service, queue_max: usize) -> Result<(), LaunchError> {
-        let name = service.name().clone();
-        let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
-        if services.contains_key(&name) {
-            return Err(LaunchError::Exists { name });
-        }
-        let (handle, task) = service.start(queue_max);
-        self.engine.spawn(task);
-        services.insert(name, handle);
-        Ok(())
     }
 
     /// Finds out whose token this is.
@@ -320,22 +293,19 @@ impl Host {
     /// run: the request is denied for that.
     #[must_use]
     pub fn has_queue_room(&self, service: &str, user: &Name) -> bool {
-        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        services.get(service).is_none_or(|handle| handle.has_room(user))
+        self.look().get(service).is_none_or(|running| running.handle.has_room(user))
     }
 
     /// How many requests and orders wait in the queue of a service; none if it does not run. It does not wait for it.
     #[must_use]
     pub fn queue_length(&self, service: &str) -> Option<usize> {
-        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        services.get(service).map(ServiceHandle::queue_length)
+        self.look().get(service).map(|running| running.handle.queue_length())
     }
 
     /// How many requests and orders wait in the queue of each service that runs, by name. It waits for none of them.
     #[must_use]
     pub fn queue_lengths(&self) -> BTreeMap<Name, usize> {
-        let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
-        services.iter().map(|(name, handle)| (name.clone(), handle.queue_length())).collect()
+        self.look().running().map(|(name, running)| (name.clone(), running.handle.queue_length())).collect()
     }
 
     /// Has a request executed for the user whose token it is, and waits for its answer. Dropping the future does not
@@ -460,11 +430,12 @@ impl Host {
     /// Authorises, and only then looks for the service: who has no grant does not learn whether there is one.
     fn enter(&self, identity: &Identity, service: &str, grant: Grant) -> Result<ServiceHandle, Denial> {
         self.authorise(identity, service, grant)?;
-        if let Some(handle) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
-            return Ok(handle.clone());
+        let services = self.look();
+        if let Some(running) = services.get(service) {
+            return Ok(running.handle.clone());
         }
-        match self.idle.read().unwrap_or_else(PoisonError::into_inner).get_key_value(service) {
-            Some((name, idle)) => Err(idle.denial(name)),
+        match services.resting(service) {
+            Some((name, rest)) => Err(rest.denial(name)),
             None => Err(match Name::new(service) {
                 Ok(service) if self.is_stopping() => {
                     Denial::Stopped { service, reason: "the host is being stopped".into() }
@@ -472,6 +443,35 @@ impl Host {
                 _ => Denial::NoService { service: service.to_owned() },
             }),
         }
+    }
+}
+
+/// The place of a service that is being created or brought back. Dropped, the service is as it was before.
+#[must_use]
+struct Place<'a> {
+    host: &'a Host,
+    name: Name,
+}
+
+impl Place<'_> {
+    /// Lets requests in to the service; `keeper` keeps the snapshots of a durable one.
+    fn run(self, service: Service, queue_max: usize, keeper: Option<KeeperTask>) {
+        let engine = &self.host.engine;
+        let keeper = keeper.map(|keeper| engine.spawn(keeper));
+        let (handle, task) = service.start(queue_max);
+        engine.spawn(task);
+        self.host.registry().run(&self.name, Running { handle, keeper });
+    }
+
+    /// It could not be brought back.
+    fn rest(self, rest: Rest) {
+        self.host.registry().rest(&self.name, rest);
+    }
+}
+
+impl Drop for Place<'_> {
+    fn drop(&mut self) {
+        self.host.registry().give_up(&self.name);
     }
 }
 

@@ -314,10 +314,6 @@ impl Service {
         }
     }
 
-    pub(crate) fn name(&self) -> &Name {
-        &self.name
-    }
-
     /// The service's queue and its task, which is to be spawned on the guests' threads.
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
         let queue_max = queue_max.max(1);

@@ -5,9 +5,10 @@
 //! operator's to start, stop or remove. So an attempt has the turn of its service only once it has the program, and ends
 //! nothing but the quarantine that it was begun for.
 
+use super::Host;
 use super::durable::check_stall;
 use super::programs::Made;
-use super::{Host, Idle};
+use super::registry::Rest;
 use crate::data::{DataDirectory, DataError};
 use crate::service::Sabotage;
 use futures::StreamExt;
@@ -135,7 +136,7 @@ impl Host {
                         service: service.clone(),
                         reason: reason.clone(),
                     });
-                    self.idle().insert(service, Idle::quarantined(reason));
+                    self.registry().rest(&service, Rest::quarantined(reason));
                     return;
                 }
                 // The journal has no room for it now.
@@ -156,16 +157,14 @@ impl Host {
         let _still = directory.hold_still().await;
         let found = directory.find(name).await.map_err(|error| chain(&error))?;
         let found = found.ok_or_else(|| chain(&DataError::NoService { service: name.clone() }))?;
-        if self.recover_one(found, ready(Ok(program)), *epoch, *sabotage).await {
-            self.idle().remove(name);
-        }
+        self.recover_one(found, ready(Ok(program)), *epoch, *sabotage).await;
         Ok(())
     }
 
     /// Whether a service is still in the quarantine in which more attempts are made for it.
     fn is_awaited(&self, awaited: &Awaited) -> bool {
-        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
-        idle.get(&awaited.name).and_then(Idle::awaited) == Some(awaited.quarantine)
+        let services = self.look();
+        services.resting(&awaited.name).and_then(|(_, rest)| rest.awaited()) == Some(awaited.quarantine)
     }
 
     pub(super) fn is_stopping(&self) -> bool {
@@ -212,13 +211,13 @@ mod tests {
         let (quarantine, another) = (host.awaited.id(), host.awaited.id());
         let workload = WorkloadHash::of(b"x");
         let awaited = Awaited { name: name.clone(), workload, epoch: Epoch::default(), sabotage: None, quarantine };
-        let of = |quarantine| Idle::Quarantined { reason: "its process was killed".into(), awaited: quarantine };
+        let of = |quarantine| Rest::Quarantined { reason: "its process was killed".into(), awaited: quarantine };
         assert!(!host.is_awaited(&awaited), "it runs, or was removed");
-        for (idle, is_awaited) in
-            [(of(Some(quarantine)), true), (of(Some(another)), false), (of(None), false), (Idle::Stopped, false)]
+        for (rest, is_awaited) in
+            [(of(Some(quarantine)), true), (of(Some(another)), false), (of(None), false), (Rest::Stopped, false)]
         {
-            host.idle().insert(name.clone(), idle.clone());
-            assert_eq!(host.is_awaited(&awaited), is_awaited, "{idle:?}");
+            host.registry().rest(&name, rest.clone());
+            assert_eq!(host.is_awaited(&awaited), is_awaited, "{rest:?}");
         }
     }
 }

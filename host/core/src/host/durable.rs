@@ -2,11 +2,12 @@
 
 use super::attempts::{Awaited, tried_again};
 use super::programs::{Made, Purpose};
-use super::{Host, Idle};
+use super::registry::Rest;
+use super::{Host, Running};
 use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::scratch::{ProgramError, stored_workload};
-use crate::service::{KeeperTask, LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
+use crate::service::{LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
 use bytes::Bytes;
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::{Epoch, WorkloadHash};
@@ -64,8 +65,12 @@ impl Host {
         let stopped = self.data.as_ref().and_then(|directory| directory.catalog().stopped().ok()).unwrap_or_default();
         let (resting, found): (Vec<_>, Vec<_>) =
             contents.services.into_iter().partition(|found| stopped.contains(&found.name));
-        self.idle().extend(resting.into_iter().map(|found| (found.name, Idle::Stopped)));
-        self.idle().extend(contents.orphans.iter().map(|it| (it.name.clone(), Idle::Orphan(it.reason()))));
+        for found in resting {
+            self.registry().rest(&found.name, Rest::Stopped);
+        }
+        for orphan in &contents.orphans {
+            self.registry().rest(&orphan.name, Rest::Orphan(orphan.reason()));
+        }
         let recovering = found.into_iter().map(|found| {
             let (epoch, workload) = (epoch(), found.entry.workload);
             async move {
@@ -98,6 +103,7 @@ impl Host {
     ) -> bool {
         let Some(directory) = &self.data else { return false };
         let (name, workload) = (found.name.clone(), found.entry.workload);
+        let Ok(place) = self.begin(&name) else { return true };
         let was_told = found.standing.is_err();
         let mut awaited = None;
         let recovered = async {
@@ -108,18 +114,22 @@ impl Host {
                 chain(&*error) + &then
             })?;
             let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &found.entry) };
-            self.check(&spec).map_err(|error| error.to_string())?;
+            self.check_sizes(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
-            let (service, keeper) = self.on_guests(recovering).await.map_err(|error| chain(&error))?;
-            self.keep(&name, keeper);
-            self.start(service, QUEUE_MAX).map_err(|error| error.to_string())
+            self.on_guests(recovering).await.map_err(|error| chain(&error))
         };
-        let recovered: Result<(), String> = recovered.await;
-        let Err(reason) = recovered else { return true };
+        let recovered: Result<_, String> = recovered.await;
+        let reason = match recovered {
+            Ok((service, keeper)) => {
+                place.run(service, QUEUE_MAX, Some(keeper));
+                return true;
+            }
+            Err(reason) => reason,
+        };
         if !was_told {
             (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
         }
-        self.idle().insert(name.clone(), Idle::Quarantined { reason, awaited });
+        place.rest(Rest::Quarantined { reason, awaited });
         if let Some(quarantine) = awaited {
             self.awaited.add(Awaited { name, workload, epoch, sabotage, quarantine });
         }
@@ -141,25 +151,25 @@ impl Host {
     /// Why a service of the data directory was not started, if it was not.
     #[must_use]
     pub fn quarantined(&self, service: &Name) -> Option<String> {
-        match self.idle.read().unwrap_or_else(PoisonError::into_inner).get(service) {
-            Some(Idle::Quarantined { reason, .. } | Idle::Orphan(reason)) => Some(reason.clone()),
-            Some(Idle::Stopped) | None => None,
+        match self.look().resting(service)?.1 {
+            Rest::Quarantined { reason, .. } | Rest::Orphan(reason) => Some(reason.clone()),
+            Rest::Stopped => None,
         }
     }
 
     /// Why nothing is done with a service that the catalog should have and does not.
     #[must_use]
     pub fn orphan(&self, service: &Name) -> Option<Denial> {
-        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
-        idle.get(service).filter(|idle| matches!(idle, Idle::Orphan(_))).map(|idle| idle.denial(service))
+        let services = self.look();
+        let (_, rest) = services.resting(service)?;
+        matches!(rest, Rest::Orphan(_)).then(|| rest.denial(service))
     }
 
     /// The services that do not run, each with whether it is quarantined, or else an operator stopped it. Those are among
     /// them that the catalog should have and does not.
     #[must_use]
     pub fn idle_services(&self) -> BTreeMap<Name, bool> {
-        let idle = self.idle.read().unwrap_or_else(PoisonError::into_inner);
-        idle.iter().map(|(name, idle)| (name.clone(), !matches!(idle, Idle::Stopped))).collect()
+        self.look().all_resting().map(|(name, rest)| (name.clone(), !matches!(rest, Rest::Stopped))).collect()
     }
 
     /// Which incarnation of their name a user of the data directory is; 0 for one who is not stored there.
@@ -174,7 +184,7 @@ impl Host {
     /// Whether a service runs.
     #[must_use]
     pub fn has_service(&self, service: &Name) -> bool {
-        self.services.read().unwrap_or_else(PoisonError::into_inner).contains_key(service)
+        self.look().get(service).is_some()
     }
 
     /// Creates a durable service, and its first VM. When this returns, it survives a crash. It is to be awaited to its
@@ -210,7 +220,8 @@ impl Host {
             first_snapshot: None,
         };
         let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &entry) };
-        self.check(&spec)?;
+        let place = self.begin(&name)?;
+        self.check_sizes(&spec)?;
         let service = name.clone();
         let kept = on_disk(directory, move |directory| {
             let kept = directory.keep_workload(&hash, &workload_bytes)?;
@@ -227,21 +238,16 @@ impl Host {
         let added = name.clone();
         let added = on_disk(directory, move |directory| directory.add_service(&added, &entry)).await;
         if let Err(error @ DataError::OutcomeUnknown { .. }) = added {
-            self.quarantine(&name, &error).await;
+            let reason = chain(&error);
+            place.rest(Rest::quarantined(reason.clone()));
+            (self.surroundings.events)(&Event::Quarantined { service: name, reason });
             return Err(error.into());
         }
         added.inspect_err(|_| directory.end_journal(&name))?;
         let Status { vm, machine, size, .. } = service.status();
-        self.keep(&name, keeper);
-        self.start(service, QUEUE_MAX)?;
+        place.run(service, QUEUE_MAX, Some(keeper));
         (self.surroundings.events)(&Event::Created { vm, machine, size, workload: hash });
         Ok(())
-    }
-
-    /// Runs what keeps a service's snapshots.
-    fn keep(&self, name: &Name, keeper: KeeperTask) {
-        let task = self.engine.spawn(keeper);
-        self.keepers.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), task);
     }
 
     /// Removes a durable service for good, after what was sent to it: its history, its snapshots, and its workload if no
@@ -258,7 +264,7 @@ impl Host {
         let _turn = self.turn(name).await?;
         let directory = match self.directory_of(name).await {
             // The catalog may have taken a removal all the same that was not known to be done.
-            Err(DataError::NoService { .. } | DataError::Orphan { .. }) if self.idle().contains_key(name) => {
+            Err(DataError::NoService { .. } | DataError::Orphan { .. }) if self.look().resting(name).is_some() => {
                 self.data.clone()
             }
             found => Some(found?),
@@ -280,11 +286,10 @@ impl Host {
             }
             removed => removed?,
         };
-        self.discard(name).await;
+        self.discard(name, None).await;
         let service = name.clone();
         // It is removed: what cannot be cleared up now is of no use to anybody, and the next start removes it.
         let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
-        self.idle().remove(name);
         (self.surroundings.events)(&Event::Removed { service: name.clone() });
         let events = &self.surroundings.events;
         if directory.committer().denies() {
@@ -320,17 +325,22 @@ impl Host {
     }
 
     async fn end_services(&self) -> Ended {
-        let services: Vec<_> = {
-            let mut services = self.services.write().unwrap_or_else(PoisonError::into_inner);
-            services.drain().collect()
-        };
-        let ends = services.iter().map(|(name, handle)| async move {
-            let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
-            let unwritten = self.end_keeper(name).await;
-            stopped.or(unwritten).map(|reason| (name.clone(), reason))
+        let services = self.registry().stop_all();
+        let count = services.len();
+        let ends = services.into_iter().map(|(name, running)| async move {
+            let reason = self.end(&name, running).await;
+            reason.map(|reason| (name, reason))
         });
         let not_snapshotted = futures::future::join_all(ends).await.into_iter().flatten().collect();
-        Ended { services: services.len(), not_snapshotted }
+        Ended { services: count, not_snapshotted }
+    }
+
+    /// Ends a service that was taken out, after what was sent to it. Says why not all of it is part of a snapshot, if so.
+    pub(super) async fn end(&self, name: &Name, running: Running) -> Option<String> {
+        let stopped = running.handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
+        let unwritten = running.end_keeper().await;
+        self.registry().ended(name);
+        stopped.or(unwritten)
     }
 }
 

@@ -1,8 +1,9 @@
 //! What operators do to services, and see of them. Who asks was authorised before.
 
+use super::Host;
 use super::durable::{check_stall, on_disk};
+use super::registry::{Rest, STOPPED_BY_OPERATOR};
 use super::turns::Turn;
-use super::{Host, Idle, STOPPED_BY_OPERATOR};
 use crate::auth::Identity;
 use crate::catalog::ServiceEntry;
 use crate::data::{DataDirectory, DataError};
@@ -13,9 +14,9 @@ use lifeboat_api::id::Epoch;
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
 use lifeboat_api::transaction::Denial;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::future::ready;
-use std::sync::{Arc, PoisonError, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError};
 
 impl Host {
     /// Checks that `identity` may do `grant` to `service`.
@@ -79,7 +80,7 @@ impl Host {
 
     /// How a service is, after all that was sent before; none if it does not run.
     pub async fn status_of(&self, name: &Name) -> Option<Status> {
-        let handle = self.services.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        let handle = self.look().get(name).map(|running| running.handle.clone());
         handle?.status().await.ok()
     }
 
@@ -96,9 +97,9 @@ impl Host {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
         // Nobody may know whether the disk has it that one was stopped.
-        let may_be_stopped = match self.idle().get(name) {
-            Some(Idle::Stopped) => true,
-            Some(idle) => idle.awaited().is_some(),
+        let may_be_stopped = match self.look().resting(name) {
+            Some((_, Rest::Stopped)) => true,
+            Some((_, rest)) => rest.awaited().is_some(),
             None => false,
         };
         if !self.has_service(name) && !may_be_stopped {
@@ -109,14 +110,10 @@ impl Host {
             Err(error @ DataError::OutcomeUnknown { .. }) => Some(error),
             noted => noted.map(|()| None)?,
         };
-        // Before, or a request in between would find no service.
-        self.idle().insert(name.clone(), Idle::Stopped);
-        let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        let Some(handle) = handle else { return unknown.map_or(Ok(()), Err) };
-        let stopped = handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
-        let unwritten = self.end_keeper(name).await;
+        let running = self.registry().stop(name, Some(Rest::Stopped));
+        let Some(running) = running else { return unknown.map_or(Ok(()), Err) };
         let mut reason = STOPPED_BY_OPERATOR.to_owned();
-        if let Some(why) = stopped.or(unwritten) {
+        if let Some(why) = self.end(name, running).await {
             reason += &format!(", and replays what is not part of a snapshot: it could not be snapshotted: {why}");
         }
         (self.surroundings.events)(&Event::Stopped { service: name.clone(), reason });
@@ -138,12 +135,10 @@ impl Host {
             check_stall(&directory)?;
             // Its task is there and denies everything, since its state was lost: it is brought back like one that has none.
             // Until it is, nobody stopped it.
-            self.idle().insert(name.clone(), Idle::quarantined(lost));
-            let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-            if let Some(handle) = handle {
-                let _ = handle.stop().await;
+            let running = self.registry().stop(name, Some(Rest::quarantined(lost)));
+            if let Some(running) = running {
+                self.end(name, running).await;
             }
-            self.end_keeper(name).await;
         }
         // Its first record would wait for room, and with it whoever ordered the start.
         check_stall(&directory)?;
@@ -159,7 +154,6 @@ impl Host {
             let reason = self.quarantined(name).unwrap_or_default();
             return Err(LaunchError::Quarantined { name: name.clone(), reason });
         }
-        self.idle().remove(name);
         (self.surroundings.events)(&Event::Started { service: name.clone() });
         Ok(())
     }
@@ -185,35 +179,22 @@ impl Host {
         entry.map(|entry| (directory, entry)).ok_or_else(|| none(name))
     }
 
-    /// Waits until what keeps a service's snapshots has ended, after the service's task has. Says why the last one was not
-    /// written, if so.
-    pub(super) async fn end_keeper(&self, name: &Name) -> Option<String> {
-        let keeper = self.keepers.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        // A panic of it was printed.
-        keeper?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
-    }
-
     /// Takes a service out of which nobody knows whether the disk has it: what it acknowledged from now on could be lost.
     pub(super) async fn quarantine(&self, name: &Name, why: &DataError) {
         let reason = chain(why);
-        // Before, or a request in between would find no service.
-        self.idle().insert(name.clone(), Idle::quarantined(reason.clone()));
-        self.discard(name).await;
+        self.discard(name, Some(Rest::quarantined(reason.clone()))).await;
         (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason });
     }
 
-    /// Ends a service that runs without a snapshot.
-    pub(super) async fn discard(&self, name: &Name) {
-        let handle = self.services.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        if let Some(handle) = handle {
+    /// Ends a service without a snapshot, which is as `then` says from now on.
+    pub(super) async fn discard(&self, name: &Name, then: Option<Rest>) {
+        let running = self.registry().stop(name, then);
+        if let Some(running) = running {
             // A task that has ended already is what is wanted.
-            let _ = handle.discard().await;
+            let _ = running.handle.discard().await;
+            running.end_keeper().await;
+            self.registry().ended(name);
         }
-        self.end_keeper(name).await;
-    }
-
-    pub(super) fn idle(&self) -> RwLockWriteGuard<'_, HashMap<Name, Idle>> {
-        self.idle.write().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
