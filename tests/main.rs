@@ -14,6 +14,7 @@
 //! - `orphans`: directories whose catalog is older than their journal.
 //! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
 //! - `yields`: guests that keep a thread busy, by whatever they call.
+//! - `limits`: that docs/limits.md says what the constants are.
 //! - `old_data`: directories that earlier releases wrote.
 //! - `prebuilt`: that the committed workloads are those of the sources.
 //! - `readme`, `tutorial`: that the lines of README.md and docs/tutorial.md do what they say.
@@ -46,6 +47,7 @@ mod hostile;
 mod ids;
 mod kill;
 mod kill_server;
+mod limits;
 mod memory;
 mod model;
 mod old_data;
