@@ -12,7 +12,7 @@ use lifeboat_api::transaction::{Answer, Cause};
 use lifeboat_vm::engine::{Engine, PoolLimits, Program};
 use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
 use lifeboat_vm::snapshot::Snapshot;
-use lifeboat_vm::store::{Allowance, FUEL_YIELD_INTERVAL};
+use lifeboat_vm::store::{Allowance, FUEL_YIELD_INTERVAL, Inputs};
 use lifeboat_vm::workload::{LoadLimits, WASI_IMPORTS, load};
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -27,7 +27,7 @@ use wit_parser::WorldItem;
 const TANK_FUEL: u64 = 5 * FUEL_YIELD_INTERVAL + FUEL_YIELD_INTERVAL / 2;
 
 /// An allowance without a deadline, as a replay has.
-const REPLAY: Allowance = Allowance { fuel: TANK_FUEL, memory_bytes: 64 * MIB, deadline: None };
+const REPLAY: Allowance = Allowance { fuel: TANK_FUEL, memory_bytes: 64 * MIB, inputs: Inputs::Replay };
 
 fn engine(memory_bytes: u64) -> Arc<Engine> {
     Arc::new(Engine::new(PoolLimits { stores: 2, memories: 1, memory_bytes }).expect("an engine"))
@@ -286,7 +286,7 @@ const ENDLESS: u64 = u64::MAX / 4;
 fn a_deadline_ends_a_guest_whatever_it_calls() {
     let engine = engine(64 * MIB);
     let deadline = Duration::from_millis(20);
-    let allowance = Allowance { fuel: ENDLESS, deadline: Some(deadline), ..REPLAY };
+    let allowance = Allowance { fuel: ENDLESS, inputs: Inputs::Live { deadline }, ..REPLAY };
     block_on(async {
         let now = |count: usize| busy(&imports_now(), "", &"(drop (call $now))".repeat(count), 0);
         let mut guests = vec![("now", now(1)), ("now twice", now(2)), ("all of them", mixed())];
@@ -308,7 +308,7 @@ fn a_neighbour_on_the_same_thread_goes_on() {
         let hostile = compile(&engine, "all of them", &mixed()).await;
         let neighbour = compile(&engine, "count.wat", &guest_bytes("count.wat")).await;
         let (mut hostile, mut neighbour) = (create(&hostile).await, create(&neighbour).await);
-        let allowance = Allowance { deadline: Some(Duration::from_secs(60)), ..REPLAY };
+        let allowance = Allowance { inputs: Inputs::Live { deadline: Duration::from_secs(60) }, ..REPLAY };
         let is_over = AtomicBool::new(false);
         let flood = async {
             let attempt = execute(&mut hostile, "2", allowance).await;
@@ -357,7 +357,7 @@ fn a_neighbour_on_the_same_thread_goes_on_while_a_guest_fills_its_memory() {
         let program = compile(&engine, "fill", &guest).await;
         let mut instance = create(&program).await;
         let before = turns.load(Ordering::Relaxed);
-        let allowance = Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, deadline: None };
+        let allowance = Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, inputs: Inputs::Replay };
         let attempt = execute(&mut instance, "x", allowance).await;
         let during = turns.load(Ordering::Relaxed) - before;
         is_over.store(true, Ordering::Relaxed);
@@ -385,9 +385,9 @@ fn a_deadline_ends_a_guest_before_its_next_operation_on_memory() {
         let program = compile(&engine, "fill", &guest).await;
         let mut instance = create(&program).await;
         // Less than the first of them takes.
-        let deadline = Some(Duration::from_micros(200));
+        let inputs = Inputs::Live { deadline: Duration::from_micros(200) };
         let attempt =
-            execute(&mut instance, "x", Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, deadline }).await;
+            execute(&mut instance, "x", Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, inputs }).await;
         assert!(matches!(attempt.answer, Answer::Failed(Cause::Deadline { .. })), "{attempt:?}");
         // The second was charged, and not begun.
         assert!(attempt.fuel_used < 3 * FILLED, "{attempt:?}");

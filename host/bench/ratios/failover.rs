@@ -10,7 +10,7 @@ use lifeboat_api::transaction::Answer;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Call, Instance};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use lifeboat_vm::store::Allowance;
+use lifeboat_vm::store::{Allowance, Inputs};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Mutex;
@@ -20,8 +20,11 @@ const PAIRS: usize = 51;
 /// So many accounts make a megabyte of exported state.
 const ACCOUNTS: u32 = 60_000;
 
-const ALLOWANCE: Allowance =
-    Allowance { fuel: MAINTENANCE_FUEL, memory_bytes: 128 * 1024 * 1024, deadline: Some(MAINTENANCE_DEADLINE) };
+const ALLOWANCE: Allowance = Allowance {
+    fuel: MAINTENANCE_FUEL,
+    memory_bytes: 128 * 1024 * 1024,
+    inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
+};
 
 /// A ledger of a megabyte, forced over again and again, and a ledger of the same accounts that is exported and
 /// restored by hand. Both are compact each time: they were restored by the turn before.

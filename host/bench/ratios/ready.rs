@@ -6,7 +6,7 @@ use crate::report::Row;
 use crate::served::{SECRET, Served};
 use lifeboat_vm::instance::Instance;
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use lifeboat_vm::store::Allowance;
+use lifeboat_vm::store::{Allowance, Inputs};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -21,8 +21,11 @@ pub(crate) fn ready() -> Vec<Row> {
     let program = served.compile("counter.wasm");
     let bare = link(program.engine(), &program.workload().component);
     let runtime = guest_runtime();
-    let allowance =
-        Allowance { fuel: MAINTENANCE_FUEL, memory_bytes: 128 * 1024 * 1024, deadline: Some(MAINTENANCE_DEADLINE) };
+    let allowance = Allowance {
+        fuel: MAINTENANCE_FUEL,
+        memory_bytes: 128 * 1024 * 1024,
+        inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
+    };
     let limited = || {
         let program = Arc::clone(&program);
         let task = runtime.spawn(async move {

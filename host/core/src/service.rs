@@ -68,7 +68,7 @@ use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Attempt, Call, Instance};
 use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
 use lifeboat_vm::snapshot::Snapshot;
-use lifeboat_vm::store::Allowance;
+use lifeboat_vm::store::{Allowance, Inputs};
 use logs::LogBucket;
 pub use misses::{
     BODY_REFUSAL_MAX, DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, DEADLINE_REFUSAL_MAX, MISSED_KNOWN_FOR, MISSED_KNOWN_MAX,
@@ -794,7 +794,8 @@ impl Service {
 
     /// Executes `work` on what is left of a tank, under the memory limit and the deadline of `size`.
     async fn attempt(&mut self, work: &Work, fuel: u64, size: &Size) -> Attempt {
-        let allowance = Allowance { fuel, memory_bytes: size.memory_bytes, deadline: Some(size.deadline) };
+        let allowance =
+            Allowance { fuel, memory_bytes: size.memory_bytes, inputs: Inputs::Live { deadline: size.deadline } };
         let attempt = match work.kind {
             Kind::Transaction => self.vm.instance.execute(work.call(), allowance).await,
             Kind::Query => self.vm.instance.query(work.call(), allowance).await,

@@ -36,7 +36,7 @@ use lifeboat_host::host::{Host, HostConfig};
 use lifeboat_host::service::{LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
 use lifeboat_vm::engine::{EngineError, Program, load, slot_bytes};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
-use lifeboat_vm::store::Allowance;
+use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::LoadError;
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
@@ -416,7 +416,7 @@ impl<'a> Stage<'a> {
         let allowance = Allowance {
             fuel: MAINTENANCE_FUEL,
             memory_bytes: slot_bytes(self.largest_memory_bytes),
-            deadline: Some(MAINTENANCE_DEADLINE),
+            inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
         };
         let mut findings = Vec::new();
         let mut services = Vec::new();

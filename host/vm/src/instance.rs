@@ -126,7 +126,7 @@ impl Instance {
     pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
         let mut turns = Turns::default();
         let mut store = new_store(program.engine(), secret, allowance, Arc::clone(&turns.is_long));
-        let instantiated = turns.run(allowance.deadline, entry::instantiate(program, &mut store)).await;
+        let instantiated = turns.run(allowance.inputs.deadline(), entry::instantiate(program, &mut store)).await;
         match instantiated {
             Ok(vm) => Ok(Self { store, vm, turns, is_dead: false }),
             Err(error) => Err(MoveError::Instantiate(match cause_of(&error, allowance) {
@@ -158,7 +158,7 @@ impl Instance {
             Phase::Query => entry::query(store, vm, context, call.body),
             _ => entry::execute(store, vm, context, call.body),
         };
-        let called = turns.run(allowance.deadline, called).await;
+        let called = turns.run(allowance.inputs.deadline(), called).await;
         let (fuel_used, called) = self.leave(allowance, called);
         let answer = match called {
             Ok(Ok(reply)) => Answer::Ok(Bytes::from(reply)),
@@ -186,7 +186,7 @@ impl Instance {
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
         let Self { store, vm, turns, .. } = self;
-        let called = turns.run(allowance.deadline, entry::snapshot(store, vm)).await;
+        let called = turns.run(allowance.inputs.deadline(), entry::snapshot(store, vm)).await;
         let stream = std::mem::replace(&mut self.store.data_mut().state, StateStream::Closed);
         let (fuel_used, called) = self.leave(allowance, called);
         match (called, stream) {
@@ -210,7 +210,7 @@ impl Instance {
         self.enter(Scene { phase: Phase::Birth, sequence, epoch: Epoch::default(), now }, allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
         let Self { store, vm, turns, .. } = self;
-        let called = turns.run(allowance.deadline, entry::restore(store, vm, snapshot.state_version())).await;
+        let called = turns.run(allowance.inputs.deadline(), entry::restore(store, vm, snapshot.state_version())).await;
         self.store.data_mut().state = StateStream::Closed;
         let (fuel_used, called) = self.leave(allowance, called);
         match called {
@@ -243,7 +243,7 @@ impl Instance {
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
-        data.wasi.enter(scene, allowance.deadline);
+        data.wasi.enter(scene, allowance.inputs);
         data.charges.enter(allowance.fuel);
     }
 

@@ -10,7 +10,7 @@
 use crate::engine::Program;
 use crate::instance::{Call, Instance, MoveError};
 use crate::snapshot::Snapshot;
-use crate::store::Allowance;
+use crate::store::{Allowance, Inputs};
 use crate::tail::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::text::{Printable, shortened};
@@ -81,7 +81,7 @@ impl Maintenance {
     /// What an instantiation or a restore may use.
     #[must_use]
     pub fn allowance(&self) -> Allowance {
-        Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, deadline: Some(self.deadline) }
+        Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, inputs: Inputs::Live { deadline: self.deadline } }
     }
 
     /// What an export may use, by how the service's last ones went.
@@ -392,7 +392,7 @@ impl Rehydrated {
 /// What a call may use in a replay that burnt `fuel_used` at first.
 fn allowance(subject: Subject<'_>, fuel_used: u64) -> Allowance {
     let fuel = fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
-    Allowance { fuel, deadline: None, ..subject.maintenance.allowance() }
+    Allowance { fuel, inputs: Inputs::Replay, ..subject.maintenance.allowance() }
 }
 
 /// An answer in a few words.

@@ -25,6 +25,7 @@ mod bindings {
         exports: { default: async },
     });
 }
+pub use crate::wasi::Inputs;
 pub(crate) use bindings::exports::lifeboat::vm::workload::Context as Caller;
 pub(crate) use bindings::{Vm, VmPre};
 
@@ -61,8 +62,8 @@ pub struct Allowance {
     pub fuel: u64,
     /// Bytes that linear memory may grow to.
     pub memory_bytes: u64,
-    /// How long it may take, sleeps of the guest included. None in a replay.
-    pub deadline: Option<Duration>,
+    /// Whether it happens now or once more.
+    pub inputs: Inputs,
 }
 
 /// Makes a store with every limit that a guest is held to; `allowance` holds until the next call says otherwise.

@@ -108,6 +108,32 @@ pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     Ok(())
 }
 
+/// Where a call gets what is not in its body from, and with it what bounds its time.
+///
+/// A replay has to come to the same end as the call did, on a host that is faster or slower: only fuel ends it. Whatever
+/// else a guest is ever given by the host belongs here.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Inputs {
+    /// It happens now.
+    Live {
+        /// How long it may take, sleeps of the guest included.
+        deadline: Duration,
+    },
+    /// It happened before, and is repeated.
+    Replay,
+}
+
+impl Inputs {
+    /// How long the call may take. None in a replay.
+    #[must_use]
+    pub fn deadline(self) -> Option<Duration> {
+        match self {
+            Self::Live { deadline } => Some(deadline),
+            Self::Replay => None,
+        }
+    }
+}
+
 /// The part of a store's data that WASI's functions work on.
 pub(crate) struct Wasi {
     /// Streams and pollables that the guest holds; bounded.
@@ -121,9 +147,9 @@ pub(crate) struct Wasi {
     random: Option<ChaCha20Rng>,
     /// Nanoseconds since 1970 that both clocks show.
     now_ns: u64,
-    /// How far sleeps may still move the clocks; none in a replay.
-    sleep_left: Option<Duration>,
-    deadline: Duration,
+    inputs: Inputs,
+    /// How far the guest's sleeps have moved its clocks.
+    slept: Duration,
     /// The time at which each pollable that is a timer is due, by the pollable's number in `table`.
     timers: HashMap<u32, u64>,
     log: Arc<Mutex<LogBuffer>>,
@@ -150,8 +176,8 @@ impl Wasi {
             epoch: Epoch::default(),
             random: None,
             now_ns: 0,
-            sleep_left: None,
-            deadline: Duration::MAX,
+            inputs: Inputs::Replay,
+            slept: Duration::ZERO,
             timers: HashMap::new(),
             log: Arc::default(),
             owed_fuel: 0,
@@ -159,15 +185,14 @@ impl Wasi {
         }
     }
 
-    /// Sets the scene for one call, which may sleep for as long as `deadline` says.
-    pub(crate) fn enter(&mut self, scene: Scene, deadline: Option<Duration>) {
+    /// Sets the scene for one call. A live one may sleep until its deadline.
+    pub(crate) fn enter(&mut self, scene: Scene, inputs: Inputs) {
         let Scene { phase, sequence, epoch, now } = scene;
         (self.phase, self.sequence, self.epoch) = (phase, sequence, epoch);
         self.random = None;
         // A sleep moved the clock of an earlier call only: to the guest, time is what the transaction says.
         self.now_ns = now.0;
-        self.sleep_left = deadline;
-        self.deadline = deadline.unwrap_or(Duration::MAX);
+        (self.inputs, self.slept) = (inputs, Duration::ZERO);
     }
 
     /// Takes the fuel that the guest owes for what was done for it.
@@ -212,10 +237,11 @@ impl Wasi {
     /// Moves the clocks to `when_ns`, if a sleep may still take that long.
     fn sleep_until(&mut self, when_ns: u64) -> Result<()> {
         let duration = Duration::from_nanos(when_ns.saturating_sub(self.now_ns));
-        if let Some(left) = &mut self.sleep_left {
-            *left = left
-                .checked_sub(duration)
-                .ok_or_else(|| wasmtime::Error::new(Stop(Cause::Deadline { deadline: self.deadline })))?;
+        self.slept = self.slept.saturating_add(duration);
+        if let Inputs::Live { deadline } = self.inputs
+            && self.slept > deadline
+        {
+            return Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline })));
         }
         self.now_ns = self.now_ns.max(when_ns);
         Ok(())
