@@ -866,14 +866,16 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     let file = storage.create(&aside).map_err(failed("create"))?;
     let written = file.write_all_at(0, bytes).map_err(failed("write"));
     let written = written.and_then(|()| file.sync_data().map_err(failed("sync")));
-    drop(file);
     let named = written.and_then(|()| storage.rename(&aside, &name).map_err(failed("name")));
     if named.is_err() {
+        drop(file);
         // A part of a file would take the room that others need.
         let _ = storage.remove(&aside);
+        return named;
     }
-    named?;
-    storage.sync_directory().map_err(failed("sync the directory of"))
+    storage.sync_directory().map_err(failed("sync the directory of"))?;
+    // What went aside may have been removed or replaced.
+    file.identity().and_then(|identity| storage.check_place(&name, &identity)).map_err(failed("be sure of"))
 }
 
 /// Removes the file of a workload that no service runs any more.

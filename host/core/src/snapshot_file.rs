@@ -263,14 +263,16 @@ pub fn write<'a>(
     }
     let file = storage.create(&aside).map_err(failed("create"))?;
     let written = write_to(&*file, name, header, chunks);
-    drop(file);
     let named = written.and_then(|()| storage.rename(&aside, name).map_err(failed("name")));
     if named.is_err() {
+        drop(file);
         // A part of a file would take the room that others need.
         let _ = storage.remove(&aside);
+        return named;
     }
-    named?;
-    storage.sync_directory().map_err(failed("sync the directory of"))
+    storage.sync_directory().map_err(failed("sync the directory of"))?;
+    // What went aside may have been removed or replaced.
+    file.identity().and_then(|identity| storage.check_place(name, &identity)).map_err(failed("be sure of"))
 }
 
 /// Writes a snapshot into an empty `file`, which errors call `name`. When this returns, the bytes survive a crash; the
@@ -593,6 +595,24 @@ mod tests {
         assert_eq!(file_name(&content.header.service, content.header.record), NAME);
         assert_eq!(storage.list().expect("lists"), [NAME]);
         Ok(())
+    }
+
+    #[test]
+    fn a_snapshot_whose_file_is_replaced_while_it_is_written_is_not_there() {
+        let storage = SimulatedStorage::new(1);
+        let held = storage.hold_writes();
+        let written = std::thread::scope(|scope| {
+            let writing = scope.spawn(|| write(&storage, NAME, &header(&CHUNKS), CHUNKS));
+            let aside = format!("{NAME}.tmp");
+            while storage.remove(&aside).is_err() {
+                std::thread::yield_now();
+            }
+            storage.create(&aside).expect("created");
+            drop(held);
+            writing.join().expect("it does not panic")
+        });
+        let error = written.expect_err("the file at its place is another");
+        assert!(matches!(error, SnapshotFileError::Storage { action: "be sure of", .. }), "{error}");
     }
 
     #[test]

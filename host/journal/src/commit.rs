@@ -775,7 +775,7 @@ fn commit_in_time(
     orders: &mut Orders,
 ) -> Result<Option<Committed>, LogError> {
     if retry.checks_lock(Instant::now()) {
-        log.check_lock()?;
+        log.check_places()?;
     }
     let mut hold: Option<Hold> = None;
     let result = loop {

@@ -8,7 +8,9 @@ use super::frame::{BLOCK_BYTES, DirectoryId, Position, RecordNumber, RunKind};
 use super::reader::ReadError;
 use super::recovery::{DamageKind, Found, Location, OpenError, Recovery, Seal, SealState, Standing, inspect};
 use super::segments::header::SEGMENT_HEADER_BYTES;
-use super::segments::{Log, LogError, Moved, Options, Origin, Reclaim, Reclaimed, SEGMENT_BYTES_MIN, Step};
+use super::segments::{
+    Log, LogError, Moved, Options, Origin, PLACES_CHECKED_MAX, Reclaim, Reclaimed, SEGMENT_BYTES_MIN, Step,
+};
 use crate::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat_api::name::Name;
 use proptest::prelude::*;
@@ -1011,5 +1013,81 @@ fn records_out_of_order_are_refused_and_nothing_is_changed() -> Result<(), LogEr
         Err(LogError::RecordTooLong { .. })
     ));
     assert!(log.commit()?.is_some() && log.commit()?.is_none());
+    Ok(())
+}
+
+/// Puts a copy of a file at its place, or nothing.
+fn replace(storage: &SimulatedStorage, name: &str, by_copy: bool) {
+    let file = storage.open(name).expect("there");
+    let mut bytes = vec![0; usize::try_from(file.bytes().expect("known")).expect("short")];
+    file.read_exact_at(0, &mut bytes).expect("read");
+    storage.remove(name).expect("removed");
+    if by_copy {
+        storage.create(name).and_then(|copy| copy.write_all_at(0, &bytes)).expect("copied");
+    }
+}
+
+/// As an operator does it who moves files while the host runs.
+#[test]
+fn a_record_is_acknowledged_only_in_the_file_that_a_start_finds() -> Result<(), LogError> {
+    for by_copy in [true, false] {
+        let (storage, mut log, mut histories) = created(7, options(8));
+        append(&mut log, &mut histories, &[0])?;
+        replace(&storage, "0000000001.segment", by_copy);
+        for _ in 0..2 {
+            let error = append(&mut log, &mut histories, &[0]).expect_err("it is gone with the process");
+            assert_eq!(error.to_string(), "the journal failed: cannot go on in the data directory");
+            let file = std::error::Error::source(&error).expect("it has a cause").to_string();
+            assert!(file.contains("file stands at its '0000000001.segment'"), "{file}");
+        }
+        assert!(log.seal().is_err());
+    }
+    Ok(())
+}
+
+#[test]
+fn a_segment_that_was_removed_or_replaced_ends_the_journal_although_it_is_not_written_to() -> Result<(), LogError> {
+    for by_copy in [true, false] {
+        for number in 1..=3 {
+            let (storage, mut log, mut histories) = created(7, options(4));
+            while log.segment_count() < 4 {
+                append(&mut log, &mut histories, &[0])?;
+            }
+            log.check_places()?;
+            replace(&storage, &format!("{number:010}.segment"), by_copy);
+            let error = log.check_places().expect_err("a start would not find it");
+            assert_eq!(error.to_string(), "the journal failed: cannot go on in the data directory");
+            assert!(append(&mut log, &mut histories, &[0]).is_err(), "nothing is promised any more");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn places_of_more_segments_than_are_checked_at_once_are_checked_by_turns() -> Result<(), LogError> {
+    let (storage, mut log, mut histories) = created(7, options(4));
+    while log.segment_count() < PLACES_CHECKED_MAX + 2 {
+        append(&mut log, &mut histories, &[0])?;
+    }
+    replace(&storage, &format!("{:010}.segment", PLACES_CHECKED_MAX + 1), false);
+    log.check_places()?;
+    assert!(log.check_places().is_err(), "it was its turn");
+    Ok(())
+}
+
+#[test]
+fn a_file_made_ahead_that_was_removed_or_replaced_costs_nothing() -> Result<(), LogError> {
+    for by_copy in [true, false] {
+        let (storage, mut log, mut histories) = created(7, options(4));
+        append(&mut log, &mut histories, &[0])?;
+        log.prepare_next()?;
+        replace(&storage, "0000000002.spare", by_copy);
+        while log.segment_count() < 3 {
+            append(&mut log, &mut histories, &[0])?;
+        }
+        log.check_places()?;
+        drop(log);
+        assert_eq!(look(&storage.crash(), None).1, histories);
+    }
     Ok(())
 }

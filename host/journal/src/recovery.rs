@@ -24,7 +24,7 @@ use super::frame::{
     HeaderError, Position, RecordNumber, Run, RunKind, decode_body, decode_header,
 };
 use super::segments::header::{SEGMENT_HEADER_BYTES, SegmentHeader, SegmentHeaderError};
-use crate::storage::Storage;
+use crate::storage::{FileIdentity, Storage};
 use lifeboat_api::name::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -313,6 +313,8 @@ pub(crate) struct Segment {
     /// Where its first frame begins, unless its header is unreadable.
     pub(crate) first: Option<Position>,
     pub(crate) file_bytes: u64,
+    /// Which file it was when it was opened.
+    pub(crate) identity: FileIdentity,
     /// Whether all after its frames is zero, but for a torn tail.
     pub(crate) is_zeroed: bool,
     pub(crate) is_damaged: bool,
@@ -392,6 +394,7 @@ struct SegmentFile {
     number: u64,
     name: String,
     bytes: u64,
+    identity: FileIdentity,
     header: Option<SegmentHeader>,
     is_copy_damaged: bool,
 }
@@ -410,6 +413,7 @@ fn list_segments(storage: &dyn Storage, directory: DirectoryId) -> Result<Vec<Se
         let name = segment_name(number);
         let file = storage.open(&name).map_err(OpenError::storage(format!("open '{name}'")))?;
         let bytes = file.bytes().map_err(OpenError::storage(format!("read '{name}'")))?;
+        let identity = file.identity().map_err(OpenError::storage(format!("read '{name}'")))?;
         if bytes > SEGMENT_BYTES_MAX {
             return Err(OpenError::SegmentTooLong { file: name, bytes });
         }
@@ -426,7 +430,7 @@ fn list_segments(storage: &dyn Storage, directory: DirectoryId) -> Result<Vec<Se
             }
             Err(SegmentHeaderError::Damaged) => (None, true),
         };
-        files.push(SegmentFile { number, name, bytes, header, is_copy_damaged });
+        files.push(SegmentFile { number, name, bytes, identity, header, is_copy_damaged });
     }
     Ok(files)
 }
@@ -493,6 +497,7 @@ impl Walk<'_> {
                 number: file.number,
                 first: file.header.map(|header| header.first),
                 file_bytes: file.bytes,
+                identity: file.identity,
                 is_zeroed: file.header.is_some_and(|header| header.is_zeroed),
                 is_damaged: false,
                 shares: BTreeMap::new(),

@@ -36,7 +36,7 @@ use super::reader::Reader;
 use super::recovery::{
     Found, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, Standing, segment_name, walk,
 };
-use crate::storage::{Storage, StorageFile};
+use crate::storage::{FileIdentity, Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Bytes;
@@ -67,6 +67,10 @@ pub const SHORT_SHARE: u64 = 2;
 // A failure to make the file is known before the journal is short of room.
 const _: () = assert!(SEGMENT_BYTES / SHORT_SHARE < SEGMENT_BYTES - SEGMENT_BYTES / NEXT_SHARE);
 const _: () = assert!(FRAME_BYTES_MAX as u64 <= SEGMENT_BYTES / SHORT_SHARE);
+
+/// Of how many segments it is checked at once, beside the active one, that their files are still at their places. The next
+/// check goes on behind them.
+pub const PLACES_CHECKED_MAX: usize = 256;
 
 /// Which journal is opened, and how its new segments are.
 #[derive(Debug, Clone)]
@@ -152,6 +156,7 @@ pub struct Failure {
 struct Next {
     name: String,
     file: Box<dyn StorageFile>,
+    identity: FileIdentity,
     is_zeroed: bool,
 }
 
@@ -187,6 +192,8 @@ pub struct Log {
     segments: VecDeque<Segment>,
     /// The file of the last segment, if it can be appended to.
     active: Option<Box<dyn StorageFile>>,
+    /// The number of the segment whose place is checked next.
+    unchecked: u64,
     spares: Vec<String>,
     /// What becomes the next segment, opened ahead.
     next: Option<Next>,
@@ -243,6 +250,7 @@ impl Log {
             key: FrameKey::new(options.directory),
             segments: walked.segments.into(),
             active: None,
+            unchecked: 0,
             spares: Vec::new(),
             next: None,
             roster_segment: None,
@@ -406,18 +414,36 @@ impl Log {
         Ok(Seal { directory: self.options.directory, position: self.position, hash: self.previous })
     }
 
-    /// Checks that the directory is still this process's.
+    /// Checks that the directory is still this process's, and that segments are where they were: the next
+    /// [`PLACES_CHECKED_MAX`].
     ///
     /// # Errors
-    /// [`LogError::Poisoned`]: it is not, and nothing is appended any more.
-    pub fn check_lock(&mut self) -> Result<(), LogError> {
+    /// [`LogError::Poisoned`]: it is not so, and nothing is appended any more.
+    pub fn check_places(&mut self) -> Result<(), LogError> {
         self.check()?;
-        self.try_check_lock().map_err(|failure| self.poison(failure))
+        self.try_check_places().map_err(|failure| self.poison(failure))
+    }
+
+    fn try_check_places(&mut self) -> Result<(), Failure> {
+        self.try_check_lock()?;
+        let first = self.segments.partition_point(|segment| segment.number < self.unchecked);
+        let in_turn = self.segments.range(first..).chain(self.segments.range(..first));
+        let mut unchecked = self.unchecked;
+        for segment in in_turn.take(PLACES_CHECKED_MAX) {
+            self.check_place(segment)?;
+            unchecked = segment.number + 1;
+        }
+        self.unchecked = unchecked;
+        Ok(())
     }
 
     fn try_check_lock(&self) -> Result<(), Failure> {
-        let failed = |error| Failure { action: "go on in the data directory", error, is_final: true };
-        self.storage.check_lock().map_err(failed)
+        self.storage.check_lock().map_err(lost)
+    }
+
+    /// Checks that a segment is the file that a start finds: what was written to another is gone with this process.
+    fn check_place(&self, segment: &Segment) -> Result<(), Failure> {
+        self.storage.check_place(&segment_name(segment.number), &segment.identity).map_err(lost)
     }
 
     /// Begins a new segment if the active one has no room for the frame that was built.
@@ -476,8 +502,9 @@ impl Log {
                 }
                 opened => opened?,
             };
+            let identity = file.identity()?;
             let name = self.spares.pop().expect("it was the last");
-            self.next = Some(Next { name, file, is_zeroed: false });
+            self.next = Some(Next { name, file, identity, is_zeroed: false });
             return Ok(());
         }
         let name = spare_name(self.segments.back().map_or(1, |last| last.number + 1));
@@ -492,9 +519,9 @@ impl Log {
         // Synced here, so that a disk which allocates late is found to be full now.
         let made = file.preallocate(self.options.segment_bytes).and_then(|()| file.sync_data());
         let made = made.and_then(|()| self.storage.open_synced(&name));
-        match made {
-            Ok(file) => {
-                self.next = Some(Next { name, file, is_zeroed: true });
+        match made.and_then(|file| Ok((file.identity()?, file))) {
+            Ok((identity, file)) => {
+                self.next = Some(Next { name, file, identity, is_zeroed: true });
                 Ok(())
             }
             Err(error) => {
@@ -515,8 +542,12 @@ impl Log {
     /// Begins a new segment. With `frame_bytes`, a roster comes first if that leaves room for a frame so long.
     fn roll(&mut self, frame_bytes: Option<u64>) -> Result<(), Failure> {
         self.try_check_lock()?;
+        // What was opened ahead may have been removed or replaced: then nothing is lost, and another takes its place.
+        if let Some(next) = self.next.take_if(|next| self.storage.check_place(&next.name, &next.identity).is_err()) {
+            let _ = self.storage.remove(&next.name);
+        }
         self.make_next().map_err(|error| self.not_begun(error))?;
-        let Some(Next { name, file, is_zeroed }) = self.next.take() else { return Ok(()) };
+        let Some(Next { name, file, identity, is_zeroed }) = self.next.take() else { return Ok(()) };
         let number = self.segments.back().map_or(1, |last| last.number + 1);
         let header = SegmentHeader {
             directory: self.options.directory,
@@ -542,6 +573,7 @@ impl Log {
             number,
             first: Some(self.position),
             file_bytes: self.options.segment_bytes,
+            identity,
             is_zeroed,
             is_damaged: false,
             shares: BTreeMap::new(),
@@ -597,6 +629,9 @@ impl Log {
         })?;
         let failed = |error| Failure { action: "write and sync a frame", error, is_final: true };
         active.write_synced_at(offset, &self.buffer).map_err(failed)?;
+        if let Some(active) = self.segments.back() {
+            self.check_place(active)?;
+        }
         let frame_offset = u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB");
         if let Some(carry) = &mut self.carry {
             carry.note(&header);
@@ -668,6 +703,11 @@ impl Log {
     pub fn reader(&self) -> Reader {
         Reader { storage: Arc::clone(&self.storage), key: self.key.clone() }
     }
+}
+
+/// The directory or a file of the journal is not where it was.
+fn lost(error: io::Error) -> Failure {
+    Failure { action: "go on in the data directory", error, is_final: true }
 }
 
 /// What is tried when a segment is begun.

@@ -18,6 +18,7 @@ pub use simulated::{HeldWrites, Operation, SimulatedStorage};
 
 use std::fmt;
 use std::io;
+use std::time::SystemTime;
 
 /// The longest name of a file, in bytes.
 pub const FILE_NAME_BYTES_MAX: usize = 200;
@@ -27,6 +28,26 @@ pub const LASTING_FILE: &str = "catalog.redb";
 
 /// How much is written at once when a file is filled with zeros, in bytes.
 const ZEROS_BYTES: usize = 1024 * 1024;
+
+/// Which file it is, whatever its name is and whatever is written to it.
+#[derive(Debug, Clone, Copy)]
+pub struct FileIdentity {
+    device: u64,
+    number: u64,
+    /// A file system gives the number of a file that is gone to the next one.
+    created: Option<SystemTime>,
+}
+
+impl FileIdentity {
+    /// Whether both are of the same file.
+    #[must_use]
+    pub fn is_same(&self, other: &Self) -> bool {
+        let (one, other_created) = (self.created, other.created);
+        // Not every file system, and not each time, says when a file was created.
+        let is_of_same_time = one.is_none() || other_created.is_none() || one == other_created;
+        (self.device, self.number) == (other.device, other.number) && is_of_same_time
+    }
+}
 
 /// One directory, without folders below it.
 pub trait Storage: Send + Sync + fmt::Debug {
@@ -43,6 +64,13 @@ pub trait Storage: Send + Sync + fmt::Debug {
     fn check_lock(&self) -> io::Result<()> {
         Ok(())
     }
+
+    /// Checks that `name` is still the name of the file with this `identity`, for whoever comes by the directory's path. Of
+    /// one that nobody can look at nothing is known, and that is no error.
+    ///
+    /// # Errors
+    /// It is that of another file, or of none: what was written to the file is gone once it is closed.
+    fn check_place(&self, name: &str, identity: &FileIdentity) -> io::Result<()>;
 
     /// Creates an empty file. Its name is safe after [`Storage::sync_directory`].
     ///
@@ -98,6 +126,12 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     /// # Errors
     /// It cannot be asked.
     fn bytes(&self) -> io::Result<u64>;
+
+    /// Returns which file it is.
+    ///
+    /// # Errors
+    /// It cannot be asked.
+    fn identity(&self) -> io::Result<FileIdentity>;
 
     /// Writes some of `bytes` at `offset`, and says how many. The file grows if it must.
     ///

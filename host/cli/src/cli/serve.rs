@@ -144,8 +144,8 @@ impl Serve {
         tokio::spawn(async move {
             let error = anyhow::Error::from(journal.failed().await);
             of_journal.note(&format!(
-                "{error:#}: no service takes transactions until the server is started again; see to the disk first, nothing that \
-                 was acknowledged is lost"
+                "{error:#}: no service takes transactions until the server is started again; see to the disk first: what \
+                 was acknowledged is in the files that the server had opened"
             ));
         });
         let deadline = config.server.shutdown_deadline;

@@ -1,6 +1,6 @@
 //! A directory of the file system.
 
-use super::{LASTING_FILE, LockGuard, Storage, StorageFile, check_file_name};
+use super::{FileIdentity, LASTING_FILE, LockGuard, Storage, StorageFile, check_file_name};
 use std::fs::{self, File, TryLockError};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt, PermissionsExt};
@@ -163,6 +163,10 @@ fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
+fn identity(metadata: &fs::Metadata) -> FileIdentity {
+    FileIdentity { device: metadata.dev(), number: metadata.ino(), created: metadata.created().ok() }
+}
+
 fn open_lock_file(directory: &Path) -> io::Result<File> {
     private().create(true).truncate(false).write(true).open(directory.join(LOCK_FILE))
 }
@@ -258,19 +262,8 @@ impl Storage for DiskStorage {
             }
         }
         match (&held.lasting, fs::metadata(self.path.join(LASTING_FILE))) {
-            (Some(own), Ok(named)) if !is_same(&named, &own.metadata()?) => {
-                let text = format!(
-                    "another file stands at its '{LASTING_FILE}'; put the one back that was opened, and start again"
-                );
-                return Err(io::Error::other(text));
-            }
-            (Some(_), Err(error)) if error.kind() == io::ErrorKind::NotFound => {
-                let text = format!(
-                    "no file stands at its '{LASTING_FILE}' any more; move the one back that was opened, or put the newest \
-                     copy there, and start again"
-                );
-                return Err(io::Error::other(text));
-            }
+            (Some(own), Ok(named)) if !is_same(&named, &own.metadata()?) => return Err(other_file(LASTING_FILE)),
+            (Some(_), Err(error)) if error.kind() == io::ErrorKind::NotFound => return Err(no_file(LASTING_FILE)),
             // It was created since.
             (None, Ok(_)) => match lock_lasting_file(&self.path) {
                 Ok(file) => held.lasting = file,
@@ -280,6 +273,18 @@ impl Storage for DiskStorage {
             _ => {}
         }
         Ok(())
+    }
+
+    fn check_place(&self, name: &str, own: &FileIdentity) -> io::Result<()> {
+        match fs::symlink_metadata(self.path_of(name)?) {
+            Ok(named) if identity(&named).is_same(own) => Ok(()),
+            Ok(_) => Err(other_file(name)),
+            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+                Err(no_file(name))
+            }
+            // That it cannot be looked at does not say that it is another.
+            Err(_) => Ok(()),
+        }
     }
 
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
@@ -337,6 +342,20 @@ impl Storage for DiskStorage {
 fn taken(name: &str) -> io::Error {
     let text =
         format!("its file '{name}' was removed or is new, and another process has locked it; stop one of the two");
+    io::Error::other(text)
+}
+
+/// Another file has the name of one that was opened.
+fn other_file(name: &str) -> io::Error {
+    io::Error::other(format!("another file stands at its '{name}'; put the one back that was opened, and start again"))
+}
+
+/// No file has the name of one that was opened.
+fn no_file(name: &str) -> io::Error {
+    let text = format!(
+        "no file stands at its '{name}' any more; move the one back that was opened, or put the newest copy there, and \
+         start again"
+    );
     io::Error::other(text)
 }
 
@@ -399,6 +418,10 @@ impl DiskFile {
 impl StorageFile for DiskFile {
     fn bytes(&self) -> io::Result<u64> {
         Ok(self.file.metadata()?.len())
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(identity(&self.file.metadata()?))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
@@ -534,6 +557,31 @@ mod tests {
         assert!(replaced.contains("another file stands at its 'catalog.redb'"), "{replaced}");
         storage.rename("aside", LASTING_FILE)?;
         storage.check_lock()
+    }
+
+    #[test]
+    fn another_file_of_the_same_name_is_told_from_the_one_that_was_opened() -> io::Result<()> {
+        let directory = tempfile::tempdir()?;
+        let storage = DiskStorage::open(directory.path())?;
+        let identity = {
+            let file = storage.create("a")?;
+            file.write_all_at(0, b"x")?;
+            file.identity()?
+        };
+        storage.rename("a", "b")?;
+        storage.check_place("b", &identity)?;
+        assert!(storage.open("b")?.identity()?.is_same(&identity));
+        let removed = storage.check_place("a", &identity).expect_err("there is none").to_string();
+        assert!(removed.contains("no file stands at its 'a'"), "{removed}");
+        // Nobody has it open, so that the next one may have its number.
+        storage.remove("b")?;
+        storage.create("b")?;
+        let replaced = storage.check_place("b", &identity).expect_err("it is another").to_string();
+        assert!(replaced.contains("another file stands at its 'b'"), "{replaced}");
+        fs::rename(directory.path().join("b"), directory.path().join("c"))?;
+        std::os::unix::fs::symlink("c", directory.path().join("b"))?;
+        assert!(storage.check_place("b", &storage.open("c")?.identity()?).is_err(), "a start finds no links");
+        Ok(())
     }
 
     #[test]

@@ -6,7 +6,7 @@
 //! the last sync of the directory, all or nothing, each on its own. A failed sync is as bad as on Linux: some sectors
 //! are safe, the others are forgotten by the kernel, so that a later sync that succeeds does not bring them to disk.
 
-use super::{LockGuard, Storage, StorageFile, check_file_name};
+use super::{FileIdentity, LockGuard, Storage, StorageFile, check_file_name};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
@@ -461,6 +461,15 @@ impl Storage for SimulatedStorage {
         if self.state().is_replaced { Err(io::Error::other("injected: another directory")) } else { Ok(()) }
     }
 
+    fn check_place(&self, name: &str, identity: &FileIdentity) -> io::Result<()> {
+        let named = self.state().file_of(name).map(identity_of);
+        match named {
+            Ok(named) if named.is_same(identity) => Ok(()),
+            Ok(_) => Err(io::Error::other(format!("another file stands at its '{name}'"))),
+            Err(_) => Err(io::Error::other(format!("no file stands at its '{name}' any more"))),
+        }
+    }
+
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         check_file_name(name)?;
         let mut state = self.state();
@@ -515,6 +524,10 @@ impl Storage for SimulatedStorage {
     }
 }
 
+fn identity_of(file: usize) -> FileIdentity {
+    FileIdentity { device: 0, number: file as u64, created: None }
+}
+
 /// Gives the lock back.
 struct Unlock(SimulatedStorage);
 
@@ -534,6 +547,10 @@ impl StorageFile for SimulatedFile {
     fn bytes(&self) -> io::Result<u64> {
         let state = self.storage.state();
         if state.is_off { Err(power_is_off()) } else { Ok(state.files[self.file].bytes.len() as u64) }
+    }
+
+    fn identity(&self) -> io::Result<FileIdentity> {
+        Ok(identity_of(self.file))
     }
 
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize> {
