@@ -7,8 +7,9 @@
 //! failed, for want of room as a rule, the next change opens the file anew, as a start would, and what it reads then is
 //! final. While no change succeeds there are pauses between such openings, and in one of them whoever wants to know what the
 //! disk has is refused. A sync that failed is the end until the directory is opened again, since nobody knows what is on the
-//! disk. Before each change, and before the file is opened anew, [`Storage::check_lock`] finds whether it still stands at its
-//! path: whatever is written to one that was removed or replaced is gone with the next start.
+//! disk. Before and after each change, and before the file is opened anew, [`Storage::check_lock`] finds whether it still
+//! stands at its path: whatever is written to one that was removed or replaced is gone with the next start. A change after
+//! which it does not has an unknown outcome, and nothing is changed before the file that was opened stands there again.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
 //! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
@@ -733,8 +734,26 @@ impl Catalog {
         })
     }
 
-    /// Commits a change, and then nothing once more: the module says why.
+    /// Commits a change to the file at the catalog's path.
     fn change<T>(
+        &self,
+        action: &'static str,
+        room: Room,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, CatalogError> {
+        let done = self.change_open(action, room, change)?;
+        match self.reopening.get().map(|it| it.storage.check_lock()) {
+            Some(Err(source)) => {
+                // What counts is what the file has that is found there in the end.
+                self.current().progress.fail(Failed::Write);
+                Err(CatalogError::OutcomeUnknown { source })
+            }
+            _ => Ok(done),
+        }
+    }
+
+    /// Commits a change to the open file, and then nothing once more: the module says why.
+    fn change_open<T>(
         &self,
         action: &'static str,
         room: Room,

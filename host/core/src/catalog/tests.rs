@@ -535,6 +535,38 @@ fn a_sync_that_fails_while_the_file_is_opened_anew_is_final() -> Result<(), Cata
     Ok(())
 }
 
+#[test]
+fn a_change_during_which_the_file_is_removed_or_replaced_has_an_unknown_outcome() -> Result<(), CatalogError> {
+    for is_removed in [true, false] {
+        let directory = tempfile::tempdir().map_err(catalog_error)?;
+        let (path, aside) = (directory.path().join(CATALOG_FILE), directory.path().join("aside"));
+        let storage = DiskStorage::open(directory.path()).map_err(catalog_error)?;
+        drop(Catalog::create(&storage, DIRECTORY_ID)?);
+        let _lock = storage.lock().map_err(catalog_error)?;
+        let catalog = Catalog::open(&storage)?;
+        let clock = Arc::new(VirtualClock::new(Timestamp(1)));
+        catalog.reopen_from(Arc::new(storage), Arc::clone(&clock) as Arc<dyn Clock>);
+        let changed = catalog.change("write", Room::Reserve, |transaction| {
+            std::fs::rename(&path, &aside).expect("moved");
+            if !is_removed {
+                std::fs::copy(&aside, &path).expect("copied");
+            }
+            put_meta(transaction, SEAL, &postcard::to_stdvec(&seal(1)).expect("plain numbers"))
+        });
+        let Err(CatalogError::OutcomeUnknown { source }) = changed else { panic!("{changed:?}") };
+        assert!(source.to_string().contains("file stands at its 'catalog.redb'"), "{source}");
+        let next = catalog.set_seal(None);
+        assert!(matches!(next, Err(CatalogError::Storage { action: "be sure of", .. })), "{next:?}");
+        // The one that was written to is put back.
+        std::fs::rename(&aside, &path).map_err(catalog_error)?;
+        clock.advance(REOPEN_RETRY_MAX);
+        catalog.mend()?;
+        assert_eq!(catalog.seal()?, Some(seal(1)));
+        catalog.set_seal(None)?;
+    }
+    Ok(())
+}
+
 /// As an operator does it who puts a copy back while the host runs.
 #[test]
 fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), CatalogError> {
