@@ -227,6 +227,13 @@ impl DurableJournal {
     }
 }
 
+impl Answered {
+    /// Whether it is on the disk, and not at `location`.
+    fn is_elsewhere(&self, location: Location) -> bool {
+        matches!(self.place, Place::At(now) if now != location)
+    }
+}
+
 impl Place {
     fn set(&mut self, location: Location) {
         if !matches!(self, Self::Forgotten) {
@@ -262,19 +269,28 @@ impl DurableJournal {
 
     async fn relocate(&mut self, span_bytes: u64) -> Result<Vec<Relocation>, JournalError> {
         self.catch_up();
-        let (numbers, places): (Vec<_>, Vec<_>) = self.due_answers(span_bytes).into_iter().unzip();
-        if places.is_empty() {
-            return Ok(Vec::new());
-        }
-        let (reader, service) = (self.committer.reader().clone(), self.service.clone());
-        let budget = RELOCATED_BYTES_MAX.min(usize::try_from(self.relocation_credit).unwrap_or_default());
-        let read =
-            tokio::task::spawn_blocking(move || AnswerReader::new(&reader, &service).read_all(&places, budget)).await;
-        let (answers, is_failed) = read.map_or_else(|_| (Vec::new(), true), |(read, result)| (read, result.is_err()));
-        if is_failed && answers.is_empty() {
-            // It may have been moved meanwhile, or be damaged, and then it stays where it is.
-            self.relocates_from = self.journal_bytes.saturating_add(RELOCATED_CREDIT_MAX);
-        }
+        let (numbers, answers) = loop {
+            let (numbers, places): (Vec<_>, Vec<_>) = self.due_answers(span_bytes).into_iter().unzip();
+            let Some((number, at)) = numbers.first().copied().zip(places.first().map(|place| place.location)) else {
+                return Ok(Vec::new());
+            };
+            let (reader, service) = (self.committer.reader().clone(), self.service.clone());
+            let budget = RELOCATED_BYTES_MAX.min(usize::try_from(self.relocation_credit).unwrap_or_default());
+            let read =
+                tokio::task::spawn_blocking(move || AnswerReader::new(&reader, &service).read_all(&places, budget));
+            let (answers, is_failed) =
+                read.await.map_or_else(|_| (Vec::new(), true), |(read, result)| (read, result.is_err()));
+            if is_failed && answers.is_empty() {
+                self.catch_up();
+                // It was carried meanwhile: before its segment went, that was on the board.
+                if self.find(number).is_some_and(|answered| answered.is_elsewhere(at)) {
+                    continue;
+                }
+                // It is damaged, and stays where it is.
+                self.relocates_from = self.journal_bytes.saturating_add(RELOCATED_CREDIT_MAX);
+            }
+            break (numbers, answers);
+        };
         // All that was read is relocated: nothing is read again.
         let mut relocated = Vec::new();
         for (from, answer) in numbers.into_iter().zip(answers) {
@@ -464,6 +480,7 @@ mod tests {
     use lifeboat_journal::segments::{Log, Options, Origin};
     use lifeboat_journal::storage::{SimulatedStorage, Storage};
     use proptest::prelude::*;
+    use std::collections::BTreeMap;
 
     #[test]
     fn what_failed_since_the_snapshot_counts_as_well_as_what_was_kept() {
@@ -587,6 +604,40 @@ mod tests {
         assert!(read <= answers * (ANSWER_READ_BYTES as u64), "{read}");
         assert!(ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("none is due").is_empty());
         assert_eq!(storage.read_bytes() - before, read);
+    }
+
+    #[test]
+    fn an_answer_that_is_carried_before_it_is_read_to_be_relocated_is_relocated() {
+        let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
+        runtime.block_on(async {
+            let storage = SimulatedStorage::new(1);
+            let (_writer, committer) = open(&storage);
+            let mut ant = DurableJournal::new(name("ant"), committer.clone(), History::default());
+            let mut bee = DurableJournal::new(name("bee"), committer.clone(), History::default());
+            for sequence in 1..=3 {
+                let transaction = transaction(sequence, sequence == 1, 1000, 0);
+                commit(vec![(&mut ant, Record::Transaction(transaction))]).await;
+            }
+            let mut sequence = 0;
+            while !storage.list().expect("a list").contains(&"0000000003.segment".to_owned()) {
+                sequence += 1;
+                commit(vec![(&mut bee, Record::Transaction(transaction(sequence, false, BODY_BYTES_MAX, 0)))]).await;
+            }
+            // What reads answers has to wait.
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let waiting = tokio::task::spawn_blocking(move || released.recv().is_err());
+            let mut relocating = std::pin::pin!(ant.relocate(0));
+            tokio::select! {
+                biased;
+                _ = &mut relocating => panic!("nothing was read"),
+                () = std::future::ready(()) => {}
+            }
+            let reclaimed = committer.reclaim(BTreeMap::from([(name("bee"), bee.last)])).await.expect("reclaimed");
+            assert!(reclaimed.segments > 0, "{reclaimed:?}");
+            drop(release);
+            assert_eq!(relocating.await.expect("relocated").len(), 1);
+            assert!(waiting.await.expect("it has ended"));
+        });
     }
 
     #[tokio::test]
