@@ -146,6 +146,8 @@ fn queries_that_no_transaction_follows_are_journalled_when_they_are_many() {
         for _ in 0..QUERIES_HELD_MAX + 10 {
             rig.query(SERVICE, "x").await.expect("answered");
         }
+        // No answer waits for the record of queries.
+        rig.host.data().expect("it is durable").committer().settle().await.expect("written");
         // Which those are that came after the last record is lost with the power, and with them what they changed.
         let rig = restart(rig, &mut storage, "moving-query.wat", FailoverMode::Direct).await;
         let (proof, records) = proven(&storage.copy()).await;
