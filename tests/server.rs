@@ -171,6 +171,34 @@ async fn the_description_states_what_the_server_checks() {
     site.stop().await;
 }
 
+/// The description of the API.
+async fn description(site: &Site) -> Value {
+    site.get("/openapi.json", "").await.json()
+}
+
+/// The schema of a parameter of an operation.
+fn parameter(description: &Value, method: &str, path: &str, name: &str) -> Value {
+    let parameters = description["paths"][path][method]["parameters"].as_array().expect("parameters");
+    parameters.iter().find(|parameter| parameter["name"] == name).expect("it is there")["schema"].clone()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_description_lists_every_kind_of_event_that_the_server_takes() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let kinds = parameter(&description(&site).await, "get", "/v1/events", "event");
+    let kinds = kinds["enum"].as_array().expect("an enumeration").clone();
+    let refused = site.get("/v1/events?follow=false&event=nonsense", &admin).await;
+    let listed = kinds.iter().map(|kind| kind.as_str().expect("a word")).collect::<Vec<_>>().join(", ");
+    let detail = refused.json()["detail"].to_string();
+    assert!(detail.ends_with(&format!("it must be one of {listed}\"")), "{detail}");
+    for kind in kinds {
+        let path = format!("/v1/events?follow=false&event={}", kind.as_str().expect("a word"));
+        assert_eq!(site.get(&path, &admin).await.status, 200, "{kind}");
+    }
+    site.stop().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();

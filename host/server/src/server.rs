@@ -408,7 +408,7 @@ fn router(shared: &Arc<Shared>) -> Router {
                     "query",
                     "event",
                     "that of one kind alone, such as failover, sla_failure or log; and gap in any case",
-                    json!({ "type": "string" }),
+                    json!({ "type": "string", "enum": events::kinds().collect::<Vec<_>>() }),
                 )
                 .parameter(
                     "query",

@@ -275,6 +275,11 @@ impl EventLog {
     }
 }
 
+/// Every kind that an event of a stream may have.
+pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
+    Event::KINDS.iter().copied().chain([GAP])
+}
+
 /// What a client wants of the events.
 #[derive(Debug)]
 struct Wanted {
@@ -296,9 +301,9 @@ impl Wanted {
             .remove("follow")
             .map_or(Ok(true), |text| text.parse().map_err(|_| wrong_parameter("follow", &text, "true or false")));
         let event = given.remove("event");
-        if let Some(kind) = event.as_deref().filter(|kind| !Event::KINDS.contains(kind) && *kind != GAP) {
-            let kinds = format_args!("one of {}, {GAP}", Event::KINDS.join(", "));
-            return Err(wrong_parameter("event", kind, kinds));
+        if let Some(kind) = event.as_deref().filter(|kind| !kinds().any(|known| known == *kind)) {
+            let kinds = kinds().collect::<Vec<_>>().join(", ");
+            return Err(wrong_parameter("event", kind, format_args!("one of {kinds}")));
         }
         Ok(Self { service: service.transpose()?, follow: follow?, event })
     }
