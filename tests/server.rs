@@ -200,6 +200,16 @@ async fn the_description_lists_every_kind_of_event_that_the_server_takes() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_description_has_the_status_of_events_of_a_service_that_is_not_there() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    assert_eq!(site.get("/v1/events?service=nosuch", &admin).await.code(), "not_found");
+    let responses = &description(&site).await["paths"]["/v1/events"]["get"]["responses"];
+    assert!(responses["404"]["content"].get("application/problem+json").is_some(), "{responses}");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

@@ -426,7 +426,8 @@ fn router(shared: &Arc<Shared>) -> Router {
                     200,
                     "server-sent events; a gap has after and before, the ids around what is gone, and how many it missed",
                     Some(Content::Bytes("text/event-stream")),
-                ),
+                )
+                .gives(404, "there is no service of that name, and no event of one is kept", PROBLEM),
             events::stream_events,
         )
         .finish()
