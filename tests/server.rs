@@ -210,6 +210,19 @@ async fn the_description_has_the_status_of_events_of_a_service_that_is_not_there
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_description_says_who_changes_a_password_with_the_old_one() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let own = site.put("/v1/users/admin/password", &admin, json!({ "password": PASSWORD }).to_string()).await;
+    assert_eq!((own.status, own.code().as_str()), (400, "old_password"));
+    let operation = description(&site).await["paths"]["/v1/users/{user}/password"]["put"].clone();
+    assert!(operation["description"].as_str().is_some_and(|text| text.contains("\"old\"")), "{operation}");
+    let of_400 = operation["responses"]["400"]["description"].as_str().expect("a text");
+    assert!(of_400.contains("old_password"), "{of_400}");
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

@@ -271,8 +271,14 @@ fn router(shared: &Arc<Shared>) -> Router {
         )
         .route(
             put("/v1/users/{user}/password", AnyUser, "Change one's password, or as an admin anybody's")
+                .describes(
+                    "Without \"old\", an admin sets the password of anybody else. One's own, also an admin's, is changed \
+                     with \"old\": whether it may be left out depends on whose token it is.",
+                )
                 .takes(json_of::<NewPassword>())
-                .gives(204, "changed; all tokens of the user are void", None),
+                .gives(204, "changed; all tokens of the user are void", None)
+                .gives(400, "what was sent is not as described; or old_password: it is one's own, and old is missing", PROBLEM)
+                .gives(401, "no token, or one that does not hold; or wrong_credentials: old is not the password", PROBLEM),
             users::set_password,
         )
         .route(delete("/v1/users/{user}", Admin, "Remove a user"), users::remove)

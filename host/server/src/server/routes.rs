@@ -118,6 +118,7 @@ pub(super) struct Route {
     path: &'static str,
     needs: Needs,
     summary: &'static str,
+    description: Option<&'static str>,
     takes: Option<Content>,
     is_body_required: bool,
     parameters: Vec<Parameter>,
@@ -126,8 +127,23 @@ pub(super) struct Route {
 
 impl Route {
     pub(super) fn new(method: Method, path: &'static str, needs: Needs, summary: &'static str) -> Self {
-        let is_body_required = true;
-        Self { method, path, needs, summary, takes: None, is_body_required, parameters: Vec::new(), gives: Vec::new() }
+        Self {
+            method,
+            path,
+            needs,
+            summary,
+            description: None,
+            takes: None,
+            is_body_required: true,
+            parameters: Vec::new(),
+            gives: Vec::new(),
+        }
+    }
+
+    /// Adds what the summary and the schemas cannot say.
+    pub(super) fn describes(mut self, description: &'static str) -> Self {
+        self.description = Some(description);
+        self
     }
 
     pub(super) fn takes(mut self, content: Content) -> Self {
@@ -261,6 +277,9 @@ impl Api {
             "responses": responses,
             "x-lifeboat-needs": route.needs.words(),
         });
+        if let Some(description) = route.description {
+            operation["description"] = description.into();
+        }
         if route.needs != Needs::Nobody {
             operation["security"] = json!([{ "token": [] }]);
         }
