@@ -223,6 +223,28 @@ async fn the_description_says_who_changes_a_password_with_the_old_one() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_password_has_as_many_characters_as_the_description_says_whatever_they_are() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let schemas = description(&site).await["components"]["schemas"].clone();
+    let chars_max = schemas["NewUser"]["properties"]["password"]["maxLength"].as_u64().expect("a bound");
+    for (schema, field) in [("NewPassword", "password"), ("NewPassword", "old"), ("LogInRequest", "password")] {
+        assert_eq!(schemas[schema]["properties"][field]["maxLength"], chars_max, "{schema}.{field}");
+    }
+    // As JSON that is all ASCII, each takes twelve bytes.
+    let escaped = |chars: u64| r"\ud83d\ude00".repeat(usize::try_from(chars).expect("few"));
+    let user = |chars| format!(r#"{{"user":"ada","password":"{}"}}"#, escaped(chars));
+    assert_eq!(site.post("/v1/users", &admin, user(chars_max + 1)).await.code(), "password");
+    assert_eq!(site.post("/v1/users", &admin, user(chars_max)).await.status, 201);
+    let logged_in = site.post("/v1/login", "", user(chars_max)).await;
+    assert_eq!(logged_in.status, 200, "{logged_in:?}");
+    let ada = logged_in.json()["token"].as_str().expect("a token").to_owned();
+    let changed = format!(r#"{{"password":"{0}","old":"{0}"}}"#, escaped(chars_max));
+    assert_eq!(site.put("/v1/users/ada/password", &ada, changed).await.status, 204);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

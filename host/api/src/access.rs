@@ -57,8 +57,11 @@ impl fmt::Display for Grant {
 /// The shortest password, in characters (NIST SP 800-63B, 5.1.1.2).
 pub const PASSWORD_CHARS_MIN: usize = 8;
 
-/// The longest password, in bytes.
-pub const PASSWORD_BYTES_MAX: usize = 1024;
+/// The longest password, in characters.
+pub const PASSWORD_CHARS_MAX: usize = 1024;
+
+/// The longest password, in bytes: it has room for [`PASSWORD_CHARS_MAX`] characters of any kind, each of up to four.
+pub const PASSWORD_BYTES_MAX: usize = 4 * PASSWORD_CHARS_MAX;
 
 #[cfg(test)]
 mod tests {

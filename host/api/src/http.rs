@@ -3,8 +3,8 @@
 //! `docs/http-api.md` is the API for people, `GET /openapi.json` for programs. A body that is not listed here is what the
 //! guest got or answered, byte for byte.
 
-use crate::access::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN};
-use crate::name::NAME_PATTERN;
+use crate::access::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
+use crate::name::{NAME_BYTES_MAX, NAME_PATTERN};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,8 +55,10 @@ pub struct Problem {
 #[serde(deny_unknown_fields)]
 pub struct LogInRequest {
     /// The user's name.
+    #[schemars(length(max = NAME_BYTES_MAX))]
     pub user: String,
     /// Their password.
+    #[schemars(length(max = PASSWORD_CHARS_MAX))]
     pub password: String,
 }
 
@@ -97,7 +99,7 @@ pub struct NewUser {
     #[schemars(regex(pattern = NAME_PATTERN))]
     pub user: String,
     /// Their first password.
-    #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_BYTES_MAX))]
+    #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_CHARS_MAX))]
     pub password: String,
     /// Whether they may do everything.
     #[serde(default)]
@@ -109,10 +111,11 @@ pub struct NewUser {
 #[serde(deny_unknown_fields)]
 pub struct NewPassword {
     /// The new one.
-    #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_BYTES_MAX))]
+    #[schemars(length(min = PASSWORD_CHARS_MIN, max = PASSWORD_CHARS_MAX))]
     pub password: String,
-    /// The one that holds until now: needed for one's own, unless one is an admin and it is another's.
+    /// The one that holds until now: needed for one's own, also an admin's; not for another's, as an admin.
     #[serde(default)]
+    #[schemars(length(max = PASSWORD_CHARS_MAX))]
     pub old: Option<String>,
 }
 

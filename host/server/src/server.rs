@@ -40,7 +40,7 @@ pub use problem::DETAIL_BYTES_MAX;
 pub use read_rate::{DRAINED_BYTES_MAX, DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, READ_RATE_MIN};
 pub use services::{STATUS_MAX, UPLOADS_MAX};
 pub use transactions::LOOK_UP_MAX;
-pub use users::USER_BODY_BYTES_MAX;
+pub use users::{LOG_IN_BODY_BYTES_MAX, USER_BODY_BYTES_MAX};
 
 use crate::config::{Config, MetricsAccess};
 use axum::Router;

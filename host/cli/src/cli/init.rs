@@ -153,8 +153,8 @@ fn has_users(data: &Path) -> bool {
 /// The first line of standard input.
 fn read_password() -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    // One byte too many and the end of the line are enough to refuse it.
-    let limit = PASSWORD_BYTES_MAX as u64 + 3;
+    // One character too many and the end of the line are enough to refuse it.
+    let limit = PASSWORD_BYTES_MAX as u64 + 4 + 2;
     io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read the password from standard input")?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
     let line = line.strip_suffix(b"\r").unwrap_or(line);

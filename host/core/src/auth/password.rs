@@ -7,7 +7,7 @@
 
 use super::limits::Trust;
 use crate::credential::PasswordHash;
-use lifeboat_api::access::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MIN};
+use lifeboat_api::access::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
 use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
@@ -51,10 +51,10 @@ pub enum PasswordError {
         chars: usize,
     },
     /// Too long to be hashed for anybody who asks.
-    #[error("the password takes {bytes} bytes, the limit is {PASSWORD_BYTES_MAX} bytes; choose a shorter one")]
+    #[error("the password has {chars} characters, the limit is {PASSWORD_CHARS_MAX} characters; choose a shorter one")]
     TooLong {
-        /// How many it takes.
-        bytes: usize,
+        /// How many it has.
+        chars: usize,
     },
 }
 
@@ -152,11 +152,9 @@ mod argon2id {
 /// # Errors
 /// [`PasswordError`].
 pub fn check(password: &str) -> Result<(), PasswordError> {
-    if password.len() > PASSWORD_BYTES_MAX {
-        return Err(PasswordError::TooLong { bytes: password.len() });
-    }
     match password.chars().count() {
         chars @ ..PASSWORD_CHARS_MIN => Err(PasswordError::TooShort { chars }),
+        chars if chars > PASSWORD_CHARS_MAX => Err(PasswordError::TooLong { chars }),
         _ => Ok(()),
     }
 }
@@ -237,7 +235,9 @@ mod tests {
         assert_eq!(check("ééééééé"), Err(PasswordError::TooShort { chars: 7 }));
         assert_eq!(check("éééééééé"), Ok(()));
         assert_eq!(check(&"x".repeat(1024)), Ok(()));
-        assert_eq!(check(&"x".repeat(1025)), Err(PasswordError::TooLong { bytes: 1025 }));
+        assert_eq!(check(&"x".repeat(1025)), Err(PasswordError::TooLong { chars: 1025 }));
+        assert_eq!(check(&"😀".repeat(1024)), Ok(()));
+        assert_eq!(check(&"😀".repeat(1025)), Err(PasswordError::TooLong { chars: 1025 }));
     }
 
     #[test]

@@ -8,7 +8,7 @@ use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::response::Response;
 use axum::{Extension, Json};
-use lifeboat_api::access::Grant;
+use lifeboat_api::access::{Grant, PASSWORD_CHARS_MAX};
 use lifeboat_api::clock::Utc;
 use lifeboat_api::http::{Grants, LogInReply, LogInRequest, NewPassword, NewUser, User, Users, WhoAmI};
 use lifeboat_host::auth::{Account, Identity, Salt};
@@ -18,8 +18,22 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest body of a request about users, in bytes.
-pub const USER_BODY_BYTES_MAX: usize = 16 * 1024;
+/// The longest body of a request about users, in bytes: it has room for two of the longest passwords, however their
+/// characters are escaped.
+pub const USER_BODY_BYTES_MAX: usize = 32 * 1024;
+
+/// The longest body of a log-in, which anybody can send, in bytes: it has room for one of them.
+pub const LOG_IN_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// Bytes of an escaped character in JSON, at most: `\ud83d\ude00`.
+const ESCAPED_CHAR_BYTES_MAX: usize = 12;
+
+const _: () = {
+    let password_bytes_max = ESCAPED_CHAR_BYTES_MAX * PASSWORD_CHARS_MAX;
+    // The rest is for a name and for what names the fields.
+    assert!(password_bytes_max + 1024 <= LOG_IN_BODY_BYTES_MAX);
+    assert!(2 * password_bytes_max + 1024 <= USER_BODY_BYTES_MAX);
+};
 
 /// Services on which users have grants that take as much as one entry of a list: what is known of each, its name, and both
 /// as JSON, are up to 1 KiB.
@@ -32,7 +46,7 @@ pub(super) async fn log_in(
 ) -> Result<Json<LogInReply>, Problem> {
     // Nobody is held to anything yet but to this.
     let time_max = shared.config.server.limits.body_deadline.min(UNAUTHENTICATED_IDLE_MAX);
-    let LogInRequest { user, password } = json_within(&connection, body, time_max).await?;
+    let LogInRequest { user, password } = json_within(&connection, body, LOG_IN_BODY_BYTES_MAX, time_max).await?;
     let random = random()?;
     let logged_in = blocking(&shared, move |shared| {
         shared.accounts.log_in(&user, &password, connection.address.ip(), shared.clock.read(), random)
@@ -170,16 +184,17 @@ pub(super) async fn json<T: DeserializeOwned + JsonSchema>(
     connection: &Connection,
     body: Body,
 ) -> Result<T, Problem> {
-    json_within(connection, body, shared.config.server.limits.body_deadline).await
+    json_within(connection, body, USER_BODY_BYTES_MAX, shared.config.server.limits.body_deadline).await
 }
 
 async fn json_within<T: DeserializeOwned + JsonSchema>(
     connection: &Connection,
     body: Body,
+    bytes_max: usize,
     time_max: Duration,
 ) -> Result<T, Problem> {
     let receiving = connection.receiving();
-    let bytes = body::read(body, USER_BODY_BYTES_MAX, time_max).await?;
+    let bytes = body::read(body, bytes_max, time_max).await?;
     drop(receiving);
     input::json(&bytes)
 }
@@ -223,7 +238,7 @@ mod tests {
         let _busy = place.connection.busy();
         assert!(connections.take(address(2)).is_none(), "a request is under way");
         let body = Body::from_stream(stream::pending::<Result<bytes::Bytes, std::io::Error>>());
-        let mut read = Box::pin(json_within::<LogInRequest>(&place.connection, body, Duration::from_secs(60)));
+        let mut read = Box::pin(json_within::<LogInRequest>(&place.connection, body, 1, Duration::from_secs(60)));
         assert!(read.as_mut().now_or_never().is_none(), "it does not come");
         assert!(connections.take(address(2)).is_some());
     }
