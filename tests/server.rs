@@ -245,6 +245,57 @@ async fn a_password_has_as_many_characters_as_the_description_says_whatever_they
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_path_takes_what_the_patterns_of_its_parameters_take_and_nothing_else() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    for (method, path, code) in [
+        (Method::GET, "/v1/services/a%20b", "not_a_name"),
+        (Method::DELETE, "/v1/services/a%20b", "not_a_name"),
+        (Method::POST, "/v1/services/a%20b/transactions", "not_a_name"),
+        (Method::POST, "/v1/services/a%20b/transactions:batch", "not_a_name"),
+        (Method::POST, "/v1/services/-/query", "not_a_name"),
+        (Method::GET, "/v1/services/a%20b/transactions/1", "not_a_name"),
+        (Method::PUT, "/v1/users/a%20b/password", "not_a_name"),
+        (Method::DELETE, "/v1/users/a%20b", "not_a_name"),
+        (Method::DELETE, "/v1/users/admin/grants/a%20b/transact", "not_a_name"),
+        (Method::DELETE, "/v1/users/admin/grants/bank/everything", "not_a_grant"),
+        (Method::GET, "/v1/services/bank/transactions/%C3%BC%0A", "not_an_id"),
+        (Method::GET, "/v1/services/bank/transactions/%7F", "not_an_id"),
+    ] {
+        let request = site.request(method.clone(), path, &admin).body("1");
+        let answered = Answered::of(request.send().await.expect("answered")).await;
+        assert_eq!((answered.status, answered.code().as_str()), (400, code), "{method} {path}");
+    }
+    let pattern = parameter(&description(&site).await, "get", "/v1/services/{name}/transactions/{id}", "id");
+    assert_eq!(pattern["pattern"], lifeboat_api::transaction::ID_PATTERN);
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_id_under_which_a_transaction_is_executed_can_be_looked_up() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let longest = "x".repeat(128);
+    for (id, in_path) in [("a b", "a%20b"), ("...", "..."), (".x", ".x"), ("a/b", "a%2Fb"), (&*longest, &*longest)] {
+        assert_eq!(site.transact(&admin, "bank", id, "1").await.status, 200, "{id}");
+        let found = site.get(&format!("/v1/services/bank/transactions/{in_path}"), &admin).await;
+        assert_eq!((found.status, found.header("lifeboat-repeated")), (200, "true"), "{id}: {found:?}");
+    }
+    for id in [".", ".."] {
+        let refused = site.transact(&admin, "bank", id, "1").await;
+        assert_eq!((refused.status, refused.code().as_str()), (400, "not_an_id"), "{id}");
+    }
+    for id in ["..", "ü", "a\\n"] {
+        let line = format!("{{\"id\":\"{id}\",\"text\":\"1\"}}\n");
+        let batch = site.post("/v1/services/bank/transactions:batch", &admin, line).await;
+        assert_eq!(batch.json()["outcome"], "denied", "{batch:?}");
+        let dropped = site.post("/v1/services/bank/drop", &admin, format!(r#"{{"user":"admin","id":"{id}"}}"#)).await;
+        assert_eq!((dropped.status, dropped.code().as_str()), (400, "not_an_id"), "{id}");
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

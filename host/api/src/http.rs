@@ -5,6 +5,7 @@
 
 use crate::access::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
 use crate::name::{NAME_BYTES_MAX, NAME_PATTERN};
+use crate::transaction::ID_PATTERN;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -244,6 +245,7 @@ pub struct DropRequest {
     pub user: String,
     /// Those with this id alone.
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(regex(pattern = ID_PATTERN))]
     pub id: Option<String>,
 }
 

@@ -23,11 +23,19 @@ impl Name {
     /// # Errors
     /// A sentence that says what a name is made of.
     pub fn new(text: &str) -> Result<Self, String> {
+        Self::check(text).map(|()| Self(text.into()))
+    }
+
+    /// Checks whether `text` is a name.
+    ///
+    /// # Errors
+    /// The same as those of [`Name::new`].
+    pub fn check(text: &str) -> Result<(), String> {
         let is_valid = text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.len() <= NAME_BYTES_MAX
             && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if is_valid {
-            return Ok(Self(text.into()));
+            return Ok(());
         }
         let shown: String = text.chars().take(NAME_BYTES_MAX).collect();
         Err(format!(

@@ -16,6 +16,22 @@ use thiserror::Error;
 /// The longest id that a client may give a transaction, in bytes.
 pub const TRANSACTION_ID_BYTES_MAX: usize = 128;
 
+/// The regular expression of a transaction's id, as descriptions of interfaces have it.
+pub const ID_PATTERN: &str = r"^([ -\-/-~][ -~]{0,127}|\.([ -\-/-~][ -~]{0,126}|\.[ -~]{1,126}))$";
+
+/// Checks whether `id` can be sent in a header and asked for in a URL: 1 to [`TRANSACTION_ID_BYTES_MAX`] printable ASCII
+/// characters, and neither `.` nor `..`.
+///
+/// # Errors
+/// [`Denial::IdTooLong`] or [`Denial::NotAnId`].
+pub fn check_id(id: &str) -> Result<(), Denial> {
+    if id.len() > TRANSACTION_ID_BYTES_MAX {
+        return Err(Denial::IdTooLong { bytes: id.len() });
+    }
+    let is_printable = id.bytes().all(|byte| matches!(byte, b' '..=b'~'));
+    if is_printable && !matches!(id, "" | "." | "..") { Ok(()) } else { Err(Denial::NotAnId { id: id.to_owned() }) }
+}
+
 /// The longest reply, and the most bytes that any one call may copy from the guest to the host. wasmtime's own default
 /// is 128 MiB.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
@@ -282,6 +298,15 @@ pub enum Denial {
         /// Its length.
         bytes: usize,
     },
+    /// The id could not be named in a header or a URL.
+    #[error(
+        "the transaction id '{}' is none; use printable ASCII characters, and neither '.' nor '..', which no URL can name",
+        Printable(id)
+    )]
+    NotAnId {
+        /// What was sent.
+        id: String,
+    },
     /// The id was used for another body.
     #[error("id '{id}' was used for another body at sequence {sequence}; use a new id")]
     IdReused {
@@ -459,5 +484,21 @@ fn unknown(service: &Name, id: Option<&str>, reason: &str) -> String {
             "the outcome of a request without an id on service '{service}' is unknown: {reason}; look at the service's state \
              before you send it again"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_id_is_printable_and_can_be_named_in_a_url() {
+        for id in ["1", "a b", " ", "~", "...", ".a", "a.", "\"\\", &"x".repeat(128)] {
+            assert_eq!(check_id(id), Ok(()), "{id:?}");
+        }
+        for id in ["", ".", "..", "ü", "a\n", "\u{7f}"] {
+            assert_eq!(check_id(id), Err(Denial::NotAnId { id: id.into() }), "{id:?}");
+        }
+        assert_eq!(check_id(&"x".repeat(129)), Err(Denial::IdTooLong { bytes: 129 }));
     }
 }

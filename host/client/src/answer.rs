@@ -74,14 +74,13 @@ pub(super) fn read(headers: &HeaderMap, body: Bytes) -> Option<Answer> {
 
 /// An id as the value of `Idempotency-Key`: a string of RFC 8941.
 pub(super) fn key(id: &str) -> Result<HeaderValue, ClientError> {
-    let wrong = |what: &str| {
-        ClientError::Setup(format!(
-            "the transaction id '{}' {what}; use visible ASCII, or send it in a batch",
-            Printable(id)
-        ))
-    };
+    let wrong =
+        |what: &str| ClientError::Setup(format!("the transaction id '{}' {what}; use printable ASCII", Printable(id)));
     if id.is_empty() {
         return Err(wrong("is empty"));
+    }
+    if matches!(id, "." | "..") {
+        return Err(wrong("cannot be named in the path of a URL, where its answer is asked for"));
     }
     if !id.bytes().all(|byte| byte == b' ' || byte.is_ascii_graphic()) {
         return Err(wrong("has characters that no header can hold"));

@@ -31,7 +31,7 @@ use lifeboat_api::clock::Clock;
 use lifeboat_api::event::EventSink;
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
-use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, TRANSACTION_ID_BYTES_MAX};
+use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, check_id};
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
@@ -478,8 +478,4 @@ impl Drop for Place<'_> {
 /// As whom an authenticated user sends requests.
 fn caller(identity: &Identity) -> Caller {
     Caller { user: identity.user.clone(), incarnation: identity.incarnation }
-}
-
-fn check_id(id: &str) -> Result<(), Denial> {
-    if id.len() > TRANSACTION_ID_BYTES_MAX { Err(Denial::IdTooLong { bytes: id.len() }) } else { Ok(()) }
 }

@@ -18,6 +18,7 @@ mod input;
 mod listener;
 mod lists;
 mod long_lists;
+mod path;
 mod pieces;
 mod problem;
 mod read_rate;
@@ -60,7 +61,8 @@ use lifeboat_host::host::Host;
 use lifeboat_host::metrics::Metrics;
 use lifeboat_host::monitor::{HostLoad, Monitor};
 use long_lists::LongLists;
-use routes::{Api, Content, Needs, Route, json_of, name_schema};
+use path::name_schema;
+use routes::{Api, Content, Needs, Route, json_of};
 use serde_json::json;
 use shares::Shares;
 use std::sync::Arc;
@@ -223,8 +225,7 @@ fn router(shared: &Arc<Shared>) -> Router {
     };
     const ANY: Content = Content::Bytes("application/octet-stream");
     const GUESTS: Content = Content::Any(&["application/octet-stream", "application/json"]);
-    // In double quotes with escapes, or bare.
-    const KEY_PATTERN: &str = r#"^("([ !#-\[\]-~]|\\["\\]){1,128}"|[!#-~]([ -~]{0,126}[!-~])?)$"#;
+    let key_pattern = transactions::key_pattern();
     let answered = |route: Route| {
         route
             .gives(200, "ok: what the guest answered", Some(GUESTS))
@@ -365,7 +366,7 @@ fn router(shared: &Arc<Shared>) -> Router {
                     "header",
                     "Idempotency-Key",
                     "the transaction's id: the same id and body are answered the same, once executed",
-                    json!({ "type": "string", "pattern": KEY_PATTERN }),
+                    json!({ "type": "string", "pattern": key_pattern }),
                 ),
             ),
             transactions::transact,

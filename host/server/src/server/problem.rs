@@ -190,6 +190,7 @@ impl From<Denial> for Problem {
             Denial::NotAdmin { .. } => (StatusCode::FORBIDDEN, "not_admin"),
             Denial::BodyTooLarge { .. } => (StatusCode::PAYLOAD_TOO_LARGE, "body_too_large"),
             Denial::IdTooLong { .. } => (StatusCode::BAD_REQUEST, "id_too_long"),
+            Denial::NotAnId { .. } => (StatusCode::BAD_REQUEST, "not_an_id"),
             Denial::IdReused { .. } => (StatusCode::CONFLICT, "id_reused"),
             Denial::TooOld { .. } => (StatusCode::CONFLICT, "id_too_old"),
             Denial::TooManyIds { retry_after, .. } => {

@@ -3,6 +3,7 @@
 
 use super::connections::Connection;
 use super::lists;
+use super::path;
 use super::problem::Problem;
 use super::{Phase, Shared};
 use axum::Router;
@@ -18,7 +19,7 @@ use bytes::Bytes;
 use futures::FutureExt;
 use futures::future::Either;
 use lifeboat_api::access::Grant;
-use lifeboat_api::name::{NAME_PATTERN, Name};
+use lifeboat_api::name::Name;
 use lifeboat_api::transaction::Outcome;
 use lifeboat_host::auth::Identity;
 use schemars::{JsonSchema, SchemaGenerator};
@@ -76,23 +77,10 @@ struct Parameter {
 impl Parameter {
     /// That of a path, by the name that it has there.
     fn of_path(name: &'static str) -> Self {
-        let (meaning, schema) = match name {
-            "grant" => ("what the user may do", json!({ "type": "string", "enum": Grant::ALL.map(Grant::word) })),
-            "id" => ("the transaction's id", json!({ "type": "string", "pattern": ID_PATTERN })),
-            "user" => ("the user's name", name_schema()),
-            _ => ("the service's name", name_schema()),
-        };
+        let (meaning, schema) = path::described(name);
         Self { place: "path", name, meaning, schema }
     }
 }
-
-/// What a name is.
-pub(super) fn name_schema() -> Value {
-    json!({ "type": "string", "pattern": NAME_PATTERN })
-}
-
-/// Ids that every client can write: others are taken as well, up to as many bytes.
-const ID_PATTERN: &str = "^[!-~]{1,128}$";
 
 /// Statuses of problems that many operations have.
 const PROBLEMS: [(u16, &str); 9] = [
@@ -285,7 +273,10 @@ impl Api {
         }
         if let Some(takes) = route.takes {
             let content = content(&mut self.generator, takes);
-            operation["requestBody"] = json!({ "required": route.is_body_required, "content": content });
+            operation["requestBody"] = json!({
+                "required": route.is_body_required,
+                "content": content,
+            });
         }
         let method = route.method.as_str().to_ascii_lowercase();
         self.paths.entry(route.path).or_default().insert(method, operation);
@@ -374,6 +365,13 @@ fn admit(
         Needs::Admin => shared.host.authorise_admin(&identity)?,
         Needs::Grant(grant) => shared.host.authorise(&identity, service(parameters), grant)?,
     }
+    // Who may not do it is told the same of every name.
+    for (name, value) in parameters {
+        path::check(name, value).map_err(|problem| match needs {
+            Needs::Grant(Grant::Transact) => problem.with_outcome(Outcome::Denied),
+            _ => problem,
+        })?;
+    }
     Ok(identity)
 }
 
@@ -414,9 +412,4 @@ fn token(headers: &HeaderMap) -> Result<&str, Problem> {
 
 fn not_text() -> Problem {
     Problem::bad_request("not_text", "the path has percent-encoded bytes that are not UTF-8; write text")
-}
-
-/// A name in a path.
-pub(super) fn name(text: &str) -> Result<Name, Problem> {
-    Name::new(text).map_err(|reason| Problem::bad_request("not_a_name", reason))
 }

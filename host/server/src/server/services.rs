@@ -3,7 +3,7 @@
 use super::connections::Connection;
 use super::input::{Parameters, parameters, wrong_parameter};
 use super::problem::Problem;
-use super::{Shared, UPLOAD_TIME_MAX, body, lists, routes, users};
+use super::{Shared, UPLOAD_TIME_MAX, body, lists, path, users};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -21,7 +21,7 @@ use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::check_fuel;
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY};
+use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, check_id};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::host::NewService;
@@ -73,7 +73,7 @@ pub(super) async fn deploy(
     body: Body,
 ) -> Result<(StatusCode, Json<Service>), Problem> {
     let deployment = deployment(given)?;
-    let name = routes::name(&name)?;
+    let name = path::name(&name)?;
     let settings = settings(&shared, deployment)?;
     let turn = shared.deploys.turn(&identity.user).await?;
     let bytes_max = usize::try_from(MODULE_BYTES_MAX).unwrap_or(usize::MAX);
@@ -105,7 +105,7 @@ async fn create(shared: &Arc<Shared>, name: Name, settings: ServiceSettings, byt
 }
 
 pub(super) async fn remove(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<StatusCode, Problem> {
-    let name = routes::name(&name)?;
+    let name = path::name(&name)?;
     uninterrupted(&shared, move |shared| async move {
         shared.host.remove_service(&name).await?;
         shared.metrics.forget(&name);
@@ -140,7 +140,8 @@ pub(super) async fn drop_queued(
     body: Body,
 ) -> Result<Json<DropReply>, Problem> {
     let DropRequest { user, id } = users::json(&shared, &connection, body).await?;
-    let user = routes::name(&user)?;
+    let user = path::name(&user)?;
+    id.as_deref().map_or(Ok(()), check_id).map_err(|denial| Problem::from(denial).without_outcome())?;
     let dropped = shared.host.drop_queued(&identity, &name, &user, id.as_deref()).map_err(not_operated)?;
     Ok(Json(DropReply { dropped }))
 }
@@ -152,7 +153,7 @@ pub(super) async fn snapshot(
 ) -> Result<Json<Service>, Problem> {
     shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
     if let Some(directory) = shared.host.data() {
-        directory.snapshots_written(&routes::name(&name)?).await?;
+        directory.snapshots_written(&path::name(&name)?).await?;
     }
     one(&shared, &name).await.map(Json)
 }
@@ -161,7 +162,7 @@ pub(super) async fn stop(
     State(shared): State<Arc<Shared>>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    let service = routes::name(&name)?;
+    let service = path::name(&name)?;
     uninterrupted(&shared, move |shared| async move { Ok(shared.host.stop_service(&service).await?) }).await?;
     one(&shared, &name).await.map(Json)
 }
@@ -173,13 +174,13 @@ pub(super) async fn start(
     let mut epoch = Epoch::default();
     getrandom::fill(&mut epoch.0)
         .map_err(|error| Problem::later("no_randomness", format!("no random numbers can be had: {error}")))?;
-    let service = routes::name(&name)?;
+    let service = path::name(&name)?;
     uninterrupted(&shared, move |shared| async move { Ok(shared.host.start_service(&service, epoch).await?) }).await?;
     one(&shared, &name).await.map(Json)
 }
 
 pub(super) async fn usage(State(shared): State<Arc<Shared>>, Path(name): Path<String>) -> Result<Json<Usage>, Problem> {
-    let name = routes::name(&name)?;
+    let name = path::name(&name)?;
     entry(&shared, &name).await?;
     Ok(Json(usage_of(&shared, name).await))
 }
@@ -264,7 +265,7 @@ fn not_operated(denial: Denial) -> Problem {
 }
 
 async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {
-    let name = routes::name(name)?;
+    let name = path::name(name)?;
     let entry = entry(shared, &name).await?;
     Ok(view(shared, name, entry).await)
 }

@@ -210,6 +210,20 @@ pub(super) async fn look_up(
     }
 }
 
+/// The regular expression of an `Idempotency-Key`: an id in double quotes with escapes, or bare.
+pub(super) fn key_pattern() -> String {
+    // Characters of an id between quotes, and those of them that are no dot; the same of a bare one, which neither begins
+    // nor ends with a space.
+    const QUOTED: &str = r#"([ !#-\[\]-~]|\\["\\])"#;
+    const QUOTED_NO_DOT: &str = r#"([ !#-\-/-\[\]-~]|\\["\\])"#;
+    // Neither '.' nor '..', which no URL can name.
+    let quoted =
+        format!(r#""({QUOTED_NO_DOT}{QUOTED}{{0,127}}|\.({QUOTED_NO_DOT}{QUOTED}{{0,126}}|\.{QUOTED}{{1,126}}))""#);
+    let dotted = r"\.([!-\-/-~]|\.[ -~]{0,125}[!-~]|[ -\-/-~][ -~]{0,125}[!-~])";
+    let bare = format!(r"[!#-\-/-~]([ -~]{{0,126}}[!-~])?|{dotted}");
+    format!("^({quoted}|{bare})$")
+}
+
 /// The id of a transaction, if the request has one: a string of RFC 8941 in quotes, or the same without.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();

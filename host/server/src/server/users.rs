@@ -2,7 +2,7 @@
 
 use super::connections::{Connection, UNAUTHENTICATED_IDLE_MAX};
 use super::problem::Problem;
-use super::{Shared, body, input, lists, routes};
+use super::{Shared, body, input, lists, path};
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
@@ -105,7 +105,7 @@ pub(super) async fn add(
     let NewUser { user, password, is_admin } = json(&shared, &connection, body).await?;
     // The body may have taken a minute, in which much can become void.
     shared.host.authorise_admin(&identity)?;
-    let name = routes::name(&user)?;
+    let name = path::name(&user)?;
     let salt = salt()?;
     blocking(&shared, move |shared| shared.accounts.add_user(&name, &password, is_admin, shared.clock.now(), &salt))
         .await?;
@@ -149,7 +149,7 @@ pub(super) async fn grant(
     State(shared): State<Arc<Shared>>,
     Path((user, service, grant)): Path<(String, String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let (service, grant) = (routes::name(&service)?, word(&grant)?);
+    let (service, grant) = (path::name(&service)?, path::grant(&grant)?);
     blocking(&shared, move |shared| shared.accounts.grant(&user, &service, grant)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -158,7 +158,7 @@ pub(super) async fn revoke(
     State(shared): State<Arc<Shared>>,
     Path((user, service, grant)): Path<(String, String, String)>,
 ) -> Result<StatusCode, Problem> {
-    let grant = word(&grant)?;
+    let grant = path::grant(&grant)?;
     blocking(&shared, move |shared| shared.accounts.revoke(&user, &service, grant)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -172,10 +172,6 @@ fn grants(account: &Account) -> Grants {
     let words =
         |grants: &std::collections::BTreeSet<Grant>| grants.iter().map(|grant| grant.word().to_owned()).collect();
     account.grants.iter().map(|(service, grants)| (service.to_string(), words(grants))).collect()
-}
-
-fn word(grant: &str) -> Result<Grant, Problem> {
-    grant.parse().map_err(|reason: String| Problem::bad_request("not_a_grant", reason))
 }
 
 /// Reads a short body. A connection that waits for one may be replaced, as an idle one may.
