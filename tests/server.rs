@@ -296,6 +296,25 @@ async fn an_id_under_which_a_transaction_is_executed_can_be_looked_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_body_is_taken_whatever_its_type_is_and_the_description_says_so() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    for (user, content_type) in [("a", "text/plain"), ("b", "application/x-www-form-urlencoded"), ("c", "")] {
+        let body = json!({ "user": user, "password": PASSWORD }).to_string();
+        let request = site.request(Method::POST, "/v1/users", &admin).header("Content-Type", content_type).body(body);
+        assert_eq!(request.send().await.expect("answered").status(), 201, "{content_type}");
+    }
+    for methods in description(&site).await["paths"].as_object().expect("paths").values() {
+        for operation in methods.as_object().expect("methods").values() {
+            let Some(body) = operation.get("requestBody") else { continue };
+            let text = body["description"].as_str().unwrap_or_default();
+            assert!(text.contains("Content-Type is not looked at"), "{operation}");
+        }
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

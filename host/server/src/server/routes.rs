@@ -82,6 +82,10 @@ impl Parameter {
     }
 }
 
+/// Of every body: `curl -d` sends forms, and `curl -T` no type at all.
+const TYPE_NOT_LOOKED_AT: &str = "The header Content-Type is not looked at: whatever it says, or if it is missing, the body is taken for what is \
+     described here.";
+
 /// Statuses of problems that many operations have.
 const PROBLEMS: [(u16, &str); 9] = [
     (400, "what was sent is not as described"),
@@ -274,6 +278,7 @@ impl Api {
         if let Some(takes) = route.takes {
             let content = content(&mut self.generator, takes);
             operation["requestBody"] = json!({
+                "description": TYPE_NOT_LOOKED_AT,
                 "required": route.is_body_required,
                 "content": content,
             });
