@@ -239,6 +239,10 @@ async fn a_password_has_as_many_characters_as_the_description_says_whatever_they
     let logged_in = site.post("/v1/login", "", user(chars_max)).await;
     assert_eq!(logged_in.status, 200, "{logged_in:?}");
     let ada = logged_in.json()["token"].as_str().expect("a token").to_owned();
+    let too_long = format!(r#"{{"password":"another one","old":"{}"}}"#, escaped(chars_max + 1));
+    for token in [&ada, &admin] {
+        assert_eq!(site.put("/v1/users/ada/password", token, too_long.clone()).await.code(), "old_password");
+    }
     let changed = format!(r#"{{"password":"{0}","old":"{0}"}}"#, escaped(chars_max));
     assert_eq!(site.put("/v1/users/ada/password", &ada, changed).await.status, 204);
     site.stop().await;

@@ -129,6 +129,13 @@ pub(super) async fn set_password(
     may()?;
     let NewPassword { password, old } = json(&shared, &connection, body).await?;
     may()?;
+    // Also where it is not looked at.
+    if old.as_deref().is_some_and(|old| old.chars().count() > PASSWORD_CHARS_MAX) {
+        let text = format!(
+            "\"old\" has more than {PASSWORD_CHARS_MAX} characters, which no password has; send the one that holds"
+        );
+        return Err(Problem::bad_request("old_password", text));
+    }
     let salt = salt()?;
     if !is_own {
         blocking(&shared, move |shared| shared.accounts.set_password(&user, &password, &salt)).await?;
