@@ -9,13 +9,13 @@ use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Denial, Kind, Reply, Request};
 use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{Contents, DataDirectory};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig};
-use lifeboat_host::service::{LaunchError, QUEUE_MAX, ServiceSpec, Status};
+use lifeboat_host::service::{LaunchError, ServiceSpec, Status};
 use lifeboat_vm::workload::{LoadLimits, load};
-use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -134,20 +134,14 @@ impl Rig {
     ) -> Result<(), LaunchError> {
         let workload = load(file, bytes, &LoadLimits::default()).expect("the loader takes it");
         let program = self.host.compile(workload).await.expect("it compiles");
-        let mut spec = ServiceSpec {
-            name: name(service),
-            program,
-            size: Arc::clone(&sizes[0]),
-            sizes: sizes.to_vec(),
+        let settings = ServiceSettings {
+            size: sizes[0].name.clone(),
+            sizes: sizes.iter().map(|size| Size::clone(size)).collect(),
             thresholds: Thresholds::default(),
-            secret: [7; 32],
-            epoch: Epoch::default(),
-            accepted_divergences: BTreeSet::new(),
-            failover: FailoverMode::Direct,
             horizon: Horizon::default(),
-            queue_max: QUEUE_MAX,
-            sabotage: None,
+            failover: FailoverMode::Direct,
         };
+        let mut spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());
         change(&mut spec);
         self.grant(&spec.name);
         self.host.create_service(spec).await

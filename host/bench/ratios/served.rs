@@ -16,14 +16,13 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::host::{Host, HostConfig, NewService};
-use lifeboat_host::service::{QUEUE_MAX, ServiceSpec};
+use lifeboat_host::service::ServiceSpec;
 use lifeboat_journal::commit::Totals;
 use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::DiskStorage;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::cell::Cell;
-use std::collections::BTreeSet;
 use std::path::Path;
 use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -185,20 +184,14 @@ impl Served {
     }
 
     fn start_sized(&self, service: &str, program: &Arc<Program>, size: Size, failover: FailoverMode) {
-        let spec = ServiceSpec {
-            name: name(service),
-            program: Arc::clone(program),
-            size: Arc::new(size),
-            sizes: Vec::new(),
+        let settings = ServiceSettings {
+            size: size.name.clone(),
+            sizes: vec![size],
             thresholds: Thresholds::default(),
-            secret: SECRET,
-            epoch: Epoch::default(),
-            accepted_divergences: BTreeSet::new(),
-            failover,
             horizon: Horizon::default(),
-            queue_max: QUEUE_MAX,
-            sabotage: None,
+            failover,
         };
+        let spec = ServiceSpec::new(name(service), Arc::clone(program), &settings, SECRET, Epoch::default());
         self.grant(&spec.name);
         self.runtime.block_on(self.host.create_service(spec)).expect("the service starts");
     }

@@ -28,19 +28,21 @@ use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::meter::{Resource, Usage};
 use lifeboat_api::name::Name;
+use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Denial, Kind, Outcome, Reply, Request};
 use lifeboat_host::answers::Horizon;
+use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::host::{Host, HostConfig};
-use lifeboat_host::service::{LaunchError, QUEUE_MAX, Sabotage, ServiceSpec, Status};
+use lifeboat_host::service::{LaunchError, Sabotage, ServiceSpec, Status};
 use lifeboat_vm::engine::{EngineError, Program, load, slot_bytes};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL};
 use lifeboat_vm::store::{Allowance, Inputs};
 use lifeboat_vm::workload::LoadError;
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -259,19 +261,16 @@ impl<'a> Stage<'a> {
             let workload = load(plan.workload.name(), plan.workload.bytes())?;
             let program = self.host.compile(workload).await?;
             let secret = bits(&mut secrets);
-            let spec = ServiceSpec {
-                epoch: Epoch::default(),
-                accepted_divergences: BTreeSet::new(),
-                failover: FailoverMode::Direct,
-                name: plan.name.clone(),
-                program: Arc::clone(&program),
-                size: Arc::clone(&plan.size),
-                sizes: self.scenario.sizes.clone(),
+            let settings = ServiceSettings {
+                size: plan.size.name.clone(),
+                sizes: self.scenario.sizes.iter().map(|size| Size::clone(size)).collect(),
                 thresholds: plan.thresholds,
-                secret,
                 horizon: Horizon::default(),
-                queue_max: QUEUE_MAX,
+                failover: FailoverMode::Direct,
+            };
+            let spec = ServiceSpec {
                 sabotage: sabotage.filter(|(service, _)| *service == index).map(|(_, sabotage)| sabotage),
+                ..ServiceSpec::new(plan.name.clone(), Arc::clone(&program), &settings, secret, Epoch::default())
             };
             self.host.create_service(spec).await?;
             self.programs.push(program);

@@ -27,10 +27,10 @@ use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataOptions, keep_workload};
 use lifeboat_host::fleet::{MAINTENANCE_STORES, Machine};
 use lifeboat_host::host::{Host, HostConfig, NewService};
-use lifeboat_host::service::{QUEUE_MAX, Sabotage, ServiceSpec, Status};
+use lifeboat_host::service::{Sabotage, ServiceSpec, Status};
 use lines::Lines;
 use serde::Serialize;
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::ffi::OsString;
 use std::fmt;
 use std::fs::File;
@@ -206,23 +206,10 @@ impl Run {
             largest_memory_bytes: largest_memory_bytes(settings.sizes.iter()),
         };
         let host = self.host(needs, service, failovers)?;
-        let sizes: Vec<Arc<Size>> = settings.sizes.iter().cloned().map(Arc::new).collect();
         let program = host.compile(workload).await?;
-        host.create_service(ServiceSpec {
-            name: service.clone(),
-            program,
-            size: Arc::clone(&sizes[0]),
-            sizes,
-            thresholds: settings.thresholds,
-            secret: random()?,
-            epoch: Epoch::default(),
-            accepted_divergences: BTreeSet::new(),
-            failover: settings.failover,
-            horizon: Horizon::default(),
-            queue_max: QUEUE_MAX,
-            sabotage: None,
-        })
-        .await?;
+        let settings = ServiceSettings { horizon: Horizon::default(), ..settings.clone() };
+        let spec = ServiceSpec::new(service.clone(), program, &settings, random()?, Epoch::default());
+        host.create_service(spec).await?;
         Ok(host)
     }
 

@@ -113,7 +113,7 @@ impl Host {
                 let then = if awaited.is_some() { format!("; {}", tried_again()) } else { String::new() };
                 chain(&*error) + &then
             })?;
-            let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &found.entry) };
+            let spec = ServiceSpec { sabotage, ..spec(name.clone(), program, &found.entry, epoch) };
             self.check_sizes(&spec).map_err(|error| error.to_string())?;
             let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
             self.on_guests(recovering).await.map_err(|error| chain(&error))
@@ -219,7 +219,7 @@ impl Host {
             accepted_divergences: BTreeSet::new(),
             first_snapshot: None,
         };
-        let spec = ServiceSpec { epoch, sabotage, ..spec(&name, program, &entry) };
+        let spec = ServiceSpec { sabotage, ..spec(name.clone(), program, &entry, epoch) };
         let place = self.begin(&name)?;
         self.check_sizes(&spec)?;
         let service = name.clone();
@@ -392,22 +392,7 @@ pub(super) async fn on_disk<T: Send + 'static>(
 }
 
 /// A service as the catalog says that it is.
-pub(crate) fn spec(name: &Name, program: Arc<Program>, entry: &ServiceEntry) -> ServiceSpec {
-    let ServiceSettings { size, sizes, thresholds, horizon, failover } = &entry.settings;
-    let sizes: Vec<_> = sizes.iter().cloned().map(Arc::new).collect();
-    let first = sizes.iter().find(|candidate| candidate.name == *size).or(sizes.first());
-    ServiceSpec {
-        name: name.clone(),
-        program,
-        size: first.cloned().unwrap_or_else(|| Arc::new(lifeboat_api::size::Size::built_in().remove(0))),
-        sizes,
-        thresholds: *thresholds,
-        secret: entry.secret,
-        epoch: Epoch::default(),
-        accepted_divergences: entry.accepted_divergences.clone(),
-        failover: *failover,
-        horizon: *horizon,
-        queue_max: QUEUE_MAX,
-        sabotage: None,
-    }
+fn spec(name: Name, program: Arc<Program>, entry: &ServiceEntry, epoch: Epoch) -> ServiceSpec {
+    let accepted_divergences = entry.accepted_divergences.clone();
+    ServiceSpec { accepted_divergences, ..ServiceSpec::new(name, program, &entry.settings, entry.secret, epoch) }
 }

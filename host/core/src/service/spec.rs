@@ -1,7 +1,8 @@
 //! What a service is made of, how it is seen from outside, and why it cannot be started.
 
-use super::Work;
+use super::{QUEUE_MAX, Work};
 use crate::answers::Horizon;
+use crate::catalog::ServiceSettings;
 use crate::data::DataError;
 use crate::fleet::NoRoom;
 use crate::journal::JournalError;
@@ -47,6 +48,31 @@ pub struct ServiceSpec {
     /// Breaks the promise on purpose, to show that the reconciliation notices.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
+}
+
+impl ServiceSpec {
+    /// A service that begins with the size that its settings name, or with the first of theirs if that is none of them. What
+    /// is rarely set apart has its default: no accepted divergence, and [`QUEUE_MAX`].
+    #[must_use]
+    pub fn new(name: Name, program: Arc<Program>, settings: &ServiceSettings, secret: [u8; 32], epoch: Epoch) -> Self {
+        let ServiceSettings { size, sizes, thresholds, horizon, failover } = settings;
+        let sizes: Vec<_> = sizes.iter().cloned().map(Arc::new).collect();
+        let first = sizes.iter().find(|candidate| candidate.name == *size).or(sizes.first());
+        Self {
+            name,
+            program,
+            size: first.cloned().unwrap_or_else(|| Arc::new(Size::built_in().remove(0))),
+            sizes,
+            thresholds: *thresholds,
+            secret,
+            epoch,
+            accepted_divergences: BTreeSet::new(),
+            failover: *failover,
+            horizon: *horizon,
+            queue_max: QUEUE_MAX,
+            sabotage: None,
+        }
+    }
 }
 
 impl std::fmt::Debug for ServiceSpec {
