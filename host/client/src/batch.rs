@@ -141,7 +141,7 @@ impl Client {
         let client = self.clone();
         // The reply begins when it likes: until then lines flow already.
         let opening = async move {
-            let response = client.open(request).await?;
+            let response = client.open(request, JSON_LINES).await?;
             let bytes = response.bytes_stream();
             Ok(split(bytes.map_err(move |error| client.broken(&error)).boxed()))
         };

@@ -3,7 +3,8 @@
 use lifeboat_api::http as api;
 use lifeboat_api::text::Printable;
 use lifeboat_api::transaction::Outcome;
-use reqwest::header::{HeaderMap, RETRY_AFTER};
+use reqwest::StatusCode;
+use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
 use std::error::Error;
 use std::io;
 use std::time::Duration;
@@ -59,7 +60,10 @@ pub enum ClientError {
         reason: String,
     },
     /// What came is not what a Lifeboat server says.
-    #[error("{url} does not answer as a Lifeboat server does: {reason}; check the URL, and the versions on both sides")]
+    #[error(
+        "what answers at {url} is no Lifeboat server, or one of another version: {reason}; check the URL, and the \
+         versions on both sides"
+    )]
     BadReply {
         /// Which server.
         url: String,
@@ -219,10 +223,38 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
+/// The type of the content that a reply says it has, in lower case and without parameters; empty if it says none.
+fn content_type(headers: &HeaderMap) -> String {
+    let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Checks that a reply which is a success has content of this type, or none if that is empty.
+///
+/// # Errors
+/// What came instead.
+pub(super) fn check_content(status: StatusCode, headers: &HeaderMap, expected: &str) -> Result<(), String> {
+    // What has no content needs no type, and says that by its status.
+    let is_expected = content_type(headers) == expected && (status == StatusCode::NO_CONTENT) == expected.is_empty();
+    if is_expected { Ok(()) } else { Err(format!("{}, instead of {}", came(status, headers), named(expected))) }
+}
+
+/// What came, as a message names it.
+fn came(status: StatusCode, headers: &HeaderMap) -> String {
+    format!("it answered with status {} and {}", status.as_u16(), named(&content_type(headers)))
+}
+
+fn named(content_type: &str) -> String {
+    if content_type.is_empty() { "no content".into() } else { Printable(content_type).to_string() }
+}
+
 /// The error that a reply stands for which is no success.
-pub(super) fn problem(url: &str, status: u16, headers: &HeaderMap, body: &[u8]) -> ClientError {
-    match serde_json::from_slice::<api::Problem>(body) {
-        Ok(api::Problem { code, detail, outcome, .. }) => ClientError::Problem {
+pub(super) fn problem(url: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ClientError {
+    let problem = serde_json::from_slice::<api::Problem>(body).ok();
+    let problem = problem.filter(|_| content_type(headers) == api::PROBLEM_JSON);
+    let (status, came) = (status.as_u16(), came(status, headers));
+    match problem {
+        Some(api::Problem { code, detail, outcome, .. }) => ClientError::Problem {
             status,
             code,
             detail,
@@ -230,10 +262,10 @@ pub(super) fn problem(url: &str, status: u16, headers: &HeaderMap, body: &[u8]) 
             outcome: outcome.and_then(|word| Outcome::ALL.into_iter().find(|outcome| outcome.to_string() == word)),
         },
         // Something in front of the server speaks for it.
-        Err(_) if matches!(status, 502..=504) => {
+        None if matches!(status, 502..=504) => {
             ClientError::Interrupted { url: url.into(), reason: format!("status {status}, of something before it") }
         }
-        Err(_) => ClientError::BadReply { url: url.into(), reason: format!("status {status} without a problem") },
+        None => ClientError::BadReply { url: url.into(), reason: came },
     }
 }
 
@@ -256,7 +288,8 @@ mod tests {
             "outcome":"denied"}"#;
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_static("100000"));
-        let error = problem("http://a", 429, &headers, body);
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("Application/Problem+JSON; charset=utf-8"));
+        let error = problem("http://a", StatusCode::TOO_MANY_REQUESTS, &headers, body);
         assert_eq!(error.to_string(), "a\\u{1b}[2J\\nb (429 queue_full)");
         assert!(error.is_retryable());
         assert_eq!(error.retry_after(), Some(RETRY_AFTER_MAX));
@@ -281,7 +314,32 @@ mod tests {
     #[test]
     fn what_is_no_problem_is_no_lifeboat_server_or_a_gateway() {
         let headers = HeaderMap::new();
-        assert!(matches!(problem("http://a", 404, &headers, b"<html>"), ClientError::BadReply { .. }));
-        assert!(problem("http://a", 502, &headers, b"<html>").is_retryable());
+        let (not_found, bad_gateway) = (StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY);
+        assert!(matches!(problem("http://a", not_found, &headers, b"<html>"), ClientError::BadReply { .. }));
+        assert!(problem("http://a", bad_gateway, &headers, b"<html>").is_retryable());
+        let of_another = br#"{"type":"about:blank","title":"","status":404,"code":"x","detail":"x"}"#;
+        let error = problem("http://a", not_found, &headers, of_another).to_string();
+        assert!(error.contains("no Lifeboat server") && error.contains("status 404 and no content"), "{error}");
+    }
+
+    #[test]
+    fn a_success_with_other_content_than_what_is_asked_for_is_none() {
+        let of = |content_type: &'static str| {
+            let value = HeaderValue::from_static(content_type);
+            HeaderMap::from_iter([(CONTENT_TYPE, value)].into_iter().filter(|_| !content_type.is_empty()))
+        };
+        let check = |status, found, expected| check_content(status, &of(found), expected);
+        assert_eq!(check(StatusCode::CREATED, "application/json; charset=utf-8", "application/json"), Ok(()));
+        assert_eq!(check(StatusCode::NO_CONTENT, "", ""), Ok(()));
+        let html = check(StatusCode::OK, "text/html", "application/json").expect_err("no JSON");
+        assert_eq!(html, "it answered with status 200 and text/html, instead of application/json");
+        for (status, found, expected) in [
+            (StatusCode::OK, "", ""),
+            (StatusCode::OK, "text/html", ""),
+            (StatusCode::NO_CONTENT, "", "application/json"),
+            (StatusCode::OK, "application/json", "text/event-stream"),
+        ] {
+            check(status, found, expected).expect_err(found);
+        }
     }
 }

@@ -13,6 +13,9 @@ use std::time::Duration;
 /// The longest silence on a stream of events before it counts as broken: three times the server's longest.
 pub const SILENCE_MAX: Duration = Duration::from_secs(45);
 
+/// The type of a stream of events.
+const EVENT_STREAM: &str = "text/event-stream";
+
 /// Which events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
@@ -152,7 +155,7 @@ async fn connect(
     if !last_id.is_empty() {
         request = request.header("last-event-id", &last_id);
     }
-    let opening = tokio::time::timeout(SILENCE_MAX, client.open(request)).await;
+    let opening = tokio::time::timeout(SILENCE_MAX, client.open(request, EVENT_STREAM)).await;
     let response = opening.map_err(|_| ClientError::Interrupted {
         url: client.url().to_owned(),
         reason: "it has been silent for too long".into(),

@@ -449,6 +449,7 @@ impl Client {
             return Ok(Found::Answered(answer));
         }
         if reply.status == StatusCode::ACCEPTED {
+            self.check_content(reply.status, &reply.headers, JSON)?;
             return Ok(Found::Pending);
         }
         match self.problem(&reply) {
@@ -575,10 +576,11 @@ impl Client {
         Ok(Reply { status: response.status(), headers: std::mem::take(response.headers_mut()), body: body.freeze() })
     }
 
-    /// Sends a request whose reply is a stream. A problem is read and returned.
-    async fn open(&self, request: RequestBuilder) -> Result<Response, ClientError> {
+    /// Sends a request whose reply is a stream of this type. A problem is read and returned.
+    async fn open(&self, request: RequestBuilder, content_type: &str) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.broken(&error))?;
-        if response.status() == StatusCode::OK {
+        if response.status().is_success() {
+            self.check_content(response.status(), response.headers(), content_type)?;
             return Ok(response);
         }
         let reply = self.read(response).await?;
@@ -586,16 +588,29 @@ impl Client {
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
+        let body = self.success(request, JSON).await?;
+        serde_json::from_slice(&body).map_err(|error| self.bad_reply(error.to_string()))
+    }
+
+    /// Sends a request that is answered without content once it is done. Anything that speaks HTTP may give that answer,
+    /// so first it is asked what only a Lifeboat server knows: whose the token is.
+    async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
+        self.who_am_i().await?;
+        self.success(request, "").await.map(drop)
+    }
+
+    /// Sends a request that succeeds with content of this type, or without any if that is empty.
+    async fn success(&self, request: RequestBuilder, content_type: &str) -> Result<Bytes, ClientError> {
         let reply = self.reply(request).await?;
         if !reply.status.is_success() {
             return Err(self.problem(&reply));
         }
-        serde_json::from_slice(&reply.body).map_err(|error| self.bad_reply(error.to_string()))
+        self.check_content(reply.status, &reply.headers, content_type)?;
+        Ok(reply.body)
     }
 
-    async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
-        let reply = self.reply(request).await?;
-        if reply.status.is_success() { Ok(()) } else { Err(self.problem(&reply)) }
+    fn check_content(&self, status: StatusCode, headers: &HeaderMap, content_type: &str) -> Result<(), ClientError> {
+        error::check_content(status, headers, content_type).map_err(|reason| self.bad_reply(reason))
     }
 
     fn broken(&self, error: &reqwest::Error) -> ClientError {
@@ -619,9 +634,12 @@ impl Client {
     }
 
     fn problem(&self, reply: &Reply) -> ClientError {
-        error::problem(self.url(), reply.status.as_u16(), &reply.headers, &reply.body)
+        error::problem(self.url(), reply.status, &reply.headers, &reply.body)
     }
 }
+
+/// The type of what most requests are answered with.
+const JSON: &str = "application/json";
 
 /// What the HTTP library says of an answer such as that of a server that speaks TLS alone.
 const NOT_HTTP: &str = "invalid HTTP version parsed";
