@@ -9,6 +9,7 @@ use reqwest::Method;
 use serde_json::Value;
 use std::collections::VecDeque;
 use std::time::Duration;
+use tokio::time::Instant;
 
 /// The longest silence on a stream of events before it counts as broken: three times the server's longest.
 pub const SILENCE_MAX: Duration = Duration::from_secs(45);
@@ -41,8 +42,8 @@ pub struct Event {
 impl Client {
     /// Events in their order, from what the server keeps of the past on, or after `last_event_id`. A connection that
     /// breaks, or cannot be made since nobody listens, is made again and goes on after the last event, of which the client's
-    /// notice is told; the stream ends with an error once `backoff` has no more attempts, or the server says that there is
-    /// no use.
+    /// notice is told. The stream ends with an error once `backoff` has no more attempts, or the server says that there is
+    /// no use. An attempt failed unless it brought a new event, or held for [`SILENCE_MAX`].
     #[must_use]
     pub fn events(
         &self,
@@ -71,11 +72,17 @@ struct Following {
     filter: EventFilter,
     backoff: Backoff,
     last_id: String,
-    connection: Option<(BoxStream<'static, Result<Bytes, ClientError>>, Parser)>,
+    connection: Option<Connection>,
     was_connected: bool,
     failures: u32,
     ready: VecDeque<Event>,
     is_over: bool,
+}
+
+struct Connection {
+    bytes: BoxStream<'static, Result<Bytes, ClientError>>,
+    parser: Parser,
+    since: Instant,
 }
 
 impl Following {
@@ -110,11 +117,10 @@ impl Following {
 
     /// Connects, or takes what comes next.
     async fn advance(&mut self) -> Result<(), ClientError> {
-        let Some((bytes, parser)) = &mut self.connection else {
+        let Some(Connection { bytes, parser, since }) = &mut self.connection else {
             let bytes = connect(self.client.clone(), self.filter.clone(), self.last_id.clone()).await?;
-            self.connection = Some((bytes, Parser::after(&self.last_id)));
+            self.connection = Some(Connection { bytes, parser: Parser::after(&self.last_id), since: Instant::now() });
             self.was_connected = true;
-            self.client.waiting.is_over();
             return Ok(());
         };
         let url = self.client.url();
@@ -124,12 +130,21 @@ impl Following {
             Ok(None) if self.filter.follow => Err(interrupted("the stream of events ended")),
             Ok(None) => {
                 self.is_over = true;
+                self.client.waiting.is_over();
                 Ok(())
             }
             Ok(Some(bytes)) => {
                 let frames = parser.push(&bytes?).map_err(|error| self.client.bad_reply(error.to_string()))?;
-                self.failures = 0;
+                // One that is there, and ends every connection before it has brought anything, is one that fails.
+                let has_held = since.elapsed() >= SILENCE_MAX;
+                if has_held || frames.iter().any(|frame| frame.id != self.last_id) {
+                    self.failures = 0;
+                    self.client.waiting.is_over();
+                }
                 for frame in frames {
+                    if frame.id.is_empty() {
+                        return Err(self.client.bad_reply("an event has no id".into()));
+                    }
                     let data = serde_json::from_str(&frame.data)
                         .map_err(|error| self.client.bad_reply(format!("an event is not JSON: {error}")))?;
                     self.ready.push_back(Event { id: frame.id, kind: frame.event, data });
@@ -161,4 +176,91 @@ async fn connect(
         reason: "it has been silent for too long".into(),
     })??;
     Ok(response.bytes_stream().map_err(move |error| client.broken(&error)).boxed())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Notice, Server};
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener};
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+
+    /// A server that sends each connection a stream of this length, of which no more comes than `body`.
+    fn cutting(length: usize, body: impl Fn(u32) -> String + Send + 'static) -> (String, Arc<AtomicU32>) {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        let connections = Arc::new(AtomicU32::new(0));
+        let count = Arc::clone(&connections);
+        // Ends with the process.
+        std::thread::spawn(move || {
+            for mut connection in listener.incoming().map_while(Result::ok) {
+                let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
+                while !request.ends_with(b"\r\n\r\n") {
+                    let Ok(read @ 1..) = connection.read(&mut buffer) else { break };
+                    request.extend_from_slice(&buffer[..read]);
+                }
+                let head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nContent-Length: ";
+                let body = body(count.fetch_add(1, Relaxed) + 1);
+                let _ = connection.write_all(format!("{head}{length}\r\n\r\n{body}").as_bytes());
+                let _ = connection.shutdown(Shutdown::Write);
+                while let Ok(1..) = connection.read(&mut buffer) {}
+            }
+        });
+        (url, connections)
+    }
+
+    /// What comes until the end, as words, and what is told meanwhile.
+    fn all(url: &str, follow: bool, failures_max: u32) -> (Vec<String>, Vec<&'static str>) {
+        let (sender, told) = std::sync::mpsc::channel();
+        let client = Client::new(&Server { url: url.into(), ca: None }, None).expect("a client");
+        let client = client.with_notice(move |notice| {
+            let word = if matches!(notice, Notice::Back) { "back" } else { "waiting" };
+            sender.send(word).expect("somebody listens");
+        });
+        let backoff = Backoff { first: Duration::ZERO, longest: Duration::ZERO, failures_max };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let filter = EventFilter { follow, ..EventFilter::default() };
+        let events = runtime.block_on(client.events(filter, None, backoff).collect::<Vec<_>>());
+        let words = events.into_iter().map(|event| match event {
+            Ok(event) => event.id,
+            Err(ClientError::Interrupted { .. }) => "interrupted".into(),
+            Err(ClientError::BadReply { reason, .. }) => reason,
+            Err(error) => error.to_string(),
+        });
+        (words.collect(), told.try_iter().collect())
+    }
+
+    #[test]
+    fn connections_that_bring_nothing_new_are_attempts_and_are_told_once() {
+        for follow in [false, true] {
+            let (url, connections) = cutting(900, |_| ": hello\n\n".into());
+            assert_eq!(all(&url, follow, 4), (vec!["interrupted".into()], vec!["waiting"]));
+            assert_eq!(connections.load(Relaxed), 4);
+        }
+        // What it had already is nothing new.
+        let (url, connections) = cutting(900, |_| "id: 1\ndata: {}\n\n".into());
+        let (events, told) = all(&url, true, 2);
+        assert_eq!(events.last().map(String::as_str), Some("interrupted"));
+        assert_eq!((told, connections.load(Relaxed)), (vec!["waiting"], 2));
+    }
+
+    #[test]
+    fn a_connection_that_brought_an_event_begins_the_attempts_anew() {
+        let body = |number| if number <= 5 { format!("id: {number}\ndata: {{}}\n\n") } else { String::new() };
+        let (url, connections) = cutting(900, body);
+        let (events, _) = all(&url, true, 2);
+        assert_eq!(events, ["1", "2", "3", "4", "5", "interrupted"]);
+        assert_eq!(connections.load(Relaxed), 6);
+    }
+
+    #[test]
+    fn a_stream_that_comes_to_its_end_is_over_and_one_without_ids_is_none_of_a_server() {
+        let event = "id: 1\ndata: {}\n\n";
+        let (url, _) = cutting(event.len(), |_| event.into());
+        assert_eq!(all(&url, false, 2), (vec!["1".into()], vec![]));
+        let (url, _) = cutting(900, |_| "data: {}\n\n".into());
+        assert_eq!(all(&url, true, 2), (vec!["an event has no id".into()], vec![]));
+    }
 }
