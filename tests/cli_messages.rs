@@ -277,6 +277,20 @@ fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command(
 }
 
 #[test]
+fn what_is_no_utf_8_text_is_named_with_a_remedy() {
+    let folder = folder();
+    let profile = folder.path().join("profile.toml");
+    std::fs::write(&profile, b"url = \"\xff\"\n").expect("writable");
+    std::fs::set_permissions(&profile, std::fs::Permissions::from_mode(0o600)).expect("it is ours");
+    let whoami = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", &profile).output();
+    whoami.exits_with_one_line(2, &["profile.toml' is not UTF-8 text; remove it and run lifeboat login"]);
+    let add = command(folder.path(), &["user", "add", "ada", "--password-stdin"]);
+    let add = add.env("LIFEBOAT_SERVER", "http://127.0.0.1:1").env("LIFEBOAT_TOKEN", "lifeboat_x");
+    let add = add.input(b"\xff\xfe\n".to_vec()).output();
+    add.exits_with_one_line(2, &["'Password for ada'", "is not UTF-8 text; write the password in UTF-8"]);
+}
+
+#[test]
 fn a_profile_that_is_a_directory_is_not_to_be_made_private() {
     let folder = tempfile::tempdir().expect("a folder");
     let whoami = command(folder.path(), &["whoami"]).env("LIFEBOAT_PROFILE", folder.path());

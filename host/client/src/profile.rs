@@ -120,12 +120,13 @@ impl Profile {
         if mode & 0o077 != 0 {
             return Err(ProfileError::Exposed { file: shown(file), mode });
         }
-        let mut text = String::new();
-        (&mut opened).take(PROFILE_BYTES_MAX + 1).read_to_string(&mut text).map_err(failed)?;
+        let mut bytes = Vec::new();
+        (&mut opened).take(PROFILE_BYTES_MAX + 1).read_to_end(&mut bytes).map_err(failed)?;
         let invalid = |reason: String| ProfileError::Invalid { file: shown(file), reason };
-        if text.len() as u64 > PROFILE_BYTES_MAX {
+        if bytes.len() as u64 > PROFILE_BYTES_MAX {
             return Err(invalid(format!("is longer than {PROFILE_BYTES_MAX} bytes")));
         }
+        let text = String::from_utf8(bytes).map_err(|_| invalid("is not UTF-8 text".into()))?;
         // The parser's own text may quote the line, and with it a token.
         toml::from_str(&text).map(Some).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);

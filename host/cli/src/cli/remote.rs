@@ -5,6 +5,7 @@ use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
+use lifeboat_api::access::PASSWORD_BYTES_MAX;
 use lifeboat_api::http::{Service, Standing, Vm};
 use lifeboat_api::lines;
 use lifeboat_api::name::Name;
@@ -21,9 +22,6 @@ use thiserror::Error;
 
 /// The server of a log-in that names none.
 pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7098";
-
-/// The longest line that is taken for a password, in bytes; the server takes less.
-const PASSWORD_LINE_BYTES_MAX: u64 = 64 * 1024;
 
 /// How often a server is tried where nobody listens, by commands that somebody waits for: for about 3 s.
 const PATIENCE: Backoff = Backoff { failures_max: 6, ..STARTING_BACKOFF };
@@ -134,7 +132,7 @@ pub(crate) fn client(server: &Server, token: Option<&str>) -> anyhow::Result<Cli
 pub(crate) fn tell(notice: Notice<'_>) {
     note(&match notice {
         // What it was about is sent again, or changes nothing.
-        Notice::Waiting(ClientError::Interrupted { url, reason }) => {
+        Notice::Waiting(ClientError::Interrupted { url, reason, .. }) => {
             format!("lifeboat: waiting for the server: the connection to {} broke: {reason}", Printable(url))
         }
         Notice::Waiting(error) => format!("lifeboat: waiting for the server: {error}"),
@@ -205,16 +203,7 @@ impl Passwords {
                 UsageError(text).into()
             });
         }
-        let mut line = String::new();
-        let read = io::stdin().lock().take(PASSWORD_LINE_BYTES_MAX).read_line(&mut line);
-        read.map_err(|error| UsageError(format!("{whose} cannot be read from standard input: {error}")))?;
-        let password = line.strip_suffix('\n').unwrap_or(&line);
-        let password = password.strip_suffix('\r').unwrap_or(password);
-        if password.is_empty() {
-            let text = format!("'{whose}' is asked for, and standard input has no line for it; write it there");
-            return Err(UsageError(text).into());
-        }
-        Ok(password.to_owned())
+        Ok(password_line(&mut io::stdin().lock(), whose)?)
     }
 
     /// A password that is being chosen: typed twice.
@@ -225,6 +214,33 @@ impl Passwords {
         }
         Ok(password)
     }
+}
+
+/// The next line of an input, as a password.
+fn password_line(input: &mut impl BufRead, whose: &str) -> Result<String, UsageError> {
+    let mut line = Vec::new();
+    // With its end, and a byte by which one that is too long is recognised.
+    let read = input.take(PASSWORD_BYTES_MAX as u64 + 3).read_until(b'\n', &mut line);
+    read.map_err(|error| {
+        UsageError(format!("'{whose}' cannot be read from standard input: {error}; write it there, on a line"))
+    })?;
+    let password = line.strip_suffix(b"\n").unwrap_or(&line);
+    let password = password.strip_suffix(b"\r").unwrap_or(password);
+    if password.is_empty() {
+        let text = format!("'{whose}' is asked for, and standard input has no line for it; write it there");
+        return Err(UsageError(text));
+    }
+    if password.len() > PASSWORD_BYTES_MAX {
+        let text = format!(
+            "'{whose}': the line on standard input is longer than {PASSWORD_BYTES_MAX} bytes, the most that a password has; \
+             choose a shorter one"
+        );
+        return Err(UsageError(text));
+    }
+    let text = str::from_utf8(password).map_err(|_| {
+        UsageError(format!("'{whose}': the line on standard input is not UTF-8 text; write the password in UTF-8"))
+    })?;
+    Ok(text.to_owned())
 }
 
 #[derive(Serialize)]
@@ -567,6 +583,21 @@ mod tests {
         let long = format!("lifeboat: {}: no such file", "x".repeat(50));
         let expected = format!("lifeboat:\n  {}:\n  no such file\n", "x".repeat(50));
         assert_eq!(noted(&long, Some(40)), expected, "no word is broken");
+    }
+
+    #[test]
+    fn passwords_are_lines_of_text_up_to_the_longest() {
+        let longest = "x".repeat(PASSWORD_BYTES_MAX);
+        let mut input = io::Cursor::new(format!("one two\r\n{longest}\r\n{longest}y\n"));
+        assert_eq!(password_line(&mut input, "Password").expect("a line"), "one two");
+        assert_eq!(password_line(&mut input, "Password").expect("a line"), longest);
+        let error =
+            |input: &[u8]| password_line(&mut io::Cursor::new(input), "Password").expect_err("none").to_string();
+        let long = error(format!("{longest}y\n").as_bytes());
+        assert!(long.contains("longer than 1024 bytes") && long.ends_with("choose a shorter one"), "{long}");
+        assert!(error(&[b'x'; 100_000]).contains("longer than 1024 bytes"));
+        assert!(error(b"\xff\xfe\n").ends_with("is not UTF-8 text; write the password in UTF-8"));
+        assert!(error(b"").ends_with("has no line for it; write it there"));
     }
 
     #[test]
