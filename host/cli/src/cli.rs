@@ -39,6 +39,7 @@ use lifeboat_host::service::LaunchError;
 use lifeboat_vm::engine::EngineError;
 use lifeboat_vm::workload::{LoadError, ReadError, Workload};
 use operate::Operation;
+use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -273,7 +274,8 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
         // Only a failed write is lost here.
         let _ = error.print();
     } else {
-        remote::note(&format!("lifeboat: {}", arguments::explained(error)));
+        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+        remote::note(&format!("lifeboat: {}", arguments::explained(error, &Cli::command(), &arguments)));
     }
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
 }

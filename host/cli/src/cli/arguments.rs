@@ -1,5 +1,6 @@
 //! Values of arguments, and the line that says what is wrong with a command line.
 
+use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use lifeboat_api::meter::Percent;
 use lifeboat_api::size::{Bytes, FUEL_MIN, grouped, parse_bytes};
@@ -7,6 +8,7 @@ use lifeboat_api::sla::{THRESHOLD_MIN, parse_threshold};
 use lifeboat_server::config::SIZE_MEMORY_BYTES_MIN;
 use lifeboat_simulate::PACE_MAX;
 use lifeboat_vm::engine::MEMORY_BYTES_MAX;
+use std::ffi::OsString;
 use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 
@@ -74,8 +76,51 @@ pub(crate) fn shown(text: &str) -> String {
     format!("'{}{more}'", short.escape_debug())
 }
 
-/// What is wrong with a command line, on one line.
-pub(crate) fn explained(error: &clap::Error) -> String {
+/// The command that a command line names, with that which it belongs to: `lifeboat user grant`.
+fn path_of(command: &Command, arguments: &[OsString]) -> String {
+    let mut path = command.get_name().to_owned();
+    let mut command = command;
+    for argument in arguments.iter().filter_map(|argument| argument.to_str()) {
+        if argument.starts_with('-') {
+            continue;
+        }
+        let Some(found) = command.find_subcommand(argument) else { break };
+        command = found;
+        path = format!("{path} {}", command.get_name());
+    }
+    path
+}
+
+/// Whether somebody may have meant `similar` who wrote `wrong`: it goes on where that ends, or differs by a third of its
+/// letters at most.
+fn is_similar(wrong: &str, similar: &str) -> bool {
+    let [wrong, similar] = [wrong, similar].map(|word| word.trim_start_matches('-').to_lowercase());
+    let begins = wrong.len() >= 3 && similar.starts_with(&wrong);
+    begins || distance(&wrong, &similar) <= wrong.chars().count().max(similar.chars().count()) / 3
+}
+
+/// How many letters have to be put in, left out, changed, or swapped with the next to make one word of another.
+fn distance(one: &str, other: &str) -> usize {
+    let [one, other]: [Vec<char>; 2] = [one, other].map(|word| word.chars().collect());
+    let mut rows = vec![(0..=other.len()).collect::<Vec<usize>>()];
+    for (line, letter) in one.iter().enumerate() {
+        let mut row = vec![line + 1];
+        for (column, of_other) in other.iter().enumerate() {
+            let changed = rows[line][column] + usize::from(letter != of_other);
+            let mut least = changed.min(rows[line][column + 1] + 1).min(row[column] + 1);
+            if line > 0 && column > 0 && *letter == other[column - 1] && one[line - 1] == *of_other {
+                least = least.min(rows[line - 1][column - 1] + 1);
+            }
+            row.push(least);
+        }
+        rows.push(row);
+    }
+    rows[one.len()][other.len()]
+}
+
+/// What is wrong with a command line, of which these are the arguments, on one line: the one place that words what the
+/// library says of it.
+pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString]) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
         Some(ContextValue::Strings(texts)) => Some(texts.join(" ")),
@@ -96,7 +141,13 @@ pub(crate) fn explained(error: &clap::Error) -> String {
     let usage = usage.lines().next().unwrap_or_default().trim().trim_start_matches("Usage: ").to_owned();
     let command: Vec<&str> =
         usage.split_whitespace().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
-    let command = if command.is_empty() { "lifeboat".to_owned() } else { command.join(" ") };
+    let command = if command.is_empty() { path_of(of, arguments) } else { command.join(" ") };
+    let similar = |kind, wrong: &str| {
+        list(kind).into_iter().rev().find(|similar| is_similar(wrong, similar)).map_or_else(
+            || format!("{command} --help lists those that there are"),
+            |similar| format!("did you mean {similar}?"),
+        )
+    };
     match error.kind() {
         ErrorKind::ValueValidation => {
             let reason = std::error::Error::source(error).map(ToString::to_string).unwrap_or_default();
@@ -111,22 +162,16 @@ pub(crate) fn explained(error: &clap::Error) -> String {
         }
         ErrorKind::TooManyValues => format!("{name} takes no value, and has {}; write it alone", shown(&value)),
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            let remedy = match list(ContextKind::SuggestedArg).last() {
-                Some(similar) => format!("did you mean {similar}?"),
-                None => format!("{command} --help lists those that there are"),
-            };
+            let remedy = similar(ContextKind::SuggestedArg, &argument);
             format!("there is no option {} of {command}; {remedy}", shown(&argument))
         }
         ErrorKind::UnknownArgument => {
             format!("{} is one argument too many; write: {usage}", shown(&argument))
         }
         ErrorKind::InvalidSubcommand => {
-            let wrong = shown(&text(ContextKind::InvalidSubcommand).unwrap_or_default());
-            let remedy = match list(ContextKind::SuggestedSubcommand).last() {
-                Some(similar) => format!("did you mean {similar}?"),
-                None => format!("{command} --help lists those that there are"),
-            };
-            format!("there is no command {wrong} of {command}; {remedy}")
+            let wrong = text(ContextKind::InvalidSubcommand).unwrap_or_default();
+            let remedy = similar(ContextKind::SuggestedSubcommand, &wrong);
+            format!("there is no command {} of {command}; {remedy}", shown(&wrong))
         }
         ErrorKind::MissingRequiredArgument => {
             let missing = list(ContextKind::InvalidArg);
@@ -135,7 +180,15 @@ pub(crate) fn explained(error: &clap::Error) -> String {
         }
         ErrorKind::ArgumentConflict => {
             let prior: Vec<String> = list(ContextKind::PriorArg).iter().map(|prior| bare(prior)).collect();
+            if prior.iter().all(|prior| *prior == name) {
+                return format!("{name} is given more than once; give it once");
+            }
             format!("{name} and {} exclude each other; leave one of them out", prior.join(", "))
+        }
+        ErrorKind::InvalidUtf8 => {
+            let wrong = arguments.iter().filter(|argument| argument.to_str().is_none());
+            let wrong: Vec<String> = wrong.map(|argument| shown(&argument.to_string_lossy())).collect();
+            format!("the argument {} is not UTF-8 text; write it in UTF-8", wrong.join(", "))
         }
         // Rare ones: the first paragraph of what the library says.
         _ => {
@@ -155,6 +208,7 @@ fn bare(argument: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use clap::CommandFactory;
     use proptest::prelude::*;
 
     #[test]
@@ -181,6 +235,35 @@ mod tests {
             assert!(message.starts_with(expected), "{message}");
         }
         assert_eq!(shown(&"x".repeat(100)), format!("'{}...'", "x".repeat(SHOWN_CHARS_MAX)));
+    }
+
+    /// What a command line is answered with.
+    fn explained_of(arguments: &[&[u8]]) -> String {
+        use std::os::unix::ffi::OsStringExt;
+        let arguments: Vec<OsString> = arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();
+        let mut command = super::super::Cli::command();
+        let line = [OsString::from("lifeboat")].into_iter().chain(arguments.iter().cloned());
+        let error = command.try_get_matches_from_mut(line).expect_err("it is wrong");
+        explained(&error, &command, &arguments)
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_command_line_names_the_command_and_the_argument() {
+        let cases: &[(&[&[u8]], &str)] = &[
+            (&[b"run", b""], "WORKLOAD is empty; write: lifeboat run [WORKLOAD]"),
+            (&[b"inspect", b""], "WORKLOAD is empty; write: lifeboat inspect <WORKLOAD>"),
+            (&[b"user", b"--json", b"grant", b"a", b"c", b""], "GRANT is empty; write: lifeboat user grant <GRANT>..."),
+            (&[b"run", b"x", b"--size", b"a", b"--size", b"a"], "--size is given more than once; give it once"),
+            (&[b"nope"], "there is no command 'nope' of lifeboat; lifeboat --help lists those that there are"),
+            (&[b"depoly"], "there is no command 'depoly' of lifeboat; did you mean deploy?"),
+            (&[b"run", b"--fule"], "there is no option '--fule' of lifeboat run; did you mean --fuel?"),
+            (&[b"snap"], "there is no command 'snap' of lifeboat; did you mean snapshot?"),
+            (&[b"events", b"--folow"], "there is no option '--folow' of lifeboat events; did you mean --follow?"),
+            (&[b"tx", b"c", b"x\xff"], "the argument 'x\u{fffd}' is not UTF-8 text; write it in UTF-8"),
+        ];
+        for (arguments, expected) in cases {
+            assert_eq!(explained_of(arguments), *expected);
+        }
     }
 
     proptest! {
