@@ -50,6 +50,7 @@ mod kill_server;
 mod limits;
 mod memory;
 mod model;
+mod odd_servers;
 mod old_data;
 mod operators;
 mod orders;

@@ -8,7 +8,8 @@ mod window;
 
 pub use window::{WINDOW_BYTES_MAX, WINDOW_LINES_MAX};
 
-use super::{Backoff, Client, ClientError};
+use super::error::json_reason;
+use super::{Backoff, Client, ClientError, Sent};
 use bytes::{Bytes, BytesMut};
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -141,9 +142,9 @@ impl Client {
         let client = self.clone();
         // The reply begins when it likes: until then lines flow already.
         let opening = async move {
-            let response = client.open(request, JSON_LINES).await?;
+            let response = client.open(request, JSON_LINES, Sent::WRITING_STREAM).await?;
             let bytes = response.bytes_stream();
-            Ok(split(bytes.map_err(move |error| client.broken(&error)).boxed()))
+            Ok(split(bytes.map_err(move |error| client.broken(&error, Sent::WRITING_STREAM)).boxed()))
         };
         Ok(Connection { lines: Some(sender), answers: stream::once(opening).try_flatten().boxed() })
     }
@@ -234,7 +235,7 @@ impl Batch {
     }
 
     fn interrupted(&self, reason: String) -> ClientError {
-        ClientError::Interrupted { url: self.client.url().to_owned(), reason }
+        ClientError::Interrupted { url: self.client.url().to_owned(), reason, may_be_done: true }
     }
 
     /// Sends what the connection has not had; makes one if there is something to send.
@@ -367,7 +368,7 @@ struct Told {
 
 /// An answer, or why there is none, here or to any line after it. An error is no line of a batch.
 fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
-    let told: Told = serde_json::from_slice(&line).map_err(|error| format!("an answer is none: {error}"))?;
+    let told: Told = serde_json::from_slice(&line).map_err(|error| json_reason(&error))?;
     let problem = |status, code: String, detail: Option<String>, retry_after| ClientError::Problem {
         status,
         code,

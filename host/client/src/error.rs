@@ -1,10 +1,12 @@
 //! What goes wrong between a client and a server, and what to do about it.
 
+use super::CONNECT_TIME_MAX;
 use lifeboat_api::http as api;
-use lifeboat_api::text::Printable;
+use lifeboat_api::text::{Printable, plain};
 use lifeboat_api::transaction::Outcome;
 use reqwest::StatusCode;
 use reqwest::header::{CONTENT_TYPE, HeaderMap, RETRY_AFTER};
+use serde_json::error::Category;
 use std::error::Error;
 use std::io;
 use std::time::Duration;
@@ -51,13 +53,15 @@ pub enum ClientError {
         /// How often it was tried.
         attempts: u32,
     },
-    /// The connection broke, or the time was over, after the request was sent or a part of it: it may have been done.
-    #[error("{url} did not answer to the end: {reason}; the request may have been done")]
+    /// The connection broke, or the time was over, after the request was sent or a part of it.
+    #[error("{url} did not answer to the end: {reason}; {}", what_now(*may_be_done))]
     Interrupted {
         /// Which server.
         url: String,
         /// What happened.
         reason: String,
+        /// Whether the request may have changed something.
+        may_be_done: bool,
     },
     /// What came is not what a Lifeboat server says.
     #[error(
@@ -127,6 +131,15 @@ impl ClientError {
     }
 }
 
+/// What to do about a request without an answer.
+fn what_now(may_be_done: bool) -> &'static str {
+    if may_be_done {
+        "the request may have been done: see whether it was before you send it again"
+    } else {
+        "nothing was changed: run the command again, or name another server: lifeboat login --server URL"
+    }
+}
+
 /// What to do about a server that cannot be reached.
 fn remedy(url: &str, reason: &str) -> String {
     if reason == ANOTHER_NAME {
@@ -184,20 +197,69 @@ pub(super) fn is_refused(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// What is at the bottom of an error: the libraries wrap it in sentences about themselves.
-pub(super) fn root_cause(error: &dyn Error) -> String {
+/// Why a request that may take `time_max` has no answer, in words of users.
+pub(super) fn reason(error: &reqwest::Error, time_max: Option<Duration>) -> String {
+    if !error.is_timeout() {
+        return root_cause(error);
+    }
+    match if error.is_connect() { Some(CONNECT_TIME_MAX) } else { time_max } {
+        Some(time) => format!("no answer came within {} s", time.as_secs()),
+        None => "no answer came in time".into(),
+    }
+}
+
+/// What is at the bottom of an error: the libraries wrap it in sentences about themselves. The one place that words what
+/// they say.
+pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
         cause = source;
     }
     let text = cause.to_string();
-    for (of_library, plain) in TLS_REASONS {
+    for (of_library, plain) in TLS_REASONS.iter().chain(&HTTP_REASONS) {
         if text.starts_with(of_library) {
-            return plain.into();
+            return (*plain).into();
         }
     }
-    Printable(&text).to_string()
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidInput, UnexpectedEof};
+    match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
+        Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => CLOSED.into(),
+        // Of a body, what encloses its pieces.
+        Some(InvalidInput) => NO_HTTP.into(),
+        _ => Printable(&plain(&text)).to_string(),
+    }
 }
+
+/// Why what came is not the JSON that was expected: the one place that words what the JSON library says.
+pub(super) fn json_reason(error: &serde_json::Error) -> String {
+    let text = error.to_string();
+    let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
+    match (error.classify(), missing) {
+        (_, Some(key)) => format!("its answer has no '{}'", Printable(key)),
+        (Category::Data, None) => "its answer has values of other kinds than expected".into(),
+        (Category::Eof, None) => "its answer ends in the middle of the JSON".into(),
+        (Category::Syntax | Category::Io, None) => "its answer is not JSON, though it says so".into(),
+    }
+}
+
+/// The connection ended too early.
+const CLOSED: &str = "the connection was closed before the whole answer had come";
+
+/// The answer is none of HTTP.
+pub(super) const NO_HTTP: &str = "what answers there does not speak HTTP";
+
+/// What the HTTP library and the resolver say, and the same for people.
+const HTTP_REASONS: [(&str, &str); 9] = [
+    ("connection closed before message completed", CLOSED),
+    ("operation was canceled", CLOSED),
+    ("channel closed", CLOSED),
+    ("invalid HTTP", NO_HTTP),
+    ("Invalid chunk", NO_HTTP),
+    ("message head is too large", "its answer begins with more headers than any of a Lifeboat server"),
+    ("failed to lookup address information: Temporary", "its host name cannot be looked up now"),
+    ("failed to lookup address information", "its host name has no address"),
+    ("received fatal alert", "it refuses to speak TLS with this client"),
+];
 
 /// The certificate of a server does not name it.
 const ANOTHER_NAME: &str = "its certificate is for another name than that of the URL";
@@ -249,7 +311,13 @@ fn named(content_type: &str) -> String {
 }
 
 /// The error that a reply stands for which is no success.
-pub(super) fn problem(url: &str, status: StatusCode, headers: &HeaderMap, body: &[u8]) -> ClientError {
+pub(super) fn problem(
+    url: &str,
+    status: StatusCode,
+    headers: &HeaderMap,
+    body: &[u8],
+    may_be_done: bool,
+) -> ClientError {
     let problem = serde_json::from_slice::<api::Problem>(body).ok();
     let problem = problem.filter(|_| content_type(headers) == api::PROBLEM_JSON);
     let (status, came) = (status.as_u16(), came(status, headers));
@@ -262,9 +330,11 @@ pub(super) fn problem(url: &str, status: StatusCode, headers: &HeaderMap, body: 
             outcome: outcome.and_then(|word| Outcome::ALL.into_iter().find(|outcome| outcome.to_string() == word)),
         },
         // Something in front of the server speaks for it.
-        None if matches!(status, 502..=504) => {
-            ClientError::Interrupted { url: url.into(), reason: format!("status {status}, of something before it") }
-        }
+        None if matches!(status, 502..=504) => ClientError::Interrupted {
+            url: url.into(),
+            reason: format!("something before it answered with status {status}"),
+            may_be_done,
+        },
         None => ClientError::BadReply { url: url.into(), reason: came },
     }
 }
@@ -289,7 +359,7 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert(RETRY_AFTER, HeaderValue::from_static("100000"));
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("Application/Problem+JSON; charset=utf-8"));
-        let error = problem("http://a", StatusCode::TOO_MANY_REQUESTS, &headers, body);
+        let error = problem("http://a", StatusCode::TOO_MANY_REQUESTS, &headers, body, true);
         assert_eq!(error.to_string(), "a\\u{1b}[2J\\nb (429 queue_full)");
         assert!(error.is_retryable());
         assert_eq!(error.retry_after(), Some(RETRY_AFTER_MAX));
@@ -312,13 +382,39 @@ mod tests {
     }
 
     #[test]
+    fn what_a_library_says_of_a_connection_is_told_in_words_of_users() {
+        let told = |kind, text: &str| root_cause(&io::Error::new(kind, text.to_owned()));
+        use io::ErrorKind::{InvalidInput, Other, UnexpectedEof};
+        for text in ["connection closed before message completed", "channel closed"] {
+            assert_eq!(told(Other, text), CLOSED);
+        }
+        assert_eq!(root_cause(&io::Error::from_raw_os_error(104)), CLOSED);
+        assert_eq!(told(UnexpectedEof, "end of file before message length reached"), CLOSED);
+        assert_eq!(told(InvalidInput, "Invalid chunk size line: missing size digit"), NO_HTTP);
+        assert_eq!(told(Other, "invalid HTTP version parsed"), NO_HTTP);
+        let unknown = "failed to lookup address information: Name or service not known";
+        assert_eq!(told(Other, unknown), "its host name has no address");
+        assert!(told(Other, "message head is too large").contains("more headers"));
+    }
+
+    #[test]
+    fn what_the_json_library_says_is_told_in_words_of_users() {
+        let told = |text: &str| json_reason(&serde_json::from_str::<api::LogInReply>(text).expect_err(text));
+        assert_eq!(told("{\"a\": 1}"), "its answer has no 'token'");
+        assert_eq!(told("{\"token\": 1}"), "its answer has values of other kinds than expected");
+        assert_eq!(told("{\"a\": 1,}"), "its answer is not JSON, though it says so");
+        assert_eq!(told("{\"a\""), "its answer ends in the middle of the JSON");
+        assert_eq!(told(""), "its answer ends in the middle of the JSON");
+    }
+
+    #[test]
     fn what_is_no_problem_is_no_lifeboat_server_or_a_gateway() {
         let headers = HeaderMap::new();
         let (not_found, bad_gateway) = (StatusCode::NOT_FOUND, StatusCode::BAD_GATEWAY);
-        assert!(matches!(problem("http://a", not_found, &headers, b"<html>"), ClientError::BadReply { .. }));
-        assert!(problem("http://a", bad_gateway, &headers, b"<html>").is_retryable());
+        assert!(matches!(problem("http://a", not_found, &headers, b"<html>", true), ClientError::BadReply { .. }));
+        assert!(problem("http://a", bad_gateway, &headers, b"<html>", true).is_retryable());
         let of_another = br#"{"type":"about:blank","title":"","status":404,"code":"x","detail":"x"}"#;
-        let error = problem("http://a", not_found, &headers, of_another).to_string();
+        let error = problem("http://a", not_found, &headers, of_another, true).to_string();
         assert!(error.contains("no Lifeboat server") && error.contains("status 404 and no content"), "{error}");
     }
 

@@ -1,7 +1,8 @@
 //! Events, followed over as many connections as it takes.
 
+use super::error::json_reason;
 use super::sse::Parser;
-use super::{Backoff, Client, ClientError};
+use super::{Backoff, Client, ClientError, Sent};
 use bytes::Bytes;
 use futures::stream::{self, BoxStream};
 use futures::{StreamExt, TryStreamExt};
@@ -124,7 +125,11 @@ impl Following {
             return Ok(());
         };
         let url = self.client.url();
-        let interrupted = |reason: &str| ClientError::Interrupted { url: url.to_owned(), reason: reason.to_owned() };
+        let interrupted = |reason: &str| ClientError::Interrupted {
+            url: url.to_owned(),
+            reason: reason.to_owned(),
+            may_be_done: false,
+        };
         match tokio::time::timeout(SILENCE_MAX, bytes.next()).await {
             Err(_) => Err(interrupted("it has been silent for too long")),
             Ok(None) if self.filter.follow => Err(interrupted("the stream of events ended")),
@@ -146,7 +151,7 @@ impl Following {
                         return Err(self.client.bad_reply("an event has no id".into()));
                     }
                     let data = serde_json::from_str(&frame.data)
-                        .map_err(|error| self.client.bad_reply(format!("an event is not JSON: {error}")))?;
+                        .map_err(|error| self.client.bad_reply(format!("of an event, {}", json_reason(&error))))?;
                     self.ready.push_back(Event { id: frame.id, kind: frame.event, data });
                 }
                 Ok(())
@@ -170,12 +175,13 @@ async fn connect(
     if !last_id.is_empty() {
         request = request.header("last-event-id", &last_id);
     }
-    let opening = tokio::time::timeout(SILENCE_MAX, client.open(request, EVENT_STREAM)).await;
+    let opening = tokio::time::timeout(SILENCE_MAX, client.open(request, EVENT_STREAM, Sent::READING_STREAM)).await;
     let response = opening.map_err(|_| ClientError::Interrupted {
         url: client.url().to_owned(),
         reason: "it has been silent for too long".into(),
+        may_be_done: false,
     })??;
-    Ok(response.bytes_stream().map_err(move |error| client.broken(&error)).boxed())
+    Ok(response.bytes_stream().map_err(move |error| client.broken(&error, Sent::READING_STREAM)).boxed())
 }
 
 #[cfg(test)]

@@ -37,9 +37,10 @@ use lifeboat_api::http::{
     AllUsage, Deployment, DropReply, DropRequest, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword,
     NewUser, Service, Services, Usage, User, Users, WhoAmI,
 };
+use lifeboat_api::text::of_system;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
-use reqwest::{Certificate, Method, RequestBuilder, Response, StatusCode, Url};
+use reqwest::{Certificate, Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -129,6 +130,29 @@ struct Reply {
     status: StatusCode,
     headers: HeaderMap,
     body: Bytes,
+    sent: Sent,
+}
+
+/// What matters of a request when no answer comes.
+#[derive(Debug, Clone, Copy)]
+struct Sent {
+    /// Whether it may have changed something.
+    may_be_done: bool,
+    /// How long it may take in all; none if only silences are timed.
+    time_max: Option<Duration>,
+}
+
+impl Sent {
+    /// Of a stream that only reads.
+    const READING_STREAM: Self = Self { may_be_done: false, time_max: None };
+    /// Of a stream that changes something.
+    const WRITING_STREAM: Self = Self { may_be_done: true, time_max: None };
+
+    fn of(request: &Request) -> Self {
+        let is_query = request.method() == Method::POST && request.url().path().ends_with("/query");
+        let only_reads = request.method() == Method::GET || is_query;
+        Self { may_be_done: !only_reads, time_max: request.timeout().copied() }
+    }
 }
 
 impl Client {
@@ -154,16 +178,7 @@ impl Client {
         let http = builder
             .build()
             .map_err(|error| ClientError::Setup(format!("cannot set up TLS: {}", error::root_cause(&error))))?;
-        let token = token.map(|token| {
-            let value = HeaderValue::try_from(format!("Bearer {token}"));
-            value.map(|mut value| {
-                value.set_sensitive(true);
-                value
-            })
-        });
-        let token = token.transpose().map_err(|_| {
-            ClientError::Setup("the token has characters that no token has; log in again: lifeboat login".into())
-        })?;
+        let token = token.map(bearer).transpose()?;
         Ok(Self { http, base, token, patience: STARTING_BACKOFF, waiting: Waiting::new(|_| {}) })
     }
 
@@ -382,7 +397,7 @@ impl Client {
     ///
     /// # Errors
     /// The last [`ClientError`], once `backoff` has no more attempts or another would end the same. After
-    /// [`ClientError::Interrupted`] it may have been executed: [`Client::look_up`] tells.
+    /// [`ClientError::Interrupted`] and [`ClientError::BadReply`] it may have been executed: [`Client::look_up`] tells.
     pub async fn transact_until_known(
         &self,
         service: &str,
@@ -414,8 +429,12 @@ impl Client {
             let wait = least.and_then(|least| backoff.delay(failures).map(|delay| delay.max(least)));
             let Some(wait) = wait else {
                 return match sent {
-                    Err(error) if may_be_done && !matches!(error, ClientError::Interrupted { .. }) => {
-                        Err(ClientError::Interrupted { url: self.url().into(), reason: error.to_string() })
+                    // What is no Lifeboat server has its own code, and may have passed it on to one.
+                    Err(error)
+                        if may_be_done
+                            && !matches!(error, ClientError::Interrupted { .. } | ClientError::BadReply { .. }) =>
+                    {
+                        Err(ClientError::Interrupted { url: self.url().into(), reason: error.to_string(), may_be_done })
                     }
                     sent => sent,
                 };
@@ -525,14 +544,16 @@ impl Client {
 
     /// Sends a request, and reads all that comes back. A server that is starting, or that is not there, has done nothing,
     /// and is asked again.
-    async fn reply(&self, mut request: RequestBuilder) -> Result<Reply, ClientError> {
+    async fn reply(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
+        let mut request = request.build().map_err(|error| ClientError::Setup(error::root_cause(&error)))?;
+        let of_request = Sent::of(&request);
         // Each has a patience of its own: it may be both, one after the other.
         let (mut refusals, mut startings) = (0, 0);
         loop {
             let again = request.try_clone();
-            let sent = match request.send().await {
-                Ok(response) => Ok(self.read(response).await?),
-                Err(error) => Err(self.broken(&error).after_attempts(refusals + 1)),
+            let sent = match self.http.execute(request).await {
+                Ok(response) => Ok(self.read(response, of_request).await?),
+                Err(error) => Err(self.broken(&error, of_request).after_attempts(refusals + 1)),
             };
             let starting = match &sent {
                 Ok(reply) if reply.status == StatusCode::SERVICE_UNAVAILABLE => {
@@ -565,31 +586,32 @@ impl Client {
         }
     }
 
-    async fn read(&self, mut response: Response) -> Result<Reply, ClientError> {
+    async fn read(&self, mut response: Response, sent: Sent) -> Result<Reply, ClientError> {
         let mut body = BytesMut::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error))? {
+        while let Some(chunk) = response.chunk().await.map_err(|error| self.broken(&error, sent))? {
             if body.len() + chunk.len() > REPLY_BYTES_MAX {
                 return Err(self.bad_reply(format!("it is longer than {REPLY_BYTES_MAX} bytes")));
             }
             body.extend_from_slice(&chunk);
         }
-        Ok(Reply { status: response.status(), headers: std::mem::take(response.headers_mut()), body: body.freeze() })
+        let (status, headers) = (response.status(), std::mem::take(response.headers_mut()));
+        Ok(Reply { status, headers, body: body.freeze(), sent })
     }
 
     /// Sends a request whose reply is a stream of this type. A problem is read and returned.
-    async fn open(&self, request: RequestBuilder, content_type: &str) -> Result<Response, ClientError> {
-        let response = request.send().await.map_err(|error| self.broken(&error))?;
+    async fn open(&self, request: RequestBuilder, content_type: &str, sent: Sent) -> Result<Response, ClientError> {
+        let response = request.send().await.map_err(|error| self.broken(&error, sent))?;
         if response.status().is_success() {
             self.check_content(response.status(), response.headers(), content_type)?;
             return Ok(response);
         }
-        let reply = self.read(response).await?;
+        let reply = self.read(response, sent).await?;
         Err(self.problem(&reply))
     }
 
     async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, ClientError> {
         let body = self.success(request, JSON).await?;
-        serde_json::from_slice(&body).map_err(|error| self.bad_reply(error.to_string()))
+        serde_json::from_slice(&body).map_err(|error| self.bad_reply(error::json_reason(&error)))
     }
 
     /// Sends a request that is answered without content once it is done. Anything that speaks HTTP may give that answer,
@@ -613,19 +635,19 @@ impl Client {
         error::check_content(status, headers, content_type).map_err(|reason| self.bad_reply(reason))
     }
 
-    fn broken(&self, error: &reqwest::Error) -> ClientError {
-        let (url, reason) = (self.url().to_owned(), error::root_cause(error));
+    fn broken(&self, error: &reqwest::Error, sent: Sent) -> ClientError {
+        let (url, reason) = (self.url().to_owned(), error::reason(error, sent.time_max));
         if error.is_connect() && error::is_refused(error) {
             ClientError::Refused { url, attempts: 1 }
         } else if error.is_connect() {
             ClientError::Unreachable { url, reason }
-        } else if url.starts_with("http:") && reason == NOT_HTTP {
-            ClientError::Interrupted {
-                url,
-                reason: "that is no HTTP; try https:// if the server has a certificate".into(),
-            }
         } else {
-            ClientError::Interrupted { url, reason }
+            let hint = if url.starts_with("http:") && reason == error::NO_HTTP {
+                "; try https:// if the server has a certificate"
+            } else {
+                ""
+            };
+            ClientError::Interrupted { url, reason: reason + hint, may_be_done: sent.may_be_done }
         }
     }
 
@@ -634,15 +656,12 @@ impl Client {
     }
 
     fn problem(&self, reply: &Reply) -> ClientError {
-        error::problem(self.url(), reply.status, &reply.headers, &reply.body)
+        error::problem(self.url(), reply.status, &reply.headers, &reply.body, reply.sent.may_be_done)
     }
 }
 
 /// The type of what most requests are answered with.
 const JSON: &str = "application/json";
-
-/// What the HTTP library says of an answer such as that of a server that speaks TLS alone.
-const NOT_HTTP: &str = "invalid HTTP version parsed";
 
 /// Tells once that a server is waited for, and once that it is back, whatever is asked of it meanwhile.
 struct Waiting {
@@ -668,6 +687,17 @@ impl Waiting {
     }
 }
 
+/// The header that brings a token.
+fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
+    let value = HeaderValue::try_from(format!("Bearer {token}")).ok();
+    let value = value.filter(|_| token.bytes().all(|byte| byte.is_ascii_graphic()));
+    let mut value = value.ok_or_else(|| {
+        ClientError::Setup("the token has characters that no token has; log in again: lifeboat login".into())
+    })?;
+    value.set_sensitive(true);
+    Ok(value)
+}
+
 /// The URL of a server, if it is one.
 fn base(url: &str) -> Result<Url, ClientError> {
     let wrong = |reason: &str| {
@@ -685,7 +715,7 @@ fn base(url: &str) -> Result<Url, ClientError> {
     if !url.contains(':') || url.starts_with(|c: char| c.is_ascii_digit()) {
         return Err(wrong("it does not begin with http:// or https://"));
     }
-    let parsed = Url::parse(url).map_err(|error| wrong(&error.to_string()))?;
+    let parsed = Url::parse(url).map_err(|error| wrong(url_reason(&error.to_string())))?;
     if !matches!(parsed.scheme(), "http" | "https") {
         return Err(wrong("it is neither http nor https"));
     }
@@ -698,15 +728,30 @@ fn base(url: &str) -> Result<Url, ClientError> {
     Ok(parsed)
 }
 
+/// Why a text is no URL, of what the library says.
+fn url_reason(of_library: &str) -> &'static str {
+    match of_library {
+        "empty host" => "it names no host",
+        "invalid port number" => "its port is not a number from 0 to 65535",
+        "invalid IPv4 address" => "its host is no IPv4 address, though it looks like one",
+        "invalid IPv6 address" => "its host is no IPv6 address, though it looks like one",
+        "invalid international domain name" | "invalid domain character" => "its host has characters that no name has",
+        _ => "it is no URL",
+    }
+}
+
 fn certificates(file: &std::path::Path) -> Result<Vec<Certificate>, ClientError> {
     let wrong = |reason: String| {
         let shown = file.display().to_string();
-        ClientError::Setup(format!("certificates '{}' cannot be used: {reason}", shown.escape_debug()))
+        ClientError::Setup(format!(
+            "certificates '{}' cannot be used: {reason}; name a file of certificates (PEM) with --ca",
+            shown.escape_debug()
+        ))
     };
-    let pem = std::fs::read(file).map_err(|error| wrong(error.to_string()))?;
+    let pem = std::fs::read(file).map_err(|error| wrong(of_system(&error)))?;
     let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error::root_cause(&error)))?;
     if certificates.is_empty() {
-        return Err(wrong("there is no certificate in it; it must be PEM".into()));
+        return Err(wrong("there is no certificate in it".into()));
     }
     Ok(certificates)
 }
@@ -726,7 +771,11 @@ mod tests {
             ("lifeboat.example.org", "does not begin with http://"),
             ("localhost:7098", "neither http nor https"),
             ("ftp://a", "neither http nor https"),
-            ("http://", "empty host"),
+            ("http://", "names no host"),
+            ("http://:80", "names no host"),
+            ("http://a:99999", "port is not a number"),
+            ("http://a b", "characters that no name has"),
+            ("http://[::1", "no IPv6 address"),
             ("http://a/?b", "after the path"),
             ("http://ada:secret@a/", "log in with"),
         ] {
@@ -791,6 +840,14 @@ mod tests {
         assert!(Server::is_same("https://a/x/", "https://a:443/x"));
         for other in ["https://a", "http://a:81", "http://a/x", "http://b", "http://ada@a", "a"] {
             assert!(!Server::is_same("http://a", other), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_visible_ascii_or_refused_before_it_is_sent() {
+        for token in ["\u{fc}", "a b", "a\nb"] {
+            let error = Client::new(&Server { url: "http://a".into(), ca: None }, Some(token)).expect_err(token);
+            assert!(error.to_string().starts_with("the token has characters that no token has"), "{error}");
         }
     }
 

@@ -105,7 +105,7 @@ impl Login {
 /// A log-in that breaks off has done nothing that matters: at most there is a token that nobody has.
 fn unreachable(error: ClientError) -> ClientError {
     match error {
-        ClientError::Interrupted { url, reason } => ClientError::Unreachable { url, reason },
+        ClientError::Interrupted { url, reason, .. } => ClientError::Unreachable { url, reason },
         error => error,
     }
 }

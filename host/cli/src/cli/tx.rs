@@ -78,7 +78,9 @@ impl Tx {
                 }
             };
             let answer = match sent {
-                Err(error @ ClientError::Interrupted { .. }) => return Err(error).with_context(how_to_know),
+                Err(error @ (ClientError::Interrupted { .. } | ClientError::BadReply { .. })) => {
+                    return Err(error).with_context(how_to_know);
+                }
                 sent => sent?,
             };
             print_answer(&answer, self.json)
