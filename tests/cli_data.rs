@@ -393,6 +393,33 @@ fn verify_finds_a_state_that_diverged_behind_equal_answers() {
     assert!(output.exits(1).contains("count: the state diverged between transaction 0 and 1, with the same answers"));
 }
 
+#[test]
+fn a_directory_in_the_place_of_a_file_is_named_with_a_remedy_and_verify_goes_on() {
+    let folder = Folder::new();
+    folder.counter();
+    folder.send("count", &guest("count.wat"), &[json!({"text": "x"})]).exits(0);
+    let directory = folder.path("data");
+    let mut hash = None;
+    folder.with_directory(|_, contents| {
+        hash = contents.services.iter().find(|found| *found.name == *"count").map(|found| found.entry.workload);
+    });
+    let workload = format!("{}.workload", hash.expect("it is there"));
+    std::fs::remove_file(directory.join(&workload)).expect("it is there");
+    std::fs::create_dir(directory.join(&workload)).expect("a folder");
+    let is_directory = format!("'{workload}' is a directory, and not a file: move it away, and put");
+    let output = folder.output("verify", &[]);
+    let text = output.exits(1);
+    assert!(text.contains(&is_directory) && text.contains("counter: proven from"), "{text}");
+    folder.output("query", &["count", "x"]).exits_with_one_line(1, &[&is_directory]);
+    std::fs::remove_file(directory.join("lock")).expect("it is there");
+    std::fs::create_dir(directory.join("lock")).expect("a folder");
+    folder.output("services", &[]).exits_with_one_line(1, &["'lock' is a directory, and not a file: move it away"]);
+    std::fs::remove_dir(directory.join("lock")).expect("it is there");
+    std::fs::remove_file(directory.join("catalog.redb")).expect("it is there");
+    std::fs::create_dir(directory.join("catalog.redb")).expect("a folder");
+    folder.output("services", &[]).exits_with_one_line(1, &["whose catalog.redb is gone, or is no file (ls -l shows"]);
+}
+
 // Divergence that an operator accepts.
 
 #[test]

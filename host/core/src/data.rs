@@ -84,8 +84,8 @@ pub enum DataError {
     },
     /// It is one, and its catalog is gone.
     #[error(
-        "it is a data directory, with files such as '{file}', that has no {CATALOG_FILE} any more: put that back from the \
-         newest copy of the directory; nothing was changed"
+        "it is a data directory, with files such as '{file}', whose {CATALOG_FILE} is gone, or is no file (ls -l shows what \
+         is there): put it back from the newest copy of the directory; nothing was changed"
     )]
     CatalogMissing {
         /// One of its files.
@@ -106,6 +106,12 @@ pub enum DataError {
     /// A snapshot's file.
     #[error(transparent)]
     Snapshot(#[from] SnapshotFileError),
+    /// There is a directory in the place of one of its files.
+    #[error("'{file}' is a directory, and not a file: move it away, and put the file back from a copy if there is one")]
+    NotAFile {
+        /// The name.
+        file: String,
+    },
     /// A workload's file is gone.
     #[error(
         "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no server has the directory"
@@ -382,6 +388,7 @@ fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError>
     }
     storage.lock().map_err(|error| match error.kind() {
         io::ErrorKind::WouldBlock => DataError::InUse,
+        io::ErrorKind::IsADirectory => DataError::NotAFile { file: "lock".into() },
         _ => DataError::storage("lock the data directory")(error),
     })
 }
@@ -913,7 +920,7 @@ fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataErro
 pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u8>, DataError> {
     let (name, file, bytes) = open_workload(storage, hash)?;
     let mut content = vec![0; usize::try_from(bytes).expect("MODULE_BYTES_MAX fits")];
-    file.read_exact_at(0, &mut content).map_err(DataError::storage(format!("read '{name}'")))?;
+    file.read_exact_at(0, &mut content).map_err(|error| no_workload(&name, "read", error))?;
     if WorkloadHash::of(&content) != *hash {
         return Err(DataError::WorkloadDamaged { file: name });
     }
@@ -931,16 +938,21 @@ pub(crate) fn workload_bytes(storage: &dyn Storage, hash: &WorkloadHash) -> Resu
 /// The name, the file and the length of a stored workload, which is no more than one may have.
 fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, Box<dyn StorageFile>, u64), DataError> {
     let name = workload_file(hash);
-    let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
-    let file = storage.open(&name).map_err(|error| match error.kind() {
-        io::ErrorKind::NotFound => DataError::WorkloadMissing { file: name.clone() },
-        _ => failed("open")(error),
-    })?;
-    let bytes = file.bytes().map_err(failed("read"))?;
+    let file = storage.open(&name).map_err(|error| no_workload(&name, "open", error))?;
+    let bytes = file.bytes().map_err(|error| no_workload(&name, "read", error))?;
     if bytes > lifeboat_vm::workload::MODULE_BYTES_MAX {
         return Err(DataError::WorkloadDamaged { file: name });
     }
     Ok((name, file, bytes))
+}
+
+/// Why there is no stored workload in file `name`.
+fn no_workload(name: &str, action: &str, error: io::Error) -> DataError {
+    match error.kind() {
+        io::ErrorKind::NotFound => DataError::WorkloadMissing { file: name.into() },
+        io::ErrorKind::IsADirectory => DataError::NotAFile { file: name.into() },
+        _ => DataError::storage(format!("{action} '{name}'"))(error),
+    }
 }
 
 /// The events that tell of what is wrong with a directory.

@@ -123,6 +123,7 @@ impl Data {
     /// Why a state cannot be brought back, as the error that says which exit code it means.
     pub(crate) fn no_state(&self, error: StateError) -> anyhow::Error {
         match error {
+            StateError::Data(error) => graded(error),
             StateError::OutOfRange { ref service, .. } => {
                 let option = self.option();
                 UsageError(format!("{error}; lifeboat journal {option} {service} lists them")).into()
@@ -183,6 +184,7 @@ pub(crate) fn graded(error: DataError) -> anyhow::Error {
     match error {
         DataError::CatalogMissing { .. }
         | DataError::Orphan { .. }
+        | DataError::NotAFile { .. }
         | DataError::WorkloadMissing { .. }
         | DataError::WorkloadDamaged { .. }
         | DataError::Catalog(CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. }) => {
