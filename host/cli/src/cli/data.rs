@@ -17,6 +17,7 @@ use lifeboat_journal::segments::SEGMENT_BYTES;
 use lifeboat_journal::storage::{DiskStorage, Storage};
 use lifeboat_server::config::{CONFIG_FILE, DATA, TOKEN_LIFETIME};
 use lifeboat_vm::engine::Program;
+use lifeboat_vm::rehydrate::RehydrateError;
 use lifeboat_vm::workload::Workload;
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -28,7 +29,7 @@ use tokio::runtime::Runtime;
 
 /// What a data directory takes once a service is in it, in bytes, but for workloads and snapshots: a segment of the journal, and
 /// the catalog with its reserve.
-const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
+pub(crate) const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
 
 /// Where services are kept: in a data directory, or else by the server that one is logged in to.
 #[derive(Debug, clap::Args)]
@@ -89,6 +90,14 @@ impl Data {
         completed(&orphan.reason(), &self.directory)
     }
 
+    /// What an operator may do about a replay that diverges.
+    pub(crate) fn way_on(&self, service: &Name, sequence: Sequence) -> String {
+        let option = self.option();
+        format!(
+            "to go on with what the replay gives, run lifeboat resume {option} {service} --accept-divergence-at {sequence}"
+        )
+    }
+
     /// The option as a shell is to be given it again.
     pub(crate) fn option(&self) -> String {
         option(&self.directory)
@@ -121,8 +130,11 @@ impl Data {
     }
 
     /// Why a state cannot be brought back, as the error that says which exit code it means.
-    pub(crate) fn no_state(&self, error: StateError) -> anyhow::Error {
+    pub(crate) fn no_state(&self, service: &Name, error: StateError) -> anyhow::Error {
         match error {
+            StateError::Rehydrate(RehydrateError::Diverged { sequence, .. }) => {
+                FindingError(format!("{error}; {}", self.way_on(service, sequence))).into()
+            }
             StateError::Data(error) => graded(error),
             StateError::OutOfRange { ref service, .. } => {
                 let option = self.option();

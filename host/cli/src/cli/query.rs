@@ -62,8 +62,9 @@ impl Query {
         let runtime = runtime()?;
         let (scratch, program) = scratch(&runtime, storage, &found)?;
         let at = self.at.map(Sequence);
-        let state =
-            runtime.block_on(scratch.state(storage, &program, &found, at)).map_err(|error| data.no_state(error))?;
+        let state = runtime
+            .block_on(scratch.state(storage, &program, &found, at))
+            .map_err(|error| data.no_state(&found.name, error))?;
         let (sequence, timestamp) = (state.sequence, state.timestamp);
         let vm = VmId { service: found.name.clone(), number: state.course.vm_number };
         let attempt = runtime.block_on(scratch.query(state, &user, self.body.as_bytes()));

@@ -67,14 +67,16 @@ impl Resume {
                 );
                 return Err(UsageError(text).into());
             }
-            Err(error) => return Err(self.data.no_state(error)),
+            Err(error) => return Err(self.data.no_state(&name, error)),
         }
         match runtime.block_on(scratch.state(storage, &program, &found, None)) {
             Ok(state) => {
                 let _ = writeln!(io::stderr(), "{name}: the replay comes to its end, transaction {}", state.sequence);
                 Ok(ExitCode::from(exit::OK))
             }
-            Err(error) => Err(self.data.no_state(error).context(format!("service '{name}' will still not start"))),
+            Err(error) => {
+                Err(self.data.no_state(&name, error).context(format!("service '{name}' will still not start")))
+            }
         }
     }
 }

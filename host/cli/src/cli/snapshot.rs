@@ -44,7 +44,7 @@ impl Snapshot {
         let (scratch, program) = scratch(&runtime, storage, &found)?;
         let state = runtime
             .block_on(scratch.state(storage, &program, &found, None))
-            .map_err(|error| self.data.no_state(error))?;
+            .map_err(|error| self.data.no_state(&found.name, error))?;
         let (record, mut course) = (state.record, state.course.clone());
         course.forgotten_id_time = found.newest_id_time(state.sequence);
         let exported = runtime.block_on(scratch.export(scratch.subject_of(&program, &found), state));

@@ -12,7 +12,7 @@ use lifeboat_api::size::grouped;
 use lifeboat_api::text::{Printable, plain};
 use lifeboat_host::data::{Contents, FoundService, Locked};
 use lifeboat_host::scratch::Scratch;
-use lifeboat_host::verify::{Proof, transactions, verify};
+use lifeboat_host::verify::{Finding, Proof, transactions, verify};
 use serde_json::json;
 use std::io::{self, IsTerminal, Write};
 use std::process::ExitCode;
@@ -81,7 +81,7 @@ impl Verify {
             bar.finish_and_clear();
             let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
             if !self.json {
-                let text = remote::fitting(lines(&proof) + &trusted_line(found, &proof));
+                let text = remote::fitting(lines(&proof) + &trusted_line(found, &proof) + &self.way_on_line(&proof));
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
             }
             proofs.push(proof);
@@ -98,6 +98,17 @@ impl Verify {
         let is_sound = contents.recovery.damages.is_empty() && orphans.is_empty();
         let is_proven = is_sound && proofs.iter().all(|proof| proof.findings.is_empty());
         Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+
+    /// What an operator may do, if a transaction diverges.
+    fn way_on_line(&self, proof: &Proof) -> String {
+        let diverged = proof.findings.iter().find_map(|finding| match finding {
+            Finding::Diverged { sequence, .. } => Some(*sequence),
+            _ => None,
+        });
+        diverged.map_or(String::new(), |sequence| {
+            format!("{}: {}\n", proof.service, self.data.way_on(&proof.service, sequence))
+        })
     }
 
     fn read(&self) -> anyhow::Result<(Locked, Contents)> {
