@@ -8,6 +8,7 @@ use lifeboat_host::data::{DataError, Locked};
 use lifeboat_journal::storage::DiskStorage;
 use serde_json::Value;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -69,6 +70,15 @@ fn a_folder_is_set_up_once_and_nothing_is_overwritten() {
     assert!(resumed.stderr.contains("has admin 'admin' already"), "{}", resumed.stderr);
     assert!(lets_in(&folder, "admin", "correct horse") && !lets_in(&folder, "other", "correct horse"));
     check(&file).output().exits(0);
+}
+
+#[test]
+fn nobody_but_its_owner_may_write_a_new_configuration() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let init = format!("umask 0; lifeboat init --admin-password-stdin {}", folder.path().display());
+    shell(&init).input("correct horse\n").output().exits(0);
+    let mode = fs::metadata(folder.path().join("lifeboat.toml")).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o644);
 }
 
 #[test]

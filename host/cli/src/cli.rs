@@ -198,16 +198,15 @@ pub(crate) struct Unusable {
     code: u8,
 }
 
+/// How the standard library words a full disk of which it has no number, and how all else words one.
+const BARE_FULL: &str = "no storage space";
+const FULL: &str = "no space left on the device";
+
 /// What to do on a full disk.
 const MAKE_ROOM: &str = "make room on its disk (df shows how much it has), and run the command again";
 
 const UNUSABLE: [Unusable; 4] = [
-    Unusable {
-        kind: io::ErrorKind::StorageFull,
-        words: "no space left on the device",
-        remedy: MAKE_ROOM,
-        code: exit::HOST,
-    },
+    Unusable { kind: io::ErrorKind::StorageFull, words: FULL, remedy: MAKE_ROOM, code: exit::HOST },
     Unusable {
         kind: io::ErrorKind::QuotaExceeded,
         words: "the disk quota is used up",
@@ -283,7 +282,7 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
 /// Prints the error, on one line unless it is several, which a terminal shows folded, and maps it to the exit code: the one place where errors become
 /// codes.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
-    let mut text = plain(&format!("{error:#}"));
+    let mut text = plain(&format!("{error:#}")).replace(BARE_FULL, FULL);
     // What a server waits for, a command that ends does not.
     if !error.is::<ClientError>() {
         text = text.replace(", and it goes on by itself", ", and run the command again");

@@ -5,17 +5,19 @@
 //! file last, by whose absence it is known that it was not finished. A step that was done is not done again, and nothing
 //! that is there is overwritten.
 
-use super::{UsageError, UsageErrors, data, exit, random_salt};
+use super::data::{self, DATA_BYTES_MIN};
+use super::{UsageError, UsageErrors, exit, random_salt, with_need};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::access::PASSWORD_BYTES_MAX;
 use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::name::Name;
 use lifeboat_host::auth::{AccountError, Accounts, check_password};
-use lifeboat_host::catalog::CATALOG_FILE;
+use lifeboat_host::catalog::{CATALOG_FILE, CatalogError};
 use lifeboat_server::config::{CONFIG_FILE, Config, ConfigErrors, DATA, Overrides, TEMPLATE};
-use std::fs::{self, File};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, IsTerminal, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -115,6 +117,11 @@ impl Init {
             Err(error @ (AccountError::Password(_) | AccountError::Exists { .. })) => {
                 Err(UsageError(error.to_string()).into())
             }
+            // There is nothing in a new directory that could be removed to make room.
+            Err(AccountError::Catalog(CatalogError::NoRoom { source, .. })) => {
+                let error = with_need(source, "a data directory", DATA_BYTES_MIN);
+                Err(error).context("cannot add the first admin")
+            }
             Err(error) => Err(error).context("cannot add the first admin"),
         }
     }
@@ -162,10 +169,16 @@ fn read_password() -> anyhow::Result<String> {
         .map_err(|_| UsageError("the password on standard input is not UTF-8 text; choose another one".into()).into())
 }
 
+/// Who may read and write a new configuration, at the most.
+const CONFIG_MODE: u32 = 0o644;
+
 /// Writes the file aside first: after a crash there is a whole one or none.
 fn write_config(path: &Path) -> io::Result<()> {
     let aside = path.with_extension("toml.tmp");
-    let mut file = File::create(&aside)?;
+    // Whatever others may write by default: it decides who may reach what.
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(CONFIG_MODE);
+    let mut file = options.open(&aside)?;
     file.write_all(TEMPLATE.as_bytes())?;
     file.sync_all()?;
     fs::rename(&aside, path)?;
