@@ -58,6 +58,13 @@ impl Resume {
             let shown = super::shown(path);
             UsageError(format!("{shown} {reason}; name another file, or remove it if its batch is not to go on"))
         };
+        if std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir()) {
+            let shown = super::shown(path);
+            return Err(UsageError(format!(
+                "{shown} is no file, but a device or a pipe; name a file that can be kept"
+            ))
+            .into());
+        }
         let Some(mut file) = locked(path).map_err(failed)? else {
             let shown = super::shown(path);
             return Err(UsageError(format!("{shown} is that of a batch under way; wait for its end")).into());
@@ -201,6 +208,12 @@ mod tests {
 
     fn take(path: &Path) -> anyhow::Result<Resume> {
         Resume::take(path, "http://a", "ada", &bank())
+    }
+
+    #[test]
+    fn a_device_is_said_to_be_no_file() {
+        let error = take(Path::new("/dev/null")).err().expect("nothing is kept there").to_string();
+        assert_eq!(error, "'/dev/null' is no file, but a device or a pipe; name a file that can be kept");
     }
 
     #[test]
