@@ -688,8 +688,10 @@ fn a_run_reserves_what_its_workload_needs_and_names_the_limit_that_is_too_low() 
     };
     // In KiB: two machines with a slot each and the service's share of maintenance, each of them 4 GiB.
     run(32 << 20).exits(0);
-    run(16 << 20).exits_with_one_line(
+    let low = run(16 << 20);
+    low.exits_with_one_line(
         4,
         &["24 GiB of address space", "under a limit of 16 GiB", "to 26 GiB (ulimit -v 27262976)"],
     );
+    assert!(!low.stderr.contains("mmap"), "{}", low.stderr);
 }

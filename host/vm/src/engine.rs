@@ -208,6 +208,12 @@ fn set_up_remedy(limits: &PoolLimits, limit_bytes: Option<u64>, is_configured: b
     }
 }
 
+/// What the operating system said, without what the library says of it, whose bytes are in hexadecimal digits.
+fn without_mapping(reason: String) -> String {
+    let of_system = reason.rsplit_once("mmap failed to reserve ").and_then(|(_, rest)| rest.split_once(": "));
+    of_system.map_or(reason.clone(), |(_, of_system)| of_system.to_owned())
+}
+
 impl EngineError {
     /// The same of a pool that an operator configured, who can have it smaller.
     #[must_use]
@@ -304,7 +310,7 @@ impl Engine {
             reason,
         };
         let config = config(limits, slot_bytes).map_err(&fail)?;
-        let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(one_line(&error)))?;
+        let wasmtime = wasmtime::Engine::new(&config).map_err(|error| fail(without_mapping(one_line(&error))))?;
         let mut linker = Linker::new(&wasmtime);
         add_to_linker(&mut linker).map_err(|error| fail(one_line(&error)))?;
         let guests = tokio::runtime::Builder::new_multi_thread()
@@ -699,6 +705,14 @@ mod tests {
             assert_eq!(are_next.iter().map(Option::is_some).collect::<Vec<_>>(), [false, false, true], "{at_most}");
             drop((are_next, second));
         }
+    }
+
+    #[test]
+    fn of_address_space_that_cannot_be_had_the_system_says_why() {
+        let of_library =
+            "failed to create memory pool mapping: mmap failed to reserve 0x60e bytes: Cannot allocate memory";
+        assert_eq!(without_mapping(of_library.into()), "Cannot allocate memory");
+        assert_eq!(without_mapping("a: b".into()), "a: b");
     }
 
     #[test]

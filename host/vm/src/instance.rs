@@ -76,13 +76,25 @@ pub enum MoveError {
         text: String,
     },
     /// `snapshot` or `restore` did not finish.
-    #[error("the guest's {phase} failed: {cause}")]
+    #[error("the guest's {phase} failed: {}", moving_cause(phase, cause))]
     Failed {
         /// `snapshot` or `restore`.
         phase: &'static str,
         /// Why.
         cause: Cause,
     },
+}
+
+/// Why `snapshot` or `restore` did not finish. What it may burn is no tank of the service, and no deployment has more.
+fn moving_cause(phase: &str, cause: &Cause) -> String {
+    match cause {
+        Cause::Fuel { limit_fuel } => format!(
+            "cpu: it did not end within {} fuel, the most that a {phase} may burn on any size and with any --fuel; mend the \
+             workload's {phase}, and deploy it as a new service",
+            grouped(*limit_fuel)
+        ),
+        cause => cause.to_string(),
+    }
 }
 
 impl MoveError {
