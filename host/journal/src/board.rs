@@ -19,8 +19,8 @@ pub struct Board {
 /// What a [`Board`] shows.
 #[derive(Debug, Default)]
 pub struct Placed {
-    /// Where new records are.
-    pub records: Vec<(RecordNumber, Location)>,
+    /// Where new records are, and the bytes that each took: its own, and its share of what else its frame has.
+    pub records: Vec<(RecordNumber, Location, u64)>,
     /// Where records are that were carried elsewhere, which was later, by the first of each. If two tell of a record, the
     /// one that begins later is right.
     pub moved: BTreeMap<RecordNumber, Moved>,
@@ -46,7 +46,7 @@ impl Board {
 
     pub(crate) fn add(&self, number: RecordNumber, location: Location, journal_bytes: u64) {
         let mut placed = self.placed();
-        placed.records.push((number, location));
+        placed.records.push((number, location, journal_bytes));
         placed.journal_bytes += journal_bytes;
         drop(placed);
         self.has_news.store(true, Ordering::Release);

@@ -26,7 +26,7 @@ use std::sync::{Arc, OnceLock};
 /// of the queue.
 const ANSWER_BYTES_GUESS: u64 = 64 * 1024;
 
-/// The part of what a service writes that may be relocated answers, as a divisor: 1/4.
+/// The part of what else a service writes that may be relocated answers, frames included, as a divisor: 1/4.
 pub const RELOCATED_SHARE: u64 = 4;
 
 /// Bytes of relocated answers that are saved up for at the most: a service that needed none for long relocates no more
@@ -69,6 +69,8 @@ pub struct DurableJournal {
     /// Bytes of relocated answers that are paid for by what was written. Below zero, what was relocated is still to be
     /// paid for.
     relocation_credit: i64,
+    /// Relocated answers of which it is not known yet what they took, and the bytes that were paid for each.
+    relocated: VecDeque<(RecordNumber, u64)>,
     /// Nothing is relocated before the service's records take so many bytes: the last time an answer could not be read.
     relocates_from: u64,
     /// Bytes that this service's records take in the journal, since some time.
@@ -154,6 +156,7 @@ impl DurableJournal {
             answered: answered.collect(),
             forgotten: 0,
             relocation_credit: 0,
+            relocated: VecDeque::new(),
             relocates_from: 0,
             journal_bytes: history.journal_bytes,
             snapshot_bytes: history.snapshot_bytes,
@@ -172,11 +175,16 @@ impl DurableJournal {
         }
         let appended_bytes = self.placed.journal_bytes - placed_bytes;
         self.journal_bytes += appended_bytes;
-        self.relocation_credit = self
-            .relocation_credit
-            .saturating_add_unsigned(appended_bytes / RELOCATED_SHARE)
-            .min(RELOCATED_CREDIT_MAX.cast_signed());
-        for (number, location) in &self.placed.records {
+        let mut paying_bytes = 0;
+        for (number, location, bytes) in &self.placed.records {
+            match self.relocated.pop_front_if(|(relocated, _)| relocated == number) {
+                // Or answers that each take a block would pay for one another, and be relocated again and again.
+                Some((_, charged)) => {
+                    let beside_bytes = bytes.saturating_sub(charged);
+                    self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(beside_bytes);
+                }
+                None => paying_bytes += bytes,
+            }
             let is_next = |next: &Answered| next.number == *number;
             if !self.answered.get(self.next_placed).is_some_and(is_next) {
                 // One without a kept answer, or the first since some were forgotten.
@@ -187,6 +195,10 @@ impl DurableJournal {
                 self.next_placed += 1;
             }
         }
+        self.relocation_credit = self
+            .relocation_credit
+            .saturating_add_unsigned(paying_bytes / RELOCATED_SHARE)
+            .min(RELOCATED_CREDIT_MAX.cast_signed());
         for moved in self.placed.moved.values() {
             let first = self.answered.partition_point(|answered| answered.number < moved.first);
             for answered in self.answered.range_mut(first..) {
@@ -414,6 +426,7 @@ impl Journal for DurableJournal {
                 // A failure has no answer that counts, and a text all the same.
                 let bytes = transaction.answer_bytes().max(record_bytes);
                 self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(bytes);
+                self.relocated.push_back((number, bytes));
             }
             Record::Transaction(_)
             | Record::Snapshot { .. }
@@ -604,6 +617,24 @@ mod tests {
         assert!(read <= answers * (ANSWER_READ_BYTES as u64), "{read}");
         assert!(ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("none is due").is_empty());
         assert_eq!(storage.read_bytes() - before, read);
+    }
+
+    #[tokio::test]
+    async fn relocated_answers_are_charged_what_their_frames_take_and_pay_for_no_others() {
+        let storage = SimulatedStorage::new(1);
+        let (_writer, committer) = open(&storage);
+        let mut ant = DurableJournal::new(name("ant"), committer.clone(), History::default());
+        for sequence in 1..=8 {
+            commit(vec![(&mut ant, Record::Transaction(transaction(sequence, sequence == 1, 0, 0)))]).await;
+        }
+        ant.catch_up();
+        let before = (ant.journal_bytes, ant.relocation_credit);
+        assert_eq!(ant.relocate_answers(0).await.expect("relocated").len(), 1);
+        committer.settle().await.expect("written");
+        ant.catch_up();
+        let written = ant.journal_bytes - before.0;
+        assert!(written >= BLOCK_BYTES as u64, "it is alone in its frame: {written}");
+        assert_eq!(before.1 - ant.relocation_credit, written.cast_signed());
     }
 
     #[test]
