@@ -127,17 +127,10 @@ fn a_data_directory_is_not_made_the_folder_of_another() {
 #[test]
 fn an_empty_configuration_is_whole() {
     let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
     let file = folder.path().join("lifeboat.toml");
     fs::write(&file, "").expect("a file can be written");
     let shown = check(&file).output();
-    let data = folder.path().join("data");
-    assert_eq!(
-        shown.stderr,
-        format!(
-            "lifeboat: data directory '{}' is not there yet: lifeboat init makes it, with a first admin\n",
-            data.display()
-        )
-    );
     // What is printed says the same.
     let printed = folder.path().join("printed.toml");
     fs::write(&printed, shown.exits(0)).expect("a file can be written");
@@ -158,13 +151,15 @@ fn an_empty_configuration_is_whole() {
 fn a_wrong_configuration_is_told_in_one_line_with_its_place() {
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("lifeboat.toml");
+    init(folder.path()).output().exits(0);
+    fs::remove_file(&file).expect("it is there");
     check(&file).output().exits_with_one_line(2, &["there is no such file; lifeboat init writes one"]);
     fs::write(&file, "[server]\nlisten = 7098\n").expect("a file can be written");
     check(&file).output().exits_with_one_line(2, &["lifeboat.toml:2:10: listen is 7098; it must be a text in quotes"]);
-    fs::write(&file, "[server]\nlisten = \"0.0.0.0:1\"\n").expect("a file can be written");
+    fs::write(&file, "[server]\nlisten = \"0.0.0.0:0\"\n").expect("a file can be written");
     let exposed = check(&file).output();
     exposed.exits(2);
-    let place = format!("lifeboat: {}:2:10: 0.0.0.0:1 can be reached from other machines", file.display());
+    let place = format!("lifeboat: {}:2:10: 0.0.0.0:0 can be reached from other machines", file.display());
     assert!(exposed.stderr.starts_with(&place), "{}", exposed.stderr);
     check(&file).arg("--insecure").output().exits(0);
 }
@@ -253,18 +248,101 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
     assert!(line.starts_with(&place(1, 1)), "{line}");
     // What is no data directory no server can go on with.
     write("data = '.'\n".into());
-    check(&file).output().exits_with_one_line(2, &["data directory '", "has other files in it"]);
+    let words = ["data directory '", "lifeboat init made this folder, in which the data directory is another"];
+    both_refuse(&file, 2, &words);
+}
+
+/// Checks that `config check` and `serve` refuse a file with this code and one line with these words.
+#[track_caller]
+fn both_refuse(file: &Path, code: i32, words: &[&str]) {
+    check(file).output().exits_with_one_line(code, words);
+    let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(file).output();
+    serve.exits_with_one_line(code, words);
+}
+
+#[test]
+fn a_data_directory_with_which_no_server_starts_is_refused_by_the_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    let write = |text: &str| fs::write(&file, text).expect("a file can be written");
+    write("data = 'none'\n");
+    both_refuse(&file, 2, &["data directory '", "none': there is no such directory"]);
+    write("data = 'empty'\n");
+    fs::create_dir(folder.path().join("empty")).expect("a folder");
+    both_refuse(&file, 2, &["data directory '", "empty': the directory is empty"]);
+    write("data = 'of-run'\n");
+    let run =
+        lifeboat(["run", "--service", "bank", "--data"]).arg(folder.path().join("of-run")).arg(prebuilt("counter"));
+    run.output().exits(0);
+    both_refuse(&file, 2, &["has no users, so nobody could log in; lifeboat init FOLDER"]);
+}
+
+#[test]
+fn a_data_directory_whose_segments_are_gone_is_damaged_for_every_command() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let data = folder.path().join("data");
+    lifeboat(["run", "--service", "bank", "--data"]).arg(&data).arg(prebuilt("counter")).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    // As after a crash: what a seal says of the end of the journal is not there.
+    taken(&data).catalog().set_seal(None).expect("writable");
+    for entry in fs::read_dir(&data).expect("it can be listed") {
+        let path = entry.expect("an entry").path();
+        if path.extension().is_some_and(|extension| extension == "segment") {
+            fs::remove_file(path).expect("it is there");
+        }
+    }
+    both_refuse(&file, 1, &["the journal has no segments", "put them back from the newest copy of the directory"]);
+}
+
+#[test]
+fn a_certificate_and_a_key_that_are_both_unusable_are_both_reported() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    let (readme, key) = (tls_file("README.md"), folder.path().join("missing.key"));
+    for (certificate, words) in [(readme, "there is no certificate in it"), (tls_file("expired.pem"), "it expired at")]
+    {
+        let text = format!("[server.tls]\ncertificate = '{}'\nkey = '{}'\n", certificate.display(), key.display());
+        fs::write(&file, text).expect("a file can be written");
+        let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
+        for refused in [check(&file).output(), serve] {
+            refused.exits(2);
+            assert!(refused.stderr.contains(words), "{}", refused.stderr);
+            assert!(refused.stderr.contains("missing.key' cannot be used: it cannot be read"), "{}", refused.stderr);
+        }
+    }
+}
+
+#[test]
+fn an_address_of_another_machine_is_refused_by_the_check() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    // Of the block for documentation.
+    fs::write(&file, "[server]\nlisten = \"192.0.2.1:7098\"\n").expect("a file can be written");
+    let words = "cannot listen on 192.0.2.1:7098: it is not an address of this machine; name one that is";
+    let refused = check(&file).arg("--insecure").output();
+    let line = refused.stderr.lines().next().expect("a line");
+    assert!(refused.code == 2 && line.contains(":2:10: ") && line.contains(words), "{}", refused.stderr);
+    let serve = lifeboat(["serve", "--insecure", "--config"]).arg(&file).output();
+    serve.exits_with_one_line(2, &[words]);
 }
 
 #[test]
 fn the_environment_overrides_the_file() {
     let folder = tempfile::tempdir().expect("a folder");
+    init(&folder.path().join("there")).output().exits(0);
+    init(folder.path()).output().exits(0);
+    fs::rename(folder.path().join("data"), folder.path().join("here")).expect("on one disk");
     fs::write(folder.path().join("lifeboat.toml"), "data = \"here\"\n").expect("a file can be written");
     let check =
         |variables: &str| shell(&format!("{variables} lifeboat config check --json")).within(folder.path()).output();
     let json = |variables: &str| -> Value { serde_json::from_str(check(variables).exits(0)).expect("JSON") };
-    let set = json("LIFEBOAT_LISTEN=127.0.0.1:1 LIFEBOAT_DATA=/there");
-    assert_eq!((set["server"]["listen"].as_str(), set["data"].as_str()), (Some("127.0.0.1:1"), Some("/there")));
+    let there = folder.path().join("there/data").display().to_string();
+    let set = json(&format!("LIFEBOAT_LISTEN=127.0.0.1:7099 LIFEBOAT_DATA={there}"));
+    assert_eq!((set["server"]["listen"].as_str(), set["data"].as_str()), (Some("127.0.0.1:7099"), Some(&*there)));
     let empty = json("LIFEBOAT_LISTEN= LIFEBOAT_DATA=");
     assert_eq!(empty["server"]["listen"], "127.0.0.1:7098");
     let data = empty["data"].as_str().map(Path::new).expect("text");

@@ -1215,8 +1215,8 @@ async fn a_server_with_a_certificate_speaks_tls_alone_and_one_without_stays_on_l
     let refused = Listener::bind(everywhere, None, false).await.expect_err("there is no TLS").to_string();
     assert!(refused.contains("--insecure") && refused.contains("[server.tls]"), "{refused}");
     assert!(Listener::bind(everywhere, None, true).await.is_ok());
-    let wrong =
-        tls::server_config(&tls_file("server.pem"), &tls_file("README.md")).expect_err("it is no key").to_string();
+    let wrong = tls::server_config(&tls_file("server.pem"), &tls_file("README.md")).expect_err("it is no key");
+    let wrong = wrong.iter().map(ToString::to_string).collect::<String>();
     assert!(wrong.starts_with("the key '") && wrong.contains("README.md"), "{wrong}");
 }
 

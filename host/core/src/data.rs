@@ -34,7 +34,7 @@ use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::Name;
 use lifeboat_journal::commit::{self, CommitError, Committer, Writer};
 use lifeboat_journal::frame::{DirectoryId, RecordNumber};
-use lifeboat_journal::recovery::{OpenError, Recovery};
+use lifeboat_journal::recovery::{Found, OpenError, Recovery};
 use lifeboat_journal::segments::{Log, Options, Origin};
 use lifeboat_journal::storage::{LockGuard, Storage, StorageFile};
 use orphans::{Orphans, Search};
@@ -314,24 +314,33 @@ impl Locked {
         Ok((recovery, orphans))
     }
 
+    /// Checks that its journal can be opened, without changing a byte.
+    ///
+    /// # Errors
+    /// [`DataError`]. Damage that a host can go on with is none.
+    pub fn check(&self) -> Result<(), DataError> {
+        self.inspect(&mut |_| {}).map(drop)
+    }
+
+    fn inspect(&self, found: &mut dyn FnMut(Found<'_>)) -> Result<Recovery, DataError> {
+        let seal = self.catalog.seal()?;
+        let is_new = !self.catalog.is_journal_in_use()?;
+        let recovery =
+            lifeboat_journal::recovery::inspect(&*self.storage, self.catalog.directory(), seal.as_ref(), found)?;
+        if recovery.is_new && !is_new && seal.is_none() {
+            return Err(OpenError::Missing.into());
+        }
+        Ok(recovery)
+    }
+
     /// Reads it without changing a byte. Of `whole` every record is kept that the journal still has, of the others
     /// those that their snapshots need.
     ///
     /// # Errors
     /// [`DataError`]. Damage is none: it is told in the [`Contents`].
     pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
-        let seal = self.catalog.seal()?;
         let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, None, whole, true)?;
-        let is_new = !self.catalog.is_journal_in_use()?;
-        let recovery = lifeboat_journal::recovery::inspect(
-            &*self.storage,
-            self.catalog.directory(),
-            seal.as_ref(),
-            &mut |found| gathering.add(found),
-        )?;
-        if recovery.is_new && !is_new && seal.is_none() {
-            return Err(OpenError::Missing.into());
-        }
+        let recovery = self.inspect(&mut |found| gathering.add(found))?;
         gathering.finish(recovery)
     }
 

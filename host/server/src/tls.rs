@@ -4,6 +4,7 @@ mod validity;
 
 pub use validity::{CERTIFICATE_WARNING, Validity};
 
+use lifeboat_api::clock::Timestamp;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::Path;
@@ -23,6 +24,12 @@ pub struct TlsError {
     pub file: String,
     /// Why not.
     pub reason: String,
+}
+
+impl TlsError {
+    fn new(what: TlsFile, file: &Path, reason: String) -> Self {
+        Self { what, file: file.display().to_string().escape_debug().to_string(), reason }
+    }
 }
 
 /// Tokens would go over the network for all to read.
@@ -54,30 +61,45 @@ impl fmt::Display for TlsFile {
     }
 }
 
-/// Reads a certificate chain and its key, both PEM.
+/// Reads a certificate chain and its key, both PEM, which must hold at `now`.
 ///
 /// # Errors
-/// [`TlsError`].
-pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
-    let failed = |what, file: &Path, reason: String| TlsError {
-        what,
-        file: file.display().to_string().escape_debug().to_string(),
-        reason,
-    };
-    let of_chain = |reason: String| failed(TlsFile::Certificate, certificate, reason);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")))?;
-    if chain.is_empty() {
-        return Err(of_chain(pem_reason(&pem::Error::NoItemsFound, "certificate")));
+/// What is wrong with each of the two files.
+pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
+    let validity = Validity::of_file(certificate).map_or(Ok(()), |validity| validity.check(now));
+    let held = validity.map_err(|reason| TlsError::new(TlsFile::Certificate, certificate, reason));
+    match (server_config(certificate, key), held) {
+        (Ok(config), Ok(())) => Ok(config),
+        (Ok(_), Err(expired)) => Err(vec![expired]),
+        (Err(errors), held) => {
+            let expired = held.err().filter(|_| errors.iter().all(|error| error.what != TlsFile::Certificate));
+            Err(expired.into_iter().chain(errors).collect())
+        }
     }
-    let of_key = |reason: String| failed(TlsFile::Key, key, reason);
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(pem_reason(&error, "private key")))?;
+}
+
+/// Reads a certificate chain and its key, both PEM, whenever the certificate holds.
+///
+/// # Errors
+/// What is wrong with each of the two files.
+pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
+    let of_chain = |reason: String| TlsError::new(TlsFile::Certificate, certificate, reason);
+    let of_key = |reason: String| TlsError::new(TlsFile::Key, key, reason);
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
+    let chain = match chain {
+        Ok(chain) if chain.is_empty() => Err(pem::Error::NoItemsFound),
+        chain => chain,
+    };
+    let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")));
+    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(pem_reason(&error, "private key")));
+    let (chain, private) = match (chain, private) {
+        (Ok(chain), Ok(private)) => (chain, private),
+        (chain, private) => return Err(chain.err().into_iter().chain(private.err()).collect()),
+    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| of_key(error.to_string()))?
-        .with_no_client_auth()
-        .with_single_cert(chain, private)
+        .and_then(|builder| builder.with_no_client_auth().with_single_cert(chain, private))
         .map_err(|error| match error {
             rustls::Error::InconsistentKeys(_) => of_key(format!(
                 "it does not belong to the certificate '{}'; name the key that the certificate was made with",
@@ -87,8 +109,8 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
                 of_chain(format!("{error}; name a file of X.509 certificates as PEM"))
             }
             error => of_key(format!("{error}; name a file with one private key as PEM")),
-        })?;
-    Ok(Arc::new(config))
+        });
+    config.map(Arc::new).map_err(|error| vec![error])
 }
 
 /// Why a file has nothing of that kind, and what to do.

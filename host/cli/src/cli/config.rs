@@ -1,12 +1,10 @@
 //! `lifeboat config`: what a configuration file amounts to.
 
-use super::{Unusable, UsageError, exit, is_pipe_open, print_line, remote};
+use super::{Unusable, UsageError, UsageErrors, data, exit, is_pipe_open, print_line, remote, report, serve};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::text::plain;
-use lifeboat_host::data::{DataError, Locked};
-use lifeboat_journal::storage::DiskStorage;
 use lifeboat_server::config::{CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides};
 use lifeboat_server::tls::Validity;
 use std::fmt::Display;
@@ -46,8 +44,8 @@ const AFTER_HELP: &str = "\
 What is printed is a configuration file itself, in which LIFEBOAT_LISTEN and LIFEBOAT_DATA have overridden what FILE
 says. The certificate, its key and the workloads that it names are loaded, the data directory is looked at, and what
 lifeboat serve would refuse is refused; nothing is changed. Everything that is wrong is reported, an error a line with
-its place, and the exit code is 2. A data directory that is not there yet, or that a server has, is reported and is no
-error.";
+its place, and the exit code is 2; it is 1 for a data directory that is damaged. One that a server has is reported and is
+no error.";
 
 impl Config {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
@@ -68,19 +66,23 @@ impl Check {
         let mut wrong = errors;
         wrong.extend(files.check(&config, now, self.insecure));
         wrong.sort_by_key(ConfigError::place);
-        let wrong = wrong.iter().map(ToString::to_string).chain(of_data.as_ref().err().cloned().unwrap_or_default());
-        let mut is_right = true;
-        for error in wrong {
-            let error = plain(&error);
+        for error in &wrong {
+            let error = plain(&error.to_string());
             print_line(&error, Unusable::in_text(&error));
-            is_right = false;
         }
-        if let Ok(Some(note)) = &of_data {
-            tell(note);
+        match of_data {
+            // Whatever it would end with otherwise, a server refuses its file first.
+            Err(error) => {
+                let code = report(&error);
+                return Ok(if wrong.is_empty() { code } else { ExitCode::from(exit::USAGE) });
+            }
+            Ok(note) => note.iter().for_each(tell),
         }
-        if !is_right {
+        if !wrong.is_empty() {
             return Ok(ExitCode::from(exit::USAGE));
         }
+        // It takes what a server takes of addresses.
+        drop(serve::host(&config, Arc::new(SystemClock), Arc::new(|_| {}))?);
         let text = if self.json {
             lifeboat_api::lines::json_lines(&config).context("cannot print the configuration")?
         } else {
@@ -96,37 +98,20 @@ impl Check {
     }
 }
 
-/// How the data directory is, if the file says which; or why no server could go on with it.
-fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> Result<Option<String>, Vec<String>> {
+/// How the data directory is; or why no server could go on with it.
+fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> anyhow::Result<Option<String>> {
     let path = &config.data;
     let named = format!("data directory '{}'", path.display().to_string().escape_debug());
-    if !path.exists() {
-        return Ok(Some(format!("{named} is not there yet: lifeboat init makes it, with a first admin")));
+    let Some(locked) = data::look_as_server(path)? else {
+        return Ok(Some(format!("{named} is in use by another lifeboat, such as a server")));
+    };
+    let services = locked.catalog().services()?;
+    let wrong = config.check_fleet(&services);
+    if !wrong.is_empty() {
+        let wrong = wrong.into_iter().map(|message| files.of_fleet(format!("{named}: {message}")).to_string());
+        return Err(UsageErrors(wrong.collect()).into());
     }
-    let looked = DiskStorage::open(path).map_err(anyhow::Error::from).and_then(|storage| {
-        let locked = Locked::look(Arc::new(storage))?;
-        Ok((locked.catalog().services()?, locked.catalog().users()?.len()))
-    });
-    match looked {
-        Ok((services, users)) => {
-            let wrong = config.check_fleet(&services);
-            if !wrong.is_empty() {
-                let wrong = wrong.into_iter().map(|message| files.of_fleet(format!("{named}: {message}")).to_string());
-                return Err(wrong.collect());
-            }
-            let services = services.len();
-            let nobody =
-                if users == 0 { ", so that nobody could log in: lifeboat init adds a first admin" } else { "" };
-            Ok(Some(format!("{named}: services {services}, users {users}{nobody}")))
-        }
-        Err(error) => match error.downcast_ref() {
-            Some(DataError::InUse) => Ok(Some(format!("{named} is in use by another lifeboat, such as a server"))),
-            Some(DataError::Empty) => {
-                Ok(Some(format!("{named} is empty: lifeboat init makes it one, with a first admin")))
-            }
-            _ => Err(vec![format!("{named} cannot be used: {error:#}")]),
-        },
-    }
+    Ok(Some(format!("{named}: services {}, users {}", services.len(), locked.catalog().users()?.len())))
 }
 
 fn tell(what: impl Display) {

@@ -186,6 +186,33 @@ fn quoted(path: &Path) -> String {
     }
 }
 
+/// Takes a directory to look at it, and checks that a server can go on with it, as far as that shows without changing it.
+/// None if another process has it.
+///
+/// # Errors
+/// The same as those of a server.
+pub(crate) fn look_as_server(path: &Path) -> anyhow::Result<Option<Locked>> {
+    let locked = match Locked::look(storage(path, false)? as _) {
+        Err(DataError::InUse) => return Ok(None),
+        locked => taken(path, locked)?,
+    };
+    locked.check().map_err(graded).with_context(|| format!("data directory {}", named(path)))?;
+    check_users(path, locked.catalog().users()?.len())?;
+    Ok(Some(locked))
+}
+
+/// Checks that somebody can log in to a server with this directory, which has so many users.
+pub(crate) fn check_users(path: &Path, users: usize) -> Result<(), UsageError> {
+    if users > 0 {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "data directory {} has no users, so nobody could log in; lifeboat init FOLDER, with the folder of a {CONFIG_FILE} that \
+         names it as its data, adds an admin",
+        named(path)
+    )))
+}
+
 /// All that the directory holds; of service `whole` every record that there still is.
 pub(crate) fn read(locked: &Locked, whole: Option<&Name>) -> anyhow::Result<Contents> {
     locked.read(whole).map_err(graded).context("cannot read the data directory")
@@ -204,6 +231,9 @@ pub(crate) fn graded(error: DataError) -> anyhow::Error {
         }
         DataError::Journal(OpenError::Missing) => {
             FindingError(format!("{error}; put them back from the newest copy of the directory")).into()
+        }
+        DataError::Journal(OpenError::OtherDirectory { .. } | OpenError::SegmentTooLong { .. }) => {
+            FindingError(format!("{error}; put the file back from the newest copy of the directory")).into()
         }
         // What the operator can put right by naming another directory.
         DataError::InUse | DataError::NotOurs { .. } | DataError::Empty => UsageError(error.to_string()).into(),

@@ -182,8 +182,8 @@ const COMMANDS: &[(&str, Codes)] = &[
             HOST_FAILED,
         ],
     ),
-    ("config", &[(OK, "the file is right"), CONFIG_WRONG, HOST_FAILED]),
-    ("config check", &[(OK, "the file is right"), CONFIG_WRONG, HOST_FAILED]),
+    ("config", &[(OK, "the file is right"), CONFIG_DATA_DAMAGED, CONFIG_WRONG, HOST_FAILED]),
+    ("config check", &[(OK, "the file is right"), CONFIG_DATA_DAMAGED, CONFIG_WRONG, HOST_FAILED]),
     (
         "serve",
         &[
@@ -272,6 +272,7 @@ const COMMANDS: &[(&str, Codes)] = &[
 ];
 
 const LINE_WRONG_OR_DENIED: (u8, &str) = (USAGE, "the command line is wrong, or this user may not read the file");
+const CONFIG_DATA_DAMAGED: (u8, &str) = (SOME_NOT_OK, "the file is right, and the data directory is damaged");
 const CONFIG_WRONG: (u8, &str) =
     (USAGE, "something is wrong, and a server would not start; each error is reported in a line with its place");
 const USER_WRONG: (u8, &str) = (USAGE, "the command line is wrong, or there is no such user");

@@ -2,7 +2,8 @@
 
 use super::tables::{Named, NamedWorkload};
 use super::{Config, ConfigError, ServiceConfig};
-use crate::tls::{self, TlsFile, Unencrypted, Validity};
+use crate::server::Listener;
+use crate::tls::{self, TlsFile, Unencrypted};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::size::Size;
 use lifeboat_host::failover::HEADROOM_POINTS;
@@ -52,7 +53,7 @@ impl NamedFiles {
     }
 
     /// Loads the certificate with its key, and every workload for the size that it is to have in `config`, which names
-    /// them; at `now` the certificate must hold. Off loopback there must be TLS, or else `is_insecure`. Returns what is
+    /// them; at `now` the certificate must hold. The machine must have the address to listen on. Off loopback there must be TLS, or else `is_insecure`. Returns what is
     /// wrong, each with its place.
     #[must_use]
     pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> Vec<ConfigError> {
@@ -63,21 +64,12 @@ impl NamedFiles {
             wrong.push(self.listen.error(error.to_string()));
         }
         if let Some(files) = &config.server.tls {
-            match tls::server_config(&files.certificate, &files.key) {
-                Ok(_) => {
-                    let held = Validity::of_file(&files.certificate).map_or(Ok(()), |validity| validity.check(now));
-                    let named = files.certificate.display().to_string();
-                    let message =
-                        |reason| format!("the certificate '{}' cannot be used: {reason}", named.escape_debug());
-                    wrong.extend(held.err().and_then(|reason| Some(self.certificate.as_ref()?.error(message(reason)))));
-                }
-                Err(error) => {
-                    let is_about_key = error.what == TlsFile::Key;
-                    let place = if is_about_key { &self.key } else { &self.certificate };
-                    wrong.extend(place.as_ref().map(|place| place.error(error.to_string())));
-                }
+            for error in tls::load(&files.certificate, &files.key, now).err().unwrap_or_default() {
+                let place = if error.what == TlsFile::Key { &self.key } else { &self.certificate };
+                wrong.extend(place.as_ref().map(|place| place.error(error.to_string())));
             }
         }
+        wrong.extend(Listener::check(config.server.listen).err().map(|error| self.listen.error(error.to_string())));
         for (path, service, place) in &self.workloads {
             let size = service.as_ref().and_then(|service| {
                 let size = config.sizes.iter().find(|size| size.name == service.size)?;

@@ -15,7 +15,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
@@ -104,6 +104,23 @@ impl Listener {
         let listener = TcpListener::bind(address).await.map_err(|source| ListenerError::Bind { address, source })?;
         notice_reading_soon(&listener);
         Ok(Self { listener, tls: tls.map(TlsAcceptor::from), drained_silence_max: DRAINED_SILENCE_MAX })
+    }
+
+    /// Checks whether the machine and this user may have `address`. Nothing is listened to, and whether another program
+    /// listens there, such as the server whose configuration is checked, does not count.
+    ///
+    /// # Errors
+    /// [`ListenerError::Bind`], as [`Listener::bind`] returns it.
+    pub fn check(address: SocketAddr) -> Result<(), ListenerError> {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let bound = socket.and_then(|socket| {
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)
+        });
+        match bound {
+            Err(source) if source.kind() != io::ErrorKind::AddrInUse => Err(ListenerError::Bind { address, source }),
+            _ => Ok(()),
+        }
     }
 
     /// The same address, whose clients may be silent for so long after the last answer, in the place of
