@@ -4,18 +4,15 @@ use crate::rig::guest_bytes;
 use futures::FutureExt;
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Clock, Timestamp, VirtualClock};
-use lifeboat_api::event::Event;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Kind, Request};
-use lifeboat_host::auth::{Accounts, argon2id};
 use lifeboat_host::data::{DataOptions, Locked};
-use lifeboat_host::host::Host;
-use lifeboat_host::metrics::Metrics;
+use lifeboat_host::monitor::Admission;
 use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::{DiskStorage, Storage};
 use lifeboat_server::config::{Config, Overrides};
-use lifeboat_server::{DRAINED_SILENCE_MAX, EventLog, Listener, Parts, Server};
+use lifeboat_server::{DRAINED_SILENCE_MAX, EventLog, Ground, Listener, Server, compose};
 use reqwest::{Method, RequestBuilder, Response};
 use serde_json::Value;
 use std::net::SocketAddr;
@@ -74,27 +71,18 @@ impl Site {
         let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
         let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
         let (directory, contents) = locked.open(&DataOptions::default()).expect("whole");
-        let events = Arc::new(EventLog::new(clock.now()));
-        let metrics = Arc::new(Metrics::default());
-        let sink = {
-            let (events, metrics, clock) = (Arc::clone(&events), Arc::clone(&metrics), Arc::clone(&clock));
-            Arc::new(move |event: &Event| {
-                metrics.observe(event);
-                events.add(event, clock.now());
-            })
+        let ground = Ground {
+            directory,
+            clock: Arc::clone(&clock) as _,
+            tell: Arc::new(|_| {}),
+            admission: Admission::default(),
+            watch: |_, _| None,
         };
-        let host =
-            Host::new(config.host(), Arc::clone(&clock) as _, sink).expect("a host").with_data(Arc::clone(&directory));
-        let lifetime = config.tokens.lifetime;
-        let accounts =
-            Accounts::load(directory, host.shared_authority(), argon2id(), lifetime, clock.read()).expect("readable");
-        if accounts.list().is_empty() {
-            accounts.add_user(&name("admin"), PASSWORD, true, clock.now(), &[1; 16]).expect("added");
+        let server = compose(config, ground).expect("a server");
+        if server.accounts().list().is_empty() {
+            server.accounts().add_user(&name("admin"), PASSWORD, true, clock.now(), &[1; 16]).expect("added");
         }
-        let log = Arc::clone(&events);
-        let parts =
-            Parts { host, accounts, events: log, metrics, monitor: None, clock: Arc::clone(&clock) as _, config };
-        let server = Server::new(parts);
+        let events = Arc::clone(server.events());
         server.host().recover(contents, || Epoch([1; 16])).await;
         let tls = config_tls(server.config());
         let has_tls = tls.is_some();

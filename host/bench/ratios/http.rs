@@ -9,21 +9,20 @@ mod connection;
 use crate::child::{Child, wait_for_parent};
 use crate::pairs::Pairs;
 use crate::report::{Row, print};
-use crate::served::Served;
+use crate::served::start_in_memory;
 use axum::Router;
 use axum::body::Bytes;
 use axum::routing::post;
 use axum::serve::ListenerExt;
 use connection::Connection;
-use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
+use lifeboat_api::clock::{SystemClock, Timestamp};
 use lifeboat_api::name::Name;
-use lifeboat_host::auth::{Accounts, argon2id};
-use lifeboat_host::data::Locked;
-use lifeboat_host::metrics::Metrics;
+use lifeboat_host::data::{DataOptions, Locked};
+use lifeboat_host::monitor::Admission;
 use lifeboat_journal::frame::DirectoryId;
 use lifeboat_journal::storage::DiskStorage;
 use lifeboat_server::config::{Config, Overrides};
-use lifeboat_server::{EventLog, Listener, Parts, Server};
+use lifeboat_server::{Ground, Listener, compose};
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -107,32 +106,31 @@ impl Client {
 
 /// Serves the trivial guest, in memory, until the parent has done with it.
 pub(crate) fn serve_service() {
-    let served = Served::new();
-    served.start("bench", &served.compile("count.wat"));
     let folder = tempfile::tempdir().expect("a folder");
     let overrides = Overrides::default();
     let config = Config::parse("lifeboat.toml", "", folder.path(), &overrides).expect("a configuration");
     let storage = Arc::new(DiskStorage::create(folder.path()).expect("a directory"));
-    let accounts = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("the directory is ours");
-    let host = served.into_host();
-    let clock = Arc::new(SystemClock);
-    let lifetime = config.tokens.lifetime;
-    let authority = host.shared_authority();
-    let accounts = Accounts::load(Arc::new(accounts), Arc::clone(&authority), argon2id(), lifetime, clock.read());
-    let accounts = accounts.expect("it is empty");
+    let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("the directory is ours");
+    let (directory, _) = locked.open(&DataOptions::default()).expect("it is empty");
+    let ground = Ground {
+        directory,
+        clock: Arc::new(SystemClock),
+        tell: Arc::new(|_| {}),
+        admission: Admission::default(),
+        watch: |_, _| None,
+    };
+    let server = compose(config, ground).expect("a server");
+    let runtime = runtime();
+    runtime.block_on(start_in_memory(server.host(), "bench", "count.wat"));
     let token = {
         let ada = Name::new("ada").expect("a name");
-        let mut authority = host.authority();
+        let mut authority = server.host().authority();
         authority.add_user(&ada);
         authority.grant(&ada, &Name::new("bench").expect("a name"), lifeboat_api::access::Grant::Transact);
         authority.issue(&ada, Timestamp(u64::MAX), [1; 32]).expect("ada is known")
     };
-    let metrics = Arc::new(Metrics::default());
-    let _ = metrics.service(&Name::new("bench").expect("a name"));
-    let events = Arc::new(EventLog::new(clock.now()));
-    let server = Server::new(Parts { host, accounts, events, metrics, monitor: None, clock, config });
+    let _ = server.metrics().service(&Name::new("bench").expect("a name"));
     server.begin();
-    let runtime = runtime();
     runtime.spawn(async move {
         let listener = Listener::bind(ANY_PORT, None, false).await.expect("a port");
         print(&format!("{} {}", listener.address().expect("an address"), token.reveal()));

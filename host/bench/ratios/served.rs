@@ -89,6 +89,25 @@ pub(crate) struct UnderLoad {
     pub(crate) over: Instant,
 }
 
+/// Starts the guest in `file` as `service` of a host, in memory, with a tank that lasts.
+pub(crate) async fn start_in_memory(host: &Host, service: &str, file: &str) {
+    let workload = load(file, &guest(file), &LoadLimits::default()).expect("the loader takes it");
+    let program = host.compile(workload).await.expect("it compiles");
+    let spec = spec(service, &program, size(MEMORY_BYTES), FailoverMode::Direct);
+    host.create_service(spec).await.expect("the service starts");
+}
+
+fn spec(service: &str, program: &Arc<Program>, size: Size, failover: FailoverMode) -> ServiceSpec {
+    let settings = ServiceSettings {
+        size: size.name.clone(),
+        sizes: vec![size],
+        thresholds: Thresholds::default(),
+        horizon: Horizon::default(),
+        failover,
+    };
+    ServiceSpec::new(name(service), Arc::clone(program), &settings, SECRET, Epoch::default())
+}
+
 impl Served {
     /// A host without services.
     pub(crate) fn new() -> Self {
@@ -184,14 +203,7 @@ impl Served {
     }
 
     fn start_sized(&self, service: &str, program: &Arc<Program>, size: Size, failover: FailoverMode) {
-        let settings = ServiceSettings {
-            size: size.name.clone(),
-            sizes: vec![size],
-            thresholds: Thresholds::default(),
-            horizon: Horizon::default(),
-            failover,
-        };
-        let spec = ServiceSpec::new(name(service), Arc::clone(program), &settings, SECRET, Epoch::default());
+        let spec = spec(service, program, size, failover);
         self.grant(&spec.name);
         self.runtime.block_on(self.host.create_service(spec)).expect("the service starts");
     }
@@ -288,11 +300,6 @@ impl Served {
     /// How often its services failed over.
     pub(crate) fn failovers(&self) -> u64 {
         self.told().failovers
-    }
-
-    /// The host alone, without its user.
-    pub(crate) fn into_host(self) -> Host {
-        self.host
     }
 
     /// Has snapshots taken until nothing is left to replay: the first may have begun before.

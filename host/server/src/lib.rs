@@ -2,19 +2,22 @@
 //!
 //! | module | what is in it |
 //! |---|---|
+//! | [`compose`](compose()) | the one place that puts a server together |
 //! | [`config`] | the file that configures a server, read with all its errors at once |
 //! | [`tls`] | certificates |
 //! | `server` | routes, limits of connections, streams, and how what went wrong is told |
 
+mod compose;
 pub mod config;
 mod server;
 pub mod tls;
 
+pub use compose::{ComposeError, Ground, compose, host};
 pub use server::{
     ADDRESS_SHARE, BATCH_IN_FLIGHT_MAX, DEPLOY_WAIT_MAX, DESCRIPTORS_RESERVED, DETAIL_BYTES_MAX, DRAINED_BYTES_MAX,
     DRAINED_SILENCE_MAX, DRAINED_TIME_MAX, EVENTS_KEPT_MAX, EventLog, KEEP_ALIVE, LOG_IN_BODY_BYTES_MAX,
     LOGS_KEPT_BYTES_MAX, LOGS_KEPT_MAX, LOGS_KEPT_PER_SERVICE_MAX, LONG_LINE_BYTES, LONG_LISTS_BYTES_MAX,
-    LONG_LISTS_RESERVED_BYTES, LOOK_UP_MAX, Listener, ListenerError, Parts, READ_RATE_MIN, REPLACED_IDLE_MIN,
-    STATUS_MAX, STREAMS_MAX, STREAMS_PER_USER_MAX, STREAMS_RESERVED, Server, UNAUTHENTICATED_IDLE_MAX,
-    UNSENT_BYTES_MAX, UPLOAD_TIME_MAX, UPLOADS_MAX, USER_BODY_BYTES_MAX, connections_max,
+    LONG_LISTS_RESERVED_BYTES, LOOK_UP_MAX, Listener, ListenerError, READ_RATE_MIN, REPLACED_IDLE_MIN, STATUS_MAX,
+    STREAMS_MAX, STREAMS_PER_USER_MAX, STREAMS_RESERVED, Server, UNAUTHENTICATED_IDLE_MAX, UNSENT_BYTES_MAX,
+    UPLOAD_TIME_MAX, UPLOADS_MAX, USER_BODY_BYTES_MAX, connections_max,
 };

@@ -73,21 +73,21 @@ use tokio::sync::{Semaphore, watch};
 pub const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
 
 /// What a server is made of.
-pub struct Parts {
+pub(crate) struct Parts {
     /// Its services.
-    pub host: Host,
+    pub(crate) host: Host,
     /// Its users.
-    pub accounts: Accounts,
+    pub(crate) accounts: Accounts,
     /// What its host tells; the host's event sink fills it.
-    pub events: Arc<EventLog>,
+    pub(crate) events: Arc<EventLog>,
     /// What is counted; the host's event sink feeds it, too.
-    pub metrics: Arc<Metrics>,
+    pub(crate) metrics: Arc<Metrics>,
     /// The load of the machine that it runs on, if that is watched.
-    pub monitor: Option<Monitor>,
+    pub(crate) monitor: Option<Monitor>,
     /// The time.
-    pub clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
     /// Its bounds, and how services run that do not say otherwise.
-    pub config: Config,
+    pub(crate) config: Config,
 }
 
 /// What a server is doing.
@@ -151,10 +151,8 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Puts a server together. Until [`Server::begin`] it answers `starting` to every request but those to a service that
-    /// runs already.
-    #[must_use]
-    pub fn new(parts: Parts) -> Self {
+    /// Until [`Server::begin`] it answers `starting` to every request but those to a service that runs already.
+    pub(crate) fn new(parts: Parts) -> Self {
         let Parts { host, accounts, events, metrics, monitor, clock, config } = parts;
         let body_bytes_max = usize::try_from(config.server.limits.body_bytes_max).unwrap_or(usize::MAX);
         let phase = watch::Sender::new(Phase::Starting);
@@ -186,6 +184,24 @@ impl Server {
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.shared.host
+    }
+
+    /// Its users.
+    #[must_use]
+    pub fn accounts(&self) -> &Accounts {
+        &self.shared.accounts
+    }
+
+    /// What it told its clients of late.
+    #[must_use]
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.shared.events
+    }
+
+    /// What it counts.
+    #[must_use]
+    pub fn metrics(&self) -> &Arc<Metrics> {
+        &self.shared.metrics
     }
 
     /// How it was configured.

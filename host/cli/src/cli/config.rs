@@ -1,6 +1,6 @@
 //! `lifeboat config`: what a configuration file amounts to.
 
-use super::{Unusable, UsageError, UsageErrors, data, exit, is_pipe_open, print_line, remote, report, serve};
+use super::{Unusable, UsageError, UsageErrors, data, exit, is_pipe_open, print_line, remote, report};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat_api::clock::{Clock, SystemClock};
@@ -82,7 +82,7 @@ impl Check {
             return Ok(ExitCode::from(exit::USAGE));
         }
         // It takes what a server takes of addresses.
-        drop(serve::host(&config, Arc::new(SystemClock), Arc::new(|_| {}))?);
+        drop(lifeboat_server::host(&config, Arc::new(SystemClock), Arc::new(|_| {}))?);
         let text = if self.json {
             lifeboat_api::lines::json_lines(&config).context("cannot print the configuration")?
         } else {

@@ -11,17 +11,15 @@ use lifeboat_api::clock::{Clock, SystemClock, Timestamp};
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::name::Name;
 use lifeboat_api::sla::THRESHOLD_DEFAULT;
-use lifeboat_host::auth::{Accounts, argon2id};
 use lifeboat_host::catalog::CATALOG_FILE;
-use lifeboat_host::data::{DataDirectory, DataOptions};
+use lifeboat_host::data::DataOptions;
 use lifeboat_host::host::{Ended, Host, NewService};
-use lifeboat_host::metrics::Metrics;
 use lifeboat_host::monitor::{Admission, HostThresholds, Monitor};
 use lifeboat_host::service::LaunchError;
 use lifeboat_server::config::{CONFIG_FILE, Config, ConfigError, ConfigErrors, Overrides, ServiceConfig, parse_listen};
 use lifeboat_server::tls::{self, Validity};
-use lifeboat_server::{EventLog, Listener, Parts, Server, connections_max};
-use lifeboat_vm::engine::{EngineError, works_in_children};
+use lifeboat_server::{ComposeError, Ground, Listener, Server, compose, connections_max};
+use lifeboat_vm::engine::works_in_children;
 use log::Log;
 use std::collections::BTreeSet;
 use std::io;
@@ -99,10 +97,6 @@ impl Serve {
         let mut stop = Stop::of_server()?;
         ignore_hangups(log)?;
         let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-        let events = Arc::new(EventLog::new(clock.now()));
-        let metrics = Arc::new(Metrics::default());
-        let sink = sink(&events, &metrics, &clock, log);
-
         let tls = config.server.tls.as_ref().map(|files| tls::load(&files.certificate, &files.key, clock.now()));
         let tls = tls.transpose();
         let tls = tls.map_err(|errors| UsageErrors(errors.iter().map(ToString::to_string).collect()))?;
@@ -121,18 +115,28 @@ impl Serve {
             .map_err(data::graded)
             .with_context(|| format!("data directory '{}'", config.data.display().to_string().escape_debug()))?;
         let admission = Admission::default();
-        let host = host(&config, Arc::clone(&clock), Arc::clone(&sink))?
-            .with_data(Arc::clone(&directory))
-            .with_admission(admission.clone());
-        let catalog: Arc<DataDirectory> = Arc::clone(&directory);
-        let lifetime = config.tokens.lifetime;
-        let accounts = Accounts::load(catalog, host.shared_authority(), argon2id(), lifetime, clock.read())?;
-        data::check_users(&config.data, accounts.list().len())?;
-        let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
         let starting_up = admission.begin_start();
-        let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), Arc::clone(&sink));
-        let monitor = monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok();
-
+        let server = compose(
+            config.clone(),
+            Ground {
+                directory: Arc::clone(&directory),
+                tell: told_to(log, &clock),
+                admission,
+                watch: |admission, sink| {
+                    let thresholds = HostThresholds::all(THRESHOLD_DEFAULT);
+                    let monitor = Monitor::start(&config.data, thresholds, admission, Arc::clone(&clock), sink);
+                    monitor.inspect_err(|error| log.note(&format!("{error}; it goes on without"))).ok()
+                },
+                clock: Arc::clone(&clock),
+            },
+        );
+        // Exit codes are of what went wrong, not of where.
+        let server = server.map_err(|error| match error {
+            ComposeError::Engine(error) => anyhow::Error::from(error),
+            ComposeError::Catalog(error) => error.into(),
+            error => error.into(),
+        })?;
+        data::check_users(&config.data, server.accounts().list().len())?;
         let (of_journal, journal) = (log.clone(), directory.committer().clone());
         tokio::spawn(async move {
             let error = anyhow::Error::from(journal.failed().await);
@@ -142,7 +146,6 @@ impl Serve {
             ));
         });
         let deadline = config.server.shutdown_deadline;
-        let server = Server::new(Parts { host, accounts, events, metrics, monitor, clock, config: config.clone() });
         log.note(&format!("listening on {scheme}://{address}"));
         let (wanted, max) = (config.server.limits.connections_max, connections_max(&config.server.limits));
         if max < wanted {
@@ -220,11 +223,6 @@ impl Serve {
     }
 }
 
-/// The host of a server, with nothing in it yet.
-pub(crate) fn host(config: &Config, clock: Arc<dyn Clock>, sink: EventSink) -> anyhow::Result<Host> {
-    Ok(Host::new(config.host(), clock, sink).map_err(EngineError::of_configuration)?)
-}
-
 /// A warning of a certificate that will not hold for long.
 fn certificate_warning(file: &Path, now: Timestamp) -> Option<String> {
     let warning = Validity::of_file(file)?.warning(now)?;
@@ -246,15 +244,10 @@ fn ignore_hangups(log: &Log) -> io::Result<()> {
     Ok(())
 }
 
-/// Events go to the log for clients, to the metrics, and to the operator.
-fn sink(events: &Arc<EventLog>, metrics: &Arc<Metrics>, clock: &Arc<dyn Clock>, log: &Log) -> EventSink {
-    let (events, metrics, clock, log) = (Arc::clone(events), Arc::clone(metrics), Arc::clone(clock), log.clone());
-    Arc::new(move |event: &Event| {
-        let time = clock.now();
-        metrics.observe(event);
-        events.add(event, time);
-        log.event(event, time);
-    })
+/// Tells the operator of events.
+fn told_to(log: &Log, clock: &Arc<dyn Clock>) -> EventSink {
+    let (log, clock) = (log.clone(), Arc::clone(clock));
+    Arc::new(move |event: &Event| log.event(event, clock.now()))
 }
 
 /// Creates the services of the configuration that are not there, and returns those that could not be created.
