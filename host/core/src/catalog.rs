@@ -5,11 +5,12 @@
 //! disk when its method returns. One that fails is not, and never will be, but for [`CatalogError::OutcomeUnknown`], after
 //! which only the file tells: it failed between the write that makes it count and the sync after that. After a write that
 //! failed, for want of room as a rule, the next change opens the file anew, as a start would, and what it reads then is
-//! final. While no change succeeds there are pauses between such openings, and in one of them whoever wants to know what the
-//! disk has is refused. A sync that failed is the end until the directory is opened again, since nobody knows what is on the
-//! disk. Before and after each change, and before the file is opened anew, [`Storage::check_lock`] finds whether it still
-//! stands at its path: whatever is written to one that was removed or replaced is gone with the next start. A change after
-//! which it does not has an unknown outcome, and nothing is changed before the file that was opened stands there again.
+//! final. While no change succeeds there are pauses between such openings, and in one of them whoever adds something or logs in
+//! is refused; what may take [`Room::Reserve`] never waits. A sync that failed is the end until the directory is opened again,
+//! since nobody knows what is on the disk. Before and after each change, and before the file is opened anew,
+//! [`Storage::check_lock`] finds whether it still stands at its path: whatever is written to one that was removed or replaced is
+//! gone with the next start. A change after which it does not has an unknown outcome, and nothing is changed before the file
+//! that was opened stands there again.
 //!
 //! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
 //! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
@@ -371,16 +372,17 @@ impl Catalog {
     }
 
     /// Opens the file anew if a write to it failed, which the next change does as well. Then it can be read what became of
-    /// the change that failed.
+    /// the change that failed. In a pause between two openings that is done only for a change that may take
+    /// [`Room::Reserve`]: others must not keep what makes room from it.
     ///
     /// # Errors
-    /// [`CatalogError::Pausing`], [`CatalogError::Poisoned`], or those of [`Catalog::open`]. [`CatalogError::Storage`] too if
+    /// [`CatalogError::Pausing`] for [`Room::Ordinary`], [`CatalogError::Poisoned`], or those of [`Catalog::open`]. [`CatalogError::Storage`] too if
     /// another file or directory stands at the path of the one that was opened, [`CatalogError::NotACatalog`] if it is of
     /// another directory.
-    pub(crate) fn mend(&self) -> Result<(), CatalogError> {
+    pub(crate) fn mend(&self, room: Room) -> Result<(), CatalogError> {
         self.reopen(|pauses, now| match pauses.left(now) {
-            Some(retry_after) => Err(CatalogError::Pausing { retry_after }),
-            None => Ok(()),
+            Some(retry_after) if room == Room::Ordinary => Err(CatalogError::Pausing { retry_after }),
+            _ => Ok(()),
         })
     }
 
@@ -640,7 +642,7 @@ impl Catalog {
         _users: &UsersGuard<'_>,
     ) -> Result<bool, CatalogError> {
         // Or it would write what was before a change of which nobody knew whether the disk has it.
-        self.mend()?;
+        self.mend(Room::Reserve)?;
         let mut users = self.users()?;
         users.retain(|_, entry| entry.grants.remove(name).is_some());
         self.change("write", Room::Reserve, |transaction| {
@@ -776,7 +778,7 @@ impl Catalog {
             error => error,
         };
         let (open, transaction) = loop {
-            self.mend()?;
+            self.mend(room)?;
             let open = self.current();
             match open.begin(room) {
                 Ok(transaction) => break (open, transaction),

@@ -25,7 +25,7 @@ pub use contents::{Contents, FoundService, FoundSnapshot};
 pub(crate) use contents::{count_transactions, kept, last_transaction};
 pub use orphans::Orphan;
 
-use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, ServiceEntry, UsersGuard};
+use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, Room, ServiceEntry, UsersGuard};
 use crate::snapshot_file::SnapshotFileError;
 use keeper::Written;
 use lifeboat_api::clock::SystemClock;
@@ -561,12 +561,13 @@ impl DataDirectory {
         clear_snapshots(&*self.storage, service)
     }
 
-    /// What the catalog says of a service, for an order: not what it shows while nobody knows whether the disk has it.
+    /// What the catalog says of a service, for an order that may take `room`: not what it shows while nobody knows whether the
+    /// disk has it.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
-    pub(crate) fn entry_for_order(&self, service: &Name) -> Result<Option<ServiceEntry>, DataError> {
-        self.catalog.mend()?;
+    pub(crate) fn entry_for_order(&self, service: &Name, room: Room) -> Result<Option<ServiceEntry>, DataError> {
+        self.catalog.mend(room)?;
         Ok(self.catalog.service(service)?)
     }
 
@@ -592,7 +593,7 @@ impl DataDirectory {
         service: &Name,
         users: &UsersGuard<'_>,
     ) -> Result<Option<ServiceEntry>, DataError> {
-        let entry = self.entry_for_order(service)?;
+        let entry = self.entry_for_order(service, Room::Reserve)?;
         // Behind where it began, and before the next one of its name does.
         let journal_end = self.committer.end();
         self.catalog.remove_service(service, journal_end, users).map_err(DataError::of_order(service, "removed"))?;

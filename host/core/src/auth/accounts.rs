@@ -267,7 +267,7 @@ impl Accounts {
         // What is no name is nobody's, which is no secret.
         let Ok(user) = Name::new(user) else { return Err(LogInError::WrongCredentials) };
         let verified = self.verify(&user, password, address, now)?;
-        let _users = self.begin()?;
+        let _users = self.begin(self.room_to_log_in(&user))?;
         // Meanwhile the password may have been changed, or the user removed.
         let is_other = self.catalog().user(&user)?.is_none_or(|entry| !self.is_current(&user, &entry, &verified));
         // The catalog may have a user still whose removal it did not take for sure.
@@ -291,9 +291,7 @@ impl Accounts {
             change.remove_tokens.extend(others.drain(..too_many));
         }
         change.put_tokens.insert(hash, TokenEntry { user: user.clone(), issued: now.wall, expires });
-        // Who can make room must get in without any; theirs are few.
-        let is_admin = self.authority().account(&user).is_some_and(|account| account.is_admin);
-        self.change(change, if is_admin { Room::Reserve } else { Room::Ordinary })?;
+        self.change(change, self.room_to_log_in(&user))?;
         let mut authority = self.authority_mut();
         authority.accept(&user, hash, expires, bound);
         let is_admin = authority.account(&user).is_some_and(|account| account.is_admin);
@@ -307,7 +305,7 @@ impl Accounts {
     /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: it is not, and a start may bring it back
     /// until another change is stored.
     pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Reserve)?;
         let was_valid = self.authority().knows(token);
         if was_valid || self.is_unsettled.load(Ordering::Acquire) {
             let change = AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() };
@@ -331,7 +329,7 @@ impl Accounts {
         // Before the password is hashed as well, which costs.
         self.check_new(user)?;
         let password = self.hash(password, salt)?;
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Ordinary)?;
         self.check_new(user)?;
         let entry = UserEntry { password, is_admin, created: now, grants: BTreeMap::new() };
         // The disk may have another user of this name, whose removal it did not take for sure.
@@ -361,7 +359,7 @@ impl Accounts {
     pub fn set_password(&self, user: &str, password: &str, salt: &Salt) -> Result<(), AccountError> {
         self.known(user)?;
         let password = self.hash(password, salt)?;
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Reserve)?;
         let (user, entry) = self.known(user)?;
         self.replace_password(&user, entry, password)
     }
@@ -382,7 +380,7 @@ impl Accounts {
         password::check(new)?;
         let verified = self.verify(user, old, address, now).map_err(AccountError::LogIn)?;
         let password = self.hash(new, salt)?;
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Reserve)?;
         let (user, entry) = self.known(user)?;
         if !self.is_current(&user, &entry, &verified) {
             return Err(AccountError::LogIn(LogInError::WrongCredentials));
@@ -395,7 +393,7 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and those of every change.
     pub fn grant(&self, user: &str, service: &Name, grant: Grant) -> Result<(), AccountError> {
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Ordinary)?;
         let (user, mut entry) = self.known(user)?;
         if !entry.grants.contains_key(service) && entry.grants.len() >= GRANTED_SERVICES_MAX {
             return Err(AccountError::TooManyGrants { user });
@@ -413,7 +411,7 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::NotHeld`], and those of every change.
     pub fn revoke(&self, user: &str, service: &str, grant: Grant) -> Result<(), AccountError> {
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Reserve)?;
         let (user, mut entry) = self.entry(user)?;
         let held = entry.grants.get_mut(service);
         if !held.is_some_and(|grants| grants.remove(&grant)) {
@@ -431,7 +429,7 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and those of every change.
     pub fn remove_user(&self, user: &str) -> Result<(), AccountError> {
-        let _users = self.begin()?;
+        let _users = self.begin(Room::Reserve)?;
         let found = self.entry(user);
         if matches!(found, Err(AccountError::Unknown { .. })) && self.authority_mut().remove_user(user) {
             // The catalog took a removal of which nobody knew that.
@@ -486,7 +484,7 @@ impl Accounts {
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
         // What the disk has of a change of which nobody knew that.
-        self.catalog().mend()?;
+        self.catalog().mend(Room::Ordinary)?;
         let known = self.catalog().user(user)?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
         // The longest one costs the same for everybody, and a longer one is nobody's.
@@ -496,6 +494,12 @@ impl Accounts {
         }
         self.limits().succeeded(user, address, trust);
         Ok(hash)
+    }
+
+    /// Who can make room must get in without any; theirs are few.
+    fn room_to_log_in(&self, user: &Name) -> Room {
+        let is_admin = self.authority().account(user).is_some_and(|account| account.is_admin);
+        if is_admin { Room::Reserve } else { Room::Ordinary }
     }
 
     fn hash(&self, password: &str, salt: &Salt) -> Result<PasswordHash, AccountError> {
@@ -533,10 +537,11 @@ impl Accounts {
         entry.password == *verified && self.replaced().get(user) != Some(verified)
     }
 
-    /// Begins a change. It must not answer by what a catalog shows of which nobody knows whether the disk has it.
-    fn begin(&self) -> Result<UsersGuard<'_>, CatalogError> {
+    /// Begins a change that may take `room`. It must not answer by what a catalog shows of which nobody knows whether the disk
+    /// has it.
+    fn begin(&self, room: Room) -> Result<UsersGuard<'_>, CatalogError> {
         let users = self.catalog().hold_users();
-        self.catalog().mend()?;
+        self.catalog().mend(room)?;
         Ok(users)
     }
 

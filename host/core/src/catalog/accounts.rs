@@ -180,7 +180,7 @@ impl Catalog {
             return Ok(());
         }
         // Or it would give a number again of which nobody knew whether the disk has it.
-        self.mend()?;
+        self.mend(room)?;
         let mut last = self.meta_array(LAST_INCARNATION)?.map_or(0, u64::from_le_bytes);
         let mut remove_tokens = change.remove_tokens.clone();
         if !change.remove_users.is_empty() {

@@ -510,7 +510,7 @@ fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError>
     let mut read = usize::from(rows.next().is_some());
     let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
     assert!(catalog.set_seal(None).is_err() && fault.has_fired());
-    catalog.mend()?;
+    catalog.mend(Room::Ordinary)?;
     for row in rows {
         row.map_err(CatalogError::redb("read"))?;
         read += 1;
@@ -528,9 +528,9 @@ fn a_sync_that_fails_while_the_file_is_opened_anew_is_final() -> Result<(), Cata
     let write = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
     assert!(catalog.set_seal(None).is_err() && write.has_fired());
     let sync = storage.fail_in(CATALOG_FILE, Operation::SyncData, 1);
-    assert!(matches!(catalog.mend(), Err(CatalogError::Storage { .. })));
+    assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Storage { .. })));
     assert!(sync.has_fired());
-    assert!(matches!(catalog.mend(), Err(CatalogError::Poisoned)));
+    assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Poisoned)));
     assert_eq!(content(&catalog)?, old);
     Ok(())
 }
@@ -560,7 +560,7 @@ fn a_change_during_which_the_file_is_removed_or_replaced_has_an_unknown_outcome(
         // The one that was written to is put back.
         std::fs::rename(&aside, &path).map_err(catalog_error)?;
         clock.advance(REOPEN_RETRY_MAX);
-        catalog.mend()?;
+        catalog.mend(Room::Ordinary)?;
         assert_eq!(catalog.seal()?, Some(seal(1)));
         catalog.set_seal(None)?;
     }
@@ -616,16 +616,16 @@ fn another_file_is_not_opened_in_the_place_of_one_whose_write_failed() -> Result
     let (storage, catalog, old, _) = failed()?;
     storage.replace();
     let opened = storage.count(Operation::Open);
-    let mended = catalog.mend();
+    let mended = catalog.mend(Room::Ordinary);
     assert!(matches!(mended, Err(CatalogError::Storage { action: "be sure of", .. })), "{mended:?}");
     assert_eq!((storage.count(Operation::Open), content(&catalog)?), (opened, old));
-    assert!(matches!(catalog.mend(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
+    assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
 
     let (storage, catalog, old, clock) = failed()?;
     storage.rename(CATALOG_FILE, "aside").map_err(catalog_error)?;
     drop(Catalog::create(&storage, DirectoryId([8; 16]))?);
     for _ in 0..2 {
-        let mended = catalog.mend();
+        let mended = catalog.mend(Room::Ordinary);
         assert!(matches!(mended, Err(CatalogError::NotACatalog { .. })), "{mended:?}");
         clock.advance(REOPEN_RETRY_MAX);
     }
@@ -707,17 +707,17 @@ fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), 
     let storage = SimulatedStorage::new(1);
     let (catalog, old) = filled(&storage)?;
     let clock = reopens(&catalog, &storage);
-    storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
+    storage.break_down(Operation::Write, io::ErrorKind::Other);
     let openings = || storage.count(Operation::Open);
     let before = openings();
-    let order = || catalog.set_seal(Some(&seal(9)));
+    let order = || catalog.put_service(&name("service-9"), &entry(9));
     assert!(matches!(order(), Err(CatalogError::Storage { .. })));
     assert_eq!(openings(), before);
     // What came of the first failure is looked for at once, and then not again however many ask.
     assert!(order().is_err());
     for _ in 0..20 {
         assert!(matches!(order(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
-        assert!(matches!(catalog.mend(), Err(CatalogError::Pausing { .. })));
+        assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Pausing { .. })));
         assert_eq!(content(&catalog)?, old);
     }
     assert_eq!(openings(), before + 1);
@@ -733,6 +733,29 @@ fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), 
     // It was stored: the next failure is looked into at once again.
     assert!(storage_fails_once(&storage, order).is_err());
     order()?;
+    Ok(())
+}
+
+/// Whoever adds something tries again as each pause ends.
+#[test]
+fn what_makes_room_does_not_wait_for_the_end_of_a_pause() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, _) = filled(&storage)?;
+    let clock = reopens(&catalog, &storage);
+    let fails = || storage_fails_once(&storage, || catalog.put_service(&name("service-9"), &entry(9)));
+    for number in 0..3 {
+        assert!(fails().is_err());
+        // It is opened anew, and as nothing is stored a pause begins.
+        catalog.mend(Room::Ordinary)?;
+        assert!(fails().is_err());
+        assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Pausing { .. })));
+        match number {
+            0 => drop(catalog.remove_service(&name("service-1"), END, &catalog.hold_users())?),
+            1 => catalog.set_stopped(&name("service-2"), true)?,
+            _ => catalog.set_seal(Some(&seal(9)))?,
+        }
+        clock.advance(REOPEN_RETRY_MAX);
+    }
     Ok(())
 }
 
@@ -781,7 +804,7 @@ fn who_reads_does_not_wait_for_the_file_to_be_opened_anew() -> Result<(), Catalo
     let before = storage.count(Operation::Open);
     let mending = std::thread::spawn({
         let catalog = Arc::clone(&catalog);
-        move || catalog.mend()
+        move || catalog.mend(Room::Ordinary)
     });
     while storage.count(Operation::Open) == before {
         std::thread::yield_now();

@@ -4,7 +4,7 @@ use super::attempts::{Awaited, tried_again};
 use super::programs::{Made, Purpose};
 use super::registry::Rest;
 use super::{Host, Running};
-use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::catalog::{Room, ServiceEntry, ServiceSettings};
 use crate::data::{self, Contents, DataDirectory, DataError, FoundService, findings};
 use crate::scratch::{ProgramError, stored_workload};
 use crate::service::{LaunchError, QUEUE_MAX, Sabotage, Service, ServiceSpec, Status};
@@ -207,7 +207,7 @@ impl Host {
             return Err(LaunchError::Quarantined { name, reason });
         }
         let service = name.clone();
-        if on_disk(directory, move |directory| directory.entry_for_order(&service)).await?.is_some() {
+        if on_disk(directory, move |directory| directory.entry_for_order(&service, Room::Ordinary)).await?.is_some() {
             return Err(LaunchError::Exists { name });
         }
         let hash = workload.hash;

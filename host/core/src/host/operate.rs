@@ -5,7 +5,7 @@ use super::durable::{check_stall, on_disk};
 use super::registry::{Rest, STOPPED_BY_OPERATOR};
 use super::turns::Turn;
 use crate::auth::Identity;
-use crate::catalog::ServiceEntry;
+use crate::catalog::{Room, ServiceEntry};
 use crate::data::{DataDirectory, DataError};
 use crate::service::{LaunchError, Status};
 use lifeboat_api::access::Grant;
@@ -174,7 +174,7 @@ impl Host {
     async fn entry_of(&self, name: &Name) -> Result<(Arc<DataDirectory>, ServiceEntry), DataError> {
         let directory = self.data.clone().ok_or_else(|| none(name))?;
         let service = name.clone();
-        let entry = on_disk(&directory, move |directory| directory.entry_for_order(&service)).await?;
+        let entry = on_disk(&directory, move |directory| directory.entry_for_order(&service, Room::Reserve)).await?;
         directory.check_orphan(name)?;
         entry.map(|entry| (directory, entry)).ok_or_else(|| none(name))
     }

@@ -3,12 +3,13 @@
 mod clocks;
 
 use super::*;
-use crate::catalog::CATALOG_FILE;
+use crate::catalog::{CATALOG_FILE, REOPEN_RETRY_MAX};
 use lifeboat_api::clock::{Clock, VirtualClock};
 use lifeboat_api::transaction::Denial;
 use lifeboat_journal::frame::{DirectoryId, Position};
 use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
 use std::collections::HashMap;
+use std::io;
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -461,6 +462,45 @@ fn while_the_reserve_is_not_whole_only_admins_are_let_in_and_only_what_removes_i
     storage.limit_space(u64::MAX);
     accounts.enter_as("ada", 4)?;
     Ok(accounts.add("eve", false)?)
+}
+
+/// On a file system that holds no room in advance, what users add finds out by its writes that there is none.
+#[test]
+fn who_logs_in_on_a_full_disk_keeps_nobody_from_removing() -> TestResult {
+    let (storage, accounts) = fresh();
+    let clock = Arc::new(VirtualClock::new(NOW));
+    accounts.catalog().reopen_from(Arc::new(storage.clone()), Arc::clone(&clock) as _);
+    let users: Vec<String> = (0..40).map(|number| format!("user-{number}")).collect();
+    let services: Vec<String> = (0..8).map(|number| format!("service-{number}")).collect();
+    for user in &users {
+        accounts.add(user, false)?;
+        for service in &services {
+            accounts.grant(user, &name(service), Grant::Transact)?;
+        }
+    }
+    storage.break_down(Operation::HoldRoom, io::ErrorKind::Unsupported);
+    storage.break_down(Operation::SetBytes, io::ErrorKind::StorageFull);
+    let mut random = 0_u64;
+    let mut log_in = |user: &str| {
+        random += 1;
+        clock.advance(Duration::from_secs(1));
+        let token = *blake3::hash(&random.to_le_bytes()).as_bytes();
+        accounts.log_in(user, PASSWORD, HOME, clock.read(), token)
+    };
+    let is_refused = |error: &LogInError| matches!(error, LogInError::Catalog(CatalogError::NoRoom { .. }));
+    for service in &services {
+        // As a pause ends, and until what a removal gave back is used up.
+        clock.advance(REOPEN_RETRY_MAX);
+        let refused = (0..5_000).find_map(|number| log_in(&users[number % users.len()]).err());
+        assert!(refused.as_ref().is_some_and(is_refused), "{refused:?}");
+        // The removal of one is tried, at least.
+        match remove_service(&accounts, service) {
+            Ok(()) | Err(AccountError::Catalog(CatalogError::Storage { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    storage.mend(Operation::SetBytes);
+    Ok(remove_service(&accounts, "service-1")?)
 }
 
 /// A step of a story, and the tokens that it issues.
