@@ -484,8 +484,9 @@ impl Accounts {
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
         // What the disk has of a change of which nobody knew that.
-        self.catalog().mend(Room::Ordinary)?;
-        let known = self.catalog().user(user)?.map(|entry| entry.password);
+        let known = self.catalog().mend(Room::Ordinary).and_then(|()| self.catalog().user(user));
+        // No password was compared if that fails.
+        let known = known.inspect_err(|_| self.limits().not_made(user, address, trust))?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
         // The longest one costs the same for everybody, and a longer one is nobody's.
         let is_right = password.len() <= PASSWORD_BYTES_MAX && self.scheme.is_of(&hash, password);

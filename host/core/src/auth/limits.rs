@@ -142,7 +142,7 @@ impl LogInLimits {
         self.known.entry((user.clone(), network(address)));
     }
 
-    /// Notes that an attempt was not made after all, for want of a turn.
+    /// Notes that an attempt was not made after all, for want of a turn or of what the disk has of the user.
     pub fn not_made(&mut self, user: &Name, address: IpAddr, trust: Trust) {
         self.give_back(user, address, trust, true);
     }

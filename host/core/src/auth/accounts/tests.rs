@@ -503,6 +503,30 @@ fn who_logs_in_on_a_full_disk_keeps_nobody_from_removing() -> TestResult {
     Ok(remove_service(&accounts, "service-1")?)
 }
 
+#[test]
+fn a_log_in_that_a_pause_of_the_catalog_refuses_is_no_attempt() -> TestResult {
+    let (storage, accounts) = fresh();
+    accounts.add("ada", false)?;
+    accounts.catalog().reopen_from(Arc::new(storage.clone()), Arc::new(VirtualClock::new(NOW)));
+    for _ in 0..2 {
+        let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+        assert!(accounts.enter_as("ada", 1).is_err() && fault.has_fired());
+    }
+    for number in 0..10 {
+        let refused = accounts.enter_as("ada", number);
+        assert!(matches!(refused, Err(LogInError::Catalog(CatalogError::Pausing { .. }))), "{refused:?}");
+    }
+    assert_eq!(accounts.limits().trust(&name("ada"), HOME, Timestamp(0)), Trust::Known);
+    // Nor does it say anything against an address that nobody knows.
+    let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
+    for _ in 0..10 {
+        let refused = accounts.log_in("ada", PASSWORD, other, START, [9; 32]);
+        assert!(matches!(refused, Err(LogInError::Catalog(CatalogError::Pausing { .. }))), "{refused:?}");
+    }
+    assert_eq!(accounts.limits().trust(&name("ada"), other, Timestamp(0)), Trust::Fresh);
+    Ok(())
+}
+
 /// A step of a story, and the tokens that it issues.
 type Step = fn(&Accounts, &mut Vec<Token>) -> Result<(), AccountError>;
 
