@@ -34,7 +34,7 @@ use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::name::Name;
 use lifeboat_journal::commit::{self, CommitError, Committer, Writer};
 use lifeboat_journal::frame::{DirectoryId, RecordNumber};
-use lifeboat_journal::recovery::{Found, OpenError, Recovery};
+use lifeboat_journal::recovery::{Found, OpenError, Recovery, Seal};
 use lifeboat_journal::segments::{Log, Options, Origin};
 use lifeboat_journal::storage::{LockGuard, Storage, StorageFile};
 use orphans::{Orphans, Search};
@@ -366,7 +366,7 @@ impl Locked {
             storage,
             catalog,
             committer,
-            writer: Mutex::new(Some(writer)),
+            journal: Mutex::new(Journal::Open(writer)),
             needed: Mutex::default(),
             written: Mutex::default(),
             workload_files: Mutex::default(),
@@ -435,14 +435,22 @@ pub(crate) struct Needed {
     pub(crate) answers: RecordNumber,
 }
 
+/// What becomes of the journal when a directory is closed.
+#[derive(Debug)]
+enum Journal {
+    Open(Writer),
+    /// It takes no records any more, and the catalog has no seal of it.
+    Ended(Result<Seal, CommitError>),
+    Sealed,
+}
+
 /// A data directory that is open.
 #[derive(Debug)]
 pub struct DataDirectory {
     storage: Arc<dyn Storage>,
     catalog: Catalog,
     committer: Committer,
-    /// None once it was closed.
-    writer: Mutex<Option<Writer>>,
+    journal: Mutex<Journal>,
     /// What each service needs. One that is left out needs all.
     needed: Mutex<BTreeMap<Name, Needed>>,
     /// Of each service that runs, how far its snapshots are written.
@@ -791,14 +799,24 @@ impl DataDirectory {
     /// Ends the journal and seals it. Nothing may be appended any more.
     ///
     /// # Errors
-    /// The journal failed, now or earlier, or the catalog fails: it is not sealed.
+    /// The journal failed, now or earlier, or the catalog fails: it is not sealed. If it was the catalog, another call tries to
+    /// seal it again.
     pub fn close(&self) -> Result<(), DataError> {
-        let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
-        if let Some(writer) = writer {
-            let seal = writer.stop()?;
-            self.catalog.set_seal(Some(&seal))?;
-        }
-        Ok(())
+        let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
+        let ended = match std::mem::replace(&mut *journal, Journal::Ended(Err(CommitError::Closed))) {
+            Journal::Open(writer) => writer.stop(),
+            Journal::Ended(ended) => ended,
+            Journal::Sealed => {
+                *journal = Journal::Sealed;
+                return Ok(());
+            }
+        };
+        let sealed = match &ended {
+            Ok(seal) => self.catalog.set_seal(Some(seal)).map_err(DataError::from),
+            Err(error) => Err(error.clone().into()),
+        };
+        *journal = if sealed.is_ok() { Journal::Sealed } else { Journal::Ended(ended) };
+        sealed
     }
 
     fn needed(&self) -> MutexGuard<'_, BTreeMap<Name, Needed>> {
@@ -1061,6 +1079,32 @@ mod tests {
             tokio::task::yield_now().await;
             assert_eq!(tokio::runtime::Handle::current().metrics().num_alive_tasks(), 0);
         }
+    }
+
+    #[test]
+    fn a_seal_that_the_catalog_did_not_take_is_put_there_by_the_next_close() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
+        let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+        assert!(directory.close().is_err() && fault.has_fired());
+        assert_eq!(directory.catalog.seal().expect("readable"), None);
+        for _ in 0..2 {
+            directory.close().expect("sealed");
+            assert!(directory.catalog.seal().expect("readable").is_some());
+        }
+    }
+
+    #[test]
+    fn a_close_in_a_pause_of_the_catalog_seals_the_journal() {
+        let storage = SimulatedStorage::new(1);
+        let directory = open(&storage);
+        for _ in 0..3 {
+            let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
+            let service = Name::new("ant").expect("a name");
+            assert!(directory.catalog.set_stopped(&service, true).is_err() && fault.has_fired());
+        }
+        directory.close().expect("sealed");
+        assert!(directory.catalog.seal().expect("readable").is_some());
     }
 
     #[test]
