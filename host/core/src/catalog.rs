@@ -275,6 +275,15 @@ pub enum CatalogError {
 }
 
 impl CatalogError {
+    /// When to try again, if that is known.
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Pausing { retry_after } => Some(*retry_after),
+            _ => None,
+        }
+    }
+
     /// For `map_err`: the storage failed to do `action`.
     fn storage(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Storage { action, source }

@@ -15,6 +15,7 @@ use lifeboat_api::text::chain;
 use lifeboat_api::transaction::{Answer, Denial, Outcome};
 use lifeboat_host::auth::{AccountError, LogInError, PasswordError};
 use lifeboat_host::budget::{self, Permit};
+use lifeboat_host::catalog::CatalogError;
 use lifeboat_host::data::DataError;
 use lifeboat_host::service::{Answered, LaunchError};
 use lifeboat_vm::engine::EngineError;
@@ -85,6 +86,15 @@ impl Problem {
     /// The storage failed: an operator has to see to it.
     pub(super) fn storage(error: &dyn std::error::Error) -> Self {
         Self::later("storage", chain(error))
+    }
+
+    /// The catalog failed, which says when to try again if it knows that.
+    fn catalog(error: &dyn std::error::Error, cause: &CatalogError) -> Self {
+        let problem = Self::storage(error);
+        match cause.retry_after() {
+            Some(after) => problem.with_retry(after),
+            None => problem,
+        }
     }
 
     /// The storage failed in the last step of an order, and only the next start shows whether it is done.
@@ -232,7 +242,7 @@ impl From<LogInError> for Problem {
             LogInError::TooMany { retry_after } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", error.to_string()).with_retry(retry_after)
             }
-            LogInError::Catalog(_) => Self::storage(&error),
+            LogInError::Catalog(ref cause) => Self::catalog(&error, cause),
         }
     }
 }
@@ -248,7 +258,7 @@ impl From<AccountError> for Problem {
         let status_and_code = match error {
             AccountError::LogIn(error) => return error.into(),
             AccountError::Password(error) => return error.into(),
-            AccountError::Catalog(_) => return Self::storage(&error),
+            AccountError::Catalog(ref cause) => return Self::catalog(&error, cause),
             AccountError::OutcomeUnknown(_) => return Self::outcome_unknown(&error),
             AccountError::Exists { .. } => (StatusCode::CONFLICT, "user_exists"),
             AccountError::Unknown { .. } => (StatusCode::NOT_FOUND, "no_such_user"),
@@ -303,6 +313,7 @@ impl From<DataError> for Problem {
             DataError::Stopping => Self::later("draining", error.to_string()),
             DataError::Exists { .. } => Self::new(StatusCode::CONFLICT, "service_exists", error.to_string()),
             DataError::Orphan { .. } => Self::new(StatusCode::CONFLICT, "quarantined", error.to_string()),
+            DataError::Catalog(cause) => Self::catalog(&error, cause),
             _ => Self::storage(&error),
         }
     }
@@ -458,6 +469,26 @@ mod tests {
         for error in refused {
             let problem = Problem::from(LaunchError::Engine(error));
             assert_eq!((problem.status, problem.code), (StatusCode::UNPROCESSABLE_ENTITY, "workload_refused"));
+        }
+    }
+
+    #[test]
+    fn who_is_refused_in_a_pause_of_the_catalog_is_told_its_end_in_whole_seconds() {
+        for (left, seconds) in [(1, "1"), (50, "1"), (1_000, "1"), (1_001, "2"), (2_000, "2")] {
+            let pausing = || CatalogError::Pausing { retry_after: Duration::from_millis(left) };
+            let problems: [Problem; 5] = [
+                LogInError::Catalog(pausing()).into(),
+                AccountError::Catalog(pausing()).into(),
+                AccountError::LogIn(LogInError::Catalog(pausing())).into(),
+                DataError::Catalog(pausing()).into(),
+                LaunchError::Data(DataError::Catalog(pausing())).into(),
+            ];
+            for problem in problems {
+                let code = problem.code;
+                let response = problem.into_response();
+                assert_eq!((response.status(), code), (StatusCode::SERVICE_UNAVAILABLE, "storage"));
+                assert_eq!(response.headers()[RETRY_AFTER], seconds, "{left} ms");
+            }
         }
     }
 
