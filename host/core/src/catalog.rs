@@ -832,6 +832,7 @@ impl Catalog {
             }
             // redb shows the state before, even if all of the change is on the disk.
             if reached == Reached::Disk && self.reopen(|_, _| Ok(())).is_ok() {
+                self.pauses().stored();
                 return Ok(done);
             }
             let source = match error {

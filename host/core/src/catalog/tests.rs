@@ -501,6 +501,38 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
 }
 
 #[test]
+fn a_change_that_is_on_the_disk_waits_for_no_pause_and_ends_them() -> Result<(), CatalogError> {
+    let mut reopened = 0;
+    for others in 0..16 {
+        let storage = SimulatedStorage::new(1);
+        let (catalog, mut wanted) = filled(&storage)?;
+        reopens(&catalog, &storage);
+        for which in 10..10 + others {
+            Action::Account(which, 1).run(&catalog, &mut wanted)?;
+        }
+        let big = name("big");
+        catalog.put_service(&big, &named(ENTRY_BYTES_MAX - 1000))?;
+        catalog.remove_service(&big, END, &catalog.hold_users())?;
+        assert!(storage_fails_once(&storage, || catalog.set_seal(None)).is_err());
+        catalog.mend(Room::Ordinary)?;
+        // In the pause that has begun it fails once it is on the disk.
+        let opened = storage.count(Operation::Open);
+        let fault = storage.fail_in(CATALOG_FILE, Operation::SetBytes, 1);
+        catalog.set_seal(Some(&seal(9)))?;
+        if storage.count(Operation::Open) == opened {
+            continue;
+        }
+        assert!(fault.has_fired());
+        assert_eq!(catalog.seal()?, Some(seal(9)));
+        reopened += 1;
+        assert!(storage_fails_once(&storage, || catalog.set_seal(None)).is_err());
+        catalog.mend(Room::Ordinary)?;
+    }
+    assert!(reopened > 0);
+    Ok(())
+}
+
+#[test]
 fn who_reads_goes_on_while_the_file_is_opened_anew() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, wanted) = filled(&storage)?;
