@@ -165,12 +165,19 @@ impl Progress {
         Ok(())
     }
 
+    /// Notes that there is no room up to `end`, if what is written is to leave the reserve whole.
+    fn note_missing(&self, end: u64) {
+        if self.is_ordinary.load(Ordering::Acquire) {
+            self.missing.store(end, Ordering::Release);
+        }
+    }
+
     /// Sees to the room for a file that is to be of `bytes`.
     fn hold_growth(&self, file: &dyn StorageFile, bytes: u64) -> io::Result<()> {
         let end = reserve_end(bytes);
         match self.hold_whole(file, end) {
             Err(error) if self.is_ordinary.load(Ordering::Acquire) => {
-                self.missing.store(end, Ordering::Release);
+                self.note_missing(end);
                 Err(error)
             }
             // The reserve is there for this.
@@ -278,6 +285,7 @@ impl StorageBackend for Backend {
         self.change(Failed::Write, |file| {
             let bytes_max = self.progress.bytes_max;
             if len > bytes_max {
+                self.progress.note_missing(reserve_end(len));
                 let message = format!("it would be {} long, the limit is {}", ByteCount(len), ByteCount(bytes_max));
                 return Err(io::Error::new(io::ErrorKind::FileTooLarge, message));
             }

@@ -25,6 +25,9 @@ const END: Position = Position(4096);
 /// What is noted of a service that is removed then.
 const REMOVED: Absent = Absent { journal_end: END, is_being_created: false };
 
+/// How long the file of a catalog may be that is to be filled, in bytes.
+const SHORT_BYTES_MAX: u64 = 16 * 1024 * 1024;
+
 /// What an entry's secret consists of.
 const SECRET_BYTE: u8 = 213;
 
@@ -1020,12 +1023,11 @@ fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError>
 /// A file that may not grow is as good as a full disk.
 #[test]
 fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<(), CatalogError> {
-    const BYTES_MAX: u64 = 16 * 1024 * 1024;
     let mut lengths = BTreeSet::new();
     for seed in 0..6 {
         let storage = SimulatedStorage::new(seed);
         drop(filled(&storage)?);
-        let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
+        let catalog = Catalog::open_of_at_most(&storage, SHORT_BYTES_MAX)?;
         reopens(&catalog, &storage);
         // The file doubles from another length each time.
         for which in 0..seed {
@@ -1041,11 +1043,11 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
         assert!(matches!(add_tokens(&catalog, 2_000_000, 1), Err(CatalogError::Full { .. })));
         assert_eq!(storage.count(Operation::Write), writes);
         let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
-        assert!(bytes()? <= BYTES_MAX / 2, "{} bytes", bytes()?);
+        assert!(bytes()? <= SHORT_BYTES_MAX / 2, "{} bytes", bytes()?);
         lengths.insert(bytes()?);
 
         remove_all(&catalog)?;
-        assert!(bytes()? <= BYTES_MAX, "{} bytes", bytes()?);
+        assert!(bytes()? <= SHORT_BYTES_MAX, "{} bytes", bytes()?);
         // What a removal has made longer becomes shorter by and by.
         let tries = (0..10).position(|_| add_tokens(&catalog, 0, 1).is_ok());
         assert!(tries.is_some(), "{} bytes", bytes()?);
@@ -1054,48 +1056,52 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
     Ok(())
 }
 
+/// A catalog whose file was full, and which a removal of so many percent of the tokens has doubled to more than half of
+/// [`SHORT_BYTES_MAX`]. Also returns the number of a token that it does not have, as those behind it.
+fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<VirtualClock>, u64), CatalogError> {
+    let storage = SimulatedStorage::new(seed);
+    drop(filled(&storage)?);
+    let catalog = Catalog::open_of_at_most(&storage, SHORT_BYTES_MAX)?;
+    let clock = reopens(&catalog, &storage);
+    for which in 0..seed {
+        catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
+    }
+    // Until there is room for no ten.
+    let mut next = 0;
+    for step in [1_000, 100, 10] {
+        catalog.current().progress.forget_missing();
+        let refused = loop {
+            match add_tokens(&catalog, next, step) {
+                Ok(()) => next += step,
+                Err(error) => break error,
+            }
+        };
+        assert!(matches!(refused, CatalogError::Full { .. }), "{refused:?}");
+        clock.advance(REOPEN_RETRY_MAX);
+    }
+    // Tokens lie by their hashes.
+    let tokens = catalog.tokens()?.into_keys().enumerate();
+    let remove_tokens = tokens.filter(|(at, _)| at * 7_919 % 100 < percent).map(|(_, token)| token).collect();
+    catalog.change_accounts(&AccountsChange { remove_tokens, ..AccountsChange::default() }, Room::Reserve)?;
+    assert!(catalog.current().progress.is_too_long());
+    Ok((storage, catalog, clock, next))
+}
+
 /// A removal that finds no free page doubles the file, and the pages that it writes lie at the end of it, where nothing can be
 /// cut, also not with the next start.
 #[test]
 fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubled() -> Result<(), CatalogError> {
-    const BYTES_MAX: u64 = 16 * 1024 * 1024;
     for (seed, percent) in [(0, 1), (3, 40)] {
-        let storage = SimulatedStorage::new(seed);
-        drop(filled(&storage)?);
-        let open = || {
-            let catalog = Catalog::open_of_at_most(&storage, BYTES_MAX)?;
-            let clock = reopens(&catalog, &storage);
-            Ok::<_, CatalogError>((catalog, clock))
-        };
-        let (catalog, clock) = open()?;
-        for which in 0..seed {
-            catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
-        }
-        // Until there is room for no ten.
-        let mut next = 0;
-        for step in [1_000, 100, 10] {
-            catalog.current().progress.forget_missing();
-            let refused = loop {
-                match add_tokens(&catalog, next, step) {
-                    Ok(()) => next += step,
-                    Err(error) => break error,
-                }
-            };
-            assert!(matches!(refused, CatalogError::Full { .. }), "{refused:?}");
-            clock.advance(REOPEN_RETRY_MAX);
-        }
-        // Tokens lie by their hashes.
-        let tokens = catalog.tokens()?.into_keys().enumerate();
-        let remove_tokens = tokens.filter(|(at, _)| at * 7_919 % 100 < percent).map(|(_, token)| token).collect();
-        catalog.change_accounts(&AccountsChange { remove_tokens, ..AccountsChange::default() }, Room::Reserve)?;
+        let (storage, catalog, _, next) = doubled(seed, percent)?;
         let bytes = || bytes_of(&storage).map(|bytes| bytes.len() as u64).map_err(catalog_error);
         let doubled = bytes()?;
-        assert!(doubled > BYTES_MAX / 2, "{doubled} bytes");
+        assert!(doubled > SHORT_BYTES_MAX / 2, "{doubled} bytes");
         add_tokens(&catalog, next, 1)?;
         drop(catalog);
-        let (catalog, _clock) = open()?;
+        let catalog = Catalog::open_of_at_most(&storage, SHORT_BYTES_MAX)?;
+        reopens(&catalog, &storage);
         add_tokens(&catalog, next + 1, 1)?;
-        assert!(bytes()? > BYTES_MAX / 2, "{} bytes", bytes()?);
+        assert!(bytes()? > SHORT_BYTES_MAX / 2, "{} bytes", bytes()?);
         // They leave removals as much as is in use, and the file as it is.
         let refused = (1..).find_map(|number| add_tokens(&catalog, next + 1_000 * number, 1_000).err());
         let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -1104,6 +1110,21 @@ fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubl
         remove_all(&catalog)?;
     }
     Ok(())
+}
+
+#[test]
+fn what_found_no_room_in_a_file_that_is_half_free_is_refused_from_then_on_before_it_fails() -> Result<(), CatalogError>
+{
+    let (_storage, catalog, clock, next) = doubled(3, 40)?;
+    let more = || add_tokens(&catalog, next, 150_000);
+    assert!(matches!(more(), Err(CatalogError::Full { .. })));
+    assert_eq!(catalog.current().progress.failed(), Some(Failed::Write));
+    clock.advance(REOPEN_RETRY_MAX);
+    assert!(matches!(more(), Err(CatalogError::Full { .. })));
+    assert_eq!(catalog.current().progress.failed(), None);
+    // Until something is removed, after which it is tried.
+    catalog.set_stopped(&name("service-1"), false)?;
+    add_tokens(&catalog, next, 1)
 }
 
 /// As long as no removal needs the reserve, free pages are for all.
