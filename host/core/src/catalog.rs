@@ -904,6 +904,8 @@ impl Open {
 
     /// A transaction for a change that may take `room`.
     fn begin(&self, room: Room) -> Result<WriteTransaction, redb::Error> {
+        #[cfg(test)]
+        self.progress.note_beginning();
         let mut transaction = self.database.begin_write()?;
         self.progress.begin(room);
         transaction.set_two_phase_commit(true);

@@ -95,6 +95,9 @@ pub(super) struct Progress {
     root: AtomicU8,
     /// A [`Reached`].
     reached: AtomicU8,
+    /// How many asked for a transaction, which they may have to wait for.
+    #[cfg(test)]
+    beginnings: AtomicU64,
 }
 
 impl Progress {
@@ -213,6 +216,16 @@ impl Progress {
     pub(super) fn fail(&self, failed: Failed) {
         // The first one counts.
         let _ = self.failed.set(failed);
+    }
+
+    #[cfg(test)]
+    pub(super) fn note_beginning(&self) {
+        self.beginnings.fetch_add(1, Ordering::AcqRel);
+    }
+
+    #[cfg(test)]
+    pub(super) fn beginnings(&self) -> u64 {
+        self.beginnings.load(Ordering::Acquire)
     }
 
     /// Notes that a commit begins, and which room it may take. Nobody else may have one under way.
