@@ -19,15 +19,17 @@ use lifeboat_host::host::{Host, HostConfig, NewService};
 use lifeboat_host::metrics::{JournalMetrics, Metrics, Scrape};
 use lifeboat_host::monitor::Admission;
 use lifeboat_host::service::{LaunchError, Sabotage};
-use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::commit::{Change, Entry};
+use lifeboat_journal::frame::{DirectoryId, RecordNumber};
 use lifeboat_journal::recovery::{Found, inspect};
 use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
 use lifeboat_vm::workload::{LoadLimits, load};
 use proptest::prelude::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::future::poll_fn;
+use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, OnceLock, Weak};
+use std::sync::{Arc, Mutex, OnceLock, Weak, mpsc};
 use std::task::Poll;
 use std::time::Duration;
 
@@ -407,6 +409,48 @@ async fn a_full_disk_denies_and_loses_nothing() {
     }
     assert!(client.sent.iter().any(|sent| sent.seen.is_none()), "the disk was never full");
     client.goes_on_after_a_crash(&storage).await;
+}
+
+/// While the journal denies, a removal does not wait for what is given back after it. Whatever does that has not begun yet when
+/// the host is stopped: the one thread that it could run on is busy.
+#[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+async fn what_a_removal_without_room_asks_for_does_not_have_the_directory_after_a_stop() {
+    let storage = SimulatedStorage::new(1);
+    let take = || Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])));
+    let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
+    let (directory, contents) = take().expect("free").open(&options).expect("opens");
+    let (release, released) = mpsc::channel::<()>();
+    let released = Mutex::new(Some(released));
+    let mut rig = Rig::watched(move |event| {
+        if matches!(event, Event::Removed { .. }) {
+            let released = released.lock().expect("no panic").take().expect("one is removed");
+            let (begin, begun) = mpsc::channel();
+            tokio::spawn(async move {
+                begin.send(()).expect("it is waited for");
+                let _ = released.recv();
+            });
+            begun.recv().expect("it begins");
+        }
+    });
+    rig.host = rig.host.with_data(Arc::clone(&directory));
+    rig.host.recover(contents, || Epoch([1; 16])).await;
+    create(&rig, "ant", "work.wat", settings(FailoverMode::Direct), None).await.expect("created");
+    storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
+    for change in [
+        Change::Begin { number: RecordNumber(1), record: vec![0; 100_000] },
+        Change::Continue { number: RecordNumber(2), record: vec![0; 50_000] },
+    ] {
+        drop(directory.committer().submit(Entry { service: name("filler"), change }, None).expect("open"));
+    }
+    let mut stalls = directory.committer().stalls();
+    stalls.wait_for(|stall| stall.as_ref().is_some_and(|stall| stall.denies)).await.expect("it goes on");
+    rig.host.remove_service(&name("ant")).await.expect("removed");
+    assert!(directory.committer().denies());
+    storage.mend(Operation::Create);
+    rig.host.stop().await.expect("sealed");
+    drop((rig, directory));
+    take().expect("nobody has it");
+    drop(release);
 }
 
 #[tokio::test]
