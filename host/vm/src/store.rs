@@ -18,7 +18,7 @@ use wasmtime::{CallHook, CallHookHandler, Engine, ResourceLimiter, Store, StoreC
 #[allow(missing_docs, unreachable_pub, reason = "generated; host/wit/vm.wit is the documentation")]
 mod bindings {
     wasmtime::component::bindgen!({
-        path: "../wit",
+        path: "wit",
         world: "vm",
         ownership: Borrowing { duplicate_if_necessary: false },
         imports: { default: trappable },

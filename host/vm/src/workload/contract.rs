@@ -55,7 +55,7 @@ const COMMAND_EXPORT: &str = "wasi:cli/run";
 
 /// The contract, read from the WIT once.
 pub(super) static CONTRACT: LazyLock<Contract> = LazyLock::new(|| {
-    Contract::read(include_str!("../../../wit/vm.wit")).expect("the contract's WIT is part of this crate")
+    Contract::read(include_str!("../../wit/vm.wit")).expect("the contract's WIT is part of this crate")
 });
 
 pub(super) struct Contract {
