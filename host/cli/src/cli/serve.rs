@@ -212,7 +212,9 @@ impl Serve {
                             the next start replays what was not snapshotted; a larger shutdown_deadline_ms gives them more";
                 anyhow::bail!("{text}");
             }
-            Ok(stopped) => stopped.context("the journal could not be sealed; nothing acknowledged is lost")?,
+            Ok(stopped) => {
+                stopped.context("the journal could not be sealed; the next start replays what is in its files")?
+            }
         };
         if let Some(Err(error)) = started {
             return Err(error);
