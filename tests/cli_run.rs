@@ -52,6 +52,21 @@ fn refused_transaction_is_printed_as_json_and_exits_with_1() {
 }
 
 #[test]
+fn long_body_is_refused_for_the_fuel_of_what_is_wrong_in_it() {
+    // Without a reason in words and an example, 10,023 were charged.
+    let refused_for = |length| {
+        let output = run(&["--json", "--size", "huge"], "ledger").input("[".repeat(length) + "\n").output();
+        let line = output.exits(1);
+        assert!(line.contains("a list is given, an object or a text is needed"), "{line}");
+        let events = output.events();
+        events.last().and_then(|event| event["usage"]["counts"]["fuel_charged"].as_u64()).expect("there is a usage")
+    };
+    let fuel = refused_for(1_000_000);
+    assert!(fuel <= 3 * 10_023, "{fuel} fuel");
+    assert!(fuel <= refused_for(1_000) + 1_000, "{fuel} fuel");
+}
+
+#[test]
 fn trap_fails_its_transaction_and_keeps_the_state() {
     let most = format!("{{\"add\":{}}}\n", i64::MAX);
     let output = run(&[], "counter").input(format!("{most}{most}{{\"add\":-1}}\n")).output();

@@ -46,7 +46,17 @@ pub trait Encode<T> {
 /// JSON both ways, by `serde_json`. Without settings: unknown fields are ignored unless a type denies them.
 ///
 /// The user of a wrong body reads what is wrong, where, and a body that is right, such as `{"add":1}`. The example is made
-/// from the type; types that are untagged, internally tagged or flattened have none.
+/// from the type. These have none:
+///
+/// - types that do not say what they want: untagged or internally tagged enums, variants of adjacently tagged enums with
+///   fields or several values, and structs with a flattened field;
+/// - types that refuse the sample: `1`, `1.5`, `true`, `"a"` and `"text"`, such as a date in a text;
+/// - maps whose keys JSON cannot write, such as pairs;
+/// - bodies longer than 300 bytes, or more than 8 lists and objects deep, and values of more than 8 newtypes;
+/// - structs with more than 8 aliases of fields.
+///
+/// Where nothing in the body names a variant of an enum, the first 16 variants are shown as far as 300 bytes have room. Of
+/// an adjacently tagged enum that is itself renamed (`rename` on the enum), the first variant alone is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Json;
 

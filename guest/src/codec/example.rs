@@ -1,8 +1,7 @@
 //! Examples of a type's JSON, made by its `Deserialize` alone.
 //!
 //! [`Sampler`] is a `Deserializer` without input: it gives every type the value that it asks for, and writes the JSON of
-//! that value. Types that do not say what they want (an untagged or internally tagged enum, a flattened field) and types
-//! that refuse the sample (a date in a string) have no example.
+//! that value. The documentation of [`Json`](super::Json) says which types have no example.
 
 use std::slice::Iter;
 
@@ -27,6 +26,12 @@ const SPARSE_DEPTH: usize = 3;
 /// The depth of an example: a type that is deeper has none.
 const DEPTH_MAX: usize = 8;
 
+/// How many newtypes and options one value may be of, each inside of the one before. A type that nests more has no example.
+const WRAPPERS_MAX: usize = 8;
+
+/// The highest number of fields that are left out of an example because they are aliases of others.
+const LEFT_OUT_MAX: usize = 8;
+
 /// How much of a body is searched for the names of an enum's variants, in bytes.
 const NAMED_WITHIN_BYTES: usize = 128;
 
@@ -34,13 +39,17 @@ const NAMED_WITHIN_BYTES: usize = 128;
 /// that the beginning of `body` names, or else one for every variant, as far as the text has room.
 pub(super) fn examples<T: DeserializeOwned>(body: &[u8]) -> String {
     examples_by(body, &|sample| {
-        T::deserialize(Sampler { sample, depth: 0 }).is_ok()
-            && (sample.is_certain || serde_json::from_slice::<T>(sample.json.as_bytes()).is_ok())
+        T::deserialize(Sampler { sample, depth: 0, wrappers: 0 })?;
+        if sample.is_certain || serde_json::from_slice::<T>(sample.json.as_bytes()).is_ok() {
+            Ok(())
+        } else {
+            Err(NoExample::Refused)
+        }
     })
 }
 
-/// The same, of the type whose samples `make` makes. It returns whether one was made.
-fn examples_by(body: &[u8], make: &dyn Fn(&mut Sample<'_>) -> bool) -> String {
+/// The same, of the type whose samples `make` makes.
+fn examples_by(body: &[u8], make: &dyn Fn(&mut Sample<'_>) -> Result<(), NoExample>) -> String {
     let mut examples = String::new();
     let mut sample = Sample {
         body: &body[..body.len().min(NAMED_WITHIN_BYTES)],
@@ -49,15 +58,24 @@ fn examples_by(body: &[u8], make: &dyn Fn(&mut Sample<'_>) -> bool) -> String {
         variants: 1,
         variant: 0,
         inner_variant: 0,
+        outermost: "",
+        last_field: None,
+        left_out: Vec::new(),
     };
     while sample.variant < sample.variants.min(VARIANTS_MAX) {
         sample.json.clear();
         sample.is_certain = true;
-        if make(&mut sample) {
-            add(&mut examples, &sample.json);
-        } else if sample.inner_variant + 1 < INNER_VARIANTS_MAX {
-            sample.inner_variant += 1;
-            continue;
+        match (make(&mut sample), sample.last_field) {
+            (Ok(()), _) => add(&mut examples, &sample.json),
+            (Err(NoExample::FieldTwice), Some(alias)) if sample.left_out.len() < LEFT_OUT_MAX => {
+                sample.left_out.push(alias);
+                continue;
+            }
+            _ if sample.inner_variant + 1 < INNER_VARIANTS_MAX => {
+                sample.inner_variant += 1;
+                continue;
+            }
+            _ => {}
         }
         sample.inner_variant = 0;
         sample.variant += 1;
@@ -92,11 +110,22 @@ struct Sample<'a> {
     variant: usize,
     /// Which one to take of every other enum, modulo the number that it has.
     inner_variant: usize,
+    /// The name of the outermost struct. An adjacently tagged enum is one that has an enum of the same name.
+    outermost: &'static str,
+    /// The field that was written last, in the list that its type gives.
+    last_field: Option<&'static &'static str>,
+    /// Fields that are not to be written.
+    left_out: Vec<&'static &'static str>,
 }
 
 /// There is no example.
 #[derive(Debug)]
-struct NoExample;
+enum NoExample {
+    /// The type does not take the sample.
+    Refused,
+    /// The last field is an alias of one before it: `serde` lists both.
+    FieldTwice,
+}
 
 impl std::fmt::Display for NoExample {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -108,36 +137,36 @@ impl std::error::Error for NoExample {}
 
 impl serde::de::Error for NoExample {
     fn custom<T: std::fmt::Display>(_: T) -> Self {
-        Self
+        Self::Refused
     }
 
     // Without these, the texts of the provided ones would be part of every module.
     fn invalid_type(_: serde::de::Unexpected<'_>, _: &dyn serde::de::Expected) -> Self {
-        Self
+        Self::Refused
     }
 
     fn invalid_value(_: serde::de::Unexpected<'_>, _: &dyn serde::de::Expected) -> Self {
-        Self
+        Self::Refused
     }
 
     fn invalid_length(_: usize, _: &dyn serde::de::Expected) -> Self {
-        Self
+        Self::Refused
     }
 
     fn unknown_variant(_: &str, _: &'static [&'static str]) -> Self {
-        Self
+        Self::Refused
     }
 
     fn unknown_field(_: &str, _: &'static [&'static str]) -> Self {
-        Self
+        Self::Refused
     }
 
     fn missing_field(_: &'static str) -> Self {
-        Self
+        Self::Refused
     }
 
     fn duplicate_field(_: &'static str) -> Self {
-        Self
+        Self::FieldTwice
     }
 }
 
@@ -145,20 +174,22 @@ impl serde::de::Error for NoExample {
 struct Sampler<'a, 'b> {
     sample: &'a mut Sample<'b>,
     depth: usize,
+    /// How many newtypes and options this value is of.
+    wrappers: usize,
 }
 
 impl<'b> Sampler<'_, 'b> {
     /// What is inside of this value.
     fn inside(&mut self) -> Sampler<'_, 'b> {
-        Sampler { sample: self.sample, depth: self.depth + 1 }
+        Sampler { sample: self.sample, depth: self.depth + 1, wrappers: 0 }
     }
 
     /// The next value at this depth, unless the example is too deep or too long by now.
     fn next(&mut self) -> Result<Sampler<'_, 'b>, NoExample> {
         if self.depth > DEPTH_MAX || self.sample.json.len() > EXAMPLES_MAX_BYTES {
-            return Err(NoExample);
+            return Err(NoExample::Refused);
         }
-        Ok(Sampler { sample: self.sample, depth: self.depth })
+        Ok(Sampler { sample: self.sample, depth: self.depth, wrappers: 0 })
     }
 
     // Every type has calls of these, so they are not to be copied into each.
@@ -167,12 +198,37 @@ impl<'b> Sampler<'_, 'b> {
         self.sample.json.push_str(json);
     }
 
-    /// Writes `"name":` after `before`.
+    /// Writes `"name"` between `before` and `after`.
     #[inline(never)]
-    fn write_name(&mut self, before: &str, name: &str) {
-        for part in [before, "\"", name, "\":"] {
-            self.write(part);
+    fn write_name(&mut self, before: &str, name: &str, after: &str) {
+        self.write(before);
+        if name.bytes().all(|byte| !matches!(byte, ..b' ' | b'"' | b'\\')) {
+            for part in ["\"", name, "\""] {
+                self.write(part);
+            }
+        } else {
+            self.sample.is_certain = false;
+            self.write(&serde_json::to_string(name).unwrap_or_default());
         }
+        self.write(after);
+    }
+
+    /// Which variant of an enum this value is to be.
+    #[inline(never)]
+    fn variant(&mut self, name: &str, variants: &'static [&'static str]) -> Option<&'static str> {
+        let is_outermost = self.depth == 0 || self.depth == 1 && name == self.sample.outermost;
+        let index = if !is_outermost {
+            self.sample.inner_variant.checked_rem(variants.len())?
+        } else if self.sample.variant == 0
+            && let Some(index) = named_in(self.sample.body, variants)
+        {
+            index
+        } else {
+            // The body names none, or there would be one example alone.
+            self.sample.variants = variants.len();
+            self.sample.variant
+        };
+        variants.get(index).copied()
     }
 
     /// Writes a list of `count` elements.
@@ -230,11 +286,13 @@ impl<'de> Deserializer<'de> for Sampler<'_, '_> {
     }
 
     fn deserialize_identifier<V: Visitor<'de>>(self, _: V) -> Result<V::Value, NoExample> {
-        Err(NoExample)
+        Err(NoExample::Refused)
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
-        if self.depth < SPARSE_DEPTH {
+        // Half of the bound, since a newtype behind the last one would have no value.
+        if self.depth < SPARSE_DEPTH && self.wrappers < WRAPPERS_MAX / 2 {
+            self.wrappers += 1;
             return visitor.visit_some(self);
         }
         self.write("null");
@@ -245,7 +303,15 @@ impl<'de> Deserializer<'de> for Sampler<'_, '_> {
         self.deserialize_unit(visitor)
     }
 
-    fn deserialize_newtype_struct<V: Visitor<'de>>(self, _: &'static str, visitor: V) -> Result<V::Value, NoExample> {
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        mut self,
+        _: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, NoExample> {
+        self.wrappers += 1;
+        if self.wrappers > WRAPPERS_MAX {
+            return Err(NoExample::Refused);
+        }
         visitor.visit_newtype_struct(self)
     }
 
@@ -277,28 +343,23 @@ impl<'de> Deserializer<'de> for Sampler<'_, '_> {
 
     fn deserialize_struct<V: Visitor<'de>>(
         self,
-        _: &'static str,
+        name: &'static str,
         fields: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, NoExample> {
+        if self.depth == 0 {
+            self.sample.outermost = name;
+        }
         self.object(fields, visitor)
     }
 
     fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
+        mut self,
+        name: &'static str,
         variants: &'static [&'static str],
         visitor: V,
     ) -> Result<V::Value, NoExample> {
-        let index = if self.depth > 0 {
-            self.sample.inner_variant.checked_rem(variants.len()).unwrap_or_default()
-        } else if let Some(index) = named_in(self.sample.body, variants) {
-            index
-        } else {
-            self.sample.variants = variants.len();
-            self.sample.variant
-        };
-        let name = *variants.get(index).ok_or(NoExample)?;
+        let name = self.variant(name, variants).ok_or(NoExample::Refused)?;
         visitor.visit_enum(Variant { sampler: self, name })
     }
 }
@@ -334,12 +395,23 @@ struct Fields<'a, 'b> {
     is_first: bool,
 }
 
+impl Fields<'_, '_> {
+    /// Writes the name of the next field.
+    #[inline(never)]
+    fn next(&mut self) -> Option<&'static str> {
+        let left_out = &self.sampler.sample.left_out;
+        let field = self.fields.find(|field| !left_out.iter().any(|left_out| std::ptr::eq(*left_out, *field)))?;
+        self.sampler.sample.last_field = Some(field);
+        self.sampler.write_name(if std::mem::take(&mut self.is_first) { "" } else { "," }, field, ":");
+        Some(field)
+    }
+}
+
 impl<'de> MapAccess<'de> for Fields<'_, '_> {
     type Error = NoExample;
 
     fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, NoExample> {
-        let Some(field) = self.fields.next() else { return Ok(None) };
-        self.sampler.write_name(if std::mem::take(&mut self.is_first) { "" } else { "," }, field);
+        let Some(field) = self.next() else { return Ok(None) };
         seed.deserialize(named(field)).map(Some)
     }
 
@@ -365,9 +437,11 @@ impl<'de> MapAccess<'de> for Entry<'_, '_> {
         let key = self.next_value_seed(seed)?;
         // JSON takes the key `1` as `"1"`, but not every type.
         let json = self.sampler.sample.json.split_off(start);
-        self.sampler.sample.is_certain &= json.starts_with('"');
-        let key_json = json.strip_prefix('"').and_then(|json| json.strip_suffix('"')).unwrap_or(&json);
-        self.sampler.write_name("", key_json);
+        let quote = if json.starts_with('"') { "" } else { "\"" };
+        self.sampler.sample.is_certain &= quote.is_empty();
+        for part in [quote, &json, quote, ":"] {
+            self.sampler.write(part);
+        }
         Ok(Some(key))
     }
 
@@ -393,7 +467,7 @@ impl<'de> EnumAccess<'de> for Variant<'_, '_> {
 impl<'b> Variant<'_, 'b> {
     /// Writes `{"name":value}`.
     fn with<T>(mut self, value: impl FnOnce(Sampler<'_, 'b>) -> Result<T, NoExample>) -> Result<T, NoExample> {
-        self.sampler.write_name("{", self.name);
+        self.sampler.write_name("{", self.name, ":");
         let value = value(self.sampler.inside().next()?)?;
         self.sampler.write("}");
         Ok(value)
@@ -404,9 +478,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_> {
     type Error = NoExample;
 
     fn unit_variant(mut self) -> Result<(), NoExample> {
-        for part in ["\"", self.name, "\""] {
-            self.sampler.write(part);
-        }
+        self.sampler.write_name("", self.name, "");
         Ok(())
     }
 

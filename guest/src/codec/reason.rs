@@ -10,6 +10,15 @@ use serde_json::error::{Category, Error};
 /// The longest value or name that is quoted from a body, in characters.
 const QUOTED_MAX_CHARS: usize = 60;
 
+/// The longest body that is searched for anything but whitespace, in bytes.
+const EMPTY_WITHIN_BYTES: usize = 1024;
+
+/// How much of a body is searched for the lines before a place, in bytes. What a later line has is not known.
+const LINES_WITHIN_BYTES: usize = 16 * 1024;
+
+/// How much of the end of an error is searched for its parts, in bytes: an error may quote the whole of a body.
+const PARTS_WITHIN_BYTES: usize = 4096;
+
 /// What a body may not go on with.
 const SYNTAX: &[(&str, &str)] = &[
     ("expected ident", "neither `true`, `false` nor `null`"),
@@ -90,7 +99,8 @@ pub(super) fn reason(error: &Error, body: &[u8]) -> String {
         words.data(&text);
         return words.0;
     };
-    if body.iter().all(u8::is_ascii_whitespace) {
+    let category = error.classify();
+    if category == Category::Eof && is_empty(body) {
         words.add(&["the body is empty"]);
         return words.0;
     }
@@ -98,7 +108,7 @@ pub(super) fn reason(error: &Error, body: &[u8]) -> String {
     // A list or an object of which another type is needed is refused before its first character is read.
     column += usize::from(text.starts_with("invalid type: ") && matches!(next_byte, b'[' | b'{'));
     words.0 = format!("line {line}, column {column}: ");
-    match error.classify() {
+    match category {
         Category::Eof => words.add(&["the body ends before its JSON does"]),
         Category::Data => words.data(text),
         Category::Syntax | Category::Io => words.syntax(text, byte, next_byte),
@@ -106,10 +116,26 @@ pub(super) fn reason(error: &Error, body: &[u8]) -> String {
     words.0
 }
 
-/// The byte at a place that counts from 1, and the one behind it; zeros where there is none.
+/// Whether a body is whitespace. A long one is not called empty.
+fn is_empty(body: &[u8]) -> bool {
+    body.len() <= EMPTY_WITHIN_BYTES && body.iter().all(u8::is_ascii_whitespace)
+}
+
+/// The byte at a place that counts from 1, and the one behind it; zeros where there is none or it is not known.
 fn around(body: &[u8], line: usize, column: usize) -> [u8; 2] {
-    let line = body.split(|byte| *byte == b'\n').nth(line - 1).unwrap_or_default();
-    [column, column + 1].map(|column| line.get(column.wrapping_sub(1)).copied().unwrap_or_default())
+    let Some(start) = line_start(&body[..body.len().min(LINES_WITHIN_BYTES)], line) else { return [0; 2] };
+    // Column 0 is the end of the line before.
+    [0, 1]
+        .map(|behind| (start + column + behind).checked_sub(1).and_then(|at| body.get(at)).copied().unwrap_or_default())
+}
+
+/// Where a line that counts from 1 starts, if that is in `beginning`. It looks at nothing from there on.
+fn line_start(beginning: &[u8], line: usize) -> Option<usize> {
+    let mut start = 0;
+    for _ in 1..line {
+        start += beginning[start..].iter().position(|byte| *byte == b'\n')? + 1;
+    }
+    Some(start)
 }
 
 /// A reason, while it is worded.
@@ -138,6 +164,7 @@ impl Words {
             b'!'..=b'~' => {
                 return self.add(&["`", char::from(byte).encode_utf8(&mut [0; 4]), "` is not allowed here"]);
             }
+            0 => return self.add(&["another value is needed"]),
             _ => return self.add(&["no value begins here"]),
         };
         self.add(&[given, "an object or a text is needed"]);
@@ -240,10 +267,10 @@ fn lookup(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
     table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
 }
 
-/// What is before and behind the last `separator`. `rsplit_once` would add 3 kB to a module.
+/// What is before and behind the last `separator`, if that is near the end. `rsplit_once` would add 3 kB to a module.
 fn halves<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
     let (bytes, separator_bytes) = (text.as_bytes(), separator.as_bytes());
-    let at = (0..bytes.len())
+    let at = (bytes.len().saturating_sub(PARTS_WITHIN_BYTES)..bytes.len())
         .rev()
         .find(|at| bytes[*at] == separator_bytes[0] && bytes[*at..].starts_with(separator_bytes))?;
     Some((text.get(..at)?, text.get(at + separator.len()..)?))

@@ -154,3 +154,241 @@ fn examples_have_bounded_length() {
     }
     assert_eq!(examples::<Wide>(b""), r#"{"Short":1}"#);
 }
+
+/// An enum of one variant, or a struct of one field, whose name is told when it runs.
+fn named_example(name: &str, is_variant: bool) -> String {
+    let names: &'static [&'static str] = Box::leak(Box::new([&*Box::leak(name.to_owned().into_boxed_str())]));
+    examples_by(b"", &|sample| {
+        let sampler = Sampler { sample, depth: 0, wrappers: 0 };
+        if is_variant {
+            sampler.deserialize_enum("Odd", names, Anything)
+        } else {
+            sampler.deserialize_struct("Odd", names, Anything)
+        }
+    })
+}
+
+/// Takes a unit variant, or a map of texts to flags.
+struct Anything;
+
+impl<'de> Visitor<'de> for Anything {
+    type Value = ();
+
+    fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("anything")
+    }
+
+    fn visit_enum<A: EnumAccess<'de>>(self, access: A) -> Result<(), A::Error> {
+        let (_, variant): (String, _) = access.variant()?;
+        variant.unit_variant()
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut access: A) -> Result<(), A::Error> {
+        while access.next_entry::<String, bool>()?.is_some() {}
+        Ok(())
+    }
+}
+
+proptest::proptest! {
+    #[test]
+    fn example_is_json_whatever_the_names_are(name in r#"[a"\\\n\x00-\x1f\x7f/é\u{2028}]{0,12}"#) {
+        let variant: String = serde_json::from_str(&named_example(&name, true)).expect("a text");
+        proptest::prop_assert_eq!(&variant, &name);
+        let object: BTreeMap<String, bool> = serde_json::from_str(&named_example(&name, false)).expect("an object");
+        proptest::prop_assert_eq!(object, BTreeMap::from([(name, true)]));
+    }
+}
+
+#[derive(Deserialize, PartialEq, Eq, PartialOrd, Ord)]
+enum Odd {
+    #[serde(rename = "a\\b\n")]
+    Unit,
+    #[serde(rename = "\"")]
+    Newtype(u8),
+}
+
+#[test]
+fn odd_names_are_escaped() {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Quoted {
+        #[serde(rename = "a\"b")]
+        field: u8,
+    }
+    assert_eq!(examples::<Quoted>(b""), r#"{"a\"b":1}"#);
+    assert_eq!(examples::<Odd>(b""), r#""a\\b\n" or {"\"":1}"#);
+    assert_eq!(examples::<BTreeMap<Odd, u8>>(b""), r#"{"a\\b\n":1}"#);
+}
+
+#[test]
+fn example_with_an_odd_name_is_read_back() {
+    // Its type takes the sample, but no JSON.
+    struct Picky;
+    impl<'de> Deserialize<'de> for Picky {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            struct Odd;
+            impl Visitor<'_> for Odd {
+                type Value = Picky;
+                fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                    f.write_str("a number that is not negative")
+                }
+                fn visit_u64<E>(self, _: u64) -> Result<Picky, E> {
+                    Ok(Picky)
+                }
+            }
+            if std::any::type_name::<D>().contains("serde_json") {
+                return Err(serde::de::Error::custom("picky"));
+            }
+            deserializer.deserialize_u8(Odd)
+        }
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Even {
+        a: Picky,
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Odd {
+        #[serde(rename = "\\")]
+        a: Picky,
+    }
+    assert_eq!(examples::<Even>(b""), r#"{"a":1}"#, "plain names are not");
+    assert_eq!(examples::<Odd>(b""), "");
+}
+
+#[test]
+fn aliases_of_a_field_are_left_out() {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Renamed {
+        #[serde(alias = "sum", alias = "value")]
+        amount: u8,
+        inner: Vec<Name>,
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Name {
+        #[serde(alias = "title")]
+        name: String,
+        sum: bool,
+    }
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    enum Request {
+        Add {
+            #[serde(alias = "amount")]
+            sum: u8,
+        },
+    }
+    assert_eq!(examples::<Renamed>(b""), r#"{"amount":1,"inner":[{"name":"text","sum":true}]}"#);
+    assert_eq!(examples::<Request>(b""), r#"{"Add":{"amount":1}}"#);
+}
+
+#[test]
+fn aliases_are_left_out_up_to_a_bound() {
+    macro_rules! alias {
+        ($name:ident $($alias:literal)*) => {
+            #[derive(Deserialize)]
+            #[expect(dead_code, reason = "read by serde alone")]
+            struct $name {
+                $(#[serde(alias = $alias)])*
+                a: u8,
+            }
+        };
+    }
+    alias!(Most "b" "c" "d" "e" "f" "g" "h" "i");
+    alias!(TooMany "b" "c" "d" "e" "f" "g" "h" "i" "j");
+    assert_eq!(examples::<Most>(b""), r#"{"a":1}"#);
+    assert_eq!(examples::<TooMany>(b""), "");
+}
+
+#[derive(Deserialize)]
+#[serde(tag = "do", content = "with")]
+#[expect(dead_code, reason = "read by serde alone")]
+enum Adjacent {
+    Get(String),
+    Put(u8),
+    Set { key: u8 },
+}
+
+#[test]
+fn adjacently_tagged_enum_shows_every_variant_or_the_one_that_a_body_names() {
+    assert_eq!(examples::<Adjacent>(b""), r#"{"do":"Get","with":"text"} or {"do":"Put","with":1}"#);
+    assert_eq!(examples::<Adjacent>(br#"{"do":"Put","with":"x"}"#), r#"{"do":"Put","with":1}"#);
+    assert_eq!(examples::<Adjacent>(br#"{"do":"Set","with":"x"}"#), "", "its struct does not say what it wants");
+}
+
+#[test]
+fn enum_inside_of_a_struct_shows_one_variant() {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Order {
+        first: Request,
+        by: u8,
+    }
+    assert_eq!(examples::<Order>(br#"{"first":"get"}"#), r#"{"first":"stop","by":1}"#);
+}
+
+#[test]
+fn types_of_newtypes_and_options_alone_end() {
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Chain(Option<Box<Chain>>);
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Endless(Box<Endless>);
+    #[derive(Deserialize)]
+    #[expect(dead_code, reason = "read by serde alone")]
+    struct Link {
+        chain: Chain,
+    }
+    assert_eq!(examples::<Chain>(b""), "null");
+    assert_eq!(examples::<Link>(b""), r#"{"chain":null}"#);
+    assert_eq!(examples::<Endless>(b""), "");
+}
+
+#[test]
+fn bytes_have_an_example_where_json_has_them() {
+    struct Bytes<const IS_LIST: bool>;
+    impl<'de, const IS_LIST: bool> Visitor<'de> for Bytes<IS_LIST> {
+        type Value = Self;
+        fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            f.write_str("bytes")
+        }
+        fn visit_bytes<E>(self, _: &[u8]) -> Result<Self, E> {
+            Ok(self)
+        }
+        fn visit_seq<A: SeqAccess<'de>>(self, mut access: A) -> Result<Self, A::Error> {
+            if !IS_LIST {
+                return Err(serde::de::Error::custom("no list"));
+            }
+            while access.next_element::<u8>()?.is_some() {}
+            Ok(self)
+        }
+    }
+    impl<'de, const IS_LIST: bool> Deserialize<'de> for Bytes<IS_LIST> {
+        fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+            deserializer.deserialize_bytes(Self)
+        }
+    }
+    assert_eq!(examples::<Bytes<true>>(b""), "[1]");
+    assert_eq!(examples::<Bytes<false>>(b""), "", "its sample is not what JSON gives it");
+}
+
+#[test]
+fn variants_are_tried_up_to_a_bound() {
+    #[derive(Deserialize)]
+    #[rustfmt::skip]
+    enum Many { A, B, C, D, E, F, G, H, I, J, K, L, M, N, O, P, Q, R }
+    let examples = examples::<Many>(b"");
+    assert!(examples.ends_with(r#" or "O" or "P""#), "{examples}");
+}
+
+#[test]
+fn variant_is_looked_for_at_the_beginning_of_a_body() {
+    let behind = |spaces| [&vec![b' '; spaces][..], br#"{"get":1}"#].concat();
+    assert_eq!(examples::<Request>(&behind(NAMED_WITHIN_BYTES - 6)), r#"{"get":"text"}"#);
+    assert!(examples::<Request>(&behind(NAMED_WITHIN_BYTES)).starts_with(r#""stop" or"#));
+    assert_eq!(NAMED_WITHIN_BYTES, 128, "a longer search takes more fuel");
+}

@@ -141,6 +141,47 @@ fn what_a_body_quotes_is_cut_and_never_hides_what_is_needed() {
 }
 
 #[test]
+fn line_is_found_by_its_beginning_alone() {
+    let body = format!("[1,\n2,{}\n[3", " ".repeat(1_000_000));
+    // What `line_start` is given is all that it can look at.
+    assert_eq!(line_start(&body.as_bytes()[..4], 2), Some(4));
+    assert_eq!(around(body.as_bytes(), 2, 1), *b"2,");
+    assert_eq!(around(body.as_bytes(), 3, 1), [0; 2], "it begins too far behind");
+    let one_line = format!("{}[", " ".repeat(1_000_000));
+    assert_eq!(around(one_line.as_bytes(), 1, 1_000_001), *b"[\0", "no line is searched for");
+    assert_eq!(around(b"1\n", 2, 0), *b"\n\0");
+}
+
+#[test]
+fn place_in_a_line_far_behind_is_answered_without_what_is_there() {
+    let lines = "\n".repeat(LINES_WITHIN_BYTES);
+    assert_eq!(of::<Request>(format!("{}5", &lines[1..]).as_bytes()), {
+        let line = LINES_WITHIN_BYTES;
+        format!("line {line}, column 1: a number is given, an object or a text is needed")
+    });
+    assert_eq!(of::<Request>(format!("{lines}\n5").as_bytes()), {
+        let line = LINES_WITHIN_BYTES + 2;
+        format!("line {line}, column 1: another value is needed")
+    });
+}
+
+#[test]
+fn long_whitespace_is_answered_as_an_end_without_a_search() {
+    assert_eq!(of::<Add>(" ".repeat(EMPTY_WITHIN_BYTES).as_bytes()), "the body is empty");
+    let longer = of::<Add>(" ".repeat(EMPTY_WITHIN_BYTES + 1).as_bytes());
+    assert!(longer.ends_with(": the body ends before its JSON does"), "{longer}");
+}
+
+#[test]
+fn parts_of_an_error_are_searched_for_at_its_end_alone() {
+    let long = "a".repeat(PARTS_WITHIN_BYTES);
+    assert_eq!(halves(&format!("{long}, b"), ", "), Some((&*long, "b")));
+    assert_eq!(halves(&format!("b, {long}"), ", "), None);
+    let unknown = of::<Nothing>(format!("{{\"{long}\":1}}").as_bytes());
+    assert!(unknown.contains(": there is no field `aaaa") && unknown.ends_with("a...`"), "{unknown}");
+}
+
+#[test]
 fn reason_of_a_type_of_its_own_is_passed_on() {
     let reason = reason(&serde::de::Error::custom("13 is unlucky"), b"13");
     assert_eq!(reason, "13 is unlucky");
