@@ -674,15 +674,13 @@ async fn a_snapshot_is_taken_when_the_tail_costs_more_than_its_budget() {
 }
 
 #[tokio::test]
-async fn an_id_cannot_forge_a_line_of_the_log() {
+async fn an_id_that_could_forge_a_line_of_the_log_is_refused_in_one_line() {
     let rig = Rig::new();
     rig.start("spin", "spin.wat", &[size("s", 1_000_000, 8 * MIB)]).await;
     let id = "x\nTrigger process failover: triggered: spin/1 on m1 -> spin/2 on m2\u{1b}[2J";
-    assert!(cause(&rig.send_as("spin", id, "boom").await).starts_with("cpu: "));
-    for event in rig.events() {
-        assert!(!event.to_string().chars().any(char::is_control), "{event}");
-    }
-    assert!(rig.events().iter().any(|event| matches!(event, Event::NotCured { .. })));
+    let refused = rig.send_as("spin", id, "boom").await.expect_err("it is none").to_string();
+    assert!(refused.starts_with("the transaction id 'x") && !refused.chars().any(char::is_control), "{refused}");
+    assert_eq!(rig.status("spin").await.sequence.0, 0, "it was not executed");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use anyhow::Context;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
-use lifeboat_api::access::PASSWORD_BYTES_MAX;
+use lifeboat_api::access::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MAX};
 use lifeboat_api::http::{Service, Standing, Vm};
 use lifeboat_api::lines;
 use lifeboat_api::name::Name;
@@ -230,16 +230,19 @@ fn password_line(input: &mut impl BufRead, whose: &str) -> Result<String, UsageE
         let text = format!("'{whose}' is asked for, and standard input has no line for it; write it there");
         return Err(UsageError(text));
     }
-    if password.len() > PASSWORD_BYTES_MAX {
+    let is_too_long = |is_long| {
         let text = format!(
-            "'{whose}': the line on standard input is longer than {PASSWORD_BYTES_MAX} bytes, the most that a password has; \
-             choose a shorter one"
+            "'{whose}': the line on standard input is longer than {PASSWORD_CHARS_MAX} characters, the most that a password \
+             has; choose a shorter one"
         );
-        return Err(UsageError(text));
-    }
+        if is_long { Err(UsageError(text)) } else { Ok(()) }
+    };
+    // What was read of such a line may end within a character.
+    is_too_long(password.len() > PASSWORD_BYTES_MAX)?;
     let text = str::from_utf8(password).map_err(|_| {
         UsageError(format!("'{whose}': the line on standard input is not UTF-8 text; write the password in UTF-8"))
     })?;
+    is_too_long(text.chars().count() > PASSWORD_CHARS_MAX)?;
     Ok(text.to_owned())
 }
 
@@ -587,15 +590,16 @@ mod tests {
 
     #[test]
     fn passwords_are_lines_of_text_up_to_the_longest() {
-        let longest = "x".repeat(PASSWORD_BYTES_MAX);
+        let longest = "\u{1f600}".repeat(PASSWORD_CHARS_MAX);
         let mut input = io::Cursor::new(format!("one two\r\n{longest}\r\n{longest}y\n"));
         assert_eq!(password_line(&mut input, "Password").expect("a line"), "one two");
         assert_eq!(password_line(&mut input, "Password").expect("a line"), longest);
         let error =
             |input: &[u8]| password_line(&mut io::Cursor::new(input), "Password").expect_err("none").to_string();
         let long = error(format!("{longest}y\n").as_bytes());
-        assert!(long.contains("longer than 1024 bytes") && long.ends_with("choose a shorter one"), "{long}");
-        assert!(error(&[b'x'; 100_000]).contains("longer than 1024 bytes"));
+        assert!(long.contains("longer than 1024 characters") && long.ends_with("choose a shorter one"), "{long}");
+        assert!(error(&[b'x'; 1_025]).contains("longer than 1024 characters"));
+        assert!(error(&[b'x'; 100_000]).contains("longer than 1024 characters"));
         assert!(error(b"\xff\xfe\n").ends_with("is not UTF-8 text; write the password in UTF-8"));
         assert!(error(b"").ends_with("has no line for it; write it there"));
     }
