@@ -5,6 +5,7 @@ use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::text::plain;
+use lifeboat_server::Listener;
 use lifeboat_server::config::{CONFIG_FILE, Config as ServerConfiguration, ConfigError, Draft, NamedFiles, Overrides};
 use lifeboat_server::tls::Validity;
 use std::fmt::Display;
@@ -65,6 +66,8 @@ impl Check {
         let of_data = if errors.is_empty() { check_data(&config, &files) } else { Ok(None) };
         let mut wrong = errors;
         wrong.extend(files.check(&config, now, self.insecure));
+        let unbound = Listener::check(config.server.listen).err();
+        wrong.extend(unbound.map(|error| files.of_listen(error.to_string())));
         wrong.sort_by_key(ConfigError::place);
         for error in &wrong {
             let error = plain(&error.to_string());

@@ -2,7 +2,6 @@
 
 use super::tables::{Named, NamedWorkload};
 use super::{Config, ConfigError, ServiceConfig};
-use crate::server::Listener;
 use crate::tls::{self, TlsFile, Unencrypted};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::size::Size;
@@ -69,7 +68,6 @@ impl NamedFiles {
                 wrong.extend(place.as_ref().map(|place| place.error(error.to_string())));
             }
         }
-        wrong.extend(Listener::check(config.server.listen).err().map(|error| self.listen.error(error.to_string())));
         for (path, service, place) in &self.workloads {
             let size = service.as_ref().and_then(|service| {
                 let size = config.sizes.iter().find(|size| size.name == service.size)?;
@@ -78,6 +76,12 @@ impl NamedFiles {
             wrong.extend(check_workload(path, size).err().map(|message| place.error(message)));
         }
         wrong
+    }
+
+    /// The error with this message about the address to listen on.
+    #[must_use]
+    pub fn of_listen(&self, message: String) -> ConfigError {
+        self.listen.error(message)
     }
 
     /// The error with this message about the machines.
