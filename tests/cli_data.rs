@@ -131,7 +131,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
         ("query", vec!["counter", TOTAL]),
         ("snapshot", vec!["counter", "--out", exported.to_str().expect("plain")]),
     ] {
-        let looked = folder.command(command, &arguments).by_nobody().output();
+        let looked = folder.command(command, &arguments).by_nobody(out.path()).output();
         looked.exits(0);
         assert!(looked.stderr.contains("cannot be written to: it is only read"), "{command}: {}", looked.stderr);
         assert_eq!(looked.stderr.matches("only read").count(), 1);
@@ -140,7 +140,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
     let mode = std::fs::metadata(&exported).expect("written").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "a state is nobody else's");
     // What changes something says that it may not.
-    let refused = folder.command("remove", &["counter", "--yes"]).by_nobody().output();
+    let refused = folder.command("remove", &["counter", "--yes"]).by_nobody(out.path()).output();
     assert!(!refused.stderr.is_empty() && refused.code != 0, "{}", refused.stderr);
     assert!(folder.files() == before);
     set_writable(&folder, true);
@@ -313,16 +313,23 @@ fn a_look_at_a_service_reserves_what_its_workload_needs() {
 
 /// A counter that was answered 1, and according to its journal `answers` to transactions after that: a replay gives 2.
 fn diverging(folder: &Folder, answers: &[&str]) {
+    let transactions: Vec<_> =
+        answers.iter().zip(2..).map(|(answer, number)| (format!("t{number}"), *answer)).collect();
+    journalled(folder, &transactions);
+}
+
+/// A counter that was answered 1, and has these ids and answers in its journal after that.
+fn journalled(folder: &Folder, transactions: &[(String, &str)]) {
     folder.send("count", &guest("count.wat"), &[json!({"id": "t1", "text": "x"})]).exits(0);
     folder.with_directory(|directory, contents| {
         let found = contents.services.iter().find(|found| *found.name == *"count").expect("it is there");
         let mut number = found.last;
-        for (answer, sequence) in answers.iter().zip(2..) {
+        for ((id, answer), sequence) in transactions.iter().zip(2..) {
             let timestamp = found.snapshots[0].timestamp();
             let body = Bytes::from_static(b"x");
             let record = Record::Transaction(Arc::new(TransactionRecord {
                 sequence: Sequence(sequence),
-                id: format!("t{sequence}").into(),
+                id: id.as_str().into(),
                 is_id_kept: true,
                 user: Name::new("operator").expect("a name"),
                 incarnation: 0,
@@ -340,6 +347,19 @@ fn diverging(folder: &Folder, answers: &[&str]) {
             ticket.expect("submitted").wait().expect("written");
         }
     });
+}
+
+/// Earlier releases took any character: a client that repeats such an id would execute it again under another one.
+#[test]
+fn an_id_that_would_be_none_today_is_answered_as_it_was_and_executed_by_nobody_else() {
+    let folder = Folder::new();
+    journalled(&folder, &[("M\u{fc}ller-7".to_owned(), "2")]);
+    let sent = |id: &str| folder.send("count", &guest("count.wat"), &[json!({"id": id, "text": "x"})]);
+    assert_eq!(sent("M\u{fc}ller-7").exits(0), "2\n");
+    let refused = sent("M\u{fc}ller-8");
+    let told = refused.exits(1);
+    assert!(told.contains("is none; use printable ASCII characters"), "{told}");
+    assert_eq!(sent("next").exits(0), "3\n", "nothing was executed in between");
 }
 
 #[test]

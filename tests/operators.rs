@@ -191,10 +191,11 @@ async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they
         (Method::POST, "/snapshot", None),
         (Method::POST, "/transactions", Some("denied")),
         (Method::POST, "/query", Some("denied")),
-        (Method::GET, "/transactions/1", Some("denied")),
+        // Of the one that is looked up nothing is known.
+        (Method::GET, "/transactions/1", None),
     ];
     let told = "there is no service 'nothing'; deploy one, or list those that there are";
-    // Only what may be sent to a guest has an outcome.
+    // Only what would be sent to a guest has an outcome.
     let check = |missing: &Answered, outcome: Option<&str>, what: &str| {
         assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{what}");
         let problem = missing.json();

@@ -108,12 +108,22 @@ impl Lifeboat {
         self
     }
 
-    /// Runs as somebody who is nobody's owner, if these tests may do that: who runs them may do everything then.
-    pub(crate) fn by_nobody(mut self) -> Self {
+    /// Runs as somebody who is nobody's owner, if these tests may do that: who runs them may do everything then. `folder` is one
+    /// that everybody may enter, as that of the build need not be: it gets a copy of the binary.
+    pub(crate) fn by_nobody(mut self, folder: &Path) -> Self {
         const NOBODY: u32 = 65_534;
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         if is_root {
-            self.command.uid(NOBODY).gid(NOBODY);
+            let binary = folder.join("lifeboat");
+            if !binary.exists() {
+                // By another process: what is forked here meanwhile would have the copy open for writing, and keep it from
+                // being run.
+                let copied = Command::new("cp").arg(self.command.get_program()).arg(&binary).status();
+                assert!(copied.expect("there is a cp").success(), "the binary is copied");
+            }
+            let mut command = Command::new(binary);
+            command.args(self.command.get_args()).uid(NOBODY).gid(NOBODY);
+            self.command = command;
         }
         self
     }

@@ -31,7 +31,7 @@ use lifeboat_api::clock::Clock;
 use lifeboat_api::event::EventSink;
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
-use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Reply, Request, check_id};
+use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Kind, Reply, Request, check_id, check_id_length};
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
@@ -247,7 +247,7 @@ impl Host {
     /// [`LaunchError::Exists`]: it runs, or is being started or stopped.
     fn begin(&self, name: &Name) -> Result<Place<'_>, LaunchError> {
         self.registry().begin(name).map_err(|Owned| LaunchError::Exists { name: name.clone() })?;
-        Ok(Place { host: self, name: name.clone() })
+        Ok(Place { host: self, name: Some(name.clone()) })
     }
 
     /// Whether the fleet has room for the sizes of a service.
@@ -346,7 +346,12 @@ impl Host {
         if request.body.len() > self.body_bytes_max {
             return Err(Denial::BodyTooLarge { bytes: request.body.len(), limit_bytes: self.body_bytes_max });
         }
-        request.id.as_deref().map_or(Ok(()), check_id)?;
+        match (&request.id, request.kind) {
+            (Some(id), Kind::Query) => check_id(id)?,
+            // The service knows whether it has an answer to one that would be none today.
+            (Some(id), Kind::Transaction) => check_id_length(id)?,
+            (None, _) => {}
+        }
         handle.request(caller(identity), request, account)
     }
 
@@ -358,7 +363,7 @@ impl Host {
     /// stopped.
     pub async fn find_transaction(&self, by: &Identity, service: &str, id: &str) -> Result<Option<Reply>, Denial> {
         let handle = self.enter(by, service, Grant::Transact)?;
-        check_id(id)?;
+        check_id_length(id)?;
         handle.find(caller(by), id.to_owned()).await
     }
 
@@ -450,28 +455,35 @@ impl Host {
 #[must_use]
 struct Place<'a> {
     host: &'a Host,
-    name: Name,
+    /// None once the service is as it is to be.
+    name: Option<Name>,
 }
 
 impl Place<'_> {
     /// Lets requests in to the service; `keeper` keeps the snapshots of a durable one.
-    fn run(self, service: Service, queue_max: usize, keeper: Option<KeeperTask>) {
+    fn run(mut self, service: Service, queue_max: usize, keeper: Option<KeeperTask>) {
         let engine = &self.host.engine;
         let keeper = keeper.map(|keeper| engine.spawn(keeper));
         let (handle, task) = service.start(queue_max);
         engine.spawn(task);
-        self.host.registry().run(&self.name, Running { handle, keeper });
+        if let Some(name) = self.name.take() {
+            self.host.registry().run(&name, Running { handle, keeper });
+        }
     }
 
     /// It could not be brought back.
-    fn rest(self, rest: Rest) {
-        self.host.registry().rest(&self.name, rest);
+    fn rest(mut self, rest: Rest) {
+        if let Some(name) = self.name.take() {
+            self.host.registry().rest(&name, rest);
+        }
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
-        self.host.registry().give_up(&self.name);
+        if let Some(name) = self.name.take() {
+            self.host.registry().give_up(&name);
+        }
     }
 }
 

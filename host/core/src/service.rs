@@ -61,7 +61,7 @@ use lifeboat_api::meter::{Meter, Resource, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request};
+use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request, check_id};
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::pace::Pace;
 use lifeboat_vm::engine::Program;
@@ -618,7 +618,7 @@ impl Service {
     ) -> Option<Result<Reply, Denial>> {
         let (key, id) = key.zip(request.id.as_ref())?;
         let Some(number) = self.answers.find(key) else {
-            return self.too_old(caller, id).map(Err);
+            return self.never_executed(caller, id).map(Err);
         };
         let record = match self.journal.answered(number).await {
             Ok(Some(record)) => record,
@@ -687,7 +687,7 @@ impl Service {
         };
         match record {
             Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string())))),
-            Ok(None) => drop(found.send(self.too_old(caller, &id).map_or(Ok(None), Err))),
+            Ok(None) => drop(found.send(self.never_executed(caller, &id).map_or(Ok(None), Err))),
             Ok(Some(record)) => {
                 let answered = self.repeated(&record);
                 self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
@@ -695,6 +695,11 @@ impl Service {
                 });
             }
         }
+    }
+
+    /// Denies an id without an answer under which nothing is executed: it is none, or it is too old to tell.
+    fn never_executed(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
+        check_id(id).err().or_else(|| self.too_old(caller, id))
     }
 
     /// Denies an id that may have been answered and forgotten, as the time in it tells.

@@ -103,7 +103,7 @@ impl Host {
     ) -> bool {
         let Some(directory) = &self.data else { return false };
         let (name, workload) = (found.name.clone(), found.entry.workload);
-        let Ok(place) = self.begin(&name) else { return true };
+        let Ok(place) = self.begin(&name) else { return self.has_service(&name) };
         let was_told = found.standing.is_err();
         let mut awaited = None;
         let recovered = async {

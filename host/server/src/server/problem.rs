@@ -107,11 +107,6 @@ impl Problem {
         self.status == StatusCode::PAYLOAD_TOO_LARGE
     }
 
-    /// Whether the server cannot now.
-    pub(super) fn is_unavailable(&self) -> bool {
-        self.status == StatusCode::SERVICE_UNAVAILABLE
-    }
-
     /// Of a question about another request, whose outcome this is not.
     pub(super) fn without_outcome(self) -> Self {
         Self { outcome: None, ..self }
@@ -178,6 +173,12 @@ impl Problem {
             detail: detail.clone(),
             outcome: outcome.map(|outcome| outcome.to_string()),
         }
+    }
+
+    /// Whether the server cannot now.
+    #[cfg(test)]
+    pub(super) fn is_unavailable(&self) -> bool {
+        self.status == StatusCode::SERVICE_UNAVAILABLE
     }
 }
 

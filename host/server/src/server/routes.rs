@@ -354,10 +354,11 @@ fn admit(
         Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
         Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
     };
+    // A look-up is about another one.
+    let is_transaction = needs == Needs::Grant(Grant::Transact) && request.method() != Method::GET;
+    let of_request = |problem: Problem| if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem };
     if let Some(problem) = not_now {
-        // A look-up is about another one.
-        let is_transaction = needs == Needs::Grant(Grant::Transact) && request.method() != Method::GET;
-        return Err(if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem });
+        return Err(of_request(problem));
     }
     let identity = shared.host.authenticate(token(request.headers())?)?;
     if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
@@ -372,10 +373,7 @@ fn admit(
     }
     // Who may not do it is told the same of every name.
     for (name, value) in parameters {
-        path::check(name, value).map_err(|problem| match needs {
-            Needs::Grant(Grant::Transact) => problem.with_outcome(Outcome::Denied),
-            _ => problem,
-        })?;
+        path::check(name, value).map_err(of_request)?;
     }
     Ok(identity)
 }

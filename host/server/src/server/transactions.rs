@@ -191,11 +191,8 @@ pub(super) async fn look_up(
         };
         return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
     };
-    let found = found.map_err(|denial| match Problem::from(denial) {
-        // Nothing is known of the one that is looked up, least of all that it had no effect.
-        problem if problem.is_unavailable() => problem.without_outcome(),
-        problem => problem,
-    });
+    // Nothing is known of the one that is looked up, least of all that it had no effect.
+    let found = found.map_err(|denial| Problem::from(denial).without_outcome());
     match found? {
         Some(reply) => Ok(problem::answer(Answered::shrunk(reply, permit), true)),
         None => Err(Problem::new(
