@@ -385,9 +385,9 @@ impl Catalog {
     /// [`Room::Reserve`]: others must not keep what makes room from it.
     ///
     /// # Errors
-    /// [`CatalogError::Pausing`] for [`Room::Ordinary`], [`CatalogError::Poisoned`], or those of [`Catalog::open`]. [`CatalogError::Storage`] too if
-    /// another file or directory stands at the path of the one that was opened, [`CatalogError::NotACatalog`] if it is of
-    /// another directory.
+    /// [`CatalogError::Pausing`] for [`Room::Ordinary`], [`CatalogError::Poisoned`], or those of [`Catalog::open`].
+    /// [`CatalogError::Storage`] too if another file or directory stands at the path of the one that was opened,
+    /// [`CatalogError::NotACatalog`] if it is of another directory.
     pub(crate) fn mend(&self, room: Room) -> Result<(), CatalogError> {
         self.reopen(|pauses, now| match pauses.left(now) {
             Some(retry_after) if room == Room::Ordinary => Err(CatalogError::Pausing { retry_after }),

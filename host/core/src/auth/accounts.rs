@@ -305,7 +305,9 @@ impl Accounts {
     /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: it is not, and a start may bring it back
     /// until another change is stored.
     pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
-        let _users = self.begin(Room::Reserve)?;
+        // Anybody with a token may ask for it, time and again: in a pause only an admin has the catalog opened anew.
+        let user = self.authority().user_of(token).cloned();
+        let _users = self.begin(user.map_or(Room::Ordinary, |user| self.room_to_log_in(&user)))?;
         let was_valid = self.authority().knows(token);
         if was_valid || self.is_unsettled.load(Ordering::Acquire) {
             let change = AccountsChange { remove_tokens: BTreeSet::from([*token]), ..AccountsChange::default() };
@@ -484,7 +486,7 @@ impl Accounts {
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
         // What the disk has of a change of which nobody knew that.
-        let known = self.catalog().mend(Room::Ordinary).and_then(|()| self.catalog().user(user));
+        let known = self.catalog().mend(self.room_to_log_in(user)).and_then(|()| self.catalog().user(user));
         // No password was compared if that fails.
         let known = known.inspect_err(|_| self.limits().not_made(user, address, trust))?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
@@ -497,7 +499,8 @@ impl Accounts {
         Ok(hash)
     }
 
-    /// Who can make room must get in without any; theirs are few.
+    /// Who can make room must get in without any, and in a pause of the catalog; theirs are few, and attempts on their names
+    /// are limited.
     fn room_to_log_in(&self, user: &Name) -> Room {
         let is_admin = self.authority().account(user).is_some_and(|account| account.is_admin);
         if is_admin { Room::Reserve } else { Room::Ordinary }

@@ -264,6 +264,11 @@ impl Authority {
         self.sessions.contains_key(token)
     }
 
+    /// Whose token of this hash is, expired or not.
+    pub(super) fn user_of(&self, token: &TokenHash) -> Option<&Name> {
+        self.sessions.get(token).map(|session| &session.user)
+    }
+
     /// The tokens of `user`, the oldest first.
     pub(super) fn tokens(&self, user: &str) -> Vec<TokenHash> {
         self.users.get(user).into_iter().flat_map(|user| &user.tokens).copied().collect()

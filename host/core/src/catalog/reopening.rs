@@ -1,7 +1,7 @@
 //! When the catalog's file is opened anew after a write to it failed: at once the first time, and then after a pause that is
 //! twice as long each time, until a change is stored. Each opening reads and checks the whole file, and whoever logs in while
-//! the disk takes no writes asks for one. What makes room is ordered by those who may, and does not wait for the end of a pause:
-//! others may begin the next one as soon as it ends, each time.
+//! the disk takes no writes asks for one. What makes room is ordered by admins and operators, and does not wait for the end of
+//! a pause: others may begin the next one as soon as it ends, each time.
 
 use lifeboat_api::clock::Clock;
 use lifeboat_journal::storage::Storage;
