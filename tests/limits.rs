@@ -12,6 +12,9 @@ use std::time::Duration;
 /// Constants whose value is no number: what they are is said in words.
 const IN_WORDS: [&str; 1] = ["FEATURES"];
 
+/// What makes a number another value.
+const UNITS: [&str; 11] = ["KiB", "MiB", "GiB", "ns", "us", "ms", "s", "min", "minutes", "h", "hour"];
+
 #[derive(Debug, Clone, PartialEq)]
 enum Value {
     Number(u128),
@@ -181,7 +184,7 @@ impl<'a> Evaluation<'a> {
             }
             return Some(Value::Several(values));
         }
-        // The one in the same file is meant, else any: the test says so if several differ.
+        // The one in the same file is meant, else any.
         let others = self.constants.get(last)?;
         let declared = others.iter().find(|other| other.file == self.file).or(others.first())?;
         Evaluation::of(self.constants, declared)
@@ -247,13 +250,14 @@ impl Value {
     fn is_in(&self, row: &str) -> bool {
         match self {
             Self::Several(values) => values.iter().all(|value| value.is_in(row)),
-            value => value.ways().iter().any(|way| has_word(row, way)),
+            value => value.ways().iter().any(|way| has_word(row, way, matches!(value, Self::Number(_)))),
         }
     }
 }
 
-/// Whether `text` contains `word`, not as a part of a longer number or word.
-fn has_word(text: &str, word: &str) -> bool {
+/// Whether `text` contains `word`, not as a part of a longer number or word; if it is a number, not as one of a unit of its
+/// own.
+fn has_word(text: &str, word: &str, is_number: bool) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + word.len()..]);
         let begins = !before.ends_with(|it: char| it.is_ascii_alphanumeric() || it == ',' || it == '.');
@@ -263,8 +267,9 @@ fn has_word(text: &str, word: &str) -> bool {
             Some(',' | '.') => !rest.next().is_some_and(|it| it.is_ascii_digit()),
             _ => true,
         };
-        let is_other = [" KiB", " MiB", " GiB"].iter().any(|unit| after.starts_with(unit));
-        begins && ends && !is_other
+        let next = after.strip_prefix(' ').unwrap_or_default();
+        let unit = next.split(|it: char| !it.is_ascii_alphanumeric()).next().unwrap_or_default();
+        begins && ends && !(is_number && UNITS.contains(&unit))
     })
 }
 
@@ -292,6 +297,12 @@ impl fmt::Display for Wrong<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "`{}` {}: {}", self.name, self.why, self.row)
     }
+}
+
+/// Whether a row names this file, such as `service/misses.rs` or `journal/src/commit.rs`.
+fn names_file(row: &str, file: &str) -> bool {
+    let mut names = row.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs"));
+    names.any(|name| file.ends_with(&format!("/{name}")))
 }
 
 /// The constants whose values a row states: those that stand before the values.
@@ -329,9 +340,14 @@ fn check_row<'a>(
             wrong.push(Wrong { name, why: "is in no source".into(), row });
             continue;
         };
-        // Some names are those of several constants.
-        let values: Vec<_> = all.iter().filter_map(|declared| Evaluation::of(constants, declared)).collect();
-        if values.is_empty() {
+        // Some names are those of several constants: a row says of which file.
+        let of_row: Vec<_> = all.iter().filter(|declared| names_file(row, &declared.file)).collect();
+        let meant = if of_row.is_empty() { all.iter().collect() } else { of_row };
+        let mut values: Vec<_> = meant.iter().filter_map(|declared| Evaluation::of(constants, declared)).collect();
+        values.dedup();
+        if values.len() > 1 {
+            wrong.push(Wrong { name, why: format!("is several, and the row names no file: {values:?}"), row });
+        } else if values.is_empty() {
             wrong.push(Wrong { name, why: format!("cannot be evaluated: {all:?}"), row });
         } else if !values.iter().any(|value| value.is_in(row)) {
             wrong.push(Wrong { name, why: format!("is {values:?}"), row });
@@ -356,6 +372,9 @@ fn a_row_with_another_value_is_noticed() {
     constants.insert("WAIT_MAX".into(), of("Duration::from_secs(2 * 60)"));
     constants.insert("QUEUE_BYTES".into(), of("HALF * 2"));
     constants.insert("HALF".into(), of("(1 << 20) + 0"));
+    constants.insert("RETRIES".into(), of("2"));
+    let in_file = |file: &str, expression: &str| Declared { file: file.into(), expression: expression.into() };
+    constants.insert("TWICE".into(), vec![in_file("src/a.rs", "1024"), in_file("src/b.rs", "2048")]);
     for (row, is_right) in [
         ("| how long | `WAIT_MAX` | 2 min |", true),
         ("| how long | `WAIT_MAX` | 120 s |", true),
@@ -364,6 +383,11 @@ fn a_row_with_another_value_is_noticed() {
         ("| bytes | `QUEUE_BYTES` | 2 MiB |", true),
         ("| bytes | `QUEUE_BYTES` | 2 KiB |", false),
         ("| bytes | `NOWHERE` | 2 KiB |", false),
+        ("| how many | `RETRIES` | 2 |", true),
+        ("| how many | `RETRIES` | 3, each after 2 min |", false),
+        ("| bytes | `TWICE` | 1 KiB |", false),
+        ("| bytes | `TWICE` (`a.rs`) | 1 KiB |", true),
+        ("| bytes | `TWICE` (`a.rs`) | 2 KiB |", false),
     ] {
         let wrong = check(&constants, &[row]);
         assert_eq!(wrong.is_empty(), is_right, "{row}: {wrong:?}");

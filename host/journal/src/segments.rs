@@ -70,7 +70,7 @@ const _: () = assert!(FRAME_BYTES_MAX as u64 <= SEGMENT_BYTES / SHORT_SHARE);
 
 /// Of how many segments it is checked at once, beside the active one, that their files are still at their places. The next
 /// check goes on behind them.
-pub const PLACES_CHECKED_MAX: usize = 256;
+pub const PLACES_CHECKED_MAX: usize = 16;
 
 /// Which journal is opened, and how its new segments are.
 #[derive(Debug, Clone)]
