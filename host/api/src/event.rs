@@ -609,6 +609,14 @@ mod tests {
     }
 
     #[test]
+    fn an_id_of_an_older_journal_cannot_forge_a_line_of_the_log() {
+        let vm = VmId { service: Name::new("spin").expect("a name"), number: 1 };
+        let transaction = "x\nTrigger process failover: triggered: spin/1 on m1 -> spin/2 on m2\u{1b}[2J".into();
+        let told = Event::NotCured { vm, resource: Resource::Cpu, transaction }.to_string();
+        assert!(told.contains("'x\\nTrigger") && !told.chars().any(char::is_control), "{told}");
+    }
+
+    #[test]
     fn a_resource_that_can_no_longer_be_read_is_not_said_to_be_below_its_bound() {
         let relieved = |used| {
             let usage = Usage { used, limit: 1_000 };

@@ -169,7 +169,9 @@ pub(crate) fn code_of(error: &ClientError) -> u8 {
         ClientError::Problem { status: 401, code, .. } if code != "wrong_credentials" => exit::UNREACHABLE,
         ClientError::Problem { code, .. } if code == "workload_refused" => exit::WORKLOAD,
         // Also of a transaction, which is denied then: the command line names what is not there.
-        ClientError::Problem { code, .. } if matches!(&**code, "not_found" | "id_too_long") => exit::USAGE,
+        ClientError::Problem { code, .. } if matches!(&**code, "not_found" | "id_too_long" | "not_an_id") => {
+            exit::USAGE
+        }
         ClientError::Problem { outcome: Some(_), .. } => exit::SOME_NOT_OK,
         ClientError::Problem { status: 500.., .. } => exit::HOST,
         ClientError::Problem { status: 400 | 404 | 405, .. } => exit::USAGE,
@@ -666,6 +668,8 @@ bank  bank/17  98.3%
         assert_eq!(problem(404, "not_found", None), exit::USAGE);
         assert_eq!(problem(404, "not_found", Some(Outcome::Denied)), exit::USAGE);
         assert_eq!(problem(400, "id_too_long", Some(Outcome::Denied)), exit::USAGE);
+        assert_eq!(problem(400, "not_an_id", None), exit::USAGE);
+        assert_eq!(problem(400, "not_an_id", Some(Outcome::Denied)), exit::USAGE);
         assert_eq!(problem(422, "workload_refused", None), exit::WORKLOAD);
         assert_eq!(problem(409, "service_exists", None), exit::SOME_NOT_OK);
         let unreachable = ClientError::Unreachable { url: String::new(), reason: String::new() };
