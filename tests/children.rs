@@ -12,7 +12,9 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wasmparser::{Parser, Payload};
 
-/// How often it is looked whether something has happened: seldom enough that what is waited for has the processor.
+/// How often it is looked whether something has happened: seldom enough that what is waited for has the processor. Nothing
+/// tells of it: the system has no event for a process that comes to be or becomes a zombie without being ours, and the server
+/// none for a service that answers again.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
 /// Steps of a function that takes about a second to compile, on one thread alone: long enough to be caught at it.

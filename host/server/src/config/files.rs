@@ -52,8 +52,8 @@ impl NamedFiles {
     }
 
     /// Loads the certificate with its key, and every workload for the size that it is to have in `config`, which names
-    /// them; at `now` the certificate must hold. The machine must have the address to listen on. Off loopback there must be TLS, or else `is_insecure`. Returns what is
-    /// wrong, each with its place.
+    /// them; at `now` the certificate must hold. Off loopback there must be TLS, or else `is_insecure`. Returns what is wrong, each
+    /// with its place.
     #[must_use]
     pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> Vec<ConfigError> {
         let mut wrong = Vec::new();
