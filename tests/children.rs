@@ -85,7 +85,7 @@ impl Site {
         let start = Instant::now();
         loop {
             let service = self.service().await;
-            if service["standing"] == "running" {
+            if service["state"] == "running" {
                 return service;
             }
             assert!(start.elapsed() < PATIENCE, "{service}");
@@ -202,7 +202,7 @@ async fn a_service_whose_compiler_is_killed_keeps_no_start_waiting_and_is_brough
     let site = Site::with_a_lost_compiler(folder.path()).await;
     assert_eq!(site.ask(Method::GET, "/readyz", Vec::new()).await.0, StatusCode::OK);
     let service = site.service().await;
-    assert_eq!(service["standing"], "quarantined", "{service}");
+    assert_eq!(service["state"], "quarantined", "{service}");
     let reason = service["reason"].as_str().expect("a reason");
     assert!(reason.contains("its process was killed (signal: 9"), "{reason}");
     assert!(reason.contains("; the host makes up to 6 attempts by itself; "), "{reason}");
@@ -226,7 +226,7 @@ async fn a_service_that_is_tried_again_is_removed_at_once_and_its_name_is_free()
     signal(&child, "CONT");
     gone(&child).await;
     let service = site.service().await;
-    assert_eq!(service["standing"], "running", "{service}");
+    assert_eq!(service["state"], "running", "{service}");
     assert_ne!(service["workload"], before);
     assert_eq!(site.serving.terminate(), Some(0));
 }
@@ -238,10 +238,10 @@ async fn a_service_that_is_tried_again_is_stopped_by_an_operator_and_stays_so() 
     let child = site.compiler().await;
     signal(&child, "STOP");
     let (status, service) = site.ask(Method::POST, "/v1/services/large/stop", Vec::new()).await;
-    assert_eq!((status, &service["standing"]), (StatusCode::OK, &json!("stopped")), "{service}");
+    assert_eq!((status, &service["state"]), (StatusCode::OK, &json!("stopped")), "{service}");
     signal(&child, "CONT");
     gone(&child).await;
-    assert_eq!(site.service().await["standing"], "stopped");
+    assert_eq!(site.service().await["state"], "stopped");
     let site = site.again(folder.path());
     site.serving.line("serving 0 of 1 services: 1 stopped");
     assert_eq!(site.serving.terminate(), Some(0));

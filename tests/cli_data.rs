@@ -65,8 +65,8 @@ impl Folder {
     /// Does something to the data directory, of which no command would have a way.
     fn with_directory(&self, change: impl FnOnce(&DataDirectory, &Contents)) {
         let storage = Arc::new(DiskStorage::open(&self.path("data")).expect("opens"));
-        let locked = Locked::take(storage, None).expect("taken");
-        let (directory, contents) = locked.open(&DataOptions::default()).expect("opens");
+        let locked = Locked::open(storage, None).expect("taken");
+        let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("opens");
         change(&directory, &contents);
         directory.close().expect("closed");
     }
@@ -183,7 +183,7 @@ fn services_are_listed_with_all_that_is_known_of_them() {
     let json: Value = serde_json::from_str(folder.output("services", &["--json"]).exits(0)).expect("JSON");
     assert_eq!((&json["journal"]["seal"], &json["journal"]["damages"]), (&json!("kept"), &json!([])));
     let counter = &json["services"][1];
-    assert_eq!((&counter["ids"], &counter["standing"], &counter["vm"]), (&json!(3), &json!("sound"), &json!(1)));
+    assert_eq!((&counter["ids"], &counter["state"], &counter["vm"]), (&json!(3), &json!("intact"), &json!(1)));
     assert_eq!(counter["snapshot"]["sequence"], 4);
     assert!(counter.get("queue_length").is_some_and(Value::is_null), "no server runs that knew it: {counter}");
 }

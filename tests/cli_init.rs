@@ -28,7 +28,7 @@ fn taken(data: &Path) -> Locked {
     let deadline = Instant::now() + PATIENCE;
     loop {
         let storage = DiskStorage::open(data).expect("the data directory is there");
-        match Locked::take(Arc::new(storage), None) {
+        match Locked::open(Arc::new(storage), None) {
             Err(DataError::InUse) if Instant::now() < deadline => std::thread::yield_now(),
             taken => return taken.expect("nobody else has it"),
         }

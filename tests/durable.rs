@@ -11,7 +11,7 @@ use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::{HostResource, Usage};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::transaction::{Answer, Denial, Reply};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::fleet::Machine;
@@ -61,8 +61,8 @@ pub(crate) async fn start_at(
     change: impl Fn(&mut ServiceSettings),
 ) -> Result<Rig, String> {
     let options = DataOptions { segment_bytes: 256 * 1024, pinned_bytes: 1 << 20, ..DataOptions::default() };
-    let opened = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
-        .and_then(|locked| locked.open(&options))
+    let opened = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open_journal(&options))
         .map_err(|error| format!("{error:?}"))?;
     let (directory, contents) = opened;
     let mut rig = Rig::new();
@@ -120,13 +120,13 @@ pub(crate) fn new_service(
     }
 }
 
-/// Settings with small sizes, and the longest horizon.
+/// Settings with small sizes, and the longest deduplication window.
 pub(crate) fn settings(failover: FailoverMode) -> ServiceSettings {
     ServiceSettings {
         size: "s".into(),
         sizes: vec![(*size("s", 400_000, MIB)).clone(), (*size("m", 400_000, 4 * MIB)).clone()],
         thresholds: Thresholds::default(),
-        horizon: Horizon::durable(),
+        deduplication_window: DeduplicationWindow::durable(),
         failover,
     }
 }
@@ -416,9 +416,9 @@ async fn a_full_disk_denies_and_loses_nothing() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_removal_without_room_asks_for_does_not_have_the_directory_after_a_stop() {
     let storage = SimulatedStorage::new(1);
-    let take = || Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])));
+    let take = || Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])));
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
-    let (directory, contents) = take().expect("free").open(&options).expect("opens");
+    let (directory, contents) = take().expect("free").open_journal(&options).expect("opens");
     let (release, released) = mpsc::channel::<()>();
     let released = Mutex::new(Some(released));
     let mut rig = Rig::watched(move |event| {
@@ -488,7 +488,7 @@ pub(crate) fn uuid7(milliseconds: u64, tail: u64) -> String {
 #[tokio::test]
 async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_after_a_restart() {
     let mut storage = SimulatedStorage::new(6);
-    let few = |settings: &mut ServiceSettings| settings.horizon.ids = 10;
+    let few = |settings: &mut ServiceSettings| settings.deduplication_window.ids = 10;
     let now_ms = 1_700_000_000_000;
     let rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
     for number in 0..40 {
@@ -501,7 +501,7 @@ async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_af
     for restart in 0..3 {
         let old = rig.send_as("ant", &uuid7(now_ms - 100 + 3, 3), "1").await;
         assert!(matches!(old, Err(Denial::TooOld { .. })), "restart {restart}: {old:?}");
-        // Within the horizon it is answered again, and one of no known time is an id like any other.
+        // Within the deduplication window it is answered again, and one of no known time is an id like any other.
         let kept = rig.send_as("ant", &uuid7(now_ms - 100 + 39, 39), "1").await.expect("answered before");
         assert!(kept.is_repeated);
         rig.send_as("ant", &format!("plain-{restart}"), "1").await.expect("new");
@@ -757,8 +757,8 @@ async fn a_service_that_is_told_created_takes_requests() {
         }
     };
     let storage = SimulatedStorage::new(1);
-    let locked = Locked::take(Arc::new(storage), Some(DirectoryId([1; 16]))).expect("it is ours");
-    let (directory, _) = locked.open(&DataOptions::default()).expect("opens");
+    let locked = Locked::open(Arc::new(storage), Some(DirectoryId([1; 16]))).expect("it is ours");
+    let (directory, _) = locked.open_journal(&DataOptions::default()).expect("opens");
     let config = HostConfig::new(Machine::pair(8, 1024 * MIB), 128 * MIB);
     let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
     let creating = Arc::new(Host::new(config, clock, Arc::new(sink)).expect("a host").with_data(directory));
@@ -774,7 +774,7 @@ async fn a_service_that_is_told_created_takes_requests() {
 /// Where the frames with records of `bee` are, in a directory whose host stopped.
 fn frames_of_bee(storage: &SimulatedStorage) -> BTreeSet<(u64, u32)> {
     let mut frames = BTreeSet::new();
-    let locked = Locked::look(Arc::new(storage.copy())).expect("a data directory");
+    let locked = Locked::open_read_only(Arc::new(storage.copy())).expect("a data directory");
     let seal = locked.catalog().seal().expect("readable");
     let recovery = inspect(storage, DirectoryId([1; 16]), seal.as_ref(), &mut |found| match found {
         Found::Begins { service } | Found::Ends { service } if **service == *"bee" => frames.clear(),
@@ -842,8 +842,8 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
     drop(rig);
     let storage = storage.crash();
     let rig = Rig::new();
-    let locked = Locked::take(Arc::new(storage.clone()), None).expect("it is ours");
-    let (directory, contents) = locked.open(&DataOptions::default()).expect("opens");
+    let locked = Locked::open(Arc::new(storage.clone()), None).expect("it is ours");
+    let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("opens");
     let mut rig = rig;
     rig.host = rig.host.with_data(directory);
     rig.host.recover(contents, || Epoch([3; 16])).await;
@@ -924,7 +924,7 @@ async fn a_start_removes_the_files_of_no_service_and_keeps_those_of_a_quarantine
     ];
     ours.iter().chain(&others).for_each(|file| leave(&storage, file));
 
-    let locked = Locked::look(Arc::new(storage.clone())).expect("it is ours");
+    let locked = Locked::open_read_only(Arc::new(storage.clone())).expect("it is ours");
     locked.read(None).expect("readable");
     drop(locked);
     assert!(ours.iter().all(|file| storage.list().expect("lists").contains(file)), "a look changes nothing");
@@ -966,8 +966,8 @@ async fn a_start_compiles_a_workload_once_however_many_services_run_it() {
     let storage = SimulatedStorage::new(21);
     let copies: Vec<String> = (0..COPIES).map(|copy| format!("copy-{copy}")).collect();
     let begin = async || {
-        let (directory, contents) = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
-            .and_then(|locked| locked.open(&DataOptions::default()))
+        let (directory, contents) = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+            .and_then(|locked| locked.open_journal(&DataOptions::default()))
             .expect("whole");
         let mut rig = Rig::new();
         rig.host = rig.host.with_data(directory);
@@ -1007,8 +1007,8 @@ async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
         usage: Usage { used: 986, limit: 1_000 },
         threshold_percent: THRESHOLD_DEFAULT,
     }]);
-    let (directory, contents) = Locked::take(Arc::new(storage), None)
-        .and_then(|locked| locked.open(&DataOptions::default()))
+    let (directory, contents) = Locked::open(Arc::new(storage), None)
+        .and_then(|locked| locked.open_journal(&DataOptions::default()))
         .expect("what the first start left");
     let mut rig = Rig::new();
     rig.host = rig.host.with_data(Arc::clone(&directory)).with_admission(admission.clone());

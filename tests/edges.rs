@@ -9,7 +9,7 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::Answer;
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{Contents, DataOptions, Locked};
 use lifeboat_host::host::NewService;
@@ -29,19 +29,19 @@ fn settings() -> ServiceSettings {
         size: "s".into(),
         sizes: vec![size],
         thresholds: Thresholds::default(),
-        horizon: Horizon::durable(),
+        deduplication_window: DeduplicationWindow::durable(),
         failover: FailoverMode::Direct,
     }
 }
 
 fn contents(storage: &SimulatedStorage) -> Contents {
-    Locked::look(Arc::new(storage.clone())).and_then(|locked| locked.read(None)).expect("readable")
+    Locked::open_read_only(Arc::new(storage.clone())).and_then(|locked| locked.read(None)).expect("readable")
 }
 
 /// A host that goes on with the directory in `storage`.
 async fn start(storage: &SimulatedStorage) -> Rig {
-    let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
-    let (directory, contents) = locked.open(&DataOptions::default()).expect("opens");
+    let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
+    let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("opens");
     let rig = Rig::recovered(directory, contents).await;
     rig.grant(SERVICE);
     rig
@@ -127,7 +127,7 @@ async fn survives(edges: &[(char, u32)]) {
         assert!(matches!(answer, Answer::Ok(_)), "{bodies:?} at {at}: {answer:?}");
     }
     let state = scratch.state(&killed, &program, found, None).await.expect("brought back");
-    scratch.export(scratch.subject_of(&program, found), state).await.expect("exported");
+    scratch.export(scratch.replay_context_of(&program, found), state).await.expect("exported");
 
     let rig = start(&killed).await;
     let status = rig.status(SERVICE).await;

@@ -7,11 +7,11 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::meter::{Percent, Resource};
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash};
-use lifeboat_host::answers::{Horizon, ID_FLOOR};
+use lifeboat_host::answers::{DeduplicationWindow, ID_FLOOR};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
 use lifeboat_host::service::{LaunchError, Status};
-use lifeboat_vm::rehydrate::{Maintenance, RehydrateError, Subject, rehydrate};
+use lifeboat_vm::rehydrate::{Maintenance, RehydrateError, ReplayContext, rehydrate};
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::workload::{LoadLimits, load};
 use std::collections::BTreeSet;
@@ -297,8 +297,9 @@ async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snaps
     let workload = load("grow.wat", &guest_bytes("grow.wat"), &LoadLimits::default()).expect("valid");
     let program = rig.host.compile(workload).await.expect("compiled before");
     let none = BTreeSet::new();
-    let subject = Subject { program: &program, secret: &[7; 32], accepted_divergences: &none, maintenance };
-    let rehydrated = rehydrate(subject, &Arc::new(Snapshot::empty()), &tail).await.expect("the same replies");
+    let replay_context =
+        ReplayContext { program: &program, secret: &[7; 32], accepted_divergences: &none, maintenance };
+    let rehydrated = rehydrate(replay_context, &Arc::new(Snapshot::empty()), &tail).await.expect("the same replies");
     assert_eq!(rehydrated.replayed_transactions, 40);
     assert!(rehydrated.instance.memory_bytes() > 2 * MIB, "{}", rehydrated.instance.memory_bytes());
 }
@@ -358,10 +359,10 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
     let queries =
         TailEntry::Queries(Arc::new(QueriesRecord { sequence: Sequence(2), epoch: Epoch::default(), queries }));
     let tail = [record(1, "1"), record(2, "2"), queries, record(3, "4")];
-    let subject =
-        |accepted_divergences| Subject { program: &program, secret: &[7; 32], accepted_divergences, maintenance };
+    let replay_context =
+        |accepted_divergences| ReplayContext { program: &program, secret: &[7; 32], accepted_divergences, maintenance };
     let (empty, none) = (Arc::new(Snapshot::empty()), BTreeSet::new());
-    let diverged = rehydrate(subject(&none), &empty, &tail).await;
+    let diverged = rehydrate(replay_context(&none), &empty, &tail).await;
     let Err(error @ RehydrateError::Diverged { sequence: Sequence(3), .. }) = diverged else { panic!("{diverged:?}") };
     let text = error.to_string();
     assert!(text.contains("transaction 't3': it was ok '4' and is ok '3'"), "{text}");
@@ -370,7 +371,7 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
     assert!(text.ends_with("in another way since the snapshot: 2, the first of them 'q3' after sequence 2"), "{text}");
     // Once an operator has accepted that, it goes on with what the replay gives.
     let third = BTreeSet::from([Sequence(3)]);
-    let accepted = rehydrate(subject(&third), &empty, &tail).await.expect("accepted");
+    let accepted = rehydrate(replay_context(&third), &empty, &tail).await.expect("accepted");
     assert_eq!((accepted.replayed_transactions, accepted.replayed_queries), (3, 4));
 }
 
@@ -443,10 +444,11 @@ async fn concurrent_repetitions_are_executed_once() {
 }
 
 #[tokio::test]
-async fn ids_are_forgotten_beyond_the_horizon_and_not_before_the_floor() {
+async fn ids_are_forgotten_beyond_the_window_and_not_before_the_floor() {
     let rig = Rig::new();
     rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
-        spec.horizon = Horizon { ids: 10, age: Duration::from_secs(600), ..Horizon::default() };
+        spec.deduplication_window =
+            DeduplicationWindow { ids: 10, age: Duration::from_secs(600), ..DeduplicationWindow::default() };
     })
     .await
     .expect("starts");

@@ -183,7 +183,7 @@ async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest
         assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
         assert!(refused.text().contains(words), "{}", refused.text());
     }
-    assert_eq!(site.post("/v1/services/bank/stop", &admin, "").await.json()["standing"], "stopped");
+    assert_eq!(site.post("/v1/services/bank/stop", &admin, "").await.json()["state"], "stopped");
     assert_eq!(site.delete("/v1/services/shop", &admin).await.status, 204);
     assert_eq!(site.delete("/v1/services/mill", &admin).await.status, 204);
 
@@ -228,7 +228,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
 
     let admin = site.log_in("admin").await;
     assert_eq!(site.get("/v1/services/bank", &admin).await.json()["vm"]["sequence"], sent - 1);
-    assert_eq!(site.post("/v1/services/shop/stop", &admin, "").await.json()["standing"], "stopped");
+    assert_eq!(site.post("/v1/services/shop/stop", &admin, "").await.json()["state"], "stopped");
     let refused = site.post("/v1/services/shop/start", &admin, "").await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
     // The others need so little that it is carried.

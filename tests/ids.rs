@@ -9,7 +9,7 @@ use lifeboat_api::event::Event;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Denial, Kind, Reply, Request};
-use lifeboat_host::answers::{Horizon, ID_CLOCK_SKEW_MAX, ID_FLOOR};
+use lifeboat_host::answers::{DeduplicationWindow, ID_CLOCK_SKEW_MAX, ID_FLOOR};
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::journal::{Record, record};
@@ -40,7 +40,7 @@ fn ms(rig: &Rig) -> u64 {
 async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restart() {
     // A block for each transaction that is sent alone: all of them are three times that.
     const BYTES_MAX: u64 = 3 * MIB;
-    let few = |settings: &mut ServiceSettings| settings.horizon.bytes = 64 * 1024;
+    let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 64 * 1024;
     for (seed, with_ids) in [(1, true), (2, false)] {
         let mut storage = SimulatedStorage::new(seed);
         let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
@@ -118,7 +118,7 @@ fn relocated(storage: &SimulatedStorage) -> usize {
 
 #[tokio::test]
 async fn answers_survive_a_cut_wherever_they_are_relocated() {
-    let few = |settings: &mut ServiceSettings| settings.horizon.bytes = 16 * 1024;
+    let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 16 * 1024;
     // How many operations it takes until the first answer is relocated, and all of them.
     let (mut first, mut last) = (None, 0);
     let mut cut = None;
@@ -171,7 +171,7 @@ async fn a_clock_that_is_ahead_locks_out_nobody() {
     for minutes in [4, 55] {
         let rig = Rig::new();
         rig.try_start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)], |spec| {
-            spec.horizon = Horizon { ids: 10, ..Horizon::default() };
+            spec.deduplication_window = DeduplicationWindow { ids: 10, ..DeduplicationWindow::default() };
         })
         .await
         .expect("starts");
@@ -194,7 +194,7 @@ async fn a_clock_that_is_ahead_locks_out_nobody() {
 #[tokio::test]
 async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_that_it_touches() {
     const HOUR: Duration = Duration::from_secs(3_600);
-    let few = |settings: &mut ServiceSettings| settings.horizon.ids = 10;
+    let few = |settings: &mut ServiceSettings| settings.deduplication_window.ids = 10;
     let mut storage = SimulatedStorage::new(4);
     let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
     let right = rig.clock.now();
@@ -240,7 +240,7 @@ async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_th
 
 #[tokio::test]
 async fn junk_of_others_and_a_client_that_is_ahead_make_no_retry_run_twice_also_after_a_crash() {
-    let few = |settings: &mut ServiceSettings| settings.horizon.bytes = 256 * 1024;
+    let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 256 * 1024;
     let mut storage = SimulatedStorage::new(5);
     let mut rig = start_with(&storage, FailoverMode::Direct, None, 1, few).await.expect("starts");
     let mut of_ada = Vec::new();
@@ -251,7 +251,7 @@ async fn junk_of_others_and_a_client_that_is_ahead_make_no_retry_run_twice_also_
     }
     for restart in 2..5 {
         let bob = let_in(&rig, "bob", "ant");
-        // More than the horizon has room for, all refused, within seconds.
+        // More than the deduplication window has room for, all refused, within seconds.
         for number in 0..40 {
             let junk = format!("refuse{}", " ".repeat(32 * 1024));
             match send(&rig, &bob, "ant", Some(format!("junk-{restart}-{number}")), &junk).await {
@@ -298,7 +298,7 @@ async fn an_id_that_cannot_be_retained_is_denied_over_http_before_it_runs_until_
     let folder = tempfile::tempdir().expect("a temporary folder");
     let site = Site::start(folder.path(), "").await;
     let mut settings = settings(FailoverMode::Direct);
-    settings.horizon.ids = 10;
+    settings.deduplication_window.ids = 10;
     let new = new_service("tally", "count.wat", settings, None);
     site.server.host().create_durable_service(new).await.expect("created");
     let admin = site.log_in("admin").await;

@@ -81,8 +81,8 @@ async fn an_old_directory_answers_what_it_answered_and_goes_on() {
         let data = folder.path().join("data");
         copy(directory, &data);
         let storage = DiskStorage::create(&data).expect("the directory");
-        let locked = Locked::take(Arc::new(storage), None).expect("free");
-        let (opened, contents) = locked.open(&DataOptions::default()).expect("it opens");
+        let locked = Locked::open(Arc::new(storage), None).expect("free");
+        let (opened, contents) = locked.open_journal(&DataOptions::default()).expect("it opens");
         let rig = Rig::recovered(opened, contents).await;
         let answers = std::fs::read_to_string(kept(&format!("{directory}.answers.jsonl"))).expect("readable");
         for line in answers.lines() {

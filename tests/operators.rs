@@ -168,11 +168,11 @@ async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_aga
         let services = site.get("/v1/services", &admin).await.json();
         let service = &services["services"][0];
         assert!(service["vm"]["stopped"].is_string(), "{services}");
-        assert_eq!(service["standing"], "stopped", "never running beside stopped: {services}");
+        assert_eq!(service["state"], "stopped", "never running beside stopped: {services}");
         assert!(service["reason"].as_str().is_some_and(|reason| reason.contains("injected")), "{services}");
         // It cannot be brought back either while the journal is at its end, and that is not said to be done.
         let started = site.post("/v1/services/bank/start", &admin, "").await;
-        assert!(started.status >= 400 || started.json()["standing"] == "stopped", "{started:?}");
+        assert!(started.status >= 400 || started.json()["state"] == "stopped", "{started:?}");
     }
 }
 

@@ -87,8 +87,8 @@ fn stands(rig: &Rig, storage: &SimulatedStorage, order: Order) -> Stands {
 }
 
 async fn open(storage: &SimulatedStorage) -> Rig {
-    let (directory, contents) = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
-        .and_then(|locked| locked.open(&DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() }))
+    let (directory, contents) = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16])))
+        .and_then(|locked| locked.open_journal(&DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() }))
         .expect("a data directory");
     let rig = Rig::recovered(directory, contents).await;
     for service in ["ant", "idle", "new"] {
@@ -265,7 +265,7 @@ async fn a_removal_of_which_nobody_knows_can_be_ordered_again_or_taken_back() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_removal_without_a_host_of_which_nobody_knows_is_to_be_ordered_again() {
     let prepared = prepare().await;
-    let take = |storage: &SimulatedStorage| Locked::take(Arc::new(storage.clone()), None).expect("it is free");
+    let take = |storage: &SimulatedStorage| Locked::open(Arc::new(storage.clone()), None).expect("it is free");
     let mut unknown = 0;
     for nth in 1.. {
         let storage = prepared.copy();

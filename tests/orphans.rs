@@ -34,13 +34,13 @@ fn put_back(storage: &SimulatedStorage, bytes: &[u8]) {
 }
 
 fn take(storage: &SimulatedStorage) -> Locked {
-    Locked::take(Arc::new(storage.clone()), Some(DIRECTORY)).expect("it is ours")
+    Locked::open(Arc::new(storage.clone()), Some(DIRECTORY)).expect("it is ours")
 }
 
 /// A host that goes on with the directory, whose segments are short.
 async fn open(storage: &SimulatedStorage) -> Rig {
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
-    let (directory, contents) = take(storage).open(&options).expect("opens");
+    let (directory, contents) = take(storage).open_journal(&options).expect("opens");
     Rig::recovered(directory, contents).await
 }
 
@@ -212,7 +212,7 @@ async fn an_operator_removes_what_the_catalog_lacks_and_a_power_cut_leaves_all_o
             let rig = if is_offline { None } else { Some(open(&storage).await) };
             storage.power_off(nth);
             let removed = match &rig {
-                None => Locked::take(Arc::new(storage.clone()), None).and_then(|it| it.remove_service(&name("bee"))),
+                None => Locked::open(Arc::new(storage.clone()), None).and_then(|it| it.remove_service(&name("bee"))),
                 Some(rig) => rig.host.remove_service(&name("bee")).await,
             };
             let is_over = !storage.is_off();

@@ -6,7 +6,7 @@ use lifeboat_api::event::Event;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Reply};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
 use lifeboat_host::host::NewService;
@@ -28,9 +28,9 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// A host that goes on with the directory in `storage`, and has a service of `guest`.
 async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) -> Rig {
-    let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
+    let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
-    let (directory, contents) = locked.open(&options).expect("opens");
+    let (directory, contents) = locked.open_journal(&options).expect("opens");
     let rig = Rig::recovered(directory, contents).await;
     rig.grant(SERVICE);
     let told = rig.events().into_iter().find(|event| matches!(event, Event::Quarantined { .. }));
@@ -45,7 +45,7 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
                 size: "s".into(),
                 sizes: vec![(*size("s", 4_000_000, 4 * MIB)).clone(), (*size("m", 4_000_000, 16 * MIB)).clone()],
                 thresholds: Thresholds::default(),
-                horizon: Horizon::durable(),
+                deduplication_window: DeduplicationWindow::durable(),
                 failover,
             },
             secret: [7; 32],
@@ -62,7 +62,8 @@ async fn proven(storage: &SimulatedStorage) -> (Proof, usize) {
     static SCRATCH: OnceLock<Scratch> = OnceLock::new();
     let scratch =
         SCRATCH.get_or_init(|| Scratch::new(&[(*size("m", 4_000_000, 16 * MIB)).clone()]).expect("an engine"));
-    let contents = Locked::look(Arc::new(storage.clone())).and_then(|locked| locked.read(None)).expect("readable");
+    let contents =
+        Locked::open_read_only(Arc::new(storage.clone())).and_then(|locked| locked.read(None)).expect("readable");
     let found = &contents.services[0];
     let proof = verify(scratch, storage, found, &mut |_| {}).await.expect("a proof");
     assert_eq!(proof.findings, []);

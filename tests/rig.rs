@@ -8,7 +8,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Denial, Kind, Reply, Request};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{Contents, DataDirectory};
@@ -138,7 +138,7 @@ impl Rig {
             size: sizes[0].name.clone(),
             sizes: sizes.iter().map(|size| Size::clone(size)).collect(),
             thresholds: Thresholds::default(),
-            horizon: Horizon::default(),
+            deduplication_window: DeduplicationWindow::default(),
             failover: FailoverMode::Direct,
         };
         let mut spec = ServiceSpec::new(name(service), program, &settings, [7; 32], Epoch::default());

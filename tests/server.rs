@@ -490,15 +490,15 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
     assert_eq!(theirs["services"][0]["vm"]["resources"]["cpu"]["unit"], "fuel", "{theirs}");
     assert_eq!(theirs["services"][0]["queue_length"], 0, "{theirs}");
     let stopped = site.post("/v1/services/idle/stop", &admin, "").await.json();
-    assert_eq!((&stopped["standing"], &stopped["queue_length"]), (&json!("stopped"), &Value::Null), "{stopped}");
+    assert_eq!((&stopped["state"], &stopped["queue_length"]), (&json!("stopped"), &Value::Null), "{stopped}");
     let denied = site.transact(&admin, "idle", "d", "x").await;
     assert_eq!((denied.status, denied.code().as_str()), (503, "stopped"));
     site.stop().await;
 
     let site = Site::start(folder.path(), "").await;
-    assert_eq!(site.get("/v1/services/idle", &admin).await.json()["standing"], "stopped");
+    assert_eq!(site.get("/v1/services/idle", &admin).await.json()["state"], "stopped");
     let started = site.post("/v1/services/idle/start", &admin, "").await.json();
-    assert_eq!((&started["standing"], &started["vm"]["sequence"]), (&json!("running"), &json!(3)), "{started}");
+    assert_eq!((&started["state"], &started["vm"]["sequence"]), (&json!("running"), &json!(3)), "{started}");
     assert_eq!(site.transact(&admin, "idle", "c", "x").await.header("lifeboat-repeated"), "true");
     assert_eq!(site.transact(&admin, "idle", "d", "x").await.text(), "4");
     // Stopped and started within one life of the server.
@@ -950,7 +950,7 @@ async fn what_is_under_way_when_the_server_is_stopped_is_finished_and_batches_en
 async fn started(site: &Site, admin: &str) {
     for _ in 0..100 {
         let shown = site.post("/v1/services/bank/start", admin, "").await;
-        match shown.json()["standing"].as_str() {
+        match shown.json()["state"].as_str() {
             Some("running") => return,
             Some("stopped") => {}
             _ => panic!("neither started nor stopped: {shown:?}"),

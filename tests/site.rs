@@ -69,8 +69,8 @@ impl Site {
         rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
         let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
         let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
-        let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
-        let (directory, contents) = locked.open(&DataOptions::default()).expect("whole");
+        let locked = Locked::open(storage, Some(DirectoryId([1; 16]))).expect("free");
+        let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("whole");
         let ground = Ground {
             directory,
             clock: Arc::clone(&clock) as _,

@@ -6,7 +6,7 @@ use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::Answer;
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{CATALOG_FILE, ServiceSettings};
 use lifeboat_host::data::{Contents, DataError, DataOptions, FoundService, Locked};
 use lifeboat_host::host::NewService;
@@ -31,7 +31,7 @@ fn settings() -> ServiceSettings {
         size: "s".into(),
         sizes: vec![(*size("s", 400_000, MIB)).clone()],
         thresholds: Thresholds::default(),
-        horizon: Horizon::durable(),
+        deduplication_window: DeduplicationWindow::durable(),
         failover: FailoverMode::Direct,
     }
 }
@@ -42,8 +42,8 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 
 /// A host that goes on with the directory in `storage`.
 async fn start(storage: &SimulatedStorage) -> Rig {
-    let locked = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY)).expect("taken");
-    let (directory, contents) = locked.open(&options()).expect("opens");
+    let locked = Locked::open(Arc::new(storage.clone()), Some(DIRECTORY)).expect("taken");
+    let (directory, contents) = locked.open_journal(&options()).expect("opens");
     let rig = Rig::recovered(directory, contents).await;
     for service in ["ant", "bee", "new"] {
         rig.grant(service);
@@ -89,7 +89,7 @@ fn sample() -> SimulatedStorage {
 }
 
 fn look(storage: &SimulatedStorage) -> Result<Contents, DataError> {
-    Locked::look(Arc::new(storage.clone()))?.read(None)
+    Locked::open_read_only(Arc::new(storage.clone()))?.read(None)
 }
 
 fn found<'a>(contents: &'a Contents, service: &str) -> &'a FoundService {
@@ -121,11 +121,11 @@ fn export(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService) -
     block_on(async {
         let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
         let state = scratch.state(storage, &program, found, None).await.expect("brought back");
-        let (record, course) = (state.record, state.course.clone());
-        let snapshot = scratch.export(scratch.subject_of(&program, found), state).await.expect("exported");
+        let (record, resume_point) = (state.record, state.resume_point.clone());
+        let snapshot = scratch.export(scratch.replay_context_of(&program, found), state).await.expect("exported");
         let workload = lifeboat_host::data::read_workload(storage, &found.entry.workload).expect("readable").into();
         let (service, settings) = (found.name.clone(), found.entry.settings.clone());
-        Portable { service, snapshot, course, record, workload_hash: found.entry.workload, workload, settings }
+        Portable { service, snapshot, resume_point, record, workload_hash: found.entry.workload, workload, settings }
     })
 }
 
@@ -282,7 +282,7 @@ fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free
     let portable = export(&scratch, &original, found(&contents, "ant"));
     drop(contents);
     let restore = |storage: &SimulatedStorage| -> Result<(), DataError> {
-        let (directory, _) = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY))?.open(&options())?;
+        let (directory, _) = Locked::open(Arc::new(storage.clone()), Some(DIRECTORY))?.open_journal(&options())?;
         portable.restore(&directory, new_identity("new"))?;
         directory.close()
     };
@@ -295,7 +295,7 @@ fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free
             let result = restore(&storage);
             is_over &= !storage.is_off();
             let storage = storage.crash();
-            let is_there = Locked::take(Arc::new(storage.clone()), Some(DIRECTORY))
+            let is_there = Locked::open(Arc::new(storage.clone()), Some(DIRECTORY))
                 .and_then(|locked| Ok(locked.catalog().service(&name("new"))?.is_some()))
                 .unwrap_or_else(|error| panic!("{nth}: {error}"));
             assert!(is_there || result.is_err(), "{nth}: it was said to be there");
@@ -327,8 +327,8 @@ fn a_restore_of_which_nobody_knows_is_to_be_done_again() {
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let portable = export(&scratch, &original, found(&look(&original).expect("readable"), "ant"));
     let open = |storage: &SimulatedStorage| {
-        let locked = Locked::take(Arc::new(storage.clone()), None).expect("it is free");
-        locked.open(&options()).unwrap_or_else(|error| panic!("{error}")).0
+        let locked = Locked::open(Arc::new(storage.clone()), None).expect("it is free");
+        locked.open_journal(&options()).unwrap_or_else(|error| panic!("{error}")).0
     };
     let (mut stored, mut not_stored) = (0, 0);
     let mut storage = original;
@@ -373,13 +373,13 @@ fn a_restored_service_goes_on_and_keeps_its_own_history() {
     let storage = sample();
     let scratch = Scratch::new(&settings().sizes).expect("an engine");
     let portable = export(&scratch, &storage, found(&look(&storage).expect("readable"), "ant"));
-    let (directory, _) = Locked::take(Arc::new(storage.clone()), None)
-        .and_then(|locked| locked.open(&options()))
+    let (directory, _) = Locked::open(Arc::new(storage.clone()), None)
+        .and_then(|locked| locked.open_journal(&options()))
         .unwrap_or_else(|error| panic!("{error}"));
     portable.restore(&directory, new_identity("new")).expect("restored");
     directory.close().expect("sealed");
     drop(directory);
-    assert_eq!((portable.snapshot.sequence().0, portable.course.vm_number), (8, 1));
+    assert_eq!((portable.snapshot.sequence().0, portable.resume_point.vm_number), (8, 1));
     block_on(async {
         let mut storage = storage;
         for restart in 0..6 {

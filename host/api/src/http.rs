@@ -154,7 +154,7 @@ pub struct ResourceUsage {
 /// How a service is in life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Standing {
+pub enum ServiceState {
     /// It serves.
     Running,
     /// It was stopped by an operator, or its state was lost while it ran.
@@ -171,7 +171,7 @@ pub struct Service {
     /// The BLAKE3 hash of the workload that it runs.
     pub workload: String,
     /// Whether it serves.
-    pub standing: Standing,
+    pub state: ServiceState,
     /// Why it does not, if it does not.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,

@@ -11,7 +11,7 @@ use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Kind, Reply, Request};
 use lifeboat_client::uuid_v7;
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataOptions, Locked};
@@ -74,7 +74,8 @@ struct Ledger {
 impl Ledger {
     async fn open(directory: &Path) -> Result<Self> {
         let storage = Arc::new(DiskStorage::create(directory)?);
-        let (data, contents) = Locked::take(storage, Some(DirectoryId([1; 16])))?.open(&DataOptions::default())?;
+        let (data, contents) =
+            Locked::open(storage, Some(DirectoryId([1; 16])))?.open_journal(&DataOptions::default())?;
         let config = HostConfig::new(Machine::pair(1, MEMORY_BYTES), MEMORY_BYTES);
         let host = Host::new(config, Arc::new(SystemClock), Arc::new(|_| {}))?.with_data(data);
         host.recover(contents, Epoch::default).await;
@@ -93,7 +94,7 @@ impl Ledger {
                 size: size.name.clone(),
                 sizes: vec![size],
                 thresholds: Thresholds::default(),
-                horizon: Horizon::durable(),
+                deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Auto,
             },
             secret: [7; 32],

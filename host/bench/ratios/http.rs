@@ -110,8 +110,8 @@ pub(crate) fn serve_service() {
     let overrides = Overrides::default();
     let config = Config::parse("lifeboat.toml", "", folder.path(), &overrides).expect("a configuration");
     let storage = Arc::new(DiskStorage::create(folder.path()).expect("a directory"));
-    let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("the directory is ours");
-    let (directory, _) = locked.open(&DataOptions::default()).expect("it is empty");
+    let locked = Locked::open(storage, Some(DirectoryId([1; 16]))).expect("the directory is ours");
+    let (directory, _) = locked.open_journal(&DataOptions::default()).expect("it is empty");
     let ground = Ground {
         directory,
         clock: Arc::new(SystemClock),

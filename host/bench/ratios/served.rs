@@ -10,7 +10,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Kind, Request};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked};
@@ -102,7 +102,7 @@ fn spec(service: &str, program: &Arc<Program>, size: Size, failover: FailoverMod
         size: size.name.clone(),
         sizes: vec![size],
         thresholds: Thresholds::default(),
-        horizon: Horizon::default(),
+        deduplication_window: DeduplicationWindow::default(),
         failover,
     };
     ServiceSpec::new(name(service), Arc::clone(program), &settings, SECRET, Epoch::default())
@@ -152,14 +152,14 @@ impl Served {
         let patience = Instant::now();
         let (locked, start) = loop {
             let start = Instant::now();
-            match Locked::take(Arc::clone(&storage) as _, Some(DirectoryId([1; 16]))) {
+            match Locked::open(Arc::clone(&storage) as _, Some(DirectoryId([1; 16]))) {
                 Err(DataError::InUse) if patience.elapsed() < LET_GO_DEADLINE => {
                     std::thread::sleep(Duration::from_millis(1));
                 }
                 taken => break (taken.expect("the directory is ours"), start),
             }
         };
-        let (directory, contents) = locked.open(&DataOptions::default()).expect("it is whole");
+        let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("it is whole");
         let services: Vec<Name> = contents.services.iter().map(|found| found.name.clone()).collect();
         served.host = served.host.with_data(Arc::clone(&directory));
         served.directory = Some(directory);
@@ -220,7 +220,7 @@ impl Served {
                 size: size.name.clone(),
                 sizes: vec![size],
                 thresholds: Thresholds::default(),
-                horizon: Horizon::durable(),
+                deduplication_window: DeduplicationWindow::durable(),
                 failover: FailoverMode::Direct,
             },
             secret: SECRET,

@@ -41,7 +41,7 @@ const CLOCK_STEP_MIN: Duration = Duration::from_secs(1);
 
 /// How far back repetitions are recognised. Exactly once holds within it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Horizon {
+pub struct DeduplicationWindow {
     /// How many ids are kept.
     pub ids: usize,
     /// How long an id is kept.
@@ -50,14 +50,14 @@ pub struct Horizon {
     pub bytes: u64,
 }
 
-impl Default for Horizon {
+impl Default for DeduplicationWindow {
     /// A million ids, a day, or 256 MiB of answers in memory.
     fn default() -> Self {
         Self { ids: 1_000_000, age: Duration::from_secs(24 * 60 * 60), bytes: 256 * 1024 * 1024 }
     }
 }
 
-impl Horizon {
+impl DeduplicationWindow {
     /// A million ids, a day, or 1 GiB of the journal: what durable services keep unless configured otherwise.
     #[must_use]
     pub fn durable() -> Self {
@@ -144,7 +144,7 @@ pub(crate) struct ForgottenTimes {
 /// The newest times in some ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewestTimes {
-    /// For all users: no newer than [`Horizon::age`] before it was noted, or of a file that does not distinguish users.
+    /// For all users: no newer than [`DeduplicationWindow::age`] before it was noted, or of a file that does not distinguish users.
     pub(crate) of_all: Option<Timestamp>,
     /// For each user and incarnation.
     pub(crate) of_users: Vec<(Name, u64, Timestamp)>,
@@ -245,7 +245,7 @@ fn nearest(mut times: Vec<Timestamp>) -> [Option<Timestamp>; PUT_BACK_KEPT] {
 /// Points from (user, id) at the record that holds the answer.
 #[derive(Debug)]
 pub(crate) struct Answers {
-    horizon: Horizon,
+    deduplication_window: DeduplicationWindow,
     numbers: HashMap<IdKey, RecordNumber>,
     slots: HashMap<Caller, usize>,
     windows: Vec<Window>,
@@ -332,9 +332,9 @@ impl Window {
 
 impl Answers {
     /// The index of a service that has forgotten ids up to these times, by the host's clock as it is now.
-    pub(crate) fn new(horizon: Horizon, forgotten: ForgottenTimes, wall: Timestamp) -> Self {
+    pub(crate) fn new(deduplication_window: DeduplicationWindow, forgotten: ForgottenTimes, wall: Timestamp) -> Self {
         let mut answers = Self {
-            horizon,
+            deduplication_window,
             numbers: HashMap::new(),
             slots: HashMap::new(),
             windows: Vec::new(),
@@ -432,7 +432,7 @@ impl Answers {
 
     /// Whether there is room for a new answer, whoever gets it.
     pub(crate) fn has_room(&self) -> bool {
-        self.charges.total() <= self.horizon.bytes
+        self.charges.total() <= self.deduplication_window.bytes
     }
 
     /// Makes room for a new answer of a user, and puts the records of what was forgotten for that into `forgotten`.
@@ -468,7 +468,7 @@ impl Answers {
 
     /// What each user may use, whatever the others do.
     fn share(&self) -> u64 {
-        self.horizon.bytes / self.charges.charged().max(1)
+        self.deduplication_window.bytes / self.charges.charged().max(1)
     }
 
     /// Retains an answer that was given at `wall`. One of the same id, which could be retried, is replaced: returns its
@@ -483,7 +483,7 @@ impl Answers {
         {
             self.charges.subtract(slot, older.charge);
         }
-        let charge = self.horizon.charge(bytes);
+        let charge = self.deduplication_window.charge(bytes);
         let retained = Retained { key, timestamp, id_time: id_time.unwrap_or_default(), charge };
         let window = &mut self.windows[slot];
         let is_timed = (1..=wall.0).contains(&retained.id_time.0);
@@ -499,7 +499,7 @@ impl Answers {
         true
     }
 
-    /// Forgets an answer that lies beyond the horizon, and returns its record, if there is one: then ask again. A call
+    /// Forgets an answer that lies beyond the deduplication window, and returns its record, if there is one: then ask again. A call
     /// looks at the age of one user's answers, and the next one at that of another's.
     pub(crate) fn trim(&mut self, now: Moment) -> Option<RecordNumber> {
         if self.next_aged >= self.windows.len() {
@@ -507,7 +507,7 @@ impl Answers {
         }
         let slot = self.next_aged;
         if let Some(window) = self.windows.get_mut(slot) {
-            if let Some(aged) = window.take_aged(self.horizon.age, now) {
+            if let Some(aged) = window.take_aged(self.deduplication_window.age, now) {
                 return self.forget(slot, &aged, now);
             }
             self.next_aged += 1;
@@ -562,7 +562,7 @@ impl Answers {
     /// all of them would take for old.
     fn discard_if_old(&mut self, slot: usize, wall: Timestamp) {
         let window = &self.windows[slot];
-        let is_old = |time: Timestamp| time.plus(self.horizon.age).plus(ID_CLOCK_SKEW_MAX) < wall;
+        let is_old = |time: Timestamp| time.plus(self.deduplication_window.age).plus(ID_CLOCK_SKEW_MAX) < wall;
         let newest = window.forgotten.newest();
         if !window.is_empty() || !newest.is_none_or(is_old) {
             return;
@@ -617,7 +617,11 @@ mod tests {
     }
 
     fn small(ids: usize) -> Answers {
-        Answers::new(Horizon { ids, bytes: 1_000, ..Horizon::default() }, ForgottenTimes::default(), NOW)
+        Answers::new(
+            DeduplicationWindow { ids, bytes: 1_000, ..DeduplicationWindow::default() },
+            ForgottenTimes::default(),
+            NOW,
+        )
     }
 
     #[test]
@@ -757,7 +761,7 @@ mod tests {
         assert_eq!((answers.far_ahead(NOW), answers.ever_forgotten(&bob)), (6, None));
         let latest = NOW.plus(ID_CLOCK_SKEW_MAX);
         let later = NOW.plus(Duration::from_secs(3_600));
-        let restarted = Answers::new(answers.horizon, answers.forgotten_times(), later);
+        let restarted = Answers::new(answers.deduplication_window, answers.forgotten_times(), later);
         for answers in [&answers, &restarted] {
             assert_eq!(answers.forgotten(&ada, later), Some(latest));
         }
@@ -779,7 +783,7 @@ mod tests {
             }
             assert_eq!(trim_all(&mut answers, NOW), [0]);
             if is_restarted {
-                answers = Answers::new(answers.horizon, answers.forgotten_times(), behind);
+                answers = Answers::new(answers.deduplication_window, answers.forgotten_times(), behind);
             } else {
                 answers.look_at_clock(NOW, Moment { wall: behind, steady: NOW });
             }
@@ -795,7 +799,7 @@ mod tests {
             let now = Moment { wall: behind.plus(ID_FLOOR), steady };
             while answers.trim(now).is_some() {}
             assert!(answers.find(&key(&ada, "11")).is_none() || !is_restarted);
-            let restarted = Answers::new(answers.horizon, answers.forgotten_times(), new);
+            let restarted = Answers::new(answers.deduplication_window, answers.forgotten_times(), new);
             for answers in [answers, restarted] {
                 assert_eq!(answers.forgotten(&ada, new), answers.ever_forgotten(&ada));
                 assert!(answers.forgotten(&ada, new) >= Some(NOW), "{is_restarted}");
@@ -817,7 +821,7 @@ mod tests {
             assert_eq!(trim_all(&mut answers, NOW), [0, 1]);
             assert_eq!(answers.forgotten(&ada, NOW), Some(NOW));
             if is_restarted {
-                answers = Answers::new(answers.horizon, answers.forgotten_times(), behind);
+                answers = Answers::new(answers.deduplication_window, answers.forgotten_times(), behind);
             } else {
                 answers.look_at_clock(NOW, Moment { wall: behind, steady: NOW });
             }
@@ -845,7 +849,7 @@ mod tests {
             };
             let put_back = |answers: &mut Answers, now: &mut Moment, wall: Timestamp| {
                 if is_restarted {
-                    *answers = Answers::new(answers.horizon, answers.forgotten_times(), wall);
+                    *answers = Answers::new(answers.deduplication_window, answers.forgotten_times(), wall);
                     *now = at(wall);
                 } else {
                     let before = std::mem::replace(&mut now.wall, wall).max(wall);
@@ -901,7 +905,7 @@ mod tests {
         for number in 0..11 {
             insert(&mut answers, kept(&ada, &number.to_string(), number, NOW, None, 1));
         }
-        let now = Moment { wall: NOW.plus(2 * answers.horizon.age), steady: NOW };
+        let now = Moment { wall: NOW.plus(2 * answers.deduplication_window.age), steady: NOW };
         assert_eq!((answers.trim(now), answers.make_room(&ada, now, &mut Vec::new())), (None, Err(ID_FLOOR)));
     }
 
@@ -911,7 +915,7 @@ mod tests {
         let mut answers = small(10);
         insert(&mut answers, kept(&ada, "1", 1, NOW, Some(NOW), 1));
         insert(&mut answers, kept(&bob, "2", 2, NOW, None, 1));
-        let day = answers.horizon.age;
+        let day = answers.deduplication_window.age;
         let later = NOW.plus(day).plus(Duration::from_secs(1));
         insert(&mut answers, kept(&caller("eve"), "3", 3, later, None, 1));
         for _ in 0..3 {
@@ -929,7 +933,7 @@ mod tests {
         let behind = Moment { wall: Timestamp(NOW.0 - 3_600 * SECOND), steady: later };
         answers.look_at_clock(later, behind);
         assert_eq!(answers.forgotten(&bob, behind.wall), Some(behind.wall.plus(ID_CLOCK_SKEW_MAX)));
-        let restarted = Answers::new(answers.horizon, answers.forgotten_times(), behind.wall);
+        let restarted = Answers::new(answers.deduplication_window, answers.forgotten_times(), behind.wall);
         for answers in [&answers, &restarted] {
             assert_eq!(answers.forgotten(&bob, later), Some(NOW));
         }
@@ -959,7 +963,7 @@ mod tests {
     /// All that ever was, looked through from end to end.
     #[derive(Debug)]
     struct Model {
-        horizon: Horizon,
+        deduplication_window: DeduplicationWindow,
         known: BTreeMap<(Caller, String), Known>,
         now: Moment,
         /// By a clock that is always right.
@@ -980,7 +984,7 @@ mod tests {
         fn share(&self) -> u64 {
             let retained = self.known.values().filter(|known| known.is_retained);
             let users: HashSet<_> = retained.map(|known| &known.kept.caller).collect();
-            self.horizon.bytes / (users.len() as u64).max(1)
+            self.deduplication_window.bytes / (users.len() as u64).max(1)
         }
 
         /// Checks that an answer may be forgotten now, and forgets it.
@@ -989,8 +993,11 @@ mod tests {
             let found = self.known.iter().find(|(_, known)| known.is_retained && known.kept.number == number);
             let ((caller, id), known) = found.expect("it is retained");
             let KeptId { timestamp, id_time, .. } = known.kept;
-            if now.steady <= timestamp.plus(self.horizon.age) {
-                assert!(all > self.horizon.bytes, "{id} of {caller:?} was forgotten although there was room");
+            if now.steady <= timestamp.plus(self.deduplication_window.age) {
+                assert!(
+                    all > self.deduplication_window.bytes,
+                    "{id} of {caller:?} was forgotten although there was room"
+                );
                 assert!(self.charge_of(Some(caller)) > share, "{id} was taken from the share of {caller:?}");
                 let is_of_the_past = id_time.is_some_and(|time| time <= now.wall);
                 let is_far_ahead = id_time.is_none_or(|time| time > now.wall.plus(ID_CLOCK_SKEW_MAX));
@@ -1050,7 +1057,10 @@ mod tests {
             let room = answers.make_room(caller, self.now, &mut forgotten);
             forgotten.into_iter().for_each(|number| self.forget(number));
             if let Err(wait) = room {
-                assert!(self.charge_of(None) > self.horizon.bytes && self.charge_of(Some(caller)) > self.share());
+                assert!(
+                    self.charge_of(None) > self.deduplication_window.bytes
+                        && self.charge_of(Some(caller)) > self.share()
+                );
                 assert!(wait > Duration::ZERO && wait <= ID_CLOCK_SKEW_MAX);
                 let is_held = |known: &Known| known.is_retained && known.kept.caller == *caller;
                 let is_timed = |known: &Known| known.kept.id_time.is_some_and(|time| time <= known.guest_time);
@@ -1068,7 +1078,7 @@ mod tests {
             self.guest_time = self.guest_time.max(self.now.wall);
             let place = (caller.clone(), id.to_owned());
             let known = Known {
-                charge: self.horizon.charge(bytes),
+                charge: self.deduplication_window.charge(bytes),
                 kept,
                 is_retained: true,
                 was_forgotten: self.known.get(&place).is_some_and(|known| known.was_forgotten),
@@ -1107,7 +1117,7 @@ mod tests {
 
         /// The index as a start makes it: what the journal has from the first retained answer on is there again.
         fn restart(&mut self, answers: &mut Answers) {
-            *answers = Answers::new(self.horizon, answers.forgotten_times(), self.now.wall);
+            *answers = Answers::new(self.deduplication_window, answers.forgotten_times(), self.now.wall);
             self.now.steady = self.now.wall;
             self.stepped = self.truth;
             self.settle(ID_CLOCK_SKEW_MAX);
@@ -1185,10 +1195,10 @@ mod tests {
             ids in 1..30_usize,
             bytes in 500..3_000_u64,
         ) {
-            let horizon = Horizon { ids, bytes, ..Horizon::default() };
-            let mut answers = Answers::new(horizon, ForgottenTimes::default(), NOW);
+            let deduplication_window = DeduplicationWindow { ids, bytes, ..DeduplicationWindow::default() };
+            let mut answers = Answers::new(deduplication_window, ForgottenTimes::default(), NOW);
             let mut model = Model {
-                horizon,
+                deduplication_window,
                 known: BTreeMap::new(),
                 now: at(NOW),
                 truth: NOW,

@@ -4,12 +4,12 @@
 //! |---|---|---|
 //! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
-//! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/keeper.rs` |
+//! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/snapshot_writer.rs` |
 //! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
 //! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
 //!
 //! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte, if it was
-//! taken by [`Locked::look`]; [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
+//! taken by [`Locked::open_read_only`]; [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
 //! [`Contents`]: of each service what can be trusted, or why nothing can (*quarantined*).
 //!
 //! A service comes into being in this order, each step durable before the next: its workload's file, the first record
@@ -18,8 +18,8 @@
 //! and is not noted is no removal: it is kept, and told (`data/orphans.rs`).
 
 mod contents;
-pub(crate) mod keeper;
 mod orphans;
+pub(crate) mod snapshot_writer;
 
 pub use contents::{Contents, FoundService, FoundSnapshot};
 pub(crate) use contents::{count_transactions, kept, last_transaction};
@@ -27,7 +27,6 @@ pub use orphans::Orphan;
 
 use crate::catalog::{CATALOG_FILE, Catalog, CatalogError, Room, ServiceEntry, UsersGuard};
 use crate::snapshot_file::SnapshotFileError;
-use keeper::Written;
 use lifeboat_api::clock::SystemClock;
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::WorkloadHash;
@@ -38,6 +37,7 @@ use lifeboat_journal::recovery::{Found, OpenError, Recovery, Seal};
 use lifeboat_journal::segments::{Log, Options, Origin};
 use lifeboat_journal::storage::{LockGuard, Storage, StorageFile};
 use orphans::{Orphans, Search};
+use snapshot_writer::Written;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -225,7 +225,7 @@ impl Locked {
     ///
     /// # Errors
     /// [`DataError`]; nothing that was there is changed.
-    pub fn take(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
+    pub fn open(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
         let lock = lock(&*storage, new.is_some())?;
         let catalog = if is_ours(&*storage)? {
             Catalog::open(&*storage)?
@@ -245,7 +245,7 @@ impl Locked {
     ///
     /// # Errors
     /// [`DataError`].
-    pub fn look(storage: Arc<dyn Storage>) -> Result<Self, DataError> {
+    pub fn open_read_only(storage: Arc<dyn Storage>) -> Result<Self, DataError> {
         let lock = lock(&*storage, false)?;
         let catalog = Catalog::open_copy(&*storage)?;
         Ok(Self { storage, lock, catalog })
@@ -292,7 +292,7 @@ impl Locked {
     pub fn has_any_of(&self, service: &Name) -> Result<bool, DataError> {
         let names = self.storage.list().map_err(DataError::storage("list the data directory"))?;
         Ok(self.catalog.service(service)?.is_some()
-            || names.iter().any(|name| keeper::snapshot_record(name, service).is_some()))
+            || names.iter().any(|name| snapshot_writer::snapshot_record(name, service).is_some()))
     }
 
     /// The service of this name, if the catalog should have it and does not.
@@ -348,7 +348,7 @@ impl Locked {
     ///
     /// # Errors
     /// [`DataError`]. Damage is none: it is told in the [`Contents`].
-    pub fn open(self, options: &DataOptions) -> Result<(Arc<DataDirectory>, Contents), DataError> {
+    pub fn open_journal(self, options: &DataOptions) -> Result<(Arc<DataDirectory>, Contents), DataError> {
         let Self { storage, lock, catalog } = self;
         let seal = catalog.seal()?;
         let origin = if catalog.is_journal_in_use()? { Origin::Existing(seal) } else { Origin::Create };
@@ -505,7 +505,7 @@ impl DataDirectory {
         }
         // A service that is not started, for whatever reason, needs what its snapshots need, and no more.
         for found in contents.services.iter().filter(|found| found.is_journal_sound) {
-            let newest = || found.usable().take(keeper::SNAPSHOTS_KEPT);
+            let newest = || found.usable().take(snapshot_writer::SNAPSHOTS_RETAINED);
             let replay = newest().map(|snapshot| snapshot.record().next()).min();
             let answers = newest().map(FoundSnapshot::first_answer).min();
             if let Some((replay, answers)) = replay.zip(answers) {
@@ -529,7 +529,7 @@ impl DataDirectory {
         let services = contents.services.iter().map(|found| &found.name);
         let services: BTreeSet<&Name> = services.chain(contents.orphans.iter().map(|orphan| &orphan.name)).collect();
         let workloads: BTreeSet<WorkloadHash> = contents.services.iter().map(|found| found.entry.workload).collect();
-        let is_left = |file: &String| match (keeper::service_of(file), workload_of(file)) {
+        let is_left = |file: &String| match (snapshot_writer::service_of(file), workload_of(file)) {
             (Some(service), _) => file.ends_with(PART) || !services.contains(&service),
             (None, Some(hash)) => file.ends_with(PART) || contents.are_workloads_known && !workloads.contains(&hash),
             (None, None) => false,
@@ -608,7 +608,7 @@ impl DataDirectory {
         Ok(entry)
     }
 
-    /// Removes what is left of a service that is not in the catalog any more, and whose task and keeper have ended: its
+    /// Removes what is left of a service that is not in the catalog any more, and whose task and snapshot writer have ended: its
     /// part of the journal ends, and its files go. Without an `entry` its workload's file stays until the next start.
     ///
     /// # Errors
@@ -929,7 +929,7 @@ fn remove_workload(storage: &dyn Storage, catalog: &Catalog, hash: &WorkloadHash
 
 fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataError> {
     let names = storage.list().map_err(DataError::storage("list the data directory"))?;
-    let left = names.into_iter().filter(|name| keeper::snapshot_record(name, service).is_some());
+    let left = names.into_iter().filter(|name| snapshot_writer::snapshot_record(name, service).is_some());
     let mut is_changed = false;
     for name in left {
         storage.remove(&name).map_err(DataError::storage(format!("remove '{name}'")))?;
@@ -1014,9 +1014,9 @@ mod tests {
 
     /// A directory whose segments have room for two long records.
     fn open(storage: &SimulatedStorage) -> Arc<DataDirectory> {
-        let locked = Locked::take(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
+        let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
         let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
-        let (directory, _) = locked.open(&options).expect("opens");
+        let (directory, _) = locked.open_journal(&options).expect("opens");
         directory.set_recovered();
         directory
     }
@@ -1111,7 +1111,7 @@ mod tests {
     fn who_has_a_directory_without_a_host_changes_no_catalog_that_another_took_the_place_of() {
         let folder = tempfile::tempdir().expect("a folder");
         let storage = Arc::new(DiskStorage::open(folder.path()).expect("it is there"));
-        let locked = Locked::take(storage, Some(DirectoryId([1; 16]))).expect("free");
+        let locked = Locked::open(storage, Some(DirectoryId([1; 16]))).expect("free");
         locked.catalog.set_seal(None).expect("it is the one");
         let (file, copy) = (folder.path().join(CATALOG_FILE), folder.path().join("copy"));
         std::fs::copy(&file, &copy).expect("copied");

@@ -5,10 +5,10 @@
 
 mod attempts;
 mod durable;
+mod name_locks;
 mod operate;
 mod programs;
 mod registry;
-mod turns;
 
 pub use attempts::{PROCESS_ATTEMPTS_MAX, PROCESS_PAUSE};
 pub use durable::{Ended, NewService};
@@ -23,7 +23,7 @@ use crate::journal::MemoryJournal;
 use crate::monitor::Admission;
 use crate::scratch::ProgramError;
 use crate::service::{
-    KeeperTask, LaunchError, Ordered, Pending, Service, ServiceHandle, ServiceSpec, Status, Surroundings,
+    LaunchError, Ordered, Pending, Service, ServiceContext, ServiceHandle, ServiceSpec, SnapshotWriterTask, Status,
 };
 use attempts::AwaitedServices;
 use lifeboat_api::access::Grant;
@@ -35,6 +35,7 @@ use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Kind, Reply, Request, ch
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
+use name_locks::NameLocks;
 use programs::{Programs, Purpose};
 use registry::{Owned, Registry, Rest};
 use std::collections::BTreeMap;
@@ -42,7 +43,6 @@ use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
-use turns::Turns;
 
 /// What a host is made of.
 #[derive(Debug, Clone)]
@@ -84,27 +84,27 @@ struct Running {
     handle: ServiceHandle,
     /// The task that keeps a durable service's snapshots. It ends when what it does is done, with why the last one was not
     /// written, if so.
-    keeper: Option<JoinHandle<Option<String>>>,
+    snapshot_writer: Option<JoinHandle<Option<String>>>,
 }
 
 impl Running {
     /// Waits until what keeps its snapshots has ended, after its task has. Says why the last one was not written, if so.
-    async fn end_keeper(self) -> Option<String> {
+    async fn end_snapshot_writer(self) -> Option<String> {
         // A panic of it was printed.
-        self.keeper?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
+        self.snapshot_writer?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
     }
 }
 
 /// Runs services for users.
 pub struct Host {
     engine: Arc<Engine>,
-    surroundings: Surroundings,
+    context: ServiceContext,
     authority: Arc<RwLock<Authority>>,
     services: RwLock<Registry<Running>>,
     /// Of a host with a data directory.
     data: Option<Arc<DataDirectory>>,
     /// Taken by whatever begins or ends a durable service.
-    turns: Turns,
+    name_locks: NameLocks,
     programs: Programs,
     /// Services for which more attempts are to be made.
     awaited: AwaitedServices,
@@ -141,11 +141,11 @@ impl Host {
         };
         Ok(Self {
             engine,
-            surroundings: Surroundings { fleet, clock, events, maintenance, look_out: Arc::new(Semaphore::new(1)) },
+            context: ServiceContext { fleet, clock, events, maintenance, spinning: Arc::new(Semaphore::new(1)) },
             authority: Arc::default(),
             services: RwLock::default(),
             data: None,
-            turns: Turns::default(),
+            name_locks: NameLocks::default(),
             programs: Programs::default(),
             body_bytes_max: config.body_bytes_max,
             awaited: AwaitedServices::default(),
@@ -236,7 +236,7 @@ impl Host {
         self.check_sizes(&spec)?;
         let queue_max = spec.queue_max;
         let journal = Box::new(MemoryJournal::default());
-        let service = self.on_guests(Service::launch(spec, self.surroundings.clone(), journal)).await?;
+        let service = self.on_guests(Service::launch(spec, self.context.clone(), journal)).await?;
         place.run(service, queue_max, None);
         Ok(())
     }
@@ -285,7 +285,7 @@ impl Host {
     /// # Errors
     /// As [`Host::authenticate`].
     pub fn authenticate_hash(&self, token: &TokenHash) -> Result<Identity, Denial> {
-        let now = self.surroundings.clock.read();
+        let now = self.context.clock.read();
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate_hash(token, now)
     }
 
@@ -356,7 +356,7 @@ impl Host {
     }
 
     /// The kept answer to a transaction of this user, once all that was sent to the service before is done. None if
-    /// there is none: it was never sent, was denied, or is beyond the horizon.
+    /// there is none: it was never sent, was denied, or is beyond the deduplication window.
     ///
     /// # Errors
     /// Without the grant to transact; if there is no such service; if the id is too old to tell; or if the service has
@@ -460,14 +460,14 @@ struct Place<'a> {
 }
 
 impl Place<'_> {
-    /// Lets requests in to the service; `keeper` keeps the snapshots of a durable one.
-    fn run(mut self, service: Service, queue_max: usize, keeper: Option<KeeperTask>) {
+    /// Lets requests in to the service; `snapshot_writer` keeps the snapshots of a durable one.
+    fn run(mut self, service: Service, queue_max: usize, snapshot_writer: Option<SnapshotWriterTask>) {
         let engine = &self.host.engine;
-        let keeper = keeper.map(|keeper| engine.spawn(keeper));
+        let snapshot_writer = snapshot_writer.map(|snapshot_writer| engine.spawn(snapshot_writer));
         let (handle, task) = service.start(queue_max);
         engine.spawn(task);
         if let Some(name) = self.name.take() {
-            self.host.registry().run(&name, Running { handle, keeper });
+            self.host.registry().run(&name, Running { handle, snapshot_writer });
         }
     }
 

@@ -6,9 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 /// The locks of names that somebody holds or waits for. The others are discarded with the next look-up.
 #[derive(Debug, Default)]
-pub struct NameLocks(Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>);
+pub struct LockTable(Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>);
 
-impl NameLocks {
+impl LockTable {
     /// The lock of `name`, to be locked by the caller.
     pub fn of(&self, name: &Name) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);

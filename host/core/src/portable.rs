@@ -13,7 +13,7 @@ use crate::catalog::{ServiceEntry, ServiceSettings};
 use crate::data::{DataDirectory, DataError};
 use crate::journal::{Record, record};
 use crate::snapshot_file::{
-    self, Course, SECTION_SETTINGS, SECTION_STATE, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
+    self, ResumePoint, SECTION_SETTINGS, SECTION_STATE, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
 };
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
@@ -45,14 +45,14 @@ pub struct Portable {
     /// The state.
     pub snapshot: Arc<Snapshot>,
     /// What the service that it comes from would have gone on with. Its epoch is left out.
-    pub course: Course,
+    pub resume_point: ResumePoint,
     /// The last record of that service's journal that is part of it.
     pub record: RecordNumber,
     /// The hash of the workload.
     pub workload_hash: WorkloadHash,
     /// The bytes that the workload was loaded from.
     pub workload: bytes::Bytes,
-    /// Its sizes, thresholds, horizon.
+    /// Its sizes, thresholds, deduplication window.
     pub settings: ServiceSettings,
 }
 
@@ -182,7 +182,7 @@ impl Portable {
             sequence: self.snapshot.sequence(),
             timestamp: self.snapshot.timestamp(),
             record: self.record,
-            course: Course { epoch: Epoch::default(), ..self.course.clone() },
+            resume_point: ResumePoint { epoch: Epoch::default(), ..self.resume_point.clone() },
             sections: vec![
                 section(SECTION_STATE, state),
                 section(SECTION_WORKLOAD, vec![length(self.workload.len())]),
@@ -211,9 +211,9 @@ impl Portable {
         if *workload_hash.as_bytes() != content.header.workload_hash || workload.len() as u64 > MODULE_BYTES_MAX {
             return Err(PortableError::OtherWorkload { file });
         }
-        let SnapshotHeader { service, course, record, .. } = content.header.clone();
+        let SnapshotHeader { service, resume_point, record, .. } = content.header.clone();
         let snapshot = Arc::new(content.into_snapshot());
-        Ok(Self { service, snapshot, course, record, workload_hash, workload: workload.into(), settings })
+        Ok(Self { service, snapshot, resume_point, record, workload_hash, workload: workload.into(), settings })
     }
 
     /// Makes it a service of a directory. When this returns, it survives a crash. It is for a thread that may block.
@@ -268,13 +268,13 @@ impl Portable {
         SnapshotHeader {
             service: name.clone(),
             record: FIRST_RECORD,
-            course: Course {
+            resume_point: ResumePoint {
                 vm_number: 1,
                 size: self.settings.size.clone(),
                 fuel_used: 0,
                 epoch,
                 first_answer: FIRST_RECORD.next(),
-                forgotten_id_time: self.course.forgotten_id_time,
+                forgotten_id_time: self.resume_point.forgotten_id_time,
             },
             sections,
             ..portable
@@ -331,7 +331,7 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::answers::Horizon;
+    use crate::answers::DeduplicationWindow;
     use lifeboat_api::size::Size;
     use lifeboat_api::sla::{FailoverMode, Thresholds};
     use proptest::prelude::*;
@@ -341,7 +341,7 @@ mod tests {
             size: "small".into(),
             sizes: Size::built_in(),
             thresholds: Thresholds::default(),
-            horizon: Horizon::durable(),
+            deduplication_window: DeduplicationWindow::durable(),
             failover: FailoverMode::Shadow,
         }
     }

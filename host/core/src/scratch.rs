@@ -7,7 +7,7 @@
 
 use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::journal::Record;
-use crate::snapshot_file::Course;
+use crate::snapshot_file::ResumePoint;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::id::WorkloadHash;
@@ -19,7 +19,7 @@ use lifeboat_journal::storage::Storage;
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, load_stored};
 use lifeboat_vm::instance::{Attempt, Call, Instance, MoveError};
 use lifeboat_vm::rehydrate::{
-    MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, restore,
+    MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance, RehydrateError, Rehydrated, ReplayContext, rehydrate, restore,
 };
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::workload::{LoadError, MEMORIES_MAX, Workload};
@@ -137,7 +137,7 @@ pub struct State {
     /// The last record that is part of it.
     pub record: RecordNumber,
     /// What the service would go on with.
-    pub course: Course,
+    pub resume_point: ResumePoint,
     /// Transactions that were executed again.
     pub replayed_transactions: u64,
 }
@@ -201,19 +201,19 @@ impl Scratch {
 
     /// On whose behalf states are brought back.
     #[must_use]
-    pub fn subject<'a>(
+    pub fn replay_context<'a>(
         &self,
         program: &'a Program,
         secret: &'a [u8; 32],
         accepted_divergences: &'a BTreeSet<Sequence>,
-    ) -> Subject<'a> {
-        Subject { program, secret, accepted_divergences, maintenance: self.maintenance }
+    ) -> ReplayContext<'a> {
+        ReplayContext { program, secret, accepted_divergences, maintenance: self.maintenance }
     }
 
     /// The same for a service that was found.
     #[must_use]
-    pub fn subject_of<'a>(&self, program: &'a Program, found: &'a FoundService) -> Subject<'a> {
-        self.subject(program, &found.entry.secret, &found.entry.accepted_divergences)
+    pub fn replay_context_of<'a>(&self, program: &'a Program, found: &'a FoundService) -> ReplayContext<'a> {
+        self.replay_context(program, &found.entry.secret, &found.entry.accepted_divergences)
     }
 
     /// Brings back the state of `found` after transaction `at`, or the last one that can be trusted: from the newest
@@ -228,18 +228,26 @@ impl Scratch {
         found: &FoundService,
         at: Option<Sequence>,
     ) -> Result<State, StateError> {
-        let subject = self.subject_of(program, found);
+        let replay_context = self.replay_context_of(program, found);
         let mut unusable = None;
         for candidate in found.trusted() {
             let Some(records) = records_through(found, candidate, at) else { continue };
             let base = Arc::new(candidate.load(storage)?);
-            match rehydrate(subject, &base, &kept(records)).await {
+            match rehydrate(replay_context, &base, &kept(records)).await {
                 Ok(Rehydrated { instance, replayed_transactions, .. }) => {
                     let (sequence, timestamp) =
                         last_transaction(records).unwrap_or((base.sequence(), base.timestamp()));
                     let record = records.last().map_or(candidate.record(), |(number, _)| *number);
-                    let course = found.course(candidate, records);
-                    return Ok(State { instance, base, sequence, timestamp, record, course, replayed_transactions });
+                    let resume_point = found.resume_point(candidate, records);
+                    return Ok(State {
+                        instance,
+                        base,
+                        sequence,
+                        timestamp,
+                        record,
+                        resume_point,
+                        replayed_transactions,
+                    });
                 }
                 Err(error @ RehydrateError::Diverged { .. }) => return Err(error.into()),
                 Err(error) => unusable = Some(error),
@@ -261,7 +269,7 @@ impl Scratch {
             user,
             sequence: state.sequence,
             timestamp: state.timestamp,
-            epoch: state.course.epoch,
+            epoch: state.resume_point.epoch,
             body,
         };
         let Attempt { answer, fuel_used } = state.instance.query(call, self.maintenance.allowance()).await;
@@ -272,7 +280,7 @@ impl Scratch {
     ///
     /// # Errors
     /// [`MoveError`].
-    pub async fn export(&self, subject: Subject<'_>, state: State) -> Result<Arc<Snapshot>, MoveError> {
+    pub async fn export(&self, replay_context: ReplayContext<'_>, state: State) -> Result<Arc<Snapshot>, MoveError> {
         let State { mut instance, base, sequence, timestamp, replayed_transactions, .. } = state;
         // What the guest exported itself is taken as it is, even if it cannot do it again.
         if replayed_transactions == 0 && base.sequence() == sequence && !base.is_birth() {
@@ -281,7 +289,7 @@ impl Scratch {
         let (snapshot, _) = instance.snapshot(sequence, timestamp, self.maintenance.allowance()).await?;
         drop(instance);
         let snapshot = Arc::new(snapshot);
-        restore(subject, &snapshot).await?;
+        restore(replay_context, &snapshot).await?;
         Ok(snapshot)
     }
 
@@ -289,8 +297,8 @@ impl Scratch {
     ///
     /// # Errors
     /// [`MoveError`].
-    pub async fn prove(&self, subject: Subject<'_>, snapshot: &Arc<Snapshot>) -> Result<(), MoveError> {
-        restore(subject, snapshot).await.map(drop)
+    pub async fn prove(&self, replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) -> Result<(), MoveError> {
+        restore(replay_context, snapshot).await.map(drop)
     }
 }
 

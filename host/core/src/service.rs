@@ -35,21 +35,21 @@ pub use handle::Pending;
 pub(crate) use handle::{Ordered, ServiceHandle};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
 pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
-pub(crate) use recover::KeeperTask;
+pub(crate) use recover::SnapshotWriterTask;
 pub use reply::Answered;
 pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 #[doc(hidden)]
 pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
-use crate::answers::{Answers, Caller, ForgottenTimes, Horizon, IdKey, KeptId, Moment};
-use crate::data::keeper::{Keeper, ToKeep};
+use crate::answers::{Answers, Caller, DeduplicationWindow, ForgottenTimes, IdKey, KeptId, Moment};
+use crate::data::snapshot_writer::{SnapshotJob, SnapshotWriter};
 use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::{
     Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, Relocation, TransactionRecord,
 };
-use crate::snapshot_file::{Course, SnapshotHeader};
+use crate::snapshot_file::{ResumePoint, SnapshotHeader};
 use crate::vm::Vm;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
@@ -62,11 +62,11 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request, check_id};
+use lifeboat_journal::adaptive_spin::AdaptiveSpin;
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_journal::pace::Pace;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Attempt, Call, Instance};
-use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, Subject};
+use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, ReplayContext};
 use lifeboat_vm::snapshot::Snapshot;
 use lifeboat_vm::store::{Allowance, Inputs};
 use logs::LogBucket;
@@ -109,13 +109,13 @@ pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
 /// What a service shares with its host.
 #[derive(Clone)]
-pub(crate) struct Surroundings {
+pub(crate) struct ServiceContext {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventSink,
     pub(crate) maintenance: Maintenance,
     /// Held by the one service that looks out for its next request.
-    pub(crate) look_out: Arc<Semaphore>,
+    pub(crate) spinning: Arc<Semaphore>,
 }
 
 /// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
@@ -158,15 +158,15 @@ pub(crate) struct Service {
     secret: [u8; 32],
     epoch: Epoch,
     accepted_divergences: BTreeSet<Sequence>,
-    horizon: Horizon,
+    deduplication_window: DeduplicationWindow,
     sabotage: Option<Sabotage>,
-    surroundings: Surroundings,
+    context: ServiceContext,
     /// Where its events go.
     events: EventGate,
     vm: Vm,
     journal: Box<dyn Journal>,
     /// Of a durable service.
-    keeper: Option<Keeper>,
+    snapshot_writer: Option<SnapshotWriter>,
     shadow: Option<Shadow>,
     answers: Answers,
     logs: LogBucket,
@@ -235,12 +235,12 @@ impl Service {
     /// The size does not hold the workload, no machine has room, or the workload cannot be instantiated.
     pub(crate) async fn launch(
         spec: ServiceSpec,
-        surroundings: Surroundings,
+        context: ServiceContext,
         journal: Box<dyn Journal>,
     ) -> Result<Self, LaunchError> {
         check_size(&spec)?;
-        let lease = surroundings.fleet.place(&spec.size)?;
-        let instance = Instance::create(&spec.program, spec.secret, surroundings.maintenance.allowance())
+        let lease = context.fleet.place(&spec.size)?;
+        let instance = Instance::create(&spec.program, spec.secret, context.maintenance.allowance())
             .await
             .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
         let vm = Vm {
@@ -250,17 +250,17 @@ impl Service {
             lease,
             instance,
         };
-        Ok(Self::new(spec, surroundings, journal, vm))
+        Ok(Self::new(spec, context, journal, vm))
     }
 
-    fn new(spec: ServiceSpec, surroundings: Surroundings, journal: Box<dyn Journal>, vm: Vm) -> Self {
+    fn new(spec: ServiceSpec, context: ServiceContext, journal: Box<dyn Journal>, vm: Vm) -> Self {
         let mut sizes = spec.sizes;
         if !sizes.contains(&spec.size) {
             sizes.push(Arc::clone(&spec.size));
         }
         sizes.sort_by_key(|size| size.memory_bytes);
-        let (wall, now) = (surroundings.clock.now(), surroundings.clock.monotonic());
-        let events = EventGate::new(Arc::clone(&surroundings.events));
+        let (wall, now) = (context.clock.now(), context.clock.monotonic());
+        let events = EventGate::new(Arc::clone(&context.events));
         Self {
             name: spec.name,
             program: spec.program,
@@ -269,15 +269,15 @@ impl Service {
             secret: spec.secret,
             epoch: spec.epoch,
             accepted_divergences: spec.accepted_divergences,
-            horizon: spec.horizon,
+            deduplication_window: spec.deduplication_window,
             sabotage: spec.sabotage,
-            surroundings,
+            context,
             events,
             vm,
             journal,
-            keeper: None,
+            snapshot_writer: None,
             shadow: None,
-            answers: Answers::new(spec.horizon, ForgottenTimes::default(), wall),
+            answers: Answers::new(spec.deduplication_window, ForgottenTimes::default(), wall),
             logs: LogBucket::new(now),
             last_sequence: Sequence(0),
             last_timestamp: Timestamp(0),
@@ -331,11 +331,11 @@ impl Service {
 
     async fn run(mut self, queue: Exit) {
         let mut turn = Turn::default();
-        let mut pace = Pace::default();
+        let mut spin = AdaptiveSpin::default();
         loop {
             let waits_since = queue.is_empty().then(Instant::now);
             if let Some(start) = waits_since {
-                self.look_out(&queue, &pace, start).await;
+                self.spin(&queue, &spin, start).await;
             }
             tokio::select! {
                 biased;
@@ -347,7 +347,7 @@ impl Service {
                     let Some(count) = count else { return };
                     // Of a client that is alone: it has had the answer to what was before.
                     let is_alone = count == 1 && self.last_commit.is_over();
-                    pace.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
+                    spin.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
                 }
             }
             while let Some(message) = turn.orders.pop_front() {
@@ -396,15 +396,15 @@ impl Service {
         counts.fuel_charged + counts.fuel_rolled_back + self.rollback_fuel + self.missed_deadlines_fuel
     }
 
-    /// Looks out for the next request of a client that is alone, and sends each when the last one is durable: for it, most
-    /// of the time is threads that wake one another. With several, the thread has enough to do. One service of a host at a
-    /// time, so that they do not keep one another from their work.
-    async fn look_out(&mut self, queue: &Exit, pace: &Pace, start: Instant) {
-        if self.keeper.is_none() || self.shadow.is_some() || !pace.looks_out(Duration::ZERO) {
+    /// Polls briefly for the next request of a lone client, which sends each once the last one is durable and spends most of
+    /// its time on threads that wake one another. With several clients the thread has enough to do. One service of a host
+    /// polls at a time, so that services do not keep one another from their work.
+    async fn spin(&mut self, queue: &Exit, spin: &AdaptiveSpin, start: Instant) {
+        if self.snapshot_writer.is_none() || self.shadow.is_some() || !spin.should_spin(Duration::ZERO) {
             return;
         }
-        let Ok(_turn) = self.surroundings.look_out.try_acquire() else { return };
-        while queue.is_empty() && !queue.is_closed() && pace.looks_out(start.elapsed()) {
+        let Ok(_only_one) = self.context.spinning.try_acquire() else { return };
+        while queue.is_empty() && !queue.is_closed() && spin.should_spin(start.elapsed()) {
             std::thread::yield_now();
             tokio::task::yield_now().await;
         }
@@ -436,7 +436,7 @@ impl Service {
 
     /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
     async fn stop_cleanly(&mut self) -> Option<String> {
-        if self.keeper.is_none() || self.tail_fuel == 0 {
+        if self.snapshot_writer.is_none() || self.tail_fuel == 0 {
             return None;
         }
         if let Some(reason) = &self.stopped {
@@ -807,7 +807,7 @@ impl Service {
         };
         let lines = self.vm.instance.take_log();
         if !lines.is_empty() {
-            let passed = self.logs.pass(lines, self.events.room(), self.surroundings.clock.monotonic());
+            let passed = self.logs.pass(lines, self.events.room(), self.context.clock.monotonic());
             self.counts.log_lines_dropped += passed.dropped_lines;
             for line in passed.lines {
                 self.emit(Event::Log { service: self.name.clone(), line });
@@ -898,7 +898,7 @@ impl Service {
         Ok(commit)
     }
 
-    /// Retains the answer to the last record for its id, if it has one, and forgets those that lie beyond the horizon.
+    /// Retains the answer to the last record for its id, if it has one, and forgets those that lie beyond the deduplication window.
     fn retain_answer(&mut self, work: &Work, answer_bytes: u64) {
         let now = self.moment();
         if let Some(key) = work.key {
@@ -919,7 +919,7 @@ impl Service {
         self.forget_old_answers(now);
     }
 
-    /// Forgets the answers that lie beyond the horizon.
+    /// Forgets the answers that lie beyond the deduplication window.
     fn forget_old_answers(&mut self, now: Moment) {
         while let Some(number) = self.answers.trim(now) {
             self.journal.forget_answer(number);
@@ -947,10 +947,10 @@ impl Service {
 
     /// Has answers written once more that would hold back the journal although others need no more of it.
     async fn relocate_answers(&mut self) {
-        if self.journal.answers_span_bytes() <= self.horizon.bytes {
+        if self.journal.answers_span_bytes() <= self.deduplication_window.bytes {
             return;
         }
-        match self.journal.relocate_answers(self.horizon.bytes).await {
+        match self.journal.relocate_answers(self.deduplication_window.bytes).await {
             Ok(relocations) => {
                 for Relocation { transaction, from, to } in relocations {
                     let key = IdKey::new(&transaction.user, transaction.incarnation, &transaction.id);
@@ -1055,7 +1055,7 @@ impl Service {
     /// What the host's clock says. That it is behind what it was is reported once until it has caught up, and when it was
     /// put back again.
     fn look_at_clock(&mut self) -> Timestamp {
-        let now = self.surroundings.clock.now();
+        let now = self.context.clock.now();
         let before = std::mem::replace(&mut self.wall, now);
         let is_back = now < before;
         if is_back {
@@ -1075,13 +1075,13 @@ impl Service {
     /// The moment at which the host's clock was looked at last, and its age.
     fn moment(&self) -> Moment {
         let (wall, monotonic) = self.began;
-        let steady = wall.plus(self.surroundings.clock.monotonic().saturating_sub(monotonic));
+        let steady = wall.plus(self.context.clock.monotonic().saturating_sub(monotonic));
         Moment { wall: self.wall, steady }
     }
 
     /// The time now, and never before that of the last transaction.
     fn service_time(&self) -> Timestamp {
-        self.surroundings.clock.now().max(self.last_timestamp)
+        self.context.clock.now().max(self.last_timestamp)
     }
 
     /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
@@ -1100,7 +1100,7 @@ impl Service {
             record: self.journal.last_record(),
             commit: self.last_commit.clone(),
             tail_fuel: self.tail_fuel,
-            course: Course {
+            resume_point: ResumePoint {
                 vm_number: self.vm.id.number,
                 size: self.vm.size.name.clone(),
                 // What queries were charged since the last transaction comes with the next.
@@ -1115,8 +1115,8 @@ impl Service {
 
     /// Has a proven snapshot written, if the service is durable.
     fn keep_snapshot(&self, begun: Begun) {
-        let Some(keeper) = &self.keeper else { return };
-        let Begun { record, commit, course, forgotten, .. } = begun;
+        let Some(snapshot_writer) = &self.snapshot_writer else { return };
+        let Begun { record, commit, resume_point, forgotten, .. } = begun;
         let header = SnapshotHeader {
             service: self.name.clone(),
             workload_hash: *self.program.workload().hash.as_bytes(),
@@ -1124,19 +1124,19 @@ impl Service {
             sequence: self.snapshot.sequence(),
             timestamp: self.snapshot.timestamp(),
             record,
-            course,
+            resume_point,
             sections: Vec::new(),
         };
-        keeper.keep(ToKeep { snapshot: Arc::clone(&self.snapshot), header, forgotten, commit });
+        snapshot_writer.keep(SnapshotJob { snapshot: Arc::clone(&self.snapshot), header, forgotten, commit });
     }
 
     /// On whose behalf states are brought back.
-    fn subject(&self) -> Subject<'_> {
-        Subject {
+    fn replay_context(&self) -> ReplayContext<'_> {
+        ReplayContext {
             program: &self.program,
             secret: &self.secret,
             accepted_divergences: &self.accepted_divergences,
-            maintenance: self.surroundings.maintenance,
+            maintenance: self.context.maintenance,
         }
     }
 
@@ -1171,7 +1171,10 @@ impl Service {
             size: self.vm.size.name.clone(),
             meter: self.vm.meter,
             sequence: self.last_sequence,
-            snapshot_sequence: self.keeper.as_ref().map_or_else(|| self.snapshot.sequence(), Keeper::sequence),
+            snapshot_sequence: self
+                .snapshot_writer
+                .as_ref()
+                .map_or_else(|| self.snapshot.sequence(), SnapshotWriter::sequence),
             degraded: self.degraded.clone(),
             unmovable: self.unmovable.clone(),
             journal: (self.journal_reported_percent > 0 || self.is_journal_full)
@@ -1213,7 +1216,7 @@ impl Service {
 struct Begun {
     record: RecordNumber,
     commit: Commit,
-    course: Course,
+    resume_point: ResumePoint,
     forgotten: ForgottenTimes,
     /// What the tail cost that it makes superfluous.
     tail_fuel: u64,

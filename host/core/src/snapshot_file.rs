@@ -38,7 +38,7 @@ pub const SECTION_WORKLOAD: u16 = 3;
 pub const SECTION_SETTINGS: u16 = 4;
 
 /// The section with the newest times in ids whose answers were forgotten, of each user. It is optional: a host that does
-/// not know it takes [`Course::forgotten_id_time`] as that of all users.
+/// not know it takes [`ResumePoint::forgotten_id_time`] as that of all users.
 pub const SECTION_FORGOTTEN: u16 = 5;
 
 /// The kinds that this host knows.
@@ -74,7 +74,7 @@ pub struct SnapshotHeader {
     /// The last record of the service's journal that is part of it: a replay begins after it.
     pub record: RecordNumber,
     /// What the service goes on with.
-    pub course: Course,
+    pub resume_point: ResumePoint,
     /// What the body is made of, in its order.
     pub sections: Vec<Section>,
 }
@@ -89,7 +89,7 @@ impl SnapshotHeader {
 
 /// What a service goes on with from a snapshot, beside its state.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Course {
+pub struct ResumePoint {
     /// The number of its VM.
     pub vm_number: u64,
     /// The name of that VM's size.
@@ -490,7 +490,7 @@ impl<'a> Stored<'a> {
             return Err(bad(format!("{} bytes follow it", rest.len())));
         }
         // A service counts on from these.
-        let counted = [header.sequence.0, header.record.0, header.timestamp.0, header.course.vm_number];
+        let counted = [header.sequence.0, header.record.0, header.timestamp.0, header.resume_point.vm_number];
         if counted.into_iter().any(|number| number > u64::MAX / 2) {
             return Err(bad("its sequence, record, timestamp or VM is out of range".into()));
         }
@@ -550,7 +550,7 @@ mod tests {
             sequence: Sequence(7),
             timestamp: Timestamp(1_000_000_007),
             record: RecordNumber(7),
-            course: Course {
+            resume_point: ResumePoint {
                 vm_number: 3,
                 size: "small".into(),
                 fuel_used: 123,

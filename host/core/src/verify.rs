@@ -19,7 +19,7 @@ use lifeboat_api::text::chain;
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::MoveError;
-use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, restore};
+use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, ReplayContext, rehydrate, restore};
 use lifeboat_vm::snapshot::Snapshot;
 use serde::Serialize;
 use std::fmt;
@@ -237,8 +237,8 @@ impl Replay<'_> {
     }
 
     async fn restore_only(&mut self, snapshot: &FoundSnapshot) -> Result<(), VerifyError> {
-        let subject = self.scratch.subject_of(self.program, self.found);
-        let restored = restore(subject, &Arc::new(snapshot.load(self.storage)?)).await;
+        let replay_context = self.scratch.replay_context_of(self.program, self.found);
+        let restored = restore(replay_context, &Arc::new(snapshot.load(self.storage)?)).await;
         match restored.map_err(RehydrateError::from) {
             Ok(_) => self.trust(snapshot.sequence()),
             Err(error) if error.is_transient() => {
@@ -258,12 +258,12 @@ impl Replay<'_> {
 
     /// Proves what lies between two snapshots, or after the last. False at a divergence.
     async fn stretch(&mut self, base: &FoundSnapshot, next: Option<&FoundSnapshot>) -> Result<bool, VerifyError> {
-        let subject = self.scratch.subject_of(self.program, self.found);
+        let replay_context = self.scratch.replay_context_of(self.program, self.found);
         let records = self.found.records_after(base);
         let end = next.map_or(records.len(), |next| records.partition_point(|(number, _)| *number <= next.record()));
         let tail = kept(&records[..end]);
         let snapshot = Arc::new(base.load(self.storage)?);
-        let mut rehydrated = match self.replay(subject, &snapshot, &tail).await {
+        let mut rehydrated = match self.replay(replay_context, &snapshot, &tail).await {
             Ok(rehydrated) => rehydrated,
             Err(error @ RehydrateError::Diverged { sequence, .. }) => {
                 self.proof.findings.push(Finding::Diverged { sequence, reason: error.to_string() });
@@ -295,12 +295,12 @@ impl Replay<'_> {
             return Ok(true);
         };
         let stored = Arc::new(next.load(self.storage)?);
-        let allowance = subject.maintenance.allowance();
+        let allowance = replay_context.maintenance.allowance();
         let exported = rehydrated.instance.snapshot(next.sequence(), next.timestamp(), allowance).await;
         drop(rehydrated);
         let is_same = match exported {
             Ok((exported, _)) if hash(&exported) == hash(&stored) => Ok(true),
-            Ok((exported, _)) => is_same_state(subject, &stored, &Arc::new(exported)).await,
+            Ok((exported, _)) => is_same_state(replay_context, &stored, &Arc::new(exported)).await,
             Err(error) => Err(error),
         };
         match is_same {
@@ -328,11 +328,11 @@ impl Replay<'_> {
         mut rehydrated: Rehydrated,
         (sequence, timestamp): (Sequence, Timestamp),
     ) -> Result<(), VerifyError> {
-        let subject = self.scratch.subject_of(self.program, self.found);
-        let exported = rehydrated.instance.snapshot(sequence, timestamp, subject.maintenance.allowance()).await;
+        let replay_context = self.scratch.replay_context_of(self.program, self.found);
+        let exported = rehydrated.instance.snapshot(sequence, timestamp, replay_context.maintenance.allowance()).await;
         drop(rehydrated);
         let moved = match exported {
-            Ok((exported, _)) => restore(subject, &Arc::new(exported)).await.map(drop),
+            Ok((exported, _)) => restore(replay_context, &Arc::new(exported)).await.map(drop),
             Err(error) => Err(error),
         };
         match moved.map_err(RehydrateError::from) {
@@ -348,14 +348,14 @@ impl Replay<'_> {
     /// Rehydrates in parts, for the sake of progress.
     async fn replay(
         &mut self,
-        subject: Subject<'_>,
+        replay_context: ReplayContext<'_>,
         snapshot: &Arc<Snapshot>,
         tail: &[TailEntry],
     ) -> Result<Rehydrated, RehydrateError> {
-        let mut rehydrated = restore(subject, snapshot).await?;
+        let mut rehydrated = restore(replay_context, snapshot).await?;
         let mut told = 0;
         for part in tail.chunks(PROGRESS_TRANSACTIONS) {
-            match rehydrated.replay(subject, part).await {
+            match rehydrated.replay(replay_context, part).await {
                 Ok(()) => {
                     told += count(part);
                     (self.progress)(count(part));
@@ -363,7 +363,7 @@ impl Replay<'_> {
                 // An accepted divergence that left no instance: without that transaction, and so from the beginning.
                 Err(RehydrateError::Lost { .. }) => {
                     drop(rehydrated);
-                    let rehydrated = rehydrate(subject, snapshot, tail).await?;
+                    let rehydrated = rehydrate(replay_context, snapshot, tail).await?;
                     (self.progress)(count(tail) - told);
                     return Ok(rehydrated);
                 }
@@ -380,14 +380,18 @@ fn count(tail: &[TailEntry]) -> u64 {
 }
 
 /// Whether two exports are of the same state: whether instances that were restored from them export the same.
-async fn is_same_state(subject: Subject<'_>, one: &Arc<Snapshot>, other: &Arc<Snapshot>) -> Result<bool, MoveError> {
-    Ok(canonical(subject, one).await? == canonical(subject, other).await?)
+async fn is_same_state(
+    replay_context: ReplayContext<'_>,
+    one: &Arc<Snapshot>,
+    other: &Arc<Snapshot>,
+) -> Result<bool, MoveError> {
+    Ok(canonical(replay_context, one).await? == canonical(replay_context, other).await?)
 }
 
 /// The hash of what an instance exports that was restored from `snapshot` and did nothing since.
-async fn canonical(subject: Subject<'_>, snapshot: &Arc<Snapshot>) -> Result<blake3::Hash, MoveError> {
-    let mut restored = restore(subject, snapshot).await?;
-    let allowance = subject.maintenance.allowance();
+async fn canonical(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) -> Result<blake3::Hash, MoveError> {
+    let mut restored = restore(replay_context, snapshot).await?;
+    let allowance = replay_context.maintenance.allowance();
     let (again, _) = restored.instance.snapshot(snapshot.sequence(), snapshot.timestamp(), allowance).await?;
     Ok(hash(&again))
 }

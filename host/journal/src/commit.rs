@@ -23,13 +23,13 @@
 //!
 //! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
 
-use super::board::Board;
 use super::frame::{Position, RECORD_LENGTH_BYTES, RecordNumber, RunKind};
+use super::location_feed::LocationFeed;
 use super::reader::Reader;
 use super::recovery::Seal;
 use super::segments::{Committed, Failure, Log, LogError, Moved, Reclaim, Reclaimed, Step};
 use super::ticket::{Completion, Ticket, ticket};
-use crate::pace::Pace;
+use crate::adaptive_spin::AdaptiveSpin;
 use lifeboat_api::distribution::{Distribution, Spread};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::of_system;
@@ -161,7 +161,7 @@ struct Shared {
     has_work: AtomicBool,
     room: Arc<Semaphore>,
     room_bytes: usize,
-    boards: Mutex<BTreeMap<Name, Arc<Board>>>,
+    location_feeds: Mutex<BTreeMap<Name, Arc<LocationFeed>>>,
     /// Written by the writer thread alone, as is the next.
     frames: AtomicU64,
     frame_bytes: AtomicU64,
@@ -270,7 +270,7 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
         has_work: AtomicBool::new(false),
         room: Arc::new(Semaphore::new(room_bytes)),
         room_bytes,
-        boards: Mutex::default(),
+        location_feeds: Mutex::default(),
         frames: AtomicU64::new(0),
         frame_bytes: AtomicU64::new(0),
         commit_times: Distribution::default(),
@@ -374,7 +374,7 @@ impl Committer {
     }
 
     /// Gives up what nobody needs, step by step between the frames of services. See [`Log::begin_reclaim`]. If this is
-    /// dropped, it is given up, and what was moved until then is on the boards.
+    /// dropped, it is given up, and what was moved until then is on the feeds of locations.
     ///
     /// # Errors
     /// [`CommitError::Closed`], also if the writer is stopped before it is over; or the failure of the log.
@@ -390,7 +390,7 @@ impl Committer {
     }
 
     /// Waits until what was handed in before is written, a reclaim that may be under way is over, and what it moved is on
-    /// the boards. After a failure of the log, or its end, that is so already.
+    /// the feeds of locations. After a failure of the log, or its end, that is so already.
     ///
     /// # Errors
     /// [`CommitError::Stalled`]: what was handed in before waits for room.
@@ -408,14 +408,14 @@ impl Committer {
         settled.await.unwrap_or(Ok(()))
     }
 
-    /// Has the places of a service's records written to `board` from now on.
-    pub fn register(&self, service: &Name, board: Arc<Board>) {
-        self.shared.boards().insert(service.clone(), board);
+    /// Has the places of a service's records written to `location_feed` from now on.
+    pub fn register(&self, service: &Name, location_feed: Arc<LocationFeed>) {
+        self.shared.location_feeds().insert(service.clone(), location_feed);
     }
 
-    /// Forgets the board of a service that has ended.
+    /// Forgets the feed of locations of a service that has ended.
     pub fn unregister(&self, service: &Name) {
-        self.shared.boards().remove(service);
+        self.shared.location_feeds().remove(service);
     }
 
     /// Tells what was written so far. A ticket that has resolved is counted.
@@ -505,8 +505,8 @@ impl Queue {
 }
 
 impl Shared {
-    fn boards(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<Board>>> {
-        self.boards.lock().unwrap_or_else(PoisonError::into_inner)
+    fn location_feeds(&self) -> MutexGuard<'_, BTreeMap<Name, Arc<LocationFeed>>> {
+        self.location_feeds.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
@@ -514,12 +514,12 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes to the boards where records are now.
+    /// Writes to the feeds of locations where records are now.
     fn tell(&self, moved: Vec<Moved>) {
-        let boards = self.boards();
+        let location_feeds = self.location_feeds();
         for moved in moved {
-            if let Some(board) = boards.get(&moved.service) {
-                board.move_to(moved);
+            if let Some(location_feed) = location_feeds.get(&moved.service) {
+                location_feed.move_to(moved);
             }
         }
     }
@@ -578,9 +578,9 @@ impl Shared {
     }
 
     /// Waits for something to do until `due`, if that is given, and takes all of it; nothing once the queue is closed.
-    fn wait(&self, pace: &mut Pace, due: Option<Instant>) -> Arrived {
+    fn wait(&self, spin: &mut AdaptiveSpin, due: Option<Instant>) -> Arrived {
         let start = Instant::now();
-        while pace.looks_out(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
+        while spin.should_spin(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
             std::thread::yield_now();
         }
         let mut queue = self.queue();
@@ -598,7 +598,7 @@ impl Shared {
         }
         // Several clients have their next records on the way meanwhile: the core is of more use to them.
         let is_alone = queue.submitted.len() <= 1;
-        pace.waited(if is_alone { start.elapsed() } else { Duration::MAX });
+        spin.waited(if is_alone { start.elapsed() } else { Duration::MAX });
         self.take_from(queue)
     }
 
@@ -701,12 +701,12 @@ impl Orders {
 /// The writer thread.
 fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     let _ended = Ended(shared);
-    let mut pace = Pace::default();
+    let mut spin = AdaptiveSpin::default();
     let mut orders = Orders::default();
     let mut retry = Retry::default();
     loop {
         let is_idle = orders.waiting.is_empty();
-        let arrived = if is_idle { shared.wait(&mut pace, retry.due()) } else { shared.take() };
+        let arrived = if is_idle { shared.wait(&mut spin, retry.due()) } else { shared.take() };
         let is_over = arrived.is_closed && arrived.submitted.is_empty() && arrived.orders.is_empty();
         orders.waiting.extend(arrived.orders);
         if is_over {
@@ -927,12 +927,12 @@ fn commit(
         // Its own bytes, and an equal share of the header and what fills the frame up.
         let records_bytes: usize = staged.iter().map(|staged| staged.record_bytes).sum();
         let overhead_bytes = committed.frame_bytes().saturating_sub(records_bytes) / staged.len().max(1);
-        let boards = shared.boards();
+        let location_feeds = shared.location_feeds();
         for StagedRecord { record, record_bytes, .. } in staged.iter() {
             if let Some((service, number, place)) = record
-                && let Some(board) = boards.get(service)
+                && let Some(location_feed) = location_feeds.get(service)
             {
-                board.add(*number, committed.location(*place), (record_bytes + overhead_bytes) as u64);
+                location_feed.add(*number, committed.location(*place), (record_bytes + overhead_bytes) as u64);
             }
         }
     }
@@ -957,10 +957,10 @@ fn refuse(batch: VecDeque<Submitted>, error: &LogError) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::board::Placed;
     use crate::frame::DirectoryId;
+    use crate::location_feed::LocationUpdate;
     use crate::recovery::Location;
-    use crate::recovery::{Found, Recovery, Standing, inspect};
+    use crate::recovery::{Found, Integrity, Recovery, inspect};
     use crate::segments::{Options, Origin};
     use crate::storage::{Operation, SimulatedStorage};
     use std::pin::pin;
@@ -1438,8 +1438,8 @@ mod tests {
     fn what_services_hand_in_is_committed_between_the_frames_of_a_carry() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer, needed) = long_journal(&storage);
-        let board = Arc::new(Board::default());
-        committer.register(&name("ant"), Arc::clone(&board));
+        let location_feed = Arc::new(LocationFeed::default());
+        committer.register(&name("ant"), Arc::clone(&location_feed));
         let (places, is_going_on) = (Arc::default(), Arc::new(AtomicBool::new(true)));
         keep_appending(committer.clone(), 2501, Arc::clone(&places), Arc::clone(&is_going_on));
         let reclaimed = block_on(committer.reclaim(needed)).expect("open");
@@ -1447,9 +1447,9 @@ mod tests {
         assert!(reclaimed.segments > 15 && reclaimed.pinned_by.is_empty(), "{reclaimed:?}");
 
         let moved: Vec<Moved> = {
-            let mut placed = Placed::default();
-            board.take(&mut placed);
-            placed.moved.into_values().collect()
+            let mut locations = LocationUpdate::default();
+            location_feed.take(&mut locations);
+            locations.moved.into_values().collect()
         };
         assert!(moved.len() > 6, "{} frames", moved.len());
         let copies: Vec<(u64, u32)> = moved.iter().map(|moved| (moved.segment, moved.frame_offset)).collect();
@@ -1490,7 +1490,7 @@ mod tests {
             };
             let (recovery, found) = look(&storage, Some(&seal));
             assert!(recovery.damages.is_empty());
-            assert!(recovery.services.values().all(|kept| kept.standing == Standing::Sound), "{recovery:?}");
+            assert!(recovery.services.values().all(|kept| kept.standing == Integrity::Intact), "{recovery:?}");
             assert_eq!(found[&name("ant")].len(), if is_dropped { 501 } else { 500 });
         }
     }

@@ -6,7 +6,7 @@
 
 use super::frame::{BLOCK_BYTES, DirectoryId, Position, RecordNumber, RunKind};
 use super::reader::ReadError;
-use super::recovery::{DamageKind, Found, Location, OpenError, Recovery, Seal, SealState, Standing, inspect};
+use super::recovery::{DamageKind, Found, Integrity, Location, OpenError, Recovery, Seal, SealState, inspect};
 use super::segments::header::SEGMENT_HEADER_BYTES;
 use super::segments::{
     Log, LogError, Moved, Options, Origin, PLACES_CHECKED_MAX, Reclaim, Reclaimed, SEGMENT_BYTES_MIN, Step,
@@ -332,7 +332,7 @@ impl Driver {
         if self.seal.is_some() && (recovery.torn.is_some() || recovery.seal != SealState::Kept) {
             return Err(format!("a sealed journal has no torn tail: {recovery:?}"));
         }
-        if let Some(kept) = recovery.services.values().find(|kept| kept.standing != Standing::Sound) {
+        if let Some(kept) = recovery.services.values().find(|kept| kept.standing != Integrity::Intact) {
             return Err(format!("false quarantine: {kept:?}"));
         }
         let is_kept = compare(&self.kept, &recovery, &histories);
@@ -479,7 +479,7 @@ fn is_honest(service: usize, recovery: &Recovery, found: &Histories, histories: 
     let is_part = part.is_empty() || whole.windows(part.len()).any(|window| window == part);
     let is_told = match recovery.services.get(&name(service)) {
         None => recovery.concerns_unlisted(),
-        Some(kept) => kept.standing != Standing::Sound || kept.first > whole[0].0,
+        Some(kept) => kept.standing != Integrity::Intact || kept.first > whole[0].0,
     };
     is_part && (part == whole || is_told)
 }
@@ -521,10 +521,10 @@ fn every_byte_of_a_sealed_journal_is_watched_and_a_bad_body_hurts_only_the_servi
                         let (whole, part) = (&histories[&name(service)], found.get(&name(service)));
                         let kept = &recovery.services[&name(service)];
                         if named.is_some_and(|named| named.contains(&service)) {
-                            assert!(matches!(kept.standing, Standing::Quarantined { damage: Some(0), .. }));
+                            assert!(matches!(kept.standing, Integrity::Quarantined { damage: Some(0), .. }));
                             assert!(is_beginning(part, whole) && part != Some(whole));
                         } else {
-                            assert_eq!((kept.standing, part), (Standing::Sound, Some(whole)), "{file} {offset}");
+                            assert_eq!((kept.standing, part), (Integrity::Intact, Some(whole)), "{file} {offset}");
                         }
                     }
                 }
@@ -537,7 +537,7 @@ fn every_byte_of_a_sealed_journal_is_watched_and_a_bad_body_hurts_only_the_servi
                         let standing = recovery.services.get(&name(service)).map(|kept| kept.standing);
                         // The roster of the second segment and the one of the seal clear who lost nothing.
                         if part == Some(whole) && named.is_some() {
-                            assert_eq!(standing, Some(Standing::Sound), "{file} {offset}");
+                            assert_eq!(standing, Some(Integrity::Intact), "{file} {offset}");
                         }
                     }
                 }
@@ -612,9 +612,9 @@ fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap
 
     let (mut log, recovery, found) = open(&storage, options(60), Origin::Existing(None)).expect("opens");
     let standing = |service: usize| recovery.services[&name(service)].standing;
-    assert_eq!(standing(0), Standing::Quarantined { from: RecordNumber(2), damage: Some(0) });
-    assert_eq!(standing(1), Standing::Sound);
-    assert_eq!(standing(2), Standing::Suspect { damage: 0 });
+    assert_eq!(standing(0), Integrity::Quarantined { from: RecordNumber(2), damage: Some(0) });
+    assert_eq!(standing(1), Integrity::Intact);
+    assert_eq!(standing(2), Integrity::Suspect { damage: 0 });
     assert_eq!(found[&name(0)], histories[&name(0)][..1]);
     assert_eq!(found[&name(1)], histories[&name(1)]);
     assert!(recovery.concerns_unlisted() && recovery.torn.is_none());
@@ -667,14 +667,14 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
     hole.remove(&names[1]).expect("removes");
     let (recovery, found) = look(&hole, Some(&seal));
     assert_eq!(recovery.damages.iter().map(|damage| &damage.kind).collect::<Vec<_>>(), [&DamageKind::Missing]);
-    assert!(matches!(recovery.services[&name(0)].standing, Standing::Quarantined { .. }));
+    assert!(matches!(recovery.services[&name(0)].standing, Integrity::Quarantined { .. }));
     assert!(is_beginning(found.get(&name(0)), &histories[&name(0)]));
 
     let short = storage.copy();
     short.remove(names.last().expect("a segment")).expect("removes");
     let (recovery, _) = look(&short, Some(&seal));
     assert!(recovery.concerns_unlisted() && recovery.torn.is_none(), "{recovery:?}");
-    assert!(recovery.services.values().all(|kept| kept.standing != Standing::Sound));
+    assert!(recovery.services.values().all(|kept| kept.standing != Integrity::Intact));
     // It goes on behind the seal, and still knows.
     let (mut log, _, _) = open(&short, options(4), Origin::Existing(Some(seal))).expect("opens");
     log.stage(RunKind::Begin, &name(5), RecordNumber(1), b"new")?;
@@ -682,7 +682,7 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
     drop(log);
     let (recovery, found) = look(&short, None);
     assert!(recovery.concerns_unlisted() && found.contains_key(&name(5)));
-    assert!(recovery.services[&name(0)].standing != Standing::Sound);
+    assert!(recovery.services[&name(0)].standing != Integrity::Intact);
 
     // An older copy of the directory went on by itself: its segments do not fit in between.
     let mut log = open(&before, options(4), Origin::Existing(None)).expect("opens").0;

@@ -17,15 +17,15 @@
 //! | [`segments`] | the files: appending, carrying, giving back |
 //! | [`recovery`], [`reader`] | what is found at a start; a frame or segment that is read again |
 //! | [`commit`], [`ticket`] | group commit, and the word that a record is safe |
-//! | [`board`] | where the records are, for who reads them |
-//! | [`pace`] | when a waiting task looks out instead of sleeping |
+//! | [`location_feed`] | where the records are, for who reads them |
+//! | [`spin`] | when a waiting task looks out instead of sleeping |
 
-pub mod board;
+pub mod adaptive_spin;
 pub mod commit;
 #[cfg(test)]
 mod durability;
 pub mod frame;
-pub mod pace;
+pub mod location_feed;
 pub mod reader;
 pub mod recovery;
 pub mod segments;

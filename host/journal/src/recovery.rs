@@ -85,9 +85,9 @@ pub enum Found<'a> {
 
 /// How far a service's records can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Standing {
+pub enum Integrity {
     /// They are all there.
-    Sound,
+    Intact,
     /// None is known to be missing, but some may be at the end.
     Suspect {
         /// Index of the damage that they may have been in.
@@ -110,7 +110,7 @@ pub struct Kept {
     /// The number after the last one that was found.
     pub next: RecordNumber,
     /// Whether that is all.
-    pub standing: Standing,
+    pub standing: Integrity,
 }
 
 /// A part of the journal that is not as it was written.
@@ -645,8 +645,8 @@ impl Walk<'_> {
         let index = self.damages.len();
         if kind.concerns_all() {
             self.whole_from = None;
-            for told in self.told.values_mut().filter(|told| told.kept.standing == Standing::Sound) {
-                told.kept.standing = Standing::Suspect { damage: index };
+            for told in self.told.values_mut().filter(|told| told.kept.standing == Integrity::Intact) {
+                told.kept.standing = Integrity::Suspect { damage: index };
             }
         }
         if kind != DamageKind::HeaderCopy
@@ -683,7 +683,7 @@ impl Walk<'_> {
     /// and no copies that were skipped, or they would pin it, and be carried once more. Of the others everything stays.
     fn count_shares(&mut self) {
         for (service, told) in &self.told {
-            if told.kept.standing != Standing::Sound || told.kept.next < told.end {
+            if told.kept.standing != Integrity::Intact || told.kept.next < told.end {
                 continue;
             }
             let mut counted = self.counted.remove(service).unwrap_or_default();
@@ -715,7 +715,7 @@ impl Walk<'_> {
         let damage = self.damages.len().checked_sub(1);
         let told = self.told.entry(service.clone()).or_insert_with(|| Told::at(run.first));
         let is_carried = run.kind == RunKind::Carried;
-        if matches!(told.kept.standing, Standing::Quarantined { damage: None, .. }) {
+        if matches!(told.kept.standing, Integrity::Quarantined { damage: None, .. }) {
             // A journal that contradicts itself cannot put itself right.
             return;
         }
@@ -738,7 +738,7 @@ impl Walk<'_> {
             kept.quarantine(None);
         } else if is_gap {
             kept.quarantine(match kept.standing {
-                Standing::Suspect { damage } => Some(damage),
+                Integrity::Suspect { damage } => Some(damage),
                 _ => None,
             });
         } else if records.is_none() && run.count > 0 && run.end() > kept.next {
@@ -764,20 +764,20 @@ impl Walk<'_> {
 impl Told {
     /// Of a service whose first record here has this number.
     fn at(first: RecordNumber) -> Self {
-        Self { kept: Kept { first, next: first, standing: Standing::Sound }, end: first, is_half_carried: false }
+        Self { kept: Kept { first, next: first, standing: Integrity::Intact }, end: first, is_half_carried: false }
     }
 
     /// Whether copies that are still to come may be those of a later carry: where nothing is damaged, none of this one are
     /// missing in between.
     fn is_cut_off(&self) -> bool {
-        self.kept.standing == Standing::Sound && self.kept.next < self.end
+        self.kept.standing == Integrity::Intact && self.kept.next < self.end
     }
 
     /// Carried copies count instead of what was found before, from an earlier record on. Whatever damaged that is no
     /// matter any more, but that some may be missing at the end.
     fn begin_again(&mut self, first: RecordNumber) {
         let standing = match self.kept.standing {
-            Standing::Quarantined { damage: Some(damage), .. } => Standing::Suspect { damage },
+            Integrity::Quarantined { damage: Some(damage), .. } => Integrity::Suspect { damage },
             standing => standing,
         };
         self.kept = Kept { first, next: first, standing };
@@ -789,12 +789,12 @@ impl Told {
         let Self { kept, end, .. } = self;
         let is_all = kept.next == *end;
         match &mut kept.standing {
-            Standing::Quarantined { damage: Some(damage), .. } if is_all => {
-                kept.standing = Standing::Suspect { damage: *damage };
+            Integrity::Quarantined { damage: Some(damage), .. } if is_all => {
+                kept.standing = Integrity::Suspect { damage: *damage };
             }
-            Standing::Quarantined { from, .. } => *from = kept.next,
-            Standing::Suspect { .. } if is_all && !is_carried => kept.standing = Standing::Sound,
-            Standing::Suspect { .. } | Standing::Sound => {}
+            Integrity::Quarantined { from, .. } => *from = kept.next,
+            Integrity::Suspect { .. } if is_all && !is_carried => kept.standing = Integrity::Intact,
+            Integrity::Suspect { .. } | Integrity::Intact => {}
         }
     }
 
@@ -803,7 +803,7 @@ impl Told {
         let Self { mut kept, end, .. } = self;
         if kept.next < end {
             kept.quarantine(match kept.standing {
-                Standing::Suspect { damage } => Some(damage),
+                Integrity::Suspect { damage } => Some(damage),
                 _ => None,
             });
         }
@@ -814,8 +814,8 @@ impl Told {
 impl Kept {
     /// Its next record is missing.
     fn quarantine(&mut self, damage: Option<usize>) {
-        if !matches!(self.standing, Standing::Quarantined { .. }) {
-            self.standing = Standing::Quarantined { from: self.next, damage };
+        if !matches!(self.standing, Integrity::Quarantined { .. }) {
+            self.standing = Integrity::Quarantined { from: self.next, damage };
         }
     }
 }

@@ -34,7 +34,7 @@ use super::frame::{
 };
 use super::reader::Reader;
 use super::recovery::{
-    Found, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, Standing, segment_name, walk,
+    Found, Integrity, Kept, Location, OpenError, Recovery, SEGMENT_BYTES_MAX, Seal, Segment, segment_name, walk,
 };
 use crate::storage::{FileIdentity, Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
@@ -243,7 +243,7 @@ impl Log {
             return Err(OpenError::Missing);
         }
         let services = walked.recovery.services.clone();
-        let sound = services.iter().filter(|(_, kept)| kept.standing == Standing::Sound);
+        let sound = services.iter().filter(|(_, kept)| kept.standing == Integrity::Intact);
         let mut log = Self {
             committed: sound.map(|(service, kept)| (service.clone(), kept.next)).collect(),
             services,
@@ -352,7 +352,7 @@ impl Log {
         }
         let next = match (kind, self.services.get(service)) {
             (RunKind::Begin, _) => RecordNumber(number.0.max(1)),
-            (RunKind::Continue, Some(kept)) if kept.standing == Standing::Sound => kept.next,
+            (RunKind::Continue, Some(kept)) if kept.standing == Integrity::Intact => kept.next,
             (RunKind::Continue, Some(_)) => return Err(LogError::NotSound { service: service.clone() }),
             (RunKind::Continue, None) | (RunKind::Carried | RunKind::End, _) => RecordNumber(0),
         };
@@ -363,7 +363,7 @@ impl Log {
         match self.services.get_mut(service) {
             Some(kept) if kind == RunKind::Continue => kept.next = number.next(),
             _ => {
-                let kept = Kept { first: number, next: number.next(), standing: Standing::Sound };
+                let kept = Kept { first: number, next: number.next(), standing: Integrity::Intact };
                 self.services.insert(service.clone(), kept);
             }
         }

@@ -19,7 +19,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, Size};
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_document::{Findings, Table};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::fleet::{Fleet, Machine};
 use lifeboat_host::host::HostConfig;
@@ -461,7 +461,7 @@ impl Config {
             size: first.name.clone(),
             sizes: std::iter::once(first).chain(larger).cloned().collect(),
             thresholds: thresholds.unwrap_or(self.thresholds),
-            horizon: Horizon::durable(),
+            deduplication_window: DeduplicationWindow::durable(),
             failover,
         })
     }

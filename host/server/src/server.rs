@@ -394,7 +394,7 @@ fn router(shared: &Arc<Shared>) -> Router {
                 "What became of a transaction of one's own, as it was answered",
             ))
             .gives(202, "pending: ask again", Some(json_of::<TransactionState>()))
-            .gives(404, "unknown: never executed, or beyond the horizon", PROBLEM),
+            .gives(404, "unknown: never executed, or beyond the deduplication window", PROBLEM),
             transactions::look_up,
         )
         .route(

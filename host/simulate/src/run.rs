@@ -31,7 +31,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
 use lifeboat_api::transaction::{Answer, Denial, Kind, Outcome, Reply, Request};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
 use lifeboat_host::host::{Host, HostConfig};
@@ -265,7 +265,7 @@ impl<'a> Stage<'a> {
                 size: plan.size.name.clone(),
                 sizes: self.scenario.sizes.iter().map(|size| Size::clone(size)).collect(),
                 thresholds: plan.thresholds,
-                horizon: Horizon::default(),
+                deduplication_window: DeduplicationWindow::default(),
                 failover: FailoverMode::Direct,
             };
             let spec = ServiceSpec {

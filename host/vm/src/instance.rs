@@ -14,7 +14,7 @@ use crate::engine::Program;
 use crate::snapshot::{STATE_BYTES_MAX, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
-use crate::wasi::{Phase, Scene};
+use crate::wasi::{CallContext, Phase};
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -162,8 +162,8 @@ impl Instance {
     }
 
     async fn answer(&mut self, phase: Phase, call: Call<'_>, allowance: Allowance) -> Attempt {
-        let scene = Scene { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
-        self.enter(scene, allowance);
+        let call_context = CallContext { phase, sequence: call.sequence, epoch: call.epoch, now: call.timestamp };
+        self.enter(call_context, allowance);
         let context = Caller { id: call.id, user: call.user, sequence: call.sequence.0, timestamp: call.timestamp.0 };
         let Self { store, vm, turns, .. } = self;
         let called = match phase {
@@ -194,7 +194,10 @@ impl Instance {
         allowance: Allowance,
     ) -> Result<(Snapshot, u64), MoveError> {
         const PHASE: &str = SNAPSHOT;
-        self.enter(Scene { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp }, allowance);
+        self.enter(
+            CallContext { phase: Phase::Snapshot, sequence, epoch: Epoch::default(), now: timestamp },
+            allowance,
+        );
         let limit_bytes = allowance.memory_bytes.min(STATE_BYTES_MAX);
         self.store.data_mut().state = StateStream::Writing { chunks: Vec::new(), total_bytes: 0, limit_bytes };
         let Self { store, vm, turns, .. } = self;
@@ -219,7 +222,7 @@ impl Instance {
     pub async fn restore(&mut self, snapshot: &Arc<Snapshot>, allowance: Allowance) -> Result<u64, MoveError> {
         const PHASE: &str = "restore";
         let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
-        self.enter(Scene { phase: Phase::Birth, sequence, epoch: Epoch::default(), now }, allowance);
+        self.enter(CallContext { phase: Phase::Init, sequence, epoch: Epoch::default(), now }, allowance);
         self.store.data_mut().state = StateStream::Reading { snapshot: Arc::clone(snapshot), chunk: 0, offset: 0 };
         let Self { store, vm, turns, .. } = self;
         let called = turns.run(allowance.inputs.deadline(), entry::restore(store, vm, snapshot.state_version())).await;
@@ -249,13 +252,13 @@ impl Instance {
         self.store.data_mut().wasi.take_log()
     }
 
-    fn enter(&mut self, scene: Scene, allowance: Allowance) {
+    fn enter(&mut self, call_context: CallContext, allowance: Allowance) {
         // Until `leave` says otherwise: if the future of the call is dropped, the store cannot be entered again.
         self.is_dead = true;
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
         let data = self.store.data_mut();
         data.limiter.memory_limit_bytes = allowance.memory_bytes;
-        data.wasi.enter(scene, allowance.inputs);
+        data.wasi.enter(call_context, allowance.inputs);
         data.charges.enter(allowance.fuel);
     }
 

@@ -144,7 +144,7 @@ pub enum RehydrateError {
 
 /// Whose state is brought back, and on what terms.
 #[derive(Debug, Clone, Copy)]
-pub struct Subject<'a> {
+pub struct ReplayContext<'a> {
     /// What it runs.
     pub program: &'a Program,
     /// Keys its random numbers.
@@ -181,15 +181,15 @@ pub struct Rehydrated {
 /// [`RehydrateError::Move`] if the guest cannot be instantiated or restored, [`RehydrateError::Diverged`] at the first
 /// transaction whose outcome or reply differs from the recorded one, unless that was accepted.
 pub async fn rehydrate(
-    subject: Subject<'_>,
+    replay_context: ReplayContext<'_>,
     snapshot: &Arc<Snapshot>,
     tail: &[TailEntry],
 ) -> Result<Rehydrated, RehydrateError> {
     // Accepted divergences that left no instance: their transactions count as failed, and change nothing. So do queries.
     let mut omitted = Omitted::default();
     loop {
-        let mut rehydrated = restore(subject, snapshot).await?;
-        match rehydrated.replay_except(subject, tail, &omitted).await {
+        let mut rehydrated = restore(replay_context, snapshot).await?;
+        match rehydrated.replay_except(replay_context, tail, &omitted).await {
             Ok(()) => return Ok(rehydrated),
             Err(ReplayError::Rehydrate(error)) => return Err(error),
             Err(ReplayError::Lost { entry, call, .. }) => {
@@ -203,9 +203,9 @@ pub async fn rehydrate(
 ///
 /// # Errors
 /// [`MoveError`].
-pub async fn restore(subject: Subject<'_>, snapshot: &Arc<Snapshot>) -> Result<Rehydrated, MoveError> {
-    let allowance = subject.maintenance.allowance();
-    let mut instance = Instance::create(subject.program, *subject.secret, allowance).await?;
+pub async fn restore(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) -> Result<Rehydrated, MoveError> {
+    let allowance = replay_context.maintenance.allowance();
+    let mut instance = Instance::create(replay_context.program, *replay_context.secret, allowance).await?;
     let mut fuel_used = 0;
     if !snapshot.is_birth() {
         fuel_used += instance.restore(snapshot, allowance).await?;
@@ -294,8 +294,12 @@ impl Rehydrated {
     ///
     /// # Errors
     /// As [`rehydrate`]; the instance is of no use then.
-    pub async fn replay(&mut self, subject: Subject<'_>, tail: &[TailEntry]) -> Result<(), RehydrateError> {
-        match self.replay_except(subject, tail, &Omitted::new()).await {
+    pub async fn replay(
+        &mut self,
+        replay_context: ReplayContext<'_>,
+        tail: &[TailEntry],
+    ) -> Result<(), RehydrateError> {
+        match self.replay_except(replay_context, tail, &Omitted::new()).await {
             Ok(()) => Ok(()),
             Err(ReplayError::Rehydrate(error)) => Err(error),
             Err(ReplayError::Lost { sequence, .. }) => Err(RehydrateError::Lost { sequence }),
@@ -304,7 +308,7 @@ impl Rehydrated {
 
     async fn replay_except(
         &mut self,
-        subject: Subject<'_>,
+        replay_context: ReplayContext<'_>,
         tail: &[TailEntry],
         omitted: &Omitted,
     ) -> Result<(), ReplayError> {
@@ -312,10 +316,10 @@ impl Rehydrated {
             let calls = omitted.get(&entry).copied().unwrap_or(usize::MAX);
             match record {
                 TailEntry::Transaction(record) if record.answer.is_kept() && calls > 0 => {
-                    self.replay_transaction(subject, record, entry).await?;
+                    self.replay_transaction(replay_context, record, entry).await?;
                 }
                 TailEntry::Transaction(_) => {}
-                TailEntry::Queries(record) => self.replay_queries(subject, record, entry, calls).await?,
+                TailEntry::Queries(record) => self.replay_queries(replay_context, record, entry, calls).await?,
             }
         }
         self.instance.take_log();
@@ -324,7 +328,7 @@ impl Rehydrated {
 
     async fn replay_transaction(
         &mut self,
-        subject: Subject<'_>,
+        replay_context: ReplayContext<'_>,
         record: &TransactionRecord,
         entry: usize,
     ) -> Result<(), ReplayError> {
@@ -336,9 +340,9 @@ impl Rehydrated {
             epoch: record.epoch,
             body: &record.body,
         };
-        let attempt = self.instance.execute(call, allowance(subject, record.fuel_used)).await;
+        let attempt = self.instance.execute(call, allowance(replay_context, record.fuel_used)).await;
         if attempt.answer.hash() != record.answer.hash() {
-            let is_accepted = subject.accepted_divergences.contains(&record.sequence);
+            let is_accepted = replay_context.accepted_divergences.contains(&record.sequence);
             if is_accepted && self.instance.is_dead() {
                 return Err(ReplayError::Lost { sequence: record.sequence, entry, call: 0 });
             }
@@ -360,7 +364,7 @@ impl Rehydrated {
 
     async fn replay_queries(
         &mut self,
-        subject: Subject<'_>,
+        replay_context: ReplayContext<'_>,
         record: &QueriesRecord,
         entry: usize,
         calls: usize,
@@ -377,7 +381,7 @@ impl Rehydrated {
                 epoch: record.epoch,
                 body: &query.body,
             };
-            let attempt = self.instance.query(call, allowance(subject, query.fuel_used)).await;
+            let attempt = self.instance.query(call, allowance(replay_context, query.fuel_used)).await;
             if self.instance.is_dead() {
                 return Err(ReplayError::Lost { sequence: record.sequence, entry, call: index });
             }
@@ -390,9 +394,9 @@ impl Rehydrated {
 }
 
 /// What a call may use in a replay that burnt `fuel_used` at first.
-fn allowance(subject: Subject<'_>, fuel_used: u64) -> Allowance {
+fn allowance(replay_context: ReplayContext<'_>, fuel_used: u64) -> Allowance {
     let fuel = fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
-    Allowance { fuel, inputs: Inputs::Replay, ..subject.maintenance.allowance() }
+    Allowance { fuel, inputs: Inputs::Replay, ..replay_context.maintenance.allowance() }
 }
 
 /// An answer in a few words.

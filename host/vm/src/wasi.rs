@@ -54,7 +54,7 @@ const FUEL_PER_POLLABLE: u64 = 20;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Instantiation and restore.
-    Birth = 0,
+    Init = 0,
     /// A transaction, the first time or in a replay.
     Execute = 1,
     /// A query.
@@ -65,7 +65,7 @@ pub(crate) enum Phase {
 
 /// What a call sees: which random numbers come, what the clocks show.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Scene {
+pub(crate) struct CallContext {
     pub(crate) phase: Phase,
     pub(crate) sequence: Sequence,
     pub(crate) epoch: Epoch,
@@ -171,7 +171,7 @@ impl Wasi {
             table,
             files: Default::default(),
             secret,
-            phase: Phase::Birth,
+            phase: Phase::Init,
             sequence: Sequence(0),
             epoch: Epoch::default(),
             random: None,
@@ -185,9 +185,9 @@ impl Wasi {
         }
     }
 
-    /// Sets the scene for one call. A live one may sleep until its deadline.
-    pub(crate) fn enter(&mut self, scene: Scene, inputs: Inputs) {
-        let Scene { phase, sequence, epoch, now } = scene;
+    /// Sets the call_context for one call. A live one may sleep until its deadline.
+    pub(crate) fn enter(&mut self, call_context: CallContext, inputs: Inputs) {
+        let CallContext { phase, sequence, epoch, now } = call_context;
         (self.phase, self.sequence, self.epoch) = (phase, sequence, epoch);
         self.random = None;
         // A sleep moved the clock of an earlier call only: to the guest, time is what the transaction says.

@@ -64,9 +64,9 @@ pub(crate) struct Data {
 
 impl Data {
     /// Takes the directory, which must be there, to look at it.
-    pub(crate) fn look(&self) -> anyhow::Result<Locked> {
+    pub(crate) fn open_read_only(&self) -> anyhow::Result<Locked> {
         let storage = opened(&self.directory, false, DiskStorage::open_to_look(&self.directory))?;
-        let locked = taken(&self.directory, Locked::look(Arc::clone(&storage) as _))?;
+        let locked = taken(&self.directory, Locked::open_read_only(Arc::clone(&storage) as _))?;
         if storage.is_read_only() {
             let named = named(&self.directory);
             let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
@@ -76,13 +76,13 @@ impl Data {
     }
 
     /// Takes the directory, which must be there, to change it.
-    pub(crate) fn take(&self) -> anyhow::Result<Locked> {
-        take(&self.directory, false)
+    pub(crate) fn open(&self) -> anyhow::Result<Locked> {
+        open(&self.directory, false)
     }
 
     /// Takes the directory, which is made one if it is missing or empty.
-    pub(crate) fn take_or_create(&self) -> anyhow::Result<Locked> {
-        take(&self.directory, true)
+    pub(crate) fn open_or_create(&self) -> anyhow::Result<Locked> {
+        open(&self.directory, true)
     }
 
     /// Why a service does not run that the catalog should have and does not, and what to do.
@@ -192,7 +192,7 @@ fn quoted(path: &Path) -> String {
 /// # Errors
 /// The same as those of a server.
 pub(crate) fn look_as_server(path: &Path) -> anyhow::Result<Option<Locked>> {
-    let locked = match Locked::look(storage(path, false)? as _) {
+    let locked = match Locked::open_read_only(storage(path, false)? as _) {
         Err(DataError::InUse) => return Ok(None),
         locked => taken(path, locked)?,
     };
@@ -291,7 +291,7 @@ pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool 
 }
 
 /// Takes a data directory; an empty one is made one if it `may_be_new`.
-pub(crate) fn take(path: &Path, may_be_new: bool) -> anyhow::Result<Locked> {
+pub(crate) fn open(path: &Path, may_be_new: bool) -> anyhow::Result<Locked> {
     let storage = storage(path, may_be_new)?;
     let mut new = None;
     if may_be_new {
@@ -300,7 +300,7 @@ pub(crate) fn take(path: &Path, may_be_new: bool) -> anyhow::Result<Locked> {
         id.copy_from_slice(&bytes[..16]);
         new = Some(DirectoryId(id));
     }
-    taken(path, Locked::take(storage, new))
+    taken(path, Locked::open(storage, new))
 }
 
 fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {

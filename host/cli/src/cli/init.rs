@@ -80,7 +80,7 @@ impl Init {
         fs::create_dir_all(&self.directory).map_err(|error| {
             UsageError(format!("{}: cannot be created: {error}; name another folder", shown(&self.directory)))
         })?;
-        let locked = data::take(&data, true)?;
+        let locked = data::open(&data, true)?;
         let accounts = data::accounts(locked)?;
         if let Some(admin) = accounts.list().into_iter().find(|account| account.is_admin) {
             // Of an init that was interrupted, or of a server whose file is gone.
@@ -153,7 +153,7 @@ fn has_users(data: &Path) -> bool {
     if fs::symlink_metadata(data.join(CATALOG_FILE)).is_err() {
         return false;
     }
-    let users = data::take(data, false).and_then(|locked| Ok(locked.catalog().users()?.len()));
+    let users = data::open(data, false).and_then(|locked| Ok(locked.catalog().users()?.len()));
     !users.is_ok_and(|users| users == 0)
 }
 

@@ -47,7 +47,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let (found, recovery) = self.data.find_with_journal(&self.data.look()?, &self.service)?;
+        let (found, recovery) = self.data.find_with_journal(&self.data.open_read_only()?, &self.service)?;
         let mut records = &found.records[..];
         if let Some(after) = self.after {
             let is_after = |record: &Record| sequence(record).is_some_and(|sequence| sequence.0 > after);

@@ -3,7 +3,7 @@
 use super::exit;
 use super::remote::{self, is_well, service_line, with_server};
 use clap::Args;
-use lifeboat_api::http::{DropReply, Standing};
+use lifeboat_api::http::{DropReply, ServiceState};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use std::process::ExitCode;
@@ -68,7 +68,7 @@ impl Operate {
             };
             remote::print(self.json, &service, || service_line(&service))?;
             // One that cannot serve does not become one that an operator stopped.
-            let is_stopped = service.standing == Standing::Stopped;
+            let is_stopped = service.state == ServiceState::Stopped;
             Ok(if matches!(operation, Operation::Stop) { is_stopped } else { is_well(&service) })
         })?;
         Ok(ExitCode::from(if is_done { exit::OK } else { exit::SOME_NOT_OK }))

@@ -56,7 +56,7 @@ impl Query {
             return Err(UsageError(text.into()).into());
         }
         let user = self.user.map_or_else(|| Name::new("operator"), Ok).map_err(UsageError)?;
-        let locked = data.look()?;
+        let locked = data.open_read_only()?;
         let found = data.find(&locked, &self.service)?;
         let storage = &**locked.storage();
         let runtime = runtime()?;
@@ -66,7 +66,7 @@ impl Query {
             .block_on(scratch.state(storage, &program, &found, at))
             .map_err(|error| data.no_state(&found.name, error))?;
         let (sequence, timestamp) = (state.sequence, state.timestamp);
-        let vm = VmId { service: found.name.clone(), number: state.course.vm_number };
+        let vm = VmId { service: found.name.clone(), number: state.resume_point.vm_number };
         let attempt = runtime.block_on(scratch.query(state, &user, self.body.as_bytes()));
         for line in &attempt.log {
             let _ = writeln!(io::stderr(), "{}: {}", found.name, Printable(line));

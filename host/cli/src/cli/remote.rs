@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use lifeboat_api::access::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MAX};
-use lifeboat_api::http::{Service, Standing, Vm};
+use lifeboat_api::http::{Service, ServiceState, Vm};
 use lifeboat_api::lines;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
@@ -325,7 +325,7 @@ pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
 }
 
 fn services_table(services: &[Service]) -> String {
-    let head = ["name", "standing", "vm", "machine", "size", "failover", "last", "snapshot", "cpu", "memory"];
+    let head = ["name", "state", "vm", "machine", "size", "failover", "last", "snapshot", "cpu", "memory"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(services.iter().map(|service| {
         let of_vm = |part: &dyn Fn(&Vm) -> String| service.vm.as_ref().map_or("-".into(), part);
@@ -334,7 +334,7 @@ fn services_table(services: &[Service]) -> String {
         };
         vec![
             Printable(&service.name).to_string(),
-            word(&service.standing),
+            word(&service.state),
             of_vm(&|vm| Printable(&vm.id).to_string()),
             of_vm(&|vm| Printable(&vm.machine).to_string()),
             of_vm(&|vm| Printable(&vm.size).to_string()),
@@ -429,7 +429,7 @@ pub(crate) fn is_terminal() -> bool {
 
 /// A service on one line.
 pub(crate) fn service_line(service: &Service) -> String {
-    let standing = word(&service.standing);
+    let state = word(&service.state);
     let place = service.vm.as_ref().map_or_else(
         || service.reason.as_ref().map_or(String::new(), |reason| format!(": {}", Printable(reason))),
         |vm| {
@@ -438,7 +438,7 @@ pub(crate) fn service_line(service: &Service) -> String {
             format!(": {id} on {machine} ({size}), transaction {}", grouped(*sequence))
         },
     );
-    let mut text = format!("{}: {standing}{place}\n", Printable(&service.name));
+    let mut text = format!("{}: {state}{place}\n", Printable(&service.name));
     if service.vm.is_some() {
         text += &conditions(service);
     }
@@ -447,7 +447,7 @@ pub(crate) fn service_line(service: &Service) -> String {
 
 /// Whether a service can serve, or an operator has stopped it.
 pub(crate) fn is_well(service: &Service) -> bool {
-    service.standing != Standing::Quarantined && service.vm.as_ref().is_none_or(|vm| vm.stopped.is_none())
+    service.state != ServiceState::Quarantined && service.vm.as_ref().is_none_or(|vm| vm.stopped.is_none())
 }
 
 /// What is the matter with a service, a line each.
@@ -457,9 +457,9 @@ fn conditions(service: &Service) -> String {
         let condition = if vm.journal_full { "journal full" } else { "journal filling" };
         vm.journal_filling.as_ref().map(|text| format!("{condition}: {text}"))
     });
-    let of_standing = if service.standing == Standing::Quarantined { "quarantined: " } else { "" };
+    let of_state = if service.state == ServiceState::Quarantined { "quarantined: " } else { "" };
     let conditions = [
-        (of_standing, &service.reason),
+        (of_state, &service.reason),
         ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
         ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
         ("", &journal),
@@ -563,7 +563,7 @@ mod tests {
     fn what_a_server_names_cannot_drive_a_terminal() {
         let evil = "\u{1b}[2J\u{9b}2J\n";
         let service: Service = serde_json::from_value(serde_json::json!({
-            "name": evil, "workload": evil, "standing": "running", "failover": evil, "reason": evil,
+            "name": evil, "workload": evil, "state": "running", "failover": evil, "reason": evil,
             "vm": {
                 "id": evil, "machine": evil, "size": evil, "sequence": 1, "snapshot_sequence": 1, "resources": {},
                 "degraded": evil, "unmovable": evil, "stopped": evil,
@@ -609,7 +609,7 @@ mod tests {
     #[test]
     fn a_journal_that_fills_up_is_shown_with_its_service() {
         let mut service: Service = serde_json::from_value(serde_json::json!({
-            "name": "bank", "workload": "", "standing": "running", "failover": "auto",
+            "name": "bank", "workload": "", "state": "running", "failover": "auto",
             "vm": {
                 "id": "bank/1", "machine": "m1", "size": "small", "sequence": 1, "snapshot_sequence": 0, "resources": {},
                 "degraded": null, "unmovable": null, "stopped": null, "journal_filling": "half", "journal_full": false,
@@ -625,7 +625,7 @@ mod tests {
     fn a_table_fits_its_columns_and_loses_no_cell() {
         let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
         let rows = [
-            row(["name", "vm", "cpu", "standing"]),
+            row(["name", "vm", "cpu", "state"]),
             row(["bank", "bank/17", "98.3%", "running"]),
             row(["ledger", "-", "-", "quarantined: its journal is damaged, see verify"]),
         ];
@@ -633,9 +633,9 @@ mod tests {
         let expected = "\
 name    vm       cpu
 bank    bank/17  98.3%
-    standing running
+    state running
 ledger  -        -
-    standing quarantined:
+    state quarantined:
     its journal is damaged,
     see verify
 ";
@@ -643,7 +643,7 @@ ledger  -        -
         let expected = "\
 name  vm       cpu
 bank  bank/17  98.3%
-    standing running
+    state running
 ";
         assert_eq!(folded_table(&rows[..2], 20), expected);
         assert_eq!(folded_table(&[], 10), "");

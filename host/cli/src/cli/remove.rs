@@ -35,7 +35,7 @@ impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let name = &self.service;
         let Some(data) = self.data.data() else { return remote::remove(name, self.yes, self.json) };
-        let locked = data.take()?;
+        let locked = data.open()?;
         let cannot_read = "cannot read the data directory";
         let is_known = locked.catalog().service(name).context(cannot_read)?.is_some();
         let orphan = if is_known { None } else { locked.orphan(name).context(cannot_read)? };

@@ -42,12 +42,14 @@ impl Restore {
         let portable = Portable::read(&self.file).map_err(sorted)?;
         let secret = random()?;
         self.prove(&portable, &secret)?;
-        let locked = self.data.take_or_create()?;
+        let locked = self.data.open_or_create()?;
         if locked.catalog().service(&self.name)?.is_some() {
             return Err(UsageError(DataError::Exists { service: self.name }.to_string()).into());
         }
-        let (directory, contents) =
-            locked.open(&DataOptions::default()).map_err(graded).context("cannot go on with the data directory")?;
+        let (directory, contents) = locked
+            .open_journal(&DataOptions::default())
+            .map_err(graded)
+            .context("cannot go on with the data directory")?;
         for event in findings(&contents) {
             let _ = writeln!(io::stderr(), "{event}");
         }
@@ -79,12 +81,12 @@ impl Restore {
         let scratch = Scratch::with_memories(workload.footprint.memories, &portable.settings.sizes)?;
         let program = runtime.block_on(scratch.compile(workload))?;
         let accepted = BTreeSet::new();
-        let subject = scratch.subject(&program, secret, &accepted);
-        runtime.block_on(scratch.prove(subject, &portable.snapshot)).map_err(|error| {
-            match RehydrateError::from(error) {
-                error if error.is_transient() => anyhow::Error::from(error),
-                error => FindingError(format!("{}: cannot be restored: {error}", name.escape_debug())).into(),
-            }
+        let replay_context = scratch.replay_context(&program, secret, &accepted);
+        runtime.block_on(scratch.prove(replay_context, &portable.snapshot)).map_err(|error| match RehydrateError::from(
+            error,
+        ) {
+            error if error.is_transient() => anyhow::Error::from(error),
+            error => FindingError(format!("{}: cannot be restored: {error}", name.escape_debug())).into(),
         })
     }
 }

@@ -32,7 +32,7 @@ pub(crate) struct Resume {
 
 impl Resume {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let locked = self.data.take()?;
+        let locked = self.data.open()?;
         let mut found = self.data.find(&locked, &self.service)?;
         let (name, accepted) = (found.name.clone(), Sequence(self.accept_divergence_at));
         if let Err(reason) = &found.standing {

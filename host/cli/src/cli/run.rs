@@ -21,7 +21,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size, grouped};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
 use lifeboat_api::transaction::{BODY_BYTES_MAX, Outcome, Reply};
-use lifeboat_host::answers::Horizon;
+use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::credential::Token;
 use lifeboat_host::data::{DataOptions, keep_workload};
@@ -207,7 +207,7 @@ impl Run {
         };
         let host = self.host(needs, service, failovers)?;
         let program = host.compile(workload).await?;
-        let settings = ServiceSettings { horizon: Horizon::default(), ..settings.clone() };
+        let settings = ServiceSettings { deduplication_window: DeduplicationWindow::default(), ..settings.clone() };
         let spec = ServiceSpec::new(service.clone(), program, &settings, random()?, Epoch::default());
         host.create_service(spec).await?;
         Ok(host)
@@ -224,7 +224,7 @@ impl Run {
     ) -> anyhow::Result<(Host, bool)> {
         let workload = self.workload().ok().map(load_workload).transpose()?;
         let option = data::option(path);
-        let locked = data::take(path, workload.is_some())?;
+        let locked = data::open(path, workload.is_some())?;
         let entries = locked.catalog().services()?;
         match (entries.get(service), &workload) {
             (Some(entry), workload) => {
@@ -248,7 +248,7 @@ impl Run {
         let hashes = entries.values().map(|entry| &entry.workload);
         let memories = data::memories_max(&**locked.storage(), hashes, workload.as_ref().map(|(new, _)| new));
         let (directory, contents) = locked
-            .open(&DataOptions::default())
+            .open_journal(&DataOptions::default())
             .map_err(data::graded)
             .context("cannot go on with the data directory")?;
         let is_journal_damaged = !contents.recovery.damages.is_empty();
@@ -349,7 +349,7 @@ impl Run {
             size: sizes[0].name.clone(),
             sizes,
             thresholds: Thresholds::all(self.threshold.unwrap_or(THRESHOLD_DEFAULT)),
-            horizon: Horizon::durable(),
+            deduplication_window: DeduplicationWindow::durable(),
             failover: self.failover.unwrap_or_default(),
         })
     }

@@ -110,8 +110,8 @@ impl Serve {
         let address = listener.address()?;
         let scheme = if listener.has_tls() { "https" } else { "http" };
 
-        let (directory, contents) = data::take(&config.data, false)?
-            .open(&DataOptions::default())
+        let (directory, contents) = data::open(&config.data, false)?
+            .open_journal(&DataOptions::default())
             .map_err(data::graded)
             .with_context(|| format!("data directory '{}'", config.data.display().to_string().escape_debug()))?;
         let admission = Admission::default();

@@ -26,7 +26,7 @@ Columns of a data directory:
   snapshot   the last transaction of the newest good snapshot, and the bytes of state in it
   journal    bytes of records of the service
   ids        ids of clients that are recognised; the oldest of them was answered at `oldest id`
-  standing   sound; or quarantined, and why: then the service is not started";
+  state      intact; or quarantined, and why: then the service is not started";
 
 /// Arguments of `services`.
 #[derive(Debug, Args)]
@@ -42,7 +42,7 @@ pub(crate) struct Services {
 impl Services {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let Some(data) = self.data.data() else { return remote::services(self.json) };
-        let contents = read(&data.look()?, None)?;
+        let contents = read(&data.open_read_only()?, None)?;
         let text = match self.json {
             true => json_lines(&as_json(&contents))?,
             false => remote::fitting(table(&contents, &data)),
@@ -66,8 +66,9 @@ struct Row<'a> {
 impl<'a> Row<'a> {
     fn new(found: &'a FoundService) -> Self {
         let newest = found.trusted().next();
-        let course = newest.map(|newest| found.course(newest, found.records_after(newest)));
-        let (vm_number, size) = course.map(|course| (course.vm_number, course.size)).unwrap_or_default();
+        let resume_point = newest.map(|newest| found.resume_point(newest, found.records_after(newest)));
+        let (vm_number, size) =
+            resume_point.map(|resume_point| (resume_point.vm_number, resume_point.size)).unwrap_or_default();
         Self { found, newest, vm_number, size }
     }
 
@@ -89,7 +90,7 @@ impl<'a> Row<'a> {
             match &found.standing {
                 Err(reason) => format!("quarantined: {reason}"),
                 Ok(()) if self.is_never_restored() => "sound (never restored: lifeboat verify tries it)".into(),
-                Ok(()) => "sound".into(),
+                Ok(()) => "intact".into(),
             },
         ]
     }
@@ -119,7 +120,7 @@ impl<'a> Row<'a> {
             "queue_length": null,
             "ids": ids,
             "oldest_id": oldest_id.map(|time| format!("{:.9}", Utc(time))),
-            "standing": if found.standing.is_ok() { "sound" } else { "quarantined" },
+            "state": if found.standing.is_ok() { "intact" } else { "quarantined" },
             "reason": found.standing.as_ref().err(),
             "accepted_divergences": found.entry.accepted_divergences,
         })
@@ -152,7 +153,7 @@ pub(crate) fn journal_json(recovery: &Recovery) -> Value {
 }
 
 fn table(contents: &Contents, data: &Data) -> String {
-    let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "standing"];
+    let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "state"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(contents.services.iter().map(|found| Row::new(found).cells().to_vec()));
     let mut text = remote::terminal_table(&rows);

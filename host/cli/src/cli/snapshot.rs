@@ -32,7 +32,7 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let locked = self.data.look()?;
+        let locked = self.data.open_read_only()?;
         let found = self.data.find(&locked, &self.service)?;
         // Before the work, and once more when it is done.
         if self.out.symlink_metadata().is_ok() {
@@ -45,9 +45,9 @@ impl Snapshot {
         let state = runtime
             .block_on(scratch.state(storage, &program, &found, None))
             .map_err(|error| self.data.no_state(&found.name, error))?;
-        let (record, mut course) = (state.record, state.course.clone());
-        course.forgotten_id_time = found.newest_id_time(state.sequence);
-        let exported = runtime.block_on(scratch.export(scratch.subject_of(&program, &found), state));
+        let (record, mut resume_point) = (state.record, state.resume_point.clone());
+        resume_point.forgotten_id_time = found.newest_id_time(state.sequence);
+        let exported = runtime.block_on(scratch.export(scratch.replay_context_of(&program, &found), state));
         let snapshot = exported.map_err(|error| match RehydrateError::from(error) {
             error if error.is_transient() => anyhow::Error::from(error),
             error => FindingError(format!("the state of '{}' cannot be exported: {error}", found.name)).into(),
@@ -55,7 +55,7 @@ impl Snapshot {
         let portable = Portable {
             service: found.name.clone(),
             record,
-            course,
+            resume_point,
             workload_hash: found.entry.workload,
             workload: lifeboat_host::data::read_workload(storage, &found.entry.workload).map_err(graded)?.into(),
             settings: found.entry.settings.clone(),

@@ -163,7 +163,7 @@ impl User {
 
 /// Gives a user of a data directory another password.
 fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::Result<()> {
-    let accounts = data::accounts(data::take(directory, false)?)?;
+    let accounts = data::accounts(data::open(directory, false)?)?;
     if accounts.account(user).is_none() {
         let known: Vec<String> = accounts.list().into_iter().map(|account| account.user.to_string()).collect();
         let remedy = if known.is_empty() {

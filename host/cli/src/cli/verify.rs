@@ -112,7 +112,7 @@ impl Verify {
     }
 
     fn read(&self) -> anyhow::Result<(Locked, Contents)> {
-        let locked = self.data.look()?;
+        let locked = self.data.open_read_only()?;
         let contents = read(&locked, None)?;
         Ok((locked, contents))
     }

@@ -3,7 +3,7 @@
 //! The bytes are a version and what postcard makes of [`ServiceEntry`], whose order of fields is therefore the format:
 //! a change of any type in here is a new [`ENTRY_VERSION`].
 
-use crate::answers::Horizon;
+use crate::answers::DeduplicationWindow;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::size::Size;
@@ -57,7 +57,7 @@ pub struct ServiceSettings {
     /// When a resource fails its SLA.
     pub thresholds: Thresholds,
     /// How far back a repetition is recognised.
-    pub horizon: Horizon,
+    pub deduplication_window: DeduplicationWindow,
     /// How it moves into a fresh VM.
     pub failover: FailoverMode,
 }

@@ -2,7 +2,7 @@
 
 use super::backend::SPARE_BYTES;
 use super::*;
-use crate::answers::Horizon;
+use crate::answers::DeduplicationWindow;
 use crate::credential::{PasswordHash, TokenHash};
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Timestamp, VirtualClock};
@@ -70,7 +70,10 @@ fn entry(number: u64) -> ServiceEntry {
             size: "small".into(),
             sizes: Size::built_in(),
             thresholds: Thresholds { cpu: Percent::whole(97), ..Thresholds::default() },
-            horizon: Horizon { age: Duration::from_millis(number), ..Horizon::default() },
+            deduplication_window: DeduplicationWindow {
+                age: Duration::from_millis(number),
+                ..DeduplicationWindow::default()
+            },
             failover: FailoverMode::Shadow,
         },
         first_snapshot: number.is_multiple_of(2).then_some(RecordNumber(number)),

@@ -1,7 +1,7 @@
 //! What a data directory holds: of each service its good snapshots and the records after them, or why it cannot go on.
 
-use super::keeper::SNAPSHOTS_KEPT;
 use super::orphans::{Orphan, Orphans, Search};
+use super::snapshot_writer::SNAPSHOTS_RETAINED;
 use super::{DataError, read_workload};
 use crate::answers::{Caller, ForgottenTimes, ID_CLOCK_SKEW_MAX, IdKey, KeptId};
 use crate::catalog::{Catalog, ServiceEntry};
@@ -9,7 +9,7 @@ use crate::journal::answer::AnswerPlace;
 use crate::journal::durable::FoundAnswer;
 use crate::journal::record::{self, AnswerCheck};
 use crate::journal::{Record, RelocatedAnswer, TailEntry, TransactionRecord};
-use crate::snapshot_file::{self, Course, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
+use crate::snapshot_file::{self, ResumePoint, SECTION_FORGOTTEN, SnapshotFileError, SnapshotHeader};
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::id::id_time;
@@ -17,7 +17,7 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_journal::recovery::{Found, Kept, Recovery, Standing};
+use lifeboat_journal::recovery::{Found, Integrity, Kept, Recovery};
 use lifeboat_journal::storage::Storage;
 use lifeboat_vm::snapshot::Snapshot;
 use std::collections::BTreeMap;
@@ -118,7 +118,7 @@ impl FoundSnapshot {
         let section: Vec<u8> =
             content.chunks(SECTION_FORGOTTEN).into_iter().flat_map(|at| &content.body[at]).copied().collect();
         // A file without the section does not distinguish users.
-        let of_all = content.header.course.forgotten_id_time;
+        let of_all = content.header.resume_point.forgotten_id_time;
         let forgotten = ForgottenTimes::from_bytes(&section).unwrap_or_else(|| ForgottenTimes::for_all(of_all));
         Ok((content.into_snapshot(), forgotten))
     }
@@ -126,7 +126,7 @@ impl FoundSnapshot {
     /// The first record with an answer that was kept when it was taken.
     #[must_use]
     pub fn first_answer(&self) -> RecordNumber {
-        self.header.as_ref().map_or(RecordNumber(1), |header| header.course.first_answer)
+        self.header.as_ref().map_or(RecordNumber(1), |header| header.resume_point.first_answer)
     }
 }
 
@@ -228,7 +228,7 @@ impl Gathering {
             }
         }
         let begins_empty = |found: &&mut FoundService| {
-            found.entry.first_snapshot.is_none() && (reaches_back || found.snapshots.len() < SNAPSHOTS_KEPT)
+            found.entry.first_snapshot.is_none() && (reaches_back || found.snapshots.len() < SNAPSHOTS_RETAINED)
         };
         for found in services.values_mut().filter(begins_empty) {
             found.snapshots.push(FoundSnapshot { file: None, header: None });
@@ -298,7 +298,7 @@ impl Gathering {
             // The epoch of records that are gone is in the snapshots.
             let known = found.snapshots.first().and_then(|snapshot| snapshot.header.as_ref());
             found.epoch =
-                if epoch == Epoch::default() { known.map_or(epoch, |header| header.course.epoch) } else { epoch };
+                if epoch == Epoch::default() { known.map_or(epoch, |header| header.resume_point.epoch) } else { epoch };
             let of_journal = standing(found, &recovery, undecodable);
             found.is_journal_sound = of_journal.is_ok();
             let of_workload = workloads.get(&found.entry.workload).cloned().unwrap_or(Ok(()));
@@ -339,9 +339,9 @@ impl FoundService {
 
     /// What the service goes on with after a snapshot and some of the records that follow on it.
     #[must_use]
-    pub fn course(&self, snapshot: &FoundSnapshot, records: &[(RecordNumber, Record)]) -> Course {
-        let mut course = snapshot.header.as_ref().map_or_else(
-            || Course {
+    pub fn resume_point(&self, snapshot: &FoundSnapshot, records: &[(RecordNumber, Record)]) -> ResumePoint {
+        let mut resume_point = snapshot.header.as_ref().map_or_else(
+            || ResumePoint {
                 vm_number: 1,
                 size: self.entry.settings.size.clone(),
                 fuel_used: 0,
@@ -349,26 +349,26 @@ impl FoundService {
                 first_answer: RecordNumber(1),
                 forgotten_id_time: None,
             },
-            |header| header.course.clone(),
+            |header| header.resume_point.clone(),
         );
         for (_, record) in records {
             match record {
                 Record::Transaction(transaction) => {
-                    course.fuel_used = course.fuel_used.saturating_add(transaction.query_fuel_used);
+                    resume_point.fuel_used = resume_point.fuel_used.saturating_add(transaction.query_fuel_used);
                     if transaction.answer.is_kept() {
-                        course.fuel_used = course.fuel_used.saturating_add(transaction.fuel_used);
+                        resume_point.fuel_used = resume_point.fuel_used.saturating_add(transaction.fuel_used);
                     }
                 }
                 Record::Failover(failover) => {
-                    (course.vm_number, course.fuel_used) = (failover.to.number, 0);
-                    course.size.clone_from(&failover.size);
+                    (resume_point.vm_number, resume_point.fuel_used) = (failover.to.number, 0);
+                    resume_point.size.clone_from(&failover.size);
                 }
-                Record::Opened { epoch, .. } => course.epoch = *epoch,
+                Record::Opened { epoch, .. } => resume_point.epoch = *epoch,
                 // The fuel of queries comes with the transaction after them.
                 Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Queries(_) | Record::Relocated(_) => {}
             }
         }
-        course
+        resume_point
     }
 
     /// The last transaction that is known, of the records or of a snapshot.
@@ -388,7 +388,7 @@ impl FoundService {
     #[must_use]
     pub fn newest_id_time(&self, through: Sequence) -> Option<Timestamp> {
         let forgotten = self.snapshots.iter().filter(|snapshot| snapshot.sequence() <= through);
-        let forgotten = forgotten.filter_map(|snapshot| snapshot.header.as_ref()?.course.forgotten_id_time);
+        let forgotten = forgotten.filter_map(|snapshot| snapshot.header.as_ref()?.resume_point.forgotten_id_time);
         let kept = self.answered.iter().filter(|(kept, _)| kept.sequence <= through);
         // One from far ahead would lock out all until then.
         let id_times =
@@ -404,7 +404,7 @@ impl FoundService {
     /// usable snapshot knows.
     fn give_epochs(&mut self) {
         let oldest = self.usable().last().and_then(|snapshot| snapshot.header.as_ref());
-        let Some((epoch, after)) = oldest.map(|header| (header.course.epoch, header.record)) else { return };
+        let Some((epoch, after)) = oldest.map(|header| (header.resume_point.epoch, header.record)) else { return };
         for (number, record) in &mut self.records {
             match record {
                 Record::Opened { .. } if *number > after => return,
@@ -438,14 +438,14 @@ fn standing(
         return Err(format!("record {number}: {reason}"));
     }
     match standing {
-        Standing::Sound => {}
-        Standing::Suspect { damage } => {
+        Integrity::Intact => {}
+        Integrity::Suspect { damage } => {
             return Err(format!("records after {} may be lost: {}", found.last, recovery.damages[*damage]));
         }
-        Standing::Quarantined { from, damage: Some(damage) } => {
+        Integrity::Quarantined { from, damage: Some(damage) } => {
             return Err(format!("records from {from} on are lost: {}", recovery.damages[*damage]));
         }
-        Standing::Quarantined { from, damage: None } => {
+        Integrity::Quarantined { from, damage: None } => {
             return Err(format!("records from {from} on are missing, and the journal does not say why"));
         }
     }

@@ -4,12 +4,12 @@
 //! catalog is an older copy: all that was acknowledged for them is in the journal and the snapshots, and stays until the
 //! right catalog is put back or an operator removes them. Only what is certain is taken for the first kind.
 
-use super::{DataError, PART, keeper};
+use super::{DataError, PART, snapshot_writer};
 use crate::catalog::{Absent, Catalog};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_journal::recovery::{Kept, Recovery, Standing};
+use lifeboat_journal::recovery::{Integrity, Kept, Recovery};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// A service that the catalog does not have, and of which nothing says that it was removed.
@@ -83,7 +83,9 @@ impl Search {
     ) -> Result<Self, DataError> {
         let known: BTreeSet<Name> = known.cloned().collect();
         let mut snapshots = BTreeMap::new();
-        for service in files.iter().filter(|file| !file.ends_with(PART)).filter_map(|file| keeper::service_of(file)) {
+        for service in
+            files.iter().filter(|file| !file.ends_with(PART)).filter_map(|file| snapshot_writer::service_of(file))
+        {
             if !known.contains(&service) {
                 *snapshots.entry(service).or_default() += 1;
             }
@@ -127,5 +129,5 @@ impl Search {
 
 /// Whether a service has the record with which it began, and no other.
 fn has_only_begun(kept: &Kept) -> bool {
-    *kept == Kept { first: RecordNumber(1), next: RecordNumber(2), standing: Standing::Sound }
+    *kept == Kept { first: RecordNumber(1), next: RecordNumber(2), standing: Integrity::Intact }
 }

@@ -132,10 +132,7 @@ impl Host {
                 Ok(()) => return,
                 Err(reason) if is_last || is_refused => {
                     let service = awaited.name;
-                    (self.surroundings.events)(&Event::Quarantined {
-                        service: service.clone(),
-                        reason: reason.clone(),
-                    });
+                    (self.context.events)(&Event::Quarantined { service: service.clone(), reason: reason.clone() });
                     self.registry().rest(&service, Rest::quarantined(reason));
                     return;
                 }

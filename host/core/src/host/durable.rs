@@ -30,7 +30,7 @@ pub struct NewService {
     pub workload: Workload,
     /// The bytes that the workload was loaded from.
     pub workload_bytes: Bytes,
-    /// Its sizes, thresholds, horizon.
+    /// Its sizes, thresholds, deduplication window.
     pub settings: ServiceSettings,
     /// Keys the random numbers that its guest sees. Drawn for this service alone.
     pub secret: [u8; 32],
@@ -57,10 +57,10 @@ impl Host {
     #[doc(hidden)]
     pub async fn recover_with(&self, contents: Contents, mut epoch: impl FnMut() -> Epoch, sabotage: Option<Sabotage>) {
         for event in findings(&contents) {
-            (self.surroundings.events)(&event);
+            (self.context.events)(&event);
         }
         if let Some(directory) = &self.data {
-            tokio::spawn(report_stalls(directory.committer().stalls(), Arc::clone(&self.surroundings.events)));
+            tokio::spawn(report_stalls(directory.committer().stalls(), Arc::clone(&self.context.events)));
         }
         let stopped = self.data.as_ref().and_then(|directory| directory.catalog().stopped().ok()).unwrap_or_default();
         let (resting, found): (Vec<_>, Vec<_>) =
@@ -115,19 +115,19 @@ impl Host {
             })?;
             let spec = ServiceSpec { sabotage, ..spec(name.clone(), program, &found.entry, epoch) };
             self.check_sizes(&spec).map_err(|error| error.to_string())?;
-            let recovering = Service::bring_up(spec, self.surroundings.clone(), Arc::clone(directory), found);
+            let recovering = Service::bring_up(spec, self.context.clone(), Arc::clone(directory), found);
             self.on_guests(recovering).await.map_err(|error| chain(&error))
         };
         let recovered: Result<_, String> = recovered.await;
         let reason = match recovered {
-            Ok((service, keeper)) => {
-                place.run(service, QUEUE_MAX, Some(keeper));
+            Ok((service, snapshot_writer)) => {
+                place.run(service, QUEUE_MAX, Some(snapshot_writer));
                 return true;
             }
             Err(reason) => reason,
         };
         if !was_told {
-            (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
+            (self.context.events)(&Event::Quarantined { service: name.clone(), reason: reason.clone() });
         }
         place.rest(Rest::Quarantined { reason, awaited });
         if let Some(quarantine) = awaited {
@@ -229,8 +229,8 @@ impl Host {
         });
         // Until the catalog says that it is needed.
         let _kept = kept.await?;
-        let launching = Service::launch_durable(spec, self.surroundings.clone(), Arc::clone(directory));
-        let (service, begun, keeper) = self.on_guests(launching).await?;
+        let launching = Service::launch_durable(spec, self.context.clone(), Arc::clone(directory));
+        let (service, begun, snapshot_writer) = self.on_guests(launching).await?;
         if let Err(error) = begun.durable_or_held().await {
             directory.end_journal(&name);
             return Err(LaunchError::Begin { name, error });
@@ -240,13 +240,13 @@ impl Host {
         if let Err(error @ DataError::OutcomeUnknown { .. }) = added {
             let reason = chain(&error);
             place.rest(Rest::quarantined(reason.clone()));
-            (self.surroundings.events)(&Event::Quarantined { service: name, reason });
+            (self.context.events)(&Event::Quarantined { service: name, reason });
             return Err(error.into());
         }
         added.inspect_err(|_| directory.end_journal(&name))?;
         let Status { vm, machine, size, .. } = service.status();
-        place.run(service, QUEUE_MAX, Some(keeper));
-        (self.surroundings.events)(&Event::Created { vm, machine, size, workload: hash });
+        place.run(service, QUEUE_MAX, Some(snapshot_writer));
+        (self.context.events)(&Event::Created { vm, machine, size, workload: hash });
         Ok(())
     }
 
@@ -290,8 +290,8 @@ impl Host {
         let service = name.clone();
         // It is removed: what cannot be cleared up now is of no use to anybody, and the next start removes it.
         let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
-        (self.surroundings.events)(&Event::Removed { service: name.clone() });
-        let events = &self.surroundings.events;
+        (self.context.events)(&Event::Removed { service: name.clone() });
+        let events = &self.context.events;
         if directory.committer().denies() {
             // It may wait for room itself, which need not hold up who makes some.
             directory.reclaim_beside(events);
@@ -309,7 +309,7 @@ impl Host {
     /// The journal or the storage failed, now or earlier.
     pub async fn stop(&self) -> Result<Ended, DataError> {
         self.is_stopping.send_replace(true);
-        let (first, _all) = futures::future::join(self.end_services(), self.turns.take_all()).await;
+        let (first, _all) = futures::future::join(self.end_services(), self.name_locks.take_all()).await;
         // Those whose turn was not over when the others ended.
         let rest = self.end_services().await;
         let ended = Ended {
@@ -338,7 +338,7 @@ impl Host {
     /// Ends a service that was taken out, after what was sent to it. Says why not all of it is part of a snapshot, if so.
     pub(super) async fn end(&self, name: &Name, running: Running) -> Option<String> {
         let stopped = running.handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
-        let unwritten = running.end_keeper().await;
+        let unwritten = running.end_snapshot_writer().await;
         self.registry().ended(name);
         stopped.or(unwritten)
     }

@@ -2,8 +2,8 @@
 
 use super::Host;
 use super::durable::{check_stall, on_disk};
+use super::name_locks::NameGuard;
 use super::registry::{Rest, STOPPED_BY_OPERATOR};
-use super::turns::Turn;
 use crate::auth::Identity;
 use crate::catalog::{Room, ServiceEntry};
 use crate::data::{DataDirectory, DataError};
@@ -24,7 +24,7 @@ impl Host {
     /// # Errors
     /// As [`Authority::authorise`](crate::auth::Authority::authorise).
     pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant) -> Result<(), Denial> {
-        let now = self.surroundings.clock.read();
+        let now = self.context.clock.read();
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise(identity, service, grant, now)
     }
 
@@ -33,7 +33,7 @@ impl Host {
     /// # Errors
     /// As [`Authority::authorise_admin`](crate::auth::Authority::authorise_admin).
     pub fn authorise_admin(&self, identity: &Identity) -> Result<(), Denial> {
-        let now = self.surroundings.clock.read();
+        let now = self.context.clock.read();
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise_admin(identity, now)
     }
 
@@ -116,7 +116,7 @@ impl Host {
         if let Some(why) = self.end(name, running).await {
             reason += &format!(", and replays what is not part of a snapshot: it could not be snapshotted: {why}");
         }
-        (self.surroundings.events)(&Event::Stopped { service: name.clone(), reason });
+        (self.context.events)(&Event::Stopped { service: name.clone(), reason });
         unknown.map_or(Ok(()), Err)
     }
 
@@ -154,7 +154,7 @@ impl Host {
             let reason = self.quarantined(name).unwrap_or_default();
             return Err(LaunchError::Quarantined { name: name.clone(), reason });
         }
-        (self.surroundings.events)(&Event::Started { service: name.clone() });
+        (self.context.events)(&Event::Started { service: name.clone() });
         Ok(())
     }
 
@@ -162,8 +162,8 @@ impl Host {
     ///
     /// # Errors
     /// [`DataError::Stopping`].
-    pub(super) async fn turn(&self, name: &Name) -> Result<Turn, DataError> {
-        let turn = self.turns.take(name).await;
+    pub(super) async fn turn(&self, name: &Name) -> Result<NameGuard, DataError> {
+        let turn = self.name_locks.take(name).await;
         if self.is_stopping() { Err(DataError::Stopping) } else { Ok(turn) }
     }
 
@@ -183,7 +183,7 @@ impl Host {
     pub(super) async fn quarantine(&self, name: &Name, why: &DataError) {
         let reason = chain(why);
         self.discard(name, Some(Rest::quarantined(reason.clone()))).await;
-        (self.surroundings.events)(&Event::Quarantined { service: name.clone(), reason });
+        (self.context.events)(&Event::Quarantined { service: name.clone(), reason });
     }
 
     /// Ends a service without a snapshot, which is as `then` says from now on.
@@ -192,7 +192,7 @@ impl Host {
         if let Some(running) = running {
             // A task that has ended already is what is wanted.
             let _ = running.handle.discard().await;
-            running.end_keeper().await;
+            running.end_snapshot_writer().await;
             self.registry().ended(name);
         }
     }

@@ -13,7 +13,7 @@
 //! ```
 //!
 //! Starting, Running and Stopping have one owner each: who began it, the service's task, and who ends that. `begin` is
-//! refused in all three, so nobody becomes a second one. `rest` and `stop` are for who has the turn of the name (`turns.rs`):
+//! refused in all three, so nobody becomes a second one. `rest` and `stop` are for who has the lock of the name (`name_locks.rs`):
 //! they end what was begun as well. Nothing here waits or does anything: who changes a state does what belongs to it, before
 //! or afterwards.
 

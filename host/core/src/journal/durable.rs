@@ -2,7 +2,7 @@
 //! answers are read back from where they were written.
 //!
 //! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
-//! a [`Board`] where records are, also when they are carried to another place later.
+//! a [`LocationFeed`] where records are, also when they are carried to another place later.
 
 use super::answer::{ANSWER_READ_BYTES, AnswerPlace, AnswerReader};
 use super::record::AnswerCheck;
@@ -14,9 +14,9 @@ use futures::future::{BoxFuture, FutureExt};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::BODY_BYTES_MAX;
-use lifeboat_journal::board::{Board, Placed};
 use lifeboat_journal::commit::{Change, Committer, Entry, Room};
 use lifeboat_journal::frame::RecordNumber;
+use lifeboat_journal::location_feed::{LocationFeed, LocationUpdate};
 use lifeboat_journal::reader::ReadError;
 use lifeboat_journal::recovery::Location;
 use std::collections::VecDeque;
@@ -56,7 +56,7 @@ const LOOKUPS_MAX: usize = 3;
 pub struct DurableJournal {
     service: Name,
     committer: Committer,
-    board: Arc<Board>,
+    location_feed: Arc<LocationFeed>,
     /// The last record that was handed in.
     last: RecordNumber,
     is_begun: bool,
@@ -77,8 +77,8 @@ pub struct DurableJournal {
     journal_bytes: u64,
     /// The same when the last proven snapshot was taken.
     snapshot_bytes: u64,
-    /// What was last taken from the board.
-    placed: Placed,
+    /// What was last taken from the location_feed.
+    locations: LocationUpdate,
     /// Where the next answer is looked for that was placed: they are placed in their order.
     next_placed: usize,
     room: Option<Room>,
@@ -137,8 +137,8 @@ impl DurableJournal {
     /// The journal of a service of which `history` was found.
     #[must_use]
     pub fn new(service: Name, committer: Committer, history: History) -> Self {
-        let board = Arc::new(Board::default());
-        committer.register(&service, Arc::clone(&board));
+        let location_feed = Arc::new(LocationFeed::default());
+        committer.register(&service, Arc::clone(&location_feed));
         let answered = history.answered.into_iter().map(|found| Answered {
             number: found.number,
             place: Place::At(found.place.location),
@@ -148,7 +148,7 @@ impl DurableJournal {
         Self {
             service,
             committer,
-            board,
+            location_feed,
             is_begun: history.last > RecordNumber(0),
             last: history.last,
             epoch: history.epoch,
@@ -160,7 +160,7 @@ impl DurableJournal {
             relocates_from: 0,
             journal_bytes: history.journal_bytes,
             snapshot_bytes: history.snapshot_bytes,
-            placed: Placed::default(),
+            locations: LocationUpdate::default(),
             next_placed: 0,
             room: None,
             refused: Arc::default(),
@@ -169,14 +169,14 @@ impl DurableJournal {
 
     /// Takes over what the writer told since the last time.
     fn catch_up(&mut self) {
-        let placed_bytes = self.placed.journal_bytes;
-        if !self.board.take(&mut self.placed) {
+        let placed_bytes = self.locations.journal_bytes;
+        if !self.location_feed.take(&mut self.locations) {
             return;
         }
-        let appended_bytes = self.placed.journal_bytes - placed_bytes;
+        let appended_bytes = self.locations.journal_bytes - placed_bytes;
         self.journal_bytes += appended_bytes;
         let mut paying_bytes = 0;
-        for (number, location, bytes) in &self.placed.records {
+        for (number, location, bytes) in &self.locations.records {
             match self.relocated.pop_front_if(|(relocated, _)| relocated == number) {
                 // Or answers that each take a block would pay for one another, and be relocated again and again.
                 Some((_, charged)) => {
@@ -199,7 +199,7 @@ impl DurableJournal {
             .relocation_credit
             .saturating_add_unsigned(paying_bytes / RELOCATED_SHARE)
             .min(RELOCATED_CREDIT_MAX.cast_signed());
-        for moved in self.placed.moved.values() {
+        for moved in self.locations.moved.values() {
             let first = self.answered.partition_point(|answered| answered.number < moved.first);
             for answered in self.answered.range_mut(first..) {
                 let Some(location) = moved.location(answered.number) else { break };
@@ -231,7 +231,7 @@ impl DurableJournal {
             match read.map_err(|error| unreadable(error.to_string()))? {
                 Ok(answer) => return Ok(Some(answer.transaction)),
                 // It may have been carried elsewhere since we looked where it is: before its segment went, that was on
-                // the board.
+                // the location_feed.
                 Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => {}
                 Err(error) => return Err(unreadable(error.to_string())),
             }
@@ -294,7 +294,7 @@ impl DurableJournal {
                 read.await.map_or_else(|_| (Vec::new(), true), |(read, result)| (read, result.is_err()));
             if is_failed && answers.is_empty() {
                 self.catch_up();
-                // It was carried meanwhile: before its segment went, that was on the board.
+                // It was carried meanwhile: before its segment went, that was on the location_feed.
                 if self.find(number).is_some_and(|answered| answered.is_elsewhere(at)) {
                     continue;
                 }

@@ -146,7 +146,7 @@ impl ServiceHandle {
     }
 
     /// The kept answer to `caller`'s transaction `id`, once all that was sent before is done and durable. None if there is
-    /// none: it was never sent, denied, or is beyond the horizon.
+    /// none: it was never sent, denied, or is beyond the deduplication window.
     pub(crate) async fn find(&self, caller: Caller, id: String) -> Result<Option<Reply>, Denial> {
         let (found, answered) = oneshot::channel();
         let place = self.look().await;

@@ -73,9 +73,9 @@ impl Service {
     /// the old one. Returns how many transactions were replayed.
     async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
         let tail = self.journal.tail(self.snapshot_record)?;
-        let permit = self.surroundings.fleet.maintenance_store().await;
+        let permit = self.context.fleet.maintenance_store().await;
         let Rehydrated { instance, replayed_transactions, replayed_queries, fuel_used, .. } =
-            rehydrate(self.subject(), &self.snapshot, &tail).await?;
+            rehydrate(self.replay_context(), &self.snapshot, &tail).await?;
         self.adopt(instance, permit);
         self.counts.replayed_transactions += replayed_transactions;
         self.counts.fuel_maintenance += fuel_used;
@@ -120,9 +120,9 @@ impl Service {
             Ok((snapshot, fuel)) => (Arc::new(snapshot), fuel),
             Err(error) => return self.not_moved(error).await,
         };
-        let permit = self.surroundings.fleet.maintenance_store().await;
+        let permit = self.context.fleet.maintenance_store().await;
         self.counts.fuel_maintenance += export_fuel;
-        let restored = restore(self.subject(), &snapshot).await;
+        let restored = restore(self.replay_context(), &snapshot).await;
         match restored {
             Ok(Rehydrated { instance, fuel_used, .. }) => {
                 self.counts.fuel_maintenance += fuel_used;
@@ -157,7 +157,7 @@ impl Service {
 
     /// Exports the state from the store that serves.
     async fn export(&mut self) -> Result<(Snapshot, u64), MoveError> {
-        let mut allowance = self.surroundings.maintenance.export_allowance(self.export_needs);
+        let mut allowance = self.context.maintenance.export_allowance(self.export_needs);
         if !self.export_needs.is_large {
             allowance.memory_bytes = self.export_memory_bytes();
         }
@@ -180,14 +180,14 @@ impl Service {
 
     /// Whether a slot has more memory than an export gets at first.
     fn has_larger_export(&self) -> bool {
-        self.export_memory_bytes() < self.surroundings.maintenance.memory_bytes
+        self.export_memory_bytes() < self.context.maintenance.memory_bytes
     }
 
     /// Memory that an export may grow to at first: the VM's own, and the headroom that every slot has.
     fn export_memory_bytes(&self) -> u64 {
         let in_use = self.vm.instance.memory_bytes().max(self.vm.size.memory_bytes);
         let with_headroom = in_use.saturating_add(lifeboat_vm::engine::MAINTENANCE_HEADROOM_BYTES);
-        with_headroom.min(self.surroundings.maintenance.memory_bytes)
+        with_headroom.min(self.context.maintenance.memory_bytes)
     }
 
     pub(super) fn moved(&mut self) {
@@ -267,7 +267,7 @@ impl Service {
     /// it. The service stood still from `start`.
     pub(super) fn go_on_in_fresh_vm(&mut self, cause: FailoverCause, replayed_transactions: u64, start: Instant) {
         let memory_used_bytes = self.vm.instance.memory_bytes();
-        let fleet = &self.surroundings.fleet;
+        let fleet = &self.context.fleet;
         let decision =
             self.policy.decide(cause, &self.vm.size, memory_used_bytes, |size| fleet.has_room(&self.vm.lease, size));
         match decision {
@@ -299,7 +299,7 @@ impl Service {
     ) -> Result<(), NoRoom> {
         let from = self.vm.id.clone();
         let from_machine = self.vm.lease.machine().clone();
-        self.surroundings.fleet.replace(&mut self.vm.lease, &size)?;
+        self.context.fleet.replace(&mut self.vm.lease, &size)?;
         let fuel_used = self.vm.meter.cpu.used;
         self.vm.id.number += 1;
         self.vm.meter = Meter::new(size.fuel, size.memory_bytes, self.vm.instance.memory_bytes());
@@ -459,7 +459,7 @@ impl Service {
         if self.vm.instance.memory_bytes() < memory_before_bytes {
             candidates.push(Arc::clone(&self.vm.size));
         }
-        let fleet = &self.surroundings.fleet;
+        let fleet = &self.context.fleet;
         let larger = self.policy.larger(&self.vm.size);
         candidates.extend(larger.filter(|size| fleet.has_room(&self.vm.lease, size)).cloned());
         Ok(candidates)

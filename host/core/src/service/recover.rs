@@ -1,8 +1,8 @@
 //! How a durable service begins, and how it is brought back from what its data directory holds.
 
-use super::{LaunchError, Service, ServiceSpec, Surroundings, check_size};
+use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
 use crate::answers::{Answers, ForgottenTimes, KeptId};
-use crate::data::keeper::{Keeper, Kept};
+use crate::data::snapshot_writer::{RetainedSnapshot, SnapshotWriter};
 use crate::data::{DataDirectory, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::journal::durable::{DurableJournal, History};
 use crate::journal::{Commit, JournalError, Record, TailEntry, record};
@@ -15,7 +15,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::Storage;
-use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel};
+use lifeboat_vm::rehydrate::{RehydrateError, Rehydrated, ReplayContext, rehydrate, replay_fuel};
 use lifeboat_vm::snapshot::Snapshot;
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -65,7 +65,7 @@ pub(crate) enum RecoverError {
 const ATTEMPTS_MAX: usize = 3;
 
 /// A task that writes a service's snapshots. It ends with why the last one was not written, if so.
-pub(crate) type KeeperTask = BoxFuture<'static, Option<String>>;
+pub(crate) type SnapshotWriterTask = BoxFuture<'static, Option<String>>;
 
 impl Service {
     /// Starts a durable service at the beginning of its history. It has begun when the commit resolves.
@@ -74,12 +74,12 @@ impl Service {
     /// As [`Service::launch`].
     pub(crate) async fn launch_durable(
         spec: ServiceSpec,
-        surroundings: Surroundings,
+        context: ServiceContext,
         directory: Arc<DataDirectory>,
-    ) -> Result<(Self, Commit, KeeperTask), LaunchError> {
+    ) -> Result<(Self, Commit, SnapshotWriterTask), LaunchError> {
         let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), History::default());
-        let mut service = Self::launch(spec, surroundings, Box::new(journal)).await?;
-        let empty = Kept { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
+        let mut service = Self::launch(spec, context, Box::new(journal)).await?;
+        let empty = RetainedSnapshot { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
         let task = service.open(directory, VecDeque::from([empty]));
         if let Some(reason) = service.stopped {
             return Err(LaunchError::Begin { name: service.name, error: JournalError::Ended { reason } });
@@ -94,33 +94,33 @@ impl Service {
     /// [`RecoverError`]; nothing of it was changed.
     pub(crate) async fn bring_up(
         spec: ServiceSpec,
-        surroundings: Surroundings,
+        context: ServiceContext,
         directory: Arc<DataDirectory>,
         found: FoundService,
-    ) -> Result<(Self, KeeperTask), RecoverError> {
+    ) -> Result<(Self, SnapshotWriterTask), RecoverError> {
         let start = Instant::now();
         if let Err(reason) = &found.standing {
             return Err(RecoverError::Standing(reason.clone()));
         }
         check_size(&spec).map_err(LaunchError::Size)?;
-        let permit = surroundings.fleet.maintenance_store().await;
-        let subject = Subject {
+        let permit = context.fleet.maintenance_store().await;
+        let replay_context = ReplayContext {
             program: &spec.program,
             secret: &spec.secret,
             accepted_divergences: &spec.accepted_divergences,
-            maintenance: surroundings.maintenance,
+            maintenance: context.maintenance,
         };
         let Base { found: base, snapshot, forgotten, tail, rehydrated } =
-            base(&**directory.storage(), &found, subject, &surroundings).await?;
+            base(&**directory.storage(), &found, replay_context, &context).await?;
         let Rehydrated { instance, replayed_transactions, fuel_used, .. } = rehydrated;
         drop(permit);
-        let course = found.course(&base, found.records_after(&base));
-        let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == course.size).cloned();
-        let size: Arc<Size> = size.ok_or(RecoverError::Size { size: course.size })?;
+        let resume_point = found.resume_point(&base, found.records_after(&base));
+        let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == resume_point.size).cloned();
+        let size: Arc<Size> = size.ok_or(RecoverError::Size { size: resume_point.size })?;
         let mut meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
-        meter.charge(course.fuel_used, instance.memory_bytes());
-        let lease = surroundings.fleet.place(&size).map_err(LaunchError::NoRoom)?;
-        let id = VmId { service: spec.name.clone(), number: course.vm_number };
+        meter.charge(resume_point.fuel_used, instance.memory_bytes());
+        let lease = context.fleet.place(&size).map_err(LaunchError::NoRoom)?;
+        let id = VmId { service: spec.name.clone(), number: resume_point.vm_number };
         let vm = Vm { id, size, meter, lease, instance };
         let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
         let (last_sequence, last_timestamp) =
@@ -134,7 +134,7 @@ impl Service {
         let kept = found
             .usable()
             .filter(|usable| usable.record() <= base.record())
-            .map(|usable| Kept {
+            .map(|usable| RetainedSnapshot {
                 file: usable.file.clone(),
                 record: usable.record(),
                 first_answer: usable.first_answer(),
@@ -144,8 +144,8 @@ impl Service {
         let tail_fuel = replay_fuel(&tail);
         let numbered = |(number, record): &(RecordNumber, Record)| Some((*number, record.tail_entry()?));
         let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
-        let now = surroundings.clock.now();
-        let mut answers = Answers::new(spec.horizon, forgotten, now);
+        let now = context.clock.now();
+        let mut answers = Answers::new(spec.deduplication_window, forgotten, now);
         // Of a clock that was ahead it is not known when they were given.
         let of_the_past = |kept: &KeptId| KeptId { timestamp: kept.timestamp.min(now), ..kept.clone() };
         let replaced: BTreeSet<RecordNumber> =
@@ -163,7 +163,7 @@ impl Service {
             snapshot_bytes: found.journal_bytes.saturating_sub(tail_bytes),
         };
         let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), history);
-        let mut service = Self::new(spec, surroundings, Box::new(journal), vm);
+        let mut service = Self::new(spec, context, Box::new(journal), vm);
         service.answers = answers;
         (service.last_sequence, service.last_timestamp) = (last_sequence, last_timestamp);
         (service.snapshot, service.snapshot_record) = (snapshot, base.record());
@@ -187,12 +187,13 @@ impl Service {
     }
 
     /// Begins the service's epoch, and the keeping of its snapshots, of which `kept` are there, oldest first.
-    fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<Kept>) -> KeeperTask {
-        let timestamp = self.surroundings.clock.now().max(self.last_timestamp);
+    fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<RetainedSnapshot>) -> SnapshotWriterTask {
+        let timestamp = self.context.clock.now().max(self.last_timestamp);
         self.journal_event(Record::Opened { timestamp, epoch: self.epoch });
         let events = self.events.sink();
-        let (keeper, task) = Keeper::new(directory, self.name.clone(), kept, self.snapshot.sequence(), events);
-        self.keeper = Some(keeper);
+        let (snapshot_writer, task) =
+            SnapshotWriter::new(directory, self.name.clone(), kept, self.snapshot.sequence(), events);
+        self.snapshot_writer = Some(snapshot_writer);
         Box::pin(task)
     }
 }
@@ -211,20 +212,20 @@ struct Base {
 async fn base(
     storage: &dyn Storage,
     found: &FoundService,
-    subject: Subject<'_>,
-    surroundings: &Surroundings,
+    replay_context: ReplayContext<'_>,
+    context: &ServiceContext,
 ) -> Result<Base, RecoverError> {
     let mut unusable = None;
     for candidate in found.usable() {
         let (snapshot, forgotten) = candidate.load_all(storage)?;
         let snapshot = Arc::new(snapshot);
         let tail = kept(found.records_after(candidate));
-        let mut rehydrated = rehydrate(subject, &snapshot, &tail).await;
+        let mut rehydrated = rehydrate(replay_context, &snapshot, &tail).await;
         for _ in 0..ATTEMPTS_MAX {
             if !matches!(&rehydrated, Err(error) if error.is_transient()) {
                 break;
             }
-            rehydrated = rehydrate(subject, &snapshot, &tail).await;
+            rehydrated = rehydrate(replay_context, &snapshot, &tail).await;
         }
         match rehydrated {
             Ok(rehydrated) => return Ok(Base { found: candidate.clone(), snapshot, forgotten, tail, rehydrated }),
@@ -232,7 +233,7 @@ async fn base(
                 return Err(RecoverError::Diverged { service: found.name.clone(), sequence, error });
             }
             Err(error) => {
-                (surroundings.events)(&Event::SnapshotUnusable {
+                (context.events)(&Event::SnapshotUnusable {
                     service: found.name.clone(),
                     sequence: snapshot.sequence(),
                     reason: error.to_string(),

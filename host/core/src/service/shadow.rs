@@ -22,8 +22,8 @@ use lifeboat_api::sla::FailoverMode;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::{Program, joined};
 use lifeboat_vm::rehydrate::{
-    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, RehydrateError, Rehydrated, Subject, rehydrate, replay_fuel,
-    restore,
+    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, RehydrateError, Rehydrated, ReplayContext, rehydrate,
+    replay_fuel, restore,
 };
 use lifeboat_vm::snapshot::Snapshot;
 use std::collections::BTreeSet;
@@ -157,8 +157,8 @@ struct Terms {
 }
 
 impl Terms {
-    fn subject(&self) -> Subject<'_> {
-        Subject {
+    fn replay_context(&self) -> ReplayContext<'_> {
+        ReplayContext {
             program: &self.program,
             secret: &self.secret,
             accepted_divergences: &self.accepted_divergences,
@@ -243,10 +243,10 @@ async fn bring_up(
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
-    let mut rehydrated = restore(terms.subject(), &snapshot).await?;
+    let mut rehydrated = restore(terms.replay_context(), &snapshot).await?;
     match replay_in_parts(&terms, &mut rehydrated, &tail, &progress).await {
         // A transaction whose divergence was accepted is to be left out: from the start.
-        Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.subject(), &snapshot, &tail).await?,
+        Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.replay_context(), &snapshot, &tail).await?,
         replayed => replayed?,
     }
     let mut exported = None;
@@ -261,7 +261,7 @@ async fn bring_up(
         let replayed_queries = rehydrated.replayed_queries;
         // It has grown by the export, and its place in the pool is needed.
         drop(rehydrated);
-        let mut restored = restore(terms.subject(), &snapshot).await?;
+        let mut restored = restore(terms.replay_context(), &snapshot).await?;
         let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
         exported = Some(Exported { snapshot, fuel });
         restored.fuel_used += fuel_used + export_fuel;
@@ -290,7 +290,7 @@ async fn replay_in_parts(
     progress: &Progress,
 ) -> Result<(), RehydrateError> {
     for part in tail.chunks(REPLAYED_AT_ONCE) {
-        rehydrated.replay(terms.subject(), part).await?;
+        rehydrated.replay(terms.replay_context(), part).await?;
         progress.add(replay_fuel(part));
         // Short calls end before any of them would give way.
         tokio::task::yield_now().await;
@@ -318,7 +318,7 @@ impl Service {
             program: Arc::clone(&self.program),
             secret: self.secret,
             accepted_divergences: self.accepted_divergences.clone(),
-            maintenance: self.surroundings.maintenance,
+            maintenance: self.context.maintenance,
             export_needs: self.export_needs,
         })
     }
@@ -350,7 +350,7 @@ impl Service {
             Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
         };
         let begun = exports.then(|| self.begin_snapshot());
-        let fleet = Arc::clone(&self.surroundings.fleet);
+        let fleet = Arc::clone(&self.context.fleet);
         let permit = async move { fleet.maintenance_store().await };
         let at = (self.last_sequence, self.last_timestamp);
         let progress = Arc::new(Progress::default());
@@ -434,7 +434,7 @@ impl Service {
             }
             Aim::FailOver(cause) if is_near => {
                 let start = Instant::now();
-                if let Err(error) = caught.rehydrated.replay(self.subject(), &tail).await {
+                if let Err(error) = caught.rehydrated.replay(self.replay_context(), &tail).await {
                     self.shadow_lost(shadow.aim, &error);
                 } else {
                     self.promote_shadow(cause, caught, shadow.begun.take(), start);
@@ -470,7 +470,7 @@ impl Service {
         let waiting = std::mem::take(&mut shadow.waiting);
         let adopted = match shadow.over.take() {
             Some(Ok(mut caught)) => match self.journal.tail(caught.through) {
-                Ok(tail) => match caught.rehydrated.replay(self.subject(), &tail).await {
+                Ok(tail) => match caught.rehydrated.replay(self.replay_context(), &tail).await {
                     Ok(()) => {
                         self.take_over_snapshot(&mut caught, shadow.begun.take());
                         let replayed_transactions = self.take_over(caught);

@@ -1,7 +1,7 @@
 //! What a service is made of, how it is seen from outside, and why it cannot be started.
 
 use super::{QUEUE_MAX, Work};
-use crate::answers::Horizon;
+use crate::answers::DeduplicationWindow;
 use crate::catalog::ServiceSettings;
 use crate::data::DataError;
 use crate::fleet::NoRoom;
@@ -42,7 +42,7 @@ pub struct ServiceSpec {
     /// How a failover goes about it.
     pub failover: FailoverMode,
     /// How far back a repetition is recognised.
-    pub horizon: Horizon,
+    pub deduplication_window: DeduplicationWindow,
     /// How many requests may wait.
     pub queue_max: usize,
     /// Breaks the promise on purpose, to show that the reconciliation notices.
@@ -55,7 +55,7 @@ impl ServiceSpec {
     /// is rarely set apart has its default: no accepted divergence, and [`QUEUE_MAX`].
     #[must_use]
     pub fn new(name: Name, program: Arc<Program>, settings: &ServiceSettings, secret: [u8; 32], epoch: Epoch) -> Self {
-        let ServiceSettings { size, sizes, thresholds, horizon, failover } = settings;
+        let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
         let sizes: Vec<_> = sizes.iter().cloned().map(Arc::new).collect();
         let first = sizes.iter().find(|candidate| candidate.name == *size).or(sizes.first());
         Self {
@@ -68,7 +68,7 @@ impl ServiceSpec {
             epoch,
             accepted_divergences: BTreeSet::new(),
             failover: *failover,
-            horizon: *horizon,
+            deduplication_window: *deduplication_window,
             queue_max: QUEUE_MAX,
             sabotage: None,
         }

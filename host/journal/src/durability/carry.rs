@@ -63,7 +63,7 @@ fn check(what: &str, recovery: &Recovery, found: &Histories, histories: &mut His
         let history = histories.get_mut(&name(service)).expect("it wrote");
         let records = found.get(&name(service)).map(Vec::as_slice).unwrap_or_default();
         let kept = &recovery.services[&name(service)];
-        assert_eq!(kept.standing, Standing::Sound, "{what}: {service}");
+        assert_eq!(kept.standing, Integrity::Intact, "{what}: {service}");
         let next = history.len() as u64 + 1;
         if under_way == Some(service) && kept.next.0 == next + 1 {
             history.push((RecordNumber(next), record(service, next, LONG_BYTES)));
@@ -316,7 +316,7 @@ fn a_service_that_ends_or_begins_anew_in_mid_carry_is_not_brought_back() -> Resu
         drop(log);
         let (recovery, found) = look(&storage.crash(), None);
         assert_eq!(found.get(&name(1)), histories.get(&name(1)), "after {steps} steps");
-        assert!(recovery.damages.is_empty() && recovery.services[&name(0)].standing == Standing::Sound);
+        assert!(recovery.damages.is_empty() && recovery.services[&name(0)].standing == Integrity::Intact);
     }
     Ok(())
 }
@@ -339,7 +339,7 @@ fn a_service_that_ends_in_a_frame_that_is_held_is_carried_no_further() -> Result
         };
         assert!(reclaimed.pinned_by.is_empty() && log.segment_count() < 12, "{reclaimed:?}");
         let (recovery, _) = look(&storage.copy().crash(), None);
-        assert!(recovery.damages.is_empty() && recovery.services[&name(0)].standing == Standing::Sound);
+        assert!(recovery.damages.is_empty() && recovery.services[&name(0)].standing == Integrity::Intact);
         log.commit()?;
         drop(log);
         histories.remove(&name(1));
@@ -360,7 +360,7 @@ fn locations(storage: &SimulatedStorage) -> BTreeMap<u64, Location> {
         }
         _ => {}
     });
-    assert_eq!(recovery.expect("readable").services[&name(1)].standing, Standing::Sound);
+    assert_eq!(recovery.expect("readable").services[&name(1)].standing, Integrity::Intact);
     locations
 }
 
@@ -481,8 +481,8 @@ fn damage_of_a_frame_with_copies_is_found_and_hurts_only_their_service() -> Resu
         assert_eq!(recovery.damages.iter().map(|damage| &damage.kind).collect::<Vec<_>>(), [&DamageKind::Body]);
         let from = moved[index].first;
         let standing = recovery.services[&name(1)].standing;
-        assert_eq!(standing, Standing::Quarantined { from, damage: Some(0) }, "frame {index}");
-        assert_eq!(recovery.services[&name(0)].standing, Standing::Sound);
+        assert_eq!(standing, Integrity::Quarantined { from, damage: Some(0) }, "frame {index}");
+        assert_eq!(recovery.services[&name(0)].standing, Integrity::Intact);
         let before = usize::try_from(from.0 - 1).expect("few");
         let part = found.get(&name(1)).map(Vec::as_slice).unwrap_or_default();
         assert_eq!(part, &histories[&name(1)][..before], "frame {index}");
@@ -491,8 +491,8 @@ fn damage_of_a_frame_with_copies_is_found_and_hurts_only_their_service() -> Resu
         storage.flip(file, *offset as usize + 50, 1);
         let (recovery, found) = look(&storage, Some(&seal));
         storage.flip(file, *offset as usize + 50, 1);
-        assert!(recovery.services[&name(1)].standing != Standing::Sound || recovery.services[&name(1)].first > from);
-        assert_eq!(recovery.services[&name(0)].standing, Standing::Sound, "frame {index}");
+        assert!(recovery.services[&name(1)].standing != Integrity::Intact || recovery.services[&name(1)].first > from);
+        assert_eq!(recovery.services[&name(0)].standing, Integrity::Intact, "frame {index}");
         assert!(is_honest(1, &recovery, &found, &histories), "frame {index}");
     }
     Ok(())
@@ -513,13 +513,13 @@ fn copies_heal_what_is_damaged_only_once_all_of_them_are_there() -> Result<(), L
         storage.flip("0000000001.segment", offset, 1);
         let (recovery, found) = look(&storage, None);
         let kept = &recovery.services[&name(1)];
-        assert!(matches!(kept.standing, Standing::Quarantined { damage: Some(0), .. }), "step {step}: {kept:?}");
+        assert!(matches!(kept.standing, Integrity::Quarantined { damage: Some(0), .. }), "step {step}: {kept:?}");
         assert!(is_beginning(found.get(&name(1)), &resting.histories[&name(1)]), "step {step}");
-        assert_eq!(recovery.services[&name(0)].standing, Standing::Sound);
+        assert_eq!(recovery.services[&name(0)].standing, Integrity::Intact);
     }
     whole.flip("0000000001.segment", offset, 1);
     let (recovery, found) = look(&whole, None);
-    assert_eq!(recovery.services[&name(1)].standing, Standing::Sound);
+    assert_eq!(recovery.services[&name(1)].standing, Integrity::Intact);
     assert_eq!((recovery.damages.len(), &found[&name(1)]), (1, &resting.histories[&name(1)]));
     Ok(())
 }
@@ -607,7 +607,7 @@ fn a_step_of_a_carry_reads_a_bounded_part_however_much_the_service_appends() -> 
         assert!(reading > 2 && reclaimed.segments > 5 && reclaimed.pinned_by.is_empty(), "{reading}: {reclaimed:?}");
         drop(log);
         let (recovery, found) = look(&storage.crash(), None);
-        assert!(recovery.services.values().all(|kept| kept.standing == Standing::Sound), "{recovery:?}");
+        assert!(recovery.services.values().all(|kept| kept.standing == Integrity::Intact), "{recovery:?}");
         assert_eq!(found[&name(1)], histories[&name(1)]);
     }
     Ok(())

@@ -16,7 +16,7 @@
 use super::{Committed, Failure, Log, LogError, frame_bytes_max, spare_name};
 use crate::frame::{FrameBuilder, FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
 use crate::reader::ReadError;
-use crate::recovery::{Location, Share, Standing, segment_name};
+use crate::recovery::{Integrity, Location, Share, segment_name};
 use crate::storage::StorageFile;
 use lifeboat_api::name::Name;
 use std::collections::{BTreeMap, VecDeque};
@@ -311,7 +311,7 @@ impl Log {
     /// Whether all records of a service are there and can be read, as far as is known.
     fn is_sound(&self, service: &Name) -> bool {
         let standing = self.services.get(service).map(|kept| kept.standing);
-        standing == Some(Standing::Sound) && !self.uncarriable.contains(service)
+        standing == Some(Integrity::Intact) && !self.uncarriable.contains(service)
     }
 
     /// How many bytes the needed records of some services take, and what lies beside them in the same segments.

@@ -3,7 +3,7 @@
 use super::connections::{Busy, Connection};
 use super::pieces::{Outgoing, Pieces, WHOLE_BYTES_MAX};
 use super::problem::Problem;
-use super::transactions::{Counted, no_memory};
+use super::transactions::{InFlight, no_memory};
 use super::{Phase, Shared, services};
 use axum::Extension;
 use axum::body::{Body, BodyDataStream};
@@ -104,7 +104,7 @@ struct Asked {
 }
 
 enum Answering {
-    Pending(Counted),
+    Pending(InFlight),
     Known(Result<Answered, NotDone>),
 }
 
@@ -347,7 +347,7 @@ impl Batch {
 
     fn ask(&self, by: &Identity, asked: &Asked) -> Answering {
         let request = Request { id: asked.id.clone(), body: asked.body.clone(), kind: asked.kind };
-        match Counted::begin(&self.shared, by, &self.account, &self.service, request, asked.received.clone()) {
+        match InFlight::begin(&self.shared, by, &self.account, &self.service, request, asked.received.clone()) {
             Ok(counted) => Answering::Pending(counted),
             Err(denial) => Answering::Known(Err(NotDone::Denied(denial))),
         }

@@ -5,7 +5,7 @@
 
 use super::problem::Problem;
 use lifeboat_api::name::Name;
-use lifeboat_host::locks::NameLocks;
+use lifeboat_host::locks::LockTable;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
@@ -14,13 +14,13 @@ pub const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
 pub(super) struct Deploys {
-    of_users: NameLocks,
+    of_users: LockTable,
     wait: Duration,
 }
 
 impl Default for Deploys {
     fn default() -> Self {
-        Self { of_users: NameLocks::default(), wait: DEPLOY_WAIT_MAX }
+        Self { of_users: LockTable::default(), wait: DEPLOY_WAIT_MAX }
     }
 }
 

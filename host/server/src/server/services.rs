@@ -14,7 +14,7 @@ use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::http::{
-    AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, Services, Standing, Usage, Vm,
+    AllUsage, Deployment, DropReply, DropRequest, ResourceUsage, Service, ServiceState, Services, Usage, Vm,
 };
 use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::Resource;
@@ -274,21 +274,21 @@ async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
     // Before it is asked, which waits in the queue as well.
     let queue_length = shared.host.queue_length(&name);
     let vm = status(shared, &name).await.map(vm);
-    let (standing, reason) = match shared.host.quarantined(&name) {
+    let (state, reason) = match shared.host.quarantined(&name) {
         _ if shared.host.has_service(&name) => match vm.as_ref().and_then(|vm| vm.stopped.as_ref()) {
             Some(reason) => (
-                Standing::Stopped,
+                ServiceState::Stopped,
                 Some(format!("{reason}; once that is mended, lifeboat start {name} brings it back")),
             ),
-            None => (Standing::Running, None),
+            None => (ServiceState::Running, None),
         },
-        Some(reason) => (Standing::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),
-        None => (Standing::Stopped, Some("an operator stopped it; start it to have it serve".into())),
+        Some(reason) => (ServiceState::Quarantined, Some(format!("{reason}; {QUARANTINE_REMEDY}"))),
+        None => (ServiceState::Stopped, Some("an operator stopped it; start it to have it serve".into())),
     };
     Service {
         name: name.to_string(),
         workload: entry.workload.to_string(),
-        standing,
+        state,
         reason,
         failover: entry.settings.failover.to_string(),
         queue_length,

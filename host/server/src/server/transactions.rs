@@ -79,7 +79,7 @@ async fn perform(
     let (has_id, request) = (id.is_some(), Request { id, body, kind });
     let waits_until = Instant::now() + ROOM_WAIT_MAX;
     loop {
-        let counted = Counted::begin(shared, identity, account, service, request.clone(), received.clone())?;
+        let counted = InFlight::begin(shared, identity, account, service, request.clone(), received.clone())?;
         match counted.await {
             // It was not executed: it is sent again once there is room for what it may answer.
             Err(denial @ Denial::NoMemory { .. }) => {
@@ -105,7 +105,7 @@ pub(super) fn no_memory(service: &str) -> Problem {
 }
 
 /// A request under way, which is counted when it ends, whether or not somebody waits for its answer then.
-pub(super) struct Counted {
+pub(super) struct InFlight {
     shared: Arc<Shared>,
     since: Instant,
     /// None once it has ended.
@@ -114,7 +114,7 @@ pub(super) struct Counted {
     received: Option<Arc<Permit>>,
 }
 
-impl Counted {
+impl InFlight {
     /// Puts a request into its service's queue.
     ///
     /// # Errors
@@ -134,7 +134,7 @@ impl Counted {
     }
 }
 
-impl Future for Counted {
+impl Future for InFlight {
     type Output = Result<Answered, Denial>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
@@ -147,7 +147,7 @@ impl Future for Counted {
     }
 }
 
-impl Drop for Counted {
+impl Drop for InFlight {
     fn drop(&mut self) {
         // Its client has gone, and the service answers all the same.
         let (Some(mut pending), Ok(runtime)) = (self.pending.take(), Handle::try_current()) else { return };
@@ -200,7 +200,7 @@ pub(super) async fn look_up(
             "unknown",
             format!(
                 "service '{service}' has no answer to transaction '{}' of yours: it was never executed, or is beyond the \
-                 horizon",
+                 deduplication window",
                 lifeboat_api::text::Printable(&id)
             ),
         )),

@@ -24,11 +24,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
 /// Snapshots of a service that are kept: if the newest is damaged, the one before it is there.
-pub(super) const SNAPSHOTS_KEPT: usize = 2;
+pub(super) const SNAPSHOTS_RETAINED: usize = 2;
 
 /// A snapshot on its way to the disk.
 #[derive(Debug, Clone)]
-pub(crate) struct ToKeep {
+pub(crate) struct SnapshotJob {
     pub(crate) snapshot: Arc<Snapshot>,
     /// Of which the sections are filled in here.
     pub(crate) header: SnapshotHeader,
@@ -40,7 +40,7 @@ pub(crate) struct ToKeep {
 
 /// A snapshot that is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Kept {
+pub(crate) struct RetainedSnapshot {
     /// None for the empty one.
     pub(crate) file: Option<String>,
     pub(crate) record: RecordNumber,
@@ -79,26 +79,26 @@ impl Written {
 
 /// The way of a service's snapshots to the disk.
 #[derive(Debug)]
-pub(crate) struct Keeper {
-    queue: watch::Sender<Option<(u64, ToKeep)>>,
+pub(crate) struct SnapshotWriter {
+    queue: watch::Sender<Option<(u64, SnapshotJob)>>,
     written: Arc<Written>,
 }
 
-impl Keeper {
-    /// A keeper for `service`, of which `kept` are there, oldest first, the newest with the transactions up to `sequence`;
-    /// and its task, which ends after the keeper and says why the last snapshot was not written, if so.
+impl SnapshotWriter {
+    /// A snapshot writer for `service`, of which `kept` are there, oldest first, the newest with the transactions up to `sequence`;
+    /// and its task, which ends after the snapshot writer and says why the last snapshot was not written, if so.
     pub(crate) fn new(
         directory: Arc<DataDirectory>,
         service: Name,
-        kept: VecDeque<Kept>,
+        kept: VecDeque<RetainedSnapshot>,
         sequence: Sequence,
         events: EventSink,
     ) -> (Self, impl Future<Output = Option<String>> + Send) {
         let (queue, receiver) = watch::channel(None);
         let written = Arc::new(Written { sequence: AtomicU64::new(sequence.0), ..Written::default() });
         directory.set_written(&service, Arc::clone(&written));
-        let shelf = Shelf { directory, service, kept, events, written: Arc::clone(&written) };
-        (Self { queue, written }, shelf.run(receiver))
+        let retention = Retention { directory, service, kept, events, written: Arc::clone(&written) };
+        (Self { queue, written }, retention.run(receiver))
     }
 
     /// The last transaction of the newest snapshot that is on the disk.
@@ -107,29 +107,29 @@ impl Keeper {
     }
 
     /// Has `to_keep` written.
-    pub(crate) fn keep(&self, to_keep: ToKeep) {
+    pub(crate) fn keep(&self, to_keep: SnapshotJob) {
         let number = self.written.handed_in.fetch_add(1, Ordering::AcqRel) + 1;
         self.queue.send_replace(Some((number, to_keep)));
     }
 }
 
-struct Shelf {
+struct Retention {
     directory: Arc<DataDirectory>,
     service: Name,
-    kept: VecDeque<Kept>,
+    kept: VecDeque<RetainedSnapshot>,
     events: EventSink,
     written: Arc<Written>,
 }
 
-impl Shelf {
-    async fn run(mut self, queue: watch::Receiver<Option<(u64, ToKeep)>>) -> Option<String> {
+impl Retention {
+    async fn run(mut self, queue: watch::Receiver<Option<(u64, SnapshotJob)>>) -> Option<String> {
         let failed = self.keep_all(queue).await;
         let reason = failed.clone().unwrap_or_else(|| "the service has ended".into());
         self.written.done(u64::MAX, Some(reason));
         failed
     }
 
-    async fn keep_all(&mut self, mut queue: watch::Receiver<Option<(u64, ToKeep)>>) -> Option<String> {
+    async fn keep_all(&mut self, mut queue: watch::Receiver<Option<(u64, SnapshotJob)>>) -> Option<String> {
         let mut failed = None;
         self.need();
         while queue.changed().await.is_ok() {
@@ -191,8 +191,8 @@ impl Shelf {
         }
     }
 
-    async fn write(&mut self, to_keep: ToKeep) -> Result<(), SnapshotFileError> {
-        let ToKeep { snapshot, mut header, forgotten, .. } = to_keep;
+    async fn write(&mut self, to_keep: SnapshotJob) -> Result<(), SnapshotFileError> {
+        let SnapshotJob { snapshot, mut header, forgotten, .. } = to_keep;
         let name = snapshot_file::file_name(&self.service, header.record);
         header.sections = vec![state_section(&snapshot)];
         let mut forgotten_chunks = Vec::new();
@@ -202,7 +202,11 @@ impl Shelf {
             header.sections.push(Section { kind: SECTION_FORGOTTEN, is_optional: true, chunk_bytes });
             forgotten_chunks.push(chunk);
         }
-        let kept = Kept { file: Some(name.clone()), record: header.record, first_answer: header.course.first_answer };
+        let kept = RetainedSnapshot {
+            file: Some(name.clone()),
+            record: header.record,
+            first_answer: header.resume_point.first_answer,
+        };
         let sequence = header.sequence;
         let storage = Arc::clone(self.directory.storage());
         let of_thread = name.clone();
@@ -217,7 +221,7 @@ impl Shelf {
         joined(written).await?;
         self.written.sequence.store(sequence.0, Ordering::Release);
         self.kept.push_back(kept);
-        while self.kept.len() > SNAPSHOTS_KEPT {
+        while self.kept.len() > SNAPSHOTS_RETAINED {
             self.kept.pop_front();
         }
         let storage = Arc::clone(self.directory.storage());
