@@ -29,7 +29,7 @@ fn simulate_command_loses_nothing() {
 fn run_and_inspect_commands_do_what_it_says() {
     let commands = commands(1);
     let [install, echo, ledger, inspect] = &commands[..] else { panic!("other commands: {commands:?}") };
-    assert_eq!(install, "cargo install --path host");
+    assert_eq!(install, "cargo install --locked --path host/cli");
     assert_eq!(shell(echo).output().exits(0), "1\n");
 
     let tight = shell(ledger).output();
