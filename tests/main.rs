@@ -17,7 +17,8 @@
 //! - `limits`: that docs/limits.md says what the constants are.
 //! - `old_data`: directories that earlier releases wrote.
 //! - `prebuilt`: that the committed workloads are those of the sources.
-//! - `readme`, `tutorial`: that the lines of README.md and docs/tutorial.md do what they say.
+//! - `readme`, `tutorial`: that the commands of README.md, docs/tutorial.md and other pages do what these say; that links
+//!   lead somewhere, and no sentence of README.md is long.
 //! - `client`: the client commands of the built binary, against a server of it.
 //! - `server`: the HTTP API of a server in this process, which `site` starts; `operators`: what its operators are told, and
 //!   of `lifeboat serve` itself.

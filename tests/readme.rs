@@ -1,8 +1,12 @@
-//! What README.md and the pages of docs/ promise. README.md's guest example is built in
+//! What README.md and the pages of docs/ promise, and how they hang together. README.md's guest example is built in
 //! `toolchain.rs`, and docs/tutorial.md is followed in `tutorial.rs`.
 
 use crate::util::{blocks, lifeboat, readme_blocks, root, shell};
+use std::path::Path;
 use tempfile::TempDir;
+
+/// The longest sentence of README.md, in words.
+const SENTENCE_WORDS_MAX: usize = 30;
 
 /// The text of a file, by its path from the folder of the workspace.
 #[track_caller]
@@ -127,4 +131,187 @@ fn whole_counter_is_the_one_of_the_guest_crate() {
         assert!(documented.contains(&unindented(block)), "guest/src/lib.rs shows another one than\n{block}");
     }
     assert!(example.contains("checked_add") && manifest.contains("overflow-checks = true"));
+}
+
+/// The lines of a document outside of its fenced blocks.
+fn prose(document: &str) -> impl Iterator<Item = &str> {
+    let mut is_code = false;
+    document.lines().filter(move |line| {
+        let is_fence = line.starts_with("```");
+        is_code ^= is_fence;
+        !is_fence && !is_code
+    })
+}
+
+/// The paragraphs of a document. A heading, an item of a list and a cell of a table is one of its own.
+fn paragraphs(document: &str) -> Vec<String> {
+    let mut paragraphs = vec![String::new()];
+    for line in prose(document).map(str::trim) {
+        let is_whole = line.is_empty() || line.starts_with('#') || line.starts_with('|');
+        if is_whole || line.starts_with("- ") {
+            paragraphs.push(String::new());
+        }
+        if line.starts_with('|') {
+            paragraphs.extend(line.split('|').map(str::to_owned));
+        } else if let Some(paragraph) = paragraphs.last_mut() {
+            paragraph.push_str(line);
+            paragraph.push(' ');
+        }
+        if is_whole {
+            paragraphs.push(String::new());
+        }
+    }
+    paragraphs
+}
+
+/// The sentences of a document that have more words than they may, with the number of words.
+fn long_sentences(document: &str) -> Vec<String> {
+    let ends_sentence = |word: &&str| word.trim_end_matches([')', '"', '*']).ends_with(['.', '!', '?']);
+    let mut long = Vec::new();
+    for paragraph in paragraphs(document) {
+        let words: Vec<&str> =
+            paragraph.split_whitespace().filter(|word| word.contains(char::is_alphanumeric)).collect();
+        for sentence in words.split_inclusive(ends_sentence) {
+            if sentence.len() > SENTENCE_WORDS_MAX {
+                long.push(format!("{} words: {}", sentence.len(), sentence.join(" ")));
+            }
+        }
+    }
+    long
+}
+
+#[test]
+fn no_sentence_of_readme_is_longer_than_30_words() {
+    let long = long_sentences(&text("README.md"));
+    assert!(long.is_empty(), "at most {SENTENCE_WORDS_MAX} words, split these:\n{}", long.join("\n"));
+}
+
+#[test]
+fn a_long_sentence_is_noticed_wherever_it_stands() {
+    let [short, long] = [SENTENCE_WORDS_MAX, SENTENCE_WORDS_MAX + 1].map(|count| vec!["word"; count].join(" "));
+    for (document, expected) in [
+        (format!("{short}. {short}.\n"), 0),
+        (format!("({short}.) {short}\n\n{short}\n"), 0),
+        (format!("# {short}\n{short}\n"), 0),
+        (format!("- {short}\n- {short}\n"), 0),
+        (format!("| {short} | {short} |\n|---|---|\n"), 0),
+        (format!("```sh\n{long}\n```\n"), 0),
+        (format!("{long}.\n"), 1),
+        (format!("{short}\nword.\n"), 1),
+        (format!("- {short}\n  word\n- {long}\n"), 2),
+        (format!("| word | {long} |\n"), 1),
+        (format!("```sh\n```\n{long}\n"), 1),
+    ] {
+        assert_eq!(long_sentences(&document).len(), expected, "{document}");
+    }
+}
+
+/// The names of the pages of docs/.
+fn pages() -> Vec<String> {
+    let folder = std::fs::read_dir(root().join("docs")).expect("docs/");
+    let names = folder.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name in UTF-8"));
+    let mut pages: Vec<String> =
+        names.filter(|name| Path::new(name).extension().is_some_and(|it| it == "md")).collect();
+    pages.sort();
+    pages
+}
+
+/// The documents whose links are followed.
+fn documents() -> Vec<String> {
+    let pages = pages().into_iter().map(|page| format!("docs/{page}"));
+    ["README.md", "ARCHITECTURE.md"].map(str::to_owned).into_iter().chain(pages).collect()
+}
+
+/// The targets of the links of a document.
+fn links(document: &str) -> Vec<String> {
+    let prose = prose(document).collect::<Vec<_>>().join("\n");
+    prose.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.to_owned()).collect()
+}
+
+/// What a link to each heading of a document says behind its `#`.
+fn anchors(document: &str) -> Vec<String> {
+    let headings = prose(document).filter(|line| line.starts_with('#'));
+    let anchor = |heading: &str| -> String {
+        let text = heading.trim_start_matches('#').trim().to_lowercase().replace(' ', "-");
+        text.chars().filter(|it| it.is_alphanumeric() || matches!(it, '-' | '_')).collect()
+    };
+    headings.map(anchor).collect()
+}
+
+/// The links of a document to files and headings that there are not.
+fn broken_links(path: &Path, document: &str) -> Vec<String> {
+    let leads_somewhere = |link: &str| {
+        let (file, anchor) = link.split_once('#').unwrap_or((link, ""));
+        let has_anchor = |text: &str| anchor.is_empty() || anchors(text).iter().any(|it| it == anchor);
+        let target = path.with_file_name("").join(file);
+        match file {
+            "" => has_anchor(document),
+            _ if target.is_dir() => anchor.is_empty(),
+            _ => std::fs::read_to_string(&target).is_ok_and(|text| has_anchor(&text)),
+        }
+    };
+    links(document).into_iter().filter(|link| !link.contains("://") && !leads_somewhere(link)).collect()
+}
+
+#[test]
+fn every_link_of_the_documents_leads_somewhere() {
+    let mut broken = Vec::new();
+    for document in documents() {
+        let links = broken_links(&root().join(&document), &text(&document));
+        broken.extend(links.into_iter().map(|link| format!("{document}: {link}")));
+    }
+    assert!(broken.is_empty(), "links to what is not there:\n{}", broken.join("\n"));
+}
+
+#[test]
+fn a_broken_link_is_noticed() {
+    let page = root().join("docs/limits.md");
+    for (link, is_right) in [
+        ("https://example.org/nowhere.md", true),
+        ("limits.md", true),
+        ("../README.md", true),
+        ("../docs", true),
+        ("#a-page-of-hostcli", true),
+        ("configuration.md#servertls", true),
+        ("README.md.md", false),
+        ("docs/limits.md", false),
+        ("#a-heading-that-is-none", false),
+        ("configuration.md#a-heading-that-is-none", false),
+    ] {
+        let document = format!("# A page (of `host/cli`)\n\nSee [this]({link}).\n");
+        assert_eq!(broken_links(&page, &document).is_empty(), is_right, "{link}");
+    }
+}
+
+#[test]
+fn index_of_the_documentation_links_every_page() {
+    let linked = links(&text("docs/README.md"));
+    let missing: Vec<_> = pages().into_iter().filter(|page| page != "README.md" && !linked.contains(page)).collect();
+    assert!(missing.is_empty(), "docs/README.md does not link {missing:?}");
+}
+
+#[test]
+fn every_command_is_in_the_list_of_commands() {
+    let output = lifeboat(["--help"]).output();
+    let (_, help) = output.exits(0).split_once("\nCommands:\n").expect("a list of commands");
+    let (help, _) = help.split_once("\n\n").expect("its end");
+    let names = help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
+    let names: Vec<_> =
+        names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();
+    assert!(names.len() > 20, "{names:?}");
+    let list = text("docs/commands.md");
+    let missing: Vec<_> = names.into_iter().filter(|name| !list.contains(&format!("`{name}"))).collect();
+    assert!(missing.is_empty(), "docs/commands.md does not list {missing:?}");
+}
+
+#[test]
+fn install_commands_name_a_folder_with_a_command() {
+    for document in documents() {
+        for line in text(&document).lines().filter(|line| line.contains("cargo install ")) {
+            let (_, path) = line.split_once("--path ").unwrap_or_else(|| panic!("{document}: {line}"));
+            let path = path.split([' ', '`', ',', '.']).next().unwrap_or_default();
+            let manifest = text(&format!("{path}/Cargo.toml"));
+            assert!(manifest.contains("[[bin]]\nname = \"lifeboat\"\n"), "{document}: {line}");
+        }
+    }
 }
