@@ -953,6 +953,9 @@ mod tests {
         is_ahead: bool,
         /// It was forgotten, and its time counted then or later.
         has_counted: bool,
+        /// The same, or that is not known for certain: its time was reached, but one of another user that was not may stand for
+        /// all users.
+        may_have_counted: bool,
         /// Its time was too far ahead of the clock when it was forgotten, or was once since: the clock has not yet been where
         /// all that was forgotten of its user, and counted if this one did, is of the past, or near after a step or a start.
         is_free: bool,
@@ -1009,6 +1012,7 @@ mod tests {
             (known.is_retained, known.was_forgotten) = (false, true);
             known.is_free = id_time.is_none_or(|time| time > now.wall.plus(ID_CLOCK_SKEW_MAX));
             known.has_counted |= !known.is_free;
+            known.may_have_counted |= !known.is_free;
             self.settle(Duration::ZERO);
         }
 
@@ -1020,15 +1024,16 @@ mod tests {
             for known in self.known.values_mut() {
                 // What is known of a user without answers may be known of all users alone.
                 known.is_of_all |= known.was_forgotten && !holders.contains(&known.kept.caller);
+                known.may_have_counted |= known.was_forgotten && known.kept.id_time <= Some(latest);
             }
             let is_ahead = |known: &&Known| known.was_forgotten && known.kept.id_time > Some(latest);
             let ahead = self.known.values().filter(is_ahead);
             let ahead: Vec<_> =
-                ahead.map(|known| (known.kept.caller.clone(), known.is_of_all, known.has_counted)).collect();
+                ahead.map(|known| (known.kept.caller.clone(), known.is_of_all, known.may_have_counted)).collect();
             for known in self.known.values_mut() {
                 // What never counted does not keep what once did from counting again.
-                let hides = |(caller, is_of_all, has_counted): &(Caller, bool, bool)| {
-                    (*is_of_all || *caller == known.kept.caller) && (*has_counted || !known.has_counted)
+                let hides = |(caller, is_of_all, may_have_counted): &(Caller, bool, bool)| {
+                    (*is_of_all || *caller == known.kept.caller) && (*may_have_counted || !known.has_counted)
                 };
                 if known.was_forgotten && !ahead.iter().any(hides) {
                     known.is_free = known.kept.id_time.is_none();
@@ -1083,6 +1088,7 @@ mod tests {
                 is_retained: true,
                 was_forgotten: self.known.get(&place).is_some_and(|known| known.was_forgotten),
                 has_counted: self.known.get(&place).is_some_and(|known| known.has_counted),
+                may_have_counted: self.known.get(&place).is_some_and(|known| known.may_have_counted),
                 is_free: true,
                 is_of_all: self.known.get(&place).is_some_and(|known| known.is_of_all),
                 is_ahead: time.is_some_and(|time| time.plus(2 * CLOCK_STEP_MIN) > self.truth.plus(ID_CLOCK_SKEW_MAX)),
