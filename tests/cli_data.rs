@@ -172,7 +172,7 @@ fn services_are_listed_with_all_that_is_known_of_them() {
     let lines: Vec<Vec<&str>> = output.exits(0).lines().map(|line| line.split_whitespace().collect()).collect();
     let [head, bank, counter, journal] = &lines[..] else { panic!("{lines:?}") };
     assert_eq!(head[..3], ["name", "workload", "last"]);
-    assert_eq!((bank[0], bank[2], bank.last()), ("bank", "150", Some(&"sound")));
+    assert_eq!((bank[0], bank[2], bank.last()), ("bank", "150", Some(&"intact")));
     assert!(bank[3].starts_with("bank/") && bank[3] != "bank/1", "{bank:?}");
     assert_eq!(
         (counter[0], counter[2], counter[3], counter[4], counter[5]),
@@ -509,7 +509,7 @@ fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
     there.command("restore", &["--name", "copy"]).arg(&file).output().exits_with_one_line(2, &["'copy'", "already"]);
     let table = there.output("services", &[]);
     let row: Vec<&str> = table.exits(0).lines().nth(1).expect("a row").split_whitespace().collect();
-    assert_eq!((row[0], row[2], row[3], row.last()), ("copy", "5", "copy/1", Some(&"sound")));
+    assert_eq!((row[0], row[2], row[3], row.last()), ("copy", "5", "copy/1", Some(&"intact")));
     assert!(table.exits(0).contains("journal: sealed"));
     there.output("verify", &[]).exits(0);
     let told = there.output("journal", &["copy"]);
@@ -658,7 +658,7 @@ fn a_damaged_journal_is_a_finding_of_every_command_though_a_snapshot_holds_what_
 
     let damaged = "journal damaged: segment 1, position ";
     let services = folder.output("services", &[]);
-    assert!(services.exits(1).contains(damaged) && services.exits(1).contains("sound"), "{}", services.exits(1));
+    assert!(services.exits(1).contains(damaged) && services.exits(1).contains("intact"), "{}", services.exits(1));
     let journal = folder.output("journal", &["counter"]);
     assert!(journal.exits(1).starts_with("       2  "), "{}", journal.exits(1));
     assert!(journal.stderr.contains(&format!("lifeboat: {damaged}")), "{}", journal.stderr);

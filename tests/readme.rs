@@ -103,7 +103,7 @@ fn service_is_kept_proven_and_copied() {
     }
     let [create, go_on, services, journal, verify, query, ..] = &outputs[..] else { panic!("others: {outputs:?}") };
     assert_eq!((&*create.0, &*go_on.0, &*query.0), ("40\n", "42\n", "40\n"));
-    assert!(services.0.contains("sound") && journal.0.contains("{\"add\":2} -> ok 42"), "{outputs:?}");
+    assert!(services.0.contains("intact") && journal.0.contains("{\"add\":2} -> ok 42"), "{outputs:?}");
     assert!(verify.0.contains("bank: proven from transaction 0 to 2"), "{}", verify.0);
 }
 

@@ -80,7 +80,7 @@ const COMMANDS: &[(&str, Codes)] = &[
     (
         "services",
         &[
-            (OK, "every service is sound; of a server: none is quarantined, though some may be stopped"),
+            (OK, "every service is intact; of a server: none is quarantined, though some may be stopped"),
             (SOME_NOT_OK, "some service is quarantined, or the directory is damaged"),
             FILE_WRONG,
             EITHER_FAILED,

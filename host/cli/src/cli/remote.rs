@@ -635,9 +635,9 @@ name    vm       cpu
 bank    bank/17  98.3%
     state running
 ledger  -        -
-    state quarantined:
-    its journal is damaged,
-    see verify
+    state quarantined: its
+    journal is damaged, see
+    verify
 ";
         assert_eq!(folded_table(&rows, 28), expected);
         let expected = "\

@@ -89,7 +89,7 @@ impl<'a> Row<'a> {
             oldest_id.map_or("-".into(), |time| format!("{:.0}", Utc(time))),
             match &found.standing {
                 Err(reason) => format!("quarantined: {reason}"),
-                Ok(()) if self.is_never_restored() => "sound (never restored: lifeboat verify tries it)".into(),
+                Ok(()) if self.is_never_restored() => "intact (never restored: lifeboat verify tries it)".into(),
                 Ok(()) => "intact".into(),
             },
         ]
