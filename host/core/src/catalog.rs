@@ -35,11 +35,11 @@ mod tests;
 
 pub use accounts::{AccountsChange, TOKEN_VERSION, TokenEntry, USER_VERSION, UserEntry};
 pub use backend::Room;
-pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, ServiceEntry, ServiceSettings};
+pub(crate) use entry::EntryError;
+pub use entry::{ENTRY_BYTES_MAX, ENTRY_VERSION, SETTINGS_VERSION, ServiceEntry, ServiceSettings};
 pub use reopening::{REOPEN_RETRY_FIRST, REOPEN_RETRY_MAX};
 
 use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached, is_no_room};
-use entry::EntryError;
 use lifeboat_api::clock::Clock;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes as ByteCount, BytesBeside};
@@ -195,6 +195,14 @@ pub enum CatalogError {
         found: u32,
         /// The newest that this host reads.
         newest: u32,
+    },
+    /// A newer host wrote it, with something that this host cannot leave out.
+    #[error("'{CATALOG_FILE}' has {what} with a part of kind {kind}, which this host does not know; use a newer host")]
+    UnknownPart {
+        /// What of it.
+        what: String,
+        /// The kind of the part.
+        kind: u16,
     },
     /// It is not what was written.
     #[error(
@@ -932,14 +940,21 @@ fn open_file(storage: &dyn Storage) -> Result<(Box<dyn StorageFile>, u64), Catal
 }
 
 fn decode_entry(name: &Name, value: &[u8]) -> Result<ServiceEntry, CatalogError> {
-    ServiceEntry::from_bytes(without_hash(SERVICES, name, value)?).map_err(|error| match error {
-        EntryError::FutureVersion(found) => CatalogError::FutureVersion {
-            what: format!("an entry of service '{name}'"),
-            found: found.into(),
-            newest: ENTRY_VERSION.into(),
-        },
-        EntryError::Unreadable(reason) => unreadable(SERVICES, name, &reason),
-    })
+    ServiceEntry::from_bytes(without_hash(SERVICES, name, value)?)
+        .map_err(|error| error.of(SERVICES, name, format!("an entry of service '{name}'"), ENTRY_VERSION))
+}
+
+impl EntryError {
+    /// The error of the entry `what` at `key` in `table`, of which this host reads versions up to `newest`.
+    fn of(self, table: Table, key: &str, what: String, newest: u8) -> CatalogError {
+        match self {
+            Self::FutureVersion(found) => {
+                CatalogError::FutureVersion { what, found: found.into(), newest: newest.into() }
+            }
+            Self::UnknownPart(kind) => CatalogError::UnknownPart { what, kind },
+            Self::Unreadable(reason) => unreadable(table, key, &reason),
+        }
+    }
 }
 
 fn put_meta(transaction: &WriteTransaction, key: &str, bytes: &[u8]) -> Result<(), redb::Error> {

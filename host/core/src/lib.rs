@@ -17,6 +17,7 @@ pub mod journal;
 pub mod locks;
 pub mod metrics;
 pub mod monitor;
+mod parts;
 pub mod portable;
 pub mod scratch;
 pub mod service;

@@ -9,7 +9,7 @@
 //! there: the next start ends its journal and removes the snapshot. That it may, since the snapshot is all that a service has
 //! which is restored and was not used yet, the catalog notes before anything else.
 
-use crate::catalog::{ServiceEntry, ServiceSettings};
+use crate::catalog::{EntryError, SETTINGS_VERSION, ServiceEntry, ServiceSettings};
 use crate::data::{DataDirectory, DataError};
 use crate::journal::{Record, record};
 use crate::snapshot_file::{
@@ -30,9 +30,6 @@ use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
-
-/// The version of the section of settings that this host writes, and the newest that it reads.
-pub const SETTINGS_VERSION: u8 = 1;
 
 /// The record that stands for all that is part of the snapshot which a service is restored from.
 const FIRST_RECORD: RecordNumber = RecordNumber(1);
@@ -90,6 +87,14 @@ pub enum PortableError {
         file: String,
         /// Their version.
         found: u8,
+    },
+    /// A newer host wrote its settings, with one that this host cannot leave out.
+    #[error("'{file}' has a setting of kind {kind}, which this host does not know; use a newer host")]
+    UnknownSetting {
+        /// The file.
+        file: String,
+        /// The kind of the setting.
+        kind: u16,
     },
     /// Its settings make no sense.
     #[error("'{file}' has settings that cannot be: {reason}")]
@@ -159,7 +164,7 @@ impl Portable {
         aside.push(format!(".{}.tmp", std::process::id()));
         let aside = Path::new(&aside);
         let created = storage::create_file(aside).map_err(failed("create"))?;
-        let settings = settings_to_bytes(&self.settings);
+        let settings = self.settings.to_bytes();
         let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]).chain([&self.workload[..], &settings[..]]);
         let written = snapshot_file::write_to(&*created, &file, &self.header(settings.len()), chunks)
             .map_err(PortableError::from)
@@ -295,24 +300,15 @@ pub struct NewIdentity {
     pub timestamp: Timestamp,
 }
 
-fn settings_to_bytes(settings: &ServiceSettings) -> Vec<u8> {
-    postcard::to_extend(settings, vec![SETTINGS_VERSION]).expect("postcard knows all types of the settings")
-}
-
 fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, PortableError> {
-    let wrong = |reason: String| PortableError::Settings { file: file.to_owned(), reason };
-    let settings: ServiceSettings = match bytes.split_first() {
-        Some((&SETTINGS_VERSION, rest)) => match postcard::take_from_bytes(rest) {
-            Ok((settings, [])) => settings,
-            Ok(_) => return Err(wrong("they go on after their end".into())),
-            Err(error) => return Err(wrong(error.to_string())),
-        },
-        Some((&found, _)) if found > SETTINGS_VERSION => {
-            return Err(PortableError::FutureSettings { file: file.to_owned(), found });
-        }
-        _ => return Err(wrong("they have no version".into())),
+    let file = file.to_owned();
+    let settings = match ServiceSettings::from_bytes(bytes) {
+        Ok(settings) => settings,
+        Err(EntryError::FutureVersion(found)) => return Err(PortableError::FutureSettings { file, found }),
+        Err(EntryError::UnknownPart(kind)) => return Err(PortableError::UnknownSetting { file, kind }),
+        Err(EntryError::Unreadable(reason)) => return Err(PortableError::Settings { file, reason }),
     };
-    check_settings(&settings).map_err(wrong)?;
+    check_settings(&settings).map_err(|reason| PortableError::Settings { file, reason })?;
     Ok(settings)
 }
 
@@ -347,12 +343,14 @@ mod tests {
     }
 
     fn read(settings: &ServiceSettings) -> Result<ServiceSettings, String> {
-        settings_from_bytes("file", &settings_to_bytes(settings)).map_err(|error| error.to_string())
+        settings_from_bytes("file", &settings.to_bytes()).map_err(|error| error.to_string())
     }
 
     #[test]
     fn settings_are_read_back_as_they_were() {
         assert_eq!(read(&settings()), Ok(settings()));
+        let of_earlier_release = settings().to_bytes_of_version_1();
+        assert_eq!(settings_from_bytes("file", &of_earlier_release).map_err(|error| error.to_string()), Ok(settings()));
     }
 
     #[test]
@@ -374,19 +372,22 @@ mod tests {
         ] {
             assert!(refused.contains(words), "{refused}");
         }
-        let mut bytes = settings_to_bytes(&settings());
+        let mut bytes = settings().to_bytes();
         bytes.push(0);
         assert!(matches!(settings_from_bytes("file", &bytes), Err(PortableError::Settings { .. })));
         bytes[0] = SETTINGS_VERSION + 1;
         let future = settings_from_bytes("file", &bytes).expect_err("newer").to_string();
-        assert_eq!(future, "'file' has settings of version 2, this host reads up to 1; use a newer host");
+        assert_eq!(future, "'file' has settings of version 3, this host reads up to 2; use a newer host");
     }
 
     proptest! {
         #[test]
-        fn any_bytes_are_read_without_a_panic(mut bytes in prop::collection::vec(any::<u8>(), 0..100)) {
+        fn any_bytes_are_read_without_a_panic(
+            mut bytes in prop::collection::vec(any::<u8>(), 0..100),
+            of_version in 1..=SETTINGS_VERSION,
+        ) {
             if let Some(version) = bytes.first_mut() {
-                *version = SETTINGS_VERSION;
+                *version = of_version;
             }
             let _ = settings_from_bytes("file", &bytes);
         }

@@ -1,12 +1,14 @@
 //! Snapshots as files: written aside, synced, renamed, and checked whole before any of it is believed.
 //!
 //! A file has a prefix of fixed length with a checksum of its own, so that a newer version can be told from damage;
-//! then a header that says what the snapshot is of; then the chunks of its sections. `docs/format.md` gives every byte.
+//! then a header that says what the snapshot is of, as a list of parts (`parts.rs`); then the chunks of its sections.
+//! `docs/format.md` gives every byte. Headers of version 1, which had fixed fields, are still read.
 //! A file holds no secret and no path: it may leave the machine.
 //!
 //! This module never removes nor replaces a snapshot. Which one is old enough to go is for those to say who restored a
 //! newer one.
 
+use crate::parts::{Parts, PartsError, exactly};
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::{Epoch, Sequence};
@@ -20,7 +22,7 @@ use std::ops::Range;
 use thiserror::Error;
 
 /// The version of the format that this host writes, and the newest that it reads.
-pub const SNAPSHOT_VERSION: u32 = 1;
+pub const SNAPSHOT_VERSION: u32 = 2;
 
 /// The longest header, in bytes.
 pub const SNAPSHOT_HEADER_BYTES_MAX: u32 = 16 * 1024 * 1024;
@@ -44,6 +46,23 @@ pub const SECTION_FORGOTTEN: u16 = 5;
 /// The kinds that this host knows.
 const SECTIONS_KNOWN: [u16; 4] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS, SECTION_FORGOTTEN];
 
+/// The kinds of a header's parts.
+mod header_part {
+    pub(super) const SERVICE: u16 = 1;
+    /// The hash of the workload, and the version of its state.
+    pub(super) const WORKLOAD: u16 = 2;
+    /// The last transaction, its time, and the last record.
+    pub(super) const END: u16 = 3;
+    /// The VM's number, its size, and the fuel that its tank was charged.
+    pub(super) const VM: u16 = 4;
+    pub(super) const EPOCH: u16 = 5;
+    pub(super) const FIRST_ANSWER: u16 = 6;
+    /// Absent if there is none.
+    pub(super) const FORGOTTEN_ID_TIME: u16 = 7;
+    pub(super) const SECTIONS: u16 = 8;
+    pub(super) const KNOWN: [u16; 8] = [SERVICE, WORKLOAD, END, VM, EPOCH, FIRST_ANSWER, FORGOTTEN_ID_TIME, SECTIONS];
+}
+
 const MAGIC: [u8; 8] = *b"LBSNAPS\n";
 
 /// The prefix: magic, version, lengths, hash, checksum.
@@ -59,6 +78,9 @@ const CHECKSUM_OFFSET: usize = 56;
 const READ_BYTES: usize = 1024 * 1024;
 
 /// What a snapshot is of, and what is in it.
+///
+/// What serde makes of it, and of what is in it, is version 1 of the header: never change a field here without a struct of its
+/// own for that version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotHeader {
     /// The service.
@@ -84,6 +106,42 @@ impl SnapshotHeader {
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
         self.sections.iter().filter(|section| section.kind == SECTION_STATE).map(Section::bytes).sum()
+    }
+
+    fn to_bytes(&self) -> Vec<u8> {
+        let ResumePoint { vm_number, size, fuel_used, epoch, first_answer, forgotten_id_time } = &self.resume_point;
+        let mut parts = Parts::default()
+            .with(header_part::SERVICE, &self.service)
+            .with(header_part::WORKLOAD, &(self.workload_hash, self.state_version))
+            .with(header_part::END, &(self.sequence, self.timestamp, self.record))
+            .with(header_part::VM, &(vm_number, size, fuel_used))
+            .with(header_part::EPOCH, epoch)
+            .with(header_part::FIRST_ANSWER, first_answer);
+        if let Some(time) = forgotten_id_time {
+            parts = parts.with(header_part::FORGOTTEN_ID_TIME, time);
+        }
+        parts.with(header_part::SECTIONS, &self.sections).append_to(Vec::new())
+    }
+
+    fn from_bytes(bytes: &[u8], version: u32) -> Result<Self, PartsError> {
+        if version == 1 {
+            return exactly(bytes);
+        }
+        let parts = Parts::read(bytes, &header_part::KNOWN)?;
+        let (workload_hash, state_version) = parts.get(header_part::WORKLOAD)?;
+        let (sequence, timestamp, record) = parts.get(header_part::END)?;
+        let (vm_number, size, fuel_used) = parts.get(header_part::VM)?;
+        let resume_point = ResumePoint {
+            vm_number,
+            size,
+            fuel_used,
+            epoch: parts.get(header_part::EPOCH)?,
+            first_answer: parts.get(header_part::FIRST_ANSWER)?,
+            forgotten_id_time: parts.find(header_part::FORGOTTEN_ID_TIME)?,
+        };
+        let service = parts.get(header_part::SERVICE)?;
+        let sections = parts.get(header_part::SECTIONS)?;
+        Ok(Self { service, workload_hash, state_version, sequence, timestamp, record, resume_point, sections })
     }
 }
 
@@ -158,6 +216,16 @@ pub enum SnapshotFileError {
     /// It has a section that this host does not know and must not leave out.
     #[error("snapshot '{name}' has a section of kind {kind}, which this host does not know; use a newer host")]
     UnknownSection {
+        /// The file.
+        name: String,
+        /// The kind.
+        kind: u16,
+    },
+    /// Its header has a part that this host does not know and must not leave out.
+    #[error(
+        "snapshot '{name}' has a header with a part of kind {kind}, which this host does not know; use a newer host"
+    )]
+    UnknownPart {
         /// The file.
         name: String,
         /// The kind.
@@ -287,8 +355,7 @@ pub fn write_to<'a>(
     chunks: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<(), SnapshotFileError> {
     let failed = |action| move |source| SnapshotFileError::Storage { name: name.to_owned(), action, source };
-    let header_bytes = postcard::to_stdvec(header)
-        .map_err(|error| SnapshotFileError::BadHeader { name: name.to_owned(), reason: error.to_string() })?;
+    let header_bytes = header.to_bytes();
     let body_bytes: u64 = header.sections.iter().map(Section::bytes).sum();
     check_lengths(name, header_bytes.len() as u64, body_bytes)?;
     let header_length = u32::try_from(header_bytes.len()).expect("SNAPSHOT_HEADER_BYTES_MAX is below 4 GiB");
@@ -423,6 +490,7 @@ struct Stored<'a> {
     name: &'a str,
     file: Box<dyn StorageFile>,
     prefix: [u8; PREFIX_BYTES],
+    version: u32,
     header_bytes: u32,
     body_bytes: u64,
 }
@@ -450,7 +518,7 @@ impl<'a> Stored<'a> {
             return Err(SnapshotFileError::Damaged { name: name.to_owned(), part: "prefix" });
         }
         let version = u32::from_le_bytes(array(&prefix, 8));
-        if version != SNAPSHOT_VERSION {
+        if !(1..=SNAPSHOT_VERSION).contains(&version) {
             return Err(SnapshotFileError::FutureVersion { name: name.to_owned(), found: version });
         }
         let header_bytes = u32::from_le_bytes(array(&prefix, 12));
@@ -460,7 +528,7 @@ impl<'a> Stored<'a> {
         if bytes != expected_bytes {
             return Err(SnapshotFileError::WrongLength { name: name.to_owned(), bytes, expected_bytes });
         }
-        Ok(Self { name, file, prefix, header_bytes, body_bytes })
+        Ok(Self { name, file, prefix, version, header_bytes, body_bytes })
     }
 
     fn read(&self, offset: u64, buffer: &mut [u8]) -> Result<(), SnapshotFileError> {
@@ -484,11 +552,10 @@ impl<'a> Stored<'a> {
     /// Decodes a header whose hash is right. A host may still have written nonsense.
     fn decode_header(&self, bytes: &[u8]) -> Result<SnapshotHeader, SnapshotFileError> {
         let bad = |reason: String| SnapshotFileError::BadHeader { name: self.name.to_owned(), reason };
-        let (header, rest): (SnapshotHeader, _) =
-            postcard::take_from_bytes(bytes).map_err(|error| bad(error.to_string()))?;
-        if !rest.is_empty() {
-            return Err(bad(format!("{} bytes follow it", rest.len())));
-        }
+        let header = SnapshotHeader::from_bytes(bytes, self.version).map_err(|error| match error {
+            PartsError::Unknown(kind) => SnapshotFileError::UnknownPart { name: self.name.to_owned(), kind },
+            PartsError::Malformed(reason) => bad(reason),
+        })?;
         // A service counts on from these.
         let counted = [header.sequence.0, header.record.0, header.timestamp.0, header.resume_point.vm_number];
         if counted.into_iter().any(|number| number > u64::MAX / 2) {
@@ -662,11 +729,49 @@ mod tests {
         assert!(matches!(read(&storage, NAME), Err(SnapshotFileError::TooLong { part: "body", .. })));
         rewrite_prefix(&storage, |prefix| prefix[12..16].copy_from_slice(&u32::MAX.to_le_bytes()));
         assert!(matches!(check(&storage, NAME), Err(SnapshotFileError::TooLong { part: "header", .. })));
-        rewrite_prefix(&storage, |prefix| prefix[8] = 2);
+        rewrite_prefix(&storage, |prefix| prefix[8] = 3);
         assert_eq!(
             check(&storage, NAME).expect_err("newer").to_string(),
-            "snapshot 'bank.00000000000000000007.snapshot' has version 2, this host reads up to 1; use a newer host"
+            "snapshot 'bank.00000000000000000007.snapshot' has version 3, this host reads up to 2; use a newer host"
         );
+    }
+
+    /// Replaces the file by one of `version` whose header is `header`, and whose hashes are right.
+    fn rewrite_header(storage: &SimulatedStorage, version: u32, header: &[u8]) {
+        let content = read(storage, NAME).expect("readable");
+        let length = u32::try_from(header.len()).expect("short");
+        let mut prefix = prefix_without_hash(length, content.body.len() as u64);
+        prefix[8..12].copy_from_slice(&version.to_le_bytes());
+        let mut hasher = blake3::Hasher::new();
+        hasher.update(&prefix).update(header).update(&content.body);
+        prefix.extend_from_slice(hasher.finalize().as_bytes());
+        prefix.extend_from_slice(&blake3::hash(&prefix).as_bytes()[..PREFIX_BYTES - CHECKSUM_OFFSET]);
+        storage.remove(NAME).expect("removed");
+        let file = storage.create(NAME).expect("created");
+        file.write_all_at(0, &[prefix, header.to_vec(), content.body].concat()).expect("writes");
+    }
+
+    #[test]
+    fn a_snapshot_of_an_earlier_release_is_read() -> Result<(), SnapshotFileError> {
+        let storage = sample();
+        rewrite_header(&storage, 1, &postcard::to_stdvec(&header(&CHUNKS)).expect("encoded"));
+        assert_eq!((read(&storage, NAME)?.header, check(&storage, NAME)?), (header(&CHUNKS), header(&CHUNKS)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_header_with_an_unknown_part_is_refused_if_the_part_is_required() -> Result<(), SnapshotFileError> {
+        let storage = sample();
+        let parts = || Parts::read(&header(&CHUNKS).to_bytes(), &header_part::KNOWN).expect("a header");
+        rewrite_header(&storage, 2, &parts().with_optional(99, &"new").append_to(Vec::new()));
+        assert_eq!(read(&storage, NAME)?.header, header(&CHUNKS));
+        rewrite_header(&storage, 2, &parts().with(99, &"new").append_to(Vec::new()));
+        let refused = read(&storage, NAME).expect_err("newer");
+        assert!(
+            matches!(refused, SnapshotFileError::UnknownPart { kind: 99, .. }) && !refused.is_damage(),
+            "{refused}"
+        );
+        Ok(())
     }
 
     #[test]

@@ -1,33 +1,48 @@
 //! What the catalog knows of users and of their tokens, and its bytes.
 //!
-//! The bytes are a version and what postcard makes of [`UserEntry`] and [`TokenEntry`], whose order of fields is
-//! therefore the format: a change of any type in here is a new [`USER_VERSION`] or [`TOKEN_VERSION`].
+//! The bytes are a version and a list of parts (`parts.rs`). The layout of a part never changes: a change of a type in here is
+//! a part of another kind. Entries of version 1, which postcard made of the fields in their order, are still read.
 
-use super::entry::EntryError;
+use super::entry::{EntryError, versioned};
 use super::{
     BOUNDS, Catalog, CatalogError, INCARNATIONS, LAST_INCARNATION, Room, TOKENS, USERS, put, put_meta, unreadable,
     without_hash,
 };
 use crate::credential::{PasswordHash, TokenHash};
+use crate::parts::{Parts, exactly};
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::name::Name;
 use redb::{ReadableTable, WriteTransaction};
-use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// The version of a user's entry that this host writes, and the newest that it reads.
-pub const USER_VERSION: u8 = 1;
+pub const USER_VERSION: u8 = 2;
 
 /// The version of a token's entry that this host writes, and the newest that it reads.
-pub const TOKEN_VERSION: u8 = 1;
+pub const TOKEN_VERSION: u8 = 2;
+
+/// The kinds of the parts of a user's entry.
+mod user_part {
+    pub(super) const PASSWORD: u16 = 1;
+    pub(super) const IS_ADMIN: u16 = 2;
+    pub(super) const CREATED: u16 = 3;
+    pub(super) const GRANTS: u16 = 4;
+    pub(super) const KNOWN: [u16; 4] = [PASSWORD, IS_ADMIN, CREATED, GRANTS];
+}
+
+/// The kinds of the parts of a token's entry.
+mod token_part {
+    pub(super) const USER: u16 = 1;
+    pub(super) const ISSUED: u16 = 2;
+    pub(super) const EXPIRES: u16 = 3;
+    pub(super) const KNOWN: [u16; 3] = [USER, ISSUED, EXPIRES];
+}
 
 /// A user.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserEntry {
     /// What is kept of their password.
-    #[serde(with = "stored_password")]
     pub password: PasswordHash,
     /// Whether they may do everything.
     pub is_admin: bool,
@@ -38,7 +53,7 @@ pub struct UserEntry {
 }
 
 /// A token, of which only the hash is kept.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenEntry {
     /// Whose it is.
     pub user: Name,
@@ -139,14 +154,8 @@ impl Catalog {
             let key = key.value();
             let hash: TokenHash = key.parse().map_err(|reason: String| unreadable(TOKENS, key, &reason))?;
             let bytes = without_hash(TOKENS, key, value.value())?;
-            let entry = from_bytes(TOKEN_VERSION, bytes).map_err(|error| match error {
-                EntryError::FutureVersion(found) => CatalogError::FutureVersion {
-                    what: "an entry of a token".into(),
-                    found: found.into(),
-                    newest: TOKEN_VERSION.into(),
-                },
-                EntryError::Unreadable(reason) => unreadable(TOKENS, key, &reason),
-            })?;
+            let entry = TokenEntry::from_bytes(bytes)
+                .map_err(|error| error.of(TOKENS, key, "an entry of a token".into(), TOKEN_VERSION))?;
             tokens.insert(hash, entry);
         }
         Ok(tokens)
@@ -213,7 +222,7 @@ impl Catalog {
                 put_user(transaction, name, entry)?;
             }
             for (hash, entry) in &change.put_tokens {
-                put(transaction, TOKENS, &hash.to_string(), &to_bytes(TOKEN_VERSION, entry))?;
+                put(transaction, TOKENS, &hash.to_string(), &entry.to_bytes())?;
             }
             for (hash, bound) in &change.bounds {
                 match bound {
@@ -227,48 +236,74 @@ impl Catalog {
 }
 
 pub(super) fn put_user(transaction: &WriteTransaction, name: &Name, entry: &UserEntry) -> Result<(), redb::Error> {
-    put(transaction, USERS, name, &to_bytes(USER_VERSION, entry))
+    put(transaction, USERS, name, &entry.to_bytes())
 }
 
 fn decode_user(name: &Name, value: &[u8]) -> Result<UserEntry, CatalogError> {
-    from_bytes(USER_VERSION, without_hash(USERS, name, value)?).map_err(|error| match error {
-        EntryError::FutureVersion(found) => CatalogError::FutureVersion {
-            what: format!("an entry of user '{name}'"),
-            found: found.into(),
-            newest: USER_VERSION.into(),
-        },
-        EntryError::Unreadable(reason) => unreadable(USERS, name, &reason),
-    })
+    UserEntry::from_bytes(without_hash(USERS, name, value)?)
+        .map_err(|error| error.of(USERS, name, format!("an entry of user '{name}'"), USER_VERSION))
 }
 
-pub(super) fn to_bytes(version: u8, entry: &impl Serialize) -> Vec<u8> {
-    postcard::to_extend(entry, vec![version])
-        .expect("postcard knows all types of an entry, and memory does not run out")
-}
+impl UserEntry {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let Self { password, is_admin, created, grants } = self;
+        Parts::default()
+            .with(user_part::PASSWORD, &password.as_phc())
+            .with(user_part::IS_ADMIN, is_admin)
+            .with(user_part::CREATED, created)
+            .with(user_part::GRANTS, grants)
+            .append_to(vec![USER_VERSION])
+    }
 
-fn from_bytes<T: DeserializeOwned>(newest: u8, bytes: &[u8]) -> Result<T, EntryError> {
-    let unreadable = |reason: &str| EntryError::Unreadable(reason.into());
-    match bytes.split_first() {
-        Some((&version, rest)) if version == newest => match postcard::take_from_bytes(rest) {
-            Ok((entry, [])) => Ok(entry),
-            Ok(_) => Err(unreadable("it goes on after its end")),
-            Err(error) => Err(unreadable(&error.to_string())),
-        },
-        Some((&version, _)) if version > newest => Err(EntryError::FutureVersion(version)),
-        _ => Err(unreadable("it has no version")),
+    fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
+        let (version, rest) = versioned(bytes, USER_VERSION)?;
+        let (phc, is_admin, created, grants) = if version == 1 {
+            exactly(rest)?
+        } else {
+            let parts = Parts::read(rest, &user_part::KNOWN)?;
+            (
+                parts.get(user_part::PASSWORD)?,
+                parts.get(user_part::IS_ADMIN)?,
+                parts.get(user_part::CREATED)?,
+                parts.get(user_part::GRANTS)?,
+            )
+        };
+        let password = PasswordHash::from_phc(phc).map_err(EntryError::Unreadable)?;
+        Ok(Self { password, is_admin, created, grants })
+    }
+
+    /// What an earlier release would have stored.
+    #[cfg(test)]
+    pub(super) fn to_bytes_of_version_1(&self) -> Vec<u8> {
+        let fields = (self.password.as_phc(), self.is_admin, self.created, &self.grants);
+        postcard::to_extend(&fields, vec![1]).expect("encoded")
     }
 }
 
-/// The PHC string of a hash.
-mod stored_password {
-    use super::PasswordHash;
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub(super) fn serialize<S: Serializer>(password: &PasswordHash, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(password.as_phc())
+impl TokenEntry {
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let Self { user, issued, expires } = self;
+        Parts::default()
+            .with(token_part::USER, user)
+            .with(token_part::ISSUED, issued)
+            .with(token_part::EXPIRES, expires)
+            .append_to(vec![TOKEN_VERSION])
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<PasswordHash, D::Error> {
-        PasswordHash::from_phc(String::deserialize(deserializer)?).map_err(D::Error::custom)
+    fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
+        let (version, rest) = versioned(bytes, TOKEN_VERSION)?;
+        let (user, issued, expires) = if version == 1 {
+            exactly(rest)?
+        } else {
+            let parts = Parts::read(rest, &token_part::KNOWN)?;
+            (parts.get(token_part::USER)?, parts.get(token_part::ISSUED)?, parts.get(token_part::EXPIRES)?)
+        };
+        Ok(Self { user, issued, expires })
+    }
+
+    /// What an earlier release would have stored.
+    #[cfg(test)]
+    pub(super) fn to_bytes_of_version_1(&self) -> Vec<u8> {
+        postcard::to_extend(&(&self.user, self.issued, self.expires), vec![1]).expect("encoded")
     }
 }

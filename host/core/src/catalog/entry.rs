@@ -1,9 +1,10 @@
 //! What the catalog knows of a service, and its bytes.
 //!
-//! The bytes are a version and what postcard makes of [`ServiceEntry`], whose order of fields is therefore the format:
-//! a change of any type in here is a new [`ENTRY_VERSION`].
+//! The bytes are a version and a list of parts (`parts.rs`). The layout of a part never changes: a change of a type in here is
+//! a part of another kind. Entries of version 1, which had fixed fields, are still read.
 
 use crate::answers::DeduplicationWindow;
+use crate::parts::{PartKind, Parts, PartsError, exactly};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::size::Size;
@@ -12,15 +13,42 @@ use lifeboat_journal::frame::RecordNumber;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 use std::fmt;
+use std::time::Duration;
 
 /// The version of an entry that this host writes, and the newest that it reads.
-pub const ENTRY_VERSION: u8 = 1;
+pub const ENTRY_VERSION: u8 = 2;
+
+/// The version of settings that this host writes, and the newest that it reads.
+pub const SETTINGS_VERSION: u8 = 2;
 
 /// The longest entry, in bytes.
 pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
 
+/// The kinds of an entry's parts.
+mod entry_part {
+    pub(super) const SECRET: u16 = 1;
+    pub(super) const WORKLOAD: u16 = 2;
+    /// A list of parts itself.
+    pub(super) const SETTINGS: u16 = 3;
+    /// Absent if there is none.
+    pub(super) const FIRST_SNAPSHOT: u16 = 4;
+    /// Absent if there is none.
+    pub(super) const ACCEPTED_DIVERGENCES: u16 = 5;
+    pub(super) const KNOWN: [u16; 5] = [SECRET, WORKLOAD, SETTINGS, FIRST_SNAPSHOT, ACCEPTED_DIVERGENCES];
+}
+
+/// The kinds of the parts of settings.
+mod settings_part {
+    pub(super) const SIZE: u16 = 1;
+    pub(super) const SIZES: u16 = 2;
+    pub(super) const THRESHOLDS: u16 = 3;
+    pub(super) const DEDUPLICATION_WINDOW: u16 = 4;
+    pub(super) const FAILOVER: u16 = 5;
+    pub(super) const KNOWN: [u16; 5] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER];
+}
+
 /// A service that is there, whether it runs or not.
-#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq)]
 pub struct ServiceEntry {
     /// Keys the random numbers that the guest sees. Never printed.
     pub secret: [u8; 32],
@@ -47,12 +75,11 @@ impl fmt::Debug for ServiceEntry {
 }
 
 /// How a service runs.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
     /// The name of the size of its first VM.
     pub size: String,
     /// All sizes that it may have.
-    #[serde(with = "stored_sizes")]
     pub sizes: Vec<Size>,
     /// When a resource fails its SLA.
     pub thresholds: Thresholds,
@@ -64,63 +91,189 @@ pub struct ServiceSettings {
 
 /// Why bytes are no entry.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum EntryError {
+pub(crate) enum EntryError {
+    /// A newer host wrote it, in a newer version of the format.
     FutureVersion(u8),
+    /// A newer host wrote it, with a part that this host does not know.
+    UnknownPart(PartKind),
+    /// No host writes it.
     Unreadable(String),
+}
+
+impl From<PartsError> for EntryError {
+    fn from(error: PartsError) -> Self {
+        match error {
+            PartsError::Unknown(kind) => Self::UnknownPart(kind),
+            PartsError::Malformed(reason) => Self::Unreadable(reason),
+        }
+    }
+}
+
+/// Splits `bytes` into their version, which is at most `newest`, and what follows it.
+pub(super) fn versioned(bytes: &[u8], newest: u8) -> Result<(u8, &[u8]), EntryError> {
+    match bytes.split_first() {
+        Some((&version, _)) if version > newest => Err(EntryError::FutureVersion(version)),
+        Some((&version, rest)) if version > 0 => Ok((version, rest)),
+        _ => Err(EntryError::Unreadable("it has no version".into())),
+    }
 }
 
 impl ServiceEntry {
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let bytes = vec![ENTRY_VERSION];
-        postcard::to_extend(self, bytes).expect("postcard knows all types of an entry, and memory does not run out")
+        let mut parts = Parts::default()
+            .with(entry_part::SECRET, &self.secret)
+            .with(entry_part::WORKLOAD, &self.workload)
+            .with(entry_part::SETTINGS, &self.settings.to_bytes());
+        if let Some(record) = &self.first_snapshot {
+            parts = parts.with(entry_part::FIRST_SNAPSHOT, record);
+        }
+        if !self.accepted_divergences.is_empty() {
+            parts = parts.with(entry_part::ACCEPTED_DIVERGENCES, &self.accepted_divergences);
+        }
+        parts.append_to(vec![ENTRY_VERSION])
     }
 
     pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
-        let unreadable = |reason: &str| EntryError::Unreadable(reason.into());
-        match bytes.split_first() {
-            Some((&ENTRY_VERSION, rest)) => match postcard::take_from_bytes(rest) {
-                Ok((entry, [])) => Ok(entry),
-                Ok(_) => Err(unreadable("it goes on after its end")),
-                Err(error) => Err(unreadable(&error.to_string())),
-            },
-            Some((&version, _)) if version > ENTRY_VERSION => Err(EntryError::FutureVersion(version)),
-            _ => Err(unreadable("it has no version")),
+        let (version, rest) = versioned(bytes, ENTRY_VERSION)?;
+        if version == 1 {
+            return Ok(exactly::<version_1::ServiceEntry>(rest)?.into());
         }
+        let parts = Parts::read(rest, &entry_part::KNOWN)?;
+        let settings: Vec<u8> = parts.get(entry_part::SETTINGS)?;
+        Ok(Self {
+            secret: parts.get(entry_part::SECRET)?,
+            workload: parts.get(entry_part::WORKLOAD)?,
+            settings: ServiceSettings::from_bytes(&settings)?,
+            first_snapshot: parts.find(entry_part::FIRST_SNAPSHOT)?,
+            accepted_divergences: parts.find(entry_part::ACCEPTED_DIVERGENCES)?.unwrap_or_default(),
+        })
     }
 }
 
-/// Sizes as postcard can read them. As configurations have them, a size may be a number or a text, and only a format
-/// that describes itself says which it is.
-mod stored_sizes {
-    use super::Size;
-    use serde::{Deserialize, Deserializer, Serialize, Serializer};
-    use std::time::Duration;
-
-    #[derive(Serialize, Deserialize)]
-    struct StoredSize {
-        name: String,
-        fuel: u64,
-        memory_bytes: u64,
-        deadline: Duration,
+impl ServiceSettings {
+    /// Encodes them, as an entry and a portable snapshot have them.
+    pub(crate) fn to_bytes(&self) -> Vec<u8> {
+        let Self { size, sizes, thresholds, deduplication_window, failover } = self;
+        let sizes: Vec<_> = sizes.iter().cloned().map(StoredSize::from).collect();
+        Parts::default()
+            .with(settings_part::SIZE, size)
+            .with(settings_part::SIZES, &sizes)
+            .with(settings_part::THRESHOLDS, thresholds)
+            .with(settings_part::DEDUPLICATION_WINDOW, deduplication_window)
+            .with(settings_part::FAILOVER, failover)
+            .append_to(vec![SETTINGS_VERSION])
     }
 
-    pub(super) fn serialize<S: Serializer>(sizes: &[Size], serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_seq(sizes.iter().cloned().map(StoredSize::from))
+    /// Decodes what [`Self::to_bytes`] encoded, or an earlier release.
+    ///
+    /// # Errors
+    /// [`EntryError`].
+    pub(crate) fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
+        let (version, rest) = versioned(bytes, SETTINGS_VERSION)?;
+        if version == 1 {
+            return Ok(exactly::<version_1::ServiceSettings>(rest)?.into());
+        }
+        let parts = Parts::read(rest, &settings_part::KNOWN)?;
+        let sizes: Vec<StoredSize> = parts.get(settings_part::SIZES)?;
+        Ok(Self {
+            size: parts.get(settings_part::SIZE)?,
+            sizes: sizes.into_iter().map(Size::from).collect(),
+            thresholds: parts.get(settings_part::THRESHOLDS)?,
+            deduplication_window: parts.get(settings_part::DEDUPLICATION_WINDOW)?,
+            failover: parts.get(settings_part::FAILOVER)?,
+        })
+    }
+}
+
+/// A size as postcard can read it. As configurations have it, a size may be a number or a text, and only a format that
+/// describes itself says which it is.
+#[derive(Serialize, Deserialize)]
+struct StoredSize {
+    name: String,
+    fuel: u64,
+    memory_bytes: u64,
+    deadline: Duration,
+}
+
+impl From<Size> for StoredSize {
+    fn from(Size { name, fuel, memory_bytes, deadline }: Size) -> Self {
+        Self { name, fuel, memory_bytes, deadline }
+    }
+}
+
+impl From<StoredSize> for Size {
+    fn from(StoredSize { name, fuel, memory_bytes, deadline }: StoredSize) -> Self {
+        Self { name, fuel, memory_bytes, deadline }
+    }
+}
+
+/// Version 1: what postcard makes of these, whose order of fields is therefore the format. It never changes.
+pub(super) mod version_1 {
+    use super::{
+        BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, RecordNumber, Sequence, Size, StoredSize, Thresholds,
+        WorkloadHash,
+    };
+    #[cfg(test)]
+    use serde::Serialize;
+
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(Serialize))]
+    pub(in crate::catalog) struct ServiceEntry {
+        secret: [u8; 32],
+        workload: WorkloadHash,
+        settings: ServiceSettings,
+        first_snapshot: Option<RecordNumber>,
+        accepted_divergences: BTreeSet<Sequence>,
     }
 
-    pub(super) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<Size>, D::Error> {
-        Ok(Vec::<StoredSize>::deserialize(deserializer)?.into_iter().map(Size::from).collect())
+    #[derive(Deserialize)]
+    #[cfg_attr(test, derive(Serialize))]
+    pub(in crate::catalog) struct ServiceSettings {
+        size: String,
+        sizes: Vec<StoredSize>,
+        thresholds: Thresholds,
+        deduplication_window: DeduplicationWindow,
+        failover: FailoverMode,
     }
 
-    impl From<Size> for StoredSize {
-        fn from(Size { name, fuel, memory_bytes, deadline }: Size) -> Self {
-            Self { name, fuel, memory_bytes, deadline }
+    impl From<ServiceEntry> for super::ServiceEntry {
+        fn from(entry: ServiceEntry) -> Self {
+            let ServiceEntry { secret, workload, settings, first_snapshot, accepted_divergences } = entry;
+            Self { secret, workload, settings: settings.into(), first_snapshot, accepted_divergences }
         }
     }
 
-    impl From<StoredSize> for Size {
-        fn from(StoredSize { name, fuel, memory_bytes, deadline }: StoredSize) -> Self {
-            Self { name, fuel, memory_bytes, deadline }
+    impl From<ServiceSettings> for super::ServiceSettings {
+        fn from(settings: ServiceSettings) -> Self {
+            let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
+            let sizes = sizes.into_iter().map(Size::from).collect();
+            Self { size, sizes, thresholds, deduplication_window, failover }
+        }
+    }
+
+    #[cfg(test)]
+    impl super::ServiceEntry {
+        /// What an earlier release would have stored.
+        pub(in crate::catalog) fn to_bytes_of_version_1(&self) -> Vec<u8> {
+            let Self { secret, workload, settings, first_snapshot, accepted_divergences } = self.clone();
+            let settings = of_version_1(settings);
+            let entry = ServiceEntry { secret, workload, settings, first_snapshot, accepted_divergences };
+            postcard::to_extend(&entry, vec![1]).expect("encoded")
+        }
+    }
+
+    #[cfg(test)]
+    fn of_version_1(settings: super::ServiceSettings) -> ServiceSettings {
+        let super::ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
+        let sizes = sizes.into_iter().map(StoredSize::from).collect();
+        ServiceSettings { size, sizes, thresholds, deduplication_window, failover }
+    }
+
+    #[cfg(test)]
+    impl super::ServiceSettings {
+        /// What an earlier release would have put into a portable snapshot.
+        pub(crate) fn to_bytes_of_version_1(&self) -> Vec<u8> {
+            postcard::to_extend(&of_version_1(self.clone()), vec![1]).expect("encoded")
         }
     }
 }

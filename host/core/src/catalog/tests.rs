@@ -1136,7 +1136,7 @@ fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError>
         remove_tokens: [first, TokenHash([number.wrapping_sub(1); 32])].into(),
         ..accounts_change(number, 2)
     };
-    let tokens: BTreeSet<TokenHash> = catalog.tokens()?.into_keys().take(100).collect();
+    let tokens: BTreeSet<TokenHash> = catalog.tokens()?.into_keys().take(200).collect();
     let removal = AccountsChange { remove_tokens: tokens, ..AccountsChange::default() };
     let bytes = catalog.current().progress.reserve_bytes();
     catalog.change_accounts(&removal, Room::Reserve)?;
@@ -1418,11 +1418,51 @@ fn what_a_newer_host_wrote_is_refused_as_that() {
     });
     assert!(matches!(format, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{format:?}");
     let entry = after(|transaction| put(transaction, SERVICES, "bank", &[ENTRY_VERSION + 1, 1, 2, 3]));
-    assert!(matches!(entry, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{entry:?}");
+    assert!(matches!(entry, Err(CatalogError::FutureVersion { found: 3, newest: 2, .. })), "{entry:?}");
     let user = after(|transaction| put(transaction, USERS, "ada", &[USER_VERSION + 1, 1, 2, 3]));
-    assert!(matches!(user, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{user:?}");
+    assert!(matches!(user, Err(CatalogError::FutureVersion { found: 3, newest: 2, .. })), "{user:?}");
     let token = after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION + 1]));
-    assert!(matches!(token, Err(CatalogError::FutureVersion { found: 2, newest: 1, .. })), "{token:?}");
+    assert!(matches!(token, Err(CatalogError::FutureVersion { found: 3, newest: 2, .. })), "{token:?}");
+}
+
+#[test]
+fn entries_of_an_earlier_release_are_read() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let (catalog, mut wanted) = filled(&storage)?;
+    let token = TokenEntry { user: name("ada"), issued: Timestamp(1), expires: Timestamp(2) };
+    catalog.change("write", Room::Reserve, |transaction| {
+        for number in 6..10 {
+            let name = format!("service-{number}");
+            put(transaction, SERVICES, &name, &entry(number).to_bytes_of_version_1())?;
+            put(transaction, USERS, &format!("user-{number}"), &user_entry(number).to_bytes_of_version_1())?;
+        }
+        put(transaction, TOKENS, &"0".repeat(64), &token.to_bytes_of_version_1())
+    })?;
+    for number in 6..10 {
+        wanted.services.insert(name(&format!("service-{number}")), entry(number));
+        wanted.users.insert(name(&format!("user-{number}")), user_entry(number));
+    }
+    wanted.tokens.insert(TokenHash([0; 32]), token);
+    assert_eq!(content(&catalog)?, wanted);
+    drop(catalog);
+    assert_eq!(content(&Catalog::open(&storage)?)?, wanted);
+    Ok(())
+}
+
+#[test]
+fn an_entry_with_an_unknown_required_part_is_of_a_newer_host() {
+    let newer = |bytes: &[u8]| {
+        let parts = crate::parts::Parts::read(&bytes[1..], &[1, 2, 3, 4, 5]).expect("parts");
+        parts.with(99, &"new").append_to(vec![bytes[0]])
+    };
+    let token = TokenEntry { user: name("ada"), issued: Timestamp(1), expires: Timestamp(2) };
+    for result in [
+        after(|transaction| put(transaction, SERVICES, "bank", &newer(&entry(1).to_bytes()))),
+        after(|transaction| put(transaction, USERS, "ada", &newer(&user_entry(1).to_bytes()))),
+        after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &newer(&token.to_bytes()))),
+    ] {
+        assert!(matches!(result, Err(CatalogError::UnknownPart { kind: 99, .. })), "{result:?}");
+    }
 }
 
 #[test]
@@ -1446,15 +1486,13 @@ fn what_no_host_wrote_is_damage() {
         Ok(())
     }));
     is_damaged(after(|transaction| put(transaction, USERS, "ada", &[USER_VERSION, 1])));
+    is_damaged(after(|transaction| put(transaction, USERS, "../ada", &user_entry(1).to_bytes())));
     is_damaged(after(|transaction| {
-        put(transaction, USERS, "../ada", &accounts::to_bytes(USER_VERSION, &user_entry(1)))
-    }));
-    is_damaged(after(|transaction| {
-        let longer = [accounts::to_bytes(USER_VERSION, &user_entry(1)), vec![0]].concat();
+        let longer = [user_entry(1).to_bytes(), vec![0]].concat();
         put(transaction, USERS, "ada", &longer)
     }));
     let token = TokenEntry { user: name("ada"), issued: Timestamp(1), expires: Timestamp(2) };
-    let token = accounts::to_bytes(TOKEN_VERSION, &token);
+    let token = token.to_bytes();
     is_damaged(after(|transaction| put(transaction, TOKENS, "ada", &token)));
     is_damaged(after(|transaction| put(transaction, TOKENS, &"A".repeat(64), &token)));
     is_damaged(after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION])));
