@@ -13,7 +13,7 @@ use crate::catalog::{EntryError, SETTINGS_VERSION, ServiceEntry, ServiceSettings
 use crate::data::{DataDirectory, DataError};
 use crate::journal::{Record, record};
 use crate::snapshot_file::{
-    self, ResumePoint, SECTION_SETTINGS, SECTION_STATE, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
+    self, ResumePoint, SECTION_SETTINGS, SECTION_WORKLOAD, Section, SnapshotFileError, SnapshotHeader,
 };
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
@@ -165,7 +165,7 @@ impl Portable {
         let aside = Path::new(&aside);
         let created = storage::create_file(aside).map_err(failed("create"))?;
         let settings = self.settings.to_bytes();
-        let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]).chain([&self.workload[..], &settings[..]]);
+        let chunks = self.snapshot.chunks().chain([&self.workload[..], &settings[..]]);
         let written = snapshot_file::write_to(&*created, &file, &self.header(settings.len()), chunks)
             .map_err(PortableError::from)
             .and_then(|()| storage::rename_file(aside, path).map_err(failed("name")));
@@ -177,9 +177,11 @@ impl Portable {
     }
 
     fn header(&self, settings_bytes: usize) -> SnapshotHeader {
-        let section = |kind, chunk_bytes| Section { kind, is_optional: false, chunk_bytes };
-        let length = |bytes: usize| u32::try_from(bytes).expect("chunks, workloads and settings are below 4 GiB");
-        let state = self.snapshot.chunks().iter().map(|chunk| length(chunk.len())).collect();
+        let length = |bytes: usize| u32::try_from(bytes).expect("workloads and settings are below 4 GiB");
+        let section = |kind, bytes| Section { kind, is_optional: false, chunk_bytes: vec![length(bytes)] };
+        let mut sections = Section::of(&self.snapshot);
+        sections.push(section(SECTION_WORKLOAD, self.workload.len()));
+        sections.push(section(SECTION_SETTINGS, settings_bytes));
         SnapshotHeader {
             service: self.service.clone(),
             workload_hash: *self.workload_hash.as_bytes(),
@@ -188,11 +190,7 @@ impl Portable {
             timestamp: self.snapshot.timestamp(),
             record: self.record,
             resume_point: ResumePoint { epoch: Epoch::default(), ..self.resume_point.clone() },
-            sections: vec![
-                section(SECTION_STATE, state),
-                section(SECTION_WORKLOAD, vec![length(self.workload.len())]),
-                section(SECTION_SETTINGS, vec![length(settings_bytes)]),
-            ],
+            sections,
         }
     }
 
@@ -245,7 +243,7 @@ impl Portable {
         directory.catalog().note_creation(&name, directory.committer().end())?;
         let _kept = directory.keep_workload(&self.workload_hash, &self.workload)?;
         directory.clear_snapshots(&name)?;
-        let chunks = self.snapshot.chunks().iter().map(|chunk| &chunk[..]);
+        let chunks = self.snapshot.chunks();
         let header = self.first_header(&name, epoch);
         snapshot_file::write(&**directory.storage(), &snapshot_file::file_name(&name, FIRST_RECORD), &header, chunks)?;
         let timestamp = timestamp.max(self.snapshot.timestamp());
@@ -268,8 +266,7 @@ impl Portable {
     }
 
     fn first_header(&self, name: &Name, epoch: Epoch) -> SnapshotHeader {
-        let portable = self.header(0);
-        let sections = portable.sections.into_iter().filter(|section| section.kind == SECTION_STATE).collect();
+        let (portable, sections) = (self.header(0), Section::of(&self.snapshot));
         SnapshotHeader {
             service: name.clone(),
             record: FIRST_RECORD,

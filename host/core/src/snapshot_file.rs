@@ -15,7 +15,7 @@ use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::name::Name;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage::{Storage, StorageFile};
-use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::snapshot::{self, SectionKind, Snapshot};
 use serde::{Deserialize, Serialize};
 use std::io;
 use std::ops::Range;
@@ -173,7 +173,28 @@ pub struct Section {
     pub chunk_bytes: Vec<u32>,
 }
 
+/// The kind that a section of a snapshot has in a file.
+fn kind_number(kind: SectionKind) -> u16 {
+    match kind {
+        SectionKind::State => SECTION_STATE,
+    }
+}
+
 impl Section {
+    /// The sections of `snapshot`, in the order of its chunks.
+    ///
+    /// # Panics
+    /// If a chunk has 4 GiB or more: `CHUNK_BYTES_MAX` is below that.
+    pub(crate) fn of(snapshot: &Snapshot) -> Vec<Self> {
+        let length = |chunk: &Bytes| u32::try_from(chunk.len()).expect("CHUNK_BYTES_MAX is below 4 GiB");
+        let section = |section: &snapshot::Section| Self {
+            kind: kind_number(section.kind),
+            is_optional: false,
+            chunk_bytes: section.chunks.iter().map(length).collect(),
+        };
+        snapshot.sections().iter().map(section).collect()
+    }
+
     fn bytes(&self) -> u64 {
         self.chunk_bytes.iter().map(|bytes| u64::from(*bytes)).sum()
     }
@@ -404,14 +425,17 @@ pub struct SnapshotContent {
 }
 
 impl SnapshotContent {
-    /// The state that is in it.
+    /// The snapshot that is in it.
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
-        let ranges = self.chunks(SECTION_STATE);
+        let ranges = SectionKind::ALL.map(|kind| (kind, self.chunks(kind_number(kind))));
         let Self { header, body } = self;
         let body = Bytes::from(body);
-        let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
-        Snapshot::new(header.sequence, header.timestamp, header.state_version, chunks)
+        let sections = ranges.into_iter().map(|(kind, ranges)| {
+            let chunks = ranges.into_iter().map(|range| body.slice(range)).collect();
+            snapshot::Section { kind, chunks }
+        });
+        Snapshot::new(header.sequence, header.timestamp, header.state_version, sections.collect())
     }
 
     /// Where the chunks of a section are in the body; none if there is no such section.

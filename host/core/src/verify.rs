@@ -400,8 +400,11 @@ async fn canonical(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) 
 fn hash(snapshot: &Snapshot) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&snapshot.state_version().to_le_bytes());
-    for chunk in snapshot.chunks() {
-        hasher.update(chunk);
+    for section in snapshot.sections() {
+        hasher.update(&section.bytes().to_le_bytes());
+        for chunk in &section.chunks {
+            hasher.update(chunk);
+        }
     }
     hasher.finalize()
 }

@@ -11,7 +11,7 @@
 //! on is to rehydrate. Dropping the future of a call has the same effect.
 
 use crate::engine::Program;
-use crate::snapshot::{STATE_BYTES_MAX, Snapshot};
+use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::store::{self, Allowance, Caller, StateStream, StoreData, new_store};
 use crate::wasi::{CallContext, Phase};
@@ -207,7 +207,8 @@ impl Instance {
         match (called, stream) {
             (Ok(Ok(version)), StateStream::Writing { chunks, .. }) => {
                 let chunks = chunks.into_iter().map(Bytes::from).collect();
-                Ok((Snapshot::new(sequence, timestamp, version, chunks), fuel_used))
+                let state = Section { kind: SectionKind::State, chunks };
+                Ok((Snapshot::new(sequence, timestamp, version, vec![state]), fuel_used))
             }
             (Ok(Ok(_)), _) => unreachable!("a call of `snapshot` leaves the stream open"),
             (Ok(Err(text)), _) => Err(MoveError::refused(PHASE, &text)),

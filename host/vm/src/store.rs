@@ -2,7 +2,7 @@
 //!
 //! `new_store` is the only place that makes a `Store`, so that no limit can be forgotten.
 
-use crate::snapshot::{CHUNK_BYTES_MAX, Snapshot};
+use crate::snapshot::{CHUNK_BYTES_MAX, SectionKind, Snapshot};
 use crate::stop::Stop;
 use crate::wasi::{HasWasi, Wasi};
 use crate::workload::{CONVERTER_TABLES, CORE_INSTANCES_MAX, MEMORIES_MAX, TABLE_ELEMENTS_MAX, TABLES_MAX};
@@ -367,7 +367,7 @@ impl bindings::lifeboat::vm::state::Host for StoreData {
         let StateStream::Reading { snapshot, chunk, offset } = &mut self.state else {
             return Err(Stop::trap("the guest called state.read outside of restore".into()));
         };
-        let Some(current) = snapshot.chunks().get(*chunk) else { return Ok(Vec::new()) };
+        let Some(current) = snapshot.chunks_of(SectionKind::State).get(*chunk) else { return Ok(Vec::new()) };
         let rest = &current[*offset..];
         let taken = rest.len().min(usize::try_from(max)?);
         self.wasi.owed_fuel += taken as u64 / 16;

@@ -8,7 +8,7 @@
 use super::{DataDirectory, Needed};
 use crate::answers::ForgottenTimes;
 use crate::journal::{Commit, JournalError};
-use crate::snapshot_file::{self, SECTION_FORGOTTEN, SECTION_STATE, Section, SnapshotFileError, SnapshotHeader};
+use crate::snapshot_file::{self, SECTION_FORGOTTEN, Section, SnapshotFileError, SnapshotHeader};
 use lifeboat_api::event::{Event, EventSink};
 use lifeboat_api::id::Sequence;
 use lifeboat_api::name::Name;
@@ -194,7 +194,7 @@ impl Retention {
     async fn write(&mut self, to_keep: SnapshotJob) -> Result<(), SnapshotFileError> {
         let SnapshotJob { snapshot, mut header, forgotten, .. } = to_keep;
         let name = snapshot_file::file_name(&self.service, header.record);
-        header.sections = vec![state_section(&snapshot)];
+        header.sections = Section::of(&snapshot);
         let mut forgotten_chunks = Vec::new();
         if !forgotten.is_empty() {
             let chunk = forgotten.to_bytes();
@@ -214,8 +214,7 @@ impl Retention {
             let action = "be sure of the directory of";
             let lost = |source| SnapshotFileError::Storage { name: of_thread.clone(), action, source };
             storage.check_lock().map_err(lost)?;
-            let chunks =
-                snapshot.chunks().iter().map(|chunk| &chunk[..]).chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
+            let chunks = snapshot.chunks().chain(forgotten_chunks.iter().map(|chunk| &chunk[..]));
             snapshot_file::write(&*storage, &of_thread, &header, chunks)
         });
         joined(written).await?;
@@ -261,10 +260,4 @@ fn parse_file_name(file: &str) -> Option<(&str, RecordNumber)> {
     let (service, number) = kinds.iter().find_map(|kind| file.strip_suffix(kind))?.rsplit_once('.')?;
     let is_ours = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());
     Some((service, RecordNumber(number.parse().ok().filter(|_| is_ours)?)))
-}
-
-/// The section of the guest's state.
-pub(crate) fn state_section(snapshot: &Snapshot) -> Section {
-    let length = |chunk: &bytes::Bytes| u32::try_from(chunk.len()).expect("CHUNK_BYTES_MAX is below 4 GiB");
-    Section { kind: SECTION_STATE, is_optional: false, chunk_bytes: snapshot.chunks().iter().map(length).collect() }
 }
