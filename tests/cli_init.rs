@@ -316,6 +316,28 @@ fn a_certificate_and_a_key_that_are_both_unusable_are_both_reported() {
 }
 
 #[test]
+fn a_certificate_and_a_key_are_read_as_far_as_one_may_be_long() {
+    let folder = tempfile::tempdir().expect("a folder");
+    init(folder.path()).output().exits(0);
+    let file = folder.path().join("lifeboat.toml");
+    fs::write(&file, "[server.tls]\ncertificate = '/dev/zero'\nkey = '/dev/zero'\n").expect("a file can be written");
+    let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
+    for refused in [check(&file).output(), serve] {
+        refused.exits(2);
+        for what in ["the certificate", "the key"] {
+            let words =
+                format!("{what} '/dev/zero' cannot be used: it cannot be read: it is longer than 1 MiB; name a");
+            assert!(refused.stderr.contains(&words), "{}", refused.stderr);
+        }
+    }
+    let login = lifeboat(["login", "--server", "https://127.0.0.1:1", "--ca", "/dev/zero", "--user", "ada"]);
+    login
+        .arg("--password-stdin")
+        .output()
+        .exits_with_one_line(2, &["'/dev/zero' cannot be used: it is longer than 1 MiB"]);
+}
+
+#[test]
 fn an_address_of_another_machine_is_refused_by_the_check() {
     let folder = tempfile::tempdir().expect("a folder");
     init(folder.path()).output().exits(0);

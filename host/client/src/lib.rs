@@ -37,11 +37,14 @@ use lifeboat_api::http::{
     AllUsage, Deployment, DropReply, DropRequest, IDEMPOTENCY_KEY_HEADER, LogInReply, LogInRequest, NewPassword,
     NewUser, Service, Services, Usage, User, Users, WhoAmI,
 };
+use lifeboat_api::size::Bytes as ByteCount;
 use lifeboat_api::text::of_system;
 use reqwest::header::{AUTHORIZATION, CONTENT_TYPE, HeaderMap, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::{Certificate, Method, Request, RequestBuilder, Response, StatusCode, Url};
 use serde::de::DeserializeOwned;
+use std::fs::File;
+use std::io::Read;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -698,6 +701,9 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
+/// The longest file of certificates to trust.
+pub const CA_BYTES_MAX: u64 = 1024 * 1024;
+
 /// The URL of a server, if it is one.
 fn base(url: &str) -> Result<Url, ClientError> {
     let wrong = |reason: &str| {
@@ -748,7 +754,12 @@ fn certificates(file: &std::path::Path) -> Result<Vec<Certificate>, ClientError>
             shown.escape_debug()
         ))
     };
-    let pem = std::fs::read(file).map_err(|error| wrong(of_system(&error)))?;
+    let mut pem = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(CA_BYTES_MAX + 1).read_to_end(&mut pem));
+    read.map_err(|error| wrong(of_system(&error)))?;
+    if pem.len() as u64 > CA_BYTES_MAX {
+        return Err(wrong(format!("it is longer than {}", ByteCount(CA_BYTES_MAX))));
+    }
     let certificates = Certificate::from_pem_bundle(&pem).map_err(|error| wrong(error::root_cause(&error)))?;
     if certificates.is_empty() {
         return Err(wrong("there is no certificate in it".into()));

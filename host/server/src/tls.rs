@@ -5,7 +5,10 @@ mod validity;
 pub use validity::{CERTIFICATE_WARNING, Validity};
 
 use lifeboat_api::clock::Timestamp;
+use lifeboat_api::size::Bytes as ByteCount;
 use std::fmt;
+use std::fs::File;
+use std::io::{self, Read};
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
@@ -13,6 +16,9 @@ use thiserror::Error;
 use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
+
+/// The longest file of certificates, or of a key: some hundred certificates.
+pub const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
 /// A certificate or key cannot be used.
 #[derive(Debug, Error)]
@@ -85,13 +91,15 @@ pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Arc<Server
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
     let of_chain = |reason: String| TlsError::new(TlsFile::Certificate, certificate, reason);
     let of_key = |reason: String| TlsError::new(TlsFile::Key, key, reason);
-    let chain: Result<Vec<_>, _> = CertificateDer::pem_file_iter(certificate).and_then(Iterator::collect);
-    let chain = match chain {
-        Ok(chain) if chain.is_empty() => Err(pem::Error::NoItemsFound),
-        chain => chain,
-    };
+    let chain = read(certificate).and_then(|text| {
+        match CertificateDer::pem_slice_iter(&text).collect::<Result<Vec<_>, _>>()? {
+            chain if chain.is_empty() => Err(pem::Error::NoItemsFound),
+            chain => Ok(chain),
+        }
+    });
     let chain = chain.map_err(|error| of_chain(pem_reason(&error, "certificate")));
-    let private = PrivateKeyDer::from_pem_file(key).map_err(|error| of_key(pem_reason(&error, "private key")));
+    let private = read(key).and_then(|text| PrivateKeyDer::from_pem_slice(&text));
+    let private = private.map_err(|error| of_key(pem_reason(&error, "private key")));
     let (chain, private) = match (chain, private) {
         (Ok(chain), Ok(private)) => (chain, private),
         (chain, private) => return Err(chain.err().into_iter().chain(private.err()).collect()),
@@ -111,6 +119,18 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
             error => of_key(format!("{error}; name a file with one private key as PEM")),
         });
     config.map(Arc::new).map_err(|error| vec![error])
+}
+
+/// Reads a PEM file, and no more of it than there may be.
+fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
+    let mut text = Vec::new();
+    let read = File::open(file).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut text));
+    read.map_err(pem::Error::Io)?;
+    if text.len() as u64 > PEM_BYTES_MAX {
+        let reason = format!("it is longer than {}", ByteCount(PEM_BYTES_MAX));
+        return Err(pem::Error::Io(io::Error::new(io::ErrorKind::FileTooLarge, reason)));
+    }
+    Ok(text)
 }
 
 /// Why a file has nothing of that kind, and what to do.

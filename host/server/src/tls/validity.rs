@@ -44,7 +44,7 @@ impl Validity {
     #[must_use]
     pub fn of_file(file: &Path) -> Option<Self> {
         let chain: Vec<CertificateDer<'_>> =
-            CertificateDer::pem_file_iter(file).ok()?.collect::<Result<_, _>>().ok()?;
+            CertificateDer::pem_slice_iter(&super::read(file).ok()?).collect::<Result<_, _>>().ok()?;
         let validities: Vec<Self> = chain.iter().filter_map(|certificate| Self::of(certificate)).collect();
         Some(Self {
             not_before: validities.iter().map(|validity| validity.not_before).max()?,
