@@ -214,11 +214,11 @@ async fn the_description_says_who_changes_a_password_with_the_old_one() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     let own = site.put("/v1/users/admin/password", &admin, json!({ "password": PASSWORD }).to_string()).await;
-    assert_eq!((own.status, own.code().as_str()), (400, "old_password"));
+    assert_eq!((own.status, own.code().as_str()), (403, "old_password"));
     let operation = description(&site).await["paths"]["/v1/users/{user}/password"]["put"].clone();
     assert!(operation["description"].as_str().is_some_and(|text| text.contains("\"old\"")), "{operation}");
-    let of_400 = operation["responses"]["400"]["description"].as_str().expect("a text");
-    assert!(of_400.contains("old_password"), "{of_400}");
+    let of_403 = operation["responses"]["403"]["description"].as_str().expect("a text");
+    assert!(of_403.contains("old_password"), "{of_403}");
     site.stop().await;
 }
 
@@ -598,7 +598,7 @@ async fn users_change_their_passwords_and_admins_everything() {
     assert_eq!(wrong.code(), "wrong_credentials");
     let path = "/v1/users/ada/password";
     let without_old = site.put(path, &ada, json!({"password": "another one"}).to_string()).await;
-    assert_eq!((without_old.status, without_old.code().as_str()), (400, "old_password"));
+    assert_eq!((without_old.status, without_old.code().as_str()), (403, "old_password"));
     let changed = site.put(path, &ada, json!({"password": "another one", "old": PASSWORD}).to_string()).await;
     assert_eq!(changed.status, 204);
     assert_eq!(site.get("/v1/whoami", &ada).await.status, 401, "its tokens are void");

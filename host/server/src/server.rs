@@ -294,7 +294,7 @@ fn router(shared: &Arc<Shared>) -> Router {
                 )
                 .takes(json_of::<NewPassword>())
                 .gives(204, "changed; all tokens of the user are void", None)
-                .gives(400, "what was sent is not as described; or old_password: it is one's own, and old is missing", PROBLEM)
+                .gives(403, "not granted; or old_password: it is one's own, and old is missing", PROBLEM)
                 .gives(401, "no token, or one that does not hold; or wrong_credentials: old is not the password", PROBLEM),
             users::set_password,
         )

@@ -142,7 +142,8 @@ pub(super) async fn set_password(
         return Ok(StatusCode::NO_CONTENT);
     }
     let old = old.ok_or_else(|| {
-        Problem::bad_request("old_password", "one's own password is changed with the old one; send it as \"old\"")
+        let text = "one's own password is changed with the old one; send it as \"old\"";
+        Problem::new(StatusCode::FORBIDDEN, "old_password", text)
     })?;
     blocking(&shared, move |shared| {
         let now = shared.clock.read();
