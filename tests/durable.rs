@@ -10,7 +10,7 @@ use lifeboat_api::event::{Event, HostPressure};
 use lifeboat_api::id::Epoch;
 use lifeboat_api::meter::{HostResource, Usage};
 use lifeboat_api::sla::{FailoverMode, THRESHOLD_DEFAULT, Thresholds};
-use lifeboat_api::transaction::{Answer, Denial, Reply};
+use lifeboat_api::transaction::{Answer, Denial, Reply, RequestError};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::data::{DataOptions, Locked};
@@ -160,7 +160,7 @@ impl Client {
 
     /// Sends all from `first` on that were not answered.
     async fn ask(&mut self, rig: &Rig, first: usize, polls: usize) {
-        type Asking<'a> = Pin<Box<dyn Future<Output = Result<Reply, Denial>> + 'a>>;
+        type Asking<'a> = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + 'a>>;
         let mut asking: Vec<(usize, Asking<'_>)> = Vec::new();
         let open = self.sent.iter().enumerate().skip(first).filter(|(_, sent)| sent.seen.is_none());
         for (index, sent) in open.map(|(index, sent)| (index, sent.clone())) {
@@ -500,7 +500,7 @@ async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_af
     let mut rig = rig;
     for restart in 0..3 {
         let old = rig.send_as("ant", &uuid7(now_ms - 100 + 3, 3), "1").await;
-        assert!(matches!(old, Err(Denial::TooOld { .. })), "restart {restart}: {old:?}");
+        assert!(matches!(old, Err(RequestError::Denied(Denial::TooOld { .. }))), "restart {restart}: {old:?}");
         // Within the deduplication window it is answered again, and one of no known time is an id like any other.
         let kept = rig.send_as("ant", &uuid7(now_ms - 100 + 39, 39), "1").await.expect("answered before");
         assert!(kept.is_repeated);
@@ -555,7 +555,10 @@ async fn a_service_that_cannot_be_brought_back_is_quarantined_and_stops_no_other
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts again");
     rig.grant("lost");
     let denied = rig.send("lost", "x").await;
-    assert!(matches!(&denied, Err(Denial::Quarantined { reason, .. }) if reason.contains("damaged")), "{denied:?}");
+    assert!(
+        matches!(&denied, Err(RequestError::Denied(Denial::Quarantined { reason, .. })) if reason.contains("damaged")),
+        "{denied:?}"
+    );
     client.check_answers(&rig).await.expect("the others are as they were");
     client.check_counts(&rig).await.expect("each once");
 }
@@ -834,10 +837,13 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
         assert!(!left.iter().any(|file| file.starts_with("ant.") || file.starts_with("last.")), "{left:?}");
         assert_eq!(left.iter().filter(|file| file.ends_with(".workload")).count(), 1, "{left:?}");
         let denied = rig.send("ant", "1").await;
-        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "the grants are gone: {denied:?}");
+        assert!(
+            matches!(denied, Err(RequestError::Denied(Denial::NotGranted { .. }))),
+            "the grants are gone: {denied:?}"
+        );
         rig.grant("ant");
         let denied = rig.send("ant", "1").await;
-        assert!(matches!(denied, Err(Denial::NoService { .. })), "{denied:?}");
+        assert!(matches!(denied, Err(RequestError::Denied(Denial::NoService { .. }))), "{denied:?}");
     }
     drop(rig);
     let storage = storage.crash();

@@ -6,7 +6,7 @@ use lifeboat_api::event::{Event, FailoverCause};
 use lifeboat_api::id::{Epoch, Sequence};
 use lifeboat_api::meter::{Percent, Resource};
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash};
+use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, RequestError};
 use lifeboat_host::answers::{DeduplicationWindow, ID_FLOOR};
 use lifeboat_host::fleet::Machine;
 use lifeboat_host::journal::{QueriesRecord, QueryRecord, TailEntry, TransactionRecord};
@@ -385,7 +385,7 @@ async fn a_service_whose_state_cannot_be_brought_back_is_stopped_and_its_answers
     assert_eq!(ok(&rig.send_as("tally", "b", "x").await), "2");
     assert!(cause(&rig.send_as("tally", "c", "boom").await).contains("unreachable"));
     let denied = rig.send_as("tally", "d", "x").await;
-    let Err(Denial::Stopped { reason, .. }) = &denied else { panic!("{denied:?}") };
+    let Err(RequestError::Denied(Denial::Stopped { reason, .. })) = &denied else { panic!("{denied:?}") };
     assert!(
         reason.contains("the replay diverged at sequence 2, transaction 'b': it was ok '2' and is ok '1'"),
         "{reason}"
@@ -430,7 +430,7 @@ async fn an_id_is_answered_once_and_from_then_on_the_same() {
         assert_eq!((again.sequence, &again.answer), (original.sequence, &original.answer));
     }
     let reused = rig.send_as("tally", "a", "y").await;
-    assert!(matches!(&reused, Err(Denial::IdReused { id, .. }) if id == "a"), "{reused:?}");
+    assert!(matches!(&reused, Err(RequestError::Denied(Denial::IdReused { id, .. })) if id == "a"), "{reused:?}");
     assert_eq!(ok(&rig.query("tally", "x").await), "1");
 }
 
@@ -456,7 +456,10 @@ async fn ids_are_forgotten_beyond_the_window_and_not_before_the_floor() {
         rig.send_as("tally", &index.to_string(), "x").await.expect("kept");
     }
     let denied = rig.send_as("tally", "11", "x").await;
-    assert!(matches!(denied, Err(Denial::TooManyIds { retry_after, .. }) if retry_after == ID_FLOOR), "{denied:?}");
+    assert!(
+        matches!(denied, Err(RequestError::Denied(Denial::TooManyIds { retry_after, .. })) if retry_after == ID_FLOOR),
+        "{denied:?}"
+    );
     assert!(rig.send_as("tally", "0", "x").await.expect("kept").is_repeated);
     assert_eq!(ok(&rig.send("tally", "x").await), "12", "one without an id is not to be retained");
     rig.clock.advance(ID_FLOOR);
@@ -481,10 +484,10 @@ async fn nobody_reaches_a_guest_without_identity_and_grant() {
     let request = || Request { id: None, body: "x".into(), kind: Kind::Transaction };
     let no_token = Token::from_random([9; 32]);
     let stranger = rig.host.request(no_token.reveal(), "tally", request()).await;
-    assert!(matches!(stranger, Err(Denial::NotAuthenticated { .. })), "{stranger:?}");
+    assert!(matches!(stranger, Err(RequestError::Denied(Denial::NotAuthenticated { .. }))), "{stranger:?}");
     for service in ["tally", "no-such-service"] {
         let denied = rig.host.request(token.reveal(), service, request()).await;
-        assert!(matches!(denied, Err(Denial::NotGranted { .. })), "{denied:?}");
+        assert!(matches!(denied, Err(RequestError::Denied(Denial::NotGranted { .. }))), "{denied:?}");
     }
     assert!(rig.host.fail_over(token.reveal(), "tally").await.is_err());
     assert!(rig.host.status(token.reveal(), "tally").await.is_err());
@@ -497,9 +500,12 @@ async fn what_is_too_large_is_denied_before_it_reaches_the_queue() {
     let rig = Rig::with(|config| config.body_bytes_max = 10);
     rig.start("tally", "count.wat", &[size("s", 50_000_000, 8 * MIB)]).await;
     let large = rig.send("tally", "12345678901").await;
-    assert!(matches!(large, Err(Denial::BodyTooLarge { bytes: 11, limit_bytes: 10 })), "{large:?}");
+    assert!(
+        matches!(large, Err(RequestError::Denied(Denial::BodyTooLarge { bytes: 11, limit_bytes: 10 }))),
+        "{large:?}"
+    );
     let long = rig.send_as("tally", &"i".repeat(129), "x").await;
-    assert!(matches!(long, Err(Denial::IdTooLong { bytes: 129 })), "{long:?}");
+    assert!(matches!(long, Err(RequestError::Denied(Denial::IdTooLong { bytes: 129 }))), "{long:?}");
     assert_eq!(ok(&rig.send("tally", "x").await), "1");
 }
 
@@ -511,7 +517,10 @@ async fn a_full_queue_denies_and_loses_nothing() {
         .expect("starts");
     let replies = futures::future::join_all((0..200).map(|_| rig.send("work", "2000000"))).await;
     let kept = replies.iter().filter(|reply| reply.is_ok()).count();
-    let full = replies.iter().filter(|reply| matches!(reply, Err(Denial::QueueFull { limit: 4, .. }))).count();
+    let full = replies
+        .iter()
+        .filter(|reply| matches!(reply, Err(RequestError::Denied(Denial::QueueFull { limit: 4, .. }))))
+        .count();
     assert!(full > 0 && kept >= 4, "{kept} kept, {full} denied");
     assert_eq!(kept + full, 200);
     assert_eq!(ok(&rig.query("work", "x").await), kept.to_string());

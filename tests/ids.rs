@@ -8,7 +8,7 @@ use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::event::Event;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Denial, Kind, Reply, Request};
+use lifeboat_api::transaction::{Denial, Kind, Reply, Request, RequestError};
 use lifeboat_host::answers::{DeduplicationWindow, ID_CLOCK_SKEW_MAX, ID_FLOOR};
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
@@ -27,7 +27,7 @@ fn let_in(rig: &Rig, user: &str, service: &str) -> Token {
     authority.issue(&user, Timestamp(u64::MAX), [user.len().try_into().expect("short"); 32]).expect("just added")
 }
 
-async fn send(rig: &Rig, token: &Token, service: &str, id: Option<String>, body: &str) -> Result<Reply, Denial> {
+async fn send(rig: &Rig, token: &Token, service: &str, id: Option<String>, body: &str) -> Result<Reply, RequestError> {
     let request = Request { id, body: body.to_owned().into(), kind: Kind::Transaction };
     rig.host.request(token.reveal(), service, request).await
 }
@@ -60,7 +60,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
                 let id = with_ids.then_some(id);
                 match send(&rig, &bob, "ant", id.clone(), "refuse").await {
                     Ok(answered) => of_bob.extend(id.map(|id| (id, answered.sequence))),
-                    Err(Denial::TooManyIds { user, .. }) => assert_eq!(&*user, "bob"),
+                    Err(RequestError::Denied(Denial::TooManyIds { user, .. })) => assert_eq!(&*user, "bob"),
                     Err(other) => panic!("{other}"),
                 }
                 rig.clock.advance(Duration::from_millis(200));
@@ -93,7 +93,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
             for (id, sequence) in of_bob.iter().filter(|(id, _)| !id.starts_with("bob")).rev().step_by(7) {
                 match send(&rig, &bob, "ant", Some(id.clone()), "refuse").await {
                     Ok(again) => assert!(again.is_repeated && again.sequence == *sequence, "{id} ran twice"),
-                    Err(denied) => assert!(matches!(denied, Denial::TooOld { .. }), "{denied}"),
+                    Err(denied) => assert!(matches!(denied, RequestError::Denied(Denial::TooOld { .. })), "{denied}"),
                 }
             }
         }
@@ -186,7 +186,7 @@ async fn a_clock_that_is_ahead_locks_out_nobody() {
         }
         // By now it is forgotten: it is denied, or like any other id.
         let again = rig.send_as("tally", &ahead, "x").await;
-        let is_denied = matches!(again, Err(Denial::TooOld { .. }));
+        let is_denied = matches!(again, Err(RequestError::Denied(Denial::TooOld { .. })));
         assert_eq!(is_denied, minutes == 4, "{again:?}");
     }
 }
@@ -212,7 +212,7 @@ async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_th
         rig.send_as("ant", &of_ada[of_ada.len() - 1], "1").await.expect("kept");
         rig.clock.advance(Duration::from_millis(1));
     }
-    assert!(matches!(rig.send_as("ant", &of_ada[0], "1").await, Err(Denial::TooOld { .. })));
+    assert!(matches!(rig.send_as("ant", &of_ada[0], "1").await, Err(RequestError::Denied(Denial::TooOld { .. }))));
     rig.snapshot("ant").await;
     // While it runs, and over a restart.
     for restart in 0..2 {
@@ -221,9 +221,11 @@ async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_th
         assert!(again.is_repeated, "{restart}");
         let wait = match rig.send_as("ant", &uuid7(ms(&rig), 100 + restart), "1").await {
             Ok(_) => Duration::ZERO,
-            Err(Denial::TooManyIds { retry_after, .. }) => retry_after,
+            Err(RequestError::Denied(Denial::TooManyIds { retry_after, .. })) => retry_after,
             // What was forgotten is of an hour ahead.
-            Err(Denial::TooOld { forgotten, .. }) => Duration::from_nanos(forgotten.0 - rig.clock.now().0),
+            Err(RequestError::Denied(Denial::TooOld { forgotten, .. })) => {
+                Duration::from_nanos(forgotten.0 - rig.clock.now().0)
+            }
             Err(other) => panic!("{other}"),
         };
         assert!(wait <= ID_CLOCK_SKEW_MAX, "{restart}: {wait:?}");
@@ -255,7 +257,7 @@ async fn junk_of_others_and_a_client_that_is_ahead_make_no_retry_run_twice_also_
         for number in 0..40 {
             let junk = format!("refuse{}", " ".repeat(32 * 1024));
             match send(&rig, &bob, "ant", Some(format!("junk-{restart}-{number}")), &junk).await {
-                Ok(_) | Err(Denial::TooManyIds { .. }) => {}
+                Ok(_) | Err(RequestError::Denied(Denial::TooManyIds { .. })) => {}
                 Err(other) => panic!("{other}"),
             }
             rig.clock.advance(Duration::from_millis(100));

@@ -4,7 +4,7 @@ use crate::rig::{MIB, Rig, name, ok, size};
 use lifeboat_api::event::{Event, FailoverCause};
 use lifeboat_api::meter::Percent;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
-use lifeboat_api::transaction::{Answer, Denial, Outcome, Reply};
+use lifeboat_api::transaction::{Answer, Denial, Outcome, Reply, RequestError};
 use proptest::prelude::*;
 
 /// One step of a history.
@@ -107,7 +107,7 @@ async fn play(
                 prop_assert!(again.is_repeated);
                 prop_assert_eq!((again.sequence, &again.answer), (first.sequence, &first.answer));
                 let other = rig.send_as("work", id, "another body").await;
-                let is_denied = matches!(other, Err(Denial::IdReused { .. }));
+                let is_denied = matches!(other, Err(RequestError::Denied(Denial::IdReused { .. })));
                 prop_assert!(is_denied);
             }
             Step::Repeat(_) => {}

@@ -273,6 +273,48 @@ async fn a_stop_tells_why_the_shadow_of_the_last_failover_was_lost() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_snapshot_that_is_not_there_is_not_reported_as_taken() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    for (service, guest) in [("stuck", "refuse-snapshot.wat"), ("broken", "panic-snapshot.wat")] {
+        site.deploy(&admin, service, guest, "").await;
+        let order = async || site.post(&format!("/v1/services/{service}/snapshot"), &admin, "").await;
+        assert_eq!(order().await.status, 200, "there is nothing that the empty state lacks");
+        assert_eq!(site.transact(&admin, service, "1", "x").await.status, 200);
+        let refused = order().await;
+        assert_eq!((refused.status, refused.code().as_str()), (503, "not_snapshotted"), "{refused:?}");
+        let detail = refused.json()["detail"].as_str().expect("a detail").to_owned();
+        assert!(detail.starts_with(&format!("service '{service}' has no new snapshot: ")), "{detail}");
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transaction_that_is_refused_before_it_is_sent_is_denied_and_a_look_up_has_no_outcome() {
+    let folder = folder();
+    let (site, admin) = bank(&folder).await;
+    let stranger = site.user(&admin, "stranger", "elsewhere", &[]).await;
+    for (token, key, code) in [
+        (admin.as_str(), "\u{e9}", "idempotency_key"),
+        (&admin, "\"open", "idempotency_key"),
+        (&admin, "..", "not_an_id"),
+        (&stranger, "1", "not_granted"),
+        ("nobody", "1", "not_authenticated"),
+    ] {
+        let request = site.request(Method::POST, "/v1/services/bank/transactions", token);
+        let key = reqwest::header::HeaderValue::from_bytes(key.as_bytes()).expect("a header");
+        let refused =
+            Answered::of(request.header("Idempotency-Key", key).body("1").send().await.expect("answered")).await;
+        assert_eq!((refused.code().as_str(), refused.header("lifeboat-outcome")), (code, "denied"), "{refused:?}");
+    }
+    for (token, id, code) in [(&admin, "%C3%A9", "not_an_id"), (&stranger, "1", "not_granted")] {
+        let refused = site.get(&format!("/v1/services/bank/transactions/{id}"), token).await;
+        assert_eq!((refused.code().as_str(), refused.header("lifeboat-outcome")), (code, ""), "{refused:?}");
+    }
+    site.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_reader_is_told_which_events_are_gone() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;

@@ -6,7 +6,7 @@ use crate::rig::{Rig, name, ok};
 use lifeboat_api::event::Event;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::Denial;
+use lifeboat_api::transaction::{Denial, RequestError};
 use lifeboat_host::catalog::{Absent, CATALOG_FILE};
 use lifeboat_host::data::{DataDirectory, DataError, DataOptions, Locked, findings};
 use lifeboat_host::service::LaunchError;
@@ -77,7 +77,7 @@ async fn assert_kept(rig: &Rig, service: &str) {
     assert_eq!(rig.host.idle_services().get(&name(service)), Some(&true));
     rig.grant(service);
     let denied = rig.send_as(service, "a", "x").await;
-    assert!(matches!(&denied, Err(Denial::Orphan { reason, .. }) if says(reason)), "{denied:?}");
+    assert!(matches!(&denied, Err(RequestError::Denied(Denial::Orphan { reason, .. })) if says(reason)), "{denied:?}");
     let denied = create(rig, service, "count.wat", settings(FailoverMode::Direct), None).await;
     assert!(denied.as_ref().is_err_and(|reason| says(reason)), "{denied:?}");
     let denied = rig.host.start_service(&name(service), Epoch([7; 16])).await;

@@ -6,7 +6,7 @@ use lifeboat_api::access::Grant;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::Event;
 use lifeboat_api::size::Size;
-use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Request};
+use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Request, RequestError};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::service::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, QUEUE_MAX};
 use std::sync::{Arc, Mutex, mpsc};
@@ -122,7 +122,7 @@ async fn an_operator_drops_what_waits_of_a_user_or_an_id_and_none_of_it_is_execu
     assert_eq!((drop_queued(Some("3")), drop_queued(Some("3")), drop_queued(None), drop_queued(None)), (1, 0, 9, 0));
     for pending in flood {
         let dropped = pending.await;
-        assert!(matches!(dropped, Err(Denial::Dropped { .. })), "{dropped:?}");
+        assert!(matches!(dropped, Err(RequestError::Denied(Denial::Dropped { .. }))), "{dropped:?}");
     }
     assert_eq!((first.await.expect("executed").sequence.0, other.await.expect("executed").sequence.0), (1, 2));
     assert_eq!(ok(&rig.query("work", "x").await), "2");
@@ -164,7 +164,7 @@ async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
     go_on.send(()).expect("it waits");
     assert_eq!(count, 10);
     for dropped in futures::future::join_all(flood).await {
-        assert!(matches!(dropped, Err(Denial::Dropped { .. })), "{dropped:?}");
+        assert!(matches!(dropped, Err(RequestError::Denied(Denial::Dropped { .. }))), "{dropped:?}");
     }
     let executed = (first.await.expect("executed").sequence.0, begun.await.expect("executed").sequence.0);
     assert_eq!(executed, (1, 2));
@@ -181,7 +181,8 @@ async fn an_id_that_missed_its_deadline_twice_is_refused_for_a_while_and_no_othe
         assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
     }
     let denied = rig.send_as("work", "endless", "4000000000").await;
-    let Err(Denial::MissedDeadlines { misses: DEADLINE_MISSES_MAX, retry_after, .. }) = denied else {
+    let Err(RequestError::Denied(Denial::MissedDeadlines { misses: DEADLINE_MISSES_MAX, retry_after, .. })) = denied
+    else {
         panic!("{denied:?}")
     };
     assert!(retry_after <= DEADLINE_REFUSAL && !retry_after.is_zero());
@@ -204,7 +205,9 @@ async fn a_body_that_missed_its_deadline_twice_is_refused_for_a_while_whatever_i
     }
     for id in [None, Some("a"), Some("b")] {
         let denied = send(&stubborn, id, "4000000000").await;
-        let Err(Denial::MissedDeadlines { id: None, misses: DEADLINE_MISSES_MAX, retry_after }) = denied else {
+        let Err(RequestError::Denied(Denial::MissedDeadlines { id: None, misses: DEADLINE_MISSES_MAX, retry_after })) =
+            denied
+        else {
             panic!("{denied:?}")
         };
         assert!(retry_after <= DEADLINE_REFUSAL && !retry_after.is_zero());
@@ -229,7 +232,7 @@ async fn a_query_that_missed_its_deadline_twice_is_refused_for_a_while() {
         assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
     }
     let denied = rig.query("work", "4000000000").await;
-    assert!(matches!(denied, Err(Denial::MissedDeadlines { id: None, .. })), "{denied:?}");
+    assert!(matches!(denied, Err(RequestError::Denied(Denial::MissedDeadlines { id: None, .. }))), "{denied:?}");
     // The same body as a transaction is known by itself.
     let missed = rig.send("work", "4000000000").await.expect("failed");
     assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");

@@ -7,7 +7,7 @@ use lifeboat_api::id::Epoch;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
-use lifeboat_api::transaction::{Answer, Denial, Kind, Reply, Request};
+use lifeboat_api::transaction::{Answer, Kind, Reply, Request, RequestError};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
@@ -155,17 +155,17 @@ impl Rig {
     }
 
     /// Sends a transaction without an id.
-    pub(crate) async fn send(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, Denial> {
+    pub(crate) async fn send(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, RequestError> {
         self.request(service, None, body, Kind::Transaction).await
     }
 
     /// Sends a transaction with an id.
-    pub(crate) async fn send_as(&self, service: &str, id: &str, body: impl AsRef<[u8]>) -> Result<Reply, Denial> {
+    pub(crate) async fn send_as(&self, service: &str, id: &str, body: impl AsRef<[u8]>) -> Result<Reply, RequestError> {
         self.request(service, Some(id), body, Kind::Transaction).await
     }
 
     /// Sends a query.
-    pub(crate) async fn query(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, Denial> {
+    pub(crate) async fn query(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, RequestError> {
         self.request(service, None, body, Kind::Query).await
     }
 
@@ -175,7 +175,7 @@ impl Rig {
         id: Option<&str>,
         body: impl AsRef<[u8]>,
         kind: Kind,
-    ) -> Result<Reply, Denial> {
+    ) -> Result<Reply, RequestError> {
         let request = Request { id: id.map(str::to_owned), body: body.as_ref().to_vec().into(), kind };
         self.host.request(self.token.reveal(), service, request).await
     }
@@ -191,7 +191,7 @@ impl Rig {
     }
 
     /// The same on a disk that may fail.
-    pub(crate) async fn try_fail_over(&self, service: &str) -> Result<Status, Denial> {
+    pub(crate) async fn try_fail_over(&self, service: &str) -> Result<Status, RequestError> {
         self.host.fail_over(self.token.reveal(), service).await
     }
 
@@ -219,7 +219,7 @@ pub(crate) fn name(text: &str) -> Name {
 
 /// The text of an `ok`, or a panic that shows what came instead.
 #[track_caller]
-pub(crate) fn ok(result: &Result<Reply, Denial>) -> &str {
+pub(crate) fn ok(result: &Result<Reply, RequestError>) -> &str {
     match result {
         Ok(Reply { answer: Answer::Ok(bytes), .. }) => std::str::from_utf8(bytes).expect("text"),
         other => panic!("not ok: {other:?}"),
@@ -228,7 +228,7 @@ pub(crate) fn ok(result: &Result<Reply, Denial>) -> &str {
 
 /// The cause of a `failed`, or a panic that shows what came instead.
 #[track_caller]
-pub(crate) fn cause(result: &Result<Reply, Denial>) -> String {
+pub(crate) fn cause(result: &Result<Reply, RequestError>) -> String {
     match result {
         Ok(Reply { answer: Answer::Failed(cause), .. }) => cause.to_string(),
         other => panic!("not failed: {other:?}"),

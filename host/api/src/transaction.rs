@@ -257,7 +257,31 @@ impl Cause {
 pub const QUARANTINE_REMEDY: &str = "once that is mended, lifeboat start brings it back; without the server, lifeboat \
                                      verify --data DIR tells more, and lifeboat snapshot saves what can be trusted";
 
-/// Why a request never reached the guest. It left no trace in the journal, and the same id may be sent again.
+/// Why a request has no answer.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// It had no effect.
+    #[error(transparent)]
+    Denied(#[from] Denial),
+    /// It may have had one.
+    #[error(transparent)]
+    OutcomeUnknown(#[from] OutcomeUnknown),
+}
+
+/// A request was executed, and whether that is durable is not known: the journal failed meanwhile.
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[error("{}", unknown(service, id.as_deref(), reason))]
+pub struct OutcomeUnknown {
+    /// The service.
+    pub service: Name,
+    /// The request's id, if the client gave it one: a repetition of it is recognised.
+    pub id: Option<String>,
+    /// Why.
+    pub reason: String,
+}
+
+/// Why a request never reached the guest. It had no effect and left no trace in the journal, and the same id may be sent
+/// again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Denial {
     /// No user has this token, or it is expired or revoked.
@@ -412,17 +436,6 @@ pub enum Denial {
         /// The service.
         service: Name,
         /// What is missing.
-        reason: String,
-    },
-    /// It was executed, and whether that was kept is not known: the journal failed meanwhile. The one denial that may have
-    /// had an effect.
-    #[error("{}", unknown(service, id.as_deref(), reason))]
-    Unknown {
-        /// The service.
-        service: Name,
-        /// The request's id, if the client gave it one: a repetition of it is recognised.
-        id: Option<String>,
-        /// Why.
         reason: String,
     },
     /// The service could not be brought back when the host started, and nothing of it was changed.

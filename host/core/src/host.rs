@@ -31,7 +31,9 @@ use lifeboat_api::clock::Clock;
 use lifeboat_api::event::EventSink;
 use lifeboat_api::name::Name;
 use lifeboat_api::text::chain;
-use lifeboat_api::transaction::{BODY_BYTES_MAX, Denial, Kind, Reply, Request, check_id, check_id_length};
+use lifeboat_api::transaction::{
+    BODY_BYTES_MAX, Denial, Kind, Reply, Request, RequestError, check_id, check_id_length,
+};
 use lifeboat_vm::engine::{Engine, EngineError, PoolLimits, Program, joined};
 use lifeboat_vm::rehydrate::{MAINTENANCE_DEADLINE, MAINTENANCE_FUEL, Maintenance};
 use lifeboat_vm::workload::{MEMORIES_MAX, Workload};
@@ -312,8 +314,8 @@ impl Host {
     /// take the request back.
     ///
     /// # Errors
-    /// [`Denial`]: it never reached the guest, or the service stopped and whether it did is unknown.
-    pub async fn request(&self, token: &str, service: &str, request: Request) -> Result<Reply, Denial> {
+    /// [`RequestError::Denied`]: it had no effect. [`RequestError::OutcomeUnknown`]: whether it had is not known.
+    pub async fn request(&self, token: &str, service: &str, request: Request) -> Result<Reply, RequestError> {
         self.request_as(&self.authenticate(token)?, service, request).await
     }
 
@@ -321,7 +323,12 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::request`].
-    pub async fn request_as(&self, identity: &Identity, service: &str, request: Request) -> Result<Reply, Denial> {
+    pub async fn request_as(
+        &self,
+        identity: &Identity,
+        service: &str,
+        request: Request,
+    ) -> Result<Reply, RequestError> {
         self.begin_as(identity, service, request)?.await
     }
 
@@ -361,7 +368,12 @@ impl Host {
     /// # Errors
     /// Without the grant to transact; if there is no such service; if the id is too old to tell; or if the service has
     /// stopped.
-    pub async fn find_transaction(&self, by: &Identity, service: &str, id: &str) -> Result<Option<Reply>, Denial> {
+    pub async fn find_transaction(
+        &self,
+        by: &Identity,
+        service: &str,
+        id: &str,
+    ) -> Result<Option<Reply>, RequestError> {
         let handle = self.enter(by, service, Grant::Transact)?;
         check_id_length(id)?;
         handle.find(caller(by), id.to_owned()).await
@@ -396,7 +408,7 @@ impl Host {
     ///
     /// # Errors
     /// Without the grant to operate, or if the service's task has ended.
-    pub async fn fail_over(&self, token: &str, service: &str) -> Result<Status, Denial> {
+    pub async fn fail_over(&self, token: &str, service: &str) -> Result<Status, RequestError> {
         self.fail_over_as(&self.authenticate(token)?, service).await
     }
 
@@ -404,7 +416,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::fail_over`].
-    pub async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+    pub async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
         self.order_fail_over(by, service).await.map(|(status, _)| status)
     }
 
@@ -412,7 +424,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::fail_over`].
-    pub async fn order_fail_over(&self, by: &Identity, service: &str) -> Result<Ordered, Denial> {
+    pub async fn order_fail_over(&self, by: &Identity, service: &str) -> Result<Ordered, RequestError> {
         self.enter(by, service, Grant::Operate)?.fail_over(by.user.clone()).await
     }
 
@@ -420,7 +432,7 @@ impl Host {
     ///
     /// # Errors
     /// Without the grant to operate, or if the service's task has ended.
-    pub async fn snapshot(&self, token: &str, service: &str) -> Result<Status, Denial> {
+    pub async fn snapshot(&self, token: &str, service: &str) -> Result<Status, RequestError> {
         self.snapshot_as(&self.authenticate(token)?, service).await
     }
 
@@ -428,7 +440,7 @@ impl Host {
     ///
     /// # Errors
     /// As [`Host::snapshot`].
-    pub async fn snapshot_as(&self, by: &Identity, service: &str) -> Result<Status, Denial> {
+    pub async fn snapshot_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
         self.enter(by, service, Grant::Operate)?.snapshot().await
     }
 

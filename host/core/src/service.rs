@@ -61,7 +61,9 @@ use lifeboat_api::meter::{Meter, Resource, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, Reply, ReplyHash, Request, check_id};
+use lifeboat_api::transaction::{
+    Answer, Cause, Denial, Kind, OutcomeUnknown, Reply, ReplyHash, Request, RequestError, check_id,
+};
 use lifeboat_journal::adaptive_spin::AdaptiveSpin;
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::Program;
@@ -470,7 +472,7 @@ impl Service {
                     && let Err(error @ JournalError::Stalled { .. }) = self.journal.room(0).await
                 {
                     let reason = error.to_string();
-                    return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason })));
+                    return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason }.into())));
                 }
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
@@ -535,7 +537,7 @@ impl Service {
                 return;
             }
             Err(denial) => {
-                reply.send(Err(denial));
+                reply.send(Err(denial.into()));
                 return;
             }
         };
@@ -553,7 +555,7 @@ impl Service {
                 let is_kept = attempt.answer.is_kept();
                 let sabotage = self.sabotage.take_if(|sabotage| sabotage.hits(&work, &attempt.answer));
                 match self.settle(&work, attempt, sabotage) {
-                    Err(denial) => reply.send(Err(denial)),
+                    Err(denial) => reply.send(Err(denial.into())),
                     Ok((answered, commit)) => {
                         if let Some(sabotage) = sabotage {
                             self.break_the_promise(&work, sabotage).await;
@@ -576,7 +578,7 @@ impl Service {
                 }
             }
             Err(denial) => {
-                reply.send(Err(denial));
+                reply.send(Err(denial.into()));
             }
         }
     }
@@ -587,7 +589,7 @@ impl Service {
         // It reports a failover as well, whose record is the last one.
         let commit = if answered.failover.is_some() { &self.last_commit } else { commit };
         reply.shrink_to(&answered.answer);
-        self.tell_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer));
+        self.tell_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer.map_err(RequestError::from)));
     }
 
     fn tell_when_safe(
@@ -595,7 +597,7 @@ impl Service {
         commit: &Commit,
         answered: Reply,
         is_id_kept: bool,
-        tell: impl FnOnce(Result<Reply, Denial>) + Send + 'static,
+        tell: impl FnOnce(Result<Reply, OutcomeUnknown>) + Send + 'static,
     ) {
         let service = self.name.clone();
         commit.then_or_held(move |durable| {
@@ -603,7 +605,7 @@ impl Service {
                 Ok(()) => Ok(answered),
                 Err(error) => {
                     let id = is_id_kept.then_some(answered.id);
-                    Err(Denial::Unknown { service, id, reason: error.to_string() })
+                    Err(OutcomeUnknown { service, id, reason: error.to_string() })
                 }
             });
         });
@@ -680,18 +682,20 @@ impl Service {
     }
 
     /// Tells the kept answer to `caller`'s transaction `id`, once it is durable.
-    async fn find(&mut self, caller: &Caller, id: String, found: oneshot::Sender<Result<Option<Reply>, Denial>>) {
+    async fn find(&mut self, caller: &Caller, id: String, found: oneshot::Sender<Result<Option<Reply>, RequestError>>) {
         let record = match self.answers.find(&IdKey::new(&caller.user, caller.incarnation, &id)) {
             None => Ok(None),
             Some(number) => self.journal.answered(number).await,
         };
         match record {
-            Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string())))),
-            Ok(None) => drop(found.send(self.never_executed(caller, &id).map_or(Ok(None), Err))),
+            Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string()).into()))),
+            Ok(None) => {
+                drop(found.send(self.never_executed(caller, &id).map_or(Ok(None), |denial| Err(denial.into()))))
+            }
             Ok(Some(record)) => {
                 let answered = self.repeated(&record);
                 self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
-                    drop(found.send(answer.map(Some)));
+                    drop(found.send(answer.map(Some).map_err(RequestError::from)));
                 });
             }
         }

@@ -30,7 +30,7 @@ use lifeboat_api::meter::{Resource, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
-use lifeboat_api::transaction::{Answer, Denial, Kind, Outcome, Reply, Request};
+use lifeboat_api::transaction::{Answer, Kind, Outcome, Reply, Request, RequestError};
 use lifeboat_host::answers::DeduplicationWindow;
 use lifeboat_host::catalog::ServiceSettings;
 use lifeboat_host::credential::Token;
@@ -143,12 +143,12 @@ pub enum SimulateError {
     #[error(transparent)]
     Launch(#[from] LaunchError),
     /// The simulation's own operator was turned away.
-    #[error("service '{service}' cannot be observed: {denial}")]
+    #[error("service '{service}' cannot be observed: {error}")]
     Observe {
         /// The service.
         service: Name,
         /// Why.
-        denial: Denial,
+        error: RequestError,
     },
 }
 
@@ -311,7 +311,7 @@ impl<'a> Stage<'a> {
             if every.is_some_and(|every| self.tallies[service].requests.is_multiple_of(every.get())) {
                 let name = &self.scenario.services[service].name;
                 let moved = self.host.fail_over(self.operator.reveal(), name).await;
-                moved.map_err(|denial| SimulateError::Observe { service: name.clone(), denial })?;
+                moved.map_err(|error| SimulateError::Observe { service: name.clone(), error })?;
             }
             self.look_at(service, observer).await?;
             observer.answered(&self.views, service, done);
@@ -383,7 +383,7 @@ impl<'a> Stage<'a> {
     async fn status(&self, service: usize) -> Result<Status, SimulateError> {
         let name = &self.scenario.services[service].name;
         let status = self.host.status(self.operator.reveal(), name).await;
-        status.map_err(|denial| SimulateError::Observe { service: name.clone(), denial })
+        status.map_err(|denial| SimulateError::Observe { service: name.clone(), error: denial.into() })
     }
 
     fn tell_events(&mut self, observer: &mut impl Observer) {

@@ -1,7 +1,7 @@
 //! How replies are printed.
 
 use crate::text::is_deceptive;
-use crate::transaction::{Answer, Denial, Outcome, Reply};
+use crate::transaction::{Answer, Denial, Outcome, OutcomeUnknown, Reply, RequestError};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -17,6 +17,9 @@ pub enum NotDone {
     /// The host denied it.
     #[error(transparent)]
     Denied(Denial),
+    /// It may have been executed.
+    #[error(transparent)]
+    OutcomeUnknown(OutcomeUnknown),
     /// The host denied it before it was sent.
     #[error("line {line}: {denial}")]
     Line {
@@ -35,10 +38,23 @@ pub enum NotDone {
     },
 }
 
-/// How it ended.
+impl From<RequestError> for NotDone {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Denied(denial) => Self::Denied(denial),
+            RequestError::OutcomeUnknown(unknown) => Self::OutcomeUnknown(unknown),
+        }
+    }
+}
+
+/// Returns how it ended; None if that is not known.
 #[must_use]
-pub fn outcome(result: &Result<Reply, NotDone>) -> Outcome {
-    result.as_ref().map_or(Outcome::Denied, |reply| reply.answer.outcome())
+pub fn outcome(result: &Result<Reply, NotDone>) -> Option<Outcome> {
+    match result {
+        Ok(reply) => Some(reply.answer.outcome()),
+        Err(NotDone::OutcomeUnknown(_)) => None,
+        Err(NotDone::Denied(_) | NotDone::Line { .. } | NotDone::Envelope { .. }) => Some(Outcome::Denied),
+    }
 }
 
 #[derive(Serialize)]
@@ -168,18 +184,13 @@ fn write(
     }
     let mut printed = Printed {
         id: id.as_deref(),
-        outcome: Some(outcome(result)),
+        outcome: outcome(result),
         payload: Payload::default(),
         cause: None,
         failover: None,
     };
     match result {
-        Err(denied) => {
-            if matches!(denied, NotDone::Denied(Denial::Unknown { .. })) {
-                printed.outcome = None;
-            }
-            printed.cause = Some(denied.to_string());
-        }
+        Err(not_done) => printed.cause = Some(not_done.to_string()),
         Ok(reply) => {
             // In a batch, the id that a line had: nobody can ask by one that the host made up.
             printed.id = if is_of_batch { printed.id } else { Some(&reply.id) };

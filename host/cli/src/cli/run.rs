@@ -188,7 +188,8 @@ impl Run {
             interrupted.tell(self.json);
         }
         let is_input_left = interrupted.is_some_and(|interrupted| interrupted.is_input_left);
-        let is_all_ok = !is_journal_damaged && !is_input_left && outcomes.keys().all(|outcome| *outcome == Outcome::Ok);
+        let is_all_ok =
+            !is_journal_damaged && !is_input_left && outcomes.keys().all(|outcome| *outcome == Some(Outcome::Ok));
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
@@ -482,7 +483,7 @@ impl Run {
         let id = request.id.clone();
         let (host, service) = (users.host, users.service);
         let mut answer: Answering<'a> =
-            Box::pin(async move { host.request(token.reveal(), service, request).await.map_err(NotDone::Denied) });
+            Box::pin(async move { host.request(token.reveal(), service, request).await.map_err(NotDone::from) });
         // Up to its first wait: into the queue, so that lines are executed in their order.
         let answer = match std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
             Poll::Ready(result) => Box::pin(std::future::ready(result)),
@@ -496,7 +497,7 @@ impl Run {
 #[derive(Debug, Default)]
 struct Fed {
     /// How many ended in which way.
-    outcomes: BTreeMap<Outcome, u64>,
+    outcomes: BTreeMap<Option<Outcome>, u64>,
     interrupted: Option<Interrupted>,
 }
 
@@ -638,7 +639,8 @@ fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failover
 /// The closing table.
 struct Usage<'a> {
     status: &'a Status,
-    outcomes: &'a BTreeMap<Outcome, u64>,
+    /// Under None those of which it is not known how they ended.
+    outcomes: &'a BTreeMap<Option<Outcome>, u64>,
     failovers: u64,
     is_durable: bool,
 }
@@ -652,11 +654,12 @@ impl Usage<'_> {
 
     fn json(&self) -> serde_json::Value {
         let Self { status, outcomes, failovers, .. } = self;
-        let outcome = |outcome: Outcome| outcomes.get(&outcome).copied().unwrap_or_default();
+        let count = |outcome: Option<Outcome>| outcomes.get(&outcome).copied().unwrap_or_default();
+        let outcome = |outcome: Outcome| count(Some(outcome));
         serde_json::json!({"usage": {
             "vm": status.vm.to_string(), "machine": status.machine, "size": status.size, "meter": status.meter,
             "ok": outcome(Outcome::Ok), "refused": outcome(Outcome::Refused), "failed": outcome(Outcome::Failed),
-            "denied": outcome(Outcome::Denied), "failovers": failovers, "counts": status.counts,
+            "denied": outcome(Outcome::Denied), "outcome_unknown": count(None), "failovers": failovers, "counts": status.counts,
             "degraded": status.degraded, "unmovable": status.unmovable, "stopped": status.stopped,
             "journal_filling": status.journal.as_ref().map(|journal| journal.fill.to_string()),
         }})
@@ -685,8 +688,11 @@ impl Usage<'_> {
             Bytes(memory.limit).to_string(),
         );
         let ended = Outcome::ALL
-            .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&outcome).copied().unwrap_or_default())));
+            .map(|outcome| format!("{outcome} {}", grouped(outcomes.get(&Some(outcome)).copied().unwrap_or_default())));
         text += &format!("  {}", ended.join("  "));
+        if let Some(unknown) = outcomes.get(&None) {
+            text += &format!("  not known {}", grouped(*unknown));
+        }
         text += &format!(
             "\n  snapshots {}{}  rollbacks {}  replayed {}\n",
             status.counts.snapshots,

@@ -7,7 +7,7 @@ use crate::budget::Account;
 use crate::journal::JournalError;
 use lifeboat_api::id::VmId;
 use lifeboat_api::name::Name;
-use lifeboat_api::transaction::{Denial, Reply, Request};
+use lifeboat_api::transaction::{Denial, OutcomeUnknown, Reply, Request, RequestError};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -22,7 +22,7 @@ pub(crate) type Ordered = (Status, VmId);
 /// An order that was taken in hand, by whoever waits for its end.
 pub(super) struct Order {
     pub(super) from: VmId,
-    pub(super) done: oneshot::Sender<Result<Ordered, Denial>>,
+    pub(super) done: oneshot::Sender<Result<Ordered, RequestError>>,
 }
 
 impl Order {
@@ -32,7 +32,7 @@ impl Order {
             // After a crash, nothing that was told must have happened in another way.
             Err(error) if status.vm != self.from => {
                 let service = status.vm.service;
-                Err(Denial::Unknown { service, id: None, reason: error.to_string() })
+                Err(OutcomeUnknown { service, id: None, reason: error.to_string() }.into())
             }
             _ => Ok((status, self.from)),
         };
@@ -50,16 +50,16 @@ pub(super) enum Message {
         user: Name,
         incarnation: u64,
         id: String,
-        found: oneshot::Sender<Result<Option<Reply>, Denial>>,
+        found: oneshot::Sender<Result<Option<Reply>, RequestError>>,
         _place: OwnedSemaphorePermit,
     },
     FailOver {
         by: Name,
-        done: oneshot::Sender<Result<Ordered, Denial>>,
+        done: oneshot::Sender<Result<Ordered, RequestError>>,
         _place: OwnedSemaphorePermit,
     },
     Snapshot {
-        done: oneshot::Sender<Result<Ordered, Denial>>,
+        done: oneshot::Sender<Result<Ordered, RequestError>>,
         _place: OwnedSemaphorePermit,
     },
     Status {
@@ -93,7 +93,7 @@ pub(crate) struct ServiceHandle {
 #[derive(Debug)]
 pub struct Pending {
     service: Name,
-    answered: oneshot::Receiver<Result<Answered, Denial>>,
+    answered: oneshot::Receiver<Result<Answered, RequestError>>,
 }
 
 impl Pending {
@@ -106,13 +106,14 @@ impl Pending {
 
 impl Pending {
     /// The answer, with the memory that it takes of the budgets which the request was held to.
-    pub fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Result<Answered, Denial>> {
-        Pin::new(&mut self.answered).poll(context).map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service))))
+    pub fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Result<Answered, RequestError>> {
+        let answered = Pin::new(&mut self.answered).poll(context);
+        answered.map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service).into())))
     }
 }
 
 impl Future for Pending {
-    type Output = Result<Reply, Denial>;
+    type Output = Result<Reply, RequestError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         self.poll_answered(context).map(|answered| answered.map(|answered| answered.reply))
@@ -147,7 +148,7 @@ impl ServiceHandle {
 
     /// The kept answer to `caller`'s transaction `id`, once all that was sent before is done and durable. None if there is
     /// none: it was never sent, denied, or is beyond the deduplication window.
-    pub(crate) async fn find(&self, caller: Caller, id: String) -> Result<Option<Reply>, Denial> {
+    pub(crate) async fn find(&self, caller: Caller, id: String) -> Result<Option<Reply>, RequestError> {
         let (found, answered) = oneshot::channel();
         let place = self.look().await;
         let Caller { user, incarnation } = caller;
@@ -166,7 +167,7 @@ impl ServiceHandle {
         let removed = self.queue.0.remove(user, id);
         let count = removed.len();
         for queued in removed {
-            queued.reply.send(Err(Denial::Dropped { service: self.name.clone() }));
+            queued.reply.send(Err(Denial::Dropped { service: self.name.clone() }.into()));
         }
         // An order that waited for them may be next.
         self.queue.0.wake();
@@ -185,13 +186,13 @@ impl ServiceHandle {
     }
 
     /// Fails over now, as operator `by` wishes.
-    pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, Denial> {
+    pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, RequestError> {
         let place = self.order_place().await;
         self.ask(|done| Message::FailOver { by, done, _place: place }).await?
     }
 
     /// Takes a snapshot now.
-    pub(crate) async fn snapshot(&self) -> Result<Status, Denial> {
+    pub(crate) async fn snapshot(&self) -> Result<Status, RequestError> {
         let place = self.order_place().await;
         self.ask(|done| Message::Snapshot { done, _place: place }).await?.map(|(status, _)| status)
     }

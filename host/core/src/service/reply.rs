@@ -2,7 +2,7 @@
 
 use crate::budget::{Account, ESCAPES_BYTES_MAX, Permit, UNCOUNTED_BYTES_MAX};
 use lifeboat_api::name::Name;
-use lifeboat_api::transaction::{Answer, Denial, Reply};
+use lifeboat_api::transaction::{Answer, Denial, Reply, RequestError};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
@@ -40,14 +40,14 @@ fn shrink(permit: &mut Option<Permit>, answer: &Answer) {
 
 /// Where a request's answer goes, once it may be told.
 pub(super) struct ReplySender {
-    answer: oneshot::Sender<Result<Answered, Denial>>,
+    answer: oneshot::Sender<Result<Answered, RequestError>>,
     /// None if the request is held to no budget.
     account: Option<Arc<Account>>,
     permit: Option<Permit>,
 }
 
 impl ReplySender {
-    pub(super) fn new(account: Option<Arc<Account>>) -> (Self, oneshot::Receiver<Result<Answered, Denial>>) {
+    pub(super) fn new(account: Option<Arc<Account>>) -> (Self, oneshot::Receiver<Result<Answered, RequestError>>) {
         let (answer, answered) = oneshot::channel();
         (Self { answer, account, permit: None }, answered)
     }
@@ -58,7 +58,7 @@ impl ReplySender {
         let Some(account) = &self.account else { return Some(self) };
         self.permit = account.reserve();
         if self.permit.is_none() {
-            self.send(Err(Denial::NoMemory { service: service.clone() }));
+            self.send(Err(Denial::NoMemory { service: service.clone() }.into()));
             return None;
         }
         Some(self)
@@ -70,7 +70,7 @@ impl ReplySender {
     }
 
     /// Tells the answer. A client that is gone has lost interest.
-    pub(super) fn send(self, answer: Result<Reply, Denial>) {
+    pub(super) fn send(self, answer: Result<Reply, RequestError>) {
         let Self { answer: sender, permit, .. } = self;
         let _ = sender.send(answer.map(|reply| Answered { reply, permit }));
     }

@@ -364,7 +364,7 @@ async fn room(account: &Arc<Account>, waits_for: Option<(usize, bool)>) {
 /// The first line, once it is answered; none if there is no line. Dropping the future loses nothing.
 async fn first_done(under_way: &mut VecDeque<UnderWay>) -> Option<Done> {
     let result = match &mut under_way.front_mut()?.answer {
-        Answering::Pending(counted) => Some(counted.await.map_err(NotDone::Denied)),
+        Answering::Pending(counted) => Some(counted.await.map_err(NotDone::from)),
         Answering::Known(_) => None,
     };
     let UnderWay { asked, answer } = under_way.pop_front()?;

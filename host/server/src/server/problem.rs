@@ -12,7 +12,7 @@ use lifeboat_api::http::{
     TRANSACTION_ID_HEADER, VM_HEADER,
 };
 use lifeboat_api::text::chain;
-use lifeboat_api::transaction::{Answer, Denial, Outcome};
+use lifeboat_api::transaction::{Answer, Denial, Outcome, OutcomeUnknown, RequestError};
 use lifeboat_host::auth::{AccountError, LogInError, PasswordError};
 use lifeboat_host::budget::{self, Permit};
 use lifeboat_host::catalog::CatalogError;
@@ -100,11 +100,6 @@ impl Problem {
     /// The storage failed in the last step of an order, and only the next start shows whether it is done.
     fn outcome_unknown(error: &dyn std::error::Error) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", chain(error))
-    }
-
-    /// Whether what was sent is longer than it may be.
-    pub(super) fn is_too_large(&self) -> bool {
-        self.status == StatusCode::PAYLOAD_TOO_LARGE
     }
 
     /// Of a question about another request, whose outcome this is not.
@@ -221,17 +216,31 @@ impl From<Denial> for Problem {
             Denial::Stalled { .. } => (StatusCode::SERVICE_UNAVAILABLE, "storage"),
             Denial::Quarantined { .. } | Denial::Orphan { .. } => (StatusCode::SERVICE_UNAVAILABLE, "quarantined"),
             Denial::Stopped { .. } => (StatusCode::SERVICE_UNAVAILABLE, "stopped"),
-            // It is not one of the four outcomes, but which of them is not known.
-            Denial::Unknown { id: Some(_), .. } => return Self::later("outcome_unknown", denial.to_string()),
-            // To try again would be to do it again.
-            Denial::Unknown { id: None, .. } => {
-                return Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", denial.to_string());
-            }
         };
         let problem = Self::new(status, code, denial.to_string()).with_outcome(Outcome::Denied);
         match status {
             StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE => problem.with_retry(RETRY),
             _ => problem,
+        }
+    }
+}
+
+impl From<OutcomeUnknown> for Problem {
+    /// Which of the four outcomes it is, is not known.
+    fn from(unknown: OutcomeUnknown) -> Self {
+        match unknown.id {
+            Some(_) => Self::later("outcome_unknown", unknown.to_string()),
+            // To try again would be to do it again.
+            None => Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", unknown.to_string()),
+        }
+    }
+}
+
+impl From<RequestError> for Problem {
+    fn from(error: RequestError) -> Self {
+        match error {
+            RequestError::Denied(denial) => denial.into(),
+            RequestError::OutcomeUnknown(unknown) => unknown.into(),
         }
     }
 }

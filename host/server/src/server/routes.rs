@@ -341,7 +341,20 @@ fn guard<T: 'static>(
     }
 }
 
+/// Lets a request in, or says why not: with the outcome `denied` if it would go to a guest, and else with none. A look-up is
+/// about another request, of which nothing is known.
 fn admit(
+    shared: &Shared,
+    needs: Needs,
+    parameters: &PathParameters,
+    request: &Request<Body>,
+) -> Result<Identity, Problem> {
+    let is_for_guest = needs == Needs::Grant(Grant::Transact) && request.method() != Method::GET;
+    authorise(shared, needs, parameters, request)
+        .map_err(|problem| if is_for_guest { problem.with_outcome(Outcome::Denied) } else { problem.without_outcome() })
+}
+
+fn authorise(
     shared: &Shared,
     needs: Needs,
     parameters: &PathParameters,
@@ -354,11 +367,8 @@ fn admit(
         Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
         Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
     };
-    // A look-up is about another one.
-    let is_transaction = needs == Needs::Grant(Grant::Transact) && request.method() != Method::GET;
-    let of_request = |problem: Problem| if is_transaction { problem.with_outcome(Outcome::Denied) } else { problem };
     if let Some(problem) = not_now {
-        return Err(of_request(problem));
+        return Err(problem);
     }
     let identity = shared.host.authenticate(token(request.headers())?)?;
     if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
@@ -373,7 +383,7 @@ fn admit(
     }
     // Who may not do it is told the same of every name.
     for (name, value) in parameters {
-        path::check(name, value).map_err(of_request)?;
+        path::check(name, value)?;
     }
     Ok(identity)
 }

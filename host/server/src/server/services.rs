@@ -21,7 +21,7 @@ use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::check_fuel;
 use lifeboat_api::sla::FailoverMode;
-use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, check_id};
+use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, RequestError, check_id};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::host::NewService;
@@ -151,7 +151,11 @@ pub(super) async fn snapshot(
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
+    let after = shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
+    if let Some(reason) = after.unmovable.filter(|_| after.snapshot_sequence != after.sequence) {
+        let service = after.vm.service;
+        return Err(Problem::later("not_snapshotted", format!("service '{service}' has no new snapshot: {reason}")));
+    }
     if let Some(directory) = shared.host.data() {
         directory.snapshots_written(&path::name(&name)?).await?;
     }
@@ -257,10 +261,10 @@ pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Pro
 }
 
 /// Why an operation on a service is not done.
-fn not_operated(denial: Denial) -> Problem {
-    match denial {
-        Denial::NoService { service } => Problem::no_service(&service),
-        denial => denial.into(),
+fn not_operated(error: impl Into<RequestError>) -> Problem {
+    match error.into() {
+        RequestError::Denied(Denial::NoService { service }) => Problem::no_service(&service),
+        error => error.into(),
     }
 }
 

@@ -11,7 +11,7 @@ use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use lifeboat_api::http::{IDEMPOTENCY_KEY_HEADER, TransactionState};
 use lifeboat_api::name::Name;
-use lifeboat_api::transaction::{Denial, Kind, Outcome, Reply, Request};
+use lifeboat_api::transaction::{Denial, Kind, Outcome, Reply, Request, RequestError};
 use lifeboat_host::auth::Identity;
 use lifeboat_host::budget::{ANSWER_BYTES_MAX, Account, Permit, ROOM_WAIT_MAX};
 use lifeboat_host::service::{Answered, Pending};
@@ -32,7 +32,7 @@ pub(super) async fn transact(
     request: axum::extract::Request,
 ) -> Result<Response, Problem> {
     // Not an extractor of its own: that would copy all headers.
-    let id = idempotency_key(request.headers())?;
+    let id = idempotency_key(request.headers()).map_err(|problem| problem.with_outcome(Outcome::Denied))?;
     perform(&shared, &identity, &connection, &service, id, Kind::Transaction, request.into_body()).await
 }
 
@@ -71,10 +71,8 @@ async fn perform(
         }
     };
     let receiving = connection.receiving();
-    let body = match body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await {
-        Err(problem) if problem.is_too_large() => return Err(denied(problem)),
-        read => read?,
-    };
+    let read = body::read(body, shared.body_bytes_max, shared.config.server.limits.body_deadline).await;
+    let body = read.map_err(denied)?;
     drop(receiving);
     let (has_id, request) = (id.is_some(), Request { id, body, kind });
     let waits_until = Instant::now() + ROOM_WAIT_MAX;
@@ -82,7 +80,7 @@ async fn perform(
         let counted = InFlight::begin(shared, identity, account, service, request.clone(), received.clone())?;
         match counted.await {
             // It was not executed: it is sent again once there is room for what it may answer.
-            Err(denial @ Denial::NoMemory { .. }) => {
+            Err(RequestError::Denied(denial @ Denial::NoMemory { .. })) => {
                 account.unblock();
                 let left = waits_until.saturating_duration_since(Instant::now());
                 if left.is_zero() || tokio::time::timeout(left, account.has_room()).await.is_err() {
@@ -135,7 +133,7 @@ impl InFlight {
 }
 
 impl Future for InFlight {
-    type Output = Result<Answered, Denial>;
+    type Output = Result<Answered, RequestError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
         let Self { shared, since, pending, .. } = &mut *self;
@@ -161,10 +159,10 @@ impl Drop for InFlight {
 }
 
 /// Counts an answer, unless nobody knows which one it is, or it is yet to come.
-fn count(shared: &Shared, service: &Name, since: Instant, answered: Result<&Reply, &Denial>) {
+fn count(shared: &Shared, service: &Name, since: Instant, answered: Result<&Reply, &RequestError>) {
     let outcome = match answered {
         Ok(reply) => reply.answer.outcome(),
-        Err(Denial::Unknown { .. } | Denial::NoMemory { .. }) => return,
+        Err(RequestError::OutcomeUnknown(_) | RequestError::Denied(Denial::NoMemory { .. })) => return,
         Err(_) => Outcome::Denied,
     };
     shared.metrics.answered(service, outcome, since.elapsed());
@@ -192,7 +190,7 @@ pub(super) async fn look_up(
         return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
     };
     // Nothing is known of the one that is looked up, least of all that it had no effect.
-    let found = found.map_err(|denial| Problem::from(denial).without_outcome());
+    let found = found.map_err(|error| Problem::from(error).without_outcome());
     match found? {
         Some(reply) => Ok(problem::answer(Answered::shrunk(reply, permit), true)),
         None => Err(Problem::new(
