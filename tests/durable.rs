@@ -629,7 +629,7 @@ async fn a_bounded_directory_serves_for_ever() {
     }
     let most = largest.values().skip(15).max().expect("some");
     assert!(*most <= 6 << 20, "it grew to {most} bytes: {largest:?}");
-    // What they need is carried along, while they run and do nothing.
+    // What they need is relocated, while they run and do nothing.
     assert!(rig.send_as("few", "first", "x").await.expect("kept").is_repeated);
     assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
 }
@@ -685,7 +685,7 @@ async fn a_stopped_service_does_not_hold_back_space_and_its_answers_are_kept() {
 }
 
 #[tokio::test]
-async fn an_idle_service_whose_records_are_carried_answers_repetitions_all_the_time() {
+async fn an_idle_service_whose_records_are_relocated_answers_repetitions_all_the_time() {
     let storage = SimulatedStorage::new(15);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let client = keep_answers(&rig).await;
@@ -697,7 +697,7 @@ async fn an_idle_service_whose_records_are_carried_answers_repetitions_all_the_t
 }
 
 #[tokio::test]
-async fn a_service_whose_workload_is_missing_is_carried_as_well() {
+async fn a_service_whose_workload_is_missing_is_relocated_as_well() {
     let storage = SimulatedStorage::new(16);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     create(&rig, "lost", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");

@@ -231,7 +231,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
     assert_eq!(site.post("/v1/services/shop/stop", &admin, "").await.json()["state"], "stopped");
     let refused = site.post("/v1/services/shop/start", &admin, "").await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
-    // The others need so little that it is carried.
+    // The others need so little that it is relocated.
     assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
     until(|| async { site.get("/readyz", "").await.status == 200 }).await;
     assert!(segments() < 3);

@@ -672,7 +672,7 @@ impl DataDirectory {
     }
 
     /// Finds a service that does not run, as a start would. The journal is to be held still until the service's board is
-    /// registered, or nobody would be told where records are carried meanwhile.
+    /// registered, or nobody would be told where records are relocated meanwhile.
     ///
     /// # Errors
     /// [`DataError`]; [`CommitError::Stalled`] while its last records wait for room. Damage is none: it is told in what is
@@ -701,7 +701,7 @@ impl DataDirectory {
     /// Gives back what no service needs any more, and tells `events` of what holds that back. While every record is held
     /// still, or another reclaim is under way, that is done afterwards, and not waited for.
     pub(crate) async fn reclaim(self: &Arc<Self>, events: &EventSink) {
-        // Before, the writer would have nobody to tell where it carried a record. One that has not begun sees to what
+        // Before, the writer would have nobody to tell where it relocated a record. One that has not begun sees to what
         // changes until it does.
         if !self.is_recovered.load(Ordering::Acquire) || self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
             return;
@@ -1121,7 +1121,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_stalled_journal_names_those_whose_records_it_has_no_room_to_carry() {
+    async fn a_stalled_journal_names_those_whose_records_it_has_no_room_to_relocate() {
         let storage = SimulatedStorage::new(1);
         let directory = open(&storage);
         for service in ["ant", "bee"] {

@@ -5,7 +5,7 @@
 //! one.
 //!
 //! Giving space back is done in steps, a frame at most each, between which the writer commits what arrived meanwhile: so
-//! nobody waits for longer, however much there is to be carried.
+//! nobody waits for longer, however much there is to be relocated.
 //!
 //! Backpressure comes before the work: a service awaits [`Committer::room`] before it executes a transaction. What it
 //! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
@@ -15,7 +15,7 @@
 //! records meanwhile ([`Committer::stall`]). That is found out while the active segment still has room for what services
 //! have executed, because the next one's file is made ahead; and nothing is executed while the journal is short of room.
 //! Those who wait for answers are told after [`HELD_MAX`] that their outcome is unknown, and orders are carried out as far
-//! as they need little room: a reclaim gives up the segments that nobody needs, carries what takes little of the room that
+//! as they need little room: a reclaim gives up the segments that nobody needs, relocates what takes little of the room that
 //! is too little for the records which are held, and may so end the stall.
 //!
 //! After a failure all tickets, waiting and later, get the first cause. The reader of a ticket that ends without an
@@ -221,7 +221,7 @@ impl Retry {
     }
 }
 
-/// What a writer wrote of records that were handed in. Frames of its own accord, such as those that carry records to
+/// What a writer wrote of records that were handed in. Frames of its own accord, such as those that relocate records to
 /// another place, are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
@@ -1259,7 +1259,7 @@ mod tests {
     }
 
     #[test]
-    fn while_records_are_held_what_takes_little_of_the_room_that_is_left_is_carried() {
+    fn while_records_are_held_what_takes_little_of_the_room_that_is_left_is_relocated() {
         let storage = SimulatedStorage::new(1);
         let (writer, reclaimed, held) = reclaim_while_held(&storage, 100_000);
         assert!(reclaimed.segments > 0 && reclaimed.lacking_room.is_empty(), "{reclaimed:?}");
@@ -1272,7 +1272,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reclaim_says_whose_records_it_has_no_room_to_carry() {
+    fn a_reclaim_says_whose_records_it_has_no_room_to_relocate() {
         let storage = SimulatedStorage::new(1);
         // The room that is left is shorter than one of these.
         let (writer, reclaimed, held) = reclaim_while_held(&storage, LONG_BYTES);
@@ -1435,7 +1435,7 @@ mod tests {
     }
 
     #[test]
-    fn what_services_hand_in_is_committed_between_the_frames_of_a_carry() {
+    fn what_services_hand_in_is_committed_between_the_frames_of_a_relocation() {
         let storage = SimulatedStorage::new(1);
         let (writer, committer, needed) = long_journal(&storage);
         let location_feed = Arc::new(LocationFeed::default());
@@ -1469,7 +1469,7 @@ mod tests {
     }
 
     #[test]
-    fn a_carry_that_a_stop_or_its_asker_cuts_off_loses_nothing() {
+    fn a_relocation_that_a_stop_or_its_asker_cuts_off_loses_nothing() {
         for is_dropped in [false, true] {
             let storage = SimulatedStorage::new(2);
             let (writer, committer, needed) = long_journal(&storage);

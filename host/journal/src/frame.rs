@@ -138,7 +138,7 @@ pub enum RunKind {
     Begin,
     /// Copies of records of the service that were still needed, so that their old segments can go: all of them, in as many
     /// frames as it takes. Where the originals are gone, they count instead of what was found before.
-    Carried,
+    Relocated,
     /// The service was removed: records of its name before do not count. There are none in the run.
     End,
 }
@@ -148,13 +148,13 @@ impl RunKind {
         match self {
             Self::Continue => 0,
             Self::Begin => 1,
-            Self::Carried => 2,
+            Self::Relocated => 2,
             Self::End => 3,
         }
     }
 
     fn of_byte(byte: u8) -> Option<Self> {
-        [Self::Continue, Self::Begin, Self::Carried, Self::End].into_iter().find(|kind| kind.to_byte() == byte)
+        [Self::Continue, Self::Begin, Self::Relocated, Self::End].into_iter().find(|kind| kind.to_byte() == byte)
     }
 }
 
@@ -294,7 +294,7 @@ fn decode_run(fields: &mut Fields<'_>) -> Option<Run> {
         && (has_records || bytes == 0)
         && match kind {
             RunKind::Continue => true,
-            RunKind::Begin | RunKind::Carried => has_records,
+            RunKind::Begin | RunKind::Relocated => has_records,
             RunKind::End => !has_records,
         };
     is_valid.then_some(Run { kind, service, first, count, bytes })

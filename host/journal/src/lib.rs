@@ -14,20 +14,20 @@
 //! |---|---|
 //! | [`storage`] | files behind a trait: the disk, and with the feature `simulated` one in memory that injects faults |
 //! | [`frame`] | the bytes of records and frames |
-//! | [`segments`] | the files: appending, carrying, giving back |
+//! | [`segments`] | the files: appending, relocating records, truncating |
 //! | [`recovery`], [`reader`] | what is found at a start; a frame or segment that is read again |
 //! | [`commit`], [`ticket`] | group commit, and the word that a record is safe |
-//! | [`location_feed`] | where the records are, for who reads them |
-//! | [`spin`] | when a waiting task looks out instead of sleeping |
+//! | [`location_feed`] | where records are, for the services that read them |
+//! | [`adaptive_spin`] | whether a thread polls briefly before it blocks |
 
 pub mod adaptive_spin;
 pub mod commit;
-#[cfg(test)]
-mod durability;
 pub mod frame;
 pub mod location_feed;
 pub mod reader;
 pub mod recovery;
 pub mod segments;
 pub mod storage;
+#[cfg(test)]
+mod tests;
 pub mod ticket;

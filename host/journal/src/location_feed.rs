@@ -1,4 +1,4 @@
-//! Where a service's records are: the writer writes it down, the service looks when it has something to do.
+//! Where a service's records are: the writer notes it, and the service looks it up when it has something to do.
 
 use super::frame::RecordNumber;
 use super::recovery::Location;
@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// Where the records of a service are, and what they take: the writer writes it here before it tells any ticket, and
-/// again when records are carried.
+/// again when records are relocated.
 #[derive(Debug, Default)]
 pub struct LocationFeed {
     locations: Mutex<LocationUpdate>,
@@ -21,7 +21,7 @@ pub struct LocationFeed {
 pub struct LocationUpdate {
     /// Where new records are, and the bytes that each took: its own, and its share of what else its frame has.
     pub records: Vec<(RecordNumber, Location, u64)>,
-    /// Where records are that were carried elsewhere, which was later, by the first of each. If two tell of a record, the
+    /// Where records are that were relocated elsewhere, which was later, by the first of each. If two tell of a record, the
     /// one that begins later is right.
     pub moved: BTreeMap<RecordNumber, Moved>,
     /// Bytes that the service's records took in the journal since the host started: its share of every frame.
@@ -52,7 +52,7 @@ impl LocationFeed {
         self.has_news.store(true, Ordering::Release);
     }
 
-    /// A service that is idle may not look for long, and its records be carried more than once: of what was told before,
+    /// A service that is idle may not look for long, and its records be relocated more than once: of what was told before,
     /// only that stays which is not told again.
     pub(crate) fn move_to(&self, moved: Moved) {
         let mut locations = self.locations();
@@ -91,7 +91,7 @@ mod tests {
     }
 
     #[test]
-    fn a_board_that_nobody_looks_at_does_not_grow_with_every_carry() {
+    fn a_board_that_nobody_looks_at_does_not_grow_with_every_relocation() {
         let location_feed = LocationFeed::default();
         let moved = |first: u64, count: u64, segment: u64| Moved {
             service: Name::new("ant").expect("a name"),

@@ -8,10 +8,10 @@
 //! - a bad header, or a segment that is unreadable or missing: nobody knows whose records these were, so every service
 //!   is *suspect* until a later frame continues its records without a gap; a gap is quarantine.
 //!
-//! A quarantined service gets no records from the damage on, unless carried copies of the lost ones turn up later. A
+//! A quarantined service gets no records from the damage on, unless relocated copies of the lost ones turn up later. A
 //! journal never shortens what is damaged, and its segment stays as long as a service hangs on it.
 //!
-//! A set of carried copies comes in as many runs as it takes, and records of the service may be appended between them,
+//! A set of relocated copies comes in as many runs as it takes, and records of the service may be appended between them,
 //! which the set then tells once more. Before the set is whole no original goes: so a set that a crash cut off repeats what
 //! is there, and is skipped, and once originals are gone a whole set follows on it, which counts instead. A set counts
 //! instead of originals of which some are gone as well, and has to reach the last record that any frame told of: one that
@@ -340,8 +340,8 @@ pub(crate) struct Walked {
     pub(crate) previous: FrameHash,
     /// Whether the last segment can be appended to.
     pub(crate) is_last_usable: bool,
-    /// Services of which copies were being carried when the host went down.
-    pub(crate) half_carried: BTreeSet<Name>,
+    /// Services of which copies were being relocated when the host went down.
+    pub(crate) half_relocated: BTreeSet<Name>,
 }
 
 /// Reads a journal from its first segment to its end.
@@ -373,8 +373,9 @@ pub(crate) fn walk(
     walk.segments(storage, &files, seal)?;
     walk.count_shares();
     let is_last_usable = files.last().is_some_and(|file| file.header.is_some());
-    let half_carried = walk.told.iter().filter(|(_, told)| told.is_half_carried).map(|(service, _)| service.clone());
-    let half_carried = half_carried.collect();
+    let half_relocated =
+        walk.told.iter().filter(|(_, told)| told.is_half_relocated).map(|(service, _)| service.clone());
+    let half_relocated = half_relocated.collect();
     let recovery = Recovery {
         is_new: files.is_empty(),
         seal: walk.seal,
@@ -386,7 +387,7 @@ pub(crate) fn walk(
         frames: walk.frames,
         end: walk.at,
     };
-    Ok(Walked { recovery, segments: walk.segments, previous: walk.previous, is_last_usable, half_carried })
+    Ok(Walked { recovery, segments: walk.segments, previous: walk.previous, is_last_usable, half_relocated })
 }
 
 /// A segment file before its frames are read.
@@ -461,10 +462,10 @@ struct Walk<'f> {
 struct Told {
     kept: Kept,
     /// The number after the last record that any frame told of. If that is more than [`Kept::next`], records are lost, or
-    /// their carried copies are still to come.
+    /// their relocated copies are still to come.
     end: RecordNumber,
-    /// Whether the last copies do not reach that: a carry that was cut off.
-    is_half_carried: bool,
+    /// Whether the last copies do not reach that: a relocation that was cut off.
+    is_half_relocated: bool,
 }
 
 /// How the frames of a segment end.
@@ -679,8 +680,8 @@ impl Walk<'_> {
         }
     }
 
-    /// Leaves to each segment what it has of sound services that counts: no originals that carried copies count instead of,
-    /// and no copies that were skipped, or they would pin it, and be carried once more. Of the others everything stays.
+    /// Leaves to each segment what it has of sound services that counts: no originals that relocated copies count instead of,
+    /// and no copies that were skipped, or they would pin it, and be relocated once more. Of the others everything stays.
     fn count_shares(&mut self) {
         for (service, told) in &self.told {
             if told.kept.standing != Integrity::Intact || told.kept.next < told.end {
@@ -710,28 +711,28 @@ impl Walk<'_> {
                 self.counted.remove(service);
                 (self.found)(Found::Begins { service });
             }
-            RunKind::Continue | RunKind::Carried => {}
+            RunKind::Continue | RunKind::Relocated => {}
         }
         let damage = self.damages.len().checked_sub(1);
         let told = self.told.entry(service.clone()).or_insert_with(|| Told::at(run.first));
-        let is_carried = run.kind == RunKind::Carried;
+        let is_relocated = run.kind == RunKind::Relocated;
         if matches!(told.kept.standing, Integrity::Quarantined { damage: None, .. }) {
             // A journal that contradicts itself cannot put itself right.
             return;
         }
-        if is_carried && (run.first < told.kept.first || told.is_cut_off() && run.first != told.kept.next) {
+        if is_relocated && (run.first < told.kept.first || told.is_cut_off() && run.first != told.kept.next) {
             // The originals are gone, and with them what was before those that were found; or this is another set than the
-            // one that was cut off, since the runs of a set follow on each other. Whoever carried this one knows only of its
+            // one that was cut off, since the runs of a set follow on each other. Whoever relocated this one knows only of its
             // places, and gives the others up.
             told.begin_again(run.first);
             self.counted.remove(service);
             (self.found)(Found::Begins { service });
         }
-        let is_gap = run.first > if is_carried { told.kept.next } else { told.end };
+        let is_gap = run.first > if is_relocated { told.kept.next } else { told.end };
         let is_repetition = run.kind == RunKind::Continue && run.first < told.end;
         told.end = told.end.max(run.end());
-        if is_carried {
-            told.is_half_carried = run.end() < told.end;
+        if is_relocated {
+            told.is_half_relocated = run.end() < told.end;
         }
         let kept = &mut told.kept;
         if is_repetition {
@@ -754,9 +755,9 @@ impl Walk<'_> {
                 counted.entry(segment).or_default().add(run, frame_offset);
             }
             kept.next = run.end();
-            told.reach(is_carried);
+            told.reach(is_relocated);
         }
-        // What is left is a repetition of what is there, or follows on records whose carried copies are still to come:
+        // What is left is a repetition of what is there, or follows on records whose relocated copies are still to come:
         // those tell this one again.
     }
 }
@@ -764,16 +765,16 @@ impl Walk<'_> {
 impl Told {
     /// Of a service whose first record here has this number.
     fn at(first: RecordNumber) -> Self {
-        Self { kept: Kept { first, next: first, standing: Integrity::Intact }, end: first, is_half_carried: false }
+        Self { kept: Kept { first, next: first, standing: Integrity::Intact }, end: first, is_half_relocated: false }
     }
 
-    /// Whether copies that are still to come may be those of a later carry: where nothing is damaged, none of this one are
+    /// Whether copies that are still to come may be those of a later relocation: where nothing is damaged, none of this one are
     /// missing in between.
     fn is_cut_off(&self) -> bool {
         self.kept.standing == Integrity::Intact && self.kept.next < self.end
     }
 
-    /// Carried copies count instead of what was found before, from an earlier record on. Whatever damaged that is no
+    /// Relocated copies count instead of what was found before, from an earlier record on. Whatever damaged that is no
     /// matter any more, but that some may be missing at the end.
     fn begin_again(&mut self, first: RecordNumber) {
         let standing = match self.kept.standing {
@@ -785,7 +786,7 @@ impl Told {
 
     /// More of its records were found, or it was said that there are no more so far. Copies do not say that, and more of
     /// them may have been written that were lost.
-    fn reach(&mut self, is_carried: bool) {
+    fn reach(&mut self, is_relocated: bool) {
         let Self { kept, end, .. } = self;
         let is_all = kept.next == *end;
         match &mut kept.standing {
@@ -793,7 +794,7 @@ impl Told {
                 kept.standing = Integrity::Suspect { damage: *damage };
             }
             Integrity::Quarantined { from, .. } => *from = kept.next,
-            Integrity::Suspect { .. } if is_all && !is_carried => kept.standing = Integrity::Intact,
+            Integrity::Suspect { .. } if is_all && !is_relocated => kept.standing = Integrity::Intact,
             Integrity::Suspect { .. } | Integrity::Intact => {}
         }
     }

@@ -11,21 +11,21 @@
 //! - The first frame of a segment, and the last one before a clean stop, list every sound service with its next record:
 //!   the *roster*. After damage, it tells who lost nothing although it was idle, and it remembers a service when all
 //!   its records are gone.
-//! - Space is given back from the oldest segment on. Of a service that pins it, the records are *carried*: written once
+//! - Space is given back from the oldest segment on. Of a service that pins it, the records are *relocated*: written once
 //!   more. Segments that are given up become *spares*, so that a journal in its stride only overwrites.
 //!
 //! Crash safety, step by step: a spare gets its header and is synced before it is renamed to a segment, and the
 //! directory is synced before a frame is written to it; a segment is renamed to a spare, and the directory synced,
 //! before anything of it is overwritten, one after another so that no hole can appear, and only after all copies of what
-//! is carried from it are synced; what may be left of a torn frame is made unrecognisable, and synced, before the journal
+//! is relocated from it are synced; what may be left of a torn frame is made unrecognisable, and synced, before the journal
 //! goes on.
 
 pub mod header;
 mod reclaim;
 
 pub use reclaim::{
-    CARRIED_FRAME_BYTES, CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES, Moved, RESERVE_SHARE, Reclaim, Reclaimed,
-    Step,
+    Moved, RELOCATED_FRAME_BYTES, RELOCATED_SHARE, RELOCATION_READ_BYTES, RELOCATION_READ_FRAMES, RESERVE_SHARE,
+    Reclaim, Reclaimed, Step,
 };
 
 use super::frame::{
@@ -40,7 +40,7 @@ use crate::storage::{FileIdentity, Storage, StorageFile};
 use header::{SEGMENT_HEADER_BYTES, SegmentHeader};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Bytes;
-use reclaim::Carry;
+use reclaim::Relocation;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::Arc;
@@ -204,13 +204,13 @@ pub struct Log {
     /// The segment with the last whole roster, if this process wrote one: those before it may go.
     roster_segment: Option<u64>,
     /// What is on its way to another place.
-    carry: Option<Carry>,
-    /// How many bytes may be carried: a part of what was written since, or of the journal when it was opened.
-    carriable_bytes: u64,
-    /// Services that could not be carried.
-    uncarriable: BTreeSet<Name>,
-    /// Services of which a carry was cut off. Copies that are not whole are no matter as long as all originals are there.
-    half_carried: BTreeSet<Name>,
+    relocation: Option<Relocation>,
+    /// How many bytes may be relocated: a part of what was written since, or of the journal when it was opened.
+    relocatable_bytes: u64,
+    /// Services that could not be relocated.
+    unrelocatable: BTreeSet<Name>,
+    /// Services of which a relocation was cut off. Copies that are not whole are no matter as long as all originals are there.
+    half_relocated: BTreeSet<Name>,
     position: Position,
     /// The position as well, for whoever has no log: it never falls back.
     end: Arc<AtomicU64>,
@@ -254,10 +254,10 @@ impl Log {
             spares: Vec::new(),
             next: None,
             roster_segment: None,
-            carry: None,
-            carriable_bytes: u64::MAX,
-            uncarriable: BTreeSet::new(),
-            half_carried: walked.half_carried,
+            relocation: None,
+            relocatable_bytes: u64::MAX,
+            unrelocatable: BTreeSet::new(),
+            half_relocated: walked.half_relocated,
             position: walked.recovery.end,
             end: Arc::new(AtomicU64::new(walked.recovery.end.0)),
             previous: walked.previous,
@@ -354,7 +354,7 @@ impl Log {
             (RunKind::Begin, _) => RecordNumber(number.0.max(1)),
             (RunKind::Continue, Some(kept)) if kept.standing == Integrity::Intact => kept.next,
             (RunKind::Continue, Some(_)) => return Err(LogError::NotSound { service: service.clone() }),
-            (RunKind::Continue, None) | (RunKind::Carried | RunKind::End, _) => RecordNumber(0),
+            (RunKind::Continue, None) | (RunKind::Relocated | RunKind::End, _) => RecordNumber(0),
         };
         if number != next || number.0 == u64::MAX {
             return Err(LogError::OutOfOrder { service: service.clone(), number, next });
@@ -399,7 +399,8 @@ impl Log {
             self.write_frame(header)
         });
         let committed = result.map_err(|failure| self.poison(failure))?;
-        self.carriable_bytes = self.carriable_bytes.saturating_add(committed.frame_bytes() as u64 / CARRIED_SHARE);
+        self.relocatable_bytes =
+            self.relocatable_bytes.saturating_add(committed.frame_bytes() as u64 / RELOCATED_SHARE);
         Ok(Some(committed))
     }
 
@@ -484,8 +485,8 @@ impl Log {
         for segment in &mut self.segments {
             segment.shares.remove(service);
         }
-        if let Some(carry) = &mut self.carry {
-            carry.forget(service);
+        if let Some(relocation) = &mut self.relocation {
+            relocation.forget(service);
         }
     }
 
@@ -633,19 +634,19 @@ impl Log {
             self.check_place(active)?;
         }
         let frame_offset = u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB");
-        if let Some(carry) = &mut self.carry {
-            carry.note(&header);
+        if let Some(relocation) = &mut self.relocation {
+            relocation.note(&header);
         }
         for run in &header.runs {
             if matches!(run.kind, RunKind::Begin | RunKind::End) {
                 for segment in &mut self.segments {
                     segment.shares.remove(&run.service);
                 }
-                self.uncarriable.remove(&run.service);
-                self.half_carried.remove(&run.service);
+                self.unrelocatable.remove(&run.service);
+                self.half_relocated.remove(&run.service);
             }
             // Copies do not count before all of them are there.
-            if run.kind != RunKind::Carried
+            if run.kind != RunKind::Relocated
                 && let Some(active) = self.segments.back_mut()
             {
                 active.add_share(run, frame_offset);
@@ -658,7 +659,7 @@ impl Log {
                 (RunKind::Begin | RunKind::Continue, None) => {
                     self.committed.insert(run.service.clone(), run.end());
                 }
-                (RunKind::Carried, _) => {}
+                (RunKind::Relocated, _) => {}
             }
         }
         self.position = header.end();

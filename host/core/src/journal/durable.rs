@@ -2,7 +2,7 @@
 //! answers are read back from where they were written.
 //!
 //! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
-//! a [`LocationFeed`] where records are, also when they are carried to another place later.
+//! a [`LocationFeed`] where records are, also when they are relocated to another place later.
 
 use super::answer::{ANSWER_READ_BYTES, AnswerPlace, AnswerReader};
 use super::record::AnswerCheck;
@@ -48,7 +48,7 @@ pub const RELOCATED_READ_SHARE: u64 = 2;
 const _: () = assert!(ANSWER_READ_BYTES as u64 + 5 + 2 * 10 + 10 <= RELOCATED_READ_SHARE * RECORD_BYTES);
 const _: () = assert!(RELOCATED_ANSWERS_MAX as u64 * RECORD_BYTES >= BODY_BYTES_MAX as u64 / RELOCATED_SHARE);
 
-/// How often an answer is looked up that was carried elsewhere meanwhile.
+/// How often an answer is looked up that was relocated elsewhere meanwhile.
 const LOOKUPS_MAX: usize = 3;
 
 /// A history that outlives its process.
@@ -77,7 +77,7 @@ pub struct DurableJournal {
     journal_bytes: u64,
     /// The same when the last proven snapshot was taken.
     snapshot_bytes: u64,
-    /// What was last taken from the location_feed.
+    /// What was last taken from the feed of locations.
     locations: LocationUpdate,
     /// Where the next answer is looked for that was placed: they are placed in their order.
     next_placed: usize,
@@ -230,8 +230,8 @@ impl DurableJournal {
             let read = tokio::task::spawn_blocking(move || AnswerReader::new(&reader, &service).read(&[place])).await;
             match read.map_err(|error| unreadable(error.to_string()))? {
                 Ok(answer) => return Ok(Some(answer.transaction)),
-                // It may have been carried elsewhere since we looked where it is: before its segment went, that was on
-                // the location_feed.
+                // It may have been relocated elsewhere since we looked where it is: before its segment went, that was on
+                // the feed of locations.
                 Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => {}
                 Err(error) => return Err(unreadable(error.to_string())),
             }
@@ -294,7 +294,7 @@ impl DurableJournal {
                 read.await.map_or_else(|_| (Vec::new(), true), |(read, result)| (read, result.is_err()));
             if is_failed && answers.is_empty() {
                 self.catch_up();
-                // It was carried meanwhile: before its segment went, that was on the location_feed.
+                // It was relocated meanwhile: before its segment went, that was on the feed of locations.
                 if self.find(number).is_some_and(|answered| answered.is_elsewhere(at)) {
                     continue;
                 }
@@ -638,7 +638,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_that_is_carried_before_it_is_read_to_be_relocated_is_relocated() {
+    fn an_answer_whose_record_moves_before_it_is_read_to_be_relocated_is_relocated() {
         let runtime = tokio::runtime::Builder::new_current_thread().max_blocking_threads(1).build().expect("a runtime");
         runtime.block_on(async {
             let storage = SimulatedStorage::new(1);

@@ -20,7 +20,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 
-mod carry;
+mod relocation;
 
 const DIRECTORY: DirectoryId = DirectoryId([9; 16]);
 const SERVICES: usize = 4;
@@ -160,9 +160,9 @@ struct Driver {
     /// With what is staged.
     staged: Lives,
     stops: usize,
-    /// Frames with carried records, of the reclaim that is under way, and the most of any.
-    carrying: usize,
-    carried: usize,
+    /// Frames with relocated records, of the reclaim that is under way, and the most of any.
+    relocating: usize,
+    relocated: usize,
 }
 
 impl Driver {
@@ -189,8 +189,8 @@ impl Driver {
             kept,
             staged,
             stops: 0,
-            carrying: 0,
-            carried: 0,
+            relocating: 0,
+            relocated: 0,
         })
     }
 
@@ -245,7 +245,7 @@ impl Driver {
                     }
                     let needed = self.kept.iter().map(|(name, life)| (name.clone(), RecordNumber(life.needed)));
                     self.reclaim = Some(log.begin_reclaim(needed.collect()));
-                    self.carrying = 0;
+                    self.relocating = 0;
                 })
             }
             Action::Steps { count } => Self::commit(log, &mut self.seal, &mut self.kept, &self.staged)
@@ -287,8 +287,8 @@ impl Driver {
             let (Some(log), Some(reclaim)) = (&mut self.log, &mut self.reclaim) else { break };
             match step(log, reclaim)? {
                 Step::Going(moved) => {
-                    self.carrying += usize::from(!moved.is_empty());
-                    self.carried = self.carried.max(self.carrying);
+                    self.relocating += usize::from(!moved.is_empty());
+                    self.relocated = self.relocated.max(self.relocating);
                 }
                 Step::Over(reclaimed) => {
                     let is_told = reclaimed.pinned_by.is_empty() || self.storage.is_off();
@@ -378,7 +378,7 @@ fn run(seed: u64, actions: &[Action], is_sabotaged: bool) -> Result<usize, Strin
         driver.act(action)?;
     }
     driver.restart(true)?;
-    Ok(driver.carried)
+    Ok(driver.relocated)
 }
 
 proptest! {
@@ -394,15 +394,15 @@ proptest! {
 }
 
 #[test]
-fn random_schedules_carry_much() {
+fn random_schedules_relocate_much() {
     let mut runner = TestRunner::deterministic();
     let strategy = (any::<u64>(), prop::collection::vec(action(), 120));
-    let carried = (0..50).map(|_| {
+    let relocated = (0..50).map(|_| {
         let (seed, actions) = strategy.new_tree(&mut runner).expect("a case").current();
         run(seed, &actions, false).expect("nothing is lost")
     });
-    let carried: Vec<usize> = carried.collect();
-    assert!(carried.iter().filter(|frames| **frames > 1).count() > 15, "{carried:?}");
+    let relocated: Vec<usize> = relocated.collect();
+    assert!(relocated.iter().filter(|frames| **frames > 1).count() > 15, "{relocated:?}");
 }
 
 #[test]

@@ -1,7 +1,7 @@
-//! Carried records: whatever cuts a carry off, none is lost, none comes twice, and nobody is distrusted.
+//! Relocated records: whatever cuts a relocation off, none is lost, none comes twice, and nobody is distrusted.
 
 use super::*;
-use crate::segments::{CARRIED_SHARE, CARRY_READ_BYTES, CARRY_READ_FRAMES};
+use crate::segments::{RELOCATED_SHARE, RELOCATION_READ_BYTES, RELOCATION_READ_FRAMES};
 
 /// Records that are long enough for a few to fill a frame.
 const LONG_BYTES: usize = 2000;
@@ -84,7 +84,7 @@ fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<
     }
     let needed_bytes = 200 * LONG_BYTES as u64;
     let mut places = BTreeMap::new();
-    let (mut most, mut carried_bytes, mut written) = (0, 0, 0);
+    let (mut most, mut relocated_bytes, mut written) = (0, 0, 0);
     for round in 0..3000_u64 {
         append_long(&mut log, &mut histories, 0)?;
         written += BLOCK_BYTES;
@@ -92,7 +92,7 @@ fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<
             let (reclaimed, moved) = reclaim(&mut log, &needed(&histories))?;
             assert_eq!(reclaimed.pinned_by, []);
             for moved in moved.iter().filter(|moved| moved.service == name(1)) {
-                carried_bytes += moved.record_offsets.len() * LONG_BYTES;
+                relocated_bytes += moved.record_offsets.len() * LONG_BYTES;
                 for number in moved.first.0..moved.end().0 {
                     places.insert(number, moved.location(RecordNumber(number)).expect("one of them"));
                 }
@@ -103,9 +103,9 @@ fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<
         }
     }
     assert!(most <= 5 * needed_bytes + 9 * options(20).segment_bytes, "{most} bytes for {needed_bytes}");
-    let share = usize::try_from(CARRIED_SHARE).expect("few");
-    assert!(carried_bytes <= written / share + 1_000_000, "{carried_bytes} bytes for {written}");
-    assert!(carried_bytes > 4 * 200 * LONG_BYTES, "it was carried again and again");
+    let share = usize::try_from(RELOCATED_SHARE).expect("few");
+    assert!(relocated_bytes <= written / share + 1_000_000, "{relocated_bytes} bytes for {written}");
+    assert!(relocated_bytes > 4 * 200 * LONG_BYTES, "it was relocated again and again");
     let reader = log.reader();
     for (number, bytes) in &histories[&name(1)] {
         assert_eq!(reader.record(&name(1), *number, places[&number.0]).expect("readable"), *bytes);
@@ -116,7 +116,7 @@ fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<
     Ok(())
 }
 
-/// How a carry ended.
+/// How a relocation ended.
 #[derive(Debug, Default, PartialEq)]
 struct Ended {
     /// Frames with copies.
@@ -127,7 +127,7 @@ struct Ended {
 }
 
 /// Carries what rests, while both services go on, until it is over or the storage fails.
-fn carry_on(log: &mut Log, histories: &mut Histories) -> Ended {
+fn continue_relocation(log: &mut Log, histories: &mut Histories) -> Ended {
     let mut reclaim = log.begin_reclaim(needed(histories));
     let mut ended = Ended::default();
     for round in 0.. {
@@ -144,17 +144,17 @@ fn carry_on(log: &mut Log, histories: &mut Histories) -> Ended {
 }
 
 #[test]
-fn a_carry_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> Result<(), LogError> {
+fn a_relocation_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> Result<(), LogError> {
     let (mut cuts, mut is_over) = (0, false);
     while !is_over {
         cuts += 1;
         let Resting { storage, mut log, mut histories } = Resting::new(cuts)?;
         storage.power_off(cuts);
-        let ended = carry_on(&mut log, &mut histories);
+        let ended = continue_relocation(&mut log, &mut histories);
         is_over = !storage.is_off();
         assert!(!is_over || ended.frames > 5 && ended.pinned_by.is_empty(), "{ended:?}");
         drop(log);
-        // What is left of one carry does not disturb the next one, nor what is left of that.
+        // What is left of one relocation does not disturb the next one, nor what is left of that.
         let storage = storage.crash();
         let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
         check(&format!("cut {cuts}"), &recovery, &found, &mut histories, ended.under_way);
@@ -162,7 +162,7 @@ fn a_carry_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> Resul
             append_long(&mut log, &mut histories, 0)?;
         }
         storage.power_off(1 + cuts % 17);
-        let ended = carry_on(&mut log, &mut histories);
+        let ended = continue_relocation(&mut log, &mut histories);
         drop(log);
         let storage = storage.crash();
         let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
@@ -170,7 +170,7 @@ fn a_carry_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> Resul
         for _ in 0..200 {
             append_long(&mut log, &mut histories, 0)?;
         }
-        assert_eq!(carry_on(&mut log, &mut histories).pinned_by, []);
+        assert_eq!(continue_relocation(&mut log, &mut histories).pinned_by, []);
         assert!(log.segment_count() < 30, "{} segments", log.segment_count());
         let seal = log.seal()?;
         let (recovery, found) = look(&storage, Some(&seal));
@@ -199,7 +199,8 @@ fn hold(seed: u64, kind: RunKind, number: RecordNumber) -> Result<Resting, LogEr
 }
 
 #[test]
-fn a_carry_while_records_are_held_loses_and_doubles_nothing_wherever_the_power_cuts_it_off() -> Result<(), LogError> {
+fn a_relocation_while_records_are_held_loses_and_doubles_nothing_wherever_the_power_cuts_it_off() -> Result<(), LogError>
+{
     let (mut cuts, mut is_over) = (0, false);
     while !is_over {
         cuts += 1;
@@ -251,14 +252,14 @@ fn who_begins_anew_in_a_frame_that_is_held_keeps_what_there_is_until_that_is_wri
 }
 
 #[test]
-fn a_storage_that_fails_in_mid_carry_ends_the_journal_and_loses_nothing() -> Result<(), LogError> {
+fn a_storage_that_fails_in_mid_relocation_ends_the_journal_and_loses_nothing() -> Result<(), LogError> {
     for kind in [Operation::Write, Operation::SyncData, Operation::SyncDirectory, Operation::Rename, Operation::Open] {
         let mut failures = 0;
         for nth in 1.. {
             let Resting { storage, mut log, mut histories } = Resting::new(nth)?;
             storage.fail(kind, nth);
             let before = storage.count(kind);
-            let ended = carry_on(&mut log, &mut histories);
+            let ended = continue_relocation(&mut log, &mut histories);
             if storage.count(kind) - before < nth {
                 break;
             }
@@ -273,7 +274,7 @@ fn a_storage_that_fails_in_mid_carry_ends_the_journal_and_loses_nothing() -> Res
 }
 
 #[test]
-fn a_sealed_journal_may_end_in_mid_carry() -> Result<(), LogError> {
+fn a_sealed_journal_may_end_in_mid_relocation() -> Result<(), LogError> {
     for steps in 0..8 {
         let mut resting = Resting::new(1)?;
         let mut reclaim = resting.log.begin_reclaim(resting.needed());
@@ -285,16 +286,16 @@ fn a_sealed_journal_may_end_in_mid_carry() -> Result<(), LogError> {
         let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(Some(seal))).expect("opens");
         check(&format!("after {steps} steps"), &recovery, &found, &mut histories, None);
         append_long(&mut log, &mut histories, 1)?;
-        assert_eq!(carry_on(&mut log, &mut histories).pinned_by, []);
+        assert_eq!(continue_relocation(&mut log, &mut histories).pinned_by, []);
         drop(log);
         let (recovery, found) = look(&storage, None);
-        check(&format!("after {steps} steps and a carry"), &recovery, &found, &mut histories, None);
+        check(&format!("after {steps} steps and a relocation"), &recovery, &found, &mut histories, None);
     }
     Ok(())
 }
 
 #[test]
-fn a_service_that_ends_or_begins_anew_in_mid_carry_is_not_brought_back() -> Result<(), LogError> {
+fn a_service_that_ends_or_begins_anew_in_mid_relocation_is_not_brought_back() -> Result<(), LogError> {
     for (steps, is_begun) in (1..8).flat_map(|steps| [(steps, false), (steps, true)]) {
         let mut resting = Resting::new(2)?;
         let mut reclaim = resting.log.begin_reclaim(resting.needed());
@@ -322,7 +323,7 @@ fn a_service_that_ends_or_begins_anew_in_mid_carry_is_not_brought_back() -> Resu
 }
 
 #[test]
-fn a_service_that_ends_in_a_frame_that_is_held_is_carried_no_further() -> Result<(), LogError> {
+fn a_service_that_ends_in_a_frame_that_is_held_is_relocated_no_further() -> Result<(), LogError> {
     for steps in 1..8 {
         let mut resting = Resting::new(2)?;
         let mut reclaim = resting.log.begin_reclaim(resting.needed());
@@ -407,7 +408,7 @@ fn after_a_set_that_was_cut_off_records_are_where_the_whole_one_has_them() -> Re
 }
 
 #[test]
-fn a_start_carries_nothing_once_more_of_which_the_copies_count() -> Result<(), LogError> {
+fn a_start_relocates_nothing_once_more_of_which_the_copies_count() -> Result<(), LogError> {
     let Resting { storage, mut log, mut histories } = Resting::new(10)?;
     let (before, mut reclaim) = (log.segment_count(), log.begin_reclaim(needed(&histories)));
     // All copies are there, and of the originals the first are gone.
@@ -418,7 +419,7 @@ fn a_start_carries_nothing_once_more_of_which_the_copies_count() -> Result<(), L
     }
     drop(log);
     let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
-    check("after the carry", &recovery, &found, &mut histories, None);
+    check("after the relocation", &recovery, &found, &mut histories, None);
     let first_copy = format!("{:010}.segment", copies[0].segment);
     let is_before_copies = || {
         let files = storage.list().expect("lists");
@@ -442,7 +443,7 @@ fn copies_that_do_not_count_are_not_paid_for_once_more() -> Result<(), LogError>
     let mut reclaim = log.begin_reclaim(needed(&histories));
     let mut copies = 0;
     while copies < 55 {
-        let Step::Going(moved) = log.step(&mut reclaim)? else { panic!("it is carried") };
+        let Step::Going(moved) = log.step(&mut reclaim)? else { panic!("it is relocated") };
         copies += moved.iter().map(|moved| moved.record_offsets.len()).sum::<usize>();
     }
     assert!(copies < 60, "it is cut off");
@@ -506,7 +507,7 @@ fn copies_heal_what_is_damaged_only_once_all_of_them_are_there() -> Result<(), L
     while matches!(resting.log.step(&mut reclaim)?, Step::Going(moved) if !moved.is_empty()) {
         snapshots.push(resting.storage.copy());
     }
-    let whole = snapshots.pop().expect("it was carried");
+    let whole = snapshots.pop().expect("it was relocated");
     assert!(snapshots.len() > 5, "{} steps", snapshots.len());
     let offset = original_of_4();
     for (step, storage) in snapshots.into_iter().enumerate() {
@@ -581,12 +582,12 @@ fn append_beside(log: &mut Log, histories: &mut Histories, filler_bytes: usize) 
 }
 
 #[test]
-fn a_step_of_a_carry_reads_a_bounded_part_however_much_the_service_appends() -> Result<(), LogError> {
+fn a_step_of_a_relocation_reads_a_bounded_part_however_much_the_service_appends() -> Result<(), LogError> {
     for (filler_bytes, is_active) in [(0, false), (0, true), (60_000, false), (60_000, true)] {
         let (storage, mut log, mut histories) = scattered(filler_bytes, 700)?;
         let mut reclaim = log.begin_reclaim(needed(&histories));
         let frame_bytes = (filler_bytes + 200).next_multiple_of(BLOCK_BYTES);
-        let frames_max = (CARRY_READ_BYTES / frame_bytes + 1).min(CARRY_READ_FRAMES);
+        let frames_max = (RELOCATION_READ_BYTES / frame_bytes + 1).min(RELOCATION_READ_FRAMES);
         let (mut steps, mut reading) = (0, 0);
         let reclaimed = loop {
             let before = storage.count(Operation::Read);
