@@ -1,31 +1,31 @@
 //! Decides whether a thread polls for its next work briefly before it blocks.
 //!
-//! Waking a thread takes about as long as a sync of a fast disk, and longer on a machine whose cores sleep deeply. A client that
-//! sends one transaction after the other waits for three threads that wake one another: the service's, the journal's, and its
-//! own. So the first two poll for the next work while it is likely to come soon, as the last one did. A thread that polls yields
-//! its core to any other, and blocks after [`SPIN_MAX`].
+//! Waking a thread takes about as long as a sync of a fast disk, and longer on a machine whose cores sleep deeply. A
+//! client that sends one transaction after the other waits for three threads that wake one another: the service's, the
+//! journal's, and its own. So the first two poll for the next work if the last work came soon. A polling thread yields
+//! its core to any other thread, and blocks after [`SPIN_MAX`].
 
 use std::time::Duration;
 
-/// The longest time for which work is polled: a little more than it takes to wake a client, which sends the next transaction,
-/// and its service.
+/// The longest time that a thread polls: a little more than it takes to wake a client, which sends the next
+/// transaction, and the client's service.
 pub const SPIN_MAX: Duration = Duration::from_micros(250);
 
-/// Polls while the last wait was short.
+/// A thread that polls for its next work only if its last wait was short.
 #[derive(Debug)]
 pub struct AdaptiveSpin {
     last_wait: Duration,
 }
 
 impl Default for AdaptiveSpin {
-    /// Blocks at once: nothing has been waited for yet.
+    /// Returns a spin that blocks at once, because there was no wait yet.
     fn default() -> Self {
         Self { last_wait: Duration::MAX }
     }
 }
 
 impl AdaptiveSpin {
-    /// Records how long the last work was waited for.
+    /// Records how long the thread waited for its last work.
     pub fn waited(&mut self, wait: Duration) {
         self.last_wait = wait;
     }

@@ -1,27 +1,29 @@
-//! Group commit: one thread owns the [`Log`], and whatever arrives while it syncs becomes its next frame.
+//! Group commit: one thread owns the [`Log`], and the records that arrive during a sync form its next frame.
 //!
-//! Services hand in records and get a [`Ticket`] each. The writer takes all that has arrived, writes one frame,
-//! completes its tickets, and begins the next at once: no timers, so a lone client waits for one sync, and many share
-//! one.
+//! Services submit records and get a [`Ticket`] for each. The writer takes all submitted records, writes them as one
+//! frame, completes the tickets, and begins the next frame at once. It uses no timers: a lone client waits for one
+//! sync, and many clients share one.
 //!
-//! Giving space back is done in steps, a frame at most each, between which the writer commits what arrived meanwhile: so
-//! nobody waits for longer, however much there is to be relocated.
+//! A reclaim is done in steps of at most a frame. Between two steps the writer commits the records that arrived
+//! meanwhile. So no record waits for more than one step, however much there is to relocate.
 //!
-//! Backpressure comes before the work: a service awaits [`Committer::room`] before it executes a transaction. What it
-//! executed is then always taken, for it must be journalled; so the queue exceeds its bound at most by what each
-//! service produced beyond its own guess.
+//! Backpressure comes before the work: a service awaits [`Committer::room`] before it executes a transaction. The
+//! record of an executed transaction is always accepted, because it must be journalled. So the queue exceeds its bound
+//! at most by the amount by which each service underestimated its records.
 //!
-//! What has no room, since no segment can be begun, is *held*: the writer tries again by itself, and takes up no other
-//! records meanwhile ([`Committer::stall`]). That is found out while the active segment still has room for what services
-//! have executed, because the next one's file is made ahead; and nothing is executed while the journal is short of room.
-//! Those who wait for answers are told after [`HELD_MAX`] that their outcome is unknown, and orders are carried out as far
-//! as they need little room: a reclaim gives up the segments that nobody needs, relocates what takes little of the room that
-//! is too little for the records which are held, and may so end the stall.
+//! Records are *held* while there is no room for them because no segment can be begun. The writer retries by itself,
+//! and stages no other records meanwhile ([`Committer::stall`]). The file of the next segment is made ahead. So the
+//! writer detects the lack of room while the active segment still has room for the records of executed transactions. No
+//! transaction is executed while the journal is short of room.
 //!
-//! After a failure all tickets, waiting and later, get the first cause. The reader of a ticket that ends without an
-//! answer learns that the writer is gone.
+//! After [`HELD_MAX`], callers that wait for held records are notified that the outcome is unknown. Orders are carried
+//! out as far as they need little room. A reclaim truncates segments that no service needs, and relocates what takes
+//! little of the remaining room, which is too small for the held records. That may end the stall.
 //!
-//! Concurrency: the queue is behind one lock that is held for a push or a swap, never while the disk works.
+//! After a failure all tickets, waiting and later ones, get the first cause. A ticket whose writer ended without an
+//! outcome gets [`CommitError::Closed`].
+//!
+//! Concurrency: one lock guards the queue. It is held for a push or a swap, never during disk I/O.
 
 use super::frame::{Position, RECORD_LENGTH_BYTES, RecordNumber, RunKind};
 use super::location_feed::LocationFeed;
@@ -42,52 +44,52 @@ use std::time::{Duration, Instant};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-/// Bytes of records that wait to be written, unless configured otherwise.
+/// The default bound of the records that wait to be written, in bytes.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// How soon it is tried again to make the file of the next segment ready, at first.
+/// The first delay until the writer retries to prepare the file of the next segment.
 pub const SEGMENT_RETRY_FIRST: Duration = Duration::from_millis(50);
 
-/// How long it takes at most until that is tried again: each attempt may fill the disk for a moment.
+/// The longest delay until the writer retries that. Each attempt may fill the disk for a moment.
 pub const SEGMENT_RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// How long records that were executed wait for room until those who wait for their answers are told that the outcome is
-/// unknown. They are committed all the same once there is room.
+/// How long the records of executed transactions wait for room until the callers that wait for answers are notified
+/// that the outcome is unknown. The records are still committed once there is room.
 pub const HELD_MAX: Duration = Duration::from_secs(2);
 
-/// How often it is looked, as long as records are committed, whether the directory is still this process's.
+/// How often the writer checks, while it commits records, whether this process still owns the directory.
 pub const LOCK_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 
-/// What a record costs in the queue beside its bytes.
+/// The cost of a record in the queue beside its own bytes.
 const RECORD_BYTES: usize = 128;
 
-/// What a service hands in.
+/// A change to a service's journal, as the service submits it.
 #[derive(Debug)]
 pub struct Entry {
-    /// Whose it is.
+    /// The service that the change belongs to.
     pub service: Name,
-    /// What it is.
+    /// The change.
     pub change: Change,
 }
 
-/// What becomes of a service's journal.
+/// A kind of change to a service's journal.
 #[derive(Debug)]
 pub enum Change {
-    /// The next record.
+    /// Appends the next record.
     Continue {
-        /// Its number: the one after the last.
+        /// The number of the record: the one after the last.
         number: RecordNumber,
-        /// Its bytes.
+        /// The bytes of the record.
         record: Vec<u8>,
     },
-    /// The service begins, with a record. Whatever there was under its name does not count any more.
+    /// Begins the service with a record. Earlier records under its name no longer count.
     Begin {
-        /// Its number: 1, or where the service goes on.
+        /// The number of the record: 1, or the number at which the service continues.
         number: RecordNumber,
-        /// Its bytes.
+        /// The bytes of the record.
         record: Vec<u8>,
     },
-    /// The service was removed.
+    /// Removes the service.
     End,
 }
 
@@ -101,7 +103,7 @@ impl Change {
 }
 
 impl Change {
-    /// What its record takes in a frame's body.
+    /// Returns the bytes that the change's record takes in a frame's body.
     fn bytes(&self) -> usize {
         match self {
             Self::Continue { record, .. } | Self::Begin { record, .. } => record.len() + RECORD_LENGTH_BYTES,
@@ -110,34 +112,34 @@ impl Change {
     }
 }
 
-/// A record was not committed.
+/// The reason why a record was not committed.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum CommitError {
-    /// The log refused it, or failed.
+    /// The log refused the record, or failed.
     #[error(transparent)]
     Log(#[from] LogError),
     /// The journal is short of room, and cannot begin its next segment.
     #[error("the journal {0}")]
     Stalled(Arc<str>),
-    /// The writer was stopped before.
+    /// The writer was stopped first.
     #[error("the journal was closed")]
     Closed,
 }
 
-/// Room for a record in the queue, as long as it is held.
+/// Reserved room for a record in the queue, released when this is dropped.
 #[derive(Debug)]
 pub struct Room(OwnedSemaphorePermit);
 
 impl Room {
-    /// Gives back what a record of `bytes` does not need.
+    /// Releases what a record of `bytes` does not need.
     pub fn shrink(&mut self, bytes: usize) {
         let surplus = self.0.num_permits().saturating_sub(bytes.saturating_add(RECORD_BYTES));
         drop(self.0.split(surplus));
     }
 }
 
-/// The door to the writer thread. Clones lead to the same one.
+/// A handle to the writer thread. Clones refer to the same thread.
 #[derive(Debug, Clone)]
 pub struct Committer {
     shared: Arc<Shared>,
@@ -145,8 +147,8 @@ pub struct Committer {
     end: Arc<AtomicU64>,
 }
 
-/// The writer thread, which ends with [`Writer::stop`]. Dropped without, it writes what was handed in and leaves the
-/// journal unsealed.
+/// The writer thread, which ends with [`Writer::stop`]. If this is dropped instead, the thread writes the submitted
+/// records and leaves the journal unsealed.
 #[derive(Debug)]
 pub struct Writer {
     shared: Arc<Shared>,
@@ -157,38 +159,39 @@ pub struct Writer {
 struct Shared {
     queue: Mutex<Queue>,
     arrived: Condvar,
-    /// Whether something came since the writer last looked.
+    /// Whether there is new work since the writer last emptied the queue.
     has_work: AtomicBool,
     room: Arc<Semaphore>,
     room_bytes: usize,
     location_feeds: Mutex<BTreeMap<Name, Arc<LocationFeed>>>,
-    /// Written by the writer thread alone, as is the next.
+    /// Only the writer thread writes this field and the next.
     frames: AtomicU64,
     frame_bytes: AtomicU64,
     commit_times: Distribution,
     failed: watch::Sender<Option<CommitError>>,
     stall: watch::Sender<Option<Stall>>,
-    /// Whether there is a stall that denies, for who asks before each transaction.
+    /// Whether there is a stall that denies transactions. Services check this before each transaction.
     denies: AtomicBool,
 }
 
-/// The journal cannot begin its next segment. It is tried again until that succeeds.
+/// A stall: the journal cannot begin its next segment. The writer retries until that succeeds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stall {
     /// What is missing.
     pub reason: Arc<str>,
-    /// Whether transactions are denied: until then the active segment has room for them.
+    /// Whether transactions are denied. Until then the active segment has room for them.
     pub denies: bool,
 }
 
-/// When to try again what failed, when to tell of what is held, and when to check the lock. Waits twice as long after each
-/// failure, up to [`SEGMENT_RETRY_MAX`].
+/// When to retry a failed operation, when to report held records, and when to check the lock. The delay doubles after
+/// each failure, up to [`SEGMENT_RETRY_MAX`].
 #[derive(Debug, Default)]
 struct Retry {
     lock_checked: Option<Instant>,
-    /// Of the last failure: when it is tried again, and how long was waited for that.
+    /// The time of the next attempt after a failure, and the delay before it.
     waiting: Option<(Instant, Duration)>,
-    /// Since the first frame of a batch was held: when those who wait for answers of the batch are told.
+    /// The time at which the callers that wait for the batch are notified. It is set when the first frame of the batch
+    /// is held.
     told_at: Option<Instant>,
 }
 
@@ -202,12 +205,12 @@ impl Retry {
         self.waiting = None;
     }
 
-    /// When it is tried again; none if nothing failed.
+    /// Returns the time of the next attempt, or none if nothing failed.
     fn due(&self) -> Option<Instant> {
         self.waiting.map(|(due, _)| due)
     }
 
-    /// Whether it is time to check the lock again; then it is noted that it was.
+    /// Returns whether it is time to check the lock again. If so, records the check.
     fn checks_lock(&mut self, now: Instant) -> bool {
         let is_time = self.lock_checked.is_none_or(|checked| now.duration_since(checked) >= LOCK_CHECK_INTERVAL);
         if is_time {
@@ -221,13 +224,13 @@ impl Retry {
     }
 }
 
-/// What a writer wrote of records that were handed in. Frames of its own accord, such as those that relocate records to
-/// another place, are not counted.
+/// The totals of the submitted records that a writer wrote. Frames that the writer adds itself, such as those with
+/// relocated records, are not counted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Totals {
-    /// Frames since it was started: each is one write and one sync.
+    /// Frames since the writer was started: each is one write and one sync.
     pub frames: u64,
-    /// Bytes of them, with what fills up their last blocks.
+    /// Bytes of these frames, including the padding of their last blocks.
     pub frame_bytes: u64,
 }
 
@@ -235,12 +238,12 @@ pub struct Totals {
 struct Queue {
     submitted: VecDeque<Submitted>,
     orders: Vec<Order>,
-    /// Why what is handed in is held, once others have waited for [`HELD_MAX`].
+    /// The reason why submitted records are held, once others have waited for [`HELD_MAX`].
     held: Option<CommitError>,
     is_closed: bool,
     is_sealing: bool,
     is_writer_asleep: bool,
-    /// Set by the writer when the log fails, or when it ends.
+    /// Set by the writer when the log fails or the writer ends.
     failure: Option<CommitError>,
 }
 
@@ -251,7 +254,7 @@ struct Submitted {
     room: Option<Room>,
 }
 
-/// What the writer does between two frames.
+/// A task for the writer between two frames.
 #[derive(Debug)]
 enum Order {
     Reclaim { needed: BTreeMap<Name, RecordNumber>, answer: oneshot::Sender<Result<Reclaimed, CommitError>> },
@@ -261,7 +264,7 @@ enum Order {
 /// Starts a writer for `log`, whose queue holds about `queue_bytes`.
 ///
 /// # Errors
-/// There is no thread to be had.
+/// The thread cannot be started.
 pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
     let room_bytes = queue_bytes.clamp(RECORD_BYTES, u32::MAX as usize);
     let shared = Arc::new(Shared {
@@ -286,7 +289,8 @@ pub fn start(log: Log, queue_bytes: usize) -> io::Result<(Writer, Committer)> {
 }
 
 impl Committer {
-    /// Waits until the queue has room for a record of `bytes`. One longer than the whole queue waits for all of it.
+    /// Waits until the queue has room for a record of `bytes`. A record longer than the whole queue waits until it can
+    /// have all of the queue.
     ///
     /// # Errors
     /// [`CommitError::Stalled`], [`CommitError::Closed`], or the failure of the log.
@@ -302,25 +306,25 @@ impl Committer {
         }
     }
 
-    /// Why the next segment cannot be begun, while that is so.
+    /// Returns the current stall, if the next segment cannot be begun.
     #[must_use]
     pub fn stall(&self) -> Option<Stall> {
         self.shared.stall.borrow().clone()
     }
 
-    /// Sees every [`Committer::stall`] from now on, and its end.
+    /// Returns a receiver of every [`Committer::stall`] from now on, and of its end.
     #[must_use]
     pub fn stalls(&self) -> watch::Receiver<Option<Stall>> {
         self.shared.stall.subscribe()
     }
 
-    /// Whether nothing is to be executed that must be journalled, since the journal is short of room.
+    /// Returns whether transactions must not be executed because the journal is short of room for their records.
     #[must_use]
     pub fn denies(&self) -> bool {
         self.shared.denies.load(Ordering::Acquire)
     }
 
-    /// Takes room for a record of `bytes`, if the queue has it now.
+    /// Reserves room for a record of `bytes`, if the queue has it now.
     #[must_use]
     pub fn room_now(&self, bytes: usize) -> Option<Room> {
         if self.denies() {
@@ -330,17 +334,17 @@ impl Committer {
         Arc::clone(&self.shared.room).try_acquire_many_owned(bytes).ok().map(Room)
     }
 
-    /// What a record of `bytes` takes: no more than there is.
+    /// Returns the room that a record of `bytes` takes, at most all of the queue.
     fn room_of(&self, bytes: usize) -> u32 {
         u32::try_from(bytes.saturating_add(RECORD_BYTES).min(self.shared.room_bytes)).unwrap_or(u32::MAX)
     }
 
-    /// Hands in a record and waits until it is safe, unless the journal stalls: for a command, which reports what is
-    /// missing instead of waiting for it.
+    /// Submits a record and waits until it is durable, or until the journal stalls. It is for commands, which report
+    /// what is missing instead of waiting for it.
     ///
     /// # Errors
-    /// As [`Ticket::committed`]. After [`CommitError::Stalled`] the record waits in the queue, and is committed once there
-    /// is room, or refused when the writer stops.
+    /// As [`Ticket::committed`]. After [`CommitError::Stalled`] the record waits in the queue. It is committed once
+    /// there is room, or refused when the writer stops.
     ///
     /// # Panics
     /// Within an asynchronous task.
@@ -356,16 +360,16 @@ impl Committer {
         })
     }
 
-    /// Hands in a record. It never blocks on the disk; records of a service must be handed in in their order.
+    /// Submits a record. It never blocks on the disk. A service must submit its records in order.
     ///
     /// # Errors
-    /// [`CommitError::Closed`], or the failure of the log. What the log refuses is told by the ticket.
+    /// [`CommitError::Closed`], or the failure of the log. The ticket reports records that the log refuses.
     pub fn submit(&self, entry: Entry, room: Option<Room>) -> Result<Ticket, CommitError> {
         let (completion, ticket) = ticket();
         let mut queue = self.shared.queue();
         queue.check()?;
         if let Some(held) = &queue.held {
-            // Nobody waits for it yet.
+            // No callback waits for the record yet.
             completion.hold(held);
         }
         queue.submitted.push_back(Submitted { entry, completion, room });
@@ -373,11 +377,12 @@ impl Committer {
         Ok(ticket)
     }
 
-    /// Gives up what nobody needs, step by step between the frames of services. See [`Log::begin_reclaim`]. If this is
-    /// dropped, it is given up, and what was moved until then is on the feeds of locations.
+    /// Truncates segments that no service needs, step by step between the frames of services. See
+    /// [`Log::begin_reclaim`]. Dropping the future cancels the reclaim. The location feeds have the records that were
+    /// relocated until then.
     ///
     /// # Errors
-    /// [`CommitError::Closed`], also if the writer is stopped before it is over; or the failure of the log.
+    /// [`CommitError::Closed`], also if the writer is stopped before the end of the reclaim; or the failure of the log.
     pub async fn reclaim(&self, needed: BTreeMap<Name, RecordNumber>) -> Result<Reclaimed, CommitError> {
         let (answer, reclaimed) = oneshot::channel();
         {
@@ -389,11 +394,11 @@ impl Committer {
         reclaimed.await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// Waits until what was handed in before is written, a reclaim that may be under way is over, and what it moved is on
-    /// the feeds of locations. After a failure of the log, or its end, that is so already.
+    /// Waits until the records submitted before are written, a running reclaim has ended, and the location feeds have
+    /// its relocated records. After a failure of the log, or after its end, it returns at once.
     ///
     /// # Errors
-    /// [`CommitError::Stalled`]: what was handed in before waits for room.
+    /// [`CommitError::Stalled`] if records submitted before wait for room.
     pub async fn settle(&self) -> Result<(), CommitError> {
         let (answer, settled) = oneshot::channel();
         {
@@ -404,21 +409,21 @@ impl Committer {
             queue.orders.push(Order::Settle { answer });
             self.shared.wake(queue);
         }
-        // A writer that ended moves nothing any more.
+        // A writer that ended relocates no more records.
         settled.await.unwrap_or(Ok(()))
     }
 
-    /// Has the places of a service's records written to `location_feed` from now on.
+    /// Adds the locations of a service's records to `location_feed` from now on.
     pub fn register(&self, service: &Name, location_feed: Arc<LocationFeed>) {
         self.shared.location_feeds().insert(service.clone(), location_feed);
     }
 
-    /// Forgets the feed of locations of a service that has ended.
+    /// Removes the location feed of a service that has ended.
     pub fn unregister(&self, service: &Name) {
         self.shared.location_feeds().remove(service);
     }
 
-    /// Tells what was written so far. A ticket that has resolved is counted.
+    /// Returns the totals so far. They include the record of every completed ticket.
     #[must_use]
     pub fn totals(&self) -> Totals {
         Totals {
@@ -427,20 +432,20 @@ impl Committer {
         }
     }
 
-    /// Tells how long the frames of [`Committer::totals`] took, each from when its records were together until it was
-    /// synced.
+    /// Returns the durations of the frames of [`Committer::totals`], each from the staged records to the end of the
+    /// sync.
     #[must_use]
     pub fn commit_times(&self) -> Spread {
         self.shared.commit_times.read()
     }
 
-    /// Why nothing is committed any more, if the log has failed.
+    /// Returns the reason why nothing is committed any more, if the log has failed.
     #[must_use]
     pub fn failure(&self) -> Option<CommitError> {
         self.shared.failed.borrow().clone()
     }
 
-    /// Waits until the log fails, which may be never.
+    /// Waits until the log fails, possibly forever.
     pub async fn failed(&self) -> CommitError {
         let mut failed = self.shared.failed.subscribe();
         let failed = failed.wait_for(Option::is_some).await.ok().and_then(|failed| failed.clone());
@@ -450,30 +455,31 @@ impl Committer {
         }
     }
 
-    /// Where the journal ends: behind every frame whose tickets have resolved, and never behind one that is written later.
+    /// Returns the end of the journal: after every frame whose tickets are complete, and never after a frame that is
+    /// written later.
     #[must_use]
     pub fn end(&self) -> Position {
         Position(self.end.load(Ordering::Acquire))
     }
 
-    /// Reads single records.
+    /// Returns a reader of single records.
     #[must_use]
     pub fn reader(&self) -> &Reader {
         &self.reader
     }
 }
 
-/// Waits for a stall that denies.
+/// Waits for a stall that denies transactions.
 async fn denying(stall: &mut watch::Receiver<Option<Stall>>) -> Option<Stall> {
     let denies = |stall: &Option<Stall>| stall.as_ref().is_some_and(|stall| stall.denies);
     stall.wait_for(denies).await.ok().and_then(|stall| stall.clone())
 }
 
 impl Writer {
-    /// Writes what was handed in, seals the journal, and ends the thread. What is handed in later is refused.
+    /// Writes the submitted records, seals the journal, and ends the thread. Later submissions are refused.
     ///
     /// # Errors
-    /// The failure of the log: it is not sealed.
+    /// The failure of the log. In that case the journal is not sealed.
     pub fn stop(mut self) -> Result<Seal, CommitError> {
         self.shared.close(true);
         match self.thread.take().map(JoinHandle::join) {
@@ -488,7 +494,7 @@ impl Drop for Writer {
     fn drop(&mut self) {
         self.shared.close(false);
         if let Some(thread) = self.thread.take() {
-            // A panic of the writer was told to all who wait.
+            // All waiters were notified of a panic of the writer.
             let _ = thread.join();
         }
     }
@@ -514,7 +520,7 @@ impl Shared {
         self.queue.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Writes to the feeds of locations where records are now.
+    /// Adds the new locations of relocated records to the location feeds.
     fn tell(&self, moved: Vec<Moved>) {
         let location_feeds = self.location_feeds();
         for moved in moved {
@@ -524,7 +530,7 @@ impl Shared {
         }
     }
 
-    /// Refuses what is handed in from now on. It comes before anybody is told, or they might find the door still open.
+    /// Refuses later submissions. This comes before the notifications, or a notified caller could still submit.
     fn fail(&self, error: &LogError) -> LogError {
         self.queue().failure.get_or_insert(error.clone().into());
         self.room.close();
@@ -532,12 +538,12 @@ impl Shared {
         error.clone()
     }
 
-    /// Tells who looks after the journal, once.
+    /// Notifies the observers of the log's failure, once.
     fn tell_failure(&self, error: CommitError) {
         self.failed.send_if_modified(|failed| failed.is_none() && failed.replace(error).is_none());
     }
 
-    /// Notes that the next segment cannot be begun, or can again.
+    /// Records a stall, or its end.
     fn set_stall(&self, stall: Option<Stall>) {
         self.denies.store(stall.as_ref().is_some_and(|stall| stall.denies), Ordering::Release);
         self.stall.send_if_modified(|current| {
@@ -547,7 +553,7 @@ impl Shared {
         });
     }
 
-    /// Waits until `due`, or until there is an order or the queue is closed, and takes what has arrived.
+    /// Waits until `due`, an order, or the closing of the queue, and takes what has arrived.
     fn hold_until(&self, due: Instant) -> Arrived {
         let mut queue = self.queue();
         queue.is_writer_asleep = true;
@@ -577,7 +583,7 @@ impl Shared {
         }
     }
 
-    /// Waits for something to do until `due`, if that is given, and takes all of it; nothing once the queue is closed.
+    /// Waits for work until `due`, if that is given, and takes all of it. Once the queue is closed, it does not wait.
     fn wait(&self, spin: &mut AdaptiveSpin, due: Option<Instant>) -> Arrived {
         let start = Instant::now();
         while spin.should_spin(start.elapsed()) && !self.has_work.load(Ordering::Acquire) {
@@ -596,13 +602,12 @@ impl Shared {
             };
             queue.is_writer_asleep = false;
         }
-        // Several clients have their next records on the way meanwhile: the core is of more use to them.
+        // Several clients prepare their next records meanwhile, and need the core more.
         let is_alone = queue.submitted.len() <= 1;
         spin.waited(if is_alone { start.elapsed() } else { Duration::MAX });
         self.take_from(queue)
     }
 
-    /// Takes what has arrived.
     fn take(&self) -> Arrived {
         self.take_from(self.queue())
     }
@@ -614,14 +619,14 @@ impl Shared {
     }
 }
 
-/// What the writer took from the queue.
+/// The contents of the queue, as the writer took them.
 struct Arrived {
     submitted: VecDeque<Submitted>,
     orders: Vec<Order>,
     is_closed: bool,
 }
 
-/// Refuses everything, from when the writer ends for whatever reason.
+/// A guard that refuses all work when the writer ends, for whatever reason.
 struct Ended<'a>(&'a Shared);
 
 impl Drop for Ended<'_> {
@@ -655,17 +660,17 @@ impl Order {
     }
 }
 
-/// Orders that are not carried out yet, in the order in which they came.
+/// Unfinished orders, in the order of their arrival.
 #[derive(Default)]
 struct Orders {
     waiting: VecDeque<Order>,
-    /// Of the first one.
+    /// The state of the first order, if that is a reclaim.
     reclaim: Option<Reclaim>,
 }
 
 impl Orders {
-    /// Goes on with the first one, by a step if it is a reclaim. One whose answer nobody waits for is given up. While
-    /// records are `held`, all others are refused.
+    /// Continues the first order, by one step if it is a reclaim. A reclaim whose caller is gone is abandoned. While
+    /// records are `held`, all other orders are refused.
     fn go_on(&mut self, log: &mut Log, shared: &Shared, held: Option<&CommitError>) -> Result<(), LogError> {
         let over = match self.waiting.front_mut() {
             Some(Order::Reclaim { needed, answer }) if !answer.is_closed() => {
@@ -677,7 +682,7 @@ impl Orders {
                         return Ok(());
                     }
                     Ok(Step::Over(reclaimed)) => Some(Ok(reclaimed)),
-                    // The journal is as good as before, and longer. The next reclaim tries again.
+                    // The journal is intact, but longer. The next reclaim tries again.
                     Err(error @ LogError::NotBegun(_)) => Some(Err(error.into())),
                     Err(error) => return Err(shared.fail(&error)),
                 }
@@ -698,7 +703,7 @@ impl Orders {
     }
 }
 
-/// The writer thread.
+/// Runs the writer thread.
 fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     let _ended = Ended(shared);
     let mut spin = AdaptiveSpin::default();
@@ -710,7 +715,7 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
         let is_over = arrived.is_closed && arrived.submitted.is_empty() && arrived.orders.is_empty();
         orders.waiting.extend(arrived.orders);
         if is_over {
-            // A reclaim that is not: the next start goes on without what it did so far.
+            // The next start discards the steps of an unfinished reclaim.
             orders.refuse(&CommitError::Closed);
             break;
         }
@@ -724,7 +729,7 @@ fn write(mut log: Log, shared: &Shared) -> Result<Seal, CommitError> {
     if shared.queue().is_sealing { Ok(log.seal()?) } else { Err(CommitError::Closed) }
 }
 
-/// Makes the file of the next segment ready when it is time, and notes whether that succeeds.
+/// Prepares the file of the next segment when it is time, and records whether that succeeds.
 fn prepare(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<(), LogError> {
     if !log.wants_next() {
         if retry.due().is_some() {
@@ -735,7 +740,7 @@ fn prepare(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<(), LogE
     }
     let now = Instant::now();
     if !retry.is_due(now) {
-        // What was committed since the last attempt may have made the journal short of room.
+        // Records that were committed since the last attempt may have used up the room.
         if log.is_short() && !shared.denies.load(Ordering::Acquire) {
             let stall = shared.stall.borrow().clone();
             shared.set_stall(stall.map(|stall| Stall { denies: true, ..stall }));
@@ -756,7 +761,7 @@ fn prepare(log: &mut Log, shared: &Shared, retry: &mut Retry) -> Result<(), LogE
     Ok(())
 }
 
-/// What is missing to begin a segment, and what is to be done about that.
+/// Returns what is missing to begin a segment, and a remedy.
 fn missing(failure: &Failure) -> Arc<str> {
     let remedy = match failure.error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "make room on its disk",
@@ -765,7 +770,7 @@ fn missing(failure: &Failure) -> Arc<str> {
     format!("cannot {}: {}; {remedy}, and it goes on by itself", failure.action, of_system(&failure.error)).into()
 }
 
-/// Commits. While no segment can be begun, it waits and tries again, until the queue is closed.
+/// Commits the staged records. While no segment can be begun, waits and retries until the queue is closed.
 fn commit_in_time(
     log: &mut Log,
     staged: &[StagedRecord],
@@ -801,22 +806,21 @@ fn commit_in_time(
     result
 }
 
-/// Records that are staged and have no room.
+/// Staged records for which there is no room.
 struct Hold {
-    /// Why.
     error: CommitError,
-    /// When it is tried again.
+    /// The time of the next attempt.
     due: Instant,
-    /// When those who wait for answers are told.
+    /// The time at which the callers that wait for answers are notified.
     told_at: Instant,
     is_told: bool,
-    /// The queue was closed meanwhile: it is tried once more.
+    /// Whether the queue was closed meanwhile. Then there is one more attempt.
     is_closed: bool,
 }
 
 impl Hold {
-    /// Waits until it is tried again: when it is due, when a segment was given up, or when the queue is closed. What
-    /// arrives meanwhile comes to the `batch`.
+    /// Waits until the next attempt: until it is due, a segment was truncated, or the queue is closed. Records that
+    /// arrive meanwhile are added to the `batch`.
     fn wait(
         &mut self,
         log: &mut Log,
@@ -827,7 +831,7 @@ impl Hold {
     ) -> Result<(), LogError> {
         loop {
             let until = if self.is_told { self.due } else { self.due.min(self.told_at) };
-            // Not between two steps of a reclaim.
+            // Do not wait between two steps of a reclaim.
             let arrived = shared.hold_until(if orders.waiting.is_empty() { until } else { Instant::now() });
             self.is_closed = arrived.is_closed;
             batch.extend(arrived.submitted);
@@ -854,7 +858,7 @@ impl Hold {
     }
 }
 
-/// Writes a batch: one frame, unless it is longer than one can be.
+/// Writes a batch as one frame, or as more if it is longer than the longest frame.
 fn write_batch(
     log: &mut Log,
     mut batch: VecDeque<Submitted>,
@@ -870,14 +874,14 @@ fn write_batch(
             refuse(batch, &error);
             return Err(error);
         }
-        // The frame was full, or more arrived while it was held.
+        // The frame was full, or more records arrived while it was held.
         if batch.is_empty() {
             return Ok(());
         }
     }
 }
 
-/// Stages records of a batch until the frame is full, or there are no more.
+/// Stages records of a batch until the frame is full or the batch is empty.
 fn stage(log: &mut Log, batch: &mut VecDeque<Submitted>, staged: &mut Vec<StagedRecord>) {
     while let Some(submitted) = batch.pop_front() {
         let Entry { service, change } = &submitted.entry;
@@ -894,16 +898,16 @@ fn stage(log: &mut Log, batch: &mut VecDeque<Submitted>, staged: &mut Vec<Staged
                 staged.push(StagedRecord { record, record_bytes, completion, _room: room });
             }
             Err(LogError::FrameFull) => return batch.push_front(submitted),
-            // The caller's mistake: nothing of the others' is at stake.
+            // The mistake of one caller does not affect the records of others.
             Err(error) => submitted.completion.complete(Err(error.into())),
         }
     }
 }
 
-/// What is in the frame that is being built.
+/// A record in the frame under construction.
 struct StagedRecord {
     record: Option<(Name, RecordNumber, super::frame::Staged)>,
-    /// What it takes in the frame's body.
+    /// The bytes that the record takes in the frame's body.
     record_bytes: usize,
     completion: Completion,
     _room: Option<Room>,
@@ -924,7 +928,7 @@ fn commit(
         shared.commit_times.add(start.elapsed());
         shared.frames.fetch_add(1, Ordering::Release);
         shared.frame_bytes.fetch_add(committed.frame_bytes() as u64, Ordering::Release);
-        // Its own bytes, and an equal share of the header and what fills the frame up.
+        // A record counts its own bytes, and an equal share of the frame's header and padding.
         let records_bytes: usize = staged.iter().map(|staged| staged.record_bytes).sum();
         let overhead_bytes = committed.frame_bytes().saturating_sub(records_bytes) / staged.len().max(1);
         let location_feeds = shared.location_feeds();
@@ -994,7 +998,7 @@ mod tests {
         Entry { service: name(service), change }
     }
 
-    /// Wakes a thread that waits for a future.
+    /// A waker for a thread that waits for a future.
     struct Unpark(std::thread::Thread);
 
     impl Wake for Unpark {
@@ -1079,7 +1083,7 @@ mod tests {
         assert!(writer.stop().is_err());
     }
 
-    /// Waits for the journal's stall to be as `is_so` says.
+    /// Waits until `is_so` returns true for the journal's stall.
     fn await_stall(committer: &Committer, is_so: impl Fn(Option<&Stall>) -> bool) -> Option<Stall> {
         let mut stalls = committer.stalls();
         block_on(async { stalls.wait_for(|stall| is_so(stall.as_ref())).await.expect("it goes on").clone() })
@@ -1094,7 +1098,7 @@ mod tests {
             let commit = |number| committer.submit(long_entry("ant", number), None).expect("open").wait();
             commit(1).expect("committed");
             storage.break_down(Operation::Create, kind);
-            // As a service does: nothing that there is no room for.
+            // As a service does: submit only records that have room.
             let mut number = 1;
             while let Some(room) = committer.room_now(LONG_BYTES) {
                 number += 1;
@@ -1105,7 +1109,7 @@ mod tests {
             assert!(stall.denies && stall.reason.contains("goes on by itself"), "{stall:?}");
             assert!(matches!(block_on(committer.room(1)), Err(CommitError::Stalled(_))));
             assert!(committer.failure().is_none());
-            // What was executed all the same is committed late, and not lost.
+            // Records of transactions that were executed nevertheless are committed late, and not lost.
             let late: Vec<_> = (number + 1..number + 200)
                 .map(|number| committer.submit(long_entry("ant", number), None).expect("open"))
                 .collect();
@@ -1155,8 +1159,8 @@ mod tests {
         assert!(look(&storage, None).1.is_empty());
     }
 
-    /// Hands in records of `service` until one is held, on a disk on which no segment can be begun. Returns their tickets and
-    /// the number of the last.
+    /// Submits records of `service` until one is held, on a disk on which no segment can be begun. Returns their
+    /// tickets and the number of the last.
     fn hold(committer: &Committer, service: &str, mut number: u64) -> (Vec<Ticket>, u64) {
         let mut tickets = Vec::new();
         loop {
@@ -1176,7 +1180,7 @@ mod tests {
         committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
         storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
         let (mut tickets, last) = hold(&committer, "ant", 1);
-        // At once, now that others have waited long enough.
+        // This happens at once, because other records have waited long enough.
         let later = committer.submit(entry("ant", last + 1), None).expect("open");
         later.then_or_held(|committed| assert!(matches!(committed, Err(CommitError::Stalled(_)))));
         assert!(matches!(block_on(later.clone().committed_or_held()), Err(CommitError::Stalled(_))));
@@ -1202,7 +1206,7 @@ mod tests {
         for is_ended in [false, true] {
             let storage = SimulatedStorage::new(1);
             let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
-            // Three segments of one service.
+            // These fill three segments of one service.
             let last = 300;
             let tickets: Vec<_> =
                 (1..=last).map(|number| committer.submit(long_entry("ant", number), None).expect("open")).collect();
@@ -1231,8 +1235,8 @@ mod tests {
         }
     }
 
-    /// Has `bee` write a record, and `ant` three segments after it; then the records of `cat`, of `bytes`, until one is held,
-    /// and `ant` ends. Reclaims then, and returns the tickets of `cat`.
+    /// Writes one record of `bee` and then three segments of `ant`. Submits records of `cat`, of `bytes` each, until
+    /// one is held, and ends `ant`. Then reclaims, and returns the tickets of `cat`.
     fn reclaim_while_held(storage: &SimulatedStorage, bytes: usize) -> (Writer, Reclaimed, Vec<Ticket>) {
         let (writer, committer) = start(open(storage), QUEUE_BYTES_MAX).expect("starts");
         committer.submit(entry("bee", 1), None).expect("open").wait().expect("committed");
@@ -1274,7 +1278,7 @@ mod tests {
     #[test]
     fn a_reclaim_says_whose_records_it_has_no_room_to_relocate() {
         let storage = SimulatedStorage::new(1);
-        // The room that is left is shorter than one of these.
+        // The remaining room is too small for one of these records.
         let (writer, reclaimed, held) = reclaim_while_held(&storage, LONG_BYTES);
         assert_eq!((reclaimed.segments, &reclaimed.lacking_room), (0, &vec![name("bee")]), "{reclaimed:?}");
         assert!(reclaimed.pinned_by.is_empty());
@@ -1289,7 +1293,7 @@ mod tests {
         let mut log = open(&storage);
         storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
         let (writer, committer) = start(open(&SimulatedStorage::new(2)), QUEUE_BYTES_MAX).expect("starts");
-        // What is held is tried once more, and given up.
+        // The held record is tried once more, and abandoned.
         drop(writer);
         let shared = &committer.shared;
         let (told, hears) = std::sync::mpsc::channel();
@@ -1303,7 +1307,7 @@ mod tests {
             let committed = commit_in_time(&mut log, &staged, &mut batch, shared, &mut retry, &mut orders);
             assert!(matches!(committed, Err(LogError::NotBegun(_))));
             assert_eq!(hears.try_recv().is_ok_and(|told| matches!(told, Err(CommitError::Stalled(_)))), is_later);
-            // As if that had taken so long.
+            // Pretend that the attempt took that long.
             retry.told_at = retry.told_at.map(|told_at| told_at - HELD_MAX);
         }
     }
@@ -1328,7 +1332,7 @@ mod tests {
         let (writer, committer) = start(open(&storage), QUEUE_BYTES_MAX).expect("starts");
         committer.submit(entry("ant", 1), None).expect("open").wait().expect("committed");
         storage.replace();
-        // At the next segment, or after a second.
+        // The check comes with the next segment, or after a second.
         let mut number = 1;
         let error = loop {
             number += 1;
@@ -1387,7 +1391,7 @@ mod tests {
         let storage = SimulatedStorage::new(1);
         let (writer, committer) = start(open(&storage), 4 * (RECORD_BYTES + 100)).expect("starts");
         for number in 1..100 {
-            // No more than four are under way, so this ends only if their room comes back.
+            // At most four are in flight, so this loop ends only if their room is released.
             let room = block_on(committer.room(100)).expect("room");
             committer.submit(entry("ant", number), Some(room)).expect("open");
         }
@@ -1406,7 +1410,8 @@ mod tests {
         entry
     }
 
-    /// A journal with 500 long records of `ant`, of which all are needed, and then 2500 of `bee`, of which the last is.
+    /// Writes a journal with 500 long records of `ant`, all of which are needed, and then 2500 of `bee`, of which only
+    /// the last is needed.
     fn long_journal(storage: &SimulatedStorage) -> (Writer, Committer, BTreeMap<Name, RecordNumber>) {
         let (writer, committer) = start(open(storage), QUEUE_BYTES_MAX).expect("starts");
         for (service, count) in [("ant", 500), ("bee", 2500)] {
@@ -1417,7 +1422,7 @@ mod tests {
         (writer, committer, BTreeMap::from([(name("ant"), RecordNumber(1)), (name("bee"), RecordNumber(2500))]))
     }
 
-    /// Hands in a record when the one before is safe, on the writer's thread, as long as `is_going_on`.
+    /// Submits the next record on the writer's thread when the previous one is durable, as long as `is_going_on`.
     fn keep_appending(
         committer: Committer,
         number: u64,
@@ -1484,7 +1489,7 @@ mod tests {
                 writer.stop().expect("sealed")
             } else {
                 let seal = writer.stop().expect("sealed");
-                // It was over before, or is not any more.
+                // The reclaim ended before, or was refused.
                 assert!(matches!(block_on(reclaiming), Ok(_) | Err(CommitError::Closed)));
                 seal
             };

@@ -1,9 +1,9 @@
-//! The bytes of one group commit: what several services append to the journal at once is one frame.
+//! The bytes of one group commit: a frame contains the records that several services append to the journal at once.
 //!
-//! A codec without policy: it says whether bytes are a frame and what is in it, never what to do about it. The header
-//! tells which services the frame concerns and has a hash of its own, so that a damaged body still names whom it hurts.
-//! Header hashes are keyed by the directory, so that neither a frame of another directory nor bytes that a user put
-//! into a record can pass for a frame. `docs/format.md` gives every byte.
+//! This is a codec without policy: it decides whether bytes are a frame and what it contains, never how to react. The
+//! header lists the services of the frame and has a hash of its own. So a frame with a damaged body still names the
+//! affected services. Header hashes are keyed by the directory. So neither a frame of another directory nor bytes that
+//! a user put into a record can pass for a frame. `docs/format.md` specifies every byte.
 
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use serde::{Deserialize, Serialize};
@@ -14,17 +14,17 @@ use thiserror::Error;
 /// The version of the journal's format that this host writes, and the newest that it reads.
 pub const FORMAT_VERSION: u16 = 1;
 
-/// Frames begin and end at multiples of this many bytes: a page of the page cache, and the most that disks write at
-/// once. So no write ever touches bytes that were synced before.
+/// The alignment of frames, in bytes: a page of the page cache, and the most that disks write at once. So no write ever
+/// touches bytes that were synced before.
 pub const BLOCK_BYTES: usize = 4096;
 
 /// The longest frame, in bytes.
 pub const FRAME_BYTES_MAX: usize = 7 * 1024 * 1024;
 
-/// The longest record, in bytes: the longest body with the longest answer and then some.
+/// The longest record, in bytes: the longest body with the longest answer, and some reserve.
 pub const RECORD_BYTES_MAX: usize = 6 * 1024 * 1024;
 
-/// The most runs of one frame: of services, but for a service that begins anew in the same frame.
+/// The maximum number of runs in a frame. A service has one run, or another if it begins anew in the same frame.
 pub const RUNS_PER_FRAME_MAX: usize = 1024;
 
 /// The longest header, in bytes.
@@ -32,21 +32,21 @@ pub const HEADER_BYTES_MAX: usize = FIXED_BYTES + RUNS_PER_FRAME_MAX * (RUN_BYTE
 
 const MAGIC: [u8; 8] = *b"LBFRAME\n";
 
-/// What all versions of a header begin with: magic, version, reserved, length.
+/// The length of the start that all versions of a header share, in bytes: magic, version, reserved, length.
 const COMMON_BYTES: usize = 16;
 
-/// The header before its runs.
+/// The length of the header before its runs, in bytes.
 const FIXED_BYTES: usize = 104;
 
-/// A run in the header, without its service's name.
+/// The length of a run in the header without its service's name, in bytes.
 const RUN_BYTES: usize = 18;
 
-/// The length before each record.
+/// The size of the length field before each record, in bytes.
 pub const RECORD_LENGTH_BYTES: usize = 4;
 
 const HASH_BYTES: usize = 32;
 
-/// Which data directory a journal belongs to: 128 random bits, drawn when it is created.
+/// The identity of a data directory, to which its journal belongs: 128 random bits, drawn when it is created.
 #[derive(Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct DirectoryId(pub [u8; 16]);
@@ -63,15 +63,14 @@ impl fmt::Debug for DirectoryId {
     }
 }
 
-/// A record's place in the journal of its service: 1 for the first. Transactions, SLA failures and failovers are
-/// records alike, so this counts faster than [`lifeboat_api::id::Sequence`], and a lost record of any kind leaves a
-/// gap.
+/// The number of a record in the journal of its service, starting at 1. Transactions, SLA failures and failovers are
+/// all records, so this counts faster than [`lifeboat_api::id::Sequence`]. A lost record of any kind leaves a gap.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct RecordNumber(pub u64);
 
 impl RecordNumber {
-    /// The place after this one.
+    /// Returns the next number.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
@@ -84,7 +83,8 @@ impl fmt::Display for RecordNumber {
     }
 }
 
-/// Where a frame begins: bytes of frames since the journal was created. It only grows, whatever becomes of segments.
+/// The position of a frame: the bytes of all frames before it since the journal was created. Positions only grow, even
+/// when segments are truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Position(pub u64);
@@ -95,7 +95,7 @@ impl fmt::Display for Position {
     }
 }
 
-/// The hash of a frame's header, which includes that of its body and that of the frame before: so it stands for the
+/// The hash of a frame's header, which includes the hashes of its body and of the previous frame. So it represents the
 /// whole journal up to there. Before the first frame it is zero.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
@@ -112,7 +112,7 @@ impl fmt::Debug for FrameHash {
 pub struct FrameKey([u8; HASH_BYTES]);
 
 impl FrameKey {
-    /// The key of `directory`.
+    /// Returns the key of `directory`.
     #[must_use]
     pub fn new(directory: DirectoryId) -> Self {
         Self(blake3::derive_key("lifeboat journal frame header 1", &directory.0))
@@ -129,17 +129,18 @@ impl fmt::Debug for FrameKey {
     }
 }
 
-/// What a run of records is to its service.
+/// The relation of a run of records to its service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum RunKind {
-    /// It follows on what the journal has of the service. Without records it only says how far that goes.
+    /// The run follows the records that the journal has of the service. A run without records only states the next
+    /// number.
     Continue,
-    /// The service begins here: records of its name before do not count.
+    /// The service begins here: earlier records of its name do not count.
     Begin,
-    /// Copies of records of the service that were still needed, so that their old segments can go: all of them, in as many
-    /// frames as it takes. Where the originals are gone, they count instead of what was found before.
+    /// Relocated copies of all records of the service that were still needed, so that their old segments can go. They
+    /// take one or more frames. Where originals are gone, the copies supersede the records that were found before.
     Relocated,
-    /// The service was removed: records of its name before do not count. There are none in the run.
+    /// The service was removed: earlier records of its name do not count. The run has no records.
     End,
 }
 
@@ -161,75 +162,75 @@ impl RunKind {
 /// Consecutive records of one service in one frame, as its header lists them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Run {
-    /// What they are to the service.
+    /// The relation of the records to the service.
     pub kind: RunKind,
-    /// Whose they are.
+    /// The service of the records.
     pub service: Name,
-    /// The number of the first. Without records, of the next one that there will be.
+    /// The number of the first record. Without records, the number of the next one that will be appended.
     pub first: RecordNumber,
-    /// How many there are.
+    /// The number of records.
     pub count: u32,
-    /// How many bytes of the body they take.
+    /// The length of the records in the body, in bytes.
     pub bytes: u32,
 }
 
 impl Run {
-    /// The number of the record after the last.
+    /// Returns the number after the last record.
     #[must_use]
     pub fn end(&self) -> RecordNumber {
         RecordNumber(self.first.0.saturating_add(u64::from(self.count)))
     }
 }
 
-/// What the header of a frame says.
+/// The decoded header of a frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FrameHeader {
-    /// Where the frame begins.
+    /// The position of the frame.
     pub position: Position,
-    /// The hash of the frame before.
+    /// The hash of the previous frame.
     pub previous: FrameHash,
     /// The hash of this frame.
     pub hash: FrameHash,
-    /// How long the header is, in bytes.
+    /// The length of the header, in bytes.
     pub header_bytes: usize,
-    /// How long the frame is, in bytes: a multiple of [`BLOCK_BYTES`].
+    /// The length of the frame, in bytes: a multiple of [`BLOCK_BYTES`].
     pub frame_bytes: usize,
-    /// What is in it, in the order of the body.
+    /// The runs of the frame, in the order of the body.
     pub runs: Vec<Run>,
     body_hash: [u8; HASH_BYTES],
 }
 
 impl FrameHeader {
-    /// Where the next frame begins.
+    /// Returns the position of the next frame.
     #[must_use]
     pub fn end(&self) -> Position {
         Position(self.position.0 + self.frame_bytes as u64)
     }
 }
 
-/// Bytes are not the header of a frame.
+/// The reason why bytes are not the header of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum HeaderError {
-    /// They do not even begin like one.
+    /// The bytes do not begin like a header.
     #[error("there is no frame")]
     Absent,
-    /// They begin like one, but are not what was written, or were written for another directory.
+    /// The bytes begin like a header, but are damaged, or were written for another directory.
     #[error("the header of the frame is damaged")]
     Damaged,
     /// A newer host wrote them.
     #[error("the frame has format version {found}, this host reads up to {FORMAT_VERSION}")]
     FutureVersion {
-        /// Its version.
+        /// The version of their format.
         found: u16,
     },
 }
 
-/// The body of a frame is not what was written.
+/// The error for a frame whose body is damaged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the body of the frame is damaged")]
 pub struct BodyError;
 
-/// Reads the header at the start of `bytes`, which may go on beyond it.
+/// Reads the header at the start of `bytes`, which may be longer than the header.
 ///
 /// # Errors
 /// [`HeaderError`], for any bytes that [`FrameBuilder::finish`] did not write with this key.
@@ -240,7 +241,7 @@ pub fn decode_header(key: &FrameKey, bytes: &[u8]) -> Result<FrameHeader, Header
     let mut fields = Fields(&bytes[MAGIC.len()..]);
     let version = fields.u16().ok_or(HeaderError::Damaged)?;
     let reserved = fields.u16();
-    // This far, and the hash at the end of the header, all versions are alike.
+    // These fields, and the hash at the end of the header, are the same in all versions.
     let header_bytes = fields.u32().ok_or(HeaderError::Damaged)? as usize;
     if !(FIXED_BYTES + HASH_BYTES..=HEADER_BYTES_MAX).contains(&header_bytes) || header_bytes > bytes.len() {
         return Err(HeaderError::Damaged);
@@ -300,7 +301,7 @@ fn decode_run(fields: &mut Fields<'_>) -> Option<Run> {
     is_valid.then_some(Run { kind, service, first, count, bytes })
 }
 
-/// Reads little-endian fields, as far as there are bytes.
+/// A reader of little-endian fields, which returns none at the end of the bytes.
 struct Fields<'a>(&'a [u8]);
 
 impl<'a> Fields<'a> {
@@ -334,18 +335,18 @@ impl<'a> Fields<'a> {
 /// One record of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameRecord<'a> {
-    /// Its number.
+    /// The number of the record.
     pub number: RecordNumber,
-    /// Where it begins in the frame: at its length.
+    /// The offset of the record in the frame, in bytes, at its length field.
     pub offset: u32,
-    /// What was handed in.
+    /// The bytes as they were submitted.
     pub bytes: &'a [u8],
 }
 
-/// Checks the body of `frame`, which is the whole frame with the header `header`, and gives the records of each run.
+/// Checks the body of `frame`, the whole frame with the header `header`, and returns the records of each run.
 ///
 /// # Errors
-/// [`BodyError`] if it is not what was written, or shorter.
+/// [`BodyError`] if the body is damaged or too short.
 pub fn decode_body<'a>(header: &FrameHeader, frame: &'a [u8]) -> Result<Vec<Vec<FrameRecord<'a>>>, BodyError> {
     let frame = frame.get(..header.frame_bytes).ok_or(BodyError)?;
     if *blake3::hash(&frame[header.header_bytes..]).as_bytes() != header.body_hash {
@@ -355,7 +356,7 @@ pub fn decode_body<'a>(header: &FrameHeader, frame: &'a [u8]) -> Result<Vec<Vec<
     let mut runs = Vec::with_capacity(header.runs.len());
     for run in &header.runs {
         let end = offset + run.bytes as usize;
-        // A run has at least so many bytes: `decode_run` looked.
+        // `decode_run` checked that a run has at least so many bytes.
         let mut records = Vec::with_capacity(run.count as usize);
         for index in 0..u64::from(run.count) {
             let bytes = record_at(&frame[..end], offset).ok_or(BodyError)?;
@@ -371,7 +372,7 @@ pub fn decode_body<'a>(header: &FrameHeader, frame: &'a [u8]) -> Result<Vec<Vec<
     Ok(runs)
 }
 
-/// The record whose length stands at `offset` of `frame`.
+/// Returns the record whose length field is at `offset` of `frame`.
 #[must_use]
 pub fn record_at(frame: &[u8], offset: usize) -> Option<&[u8]> {
     let mut fields = Fields(frame.get(offset..)?);
@@ -379,19 +380,19 @@ pub fn record_at(frame: &[u8], offset: usize) -> Option<&[u8]> {
     fields.take(bytes)
 }
 
-/// Where a record was put by [`FrameBuilder::push`].
+/// The place of a record that was added by [`FrameBuilder::push`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Staged {
     run: usize,
     offset: usize,
 }
 
-/// A record does not fit into the frame that is being built: finish that one first.
+/// The error for a record that does not fit into the frame under construction: finish that frame first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 #[error("the frame is full")]
 pub struct FrameFull;
 
-/// Gathers records into a frame.
+/// A builder that collects records into a frame.
 #[derive(Debug)]
 pub struct FrameBuilder {
     frame_bytes_max: usize,
@@ -403,7 +404,7 @@ pub struct FrameBuilder {
 }
 
 impl FrameBuilder {
-    /// Builds frames of at most `frame_bytes_max`, which [`FRAME_BYTES_MAX`] bounds.
+    /// Returns a builder of frames of at most `frame_bytes_max`, which [`FRAME_BYTES_MAX`] bounds.
     #[must_use]
     pub fn new(frame_bytes_max: usize) -> Self {
         Self {
@@ -415,33 +416,33 @@ impl FrameBuilder {
         }
     }
 
-    /// The longest record of a service with the longest name that an empty frame has room for, and for a run without
-    /// records beside it.
+    /// Returns the length of the longest record that an empty frame has room for, in bytes. It allows for a service
+    /// with the longest name and for a run without records.
     #[must_use]
     pub fn record_bytes_max(&self) -> usize {
         let beside = FIXED_BYTES + 2 * (RUN_BYTES + NAME_BYTES_MAX) + HASH_BYTES + RECORD_LENGTH_BYTES;
         self.frame_bytes_max.saturating_sub(beside).min(RECORD_BYTES_MAX)
     }
 
-    /// Whether there is nothing in it.
+    /// Returns whether the frame is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.runs.is_empty()
     }
 
-    /// Whether a service begins in it.
+    /// Returns whether a service begins in the frame.
     #[must_use]
     pub fn begins(&self, service: &Name) -> bool {
         self.runs.iter().any(|(run, _)| run.kind == RunKind::Begin && run.service == *service)
     }
 
-    /// How long the frame is by now, in bytes.
+    /// Returns the current length of the frame, in bytes.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
         (self.header_bytes + self.body_bytes).next_multiple_of(BLOCK_BYTES)
     }
 
-    /// Adds a record. One that follows on the last of its service joins its run.
+    /// Adds a record. A record that follows the last one of its service joins its run.
     ///
     /// # Errors
     /// [`FrameFull`]; nothing was added.
@@ -470,8 +471,8 @@ impl FrameBuilder {
         Ok(staged)
     }
 
-    /// Adds a run without records: [`RunKind::Continue`] says that `next` will be the next, [`RunKind::End`] that there
-    /// will be none.
+    /// Adds a run without records. [`RunKind::Continue`] states that `next` is the next record, [`RunKind::End`] that
+    /// there is none.
     ///
     /// # Errors
     /// [`FrameFull`]; nothing was added.
@@ -481,7 +482,7 @@ impl FrameBuilder {
         Ok(())
     }
 
-    /// Writes the frame to `frame`, whose content is replaced, and starts the next one.
+    /// Writes the frame to `frame`, whose contents are replaced, and starts the next one.
     pub fn finish(
         &mut self,
         key: &FrameKey,
@@ -527,7 +528,7 @@ impl FrameBuilder {
         FrameHeader { position, previous, hash, header_bytes, frame_bytes, runs, body_hash }
     }
 
-    /// Takes everything out.
+    /// Removes all records and runs.
     pub fn clear(&mut self) {
         self.runs.clear();
         self.run_of.clear();
@@ -551,7 +552,7 @@ impl FrameBuilder {
 }
 
 impl Staged {
-    /// Where the record begins in the frame that was then finished with `header`.
+    /// Returns the offset of the record in the frame that was finished with `header`, in bytes.
     #[must_use]
     pub fn offset_in(self, header: &FrameHeader) -> u32 {
         let before: usize = header.runs[..self.run].iter().map(|run| run.bytes as usize).sum();
@@ -559,7 +560,7 @@ impl Staged {
     }
 }
 
-/// Lengths within a frame, which [`FRAME_BYTES_MAX`] bounds.
+/// Converts a length within a frame, which [`FRAME_BYTES_MAX`] bounds.
 fn to_u32(length: usize) -> u32 {
     u32::try_from(length).expect("a frame is shorter than 4 GiB")
 }
@@ -577,7 +578,7 @@ mod tests {
         Name::new(text).expect("a name")
     }
 
-    /// A frame of three services, and its header.
+    /// Returns a frame of three services, and its header.
     fn sample() -> (FrameHeader, Vec<u8>) {
         let mut builder = FrameBuilder::new(FRAME_BYTES_MAX);
         for (kind, service, number, record) in [
@@ -695,7 +696,7 @@ mod tests {
             let magic = bytes.len().min(MAGIC.len());
             bytes[..magic].copy_from_slice(&MAGIC[..magic]);
             prop_assert!(decode_header(&key(), &bytes).is_err());
-            // Even with a good hash, nonsense is refused.
+            // Invalid fields are refused even with a valid hash.
             if bytes.len() > FIXED_BYTES + HASH_BYTES {
                 let header_bytes = bytes.len();
                 bytes[8..10].copy_from_slice(&FORMAT_VERSION.to_le_bytes());

@@ -1,4 +1,4 @@
-//! Where a service's records are: the writer notes it, and the service looks it up when it has something to do.
+//! The locations of a service's records: the writer stores them, and the service reads them when it next has work.
 
 use super::frame::RecordNumber;
 use super::recovery::Location;
@@ -7,30 +7,31 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Where the records of a service are, and what they take: the writer writes it here before it tells any ticket, and
-/// again when records are relocated.
+/// The locations and sizes of a service's records. The writer updates it before it completes any ticket, and again when
+/// records are relocated.
 #[derive(Debug, Default)]
 pub struct LocationFeed {
     locations: Mutex<LocationUpdate>,
-    /// Whether anything came since the last time that it was taken.
+    /// Whether there is an update since the last [`LocationFeed::take`].
     has_news: AtomicBool,
 }
 
-/// What a [`LocationFeed`] shows.
+/// An update from a [`LocationFeed`].
 #[derive(Debug, Default)]
 pub struct LocationUpdate {
-    /// Where new records are, and the bytes that each took: its own, and its share of what else its frame has.
+    /// The location of each new record, and the bytes that it takes: its own, and its share of its frame's overhead.
     pub records: Vec<(RecordNumber, Location, u64)>,
-    /// Where records are that were relocated elsewhere, which was later, by the first of each. If two tell of a record, the
-    /// one that begins later is right.
+    /// The new locations of relocated records, later than `records`, by the first record of each entry. If two entries
+    /// contain a record, the one with the higher first record is valid.
     pub moved: BTreeMap<RecordNumber, Moved>,
-    /// Bytes that the service's records took in the journal since the host started: its share of every frame.
+    /// Bytes that the service's records took in the journal since the host started, with its share of every frame's
+    /// overhead.
     pub journal_bytes: u64,
 }
 
 impl LocationFeed {
-    /// Puts what came since the last time into `taken`, whose records are forgotten. False, and nothing is changed, if
-    /// nothing came. `journal_bytes` stays.
+    /// Moves the updates since the last call into `taken`, and clears the records that were there. Returns false and
+    /// changes nothing if there is no update. `journal_bytes` is a running total and is not reset.
     pub fn take(&self, taken: &mut LocationUpdate) -> bool {
         if !self.has_news.swap(false, Ordering::Acquire) {
             return false;
@@ -52,8 +53,8 @@ impl LocationFeed {
         self.has_news.store(true, Ordering::Release);
     }
 
-    /// A service that is idle may not look for long, and its records be relocated more than once: of what was told before,
-    /// only that stays which is not told again.
+    /// Adds relocated records. An idle service may not read the feed for long, while its records are relocated more
+    /// than once: so the new entry replaces what older entries contain of the same records.
     pub(crate) fn move_to(&self, moved: Moved) {
         let mut locations = self.locations();
         let (first, end) = (moved.first, moved.end());
@@ -101,7 +102,7 @@ mod tests {
             record_offsets: (first..first + count).map(|number| u32::try_from(number).expect("few")).collect(),
         };
         for segment in 0..100 {
-            // Frames of other lengths each time.
+            // Use frames of different lengths each time.
             let count = 7 + segment % 5;
             (1..100)
                 .step_by(usize::try_from(count).expect("few"))

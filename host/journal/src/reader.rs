@@ -1,4 +1,4 @@
-//! Reads frames and what is in them, beside the log that goes on.
+//! Reads frames and records while the log appends.
 
 use super::frame::{BLOCK_BYTES, BodyError, FrameHeader, FrameKey, HEADER_BYTES_MAX, decode_header};
 use super::recovery::segment_name;
@@ -7,25 +7,25 @@ use std::io;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Reads the segments of a journal beside the log that goes on. A frame is checked as a whole: who needs one record of it
-/// has a check of its own for that, and reads it from its segment.
+/// Reads the segments of a journal while the log appends. It checks a frame as a whole. A caller that needs a single
+/// record and has its own check for it reads the record from its segment.
 #[derive(Debug, Clone)]
 pub struct Reader {
     pub(crate) storage: Arc<dyn Storage>,
     pub(crate) key: FrameKey,
 }
 
-/// A record cannot be read.
+/// The reason why a record cannot be read.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The segment was given up.
+    /// The segment was truncated.
     #[error("the record is no longer in the journal")]
     Gone,
-    /// It is not what was written.
+    /// The bytes differ from those that were written.
     #[error("the record is damaged")]
     Damaged,
-    /// The storage fails.
+    /// The storage failed.
     #[error("cannot read the journal")]
     Storage(#[source] io::Error),
 }
@@ -52,10 +52,10 @@ impl Reader {
         record.map(|record| record.bytes.to_vec()).ok_or(ReadError::Gone)
     }
 
-    /// Opens a segment, to read what is known to be in it.
+    /// Opens a segment whose contents the caller knows.
     ///
     /// # Errors
-    /// [`ReadError::Gone`], [`ReadError::Storage`].
+    /// [`ReadError::Gone`] if there is no such segment, [`ReadError::Storage`] if it cannot be opened.
     pub fn open(&self, segment: u64) -> Result<Box<dyn StorageFile>, ReadError> {
         self.storage.open(&segment_name(segment)).map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => ReadError::Gone,
@@ -63,7 +63,7 @@ impl Reader {
         })
     }
 
-    /// Reads a frame of a segment, whose header is good.
+    /// Reads a frame of a segment, and checks its header only.
     pub(crate) fn frame(&self, file: &dyn StorageFile, frame_offset: u32) -> Result<(FrameHeader, Vec<u8>), ReadError> {
         let rest = file.bytes().map_err(ReadError::Storage)?.saturating_sub(u64::from(frame_offset));
         let rest = usize::try_from(rest).unwrap_or(usize::MAX);

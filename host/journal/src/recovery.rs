@@ -1,23 +1,23 @@
-//! What a journal has to say after a stop of any kind: every record that can be trusted, and whom to distrust.
+//! Reads a journal after a stop of any kind: finds every trustworthy record, and the services that lost some.
 //!
-//! Frames are read in order. The next one is written only after the sync of the one before, so only the last frame of a
-//! journal that was not sealed can be torn by a crash. Whatever else is not as it was written is [`Damage`]:
+//! Frames are read in order. A frame is written only after the sync of the previous one, so a crash can tear only the
+//! last frame of an unsealed journal. Any other deviation from the written bytes is [`Damage`]:
 //!
-//! - a bad body under a good header: the services that the header names are *quarantined* from their first record in
-//!   it;
-//! - a bad header, or a segment that is unreadable or missing: nobody knows whose records these were, so every service
-//!   is *suspect* until a later frame continues its records without a gap; a gap is quarantine.
+//! - A damaged body under an intact header: the services that the header names are *quarantined* from their first
+//!   record in it.
+//! - A damaged header, or an unreadable or missing segment: the owners of its records are unknown. So every service is
+//!   *suspect* until a later frame continues its records without a gap. A gap means quarantine.
 //!
-//! A quarantined service gets no records from the damage on, unless relocated copies of the lost ones turn up later. A
-//! journal never shortens what is damaged, and its segment stays as long as a service hangs on it.
+//! A quarantined service gets no records from the damage on, unless relocated copies of the lost ones are found later.
+//! A damaged part of a journal is never truncated: its segment stays as long as a service depends on it.
 //!
-//! A set of relocated copies comes in as many runs as it takes, and records of the service may be appended between them,
-//! which the set then tells once more. Before the set is whole no original goes: so a set that a crash cut off repeats what
-//! is there, and is skipped, and once originals are gone a whole set follows on it, which counts instead. A set counts
-//! instead of originals of which some are gone as well, and has to reach the last record that any frame told of: one that
-//! never does is a quarantine.
+//! A set of relocated copies has one or more runs. The service may append records between them, and the set repeats
+//! these records. No original goes before the set is complete. So a set that a crash interrupted only repeats existing
+//! records, and is skipped. Once originals are gone, a complete set follows, and supersedes the interrupted one. A
+//! set also supersedes originals of which some are gone. It has to reach the last record that any frame mentions;
+//! otherwise the service is quarantined.
 //!
-//! Reading changes nothing. [`inspect`] is for those who only look; [`crate::segments::Log::open`] goes on.
+//! Reading changes nothing. [`inspect`] only reads; [`crate::segments::Log::open`] continues the journal.
 
 use super::frame::{
     BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, FrameHeader, FrameKey, FrameRecord, HEADER_BYTES_MAX,
@@ -34,51 +34,52 @@ use thiserror::Error;
 /// The longest segment file that is read, in bytes.
 pub const SEGMENT_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// The end of a journal after a clean stop. It is kept elsewhere, and removed there before the journal goes on.
+/// The end of a journal after a clean stop. It is stored outside the journal, and removed there before the journal
+/// continues.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Seal {
-    /// Which journal.
+    /// The data directory of the journal.
     pub directory: DirectoryId,
-    /// Where its last frame ends.
+    /// The position after its last frame.
     pub position: Position,
     /// The hash of that frame.
     pub hash: FrameHash,
 }
 
-/// Where a record is. It is there until its segment goes.
+/// The location of a record. It is valid until the segment is truncated.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Location {
     /// The number of the segment.
     pub segment: u64,
-    /// Where the frame begins in the segment's file.
+    /// The offset of the frame in the segment's file, in bytes.
     pub frame_offset: u32,
-    /// Where the record begins in the frame.
+    /// The offset of the record in the frame, in bytes.
     pub record_offset: u32,
 }
 
-/// What [`inspect`] finds, in the order of the journal.
+/// An event that [`inspect`] reports, in the order of the journal.
 #[derive(Debug)]
 pub enum Found<'a> {
-    /// What was found of this name before does not count: the service begins, or its records come once more, from an
+    /// Earlier records of this name do not count: the service begins, or relocated copies repeat its records from an
     /// earlier one on.
     Begins {
-        /// Its name.
+        /// The name of the service.
         service: &'a Name,
     },
-    /// The next record of a service. Numbers of a service grow by one.
+    /// The next record of a service. The numbers of a service grow by one.
     Record {
-        /// Whose it is.
+        /// The service of the record.
         service: &'a Name,
-        /// Its number.
+        /// The number of the record.
         number: RecordNumber,
-        /// What was handed in.
+        /// The bytes as they were submitted.
         bytes: &'a [u8],
-        /// Where it is.
+        /// The location of the record.
         location: Location,
     },
     /// The service was removed.
     Ends {
-        /// Its name.
+        /// The name of the service.
         service: &'a Name,
     },
 }
@@ -86,206 +87,207 @@ pub enum Found<'a> {
 /// How far a service's records can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Integrity {
-    /// They are all there.
+    /// No record is missing.
     Intact,
-    /// None is known to be missing, but some may be at the end.
+    /// No record is known to be missing, but some may be at the end.
     Suspect {
-        /// Index of the damage that they may have been in.
+        /// The index of the damage that may have contained them.
         damage: usize,
     },
     /// Records are missing.
     Quarantined {
-        /// The first that is missing.
+        /// The first missing record.
         from: RecordNumber,
-        /// Index of the damage that it was in, if there is one: else the journal contradicts itself.
+        /// The index of the damage that contained it. If there is none, the journal contradicts itself.
         damage: Option<usize>,
     },
 }
 
-/// What is left of a service.
+/// The remaining records of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Kept {
-    /// The first of its records that is still in the journal. Whoever needs an earlier one cannot be recovered.
+    /// The first of its records that is still in the journal. A state that needs an earlier one cannot be recovered.
     pub first: RecordNumber,
-    /// The number after the last one that was found.
+    /// The number after the last record that was found.
     pub next: RecordNumber,
-    /// Whether that is all.
+    /// Whether these are all of its records.
     pub standing: Integrity,
 }
 
-/// A part of the journal that is not as it was written.
+/// A damaged part of the journal.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("segment {segment}, position {from}: {kind}")]
 pub struct Damage {
-    /// The segment that it is in, or that is missing.
+    /// The segment with the damage, or the missing segment.
     pub segment: u64,
-    /// Where it begins.
+    /// The position at which the damage begins.
     pub from: Position,
-    /// What is damaged.
+    /// The kind of the damage.
     pub kind: DamageKind,
 }
 
-/// What is damaged.
+/// The kind of a damage, which decides whose records are affected.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum DamageKind {
-    /// The body of a frame: only the services that it names are concerned.
+    /// The body of a frame is damaged. Only the services that its header names are affected.
     #[error("the body of a frame is damaged")]
     Body,
-    /// The headers of one or more frames up to `to`. They may have held records of any service.
+    /// The headers of one or more frames up to `to` are damaged. They may have contained records of any service.
     #[error("frames up to position {to} are damaged")]
     Frames {
-        /// Where it is readable again.
+        /// The position at which the journal is readable again.
         to: Position,
     },
-    /// A frame or a segment that is good in itself, but does not follow on what is before it: parts of two journals.
+    /// An intact frame or segment that does not follow the previous one: parts of two journals.
     #[error("what follows does not belong to what is before")]
     Foreign,
-    /// One copy of a segment's header. The other one is good, so nothing is lost.
+    /// One copy of a segment's header is damaged. The other one is intact, so nothing is lost.
     #[error("one of two copies of the segment's header is damaged")]
     HeaderCopy,
-    /// Both copies of a segment's header. Its frames may have held records of any service.
+    /// Both copies of a segment's header are damaged. Its frames may have contained records of any service.
     #[error("both copies of the segment's header are damaged")]
     Header,
-    /// The segment is missing. It may have held records of any service.
+    /// The segment is missing. It may have contained records of any service.
     #[error("the segment is missing")]
     Missing,
 }
 
 impl DamageKind {
-    /// Whether records of any service may have been lost.
+    /// Returns whether records of any service may have been lost.
     #[must_use]
     pub fn concerns_all(&self) -> bool {
         !matches!(self, Self::Body | Self::HeaderCopy)
     }
 }
 
-/// The last frame was being written when the host went down. Nothing in it was acknowledged.
+/// The frame that was being written when the host went down. No record in it was acknowledged.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TornTail {
-    /// Where it began.
+    /// The position of the frame.
     pub position: Position,
-    /// The services in it, if its header is whole.
+    /// The services of the frame, if its header is intact.
     pub services: Option<Vec<Name>>,
 }
 
-/// What became of the seal.
+/// The result of the comparison with the seal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SealState {
-    /// There is none: the host did not stop cleanly, or the journal is new.
+    /// There is no seal: the host did not stop cleanly, or the journal is new.
     Absent,
-    /// The journal was compared with it.
+    /// The journal was compared with the seal.
     Kept,
-    /// The journal goes on after it: whoever went on did not remove it. The journal is taken as not sealed.
+    /// The journal continues after the seal, which was not removed then. The journal is read as unsealed.
     Outdated,
 }
 
-/// All that is known after a journal was read.
+/// The report about a journal that was read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Recovery {
-    /// Whether there was no segment: the journal was created now.
+    /// Whether there was no segment, so that the journal is created now.
     pub is_new: bool,
-    /// What became of the seal.
+    /// The result of the comparison with the seal.
     pub seal: SealState,
-    /// Every service that the journal has something of. One that is not here wrote nothing, or, if some damage
-    /// [`DamageKind::concerns_all`], everything that it wrote may be lost.
+    /// Every service that the journal mentions. A service that is not listed wrote nothing. Or everything that it wrote
+    /// may be lost, if there is damage that [`DamageKind::concerns_all`].
     pub services: BTreeMap<Name, Kept>,
-    /// Where each of them began, unless that is not in the journal any more.
+    /// The position at which each service began, if it is still in the journal.
     pub begun: BTreeMap<Name, Position>,
-    /// From here on nothing is missing that could tell that a service began.
+    /// The start of the part without losses: if a service began after this position, the journal shows it.
     pub whole_from: Position,
     /// All damages, in order.
     pub damages: Vec<Damage>,
-    /// The torn tail, if one can be seen. In a recycled segment it cannot always be told from what was there before.
+    /// The torn tail, if it is recognisable. In a recycled segment it cannot always be distinguished from older frames.
     pub torn: Option<TornTail>,
-    /// Frames that were read.
+    /// The number of frames that were read.
     pub frames: u64,
-    /// Where the journal ends.
+    /// The end of the journal.
     pub end: Position,
 }
 
 impl Recovery {
-    /// Whether records may be missing of services that [`Recovery::services`] does not list.
+    /// Returns whether records may be missing of services that [`Recovery::services`] does not list.
     #[must_use]
     pub fn concerns_unlisted(&self) -> bool {
         self.damages.iter().any(|damage| damage.kind.concerns_all())
     }
 
-    /// Whether all that the journal has under a name is surely of a service that had begun before the journal reached `end`.
+    /// Returns whether all records of the service certainly belong to a service that began before the journal reached `end`.
     #[must_use]
     pub fn began_before(&self, service: &Name, end: Position) -> bool {
-        // A journal that begins later does not tell, and one that ends before is not the one in which it was removed.
+        // A journal that begins later cannot show that. One that ends before `end` is not the journal in which the
+        // service was removed.
         (self.whole_from..=self.end).contains(&end) && self.begun.get(service).is_none_or(|begun| *begun < end)
     }
 }
 
-/// A journal cannot be opened at all. Nothing was changed.
+/// The reason why a journal cannot be opened at all. Nothing was changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum OpenError {
-    /// There should be a journal, but there is none.
+    /// The journal that should exist is missing.
     #[error("the journal has no segments, although it was in use")]
     Missing,
-    /// It belongs to another directory.
+    /// The journal belongs to another directory.
     #[error("'{file}' belongs to journal {found}, not to {expected}")]
     OtherDirectory {
-        /// The file that says so, or `seal`.
+        /// The name of the file with the other identity, or `seal`.
         file: String,
-        /// Which journal it belongs to.
+        /// The directory that it belongs to.
         found: DirectoryId,
-        /// Which was expected.
+        /// The directory that was expected.
         expected: DirectoryId,
     },
-    /// A newer host wrote it.
+    /// A newer host wrote the journal.
     #[error("'{file}' has format version {found}, this host reads up to {FORMAT_VERSION}; use a newer host")]
     FutureVersion {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// Its version.
+        /// The version of its format.
         found: u16,
     },
     /// A file is too long to be a segment.
     #[error("'{file}' is {bytes} bytes, a segment has at most {SEGMENT_BYTES_MAX}")]
     SegmentTooLong {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// Its length.
+        /// The length of the file, in bytes.
         bytes: u64,
     },
-    /// The segments are to be of a length that cannot be.
+    /// The configured length of segments is out of bounds.
     #[error(
         "a segment of {bytes} bytes is out of bounds: from {min} to {SEGMENT_BYTES_MAX}, a multiple of {BLOCK_BYTES}"
     )]
     SegmentBytes {
-        /// The length that was asked for.
+        /// The configured length, in bytes.
         bytes: u64,
-        /// The least.
+        /// The minimum, in bytes.
         min: u64,
     },
-    /// The storage fails.
+    /// The storage failed.
     #[error("cannot {action}")]
     Storage {
-        /// What was tried.
+        /// The action that failed.
         action: String,
-        /// Why it failed.
+        /// The cause.
         source: io::Error,
     },
 }
 
 impl OpenError {
-    /// For `map_err`: the storage failed to do `action`.
+    /// Returns a function for `map_err`: the storage failed to do `action`.
     pub(crate) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
         let action = action.into();
         move |source| Self::Storage { action, source }
     }
 }
 
-/// Reads the journal of `directory` without changing it, and hands everything that can be trusted to `found`.
+/// Reads the journal of `directory` without changing it, and passes every trustworthy record to `found`.
 ///
-/// It takes no lock: what a running host appends meanwhile is seen or not.
+/// It takes no lock: it may or may not see what a running host appends meanwhile.
 ///
 /// # Errors
-/// [`OpenError`]. Damage is none.
+/// [`OpenError`]. Damage is not an error.
 pub fn inspect(
     storage: &dyn Storage,
     directory: DirectoryId,
@@ -295,12 +297,12 @@ pub fn inspect(
     Ok(walk(storage, directory, seal, found)?.recovery)
 }
 
-/// The name of the file of a segment.
+/// Returns the name of a segment's file.
 pub(crate) fn segment_name(number: u64) -> String {
     format!("{number:010}.segment")
 }
 
-/// The number of the segment in the file of this name.
+/// Returns the number of the segment whose file has this name.
 fn segment_number(name: &str) -> Option<u64> {
     let number = name.strip_suffix(".segment")?.parse().ok()?;
     (segment_name(number) == name).then_some(number)
@@ -310,28 +312,28 @@ fn segment_number(name: &str) -> Option<u64> {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) number: u64,
-    /// Where its first frame begins, unless its header is unreadable.
+    /// The position of its first frame, unless its header is unreadable.
     pub(crate) first: Option<Position>,
     pub(crate) file_bytes: u64,
-    /// Which file it was when it was opened.
+    /// The identity of the file that was opened.
     pub(crate) identity: FileIdentity,
-    /// Whether all after its frames is zero, but for a torn tail.
+    /// Whether all bytes after its frames are zero, except for a torn tail.
     pub(crate) is_zeroed: bool,
     pub(crate) is_damaged: bool,
-    /// What it has of each service: of a sound one records that count, of any other all.
+    /// The segment's share of each service. For an intact service only records that count are in it, for others all.
     pub(crate) shares: BTreeMap<Name, Share>,
 }
 
-/// What a segment has of a service.
+/// The records of a service in a segment.
 #[derive(Debug, Default, Clone)]
 pub(crate) struct Share {
     pub(crate) last: RecordNumber,
     pub(crate) bytes: u64,
-    /// Where the frames with its records begin in the file.
+    /// The offsets in the file of the frames with its records.
     pub(crate) frame_offsets: Vec<u32>,
 }
 
-/// A recovery with what is needed to go on.
+/// A recovery, and the data with which the log continues.
 #[derive(Debug)]
 pub(crate) struct Walked {
     pub(crate) recovery: Recovery,
@@ -340,7 +342,7 @@ pub(crate) struct Walked {
     pub(crate) previous: FrameHash,
     /// Whether the last segment can be appended to.
     pub(crate) is_last_usable: bool,
-    /// Services of which copies were being relocated when the host went down.
+    /// Services whose relocation was in progress when the host went down.
     pub(crate) half_relocated: BTreeSet<Name>,
 }
 
@@ -400,7 +402,7 @@ struct SegmentFile {
     is_copy_damaged: bool,
 }
 
-/// Finds all segments, in order, and checks that this host may read them before it reads any frame.
+/// Finds all segments, in order. Checks that this host may read all of them before it reads any frame.
 fn list_segments(storage: &dyn Storage, directory: DirectoryId) -> Result<Vec<SegmentFile>, OpenError> {
     let mut numbers: Vec<u64> = storage
         .list()
@@ -424,7 +426,7 @@ fn list_segments(storage: &dyn Storage, directory: DirectoryId) -> Result<Vec<Se
             Ok((header, _)) if header.directory != directory => {
                 return Err(OpenError::OtherDirectory { file: name, found: header.directory, expected: directory });
             }
-            // Under another segment's name it is no better than a damaged one.
+            // An intact header under another segment's name is treated like a damaged one.
             Ok((header, is_whole)) => (Some(header).filter(|header| header.number == number), !is_whole),
             Err(SegmentHeaderError::FutureVersion { found }) => {
                 return Err(OpenError::FutureVersion { file: name, found });
@@ -436,7 +438,7 @@ fn list_segments(storage: &dyn Storage, directory: DirectoryId) -> Result<Vec<Se
     Ok(files)
 }
 
-/// The state of reading: all frames up to `at` were seen to.
+/// The state of reading: all frames before `at` were processed.
 struct Walk<'f> {
     key: FrameKey,
     found: &'f mut dyn FnMut(Found<'_>),
@@ -445,11 +447,11 @@ struct Walk<'f> {
     previous: FrameHash,
     segments: Vec<Segment>,
     told: BTreeMap<Name, Told>,
-    /// What the segments, by number, have of the records of each service that were handed out and still count.
+    /// The records of each service, by segment, that were passed on and still count.
     counted: BTreeMap<Name, BTreeMap<u64, Share>>,
     /// As [`Recovery::begun`].
     begun: BTreeMap<Name, Position>,
-    /// As [`Recovery::whole_from`]; none until a frame is read, also after a damage.
+    /// As [`Recovery::whole_from`]. None until a frame is read, and again after damage.
     whole_from: Option<Position>,
     damages: Vec<Damage>,
     seal: SealState,
@@ -457,25 +459,25 @@ struct Walk<'f> {
     frames: u64,
 }
 
-/// What frames have told of a service.
+/// The records of a service that frames mention.
 #[derive(Debug)]
 struct Told {
     kept: Kept,
-    /// The number after the last record that any frame told of. If that is more than [`Kept::next`], records are lost, or
-    /// their relocated copies are still to come.
+    /// The number after the last record that any frame mentions. If it exceeds [`Kept::next`], records are lost, or
+    /// their relocated copies follow later.
     end: RecordNumber,
-    /// Whether the last copies do not reach that: a relocation that was cut off.
+    /// Whether the last copies do not reach `end`, because the relocation was interrupted.
     is_half_relocated: bool,
 }
 
 /// How the frames of a segment end.
 #[derive(Debug, Clone, Copy)]
 enum End {
-    /// There: the next segment or the seal says so, and what the hash of the last frame is.
+    /// At this position, with this hash of the last frame: the next segment or the seal states both.
     At(Position, FrameHash),
-    /// Where no more frame is found, and nothing is known of what comes next.
+    /// Where no more frame is found. The continuation is unknown.
     Unknown,
-    /// Where no more frame is found, and the last one may be torn.
+    /// Where no more frame is found. The last one may be torn.
     Tail,
 }
 
@@ -505,7 +507,7 @@ impl Walk<'_> {
             });
             let Some(header) = file.header else {
                 self.add_damage(file.number, DamageKind::Header);
-                // Positions that it may have used are not used again.
+                // Positions that the unreadable segment may have used are not used again.
                 self.at = Position(self.at.0 + file.bytes.next_multiple_of(BLOCK_BYTES as u64));
                 continue;
             };
@@ -612,12 +614,12 @@ impl Walk<'_> {
         }
     }
 
-    /// The header of the frame at `position`, if there is one.
+    /// Returns the header of the frame at `position`, if there is one.
     fn frame(&self, frames: &Frames<'_>, position: Position) -> Result<Option<FrameHeader>, OpenError> {
         let Some(bytes) = frames.from(position) else { return Ok(None) };
         match decode_header(&self.key, &bytes[..bytes.len().min(HEADER_BYTES_MAX)]) {
             Ok(header) if header.position == position => Ok(Some(header)),
-            // What an earlier use of the file left behind.
+            // These bytes remain from an earlier use of the file.
             Ok(_) | Err(HeaderError::Absent | HeaderError::Damaged) => Ok(None),
             Err(HeaderError::FutureVersion { found }) => {
                 Err(OpenError::FutureVersion { file: frames.file.to_owned(), found })
@@ -625,7 +627,7 @@ impl Walk<'_> {
         }
     }
 
-    /// The first frame from `position` on that ends before `limit`.
+    /// Returns the first frame at or after `position` that ends before `limit`.
     fn scan(
         &self,
         frames: &Frames<'_>,
@@ -658,7 +660,7 @@ impl Walk<'_> {
         self.damages.push(Damage { segment, from: self.at, kind });
     }
 
-    /// Sees to what a frame says of each service. Without `records` its body is the last damage.
+    /// Processes the runs of a frame. Without `records`, the last damage is that of its body.
     fn apply(&mut self, frames: &Frames<'_>, header: &FrameHeader, records: Option<&[Vec<FrameRecord<'_>>]>) {
         self.frames += 1;
         self.whole_from.get_or_insert(header.position);
@@ -680,8 +682,9 @@ impl Walk<'_> {
         }
     }
 
-    /// Leaves to each segment what it has of sound services that counts: no originals that relocated copies count instead of,
-    /// and no copies that were skipped, or they would pin it, and be relocated once more. Of the others everything stays.
+    /// Limits each segment's shares of intact services to records that count. Originals that relocated copies
+    /// supersede, and skipped copies, would otherwise pin the segment and be relocated once more. Shares of other
+    /// services stay complete.
     fn count_shares(&mut self) {
         for (service, told) in &self.told {
             if told.kept.standing != Integrity::Intact || told.kept.next < told.end {
@@ -717,13 +720,13 @@ impl Walk<'_> {
         let told = self.told.entry(service.clone()).or_insert_with(|| Told::at(run.first));
         let is_relocated = run.kind == RunKind::Relocated;
         if matches!(told.kept.standing, Integrity::Quarantined { damage: None, .. }) {
-            // A journal that contradicts itself cannot put itself right.
+            // A journal that contradicts itself cannot repair itself.
             return;
         }
         if is_relocated && (run.first < told.kept.first || told.is_cut_off() && run.first != told.kept.next) {
-            // The originals are gone, and with them what was before those that were found; or this is another set than the
-            // one that was cut off, since the runs of a set follow on each other. Whoever relocated this one knows only of its
-            // places, and gives the others up.
+            // There are two cases. The originals are gone, and with them the records before those that were found. Or
+            // this is not the interrupted set, because the runs of one set follow each other. The host that relocated
+            // this set knew only the locations of its copies, and truncates the others.
             told.begin_again(run.first);
             self.counted.remove(service);
             (self.found)(Found::Begins { service });
@@ -757,25 +760,25 @@ impl Walk<'_> {
             kept.next = run.end();
             told.reach(is_relocated);
         }
-        // What is left is a repetition of what is there, or follows on records whose relocated copies are still to come:
-        // those tell this one again.
+        // What remains is a repetition of existing records. Or it follows records whose relocated copies come later,
+        // and those copies include this run.
     }
 }
 
 impl Told {
-    /// Of a service whose first record here has this number.
+    /// Returns the state of a service whose first record here has this number.
     fn at(first: RecordNumber) -> Self {
         Self { kept: Kept { first, next: first, standing: Integrity::Intact }, end: first, is_half_relocated: false }
     }
 
-    /// Whether copies that are still to come may be those of a later relocation: where nothing is damaged, none of this one are
-    /// missing in between.
+    /// Returns whether later copies may belong to another relocation. Without damage, no copies of this one are missing
+    /// in between.
     fn is_cut_off(&self) -> bool {
         self.kept.standing == Integrity::Intact && self.kept.next < self.end
     }
 
-    /// Relocated copies count instead of what was found before, from an earlier record on. Whatever damaged that is no
-    /// matter any more, but that some may be missing at the end.
+    /// Lets relocated copies supersede the records that were found before, from an earlier record on. Earlier damage no
+    /// longer matters, except that records may be missing at the end.
     fn begin_again(&mut self, first: RecordNumber) {
         let standing = match self.kept.standing {
             Integrity::Quarantined { damage: Some(damage), .. } => Integrity::Suspect { damage },
@@ -784,8 +787,8 @@ impl Told {
         self.kept = Kept { first, next: first, standing };
     }
 
-    /// More of its records were found, or it was said that there are no more so far. Copies do not say that, and more of
-    /// them may have been written that were lost.
+    /// Updates the standing after more records were found, or after a run stated that there are no more so far. Copies
+    /// do not state that: more of them may have been written and lost.
     fn reach(&mut self, is_relocated: bool) {
         let Self { kept, end, .. } = self;
         let is_all = kept.next == *end;
@@ -799,7 +802,7 @@ impl Told {
         }
     }
 
-    /// What is left of it when nothing more comes.
+    /// Returns the result for the service at the end of the journal.
     fn into_kept(self) -> Kept {
         let Self { mut kept, end, .. } = self;
         if kept.next < end {
@@ -813,7 +816,7 @@ impl Told {
 }
 
 impl Kept {
-    /// Its next record is missing.
+    /// Quarantines the service, because its next record is missing.
     fn quarantine(&mut self, damage: Option<usize>) {
         if !matches!(self.standing, Integrity::Quarantined { .. }) {
             self.standing = Integrity::Quarantined { from: self.next, damage };
@@ -822,7 +825,7 @@ impl Kept {
 }
 
 impl Segment {
-    /// Notes what a frame at `frame_offset` of the file has of a service.
+    /// Adds the records of a service in the frame at `frame_offset` of the file.
     pub(crate) fn add_share(&mut self, run: &Run, frame_offset: u32) {
         if run.count > 0 {
             self.shares.entry(run.service.clone()).or_default().add(run, frame_offset);
@@ -831,7 +834,7 @@ impl Segment {
 }
 
 impl Share {
-    /// Notes the records of a run that a frame at `frame_offset` of the file has.
+    /// Adds the records of a run in the frame at `frame_offset` of the file.
     pub(crate) fn add(&mut self, run: &Run, frame_offset: u32) {
         self.last = self.last.max(RecordNumber(run.end().0.saturating_sub(1)));
         self.bytes += u64::from(run.bytes);
@@ -842,13 +845,13 @@ impl Share {
 }
 
 impl<'a> Frames<'a> {
-    /// The bytes from `position` on, if the segment has any.
+    /// Returns the bytes from `position` on, if the segment has any.
     fn from(&self, position: Position) -> Option<&'a [u8]> {
         let offset = position.0.checked_sub(self.first.0)?.checked_add(SEGMENT_HEADER_BYTES as u64)?;
         self.bytes.get(usize::try_from(offset).ok()?..).filter(|bytes| !bytes.is_empty())
     }
 
-    /// Where a frame that is there begins in the file.
+    /// Returns the offset in the file of a frame that exists.
     fn offset_of(&self, position: Position) -> u32 {
         let offset = position.0 - self.first.0 + SEGMENT_HEADER_BYTES as u64;
         u32::try_from(offset).expect("SEGMENT_BYTES_MAX is below 4 GiB")

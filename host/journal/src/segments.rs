@@ -1,24 +1,26 @@
-//! The journal on disk: frames one after another in preallocated segment files.
+//! The journal on disk: consecutive frames in preallocated segment files.
 //!
-//! [`Log`] owns the files and is the only one that writes them. It knows of each service how far its records go, and
-//! refuses any that would leave a gap; what the records mean is not its business.
+//! [`Log`] owns the files and is their only writer. It tracks the next record of each service, and refuses any record
+//! that would leave a gap. It does not interpret the records.
 //!
 //! - A frame is written and synced before the next one is written. An error in between is final: the log is *poisoned*
-//!   and only repeats it, since after a failed sync nobody knows what is on the disk.
-//! - An error while a segment is begun is not final, as long as nothing of it has a segment's name: what is staged stays,
-//!   and the commit can be tried again. So that this is known early, the file of the next segment is opened and filled
-//!   while the active one has room.
-//! - The first frame of a segment, and the last one before a clean stop, list every sound service with its next record:
-//!   the *roster*. After damage, it tells who lost nothing although it was idle, and it remembers a service when all
-//!   its records are gone.
-//! - Space is given back from the oldest segment on. Of a service that pins it, the records are *relocated*: written once
-//!   more. Segments that are given up become *spares*, so that a journal in its stride only overwrites.
+//!   and only repeats the error, because after a failed sync the contents of the disk are unknown.
+//! - An error while a segment is begun is not final, as long as its file does not have a segment's name yet. The staged
+//!   records stay, and the commit can be retried. To detect such errors early, the log opens and fills the file of the
+//!   next segment while the active one has room.
+//! - The first frame of a segment, and the last one before a clean stop, list every intact service with its next
+//!   record: the *roster*. After damage, the roster shows which idle services lost nothing. It also preserves a service
+//!   whose records are all gone.
+//! - Truncation begins at the oldest segment. If a service pins that segment, its records are *relocated*: written once
+//!   more at the end. Truncated segments become *spares*, so that a journal in steady state only overwrites.
 //!
-//! Crash safety, step by step: a spare gets its header and is synced before it is renamed to a segment, and the
-//! directory is synced before a frame is written to it; a segment is renamed to a spare, and the directory synced,
-//! before anything of it is overwritten, one after another so that no hole can appear, and only after all copies of what
-//! is relocated from it are synced; what may be left of a torn frame is made unrecognisable, and synced, before the journal
-//! goes on.
+//! Crash safety, step by step:
+//!
+//! - A spare gets its header and is synced before it is renamed to a segment. The directory is synced before a frame is
+//!   written to the segment.
+//! - A segment is renamed to a spare, and the directory synced, before any of its bytes are overwritten. This is done
+//!   one segment at a time, so that no hole can appear, and only after all copies of its relocated records are synced.
+//! - The remains of a possible torn frame are made unrecognisable, and synced, before the journal continues.
 
 pub mod header;
 mod reclaim;
@@ -47,91 +49,91 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use thiserror::Error;
 
-/// How long a segment file is, in bytes, unless configured otherwise.
+/// The default length of a segment file, in bytes.
 pub const SEGMENT_BYTES: u64 = 16 * 1024 * 1024;
 
 /// The shortest segment, in bytes: its header, a roster, and a frame.
 pub const SEGMENT_BYTES_MIN: u64 = (SEGMENT_HEADER_BYTES + 4 * BLOCK_BYTES) as u64;
 
-/// Segments that are kept to be overwritten.
+/// The default number of spare segments that are retained.
 pub const SPARES_MAX: usize = 3;
 
-/// The file of the next segment is made ready once as much of the active one is used as its own length divided by this.
+/// The file of the next segment is prepared once this share of the active segment is used, as a divisor of its length.
 pub const NEXT_SHARE: u64 = 4;
 
-/// Without the file of the next segment, the active one is short of room once it has no more than its own length divided by
-/// this. The rest is for what was executed before that was known, and for what operators order: no less than the longest
-/// frame.
+/// Without the file of the next segment, the active one is short of room once it has no more than this share left, as a
+/// divisor of its length. The rest is for transactions that were executed before the shortage was known, and for
+/// operators' orders: no less than the longest frame.
 pub const SHORT_SHARE: u64 = 2;
 
-// A failure to make the file is known before the journal is short of room.
+// A failure to prepare the file is known before the journal is short of room.
 const _: () = assert!(SEGMENT_BYTES / SHORT_SHARE < SEGMENT_BYTES - SEGMENT_BYTES / NEXT_SHARE);
 const _: () = assert!(FRAME_BYTES_MAX as u64 <= SEGMENT_BYTES / SHORT_SHARE);
 
-/// Of how many segments it is checked at once, beside the active one, that their files are still at their places. The next
-/// check goes on behind them.
+/// The number of segments, besides the active one, that one check of the files' places covers. The next check continues
+/// after them.
 pub const PLACES_CHECKED_MAX: usize = 16;
 
-/// Which journal is opened, and how its new segments are.
+/// The options of a journal and its new segments.
 #[derive(Debug, Clone)]
 pub struct Options {
-    /// Which journal.
+    /// The data directory of the journal.
     pub directory: DirectoryId,
-    /// How long new segments are, in bytes: from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`].
+    /// The length of new segments, in bytes: from [`SEGMENT_BYTES_MIN`] to [`SEGMENT_BYTES_MAX`].
     pub segment_bytes: u64,
-    /// How many segments are kept to be overwritten.
+    /// The number of spare segments that are retained.
     pub spares_max: usize,
 }
 
 impl Options {
-    /// The usual ones for the journal of `directory`.
+    /// Returns the default options for the journal of `directory`.
     #[must_use]
     pub fn new(directory: DirectoryId) -> Self {
         Self { directory, segment_bytes: SEGMENT_BYTES, spares_max: SPARES_MAX }
     }
 }
 
-/// Whether there should be a journal already.
+/// Whether a journal should exist already.
 #[derive(Debug, Clone, Copy)]
 pub enum Origin {
-    /// It is created, unless a start that did not get far has done that.
+    /// The journal is created, unless an interrupted start has created it already.
     Create,
-    /// It was in use, and was sealed if there is a seal.
+    /// The journal was in use. The seal is given if it was sealed.
     Existing(Option<Seal>),
 }
 
-/// What the log does not do.
+/// The reason why the log refused an operation.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum LogError {
     /// The frame is full: commit it first.
     #[error("the frame is full")]
     FrameFull,
-    /// The record is longer than any frame.
+    /// The record is longer than the longest frame allows.
     #[error("a record of {bytes} bytes is longer than the limit of {limit_bytes} bytes")]
     RecordTooLong {
-        /// Its length.
+        /// The length of the record, in bytes.
         bytes: usize,
-        /// The bound.
+        /// The bound, in bytes.
         limit_bytes: usize,
     },
-    /// The record does not follow on the last one of its service, or the service has not begun.
+    /// The record does not follow the last one of its service, or the service has not begun.
     #[error("record {number} of service '{service}' does not follow: the next is {next}")]
     OutOfOrder {
-        /// Whose it is.
+        /// The service of the record.
         service: Name,
-        /// Its number.
+        /// The number of the record.
         number: RecordNumber,
         /// The number that would follow.
         next: RecordNumber,
     },
-    /// Records of the service may be missing, so nothing can follow on them. It can begin anew.
+    /// Records of the service may be missing, so it cannot continue. It can begin anew.
     #[error("service '{service}' is quarantined: its journal is damaged")]
     NotSound {
         /// The service.
         service: Name,
     },
-    /// There is no room or no descriptor for the next segment. What is staged stays, and the commit can be tried again.
+    /// There is no room or no descriptor for the next segment. The staged records stay, and the commit can be retried.
     #[error("cannot {}", .0.action)]
     NotBegun(#[source] Arc<Failure>),
     /// A write or a sync failed, now or earlier. Nothing is appended any more.
@@ -143,15 +145,15 @@ pub enum LogError {
 #[derive(Debug, Error)]
 #[error("{error}")]
 pub struct Failure {
-    /// What was tried.
+    /// The action that failed.
     pub action: &'static str,
-    /// Why it failed. It is what the failure itself says, and not told once more as its source.
+    /// The cause. The message of the failure includes it, so it is not repeated as the source.
     pub error: io::Error,
-    /// Whether it ends the log: bytes that count may or may not be on the disk.
+    /// Whether the failure ends the log: records that count may or may not be on the disk.
     pub is_final: bool,
 }
 
-/// The file of a segment that is not begun yet.
+/// The file of the segment that is begun next.
 #[derive(Debug)]
 struct Next {
     name: String,
@@ -169,21 +171,21 @@ pub struct Committed {
 }
 
 impl Committed {
-    /// Where a record of the frame is.
+    /// Returns the location of a record of the frame.
     #[must_use]
     pub fn location(&self, staged: Staged) -> Location {
         let record_offset = staged.offset_in(&self.header);
         Location { segment: self.segment, frame_offset: self.frame_offset, record_offset }
     }
 
-    /// How long the frame is, in bytes.
+    /// Returns the length of the frame, in bytes.
     #[must_use]
     pub fn frame_bytes(&self) -> usize {
         self.header.frame_bytes
     }
 }
 
-/// The journal, open to append.
+/// A journal that is open for appending.
 #[derive(Debug)]
 pub struct Log {
     storage: Arc<dyn Storage>,
@@ -195,24 +197,25 @@ pub struct Log {
     /// The number of the segment whose place is checked next.
     unchecked: u64,
     spares: Vec<String>,
-    /// What becomes the next segment, opened ahead.
+    /// The file of the next segment, opened ahead.
     next: Option<Next>,
-    /// Every service, as far as it is staged.
+    /// Every service, including its staged records.
     services: BTreeMap<Name, Kept>,
-    /// The next record of every sound service, as far as frames tell.
+    /// The next record of every intact service, by the committed frames.
     committed: BTreeMap<Name, RecordNumber>,
-    /// The segment with the last whole roster, if this process wrote one: those before it may go.
+    /// The segment with the last complete roster, if this process wrote one. Earlier rosters may be truncated.
     roster_segment: Option<u64>,
-    /// What is on its way to another place.
+    /// The relocation in progress.
     relocation: Option<Relocation>,
-    /// How many bytes may be relocated: a part of what was written since, or of the journal when it was opened.
+    /// The number of bytes that may be relocated: a share of the bytes written since, or of the journal when it was
+    /// opened.
     relocatable_bytes: u64,
     /// Services that could not be relocated.
     unrelocatable: BTreeSet<Name>,
-    /// Services of which a relocation was cut off. Copies that are not whole are no matter as long as all originals are there.
+    /// Services with an interrupted relocation. Incomplete copies do no harm as long as all originals are there.
     half_relocated: BTreeSet<Name>,
     position: Position,
-    /// The position as well, for whoever has no log: it never falls back.
+    /// A copy of the position for readers without the log. It never decreases.
     end: Arc<AtomicU64>,
     previous: FrameHash,
     builder: FrameBuilder,
@@ -221,12 +224,12 @@ pub struct Log {
 }
 
 impl Log {
-    /// Opens the journal in `storage`, hands every record that can be trusted to `found`, and says what is left.
+    /// Opens the journal in `storage`, passes every trustworthy record to `found`, and returns the log and a report.
     ///
     /// The caller holds the lock of the directory as long as the log lives.
     ///
     /// # Errors
-    /// [`OpenError`]. Damage is none: it is told in the [`Recovery`].
+    /// [`OpenError`]. Damage is not an error: the [`Recovery`] reports it.
     pub fn open(
         storage: Arc<dyn Storage>,
         options: Options,
@@ -274,8 +277,8 @@ impl Log {
         Ok((log, walked.recovery))
     }
 
-    /// Goes on in the last segment, where nothing must be left that could be taken for a frame. One that was all zeros
-    /// is made so again, so that the next torn tail can be told from this one.
+    /// Continues in the last segment, where no bytes may remain that could pass for a frame. A segment whose rest was
+    /// zeros is zeroed again, so that the next torn tail can be distinguished from the current one.
     fn open_active(&mut self) -> Result<(), OpenError> {
         let Some(last) = self.segments.back() else { return Ok(()) };
         let name = segment_name(last.number);
@@ -316,25 +319,25 @@ impl Log {
         Ok(())
     }
 
-    /// Which journal it is.
+    /// Returns the data directory of the journal.
     #[must_use]
     pub fn directory(&self) -> DirectoryId {
         self.options.directory
     }
 
-    /// The longest record that it takes, in bytes.
+    /// Returns the length of the longest record that the log accepts, in bytes.
     #[must_use]
     pub fn record_bytes_max(&self) -> usize {
         self.builder.record_bytes_max()
     }
 
-    /// How many segments there are.
+    /// Returns the number of segments.
     #[must_use]
     pub fn segment_count(&self) -> usize {
         self.segments.len()
     }
 
-    /// Adds a record to the next frame: one that continues its service, or with which the service begins.
+    /// Adds a record to the next frame. It continues its service or begins it.
     ///
     /// # Errors
     /// [`LogError`]; nothing was added.
@@ -370,11 +373,11 @@ impl Log {
         Ok(staged)
     }
 
-    /// Notes in the next frame that a service was removed: its records are no longer needed. One that is not there is
-    /// noted as well.
+    /// Adds the removal of a service to the next frame: its records are no longer needed. The removal of an unknown
+    /// service is added as well.
     ///
     /// # Errors
-    /// [`LogError::FrameFull`] or [`LogError::Poisoned`]; nothing was noted.
+    /// [`LogError::FrameFull`] or [`LogError::Poisoned`]; nothing was added.
     pub fn stage_end(&mut self, service: &Name) -> Result<(), LogError> {
         self.check()?;
         let next = self.services.get(service).map_or(RecordNumber(1), |kept| kept.next);
@@ -384,11 +387,11 @@ impl Log {
         Ok(())
     }
 
-    /// Writes what was added as one frame, and returns once it is safe. Nothing happens if nothing was added.
+    /// Writes the staged records as one frame, and returns once it is durable. Does nothing if nothing was staged.
     ///
     /// # Errors
-    /// [`LogError::NotBegun`]: nothing was written, what was added is still there, and this can be called again.
-    /// [`LogError::Poisoned`]: whether any of it is there after a restart is unknown.
+    /// [`LogError::NotBegun`]: nothing was written, the staged records are still there, and the call can be repeated.
+    /// [`LogError::Poisoned`]: it is unknown whether the records are there after a restart.
     pub fn commit(&mut self) -> Result<Option<Committed>, LogError> {
         self.check()?;
         if self.builder.is_empty() {
@@ -404,10 +407,11 @@ impl Log {
         Ok(Some(committed))
     }
 
-    /// Ends the journal in a way that can be checked at the next start. What was added but not committed is not in it.
+    /// Seals the journal, so that the next start can check its end. Staged records that were not committed are
+    /// discarded.
     ///
     /// # Errors
-    /// [`LogError::NotBegun`], [`LogError::Poisoned`]: it is not sealed.
+    /// [`LogError::NotBegun`], [`LogError::Poisoned`]: the journal is not sealed.
     pub fn seal(mut self) -> Result<Seal, LogError> {
         self.check()?;
         let result = self.write_roster();
@@ -415,11 +419,11 @@ impl Log {
         Ok(Seal { directory: self.options.directory, position: self.position, hash: self.previous })
     }
 
-    /// Checks that the directory is still this process's, and that segments are where they were: the next
-    /// [`PLACES_CHECKED_MAX`].
+    /// Checks that this process still owns the directory, and that the next [`PLACES_CHECKED_MAX`] segments are at
+    /// their places.
     ///
     /// # Errors
-    /// [`LogError::Poisoned`]: it is not so, and nothing is appended any more.
+    /// [`LogError::Poisoned`]: one of these is not so, and nothing is appended any more.
     pub fn check_places(&mut self) -> Result<(), LogError> {
         self.check()?;
         self.try_check_places().map_err(|failure| self.poison(failure))
@@ -442,7 +446,8 @@ impl Log {
         self.storage.check_lock().map_err(lost)
     }
 
-    /// Checks that a segment is the file that a start finds: what was written to another is gone with this process.
+    /// Checks that a start would find the same file for the segment. Records in any other file are lost when this
+    /// process ends.
     fn check_place(&self, segment: &Segment) -> Result<(), Failure> {
         self.storage.check_place(&segment_name(segment.number), &segment.identity).map_err(lost)
     }
@@ -453,7 +458,7 @@ impl Log {
         if self.room() >= frame_bytes { Ok(()) } else { self.roll(Some(frame_bytes)) }
     }
 
-    /// Whether it is time to make the file of the next segment ready.
+    /// Returns whether it is time to prepare the file of the next segment.
     #[must_use]
     pub fn wants_next(&self) -> bool {
         self.next.is_none()
@@ -461,16 +466,16 @@ impl Log {
             && self.room() <= self.options.segment_bytes - self.options.segment_bytes / NEXT_SHARE
     }
 
-    /// Whether little more than what is under way has room, unless a segment is begun, whose file is not ready.
+    /// Returns whether the active segment is short of room and the file of the next segment is not ready.
     #[must_use]
     pub fn is_short(&self) -> bool {
         self.next.is_none() && self.room() <= self.options.segment_bytes / SHORT_SHARE
     }
 
-    /// Makes the file of the next segment ready, so that beginning the segment takes neither room nor a descriptor.
+    /// Prepares the file of the next segment, so that beginning the segment needs neither room nor a descriptor.
     ///
     /// # Errors
-    /// [`LogError::NotBegun`]: it can be tried again. [`LogError::Poisoned`].
+    /// [`LogError::NotBegun`]: the call can be repeated. [`LogError::Poisoned`].
     pub fn prepare_next(&mut self) -> Result<(), LogError> {
         self.check()?;
         self.make_next().map_err(|error| {
@@ -479,8 +484,8 @@ impl Log {
         })
     }
 
-    /// Forgets what a service that is to end has in the segments, so that they can be given up before the frame that ends it
-    /// has room.
+    /// Discards the segments' shares of a service that is to end, so that they can be truncated before there is room
+    /// for the frame that ends the service.
     pub fn forget(&mut self, service: &Name) {
         for segment in &mut self.segments {
             segment.shares.remove(service);
@@ -496,7 +501,7 @@ impl Log {
         }
         if let Some(name) = self.spares.last() {
             let file = match self.storage.open_synced(name) {
-                // Somebody who made room removed it.
+                // An operator removed the file to make room.
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     self.spares.pop();
                     return self.make_next();
@@ -510,14 +515,14 @@ impl Log {
         }
         let name = spare_name(self.segments.back().map_or(1, |last| last.number + 1));
         let file = match self.storage.create(&name) {
-            // Left by an attempt that could not clear up after itself.
+            // A previous attempt could not remove the file.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 self.storage.remove(&name)?;
                 self.storage.create(&name)?
             }
             created => created?,
         };
-        // Synced here, so that a disk which allocates late is found to be full now.
+        // Sync now, so that a disk with delayed allocation reports here that it is full.
         let made = file.preallocate(self.options.segment_bytes).and_then(|()| file.sync_data());
         let made = made.and_then(|()| self.storage.open_synced(&name));
         match made.and_then(|file| Ok((file.identity()?, file))) {
@@ -526,7 +531,7 @@ impl Log {
                 Ok(())
             }
             Err(error) => {
-                // A part of a file would take the room that others need to go on, and nobody could use it.
+                // A partly filled file is useless, and takes room that others need.
                 drop(file);
                 let _ = self.storage.remove(&name);
                 Err(error)
@@ -540,10 +545,10 @@ impl Log {
         Failure { action: BEGIN_SEGMENT, error, is_final: false }
     }
 
-    /// Begins a new segment. With `frame_bytes`, a roster comes first if that leaves room for a frame so long.
+    /// Begins a new segment. Given `frame_bytes`, also writes a roster if that leaves room for a frame of that length.
     fn roll(&mut self, frame_bytes: Option<u64>) -> Result<(), Failure> {
         self.try_check_lock()?;
-        // What was opened ahead may have been removed or replaced: then nothing is lost, and another takes its place.
+        // The prepared file may have been removed or replaced. Then nothing is lost, and another file takes its place.
         if let Some(next) = self.next.take_if(|next| self.storage.check_place(&next.name, &next.identity).is_err()) {
             let _ = self.storage.remove(&next.name);
         }
@@ -562,12 +567,13 @@ impl Log {
             .and_then(|()| file.sync_data())
             .and_then(|()| self.storage.rename(&name, &segment_name(number)));
         if let Err(error) = begun {
-            // Nothing was written under a segment's name. What is in the file is not known: the next attempt takes another.
+            // Nothing was written under a segment's name. The contents of the file are unknown, so the next attempt
+            // uses another one.
             drop(file);
             let _ = self.storage.remove(&name);
             return Err(self.not_begun(error));
         }
-        // From here on an error is final: whether the name is safe is not known, and no later sync would tell.
+        // From here on an error is final: it is unknown whether the name is durable, and no later sync would show it.
         let failed = |error| Failure { action: BEGIN_SEGMENT, error, is_final: true };
         self.storage.sync_directory().map_err(failed)?;
         self.segments.push_back(Segment {
@@ -589,7 +595,7 @@ impl Log {
         Ok(())
     }
 
-    /// Writes frames that list every sound service with its next record.
+    /// Writes frames that list every intact service with its next record.
     fn write_roster(&mut self) -> Result<(), Failure> {
         let mut first = None;
         for mut builder in self.roster() {
@@ -604,7 +610,7 @@ impl Log {
         Ok(())
     }
 
-    /// Frames that list every sound service with its next record, as committed.
+    /// Returns frames that list every intact service with its next record, as committed.
     fn roster(&self) -> Vec<FrameBuilder> {
         let mut builders: Vec<FrameBuilder> = Vec::new();
         for (service, next) in &self.committed {
@@ -620,7 +626,7 @@ impl Log {
         builders
     }
 
-    /// Writes the frame in the buffer, which fits into the active segment, and syncs it.
+    /// Writes the frame in the buffer to the active segment, which has room for it, and syncs it.
     fn write_frame(&mut self, header: FrameHeader) -> Result<Committed, Failure> {
         let offset = self.active_offset();
         let active = self.active.as_ref().ok_or_else(|| Failure {
@@ -645,7 +651,7 @@ impl Log {
                 self.unrelocatable.remove(&run.service);
                 self.half_relocated.remove(&run.service);
             }
-            // Copies do not count before all of them are there.
+            // Copies do not count before they are complete.
             if run.kind != RunKind::Relocated
                 && let Some(active) = self.segments.back_mut()
             {
@@ -669,13 +675,13 @@ impl Log {
         Ok(Committed { header, segment, frame_offset })
     }
 
-    /// Where the next frame begins in the active segment.
+    /// Returns the offset of the next frame in the active segment.
     fn active_offset(&self) -> u64 {
         let first = self.segments.back().and_then(|last| last.first).unwrap_or(self.position);
         self.position.0 - first.0 + SEGMENT_HEADER_BYTES as u64
     }
 
-    /// How many bytes of frames the active segment has room for.
+    /// Returns the room for frames in the active segment, in bytes.
     fn room(&self) -> u64 {
         match (&self.active, self.segments.back()) {
             (Some(_), Some(last)) => last.file_bytes.saturating_sub(self.active_offset()),
@@ -694,27 +700,28 @@ impl Log {
         LogError::Poisoned(Arc::clone(self.poison.get_or_insert(Arc::new(failure))))
     }
 
-    /// Where the journal ends, from now on.
+    /// Returns the end of the journal, updated from now on.
     pub(super) fn end(&self) -> Arc<AtomicU64> {
         Arc::clone(&self.end)
     }
 
-    /// Reads single records, beside the log.
+    /// Returns a reader of single records, for use while the log appends.
     #[must_use]
     pub fn reader(&self) -> Reader {
         Reader { storage: Arc::clone(&self.storage), key: self.key.clone() }
     }
 }
 
-/// The directory or a file of the journal is not where it was.
+/// Returns the failure for a directory or a file of the journal that is not at its place.
 fn lost(error: io::Error) -> Failure {
     Failure { action: "go on in the data directory", error, is_final: true }
 }
 
-/// What is tried when a segment is begun.
+/// The action of beginning a segment, for errors.
 const BEGIN_SEGMENT: &str = "begin a new segment";
 
-/// The longest frame, so that a segment has room for a roster beside it, and a segment that is short of room for the frame.
+/// Returns the length of the longest frame, in bytes. It leaves room for a roster in a segment, and for the frame in a
+/// segment that is short of room.
 fn frame_bytes_max(options: &Options) -> usize {
     let bytes = usize::try_from(options.segment_bytes).expect("SEGMENT_BYTES_MAX fits");
     (bytes.saturating_sub(SEGMENT_HEADER_BYTES) / SHORT_SHARE as usize).min(FRAME_BYTES_MAX)

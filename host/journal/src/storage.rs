@@ -1,12 +1,12 @@
-//! One directory of files, as the journal, the snapshots and the catalog need it: every byte that must outlive a crash
-//! goes through [`Storage`].
+//! One directory of files for the journal, the snapshots and the catalog. Every byte that must survive a crash goes
+//! through [`Storage`].
 //!
-//! The trait is small and blocking, and it promises no more than POSIX does: bytes are safe after
-//! [`StorageFile::sync_data`], names after [`Storage::sync_directory`], and nothing is ordered before that. What the
-//! order must be is the callers' business. [`DiskStorage`] is the file system; [`SimulatedStorage`] is its twin in
-//! memory that loses whatever it may lose, and fails when told to.
+//! The trait is small and blocking, and guarantees no more than POSIX does. Bytes are durable after
+//! [`StorageFile::sync_data`], names are durable after [`Storage::sync_directory`], and nothing is ordered before that.
+//! Callers are responsible for the order. [`DiskStorage`] is the file system. [`SimulatedStorage`] is a directory in
+//! memory that loses unsynced data at a crash, and fails on demand.
 //!
-//! Concurrency: all of it may be called from several threads. Callers see to it that a file has one writer.
+//! Concurrency: all methods may be called from several threads. Callers ensure that each file has one writer.
 
 mod disk;
 #[cfg(any(test, feature = "simulated"))]
@@ -23,68 +23,70 @@ use std::time::SystemTime;
 /// The longest name of a file, in bytes.
 pub const FILE_NAME_BYTES_MAX: usize = 200;
 
-/// The file that a data directory is never without: [`Storage::lock`] locks it too.
+/// The file that every data directory has: [`Storage::lock`] locks it too.
 pub const LASTING_FILE: &str = "catalog.redb";
 
-/// How much is written at once when a file is filled with zeros, in bytes.
+/// The size of one write when a file is filled with zeros, in bytes.
 const ZEROS_BYTES: usize = 1024 * 1024;
 
-/// Which file it is, whatever its name is and whatever is written to it.
+/// The identity of a file, independent of its name and its contents.
 #[derive(Debug, Clone, Copy)]
 pub struct FileIdentity {
     device: u64,
     number: u64,
-    /// A file system gives the number of a file that is gone to the next one.
+    /// The time of the creation, because a file system reuses the number of a removed file for the next one.
     created: Option<SystemTime>,
 }
 
 impl FileIdentity {
-    /// Whether both are of the same file.
+    /// Returns whether both identify the same file.
     #[must_use]
     pub fn is_same(&self, other: &Self) -> bool {
         let (one, other_created) = (self.created, other.created);
-        // Not every file system, and not each time, says when a file was created.
+        // A file system may not report the time of a file's creation, or not each time.
         let is_of_same_time = one.is_none() || other_created.is_none() || one == other_created;
         (self.device, self.number) == (other.device, other.number) && is_of_same_time
     }
 }
 
-/// One directory, without folders below it.
+/// One directory, without subdirectories.
 pub trait Storage: Send + Sync + fmt::Debug {
-    /// Takes the directory for this process, until the guard is dropped or the process ends.
+    /// Locks the directory for this process, until the guard is dropped or the process ends.
     ///
     /// # Errors
-    /// [`io::ErrorKind::WouldBlock`] if another holds it.
+    /// [`io::ErrorKind::WouldBlock`] if another process holds the lock.
     fn lock(&self) -> io::Result<LockGuard>;
 
-    /// Checks that what [`Storage::lock`] locked still stands where others look for it, and locks what was not there yet.
+    /// Checks that the files locked by [`Storage::lock`] are still where other processes look for them, and locks those
+    /// that were missing before.
     ///
     /// # Errors
-    /// It does not: another process may have, or take, the directory. Nothing may be promised any more.
+    /// They are not there: another process may have locked the directory, or may lock it. The caller must not
+    /// acknowledge anything any more.
     fn check_lock(&self) -> io::Result<()> {
         Ok(())
     }
 
-    /// Checks that `name` is still the name of the file with this `identity`, for whoever comes by the directory's path. Of
-    /// one that nobody can look at nothing is known, and that is no error.
+    /// Checks that the path of the directory and `name` still lead to the file with this `identity`. If the path cannot
+    /// be examined, the result is unknown, which is not an error.
     ///
     /// # Errors
-    /// It is that of another file, or of none: what was written to the file is gone once it is closed.
+    /// The name is that of another file, or of none: the contents of the original file are lost once it is closed.
     fn check_place(&self, name: &str, identity: &FileIdentity) -> io::Result<()>;
 
-    /// Creates an empty file. Its name is safe after [`Storage::sync_directory`].
+    /// Creates an empty file. Its name is durable after [`Storage::sync_directory`].
     ///
     /// # Errors
-    /// [`io::ErrorKind::AlreadyExists`] if there is one of that name.
+    /// [`io::ErrorKind::AlreadyExists`] if there is a file of that name.
     fn create(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
 
     /// Opens a file to read and write.
     ///
     /// # Errors
-    /// [`io::ErrorKind::NotFound`] if there is none of that name.
+    /// [`io::ErrorKind::NotFound`] if there is no file of that name.
     fn open(&self, name: &str) -> io::Result<Box<dyn StorageFile>>;
 
-    /// Opens a file whose writes are one after another, each to be safe before the next: as [`Storage::open`], but
+    /// Opens a file for sequential writes, each durable before the next. It is like [`Storage::open`], but
     /// [`StorageFile::write_synced_at`] may be faster.
     ///
     /// # Errors
@@ -93,14 +95,14 @@ pub trait Storage: Send + Sync + fmt::Debug {
         self.open(name)
     }
 
-    /// The names of all files, in no order.
+    /// Returns the names of all files, in no order.
     ///
     /// # Errors
     /// The directory cannot be read.
     fn list(&self) -> io::Result<Vec<String>>;
 
-    /// Gives a file another name, and takes that name from the file that had it. After a crash before
-    /// [`Storage::sync_directory`] the file has either name.
+    /// Renames a file, and replaces the file that had the new name. After a crash before [`Storage::sync_directory`]
+    /// the file has either name.
     ///
     /// # Errors
     /// Nothing was renamed.
@@ -112,66 +114,65 @@ pub trait Storage: Send + Sync + fmt::Debug {
     /// Nothing was removed.
     fn remove(&self, name: &str) -> io::Result<()>;
 
-    /// Makes all names safe that were created, changed or removed before.
+    /// Makes all names durable that were created, changed or removed before.
     ///
     /// # Errors
-    /// Any of them may be lost.
+    /// Any of these changes may be lost.
     fn sync_directory(&self) -> io::Result<()>;
 }
 
 /// A file that can be read and written at any offset.
 pub trait StorageFile: Send + Sync + fmt::Debug {
-    /// How long it is, in bytes.
+    /// Returns the length of the file, in bytes.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// The length cannot be determined.
     fn bytes(&self) -> io::Result<u64>;
 
-    /// Returns which file it is.
+    /// Returns the identity of the file.
     ///
     /// # Errors
-    /// It cannot be asked.
+    /// The identity cannot be determined.
     fn identity(&self) -> io::Result<FileIdentity>;
 
-    /// Writes some of `bytes` at `offset`, and says how many. The file grows if it must.
+    /// Writes some of `bytes` at `offset`, and returns how many. The file grows if necessary.
     ///
     /// # Errors
-    /// Some of them may have been written.
+    /// Some of the bytes may have been written.
     fn write_at(&self, offset: u64, bytes: &[u8]) -> io::Result<usize>;
 
-    /// Reads into `buffer` from `offset`, and says how many bytes: 0 only at the end of the file.
+    /// Reads into `buffer` from `offset`, and returns how many bytes: 0 only at the end of the file.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The file cannot be read.
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize>;
 
-    /// Makes the file this long: cuts it off, or adds zeros. These may take no space yet, so that a write there still
-    /// finds the disk full.
+    /// Sets the length of the file: truncates it, or appends zeros. The zeros may not take space yet, so a later write
+    /// there may still find the disk full.
     ///
     /// # Errors
-    /// It is as long as it was.
+    /// The length is unchanged.
     fn set_bytes(&self, bytes: u64) -> io::Result<()>;
 
-    /// Has the disk hold room for the first `bytes` of the file without making it longer, so that it can grow as far when the
-    /// disk is full. [`StorageFile::set_bytes`] to no more than its length releases what is held behind that. Unless `spare` is
-    /// 0, what is not held yet is held only if that leaves others as many bytes.
+    /// Reserves disk space for the first `bytes` of the file without changing its length, so that the file can grow
+    /// that far when the disk is full. [`StorageFile::set_bytes`] to at most the current length releases the space
+    /// reserved after it. Unless `spare` is 0, space is reserved only if at least `spare` bytes remain for others.
     ///
     /// # Errors
-    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`]: what was held before is held, and perhaps more if
-    /// there was any.
-    /// [`io::ErrorKind::Unsupported`] among others where files cannot hold room.
+    /// [`io::ErrorKind::StorageFull`] or [`io::ErrorKind::QuotaExceeded`]: the space that was reserved before still is,
+    /// and perhaps some more. [`io::ErrorKind::Unsupported`] among others, where files cannot reserve space.
     fn hold_room(&self, bytes: u64, spare: u64) -> io::Result<()>;
 
-    /// Makes all bytes safe that were written before, and the file's length.
+    /// Makes all bytes durable that were written before, and the file's length.
     ///
     /// # Errors
-    /// Any of them may be lost, and a later success says nothing about them: do not try again.
+    /// Any of the bytes may be lost. A later success does not show that they are durable: do not retry.
     fn sync_data(&self) -> io::Result<()>;
 
     /// Writes all of `bytes` at `offset`.
     ///
     /// # Errors
-    /// Some of them may have been written.
+    /// Some of the bytes may have been written.
     fn write_all_at(&self, mut offset: u64, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
             match self.write_at(offset, bytes) {
@@ -187,10 +188,10 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
         Ok(())
     }
 
-    /// Writes all of `bytes` at `offset`, and makes them safe.
+    /// Writes all of `bytes` at `offset`, and makes them durable.
     ///
     /// # Errors
-    /// As [`StorageFile::write_all_at`] and [`StorageFile::sync_data`]; which of the two it was, the error does not tell.
+    /// As [`StorageFile::write_all_at`] and [`StorageFile::sync_data`]. The error does not distinguish the two.
     fn write_synced_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         self.write_all_at(offset, bytes)?;
         self.sync_data()
@@ -216,8 +217,8 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     }
 
     /// Fills an empty file with `bytes` zeros, so that overwriting them later needs neither space nor a change of the
-    /// file's metadata. Written rather than reserved: a reserved extent is converted at its first write, which makes
-    /// the sync after it slower, and a full disk is to be seen here and not in the middle of a commit.
+    /// file's metadata. The zeros are written and not only reserved. A reserved extent is converted at its first write,
+    /// which slows down the next sync. A full disk is reported here and not in the middle of a commit.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] among others.
@@ -225,7 +226,7 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
         self.fill_with_zeros(0, bytes)
     }
 
-    /// Writes zeros from offset `from` up to `to`, if that is behind it.
+    /// Writes zeros from offset `from` to `to`. Writes nothing if `to` is not greater.
     ///
     /// # Errors
     /// [`io::ErrorKind::StorageFull`] among others.
@@ -241,13 +242,13 @@ pub trait StorageFile: Send + Sync + fmt::Debug {
     }
 }
 
-/// Holds a directory's lock.
+/// A held lock of a directory.
 pub struct LockGuard {
     _held: Box<dyn Send + Sync>,
 }
 
 impl LockGuard {
-    /// A lock that is held as long as `held` lives.
+    /// Returns a guard that holds the lock as long as `held` lives.
     #[must_use]
     pub fn new(held: Box<dyn Send + Sync>) -> Self {
         Self { _held: held }
@@ -260,7 +261,7 @@ impl fmt::Debug for LockGuard {
     }
 }
 
-/// Checks that `name` names a file in the directory itself.
+/// Checks that `name` is the name of a file directly in the directory.
 fn check_file_name(name: &str) -> io::Result<()> {
     let is_valid = !name.is_empty()
         && name.len() <= FILE_NAME_BYTES_MAX

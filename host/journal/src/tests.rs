@@ -1,8 +1,8 @@
-//! What the journal promises, held against a storage that loses and damages what it may.
+//! Checks the journal's guarantees against a storage that loses and damages whatever it may.
 //!
-//! The model is a map from services to everything that they ever appended since they began. After every stop, of
-//! whatever kind, the journal must give back a tail of it that reaches back to what is still needed and ends where the
-//! last acknowledged frame ended, or the one after it that was under way; and it must distrust nobody.
+//! The model is a map from services to everything that they appended since they began. After a stop of any kind, the
+//! journal must return a tail of it. The tail reaches back to what is still needed. It ends with the last acknowledged
+//! frame, or with the next one, which was in flight. No service may be distrusted.
 
 use super::frame::{BLOCK_BYTES, DirectoryId, Position, RecordNumber, RunKind};
 use super::reader::ReadError;
@@ -54,7 +54,7 @@ fn gather(histories: &mut Histories, found: Found<'_>) {
     }
 }
 
-/// A new journal, in which nothing is written.
+/// Returns a new, empty journal.
 fn created(seed: u64, options: Options) -> (SimulatedStorage, Log, Histories) {
     let storage = SimulatedStorage::new(seed);
     let (log, _, _) = open(&storage, options, Origin::Create).expect("opens");
@@ -74,7 +74,7 @@ fn look(storage: &SimulatedStorage, seal: Option<&Seal>) -> (Recovery, Histories
     (recovery, histories)
 }
 
-/// A record that tells whose it is.
+/// Returns a record whose contents depend on its service and number.
 fn record(service: usize, number: u64, bytes: usize) -> Vec<u8> {
     let mut record = format!("{service}/{number}/").into_bytes();
     record.resize(record.len() + bytes, b'0' + u8::try_from(number % 10).expect("a digit"));
@@ -99,16 +99,16 @@ enum Action {
         service: usize,
     },
     Commit,
-    /// Each service needs its last few records, but for one.
+    /// Reclaims. Each service but one needs only its last few records.
     Reclaim {
         kept: u64,
         needs_all: usize,
     },
-    /// Goes on with what is under way.
+    /// Continues the reclaim in progress.
     Steps {
         count: usize,
     },
-    /// The same beside what is staged, as if there were no room for that.
+    /// Continues the reclaim beside staged records, as if there were no room for those.
     StepsWhileHeld {
         count: usize,
     },
@@ -143,7 +143,7 @@ fn action() -> impl Strategy<Value = Action> {
 #[derive(Debug, Clone, Default, PartialEq)]
 struct Life {
     records: Vec<Vec<u8>>,
-    /// The first that is still needed.
+    /// The first record that is still needed.
     needed: u64,
 }
 
@@ -155,12 +155,12 @@ struct Driver {
     log: Option<Log>,
     reclaim: Option<Reclaim>,
     seal: Option<Seal>,
-    /// As acknowledged.
+    /// The acknowledged records.
     kept: Lives,
-    /// With what is staged.
+    /// The acknowledged and staged records.
     staged: Lives,
     stops: usize,
-    /// Frames with relocated records, of the reclaim that is under way, and the most of any.
+    /// Frames with relocated records in the current reclaim; below, the most in any reclaim.
     relocating: usize,
     relocated: usize,
 }
@@ -227,7 +227,7 @@ impl Driver {
             Action::End { service } => {
                 if log.stage_end(&name(service)).is_ok() {
                     self.staged.remove(&name(service));
-                    // Nobody needs what it has, as of now.
+                    // From now on no record of the service is needed.
                     if let Some(life) = self.kept.get_mut(&name(service)) {
                         life.needed = u64::MAX;
                     }
@@ -307,7 +307,7 @@ impl Driver {
         Ok(())
     }
 
-    /// Drops the log, cuts the power if told to, opens the journal again, and compares it with the model.
+    /// Drops the log, cuts the power if `is_crash`, opens the journal again, and compares it with the model.
     fn restart(&mut self, is_crash: bool) -> Result<(), String> {
         (self.log, self.reclaim) = (None, None);
         self.stops += 1;
@@ -317,7 +317,7 @@ impl Driver {
         let (log, recovery, histories) = loop {
             let origin = match self.seal {
                 Some(seal) => Origin::Existing(Some(seal)),
-                // It may not have got far.
+                // An interrupted start may not have created it completely.
                 None => Origin::Create,
             };
             match open(&self.storage, self.options.clone(), origin) {
@@ -347,7 +347,7 @@ impl Driver {
     }
 }
 
-/// Compares what was found with what was appended.
+/// Compares the found records with the appended ones.
 fn compare(lives: &Lives, recovery: &Recovery, histories: &Histories) -> Result<(), String> {
     if let Some(invented) = histories.keys().find(|name| !lives.contains_key(*name)) {
         return Err(format!("{invented} is invented"));
@@ -416,7 +416,7 @@ fn a_disk_that_lies_about_syncs_is_caught() {
     assert!(caught.count() > 50, "the test of acknowledged records can fail");
 }
 
-/// Gives back what nobody needs, and tells what was moved.
+/// Reclaims to the end, and returns the result and the relocated records.
 fn reclaim(log: &mut Log, needed: &BTreeMap<Name, RecordNumber>) -> Result<(Reclaimed, Vec<Moved>), LogError> {
     let mut reclaim = log.begin_reclaim(needed.clone());
     let mut all = Vec::new();
@@ -428,7 +428,7 @@ fn reclaim(log: &mut Log, needed: &BTreeMap<Name, RecordNumber>) -> Result<(Recl
     }
 }
 
-/// Appends a record to each of the services as one frame. Returns where the records are.
+/// Appends a record to each of the services as one frame. Returns the locations of the records.
 fn append(log: &mut Log, histories: &mut Histories, services: &[usize]) -> Result<Vec<Location>, LogError> {
     let mut staged = Vec::new();
     for &service in services {
@@ -447,7 +447,7 @@ fn append(log: &mut Log, histories: &mut Histories, services: &[usize]) -> Resul
     Ok(locations)
 }
 
-/// A journal of two segments, with its frames' services and where they are.
+/// A journal of two segments, with the services and locations of its frames.
 struct Sample {
     storage: SimulatedStorage,
     histories: Histories,
@@ -467,12 +467,12 @@ fn sample(is_sealed: bool) -> Sample {
     Sample { storage, histories, seal, frames }
 }
 
-/// Whether `found` is what a service appended, or its beginning.
+/// Returns whether `found` is a prefix of the records that a service appended.
 fn is_beginning(found: Option<&Vec<(RecordNumber, Vec<u8>)>>, whole: &[(RecordNumber, Vec<u8>)]) -> bool {
     whole.starts_with(found.map(Vec::as_slice).unwrap_or_default())
 }
 
-/// Whether what was found of a service is a part of what it appended, and whoever needs the rest of it is told so.
+/// Returns whether the found records are a part of those that the service appended, and any loss is reported.
 fn is_honest(service: usize, recovery: &Recovery, found: &Histories, histories: &Histories) -> bool {
     let whole = &histories[&name(service)];
     let part = found.get(&name(service)).map(Vec::as_slice).unwrap_or_default();
@@ -535,7 +535,7 @@ fn every_byte_of_a_sealed_journal_is_watched_and_a_bad_body_hurts_only_the_servi
                         let (whole, part) = (&histories[&name(service)], found.get(&name(service)));
                         assert!(is_honest(service, &recovery, &found, &histories), "{file} {offset}");
                         let standing = recovery.services.get(&name(service)).map(|kept| kept.standing);
-                        // The roster of the second segment and the one of the seal clear who lost nothing.
+                        // The roster of the second segment and that of the seal clear the services that lost nothing.
                         if part == Some(whole) && named.is_some() {
                             assert_eq!(standing, Some(Integrity::Intact), "{file} {offset}");
                         }
@@ -619,7 +619,7 @@ fn after_a_bad_header_a_service_is_suspect_until_its_records_go_on_without_a_gap
     assert_eq!(found[&name(1)], histories[&name(1)]);
     assert!(recovery.concerns_unlisted() && recovery.torn.is_none());
 
-    // The others go on; those in doubt do not, and their segment stays, until they begin anew.
+    // The other services continue. The affected ones do not, and their segment stays until they begin anew.
     append(&mut log, &mut histories, &[1])?;
     for service in [0, 2] {
         let next = recovery.services[&name(service)].next;
@@ -675,7 +675,7 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
     let (recovery, _) = look(&short, Some(&seal));
     assert!(recovery.concerns_unlisted() && recovery.torn.is_none(), "{recovery:?}");
     assert!(recovery.services.values().all(|kept| kept.standing != Integrity::Intact));
-    // It goes on behind the seal, and still knows.
+    // The journal continues after the seal, and the loss is still known.
     let (mut log, _, _) = open(&short, options(4), Origin::Existing(Some(seal))).expect("opens");
     log.stage(RunKind::Begin, &name(5), RecordNumber(1), b"new")?;
     log.commit()?;
@@ -684,7 +684,7 @@ fn missing_and_foreign_segments_and_a_journal_that_ends_before_its_seal_are_dama
     assert!(recovery.concerns_unlisted() && found.contains_key(&name(5)));
     assert!(recovery.services[&name(0)].standing != Integrity::Intact);
 
-    // An older copy of the directory went on by itself: its segments do not fit in between.
+    // An older copy of the directory continued by itself: its segments do not fit in between.
     let mut log = open(&before, options(4), Origin::Existing(None)).expect("opens").0;
     let mut other = histories.clone();
     for history in other.values_mut() {
@@ -727,8 +727,9 @@ fn a_seal_that_was_left_behind_is_noticed_and_nothing_after_it_is_lost() -> Resu
     Ok(())
 }
 
-/// Runs a fixed history until the log fails for good. What cannot be committed since no segment can be begun is committed
-/// with the next attempt. Returns what was acknowledged, how often there was no segment, and the error.
+/// Runs a fixed history until the log fails for good. Records that are not committed because no segment can be begun
+/// are committed by the next attempt. Returns the acknowledged records, the number of failures to begin a segment, and
+/// the error.
 fn run_until_failure(storage: &SimulatedStorage) -> (Histories, usize, Result<(), LogError>) {
     let mut histories = Histories::new();
     let mut stalls = 0;
@@ -740,7 +741,7 @@ fn run_until_failure(storage: &SimulatedStorage) -> (Histories, usize, Result<()
                 return Err(error);
             }
             stalls += 1;
-            // All of it is still staged.
+            // All records are still staged.
             log.commit()?.expect("a frame");
             for service in services {
                 let history = histories.entry(name(service)).or_default();
@@ -772,7 +773,7 @@ fn run_until_failure(storage: &SimulatedStorage) -> (Histories, usize, Result<()
     (histories, stalls, Ok(()))
 }
 
-/// Fails each operation of each kind once, and checks that what was acknowledged is found after a crash.
+/// Fails each operation of each kind once, and checks that acknowledged records are found after a crash.
 #[test]
 fn what_ends_the_journal_is_a_frame_that_may_be_there_and_what_was_acknowledged_is_kept() {
     let kinds = [
@@ -807,9 +808,9 @@ fn what_ends_the_journal_is_a_frame_that_may_be_there_and_what_was_acknowledged_
             drop(log);
         }
         match kind {
-            // Of a frame; or of what comes before a segment has its name.
+            // These fail for a frame, or before a segment has its name.
             Operation::Write | Operation::SyncData => assert!(ends > 0 && stalls > 0, "{kind:?} {ends} {stalls}"),
-            // Of a new segment, or of one that is given up, which stays one.
+            // These fail for a new segment, or for a truncated one, which then stays a segment.
             Operation::Create | Operation::Open | Operation::Rename => {
                 assert!(ends == 0 && stalls > 0, "{kind:?} {ends} {stalls}");
             }
@@ -962,7 +963,7 @@ fn a_journal_stays_small_and_an_idle_service_does_not_pin_it() -> Result<(), Log
     let read = |service: &Name, number, location| reader.record(service, RecordNumber(number), location);
     assert_eq!(read(&name(1), 1, idle_at).expect("readable"), histories[&name(1)][0].1);
     assert!(matches!(read(&name(1), 1, idle[0]), Err(ReadError::Gone)));
-    // What is in its place now is another's.
+    // Other records are at these places now.
     assert!(matches!(read(&name(0), 1, idle_at), Err(ReadError::Gone)));
     assert!(matches!(read(&name(1), 2, idle_at), Err(ReadError::Gone)));
     assert!(most <= 8 * options(20).segment_bytes, "{most}");
@@ -1016,7 +1017,7 @@ fn records_out_of_order_are_refused_and_nothing_is_changed() -> Result<(), LogEr
     Ok(())
 }
 
-/// Puts a copy of a file at its place, or nothing.
+/// Removes a file, and puts a copy of it at its place if `by_copy`.
 fn replace(storage: &SimulatedStorage, name: &str, by_copy: bool) {
     let file = storage.open(name).expect("there");
     let mut bytes = vec![0; usize::try_from(file.bytes().expect("known")).expect("short")];
@@ -1027,7 +1028,7 @@ fn replace(storage: &SimulatedStorage, name: &str, by_copy: bool) {
     }
 }
 
-/// As an operator does it who moves files while the host runs.
+/// An operator may do this by moving files while the host runs.
 #[test]
 fn a_record_is_acknowledged_only_in_the_file_that_a_start_finds() -> Result<(), LogError> {
     for by_copy in [true, false] {

@@ -1,7 +1,7 @@
-//! The writer's word that a record is safe: a [`Ticket`] for who handed it in, a `Completion` for the writer.
+//! The notification that a record is durable: a [`Ticket`] for the submitter, a `Completion` for the writer.
 //!
-//! What waits for a record is run by the writer's thread at the moment the record is safe. So an answer that is held
-//! until then wakes its client once, when it may be told, and not before.
+//! The writer's thread runs the waiting callbacks as soon as the record is durable. So a withheld answer wakes its
+//! client once, when the client may receive it, and not before.
 
 use super::commit::CommitError;
 use super::recovery::Location;
@@ -9,25 +9,26 @@ use smallvec::SmallVec;
 use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::oneshot;
 
-/// Where a record is, or why it may not be there. [`super::commit::Change::End`] is nowhere.
+/// The location of a committed record, or the reason why it may not be in the journal. [`super::commit::Change::End`]
+/// has no location.
 pub type Committed = Result<Option<Location>, CommitError>;
 
 type Waiting = Box<dyn FnOnce(&Committed) + Send>;
 
 enum State {
     UnderWay {
-        /// As a rule two wait: the service's journal, and the answer.
+        /// Usually two callbacks wait: one of the service's journal, and one of the answer.
         waiting: SmallVec<[(Patience, Waiting); 2]>,
-        /// Why the record waits, once it is held.
+        /// The reason why the record waits, once it is held.
         held: Option<CommitError>,
     },
     Over(Committed),
 }
 
-/// How long something waits for a record.
+/// How long a callback waits for a record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Patience {
-    /// Until it is known what became of the record.
+    /// Until the outcome of the record is known.
     ToTheEnd,
     /// Until then, or until the record is held.
     UntilHeld,
@@ -35,15 +36,15 @@ enum Patience {
 
 type Cell = Mutex<State>;
 
-/// Tells when a record can no longer be lost. Clones tell of the same record; dropping all of them changes nothing
-/// about it.
+/// A handle that notifies its holder when a record can no longer be lost. Clones refer to the same record. Dropping all
+/// of them does not affect the record.
 #[derive(Clone)]
 pub struct Ticket(Arc<Cell>);
 
-/// The other end of a [`Ticket`]. Dropped without a word, it says that the writer is gone.
+/// The other end of a [`Ticket`]. Dropping it without an outcome completes the ticket with [`CommitError::Closed`].
 pub struct Completion(Arc<Cell>);
 
-/// A ticket, and what completes it.
+/// Returns a ticket and its completion.
 #[must_use]
 pub fn ticket() -> (Completion, Ticket) {
     let cell = Arc::new(Mutex::new(State::UnderWay { waiting: SmallVec::new(), held: None }));
@@ -51,14 +52,14 @@ pub fn ticket() -> (Completion, Ticket) {
 }
 
 impl Ticket {
-    /// Has `then` run when the record is safe, or known not to be, after all that were handed in before: now, or later on
-    /// the writer's thread, which it must not hold up.
+    /// Runs `then` when the record is durable or known not to be, after all callbacks that were registered before. It
+    /// runs now, or later on the writer's thread, which it must not block.
     pub fn then(&self, then: impl FnOnce(&Committed) + Send + 'static) {
         self.wait_for(Patience::ToTheEnd, then);
     }
 
-    /// The same, but a record that has waited for room for [`HELD_MAX`](super::commit::HELD_MAX) is not waited for any
-    /// longer: `then` gets [`CommitError::Stalled`], and the record is committed later.
+    /// Runs `then` like [`Ticket::then`], but not later than [`HELD_MAX`](super::commit::HELD_MAX) after the record
+    /// began to wait for room. In that case `then` gets [`CommitError::Stalled`], and the record is committed later.
     pub fn then_or_held(&self, then: impl FnOnce(&Committed) + Send + 'static) {
         self.wait_for(Patience::UntilHeld, then);
     }
@@ -76,21 +77,21 @@ impl Ticket {
         then(&committed);
     }
 
-    /// Whether it is known what became of the record.
+    /// Returns whether the outcome of the record is known.
     #[must_use]
     pub fn is_over(&self) -> bool {
         matches!(&*self.0.lock().unwrap_or_else(PoisonError::into_inner), State::Over(_))
     }
 
-    /// Waits until the record is safe, and says where it is. Dropping the future changes nothing about the record.
+    /// Waits until the record is durable, and returns its location. Dropping the future does not affect the record.
     ///
     /// # Errors
-    /// [`CommitError`]: after a failure of the log, whether the record is there after a restart is unknown.
+    /// [`CommitError`]: after a failure of the log it is unknown whether the record is there after a restart.
     pub async fn committed(self) -> Committed {
         self.told(Patience::ToTheEnd).await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// The same, but no longer than [`Ticket::then_or_held`].
+    /// Waits like [`Ticket::committed`], but no longer than [`Ticket::then_or_held`].
     ///
     /// # Errors
     /// As [`Ticket::committed`], and [`CommitError::Stalled`].
@@ -98,7 +99,7 @@ impl Ticket {
         self.told(Patience::UntilHeld).await.unwrap_or(Err(CommitError::Closed))
     }
 
-    /// The same as [`Ticket::committed`], for a thread that may block.
+    /// Waits like [`Ticket::committed`], in a thread that may block.
     ///
     /// # Errors
     /// As [`Ticket::committed`].
@@ -111,19 +112,19 @@ impl Ticket {
 
     fn told(self, patience: Patience) -> oneshot::Receiver<Committed> {
         let (teller, told) = oneshot::channel();
-        // A receiver that is gone has lost interest.
+        // A dropped receiver no longer needs the result.
         self.wait_for(patience, move |committed| drop(teller.send(committed.clone())));
         told
     }
 }
 
 impl Completion {
-    /// Says what became of the record, to all who wait and to all who ask later.
+    /// Reports the outcome of the record to all waiting callbacks, and to those that are registered later.
     pub fn complete(self, committed: Committed) {
         self.tell(committed);
     }
 
-    /// Says that the record waits for room, to those who do not wait for it any longer then.
+    /// Reports that the record waits for room, to the callbacks that do not wait any longer in that case.
     pub(crate) fn hold(&self, error: &CommitError) {
         let told: SmallVec<[Waiting; 2]> = {
             let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -151,7 +152,8 @@ impl Completion {
                         *state = State::Over(committed);
                         return;
                     }
-                    // Whoever asks meanwhile waits behind them: an answer must not overtake the event that it rests on.
+                    // Callbacks that are registered meanwhile run after these: an answer must not overtake the event
+                    // that it depends on.
                     State::UnderWay { waiting, held } => {
                         *held = None;
                         std::mem::take(waiting)
@@ -165,8 +167,8 @@ impl Completion {
 
 fn run(waiting: impl IntoIterator<Item = Waiting>, committed: &Committed) {
     for then in waiting {
-        // It runs on the thread of all services' journal, which one that panics must not end: who waits for it finds its
-        // channel closed.
+        // The callback runs on the thread of all services' journal, and its panic must not end that thread. Its waiter
+        // finds a closed channel.
         let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| then(committed)));
     }
 }

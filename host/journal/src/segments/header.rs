@@ -1,37 +1,37 @@
-//! The first bytes of a segment file. There are two copies, each in a block of its own, so that no single damage
-//! hides a whole segment. They are written and synced before the file gets its name, and never again.
+//! The header of a segment file. There are two copies, each in a block of its own, so that no single damage hides a
+//! whole segment. They are written and synced before the file gets its name, and never again.
 
 use crate::frame::{BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, Position};
 use thiserror::Error;
 
-/// Where the first frame of a segment begins, in bytes.
+/// The offset of the first frame in a segment, in bytes.
 pub const SEGMENT_HEADER_BYTES: usize = 2 * BLOCK_BYTES;
 
 const MAGIC: [u8; 8] = *b"LBSEGMT\n";
 
-/// What of a copy is hashed; the hash follows.
+/// The hashed bytes of a copy; the hash follows.
 const HASHED_BYTES: usize = BLOCK_BYTES - 32;
 
 /// Set if the rest of the file was zero when it became this segment.
 const FLAG_ZEROED: u16 = 1;
 
-/// What a segment file says about itself.
+/// The contents of a segment file's header.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentHeader {
-    /// Which journal it belongs to.
+    /// The data directory of the journal.
     pub directory: DirectoryId,
-    /// Its number: 1 for the first segment of a journal.
+    /// The number of the segment: 1 for the first segment of a journal.
     pub number: u64,
-    /// Where its first frame begins.
+    /// The position of its first frame.
     pub first: Position,
     /// The hash of the frame before that.
     pub previous: FrameHash,
-    /// Whether the rest of the file was zero when it became this segment. Otherwise older frames are left in it, which
-    /// their positions give away.
+    /// Whether the rest of the file was zero when it became this segment. Otherwise it still contains older frames,
+    /// which can be recognised by their positions.
     pub is_zeroed: bool,
 }
 
-/// Bytes are not the header of a segment.
+/// The reason why bytes are not the header of a segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum SegmentHeaderError {
     /// Both copies are damaged.
@@ -40,13 +40,13 @@ pub enum SegmentHeaderError {
     /// A newer host wrote them.
     #[error("the segment has format version {found}, this host reads up to {FORMAT_VERSION}")]
     FutureVersion {
-        /// Its version.
+        /// The version of their format.
         found: u16,
     },
 }
 
 impl SegmentHeader {
-    /// Both copies.
+    /// Returns both copies.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut block = Vec::with_capacity(SEGMENT_HEADER_BYTES);
@@ -65,10 +65,11 @@ impl SegmentHeader {
         block
     }
 
-    /// Reads a header from the first [`SEGMENT_HEADER_BYTES`] of a segment, and says whether both copies are good.
+    /// Reads a header from the first [`SEGMENT_HEADER_BYTES`] of a segment, and returns it with whether both copies are
+    /// intact.
     ///
     /// # Errors
-    /// [`SegmentHeaderError`], if neither is.
+    /// [`SegmentHeaderError`] if neither copy is intact.
     pub fn decode(bytes: &[u8]) -> Result<(Self, bool), SegmentHeaderError> {
         let first = decode_copy(bytes.get(..BLOCK_BYTES).unwrap_or_default());
         let second = decode_copy(bytes.get(BLOCK_BYTES..SEGMENT_HEADER_BYTES).unwrap_or_default());
@@ -101,7 +102,7 @@ fn decode_copy(block: &[u8]) -> Result<SegmentHeader, SegmentHeaderError> {
         previous: FrameHash(array(block, 48)),
         is_zeroed: flags & FLAG_ZEROED != 0,
     };
-    // What is reserved is zero in this version.
+    // Reserved bytes are zero in this version.
     if header.encode()[..BLOCK_BYTES] == *block { Ok(header) } else { Err(damaged) }
 }
 

@@ -1,17 +1,21 @@
-//! Gives space back: which segments may go, and what is relocated so that they can.
+//! Reclaims space: decides which segments can be truncated, and relocates the records that prevent it.
 //!
-//! The oldest segment goes when no service needs a record in it. A service that does has all records that it needs
-//! *relocated*: written once more at the end, whatever the service does or does not do meanwhile. That goes step by step, a
-//! frame each, between which the log takes the records of all services, those that are relocated included: what they append
-//! is relocated as well, so the copies are whole when they have caught up. Only then do the originals count no more, and
-//! their segments go. A relocation that a stop cuts off leaves copies that recovery skips, as long as all originals are there:
-//! so before one of them goes, the service is relocated whole (*half-relocated* ones, needed or not).
+//! The oldest segment can go when no service needs a record in it. A service that pins it has all records that it needs
+//! *relocated*: written once more at the end, whether or not the service is active meanwhile. This is done in steps of
+//! one frame. Between two steps the log accepts the records of all services, including relocated ones. Their new
+//! records are relocated as well, so the copies are complete once they have caught up. Only then do the originals no
+//! longer count, and their segments go.
 //!
-//! What is relocated is paid for: of what services write, a [`RELOCATED_SHARE`]th may be relocated, and what is saved up for
-//! that is never more than a `RELOCATED_SHARE`th of the journal. A relocation begins when that suffices for all that it takes. So
-//! relocating writes at most a quarter as much as services do; and as each record is relocated once while the whole journal
-//! goes, that is never longer than about five times what all services need. A bound for each reclaim alone would not do:
-//! services that rest, one after another, would be relocated round and round with every snapshot of a small neighbour.
+//! If a stop interrupts a relocation, recovery skips its copies as long as all originals are there. So before an
+//! original goes, such a *half-relocated* service is relocated completely, whether or not its records are needed.
+//!
+//! Relocation has a budget: a [`RELOCATED_SHARE`]th of the bytes that services write may be relocated. The unused
+//! budget is never more than a `RELOCATED_SHARE`th of the journal. A relocation begins when the budget suffices for all
+//! of it. So relocation writes at most a quarter as much as services do. While the whole journal is truncated once, each
+//! record is relocated once. So the journal is never longer than about five times the records that services need.
+//!
+//! A bound for each reclaim alone would not suffice. Idle services, one after another, would be relocated again and
+//! again with every snapshot of a small neighbour.
 
 use super::{Committed, Failure, Log, LogError, frame_bytes_max, spare_name};
 use crate::frame::{FrameBuilder, FrameFull, FrameHeader, RecordNumber, Run, RunKind, Staged, decode_body};
@@ -22,59 +26,61 @@ use lifeboat_api::name::Name;
 use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
-/// The part of the journal that may be relocated, and of what is written, as a divisor: 1/4.
+/// The share of the journal, and of the written bytes, that may be relocated, as a divisor: 1/4.
 pub const RELOCATED_SHARE: u64 = 4;
 
-/// The part of what is left that may be relocated while the journal is short of room, as a divisor: 1/4.
+/// The share of the remaining room that may be relocated while the journal is short of room, as a divisor: 1/4.
 pub const RESERVE_SHARE: u64 = 4;
 
-/// Bytes from which on a frame of relocated records takes no more: what services commit waits for no longer one.
+/// The length from which on a frame of relocated records takes no more, in bytes. It bounds the time that commits wait
+/// for the frame.
 pub const RELOCATED_FRAME_BYTES: usize = 1024 * 1024;
 
-/// Bytes of frames that a step reads, beside as many as were committed since the last one: records that are to be relocated
-/// may lie far apart.
+/// The bytes of frames that a step reads, besides as many as were committed since the last one. Records to be relocated
+/// may be far apart.
 pub const RELOCATION_READ_BYTES: usize = 8 * 1024 * 1024;
 
-/// Frames that a step reads, beside as many as were committed since the last one: short ones may each be a seek.
+/// The number of frames that a step reads, besides as many as were committed since the last one. Each short frame may
+/// cost a seek.
 pub const RELOCATION_READ_FRAMES: usize = 256;
 
-/// What a reclaim did.
+/// The result of a reclaim.
 #[derive(Debug, Default, Clone, PartialEq, Eq)]
 pub struct Reclaimed {
-    /// Segments that were given up.
+    /// The number of truncated segments.
     pub segments: u64,
-    /// Services that pin the oldest segment which is left and cannot be relocated: records of theirs are damaged, and what
-    /// is damaged is never given up.
+    /// Services that pin the oldest remaining segment and cannot be relocated, because some of their records are
+    /// damaged. Damaged records are never truncated.
     pub pinned_by: Vec<Name>,
-    /// Services that pin it as well, and are not relocated since the journal is short of room.
+    /// Services that pin it as well, and are not relocated because the journal is short of room.
     pub lacking_room: Vec<Name>,
-    /// Bytes of the segments that are left.
+    /// The bytes of the remaining segments.
     pub segment_bytes_left: u64,
 }
 
-/// Consecutive records of a service that are elsewhere now, in one frame.
+/// Consecutive relocated records of a service, in one frame.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Moved {
-    /// Whose they are.
+    /// The service of the records.
     pub service: Name,
-    /// The number of the first.
+    /// The number of the first record.
     pub first: RecordNumber,
     /// The number of the segment.
     pub segment: u64,
-    /// Where the frame begins in the segment's file.
+    /// The offset of the frame in the segment's file, in bytes.
     pub frame_offset: u32,
-    /// Where each of them begins in the frame.
+    /// The offset of each record in the frame, in bytes.
     pub record_offsets: Vec<u32>,
 }
 
 impl Moved {
-    /// The number after the last of them.
+    /// Returns the number after the last record.
     #[must_use]
     pub fn end(&self) -> RecordNumber {
         RecordNumber(self.first.0 + self.record_offsets.len() as u64)
     }
 
-    /// Where a record is, if it is one of them.
+    /// Returns the location of a record, if it is one of these.
     #[must_use]
     pub fn location(&self, number: RecordNumber) -> Option<Location> {
         let index = usize::try_from(number.0.checked_sub(self.first.0)?).ok()?;
@@ -83,42 +89,44 @@ impl Moved {
     }
 }
 
-/// A reclaim that is under way. Dropped before its end, it leaves a journal that is as good and longer.
+/// A reclaim in progress. If it is dropped before its end, the journal is intact but longer.
 #[derive(Debug)]
 pub struct Reclaim {
-    /// Of each service the first record that it still needs; one that is left out needs all.
+    /// The first record that each service still needs. A service that is left out needs all of its records.
     needed: BTreeMap<Name, RecordNumber>,
-    /// The segment that was active when it began. This and later ones are left for the next time, or it might never end.
+    /// The segment that was active at the start. This one and later ones are left for the next reclaim, or this one
+    /// might never end.
     end: u64,
     reclaimed: Reclaimed,
 }
 
-/// What became of a reclaim.
+/// The result of a step.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Step {
-    /// It goes on. These records can be read elsewhere from now on; where they were, until the next step at least.
+    /// The reclaim continues. These records can be read at their new locations from now on, and at the old ones at
+    /// least until the next step.
     Going(Vec<Moved>),
-    /// It is over.
+    /// The reclaim has ended.
     Over(Reclaimed),
 }
 
-/// Records that are being relocated.
+/// A relocation in progress.
 #[derive(Debug, Default)]
 pub(super) struct Relocation {
-    /// The services, and of each the next record that is to be read.
+    /// The services, and the next record to read of each.
     next: BTreeMap<Name, RecordNumber>,
-    /// The last frame that was read: its segment, and where it begins there.
+    /// The last frame that was read: its segment, and its offset there.
     read: Option<(u64, u32)>,
     /// The file of that segment.
     file: Option<Box<dyn StorageFile>>,
-    /// What was read and is not written yet.
+    /// Records that were read but not written yet.
     read_ahead: VecDeque<(Name, RecordNumber, Vec<u8>)>,
     read_ahead_bytes: usize,
-    /// What the copies are to their segments.
+    /// The shares that the copies have in their segments.
     copies: BTreeMap<u64, BTreeMap<Name, Share>>,
-    /// Bytes that the services appended and no step has made up for.
+    /// Bytes that the services appended and no step has compensated for.
     appended_bytes: u64,
-    /// What was committed since the last step.
+    /// The frames that were committed since the last step.
     committed: Reading,
 }
 
@@ -134,7 +142,7 @@ impl Reading {
         self.frames == 0 || self.bytes == 0
     }
 
-    /// One frame less.
+    /// Subtracts a frame.
     fn take(&mut self, frame_bytes: usize) {
         self.frames = self.frames.saturating_sub(1);
         self.bytes = self.bytes.saturating_sub(frame_bytes);
@@ -142,13 +150,13 @@ impl Reading {
 }
 
 impl Relocation {
-    /// What a step may read. What was committed comes on top, or services that write much were never caught up with.
+    /// Returns how much a step may read. Committed frames are added, or a step could never catch up with busy services.
     fn begin_reading(&mut self) -> Reading {
         let Reading { frames, bytes } = std::mem::take(&mut self.committed);
         Reading { frames: frames + RELOCATION_READ_FRAMES, bytes: bytes + RELOCATION_READ_BYTES }
     }
 
-    /// Takes note of a frame that was committed meanwhile.
+    /// Records a frame that was committed during the relocation.
     pub(super) fn note(&mut self, header: &FrameHeader) {
         self.committed.frames += 1;
         self.committed.bytes += header.frame_bytes;
@@ -162,12 +170,12 @@ impl Relocation {
         match run.kind {
             RunKind::Continue => self.appended_bytes += u64::from(run.bytes),
             RunKind::Relocated => {}
-            // What there was of it does not count any more.
+            // Earlier records of the service no longer count.
             RunKind::Begin | RunKind::End => self.forget(&run.service),
         }
     }
 
-    /// Carries a service no further.
+    /// Removes a service from the relocation.
     pub(super) fn forget(&mut self, service: &Name) {
         if self.next.remove(service).is_some() {
             self.read_ahead.retain(|(of, ..)| of != service);
@@ -184,19 +192,19 @@ impl Relocation {
     }
 }
 
-/// What was staged of each service: the number of the first record, and their places.
+/// The staged records of each service: the number of the first record, and their places.
 type Copies = BTreeMap<Name, (RecordNumber, Vec<Staged>)>;
 
-/// Services with records that cannot be read, or not be written again.
+/// Services with records that cannot be read, or cannot be written again.
 struct Unrelocatable {
     services: Vec<Name>,
-    /// False for an error of the storage that may pass.
+    /// False for an error of the storage that may be temporary.
     is_for_good: bool,
 }
 
 impl Log {
-    /// Begins to give up the oldest segments, as far as nobody needs them. `needed` says of each service which record is
-    /// the first that it still needs; a service that it leaves out needs all. One that is under way is given up.
+    /// Begins to truncate the oldest segments, as far as no service needs them. `needed` has the first record that each
+    /// service still needs; a service that it leaves out needs all of its records. A reclaim in progress is abandoned.
     pub fn begin_reclaim(&mut self, needed: BTreeMap<Name, RecordNumber>) -> Reclaim {
         self.relocation = None;
         self.relocatable_bytes = self.relocatable_bytes.min(self.segment_bytes() / RELOCATED_SHARE);
@@ -204,11 +212,11 @@ impl Log {
         Reclaim { needed, end, reclaimed: Reclaimed::default() }
     }
 
-    /// Goes on with a reclaim: writes a frame of records that are relocated, or gives up a segment.
+    /// Continues a reclaim: writes a frame of relocated records, or truncates a segment.
     ///
     /// # Errors
-    /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::NotBegun`]: it can be tried again.
-    /// [`LogError::Poisoned`].
+    /// [`LogError::FrameFull`] if records are staged: commit them first. [`LogError::NotBegun`]: the call can be
+    /// repeated. [`LogError::Poisoned`].
     pub fn step(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
         if !self.builder.is_empty() {
@@ -217,14 +225,14 @@ impl Log {
         self.step_while_held(reclaim)
     }
 
-    /// The same while records are staged that wait for room: these stay staged, and copies go before them, into a part of
-    /// the room that is too little for them.
+    /// Continues a reclaim while staged records wait for room. These stay staged. Copies are written before them, into
+    /// a part of the room that is too small for the staged records.
     ///
     /// # Errors
-    /// [`LogError::NotBegun`]: it can be tried again. [`LogError::Poisoned`].
+    /// [`LogError::NotBegun`]: the call can be repeated. [`LogError::Poisoned`].
     pub fn step_while_held(&mut self, reclaim: &mut Reclaim) -> Result<Step, LogError> {
         self.check()?;
-        // What is staged becomes a frame only when it is written, so another can come before it.
+        // Staged records become a frame only when they are written, so another frame can come before it.
         let empty = FrameBuilder::new(frame_bytes_max(&self.options));
         let held = std::mem::replace(&mut self.builder, empty);
         let result = self.try_step(reclaim, &held);
@@ -258,7 +266,7 @@ impl Log {
         });
         let pins: BTreeMap<Name, RecordNumber> = pins.collect();
         if pins.is_empty() {
-            // What the segments that stay say of each service must reach to its end.
+            // The remaining segments must list every service up to its last record.
             if self.roster_segment.is_none_or(|roster| roster <= oldest.number) {
                 self.write_roster()?;
             }
@@ -267,7 +275,7 @@ impl Log {
             return Ok(Step::Going(Vec::new()));
         }
         let unsound: Vec<Name> = pins.keys().filter(|name| !self.is_sound(name)).cloned().collect();
-        // Of a service that begins anew in the frame that is held, what it had counts until that is written.
+        // If the held frame begins a service anew, the old records of the service count until the frame is written.
         let is_replaced = pins.keys().any(|name| held.begins(name));
         if !unsound.is_empty() || is_replaced {
             reclaim.reclaimed.pinned_by = unsound;
@@ -282,7 +290,7 @@ impl Log {
         }
         let next = pins.into_iter().map(|(name, needed)| {
             let first = self.services.get(&name).map_or(RecordNumber(1), |kept| kept.first);
-            // One is relocated in any case: only a whole set makes up for one that was cut off.
+            // At least one record is relocated: only a complete set supersedes an interrupted one.
             let last = self.committed.get(&name).map_or(first, |end| RecordNumber(end.0 - 1));
             (name, needed.min(last).max(first))
         });
@@ -290,9 +298,10 @@ impl Log {
         self.continue_relocation(Relocation { next, ..Relocation::default() }, reclaim)
     }
 
-    /// Whether what these need may be relocated: while the journal is short of room, only if it takes little of what is left,
-    /// or if the next segment's file can be made. Then the segments that are given up are the room which is missing. The
-    /// next segment is for what is held, if anything is.
+    /// Returns whether the records that these services need may be relocated. While the journal is short of room, that
+    /// is so only if they take little of the remaining room, or if the file of the next segment can be made. In the
+    /// second case the truncated segments provide the missing room. The next segment is for the held records, if there
+    /// are any.
     fn has_reserve(&mut self, pins: &BTreeMap<Name, RecordNumber>, held: &FrameBuilder) -> bool {
         !self.is_short()
             || self.bytes_of(pins) <= self.room() / RESERVE_SHARE
@@ -308,21 +317,21 @@ impl Log {
         self.segments.iter().map(|segment| segment.file_bytes).sum()
     }
 
-    /// Whether all records of a service are there and can be read, as far as is known.
+    /// Returns whether, as far as is known, all records of a service are there and can be read.
     fn is_sound(&self, service: &Name) -> bool {
         let standing = self.services.get(service).map(|kept| kept.standing);
         standing == Some(Integrity::Intact) && !self.unrelocatable.contains(service)
     }
 
-    /// How many bytes the needed records of some services take, and what lies beside them in the same segments.
+    /// Returns the bytes of some services in all segments with records that they need.
     fn bytes_of(&self, pins: &BTreeMap<Name, RecordNumber>) -> u64 {
         let shares = self.segments.iter().flat_map(|segment| &segment.shares);
         let needed = shares.filter(|(name, share)| pins.get(*name).is_some_and(|first| share.last >= *first));
         needed.map(|(_, share)| share.bytes).sum()
     }
 
-    /// Writes the next frame of copies, or more if the services append so much; with the last one the copies count. What
-    /// one step does not make up for, because it has read enough, is left to the next.
+    /// Writes the next frame of copies, or more if the services append as much; the last frame makes the copies count.
+    /// A step that has read enough leaves the rest to the next one.
     fn continue_relocation(&mut self, mut relocation: Relocation, reclaim: &mut Reclaim) -> Result<Step, Failure> {
         let mut moved = Vec::new();
         let mut reading = relocation.begin_reading();
@@ -336,7 +345,8 @@ impl Log {
                     self.relocation = Some(relocation);
                     return Ok(Step::Going(moved));
                 }
-                // What cannot be relocated stays where it is: the next start tells whom damage concerns.
+                // Records that cannot be relocated stay in place: the next start reports the services that the damage
+                // concerns.
                 Err(Unrelocatable { services, is_for_good: true }) => {
                     self.unrelocatable.extend(services.iter().cloned());
                     reclaim.reclaimed.pinned_by = services;
@@ -354,7 +364,7 @@ impl Log {
                 let frame_bytes = committed.frame_bytes() as u64;
                 self.relocatable_bytes = self.relocatable_bytes.saturating_sub(frame_bytes);
                 relocation.appended_bytes = relocation.appended_bytes.saturating_sub(frame_bytes);
-                // From now on there are copies that only a whole set makes up for.
+                // From now on there are copies that only a complete set supersedes.
                 self.half_relocated.extend(staged.keys().cloned());
                 relocation.take_copies(&committed);
                 moved.extend(places(&committed, staged));
@@ -370,7 +380,7 @@ impl Log {
         }
     }
 
-    /// Reads on until there is enough for a frame, or no more. Returns false if it is for the next step to go on.
+    /// Reads on until there is enough for a frame, or no more. Returns false if the next step has to continue.
     fn read_on(&self, relocation: &mut Relocation, reading: &mut Reading) -> Result<bool, Unrelocatable> {
         while relocation.read_ahead_bytes < RELOCATED_FRAME_BYTES && self.behind(relocation).next().is_some() {
             if reading.is_over() {
@@ -381,8 +391,8 @@ impl Log {
         Ok(true)
     }
 
-    /// Reads the next frame that has records which are to be relocated, and returns how long it is. In the order of the
-    /// journal these are in theirs, whatever copies there are of them from an earlier relocation.
+    /// Reads the next frame with records to relocate, and returns its length. Frames in the journal's order have the
+    /// records of a service in their order, whatever copies there are from an earlier relocation.
     fn read_frame(&self, relocation: &mut Relocation) -> Result<usize, Unrelocatable> {
         let Some((segment, frame_offset)) = self.next_frame(relocation) else {
             let services = self.behind(relocation).cloned().collect();
@@ -393,7 +403,7 @@ impl Log {
             relocation.file = None;
         }
         relocation.read = Some((segment, frame_offset));
-        // Of what else is in the frame, records of a service that began anew later do not count.
+        // The frame may have other records of a service that began anew later. These do not count.
         let of_segment = self.segments.binary_search_by_key(&segment, |segment| segment.number);
         let has_share = |name: &Name| {
             let share = of_segment.ok().and_then(|index| self.segments[index].shares.get(name));
@@ -428,8 +438,9 @@ impl Log {
         Ok(header.frame_bytes)
     }
 
-    /// Adds copies to the next frame until it is full enough, or there are no more. A run without records before those of a
-    /// service says how far it got: where no originals are left, a reader knows from it what the copies have to reach.
+    /// Adds copies to the next frame until it is full enough, or there are no more. A run without records comes before
+    /// those of a service and states its next record. Where no originals are left, it shows a reader how far the copies
+    /// have to reach.
     fn stage_copies(&mut self, relocation: &mut Relocation) -> Result<Copies, Unrelocatable> {
         let mut staged = Copies::new();
         while let Some((service, number, record)) = relocation.read_ahead.front()
@@ -443,7 +454,7 @@ impl Log {
             match told.and_then(|()| self.builder.push(RunKind::Relocated, service, *number, record)) {
                 Ok(place) => staged.entry(service.clone()).or_insert((*number, Vec::new())).1.push(place),
                 Err(FrameFull) if staged.is_empty() => {
-                    // It was written when frames could be longer.
+                    // The record was written when frames could be longer.
                     self.builder.clear();
                     return Err(Unrelocatable { services: vec![service.clone()], is_for_good: true });
                 }
@@ -455,14 +466,14 @@ impl Log {
         Ok(staged)
     }
 
-    /// Services of which not all records were read.
+    /// Returns the services that have unread records.
     fn behind<'a>(&'a self, relocation: &'a Relocation) -> impl Iterator<Item = &'a Name> {
         let is_behind =
             |(name, next): &(&Name, &RecordNumber)| self.committed.get(*name).is_some_and(|end| end > *next);
         relocation.next.iter().filter(is_behind).map(|(name, _)| name)
     }
 
-    /// The next frame with records of the services that are relocated: its segment, and where it begins there.
+    /// Returns the next frame with records of the relocated services: its segment, and its offset there.
     fn next_frame(&self, relocation: &Relocation) -> Option<(u64, u32)> {
         let from = relocation.read.map_or(0, |(segment, _)| segment);
         let first = self.segments.partition_point(|segment| segment.number < from);
@@ -477,9 +488,10 @@ impl Log {
         })
     }
 
-    /// From now on the copies are what segments have of the services that were relocated.
+    /// Replaces the segments' shares of the relocated services by the copies.
     fn replace_by_copies(&mut self, relocation: Relocation) -> Result<(), Failure> {
-        // After damage, it tells that there were no more copies. It may begin a segment, as long as the originals count.
+        // After damage, the roster shows that there were no more copies. It may begin a segment, as long as the
+        // originals count.
         self.write_roster()?;
         let Relocation { next, mut copies, .. } = relocation;
         for segment in &mut self.segments {
@@ -490,7 +502,7 @@ impl Log {
         Ok(())
     }
 
-    /// Gives up the oldest segment, which is not the active one.
+    /// Truncates the oldest segment, which is not the active one.
     fn retire_oldest(&mut self) -> Result<(), Failure> {
         let Some(oldest) = self.segments.front() else { return Ok(()) };
         let name = segment_name(oldest.number);
@@ -499,9 +511,9 @@ impl Log {
         let failed = |is_final| move |error| Failure { action: "give up a segment", error, is_final };
         let result = if is_spare { self.storage.rename(&name, &spare) } else { self.storage.remove(&name) };
         match result {
-            // It was renamed or removed, although that was reported to have failed.
+            // The segment was renamed or removed, although an error was reported.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            // It stays a segment until the next reclaim.
+            // The file remains a segment until the next reclaim.
             result => result.map_err(failed(false))?,
         }
         self.segments.pop_front();
@@ -513,7 +525,7 @@ impl Log {
     }
 }
 
-/// Where the records of a frame with copies are.
+/// Returns the locations of the records in a frame with copies.
 fn places(committed: &Committed, staged: Copies) -> impl Iterator<Item = Moved> {
     staged.into_iter().map(|(service, (first, places))| Moved {
         service,

@@ -8,69 +8,68 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The file whose lock stands for the directory's.
+/// The file whose lock represents the directory's lock.
 const LOCK_FILE: &str = "lock";
 
-/// Bits of a mode that a data directory has not: others may replace what is in it.
+/// The mode bits that a data directory must not have: with them, others could replace its files.
 const OTHERS_WRITE: u32 = 0o022;
 
-/// Bits of a mode that a file in it has not: others may read states and hashes of passwords. A group may read, if somebody
-/// gave it that.
+/// The mode bits that its files must not have: with them, others could read states and hashes of passwords. A group may
+/// read if an operator allowed that.
 const OTHERS_USE: u32 = 0o037;
 
 /// The unit of [`MetadataExt::blocks`], in bytes.
 #[cfg(target_os = "linux")]
 const BLOCK_BYTES: u64 = 512;
 
-/// What a file takes behind its end without any room being held there, in bytes: the rest of its last block, and what the
-/// file system notes of it.
+/// The most that a file takes after its end without any reserved space, in bytes: the rest of its last block, and the
+/// file system's metadata.
 #[cfg(target_os = "linux")]
 const HELD_BYTES_MIN: u64 = 64 * 1024;
 
-/// How often a file that is to be locked is opened again if it is replaced meanwhile.
+/// The number of attempts to open and lock a file that is replaced meanwhile.
 const LOCK_ATTEMPTS: usize = 16;
 
 /// A directory on disk.
 #[derive(Debug)]
 pub struct DiskStorage {
     path: PathBuf,
-    /// The directory itself, whatever stands at its path later.
+    /// The directory itself, independent of what is at its path later.
     directory: File,
-    /// Whether it is opened to be looked at alone.
+    /// Whether it is opened only to be read.
     is_looked_at: bool,
-    /// Whether this process may not write to it, which shows when it is locked.
+    /// Whether this process may not write to it. This is known once it is locked.
     is_read_only: AtomicBool,
-    /// The files that are locked, while the lock is held.
+    /// The locked files, while the lock is held.
     locks: Arc<Mutex<Option<Locks>>>,
 }
 
-/// The files whose locks stand for the directory's.
+/// The files whose locks represent the directory's lock.
 #[derive(Debug)]
 struct Locks {
-    /// The lock's file.
     lock: File,
-    /// The [`LASTING_FILE`], once there is one, where files can be locked that this process may open.
+    /// The [`LASTING_FILE`], once it exists, if files can be locked and this process may open it.
     lasting: Option<File>,
 }
 
 impl DiskStorage {
-    /// The directory at `path`, which is created if it is missing; its parent must be there. Its own name is then safe
-    /// too.
+    /// Opens the directory at `path`, and creates it if it is missing. Its parent must exist. Its own name is then
+    /// durable too.
     ///
     /// # Errors
-    /// It is no directory, or it cannot be created.
+    /// The path is not a directory, or the directory cannot be created.
     pub fn create(path: &Path) -> io::Result<Self> {
         match fs::DirBuilder::new().mode(0o700).create(path) {
             Ok(()) => {}
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             Err(error) => return Err(error),
         }
-        // Whoever created it may have died before this.
+        // A previous process may have died between the creation and this sync.
         sync_parent(path)?;
         Self::open(path)
     }
 
-    /// The directory at `path`.
+    /// Opens the directory at `path`.
     ///
     /// # Errors
     /// There is none.
@@ -83,8 +82,8 @@ impl DiskStorage {
         Ok(Self { path: path.to_owned(), directory, is_looked_at: false, is_read_only, locks: Arc::default() })
     }
 
-    /// The directory at `path`, to look at what is in it. If this process may not write to it, it is locked all the same as
-    /// far as it can be.
+    /// Opens the directory at `path` only to read it. If this process may not write to it, the lock is still taken as
+    /// far as possible.
     ///
     /// # Errors
     /// There is none.
@@ -92,13 +91,13 @@ impl DiskStorage {
         Ok(Self { is_looked_at: true, ..Self::open(path)? })
     }
 
-    /// Whether nothing is written to it, not even a lock's file. Known once it is locked.
+    /// Returns whether nothing is written to the directory, not even a lock file. This is known once it is locked.
     #[must_use]
     pub fn is_read_only(&self) -> bool {
         self.is_read_only.load(Ordering::Acquire)
     }
 
-    /// Refuses a directory that others may write to, and takes from others what they may do with its files.
+    /// Refuses a directory that others may write to, and removes others' permissions from its files.
     fn restrict(&self) -> io::Result<()> {
         let mode = self.directory.metadata()?.permissions().mode() & 0o7777;
         if mode & OTHERS_WRITE != 0 {
@@ -113,14 +112,14 @@ impl DiskStorage {
             let path = self.path.join(name);
             let Ok(mode) = fs::symlink_metadata(&path).map(|metadata| metadata.permissions().mode()) else { continue };
             if mode & OTHERS_USE != 0 {
-                // A file of somebody else is as it was when this directory was opened before.
+                // This fails for a file of another owner, which stays as it was at earlier starts.
                 let _ = fs::set_permissions(&path, fs::Permissions::from_mode(mode & !OTHERS_USE & 0o7777));
             }
         }
         Ok(())
     }
 
-    /// Locks a directory that is only read: no server may take it meanwhile, if it allows that.
+    /// Locks a directory that is only read: no server may lock it meanwhile, if its permissions allow this lock.
     fn lock_shared(&self) -> io::Result<LockGuard> {
         let mut held = Vec::new();
         for path in [self.path.clone(), self.path.join(LOCK_FILE), self.path.join(LASTING_FILE)] {
@@ -128,7 +127,7 @@ impl DiskStorage {
             match file.try_lock_shared() {
                 Ok(()) => held.push(file),
                 Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::WouldBlock.into()),
-                // A file system that locks nothing.
+                // The file system does not support locks.
                 Err(TryLockError::Error(_)) => {}
             }
         }
@@ -145,8 +144,9 @@ impl DiskStorage {
     }
 }
 
-/// What holds a directory: its own lock, which nobody can tidy up; that of the lock's file, which older releases look at
-/// alone; and that of the [`LASTING_FILE`]: a network file system may lock no directories, or only within one machine.
+/// The locks of a directory: its own, which nobody can tidy up; that of the lock file, which is the only one that older
+/// releases check; and that of the [`LASTING_FILE`]. A network file system may not lock directories, or only within one
+/// machine.
 struct Held {
     _directory: Option<File>,
     locks: Arc<Mutex<Option<Locks>>>,
@@ -158,7 +158,7 @@ impl Drop for Held {
     }
 }
 
-/// Whether both are of the same file.
+/// Returns whether both are of the same file.
 fn is_same(one: &fs::Metadata, other: &fs::Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -167,13 +167,14 @@ fn identity(metadata: &fs::Metadata) -> FileIdentity {
     FileIdentity { device: metadata.dev(), number: metadata.ino(), created: metadata.created().ok() }
 }
 
-/// The identity of the file at `path`, which may be a link itself.
+/// Returns the identity of the file at `path`, which may itself be a link.
 #[cfg(target_os = "linux")]
 fn identity_at(path: &Path) -> io::Result<FileIdentity> {
     use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
     use std::time::{Duration, UNIX_EPOCH};
-    // Of the times that of the creation alone. Linux notes the time of a change more finely once somebody has asked for the
-    // last one (multigrain timestamps, since 6.13): then each write changes the inode, which takes half as long as a sync.
+    // Ask for no other time than that of the creation. Since 6.13 (multigrain timestamps), Linux records the time of a
+    // change more finely once a process has asked for the last one. Then each write changes the inode, which takes half
+    // as long as a sync.
     let found = match statx(CWD, path, AtFlags::SYMLINK_NOFOLLOW, StatxFlags::INO | StatxFlags::BTIME) {
         // Older systems and some sandboxes do not have the call.
         Err(rustix::io::Errno::NOSYS | rustix::io::Errno::PERM) => return Ok(identity(&fs::symlink_metadata(path)?)),
@@ -197,28 +198,28 @@ fn open_lock_file(directory: &Path) -> io::Result<File> {
     private().create(true).truncate(false).write(true).open(directory.join(LOCK_FILE))
 }
 
-/// Locks the lock's file in `directory`: the one that has that name once it is locked.
+/// Opens and locks the lock file in `directory`: the file that still has that name once it is locked.
 fn lock_file(directory: &Path) -> io::Result<File> {
     lock_named(&directory.join(LOCK_FILE), || open_lock_file(directory))
 }
 
-/// Locks the [`LASTING_FILE`] in `directory`. Returns none if there is none yet, or it cannot be locked.
+/// Locks the [`LASTING_FILE`] in `directory`. Returns none if the file does not exist yet or cannot be locked.
 ///
 /// # Errors
-/// [`io::ErrorKind::WouldBlock`] if another process holds it.
+/// [`io::ErrorKind::WouldBlock`] if another process holds the lock.
 fn lock_lasting_file(directory: &Path) -> io::Result<Option<File>> {
     let path = directory.join(LASTING_FILE);
-    // To write, or a network file system gives no lock that excludes others.
+    // Open it for writing, or a network file system gives no lock that excludes others.
     let open = || File::options().read(true).write(true).open(&path).or_else(|_| File::open(&path));
     match lock_named(&path, open) {
         Ok(file) => Ok(Some(file)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(error),
-        // Whoever needs the file learns that it cannot be opened.
+        // Code that needs the file reports later that it cannot be opened.
         Err(_) => Ok(None),
     }
 }
 
-/// Locks what `open` opens at `path`: the file that has that name once it is locked.
+/// Locks the file that `open` opens at `path`: the file that still has that name once it is locked.
 fn lock_named(path: &Path, open: impl Fn() -> io::Result<File>) -> io::Result<File> {
     for _ in 0..LOCK_ATTEMPTS {
         let file = open()?;
@@ -246,7 +247,7 @@ impl Storage for DiskStorage {
         } else {
             self.restrict()?;
         }
-        // Opened anew: a lock belongs to what was opened, and ends with it.
+        // Open it again: a lock belongs to an open file, and ends with it.
         let directory = File::open(&self.path)?;
         if !is_same(&directory.metadata()?, &self.directory.metadata()?) {
             return Err(replaced());
@@ -269,7 +270,7 @@ impl Storage for DiskStorage {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 return Err(replaced());
             }
-            // That it cannot be looked at does not say that it is another.
+            // A path that cannot be examined need not have been replaced.
             Err(_) => {}
         }
         let mut locks = self.locks.lock().unwrap_or_else(PoisonError::into_inner);
@@ -279,23 +280,23 @@ impl Storage for DiskStorage {
             Err(error) => error.kind() != io::ErrorKind::NotFound,
         };
         if !is_there {
-            // Somebody tidied up. An older release must find it locked again.
+            // An operator removed the file. An older release must find it locked again.
             match lock_file(&self.path) {
                 Ok(file) => held.lock = file,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Err(taken(LOCK_FILE)),
-                // The directory's own lock is held; the file's turn comes with the next check.
+                // The directory's own lock is held. The next check retries the file's lock.
                 Err(_) => {}
             }
         }
         match (&held.lasting, fs::metadata(self.path.join(LASTING_FILE))) {
             (Some(own), Ok(named)) if !is_same(&named, &own.metadata()?) => return Err(other_file(LASTING_FILE)),
             (Some(_), Err(error)) if error.kind() == io::ErrorKind::NotFound => return Err(no_file(LASTING_FILE)),
-            // It was created since.
+            // The file was created meanwhile.
             (None, Ok(_)) => match lock_lasting_file(&self.path) {
                 Ok(file) => held.lasting = file,
                 Err(_) => return Err(taken(LASTING_FILE)),
             },
-            // There is none yet, or it cannot be looked at, which does not say that it is another.
+            // The file does not exist yet. Or it cannot be examined, and then it need not have been replaced.
             _ => {}
         }
         Ok(())
@@ -308,7 +309,7 @@ impl Storage for DiskStorage {
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Err(no_file(name))
             }
-            // That it cannot be looked at does not say that it is another.
+            // A path that cannot be examined need not have been replaced.
             Err(_) => Ok(()),
         }
     }
@@ -324,12 +325,13 @@ impl Storage for DiskStorage {
         Ok(Box::new(DiskFile::new(file)))
     }
 
-    // Elsewhere a sync may do more than this flag: it reaches the medium, and the flag the drive's cache.
+    // On other systems a sync may do more than this flag: it reaches the medium, and the flag only the drive's cache.
     #[cfg(target_os = "linux")]
     fn open_synced(&self, name: &str) -> io::Result<Box<dyn StorageFile>> {
         self.refuse_write()?;
         let mut options = File::options();
-        // On Linux each write is then synced as by `fdatasync`, in one system call instead of two: a tenth less.
+        // On Linux each write is then synced as by `fdatasync`, in one system call instead of two, which takes a tenth
+        // less.
         let file = options.read(true).write(true).custom_flags(libc::O_DSYNC).open(self.path_of(name)?)?;
         Ok(Box::new(DiskFile { file, syncs_writes: true }))
     }
@@ -359,24 +361,24 @@ impl Storage for DiskStorage {
     }
 
     fn sync_directory(&self) -> io::Result<()> {
-        // By what was opened at first: no descriptor is needed in the middle of a commit.
+        // Use the open directory: in the middle of a commit, no new descriptor is needed.
         self.directory.sync_all()
     }
 }
 
-/// Another process has locked a file of this name.
+/// Returns the error for a file of this name that another process has locked.
 fn taken(name: &str) -> io::Error {
     let text =
         format!("its file '{name}' was removed or is new, and another process has locked it; stop one of the two");
     io::Error::other(text)
 }
 
-/// Another file has the name of one that was opened.
+/// Returns the error for a name that now refers to another file than the open one.
 fn other_file(name: &str) -> io::Error {
     io::Error::other(format!("another file stands at its '{name}'; put the one back that was opened, and start again"))
 }
 
-/// No file has the name of one that was opened.
+/// Returns the error for a name that no longer refers to any file.
 fn no_file(name: &str) -> io::Error {
     let text = format!(
         "no file stands at its '{name}' any more; move the one back that was opened, or put the newest copy there, and \
@@ -389,16 +391,16 @@ fn replaced() -> io::Error {
     io::Error::other("another directory stands at its path, or none; put the one back that was opened, and start again")
 }
 
-/// Creates a file anywhere, for what is to leave a data directory. Nobody but its owner may use it.
+/// Creates a file at any path, for data that leaves a data directory. Only its owner may use it.
 ///
 /// # Errors
-/// There is one of this name, or it cannot be created.
+/// There is a file of this name, or it cannot be created.
 pub fn create_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
     let file = private().create_new(true).read(true).write(true).open(path)?;
     Ok(Box::new(DiskFile::new(file)))
 }
 
-/// Opens a file anywhere, to read it only.
+/// Opens a file at any path, read-only.
 ///
 /// # Errors
 /// It cannot be opened.
@@ -406,22 +408,22 @@ pub fn open_file(path: &Path) -> io::Result<Box<dyn StorageFile>> {
     Ok(Box::new(DiskFile::new(File::open(path)?)))
 }
 
-/// Gives a file its name, in the same directory. It is safe when this returns.
+/// Renames a file within its directory. The new name is durable when this returns.
 ///
 /// # Errors
-/// It has the old or the new name.
+/// The file has the old or the new name.
 pub fn rename_file(from: &Path, to: &Path) -> io::Result<()> {
     fs::rename(from, to)?;
     sync_parent(to)
 }
 
-/// Makes the names safe in the directory that `path` is in.
+/// Makes the names durable in the directory that contains `path`.
 fn sync_parent(path: &Path) -> io::Result<()> {
     let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(parent)?.sync_all()
 }
 
-/// Options for a file of the owner alone: states and secrets are nobody else's.
+/// Returns options for a file that only its owner may use, because it may contain states and secrets.
 fn private() -> fs::OpenOptions {
     let mut options = File::options();
     options.mode(0o600);
@@ -431,7 +433,7 @@ fn private() -> fs::OpenOptions {
 #[derive(Debug)]
 struct DiskFile {
     file: File,
-    /// Whether a write returns once its bytes are safe.
+    /// Whether a write returns only once its bytes are durable.
     syncs_writes: bool,
 }
 
@@ -465,7 +467,7 @@ impl StorageFile for DiskFile {
     #[cfg(target_os = "linux")]
     fn hold_room(&self, bytes: u64, spare: u64) -> io::Result<()> {
         use rustix::fs::{FallocateFlags, fallocate, fstatvfs};
-        // What is behind the end alone: the rest was written.
+        // Reserve space only after the end: the rest was written.
         let metadata = self.file.metadata()?;
         let end = metadata.len();
         if bytes <= end {
@@ -476,15 +478,16 @@ impl StorageFile for DiskFile {
         if spare > 0 && bytes > taken {
             let disk = fstatvfs(&self.file)?;
             let free = disk.f_bavail.saturating_mul(disk.f_frsize);
-            // A file system without a size of its own (tmpfs with `size=0`) has no blocks to tell of.
+            // A file system without a fixed size (tmpfs with `size=0`) reports no blocks.
             if disk.f_blocks > 0 && free < (bytes - taken).saturating_add(spare) {
-                // Where nothing can be held, it does not matter that there is no room for it.
+                // Where space cannot be reserved at all, report that instead of the lack of space.
                 hold(1)?;
                 return Err(io::ErrorKind::StorageFull.into());
             }
         }
         hold(bytes - end).map_err(|error| {
-            // ext4 and XFS keep what they got before the disk was full. A cut releases all that is held.
+            // ext4 and XFS keep the space that they reserved before the disk was full. Truncating the file releases all
+            // of it.
             if taken <= end + HELD_BYTES_MIN {
                 let _ = self.file.set_len(end);
             }
@@ -530,14 +533,14 @@ mod tests {
         fs::remove_file(directory.path().join(LOCK_FILE))?;
         assert_eq!(second.lock().map(drop).map_err(|error| error.kind()), Err(io::ErrorKind::WouldBlock));
         first.check_lock()?;
-        // What an older release does.
+        // An older release does this.
         let file = File::options().write(true).open(directory.path().join(LOCK_FILE))?;
         assert!(matches!(file.try_lock(), Err(TryLockError::WouldBlock)));
         drop(guard);
         second.lock().map(drop)
     }
 
-    /// A file system that locks no directories has the locks of files alone.
+    /// On a file system that cannot lock directories, only the locks of files exclude others.
     #[test]
     fn a_lasting_file_lets_nobody_in_without_the_other_locks() -> io::Result<()> {
         let directory = tempfile::tempdir()?;
@@ -546,7 +549,7 @@ mod tests {
         let guard = storage.lock()?;
         storage.create(LASTING_FILE)?;
         storage.check_lock()?;
-        // What another process finds that has neither the directory's lock nor the file of the first one.
+        // This is what another process finds that has neither the directory's lock nor the first process's lock file.
         let other = || lock_lasting_file(directory.path()).map(drop).map_err(|error| error.kind());
         assert_eq!(other(), Err(io::ErrorKind::WouldBlock), "a new directory");
         drop(guard);
@@ -599,7 +602,7 @@ mod tests {
         assert!(storage.open("b")?.identity()?.is_same(&identity));
         let removed = storage.check_place("a", &identity).expect_err("there is none").to_string();
         assert!(removed.contains("no file stands at its 'a'"), "{removed}");
-        // Nobody has it open, so that the next one may have its number.
+        // No process has the file open, so the next file may have its number.
         storage.remove("b")?;
         storage.create("b")?;
         let replaced = storage.check_place("b", &identity).expect_err("it is another").to_string();
@@ -617,7 +620,7 @@ mod tests {
         let storage = DiskStorage::create(&path)?;
         let guard = storage.lock()?;
         fs::remove_file(path.join(LOCK_FILE))?;
-        // An older release, which looks at nothing else.
+        // An older release checks nothing else.
         let older = open_lock_file(&path)?;
         older.lock()?;
         let lost = storage.check_lock().expect_err("another has it");
@@ -697,7 +700,7 @@ mod tests {
         let file = DiskStorage::create(directory.path())?.create("a")?;
         file.write_all_at(0, b"seven")?;
         match file.hold_room(ROOM_BYTES, 0) {
-            // Not all file systems can.
+            // Not all file systems can reserve space.
             Err(error) if error.kind() == io::ErrorKind::Unsupported => return Ok(()),
             held => held?,
         }
@@ -708,11 +711,11 @@ mod tests {
         assert!(held_bytes()? >= ROOM_BYTES, "{} bytes", held_bytes()?);
         file.set_bytes(5)?;
         assert!(held_bytes()? < ROOM_BYTES, "{} bytes", held_bytes()?);
-        // A disk that would have too little for others is left to them.
+        // On a disk that would have too little left, the space is left to others.
         let refused = file.hold_room(ROOM_BYTES, u64::MAX).map_err(|error| error.kind());
         assert_eq!(refused, Err(io::ErrorKind::StorageFull));
         assert!(held_bytes()? < ROOM_BYTES, "{} bytes", held_bytes()?);
-        // What is held already takes nothing from them.
+        // Space that is already reserved takes nothing from others.
         file.hold_room(ROOM_BYTES, 1)?;
         file.hold_room(ROOM_BYTES, u64::MAX)
     }

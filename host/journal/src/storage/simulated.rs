@@ -1,20 +1,24 @@
-//! A directory in memory that forgets whatever a disk may forget.
+//! A directory in memory that loses whatever a disk may lose.
 //!
-//! What a process reads is always what it wrote. What is left after [`SimulatedStorage::crash`] is decided by the seed:
-//! of every 512-byte sector that was written since the last successful sync of its file, any version since then or the
-//! one before; of a file's length, the last one or that of the last sync; of every creation, renaming and removal since
-//! the last sync of the directory, all or nothing, each on its own. A failed sync is as bad as on Linux: some sectors
-//! are safe, the others are forgotten by the kernel, so that a later sync that succeeds does not bring them to disk.
+//! A process always reads what it wrote. The seed decides what is left after [`SimulatedStorage::crash`]:
+//!
+//! - of every 512-byte sector that was written since the last successful sync of its file: any version since then, or
+//!   the one before;
+//! - of a file's length: the last one, or that of the last sync;
+//! - of every creation, renaming and removal since the last sync of the directory: all or nothing, independently.
+//!
+//! A failed sync is as bad as on Linux: some sectors are durable, and the kernel forgets the others, so that a later
+//! successful sync does not write them to disk.
 
 use super::{FileIdentity, LockGuard, Storage, StorageFile, check_file_name};
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 
-/// What a disk writes as a whole, in bytes.
+/// The unit that a disk writes as a whole, in bytes.
 const SECTOR_BYTES: usize = 512;
 
-/// What can be counted and made to fail.
+/// A kind of operation that can be counted and made to fail.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Operation {
     /// [`Storage::create`].
@@ -27,14 +31,14 @@ pub enum Operation {
     Remove,
     /// [`Storage::sync_directory`].
     SyncDirectory,
-    /// [`StorageFile::write_at`]. One that fails has written a part.
+    /// [`StorageFile::write_at`]. A failed one has written a part.
     Write,
     /// [`StorageFile::read_at`].
     Read,
-    /// [`StorageFile::set_bytes`]. One that fails has done nothing.
+    /// [`StorageFile::set_bytes`]. A failed one has done nothing.
     SetBytes,
-    /// [`StorageFile::hold_room`]. One that is made to fail has done nothing; one that finds the disk full has held what there
-    /// was, as on ext4.
+    /// [`StorageFile::hold_room`]. An injected failure has done nothing. One that finds the disk full has reserved the
+    /// remaining space, as on ext4.
     HoldRoom,
     /// [`StorageFile::sync_data`].
     SyncData,
@@ -47,12 +51,11 @@ pub struct SimulatedStorage(Arc<Disk>);
 #[derive(Debug)]
 struct Disk {
     state: Mutex<State>,
-    /// Whether writes wait.
     is_held: Mutex<bool>,
     released: Condvar,
 }
 
-/// Has every write wait until it is dropped. See [`SimulatedStorage::hold_writes`].
+/// A guard that makes every write wait until it is dropped. See [`SimulatedStorage::hold_writes`].
 #[derive(Debug)]
 #[must_use]
 pub struct HeldWrites(Arc<Disk>);
@@ -64,29 +67,29 @@ impl Drop for HeldWrites {
     }
 }
 
-/// A fault that is still to come, or came. See [`SimulatedStorage::fail`].
+/// An injected fault, pending or fired. See [`SimulatedStorage::fail`].
 #[derive(Debug)]
 pub struct Fault {
     disk: Arc<Disk>,
-    /// Which of the [`State::armed`].
+    /// The index of the fault among [`State::armed`].
     number: usize,
 }
 
 impl Fault {
-    /// Whether the operation has failed that was to.
+    /// Returns whether the fault has made its operation fail.
     #[must_use]
     pub fn has_fired(&self) -> bool {
         self.disk.state.lock().unwrap_or_else(PoisonError::into_inner).armed[self.number].left == 0
     }
 }
 
-/// An operation that is to fail.
+/// A pending fault of an operation.
 #[derive(Debug)]
 struct Armed {
-    /// How the name of the file ends that it is on, if that matters.
+    /// The suffix of the file's name, if the fault is limited to such files.
     ending: Option<String>,
     operation: Operation,
-    /// How many of its kind there are until it has failed.
+    /// The number of such operations up to and including the one that fails.
     left: u64,
 }
 
@@ -94,7 +97,7 @@ struct Armed {
 struct State {
     random: SplitMix64,
     files: Vec<File>,
-    /// Names as the process sees them, and the file that each stands for.
+    /// Names as the process sees them, and the file of each.
     names: BTreeMap<String, usize>,
     durable_names: BTreeMap<String, usize>,
     changes: Vec<Change>,
@@ -102,7 +105,7 @@ struct State {
     operations: u64,
     read_bytes: u64,
     armed: Vec<Armed>,
-    /// Kinds of operations that fail until they are mended.
+    /// The kinds of operations that fail until they are mended.
     broken: BTreeMap<Operation, io::ErrorKind>,
     power_off_at: Option<u64>,
     is_off: bool,
@@ -119,7 +122,7 @@ struct File {
     durable: Vec<u8>,
     /// Every version of a sector that was written since the last sync.
     unsynced: BTreeMap<usize, Vec<Vec<u8>>>,
-    /// Up to where it has room, if that is behind its end.
+    /// The end of the reserved space, if that is after the end of the file.
     held: usize,
 }
 
@@ -131,7 +134,7 @@ enum Change {
 }
 
 impl SimulatedStorage {
-    /// An empty directory. Every choice follows from `seed`.
+    /// Returns an empty directory. `seed` determines every choice.
     #[must_use]
     pub fn new(seed: u64) -> Self {
         let state = Mutex::new(State {
@@ -156,20 +159,20 @@ impl SimulatedStorage {
         Self(Arc::new(Disk { state, is_held: Mutex::new(false), released: Condvar::new() }))
     }
 
-    /// Has every write wait, as a slow disk does, until what is returned is dropped.
+    /// Makes every write wait, as a slow disk does, until the returned guard is dropped.
     pub fn hold_writes(&self) -> HeldWrites {
         *self.0.is_held.lock().unwrap_or_else(PoisonError::into_inner) = true;
         HeldWrites(Arc::clone(&self.0))
     }
 
-    /// Cuts the power, and gives the directory as it is found afterwards. Faults and settings are not taken over. What
-    /// still uses the old one gets errors.
+    /// Cuts the power, and returns the directory as a start finds it afterwards. Faults and settings are not copied.
+    /// Users of the old directory get errors.
     #[must_use]
     pub fn crash(&self) -> Self {
         let mut state = self.state();
         state.is_off = true;
         let mut random = SplitMix64(state.random.next());
-        // Some crashes keep nearly all, some nearly nothing.
+        // Some crashes retain nearly everything, some nearly nothing.
         let kept_of_four = random.below(5);
         let is_kept = |random: &mut SplitMix64| random.below(4) < kept_of_four;
         let mut names = state.durable_names.clone();
@@ -187,7 +190,7 @@ impl SimulatedStorage {
             for (sector, versions) in &file.unsynced {
                 let start = sector * SECTOR_BYTES;
                 if start < bytes.len() && is_kept(&mut random) {
-                    // The newest version most of the time.
+                    // Choose the newest version most of the time.
                     let back = random.below(2 * versions.len() as u64).saturating_sub(versions.len() as u64);
                     let version = &versions[versions.len() - 1 - usize::try_from(back).unwrap_or(0)];
                     let end = bytes.len().min(start + version.len());
@@ -212,9 +215,9 @@ impl SimulatedStorage {
         self.arm(Armed { ending: None, operation, left: nth })
     }
 
-    /// Makes the `nth` operation of this kind from now fail on files whose names end with `ending`. Unlike those of
-    /// [`SimulatedStorage::fail`] no other file takes it, whatever else is written meanwhile. A file has the name that it
-    /// has when the operation comes; a renaming is of the old one.
+    /// Makes the `nth` operation of this kind from now fail on files whose names end with `ending`. Unlike with
+    /// [`SimulatedStorage::fail`], writes to other files cannot consume the fault. The name of a file is the one that
+    /// it has at the time of the operation; for a rename, the old one.
     pub fn fail_in(&self, ending: &str, operation: Operation, nth: u64) -> Fault {
         self.arm(Armed { ending: Some(ending.to_owned()), operation, left: nth })
     }
@@ -230,12 +233,12 @@ impl SimulatedStorage {
         self.state().broken.insert(operation, kind);
     }
 
-    /// Ends what [`SimulatedStorage::break_down`] began.
+    /// Ends the failures that [`SimulatedStorage::break_down`] began.
     pub fn mend(&self, operation: Operation) {
         self.state().broken.remove(&operation);
     }
 
-    /// Puts another directory in the place of this one: what still uses this one does not have its lock any more.
+    /// Replaces this directory by another one: users of this one no longer have its lock.
     pub fn replace(&self) {
         self.state().is_replaced = true;
     }
@@ -246,59 +249,59 @@ impl SimulatedStorage {
         state.power_off_at = Some(state.operations + nth);
     }
 
-    /// Whether the power is off.
+    /// Returns whether the power is off.
     #[must_use]
     pub fn is_off(&self) -> bool {
         self.state().is_off
     }
 
-    /// Lets writes write less than asked for now and then.
+    /// Makes some writes shorter than requested.
     pub fn write_short(&self) {
         self.state().is_writing_short = true;
     }
 
-    /// Makes every sync a lie that reports success. It is there to show that a test can fail.
+    /// Makes every sync report success without syncing, to show that a test can fail.
     pub fn ignore_syncs(&self) {
         self.state().is_ignoring_syncs = true;
     }
 
-    /// Limits [`SimulatedStorage::taken_bytes`]: a disk that is full beyond `bytes`.
+    /// Limits [`SimulatedStorage::taken_bytes`] to `bytes`, after which the disk is full.
     pub fn limit_space(&self, bytes: u64) {
         self.state().space_bytes = bytes;
     }
 
-    /// How many operations of a kind there were.
+    /// Returns the number of operations of a kind.
     #[must_use]
     pub fn count(&self, operation: Operation) -> u64 {
         self.state().counts.get(&operation).copied().unwrap_or(0)
     }
 
-    /// How many operations there were.
+    /// Returns the number of all operations.
     #[must_use]
     pub fn operations(&self) -> u64 {
         self.state().operations
     }
 
-    /// Returns how many bytes were read of files.
+    /// Returns the number of bytes that were read from files.
     #[must_use]
     pub fn read_bytes(&self) -> u64 {
         self.state().read_bytes
     }
 
-    /// The sum of all files' lengths, in bytes.
+    /// Returns the sum of all files' lengths, in bytes.
     #[must_use]
     pub fn used_bytes(&self) -> u64 {
         let state = self.state();
         state.names.values().map(|&file| state.files[file].bytes.len() as u64).sum()
     }
 
-    /// The same, with the room that is held for files behind their ends.
+    /// Returns the sum of all files' lengths and of the space reserved after their ends, in bytes.
     #[must_use]
     pub fn taken_bytes(&self) -> u64 {
         self.state().taken_bytes()
     }
 
-    /// An independent copy of the directory, as it would be found after a proper stop of everything.
+    /// Returns an independent copy of the directory, as a start would find it after a clean stop of everything.
     #[must_use]
     pub fn copy(&self) -> Self {
         let state = self.state();
@@ -315,7 +318,7 @@ impl SimulatedStorage {
         copy
     }
 
-    /// Rot: inverts the bits of `mask` in one byte on the disk. Nothing happens if there is no such byte.
+    /// Simulates rot: inverts the bits of `mask` in one byte on the disk. Does nothing if there is no such byte.
     pub fn flip(&self, name: &str, offset: usize, mask: u8) {
         let mut state = self.state();
         let Some(&file) = state.names.get(name) else { return };
@@ -327,7 +330,7 @@ impl SimulatedStorage {
         }
     }
 
-    /// Rot: cuts a file off.
+    /// Simulates rot: truncates a file.
     pub fn truncate(&self, name: &str, bytes: usize) {
         let mut state = self.state();
         let Some(&file) = state.names.get(name) else { return };
@@ -345,20 +348,20 @@ impl SimulatedStorage {
     }
 }
 
-/// What becomes of an operation.
+/// The outcome of an operation.
 enum Fate {
     Done,
     Fails(io::Error),
 }
 
 impl State {
-    /// Counts an operation on a file and decides what becomes of it.
+    /// Counts an operation on a file, and decides its outcome.
     fn enter_file(&mut self, operation: Operation, file: usize) -> io::Result<Fate> {
         let name = self.names.iter().find(|(_, other)| **other == file).map(|(name, _)| name.clone());
         self.enter(operation, name.as_deref())
     }
 
-    /// Counts an operation, on the file of this name if it is on one, and decides what becomes of it.
+    /// Counts an operation, and decides its outcome. `name` is that of its file, if it has one.
     fn enter(&mut self, operation: Operation, name: Option<&str>) -> io::Result<Fate> {
         if self.is_off {
             return Err(power_is_off());
@@ -391,7 +394,7 @@ impl State {
         self.names.values().map(|&file| self.files[file].room() as u64).sum()
     }
 
-    /// Checks that there is room for a file up to `end`.
+    /// Checks that the disk has room for a file up to `end`.
     fn check_room(&self, file: usize, end: usize) -> io::Result<()> {
         let growth = end.saturating_sub(self.files[file].room()) as u64;
         if growth > 0 && self.taken_bytes() + growth > self.space_bytes {
@@ -400,7 +403,7 @@ impl State {
         Ok(())
     }
 
-    /// A change of names. When the power goes off in the middle, the crash decides.
+    /// Applies a change of names. If the power goes off in the middle, the crash decides whether it counts.
     fn change(&mut self, operation: Operation, change: Change) -> io::Result<()> {
         let (Change::Create { name, .. } | Change::Rename { from: name, .. } | Change::Remove { name, .. }) = &change;
         let fate = self.enter(operation, Some(name))?;
@@ -528,7 +531,7 @@ fn identity_of(file: usize) -> FileIdentity {
     FileIdentity { device: 0, number: file as u64, created: None }
 }
 
-/// Gives the lock back.
+/// A guard that releases the lock when it is dropped.
 struct Unlock(SimulatedStorage);
 
 impl Drop for Unlock {
@@ -591,7 +594,7 @@ impl StorageFile for SimulatedFile {
         let fate = state.enter_file(Operation::SetBytes, self.file)?;
         let bytes = usize::try_from(bytes).map_err(io::Error::other)?;
         state.check_room(self.file, bytes)?;
-        // When the power goes off in the middle, the crash decides.
+        // If the power goes off in the middle, the crash decides.
         if matches!(fate, Fate::Done) || state.is_off {
             state.files[self.file].set_bytes(bytes);
         }
@@ -643,7 +646,7 @@ impl StorageFile for SimulatedFile {
 }
 
 impl File {
-    /// How much room it takes, in bytes.
+    /// Returns the room that the file takes, in bytes.
     fn room(&self) -> usize {
         self.bytes.len().max(self.held)
     }
@@ -664,8 +667,8 @@ impl File {
         }
     }
 
-    /// Zeros that are added are versions of their sectors, like those that are written: the disk may still have there
-    /// what an unsynced cut took away.
+    /// Sets the length of the file. Added zeros are versions of their sectors, like written bytes: the disk may still
+    /// have the old bytes that an unsynced truncation removed.
     fn set_bytes(&mut self, bytes: usize) {
         let before = self.bytes.len();
         if bytes <= before {
@@ -700,7 +703,7 @@ impl File {
         let start = sector * SECTOR_BYTES;
         let end = self.bytes.len().min(start + SECTOR_BYTES);
         if start >= end {
-            // It was cut off.
+            // The sector was truncated.
             return;
         }
         if self.durable.len() < end {
@@ -710,7 +713,7 @@ impl File {
     }
 }
 
-/// A small generator of random numbers, by Sebastiano Vigna: a choice of faults needs no better one.
+/// `SplitMix64`, a small generator of random numbers by Sebastiano Vigna. Choosing faults needs no better one.
 #[derive(Debug, Clone)]
 struct SplitMix64(u64);
 
@@ -723,7 +726,7 @@ impl SplitMix64 {
         mixed ^ (mixed >> 31)
     }
 
-    /// A number below `bound`.
+    /// Returns a number below `bound`.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
     }

@@ -1,9 +1,10 @@
-//! Relocated records: whatever cuts a relocation off, none is lost, none comes twice, and nobody is distrusted.
+//! Relocated records: wherever a relocation is interrupted, no record is lost or found twice, and no service is
+//! distrusted.
 
 use super::*;
 use crate::segments::{RELOCATED_SHARE, RELOCATION_READ_BYTES, RELOCATION_READ_FRAMES};
 
-/// Records that are long enough for a few to fill a frame.
+/// The length of a record, in bytes, so that a few fill a frame.
 const LONG_BYTES: usize = 2000;
 
 /// Appends a long record to a service as a frame of its own.
@@ -18,8 +19,8 @@ fn append_long(log: &mut Log, histories: &mut Histories, service: usize) -> Resu
     Ok(())
 }
 
-/// A service that has rested since it wrote its 60 long records, and one that wrote much since. Needed are all of the
-/// first, and the last of the second.
+/// A journal with an idle service, which wrote 60 long records, and a busy one, which wrote many since. All records of
+/// the first are needed, and the last one of the second.
 struct Resting {
     storage: SimulatedStorage,
     log: Log,
@@ -31,7 +32,7 @@ impl Resting {
         Self::beside(seed, 240)
     }
 
-    /// Beside so many records of the second.
+    /// Returns a journal with `count` records of the busy service.
     fn beside(seed: u64, count: usize) -> Result<Self, LogError> {
         let storage = SimulatedStorage::new(seed);
         let (mut log, _, _) = open(&storage, options(8), Origin::Create).expect("opens");
@@ -55,8 +56,8 @@ fn needed(histories: &Histories) -> BTreeMap<Name, RecordNumber> {
     BTreeMap::from([(name(0), RecordNumber(last)), (name(1), RecordNumber(1))])
 }
 
-/// Checks what a start finds: of the resting service everything that it was acknowledged, and perhaps the one record that
-/// was under way; of the other one the end. Takes over what was under way.
+/// Checks the result of a start. The idle service must have all acknowledged records, and may have the one that was in
+/// flight. The busy one must have the last records. Adds the record that was in flight to `histories`.
 fn check(what: &str, recovery: &Recovery, found: &Histories, histories: &mut Histories, under_way: Option<usize>) {
     assert_eq!(recovery.damages, [], "{what}");
     for service in [0, 1] {
@@ -116,17 +117,17 @@ fn a_resting_service_does_not_pin_the_journal_however_much_it_keeps() -> Result<
     Ok(())
 }
 
-/// How a relocation ended.
+/// The end of a relocation.
 #[derive(Debug, Default, PartialEq)]
 struct Ended {
-    /// Frames with copies.
+    /// The number of frames with copies.
     frames: usize,
     /// The service whose record was being appended when the storage failed.
     under_way: Option<usize>,
     pinned_by: Vec<Name>,
 }
 
-/// Carries what rests, while both services go on, until it is over or the storage fails.
+/// Relocates the idle service, while both services append, until the end or a failure of the storage.
 fn continue_relocation(log: &mut Log, histories: &mut Histories) -> Ended {
     let mut reclaim = log.begin_reclaim(needed(histories));
     let mut ended = Ended::default();
@@ -154,7 +155,7 @@ fn a_relocation_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> 
         is_over = !storage.is_off();
         assert!(!is_over || ended.frames > 5 && ended.pinned_by.is_empty(), "{ended:?}");
         drop(log);
-        // What is left of one relocation does not disturb the next one, nor what is left of that.
+        // The remains of one relocation do not disturb the next one, nor do the remains of that.
         let storage = storage.crash();
         let (mut log, recovery, found) = open(&storage, options(8), Origin::Existing(None)).expect("opens");
         check(&format!("cut {cuts}"), &recovery, &found, &mut histories, ended.under_way);
@@ -180,9 +181,9 @@ fn a_relocation_that_the_power_cuts_off_anywhere_loses_and_doubles_nothing() -> 
     Ok(())
 }
 
-/// A service with two records in the oldest of four segments, and one with all the others; and a frame that is held, since
-/// the disk takes no segment: a record of the first that is longer than the room which is left, and one with which a third
-/// begins.
+/// Returns a journal of four segments: one service has two records in the oldest, another one has all other records. A
+/// frame is held because no segment can be created. It has a record of the first service that is too long for the
+/// remaining room, and one that begins a third service.
 fn hold(seed: u64, kind: RunKind, number: RecordNumber) -> Result<Resting, LogError> {
     let storage = SimulatedStorage::new(seed);
     let (mut log, _, _) = open(&storage, options(20), Origin::Create).expect("opens");
@@ -351,7 +352,7 @@ fn a_service_that_ends_in_a_frame_that_is_held_is_relocated_no_further() -> Resu
     Ok(())
 }
 
-/// Where the records of the resting service are, as a start finds them.
+/// Returns the locations of the idle service's records, as a start finds them.
 fn locations(storage: &SimulatedStorage) -> BTreeMap<u64, Location> {
     let mut locations = BTreeMap::new();
     let recovery = inspect(storage, DIRECTORY, None, &mut |found| match found {
@@ -379,7 +380,7 @@ fn after_a_set_that_was_cut_off_records_are_where_the_whole_one_has_them() -> Re
     for _ in 0..240 {
         append_long(&mut log, &mut histories, 0)?;
     }
-    // The whole set is there, and of the originals the first go; then nothing goes on until somebody looks.
+    // The set is complete, and the first originals go; then the reclaim pauses until the check.
     let (mut moved, mut reclaim) = (Vec::new(), log.begin_reclaim(needed(&histories)));
     let before = log.segment_count();
     while moved.is_empty() || log.segment_count() >= before {
@@ -411,7 +412,7 @@ fn after_a_set_that_was_cut_off_records_are_where_the_whole_one_has_them() -> Re
 fn a_start_relocates_nothing_once_more_of_which_the_copies_count() -> Result<(), LogError> {
     let Resting { storage, mut log, mut histories } = Resting::new(10)?;
     let (before, mut reclaim) = (log.segment_count(), log.begin_reclaim(needed(&histories)));
-    // All copies are there, and of the originals the first are gone.
+    // All copies are there, and the first originals are gone.
     let mut copies = Vec::new();
     while copies.is_empty() || log.segment_count() >= before {
         let Step::Going(moved) = log.step(&mut reclaim)? else { panic!("there is more to give up") };
@@ -438,7 +439,7 @@ fn a_start_relocates_nothing_once_more_of_which_the_copies_count() -> Result<(),
 
 #[test]
 fn copies_that_do_not_count_are_not_paid_for_once_more() -> Result<(), LogError> {
-    // A quarter of the journal suffices for what the first needs, but not for that twice.
+    // A quarter of the journal suffices to relocate the first service once, but not twice.
     let Resting { storage, mut log, mut histories } = Resting::beside(11, 120)?;
     let mut reclaim = log.begin_reclaim(needed(&histories));
     let mut copies = 0;
@@ -458,12 +459,12 @@ fn copies_that_do_not_count_are_not_paid_for_once_more() -> Result<(), LogError>
     Ok(())
 }
 
-/// A byte of the frame of the resting service's record 4, in the first segment.
+/// Returns the offset of a byte of the frame with the idle service's record 4, in the first segment.
 fn original_of_4() -> usize {
     SEGMENT_HEADER_BYTES + 3 * BLOCK_BYTES + 3000
 }
 
-/// Where the frames with copies are.
+/// Returns the locations of the frames with copies.
 fn copies(moved: &[Moved]) -> Vec<(String, u32)> {
     moved.iter().map(|moved| (format!("{:010}.segment", moved.segment), moved.frame_offset)).collect()
 }
@@ -488,7 +489,7 @@ fn damage_of_a_frame_with_copies_is_found_and_hurts_only_their_service() -> Resu
         let part = found.get(&name(1)).map(Vec::as_slice).unwrap_or_default();
         assert_eq!(part, &histories[&name(1)][..before], "frame {index}");
 
-        // A damaged header names nobody, and there are no more copies of these either.
+        // A damaged header names no service, and these records have no other copies either.
         storage.flip(file, *offset as usize + 50, 1);
         let (recovery, found) = look(&storage, Some(&seal));
         storage.flip(file, *offset as usize + 50, 1);
@@ -536,7 +537,7 @@ fn a_service_whose_records_cannot_be_read_pins_and_is_told_and_nothing_of_it_goe
         assert!(moved.len() < 5 && storage.count(Operation::Write) - before < 5, "it is not tried again and again");
         append_long(&mut log, &mut histories, 0)?;
     }
-    // It is nobody's any more.
+    // Remove the service, so that its records are no longer needed.
     log.stage_end(&name(1))?;
     log.commit()?;
     assert!(reclaim(&mut log, &needed(&histories))?.0.segments > 5);
@@ -557,7 +558,7 @@ fn a_service_of_which_no_copy_was_written_yet_is_let_go_when_it_needs_nothing_an
     Ok(())
 }
 
-/// A journal with a service whose records lie far apart, each in a frame of its own beside one of a neighbour.
+/// Returns a journal with a service whose records are far apart, each in a frame together with a record of a neighbour.
 fn scattered(filler_bytes: usize, count: usize) -> Result<(SimulatedStorage, Log, Histories), LogError> {
     let storage = SimulatedStorage::new(9);
     let (mut log, _, _) = open(&storage, options(40), Origin::Create).expect("opens");
@@ -595,7 +596,8 @@ fn a_step_of_a_relocation_reads_a_bounded_part_however_much_the_service_appends(
             let reads = usize::try_from(storage.count(Operation::Read) - before).expect("few");
             steps += 1;
             reading += usize::from(reads > 0);
-            // Of each frame its first block is read, then all of it; and the frame that was committed since.
+            // Each frame takes a read of its first block and a read of the rest. The frame that was committed since is
+            // added.
             assert!(reads <= 2 * (frames_max + 1), "{reads} reads in step {steps} of at most {frames_max} frames");
             if let Step::Over(reclaimed) = step {
                 break reclaimed;
