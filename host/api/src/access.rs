@@ -1,11 +1,11 @@
-//! What clients and servers must agree on about access: grants, and the bounds of passwords.
+//! The parts of access control that clients and servers share: grants, and the bounds of passwords.
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// What a user may do to a service.
-// Files hold the place of a grant in this list: add at the end, and remove none.
+/// An operation that a user may perform on a service.
+// Files store the index of a grant in this list: append new grants, and remove none.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Grant {
@@ -18,10 +18,10 @@ pub enum Grant {
 }
 
 impl Grant {
-    /// All of them.
+    /// All grants.
     pub const ALL: [Self; 3] = [Self::Transact, Self::Observe, Self::Operate];
 
-    /// The one word by which files, addresses and command lines call it.
+    /// Returns the word for the grant in files, addresses and command lines.
     #[must_use]
     pub fn word(self) -> &'static str {
         match self {
@@ -44,7 +44,7 @@ impl FromStr for Grant {
 }
 
 impl fmt::Display for Grant {
-    /// As a sentence goes on with it: `no grant to transact with service ...`.
+    /// Writes the grant as the continuation of a sentence: `no grant to transact with service ...`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(match self {
             Self::Transact => "transact with",

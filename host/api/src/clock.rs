@@ -1,4 +1,4 @@
-//! Time as an argument: everything that needs to know when it is takes a [`Timestamp`] or a [`Clock`].
+//! Time as an argument: code that needs the current time takes a [`Timestamp`] or a [`Clock`].
 
 use serde::{Deserialize, Serialize};
 use std::fmt;
@@ -10,12 +10,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Timestamp(
-    /// Nanoseconds since 1970-01-01T00:00:00Z; reaches the year 2554.
+    /// Nanoseconds since 1970-01-01T00:00:00Z; the range ends in the year 2554.
     pub u64,
 );
 
 impl Timestamp {
-    /// The time `duration` later, or the end of the representable time.
+    /// Returns the time `duration` later, or the end of the representable range.
     #[must_use]
     pub fn plus(self, duration: Duration) -> Self {
         Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
@@ -23,14 +23,14 @@ impl Timestamp {
 }
 
 impl fmt::Display for Timestamp {
-    /// Seconds since 1970 with nine decimals.
+    /// Writes the seconds since 1970 with nine decimals.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}.{:09}", self.0 / 1_000_000_000, self.0 % 1_000_000_000)
     }
 }
 
-/// A point in time as people read it: `2026-03-01T12:00:00.123Z`. Three decimals of a second unless a precision of up to
-/// nine is asked for.
+/// A point in time in the format for people: `2026-03-01T12:00:00.123Z`. The seconds have three decimals unless the
+/// format's precision asks for another number, up to nine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Utc(
     /// The time.
@@ -59,25 +59,25 @@ impl fmt::Display for Utc {
     }
 }
 
-/// How far the clock may be behind the last recorded time before that is reported.
+/// How far the clock may be behind the last recorded time before an event reports that.
 pub const CLOCK_BEHIND_MAX: Duration = Duration::from_secs(60);
 
-/// A moment by both times of a [`Clock`].
+/// The same moment by both times of a [`Clock`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ClockReading {
-    /// What [`Clock::now`] returned.
+    /// The result of [`Clock::now`].
     pub wall: Timestamp,
-    /// What [`Clock::monotonic`] returned.
+    /// The result of [`Clock::monotonic`].
     pub monotonic: Duration,
 }
 
-/// Tells the time. Services ask it once for each transaction.
+/// A source of time. Services read it once for each transaction.
 pub trait Clock: Send + Sync {
-    /// The time now. May stand still, go back, and be wrong by years: a service never hands a time to a guest that is not
-    /// after the last one.
+    /// Returns the current time. It may stand still, go back, or be wrong by years. Each time that a service passes to
+    /// a guest is later than the one before, whatever this returns.
     fn now(&self) -> Timestamp;
 
-    /// The time since some moment of this process, which never goes back: what rates and intervals are measured by.
+    /// Returns the time since some moment of this process. It never goes back, and measures rates and intervals.
     fn monotonic(&self) -> Duration;
 
     /// Reads both times.
@@ -102,16 +102,16 @@ impl Clock for SystemClock {
     }
 }
 
-/// A clock that moves only when told to: the time of simulations and tests.
+/// A clock that advances only on request: the time of simulations and tests.
 #[derive(Debug, Default)]
 pub struct VirtualClock {
     now: AtomicU64,
-    /// Nanoseconds by which it was advanced.
+    /// The nanoseconds by which it was advanced.
     elapsed: AtomicU64,
 }
 
 impl VirtualClock {
-    /// A clock that stands at `start`.
+    /// Returns a clock that stands at `start`.
     #[must_use]
     pub fn new(start: Timestamp) -> Self {
         Self { now: AtomicU64::new(start.0), elapsed: AtomicU64::new(0) }
@@ -124,7 +124,7 @@ impl VirtualClock {
         self.elapsed.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// Sets the clock to another time, as an operator might. No time passes.
+    /// Sets the wall clock to another time, as an operator might. The monotonic time stays.
     pub fn set(&self, now: Timestamp) {
         self.now.store(now.0, Ordering::Relaxed);
     }

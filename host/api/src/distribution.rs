@@ -1,16 +1,16 @@
-//! How durations are spread: counted by threads that are in a hurry, read by one that is not.
+//! Histograms of durations. Adding a duration is cheap for busy threads; reading may be slow.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-/// Upper bounds of the buckets, in microseconds; beyond the last there is one more. From a sync of a fast disk to the
-/// deadline of a built-in size.
+/// Upper bounds of the buckets, in microseconds; another bucket follows the last bound. They range from a sync of a
+/// fast disk to the deadline of a built-in size.
 pub const BOUNDS_US: [u64; 17] = [
     50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000, 2_500_000,
     5_000_000, 10_000_000,
 ];
 
-/// How many durations fell into each bucket, and their sum. To add one takes two atomic additions.
+/// The number of durations in each bucket, and their sum. Adding one takes two atomic additions.
 #[derive(Debug, Default)]
 pub struct Distribution {
     buckets: [AtomicU64; BOUNDS_US.len() + 1],
@@ -26,7 +26,8 @@ impl Distribution {
         self.sum_ns.fetch_add(nanoseconds, Ordering::Relaxed);
     }
 
-    /// What was counted so far. One that is added meanwhile may be in the sum and not yet in a bucket, or the reverse.
+    /// Returns the counts so far. A duration that is added meanwhile may be in the sum and not yet in a bucket, or the
+    /// reverse.
     #[must_use]
     pub fn read(&self) -> Spread {
         let buckets = std::array::from_fn(|bucket| self.buckets[bucket].load(Ordering::Relaxed));
@@ -34,17 +35,18 @@ impl Distribution {
     }
 }
 
-/// What a [`Distribution`] had counted.
+/// The counts of a [`Distribution`] at one time.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Spread {
-    /// Durations up to each of [`BOUNDS_US`] and above the bound before it; then those beyond the last.
+    /// The number of durations up to each of [`BOUNDS_US`] and above the bound before it; the last bucket has the
+    /// longer ones.
     pub buckets: [u64; BOUNDS_US.len() + 1],
-    /// The sum of all of them.
+    /// The sum of all durations.
     pub sum: Duration,
 }
 
 impl Spread {
-    /// How many there were.
+    /// Returns the number of durations.
     #[must_use]
     pub fn count(&self) -> u64 {
         self.buckets.iter().sum()

@@ -1,7 +1,7 @@
-//! What a host tells of its services, and of itself: SLA failures, failovers, and changes of condition.
+//! The events that a host reports about its services and itself: SLA failures, failovers, and changes of condition.
 //!
-//! Events are made by the service they tell of, in the order in which things happened, or by the host's monitor, and go
-//! to the one [`EventSink`] that the host was given. Their text is the one that operators read and tests grep for.
+//! An event is created by the service that it is about, in the order of what happened, or by the host's monitor. It
+//! goes to the host's one [`EventSink`]. Operators read its text, and tests search it.
 
 use crate::clock::{Timestamp, Utc};
 use crate::id::WorkloadHash;
@@ -16,10 +16,10 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Receives every event of a host, from any thread. It must not block.
+/// A receiver of every event of a host, called from any thread. It must not block.
 pub type EventSink = Arc<dyn Fn(&Event) + Send + Sync>;
 
-/// Something that happened to a service, or to the host.
+/// An event of a service or of the host.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 #[non_exhaustive]
@@ -28,58 +28,58 @@ pub enum Event {
     SlaFailure(SlaFailure),
     /// A service moved to a fresh VM.
     Failover(Failover),
-    /// A crossing led to no failover, and the service goes on in its VM.
+    /// A resource reached its threshold without a failover, and the service continues in its VM.
     Degraded {
-        /// The VM that goes on.
+        /// The VM that continues.
         vm: VmId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The service is no longer degraded.
     Recovered {
-        /// The VM that goes on.
+        /// The VM that continues.
         vm: VmId,
     },
-    /// The guest's state could not be exported or restored: the service goes on, and is moved by its last good
-    /// snapshot and a replay only.
+    /// The guest's state could not be exported or restored. The service continues, and can be moved only by its last
+    /// intact snapshot and a replay.
     Unmovable {
-        /// The VM that goes on.
+        /// The VM that continues.
         vm: VmId,
-        /// Why.
+        /// The reason.
         reason: String,
     },
     /// The guest's state was exported and restored again.
     Movable {
-        /// The VM that goes on.
+        /// The VM that continues.
         vm: VmId,
     },
-    /// The history of a service since its last snapshot takes much of the room that it may take, since no snapshot succeeds.
+    /// No snapshot of the service succeeds, and its history since the last one takes much of its permitted room.
     JournalFilling(JournalFill),
-    /// That room is taken: the service denies transactions until a snapshot succeeds.
+    /// That room is used up: the service denies transactions until a snapshot succeeds.
     JournalFull(JournalFill),
-    /// The history of a service whose journal filled up is short again.
+    /// The history of a service whose journal had filled up is short again.
     JournalRelieved {
-        /// The VM that goes on.
+        /// The VM that continues.
         vm: VmId,
     },
     /// A transaction exhausted a resource, and neither a full tank nor a larger size was enough.
     NotCured {
-        /// The VM that goes on, rolled back to before the transaction.
+        /// The VM that continues, rolled back to before the transaction.
         vm: VmId,
         /// The resource.
         resource: Resource,
-        /// The transaction's or query's id.
+        /// The id of the transaction or query.
         transaction: String,
     },
-    /// A service was created, and can be sent transactions.
+    /// A service was created, and accepts transactions.
     Created {
         /// Its first VM.
         vm: VmId,
-        /// Its machine.
+        /// The machine of the VM.
         machine: Name,
         /// The name of its size.
         size: String,
-        /// What it runs.
+        /// The workload that it runs.
         workload: WorkloadHash,
     },
     /// An operator started a service that was stopped or quarantined.
@@ -87,24 +87,24 @@ pub enum Event {
         /// The service.
         service: Name,
     },
-    /// The service stopped: its state could not be brought back, or an operator wanted it.
+    /// The service stopped, because its state could not be restored or on an operator's request.
     Stopped {
         /// The service.
         service: Name,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A service was brought back from its data directory.
+    /// A service was restored from its data directory.
     Restored {
-        /// The VM that serves.
+        /// The serving VM.
         vm: VmId,
         /// The last transaction.
         sequence: Sequence,
-        /// The last transaction of the snapshot that it was brought back from.
+        /// The last transaction of the snapshot from which it was restored.
         snapshot_sequence: Sequence,
-        /// Transactions replayed on top of it.
+        /// The number of transactions that were replayed after that.
         replayed_transactions: u64,
-        /// How long that took.
+        /// The duration of the restoration.
         #[serde(rename = "took_us", serialize_with = "microseconds")]
         took: Duration,
     },
@@ -112,34 +112,34 @@ pub enum Event {
     ClockBehind {
         /// The service.
         service: Name,
-        /// What the clock says.
+        /// The time of the clock.
         #[serde(serialize_with = "date")]
         now: Timestamp,
         /// The time of the last transaction.
         #[serde(serialize_with = "date")]
         last: Timestamp,
-        /// How many retained ids tell times that are too far ahead to be noted once they are forgotten.
+        /// The number of retained ids whose times are too far ahead to be recorded when the ids are forgotten.
         ids_ahead: usize,
     },
-    /// A service cannot be brought back: records of it are lost, or its guest fails. It waits for an operator.
+    /// A service cannot be restored, because its records are lost or its guest fails. It waits for an operator.
     Quarantined {
         /// The service.
         service: Name,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A service was removed for good, by an operator.
+    /// An operator removed a service permanently.
     Removed {
         /// The service.
         service: Name,
     },
-    /// A snapshot's file is not what was written.
+    /// The file of a snapshot is damaged.
     SnapshotDamaged {
         /// The service.
         service: Name,
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What is wrong with it.
+        /// The damage.
         reason: String,
     },
     /// A snapshot could not be restored, and an older one was tried.
@@ -148,36 +148,37 @@ pub enum Event {
         service: Name,
         /// The last transaction of the snapshot.
         sequence: Sequence,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A snapshot could not be written. The older ones stay.
+    /// A snapshot could not be written. The older ones are retained.
     SnapshotNotKept {
         /// The service.
         service: Name,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A part of the journal is not what was written.
+    /// A part of the journal is damaged.
     JournalDamaged {
-        /// Which part, and how.
+        /// The part, and the kind of damage.
         damage: String,
     },
-    /// A service whose records are damaged holds back the journal of all services, which grows: what is damaged is never
-    /// given up.
+    /// A service with damaged records pins the journal of all services, which grows: damaged records are never
+    /// truncated.
     JournalPinned {
         /// The service.
         service: Name,
-        /// How long the journal is, in bytes.
+        /// The length of the journal, in bytes.
         journal_bytes: u64,
     },
     /// The last frame of the journal was being written when the host went down.
     JournalTorn {
-        /// Where it began.
+        /// The position of the frame.
         position: u64,
     },
-    /// The journal cannot begin its next segment. What its last one has no room for is denied; it is tried again until it
-    /// succeeds. It is told once more of whom a reclaim would carry, had it the room.
+    /// The journal cannot begin its next segment, and retries until it succeeds. Transactions are denied if the last
+    /// segment has no room for them. The event is repeated with the services that a reclaim would relocate if it had
+    /// the room.
     JournalStalled {
         /// What is missing.
         reason: String,
@@ -186,24 +187,24 @@ pub enum Event {
     JournalResumed,
     /// The mean utilisation of a resource of the host reached its threshold.
     HostPressure(HostPressure),
-    /// A resource of the host that was under pressure is so no longer.
+    /// A resource of the host is no longer under pressure.
     HostRelieved(HostPressure),
     /// A line that the guest wrote to its standard output or error.
     Log {
         /// The service.
         service: Name,
-        /// The line, without its end.
+        /// The line, without its line ending.
         line: String,
     },
 }
 
-/// The names of all kinds, and that of an event.
+/// Defines the names of all kinds, and a method that returns an event's kind.
 macro_rules! kinds {
     ($($event:pat => $kind:literal,)*) => {
-        /// All that [`kind`](Self::kind) returns.
+        /// All results of [`kind`](Self::kind).
         pub const KINDS: &'static [&'static str] = &[$($kind),*];
 
-        /// Which it is, as its JSON says in `event`.
+        /// Returns the kind, which the event's JSON has in `event`.
         #[must_use]
         pub fn kind(&self) -> &'static str {
             match self {
@@ -214,7 +215,7 @@ macro_rules! kinds {
 }
 
 impl Event {
-    /// The service that it tells of; none if it tells of the host.
+    /// Returns the service that the event is about, or none if it is about the host.
     #[must_use]
     pub fn service(&self) -> Option<&Name> {
         match self {
@@ -280,14 +281,14 @@ impl Event {
     }
 }
 
-/// The utilisation of a resource reached the service's threshold.
+/// An SLA failure: the utilisation of a resource reached the service's threshold.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct SlaFailure {
-    /// The VM whose meter it is.
+    /// The VM with the resource.
     pub vm: VmId,
     /// The resource.
     pub resource: Resource,
-    /// Used and limit when the threshold was reached.
+    /// The usage and the limit when the threshold was reached.
     #[serde(flatten)]
     pub usage: Usage,
     /// The threshold.
@@ -296,26 +297,27 @@ pub struct SlaFailure {
     pub transaction: String,
     /// The last transaction that is part of the state.
     pub sequence: Sequence,
-    /// When, by the service's clock; absent from records of earlier versions. Whoever passes an event on has its own.
+    /// The time by the service's clock; absent from records of earlier versions. A forwarded event has the forwarder's
+    /// own time.
     #[serde(skip)]
     pub timestamp: Option<Timestamp>,
 }
 
-/// How full the journal of a service is whose state cannot be snapshotted.
+/// The fill level of the journal of a service whose state cannot be snapshotted.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct JournalFill {
-    /// The VM that serves.
+    /// The serving VM.
     pub vm: VmId,
-    /// Bytes of history since the last snapshot.
+    /// The length of the history since the last snapshot, in bytes.
     pub bytes: u64,
-    /// Beyond this, transactions are denied.
+    /// The limit, in bytes. Beyond it, transactions are denied.
     pub limit_bytes: u64,
-    /// Why no snapshot succeeded, as far as it is known.
+    /// The reason why no snapshot succeeded, if it is known.
     pub reason: Option<String>,
 }
 
 impl fmt::Display for JournalFill {
-    /// How full, why, and what helps.
+    /// Writes the fill level, the reason, and the remedy.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { vm: VmId { service, .. }, bytes, limit_bytes, reason } = self;
         let usage = Usage { used: *bytes, limit: *limit_bytes };
@@ -333,12 +335,12 @@ impl fmt::Display for JournalFill {
     }
 }
 
-/// How full a resource of the host was, in the mean over the monitor's window.
+/// The utilisation of a resource of the host, as the mean over the monitor's window.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct HostPressure {
     /// The resource.
     pub resource: HostResource,
-    /// The mean of what was used, and the limit.
+    /// The mean usage, and the limit.
     #[serde(flatten)]
     pub usage: Usage,
     /// The threshold.
@@ -346,7 +348,7 @@ pub struct HostPressure {
 }
 
 impl HostPressure {
-    /// Below this the resource is relieved.
+    /// Returns the share below which the resource is relieved.
     fn relief(&self) -> Percent {
         self.threshold_percent.less_points(HYSTERESIS_POINTS)
     }
@@ -364,7 +366,7 @@ impl fmt::Display for HostPressure {
     }
 }
 
-/// Why a service failed over.
+/// The reason for a service's failover.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailoverCause {
@@ -372,7 +374,7 @@ pub enum FailoverCause {
     Cpu,
     /// Memory was nearly full, or full.
     Memory,
-    /// An operator asked for it.
+    /// An operator requested the failover.
     Forced,
 }
 
@@ -400,52 +402,54 @@ impl fmt::Display for FailoverCause {
     }
 }
 
-/// A service moved to a fresh VM.
+/// The move of a service to a fresh VM.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Failover {
-    /// Why.
+    /// The reason for the failover.
     pub cause: FailoverCause,
     /// The VM that served until now.
     pub from: VmId,
-    /// Its machine.
+    /// The machine of that VM.
     pub from_machine: Name,
     /// The VM that serves from now on.
     pub to: VmId,
-    /// Its machine.
+    /// The machine of that VM.
     pub to_machine: Name,
     /// The name of the fresh VM's size.
     pub size: String,
     /// The last transaction that is part of the moved state.
     pub sequence: Sequence,
-    /// Bytes of exported state that the fresh VM was restored from.
+    /// The length of the exported state that the fresh VM was restored from, in bytes.
     pub snapshot_bytes: u64,
-    /// Transactions replayed on top of it.
+    /// The number of transactions that were replayed after that.
     pub replayed_transactions: u64,
-    /// Fuel that the old VM burnt in its life.
+    /// The fuel that the old VM burnt in its life.
     pub fuel_used: u64,
-    /// How long the service stood still.
+    /// The time for which the service was paused.
     #[serde(rename = "pause_us", serialize_with = "microseconds")]
     pub pause: Duration,
-    /// The user who forced it; absent if nobody did, and from records of earlier versions.
+    /// The user who forced the failover; absent if nobody did, and from records of earlier versions.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub forced_by: Option<Name>,
-    /// When, by the service's clock; absent from records of earlier versions. Whoever passes an event on has its own.
+    /// The time by the service's clock; absent from records of earlier versions. A forwarded event has the forwarder's
+    /// own time.
     #[serde(skip)]
     pub timestamp: Option<Timestamp>,
 }
 
-/// What a client is told of a failover that its request caused. Of one that is over, its text is that of the event.
+/// A failover that a client's request caused, as reported to the client. If it has ended, its text is that of the
+/// event.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Triggered {
-    /// It is over: the service is in its fresh VM.
+    /// The failover has ended: the service is in its fresh VM.
     Over(Failover),
-    /// A shadow has begun it, and the old VM serves until that has caught up. The event comes then.
+    /// A shadow has begun the failover. The old VM serves until the shadow has caught up. The event comes then.
     Begun {
-        /// Why.
+        /// The reason for the failover.
         cause: FailoverCause,
         /// The VM that serves until then.
         from: VmId,
-        /// Its machine.
+        /// The machine of that VM.
         from_machine: Name,
     },
 }
@@ -583,7 +587,8 @@ impl fmt::Display for Event {
             Self::HostPressure(pressure) => {
                 write!(f, "SLA failure: host {pressure}; new services and scratch work wait, failovers go on")
             }
-            // One that is above that can no longer be read: it is not under pressure for ever.
+            // If the level is still above relief, it can no longer be read: the resource is not under pressure for
+            // ever.
             Self::HostRelieved(pressure) if pressure.relief().reached(pressure.usage.used, pressure.usage.limit) => {
                 write!(
                     f,

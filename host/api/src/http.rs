@@ -1,7 +1,7 @@
-//! What goes over the wire: the bodies, headers and codes of the HTTP API, for the server and its clients alike.
+//! The bodies, headers and codes of the HTTP API, shared by the server and its clients.
 //!
-//! `docs/http-api.md` is the API for people, `GET /openapi.json` for programs. A body that is not listed here is what the
-//! guest got or answered, byte for byte.
+//! `docs/http-api.md` describes the API for people, `GET /openapi.json` for programs. A body that is not listed here is
+//! the guest's input or output, byte for byte.
 
 use crate::access::{PASSWORD_CHARS_MAX, PASSWORD_CHARS_MIN};
 use crate::name::{NAME_BYTES_MAX, NAME_PATTERN};
@@ -10,26 +10,26 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// The header of an answer that names its outcome: `ok`, `refused`, `failed`, `denied`.
+/// The response header with the outcome: `ok`, `refused`, `failed`, `denied`.
 pub const OUTCOME_HEADER: &str = "lifeboat-outcome";
-/// The header of an answer that names the VM that gave it.
+/// The response header with the VM that answered.
 pub const VM_HEADER: &str = "lifeboat-vm";
-/// The header of an answer with its transaction's place in the history.
+/// The response header with the transaction's number in the history.
 pub const SEQUENCE_HEADER: &str = "lifeboat-sequence";
-/// The header of an answer with the fuel that it took.
+/// The response header with the fuel that the answer took.
 pub const FUEL_USED_HEADER: &str = "lifeboat-fuel-used";
-/// The header of an answer with the id of its transaction, percent-encoded where it is not plain.
+/// The response header with the transaction's id, percent-encoded where it is not plain.
 pub const TRANSACTION_ID_HEADER: &str = "lifeboat-transaction-id";
-/// The header of an answer that was given before: `true`.
+/// The response header of a repeated answer: `true`.
 pub const REPEATED_HEADER: &str = "lifeboat-repeated";
-/// The header of an answer whose request caused a failover: the line that operators see.
+/// The response header of a request that caused a failover: the line that operators see.
 pub const FAILOVER_HEADER: &str = "lifeboat-failover";
-/// The header of a request with the id of its transaction, after draft-ietf-httpapi-idempotency-key-header.
+/// The request header with the transaction's id, after draft-ietf-httpapi-idempotency-key-header.
 pub const IDEMPOTENCY_KEY_HEADER: &str = "idempotency-key";
 
-/// The type of JSON Lines.
+/// The media type of JSON Lines.
 pub const JSON_LINES: &str = "application/jsonl";
-/// The type of a [`Problem`].
+/// The media type of a [`Problem`].
 pub const PROBLEM_JSON: &str = "application/problem+json";
 
 /// Why a request was not done, after RFC 9457.

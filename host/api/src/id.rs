@@ -1,4 +1,4 @@
-//! What things are known by: a transaction's sequence, a VM, a workload, a start of the host.
+//! The identities of things: a transaction's sequence, a VM, a workload, and an epoch of the host.
 
 use crate::clock::Timestamp;
 use crate::name::Name;
@@ -7,13 +7,13 @@ use std::fmt;
 use std::str::FromStr;
 use uuid::Uuid;
 
-/// A transaction's place in the history of its service: 1 for the first. 0 stands before it.
+/// The number of a transaction in the history of its service: 1 for the first. 0 means before the first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Sequence(pub u64);
 
 impl Sequence {
-    /// The place after this one.
+    /// Returns the next number.
     #[must_use]
     pub fn next(self) -> Self {
         Self(self.0 + 1)
@@ -26,17 +26,18 @@ impl fmt::Display for Sequence {
     }
 }
 
-/// What the random numbers of the transactions after a start of the host derive from, beside the service's secret.
+/// A value that is drawn anew at each start of the host. With the service's secret, it determines the random numbers of
+/// the transactions after that start.
 ///
-/// Drawn anew at each start and journalled: so two copies of a data directory that are both started show their guests
-/// different random numbers, although they share the secret and count the same sequences. Zeros for services whose
-/// history is kept in memory.
+/// It is journalled. If two copies of a data directory are both started, their guests see different random numbers,
+/// although the copies share the secret and count the same sequences. It is zero for services whose history is in
+/// memory.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Epoch(pub [u8; 16]);
 
 impl Epoch {
-    /// The key of the random numbers of a service with this secret.
+    /// Returns the key of the random numbers of a service with this secret.
     #[must_use]
     pub fn key(self, secret: &[u8; 32]) -> [u8; 32] {
         if self == Self::default() { *secret } else { *blake3::keyed_hash(secret, &self.0).as_bytes() }
@@ -49,12 +50,12 @@ impl fmt::Debug for Epoch {
     }
 }
 
-/// One incarnation of a service, written `bank/3`. Numbers count from 1 and are never used again.
+/// One incarnation of a service, written `bank/3`. Numbers start at 1 and are never reused.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct VmId {
-    /// The service that the VM is an incarnation of.
+    /// The service of the VM.
     pub service: Name,
-    /// Which incarnation.
+    /// The number of the incarnation.
     pub number: u64,
 }
 
@@ -70,7 +71,8 @@ impl Serialize for VmId {
     }
 }
 
-/// The BLAKE3 hash that names a workload. Displayed, parsed and serialised as 64 lower-case hexadecimal digits.
+/// The BLAKE3 hash that identifies a workload. It is displayed, parsed and serialised as 64 lower-case hexadecimal
+/// digits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(into = "String", try_from = "String")]
 pub struct WorkloadHash([u8; 32]);
@@ -81,12 +83,12 @@ impl WorkloadHash {
         Self(*blake3::hash(bytes).as_bytes())
     }
 
-    /// Wraps a hash that was stored before.
+    /// Returns the hash with these stored bytes.
     pub const fn from_bytes(bytes: [u8; 32]) -> Self {
         Self(bytes)
     }
 
-    /// Lends the 32 bytes of the hash.
+    /// Returns the 32 bytes of the hash.
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
@@ -120,7 +122,8 @@ impl TryFrom<String> for WorkloadHash {
     }
 }
 
-/// The time in an id that is a UUID of version 7 ([RFC 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
+/// Returns the time in an id that is a UUID of version 7 ([RFC
+/// 9562](https://www.rfc-editor.org/rfc/rfc9562#section-5.7)).
 #[must_use]
 pub fn id_time(id: &str) -> Option<Timestamp> {
     let uuid = Uuid::try_parse(id).ok().filter(|uuid| uuid.get_version_num() == 7)?;

@@ -1,17 +1,17 @@
-//! What a host and its clients agree on.
+//! The types that a host shares with its clients.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | [`name`], [`id`], [`clock`] | what things are known by, and when they happen |
-//! | [`size`], [`meter`], [`sla`] | what a VM may use, what it uses, and when that fails its SLA |
-//! | [`transaction`], [`event`] | requests and how they end; what a host tells of its services |
-//! | [`lines`] | the JSON of a batch: an envelope a line, an answer a line |
+//! | [`name`], [`id`], [`clock`] | the identities of things, and time |
+//! | [`size`], [`meter`], [`sla`] | the resources that a VM may use and does use, and when its usage fails its SLA |
+//! | [`transaction`], [`event`] | requests and their outcomes; a host's reports about its services |
+//! | [`lines`] | the JSON of a batch: an envelope per line, an answer per line |
 //! | [`http`] | the JSON of the HTTP API |
 //! | [`access`] | grants, and the bounds of passwords |
-//! | [`text`] | text of guests and users, made fit for a terminal |
-//! | [`distribution`] | how durations are spread |
+//! | [`text`] | text of guests and users, made safe for a terminal |
+//! | [`distribution`] | histograms of durations |
 //!
-//! It holds no engine, no storage and no server: whoever speaks to a host needs this crate alone.
+//! The crate has no engine, no storage and no server: a client needs this crate alone.
 
 pub mod access;
 pub mod clock;

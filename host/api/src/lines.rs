@@ -1,4 +1,4 @@
-//! Requests and replies one a line, as `lifeboat run` and the server's batches have them.
+//! Requests and replies in lines, the format of `lifeboat run` and of the server's batches.
 
 mod envelope;
 mod reply;

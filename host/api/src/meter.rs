@@ -1,19 +1,19 @@
-//! What a VM has used of what it was given.
+//! The usage of a VM, compared with its limits.
 //!
-//! A [`Meter`] belongs to one VM for its whole life. Only [`Meter::charge`] moves its consumables, only kept work is
-//! charged, and nothing ever gives back: a full tank comes with a fresh VM alone, which is to say with a failover.
+//! A [`Meter`] belongs to one VM for its whole life. Only [`Meter::charge`] consumes fuel, and only work whose state is
+//! kept is charged. Fuel is never returned to the tank: a full tank comes only with a fresh VM, and so with a failover.
 
 use crate::size::{Bytes, grouped};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// A metered resource. Its name is the one in events, reports and configuration.
+/// A metered resource. Events, reports and configuration use its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Resource {
-    /// Fuel for the VM's life: a consumable, full again in a fresh VM.
+    /// Fuel for the VM's life: a consumable. A fresh VM has a full tank.
     Cpu,
-    /// Bytes of linear memory: a level, which only compaction or a larger size brings down.
+    /// Bytes of linear memory: a level, which only compaction or a larger size lowers.
     Memory,
 }
 
@@ -21,7 +21,7 @@ impl Resource {
     /// Every resource, in the order of reports.
     pub const ALL: [Self; 2] = [Self::Cpu, Self::Memory];
 
-    /// The unit that usage of this resource is counted in.
+    /// Returns the unit of this resource's usage.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -48,7 +48,7 @@ pub struct Percent {
 }
 
 impl Percent {
-    /// `whole` percent. For constants.
+    /// Returns `whole` percent. For constants.
     ///
     /// # Panics
     /// If `whole` exceeds 100.
@@ -58,25 +58,25 @@ impl Percent {
         Self { basis_points: whole * 100 }
     }
 
-    /// The share that is `points` percentage points smaller, 0 % at the least.
+    /// Returns the share that is `points` percentage points smaller, at least 0 %.
     #[must_use]
     pub const fn less_points(self, points: u16) -> Self {
         Self { basis_points: self.basis_points.saturating_sub(points * 100) }
     }
 
-    /// The share in whole percentage points, rounded down.
+    /// Returns the share in whole percentage points, rounded down.
     #[must_use]
     pub fn whole_points(self) -> u8 {
         u8::try_from(self.basis_points / 100).unwrap_or(100)
     }
 
-    /// Whether `used` is at least this share of `limit`. Exact: no rounding decides a failover.
+    /// Returns whether `used` is at least this share of `limit`. Exact: no rounding decides a failover.
     #[must_use]
     pub fn reached(self, used: u64, limit: u64) -> bool {
         u128::from(used) * 10_000 >= u128::from(limit) * u128::from(self.basis_points)
     }
 
-    /// This share of `whole`, rounded down.
+    /// Returns this share of `whole`, rounded down.
     #[must_use]
     pub fn of(self, whole: u64) -> u64 {
         u64::try_from(u128::from(whole) * u128::from(self.basis_points) / 10_000).unwrap_or(u64::MAX)
@@ -119,24 +119,24 @@ impl fmt::Display for Percent {
     }
 }
 
-/// Used and limit of one resource.
+/// The usage and the limit of one resource.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Usage {
-    /// How much is used, in the resource's unit.
+    /// The amount in use, in the resource's unit.
     pub used: u64,
-    /// How much may be used.
+    /// The largest amount that may be in use, in the resource's unit.
     pub limit: u64,
 }
 
 impl Usage {
-    /// Used / limit in percent; over 100 only for a level whose limit came down.
+    /// Returns `used` / `limit` in percent. It exceeds 100 only for a level whose limit was lowered.
     #[must_use]
     #[expect(clippy::cast_precision_loss, reason = "for people to read; decisions use `Percent::reached`")]
     pub fn utilisation_percent(self) -> f64 {
         if self.limit == 0 { 100.0 } else { self.used as f64 / self.limit as f64 * 100.0 }
     }
 
-    /// What is left up to the limit.
+    /// Returns the amount that is left up to the limit.
     #[must_use]
     pub fn remaining(self) -> u64 {
         self.limit.saturating_sub(self.used)
@@ -146,16 +146,16 @@ impl Usage {
 /// The usage of every resource of one VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Meter {
-    /// Fuel burnt by kept transactions and answered queries, of the tank that the VM was created with.
+    /// Fuel burnt by kept transactions and answered queries, and the tank that the VM was created with.
     pub cpu: Usage,
-    /// Linear memory of the VM's current store, of its size's limit.
+    /// Linear memory of the VM's current store, and the limit of its size, in bytes.
     pub memory: Usage,
-    /// The most linear memory that a kept transaction or an answered query left the VM with, in bytes.
+    /// The most linear memory that the VM had after a kept transaction or an answered query, in bytes.
     pub memory_peak_bytes: u64,
 }
 
 impl Meter {
-    /// The meter of a fresh VM: a full tank, and the memory that its store starts with.
+    /// Returns the meter of a fresh VM: a full tank, and the memory that its store starts with.
     #[must_use]
     pub fn new(fuel_limit: u64, memory_limit_bytes: u64, memory_used_bytes: u64) -> Self {
         Self {
@@ -165,19 +165,19 @@ impl Meter {
         }
     }
 
-    /// Takes what kept work burnt out of the tank, and notes the level that it left behind.
+    /// Takes the fuel of kept work out of the tank, and records the memory after it.
     pub fn charge(&mut self, fuel_used: u64, memory_used_bytes: u64) {
         self.cpu.used = self.cpu.used.saturating_add(fuel_used);
         self.observe_memory(memory_used_bytes);
     }
 
-    /// Notes the level of memory after the VM's store was replaced: no fuel moves.
+    /// Records the memory after the VM's store was replaced. The fuel is unchanged.
     pub fn observe_memory(&mut self, used_bytes: u64) {
         self.memory.used = used_bytes;
         self.memory_peak_bytes = self.memory_peak_bytes.max(used_bytes);
     }
 
-    /// The usage of `resource`.
+    /// Returns the usage of `resource`.
     #[must_use]
     pub fn usage(&self, resource: Resource) -> Usage {
         match resource {
@@ -187,7 +187,7 @@ impl Meter {
     }
 }
 
-/// A resource of the host that has a limit. Its name is the one in events, metrics and configuration.
+/// A resource of the host that has a limit. Events, metrics and configuration use its name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HostResource {
@@ -203,7 +203,7 @@ impl HostResource {
     /// Every resource, in the order of reports.
     pub const ALL: [Self; 3] = [Self::Cpu, Self::Memory, Self::Disk];
 
-    /// The unit that its usage is counted in.
+    /// Returns the unit of this resource's usage.
     #[must_use]
     pub fn unit(self) -> &'static str {
         match self {
@@ -212,7 +212,7 @@ impl HostResource {
         }
     }
 
-    /// Used and limit as people read them: `15.8 GB of 16.0 GB`.
+    /// Returns the usage and the limit in a form for people: `15.8 GB of 16.0 GB`.
     #[must_use]
     pub fn amounts(self, usage: Usage) -> String {
         let Usage { used, limit } = usage;

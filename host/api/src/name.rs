@@ -8,28 +8,28 @@ use std::sync::Arc;
 /// The longest name, in bytes.
 pub const NAME_BYTES_MAX: usize = 64;
 
-/// The regular expression of a name, as descriptions of interfaces have it.
+/// The regular expression of a name, for descriptions of interfaces.
 pub const NAME_PATTERN: &str = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$";
 
-/// A name: 1 to [`NAME_BYTES_MAX`] ASCII letters, digits, `-`, `_` or `.`, of which the first is a letter or a digit, so
-/// that it is safe in a path, a command line, a log line and `bank/3`. Cheap to clone.
+/// A name of 1 to [`NAME_BYTES_MAX`] ASCII letters, digits, `-`, `_` or `.`, the first of which is a letter or a digit.
+/// So it is safe in a path, a command line, a log line and `bank/3`. Cloning is cheap.
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct Name(Arc<str>);
 
 impl Name {
-    /// Takes `text` as a name.
+    /// Returns the name `text`.
     ///
     /// # Errors
-    /// A sentence that says what a name is made of.
+    /// A sentence that describes a valid name.
     pub fn new(text: &str) -> Result<Self, String> {
         Self::check(text).map(|()| Self(text.into()))
     }
 
-    /// Checks whether `text` is a name.
+    /// Checks whether `text` is a valid name.
     ///
     /// # Errors
-    /// The same as those of [`Name::new`].
+    /// As [`Name::new`].
     pub fn check(text: &str) -> Result<(), String> {
         let is_valid = text.starts_with(|c: char| c.is_ascii_alphanumeric())
             && text.len() <= NAME_BYTES_MAX

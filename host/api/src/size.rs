@@ -4,35 +4,35 @@ use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// A kibibyte-based quantity for constants.
+/// One mebibyte, for constants.
 const MIB: u64 = 1024 * 1024;
 
-/// The longest deadline of a server.
+/// The longest deadline that a server accepts.
 pub const DEADLINE_MAX: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The least fuel that a tank may be made for: the sample workloads take 3,000 to 8,000 to decode and answer their smallest
-/// transaction, and with less than that a VM would do nothing but fail.
+/// The least fuel that a tank may hold. The sample workloads take 3,000 to 8,000 to decode and answer their smallest
+/// transaction. With less than that a VM would only fail.
 pub const FUEL_MIN: u64 = 10_000;
 
-/// The resources that a VM is created with. A failover gives a fresh VM of the same size, or of a larger one.
+/// The resources that a VM is created with. After a failover, the fresh VM has the same size or a larger one.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Size {
-    /// What operators call it.
+    /// The name of the size, as operators write it.
     pub name: String,
     /// Fuel for the VM's life. One unit is about one Wasm instruction, and about a nanosecond.
     pub fuel: u64,
-    /// The most bytes of linear memory, over all memories of the workload.
+    /// The most bytes of linear memory, summed over all memories of the workload.
     #[serde(rename = "memory", with = "byte_size")]
     pub memory_bytes: u64,
-    /// The longest that one transaction or query may take in wall-clock time, and the longest that it may sleep, which
-    /// takes none.
+    /// The longest wall-clock time of one transaction or query. It also bounds the virtual time that one may sleep,
+    /// which takes no wall-clock time.
     #[serde(rename = "deadline_ms", with = "milliseconds")]
     pub deadline: Duration,
 }
 
 impl Size {
-    /// The sizes that exist unless a host's configuration names its own, smallest first.
+    /// Returns the sizes that exist unless a host's configuration defines its own, smallest first.
     #[must_use]
     pub fn built_in() -> Vec<Self> {
         let size = |name: &str, fuel, memory_mib: u64, deadline_s| Self {
@@ -63,7 +63,7 @@ impl fmt::Display for Size {
     }
 }
 
-/// `number` with commas between groups of three digits.
+/// Formats `number` with commas between groups of three digits.
 #[must_use]
 pub fn grouped(number: u64) -> String {
     let digits = number.to_string();
@@ -77,10 +77,10 @@ pub fn grouped(number: u64) -> String {
     text
 }
 
-/// Takes `fuel` as a full tank.
+/// Checks that `fuel` is enough for a full tank, and returns it.
 ///
 /// # Errors
-/// A sentence that says what the tank must hold, if that is less than [`FUEL_MIN`].
+/// A sentence with the minimum, if `fuel` is less than [`FUEL_MIN`].
 pub fn check_fuel(fuel: u64) -> Result<u64, String> {
     if fuel < FUEL_MIN {
         let (found, least) = (grouped(fuel), grouped(FUEL_MIN));
@@ -89,12 +89,12 @@ pub fn check_fuel(fuel: u64) -> Result<u64, String> {
     Ok(fuel)
 }
 
-/// A number of bytes as people write it: `64MiB`, `10M`, `1_000_000`.
+/// Parses a number of bytes as people write it: `64MiB`, `10M`, `1_000_000`.
 ///
 /// Suffixes `K`, `M`, `G` (with or without `B`) are powers of 1000; `Ki`, `Mi`, `Gi` (with or without `B`) of 1024.
 ///
 /// # Errors
-/// A sentence that names the text, if it is no such number or exceeds 2^64 - 1 bytes.
+/// A sentence that quotes the text, if it is not such a number or exceeds 2^64 - 1 bytes.
 pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
     let digits_end = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '_')).unwrap_or(trimmed.len());
@@ -115,8 +115,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     number.checked_mul(factor).ok_or_else(|| format!("'{text}' exceeds 2^64 - 1 bytes"))
 }
 
-/// Prints a number of bytes for people: exact in binary units where it can be (`64 MiB`), else decimal (`22.8 kB`). With
-/// `{:#}` always decimal, for what was measured.
+/// Prints a number of bytes for people: in binary units if that is exact (`64 MiB`), else in decimal units (`22.8 kB`).
+/// With `{:#}` it is always decimal, for measured values.
 #[derive(Debug, Clone, Copy)]
 pub struct Bytes(
     /// The number of bytes.
@@ -140,8 +140,8 @@ impl fmt::Display for Bytes {
     }
 }
 
-/// Prints a number of bytes beside a bound, in the bound's kind of units: in binary ones if the bound is printed so, with as
-/// many decimals as it takes to tell them apart.
+/// Prints a number of bytes beside a bound, in binary units if the bound is printed in those. It has as many decimals
+/// as the two need to look different.
 #[derive(Debug, Clone, Copy)]
 pub struct BytesBeside {
     /// The number of bytes.
@@ -164,14 +164,14 @@ impl fmt::Display for BytesBeside {
         let whole = |bytes: u64| bytes as f64 / (1_u64 << shift) as f64;
         let shown = |decimals: usize| format!("{:.decimals$}", whole(bytes));
         let decimals = (1..DECIMALS_MAX).find(|&decimals| {
-            // What is not the bound must not look like it.
+            // A number that differs from the bound must not look the same.
             bytes == bound || shown(decimals) != format!("{:.decimals$}", whole(bound))
         });
         write!(f, "{} {unit}", shown(decimals.unwrap_or(DECIMALS_MAX)))
     }
 }
 
-/// Reads bytes from a number or a text such as `64MiB`; writes a number.
+/// Deserialises bytes from a number or a text such as `64MiB`; serialises them as a number.
 pub mod byte_size {
     use serde::{Deserialize, Deserializer, Serializer, de::Error};
 
@@ -182,10 +182,10 @@ pub mod byte_size {
         Text(String),
     }
 
-    /// Reads a number of bytes, or a text such as `64 MiB`.
+    /// Deserialises a number of bytes, or a text such as `64 MiB`.
     ///
     /// # Errors
-    /// It is neither.
+    /// The input is neither.
     pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
         match NumberOrText::deserialize(deserializer)? {
             NumberOrText::Number(bytes) => Ok(bytes),
@@ -193,10 +193,10 @@ pub mod byte_size {
         }
     }
 
-    /// Writes a number of bytes.
+    /// Serialises a number of bytes.
     ///
     /// # Errors
-    /// Those of the format.
+    /// The errors of the format.
     pub fn serialize<S: Serializer>(bytes: &u64, serializer: S) -> Result<S::Ok, S::Error> {
         serializer.serialize_u64(*bytes)
     }

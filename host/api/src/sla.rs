@@ -1,20 +1,20 @@
-//! What a service level agreement sets: thresholds, and how a service fails over.
+//! The terms of a service level agreement: thresholds, and how a service fails over.
 
 use crate::meter::{Percent, Resource};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
 
-/// The threshold of every resource unless configured otherwise.
+/// The default threshold of every resource.
 pub const THRESHOLD_DEFAULT: Percent = Percent::whole(98);
 
-/// The lowest threshold. Below it too little of a level would be left under the headroom that a failover must make.
+/// The lowest threshold. A lower one would leave too little of a level under the headroom that a failover must make.
 pub const THRESHOLD_MIN: Percent = Percent::whole(20);
 
-/// Takes `percent` as a threshold.
+/// Converts `percent` to a threshold.
 ///
 /// # Errors
-/// A sentence that names the bounds.
+/// A sentence with the bounds.
 pub fn threshold(percent: f64) -> Result<Percent, String> {
     match Percent::try_from(percent) {
         Ok(threshold) if threshold >= THRESHOLD_MIN => Ok(threshold),
@@ -25,20 +25,20 @@ pub fn threshold(percent: f64) -> Result<Percent, String> {
     }
 }
 
-/// Reads a threshold: `98`, `97.5`, `98%`.
+/// Parses a threshold: `98`, `97.5`, `98%`.
 ///
 /// # Errors
-/// As [`threshold`], or that it is no number.
+/// As [`threshold`], or that the text is not a number.
 pub fn parse_threshold(text: &str) -> Result<Percent, String> {
     let number = text.trim().trim_end_matches('%').parse().ok().filter(|number: &f64| !number.is_nan());
     let number = number.ok_or_else(|| format!("'{text}' is not a percentage: write a number such as 98 or 97.5"))?;
     threshold(number)
 }
 
-/// Reads a threshold that a configuration states as a number.
+/// Deserialises a threshold that a configuration states as a number.
 ///
 /// # Errors
-/// As [`threshold`], or that it is no number.
+/// As [`threshold`], or that the value is not a number.
 pub fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Percent, D::Error> {
     threshold(f64::deserialize(deserializer)?).map_err(serde::de::Error::custom)
 }
@@ -47,22 +47,22 @@ pub fn deserialize_threshold<'de, D: serde::Deserializer<'de>>(deserializer: D) 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Thresholds {
-    /// Of the tank.
+    /// The threshold of the tank.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub cpu: Percent,
-    /// Of linear memory.
+    /// The threshold of linear memory.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub memory: Percent,
 }
 
 impl Thresholds {
-    /// The same threshold for every resource.
+    /// Returns the same threshold for every resource.
     #[must_use]
     pub fn all(threshold: Percent) -> Self {
         Self { cpu: threshold, memory: threshold }
     }
 
-    /// The threshold of `resource`.
+    /// Returns the threshold of `resource`.
     #[must_use]
     pub fn of(&self, resource: Resource) -> Percent {
         match resource {
@@ -78,20 +78,20 @@ impl Default for Thresholds {
     }
 }
 
-/// How far below its threshold a resource must come to be free again, in percentage points: else one that stays at its
-/// threshold would be reported again and again.
+/// The distance below its threshold at which a resource is relieved, in percentage points. Without it, a resource that
+/// stays at its threshold would be reported again and again.
 pub const HYSTERESIS_POINTS: u16 = 5;
 
-/// How a service moves into a fresh VM.
-// Files hold the place of a mode in this list: add at the end, and remove none.
+/// The way in which a service moves into a fresh VM.
+// Files store the index of a mode in this list: append new modes, and remove none.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FailoverMode {
     /// The service pauses until its state is in the fresh VM.
     Direct,
-    /// The fresh VM is brought up beside the one that serves, as its shadow, and takes over when it has caught up.
+    /// The fresh VM is built beside the serving one, as its shadow, and takes over when it has caught up.
     Shadow,
-    /// Whichever of the two suits the size of the state.
+    /// The one of the two modes that suits the size of the state.
     #[default]
     Auto,
 }

@@ -1,9 +1,9 @@
-//! Text of others on its way to an operator, and errors on one line.
+//! Text from guests and clients, made safe for operators; and errors on one line.
 
 use std::{fmt, io};
 
-/// Whether a character may end a line, drive a terminal, change the order in which what follows it is shown, or is not
-/// shown at all, so that two texts which differ look the same.
+/// Returns whether a character is deceptive. Such a character may end a line, control a terminal, or change the order
+/// in which the following text is shown. Or it is invisible, so that two different texts look the same.
 #[must_use]
 pub fn is_deceptive(c: char) -> bool {
     c.is_control()
@@ -20,11 +20,12 @@ pub fn is_deceptive(c: char) -> bool {
         )
 }
 
-/// A guest's or a client's text on its way to an operator: control characters, which could forge a line or drive a
-/// terminal, those that end lines or turn the direction of text, and those that are not shown, are shown as escapes.
+/// A guest's or a client's text, displayed for an operator. Deceptive characters are displayed as escapes: control
+/// characters, which could forge a line or control a terminal; characters that end lines or change the direction of
+/// text; and invisible ones.
 #[derive(Debug, Clone, Copy)]
 pub struct Printable<'a>(
-    /// The text as it came.
+    /// The original text.
     pub &'a str,
 );
 
@@ -36,14 +37,15 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
-/// The first `chars_max` characters of a guest's text, printable.
+/// Returns the first `chars_max` characters of a guest's text, printable.
 pub fn shortened(text: &str, chars_max: usize) -> String {
     let short: String = text.chars().take(chars_max).collect();
     let dots = if short.len() < text.len() { "..." } else { "" };
     format!("{}{dots}", Printable(&short))
 }
 
-/// What the operating system says of what it lacks, and our words for it. Where one text ends with another, it comes first.
+/// The operating system's messages about missing resources, and our words for them. A message that ends with another
+/// one comes first.
 const SYSTEM_WORDS: [(&str, &str); 4] = [
     ("No space left on device", "no space left on the device"),
     ("Disk quota exceeded", "the disk quota is used up"),
@@ -51,8 +53,8 @@ const SYSTEM_WORDS: [(&str, &str); 4] = [
     ("Too many open files", "too many open files"),
 ];
 
-/// Replaces the numbers that Rust adds to errors of the operating system in `text`, and what they say of room and files in
-/// words of operators.
+/// Removes the numbers that Rust adds to errors of the operating system in `text`, and replaces messages about space
+/// and files by the words of operators.
 #[must_use]
 pub fn plain(text: &str) -> String {
     const BEGINNING: &str = " (os error ";
@@ -73,13 +75,13 @@ pub fn plain(text: &str) -> String {
     plain
 }
 
-/// Returns what an error of the operating system says, as [`plain`] text.
+/// Returns the message of an error of the operating system, as [`plain`] text.
 #[must_use]
 pub fn of_system(error: &io::Error) -> String {
     plain(&error.to_string())
 }
 
-/// An error and what caused it, on one line of [`plain`] text.
+/// Returns an error and its causes, on one line of [`plain`] text.
 pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
@@ -132,7 +134,7 @@ mod tests {
         ] {
             let error = io::Error::from_raw_os_error(number);
             assert_eq!(of_system(&error), words);
-            // The same where it is only a part of what is said.
+            // The same holds where the message is only a part of the text.
             let within = io::Error::new(error.kind(), format!("{error} (it takes 4 MiB)"));
             assert_eq!(chain(&within), format!("{words} (it takes 4 MiB)"));
         }

@@ -1,4 +1,4 @@
-//! Transactions and the four ways in which they end.
+//! Transactions and their four outcomes.
 
 use crate::clock::{Timestamp, Utc};
 use crate::event::Triggered;
@@ -16,10 +16,10 @@ use thiserror::Error;
 /// The longest id that a client may give a transaction, in bytes.
 pub const TRANSACTION_ID_BYTES_MAX: usize = 128;
 
-/// The regular expression of a transaction's id, as descriptions of interfaces have it.
+/// The regular expression of a transaction's id, for descriptions of interfaces.
 pub const ID_PATTERN: &str = r"^([ -\-/-~][ -~]{0,127}|\.([ -\-/-~][ -~]{0,126}|\.[ -~]{1,126}))$";
 
-/// Checks whether `id` can be sent in a header and asked for in a URL: 1 to [`TRANSACTION_ID_BYTES_MAX`] printable ASCII
+/// Checks whether `id` can be sent in a header and used in a URL: 1 to [`TRANSACTION_ID_BYTES_MAX`] printable ASCII
 /// characters, and neither `.` nor `..`.
 ///
 /// # Errors
@@ -30,8 +30,8 @@ pub fn check_id(id: &str) -> Result<(), Denial> {
     if is_printable && !matches!(id, "" | "." | "..") { Ok(()) } else { Err(Denial::NotAnId { id: id.to_owned() }) }
 }
 
-/// Checks the length of `id` alone. Earlier releases took other characters, so an id that [`check_id`] refuses may have its
-/// answer, and is denied only where there is none.
+/// Checks only the length of `id`. Earlier releases accepted other characters, so an id that [`check_id`] refuses may
+/// already have an answer. It is denied only if it has none.
 ///
 /// # Errors
 /// [`Denial::IdTooLong`].
@@ -43,16 +43,16 @@ pub fn check_id_length(id: &str) -> Result<(), Denial> {
 /// is 128 MiB.
 pub const REPLY_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// The longest transaction or query that a service accepts, in bytes, unless it is configured otherwise.
+/// The longest transaction or query that a service accepts by default, in bytes.
 pub const BODY_BYTES_MAX: usize = 1024 * 1024;
 
-/// What a user asks a service to do.
+/// A user's request to a service.
 #[derive(Debug, Clone)]
 pub struct Request {
-    /// The id that makes a repetition recognisable, at most [`TRANSACTION_ID_BYTES_MAX`]. Without one the host makes
-    /// one up, and a repetition is a new transaction. A query's id is only echoed.
+    /// The id by which a repetition is recognised, of at most [`TRANSACTION_ID_BYTES_MAX`] bytes. Without one the host
+    /// generates one, and a repetition is a new transaction. A query's id is only echoed.
     pub id: Option<String>,
-    /// What the guest gets, byte for byte.
+    /// The guest's input, byte for byte.
     pub body: Bytes,
     /// Whether it is a transaction or a query.
     pub kind: Kind,
@@ -68,7 +68,7 @@ pub enum Kind {
     Query,
 }
 
-/// How a request ended, as one word.
+/// The outcome of a request, as one word.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Outcome {
@@ -76,7 +76,7 @@ pub enum Outcome {
     Ok,
     /// The guest answered `err`.
     Refused,
-    /// A trap, a resource exhausted, or the deadline: nothing of it was kept.
+    /// A trap, an exhausted resource, or the deadline ended it, and its changes were discarded.
     Failed,
     /// It never reached the guest.
     Denied,
@@ -98,20 +98,20 @@ impl fmt::Display for Outcome {
     }
 }
 
-/// How a request that reached the guest ended. For a transaction this is what the journal keeps, and what a
-/// repetition of the same id is answered with.
+/// The answer to a request that reached the guest. The journal stores it for a transaction, and a repetition of the
+/// same id gets it again.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Answer {
-    /// What the guest answered.
+    /// The guest's answer.
     Ok(Bytes),
     /// The guest answered `err` with this text.
     Refused(String),
-    /// Nothing of it was kept.
+    /// The request failed, and its changes were discarded.
     Failed(Cause),
 }
 
 impl Answer {
-    /// The answer's outcome.
+    /// Returns the answer's outcome.
     #[must_use]
     pub fn outcome(&self) -> Outcome {
         match self {
@@ -121,13 +121,13 @@ impl Answer {
         }
     }
 
-    /// Whether the state that the guest was left in is kept: `ok` and `refused`.
+    /// Returns whether the guest's state after the request is kept: for `ok` and `refused`.
     #[must_use]
     pub fn is_kept(&self) -> bool {
         !matches!(self, Self::Failed(_))
     }
 
-    /// How long the guest's answer is; of a failure, which is the host's, nothing.
+    /// Returns the length of the guest's answer, in bytes; 0 for a failure, whose text is the host's.
     #[must_use]
     pub fn content_bytes(&self) -> usize {
         match self {
@@ -137,8 +137,8 @@ impl Answer {
         }
     }
 
-    /// A hash of the outcome and its bytes, by which a replay is compared. Causes of failures take no part: a replay
-    /// skips what failed.
+    /// Returns a hash of the outcome and its bytes, by which a replay is compared. It does not include causes of
+    /// failures, because a replay skips failed transactions.
     #[must_use]
     pub fn hash(&self) -> ReplyHash {
         let (tag, bytes): (u8, &[u8]) = match self {
@@ -152,13 +152,13 @@ impl Answer {
     }
 }
 
-/// The first 128 bits of a BLAKE3 hash: of a reply, or of a body.
+/// The first 128 bits of a BLAKE3 hash of a reply or a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReplyHash(pub [u8; 16]);
 
 impl ReplyHash {
-    /// The hash of the body of a transaction.
+    /// Returns the hash of a transaction's body.
     #[must_use]
     pub fn of_body(body: &[u8]) -> Self {
         Self::truncated(&blake3::hash(body))
@@ -171,7 +171,7 @@ impl ReplyHash {
     }
 }
 
-/// Why a VM could not finish what it was asked to do.
+/// The reason why a VM could not finish a request.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, Error)]
 #[non_exhaustive]
 pub enum Cause {
@@ -182,7 +182,7 @@ pub enum Cause {
         grouped(*limit_fuel)
     )]
     Fuel {
-        /// The tank that did not suffice.
+        /// The insufficient tank.
         limit_fuel: u64,
     },
     /// Linear memory reached the limit of the largest size that there was room for.
@@ -192,33 +192,33 @@ pub enum Cause {
         BytesBeside { bytes: *wanted_bytes, bound: *limit_bytes }, ByteCount(*limit_bytes)
     )]
     Memory {
-        /// What the guest's memory would have grown to.
+        /// The size that the guest's memory would have grown to, in bytes.
         wanted_bytes: u64,
-        /// The limit that held.
+        /// The limit, in bytes.
         limit_bytes: u64,
     },
     /// A table grew past its limit.
     #[error("table: {wanted} elements exceed the limit of {limit}")]
     TableElements {
-        /// What the table would have grown to.
+        /// The number of elements that the table would have grown to.
         wanted: u64,
-        /// The limit that held.
+        /// The limit, in elements.
         limit: u64,
     },
-    /// It took too long. A cause made by the host: the same id may be tried again.
+    /// It took too long. The host causes this, so the same id may be tried again.
     #[error(
         "deadline: not finished within {} ms; try again, send less at once, or deploy the workload as a new service of a \
          size with a longer deadline",
         deadline.as_millis()
     )]
     Deadline {
-        /// The time that was not enough.
+        /// The exceeded deadline.
         deadline: Duration,
     },
-    /// The reply, or what another call copied to the host, is too long.
+    /// The reply, or the data that another call copied to the host, is too long.
     #[error("reply: over {} in one call; answer less at once", ByteCount(*limit_bytes))]
     ReplyBytes {
-        /// The limit that held.
+        /// The limit, in bytes.
         limit_bytes: u64,
     },
     /// The guest called `exit`.
@@ -227,22 +227,22 @@ pub enum Cause {
         /// `success` or `failure`.
         status: String,
     },
-    /// The guest trapped: what WebAssembly says of it.
+    /// The guest trapped, with WebAssembly's message.
     #[error("trap: {message}")]
     Trap {
-        /// The trap, on one line.
+        /// The message of the trap, on one line.
         message: String,
     },
 }
 
 impl Cause {
-    /// Whether the cause lies with the host, so that the same id may run again.
+    /// Returns whether the host caused the failure, so that the same id may run again.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         matches!(self, Self::Deadline { .. })
     }
 
-    /// The metered resource whose exhaustion this is, if it is one that a failover could cure.
+    /// Returns the exhausted resource, if it is one that a failover could cure.
     #[must_use]
     pub fn exhausted(&self) -> Option<Resource> {
         match self {
@@ -253,63 +253,65 @@ impl Cause {
     }
 }
 
-/// What to do about a service that is quarantined.
+/// The remedy for a quarantined service.
 pub const QUARANTINE_REMEDY: &str = "once that is mended, lifeboat start brings it back; without the server, lifeboat \
                                      verify --data DIR tells more, and lifeboat snapshot saves what can be trusted";
 
-/// Why a request has no answer.
+/// The reason why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RequestError {
     /// It had no effect.
     #[error(transparent)]
     Denied(#[from] Denial),
-    /// It may have had one.
+    /// It may have had an effect.
     #[error(transparent)]
     OutcomeUnknown(#[from] OutcomeUnknown),
 }
 
-/// A request was executed, and whether that is durable is not known: the journal failed meanwhile.
+/// A request was executed, but it is unknown whether it is durable, because the journal failed meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("{}", unknown(service, id.as_deref(), reason))]
 pub struct OutcomeUnknown {
     /// The service.
     pub service: Name,
-    /// The request's id, if the client gave it one: a repetition of it is recognised.
+    /// The request's id, if the client gave one: a repetition of it is recognised.
     pub id: Option<String>,
-    /// Why.
+    /// The reason.
     pub reason: String,
 }
 
-/// Why a request never reached the guest. It had no effect and left no trace in the journal, and the same id may be sent
-/// again.
+/// The reason why a request never reached the guest. It had no effect and left no trace in the journal, and the same id
+/// may be sent again.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum Denial {
     /// No user has this token, or it is expired or revoked.
     #[error("not authenticated: {reason}; log in again")]
     NotAuthenticated {
-        /// What is wrong with the token.
+        /// The problem with the token.
         reason: &'static str,
     },
-    /// The user may not do this to this service, whether or not there is one: to a stranger the two are the same.
+    /// The user may not do this to this service. The same is reported if the service does not exist, so that users
+    /// without a grant cannot distinguish the two.
     #[error("user '{user}' has no grant to {grant} service '{service}', or there is no such service; ask an admin")]
     NotGranted {
-        /// Who asked.
+        /// The user.
         user: String,
-        /// What for.
+        /// The missing grant.
         grant: crate::access::Grant,
-        /// Of which service.
+        /// The name of the service.
         service: String,
     },
-    /// There is no such service: told to who has the grant on it, as an admin has on any.
+    /// There is no such service. Only users with the grant on it get this denial; an admin has the grant on any
+    /// service.
     #[error("there is no service '{}'; deploy one, or list those that there are", Printable(service))]
     NoService {
-        /// The name that was asked for.
+        /// The requested name.
         service: String,
     },
     /// Only an admin may do this.
     #[error("user '{user}' is no admin, and only an admin may do this; ask one to do it, or log in as one")]
     NotAdmin {
-        /// Who asked.
+        /// The user.
         user: String,
     },
     /// The body is too long.
@@ -318,24 +320,24 @@ pub enum Denial {
         BytesBeside { bytes: *bytes as u64, bound: *limit_bytes as u64 }, ByteCount(*limit_bytes as u64)
     )]
     BodyTooLarge {
-        /// Its length.
+        /// The length of the body, in bytes.
         bytes: usize,
-        /// The bound.
+        /// The bound, in bytes.
         limit_bytes: usize,
     },
     /// The id is too long.
     #[error("the transaction id is {bytes} bytes long, the limit is {TRANSACTION_ID_BYTES_MAX}; use a shorter one")]
     IdTooLong {
-        /// Its length.
+        /// The length of the id, in bytes.
         bytes: usize,
     },
-    /// The id could not be named in a header or a URL.
+    /// The id cannot be used in a header or a URL.
     #[error(
         "the transaction id '{}' is none; use printable ASCII characters, and neither '.' nor '..', which no URL can name",
         Printable(id)
     )]
     NotAnId {
-        /// What was sent.
+        /// The id that was sent.
         id: String,
     },
     /// The id was used for another body.
@@ -343,10 +345,10 @@ pub enum Denial {
     IdReused {
         /// The id.
         id: String,
-        /// Where it was used.
+        /// The transaction that used it.
         sequence: Sequence,
     },
-    /// The time in the id is no later than that of an id whose answer was forgotten: it may have been answered before.
+    /// The time in the id is not later than that of an id whose answer was forgotten: it may have been answered before.
     #[error(
         "id '{id}' is of {}, and ids up to {} are forgotten: it may have been answered; look at the service before you \
          use a new id",
@@ -355,9 +357,9 @@ pub enum Denial {
     TooOld {
         /// The id.
         id: String,
-        /// The time in it.
+        /// The time in the id.
         time: Timestamp,
-        /// The newest time in an id that was forgotten.
+        /// The newest time in a forgotten id.
         forgotten: Timestamp,
     },
     /// The user has sent more ids than can be retained for as long as they must be.
@@ -369,20 +371,20 @@ pub enum Denial {
     TooManyIds {
         /// The service.
         service: Name,
-        /// Who sent them.
+        /// The user who sent them.
         user: Name,
-        /// When the oldest of them may be forgotten.
+        /// The time until the oldest of them may be forgotten.
         retry_after: Duration,
     },
-    /// The service has as many requests waiting as it may have.
+    /// The service has as many waiting requests as it may have.
     #[error("service '{service}' has {limit} requests waiting, the most it may have; try again later")]
     QueueFull {
         /// The service.
         service: Name,
-        /// The bound.
+        /// The maximum number of waiting requests.
         limit: usize,
     },
-    /// The largest answer that there can be does not fit the memory for answers that clients have not read.
+    /// The memory for answers that clients have not read has no room for the longest possible answer.
     #[error(
         "service '{service}' did not execute it: the memory for answers which are not read yet is taken; read those that \
          came before, and try again later"
@@ -391,21 +393,21 @@ pub enum Denial {
         /// The service.
         service: Name,
     },
-    /// The id, or the body whatever its id, missed its deadline time and again.
+    /// The id missed its deadline repeatedly, or the body did with any id.
     #[error(
         "{} missed its deadline {misses} times and is refused for {} s; send smaller requests, or have the service use a \
          size with a longer deadline",
         missed(id.as_deref()), retry_after.as_secs() + 1
     )]
     MissedDeadlines {
-        /// The id, if it is refused, and none if the body is.
+        /// The id if it is refused, or none if the body is.
         id: Option<String>,
-        /// How often.
+        /// The number of missed deadlines.
         misses: u32,
-        /// For how long it is refused.
+        /// The time until it is no longer refused.
         retry_after: Duration,
     },
-    /// An operator took the request out of the queue.
+    /// An operator removed the request from the queue.
     #[error(
         "an operator dropped the request from the queue of service '{service}': it was not executed; ask the operator before \
          you send it again"
@@ -414,23 +416,23 @@ pub enum Denial {
         /// The service.
         service: Name,
     },
-    /// The service cannot take more for now: its tank is empty and there is no way to a fresh one.
+    /// The service accepts no transactions for now: its tank is empty, and a fresh VM is not available.
     #[error("service '{service}' is degraded: {reason}; try again later")]
     Degraded {
         /// The service.
         service: Name,
-        /// What it lacks, and why.
+        /// The missing resource, and the reason.
         reason: String,
     },
-    /// The service takes no more transactions: its journal is full, since its state cannot be snapshotted.
+    /// The service accepts no transactions: its journal is full, because its state cannot be snapshotted.
     #[error("service '{service}' denies transactions: {reason}")]
     JournalFull {
         /// The service.
         service: Name,
-        /// How full, why, and what helps.
+        /// The fill level, the reason, and the remedy.
         reason: String,
     },
-    /// The journal is short of room, and cannot begin its next segment. It was not executed.
+    /// The journal is short of room, and cannot begin its next segment. The request was not executed.
     #[error("service '{service}' takes no transactions for now: {reason}; try again later")]
     Stalled {
         /// The service.
@@ -438,20 +440,20 @@ pub enum Denial {
         /// What is missing.
         reason: String,
     },
-    /// The service could not be brought back when the host started, and nothing of it was changed.
+    /// The service could not be restored when the host started, and its data was not changed.
     #[error("service '{service}' is quarantined: {reason}; {QUARANTINE_REMEDY}")]
     Quarantined {
         /// The service.
         service: Name,
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// The data directory has records or snapshots of the service, but its catalog does not have it.
+    /// The data directory has records or snapshots of the service, but the catalog does not list it.
     #[error("service '{service}' is quarantined: {reason}")]
     Orphan {
         /// The service.
         service: Name,
-        /// Why, and what to do.
+        /// The reason, and the remedy.
         reason: String,
     },
     /// The service does not run: its state was lost while it ran, or it was stopped.
@@ -459,33 +461,33 @@ pub enum Denial {
     Stopped {
         /// The service.
         service: Name,
-        /// Why.
+        /// The reason.
         reason: String,
     },
 }
 
-/// The answer to a request that reached the guest, now or before.
+/// The reply to a request that reached the guest, now or before.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Reply {
-    /// The request's id: the client's own, or the one that the host made up.
+    /// The request's id: the client's own, or the one that the host generated.
     pub id: String,
-    /// The transaction's place in the history; a query's is that of the transaction before it.
+    /// The transaction's number in the history; for a query, that of the transaction before it.
     pub sequence: Sequence,
     /// The time that the guest saw.
     pub timestamp: Timestamp,
-    /// How it ended.
+    /// The answer.
     pub answer: Answer,
-    /// The fuel that the attempt which was answered burnt.
+    /// The fuel that the answered attempt burnt.
     pub fuel_used: u64,
-    /// Whether this is the kept answer to an earlier request of the same id.
+    /// Whether this is the stored answer to an earlier request of the same id.
     pub is_repeated: bool,
-    /// The VM that answered, now; it may be a later one than that which executed a repeated transaction.
+    /// The VM that answers now. For a repeated transaction, an earlier VM may have executed it.
     pub vm: VmId,
-    /// The failover that this request caused: one that is over, or one that a shadow has begun.
+    /// The failover that this request caused: it has ended, or a shadow has begun it.
     pub failover: Option<Box<Triggered>>,
 }
 
-/// What missed its deadline: an id, or a body of the same user.
+/// Describes what missed its deadline: an id, or a body of the same user.
 fn missed(id: Option<&str>) -> String {
     match id {
         Some(id) => format!("id '{}'", Printable(id)),
@@ -493,7 +495,7 @@ fn missed(id: Option<&str>) -> String {
     }
 }
 
-/// That an outcome is unknown, and what to do about it: without an id, a repetition would be another transaction.
+/// Describes an unknown outcome and the remedy: without an id, a repetition would be another transaction.
 fn unknown(service: &Name, id: Option<&str>, reason: &str) -> String {
     match id {
         Some(id) => {

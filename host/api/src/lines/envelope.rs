@@ -1,4 +1,4 @@
-//! Lines of input: as they are, or as envelopes.
+//! Lines of input: plain bodies, or envelopes.
 
 use super::NotDone;
 use crate::name::{NAME_BYTES_MAX, Name};
@@ -10,22 +10,22 @@ use bytes::Bytes;
 use serde::{Deserialize, Deserializer};
 use serde_json::value::RawValue;
 
-/// The longest envelope: a body in base64, an id, and room around them.
+/// The longest envelope, in bytes: a body in base64, an id, and some reserve.
 pub const ENVELOPE_BYTES_MAX: usize = BODY_BYTES_MAX / 3 * 4 + 64 * 1024;
 
-/// One line, without its end.
+/// One line of input, without its line ending.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Line {
-    /// Counted from 1.
+    /// The number of the line, starting at 1.
     pub number: u64,
-    /// The bytes, or the length of a line that is too long.
+    /// The bytes of the line, or the length of a line that is too long.
     pub bytes: Result<Vec<u8>, usize>,
 }
 
-/// Whose request a line is, and the request; or its id, if it has one that it may have, and what is wrong with it.
+/// The user and the request of a line. For an invalid line, its id if that is a permitted one, and the reason.
 pub type Parsed = Result<(Name, Request), (Option<String>, NotDone)>;
 
-/// The line as the body of a transaction.
+/// Parses a line as the body of a transaction.
 pub fn plain(line: Line, user: &Name) -> Parsed {
     match line.bytes {
         Ok(body) => Ok((user.clone(), Request { id: None, body: Bytes::from(body), kind: Kind::Transaction })),
@@ -49,15 +49,15 @@ struct Envelope {
     base64: Option<String>,
 }
 
-/// For a body that is optional: one that is written as `null` is that, and not left out.
+/// Deserialises an optional body. A body that is written as `null` counts as present, not as absent.
 ///
 /// # Errors
-/// It is not JSON.
+/// The body is not JSON.
 pub fn present<'de, D: Deserializer<'de>>(json: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::deserialize(json).map(Some)
 }
 
-/// The line as an envelope: `{"id"?, "user"?, "query"?, "json"|"text"|"base64"}`. Without a user it is `user`'s.
+/// Parses a line as an envelope: `{"id"?, "user"?, "query"?, "json"|"text"|"base64"}`. The default user is `user`.
 pub fn parse_envelope(line: Line, user: &Name) -> Parsed {
     let number = line.number;
     let wrong = |id: Option<String>, reason: String| (id, NotDone::Envelope { line: number, reason });
@@ -65,13 +65,13 @@ pub fn parse_envelope(line: Line, user: &Name) -> Parsed {
         let limits = format!("the limit is {ENVELOPE_BYTES_MAX}, and {BODY_BYTES_MAX} for the body in it");
         wrong(None, format!("it is {bytes} bytes long, {limits}; send less"))
     })?;
-    // Serde would take an array of the same fields, too.
+    // Serde would also accept an array of the same fields.
     let is_object = bytes.trim_ascii_start().starts_with(b"{");
     let envelope = serde_json::from_slice::<Envelope>(&bytes).ok().filter(|_| is_object);
     let envelope = envelope.ok_or_else(|| wrong(None, explained(&bytes)))?;
     let Envelope { id, user: named, query, json, text, base64 } = envelope;
     if let Some(id) = id.as_ref().filter(|id| id.len() > TRANSACTION_ID_BYTES_MAX) {
-        // Nor is it repeated: a line may be nothing else, and no budget counts what is kept of a denied one.
+        // Do not echo the id: it may fill the line, and no budget counts the memory of denied requests.
         return Err((None, NotDone::Line { line: number, denial: Denial::IdTooLong { bytes: id.len() } }));
     }
     let body = match (json, text, base64) {
@@ -98,18 +98,18 @@ pub fn parse_envelope(line: Line, user: &Name) -> Parsed {
     Ok((named.unwrap_or_else(|| user.clone()), Request { id, body, kind }))
 }
 
-/// Text that is not longer than this is not put in base64 for the sake of its length, in bytes.
+/// The length up to which text is not encoded in base64 to save space, in bytes.
 const WRAPPED_TEXT_BYTES_MIN: usize = 1_024;
 
 /// The longest line that a message shows wrapped, in bytes.
 const WRAPPED_BYTES_MAX: usize = 80;
 
-/// The line as a body in an envelope: JSON as it is, other text as a string, other bytes in base64.
+/// Wraps a line as a body in an envelope: JSON unchanged, other text as a string, other bytes in base64.
 #[must_use]
 pub fn wrap(body: &[u8]) -> Vec<u8> {
     let text = str::from_utf8(body).ok();
     let as_text = |text: &str| serde_json::to_vec(text).unwrap_or_default();
-    // Text full of characters that JSON escapes grows up to six times, which only matters for long ones.
+    // Text with many characters that JSON escapes grows up to six times, which only matters if it is long.
     let text_bytes_max = (body.len().div_ceil(3) * 4).max(WRAPPED_TEXT_BYTES_MIN);
     match text.map(as_text).filter(|text| text.len() <= text_bytes_max) {
         Some(text) => [b"{\"text\":", &text[..], b"}"].concat(),
@@ -117,7 +117,7 @@ pub fn wrap(body: &[u8]) -> Vec<u8> {
     }
 }
 
-/// Why a line is no envelope, and what to write instead.
+/// Returns why a line is not an envelope, and what to write instead.
 fn explained(bytes: &[u8]) -> String {
     let shape = "write {\"id\"?, \"user\"?, \"query\"?, and one of \"json\", \"text\", \"base64\"}";
     let text = str::from_utf8(bytes).ok().map(str::trim);
@@ -203,7 +203,7 @@ mod tests {
     fn a_body_of_null_is_a_body() {
         assert_eq!(&*envelope(r#"{"json":null}"#).expect("valid").1.body, b"null");
         assert!(envelope(r#"{"json":null,"text":"a"}"#).is_err());
-        // Nothing but JSON can say nothing.
+        // Only JSON can contain null.
         assert!(envelope(r#"{"text":null}"#).is_err());
     }
 

@@ -1,4 +1,4 @@
-//! How replies are printed.
+//! Prints replies as lines.
 
 use crate::text::is_deceptive;
 use crate::transaction::{Answer, Denial, Outcome, OutcomeUnknown, Reply, RequestError};
@@ -11,29 +11,29 @@ use std::borrow::Cow;
 use std::io::{self, Write};
 use thiserror::Error;
 
-/// Why a line led to no answer.
+/// The reason why a line has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum NotDone {
-    /// The host denied it.
+    /// The host denied the request.
     #[error(transparent)]
     Denied(Denial),
-    /// It may have been executed.
+    /// The request may have been executed.
     #[error(transparent)]
     OutcomeUnknown(OutcomeUnknown),
-    /// The host denied it before it was sent.
+    /// The line was denied before it was sent.
     #[error("line {line}: {denial}")]
     Line {
-        /// Which line.
+        /// The number of the line.
         line: u64,
-        /// Why.
+        /// The reason.
         denial: Denial,
     },
-    /// It is no envelope.
+    /// The line is not an envelope.
     #[error("line {line} is not an envelope: {reason}")]
     Envelope {
-        /// Which line.
+        /// The number of the line.
         line: u64,
-        /// What is wrong with it.
+        /// The error in the line.
         reason: String,
     },
 }
@@ -47,7 +47,7 @@ impl From<RequestError> for NotDone {
     }
 }
 
-/// Returns how it ended; None if that is not known.
+/// Returns the outcome, or None if it is unknown.
 #[must_use]
 pub fn outcome(result: &Result<Reply, NotDone>) -> Option<Outcome> {
     match result {
@@ -60,18 +60,18 @@ pub fn outcome(result: &Result<Reply, NotDone>) -> Option<Outcome> {
 #[derive(Serialize)]
 struct Printed<'a> {
     id: Option<&'a str>,
-    /// None if it is not known.
+    /// None if the outcome is unknown.
     outcome: Option<Outcome>,
     #[serde(flatten)]
     payload: Payload<'a>,
     #[serde(skip_serializing_if = "Option::is_none")]
     cause: Option<String>,
-    /// The line that operators see of the failover that it caused.
+    /// The line that operators see of a failover that the request caused.
     #[serde(skip_serializing_if = "Option::is_none")]
     failover: Option<String>,
 }
 
-/// Bytes in the first of the three forms that can hold them, or none.
+/// Bytes in the first of the three forms that can represent them, or no bytes.
 #[derive(Default, Serialize)]
 pub struct Payload<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -83,7 +83,7 @@ pub struct Payload<'a> {
 }
 
 impl<'a> Payload<'a> {
-    /// `bytes`; as JSON only if they `may_be_json` and are on one line.
+    /// Returns the form of `bytes`: JSON only if they `may_be_json` and are on one line.
     #[must_use]
     pub fn of(bytes: &'a [u8], may_be_json: bool) -> Self {
         let mut payload = Self::default();
@@ -98,48 +98,49 @@ impl<'a> Payload<'a> {
     }
 }
 
-/// Prints a reply on one line: an `ok` that is a line itself as it is, all else as a JSON object; with `json` that, too.
+/// Prints a reply on one line. An `ok` whose content is a line is printed unchanged, all else as a JSON object. With
+/// `json`, everything is a JSON object.
 ///
 /// # Errors
-/// Those of `out`.
+/// The errors of `out`.
 pub fn print(out: &mut impl Write, id: Option<String>, result: &Result<Reply, NotDone>, json: bool) -> io::Result<()> {
     write(out, id, result, json, false)
 }
 
-/// Prints the answer to a line of a batch as a JSON object on one line, with the failover that it caused: its client may
-/// have no events beside it.
+/// Prints the answer to a line of a batch as a JSON object on one line. The object includes the failover that the
+/// request caused, because the client may not receive events.
 ///
 /// # Errors
-/// Those of `out`.
+/// The errors of `out`.
 pub fn print_of_batch(out: &mut impl Write, id: Option<String>, result: &Result<Reply, NotDone>) -> io::Result<()> {
     write(out, id, result, true, true)
 }
 
-/// How the content of an answer stands in its line.
+/// The form of an answer's content in its line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Form {
-    /// As it is.
+    /// JSON, unchanged.
     Json,
-    /// As a string.
+    /// A JSON string.
     Text,
-    /// As base64.
+    /// A string in base64.
     Base64,
 }
 
-/// The line of a batch around the content of an answer, for content that is too long to be printed at once.
+/// The line of a batch around the content of an answer, for content that is too long to print at once.
 #[derive(Debug)]
 pub struct Parts {
-    /// What stands before the content.
+    /// The part before the content.
     pub head: Vec<u8>,
-    /// The content, which is yet to be printed.
+    /// The content, which is not printed yet.
     pub content: Bytes,
-    /// How.
+    /// The form of the content.
     pub form: Form,
-    /// What stands after it.
+    /// The part after the content.
     pub tail: Vec<u8>,
 }
 
-/// What [`print_of_batch`] prints, in parts. None if the answer has no content.
+/// Returns the parts of the line that [`print_of_batch`] prints, or None if the answer has no content.
 #[must_use]
 pub fn parts_of_batch(id: Option<&str>, reply: Reply) -> Option<Parts> {
     let outcome = reply.answer.outcome();
@@ -152,7 +153,7 @@ pub fn parts_of_batch(id: Option<&str>, reply: Reply) -> Option<Parts> {
                 }
                 Ok(_) => ("text", Form::Text),
             };
-            // Space around a value is no part of it.
+            // Whitespace around a value is not part of it.
             let bytes = if payload.1 == Form::Json { bytes.slice_ref(bytes.trim_ascii()) } else { bytes };
             (payload.0, payload.1, bytes)
         }
@@ -192,7 +193,7 @@ fn write(
     match result {
         Err(not_done) => printed.cause = Some(not_done.to_string()),
         Ok(reply) => {
-            // In a batch, the id that a line had: nobody can ask by one that the host made up.
+            // In a batch, print only the id that the line had: a client cannot use an id that the host generated.
             printed.id = if is_of_batch { printed.id } else { Some(&reply.id) };
             printed.failover = reply.failover.as_ref().filter(|_| is_of_batch).map(ToString::to_string);
             match &reply.answer {
@@ -207,12 +208,12 @@ fn write(
     out.write_all(&line)
 }
 
-/// JSON with all its control characters as escapes, and all that end lines, turn the direction of text, or are not shown.
-/// Serde writes some as they are, of which terminals understand one (CSI) as the beginning of a command. They can be in
-/// strings alone.
+/// Escapes all control characters in JSON, and all characters that end lines, change the direction of text, or are
+/// invisible. Serde writes some of them unescaped, of which terminals interpret one (CSI) as the beginning of a
+/// command. They can occur only in strings.
 #[must_use]
 pub fn escaped(json: Vec<u8>) -> Vec<u8> {
-    // How DEL, U+0080 to U+009F, U+00AD, U+061C, U+180E, those from U+2000 to U+207F, U+FEFF, and the tags begin.
+    // The first bytes of DEL, U+0080 to U+009F, U+00AD, U+061C, U+180E, U+2000 to U+207F, U+FEFF, and the tags.
     let may_be_deceptive = |pair: &[u8]| match pair[0] {
         0x7f => true,
         0xc2 => matches!(pair[1], 0x80..=0x9f | 0xad),
@@ -240,7 +241,8 @@ pub fn escaped(json: Vec<u8>) -> Vec<u8> {
     escaped.into_bytes()
 }
 
-/// A reply as the line that a terminal may be shown, if it is one: as it is, or as the same JSON with escapes.
+/// Returns a reply as a line that is safe for a terminal, if it is one line: unchanged, or as the same JSON with
+/// escapes.
 #[must_use]
 pub fn as_line(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     if is_one_line(bytes) {
@@ -249,22 +251,22 @@ pub fn as_line(bytes: &[u8]) -> Option<Cow<'_, [u8]>> {
     is_json_line(bytes).then(|| Cow::Owned(escaped(bytes.to_vec())))
 }
 
-/// JSON as text, escaped as [`escaped`] does.
+/// Escapes JSON like [`escaped`], and returns it as text.
 #[must_use]
 pub fn escaped_text(json: String) -> String {
     String::from_utf8(escaped(json.into_bytes())).expect("it was text")
 }
 
-/// A value as JSON on one line that a terminal may be shown: escaped as [`escaped`] does. All commands print JSON by this
-/// or by [`json_lines`].
+/// Serialises a value as JSON on one line, escaped like [`escaped`] for a terminal. All commands print JSON by this
+/// function or by [`json_lines`].
 ///
 /// # Errors
-/// Those of its serialisation.
+/// The errors of the serialisation.
 pub fn json_line(value: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string(value).map(|json| escaped_text(json) + "\n")
 }
 
-/// The same on several lines, indented for people.
+/// Serialises a value like [`json_line`], on several indented lines for people.
 ///
 /// # Errors
 /// As [`json_line`].
@@ -272,14 +274,14 @@ pub fn json_lines(value: &impl Serialize) -> serde_json::Result<String> {
     serde_json::to_string_pretty(value).map(|json| escaped_text(json) + "\n")
 }
 
-/// Whether the bytes are JSON on one line, but for characters that can only be in its strings.
+/// Returns whether the bytes are JSON on one line. Other deceptive characters can only be in its strings.
 fn is_json_line(bytes: &[u8]) -> bool {
     let has_no_control = |text: &str| !text.chars().any(|c| c.is_ascii_control() && c != '\t');
     std::str::from_utf8(bytes).is_ok_and(has_no_control) && serde_json::from_slice::<&RawValue>(bytes).is_ok()
 }
 
-/// Whether the bytes are one line of text, which a terminal may see as it is: no control characters, nor those that end
-/// lines or turn the direction of text.
+/// Returns whether the bytes are one line of text that is safe for a terminal: without control characters, and without
+/// characters that end lines or change the direction of text.
 #[must_use]
 fn is_one_line(bytes: &[u8]) -> bool {
     std::str::from_utf8(bytes).is_ok_and(|text| !text.chars().any(|c| is_deceptive(c) && c != '\t'))
@@ -318,7 +320,7 @@ mod tests {
             assert!(json.contains("é\u{1f600}"));
             assert_eq!(serde_json::from_str::<serde_json::Value>(&json).expect("JSON"), value);
         }
-        // Each by itself as well: most JSON has none, which is found out first.
+        // Check each character separately as well: a fast check skips JSON that has none of them.
         for c in all.chars() {
             assert!(json_line(&c).expect("JSON").is_ascii(), "{c:?}");
         }
@@ -345,7 +347,7 @@ mod tests {
             printed(ok("a\u{202e}b\u{2028}c\u{2014}".as_bytes()), false),
             "{\"id\":\"t1\",\"outcome\":\"ok\",\"text\":\"a\\u202eb\\u2028c\u{2014}\"}\n"
         );
-        // JSON stays what it is.
+        // JSON keeps its form.
         assert_eq!(printed(ok("[\"\u{61c}\u{2066}\u{9b}\"]".as_bytes()), false), "[\"\\u061c\\u2066\\u009b\"]\n");
         assert_eq!(printed(ok(b"\xff"), false), "{\"id\":\"t1\",\"outcome\":\"ok\",\"base64\":\"/w==\"}\n");
         assert_eq!(
