@@ -1,7 +1,7 @@
-//! Reads the tables of a TOML file and collects everything that is wrong with them, each with its place.
+//! Reads the tables of a TOML file, and collects all errors in them with their positions.
 //!
-//! Serde stops at the first error and speaks of types of Rust. A reader of configurations wants all errors at once, each
-//! with the key, the value, and what it must be.
+//! Serde stops at the first error and refers to Rust types. A person who writes a configuration needs all errors at
+//! once, each with the key, the value, and the permitted values.
 
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
@@ -11,34 +11,35 @@ use std::ops::RangeInclusive;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-/// Errors that are collected of one file; more are counted in one line.
+/// The maximum number of errors that are collected from one file; one line counts the others.
 pub const ERRORS_MAX: usize = 100;
 
-/// Something that is wrong with what stands at a place.
+/// An error at a position in the file.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wrong {
-    /// Bytes before it in the file.
+    /// The position of the error, in bytes from the start of the file.
     pub offset: usize,
-    /// What is wrong, and what would be right.
+    /// The error, and its correction.
     pub message: String,
 }
 
-/// All that is wrong with a file.
+/// The errors in a file.
 #[derive(Debug, Default)]
 pub struct Findings(RefCell<Vec<Wrong>>);
 
 impl Findings {
-    /// Notes what is wrong at `offset`, in bytes.
+    /// Adds an error at `offset`, in bytes.
     pub fn add(&self, offset: usize, message: impl Into<String>) {
         self.0.borrow_mut().push(Wrong { offset, message: message.into() });
     }
 
-    /// How many there are until now: whether a part was read without an error is seen by comparing.
+    /// Returns the number of errors so far. Comparing two numbers shows whether the part in between was read without an
+    /// error.
     pub fn count(&self) -> usize {
         self.0.borrow().len()
     }
 
-    /// All of them in the order of their places, at most [`ERRORS_MAX`] and a line that counts the rest.
+    /// Returns the errors in the order of their positions: at most [`ERRORS_MAX`], and a line that counts the rest.
     pub fn sorted(self) -> Vec<Wrong> {
         let mut all = self.0.into_inner();
         all.sort_by_key(|wrong| wrong.offset);
@@ -52,27 +53,27 @@ impl Findings {
     }
 }
 
-/// A value and the place where it stands.
+/// A value and its position.
 #[derive(Debug, Clone)]
 pub struct Placed<T> {
     /// The value.
     pub value: T,
-    /// Bytes before it in the file.
+    /// The position of the value, in bytes from the start of the file.
     pub offset: usize,
 }
 
-/// Parses a file. What is left of one with syntax errors is not read further: half a table means something else.
+/// Parses a file. Returns None after syntax errors, because a part of a table may have another meaning.
 pub fn parse<'a>(text: &'a str, findings: &Findings) -> Option<DeTable<'a>> {
     let (document, errors) = DeTable::parse_recoverable(text);
     for error in &errors {
         let message = error.message().lines().map(str::trim).collect::<Vec<_>>().join(" ");
-        // The parser counts an error at the end of the text by no place at all.
+        // The parser reports no position for an error at the end of the text.
         findings.add(error.span().map_or(text.len(), |span| span.start), format!("this is not TOML: {message}"));
     }
     errors.is_empty().then(|| document.into_inner())
 }
 
-/// A table whose keys are asked for one by one. [`finish`](Self::finish) reports those that nobody asked for.
+/// A table that is read key by key. [`finish`](Self::finish) reports the unknown keys, which were never read.
 pub struct Table<'a> {
     entries: &'a DeTable<'a>,
     offset: usize,
@@ -81,30 +82,30 @@ pub struct Table<'a> {
 }
 
 impl<'a> Table<'a> {
-    /// The table that a whole file is.
+    /// Returns the table of a whole file.
     pub fn root(entries: &'a DeTable<'a>, findings: &'a Findings) -> Self {
         Self { entries, offset: 0, findings, known: RefCell::default() }
     }
 
-    /// Where the table begins.
+    /// Returns the position of the table, in bytes.
     pub fn offset(&self) -> usize {
         self.offset
     }
 
-    /// Reports that the table is wrong.
+    /// Reports an error in the table.
     pub fn wrong<T>(&self, message: impl Into<String>) -> Option<T> {
         self.findings.add(self.offset, message);
         None
     }
 
-    /// The value of a key, if it is there.
+    /// Returns the value of a key, if the key is present.
     pub fn get(&self, key: &'static str) -> Option<Value<'a>> {
         self.known.borrow_mut().push(key);
         let value = self.entries.get(key)?;
         Some(Value { key: key.to_owned(), value, findings: self.findings })
     }
 
-    /// The value of a key that must be there.
+    /// Returns the value of a required key, or reports that it is missing.
     pub fn need(&self, key: &'static str) -> Option<Value<'a>> {
         let value = self.get(key);
         if value.is_none() {
@@ -113,17 +114,17 @@ impl<'a> Table<'a> {
         value
     }
 
-    /// The table of a key; an empty one if it is not there.
+    /// Returns the table of a key, or None if the key is missing or is not a table.
     pub fn table(&self, key: &'static str) -> Option<Table<'a>> {
         self.get(key).and_then(|value| value.table())
     }
 
-    /// The tables of a key; none if it is not there.
+    /// Returns the tables of a key, or none if the key is missing.
     pub fn tables(&self, key: &'static str) -> Vec<Table<'a>> {
         self.get(key).map(|value| value.tables()).unwrap_or_default()
     }
 
-    /// Reports the keys that nobody asked for.
+    /// Reports the keys that were never read.
     pub fn finish(self) {
         let mut known = self.known.into_inner();
         known.sort_unstable();
@@ -143,28 +144,28 @@ pub struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
-    /// The key that it stands at.
+    /// Returns the key of the value.
     pub fn key(&self) -> &str {
         &self.key
     }
 
-    /// Whether it is a string.
+    /// Returns whether the value is a string.
     pub fn is_text(&self) -> bool {
         matches!(self.value.get_ref(), DeValue::String(_))
     }
 
-    /// Where the value begins.
+    /// Returns the position of the value, in bytes.
     pub fn offset(&self) -> usize {
         self.value.span().start
     }
 
-    /// Reports that the value is wrong.
+    /// Reports an error in the value.
     pub fn wrong<T>(&self, message: impl Into<String>) -> Option<T> {
         self.findings.add(self.offset(), message);
         None
     }
 
-    /// Reports that the value is not what it must be.
+    /// Reports that the value is invalid, and what it must be.
     pub fn must_be<T>(&self, what: &str) -> Option<T> {
         self.wrong(format!("{} is {}; it must be {what}", self.key, described(self.value.get_ref())))
     }
@@ -173,7 +174,7 @@ impl<'a> Value<'a> {
         Placed { value, offset: self.offset() }
     }
 
-    /// A text.
+    /// Returns the value as text.
     pub fn text(&self) -> Option<Placed<String>> {
         match self.value.get_ref() {
             DeValue::String(text) => Some(self.placed(text.to_string())),
@@ -181,7 +182,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A text that `parse` takes, which says in a sentence what it must be.
+    /// Returns the value as parsed by `parse`, whose error is a sentence with the permitted values.
     pub fn parsed<T>(&self, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<Placed<T>> {
         let text = self.text()?;
         match parse(&text.value) {
@@ -190,12 +191,12 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A name.
+    /// Returns the value as a name.
     pub fn name(&self) -> Option<Placed<Name>> {
         self.parsed(Name::new)
     }
 
-    /// One of some words.
+    /// Returns the value as one of some words.
     pub fn word<T: Copy>(&self, words: &[(&str, T)]) -> Option<Placed<T>> {
         let found = match self.value.get_ref() {
             DeValue::String(text) => words.iter().find(|(word, _)| *word == text.as_ref()),
@@ -210,7 +211,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A whole number within bounds.
+    /// Returns the value as a whole number within bounds.
     pub fn whole(&self, range: RangeInclusive<u64>) -> Option<Placed<u64>> {
         match self.value.get_ref() {
             DeValue::Integer(number) => {
@@ -224,7 +225,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A number of bytes within bounds, or a text such as `64KiB`.
+    /// Returns the value as a number of bytes within bounds. It may be a text such as `64KiB`.
     pub fn bytes(&self, range: RangeInclusive<u64>) -> Option<Placed<u64>> {
         let [least, most] = [*range.start(), *range.end()].map(Bytes);
         let bytes = match self.value.get_ref() {
@@ -246,7 +247,8 @@ impl<'a> Value<'a> {
         self.wrong(format!("{} is {}; it must be {least} to {most}", self.key, Bytes(bytes)))
     }
 
-    /// A percentage that `check` takes, which says in a sentence what it must be.
+    /// Returns the value as a percentage that `check` converts. The error of `check` is a sentence with the permitted
+    /// values.
     pub fn percent(&self, check: impl FnOnce(f64) -> Result<Percent, String>) -> Option<Placed<Percent>> {
         let number = match self.value.get_ref() {
             #[expect(clippy::cast_precision_loss, reason = "a percentage has three digits")]
@@ -263,7 +265,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A table.
+    /// Returns the value as a table.
     pub fn table(&self) -> Option<Table<'a>> {
         match self.value.get_ref() {
             DeValue::Table(entries) => {
@@ -273,7 +275,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// The values of an array.
+    /// Returns the values of an array.
     pub fn values(&self) -> Vec<Value<'a>> {
         match self.value.get_ref() {
             DeValue::Array(values) => {
@@ -287,7 +289,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// Tables, one or more.
+    /// Returns the value as an array of one or more tables.
     pub fn tables(&self) -> Vec<Table<'a>> {
         match self.value.get_ref() {
             DeValue::Array(_) => self.values().iter().filter_map(Value::table).collect(),
@@ -300,14 +302,14 @@ impl<'a> Value<'a> {
     }
 }
 
-/// A text as a message shows it, cut short.
+/// Returns a text in the form for a message, shortened.
 fn shown(text: &str) -> String {
     let short: String = text.chars().take(NAME_BYTES_MAX).collect();
     let more = if short.len() < text.len() { "..." } else { "" };
     format!("'{}{more}'", short.escape_debug())
 }
 
-/// A value in words.
+/// Describes a value in words.
 fn described(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text {}", shown(text)),
