@@ -1,7 +1,10 @@
-//! The ledger's traffic: accounts that are opened, and transfers between two of them, with ids from the client.
+//! The ledger's traffic: accounts that are opened, and transfers between two of them, with ids from the client: UUIDs of
+//! version 7, since a service denies a user who sends more than a million other ids in a minute.
 
 use crate::served::anonymous;
+use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::transaction::{Kind, Request};
+use lifeboat_client::uuid_v7;
 use rand::RngExt;
 use rand_chacha::ChaCha20Rng;
 use rand_chacha::rand_core::SeedableRng;
@@ -13,13 +16,12 @@ pub(crate) struct Client {
     accounts: u32,
     name_bytes: usize,
     random: ChaCha20Rng,
-    sent: u64,
 }
 
 impl Client {
     /// One that knows as many accounts, whose names take `name_bytes` each.
     pub(crate) fn new(accounts: u32, name_bytes: usize) -> Self {
-        Self { accounts, name_bytes, random: ChaCha20Rng::seed_from_u64(SEED), sent: 0 }
+        Self { accounts, name_bytes, random: ChaCha20Rng::seed_from_u64(SEED) }
     }
 
     /// Opens every account with an amount that lasts, and that takes two bytes of a snapshot.
@@ -36,9 +38,8 @@ impl Client {
             let from = self.random.random_range(0..self.accounts);
             let to = (from + self.random.random_range(1..self.accounts)) % self.accounts;
             let (from, to) = (name(from, self.name_bytes), name(to, self.name_bytes));
-            self.sent += 1;
             Request {
-                id: Some(format!("client-{}", self.sent)),
+                id: Some(uuid_v7(SystemClock.now(), self.random.random())),
                 body: format!(r#"{{"transfer":{{"from":"{from}","to":"{to}","amount":1}}}}"#).into(),
                 kind: Kind::Transaction,
             }
