@@ -1,4 +1,4 @@
-//! The one place that puts a server together.
+//! The only module that builds a server.
 
 use crate::config::Config;
 use crate::server::{EventLog, Parts, Server};
@@ -14,25 +14,27 @@ use lifeboat_vm::engine::EngineError;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// What a server stands on that its configuration does not say.
+/// The parts of a server that do not follow from its configuration.
 pub struct Ground<W> {
-    /// Where its services and users are. It was opened by the caller, who gets with it what is to be brought back.
+    /// The data directory with the services and users. The caller opened it, and received the services to recover from
+    /// that.
     pub directory: Arc<DataDirectory>,
-    /// The time.
+    /// The source of the time.
     pub clock: Arc<dyn Clock>,
-    /// Is told every event, after the log for clients and the metrics.
+    /// The last receiver of every event, after the log for clients and the metrics.
     pub tell: EventSink,
-    /// Asked before a service is created.
+    /// The check that must pass before a service is created.
     pub admission: Admission,
-    /// Begins to watch the load of the machine, of which it tells the admission and the sink; none if it is not watched.
+    /// Starts the monitor of the machine's load, which notifies the admission and the sink. Returns `None` if the load
+    /// is not monitored.
     pub watch: W,
 }
 
-/// Why a server could not be put together.
+/// The reason why a server could not be built.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ComposeError {
-    /// The engine refuses what the configuration asks for.
+    /// The engine rejects the configuration.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// The users could not be read.
@@ -40,19 +42,19 @@ pub enum ComposeError {
     Catalog(#[from] CatalogError),
 }
 
-/// The host of a server, with nothing in it yet.
+/// Creates the host of a server, without services.
 ///
 /// # Errors
-/// [`EngineError::SetUp`]: the engine refuses what the configuration asks for.
+/// [`EngineError::SetUp`] if the engine rejects the configuration.
 pub fn host(config: &Config, clock: Arc<dyn Clock>, sink: EventSink) -> Result<Host, EngineError> {
     Host::new(config.host(), clock, sink).map_err(EngineError::of_configuration)
 }
 
-/// Makes a server of its configuration. It has its users, and no service yet: [`Host::recover`] brings them back, and
-/// [`Server::begin`] lets users in.
+/// Builds a server from its configuration. The server has its users, but no services: [`Host::recover`] recovers them,
+/// and [`Server::begin`] begins to serve users.
 ///
 /// # Errors
-/// [`ComposeError`].
+/// [`ComposeError`] if the engine rejects the configuration or the users cannot be read.
 pub fn compose<W>(config: Config, ground: Ground<W>) -> Result<Server, ComposeError>
 where
     W: FnOnce(Admission, EventSink) -> Option<Monitor>,

@@ -1,10 +1,10 @@
 //! The configuration of a server: `lifeboat.toml`.
 //!
-//! [`Config::parse`] is pure: it gets the text, the folder that paths are relative to, and what overrides the file. What
-//! it returns is whole and checked: every default is filled in, every name refers to something, every bound holds. It
-//! does not look at the files that it names: `config/files.rs` does.
+//! [`Config::parse`] is pure. Its inputs are the text, the folder that paths are relative to, and the overrides. The
+//! configuration that it returns is complete and checked: every default is filled in, every name refers to something,
+//! and every bound holds. It does not read the files that the configuration names; `config/files.rs` does.
 //!
-//! `docs/configuration.md` tells every key, and [`TEMPLATE`] is a file that shows them all.
+//! `docs/configuration.md` documents every key. [`TEMPLATE`] is a file that shows them all.
 
 mod files;
 mod tables;
@@ -36,94 +36,96 @@ use std::time::Duration;
 use tables::Resolver;
 use thiserror::Error;
 
-/// What the file is called.
+/// The name of the configuration file.
 pub const CONFIG_FILE: &str = "lifeboat.toml";
 
-/// A file with every key: commented out, with its default.
+/// A file with every key, commented out, with its default.
 pub const TEMPLATE: &str = include_str!("config/template.toml");
 
-/// The longest file, in bytes.
+/// The maximum length of a configuration file, in bytes.
 pub const CONFIG_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The port that a server listens on, unless configured otherwise.
+/// The default port of a server.
 pub const PORT: u16 = 7098;
 
-/// The data directory, unless configured otherwise.
+/// The default data directory.
 pub const DATA: &str = "data";
 
-/// How long a stop may take, unless configured otherwise.
+/// The default time that a stop may take.
 pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Connections at once, unless configured otherwise.
+/// The default maximum number of concurrent connections.
 pub const CONNECTIONS_MAX: u32 = 4_096;
 
-/// The most connections that may be configured. Each is a file of the process.
+/// The highest number of connections that can be configured. Each connection is a file descriptor of the process.
 pub const CONNECTIONS_LIMIT: u32 = 65_536;
 
-/// Bytes of all headers of a request, unless configured otherwise.
+/// The default maximum size of all headers of a request, in bytes.
 pub const HEADER_BYTES_MAX: u64 = 16 * 1024;
 
-/// The bounds of that: what the HTTP library reads at once, and what is nobody's headers.
+/// The lowest and the highest maximum size of headers that can be configured, in bytes. The HTTP library reads the
+/// lower one at once; no real request has headers above the higher one.
 pub const HEADER_BYTES_LIMITS: [u64; 2] = [8 * 1024, 256 * 1024];
 
-/// How long a client may take to send its headers, from when its connection is idle, unless configured otherwise.
+/// The default time that a client may take to send its headers, counted from when its connection becomes idle.
 pub const HEADER_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long it may take to send its body, unless configured otherwise.
+/// The default time that a client may take to send its body.
 pub const BODY_DEADLINE: Duration = Duration::from_secs(60);
 
-/// How long a token holds, unless configured otherwise.
+/// The default lifetime of a token.
 pub const TOKEN_LIFETIME: Duration = Duration::from_secs(24 * 60 * 60);
 
-/// The longest that it may hold, in hours: a year.
+/// The longest lifetime of a token that can be configured, in hours: a year.
 pub const TOKEN_LIFETIME_HOURS_MAX: u64 = 366 * 24;
 
-/// Slots of each of the two machines that there are unless others are named.
+/// The number of slots of each of the two default machines.
 pub const MACHINE_SLOTS: u32 = 64;
 
-/// Memory of each of them, in bytes.
+/// The memory of each of the two default machines, in bytes.
 pub const MACHINE_MEMORY_BYTES: u64 = 4 * 1024 * 1024 * 1024;
 
-/// Machines of a fleet.
+/// The maximum number of machines in a fleet.
 pub const MACHINES_MAX: usize = 64;
 
-/// Slots of all its machines together. The pool reserves addresses, not memory, for each.
+/// The maximum number of slots of all machines of a fleet together. The pool reserves address space, not memory, for
+/// each slot.
 pub const SLOTS_MAX: u32 = 4_096;
 
-/// Sizes.
+/// The maximum number of sizes.
 pub const SIZES_MAX: usize = 64;
 
-/// The least memory of a size, in bytes: one WebAssembly page.
+/// The minimum memory of a size, in bytes: one Wasm page.
 pub const SIZE_MEMORY_BYTES_MIN: u64 = 64 * 1024;
 
-/// The most memory of a size, in bytes.
+/// The maximum memory of a size, in bytes.
 pub const SIZE_MEMORY_BYTES_MAX: u64 = MEMORY_BYTES_MAX;
 
-/// Overrides `server.listen`, unless empty.
+/// The environment variable that overrides `server.listen`, unless it is empty.
 pub const LISTEN_VARIABLE: &str = "LIFEBOAT_LISTEN";
 
-/// Overrides `data`, unless empty.
+/// The environment variable that overrides `data`, unless it is empty.
 pub const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
 
-/// How a server runs.
+/// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
     /// The data directory.
     #[serde(serialize_with = "as_absolute")]
     pub data: PathBuf,
-    /// How clients reach it.
+    /// How clients reach the server.
     pub server: ServerConfig,
-    /// What log-ins give.
+    /// The tokens that log-ins issue.
     pub tokens: TokensConfig,
-    /// When a resource fails its SLA, for services that do not say otherwise.
+    /// The SLA thresholds of services that set none of their own.
     pub thresholds: Thresholds,
-    /// The fleet.
+    /// The machines of the fleet.
     #[serde(rename = "machine")]
     pub machines: Vec<Machine>,
-    /// The sizes that VMs may have, the one with the least memory first.
+    /// The sizes that VMs may have, sorted by memory, smallest first.
     #[serde(rename = "size")]
     pub sizes: Vec<Size>,
-    /// Services to create if they are missing.
+    /// The services to create if they are missing.
     #[serde(rename = "service")]
     pub services: Vec<ServiceConfig>,
 }
@@ -131,17 +133,17 @@ pub struct Config {
 /// How clients reach a server.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerConfig {
-    /// Where it listens.
+    /// The address that the server listens on.
     pub listen: SocketAddr,
-    /// How long a stop may take.
+    /// The time that a stop may take.
     #[serde(rename = "shutdown_deadline_ms", serialize_with = "as_milliseconds")]
     pub shutdown_deadline: Duration,
     /// Who may read `/metrics`.
     pub metrics: MetricsAccess,
-    /// The certificate, if it speaks TLS.
+    /// The certificate and key, if the server uses TLS.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tls: Option<TlsConfig>,
-    /// What clients may cost.
+    /// The limits on what clients may use.
     pub limits: ServerLimits,
 }
 
@@ -149,17 +151,17 @@ pub struct ServerConfig {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MetricsAccess {
-    /// Admins.
+    /// Only admins.
     #[default]
     Admin,
-    /// Everybody who reaches the server, which listens on loopback then.
+    /// Everyone who can reach the server. The server must then listen on a loopback address.
     Open,
 }
 
-/// What a server shows of itself.
+/// The files with which a server identifies itself over TLS.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TlsConfig {
-    /// The file with the chain of certificates, in PEM.
+    /// The file with the certificate chain, in PEM.
     #[serde(serialize_with = "as_absolute")]
     pub certificate: PathBuf,
     /// The file with the private key, in PEM.
@@ -167,28 +169,28 @@ pub struct TlsConfig {
     pub key: PathBuf,
 }
 
-/// What the clients of a server may cost.
+/// The limits on what the clients of a server may use.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct ServerLimits {
-    /// Connections at once.
+    /// The maximum number of concurrent connections.
     pub connections_max: u32,
-    /// Bytes of all headers of a request.
+    /// The maximum size of all headers of a request, in bytes.
     pub header_bytes_max: u64,
-    /// Bytes of a transaction or a query.
+    /// The maximum size of the body of a transaction or a query, in bytes.
     pub body_bytes_max: u64,
-    /// How long a client may take to send its headers, from when its connection is idle: so an idle connection is closed
-    /// then.
+    /// The time that a client may take to send its headers, counted from when its connection becomes idle. An idle
+    /// connection is therefore closed after this time.
     #[serde(rename = "header_deadline_ms", serialize_with = "as_milliseconds")]
     pub header_deadline: Duration,
-    /// How long it may take to send its body.
+    /// The time that a client may take to send its body.
     #[serde(rename = "body_deadline_ms", serialize_with = "as_milliseconds")]
     pub body_deadline: Duration,
 }
 
-/// What log-ins give.
+/// The tokens that log-ins issue.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TokensConfig {
-    /// How long a token holds.
+    /// The lifetime of a token.
     #[serde(rename = "lifetime_hours", serialize_with = "as_hours")]
     pub lifetime: Duration,
 }
@@ -196,20 +198,20 @@ pub struct TokensConfig {
 /// A service to create if it is missing.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct ServiceConfig {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// The file with its workload.
+    /// The file with the workload.
     #[serde(serialize_with = "as_absolute")]
     pub workload: PathBuf,
-    /// The size of its first VM.
+    /// The size of the first VM.
     pub size: String,
-    /// How it moves into a fresh VM.
+    /// How the service moves to a fresh VM.
     pub failover: FailoverMode,
-    /// When a resource fails its SLA.
+    /// The SLA thresholds of the service.
     pub thresholds: Thresholds,
 }
 
-/// What overrides the file.
+/// Values that override the file.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Overrides {
     /// Overrides `server.listen`.
@@ -218,59 +220,59 @@ pub struct Overrides {
     pub data: Option<PathBuf>,
 }
 
-/// A configuration cannot be used.
+/// The reason why a configuration cannot be used.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ConfigError {
-    /// There is none.
+    /// The file does not exist.
     #[error("{file}: there is no such file; lifeboat init writes one")]
     Missing {
-        /// The file.
+        /// The path of the file.
         file: String,
     },
-    /// It cannot be read.
+    /// The file cannot be read.
     #[error("{file}: cannot be read: {error}; name a configuration file")]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         file: String,
-        /// What the operating system said.
+        /// The error of the operating system.
         error: io::Error,
     },
-    /// It is too long.
+    /// The file is longer than [`CONFIG_BYTES_MAX`].
     #[error("{file}: is longer than {CONFIG_BYTES_MAX} bytes, the most that a configuration has; write a shorter one")]
     TooLong {
-        /// The file.
+        /// The path of the file.
         file: String,
     },
-    /// It is not UTF-8.
+    /// The file is not UTF-8.
     #[error("{file}: not a configuration: it is not UTF-8 text; write TOML")]
     NotText {
-        /// The file.
+        /// The path of the file.
         file: String,
     },
-    /// It is no TOML, or says what cannot be.
+    /// The file is not TOML, or it contains an invalid key or value.
     #[error("{file}:{line}:{column}: {message}")]
     Invalid {
-        /// The file.
+        /// The path of the file.
         file: String,
-        /// The line, counted from 1.
+        /// The line of the error, counted from 1.
         line: usize,
-        /// The character in it, counted from 1.
+        /// The character in the line, counted from 1.
         column: usize,
-        /// What is wrong there.
+        /// The description of the error.
         message: String,
     },
-    /// A variable of the environment says what cannot be.
+    /// An environment variable has an invalid value.
     #[error("{variable}: {message}")]
     Variable {
-        /// The variable.
+        /// The name of the variable.
         variable: &'static str,
-        /// What is wrong.
+        /// The description of the error.
         message: String,
     },
 }
 
-/// Everything that is wrong with a configuration, in the order of its places: one error at least.
+/// All errors of a configuration, in the order of their positions. There is at least one.
 #[derive(Debug, Error)]
 pub struct ConfigErrors(
     /// The errors.
@@ -278,7 +280,7 @@ pub struct ConfigErrors(
 );
 
 impl fmt::Display for ConfigErrors {
-    /// One on a line.
+    /// Writes one error per line.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for (index, error) in self.0.iter().enumerate() {
             let end = if index == 0 { "" } else { "\n" };
@@ -289,7 +291,7 @@ impl fmt::Display for ConfigErrors {
 }
 
 impl ConfigError {
-    /// The line and the column, if it has a place.
+    /// Returns the line and the column, or zeros if the error has no position.
     #[must_use]
     pub fn place(&self) -> (usize, usize) {
         match self {
@@ -305,22 +307,23 @@ impl From<ConfigError> for ConfigErrors {
     }
 }
 
-/// A configuration as far as it can be read, and everything that is wrong with the file.
+/// A configuration as far as it can be read, and all errors of the file.
 #[derive(Debug)]
 pub struct Draft {
-    /// The configuration, with the default in the place of what is wrong.
+    /// The configuration, with defaults in place of invalid values.
     pub config: Config,
-    /// The files that it names.
+    /// The files that the configuration names.
     pub files: NamedFiles,
-    /// What is wrong, in the order of its places.
+    /// The errors, in the order of their positions.
     pub errors: Vec<ConfigError>,
 }
 
 impl Overrides {
-    /// What the environment overrides. `variable` returns the value of one; an empty one is as good as none.
+    /// Returns the overrides that the environment sets. `variable` returns the value of a variable; an empty value
+    /// counts as unset.
     ///
     /// # Errors
-    /// [`ConfigError::Variable`].
+    /// [`ConfigError::Variable`] if the address to listen on is invalid.
     pub fn from_environment(variable: impl Fn(&str) -> Option<OsString>) -> Result<Self, ConfigError> {
         let set = |name| variable(name).filter(|value| !value.is_empty());
         let listen = set(LISTEN_VARIABLE).map(|value| {
@@ -330,17 +333,17 @@ impl Overrides {
         Ok(Self { listen: listen.transpose()?, data: set(DATA_VARIABLE).map(PathBuf::from) })
     }
 
-    /// These, and of `weaker` what they leave open.
+    /// Returns these overrides, completed with those of `weaker`.
     #[must_use]
     pub fn over(self, weaker: Self) -> Self {
         Self { listen: self.listen.or(weaker.listen), data: self.data.or(weaker.data) }
     }
 }
 
-/// Takes `text` as where to listen.
+/// Parses `text` as the address to listen on.
 ///
 /// # Errors
-/// A sentence that says what it must be.
+/// A sentence that describes a valid address.
 pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| {
         let shown: String = text.chars().take(64).collect();
@@ -350,22 +353,22 @@ pub fn parse_listen(text: &str) -> Result<SocketAddr, String> {
 }
 
 impl Config {
-    /// Reads the configuration in `path`, to whose folder paths in it are relative.
+    /// Reads the configuration in `path`. Paths in it are relative to the folder of `path`.
     ///
     /// # Errors
-    /// [`ConfigErrors`].
+    /// [`ConfigErrors`] with all errors of the file.
     pub fn read(path: &Path, overrides: &Overrides) -> Result<Self, ConfigErrors> {
         Self::whole(Self::draft(path, overrides)?)
     }
 
-    /// Reads the configuration in `path` as far as it can be read.
+    /// Reads the configuration in `path` as far as possible.
     ///
     /// # Errors
-    /// [`ConfigError`]: there is no text to read.
+    /// [`ConfigError`] if the file has no text that can be read.
     pub fn draft(path: &Path, overrides: &Overrides) -> Result<Draft, ConfigError> {
         let file = path.display().to_string().escape_debug().to_string();
         let mut bytes = Vec::new();
-        // One byte more than the limit is enough to know that it is too long.
+        // One byte above the limit is enough to detect a file that is too long.
         let read = File::open(path).and_then(|file| file.take(CONFIG_BYTES_MAX + 1).read_to_end(&mut bytes));
         match read {
             Ok(_) if bytes.len() as u64 > CONFIG_BYTES_MAX => return Err(ConfigError::TooLong { file }),
@@ -377,7 +380,7 @@ impl Config {
         Ok(Self::parse_draft(&file, &text, path.parent().unwrap_or(Path::new("")), overrides))
     }
 
-    /// Parses and checks `text`. `file` is what messages call it.
+    /// Parses and checks `text`. Messages refer to it as `file`.
     ///
     /// # Errors
     /// [`ConfigErrors`] of [`ConfigError::Invalid`].
@@ -405,7 +408,7 @@ impl Config {
         Draft { config, files, errors }
     }
 
-    /// How the host is set up.
+    /// Returns the configuration of the host.
     #[must_use]
     pub fn host(&self) -> HostConfig {
         let largest = self.sizes.iter().map(|size| size.memory_bytes).max().unwrap_or_default();
@@ -413,9 +416,11 @@ impl Config {
         HostConfig { body_bytes_max, ..HostConfig::new(self.machines.clone(), largest) }
     }
 
-    /// Which of `services`, that a data directory holds, a server with this configuration could not start, a sentence for
-    /// each: its first VM finds no room on the machines, or it has a size that no slot holds. A VM that has moved to a
-    /// larger size since needs more.
+    /// Returns a sentence for each of `services` that a server with this configuration could not start. `services` are
+    /// those of a data directory.
+    ///
+    /// A service cannot start if no machine has room for its first VM, or if no slot is large enough for one of its
+    /// sizes. A VM that has since moved to a larger size needs more than this checks.
     #[must_use]
     pub fn check_fleet(&self, services: &BTreeMap<Name, ServiceEntry>) -> Vec<String> {
         let slot_bytes = self.host().largest_memory_bytes;
@@ -444,11 +449,11 @@ impl Config {
         wrong
     }
 
-    /// How a durable service runs whose first VM is of `size`, else of the one with the least memory: it moves to those
-    /// with more memory.
+    /// Returns the settings of a durable service whose first VM has `size`, or the size with the least memory if `size`
+    /// is `None`. The service may move to all sizes with more memory than that.
     ///
     /// # Errors
-    /// There is no such size; a sentence that names those that there are.
+    /// A sentence that lists the known sizes, if there is no such size.
     pub fn settings(
         &self,
         size: Option<&str>,
@@ -468,8 +473,8 @@ impl Config {
 }
 
 impl ServerConfig {
-    /// Whether others could read what clients send, passwords among it: it can be reached from elsewhere, and speaks no
-    /// TLS. A server refuses to be started so unless it is told to with `--insecure`.
+    /// Returns whether others could read what clients send, including passwords: the server has no TLS and can be
+    /// reached from other machines. Such a server refuses to start without `--insecure`.
     #[must_use]
     pub fn is_exposed(&self) -> bool {
         self.tls.is_none() && !self.listen.ip().to_canonical().is_loopback()
@@ -506,7 +511,7 @@ impl Default for TokensConfig {
     }
 }
 
-/// The size of this name, or the first.
+/// Returns the size with this name, or the first size.
 fn find_size<'a>(sizes: &'a [Size], name: Option<&str>) -> Result<&'a Size, String> {
     let found = match name {
         None => sizes.first(),
@@ -519,7 +524,8 @@ fn find_size<'a>(sizes: &'a [Size], name: Option<&str>) -> Result<&'a Size, Stri
     })
 }
 
-/// Paths in a file are relative to that file: what is printed may be put anywhere.
+/// Serializes a path as absolute. Paths in a file are relative to that file, and the printed configuration may be
+/// stored anywhere.
 fn as_absolute<S: Serializer>(path: &Path, serializer: S) -> Result<S::Ok, S::Error> {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     serializer.collect_str(&absolute.display())

@@ -1,11 +1,11 @@
 //! The server: a configuration, TLS, and a host with its accounts behind an HTTP API.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | [`compose`](compose()) | the one place that puts a server together |
-//! | [`config`] | the file that configures a server, read with all its errors at once |
-//! | [`tls`] | certificates |
-//! | `server` | routes, limits of connections, streams, and how what went wrong is told |
+//! | [`compose`](compose()) | the only function that builds a server |
+//! | [`config`] | the configuration file of a server; all its errors are reported at once |
+//! | [`tls`] | certificates and keys |
+//! | `server` | routes, connection limits, streams, and the mapping of errors to HTTP |
 
 mod compose;
 pub mod config;

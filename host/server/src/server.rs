@@ -2,11 +2,11 @@
 //!
 //! ```text
 //!   listener.rs -> routes.rs (guard) -> transactions.rs, batch.rs, events.rs, services.rs, users.rs, health.rs
-//!   connections    identity, grant      what is asked for                                     problem.rs: how it ended
+//!   connections    identity, grant      the operations                                        problem.rs: the results
 //! ```
 //!
-//! Nothing of a request's body is read before its token and grant are good. What the API takes and gives is in
-//! [`lifeboat_api::http`]; `routes.rs` makes its description of the same table that the guard follows.
+//! The server reads no part of a request's body before it has checked the token and the grant. The types of the API are
+//! in [`lifeboat_api::http`]. `routes.rs` generates the API's description from the same table that the guard uses.
 
 mod batch;
 mod body;
@@ -69,28 +69,24 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 
-/// How long a client may take to send a workload.
+/// The longest time that a client may take to send a workload.
 pub const UPLOAD_TIME_MAX: Duration = Duration::from_secs(300);
 
-/// What a server is made of.
+/// The parts of a server.
 pub(crate) struct Parts {
-    /// Its services.
     pub(crate) host: Host,
-    /// Its users.
     pub(crate) accounts: Accounts,
-    /// What its host tells; the host's event sink fills it.
+    /// The log of events for clients. The host's event sink fills it.
     pub(crate) events: Arc<EventLog>,
-    /// What is counted; the host's event sink feeds it, too.
+    /// The counters. The host's event sink feeds them too.
     pub(crate) metrics: Arc<Metrics>,
-    /// The load of the machine that it runs on, if that is watched.
+    /// The load of the machine, if it is monitored.
     pub(crate) monitor: Option<Monitor>,
-    /// The time.
     pub(crate) clock: Arc<dyn Clock>,
-    /// Its bounds, and how services run that do not say otherwise.
+    /// The limits of the server, and the defaults of its services.
     pub(crate) config: Config,
 }
 
-/// What a server is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     Starting,
@@ -105,25 +101,25 @@ struct Shared {
     metrics: Arc<Metrics>,
     monitor: Option<Monitor>,
     clock: Arc<dyn Clock>,
-    /// When it was put together.
+    /// The time at which the server was built.
     start: Timestamp,
     config: Config,
-    /// The longest transaction or query, in bytes.
+    /// The maximum size of a transaction or a query, in bytes.
     body_bytes_max: usize,
     phase: watch::Sender<Phase>,
-    /// What requests and answers may take of its memory.
+    /// The memory budgets of requests and answers.
     budgets: Budgets,
-    /// What answers may take that only tell how all is.
+    /// The memory budgets of answers that only report state, such as lists.
     lists: Budgets,
-    /// Those of them that may take more than any other answer.
+    /// The lists that may need more memory than any other answer.
     long_lists: LongLists,
-    /// Places for workloads that are being sent.
+    /// The permits for uploads of workloads.
     uploads: Arc<Semaphore>,
-    /// Places for streams of events.
+    /// The permits for streams of events.
     streams: Arc<Semaphore>,
-    /// Those that each user has.
+    /// The number of streams of each user.
     streams_of: Shares<Name>,
-    /// Turns to deploy.
+    /// The turns of users to deploy.
     deploys: Deploys,
 }
 
@@ -137,7 +133,7 @@ impl Shared {
     }
 }
 
-/// A server. Clones are the same one.
+/// A server. Clones share the same state.
 #[derive(Clone)]
 pub struct Server {
     shared: Arc<Shared>,
@@ -151,7 +147,8 @@ impl std::fmt::Debug for Server {
 }
 
 impl Server {
-    /// Until [`Server::begin`] it answers `starting` to every request but those to a service that runs already.
+    /// Builds a server. Until [`Server::begin`], it answers `starting` to every request, except those to a service that
+    /// already runs.
     pub(crate) fn new(parts: Parts) -> Self {
         let Parts { host, accounts, events, metrics, monitor, clock, config } = parts;
         let body_bytes_max = usize::try_from(config.server.limits.body_bytes_max).unwrap_or(usize::MAX);
@@ -180,43 +177,43 @@ impl Server {
         Self { shared, router }
     }
 
-    /// Its host.
+    /// Returns the host of the server.
     #[must_use]
     pub fn host(&self) -> &Host {
         &self.shared.host
     }
 
-    /// Its users.
+    /// Returns the accounts of the server.
     #[must_use]
     pub fn accounts(&self) -> &Accounts {
         &self.shared.accounts
     }
 
-    /// What it told its clients of late.
+    /// Returns the log of recent events.
     #[must_use]
     pub fn events(&self) -> &Arc<EventLog> {
         &self.shared.events
     }
 
-    /// What it counts.
+    /// Returns the counters of the server.
     #[must_use]
     pub fn metrics(&self) -> &Arc<Metrics> {
         &self.shared.metrics
     }
 
-    /// How it was configured.
+    /// Returns the configuration of the server.
     #[must_use]
     pub fn config(&self) -> &Config {
         &self.shared.config
     }
 
-    /// Lets users in: the services are there.
+    /// Begins to serve users. The caller has recovered the services.
     pub fn begin(&self) {
         self.shared.phase.send_replace(Phase::Serving);
     }
 
-    /// Answers on `listener` until `stop` resolves, and then until the requests that are under way are answered, or for
-    /// `deadline`. The host goes on: [`Host::stop`] is the next step.
+    /// Answers requests on `listener` until `stop` resolves. It then waits until the requests in flight are answered,
+    /// for `deadline` at most. The host continues to run: [`Host::stop`] is the next step.
     pub async fn serve(&self, listener: Listener, stop: impl Future<Output = ()>, deadline: Duration) {
         let limits = &self.shared.config.server.limits;
         let draining = async {
@@ -227,7 +224,7 @@ impl Server {
     }
 }
 
-/// Every operation, with what it needs.
+/// Returns the router with every operation and the access that it requires.
 fn router(shared: &Arc<Shared>) -> Router {
     use Needs::{Admin, Nobody, User as AnyUser};
     const TRANSACT: Needs = Needs::Grant(Grant::Transact);

@@ -1,4 +1,4 @@
-//! Certificates and keys: read from files, and when a certificate is valid.
+//! Certificates and keys: how they are read from files, and when a certificate is valid.
 
 mod validity;
 
@@ -17,18 +17,18 @@ use tokio_rustls::rustls::pki_types::pem::{self, PemObject};
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::rustls::{self, ServerConfig};
 
-/// The longest file of certificates, or of a key: some hundred certificates.
+/// The maximum length of a file with certificates or a key, in bytes: room for some hundred certificates.
 pub const PEM_BYTES_MAX: u64 = 1024 * 1024;
 
-/// A certificate or key cannot be used.
+/// The reason why a certificate or a key cannot be used.
 #[derive(Debug, Error)]
 #[error("{what} '{file}' cannot be used: {reason}")]
 pub struct TlsError {
-    /// Which of the two.
+    /// The kind of the file.
     pub what: TlsFile,
-    /// The file.
+    /// The path of the file.
     pub file: String,
-    /// Why not.
+    /// The reason.
     pub reason: String,
 }
 
@@ -38,23 +38,23 @@ impl TlsError {
     }
 }
 
-/// Tokens would go over the network for all to read.
+/// A listener without TLS on an address that other machines can reach. Tokens would cross the network in plain text.
 #[derive(Debug, Error)]
 #[error(
     "{address} can be reached from other machines, and there is no TLS: give the server a certificate and a key \
      ([server.tls]), listen on 127.0.0.1, or add --insecure if something in front of it encrypts"
 )]
 pub struct Unencrypted {
-    /// The address that it would go to.
+    /// The address to listen on.
     pub address: SocketAddr,
 }
 
 /// A file that TLS needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsFile {
-    /// The certificate, and those that vouch for it.
+    /// The certificate and the chain of its issuers.
     Certificate,
-    /// Its private key.
+    /// The private key of the certificate.
     Key,
 }
 
@@ -67,10 +67,10 @@ impl fmt::Display for TlsFile {
     }
 }
 
-/// Reads a certificate chain and its key, both PEM, which must hold at `now`.
+/// Reads a certificate chain and its key, both in PEM. The certificate must be valid at `now`.
 ///
 /// # Errors
-/// What is wrong with each of the two files.
+/// An error for each of the two files that cannot be used.
 pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
     let validity = Validity::of_file(certificate).map_or(Ok(()), |validity| validity.check(now));
     let held = validity.map_err(|reason| TlsError::new(TlsFile::Certificate, certificate, reason));
@@ -84,10 +84,10 @@ pub fn load(certificate: &Path, key: &Path, now: Timestamp) -> Result<Arc<Server
     }
 }
 
-/// Reads a certificate chain and its key, both PEM, whenever the certificate holds.
+/// Reads a certificate chain and its key, both in PEM, without a check of the certificate's validity.
 ///
 /// # Errors
-/// What is wrong with each of the two files.
+/// An error for each of the two files that cannot be used.
 pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, Vec<TlsError>> {
     let of_chain = |reason: String| TlsError::new(TlsFile::Certificate, certificate, reason);
     let of_key = |reason: String| TlsError::new(TlsFile::Key, key, reason);
@@ -121,7 +121,7 @@ pub fn server_config(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>
     config.map(Arc::new).map_err(|error| vec![error])
 }
 
-/// Reads a PEM file, and no more of it than there may be.
+/// Reads a PEM file of at most [`PEM_BYTES_MAX`].
 fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
     let mut text = Vec::new();
     let read = File::open(file).and_then(|file| file.take(PEM_BYTES_MAX + 1).read_to_end(&mut text));
@@ -133,7 +133,7 @@ fn read(file: &Path) -> Result<Vec<u8>, pem::Error> {
     Ok(text)
 }
 
-/// Why a file has nothing of that kind, and what to do.
+/// Returns why a file contains no item of that kind, and the remedy.
 fn pem_reason(error: &pem::Error, what: &str) -> String {
     match error {
         pem::Error::Io(error) => format!("it cannot be read: {error}; name a file with a {what} as PEM"),

@@ -10,13 +10,11 @@ use lifeboat_vm::engine::load;
 use lifeboat_vm::workload::{ReadError, read};
 use std::path::{Path, PathBuf};
 
-/// A place in a file.
+/// A position in a configuration file.
 #[derive(Debug, Clone)]
 pub(super) struct Place {
     pub(super) file: String,
-    /// Counted from 1.
     pub(super) line: usize,
-    /// Counted from 1.
     pub(super) column: usize,
 }
 
@@ -27,19 +25,19 @@ impl Place {
     }
 }
 
-/// The files that a configuration names, each with the place where it is named.
+/// The files that a configuration names, each with the position of its name.
 #[derive(Debug)]
 pub struct NamedFiles {
     certificate: Option<Place>,
     key: Option<Place>,
-    /// Each with the service that it is for, if that is known.
+    /// The workload files, each with its service if that is known.
     workloads: Vec<(PathBuf, Option<ServiceConfig>, Place)>,
     listen: Place,
     fleet: Place,
 }
 
 impl NamedFiles {
-    /// `place` makes a place of the bytes before it.
+    /// Creates the list. `place` converts an offset in bytes to a position.
     pub(super) fn new(named: Named, place: impl Fn(usize) -> Place) -> Self {
         let workload = |NamedWorkload { path, service }: NamedWorkload| (path.value, service, place(path.offset));
         Self {
@@ -51,13 +49,14 @@ impl NamedFiles {
         }
     }
 
-    /// Loads the certificate with its key, and every workload for the size that it is to have in `config`, which names
-    /// them; at `now` the certificate must hold. Off loopback there must be TLS, or else `is_insecure`. Returns what is wrong, each
-    /// with its place.
+    /// Checks the files as a server would use them, and returns each error with its position.
+    ///
+    /// The certificate and its key must load, and the certificate must be valid at `now`. Every workload must load and
+    /// fit its size in `config`, which names the files. An address off loopback requires TLS or `is_insecure`.
     #[must_use]
     pub fn check(&self, config: &Config, now: Timestamp, is_insecure: bool) -> Vec<ConfigError> {
         let mut wrong = Vec::new();
-        // Half a [server.tls] is reported as such.
+        // An incomplete [server.tls] is reported separately.
         if config.server.is_exposed() && !is_insecure && self.certificate.is_none() && self.key.is_none() {
             let error = Unencrypted { address: config.server.listen };
             wrong.push(self.listen.error(error.to_string()));
@@ -78,20 +77,20 @@ impl NamedFiles {
         wrong
     }
 
-    /// The error with this message about the address to listen on.
+    /// Returns an error with this message at the position of the address to listen on.
     #[must_use]
     pub fn of_listen(&self, message: String) -> ConfigError {
         self.listen.error(message)
     }
 
-    /// The error with this message about the machines.
+    /// Returns an error with this message at the position of the machines.
     #[must_use]
     pub fn of_fleet(&self, message: String) -> ConfigError {
         self.fleet.error(message)
     }
 }
 
-/// Loads a workload, and checks that a VM of the size has room for it.
+/// Loads a workload, and checks that a VM of the size has enough memory for it.
 fn check_workload(path: &Path, size: Option<(&Size, u8)>) -> Result<(), String> {
     let name = path.display().to_string();
     let bytes = read(path).map_err(|error| match error {

@@ -1,5 +1,6 @@
-//! The file as it is written, and the way from there to a [`Config`]: defaults are filled in, names followed, bounds
-//! checked. What is wrong is collected, and its default taken, so that one run reports everything.
+//! The tables of the configuration file, and their conversion to a [`Config`]. The conversion fills in defaults,
+//! resolves names and checks bounds. It collects errors and continues with defaults, so that one run reports
+//! everything.
 
 use super::{
     CONNECTIONS_LIMIT, Config, DATA, HEADER_BYTES_LIMITS, MACHINE_MEMORY_BYTES, MACHINE_SLOTS, MACHINES_MAX,
@@ -17,11 +18,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// The ways to fail over, as files and options name them.
+/// The failover modes, by their names in files and options.
 const FAILOVER_MODES: [(&str, FailoverMode); 3] =
     [("direct", FailoverMode::Direct), ("shadow", FailoverMode::Shadow), ("auto", FailoverMode::Auto)];
 
-/// Checks what was read.
+/// Converts the tables to a checked [`Config`].
 pub(super) struct Resolver<'a> {
     pub(super) folder: &'a Path,
     pub(super) overrides: &'a Overrides,
@@ -34,19 +35,20 @@ pub(super) struct Named {
     pub(super) certificate: Option<Placed<PathBuf>>,
     pub(super) key: Option<Placed<PathBuf>>,
     pub(super) workloads: Vec<NamedWorkload>,
-    /// Where the fleet is written, and where the address.
+    /// The offsets of the fleet and of the address, in bytes.
     pub(super) fleet_offset: usize,
     pub(super) listen_offset: usize,
 }
 
-/// The workload of a service. One whose size is not known is only loaded.
+/// The workload of a service. If its size is unknown, the file is only loaded.
 #[derive(Debug)]
 pub(super) struct NamedWorkload {
     pub(super) path: Placed<PathBuf>,
     pub(super) service: Option<ServiceConfig>,
 }
 
-/// The machines, or the sizes, and whether they are as the file meant them: what follows from wrong ones is not reported.
+/// The machines or the sizes, and whether all of them are valid. Errors that only follow from invalid ones are not
+/// reported.
 struct Known<T> {
     all: Vec<T>,
     is_right: bool,
@@ -276,7 +278,7 @@ impl Resolver<'_> {
         services
     }
 
-    /// A path, relative to the file.
+    /// Returns a path relative to the folder of the file.
     fn path(&self, value: &Value<'_>) -> Option<Placed<PathBuf>> {
         let Placed { value: text, offset } = value.text()?;
         if text.is_empty() {
@@ -285,7 +287,7 @@ impl Resolver<'_> {
         Some(Placed { value: self.folder.join(text), offset })
     }
 
-    /// Whether the table of this index is not one too many.
+    /// Returns whether `index` is within the limit, and reports an error otherwise.
     fn bound(&self, what: &str, index: usize, limit: usize, offset: usize) -> bool {
         if index >= limit {
             self.findings.add(offset, format!("there are more than {limit} {what}, which is the limit; remove some"));
@@ -310,7 +312,7 @@ fn limits(table: Table<'_>) -> ServerLimits {
     limits
 }
 
-/// A whole number from 1 to `most`.
+/// Reads a whole number from 1 to `most`.
 fn whole(table: &Table<'_>, key: &'static str, most: u64) -> Option<u64> {
     table.get(key).and_then(|value| value.whole(1..=most)).map(|number| number.value)
 }

@@ -10,7 +10,7 @@ fn error(text: &str) -> String {
     parse(text).expect_err("it is wrong").to_string()
 }
 
-/// The template with every key that it shows in force.
+/// Returns the template with every key in force.
 fn everything() -> String {
     let is_shown = |line: &str| {
         line.starts_with('[')
@@ -20,7 +20,7 @@ fn everything() -> String {
     TEMPLATE.lines().map(uncomment).collect::<Vec<_>>().join("\n")
 }
 
-/// All keys of a table, with those of the tables in it.
+/// Collects the keys of a table and of the tables in it.
 fn keys(prefix: &str, value: &toml::Value, keys_found: &mut std::collections::BTreeSet<String>) {
     match value {
         toml::Value::Table(table) => {
@@ -58,7 +58,7 @@ fn what_the_template_shows_as_defaults_are_the_defaults() -> Result<(), ConfigEr
     let defaults = parse("")?;
     let server = ServerConfig { tls, ..defaults.server };
     assert_eq!(shown, Config { server, services: shown.services.clone(), ..defaults });
-    // The service is one with all defaults, too.
+    // The service in the template also has only defaults.
     let spare = "service = [{ name = \"bank\", workload = \"ledger.wasm\" }]";
     assert_eq!(parse(spare)?.services, shown.services);
     Ok(())
@@ -196,7 +196,7 @@ fn everything_that_is_wrong_is_reported_at_once_in_the_order_of_its_places() {
     ];
     let found = error(text);
     assert_eq!(found.lines().collect::<Vec<_>>(), expected);
-    // What follows from a wrong machine or size is not reported: no machine has room, there is no such size.
+    // Errors that follow from an invalid machine or size are not reported: "no machine has room", "there is no size".
     let many = "[server]\n".to_owned() + &(0..200).map(|key| format!("k{key} = 1\n")).collect::<String>();
     let lines = error(&many);
     assert_eq!(lines.lines().count(), lifeboat_document::ERRORS_MAX + 1);
@@ -219,7 +219,7 @@ fn every_key_with_every_wrong_value_is_explained_in_words_of_operators() {
             changed_lines[index] = &changed;
             let Err(ConfigErrors(errors)) = parse(&changed_lines.join("\n")) else { continue };
             let texts: Vec<String> = errors.iter().map(ToString::to_string).collect();
-            // What follows from it may be reported elsewhere, but never that alone.
+            // Errors that follow from it may be reported elsewhere, but never alone.
             let place = format!("l.toml:{}:", index + 1);
             let is_placed =
                 texts.iter().any(|text| text.starts_with(&place)) || texts.iter().all(|text| text.contains("size"));
@@ -272,7 +272,7 @@ fn flags_override_the_environment_and_that_the_file() -> Result<(), ConfigErrors
             _ => None,
         })
     };
-    // Empty is unset.
+    // An empty variable is unset.
     assert_eq!(environment("", "")?, Overrides::default());
     assert_eq!(Overrides::from_environment(|_| None)?, Overrides::default());
     let wrong = environment("here", "").expect_err("no address").to_string();
@@ -285,7 +285,7 @@ fn flags_override_the_environment_and_that_the_file() -> Result<(), ConfigErrors
         Config::parse("l.toml", "data = \"here\"\n[server]\nlisten = \"127.0.0.1:3\"", Path::new(""), &overrides)?;
     assert_eq!(config.server.listen.port(), 2);
     assert_eq!(config.data, Path::new("/elsewhere"));
-    // What is overridden must be right all the same.
+    // An overridden value must be valid all the same.
     assert!(Config::parse("l.toml", "[server]\nlisten = \"x\"", Path::new(""), &overrides).is_err());
     Ok(())
 }

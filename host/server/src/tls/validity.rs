@@ -1,6 +1,6 @@
-//! When a certificate holds: the validity of X.509 (RFC 5280, 4.1.2.5), read from its DER.
+//! The validity of an X.509 certificate (RFC 5280, 4.1.2.5), read from its DER.
 //!
-//! What reads it is a walk over the fields before it. Whether the rest is a certificate is rustls's business.
+//! The reader only walks over the fields before the validity. rustls checks whether the rest is a certificate.
 
 use lifeboat_api::clock::{Timestamp, Utc};
 use std::path::Path;
@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio_rustls::rustls::pki_types::CertificateDer;
 use tokio_rustls::rustls::pki_types::pem::PemObject;
 
-/// A server warns of a certificate that expires within this time.
+/// The time before its expiry from which a server warns of a certificate.
 pub const CERTIFICATE_WARNING: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 const SEQUENCE: u8 = 0x30;
@@ -16,17 +16,17 @@ const VERSION: u8 = 0xa0;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 
-/// From when to when a certificate holds.
+/// The period in which a certificate is valid.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
-    /// The first second.
+    /// The first second of the period.
     pub not_before: Timestamp,
-    /// The last second.
+    /// The last second of the period.
     pub not_after: Timestamp,
 }
 
 impl Validity {
-    /// The validity of a certificate; none if `der` is not one.
+    /// Returns the validity of a certificate, or `None` if `der` is not a certificate.
     #[must_use]
     pub fn of(der: &[u8]) -> Option<Self> {
         let certificate = Der(der).field(SEQUENCE)?;
@@ -40,7 +40,7 @@ impl Validity {
         Some(Self { not_before: time(validity.next()?)?, not_after: time(validity.next()?)? })
     }
 
-    /// The time in which all certificates of a PEM file hold; none if it cannot be read.
+    /// Returns the period in which all certificates of a PEM file are valid, or `None` if the file cannot be read.
     #[must_use]
     pub fn of_file(file: &Path) -> Option<Self> {
         let chain: Vec<CertificateDer<'_>> =
@@ -52,10 +52,10 @@ impl Validity {
         })
     }
 
-    /// Why a client would not trust a certificate at this time, if that is so.
+    /// Checks that a client would accept the certificate at `now`.
     ///
     /// # Errors
-    /// A sentence with the time and the remedy.
+    /// A sentence with the time and the remedy, if the certificate is not valid.
     pub fn check(&self, now: Timestamp) -> Result<(), String> {
         let (not_before, not_after, shown) = (Utc(self.not_before), Utc(self.not_after), Utc(now));
         if now < self.not_before {
@@ -69,7 +69,7 @@ impl Validity {
         Ok(())
     }
 
-    /// A warning if it expires within [`CERTIFICATE_WARNING`].
+    /// Returns a warning if the certificate expires within [`CERTIFICATE_WARNING`].
     #[must_use]
     pub fn warning(&self, now: Timestamp) -> Option<String> {
         if self.check(now).is_err() || now.plus(CERTIFICATE_WARNING) <= self.not_after {
@@ -85,17 +85,17 @@ impl Validity {
     }
 }
 
-/// Fields one after another.
+/// A sequence of DER fields.
 #[derive(Clone, Copy)]
 struct Der<'a>(&'a [u8]);
 
 impl<'a> Der<'a> {
-    /// The next field: its tag and its content.
+    /// Returns the tag and the content of the next field.
     fn next(&mut self) -> Option<(u8, &'a [u8])> {
         let (&[tag, length], rest) = self.0.split_first_chunk()?;
         let (length, rest) = match usize::from(length) {
             short @ 0..=0x7f => (short, rest),
-            // A longer length has its own bytes, of which a file of some kilobytes needs no more than four.
+            // A longer length is stored in its own bytes. A file of some kilobytes needs no more than four.
             long @ 0x81..=0x84 => {
                 let (bytes, rest) = rest.split_at_checked(long - 0x80)?;
                 (bytes.iter().fold(0, |length, byte| length << 8 | usize::from(*byte)), rest)
@@ -111,7 +111,7 @@ impl<'a> Der<'a> {
         self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| content)
     }
 
-    /// The fields of the next field.
+    /// Returns the fields inside the next field.
     fn field_of(&mut self, wanted: u8) -> Option<Self> {
         self.next().filter(|(tag, _)| *tag == wanted).map(|(_, content)| Self(content))
     }
@@ -124,7 +124,8 @@ impl<'a> Der<'a> {
     }
 }
 
-/// `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`. A time before 1970 is 1970, one after the last that there is the last.
+/// Parses `YYMMDDHHMMSSZ` or `YYYYMMDDHHMMSSZ`. A time before 1970 becomes 1970, and a time after the last
+/// representable one becomes the last.
 fn time((tag, text): (u8, &[u8])) -> Option<Timestamp> {
     let digits = text.strip_suffix(b"Z")?;
     let year_digits = match tag {
