@@ -1,4 +1,4 @@
-//! Many transactions over one request: lines in, lines out, in the same order, while both flow.
+//! Batches: many transactions in one request. Lines come in and answers go out in the same order, concurrently.
 
 use super::connections::{Busy, Connection};
 use super::pieces::{Outgoing, Pieces, WHOLE_BYTES_MAX};
@@ -30,23 +30,22 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-/// Requests of one batch that are under way at once, at the most: half of what a service's queue takes, unless configured
-/// otherwise.
+/// The maximum number of requests of one batch in flight: half of the default capacity of a service's queue.
 pub const BATCH_IN_FLIGHT_MAX: usize = 512;
 
-/// What it takes in addition while a line comes in that is longer than `LINE_BYTES`.
+/// The additional memory of a batch while it receives a line longer than `LINE_BYTES`, in bytes.
 pub const LONG_LINE_BYTES: usize = 2 * ENVELOPE_BYTES_MAX + BODY_BYTES_MAX;
 
-/// Requests that are under way before any answer tells how long answers are.
+/// The maximum number of requests in flight while the length of answers is unknown.
 const IN_FLIGHT_AT_FIRST: usize = 4;
 
-/// How soon a batch looks again for room in its service's queue.
+/// The interval between checks for room in the service's queue.
 const QUEUE_RETRY: Duration = Duration::from_millis(5);
 
-/// Answers are handed on when they are so many bytes together, or when the next is not there yet.
+/// The number of bytes of answers that are sent together. Fewer are sent if the next answer is not ready.
 const PIECE_BYTES: usize = 64 * 1024;
 
-/// The longest line that is read without more memory.
+/// The longest line that is read without more memory, in bytes.
 const LINE_BYTES: usize = 64 * 1024;
 
 pub(super) async fn transact(
@@ -56,7 +55,7 @@ pub(super) async fn transact(
     Path(service): Path<String>,
     body: Body,
 ) -> Result<Response, Problem> {
-    // Nothing is gained by denying each line.
+    // Without this check, every line would be denied separately.
     services::known(&shared, &service).await?;
     let account = shared.budgets.account(&connection.budget, &identity.user);
     let base = account.take_received_within(BATCH_BASE_BYTES, ROOM_WAIT_MAX).await;
@@ -88,18 +87,18 @@ pub(super) async fn transact(
     Ok(([(CONTENT_TYPE, JSON_LINES)], Body::from_stream(pieces)).into_response())
 }
 
-/// A line that is to be answered.
+/// A line that waits for its answer.
 struct UnderWay {
     asked: Asked,
     answer: Answering,
 }
 
-/// What a line asked for: it is asked again if there was no memory for its answer.
+/// The request of a line. It is repeated if there was no memory for its answer.
 struct Asked {
     id: Option<String>,
     body: Bytes,
     kind: Kind,
-    /// Of a long body.
+    /// The permit for a long body.
     received: Option<Arc<Permit>>,
 }
 
@@ -113,13 +112,13 @@ struct Done {
     result: Result<Answered, NotDone>,
 }
 
-/// A line whose turn comes again: it was not executed, or stands behind one that was not.
+/// A line that is repeated: it was not executed, or it follows a line that was not.
 struct Again {
     asked: Asked,
     known: Option<Result<Answered, NotDone>>,
 }
 
-/// A batch under way.
+/// A batch in flight.
 struct Batch {
     shared: Arc<Shared>,
     token: TokenHash,
@@ -130,42 +129,42 @@ struct Batch {
     _busy: Busy,
     lines: Splitter,
     phase: watch::Receiver<Phase>,
-    /// In the order of their lines. A service answers most of them in that order, and all are told in it, so that only the
-    /// first is waited for.
+    /// The lines in flight, in their order. A service answers most of them in that order, and answers are sent in it,
+    /// so only the first line is awaited.
     under_way: VecDeque<UnderWay>,
-    /// Those that come before any other line, once all that are under way are back.
+    /// The lines to repeat, ahead of any other line, once no line is in flight.
     again: VecDeque<Again>,
-    /// How many were put back since one was not executed, while those behind it are awaited.
+    /// The number of lines that were put back since one was not executed, while the lines after it are awaited.
     collecting: Option<usize>,
-    /// The memory that the first of these waits for, and whether it is for what was received.
+    /// The memory for which the first line to repeat waits, and whether it is for a received body.
     waits_for: Option<(usize, bool)>,
-    /// Long answers that are being sent.
+    /// The long answer that is being sent.
     outgoing: Outgoing,
-    /// Of the requests under way.
+    /// The bytes of the bodies of the requests in flight.
     body_bytes: usize,
-    /// Requests that may be under way: it grows with every answer.
+    /// The maximum number of requests in flight. It grows with every answer.
     window: usize,
-    /// The longest answer so far.
+    /// The length of the longest answer so far, in bytes.
     answer_bytes: usize,
-    /// No more lines are taken.
+    /// The reason why no more lines are read, if that is so.
     ended: Option<Ended>,
 }
 
-/// Why a batch takes no more lines, which it tells once all that was begun is answered.
+/// The reason why a batch reads no more lines. It is reported after the answers to all lines that were begun.
 enum Ended {
-    /// There are no more.
+    /// The body has ended.
     Whole,
-    /// They broke off.
+    /// The body broke off.
     Broken(io::Error),
-    /// The token has become void, or the server is being stopped: the last line says so.
+    /// The token has become void, or the server is stopping. The last line reports it.
     Told(Problem),
 }
 
 impl Batch {
-    /// The next answers, in the order of their lines; none at the end.
+    /// Returns the next answers, in the order of their lines, or `None` at the end.
     async fn piece(&mut self) -> Option<io::Result<Bytes>> {
         let piece = self.next_piece().await;
-        // Until these are sent.
+        // The pause lasts until these answers are sent.
         self.lines.pause();
         piece
     }
@@ -202,7 +201,7 @@ impl Batch {
                         return Some(Err(error));
                     }
                 }
-                // What was not begun is the client's to send again.
+                // The client must send again the lines that were not begun.
                 () = &mut draining, if self.ended.is_none() || !self.again.is_empty() => {
                     self.again.clear();
                     self.waits_for = None;
@@ -219,14 +218,14 @@ impl Batch {
                 },
                 () = std::future::ready(()), if !text.is_empty() => return Some(Ok(text.into())),
                 () = room(&account, waits_for), if waits_for.is_some() => self.waits_for = None,
-                // Others fill the queue: a line is not denied for that, it waits with those behind it.
+                // Other requests fill the queue. A line is not denied for that; it waits with the lines after it.
                 () = tokio::time::sleep(QUEUE_RETRY), if waits_for_queue => {}
                 else => return self.end(),
             }
         }
     }
 
-    /// Prints an answer, or puts it with the long ones, which come next then.
+    /// Prints a short answer to `text`. A long answer goes to `outgoing`, which is sent next.
     fn answered(&mut self, text: &mut Vec<u8>, done: Done) -> io::Result<()> {
         let Done { asked, result } = done;
         self.body_bytes -= asked.body.len();
@@ -239,7 +238,7 @@ impl Batch {
                 }
                 return Ok(());
             }
-            // What is printed is no longer than a batch has for it.
+            // The batch's permit covers printed answers.
             Ok(Answered { reply, .. }) => Ok(reply),
             Err(not_done) => Err(not_done),
         };
@@ -249,7 +248,8 @@ impl Batch {
         Ok(())
     }
 
-    /// Keeps a line for later that was not executed for want of memory, and those behind it, so that their order holds.
+    /// Puts back a line that was not executed for lack of memory, and the lines after it, so that their order is
+    /// preserved.
     fn put_back(&mut self, done: Done) -> Option<Done> {
         let is_undone = matches!(done.result, Err(NotDone::Denied(Denial::NoMemory { .. })));
         if !is_undone && self.collecting.is_none() {
@@ -258,7 +258,7 @@ impl Batch {
         let Done { asked, result } = done;
         self.body_bytes -= asked.body.len();
         if matches!(self.ended, Some(Ended::Told(_))) {
-            // The last line says that it was not executed; nor is what stands behind it.
+            // The last line reports that neither this line nor those after it were executed.
             self.collecting = Some(0);
             return None;
         }
@@ -270,24 +270,24 @@ impl Batch {
             self.waits_for = Some((ANSWER_BYTES_MAX, false));
         }
         if self.under_way.is_empty() {
-            // None of those that found no memory is under way any more.
+            // None of the lines that found no memory is in flight any more.
             self.account.unblock();
             self.collecting = None;
         }
         None
     }
 
-    /// Whether the first line whose turn comes again may be begun.
+    /// Returns whether the first line to repeat may begin.
     fn takes_again(&self) -> bool {
         !self.again.is_empty() && self.collecting.is_none() && self.waits_for.is_none() && self.has_room()
     }
 
-    /// What is told after the last answer; none at the end.
+    /// Returns what is sent after the last answer, or `None` at the end.
     fn end(&mut self) -> Option<io::Result<Bytes>> {
         match self.ended.replace(Ended::Whole) {
             None | Some(Ended::Whole) => None,
             Some(Ended::Broken(error)) => Some(Err(error)),
-            // What its client sends after that is read and forgotten when the connection is shut down.
+            // The shutdown of the connection reads and discards what the client sends after that.
             Some(Ended::Told(problem)) => Some(Ok(problem.line())),
         }
     }
@@ -319,7 +319,7 @@ impl Batch {
         let Again { mut asked, known } = again;
         let by = match self.shared.host.authenticate_hash(&self.token) {
             Ok(by) => by,
-            // It has become void since the batch began: no line that is left could end otherwise.
+            // The token has become void since the batch began. All remaining lines would end the same way.
             Err(denial) => {
                 self.again.clear();
                 self.ended = Some(Ended::Told(denial.into()));
@@ -354,14 +354,14 @@ impl Batch {
     }
 }
 
-/// Waits for memory.
+/// Waits until there is room for the memory in `waits_for`.
 async fn room(account: &Arc<Account>, waits_for: Option<(usize, bool)>) {
     if let Some((bytes, is_received)) = waits_for {
         account.has_room_for(bytes, is_received).await;
     }
 }
 
-/// The first line, once it is answered; none if there is no line. Dropping the future loses nothing.
+/// Returns the first line once it is answered, or `None` if there is no line. Dropping the future loses nothing.
 async fn first_done(under_way: &mut VecDeque<UnderWay>) -> Option<Done> {
     let result = match &mut under_way.front_mut()?.answer {
         Answering::Pending(counted) => Some(counted.await.map_err(NotDone::from)),
@@ -376,7 +376,7 @@ async fn first_done(under_way: &mut VecDeque<UnderWay>) -> Option<Done> {
 }
 
 async fn draining(phase: &mut watch::Receiver<Phase>) {
-    // The other end lives as long as the server.
+    // The sender lives as long as the server.
     let _ = phase.wait_for(|phase| *phase == Phase::Draining).await;
 }
 
@@ -390,23 +390,25 @@ fn parse(line: Line, by: &Name) -> Parsed {
     Ok((user, request))
 }
 
-/// Cuts a body into lines. It ends with an error if the body breaks off or stands still, or a line does not come whole in
-/// time, so that the last line is never taken for whole when it is not.
+/// Splits a body into lines.
+///
+/// It ends with an error if the body breaks off or stalls, or if a line does not arrive whole in time. An incomplete
+/// last line is therefore never taken for a whole one.
 struct Splitter {
     body: BodyDataStream,
     buffer: BytesMut,
-    /// Bytes of a line that is too long, which are gone.
+    /// The number of discarded bytes of a line that is too long.
     dropped: usize,
     number: u64,
     is_over: bool,
     idle_max: Duration,
-    /// Until when the rest of a line must come that has begun.
+    /// The deadline for the rest of a line that has begun.
     line_deadline: Option<Instant>,
-    /// Since when nobody has waited for it.
+    /// When the batch stopped waiting for a line.
     paused: Option<Instant>,
-    /// What a long line is held to.
+    /// The account that long lines are charged to.
     account: Option<Arc<Account>>,
-    /// Of a long line.
+    /// The permit for a long line.
     long: Option<Permit>,
 }
 
@@ -428,7 +430,7 @@ impl Splitter {
         }
     }
 
-    /// Nobody waits for the next line: however long, that is not held against the client.
+    /// Notes that the batch waits for no line now. This time does not count against the client.
     fn pause(&mut self) {
         if self.line_deadline.is_some() {
             self.paused.get_or_insert_with(Instant::now);
@@ -441,13 +443,13 @@ impl Splitter {
         }
     }
 
-    /// The next line; none at the end. A client that `is_owed` answers may wait for them before it begins a line. Dropping
-    /// the future loses nothing.
+    /// Returns the next line, or `None` at the end. A client that `is_owed` answers may wait for them before it begins
+    /// a line. Dropping the future loses nothing.
     async fn next(&mut self, is_owed: bool) -> Option<io::Result<Line>> {
         self.resume();
         let mut searched = 0;
         if self.long.is_some() && self.buffer.len() <= LINE_BYTES {
-            // The buffer has grown for what is gone.
+            // The buffer grew for the long line, which is gone.
             self.buffer = BytesMut::from(&self.buffer[..]);
             self.long = None;
         }
@@ -551,7 +553,7 @@ mod tests {
         assert!(splitter.next(true).await.expect("an error").is_err());
     }
 
-    /// Longer than any of these takes.
+    /// A limit longer than any of these tests takes.
     const PATIENCE: Duration = Duration::from_secs(60);
 
     #[tokio::test]
@@ -568,7 +570,7 @@ mod tests {
         };
         let line = tokio::time::timeout(PATIENCE, pausing).await.expect("it breaks off");
         assert!(line.expect("an error").is_err());
-        // Nor do they take any of it.
+        // Nor do pauses take any of the line's time.
         let body = stream::iter([b"x", b"\n"]).map(|piece| Ok::<_, io::Error>(Bytes::from_static(piece)));
         let mut splitter = Splitter::new(Body::from_stream(body).into_data_stream(), PATIENCE, None);
         let start = Instant::now();

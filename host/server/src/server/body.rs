@@ -1,4 +1,4 @@
-//! Bodies, read with a bound on their bytes and on the time that they take.
+//! Request bodies, read within limits of length and time.
 
 use super::problem::Problem;
 use axum::body::{Body, HttpBody};
@@ -8,20 +8,24 @@ use http_body_util::BodyExt;
 use lifeboat_api::size::Bytes as ByteCount;
 use std::time::Duration;
 
-/// What a connection reads at once, about.
+/// The approximate number of bytes that a connection reads at once.
 const BUFFER_BYTES: usize = 16 * 1024;
 
-/// A body of up to so many bytes is copied out of the connection's buffer: as a piece of it, it would hold all of it for
-/// as long as the service remembers the transaction, and the connection would need a new one for its next request.
+/// The longest body that is copied out of the connection's buffer, in bytes.
+///
+/// A body that is a slice of the buffer would hold all of it as long as the service remembers the transaction. The
+/// connection would then need a new buffer for its next request.
 const COPIED_BYTES_MAX: usize = 4 * 1024;
 
-/// What a body of this length takes of the budgets: nothing if it is copied, else no less than a connection's buffer,
-/// of which it may be a piece, and which may be as long as a head.
+/// Returns what a body of this length takes of the budgets, in bytes.
+///
+/// A copied body takes nothing. Any other takes at least a connection's buffer, of which it may be a slice, and which
+/// may be as long as a head.
 pub(super) fn counted(length: usize, head_bytes_max: usize) -> usize {
     if length <= COPIED_BYTES_MAX { 0 } else { length.max(BUFFER_BYTES).max(head_bytes_max) }
 }
 
-/// Reads a whole body.
+/// Reads a whole body of at most `bytes_max` within `time_max`.
 pub(super) async fn read(body: Body, bytes_max: usize, time_max: Duration) -> Result<Bytes, Problem> {
     let reading = collect(body, bytes_max);
     match tokio::time::timeout(time_max, reading).await {
@@ -42,7 +46,7 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
             format!("the body is longer than {}; send less", ByteCount(bytes_max as u64)),
         )
     };
-    // A buffer that doubles would take twice what is counted.
+    // A buffer that doubles would take twice as much as the budgets count.
     let length = usize::try_from(body.size_hint().upper().unwrap_or(0)).unwrap_or(usize::MAX).min(bytes_max);
     let mut first = Bytes::new();
     let mut rest = BytesMut::new();
@@ -54,7 +58,7 @@ async fn collect(mut body: Body, bytes_max: usize) -> Result<Bytes, Problem> {
         if bytes > bytes_max {
             return Err(too_large());
         }
-        // Most bodies come in one piece.
+        // Most bodies arrive in one piece.
         if first.is_empty() && rest.is_empty() {
             first = data;
         } else {

@@ -1,8 +1,9 @@
-//! Who is connected: places for connections, and whose place is taken when there is no other.
+//! The places for connections, and the choice of the connection that a new one replaces.
 //!
-//! A connection on which nobody has authenticated has a short deadline. When all places are taken, a new connection gets
-//! that of one that waits for its client: of one that nobody authenticated on, from the address that has the most of them;
-//! else of one that has waited for long. So clients that send nothing keep nobody out, however many there are.
+//! A connection without an authenticated request has a short idle timeout. If all places are taken, a new connection
+//! replaces one that waits for its client. The first choice is an unauthenticated connection from the address with the
+//! most of them; the second is a connection that has waited for long. Therefore clients that send nothing exclude
+//! nobody, however many there are.
 
 use lifeboat_host::auth::network;
 use lifeboat_host::budget::{Budgets, ConnectionBudget};
@@ -13,40 +14,41 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::Notify;
 
-/// How long a connection may be idle on which nobody has authenticated; and how long a log-in may take to be sent.
+/// The longest time that a connection may be idle without an authenticated request. Also the longest time in which the
+/// body of a log-in must arrive.
 pub const UNAUTHENTICATED_IDLE_MAX: Duration = Duration::from_secs(15);
 
-/// How long an authenticated connection must have waited for its client before a new one may get its place.
+/// The time that an authenticated connection must have waited for its client before a new one may replace it.
 pub const REPLACED_IDLE_MIN: Duration = Duration::from_secs(15);
 
-/// How soon to look again for a place when all are taken by requests under way.
+/// The interval between searches for a place while requests in flight occupy all of them.
 const PLACE_RETRY: Duration = Duration::from_millis(50);
 
-/// No body is awaited.
+/// The value of `receiving_since` while no body is awaited.
 const NOT_RECEIVING: u64 = u64::MAX;
 
 /// A connection, as its requests see it.
 #[derive(Debug)]
 pub(super) struct Connection {
-    /// The client's.
+    /// The address of the client.
     pub(super) address: SocketAddr,
-    /// What all its requests may take together.
+    /// The memory budget of all requests of the connection together.
     pub(super) budget: ConnectionBudget,
     is_authenticated: AtomicBool,
     under_way: AtomicUsize,
     start: Instant,
-    /// Since when no request is under way, in milliseconds after `start`.
+    /// When the connection became idle, in milliseconds after `start`.
     idle_since: AtomicU64,
-    /// Since when the body of the request under way is awaited, so counted; [`NOT_RECEIVING`] if it is not.
+    /// When the wait for the body of the current request began, in milliseconds after `start`; or [`NOT_RECEIVING`].
     receiving_since: AtomicU64,
     closing: Notify,
 }
 
-/// A request under way: its connection is not idle until this is dropped.
+/// A request in flight. Its connection is not idle until this is dropped.
 #[derive(Debug)]
 pub(super) struct Busy(Arc<Connection>);
 
-/// The body of a request is awaited until this is dropped.
+/// A wait for the body of a request, until this is dropped.
 #[derive(Debug)]
 pub(super) struct Receiving<'a>(&'a Connection);
 
@@ -56,25 +58,25 @@ impl Connection {
         Busy(Arc::clone(self))
     }
 
-    /// Somebody's token was good on it.
+    /// Notes that a request on this connection had a valid token.
     pub(super) fn authenticated(&self) {
         if !self.is_authenticated.load(Ordering::Relaxed) {
             self.is_authenticated.store(true, Ordering::Relaxed);
         }
     }
 
-    /// Its request under way waits for its client to send the body.
+    /// Notes that the current request waits for its client to send the body.
     pub(super) fn receiving(&self) -> Receiving<'_> {
         self.receiving_since.store(self.now(), Ordering::Release);
         Receiving(self)
     }
 
-    /// In milliseconds after `start`.
+    /// Returns the time in milliseconds after `start`.
     fn now(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    /// How long it has been idle; none while a request is under way.
+    /// Returns how long the connection has been idle, or `None` while a request is in flight.
     fn idle(&self) -> Option<Duration> {
         if self.under_way.load(Ordering::Acquire) > 0 {
             return None;
@@ -83,7 +85,8 @@ impl Connection {
         Some(self.start.elapsed().saturating_sub(since))
     }
 
-    /// How long it has waited for its client to send a request, or the body of one; none while the server is at work.
+    /// Returns how long the connection has waited for its client to send a request or a body, or `None` while the
+    /// server works.
     fn waiting(&self) -> Option<Duration> {
         match self.receiving_since.load(Ordering::Acquire) {
             NOT_RECEIVING => self.idle(),
@@ -95,7 +98,8 @@ impl Connection {
         self.is_authenticated.load(Ordering::Relaxed)
     }
 
-    /// Waits until the connection is to be closed: its place is another's, or nobody authenticated in time.
+    /// Waits until the connection must be closed: another connection received its place, or nobody authenticated in
+    /// time.
     pub(super) async fn closed(&self) {
         loop {
             let left = match self.idle() {
@@ -125,7 +129,7 @@ impl Drop for Receiving<'_> {
     }
 }
 
-/// Places for connections. Clones are the same ones.
+/// The places for connections. Clones share the same places.
 #[derive(Debug, Clone)]
 pub(super) struct Connections {
     max: usize,
@@ -139,11 +143,11 @@ pub(super) struct Connections {
 struct Table {
     count: usize,
     last_number: u64,
-    /// In the order in which they came.
+    /// The connections of each address, in the order of their arrival.
     by_address: HashMap<IpAddr, BTreeMap<u64, Arc<Connection>>>,
 }
 
-/// A connection's place, until it is dropped.
+/// The place of a connection, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     connections: Connections,
@@ -157,7 +161,7 @@ impl Connections {
         Self { max: max.max(1), of_address_max, budgets, table: Arc::default(), released: Arc::default() }
     }
 
-    /// Waits until a connection that is accepted now finds a place.
+    /// Waits until there is a place for a new connection.
     pub(super) async fn room(&self) {
         loop {
             let released = self.released.notified();
@@ -167,12 +171,13 @@ impl Connections {
                     return;
                 }
             }
-            // A connection becomes idle without a word.
+            // No notification announces that a connection becomes idle.
             let _ = tokio::time::timeout(PLACE_RETRY, released).await;
         }
     }
 
-    /// A place for a connection from `address`; none if that address has all that it may, or there is none.
+    /// Returns a place for a connection from `address`, or `None` if the address has reached its limit or no place is
+    /// free.
     pub(super) fn take(&self, address: SocketAddr) -> Option<Place> {
         let of = network(address.ip());
         let mut table = self.table();
@@ -209,7 +214,7 @@ impl Connections {
 }
 
 impl Table {
-    /// The connection whose place a new one gets.
+    /// Returns the connection that a new one replaces.
     fn replaceable(&self) -> Option<(IpAddr, u64)> {
         let mut addresses: Vec<(usize, IpAddr)> =
             self.by_address.iter().map(|(address, theirs)| (theirs.len(), *address)).collect();
@@ -241,7 +246,7 @@ impl Table {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        // It may have been given to another.
+        // Another connection may have received the place.
         if self.connections.table().remove(self.address, self.number).is_some() {
             self.connections.released.notify_one();
         }
@@ -272,7 +277,7 @@ mod tests {
         assert!(connections.table().by_address[&address(2).ip()].contains_key(&2), "the authenticated one stays");
         assert!(connections.table().by_address[&address(2).ip()].contains_key(&3), "the busy one stays");
         drop(busy);
-        // What was replaced gives back nothing when it ends.
+        // A replaced connection releases nothing when it ends.
         drop(held.remove(3));
         assert_eq!(connections.table().count, 6);
         drop((held, new));

@@ -1,7 +1,7 @@
-//! Turns to deploy: a workload takes memory and time before it is known to be one.
+//! The turns of users to deploy. A workload takes memory and time before it is known to be valid.
 //!
-//! A user has one deployment at a time, so that no user makes all others wait. Who waits too long is told to try again. What
-//! is deployed is loaded and compiled in turns of the [`Engine`](lifeboat_vm::engine::Engine).
+//! A user has one deployment at a time, so that no user delays all others. A deployment that waits too long is asked to
+//! retry. The [`Engine`](lifeboat_vm::engine::Engine) loads and compiles workloads in turns of its own.
 
 use super::problem::Problem;
 use lifeboat_api::name::Name;
@@ -9,7 +9,7 @@ use lifeboat_host::locks::LockTable;
 use std::time::Duration;
 use tokio::sync::OwnedMutexGuard;
 
-/// How long a deployment waits for the one before it of its user.
+/// The longest time that a deployment waits for the previous deployment of the same user.
 pub const DEPLOY_WAIT_MAX: Duration = Duration::from_secs(60);
 
 #[derive(Debug)]
@@ -25,7 +25,7 @@ impl Default for Deploys {
 }
 
 impl Deploys {
-    /// The turn of a user, until it is dropped.
+    /// Waits for the turn of a user, which ends when the guard is dropped.
     pub(super) async fn turn(&self, user: &Name) -> Result<OwnedMutexGuard<()>, Problem> {
         let lock = self.of_users.of(user);
         let turn = tokio::time::timeout(self.wait, lock.lock_owned()).await;

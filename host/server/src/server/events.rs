@@ -1,4 +1,4 @@
-//! The events of a host as a stream that can be resumed.
+//! The events of a host, as a stream that a client can resume.
 
 use super::Shared;
 use super::connections::{Busy, Connection};
@@ -28,55 +28,56 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, watch};
 
-/// Events that are kept for clients that come back, beside lines that guests logged.
+/// The maximum number of events that are retained for clients that reconnect, without the lines that guests logged.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
 
-/// Lines that guests logged, of all services.
+/// The maximum number of retained lines that guests logged, of all services.
 pub const LOGS_KEPT_MAX: usize = 10_000;
 
-/// Those of one service.
+/// The maximum number of retained lines of one service.
 pub const LOGS_KEPT_PER_SERVICE_MAX: usize = 2_000;
 
-/// Bytes of these lines, of all services.
+/// The maximum number of bytes of retained lines, of all services.
 pub const LOGS_KEPT_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// What a reader is told in the place of events that it asked for and that are gone.
+/// The kind of the event that stands for events that a reader asked for and that are gone.
 const GAP: &str = "gap";
 
-/// Characters that are shown of an id that a client gave.
+/// The number of characters that are shown of an id from a client.
 const SHOWN_ID_CHARS_MAX: usize = 64;
 
-/// Streams of events that are open at once.
+/// The maximum number of open streams of events.
 pub const STREAMS_MAX: usize = 512;
 
-/// Those of one user, who may also have no more than half of those that are left.
+/// The maximum number of streams of one user. A user also gets no more than half of the remaining ones.
 pub const STREAMS_PER_USER_MAX: usize = 64;
 
-/// Those that only admins may have.
+/// The number of streams that are reserved for admins.
 pub const STREAMS_RESERVED: usize = 16;
 
-/// Events that a reader holds at once.
+/// The maximum number of events that a reader holds at once.
 const READ_AT_ONCE: usize = 256;
 
-/// Bytes of guests' lines among those, and the rest of the last one: they are gone for others when they are displaced.
+/// The approximate number of bytes of guests' lines that a reader holds at once. Only the last line may exceed it. The
+/// reader holds them even after they are displaced from the log.
 const READ_BYTES_AT_ONCE: usize = 64 * 1024;
 
-/// The longest silence on a stream of events: then a comment is sent, so that both ends notice if the other is gone.
+/// The longest silence on a stream of events. A comment is then sent, so that each end notices if the other is gone.
 pub const KEEP_ALIVE: Duration = Duration::from_secs(15);
 
-/// An event, and when it happened.
+/// An event, and the time at which it happened.
 #[derive(Debug)]
 struct Logged {
-    /// Counts up by one from the first since the server started.
+    /// The number of the event since the start of the server, from 1.
     number: u64,
     time: Timestamp,
     event: Event,
-    /// Its service was removed, and has been created again: it tells of another one of that name.
+    /// Whether the event belongs to a removed service of the same name as a newer one.
     is_of_former: AtomicBool,
 }
 
 impl Logged {
-    /// Bytes of the line, if a guest logged one.
+    /// Returns the length of the logged line in bytes, or 0 for other events.
     fn line_bytes(&self) -> usize {
         match &self.event {
             Event::Log { line, .. } => line.len(),
@@ -85,11 +86,13 @@ impl Logged {
     }
 }
 
-/// The last events of a host, for any number of readers. What guests log is kept apart, so that it displaces nothing else,
-/// and one service's lines not those of many others.
+/// The most recent events of a host, for any number of readers.
+///
+/// Lines that guests log are stored separately, so that they displace no other events. The lines of one service do not
+/// displace those of many others.
 #[derive(Debug)]
 pub struct EventLog {
-    /// Tells the events of this start from those of others, whose numbers begin at 1 as well.
+    /// Distinguishes the events of this start from those of others, whose numbers begin at 1 as well.
     start: u64,
     kept: Mutex<Kept>,
     last: watch::Sender<u64>,
@@ -99,19 +102,19 @@ pub struct EventLog {
 struct Kept {
     /// The number of the last event.
     last: u64,
-    /// What is no line of a guest, in order.
+    /// The events that are not lines of guests, in order.
     events: VecDeque<Arc<Logged>>,
     /// The lines of guests, by number.
     logs: BTreeMap<u64, Arc<Logged>>,
-    /// Those of each service.
+    /// The numbers of the lines of each service.
     logs_of: HashMap<Name, LogsOf>,
     log_bytes: usize,
 }
 
-/// The lines that are kept of a service.
+/// The retained lines of a service.
 #[derive(Debug, Default)]
 struct LogsOf {
-    /// In order.
+    /// The numbers of the lines, in order.
     numbers: VecDeque<u64>,
     bytes: usize,
 }
@@ -141,7 +144,7 @@ impl Kept {
         }
     }
 
-    /// Forgets the oldest line of the service that has most.
+    /// Discards the oldest line of the service with the most.
     fn drop_log_of_most(&mut self, has: impl Fn(&LogsOf) -> usize) {
         let most = self.logs_of.iter().max_by_key(|(_, theirs)| has(theirs));
         if let Some(most) = most.map(|(service, _)| service.clone()) {
@@ -149,7 +152,7 @@ impl Kept {
         }
     }
 
-    /// Forgets the oldest line of a service.
+    /// Discards the oldest line of a service.
     fn drop_log(&mut self, service: &Name) {
         let Some(theirs) = self.logs_of.get_mut(service) else { return };
         if let Some(number) = theirs.numbers.pop_front() {
@@ -162,7 +165,7 @@ impl Kept {
         }
     }
 
-    /// What came after event `after`, as far as it is kept, in order.
+    /// Returns the retained events after event `after`, in order.
     fn after(&self, after: u64) -> impl Iterator<Item = &Arc<Logged>> {
         let first = self.events.partition_point(|logged| logged.number <= after);
         let mut events = self.events.range(first..).peekable();
@@ -174,7 +177,7 @@ impl Kept {
         })
     }
 
-    /// How many of the events after `after` and up to `last` are kept.
+    /// Returns how many of the events after `after` and up to `last` are retained.
     fn count(&self, after: u64, last: u64) -> u64 {
         let events = |number: u64| self.events.partition_point(|logged| logged.number <= number);
         let logs = self.logs.range(after + 1..=last.max(after + 1)).count();
@@ -182,26 +185,29 @@ impl Kept {
     }
 }
 
-/// How far a reader has read, and what it is owed: each event after the one that it goes on after, or, if it has none,
-/// those that were kept when it began. It reads them, or is told how many are gone.
+/// The position of a reader, and the events that it is owed.
+///
+/// A reader that resumes is owed every event after the one that it names. Any other reader is owed the events that were
+/// retained when it began. It reads each of them, or learns how many are gone.
 #[derive(Debug)]
 struct Cursor {
-    /// The last event that was read, or is gone and was told.
+    /// The last event that was read or reported as gone.
     read: u64,
-    /// What was gone up to this event when the reader began, it has not asked for.
+    /// The last event when the reader began. The reader did not ask for events up to here that were already gone.
     began: u64,
-    /// Events up to there that were kept then, and since then neither read nor told as gone.
+    /// The number of events up to `began` that were retained then and have neither been read nor reported as gone
+    /// since.
     owed: u64,
 }
 
 impl EventLog {
-    /// A log that begins at `now`.
+    /// Creates a log that begins at `now`.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
         Self { start: now.0 / 1_000_000, kept: Mutex::default(), last: watch::Sender::new(0) }
     }
 
-    /// Adds an event. It does not block but for a moment: fit for an [`EventSink`](lifeboat_api::event::EventSink).
+    /// Adds an event. It blocks only briefly, so it is suitable for an [`EventSink`](lifeboat_api::event::EventSink).
     pub fn add(&self, event: &Event, time: Timestamp) {
         let mut kept = self.kept();
         if let Event::Created { vm, .. } = event {
@@ -216,7 +222,7 @@ impl EventLog {
         self.last.send_replace(number);
     }
 
-    /// The cursor of a reader that goes on after event `after`, or that wants whatever is kept.
+    /// Returns the cursor of a reader that resumes after event `after`, or that wants all retained events.
     fn cursor(&self, after: Option<u64>) -> Cursor {
         let kept = self.kept();
         match after {
@@ -225,8 +231,11 @@ impl EventLog {
         }
     }
 
-    /// The next events; and how many are gone that the reader is owed, from the last that it has read to the last of these,
-    /// or to the last of all if there are none. What is gone beyond that is counted once it gets there: it may be more then.
+    /// Returns the next events, and how many of the events that the reader is owed are gone.
+    ///
+    /// The count covers the events from the last one read to the last one returned, or to the last of all if none is
+    /// returned. Events that are gone beyond that are counted when the cursor gets there, since their number may still
+    /// grow.
     fn read(&self, cursor: &mut Cursor) -> (Vec<Arc<Logged>>, u64) {
         let kept = self.kept();
         let mut bytes = 0;
@@ -256,14 +265,14 @@ impl EventLog {
         format!("{}-{number}", self.start)
     }
 
-    /// The number of the event with this id; none if it is of another start, or of none.
+    /// Returns the number of the event with this id, or `None` if the id is not one of this start.
     fn number(&self, id: &str) -> Option<u64> {
         let (_, number) = id.split_once('-').filter(|(start, _)| start.parse() == Ok(self.start))?;
         let last = self.kept().last;
         number.parse().ok().filter(|number| *number <= last)
     }
 
-    /// Whether an id looks like one that the server gave before it was started this time, by whatever its clock said then.
+    /// Returns whether an id looks like one from an earlier start of the server, whatever its clock showed then.
     fn is_of_earlier_start(&self, id: &str) -> bool {
         let parts = id.split_once('-').map(|(start, number)| (start.parse::<u64>(), number.parse::<u64>()));
         matches!(parts, Some((Ok(start), Ok(_))) if start != self.start)
@@ -275,19 +284,19 @@ impl EventLog {
     }
 }
 
-/// Every kind that an event of a stream may have.
+/// Returns every kind of event that a stream may contain.
 pub(super) fn kinds() -> impl Iterator<Item = &'static str> {
     Event::KINDS.iter().copied().chain([GAP])
 }
 
-/// What a client wants of the events.
+/// The events that a client asks for.
 #[derive(Debug)]
 struct Wanted {
-    /// Those of this service alone.
+    /// The service whose events are wanted, if only one is.
     service: Option<Name>,
-    /// Whether to go on with what happens from now on.
+    /// Whether to continue with new events.
     follow: bool,
-    /// The kind of event alone, such as `log`.
+    /// The only kind of event that is wanted, such as `log`.
     event: Option<String>,
 }
 
@@ -342,12 +351,12 @@ pub(super) async fn stream_events(
     let place = Arc::clone(&shared.streams).try_acquire_owned().map_err(|_| too_many(STREAMS_MAX, ""))?;
     if let Some(service) = &wanted.service {
         shared.host.authorise(&identity, service, Grant::Observe)?;
-        // What happened to one that was removed is told as long as it is kept.
+        // The events of a removed service are visible as long as they are retained.
         if !shared.events.tells_of(service) {
             services::entry(&shared, service).await?;
         }
     }
-    // Of an unknown event nobody knows what came after it.
+    // The events after an unknown event cannot be determined.
     let id = headers.get("last-event-id").map(|id| String::from_utf8_lossy(id.as_bytes()));
     let after = id.as_ref().and_then(|id| shared.events.number(id));
     let unknown_id = id.filter(|_| after.is_none()).map(|id| id.chars().take(SHOWN_ID_CHARS_MAX).collect());
@@ -379,13 +388,13 @@ struct Reading {
     token: TokenHash,
     _place: (OwnedSemaphorePermit, Share<Name>),
     wanted: Wanted,
-    /// The last event that was sent or passed over.
+    /// The last event that was sent or skipped.
     after: u64,
     cursor: Cursor,
-    /// Events that are gone, of which the client is to be told before the next one.
+    /// The number of events that are gone, to be reported before the next event.
     missed: u64,
     _busy: Busy,
-    /// The id after which the client wants to go on, if this start of the server has not given it.
+    /// The id after which the client wants to resume, if it is not an id of this start of the server.
     unknown_id: Option<String>,
     ready: VecDeque<Arc<Logged>>,
     news: watch::Receiver<u64>,
@@ -396,7 +405,7 @@ impl Reading {
     async fn next(&mut self) -> Option<axum::response::sse::Event> {
         loop {
             while let Some(next) = self.ready.front().map(|logged| logged.number) {
-                // It may be void by now, or its user may do less than before.
+                // The token may have become void, or the user may have lost grants.
                 let Ok(identity) = self.shared.host.authenticate_hash(&self.token) else { return None };
                 if let Some(gap) = self.gap(next) {
                     return Some(gap);
@@ -424,16 +433,16 @@ impl Reading {
             let mut phase = self.shared.phase.subscribe();
             tokio::select! {
                 changed = self.news.changed() => changed.ok()?,
-                // A stream would otherwise hold up the end of the server.
+                // An open stream would delay the end of the server.
                 _ = phase.wait_for(|phase| *phase == super::Phase::Draining) => return None,
-                // Now and then the token is looked at.
+                // The token is checked again at this interval.
                 () = tokio::time::sleep(KEEP_ALIVE) => {}
             }
         }
     }
 
-    /// What the client is told before event `next`, if others that it asked for are gone: whatever it filters by, since
-    /// nobody knows what they were.
+    /// Returns the gap event that the client gets before event `next`, if events that it is owed are gone. Filters do
+    /// not apply, since the contents of those events are unknown.
     fn gap(&mut self, next: u64) -> Option<axum::response::sse::Event> {
         let unknown = self.unknown_id.take();
         let missed = std::mem::take(&mut self.missed);
@@ -467,7 +476,7 @@ impl Reading {
                 (log.id(self.after), Some(missed), text)
             }
         };
-        // It stands before that event, and so does its time.
+        // The gap event precedes that event and has its time.
         let following = self.ready.front().filter(|logged| logged.number == next);
         let time = following.map_or_else(|| self.shared.clock.now(), |logged| logged.time);
         let body = json!({
@@ -478,7 +487,7 @@ impl Reading {
         Some(sent(log.id(self.after), GAP, &body))
     }
 
-    /// Whether the user may see it, now: a grant may be gone since the stream began.
+    /// Returns whether the user may see the event now: a grant may have been revoked since the stream began.
     fn is_for_them(&self, identity: &Identity, logged: &Logged) -> bool {
         let event = &logged.event;
         let service = event.service();
@@ -489,7 +498,7 @@ impl Reading {
             return false;
         }
         match service {
-            // Who may observe a service may not have been let to observe the former one of its name.
+            // A user who may observe a service may have had no grant on the former service of that name.
             Some(_) if logged.is_of_former.load(Ordering::Relaxed) => {
                 self.shared.host.authorise_admin(identity).is_ok()
             }
@@ -503,7 +512,7 @@ fn sent(id: String, kind: &str, body: &Value) -> axum::response::sse::Event {
     axum::response::sse::Event::default().id(id).event(kind).data(body.to_string())
 }
 
-/// The event with its time and the line that operators see.
+/// Returns the event as JSON, with its time and the line that operators see.
 fn body(logged: &Logged) -> Value {
     let mut body = serde_json::to_value(&logged.event).unwrap_or_else(|_| json!({}));
     body["time"] = Value::from(format!("{:.6}", Utc(logged.time)));
@@ -631,8 +640,8 @@ mod tests {
     proptest! {
         #![proptest_config(ProptestConfig { cases: 32, ..ProptestConfig::default() })]
 
-        /// What a reader sees and what it is told is gone are together what it is owed, whenever it reads and whatever is
-        /// displaced meanwhile; and nothing that it was told is gone, it sees.
+        /// The events that a reader sees and those that it learns are gone are together what it is owed. This holds
+        /// whenever it reads, and whatever is displaced meanwhile. It never sees an event that was reported as gone.
         #[test]
         fn what_a_reader_sees_and_the_gaps_are_all_that_was_emitted(
             steps in prop::collection::vec((0_u8..4, 1_u64..4_000, any::<bool>()), 1..24),
@@ -645,7 +654,8 @@ mod tests {
                 if step == begins {
                     let last = log.kept().last;
                     let kept = numbers(&log, 0).len() as u64;
-                    // The cursor; what it is owed of that was before; what it has seen; what it was told is gone.
+                    // The cursor; the events before it that it is owed; those that it has seen; those that were
+                    // reported as gone.
                     readers.push((log.cursor(None), kept, 0, 0));
                     readers.push((log.cursor(Some(last / 3)), last - last / 3, 0, 0));
                 }

@@ -1,4 +1,4 @@
-//! Whether the server is well, for those who run it.
+//! Health and metrics of the server, for its operators.
 
 use super::problem::Problem;
 use super::{Phase, Shared, lists, services};
@@ -11,16 +11,17 @@ use lifeboat_host::auth::Identity;
 use lifeboat_host::metrics::{Format, JournalMetrics, Scrape};
 use std::sync::Arc;
 
-/// What the metrics of a service take while they are made, in entries of other lists.
+/// The memory of a service's metrics while they are made, in entries of other lists.
 const ENTRIES_OF_SERVICE: usize = 4;
 
-/// It answers.
+/// Answers that the server is alive.
 pub(super) async fn health() -> &'static str {
     "ok\n"
 }
 
-/// It serves, and can: without its journal it takes no transactions. A journal that is short of room goes on by itself;
-/// after a failed write only a start brings it back.
+/// Answers whether the server is ready. Without its journal, it accepts no transactions.
+///
+/// A journal that lacks room recovers by itself. After a failed write, only a start recovers it.
 pub(super) async fn ready(State(shared): State<Arc<Shared>>) -> Result<&'static str, Problem> {
     let committer = shared.host.data().map(|directory| directory.committer());
     match shared.phase() {
@@ -55,7 +56,7 @@ pub(super) async fn metrics(
         };
         Ok(shared.metrics.encode_as(scrape, format).into_bytes())
     };
-    // The host itself takes some.
+    // The host's own metrics take one entry.
     let entries = (1 + services).saturating_mul(ENTRIES_OF_SERVICE);
     let mut response = lists::made(&shared.long_lists, &audience, entries, format.content_type(), text).await?;
     response.headers_mut().insert(VARY, HeaderValue::from_static("Accept"));

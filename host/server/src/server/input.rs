@@ -1,4 +1,4 @@
-//! Parameters and JSON that clients send, and what is wrong with them in the words of the API.
+//! Query parameters and JSON from clients, with error messages in the terms of the API.
 
 use super::problem::Problem;
 use axum::extract::Query;
@@ -9,10 +9,10 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
-/// What a handler extracts to read its [`parameters`].
+/// The type that a handler extracts to read its [`parameters`].
 pub(super) type Parameters = Result<Query<Vec<(String, String)>>, QueryRejection>;
 
-/// The parameters of a query, of which there may be those of `names`, each once.
+/// Returns the query parameters. Each must be one of `names`, and may be present once.
 pub(super) fn parameters(given: Parameters, names: &[&str]) -> Result<BTreeMap<String, String>, Problem> {
     let wrong = |reason: String| Problem::bad_request("query", reason);
     let Query(given) =
@@ -31,18 +31,18 @@ pub(super) fn parameters(given: Parameters, names: &[&str]) -> Result<BTreeMap<S
     Ok(parameters)
 }
 
-/// A parameter has a value that it cannot have.
+/// Creates the problem of a parameter with an invalid value.
 pub(super) fn wrong_parameter(name: &str, value: &str, expected: impl std::fmt::Display) -> Problem {
     let value = Printable(value);
     Problem::bad_request("query", format!("the parameter '{name}' is '{value}'; it must be {expected}"))
 }
 
-/// A body that is JSON of this type.
+/// Parses a JSON body of this type.
 pub(super) fn json<T: DeserializeOwned + JsonSchema>(bytes: &[u8]) -> Result<T, Problem> {
     serde_json::from_slice(bytes).map_err(|_| Problem::bad_request("not_the_shape", reason::<T>(bytes)))
 }
 
-/// Why a body is not of this type. Values are not shown: they may be passwords.
+/// Returns why a body is not of this type. The text shows no values, since they may be passwords.
 fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
     let schema = schemars::schema_for!(T);
     let none = serde_json::Map::new();
@@ -79,7 +79,7 @@ fn reason<T: JsonSchema>(bytes: &[u8]) -> String {
     format!("the body {what}; {remedy}")
 }
 
-/// The types that a schema allows.
+/// Returns the types that a schema allows.
 fn types(schema: &Value) -> Vec<&str> {
     match schema.get("type") {
         Some(Value::String(one)) => vec![one],

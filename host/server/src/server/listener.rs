@@ -1,4 +1,4 @@
-//! Connections: accepted, bounded, encrypted if they are to be, and drained.
+//! Connections: how they are accepted, bounded, encrypted and drained.
 
 use super::connections::{Connection, Connections, Place};
 use super::read_rate::{DRAINED_SILENCE_MAX, ReadRate};
@@ -19,49 +19,51 @@ use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::rustls::ServerConfig;
 
-/// The least that the HTTP library reads a head into, in bytes.
+/// The smallest buffer into which the HTTP library reads a head, in bytes.
 const HEAD_BYTES_MIN: usize = 8 * 1024;
 
-/// One address may have one in so many of all connections.
+/// The share of all connections that one address may have: one in this many.
 pub const ADDRESS_SHARE: usize = 2;
 
-/// File descriptors that connections leave for segments of the journal, snapshots, workloads, and what is opened to look.
+/// The number of file descriptors that connections leave for journal segments, snapshots, workloads, and files that are
+/// only read.
 pub const DESCRIPTORS_RESERVED: u64 = 64;
 
-/// How long to wait after an accept that failed for want of something, such as file descriptors.
+/// The pause after an accept that failed for lack of a resource, such as file descriptors.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
-/// Bytes of answers that the kernel takes of a connection beside those that it has sent.
+/// The maximum number of bytes of answers that the kernel buffers for a connection beside those in flight.
 ///
-/// By itself Linux takes as much as it may have in flight, up to 4 MiB after a fast start, and lets the server write again
-/// once a third of that is free. A client that is slow from then on takes minutes to read so much, in which it seems not to
-/// read at all.
+/// By default, Linux buffers as much as may be in flight, up to 4 MiB after a fast start. It reports the socket as
+/// writable only once a third of that is free. A client that becomes slow then needs minutes to read that much, and
+/// seems not to read at all during this time.
 pub const UNSENT_BYTES_MAX: u32 = 32 * 1024;
 
-/// What the encryption of a connection holds of what its client has not read. These bytes are counted in no budget.
+/// The maximum number of bytes that the encryption of a connection buffers for its client. No budget counts these
+/// bytes.
 const TLS_BUFFER_BYTES_MAX: usize = 16 * 1024;
 
-/// How long a client may take to agree on the encryption.
+/// The longest time that a TLS handshake may take.
 const HANDSHAKE_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// Nobody can be listened to as asked.
+/// The reason why a server cannot listen on an address.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ListenerError {
-    /// The address is in use, or not the machine's.
+    /// The address is in use, or it is not an address of this machine.
     #[error("cannot listen on {address}: {}", bind_reason(source))]
     Bind {
-        /// The address.
+        /// The address to listen on.
         address: SocketAddr,
-        /// Why.
+        /// The error of the operating system.
         source: io::Error,
     },
-    /// Tokens would go over the network for all to read.
+    /// The address can be reached from other machines, and tokens would cross the network in plain text.
     #[error(transparent)]
     Unencrypted(#[from] Unencrypted),
 }
 
-/// An address that is listened on.
+/// A listener on an address.
 pub struct Listener {
     listener: TcpListener,
     tls: Option<TlsAcceptor>,
@@ -74,7 +76,7 @@ impl std::fmt::Debug for Listener {
     }
 }
 
-/// Why nobody can listen there, and what to do.
+/// Returns why nothing can listen on the address, and the remedy.
 fn bind_reason(error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::AddrInUse => "another program listens there; name a free address of this machine".into(),
@@ -89,10 +91,10 @@ fn bind_reason(error: &io::Error) -> String {
 }
 
 impl Listener {
-    /// Listens on `address`; port 0 is any that is free. Off loopback it wants `tls`, or `is_insecure`.
+    /// Listens on `address`. Port 0 selects any free port. An address off loopback requires `tls` or `is_insecure`.
     ///
     /// # Errors
-    /// [`ListenerError`].
+    /// [`ListenerError`] if the address cannot be bound, or if TLS is missing.
     pub async fn bind(
         address: SocketAddr,
         tls: Option<Arc<ServerConfig>>,
@@ -106,8 +108,9 @@ impl Listener {
         Ok(Self { listener, tls: tls.map(TlsAcceptor::from), drained_silence_max: DRAINED_SILENCE_MAX })
     }
 
-    /// Checks whether the machine and this user may have `address`. Nothing is listened to, and whether another program
-    /// listens there, such as the server whose configuration is checked, does not count.
+    /// Checks whether this machine and this user may bind `address`. The check does not listen.
+    ///
+    /// An address that is in use passes the check, since its user may be the server whose configuration is checked.
     ///
     /// # Errors
     /// [`ListenerError::Bind`], as [`Listener::bind`] returns it.
@@ -123,22 +126,22 @@ impl Listener {
         }
     }
 
-    /// The same address, whose clients may be silent for so long after the last answer, in the place of
+    /// Returns the listener with a different limit for the silence of clients after the last answer. The default is
     /// [`DRAINED_SILENCE_MAX`].
     #[must_use]
     pub fn with_drained_silence(self, drained_silence_max: Duration) -> Self {
         Self { drained_silence_max, ..self }
     }
 
-    /// The address, with the port that it got.
+    /// Returns the address with the actual port.
     ///
     /// # Errors
-    /// The operating system does not tell.
+    /// The operating system does not report the address.
     pub fn address(&self) -> io::Result<SocketAddr> {
         self.listener.local_addr()
     }
 
-    /// Whether connections are encrypted.
+    /// Returns whether connections are encrypted.
     #[must_use]
     pub fn has_tls(&self) -> bool {
         self.tls.is_some()
@@ -155,7 +158,7 @@ impl Listener {
         let mut http = http1::Builder::new();
         let head_bytes_max = usize::try_from(limits.header_bytes_max).unwrap_or(usize::MAX).max(HEAD_BYTES_MIN);
         http.timer(TokioTimer::new()).header_read_timeout(limits.header_deadline).max_buf_size(head_bytes_max);
-        // A copy of an answer would not be counted.
+        // No budget would count a copy of an answer.
         http.writev(true);
         let graceful = GracefulShutdown::new();
         let max = connections_max(limits) as usize;
@@ -169,22 +172,22 @@ impl Listener {
             let (stream, address) = match accepted {
                 Ok(accepted) => accepted,
                 Err(_) => {
-                    // The connection was gone already, or the machine is short of something.
+                    // The connection is already gone, or the machine lacks a resource.
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
-            // One that has too many already is hung up on, so that it cannot keep all others out. Of IPv6, a client has a
-            // whole network of them.
+            // An address with too many connections gets no more, so that it cannot exclude all others. An IPv6 client
+            // has a whole network of addresses.
             let Some(place) = places.take(address) else { continue };
-            // Answers are small, and each is waited for.
+            // Answers are small, and a client waits for each of them.
             let _ = stream.set_nodelay(true);
             let stream = ReadRate::new(stream, limits.body_deadline, self.drained_silence_max);
             let (router, http, tls, watcher) = (router.clone(), http.clone(), self.tls.clone(), graceful.watcher());
             tokio::spawn(async move {
                 let connection = Arc::clone(&place.connection);
                 let service = service_fn(move |request| answer(router.clone(), Arc::clone(&connection), request));
-                // A connection that breaks is the client's loss; what it asked for has happened or not all the same.
+                // A broken connection only affects its client. Whether the request was executed does not depend on it.
                 match tls {
                     None => {
                         let serving = watcher.watch(http.serve_connection(TokioIo::new(stream), service));
@@ -194,7 +197,7 @@ impl Listener {
                         let accepting = tls.accept_with(stream, |session| {
                             session.set_buffer_limit(Some(TLS_BUFFER_BYTES_MAX));
                         });
-                        // A place that is given to another connection is not kept by a handshake that never ends.
+                        // A handshake that never ends must not retain a place that another connection has received.
                         let accepted = tokio::select! {
                             accepted = tokio::time::timeout(HANDSHAKE_TIME_MAX, accepting) => accepted,
                             () = place.connection.closed() => return,
@@ -209,26 +212,26 @@ impl Listener {
             });
         }
         drop(self.listener);
-        // What is not answered by then is not told; the transactions among it are in the journal or not, and their ids
-        // tell which.
+        // Requests that are unanswered by then get no answer. Their transactions are in the journal or not, and a
+        // client can find out by their ids.
         let _ = tokio::time::timeout(deadline, graceful.shutdown()).await;
     }
 }
 
-/// Has the kernel take no more than [`UNSENT_BYTES_MAX`] ahead on each connection that is accepted from here.
+/// Limits what the kernel buffers to [`UNSENT_BYTES_MAX`] on each connection that this listener accepts.
 fn notice_reading_soon(listener: &TcpListener) {
-    // A system without it serves all the same: it notices later that a slow client reads.
+    // A system without this option serves all the same, but it notices later that a slow client reads.
     #[cfg(target_os = "linux")]
     let _ = socket2::SockRef::from(listener).set_tcp_notsent_lowat(UNSENT_BYTES_MAX);
     #[cfg(not(target_os = "linux"))]
     let _ = listener;
 }
 
-/// How many connections there may be: as many as are configured, and no more than the descriptors of the process leave.
+/// Returns the maximum number of connections: the configured one, or fewer if the process has too few file descriptors.
 #[must_use]
 pub fn connections_max(limits: &ServerLimits) -> u32 {
     let descriptors = rlimit::Resource::NOFILE.get_soft().unwrap_or(u64::MAX);
-    // What is open is the journal, the catalog, and what the libraries have.
+    // The open descriptors are those of the journal, the catalog and the libraries.
     let open = std::fs::read_dir("/proc/self/fd").map_or(0, |files| files.count() as u64);
     let left = descriptors.saturating_sub(open).saturating_sub(DESCRIPTORS_RESERVED);
     limits.connections_max.min(u32::try_from(left).unwrap_or(u32::MAX)).max(1)
@@ -239,7 +242,7 @@ async fn accept(listener: &TcpListener, places: &Connections) -> io::Result<(Tcp
     listener.accept().await
 }
 
-/// Serves a connection to its end, or until its place is another's.
+/// Serves a connection until it ends or until another connection receives its place.
 async fn until_closed<T>(place: &Place, serving: impl Future<Output = T>) {
     tokio::select! {
         _ = serving => {}
@@ -247,7 +250,7 @@ async fn until_closed<T>(place: &Place, serving: impl Future<Output = T>) {
     }
 }
 
-/// Answers a request, which has its connection among its extensions.
+/// Answers a request, with the connection among its extensions.
 async fn answer(
     mut router: Router,
     connection: Arc<Connection>,

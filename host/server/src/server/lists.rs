@@ -1,8 +1,10 @@
-//! Lists, metrics and whatever else a `GET` tells: counted until its client has read it, beside answers to transactions.
+//! Lists, metrics and other results of a `GET`. Their memory is counted until the client has read them, separately from
+//! answers to transactions.
 //!
-//! What grows with the services or users of a host takes room before it is made, for as much as it takes while it is made,
-//! and keeps what it is long. One that may take more than the largest answer waits for its turn to be made, and one that is
-//! longer is counted beside them, in full ([`LongLists`]). The rest is short: it is counted once it is there.
+//! A list that grows with the services or users of a host reserves room before it is made, for the memory that this
+//! takes. It then retains room for its length. A list that may take more than the largest answer waits for its turn;
+//! one that turns out longer is counted in full in a separate budget ([`LongLists`]). All other results are short and
+//! are counted once they are made.
 
 use super::Shared;
 use super::long_lists::{LONG_LISTS_BYTES_MAX, LongLists, Reader};
@@ -18,18 +20,19 @@ use lifeboat_host::budget::{self, ANSWER_BYTES_MAX, Account, LIST_ENTRY_BYTES, R
 use serde::Serialize;
 use std::sync::Arc;
 
-/// Whom a list is for, and what it is counted in while it is short.
+/// The reader of a list, and the account of its short lists.
 pub(super) struct Audience {
     account: Arc<Account>,
     reader: Reader,
 }
 
-/// Marks a response that needs no more room: a list that has it; or the answer to a transaction or query, which was
-/// executed, so it is sent whatever the budgets have room for.
+/// Marks a response that needs no more room. Either it is a list that has its room, or it is the answer to a
+/// transaction or query. The latter was executed, so its answer is sent whatever room the budgets have.
 #[derive(Clone, Copy)]
 pub(super) struct IsCounted;
 
-/// What the answers to a user are counted in that only tell how all is; of nobody, if no token is needed.
+/// Returns the account of a user's answers that only report state. If no token is needed, the account belongs to
+/// nobody.
 pub(super) fn account(shared: &Shared, identity: Option<&Identity>) -> Arc<Account> {
     let lists = &shared.lists;
     // A connection has one answer at a time.
@@ -41,17 +44,17 @@ pub(super) fn account(shared: &Shared, identity: Option<&Identity>) -> Arc<Accou
     }
 }
 
-/// The same for a list.
+/// Returns the audience of a list for a user.
 pub(super) fn audience(shared: &Shared, identity: Option<&Identity>) -> Audience {
     let (user, is_admin) = (identity.map(|identity| identity.user.clone()), identity.is_some_and(|it| it.is_admin));
     Audience { account: account(shared, identity), reader: Reader { user, is_admin } }
 }
 
-/// The JSON that `make` makes, once there is room for a list of so many entries.
+/// Returns the result of `make` as JSON, once there is room for a list of `entries`.
 ///
 /// # Errors
-/// That of `make`; or there is no room or no turn within [`ROOM_WAIT_MAX`], and nothing is made; or what is made is longer
-/// than there is room for.
+/// The problem of `make`; or there is no room or no turn within [`ROOM_WAIT_MAX`], and `make` does not run; or the
+/// result is longer than there is room for.
 pub(super) async fn list<T: Serialize>(
     long_lists: &LongLists,
     audience: &Audience,
@@ -62,7 +65,7 @@ pub(super) async fn list<T: Serialize>(
     made(long_lists, audience, entries, "application/json", make).await
 }
 
-/// The same of any type.
+/// Does the same as [`list`] for any media type.
 pub(super) async fn made(
     long_lists: &LongLists,
     audience: &Audience,
@@ -73,13 +76,13 @@ pub(super) async fn made(
     let Audience { account, reader } = audience;
     let bytes = entries.saturating_mul(LIST_ENTRY_BYTES);
     let mut permit = account.take_within(bytes.min(ANSWER_BYTES_MAX), ROOM_WAIT_MAX).await.ok_or_else(no_room)?;
-    // Of these nobody knows how much they take. There is one at a time, and only until it is made: who reads it, reads it
-    // when they like.
+    // The memory that making these takes is unknown, so they are made one at a time. The turn ends when the list is
+    // made, so a slow reader delays nobody.
     let turn = match bytes > ANSWER_BYTES_MAX {
         true => Some(tokio::time::timeout(ROOM_WAIT_MAX, long_lists.turn(reader)).await.map_err(|_| no_turn())?),
         false => None,
     };
-    // Without what a buffer has beyond its end, since that is not counted.
+    // The spare capacity of a buffer would not be counted.
     let body = make.await?.into_boxed_slice();
     drop(turn);
     let length = body.len();
@@ -97,8 +100,8 @@ pub(super) async fn made(
     Ok(response)
 }
 
-/// Has a response that is there as a whole counted until its client has read it. Without room for it, it is not sent: that
-/// is only for what changes nothing, and can be asked for again.
+/// Counts a complete response until its client has read it. Without room for it, the response is not sent. This is only
+/// for requests that change nothing and can be repeated.
 pub(super) fn counted(response: Response, account: impl FnOnce() -> Arc<Account>) -> Response {
     let bytes = response.body().size_hint().exact().map_or(0, |bytes| usize::try_from(bytes).unwrap_or(usize::MAX));
     if bytes <= UNCOUNTED_BYTES_MAX || response.extensions().get::<IsCounted>().is_some() {
@@ -142,7 +145,7 @@ mod tests {
     use lifeboat_api::name::Name;
     use lifeboat_host::budget::Budgets;
 
-    /// Entries of a list that may take more than an answer.
+    /// The number of entries of a list that may take more than an answer.
     const LONG: usize = ANSWER_BYTES_MAX / LIST_ENTRY_BYTES + 1;
 
     fn user(budgets: &Budgets, user: &str) -> Audience {

@@ -1,33 +1,36 @@
-//! Lists that may take more than the largest answer: when they are made, and what they take until they are read.
+//! Lists that may take more than the largest answer: the turns to make them, and their memory until they are read.
 //!
-//! They are made one at a time, those for admins beside those for others: so however slowly a client reads, it keeps nobody
-//! waiting. One that turns out to be longer than the largest answer is counted in full until its client has read it, in
-//! a budget that is only for these.
+//! They are made one at a time. Lists for admins have a turn of their own. A turn does not last until the client has
+//! read the list, so a slow client delays nobody. A list that is longer than the largest answer is counted in full
+//! until its client has read it, in a separate budget.
 
 use lifeboat_api::name::Name;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Bytes of long lists that wait for their clients, of all of them. One user may have half of what they may take. Whatever
-/// its length, a list is sent to who has no other while no other is unread: for an admin no other of an admin.
+/// The maximum number of bytes of all long lists that wait for their clients. One user may have half of what its group
+/// may take.
+///
+/// A reader without an unread list gets a list of any length while no other is unread. For an admin, only the lists of
+/// admins count.
 pub const LONG_LISTS_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Those of them that only admins may take.
+/// The part of these bytes that is reserved for admins.
 pub const LONG_LISTS_RESERVED_BYTES: usize = LONG_LISTS_BYTES_MAX / 2;
 
-/// Those that others may take.
+/// The maximum number of bytes of the lists of all other readers.
 const OF_OTHERS_MAX: usize = LONG_LISTS_BYTES_MAX - LONG_LISTS_RESERVED_BYTES;
 
-/// Who reads a list.
+/// The reader of a list.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(super) struct Reader {
-    /// None if no token is needed: all of those are one reader together.
+    /// The user, or `None` if no token is needed. All readers without a user count as one.
     pub(super) user: Option<Name>,
     pub(super) is_admin: bool,
 }
 
-/// What is taken of the budget.
+/// The bytes that are taken of the budget.
 #[derive(Debug, Default)]
 struct Unread {
     of_admins: usize,
@@ -37,8 +40,8 @@ struct Unread {
 
 impl Unread {
     fn take(&mut self, reader: &Reader, bytes: usize) -> bool {
-        // Admins keep their part, however long the list is that somebody else has alone; and what they take of it leaves
-        // the others theirs.
+        // Admins keep their part, however long a list another reader has alone. What admins take of it leaves the other
+        // readers their part.
         let (max, is_alone, taken) = match reader.is_admin {
             true => (LONG_LISTS_BYTES_MAX, self.of_admins == 0, self.of_admins + self.of_others.min(OF_OTHERS_MAX)),
             false => (
@@ -72,7 +75,7 @@ impl Unread {
     }
 }
 
-/// The long lists of a server. Clones are the same ones.
+/// The long lists of a server. Clones share the same lists.
 #[derive(Debug, Clone)]
 pub(super) struct LongLists {
     turn_of_admins: Arc<Semaphore>,
@@ -88,19 +91,19 @@ impl Default for LongLists {
 }
 
 impl LongLists {
-    /// Waits for the turn to have such a list made, which ends when the permit is dropped.
+    /// Waits for the turn to make a list. The turn ends when the permit is dropped.
     pub(super) async fn turn(&self, reader: &Reader) -> OwnedSemaphorePermit {
         let turn = if reader.is_admin { &self.turn_of_admins } else { &self.turn_of_others };
         Arc::clone(turn).acquire_owned().await.expect("it is never closed")
     }
 
-    /// Counts a list of so many bytes until the permit is dropped, if there is room.
+    /// Counts a list of `bytes` until the permit is dropped, or returns `None` if there is no room.
     pub(super) fn take(&self, reader: &Reader, bytes: usize) -> Option<LongPermit> {
         let is_taken = self.unread().take(reader, bytes);
         is_taken.then(|| LongPermit { lists: self.clone(), reader: reader.clone(), bytes })
     }
 
-    /// Bytes that are taken.
+    /// Returns the number of bytes that are taken.
     #[cfg(test)]
     pub(super) fn taken(&self) -> usize {
         let unread = self.unread();
@@ -112,7 +115,7 @@ impl LongLists {
     }
 }
 
-/// Bytes of a long list, until it is dropped.
+/// The bytes of a long list, until it is dropped.
 #[derive(Debug)]
 pub(super) struct LongPermit {
     lists: LongLists,

@@ -1,4 +1,4 @@
-//! Parameters of paths: what each may be is described and checked here, for every route that has it.
+//! Path parameters. They are described and checked here for all routes.
 
 use super::problem::Problem;
 use lifeboat_api::access::Grant;
@@ -6,7 +6,7 @@ use lifeboat_api::name::{NAME_PATTERN, Name};
 use lifeboat_api::transaction::ID_PATTERN;
 use serde_json::{Value, json};
 
-/// Describes a parameter by the name that it has in a path: what it means, and its schema.
+/// Returns the meaning and the schema of the path parameter `name`.
 pub(super) fn described(name: &str) -> (&'static str, Value) {
     match name {
         "grant" => ("what the user may do", json!({ "type": "string", "enum": Grant::ALL.map(Grant::word) })),
@@ -16,30 +16,31 @@ pub(super) fn described(name: &str) -> (&'static str, Value) {
     }
 }
 
-/// Checks a parameter against its schema.
+/// Checks a path parameter against its schema.
 ///
 /// # Errors
-/// 400, with what it must be.
+/// 400, with a description of a valid value.
 pub(super) fn check(name: &str, value: &str) -> Result<(), Problem> {
     match name {
         "grant" => grant(value).map(drop),
-        // Earlier releases took other characters: where there is an answer it is told, else the service refuses the id.
+        // Earlier releases accepted other characters. An existing answer is returned; otherwise the service rejects the
+        // id.
         "id" => Ok(()),
         _ => Name::check(value).map_err(not_a_name),
     }
 }
 
-/// What a name is.
+/// Returns the schema of a name.
 pub(super) fn name_schema() -> Value {
     json!({ "type": "string", "pattern": NAME_PATTERN })
 }
 
-/// A name.
+/// Parses a name.
 pub(super) fn name(text: &str) -> Result<Name, Problem> {
     Name::new(text).map_err(not_a_name)
 }
 
-/// A grant, by its word.
+/// Parses a grant from its word.
 pub(super) fn grant(word: &str) -> Result<Grant, Problem> {
     word.parse().map_err(|reason: String| Problem::bad_request("not_a_grant", reason))
 }

@@ -1,5 +1,5 @@
-//! Long answers as JSON, a piece at a time: escapes make one up to six times as long, and only a piece of it is there at
-//! once.
+//! Long answers as JSON, one piece at a time. Escapes can make an answer six times as long, and only one escaped piece
+//! exists at a time.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -8,30 +8,31 @@ use lifeboat_api::http;
 use lifeboat_api::lines::{Form, Parts, escaped};
 use lifeboat_host::budget::Permit;
 
-/// An answer that is longer is sent piece by piece.
+/// The longest answer that is sent whole, in bytes.
 pub(super) const WHOLE_BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes of the answer that are in one piece, before they are escaped. A multiple of three: base64 has no padding between.
+/// The length of a piece before it is escaped, in bytes. A multiple of three, so that base64 needs no padding between
+/// pieces.
 const PIECE_BYTES: usize = 12 * 1024;
 
-/// A long answer under way.
+/// A long answer that is being sent.
 pub(super) struct Pieces {
     head: Option<Vec<u8>>,
     content: Bytes,
     form: Form,
     tail: Option<Vec<u8>>,
-    /// Of the content, until all of it is sent.
+    /// The permit for the content, until all of it is sent.
     _permit: Option<Permit>,
 }
 
 impl Pieces {
-    /// The line of a batch.
+    /// Creates the pieces of a batch's line.
     pub(super) fn of_line(parts: Parts, permit: Option<Permit>) -> Self {
         let Parts { head, content, form, tail } = parts;
         Self { head: Some(head), content, form, tail: Some(tail), _permit: permit }
     }
 
-    /// A problem with this long detail, in the place of its own.
+    /// Creates the pieces of a problem, with `detail` in place of its own.
     pub(super) fn of_problem(problem: &http::Problem, detail: String, permit: Option<Permit>) -> Self {
         const EMPTY: &[u8] = b"\"detail\":\"\"";
         let json = serde_json::to_vec(problem).unwrap_or_default();
@@ -49,7 +50,7 @@ impl Pieces {
         }
         let mut length = self.content.len().min(bytes_max);
         if !matches!(self.form, Form::Base64) {
-            // Not within a character.
+            // A piece must not end within a character.
             while length < self.content.len() && self.content[length] & 0xc0 == 0x80 {
                 length += 1;
             }
@@ -65,7 +66,7 @@ impl Pieces {
                 quoted
             }
         };
-        // A control character at the end is known by what follows it.
+        // `escaped` looks at pairs of bytes: a control character at the end needs a byte after it.
         text.push(b' ');
         let mut text = escaped(text);
         text.pop();
@@ -81,7 +82,7 @@ impl Iterator for Pieces {
     }
 }
 
-/// A long answer that is being sent, after what was printed before it.
+/// A long answer that is being sent, preceded by the text printed before it.
 #[derive(Default)]
 pub(super) struct Outgoing {
     before: Bytes,
@@ -89,7 +90,7 @@ pub(super) struct Outgoing {
 }
 
 impl Outgoing {
-    /// Sends `before`, and then the answer. The one before it must have been sent.
+    /// Sends `before` and then the answer. The previous answer must have been sent.
     pub(super) fn begin(&mut self, before: Bytes, pieces: Pieces) {
         *self = Self { before, pieces: Some(pieces) };
     }

@@ -1,4 +1,4 @@
-//! Answers and problems as HTTP has them: the one place where outcomes and denials become status codes.
+//! Answers and problems in HTTP. This is the only module that maps outcomes and denials to status codes.
 
 use super::lists::IsCounted;
 use super::pieces::{Pieces, WHOLE_BYTES_MAX};
@@ -23,19 +23,20 @@ use lifeboat_vm::workload::LoadError;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-/// When to try again after a refusal that passes by itself.
+/// The `Retry-After` of a refusal that is temporary.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// When to try again while the host is under pressure: the mean over a minute does not fall within a second.
+/// The `Retry-After` while the host is under pressure. The mean over a minute does not fall within a second.
 const PRESSURE_RETRY: Duration = Duration::from_secs(10);
 
-/// Bytes of the text of a problem that is no guest's: what a client sent may be in it, and no budget counts it.
+/// The maximum length of a problem's text that does not come from a guest, in bytes. The text may contain what a client
+/// sent, and no budget counts it.
 pub const DETAIL_BYTES_MAX: usize = 4 * 1024;
 
-/// Headers that an answer to a transaction has room for from the start.
+/// The capacity for headers with which an answer to a transaction starts.
 const HEADERS_RESERVED: usize = 12;
 
-// A name that is not made anew for each answer is not copied either.
+// Static names are neither parsed nor copied for each answer.
 const OUTCOME: HeaderName = HeaderName::from_static(OUTCOME_HEADER);
 const VM: HeaderName = HeaderName::from_static(VM_HEADER);
 const SEQUENCE: HeaderName = HeaderName::from_static(SEQUENCE_HEADER);
@@ -44,7 +45,7 @@ const TRANSACTION_ID: HeaderName = HeaderName::from_static(TRANSACTION_ID_HEADER
 const REPEATED: HeaderName = HeaderName::from_static(REPEATED_HEADER);
 const FAILOVER: HeaderName = HeaderName::from_static(FAILOVER_HEADER);
 
-/// Why a request is not done. Its code never changes; its text is for people.
+/// The reason why a request was not carried out. The code is stable; the text is for people.
 #[derive(Debug)]
 pub(super) struct Problem {
     status: StatusCode,
@@ -67,28 +68,28 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, "not_found", detail)
     }
 
-    /// There is no such service. Of a request that is no transaction, and so has no outcome.
+    /// Creates the problem of a missing service. The request is no transaction, and therefore has no outcome.
     pub(super) fn no_service(service: &str) -> Self {
         Self::not_found(Denial::NoService { service: service.to_owned() }.to_string())
     }
 
-    /// The server cannot now, and will be able to.
+    /// Creates a problem of a server that is temporarily unable to carry out the request.
     pub(super) fn later(code: &'static str, detail: impl Into<String>) -> Self {
         Self { retry_after: Some(RETRY), ..Self::new(StatusCode::SERVICE_UNAVAILABLE, code, detail) }
     }
 
-    /// The server is at fault.
+    /// Creates a problem that is the server's fault.
     pub(super) fn internal() -> Self {
         let detail = "the server failed at this request: its log says how; please report that";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", detail)
     }
 
-    /// The storage failed: an operator has to see to it.
+    /// Creates the problem of a storage failure, which an operator must resolve.
     pub(super) fn storage(error: &dyn std::error::Error) -> Self {
         Self::later("storage", chain(error))
     }
 
-    /// The catalog failed, which says when to try again if it knows that.
+    /// Creates the problem of a catalog failure, with the time after which to retry if it is known.
     fn catalog(error: &dyn std::error::Error, cause: &CatalogError) -> Self {
         let problem = Self::storage(error);
         match cause.retry_after() {
@@ -97,12 +98,13 @@ impl Problem {
         }
     }
 
-    /// The storage failed in the last step of an order, and only the next start shows whether it is done.
+    /// Creates the problem of a storage failure in the last step of an order. Only the next start shows whether the
+    /// order took effect.
     fn outcome_unknown(error: &dyn std::error::Error) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", chain(error))
     }
 
-    /// Of a question about another request, whose outcome this is not.
+    /// Removes the outcome, for a look-up of another request: the problem is not that request's outcome.
     pub(super) fn without_outcome(self) -> Self {
         Self { outcome: None, ..self }
     }
@@ -117,21 +119,21 @@ impl Problem {
         self
     }
 
-    /// A line of a batch that no other follows.
+    /// Returns the problem as the last line of a batch.
     pub(super) fn line(&self) -> Bytes {
         let mut line = self.json();
         line.push(b'\n');
         line.into()
     }
 
-    /// A response with the problem as its body, which keeps a permit until the client has it.
+    /// Returns a response with the problem as its body. The body holds the permit until the client has read it.
     fn held(self, permit: Option<Permit>) -> Response {
         let body = self.json();
         let Self { status, outcome, retry_after, .. } = self;
         let body = match permit {
             None => body.into(),
             Some(mut permit) => {
-                // Without what a buffer has beyond its end, since that is not counted.
+                // The spare capacity of a buffer would not be counted.
                 let body = body.into_boxed_slice();
                 permit.shrink(body.len());
                 budget::held(body.into(), permit)
@@ -170,7 +172,7 @@ impl Problem {
         }
     }
 
-    /// Whether the server cannot now.
+    /// Returns whether the problem is `503 Service Unavailable`.
     #[cfg(test)]
     pub(super) fn is_unavailable(&self) -> bool {
         self.status == StatusCode::SERVICE_UNAVAILABLE
@@ -226,11 +228,11 @@ impl From<Denial> for Problem {
 }
 
 impl From<OutcomeUnknown> for Problem {
-    /// Which of the four outcomes it is, is not known.
+    /// The problem has no outcome, since which of the four it is remains unknown.
     fn from(unknown: OutcomeUnknown) -> Self {
         match unknown.id {
             Some(_) => Self::later("outcome_unknown", unknown.to_string()),
-            // To try again would be to do it again.
+            // Without an id, a retry might execute the request twice.
             None => Self::new(StatusCode::SERVICE_UNAVAILABLE, "outcome_unknown", unknown.to_string()),
         }
     }
@@ -296,7 +298,7 @@ impl From<LaunchError> for Problem {
             LaunchError::UnderPressure(_) => {
                 return Self::later("host_under_pressure", error.to_string()).with_retry(PRESSURE_RETRY);
             }
-            // By the wall clock: the machine may have been busy.
+            // The deadline is wall-clock time, and the machine may have been busy.
             LaunchError::Engine(
                 EngineError::Load(LoadError::Deadline { .. }) | EngineError::CompileDeadline { .. },
             ) => return Self::later("compile_deadline", error.to_string()),
@@ -329,8 +331,10 @@ impl From<DataError> for Problem {
     }
 }
 
-/// The answer to a transaction or query. An id that the host made up is not told: nobody can ask for the answer by it.
-/// The memory that it takes is released with the last byte that the client has.
+/// Returns the answer to a transaction or a query.
+///
+/// It omits an id that the host generated, since nobody can look up an answer by it. The memory of the answer is
+/// released when the client has read its last byte.
 pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
     let Answered { reply, permit } = answered;
     let outcome = reply.answer.outcome();
@@ -342,7 +346,7 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
                 Some(permit) => budget::held(bytes, permit),
             };
             let mut response = Response::new(Body::from(bytes));
-            // With room for the length and the date, which come later.
+            // Reserves room for the length and the date, which are added later.
             response.headers_mut().reserve(HEADERS_RESERVED);
             response.headers_mut().insert(CONTENT_TYPE, content_type);
             response.headers_mut().insert(OUTCOME, outcome_value(outcome));
@@ -385,7 +389,8 @@ pub(super) fn answer(answered: Answered, has_id: bool) -> Response {
     response
 }
 
-/// What a guest answers, it does not name: JSON is told by how it begins, since most guests answer that.
+/// Returns the media type of an answer, since guests declare none. Most guests answer with JSON, which is recognised by
+/// its first byte and then checked.
 fn content_type(bytes: &[u8]) -> HeaderValue {
     let is_json = matches!(bytes.first(), Some(b'{' | b'[' | b'"' | b'0'..=b'9' | b'-' | b't' | b'f' | b'n'))
         && serde_json::from_slice::<serde::de::IgnoredAny>(bytes).is_ok();
@@ -402,13 +407,13 @@ fn outcome_value(outcome: Outcome) -> HeaderValue {
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, text: String) {
-    // Names, numbers and encoded ids are plain; what were not is better left out than a panic.
+    // Names, numbers and encoded ids are plain text. Any other header is better omitted than a panic.
     if let Ok(value) = HeaderValue::try_from(text) {
         headers.insert(name, value);
     }
 }
 
-/// An id as a header may hold it: percent-encoded where it is not visible ASCII.
+/// Encodes an id for a header: percent-encoded where it is not visible ASCII.
 pub(super) fn encoded(id: &str) -> String {
     let mut text = String::with_capacity(id.len());
     for byte in id.bytes() {

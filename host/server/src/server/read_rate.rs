@@ -1,5 +1,5 @@
-//! How fast a client must read what it is answered, and how a connection ends: in a way that lets its client read the
-//! last answer.
+//! The rate at which a client must read its answers, and a shutdown of connections that lets the client read the last
+//! answer.
 
 use std::io;
 use std::mem::MaybeUninit;
@@ -9,29 +9,31 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
-/// Bytes a second that a client must read, in the long run, of answers that wait for it.
+/// The minimum rate at which a client must read waiting answers, in bytes per second in the long run.
 pub const READ_RATE_MIN: u64 = 8 * 1024;
 
-/// Bytes that are read and forgotten after the last answer of a connection. The kernel resets a connection that is closed
-/// while its client sends, and a client that finds it reset may never look at the answer that says why.
+/// The maximum number of bytes that are read and discarded after the last answer of a connection.
+///
+/// The kernel resets a connection that is closed while its client sends. A client that sees the reset may never read
+/// the answer that explains it.
 pub const DRAINED_BYTES_MAX: usize = 4 * 1024 * 1024;
 
-/// How long a client may go on sending after the last answer.
+/// The longest time that a client may continue to send after the last answer.
 pub const DRAINED_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long a client may be silent then, before the connection is closed, unless the listener says otherwise.
+/// The default time that a client may then be silent before the connection is closed.
 pub const DRAINED_SILENCE_MAX: Duration = Duration::from_secs(1);
 
-/// What is read of that at once.
+/// The number of bytes that are read at once while a connection is drained.
 const DRAINED_PIECE_BYTES: usize = 8 * 1024;
 
-/// The time for which a client may let answers wait: it is used up while they do, and what the client reads gives some
-/// back.
+/// The time for which a client may let answers wait. It decreases while they wait, and increases with the bytes that
+/// the client reads.
 #[derive(Debug)]
 struct Patience {
     max: Duration,
     left: Duration,
-    /// Since when nothing more can be written.
+    /// When writes began to block.
     blocked: Option<Instant>,
 }
 
@@ -40,12 +42,12 @@ impl Patience {
         Self { max, left: max, blocked: None }
     }
 
-    /// Nothing can be written now. Returns when the client is to be dropped.
+    /// Notes that writes block now. Returns when to disconnect the client.
     fn blocked(&mut self, now: Instant) -> Option<Instant> {
         self.blocked.get_or_insert(now).checked_add(self.left)
     }
 
-    /// So many bytes were written.
+    /// Notes that `bytes` were written.
     fn written(&mut self, bytes: usize, now: impl FnOnce() -> Instant) {
         if let Some(since) = self.blocked.take() {
             self.left = self.left.saturating_sub(now().saturating_duration_since(since));
@@ -57,13 +59,13 @@ impl Patience {
     }
 }
 
-/// What a client sends after the last answer.
+/// The bytes that a client sends after the last answer.
 #[derive(Debug)]
 struct Rest {
     bytes: usize,
-    /// How long nothing may come.
+    /// The longest silence of the client.
     silence_max: Duration,
-    /// When it is read no more, whatever comes.
+    /// When reading ends in any case.
     end: Instant,
 }
 
@@ -72,7 +74,7 @@ impl Rest {
         Self { bytes: 0, silence_max, end: now + DRAINED_TIME_MAX }
     }
 
-    /// So many bytes came. Returns until when more of them may come; none if that was enough.
+    /// Counts `bytes` that arrived. Returns the deadline for more, or `None` if the limit is reached.
     fn came(&mut self, bytes: usize, now: Instant) -> Option<Instant> {
         self.bytes = self.bytes.saturating_add(bytes);
         let goes_on = self.bytes <= DRAINED_BYTES_MAX && now < self.end;
@@ -80,7 +82,7 @@ impl Rest {
     }
 }
 
-/// A connection that is shut down, and reads what its client still sends.
+/// A connection that is shut down and reads what its client still sends.
 #[derive(Debug)]
 struct Draining {
     rest: Rest,
@@ -103,7 +105,7 @@ impl Draining {
                         None => return Poll::Ready(()),
                     }
                 }
-                // The client has closed it, too.
+                // The client has closed the connection too.
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return self.alarm.as_mut().poll(context),
             }
@@ -111,23 +113,23 @@ impl Draining {
     }
 }
 
-/// A connection that fails with [`io::ErrorKind::TimedOut`] when its other end does not read, or reads too slowly. It is
-/// shut down once its other end has closed it, or goes on sending for too long.
+/// A connection that fails with [`io::ErrorKind::TimedOut`] if its other end reads too slowly or not at all. A shutdown
+/// completes once the other end has closed the connection, or has sent for too long.
 #[derive(Debug)]
 pub(super) struct ReadRate<S> {
     stream: S,
     patience: Patience,
-    /// How long its other end may be silent once nothing more is written.
+    /// The longest silence of the other end after the shutdown.
     silence_max: Duration,
-    /// There once a write had to wait.
+    /// The timer of a blocked write; present once a write has blocked.
     alarm: Option<Pin<Box<Sleep>>>,
-    /// There once nothing more is written.
+    /// The state of the shutdown; present once it has begun.
     draining: Option<Draining>,
 }
 
 impl<S> ReadRate<S> {
-    /// Lets `stream` wait for its other end for `patience_max` altogether, beyond what reading at [`READ_RATE_MIN`] takes,
-    /// and for `silence_max` once it is shut down.
+    /// Wraps `stream`. Its other end may let it wait for `patience_max` altogether, beyond the time that reading at
+    /// [`READ_RATE_MIN`] takes. After the shutdown, it may be silent for `silence_max`.
     pub(super) fn new(stream: S, patience_max: Duration, silence_max: Duration) -> Self {
         Self { stream, patience: Patience::new(patience_max), silence_max, alarm: None, draining: None }
     }
@@ -202,7 +204,8 @@ mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-    /// Seconds until a client is dropped that reads so many bytes every so many seconds, if it is within an hour.
+    /// Returns the seconds until the disconnection of a client that reads `bytes` every `every` seconds, or `None`
+    /// after an hour.
     fn dropped_after(bytes: usize, every: u64) -> Option<u64> {
         let start = Instant::now();
         let at = |seconds: u64| start + Duration::from_secs(seconds);

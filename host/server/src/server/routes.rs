@@ -1,5 +1,5 @@
-//! Routes: each declares what it needs and what it is, once, and both the guard and the API's description follow from
-//! that.
+//! Routes. Each declares its required access and its description once; the guard and the API's description both derive
+//! from that.
 
 use super::connections::Connection;
 use super::lists;
@@ -28,14 +28,14 @@ use std::collections::BTreeMap;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 
-/// What a request must bring.
+/// The access that a request requires.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Needs {
-    /// Nothing.
+    /// No token.
     Nobody,
-    /// A token.
+    /// The token of any user.
     User,
-    /// A token, and this grant on the service that the path names.
+    /// The token of a user with this grant on the service in the path.
     Grant(Grant),
     /// The token of an admin.
     Admin,
@@ -52,22 +52,22 @@ impl Needs {
     }
 }
 
-/// A body, in the API's description.
+/// The content of a body, in the API's description.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Content {
-    /// Of this type, and JSON of this shape.
+    /// JSON with this schema.
     Json(fn(&mut SchemaGenerator) -> Value),
-    /// Of this type.
+    /// Bytes of this media type.
     Bytes(&'static str),
-    /// Of one of these types.
+    /// Bytes of one of these media types.
     Any(&'static [&'static str]),
-    /// Why it is not done.
+    /// An `application/problem+json` document.
     Problem,
 }
 
-/// A parameter, as it is described.
+/// A parameter, in the API's description.
 struct Parameter {
-    /// `path`, `query`, `header`.
+    /// `path`, `query` or `header`.
     place: &'static str,
     name: &'static str,
     meaning: &'static str,
@@ -75,18 +75,18 @@ struct Parameter {
 }
 
 impl Parameter {
-    /// That of a path, by the name that it has there.
+    /// Describes a path parameter by its name in the path.
     fn of_path(name: &'static str) -> Self {
         let (meaning, schema) = path::described(name);
         Self { place: "path", name, meaning, schema }
     }
 }
 
-/// Of every body: `curl -d` sends forms, and `curl -T` no type at all.
+/// The description of every request body. `curl -d` sends the media type of forms, and `curl -T` sends none.
 const TYPE_NOT_LOOKED_AT: &str = "The header Content-Type is not looked at: whatever it says, or if it is missing, the body is taken for what is \
      described here.";
 
-/// Statuses of problems that many operations have.
+/// The statuses of problems that many operations share.
 const PROBLEMS: [(u16, &str); 9] = [
     (400, "what was sent is not as described"),
     (401, "no token, or one that does not hold"),
@@ -99,12 +99,12 @@ const PROBLEMS: [(u16, &str); 9] = [
     (503, "not now: the header Retry-After tells when to try again"),
 ];
 
-/// JSON of this shape.
+/// Describes JSON with the schema of `T`.
 pub(super) fn json_of<T: JsonSchema>() -> Content {
     Content::Json(|generator| generator.subschema_for::<T>().to_value())
 }
 
-/// One operation, as it is described.
+/// The description of one operation.
 pub(super) struct Route {
     method: Method,
     path: &'static str,
@@ -132,7 +132,7 @@ impl Route {
         }
     }
 
-    /// Adds what the summary and the schemas cannot say.
+    /// Adds a description beyond the summary and the schemas.
     pub(super) fn describes(mut self, description: &'static str) -> Self {
         self.description = Some(description);
         self
@@ -143,13 +143,13 @@ impl Route {
         self
     }
 
-    /// A body that may be empty, or not there.
+    /// Declares a body that may be empty or missing.
     pub(super) fn may_take(mut self, content: Content) -> Self {
         self.is_body_required = false;
         self.takes(content)
     }
 
-    /// A parameter beside those of the path.
+    /// Adds a parameter outside of the path.
     pub(super) fn parameter(
         mut self,
         place: &'static str,
@@ -167,7 +167,7 @@ impl Route {
     }
 }
 
-/// A router, and the description of what it routes.
+/// A router, and the description of its routes.
 pub(super) struct Api {
     shared: Arc<Shared>,
     router: Router<Arc<Shared>>,
@@ -177,18 +177,18 @@ pub(super) struct Api {
 
 impl Api {
     pub(super) fn new(shared: Arc<Shared>) -> Self {
-        // Paths of OpenAPI 3.1 refer to schemas by this place.
+        // References of OpenAPI 3.1 point to this path.
         let mut settings = schemars::generate::SchemaSettings::draft2020_12();
         settings.definitions_path = "/components/schemas".into();
         Self { shared, router: Router::new(), generator: settings.into_generator(), paths: BTreeMap::new() }
     }
 
-    /// Adds a route. Nothing reaches `handler` without what the route needs.
+    /// Adds a route. Only requests with the access that it requires reach `handler`.
     pub(super) fn route<T: 'static>(mut self, route: Route, handler: impl Handler<T, Arc<Shared>>) -> Self {
         self.describe(&route);
         let filter = MethodFilter::try_from(route.method).expect("a method of HTTP");
         let needs = route.needs;
-        // Not a layer: each of those costs every request several allocations.
+        // This is not a layer, since each layer costs every request several allocations.
         let guarded = move |State(shared): State<Arc<Shared>>, parameters: PathParameters, request: Request<Body>| {
             guard(shared, needs, parameters, request, handler)
         };
@@ -196,7 +196,7 @@ impl Api {
         self
     }
 
-    /// The router, with the description at `/openapi.json`.
+    /// Returns the router, with the description at `/openapi.json`.
     pub(super) fn finish(mut self) -> Router {
         let about = Route::new(Method::GET, "/openapi.json", Needs::Nobody, "This description").gives(
             200,
@@ -206,7 +206,7 @@ impl Api {
         self.describe(&about);
         let description = Bytes::from(self.description().to_string());
         let tell = move || {
-            // The same bytes for all who ask, however few of them read.
+            // All responses share the same bytes, even if few clients read them.
             let description = description.clone();
             async move { ([("content-type", "application/json")], description) }
         };
@@ -307,10 +307,10 @@ impl Api {
     }
 }
 
-/// What a path has in the place of the names in braces; or that it is not text.
+/// The values of the path parameters, or a rejection if they are not UTF-8.
 type PathParameters = Result<RawPathParams, RawPathParamsRejection>;
 
-/// Lets a request through that brings what its route needs. Nothing of its body is read before.
+/// Passes a request with the required access to the handler. The body is not read before that.
 fn guard<T: 'static>(
     shared: Arc<Shared>,
     needs: Needs,
@@ -324,12 +324,12 @@ fn guard<T: 'static>(
             admit(&shared, needs, &parameters, &request).map(|identity| drop(request.extensions_mut().insert(identity)))
         }
     };
-    // What only looks has no effect, and may be asked for again.
+    // A `GET` has no effect and can be repeated.
     let looks = (request.method() == Method::GET)
         .then(|| (Arc::clone(&shared), request.extensions().get::<Identity>().cloned()));
     match admitted {
-        // The panic is printed. What it leaves half-way is a request of one client: services and the journal have tasks of
-        // their own.
+        // The panic is printed. It can only interrupt the request of one client: services and the journal run in tasks
+        // of their own.
         Ok(()) => Either::Left(AssertUnwindSafe(handler.call(request, shared)).catch_unwind().map(|response| {
             let response = response.unwrap_or_else(|_| Problem::internal().into_response());
             match looks {
@@ -341,8 +341,10 @@ fn guard<T: 'static>(
     }
 }
 
-/// Lets a request in, or says why not: with the outcome `denied` if it would go to a guest, and else with none. A look-up is
-/// about another request, of which nothing is known.
+/// Admits a request or returns the problem. The problem of a request to a guest has the outcome `denied`; any other has
+/// none.
+///
+/// A look-up has none because it concerns another request, about which nothing is known.
 fn admit(
     shared: &Shared,
     needs: Needs,
@@ -362,7 +364,7 @@ fn authorise(
 ) -> Result<Identity, Problem> {
     let not_now = match shared.phase() {
         Phase::Serving => None,
-        // A service that is back waits for no other: compiling one may take minutes.
+        // A recovered service does not wait for the others: compiling one may take minutes.
         Phase::Starting if is_for_running_service(shared, needs, parameters) => None,
         Phase::Starting => Some(Problem::later("starting", "services are being brought back; try again soon")),
         Phase::Draining => Some(Problem::later("draining", "the server is being stopped; try again when it is back")),
@@ -374,32 +376,32 @@ fn authorise(
     if let Some(connection) = request.extensions().get::<Arc<Connection>>() {
         connection.authenticated();
     }
-    // Who is nobody does not learn that.
+    // Only an authenticated user learns that the path is not text.
     let parameters = parameters.as_ref().map_err(|_| not_text())?;
     match needs {
         Needs::Nobody | Needs::User => {}
         Needs::Admin => shared.host.authorise_admin(&identity)?,
         Needs::Grant(grant) => shared.host.authorise(&identity, service(parameters), grant)?,
     }
-    // Who may not do it is told the same of every name.
+    // A user without the grant gets the same answer for every name.
     for (name, value) in parameters {
         path::check(name, value)?;
     }
     Ok(identity)
 }
 
-/// The service in a path.
+/// Returns the service in a path.
 fn service(parameters: &RawPathParams) -> &str {
     parameters.iter().find(|(name, _)| *name == "name").map_or("", |(_, service)| service)
 }
 
-/// Whether a request is for one service alone, which runs.
+/// Returns whether a request is for a single service that is running.
 fn is_for_running_service(shared: &Shared, needs: Needs, parameters: &PathParameters) -> bool {
     let name = parameters.as_ref().ok().and_then(|parameters| Name::new(service(parameters)).ok());
     matches!(needs, Needs::Grant(_)) && name.is_some_and(|name| shared.host.has_service(&name))
 }
 
-/// The token of a request; an empty one is nobody's.
+/// Returns the token of a request. An empty token belongs to nobody.
 fn token(headers: &HeaderMap) -> Result<&str, Problem> {
     let mut values = headers.get_all(AUTHORIZATION).iter();
     let Some(value) = values.next() else {
@@ -407,7 +409,7 @@ fn token(headers: &HeaderMap) -> Result<&str, Problem> {
             reason: "the request has no header 'Authorization: Bearer TOKEN'",
         }));
     };
-    // Something in front of the server may have looked at another of them.
+    // A proxy in front of the server may have checked a different one of them.
     if values.next().is_some() {
         return Err(Problem::from(lifeboat_api::transaction::Denial::NotAuthenticated {
             reason: "the request has more than one header 'Authorization'; send one",

@@ -1,4 +1,4 @@
-//! Services: deployed, looked at, operated, removed.
+//! Services: deployment, inspection, operation and removal.
 
 use super::connections::Connection;
 use super::input::{Parameters, parameters, wrong_parameter};
@@ -33,10 +33,10 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long a list waits for a service that is busy, before it is shown without its VM.
+/// The longest time that a list waits for a busy service before it shows the service without its VM.
 pub const STATUS_MAX: Duration = Duration::from_secs(1);
 
-/// Workloads that are sent and deployed at once: each is up to 32 MiB.
+/// The maximum number of concurrent uploads and deployments of workloads. Each workload has up to 32 MiB.
 pub const UPLOADS_MAX: usize = 4;
 
 pub(super) async fn list(
@@ -48,7 +48,7 @@ pub(super) async fn list(
             let (shared, may_observe) = (&shared, shared.host.authorise(&identity, &name, Grant::Observe).is_ok());
             async move {
                 let service = view(shared, name, entry).await;
-                // What it uses is for those who may observe it.
+                // Only a user who may observe the service sees what it uses.
                 let queue_length = service.queue_length.filter(|_| may_observe);
                 Service { queue_length, vm: service.vm.filter(|_| may_observe), ..service }
             }
@@ -82,7 +82,7 @@ pub(super) async fn deploy(
         Problem::later("too_many_uploads", text)
     })?;
     let bytes = body::read(body, bytes_max, UPLOAD_TIME_MAX).await?;
-    // It may have taken minutes.
+    // The upload may have taken minutes.
     shared.host.authorise_admin(&shared.host.authenticate_hash(&identity.token)?)?;
     let created = uninterrupted(&shared, move |shared| async move {
         let created = create(&shared, name, settings, bytes).await;
@@ -203,7 +203,8 @@ pub(super) async fn all_usage(
     .await
 }
 
-/// The list that `make` makes of the services on which a user has any of these grants. Others are not read.
+/// Returns the list that `make` makes of the services on which the user has any of `grants`. Other services are not
+/// read.
 async fn list_of<T: Serialize>(
     shared: &Arc<Shared>,
     identity: &Identity,
@@ -222,8 +223,9 @@ async fn list_of<T: Serialize>(
     lists::list(&shared.long_lists, &lists::audience(shared, Some(identity)), count, list).await
 }
 
-/// Does something to its end, also if the client hangs up: then what handles its request is dropped where it stands, and a
-/// service must not be left between two states.
+/// Runs `work` to its end, even if the client disconnects.
+///
+/// A disconnect drops the handler of a request wherever it waits, and a service must not be left between two states.
 async fn uninterrupted<T, F>(shared: &Arc<Shared>, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, Problem>
 where
     T: Send + 'static,
@@ -232,7 +234,7 @@ where
     joined(tokio::spawn(work(Arc::clone(shared)))).await
 }
 
-/// The service of this name, if there is one.
+/// Returns the catalog entry of a service.
 pub(super) async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEntry, Problem> {
     if let Some(denial) = shared.host.orphan(name) {
         return Err(Problem::from(denial).without_outcome());
@@ -242,10 +244,10 @@ pub(super) async fn entry(shared: &Arc<Shared>, name: &Name) -> Result<ServiceEn
     entry.ok_or_else(|| Problem::no_service(name))
 }
 
-/// That there is such a service, for what is sent to it.
+/// Checks that a service exists, for a request to it.
 ///
 /// # Errors
-/// The same as that of a transaction.
+/// The same problem as that of a transaction.
 pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Problem> {
     let missing = || Problem::from(Denial::NoService { service: service.to_owned() });
     let name = Name::new(service).map_err(|_| missing())?;
@@ -260,7 +262,7 @@ pub(super) async fn known(shared: &Arc<Shared>, service: &str) -> Result<(), Pro
     entry.map(|_| ()).ok_or_else(missing)
 }
 
-/// Why an operation on a service is not done.
+/// Returns the problem of an operation on a service that was denied.
 fn not_operated(error: impl Into<RequestError>) -> Problem {
     match error.into() {
         RequestError::Denied(Denial::NoService { service }) => Problem::no_service(&service),
@@ -275,7 +277,7 @@ async fn one(shared: &Arc<Shared>, name: &str) -> Result<Service, Problem> {
 }
 
 async fn view(shared: &Shared, name: Name, entry: ServiceEntry) -> Service {
-    // Before it is asked, which waits in the queue as well.
+    // Read before the status, whose request waits in the queue as well.
     let queue_length = shared.host.queue_length(&name);
     let vm = status(shared, &name).await.map(vm);
     let (state, reason) = match shared.host.quarantined(&name) {
@@ -330,7 +332,7 @@ fn vm(status: Status) -> Vm {
     }
 }
 
-/// When the server began to count.
+/// Returns the time at which the server began to count.
 fn since(shared: &Shared) -> String {
     format!("{:.0}", Utc(shared.start))
 }
@@ -352,7 +354,7 @@ async fn usage_of(shared: &Shared, name: Name) -> Usage {
     }
 }
 
-/// What the query says of a deployment.
+/// Parses the query of a deployment.
 fn deployment(given: Parameters) -> Result<Deployment, Problem> {
     let mut given = parameters(given, &["size", "fuel", "failover"])?;
     let fuel = given.remove("fuel").map(|text| {
@@ -361,7 +363,7 @@ fn deployment(given: Parameters) -> Result<Deployment, Problem> {
     Ok(Deployment { size: given.remove("size"), fuel: fuel.transpose()?, failover: given.remove("failover") })
 }
 
-/// A deployment with what the configuration says of the rest.
+/// Returns the settings of a deployment, with the configuration's defaults for what it leaves out.
 fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, Problem> {
     let Deployment { size, fuel, failover } = deployment;
     let failover = match failover {
@@ -377,7 +379,7 @@ fn settings(shared: &Shared, deployment: Deployment) -> Result<ServiceSettings, 
     Ok(settings)
 }
 
-/// How the services are that run; those that are too busy to tell are left out.
+/// Returns the statuses of the running services, without those that are too busy to report theirs.
 pub(super) async fn statuses(shared: &Shared) -> BTreeMap<Name, Status> {
     let names = shared.host.queue_lengths().into_keys();
     let asked = names.map(|name| async move { status(shared, &name).await.map(|status| (name, status)) });

@@ -1,17 +1,17 @@
-//! How much of something each of many may have at once.
+//! Limits of how many of something each key may hold at once.
 
 use std::collections::HashMap;
 use std::hash::Hash;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Counts what each has.
+/// The counts of what each key holds.
 #[derive(Debug, Clone)]
 pub(super) struct Shares<K> {
     counts: Arc<Mutex<HashMap<K, usize>>>,
     each_max: usize,
 }
 
-/// One that somebody has, until it is dropped.
+/// One unit that a key holds, until it is dropped.
 #[derive(Debug)]
 pub(super) struct Share<K: Eq + Hash> {
     counts: Arc<Mutex<HashMap<K, usize>>>,
@@ -19,12 +19,12 @@ pub(super) struct Share<K: Eq + Hash> {
 }
 
 impl<K: Eq + Hash + Clone> Shares<K> {
-    /// Lets each have so many.
+    /// Creates counts with a limit of `each_max` per key.
     pub(super) fn new(each_max: usize) -> Self {
         Self { counts: Arc::default(), each_max }
     }
 
-    /// One more for `of`; none if they have all that they may, or would have more than `max`.
+    /// Takes one more for `of`. Returns `None` if it holds its limit, or would hold more than `max`.
     pub(super) fn take_up_to(&self, of: K, max: usize) -> Option<Share<K>> {
         let mut counts = self.counts.lock().unwrap_or_else(PoisonError::into_inner);
         let count = counts.get(&of).copied().unwrap_or(0);
@@ -35,7 +35,7 @@ impl<K: Eq + Hash + Clone> Shares<K> {
         Some(Share { counts: Arc::clone(&self.counts), of })
     }
 
-    /// How many `of` has.
+    /// Returns how many `of` holds.
     pub(super) fn count(&self, of: &K) -> usize {
         self.counts.lock().unwrap_or_else(PoisonError::into_inner).get(of).copied().unwrap_or(0)
     }

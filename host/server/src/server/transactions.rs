@@ -1,4 +1,4 @@
-//! Transactions, queries, and what became of them.
+//! Transactions, queries, and look-ups of their answers.
 
 use super::connections::Connection;
 use super::problem::{self, Problem};
@@ -21,7 +21,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
 
-/// How long a look-up of a transaction waits for what the service does, before it says `pending`.
+/// The longest time that a look-up waits for the service before it returns `pending`.
 pub const LOOK_UP_MAX: Duration = Duration::from_secs(2);
 
 pub(super) async fn transact(
@@ -31,7 +31,7 @@ pub(super) async fn transact(
     Path(service): Path<String>,
     request: axum::extract::Request,
 ) -> Result<Response, Problem> {
-    // Not an extractor of its own: that would copy all headers.
+    // This is not an extractor, which would copy all headers.
     let id = idempotency_key(request.headers()).map_err(|problem| problem.with_outcome(Outcome::Denied))?;
     perform(&shared, &identity, &connection, &service, id, Kind::Transaction, request.into_body()).await
 }
@@ -79,7 +79,7 @@ async fn perform(
     loop {
         let counted = InFlight::begin(shared, identity, account, service, request.clone(), received.clone())?;
         match counted.await {
-            // It was not executed: it is sent again once there is room for what it may answer.
+            // The request was not executed. It is repeated once there is room for its largest answer.
             Err(RequestError::Denied(denial @ Denial::NoMemory { .. })) => {
                 account.unblock();
                 let left = waits_until.saturating_duration_since(Instant::now());
@@ -92,7 +92,7 @@ async fn perform(
     }
 }
 
-/// What is said where the budgets have no room for a request.
+/// Returns the problem of a request for which the budgets have no room.
 pub(super) fn no_memory(service: &str) -> Problem {
     let text = format!(
         "no room for the request to service '{}': what is sent at once, and answered and not read, takes all the memory \
@@ -102,21 +102,21 @@ pub(super) fn no_memory(service: &str) -> Problem {
     Problem::later("answers_unread", text)
 }
 
-/// A request under way, which is counted when it ends, whether or not somebody waits for its answer then.
+/// A request in flight. It is counted when it ends, even if nobody waits for its answer any more.
 pub(super) struct InFlight {
     shared: Arc<Shared>,
     since: Instant,
-    /// None once it has ended.
+    /// The pending answer, or `None` once the request has ended.
     pending: Option<Pending>,
-    /// Of its body.
+    /// The permit for the request's body.
     received: Option<Arc<Permit>>,
 }
 
 impl InFlight {
-    /// Puts a request into its service's queue.
+    /// Puts a request into the queue of its service.
     ///
     /// # Errors
-    /// It does not stand there, and is counted.
+    /// The denial, if the request was not queued. It is counted.
     pub(super) fn begin(
         shared: &Arc<Shared>,
         identity: &Identity,
@@ -147,7 +147,7 @@ impl Future for InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        // Its client has gone, and the service answers all the same.
+        // The client has disconnected, but the service executes the request all the same.
         let (Some(mut pending), Ok(runtime)) = (self.pending.take(), Handle::try_current()) else { return };
         let (shared, since, received) = (Arc::clone(&self.shared), self.since, self.received.take());
         runtime.spawn(async move {
@@ -158,7 +158,7 @@ impl Drop for InFlight {
     }
 }
 
-/// Counts an answer, unless nobody knows which one it is, or it is yet to come.
+/// Counts an answer, unless its outcome is unknown or the request will be repeated.
 fn count(shared: &Shared, service: &Name, since: Instant, answered: Result<&Reply, &RequestError>) {
     let outcome = match answered {
         Ok(reply) => reply.answer.outcome(),
@@ -168,7 +168,7 @@ fn count(shared: &Shared, service: &Name, since: Instant, answered: Result<&Repl
     shared.metrics.answered(service, outcome, since.elapsed());
 }
 
-/// The kept answer to a transaction, as it was; or that there is none, or none yet.
+/// Returns the recorded answer to a transaction, or a response that there is none or none yet.
 pub(super) async fn look_up(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
@@ -189,7 +189,7 @@ pub(super) async fn look_up(
         };
         return Ok((StatusCode::ACCEPTED, Json(state)).into_response());
     };
-    // Nothing is known of the one that is looked up, least of all that it had no effect.
+    // A failed look-up shows nothing about the transaction; in particular, it does not show that it had no effect.
     let found = found.map_err(|error| Problem::from(error).without_outcome());
     match found? {
         Some(reply) => Ok(problem::answer(Answered::shrunk(reply, permit), true)),
@@ -205,13 +205,13 @@ pub(super) async fn look_up(
     }
 }
 
-/// The regular expression of an `Idempotency-Key`: an id in double quotes with escapes, or bare.
+/// Returns the regular expression of an `Idempotency-Key`: an id in double quotes with escapes, or a bare id.
 pub(super) fn key_pattern() -> String {
-    // Characters of an id between quotes, and those of them that are no dot; the same of a bare one, which neither begins
-    // nor ends with a space.
+    // The characters of a quoted id, and those without the dot. Then the same for a bare id, which neither begins nor
+    // ends with a space.
     const QUOTED: &str = r#"([ !#-\[\]-~]|\\["\\])"#;
     const QUOTED_NO_DOT: &str = r#"([ !#-\-/-\[\]-~]|\\["\\])"#;
-    // Neither '.' nor '..', which no URL can name.
+    // The ids '.' and '..' are excluded, since no URL can contain them.
     let quoted =
         format!(r#""({QUOTED_NO_DOT}{QUOTED}{{0,127}}|\.({QUOTED_NO_DOT}{QUOTED}{{0,126}}|\.{QUOTED}{{1,126}}))""#);
     let dotted = r"\.([!-\-/-~]|\.[ -~]{0,125}[!-~]|[ -\-/-~][ -~]{0,125}[!-~])";
@@ -219,7 +219,7 @@ pub(super) fn key_pattern() -> String {
     format!("^({quoted}|{bare})$")
 }
 
-/// The id of a transaction, if the request has one: a string of RFC 8941 in quotes, or the same without.
+/// Returns the id of a transaction, if the request has one: a string of RFC 8941 in quotes, or the same without quotes.
 fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
     let mut values = headers.get_all(IDEMPOTENCY_KEY_HEADER).iter();
     let Some(value) = values.next() else { return Ok(None) };

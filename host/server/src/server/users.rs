@@ -1,4 +1,4 @@
-//! Log-ins, users, grants.
+//! Log-ins, users and grants.
 
 use super::connections::{Connection, UNAUTHENTICATED_IDLE_MAX};
 use super::problem::Problem;
@@ -18,25 +18,26 @@ use serde::de::DeserializeOwned;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// The longest body of a request about users, in bytes: it has room for two of the longest passwords, however their
-/// characters are escaped.
+/// The maximum length of the body of a request about users, in bytes. It has room for two of the longest passwords,
+/// even if all their characters are escaped.
 pub const USER_BODY_BYTES_MAX: usize = 32 * 1024;
 
-/// The longest body of a log-in, which anybody can send, in bytes: it has room for one of them.
+/// The maximum length of the body of a log-in, in bytes, which anyone can send. It has room for one of the longest
+/// passwords.
 pub const LOG_IN_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// Bytes of an escaped character in JSON, at most: `\ud83d\ude00`.
+/// The maximum length of an escaped character in JSON, in bytes: `\ud83d\ude00`.
 const ESCAPED_CHAR_BYTES_MAX: usize = 12;
 
 const _: () = {
     let password_bytes_max = ESCAPED_CHAR_BYTES_MAX * PASSWORD_CHARS_MAX;
-    // The rest is for a name and for what names the fields.
+    // The rest is for a name and for the names of the fields.
     assert!(password_bytes_max + 1024 <= LOG_IN_BODY_BYTES_MAX);
     assert!(2 * password_bytes_max + 1024 <= USER_BODY_BYTES_MAX);
 };
 
-/// Services on which users have grants that take as much as one entry of a list: what is known of each, its name, and both
-/// as JSON, are up to 1 KiB.
+/// The number of services with grants whose data takes as much as one entry of a list. The entry of a service, its
+/// name, and both as JSON take up to 1 KiB.
 const GRANTS_PER_ENTRY: usize = 4;
 
 pub(super) async fn log_in(
@@ -44,7 +45,7 @@ pub(super) async fn log_in(
     Extension(connection): Extension<Arc<Connection>>,
     body: Body,
 ) -> Result<Json<LogInReply>, Problem> {
-    // Nobody is held to anything yet but to this.
+    // This is the only limit that applies before the user is known.
     let time_max = shared.config.server.limits.body_deadline.min(UNAUTHENTICATED_IDLE_MAX);
     let LogInRequest { user, password } = json_within(&connection, body, LOG_IN_BODY_BYTES_MAX, time_max).await?;
     let random = random()?;
@@ -103,7 +104,7 @@ pub(super) async fn add(
     body: Body,
 ) -> Result<(StatusCode, Json<User>), Problem> {
     let NewUser { user, password, is_admin } = json(&shared, &connection, body).await?;
-    // The body may have taken a minute, in which much can become void.
+    // The body may have taken a minute, in which the token may have become void.
     shared.host.authorise_admin(&identity)?;
     let name = path::name(&user)?;
     let salt = salt()?;
@@ -112,7 +113,7 @@ pub(super) async fn add(
     Ok((StatusCode::CREATED, Json(User { user, is_admin, grants: Grants::new() })))
 }
 
-/// Another password: one's own, with the old one; or as an admin anybody else's.
+/// Changes a password: the user's own, with the old one; or, as an admin, that of any other user.
 pub(super) async fn set_password(
     State(shared): State<Arc<Shared>>,
     Extension(identity): Extension<Identity>,
@@ -121,7 +122,7 @@ pub(super) async fn set_password(
     body: Body,
 ) -> Result<StatusCode, Problem> {
     let is_own = *identity.user == *user;
-    // Before the body is read, and after it, when much can have become void.
+    // Checked before the body is read, and again afterwards, since the token may have become void meanwhile.
     let may = || match is_own {
         true => shared.host.authenticate_hash(&identity.token).map(drop),
         false => shared.host.authorise_admin(&identity),
@@ -129,7 +130,7 @@ pub(super) async fn set_password(
     may()?;
     let NewPassword { password, old } = json(&shared, &connection, body).await?;
     may()?;
-    // Also where it is not looked at.
+    // Checked even where the old password is not used.
     if old.as_deref().is_some_and(|old| old.chars().count() > PASSWORD_CHARS_MAX) {
         let text = format!(
             "\"old\" has more than {PASSWORD_CHARS_MAX} characters, which no password has; send the one that holds"
@@ -182,7 +183,7 @@ fn grants(account: &Account) -> Grants {
     account.grants.iter().map(|(service, grants)| (service.to_string(), words(grants))).collect()
 }
 
-/// Reads a short body. A connection that waits for one may be replaced, as an idle one may.
+/// Reads a short JSON body. The connection may be replaced meanwhile, like an idle one.
 pub(super) async fn json<T: DeserializeOwned + JsonSchema>(
     shared: &Shared,
     connection: &Connection,
@@ -203,7 +204,7 @@ async fn json_within<T: DeserializeOwned + JsonSchema>(
     input::json(&bytes)
 }
 
-/// Passwords are hashed and the catalog is written on threads that may wait.
+/// Runs `work` on a thread that may block: it hashes passwords and writes the catalog.
 async fn blocking<T: Send + 'static, E: Send + 'static>(
     shared: &Arc<Shared>,
     work: impl FnOnce(&Shared) -> Result<T, E> + Send + 'static,
