@@ -1,4 +1,4 @@
-//! How a transaction or query ended, as the headers and the body of a reply tell it.
+//! The answers to transactions and queries, read from the headers and the body of a reply.
 
 use super::ClientError;
 use super::error::retry_after;
@@ -12,41 +12,41 @@ use lifeboat_api::transaction::Outcome;
 use reqwest::header::{HeaderMap, HeaderValue};
 use std::time::Duration;
 
-/// How a transaction or query ended that reached its guest.
+/// The answer to a transaction or query that reached its guest.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// `ok`, `refused` or `failed`.
+    /// The outcome: `ok`, `refused` or `failed`.
     pub outcome: Outcome,
-    /// What the guest answered; if it is not `ok`, why.
+    /// The answer of the guest, or the reason if the outcome is not `ok`.
     pub body: Bytes,
-    /// The VM that gave it.
+    /// The VM that executed the request.
     pub vm: String,
-    /// The transaction's place in the history; of a query, the last transaction that it saw.
+    /// The sequence number of the transaction. For a query, that of the last transaction that it saw.
     pub sequence: u64,
-    /// What it took.
+    /// The fuel that the request used.
     pub fuel_used: u64,
-    /// The transaction's id, if it was sent with one.
+    /// The id of the transaction, if it was sent with one.
     pub id: Option<String>,
-    /// Whether it had been given before.
+    /// Whether the answer had been given before.
     pub is_repeated: bool,
     /// The line that operators see, if the request caused a failover.
     pub failover: Option<String>,
-    /// After how long the same transaction may end otherwise.
+    /// The time after which the same transaction may end differently.
     pub retry_after: Option<Duration>,
 }
 
-/// What became of a transaction.
+/// The result of looking up a transaction.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// It was executed, with this answer.
+    /// The transaction was executed, with this answer.
     Answered(Answer),
-    /// The service is busy: ask again.
+    /// The service is busy; look it up again later.
     Pending,
-    /// It was never executed, or so long ago that its answer is forgotten.
+    /// The transaction was never executed, or its answer is beyond the deduplication window.
     Unknown,
 }
 
-/// The answer that a reply is; none if it is none.
+/// Reads an answer from a reply, or returns `None` if the reply is not an answer.
 pub(super) fn read(headers: &HeaderMap, body: Bytes) -> Option<Answer> {
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let word = text(OUTCOME_HEADER)?;
@@ -72,7 +72,7 @@ pub(super) fn read(headers: &HeaderMap, body: Bytes) -> Option<Answer> {
     })
 }
 
-/// An id as the value of `Idempotency-Key`: a string of RFC 8941.
+/// Encodes an id as the value of `Idempotency-Key`: a string of RFC 8941.
 pub(super) fn key(id: &str) -> Result<HeaderValue, ClientError> {
     let wrong =
         |what: &str| ClientError::Setup(format!("the transaction id '{}' {what}; use printable ASCII", Printable(id)));
@@ -89,7 +89,7 @@ pub(super) fn key(id: &str) -> Result<HeaderValue, ClientError> {
     HeaderValue::try_from(quoted).map_err(|_| wrong("has characters that no header can hold"))
 }
 
-/// Undoes percent-encoding.
+/// Decodes percent-encoding. Returns `None` if the text is not a valid encoding of UTF-8.
 fn decoded(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();

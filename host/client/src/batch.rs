@@ -1,7 +1,7 @@
-//! Many transactions, a line each, over as many connections as it takes.
+//! Batches: many transactions, one per line, over as many connections as necessary.
 //!
-//! One request at a time carries lines to the server while answers come back, in the order of the lines. When its
-//! connection breaks, another one is made, and the lines without an answer are sent again under their ids.
+//! One request at a time carries lines to the server while answers come back in the order of the lines. When its
+//! connection breaks, the client opens another one and sends the unanswered lines again under their ids.
 
 mod silence;
 mod window;
@@ -28,22 +28,22 @@ use std::time::{Duration, Instant};
 use tokio::sync::mpsc;
 use window::Window;
 
-/// How long a server may owe answers and give none before its connection counts as broken. Lines that are sent meanwhile
-/// do not count for anything.
+/// The longest time that a server may owe answers without giving one. After that, its connection counts as broken.
+/// Lines that are sent meanwhile do not extend this time.
 pub const BATCH_SILENCE_MAX: Duration = super::ANSWER_TIME_MAX;
 
-/// Lines that are put into one chunk of a request's body, at the most.
+/// The maximum number of lines in one chunk of a request's body.
 const CHUNK_LINES_MAX: usize = 256;
 
-/// The longest line of answers, in bytes.
+/// The maximum length of a line of answers, in bytes.
 const ANSWER_LINE_BYTES_MAX: usize = super::REPLY_BYTES_MAX;
 
 /// The answer to a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BatchAnswer {
-    /// The id that the line had, or that it was given; none if the line was wrong.
+    /// The id of the line, whether sent or generated, or `None` if the line was invalid.
     pub id: Option<String>,
-    /// How it ended.
+    /// The outcome of the line.
     pub outcome: Outcome,
     /// The whole answer as JSON, `{"id","outcome","json"|"text"|"base64","cause"?,"failover"?}`, without a line end.
     pub line: Bytes,
@@ -51,36 +51,36 @@ pub struct BatchAnswer {
     pub failover: Option<String>,
 }
 
-/// What a batch comes to next.
+/// The next result of a batch.
 #[derive(Debug)]
 pub enum Progress {
     /// The next answer, in the order of the lines.
     Answer(BatchAnswer),
-    /// The connection broke: what has no answer is sent again after a while.
+    /// The connection broke. The unanswered lines are sent again after a delay.
     Retrying {
-        /// Why.
+        /// The reason.
         error: ClientError,
-        /// Lines that are sent again.
+        /// The number of lines that are sent again.
         unanswered: usize,
-        /// After how long.
+        /// The delay.
         wait: Duration,
     },
 }
 
-/// A batch under way.
+/// A batch in flight.
 pub struct Batch {
     client: Client,
     service: String,
     input: BoxStream<'static, io::Result<Line>>,
     is_input_over: bool,
-    /// The last line that was taken.
+    /// The number of the last line that was read.
     last_line: u64,
     draw_id: Box<dyn FnMut(u64) -> io::Result<String> + Send>,
     window: Window,
     connection: Option<Connection>,
     silence: Silence,
     backoff: Backoff,
-    /// Whether the server has been there: one that never was, and not for want of a listener, is not waited for.
+    /// Whether the server has been reachable. One that never was is not awaited, unless the connection was refused.
     was_there: bool,
     may_be_done: bool,
     failures: u32,
@@ -94,15 +94,17 @@ impl std::fmt::Debug for Batch {
 }
 
 struct Connection {
-    /// None once the last line was sent.
+    /// The channel of lines to send, or `None` once the last line was sent.
     lines: Option<mpsc::UnboundedSender<Bytes>>,
     answers: BoxStream<'static, Result<Bytes, ClientError>>,
 }
 
 impl Client {
-    /// Sends the envelopes of `input`, `{"id"?,"query"?,"json"|"text"|"base64"}`, a line each, to a service.
-    /// [`Batch::next`] drives it. `draw_id` gives the ids of lines that have none, by their number and in their order: ids
-    /// that no other line ever has. It is called before the line is sent, and an error of it ends the batch.
+    /// Sends the envelopes of `input`, `{"id"?,"query"?,"json"|"text"|"base64"}`, one per line, to a service.
+    /// [`Batch::next`] drives the batch.
+    ///
+    /// `draw_id` returns an id for each line that has none, by the line's number and in the order of lines. No other
+    /// line may ever have the same id. It is called before the line is sent, and its error ends the batch.
     pub fn batch(
         &self,
         service: &str,
@@ -129,7 +131,7 @@ impl Client {
     }
 
     fn open_batch(&self, service: &str) -> Result<Connection, ClientError> {
-        // The window bounds what is in it.
+        // The channel is unbounded, but the window bounds its contents.
         let (sender, receiver) = mpsc::unbounded_channel();
         let lines = stream::unfold(receiver, |mut receiver: mpsc::UnboundedReceiver<Bytes>| async move {
             receiver.recv().await.map(|line| (line, receiver))
@@ -140,7 +142,7 @@ impl Client {
             .header(CONTENT_TYPE, JSON_LINES)
             .body(Body::wrap_stream(chunks));
         let client = self.clone();
-        // The reply begins when it likes: until then lines flow already.
+        // Lines flow even before the reply begins.
         let opening = async move {
             let response = client.open(request, JSON_LINES, Sent::WRITING_STREAM).await?;
             let bytes = response.bytes_stream();
@@ -151,11 +153,12 @@ impl Client {
 }
 
 impl Batch {
-    /// What comes next; none when every line is answered. May be dropped and called again at any point.
+    /// Returns the next result, or `None` when every line is answered. The future may be dropped and the method called
+    /// again at any point.
     ///
     /// # Errors
-    /// [`ClientError`], after which it is over: no more attempts, or no use in any. What has no answer then may have been
-    /// executed; the same lines with the same ids may be sent again.
+    /// [`ClientError`], if there are no more attempts or a retry would not help. The batch is then over. The unanswered
+    /// lines may have been executed; the same lines may be sent again with the same ids.
     pub async fn next(&mut self) -> Result<Option<Progress>, ClientError> {
         loop {
             if let Some(answer) = self.window.pop_told() {
@@ -184,7 +187,7 @@ impl Batch {
                 }
                 Happened::Silence => self.interrupted(format!("no answer came for {} s", BATCH_SILENCE_MAX.as_secs())),
                 Happened::Answer(None) => self.interrupted("the batch broke off".into()),
-                // It answered the request as a whole, or nobody had it: this connection brought it no line.
+                // The server answered the request as a whole, or nothing listened: this connection delivered no line.
                 Happened::Answer(Some(Err(error @ (ClientError::Problem { .. } | ClientError::Refused { .. })))) => {
                     if let Some(progress) = self.lose_connection(error)? {
                         return Ok(Some(progress));
@@ -199,7 +202,8 @@ impl Batch {
                         (self.failures, self.was_there, self.may_be_done) = (0, true, true);
                         return Ok(Some(Progress::Answer(answer)));
                     }
-                    // Answers come in order: what is left is asked for on another connection, if at all.
+                    // Answers arrive in order. The remaining lines need another connection, if they are sent again at
+                    // all.
                     Err(error) => error,
                 },
             };
@@ -210,25 +214,26 @@ impl Batch {
         }
     }
 
-    /// Lines that the server has not answered yet, of those that were read.
+    /// Returns the number of lines that were read but not answered by the server yet.
     #[must_use]
     pub fn unanswered(&self) -> usize {
         self.window.unanswered()
     }
 
-    /// Whether the server may have done any of the lines: it answered one, or a connection broke that had brought it some.
+    /// Returns whether the server may have executed any of the lines: it answered one, or a connection broke that had
+    /// delivered some.
     #[must_use]
     pub fn may_be_done(&self) -> bool {
         self.may_be_done
     }
 
-    /// The number of the last line that was read; 0 before the first.
+    /// Returns the number of the last line that was read, or 0 before the first.
     #[must_use]
     pub fn last_line(&self) -> u64 {
         self.last_line
     }
 
-    /// Reads no more lines: the batch is over when those that were read are answered.
+    /// Stops reading lines. The batch ends when the lines that were read are answered.
     pub fn end_input(&mut self) {
         self.is_input_over = true;
         self.input = stream::empty().boxed();
@@ -238,14 +243,14 @@ impl Batch {
         ClientError::Interrupted { url: self.client.url().to_owned(), reason, may_be_done: true }
     }
 
-    /// Sends what the connection has not had; makes one if there is something to send.
+    /// Sends the lines that the connection has not had. It opens a connection if there is something to send.
     fn send(&mut self) -> Result<(), ClientError> {
         if self.connection.is_none() && self.window.unanswered() > 0 {
             self.connection = Some(self.client.open_batch(&self.service)?);
         }
         let Some(connection) = &mut self.connection else { return Ok(()) };
         while let Some(line) = self.window.next_to_send() {
-            // One that is broken says so at its other end, and then all of this is sent on another.
+            // A broken connection fails at its reading end. All of these lines are then sent on another one.
             if let Some(lines) = &connection.lines {
                 let _ = lines.send(line);
             }
@@ -272,7 +277,7 @@ impl Batch {
         Ok(())
     }
 
-    /// What to do about a connection that broke; nothing, if nothing was under way: a server ends one that idles.
+    /// Handles a broken connection. Without a line in flight, it returns `None`: a server may close an idle connection.
     fn lose_connection(&mut self, error: ClientError) -> Result<Option<Progress>, ClientError> {
         self.connection = None;
         self.silence.ended();
@@ -297,11 +302,11 @@ impl Batch {
 enum Happened {
     Line(Option<io::Result<Line>>),
     Answer(Option<Result<Bytes, ClientError>>),
-    /// Of a server that owes answers, for too long.
+    /// The server has owed answers for too long.
     Silence,
 }
 
-/// The next answer on a connection.
+/// Returns the next answer on a connection.
 async fn answer(connection: &mut Option<Connection>) -> Option<Result<Bytes, ClientError>> {
     match connection {
         Some(connection) => connection.answers.next().await,
@@ -309,10 +314,10 @@ async fn answer(connection: &mut Option<Connection>) -> Option<Result<Bytes, Cli
     }
 }
 
-/// A line with its id, as it is sent; or the answer to one that is wrong.
+/// Returns a line with its id, as it is sent; or the answer to an invalid line.
 ///
 /// # Errors
-/// Those of `draw_id`.
+/// The error of `draw_id`.
 fn named(
     line: Line,
     draw_id: &mut impl FnMut(u64) -> io::Result<String>,
@@ -324,7 +329,7 @@ fn named(
         Ok(Some(id)) => id,
         Ok(None) => {
             let id = draw_id(number)?;
-            // It begins with a brace, or it would be no envelope; and ids that are drawn need no escapes.
+            // An envelope begins with a brace, and generated ids need no escapes.
             let brace = text.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
             text.splice(brace..brace, format!("\"id\":{},", serde_json::Value::from(&*id)).into_bytes());
             if let Err(answer) = check(Line { number, bytes: Ok(text.clone()) }) {
@@ -337,14 +342,14 @@ fn named(
     Ok(Ok((id, Bytes::from(text))))
 }
 
-/// The id of an envelope, if it has one; or the answer to one that is wrong.
+/// Returns the id of an envelope, if it has one; or the answer to an invalid one.
 fn check(line: Line) -> Result<Option<String>, BatchAnswer> {
     let nobody = Name::new("nobody").expect("a name");
     match parse_envelope(line, &nobody) {
         Ok((_, request)) => Ok(request.id),
         Err((id, not_done)) => {
             let mut text = Vec::new();
-            // A vector takes everything.
+            // Writing to a vector does not fail.
             let _ = lines::print(&mut text, id.clone(), &Err(not_done), true);
             text.truncate(text.trim_ascii_end().len());
             Err(BatchAnswer { id, outcome: Outcome::Denied, line: text.into(), failover: None })
@@ -356,17 +361,18 @@ fn check(line: Line) -> Result<Option<String>, BatchAnswer> {
 #[derive(Deserialize)]
 struct Told {
     id: Option<String>,
-    /// None if the server does not know it.
+    /// The outcome, or `None` if the server does not know it.
     outcome: Option<Outcome>,
     cause: Option<String>,
     failover: Option<String>,
-    /// Of a problem alone.
+    /// The status; only a problem has one.
     status: Option<u16>,
     code: Option<String>,
     detail: Option<String>,
 }
 
-/// An answer, or why there is none, here or to any line after it. An error is no line of a batch.
+/// Parses a line into an answer, or into the reason why this line and those after it have none. An error means that it
+/// is no line of a batch.
 fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
     let told: Told = serde_json::from_slice(&line).map_err(|error| json_reason(&error))?;
     let problem = |status, code: String, detail: Option<String>, retry_after| ClientError::Problem {
@@ -377,7 +383,7 @@ fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
         outcome: None,
     };
     Ok(match told {
-        // What passes by itself is tried again: a line has no header that says when.
+        // A temporary problem is retried after a second, since a line has no `Retry-After` header.
         Told { status: Some(status), code: Some(code), detail, .. } => {
             let retry_after = (status == 503).then(|| Duration::from_secs(1));
             Err(problem(status, code, detail, retry_after))
@@ -386,12 +392,12 @@ fn read(line: Bytes) -> Result<Result<BatchAnswer, ClientError>, String> {
             let failover = failover.map(|line| Printable(&line).to_string());
             Ok(BatchAnswer { id, outcome, line, failover })
         }
-        // It was executed, and whether that is kept is to be asked for again.
+        // The line was executed. Whether its effect persists must be looked up.
         Told { cause, .. } => Err(problem(503, "outcome_unknown".into(), cause, Some(Duration::from_secs(1)))),
     })
 }
 
-/// Cuts a stream into lines. One that breaks off is none.
+/// Splits a stream into lines. An incomplete line at the end is discarded.
 fn split(bytes: BoxStream<'static, Result<Bytes, ClientError>>) -> BoxStream<'static, Result<Bytes, ClientError>> {
     let state = (bytes, BytesMut::new(), VecDeque::<Bytes>::new());
     stream::try_unfold(state, |(mut bytes, mut rest, mut lines)| async move {
@@ -452,13 +458,13 @@ mod tests {
 
     #[test]
     fn a_silent_server_is_given_up_although_lines_are_sent_to_it_all_the_time() {
-        // The kernel takes the connection and what is sent: nobody answers.
+        // The kernel accepts the connection and the bytes, but nothing answers.
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let client = Client::new(&Server { url, ca: None }, None).expect("a client");
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
         runtime.block_on(async {
-            // Each is there as soon as it is waited for.
+            // Each line is ready as soon as it is polled.
             let dripping = stream::unfold(1, |number| async move {
                 tokio::task::yield_now().await;
                 Some((Ok(Line { number, bytes: Ok(b"{\"text\":\"\"}".to_vec()) }), number + 1))
@@ -477,7 +483,7 @@ mod tests {
         static TIME: Cell<Instant> = Cell::new(Instant::now());
     }
 
-    /// A clock of this thread, which goes on by a second each time that somebody looks.
+    /// A clock of this thread that advances by a second at each reading.
     fn a_second_later() -> Instant {
         TIME.set(TIME.get() + Duration::from_secs(1));
         TIME.get()

@@ -1,4 +1,4 @@
-//! What goes wrong between a client and a server, and what to do about it.
+//! Errors between a client and a server, and their remedies.
 
 use super::CONNECT_TIME_MAX;
 use lifeboat_api::http as api;
@@ -12,94 +12,94 @@ use std::io;
 use std::time::Duration;
 use thiserror::Error;
 
-/// The longest that a server may ask a client to wait; one that asks for more is not waited for longer.
+/// The longest time that a server may ask a client to wait. A longer wait is shortened to this.
 pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(60);
 
-/// Why there is no reply, or none that was hoped for.
+/// The reason why there is no reply, or not the expected one.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ClientError {
-    /// The server says why not.
+    /// The server reports a problem.
     #[error("{} ({status} {})", Printable(detail), Printable(code))]
     Problem {
         /// The HTTP status.
         status: u16,
-        /// Which problem it is, for programs.
+        /// The code of the problem, for programs.
         code: String,
-        /// The same for people.
+        /// The description of the problem, for people.
         detail: String,
-        /// After how long to try again, if that may help.
+        /// The time after which to retry, if a retry may help.
         retry_after: Option<Duration>,
-        /// How the transaction or query ended, if the request was one.
+        /// The outcome of the transaction or query, if the request was one.
         outcome: Option<Outcome>,
     },
-    /// Nothing was sent: there is no connection.
+    /// There is no connection, so nothing was sent.
     #[error("cannot reach {url}: {reason}; {}", remedy(url, reason))]
     Unreachable {
-        /// Which server.
+        /// The URL of the server.
         url: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// Nobody listens there, or not yet: nothing was sent.
+    /// Nothing listens there, or not yet, so nothing was sent.
     #[error(
         "cannot reach {url}: connection refused ({attempts} attempt{}); start a server there: lifeboat serve, or {}",
         if *attempts == 1 { "" } else { "s" },
         another(url)
     )]
     Refused {
-        /// Which server.
+        /// The URL of the server.
         url: String,
-        /// How often it was tried.
+        /// The number of attempts.
         attempts: u32,
     },
-    /// The connection broke, or the time was over, after the request was sent or a part of it.
+    /// The connection broke or timed out after at least a part of the request was sent.
     #[error("{url} did not answer to the end: {reason}; {}", what_now(*may_be_done))]
     Interrupted {
-        /// Which server.
+        /// The URL of the server.
         url: String,
-        /// What happened.
+        /// The reason.
         reason: String,
         /// Whether the request may have changed something.
         may_be_done: bool,
     },
-    /// What came is not what a Lifeboat server says.
+    /// The reply is not one of a Lifeboat server.
     #[error(
         "what answers at {url} is no Lifeboat server, or one of another version: {reason}; check the URL, and the \
          versions on both sides"
     )]
     BadReply {
-        /// Which server.
+        /// The URL of the server.
         url: String,
-        /// What came.
+        /// The reply that arrived.
         reason: String,
     },
-    /// What the caller gave cannot be used: a URL, a certificate, an id.
+    /// An input of the caller cannot be used: a URL, a certificate or an id.
     #[error("{0}")]
     Setup(
-        /// What is wrong with it, and what would be right.
+        /// The error, and a valid alternative.
         String,
     ),
     /// The lines of a batch cannot be read.
     #[error("the lines to send cannot be read: {0}; what was answered until now stays done")]
     Input(
-        /// Why not.
+        /// The reason.
         io::Error,
     ),
-    /// A line of a batch that has no id cannot be given one, and was not sent.
+    /// No id can be assigned to a line of a batch that has none. The line was not sent.
     #[error("a line can be given no id: {0}; what was answered until now stays done")]
     Ids(
-        /// Why not.
+        /// The reason.
         io::Error,
     ),
 }
 
 impl ClientError {
-    /// Whether the same request may end otherwise soon, without anybody doing anything about it.
+    /// Returns whether the same request may soon end differently without any action.
     #[must_use]
     pub fn is_retryable(&self) -> bool {
         match self {
-            // Somebody has to start a service that is stopped.
+            // An operator must start a stopped service.
             Self::Problem { code, .. } if matches!(&**code, "stopped" | "quarantined") => false,
             Self::Problem { retry_after, .. } => retry_after.is_some(),
             Self::Unreachable { .. } | Self::Refused { .. } | Self::Interrupted { .. } => true,
@@ -107,13 +107,13 @@ impl ClientError {
         }
     }
 
-    /// Whether the server is there and is not serving yet.
+    /// Returns whether the server is reachable but does not serve yet.
     #[must_use]
     pub fn is_starting(&self) -> bool {
         matches!(self, Self::Problem { code, .. } if code == "starting")
     }
 
-    /// The same after so many attempts, if it tells them.
+    /// Returns the error with this number of attempts, if it is one that reports them.
     pub(super) fn after_attempts(self, attempts: u32) -> Self {
         match self {
             Self::Refused { url, .. } => Self::Refused { url, attempts },
@@ -121,7 +121,7 @@ impl ClientError {
         }
     }
 
-    /// After how long the server asks to try again.
+    /// Returns the time after which the server asks the client to retry.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -131,7 +131,7 @@ impl ClientError {
     }
 }
 
-/// What to do about a request without an answer.
+/// Returns the remedy for a request without an answer.
 fn what_now(may_be_done: bool) -> &'static str {
     if may_be_done {
         "the request may have been done: see whether it was before you send it again"
@@ -140,7 +140,7 @@ fn what_now(may_be_done: bool) -> &'static str {
     }
 }
 
-/// What to do about a server that cannot be reached.
+/// Returns the remedy for a server that cannot be reached.
 fn remedy(url: &str, reason: &str) -> String {
     if reason == ANOTHER_NAME {
         return "write a name of the certificate into the URL, or make a certificate with this name (an address as IP:ADDRESS)"
@@ -149,7 +149,7 @@ fn remedy(url: &str, reason: &str) -> String {
     format!("see that the server runs there, or {}", another(url))
 }
 
-/// What else may be wrong with a server that cannot be reached.
+/// Returns the second remedy for a server that cannot be reached.
 fn another(url: &str) -> &'static str {
     if url.starts_with("https:") {
         "name another one, or who vouches for it: lifeboat login --server URL --ca FILE"
@@ -158,26 +158,26 @@ fn another(url: &str) -> &'static str {
     }
 }
 
-/// How long to wait before each attempt: twice as long each time.
+/// The delays between attempts. Each is twice as long as the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Backoff {
-    /// After the first failure.
+    /// The delay after the first failure.
     pub first: Duration,
-    /// At the longest.
+    /// The longest delay.
     pub longest: Duration,
-    /// Failures in a row after which there is no further attempt.
+    /// The number of failures in a row after which there is no further attempt.
     pub failures_max: u32,
 }
 
 impl Default for Backoff {
-    /// Two minutes in all: a server that is started again is back by then.
+    /// Returns a backoff of about two minutes in total: a server that restarts is back by then.
     fn default() -> Self {
         super::STARTING_BACKOFF
     }
 }
 
 impl Backoff {
-    /// How long to wait after this many failures in a row, 1 for the first; none if that was the last attempt.
+    /// Returns the delay after this number of failures in a row, counted from 1, or `None` after the last attempt.
     #[must_use]
     pub fn delay(&self, failures: u32) -> Option<Duration> {
         let doublings = failures.saturating_sub(1).min(31);
@@ -185,7 +185,7 @@ impl Backoff {
     }
 }
 
-/// Whether the other machine is there, and nobody on it listens.
+/// Returns whether the other machine is reachable, but nothing listens on the port.
 pub(super) fn is_refused(error: &(dyn Error + 'static)) -> bool {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -197,7 +197,7 @@ pub(super) fn is_refused(error: &(dyn Error + 'static)) -> bool {
     false
 }
 
-/// Why a request that may take `time_max` has no answer, in words of users.
+/// Returns why a request with the time limit `time_max` has no answer, in words for users.
 pub(super) fn reason(error: &reqwest::Error, time_max: Option<Duration>) -> String {
     if !error.is_timeout() {
         return root_cause(error);
@@ -208,8 +208,8 @@ pub(super) fn reason(error: &reqwest::Error, time_max: Option<Duration>) -> Stri
     }
 }
 
-/// What is at the bottom of an error: the libraries wrap it in sentences about themselves. The one place that words what
-/// they say.
+/// Returns the root cause of an error, since the libraries wrap it in general sentences. Only this function rewords
+/// their messages.
 pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     let mut cause = error;
     while let Some(source) = cause.source() {
@@ -224,13 +224,13 @@ pub(super) fn root_cause(error: &(dyn Error + 'static)) -> String {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, InvalidInput, UnexpectedEof};
     match cause.downcast_ref::<io::Error>().map(io::Error::kind) {
         Some(BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof) => CLOSED.into(),
-        // Of a body, what encloses its pieces.
+        // The HTTP library reports this for the framing of a body's chunks.
         Some(InvalidInput) => NO_HTTP.into(),
         _ => Printable(&plain(&text)).to_string(),
     }
 }
 
-/// Why what came is not the JSON that was expected: the one place that words what the JSON library says.
+/// Returns why a reply is not the expected JSON. Only this function rewords the messages of the JSON library.
 pub(super) fn json_reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     let missing = text.strip_prefix("missing field `").and_then(|rest| rest.split('`').next());
@@ -242,13 +242,13 @@ pub(super) fn json_reason(error: &serde_json::Error) -> String {
     }
 }
 
-/// The connection ended too early.
+/// The text for a connection that ended too early.
 const CLOSED: &str = "the connection was closed before the whole answer had come";
 
-/// The answer is none of HTTP.
+/// The text for an answer that is not HTTP.
 pub(super) const NO_HTTP: &str = "what answers there does not speak HTTP";
 
-/// What the HTTP library and the resolver say, and the same for people.
+/// Messages of the HTTP library and of the resolver, with their wording for users.
 const HTTP_REASONS: [(&str, &str); 9] = [
     ("connection closed before message completed", CLOSED),
     ("operation was canceled", CLOSED),
@@ -261,10 +261,10 @@ const HTTP_REASONS: [(&str, &str); 9] = [
     ("received fatal alert", "it refuses to speak TLS with this client"),
 ];
 
-/// The certificate of a server does not name it.
+/// The text for a certificate that does not name the server.
 const ANOTHER_NAME: &str = "its certificate is for another name than that of the URL";
 
-/// What the TLS library says, and the same for people.
+/// Messages of the TLS library, with their wording for users.
 const TLS_REASONS: [(&str, &str); 8] = [
     ("received corrupt message", "what answers there does not speak TLS, and the URL begins with https://"),
     ("invalid peer certificate: UnknownIssuer", "its certificate is not signed by an authority that is trusted here"),
@@ -279,29 +279,29 @@ const TLS_REASONS: [(&str, &str); 8] = [
     ("invalid peer certificate: NotValidYet", "its certificate is not valid yet, or the clock here is wrong"),
 ];
 
-/// How long the server asks to wait.
+/// Returns the time that the server asks the client to wait.
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let seconds = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
     Some(Duration::from_secs(seconds).min(RETRY_AFTER_MAX))
 }
 
-/// The type of the content that a reply says it has, in lower case and without parameters; empty if it says none.
+/// Returns the media type that a reply declares, in lower case and without parameters, or an empty text.
 fn content_type(headers: &HeaderMap) -> String {
     let value = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
     value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
 }
 
-/// Checks that a reply which is a success has content of this type, or none if that is empty.
+/// Checks that a successful reply has content of this media type, or no content if it is empty.
 ///
 /// # Errors
-/// What came instead.
+/// A description of what arrived instead.
 pub(super) fn check_content(status: StatusCode, headers: &HeaderMap, expected: &str) -> Result<(), String> {
-    // What has no content needs no type, and says that by its status.
+    // A reply without content needs no media type; its status shows that it has none.
     let is_expected = content_type(headers) == expected && (status == StatusCode::NO_CONTENT) == expected.is_empty();
     if is_expected { Ok(()) } else { Err(format!("{}, instead of {}", came(status, headers), named(expected))) }
 }
 
-/// What came, as a message names it.
+/// Describes what arrived, for a message.
 fn came(status: StatusCode, headers: &HeaderMap) -> String {
     format!("it answered with status {} and {}", status.as_u16(), named(&content_type(headers)))
 }
@@ -310,7 +310,7 @@ fn named(content_type: &str) -> String {
     if content_type.is_empty() { "no content".into() } else { Printable(content_type).to_string() }
 }
 
-/// The error that a reply stands for which is no success.
+/// Returns the error that an unsuccessful reply stands for.
 pub(super) fn problem(
     url: &str,
     status: StatusCode,
@@ -329,7 +329,7 @@ pub(super) fn problem(
             retry_after: retry_after(headers),
             outcome: outcome.and_then(|word| Outcome::ALL.into_iter().find(|outcome| outcome.to_string() == word)),
         },
-        // Something in front of the server speaks for it.
+        // A gateway in front of the server answered.
         None if matches!(status, 502..=504) => ClientError::Interrupted {
             url: url.into(),
             reason: format!("something before it answered with status {status}"),

@@ -1,4 +1,4 @@
-//! Events, followed over as many connections as it takes.
+//! A stream of events over as many connections as necessary.
 
 use super::error::json_reason;
 use super::sse::Parser;
@@ -12,39 +12,40 @@ use std::collections::VecDeque;
 use std::time::Duration;
 use tokio::time::Instant;
 
-/// The longest silence on a stream of events before it counts as broken: three times the server's longest.
+/// The longest silence on a stream of events before the connection counts as broken: three times the server's longest.
 pub const SILENCE_MAX: Duration = Duration::from_secs(45);
 
-/// The type of a stream of events.
+/// The media type of a stream of events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// Which events.
+/// The selection of events.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
-    /// Those of this service alone.
+    /// The service whose events are wanted, if only one is.
     pub service: Option<String>,
-    /// Those of this kind alone, such as `failover` or `log`.
+    /// The only kind of event that is wanted, such as `failover` or `log`.
     pub kind: Option<String>,
-    /// Whether to go on with what happens from now on.
+    /// Whether to continue with new events.
     pub follow: bool,
 }
 
-/// Something that happened to a service, or to the host.
+/// An event of a service or of the host.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
-    /// What to give as the last event to go on after this one.
+    /// The id with which a client resumes after this event.
     pub id: String,
-    /// Which kind, such as `failover`.
+    /// The kind, such as `failover`.
     pub kind: String,
-    /// All that is known of it; `time` and `text` among others.
+    /// The whole event; `time` and `text` are among its fields.
     pub data: Value,
 }
 
 impl Client {
-    /// Events in their order, from what the server keeps of the past on, or after `last_event_id`. A connection that
-    /// breaks, or cannot be made since nobody listens, is made again and goes on after the last event, of which the client's
-    /// notice is told. The stream ends with an error once `backoff` has no more attempts, or the server says that there is
-    /// no use. An attempt failed unless it brought a new event, or held for [`SILENCE_MAX`].
+    /// Returns events in order, from the oldest that the server retains, or after `last_event_id`.
+    ///
+    /// If a connection breaks or is refused, the client notifies its receiver, connects again and resumes after the
+    /// last event. The stream ends with an error once `backoff` allows no more attempts, or if the server reports that
+    /// a retry is of no use. An attempt counts as failed unless it brought a new event or lasted for [`SILENCE_MAX`].
     #[must_use]
     pub fn events(
         &self,
@@ -98,7 +99,7 @@ impl Following {
             }
             if let Err(error) = self.advance().await {
                 let error = error.after_attempts(self.failures + 1);
-                // What was never reached, and not for want of a server, is no server that comes back.
+                // A server that was never reachable, and did not refuse the connection, will probably not return.
                 let is_hopeless = !self.was_connected && matches!(error, ClientError::Unreachable { .. });
                 self.connection = None;
                 self.failures += 1;
@@ -116,7 +117,7 @@ impl Following {
         }
     }
 
-    /// Connects, or takes what comes next.
+    /// Connects, or reads the next events.
     async fn advance(&mut self) -> Result<(), ClientError> {
         let Some(Connection { bytes, parser, since }) = &mut self.connection else {
             let bytes = connect(self.client.clone(), self.filter.clone(), self.last_id.clone()).await?;
@@ -140,7 +141,7 @@ impl Following {
             }
             Ok(Some(bytes)) => {
                 let frames = parser.push(&bytes?).map_err(|error| self.client.bad_reply(error.to_string()))?;
-                // One that is there, and ends every connection before it has brought anything, is one that fails.
+                // A server that closes every connection before it has sent anything counts as failing.
                 let has_held = since.elapsed() >= SILENCE_MAX;
                 if has_held || frames.iter().any(|frame| frame.id != self.last_id) {
                     self.failures = 0;
@@ -160,7 +161,7 @@ impl Following {
     }
 }
 
-/// Begins after event `last_id`; at the beginning, if that is empty.
+/// Connects to the stream after event `last_id`, or at its beginning if that is empty.
 async fn connect(
     client: Client,
     filter: EventFilter,
@@ -170,7 +171,7 @@ async fn connect(
     let mut query = vec![("follow", follow.to_string())];
     query.extend(service.map(|service| ("service", service)));
     query.extend(kind.map(|kind| ("event", kind)));
-    // It has no end: only its beginning and its silences are timed.
+    // The stream has no end: only its beginning and its silences are limited.
     let mut request = client.untimed_request(Method::GET, &["events"])?.query(&query);
     if !last_id.is_empty() {
         request = request.header("last-event-id", &last_id);
@@ -193,13 +194,13 @@ mod tests {
     use std::sync::Arc;
     use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 
-    /// A server that sends each connection a stream of this length, of which no more comes than `body`.
+    /// Starts a server that announces a stream of `length` on each connection, but sends only `body`.
     fn cutting(length: usize, body: impl Fn(u32) -> String + Send + 'static) -> (String, Arc<AtomicU32>) {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
         let url = format!("http://{}", listener.local_addr().expect("an address"));
         let connections = Arc::new(AtomicU32::new(0));
         let count = Arc::clone(&connections);
-        // Ends with the process.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             for mut connection in listener.incoming().map_while(Result::ok) {
                 let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
@@ -217,7 +218,7 @@ mod tests {
         (url, connections)
     }
 
-    /// What comes until the end, as words, and what is told meanwhile.
+    /// Returns the results until the end, as words, and the notices meanwhile.
     fn all(url: &str, follow: bool, failures_max: u32) -> (Vec<String>, Vec<&'static str>) {
         let (sender, told) = std::sync::mpsc::channel();
         let client = Client::new(&Server { url: url.into(), ca: None }, None).expect("a client");
@@ -245,7 +246,7 @@ mod tests {
             assert_eq!(all(&url, follow, 4), (vec!["interrupted".into()], vec!["waiting"]));
             assert_eq!(connections.load(Relaxed), 4);
         }
-        // What it had already is nothing new.
+        // An event that the client has already is not new.
         let (url, connections) = cutting(900, |_| "id: 1\ndata: {}\n\n".into());
         let (events, told) = all(&url, true, 2);
         assert_eq!(events.last().map(String::as_str), Some("interrupted"));

@@ -1,44 +1,44 @@
-//! Ids for transactions whose client gave them none.
+//! Ids for transactions to which the client assigned none.
 
 use lifeboat_api::clock::Timestamp;
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
 
-/// Lines of a file whose ids are of one time, at the most: few enough that none of them is old when it is sent, and so
-/// many that a time is written down seldom.
+/// The maximum number of lines of a file with ids of one time. It is small enough that no id is old when it is sent,
+/// and large enough that a time is seldom written to disk.
 pub const ID_BLOCK_LINES_MAX: u64 = 4_096;
 
-/// How long lines get ids of one time, at the most, where lines come slowly.
+/// The longest period in which lines get ids of one time, if they arrive slowly.
 pub const ID_BLOCK_AGE_MAX: Duration = Duration::from_secs(60);
 
-/// A UUID of version 7 of this time. A server that has forgotten the answers of its time denies it, and never executes
-/// it twice.
+/// Returns a UUID of version 7 with this time. A server that no longer has the answers of this time denies the id, and
+/// never executes it twice.
 #[must_use]
 pub fn uuid_v7(time: Timestamp, random: [u8; 10]) -> String {
     uuid::Builder::from_unix_timestamp_millis(time.0 / 1_000_000, &random).into_uuid().to_string()
 }
 
-/// Where ids of another time begin.
+/// The start of a block of lines with ids of one time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct IdBlock {
-    /// The first line.
+    /// The number of the first line.
     pub line: u64,
-    /// When it was sent first.
+    /// The time at which the block was first sent.
     pub time: Timestamp,
 }
 
-/// Ids for the lines of a file, which are the same each time that it is sent.
+/// Ids for the lines of a file. They are the same each time that the file is sent.
 ///
-/// An id is made of a seed, the line's number, and the time at which its block of lines was sent first: an id of the
-/// time at which the first line was sent would be too old for a server by the end of a long file. So who sends a file
-/// writes each [`IdBlock`] down before a line of it is sent, and gives all of them back to send it again.
+/// An id derives from a seed, the line's number, and the time at which its block of lines was first sent. With the time
+/// of the first line, the ids at the end of a long file would be too old for a server. Therefore a caller stores each
+/// [`IdBlock`] before it sends a line of it, and passes all stored blocks to [`LineIds::new`] to send the file again.
 #[derive(Clone, PartialEq, Eq)]
 pub struct LineIds {
     seed: [u8; 32],
     blocks: Vec<IdBlock>,
-    /// Lines before this one may have been sent with ids of the blocks that were given back.
+    /// Lines before this one may have been sent with ids of the stored blocks.
     settled_before: u64,
 }
 
@@ -49,41 +49,42 @@ impl fmt::Debug for LineIds {
 }
 
 impl LineIds {
-    /// Ids that nobody else has if nobody else has the `seed`, with the blocks that were begun before, in their order.
+    /// Creates ids from the `seed` and from the blocks that were stored before, in their order. The ids are unique if
+    /// the seed is.
     ///
-    /// Any line that the last of them has room for may have been sent, so all of them keep its time: a server to which they
-    /// are sent much later denies them as too old, up to [`ID_BLOCK_LINES_MAX`] that were never sent among them.
+    /// Any line of the last block may have been sent, so all of its lines retain its time. A server that gets them much
+    /// later denies them as too old, including up to [`ID_BLOCK_LINES_MAX`] lines that were never sent.
     #[must_use]
     pub fn new(seed: [u8; 32], blocks: Vec<IdBlock>) -> Self {
         let settled_before = blocks.last().map_or(0, |last| last.line.saturating_add(ID_BLOCK_LINES_MAX));
         Self { seed, blocks, settled_before }
     }
 
-    /// The block that line `number` begins if it is sent `now`; none if it is part of one that is begun. Lines are asked
-    /// for in their order.
+    /// Returns the block that line `number` begins if it is sent `now`, or `None` if the line belongs to a block that
+    /// has begun. The caller must ask in the order of lines.
     #[must_use]
     pub fn next_block(&self, number: u64, now: Timestamp) -> Option<IdBlock> {
         let is_known = number < self.settled_before
             || self.blocks.last().is_some_and(|last| {
                 let is_of_now = now <= last.time.plus(ID_BLOCK_AGE_MAX) && last.time <= now.plus(ID_BLOCK_AGE_MAX);
-                // A block of a clock that was ahead is not gone on with, either.
+                // A block from a clock that was ahead is not continued either.
                 number.saturating_sub(last.line) < ID_BLOCK_LINES_MAX && is_of_now
             });
         (!is_known).then_some(IdBlock { line: number, time: now })
     }
 
-    /// Whether line `number` may have been sent before the blocks were given back.
+    /// Returns whether line `number` may have been sent before the stored blocks were passed to [`LineIds::new`].
     #[must_use]
     pub fn may_be_sent(&self, number: u64) -> bool {
         number < self.settled_before
     }
 
-    /// Begins a block, which is to outlive whatever happens from now on.
+    /// Begins a block. The caller must have stored it durably.
     pub fn begin(&mut self, block: IdBlock) {
         self.blocks.push(block);
     }
 
-    /// The id of line `number`, whose block is begun.
+    /// Returns the id of line `number`, whose block must have begun.
     #[must_use]
     pub fn id(&self, number: u64) -> String {
         let hash = blake3::keyed_hash(&self.seed, &number.to_le_bytes());
@@ -110,7 +111,7 @@ mod tests {
         assert_eq!(ids(7).id(1), id);
         assert_ne!(ids(7).id(2), id);
         assert_ne!(ids(8).id(1), id);
-        // RFC 9562, appendix A.6, has this time.
+        // This time is that of RFC 9562, appendix A.6.
         assert!(id.starts_with("017f22e2-79b0-7"), "{id}");
     }
 
@@ -130,15 +131,14 @@ mod tests {
         assert!(blocks < 2_000, "{blocks} times are written down");
     }
 
-    /// What happens to who sends a file.
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Send(u64),
         Wait(Duration),
         Crash,
-        /// After the block was written, before a line of it was sent.
+        /// The crash happens after the block was stored and before a line of it was sent.
         CrashAfterBlock,
-        /// Before the block was written.
+        /// The crash happens before the block was stored.
         CrashBeforeBlock,
     }
 

@@ -1,20 +1,21 @@
-//! The client of the HTTP API: what the command line uses, for Rust programs.
+//! The client of the HTTP API, for Rust programs. The command line uses it too.
 //!
 //! ```text
 //!   lib.rs           requests and their replies
-//!   error.rs         what went wrong, and what to do
-//!   answer.rs        how a transaction ended
-//!   batch.rs         many transactions, over as many connections as it takes
-//!   batch/window.rs  which of them to send again
-//!   batch/silence.rs when a server has said nothing for too long
+//!   error.rs         errors and their remedies
+//!   answer.rs        the answers to transactions
+//!   batch.rs         many transactions, over as many connections as necessary
+//!   batch/window.rs  the unanswered lines of a batch
+//!   batch/silence.rs the time limit of a server that owes answers
 //!   ids.rs           ids of lines that have none
-//!   events.rs        events, over as many connections as it takes
-//!   sse.rs           the format in which they come
-//!   profile.rs       which server, who, and the token
+//!   events.rs        events, over as many connections as necessary
+//!   sse.rs           the format of event streams
+//!   profile.rs       the server, the user and the token
 //! ```
 //!
-//! A token goes to the one server that the client was made for: no redirect is followed and no proxy is asked. Futures
-//! may be dropped at any point; what became of a transaction that was sent is then found out by its id.
+//! A token is only sent to the server that the client was created for: the client follows no redirects and uses no
+//! proxy. Futures may be dropped at any point. A look-up by id then shows whether a transaction that was sent was
+//! executed.
 
 mod answer;
 mod batch;
@@ -52,38 +53,38 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 use tokio_rustls::rustls::crypto::ring;
 
-/// How long a connection may take to be made, encryption and all.
+/// The longest time that a connection may take to be established, including TLS.
 pub const CONNECT_TIME_MAX: Duration = Duration::from_secs(10);
 
-/// How long a request may take that executes nothing.
+/// The longest time that a request may take if it executes nothing.
 pub const REQUEST_TIME_MAX: Duration = Duration::from_secs(60);
 
-/// How long a transaction or query may take, or an operation that waits for one: several times the longest deadline of
-/// the built-in sizes, since others may be before it in the queue.
+/// The longest time that a transaction, a query, or an operation that waits for one may take.
+///
+/// It is several times the longest deadline of the built-in sizes, since other requests may precede it in the queue.
 pub const ANSWER_TIME_MAX: Duration = Duration::from_secs(300);
 
-/// How long a deployment may take: the upload, and the compiler.
+/// The longest time that a deployment may take, including upload and compilation.
 pub const DEPLOY_TIME_MAX: Duration = Duration::from_secs(600);
 
-/// How a server is waited for that is starting, or where nobody listens yet, unless a client has another patience: for
-/// about two minutes, whatever is asked of it.
+/// The default backoff while a server is starting or nothing listens yet: about two minutes for any request.
 pub const STARTING_BACKOFF: Backoff =
     Backoff { first: Duration::from_millis(100), longest: Duration::from_secs(5), failures_max: 30 };
 
-/// The longest reply that is read, in bytes.
+/// The maximum length of a reply, in bytes.
 pub const REPLY_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// Where a server is, and whom to believe that it is that one.
+/// The address of a server, and the certificates that identify it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Its URL, `https://lifeboat.example.org`; a path is kept as a prefix.
+    /// The URL, such as `https://lifeboat.example.org`. A path in it becomes a prefix.
     pub url: String,
-    /// A file of certificates (PEM) that may vouch for the server, beside those that the system trusts.
+    /// A PEM file of certificate authorities to trust in addition to those of the system.
     pub ca: Option<PathBuf>,
 }
 
 impl Server {
-    /// Whether two URLs are of one server, however they are written. One that is wrong is of none.
+    /// Returns whether two URLs name the same server, whatever their spelling. An invalid URL names none.
     #[must_use]
     pub fn is_same(one: &str, other: &str) -> bool {
         let canonical = |url: &str| base(url).map(|url| url.as_str().trim_end_matches('/').to_owned());
@@ -91,11 +92,11 @@ impl Server {
     }
 }
 
-/// A client of one server, as one user or as nobody. Clones share their connections.
+/// A client of one server, for one user or without a user. Clones share their connections.
 ///
-/// A server that is starting is waited for ([`STARTING_BACKOFF`]), whatever is asked of it; and one where nobody listens,
-/// as it may be about to ([`Client::with_patience`]). Other failures end a request; what goes on after them is
-/// [`Client::transact_until_known`], [`Client::ask_until_answered`], [`Client::batch`] and [`Client::events`].
+/// Every request waits for a server that is starting ([`STARTING_BACKOFF`]), and for one where nothing listens yet
+/// ([`Client::with_patience`]). Any other failure ends a request. [`Client::transact_until_known`],
+/// [`Client::ask_until_answered`], [`Client::batch`] and [`Client::events`] continue after other failures.
 #[derive(Clone)]
 pub struct Client {
     http: reqwest::Client,
@@ -105,17 +106,18 @@ pub struct Client {
     waiting: Arc<Waiting>,
 }
 
-/// How often a transaction is run that fails for a cause that the host made: each run costs as much as the first.
+/// The maximum number of runs of a transaction that fails for a cause on the host's side. Each run costs as much as the
+/// first.
 pub const RETRYABLE_RUNS_MAX: u32 = 3;
 
-/// What a client has to say while nothing comes back.
+/// A notice of a client while it has no result.
 #[derive(Debug, Clone, Copy)]
 pub enum Notice<'a> {
-    /// It waits for the server, for this reason. It is told once until the server is back.
+    /// The client waits for the server, for this reason. It is sent once until the server is back.
     Waiting(&'a ClientError),
-    /// The server it waited for is back.
+    /// The server that the client waited for is back.
     Back,
-    /// A transaction failed for a cause that the host made, such as its deadline, and is sent once more.
+    /// A transaction failed for a cause on the host's side, such as its deadline, and is sent once more.
     RunsAgain(&'a Answer),
 }
 
@@ -128,7 +130,7 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// A reply that has come as a whole.
+/// A complete reply.
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,
@@ -136,19 +138,19 @@ struct Reply {
     sent: Sent,
 }
 
-/// What matters of a request when no answer comes.
+/// The properties of a request that matter if no answer arrives.
 #[derive(Debug, Clone, Copy)]
 struct Sent {
-    /// Whether it may have changed something.
+    /// Whether the request may have changed something.
     may_be_done: bool,
-    /// How long it may take in all; none if only silences are timed.
+    /// The longest time that the request may take, or `None` if only silences are limited.
     time_max: Option<Duration>,
 }
 
 impl Sent {
-    /// Of a stream that only reads.
+    /// A stream that only reads.
     const READING_STREAM: Self = Self { may_be_done: false, time_max: None };
-    /// Of a stream that changes something.
+    /// A stream that changes something.
     const WRITING_STREAM: Self = Self { may_be_done: true, time_max: None };
 
     fn of(request: &Request) -> Self {
@@ -159,13 +161,13 @@ impl Sent {
 }
 
 impl Client {
-    /// A client that has not connected yet.
+    /// Creates a client. It does not connect yet.
     ///
     /// # Errors
-    /// [`ClientError::Setup`].
+    /// [`ClientError::Setup`] if the URL, the certificates or the token cannot be used.
     pub fn new(server: &Server, token: Option<&str>) -> Result<Self, ClientError> {
         let base = base(&server.url)?;
-        // A provider that the program has chosen before stays.
+        // If the program has installed a provider before, that one stays.
         let _ = ring::default_provider().install_default();
         let builder = reqwest::Client::builder()
             .user_agent(concat!("lifeboat/", env!("CARGO_PKG_VERSION")))
@@ -173,7 +175,7 @@ impl Client {
             .no_proxy()
             .connect_timeout(CONNECT_TIME_MAX);
         let builder = match (base.scheme(), &server.ca) {
-            // The system's certificates are not even read.
+            // For plain HTTP, the system's certificates are not even read.
             ("http", _) => builder.tls_certs_only([]),
             (_, None) => builder,
             (_, Some(file)) => builder.tls_certs_merge(certificates(file)?),
@@ -185,25 +187,28 @@ impl Client {
         Ok(Self { http, base, token, patience: STARTING_BACKOFF, waiting: Waiting::new(|_| {}) })
     }
 
-    /// Has `notice` told that a server is waited for, and that it is back. What sends a [`Batch`] again tells that itself.
+    /// Sets the receiver of notices that the client waits for a server, and that the server is back. A [`Batch`]
+    /// reports its retries itself.
     #[must_use]
     pub fn with_notice(self, notice: impl Fn(Notice<'_>) + Send + Sync + 'static) -> Self {
         Self { waiting: Waiting::new(notice), ..self }
     }
 
-    /// Tries as often as `patience` says where nobody listens. What takes a [`Backoff`] of its own goes by that.
+    /// Sets the number of attempts to reach a server where nothing listens. Methods with a [`Backoff`] parameter use
+    /// that instead.
     #[must_use]
     pub fn with_patience(self, patience: Backoff) -> Self {
         Self { patience, ..self }
     }
 
-    /// The server's URL, as every URL of the same server is written.
+    /// Returns the URL of the server, in the canonical spelling.
     #[must_use]
     pub fn url(&self) -> &str {
         self.base.as_str().trim_end_matches('/')
     }
 
-    /// Whether others may read what is sent, password and all: it is not encrypted, and may leave this machine.
+    /// Returns whether others may read what is sent, including passwords: it is not encrypted and may leave this
+    /// machine.
     #[must_use]
     pub fn is_in_the_clear(&self) -> bool {
         let host = self.base.host_str().unwrap_or_default();
@@ -213,7 +218,7 @@ impl Client {
         self.base.scheme() == "http" && !is_loopback
     }
 
-    /// Gets a token. It is not used by this client, but by one that is made with it.
+    /// Requests a token. This client does not use it; create another client with it.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -230,7 +235,7 @@ impl Client {
         self.done(self.request(Method::POST, &["logout"])?).await
     }
 
-    /// Whose token it is.
+    /// Returns the user of the token.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -238,7 +243,7 @@ impl Client {
         self.json(self.request(Method::GET, &["whoami"])?).await
     }
 
-    /// All users, by name.
+    /// Returns all users, by name.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -256,7 +261,8 @@ impl Client {
         self.json(self.request(Method::POST, &["users"])?.json(&new)).await
     }
 
-    /// Gives a user another password, which makes all their tokens void. One's own wants the `old` one.
+    /// Changes the password of a user, which makes all tokens of the user void. A user's own password requires the
+    /// `old` one.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -265,7 +271,7 @@ impl Client {
         self.done(self.request(Method::PUT, &["users", user, "password"])?.json(&new)).await
     }
 
-    /// Lets a user do something to a service: `transact`, `observe` or `operate`.
+    /// Grants a user `transact`, `observe` or `operate` on a service.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -273,7 +279,7 @@ impl Client {
         self.done(self.request(Method::PUT, &["users", user, "grants", service, grant])?).await
     }
 
-    /// Takes a grant away.
+    /// Revokes a grant.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -289,7 +295,7 @@ impl Client {
         self.done(self.request(Method::DELETE, &["users", user])?).await
     }
 
-    /// The services on which the user has a grant, by name.
+    /// Returns the services on which the user has a grant, by name.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -298,7 +304,7 @@ impl Client {
         Ok(services)
     }
 
-    /// A service.
+    /// Returns a service.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -306,7 +312,7 @@ impl Client {
         self.json(self.request(Method::GET, &["services", service])?).await
     }
 
-    /// Makes a service of a workload's bytes.
+    /// Deploys a workload, given as its bytes, as a new service.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -324,7 +330,7 @@ impl Client {
         self.json(request.body(workload)).await
     }
 
-    /// Removes a service and its history for good.
+    /// Removes a service and its history permanently.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -332,7 +338,7 @@ impl Client {
         self.done(self.request(Method::DELETE, &["services", service])?).await
     }
 
-    /// Takes a snapshot of a service and gives up its VM.
+    /// Takes a snapshot of a service and releases its VM.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -340,7 +346,7 @@ impl Client {
         self.operate(service, "stop").await
     }
 
-    /// Brings back a service that was stopped or quarantined.
+    /// Starts a service that was stopped or quarantined.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -364,8 +370,8 @@ impl Client {
         self.operate(service, "snapshot").await
     }
 
-    /// Drops what a user has in the queue of a service, or what has an id. Returns how many requests: they are denied, and
-    /// were not executed.
+    /// Removes the queued requests of a user from the queue of a service, or only those with this id. Returns their
+    /// number. They are denied and were not executed.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -380,10 +386,11 @@ impl Client {
         self.json(self.request(Method::POST, &["services", service, verb])?.timeout(ANSWER_TIME_MAX)).await
     }
 
-    /// Sends a transaction, once. Without an id, nobody can tell later whether it was executed if its answer is lost.
+    /// Sends a transaction once. Without an id, its outcome cannot be determined if the answer is lost.
     ///
     /// # Errors
-    /// [`ClientError`]. After [`ClientError::Interrupted`] it may have been executed: [`Client::look_up`] tells.
+    /// [`ClientError`]. After [`ClientError::Interrupted`], the transaction may have been executed: use
+    /// [`Client::look_up`].
     pub async fn transact(&self, service: &str, id: Option<&str>, body: Bytes) -> Result<Answer, ClientError> {
         let mut request = self.request(Method::POST, &["services", service, "transactions"])?.timeout(ANSWER_TIME_MAX);
         if let Some(id) = id {
@@ -393,14 +400,17 @@ impl Client {
         answer::read(&reply.headers, reply.body.clone()).map_or_else(|| Err(self.problem(&reply)), Ok)
     }
 
-    /// Sends a transaction until its answer is known: again after a broken connection, and when the server asks to try
-    /// later, or nobody listens. Thanks to the id it is executed once, however often it is sent. A server that cannot be
-    /// reached for another reason at the first attempt is not waited for, and one that is starting no longer than by any
-    /// other request.
+    /// Sends a transaction until its answer is known.
+    ///
+    /// It retries after a broken connection, when the server asks to retry later, and when nothing listens. The id
+    /// ensures that the transaction is executed once, however often it is sent. If the first attempt cannot reach the
+    /// server for another reason, there is no retry. A server that is starting is awaited no longer than by any other
+    /// request.
     ///
     /// # Errors
-    /// The last [`ClientError`], once `backoff` has no more attempts or another would end the same. After
-    /// [`ClientError::Interrupted`] and [`ClientError::BadReply`] it may have been executed: [`Client::look_up`] tells.
+    /// The last [`ClientError`], once `backoff` allows no more attempts or a retry would end the same way. After
+    /// [`ClientError::Interrupted`] and [`ClientError::BadReply`], the transaction may have been executed: use
+    /// [`Client::look_up`].
     pub async fn transact_until_known(
         &self,
         service: &str,
@@ -408,7 +418,7 @@ impl Client {
         body: Bytes,
         backoff: &Backoff,
     ) -> Result<Answer, ClientError> {
-        // What a later attempt ended with does not undo what an earlier one may have done.
+        // The result of a later attempt does not undo what an earlier one may have done.
         let (mut may_be_done, mut runs) = (false, 0);
         let once = self.clone().with_patience(Backoff { failures_max: 1, ..*backoff });
         for failures in 1.. {
@@ -432,7 +442,7 @@ impl Client {
             let wait = least.and_then(|least| backoff.delay(failures).map(|delay| delay.max(least)));
             let Some(wait) = wait else {
                 return match sent {
-                    // What is no Lifeboat server has its own code, and may have passed it on to one.
+                    // A gateway has error codes of its own, and may have forwarded the request to a Lifeboat server.
                     Err(error)
                         if may_be_done
                             && !matches!(error, ClientError::Interrupted { .. } | ClientError::BadReply { .. }) =>
@@ -451,7 +461,7 @@ impl Client {
         unreachable!("there are no more attempts than numbers")
     }
 
-    /// Asks a service; nothing is changed.
+    /// Sends a query to a service. A query changes nothing.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -461,7 +471,7 @@ impl Client {
         answer::read(&reply.headers, reply.body.clone()).map_or_else(|| Err(self.problem(&reply)), Ok)
     }
 
-    /// What became of a transaction of one's own.
+    /// Looks up the answer to one of the user's own transactions.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -480,7 +490,7 @@ impl Client {
         }
     }
 
-    /// What a service used and did since the server started.
+    /// Returns what a service used and did since the server started.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -488,7 +498,7 @@ impl Client {
         self.json(self.request(Method::GET, &["services", service, "usage"])?).await
     }
 
-    /// The same of every service that the user may observe, and for admins of the host.
+    /// Returns the same for every service that the user may observe, and for the host if the user is an admin.
     ///
     /// # Errors
     /// [`ClientError`].
@@ -496,12 +506,13 @@ impl Client {
         self.json(self.request(Method::GET, &["usage"])?).await
     }
 
-    /// Asks something that changes nothing, and asks again when the connection breaks or the server asks to try later, as
-    /// often in a row as `backoff` says. A server that is starting, or where nobody listens, was waited for by each of
-    /// these ([`Client::with_patience`]).
+    /// Calls `ask`, which must change nothing, until it returns an answer.
+    ///
+    /// It retries when the connection breaks or the server asks to retry later, up to `backoff` failures in a row. Each
+    /// call of `ask` itself waits for a server that is starting or where nothing listens ([`Client::with_patience`]).
     ///
     /// # Errors
-    /// The last [`ClientError`], once there are no more attempts or another would end the same.
+    /// The last [`ClientError`], once there are no more attempts or a retry would end the same way.
     pub async fn ask_until_answered<T>(
         &self,
         ask: impl AsyncFn() -> Result<T, ClientError>,
@@ -529,12 +540,12 @@ impl Client {
     }
 
     fn untimed_request(&self, method: Method, path: &[&str]) -> Result<RequestBuilder, ClientError> {
-        // Whatever way it is written, a URL has no place for these: what remained would name something else.
+        // No encoding lets a URL path contain these parts: the remaining path would name something else.
         if let Some(part) = path.iter().find(|part| matches!(**part, "" | "." | "..")) {
             return Err(ClientError::Setup(format!("'{part}' cannot be named in the path of a URL; use another name")));
         }
         let mut url = self.base.clone();
-        // It has a host, so it has segments.
+        // The URL has a host, and therefore path segments.
         if let Ok(mut segments) = url.path_segments_mut() {
             segments.pop_if_empty().push("v1").extend(path);
         }
@@ -545,12 +556,12 @@ impl Client {
         })
     }
 
-    /// Sends a request, and reads all that comes back. A server that is starting, or that is not there, has done nothing,
-    /// and is asked again.
+    /// Sends a request and reads the whole reply. A server that is starting or unreachable has done nothing, so the
+    /// request is repeated.
     async fn reply(&self, request: RequestBuilder) -> Result<Reply, ClientError> {
         let mut request = request.build().map_err(|error| ClientError::Setup(error::root_cause(&error)))?;
         let of_request = Sent::of(&request);
-        // Each has a patience of its own: it may be both, one after the other.
+        // Each cause has a backoff of its own, since one may follow the other.
         let (mut refusals, mut startings) = (0, 0);
         loop {
             let again = request.try_clone();
@@ -574,7 +585,7 @@ impl Client {
                     (error, self.patience.delay(refusals))
                 }
                 (Ok(reply), None) => {
-                    // One that is being stopped, or too busy, asks to try later.
+                    // A server that is stopping or too busy asks to retry later.
                     if error::retry_after(&reply.headers).is_none() {
                         self.waiting.is_over();
                     }
@@ -601,7 +612,7 @@ impl Client {
         Ok(Reply { status, headers, body: body.freeze(), sent })
     }
 
-    /// Sends a request whose reply is a stream of this type. A problem is read and returned.
+    /// Sends a request whose reply is a stream of this media type. A problem is read and returned.
     async fn open(&self, request: RequestBuilder, content_type: &str, sent: Sent) -> Result<Response, ClientError> {
         let response = request.send().await.map_err(|error| self.broken(&error, sent))?;
         if response.status().is_success() {
@@ -617,14 +628,16 @@ impl Client {
         serde_json::from_slice(&body).map_err(|error| self.bad_reply(error::json_reason(&error)))
     }
 
-    /// Sends a request that is answered without content once it is done. Anything that speaks HTTP may give that answer,
-    /// so first it is asked what only a Lifeboat server knows: whose the token is.
+    /// Sends a request whose success has no content.
+    ///
+    /// Any HTTP server may give such an answer. Therefore the client first asks for the user of the token, which only a
+    /// Lifeboat server knows.
     async fn done(&self, request: RequestBuilder) -> Result<(), ClientError> {
         self.who_am_i().await?;
         self.success(request, "").await.map(drop)
     }
 
-    /// Sends a request that succeeds with content of this type, or without any if that is empty.
+    /// Sends a request whose success has content of this media type, or no content if it is empty.
     async fn success(&self, request: RequestBuilder, content_type: &str) -> Result<Bytes, ClientError> {
         let reply = self.reply(request).await?;
         if !reply.status.is_success() {
@@ -663,10 +676,10 @@ impl Client {
     }
 }
 
-/// The type of what most requests are answered with.
+/// The media type of most replies.
 const JSON: &str = "application/json";
 
-/// Tells once that a server is waited for, and once that it is back, whatever is asked of it meanwhile.
+/// Reports once that the client waits for the server, and once that it is back, for all requests together.
 struct Waiting {
     notice: Box<dyn Fn(Notice<'_>) + Send + Sync>,
     is_told: AtomicBool,
@@ -690,7 +703,7 @@ impl Waiting {
     }
 }
 
-/// The header that brings a token.
+/// Returns the header with the token.
 fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     let value = HeaderValue::try_from(format!("Bearer {token}")).ok();
     let value = value.filter(|_| token.bytes().all(|byte| byte.is_ascii_graphic()));
@@ -701,10 +714,10 @@ fn bearer(token: &str) -> Result<HeaderValue, ClientError> {
     Ok(value)
 }
 
-/// The longest file of certificates to trust.
+/// The maximum length of a file of certificates to trust, in bytes.
 pub const CA_BYTES_MAX: u64 = 1024 * 1024;
 
-/// The URL of a server, if it is one.
+/// Parses the URL of a server.
 fn base(url: &str) -> Result<Url, ClientError> {
     let wrong = |reason: &str| {
         let shown = url.escape_debug();
@@ -712,7 +725,7 @@ fn base(url: &str) -> Result<Url, ClientError> {
             "server '{shown}': {reason}; write it as http://127.0.0.1:7098 or https://lifeboat.example.org"
         ))
     };
-    // Whatever is wrong: what stands before an @ is not shown.
+    // Whatever is wrong with the URL, the text before an @ is not shown.
     if url.contains('@') {
         return Err(ClientError::Setup(
             "the URL of the server holds a user or a password; leave them out, and log in with lifeboat login".into(),
@@ -734,7 +747,7 @@ fn base(url: &str) -> Result<Url, ClientError> {
     Ok(parsed)
 }
 
-/// Why a text is no URL, of what the library says.
+/// Returns why a text is no URL, derived from the library's message.
 fn url_reason(of_library: &str) -> &'static str {
     match of_library {
         "empty host" => "it names no host",

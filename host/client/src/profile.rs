@@ -1,4 +1,4 @@
-//! The profile: which server, who, and their token, in a file that is for its owner's eyes alone.
+//! The profile: the server, the user and the token, in a file that only its owner can read.
 
 use lifeboat_api::text::of_system;
 use serde::{Deserialize, Serialize};
@@ -10,22 +10,22 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use thiserror::Error;
 
-/// The longest profile, in bytes.
+/// The maximum length of a profile, in bytes.
 pub const PROFILE_BYTES_MAX: u64 = 64 * 1024;
 
-/// What a log-in leaves behind.
+/// The result of a log-in, as it is stored.
 #[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Profile {
-    /// The server's URL.
+    /// The URL of the server.
     pub url: String,
-    /// Who logged in.
+    /// The user who logged in.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub user: Option<String>,
-    /// Their token; none after logging out.
+    /// The token of the user, or `None` after a log-out.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
-    /// A file of certificates that may vouch for the server.
+    /// A PEM file of additional certificate authorities to trust.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ca: Option<PathBuf>,
 }
@@ -36,84 +36,85 @@ impl fmt::Debug for Profile {
     }
 }
 
-/// A profile cannot be read or written.
+/// The reason why a profile cannot be read or written.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProfileError {
-    /// Nobody says where it is.
+    /// The environment does not define the path of the profile.
     #[error(
         "there is no place for the profile: none of LIFEBOAT_PROFILE, XDG_CONFIG_HOME and HOME is set; set one of them"
     )]
     NoPlace,
-    /// It is a directory, a device or a pipe.
+    /// The path names a directory, a device or a pipe.
     #[error("profile '{file}' is {found}, and not a file; name a file, new or of a log-in, with LIFEBOAT_PROFILE")]
     NotAFile {
-        /// Which file.
+        /// The path of the profile.
         file: String,
-        /// What it is.
+        /// The kind of the file.
         found: &'static str,
     },
-    /// Others can read it, and so may have the token.
+    /// Others can read or change the file, and may therefore have the token.
     #[error(
         "profile '{file}' can be read or changed by others (mode {mode:03o}): run chmod 600 '{file}', and \
          lifeboat logout if they may have looked"
     )]
     Exposed {
-        /// Which file.
+        /// The path of the profile.
         file: String,
-        /// Its mode.
+        /// The permission bits of the file.
         mode: u32,
     },
-    /// It is not what a log-in writes.
+    /// The file has not the format of a profile.
     #[error("profile '{file}' {reason}; remove it and run lifeboat login")]
     Invalid {
-        /// Which file.
+        /// The path of the profile.
         file: String,
-        /// What is wrong with it.
+        /// The reason.
         reason: String,
     },
-    /// The operating system says no.
+    /// The operating system reports an error.
     #[error(
         "profile '{file}' cannot be {verb}: {}; mend that, or name another file with LIFEBOAT_PROFILE",
         of_system(error)
     )]
     Io {
-        /// Which file.
+        /// The path of the profile.
         file: String,
-        /// What was tried.
+        /// The operation that failed.
         verb: &'static str,
-        /// Why not.
+        /// The error of the operating system.
         error: io::Error,
     },
 }
 
 impl Profile {
-    /// Where the profile is: `$LIFEBOAT_PROFILE`, or `lifeboat/profile.toml` in `$XDG_CONFIG_HOME` or `~/.config`.
+    /// Returns the path of the profile: `$LIFEBOAT_PROFILE`, or `lifeboat/profile.toml` in `$XDG_CONFIG_HOME` or
+    /// `~/.config`.
     ///
     /// # Errors
-    /// [`ProfileError::NoPlace`].
+    /// [`ProfileError::NoPlace`] if none of the variables is set.
     pub fn place(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf, ProfileError> {
         let set = |name| variable(name).filter(|value| !value.is_empty()).map(PathBuf::from);
         if let Some(file) = set("LIFEBOAT_PROFILE") {
             return Ok(file);
         }
-        // The XDG specification has relative paths ignored.
+        // The XDG specification requires that relative paths are ignored.
         let folder = set("XDG_CONFIG_HOME").filter(|folder| folder.is_absolute());
         let folder = folder.or_else(|| set("HOME").map(|home| home.join(".config"))).ok_or(ProfileError::NoPlace)?;
         Ok(folder.join("lifeboat").join("profile.toml"))
     }
 
-    /// Reads a profile; none if there is no file.
+    /// Reads a profile, or returns `None` if there is no file.
     ///
     /// # Errors
-    /// [`ProfileError`]; a profile that others can read or change is not used.
+    /// [`ProfileError`]. A profile that others can read or change is rejected.
     pub fn read(file: &Path) -> Result<Option<Self>, ProfileError> {
         let failed = |error| ProfileError::Io { file: shown(file), verb: "read", error };
         let mut opened = match File::open(file) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened.map_err(failed)?,
         };
-        // Of what was opened, not of what stands there by now.
+        // The metadata is that of the opened file, whatever file has that path now.
         let metadata = opened.metadata().map_err(failed)?;
         check_is_file(file, &metadata)?;
         let mode = metadata.mode() & 0o777;
@@ -127,14 +128,14 @@ impl Profile {
             return Err(invalid(format!("is longer than {PROFILE_BYTES_MAX} bytes")));
         }
         let text = String::from_utf8(bytes).map_err(|_| invalid("is not UTF-8 text".into()))?;
-        // The parser's own text may quote the line, and with it a token.
+        // The parser's own message may quote the line, and with it a token.
         toml::from_str(&text).map(Some).map_err(|error: toml::de::Error| {
             let line = error.span().map_or(1, |span| text[..span.start.min(text.len())].matches('\n').count() + 1);
             invalid(format!("is not one: see its line {line}"))
         })
     }
 
-    /// Writes the profile, aside first, readable by its owner alone from the beginning.
+    /// Writes the profile to a temporary file and renames it. Only its owner can read the file, from its creation on.
     ///
     /// # Errors
     /// [`ProfileError::NotAFile`], [`ProfileError::Io`].
@@ -215,7 +216,7 @@ mod tests {
             let error = Profile::read(&file).expect_err("exposed").to_string();
             assert!(error.contains("chmod 600") && error.contains(&format!("{mode:o}")), "{error}");
         }
-        // Writing it again mends it.
+        // Writing it again restores its mode.
         profile().write(&file).expect("writable");
         assert!(Profile::read(&file).expect("readable").is_some());
     }

@@ -1,18 +1,18 @@
-//! Server-sent events, as the HTML standard has them: bytes in, events out.
+//! A parser of server-sent events, as defined by the HTML standard. It converts bytes to events.
 
 use thiserror::Error;
 
-/// The longest event that is taken, in bytes.
+/// The maximum length of an event, in bytes.
 pub const EVENT_BYTES_MAX: usize = 1024 * 1024;
 
-/// One event.
+/// An event of the stream.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Frame {
-    /// The last id that the stream has named until then; empty if none.
+    /// The last id in the stream so far, or empty if there is none.
     pub id: String,
-    /// Its kind; empty if none is named.
+    /// The kind of the event, or empty if it has none.
     pub event: String,
-    /// Its data, lines separated by a line feed.
+    /// The data of the event; its lines are separated by a line feed.
     pub data: String,
 }
 
@@ -21,28 +21,28 @@ pub struct Frame {
 #[error("an event is longer than {EVENT_BYTES_MAX} bytes")]
 pub struct TooLong;
 
-/// Cuts a stream into events, whatever pieces it comes in.
+/// Splits a stream into events. The stream may arrive in pieces of any length.
 #[derive(Debug, Default)]
 pub struct Parser {
     line: Vec<u8>,
     is_past_first_line: bool,
-    /// The last byte was a carriage return: a line feed after it ends no other line.
+    /// Whether the last byte was a carriage return, so that a line feed after it ends no other line.
     was_return: bool,
     frame: Frame,
     has_data: bool,
 }
 
 impl Parser {
-    /// A parser at the beginning of a stream that goes on after event `last_id`.
+    /// Creates a parser for a stream that resumes after event `last_id`.
     #[must_use]
     pub fn after(last_id: &str) -> Self {
         Self { frame: Frame { id: last_id.into(), ..Frame::default() }, ..Self::default() }
     }
 
-    /// Takes the next bytes, and returns the events that they complete.
+    /// Parses the next bytes and returns the events that they complete.
     ///
     /// # Errors
-    /// [`TooLong`]; then the stream is to be given up.
+    /// [`TooLong`]. The caller must then close the stream.
     pub fn push(&mut self, bytes: &[u8]) -> Result<Vec<Frame>, TooLong> {
         let mut frames = Vec::new();
         for &byte in bytes {
@@ -81,7 +81,7 @@ impl Parser {
             }
             "event" => self.frame.event = value.into(),
             "id" if !value.contains('\0') => self.frame.id = value.into(),
-            // A comment, which has no name; `retry`, since how long to wait is the client's affair; or unknown.
+            // A comment, which has no name; `retry`, since the client decides how long to wait; or an unknown field.
             _ => {}
         }
         None
@@ -117,7 +117,8 @@ mod tests {
             parsed("\u{feff}data: \u{e9}\r\rdata: b\r\n\r\n".as_bytes()),
             [frame("", "", "é"), frame("", "", "b")]
         );
-        // Without data there is no event, but its id counts; an id with a NUL does not; a stream that breaks off has none.
+        // An event without data is none, but its id counts. An id with a NUL does not count. A stream that breaks off
+        // yields no event.
         assert_eq!(parsed(b"id: 3\nevent: x\n\nretry: 1\nid: a\0b\ndata:\n\ndata: lost\n"), [frame("3", "", "")]);
         assert_eq!(Parser::after("9").push(b"data: a\n\n").expect("short"), [frame("9", "", "a")]);
     }

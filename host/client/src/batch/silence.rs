@@ -1,9 +1,11 @@
-//! How long a server has owed answers and given none.
+//! The time for which a server has owed answers without giving one.
 
 use std::time::{Duration, Instant};
 
-/// The time that is left until a silence is too long. It passes while somebody listens: what a caller does between two
-/// answers is not the server's silence, and neither does a line that is sent meanwhile break it.
+/// The time until a silence is too long.
+///
+/// It only passes while the batch listens: the work of a caller between two answers is not the server's silence. A line
+/// that is sent meanwhile does not end the silence.
 #[derive(Debug)]
 pub(super) struct Silence<C: Fn() -> Instant = fn() -> Instant> {
     longest: Duration,
@@ -12,23 +14,23 @@ pub(super) struct Silence<C: Fn() -> Instant = fn() -> Instant> {
 }
 
 impl<C: Fn() -> Instant> Silence<C> {
-    /// None so far, by the clock `now`.
+    /// Creates a silence of no length so far, by the clock `now`.
     pub(super) fn new(longest: Duration, now: C) -> Self {
         Self { longest, left: longest, now }
     }
 
-    /// An answer came, or the connection is gone that owed some.
+    /// Ends the silence: an answer arrived, or the connection that owed it is gone.
     pub(super) fn ended(&mut self) {
         self.left = self.longest;
     }
 
-    /// Listens until the result is dropped. Without an answer that is due nothing is silence.
+    /// Listens until the result is dropped. Unless an answer is due, this time does not count.
     pub(super) fn listen(&mut self, is_due: bool) -> Listening<'_, C> {
         Listening { since: is_due.then(|| (self.now)()), silence: self }
     }
 }
 
-/// Somebody listens.
+/// A period of listening, until it is dropped.
 pub(super) struct Listening<'a, C: Fn() -> Instant> {
     silence: &'a mut Silence<C>,
     since: Option<Instant>,
@@ -38,7 +40,7 @@ impl<C: Fn() -> Instant> Listening<'_, C> {
     /// Waits until the silence is too long.
     pub(super) async fn over(&self) {
         match self.since {
-            // A timer takes a moment for nothing, too, and whoever listens may be back before that each time.
+            // A timer of no length still takes a moment, and the listener might stop before that each time.
             Some(_) if self.silence.left.is_zero() => {}
             Some(_) => tokio::time::sleep(self.silence.left).await,
             None => std::future::pending().await,
@@ -61,7 +63,7 @@ mod tests {
 
     const LONGEST: Duration = Duration::from_secs(10);
 
-    /// A clock that stands still until it is told how long after its start it is.
+    /// A clock that only advances when a test says so.
     struct Hand(Cell<Duration>);
 
     impl Hand {
@@ -75,7 +77,7 @@ mod tests {
         }
     }
 
-    /// Listens for a while, and gives up. Returns whether the silence was too long already.
+    /// Listens for a while. Returns whether the silence was already too long.
     fn listen(silence: &mut Silence<impl Fn() -> Instant>, is_due: bool, meanwhile: impl FnOnce()) -> bool {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         runtime.block_on(async {

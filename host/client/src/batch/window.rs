@@ -1,4 +1,4 @@
-//! The lines of a batch that have no answer yet, in their order, and which of them to send: a state machine without a
+//! The lines of a batch without an answer, in order, and the choice of those to send: a state machine without a
 //! connection.
 //!
 //! ```text
@@ -7,33 +7,33 @@
 //!     +---connection_lost-----+
 //! ```
 //!
-//! A line is sent again with the id that it had, so that what was done already is answered and not done again.
+//! A line is sent again with the same id, so that a transaction that was executed is answered and not repeated.
 
 use super::BatchAnswer;
 use bytes::Bytes;
 use std::collections::VecDeque;
 
-/// Lines that are under way at once.
+/// The maximum number of lines in flight.
 pub const WINDOW_LINES_MAX: usize = 1024;
 
-/// Bytes of lines that are under way at once; one longer line goes alone.
+/// The maximum number of bytes of lines in flight. A longer line is sent alone.
 pub const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug)]
 enum Entry {
-    /// To be sent.
+    /// A line to send.
     Line { id: String, text: Bytes },
-    /// Answered without the server, in its turn.
+    /// An answer that needs no server, in its turn.
     Told(BatchAnswer),
 }
 
-/// Lines without an answer.
+/// The lines without an answer.
 #[derive(Debug, Default)]
 pub(super) struct Window {
     entries: VecDeque<Entry>,
-    /// Entries, from the first, that need not be sent on this connection any more.
+    /// The number of entries, from the first, that this connection does not need to send any more.
     sent: usize,
-    /// Lines among them.
+    /// The number of lines among them.
     sent_lines: usize,
     lines: usize,
     bytes: usize,
@@ -48,29 +48,29 @@ impl Window {
         self.entries.is_empty()
     }
 
-    /// Lines that the server has not answered.
+    /// Returns the number of lines that the server has not answered.
     pub(super) fn unanswered(&self) -> usize {
         self.lines
     }
 
-    /// Whether the server owes an answer on this connection.
+    /// Returns whether the server owes an answer on this connection.
     pub(super) fn is_awaiting(&self) -> bool {
         self.sent_lines > 0
     }
 
-    /// Takes a line with its id, to be sent.
+    /// Adds a line with its id, to be sent.
     pub(super) fn push(&mut self, id: String, text: Bytes) {
         self.bytes += text.len();
         self.lines += 1;
         self.entries.push_back(Entry::Line { id, text });
     }
 
-    /// Takes an answer that needs no server, to be told in its turn.
+    /// Adds an answer that needs no server, to be returned in its turn.
     pub(super) fn push_told(&mut self, answer: BatchAnswer) {
         self.entries.push_back(Entry::Told(answer));
     }
 
-    /// The answer at the front, if it needs no server.
+    /// Returns the answer at the front, if it needs no server.
     pub(super) fn pop_told(&mut self) -> Option<BatchAnswer> {
         match self.entries.pop_front()? {
             Entry::Told(answer) => {
@@ -84,7 +84,7 @@ impl Window {
         }
     }
 
-    /// The next line that this connection has not had; it is sent then.
+    /// Returns the next line that this connection has not sent, and marks it as sent.
     pub(super) fn next_to_send(&mut self) -> Option<Bytes> {
         while let Some(entry) = self.entries.get(self.sent) {
             self.sent += 1;
@@ -96,10 +96,10 @@ impl Window {
         None
     }
 
-    /// Takes the line at the front away, whose answer came.
+    /// Removes the line at the front, whose answer arrived.
     ///
     /// # Errors
-    /// A sentence, if that line was not sent or has another id.
+    /// A sentence, if the line was not sent or has another id.
     pub(super) fn answered(&mut self, id: Option<&str>) -> Result<(), String> {
         let expected = match self.entries.front() {
             Some(Entry::Line { id, .. }) if self.sent_lines > 0 => id,
@@ -117,7 +117,7 @@ impl Window {
         Ok(())
     }
 
-    /// Everything without an answer is to be sent again.
+    /// Marks every unanswered line to be sent again.
     pub(super) fn connection_lost(&mut self) {
         self.sent = 0;
         self.sent_lines = 0;
@@ -161,7 +161,6 @@ mod tests {
         assert!(window.answered(Some("a")).is_err(), "not on this connection");
     }
 
-    /// What may happen next.
     #[derive(Debug, Clone, Copy)]
     enum Step {
         Take,
@@ -173,7 +172,7 @@ mod tests {
     }
 
     proptest! {
-        /// A server that executes each id once, and connections that break with lines and answers on their way.
+        /// Models a server that executes each id once, and connections that break with lines and answers in flight.
         #[test]
         fn nothing_is_lost_or_doubled(steps in prop::collection::vec(
             prop::sample::select(vec![
@@ -187,7 +186,7 @@ mod tests {
             let mut executed: BTreeMap<String, u32> = BTreeMap::new();
             let (mut to_server, mut to_client) = (VecDeque::new(), VecDeque::new());
             let mut out = Vec::new();
-            // Whatever happened: in the end everything is sent and answered.
+            // Whatever happened before, everything is sent and answered in the end.
             let end = std::iter::repeat_n([Step::Send, Step::Execute, Step::Answer], steps.len() * 2 + 2).flatten();
             for step in steps.iter().copied().chain([Step::Lose]).chain(end) {
                 match step {
