@@ -1,4 +1,4 @@
-//! The processes in which a server loads and compiles, when it or they are killed.
+//! The processes in which a server loads and compiles, when they or the server are killed.
 
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
@@ -12,15 +12,16 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 use wasmparser::{Parser, Payload};
 
-/// How often it is looked whether something has happened: seldom enough that what is waited for has the processor. Nothing
-/// tells of it: the system has no event for a process that comes to be or becomes a zombie without being ours, and the server
-/// none for a service that answers again.
+/// The interval at which a test polls for a change, long enough to leave the processor to others. Nothing reports these
+/// changes: the system has no event for another process that starts or becomes a zombie. The server has none for a
+/// service that answers again.
 const LOOK_EVERY: Duration = Duration::from_millis(1);
 
-/// Steps of a function that takes about a second to compile, on one thread alone: long enough to be caught at it.
+/// The number of steps of a function that takes about a second to compile on one thread, so that a test can interrupt
+/// it.
 const STEPS: usize = 150_000;
 
-/// A server over a folder, and a client who is its admin.
+/// A server over a folder, and a client with its admin's token.
 struct Site {
     serving: Serving,
     client: Client,
@@ -28,7 +29,7 @@ struct Site {
 }
 
 impl Site {
-    /// A server over a new folder.
+    /// Starts a server over a new folder.
     async fn new(folder: &Path) -> Self {
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         set_up(folder);
@@ -43,7 +44,7 @@ impl Site {
         Self { serving, client, token }
     }
 
-    /// A server whose only service, `large`, is not brought back at its start, as the compiler was killed.
+    /// Starts a server whose only service, `large`, was not recovered at the start, since the compiler was killed.
     async fn with_a_lost_compiler(folder: &Path) -> Self {
         let site = Self::new(folder).await;
         assert_eq!(site.ask(Method::PUT, "/v1/services/large", long_module()).await.0, StatusCode::CREATED);
@@ -53,7 +54,7 @@ impl Site {
         site
     }
 
-    /// The next server over the same folder.
+    /// Starts the next server over the same folder.
     fn again(self, folder: &Path) -> Self {
         let Self { serving, client, token } = self;
         assert_eq!(serving.terminate(), Some(0));
@@ -75,12 +76,12 @@ impl Site {
         self.ask(Method::GET, "/v1/services/large", Vec::new()).await.1
     }
 
-    /// The process that compiles for the server.
+    /// Returns the id of the process that compiles for the server.
     async fn compiler(&self) -> String {
         found(|| child_of(self.serving.id(), "__compile")).await
     }
 
-    /// Does not return before `large` runs.
+    /// Waits until `large` runs.
     async fn runs(&self) -> Value {
         let start = Instant::now();
         loop {
@@ -94,14 +95,14 @@ impl Site {
     }
 }
 
-/// `count.wat` with one function more, which is long. It is put together of bytes, of which its text would take ten times as
-/// many.
+/// Returns `count.wat` with one more function, which is long. It is built from bytes, since its text would be ten times
+/// as long.
 fn long_module() -> Vec<u8> {
     let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
     let short = "(func (param i32) (result i32) (local.get 0))";
     let text = format!("{} {short})", text.trim_end().strip_suffix(')').expect("a module"));
     let module = wat::parse_str(text).expect("a module");
-    // Where the section of all code begins and ends, and where the last function in it does.
+    // Where the section of all code begins and ends, and where its last function ends.
     let (mut before, mut last, mut section) = (0, 0, 0..0);
     for payload in Parser::new(0).parse_all(&module) {
         match payload.expect("valid") {
@@ -121,17 +122,17 @@ fn long_module() -> Vec<u8> {
     [&module[..before], &[CODE_SECTION], &leb128(code.len()), &code, &module[section.end..]].concat()
 }
 
-/// A number in the five bytes that any has room in.
+/// Encodes a number in five bytes, which hold any number.
 fn leb128(number: usize) -> [u8; 5] {
     std::array::from_fn(|index| (number >> (7 * index) & 0x7f) as u8 | if index < 4 { 0x80 } else { 0 })
 }
 
-/// The command line of a process; none of one that has ended.
+/// Returns the command line of a process, or an empty text if it has ended.
 fn command_line(process: &str) -> String {
     std::fs::read_to_string(format!("/proc/{process}/cmdline")).unwrap_or_default()
 }
 
-/// The child of `parent` that does what `command` says.
+/// Returns the child process of `parent` that runs `command`.
 fn child_of(parent: u32, command: &str) -> Option<String> {
     let threads = std::fs::read_dir(format!("/proc/{parent}/task")).ok()?.map_while(Result::ok);
     let children = threads.filter_map(|thread| std::fs::read_to_string(thread.path().join("children")).ok());
@@ -143,7 +144,7 @@ fn signal(process: &str, name: &str) {
     assert!(Command::new("kill").args(["-s", name, process]).status().expect("there is a kill").success());
 }
 
-/// What `look` finds, once it does.
+/// Polls `look` until it finds something.
 async fn found<T>(mut look: impl FnMut() -> Option<T>) -> T {
     let start = Instant::now();
     loop {
@@ -165,11 +166,11 @@ async fn a_child_ends_with_its_server_however_that_ends() {
     let site = Site::new(folder.path()).await;
     tokio::spawn(site.request(Method::PUT, "/v1/services/large", long_module()).send());
     let child = site.compiler().await;
-    // It has more threads than one once it has read all of its input.
+    // It has more than one thread once it has read all of its input.
     found(|| (std::fs::read_dir(format!("/proc/{child}/task")).expect("it is compiled").count() > 1).then_some(()))
         .await;
-    // A server that is stopped reads no answer, and the pipe has no room for one. As somebody can read it still when the
-    // server is gone, the child would wait for ever.
+    // A stopped server reads no answer, and the pipe has no room for it. Another process can still read it when the
+    // server is gone, so the child would wait forever.
     site.serving.signal("STOP");
     let mut answer = File::open(format!("/proc/{child}/fd/1")).expect("it is compiled still");
     let answers = tokio::task::spawn_blocking(move || answer.read_exact(&mut [0]).map(|()| answer));
@@ -251,7 +252,7 @@ async fn a_service_that_is_tried_again_is_stopped_by_an_operator_and_stays_so() 
 async fn a_service_whose_compiler_is_killed_at_an_operators_start_is_brought_back() {
     let folder = tempfile::tempdir().expect("a folder");
     let site = Site::with_a_lost_compiler(folder.path()).await;
-    // Whoever ordered it, the compile is the same one.
+    // Every order waits for the same compilation.
     let started = tokio::spawn(site.request(Method::POST, "/v1/services/large/start", Vec::new()).send());
     signal(&site.compiler().await, "KILL");
     let started = started.await.expect("no panic").expect("answered");
@@ -265,7 +266,7 @@ async fn a_stop_waits_for_no_compiler() {
     let folder = tempfile::tempdir().expect("a folder");
     let site = Site::with_a_lost_compiler(folder.path()).await;
     signal(&site.compiler().await, "STOP");
-    // With a sealed journal.
+    // The journal is sealed.
     let mut site = site.again(folder.path());
     site.serving.line("serving 1 of 1 services");
     for (method, path, body) in [

@@ -1,4 +1,4 @@
-//! The commands that work on a data directory while no host has it: `services`, `journal`, `verify`, `snapshot`,
+//! The commands that work on a data directory while no host has it open: `services`, `journal`, `verify`, `snapshot`,
 //! `restore`, `query`, `resume`.
 
 use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, shell, transactions};
@@ -18,7 +18,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// A folder with a data directory in it, for as long as this lives.
+/// A folder with a data directory, deleted at the end of the test.
 struct Folder(tempfile::TempDir);
 
 impl Folder {
@@ -30,18 +30,18 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// A command on the data directory.
+    /// Creates a command on the data directory.
     fn command(&self, command: &str, arguments: &[&str]) -> Lifeboat {
         lifeboat([command, "--data"]).arg(self.path("data")).args(arguments)
     }
 
-    /// The same, to its end.
+    /// Runs a command on the data directory to its end.
     #[track_caller]
     fn output(&self, command: &str, arguments: &[&str]) -> Output {
         self.command(command, arguments).output()
     }
 
-    /// `lifeboat run` of a service, which is created if it is not there.
+    /// Creates a `lifeboat run` of a service, which is created if it is missing.
     fn run(&self, service: &str, workload: &Path) -> Lifeboat {
         self.command("run", &["--service", service, "--envelope"]).arg(workload)
     }
@@ -52,7 +52,7 @@ impl Folder {
         self.run(service, workload).input(lines.iter().map(|line| format!("{line}\n")).collect::<String>()).output()
     }
 
-    /// A counter that added 1, 2 and 3, and was refused something.
+    /// Creates a counter that added 1, 2 and 3, and refused a transaction.
     fn counter(&self) {
         let add = |id: &str, add: i64| json!({"id": id, "json": {"add": add}});
         let counter = prebuilt("counter");
@@ -62,7 +62,7 @@ impl Folder {
         self.send("counter", &counter, &[add("c", 3), query, take]).exits(1);
     }
 
-    /// Does something to the data directory, of which no command would have a way.
+    /// Changes the data directory in a way that no command offers.
     fn with_directory(&self, change: impl FnOnce(&DataDirectory, &Contents)) {
         let storage = Arc::new(DiskStorage::open(&self.path("data")).expect("opens"));
         let locked = Locked::open(storage, None).expect("taken");
@@ -71,7 +71,7 @@ impl Folder {
         directory.close().expect("closed");
     }
 
-    /// The bytes of all files.
+    /// Returns the bytes of all files.
     fn files(&self) -> BTreeMap<String, Vec<u8>> {
         let files = std::fs::read_dir(self.path("data")).expect("a directory");
         let read = |entry: std::io::Result<std::fs::DirEntry>| {
@@ -81,7 +81,7 @@ impl Folder {
         files.map(read).collect()
     }
 
-    /// Inverts a bit of the byte at which `bytes` are found for the last time in some file of this ending.
+    /// Inverts a bit of the last occurrence of `bytes` in a file with this ending.
     fn damage(&self, ending: &str, bytes: &[u8]) {
         for (name, mut content) in self.files().into_iter().rev().filter(|(name, _)| name.ends_with(ending)) {
             if let Some(offset) = content.windows(bytes.len()).rposition(|window| window == bytes) {
@@ -100,9 +100,9 @@ fn add(amount: i64) -> Value {
 
 const TOTAL: &str = "\"total\"";
 
-// Looking.
+// Reading.
 
-/// Takes from everybody, or gives to the owner, the right to write to the data directory.
+/// Takes the permission to write to the data directory from everyone, or gives it to the owner.
 fn set_writable(folder: &Folder, is_writable: bool) {
     let set = |path: &Path, mode| {
         std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).expect("it is ours");
@@ -139,7 +139,7 @@ fn who_may_only_read_can_look_at_everything_and_changes_nothing() {
     assert!(folder.files() == before, "nothing was changed");
     let mode = std::fs::metadata(&exported).expect("written").permissions().mode();
     assert_eq!(mode & 0o777, 0o600, "a state is nobody else's");
-    // What changes something says that it may not.
+    // A command that changes something reports that it has no permission.
     let refused = folder.command("remove", &["counter", "--yes"]).by_nobody(out.path()).output();
     assert!(!refused.stderr.is_empty() && refused.code != 0, "{}", refused.stderr);
     assert!(folder.files() == before);
@@ -242,7 +242,7 @@ fn events_stand_in_the_journal_as_they_were_told() {
     let kept: Vec<&str> = output.exits(0).lines().map(|line| &line[36..]).collect();
     let kept: Vec<&str> = kept.into_iter().filter(|line| line.starts_with("SLA") || line.starts_with("Trig")).collect();
     assert!(!told.is_empty());
-    // The pause is told to a tenth of a millisecond, and kept to the nanosecond.
+    // The pause is printed in tenths of a millisecond and stored in nanoseconds.
     assert_eq!(kept, told);
     let records = folder.output("journal", &["--json", "bank"]).json_lines();
     let has_time = |kind| {
@@ -263,7 +263,7 @@ fn looking_changes_no_byte() {
     folder.output("query", &["counter", TOTAL]).exits(0);
     folder.command("snapshot", &["counter", "--out"]).arg(folder.path("out")).output().exits(0);
     assert!(folder.files() == before);
-    // Nor after a crash, where a start would tidy up.
+    // Nor do they change anything after a crash, where a start would clean up.
     let mut running = folder.run("counter", &prebuilt("counter")).start();
     running.send(&add(1).to_string());
     assert_eq!(running.line().as_deref(), Some(&b"7\n"[..]));
@@ -302,7 +302,7 @@ fn a_look_at_a_service_reserves_what_its_workload_needs() {
     folder.counter();
     let path = |name: &str| folder.path(name).to_str().expect("plain").to_owned();
     let (data, other, out) = (path("data"), path("other"), path("counter.snapshot"));
-    // In KiB: four stores with a linear memory each, each of them 4 GiB.
+    // In KiB: four stores with a linear memory each, of 4 GiB each.
     let limited = |command: &str| shell(&format!("ulimit -v {} && lifeboat {command}", 24 << 20)).output();
     limited(&format!("verify --data {data}")).exits(0);
     assert_eq!(limited(&format!("query --data {data} counter '{TOTAL}'")).exits(0), "6\n");
@@ -311,14 +311,15 @@ fn a_look_at_a_service_reserves_what_its_workload_needs() {
     assert_eq!(limited(&format!("query --data {other} copy '{TOTAL}'")).exits(0), "6\n");
 }
 
-/// A counter that was answered 1, and according to its journal `answers` to transactions after that: a replay gives 2.
+/// Creates a counter that was answered 1, and whose journal has `answers` to the transactions after that. A replay
+/// gives 2.
 fn diverging(folder: &Folder, answers: &[&str]) {
     let transactions: Vec<_> =
         answers.iter().zip(2..).map(|(answer, number)| (format!("t{number}"), *answer)).collect();
     journalled(folder, &transactions);
 }
 
-/// A counter that was answered 1, and has these ids and answers in its journal after that.
+/// Creates a counter that was answered 1, and whose journal has these ids and answers after that.
 fn journalled(folder: &Folder, transactions: &[(String, &str)]) {
     folder.send("count", &guest("count.wat"), &[json!({"id": "t1", "text": "x"})]).exits(0);
     folder.with_directory(|directory, contents| {
@@ -349,7 +350,8 @@ fn journalled(folder: &Folder, transactions: &[(String, &str)]) {
     });
 }
 
-/// Earlier releases took any character: a client that repeats such an id would execute it again under another one.
+/// Earlier releases accepted any character. A client that repeats such an id must not execute it again under another
+/// one.
 #[test]
 fn an_id_that_would_be_none_today_is_answered_as_it_was_and_executed_by_nobody_else() {
     let folder = Folder::new();
@@ -402,7 +404,7 @@ fn verify_names_the_transaction_at_which_a_replay_diverges_and_proves_the_others
 fn verify_finds_a_state_that_diverged_behind_equal_answers() {
     let folder = Folder::new();
     folder.send("count", &guest("count.wat"), &[json!({"text": "x"})]).exits(0);
-    // The snapshot of a clean stop, with another count.
+    // The snapshot of a clean stop, with a different count.
     folder.with_directory(|directory, contents| {
         let found = contents.services.iter().find(|found| *found.name == *"count").expect("it is there");
         let (name, header) = (found.snapshots[0].file.clone(), found.snapshots[0].header.clone());
@@ -470,7 +472,7 @@ fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives()
     let again = json!({"id": "t2", "text": "x"});
     let more = json!({"text": "x"});
     let output = start().input(format!("{again}\n{more}\n")).output();
-    // What was told stays told.
+    // An answer that was given remains the same.
     assert_eq!(output.exits(0), "3\n3\n");
     folder.output("verify", &[]).exits(0);
 }
@@ -494,7 +496,7 @@ fn resume_says_if_another_divergence_follows() {
 fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
     let (here, there) = (Folder::new(), Folder::new());
     here.counter();
-    // An id of the year 2023 that tells its time.
+    // An id of the year 2023, which contains its time.
     let uuid = json!({"id": "018bcfe5-6800-7000-8000-000000000001", "json": {"add": 10}});
     assert_eq!(here.send("counter", &prebuilt("counter"), std::slice::from_ref(&uuid)).exits(0), "16\n");
     let file = here.path("counter.snapshot");
@@ -520,7 +522,7 @@ fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
     );
     there.output("query", &["--at", "1", "copy", TOTAL]).exits_with_one_line(2, &["'copy': name 5; lifeboat journal"]);
 
-    // It goes on with the next transaction; what the other may have done is not done again.
+    // The copy continues with the next transaction. It does not repeat what the original may have executed.
     let output =
         there.command("run", &["--service", "copy", "--envelope"]).input(format!("{uuid}\n{}\n", add(1))).output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
@@ -534,7 +536,7 @@ fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
     assert!(journal.iter().any(|record| record["sequence"] == 6), "{journal:?}");
     there.output("verify", &[]).exits(0);
 
-    // A new service beside others, and those are as they were.
+    // A restore creates a new service beside others and leaves those unchanged.
     here.command("restore", &["--name", "twin"]).arg(&file).output().exits(0);
     here.output("verify", &[]).exits(0);
     assert_eq!(here.output("query", &["twin", TOTAL]).exits(0), "16\n");
@@ -573,7 +575,7 @@ fn what_is_no_portable_snapshot_is_refused_before_anything_is_written() {
     let missing = other.command("restore", &["--name", "copy"]).arg(other.path("missing")).output();
     missing.exits_with_one_line(2, &["cannot open"]);
 
-    // A state that the workload does not take.
+    // A state that the workload does not accept.
     let broken = Folder::new();
     broken.send("broken", &guest("refuse-restore.wat"), &[json!({"text": "x"})]);
     let out = broken.command("snapshot", &["broken", "--out"]).arg(broken.path("out")).output();
@@ -587,7 +589,7 @@ fn what_is_no_portable_snapshot_is_refused_before_anything_is_written() {
 fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     let folder = Folder::new();
     folder.counter();
-    // Between the snapshots, the oldest of which is the state before all.
+    // The damage is between the snapshots, the oldest of which is the initial state.
     folder.damage(".segment", b"{\"add\":3}");
     let newest = folder.files().into_keys().rfind(|name| name.ends_with(".snapshot")).expect("one");
     std::fs::remove_file(folder.path("data").join(newest)).expect("removed");
@@ -623,7 +625,7 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     folder.command("restore", &["--name", "saved"]).arg(&file).output().exits(0);
     // The directory stays damaged.
     assert_eq!(folder.command("run", &["--service", "saved"]).input("{\"add\":1}\n").output().exits(1), "4\n");
-    // The damaged one is as it was.
+    // The damaged service is unchanged.
     assert!(folder.output("services", &[]).exits(1).contains("quarantined: records from "));
 }
 
@@ -648,7 +650,7 @@ fn a_snapshot_behind_lost_records_is_still_the_newest_state() {
 fn a_damaged_journal_is_a_finding_of_every_command_though_a_snapshot_holds_what_is_lost() {
     let folder = Folder::new();
     folder.counter();
-    // The frame with the first record, which both snapshots are newer than.
+    // The frame with the first record. Both snapshots are newer.
     folder.send("counter", &prebuilt("counter"), &[add(4)]).exits(0);
     let first = folder.files().into_keys().find(|name| name.ends_with(".segment")).expect("one");
     let path = folder.path("data").join(first);
@@ -718,7 +720,7 @@ fn a_service_whose_workload_is_damaged_or_missing_waits_until_it_is_given_again(
 
 // Directories that cannot be used.
 
-/// Every command, with arguments that would do.
+/// Every command, with arguments that would be valid.
 const COMMANDS: [&[&str]; 6] = [
     &["services"],
     &["journal", "counter"],
@@ -777,7 +779,7 @@ fn a_directory_of_a_newer_host_is_refused_and_said_so() {
     folder.counter();
     let segment = folder.path("data/0000000001.segment");
     let mut bytes = std::fs::read(&segment).expect("there");
-    // Of both copies of the header: the version, and then the hash that is to match.
+    // Both copies of the header: the version, and then the matching hash.
     for copy in [0, 4096] {
         bytes[copy + 8] = 2;
         let hash = blake3::hash(&bytes[copy..copy + 4064]);
@@ -833,7 +835,7 @@ fn a_directory_that_may_not_be_written_is_told_as_such() {
     std::fs::set_permissions(&lock, std::fs::Permissions::from_mode(0o444)).expect("changed");
     std::fs::set_permissions(&data, std::fs::Permissions::from_mode(0o555)).expect("changed");
     let output = folder.output("services", &[]);
-    // Root may all the same.
+    // Root may open it all the same.
     if std::fs::File::options().write(true).open(&lock).is_err() {
         output.exits_with_one_line(4, &["Permission denied"]);
     } else {
@@ -853,7 +855,8 @@ fn a_service_is_removed_only_if_that_is_meant_and_then_for_good() {
     folder.output("remove", &["counter", "--yes"]).exits_with_one_line(0, &["counter: removed"]);
     folder.output("remove", &["counter", "--yes"]).exits_with_one_line(2, &["there is no service 'counter'"]);
     assert!(!folder.files().keys().any(|file| file.starts_with("counter.")));
-    // Its workload is the other's as well; its name is free, and nothing of it comes back.
+    // The other service has the same workload, which stays. The name is free, and the new service has none of the old
+    // history.
     folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
     folder.send("counter", &prebuilt("counter"), &[add(5)]).exits(0);
     assert_eq!(folder.output("query", &["counter", TOTAL]).exits(0).trim(), "5");
@@ -871,7 +874,7 @@ fn what_an_older_catalog_lacks_is_reported_and_comes_back_with_the_right_one() {
     folder.counter();
     let file = folder.path("portable");
     folder.command("snapshot", &["counter", "--out"]).arg(&file).output().exits(0);
-    // All that it has is the snapshot that it is restored from.
+    // The copy has only the snapshot that it was restored from.
     folder.command("restore", &["--name", "copy"]).arg(&file).output().exits(0);
     let right = std::fs::read(&catalog).expect("readable");
     std::fs::write(&catalog, &old).expect("writable");
@@ -902,7 +905,7 @@ fn what_an_older_catalog_lacks_is_reported_and_comes_back_with_the_right_one() {
         folder.output(command, arguments).exits_with_one_line(1, &words);
     }
 
-    // Whatever is started meanwhile, none takes its place.
+    // Whatever is started meanwhile, no service takes its name.
     for _ in 0..2 {
         folder.send("other", &prebuilt("counter"), &[add(1)]).exits(0);
         let run = folder.send("counter", &prebuilt("counter"), &[add(100)]);

@@ -29,14 +29,14 @@ impl Rig {
         Self { folder, server: Some(server) }
     }
 
-    /// With the admin logged in.
+    /// Creates a rig with the admin logged in.
     fn logged_in() -> Self {
         let rig = Self::new();
         rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
         rig
     }
 
-    /// With the admin logged in, and a service.
+    /// Creates a rig with the admin logged in, and with a service.
     fn with_service(name: &str, workload: &str, options: &[&str]) -> Self {
         let rig = Self::logged_in();
         rig.client(["deploy", name]).arg(prebuilt(workload)).args(options).output().exits(0);
@@ -47,7 +47,7 @@ impl Rig {
         format!("http://{}", self.server.as_ref().expect("it serves").address)
     }
 
-    /// That of who is logged in.
+    /// Returns the token of the logged-in user.
     fn token(&self) -> String {
         let profile = std::fs::read_to_string(self.profile()).expect("readable");
         profile.split('"').find(|part| part.starts_with("lifeboat_")).expect("a token").to_owned()
@@ -57,7 +57,7 @@ impl Rig {
         self.folder.path().join("client/profile.toml")
     }
 
-    /// A command of the client that is logged in here.
+    /// Creates a client command for the logged-in user.
     fn client<'a>(&self, arguments: impl IntoIterator<Item = &'a str>) -> Lifeboat {
         lifeboat(arguments).env("LIFEBOAT_PROFILE", self.profile())
     }
@@ -67,7 +67,7 @@ impl Rig {
         login.input(format!("{password}\n")).output()
     }
 
-    /// A user beside the admin, with a profile of their own. Returns where it is.
+    /// Adds a user with a profile of their own. Returns the path of the profile.
     fn add_user(&self, name: &str) -> PathBuf {
         let add = self.client(["user", "add", name, "--password-stdin"]);
         add.input(format!("{PASSWORD}{name}\n")).output().exits(0);
@@ -78,13 +78,13 @@ impl Rig {
     }
 }
 
-/// Something between client and server that can be pointed to another server, and that can cut connections.
+/// A proxy between client and server. It can be redirected to another server, and can cut connections.
 struct Between {
     address: SocketAddr,
     server: Arc<Mutex<SocketAddr>>,
-    /// Bytes of answers after which the next connections are cut; further ones are not.
+    /// The numbers of bytes of answers after which the next connections are cut. Further connections are not cut.
     cuts: Arc<Mutex<VecDeque<usize>>>,
-    /// So many of the next connections are answered by a server that is starting.
+    /// The number of next connections that are answered like those of a starting server.
     starting: Arc<AtomicUsize>,
 }
 
@@ -99,7 +99,7 @@ impl Between {
         let between = Self { address, server, cuts: Arc::default(), starting: Arc::default() };
         let (server, cuts) = (Arc::clone(&between.server), Arc::clone(&between.cuts));
         let starting = Arc::clone(&between.starting);
-        // Ends with the process.
+        // The thread ends with the process.
         std::thread::spawn(move || {
             for client in listener.incoming().map_while(Result::ok) {
                 if starting.try_update(SeqCst, SeqCst, |left| left.checked_sub(1)).is_ok() {
@@ -126,14 +126,14 @@ impl Between {
         self.cuts.lock().expect("nobody panics").extend(answer_bytes);
     }
 
-    /// Lets everything through, to another server.
+    /// Forwards everything to another server.
     fn go_on(&self, server: SocketAddr) {
         *self.server.lock().expect("nobody panics") = server;
         self.cuts.lock().expect("nobody panics").clear();
     }
 }
 
-/// Answers a request as a server does that brings its services back.
+/// Answers a request like a server that is still recovering its services.
 fn say_that_it_starts(mut client: TcpStream) {
     let body =
         r#"{"type":"about:blank","title":"Service Unavailable","status":503,"code":"starting","detail":"starting"}"#;
@@ -151,8 +151,8 @@ fn say_that_it_starts(mut client: TcpStream) {
     while let Ok(1..) = client.read(&mut buffer) {}
 }
 
-/// Passes on so many bytes. What comes after is read and dropped: a connection that is closed before all of it is read
-/// takes away from the other end what that has not read yet.
+/// Forwards a number of bytes. The rest is read and discarded: if a connection is closed before everything was read,
+/// the other end loses what it has not read yet.
 fn pass(mut from: TcpStream, mut to: TcpStream, mut bytes_left: usize) {
     let mut buffer = [0; 4096];
     let mut is_open = true;
@@ -185,7 +185,7 @@ fn a_user_logs_in_is_known_and_logs_out() {
     rig.client(["whoami"]).output().exits_with_one_line(2, &["chmod 600"]);
     std::fs::set_permissions(rig.profile(), std::fs::Permissions::from_mode(0o600)).expect("ours");
 
-    // What the profile has, and what stands for it.
+    // The values in the profile, and the variables that override them.
     let token = rig.token();
     let by_variables = || {
         lifeboat(["whoami"])
@@ -194,7 +194,7 @@ fn a_user_logs_in_is_known_and_logs_out() {
             .env("LIFEBOAT_PROFILE", "/nowhere")
     };
     assert!(by_variables().output().exits(0).starts_with("admin (admin)"));
-    // The token of a profile is for the server of that profile.
+    // The token of a profile is only for the server of that profile.
     rig.client(["whoami"])
         .env("LIFEBOAT_SERVER", "http://127.0.0.1:1")
         .output()
@@ -259,7 +259,7 @@ fn a_transaction_that_is_interrupted_says_how_to_find_out_what_became_of_it() {
 #[test]
 fn a_server_that_is_not_there_is_told_with_its_own_exit_code() {
     let rig = Rig::with_service("bank", "counter", &[]);
-    // Its port is nobody's else, and refuses connections.
+    // The port belongs to no other program and refuses connections.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let url = format!("http://{}", socket.local_addr().expect("an address"));
@@ -290,7 +290,7 @@ async fn a_server_where_nobody_listens_yet_is_waited_for() {
     let rig = Rig::with_service("count", "counter", &[]);
     let server = rig.server.as_ref().expect("it serves").address;
     let token = rig.token();
-    // Has an address, and refuses connections until somebody listens there.
+    // The socket has an address, and refuses connections until it listens.
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.bind("127.0.0.1:0".parse().expect("an address")).expect("a free port");
     let url = format!("http://{}", socket.local_addr().expect("an address"));
@@ -332,7 +332,7 @@ fn who_follows_is_told_once_that_the_server_is_away_and_once_that_it_is_back() {
     for running in [&mut events, &mut usage] {
         assert!(running.line().is_some());
     }
-    // It ends as an operator ends it; connections are cut until it is back.
+    // It stops as an operator stops it. Connections are cut until it is back.
     assert_eq!(rig.server.take().expect("it serves").terminate(), Some(0));
     for running in [&mut events, &mut usage] {
         running.tells("lifeboat: waiting for the server: ");
@@ -436,7 +436,7 @@ fn every_command_tells_in_one_way_that_there_is_no_service() {
         let output = rig.client(command.iter().copied()).output();
         output.exits_with_one_line(2, &["there is no service 'nothing'; deploy one", "not_found"]);
     }
-    // As a whole, and not line by line.
+    // The batch is denied as a whole, and not line by line.
     let resume = rig.folder.path().join("resume");
     let batch = rig.client(["batch", "nothing", "-", "--resume"]).arg(&resume);
     let batch = batch.input("{\"json\":1}\n".repeat(1_000)).output();
@@ -467,7 +467,7 @@ fn a_batch_keeps_its_file_when_a_line_may_have_been_done() {
         let head = format!("HTTP/1.1 200 OK\r\nContent-Type: {content}\r\nContent-Length: {length}\r\n");
         stream.write_all(format!("{head}Connection: close\r\n\r\n{body}").as_bytes()).expect("it listens");
     };
-    // Whose token it is; then the batch, whose line was executed, and who knows whether that is kept.
+    // First the request for the token's user; then the batch, whose line was executed with an unknown outcome.
     let (who, _) = listener.accept().expect("it connects");
     request(&who, b"\r\n\r\n");
     let ada = r#"{"user":"ada","is_admin":false,"grants":{},"expires":"2026-03-01T12:00:00Z"}"#;
@@ -513,7 +513,7 @@ fn a_service_that_is_quarantined_is_told_as_such_with_reason_and_remedy() {
     let services = rig.client(["services"]).output();
     assert!(services.exits(1).contains("\ncount: quarantined: "), "{services:?}");
     assert!(services.exits(1).contains("lifeboat start"), "{services:?}");
-    // It does not run, and not because an operator said so.
+    // It does not run, but no operator stopped it.
     let stopped = rig.client(["stop", "count"]).output();
     assert!(stopped.exits(1).contains("quarantined"), "{stopped:?}");
 }
@@ -600,7 +600,7 @@ fn a_transaction_whose_answers_are_lost_is_executed_once() {
     assert_eq!((&repeated["json"], &repeated["is_repeated"]), (&json!(5), &json!(true)));
     assert_eq!(rig.client(["query", "count", "\"total\""]).output().exits(0), "5\n");
 
-    // More often than it tries.
+    // More cuts than attempts.
     between.cut(std::iter::repeat_n(0, 100));
     let output = rig.client(["tx", "count", "--id", "x y", "--attempts", "2", "{\"add\":1}"]).output();
     assert_eq!(output.exits(5), "");
@@ -620,7 +620,7 @@ fn events_go_on_over_broken_connections_and_starts_of_the_server() {
     let login = lifeboat(["login", "--user", "admin", "--password-stdin", "--server", &rig.url()]);
     login.env("LIFEBOAT_PROFILE", &direct).input(format!("{PASSWORD}\n")).output().exits(0);
     let fail_over = || lifeboat(["failover", "count"]).env("LIFEBOAT_PROFILE", &direct).output().exits(0).to_owned();
-    // Cut somewhere in the first event, and in what comes next.
+    // Cuts within the first event, and within the following ones.
     between.cut([300, 700]);
     let mut events = rig.client(["events", "--follow", "--json"]).start();
     let mut next = || -> Value {
@@ -636,7 +636,7 @@ fn events_go_on_over_broken_connections_and_starts_of_the_server() {
     rig.server.take().expect("it serves").kill();
     rig.server = Some(Serving::start(rig.folder.path()));
     between.go_on(rig.server.as_ref().expect("it serves").address);
-    // What happened before is not known to it.
+    // The server does not know what happened before.
     let gap = next();
     assert!(
         gap["text"].as_str().is_some_and(|text| text.starts_with("Gap: the server was started again at ")),
@@ -652,7 +652,7 @@ fn a_batch_survives_a_server_that_is_killed_in_the_middle_of_it() {
     const LINES: usize = 2_000;
     let mut rig = Rig::with_service("count", "counter", &[]);
     let server = rig.server.take().expect("it serves");
-    // Some answers of many get through, so that others are lost for transactions that were executed.
+    // Some of many answers get through. Others are lost although their transactions were executed.
     let between = Between::new(server.address);
     rig.log_in("admin", PASSWORD, &between.url()).exits(0);
     between.cut(std::iter::once(20_000).chain(std::iter::repeat_n(0, 100)));
@@ -802,7 +802,8 @@ fn a_batch_that_is_interrupted_says_where_and_how_to_go_on() {
         let again = rig.client(["batch", "count", "-", "--resume"]).arg(&resume);
         again.input("{\"json\":{\"add\":1}}\n".repeat(count)).output()
     };
-    // A shorter input than before is not the end of it: without the file, what was done would be done once more.
+    // A shorter input does not complete the file of the batch. Without the file, executed lines would be executed
+    // again.
     for (count, answers) in [(0, ""), (1, "5\n")] {
         let output = again(count);
         assert_eq!(output.exits(1), answers);
@@ -827,7 +828,7 @@ fn a_batch_takes_bodies_as_they_are_and_says_how_to_wrap_what_is_no_envelope() {
     let told = "line 1 is not an envelope: it has none of \"json\", \"text\" and \"base64\"; to send the line as a body, wrap \
                 it: {\"json\":{\"add\":1}}, or use lifeboat batch --bodies";
     assert!(cause.starts_with(told), "{cause}");
-    // Bytes that are no text, and bodies that JSON makes longer.
+    // Bytes that are not text, and bodies that become longer in JSON.
     let notes = rig.folder.path().join("bodies");
     std::fs::write(&notes, [&b"\xff\x00\n"[..], &[1; 100_000], b"\n"].concat()).expect("writable");
     let batch = rig.client(["batch", "count", "--bodies"]).arg(&notes).output();
@@ -852,14 +853,14 @@ fn a_batch_that_is_interrupted_twice_waits_for_no_answer() {
     let batch = lifeboat(["batch", "count", "-"]).env("LIFEBOAT_SERVER", url).env("LIFEBOAT_TOKEN", "lifeboat_token");
     let mut batch = batch.env("LIFEBOAT_PROFILE", "/nowhere").start();
     batch.send("{\"json\":\"a line\"}");
-    // A server that takes the line, and never answers.
+    // A server that accepts the line and never answers.
     let (mut server, _) = listener.accept().expect("it connects");
     let (mut request, mut buffer) = (Vec::new(), [0; 4096]);
     while !request.windows(6).any(|bytes| bytes == b"a line") {
         let count = server.read(&mut buffer).expect("it sends");
         request.extend_from_slice(&buffer[..count]);
     }
-    // Two signals of one kind could be taken for one.
+    // Two signals of the same kind could be merged into one.
     batch.signal("INT");
     batch.signal("TERM");
     assert_eq!(batch.line(), None, "it ends at once");
@@ -915,7 +916,7 @@ fn a_server_is_believed_with_a_certificate_of_ones_own() {
     let log_in = || client(&["login", "--server", &url, "--user", "admin", "--password-stdin"]).input(PASSWORD);
     log_in().output().exits_with_one_line(5, &["cannot reach https://", "--ca FILE"]);
     log_in().arg("--ca").arg(&key).output().exits_with_one_line(2, &["server.key", "certificate"]);
-    // Not as one that may have been done.
+    // The error is not one of a request that may have been executed.
     let plain = format!("http://{}", server.address);
     let log_in_plain = client(&["login", "--server", &plain, "--user", "admin", "--password-stdin"]).input(PASSWORD);
     let output = log_in_plain.output();
@@ -929,7 +930,7 @@ fn a_server_is_believed_with_a_certificate_of_ones_own() {
     let http = client(&["login", "--server", "http://127.0.0.1:1", "--user", "admin", "--password-stdin"]);
     http.arg("--ca").arg(&certificate).input(PASSWORD).output().exits_with_one_line(2, &["--ca", "https://"]);
 
-    // The variable stands for the option, and for what the profile has.
+    // The variable replaces the option, and overrides the profile.
     client(&["whoami"]).env("LIFEBOAT_CA", "/nowhere.pem").output().exits_with_one_line(2, &["/nowhere.pem"]);
     std::fs::remove_file(&profile).expect("it is there");
     log_in().env("LIFEBOAT_CA", &certificate).output().exits(0);

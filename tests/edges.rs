@@ -1,7 +1,7 @@
-//! Transactions just within a limit: what is `ok` live is `ok` whenever it is brought back.
+//! Transactions just within a limit: what is `ok` live must be `ok` after every kind of recovery.
 //!
-//! The guest goes as near to a limit as its body says; how near it may is found by trying. What was acknowledged there
-//! is then proven, recovered, queried and exported from a directory whose host was killed.
+//! The guest goes as near to a limit as its body says; the test finds the nearest by trial. It then kills the host. The
+//! acknowledged transactions are proven, recovered, queried and exported from its directory.
 
 use crate::rig::{MIB, Rig, guest_bytes, name};
 use crate::world::WORLD;
@@ -38,7 +38,7 @@ fn contents(storage: &SimulatedStorage) -> Contents {
     Locked::open_read_only(Arc::new(storage.clone())).and_then(|locked| locked.read(None)).expect("readable")
 }
 
-/// A host that goes on with the directory in `storage`.
+/// Starts a host with the directory in `storage`.
 async fn start(storage: &SimulatedStorage) -> Rig {
     let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
     let (directory, contents) = locked.open_journal(&DataOptions::default()).expect("opens");
@@ -66,17 +66,17 @@ async fn is_ok(rig: &Rig, body: &str) -> bool {
     matches!(reply.answer, Answer::Ok(_))
 }
 
-/// The largest number that is `ok` after `letter`, of those up to `most`.
+/// Returns the largest number up to `most` that is `ok` after `letter`.
 async fn edge(rig: &Rig, letter: char, most: u32) -> u32 {
     let tried = |number: u32| async move {
-        // What was taken of memory and tables before does not count.
+        // Memory and table entries that were taken before must not count.
         if ['m', 't'].contains(&letter) {
             rig.snapshot(SERVICE).await;
         }
         is_ok(rig, &format!("{letter}{number}")).await
     };
     let (mut good, mut bad) = (0, most + 1);
-    // Most limits are where they are said to be, or close by.
+    // Most limits are at their documented value, or close to it.
     let mut step = 1;
     while bad > good + 1 {
         let number = bad.saturating_sub(step).max(good + 1);
@@ -94,7 +94,7 @@ async fn edge(rig: &Rig, letter: char, most: u32) -> u32 {
     good
 }
 
-/// Does what is just within a limit, kills the host, and brings it back in every way there is.
+/// Runs transactions just within a limit, kills the host, and recovers its state in every possible way.
 async fn survives(edges: &[(char, u32)]) {
     let storage = SimulatedStorage::new(1);
     let rig = start(&storage).await;

@@ -1,5 +1,5 @@
-//! Room and descriptors that run out, and come back: what has no room is refused, all goes on without a restart, and what
-//! was acknowledged is kept.
+//! Room and file descriptors that run out and become available again. Requests without room are refused, everything
+//! continues without a restart, and acknowledged transactions are retained.
 
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
@@ -20,25 +20,25 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-/// Descriptors of the server: fewer than the idle connections that it is given.
+/// The number of file descriptors of the server: fewer than the idle connections to it.
 const DESCRIPTORS: u32 = 96;
 
-/// Idle connections.
+/// The number of idle connections.
 const IDLE: usize = 160;
 
-/// Transactions, each with a long body: more than a segment holds.
+/// The number of transactions, each with a long body: more than a segment holds.
 const TRANSACTIONS: usize = 24;
 
-/// A record so long that a segment has room for two.
+/// The length of a record of which a segment holds only two.
 const FILLER_BYTES: usize = 6_000_000;
 
-/// How long the end of a host is waited for: longer than its records are held.
+/// The longest wait for the end of a host: longer than it holds its records.
 const STOPPED_MAX: Duration = Duration::from_secs(30);
 
-/// How long a connection is waited for that the kernel may not take.
+/// The longest wait for a connection that the kernel may not accept.
 const CONNECT_MAX: Duration = Duration::from_millis(500);
 
-/// A body of which a segment holds few.
+/// Returns a body of which a segment holds few.
 fn long_body() -> String {
     "x".repeat(1_000_000)
 }
@@ -67,7 +67,7 @@ async fn a_full_disk_denies_and_room_that_comes_back_is_enough() {
     assert_eq!((ready.status, ready.code().as_str()), (503, "storage"));
     let metrics = site.get("/metrics", &admin).await;
     assert!(metrics.text().contains("lifeboat_journal_stalled 1"), "{}", metrics.text());
-    // What changes nothing goes on.
+    // Requests that change nothing continue.
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), answered.to_string());
 
     storage.mend(Operation::Create);
@@ -107,7 +107,7 @@ async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
     assert_eq!((done.status, snapshots()), (200, before + 1), "{done:?}");
     assert_eq!(done.json()["vm"]["snapshot_sequence"], 1);
 
-    // The catalog takes no change: what is to be removed runs on.
+    // The catalog accepts no change, so a service that is to be removed continues to run.
     let host = site.server.host();
     storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
     let bank = Name::new("bank").expect("a name");
@@ -116,15 +116,15 @@ async fn an_order_says_that_it_is_done_once_it_is_on_the_disk() {
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
     storage.mend(Operation::Write);
     assert_eq!(site.transact(&admin, "bank", "2", "x").await.text(), "2");
-    // The catalog goes on as well: for who logs in, and who removes.
+    // The catalog continues as well, for log-ins and removals.
     let admin = site.log_in("admin").await;
     assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
     assert!(!host.has_service(&bank));
     assert_eq!(snapshots(), 0);
 }
 
-/// Fills the journal by what is not for services while the disk takes no segment, and has a transaction of `bank` wait for
-/// room: it was executed when that was not known yet. Returns its answer.
+/// Fills the journal with records that do not belong to services while the disk accepts no new segment. Then has a
+/// transaction of `bank` wait for room: it was executed before the shortage was known. Returns its answer.
 async fn hold_a_transaction(storage: &SimulatedStorage, site: &Site, admin: &str) -> Answered {
     storage.break_down(Operation::Create, io::ErrorKind::StorageFull);
     let held = storage.hold_writes();
@@ -171,7 +171,7 @@ async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest
     let denied = site.transact(&admin, "shop", "1", "x").await;
     assert_eq!((denied.status, denied.code().as_str(), denied.header("lifeboat-outcome")), (503, "storage", "denied"));
 
-    // What needs no room is done, the rest is denied.
+    // Requests that need no room are carried out; the others are denied.
     assert_eq!(site.get("/v1/services", &admin).await.status, 200);
     assert_eq!(site.get("/v1/services/bank", &admin).await.json()["vm"]["sequence"], 2);
     for (refused, words) in [
@@ -196,7 +196,7 @@ async fn while_the_journal_has_no_room_answers_and_orders_are_bounded_and_honest
     site.stop().await;
 }
 
-/// Without a byte left, one can log in, look, stop and remove; and what a removal gives back is the room that was missing.
+/// Without a free byte, an operator can log in, read, stop and remove. A removal releases the room that was missing.
 #[tokio::test(flavor = "multi_thread")]
 async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -206,7 +206,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
     for service in ["bank", "shop", "mill"] {
         site.deploy(&admin, service, "count.wat", "size=small").await;
     }
-    // Over the end of a segment, which has nothing of others then.
+    // The records pass the end of a segment, which then contains no records of others.
     let segments = || {
         let names = storage.list().expect("the power is on");
         names.iter().filter(|name| name.ends_with(".segment")).count()
@@ -231,7 +231,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
     assert_eq!(site.post("/v1/services/shop/stop", &admin, "").await.json()["state"], "stopped");
     let refused = site.post("/v1/services/shop/start", &admin, "").await;
     assert_eq!((refused.status, refused.code().as_str()), (503, "storage"), "{refused:?}");
-    // The others need so little that it is relocated.
+    // The other services need so little that it is relocated.
     assert_eq!(site.delete("/v1/services/bank", &admin).await.status, 204);
     until(|| async { site.get("/readyz", "").await.status == 200 }).await;
     assert!(segments() < 3);
@@ -242,7 +242,7 @@ async fn on_a_full_disk_an_operator_looks_and_removes_and_that_makes_room() {
     site.stop().await;
 }
 
-/// Log-ins have taken every free page of the catalog, and the disk has no byte.
+/// Log-ins have taken every free page of the catalog, and the disk has no free byte.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_catalog_that_users_filled_by_logging_in_lets_an_admin_in_and_removes() {
     let folder = tempfile::tempdir().expect("a folder");
@@ -253,7 +253,7 @@ async fn a_catalog_that_users_filled_by_logging_in_lets_an_admin_in_and_removes(
     site.deploy(&admin, "shop", "count.wat", "size=small").await;
     let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
     storage.limit_space(storage.taken_bytes());
-    // What a log-in writes, without its hashing.
+    // A log-in's writes, without the hashing of its password.
     let host = site.server.host();
     let catalog = host.data().expect("it is durable").catalog();
     let token = TokenEntry { user: Name::new("ada").expect("a name"), issued: Timestamp(1), expires: Timestamp(2) };
@@ -302,7 +302,7 @@ async fn an_order_that_the_disk_may_have_or_not_says_so() {
     site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
     site.deploy(&admin, "bank", "count.wat", "size=small").await;
     assert_eq!(site.transact(&admin, "bank", "1", "x").await.status, 200);
-    // The sync after the write by which a change of the catalog counts.
+    // The sync after the write that makes a change of the catalog effective.
     let fault = storage.fail_in(CATALOG_FILE, Operation::SyncData, 2);
     let removed = site.delete("/v1/services/bank", &admin).await;
     assert!(fault.has_fired());
@@ -311,7 +311,7 @@ async fn an_order_that_the_disk_may_have_or_not_says_so() {
     assert!(removed.text().contains("start the host again"), "{}", removed.text());
     let denied = site.transact(&admin, "bank", "2", "x").await;
     assert_eq!((denied.status, denied.code().as_str()), (503, "quarantined"), "{denied:?}");
-    // The catalog takes nothing any more, so nothing brings it back.
+    // The catalog accepts no more changes, so nothing starts the service again.
     for again in [
         site.post("/v1/services/bank/start", &admin, "").await,
         site.post("/v1/services/bank/stop", &admin, "").await,
@@ -329,7 +329,7 @@ async fn idle_connections_that_take_all_descriptors_end_no_journal() {
     set_up(folder.path());
     let serving = Serving::start_with_descriptors(folder.path(), DESCRIPTORS);
     let address = serving.address;
-    // A connection that is there before the others.
+    // A connection that exists before the others.
     let mut wire = Wire::open(address).await;
     while wire.request("GET", "/readyz", "", "", "").await.expect("answered").0 != 200 {}
     let login = json!({"user": "admin", "password": PASSWORD}).to_string();
@@ -342,13 +342,13 @@ async fn idle_connections_that_take_all_descriptors_end_no_journal() {
 
     let mut idle = Vec::new();
     while idle.len() < IDLE {
-        // Those beyond the limit wait in the kernel, as far as it takes them.
+        // Connections beyond the limit wait in the kernel, as far as it accepts them.
         let Ok(Ok(connection)) = tokio::time::timeout(CONNECT_MAX, TcpStream::connect(address)).await else { break };
         idle.push(connection);
     }
     assert!(idle.len() > DESCRIPTORS as usize, "{} connections", idle.len());
     let (mut acknowledged, mut denied) = (0, 0);
-    // Over the ends of two segments.
+    // These transactions pass the ends of two segments.
     while acknowledged < TRANSACTIONS {
         let id = format!("t{acknowledged}");
         match wire.request("POST", "/v1/services/bank/transactions", token, &id, &long_body()).await {
@@ -362,10 +362,10 @@ async fn idle_connections_that_take_all_descriptors_end_no_journal() {
                 }
             }
             Ok(other) => panic!("{other:?}"),
-            // Answered before the whole of it was read.
+            // The request was answered before all of it was read.
             Err(_) => wire = Wire::open(address).await,
         }
-        // Once, or not at all if connections leave the journal its descriptors.
+        // This happens once, or not at all if connections leave the journal its descriptors.
         assert!(denied < 2, "it does not go on");
     }
     serving.kill();
@@ -378,7 +378,7 @@ async fn idle_connections_that_take_all_descriptors_end_no_journal() {
     assert_eq!(serving.terminate(), Some(0));
 }
 
-/// A connection, and no other behind the caller's back.
+/// A connection that never reconnects without the caller's knowledge.
 struct Wire(BufReader<TcpStream>);
 
 impl Wire {
@@ -386,7 +386,7 @@ impl Wire {
         Self(BufReader::new(TcpStream::connect(address).await.expect("connected")))
     }
 
-    /// Sends a request, and returns status and body of its answer.
+    /// Sends a request, and returns the status and the body of its answer.
     async fn request(
         &mut self,
         method: &str,

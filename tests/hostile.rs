@@ -1,5 +1,5 @@
-//! Guests that misbehave: the host survives, the cause is named, the neighbour goes on, and nothing that was
-//! acknowledged is lost.
+//! Guests that misbehave. The host survives and names the cause, another service continues, and no acknowledged
+//! transaction is lost.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
 use lifeboat_api::event::Event;
@@ -15,7 +15,7 @@ fn roomy() -> Vec<Arc<Size>> {
     vec![size("s", 20_000_000, 8 * MIB), size("m", 20_000_000, 16 * MIB)]
 }
 
-/// Counts to three, sends `boom`, and counts on; beside a neighbour that counts all the while. Returns the cause.
+/// Counts to three, sends `boom`, and counts on, beside another service that counts meanwhile. Returns the cause.
 async fn boom(rig: &Rig, guest: &str) -> String {
     rig.start("hostile", guest, &roomy()).await;
     rig.start("neighbour", "count.wat", &roomy()).await;
@@ -134,7 +134,8 @@ async fn a_query_that_traps_is_rolled_back() {
     assert_eq!(rig.status("hostile").await.sequence.0, 2, "queries take no place in the history");
 }
 
-/// A guest whose state cannot be moved still serves, fails over on its tank by replay, and says why.
+/// Checks that a guest whose state cannot be exported or restored still serves, fails over on its tank by replay, and
+/// has `why` as its reason.
 async fn unmovable(guest: &str, why: &str) {
     let rig = Rig::with(|config| config.maintenance_fuel = 50_000_000);
     rig.start("hostile", guest, &[size("s", 40_000, 8 * MIB)]).await;
@@ -196,7 +197,7 @@ async fn a_restore_that_says_ok_and_forgets_is_taken_at_its_word() {
     for _ in 0..3 {
         rig.send("hostile", "x").await.expect("counts");
     }
-    // Exported state is what the guest's author says it is: a bug in `restore` is not the host's to see here.
+    // The guest's author decides what the exported state is: the host cannot detect a bug in `restore` here.
     rig.snapshot("hostile").await;
     assert_eq!(ok(&rig.send("hostile", "x").await), "1");
 }
@@ -229,7 +230,7 @@ async fn spinners_on_every_thread_do_not_stop_a_neighbour() {
     assert!(spun.iter().all(|result| cause(result).starts_with("cpu: ")));
 }
 
-/// Loads, compiles, starts and uses what the loader takes of a damaged guest. Returns whether it got that far.
+/// Loads, compiles, starts and uses a damaged guest, as far as the loader accepts it. Returns whether it did.
 async fn survives(bytes: &[u8]) -> bool {
     let Ok(workload) = load("mutant", bytes, &LoadLimits::default()) else { return false };
     let rig = Rig::with(|config| {
@@ -255,12 +256,12 @@ async fn survives(bytes: &[u8]) -> bool {
 proptest! {
     #![proptest_config(ProptestConfig { cases: 192, failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// The loader's own tests mutate what it reads; here the host runs what slips through.
+    /// The loader's own tests mutate its input; here the host runs mutants that the loader accepts.
     #[test]
     fn damaged_guests_never_panic_the_host(flips in prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime");
         let mut bytes = wat::parse_bytes(&guest_bytes("panic-execute.wat")).expect("valid text").into_owned();
-        // Past the header, so that most mutants are still modules.
+        // Only bytes after the header are damaged, so that most mutants are still modules.
         for (index, byte) in flips {
             let length = bytes.len() - 8;
             bytes[8 + index.index(length)] = byte;

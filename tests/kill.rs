@@ -1,7 +1,8 @@
-//! `kill -9` at random points: the client of a durable ledger notes every answer that it sees, and sends again what had
-//! none. Nothing that it saw may be lost, nothing may be done twice, and the money must be all there.
+//! `kill -9` at random points. The client of a durable ledger records every answer that it sees, and repeats
+//! transactions without one. No answer that it saw may be lost, nothing may be executed twice, and the total of the
+//! money must be right.
 //!
-//! `LIFEBOAT_KILLS=10000 cargo test --release kill` goes on for a night.
+//! `LIFEBOAT_KILLS=10000 cargo test --release kill` runs for a night.
 
 use crate::util::{Running, lifeboat, prebuilt};
 use serde_json::{Value, json};
@@ -9,25 +10,25 @@ use std::collections::BTreeMap;
 use std::io::{self, Write};
 use std::path::Path;
 
-/// How often the host is killed, unless the environment says otherwise.
+/// The default number of kills.
 const KILLS: u64 = 200;
 
-/// Kills of the hosts of one directory. A night has many: a history that grows makes every start slower, and each has a seed
-/// of its own.
+/// The number of kills of the hosts of one directory. A long run uses several directories: a growing history makes
+/// every start slower, and each directory has a seed of its own.
 const KILLS_PER_DIRECTORY: u64 = 500;
 
-/// Requests that are sent at once: they fit into a pipe, so that sending never waits.
+/// The number of requests that are sent at once. They fit into a pipe, so that sending never blocks.
 const BATCH: u64 = 120;
 
 const ACCOUNTS: u64 = 20;
 
-/// What each account is opened with: enough for every transfer.
+/// The opening balance of each account. It is enough for every transfer.
 const BALANCE: u64 = 1_000_000_000;
 
-/// What the client knows.
+/// The state of the client.
 #[derive(Default)]
 struct Client {
-    /// Transactions by their number, which is their id.
+    /// The transactions by number, which is also their id.
     bodies: Vec<Value>,
     /// The answers that were seen.
     seen: BTreeMap<u64, String>,
@@ -35,14 +36,14 @@ struct Client {
 }
 
 impl Client {
-    /// A number below `bound`.
+    /// Returns a random number below `bound`.
     fn random(&mut self, bound: u64) -> u64 {
-        // Knuth's MMIX generator, of which the upper bits are good.
+        // Knuth's MMIX generator; only its upper bits are sufficiently random.
         self.random = self.random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (self.random >> 33) % bound
     }
 
-    /// Thinks of some more transactions.
+    /// Generates some more transactions.
     fn think(&mut self, count: u64) {
         for _ in 0..count {
             let number = self.bodies.len() as u64;
@@ -65,7 +66,7 @@ impl Client {
         }
     }
 
-    /// Notes an answer. One that was seen before must be the same.
+    /// Records an answer. A repeated answer must be the same.
     fn note(&mut self, line: &[u8]) -> Result<(), String> {
         let text = String::from_utf8_lossy(line).into_owned();
         let reply: Value = serde_json::from_str(&text).map_err(|error| format!("{text}: {error}"))?;
@@ -85,7 +86,7 @@ impl Client {
         (0..self.bodies.len() as u64).filter(|number| !self.seen.contains_key(number)).collect()
     }
 
-    /// The balances, if each transfer was made once.
+    /// Returns the balances, if each transfer was executed once.
     fn balances(&self) -> BTreeMap<String, i128> {
         let mut balances = BTreeMap::new();
         for body in &self.bodies {
@@ -113,7 +114,7 @@ fn start(directory: &Path, sabotage: bool) -> Running {
     run.arg(prebuilt("ledger")).start()
 }
 
-/// Kills a host so many times, and says what was lost or doubled, if anything was.
+/// Kills a host `kills` times, and returns an error that names what was lost or doubled.
 fn drive(kills: u64, seed: u64, sabotage: bool) -> Result<(), String> {
     let folder = tempfile::tempdir().expect("a folder");
     let directory = folder.path().join("data");
@@ -130,12 +131,12 @@ fn drive(kills: u64, seed: u64, sabotage: bool) -> Result<(), String> {
             let Some(line) = run.line() else { break };
             client.note(&line).map_err(|error| format!("after {kill} kills: {error}"))?;
         }
-        // What it had told until then counts, whether we have read it yet or not.
+        // What it wrote until then counts, whether or not the client has read it yet.
         for line in run.kill() {
             client.note(&line).map_err(|error| format!("after {kill} kills: {error}"))?;
         }
     }
-    // Everything once more: each answer must be the one that was seen.
+    // Sends everything once more: each answer must be the one that was seen.
     let mut run = start(&directory, sabotage);
     let all = client.bodies.len() as u64;
     for first in (0..all).step_by(BATCH as usize) {
@@ -170,7 +171,7 @@ fn kill_9_loses_nothing_and_doubles_nothing() {
         let kills = KILLS_PER_DIRECTORY.min(kills - run * KILLS_PER_DIRECTORY);
         drive(kills, 7 + run, false).unwrap_or_else(|error| panic!("with seed {}: {error}", 7 + run));
         if runs > 1 {
-            // It takes an hour; who runs it with --nocapture sees how far it is.
+            // This takes an hour. A run with --nocapture shows the progress.
             let _ = writeln!(io::stdout(), "{kills} kills with seed {}: nothing lost, nothing doubled", 7 + run);
         }
     }

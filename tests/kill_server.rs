@@ -1,6 +1,6 @@
-//! `kill -9` of a server with sixteen clients over HTTP: every transaction whose answer was seen is there, once.
+//! `kill -9` of a server with sixteen clients over HTTP. Every transaction whose answer was seen must be there once.
 //!
-//! `LIFEBOAT_KILLS=1000` makes it a matter of minutes.
+//! `LIFEBOAT_KILLS=1000` runs for some minutes.
 
 use crate::rig::guest_bytes;
 use crate::serving::{PASSWORD, Serving, set_up};
@@ -14,20 +14,20 @@ use std::time::Duration;
 
 const CLIENTS: usize = 16;
 
-/// Kills, unless the environment says otherwise.
+/// The default number of kills.
 const KILLS: usize = 8;
 
-/// Transactions between two kills.
+/// The number of transactions between two kills.
 const TRANSACTIONS: usize = 400;
 
-/// Fuel of each VM: a failover every few hundred transactions.
+/// The fuel of each VM: a failover every few hundred transactions.
 const FUEL: u64 = 2_000_000;
 
-/// What a client makes of an answer.
+/// The client's view of an answer.
 enum Seen {
-    /// The count after it.
+    /// The count after the transaction.
     Answered(u64),
-    /// It is not known whether it was executed.
+    /// The outcome of the transaction is unknown.
     Unknown,
 }
 
@@ -37,7 +37,7 @@ async fn nothing_is_lost_or_doubled_over_the_network() {
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().expect("a folder");
     set_up(folder.path());
-    // Connections of a server that was killed are of no use to the next.
+    // Connections of a killed server are of no use for the next one.
     let client = reqwest::Client::builder().no_proxy().pool_max_idle_per_host(CLIENTS).build().expect("a client");
     let mut token = String::new();
     let mut answered: BTreeMap<String, u64> = BTreeMap::new();
@@ -53,7 +53,8 @@ async fn nothing_is_lost_or_doubled_over_the_network() {
             let deploy = deploy.bearer_auth(&token).body(guest_bytes("work.wat"));
             assert_eq!(deploy.send().await.expect("answered").status(), 201);
         }
-        // What is not known is asked for first, then sent again; some answers that are known as well.
+        // Transactions with unknown outcomes are looked up first and then sent again. Some with known answers are
+        // repeated as well.
         let mut ids: Vec<String> = std::mem::take(&mut unknown);
         ids.extend(answered.keys().step_by(97).cloned());
         let is_last = round == kills;
@@ -101,7 +102,7 @@ async fn nothing_is_lost_or_doubled_over_the_network() {
     crate::util::lifeboat(["verify", "--data"]).arg(data).output().exits(0);
 }
 
-/// Sends a transaction, or asks for its answer if that may be known.
+/// Sends a transaction, or looks up its answer if there may be one.
 async fn transact(client: &reqwest::Client, address: SocketAddr, token: &str, id: &str) -> (Seen, bool) {
     let request = client
         .post(format!("http://{address}/v1/services/bank/transactions"))
@@ -110,7 +111,7 @@ async fn transact(client: &reqwest::Client, address: SocketAddr, token: &str, id
         .body("2000");
     let Ok(response) = request.send().await else { return (Seen::Unknown, false) };
     let status = response.status().as_u16();
-    // No other failure of the server than that it is on its way down, or not there yet.
+    // The only failure allowed is that the server is stopping or not available yet.
     assert!(status == 200 || status == 503, "{status} for '{id}'");
     let has_failed_over = response.headers().contains_key("lifeboat-failover");
     let Ok(body) = response.text().await else { return (Seen::Unknown, has_failed_over) };

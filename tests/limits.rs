@@ -1,7 +1,8 @@
-//! docs/limits.md against the constants: what a row says of a constant is the value in the sources.
+//! docs/limits.md against the constants: a row must state the value that a constant has in the sources.
 //!
-//! Most constants are private to their crates, so their declarations are read and evaluated: numbers, durations, and what is
-//! calculated of others. A row must show each value that it names, in one of the ways in which a person would write it.
+//! Most constants are private to their crates. The test therefore reads their declarations and evaluates them: numbers,
+//! durations, and expressions with other constants. A row must show the value of each constant that it names, in one of
+//! the usual notations.
 
 use crate::util::root;
 use std::collections::BTreeMap;
@@ -9,10 +10,10 @@ use std::fmt;
 use std::path::Path;
 use std::time::Duration;
 
-/// Constants whose value is no number: what they are is said in words.
+/// The constants that are not numbers. Their rows describe them in words.
 const IN_WORDS: [&str; 1] = ["FEATURES"];
 
-/// What makes a number another value.
+/// The suffixes that turn a number into another value.
 const UNITS: [&str; 11] = ["KiB", "MiB", "GiB", "ns", "us", "ms", "s", "min", "minutes", "h", "hour"];
 
 #[derive(Debug, Clone, PartialEq)]
@@ -20,11 +21,11 @@ enum Value {
     Number(u128),
     Time(Duration),
     Percent(u128),
-    /// Of an array, or the fields of a struct.
+    /// The elements of an array, or the fields of a struct.
     Several(Vec<Value>),
 }
 
-/// A declaration: where it is, and its expression.
+/// A declaration: its file and its expression.
 #[derive(Debug, Clone)]
 struct Declared {
     file: String,
@@ -45,7 +46,7 @@ fn declared(folder: &Path, constants: &mut Constants) {
                 let is_constant = name.chars().all(|it| it.is_ascii_uppercase() || it.is_ascii_digit() || it == '_');
                 let Some((kind, rest)) = rest.split_once(" =") else { continue };
                 let Some((expression, _)) = rest.split_once(';') else { continue };
-                // The length of an array stands behind a semicolon as well.
+                // The length of an array follows a semicolon as well.
                 if is_constant && !name.is_empty() && !kind.contains('\n') {
                     let file = path.display().to_string();
                     constants
@@ -69,7 +70,7 @@ fn constants() -> Constants {
     constants
 }
 
-/// Evaluates the expression of a declaration.
+/// The evaluation of a declaration's expression.
 struct Evaluation<'a> {
     constants: &'a Constants,
     file: &'a str,
@@ -101,7 +102,7 @@ impl<'a> Evaluation<'a> {
         word
     }
 
-    /// `a + b`, `a - b`, `a << b`: none of our constants needs an order among them.
+    /// Evaluates `a + b`, `a - b`, `a << b`. None of our constants needs precedence among them.
     fn sum(&mut self) -> Option<Value> {
         let mut value = self.product()?;
         loop {
@@ -174,7 +175,7 @@ impl<'a> Evaluation<'a> {
             let mut values = Vec::new();
             while !self.take("}") {
                 if self.take("..") {
-                    // What it has of another constant is stated there.
+                    // A field taken from another constant is stated in the row of that constant.
                     self.sum()?;
                 } else {
                     let _field = self.word();
@@ -184,7 +185,7 @@ impl<'a> Evaluation<'a> {
             }
             return Some(Value::Several(values));
         }
-        // The one in the same file is meant, else any.
+        // A constant of the same file has priority over others of the same name.
         let others = self.constants.get(last)?;
         let declared = others.iter().find(|other| other.file == self.file).or(others.first())?;
         Evaluation::of(self.constants, declared)
@@ -198,7 +199,7 @@ fn both(a: Value, b: Value, apply: fn(u128, u128) -> u128) -> Option<Value> {
     }
 }
 
-/// The ways to write a value.
+/// The notations of a value.
 impl Value {
     fn ways(&self) -> Vec<String> {
         match self {
@@ -213,7 +214,7 @@ impl Value {
                 }
                 let words = ["no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten"];
                 ways.extend(usize::try_from(*number).ok().and_then(|it| words.get(it)).map(|&it| it.to_owned()));
-                // What a share is a divisor of.
+                // A share, by its divisor.
                 let shares = ["", "", "half", "third", "quarter", "fifth", "sixth", "seventh", "eighth"];
                 ways.extend(usize::try_from(*number).ok().and_then(|it| shares.get(it)).map(|&it| it.to_owned()));
                 ways.retain(|way| !way.is_empty());
@@ -246,7 +247,7 @@ impl Value {
         }
     }
 
-    /// Whether `row` shows it: all of its parts, if it has some.
+    /// Returns whether `row` shows the value, or all of its parts.
     fn is_in(&self, row: &str) -> bool {
         match self {
             Self::Several(values) => values.iter().all(|value| value.is_in(row)),
@@ -255,8 +256,8 @@ impl Value {
     }
 }
 
-/// Whether `text` contains `word`, not as a part of a longer number or word; if it is a number, not as one of a unit of its
-/// own.
+/// Returns whether `text` contains `word`, but not as part of a longer number or word. A number must not have a unit of
+/// its own.
 fn has_word(text: &str, word: &str, is_number: bool) -> bool {
     text.match_indices(word).any(|(at, _)| {
         let (before, after) = (&text[..at], &text[at + word.len()..]);
@@ -285,7 +286,7 @@ fn grouped(number: u128) -> String {
     text
 }
 
-/// What is wrong with a row.
+/// An error of a row.
 #[derive(Debug)]
 struct Wrong<'a> {
     name: &'a str,
@@ -299,26 +300,26 @@ impl fmt::Display for Wrong<'_> {
     }
 }
 
-/// Whether a row names this file, such as `service/misses.rs` or `journal/src/commit.rs`.
+/// Returns whether a row names this file, such as `service/misses.rs` or `journal/src/commit.rs`.
 fn names_file(row: &str, file: &str) -> bool {
     let mut names = row.split('`').skip(1).step_by(2).filter(|name| name.ends_with(".rs"));
     names.any(|name| file.ends_with(&format!("/{name}")))
 }
 
-/// The constants whose values a row states: those that stand before the values.
+/// Returns the constants whose values a row states. They precede the values.
 fn stated(row: &str) -> impl Iterator<Item = &str> {
     let values = row.trim_end_matches([' ', '|']).rfind(" | ").unwrap_or(row.len());
     named(&row[..values])
 }
 
-/// The constants that a row names.
+/// Returns the constants that a row names.
 fn named(row: &str) -> impl Iterator<Item = &str> {
     row.split('`').skip(1).step_by(2).filter(|name| {
         name.len() > 3 && name.chars().all(|it| it.is_ascii_uppercase() || it.is_ascii_digit() || it == '_')
     })
 }
 
-/// Checks the rows of a list. A constant that stands among the values of a row is another's, if another states it.
+/// Checks the rows of a list. A constant among the values of one row may have a row of its own that states it.
 fn check<'a>(constants: &Constants, rows: &[&'a str]) -> Vec<Wrong<'a>> {
     let is_stated = |name: &str| rows.iter().any(|row| stated(row).any(|stated| stated == name));
     let mut wrong = Vec::new();
@@ -340,7 +341,7 @@ fn check_row<'a>(
             wrong.push(Wrong { name, why: "is in no source".into(), row });
             continue;
         };
-        // Some names are those of several constants: a row says of which file.
+        // Several constants may have the same name. The row then names the file.
         let of_row: Vec<_> = all.iter().filter(|declared| names_file(row, &declared.file)).collect();
         let meant = if of_row.is_empty() { all.iter().collect() } else { of_row };
         let mut values: Vec<_> = meant.iter().filter_map(|declared| Evaluation::of(constants, declared)).collect();

@@ -1,36 +1,37 @@
-//! End-to-end tests, one binary. Which test goes where:
+//! End-to-end tests, in one binary. This list states which test belongs where:
 //!
-//! - `cli_run`, `cli_inspect`, `cli_simulate`: what a user of that subcommand of the built binary sees; `cli_data`: of
-//!   those that work on a data directory; `cli_init`: of those that set a server up; `cli_messages`: of all, about what
-//!   is wrong.
-//! - `failover`: what a service does about its meters; `model`: random histories against a plain model; `wasi`: what a
-//!   guest sees of WASI.
-//! - `edges`: what is just within every limit, live and brought back.
-//! - `verify`: proofs and portable snapshots, on a disk that rots and loses power.
-//! - `durable`: durable services on a disk that forgets and fails; `kill`: the built binary under `kill -9`;
-//!   `kill_server`: the same of a server over HTTP.
-//! - `children`: the processes in which it loads and compiles, when they or it are killed.
-//! - `orders`: what operators order of services on a storage that fails, against what the disk has then.
+//! - `cli_run`, `cli_inspect`, `cli_simulate`: the output of that subcommand of the built binary. `cli_data`: the
+//!   subcommands that work on a data directory. `cli_init`: those that set up a server. `cli_messages`: the error
+//!   messages of all subcommands.
+//! - `failover`: the reactions of a service to its meters. `model`: random histories against a simple model. `wasi`:
+//!   what a guest sees of WASI.
+//! - `edges`: transactions just within each limit, live and after a recovery.
+//! - `verify`: proofs and portable snapshots, on a disk that corrupts data and loses power.
+//! - `durable`: durable services on a disk that loses data and fails. `kill`: the built binary under `kill -9`.
+//!   `kill_server`: the same for a server over HTTP.
+//! - `children`: the processes in which a server loads and compiles, when they or the server are killed.
+//! - `orders`: operators' orders on a storage that fails, compared with what the disk has afterwards.
 //! - `orphans`: directories whose catalog is older than their journal.
-//! - `hostile`: guests that misbehave, and what the host and their neighbours make of it.
-//! - `yields`: guests that keep a thread busy, by whatever they call.
-//! - `limits`: that docs/limits.md says what the constants are.
+//! - `hostile`: guests that misbehave, and the effects on the host and other services.
+//! - `yields`: guests that keep a thread busy with any of the functions they can call.
+//! - `limits`: docs/limits.md against the values of the constants.
 //! - `old_data`: directories that earlier releases wrote.
-//! - `prebuilt`: that the committed workloads are those of the sources.
-//! - `readme`, `tutorial`: that the commands of README.md, docs/tutorial.md and other pages do what these say; that links
-//!   lead somewhere, and no sentence of README.md is long.
+//! - `prebuilt`: the committed workloads against their sources.
+//! - `readme`, `tutorial`: the commands of README.md, docs/tutorial.md and other pages, their links, and the length of
+//!   sentences in README.md.
 //! - `client`: the client commands of the built binary, against a server of it.
-//! - `server`: the HTTP API of a server in this process, which `site` starts; `operators`: what its operators are told, and
+//! - `server`: the HTTP API of a server in this process, which `site` starts. `operators`: what operators see of it and
 //!   of `lifeboat serve` itself.
-//! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, `rig` a host in this process; `world`
-//!   puts guests together from text.
+//! - `serving` runs `lifeboat serve`, `util` any other command of the built binary, and `rig` a host in this process.
+//!   `world` generates guests as text.
 //!
-//! What one module does is tested beside it, in `src`. What needs a Rust toolchain for Wasm is a binary of its own,
-//! `toolchain.rs`. Guests are in `tests/guests` and `workloads/prebuilt`, tiny variations of them in the tests.
+//! Tests of a single module are beside it, in `src`. Tests that need a Rust toolchain for Wasm are a binary of their
+//! own, `toolchain.rs`. Guests are in `tests/guests` and `workloads/prebuilt`; small variations of them are in the
+//! tests.
 //!
-//! README.md promises that its two commands build every dependency once. They do while no dev-dependency turns on a
-//! feature of a dependency that they share: `cargo test --release --workspace --no-run -v` after a `cargo build
-//! --release` compiles nothing of Wasmtime.
+//! README.md promises that its two commands build every dependency once. This holds as long as no dev-dependency
+//! enables a feature of a shared dependency. To check it, run `cargo test --release --workspace --no-run -v` after
+//! `cargo build --release`: it must compile nothing of Wasmtime.
 
 mod children;
 mod cli_data;

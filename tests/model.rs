@@ -1,4 +1,4 @@
-//! Random histories against a plain model: same replies, same state, nothing lost or doubled, meters conserved.
+//! Random histories against a simple model: same replies, same state, nothing lost or doubled, and meters conserved.
 
 use crate::rig::{MIB, Rig, name, ok, size};
 use lifeboat_api::event::{Event, FailoverCause};
@@ -10,23 +10,22 @@ use proptest::prelude::*;
 /// One step of a history.
 #[derive(Debug, Clone)]
 enum Step {
-    /// A transaction that counts, with fuel to burn: loop iterations in the `work` guest.
+    /// A counted transaction that burns fuel: loop iterations in the `work` guest.
     Work(u32),
-    /// A transaction that counts and takes a page of memory, until a restore gives it back.
+    /// A counted transaction that takes a Wasm page, which a restore releases.
     Grow,
     /// A transaction that traps.
     Trap,
     /// A transaction that the guest refuses.
     Refuse,
-    /// More work than any tank holds.
+    /// A transaction with more work than any tank holds.
     Exhaust,
-    /// A question.
+    /// A query.
     Query,
-    /// The same id as an earlier step, by its index.
+    /// A repetition of the id of an earlier step, given by its index.
     Repeat(usize),
-    /// An operator's failover.
+    /// A failover ordered by an operator.
     FailOver,
-    /// A snapshot.
     Snapshot,
 }
 
@@ -45,7 +44,7 @@ fn steps() -> impl Strategy<Value = Vec<Step>> {
     prop::collection::vec(step, 1..120)
 }
 
-/// The service as it should be: a count, and the answer of each id.
+/// The expected service: a count, and the answer of each id.
 #[derive(Default)]
 struct Model {
     count: u64,
@@ -115,7 +114,7 @@ async fn play(
             Step::Snapshot => drop(rig.snapshot("work").await),
         }
     }
-    // A shadow may still be promoted: look until both tell of the same VM.
+    // A shadow may still be promoted: read both until they agree on the VM.
     let (status, failovers) = loop {
         let (status, failovers) = (rig.status("work").await, rig.failovers());
         if status.vm.number == failovers.len() as u64 + 1 {
@@ -131,7 +130,7 @@ async fn play(
     for (index, failover) in failovers.iter().enumerate() {
         prop_assert_eq!(failover.to.number, index as u64 + 2);
     }
-    // Only what was kept starts a failover: none follows another without a kept transaction or query between them.
+    // Only requests that take effect start a failover: between two failovers there is always one.
     let crossings = rig.events().iter().filter(|event| matches!(event, Event::SlaFailure(_))).count();
     let by_meter = failovers.iter().filter(|failover| failover.cause != FailoverCause::Forced).count();
     prop_assert!(by_meter <= crossings && crossings <= model.requests);

@@ -1,15 +1,15 @@
-//! What the client commands of the built binary say of what answers and is no Lifeboat server.
+//! The messages of the client commands about something that answers but is no Lifeboat server.
 
 use crate::util::{Output, lifeboat, prebuilt};
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 
-/// Something that answers every request with these bytes, and ends the connection. Returns its URL.
+/// Starts something that answers every request with these bytes and closes the connection. Returns its URL.
 fn answering(bytes: impl Into<Vec<u8>>) -> String {
     let bytes = bytes.into();
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
     let url = format!("http://{}", listener.local_addr().expect("an address"));
-    // Ends with the process.
+    // The thread ends with the process.
     std::thread::spawn(move || {
         for connection in listener.incoming().map_while(Result::ok) {
             let bytes = bytes.clone();
@@ -27,17 +27,17 @@ fn answer(mut connection: TcpStream, bytes: &[u8]) {
     }
     let _ = connection.write_all(bytes);
     let _ = connection.shutdown(Shutdown::Write);
-    // One that is closed before all of it is read takes away what the other end has not read yet.
+    // If a connection is closed before everything was read, the other end loses what it has not read yet.
     while let Ok(1..) = connection.read(&mut buffer) {}
 }
 
-/// A command at something, logged in.
+/// Runs a command against a URL, with a token.
 fn at(url: &str, arguments: &[&str]) -> Output {
     let command = lifeboat(arguments).env("LIFEBOAT_SERVER", url).env("LIFEBOAT_TOKEN", "lifeboat_0");
     command.env("LIFEBOAT_DATA", "").input("longenough\n").output()
 }
 
-/// What no message has: words of libraries, and a message within another.
+/// Text that no message may contain: phrases of libraries, and a message within another.
 const FOREIGN: [&str; 12] = [
     "message completed",
     "message length",
@@ -53,7 +53,7 @@ const FOREIGN: [&str; 12] = [
     "without a problem",
 ];
 
-/// Whether it ends with this code and says this last, prints nothing, and speaks of nothing foreign.
+/// Checks that the run ends with this code, prints nothing, has `words` in its last line, and contains no foreign text.
 fn expect(output: &Output, code: i32, words: &[&str]) -> Result<(), String> {
     let last = output.stderr.lines().last().unwrap_or_default();
     let urls = last.matches("http://127.0.0.1").count();
@@ -131,7 +131,7 @@ fn a_connection_that_breaks_is_told_in_words_of_users_and_what_only_reads_change
             let said = expect(&at(&url, arguments), 5, &[words, after]);
             wrong.extend(said.err().map(|error| format!("{arguments:?} at {:.80?}: {error}", answer)));
         }
-        // It says how to find out.
+        // The message names the way to find out.
         let said = at(&url, &["tx", "c", "1", "--attempts", "1"]);
         wrong.extend((!said.stderr.contains("--look-up: ")).then_some(said.stderr));
     }

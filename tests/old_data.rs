@@ -1,6 +1,6 @@
-//! Data that earlier releases wrote: it opens, proves what it proved then, answers what it answered then, and goes on.
+//! Data that earlier releases wrote. It opens, has the same proofs and answers as then, and continues.
 //!
-//! `tests/old-data` says what is in each directory. Its segments lack their trailing zeros, which are put back here.
+//! `tests/old-data` describes each directory. Its segments lack their trailing zeros, which the test restores.
 
 use crate::rig::{Rig, name};
 use crate::util::{lifeboat, root};
@@ -13,17 +13,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// The directories, and the exit code of `verify`.
+/// The directories, and the exit codes of `verify`.
 const DIRECTORIES: [(&str, i32); 3] = [("sealed", 0), ("killed", 0), ("troubled", 1)];
 
-/// The length of every segment in them.
+/// The length of every segment in them, in bytes.
 const SEGMENT_BYTES: u64 = 64 * 1024;
 
 fn kept(file: &str) -> PathBuf {
     root().join("tests/old-data").join(file)
 }
 
-/// Copies a directory as the release left it: its files are for their owner alone, its segments as long as they were.
+/// Copies a directory into the state that the release left: files that only their owner can read, and segments of full
+/// length.
 fn copy(directory: &str, to: &Path) {
     std::fs::create_dir(to).expect("a folder");
     for entry in std::fs::read_dir(kept(directory)).expect("a directory") {
@@ -41,7 +42,7 @@ fn json(file: &str) -> Value {
     serde_json::from_slice(&std::fs::read(kept(file)).expect("readable")).expect("JSON")
 }
 
-/// Whether `now` has everything that `then` has; it may have more.
+/// Asserts that `now` contains everything that `then` contains. It may contain more.
 #[track_caller]
 fn assert_has(now: &Value, then: &Value, at: &str) {
     match (now, then) {
@@ -91,7 +92,7 @@ async fn an_old_directory_answers_what_it_answered_and_goes_on() {
             let service = text("service");
             rig.grant(service);
             let Ok(reply) = rig.send_as(service, text("id"), text("body")).await else {
-                // Its service cannot be brought back, as then.
+                // Its service cannot be recovered, as at that time.
                 assert_eq!(then["denied"], true, "{line}");
                 continue;
             };

@@ -1,5 +1,5 @@
-//! What operators are told of their services, and what they do to one while another is busy: over HTTP against a server in
-//! this process, and by the lines of `lifeboat serve`.
+//! What operators see of their services, and what they can do to one while another is busy: over HTTP against a server
+//! in this process, and in the log lines of `lifeboat serve`.
 
 use crate::rig::name;
 use crate::serving::{PASSWORD, Serving, set_up};
@@ -19,18 +19,18 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncWriteExt;
 use tokio::net::TcpStream;
 
-/// A size whose VMs may spin for longer than any test takes, however busy the machine is.
+/// A size whose VMs may run for longer than any test, however busy the machine is.
 const LONG: &str =
     "[[size]]\nname = 'long'\nfuel = 1_000_000_000_000_000_000\nmemory = '16MiB'\ndeadline_ms = 86400000\n";
 
-/// Work that takes longer than that. Who sends it does not stop the server, but leaves it as a crash does.
+/// Work that takes longer than that. A test that sends it does not stop the server, but leaves it as a crash does.
 const ENDLESS: &str = "100000000000000000";
 
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// A server with a service `bank` of size `long`, and its admin's token.
+/// Starts a server with a service `bank` of size `long`. Returns it with its admin's token.
 async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
     let site = Site::start(folder.path(), LONG).await;
     let admin = site.log_in("admin").await;
@@ -38,7 +38,7 @@ async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
     (site, admin)
 }
 
-/// Waits until something is so, but not without an end.
+/// Waits until a condition holds, with a time limit.
 async fn until(is_so: impl Fn() -> bool) {
     let waiting = async {
         while !is_so() {
@@ -48,7 +48,7 @@ async fn until(is_so: impl Fn() -> bool) {
     tokio::time::timeout(PATIENCE, waiting).await.expect("it comes to that");
 }
 
-/// The events of a stream that does not go on.
+/// Returns the events of a stream that does not follow.
 fn events(answered: &Answered) -> Vec<Value> {
     let data = answered.text().lines().filter_map(|line| line.strip_prefix("data: "));
     data.map(|data| serde_json::from_str(data).expect("an event is JSON")).collect()
@@ -64,7 +64,7 @@ async fn a_service_that_takes_long_to_stop_holds_up_no_other() {
     let stopping = tokio::spawn(async move { server.host().stop_service(&name("bank")).await });
     until(|| !site.server.host().has_service(&name("bank"))).await;
     let others = async {
-        // It runs what the one that is being stopped runs, whose workload stays.
+        // This service has the same workload as the one that is being stopped. The workload stays.
         site.deploy(&admin, "branch", "work.wat", "").await;
         for service in ["vault", "branch"] {
             assert_eq!(site.transact(&admin, service, "1", "1").await.status, 200);
@@ -93,12 +93,13 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
     let full = site.transact(&admin, "bank", "one too many", "1").await;
     assert_eq!((full.status, full.code().as_str(), full.header("lifeboat-outcome")), (429, "queue_full", "denied"));
     assert!(full.header("retry-after").parse::<u64>().is_ok_and(|seconds| seconds > 0), "{full:?}");
-    // How many wait is told of a service that is too busy to tell the rest, to those who may observe it.
+    // The length of the queue is reported even for a service that is too busy to report the rest, but only to users who
+    // may observe it.
     let user = site.user(&admin, "teller", "bank", &[Grant::Transact]).await;
     for (token, is_told) in [(&admin, true), (&user, false)] {
         let services = site.get("/v1/services", token).await.json();
         let service = &services["services"][0];
-        // Those who look wait as well.
+        // Requests for the status wait in the queue as well.
         let is_full = service["queue_length"].as_u64().is_some_and(|length| length >= QUEUE_MAX as u64);
         assert_eq!((is_full, &service["vm"]), (is_told, &Value::Null), "{services}");
         assert_eq!(service.get("queue_length").is_some(), is_told, "{services}");
@@ -109,7 +110,7 @@ async fn a_full_queue_is_denied_for_now_and_what_waits_is_pending() {
 async fn a_transaction_whose_client_hangs_up_is_counted_all_the_same() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
-    // This one is not the API's, and keeps the service busy meanwhile.
+    // This transaction bypasses the API, and keeps the service busy meanwhile.
     site.send(&admin, "bank", "before", "1000000000");
     until(|| site.server.host().queue_length("bank") == Some(0)).await;
     let mut stream = TcpStream::connect(site.address).await.expect("accepted");
@@ -121,7 +122,7 @@ async fn a_transaction_whose_client_hangs_up_is_counted_all_the_same() {
         let usage = site.get("/v1/services/bank/usage", &admin).await.json();
         usage["outcomes"]["ok"].as_u64().expect("a number")
     };
-    // It waits for the one before, which takes seconds.
+    // It waits for the transaction before it, which takes seconds.
     until(|| site.server.host().queue_length("bank") == Some(1)).await;
     drop(stream);
     let start = Instant::now();
@@ -142,7 +143,7 @@ async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_aga
         site.deploy(&admin, "bank", "count.wat", "").await;
         storage.fail(Operation::SyncData, 1);
         if way == "without an id" {
-            // To send it again could be to do it again.
+            // Without an id, a retry might execute the request twice.
             let answered = site.post("/v1/services/bank/transactions", &admin, "x").await;
             assert_eq!((answered.status, answered.code().as_str()), (503, "outcome_unknown"));
             assert!(
@@ -159,7 +160,7 @@ async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_aga
             assert_eq!(answered.header("lifeboat-outcome"), "", "{answered:?}");
             assert!(!answered.header("retry-after").is_empty(), "{answered:?}");
         }
-        // Whoever balances load or looks after it is told, and nothing that is asked of the service is said to be done.
+        // The readiness check reports the failure, and no order on the service is reported as done.
         let ready = site.get("/readyz", "").await;
         assert_eq!((ready.status, ready.code().as_str()), (503, "storage"), "{ready:?}");
         assert_eq!(ready.text().matches("injected").count(), 1, "the cause is told once: {}", ready.text());
@@ -170,7 +171,7 @@ async fn an_outcome_that_is_not_known_is_null_in_a_batch_and_to_be_asked_for_aga
         assert!(service["vm"]["stopped"].is_string(), "{services}");
         assert_eq!(service["state"], "stopped", "never running beside stopped: {services}");
         assert!(service["reason"].as_str().is_some_and(|reason| reason.contains("injected")), "{services}");
-        // It cannot be brought back either while the journal is at its end, and that is not said to be done.
+        // It cannot be started either while the journal has failed, and the start is not reported as done.
         let started = site.post("/v1/services/bank/start", &admin, "").await;
         assert!(started.status >= 400 || started.json()["state"] == "stopped", "{started:?}");
     }
@@ -191,11 +192,11 @@ async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they
         (Method::POST, "/snapshot", None),
         (Method::POST, "/transactions", Some("denied")),
         (Method::POST, "/query", Some("denied")),
-        // Of the one that is looked up nothing is known.
+        // Nothing is known about the transaction that is looked up.
         (Method::GET, "/transactions/1", None),
     ];
     let told = "there is no service 'nothing'; deploy one, or list those that there are";
-    // Only what would be sent to a guest has an outcome.
+    // Only a request to a guest has an outcome.
     let check = |missing: &Answered, outcome: Option<&str>, what: &str| {
         assert_eq!((missing.status, missing.code().as_str()), (404, "not_found"), "{what}");
         let problem = missing.json();
@@ -207,7 +208,7 @@ async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they
             let request = site.request(method.clone(), &format!("/v1/services/{service}{path}"), token).body("1");
             Answered::of(request.send().await.expect("answered")).await
         };
-        // So is an operator who has grants on what is not there yet, or any more.
+        // The same holds for an operator with grants on a service that does not exist yet or any more.
         for token in [&admin, &operator] {
             check(&ask(token, "nothing").await, outcome, &format!("{method} {path}"));
         }
@@ -215,7 +216,7 @@ async fn an_admin_is_told_that_there_is_no_service_and_a_stranger_only_that_they
         assert_eq!((missing.status, missing.code().as_str()), (403, "not_granted"), "{method} {path}");
         assert_eq!(missing.text().replace("nothing", "bank"), present.text(), "{method} {path}");
     }
-    // An admin's alone.
+    // Only an admin may do this.
     check(&site.delete("/v1/services/nothing", &admin).await, None, "DELETE");
     let line = "{\"id\":\"1\",\"text\":\"1\"}\n";
     let batch = site.post("/v1/services/nothing/transactions:batch", &admin, line).await;
@@ -243,7 +244,7 @@ async fn what_begins_and_ends_services_is_told_by_events() {
     assert_eq!(kinds, ["created", "stopped", "restored", "started", "removed"]);
     let created = of_bank[0]["text"].as_str().expect("a text");
     assert!(created.starts_with("Created: bank/1 on m1 (size long, workload "), "{created}");
-    // The truth about one that cannot be snapshotted.
+    // The event states that this service cannot be snapshotted.
     let of_stuck = events(&site.get(&told("stuck"), &admin).await);
     let stopped = of_stuck.iter().find(|event| event["event"] == "stopped").expect("it was stopped");
     assert!(
@@ -334,7 +335,7 @@ async fn a_reader_is_told_which_events_are_gone() {
     let server = first.strip_suffix("-1").expect("events are counted").to_owned();
     let started = Event::Started { service: name("bank") };
     (start..EVENTS_KEPT_MAX + 5).for_each(|_| site.events.add(&started, Timestamp(0)));
-    // Five are gone, of which the reader has seen the first.
+    // Five events are gone. The reader has seen the first of them.
     let resumed = read(Some(&first), "").await;
     let gap = &events(&resumed)[0];
     assert_eq!(
@@ -348,11 +349,12 @@ async fn a_reader_is_told_which_events_are_gone() {
         "{text}"
     );
     assert_eq!(events(&resumed).len(), 1 + EVENTS_KEPT_MAX);
-    // Whoever goes on after the gap misses nothing more; a filter hides no gap; who asks for what there is has none.
+    // A reader that resumes after the gap misses nothing more. A filter hides no gap. A reader of all retained events
+    // has none.
     assert_eq!(events(&read(Some(&id(&resumed, 0)), "").await).len(), EVENTS_KEPT_MAX);
     assert_eq!(events(&read(Some(&first), "&event=removed").await).len(), 1);
     assert_eq!(events(&read(None, "").await).len(), EVENTS_KEPT_MAX);
-    // Of another start of the server nothing is known.
+    // Nothing is known about another start of the server.
     let earlier = events(&read(Some("4-7"), "&event=removed").await);
     assert_eq!((&earlier[0]["after"], &earlier[0]["missed"]), (&json!("4-7"), &Value::Null), "{earlier:?}");
     assert_eq!(earlier.len(), 1, "{earlier:?}");

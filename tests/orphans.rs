@@ -1,5 +1,5 @@
-//! Directories whose catalog is older than their journal: what it does not have is kept and reported, and only what was
-//! removed, or never came to be, goes at a start.
+//! Directories whose catalog is older than their journal. A start retains and reports what the catalog does not have. It
+//! only removes services that were removed, or that were never fully created.
 
 use crate::durable::{create, settings};
 use crate::rig::{Rig, name, ok};
@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 const DIRECTORY: DirectoryId = DirectoryId([1; 16]);
 
-/// The catalog's file as it is now.
+/// Returns the catalog's file as it is now.
 fn catalog(storage: &SimulatedStorage) -> Vec<u8> {
     let file = storage.open(CATALOG_FILE).expect("it is there");
     let mut bytes = vec![0; usize::try_from(file.bytes().expect("known")).expect("fits")];
@@ -25,7 +25,7 @@ fn catalog(storage: &SimulatedStorage) -> Vec<u8> {
     bytes
 }
 
-/// Puts another catalog in the place of the one that is there.
+/// Replaces the catalog by another one.
 fn put_back(storage: &SimulatedStorage, bytes: &[u8]) {
     storage.remove(CATALOG_FILE).expect("it was there");
     let file = storage.create(CATALOG_FILE).expect("creates");
@@ -37,7 +37,7 @@ fn take(storage: &SimulatedStorage) -> Locked {
     Locked::open(Arc::new(storage.clone()), Some(DIRECTORY)).expect("it is ours")
 }
 
-/// A host that goes on with the directory, whose segments are short.
+/// Starts a host with the directory, with short segments.
 async fn open(storage: &SimulatedStorage) -> Rig {
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
     let (directory, contents) = take(storage).open_journal(&options).expect("opens");
@@ -56,7 +56,7 @@ async fn used(rig: &Rig, service: &str) {
     }
 }
 
-/// A service of [`used`] has lost nothing.
+/// Asserts that a service of [`used`] has lost nothing.
 async fn assert_whole(rig: &Rig, service: &str) {
     rig.grant(service);
     for (id, answer) in [("a", "1"), ("b", "2"), ("c", "3")] {
@@ -66,7 +66,7 @@ async fn assert_whole(rig: &Rig, service: &str) {
     }
 }
 
-/// A service is kept, everybody is told, and nobody takes its name.
+/// Asserts that a service is retained and reported, and that its name is taken.
 async fn assert_kept(rig: &Rig, service: &str) {
     let says = |text: &str| {
         text.contains("catalog.redb does not have it") && text.contains(&format!("remove {service} --yes"))
@@ -84,7 +84,7 @@ async fn assert_kept(rig: &Rig, service: &str) {
     assert!(matches!(denied, Err(LaunchError::Data(DataError::Orphan { .. }))), "{denied:?}");
 }
 
-/// Nothing is left of a service, and its name is free.
+/// Asserts that nothing is left of a service, and that its name is free.
 async fn assert_gone(rig: &Rig, storage: &SimulatedStorage, service: &str) {
     let left = storage.list().expect("lists");
     assert!(!left.iter().any(|file| file.starts_with(&format!("{service}."))), "{left:?}");
@@ -93,7 +93,7 @@ async fn assert_gone(rig: &Rig, storage: &SimulatedStorage, service: &str) {
     assert_eq!(ok(&rig.send_as(service, "a", "x").await), "1");
 }
 
-/// Has another service write so much that the segment is given up which is the first one now.
+/// Has another service write so much that the segment that is now the first one is reclaimed.
 async fn write_much(rig: &Rig, storage: &SimulatedStorage) {
     let first = segments(storage).remove(0);
     create(rig, "busy", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
@@ -117,7 +117,7 @@ fn segments(storage: &SimulatedStorage) -> Vec<String> {
     files
 }
 
-/// Ends a host in an orderly way.
+/// Stops a host cleanly.
 async fn stop(rig: Rig) {
     rig.host.stop().await.expect("sealed");
 }
@@ -125,7 +125,7 @@ async fn stop(rig: Rig) {
 #[tokio::test]
 async fn services_are_kept_that_a_catalog_from_before_the_first_of_them_lacks() {
     let storage = SimulatedStorage::new(1);
-    // As `lifeboat init` leaves it.
+    // The state that `lifeboat init` leaves.
     drop(take(&storage));
     let old = catalog(&storage);
     let rig = open(&storage).await;
@@ -139,7 +139,7 @@ async fn services_are_kept_that_a_catalog_from_before_the_first_of_them_lacks() 
         let rig = open(&storage).await;
         assert_kept(&rig, "ant").await;
         assert_kept(&rig, "bee").await;
-        // It keeps no other from running, and its records from nothing but being lost.
+        // It does not prevent others from running. Its records are only protected from loss.
         if start == 0 {
             used(&rig, "new").await;
             write_much(&rig, &storage).await;
@@ -189,7 +189,7 @@ async fn services_are_kept_that_a_sealed_catalog_lacks_whatever_the_next_starts_
     }
 }
 
-/// A directory with `ant`, and with `bee`, which its catalog does not have; and the catalog that has both.
+/// Returns a directory with `ant`, and with `bee`, which its catalog does not have; and the catalog that has both.
 async fn with_orphan(seed: u64) -> (SimulatedStorage, Vec<u8>) {
     let storage = SimulatedStorage::new(seed);
     let rig = open(&storage).await;
@@ -248,14 +248,14 @@ async fn a_note_of_a_removal_is_not_taken_for_one_of_a_service_that_has_the_name
     used(&rig, "bee").await;
     drop(rig);
     let storage = storage.crash();
-    // Of the removal only the catalog's change is on the disk.
+    // Of the removal, only the change of the catalog is on the disk.
     take(&storage).remove_service(&name("bee")).expect("removed");
     let noted = catalog(&storage);
     let rig = open(&storage).await;
     used(&rig, "bee").await;
     for is_much in [false, true] {
         if is_much {
-            // Nothing in the journal tells any more where it began.
+            // Nothing in the journal shows any more where the service began.
             write_much(&rig, &storage).await;
         }
         let mut copy = storage.copy();
@@ -281,7 +281,7 @@ async fn what_an_earlier_release_left_of_a_removal_is_kept_until_it_is_removed_o
     drop(rig);
     let storage = storage.crash();
     let locked = take(&storage);
-    // Those noted nothing.
+    // Earlier releases noted nothing.
     let users = locked.catalog().hold_users();
     locked.catalog().remove_service(&name("bee"), Position(0), &users).expect("removed");
     locked.catalog().forget_absent([&name("bee")]).expect("forgotten");
@@ -310,7 +310,7 @@ async fn a_workload_stays_that_what_the_catalog_lacks_may_run() {
     put_back(&copy, &right);
     assert_whole(&open(&copy).await, "bee").await;
 
-    // As well as without the server.
+    // The same without the server.
     let (storage, _) = with_orphan(5).await;
     let left = || storage.list().expect("lists").contains(&before[0]);
     take(&storage).remove_service(&name("ant")).expect("removed");
@@ -343,7 +343,7 @@ async fn nothing_is_noted_for_longer_than_there_is_something_left() {
     }
 }
 
-/// A creation that a crash cut off has a record, of which nobody knows.
+/// A creation that a crash cut off has a record that nobody knows about.
 #[tokio::test]
 async fn a_service_that_never_came_to_be_goes_unless_it_has_more_than_its_first_record() {
     for (records, snapshots, is_kept) in [(1, 0, false), (2, 0, true), (1, 1, true), (0, 1, false)] {

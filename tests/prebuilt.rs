@@ -9,7 +9,8 @@ use sha2::{Digest, Sha256};
 
 use crate::util::{WORKLOADS, guest, prebuilt, root, transactions};
 
-/// A workload is downloaded, embedded in the binary and compiled again and again: it stays small.
+/// The maximum size of a workload, in bytes. It is downloaded, embedded in the binary and compiled often, so it stays
+/// small.
 const WORKLOAD_BYTES_MAX: usize = 200_000;
 
 #[test]
@@ -64,7 +65,7 @@ fn every_guest_of_the_tests_is_used_by_one() {
     }
 }
 
-/// The SHA-256 that `workloads/build.sh` describes at its top.
+/// Returns the SHA-256 that the head of `workloads/build.sh` describes.
 fn source_hash(name: &str) -> String {
     let root = root();
     let mut files = BTreeMap::new();
@@ -81,7 +82,7 @@ fn source_hash(name: &str) -> String {
     sha256(listing.as_bytes())
 }
 
-/// Adds all files below `folder` by their paths from `root`, but no `tests.rs`.
+/// Adds all files below `folder` by their paths from `root`, except `tests.rs`.
 fn collect(root: &Path, folder: &str, files: &mut BTreeMap<String, Vec<u8>>) {
     for (name, is_folder) in entries(&root.join(folder)) {
         let path = format!("{folder}/{name}");
@@ -94,7 +95,7 @@ fn collect(root: &Path, folder: &str, files: &mut BTreeMap<String, Vec<u8>>) {
     }
 }
 
-/// Appends every Rust source at or below `folder`, if there is such a folder.
+/// Appends every Rust source at or below `folder`, if the folder exists.
 fn read_sources(folder: &Path, sources: &mut String) {
     if !folder.exists() {
         return;
@@ -109,7 +110,7 @@ fn read_sources(folder: &Path, sources: &mut String) {
     }
 }
 
-/// The names in a folder, and whether each is a folder itself.
+/// Returns the names in a folder, and whether each is a folder itself.
 fn entries(folder: &Path) -> BTreeMap<String, bool> {
     let entries = std::fs::read_dir(folder).unwrap_or_else(|error| panic!("{}: {error}", folder.display()));
     entries

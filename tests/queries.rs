@@ -1,5 +1,5 @@
-//! Queries that change what they must not: a generator, the memory, a log, or the state itself. Whatever happens after
-//! them, the service is brought back, and what its directory holds is proven.
+//! Queries that change what they must not: a generator, the memory, a log, or the state itself. Whatever follows them,
+//! the service recovers, and its directory can be proven.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat_api::event::Event;
@@ -26,7 +26,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
 }
 
-/// A host that goes on with the directory in `storage`, and has a service of `guest`.
+/// Starts a host with the directory in `storage` and a service of `guest`.
 async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) -> Rig {
     let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
     let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
@@ -57,7 +57,7 @@ async fn start(storage: &SimulatedStorage, guest: &str, failover: FailoverMode) 
     rig
 }
 
-/// What can be proven of the service, which is all of it, and how many records of queries it has.
+/// Returns the proof of the service, which must cover all of it, and the number of its records of queries.
 async fn proven(storage: &SimulatedStorage) -> (Proof, usize) {
     static SCRATCH: OnceLock<Scratch> = OnceLock::new();
     let scratch =
@@ -70,7 +70,7 @@ async fn proven(storage: &SimulatedStorage) -> (Proof, usize) {
     (proof, found.records.iter().filter(|(_, record)| matches!(record, Record::Queries(_))).count())
 }
 
-/// The power goes, and the host starts again.
+/// Cuts the power and starts the host again.
 async fn restart(rig: Rig, storage: &mut SimulatedStorage, guest: &str, failover: FailoverMode) -> Rig {
     *storage = storage.crash();
     drop(rig);
@@ -85,8 +85,8 @@ fn text(reply: &Reply) -> String {
     }
 }
 
-/// Queries of `body` between transactions, crashes, a rollback, and if `moves` says so a snapshot and a failover: a restore
-/// brings back what was exported, and not how much memory there was.
+/// Sends queries between transactions, crashes and a rollback, and also a snapshot and a failover if `moves`. Without
+/// `moves`, the guest's replies depend on how much memory there was, which a restore does not bring back.
 async fn lives_through(guest: &str, query: &str, transaction: &str, queries: usize, moves: bool) {
     let mut storage = SimulatedStorage::new(3);
     let mut rig = start(&storage, guest, FailoverMode::Direct).await;
@@ -149,7 +149,7 @@ fn queries_that_no_transaction_follows_are_journalled_when_they_are_many() {
         }
         // No answer waits for the record of queries.
         rig.host.data().expect("it is durable").committer().settle().await.expect("written");
-        // Which those are that came after the last record is lost with the power, and with them what they changed.
+        // A power cut loses which queries followed the last record, and with them their changes.
         let rig = restart(rig, &mut storage, "moving-query.wat", FailoverMode::Direct).await;
         let (proof, records) = proven(&storage.copy()).await;
         assert_eq!((proof.replayed_queries, records), (QUERIES_HELD_MAX as u64, 1));
@@ -166,7 +166,7 @@ fn a_query_that_fails_takes_the_others_since_the_last_record_with_it() {
         let rig = start(&storage, "moving-query.wat", FailoverMode::Direct).await;
         let first = text(&rig.query(SERVICE, "x").await.expect("answered"));
         assert!(!rig.query(SERVICE, "boom").await.expect("rolled back").answer.is_kept());
-        // The generator is where it was.
+        // The generator is in its earlier state.
         assert_eq!(text(&rig.query(SERVICE, "x").await.expect("answered")), first);
         rig.send(SERVICE, "x").await.expect("kept");
         let (proof, _) = proven(&storage.copy()).await;
@@ -179,13 +179,13 @@ fn a_query_that_fails_takes_the_others_since_the_last_record_with_it() {
 enum Step {
     /// A transaction.
     Send(&'static str),
-    /// So many queries.
+    /// A number of queries.
     Query(&'static str, usize),
     FailOver,
     Snapshot,
-    /// The power goes.
+    /// A power cut.
     Crash,
-    /// The host stops cleanly.
+    /// A clean stop of the host.
     Stop,
 }
 

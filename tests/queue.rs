@@ -1,4 +1,4 @@
-//! Users who share a service: what one of them sends does not keep the others waiting, or out.
+//! Users who share a service. The requests of one user do not delay the others, or exclude them.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, ok, size};
 use futures::FutureExt;
@@ -12,10 +12,10 @@ use lifeboat_host::service::{DEADLINE_MISSES_MAX, DEADLINE_REFUSAL, QUEUE_MAX};
 use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
-/// What `execute` and `query` of `work.wat` begin with.
+/// The text with which `execute` and `query` of `work.wat` begin.
 const HEAP: &str = "(global.set $heap (i32.const 1024))";
 
-/// A user who may send transactions to `service`.
+/// Adds a user who may send transactions to `service`.
 fn user(rig: &Rig, user: &str, service: &str) -> Identity {
     let user = name(user);
     let mut authority = rig.host.authority();
@@ -44,7 +44,7 @@ async fn a_user_waits_for_one_turn_of_another_and_not_for_all_that_it_sent() {
     let begin = |user: &Identity, body: &str| rig.host.begin_as(user, "work", request(body)).expect("room");
     let mut flood: Vec<_> = (0..300).map(|_| begin(&greedy, "3000000")).collect();
     let served = begin(&modest, "1").await.expect("answered").sequence.0;
-    // Those that were served while the flood was sent, and one turn.
+    // The requests that were served while the flood was sent, and one turn.
     assert!(served < 30, "{served}");
     let first = begin(&modest, "1").await.expect("answered").sequence.0;
     assert!(first <= served + 4, "{served} {first}");
@@ -66,7 +66,7 @@ async fn requests_of_a_user_stay_in_order_while_others_come_in_between() {
         let body = ["1", "100000", "700000"][index * 7 % 3];
         pending[index % 3].push(rig.host.begin_as(&users[index % 3], "work", request(body)).expect("room"));
     }
-    // What was sent before is done when the service says how it is.
+    // Requests that were sent before are done when the status of the service arrives.
     assert_eq!(rig.status("work").await.sequence.0, 300);
     for pending in pending {
         let mut last = 0;
@@ -132,16 +132,16 @@ async fn an_operator_drops_what_waits_of_a_user_or_an_id_and_none_of_it_is_execu
 
 #[tokio::test]
 async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
-    // Each line that the guest logs holds the service, in the middle of a request, until the test lets it go on.
+    // Each line that the guest logs suspends the service, in the middle of a request, until the test continues it.
     let (sender, held) = mpsc::channel();
     let held = Mutex::new(held);
     let rig = Rig::watched(move |event| {
         if matches!(event, Event::Log { .. }) {
-            // Nobody sends any more once the test has failed.
+            // The sender is dropped once the test has failed.
             let _ = held.lock().expect("no test panics in here").recv();
         }
     });
-    // To be dropped before the rig, which waits for its services.
+    // It must be dropped before the rig, which waits for its services.
     let go_on = sender;
     rig.start("guest", "wasi.wat", &[size("s", u64::MAX / 2, 8 * MIB)]).await;
     let (greedy, modest) = (user(&rig, "greedy", "guest"), user(&rig, "modest", "guest"));
@@ -158,7 +158,7 @@ async fn what_is_dropped_includes_the_rest_of_a_turn_that_is_under_way() {
     let begun = begin(&greedy, "log");
     let flood: Vec<_> = (0..10).map(|_| begin(&greedy, "1")).collect();
     go_on.send(()).expect("it waits");
-    // All of them are one turn now, of which the first request is held.
+    // All of them are one turn now. Its first request is suspended.
     all_is_taken().await;
     let count = rig.host.drop_queued(&operator, "guest", &greedy.user, None).expect("an operator");
     go_on.send(()).expect("it waits");
@@ -212,7 +212,7 @@ async fn a_body_that_missed_its_deadline_twice_is_refused_for_a_while_whatever_i
         };
         assert!(retry_after <= DEADLINE_REFUSAL && !retry_after.is_zero());
     }
-    // Another body of this user, and this one of another user, are executed.
+    // Another body of this user, and this body of another user, are executed.
     assert_eq!(ok(&send(&stubborn, Some("a"), "1").await), "1");
     let missed = send(&other, None, "4000000000").await.expect("failed");
     assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
@@ -222,7 +222,7 @@ async fn a_body_that_missed_its_deadline_twice_is_refused_for_a_while_whatever_i
 async fn a_query_that_missed_its_deadline_twice_is_refused_for_a_while() {
     let rig = Rig::new();
     let short = Size { deadline: Duration::from_millis(20), ..(*size("s", u64::MAX / 2, 8 * MIB)).clone() };
-    // A query works as a transaction does.
+    // A query runs as long as a transaction.
     let text = String::from_utf8(guest_bytes("work.wat")).expect("text");
     let (before, query) = text.split_once("#query\"").expect("it has one");
     let query = query.replacen(HEAP, &format!("(call $work (local.get $body) (local.get $length)) {HEAP}"), 1);
@@ -233,7 +233,7 @@ async fn a_query_that_missed_its_deadline_twice_is_refused_for_a_while() {
     }
     let denied = rig.query("work", "4000000000").await;
     assert!(matches!(denied, Err(RequestError::Denied(Denial::MissedDeadlines { id: None, .. }))), "{denied:?}");
-    // The same body as a transaction is known by itself.
+    // The same body as a transaction is counted separately.
     let missed = rig.send("work", "4000000000").await.expect("failed");
     assert!(matches!(missed.answer, Answer::Failed(Cause::Deadline { .. })), "{missed:?}");
 }

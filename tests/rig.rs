@@ -1,4 +1,4 @@
-//! A host in this process, with a virtual clock and a user who may do everything.
+//! A host in this process, with a virtual clock and a user with all grants.
 
 use lifeboat_api::access::Grant;
 use lifeboat_api::clock::{Timestamp, VirtualClock};
@@ -19,10 +19,9 @@ use lifeboat_vm::workload::{LoadLimits, load};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-/// One MiB.
 pub(crate) const MIB: u64 = 1024 * 1024;
 
-/// The bytes of a guest of `tests/guests`, or of a prebuilt workload.
+/// Returns the bytes of a guest of `tests/guests`, or of a prebuilt workload.
 pub(crate) fn guest_bytes(file: &str) -> Vec<u8> {
     let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
     let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
@@ -30,15 +29,15 @@ pub(crate) fn guest_bytes(file: &str) -> Vec<u8> {
     std::fs::read(&path).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// A component that takes seconds and a gigabyte to load, and is refused then. It is small, but the validator has a copy of
-/// each resource for each import.
+/// Returns a component that takes seconds and a gigabyte to load, and is then rejected. It is small, but the validator
+/// copies each resource for each import.
 pub(crate) fn slow_component() -> String {
     let exports: String = (0..1500).map(|index| format!("(export \"a{index}\" (type (sub resource)))")).collect();
     let imports: String = (0..150).map(|index| format!("(import \"a{index}\" (instance (type 0)))")).collect();
     format!("(component (type (instance {exports})) {imports})")
 }
 
-/// A size with a long deadline.
+/// Returns a size with a long deadline.
 pub(crate) fn size(name: &str, fuel: u64, memory_bytes: u64) -> Arc<Size> {
     Arc::new(Size { name: name.into(), fuel, memory_bytes, deadline: Duration::from_secs(60) })
 }
@@ -56,7 +55,7 @@ impl Rig {
         Self::with(|_| {})
     }
 
-    /// A rig that goes on with a data directory: each of its services begins another epoch.
+    /// Creates a rig that continues with a data directory. Each of its services begins a new epoch.
     pub(crate) async fn recovered(directory: Arc<DataDirectory>, contents: Contents) -> Self {
         let mut rig = Self::new();
         rig.host = rig.host.with_data(directory);
@@ -69,12 +68,12 @@ impl Rig {
         rig
     }
 
-    /// A rig whose configuration was changed by `change`.
+    /// Creates a rig whose configuration was changed by `change`.
     pub(crate) fn with(change: impl FnOnce(&mut HostConfig)) -> Self {
         Self::build(change, |_| {})
     }
 
-    /// A rig that calls `watch` with each event before the service that emits it goes on.
+    /// Creates a rig that calls `watch` with each event before the service that emits it continues.
     pub(crate) fn watched(watch: impl Fn(&Event) + Send + Sync + 'static) -> Self {
         Self::build(|_| {}, watch)
     }
@@ -102,12 +101,12 @@ impl Rig {
         Self { host, clock, token, events }
     }
 
-    /// Starts `guest` under `service`; the first of `sizes` is the size that it starts on.
+    /// Starts `guest` as `service`. The first of `sizes` is its initial size.
     pub(crate) async fn start(&self, service: &str, guest: &str, sizes: &[Arc<Size>]) {
         self.try_start(service, guest, sizes, |_| {}).await.expect("the service starts");
     }
 
-    /// The same, with a specification changed by `change`.
+    /// Does the same with a specification changed by `change`, and returns the error.
     pub(crate) async fn try_start(
         &self,
         service: &str,
@@ -118,12 +117,12 @@ impl Rig {
         self.launch(service, guest, &guest_bytes(guest), sizes, change).await
     }
 
-    /// Starts a guest that is in no file.
+    /// Starts a guest from its bytes.
     pub(crate) async fn start_bytes(&self, service: &str, guest: &[u8], sizes: &[Arc<Size>]) {
         self.launch(service, "inline", guest, sizes, |_| {}).await.expect("the service starts");
     }
 
-    /// Starts a guest of which the bytes are given.
+    /// Starts a guest from its bytes, with a specification changed by `change`.
     pub(crate) async fn launch(
         &self,
         service: &str,
@@ -147,7 +146,7 @@ impl Rig {
         self.host.create_service(spec).await
     }
 
-    /// Lets ada do everything to `service`.
+    /// Gives ada all grants on `service`.
     pub(crate) fn grant(&self, service: &str) {
         for grant in [Grant::Transact, Grant::Observe, Grant::Operate] {
             self.host.authority().grant("ada", &name(service), grant);
@@ -164,7 +163,6 @@ impl Rig {
         self.request(service, Some(id), body, Kind::Transaction).await
     }
 
-    /// Sends a query.
     pub(crate) async fn query(&self, service: &str, body: impl AsRef<[u8]>) -> Result<Reply, RequestError> {
         self.request(service, None, body, Kind::Query).await
     }
@@ -180,44 +178,43 @@ impl Rig {
         self.host.request(self.token.reveal(), service, request).await
     }
 
-    /// How the service is once all that was sent is done.
+    /// Returns the status of the service after all requests that were sent before.
     pub(crate) async fn status(&self, service: &str) -> Status {
         self.host.status(self.token.reveal(), service).await.expect("ada may observe")
     }
 
-    /// Fails over, as an operator's wish.
+    /// Fails over, as an operator's order.
     pub(crate) async fn fail_over(&self, service: &str) -> Status {
         self.try_fail_over(service).await.expect("ada may operate")
     }
 
-    /// The same on a disk that may fail.
+    /// Does the same on a disk that may fail.
     pub(crate) async fn try_fail_over(&self, service: &str) -> Result<Status, RequestError> {
         self.host.fail_over(self.token.reveal(), service).await
     }
 
-    /// Takes a snapshot.
     pub(crate) async fn snapshot(&self, service: &str) -> Status {
         self.host.snapshot(self.token.reveal(), service).await.expect("ada may operate")
     }
 
-    /// Everything that happened so far.
+    /// Returns all events so far.
     pub(crate) fn events(&self) -> Vec<Event> {
         self.events.lock().expect("no test panics in here").clone()
     }
 
-    /// The failovers so far.
+    /// Returns the failovers so far.
     pub(crate) fn failovers(&self) -> Vec<Failover> {
         let failover = |event| if let Event::Failover(failover) = event { Some(failover) } else { None };
         self.events().into_iter().filter_map(failover).collect()
     }
 }
 
-/// A name that is one.
+/// Creates a valid name.
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }
 
-/// The text of an `ok`, or a panic that shows what came instead.
+/// Returns the text of an `ok`, or panics with the actual result.
 #[track_caller]
 pub(crate) fn ok(result: &Result<Reply, RequestError>) -> &str {
     match result {
@@ -226,7 +223,7 @@ pub(crate) fn ok(result: &Result<Reply, RequestError>) -> &str {
     }
 }
 
-/// The cause of a `failed`, or a panic that shows what came instead.
+/// Returns the cause of a `failed`, or panics with the actual result.
 #[track_caller]
 pub(crate) fn cause(result: &Result<Reply, RequestError>) -> String {
     match result {

@@ -1,4 +1,4 @@
-//! The server over HTTP: who gets in, what they are answered, and what it makes of clients that misbehave.
+//! The server over HTTP: access, answers, and clients that misbehave.
 
 use crate::site::{Answered, PASSWORD, Site, tls_file};
 use crate::util::PATIENCE;
@@ -20,12 +20,12 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::{TcpSocket, TcpStream};
 
-/// A folder for a server's data.
+/// Creates a folder for a server's data.
 fn folder() -> tempfile::TempDir {
     tempfile::tempdir().expect("a temporary folder")
 }
 
-/// A server with a service `bank` of `work.wat`, and its admin's token.
+/// Starts a server with a service `bank` of `work.wat`. Returns it with its admin's token.
 async fn bank(folder: &tempfile::TempDir) -> (Site, String) {
     let site = Site::start(folder.path(), "").await;
     let admin = site.log_in("admin").await;
@@ -90,19 +90,19 @@ async fn every_operation_asks_for_what_its_description_says_and_dispatches_nothi
             let code = if needs == "admin" { "not_admin" } else { "not_granted" };
             assert_eq!((answered.status, answered.code().as_str()), (403, code), "{method} {path} with {lacking}");
             if needs != "admin" {
-                // To a stranger, a service is as good as none.
+                // To a user without grants, a service looks like a missing one.
                 assert_eq!(try_with(Some(&stranger)).await.status, 403, "{method} {path}");
             }
         }
     }
     assert!(operations.len() >= 21, "{operations:?}");
-    // Who is nobody does not even learn that this is no text.
+    // Only an authenticated user learns that the path is not text.
     for (token, status, code) in [("", 401, "not_authenticated"), (&*admin, 400, "not_text")] {
         let answered = site.get("/v1/services/%ff", token).await;
         assert_eq!((answered.status, answered.code().as_str()), (status, code));
     }
     assert_eq!(sequence(&site.transact(&admin, "bank", "second", "1").await), before + 1, "nothing was dispatched");
-    // A day later every token has expired, an admin's as well.
+    // A day later every token has expired, including the admin's.
     site.clock.advance(Duration::from_secs(25 * 60 * 60));
     for (method, path) in operations {
         for token in [&expired, &admin] {
@@ -171,12 +171,12 @@ async fn the_description_states_what_the_server_checks() {
     site.stop().await;
 }
 
-/// The description of the API.
+/// Returns the description of the API.
 async fn description(site: &Site) -> Value {
     site.get("/openapi.json", "").await.json()
 }
 
-/// The schema of a parameter of an operation.
+/// Returns the schema of a parameter of an operation.
 fn parameter(description: &Value, method: &str, path: &str, name: &str) -> Value {
     let parameters = description["paths"][path][method]["parameters"].as_array().expect("parameters");
     parameters.iter().find(|parameter| parameter["name"] == name).expect("it is there")["schema"].clone()
@@ -231,7 +231,7 @@ async fn a_password_has_as_many_characters_as_the_description_says_whatever_they
     for (schema, field) in [("NewPassword", "password"), ("NewPassword", "old"), ("LogInRequest", "password")] {
         assert_eq!(schemas[schema]["properties"][field]["maxLength"], chars_max, "{schema}.{field}");
     }
-    // As JSON that is all ASCII, each takes twelve bytes.
+    // As ASCII JSON, each character takes twelve bytes.
     let escaped = |chars: u64| r"\ud83d\ude00".repeat(usize::try_from(chars).expect("few"));
     let user = |chars| format!(r#"{{"user":"ada","password":"{}"}}"#, escaped(chars));
     assert_eq!(site.post("/v1/users", &admin, user(chars_max + 1)).await.code(), "password");
@@ -338,7 +338,7 @@ async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     assert_eq!(refused.json()["detail"], "refused on request");
     let failed = site.transact(&admin, "bank", "f", "boom").await;
     assert_eq!((failed.status, failed.code().as_str(), failed.header("lifeboat-outcome")), (422, "failed", "failed"));
-    // Nobody can ask for an answer by an id that nobody gave.
+    // An answer cannot be looked up by an id that no client sent.
     let without = site.post("/v1/services/bank/transactions", &admin, "refuse").await;
     assert_eq!((without.status, without.header("lifeboat-transaction-id")), (422, ""));
     let line = site.post("/v1/services/bank/transactions:batch", &admin, "{\"text\":\"refuse\"}\n").await.json();
@@ -354,7 +354,7 @@ async fn outcomes_have_their_codes_and_headers_and_an_id_is_answered_once() {
     assert_eq!((found.status, found.header("lifeboat-outcome")), (422, "refused"));
     let unknown = site.get("/v1/services/bank/transactions/never", &admin).await;
     assert_eq!((unknown.status, unknown.code().as_str()), (404, "unknown"));
-    // What is another user's is not told.
+    // Transactions of other users are not visible.
     let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
     assert_eq!(site.get("/v1/services/bank/transactions/r", &ada).await.status, 404);
     site.stop().await;
@@ -404,7 +404,7 @@ async fn a_batch_is_answered_in_order_while_it_is_sent_and_what_is_wrong_is_deni
     let outcomes: Vec<&str> = answers.iter().map(|answer| answer["outcome"].as_str().expect("a word")).collect();
     assert_eq!(outcomes, ["ok", "denied", "denied", "ok", "refused"], "{answers:?}");
     assert!(answers[1]["cause"].as_str().expect("why").starts_with("line 2 "), "{answers:?}");
-    // An answer comes while the body goes on.
+    // An answer arrives while the body continues.
     let (mut sender, receiver) = tokio::sync::mpsc::channel::<Result<Vec<u8>, std::io::Error>>(1);
     let body = stream::unfold(receiver, |mut receiver| async { receiver.recv().await.map(|piece| (piece, receiver)) });
     sender.send(Ok(b"{\"id\":\"x1\",\"text\":\"1\"}\n".to_vec())).await.expect("taken");
@@ -419,7 +419,7 @@ async fn a_batch_is_answered_in_order_while_it_is_sent_and_what_is_wrong_is_deni
         sender.send(Ok(format!("{{\"id\":\"x{number}\",\"text\":\"1\"}}\n").into_bytes())).await.expect("taken");
     }
     assert!(response.next().await.expect("an answer").is_ok());
-    // Broken off: what was answered holds, and can be sent again.
+    // After a broken body, the answers remain valid, and their lines can be sent again.
     sender.send(Err(std::io::Error::other("gone"))).await.expect("taken");
     sender = tokio::sync::mpsc::channel(1).0;
     drop(sender);
@@ -457,7 +457,7 @@ async fn a_batch_that_takes_longer_than_ids_are_kept_is_done_to_its_end() {
         assert_eq!(answer.outcome, Outcome::Ok, "line {number}: {answer:?}");
         site.clock.advance(Duration::from_secs(60 * 60));
     }
-    // As an id would be of the time at which the first line was sent.
+    // The same holds for an id with the time at which the first line was sent.
     let denied = site.transact(&admin, "bank", &uuid_v7(start, [8; 10]), "1").await;
     assert_eq!((denied.status, denied.code().as_str()), (409, "id_too_old"));
     drop((lines, batch));
@@ -477,7 +477,7 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
     assert_eq!((exists.status, exists.code().as_str()), (409, "service_exists"));
     let refused = site.put("/v1/services/junk", &admin, "no wasm").await;
     assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
-    // A library panics at it.
+    // A library panics at this workload.
     let hostile = crate::rig::guest_bytes("refused/alias-chain-150.wat");
     let refused = site.put("/v1/services/junk", &admin, hostile).await;
     assert_eq!((refused.status, refused.code().as_str()), (422, "workload_refused"));
@@ -501,7 +501,7 @@ async fn services_are_deployed_stopped_started_and_removed_and_a_restart_remembe
     assert_eq!((&started["state"], &started["vm"]["sequence"]), (&json!("running"), &json!(3)), "{started}");
     assert_eq!(site.transact(&admin, "idle", "c", "x").await.header("lifeboat-repeated"), "true");
     assert_eq!(site.transact(&admin, "idle", "d", "x").await.text(), "4");
-    // Stopped and started within one life of the server.
+    // Stopped and started while the server runs.
     assert_eq!(site.post("/v1/services/idle/stop", &admin, "").await.status, 200);
     assert_eq!(site.post("/v1/services/idle/start", &admin, "").await.status, 200);
     assert_eq!(site.transact(&admin, "idle", "d", "x").await.header("lifeboat-repeated"), "true");
@@ -611,7 +611,7 @@ async fn users_change_their_passwords_and_admins_everything() {
     assert_eq!(site.delete("/v1/users/admin", &admin).await.code(), "last_admin");
     assert_eq!(site.delete("/v1/users/ada", &admin).await.status, 204);
     assert_eq!(site.get("/v1/whoami", &ada).await.status, 401);
-    // Whoever tries passwords is slowed down.
+    // Repeated attempts at a password are slowed down.
     let mut codes = Vec::new();
     for _ in 0..8 {
         codes.push(site.post("/v1/login", "", json!({"user": "admin", "password": "nonsense"}).to_string()).await);
@@ -633,7 +633,7 @@ async fn a_service_that_is_back_waits_for_no_other_at_a_start() {
     assert_eq!(site.transact(&admin, "bank", "2", "1").await.status, 200);
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.status, 200);
     assert_eq!(site.transact("nonsense", "bank", "2", "1").await.status, 401);
-    // Of one that is not there it is not known yet whether it will be.
+    // For a service that is not running, the server does not know yet whether it will run.
     let starting = site.transact(&admin, "vault", "1", "1").await;
     assert_eq!((starting.status, starting.code().as_str()), (503, "starting"));
     assert_eq!(site.get("/v1/services", &admin).await.code(), "starting");
@@ -655,7 +655,7 @@ async fn the_same_id_from_two_connections_and_clients_that_vanish_double_nothing
     for pair in answers.chunks(2) {
         assert_eq!((pair[0].status, pair[0].text()), (200, pair[1].text()));
     }
-    // A request cut off after any of its bytes is executed or not, once.
+    // A request that is cut off after any byte is executed at most once.
     let request = format!(
         "POST /v1/services/bank/transactions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {admin}\r\nIdempotency-Key: \"cut\"\r\nContent-Length: 4\r\n\r\n1000"
     );
@@ -670,7 +670,7 @@ async fn the_same_id_from_two_connections_and_clients_that_vanish_double_nothing
     site.stop().await;
 }
 
-/// `big-reply.wat`, whose `boom` counts and is answered with so many zeros.
+/// Returns `big-reply.wat`, whose `boom` counts and answers with `reply_bytes` zeros.
 fn talkative(reply_bytes: u32) -> String {
     let text = String::from_utf8(crate::rig::guest_bytes("big-reply.wat")).expect("text");
     let pages = 1 + reply_bytes.div_ceil(65_536);
@@ -685,14 +685,14 @@ fn talkative(reply_bytes: u32) -> String {
     guest.replace(big, &counted)
 }
 
-/// A connection that takes in little at once, so that the server is still writing when its client vanishes.
+/// Opens a connection with a small receive buffer, so that the server is still writing when its client disconnects.
 async fn narrow(site: &Site) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("set");
     socket.connect(site.address).await.expect("accepted")
 }
 
-/// Reads so many bytes of an answer and vanishes. What was not read has the connection reset under the server.
+/// Reads `bytes` of an answer and disconnects. The unread rest makes the kernel reset the connection.
 async fn vanish_after(mut stream: TcpStream, request: &str, bytes: usize) {
     stream.write_all(request.as_bytes()).await.expect("sent");
     stream.read_exact(&mut vec![0; bytes]).await.expect("so much is answered");
@@ -715,7 +715,7 @@ async fn a_client_that_vanishes_while_it_is_answered_doubles_nothing_when_it_com
     for (id, bytes) in cuts.into_iter().enumerate() {
         let answered = site.transact(&admin, "bank", &id.to_string(), "boom").await;
         assert_eq!((answered.status, answered.body.len()), (200, REPLY_BYTES as usize));
-        // One whose answer had begun was executed.
+        // A request whose answer had begun was executed.
         assert!(bytes == 0 || answered.header("lifeboat-repeated") == "true", "{bytes} bytes were read");
     }
     let count = site.post("/v1/services/bank/query", &admin, "").await;
@@ -759,7 +759,7 @@ async fn two_thousand_idle_and_half_open_connections_are_held_and_starve_nobody(
     let mut held = Vec::new();
     for index in 0..2_000 {
         let mut stream = TcpStream::connect(site.address).await.expect("accepted");
-        // Every other one is half-way through a head.
+        // Every second connection has sent half of a head.
         let sent = if index % 2 == 1 { request.len() / 2 } else { 0 };
         stream.write_all(&request.as_bytes()[..sent]).await.expect("sent");
         held.push((stream, sent));
@@ -796,7 +796,8 @@ async fn heads_and_bodies_that_do_not_come_are_not_waited_for_and_one_address_ca
     let length = body.read(&mut answer).await.expect("answered");
     assert!(answer[..length].starts_with(b"HTTP/1.1 408 "), "{}", String::from_utf8_lossy(&answer[..length]));
     drop((head, body));
-    // Half of eight places, of which the client has one: somebody else would still find the other half.
+    // The address may have half of eight places, and the client has one of them. Other addresses would still find the
+    // other half.
     let mut places = Vec::new();
     let mut is_full = false;
     while !is_full {
@@ -815,7 +816,7 @@ async fn a_client_that_is_answered_before_it_has_sent_all_is_not_reset() {
     const PIECES: usize = 64;
     let folder = folder();
     let limits = "[server.limits]\nbody_bytes_max = 1024\n";
-    // On a busy machine the client may not get to send within the usual second.
+    // On a busy machine, the client may not get to send within the usual second.
     let site = Site::start_draining(folder.path(), limits, DRAINED_TIME_MAX).await;
     let admin = site.log_in("admin").await;
     site.deploy(&admin, "bank", "work.wat", "").await;
@@ -830,7 +831,7 @@ async fn a_client_that_is_answered_before_it_has_sent_all_is_not_reset() {
             "POST /v1/services/{path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\nContent-Length: 100000\r\n\r\n{body}"
         );
         stream.write_all(request.as_bytes()).await.expect("sent");
-        // It has sent its answer and its end, neither of which is read.
+        // The server has sent its answer and its end. The client has read neither.
         let answered = async {
             while !stream.ready(Interest::READABLE).await.expect("open").is_read_closed() {
                 tokio::task::yield_now().await;
@@ -870,7 +871,7 @@ async fn idle_connections_from_two_addresses_keep_a_third_out_for_no_time() {
     for index in 0..32 {
         let mut stream = from(2 + index % 2).await;
         if index % 4 < 2 {
-            // Half-way through a head.
+            // Half of a head.
             stream.write_all(b"GET /healthz HTT").await.expect("sent");
         }
         idle.push(stream);
@@ -879,7 +880,7 @@ async fn idle_connections_from_two_addresses_keep_a_third_out_for_no_time() {
     let admin = site.log_in("admin").await;
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
     assert!(start.elapsed() < lifeboat_server::UNAUTHENTICATED_IDLE_MAX, "it waited {:?}", start.elapsed());
-    // Those whose places were taken are hung up on, in the order in which they came.
+    // The connections whose places were taken are closed, in the order of their arrival.
     assert_eq!(idle[0].read(&mut [0; 1]).await.unwrap_or(0), 0);
     drop(idle);
     site.stop().await;
@@ -896,13 +897,14 @@ async fn log_ins_that_do_not_come_whole_keep_a_third_address_out_for_no_time() {
         let mut stream = socket.connect(site.address).await.expect("the kernel accepts");
         let request = b"POST /v1/login HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: 50\r\n\r\n";
         stream.write_all(request).await.expect("sent");
-        // The server asks for the body, which does not come.
+        // The server asks for the body, which does not arrive.
         stream.read_exact(&mut [0; 25]).await.expect("it asks");
         held.push(stream);
     }
     let admin = site.log_in("admin").await;
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 200);
-    // It got the place of the first of these, which is hung up on before its time is over: then it would be answered.
+    // It received the place of the first of these. That connection is closed before its time is over; otherwise it
+    // would get an answer.
     assert_eq!(held[1].read(&mut [0; 1]).await.unwrap_or(0), 0);
     drop(held);
     site.stop().await;
@@ -929,7 +931,7 @@ async fn what_is_under_way_when_the_server_is_stopped_is_finished_and_batches_en
         answers += std::str::from_utf8(&piece[..length]).expect("text");
     }
     let stopping = tokio::spawn(site.stop());
-    // Its client goes on sending, and is not reset before it has read why it ends.
+    // The client continues to send, and the connection is not reset before it has read the reason for its end.
     while !answers.contains("draining") {
         let mut piece = [0; 1024];
         let length = batch.read(&mut piece).await.expect("no reset");
@@ -945,8 +947,8 @@ async fn what_is_under_way_when_the_server_is_stopped_is_finished_and_batches_en
     stopping.await.expect("it ends");
 }
 
-/// Starts `bank` until it is found to run: a stop that somebody asked for who hung up may take its turn in between, or
-/// between the start and the look at the service. Each does so once.
+/// Starts `bank` until it is found to run. A stop from a client that has disconnected may run in between, or between
+/// the start and the status. Each stop does so once.
 async fn started(site: &Site, admin: &str) {
     for _ in 0..100 {
         let shown = site.post("/v1/services/bank/start", admin, "").await;
@@ -1011,17 +1013,18 @@ async fn a_token_that_becomes_void_ends_streams_and_batches() {
     let created = events.next().await.expect("one").expect("whole");
     assert!(created.windows(7).any(|word| word == b"created"), "{created:?}");
     assert_eq!(site.post("/v1/logout", &ada, "").await.status, 204);
-    // Both at once: what is sent to a batch that has ended may break the connection before its end is read.
+    // Both lines are sent at once: a line that is sent after the end of the batch may break the connection before that
+    // end is read.
     sender.send(Ok(b"{\"text\":\"1\"}\n".repeat(2))).await.expect("taken");
     let last = answers.next().await.expect("a last line").expect("whole");
     let last: Value = serde_json::from_slice(&last).expect("JSON");
     assert_eq!((&last["status"], &last["code"]), (&json!(401), &json!("not_authenticated")), "{last}");
-    // No line after it is answered, and none executed.
+    // No line after it is answered or executed.
     assert!(answers.next().await.is_none(), "the batch ends");
     assert_eq!(site.post("/v1/services/bank/query", &admin, "").await.text(), "1");
     assert_eq!(site.post("/v1/services/bank/failover", &admin, "").await.status, 200);
     assert!(events.next().await.is_none(), "the stream ends, and tells nothing");
-    // Only now: the client would send another request over a connection that the server closes.
+    // Not earlier: the client would send another request over a connection that the server closes.
     drop(sender);
     site.stop().await;
 }
@@ -1040,18 +1043,18 @@ async fn a_clock_that_is_put_back_for_a_moment_logs_nobody_out() {
     assert_eq!(site.get("/v1/whoami", &since).await.status, 200);
     site.clock.set(right);
     assert_eq!(site.get("/v1/whoami", &admin).await.json()["expires"], expires);
-    // It lives for a lifetime from then on by the clock as it was, and nobody knows that that was wrong.
+    // The token is valid for a lifetime by the clock as it was. The server cannot know that the clock was wrong.
     assert_eq!(site.get("/v1/whoami", &since).await.status, 401, "who logged in by a clock of long ago logs in again");
     site.clock.advance(HOUR * 24);
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 401);
-    // Nor does it let anybody stay who was let in before.
+    // Nor does it keep tokens valid that were issued before.
     site.clock.advance(HOUR);
     site.clock.set(right);
     assert_eq!(site.get("/v1/whoami", &admin).await.status, 401);
     site.stop().await;
 }
 
-/// Sends the head of a request, and returns once the server asks for the body: the token was found to be valid then.
+/// Sends the head of a request, and returns once the server asks for the body. At that time the token was valid.
 async fn ask_before_body(site: &Site, method: &str, path: &str, token: &str, body_bytes: usize) -> TcpStream {
     let mut stream = TcpStream::connect(site.address).await.expect("accepted");
     let head = format!(
@@ -1133,7 +1136,7 @@ async fn no_users_can_take_every_stream_of_events() {
     let folder = folder();
     let (site, admin) = bank(&folder).await;
     let open = async |token: &str| site.request(Method::GET, "/v1/events", token).send().await.expect("answered");
-    // Who may observe nothing has no use for one.
+    // A user who may observe nothing needs no stream.
     let nobody = site.user(&admin, "nobody", "bank", &[Grant::Transact]).await;
     let refused = Answered::of(open(&nobody).await).await;
     assert_eq!((refused.status, refused.code().as_str()), (403, "not_granted"));
@@ -1193,7 +1196,7 @@ async fn a_batch_that_is_over_for_its_token_does_not_hold_up_the_end_of_the_serv
     assert_eq!(site.post("/v1/logout", &ada, "").await.status, 204);
     sender.send(Ok(b"{\"text\":\"1\"}\n".to_vec())).await.expect("taken");
     answers.next().await.expect("a last line").expect("whole");
-    // Its client neither sends anything nor ends what it sends. A server that waited for that would cut it off.
+    // The client neither sends anything nor ends its request. A server that waited for that would cut the answer off.
     let ((), after) = futures::future::join(site.stop(), answers.next()).await;
     assert!(after.is_none(), "it ends as it should: {after:?}");
     drop(sender);
@@ -1230,7 +1233,7 @@ async fn a_neighbour_of_a_service_that_spins_and_fails_over_is_always_answered()
     let spinning = async {
         let mut outcomes = Vec::new();
         for index in 0..12 {
-            // Every third needs more than a whole tank.
+            // Every third transaction needs more than a whole tank.
             let work = if index % 3 == 2 { "100000000" } else { "1000000" };
             let answered = site.transact(&admin, "spinner", &index.to_string(), work).await;
             outcomes.push(answered.header("lifeboat-outcome").to_owned());
@@ -1279,7 +1282,7 @@ proptest! {
             request.extend_from_slice(&bytes);
             let mut stream = std::net::TcpStream::connect(site.address).expect("accepted");
             stream.set_read_timeout(Some(Duration::from_secs(60))).expect("set");
-            // It may hang up before it has read all.
+            // The server may close the connection before it has read everything.
             let _ = stream.write_all(&request);
             let mut answer = Vec::new();
             let _ = stream.read_to_end(&mut answer);

@@ -1,4 +1,4 @@
-//! `lifeboat serve` as a process of its own, on a free port.
+//! `lifeboat serve` as a separate process, on a free port.
 
 use crate::util::{PATIENCE, lifeboat};
 use std::cell::RefCell;
@@ -17,31 +17,31 @@ pub(crate) fn set_up(folder: &Path) {
     init.output().exits(0);
 }
 
-/// A server under way. It is killed when the test is over.
+/// A running server. It is killed at the end of the test.
 pub(crate) struct Serving {
     child: Child,
     pub(crate) address: SocketAddr,
-    /// The lines of its standard error since the one that told the address.
+    /// The lines of standard error after the one with the address.
     lines: Receiver<String>,
-    /// Those that were taken from there.
+    /// The lines that were read so far.
     seen: RefCell<Vec<String>>,
 }
 
 impl Drop for Serving {
     fn drop(&mut self) {
-        // One that has ended already is no failure here.
+        // It is no failure here if the server has ended already.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
 impl Serving {
-    /// Starts a server, and waits for the line that tells where it listens.
+    /// Starts a server, and waits for the line with its address.
     pub(crate) fn start(folder: &Path) -> Self {
         Self::start_by(Command::new(env!("CARGO_BIN_EXE_lifeboat")), folder)
     }
 
-    /// The same, with no more than so many open files.
+    /// Does the same with a limit on open files.
     pub(crate) fn start_with_descriptors(folder: &Path, descriptors: u32) -> Self {
         let mut command = Command::new("sh");
         let script = format!("ulimit -n {descriptors} && exec \"$0\" \"$@\"");
@@ -50,7 +50,7 @@ impl Serving {
     }
 
     fn start_by(mut command: Command, folder: &Path) -> Self {
-        // Whatever runs the tests may itself write to systemd's journal.
+        // The process that runs the tests may itself write to systemd's journal.
         command.env_remove("JOURNAL_STREAM");
         command.args(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(folder.join("lifeboat.toml"));
         let mut child = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().expect("the built binary starts");
@@ -58,19 +58,19 @@ impl Serving {
         let mut told = String::new();
         let address = lines.by_ref().map_while(Result::ok).find_map(|line| {
             told = format!("{told}{line}\n");
-            // Behind the time.
+            // The text follows the time.
             let (_, url) = line.split_once(" lifeboat: listening on ")?;
             let (_, address) = url.split_once("://")?;
             address.parse().ok()
         });
         let address = address.unwrap_or_else(|| panic!("the server does not listen: {told}"));
-        // Whether anybody reads them or not, or they would fill the pipe.
+        // The lines are read even if no test needs them, since they would fill the pipe.
         let (sender, receiver) = channel();
         std::thread::spawn(move || lines.map_while(Result::ok).for_each(|line| drop(sender.send(line))));
         Self { child, address, lines: receiver, seen: RefCell::default() }
     }
 
-    /// The first line of its standard error with these words, which is waited for.
+    /// Waits for a line of standard error with these words and returns it.
     #[track_caller]
     pub(crate) fn line(&self, words: &str) -> String {
         let mut seen = self.seen.borrow_mut();
@@ -85,12 +85,12 @@ impl Serving {
         }
     }
 
-    /// Whether one of the lines that came before what was waited for has these words.
+    /// Returns whether one of the lines that were read so far has these words.
     pub(crate) fn has_said(&self, words: &str) -> bool {
         self.seen.borrow().iter().any(|line| line.contains(words))
     }
 
-    /// The number of its process.
+    /// Returns the id of its process.
     pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
@@ -101,13 +101,13 @@ impl Serving {
         assert!(sent.expect("there is a kill").success());
     }
 
-    /// Its exit code, once it has one.
+    /// Returns its exit code, once it has ended.
     pub(crate) fn exit_code(&mut self) -> Option<i32> {
         let status = self.child.try_wait().expect("a child can be looked at");
         status.map(|status| status.code().expect("no signal ends it"))
     }
 
-    /// Ends it as an operator would, and returns what else it wrote until then.
+    /// Stops it as an operator would, and returns the lines that it wrote until then.
     #[track_caller]
     pub(crate) fn last_lines(mut self) -> Vec<String> {
         assert_eq!(self.ended(), Some(0));
@@ -120,7 +120,7 @@ impl Serving {
         self.child.wait().expect("a child can be waited for");
     }
 
-    /// Ends it as an operator would, and returns its exit code.
+    /// Stops it as an operator would, and returns its exit code.
     pub(crate) fn terminate(mut self) -> Option<i32> {
         self.ended()
     }

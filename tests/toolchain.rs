@@ -1,7 +1,8 @@
-//! What needs a Rust toolchain for `wasm32-wasip1`: guests are built from source and compared with what is committed.
+//! Tests that need a Rust toolchain for `wasm32-wasip1`: guests are built from source and compared with the committed
+//! ones.
 //!
-//! A suite of its own, since `cargo test --release --workspace` must work without one. It is never skipped: where no
-//! toolchain can be had, it fails, and says what to install.
+//! They are a separate suite, since `cargo test --release --workspace` must work without the toolchain. They are never
+//! skipped: without a toolchain, they fail and report what to install.
 //!
 //! ```sh
 //! cargo test --release -p lifeboat --features wasm-toolchain --test toolchain
@@ -19,7 +20,7 @@ use util::{WORKLOADS, lifeboat, prebuilt, readme_blocks, root, transactions};
 /// Held while guests are built: the first build may install a standard library for all of them.
 static BUILD: Mutex<()> = Mutex::new(());
 
-/// Runs `workloads/build.sh`. Other dependencies than those of the workspace's lock file are not fetched.
+/// Runs `workloads/build.sh`. It only downloads dependencies of the workspace's lock file.
 #[track_caller]
 fn build(arguments: &[&str], into: &Path) {
     let _one_at_a_time = BUILD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -27,7 +28,7 @@ fn build(arguments: &[&str], into: &Path) {
         .args(arguments)
         .arg("--into")
         .arg(into)
-        // cargo sets it for tests, to the libraries of a compiler that may not be the one that builds guests.
+        // cargo sets this for tests, to the libraries of a compiler that may not be the one that builds guests.
         .env_remove("LD_LIBRARY_PATH")
         .output()
         .expect("workloads/build.sh starts");
@@ -64,7 +65,7 @@ fn guest_example_of_the_readme_builds_and_counts() {
     std::fs::create_dir(folder.path().join("src")).expect("a temporary folder");
     write("Cargo.toml", &manifest);
     write("src/lib.rs", &example);
-    // The versions that the workspace has, so that nothing is resolved anew.
+    // The versions of the workspace, so that nothing is resolved again.
     write("Cargo.lock", &std::fs::read_to_string(root().join("Cargo.lock")).expect("the lock file"));
 
     let crate_manifest = folder.path().join("Cargo.toml");

@@ -1,4 +1,4 @@
-//! `docs/tutorial.md`, command by command, as a new user would.
+//! The commands of `docs/tutorial.md`, one by one, as a new user would run them.
 
 use crate::serving::Serving;
 use crate::util::{Output, blocks, root, shell};
@@ -10,7 +10,7 @@ fn every_command_does_what_the_tutorial_says() {
     let home = folder.path().join("home");
     let blocks = blocks("docs/tutorial.md", "sh");
     let [set_up, serve, first, opening, ada, see, operate, prove] = &blocks[..] else { panic!("{blocks:?}") };
-    // Where the server listens is the only thing that is not as it is written.
+    // Only the address of the server differs from the document.
     let run = |script: &str, server: Option<&Serving>| -> Output {
         let shell = shell(&format!("set -e\n{script}")).within(folder.path()).env("XDG_CONFIG_HOME", &home);
         match server {
@@ -39,7 +39,7 @@ fn every_command_does_what_the_tutorial_says() {
         assert!(seen.exits(0).contains(words), "no `{words}` in: {}", seen.exits(0));
     }
     to_server(operate).exits(0);
-    // As the power goes.
+    // As in a power cut.
     server.kill();
     let proven = run(prove, None);
     assert!(proven.exits(0).contains(&total), "{}", proven.exits(0));

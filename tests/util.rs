@@ -1,7 +1,7 @@
-//! The built binary, run as a user would: arguments and lines in, replies, events and an exit code out.
+//! Runs of the built binary as a user would start them: arguments and lines in, replies, events and an exit code out.
 //!
-//! Nothing here waits without an end: a run that hangs is killed after [`PATIENCE`] and fails its test. A run that
-//! panics fails its test too, whatever that test looked at.
+//! No wait is unbounded: a run that hangs is killed after [`PATIENCE`] and fails its test. A run that panics fails its
+//! test too, whatever the test checks.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Write};
@@ -14,39 +14,39 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-/// How long a run may take before it counts as hung. Far longer than any takes, on a machine that does other things.
+/// The time after which a run counts as hung. Runs take far less, even on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
-/// The sample workloads.
+/// The names of the sample workloads.
 pub(crate) const WORKLOADS: [&str; 4] = ["counter", "crunch", "ledger", "notes"];
 
-/// The folder of the workspace.
+/// Returns the folder of the workspace.
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).expect("the workspace").to_owned()
 }
 
-/// A prebuilt workload.
+/// Returns the path of a prebuilt workload.
 pub(crate) fn prebuilt(name: &str) -> PathBuf {
     root().join("workloads/prebuilt").join(name).with_extension("wasm")
 }
 
-/// The sample transactions of a workload.
+/// Returns the path of a workload's sample transactions.
 pub(crate) fn transactions(name: &str) -> PathBuf {
     root().join("workloads").join(format!("{name}.transactions.jsonl"))
 }
 
-/// A guest of `tests/guests`.
+/// Returns the path of a guest in `tests/guests`.
 pub(crate) fn guest(file: &str) -> PathBuf {
     root().join("tests/guests").join(file)
 }
 
-/// The contents of README.md's fenced blocks of one language, in their order.
+/// Returns the contents of README.md's fenced blocks of one language, in order.
 #[track_caller]
 pub(crate) fn readme_blocks(language: &str) -> Vec<String> {
     blocks("README.md", language)
 }
 
-/// The contents of a document's fenced blocks of one language, in their order.
+/// Returns the contents of a document's fenced blocks of one language, in order.
 #[track_caller]
 pub(crate) fn blocks(document: &str, language: &str) -> Vec<String> {
     let text = std::fs::read_to_string(root().join(document)).expect("the document can be read");
@@ -59,14 +59,14 @@ pub(crate) fn blocks(document: &str, language: &str) -> Vec<String> {
     blocks
 }
 
-/// The built binary with these arguments; `lifeboat(["inspect", "--json"]).arg(path)` goes on with others.
+/// Creates a run of the built binary with these arguments. `lifeboat(["inspect", "--json"]).arg(path)` adds more.
 pub(crate) fn lifeboat<A: AsRef<OsStr>>(arguments: impl IntoIterator<Item = A>) -> Lifeboat {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lifeboat"));
     command.args(arguments);
     Lifeboat { command, input: Vec::new() }
 }
 
-/// A shell with a script, in the folder of the workspace, with the built binary on its path.
+/// Creates a run of a shell script, in the folder of the workspace, with the built binary on its path.
 pub(crate) fn shell(script: &str) -> Lifeboat {
     let binary = Path::new(env!("CARGO_BIN_EXE_lifeboat"));
     let inherited = std::env::var_os("PATH").unwrap_or_default();
@@ -77,20 +77,18 @@ pub(crate) fn shell(script: &str) -> Lifeboat {
     Lifeboat { command, input: Vec::new() }
 }
 
-/// A run to be started.
+/// A run that has not started.
 pub(crate) struct Lifeboat {
     command: Command,
     input: Vec<u8>,
 }
 
 impl Lifeboat {
-    /// Adds an argument.
     pub(crate) fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
         self.command.arg(argument);
         self
     }
 
-    /// Adds several arguments.
     pub(crate) fn args<A: AsRef<OsStr>>(mut self, arguments: impl IntoIterator<Item = A>) -> Self {
         self.command.args(arguments);
         self
@@ -102,22 +100,22 @@ impl Lifeboat {
         self
     }
 
-    /// Sets a variable of its environment.
+    /// Sets an environment variable.
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self
     }
 
-    /// Runs as somebody who is nobody's owner, if these tests may do that: who runs them may do everything then. `folder` is one
-    /// that everybody may enter, as that of the build need not be: it gets a copy of the binary.
+    /// Runs as a user who owns no files, if the tests run as root. Root has all permissions. Everyone must be able to
+    /// enter `folder`, which gets a copy of the binary: the folder of the build may be closed to others.
     pub(crate) fn by_nobody(mut self, folder: &Path) -> Self {
         const NOBODY: u32 = 65_534;
         let is_root = std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0);
         if is_root {
             let binary = folder.join("lifeboat");
             if !binary.exists() {
-                // By another process: what is forked here meanwhile would have the copy open for writing, and keep it from
-                // being run.
+                // Another process makes the copy: a fork of this process would hold the copy open for writing, and the
+                // copy could not be run.
                 let copied = Command::new("cp").arg(self.command.get_program()).arg(&binary).status();
                 assert!(copied.expect("there is a cp").success(), "the binary is copied");
             }
@@ -128,26 +126,27 @@ impl Lifeboat {
         self
     }
 
-    /// What [`output`](Self::output) gives to standard input.
+    /// Sets the standard input for [`output`](Self::output).
     pub(crate) fn input(mut self, bytes: impl Into<Vec<u8>>) -> Self {
         self.input = bytes.into();
         self
     }
 
-    /// Runs to the end.
+    /// Runs to the end and returns the output.
     #[track_caller]
     pub(crate) fn output(mut self) -> Output {
         let input = std::mem::take(&mut self.input);
         let mut running = self.start();
         let mut stdin = running.stdin.take().expect("it was just started");
-        // On a thread, since a pipe holds little. A run that ends before it has read all is no failure.
+        // A thread writes the input, since a pipe holds little. A run that ends before it has read everything is no
+        // failure.
         let feeder = std::thread::spawn(move || drop(stdin.write_all(&input)));
         let output = running.finish();
         feeder.join().expect("the feeder does not panic");
         output
     }
 
-    /// Starts it, with standard input left open.
+    /// Starts the run, with standard input left open.
     #[track_caller]
     pub(crate) fn start(mut self) -> Running {
         let command = self.command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
@@ -155,7 +154,7 @@ impl Lifeboat {
         let stdin = child.stdin.take();
         let (sender, stdout) = channel();
         let mut reader = BufReader::new(child.stdout.take().expect("it is piped"));
-        // Ends, and with it the pipe, when the run ends or nobody wants its lines any more.
+        // The thread ends, and the pipe with it, when the run ends or the lines are not needed any more.
         std::thread::spawn(move || {
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line).is_ok_and(|length| length > 0) {
@@ -169,7 +168,7 @@ impl Lifeboat {
         std::thread::spawn(move || {
             let mut line = Vec::new();
             while reader.read_until(b'\n', &mut line).expect("a pipe can be read") > 0 {
-                // Fails if the test has given up on this run, which may still write.
+                // This fails if the test has abandoned the run, which may still write.
                 let _ = sender.send(std::mem::take(&mut line));
                 line.clear();
             }
@@ -179,14 +178,14 @@ impl Lifeboat {
     }
 }
 
-/// Commands as a user who may not do everything: the one who runs the tests, unless that is root.
+/// Runs commands as a user with limited permissions: the user of the tests, or `nobody` if that is root.
 pub(crate) struct Unprivileged {
-    /// The built binary where that user can find it, if it has to be another one.
+    /// A copy of the built binary where that user can access it, if one is necessary.
     binary: Option<(tempfile::TempDir, PathBuf)>,
 }
 
 impl Unprivileged {
-    /// `nobody`, on every system that the tests run on.
+    /// The id of the user `nobody` on all systems that the tests run on.
     const USER: u32 = 65_534;
 
     pub(crate) fn new() -> Self {
@@ -200,7 +199,7 @@ impl Unprivileged {
         Self { binary: Some((folder, binary)) }
     }
 
-    /// The same run of the built binary as that user.
+    /// Returns the same run as that user.
     pub(crate) fn of(&self, run: Lifeboat) -> Lifeboat {
         let Some((_, binary)) = &self.binary else { return run };
         let mut command = Command::new(binary);
@@ -218,19 +217,19 @@ impl Unprivileged {
     }
 }
 
-/// A run under way.
+/// A run that has started.
 pub(crate) struct Running {
     child: Child,
     stdin: Option<ChildStdin>,
     stdout: Option<Receiver<Vec<u8>>>,
     stderr: Receiver<Vec<u8>>,
-    /// What was taken from there.
+    /// The bytes of standard error that were read so far.
     told: Vec<u8>,
     deadline: Instant,
 }
 
 impl Running {
-    /// Writes a line to its standard input.
+    /// Writes a line to standard input.
     #[track_caller]
     pub(crate) fn send(&mut self, line: &str) {
         let stdin = self.stdin.as_mut().expect("standard input is open");
@@ -241,14 +240,14 @@ impl Running {
         }
     }
 
-    /// Waits for the next line of its standard output, which is returned with its end; none at the end of all.
+    /// Waits for the next line of standard output and returns it with its end, or `None` at the end of the output.
     #[track_caller]
     pub(crate) fn line(&mut self) -> Option<Vec<u8>> {
         let line = self.stdout.as_ref().expect("standard output is open").recv_timeout(self.left());
         self.in_time(line)
     }
 
-    /// Waits for a line of its standard error with these words, which is returned.
+    /// Waits for a line of standard error with these words and returns it.
     #[track_caller]
     pub(crate) fn tells(&mut self, words: &str) -> String {
         loop {
@@ -268,7 +267,7 @@ impl Running {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
-    /// What a channel from one of the readers gave, or none if that reader has come to its end.
+    /// Returns what a reader's channel delivered, or `None` if the reader has ended.
     #[track_caller]
     fn in_time<T>(&mut self, received: Result<T, RecvTimeoutError>) -> Option<T> {
         if matches!(received, Err(RecvTimeoutError::Timeout)) {
@@ -278,19 +277,19 @@ impl Running {
         received.ok()
     }
 
-    /// Sends it a signal, `INT` or `TERM`.
+    /// Sends the signal `INT` or `TERM`.
     #[track_caller]
     pub(crate) fn signal(&self, name: &str) {
         let killed = Command::new("sh").arg("-c").arg(format!("kill -{name} {}", self.child.id())).status();
         assert!(killed.expect("a shell starts").success(), "SIG{name} cannot be sent");
     }
 
-    /// Reads no more of its standard output: the pipe breaks at one of the next lines.
+    /// Closes the pipe of standard output. It breaks at one of the next lines.
     pub(crate) fn hang_up(&mut self) {
         self.stdout = None;
     }
 
-    /// Closes its standard input and waits for its end. `stdout` of the result is what nobody read before.
+    /// Closes standard input and waits for the end. `stdout` of the result has only what was not read before.
     #[track_caller]
     pub(crate) fn finish(mut self) -> Output {
         drop(self.stdin.take());
@@ -301,7 +300,7 @@ impl Running {
                 None => self.stdout = None,
             }
         }
-        // It is closed when the run has ended, and no earlier.
+        // Standard error is closed when the run has ended, and no earlier.
         loop {
             let line = self.stderr.recv_timeout(self.left());
             let Some(line) = self.in_time(line) else { break };
@@ -309,7 +308,7 @@ impl Running {
         }
         let stderr = String::from_utf8(self.told).expect("events are UTF-8");
         let code = self.child.wait().expect("a child can be waited for").code();
-        // Guests may panic, and say so behind the name of their service.
+        // Guests may panic. Their messages follow the name of their service.
         let is_panic = stderr.lines().any(|line| line.starts_with("thread '")) || code.is_none_or(|code| code == 101);
         assert!(!is_panic, "the host panicked (exit code {code:?}): {stderr}");
         Output { stdout, stderr, code: code.expect("it was not killed") }
@@ -317,7 +316,7 @@ impl Running {
 }
 
 impl Running {
-    /// Kills it with SIGKILL, as a crash would, and returns the whole lines that it had written and nobody has read.
+    /// Kills the run with SIGKILL, as a crash would. Returns the complete lines that it wrote and that were not read.
     #[track_caller]
     pub(crate) fn kill(mut self) -> Vec<Vec<u8>> {
         self.child.kill().expect("a child can be killed");
@@ -332,7 +331,7 @@ impl Running {
     }
 }
 
-/// What a run left behind.
+/// The output of a run.
 #[derive(Debug)]
 pub(crate) struct Output {
     pub(crate) stdout: Vec<u8>,
@@ -349,7 +348,7 @@ impl Output {
         text
     }
 
-    /// Asserts the exit code, an empty standard output and one line on standard error that says each of `words`.
+    /// Asserts the exit code, an empty standard output, and one line on standard error that contains each of `words`.
     #[track_caller]
     pub(crate) fn exits_with_one_line(&self, code: i32, words: &[&str]) -> &str {
         assert_eq!(self.exits(code), "", "standard output is for replies");
@@ -361,13 +360,13 @@ impl Output {
         line
     }
 
-    /// The lines of standard output as JSON.
+    /// Parses the lines of standard output as JSON.
     #[track_caller]
     pub(crate) fn json_lines(&self) -> Vec<Value> {
         json_lines(std::str::from_utf8(&self.stdout).expect("replies are UTF-8"))
     }
 
-    /// The lines of standard error as JSON.
+    /// Parses the lines of standard error as JSON.
     #[track_caller]
     pub(crate) fn events(&self) -> Vec<Value> {
         json_lines(&self.stderr)

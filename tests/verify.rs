@@ -1,5 +1,5 @@
-//! Proofs, and portable snapshots, on a disk that rots and loses power: what is wrong is told, and nothing wrong is
-//! believed.
+//! Proofs and portable snapshots, on a disk that corrupts data and loses power. Every damage is reported, and no
+//! damaged data is trusted.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat_api::clock::Timestamp;
@@ -40,7 +40,7 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
     tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime").block_on(future)
 }
 
-/// A host that goes on with the directory in `storage`.
+/// Starts a host with the directory in `storage`.
 async fn start(storage: &SimulatedStorage) -> Rig {
     let locked = Locked::open(Arc::new(storage.clone()), Some(DIRECTORY)).expect("taken");
     let (directory, contents) = locked.open_journal(&options()).expect("opens");
@@ -68,7 +68,7 @@ async fn create_with(rig: &Rig, service: &str, bytes: Vec<u8>, settings: Service
     rig.host.create_durable_service(new).await.expect("created");
 }
 
-/// A directory with two counters, both of which counted to eight over two starts, and stopped cleanly.
+/// Returns a directory with two counters that counted to eight over two starts and stopped cleanly.
 fn sample() -> SimulatedStorage {
     let storage = SimulatedStorage::new(1);
     block_on(async {
@@ -96,7 +96,7 @@ fn found<'a>(contents: &'a Contents, service: &str) -> &'a FoundService {
     contents.services.iter().find(|found| *found.name == *service).expect("it is in the catalog")
 }
 
-/// What can be proven of all services.
+/// Returns the proofs of all services.
 fn proofs(scratch: &Scratch, storage: &SimulatedStorage, contents: &Contents) -> Vec<Proof> {
     let prove = |found: &FoundService| {
         block_on(verify(scratch, storage, found, &mut |_| {})).unwrap_or_else(|error| panic!("{error}"))
@@ -104,7 +104,7 @@ fn proofs(scratch: &Scratch, storage: &SimulatedStorage, contents: &Contents) ->
     contents.services.iter().map(prove).collect()
 }
 
-/// The count of a service, as its state says.
+/// Returns the count of a service, as its state shows it.
 fn count(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService, at: Option<u64>) -> String {
     block_on(async {
         let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
@@ -116,7 +116,7 @@ fn count(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService, at
     })
 }
 
-/// A portable snapshot of a service as it is.
+/// Returns a portable snapshot of the service's present state.
 fn export(scratch: &Scratch, storage: &SimulatedStorage, found: &FoundService) -> Portable {
     block_on(async {
         let program = scratch.program(storage, &found.entry.workload).await.expect("runs");
@@ -174,7 +174,7 @@ fn a_sound_directory_is_proven_and_not_touched() {
         assert_eq!((proof.findings.len(), proof.after.0, proof.through.0), (0, 0, 8), "{proof:?}");
         assert_eq!(proof.replayed_transactions, 8);
     }
-    // Two are kept, and each was led to from the one before, or from the empty state.
+    // Two snapshots are retained. Each was reached by a replay from the one before, or from the empty state.
     assert_eq!(proofs.iter().map(|proof| proof.agreeing_snapshots).collect::<Vec<_>>(), [2, 1]);
     for at in 0..=8 {
         assert_eq!(count(&scratch, &storage, found(&contents, "ant"), Some(at)), at.to_string());
@@ -183,7 +183,7 @@ fn a_sound_directory_is_proven_and_not_touched() {
 
 #[test]
 fn exports_that_differ_in_bytes_and_not_in_state_agree() {
-    // The export also tells how often this instance was restored, which a restore does not take over.
+    // The export also contains how often this instance was restored, and a restore does not import that.
     let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
     let text = text
         .replace("(global $count (mut", "(global $restored (mut i64) (i64.const 0))\n  (global $count (mut")
@@ -202,9 +202,9 @@ fn exports_that_differ_in_bytes_and_not_in_state_agree() {
         let settings = ServiceSettings { failover: FailoverMode::Shadow, ..settings() };
         create_with(&rig, "new", text.into_bytes(), settings).await;
         rig.send("new", "x").await.expect("kept");
-        // By a shadow: the instance that exports the next one was never restored.
+        // The snapshot is taken by a shadow: the instance that exports the next one was never restored.
         rig.snapshot("new").await;
-        // On the disk, or the next one takes its place.
+        // The snapshot must be on the disk, or the next one replaces it.
         while rig.status("new").await.snapshot_sequence == Sequence(0) {}
         rig.send("new", "x").await.expect("kept");
         rig.host.stop().await.expect("sealed");
@@ -260,7 +260,7 @@ fn every_flipped_byte_is_found_and_hurts_no_other_service() {
                 };
                 assert!(is_its_own, "{file} {offset}: {hurt:?}");
             }
-            // Whatever can still be proven gave what it gave.
+            // Whatever can still be proven has its original value.
             for proof in &proofs {
                 let is_false =
                     |finding: &Finding| matches!(finding, Finding::Diverged { .. } | Finding::StateDiverged { .. });
@@ -288,7 +288,7 @@ fn a_power_cut_during_a_restore_leaves_a_whole_service_or_none_and_the_name_free
     };
     let (mut whole, mut none) = (0, 0);
     for nth in 1.. {
-        // From a new directory, and from one that has others in it.
+        // One directory is new, and the other has services.
         let mut is_over = true;
         for storage in [SimulatedStorage::new(nth), original.copy()] {
             storage.power_off(nth);
@@ -333,7 +333,7 @@ fn a_restore_of_which_nobody_knows_is_to_be_done_again() {
     let (mut stored, mut not_stored) = (0, 0);
     let mut storage = original;
     for operation in [Operation::Write, Operation::SyncData].repeat(4) {
-        // Another seed, by which the disk keeps what was not synced, or does not.
+        // With a different seed, the disk retains what was not synced, or does not.
         storage = storage.crash();
         let original = storage.copy();
         for nth in 1.. {
@@ -387,9 +387,9 @@ fn a_restored_service_goes_on_and_keeps_its_own_history() {
             assert_eq!(rig.host.quarantined(&name("new")), None);
             let reply = rig.send("new", "x").await.expect("kept");
             assert_eq!((reply.sequence.0, reply.answer), (9 + restart, Answer::Ok((9 + restart).to_string().into())));
-            // The other one counts for itself.
+            // The other service counts separately.
             assert_eq!(rig.send_as("ant", "t7", "1").await.expect("kept").answer, Answer::Ok("8".into()));
-            // Three crashes, then clean stops, which leave snapshots of its own in the place of the first.
+            // After three crashes there are clean stops, whose snapshots replace the first one.
             if restart >= 3 {
                 rig.host.stop().await.expect("sealed");
             }
@@ -401,7 +401,7 @@ fn a_restored_service_goes_on_and_keeps_its_own_history() {
 #[test]
 fn a_snapshot_that_an_unfinished_restore_left_does_not_pass_for_one_of_the_next_service() {
     let storage = sample();
-    // As far as a restore of `new` gets before it dies.
+    // As far as a restore of `new` gets before a crash.
     let newest = storage.list().expect("lists").into_iter().filter(|file| file.starts_with("ant.")).max();
     let content = snapshot_file::read(&storage, &newest.expect("one of ant")).expect("readable");
     let header = SnapshotHeader { service: name("new"), record: RecordNumber(1), ..content.header.clone() };

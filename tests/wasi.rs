@@ -1,4 +1,4 @@
-//! What a guest sees of WASI: time that stands still, numbers that come again, a log, and nothing else.
+//! What a guest sees of WASI: a clock that stands still, reproducible random numbers, a log, and nothing else.
 
 use crate::rig::{MIB, Rig, cause, ok, size};
 use lifeboat_api::clock::Timestamp;
@@ -32,7 +32,7 @@ async fn a_sleep_moves_the_clock_at_once_and_only_for_its_transaction() {
     assert_eq!(ok(&rig.send("guest", "time").await), (NOW_NS + 2).to_string());
 }
 
-/// The lines that the service logged, and how often it was reported that the clock is behind.
+/// Returns the lines that the service logged, and the number of reports that the clock is behind.
 fn logged(rig: &Rig) -> (Vec<String>, usize) {
     let (mut lines, mut behind) = (Vec::new(), 0);
     for event in rig.events() {
@@ -53,14 +53,14 @@ async fn after_a_clock_that_was_a_year_ahead_time_goes_on_and_so_does_the_log() 
     let ahead = Timestamp(NOW_NS).plus(YEAR);
     rig.clock.set(ahead);
     assert_eq!(ok(&rig.send("guest", "time").await), ahead.0.to_string());
-    // The rate of the log goes by another clock, for which this line is not one of the future.
+    // The log's rate limit uses another clock, for which this line is not in the future.
     rig.send("guest", "log").await.expect("kept");
     rig.clock.set(Timestamp(NOW_NS));
     for step in 2..=4 {
         assert_eq!(ok(&rig.send("guest", "time").await), (ahead.0 + step).to_string());
     }
     assert_eq!(logged(&rig).1, 1, "it is reported once");
-    // More than may be logged at once: most of it is dropped, which is counted.
+    // This is more than the rate limit allows: most lines are dropped and counted.
     for _ in 0..3_000 {
         rig.send("guest", "log").await.expect("kept");
     }
@@ -74,16 +74,16 @@ async fn after_a_clock_that_was_a_year_ahead_time_goes_on_and_so_does_the_log() 
         lines.last()
     );
     assert!(dropped > 500 && lines[passed].starts_with("(1 line dropped: "), "{dropped}, {}", lines[passed]);
-    // An hour later by the clock that nobody sets, there is room again.
+    // An hour later by the monotonic clock, there is room again.
     rig.clock.advance(Duration::from_secs(3_600));
     rig.send("guest", "log").await.expect("kept");
     let (lines, _) = logged(&rig);
     assert!(lines[passed + 1].starts_with(&format!("({} lines dropped: ", dropped - 1)), "{}", lines[passed + 1]);
     assert_eq!(lines[passed + 2], "hello");
-    // A replay sees the times that were seen.
+    // A replay sees the recorded times.
     assert!(cause(&rig.send("guest", "boom").await).starts_with("trap: "));
     assert_eq!(rig.status("guest").await.stopped, None);
-    // It has caught up, and falls behind again.
+    // The clock has caught up, and falls behind again.
     rig.clock.set(ahead.plus(Duration::from_secs(3_600)));
     rig.send("guest", "time").await.expect("kept");
     rig.clock.set(ahead);
@@ -108,7 +108,7 @@ async fn random_numbers_come_again_in_a_replay_and_differ_otherwise() {
     let first = rig.send_as("guest", "r", "random").await;
     let second = rig.send("guest", "random").await;
     assert_ne!(ok(&first), ok(&second), "each transaction has its own");
-    // The trap rolls back: both are replayed and compared.
+    // The trap causes a rollback: both transactions are replayed and compared.
     assert!(cause(&rig.send("guest", "boom").await).starts_with("trap: "));
     let status = rig.status("guest").await;
     assert_eq!((status.stopped, status.counts.replayed_transactions), (None, 2));

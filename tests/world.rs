@@ -1,4 +1,4 @@
-//! The world of everything that a workload may import, and guests of it that are put together from text.
+//! The world of everything that a workload may import, and guests of it that are generated as text.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -8,7 +8,7 @@ use wit_parser::{
     Function, FunctionKind, Handle, InterfaceId, Resolve, Type, TypeDefKind, TypeId, TypeOwner, WorldId, WorldItem,
 };
 
-/// What a workload may import, with the names and types that its core module sees.
+/// The imports that a workload may have, with the names and types that its core module sees.
 pub(crate) struct World {
     pub(crate) resolve: Resolve,
     pub(crate) id: WorldId,
@@ -25,7 +25,7 @@ pub(crate) static WORLD: LazyLock<World> = LazyLock::new(|| {
 });
 
 impl World {
-    /// Its interfaces and their functions.
+    /// Returns the interfaces and their functions.
     pub(crate) fn functions(&self) -> Vec<(InterfaceId, &Function)> {
         let interfaces = self.resolve.worlds[self.id].imports.values().filter_map(|item| match item {
             WorldItem::Interface { id, .. } => Some(*id),
@@ -40,7 +40,7 @@ impl World {
         self.resolve.id_of(id).expect("it has a name")
     }
 
-    /// Makes a core module a component that imports what the module does.
+    /// Turns a core module into a component with the same imports.
     pub(crate) fn component(&self, module: &str) -> Vec<u8> {
         let mut module = wat::parse_str(module).unwrap_or_else(|error| panic!("{error}\n{module}"));
         embed_component_metadata(&mut module, &self.resolve, self.id, StringEncoding::UTF8).expect("a world");
@@ -48,7 +48,7 @@ impl World {
         encoder.encode().unwrap_or_else(|error| panic!("{error:?}"))
     }
 
-    /// An import of `function` as `$call{index}`, and the text of a call of it that leaves nothing behind.
+    /// Returns an import of `function` as `$call{index}`, and the text of a call that leaves nothing on the stack.
     pub(crate) fn call(&self, index: usize, (interface, function): (InterfaceId, &Function)) -> (String, String) {
         let signature = self.resolve.wasm_signature(AbiVariant::GuestImport, function);
         let list = |types: &[WasmType]| types.iter().map(core_type).collect::<Vec<_>>().join(" ");
@@ -93,7 +93,7 @@ impl World {
         (imports, call)
     }
 
-    /// The resource of which a type is a handle, where it was defined.
+    /// Returns the resource of a handle type, where it was defined.
     fn owned(&self, ty: &Type) -> Option<TypeId> {
         let Type::Id(mut id) = *ty else { return None };
         if let TypeDefKind::Handle(Handle::Own(resource)) = self.resolve.types[id].kind {
