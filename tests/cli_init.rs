@@ -1,4 +1,4 @@
-//! `lifeboat init` and `lifeboat config check`: what a user sees of them.
+//! `lifeboat init` and `lifeboat config check`, as a user sees them.
 
 use crate::site::tls_file;
 use crate::util::{Lifeboat, PATIENCE, guest, lifeboat, prebuilt, shell};
@@ -13,7 +13,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// `init` of this folder, from outside it, with a password on standard input.
+/// Creates an `init` of this folder from outside it, with a password on standard input.
 fn init(folder: &Path) -> Lifeboat {
     lifeboat(["init", "--admin-password-stdin"]).arg(folder).input("correct horse\nand more\n")
 }
@@ -22,8 +22,8 @@ fn check(file: &Path) -> Lifeboat {
     lifeboat(["config", "check"]).arg(file)
 }
 
-/// A data directory that nobody else has. A child of another test holds what this process has open until it has begun
-/// its own program, and with it a lock that was released here.
+/// Opens a data directory once nothing else has it open. A child process of another test inherits the open files of
+/// this process until it starts its own program, including a lock that was released here.
 fn taken(data: &Path) -> Locked {
     let deadline = Instant::now() + PATIENCE;
     loop {
@@ -35,7 +35,7 @@ fn taken(data: &Path) -> Locked {
     }
 }
 
-/// Whether `user` is an admin with this password.
+/// Returns whether `user` is an admin with this password.
 fn lets_in(folder: &Path, user: &str, password: &str) -> bool {
     let locked = taken(&folder.join("data"));
     let scheme = argon2id();
@@ -131,11 +131,11 @@ fn an_empty_configuration_is_whole() {
     let file = folder.path().join("lifeboat.toml");
     fs::write(&file, "").expect("a file can be written");
     let shown = check(&file).output();
-    // What is printed says the same.
+    // The printed configuration is equivalent.
     let printed = folder.path().join("printed.toml");
     fs::write(&printed, shown.exits(0)).expect("a file can be written");
     assert_eq!(check(&printed).output().exits(0), shown.exits(0));
-    // Also if the file was named from another folder.
+    // The same holds if the file was named from another folder.
     let (parent, name) = (folder.path().parent().expect("it has one"), folder.path().file_name().expect("it has one"));
     let shown_from_there = check(&Path::new(name).join("lifeboat.toml")).within(parent).output();
     fs::write(&printed, shown_from_there.exits(0)).expect("a file can be written");
@@ -183,11 +183,11 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
     right.exits(0);
     let data = folder.join("data");
     assert_eq!(right.stderr, format!("lifeboat: data directory '{}': services 0, users 1\n", data.display()));
-    // One that a server has is as good.
+    // A directory that a server has open is valid too.
     let locked = taken(&data);
     assert!(check(&file).output().stderr.contains("is in use by another lifeboat"));
     drop(locked);
-    // Everything that is wrong is told, each in its line.
+    // Every error is reported, on a line of its own.
     let small = "[[size]]\nname = 's'\nfuel = 10000\nmemory = '1MiB'\ndeadline_ms = 1000\n";
     let (missing, none) = (folder.join("missing.wasm"), tls_file("README.md"));
     let (chain, large) = (guest("refused/alias-chain-150.wat"), folder.join("large.wasm"));
@@ -214,7 +214,7 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
         assert!(lines[index].starts_with(&at) && lines[index].contains(words), "{at}{words}: {}", lines[index]);
     }
     assert_eq!(lines.len(), 7, "{lines:?}");
-    // What no client would trust, and what does not belong together, neither of the two takes.
+    // Both commands reject a certificate that no client would accept, and a key that does not match.
     for (certificate, key, at, words) in [
         (
             "expired.pem",
@@ -232,7 +232,7 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
         let serve = lifeboat(["serve", "--listen", "127.0.0.1:0", "--config"]).arg(&file).output();
         serve.exits_with_one_line(2, &[words]);
     }
-    // A fleet that has no room for the services that are there.
+    // A fleet without room for the existing services.
     let create = |name: &str| {
         let workload = prebuilt("counter");
         let run = lifeboat(["run", "--size", "huge", "--service", name, "--data"]).arg(&data).arg(&workload);
@@ -246,13 +246,13 @@ fn the_files_that_a_configuration_names_are_loaded_and_the_data_directory_is_loo
     let words = ["service 'vault', one of 2, would not start", "give the machines more slots or memory"];
     let line = refused.exits_with_one_line(2, &words);
     assert!(line.starts_with(&place(1, 1)), "{line}");
-    // What is no data directory no server can go on with.
+    // No server can start with something that is not a data directory.
     write("data = '.'\n".into());
     let words = ["data directory '", "lifeboat init made this folder, in which the data directory is another"];
     both_refuse(&file, 2, &words);
 }
 
-/// Checks that `config check` and `serve` refuse a file with this code and one line with these words.
+/// Checks that `config check` and `serve` reject a file with this code and one line with these words.
 #[track_caller]
 fn both_refuse(file: &Path, code: i32, words: &[&str]) {
     check(file).output().exits_with_one_line(code, words);
@@ -285,7 +285,7 @@ fn a_data_directory_whose_segments_are_gone_is_damaged_for_every_command() {
     let data = folder.path().join("data");
     lifeboat(["run", "--service", "bank", "--data"]).arg(&data).arg(prebuilt("counter")).output().exits(0);
     let file = folder.path().join("lifeboat.toml");
-    // As after a crash: what a seal says of the end of the journal is not there.
+    // As after a crash: the catalog has no seal for the end of the journal.
     taken(&data).catalog().set_seal(None).expect("writable");
     for entry in fs::read_dir(&data).expect("it can be listed") {
         let path = entry.expect("an entry").path();
@@ -342,7 +342,7 @@ fn an_address_of_another_machine_is_refused_by_the_check() {
     let folder = tempfile::tempdir().expect("a folder");
     init(folder.path()).output().exits(0);
     let file = folder.path().join("lifeboat.toml");
-    // Of the block for documentation.
+    // An address of the block for documentation.
     fs::write(&file, "[server]\nlisten = \"192.0.2.1:7098\"\n").expect("a file can be written");
     let words = "cannot listen on 192.0.2.1:7098: it is not an address of this machine; name one that is";
     let refused = check(&file).arg("--insecure").output();

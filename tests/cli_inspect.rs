@@ -1,4 +1,4 @@
-//! `lifeboat inspect`: what the loader takes and shows, and what it refuses in one line.
+//! `lifeboat inspect`: what the loader accepts and shows, and what it rejects in one line.
 
 use std::fs::File;
 use std::path::PathBuf;
@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use crate::util::{WORKLOADS, guest, lifeboat, prebuilt, root, shell};
 
-/// Files that are made for one test.
+/// A folder for the files of one test.
 struct Folder(TempDir);
 
 impl Folder {
@@ -24,7 +24,7 @@ impl Folder {
     }
 }
 
-/// Asserts that `bytes` are refused in one line that names the file and says each of `words`.
+/// Asserts that `bytes` are rejected in one line that names the file and contains each of `words`.
 #[track_caller]
 fn refused(bytes: impl AsRef<[u8]>, words: &[&str]) {
     let folder = Folder::new();
@@ -37,7 +37,7 @@ fn refused(bytes: impl AsRef<[u8]>, words: &[&str]) {
     assert!(causes >= 1, "no remedy follows the cause: {line}");
 }
 
-/// A piece of `count.wat` or another guest replaced, which must occur.
+/// Returns `text` with `old` replaced by `new`. `old` must occur.
 #[track_caller]
 fn with(text: &str, old: &str, new: &str) -> String {
     assert!(text.contains(old), "no `{old}` to replace");
@@ -66,14 +66,14 @@ fn inspected(file: impl AsRef<std::ffi::OsStr>) -> Value {
     serde_json::from_str(output.exits(0)).expect("JSON")
 }
 
-/// Bytes at which a library panics are refused like any others.
+/// Bytes at which a library panics are rejected like any others.
 #[test]
 fn a_panic_of_a_library_is_a_refusal_in_one_line() {
     refused(text_of("refused/alias-chain-150.wat"), &[]);
     refused(binary(&text_of("refused/alias-chain-150.wat")), &[]);
 }
 
-// What is accepted.
+// Workloads that are accepted.
 
 #[test]
 fn every_guest_and_every_workload_is_accepted() {
@@ -126,7 +126,7 @@ fn a_large_workload_is_loaded_and_compiled_and_runs() {
     let file = folder.file("large.wat", &text);
     assert!(inspected(&file)["input_bytes"].as_u64().expect("a number") > SMALL_BYTES_MAX);
     assert_eq!(lifeboat(["run"]).arg(&file).input("a\nb\n").output().exits(0), "1\n2\n");
-    // Its own refusals come back.
+    // The guest's own refusals are returned.
     let missing = component().replace("(param \"when\" u64)", "(param \"when\" u32)");
     let missing =
         with(&missing, "(func $subscribe (param $nanoseconds i64)", "(func $subscribe (param $nanoseconds i32)");
@@ -164,7 +164,7 @@ fn memory_that_was_asked_for_is_checked() {
     assert_eq!(check("lots").exits(2), "");
 }
 
-// What is refused.
+// Workloads that are rejected.
 
 #[test]
 fn file_that_cannot_be_read_is_refused() {
@@ -257,7 +257,7 @@ fn file_over_the_limit_is_refused_without_being_read() {
     let folder = Folder::new();
     let path = folder.file("huge.wasm", b"\0asm\x01\0\0\0");
     let file = File::options().write(true).open(&path).expect("a temporary file");
-    // A hole: far more than fits in memory, and no byte on the disk.
+    // A sparse file: far more than fits into memory, without a byte on the disk.
     file.set_len(1 << 40).expect("a sparse file");
     let output = lifeboat(["inspect"]).arg(&path).output();
     let words = ["huge.wasm", "the file is 1099511627776 bytes", "limit is 33554432 bytes", "strip debug information"];
@@ -305,7 +305,7 @@ fn initial_memory_above_every_size_fits_none_and_does_not_run() {
 
 #[test]
 fn import_whose_type_is_not_that_of_wasi_is_refused() {
-    // Consistent in itself, so that only linking can tell.
+    // The component is consistent in itself, so that only linking detects the error.
     let text = component().replace("(param \"when\" u64)", "(param \"when\" u32)");
     let text = with(&text, "(func $subscribe (param $nanoseconds i64)", "(func $subscribe (param $nanoseconds i32)");
     let text = with(&text, "(i64.const 1000000000)", "(i32.const 1000000000)");

@@ -1,11 +1,11 @@
-//! What every command says of what is wrong: one line that names the place, the value, the bound and the remedy, in words
-//! of operators.
+//! The error messages of every command: one line with the place, the value, the bound and the remedy, in words for
+//! operators.
 
 use crate::util::{Lifeboat, Output, Unprivileged, guest, lifeboat, prebuilt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
-/// What a message must not have: it is about the program's insides.
+/// Text that no message may contain, since it is about the program's internals.
 const RUST: [&str; 24] = [
     "os error",
     "invalid digit",
@@ -33,7 +33,7 @@ const RUST: [&str; 24] = [
     "magic number",
 ];
 
-/// In a folder with some files, and nobody logged in.
+/// Creates a command in a folder with some files, without a logged-in user.
 fn command(folder: &Path, arguments: &[&str]) -> Lifeboat {
     let command = lifeboat(arguments).within(folder).env("LIFEBOAT_PROFILE", folder.join("no/profile.toml"));
     ["LIFEBOAT_DATA", "LIFEBOAT_SERVER", "LIFEBOAT_TOKEN", "LIFEBOAT_CONFIG", "LIFEBOAT_LISTEN", "LIFEBOAT_CA"]
@@ -41,13 +41,13 @@ fn command(folder: &Path, arguments: &[&str]) -> Lifeboat {
         .fold(command, |command, name| command.env(name, ""))
 }
 
-/// The first line that is not one of the command's, or speaks of Rust.
+/// Returns the first line that is not a message of the program, or that contains internals.
 fn rust_of(output: &Output) -> Option<String> {
     let is_wrong = |line: &&str| !line.starts_with("lifeboat: ") || RUST.iter().any(|words| line.contains(words));
     output.stderr.lines().find(is_wrong).map(str::to_owned)
 }
 
-/// A folder with what the commands below name.
+/// Creates a folder with the files that the commands below name.
 fn folder() -> tempfile::TempDir {
     let folder = tempfile::tempdir().expect("a folder");
     let write = |name: &str, bytes: &[u8]| std::fs::write(folder.path().join(name), bytes).expect("writable");
@@ -104,7 +104,7 @@ fn every_wrong_argument_and_file_is_explained_on_one_line() {
         ("serve --listen here", 2, "--listen: 'here' is no address to listen on: write an IP address and a port"),
         ("user grant ada bank fly", 2, "GRANT: 'fly' is not one of transact, observe, operate"),
         ("stop a/b", 2, "SERVICE: 'a/b' is not a name"),
-        // Too few, too many, or too many at once.
+        // Too few, too many, or conflicting arguments.
         ("inspect", 2, "inspect needs <WORKLOAD>; write: lifeboat inspect <WORKLOAD>"),
         ("journal", 2, "journal needs --data <DIR> and <SERVICE>; write: lifeboat journal --data <DIR> <SERVICE>"),
         ("deploy", 2, "deploy needs <SERVICE> and <WORKLOAD>; write: lifeboat deploy <SERVICE> <WORKLOAD>"),
@@ -217,7 +217,7 @@ fn every_wrong_argument_and_file_is_explained_on_one_line() {
 #[test]
 fn a_file_that_this_user_may_not_use_is_one_code_with_a_remedy_in_every_command() {
     let folder = folder();
-    // Nobody can look into it: of root's files, nobody but root can.
+    // Only root can read a folder of root without permissions for others.
     let locked = folder.path().join("locked");
     let inside = |name: &str| locked.join(name).display().to_string();
     std::fs::create_dir(&locked).expect("a folder");

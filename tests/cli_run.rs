@@ -1,4 +1,4 @@
-//! `lifeboat run`: lines in, replies out, events on the side, and failovers that no reply shows.
+//! `lifeboat run`: lines in, replies out, events on standard error, and failovers that no reply shows.
 
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 
 use crate::util::{Lifeboat, Output, WORKLOADS, guest, lifeboat, prebuilt, shell, transactions};
 
-/// `lifeboat run` with options and a prebuilt workload.
+/// Creates a `lifeboat run` with options and a prebuilt workload.
 fn run(options: &[&str], workload: &str) -> Lifeboat {
     run_file(options, &prebuilt(workload))
 }
@@ -16,7 +16,7 @@ fn run_file(options: &[&str], workload: &Path) -> Lifeboat {
     lifeboat(["run"]).args(options).arg(workload)
 }
 
-/// `lifeboat run --transactions`, to the end.
+/// Runs `lifeboat run --transactions` to its end.
 fn run_transactions(options: &[&str], file: &Path, workload: &str) -> Output {
     lifeboat(["run"]).args(options).arg("--transactions").arg(file).arg(prebuilt(workload)).output()
 }
@@ -53,7 +53,7 @@ fn refused_transaction_is_printed_as_json_and_exits_with_1() {
 
 #[test]
 fn long_body_is_refused_for_the_fuel_of_what_is_wrong_in_it() {
-    // Without a reason in words and an example, 10,023 were charged.
+    // Without a reason and an example in the reply, 10,023 units were charged.
     let refused_for = |length| {
         let output = run(&["--json", "--size", "huge"], "ledger").input("[".repeat(length) + "\n").output();
         let line = output.exits(1);
@@ -174,7 +174,7 @@ fn a_signal_ends_the_input_and_says_where() {
             assert_eq!(running.line(), Some(format!("{line}\n").into_bytes()));
         }
         running.signal(signal);
-        // It ends although its input does not.
+        // It ends although its input continues.
         assert_eq!(running.line(), None);
         let output = running.finish();
         assert_eq!(output.exits(1), "");
@@ -185,7 +185,7 @@ fn a_signal_ends_the_input_and_says_where() {
             lines + 1
         );
         assert!(output.stderr.ends_with(&told), "{}", output.stderr);
-        // The stop was a clean one, whose snapshot is not counted.
+        // The stop was clean. Its snapshot is not counted.
         assert!(
             output
                 .stderr
@@ -209,7 +209,7 @@ fn an_empty_variable_for_the_data_directory_is_one_that_is_not_set() {
 
 // Envelopes and JSON.
 
-/// Replies to envelopes of `counter` under `--json`, all of which must be answered in their order.
+/// Returns the replies to envelopes of `counter` under `--json`. All must be answered in order.
 fn envelopes(code: i32, lines: &[Value]) -> Vec<Value> {
     let input: String = lines.iter().map(|line| format!("{line}\n")).collect();
     let output = run(&["--envelope", "--json"], "counter").input(input).output();
@@ -342,7 +342,7 @@ fn json_events_and_usage_are_one_object_a_line_on_standard_error() {
     assert_eq!(usage["meter"]["cpu"]["limit"], 100_000);
 }
 
-// What is refused before anything runs.
+// Input that is refused before anything runs.
 
 #[test]
 fn options_may_stand_after_the_workload_and_further_arguments_are_refused_with_the_explanation() {
@@ -447,7 +447,7 @@ fn memory_failovers_compact_or_enlarge_and_are_invisible_in_replies() {
     let moves = Moves::of(&tight, "notes");
     assert_eq!((moves.cpu_failures, moves.memory_failures), (0, moves.failovers));
 
-    // The text does not say the sizes, the JSON does.
+    // The text does not contain the sizes, but the JSON does.
     let told = run("--memory", "2MiB", &["--json"]);
     let events = told.events();
     let failovers: Vec<&Value> = events.iter().filter(|event| event["event"] == "failover").collect();
@@ -481,8 +481,8 @@ fn transaction_that_no_tank_suffices_for_fails_and_the_next_goes_on() {
     assert!(failed["cause"].as_str().expect("a text").contains("a full tank of 1,000,000 fuel"), "{failed}");
 }
 
-/// What the lines on standard error say of SLA failures and failovers. Each is parsed to its end, so that a line in
-/// another form than the documented one is found.
+/// The SLA failures and failovers on standard error. Each line is parsed completely, to detect any deviation from the
+/// documented form.
 #[derive(Debug, Default)]
 struct Moves {
     cpu_failures: usize,
@@ -491,7 +491,7 @@ struct Moves {
 }
 
 impl Moves {
-    /// Checks that `service` moves from VM to VM by ones, each on the other machine, each after an SLA failure.
+    /// Checks that each move of `service` follows an SLA failure, increments the VM's number, and changes the machine.
     #[track_caller]
     fn of(output: &Output, service: &str) -> Self {
         let mut moves = Self::default();
@@ -527,7 +527,7 @@ impl Moves {
     }
 }
 
-/// The VM and the resource of `ledger/1 cpu 98.7% (394,794 of 400,000 fuel, threshold 98%)`.
+/// Returns the VM and the resource of `ledger/1 cpu 98.7% (394,794 of 400,000 fuel, threshold 98%)`.
 fn sla_failure(text: &str) -> Option<(&str, &str)> {
     let (vm, rest) = text.split_once(' ')?;
     let (resource, rest) = rest.split_once(' ')?;
@@ -544,7 +544,7 @@ fn sla_failure(text: &str) -> Option<(&str, &str)> {
     Some((vm, resource))
 }
 
-/// The VMs and machines of `ledger/1 on m1 -> ledger/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)`.
+/// Returns the VMs and machines of `ledger/1 on m1 -> ledger/2 on m2 (state 22.8 kB, replayed 0, pause 0.9 ms)`.
 fn failover(text: &str) -> Option<[&str; 4]> {
     let (from, rest) = text.split_once(" on ")?;
     let (from_machine, rest) = rest.split_once(" -> ")?;
@@ -561,7 +561,7 @@ fn failover(text: &str) -> Option<[&str; 4]> {
     Some([from, from_machine, to, to_machine])
 }
 
-/// A number with commas between groups of three digits.
+/// Parses a number with commas between groups of three digits.
 fn grouped(text: &str) -> Option<u64> {
     let mut groups = text.split(',');
     let first = groups.next()?;
@@ -569,7 +569,7 @@ fn grouped(text: &str) -> Option<u64> {
     if is_grouped { text.replace(',', "").parse().ok() } else { None }
 }
 
-/// A number with at most one digit behind the point.
+/// Parses a number with at most one digit after the point.
 fn decimal(text: &str) -> Option<f64> {
     let (whole, tenth) = text.split_once('.').unwrap_or((text, "0"));
     let are_digits = whole.bytes().chain(tenth.bytes()).all(|byte| byte.is_ascii_digit());
@@ -581,7 +581,7 @@ fn decimal(text: &str) -> Option<f64> {
 #[test]
 fn help_gives_units_defaults_sizes_and_exit_codes() {
     let help = lifeboat(["run", "--help"]).output();
-    // However it is broken into lines.
+    // The line breaks of the help text do not matter.
     let text = help.exits(0).split_whitespace().collect::<Vec<_>>().join(" ");
     for words in
         ["--fuel <N>", "[bytes; 64MiB, 10M, ...]", "[default: small]", "[percent, 20 to 100; default: 98]", "16 MiB"]
@@ -595,14 +595,14 @@ fn help_gives_units_defaults_sizes_and_exit_codes() {
     assert_eq!(lifeboat(["--version"]).output().exits(0), concat!("lifeboat ", env!("CARGO_PKG_VERSION"), "\n"));
 }
 
-// Guests and transactions that are made here.
+// Guests and transactions that are generated here.
 
-/// count.wat, but executing anything but `refuse` answers the body.
+/// Returns a variant of count.wat that answers everything but `refuse` with the body.
 fn echo() -> Guest {
     guest_with("echo", "(local.get $body) (local.get $length)")
 }
 
-/// A guest in a file of its own, for as long as this lives.
+/// A guest in a file of its own, deleted at the end of the test.
 struct Guest {
     _folder: tempfile::TempDir,
     file: PathBuf,
@@ -616,7 +616,8 @@ impl std::ops::Deref for Guest {
     }
 }
 
-/// count.wat, but executing anything but `refuse` answers the bytes at this address and of this length.
+/// Returns a variant of count.wat that answers everything but `refuse` with the bytes at this address and of this
+/// length.
 fn guest_with(name: &str, bytes: &str) -> Guest {
     let text = std::fs::read_to_string(guest("count.wat")).expect("a guest");
     let old = "    (param i32 i32 i32 i32 i64 i64) (param $body i32) (param $length i32) (result i32)";
@@ -630,7 +631,7 @@ fn guest_with(name: &str, bytes: &str) -> Guest {
     Guest { _folder: folder, file }
 }
 
-/// The same numbers in every run, each below the bound that is asked for (splitmix64).
+/// Returns a generator of the same numbers in every run, each below the requested bound (splitmix64).
 fn numbers() -> impl FnMut(u64) -> u64 {
     let mut state = 7_u64;
     move |below| {
@@ -641,7 +642,7 @@ fn numbers() -> impl FnMut(u64) -> u64 {
     }
 }
 
-/// Deposits, withdrawals and transfers among 300 accounts, some of them refused.
+/// Returns deposits, withdrawals and transfers among 300 accounts, some of which are refused.
 fn ledger_transactions(count: usize) -> String {
     let mut number = numbers();
     let mut lines = String::new();
@@ -657,8 +658,8 @@ fn ledger_transactions(count: usize) -> String {
     lines
 }
 
-/// Notes that leave holes too small for the ones that follow, so that a compaction helps, then more notes than 2 MiB
-/// can hold.
+/// Returns notes that leave holes too small for the following ones, so that a compaction helps; then more notes than 2
+/// MiB can hold.
 fn note_transactions() -> String {
     let put = |name: String, bytes: usize| json!({"put": {"name": name, "text": "x".repeat(bytes)}});
     let small = (0..60).map(|index| put(format!("small-{index}"), 12_000));
@@ -701,7 +702,7 @@ fn a_run_reserves_what_its_workload_needs_and_names_the_limit_that_is_too_low() 
             .input("{\"add\":1}\n")
             .output()
     };
-    // In KiB: two machines with a slot each and the service's share of maintenance, each of them 4 GiB.
+    // In KiB: two machines with a slot each, and the service's share of the maintenance pool, of 4 GiB each.
     run(32 << 20).exits(0);
     let low = run(16 << 20);
     low.exits_with_one_line(

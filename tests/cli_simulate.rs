@@ -1,10 +1,10 @@
-//! `lifeboat simulate`: nothing is lost, the same seed tells the same story, and a broken promise is noticed.
+//! `lifeboat simulate`: nothing is lost, the same seed has the same history, and a violated promise is detected.
 
 use serde_json::{Value, json};
 
 use crate::util::{Output, guest, lifeboat, prebuilt, root};
 
-/// `lifeboat simulate --seed 7 --json` with more arguments, to the end.
+/// Runs `lifeboat simulate --seed 7 --json` with more arguments to its end.
 fn simulate(arguments: &[&str]) -> Output {
     lifeboat(["simulate", "--seed", "7", "--json"]).args(arguments).output()
 }
@@ -14,7 +14,7 @@ fn report(output: &Output, code: i32) -> Value {
     serde_json::from_str(output.exits(code)).expect("a report in JSON")
 }
 
-/// Removes all that may differ between two runs of one seed.
+/// Removes all values that may differ between two runs with one seed.
 fn without_timings(mut report: Value) -> Value {
     fn remove(value: &mut Value) {
         match value {
@@ -88,7 +88,7 @@ fn a_pace_changes_how_long_it_takes_and_nothing_else() {
     let scenario = scenario.to_str().expect("UTF-8");
     let fast = report(&simulate(&[scenario]), 0);
     let requests = number(&fast["requests"]);
-    // A second for all but the first.
+    // A second for all requests but the first.
     let pace = (requests - 1).max(1).to_string();
     let slow = report(&simulate(&["--pace", &pace, scenario]), 0);
     assert!(number(&slow["timings"]["serve_ms"]) >= 1_000, "{slow:#}");
@@ -227,7 +227,7 @@ fn wrong_options_exit_with_2() {
     assert!(output.stderr.contains("counter.wasm"), "{}", output.stderr);
 }
 
-/// One service on one machine.
+/// Returns a scenario with one service on one machine.
 fn scenario(workload: &str) -> String {
     format!(
         r#"

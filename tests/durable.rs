@@ -1,8 +1,8 @@
-//! Durable services against a model: whatever is cut off, torn or full, an answer that was seen is answered again, and
+//! Durable services against a model. Whatever is cut off, torn or full, an answer that was seen is given again, and
 //! nothing is executed twice.
 //!
-//! The disk is the simulated one, which at a power cut keeps a random subset of what was not synced, and fails when told
-//! to. The rest is what a user gets: a host, its data directory, the group commit, recovery.
+//! The disk is simulated. At a power cut it retains a random subset of what was not synced, and it fails on request.
+//! Everything else is the real product: a host, its data directory, the group commit, and recovery.
 
 use crate::rig::{MIB, Rig, guest_bytes, name, size};
 use lifeboat_api::clock::{Clock, Timestamp, VirtualClock};
@@ -35,12 +35,12 @@ use std::time::Duration;
 
 const SERVICES: [&str; 2] = ["ant", "bee"];
 
-/// A host that goes on with the directory in `storage`, and has the services.
+/// Starts a host with the directory in `storage`, and creates the services if they are missing.
 async fn start(storage: &SimulatedStorage, failover: FailoverMode, sabotage: Option<Sabotage>) -> Result<Rig, String> {
     start_with(storage, failover, sabotage, 0, |_| {}).await
 }
 
-/// The same, for a start of its own number, which its epochs tell, and with settings changed by `change`.
+/// Does the same for a numbered start, which determines its epochs, and with settings changed by `change`.
 pub(crate) async fn start_with(
     storage: &SimulatedStorage,
     failover: FailoverMode,
@@ -51,7 +51,7 @@ pub(crate) async fn start_with(
     start_at(storage, failover, sabotage, number, None, change).await
 }
 
-/// The same, by a clock that says `now`.
+/// Does the same with a clock that shows `now`.
 pub(crate) async fn start_at(
     storage: &SimulatedStorage,
     failover: FailoverMode,
@@ -101,7 +101,7 @@ pub(crate) async fn create(
     rig.host.create_durable_service(new).await.map_err(|error| error.to_string())
 }
 
-/// What is wanted of a durable service of a guest of `tests/guests`.
+/// Returns the parameters of a new durable service of a guest of `tests/guests`.
 pub(crate) fn new_service(
     service: &str,
     guest: &str,
@@ -120,7 +120,7 @@ pub(crate) fn new_service(
     }
 }
 
-/// Settings with small sizes, and the longest deduplication window.
+/// Returns settings with small sizes and the longest deduplication window.
 pub(crate) fn settings(failover: FailoverMode) -> ServiceSettings {
     ServiceSettings {
         size: "s".into(),
@@ -131,24 +131,24 @@ pub(crate) fn settings(failover: FailoverMode) -> ServiceSettings {
     }
 }
 
-/// A transaction as its client knows it.
+/// A transaction, as its client knows it.
 #[derive(Debug, Clone)]
 struct Sent {
     service: &'static str,
     id: String,
     body: String,
-    /// What it was answered, if it was.
+    /// The answer, if one was seen.
     seen: Option<Reply>,
 }
 
-/// What the client of all services knows.
+/// The state of the client of all services.
 #[derive(Debug, Default)]
 struct Client {
     sent: Vec<Sent>,
 }
 
 impl Client {
-    /// Sends new transactions all at once, lets `polls` rounds of them go by, and notes what was answered until then.
+    /// Sends new transactions all at once, polls them `polls` times, and records the answers that arrived until then.
     async fn send(&mut self, rig: &Rig, bodies: Vec<(usize, String)>, polls: usize) {
         let first = self.sent.len();
         for (service, body) in bodies {
@@ -158,7 +158,7 @@ impl Client {
         self.ask(rig, first, polls).await;
     }
 
-    /// Sends all from `first` on that were not answered.
+    /// Sends all transactions from `first` on that have no answer.
     async fn ask(&mut self, rig: &Rig, first: usize, polls: usize) {
         type Asking<'a> = Pin<Box<dyn Future<Output = Result<Reply, RequestError>> + 'a>>;
         let mut asking: Vec<(usize, Asking<'_>)> = Vec::new();
@@ -174,7 +174,7 @@ impl Client {
                     self.sent[*index].seen = Some(reply);
                     false
                 }
-                // Whether it happened is unknown, or it did not: it is sent again.
+                // It was not executed, or its outcome is unknown: it is sent again.
                 Poll::Ready(Err(_)) => false,
                 Poll::Pending => true,
             });
@@ -187,7 +187,7 @@ impl Client {
         .await;
     }
 
-    /// Everything that was answered is answered again, in the same words.
+    /// Checks that every answer is given again, in the same words.
     async fn check_answers(&self, rig: &Rig) -> Result<(), String> {
         for sent in &self.sent {
             let Some(seen) = &sent.seen else { continue };
@@ -199,7 +199,7 @@ impl Client {
         Ok(())
     }
 
-    /// After a power cut, what was answered is there, and the rest is done once.
+    /// Checks that after a power cut the answers are there, and that the rest is executed once.
     async fn goes_on_after_a_crash(&mut self, storage: &SimulatedStorage) {
         let rig = start(&storage.crash(), FailoverMode::Direct, None).await.expect("starts again");
         self.check_answers(&rig).await.expect("nothing lost");
@@ -207,7 +207,7 @@ impl Client {
         self.check_counts(&rig).await.expect("each once");
     }
 
-    /// After all were answered: each counted once, none lost, none twice.
+    /// Checks, after all were answered, that each transaction counted once.
     async fn check_counts(&self, rig: &Rig) -> Result<(), String> {
         for service in SERVICES {
             let mut counts: Vec<u64> = Vec::new();
@@ -233,13 +233,13 @@ impl Client {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// Transactions at once, of which answers are awaited for so many polls.
+    /// Transactions sent at once, whose answers are awaited for a number of polls.
     Send(Vec<(usize, String)>, usize),
     FailOver(usize),
     Snapshot(usize),
-    /// The power goes.
+    /// A power cut.
     Crash,
-    /// The host stops cleanly.
+    /// A clean stop of the host.
     Stop,
 }
 
@@ -333,7 +333,7 @@ async fn after_a_failed_sync_nothing_more_is_acknowledged_and_nothing_acknowledg
         }
         let is_failed = client.sent.iter().any(|sent| sent.seen.is_none());
         if is_failed {
-            // Final: what failed once takes no more.
+            // The failure is final: the host accepts no more transactions.
             client.send(&rig, vec![(0, "1".into())], usize::MAX).await;
             assert!(client.sent.last().is_some_and(|sent| sent.seen.is_none()), "acknowledged after a failed sync");
             assert!(rig.host.stop().await.is_err(), "a journal that failed is not sealed");
@@ -357,7 +357,7 @@ async fn a_failover_is_reported_once_it_is_durable_whenever_the_power_goes() {
                 Err(_) => break,
             }
         }
-        // Its answer waits for what it reports; the order may have failed.
+        // The answer waits for the record that it reports. The order may have failed.
         let answered = rig.try_fail_over("ant").await;
         if storage.is_off() {
             cut += 1;
@@ -370,7 +370,7 @@ async fn a_failover_is_reported_once_it_is_durable_whenever_the_power_goes() {
         let rig = start(&storage.crash(), FailoverMode::Direct, None).await.expect("starts again");
         let last = before.last().map_or(1, |failover| failover.to.number);
         let vm = rig.status("ant").await.vm;
-        // One that is stopped says that it has moved nowhere.
+        // A stopped service does not report a move.
         let moved = answered.ok().filter(|status| status.stopped.is_none());
         let last = moved.map_or(last, |status| last.max(status.vm.number));
         assert!(vm.number >= last, "cut at {nth}: {vm} serves after a failover to ant/{last} was reported");
@@ -411,8 +411,8 @@ async fn a_full_disk_denies_and_loses_nothing() {
     client.goes_on_after_a_crash(&storage).await;
 }
 
-/// While the journal denies, a removal does not wait for what is given back after it. Whatever does that has not begun yet when
-/// the host is stopped: the one thread that it could run on is busy.
+/// While the journal denies transactions, a removal does not wait for the reclaim that follows it. The reclaim has not
+/// begun when the host is stopped, since the only thread for it is busy.
 #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
 async fn what_a_removal_without_room_asks_for_does_not_have_the_directory_after_a_stop() {
     let storage = SimulatedStorage::new(1);
@@ -469,7 +469,7 @@ async fn two_copies_of_a_directory_show_their_guests_different_random_numbers_an
         assert_eq!(first.sequence.0, 1);
         let storage = storage.crash();
         drop(rig);
-        // Its own number comes again, and the replay does not differ.
+        // The service's random number is the same again, and the replay does not differ.
         let rig = start_with(&storage, FailoverMode::Direct, None, 9, |_| {}).await.expect("starts again");
         rig.grant("dice");
         let again = rig.send_as("dice", "roll", "random").await.expect("rolled before");
@@ -480,7 +480,7 @@ async fn two_copies_of_a_directory_show_their_guests_different_random_numbers_an
     assert_ne!(rolled[0], rolled[1], "the copies share secret, service and sequence, but not the epoch");
 }
 
-/// A UUID of version 7 of so many milliseconds after the epoch.
+/// Returns a UUID of version 7 with this time, in milliseconds after the Unix epoch.
 pub(crate) fn uuid7(milliseconds: u64, tail: u64) -> String {
     format!("{:08x}-{:04x}-7000-8000-{tail:012x}", milliseconds >> 16, milliseconds & 0xffff)
 }
@@ -501,7 +501,7 @@ async fn an_id_whose_answer_may_be_forgotten_is_denied_if_its_time_tells_also_af
     for restart in 0..3 {
         let old = rig.send_as("ant", &uuid7(now_ms - 100 + 3, 3), "1").await;
         assert!(matches!(old, Err(RequestError::Denied(Denial::TooOld { .. }))), "restart {restart}: {old:?}");
-        // Within the deduplication window it is answered again, and one of no known time is an id like any other.
+        // Within the deduplication window, it is answered again. An id without a time is like any other id.
         let kept = rig.send_as("ant", &uuid7(now_ms - 100 + 39, 39), "1").await.expect("answered before");
         assert!(kept.is_repeated);
         rig.send_as("ant", &format!("plain-{restart}"), "1").await.expect("new");
@@ -572,7 +572,7 @@ async fn a_directory_that_was_copied_while_it_ran_is_of_some_moment_or_says_what
         let mut client = Client::default();
         let copy = SimulatedStorage::new(seed);
         let mut files = storage.list().expect("lists");
-        // In an order that differs from run to run, with work between any two files.
+        // The order of files differs from run to run, with work between any two files.
         let turn = usize::try_from(seed).expect("few") % files.len();
         files.rotate_left(turn);
         for (index, file) in files.iter().enumerate() {
@@ -595,7 +595,7 @@ async fn a_directory_that_was_copied_while_it_ran_is_of_some_moment_or_says_what
                 refused += 1;
                 continue;
             }
-            // Of an earlier moment: as many counted as there are transactions.
+            // The copy is of an earlier moment: its count is the number of its transactions.
             let count = rig.query(service, "x").await.expect("answered");
             assert_eq!(count.answer, Answer::Ok(rig.status(service).await.sequence.0.to_string().into()));
             whole += 1;
@@ -610,7 +610,7 @@ async fn a_bounded_directory_serves_for_ever() {
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     create(&rig, "few", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
     rig.send_as("few", "first", "x").await.expect("kept");
-    // One service is idle after a while, the other is not: the idle one must not hold back the journal.
+    // One service becomes idle, and the other does not. The idle one must not pin the journal.
     rig.send_as("bee", "first", "1").await.expect("kept");
     for _ in 0..60 {
         rig.send("bee", "y".repeat(4000)).await.expect("kept");
@@ -629,12 +629,13 @@ async fn a_bounded_directory_serves_for_ever() {
     }
     let most = largest.values().skip(15).max().expect("some");
     assert!(*most <= 6 << 20, "it grew to {most} bytes: {largest:?}");
-    // What they need is relocated, while they run and do nothing.
+    // Their records are relocated while they run and are idle.
     assert!(rig.send_as("few", "first", "x").await.expect("kept").is_repeated);
     assert!(rig.send_as("bee", "first", "1").await.expect("kept").is_repeated);
 }
 
-/// Has a neighbour write so many transactions, with a snapshot after every hundred, and returns how long the directory got.
+/// Has another service write 100 transactions and a snapshot in each of `rounds`. Returns the largest size of the
+/// directory.
 async fn write_much(rig: &Rig, storage: &SimulatedStorage, rounds: usize) -> u64 {
     let mut most = 0;
     for round in 0..rounds {
@@ -649,7 +650,7 @@ async fn write_much(rig: &Rig, storage: &SimulatedStorage, rounds: usize) -> u64
     most
 }
 
-/// Answers of `bee` that are kept, more than a segment holds.
+/// Creates answers of `bee` that are retained and do not fit into a segment.
 async fn keep_answers(rig: &Rig) -> Client {
     let mut client = Client::default();
     for _ in 0..12 {
@@ -664,13 +665,13 @@ async fn a_stopped_service_does_not_hold_back_space_and_its_answers_are_kept() {
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let client = keep_answers(&rig).await;
     rig.host.stop_service(&name("bee")).await.expect("stopped");
-    // 16 MB of records beside half a megabyte that the stopped service needs.
+    // 16 MB of records, beside half a megabyte that the stopped service needs.
     let most = write_much(&rig, &storage, 40).await;
     assert!(most <= 5 << 20, "it grew to {most} bytes");
     rig.host.start_service(&name("bee"), Epoch([44; 16])).await.expect("started");
     client.check_answers(&rig).await.expect("nothing is forgotten");
 
-    // The same across a start of the host, which finds it stopped, and a power cut.
+    // The same across a start of the host, which finds the service stopped, and across a power cut.
     rig.host.stop_service(&name("bee")).await.expect("stopped");
     rig.host.stop().await.expect("sealed");
     drop(rig);
@@ -774,7 +775,7 @@ async fn a_service_that_is_told_created_takes_requests() {
     creating.stop().await.expect("sealed");
 }
 
-/// Where the frames with records of `bee` are, in a directory whose host stopped.
+/// Returns the positions of the frames with records of `bee`, in a directory whose host has stopped.
 fn frames_of_bee(storage: &SimulatedStorage) -> BTreeSet<(u64, u32)> {
     let mut frames = BTreeSet::new();
     let locked = Locked::open_read_only(Arc::new(storage.copy())).expect("a data directory");
@@ -795,7 +796,7 @@ async fn answers_that_only_repetitions_need_are_not_lost_unnoticed_when_their_co
     let storage = SimulatedStorage::new(18);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
     let client = keep_answers(&rig).await;
-    // Its last snapshot is of its end: no replay needs its records any more.
+    // Its last snapshot contains its final state: no replay needs its records any more.
     rig.host.stop_service(&name("bee")).await.expect("stopped");
     write_much(&rig, &storage, 40).await;
     rig.host.stop().await.expect("sealed");
@@ -817,7 +818,7 @@ async fn answers_that_only_repetitions_need_are_not_lost_unnoticed_when_their_co
 }
 
 /// Removes `ant` from a directory with `ant` and `bee`, with a power cut after `operations` of the storage. Returns
-/// whether the removal came to its end before.
+/// whether the removal was complete before.
 async fn remove_with_a_cut_after(operations: u64) -> bool {
     let storage = SimulatedStorage::new(operations);
     let rig = start(&storage, FailoverMode::Direct, None).await.expect("starts");
@@ -828,9 +829,9 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
     }
     storage.power_off(operations);
     let removed = rig.host.remove_service(&name("ant")).await.is_ok();
-    // A workload that nobody runs any more goes with the last service.
+    // A workload that no service uses any more is removed with the last service.
     let is_last_removed = removed && rig.host.remove_service(&name("last")).await.is_ok();
-    // Otherwise the next start clears up.
+    // Otherwise the next start cleans up.
     let is_over = is_last_removed && !storage.is_off();
     if is_over {
         let left: Vec<String> = storage.list().expect("lists");
@@ -853,7 +854,7 @@ async fn remove_with_a_cut_after(operations: u64) -> bool {
     let mut rig = rig;
     rig.host = rig.host.with_data(directory);
     rig.host.recover(contents, || Epoch([3; 16])).await;
-    // Whatever was cut off, no file is left of what is removed.
+    // Whatever was cut off, no file of a removed service remains.
     let left: BTreeSet<String> = storage.list().expect("lists").into_iter().collect();
     let services = rig.host.data().expect("it is durable").catalog().services().expect("readable");
     let workloads: BTreeSet<String> = services.values().map(|entry| format!("{}.workload", entry.workload)).collect();
@@ -952,7 +953,7 @@ async fn a_workload_stays_for_a_service_that_comes_into_being_and_nothing_comes_
     let bytes = guest_bytes("count.wat");
     let hash = load("count.wat", &bytes, &LoadLimits::default()).expect("valid").hash;
     let has_workload = || storage.list().expect("lists").contains(&format!("{hash}.workload"));
-    // As while another of the same workload is created.
+    // As while another service of the same workload is created.
     let kept = rig.host.data().expect("it is durable").keep_workload(&hash, &bytes).expect("stored");
     rig.host.remove_service(&name("last")).await.expect("removed");
     assert!(has_workload());
@@ -994,7 +995,7 @@ async fn a_start_compiles_a_workload_once_however_many_services_run_it() {
         assert_eq!(rig.status(copy).await.stopped, None);
         rig.host.remove_service(&name(copy)).await.expect("removed");
     }
-    // Nobody runs it any more, so it was released.
+    // No service runs it any more, so it was released.
     create(&rig, "last", "count.wat", settings(FailoverMode::Direct), None).await.expect("created");
     assert_eq!(rig.host.compiled(), 2);
 }
@@ -1027,7 +1028,7 @@ async fn under_pressure_services_recover_and_fail_over_and_none_is_created() {
     assert!(refused.starts_with("the host is under pressure: memory 98.6% (986 B of 1.0 kB"), "{refused}");
     let in_memory = rig.try_start("dog", "count.wat", &[size("s", 400_000, MIB)], |_| {}).await;
     assert!(matches!(in_memory, Err(LaunchError::UnderPressure(_))), "{in_memory:?}");
-    // What was refused for that is created once it is over.
+    // A service that was refused for that reason is created afterwards.
     let mut admitted = std::pin::pin!(rig.host.admitted());
     assert!(futures::FutureExt::now_or_never(admitted.as_mut()).is_none());
     admission.set(Vec::new());

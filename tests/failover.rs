@@ -1,4 +1,5 @@
-//! Crossing, compaction, larger sizes, degraded services, rollbacks, snapshots: what a service does about its meters.
+//! Threshold crossings, compaction, larger sizes, degraded services, rollbacks and snapshots: the reactions of a
+//! service to its meters.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, name, ok, size};
 use lifeboat_api::clock::Timestamp;
@@ -18,7 +19,7 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Fuel that all VMs of the service were charged: those that it left, and the one that it is in.
+/// Returns the fuel that all VMs of the service were charged, including the present one.
 fn fuel_of_all_vms(rig: &Rig, status: &Status) -> u64 {
     let before: u64 = rig.failovers().iter().map(|failover| failover.fuel_used).sum();
     before + status.meter.cpu.used
@@ -197,7 +198,7 @@ async fn without_a_larger_size_a_service_is_degraded_and_serves_up_to_its_limit(
     assert!(status.degraded.is_some() && status.stopped.is_none(), "{status:?}");
     assert!(rig.events().iter().any(|event| matches!(event, Event::Degraded { .. })));
     assert!(ok(&rig.query("notes", r#""summary""#).await).contains(&format!("\"notes\":{kept}")));
-    // It recovers as soon as there is less to hold, and says so.
+    // The service recovers as soon as its state is smaller, and reports it.
     for index in 0..kept - 2 {
         ok(&rig.send("notes", format!(r#"{{"delete":{{"name":"n{index}"}}}}"#)).await);
     }
@@ -292,7 +293,8 @@ async fn a_tail_that_once_failed_over_for_memory_is_replayed_from_an_older_snaps
         })));
     }
     assert!(rig.failovers().iter().filter(|failover| failover.cause == FailoverCause::Memory).count() > 1);
-    // Without the compactions the tail takes more than the size ever allowed: the slot alone holds a replay.
+    // Without the compactions, the tail takes more memory than the size ever allowed: only the slot has room for a
+    // replay.
     let maintenance = Maintenance { fuel: 1_000_000_000, deadline: Duration::from_secs(60), memory_bytes: 64 * MIB };
     let workload = load("grow.wat", &guest_bytes("grow.wat"), &LoadLimits::default()).expect("valid");
     let program = rig.host.compile(workload).await.expect("compiled before");
@@ -366,10 +368,10 @@ async fn a_replay_that_diverges_names_the_first_transaction_that_does() {
     let Err(error @ RehydrateError::Diverged { sequence: Sequence(3), .. }) = diverged else { panic!("{diverged:?}") };
     let text = error.to_string();
     assert!(text.contains("transaction 't3': it was ok '4' and is ok '3'"), "{text}");
-    // Queries that are answered in another way are no divergence, but belong to the report of one.
+    // Queries with different answers are no divergence, but belong in the report of one.
     assert!(text.contains("; queries that ran before it: 'q1', 'q2', 'q3' and 1 more"), "{text}");
     assert!(text.ends_with("in another way since the snapshot: 2, the first of them 'q3' after sequence 2"), "{text}");
-    // Once an operator has accepted that, it goes on with what the replay gives.
+    // Once an operator has accepted the divergence, the service continues with the state that the replay gives.
     let third = BTreeSet::from([Sequence(3)]);
     let accepted = rehydrate(replay_context(&third), &empty, &tail).await.expect("accepted");
     assert_eq!((accepted.replayed_transactions, accepted.replayed_queries), (3, 4));
@@ -380,7 +382,7 @@ async fn a_service_whose_state_cannot_be_brought_back_is_stopped_and_its_answers
     let rig = Rig::new();
     start_forgetful(&rig).await;
     assert_eq!(ok(&rig.send_as("tally", "a", "x").await), "1");
-    // Exported by a shadow, whose restore is proven; the VM that serves goes on as it is.
+    // A shadow exports the snapshot, and its restore is proven. The VM that serves continues unchanged.
     assert_eq!(rig.snapshot("tally").await.snapshot_sequence, Sequence(1));
     assert_eq!(ok(&rig.send_as("tally", "b", "x").await), "2");
     assert!(cause(&rig.send_as("tally", "c", "boom").await).contains("unreachable"));
@@ -395,7 +397,7 @@ async fn a_service_whose_state_cannot_be_brought_back_is_stopped_and_its_answers
     assert!(rig.status("tally").await.stopped.is_some());
 }
 
-/// Starts a guest that a restore leaves without its count, in shadow mode.
+/// Starts a guest that loses its count in a restore, in shadow mode.
 async fn start_forgetful(rig: &Rig) {
     let sizes = [size("s", 50_000_000, 8 * MIB)];
     let started = rig.try_start("tally", "forgetful.wat", &sizes, |spec| spec.failover = FailoverMode::Shadow);
@@ -405,7 +407,7 @@ async fn start_forgetful(rig: &Rig) {
 #[tokio::test]
 async fn a_move_by_replay_that_diverges_is_not_made_and_the_old_vm_serves_on() {
     let rig = Rig::new();
-    // Exported once; the way to a fresh VM is a restore of that and a replay, which diverges.
+    // The state is exported once. A move to a fresh VM restores that and replays the rest, which diverges.
     start_forgetful(&rig).await;
     assert_eq!(ok(&rig.send("tally", "x").await), "1");
     rig.snapshot("tally").await;
@@ -546,7 +548,7 @@ async fn failed_transactions_do_not_fill_the_journal() {
     let long = vec![b'x'; MIB as usize];
     for index in 0..300u64 {
         if index % 2 == 0 {
-            // A mebibyte each, kept: snapshots make room.
+            // A mebibyte each. They take effect, and snapshots make room for them.
             assert!(rig.send("tally", &long).await.expect("kept").answer.is_kept());
         } else {
             assert!(cause(&rig.send("tally", "boom").await).contains("unreachable"));
@@ -581,12 +583,13 @@ async fn a_service_that_cannot_be_snapshotted_denies_when_its_journal_is_full_an
     assert_eq!(status.stopped, None);
     let journal = status.journal.expect("it is full");
     assert!(journal.is_full && journal.fill.reason.is_some_and(|reason| reason.contains("no thanks")));
-    // Denied once or often, it is reported once, and was long before.
+    // However often transactions are denied, the condition is reported once, and the fill level was reported long
+    // before.
     assert!(rig.send("tally", &long).await.is_err());
     assert_eq!(journal_events(&rig), ["Journal filling 50%", "Journal filling 80%", "Journal full 98%"]);
 }
 
-/// What was reported of a journal that fills up: the condition, and how much of its bound was held.
+/// Returns the reports of a journal that fills up: each condition, and the used part of the journal's bound.
 fn journal_events(rig: &Rig) -> Vec<String> {
     let short = |event: Event| match event {
         Event::JournalFilling(fill) => Some(format!("Journal filling {}%", fill.bytes * 100 / fill.limit_bytes)),
@@ -597,7 +600,7 @@ fn journal_events(rig: &Rig) -> Vec<String> {
     rig.events().into_iter().filter_map(short).collect()
 }
 
-/// `count.wat` with `instructions` at the beginning of its `snapshot`.
+/// Returns `count.wat` with `instructions` at the beginning of its `snapshot`.
 fn exporting(instructions: &str) -> Vec<u8> {
     let text = String::from_utf8(guest_bytes("count.wat")).expect("text");
     let head = "#snapshot\") (result i32)";
@@ -628,7 +631,7 @@ async fn a_journal_that_fills_up_is_reported_again_after_it_was_relieved() {
 #[tokio::test]
 async fn an_export_that_lacks_memory_has_all_that_a_slot_has() {
     let rig = Rig::new();
-    // Over 8 MiB and the headroom; over the largest size as well.
+    // More than 8 MiB and the headroom, and more than the largest size.
     let grows = "(if (i32.eq (memory.grow (i32.const 2400)) (i32.const -1)) (then unreachable))";
     rig.start_bytes("tally", &exporting(grows), &[size("s", 5_000_000_000, 8 * MIB)]).await;
     for round in 1..=2 {
@@ -637,7 +640,7 @@ async fn an_export_that_lacks_memory_has_all_that_a_slot_has() {
         }
         let after = rig.snapshot("tally").await;
         assert_eq!((after.snapshot_sequence, after.unmovable), (after.sequence, None), "round {round}");
-        // The first is tried on less, and the guest trapped: only then is it replayed.
+        // The first attempt has less memory, and the guest traps. Only then is it replayed.
         assert_eq!(after.counts.replayed_transactions, 3);
         assert!(after.meter.memory.used < MIB);
     }
@@ -665,7 +668,8 @@ async fn a_service_that_cannot_be_snapshotted_tries_again_ever_more_rarely() {
     for expected in 1..=200 {
         assert_eq!(ok(&rig.send("tally", &long).await), expected.to_string());
     }
-    // The tail passes 64 MiB at transaction 129, and each try replays it: twice is some 320, every time some 12,000.
+    // The tail exceeds 64 MiB at transaction 129, and each attempt replays it. Two attempts replay about 320
+    // transactions; an attempt each time would replay about 12,000.
     let status = rig.status("tally").await;
     assert!(status.unmovable.is_some());
     let replayed = status.counts.replayed_transactions;
@@ -706,7 +710,7 @@ async fn a_size_that_no_slot_holds_is_refused() {
 async fn a_guest_with_as_many_tables_as_the_loader_takes_can_be_rolled_back_beside_another() {
     let rig = Rig::with(|config| config.machines = Machine::pair(1, 64 * MIB));
     let text = String::from_utf8(guest_bytes("panic-execute.wat")).expect("text");
-    // The component that the loader makes of it has one of its own.
+    // The component that the loader generates has a table of its own.
     let tables = "(table 1 funcref) ".repeat(31);
     let guest = text.replace("(global $heap", &format!("{tables}\n  (global $heap"));
     assert_ne!(guest, text);

@@ -1,4 +1,4 @@
-//! Whose ids are recognised, and for how long, whatever others send.
+//! The deduplication of ids: which users' ids are recognised, and for how long, whatever other users send.
 
 use crate::durable::{new_service, settings, start_at, start_with, uuid7};
 use crate::rig::{MIB, Rig, name, ok, size};
@@ -38,7 +38,7 @@ fn ms(rig: &Rig) -> u64 {
 
 #[tokio::test]
 async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restart() {
-    // A block for each transaction that is sent alone: all of them are three times that.
+    // Each transaction that is sent alone takes a block. Together, the blocks take three times this limit.
     const BYTES_MAX: u64 = 3 * MIB;
     let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 64 * 1024;
     for (seed, with_ids) in [(1, true), (2, false)] {
@@ -66,7 +66,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
                 rig.clock.advance(Duration::from_millis(200));
                 if number % 50 == 49 {
                     rig.snapshot("ant").await;
-                    // Its file is written, and space given back, beside the service.
+                    // The snapshot's file is written, and room is reclaimed, beside the service.
                     let directory = rig.host.data().expect("it is durable");
                     directory.snapshots_written(&name("ant")).await.expect("they are written");
                     bytes_max = bytes_max.max(storage.used_bytes());
@@ -88,7 +88,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
                     rig = again.expect("starts again");
                 }
             }
-            // What of them is forgotten was so long ago, or says that it is old.
+            // Bob's ids are answered again, or denied as too old.
             let bob = let_in(&rig, "bob", "ant");
             for (id, sequence) in of_bob.iter().filter(|(id, _)| !id.starts_with("bob")).rev().step_by(7) {
                 match send(&rig, &bob, "ant", Some(id.clone()), "refuse").await {
@@ -103,7 +103,7 @@ async fn a_user_is_answered_as_before_whatever_another_sends_also_after_a_restar
     }
 }
 
-/// How many answers of service `ant` were relocated in a directory.
+/// Returns how many answers of service `ant` were relocated in a directory.
 fn relocated(storage: &SimulatedStorage) -> usize {
     let mut relocated = 0;
     let read = inspect(storage, DirectoryId([1; 16]), None, &mut |found| {
@@ -119,7 +119,7 @@ fn relocated(storage: &SimulatedStorage) -> usize {
 #[tokio::test]
 async fn answers_survive_a_cut_wherever_they_are_relocated() {
     let few = |settings: &mut ServiceSettings| settings.deduplication_window.bytes = 16 * 1024;
-    // How many operations it takes until the first answer is relocated, and all of them.
+    // The number of operations until the first answer is relocated, and until all are.
     let (mut first, mut last) = (None, 0);
     let mut cut = None;
     loop {
@@ -157,7 +157,7 @@ async fn answers_survive_a_cut_wherever_they_are_relocated() {
             assert!(again.is_repeated && again.sequence == *sequence, "{id} ran twice after a cut at {cut:?}");
         }
         let first = first.expect("answers are relocated");
-        // From just before the first of them on.
+        // The cuts begin just before the first relocation.
         let next = cut.map_or(first.saturating_sub(4).max(1), |cut| cut + 1);
         if next > last + 2 {
             break;
@@ -184,7 +184,7 @@ async fn a_clock_that_is_ahead_locks_out_nobody() {
             assert!(!rig.send_as("tally", &ada, "x").await.expect("a fresh id").is_repeated, "{minutes} {round}");
             assert!(!send(&rig, &bob, "tally", Some(other), "x").await.expect("a fresh id").is_repeated);
         }
-        // By now it is forgotten: it is denied, or like any other id.
+        // By now it is beyond the window: it is denied, or executed like any other id.
         let again = rig.send_as("tally", &ahead, "x").await;
         let is_denied = matches!(again, Err(RequestError::Denied(Denial::TooOld { .. })));
         assert_eq!(is_denied, minutes == 4, "{again:?}");
@@ -214,7 +214,7 @@ async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_th
     }
     assert!(matches!(rig.send_as("ant", &of_ada[0], "1").await, Err(RequestError::Denied(Denial::TooOld { .. }))));
     rig.snapshot("ant").await;
-    // While it runs, and over a restart.
+    // While the service runs, and across a restart.
     for restart in 0..2 {
         rig.clock.set(right.plus(Duration::from_secs(restart * 600)));
         let again = rig.send_as("ant", &of_ada[29], "1").await.expect("retained");
@@ -222,7 +222,7 @@ async fn a_clock_that_was_ahead_locks_out_nobody_and_is_reported_with_the_ids_th
         let wait = match rig.send_as("ant", &uuid7(ms(&rig), 100 + restart), "1").await {
             Ok(_) => Duration::ZERO,
             Err(RequestError::Denied(Denial::TooManyIds { retry_after, .. })) => retry_after,
-            // What was forgotten is of an hour ahead.
+            // The newest time beyond the window is an hour ahead.
             Err(RequestError::Denied(Denial::TooOld { forgotten, .. })) => {
                 Duration::from_nanos(forgotten.0 - rig.clock.now().0)
             }
@@ -312,7 +312,7 @@ async fn an_id_that_cannot_be_retained_is_denied_over_http_before_it_runs_until_
     let denied = site.transact(&ada, "tally", "11", "x").await;
     assert_eq!((denied.status, denied.code().as_str()), (429, "too_many_ids"), "{denied:?}");
     assert_eq!((denied.header("lifeboat-outcome"), denied.header("retry-after")), ("denied", "60"));
-    // What was answered is answered again, a transaction without an id needs no room, and others have theirs.
+    // An answered id is answered again. A transaction without an id needs no room, and other users have their own.
     assert_eq!(site.transact(&ada, "tally", "0", "x").await.header("lifeboat-repeated"), "true");
     assert_eq!(site.post("/v1/services/tally/transactions", &ada, "x").await.text(), "12");
     assert_eq!(site.transact(&bob, "tally", "11", "x").await.text(), "13");
@@ -322,7 +322,7 @@ async fn an_id_that_cannot_be_retained_is_denied_over_http_before_it_runs_until_
     site.stop().await;
 }
 
-/// The texts of the events that a user may see of `service`.
+/// Returns the texts of the events of `service` that a user may see.
 async fn told(site: &Site, token: &str, service: &str) -> Vec<String> {
     let answered = site.get(&format!("/v1/events?follow=false&service={service}"), token).await;
     assert_eq!(answered.status, 200, "{answered:?}");
@@ -352,7 +352,7 @@ async fn who_has_the_name_of_a_removed_user_or_service_inherits_nothing_also_aft
         let site = Site::start(folder.path(), "").await;
         let (admin, bob) = (site.log_in("admin").await, site.log_in("bob").await);
         assert_eq!(site.get(&find, &bob).await.status, 404);
-        // Another body under the same id would be denied if it were not another user's.
+        // Another body under the same id would be denied if the id were not another user's.
         assert!(is_first(&site.transact(&bob, "guest", id, "time").await));
         assert!(is_first(&site.transact(&bob, "guest", "hello", "log").await));
         assert_eq!(site.delete("/v1/services/guest", &admin).await.status, 204);

@@ -1,4 +1,4 @@
-//! What clients that do not read their answers, or do not end what they send, cost a server of memory.
+//! The memory that a server uses for clients that do not read their answers, or do not end their requests.
 
 use crate::rig::{guest_bytes, slow_component};
 use crate::serving::{PASSWORD, Serving, set_up};
@@ -20,11 +20,11 @@ use tokio_rustls::rustls::pki_types::pem::PemObject;
 use tokio_rustls::rustls::pki_types::{CertificateDer, ServerName};
 use tokio_rustls::rustls::{ClientConfig, RootCertStore};
 
-/// What a server takes beside the budget of the one user: the journal's queue and its copy of what it writes, buffers of
-/// connections, and what the allocator has not given back yet.
+/// The memory of a server beside the budget of the one user, in bytes. It is for the journal's queue and write buffer,
+/// for connection buffers, and for what the allocator has not released yet.
 const SLACK_BYTES: usize = 96 * 1024 * 1024;
 
-/// `big-reply.wat`, whose `boom` counts and is answered with so many of these characters.
+/// Returns `big-reply.wat`, whose `boom` counts and answers with `reply_bytes` of this character.
 fn talkative(reply_bytes: u32, character: u8) -> String {
     let text = String::from_utf8(guest_bytes("big-reply.wat")).expect("text");
     let pages = 1 + reply_bytes.div_ceil(65_536);
@@ -47,7 +47,7 @@ fn talkative(reply_bytes: u32, character: u8) -> String {
     )
 }
 
-/// The same, but `boom` is refused with so many control characters, each of which takes six in JSON.
+/// Returns the same, but `boom` is refused with a text of control characters, each of which takes six bytes in JSON.
 fn refusing(text_bytes: u32) -> String {
     talkative(text_bytes, 1).replace(
         &format!("(call $answer (i32.const 0) (i32.const 65536) (i32.const {text_bytes}))"),
@@ -55,19 +55,19 @@ fn refusing(text_bytes: u32) -> String {
     )
 }
 
-/// A connection that takes in little at once.
+/// Opens a connection with a small receive buffer.
 async fn narrow(address: std::net::SocketAddr) -> TcpStream {
     let socket = TcpSocket::new_v4().expect("a socket");
     socket.set_recv_buffer_size(4096).expect("set");
     socket.connect(address).await.expect("accepted")
 }
 
-/// Bytes of memory that a process has resident.
+/// Returns the resident memory of a process, in bytes.
 fn resident(process: u32) -> usize {
     memory(process, "VmRSS:")
 }
 
-/// A number of bytes that the kernel knows of a process's memory.
+/// Returns a number of the kernel about a process's memory, in bytes.
 fn memory(process: u32, what: &str) -> usize {
     let status = std::fs::read_to_string(format!("/proc/{process}/status")).expect("it is alive");
     let line = status.lines().find(|line| line.starts_with(what)).expect("a line");
@@ -98,7 +98,7 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
     };
     let admin = log_in("admin", PASSWORD).await;
     let as_admin = |method: Method, path: &str| client.request(method, url(path)).bearer_auth(&admin);
-    // Each of its characters takes six in JSON.
+    // Each of its characters takes six bytes in JSON.
     let guest = talkative(4 * 1024 * 1024 - 4096, 1);
     for service in ["bank", "other"] {
         let deployed = as_admin(Method::PUT, &format!("/v1/services/{service}?size=medium")).body(guest.clone());
@@ -129,7 +129,7 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
         );
         stream.write_all(request.as_bytes()).await.expect("sent");
         held.push(stream);
-        // Bodies that never end, and answers to single requests that nobody reads.
+        // Bodies that never end, and answers to single requests that are never read.
         let mut stream = narrow(address).await;
         let (length, body) = if index % 2 == 0 { (1_000_000, vec![b'x'; 900_000]) } else { (4, b"boom".to_vec()) };
         let head = format!(
@@ -148,7 +148,7 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
         let usage = as_admin(Method::GET, "/v1/services/bank/usage").send().await.expect("answered");
         assert_eq!(usage.status(), 200, "an operator can look, however many answers are not read");
         let usage: Value = serde_json::from_slice(&usage.bytes().await.expect("whole")).expect("JSON");
-        // A service that is busy tells nothing of its VM.
+        // A busy service does not report its VM.
         let Some(now) = usage["vm"]["sequence"].as_u64() else { continue };
         unchanged = if now == executed { unchanged + 1 } else { 0 };
         executed = now;
@@ -157,9 +157,9 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
     let growth = most.saturating_sub(before);
     assert!(executed < (CONNECTIONS * LINES) as u64 / 2, "the clients are read for: {executed}");
     assert!(growth <= USER_BYTES_MAX + SLACK_BYTES, "it grew by {} MiB", growth >> 20);
-    // Others are answered as ever.
+    // Other users are served as usual.
     assert_eq!(transact("other", &ada).await, (200, 4 * 1024 * 1024 - 4096));
-    // Those who do not read are dropped in time, and what they took is free for the next.
+    // Clients that do not read are disconnected in time, and their memory is available to the next.
     let mut status = 503;
     let deadline = Instant::now() + PATIENCE;
     while status == 503 {
@@ -170,7 +170,7 @@ async fn clients_that_never_read_cost_a_server_no_more_than_their_budget_and_kee
     drop(held);
 }
 
-/// Reads at so many bytes a second for a while, and then the rest as fast as it comes. Returns how many bytes came.
+/// Reads at `rate` bytes per second for `time`, and then the rest as fast as possible. Returns the number of bytes.
 async fn read_at(rate: u64, time: Duration, mut stream: impl AsyncRead + Unpin) -> u64 {
     let (start, mut pace) = (Instant::now(), tokio::time::interval(Duration::from_millis(50)));
     let (mut piece, mut bytes) = ([0; 64 * 1024], 0);
@@ -239,13 +239,14 @@ async fn a_client_that_reads_fast_enough_is_not_dropped_and_one_that_reads_too_s
     }
 }
 
-/// What a server takes for each connection whose client does not read, beside the budgets.
+/// The memory of a server for each connection whose client does not read, beside the budgets, in bytes.
 const CONNECTION_BYTES: usize = 32 * 1024;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn refusals_that_nobody_reads_cost_a_server_no_more_than_their_budget() {
     const CONNECTIONS: usize = 4_000;
-    // As JSON, six times as much: were they not counted, they would take the budget of the host and more.
+    // As JSON, this is six times as long. If these answers were not counted, they would take more than the budget of
+    // the host.
     const REFUSAL_BYTES: u32 = 16 * 1024;
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
@@ -276,9 +277,9 @@ async fn refusals_that_nobody_reads_cost_a_server_no_more_than_their_budget() {
     let mut connect = async |number: usize| {
         let socket = TcpSocket::new_v4().expect("a socket");
         socket.set_recv_buffer_size(4096).expect("set");
-        // So that the kernel takes little from the server: by the size of segments it decides how much.
+        // The kernel then buffers little of the server's data, since it decides by the size of segments.
         socket2::SockRef::from(&socket).set_tcp_mss(512).expect("set");
-        // One address has no more than half of all connections.
+        // One address may have at most half of all connections.
         let from = std::net::Ipv4Addr::new(127, 0, 0, 1 + u8::try_from(number % 3).expect("small"));
         socket.bind((from, 0).into()).expect("free");
         let mut stream = socket.connect(address).await.expect("accepted");
@@ -295,7 +296,7 @@ async fn refusals_that_nobody_reads_cost_a_server_no_more_than_their_budget() {
         connect(number).await;
     }
     let mut most = 0;
-    // Each is answered, or denied for want of room.
+    // Each request is answered, or denied for lack of room.
     let deadline = Instant::now() + PATIENCE;
     while answered().await.1 < CONNECTIONS as u64 {
         most = most.max(resident(serving.id()));
@@ -323,7 +324,7 @@ async fn idle_connections_leave_the_journal_the_descriptors_that_it_needs() {
         idle.push(TcpStream::connect(serving.address).await.expect("the kernel accepts"));
     }
     let url = |path: &str| format!("http://{}{path}", serving.address);
-    // From another address: one has half of the places.
+    // The client uses another address, since one address has at most half of the places.
     let other = std::net::IpAddr::from([127, 0, 0, 2]);
     let other = reqwest::Client::builder().no_proxy().local_address(other).build().expect("a client");
     let log_in = json!({ "user": "admin", "password": PASSWORD }).to_string();
@@ -351,7 +352,7 @@ async fn a_batch_of_long_answers_goes_on_as_they_are_read_in_order_and_each_line
     let admin = site.log_in("admin").await;
     assert_eq!(site.put("/v1/services/bank?size=medium", &admin, talkative(3 << 20, b'x')).await.status, 201);
     let ada = site.user(&admin, "ada", "bank", &[Grant::Transact]).await;
-    // Short ones first, so that many lines are under way when the long ones come; and some that are wrong.
+    // Short lines come first, so that many are in flight when the long ones arrive. Some lines are invalid.
     let mut lines = String::new();
     for index in 0..LINES {
         lines += match index {
@@ -397,7 +398,7 @@ async fn a_long_refusal_is_answered_whole() {
     let text = "\u{1}".repeat(length as usize);
     assert_eq!((&single["detail"], &single["outcome"]), (&json!(text), &json!("refused")));
     assert_eq!((&batch["cause"], &batch["outcome"]), (&json!(text), &json!("refused")));
-    // Nobody has any of it any more.
+    // Nothing retains any of it.
     let mut stream = narrow(site.address).await;
     stream.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await.expect("sent");
     stream.read_to_end(&mut Vec::new()).await.expect("answered");
@@ -406,8 +407,8 @@ async fn a_long_refusal_is_answered_whole() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_workload_that_takes_much_memory_to_load_takes_little_of_the_servers() {
-    /// The file, twice, and what else the server does meanwhile. In itself it would take 150 MiB for the first text, and
-    /// 300 MiB for the second.
+    /// The file, twice, and what else the server does meanwhile. In the server's own process, the first text would take
+    /// 150 MiB, and the second 300 MiB.
     const SERVERS_BYTES_MAX: usize = 64 * 1024 * 1024;
     let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
     let folder = tempfile::tempdir().expect("a folder");
@@ -425,7 +426,7 @@ async fn a_workload_that_takes_much_memory_to_load_takes_little_of_the_servers()
     let functions = "(func)".repeat(TEXT_BYTES_MAX as usize / 6 - 10);
     let recursion = "(block ".repeat(500_000);
     for (text, refusals) in [
-        // Of a machine that is slow, or busy, it takes all the time that there is.
+        // On a slow or busy machine, it takes all the time available.
         (slow_component(), &["lacks", "not loaded within 30 s"][..]),
         (format!("(module {functions})"), &[" functions, limit is 100000: "]),
         (format!("(module (func {recursion}"), &["invalid WebAssembly text"]),

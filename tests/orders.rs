@@ -1,5 +1,5 @@
-//! Orders on a storage that fails: what is reported as done is on the disk, what is reported as not done is not, and
-//! nothing is acknowledged by a service that the disk may not have.
+//! Orders on a storage that fails. What is reported as done is on the disk, and what is reported as not done is not. A
+//! service acknowledges nothing that the disk may not have.
 
 use crate::durable::{create, new_service, settings};
 use crate::rig::{Rig, name};
@@ -16,7 +16,7 @@ use lifeboat_journal::storage::{Operation, SimulatedStorage, Storage};
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-/// What is ordered of a directory with a service `ant` that runs and a service `idle` that an operator stopped.
+/// The orders on a directory with a running service `ant` and a service `idle` that an operator stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Order {
     Snapshot,
@@ -26,7 +26,7 @@ enum Order {
     Remove,
 }
 
-/// What its answer says.
+/// The result that an order reports.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Told {
     Done,
@@ -37,7 +37,7 @@ enum Told {
 impl Order {
     const ALL: [Self; 5] = [Self::Snapshot, Self::Stop, Self::Start, Self::Create, Self::Remove];
 
-    /// The service that it is of.
+    /// Returns the service of the order.
     fn service(self) -> &'static str {
         match self {
             Self::Snapshot | Self::Stop | Self::Remove => "ant",
@@ -64,7 +64,7 @@ impl Order {
     }
 }
 
-/// How the service of an order is.
+/// The state of the order's service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Stands {
     is_there: bool,
@@ -97,7 +97,7 @@ async fn open(storage: &SimulatedStorage) -> Rig {
     rig
 }
 
-/// A directory whose host stopped.
+/// Returns a directory whose host has stopped.
 async fn prepare() -> SimulatedStorage {
     let storage = SimulatedStorage::new(3);
     let rig = open(&storage).await;
@@ -121,17 +121,17 @@ async fn prepare() -> SimulatedStorage {
     storage
 }
 
-/// What can fail: an operation on files whose names end so, or else on any.
+/// A kind of fault: an operation on files whose names have this ending, or on any file.
 type Kind = (Option<&'static str>, Operation);
 
-/// On the file of which an order writes to say that it is done.
+/// The faults on the file in which an order is recorded as done.
 const OF_CATALOG: [Kind; 3] = [
     (Some(CATALOG_FILE), Operation::Write),
     (Some(CATALOG_FILE), Operation::SyncData),
     (Some(CATALOG_FILE), Operation::SetBytes),
 ];
 
-/// On all others.
+/// The faults on all other files.
 const OF_OTHERS: [Kind; 11] = [
     (Some(".snapshot.tmp"), Operation::Create),
     (Some(".snapshot.tmp"), Operation::Write),
@@ -146,8 +146,8 @@ const OF_OTHERS: [Kind; 11] = [
     (None, Operation::SyncDirectory),
 ];
 
-/// Gives an order while the `nth` operation of a kind fails, and compares what is reported with what the host does then,
-/// and with what the next one finds. None if the order came to its end before.
+/// Gives an order while the `nth` operation of a kind fails. Compares the reported result with the host's state and
+/// with what the next host finds. Returns `None` if the order was complete before.
 async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) -> Option<Told> {
     let storage = prepared.copy();
     let rig = open(&storage).await;
@@ -155,7 +155,7 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
         rig.send_as("ant", "second", "1").await.expect("kept");
     }
     let old = stands(&rig, &storage, order);
-    // Nothing that was written before the order takes its fault.
+    // No write from before the order may take its fault.
     rig.host.data().expect("it is durable").committer().settle().await.expect("there is room");
     let fault = match kind {
         (Some(ending), operation) => storage.fail_in(ending, operation, nth),
@@ -165,7 +165,7 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
     let has_failed = fault.has_fired();
     let told = match &given {
         Ok(()) => Told::Done,
-        // It is to run, and does not: the next start tries again.
+        // The service is configured to run, but does not: the next start tries again.
         Err(LaunchError::Data(DataError::OutcomeUnknown { .. }) | LaunchError::Quarantined { .. }) => Told::Unknown,
         Err(_) => Told::NotDone,
     };
@@ -197,7 +197,7 @@ async fn check(prepared: &SimulatedStorage, order: Order, kind: Kind, nth: u64) 
     assert_eq!(found.granted, found.is_there && order != Order::Create, "{what}");
     match told {
         Told::Done => assert!(is_done(&now) && is_done(&found), "{what}"),
-        // A snapshot more does no harm.
+        // An additional snapshot does no harm.
         Told::NotDone if order == Order::Snapshot => {}
         Told::NotDone => assert!(!is_done(&now) && !is_done(&found) && now.runs == old.runs, "{what}"),
         Told::Unknown => assert!(!now.runs, "{what}"),
@@ -221,7 +221,7 @@ async fn an_order_whose_storage_fails_says_what_the_disk_has() {
                 told.push(outcome);
             }
         }
-        // The write that makes a change of the catalog count, and the sync after it.
+        // The write that makes a change of the catalog effective, and the sync after it.
         assert_eq!(unknown, if order == Order::Snapshot { 0 } else { 2 }, "{order:?}: {told:?}");
         assert!(told.contains(&Told::NotDone), "{order:?}: {told:?}");
     }
@@ -246,7 +246,7 @@ async fn a_removal_of_which_nobody_knows_can_be_ordered_again_or_taken_back() {
             _ => continue,
         }
         assert!(rig.host.quarantined(&name("ant")).is_some_and(|reason| reason.contains("may be removed or not")));
-        // A write that failed is mended.
+        // After a failed write, the next order finds out what the disk has.
         let started = rig.host.start_service(&name("ant"), Epoch([9; 16])).await;
         if started.is_ok() {
             rig.grant("ant");

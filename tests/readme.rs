@@ -1,20 +1,20 @@
-//! What README.md and the pages of docs/ promise, and how they hang together. README.md's guest example is built in
-//! `toolchain.rs`, and docs/tutorial.md is followed in `tutorial.rs`.
+//! The promises of README.md and the pages of docs/, and the links between them. `toolchain.rs` builds README.md's
+//! guest example, and `tutorial.rs` follows docs/tutorial.md.
 
 use crate::util::{blocks, lifeboat, readme_blocks, root, shell};
 use std::path::Path;
 use tempfile::TempDir;
 
-/// The longest sentence of README.md, in words.
+/// The maximum length of a sentence in README.md, in words.
 const SENTENCE_WORDS_MAX: usize = 30;
 
-/// The text of a file, by its path from the folder of the workspace.
+/// Returns the text of a file, by its path from the folder of the workspace.
 #[track_caller]
 fn text(path: &str) -> String {
     std::fs::read_to_string(root().join(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
 }
 
-/// The commands of one of a document's blocks.
+/// Returns the commands of one of a document's blocks.
 #[track_caller]
 fn commands(document: &str, block: usize) -> Vec<String> {
     let blocks = blocks(document, "sh");
@@ -22,7 +22,7 @@ fn commands(document: &str, block: usize) -> Vec<String> {
     block.lines().map(str::to_owned).collect()
 }
 
-/// A folder in which commands can leave files, with the sample workloads in it.
+/// Creates a folder for the output of commands, with the sample workloads in it.
 fn folder_with_workloads() -> TempDir {
     let folder = tempfile::tempdir().expect("a temporary folder");
     std::os::unix::fs::symlink(root().join("workloads"), folder.path().join("workloads")).expect("a link");
@@ -37,7 +37,7 @@ fn two_commands_are_all_the_set_up() {
 #[test]
 fn simulate_command_loses_nothing() {
     let commands = commands("README.md", 0);
-    // Not through cargo, which would wait for the build that runs this test.
+    // It does not run cargo, which would wait for the build that runs this test.
     let arguments = commands[0].strip_prefix("cargo run --release -- ").expect("the first command runs lifeboat");
     let output = lifeboat(arguments.split(' ')).output();
     let report = output.exits(0);
@@ -67,7 +67,7 @@ fn quick_start_prints_what_stands_below_it() {
     }
 }
 
-/// The part of an event's line that is the same in every run.
+/// Returns the part of an event's line that is the same in every run.
 fn before_the_pause(line: &str) -> &str {
     line.split_once(", pause ").map_or(line, |(before, _)| before)
 }
@@ -133,7 +133,7 @@ fn whole_counter_is_the_one_of_the_guest_crate() {
     assert!(example.contains("checked_add") && manifest.contains("overflow-checks = true"));
 }
 
-/// The lines of a document outside of its fenced blocks.
+/// Returns the lines of a document outside of its fenced blocks.
 fn prose(document: &str) -> impl Iterator<Item = &str> {
     let mut is_code = false;
     document.lines().filter(move |line| {
@@ -143,7 +143,7 @@ fn prose(document: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The paragraphs of a document. A heading, an item of a list and a cell of a table is one of its own.
+/// Returns the paragraphs of a document. Each heading, list item and table cell is a separate one.
 fn paragraphs(document: &str) -> Vec<String> {
     let mut paragraphs = vec![String::new()];
     for line in prose(document).map(str::trim) {
@@ -164,7 +164,7 @@ fn paragraphs(document: &str) -> Vec<String> {
     paragraphs
 }
 
-/// The sentences of a document that have more words than they may, with the number of words.
+/// Returns the sentences of a document that are too long, with their number of words.
 fn long_sentences(document: &str) -> Vec<String> {
     let ends_sentence = |word: &&str| word.trim_end_matches([')', '"', '*']).ends_with(['.', '!', '?']);
     let mut long = Vec::new();
@@ -206,7 +206,7 @@ fn a_long_sentence_is_noticed_wherever_it_stands() {
     }
 }
 
-/// The names of the pages of docs/.
+/// Returns the names of the pages of docs/.
 fn pages() -> Vec<String> {
     let folder = std::fs::read_dir(root().join("docs")).expect("docs/");
     let names = folder.map(|entry| entry.expect("an entry").file_name().into_string().expect("a name in UTF-8"));
@@ -216,19 +216,19 @@ fn pages() -> Vec<String> {
     pages
 }
 
-/// The documents whose links are followed.
+/// Returns the documents whose links are checked.
 fn documents() -> Vec<String> {
     let pages = pages().into_iter().map(|page| format!("docs/{page}"));
     ["README.md", "ARCHITECTURE.md"].map(str::to_owned).into_iter().chain(pages).collect()
 }
 
-/// The targets of the links of a document.
+/// Returns the targets of the links of a document.
 fn links(document: &str) -> Vec<String> {
     let prose = prose(document).collect::<Vec<_>>().join("\n");
     prose.split("](").skip(1).filter_map(|rest| rest.split_once(')')).map(|(target, _)| target.to_owned()).collect()
 }
 
-/// What a link to each heading of a document says behind its `#`.
+/// Returns the anchor of each heading of a document, as links write it after `#`.
 fn anchors(document: &str) -> Vec<String> {
     let headings = prose(document).filter(|line| line.starts_with('#'));
     let anchor = |heading: &str| -> String {
@@ -238,7 +238,7 @@ fn anchors(document: &str) -> Vec<String> {
     headings.map(anchor).collect()
 }
 
-/// The links of a document to files and headings that there are not.
+/// Returns the links of a document to missing files and headings.
 fn broken_links(path: &Path, document: &str) -> Vec<String> {
     let leads_somewhere = |link: &str| {
         let (file, anchor) = link.split_once('#').unwrap_or((link, ""));

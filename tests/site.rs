@@ -1,4 +1,4 @@
-//! A server in this process, on a port of its own, with a data directory and a virtual clock; and a plain HTTP client.
+//! A server in this process, on a free port, with a data directory and a virtual clock; and a plain HTTP client.
 
 use crate::rig::guest_bytes;
 use futures::FutureExt;
@@ -22,10 +22,10 @@ use std::time::Duration;
 use tokio::sync::oneshot;
 use tokio::task::JoinHandle;
 
-/// The admin's password, and everybody's.
+/// The password of the admin and of every other user.
 pub(crate) const PASSWORD: &str = "correct horse";
 
-/// A server that answers.
+/// A running server.
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     scheme: &'static str,
@@ -38,20 +38,21 @@ pub(crate) struct Site {
 }
 
 impl Site {
-    /// Starts one over the directory at `path`, which is made one if it is empty. `config` is its file.
+    /// Starts a server over the directory at `path`, which is initialised if it is empty. `config` is the text of its
+    /// configuration.
     pub(crate) async fn start(path: &Path, config: &str) -> Self {
         let storage = DiskStorage::create(&path.join("data")).expect("a directory");
         Self::start_on(Arc::new(storage), path, config).await
     }
 
-    /// The same over any storage.
+    /// Does the same over any storage.
     pub(crate) async fn start_on(storage: Arc<dyn Storage>, path: &Path, config: &str) -> Self {
         let site = Self::starting(storage, path, config).await;
         site.server.begin();
         site
     }
 
-    /// The same whose clients may be silent for so long once they are answered and are to send no more.
+    /// Does the same with a limit for the silence of clients after the last answer.
     pub(crate) async fn start_draining(path: &Path, config: &str, silence_max: Duration) -> Self {
         let storage = DiskStorage::create(&path.join("data")).expect("a directory");
         let site = Self::starting_with(Arc::new(storage), path, config, silence_max).await;
@@ -59,13 +60,13 @@ impl Site {
         site
     }
 
-    /// The same as long as it still brings services back, although all of them are.
+    /// Does the same, but the server remains in its starting phase, although all services have been recovered.
     pub(crate) async fn starting(storage: Arc<dyn Storage>, path: &Path, config: &str) -> Self {
         Self::starting_with(storage, path, config, DRAINED_SILENCE_MAX).await
     }
 
     async fn starting_with(storage: Arc<dyn Storage>, path: &Path, config: &str, silence_max: Duration) -> Self {
-        // Client and server are one process here, and some tests open thousands of connections.
+        // Client and server share one process here, and some tests open thousands of connections.
         rlimit::increase_nofile_limit(16_384).expect("the limit can be asked for");
         let config = Config::parse("lifeboat.toml", config, path, &Overrides::default()).expect("a configuration");
         let clock = Arc::new(VirtualClock::new(Timestamp(1_700_000_000_000_000_000)));
@@ -94,7 +95,7 @@ impl Site {
         let serving = tokio::spawn(async move {
             of_task.serve(listener, async { drop(stopped.await) }, Duration::from_secs(60)).await;
         });
-        // Another test may have been first.
+        // Another test may have installed it first.
         let _ = tokio_rustls::rustls::crypto::ring::default_provider().install_default();
         let mut client = reqwest::Client::builder().no_proxy();
         if has_tls {
@@ -114,16 +115,16 @@ impl Site {
         }
     }
 
-    /// Ends it as SIGTERM does.
+    /// Stops the server as SIGTERM does.
     pub(crate) async fn stop(mut self) {
         drop(self.stop.take());
-        // Connections that are kept alive are closed when their client is gone.
+        // Idle connections are closed when their client is dropped.
         drop(std::mem::take(&mut self.client));
         self.serving.await.expect("it does not panic");
         self.server.host().stop().await.expect("sealed");
     }
 
-    /// Puts a transaction into a service's queue, and does not wait for its answer.
+    /// Puts a transaction into a service's queue without waiting for its answer.
     pub(crate) fn send(&self, token: &str, service: &str, id: &str, body: &str) {
         let by = self.server.host().authenticate(token).expect("the token is good");
         let request = Request { id: Some(id.to_owned()), body: body.to_owned().into(), kind: Kind::Transaction };
@@ -155,7 +156,7 @@ impl Site {
         Answered::of(self.request(Method::DELETE, path, token).send().await.expect("answered")).await
     }
 
-    /// Logs in, and returns the token.
+    /// Logs in and returns the token.
     pub(crate) async fn log_in(&self, user: &str) -> String {
         let body = serde_json::json!({"user": user, "password": PASSWORD}).to_string();
         let answered = self.post("/v1/login", "", body).await;
@@ -174,13 +175,13 @@ impl Site {
         self.log_in(user).await
     }
 
-    /// Deploys a guest of `tests/guests`, or a prebuilt workload.
+    /// Deploys a guest of `tests/guests` or a prebuilt workload.
     pub(crate) async fn deploy(&self, admin: &str, service: &str, guest: &str, query: &str) {
         let answered = self.put(&format!("/v1/services/{service}?{query}"), admin, guest_bytes(guest)).await;
         assert_eq!(answered.status, 201, "{answered:?}");
     }
 
-    /// A transaction with an id.
+    /// Sends a transaction with an id.
     pub(crate) async fn transact(&self, token: &str, service: &str, id: &str, body: &str) -> Answered {
         let path = format!("/v1/services/{service}/transactions");
         let request = self.request(Method::POST, &path, token).header("Idempotency-Key", format!("\"{id}\""));
@@ -188,7 +189,7 @@ impl Site {
     }
 }
 
-/// An answer, read to its end.
+/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: u16,
@@ -215,12 +216,12 @@ impl Answered {
         serde_json::from_slice(&self.body).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
-    /// The code of a problem, or nothing.
+    /// Returns the code of a problem, or an empty text.
     pub(crate) fn code_or_empty(&self) -> String {
         if self.header("content-type") == "application/problem+json" { self.code() } else { String::new() }
     }
 
-    /// The code of a problem.
+    /// Returns the code of a problem.
     #[track_caller]
     pub(crate) fn code(&self) -> String {
         assert_eq!(self.header("content-type"), "application/problem+json", "{self:?}");
@@ -228,7 +229,7 @@ impl Answered {
     }
 }
 
-/// A file of `tests/tls`.
+/// Returns the path of a file of `tests/tls`.
 pub(crate) fn tls_file(name: &str) -> std::path::PathBuf {
     crate::util::root().join("tests/tls").join(name)
 }

@@ -1,7 +1,7 @@
-//! Guests that keep a thread busy in every way there is: they yield within the interval, whatever they call and however
+//! Guests that keep a thread busy in every possible way. They yield within the interval, whatever they call and however
 //! often, and their deadlines end them.
 //!
-//! How often a guest yields is counted, in polls of its call: no test here measures time.
+//! The number of yields is counted in polls of a guest's call: no test here measures time.
 
 use crate::rig::{MIB, Rig, cause, guest_bytes, ok, size};
 use crate::world::WORLD;
@@ -23,10 +23,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 use wit_parser::WorldItem;
 
-/// A tank of five intervals, and a little.
+/// A tank of five and a half intervals.
 const TANK_FUEL: u64 = 5 * FUEL_YIELD_INTERVAL + FUEL_YIELD_INTERVAL / 2;
 
-/// An allowance without a deadline, as a replay has.
+/// An allowance without a deadline, like that of a replay.
 const REPLAY: Allowance = Allowance { fuel: TANK_FUEL, memory_bytes: 64 * MIB, inputs: Inputs::Replay };
 
 fn engine(memory_bytes: u64) -> Arc<Engine> {
@@ -58,7 +58,7 @@ async fn execute(instance: &mut Instance, body: &str, allowance: Allowance) -> A
     instance.execute(call, allowance).await
 }
 
-/// Waits for `future`, and counts how often it yielded.
+/// Waits for `future` and counts how often it yielded.
 async fn counted<T>(future: impl Future<Output = T>) -> (T, u64) {
     let mut yields = 0;
     let mut future = pin!(future);
@@ -71,11 +71,11 @@ async fn counted<T>(future: impl Future<Output = T>) -> (T, u64) {
     (output, yields)
 }
 
-/// The parts of a guest in which it does something; it finds handles in `$input-stream`, `$output-stream` and
-/// `$pollable` while it executes.
+/// The variable parts of a guest. They find handles in `$input-stream`, `$output-stream` and `$pollable` while the
+/// guest executes.
 #[derive(Default)]
 struct Guest {
-    /// Imports, and functions of its own.
+    /// Imports, and functions of the guest's own.
     imports: String,
     functions: String,
     start: String,
@@ -121,11 +121,11 @@ impl Guest {
     }
 }
 
-/// How often a guest does what it does where it does that without a loop.
+/// The number of repetitions of a step in a guest without a loop.
 const STRAIGHT: usize = 4_000;
 
-/// A guest that executes `step` for ever, `1`, `2` or `3` times in a round of a loop as its body says, or `straight`
-/// times in a row and no more.
+/// Returns a guest that repeats `step`. Depending on its body, it does so forever, `1`, `2` or `3` times per round of a
+/// loop, or `straight` times in a row.
 fn busy(imports: &str, functions: &str, step: &str, straight: usize) -> Vec<u8> {
     let mut execute = String::new();
     for count in 1..=3 {
@@ -141,13 +141,13 @@ fn busy(imports: &str, functions: &str, step: &str, straight: usize) -> Vec<u8> 
     Guest { imports: imports.into(), functions: functions.into(), execute, ..Guest::default() }.component()
 }
 
-/// Runs `guest` on a tank of five intervals in each of its ways: it yields at least every other interval.
+/// Runs `guest` on a tank of five intervals in each of its ways: it must yield at least every second interval.
 async fn yields_throughout(engine: &Arc<Engine>, name: &str, guest: &[u8]) {
     let program = compile(engine, name, guest).await;
     for body in ["1", "2", "3", "x"] {
         let (attempt, yields) = counted(execute(&mut create(&program).await, body, REPLAY)).await;
         match &attempt.answer {
-            // What ends the call at once needs not yield.
+            // A guest whose call ends at once need not yield.
             Answer::Failed(Cause::Exit { .. } | Cause::Trap { .. }) if attempt.fuel_used < 10_000 => {}
             Answer::Ok(_) if body == "x" => {}
             Answer::Failed(Cause::Fuel { .. }) => {}
@@ -180,7 +180,7 @@ fn a_guest_yields_whatever_it_calls_and_however_often() {
     });
 }
 
-/// What a guest does to memory and tables without a function of the host.
+/// The operations of a guest on memory and tables without a host function.
 const STEPS: [&str; 8] = [
     "(drop (memory.grow (i32.const 0)))",
     "(drop (table.grow $table (ref.null func) (i32.const 0)))",
@@ -202,7 +202,7 @@ fn a_guest_yields_while_it_grows_fills_and_copies_memory_and_tables() {
     });
 }
 
-/// A guest that does all of it in turn.
+/// Returns a guest that executes all of them in turn.
 fn mixed() -> Vec<u8> {
     let (mut imports, mut all) = (String::new(), String::new());
     for (index, function) in WORLD.functions().into_iter().enumerate() {
@@ -222,7 +222,7 @@ fn a_guest_yields_in_any_mix_of_these() {
     block_on(yields_throughout(&engine, "all of them", &mixed()));
 }
 
-/// The clock, twice in a row in an endless loop.
+/// Reads the clock twice in a row in an endless loop.
 const NOW_TWICE: &str = "(loop $again (drop (call $now)) (drop (call $now)) (br $again))";
 
 fn imports_now() -> String {
@@ -252,7 +252,7 @@ fn a_guest_yields_while_it_writes_its_state_and_reads_it_back() {
     let imports = "(import \"lifeboat:vm/state@0.1.0\" \"write\" (func $write (param i32 i32)))
         (import \"lifeboat:vm/state@0.1.0\" \"read\" (func $read (param i32 i32)))";
     let write = "(call $write (i32.const 0) (i32.const 1))";
-    // A read of no bytes comes to no end.
+    // A read of zero bytes never reaches the end.
     let read = "(call $read (i32.const 0) (i32.const 4096))";
     block_on(async {
         for round in 1..=3 {
@@ -279,7 +279,7 @@ async fn snapshot(instance: &mut Instance) -> Result<(Snapshot, u64), MoveError>
     instance.snapshot(Sequence(1), Timestamp(1), REPLAY).await
 }
 
-/// A tank that no deadline of a test leaves empty.
+/// A tank that no deadline of a test exhausts.
 const ENDLESS: u64 = u64::MAX / 4;
 
 #[test]
@@ -367,7 +367,7 @@ fn a_neighbour_on_the_same_thread_goes_on_while_a_guest_fills_its_memory() {
     runtime.block_on(neighbour).expect("no panic");
     assert!(matches!(attempt.answer, Answer::Ok(_)), "{attempt:?}");
     assert!(attempt.fuel_used > FILLED, "each byte burns one unit");
-    // A few of them were before and after the fill, on the thread that did it.
+    // A few turns were before and after the fill, on the thread that executed it.
     assert!(during > 20, "{during} turns of the neighbour");
 }
 
@@ -384,12 +384,12 @@ fn a_deadline_ends_a_guest_before_its_next_operation_on_memory() {
         let engine = engine(FILLED + 2 * MIB);
         let program = compile(&engine, "fill", &guest).await;
         let mut instance = create(&program).await;
-        // Less than the first of them takes.
+        // The deadline is shorter than the first fill.
         let inputs = Inputs::Live { deadline: Duration::from_micros(200) };
         let attempt =
             execute(&mut instance, "x", Allowance { fuel: ENDLESS, memory_bytes: FILLED + MIB, inputs }).await;
         assert!(matches!(attempt.answer, Answer::Failed(Cause::Deadline { .. })), "{attempt:?}");
-        // The second was charged, and not begun.
+        // The second fill was charged, but did not begin.
         assert!(attempt.fuel_used < 3 * FILLED, "{attempt:?}");
     });
 }
