@@ -81,7 +81,7 @@ impl Site {
         found(|| child_of(self.serving.id(), "__compile")).await
     }
 
-    /// Waits until `large` runs.
+    /// Waits until `large` runs, and returns it as the API shows it.
     async fn runs(&self) -> Value {
         let start = Instant::now();
         loop {

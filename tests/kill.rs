@@ -43,7 +43,7 @@ impl Client {
         (self.random >> 33) % bound
     }
 
-    /// Generates some more transactions.
+    /// Generates `count` more transactions.
     fn think(&mut self, count: u64) {
         for _ in 0..count {
             let number = self.bodies.len() as u64;

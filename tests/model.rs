@@ -14,13 +14,11 @@ enum Step {
     Work(u32),
     /// A counted transaction that takes a Wasm page, which a restore releases.
     Grow,
-    /// A transaction that traps.
     Trap,
     /// A transaction that the guest refuses.
     Refuse,
     /// A transaction with more work than any tank holds.
     Exhaust,
-    /// A query.
     Query,
     /// A repetition of the id of an earlier step, given by its index.
     Repeat(usize),

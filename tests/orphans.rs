@@ -1,5 +1,5 @@
-//! Directories whose catalog is older than their journal. A start retains and reports what the catalog does not have. It
-//! only removes services that were removed, or that were never fully created.
+//! Directories whose catalog is older than their journal. A start retains and reports what the catalog does not have.
+//! It only removes services that were removed, or that were never fully created.
 
 use crate::durable::{create, settings};
 use crate::rig::{Rig, name, ok};
@@ -117,7 +117,7 @@ fn segments(storage: &SimulatedStorage) -> Vec<String> {
     files
 }
 
-/// Stops a host cleanly.
+/// Stops a host cleanly, which seals its journal.
 async fn stop(rig: Rig) {
     rig.host.stop().await.expect("sealed");
 }

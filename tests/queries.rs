@@ -177,9 +177,9 @@ fn a_query_that_fails_takes_the_others_since_the_last_record_with_it() {
 
 #[derive(Debug, Clone)]
 enum Step {
-    /// A transaction.
+    /// A transaction with this body.
     Send(&'static str),
-    /// A number of queries.
+    /// A number of queries with this body.
     Query(&'static str, usize),
     FailOver,
     Snapshot,

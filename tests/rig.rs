@@ -209,7 +209,7 @@ impl Rig {
     }
 }
 
-/// Creates a valid name.
+/// Creates a name from a valid text.
 pub(crate) fn name(text: &str) -> Name {
     Name::new(text).expect("a name")
 }

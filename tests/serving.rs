@@ -95,7 +95,7 @@ impl Serving {
         self.child.id()
     }
 
-    /// Sends it a signal.
+    /// Sends it a signal by its name, such as `STOP`.
     pub(crate) fn signal(&self, name: &str) {
         let sent = Command::new("kill").args(["-s", name]).arg(self.child.id().to_string()).status();
         assert!(sent.expect("there is a kill").success());

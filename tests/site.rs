@@ -25,7 +25,6 @@ use tokio::task::JoinHandle;
 /// The password of the admin and of every other user.
 pub(crate) const PASSWORD: &str = "correct horse";
 
-/// A running server.
 pub(crate) struct Site {
     pub(crate) address: SocketAddr,
     scheme: &'static str,
@@ -189,7 +188,6 @@ impl Site {
     }
 }
 
-/// A complete answer.
 #[derive(Debug)]
 pub(crate) struct Answered {
     pub(crate) status: u16,

@@ -100,7 +100,6 @@ impl Lifeboat {
         self
     }
 
-    /// Sets an environment variable.
     pub(crate) fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
         self.command.env(name, value);
         self

@@ -58,11 +58,11 @@ pub enum Progress {
     Answer(BatchAnswer),
     /// The connection broke. The unanswered lines are sent again after a delay.
     Retrying {
-        /// The reason.
+        /// The reason why the connection broke.
         error: ClientError,
         /// The number of lines that are sent again.
         unanswered: usize,
-        /// The delay.
+        /// The time until the lines are sent again.
         wait: Duration,
     },
 }

@@ -38,7 +38,7 @@ pub enum ClientError {
     Unreachable {
         /// The URL of the server.
         url: String,
-        /// The reason.
+        /// The reason why there is no connection.
         reason: String,
     },
     /// Nothing listens there, or not yet, so nothing was sent.
@@ -58,7 +58,7 @@ pub enum ClientError {
     Interrupted {
         /// The URL of the server.
         url: String,
-        /// The reason.
+        /// The reason why there is no complete answer.
         reason: String,
         /// Whether the request may have changed something.
         may_be_done: bool,
@@ -83,13 +83,13 @@ pub enum ClientError {
     /// The lines of a batch cannot be read.
     #[error("the lines to send cannot be read: {0}; what was answered until now stays done")]
     Input(
-        /// The reason.
+        /// The error of the reader of the lines.
         io::Error,
     ),
     /// No id can be assigned to a line of a batch that has none. The line was not sent.
     #[error("a line can be given no id: {0}; what was answered until now stays done")]
     Ids(
-        /// The reason.
+        /// The error of the function that returns ids.
         io::Error,
     ),
 }

@@ -18,7 +18,7 @@ pub const SILENCE_MAX: Duration = Duration::from_secs(45);
 /// The media type of a stream of events.
 const EVENT_STREAM: &str = "text/event-stream";
 
-/// The selection of events.
+/// The selection of events that a client receives.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct EventFilter {
     /// The service whose events are wanted, if only one is.

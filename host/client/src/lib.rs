@@ -130,7 +130,6 @@ impl std::fmt::Debug for Client {
     }
 }
 
-/// A complete reply.
 struct Reply {
     status: StatusCode,
     headers: HeaderMap,

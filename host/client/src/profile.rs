@@ -69,7 +69,7 @@ pub enum ProfileError {
     Invalid {
         /// The path of the profile.
         file: String,
-        /// The reason.
+        /// The description of the error.
         reason: String,
     },
     /// The operating system reports an error.

@@ -110,7 +110,7 @@ pub const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
 /// The configuration of a server.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Config {
-    /// The data directory.
+    /// The path of the data directory.
     #[serde(serialize_with = "as_absolute")]
     pub data: PathBuf,
     /// How clients reach the server.

@@ -21,8 +21,10 @@ pub const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug)]
 enum Entry {
-    /// A line to send.
-    Line { id: String, text: Bytes },
+    Line {
+        id: String,
+        text: Bytes,
+    },
     /// An answer that needs no server, in its turn.
     Told(BatchAnswer),
 }

@@ -118,7 +118,6 @@ struct Again {
     known: Option<Result<Answered, NotDone>>,
 }
 
-/// A batch in flight.
 struct Batch {
     shared: Arc<Shared>,
     token: TokenHash,

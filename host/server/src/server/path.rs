@@ -35,7 +35,6 @@ pub(super) fn name_schema() -> Value {
     json!({ "type": "string", "pattern": NAME_PATTERN })
 }
 
-/// Parses a name.
 pub(super) fn name(text: &str) -> Result<Name, Problem> {
     Name::new(text).map_err(not_a_name)
 }
