@@ -114,7 +114,7 @@ impl Draining {
 }
 
 /// A connection that fails with [`io::ErrorKind::TimedOut`] if its other end reads too slowly or not at all. A shutdown
-/// completes once the other end has closed the connection, or has sent for too long.
+/// completes once the other end has closed the connection, has been silent for too long, or has sent for too long.
 #[derive(Debug)]
 pub(super) struct ReadRate<S> {
     stream: S,
