@@ -21,10 +21,8 @@ pub const WINDOW_BYTES_MAX: usize = 8 * 1024 * 1024;
 
 #[derive(Debug)]
 enum Entry {
-    Line {
-        id: String,
-        text: Bytes,
-    },
+    /// A line that waits for its answer from the server.
+    Line { id: String, text: Bytes },
     /// An answer that needs no server, in its turn.
     Told(BatchAnswer),
 }
