@@ -1,19 +1,19 @@
-//! Turns the bytes of a workload into one validated component, or says in one line why it cannot.
+//! Turns the bytes of a workload into one validated component, or reports in one line why it cannot.
 //!
-//! Many kinds of guest come in: a component, a core module built with the SDK or wit-bindgen (with or without WASI
-//! preview 1), a plain core module whose exports carry the canonical names, and text of any of these. One kind goes
-//! on: a component of the world `lifeboat:vm/vm`, checked against [`FEATURES`] and counted against [`LoadLimits`].
+//! Many kinds of guest are accepted: a component, a core module built with the SDK or wit-bindgen (with or without WASI
+//! preview 1), a plain core module whose exports carry the canonical names, and text of any of these. The output is
+//! always a component of the world `lifeboat:vm/vm`, checked against [`FEATURES`] and counted against [`LoadLimits`].
 //!
-//! This module is pure: no I/O, no clock, no compiler. Reading the file, compiling the component and giving it a
-//! store are left to others. What it promises them is that
-//! - every module inside is valid under [`FEATURES`], so compiling meets no proposal that the engine leaves off;
-//! - the exports of the world exist with the contract's types, and nothing is imported beyond [`STATE_IMPORT`] and
-//!   [`WASI_IMPORTS`]. (The *types* of WASI imports are not checked here: linking does that);
-//! - what one instance needs of a pooled slot is at most what `LoadLimits` allows.
+//! This module is pure: no I/O, no clock, no compiler. Others read the file, compile the component and create its
+//! store. It guarantees that
+//! - every module inside is valid under [`FEATURES`], so the compiler meets no proposal that the engine leaves off;
+//! - the exports of the world exist with the contract's types, and all imports are in [`STATE_IMPORT`] or
+//!   [`WASI_IMPORTS`] (linking, not this module, checks the *types* of WASI imports);
+//! - the needs of one instance from a pooled slot are within `LoadLimits`.
 //!
-//! The bytes are untrusted. Every length is bounded before it is worked on (`bounds.rs`), nesting is bounded before
-//! anything recurses over it (`nesting.rs`), and all of it runs on a thread of its own with a known stack, where a
-//! panic of a library is a refusal (`thread.rs`): no input makes [`load`] panic or overflow a stack.
+//! The bytes are untrusted. Every length is bounded before it is used (`bounds.rs`), and nesting is bounded before
+//! anything recurses over it (`nesting.rs`). All of this runs on a separate thread with a known stack, where a
+//! library's panic becomes a refusal (`thread.rs`): no input makes [`load`] panic or overflow a stack.
 //!
 //! ```text
 //! bytes --text?--> binary --validate--> component ----------------------------+--> contract --> footprint --> Workload
@@ -44,52 +44,53 @@ pub use file::{ReadError, read};
 pub use footprint::Footprint;
 pub use thread::LOADER_STACK_BYTES;
 
-/// Bounds the bytes of a workload's file, and of the binary that text stands for: 32 MiB.
+/// The bound on a workload's file, and on the binary that a text stands for: 32 MiB.
 pub const MODULE_BYTES_MAX: u64 = 32 << 20;
-/// Bounds the bytes of a workload that is text: 4 MiB. The parser needs up to 75 times the memory.
+/// The bound on a workload in text form: 4 MiB. The parser needs up to 75 times this memory.
 pub const TEXT_BYTES_MAX: u64 = 4 << 20;
-/// Bounds the bytes of the component that a module was turned into: the module, the adapter and some glue.
+/// The bound on the component made from a module: the module, the adapter and some glue.
 pub const COMPONENT_BYTES_MAX: u64 = MODULE_BYTES_MAX + (1 << 20);
-/// Bounds the `component-type` sections of a core module, together: 256 KiB. Usual are 1 to 30 kB.
+/// The bound on all `component-type` sections of a core module together: 256 KiB. Usually they take 1 to 30 kB.
 pub const COMPONENT_TYPE_BYTES_MAX: u64 = 256 << 10;
-/// Bounds how deep components nest in components.
+/// The bound on the depth to which components nest in components.
 pub const COMPONENT_DEPTH_MAX: u64 = 32;
-/// Bounds the component and instance types inside other types of one section: one for each interface of an embedded
-/// world. Reading 700 inside one another fits a stack of 2 MiB.
+/// The bound on the component and instance types nested in other types of one section: an embedded world has one for
+/// each interface. Reading 700 nested ones fits in a stack of 2 MiB.
 pub const NESTED_TYPES_MAX: u64 = 200;
-/// Bounds the core modules that a component contains, instantiated or not.
+/// The bound on the core modules that a component contains, instantiated or not.
 pub const CORE_MODULES_MAX: u64 = 64;
-/// Bounds the core instances of one component instance. Glue between components may add a few at compile time.
+/// The bound on the core instances of one component instance. Glue between components may add a few at compile time.
 pub const CORE_INSTANCES_MAX: u64 = 64;
-/// Bounds the linear memories of one component instance.
+/// The bound on the linear memories of one component instance.
 pub const MEMORIES_MAX: u64 = 4;
-/// Bounds the tables of a core module, or of one component instance.
+/// The bound on the tables of a core module, or of one component instance.
 pub const TABLES_MAX: u64 = 32;
-/// The tables that the converter adds to those of a core module, for the functions that it imports: they are not counted
-/// among its own.
+/// The number of tables that the converter adds to those of a core module, for the functions that it imports. They do
+/// not count as the module's own.
 pub const CONVERTER_TABLES: u64 = 1;
-/// Bounds the elements that one table starts with.
+/// The bound on the initial elements of one table.
 pub const TABLE_ELEMENTS_MAX: u64 = 100_000;
-/// Bounds the imports and exports of all core modules together. The converter copies a type for each of them.
+/// The bound on the imports and exports of all core modules together. The converter copies a type for each of them.
 pub const CORE_EXTERNS_MAX: u64 = 20_000;
-/// Bounds the functions of all core modules together: each one is compiled.
+/// The bound on the functions of all core modules together: each one is compiled.
 pub const FUNCTIONS_MAX: u64 = 100_000;
 
-/// Bounds the body of one function: 1 MiB. The time and the memory that the compiler takes grow faster than the body.
+/// The bound on the body of one function: 1 MiB. The compiler's time and memory grow faster than the body.
 pub const FUNCTION_BYTES_MAX: u64 = 1 << 20;
-/// Bounds the code of all functions together: 24 MiB.
+/// The bound on the code of all functions together: 24 MiB.
 pub const CODE_BYTES_MAX: u64 = 24 << 20;
-/// Bounds the types of all core modules and components together.
+/// The bound on the types of all core modules and components together.
 pub const TYPES_MAX: u64 = 50_000;
-/// Bounds the imports, exports, aliases, instances and functions of all components together, beside core modules.
+/// The bound on the imports, exports, aliases, instances and functions of all components together, besides core
+/// modules.
 pub const COMPONENT_ITEMS_MAX: u64 = 50_000;
 
 /// The Wasm proposals that a workload may use: WebAssembly 2.0, tail calls, extended constants, multiple memories,
 /// relaxed SIMD and the component model.
 ///
-/// Off, compared with WebAssembly 3.0: garbage-collected and typed references, exceptions, threads (shared memories,
-/// atomics) and 64-bit memories. A guest must stay deterministic and its memory must be countable, and the engine is
-/// built without a collector. The engine must enable at least these.
+/// Compared with WebAssembly 3.0, these are off: garbage-collected and typed references, exceptions, threads (shared
+/// memories, atomics) and 64-bit memories. A guest must stay deterministic and its memory must be countable, and the
+/// engine is built without a collector. The engine must enable at least these features.
 pub const FEATURES: WasmFeatures = WasmFeatures::WASM3
     .difference(WasmFeatures::GC)
     .difference(WasmFeatures::GC_TYPES)
@@ -99,19 +100,19 @@ pub const FEATURES: WasmFeatures = WasmFeatures::WASM3
     .difference(WasmFeatures::MEMORY64)
     .union(WasmFeatures::COMPONENT_MODEL);
 
-/// Validates `bytes` and makes them a component of the world `lifeboat:vm/vm`.
+/// Validates `bytes` and converts them to a component of the world `lifeboat:vm/vm`.
 ///
-/// `name` is what messages call the file; it is not opened. Text is recognised by its first token, not by `name`.
+/// `name` is the file's name in messages; the file is not opened. Text is recognised by its first token, not by `name`.
 ///
 /// # Errors
-/// Each variant of [`LoadError`] is one cause; its message is one line with the file, the cause, the value, the
-/// bound and the remedy.
+/// Each variant of [`LoadError`] is one cause. Its message is one line with the file, the cause, the value, the bound
+/// and the remedy.
 pub fn load(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, LoadError> {
     check_bytes(name, "the file", bytes, limits.module_bytes)?;
     thread::run(name, || load_here(name, bytes, limits))
 }
 
-/// Loads on the stack of the caller.
+/// Loads on the caller's stack.
 fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, LoadError> {
     let text = text::is_text(bytes);
     if text && bytes.len() as u64 > limits.text_bytes {
@@ -163,50 +164,50 @@ fn load_here(name: &str, bytes: &[u8], limits: &LoadLimits) -> Result<Workload, 
     })
 }
 
-/// A validated workload, ready to be compiled. Serialises as a report, without the component's bytes.
+/// A validated workload, ready to be compiled. It serialises as a report, without the component's bytes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Workload {
-    /// What messages call the file.
+    /// The file's name in messages.
     pub name: String,
     /// The identity of the workload: the hash of the bytes that were loaded, not of the component.
     pub hash: WorkloadHash,
-    /// What the bytes were.
+    /// The form of the bytes that were loaded.
     pub form: Form,
-    /// Whether they were text.
+    /// Whether the bytes were text.
     pub text: bool,
-    /// Which WASI the guest was built for, if any. Preview 1 has been adapted, so the component imports preview 2.
+    /// The version of WASI that the guest was built for, if any. Preview 1 is adapted: the component imports preview 2.
     pub wasi: Option<Wasi>,
-    /// The component, of at most [`LoadLimits::component_bytes`].
+    /// The component, at most [`LoadLimits::component_bytes`] long.
     #[serde(skip)]
     pub component: Vec<u8>,
-    /// What all linear memories of one instance start with. Instantiation itself may grow them further.
+    /// The initial size of all linear memories of one instance, in bytes. Instantiation itself may grow them further.
     pub initial_memory_bytes: u64,
-    /// What all linear memories of one instance may grow to, if each of them declares a maximum.
+    /// The size in bytes up to which all linear memories of one instance may grow, if each of them declares a maximum.
     pub memory_max: Option<u64>,
-    /// What one instance takes of a pooled slot.
+    /// The needs of one instance from a pooled slot.
     pub footprint: Footprint,
-    /// The component's imports, in its order.
+    /// The component's imports, in their order in the component.
     pub imports: Vec<String>,
-    /// The component's exports, in its order.
+    /// The component's exports, in their order in the component.
     pub exports: Vec<String>,
-    /// The length of what was loaded.
+    /// The length of the bytes that were loaded.
     pub input_bytes: u64,
     /// The length of the component.
     pub component_bytes: u64,
-    /// Whether instantiation runs guest code: a start function, `_initialize`, or the set-up of the WASI adapter.
+    /// Whether instantiation runs guest code: a start function, `_initialize`, or the setup of the WASI adapter.
     pub has_start: bool,
 }
 
 impl Workload {
-    /// Encodes it for another process of the same version.
+    /// Encodes the workload for another process of the same version.
     pub(crate) fn encode(&self) -> Result<Vec<u8>, String> {
         let mut encoded = postcard::to_allocvec(self).map_err(|error| error.to_string())?;
         encoded.extend_from_slice(&self.component);
         Ok(encoded)
     }
 
-    /// Decodes what [`Workload::encode`] made; none if it is not whole.
+    /// Decodes the output of [`Workload::encode`], or returns `None` if it is incomplete.
     pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
         let (mut workload, component) = postcard::take_from_bytes::<Self>(encoded).ok()?;
         if component.len() as u64 != workload.component_bytes {
@@ -218,13 +219,13 @@ impl Workload {
         Some(workload)
     }
 
-    /// Refuses a size whose memory is too small to begin with.
+    /// Refuses a size whose memory is too small for the workload's initial memory.
     ///
-    /// The initial memory may take at most `level_percent` (1 to 100) of `memory_limit_bytes`. With a threshold of
-    /// 98 % that is 83 %: what a fresh VM may hold without failing over again soon.
+    /// The initial memory may take at most `level_percent` (1 to 100) of `memory_limit_bytes`. With a threshold of 98 %
+    /// that is 83 %: the share that a fresh VM may use without another failover soon.
     ///
     /// # Errors
-    /// [`LoadError::InitialMemory`], with the smallest limit that suffices.
+    /// [`LoadError::InitialMemory`], which contains the smallest sufficient limit.
     pub fn check_size(&self, size_name: &str, memory_limit_bytes: u64, level_percent: u8) -> Result<(), LoadError> {
         let percent = u128::from(level_percent.clamp(1, 100));
         let needed = (u128::from(self.initial_memory_bytes) * 100).div_ceil(percent);
@@ -242,7 +243,7 @@ impl Workload {
     }
 }
 
-/// What the bytes of a workload were.
+/// The form in which a workload was supplied.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
@@ -265,38 +266,38 @@ pub enum Wasi {
     Preview2,
 }
 
-/// How large a workload may be. The defaults are the constants of this module, after which the fields are named.
+/// The bounds on a workload. Each defaults to the constant of this module with the same name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoadLimits {
-    /// Bytes of the file, and of the binary that text stands for; checked before anything is parsed.
+    /// The length of the file, and of the binary that a text stands for; checked before anything is parsed.
     pub module_bytes: u64,
-    /// Bytes of a file that is text.
+    /// The length of a file in text form.
     pub text_bytes: u64,
-    /// Bytes of the component.
+    /// The length of the component.
     pub component_bytes: u64,
-    /// Bytes of all `component-type` sections of a core module.
+    /// The length of all `component-type` sections of a core module.
     pub component_type_bytes: u64,
-    /// Core modules that the component contains.
+    /// The number of core modules that the component contains.
     pub core_modules: u64,
-    /// Imports and exports of all core modules.
+    /// The number of imports and exports of all core modules.
     pub core_externs: u64,
-    /// Core instances of one component instance.
+    /// The number of core instances of one component instance.
     pub core_instances: u64,
-    /// Linear memories of one component instance.
+    /// The number of linear memories of one component instance.
     pub memories: u64,
-    /// Tables of one component instance.
+    /// The number of tables of one component instance.
     pub tables: u64,
-    /// Elements that one table starts with.
+    /// The number of initial elements of one table.
     pub table_elements: u64,
-    /// Functions of all core modules.
+    /// The number of functions of all core modules.
     pub functions: u64,
-    /// Bytes of the body of one function.
+    /// The length of the body of one function.
     pub function_bytes: u64,
-    /// Bytes of the bodies of all functions.
+    /// The length of the bodies of all functions.
     pub code_bytes: u64,
-    /// Types of all core modules and components.
+    /// The number of types of all core modules and components.
     pub types: u64,
-    /// Imports, exports, aliases, instances and functions of all components.
+    /// The number of imports, exports, aliases, instances and functions of all components.
     pub component_items: u64,
 }
 
@@ -334,15 +335,15 @@ fn validate(file: &str, binary: &[u8], limits: &LoadLimits) -> Result<Types, Loa
     bounds::check(file, binary, limits)?;
     nesting::check(file, binary)?;
     Validator::new_with_features(FEATURES).validate_all(binary).map_err(|cause| {
-        // Some checks of a proposal fail with an ordinary message. If the binary is valid with everything on, the
-        // reason is a proposal all the same.
+        // Some checks of a proposal fail with an ordinary message. If the binary is valid with every proposal on, the
+        // cause is still a proposal.
         let proposal = cause.missing_wasm_feature().is_some()
             || Validator::new_with_features(WasmFeatures::all()).validate_all(binary).is_ok();
         if proposal { error::feature(file, &cause) } else { error::invalid(file, &cause) }
     })
 }
 
-/// Lists the imports and exports of the outermost component, in its order.
+/// Lists the imports and exports of the outermost component, in their order.
 fn externs(file: &str, component: &[u8]) -> Result<(Vec<String>, Vec<String>), LoadError> {
     let (mut imports, mut exports, mut depth) = (Vec::new(), Vec::new(), 0_u32);
     let mut collect = || -> wasmparser::Result<()> {

@@ -1,7 +1,7 @@
-//! Bounds how much a binary defines, before a library that keeps something of each definition reads it.
+//! Bounds how much a binary defines, before any library that allocates for each definition reads it.
 //!
-//! Counts and sizes are taken from the headers of sections and bodies, which costs no more than to skip them. What is
-//! malformed passes up to there: the validator stops at the same place, and has the better message.
+//! Counts and sizes are taken from the headers of sections and bodies, which costs no more than skipping them. A
+//! malformed file passes up to its first error: the validator stops at the same place with a better message.
 
 use wasmparser::{Parser, Payload};
 

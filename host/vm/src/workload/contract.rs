@@ -1,7 +1,7 @@
-//! What the world `lifeboat:vm/vm` asks of a workload, taken from its WIT, and whether a workload keeps to it.
+//! The requirements of the world `lifeboat:vm/vm`, read from its WIT, and the check of a workload against them.
 //!
-//! Types are compared as text: the world has no resources, so two functions have the same type exactly when they
-//! print the same, names of parameters and fields included. The same text then explains the difference.
+//! Types are compared as text. The world has no resources, so two functions have the same type exactly when they print
+//! the same, including the names of parameters and fields. The same text then explains the difference.
 
 use std::fmt::Write as _;
 use std::sync::LazyLock;
@@ -24,9 +24,9 @@ pub const WORKLOAD_EXPORT: &str = "lifeboat:vm/workload@0.1.0";
 pub const STATE_IMPORT: &str = "lifeboat:vm/state@0.1.0";
 /// The module that a core module may import for WASI preview 1; the loader adapts it.
 pub const PREVIEW_1_IMPORT: &str = "wasi_snapshot_preview1";
-/// The interfaces of WASI 0.2, of any patch version, that a workload may import. The host links just these.
+/// The interfaces of WASI 0.2, of any patch version, that a workload may import. The host links exactly these.
 ///
-/// Not in it are `wasi:sockets` and `wasi:http`: a service has no network of its own.
+/// `wasi:sockets` and `wasi:http` are missing: a service has no network of its own.
 pub const WASI_IMPORTS: &[&str] = &[
     "wasi:cli/environment",
     "wasi:cli/exit",
@@ -50,7 +50,7 @@ pub const WASI_IMPORTS: &[&str] = &[
     "wasi:random/random",
 ];
 
-/// The export of a component that is a command.
+/// The export that identifies a component as a command.
 const COMMAND_EXPORT: &str = "wasi:cli/run";
 
 /// The contract, read from the WIT once.
@@ -70,7 +70,7 @@ pub(super) struct Contract {
 /// One function of the contract.
 pub(super) struct Function {
     pub(super) name: String,
-    /// Its type in a component, as [`print_function`] has it.
+    /// Its type in a component, as [`print_function`] prints it.
     signature: String,
     /// Its type in a core module.
     pub(super) core: FuncType,
@@ -82,7 +82,7 @@ impl Contract {
         let package = resolve.push_str("vm.wit", wit).ok()?;
         let world = resolve.select_world(&[package], Some("vm")).ok()?;
 
-        // The world as a component type, two levels deep: vm = component { vm = component { import, export } }.
+        // The world is a component type, two levels deep: vm = component { vm = component { import, export } }.
         let encoded = wit_component::metadata::encode(&resolve, world, StringEncoding::UTF8, None).ok()?;
         let types = Validator::new_with_features(FEATURES).validate_all(&encoded).ok()?;
         let types = types.as_ref();
@@ -141,7 +141,7 @@ pub(super) fn check_component(
     imports: &[String],
     exports: &[String],
 ) -> Result<(), LoadError> {
-    // Exports come first: whoever passes a command or a library wants to hear that, not what it imports.
+    // Exports are checked first: for a command or a library, that message is more useful than one about its imports.
     check_exports(file, types, exports)?;
     let mut unknown = Vec::new();
     for import in imports {
@@ -188,7 +188,7 @@ fn check_exports(file: &str, types: TypesRef<'_>, exports: &[String]) -> Result<
     Ok(())
 }
 
-/// Checks what is imported from [`STATE_IMPORT`]; returns the names that it does not have.
+/// Checks the imports from [`STATE_IMPORT`] and returns the names that it does not have.
 fn check_state(file: &str, types: TypesRef<'_>, id: ComponentInstanceTypeId) -> Result<Vec<String>, LoadError> {
     let mut unknown = Vec::new();
     for (name, item) in &types[id].exports {
@@ -206,7 +206,7 @@ fn check_state(file: &str, types: TypesRef<'_>, id: ComponentInstanceTypeId) -> 
     Ok(unknown)
 }
 
-/// Names a function of an interface as core modules do.
+/// Returns the name of an interface's function in core modules.
 pub(super) fn canonical(interface: &str, function: &str) -> String {
     format!("{interface}#{function}")
 }
@@ -215,7 +215,7 @@ fn is_command(export: &str) -> bool {
     export.strip_prefix(COMMAND_EXPORT).is_some_and(|rest| rest.starts_with('@'))
 }
 
-/// Tells whether `import` is one of [`WASI_IMPORTS`] at a released version 0.2.x.
+/// Returns whether `import` is one of [`WASI_IMPORTS`] at a released version 0.2.x.
 pub(super) fn is_wasi(import: &str) -> bool {
     let Some((interface, version)) = import.split_once('@') else { return false };
     let patch = version.strip_prefix("0.2.").unwrap_or_default();
@@ -243,7 +243,7 @@ pub(super) fn refuse_unknown(file: &str, unknown: Vec<String>) -> Result<(), Loa
     Err(LoadError::UnknownImports { file: one_line(file), imports: unknown, remedy })
 }
 
-/// Bytes of a printed type that matter: far more than any type of the contract has. A guest's type may stand for
+/// The length to which a type is printed, in bytes: far more than any type of the contract has. A guest's type may have
 /// a million parts.
 const PRINTED_BYTES_MAX: usize = 1000;
 
@@ -258,7 +258,7 @@ fn print_item(types: TypesRef<'_>, item: ComponentEntityType) -> String {
     }
 }
 
-/// Prints the type of a function in the manner of WIT, with records written out.
+/// Prints the type of a function in the style of WIT, with records written out.
 fn print_function(types: TypesRef<'_>, id: ComponentFuncTypeId) -> String {
     let function = &types[id];
     let mut text = String::from(if function.async_ { "async func(" } else { "func(" });
@@ -285,8 +285,8 @@ fn print_fields<'a>(
     }
 }
 
-/// Prints a type of which the contract has lists, records, results and primitives; others by kind. Validation bounds
-/// the depth to 100.
+/// Prints a type. The contract has only lists, records, results and primitives; other types are printed by kind.
+/// Validation bounds the depth to 100.
 fn print_value(types: TypesRef<'_>, text: &mut String, ty: ComponentValType) {
     let id = match ty {
         ComponentValType::Primitive(primitive) => {

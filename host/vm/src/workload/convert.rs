@@ -1,7 +1,7 @@
-//! Makes a core module a component of the world, with the WASI preview 1 adapter where it imports that.
+//! Converts a core module to a component of the world, with the WASI preview 1 adapter if it imports preview 1.
 //!
-//! Names and types of the contract are checked first, in the author's own module, so that a message speaks of what
-//! the author wrote. The converter has the last word.
+//! Names and types of the contract are checked first, in the author's own module, so that a message refers to the
+//! author's code. The converter makes the final decision.
 
 use std::collections::HashMap;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -19,20 +19,20 @@ use super::contract::{
 use super::error::{self, LoadError, one_line};
 use super::{Form, LoadLimits, thread};
 
-/// The section in which the SDK and wit-bindgen leave the world that they were given.
+/// The section in which the SDK and wit-bindgen record their world.
 pub(super) const COMPONENT_TYPE_SECTION: &str = "component-type";
-/// How names of the build-target specification of the component model begin; wit-bindgen can emit them too. They
-/// carry only the significant part of a version.
+/// The prefix of names in the build-target specification of the component model; wit-bindgen can emit them too. Such
+/// names contain only the significant part of a version.
 const STANDARD_PREFIX: &str = "cm32p2|";
 
 pub(super) struct Converted {
     pub(super) form: Form,
     pub(super) component: Vec<u8>,
-    /// Whether the preview 1 adapter is in it.
+    /// Whether it contains the preview 1 adapter.
     pub(super) adapted: bool,
 }
 
-/// Converts a core module that has passed validation. The result has not been validated.
+/// Converts a core module that has passed validation. The result is not validated yet.
 pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Result<Converted, LoadError> {
     let summary = Summary::read(module).map_err(|cause| error::invalid(file, &cause))?;
     let form = if summary.component_type_bytes == 0 { Form::PlainModule } else { Form::WitModule };
@@ -55,11 +55,11 @@ pub(super) fn to_component(file: &str, module: &[u8], limits: &LoadLimits) -> Re
     }
 }
 
-/// Runs a parser or converter of someone else's on untrusted bytes, and turns a panic into an error that says which of
-/// them it was. `thread.rs` says why that is sound.
+/// Runs a third-party parser or converter on untrusted bytes, and turns a panic into an error with its message.
+/// `thread.rs` explains why that is sound.
 ///
-/// `wit-component` is meant for build machines: it states invariants of its input as `unwrap` and `assert!`, and a
-/// crafted `component-type` section may reach one.
+/// `wit-component` is meant for build machines: it checks invariants of its input with `unwrap` and `assert!`, and a
+/// crafted `component-type` section may violate one.
 pub(super) fn survive<T>(work: impl FnOnce() -> Result<T, String>) -> Result<T, String> {
     catch_unwind(AssertUnwindSafe(work))
         .unwrap_or_else(|panic| Err(format!("the converter gave up on it: {}", thread::message(&*panic))))
@@ -79,13 +79,13 @@ fn encode(module: &[u8], form: Form, adapted: bool) -> Result<Vec<u8>, String> {
         let adapter = WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER;
         encoder = encoder.adapter(WASI_SNAPSHOT_PREVIEW1_ADAPTER_NAME, adapter).map_err(chain)?;
     }
-    // The encoder would validate with every proposal on; `load` validates with those of this host.
+    // The encoder would validate with every proposal on; `load` validates with the proposals of this host.
     encoder.validate(false).encode().map_err(chain)
 }
 
-/// What a core module imports and exports.
+/// The imports and exports of a core module.
 struct Summary<'a> {
-    /// Module, name, and the type of a function.
+    /// The module, the name, and the type if it is a function.
     imports: Vec<(&'a str, &'a str, Option<FuncType>)>,
     exports: HashMap<&'a str, Item>,
     component_type_bytes: u64,
@@ -230,13 +230,13 @@ impl<'a> Summary<'a> {
     }
 }
 
-/// The functions of WASI preview 1: those that the adapter has. Its `sock_*` trap when called.
+/// The functions of WASI preview 1 that the adapter has. Its `sock_*` functions trap when called.
 static ADAPTER_EXPORTS: LazyLock<Vec<&'static str>> = LazyLock::new(|| {
     let adapter = Summary::read(WASI_SNAPSHOT_PREVIEW1_REACTOR_ADAPTER).expect("the adapter is part of this crate");
     adapter.exports.into_keys().collect()
 });
 
-/// Cuts the patch version off an interface of version 0.x.y.
+/// Removes the patch version from an interface of version 0.x.y.
 fn without_patch(interface: &str) -> &str {
     interface.rsplit_once('.').map_or(interface, |(significant, _)| significant)
 }

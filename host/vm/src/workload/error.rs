@@ -1,7 +1,7 @@
-//! Why a workload was refused, in one line each.
+//! The reasons for refusing a workload, each in one line.
 //!
-//! Names and messages come from the guest's bytes, so they pass through [`one_line`]: no line breaks, no control
-//! characters, and an end. File names do too.
+//! Names and messages come from the guest's bytes, so they pass through [`one_line`], which removes line breaks,
+//! escapes control characters and limits the length. File names pass through it too.
 
 use std::fmt::Write as _;
 
@@ -9,7 +9,8 @@ use lifeboat_api::text::is_deceptive;
 use thiserror::Error;
 use wasmparser::WasmFeatures;
 
-/// Why [`load`](super::load) or [`Workload::check_size`](super::Workload::check_size) refused a workload.
+/// An error for which [`load`](super::load) or [`Workload::check_size`](super::Workload::check_size) refuses a
+/// workload.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum LoadError {
@@ -18,13 +19,13 @@ pub enum LoadError {
         "`{file}`: {what} is {bytes} bytes, limit is {limit_bytes} bytes: strip debug information, or split off data"
     )]
     TooLarge {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What was measured.
+        /// The part that was measured.
         what: &'static str,
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
-        /// The bound.
+        /// The bound in bytes.
         limit_bytes: u64,
     },
     /// The text exceeds its bound.
@@ -33,55 +34,55 @@ pub enum LoadError {
          `wasm-tools parse`"
     )]
     TextTooLarge {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// Its length.
+        /// The length of the text in bytes.
         bytes: u64,
-        /// The bound.
+        /// The bound in bytes.
         limit_bytes: u64,
     },
-    /// There is more code than the compiler is given.
+    /// The code exceeds the bound that protects the compiler.
     #[error("`{file}`: {what} is {bytes} bytes, limit is {limit_bytes} bytes: {remedy}")]
     TooMuchCode {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What was measured.
+        /// The part that was measured.
         what: &'static str,
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
-        /// The bound.
+        /// The bound in bytes.
         limit_bytes: u64,
-        /// What the author can do.
+        /// The remedy for the author.
         remedy: &'static str,
     },
-    /// There is more of something than a pooled slot holds or the compiler is given.
+    /// A count exceeds what a pooled slot holds, or the bound that protects the compiler.
     #[error("`{file}`: {count} {what}, limit is {limit}: {remedy}")]
     TooMany {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What was counted.
+        /// The kind of item that was counted.
         what: &'static str,
-        /// How many there are.
+        /// The number of items.
         count: u64,
-        /// The bound.
+        /// The bound on the number.
         limit: u64,
-        /// What the author can do.
+        /// The remedy for the author.
         remedy: &'static str,
     },
     /// The bytes are neither a WebAssembly binary nor text.
     #[error("`{file}`: not WebAssembly: {found}, a binary starts with 00 61 73 6d and text with `(`: {remedy}")]
     NotWasm {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What it starts with instead.
+        /// A description of its first bytes.
         found: String,
-        /// What the author can do.
+        /// The remedy for the author.
         remedy: &'static str,
     },
     /// The text does not parse.
     #[error("`{file}`: invalid WebAssembly text at line {line}, column {column}: {cause}: correct the text there")]
     Text {
-        /// The file.
+        /// The name of the file.
         file: String,
         /// The line, from 1; 0 if unknown.
         line: u32,
@@ -93,9 +94,9 @@ pub enum LoadError {
     /// The binary is truncated or breaks a rule of validation.
     #[error("`{file}`: invalid WebAssembly at byte {offset} of the binary: {cause}: build or copy the file again")]
     Invalid {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// Where, in the binary form.
+        /// The position in the binary form.
         offset: u64,
         /// The validator's message.
         cause: String,
@@ -103,26 +104,26 @@ pub enum LoadError {
     /// The binary needs a proposal that is off: see [`FEATURES`](super::FEATURES).
     #[error("`{file}`: uses {feature} at byte {offset} of the binary ({cause}), which is off here: {remedy}")]
     Feature {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// The proposal, as an author knows it.
+        /// The proposal, by the name that authors know.
         feature: &'static str,
-        /// Where, in the binary form.
+        /// The position in the binary form.
         offset: u64,
         /// The validator's message.
         cause: String,
-        /// What the author can do.
+        /// The remedy for the author.
         remedy: &'static str,
     },
-    /// A program for `wasi:cli/command` instead of a workload.
+    /// The file is a program for `wasi:cli/command` instead of a workload.
     #[error(
         "`{file}`: is a WASI command (exports `{export}`), not a workload of the world lifeboat:vm/vm: a later \
          version runs those; build a reactor (a `cdylib`) with the SDK"
     )]
     Command {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// The export that tells.
+        /// The export that identifies a command.
         export: String,
     },
     /// The workload lacks exports of the world.
@@ -133,148 +134,148 @@ pub enum LoadError {
         list(found)
     )]
     MissingExports {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// All that is missing.
+        /// All missing exports.
         missing: Vec<String>,
-        /// What is exported instead.
+        /// The exports that it has.
         found: Vec<String>,
     },
-    /// An export of the world has another type.
+    /// An export of the world has a different type.
     #[error(
         "`{file}`: export `{export}` is {found}, the world lifeboat:vm/vm wants {expected}: rebuild it from wit/vm.wit"
     )]
     ExportType {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// The export.
+        /// The name of the export.
         export: String,
-        /// Its type.
+        /// Its type in the workload.
         found: String,
         /// The type in the world.
         expected: String,
     },
-    /// The workload imports what no host here offers.
+    /// The workload imports functions that this host does not offer.
     #[error("`{file}`: imports {}, which this host does not offer: {remedy}", list(imports))]
     UnknownImports {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// All of them.
+        /// All unknown imports.
         imports: Vec<String>,
-        /// What the author can do about the first.
+        /// The remedy for the first of them.
         remedy: &'static str,
     },
-    /// An import of the world has another type.
+    /// An import of the world has a different type.
     #[error(
         "`{file}`: import `{import}` is {found}, the world lifeboat:vm/vm has {expected}: rebuild it from wit/vm.wit"
     )]
     ImportType {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// The import.
+        /// The name of the import.
         import: String,
-        /// Its type.
+        /// Its type in the workload.
         found: String,
         /// The type in the world.
         expected: String,
     },
-    /// The component instantiates what it is passed at run time, so nobody can count its memory beforehand.
+    /// The component instantiates something that it receives at run time, so its memory cannot be counted beforehand.
     #[error(
         "`{file}`: instantiates {what} that it does not define, so its memory cannot be counted before it runs: \
          compose it into one file"
     )]
     Uncountable {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// A core module or a component.
+        /// Whether it is a core module or a component.
         what: &'static str,
     },
-    /// The core module cannot be made a component.
+    /// The core module cannot be converted to a component.
     #[error("`{file}`: cannot make a component of this core module: {cause}: build it with the SDK or wit-bindgen")]
     Conversion {
-        /// The file.
+        /// The name of the file.
         file: String,
         /// The converter's message.
         cause: String,
     },
-    /// A library that reads the bytes panicked. Its message says nothing to who built the file.
+    /// A library that reads the bytes panicked. The panic's message would not help the author of the file.
     #[error(
         "`{file}`: a library that reads it fails on it, so it is refused: build or copy the file again, and report it \
          with the file if a compiler made it"
     )]
     Library {
-        /// The file.
+        /// The name of the file.
         file: String,
         /// The message of the panic.
         cause: String,
     },
-    /// There is no thread to load it on.
+    /// No thread can be started to load the workload.
     #[error("`{file}`: no thread to load it on: {cause}: try again when the machine is less busy")]
     Thread {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// The message of the operating system.
+        /// The operating system's message.
         cause: String,
     },
-    /// A process of its own refused it, for the reason of another variant.
+    /// A separate process refused the workload, for the reason of another variant.
     #[error("{reason}")]
     Refused {
-        /// The message of that, with the file.
+        /// The message of that variant, which includes the file.
         reason: String,
     },
-    /// It took too long.
+    /// Loading took too long.
     #[error("`{file}`: not loaded within {} s; make it smaller, or try again when the machine is less busy", deadline.as_secs())]
     Deadline {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// How long it had.
+        /// The time limit.
         deadline: std::time::Duration,
     },
-    /// It took more memory than it may, or its process failed.
+    /// Loading needed more memory than its limit, or its process failed.
     #[error("`{file}`: cannot be loaded: {reason}")]
     Exceeded {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What became of the process, and the remedy.
+        /// How the process ended, and the remedy.
         reason: String,
     },
-    /// The process that was to load it could not be started, or was killed by another. It may be had later.
+    /// The loading process could not be started, or another process killed it. A later attempt may succeed.
     #[error("`{file}`: cannot be loaded: {reason}")]
     Process {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What became of the process, and the remedy.
+        /// How the process ended, and the remedy.
         reason: String,
     },
-    /// The size is too small for the memory that the workload starts with.
+    /// The size is too small for the workload's initial memory.
     #[error(
         "`{file}`: starts with {initial_bytes} bytes of memory, size `{size_name}` has {limit_bytes} bytes, of which \
          {level_percent}% may be in use at the start: give it at least {needed_bytes} bytes, for example {}KiB",
         needed_bytes.div_ceil(1 << 10)
     )]
     InitialMemory {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// The size.
+        /// The name of the size.
         size_name: String,
-        /// What all linear memories start with.
+        /// The initial size of all linear memories, in bytes.
         initial_bytes: u64,
-        /// The size's memory.
+        /// The size's memory, in bytes.
         limit_bytes: u64,
-        /// The share of it that may be in use at the start.
+        /// The share of it that may be in use at the start, in percent.
         level_percent: u8,
-        /// The smallest limit that suffices.
+        /// The smallest sufficient limit, in bytes.
         needed_bytes: u64,
     },
 }
 
-/// Bytes of a message from outside that are shown.
+/// The bytes of a message from a library or the guest that are shown.
 const TEXT_SHOWN_BYTES: usize = 400;
-/// Names that a list shows before it says how many more there are.
+/// The number of names that a list shows before it counts the rest.
 const NAMES_SHOWN: usize = 16;
 
-/// Makes any text fit for one line of a terminal: line breaks and runs of blanks become one blank, control characters
-/// are escaped, and what is long is cut.
+/// Makes any text fit on one line of a terminal: line breaks and runs of blanks become one blank, control characters
+/// are escaped, and long text is truncated.
 pub(super) fn one_line(text: &str) -> String {
     let mut line = String::with_capacity(text.len().min(TEXT_SHOWN_BYTES));
     for word in text.split_whitespace() {
@@ -312,28 +313,29 @@ fn list(names: &[String]) -> String {
 }
 
 impl LoadError {
-    /// Whether the next attempt may succeed: what was missing was not the workload's.
+    /// Returns whether the next attempt may succeed: the host, not the workload, caused the error.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         matches!(self, Self::Process { .. } | Self::Thread { .. })
     }
 
-    /// The same for a workload that was loaded before: its process may have failed for want of memory that comes back.
+    /// Returns the same for a workload that was loaded before: its process may have failed for lack of memory that
+    /// becomes available again.
     pub fn may_pass_of_stored(&self) -> bool {
         self.may_pass() || matches!(self, Self::Exceeded { .. })
     }
 
-    /// `file` was not loaded within `deadline`.
+    /// Creates the error for a `file` that was not loaded within `deadline`.
     pub(crate) fn deadline(file: &str, deadline: std::time::Duration) -> Self {
         Self::Deadline { file: one_line(file), deadline }
     }
 
-    /// A process that was to load `file` took too much.
+    /// Creates the error for a `file` whose loading process exceeded its limits.
     pub(crate) fn exceeded(file: &str, reason: String) -> Self {
         Self::Exceeded { file: one_line(file), reason }
     }
 
-    /// A process that was to load `file` was not to be had.
+    /// Creates the error for a `file` whose loading process could not be started or was killed.
     pub(crate) fn process(file: &str, reason: String) -> Self {
         Self::Process { file: one_line(file), reason }
     }

@@ -1,4 +1,4 @@
-//! Reads the file of a workload, and no more of it than the loader would take.
+//! Reads the file of a workload, and no more of it than the loader would accept.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -9,14 +9,14 @@ use thiserror::Error;
 use super::MODULE_BYTES_MAX;
 use super::error::{LoadError, one_line};
 
-/// The file of a workload cannot be had.
+/// An error from reading the file of a workload.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ReadError {
-    /// The operating system refused it.
+    /// The operating system refused to open or read the file.
     #[error(transparent)]
     Io(#[from] io::Error),
-    /// It exceeds [`MODULE_BYTES_MAX`].
+    /// The file exceeds [`MODULE_BYTES_MAX`].
     #[error(transparent)]
     Load(#[from] LoadError),
 }
@@ -24,7 +24,7 @@ pub enum ReadError {
 /// Reads the workload in `file`.
 ///
 /// # Errors
-/// [`ReadError`]. A file that is too large is reported with its own size, and not read.
+/// [`ReadError`]. The error for a file that is too large contains its length; the file is not read.
 pub fn read(file: &Path) -> Result<Vec<u8>, ReadError> {
     let open = File::open(file)?;
     let length = open.metadata().ok().filter(std::fs::Metadata::is_file).map(|metadata| metadata.len());
@@ -37,7 +37,7 @@ pub fn read(file: &Path) -> Result<Vec<u8>, ReadError> {
     }
     let mut bytes = Vec::new();
     open.take(MODULE_BYTES_MAX + 1).read_to_end(&mut bytes)?;
-    // The length of a pipe shows at its end, which may never come.
+    // The length of a pipe is known only at its end, which may never come.
     if bytes.len() as u64 > MODULE_BYTES_MAX {
         return too_large("what was read of it", bytes.len() as u64);
     }

@@ -1,8 +1,8 @@
-//! Counts what one instance of a workload takes of a pooled slot, before anything is compiled.
+//! Counts the needs of one workload instance from a pooled slot, before anything is compiled.
 //!
-//! A component instantiates core modules and other components, each maybe several times. So every definition is
-//! summed up once, when its end is reached, and each instantiation adds that sum: a file whose instances multiply
-//! with depth costs no more to count than to read.
+//! A component instantiates core modules and other components, possibly several times each. Every definition is
+//! therefore summed once, at its end, and each instantiation adds that sum. Counting a file whose instances multiply
+//! with depth costs no more than reading it.
 
 use serde::{Deserialize, Serialize};
 use wasmparser::{
@@ -15,33 +15,33 @@ use super::error::{self, LoadError, one_line};
 
 const WASM_PAGE_BYTES: u64 = 64 << 10;
 
-/// What one instance of a workload takes.
+/// The needs of one instance of a workload, and counts of the file's definitions.
 ///
-/// Serialised without the fields that [`Workload`](super::Workload) repeats.
+/// It serialises without the fields that [`Workload`](super::Workload) repeats.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct Footprint {
-    /// Core modules in the file, instantiated or not.
+    /// The number of core modules in the file, instantiated or not.
     pub core_modules: u64,
-    /// Functions in the file, instantiated or not.
+    /// The number of functions in the file, instantiated or not.
     pub functions: u64,
-    /// Imports and exports of core modules in the file, instantiated or not.
+    /// The number of imports and exports of core modules in the file, instantiated or not.
     pub core_externs: u64,
-    /// Core instances.
+    /// The number of core instances.
     pub core_instances: u64,
-    /// Linear memories.
+    /// The number of linear memories.
     pub memories: u64,
-    /// What all linear memories start with.
+    /// The initial size of all linear memories, in bytes.
     #[serde(skip)]
     pub initial_memory_bytes: u64,
-    /// What the largest linear memory starts with.
+    /// The initial size of the largest linear memory, in bytes.
     pub largest_memory_bytes: u64,
-    /// What all linear memories may grow to, if each declares a maximum.
+    /// The size in bytes up to which all linear memories may grow, if each declares a maximum.
     #[serde(skip)]
     pub memory_max_bytes: Option<u64>,
-    /// Tables.
+    /// The number of tables.
     pub tables: u64,
-    /// Elements that the largest table starts with.
+    /// The initial elements of the largest table.
     pub table_elements: u64,
     /// Whether instantiation runs guest code.
     #[serde(skip)]
@@ -63,7 +63,7 @@ impl Footprint {
         has_start: false,
     };
 
-    /// Refuses what exceeds `limits`.
+    /// Refuses a footprint that exceeds `limits`.
     pub(super) fn check(&self, file: &str, limits: &LoadLimits) -> Result<(), LoadError> {
         let merge = "link them into fewer";
         let bounds = [
@@ -83,7 +83,7 @@ impl Footprint {
         }
     }
 
-    /// Adds what one more instance of `other` takes. The counts of definitions stay as they are.
+    /// Adds the needs of one more instance of `other`. The counts of definitions do not change.
     fn instantiate(&mut self, other: &Self) {
         self.core_instances = self.core_instances.saturating_add(other.core_instances);
         self.memories = self.memories.saturating_add(other.memories);
@@ -107,7 +107,7 @@ pub(super) fn scan(file: &str, binary: &[u8]) -> Result<Footprint, LoadError> {
             return Ok(total);
         }
     }
-    // Only an empty input has no end, and that does not validate.
+    // Only an empty input has no end, and it would not pass validation.
     Err(error::not_wasm(file, binary))
 }
 
@@ -115,7 +115,7 @@ pub(super) fn scan(file: &str, binary: &[u8]) -> Result<Footprint, LoadError> {
 struct Open {
     component: bool,
     total: Footprint,
-    /// The index spaces of definitions. `None` is one that is passed in at run time.
+    /// The index spaces of definitions. `None` is a definition that is supplied at run time.
     modules: Vec<Option<Footprint>>,
     components: Vec<Option<Footprint>>,
 }
@@ -141,7 +141,7 @@ impl From<wasmparser::Error> for Stop {
 }
 
 struct Scan {
-    /// The innermost is last.
+    /// The open modules and components; the innermost is last.
     open: Vec<Open>,
     core_modules: u64,
     functions: u64,
@@ -149,7 +149,7 @@ struct Scan {
 }
 
 impl Scan {
-    /// Takes in one payload; returns the sum at the end of the outermost.
+    /// Processes one payload; returns the sum at the end of the outermost.
     fn step(&mut self, payload: Payload<'_>) -> Result<Option<Footprint>, Stop> {
         match payload {
             Payload::Version { encoding, .. } => {
@@ -208,7 +208,7 @@ impl Scan {
                     }
                 }
             }
-            // An export is a new name for what it exports, with an index of its own.
+            // An export is a new name for its item, with a new index.
             Payload::ComponentExportSection(section) => {
                 for export in section {
                     let export = export?;
@@ -274,7 +274,7 @@ impl Scan {
         }
     }
 
-    /// Looks up a module, `outward` components out from the innermost.
+    /// Looks up a module in the component that is `outward` levels out from the innermost.
     fn module(&self, outward: u32, index: u32) -> Option<Footprint> {
         *self.open.iter().rev().nth(outward as usize)?.modules.get(index as usize)?
     }

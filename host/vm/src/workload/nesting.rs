@@ -1,8 +1,8 @@
-//! Bounds how deep a file nests, before anything that recurses reads it.
+//! Bounds how deep a file nests, before any recursive reader sees it.
 //!
-//! The validator and the converter read a component type inside a component type by recursion, without a bound: a
-//! megabyte of nothing else overflows the stack, and that ends the process, caught panic or not. Components inside
-//! components they read in a loop, but in a time that grows with the square of the depth.
+//! The validator and the converter read nested component types by recursion, without a bound. One megabyte of nested
+//! types overflows the stack, and that ends the process; catching panics does not help. They read nested components in
+//! a loop, but in a time that grows with the square of the depth.
 
 use wasmparser::{Encoding, Parser, Payload};
 
@@ -12,14 +12,14 @@ use super::{COMPONENT_DEPTH_MAX, NESTED_TYPES_MAX};
 
 /// Refuses a binary that nests too deep, also inside its `component-type` sections.
 ///
-/// What is malformed passes up to there: the validator stops at the same place, and has the better message.
+/// A malformed file passes up to its first error: the validator stops at the same place with a better message.
 pub(super) fn check(file: &str, binary: &[u8]) -> Result<(), LoadError> {
     check_layer(file, binary, &mut |data| {
         if !data.starts_with(b"\0asm") {
             let cause = "its `component-type` section has an outdated format".to_owned();
             return Err(LoadError::Conversion { file: one_line(file), cause });
         }
-        // It holds a component, and nobody reads such sections of that.
+        // The data holds a component, and nothing reads such sections inside a component.
         check_layer(file, data, &mut |_| Ok(()))
     })
 }
@@ -51,10 +51,11 @@ fn check_layer(
     Ok(())
 }
 
-/// Counts the places where a type could open inside another. Their number bounds the depth.
+/// Counts the places where a type could open inside another. Their number is a bound on the depth.
 ///
-/// There, a declaration's tag 1 (a type) is followed by 0x41 (component) or 0x42 (instance), a LEB128 count, and, if
-/// anything is inside, the tag 0 to 4 of its first declaration. Other bytes may look like this, rarely.
+/// At such a place, a declaration's tag 1 (a type) is followed by 0x41 (component) or 0x42 (instance) and a LEB128
+/// count. If the type is not empty, the tag 0 to 4 of its first declaration follows. Other bytes match this pattern
+/// rarely.
 fn check_types(file: &str, section: &[u8]) -> Result<(), LoadError> {
     let opens = |position: &usize| {
         let Some([1, 0x41 | 0x42, rest @ ..]) = section.get(*position..) else { return false };

@@ -1,6 +1,6 @@
-//! One test for each accepted form and each refusal, then random and mutated bytes.
+//! Tests of each accepted form and each refusal, then random and mutated bytes.
 //!
-//! Guests are variations of `tests/guests/count.wat`: a case replaces one piece of its text and says what must happen.
+//! Guests are variations of `tests/guests/count.wat`: a case replaces one piece of its text and states the outcome.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -19,7 +19,7 @@ fn try_load(bytes: impl AsRef<[u8]>) -> Result<Workload, LoadError> {
     load("guest.wasm", bytes.as_ref(), &LoadLimits::default())
 }
 
-/// Loads `bytes`, which must be refused in one line that names the file and says each of `words`.
+/// Loads `bytes`, which must be refused in one line that contains the file's name and each of `words`.
 #[track_caller]
 fn refused(bytes: impl AsRef<[u8]>, words: &[&str]) -> LoadError {
     let error = try_load(bytes).expect_err("must be refused");
@@ -42,14 +42,14 @@ fn binary(text: &str) -> Vec<u8> {
     wat::parse_str(text).expect("valid text")
 }
 
-/// Gives `text` the section that wit-bindgen would.
+/// Adds to `text` the section that wit-bindgen would add.
 fn wit_module(text: &str) -> Vec<u8> {
     let mut module = binary(text);
     embed_component_metadata(&mut module, &CONTRACT.resolve, CONTRACT.world, StringEncoding::UTF8).expect("own world");
     module
 }
 
-/// count.wat with another import, declared before the ones it has.
+/// Returns count.wat with another import, declared before its own.
 fn importing(import: &str) -> String {
     with(COUNT, "(module\n", &format!("(module\n  {import}\n"))
 }
@@ -107,7 +107,7 @@ fn components_are_accepted_as_text_and_binary() {
         assert_eq!(workload.component, binary(COMPONENT));
         assert_eq!((workload.footprint.core_instances, workload.footprint.memories), (2, 1));
     }
-    // What a module was made is itself a component.
+    // The component made from a module is itself a valid input.
     let made = try_load(COUNT).unwrap();
     let again = try_load(&made.component).unwrap();
     assert_eq!((again.form, again.footprint), (Form::Component, made.footprint));
@@ -168,7 +168,7 @@ fn hash_is_64_digits_in_text_and_json() {
     assert!(serde_json::from_str::<WorkloadHash>("\"00\"").is_err());
 }
 
-// Refusals of the bytes.
+// Refusals of malformed bytes.
 
 #[test]
 fn bytes_that_are_no_wasm_are_refused() {
@@ -214,7 +214,7 @@ fn bytes_are_bounded_before_anything_is_parsed() {
     assert!(error.to_string().contains("component-type"), "{error}");
 }
 
-/// A component with one type: `levels` component types inside one another.
+/// Returns a component with one type: `levels` nested component types.
 fn nested_types(levels: usize) -> Vec<u8> {
     let types = [&[1][..], &[0x41, 1, 1].repeat(levels - 1), &[0x41, 0]].concat();
     component_with_section(7, &types)
@@ -236,7 +236,7 @@ fn leb128(mut number: usize) -> Vec<u8> {
 
 #[test]
 fn nesting_that_would_overflow_the_stack_is_refused() {
-    // A type section of 3 MB once ended the process.
+    // A type section of 3 MB once ended the process with a stack overflow.
     refused(nested_types(1_000_000), &["999999 nested types in one section, limit is 200"]);
     refused(nested_types(NESTED_TYPES_MAX as usize), &["lacks `lifeboat:vm/workload"]);
 
@@ -254,7 +254,7 @@ fn nesting_that_would_overflow_the_stack_is_refused() {
     refused(component_with_section(4, &component), &["33 levels of nested components, limit is 32"]);
 }
 
-/// A chain of component types, each of which has the one before inside.
+/// Returns a chain of component types, each of which contains the previous one.
 fn alias_chain(levels: usize) -> String {
     let mut text = String::from("(component\n(type $t0 (instance))\n");
     for level in 1..levels {
@@ -274,7 +274,7 @@ fn types_that_a_library_panics_at_are_refused() {
         let text = alias_chain(levels);
         refused(&text, &[]);
         refused(binary(&text), &[]);
-        // In the section that says what a module is to become, too.
+        // The same holds in the section that describes the component to make from a module.
         let name = [&leb128(COMPONENT_TYPE.len())[..], COMPONENT_TYPE.as_bytes()].concat();
         let data = [name, binary(&text)].concat();
         refused([binary(COUNT), vec![0], leb128(data.len()), data].concat(), &[]);
@@ -283,7 +283,7 @@ fn types_that_a_library_panics_at_are_refused() {
 
 #[test]
 fn code_is_bounded_before_it_is_compiled() {
-    // 11 bytes each.
+    // Each constant takes 11 bytes.
     let function = |constants: usize| {
         let body = "i64.const 0x7fffffffffffffff drop ".repeat(constants);
         binary(&with(COUNT, "  (func $is", &format!("  (func {body})\n  (func $is")))
@@ -553,9 +553,9 @@ fn panic_of_the_converter_is_an_error() {
     assert_eq!(result.unwrap_err(), "the converter gave up on it: as wit-component might: 1");
 }
 
-// Bytes from anyone.
+// Untrusted bytes.
 
-/// Valid inputs of every form, to be damaged.
+/// Returns valid inputs of every form, for a test to damage.
 fn bases() -> Vec<Vec<u8>> {
     let preview_1 = importing("(import \"wasi_snapshot_preview1\" \"random_get\" (func (param i32 i32) (result i32)))");
     let mut bases = vec![
@@ -571,14 +571,14 @@ fn bases() -> Vec<Vec<u8>> {
     bases
 }
 
-/// Loads whatever it is: an error must be one line, and a workload must load again from its component.
+/// Loads `bytes`: an error must be one line, and a workload must load again from its component.
 fn survives(bytes: &[u8]) -> Result<(), TestCaseError> {
     let start = Instant::now();
     match try_load(bytes) {
         Ok(workload) => prop_assert!(try_load(&workload.component).is_ok()),
         Err(error) => prop_assert!(!error.to_string().contains('\n'), "{}", error),
     }
-    // Far more than any of them takes, and far less than what a quadratic reader would.
+    // This is far more than any input takes, and far less than a quadratic reader would take.
     prop_assert!(start.elapsed() < Duration::from_secs(60));
     Ok(())
 }
@@ -592,7 +592,7 @@ proptest! {
         survives(&[header, &bytes].concat())?;
     }
 
-    /// Components that nest, alias and repeat types, whole and damaged.
+    /// Components that nest, alias and repeat types, intact and damaged.
     #[test]
     fn types_of_any_shape_never_panic(
         levels in 1..250_usize,
@@ -612,7 +612,7 @@ proptest! {
             _ => format!("(component {}{})", "(type (component ".repeat(levels.min(90)), "))".repeat(levels.min(90))),
         };
         survives(types.as_bytes())?;
-        // Text of one of these shapes may be no component.
+        // Text of one of these shapes is not always a component.
         let Ok(mut bytes) = wat::parse_str(&types) else { return Ok(()) };
         for (index, byte) in flips {
             let index = index.index(bytes.len());

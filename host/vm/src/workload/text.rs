@@ -3,7 +3,7 @@
 use super::convert::survive;
 use super::error::{LoadError, one_line};
 
-/// Tells whether `bytes` are UTF-8 whose first token, after blanks and comments, is `(`.
+/// Returns whether `bytes` are UTF-8 whose first token, after blanks and comments, is `(`.
 pub(super) fn is_text(bytes: &[u8]) -> bool {
     let Ok(text) = std::str::from_utf8(bytes) else { return false };
     let mut rest = text.trim_start_matches('\u{feff}').trim_start();
@@ -12,7 +12,8 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
             rest = comment.split_once('\n').map_or("", |(_, rest)| rest).trim_start();
         } else if rest.starts_with("(;") {
             let Some(after) = skip_block_comment(rest) else {
-                // Never closed: still text, and the parser's message says where it began.
+                // The comment is never closed. This is still text, and the parser's message reports where the comment
+                // began.
                 return true;
             };
             rest = after.trim_start();
@@ -22,7 +23,7 @@ pub(super) fn is_text(bytes: &[u8]) -> bool {
     }
 }
 
-/// Skips one block comment, which may contain others.
+/// Skips one block comment, which may contain others, and returns the rest.
 fn skip_block_comment(text: &str) -> Option<&str> {
     let (mut depth, mut position, bytes) = (0_u32, 0, text.as_bytes());
     while position + 1 < bytes.len() {
@@ -32,14 +33,14 @@ fn skip_block_comment(text: &str) -> Option<&str> {
             _ => position += 1,
         }
         if depth == 0 {
-            // Both bytes of the token are ASCII, so this is a boundary of a character.
+            // Both bytes of the token are ASCII, so this is a character boundary.
             return Some(&text[position..]);
         }
     }
     None
 }
 
-/// Parses `bytes`, which [`is_text`], into a binary.
+/// Parses `bytes`, for which [`is_text`] is true, into a binary.
 pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     let parsed = survive(|| match wat::parse_bytes(bytes) {
         Ok(binary) => Ok(binary.into_owned()),
@@ -47,14 +48,14 @@ pub(super) fn parse(file: &str, bytes: &[u8]) -> Result<Vec<u8>, LoadError> {
     });
     parsed.map_err(|rendered| {
         let (line, column) = position(&rendered).unwrap_or((0, 0));
-        // The first line is the message, the others draw the place; a long line of text is not drawn.
+        // The first line is the message and the others draw the place. The parser does not draw long lines.
         let first = rendered.lines().next().unwrap_or_default();
         let cause = one_line(first.split(&format!(" at {NO_PATH}")).next().unwrap_or_default());
         LoadError::Text { file: one_line(file), line, column, cause }
     })
 }
 
-/// What the parser calls a text that came without a path.
+/// The parser's name for a text without a path.
 const NO_PATH: &str = "<anon>:";
 
 /// Finds `<anon>:LINE:COLUMN` in the parser's message.

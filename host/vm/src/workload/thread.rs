@@ -1,9 +1,9 @@
-//! The bounded place in which untrusted bytes meet the libraries that read them.
+//! The thread on which the libraries read untrusted bytes, with a bounded stack.
 //!
-//! The parser, the validator and the converter state invariants as `unwrap` and `assert!`, and a crafted file may reach
-//! one. They are pure functions of the bytes, and what they were building is dropped with the panic, so nothing broken is
-//! left behind (hence `AssertUnwindSafe`). They also recurse. So they run on a thread whose stack is known, whoever calls,
-//! and a panic there is a refusal.
+//! The parser, the validator and the converter check invariants with `unwrap` and `assert!`, and a crafted file may
+//! violate one. They are pure functions of the bytes, and a panic drops what they were building, so nothing
+//! inconsistent remains (hence `AssertUnwindSafe`). They also recurse. They therefore run on a thread with a known
+//! stack, whoever calls, and a panic there becomes a refusal.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -14,11 +14,11 @@ use std::thread;
 use super::error::{LoadError, one_line};
 use lifeboat_api::text::of_system;
 
-/// The stack of the thread that loads a workload: 16 MiB of address space, of which it uses what it needs.
+/// The stack of the thread that loads a workload: 16 MiB of address space, of which the thread uses only what it needs.
 pub const LOADER_STACK_BYTES: usize = 16 << 20;
 
 thread_local! {
-    /// Set where a panic is an answer, so that nobody is shown a crash.
+    /// Set while a panic is an expected result, so that the panic hook does not print it.
     static IS_LOADING: Cell<bool> = const { Cell::new(false) };
 }
 
@@ -41,13 +41,13 @@ pub(super) fn run<T: Send>(file: &str, work: impl FnOnce() -> Result<T, LoadErro
     })
 }
 
-/// What a panic says.
+/// Returns a panic's message.
 pub(super) fn message(panic: &(dyn Any + Send)) -> &str {
     let text = panic.downcast_ref::<String>().map(String::as_str);
     text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no message")
 }
 
-/// Has the panic hook of the process pass over the loader's threads: their panics become messages of a [`LoadError`].
+/// Makes the panic hook of the process ignore the loader's threads: their panics become messages of a [`LoadError`].
 fn silence_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
