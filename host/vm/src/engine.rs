@@ -1,10 +1,10 @@
 //! The compiler, the pool of slots, and the threads that guests run on.
 //!
 //! One [`Engine`] serves a whole host. Its pool is laid out once, from [`PoolLimits`]: a slot for every VM that the
-//! fleet may hold and for every store of the maintenance pool, each as large as the largest size and its headroom.
-//! Slots are address space; memory is taken when a guest touches it.
+//! fleet may hold and for every store of the maintenance pool. Each slot is as large as the largest size and its
+//! headroom. Slots are address space; a slot uses memory only where its guest touches it.
 //!
-//! Guests run on a tokio runtime of their own, so that a busy guest never delays network I/O.
+//! Guests run on their own tokio runtime, so that a busy guest never delays network I/O.
 
 mod child;
 mod turns;
@@ -36,82 +36,86 @@ use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, Poolin
 /// The stack that a guest may use, in bytes.
 pub const STACK_BYTES_MAX: usize = 512 * 1024;
 
-/// What compiling one workload may take, from its turn on.
+/// The time limit for compiling one workload, counted from its turn on.
 pub const COMPILE_DEADLINE: Duration = Duration::from_secs(120);
 
-/// What compiling one workload may take that is deployed, and as long it waits for its turn to be loaded, and for that to be
-/// compiled. Less, so that one that was
-/// deployed can be compiled when the host starts.
+/// The time limit for compiling a workload that is being deployed. Its wait for a turn to be loaded, and its wait for a
+/// turn to be compiled, have the same limit. It is below [`COMPILE_DEADLINE`], so that a workload that was deployed can
+/// be compiled when the host starts.
 pub const DEPLOY_COMPILE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// What loading one workload in a process of its own may take that is deployed, or that a command names. Less than what is
-/// stored may take, so that one that was deployed can be loaded when the host starts.
+/// The time limit for loading, in a separate process, a workload that is being deployed or that a command names. It is
+/// below [`STORED_LOAD_DEADLINE`], so that a workload that was deployed can be loaded when the host starts.
 pub const LOAD_DEADLINE: Duration = Duration::from_secs(30);
 
-/// What loading one that is stored already may take: when the host starts, others are loaded, compiled and replayed beside
-/// it.
+/// The time limit for loading a workload that is already stored: when the host starts, others are loaded, compiled and
+/// replayed at the same time.
 pub const STORED_LOAD_DEADLINE: Duration = Duration::from_secs(120);
 
-/// Workloads whose files have up to so many bytes are small: they are compiled quickly, as a rule, and have turns of their
+/// The largest file of a small workload, in bytes. Small workloads usually compile quickly, and have turns of their
 /// own.
 pub const SMALL_BYTES_MAX: u64 = 192 << 10;
 
-/// Small workloads that are compiled at once. One that takes long all the same keeps no other from its turn.
+/// The number of small workloads that are compiled at once. One that takes long does not keep the others from their
+/// turns.
 pub const SMALL_AT_ONCE_MAX: usize = 2;
 
-/// Larger workloads that are compiled at once. One that takes long keeps no other from its turn, and no small one ever.
+/// The number of larger workloads that are compiled at once. One that takes long does not keep the others from their
+/// turns, and never a small one.
 pub const LARGE_AT_ONCE_MAX: usize = 2;
 
-/// What a pool slot offers beyond the largest size at the least: room for a snapshot or a restore. Beyond a largest size of
-/// more than this, a slot offers as much again, as far as a 32-bit guest can address it: a guest may hold its state twice
-/// while it exports it. A slot is address space, and what a guest does not touch costs nothing.
+/// The minimum that a pool slot offers beyond the largest size, as room for a snapshot or a restore. If the largest
+/// size exceeds this, a slot offers twice the largest size, as far as a 32-bit guest can address it: a guest may hold
+/// its state twice while it exports it. A slot is address space, and untouched memory costs nothing.
 pub const MAINTENANCE_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
 
 /// The most linear memory that a size may have: what a 32-bit guest can address, less the headroom.
 pub const MEMORY_BYTES_MAX: u64 = (4 << 30) - MAINTENANCE_HEADROOM_BYTES;
 
-/// A page of linear memory.
+/// The size of a Wasm page, in bytes.
 const PAGE_BYTES: u64 = 64 * 1024;
 
-/// Linear memory that a slot holds for sizes of up to `largest_bytes`.
+/// Returns the linear memory, in bytes, that a slot holds for sizes of up to `largest_bytes`.
 pub fn slot_bytes(largest_bytes: u64) -> u64 {
     let least_bytes = largest_bytes.saturating_add(MAINTENANCE_HEADROOM_BYTES);
     let twice_bytes = largest_bytes.saturating_mul(2).min(MEMORY_BYTES_MAX + MAINTENANCE_HEADROOM_BYTES);
     twice_bytes.max(least_bytes).next_multiple_of(PAGE_BYTES)
 }
 
-/// Address space that is reserved for each linear memory, however small: with all that a 32-bit guest can address, its
-/// accesses need no bounds check.
+/// The address space reserved for each linear memory, however small. It covers all that a 32-bit guest can address, so
+/// that memory accesses need no bounds check.
 pub const MEMORY_RESERVATION_BYTES: u64 = 4 << 30;
 
-/// Address space behind each linear memory that stays empty: the default of wasmtime.
+/// The unmapped address space behind each linear memory: wasmtime's default.
 const GUARD_BYTES: u64 = 32 << 20;
 
-/// Address space that a store takes beside its memories: its tables and its stack, of about 28 MiB.
+/// The address space of a store besides its memories: its tables and its stack take about 28 MiB.
 const STORE_BESIDE_BYTES: u64 = 32 << 20;
 
-/// Address space that a process takes beside its pool: its program, threads and heap. `inspect` takes 240 MiB on two cores.
+/// The address space of a process besides its pool: its program, threads and heap. `inspect` takes 240 MiB on two
+/// cores.
 const PROCESS_BYTES: u64 = 768 << 20;
 
-/// How many stores an engine can hold at once, and how large they can be.
+/// The number of stores that an engine can hold at once, and their size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PoolLimits {
-    /// Stores that exist at once: VMs of the fleet and stores of the maintenance pool. None in an engine that only
-    /// compiles.
+    /// The number of stores at once: VMs of the fleet and stores of the maintenance pool. It is 0 in an engine that
+    /// only compiles.
     pub stores: u32,
-    /// Linear memories of each, [`MEMORIES_MAX`] at most. A workload that has more cannot be instantiated.
+    /// The number of linear memories of each store, at most [`MEMORIES_MAX`]. A workload with more cannot be
+    /// instantiated.
     pub memories: u64,
-    /// Linear memory of the largest size, in bytes.
+    /// The linear memory of the largest size, in bytes.
     pub memory_bytes: u64,
 }
 
 impl PoolLimits {
-    /// Address space that the memories of the pool take.
+    /// Returns the address space that the pool's memories take, in bytes.
     fn reserved_bytes(&self) -> u64 {
         u64::from(self.stores).saturating_mul(self.memories).saturating_mul(MEMORY_RESERVATION_BYTES)
     }
 
-    /// Address space that a process with this pool needs.
+    /// Returns the address space that a process with this pool needs, in bytes.
     fn address_space_bytes(&self) -> u64 {
         let guards = u64::from(self.stores).saturating_mul(self.memories).saturating_mul(GUARD_BYTES);
         let beside = u64::from(self.stores).saturating_mul(STORE_BESIDE_BYTES).saturating_add(PROCESS_BYTES);
@@ -130,43 +134,43 @@ impl PoolLimits {
     }
 }
 
-/// A workload cannot be compiled, or the engine not be set up.
+/// An error from compiling a workload or from setting up the engine.
 #[derive(Debug, Clone, Error)]
 #[non_exhaustive]
 pub enum EngineError {
     /// The loader refused the file.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// Cranelift refused it, or one of its imports has another type than ours.
+    /// Cranelift refused the workload, or one of its imports has a type that differs from the host's.
     #[error("{name}: cannot be compiled: {reason}")]
     Compile {
         /// The workload's file.
         name: String,
-        /// What the compiler said, on one line, and the remedy.
+        /// The compiler's message, on one line, and the remedy.
         reason: String,
     },
-    /// It took more memory than it may, or its process failed.
+    /// Compiling needed more memory than its limit, or its process failed.
     #[error("{name}: cannot be compiled: {reason}")]
     Exceeded {
         /// The workload's file.
         name: String,
-        /// What became of the process, and the remedy.
+        /// How the process ended, and the remedy.
         reason: String,
     },
-    /// The process that was to compile it could not be started, or was killed by another. It may be had later.
+    /// The compiling process could not be started, or another process killed it. A later attempt may succeed.
     #[error("{name}: cannot be compiled: {reason}")]
     Process {
         /// The workload's file.
         name: String,
-        /// What became of the process, and the remedy.
+        /// How the process ended, and the remedy.
         reason: String,
     },
-    /// Others are loaded and compiled first, for too long.
+    /// The workload waited too long for its turn: others were being loaded and compiled.
     #[error("{name}: neither loaded nor compiled, as others were for {} s; try again", wait.as_secs())]
     CompilerBusy {
         /// The workload's file.
         name: String,
-        /// How long it waited.
+        /// How long the workload waited.
         wait: Duration,
     },
     /// Cranelift took too long.
@@ -177,7 +181,7 @@ pub enum EngineError {
         /// [`COMPILE_DEADLINE`] or [`DEPLOY_COMPILE_DEADLINE`].
         deadline: Duration,
     },
-    /// The pool or the threads could not be had.
+    /// The pool could not be reserved, or the threads could not be started.
     #[error(
         "failed to set up the engine{}{}: {reason}; {}",
         limits.described(),
@@ -185,18 +189,18 @@ pub enum EngineError {
         set_up_remedy(limits, *limit_bytes, *is_configured)
     )]
     SetUp {
-        /// The pool.
+        /// The pool that was requested.
         limits: PoolLimits,
-        /// Whether an operator can configure it smaller.
+        /// Whether an operator can configure a smaller pool.
         is_configured: bool,
-        /// The limit of the process's address space, if it has one.
+        /// The limit of the process's address space, in bytes, if it has one.
         limit_bytes: Option<u64>,
-        /// What the operating system said.
+        /// The operating system's message.
         reason: String,
     },
 }
 
-/// What to do where an engine cannot be set up.
+/// Returns the remedy for an engine that cannot be set up.
 fn set_up_remedy(limits: &PoolLimits, limit_bytes: Option<u64>, is_configured: bool) -> String {
     let needed_bytes = limits.address_space_bytes();
     match (limit_bytes.filter(|limit| *limit < needed_bytes), is_configured) {
@@ -211,14 +215,14 @@ fn set_up_remedy(limits: &PoolLimits, limit_bytes: Option<u64>, is_configured: b
     }
 }
 
-/// What the operating system said, without what the library says of it, whose bytes are in hexadecimal digits.
+/// Returns the operating system's message without the library's prefix, which gives byte counts in hexadecimal.
 fn without_mapping(reason: String) -> String {
     let of_system = reason.rsplit_once("mmap failed to reserve ").and_then(|(_, rest)| rest.split_once(": "));
     of_system.map_or(reason.clone(), |(_, of_system)| of_system.to_owned())
 }
 
 impl EngineError {
-    /// The same of a pool that an operator configured, who can have it smaller.
+    /// Marks the pool as one that an operator configured and can make smaller.
     #[must_use]
     pub fn of_configuration(mut self) -> Self {
         if let Self::SetUp { is_configured, .. } = &mut self {
@@ -227,7 +231,7 @@ impl EngineError {
         self
     }
 
-    /// Whether the next attempt may succeed: there was no process or no thread for it, or its process was killed.
+    /// Returns whether the next attempt may succeed: no process or no thread was available, or the process was killed.
     #[must_use]
     pub fn may_pass(&self) -> bool {
         match self {
@@ -237,8 +241,8 @@ impl EngineError {
     }
 }
 
-/// Waits for a task, and passes its panic on. A task that was cancelled ended with its runtime, and with it whoever
-/// waits.
+/// Waits for a task and propagates its panic. A task is cancelled only when its runtime ends, and then its waiter ends
+/// too.
 pub async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::JoinError>>) -> T {
     match task.await {
         Ok(output) => output,
@@ -249,25 +253,27 @@ pub async fn joined<T>(task: impl Future<Output = Result<T, tokio::task::JoinErr
     }
 }
 
-/// Loads a workload in a process of its own, which is held to [`LOAD_DEADLINE`] and [`CHILD_MEMORY_BYTES_MAX`], if this
-/// program can be one, and waits for it. However small a file is, the types of a component may take a gigabyte.
+/// Loads a workload in a separate process if this program can start one, and waits for it. [`LOAD_DEADLINE`] and
+/// [`CHILD_MEMORY_BYTES_MAX`] limit the process. The types of a component may take a gigabyte of memory, however small
+/// its file is.
 ///
 /// # Errors
-/// As [`load`](crate::workload::load), [`LoadError::Deadline`], [`LoadError::Exceeded`], and [`LoadError::Process`].
+/// As for [`load`](crate::workload::load), and [`LoadError::Deadline`], [`LoadError::Exceeded`] and
+/// [`LoadError::Process`].
 pub fn load(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
     load_within(name, bytes, LOAD_DEADLINE)
 }
 
-/// The same for a workload that was loaded before it was stored: it has [`STORED_LOAD_DEADLINE`].
+/// Loads a workload that was loaded once before it was stored, like [`load`], but within [`STORED_LOAD_DEADLINE`].
 ///
 /// # Errors
-/// As [`load`].
+/// As for [`load`].
 pub fn load_stored(name: &str, bytes: &[u8]) -> Result<Workload, LoadError> {
     load_within(name, bytes, STORED_LOAD_DEADLINE)
 }
 
 fn load_within(name: &str, bytes: &[u8], deadline: Duration) -> Result<Workload, LoadError> {
-    // A file that is too large is refused before it is read.
+    // A file that is too large is refused before it is read, so it needs no process.
     let Some(executable) = child::executable().filter(|_| bytes.len() as u64 <= MODULE_BYTES_MAX) else {
         return crate::workload::load(name, bytes, &LoadLimits::default());
     };
@@ -284,7 +290,7 @@ pub struct Engine {
     wasmtime: wasmtime::Engine,
     linker: Linker<StoreData>,
     guests: Option<tokio::runtime::Runtime>,
-    /// Turns to compile small workloads, and large ones.
+    /// The turns to compile small workloads, and those for large ones.
     small: Turns,
     large: Turns,
     compiled: AtomicU64,
@@ -302,7 +308,7 @@ impl Engine {
     /// Reserves the pool and starts the guests' threads.
     ///
     /// # Errors
-    /// [`EngineError::SetUp`] if the address space or the threads cannot be had.
+    /// [`EngineError::SetUp`] if the address space cannot be reserved or the threads cannot be started.
     pub fn new(limits: PoolLimits) -> Result<Self, EngineError> {
         let largest_bytes = limits.memory_bytes.next_multiple_of(PAGE_BYTES);
         let slot_bytes = slot_bytes(largest_bytes);
@@ -333,49 +339,49 @@ impl Engine {
         })
     }
 
-    /// Compiles `workload` when it is its turn.
+    /// Waits for a turn, then compiles `workload`.
     ///
     /// # Errors
-    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]; of a compiler in a process of its own also
-    /// [`EngineError::Exceeded`] and [`EngineError::Process`]. After the deadline a compiler in this process still runs to
-    /// its end in the background, and holds the turn of those that wait; one in a process of its own is gone.
+    /// [`EngineError::Compile`] and [`EngineError::CompileDeadline`]; a compiler in a separate process also returns
+    /// [`EngineError::Exceeded`] and [`EngineError::Process`]. After the deadline, a compiler in this process still
+    /// runs to its end in the background and keeps its turn; one in a separate process is killed.
     pub async fn compile(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let turn = self.turn(workload.input_bytes).await;
         self.compile_in_turn(workload, turn, COMPILE_DEADLINE).await
     }
 
-    /// Loads and compiles a workload whose file has `file_bytes`, when it is its turn: what waits for one takes no memory,
-    /// so that as many are loaded at once as are compiled. `load` may wait for the disk.
+    /// Waits for a turn, then loads and compiles a workload whose file has `file_bytes` bytes. A waiting workload takes
+    /// no memory: at most as many are loaded at once as are compiled. `load` may wait for the disk.
     ///
     /// # Errors
-    /// As [`Engine::compile`], and those of `load`.
+    /// As for [`Engine::compile`], and the errors of `load`.
     pub async fn load_and_compile<E: From<EngineError> + Send + 'static>(
         self: &Arc<Self>,
         file_bytes: u64,
         load: impl FnOnce() -> Result<Workload, E> + Send + 'static,
     ) -> Result<Arc<Program>, E> {
         let turn = self.turn(file_bytes).await;
-        // What nobody waits for any more has its turn until it has ended.
+        // The load keeps its turn until it ends, even if its caller has stopped waiting.
         let (loaded, turn) = joined(self.guests().spawn_blocking(move || (load(), turn))).await;
         Ok(self.compile_in_turn(loaded?, turn, COMPILE_DEADLINE).await?)
     }
 
-    /// Loads a workload that is deployed, when it is its turn.
+    /// Waits for a turn, then loads a workload that is being deployed.
     ///
     /// # Errors
-    /// As [`load`], and [`EngineError::CompilerBusy`].
+    /// As for [`load`], and [`EngineError::CompilerBusy`].
     pub async fn load_deployed(&self, name: &str, bytes: bytes::Bytes) -> Result<Workload, EngineError> {
         let (turn, name) = (self.turn_of_deployed(name, bytes.len() as u64).await?, name.to_owned());
-        // What nobody waits for any more has its turn until it has ended.
+        // The load keeps its turn until it ends, even if its caller has stopped waiting.
         let loading = self.guests().spawn_blocking(move || (load(&name, &bytes), turn));
         let (loaded, _turn) = joined(loading).await;
         Ok(loaded?)
     }
 
-    /// Compiles a workload that is deployed.
+    /// Waits for a turn, then compiles a workload that is being deployed.
     ///
     /// # Errors
-    /// As [`Engine::compile`], and [`EngineError::CompilerBusy`].
+    /// As for [`Engine::compile`], and [`EngineError::CompilerBusy`].
     pub async fn compile_deployed(self: &Arc<Self>, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let turn = self.turn_of_deployed(&workload.name, workload.input_bytes).await?;
         self.compile_in_turn(workload, turn, DEPLOY_COMPILE_DEADLINE).await
@@ -387,8 +393,8 @@ impl Engine {
         turn.map_err(|_| EngineError::CompilerBusy { name: name.to_owned(), wait })
     }
 
-    /// The turn of a workload whose file has so many bytes, until it is dropped. Small ones never wait for large ones, and
-    /// of each the smallest is next.
+    /// Waits for the turn of a workload whose file has `file_bytes` bytes. Dropping the turn ends it. Small workloads
+    /// never wait for large ones, and within each group the smallest is next.
     async fn turn(&self, file_bytes: u64) -> Turn {
         let turns = if file_bytes > SMALL_BYTES_MAX { &self.large } else { &self.small };
         turns.turn(file_bytes).await
@@ -411,7 +417,7 @@ impl Engine {
                 None => engine.compile_now(workload),
             }
         });
-        // A child is ended by whoever waits for it, and so that its end is seen.
+        // The thread that waits for a child ends it at the deadline, and its error is the one to report.
         let patience = if in_child.is_some() { deadline * 2 } else { deadline };
         match tokio::time::timeout(patience, compiled).await {
             Ok(Ok(program)) => program.map(Arc::new),
@@ -436,9 +442,9 @@ impl Engine {
             child::Failure::Exceeded(reason) => EngineError::Exceeded { name: name(), reason },
             child::Failure::Process(reason) => EngineError::Process { name: name(), reason },
         })?;
-        // SAFETY: the bytes must be what a compiler of this engine's version and settings wrote, which wasmtime checks,
-        // and nobody changed, which it does not. They came through a pipe from a process that this one started, of the
-        // same executable, which runs no code of the guest, and were never in a file.
+        // SAFETY: the bytes must come from a compiler of this engine's version and settings, which wasmtime checks, and
+        // must be unchanged, which it does not check. They came through a pipe from a process that this one started
+        // from the same executable. That process runs no code of the guest, and the bytes were never in a file.
         let component = unsafe { Component::deserialize(&self.wasmtime, &code) };
         drop(code);
         self.link(workload, component)
@@ -460,7 +466,7 @@ impl Engine {
         }
     }
 
-    /// How many compilations began.
+    /// Returns the number of compilations that began.
     pub fn compiled(&self) -> u64 {
         self.compiled.load(Ordering::Relaxed)
     }
@@ -473,13 +479,13 @@ impl Engine {
         self.guests().spawn(future)
     }
 
-    /// Linear memory that the largest size may have, in bytes.
+    /// Returns the linear memory that the largest size may have, in bytes.
     #[must_use]
     pub fn largest_bytes(&self) -> u64 {
         self.largest_bytes
     }
 
-    /// Linear memory that a store may grow to when its slot alone holds it, in bytes.
+    /// Returns the linear memory, in bytes, up to which a store may grow if only its slot limits it.
     #[must_use]
     pub fn slot_bytes(&self) -> u64 {
         self.slot_bytes
@@ -492,8 +498,8 @@ impl Engine {
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        // A runtime must not be dropped from within another's task; this does not wait for a compiler in the
-        // background either.
+        // A runtime must not be dropped within another runtime's task. This call also does not wait for a compiler in
+        // the background.
         if let Some(guests) = self.guests.take() {
             guests.shutdown_background();
         }
@@ -513,7 +519,7 @@ impl std::fmt::Debug for Program {
 }
 
 impl Program {
-    /// What was compiled.
+    /// Returns the workload that was compiled.
     #[must_use]
     pub fn workload(&self) -> &Workload {
         &self.workload
@@ -523,7 +529,8 @@ impl Program {
         &self.pre
     }
 
-    /// The engine that compiled it: for the benches, which set a bare instance of the same engine beside a VM.
+    /// Returns the engine that compiled the program, for benches that compare a VM with a bare instance of the same
+    /// engine.
     #[doc(hidden)]
     #[must_use]
     pub fn engine(&self) -> &wasmtime::Engine {
@@ -531,7 +538,7 @@ impl Program {
     }
 }
 
-/// Determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.
+/// Returns the configuration: determinism (NaNs, relaxed SIMD, no threads), metering, and the pool.
 fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
     let PoolLimits { stores, memories, .. } = limits;
     let per_store = |count: u64| u32::try_from(count).ok().and_then(|count| stores.checked_mul(count));
@@ -541,10 +548,10 @@ fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
     let mut pool = PoolingAllocationConfig::new();
     pool.total_component_instances(stores)
         .total_stacks(stores)
-        // Every store may be as large as the loader lets a workload be: what one service takes up is never missing for
-        // another's rollback. These are address space and counts.
+        // Every store may be as large as the loader permits, so that one service's use never prevents another's
+        // rollback. These totals cost only address space and counters.
         .total_memories(per_store(memories.min(MEMORIES_MAX)).ok_or_else(too_many)?)
-        // A module with a table is compiled only for a pool that has some.
+        // A module with a table compiles only for a pool that has tables.
         .total_tables(per_store(tables).ok_or_else(too_many)?.max(tables_of_one))
         .total_core_instances(per_store(CORE_INSTANCES_MAX).ok_or_else(too_many)?)
         .max_memories_per_component(u32::try_from(MEMORIES_MAX).map_err(|error| error.to_string())?)
@@ -554,8 +561,8 @@ fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
         .max_tables_per_module(u32::try_from(TABLES_MAX).map_err(|error| error.to_string())?)
         .table_elements(usize::try_from(TABLE_ELEMENTS_MAX).map_err(|error| error.to_string())?)
         .max_memory_size(usize::try_from(slot_bytes).map_err(|error| error.to_string())?)
-        // A slot that was used before keeps this much of its memory, zeroed by hand: cheaper than to give it back to
-        // the kernel and fault it in again.
+        // A reused slot retains this much of its memory, which wasmtime zeroes by hand. That is cheaper than releasing
+        // it to the kernel and faulting it in again.
         .linear_memory_keep_resident(64 * 1024)
         .table_keep_resident(4 * 1024);
     let mut config = Config::new();
@@ -570,13 +577,13 @@ fn config(limits: PoolLimits, slot_bytes: u64) -> Result<Config, String> {
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
         .cranelift_nan_canonicalization(true);
-    // Code of another release is not taken: of its own version, wasmtime compares the first number only.
+    // Code of another release is refused. By default, wasmtime compares only the first number of its own version.
     let version = ModuleVersionStrategy::Custom(format!("lifeboat {}", child::VERSION));
     config.module_version(version).map_err(|error| one_line(&error))?;
     Ok(config)
 }
 
-/// The limit of this process's address space, if it has one.
+/// Returns the limit of this process's address space, in bytes, if it has one.
 fn address_space_limit() -> Option<u64> {
     #[cfg(unix)]
     return rlimit::Resource::AS.get_soft().ok().filter(|limit| *limit != rlimit::INFINITY);
@@ -584,7 +591,7 @@ fn address_space_limit() -> Option<u64> {
     None
 }
 
-/// An error of wasmtime with its causes, on one line.
+/// Renders an error of wasmtime and its causes on one line.
 pub(crate) fn one_line(error: &wasmtime::Error) -> String {
     let mut text = String::new();
     for cause in error.chain() {

@@ -1,14 +1,14 @@
-//! Loads and compiles in a process of its own, which is held to its time and memory and is gone afterwards.
+//! Loads and compiles in a separate process with limits on its time and memory.
 //!
-//! What the loader's libraries and the compiler take grows faster than the bytes that they are given, by how much depends
-//! on the bytes, and neither a thread nor an allocation of it can be taken back. A process can: at its deadline it is
-//! killed, beyond its memory it ends by itself, and all that it used is returned to the system.
+//! The loader's libraries and the compiler use time and memory that grow faster than their input, at a rate that
+//! depends on the input. A thread cannot be ended and its allocations cannot be reclaimed. A process can: it is killed
+//! at its deadline, it fails beyond its memory limit, and the system reclaims everything that it used.
 //!
-//! The process is the same executable, called with [`LOAD_COMMAND`] or [`COMPILE_COMMAND`]. It takes a file or a component
-//! on its standard input and answers on its standard output: with exit code 0 the workload or the compiled code, else why
-//! there is none. Its input stays open for as long as somebody waits for the answer: a child whose parent was killed sees
-//! it close, and ends. Only a program that knows the commands can be its own child, and says so with [`work_in_children`];
-//! another, such as one that embeds this crate, loads and compiles in threads.
+//! The process runs the same executable with [`LOAD_COMMAND`] or [`COMPILE_COMMAND`]. It reads a file or a component
+//! from its standard input and answers on its standard output: the workload or the compiled code with exit code 0,
+//! otherwise the reason for the failure. Its input stays open while a parent waits for the answer: when the parent is
+//! killed, the input closes and the child ends. Only a program that handles the commands can be its own child, and it
+//! declares that with [`work_in_children`]. Other programs that embed this crate load and compile in threads.
 
 use super::{PoolLimits, config, one_line};
 use crate::workload::{COMPONENT_BYTES_MAX, LoadError, LoadLimits, Workload, load as load_in_thread};
@@ -25,92 +25,92 @@ use std::thread;
 use std::time::Duration;
 use wasmtime::InstanceAllocationStrategy;
 
-/// The argument with which a program is asked to load; its version, a deadline in seconds, the length of its input, and the
-/// name of the workload follow.
+/// The argument that requests a load. The version, a deadline in seconds, the length of the input, and the workload's
+/// name follow it.
 const LOAD_COMMAND: &str = "__load";
 
-/// The argument with which a program is asked to compile; its version, a deadline in seconds, and the length of its input
-/// follow.
+/// The argument that requests a compilation. The version, a deadline in seconds, and the length of the input follow it.
 const COMPILE_COMMAND: &str = "__compile";
 
-/// What the two sides of a pipe must have in common.
+/// The version that both ends of a pipe must share.
 pub(super) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// Address space that one loader or compiler may take: 2 GiB. A Python interpreter of 18 MB is compiled in 1.5 GiB, too.
+/// The address space that one loader or compiler may use: 2 GiB. A Python interpreter of 18 MB compiles within 1.5 GiB.
 pub const CHILD_MEMORY_BYTES_MAX: u64 = 2 << 30;
 
-/// The most compiled code that is taken from a compiler.
+/// The most bytes of compiled code that are accepted from a compiler.
 pub const COMPILED_BYTES_MAX: u64 = 1 << 30;
 
-/// The most that is taken from a loader: a component, and the names of its imports and exports, which are part of it.
+/// The most bytes that are accepted from a loader: a component, and the names of its imports and exports, which are
+/// part of it.
 const LOADED_BYTES_MAX: u64 = 2 * COMPONENT_BYTES_MAX;
 
-/// The longest reason that is taken from a child.
+/// The longest reason that is accepted from a child, in bytes.
 const REASON_BYTES_MAX: usize = 2_000;
 
-/// Threads that compile in one child. It may take as much CPU time for each second of its deadline, should nobody be there
-/// to end it.
+/// The number of threads that compile in one child. The limit on its CPU time is this number of seconds for each second
+/// of its deadline, in case no parent is left to end it.
 pub const CHILD_THREADS_MAX: usize = 8;
 
-/// The exit code of a child that has no thread to work on.
+/// The exit code of a child that could not start a thread.
 const NO_THREAD_CODE: u8 = 75;
 
-/// Signals by which others end a process, which does not end itself by them: SIGHUP, SIGINT, SIGQUIT, SIGKILL, which is
-/// also how the system gets memory back, SIGTERM. Every Unix has the same numbers.
+/// Signals that come from outside: a process does not end itself with them. They are SIGHUP, SIGINT, SIGQUIT, SIGKILL
+/// and SIGTERM; the system also uses SIGKILL to reclaim memory. Their numbers are the same on every Unix.
 const SIGNALS_OF_OTHERS: [i32; 5] = [1, 2, 3, 9, 15];
 
-/// The stack of a thread that only reads or writes a pipe.
+/// The stack of a thread that only reads or writes a pipe, in bytes.
 const PIPE_STACK_BYTES: usize = 256 * 1024;
 
-/// The badness of a child, to Linux, when the machine has no memory left: the most there is. It is ended before the server
-/// is, which tries again.
+/// The `oom_score_adj` of a child on Linux: the highest value. When the machine runs out of memory, the child is ended
+/// before the server, which tries again.
 const OOM_SCORE: &str = "1000";
 
-/// How the compiler's pool of threads is told how many there may be.
+/// The environment variable that limits the threads of the compiler's pool.
 const THREADS_VARIABLE: &str = "RAYON_NUM_THREADS";
 
 static EXECUTABLE: OnceLock<PathBuf> = OnceLock::new();
 
-/// Has this process load and compile in children of its own executable, which calls [`run_as_child`]. Returns
-/// whether it can: without `/proc`, Linux does not say which executable that is.
+/// Makes this process load and compile in children of its own executable, which calls [`run_as_child`]. Returns
+/// whether that is possible: without `/proc`, Linux does not report the path of the executable.
 pub fn work_in_children() -> bool {
     let Some(executable) = own_executable(Path::new("/proc/self/exe"), std::env::current_exe()) else { return false };
     let _ = EXECUTABLE.set(executable);
     true
 }
 
-/// The executable of this process: the file that runs, where the system has a name for that, as another version may stand
-/// at its path by now; else what stands at its path.
+/// Returns the executable of this process. This is the running file, where the system has a name for it, because the
+/// file at its path may be another version by now; otherwise it is the file at its path.
 fn own_executable(running: &Path, at_path: io::Result<PathBuf>) -> Option<PathBuf> {
     let at_path = || at_path.ok().filter(|path| path.exists());
     running.exists().then(|| running.to_owned()).or_else(at_path)
 }
 
-/// Whether workloads are loaded and compiled in processes of their own.
+/// Returns whether workloads are loaded and compiled in separate processes.
 #[must_use]
 pub fn works_in_children() -> bool {
     executable().is_some()
 }
 
-/// The program that loads and compiles, if there is one.
+/// Returns the program that loads and compiles, if there is one.
 pub(super) fn executable() -> Option<&'static Path> {
     EXECUTABLE.get().map(PathBuf::as_path)
 }
 
-/// Why a child did not do what it was asked to.
+/// The reason why a child did not return a result.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It was killed.
+    /// The child was killed at its deadline.
     Deadline,
-    /// It said why.
+    /// The child reported this reason.
     Refused(String),
-    /// It ended by itself without an answer, or answered too much: what it was given takes more than it may have.
+    /// The child ended without an answer, or its answer was too long: its input takes more resources than the limit.
     Exceeded(String),
-    /// It could not be started, had no thread to work on, or was ended by another: the next one may do it.
+    /// The child could not be started, had no thread, or was ended from outside: another attempt may succeed.
     Process(String),
 }
 
-/// Loads the workload of these bytes in a child of `executable`, and waits for it until `deadline`.
+/// Loads the workload in `bytes` in a child of `executable`, and waits for it until `deadline`.
 pub(super) fn load(executable: &Path, name: &str, bytes: &[u8], deadline: Duration) -> Result<Workload, Failure> {
     let mut loader = child(executable, LOAD_COMMAND, bytes, deadline);
     let answer = ask(loader.arg(name), bytes, LOADED_BYTES_MAX, deadline, PIPE_STACK_BYTES)?;
@@ -126,7 +126,8 @@ pub(super) fn compile(executable: &Path, component: &[u8], deadline: Duration) -
 fn child(executable: &Path, command: &str, input: &[u8], deadline: Duration) -> Command {
     let threads = std::thread::available_parallelism().map_or(1, usize::from).min(CHILD_THREADS_MAX);
     let mut child = Command::new(executable);
-    // It reads hostile bytes, and needs nothing of the environment. A signal of the terminal is the server's to answer.
+    // The child reads hostile bytes and needs no environment. The server, not the child, handles signals from the
+    // terminal.
     child.env_clear().env(THREADS_VARIABLE, threads.to_string()).process_group(0);
     child.arg(command).arg(VERSION).arg(deadline.as_secs().max(1).to_string()).arg(input.len().to_string());
     child
@@ -152,7 +153,7 @@ fn ask(
     let (begun, answer, status) = std::thread::scope(|scope| {
         let thread = || thread::Builder::new().stack_size(pipe_stack_bytes);
         let writing = thread().spawn_scoped(scope, || {
-            // A child that has ended says why with its exit status.
+            // If the child has ended, its exit status gives the reason.
             let _ = stdin.write_all(input);
         });
         let begun = writing.and_then(|_| {
@@ -163,15 +164,15 @@ fn ask(
             })
         });
         let begun = begun.map(drop);
-        // Without a thread that reads, there is nobody left who could send.
+        // If the reading thread did not start, the channel has no sender, and this returns at once.
         let answer = answer.recv_timeout(deadline).ok();
         if answer.as_ref().is_none_or(|answer| !matches!(answer, Ok(bytes) if bytes.len() as u64 <= answer_bytes_max)) {
-            // Its pipes close with it, and the threads above end.
+            // The child's pipes close with it, and the threads above end.
             let _ = child.kill();
         }
         (begun, answer, child.wait())
     });
-    // It was open until now, as the child ends with it.
+    // The pipe had to stay open until now, because the child ends when it closes.
     drop(stdin);
     begun.map_err(|error| none("thread", &error))?;
     let lost = |error: io::Error| Failure::Process(format!("its process was lost: {}; try again", of_system(&error)));
@@ -186,7 +187,7 @@ fn ask(
     }
 }
 
-/// Why a child ended as it did.
+/// Derives the failure from a child's exit status and its output.
 fn failure(status: ExitStatus, said: &[u8]) -> Failure {
     if status.signal().is_some_and(|signal| SIGNALS_OF_OTHERS.contains(&signal)) {
         return Failure::Process(format!(
@@ -203,7 +204,7 @@ fn failure(status: ExitStatus, said: &[u8]) -> Failure {
     if status.code() == Some(NO_THREAD_CODE.into()) { Failure::Process(reason) } else { Failure::Refused(reason) }
 }
 
-/// Why a child does not do what it was asked to, and its exit code.
+/// The reason why a child refuses its task, and its exit code.
 #[derive(Debug)]
 struct Refusal {
     reason: String,
@@ -223,7 +224,7 @@ impl From<LoadError> for Refusal {
     }
 }
 
-/// Is a child, if a program's `arguments`, without its name, say so: reads a file or a component, and answers.
+/// Runs as a child if a program's `arguments`, without its name, request it: reads a file or a component, and answers.
 pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<ExitCode> {
     let mut arguments = arguments.into_iter();
     let command = arguments.next()?;
@@ -243,14 +244,14 @@ pub fn run_as_child(arguments: impl IntoIterator<Item = OsString>) -> Option<Exi
         Ok(bytes) => (bytes, ExitCode::SUCCESS),
         Err(Refusal { reason, code }) => (reason.into_bytes(), code),
     };
-    // Whoever asked may be gone.
+    // The parent may have ended.
     Some(match io::stdout().lock().write_all(&bytes) {
         Ok(()) => code,
         Err(_) => ExitCode::FAILURE,
     })
 }
 
-/// Refuses to work for a program that another version has replaced: what it would make of the answer is not known.
+/// Refuses to work for a program of another version, because it may expect another format of the answer.
 fn check_version(version: &OsStr) -> Result<(), String> {
     if version == VERSION {
         return Ok(());
@@ -259,7 +260,7 @@ fn check_version(version: &OsStr) -> Result<(), String> {
     Err(format!("the executable of lifeboat {theirs} was replaced by version {VERSION}; start lifeboat again"))
 }
 
-/// A deadline, or the length of the input. A child that took another one would wait for what nobody sends.
+/// Parses a deadline or the length of the input. A child with a wrong length would wait for bytes that nobody sends.
 fn number(argument: &OsStr) -> Result<u64, String> {
     let number = argument.to_str().and_then(|text| text.parse().ok());
     let argument = argument.to_string_lossy();
@@ -268,7 +269,7 @@ fn number(argument: &OsStr) -> Result<u64, String> {
     })
 }
 
-/// Reads so many bytes.
+/// Reads `length` bytes from standard input.
 fn input(length: u64) -> io::Result<Vec<u8>> {
     let mut input = Vec::new();
     match io::stdin().lock().take(length).read_to_end(&mut input)? as u64 == length {
@@ -277,8 +278,7 @@ fn input(length: u64) -> io::Result<Vec<u8>> {
     }
 }
 
-/// Ends this process when its input closes, after all of it was read: with the process that waits for the answer, however
-/// that ended.
+/// Ends this process when its input closes after all of it was read: the parent has then ended, for whatever reason.
 fn end_with_parent() -> Result<(), Refusal> {
     let watching = thread::Builder::new().stack_size(PIPE_STACK_BYTES).spawn(|| {
         let _ = io::copy(&mut io::stdin().lock(), &mut io::sink());
@@ -291,7 +291,7 @@ fn end_with_parent() -> Result<(), Refusal> {
     watching.map(drop).map_err(lacking)
 }
 
-/// Limits what this process may take, with so many seconds to its deadline.
+/// Limits the resources of this process, which has `seconds` until its deadline.
 fn limit(seconds: u64) -> io::Result<()> {
     let cpu_seconds = seconds.saturating_mul(CHILD_THREADS_MAX as u64);
     let limits = [
@@ -300,11 +300,11 @@ fn limit(seconds: u64) -> io::Result<()> {
         (rlimit::Resource::CORE, 0),
     ];
     for (resource, limit) in limits {
-        // It may be limited more already.
+        // The hard limit may already be lower.
         let limit = limit.min(resource.get_hard()?);
         resource.set(limit, limit)?;
     }
-    // Other systems have no such file, and a sandbox may have none.
+    // Other systems have no such file, and a sandbox may hide it.
     let _ = std::fs::write("/proc/self/oom_score_adj", OOM_SCORE);
     Ok(())
 }
@@ -315,7 +315,7 @@ fn load_here(name: &OsStr, bytes: &[u8]) -> Result<Vec<u8>, Refusal> {
 
 fn compile_here(component: &[u8]) -> Result<Vec<u8>, String> {
     let mut config = config(PoolLimits { stores: 0, memories: 0, memory_bytes: 0 }, 0)?;
-    // Nothing runs here, so it needs no pool. The strategy is no part of the compiled code.
+    // Nothing runs here, so no pool is needed. The allocation strategy does not affect the compiled code.
     config.allocation_strategy(InstanceAllocationStrategy::OnDemand);
     let engine = wasmtime::Engine::new(&config).map_err(|error| one_line(&error))?;
     engine.precompile_component(component).map_err(|error| one_line(&error))
@@ -335,12 +335,12 @@ mod tests {
         let long = Duration::from_secs(60);
         assert_eq!(asked("head -c 9", long), Ok(b"component".to_vec()));
         assert_eq!(asked("printf 'no such type'; exit 1", long), Err(Failure::Refused("no such type".into())));
-        // As one that ran out of memory, whatever it wrote before.
+        // This is how a child that ran out of memory ends, whatever it wrote before.
         for ends in ["kill -ABRT $$", "printf half; kill -SEGV $$", "exit 7", "exit 101"] {
             let Err(Failure::Exceeded(reason)) = asked(ends, long) else { panic!("{ends}") };
             assert!(reason.starts_with("its process needed more than 2 GiB of memory, or failed ("), "{reason}");
         }
-        // As one that the system ended for its memory, or an operator.
+        // This is how a child ends that the system killed for its memory, or that an operator killed.
         for ends in ["kill -9 $$", "printf half; kill -TERM $$"] {
             let Err(Failure::Process(reason)) = asked(ends, long) else { panic!("{ends}") };
             assert!(reason.starts_with("its process was killed (signal: "), "{reason}");
@@ -360,7 +360,7 @@ mod tests {
 
     #[test]
     fn a_child_whose_pipes_nobody_can_serve_is_ended() {
-        // Its answer is not read, so it would never end.
+        // Nobody reads its answer, so it would never end.
         let asked = ask(Command::new("cat").arg("/dev/zero"), b"", 20, Duration::from_secs(1000), usize::MAX / 2);
         let Err(Failure::Process(reason)) = asked else { panic!("{asked:?}") };
         assert!(reason.starts_with("no thread can be started for it: "), "{reason}");

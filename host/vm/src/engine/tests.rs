@@ -1,7 +1,7 @@
 use super::*;
 use crate::workload::{LoadLimits, load};
 
-/// `tests/guests/count.wat`, with more in its module.
+/// Returns `tests/guests/count.wat` with `more` in its module.
 fn count_with(more: &str) -> Workload {
     let text = include_str!("../../../../tests/guests/count.wat");
     let text = text.replacen("  (global $heap", &format!("  {more}\n  (global $heap"), 1);
@@ -48,7 +48,7 @@ async fn as_many_are_loaded_at_once_as_are_compiled_and_a_slow_one_delays_itself
             if let Some(gate) = gate {
                 let _ = gate.recv();
             }
-            // The next one begins after the one before it is compiled.
+            // The next one begins only after an earlier one has been compiled.
             assert!(waiting <= (LARGE_AT_ONCE_MAX + SMALL_AT_ONCE_MAX) as u64, "{waiting} are loaded");
             Ok::<_, EngineError>(Workload { input_bytes: file_bytes, ..workload })
         };
@@ -64,7 +64,7 @@ async fn as_many_are_loaded_at_once_as_are_compiled_and_a_slow_one_delays_itself
     for loaded in futures::future::join_all((0..8).map(|_| load(1, None))).await {
         loaded.unwrap().unwrap();
     }
-    // One that fails, or that nobody waits for any more, gives its turn to the next.
+    // A failed load, or one that nobody waits for, passes its turn to the next.
     drop((go, go_as_well));
     slow.await.unwrap().unwrap();
     slow_as_well.await.unwrap().unwrap();
@@ -133,7 +133,7 @@ fn an_engine_that_cannot_be_had_names_what_to_change() {
     assert_eq!(error(6, Some(16 << 30)).to_string(), told);
     let configured = error(6, Some(16 << 30)).of_configuration().to_string();
     assert_eq!(configured, format!("{told}, or configure fewer slots or services"));
-    // Where none can be configured, none are spoken of.
+    // Where no slots can be configured, the message does not mention them.
     assert_eq!(
         error(0, Some(200_000 << 10)).to_string(),
         format!(
@@ -141,7 +141,7 @@ fn an_engine_that_cannot_be_had_names_what_to_change() {
              address space to 1 GiB (ulimit -v 1048576)"
         )
     );
-    // It is not the limit that is too low.
+    // In these cases the limit is high enough.
     for limit_bytes in [None, Some(64 << 30)] {
         let told = error(6, limit_bytes).to_string();
         assert!(told.ends_with("; free memory and threads of the host"), "{told}");

@@ -1,21 +1,22 @@
-//! Turns to load and compile workloads, of which so many are held at once: the smallest workload is next.
+//! A limited number of turns to load and compile workloads; the smallest workload is next.
 //!
-//! At a start of the host all of its workloads wait, and what is large takes long: none waits for a larger one, but for
-//! those that have their turns already. A large one would wait for as long as smaller ones come; so each is let past only by
-//! those that came within a time which grows with its bytes ([`LET_PAST_PER_BYTE`]).
+//! When the host starts, all of its workloads wait, and large ones take long. A workload therefore waits for larger
+//! ones only if they already have turns. Smaller ones could delay a large one without end, so it lets past only those
+//! that arrive within a time proportional to its size ([`LET_PAST_PER_BYTE`]).
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::sync::oneshot;
 
-/// For how long after it came a workload lets smaller ones past, for each of its bytes: a second for a megabyte.
+/// The time after its arrival during which a workload lets smaller ones past, for each of its bytes: a second for a
+/// megabyte.
 pub const LET_PAST_PER_BYTE: Duration = Duration::from_micros(1);
 
-/// A place among those that wait: those before it have their turns first.
+/// A place in the queue, in ascending order of turns.
 type Place = (Duration, u64);
 
-/// Those that wait, and how many have their turns. Times count from any moment, and never go back.
+/// The waiting workloads, and the number of turns held. Times count from an arbitrary moment and never go back.
 #[derive(Debug)]
 struct Queue<W> {
     at_once_max: usize,
@@ -29,7 +30,7 @@ impl<W> Queue<W> {
         Self { at_once_max, held: 0, came: 0, waiting: BTreeMap::new() }
     }
 
-    /// One comes to wait, with a workload of so many bytes.
+    /// Adds a waiter for a workload of `file_bytes` bytes.
     fn come(&mut self, file_bytes: u64, now: Duration, waiter: W) -> Place {
         let factor = u32::try_from(file_bytes).unwrap_or(u32::MAX);
         let place = (now.saturating_add(LET_PAST_PER_BYTE.saturating_mul(factor)), self.came);
@@ -38,7 +39,7 @@ impl<W> Queue<W> {
         place
     }
 
-    /// Gives a turn to the one that is next, if there is a turn to be had.
+    /// Removes the next waiter and counts its turn as held, if a turn is available.
     fn next(&mut self) -> Option<W> {
         if self.held >= self.at_once_max {
             return None;
@@ -48,25 +49,25 @@ impl<W> Queue<W> {
         Some(waiter)
     }
 
-    /// One waits no more. It may have its turn already.
+    /// Removes a waiter, which may already have its turn.
     fn leave(&mut self, place: &Place) {
         self.waiting.remove(place);
     }
 
-    /// A turn is over.
+    /// Ends a turn.
     fn end(&mut self) {
         self.held -= 1;
     }
 }
 
-/// Turns of which so many are held at once. Clones are the same ones.
+/// A limited number of turns. Clones share them.
 #[derive(Debug, Clone)]
 pub(super) struct Turns {
     queue: Arc<Mutex<Queue<oneshot::Sender<Turn>>>>,
     created: Instant,
 }
 
-/// A turn, until it is dropped.
+/// A turn, which ends when this is dropped.
 #[derive(Debug)]
 pub(super) struct Turn(Turns);
 
@@ -77,7 +78,7 @@ impl Drop for Turn {
     }
 }
 
-/// One that waits, until it is dropped.
+/// A waiter, which leaves the queue when this is dropped.
 struct Waits<'a> {
     turns: &'a Turns,
     place: Place,
@@ -94,7 +95,7 @@ impl Turns {
         Self { queue: Arc::new(Mutex::new(Queue::new(at_once_max))), created: Instant::now() }
     }
 
-    /// The turn of a workload whose file has so many bytes, when it comes.
+    /// Waits for the turn of a workload whose file has `file_bytes` bytes.
     pub(super) async fn turn(&self, file_bytes: u64) -> Turn {
         let (sender, turn) = oneshot::channel();
         let place = self.queue().come(file_bytes, self.created.elapsed(), sender);
@@ -103,13 +104,13 @@ impl Turns {
         turn.await.expect("one that waits is removed when it goes away, or has its turn")
     }
 
-    /// Gives away all turns that there are.
+    /// Hands out all available turns.
     fn give(&self) {
         loop {
-            // Not held any more when a turn is dropped.
+            // The lock must not be held when a turn is dropped.
             let next = self.queue().next();
             let Some(waiter) = next else { return };
-            // One that has gone away since gives it back.
+            // If the waiter has left, dropping the unsent turn ends it.
             drop(waiter.send(Turn(self.clone())));
         }
     }
@@ -127,13 +128,13 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        /// One of so many bytes comes, so many microseconds after the step before.
+        /// A workload of so many bytes arrives, so many microseconds after the previous step.
         Come(u64, u64),
-        /// A turn is asked for.
+        /// A turn is requested.
         Next,
         /// A turn ends.
         End,
-        /// Of those that wait, this one goes away.
+        /// The waiter at this index leaves.
         Leave(usize),
     }
 
@@ -152,7 +153,7 @@ mod tests {
         fn the_smallest_is_next_and_a_large_one_is_let_past_by_those_that_came_soon_after_it_alone(steps in steps()) {
             const AT_ONCE_MAX: usize = 2;
             let mut queue = Queue::new(AT_ONCE_MAX);
-            // Number, bytes, time and place of each.
+            // The number, size, arrival time and place of each waiter.
             let mut waiting: Vec<(u64, u64, u64, Place)> = Vec::new();
             let (mut now, mut number, mut held) = (0, 0, 0);
             for step in steps {
@@ -171,11 +172,11 @@ mod tests {
                         let at = waiting.iter().position(|(number, ..)| *number == next).expect("it waited");
                         let (_, bytes, came, _) = waiting.remove(at);
                         for (other, other_bytes, other_came, _) in &waiting {
-                            // It did not come too late to pass one that was before it.
+                            // It did not arrive too late to pass an earlier one.
                             prop_assert!(*other > next || came <= other_came + other_bytes, "{other} before {next}");
-                            // Of those that came together, it is the smallest.
+                            // It is the smallest of those that arrived at the same time.
                             prop_assert!(*other_came != came || bytes <= *other_bytes, "{other} before {next}");
-                            // None that came before it and is as small waits.
+                            // No earlier one that is as small still waits.
                             prop_assert!(*other > next || *other_bytes > bytes, "{other} before {next}");
                         }
                     }
@@ -204,7 +205,7 @@ mod tests {
         assert_eq!(turns.queue().waiting.len(), 2);
         drop(first);
         assert!(large.as_mut().now_or_never().is_none());
-        // It was given its turn, and goes away before it has it.
+        // It was given its turn, and leaves before it receives it.
         drop(small);
         drop(large.as_mut().now_or_never().expect("its turn"));
         let queue = turns.queue();
