@@ -1,14 +1,14 @@
 //! One store and the instance in it: create, execute, query, snapshot, restore.
 //!
-//! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine (`Vm`), and the stores
-//! that run it one after another ([`Instance`]): a trap or a snapshot replaces the store, not the VM.
+//! A VM is one incarnation of a service: an identity, a size, a meter, a slot on a machine (`Vm`), and the stores that
+//! run it one after another ([`Instance`]). A trap or a snapshot replaces the store, not the VM.
 //!
-//! `new_store` (`store.rs`) is the only place that makes a `Store`. What a call may use is said anew for each call by an
-//! [`Allowance`]: a transaction gets the VM's tank and its size's memory, maintenance (restore, replay, snapshot) an
-//! allowance of its own, so that a VM that is out of fuel can still leave.
+//! `new_store` (`store.rs`) is the only place that creates a `Store`. An [`Allowance`] sets the limits of each call. A
+//! transaction gets the VM's tank and its size's memory. Maintenance (restore, replay, snapshot) gets a separate
+//! allowance, so that the state of a VM without fuel can still move.
 //!
-//! **Any trap ends a store.** After one, [`Instance::is_dead`] is true and every later call would fail; the only way
-//! on is to rehydrate. Dropping the future of a call has the same effect.
+//! **Any trap ends a store.** After one, [`Instance::is_dead`] is true and every later call would fail; the service can
+//! continue only by a rehydrate. Dropping the future of a call has the same effect.
 
 use crate::engine::Program;
 use crate::snapshot::{STATE_BYTES_MAX, Section, SectionKind, Snapshot};
@@ -34,7 +34,7 @@ use tokio::runtime::RuntimeFlavor;
 use tokio::time::{Instant, Sleep, sleep_until};
 use wasmtime::{Store, Trap};
 
-/// Who asks for what and when, as the guest sees it.
+/// A call's user, id, time and body, as the guest sees them.
 #[derive(Debug, Clone, Copy)]
 pub struct Call<'a> {
     /// The transaction's or query's id.
@@ -43,28 +43,28 @@ pub struct Call<'a> {
     pub user: &'a str,
     /// The transaction's sequence; a query's is that of the last transaction.
     pub sequence: Sequence,
-    /// What both clocks of the guest show.
+    /// The time that both clocks of the guest show.
     pub timestamp: Timestamp,
-    /// Which random numbers it sees.
+    /// The epoch, which selects the random numbers that the guest sees.
     pub epoch: Epoch,
     /// The bytes of the transaction or query.
     pub body: &'a [u8],
 }
 
-/// What a call came to.
+/// The outcome of a call.
 #[derive(Debug)]
 pub struct Attempt {
-    /// The guest's answer, or why it did not finish; in that case the instance is dead.
+    /// The guest's answer, or the reason why it did not finish; in that case the instance is dead.
     pub answer: Answer,
-    /// Fuel burnt, host calls included.
+    /// The fuel burnt, including host calls.
     pub fuel_used: u64,
 }
 
-/// Why the state could not be exported or restored.
+/// An error from exporting or restoring the state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum MoveError {
-    /// The instance could not be created at all.
+    /// The instance could not be created.
     #[error("failed to instantiate: {0}")]
     Instantiate(Cause),
     /// `snapshot` or `restore` answered `err`.
@@ -72,7 +72,7 @@ pub enum MoveError {
     Refused {
         /// `snapshot` or `restore`.
         phase: &'static str,
-        /// What the guest said.
+        /// The guest's text.
         text: String,
     },
     /// `snapshot` or `restore` did not finish.
@@ -80,12 +80,13 @@ pub enum MoveError {
     Failed {
         /// `snapshot` or `restore`.
         phase: &'static str,
-        /// Why.
+        /// The reason.
         cause: Cause,
     },
 }
 
-/// Why `snapshot` or `restore` did not finish. What it may burn is no tank of the service, and no deployment has more.
+/// Describes why `snapshot` or `restore` did not finish. Its fuel limit is not the service's tank, so a deployment with
+/// more fuel does not help.
 fn moving_cause(phase: &str, cause: &Cause) -> String {
     match cause {
         Cause::Fuel { limit_fuel } => format!(
@@ -98,7 +99,7 @@ fn moving_cause(phase: &str, cause: &Cause) -> String {
 }
 
 impl MoveError {
-    /// What an export ran out of, if that is why it failed.
+    /// Returns the resource that the export exhausted, if that is why it failed.
     pub fn export_lacked(&self) -> Option<Resource> {
         match self {
             Self::Failed { phase: SNAPSHOT, cause } => cause.exhausted(),
@@ -106,16 +107,16 @@ impl MoveError {
         }
     }
 
-    /// A guest's own words, as far as they go on one line.
+    /// Creates [`MoveError::Refused`] with the guest's text, shortened to one line.
     fn refused(phase: &'static str, text: &str) -> Self {
         Self::Refused { phase, text: shortened(text, 200) }
     }
 }
 
-/// The phase of an export, as errors call it.
+/// The name of the export phase in errors.
 const SNAPSHOT: &str = "snapshot";
 
-/// A store and the workload's instance in it.
+/// A store and the instance of the workload in it.
 pub struct Instance {
     store: Store<StoreData>,
     vm: store::Vm,
@@ -130,11 +131,11 @@ impl fmt::Debug for Instance {
 }
 
 impl Instance {
-    /// Instantiates `program` in a fresh store; its start functions run on `allowance`. `secret` keys the random
+    /// Instantiates `program` in a fresh store and runs its start functions on `allowance`. `secret` keys the random
     /// numbers that the guest will see.
     ///
     /// # Errors
-    /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or the pool has no slot.
+    /// [`MoveError::Instantiate`] if a start function traps or exceeds the allowance, or if the pool has no free slot.
     pub async fn create(program: &Program, secret: [u8; 32], allowance: Allowance) -> Result<Self, MoveError> {
         let mut turns = Turns::default();
         let mut store = new_store(program.engine(), secret, allowance, Arc::clone(&turns.is_long));
@@ -180,13 +181,13 @@ impl Instance {
         Attempt { answer, fuel_used }
     }
 
-    /// Exports the state as it is after transaction `sequence`. The instance's memory has grown afterwards, so it is
-    /// to be replaced by one that was restored from the snapshot.
+    /// Exports the state after transaction `sequence`. The export grows the instance's memory, so the caller should
+    /// replace the instance with one restored from the snapshot.
     ///
-    /// Returns the snapshot and the fuel that it cost.
+    /// Returns the snapshot and the fuel that it burnt.
     ///
     /// # Errors
-    /// [`MoveError::Refused`] leaves the instance alive, [`MoveError::Failed`] leaves it dead.
+    /// [`MoveError::Refused`], which leaves the instance alive, or [`MoveError::Failed`], which leaves it dead.
     pub async fn snapshot(
         &mut self,
         sequence: Sequence,
@@ -216,10 +217,10 @@ impl Instance {
         }
     }
 
-    /// Reads `snapshot` back into this instance, which must be fresh. Returns the fuel that it cost.
+    /// Restores `snapshot` into this instance, which must be fresh. Returns the fuel that it burnt.
     ///
     /// # Errors
-    /// After any error the instance is of no use.
+    /// Any [`MoveError`]; the instance is unusable afterwards.
     pub async fn restore(&mut self, snapshot: &Arc<Snapshot>, allowance: Allowance) -> Result<u64, MoveError> {
         const PHASE: &str = "restore";
         let (sequence, now) = (snapshot.sequence(), snapshot.timestamp());
@@ -236,25 +237,25 @@ impl Instance {
         }
     }
 
-    /// Whether the instance trapped, or a call into it was dropped: it can do nothing any more.
+    /// Returns whether the instance is unusable, because it trapped or the future of a call into it was dropped.
     #[must_use]
     pub fn is_dead(&self) -> bool {
         self.is_dead
     }
 
-    /// Bytes of linear memory, over all memories.
+    /// Returns the size of all linear memories together, in bytes.
     #[must_use]
     pub fn memory_bytes(&self) -> u64 {
         self.store.data().limiter.memory_bytes
     }
 
-    /// Takes the lines that the guest logged since the last time.
+    /// Returns and removes the lines that the guest logged since the last call of this function.
     pub fn take_log(&mut self) -> Vec<String> {
         self.store.data_mut().wasi.take_log()
     }
 
     fn enter(&mut self, call_context: CallContext, allowance: Allowance) {
-        // Until `leave` says otherwise: if the future of the call is dropped, the store cannot be entered again.
+        // This holds until `leave` resets it: if the future of the call is dropped, the store cannot be entered again.
         self.is_dead = true;
         self.store.set_fuel(allowance.fuel).expect("the engine consumes fuel");
         let data = self.store.data_mut();
@@ -267,8 +268,8 @@ impl Instance {
         let fuel_left = self.store.get_fuel().expect("the engine consumes fuel");
         let fuel_used = (allowance.fuel - fuel_left).saturating_add(self.store.data_mut().collect_charges());
         match called {
-            // Host calls are charged when they are made, but the guest's own check does not see them: it may have
-            // finished on fuel that they had used up.
+            // Host calls are charged when they are made, but the guest's own fuel check does not include them. The
+            // guest may have finished on fuel that its host calls had already used up.
             Ok(_) if fuel_used > allowance.fuel => (allowance.fuel, Err(Cause::Fuel { limit_fuel: allowance.fuel })),
             Ok(value) => {
                 self.is_dead = false;
@@ -285,14 +286,14 @@ type Entry<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a
 /// The only ways into a guest.
 ///
 /// They decide how deep a guest may recurse. wasmtime reads the stack pointer when it enters a guest, and the guest's
-/// stack ends [`STACK_BYTES_MAX`] below that; what wasmtime itself puts on the stack from there to the guest's first
-/// frame is taken from the guest. So the machine code on that way has to be the same one in all calls of a kind, or what
-/// was just deep enough live is too deep in a replay.
+/// stack ends [`STACK_BYTES_MAX`] below it. What wasmtime itself puts on the stack between there and the guest's first
+/// frame counts against the guest. All calls of one kind must therefore run the same machine code on that path.
+/// Otherwise, a recursion that just fits live is too deep in a replay.
 ///
-/// The compiler does not see to that by itself. The body of an `async fn` is compiled in each crate that awaits it, and
-/// what it calls that is generic is compiled with it: the command and this library had a copy each, with frames of
-/// different sizes, and a service ran on the one and was recovered on the other. A plain function without type
-/// parameters that is not inlined is compiled once, here, and with it all that it makes a `dyn Future` of.
+/// The compiler alone does not ensure that. The body of an `async fn` is compiled in each crate that awaits it,
+/// together with the generic functions that it calls. The command and this library once had a copy each, with frames of
+/// different sizes: a service ran on one and was recovered on the other. A plain function that has no type parameters
+/// and is not inlined is compiled once, here, together with everything that it turns into a `dyn Future`.
 ///
 /// [`STACK_BYTES_MAX`]: crate::engine::STACK_BYTES_MAX
 mod entry {
@@ -323,7 +324,7 @@ mod entry {
         Box::pin(vm.lifeboat_vm_workload().call_query(store, context, body))
     }
 
-    /// Returns the version of the state as well.
+    /// Exports the state and returns its version.
     #[inline(never)]
     pub(super) fn snapshot<'a>(store: &'a mut Store<StoreData>, vm: &'a Vm) -> Entry<'a, Result<u32, String>> {
         Box::pin(async move {
@@ -343,19 +344,19 @@ mod entry {
     }
 }
 
-/// Lets a guest run turn by turn, from one yield to the next, until its call is over or its deadline has come.
+/// Runs a guest turn by turn, from one yield to the next, until its call ends or its deadline passes.
 #[derive(Default)]
 struct Turns {
     timer: Timer,
-    /// Whether the next turn is a long one. The store's [`Charges`] say so.
+    /// Whether the next turn is a long one, as the store's [`Charges`] report.
     is_long: Arc<AtomicBool>,
 }
 
 impl Turns {
-    /// Waits for a call, for `deadline` at most.
+    /// Waits for a call, at most for `deadline`.
     async fn run<T>(&mut self, deadline: Option<Duration>, mut call: Entry<'_, T>) -> wasmtime::Result<T> {
-        // From when it first yields, which is after a tenth of a millisecond: most calls are over by then, and never
-        // ask what time it is.
+        // The deadline counts from the first yield, which is after a tenth of a millisecond: most calls end before it
+        // and never read the clock.
         let mut end = None;
         poll_fn(|cx| {
             let polled = match self.is_long.load(Ordering::Relaxed) {
@@ -368,7 +369,7 @@ impl Turns {
             }
             let now = Instant::now();
             let end = *end.get_or_insert(now + deadline);
-            // The timer alone would be late: a runtime whose tasks never rest looks at its timers once in a while.
+            // The timer alone would be late: a runtime whose tasks never rest checks its timers only rarely.
             if now >= end || self.timer.poll(cx, end).is_ready() {
                 return Poll::Ready(Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))));
             }
@@ -378,7 +379,7 @@ impl Turns {
     }
 }
 
-/// Does long work while another thread takes the place of this one among the guests' threads.
+/// Runs long work while another thread replaces this one among the guests' threads.
 fn beside<T>(work: impl FnOnce() -> T) -> T {
     match tokio::runtime::Handle::try_current().map(|runtime| runtime.runtime_flavor()) {
         Ok(RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
@@ -388,14 +389,14 @@ fn beside<T>(work: impl FnOnce() -> T) -> T {
 
 /// Wakes a call at its deadline.
 ///
-/// It stays armed when a call is over, and is armed anew only when it goes off too early for the call of then. One for
-/// every call would take the lock of the runtime's timers twice in each transaction, and keep a thread of the guests
-/// busy with them: a fifth of the time of a transaction of 10 us.
+/// It stays armed after a call, and is rearmed only if it fires too early for the call of that time. A timer for every
+/// call would take the lock of the runtime's timers twice in each transaction and keep a guest thread busy with them.
+/// That cost a fifth of the time of a transaction of 10 us.
 #[derive(Default)]
 struct Timer(Option<Pin<Box<Sleep>>>);
 
 impl Timer {
-    /// Is ready at `end`.
+    /// Polls for the time `end`.
     fn poll(&mut self, cx: &mut Context<'_>, end: Instant) -> Poll<()> {
         let sleep = self.0.get_or_insert_with(|| Box::pin(sleep_until(end)));
         if sleep.deadline() > end {
@@ -411,7 +412,7 @@ impl Timer {
     }
 }
 
-/// Says in our words why a call did not finish.
+/// Converts an error of wasmtime into the cause for which a call did not finish.
 fn cause_of(error: &wasmtime::Error, allowance: Allowance) -> Cause {
     if let Some(Stop(cause)) = error.downcast_ref::<Stop>() {
         return cause.clone();
@@ -420,9 +421,9 @@ fn cause_of(error: &wasmtime::Error, allowance: Allowance) -> Cause {
         Some(Trap::OutOfFuel) => Cause::Fuel { limit_fuel: allowance.fuel },
         Some(trap) => Cause::Trap { message: trap.to_string().trim_start_matches("wasm trap: ").to_owned() },
         None => {
-            // The root cause is the sentence; what wraps it is where in the call it arose.
+            // The root cause is the message; its wrappers only locate it within the call.
             let message = error.root_cause().to_string().replace('\n', " ");
-            // wasmtime has no type for this one; `a_reply_over_the_limit_is_refused_by_the_host` pins the words.
+            // wasmtime has no type for this error; `a_reply_over_the_limit_is_refused_by_the_host` pins its text.
             if message.contains("fuel allocated for hostcalls has been exhausted") {
                 return Cause::ReplyBytes { limit_bytes: REPLY_BYTES_MAX as u64 };
             }

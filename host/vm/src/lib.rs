@@ -1,5 +1,5 @@
-//! One VM's inside: what a workload is, what compiles it, the store and the instance that run it, and how a state is
-//! brought back.
+//! The inside of one VM: what a workload is, what compiles it, the store and the instance that run it, and how its
+//! state is rehydrated.
 //!
 //! ```text
 //!   bytes -> workload (loader) -> engine (compiler, pool) -> program
@@ -9,17 +9,17 @@
 //!                              rehydrate: a snapshot and a replay of the tail, in a fresh instance
 //! ```
 //!
-//! It knows neither users nor disks: what a call is made of, and what a replay repeats, is given to it.
+//! This crate knows neither users nor disks: its callers supply what a call consists of and what a replay repeats.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
 //! | [`workload`] | the loader: bytes in, a checked component out |
-//! | [`engine`] | Wasmtime's configuration, the pool, compiling, loading in a process of its own |
-//! | [`store`] | the only place that makes a `Store`: limits, and what calls of the host cost |
+//! | [`engine`] | the configuration of Wasmtime, the pool, compiling, loading in a separate process |
+//! | [`store`] | the only place that creates a `Store`: limits, and the cost of host calls |
 //! | [`instance`] | one store and the instance in it |
 //! | [`snapshot`] | a state that a guest exported |
-//! | [`tail`] | the transactions and queries since, as they happened |
-//! | [`rehydrate`] | snapshot and tail make the state again |
+//! | [`tail`] | the transactions and queries after a snapshot, as they happened |
+//! | [`rehydrate`] | rebuilds the state from a snapshot and its tail |
 
 pub mod engine;
 pub mod instance;

@@ -1,11 +1,12 @@
-//! The one mechanism: the state of a service at N is a snapshot at S and a replay of the transactions S+1 to N.
+//! The one mechanism: a service's state at N is a snapshot at S and a replay of the transactions S+1 to N.
 //!
-//! A query must not change the state, but may change the instance: move a generator, grow memory, reorder a map. So a
-//! replay repeats the queries between the transactions as well, with what each of them saw. A query whose answer differs
-//! is no divergence, since no answer was derived from it; it is reported with a transaction that differs after it.
+//! A query must not change the state, but may change the instance: advance a generator, grow memory, reorder a map. A
+//! replay therefore also repeats the queries between the transactions, with the same inputs. A query whose answer
+//! differs is not a divergence, because no state depends on its answer. It is reported only with a later transaction
+//! that differs.
 //!
-//! Failover, rollback, recovery, and every proof of a state go through [`rehydrate`]. It runs in a fresh store on a
-//! maintenance allowance: what the service's VM has left in its tank is neither needed nor touched.
+//! Failover, rollback, recovery, and every proof of a state use [`rehydrate`]. It runs in a fresh store on a
+//! maintenance allowance: it neither needs nor uses the fuel in the tank of the service's VM.
 
 use crate::engine::Program;
 use crate::instance::{Call, Instance, MoveError};
@@ -20,51 +21,51 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// Fuel that one instantiation, snapshot or restore may burn, unless configured otherwise: some ten seconds.
+/// The default fuel limit of one instantiation, snapshot or restore: some ten seconds.
 pub const MAINTENANCE_FUEL: u64 = 20_000_000_000;
 
-/// How much more fuel an export may burn than [`MAINTENANCE_FUEL`] says after one that this was not enough for. The deadline
-/// stays.
+/// The factor on [`MAINTENANCE_FUEL`] for an export after one that ran out of fuel. The deadline stays the same.
 pub const EXPORT_FUEL_FACTOR: u64 = 4;
 
-/// How long one instantiation, snapshot or restore may take, unless configured otherwise.
+/// The default time limit of one instantiation, snapshot or restore.
 pub const MAINTENANCE_DEADLINE: Duration = Duration::from_secs(60);
 
-/// A replayed transaction may burn twice the fuel that it burnt at first, and this much more: a restored guest has
-/// its memory laid out in another way.
+/// The fuel that a replayed transaction may burn beyond twice its original fuel: the memory of a restored guest has
+/// another layout.
 const REPLAY_FUEL_SLACK: u64 = 1_000_000;
 
-/// What a replayed transaction or query costs beside its fuel, as fuel: the call and the comparison.
+/// The cost of a replayed transaction or query besides its fuel, in fuel: the call and the comparison.
 pub const REPLAY_OVERHEAD_FUEL: u64 = 1_000;
 
-/// What bringing an instance into being costs beside its fuel, as fuel.
+/// The cost of creating an instance besides its fuel, in fuel.
 pub const INSTANTIATE_OVERHEAD_FUEL: u64 = 50_000;
 
-/// Ids of queries that a divergence names.
+/// The number of query ids that a divergence names.
 const QUERIES_NAMED_MAX: usize = 3;
 
-/// Queries that are replayed between two points at which the thread is yielded: short calls end before any of them would.
+/// The number of queries that a replay repeats between two yields of its thread: short calls end before they would
+/// yield.
 const QUERIES_AT_ONCE: usize = 16;
 
-/// What a replay of `tail` costs, as fuel.
+/// Returns the cost of a replay of `tail`, in fuel.
 #[must_use]
 pub fn replay_fuel(tail: &[TailEntry]) -> u64 {
     tail.iter().map(|entry| entry.fuel_used() + entry.calls() as u64 * REPLAY_OVERHEAD_FUEL).sum()
 }
 
-/// What maintenance may use: work that is done for the service, not for a user.
+/// The limits of maintenance: work done for the service, not for a user.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Maintenance {
-    /// Fuel for each instantiation, snapshot or restore.
+    /// The fuel limit of each instantiation, snapshot or restore.
     pub fuel: u64,
-    /// Time for each of them.
+    /// The time limit of each of them.
     pub deadline: Duration,
-    /// Linear memory, in bytes: the pool's slot.
+    /// The linear memory in bytes, which is that of the pool's slot.
     pub memory_bytes: u64,
 }
 
 impl RehydrateError {
-    /// Whether the same may succeed later: it took too long on a host that was busy.
+    /// Returns whether another attempt may succeed later: this one took too long on a busy host.
     #[must_use]
     pub fn is_transient(&self) -> bool {
         matches!(
@@ -78,13 +79,13 @@ impl RehydrateError {
 }
 
 impl Maintenance {
-    /// What an instantiation or a restore may use.
+    /// Returns the allowance of an instantiation or a restore.
     #[must_use]
     pub fn allowance(&self) -> Allowance {
         Allowance { fuel: self.fuel, memory_bytes: self.memory_bytes, inputs: Inputs::Live { deadline: self.deadline } }
     }
 
-    /// What an export may use, by how the service's last ones went.
+    /// Returns the allowance of an export, given the needs that earlier exports of the service showed.
     #[must_use]
     pub fn export_allowance(&self, needs: ExportNeeds) -> Allowance {
         let factor = if needs.is_long { EXPORT_FUEL_FACTOR } else { 1 };
@@ -92,100 +93,101 @@ impl Maintenance {
     }
 }
 
-/// What the exports of a service were found to need beyond the usual.
+/// The extra resources that the exports of a service were found to need.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct ExportNeeds {
-    /// All the memory of a slot, instead of the size's and [`MAINTENANCE_HEADROOM_BYTES`](crate::engine::MAINTENANCE_HEADROOM_BYTES).
+    /// Whether it needs all the memory of a slot, instead of the size's and
+    /// [`MAINTENANCE_HEADROOM_BYTES`](crate::engine::MAINTENANCE_HEADROOM_BYTES).
     pub is_large: bool,
-    /// Fuel by [`EXPORT_FUEL_FACTOR`].
+    /// Whether it needs [`EXPORT_FUEL_FACTOR`] times the fuel.
     pub is_long: bool,
 }
 
-/// The state could not be brought back.
+/// An error from rehydrating a state.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum RehydrateError {
     /// Instantiation or restore failed.
     #[error(transparent)]
     Move(#[from] MoveError),
-    /// What is to be replayed cannot be read.
+    /// The records for the replay cannot be read.
     #[error("the journal cannot be read: {reason}")]
     Unreadable {
-        /// Why.
+        /// The reason.
         reason: String,
     },
-    /// A replayed transaction ended in another way than it did at first.
+    /// A replayed transaction ended differently from its first execution.
     #[error(
         "the replay diverged at sequence {sequence}, transaction '{id}': it was {recorded} and is {replayed}; the \
          workload is not deterministic, or its restore does not bring back what snapshot wrote{queries}"
     )]
     Diverged {
-        /// The first transaction that differs.
+        /// The sequence number of the first transaction that differs.
         sequence: Sequence,
         /// Its id.
         id: String,
-        /// How it ended at first, shortened.
+        /// Its recorded outcome, shortened.
         recorded: String,
-        /// How it ended in the replay, shortened.
+        /// Its outcome in the replay, shortened.
         replayed: String,
-        /// A clause about the queries that ran before it. Empty if there were none.
+        /// A clause about the queries that ran before it, or an empty string.
         queries: String,
     },
-    /// A transaction whose divergence was accepted, or a query, ended an instance in the midst of its life. A replay from
-    /// the snapshot can omit it.
+    /// A query, or a transaction with an accepted divergence, ended an instance that had already run. A replay from the
+    /// snapshot can omit it.
     #[error(
         "the replay of a call at sequence {sequence} ended the instance, and only a replay from its snapshot omits it"
     )]
     Lost {
-        /// The transaction, or the last one before the query.
+        /// The sequence number of the transaction, or of the last one before the query.
         sequence: Sequence,
     },
 }
 
-/// Whose state is brought back, and on what terms.
+/// The service whose state is rehydrated, and the terms.
 #[derive(Debug, Clone, Copy)]
 pub struct ReplayContext<'a> {
-    /// What it runs.
+    /// The compiled workload.
     pub program: &'a Program,
-    /// Keys its random numbers.
+    /// The key of its random numbers.
     pub secret: &'a [u8; 32],
-    /// Transactions at which an operator has accepted that a replay ends in another way.
+    /// The sequence numbers of transactions whose divergence an operator has accepted.
     pub accepted_divergences: &'a BTreeSet<Sequence>,
-    /// What the work may use.
+    /// The limits of the work.
     pub maintenance: Maintenance,
 }
 
-/// A fresh instance in the state that was asked for.
+/// A fresh instance in the requested state.
 #[derive(Debug)]
 pub struct Rehydrated {
     /// The instance.
     pub instance: Instance,
-    /// Transactions that were executed again.
+    /// The number of transactions that were repeated.
     pub replayed_transactions: u64,
-    /// Queries that were run again.
+    /// The number of queries that were repeated.
     pub replayed_queries: u64,
-    /// The queries among them that a divergence names.
+    /// The queries that a divergence would name.
     queries: QueriesSeen,
-    /// Fuel of the restore and the replay.
+    /// The fuel that the restore and the replay burnt.
     pub fuel_used: u64,
 }
 
-/// Brings the state after the last transaction of `tail` into a fresh instance.
+/// Rehydrates the state after the last transaction of `tail` in a fresh instance.
 ///
-/// `tail` holds the transactions and queries after `snapshot`, in order; those that failed are skipped, as they changed
-/// nothing.
-/// The empty snapshot is not restored: a fresh instance is in that state. Dropping the future midway drops the
-/// instance and nothing else.
+/// `tail` holds the transactions and queries after `snapshot`, in order. Failed ones are skipped, because they changed
+/// nothing. The empty snapshot is not restored: a fresh instance has that state. Dropping the future midway drops the
+/// instance and has no other effect.
 ///
 /// # Errors
-/// [`RehydrateError::Move`] if the guest cannot be instantiated or restored, [`RehydrateError::Diverged`] at the first
-/// transaction whose outcome or reply differs from the recorded one, unless that was accepted.
+/// [`RehydrateError::Move`] if the guest cannot be instantiated or restored. [`RehydrateError::Diverged`] at the first
+/// transaction whose outcome or reply differs from the record, unless that divergence was accepted.
 pub async fn rehydrate(
     replay_context: ReplayContext<'_>,
     snapshot: &Arc<Snapshot>,
     tail: &[TailEntry],
 ) -> Result<Rehydrated, RehydrateError> {
-    // Accepted divergences that left no instance: their transactions count as failed, and change nothing. So do queries.
+    // Calls that ended the instance: transactions with an accepted divergence count as failed and change nothing, and
+    // queries are treated alike.
     let mut omitted = Omitted::default();
     loop {
         let mut rehydrated = restore(replay_context, snapshot).await?;
@@ -199,10 +201,10 @@ pub async fn rehydrate(
     }
 }
 
-/// Brings `snapshot` into a fresh instance: a rehydrate without a tail.
+/// Restores `snapshot` into a fresh instance: a rehydrate without a tail.
 ///
 /// # Errors
-/// [`MoveError`].
+/// [`MoveError`] if the guest cannot be instantiated or restored.
 pub async fn restore(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) -> Result<Rehydrated, MoveError> {
     let allowance = replay_context.maintenance.allowance();
     let mut instance = Instance::create(replay_context.program, *replay_context.secret, allowance).await?;
@@ -210,7 +212,7 @@ pub async fn restore(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>
     if !snapshot.is_birth() {
         fuel_used += instance.restore(snapshot, allowance).await?;
     }
-    // What the guest logged, it logged when it happened first.
+    // The guest's log lines were already reported when the calls first happened.
     instance.take_log();
     Ok(Rehydrated {
         instance,
@@ -221,30 +223,30 @@ pub async fn restore(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>
     })
 }
 
-/// Entries of a tail of which the calls from a certain one on are not repeated: a call that ended the instance takes the
-/// rest of its record with it, so that the number of attempts is bounded by that of the records.
+/// The entries of a tail that are omitted from a call number on. A call that ended the instance takes the rest of its
+/// record with it, so that the number of records bounds the number of attempts.
 type Omitted = BTreeMap<usize, usize>;
 
-/// Why a replay did not reach its end.
+/// The reason why a replay did not reach its end.
 enum ReplayError {
     Rehydrate(RehydrateError),
-    /// A call ended the instance, which was accepted: begin again without it.
+    /// A call with an accepted divergence, or a query, ended the instance: the replay must begin again without it.
     Lost {
         sequence: Sequence,
-        /// Its entry in the tail.
+        /// The index of its entry in the tail.
         entry: usize,
-        /// Its number in the entry.
+        /// The index of the call in the entry.
         call: usize,
     },
 }
 
-/// Queries that were replayed, as far as a divergence is to name them.
+/// The replayed queries, as far as a divergence names them.
 #[derive(Debug, Default)]
 struct QueriesSeen {
-    /// Those since the last transaction, and the ids of the first of them.
+    /// The number of queries since the last transaction, and the first few of their ids.
     count: usize,
     ids: Vec<Box<str>>,
-    /// Those since the snapshot that were answered in another way, and the first of them.
+    /// The number of queries since the snapshot whose answers differed, and the first of them.
     differing: u64,
     first_differing: Option<(Sequence, Box<str>)>,
 }
@@ -266,7 +268,7 @@ impl QueriesSeen {
         self.ids.clear();
     }
 
-    /// What a divergence says of them.
+    /// Returns the clause about them for a divergence.
     fn clause(&self) -> String {
         let mut clause = String::new();
         if self.count > 0 {
@@ -290,10 +292,10 @@ impl QueriesSeen {
 }
 
 impl Rehydrated {
-    /// Executes `tail` again, which follows on what the instance has seen.
+    /// Repeats `tail`, which must follow on the calls that the instance has run.
     ///
     /// # Errors
-    /// As [`rehydrate`]; the instance is of no use then.
+    /// As for [`rehydrate`]; the instance is unusable afterwards.
     pub async fn replay(
         &mut self,
         replay_context: ReplayContext<'_>,
@@ -393,13 +395,13 @@ impl Rehydrated {
     }
 }
 
-/// What a call may use in a replay that burnt `fuel_used` at first.
+/// Returns the allowance for replaying a call that originally burnt `fuel_used`.
 fn allowance(replay_context: ReplayContext<'_>, fuel_used: u64) -> Allowance {
     let fuel = fuel_used.saturating_mul(2).saturating_add(REPLAY_FUEL_SLACK);
     Allowance { fuel, inputs: Inputs::Replay, ..replay_context.maintenance.allowance() }
 }
 
-/// An answer in a few words.
+/// Describes an answer in a few words.
 fn describe(answer: &Answer) -> String {
     let shorten = |text: &str| format!("'{}'", shortened(text, 40));
     match answer {

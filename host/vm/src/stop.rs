@@ -1,4 +1,4 @@
-//! How host functions and the limiter end a call of a guest.
+//! How host functions and the limiter end a guest's call.
 
 use lifeboat_api::transaction::Cause;
 use thiserror::Error;
@@ -9,7 +9,7 @@ use thiserror::Error;
 pub(crate) struct Stop(pub(crate) Cause);
 
 impl Stop {
-    /// A guest's misuse of a host function, as a trap.
+    /// Returns a trap for a guest's misuse of a host function.
     pub(crate) fn trap(message: String) -> wasmtime::Error {
         wasmtime::Error::new(Self(Cause::Trap { message }))
     }

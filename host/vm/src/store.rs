@@ -1,6 +1,6 @@
-//! The store of an instance: what it is made of, which limits hold in it, and what a guest's calls of the host cost.
+//! The store of an instance: its parts, its limits, and the cost of a guest's host calls.
 //!
-//! `new_store` is the only place that makes a `Store`, so that no limit can be forgotten.
+//! `new_store` is the only place that creates a `Store`, so that no limit can be forgotten.
 
 use crate::snapshot::{CHUNK_BYTES_MAX, SectionKind, Snapshot};
 use crate::stop::Stop;
@@ -29,48 +29,49 @@ pub use crate::wasi::Inputs;
 pub(crate) use bindings::exports::lifeboat::vm::workload::Context as Caller;
 pub(crate) use bindings::{Vm, VmPre};
 
-/// A guest yields to others after burning this much fuel, some tens of microseconds, and after this much was charged
-/// for its host calls. To yield takes about one microsecond: at a tenth of this interval, that alone would slow a guest
-/// down by a quarter.
+/// The fuel after which a guest yields to others, some tens of microseconds of work. The same amount applies to the
+/// charges for its host calls. A yield takes about one microsecond: at a tenth of this interval, yields alone would
+/// slow a guest down by a quarter.
 pub const FUEL_YIELD_INTERVAL: u64 = 100_000;
 
-/// Fuel charged for each entry into the host, which burns none by itself: a call of a host function, growth of a memory
-/// or a table, and each yield for fuel that the guest burnt ([`FUEL_YIELD_INTERVAL`]). Bytes that are copied for it cost
-/// extra.
+/// The fuel charged for each entry into the host, which burns none by itself. Entries are calls of host functions,
+/// growth of a memory or a table, and each yield for fuel that the guest burnt ([`FUEL_YIELD_INTERVAL`]). Bytes copied
+/// for the guest cost extra.
 pub const FUEL_PER_HOST_CALL: u64 = 100;
 
-/// A guest that goes on calling the host yields after this time whatever its calls are charged: a second guard, for a
-/// host function that takes longer than its charge says.
+/// The time after which a guest that keeps calling the host yields, regardless of charges. This is a second guard, for
+/// a host function that takes longer than its charge covers.
 pub const HOST_CALL_TIME_MAX: Duration = Duration::from_millis(2);
 
-/// The clock of [`HOST_CALL_TIME_MAX`] is read once in so many entries into the host and exits from it: to read it at
-/// each of them would cost as much as the call itself.
+/// The number of entries into the host and exits from it for each reading of the clock for [`HOST_CALL_TIME_MAX`]. A
+/// reading at each of them would cost as much as the call itself.
 pub const HOST_CALLS_PER_CLOCK_READ: u32 = 64;
 
-/// An operation on memory (`memory.fill`, `memory.copy`, `memory.init`) that is longer than so many bytes cannot be
-/// interrupted for a millisecond and more: while it runs, another thread takes the place of the guest's own, and other
-/// guests go on. A deadline ends the guest after it.
+/// The longest memory operation (`memory.fill`, `memory.copy`, `memory.init`), in bytes, that runs on the guest's
+/// thread. A longer one cannot be interrupted for a millisecond or more. While it runs, another thread replaces the
+/// guest's own, so that other guests continue. A deadline ends the guest only after the operation.
 pub const BULK_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
-/// Handles to resources that a guest may hold at once.
+/// The number of handles to resources that a guest may hold at once.
 pub const HANDLES_MAX: usize = 100_000;
 
-/// What one call into a guest may use.
+/// The limits of one call into a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Allowance {
-    /// Fuel that it may burn.
+    /// The fuel that the call may burn.
     pub fuel: u64,
-    /// Bytes that linear memory may grow to.
+    /// The size up to which linear memory may grow, in bytes.
     pub memory_bytes: u64,
-    /// Whether it happens now or once more.
+    /// Whether the call is live or a replay.
     pub inputs: Inputs,
 }
 
-/// Makes a store with every limit that a guest is held to; `allowance` holds until the next call says otherwise.
+/// Creates a store with every limit that applies to a guest; `allowance` holds until the next call replaces it.
 ///
-/// Limited here: fuel and how often it yields, linear memory, table elements, core instances, memories and tables
-/// (through [`ResourceLimiter`]), bytes copied per host call, component handles, and resource-table capacity. The
-/// stack and the pool's slots are limited by the engine, reply, state chunks, log and random bytes where they arise.
+/// The limits set here are fuel and the yield interval, linear memory, table elements, core instances, memories and
+/// tables (through [`ResourceLimiter`]), bytes copied per host call, component handles, and resource-table capacity.
+/// The engine limits the stack and the pool's slots. Replies, state chunks, logs and random bytes are limited where
+/// they arise.
 pub(crate) fn new_store(
     engine: &Engine,
     secret: [u8; 32],
@@ -93,15 +94,15 @@ pub(crate) fn new_store(
     store
 }
 
-/// Charges host calls, and makes a guest yield in them.
+/// Charges host calls, and makes a guest yield during them.
 ///
-/// A guest checks its fuel only where a function begins and where a loop goes round, so that it can call the host a
-/// million times between two checks. This is the place that every one of these calls passes, and so the guest yields
-/// here, on its own fiber, without having to come to a check.
+/// A guest checks its fuel only at the start of a function and in each iteration of a loop, so it can call the host a
+/// million times between two checks. All of these calls pass through this hook. The guest therefore yields here, on its
+/// own fiber, without having to reach a check.
 struct HostCalls;
 
-// Written out rather than with `async_trait`, whose box would take memory from the allocator at every entry into the
-// host: a box of something without a size does not.
+// This is written out instead of using `async_trait`, whose box would allocate memory at every entry into the host. A
+// box of a zero-sized type does not allocate.
 impl CallHookHandler<StoreData> for HostCalls {
     fn handle_call_event<'handler, 'store, 'event>(
         &'handler self,
@@ -121,7 +122,7 @@ impl CallHookHandler<StoreData> for HostCalls {
     }
 }
 
-/// Ready at once, and without a size.
+/// A zero-sized future that is ready at once.
 struct GoOn;
 
 impl Future for GoOn {
@@ -132,10 +133,10 @@ impl Future for GoOn {
     }
 }
 
-/// Lets every other task that is ready go first, as wasmtime does when a guest has burnt an interval.
+/// Lets every other ready task run first, as wasmtime does when a guest has burnt an interval.
 ///
-/// `tokio::task::yield_now` would also wait until the runtime has looked at its timers and sockets, so that a guest
-/// that calls the host would get less than its share beside one that only computes.
+/// `tokio::task::yield_now` would also wait until the runtime has checked its timers and sockets. A guest that calls
+/// the host would then get less than its share beside one that only computes.
 struct YieldOnce {
     has_yielded: bool,
 }
@@ -152,17 +153,17 @@ impl Future for YieldOnce {
     }
 }
 
-/// Whether a guest goes on or yields first.
+/// Whether a guest continues, or yields first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Turn {
     Goes,
     Ends,
 }
 
-/// Charges a host call when it is made and what was done in it when it returns.
+/// Charges a host call at its entry, and the work done in it at its return.
 ///
-/// The charge is kept beside the store's own fuel: setting that anew on each call would start the yield interval
-/// anew too, and a guest that calls the host often enough would never yield.
+/// The charge is counted beside the store's own fuel. Setting that fuel on each call would also restart the yield
+/// interval, and a guest that calls the host often enough would never yield.
 fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -> wasmtime::Result<Turn> {
     let is_entry = match hook {
         CallHook::CallingHost => true,
@@ -179,19 +180,19 @@ fn charge_host_call(mut store: StoreContextMut<'_, StoreData>, hook: CallHook) -
     if fuel_left < charged { Err(Trap::OutOfFuel.into()) } else { Ok(data.charges.turn(std::time::Instant::now)) }
 }
 
-/// What the host calls of one call into the guest were charged, and when the guest last yielded in one.
+/// The charges for the host calls of one call into the guest, and the guest's last yield in one of them.
 pub(crate) struct Charges {
-    /// Fuel for all of them.
+    /// The total fuel charged.
     fuel: u64,
-    /// How much of it there was when the guest last yielded here.
+    /// The value of `fuel` at the guest's last yield here.
     yielded_at_fuel: u64,
-    /// Entries into the host and exits from it since the clock was last read.
+    /// The number of entries into the host and exits from it since the last reading of the clock.
     passages: u32,
-    /// When the clock was first read after the guest last yielded here.
+    /// The first reading of the clock after the guest's last yield here.
     since: Option<std::time::Instant>,
-    /// What the guest had left in its tank when it last entered the host.
+    /// The fuel left in the guest's tank at its last entry into the host.
     fuel_left: u64,
-    /// Whether the guest is about to do something long. Shared with the instance.
+    /// Whether the guest is about to run a long operation. Shared with the instance.
     is_long: Arc<AtomicBool>,
 }
 
@@ -212,10 +213,11 @@ impl Charges {
         self.fuel = self.fuel.saturating_add(fuel);
     }
 
-    /// Sees from the fuel that was burnt since the last entry into the host whether a long operation comes next.
+    /// Detects an imminent long operation from the fuel burnt since the last entry into the host.
     ///
-    /// A bulk operation burns one unit a byte before it begins, and then yields if an interval is over, by way of the
-    /// host. Nothing else burns this much between two entries, unless a function of megabytes does without a loop.
+    /// A bulk operation burns one unit of fuel for each byte before it begins. If an interval is over, it then yields,
+    /// which enters the host. Nothing else burns this much between two entries, except a function of megabytes without
+    /// a loop.
     fn note_fuel(&mut self, fuel_left: u64) {
         let burnt = self.fuel_left.saturating_sub(fuel_left);
         self.fuel_left = fuel_left;
@@ -225,7 +227,7 @@ impl Charges {
         }
     }
 
-    /// Decides whether the guest yields now: it has used up an interval in host calls, or was long about them.
+    /// Decides whether the guest yields now: its host calls used up an interval of fuel or took too long.
     fn turn(&mut self, now: impl FnOnce() -> std::time::Instant) -> Turn {
         let mut is_over = self.fuel - self.yielded_at_fuel >= FUEL_YIELD_INTERVAL;
         self.passages += 1;
@@ -265,7 +267,7 @@ impl StoreData {
     }
 }
 
-/// Holds a store to its memory and table limits. What it refuses traps, so that no kept reply can depend on it.
+/// Enforces a store's memory and table limits. A refusal traps, so that no recorded reply can depend on it.
 pub(crate) struct Limiter {
     pub(crate) memory_bytes: u64,
     pub(crate) memory_limit_bytes: u64,
@@ -273,7 +275,7 @@ pub(crate) struct Limiter {
 
 impl ResourceLimiter for Limiter {
     fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> wasmtime::Result<bool> {
-        // `maximum` is the one that the module itself declares: beyond it, growth fails for the guest as anywhere.
+        // `maximum` is the limit that the module itself declares: beyond it, growth fails for the guest as on any host.
         if maximum.is_some_and(|maximum| desired > maximum) {
             return Ok(false);
         }
@@ -287,7 +289,7 @@ impl ResourceLimiter for Limiter {
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
-        // The pool's slot or the operating system had no more: not something that a reply may depend on.
+        // The pool's slot or the operating system had no more memory. No reply may depend on that.
         Err(error)
     }
 
@@ -323,16 +325,16 @@ fn count(bound: u64) -> usize {
     usize::try_from(bound).unwrap_or(usize::MAX)
 }
 
-/// A shorter chunk of state is appended to the one before it.
+/// The length below which a chunk of state is appended to the one before it, in bytes.
 const SMALL_CHUNK_BYTES: usize = 16 * 1024;
 
 /// The stream behind `lifeboat:vm/state`.
 pub(crate) enum StateStream {
-    /// Outside of `snapshot` and `restore`.
+    /// No `snapshot` or `restore` is running.
     Closed,
-    /// In `snapshot`: what was written so far, its bytes, and how many it may be.
+    /// In `snapshot`: the chunks written so far, their total length, and its limit.
     Writing { chunks: Vec<Vec<u8>>, total_bytes: u64, limit_bytes: u64 },
-    /// In `restore`: what is read from, and the place of the next byte.
+    /// In `restore`: the snapshot that is read, and the position of the next byte.
     Reading { snapshot: Arc<Snapshot>, chunk: usize, offset: usize },
 }
 
@@ -352,7 +354,7 @@ impl bindings::lifeboat::vm::state::Host for StoreData {
             return Err(Stop::trap(format!("the guest exported over {limit_bytes} bytes of state, the limit")));
         }
         self.wasi.owed_fuel += chunk.len() as u64 / 16;
-        // Small chunks are put together: a guest that writes byte by byte costs the host bytes, not allocations.
+        // Small chunks are joined: a guest that writes byte by byte costs the host bytes, not allocations.
         match chunks.last_mut() {
             Some(last) if chunk.len() < SMALL_CHUNK_BYTES && last.len() + chunk.len() <= CHUNK_BYTES_MAX => {
                 last.extend_from_slice(&chunk);
@@ -381,7 +383,7 @@ impl bindings::lifeboat::vm::state::Host for StoreData {
     }
 }
 
-/// Links what a workload may import: the state stream and our part of WASI.
+/// Links the functions that a workload may import: the state stream and the host's part of WASI.
 pub(crate) fn add_to_linker(linker: &mut wasmtime::component::Linker<StoreData>) -> wasmtime::Result<()> {
     bindings::lifeboat::vm::state::add_to_linker::<_, wasmtime::component::HasSelf<_>>(linker, |data| data)?;
     crate::wasi::add_to_linker(linker)
@@ -425,7 +427,7 @@ mod tests {
                 yields_at.push(passage / HOST_CALLS_PER_CLOCK_READ);
             }
         }
-        // The first look tells when the turn began, the third that it is over.
+        // The first reading starts the turn's time, and the third one ends it.
         assert_eq!((reads, yields_at), (6, vec![3, 6]));
     }
 

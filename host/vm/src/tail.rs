@@ -1,4 +1,4 @@
-//! The calls of a service's history, as they happened: what a replay repeats.
+//! The calls of a service's history, as they happened, for a replay to repeat.
 
 use bytes::Bytes;
 use lifeboat_api::clock::Timestamp;
@@ -7,49 +7,49 @@ use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Answer, ReplyHash};
 use std::sync::Arc;
 
-/// Bytes that a record takes beside its body and answer, roughly.
+/// The approximate size of a record without its body and answer, in bytes.
 pub const RECORD_BYTES: u64 = 256;
 
-/// Bytes that a query takes beside its id and its body, roughly.
+/// The approximate size of a query without its id and its body, in bytes.
 const QUERY_BYTES: u64 = 96;
 
-/// One transaction, as it happened.
+/// A transaction as it happened.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TransactionRecord {
-    /// Its place in the history.
+    /// Its sequence number in the history.
     pub sequence: Sequence,
-    /// Its id.
+    /// Its idempotency key.
     pub id: Box<str>,
-    /// Whether the client gave the id, so that a repetition of it is to be answered from here.
+    /// Whether the client supplied the id, so that this record answers a repetition of it.
     pub is_id_kept: bool,
-    /// Who sent it.
+    /// The user who sent it.
     pub user: Name,
-    /// Which of the users who had that name one after another.
+    /// The incarnation of the user: several users may have had this name one after another.
     pub incarnation: u64,
     /// The time that the guest saw.
     pub timestamp: Timestamp,
-    /// Which random numbers the guest saw.
+    /// The epoch, which selects the random numbers that the guest saw.
     pub epoch: Epoch,
-    /// What the guest got. Empty in a kept answer.
+    /// The body that the guest received. Empty in a retained answer.
     pub body: Bytes,
     /// The hash of the body.
     pub body_hash: ReplyHash,
-    /// How it ended.
+    /// Its outcome.
     pub answer: Answer,
-    /// Fuel that the answered attempt burnt: for `ok` and `refused`, what the VM's tank was charged.
+    /// The fuel burnt by the attempt that was answered: for `ok` and `refused`, the charge to the VM's tank.
     pub fuel_used: u64,
-    /// Fuel that queries were charged since the record before, on the same VM.
+    /// The fuel charged for queries since the previous record, on the same VM.
     pub query_fuel_used: u64,
 }
 
 impl TransactionRecord {
-    /// Bytes that the record takes, roughly: its body only until a snapshot includes it.
+    /// Returns the approximate size of the record in bytes. Its body counts only until a snapshot includes it.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.answer_bytes() + self.body.len() as u64
     }
 
-    /// Bytes that it goes on to take while its answer is kept.
+    /// Returns the approximate number of bytes that the record takes while only its answer is retained.
     #[must_use]
     pub fn answer_bytes(&self) -> u64 {
         let answer = match &self.answer {
@@ -61,25 +61,25 @@ impl TransactionRecord {
     }
 }
 
-/// A query that was answered `ok` or `refused`. It may have changed the instance, so a replay runs it again.
+/// A query that was answered `ok` or `refused`. It may have changed the instance, so a replay repeats it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryRecord {
     /// Its id, as the guest saw it.
     pub id: Box<str>,
-    /// Who sent it.
+    /// The user who sent it.
     pub user: Name,
     /// The time that the guest saw.
     pub timestamp: Timestamp,
-    /// What the guest got.
+    /// The body that the guest received.
     pub body: Bytes,
-    /// The hash of its answer. A replay reports a difference only with a transaction that differs.
+    /// The hash of its answer. A replay reports a difference only together with a transaction that differs.
     pub reply_hash: ReplyHash,
-    /// Fuel that it burnt.
+    /// The fuel that it burnt.
     pub fuel_used: u64,
 }
 
 impl QueryRecord {
-    /// Bytes that it takes, roughly.
+    /// Returns its approximate size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         QUERY_BYTES + (self.id.len() + self.body.len()) as u64
@@ -89,33 +89,33 @@ impl QueryRecord {
 /// Queries that ran one after another, with no transaction in between.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueriesRecord {
-    /// The last transaction before them.
+    /// The sequence number of the last transaction before them.
     pub sequence: Sequence,
-    /// Which random numbers the guest saw.
+    /// The epoch, which selects the random numbers that the guest saw.
     pub epoch: Epoch,
     /// The queries, in order.
     pub queries: Vec<QueryRecord>,
 }
 
 impl QueriesRecord {
-    /// Bytes that they take, roughly.
+    /// Returns their approximate size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         self.queries.iter().map(QueryRecord::bytes).sum()
     }
 }
 
-/// An entry of a tail: calls that a replay repeats.
+/// An entry of a tail: the calls of one record, for a replay to repeat.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum TailEntry {
     /// A transaction that was answered `ok` or `refused`.
     Transaction(Arc<TransactionRecord>),
-    /// Queries.
+    /// Queries that ran one after another.
     Queries(Arc<QueriesRecord>),
 }
 
 impl TailEntry {
-    /// How many calls it repeats.
+    /// Returns the number of calls in the entry.
     #[must_use]
     pub fn calls(&self) -> usize {
         match self {
@@ -124,13 +124,13 @@ impl TailEntry {
         }
     }
 
-    /// How many of them are transactions.
+    /// Returns the number of transactions in the entry.
     #[must_use]
     pub fn transactions(&self) -> u64 {
         u64::from(matches!(self, Self::Transaction(_)))
     }
 
-    /// Fuel that its calls burnt.
+    /// Returns the fuel that its calls burnt.
     #[must_use]
     pub fn fuel_used(&self) -> u64 {
         match self {
@@ -139,7 +139,7 @@ impl TailEntry {
         }
     }
 
-    /// Bytes that it takes, roughly.
+    /// Returns its approximate size in bytes.
     #[must_use]
     pub fn bytes(&self) -> u64 {
         match self {

@@ -1,16 +1,16 @@
-//! What a guest sees of WASI: a clock that stands still, seeded random numbers, standard output as log lines, and
-//! otherwise nothing.
+//! The part of WASI that a guest sees: a clock that stands still, seeded random numbers, and standard output as log
+//! lines. There is nothing else.
 //!
-//! Every interface is linked one by one, so that what a guest can reach is this file's table of contents. Arguments,
+//! Every interface is linked individually, so this file lists everything that a guest can reach. Arguments,
 //! environment, preopened directories and standard input are empty; sockets and HTTP are not linked at all.
 //!
-//! Determinism (the same transaction gives the same reply on any machine, however often it is replayed) rests here:
+//! Determinism rests on this file: the same transaction gives the same reply on any machine, in every replay.
 //!
-//! - Both clocks show the transaction's timestamp. Only a sleep moves them, at once, by the time slept, which is
-//!   charged to the deadline. wasmtime-wasi's timers run on real time whatever clock they are given, hence our own
-//!   `monotonic-clock` and our own `poll` around the stock one.
-//! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret and the epoch, with
-//!   the nonce made of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
+//! - Both clocks show the transaction's timestamp. Only a sleep moves them, at once, by the time slept, and that time
+//!   counts towards the deadline. wasmtime-wasi's timers run on real time regardless of the clock they are given, so
+//!   this file has its own `monotonic-clock`, and its own `poll` around the stock one.
+//! - Random numbers are ChaCha20 (RFC 8439's cipher, 64-bit nonce) keyed by the service's secret and the epoch. The
+//!   nonce consists of the phase and the sequence number. Instantiation, snapshot and restore belong to no epoch.
 
 use crate::stop::Stop;
 use bytes::Bytes;
@@ -34,28 +34,28 @@ use wasmtime_wasi_io::streams::{
     DynInputStream, DynOutputStream, InputStream, OutputStream, StreamError, StreamResult,
 };
 
-/// The most bytes that a guest may write to its log in one call; the rest is counted and dropped.
+/// The most bytes that a guest may write to its log in one call; further bytes are counted and discarded.
 pub(crate) const LOG_BYTES_PER_CALL_MAX: usize = 16 * 1024;
 
-/// The most random bytes that a guest may ask for at once.
+/// The most random bytes that a guest may request at once.
 pub(crate) const RANDOM_BYTES_PER_CALL_MAX: u64 = 64 * 1024;
 
 /// The most bytes that a guest may write to standard output or error at once.
 pub(crate) const WRITE_BYTES_MAX: usize = 64 * 1024;
 
-/// The most pollables that a guest may poll at once. Like the two bounds above it keeps the work of one host call short:
-/// a guest does not yield in one.
+/// The most pollables that a guest may poll at once. Like the two bounds above, it keeps each host call short, because
+/// a guest does not yield during a host call.
 pub(crate) const POLLABLES_MAX: usize = 1_000;
 
-/// Fuel for each pollable of a poll.
+/// The fuel charged for each pollable of a poll.
 const FUEL_PER_POLLABLE: u64 = 20;
 
-/// What happens in the store right now: decides the random numbers that the guest sees.
+/// The current phase of the store, which selects the random numbers that the guest sees.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Phase {
     /// Instantiation and restore.
     Init = 0,
-    /// A transaction, the first time or in a replay.
+    /// A transaction, at its first execution or in a replay.
     Execute = 1,
     /// A query.
     Query = 2,
@@ -63,7 +63,7 @@ pub(crate) enum Phase {
     Snapshot = 3,
 }
 
-/// What a call sees: which random numbers come, what the clocks show.
+/// The context of a call, which determines its random numbers and the time on its clocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CallContext {
     pub(crate) phase: Phase,
@@ -72,16 +72,16 @@ pub(crate) struct CallContext {
     pub(crate) now: Timestamp,
 }
 
-/// The data of a store in which guests see this of WASI.
+/// The data of a store whose guest sees this WASI.
 pub(crate) trait HasWasi: Send + 'static {
-    /// Lends its part for WASI.
+    /// Returns the part of the data that belongs to WASI.
     fn wasi(&mut self) -> &mut Wasi;
 }
 
-/// Links everything of WASI that a guest may import.
+/// Links every WASI function that a guest may import.
 ///
 /// # Errors
-/// None but a name linked twice, which only a mistake in this function could cause.
+/// Fails only if a name is linked twice, which only a mistake in this function could cause.
 pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     type Own = HasSelf<Wasi>;
     io::error::add_to_linker::<D, HasSelf<ResourceTable>>(linker, |data| &mut data.wasi().table)?;
@@ -102,29 +102,29 @@ pub(crate) fn add_to_linker<D: HasWasi>(linker: &mut Linker<D>) -> Result<()> {
     cli::terminal_stdin::add_to_linker::<D, Own>(linker, D::wasi)?;
     cli::terminal_stdout::add_to_linker::<D, Own>(linker, D::wasi)?;
     cli::terminal_stderr::add_to_linker::<D, Own>(linker, D::wasi)?;
-    // No directory is preopened, so no descriptor ever exists that the methods of `types` could be called on.
+    // No directory is preopened, so no descriptor exists on which a guest could call the methods of `types`.
     filesystem::types::add_to_linker::<D, WasiFilesystem>(linker, Wasi::files)?;
     filesystem::preopens::add_to_linker::<D, WasiFilesystem>(linker, Wasi::files)?;
     Ok(())
 }
 
-/// Where a call gets what is not in its body from, and with it what bounds its time.
+/// The source of a call's inputs besides its body, and therefore of its time limit.
 ///
-/// A replay has to come to the same end as the call did, on a host that is faster or slower: only fuel ends it. Whatever
-/// else a guest is ever given by the host belongs here.
+/// A replay must end as the original call did, on a faster or a slower host, so only fuel ends it. Any further input
+/// that the host ever gives to a guest belongs here.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Inputs {
-    /// It happens now.
+    /// The call happens now.
     Live {
-        /// How long it may take, sleeps of the guest included.
+        /// The time limit of the call, including the guest's sleeps.
         deadline: Duration,
     },
-    /// It happened before, and is repeated.
+    /// The call happened before and is being repeated.
     Replay,
 }
 
 impl Inputs {
-    /// How long the call may take. None in a replay.
+    /// Returns the time limit of the call, or `None` in a replay.
     #[must_use]
     pub fn deadline(self) -> Option<Duration> {
         match self {
@@ -134,28 +134,28 @@ impl Inputs {
     }
 }
 
-/// The part of a store's data that WASI's functions work on.
+/// The part of a store's data that the WASI functions use.
 pub(crate) struct Wasi {
-    /// Streams and pollables that the guest holds; bounded.
+    /// The streams and pollables that the guest holds; bounded.
     table: ResourceTable,
     files: wasmtime_wasi::filesystem::WasiFilesystemCtx,
     secret: [u8; 32],
     phase: Phase,
     sequence: Sequence,
     epoch: Epoch,
-    /// Made on the first use within a call.
+    /// The generator of random numbers, created on its first use within a call.
     random: Option<ChaCha20Rng>,
-    /// Nanoseconds since 1970 that both clocks show.
+    /// The time that both clocks show, in nanoseconds since 1970.
     now_ns: u64,
     inputs: Inputs,
-    /// How far the guest's sleeps have moved its clocks.
+    /// The total by which the guest's sleeps have moved its clocks.
     slept: Duration,
-    /// The time at which each pollable that is a timer is due, by the pollable's number in `table`.
+    /// The due time of each pollable that is a timer, by the pollable's number in `table`.
     timers: HashMap<u32, u64>,
     log: Arc<Mutex<LogBuffer>>,
-    /// Fuel for what was done for the guest since the host last collected it.
+    /// The fuel charged for host work since the host last collected it.
     pub(crate) owed_fuel: u64,
-    /// The same for bytes that it wrote to its log.
+    /// The fuel charged for bytes written to the log.
     owed_log_fuel: Arc<AtomicU64>,
 }
 
@@ -185,17 +185,17 @@ impl Wasi {
         }
     }
 
-    /// Sets the call_context for one call. A live one may sleep until its deadline.
+    /// Sets the context for one call. A live call may sleep until its deadline.
     pub(crate) fn enter(&mut self, call_context: CallContext, inputs: Inputs) {
         let CallContext { phase, sequence, epoch, now } = call_context;
         (self.phase, self.sequence, self.epoch) = (phase, sequence, epoch);
         self.random = None;
-        // A sleep moved the clock of an earlier call only: to the guest, time is what the transaction says.
+        // Sleeps of earlier calls have no effect: the clocks start at the transaction's timestamp.
         self.now_ns = now.0;
         (self.inputs, self.slept) = (inputs, Duration::ZERO);
     }
 
-    /// Takes the fuel that the guest owes for what was done for it.
+    /// Returns and resets the fuel that the guest owes for host work.
     pub(crate) fn take_owed_fuel(&mut self) -> u64 {
         let mut fuel = std::mem::take(&mut self.owed_fuel);
         if self.owed_log_fuel.load(Ordering::Relaxed) > 0 {
@@ -204,7 +204,7 @@ impl Wasi {
         fuel
     }
 
-    /// Takes the lines that the guest wrote since the last time.
+    /// Returns and removes the lines that the guest wrote since the last call of this function.
     pub(crate) fn take_log(&mut self) -> Vec<String> {
         self.log.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
@@ -234,7 +234,7 @@ impl Wasi {
         Ok(bytes)
     }
 
-    /// Moves the clocks to `when_ns`, if a sleep may still take that long.
+    /// Moves the clocks to `when_ns` if the time limit permits a sleep of that length.
     fn sleep_until(&mut self, when_ns: u64) -> Result<()> {
         let duration = Duration::from_nanos(when_ns.saturating_sub(self.now_ns));
         self.slept = self.slept.saturating_add(duration);
@@ -255,7 +255,7 @@ impl Wasi {
     }
 }
 
-/// A timer's place in the table. When it is due stands in [`Wasi::timers`]; nobody ever waits on this.
+/// A timer's entry in the table. [`Wasi::timers`] holds its due time; nothing ever waits for this pollable.
 struct Timer;
 
 #[async_trait]
@@ -263,8 +263,8 @@ impl Pollable for Timer {
     async fn ready(&mut self) {}
 }
 
-/// The stock `poll`, but for timers, which are due when the standing clock says so; if nothing else is ready, the
-/// clock moves to the earliest of them.
+/// The stock `poll`, except for timers: they are due by the guest's clock. If nothing else is ready, the clock moves to
+/// the earliest timer.
 impl io::poll::Host for Wasi {
     async fn poll(&mut self, pollables: Vec<Resource<DynPollable>>) -> Result<Vec<u32>> {
         if pollables.len() > POLLABLES_MAX {
@@ -290,7 +290,7 @@ impl io::poll::Host for Wasi {
             }
         }
         if !others.is_empty() {
-            // Everything else that a guest can hold here (closed standard input, log streams) is ready at once.
+            // All other pollables that a guest can hold here (closed standard input, log streams) are ready at once.
             let poll = io::poll::Host::poll(&mut self.table, others);
             let stock = futures::future::poll_immediate(poll).await.transpose()?.unwrap_or_default();
             ready.extend(stock.into_iter().filter_map(|index| other_indices.get(usize::try_from(index).ok()?)));
@@ -339,7 +339,7 @@ impl clocks::wall_clock::Host for Wasi {
 }
 
 fn datetime(ns: u64) -> clocks::wall_clock::Datetime {
-    // A remainder of 10^9 fits 32 bits.
+    // A remainder of 10^9 fits in 32 bits.
     let nanoseconds = (ns % 1_000_000_000) as u32;
     clocks::wall_clock::Datetime { seconds: ns / 1_000_000_000, nanoseconds }
 }
@@ -434,7 +434,7 @@ impl cli::stderr::Host for Wasi {
     }
 }
 
-// No stream is a terminal, so no handle of these resources ever exists: a guest cannot reach the two `drop`s.
+// No stream is a terminal, so no handle of these resources exists, and a guest cannot reach the two `drop`s.
 impl cli::terminal_input::Host for Wasi {}
 impl cli::terminal_input::HostTerminalInput for Wasi {
     fn drop(&mut self, terminal: Resource<cli::terminal_input::TerminalInput>) -> Result<()> {
@@ -465,7 +465,7 @@ impl cli::terminal_stderr::Host for Wasi {
     }
 }
 
-/// Standard input: at its end from the start.
+/// Standard input, which is at its end from the start.
 struct Closed;
 
 #[async_trait]
@@ -480,10 +480,10 @@ impl InputStream for Closed {
     }
 }
 
-/// Standard output and error: always ready, and cut off at [`LOG_BYTES_PER_CALL_MAX`].
+/// Standard output or error: always ready, and truncated at [`LOG_BYTES_PER_CALL_MAX`].
 struct LogStream {
     buffer: Arc<Mutex<LogBuffer>>,
-    /// One for each byte.
+    /// One unit of fuel for each byte.
     owed_fuel: Arc<AtomicU64>,
 }
 
