@@ -1,10 +1,10 @@
-//! Users' bytes to transactions, and replies to bytes.
+//! The conversion of users' bytes to transactions, and of replies to bytes.
 //!
-//! [`Json`] serves every type that derives `Deserialize` or `Serialize`. [`Raw`] hands bytes through. A workload with
-//! another format implements [`Decode`] and [`Encode`] on a type of its own and names it as its `Codec`.
+//! [`Json`] serves every type that derives `Deserialize` or `Serialize`. [`Raw`] passes bytes through. A workload with
+//! another format implements [`Decode`] and [`Encode`] on its own type and names that type as its `Codec`.
 //!
-//! A codec knows nothing of state: what follows from an undecodable transaction is decided in
-//! [`dispatch`](crate::dispatch).
+//! A codec knows nothing about state: [`dispatch`](crate::dispatch) decides what follows from an undecodable
+//! transaction.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -14,49 +14,49 @@ use crate::NoQuery;
 mod example;
 pub(crate) mod reason;
 
-/// The longest reason why a body is no JSON of its type, without the examples, in characters.
+/// The longest reason for rejecting a JSON body, without the examples, in characters.
 const JSON_REASON_MAX_CHARS: usize = 250;
 
-/// Turns bytes of a user into a `T`.
+/// Converts a user's bytes to a `T`.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot decode `{T}`",
     note = "for JSON, derive `serde::Deserialize` on `{T}`; for bytes as they are, write `type Codec = Raw;` and take `Vec<u8>` or `String`"
 )]
 pub trait Decode<T> {
-    /// Reads the whole of `bytes` as one `T`.
+    /// Decodes all of `bytes` as one `T`.
     ///
     /// # Errors
-    /// Why not. The user sees it behind "cannot decode the transaction: ", on one line and shortened.
+    /// The reason. The user sees it after "cannot decode the transaction: ", on one line and shortened.
     fn decode(bytes: &[u8]) -> Result<T, String>;
 }
 
-/// Turns a `T` into bytes for a user.
+/// Converts a `T` to bytes for a user.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot encode `{T}`",
     note = "for JSON, derive `serde::Serialize` on `{T}`; for bytes as they are, write `type Codec = Raw;` and answer `Vec<u8>` or `String`"
 )]
 pub trait Encode<T> {
-    /// Writes `value` whole.
+    /// Encodes all of `value`.
     ///
     /// # Errors
-    /// Why not. A reply that cannot be encoded fails its transaction, since the state has changed by then.
+    /// The reason. A reply that cannot be encoded fails its transaction, since the state has changed by then.
     fn encode(value: &T) -> Result<Vec<u8>, String>;
 }
 
-/// JSON both ways, by `serde_json`. Without settings: unknown fields are ignored unless a type denies them.
+/// JSON in both directions, by `serde_json` without settings: unknown fields are ignored unless a type denies them.
 ///
-/// The user of a wrong body reads what is wrong, where, and a body that is right, such as `{"add":1}`. The example is made
-/// from the type. These have none:
+/// For a wrong body, the user reads the error, its place, and a valid body such as `{"add":1}`. The example is
+/// generated from the type. These have no example:
 ///
-/// - types that do not say what they want: untagged or internally tagged enums, variants of adjacently tagged enums with
-///   fields or several values, and structs with a flattened field;
-/// - types that refuse the sample: `1`, `1.5`, `true`, `"a"` and `"text"`, such as a date in a text;
-/// - maps whose keys JSON cannot write, such as pairs;
-/// - bodies longer than 300 bytes, or more than 8 lists and objects deep, and values of more than 8 newtypes;
+/// - types that do not request a specific value: untagged or internally tagged enums, structs with a flattened field,
+///   and variants of adjacently tagged enums with fields or several values;
+/// - types that refuse the samples `1`, `1.5`, `true`, `"a"` and `"text"`, such as a date in a text;
+/// - maps whose keys JSON cannot represent, such as pairs;
+/// - bodies longer than 300 bytes, or more than 8 lists and objects deep, and values inside more than 8 newtypes;
 /// - structs with more than 8 aliases of fields.
 ///
-/// Where nothing in the body names a variant of an enum, the first 16 variants are shown as far as 300 bytes have room. Of
-/// an adjacently tagged enum that is itself renamed (`rename` on the enum), the first variant alone is shown.
+/// If nothing in the body names a variant of an enum, the first 16 variants are shown, as far as they fit in 300 bytes.
+/// For an adjacently tagged enum that is itself renamed (`rename` on the enum), only the first variant is shown.
 #[derive(Clone, Copy, Debug)]
 pub struct Json;
 
@@ -72,7 +72,7 @@ impl<T: Serialize> Encode<T> for Json {
     }
 }
 
-/// What is wrong with a body, and what a right one looks like.
+/// Returns the error of a body, with examples of valid bodies.
 #[cold]
 fn wrong_body<T: DeserializeOwned>(error: &serde_json::Error, body: &[u8]) -> String {
     explained(error, body, &example::examples::<T>(body))
@@ -88,7 +88,7 @@ fn explained(error: &serde_json::Error, body: &[u8], examples: &str) -> String {
     reason::joined(&[&reason, remedy, examples])
 }
 
-/// Bytes as they are, both ways, as `Vec<u8>` or as UTF-8 `String`.
+/// Unchanged bytes in both directions, as `Vec<u8>` or as UTF-8 `String`.
 #[derive(Clone, Copy, Debug)]
 pub struct Raw;
 

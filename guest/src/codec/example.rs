@@ -1,7 +1,7 @@
-//! Examples of a type's JSON, made by its `Deserialize` alone.
+//! Examples of a type's JSON, generated from its `Deserialize` alone.
 //!
-//! [`Sampler`] is a `Deserializer` without input: it gives every type the value that it asks for, and writes the JSON of
-//! that value. The documentation of [`Json`](super::Json) says which types have no example.
+//! [`Sampler`] is a `Deserializer` without input: it supplies every type with the value that it requests, and writes
+//! the JSON of that value. The documentation of [`Json`](super::Json) lists the types without an example.
 
 use std::slice::Iter;
 
@@ -11,32 +11,32 @@ use serde::de::{
     VariantAccess, Visitor,
 };
 
-/// The longest text of examples, in bytes, without the words between them. What is longer is left out.
+/// The longest text of examples, in bytes, without the words between them. Longer examples are omitted.
 const EXAMPLES_MAX_BYTES: usize = 300;
 
-/// The highest number of variants of an enum that are tried as examples of it.
+/// The most variants of an enum that are tried as its examples.
 const VARIANTS_MAX: usize = 16;
 
-/// The highest number of variants that are tried for enums inside of an example: the first may contain itself.
+/// The most variants that are tried for enums inside an example: the first variant may contain the enum itself.
 const INNER_VARIANTS_MAX: usize = 4;
 
-/// The depth from which on what may be absent or empty is.
+/// The depth from which on optional values are absent and collections are empty.
 const SPARSE_DEPTH: usize = 3;
 
-/// The depth of an example: a type that is deeper has none.
+/// The greatest depth of an example: a deeper type has none.
 const DEPTH_MAX: usize = 8;
 
-/// How many newtypes and options one value may be of, each inside of the one before. A type that nests more has no example.
+/// The most newtypes and options that may be nested around one value. A type that nests more has no example.
 const WRAPPERS_MAX: usize = 8;
 
-/// The highest number of fields that are left out of an example because they are aliases of others.
+/// The most fields that an example omits because they are aliases of others.
 const LEFT_OUT_MAX: usize = 8;
 
-/// How much of a body is searched for the names of an enum's variants, in bytes.
+/// The length of the part of a body that is searched for the names of an enum's variants, in bytes.
 const NAMED_WITHIN_BYTES: usize = 128;
 
-/// Returns bodies that are a `T`, such as `{"add":1}`, or nothing if none is known. Of an enum it is that of the variant
-/// that the beginning of `body` names, or else one for every variant, as far as the text has room.
+/// Returns bodies that are a `T`, such as `{"add":1}`, or an empty string if none is known. For an enum it returns the
+/// variant that the beginning of `body` names, otherwise one example for every variant, as far as the text has room.
 pub(super) fn examples<T: DeserializeOwned>(body: &[u8]) -> String {
     examples_by(body, &|sample| {
         T::deserialize(Sampler { sample, depth: 0, wrappers: 0 })?;
@@ -48,7 +48,7 @@ pub(super) fn examples<T: DeserializeOwned>(body: &[u8]) -> String {
     })
 }
 
-/// The same, of the type whose samples `make` makes.
+/// Returns the examples of the type whose samples `make` makes.
 fn examples_by(body: &[u8], make: &dyn Fn(&mut Sample<'_>) -> Result<(), NoExample>) -> String {
     let mut examples = String::new();
     let mut sample = Sample {
@@ -83,7 +83,7 @@ fn examples_by(body: &[u8], make: &dyn Fn(&mut Sample<'_>) -> Result<(), NoExamp
     examples
 }
 
-/// Adds an example to those that there are, if there is room.
+/// Appends an example if there is room.
 fn add(examples: &mut String, json: &str) {
     if examples.len() + json.len() <= EXAMPLES_MAX_BYTES {
         examples.push_str(if examples.is_empty() { "" } else { " or " });
@@ -91,39 +91,39 @@ fn add(examples: &mut String, json: &str) {
     }
 }
 
-/// The first of `variants` that `body` has in quotes.
+/// Returns the first of `variants` that occurs in quotes in `body`.
 fn named_in(body: &[u8], variants: &[&str]) -> Option<usize> {
     let mut quoted = body.split(|byte| *byte == b'"').skip(1);
     quoted.find_map(|text| variants.iter().position(|name| name.as_bytes() == text))
 }
 
-/// One example, while it is made.
+/// An example that is being made.
 struct Sample<'a> {
-    /// The beginning of the body that is wrong.
+    /// The beginning of the wrong body.
     body: &'a [u8],
     json: String,
-    /// Whether the JSON reads as the value without doubt.
+    /// Whether the JSON certainly reads as the value.
     is_certain: bool,
-    /// How many variants of the outermost enum are to be shown.
+    /// The number of variants of the outermost enum to show.
     variants: usize,
-    /// Which of these it is.
+    /// The index of the variant that this example shows.
     variant: usize,
-    /// Which one to take of every other enum, modulo the number that it has.
+    /// The index of the variant to use of every other enum, modulo the number of its variants.
     inner_variant: usize,
-    /// The name of the outermost struct. An adjacently tagged enum is one that has an enum of the same name.
+    /// The name of the outermost struct. A struct that contains an enum of the same name is an adjacently tagged enum.
     outermost: &'static str,
-    /// The field that was written last, in the list that its type gives.
+    /// The last field that was written, in the list that its type supplied.
     last_field: Option<&'static &'static str>,
-    /// Fields that are not to be written.
+    /// The fields to omit.
     left_out: Vec<&'static &'static str>,
 }
 
-/// There is no example.
+/// The reason why there is no example.
 #[derive(Debug)]
 enum NoExample {
-    /// The type does not take the sample.
+    /// The type does not accept the sample.
     Refused,
-    /// The last field is an alias of one before it: `serde` lists both.
+    /// The last field is an alias of an earlier one: `serde` lists both.
     FieldTwice,
 }
 
@@ -140,7 +140,7 @@ impl serde::de::Error for NoExample {
         Self::Refused
     }
 
-    // Without these, the texts of the provided ones would be part of every module.
+    // Without these, the texts of the default methods would be part of every module.
     fn invalid_type(_: serde::de::Unexpected<'_>, _: &dyn serde::de::Expected) -> Self {
         Self::Refused
     }
@@ -174,17 +174,17 @@ impl serde::de::Error for NoExample {
 struct Sampler<'a, 'b> {
     sample: &'a mut Sample<'b>,
     depth: usize,
-    /// How many newtypes and options this value is of.
+    /// The number of newtypes and options around this value.
     wrappers: usize,
 }
 
 impl<'b> Sampler<'_, 'b> {
-    /// What is inside of this value.
+    /// Returns a sampler for the contents of this value.
     fn inside(&mut self) -> Sampler<'_, 'b> {
         Sampler { sample: self.sample, depth: self.depth + 1, wrappers: 0 }
     }
 
-    /// The next value at this depth, unless the example is too deep or too long by now.
+    /// Returns a sampler for the next value at this depth, unless the example is already too deep or too long.
     fn next(&mut self) -> Result<Sampler<'_, 'b>, NoExample> {
         if self.depth > DEPTH_MAX || self.sample.json.len() > EXAMPLES_MAX_BYTES {
             return Err(NoExample::Refused);
@@ -192,7 +192,7 @@ impl<'b> Sampler<'_, 'b> {
         Ok(Sampler { sample: self.sample, depth: self.depth, wrappers: 0 })
     }
 
-    // Every type has calls of these, so they are not to be copied into each.
+    // Every type calls these, so they should not be inlined into each.
     #[inline(never)]
     fn write(&mut self, json: &str) {
         self.sample.json.push_str(json);
@@ -213,7 +213,7 @@ impl<'b> Sampler<'_, 'b> {
         self.write(after);
     }
 
-    /// Which variant of an enum this value is to be.
+    /// Returns the variant of an enum that this value should have.
     #[inline(never)]
     fn variant(&mut self, name: &str, variants: &'static [&'static str]) -> Option<&'static str> {
         let is_outermost = self.depth == 0 || self.depth == 1 && name == self.sample.outermost;
@@ -224,7 +224,7 @@ impl<'b> Sampler<'_, 'b> {
         {
             index
         } else {
-            // The body names none, or there would be one example alone.
+            // The body names no variant; otherwise there would be only one example.
             self.sample.variants = variants.len();
             self.sample.variant
         };
@@ -239,7 +239,7 @@ impl<'b> Sampler<'_, 'b> {
         Ok(value)
     }
 
-    /// Writes an object of these fields.
+    /// Writes an object with these fields.
     fn object<'de, V: Visitor<'de>>(
         mut self,
         fields: &'static [&'static str],
@@ -252,7 +252,7 @@ impl<'b> Sampler<'_, 'b> {
     }
 }
 
-/// Methods that give one value, with its JSON.
+/// Methods that supply one value, with its JSON.
 macro_rules! values {
     ($($json:literal = $visit:ident $value:tt: $($method:ident)*;)*) => {$($(
         fn $method<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
@@ -290,7 +290,7 @@ impl<'de> Deserializer<'de> for Sampler<'_, '_> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(mut self, visitor: V) -> Result<V::Value, NoExample> {
-        // Half of the bound, since a newtype behind the last one would have no value.
+        // This is half of the bound, since a newtype inside the last option would have no value.
         if self.depth < SPARSE_DEPTH && self.wrappers < WRAPPERS_MAX / 2 {
             self.wrappers += 1;
             return visitor.visit_some(self);
@@ -396,7 +396,7 @@ struct Fields<'a, 'b> {
 }
 
 impl Fields<'_, '_> {
-    /// Writes the name of the next field.
+    /// Writes the name of the next field and returns it.
     #[inline(never)]
     fn next(&mut self) -> Option<&'static str> {
         let left_out = &self.sampler.sample.left_out;
@@ -420,7 +420,7 @@ impl<'de> MapAccess<'de> for Fields<'_, '_> {
     }
 }
 
-/// The entry of a map, whose keys are of any type.
+/// The entry of a map, whose key may have any type.
 struct Entry<'a, 'b> {
     sampler: Sampler<'a, 'b>,
     is_left: bool,
@@ -435,7 +435,7 @@ impl<'de> MapAccess<'de> for Entry<'_, '_> {
         }
         let start = self.sampler.sample.json.len();
         let key = self.next_value_seed(seed)?;
-        // JSON takes the key `1` as `"1"`, but not every type.
+        // JSON accepts the key `1` as `"1"`, but not every type does.
         let json = self.sampler.sample.json.split_off(start);
         let quote = if json.starts_with('"') { "" } else { "\"" };
         self.sampler.sample.is_certain &= quote.is_empty();
@@ -499,7 +499,7 @@ impl<'de> VariantAccess<'de> for Variant<'_, '_> {
     }
 }
 
-/// Gives a name to what reads the name of a field or a variant.
+/// Returns a deserializer that yields the name of a field or a variant.
 fn named(name: &'static str) -> StrDeserializer<'static, NoExample> {
     name.into_deserializer()
 }

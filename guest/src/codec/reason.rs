@@ -1,25 +1,25 @@
-//! Why a body is no JSON of its type, in words of a user.
+//! The reason why a body is not JSON of its type, worded for a user.
 //!
-//! `serde` and `serde_json` word their errors for a programmer (`invalid type: string "5", expected i64`) and give them
-//! as text alone. What is not recognised here is passed on as it is: a type may have worded it itself.
+//! `serde` and `serde_json` word their errors for a programmer (`invalid type: string "5", expected i64`), and provide
+//! them only as text. Text that is not recognised here is passed on unchanged: a type may have its own wording.
 //!
-//! This is a part of every workload that takes JSON: tables and few functions keep it small.
+//! Every workload that accepts JSON contains this code, so tables and few functions keep it small.
 
 use serde_json::error::{Category, Error};
 
 /// The longest value or name that is quoted from a body, in characters.
 const QUOTED_MAX_CHARS: usize = 60;
 
-/// The longest body that is searched for anything but whitespace, in bytes.
+/// The longest body that is checked for being only whitespace, in bytes.
 const EMPTY_WITHIN_BYTES: usize = 1024;
 
-/// How much of a body is searched for the lines before a place, in bytes. What a later line has is not known.
+/// The length of the part of a body that is searched for line starts, in bytes. Lines beyond it are not examined.
 const LINES_WITHIN_BYTES: usize = 16 * 1024;
 
-/// How much of the end of an error is searched for its parts, in bytes: an error may quote the whole of a body.
+/// The length of an error's end that is searched for its parts, in bytes: an error may quote the whole body.
 const PARTS_WITHIN_BYTES: usize = 4096;
 
-/// What a body may not go on with.
+/// The syntax errors of a body.
 const SYNTAX: &[(&str, &str)] = &[
     ("expected ident", "neither `true`, `false` nor `null`"),
     ("key must be a string", "a name in quotes is needed"),
@@ -31,7 +31,7 @@ const SYNTAX: &[(&str, &str)] = &[
     ("trailing comma", "nothing follows the comma"),
 ];
 
-/// How `serde` begins what is wrong with JSON.
+/// The prefixes of `serde`'s errors about values in JSON.
 const BEGINNINGS: &[&str] = &[
     "invalid type: ",
     "invalid value: ",
@@ -42,7 +42,7 @@ const BEGINNINGS: &[&str] = &[
     "duplicate field ",
 ];
 
-/// What a body has, of what is not quoted from it.
+/// The wording of a body's value where the value itself is not quoted.
 const GIVEN: &[(&str, &str)] = &[
     ("map", "an object"),
     ("sequence", "a list"),
@@ -52,7 +52,8 @@ const GIVEN: &[(&str, &str)] = &[
     ("struct variant", "a name with a value"),
 ];
 
-/// What is needed. Of an integer, its range; `isize` and `usize` as in a VM, also where a workload is tested natively.
+/// The wording of the needed value. An integer has its range; `isize` and `usize` have that of a VM, also in native
+/// tests.
 const NEEDED: &[(&str, &str)] = &[
     ("i8", "-128 to 127"),
     ("i16", "-32768 to 32767"),
@@ -80,7 +81,7 @@ const NEEDED: &[(&str, &str)] = &[
     ("string or map", "an object or a text"),
 ];
 
-/// What is needed, of what is followed by the name of a type or a length.
+/// The wording of a needed value whose name is followed by that of a type or by a length.
 const NEEDED_BEGINNINGS: &[(&str, &str)] = &[
     ("unit struct ", "`null`"),
     ("struct ", "an object"),
@@ -90,7 +91,7 @@ const NEEDED_BEGINNINGS: &[(&str, &str)] = &[
     ("an array of length ", "a list of "),
 ];
 
-/// Words the error that `body` gave, with its place: the last character that was read, if that is known.
+/// Words the error for `body`, with its place: the last character that was read, if it is known.
 pub(super) fn reason(error: &Error, body: &[u8]) -> String {
     let (line, mut column) = (error.line(), error.column());
     let mut words = Words(String::new());
@@ -105,7 +106,7 @@ pub(super) fn reason(error: &Error, body: &[u8]) -> String {
         return words.0;
     }
     let [byte, next_byte] = around(body, line, column);
-    // A list or an object of which another type is needed is refused before its first character is read.
+    // A list or an object in place of another type is refused before its first character is read.
     column += usize::from(text.starts_with("invalid type: ") && matches!(next_byte, b'[' | b'{'));
     words.0 = format!("line {line}, column {column}: ");
     match category {
@@ -116,20 +117,20 @@ pub(super) fn reason(error: &Error, body: &[u8]) -> String {
     words.0
 }
 
-/// Whether a body is whitespace. A long one is not called empty.
+/// Returns whether a body is only whitespace. A long body never counts as empty.
 fn is_empty(body: &[u8]) -> bool {
     body.len() <= EMPTY_WITHIN_BYTES && body.iter().all(u8::is_ascii_whitespace)
 }
 
-/// The byte at a place that counts from 1, and the one behind it; zeros where there is none or it is not known.
+/// Returns the byte at a position that counts from 1, and the one after it; 0 for a byte that is absent or unknown.
 fn around(body: &[u8], line: usize, column: usize) -> [u8; 2] {
     let Some(start) = line_start(&body[..body.len().min(LINES_WITHIN_BYTES)], line) else { return [0; 2] };
-    // Column 0 is the end of the line before.
+    // Column 0 is the end of the previous line.
     [0, 1]
         .map(|behind| (start + column + behind).checked_sub(1).and_then(|at| body.get(at)).copied().unwrap_or_default())
 }
 
-/// Where a line that counts from 1 starts, if that is in `beginning`. It looks at nothing from there on.
+/// Returns the start of a line that counts from 1, if it is within `beginning`. It reads nothing from there on.
 fn line_start(beginning: &[u8], line: usize) -> Option<usize> {
     let mut start = 0;
     for _ in 1..line {
@@ -138,17 +139,17 @@ fn line_start(beginning: &[u8], line: usize) -> Option<usize> {
     Some(start)
 }
 
-/// A reason, while it is worded.
+/// A reason that is being worded.
 struct Words(String);
 
 impl Words {
-    /// Adds these parts, in less code than `concat` and `format!` take at each use.
+    /// Appends these parts, with less code than each use of `concat` and `format!` would need.
     #[inline(never)]
     fn add(&mut self, parts: &[&str]) {
         parts.iter().for_each(|part| self.0.push_str(part));
     }
 
-    /// Words what is no JSON. An enum says the same where a value is of another type.
+    /// Words a syntax error. An enum reports the same error for a value of another type.
     fn syntax(&mut self, text: &str, byte: u8, next_byte: u8) {
         let given = match byte {
             _ if text != "expected value" => {
@@ -170,7 +171,7 @@ impl Words {
         self.add(&[given, "an object or a text is needed"]);
     }
 
-    /// Words what is JSON, but not that of its type.
+    /// Words the error for valid JSON that does not match its type.
     fn data(&mut self, text: &str) {
         let Some((beginning, rest)) = BEGINNINGS.iter().find_map(|known| Some((*known, text.strip_prefix(known)?)))
         else {
@@ -205,7 +206,7 @@ impl Words {
         }
     }
 
-    /// Words what `serde` calls the value of a body.
+    /// Words `serde`'s name of a value in the body.
     fn given(&mut self, value: &str) {
         if let Some(text) = value.strip_prefix("string ") {
             self.add(&["the text "]);
@@ -220,7 +221,7 @@ impl Words {
         }
     }
 
-    /// Words what `serde` calls the value that a type takes.
+    /// Words `serde`'s name of the value that a type needs.
     fn needed(&mut self, name: &str) {
         let (name, except) = match name.strip_prefix("a nonzero ") {
             Some(integer) => (integer, " except 0"),
@@ -238,7 +239,7 @@ impl Words {
         self.add(&[name]);
     }
 
-    /// Adds the beginning of `text`, with `end` behind it where it is cut.
+    /// Appends the beginning of `text`, followed by `end` if it is truncated.
     #[inline(never)]
     fn add_shortened(&mut self, text: &str, max_chars: usize, end: &str) {
         let cut = if text.len() > max_chars { text.char_indices().nth(max_chars) } else { None };
@@ -249,14 +250,14 @@ impl Words {
     }
 }
 
-/// The parts one after another.
+/// Concatenates the parts.
 pub(super) fn joined(parts: &[&str]) -> String {
     let mut words = Words(String::new());
     words.add(parts);
     words.0
 }
 
-/// The beginning of `text`, with `end` behind it where it is cut.
+/// Returns the beginning of `text`, followed by `end` if it is truncated.
 pub(crate) fn shortened(text: &str, max_chars: usize, end: &str) -> String {
     let mut words = Words(String::new());
     words.add_shortened(text, max_chars, end);
@@ -267,7 +268,8 @@ fn lookup(table: &[(&str, &'static str)], name: &str) -> Option<&'static str> {
     table.iter().find(|(key, _)| *key == name).map(|(_, text)| *text)
 }
 
-/// What is before and behind the last `separator`, if that is near the end. `rsplit_once` would add 3 kB to a module.
+/// Returns the text before and after the last `separator`, if that is near the end. `rsplit_once` would add 3 kB to a
+/// module.
 fn halves<'a>(text: &'a str, separator: &str) -> Option<(&'a str, &'a str)> {
     let (bytes, separator_bytes) = (text.as_bytes(), separator.as_bytes());
     let at = (bytes.len().saturating_sub(PARTS_WITHIN_BYTES)..bytes.len())

@@ -134,7 +134,7 @@ fn types_that_take_no_sample_have_no_example() {
 
 #[test]
 fn example_that_the_type_does_not_read_from_json_is_left_out() {
-    // A visitor may take a sample whose JSON reads as another value.
+    // A visitor may accept a sample whose JSON reads as another value.
     assert_eq!(examples::<BTreeMap<(u8, u8), u8>>(b""), "");
 }
 
@@ -155,7 +155,7 @@ fn examples_have_bounded_length() {
     assert_eq!(examples::<Wide>(b""), r#"{"Short":1}"#);
 }
 
-/// An enum of one variant, or a struct of one field, whose name is told when it runs.
+/// Returns the example of an enum with one variant, or of a struct with one field, named `name`.
 fn named_example(name: &str, is_variant: bool) -> String {
     let names: &'static [&'static str] = Box::leak(Box::new([&*Box::leak(name.to_owned().into_boxed_str())]));
     examples_by(b"", &|sample| {
@@ -168,7 +168,7 @@ fn named_example(name: &str, is_variant: bool) -> String {
     })
 }
 
-/// Takes a unit variant, or a map of texts to flags.
+/// Accepts a unit variant, or a map of texts to flags.
 struct Anything;
 
 impl<'de> Visitor<'de> for Anything {
@@ -222,7 +222,7 @@ fn odd_names_are_escaped() {
 
 #[test]
 fn example_with_an_odd_name_is_read_back() {
-    // Its type takes the sample, but no JSON.
+    // This type accepts the sample, but no JSON.
     struct Picky;
     impl<'de> Deserialize<'de> for Picky {
         fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -143,7 +143,7 @@ fn what_a_body_quotes_is_cut_and_never_hides_what_is_needed() {
 #[test]
 fn line_is_found_by_its_beginning_alone() {
     let body = format!("[1,\n2,{}\n[3", " ".repeat(1_000_000));
-    // What `line_start` is given is all that it can look at.
+    // The argument of `line_start` is all that it can read.
     assert_eq!(line_start(&body.as_bytes()[..4], 2), Some(4));
     assert_eq!(around(body.as_bytes(), 2, 1), *b"2,");
     assert_eq!(around(body.as_bytes(), 3, 1), [0; 2], "it begins too far behind");
