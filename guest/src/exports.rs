@@ -1,7 +1,7 @@
-//! The component functions, on `wasm32` only. Reached through `#[workload]`; not part of the crate's interface.
+//! The component functions, on `wasm32` only. `#[workload]` uses this module; it is not part of the crate's interface.
 //!
 //! One instance holds one state, in a thread-local that begins as the default. The host calls one function at a time
-//! and never again after a trap, so the cell is never found borrowed.
+//! and never calls again after a trap, so the cell is never borrowed at a call.
 
 #[cfg(target_arch = "wasm32")]
 #[allow(missing_docs, unreachable_pub, clippy::all, reason = "generated code")]
@@ -30,7 +30,7 @@ mod component {
     use crate::snapshot::{self, Sink, Source, StateReader};
     use crate::{Context, Workload, dispatch};
 
-    /// The host's stream of exported state.
+    /// The host's stream for exported state.
     struct HostState;
 
     impl Sink for HostState {
@@ -116,7 +116,7 @@ macro_rules! __export {
     };
 }
 
-/// Exports nothing: natively a workload is an ordinary type.
+/// Exports nothing: in a native build, a workload is an ordinary type.
 #[cfg(not(target_arch = "wasm32"))]
 #[doc(hidden)]
 #[macro_export]

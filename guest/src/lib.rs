@@ -1,7 +1,7 @@
-//! Writes a Lifeboat workload: one trait, one attribute.
+//! An SDK for Lifeboat workloads: one trait, one attribute.
 //!
-//! A workload is a deterministic state machine. The host sends it transactions one at a time, meters what they use,
-//! and moves its state into a fresh VM before a resource runs out. A whole counter:
+//! A workload is a deterministic state machine. The host sends it transactions one at a time, meters the resources that
+//! they use, and moves its state into a fresh VM before a resource runs out. This is a complete counter:
 //!
 //! ```
 //! use lifeboat_guest::prelude::*;
@@ -20,7 +20,7 @@
 //! }
 //! ```
 //!
-//! Its `Cargo.toml` says
+//! Its `Cargo.toml` contains
 //!
 //! ```toml
 //! [lib]
@@ -35,27 +35,28 @@
 //! overflow-checks = true
 //! ```
 //!
-//! and it is built with `cargo build --release --target wasm32-wasip1`. The user sends `5` and gets `5`, sends `-2` and
-//! gets `3`. (With an `rlib` beside the `cdylib`, cargo leaves link-time optimisation out and the module grows by half.)
+//! and `cargo build --release --target wasm32-wasip1` builds it. A user who sends `5` gets `5`, and then sends `-2` and
+//! gets `3`. (With an `rlib` beside the `cdylib`, cargo omits link-time optimisation and the module grows by half.)
 //!
-//! # What a workload must keep to
-//! - **Be deterministic.** The same state and the same transactions give the same replies, or a replay would not give
-//!   the same state. Take the time from [`Context::timestamp`], not from the clock; take ordered collections
-//!   (`BTreeMap`), not hashed ones, wherever the order can be seen.
-//! - **Check first, change afterwards.** An `Err` is the outcome `refused`, and what was changed before it is kept.
-//! - **Panic to undo.** A panic is the outcome `failed`: nothing is kept, in memory or on disk.
-//! - **Change nothing in a query.** `&self` sees to it. What a query leaves behind all the same, such as grown memory, is
-//!   repeated in a replay, where it runs again, and is lost with a snapshot, which has the exported state alone.
+//! # Rules for a workload
+//! - **Be deterministic.** The same state and the same transactions give the same replies; otherwise a replay would not
+//!   give the same state. Take the time from [`Context::timestamp`], not from the clock. Use ordered collections
+//!   (`BTreeMap`), not hashed ones, wherever the order is visible.
+//! - **Check first, change afterwards.** An `Err` is the outcome `refused`, and changes made before it are retained.
+//! - **Panic to undo.** A panic is the outcome `failed`: no change is retained, in memory or on disk.
+//! - **Change nothing in a query.** `&self` enforces this. Side effects that remain, such as grown memory, are repeated
+//!   in a replay, which runs the query again. A snapshot discards them, because it holds only the exported state.
 //!
-//! # What is where
-//! - [`Workload`], [`Context`]: what to implement, and what every call is told.
-//! - [`codec`]: bytes of users to transactions and back. [`Json`] unless the workload says `type Codec = Raw;`.
-//! - [`snapshot`]: state to bytes and back, chunk by chunk, and the migration of older states.
-//! - [`dispatch`]: what the exports do with bytes, for tests and for models on the host.
+//! # Contents
+//! - [`Workload`], [`Context`]: the trait to implement, and the context of every call.
+//! - [`codec`]: from users' bytes to transactions and back. It is [`Json`] unless the workload says
+//!   `type Codec = Raw;`.
+//! - [`snapshot`]: from state to bytes and back, chunk by chunk, and the migration of older states.
+//! - [`dispatch`]: the work of the exports on bytes, for tests and for models on the host.
 //!
-//! Natively nothing is exported, so `cargo test` works for a workload as for any crate.
+//! A native build exports nothing, so `cargo test` works for a workload as for any crate.
 
-// Lets the attribute be used inside this crate too: its paths begin with `::lifeboat_guest`.
+// Makes the attribute usable inside this crate too: its paths begin with `::lifeboat_guest`.
 extern crate self as lifeboat_guest;
 
 pub mod codec;
@@ -70,7 +71,7 @@ pub use lifeboat_guest_macros::workload;
 pub use snapshot::StateReader;
 pub use workload::{Context, NoQuery, Workload};
 
-/// Everything that most workloads use; the derives of `serde` still need `serde` among the crate's dependencies.
+/// The items that most workloads use. The derives of `serde` still need `serde` among the crate's dependencies.
 pub mod prelude {
     pub use crate::{Context, Workload, workload};
     pub use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! What a workload implements, and what it is told with every call.
+//! The trait that a workload implements, and the context of each call.
 
 use std::fmt::Display;
 
@@ -10,37 +10,38 @@ use crate::snapshot::StateReader;
 
 /// A state machine that Lifeboat runs. The implementing type is the state.
 ///
-/// Write the impl under [`#[workload]`](macro@crate::workload), which inserts what is left out: `Error` becomes
-/// `String`, `Codec` becomes [`Json`](crate::Json), and without a `fn query` every query is refused.
+/// Write the impl under [`#[workload]`](macro@crate::workload), which inserts missing items: `Error` becomes `String`,
+/// `Codec` becomes [`Json`](crate::Json), and without a `fn query` every query is refused.
 ///
-/// The state of a new service is `Default::default()`. `Serialize` and `Deserialize` say what a snapshot holds; fields
-/// that can be derived from others may be skipped and rebuilt. The format (postcard) is not self-describing, so
-/// `serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]` and `skip_serializing_if` do not work *in the state*,
-/// although it may be written; they do in JSON. Keep free-form JSON as a `String`. A test that restores what
-/// [`snapshot::save`](crate::snapshot::save) wrote shows it, and so does `lifeboat verify`.
+/// The state of a new service is `Default::default()`. `Serialize` and `Deserialize` determine the contents of a
+/// snapshot; fields that can be derived from others may be skipped and rebuilt. The format (postcard) is not
+/// self-describing. `serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]` and `skip_serializing_if` therefore
+/// do not work *in the state*, although writing may succeed; they do work in JSON. Store free-form JSON as a `String`.
+/// To find such a mistake, restore the output of [`snapshot::save`](crate::snapshot::save) in a test, or run
+/// `lifeboat verify`.
 pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     /// A request that may change the state.
     type Transaction;
     /// The answer to a transaction that was not refused.
     type Reply;
-    /// A question that changes nothing. Left out: [`NoQuery`].
+    /// A question that changes nothing. The default is [`NoQuery`].
     type Query;
-    /// The answer to a query. Left out: [`NoQuery`].
+    /// The answer to a query. The default is [`NoQuery`].
     type Answer;
-    /// Why a transaction or a query is refused. The user reads its `Display`. Left out: `String`.
+    /// The reason for which a transaction or a query is refused. The user reads its `Display`. The default is `String`.
     type Error: Display;
-    /// How users' bytes become transactions and replies become bytes. Left out: [`Json`](crate::Json).
+    /// The conversion of users' bytes to transactions and of replies to bytes. The default is [`Json`](crate::Json).
     type Codec: Decode<Self::Transaction> + Encode<Self::Reply> + Decode<Self::Query> + Encode<Self::Answer>;
 
-    /// The version of the state that this build writes. Add one whenever the state's shape changes.
+    /// The version of the state that this build writes. Increment it whenever the shape of the state changes.
     const STATE_VERSION: u32 = 1;
 
     /// Applies one transaction and answers it.
     ///
-    /// A transaction that cannot be decoded never reaches it. A panic leaves no trace in the state.
+    /// A transaction that cannot be decoded never reaches this function. A panic leaves no trace in the state.
     ///
     /// # Errors
-    /// The transaction is refused. What was changed before is kept: check first, change afterwards.
+    /// The transaction is refused. Changes made before are retained: check first, change afterwards.
     fn execute(&mut self, context: &Context, transaction: Self::Transaction) -> Result<Self::Reply, Self::Error>;
 
     /// Answers a question about the state between two transactions.
@@ -49,14 +50,14 @@ pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     /// The query is refused.
     fn query(&self, context: &Context, query: Self::Query) -> Result<Self::Answer, Self::Error>;
 
-    /// Makes this build's state of one that an older build wrote as `version`, which is below
-    /// [`STATE_VERSION`](Self::STATE_VERSION).
+    /// Converts a state that an older build wrote as `version`, which is below [`STATE_VERSION`](Self::STATE_VERSION),
+    /// to this build's state.
     ///
-    /// Not called for the own version, nor for a newer one: that is refused. Read the old shape with
-    /// [`StateReader::read`]. Unless implemented, no older state is accepted.
+    /// It is not called for the build's own version, nor for a newer one, which is refused. Read the old shape with
+    /// [`StateReader::read`]. The default implementation accepts no older state.
     ///
     /// # Errors
-    /// One sentence. The host keeps the VM that it has.
+    /// One sentence with the reason. The host retains its current VM.
     fn migrate(version: u32, state: StateReader) -> Result<Self, String> {
         let _ = state;
         Err(format!(
@@ -67,21 +68,21 @@ pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     }
 }
 
-/// Who asks for what, and when. The same however often a transaction is replayed.
+/// The user, id and time of a call. They are the same in every replay of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
     /// The transaction's id: unique for its user and service.
     pub id: String,
     /// The name of the authenticated user.
     pub user: String,
-    /// The transaction's place in the service's history, from 1. A query sees that of the last transaction.
+    /// The transaction's position in the service's history, from 1. A query sees that of the last transaction.
     pub sequence: u64,
     /// Nanoseconds since 1970-01-01T00:00:00Z. Never goes back from one transaction to the next.
     pub timestamp: u64,
 }
 
-/// Stands for the query, and for its answer, of a workload that answers none. It has no values: decoding one always
-/// fails, which is what the user is told.
+/// A placeholder for the query, and for its answer, of a workload that answers none. It has no values: decoding one
+/// always fails, and the user gets that error.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NoQuery {}
 

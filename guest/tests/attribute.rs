@@ -1,7 +1,7 @@
-//! What `#[workload]` accepts, and the words with which it turns down the rest.
+//! The inputs that `#[workload]` accepts, and its error messages for the rest.
 //!
-//! Only complaints of the attribute itself are pinned, since they do not change with the compiler. After a change of
-//! words: `TRYBUILD=overwrite cargo test -p lifeboat-guest --test attribute`, then read the difference.
+//! Only the attribute's own messages are pinned, since they do not change with the compiler. After a change of wording,
+//! run `TRYBUILD=overwrite cargo test -p lifeboat-guest --test attribute`, then read the difference.
 
 #[test]
 fn attribute_completes_or_explains() {

@@ -1,6 +1,6 @@
 //! Checks and completes `impl Workload for T`.
 //!
-//! Every complaint points at the offending tokens and says what to write instead; `guest/tests/fail` pins them.
+//! Every error points at the offending tokens and says what to write instead; `guest/tests/fail` pins them.
 
 use proc_macro2::TokenStream;
 use quote::quote;
@@ -10,7 +10,7 @@ use syn::{Error, ImplItem, Item, ItemImpl, Result, parse_quote};
 /// Expands `#[workload]` on `item`.
 ///
 /// # Errors
-/// The first rule that the item breaks, spanned.
+/// The first rule that the item breaks, with its span.
 pub(crate) fn expand(arguments: TokenStream, item: TokenStream) -> Result<TokenStream> {
     let mut block = impl_block(arguments, item)?;
     check_header(&block)?;
@@ -64,7 +64,7 @@ fn check_header(block: &ItemImpl) -> Result<()> {
     Ok(())
 }
 
-/// Inserts what may be left out, and refuses the lack of what may not.
+/// Inserts the optional items that are missing, and refuses the block if a required one is missing.
 fn complete(block: &mut ItemImpl) -> Result<()> {
     for (name, remedy) in [
         ("Transaction", "add `type Transaction = ...;`, the type of a request"),
@@ -91,7 +91,7 @@ fn complete(block: &mut ItemImpl) -> Result<()> {
     complete_query(block)
 }
 
-/// Asks for all of `Query`, `Answer` and `query`, or for none.
+/// Requires all of `Query`, `Answer` and `query`, or none of them.
 fn complete_query(block: &mut ItemImpl) -> Result<()> {
     let present = [has_type(block, "Query"), has_type(block, "Answer"), has_function(block, "query")];
     if present == [false; 3] {

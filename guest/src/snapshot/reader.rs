@@ -1,8 +1,8 @@
-//! Postcard's input, put together from chunks.
+//! The input of postcard, assembled from chunks.
 //!
-//! Postcard's own `from_io` reads strings into a scratch buffer of fixed size and fails on a longer one. Here a string
-//! that lies within a chunk is lent out of it, and another is gathered in a buffer that grows **as bytes arrive**: a
-//! damaged length asks for gigabytes but gets no more than what the source really holds.
+//! Postcard's own `from_io` reads strings into a scratch buffer of fixed size and fails on a longer one. Here, a string
+//! within one chunk is borrowed from it, and any other is gathered in a buffer that grows **as bytes arrive**. A
+//! damaged length may request gigabytes, but the buffer holds no more than the source really has.
 
 use std::cell::OnceCell;
 use std::io;
@@ -13,21 +13,21 @@ use serde::de::DeserializeOwned;
 
 use super::{CHUNK_BYTES, Source};
 
-/// A stream of exported state, to be read once.
+/// A stream of exported state that is read once.
 ///
-/// [`StateReader::read`] reads what a build of this SDK wrote. `impl Read` gives the bytes themselves, for a state
-/// that was written by something else.
+/// [`StateReader::read`] reads a state that a build of this SDK wrote. `impl Read` returns the raw bytes, for a state
+/// that something else wrote.
 pub struct StateReader {
     source: Box<dyn Source>,
     chunk: Vec<u8>,
-    /// How much of `chunk` has been taken.
+    /// The number of bytes of `chunk` that have been read.
     taken: usize,
-    /// How many bytes lie in chunks before this one.
+    /// The number of bytes in the chunks before this one.
     before: u64,
 }
 
 impl StateReader {
-    /// Reads from `source`.
+    /// Creates a reader of `source`.
     pub fn new(source: impl Source + 'static) -> Self {
         Self { source: Box::new(source), chunk: Vec::new(), taken: 0, before: 0 }
     }
@@ -35,7 +35,7 @@ impl StateReader {
     /// Reads the whole stream as one `T`.
     ///
     /// # Errors
-    /// The stream ends early, is not a `T`, or goes on behind it. The text names the position in bytes.
+    /// The stream ends early, is not a `T`, or continues after it. The message contains the position in bytes.
     pub fn read<T: DeserializeOwned>(self) -> Result<T, String> {
         let kept = Kept::default();
         let mut deserializer =
@@ -57,12 +57,12 @@ impl StateReader {
         }
     }
 
-    /// The bytes that are at hand: empty only at the end.
+    /// Returns the available bytes, which are empty only at the end.
     fn available(&mut self) -> &[u8] {
         if self.taken == self.chunk.len() {
             self.before += self.chunk.len() as u64;
             self.taken = 0;
-            // The old chunk goes first, so that never two are held.
+            // The old chunk is dropped first, so that two are never held at once.
             self.chunk = Vec::new();
             self.chunk = self.source.read(CHUNK_BYTES as u32);
         }
@@ -86,7 +86,7 @@ impl StateReader {
     }
 }
 
-/// The name of a type without its path and parameters.
+/// Returns the name of a type without its path and parameters.
 fn short_name<T>() -> &'static str {
     let name = std::any::type_name::<T>();
     let name = name.split_once('<').map_or(name, |(name, _)| name);
@@ -94,7 +94,7 @@ fn short_name<T>() -> &'static str {
 }
 
 impl From<Vec<u8>> for StateReader {
-    /// Reads from memory: for tests.
+    /// Reads from memory, for tests.
     fn from(bytes: Vec<u8>) -> Self {
         struct Memory(io::Cursor<Vec<u8>>);
         impl Source for Memory {
@@ -125,16 +125,16 @@ impl std::fmt::Debug for StateReader {
     }
 }
 
-/// The flavor that postcard reads through.
+/// The flavor through which postcard reads.
 pub(super) struct Reader<'de> {
     input: StateReader,
-    /// The last string that did not lie within one chunk.
+    /// The last string that was not within one chunk.
     gathered: Vec<u8>,
-    /// Where the next string goes that must live as long as the reading does.
+    /// The place for the next string that must live until reading ends.
     kept: &'de OnceCell<Box<KeptString>>,
 }
 
-/// Where reading stopped, and whether the source holds more.
+/// The position at which reading stopped, and whether the source holds more.
 pub(super) struct Rest {
     position: u64,
     more: bool,
@@ -182,8 +182,8 @@ impl<'de> Flavor<'de> for Reader<'de> {
     }
 }
 
-/// Strings for the few types that insist on borrowing while they are read, although they own in the end (such as a
-/// UUID, which asks for `&[u8]`). They are freed when reading ends.
+/// Strings for the few types that require borrowed input, although they own their value in the end (such as a UUID,
+/// which requests `&[u8]`). They are freed when reading ends.
 #[derive(Default)]
 struct Kept {
     first: OnceCell<Box<KeptString>>,
@@ -195,7 +195,7 @@ struct KeptString {
 }
 
 impl Drop for Kept {
-    /// Frees the list link by link: the derived drop would recurse once for every string.
+    /// Frees the list link by link: the derived drop would recurse once for each string.
     fn drop(&mut self) {
         let mut next = self.first.take();
         while let Some(mut string) = next {

@@ -9,7 +9,7 @@ use serde::Deserialize;
 use super::*;
 use crate::Context;
 
-/// Every kind of value that postcard treats in its own way.
+/// One value of every kind that postcard encodes differently.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Everything {
     numbers: (u8, i16, u32, i64, u128),
@@ -33,7 +33,7 @@ enum Choice {
     },
 }
 
-/// Checks each chunk and keeps their bytes.
+/// Checks each chunk and collects the bytes.
 #[derive(Default)]
 struct Chunks {
     bytes: Vec<u8>,
@@ -48,7 +48,7 @@ impl Sink for Chunks {
     }
 }
 
-/// Gives bytes out in chunks whose sizes go round in `sizes`, and counts the reads.
+/// Returns bytes in chunks whose sizes cycle through `sizes`, and counts the reads.
 struct Drip {
     bytes: std::io::Cursor<Vec<u8>>,
     sizes: Vec<u32>,
@@ -96,7 +96,7 @@ fn everything() -> impl Strategy<Value = Everything> {
     )
         .prop_map(|(numbers, (single, double), character, text, bytes, map, choice)| Everything {
             numbers,
-            // Made of integers, so that none is NaN, which equals nothing.
+            // They are made from integers, because a NaN would not equal itself.
             floats: (single as f32, f64::from(double) / 3.0),
             character,
             text,
@@ -164,7 +164,7 @@ fn chunks_are_full_when_the_state_is_long() {
 
 #[test]
 fn types_that_insist_on_borrowing_are_read() {
-    // As a UUID does: `deserialize_bytes`, and an owned value made of the borrowed one.
+    // This is how a UUID reads: `deserialize_bytes`, and an owned value made from the borrowed one.
     #[derive(Debug, PartialEq)]
     struct Id([u8; 4]);
     impl<'de> Deserialize<'de> for Id {
@@ -183,7 +183,7 @@ fn types_that_insist_on_borrowing_are_read() {
         }
     }
 
-    // Enough of them that freeing them one inside the other would overflow the stack.
+    // With this many, freeing them recursively would overflow the stack.
     let count = 100_000u32;
     let mut bytes = saved(&count)[..].to_vec();
     (0..count).for_each(|i| bytes.extend([&[4], &i.to_le_bytes()[..]].concat()));
@@ -193,7 +193,7 @@ fn types_that_insist_on_borrowing_are_read() {
 
 #[test]
 fn false_length_gathers_no_more_than_arrives() {
-    // Says that a string of 4 GiB follows; 100,000 bytes do.
+    // The length announces a string of 4 GiB; 100,000 bytes follow.
     let mut bytes = vec![0xff, 0xff, 0xff, 0xff, 0x0f];
     bytes.resize(100_005, b'a');
     let reason = StateReader::from(bytes.clone()).read::<String>().expect_err("it is cut off");
@@ -204,7 +204,7 @@ fn false_length_gathers_no_more_than_arrives() {
     assert!(input.gather(u32::MAX as usize, &mut gathered).is_err());
     assert!(gathered.capacity() < 300_000, "{} bytes", gathered.capacity());
 
-    // A sequence is bounded by serde, whose capacity is at most 1 MiB however long it says it is.
+    // serde bounds a sequence: its initial capacity is at most 1 MiB for any announced length.
     assert!(StateReader::from(bytes).read::<Vec<String>>().is_err());
 }
 
@@ -242,11 +242,11 @@ fn state_that_only_its_values_describe_is_refused_with_its_type_and_a_remedy() {
     for words in ["`Profile`", "at byte 4", "serde_json::Value", "keep JSON as a String"] {
         assert!(reason.contains(words), "`{words}` is not in: {reason}");
     }
-    // The host shows no more of it.
+    // The host shows no more than this of the reason.
     assert!(reason.len() <= 200, "{} bytes", reason.len());
 }
 
-/// Version 3 of a state that was a plain number as version 2.
+/// Version 3 of a state that was a plain number in version 2.
 #[derive(Debug, Default, PartialEq, Serialize, Deserialize)]
 struct Named {
     name: String,

@@ -1,14 +1,14 @@
-//! Postcard's output, cut into chunks.
+//! The output of postcard, divided into chunks.
 
 use postcard::Result;
 use postcard::ser_flavors::Flavor;
 
 use super::{CHUNK_BYTES, Sink};
 
-/// Gathers what is written into one chunk and passes it on when full, so that every chunk but the last is full.
+/// Gathers output in one chunk and passes it on when full, so that every chunk but the last is full.
 pub(super) struct Writer<'a> {
     sink: &'a mut dyn Sink,
-    /// Never longer than [`CHUNK_BYTES`], so it is allocated once.
+    /// The current chunk, allocated once because it is never longer than [`CHUNK_BYTES`].
     chunk: Vec<u8>,
 }
 
