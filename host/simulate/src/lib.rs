@@ -1,12 +1,12 @@
-//! Simulations: a fleet of services under the traffic of its users, from a seed, and the proof that nothing was lost.
+//! Simulations: a seeded fleet of services under the traffic of its users, and the proof that nothing was lost.
 //!
-//! | module | what is in it |
+//! | module | contents |
 //! |---|---|
-//! | `run` | [`run`] plays a [`Scenario`] against a host, through the door that a server uses |
-//! | [`scenario`] | what is played, and the TOML that says so |
-//! | `traffic`, `model` | who sends what; what must come of it |
-//! | `reconcile` | what clients were told beside what the services' records say |
-//! | [`report`] | what came of it |
+//! | `run` | [`run`] plays a [`Scenario`] against a host, through the entry point that a server uses |
+//! | [`scenario`] | the description of a simulation, and its TOML format |
+//! | `traffic`, `model` | the requests of the users, and their expected results |
+//! | `reconcile` | the comparison of the clients' answers with the services' records |
+//! | [`report`] | the results |
 
 mod model;
 mod reconcile;

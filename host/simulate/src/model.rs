@@ -1,7 +1,7 @@
-//! What the embedded workloads should answer, told a second time in plain Rust.
+//! The expected answers of the embedded workloads, implemented independently in plain Rust.
 //!
-//! Written from the contracts at the top of the workloads' sources and sharing no code with them: a mistake would have
-//! to be made twice. A model sees the transactions that were acknowledged, in order; those that failed changed nothing.
+//! The models follow the contracts at the top of the workloads' sources and share no code with them: a mistake would
+//! have to be made twice. A model sees the acknowledged transactions in order; failed ones changed nothing.
 
 mod sha256;
 
@@ -10,16 +10,16 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 
-/// What a transaction or query should come to.
+/// The expected result of a transaction or query.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Expected {
     /// `ok`, with this JSON value.
     Ok(Value),
     /// `refused`, with this reason.
     Refused(String),
-    /// `refused`, for a reason that the decoder words.
+    /// `refused`, with a reason from the decoder.
     Undecodable,
-    /// It cannot be acknowledged.
+    /// `failed`, so it cannot be acknowledged.
     Failed,
 }
 
@@ -33,7 +33,7 @@ pub(crate) enum Model {
 }
 
 impl Model {
-    /// A workload at the beginning.
+    /// Creates the model of a new service with this workload.
     pub(crate) fn new(workload: BuiltIn) -> Self {
         match workload {
             BuiltIn::Counter => Self::Counter(0),
@@ -97,7 +97,7 @@ fn decoded<'de, T: Deserialize<'de>>(body: &'de [u8], apply: impl FnOnce(T) -> E
     serde_json::from_slice(body).map_or(Expected::Undecodable, apply)
 }
 
-/// The queries of all models; each answers its own.
+/// The queries of all models; each model answers its own.
 #[derive(Deserialize)]
 #[serde(rename_all = "lowercase")]
 enum Query {
@@ -132,7 +132,7 @@ enum Payment {
     Transfer { from: String, to: String, amount: u64 },
 }
 
-/// The longest account name.
+/// The longest account name, in bytes.
 const ACCOUNT_BYTES_MAX: usize = 64;
 
 #[derive(Debug, Default)]
@@ -197,10 +197,10 @@ enum Edit {
     Delete { name: String },
 }
 
-/// The longest name of a note.
+/// The longest name of a note, in bytes.
 const NOTE_NAME_BYTES_MAX: usize = 256;
 
-/// The longest text of a note.
+/// The longest text of a note, in bytes.
 const NOTE_BYTES_MAX: usize = 1024 * 1024;
 
 #[derive(Debug, Default)]
@@ -268,7 +268,7 @@ fn crunch(job: &Job) -> Result<Value, String> {
     }
 }
 
-/// By a sieve over all numbers, even ones too.
+/// Counts primes with a sieve over all numbers, including even ones.
 fn primes_below(below: u32) -> usize {
     let below = below as usize;
     let mut is_composite = vec![false; below];
@@ -282,7 +282,7 @@ fn primes_below(below: u32) -> usize {
     count
 }
 
-/// What the records hold, hashed without the detour over their JSON: to write and to parse changes nothing.
+/// Hashes the contents of the records directly: writing them as JSON and parsing that changes nothing.
 fn records_checksum(records: u32) -> u64 {
     let mut bytes = Vec::new();
     for index in 0..records {

@@ -1,8 +1,8 @@
-//! Whether what the clients were told is what happened: the records of the clients, run once more.
+//! The check that the answers to the clients match what happened: the clients' records are executed again.
 //!
 //! Nothing here comes from the host's journal. Every acknowledged transaction is executed again, in order of sequence,
-//! in one roomy VM that never fails over; its answers, and the answers to the queries that were asked at the end, must
-//! be those that the clients have. If they are not, the one transaction is sought whose omission (it was lost) or
+//! in one roomy VM that never fails over. Its answers, and the answers to the queries at the end, must equal those that
+//! the clients received. If they differ, a search looks for the one transaction whose omission (it was lost) or
 //! doubling (it was duplicated) explains every answer.
 
 use crate::model::{Expected, Model};
@@ -20,16 +20,17 @@ use std::collections::hash_map::Entry;
 use std::fmt;
 use std::sync::Arc;
 
-/// What the search for an explanation may cost, as fuel: some ten seconds. Beyond it a divergence stays unexplained.
+/// The cost limit of the search for an explanation, in fuel: some ten seconds. Beyond it a divergence stays
+/// unexplained.
 pub const SEARCH_FUEL_MAX: u64 = 10_000_000_000;
 
-/// What a call costs beside its fuel, as fuel.
+/// The cost of a call besides its fuel, in fuel.
 const CALL_OVERHEAD_FUEL: u64 = 10_000;
 
 /// The longest part of an answer that a finding quotes, in characters.
 const QUOTED_CHARS_MAX: usize = 60;
 
-/// What a client knows of a transaction that was acknowledged, or of a query that was answered.
+/// A client's record of an acknowledged transaction, or of an answered query.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct ClientRecord {
     pub(super) user: Name,
@@ -54,11 +55,11 @@ impl ClientRecord {
     }
 }
 
-/// How a finding breaks the promise.
+/// The kind of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum FindingKind {
-    /// A transaction was acknowledged, and the service went on without it.
+    /// A transaction was acknowledged, but is missing from the service's state.
     Lost,
     /// A transaction took effect twice.
     Duplicated,
@@ -66,16 +67,16 @@ pub enum FindingKind {
     Diverged,
 }
 
-/// A way in which the clients' records do not agree with what happened.
+/// A way in which the clients' records differ from what happened.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// Which.
+    /// The kind of the finding.
     pub kind: FindingKind,
-    /// The service.
+    /// The name of the service.
     pub service: Name,
-    /// The transaction's or query's id, if one is to be named.
+    /// The id of the transaction or query, if the finding names one.
     pub transaction: Option<String>,
-    /// Its sequence.
+    /// The sequence number of that transaction.
     pub sequence: Option<Sequence>,
     /// The rest of the sentence.
     pub text: String,
@@ -92,27 +93,27 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What the reconciliation of one service came to.
+/// The result of the reconciliation of one service.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Reconciled {
-    /// Acknowledged transactions that were run once more.
+    /// The number of acknowledged transactions that were executed again.
     pub(super) records: u64,
-    /// Queries whose answers were compared.
+    /// The number of queries whose answers were compared.
     pub(super) queries: u64,
-    /// Whether a model in plain Rust agreed as well. None if there is none, or it was not asked.
+    /// Whether a model in plain Rust agreed as well. `None` if there is no model, or if it was skipped.
     pub(super) model: Option<bool>,
     pub(super) findings: Vec<Finding>,
 }
 
-/// Something that executes transactions from an empty state.
+/// An executor of transactions that starts from an empty state.
 pub(super) trait Replica {
-    /// Begins anew, empty.
+    /// Starts again with an empty state.
     async fn renew(&mut self) -> Result<(), String>;
     async fn execute(&mut self, call: Call<'_>) -> Attempt;
     async fn query(&mut self, call: Call<'_>) -> Attempt;
 }
 
-/// One VM with room for everything.
+/// One VM with room for every state.
 pub(super) struct RoomyVm {
     pub(super) program: Arc<Program>,
     pub(super) secret: [u8; 32],
@@ -128,7 +129,7 @@ impl RoomyVm {
 
 impl Replica for RoomyVm {
     async fn renew(&mut self) -> Result<(), String> {
-        // The old one first: it may hold the last slot of the pool.
+        // The old instance is dropped first: it may hold the last slot of the pool.
         self.instance = None;
         let instance = Instance::create(&self.program, self.secret, self.allowance).await;
         self.instance = Some(instance.map_err(|error| error.to_string())?);
@@ -150,7 +151,7 @@ impl Replica for RoomyVm {
     }
 }
 
-/// Compares what the clients of `service` were told with what `replica`, and `model` if there is one, make of it.
+/// Compares the answers to the clients of `service` with those of `replica`, and with those of `model` if there is one.
 pub(super) async fn reconcile(
     service: &Name,
     acknowledged: Vec<ClientRecord>,
@@ -169,7 +170,7 @@ pub(super) async fn reconcile(
                 .push(case.diverged(format!("cannot be run once more: the roomy VM could not be created: {reason}")));
         }
     }
-    // What is lost or doubled would only be told twice by the model.
+    // The model would only repeat a finding about a lost or duplicated transaction.
     let model = match model {
         Some(model) if findings.is_empty() => {
             let differs = differs_from_model(service, model, &records, queries);
@@ -182,7 +183,7 @@ pub(super) async fn reconcile(
     Reconciled { records: records.len() as u64, queries: queries.len() as u64, model, findings }
 }
 
-/// Sorts by sequence and drops repetitions. An id with two sequences, or a sequence with two ids, is a finding.
+/// Sorts by sequence and discards repetitions. An id with two sequences, or a sequence with two ids, is a finding.
 fn in_order(service: &Name, mut records: Vec<ClientRecord>, findings: &mut Vec<Finding>) -> Vec<ClientRecord> {
     records.sort_by_key(|record| record.sequence);
     let mut by_id: HashMap<(Name, String), usize> = HashMap::with_capacity(records.len());
@@ -223,14 +224,14 @@ fn in_order(service: &Name, mut records: Vec<ClientRecord>, findings: &mut Vec<F
     kept
 }
 
-/// Where the replica answered in another way than the service did.
+/// The first answer of the replica that differs from the service's answer.
 struct Difference {
-    /// The record, or the number of records if all agree and a query differs.
+    /// The index of the record, or the number of records if all agree and a query differs.
     at: usize,
     text: String,
 }
 
-/// What one transaction is assumed to have suffered.
+/// The assumed fault of one transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Assumption {
     Omitted,
@@ -242,7 +243,7 @@ struct Case<'a, R> {
     records: &'a [ClientRecord],
     queries: &'a [ClientRecord],
     replica: &'a mut R,
-    /// For the search.
+    /// The fuel left for the search.
     fuel_left: u64,
 }
 
@@ -272,12 +273,13 @@ impl<R: Replica> Case<'_, R> {
         Ok(None)
     }
 
-    /// Seeks the transaction that explains the difference, from there backwards.
+    /// Searches backwards from the difference for the transaction that explains it.
     async fn explain(&mut self, difference: Difference) -> Finding {
         let last = difference.at.min(self.records.len().saturating_sub(1));
         for at in (0..=last).rev() {
             for assumption in [Assumption::Omitted, Assumption::Doubled] {
-                // What was answered as the roomy VM answers it may have been forgotten afterwards, but not before.
+                // A transaction whose answer equals the roomy VM's may have been lost after it was answered, but not
+                // before.
                 if assumption == Assumption::Omitted && at == difference.at {
                     continue;
                 }
@@ -317,7 +319,7 @@ impl<R: Replica> Case<'_, R> {
         Finding { kind: FindingKind::Diverged, service: self.service.clone(), transaction: None, sequence: None, text }
     }
 
-    /// Whether every answer is what it is if the record at `suspect` suffered what is assumed.
+    /// Returns whether the replica gives every recorded answer if the record at `suspect` suffered the assumed fault.
     async fn agrees(&mut self, suspect: usize, assumption: Assumption) -> bool {
         if self.replica.renew().await.is_err() {
             return false;
@@ -333,7 +335,7 @@ impl<R: Replica> Case<'_, R> {
                 let again = Call { sequence: record.sequence.next(), ..record.call() };
                 let attempt = self.replica.execute(again).await;
                 self.pay_for(&attempt);
-                // Whichever of the two was answered.
+                // The client may have received either of the two answers.
                 agrees |= attempt.answer == record.answer;
             }
             if !agrees || self.fuel_left == 0 {
@@ -355,7 +357,7 @@ impl<R: Replica> Case<'_, R> {
     }
 }
 
-/// The first answer that the model gives in another way.
+/// Returns a finding for the first answer that differs from the model's.
 fn differs_from_model(
     service: &Name,
     mut model: Model,
@@ -423,7 +425,7 @@ fn shortened(text: &str) -> String {
     if short.len() < text.len() {
         short.push_str("...");
     }
-    // Quotation marks stay as they are: answers are mostly JSON.
+    // Quotation marks are not replaced: answers are mostly JSON.
     short.chars().map(|c| if lifeboat_api::text::is_deceptive(c) { ' ' } else { c }).collect()
 }
 
@@ -432,7 +434,7 @@ mod tests {
     use super::*;
     use crate::scenario::BuiltIn;
 
-    /// Adds numbers and answers the sum; `sum` may be asked.
+    /// Adds numbers and answers with the sum; the query `sum` returns it.
     #[derive(Default)]
     struct Adder(i64);
 
@@ -498,7 +500,7 @@ mod tests {
         let expected =
             "Lost: tally transaction 'id-2' at sequence 2 was acknowledged, and the service went on without it";
         assert_eq!(told(&reconciled), [expected]);
-        // Only the query tells it.
+        // Only the query shows the fault.
         let reconciled = check(vec![record(1, "1", 1), record(2, "4", 5)], 1).await;
         assert_eq!(told(&reconciled), [expected]);
     }
@@ -540,7 +542,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_search_for_an_explanation_is_bounded() {
-        /// Answers as an [`Adder`], at a price.
+        /// Answers like an [`Adder`], at a cost in fuel.
         struct Dear(Adder, u64);
         impl Replica for Dear {
             async fn renew(&mut self) -> Result<(), String> {

@@ -1,6 +1,6 @@
-//! What a simulation came to: numbers for machines (`Serialize`) and tables for people (`Display`).
+//! The results of a simulation: numbers for machines (`Serialize`) and tables for people (`Display`).
 //!
-//! All that differs between two runs of one seed is in objects that are called `timings`.
+//! Everything that differs between two runs with one seed is in objects named `timings`.
 
 use crate::reconcile::{Finding, FindingKind};
 use lifeboat_api::event::FailoverCause;
@@ -18,72 +18,72 @@ use std::time::Duration;
 pub struct Report {
     /// The scenario's file, or `built-in`.
     pub scenario: String,
-    /// What everything random was drawn from.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// Acknowledged transactions that the services went on without.
+    /// Acknowledged transactions that are missing from their service's state.
     pub lost: u64,
     /// Transactions that took effect twice.
     pub duplicated: u64,
-    /// Other ways in which the clients' records do not agree with what happened.
+    /// Other ways in which the clients' records differ from what happened.
     pub diverged: u64,
-    /// Each of those, as a sentence and in parts.
+    /// Each of those, as a sentence and as fields.
     pub findings: Vec<Finding>,
-    /// Requests that users sent, repetitions included.
+    /// The number of requests that users sent, including repetitions.
     pub requests: u64,
-    /// How many users there are.
+    /// The number of users.
     pub users: u64,
-    /// How many machines there are.
+    /// The number of machines.
     pub machines: u64,
-    /// Over all services.
+    /// The outcomes over all services.
     pub outcomes: Outcomes,
-    /// Over all services.
+    /// The failovers over all services.
     pub failovers: Failovers,
-    /// One for each service, in the scenario's order.
+    /// The reports of the services, in the scenario's order.
     pub services: Vec<ServiceReport>,
-    /// What differs from run to run.
+    /// The values that differ between runs.
     pub timings: RunTimings,
 }
 
 /// The report of one service.
 #[derive(Debug, Clone, Serialize)]
 pub struct ServiceReport {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// What it ran: an embedded workload, or the last part of a file's path.
+    /// Its workload: the name of an embedded workload, or the last part of a file's path.
     pub workload: String,
-    /// Requests that users sent to it, repetitions included.
+    /// The number of requests that users sent to it, including repetitions.
     pub requests: u64,
-    /// How they ended.
+    /// The outcomes of these requests.
     pub outcomes: Outcomes,
-    /// Requests of these that were answered with a kept answer.
+    /// The number of these requests that were answered from a retained answer.
     pub repeated: u64,
-    /// SLA failures.
+    /// The number of SLA failures.
     pub sla_failures: u64,
     /// Failovers by cause.
     pub failovers: Failovers,
     /// The highest utilisation of each resource.
     pub peaks: Peaks,
-    /// The VM that served at the end.
+    /// The number of the VM that served at the end.
     pub vm: String,
-    /// Its machine.
+    /// The machine of that VM.
     pub machine: Name,
-    /// Its size.
+    /// The size of that VM.
     pub size: String,
-    /// The last transaction.
+    /// The sequence number of the last transaction.
     pub sequence: Sequence,
-    /// Why it is degraded, if it is.
+    /// The reason why it is degraded, if it is.
     pub degraded: Option<String>,
-    /// Why it is unmovable, if it is.
+    /// The reason why it is unmovable, if it is.
     pub unmovable: Option<String>,
-    /// Why it is stopped, if it is.
+    /// The reason why it is stopped, if it is.
     pub stopped: Option<String>,
-    /// What it did beside.
+    /// The counts of its other operations.
     pub counts: Counts,
-    /// How often requests failed or were denied for which cause, most often first.
+    /// The causes of failed and denied requests with their frequency, the most frequent first.
     pub failures: Vec<Failure>,
-    /// What the clients' records were compared with.
+    /// The extent of the comparison with the clients' records.
     pub reconciliation: Reconciliation,
-    /// What differs from run to run.
+    /// The values that differ between runs.
     pub timings: PauseTimings,
 }
 
@@ -94,9 +94,9 @@ pub struct Outcomes {
     pub ok: u64,
     /// The guest answered `err`.
     pub refused: u64,
-    /// Nothing of it was kept.
+    /// The guest did not finish, and no change was retained.
     pub failed: u64,
-    /// It never reached the guest.
+    /// The request never reached the guest.
     pub denied: u64,
 }
 
@@ -127,7 +127,7 @@ pub struct Failovers {
     pub cpu: u64,
     /// Memory was nearly full, or full.
     pub memory: u64,
-    /// An operator asked for it.
+    /// An operator forced it.
     pub forced: u64,
 }
 
@@ -148,52 +148,52 @@ impl Failovers {
 /// The highest utilisation of each resource, in percent, over all VMs of a service.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
 pub struct Peaks {
-    /// Of the tank.
+    /// The highest utilisation of the tank.
     pub cpu_percent: f64,
-    /// Of linear memory.
+    /// The highest utilisation of linear memory.
     pub memory_percent: f64,
 }
 
-/// Why requests failed or were denied.
+/// A cause of failed or denied requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Failure {
     /// `failed` or `denied`.
     pub outcome: Outcome,
-    /// What the clients were told.
+    /// The cause as reported to the clients.
     pub cause: String,
-    /// How many were.
+    /// The number of requests with this cause.
     pub transactions: u64,
 }
 
-/// What was compared for one service.
+/// The extent and result of the comparison for one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Reconciliation {
-    /// Acknowledged transactions that were run once more.
+    /// The number of acknowledged transactions that were executed again.
     pub records: u64,
-    /// Queries whose answers were compared.
+    /// The number of queries whose answers were compared.
     pub queries: u64,
-    /// Queries of the scenario that were not answered, so that there was nothing to compare.
+    /// The number of the scenario's queries that were not answered, so that there was nothing to compare.
     pub queries_unanswered: u64,
-    /// Whether a model in plain Rust agreed. Null if there is none for the workload, or it was not asked because the
-    /// roomy VM had disagreed already.
+    /// Whether a model in plain Rust agreed. Null if the workload has no model, or if the model was skipped because the
+    /// roomy VM had already disagreed.
     pub model_agrees: Option<bool>,
-    /// Ways in which the records do not agree.
+    /// The number of ways in which the records differ.
     pub findings: u64,
 }
 
-/// How long a service stood still to fail over.
+/// The pauses of a service during its failovers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct PauseTimings {
     /// The median of all failovers.
     pub pause_p50_us: u64,
     /// The pause that 99 of 100 failovers do not exceed.
     pub pause_p99_us: u64,
-    /// The longest.
+    /// The longest pause.
     pub pause_max_us: u64,
 }
 
 impl PauseTimings {
-    /// By the nearest rank; zeros without failovers.
+    /// Summarises `pauses` by the nearest rank; zeros without failovers.
     pub(super) fn of(mut pauses: Vec<Duration>) -> Self {
         pauses.sort_unstable();
         let at = |percent: usize| {
@@ -205,19 +205,19 @@ impl PauseTimings {
     }
 }
 
-/// How long the simulation took.
+/// The durations of the phases of the simulation.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RunTimings {
-    /// To compile the workloads and start the services.
+    /// Compiling the workloads and starting the services, in milliseconds.
     pub start_ms: u64,
-    /// To serve all requests, failovers included.
+    /// Serving all requests, including failovers, in milliseconds.
     pub serve_ms: u64,
-    /// To reconcile.
+    /// Reconciling, in milliseconds.
     pub reconcile_ms: u64,
 }
 
 impl Report {
-    /// Sums up what is counted by service.
+    /// Computes the totals over all services.
     pub(super) fn sum_up(&mut self) {
         let count = |kind| self.findings.iter().filter(|finding| finding.kind == kind).count() as u64;
         (self.lost, self.duplicated, self.diverged) =
@@ -227,7 +227,7 @@ impl Report {
         self.failovers = self.services.iter().fold(Failovers::default(), |sum, service| sum.plus(service.failovers));
     }
 
-    /// Whether every client was told what happened.
+    /// Returns whether the answers to every client match what happened.
     #[must_use]
     pub fn is_reconciled(&self) -> bool {
         self.lost == 0 && self.duplicated == 0 && self.diverged == 0
@@ -393,8 +393,8 @@ fn milliseconds(microseconds: u64) -> String {
     format!("{:.2} ms", microseconds as f64 / 1e3)
 }
 
-/// Rows of text in columns as wide as their widest cell. The first column, and those whose heading ends in `<`, start
-/// at the left, the others end at the right.
+/// Rows of text in columns as wide as their widest cell. The first column, and those whose heading ends in `<`, are
+/// left-aligned; the others are right-aligned.
 struct Table {
     left: Vec<bool>,
     rows: Vec<Vec<String>>,

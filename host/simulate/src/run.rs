@@ -1,16 +1,16 @@
-//! A fleet of services under the traffic of its users, from a seed, and the proof that nothing was lost.
+//! A seeded fleet of services under the traffic of its users, and the proof that nothing was lost.
 //!
-//! [`run`] plays a [`Scenario`]: it sets up a [`Host`] with users and services, sends every request through the door
-//! that a server uses ([`Host::request`]: authenticate, authorise, dedupe, admit, dispatch, meter, fail over), keeps
-//! what the clients were told, and at the end reconciles: see `reconcile.rs`.
+//! [`run`] plays a [`Scenario`]: it sets up a [`Host`] with users and services, and sends every request through the
+//! entry point that a server uses ([`Host::request`]: authenticate, authorise, dedupe, admit, dispatch, meter, fail
+//! over). It records the answers to the clients and reconciles them at the end: see `reconcile.rs`.
 //!
-//! **The same scenario and seed give the same report**, but for its `timings`: the clock is virtual, ids, secrets and
-//! tokens come from the seed, and requests go one at a time, each followed by a look at the service's status, which
-//! waits until every failover that followed is over. So the order over all services is fixed, and with it every
-//! machine that is chosen and every unit of fuel. (A deadline is wall-clock time: a scenario in which one passes is at
-//! the mercy of the machine that it runs on.)
+//! **The same scenario and seed give the same report**, except for its `timings`. The clock is virtual, and ids,
+//! secrets and tokens come from the seed. Requests are sent one at a time, and each is followed by a request for the
+//! service's status, which waits until every resulting failover is over. The order over all services is therefore
+//! fixed, and with it every choice of a machine and every unit of fuel. (A deadline is wall-clock time: a scenario in
+//! which one passes depends on the speed of its machine.)
 //!
-//! Nothing is printed here: an [`Observer`] is told what goes on.
+//! Nothing is printed here: an [`Observer`] is notified of the progress.
 
 #[cfg(test)]
 mod tests;
@@ -48,23 +48,24 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use thiserror::Error;
 
-/// What everything random is drawn from, unless told otherwise.
+/// The default seed of all random numbers.
 pub const SEED_DEFAULT: u64 = 7;
 
-/// The fastest pace that may be asked for, in transactions a second: far more than any host plays.
+/// The highest pace that may be requested, in transactions per second: far more than any host can play.
 pub const PACE_MAX: u32 = 1_000_000;
 
-/// When a simulation begins: 2026-01-01T00:00:00Z.
+/// The time at which a simulation begins: 2026-01-01T00:00:00Z.
 const START: Timestamp = Timestamp(1_767_225_600_000_000_000);
 
-/// The virtual time between two requests, at the most.
+/// The longest virtual time between two requests.
 const BETWEEN_REQUESTS_MAX: Duration = Duration::from_millis(20);
 
-/// Linear memory that the pool's slots hold at least, in bytes, so that the roomy VM has room for a state that the
+/// The least linear memory of the pool's slots, in bytes. It gives the roomy VM enough room for a state that the
 /// services compact again and again.
 const ROOMY_MEMORY_BYTES_MIN: u64 = 256 * 1024 * 1024;
 
-/// Follows a simulation while it runs. Called from where [`run`] is polled; must not block for long.
+/// Follows a simulation while it runs. The methods are called from the task that polls [`run`]; they must not block for
+/// long.
 pub trait Observer {
     /// The workload of this service is about to be compiled, which takes some tenths of a second, and started.
     fn starting(&mut self, _service: &Name) {}
@@ -72,37 +73,37 @@ pub trait Observer {
     /// All services run; `total` requests are expected, and a few repetitions on top.
     fn started(&mut self, _services: &[ServiceView], _total: u64) {}
 
-    /// Something happened to a service.
+    /// An event of a service was reported.
     fn event(&mut self, _event: &Event) {}
 
-    /// The request number `done` was answered, by the service at this index.
+    /// The service at this index answered the request number `done`.
     fn answered(&mut self, _services: &[ServiceView], _service: usize, _done: u64) {}
 
-    /// All requests were answered, and the records of this service are run once more.
+    /// All requests were answered, and the records of this service are about to be executed again.
     fn reconciling(&mut self, _service: &Name) {}
 }
 
-/// Looks away.
+/// Ignores everything.
 impl Observer for () {}
 
 /// A service as an observer sees it.
 #[derive(Debug, Clone)]
 pub struct ServiceView {
-    /// How it is after its last request.
+    /// Its status after its last request.
     pub status: Status,
-    /// When its resources fail their SLA.
+    /// The utilisation at which its resources fail their SLA.
     pub thresholds: Thresholds,
 }
 
-/// How a simulation is run.
+/// The options of a run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Options {
-    /// What everything random is drawn from.
+    /// The seed of all random numbers.
     pub seed: u64,
-    /// Transactions that are sent in a second of real time, so that somebody can watch; as many as the host can
-    /// otherwise. The report does not depend on it.
+    /// The number of transactions that are sent per second of real time, so that somebody can watch; without it, as
+    /// many as the host can serve. The report does not depend on it.
     pub pace: Option<NonZeroU32>,
-    /// Breaks the promise on purpose, to show that the reconciliation notices.
+    /// Injects a fault on purpose, to show that the reconciliation detects it.
     #[doc(hidden)]
     pub sabotage: Option<SabotageKind>,
 }
@@ -113,51 +114,51 @@ impl Default for Options {
     }
 }
 
-/// When a transaction is due, counted from 1, of those that are sent so often in a second.
+/// Returns the time at which transaction `number`, counted from 1, is due at this pace.
 fn due(number: u64, pace: NonZeroU32) -> Duration {
     let nanoseconds = u128::from(number - 1) * 1_000_000_000 / u128::from(pace.get());
     Duration::from_nanos(u64::try_from(nanoseconds).unwrap_or(u64::MAX))
 }
 
-/// How the promise is broken.
+/// A kind of fault to inject.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SabotageKind {
-    /// A transaction is answered and forgotten.
+    /// A transaction is answered, but not retained.
     DropOne,
     /// A transaction is answered and executed twice.
     DoubleOne,
 }
 
-/// A simulation could not be played to its end.
+/// An error that prevents a simulation from reaching its end.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SimulateError {
     /// The loader refused a workload.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// The engine could not be set up, or a workload not be compiled.
+    /// The engine could not be set up, or a workload could not be compiled.
     #[error(transparent)]
     Engine(#[from] EngineError),
     /// A service could not be started.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// The simulation's own operator was turned away.
+    /// The host refused a request of the simulation's own operator.
     #[error("service '{service}' cannot be observed: {error}")]
     Observe {
-        /// The service.
+        /// The name of the service.
         service: Name,
-        /// Why.
+        /// The host's error.
         error: RequestError,
     },
 }
 
-/// Plays `scenario` to its end and reconciles what its clients were told.
+/// Plays `scenario` to its end and reconciles the answers to its clients.
 ///
 /// Needs a tokio runtime with time. Dropping the future ends the simulation and all of its services.
 ///
 /// # Errors
-/// [`SimulateError`]. What happens to transactions is no error, and is told by the report.
+/// [`SimulateError`]. A failed or lost transaction is not an error: the report contains it.
 pub async fn run(scenario: &Scenario, options: Options, observer: &mut impl Observer) -> Result<Report, SimulateError> {
     let started = Instant::now();
     let mut stage = Stage::set(scenario, options, observer).await?;
@@ -178,17 +179,17 @@ fn milliseconds_since(start: Instant) -> u64 {
     u64::try_from(start.elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The host with all that acts on it.
+/// The host with everything that acts on it.
 struct Stage<'a> {
     scenario: &'a Scenario,
     options: Options,
     host: Host,
     clock: Arc<VirtualClock>,
     clock_random: ChaCha20Rng,
-    /// Told since they were last looked at.
+    /// The events since the observer was last notified.
     events: Arc<Mutex<Vec<Event>>>,
     operator: Token,
-    /// By the index of the user.
+    /// The tokens, by the index of the user.
     tokens: Vec<Token>,
     programs: Vec<Arc<Program>>,
     secrets: Vec<[u8; 32]>,
@@ -197,10 +198,10 @@ struct Stage<'a> {
     largest_memory_bytes: u64,
 }
 
-/// Causes of failures and denials that a report tells apart for a service.
+/// The most causes of failures and denials that a report distinguishes for a service.
 const CAUSES_MAX: usize = 20;
 
-/// What is known of one service, from the answers to its clients, its events and its meters.
+/// The data about one service from the answers to its clients, its events and its meters.
 #[derive(Default)]
 struct Tally {
     requests: u64,
@@ -217,7 +218,7 @@ struct Tally {
 }
 
 impl<'a> Stage<'a> {
-    /// Sets up host, users and services.
+    /// Sets up the host, users and services.
     async fn set(
         scenario: &'a Scenario,
         options: Options,
@@ -282,8 +283,8 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Which service breaks its promise, and when: halfway, and a counter if there is one, since every addition
-    /// shows in every later answer.
+    /// Returns the service into which the fault is injected, and when: halfway. It is a counter if there is one, since
+    /// every addition shows in every later answer.
     fn sabotage(&self) -> Option<(usize, Sabotage)> {
         let services = &self.scenario.services;
         let is_counter = |plan: &ServicePlan| plan.workload.built_in() == Some(BuiltIn::Counter);
@@ -346,7 +347,7 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Asks what the scenario wants to know at the end.
+    /// Sends the scenario's queries at the end.
     async fn ask_queries(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
         let operator = Name::new(OPERATOR).expect("a literal name");
         for (service, plan) in self.scenario.services.iter().enumerate() {
@@ -367,7 +368,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// Waits until the service is done with all that followed from its last request, and notes how it is.
+    /// Waits until the service has finished everything that followed from its last request, and records its status.
     async fn look_at(&mut self, service: usize, observer: &mut impl Observer) -> Result<(), SimulateError> {
         let status = self.status(service).await?;
         let meter = status.meter;
@@ -453,7 +454,7 @@ impl<'a> Stage<'a> {
     }
 }
 
-/// Makes the users known, with their grants and a token each, and the operator with every grant.
+/// Creates the users, with their grants and a token each, and the operator with every grant.
 fn admit_users(host: &Host, scenario: &Scenario, seed: u64) -> (Token, Vec<Token>) {
     const FOREVER: Timestamp = Timestamp(u64::MAX);
     let mut random = random(seed, Stream::Tokens);
@@ -488,7 +489,7 @@ fn nanoseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
 }
 
-/// Raises the peak of `resource`, to 100 % at the most: what was wanted beyond that was not had.
+/// Raises the peak of `resource`, to at most 100 %: any use beyond that was not granted.
 fn note_peak(peaks: &mut Peaks, resource: Resource, usage: Usage) {
     let percent = usage.utilisation_percent().min(100.0);
     let peak = match resource {
@@ -510,8 +511,8 @@ fn stopped(service: &Name, reason: &str) -> Finding {
 }
 
 impl Tally {
-    /// Counts why a request was not kept. Causes that name something different each time (an id) are not that many:
-    /// a bound holds all the same.
+    /// Counts the cause of a failed or denied request. Causes with a different text each time (an id) are few, but the
+    /// bound holds for them too.
     fn fail(&mut self, outcome: Outcome, cause: String) {
         let is_known = self.failures.contains_key(&(outcome, cause.clone()));
         let cause = if is_known || self.failures.len() < CAUSES_MAX { cause } else { "other causes".into() };

@@ -1,17 +1,17 @@
-//! What a simulation is made of, as a TOML file says it.
+//! The description of a simulation, in a TOML file.
 //!
-//! `default.toml` beside this file is the scenario that runs when none is named, and the format's commented example:
+//! `default.toml` beside this file is the default scenario, and the commented example of the format:
 //!
 //! | table | keys |
 //! |---|---|
 //! | `[[machine]]` | `name`, `slots`, `memory` |
 //! | `[[size]]`, the built-in sizes if there is none | `name`, `fuel`, `memory`, `deadline_ms` |
-//! | `[[service]]` | `name`; `workload`: `counter`, `ledger`, `notes`, `crunch`, or a file beside the scenario; optional: `size` (the one with the least memory), `thresholds = { cpu, memory }` in percent (98), `queries` (bodies of the queries whose answers are compared at the end), `fail_over_every` (an operator forces a failover after every so many requests) |
+//! | `[[service]]` | `name`; `workload`: `counter`, `ledger`, `notes`, `crunch`, or a file beside the scenario; optional: `size` (the one with the least memory), `thresholds = { cpu, memory }` in percent (98), `queries` (bodies of the queries whose answers are compared at the end), `fail_over_every` (the number of requests after which an operator forces a failover, each time) |
 //! | `[[user]]` | `name`, `services` that they may transact with |
-//! | `[[traffic]]` | `service`, `count`; optional: `users` (all), `repeat_percent` (0): how many requests are sent once more under the same id; and one of `generator`, `bodies`, `choices` |
+//! | `[[traffic]]` | `service`, `count`; optional: `users` (all), `repeat_percent` (0): the share of requests that are sent once more under the same id; and one of `generator`, `bodies`, `choices` |
 //!
-//! `generator` is a name (`"ledger"`) or a table of one ([`Generator`]); `bodies` are cycled through; `choices` are
-//! drawn by their weights. Unknown keys are refused with their line, and everything has a bound.
+//! `generator` is a name (`"ledger"`) or a table with one key ([`Generator`]); `bodies` are cycled through; `choices`
+//! are drawn by weight. Unknown keys are refused with their line, and everything has a bound.
 
 mod generator;
 mod tables;
@@ -39,48 +39,48 @@ use thiserror::Error;
 /// The longest scenario file, in bytes.
 pub const SCENARIO_BYTES_MAX: u64 = 1024 * 1024;
 
-/// Machines of a scenario.
+/// The most machines of a scenario.
 pub const MACHINES_MAX: usize = 64;
 
-/// Slots of all its machines together.
+/// The most slots of all machines of a scenario together.
 pub const SLOTS_MAX: u64 = 256;
 
-/// Sizes of a scenario.
+/// The most sizes of a scenario.
 pub const SIZES_MAX: usize = 64;
 
-/// Memory of a size, in bytes.
+/// The most memory of a size, in bytes.
 pub const SIZE_MEMORY_BYTES_MAX: u64 = lifeboat_vm::engine::MEMORY_BYTES_MAX;
 
-/// Services of a scenario.
+/// The most services of a scenario.
 pub const SERVICES_MAX: usize = 64;
 
-/// Users of a scenario.
+/// The most users of a scenario.
 pub const USERS_MAX: usize = 1_000;
 
-/// `[[traffic]]` tables of a scenario.
+/// The most `[[traffic]]` tables of a scenario.
 pub const TRAFFIC_MAX: usize = 256;
 
-/// Transactions of a scenario: the sum of all counts. Their records are kept until they are reconciled.
+/// The most transactions of a scenario: the sum of all counts. Their records are retained until they are reconciled.
 pub const TRANSACTIONS_MAX: u64 = 1_000_000;
 
-/// Queries of a service.
+/// The most queries of a service.
 pub const QUERIES_MAX: usize = 1_000;
 
-/// Accounts or notes that a generator spreads its transactions over.
+/// The most accounts or notes over which a generator spreads its transactions.
 pub const KEYS_MAX: u32 = 1_000_000;
 
 /// The longest text that the generator for `notes` writes, in bytes.
 pub const TEXT_BYTES_MAX: u32 = 1_000_000;
 
-/// The user who observes, forces failovers and asks the queries at the end. No scenario may have one of this name.
+/// The user who observes, forces failovers and sends the queries at the end. No user of a scenario may have this name.
 pub const OPERATOR: &str = "operator";
 
-/// A simulation, checked: every name refers to something, every bound holds, every workload's file was read.
+/// A checked simulation: every name refers to something, every bound holds, and every workload's file was read.
 #[derive(Debug, Clone)]
 pub struct Scenario {
-    /// What reports call it: the path of its file, or `built-in`.
+    /// The title in reports: the path of its file, or `built-in`.
     pub title: String,
-    /// The fleet.
+    /// The machines of the fleet.
     pub machines: Vec<Machine>,
     /// The sizes that VMs may have.
     pub sizes: Vec<Arc<Size>>,
@@ -88,37 +88,37 @@ pub struct Scenario {
     pub services: Vec<ServicePlan>,
     /// The users.
     pub users: Vec<UserPlan>,
-    /// What the users send.
+    /// The requests of the users.
     pub traffic: Vec<TrafficPlan>,
 }
 
 /// A service of a scenario.
 #[derive(Debug, Clone)]
 pub struct ServicePlan {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// What it runs.
+    /// The workload that it runs.
     pub workload: WorkloadSource,
     /// The size of its first VM.
     pub size: Arc<Size>,
-    /// When a resource fails its SLA.
+    /// The utilisation at which a resource fails its SLA.
     pub thresholds: Thresholds,
-    /// The queries that are asked at the end.
+    /// The queries that are sent at the end.
     pub queries: Vec<String>,
-    /// After how many of its requests an operator forces a failover.
+    /// The number of its requests after which an operator forces a failover, each time.
     pub fail_over_every: Option<NonZeroU64>,
 }
 
-/// Where a service's workload comes from.
+/// The source of a service's workload.
 #[derive(Debug, Clone)]
 pub enum WorkloadSource {
-    /// It is embedded.
+    /// A workload that is embedded in the host.
     BuiltIn(BuiltIn),
-    /// It was read from a file.
+    /// A workload that was read from a file.
     File {
-        /// The path.
+        /// The path of the file.
         path: String,
-        /// What it holds; one byte over the loader's limit if it is too long.
+        /// The contents, truncated at one byte over the loader's limit.
         bytes: Vec<u8>,
     },
 }
@@ -126,21 +126,21 @@ pub enum WorkloadSource {
 /// A workload that is embedded in the host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BuiltIn {
-    /// One number.
+    /// The workload with one number.
     Counter,
-    /// Accounts.
+    /// The workload with accounts.
     Ledger,
-    /// Texts.
+    /// The workload with texts.
     Notes,
-    /// Arithmetic.
+    /// The workload with arithmetic.
     Crunch,
 }
 
 impl BuiltIn {
-    /// All of them.
+    /// All embedded workloads.
     pub const ALL: [Self; 4] = [Self::Counter, Self::Ledger, Self::Notes, Self::Crunch];
 
-    /// The name by which scenarios call it.
+    /// Returns its name in scenarios.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
@@ -151,7 +151,7 @@ impl BuiltIn {
         }
     }
 
-    /// The module. `prebuilt` leads to the prebuilt workloads, so that a packaged crate holds them.
+    /// Returns the module. The link `prebuilt` leads to the prebuilt workloads, so that a packaged crate contains them.
     #[must_use]
     pub fn wasm(self) -> &'static [u8] {
         match self {
@@ -164,7 +164,7 @@ impl BuiltIn {
 }
 
 impl WorkloadSource {
-    /// The name or the path.
+    /// Returns the name or the path.
     #[must_use]
     pub fn name(&self) -> &str {
         match self {
@@ -173,14 +173,14 @@ impl WorkloadSource {
         }
     }
 
-    /// The name, or the last part of the path.
+    /// Returns the name, or the last part of the path.
     #[must_use]
     pub fn short_name(&self) -> &str {
         let name = self.name();
         Path::new(name).file_name().and_then(|last| last.to_str()).unwrap_or(name)
     }
 
-    /// The workload's bytes.
+    /// Returns the workload's bytes.
     #[must_use]
     pub fn bytes(&self) -> &[u8] {
         match self {
@@ -189,7 +189,7 @@ impl WorkloadSource {
         }
     }
 
-    /// Which of the embedded workloads it is, also if it was read from a file.
+    /// Returns which embedded workload this is, even if it was read from a file.
     #[must_use]
     pub fn built_in(&self) -> Option<BuiltIn> {
         match self {
@@ -202,9 +202,9 @@ impl WorkloadSource {
 /// A user of a scenario.
 #[derive(Debug, Clone)]
 pub struct UserPlan {
-    /// Their name.
+    /// The name of the user.
     pub name: Name,
-    /// The services that they may transact with.
+    /// The services with which they may transact.
     pub services: Vec<Name>,
 }
 
@@ -213,82 +213,82 @@ pub struct UserPlan {
 pub struct TrafficPlan {
     /// The index of the service in [`Scenario::services`].
     pub service: usize,
-    /// The indices in [`Scenario::users`] of those who send them, each as often as another.
+    /// The indices in [`Scenario::users`] of the users who send them, all equally often.
     pub users: Vec<usize>,
-    /// How many, repetitions not counted.
+    /// The number of transactions, without repetitions.
     pub count: u64,
-    /// How many of them are sent once more, under the same id.
+    /// The share of them that is sent once more, under the same id.
     pub repeat: Option<Percent>,
-    /// What they say.
+    /// The bodies of the transactions.
     pub bodies: Bodies,
 }
 
-/// Where the bodies of transactions come from.
+/// The source of the bodies of transactions.
 #[derive(Debug, Clone)]
 pub enum Bodies {
-    /// Made up.
+    /// Generated bodies.
     Generated(Generator),
-    /// One after another, and again from the first.
+    /// Bodies that are sent one after another, in a cycle.
     Cycled(Vec<String>),
-    /// Drawn by weight.
+    /// Bodies that are drawn by weight.
     Chosen(Vec<Choice>),
 }
 
-/// A body and its weight among others.
+/// A body and its weight.
 #[derive(Debug, Clone)]
 pub struct Choice {
     /// The transaction, byte for byte.
     pub body: String,
-    /// How often it is drawn, compared with the others.
+    /// Its frequency relative to the others.
     pub weight: u32,
 }
 
-/// A scenario cannot be run as it is written.
+/// An error that prevents a scenario from running.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ScenarioError {
     /// Its file, or that of a workload, cannot be read.
     #[error("{file}: cannot be read: {error}; name a scenario file, and workloads by paths relative to it")]
     Unreadable {
-        /// The file.
+        /// The path of the file.
         file: String,
-        /// What the operating system said.
+        /// The operating system's error.
         error: std::io::Error,
     },
-    /// The file is too long.
+    /// The file exceeds [`SCENARIO_BYTES_MAX`].
     #[error("{file}: a scenario is at most {SCENARIO_BYTES_MAX} bytes long; write a smaller one")]
     TooLong {
-        /// The file.
+        /// The path of the file.
         file: String,
     },
     /// The file is not UTF-8.
     #[error("{file}: not a scenario: it is not UTF-8 text; write TOML")]
     NotText {
-        /// The file.
+        /// The path of the file.
         file: String,
     },
-    /// It is no TOML, or says what cannot be.
+    /// The file is not TOML, or a value in it is invalid.
     #[error("{file}: line {line}: {message}")]
     Invalid {
-        /// The file.
+        /// The path of the file.
         file: String,
         /// The line, counted from 1.
         line: usize,
-        /// What is wrong there.
+        /// The error on that line.
         message: String,
     },
-    /// More than one thing is wrong.
+    /// The scenario has more than one error.
     #[error("{}", errors.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
     Several {
-        /// All of them.
+        /// All of the errors.
         errors: Vec<ScenarioError>,
     },
     /// A bound does not hold.
     #[error("{file}: {message}")]
     Bound {
-        /// The file.
+        /// The path of the file.
         file: String,
-        /// Which, with the actual value and the bound.
+        /// The bound, with the actual value.
         message: String,
     },
 }
@@ -296,19 +296,19 @@ pub enum ScenarioError {
 const DEFAULT: &str = include_str!("default.toml");
 
 impl Scenario {
-    /// The scenario that runs when none is named.
+    /// Returns the default scenario, which is embedded.
     ///
     /// # Panics
-    /// Never: a test reads it.
+    /// Never: a test parses it.
     #[must_use]
     pub fn built_in() -> Self {
         Self::parse("built-in", DEFAULT, Path::new("")).expect("the embedded scenario is valid")
     }
 
-    /// Reads the scenario in `path` and the workloads that it names, whose paths are relative to its folder.
+    /// Reads the scenario in `path` and the workloads that it names; their paths are relative to its folder.
     ///
     /// # Errors
-    /// [`ScenarioError`]. Whether a workload is one is left to the loader.
+    /// [`ScenarioError`]. Only the loader checks that the workloads are valid.
     pub fn read(path: &Path) -> Result<Self, ScenarioError> {
         let file = path.display().to_string();
         let bytes = read_bounded(path, SCENARIO_BYTES_MAX)?;
@@ -319,10 +319,10 @@ impl Scenario {
         Self::parse(&file, &text, path.parent().unwrap_or(Path::new("")))
     }
 
-    /// Parses and checks `text`. `title` is what messages call it; workloads are read relative to `folder`.
+    /// Parses and checks `text`. `title` is its name in messages; the paths of workloads are relative to `folder`.
     ///
     /// # Errors
-    /// [`ScenarioError`].
+    /// [`ScenarioError`] with every error that was found.
     pub fn parse(title: &str, text: &str, folder: &Path) -> Result<Self, ScenarioError> {
         let findings = Findings::default();
         let mut errors = Vec::new();
@@ -354,14 +354,14 @@ impl Scenario {
         }
     }
 
-    /// How many transactions the users make up, repetitions not counted.
+    /// Returns the number of transactions of all users, without repetitions.
     #[must_use]
     pub fn transactions(&self) -> u64 {
         self.traffic.iter().map(|traffic| traffic.count).sum()
     }
 }
 
-/// One byte more than `limit` is enough to know that a file is too long.
+/// Reads at most one byte more than `limit`, which is enough to detect a file that is too long.
 fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, ScenarioError> {
     let mut bytes = Vec::new();
     File::open(path)

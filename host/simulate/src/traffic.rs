@@ -1,4 +1,4 @@
-//! What users send, from a seed: which request comes next, whose it is, and what it says.
+//! The seeded requests of the users: their order, their users and their bodies.
 
 use crate::scenario::{
     Bodies, Choice, CounterTraffic, CrunchTraffic, Generator, LedgerTraffic, NotesTraffic, Scenario, TrafficPlan,
@@ -9,10 +9,10 @@ use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha20Rng;
 use std::collections::VecDeque;
 
-/// A repetition repeats one of this many last requests of its traffic.
+/// The number of latest requests of its traffic among which a repetition chooses.
 const REPEATED_AMONG: usize = 32;
 
-/// The independent streams that are drawn from one seed, so that a change of one leaves the others as they were.
+/// The independent streams that are drawn from one seed, so that a change of one does not affect the others.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Stream {
     Secrets = 1,
@@ -21,14 +21,14 @@ pub(super) enum Stream {
     Clock = 4,
 }
 
-/// The random numbers of a seed for one purpose.
+/// Returns the random numbers of a seed for one purpose.
 pub(super) fn random(seed: u64, stream: Stream) -> ChaCha20Rng {
     let mut random = ChaCha20Rng::seed_from_u64(seed);
     random.set_stream(stream as u64);
     random
 }
 
-/// 256 random bits.
+/// Draws 256 random bits.
 pub(super) fn bits(random: &mut ChaCha20Rng) -> [u8; 32] {
     let mut bits = [0; 32];
     random.fill_bytes(&mut bits);
@@ -50,7 +50,7 @@ pub(super) struct Outgoing {
 pub(super) struct Traffic<'a> {
     random: ChaCha20Rng,
     sources: Vec<Source<'a>>,
-    /// The next request, if it was decided before.
+    /// The next request, if it is already chosen: a repetition.
     repeated: Option<Outgoing>,
 }
 
@@ -95,13 +95,13 @@ impl Iterator for Traffic<'_> {
     }
 }
 
-/// Whether something that happens with this probability happens.
+/// Draws an event with this probability.
 fn hits(random: &mut ChaCha20Rng, share: Percent) -> bool {
     const SCALE: u64 = 1_000_000;
     random.random_range(0..SCALE) < share.of(SCALE)
 }
 
-/// Draws an index with a probability in proportion to its weight. None if none has any.
+/// Draws an index with a probability proportional to its weight. Returns `None` if all weights are zero.
 fn by_weight(random: &mut ChaCha20Rng, weights: impl Iterator<Item = u64> + Clone) -> Option<usize> {
     let sum: u64 = weights.clone().sum();
     if sum == 0 {
@@ -117,7 +117,7 @@ fn by_weight(random: &mut ChaCha20Rng, weights: impl Iterator<Item = u64> + Clon
     None
 }
 
-/// The body of the transaction that comes after `sent` of `count`.
+/// Returns the body of the transaction that follows the first `sent` of `count`.
 fn body(random: &mut ChaCha20Rng, bodies: &Bodies, sent: u64, count: u64) -> String {
     match bodies {
         Bodies::Generated(generator) => generated(random, generator, sent, count),
@@ -146,8 +146,8 @@ fn drawn(random: &mut ChaCha20Rng, weights: [u32; 3]) -> usize {
     by_weight(random, weights.into_iter().map(u64::from)).expect("a generator's weights are not all 0")
 }
 
-/// How many accounts or notes there are by now: they become more as the traffic goes on, so that most of those that are
-/// named have been opened, and the state grows.
+/// Returns the current number of accounts or notes. It grows with the traffic, so that most of those that are named
+/// have been opened, and the state grows.
 fn grown(most: u32, sent: u64, count: u64) -> u64 {
     (u64::from(most) * (sent + 1)).div_ceil(count)
 }
@@ -189,7 +189,7 @@ fn notes(random: &mut ChaCha20Rng, traffic: &NotesTraffic, sent: u64, count: u64
     while text.len() < bytes {
         text.push_str(WORDS[random.random_range(0..WORDS.len())]);
     }
-    // The words are ASCII.
+    // The words are ASCII, so any position is a character boundary.
     text.truncate(bytes);
     let verb = if kind == 0 { "put" } else { "append" };
     format!(r#"{{"{verb}":{{"name":"{name}","text":"{text}"}}}}"#)

@@ -1,4 +1,4 @@
-//! SHA-256, as FIPS 180-4 section 6.2 tells it: short rather than fast.
+//! SHA-256 as specified in FIPS 180-4 section 6.2, short rather than fast.
 
 /// The first 32 bits of the fractional parts of the cube roots of the first 64 primes (section 4.2.2).
 #[rustfmt::skip]
@@ -62,7 +62,8 @@ pub(super) fn hash(mut message: Vec<u8>) -> [u8; 32] {
 mod tests {
     use super::*;
 
-    /// Examples of the standard: no block of its own for the length, one, and many blocks.
+    /// Examples of the standard: the length shares a block with the message, has a block of its own, and follows many
+    /// blocks.
     #[test]
     fn messages_hash_as_the_standard_says() {
         let hex = |message: Vec<u8>| hash(message).iter().map(|byte| format!("{byte:02x}")).collect::<String>();

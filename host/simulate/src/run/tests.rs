@@ -4,7 +4,7 @@ use crate::scenario::{Bodies, Generator, TrafficPlan, WorkloadSource};
 use serde_json::Value;
 use std::path::Path;
 
-/// The embedded scenario with a fraction of its traffic.
+/// Returns the embedded scenario with a fraction of its traffic.
 fn short() -> Scenario {
     let mut scenario = Scenario::built_in();
     for traffic in &mut scenario.traffic {
@@ -83,7 +83,7 @@ async fn a_broken_promise_is_found_and_the_transaction_named() {
     }
 }
 
-/// The search also finds what shows late, in the answer of another transaction or of a query alone.
+/// The search also finds a fault that shows late: only in the answer to another transaction or to a query.
 #[tokio::test]
 async fn a_broken_promise_of_the_ledger_is_found() {
     let mut scenario = short();
@@ -92,7 +92,7 @@ async fn a_broken_promise_of_the_ledger_is_found() {
     for traffic in &mut scenario.traffic {
         traffic.service = 0;
         let Bodies::Generated(Generator::Ledger(ledger)) = &mut traffic.bodies else { panic!("{traffic:?}") };
-        // Every acknowledged change is one of few balances, which all are asked for.
+        // Every acknowledged change affects one of a few balances, and all of these are queried.
         (ledger.accounts, ledger.withdraw, ledger.transfer) = (20, 0, 0);
     }
     scenario.services = vec![scenario.services.swap_remove(bank)];
@@ -122,7 +122,7 @@ async fn a_spinner_fails_and_its_neighbour_loses_nothing() {
     assert_eq!((neighbour.reconciliation.records, neighbour.reconciliation.queries), (1_000, 1));
 }
 
-/// One service of `workload` under `bodies`, alone and roomy, with its queries.
+/// Runs one service of `workload` with `bodies`, alone and with ample room, and its queries.
 async fn alone(workload: BuiltIn, bodies: Bodies, queries: &[&str]) -> Report {
     let mut scenario = short();
     let size = Arc::new(lifeboat_api::size::Size::built_in().remove(3));
@@ -246,7 +246,7 @@ async fn observers_are_told_what_the_report_counts() {
     assert_eq!(counter.reconciled, ["tally", "bank", "journal", "lab"]);
 }
 
-/// Neither a token nor a secret, both 64 hexadecimal digits, may be found in what is told.
+/// Neither a token nor a secret, both 64 hexadecimal digits, may occur in the output.
 #[tokio::test]
 async fn reports_and_events_hold_no_token_and_no_secret() {
     struct Listener(String);

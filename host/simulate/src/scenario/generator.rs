@@ -1,10 +1,10 @@
-//! The settings of generators: which transactions are made up for an embedded workload, and how often each kind.
+//! The settings of generators: the transactions that they make for an embedded workload, and the share of each kind.
 
 use super::{BuiltIn, KEYS_MAX, TEXT_BYTES_MAX};
 use lifeboat_document::{Table, Value};
 use std::ops::RangeInclusive;
 
-/// Makes up transactions for an embedded workload.
+/// A generator of transactions for an embedded workload.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Generator {
     /// `generator = { counter = { up_to = 100 } }`
@@ -18,7 +18,7 @@ pub enum Generator {
 }
 
 impl Generator {
-    /// With the usual settings.
+    /// Creates the generator with the default settings.
     #[must_use]
     pub fn of(workload: BuiltIn) -> Self {
         match workload {
@@ -29,7 +29,7 @@ impl Generator {
         }
     }
 
-    /// The workload that understands what it makes up.
+    /// Returns the workload for which it generates transactions.
     #[must_use]
     pub fn workload(&self) -> BuiltIn {
         match self {
@@ -40,7 +40,7 @@ impl Generator {
         }
     }
 
-    /// Reads a name, or a table with one key.
+    /// Reads a generator from a name, or from a table with one key.
     pub(super) fn read(value: &Value<'_>) -> Option<Self> {
         if value.is_text() {
             let words = BuiltIn::ALL.map(|built_in| (built_in.name(), built_in));
@@ -60,7 +60,7 @@ impl Generator {
         first
     }
 
-    /// What the table of a workload says, with the usual settings for the rest and for what is wrong.
+    /// Reads the table of a workload, with the default for every setting that is absent or invalid.
     fn settings(workload: BuiltIn, table: Table<'_>) -> Self {
         let set = |key, field: &mut u32, range: RangeInclusive<u32>| {
             let range = u64::from(*range.start())..=u64::from(*range.end());
@@ -104,10 +104,10 @@ impl Generator {
     }
 }
 
-/// Additions.
+/// The settings for additions.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CounterTraffic {
-    /// What is added is 1 to this.
+    /// The largest number that is added; the smallest is 1.
     pub up_to: u32,
 }
 
@@ -117,12 +117,12 @@ impl Default for CounterTraffic {
     }
 }
 
-/// Deposits, withdrawals and transfers, by weight. Some are refused: for want of funds, or of the account.
+/// Deposits, withdrawals and transfers, by weight. Some are refused for insufficient funds or an unknown account.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LedgerTraffic {
-    /// How many accounts there are in the end, at the most.
+    /// The most accounts at the end.
     pub accounts: u32,
-    /// Amounts are 1 to this.
+    /// The largest amount; the smallest is 1.
     pub amount_up_to: u32,
     /// The weight of deposits.
     pub deposit: u32,
@@ -138,14 +138,14 @@ impl Default for LedgerTraffic {
     }
 }
 
-/// Texts that come, grow and go, by weight. Some are refused: there is no such note.
+/// Writes, additions and removals of texts, by weight. Some are refused for an unknown note.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotesTraffic {
-    /// How many notes there are in the end, at the most.
+    /// The most notes at the end.
     pub notes: u32,
-    /// Texts are 1 to this many bytes long.
+    /// The longest text, in bytes; the shortest is 1 byte long.
     pub text_bytes: u32,
-    /// The weight of notes that are written, or written anew.
+    /// The weight of notes that are written or overwritten.
     pub put: u32,
     /// The weight of texts that are added to a note.
     pub append: u32,
@@ -162,11 +162,11 @@ impl Default for NotesTraffic {
 /// Jobs, by weight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrunchTraffic {
-    /// Primes are counted below 1 to this.
+    /// The largest bound below which primes are counted; the smallest is 1.
     pub primes_below: u32,
-    /// 1 to this many bytes are hashed.
+    /// The largest number of bytes that are hashed; the smallest is 1.
     pub sha256_bytes: u32,
-    /// 1 to this many records are written and parsed.
+    /// The largest number of records that are written and parsed; the smallest is 1.
     pub json_records: u32,
     /// The weight of prime counting.
     pub primes: u32,

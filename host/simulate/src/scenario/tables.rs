@@ -1,5 +1,5 @@
-//! The file as it is written, and the way from there to a [`Scenario`]: names are followed, bounds are checked. What is
-//! wrong is collected, so that one run reports everything.
+//! The conversion of a parsed file to a [`Scenario`], which resolves names and checks bounds. Errors are collected, so
+//! that one run reports all of them.
 
 use super::{
     Bodies, BuiltIn, Choice, Generator, MACHINES_MAX, OPERATOR, QUERIES_MAX, SERVICES_MAX, SIZE_MEMORY_BYTES_MAX,
@@ -21,19 +21,19 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Checks what was read and follows its names.
+/// Checks the parsed file and resolves its names.
 pub(super) struct Resolver<'a> {
     pub(super) title: &'a str,
     pub(super) folder: &'a Path,
     pub(super) findings: &'a Findings,
     /// Errors without a place.
     pub(super) others: RefCell<Vec<ScenarioError>>,
-    /// Services that the file has, also those that something is wrong with.
+    /// The names of all services in the file, including those with errors.
     pub(super) declared: RefCell<HashSet<Name>>,
 }
 
 impl Resolver<'_> {
-    /// The scenario. It is not to be used if anything was found.
+    /// Returns the scenario, which is unusable if any error was found.
     pub(super) fn resolve(&self, root: Table<'_>) -> Scenario {
         let needed = |key, what, most| {
             let tables = root.need(key).map(|value| value.tables());
