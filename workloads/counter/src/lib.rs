@@ -1,15 +1,15 @@
-//! One number.
+//! A single number.
 //!
-//! - Transaction: `{"add": n}`, `n` an integer of 64 bits with sign. Reply: the new total, as a JSON number.
+//! - Transaction: `{"add": n}`, `n` a signed integer of 64 bits. Reply: the new total, as a JSON number.
 //! - Query: `"total"`. Answer: the total.
-//! - Refused: whatever is not such an object. Other fields in it are refused too, since they are likely a mistake.
-//! - Failed: an addition that overflows. It panics, so the total stays as it was.
-//! - Limits it meets: a constant amount of memory (its state is at most 10 bytes) and, for each transaction, a small
-//!   and nearly constant amount of fuel. Its VM runs out of fuel and of network, never of memory.
+//! - Refused: any other body. An object with further fields is refused too, since they are probably a mistake.
+//! - Failed: an addition that overflows. It panics, so the total does not change.
+//! - Limits it meets: it uses a constant amount of memory (its state is at most 10 bytes) and, for each transaction, a
+//!   small and nearly constant amount of fuel. Its VM runs out of fuel and of network, never of memory.
 
 use lifeboat_guest::prelude::*;
 
-/// The state: the sum of all that was added.
+/// The state: the sum of all numbers that were added.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counter {
     total: i64,
@@ -19,7 +19,7 @@ pub struct Counter {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Add {
-    /// What to add; negative to take away.
+    /// The number to add; a negative one is subtracted.
     pub add: i64,
 }
 
@@ -27,7 +27,7 @@ pub struct Add {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
-    /// The sum of all that was added.
+    /// The sum of all numbers that were added.
     Total,
 }
 
@@ -39,7 +39,7 @@ impl Workload for Counter {
     type Answer = i64;
 
     fn execute(&mut self, _: &Context, Add { add }: Add) -> Result<i64, String> {
-        // A panic is `failed`: nothing is kept.
+        // A panic is `failed`: no change is retained.
         self.total = self.total.checked_add(add).expect("the total stays within 64 bits");
         Ok(self.total)
     }

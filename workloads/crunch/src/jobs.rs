@@ -1,4 +1,4 @@
-//! The jobs themselves: plain functions of their size, without a bound.
+//! The jobs themselves: functions of a size, which they do not bound.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -8,7 +8,7 @@ pub fn primes_below(below: u32) -> u32 {
     if below <= 2 {
         return 0;
     }
-    // Bit `i` stands for the odd number 2i + 1 and is set once that is known to have a divisor.
+    // Bit `i` stands for the odd number 2i + 1 and is set once that number is known to have a divisor.
     let odd_count = (below / 2) as usize;
     let mut composite = vec![0u64; odd_count.div_ceil(64)];
     let mut count = 1;
@@ -18,7 +18,7 @@ pub fn primes_below(below: u32) -> u32 {
         }
         count += 1;
         let prime = 2 * i + 1;
-        // From the square of the prime on; a step of `prime` bits is one of `2 * prime`.
+        // Multiples start at the square of the prime; a step of `prime` bits is one of `2 * prime`.
         let mut multiple = i.saturating_mul(prime + 1);
         while multiple < odd_count {
             composite[multiple / 64] |= 1 << (multiple % 64);
@@ -28,7 +28,7 @@ pub fn primes_below(below: u32) -> u32 {
     count
 }
 
-/// Hashes `bytes` bytes, of which byte `i` is `i mod 251`.
+/// Hashes `bytes` bytes, where byte `i` is `i mod 251`.
 pub fn sha256_of_pattern(bytes: u32) -> [u8; 32] {
     const PERIOD: usize = 251;
     let block: Vec<u8> = (0..PERIOD as u8).cycle().take(16 * PERIOD).collect();
@@ -42,7 +42,7 @@ pub fn sha256_of_pattern(bytes: u32) -> [u8; 32] {
     hasher.finalize().into()
 }
 
-/// What a `json` job writes and parses.
+/// A record that a `json` job writes and parses.
 #[derive(Serialize, Deserialize)]
 struct Record {
     index: u32,
@@ -72,7 +72,7 @@ impl Record {
     }
 }
 
-/// Builds `records` records, writes them as JSON, parses that, and hashes what came out.
+/// Builds `records` records, writes them as JSON, parses that, and hashes the result.
 pub fn json_checksum(records: u32) -> u64 {
     let written = (0..records).map(Record::new).collect::<Vec<_>>();
     let text = serde_json::to_string(&written).expect("records have string keys");
@@ -83,7 +83,7 @@ pub fn json_checksum(records: u32) -> u64 {
     hash.0
 }
 
-/// FNV-1a of 64 bits: <http://www.isthe.com/chongo/tech/comp/fnv/>.
+/// The FNV-1a hash of 64 bits: <http://www.isthe.com/chongo/tech/comp/fnv/>.
 struct Fnv(u64);
 
 impl Default for Fnv {

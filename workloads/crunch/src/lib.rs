@@ -1,15 +1,15 @@
-//! Arithmetic that burns fuel and keeps almost nothing.
+//! Arithmetic that burns fuel and stores almost nothing.
 //!
 //! - Transactions:
-//!   - `{"primes":{"below":n}}` counts them with a sieve, `n` up to [`BELOW_MAX`]. Reply: `{"primes":168}`.
+//!   - `{"primes":{"below":n}}` counts the primes below `n`, up to [`BELOW_MAX`], with a sieve. Reply: `{"primes":168}`.
 //!   - `{"sha256":{"bytes":n}}` hashes `n` bytes, up to [`BYTES_MAX`]; byte `i` is `i mod 251`. Reply:
 //!     `{"sha256":"..."}`, 64 hexadecimal digits.
 //!   - `{"json":{"records":n}}` builds `n` records, up to [`RECORDS_MAX`], writes them as JSON and parses that. Reply:
-//!     `{"json":"..."}`, a checksum (FNV-1a of 64 bits) of what was parsed, 16 hexadecimal digits.
-//! - Query: `"summary"`. Answer: `{"jobs":2,"digest":"..."}`: the number of jobs done, and the SHA-256 of the digest
-//!   before the last job followed by its reply, 64 zeros before the first.
-//! - Refused, and nothing changed: a size over its bound.
-//! - Limits it meets: fuel, about in proportion to `n`, and the deadline of a transaction. Memory stays below 32 MiB;
+//!     `{"json":"..."}`, a checksum (FNV-1a of 64 bits) of the parsed records, 16 hexadecimal digits.
+//! - Query: `"summary"`. Answer: `{"jobs":2,"digest":"..."}`. These are the number of jobs done, and the SHA-256 of the
+//!   digest before the last job followed by its reply. It begins as 64 zeros.
+//! - Refused without a change: a size over its bound.
+//! - Limits it meets: fuel, roughly in proportion to `n`, and the deadline of a transaction. Memory stays below 32 MiB;
 //!   its state is at most 42 bytes.
 
 mod jobs;
@@ -21,16 +21,16 @@ use sha2::{Digest, Sha256};
 
 pub use jobs::{json_checksum, primes_below, sha256_of_pattern};
 
-/// The largest `below` of a `primes` job. The sieve takes a bit for every odd number: 625 kB.
+/// The largest `below` of a `primes` job. The sieve uses one bit for every odd number: 625 kB.
 pub const BELOW_MAX: u32 = 10_000_000;
 
-/// The largest `bytes` of a `sha256` job: 64 MiB. They are hashed in small blocks and never held.
+/// The largest `bytes` of a `sha256` job: 64 MiB. They are hashed in small blocks and never held together.
 pub const BYTES_MAX: u32 = 64 * 1024 * 1024;
 
 /// The largest `records` of a `json` job. A record is about 90 bytes of JSON.
 pub const RECORDS_MAX: u32 = 20_000;
 
-/// The state: how much was done, and a digest of every reply.
+/// The state: the number of jobs done, and a digest of all replies.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Crunch {
     jobs: u64,
@@ -48,12 +48,12 @@ pub enum Transaction {
     },
     /// Hashes a pattern.
     Sha256 {
-        /// Its length. At most [`BYTES_MAX`].
+        /// The length of the pattern in bytes, at most [`BYTES_MAX`].
         bytes: u32,
     },
     /// Writes and parses records.
     Json {
-        /// How many. At most [`RECORDS_MAX`].
+        /// The number of records, at most [`RECORDS_MAX`].
         records: u32,
     },
 }
@@ -62,7 +62,7 @@ pub enum Transaction {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reply {
-    /// How many prime numbers there are.
+    /// The number of primes.
     Primes(u32),
     /// The hash, in hexadecimal digits.
     Sha256(String),
@@ -74,11 +74,11 @@ pub enum Reply {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
-    /// What was done so far.
+    /// A summary of the jobs done so far.
     Summary,
 }
 
-/// What was done so far.
+/// A summary of the jobs done so far.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The number of jobs.
@@ -94,7 +94,7 @@ pub struct TooLarge {
     pub name: &'static str,
     /// Its value.
     pub value: u32,
-    /// The largest value that is allowed.
+    /// The largest valid value.
     pub bound: u32,
 }
 

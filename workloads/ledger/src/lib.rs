@@ -1,20 +1,20 @@
-//! Accounts whose total is conserved: every amount that was paid in and not paid out is in exactly one account.
+//! Accounts whose total is conserved: every deposited amount that was not withdrawn is in exactly one account.
 //!
-//! - Transactions, amounts being integers from 1 to 2^64 - 1:
+//! - Transactions, with integer amounts from 1 to 2^64 - 1:
 //!   - `{"deposit":{"account":"a","amount":5}}` opens the account if it is new. Reply: `{"balance":5}`.
 //!   - `{"withdraw":{"account":"a","amount":5}}`. Reply: `{"balance":0}`.
 //!   - `{"transfer":{"from":"a","to":"b","amount":5}}`, both open. Reply, the balances after it: `{"from":0,"to":5}`.
 //! - Queries:
 //!   - `{"balance":"a"}`. Answer: `{"balance":5}`.
 //!   - `"total"`. Answer: `{"total":5,"balances":5}`: deposits less withdrawals, and the sum of all balances. They are
-//!     equal, or the ledger is damaged. Takes time in proportion to the number of accounts.
+//!     equal unless the ledger is damaged. Its time is proportional to the number of accounts.
 //!   - `"accounts"`. Answer: `{"accounts":1}`.
-//! - Refused, and nothing changed: a zero amount, an unknown account, insufficient funds, a deposit that takes the
-//!   total over 2^64 - 1, a transfer to itself, an account name that is empty or over [`NAME_MAX_BYTES`].
+//! - Refused without a change: a zero amount, an unknown account, insufficient funds, a deposit that raises the total
+//!   over 2^64 - 1, a transfer to the same account, an account name that is empty or over [`NAME_MAX_BYTES`].
 //! - Accounts are never closed.
-//! - Limits it meets: memory, through the number of accounts (about 60 bytes each with short names, and a few bytes
-//!   more than the name in a snapshot; a million and a half are reasonable); fuel for a transaction grows with the
-//!   logarithm of that number.
+//! - Limits it meets: memory, through the number of accounts. Each takes about 60 bytes with a short name, and a few
+//!   bytes more than the name in a snapshot; a million and a half are reasonable. The fuel for a transaction grows with
+//!   the logarithm of that number.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -31,14 +31,14 @@ pub const NAME_MAX_BYTES: usize = 64;
 pub struct Ledger {
     /// Deposits less withdrawals. No balance exceeds it, so a transfer cannot overflow.
     total: u64,
-    /// `Box<str>` has no spare capacity: a third less than `String` for short names. With a `Cell`, a transfer looks each
-    /// account up once instead of twice.
+    /// The balances by account. `Box<str>` has no spare capacity: a third less than `String` for short names. With a
+    /// `Cell`, a transfer looks each account up once instead of twice.
     #[serde(serialize_with = "from_the_last")]
     balances: BTreeMap<Box<str>, Cell<u64>>,
 }
 
-/// Writes the last account first. A restore inserts them in that order, and an insertion before all others compares
-/// one name in each node of the map, where one behind all others compares every name: ten times the work in all.
+/// Writes the last account first. A restore inserts them in that order, and inserting before all others compares one
+/// name in each node of the map. Inserting after all others compares every name: ten times the work in all.
 fn from_the_last<S: Serializer>(balances: &BTreeMap<Box<str>, Cell<u64>>, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_map(balances.iter().rev())
 }
@@ -47,41 +47,41 @@ fn from_the_last<S: Serializer>(balances: &BTreeMap<Box<str>, Cell<u64>>, serial
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Transaction {
-    /// Pays into an account, which is opened if it is new.
+    /// Deposits into an account, which is opened if it is new.
     Deposit {
         /// The account's name.
         account: Box<str>,
-        /// At least 1.
+        /// The amount, at least 1.
         amount: u64,
     },
-    /// Pays out of an account.
+    /// Withdraws from an account.
     Withdraw {
         /// The account's name.
         account: Box<str>,
-        /// From 1 to the balance.
+        /// The amount, from 1 to the balance.
         amount: u64,
     },
     /// Moves an amount between two open accounts.
     Transfer {
         /// The account that pays.
         from: Box<str>,
-        /// The account that is paid: another one.
+        /// The account that is paid, which must be another one.
         to: Box<str>,
-        /// From 1 to the balance of `from`.
+        /// The amount, from 1 to the balance of `from`.
         amount: u64,
     },
 }
 
-/// The balances that a transaction changed, after it.
+/// The new balances of the accounts that a transaction changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Reply {
-    /// Of a deposit or a withdrawal.
+    /// The reply to a deposit or a withdrawal.
     Account {
         /// The account's balance.
         balance: u64,
     },
-    /// Of a transfer.
+    /// The reply to a transfer.
     Accounts {
         /// The balance of the account that paid.
         from: u64,
@@ -94,11 +94,11 @@ pub enum Reply {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Query {
-    /// What one account holds.
+    /// The balance of one account.
     Balance(Box<str>),
-    /// What all accounts hold, counted in two ways.
+    /// The sum of all accounts, counted in two ways.
     Total,
-    /// How many accounts are open.
+    /// The number of open accounts.
     Accounts,
 }
 
@@ -106,26 +106,26 @@ pub enum Query {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// To `{"balance":...}`.
+    /// The answer to `{"balance":...}`.
     Balance {
-        /// What the account holds.
+        /// The account's balance.
         balance: u64,
     },
-    /// To `"total"`.
+    /// The answer to `"total"`.
     Total {
         /// Deposits less withdrawals.
         total: u64,
         /// The sum of all balances.
         balances: u64,
     },
-    /// To `"accounts"`.
+    /// The answer to `"accounts"`.
     Accounts {
-        /// How many are open.
+        /// The number of open accounts.
         accounts: u64,
     },
 }
 
-/// Why a transaction or a query is refused.
+/// The reason for refusing a transaction or a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// The amount is zero.
@@ -136,23 +136,23 @@ pub enum Refusal {
     InsufficientFunds {
         /// The account's name.
         account: Box<str>,
-        /// What it holds.
+        /// The account's balance.
         balance: u64,
-        /// What was asked of it.
+        /// The requested amount.
         amount: u64,
     },
-    /// A deposit would take the total of all accounts over 2^64 - 1.
+    /// A deposit would raise the total of all accounts over 2^64 - 1.
     TotalOverflow {
         /// The total before it.
         total: u64,
-        /// What was to be paid in.
+        /// The amount of the deposit.
         amount: u64,
     },
-    /// The account that pays is the one that is paid.
+    /// The paying account and the paid account are the same.
     SameAccount(Box<str>),
     /// The name of an account to be opened is empty or too long.
     BadName {
-        /// The name's length.
+        /// The name's length, in bytes.
         bytes: usize,
     },
 }

@@ -17,7 +17,7 @@ fn text(outcome: Result<Vec<u8>, String>) -> String {
     }
 }
 
-/// Ann has 100, Bob has 50.
+/// Returns a ledger in which Ann has 100 and Bob has 50.
 fn two_accounts() -> Ledger {
     let mut ledger = Ledger::default();
     assert_eq!(run(&mut ledger, r#"{"deposit":{"account":"ann","amount":100}}"#), r#"{"balance":100}"#);

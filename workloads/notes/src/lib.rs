@@ -1,16 +1,16 @@
-//! Named texts that come, grow and go.
+//! Named texts that are created, extended and removed.
 //!
 //! - Transactions:
-//!   - `{"put":{"name":"n","text":"..."}}` writes a note, or writes it anew.
-//!   - `{"append":{"name":"n","text":"..."}}` adds to the end of a note, which must exist.
+//!   - `{"put":{"name":"n","text":"..."}}` writes a note, or overwrites it.
+//!   - `{"append":{"name":"n","text":"..."}}` appends to a note, which must exist.
 //!   - `{"delete":{"name":"n"}}` removes a note, which must exist.
 //!   - Reply to each: `{"notes":1,"bytes":3}`, the number of notes and the bytes of all their texts.
-//! - Queries: `{"get":"n"}`, answer `{"text":"..."}`; `"summary"`, answer as to a transaction.
-//! - Refused, and nothing changed: an unknown note, a name that is empty or over [`NAME_MAX_BYTES`], a note that would
-//!   be over [`TEXT_MAX_BYTES`].
-//! - Limits it meets: memory. Linear memory never shrinks and texts of all lengths leave holes of all lengths, so its
-//!   VM comes to the end of its memory while `bytes` is far below: restoring its snapshot into a fresh instance gives
-//!   the holes back. With ever more notes, only a larger size helps.
+//! - Queries: `{"get":"n"}`, with the answer `{"text":"..."}`; `"summary"`, with the same answer as a transaction.
+//! - Refused without a change: an unknown note, a name that is empty or over [`NAME_MAX_BYTES`], a note that would
+//!   exceed [`TEXT_MAX_BYTES`].
+//! - Limits it meets: memory. Linear memory never shrinks, and texts of all lengths leave holes of all lengths. Its VM
+//!   therefore exhausts its memory while `bytes` is far lower; restoring its snapshot into a fresh instance reclaims
+//!   the holes. If the notes keep growing, only a larger size helps.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -35,18 +35,18 @@ pub struct Notes {
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Transaction {
-    /// Writes a note, in place of one of that name.
+    /// Writes a note, replacing any note of that name.
     Put {
         /// The note's name.
         name: String,
-        /// All of its text.
+        /// The complete text.
         text: String,
     },
-    /// Adds to the end of a note.
+    /// Appends to a note.
     Append {
         /// The note's name.
         name: String,
-        /// What to add.
+        /// The text to append.
         text: String,
     },
     /// Removes a note.
@@ -62,16 +62,16 @@ pub enum Transaction {
 pub enum Query {
     /// The text of one note.
     Get(String),
-    /// The size of all.
+    /// The number and size of all notes.
     Summary,
 }
 
-/// How much there is.
+/// The number and size of all notes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Summary {
     /// The number of notes.
     pub notes: u64,
-    /// The bytes of all their texts; names are not counted.
+    /// The bytes of all their texts, without names.
     pub bytes: u64,
 }
 
@@ -79,30 +79,30 @@ pub struct Summary {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum Answer {
-    /// To `{"get":...}`.
+    /// The answer to `{"get":...}`.
     Text {
-        /// All of the note's text.
+        /// The complete text of the note.
         text: String,
     },
-    /// To `"summary"`.
+    /// The answer to `"summary"`.
     Summary(Summary),
 }
 
-/// Why a transaction or a query is refused.
+/// The reason for refusing a transaction or a query.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Refusal {
     /// No note has that name.
     UnknownNote(String),
     /// The name is empty or too long.
     BadName {
-        /// The name's length.
+        /// The name's length, in bytes.
         bytes: usize,
     },
     /// The note would be too long.
     TooLong {
         /// The note's name.
         name: String,
-        /// The length that it would have.
+        /// The length that it would have, in bytes.
         bytes: usize,
     },
 }
