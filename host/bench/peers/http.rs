@@ -1,7 +1,8 @@
-//! The ledger workload behind `lifeboat serve`: a process of its own, as PostgreSQL and Redis are, on loopback.
+//! The ledger workload behind `lifeboat serve`: a separate process on loopback, like PostgreSQL and Redis.
 //!
-//! Two systems: with a request for each transfer, over a connection for each client; and with a line for each transfer,
-//! four times as many of them in flight, over one request. Both load generators are one thread without an HTTP library.
+//! There are two systems. One sends a request for each transfer, over one connection for each client. The other sends a
+//! line for each transfer over one request, with four times as many in flight. Both load generators are one thread
+//! without an HTTP library.
 
 #[path = "../shared/http.rs"]
 mod connection;
@@ -26,24 +27,24 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_lifeboat");
 
 const PASSWORD: &str = "correct horse";
 
-/// Nobody waits for the answer to a line of a batch before sending the next.
+/// The number of lines in flight for each client: a batch sends lines without waiting for answers.
 const LINES_PER_CLIENT: usize = 4;
 
-/// A tank that nothing here empties.
+/// More fuel than any measurement burns.
 const FUEL: u64 = u64::MAX / 4;
 
-/// Which version this is.
+/// Returns the version of the server.
 pub(crate) fn version() -> Result<String> {
     let (printed, _) = run(command(PROGRAM, None, "TERM").arg("--version"))?;
     Ok(format!("{}, a process of its own", printed.trim()))
 }
 
-/// See [`crate::System`]: each client has a connection, and one request in flight.
+/// Measures [`crate::System`] where each client has a connection and one request in flight.
 pub(crate) fn by_request(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
     measure(directory, async |ledger: &Ledger, name, duration| ledger.transfer(clients, name, duration).await, duration)
 }
 
-/// See [`crate::System`]: one request, with [`LINES_PER_CLIENT`] lines in flight for each client.
+/// Measures [`crate::System`] with one request and [`LINES_PER_CLIENT`] lines in flight for each client.
 pub(crate) fn by_batch(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
     measure(directory, async |ledger: &Ledger, _, duration| ledger.batch(clients, duration).await, duration)
 }
@@ -62,7 +63,7 @@ fn measure(
         ledger.check().await?;
         anyhow::Ok(per_second)
     })?;
-    // No connection is left for it to wait for.
+    // Dropping the runtime closes the connections, so the server has none to wait for.
     drop(runtime);
     drop(server);
     let log = log(directory)?;
@@ -70,7 +71,7 @@ fn measure(
     Ok(per_second)
 }
 
-/// Sets a server up in `directory`, and starts it on a free port.
+/// Sets up a server in `directory`, and starts it on a free port.
 fn start(directory: &Path) -> Result<Server> {
     let password = directory.join("password");
     std::fs::write(&password, PASSWORD).context("failed to write a password")?;
@@ -88,26 +89,26 @@ fn log(directory: &Path) -> Result<String> {
     std::fs::read_to_string(directory.join("server.log")).context("failed to read the server's log")
 }
 
-/// Where the server in `directory` listens.
+/// Returns the address on which the server in `directory` listens.
 fn address(directory: &Path) -> Result<SocketAddr> {
     let log = log(directory)?;
-    // Behind the time.
+    // The text follows the time in its line.
     let told = log.lines().find_map(|line| line.split_once("lifeboat: listening on http://"));
     told.and_then(|(_, address)| address.parse().ok())
         .with_context(|| format!("the server does not tell its port:\n{log}"))
 }
 
-/// The ledger of a server that runs.
+/// The ledger of a running server.
 struct Ledger {
     address: SocketAddr,
-    /// The lines of every request's head that name the server and the user.
+    /// The lines of every request's head that contain the server and the user.
     common: String,
-    /// The same, after the request line of a transaction.
+    /// The same lines after the request line of a transaction.
     head: String,
 }
 
 impl Ledger {
-    /// Deploys it, and opens the accounts.
+    /// Deploys the ledger, and opens the accounts.
     async fn open(address: SocketAddr) -> Result<Self> {
         let mut connection = Connection::open(address).await?;
         let host = format!("Host: {address}\r\n");
@@ -129,7 +130,7 @@ impl Ledger {
         Ok(Self { address, common, head })
     }
 
-    /// Has each client make one transfer after the other, and says how many were answered per second.
+    /// Makes each client send one transfer after another, and returns the number of answers per second.
     async fn transfer(&self, clients: usize, name: &str, duration: Duration) -> Result<f64> {
         let connections = (0..clients).map(|_| Connection::open(self.address));
         let connections = futures::future::try_join_all(connections).await?;
@@ -149,7 +150,7 @@ impl Ledger {
         Ok(transfers as f64 / start.elapsed().as_secs_f64())
     }
 
-    /// The same over one request: for each line that is answered, another one is sent.
+    /// Measures the same over one request: for each answered line, another one is sent.
     async fn batch(&self, clients: usize, duration: Duration) -> Result<f64> {
         let mut batch = Batch::open(self.address, &self.common).await?;
         let mut next = transfers(0);
@@ -157,7 +158,8 @@ impl Ledger {
         let mut lines = |count: usize| {
             let mut text = String::new();
             for _ in 0..count {
-                // As `lifeboat batch` names lines: ids without a time are retained for a minute, and so many are too many.
+                // Lines are named as in `lifeboat batch`: ids without a time would be retained for a minute, and these
+                // are too many.
                 let mut random = [0; 10];
                 random[..8].copy_from_slice(&(sent as u64).to_be_bytes());
                 let id = uuid_v7(SystemClock.now(), random);
@@ -194,7 +196,7 @@ impl Ledger {
     }
 }
 
-/// The body of an answer of that status.
+/// Returns the body of an answer, which must have the expected status.
 fn expect(expected: u16, (status, body): (u16, &[u8])) -> Result<&[u8]> {
     ensure!(status == expected, "the server answered {status} and not {expected}: {}", text(body));
     Ok(body)
@@ -204,12 +206,12 @@ fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
     String::from_utf8_lossy(bytes)
 }
 
-/// A batch that is under way: chunks of lines there, chunks of lines back.
+/// A running batch: chunks of lines in both directions.
 struct Batch {
     stream: TcpStream,
-    /// What came and was not looked at yet.
+    /// The received bytes that are not parsed yet.
     received: Vec<u8>,
-    /// The last line, as far as it has come.
+    /// The received part of the last line.
     line: Vec<u8>,
 }
 
@@ -240,13 +242,13 @@ impl Batch {
         Ok(())
     }
 
-    /// Sends some lines as a chunk.
+    /// Sends `lines` as a chunk.
     async fn send(&mut self, lines: &str) -> Result<()> {
         let chunk = format!("{:x}\r\n{lines}\r\n", lines.len());
         Ok(self.stream.write_all(chunk.as_bytes()).await?)
     }
 
-    /// Waits for more, and says how many lines of it are now whole. All of them must be `ok`.
+    /// Waits for more input, and returns the number of lines completed by it. All of them must be `ok`.
     async fn answers(&mut self) -> Result<usize> {
         self.read().await?;
         let mut lines = 0;
@@ -267,7 +269,7 @@ impl Batch {
         Ok(lines)
     }
 
-    /// Where the next chunk is in what came, with its end; none before it is whole.
+    /// Returns the range of the next received chunk with its end, or `None` before it is complete.
     fn chunk(&self) -> Result<Option<std::ops::Range<usize>>> {
         let Some(start) = position(&self.received, END) else { return Ok(None) };
         let length = std::str::from_utf8(&self.received[..start]).ok();

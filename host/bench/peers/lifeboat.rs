@@ -1,5 +1,5 @@
-//! The ledger workload as a durable service of a host in this process: authentication, queue, execution in Wasm, journal,
-//! group commit. Clients send an id with every transfer, and have it in flight until its answer is durable.
+//! The ledger workload as a durable service of a host in this process: authentication, queue, execution in Wasm,
+//! journal, group commit. Clients send an id with every transfer, and wait until its answer is durable.
 
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use anyhow::{Context, Result, bail, ensure};
@@ -24,20 +24,20 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// The ledger, built and committed.
+/// The prebuilt ledger workload.
 pub(crate) const WORKLOAD: &[u8] = include_bytes!("../../../workloads/prebuilt/ledger.wasm");
 
-/// Linear memory of its VM, in bytes: far more than the accounts take.
+/// The linear memory of its VM, in bytes: far more than the accounts take.
 const MEMORY_BYTES: u64 = 64 * 1024 * 1024;
 
-/// Which version this is.
+/// Returns the version of Lifeboat.
 pub(crate) fn version() -> Result<String> {
     Ok(concat!("Lifeboat ", env!("CARGO_PKG_VERSION"), ", in this process").into())
 }
 
-/// See [`crate::System`].
+/// Measures this [`crate::System`].
 pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
-    // Of the clients alone: guests and the journal have threads of their own.
+    // This runtime serves only the clients: guests and the journal have threads of their own.
     let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
     runtime.block_on(async {
         let ledger = Ledger::open(directory).await?;
@@ -54,11 +54,11 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
     })
 }
 
-/// The transfers of one client, one after the other, without end.
+/// Returns an endless sequence of transfers for one client.
 pub(crate) fn transfers(client: usize) -> impl FnMut() -> String {
     let mut random = 0x9e37_79b9_7f4a_7c15_u64.wrapping_mul(client as u64 + 1);
     move || {
-        // Knuth's MMIX generator; its upper bits are good enough to choose accounts.
+        // This is Knuth's MMIX generator; its upper bits are random enough to choose accounts.
         random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let from = (random >> 40) % u64::from(ACCOUNTS);
         let to = (from + 1 + (random >> 20) % u64::from(ACCOUNTS - 1)) % u64::from(ACCOUNTS);
@@ -122,14 +122,14 @@ impl Ledger {
         }
     }
 
-    /// Has each client make one transfer after the other, and says how many were answered per second.
+    /// Makes each client send one transfer after another, and returns the number of answers per second.
     async fn transfer(&self, clients: usize, duration: Duration) -> Result<f64> {
         let start = Instant::now();
         let client = |client: usize| async move {
             let mut next = transfers(client);
             let mut transfers = 0_u64;
             while start.elapsed() < duration {
-                // Ids without a time are retained for a minute, and so many are too many.
+                // Ids without a time would be retained for a minute, and these are too many.
                 let mut random = [0; 10];
                 random[..2].copy_from_slice(&u16::try_from(client)?.to_be_bytes());
                 random[2..].copy_from_slice(&transfers.to_be_bytes());

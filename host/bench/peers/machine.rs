@@ -1,17 +1,17 @@
-//! What the figures were measured on.
+//! The machine on which the figures were measured.
 
 use anyhow::{Context, Result};
 use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The machine, as it was before the first turn.
+/// The machine, in its state before the first turn.
 pub(crate) struct Machine {
     cpu: String,
     cores: usize,
     kernel: String,
     load_average: String,
-    /// Where the data is.
+    /// The directory of the data.
     directory: PathBuf,
     device: String,
     /// The type of the file system, such as `ext4`.
@@ -21,7 +21,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Looks at the machine and at the disk of `directory`.
+    /// Examines the machine and the disk of `directory`.
     pub(crate) fn look(directory: &Path) -> Result<Self> {
         let directory = directory.canonicalize().with_context(|| format!("cannot use `{}`", directory.display()))?;
         let (device, file_system) = mount(&directory).context("failed to read /proc/self/mounts")?;
@@ -40,7 +40,7 @@ impl Machine {
         })
     }
 
-    /// Lines for people.
+    /// Returns the description as lines for people.
     pub(crate) fn lines(&self) -> [String; 5] {
         let Self { cpu, cores, kernel, load_average, device, file_system, commit, date, .. } = self;
         [
@@ -52,7 +52,7 @@ impl Machine {
         ]
     }
 
-    /// An object for machines.
+    /// Returns the description as an object for machines.
     pub(crate) fn json(&self) -> Value {
         let Self { cpu, cores, kernel, load_average, directory, device, file_system, commit, date } = self;
         json!({
@@ -63,7 +63,8 @@ impl Machine {
     }
 }
 
-/// The device and the type of the file system that holds `directory`: of the last mounted one with the longest path.
+/// Returns the device and the type of the file system that holds `directory`. It is the last mounted one with the
+/// longest matching path.
 fn mount(directory: &Path) -> Option<(String, String)> {
     let mounts = std::fs::read_to_string("/proc/self/mounts").ok()?;
     let fields = mounts.lines().filter_map(|line| {
@@ -80,7 +81,7 @@ fn first_word(path: &str) -> String {
     text.split_whitespace().next().unwrap_or("unknown").to_owned()
 }
 
-/// The first line that a program prints.
+/// Returns the first line that a program prints.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();

@@ -1,18 +1,19 @@
-//! Ledger transfers per second, side by side with the stores that a ledger would otherwise be kept in:
+//! Ledger transfers per second, compared with the stores that would otherwise hold a ledger:
 //! `cargo bench -p lifeboat --bench peers`.
 //!
-//! There are [`ACCOUNTS`] accounts. A transfer moves one unit between two random ones, and is counted once its answer
-//! is there, which no system gives before the transfer is durable. A client has one request in flight. At the end of
-//! each turn the balances must still sum to what was paid in, or the run fails.
+//! There are [`ACCOUNTS`] accounts. A transfer moves one unit between two random ones, and counts once its answer
+//! arrives. No system answers before the transfer is durable. A client has one request in flight. At the end of each
+//! turn, the balances must still sum to the initial total, or the run fails.
 //!
-//! Every turn of a system starts in an empty directory of the same disk, warms up, measures, and leaves nothing that
-//! runs. The systems take turns, so that a busy machine slows all of them, and a figure is the median of its turns.
-//! Nothing here fails for being slow: `docs/benchmarks.md` says what to make of the figures.
+//! Every turn of a system starts in an empty directory of the same disk, warms up, measures, and leaves no process
+//! running. The systems take turns, so that a busy machine slows all of them, and a figure is the median of its turns.
+//! Nothing here fails for being slow: `docs/benchmarks.md` explains how to interpret the figures.
 //!
-//! Each system is a file: [`raw_log`], the control, [`mod@lifeboat`], in this process, [`http`], its server with and
-//! without batches, [`postgresql`], [`redis`]. [`server`] starts programs and stops them, [`scratch`] is where they keep
-//! their data, [`machine`] and [`report`] tell of the result. Nothing is installed: what is missing is named, with its
-//! Debian packages, and the exit code is 2, as for a wrong command line. Any other failure is 1.
+//! Each system is a file: [`raw_log`], the control; [`mod@lifeboat`], in this process; [`http`], its server with and
+//! without batches; [`postgresql`]; [`redis`]. [`server`] starts and stops programs, [`scratch`] creates the
+//! directories for their data, and [`machine`] and [`report`] print the result. Nothing is installed: a missing program
+//! is reported with its Debian packages and exit code 2, as is a wrong command line. The exit code of any other failure
+//! is 1.
 
 mod http;
 mod lifeboat;
@@ -34,33 +35,33 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// That of the command.
+/// The allocator of the `lifeboat` command.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// So many accounts, each of which starts with [`BALANCE`].
+/// The number of accounts, each of which starts with [`BALANCE`].
 const ACCOUNTS: u16 = 1000;
 
-/// Far more than a turn could take out of an account.
+/// The initial balance of an account: far more than a turn could withdraw.
 const BALANCE: u64 = 1_000_000;
 
-/// What all balances sum to, before and after.
+/// The sum of all balances, before and after.
 const TOTAL: u64 = ACCOUNTS as u64 * BALANCE;
 
-/// Transfers that are made before any is counted.
+/// The time for which transfers run before any is counted.
 const WARM_UP: Duration = Duration::from_secs(2);
 
-/// A store that can keep a ledger.
+/// A store that can hold a ledger.
 struct System {
     name: &'static str,
-    /// Says what runs, and in which version, or which packages are missing.
+    /// Returns the name and version of the program, or an error with the missing packages.
     version: fn() -> Result<String>,
-    /// Sets up in an empty directory, warms up, lets so many clients make transfers for that long, and says how many
-    /// became durable per second. Fails if money was lost or made.
+    /// Sets up in an empty directory, warms up, and lets so many clients make transfers for the duration. Returns the
+    /// number that became durable per second. Fails if the total of the balances changed.
     transfers_per_second: fn(&Path, usize, Duration) -> Result<f64>,
 }
 
-/// In the order of a turn, and of the table's columns.
+/// The systems, in the order of a turn and of the table's columns.
 const SYSTEMS: &[System] = &[
     System { name: "raw log", version: raw_log::version, transfers_per_second: raw_log::transfers_per_second },
     System { name: "Lifeboat", version: lifeboat::version, transfers_per_second: lifeboat::transfers_per_second },
@@ -118,13 +119,13 @@ fn main() -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// What is to be measured, and where.
+/// The systems to measure, and the machine.
 struct Prepared {
     machine: Machine,
     systems: Vec<(&'static System, String)>,
 }
 
-/// Looks for all that the run needs, so that nothing is missing halfway.
+/// Finds everything that the run needs, so that it does not fail halfway.
 fn prepare(arguments: &Arguments) -> Result<Prepared> {
     let name = arguments.name.to_lowercase();
     let mut systems = Vec::new();
@@ -147,7 +148,7 @@ fn prepare(arguments: &Arguments) -> Result<Prepared> {
     Ok(Prepared { machine, systems })
 }
 
-/// Measures all, in turns.
+/// Measures all systems, in turns.
 fn measure(arguments: &Arguments, prepared: Prepared) -> Result<Report> {
     let mut cells = Vec::new();
     for clients in arguments.clients.iter().copied().map(usize::from) {

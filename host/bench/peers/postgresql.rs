@@ -1,8 +1,8 @@
 //! PostgreSQL, driven by its own `pgbench`.
 //!
-//! Its configuration is the one that `initdb` writes, with `fsync` and `synchronous_commit` on, as they are by default.
-//! It is given what a careful user would give it: a transfer is one statement, so one round trip, and it is
-//! prepared. Clients connect over loopback, as those of a server of Lifeboat do.
+//! Its configuration is the one that `initdb` writes, in which `fsync` and `synchronous_commit` are on by default. It
+//! is used as a careful user would use it: a transfer is one prepared statement, and so one round trip. Clients connect
+//! over loopback, like those of a Lifeboat server.
 
 use crate::server::{Server, User, command, free_port, is_root, password, run};
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
@@ -18,9 +18,9 @@ const VERSION_MIN: u32 = 15;
 
 const PROGRAMS: [&str; 6] = ["initdb", "postgres", "pg_ctl", "pg_isready", "psql", "pgbench"];
 
-/// One round trip of a client, a quarter faster than a function with two updates. The payee is another account than the
-/// payer. The index is scanned in the order of the ids, so two transfers cannot each wait for the other; `pgbench` would
-/// tell of it.
+/// A transfer in one round trip of a client, a quarter faster than a function with two updates. The payee is never the
+/// payer. The index is scanned in the order of the ids, so two transfers cannot each wait for the other; `pgbench`
+/// would report that.
 const TRANSFER: &str = "\
 \\set payer random(1, :accounts)
 \\set distance random(1, :accounts - 1)
@@ -28,10 +28,10 @@ const TRANSFER: &str = "\
 update accounts set balance = balance + case id when :payer then -1 else 1 end where id in (:payer, :payee);
 ";
 
-/// Where Debian has the programs of each version, and where others have them.
+/// The directory in which Debian installs the programs of each version; elsewhere they are on the `PATH`.
 const DEBIAN: &str = "/usr/lib/postgresql";
 
-/// Finds the newest version, or says what to install.
+/// Finds the newest version, or reports the packages to install.
 pub(crate) fn version() -> Result<String> {
     let (programs, version) = find()?;
     ensure!(!is_root() || user().is_some(), "it does not run as root, and there is no user `postgres` or `nobody`");
@@ -40,10 +40,10 @@ pub(crate) fn version() -> Result<String> {
     Ok(format!("{exact}, fsync=on, synchronous_commit=on"))
 }
 
-/// Serves a database in `directory` while `pgbench` runs, and counts by its reports.
+/// Serves a database in `directory` while `pgbench` runs, and counts the transfers from its reports.
 ///
-/// These are of whole seconds, so `duration` has whole seconds too. One run has the warm-up and what is measured, as
-/// each connection is a process with caches of its own.
+/// The reports cover whole seconds, so `duration` must be whole seconds too. One run includes both the warm-up and the
+/// measurement, because each connection is a process with its own caches.
 pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
     let database = Database::start(directory, clients)?;
     let end = WARM_UP + duration;
@@ -59,7 +59,7 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
     Ok(rate)
 }
 
-/// A server with the accounts in it. The server stops before its directories are removed.
+/// A server with the accounts. It stops before its directories are removed.
 struct Database {
     _server: Server,
     programs: PathBuf,
@@ -117,7 +117,7 @@ impl Database {
         Ok(database)
     }
 
-    /// A command for a client's program.
+    /// Returns a command for one of the client programs.
     fn client(&self, program: &str) -> Command {
         let mut client = command(self.programs.join(program), self.user, "INT");
         client.args(["-h", "127.0.0.1", "-p", &self.port.to_string(), "-U", "postgres"]);
@@ -125,9 +125,10 @@ impl Database {
         client
     }
 
-    /// Runs SQL, in which `:accounts` and `:balance` are what they are called, and returns the rows without adornment.
+    /// Runs SQL, in which `:accounts` and `:balance` are replaced by their values, and returns the rows without
+    /// decoration.
     fn ask(&self, sql: &str) -> Result<String> {
-        // Variables are not replaced in an argument, so the text goes in by a file.
+        // `psql` does not replace variables in an argument, so the text is passed in a file.
         let file = self.script.with_file_name("ask.sql");
         std::fs::write(&file, sql).context("failed to write a script")?;
         let mut psql = self.client("psql");
@@ -136,7 +137,7 @@ impl Database {
         Ok(run(psql.arg("-f").arg(&file))?.0)
     }
 
-    /// Lets `pgbench` make transfers and returns its reports.
+    /// Makes transfers with `pgbench` and returns its reports.
     fn transfer(&self, clients: usize, duration: Duration) -> Result<Vec<Report>> {
         let threads = std::thread::available_parallelism().map_or(1, usize::from).min(clients);
         let mut pgbench = self.client("pgbench");
@@ -149,7 +150,7 @@ impl Database {
     }
 }
 
-/// Pages have room, so that a row's new version stays in its page and the index needs no change.
+/// Pages have free space, so that a row's new version stays in its page and the index needs no change.
 const SCHEMA: &str = "
 create table accounts (id int primary key, balance bigint not null check (balance >= 0)) with (fillfactor = 50);
 insert into accounts select id, :balance from generate_series(1, :accounts) id;
@@ -157,17 +158,17 @@ vacuum analyze accounts;
 checkpoint;
 ";
 
-/// What `pgbench` says each second.
+/// A report that `pgbench` prints each second.
 #[derive(Debug)]
 struct Report {
-    /// When, in seconds since its start.
+    /// The time since its start, in seconds.
     at: f64,
-    /// Transactions per second since the report before.
+    /// The number of transactions per second since the previous report.
     rate: f64,
 }
 
 impl Report {
-    /// Reads `progress: 5.0 s, 1234.5 tps, lat 0.807 ms stddev 0.101, 0 failed`; other lines are none.
+    /// Parses `progress: 5.0 s, 1234.5 tps, lat 0.807 ms stddev 0.101, 0 failed`; returns `None` for other lines.
     fn parse(line: &str) -> Option<Self> {
         let mut parts = line.strip_prefix("progress: ")?.split(", ");
         let at = parts.next()?.strip_suffix(" s")?.parse().ok()?;
@@ -176,7 +177,7 @@ impl Report {
     }
 }
 
-/// Transfers per second by the reports between two times, give or take half a second.
+/// Returns the transfers per second from the reports between two times, accurate to half a second.
 fn rate_between(reports: &[Report], from: f64, to: f64) -> Result<f64> {
     let mut seconds = 0.0;
     let mut transfers = 0.0;
@@ -192,12 +193,12 @@ fn rate_between(reports: &[Report], from: f64, to: f64) -> Result<f64> {
     Ok(transfers / seconds)
 }
 
-/// Whoever it runs as where this runs as root.
+/// Returns the user as whom PostgreSQL runs if this process runs as root.
 fn user() -> Option<User> {
     User::named(&["postgres", "nobody"])
 }
 
-/// The directory of the programs, of the newest version there is, and that version.
+/// Returns the directory of the newest version's programs, and that version.
 fn find() -> Result<(PathBuf, u32)> {
     let by_version = std::fs::read_dir(DEBIAN).into_iter().flatten().flatten().map(|entry| entry.path().join("bin"));
     let on_path = std::env::var_os("PATH").unwrap_or_default();

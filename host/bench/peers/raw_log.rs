@@ -1,8 +1,8 @@
-//! The control: the least that durable transfers could cost on this disk.
+//! The control: the minimum cost of durable transfers on this disk.
 //!
-//! The clients are not even threads. All of them wait, then one write overwrites the next part of a preallocated file
-//! with a record of each, one `fdatasync` follows, all are answered and wait again. A system whose clients have one
-//! request in flight could beat this only with a cheaper way to make bytes durable.
+//! The clients are not even threads. All of them wait; one write then overwrites the next part of a preallocated file
+//! with a record of each, and one `fdatasync` follows. All are answered and wait again. A system whose clients have one
+//! request in flight could be faster only with a cheaper way to make bytes durable.
 
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
 use anyhow::{Context, Result, ensure};
@@ -13,20 +13,20 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// The size of the file, which is overwritten from its start again once it is full.
+/// The size of the file in bytes. Once it is full, it is overwritten from its start.
 const LOG_BYTES: usize = 64 * 1024 * 1024;
 
-/// A record: what a journal keeps of a transfer, with its ids and its checksum.
+/// The length of a record: a journal's record of a transfer, with its ids and its checksum.
 const RECORD_BYTES: usize = 200;
 
 const SEED: u64 = 7;
 
-/// Nothing is needed.
+/// Returns a description; the control needs no program.
 pub(crate) fn version() -> Result<String> {
     Ok(format!("{RECORD_BYTES} bytes a transfer, one fdatasync for all clients"))
 }
 
-/// Overwrites the file `log` in `directory` for as long as that.
+/// Overwrites the file `log` in `directory` for `duration`, and returns the transfers per second.
 pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
     let mut ledger = Ledger::open(&directory.join("log"))?;
     ledger.transfer(clients, WARM_UP)?;
@@ -38,7 +38,7 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
 
 struct Ledger {
     log: File,
-    /// Where the next batch goes.
+    /// The position of the next batch in the file.
     offset: usize,
     sequence: u64,
     balances: Vec<u64>,
@@ -46,8 +46,8 @@ struct Ledger {
 }
 
 impl Ledger {
-    /// Preallocates the log. Zeros are written, as the file system would otherwise have to note with each
-    /// `fdatasync` that a part of the file is in use now.
+    /// Preallocates the log by writing zeros. Otherwise the file system would have to record with each `fdatasync` that
+    /// another part of the file is in use.
     fn open(path: &Path) -> Result<Self> {
         let log =
             File::options().read(true).write(true).create_new(true).open(path).context("failed to create a log")?;
@@ -57,7 +57,7 @@ impl Ledger {
         Ok(Self { log, offset: 0, sequence: 0, balances, random: ChaCha8Rng::seed_from_u64(SEED) })
     }
 
-    /// Makes transfers until `duration` is over, and says how many per second; reads the last of them back.
+    /// Makes transfers for `duration`, and returns their number per second; then reads the last of them back.
     fn transfer(&mut self, clients: usize, duration: Duration) -> Result<f64> {
         let mut batch = vec![0; clients * RECORD_BYTES];
         let mut transfers = 0_u32;
@@ -83,7 +83,7 @@ impl Ledger {
         Ok(f64::from(transfers) / elapsed.as_secs_f64())
     }
 
-    /// Moves one unit, and tells of it in `record`: sequence, payer and payee, little-endian; filling up to its length.
+    /// Moves one unit and writes it to `record`: sequence, payer and payee, little-endian, then padding.
     fn transfer_one(&mut self, record: &mut [u8]) -> Result<()> {
         let accounts = u32::from(ACCOUNTS);
         let payer = self.random.next_u32() % accounts;

@@ -1,8 +1,8 @@
 //! Redis, driven by its own `redis-benchmark`.
 //!
-//! Every change is in the append-only file, and synced, before a reply is sent: `appendfsync always`. A transfer is one
-//! `EVALSHA` of a script, so one round trip. Both keys are random; where they are the same, once in a thousand times,
-//! the unit goes out and in again. Clients connect over loopback, as those of a server of Lifeboat do.
+//! Every change is written to the append-only file and synced before a reply is sent: `appendfsync always`. A transfer
+//! is one `EVALSHA` of a script, and so one round trip. Both keys are random. Once in a thousand times they are the
+//! same, and the unit is withdrawn and deposited again. Clients connect over loopback, like those of a Lifeboat server.
 
 use crate::server::{Server, command, free_port, run};
 use crate::{ACCOUNTS, BALANCE, TOTAL, WARM_UP};
@@ -15,7 +15,7 @@ const VERSION_MIN: u32 = 7;
 
 const PROGRAMS: [&str; 3] = ["redis-server", "redis-cli", "redis-benchmark"];
 
-/// `redis-benchmark` stops at an error.
+/// The script of a transfer. `redis-benchmark` stops at an error.
 const TRANSFER: &str = "
 if redis.call('DECR', KEYS[1]) < 0 then
     redis.call('INCR', KEYS[1])
@@ -24,7 +24,8 @@ end
 return redis.call('INCR', KEYS[2])
 ";
 
-/// The keys are those that `redis-benchmark` makes: twelve digits in the place of `__rand_int__`.
+/// The script that opens the accounts. The keys are those of `redis-benchmark`: twelve digits in place of
+/// `__rand_int__`.
 const OPEN: &str = "
 for account = 0, ARGV[1] - 1 do
     redis.call('SET', string.format('%012d', account), ARGV[2])
@@ -39,7 +40,7 @@ end
 return total
 ";
 
-/// Finds the programs, or says what to install.
+/// Finds the programs, or reports the packages to install.
 pub(crate) fn version() -> Result<String> {
     let install = || {
         format!(
@@ -57,8 +58,8 @@ pub(crate) fn version() -> Result<String> {
     Ok(format!("{exact}, appendfsync always"))
 }
 
-/// Serves a database in `directory` while `redis-benchmark` makes as many transfers as take `duration`, or about that:
-/// it counts requests, not time, so the number is estimated from the warm-up's rate.
+/// Serves a database in `directory` while `redis-benchmark` makes as many transfers as take about `duration`. It counts
+/// requests, not time, so their number is estimated from the rate of the warm-up.
 pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: Duration) -> Result<f64> {
     let database = Database::start(directory, clients)?;
     let mut rate = database.transfer(clients, 16 * clients)?;
@@ -74,11 +75,11 @@ pub(crate) fn transfers_per_second(directory: &Path, clients: usize, duration: D
     Ok(rate)
 }
 
-/// A server with the accounts in it.
+/// A server with the accounts.
 struct Database {
     _server: Server,
     port: u16,
-    /// The SHA-1 of [`TRANSFER`], by which the server knows it.
+    /// The SHA-1 of [`TRANSFER`], by which the server identifies the script.
     transfer: String,
 }
 
@@ -104,13 +105,13 @@ impl Database {
         client(self.port)
     }
 
-    /// Runs `script` with the number of accounts and the balance that each starts with.
+    /// Runs `script` with the number of accounts and the initial balance of each.
     fn evaluate(&self, script: &str) -> Result<String> {
         let arguments = [ACCOUNTS.to_string(), BALANCE.to_string()];
         Ok(run(self.client().args(["EVAL", script, "0"]).args(arguments))?.0)
     }
 
-    /// Lets `redis-benchmark` make so many transfers and returns how many it made per second.
+    /// Makes `requests` transfers with `redis-benchmark` and returns their number per second.
     fn transfer(&self, clients: usize, requests: usize) -> Result<f64> {
         let mut benchmark = command("redis-benchmark", None, "TERM");
         benchmark.args(["-h", "127.0.0.1", "-p", &self.port.to_string()]);
@@ -118,13 +119,13 @@ impl Database {
         benchmark.args(["-c", &clients.to_string(), "-n", &requests.to_string()]);
         benchmark.args(["EVALSHA", &self.transfer, "2", "__rand_int__", "__rand_int__"]);
         let (printed, _) = run(&mut benchmark)?;
-        // "test","rps","avg_latency_ms",...
+        // The columns are "test","rps","avg_latency_ms",...
         let rate = printed.lines().last().and_then(|line| line.split("\",\"").nth(1));
         rate.and_then(|rate| rate.parse().ok()).with_context(|| format!("redis-benchmark printed {printed}"))
     }
 }
 
-/// A command for a client of the server on `port`, which fails where the server answers an error.
+/// Returns a command for a client of the server on `port`, which fails if the server answers with an error.
 fn client(port: u16) -> Command {
     let mut client = command("redis-cli", None, "TERM");
     client.args(["-h", "127.0.0.1", "-p", &port.to_string(), "-e"]);

@@ -1,31 +1,31 @@
-//! The result: a table, or an object.
+//! The result, as a table or as a JSON object.
 
 use crate::machine::Machine;
 use crate::{ACCOUNTS, WARM_UP};
 use serde_json::{Value, json};
 use std::io::Write;
 
-/// A whole run.
+/// The result of a whole run.
 pub(crate) struct Report {
     pub(crate) machine: Machine,
-    /// How long each turn was measured.
+    /// The measured time of each turn, in seconds.
     pub(crate) seconds: u64,
-    /// Names and versions, in the order of the columns.
+    /// The names and versions, in the order of the columns.
     pub(crate) systems: Vec<(&'static str, String)>,
-    /// Line by line, and column by column within it.
+    /// The cells, row by row, and by column within a row.
     pub(crate) cells: Vec<Cell>,
 }
 
-/// One system with so many clients.
+/// The result of one system with one number of clients.
 pub(crate) struct Cell {
     pub(crate) system: &'static str,
     pub(crate) clients: usize,
-    /// Transfers per second, turn by turn.
+    /// The transfers per second of each turn.
     pub(crate) turns: Vec<f64>,
 }
 
 impl Report {
-    /// Prints what it was measured on, and a line for each number of clients.
+    /// Prints the description of the machine, and a row for each number of clients.
     pub(crate) fn print_table(&self) {
         self.machine.lines().iter().for_each(|line| print(line));
         for (name, version) in &self.systems {
@@ -45,7 +45,7 @@ impl Report {
         }
     }
 
-    /// Prints all of it as one line of JSON.
+    /// Prints the whole result as one line of JSON.
     pub(crate) fn print_json(&self) {
         let systems: Vec<Value> =
             self.systems.iter().map(|(name, version)| json!({"name": name, "version": version})).collect();
@@ -62,7 +62,7 @@ impl Report {
 }
 
 impl Cell {
-    /// The least, the median and the greatest. Of an even number, the median is the lower of the two in the middle.
+    /// Returns the least value, the median and the greatest. For an even number, the median is the lower middle value.
     fn range(&self) -> (f64, f64, f64) {
         let mut sorted = self.turns.clone();
         sorted.sort_by(f64::total_cmp);
@@ -91,6 +91,6 @@ fn print_line(clients: &str, cells: impl Iterator<Item = String>) {
 }
 
 fn print(line: &str) {
-    // Who closed the pipe has seen enough.
+    // A reader that closed the pipe needs no more output.
     let _ = writeln!(std::io::stdout(), "{line}");
 }

@@ -1,4 +1,4 @@
-//! Directories that are gone after the run, however it ends.
+//! Directories that are removed after the run, however it ends.
 
 use anyhow::{Context, Result};
 use std::fs::Permissions;
@@ -7,19 +7,20 @@ use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use tempfile::TempDir;
 
-/// Waits for the end of its input, which comes when whoever holds the other end drops it or is killed; tries again
-/// while a server that is about to stop still writes.
+/// A script that waits until its input ends, because the process at the other end drops it or is killed. It then
+/// removes the directory, with several attempts because a server that is stopping may still write.
 const BROOM: &str = r#"trap "" INT TERM HUP; read -r _; for _ in 1 2 3 4 5; do rm -rf -- "$1" && exit; sleep 1; done"#;
 
-/// A directory, until it is dropped, or until this process is killed.
+/// A directory that is removed when this is dropped, or when this process is killed.
 pub(crate) struct Scratch {
     directory: TempDir,
-    /// Does what dropping `directory` cannot do in a process that has been killed.
+    /// A process that removes `directory` if this process is killed before it can drop it.
     broom: Child,
 }
 
 impl Scratch {
-    /// Creates one in `parent`. Others may read it: a server that refuses to run as root must find its way through.
+    /// Creates a directory in `parent`. Other users may read it: a server that refuses to run as root must be able to
+    /// enter it.
     pub(crate) fn create_in(parent: &Path) -> Result<Self> {
         let directory = tempfile::Builder::new()
             .prefix("peers-")
@@ -33,7 +34,7 @@ impl Scratch {
         Ok(Self { directory, broom })
     }
 
-    /// Where it is.
+    /// Returns the path of the directory.
     pub(crate) fn path(&self) -> &Path {
         self.directory.path()
     }
@@ -42,7 +43,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         drop(self.broom.stdin.take());
-        // It removes the directory, or fails to; then the drop of `directory` tries once more.
+        // The process removes the directory, or fails to; then the drop of `directory` tries once more.
         let _ = self.broom.wait();
     }
 }

@@ -1,4 +1,4 @@
-//! Programs that are started here, and do not outlive the run.
+//! Programs that the run starts, and that do not outlive it.
 
 use anyhow::{Context, Result, bail, ensure};
 use std::ffi::OsStr;
@@ -9,13 +9,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// How long a server may take to answer, or to stop.
+/// The time limit for a server to answer, or to stop.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// How often it is looked whether it has.
+/// The interval between checks of whether it has.
 const INTERVAL: Duration = Duration::from_millis(20);
 
-/// Someone a program can run as.
+/// A user as whom a program can run.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct User {
     pub(crate) uid: u32,
@@ -23,7 +23,7 @@ pub(crate) struct User {
 }
 
 impl User {
-    /// Finds the first of `names` that the machine knows.
+    /// Finds the first of `names` that exists on the machine.
     pub(crate) fn named(names: &[&str]) -> Option<Self> {
         let known = std::fs::read_to_string("/etc/passwd").ok()?;
         let find = |name: &&str| {
@@ -35,27 +35,27 @@ impl User {
     }
 }
 
-/// Whether this process runs as root, which some servers refuse to.
+/// Returns whether this process runs as root, which some servers refuse.
 pub(crate) fn is_root() -> bool {
     std::fs::metadata("/proc/self").is_ok_and(|process| process.uid() == 0)
 }
 
-/// A port of loopback that nobody has, for a server that does not choose one itself.
+/// Returns a free port of loopback, for a server that does not choose one itself.
 pub(crate) fn free_port() -> Result<u16> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).context("failed to find a free port")?;
     Ok(listener.local_addr().context("failed to find a free port")?.port())
 }
 
-/// What nobody else on this machine knows, for a server that any of them could reach.
+/// Draws a random password, for a server that every user of the machine could reach.
 pub(crate) fn password() -> Result<String> {
     let mut random = [0; 16];
     getrandom::fill(&mut random).context("failed to draw a password")?;
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// A command for `program`, as `user` if there is one, with an environment that says nothing but `PATH`.
+/// Returns a command for `program`, as `user` if there is one, with only `PATH` in its environment.
 ///
-/// The program is asked to stop by `signal` if this process ends before it, be it by a signal too.
+/// The program receives `signal` if this process ends before it, even if a signal ends this process.
 pub(crate) fn command(program: impl AsRef<Path>, user: Option<User>, signal: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", signal]);
@@ -67,10 +67,10 @@ pub(crate) fn command(program: impl AsRef<Path>, user: Option<User>, signal: &st
     command
 }
 
-/// Runs `command` to its end and returns what it printed to its standard output and to its standard error.
+/// Runs `command` to its end and returns its standard output and its standard error.
 ///
 /// # Errors
-/// If it cannot be started, or says that it failed: with what it printed.
+/// The command cannot be started, or its exit status reports a failure: the error contains its output.
 pub(crate) fn run(command: &mut Command) -> Result<(String, String)> {
     let output = command.output().with_context(|| format!("failed to start `{}`", line(command)))?;
     let stdout = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -80,23 +80,23 @@ pub(crate) fn run(command: &mut Command) -> Result<(String, String)> {
     Ok((stdout, stderr))
 }
 
-/// The command line, for messages.
+/// Returns the command line, for messages.
 fn line(command: &Command) -> String {
     let words: Vec<_> = std::iter::once(command.get_program()).chain(command.get_args()).collect();
     words.join(OsStr::new(" ")).to_string_lossy().into_owned()
 }
 
-/// A server, until it is dropped.
+/// A running server, which stops when this is dropped.
 pub(crate) struct Server {
     child: Child,
-    /// What it prints.
+    /// The file with its output.
     log: PathBuf,
-    /// What asks it to stop; otherwise SIGTERM does. If it does not, it is killed.
+    /// The command that stops it, or SIGTERM if there is none. If it does not stop, it is killed.
     stop: Option<Command>,
 }
 
 impl Server {
-    /// Starts `command`, which stays in the foreground, and waits until `is_ready`.
+    /// Starts `command`, which must stay in the foreground, and waits until `is_ready`.
     pub(crate) fn start(
         mut command: Command,
         log: PathBuf,
@@ -137,7 +137,7 @@ impl Drop for Server {
                 std::thread::sleep(INTERVAL);
             }
         }
-        // Both fail where it has stopped already, which is all they are for.
+        // Both calls fail if it has already stopped, and then they are not needed.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }

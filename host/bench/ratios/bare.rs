@@ -1,6 +1,6 @@
 //! The control: a workload's component in a store of wasmtime alone, called through `TypedFunc::call_async`.
 //!
-//! No user, queue, journal, meter or deadline; imports trap, which no guest that is measured here comes to see.
+//! There is no user, queue, journal, meter or deadline. Imports trap; no guest measured here calls one.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,10 +8,10 @@ use tokio::sync::Mutex;
 use wasmtime::component::{Component, ComponentType, InstancePre, Linker, Lower, TypedFunc};
 use wasmtime::{Engine, Store};
 
-/// A tank that nothing here empties.
+/// More fuel than any measurement burns.
 pub(crate) const FUEL: u64 = 1_000_000_000_000_000_000;
 
-/// The record of the contract.
+/// The record `context` of the contract.
 #[derive(Clone, Copy, ComponentType, Lower)]
 #[component(record)]
 struct Context {
@@ -30,7 +30,7 @@ pub(crate) struct Bare {
     sequence: u64,
 }
 
-/// Compiles `component` and links it to nothing.
+/// Compiles `component` without any imports linked.
 pub(crate) fn link(engine: &Engine, component: &[u8]) -> InstancePre<()> {
     let component = Component::new(engine, component).expect("it has been compiled before");
     let mut linker = Linker::new(engine);
@@ -38,7 +38,7 @@ pub(crate) fn link(engine: &Engine, component: &[u8]) -> InstancePre<()> {
     linker.instantiate_pre(&component).expect("every import is defined")
 }
 
-/// A store that yields as a VM's does if the engine meters, and otherwise never.
+/// Creates a store. It yields as a VM's does if the engine meters, and otherwise never.
 pub(crate) fn store(engine: &Engine, is_metered: bool) -> Store<()> {
     let mut store = Store::new(engine, ());
     if is_metered {
@@ -59,7 +59,7 @@ impl Bare {
         Self { store, execute, sequence: 0 }
     }
 
-    /// Executes `body`.
+    /// Executes `body` and returns the reply.
     pub(crate) async fn execute(&mut self, body: &'static [u8]) -> Vec<u8> {
         self.sequence += 1;
         let context = Context { id: "host-1", user: "ada", sequence: self.sequence, timestamp: 1 };
@@ -68,21 +68,21 @@ impl Bare {
     }
 }
 
-/// An instance whose calls run in a task of a runtime like the one of a host's guests.
+/// An instance whose calls run in a task of a runtime like that of a host's guests.
 pub(crate) struct BareTask {
     runtime: tokio::runtime::Runtime,
     bare: Arc<Mutex<Bare>>,
 }
 
 impl BareTask {
-    /// Instantiates `pre` there.
+    /// Instantiates `pre` in a new runtime.
     pub(crate) fn start(pre: &InstancePre<()>, is_metered: bool) -> Self {
         let runtime = guest_runtime();
         let bare = runtime.block_on(Bare::instantiate(pre, is_metered));
         Self { runtime, bare: Arc::new(Mutex::new(bare)) }
     }
 
-    /// Executes `body` `count` times, one after another, and says how long that took.
+    /// Executes `body` `count` times, one after another, and returns the elapsed time.
     pub(crate) fn execute(&self, body: &'static [u8], count: u32) -> Duration {
         let bare = Arc::clone(&self.bare);
         let task = self.runtime.spawn(async move {
@@ -97,7 +97,7 @@ impl BareTask {
     }
 }
 
-/// A runtime that is built as a host's guests have it.
+/// Builds a runtime like that of a host's guests.
 pub(crate) fn guest_runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_time().build().expect("threads")
 }

@@ -1,23 +1,23 @@
-//! This program once more, as a process of its own: what it uses can be told from what its client does.
+//! This program as a separate process, so that its resource use can be distinguished from its client's.
 
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child as Process, ChildStdin, Command, Stdio};
 use std::time::Duration;
 
-/// The argument before the name of what the process is to be.
+/// The argument before the name of the process's role.
 pub(crate) const ARGUMENT: &str = "--child";
 
 /// A process that ends when it is dropped, or when this one ends.
 pub(crate) struct Child {
     process: Process,
-    /// Its input ends when this is dropped, and that ends it.
+    /// The input of the process. Dropping it closes the input, and that ends the process.
     input: Option<ChildStdin>,
-    /// The line that it printed when it was ready.
+    /// The line that the process printed when it was ready.
     pub(crate) said: String,
 }
 
 impl Child {
-    /// Starts one, and waits until it is ready.
+    /// Starts a process, and waits until it is ready.
     pub(crate) fn start(name: &str) -> Self {
         let program = std::env::current_exe().expect("this program has a path");
         let mut command = Command::new(program);
@@ -31,8 +31,8 @@ impl Child {
         Self { process, input, said }
     }
 
-    /// Time on a CPU so far, of all threads that it has, as the kernel counts it. Those that have ended are not among
-    /// them; here none do while it is measured.
+    /// Returns the CPU time of all its threads so far, as the kernel counts it. Threads that have ended are not
+    /// included; none end during a measurement.
     pub(crate) fn cpu_time(&self) -> Duration {
         let threads = std::fs::read_dir(format!("/proc/{}/task", self.process.id())).expect("it runs");
         let on_cpu_ns = |thread: std::io::Result<std::fs::DirEntry>| {
@@ -42,7 +42,7 @@ impl Child {
         Duration::from_nanos(threads.filter_map(on_cpu_ns).sum())
     }
 
-    /// Bytes of its memory that are in the machine's.
+    /// Returns its resident memory in bytes.
     pub(crate) fn resident_bytes(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("it runs");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a Linux that counts");
@@ -58,7 +58,7 @@ impl Drop for Child {
     }
 }
 
-/// In a child: waits until its parent drops it.
+/// Waits in a child until its parent drops it.
 pub(crate) fn wait_for_parent() {
     let mut rest = Vec::new();
     let _ = std::io::stdin().lock().read_to_end(&mut rest);

@@ -1,10 +1,10 @@
-//! How long this thread has computed, however many others the machine runs meanwhile.
+//! The CPU time of this thread, independent of other threads on the machine.
 
 use std::time::Duration;
 
-/// Time on a CPU so far, as the kernel counts it.
+/// Returns the CPU time of this thread so far, as the kernel counts it.
 pub(crate) fn time_of_this_thread() -> Duration {
-    // Giving way brings the kernel's count up to date; otherwise it is as old as the last tick of its timer.
+    // Yielding brings the kernel's count up to date; otherwise it is as old as the last tick of its timer.
     std::thread::yield_now();
     let counts = std::fs::read_to_string("/proc/thread-self/schedstat").expect("a Linux that counts");
     let on_cpu_ns = counts.split(' ').next().and_then(|ns| ns.parse().ok());

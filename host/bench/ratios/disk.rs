@@ -1,4 +1,4 @@
-//! The least that durability could cost on this disk: overwriting a preallocated file, and `fdatasync`.
+//! The minimum cost of durability on this disk: overwriting a preallocated file, and `fdatasync`.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -6,29 +6,29 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 use tempfile::TempDir;
 
-/// The size of the file, which is overwritten from its start again once it is full.
+/// The size of the file in bytes. Once it is full, it is overwritten from its start.
 const FILE_BYTES: usize = 64 * 1024 * 1024;
 
-/// What is written where nobody asks for more, in bytes: the smallest frame of a journal.
+/// The default length of a write, in bytes: the smallest frame of a journal.
 pub(crate) const BLOCK_BYTES: usize = 4096;
 
-/// Writes of a probe.
+/// The number of writes of a probe.
 const PROBE_WRITES: u64 = 16;
 
-/// A directory on the disk of the build, until it is dropped.
+/// Creates a directory on the disk of the build, which is removed on drop.
 pub(crate) fn scratch() -> TempDir {
     tempfile::Builder::new().prefix("ratios-").tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a directory")
 }
 
-/// A file that is there already, and its blocks too.
+/// A file whose blocks are already allocated.
 pub(crate) struct RawLog {
     file: File,
     offset: usize,
 }
 
 impl RawLog {
-    /// Preallocates the file at `path`. Zeros are written, as the file system would otherwise have to note
-    /// with each `fdatasync` that a part of the file is in use now.
+    /// Preallocates the file at `path` by writing zeros. Otherwise the file system would have to record with each
+    /// `fdatasync` that another part of the file is in use.
     pub(crate) fn create(path: &Path) -> Self {
         let file = File::options().write(true).create_new(true).open(path).expect("a file");
         file.write_all_at(&vec![0; FILE_BYTES], 0).expect("space");
@@ -36,7 +36,7 @@ impl RawLog {
         Self { file, offset: 0 }
     }
 
-    /// Makes `count` writes of `bytes` durable, one after another, and says how long that took.
+    /// Makes `count` writes of `bytes` bytes durable, one after another, and returns the elapsed time.
     pub(crate) fn write(&mut self, count: u64, bytes: usize) -> Duration {
         let frame = vec![0x5a; bytes];
         let start = Instant::now();
@@ -51,7 +51,7 @@ impl RawLog {
         start.elapsed()
     }
 
-    /// How the disk is just now.
+    /// Measures the current speed of the disk.
     pub(crate) fn probe(&mut self) -> Duration {
         self.write(PROBE_WRITES, BLOCK_BYTES)
     }

@@ -1,6 +1,7 @@
-//! What durability costs, and what it takes to come back: a ledger of a thousand accounts in a data directory on disk.
+//! The cost of durability and of recovery: a ledger of a thousand accounts in a data directory on disk.
 //!
-//! The controls are the disk alone and the same ledger in memory, both probed in turn with what they are set beside.
+//! The controls are the disk alone and the same ledger in memory. Each is measured alternately with the strategy that
+//! it is compared with.
 
 use crate::disk::{BLOCK_BYTES, RawLog, scratch};
 use crate::ledger::Client;
@@ -14,30 +15,30 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 use tempfile::TempDir;
 
-/// Turns, of which up to half may turn out to be disturbed.
+/// The number of turns. Up to half may prove to be disturbed.
 const TURNS: usize = 31;
 
 const ACCOUNTS: u32 = 1_000;
 
 const NAME_BYTES: usize = 14;
 
-/// Requests that the client keeps in flight.
+/// The number of requests that the client keeps in flight.
 const IN_FLIGHT: usize = 256;
 
-/// Transfers of a turn with many in flight.
+/// The number of transfers in a turn with many in flight.
 const TRANSFERS: u32 = 10_000;
 
-/// Transfers of a turn with one at a time.
+/// The number of transfers in a turn with one at a time.
 const TRANSFERS_IN_SEQUENCE: u32 = 200;
 
-/// Transfers that are sent at once while a tail grows.
+/// The number of transfers that are sent at once while a tail grows.
 const TAIL_STEP: u32 = 64;
 
-/// What replaying the longest tail may take: what [`TAIL_FUEL_MAX`] stands for.
+/// The time limit for replaying the longest tail, for which [`TAIL_FUEL_MAX`] stands.
 const RECOVERY_BUDGET: Duration = Duration::from_millis(250);
 
-/// Many transfers in flight, which share frames: beside as many frames of as many bytes, and beside the same transfers
-/// in memory. Whichever of the two is slower is the least that both together could take.
+/// Measures many transfers in flight, which share frames. They are compared with as many frames of as many bytes, and
+/// with the same transfers in memory. The slower of these two is the minimum for both together.
 pub(crate) fn throughput() -> Vec<Row> {
     struct Turn {
         durable: Duration,
@@ -72,14 +73,14 @@ pub(crate) fn throughput() -> Vec<Row> {
         Row { name, a: "durable, 256 in flight", b, pairs, target }
     };
     vec![
-        // At least 0.7 of the slower one's rate.
+        // The target is at least 0.7 of the slower rate.
         row("durable, transfers", "the slower of the next two", |turn| turn.raw.max(turn.in_memory), Some(1.0 / 0.7)),
         row("durable, transfers", "its frames: write, fdatasync", |turn| turn.raw, None),
         row("durable, transfers", "in memory, 256 in flight", |turn| turn.in_memory, None),
     ]
 }
 
-/// A client that waits for each answer, beside the block that has to be on disk before it can come.
+/// Measures a client that waits for each answer, compared with the block that must be on disk before it.
 pub(crate) fn latency() -> Vec<Row> {
     let scratch = scratch();
     let durable = durable_bank(&data(&scratch));
@@ -99,8 +100,8 @@ pub(crate) fn latency() -> Vec<Row> {
     vec![Row { name: "durable, latency of a transfer", a, b, pairs, target: Some(1.5) }]
 }
 
-/// A service with a tail that is about to be snapshotted, whose host goes down and comes back; the same ledger in
-/// memory is alive all the time.
+/// Measures the restart of a host with a service whose tail is almost long enough for a snapshot. The same ledger in
+/// memory runs all the time.
 pub(crate) fn recovery() -> Vec<Row> {
     struct Turn {
         restored: Restored,
@@ -126,14 +127,14 @@ pub(crate) fn recovery() -> Vec<Row> {
     let opened = turns.pairs(1, |turn| (turn.restored.opened, RECOVERY_BUDGET));
     let row = |name, a, b, pairs: Pairs, target| Row { name, a, b, pairs, target };
     vec![
-        // At least 0.8 of the live rate.
+        // The target is at least 0.8 of the live rate.
         row("replay of a transfer", "recovery / replayed", "in memory, 256 in flight", rate, Some(1.0 / 0.8)),
         row("recovery with a full tail", "as the event tells", "the promise", took, Some(1.5)),
         row("recovery with a full tail", "with the journal, and compiling", "the promise", opened, None),
     ]
 }
 
-/// The data directory, which is gone with `scratch`.
+/// Returns the path of the data directory, which is removed with `scratch`.
 fn data(scratch: &TempDir) -> PathBuf {
     scratch.path().join("data")
 }
@@ -158,8 +159,8 @@ fn bank_in_memory() -> Served {
     served
 }
 
-/// Leaves a service as a crash would: with a snapshot, and so many transfers after it that a few more would lead to the
-/// next. Says how many.
+/// Leaves a service as a crash would: with a snapshot, and so many transfers after it that a few more would cause the
+/// next one. Returns the number of transfers.
 fn leave_full_tail(data: &Path) -> u32 {
     let served = durable_bank(data);
     served.snapshot("bank");

@@ -1,4 +1,4 @@
-//! What a failover costs beside the guest's own export and restore.
+//! The cost of a failover, compared with the guest's own export and restore.
 
 use crate::bare::guest_runtime;
 use crate::pairs::Pairs;
@@ -17,7 +17,7 @@ use tokio::sync::Mutex;
 
 const PAIRS: usize = 51;
 
-/// So many accounts make a megabyte of exported state.
+/// The number of accounts that make a megabyte of exported state.
 const ACCOUNTS: u32 = 60_000;
 
 const ALLOWANCE: Allowance = Allowance {
@@ -26,8 +26,8 @@ const ALLOWANCE: Allowance = Allowance {
     inputs: Inputs::Live { deadline: MAINTENANCE_DEADLINE },
 };
 
-/// A ledger of a megabyte, forced over again and again, and a ledger of the same accounts that is exported and
-/// restored by hand. Both are compact each time: they were restored by the turn before.
+/// Measures forced failovers of a one-megabyte ledger, compared with an export and restore of the same accounts by
+/// hand. Both states are compact each time: the previous turn restored them.
 pub(crate) fn failover() -> Vec<Row> {
     let served = Served::new();
     let program = served.compile("ledger.wasm");
@@ -54,7 +54,7 @@ fn deposit(account: u32) -> String {
     format!(r#"{{"deposit":{{"account":"account-{account:06}","amount":{}}}}}"#, 1 + account % 1000)
 }
 
-/// A ledger outside of any service.
+/// A ledger without a service.
 struct Ledger {
     program: Arc<Program>,
     runtime: tokio::runtime::Runtime,
@@ -86,7 +86,7 @@ impl Ledger {
         Self { program, runtime, instance: Arc::new(Mutex::new(instance)) }
     }
 
-    /// Exports the state and restores it into an instance that is there already, and goes on in that one.
+    /// Exports the state, restores it into an existing instance, and continues in that instance.
     fn export_and_restore(&self) -> Duration {
         let program = Arc::clone(&self.program);
         let instance = Arc::clone(&self.instance);

@@ -1,7 +1,7 @@
-//! What a transaction over HTTP costs the server, beside a request to one that answers with what it got.
+//! The server's cost of a transaction over HTTP, compared with a request to a server that echoes the body.
 //!
-//! Both servers are processes of their own with a runtime like that of `lifeboat serve`, and only their time on a CPU
-//! counts: the client's does not.
+//! Both servers are separate processes with a runtime like that of `lifeboat serve`. Only their CPU time counts, not
+//! the client's.
 
 #[path = "../shared/http.rs"]
 mod connection;
@@ -27,23 +27,23 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Connections, each with one request in flight.
+/// The number of connections, each with one request in flight.
 const CONNECTIONS: u32 = 64;
 
-/// Requests over each connection, in one turn.
+/// The number of requests over each connection in one turn.
 const REQUESTS: u32 = 150;
 
 const PAIRS: usize = 51;
 
 const BODY: &[u8] = b"1";
 
-/// As a child, the server with a service.
+/// The name of the child that serves a service.
 pub(crate) const SERVICE: &str = "http-service";
 
-/// As a child, the server that answers with what it got.
+/// The name of the child that echoes each body.
 pub(crate) const ECHO: &str = "http-echo";
 
-/// Transactions whose ids the server makes, and those whose ids come from the client.
+/// Measures transactions whose ids the server creates, and those whose ids the client sends.
 pub(crate) fn http() -> Vec<Row> {
     let (service, echo) = (Client::of(SERVICE), Client::of(ECHO));
     let measure = |name, has_ids, target| {
@@ -56,7 +56,7 @@ pub(crate) fn http() -> Vec<Row> {
     ]
 }
 
-/// A client of a server of its own.
+/// A client with its own server.
 struct Client {
     child: Child,
     address: SocketAddr,
@@ -76,7 +76,7 @@ impl Client {
         Self { child, address, head, runtime }
     }
 
-    /// Has all requests answered, and says how long the server computed.
+    /// Sends all requests, waits for the answers, and returns the server's CPU time.
     fn turn(&self, has_ids: bool) -> Duration {
         self.runtime.block_on(async {
             let connections = (0..CONNECTIONS).map(|_| Connection::open(self.address));
@@ -86,7 +86,7 @@ impl Client {
                 let mut connection = connection;
                 let turn = before.as_nanos();
                 for request in 0..REQUESTS {
-                    // What the server computed so far tells turns apart.
+                    // The server's CPU time so far makes the ids of each turn unique.
                     let (status, body) = match has_ids {
                         false => connection.exchange(format_args!("{}", self.head), BODY).await,
                         true => {
@@ -104,7 +104,7 @@ impl Client {
     }
 }
 
-/// Serves the trivial guest, in memory, until the parent has done with it.
+/// Serves the trivial guest, in memory, until the parent ends this process.
 pub(crate) fn serve_service() {
     let folder = tempfile::tempdir().expect("a folder");
     let overrides = Overrides::default();
@@ -140,7 +140,7 @@ pub(crate) fn serve_service() {
     runtime.shutdown_background();
 }
 
-/// Answers each request with its body, until the parent has done with it.
+/// Answers each request with its body, until the parent ends this process.
 pub(crate) fn serve_echo() {
     let runtime = runtime();
     runtime.spawn(async {
@@ -156,7 +156,7 @@ pub(crate) fn serve_echo() {
 
 const ANY_PORT: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 0);
 
-/// As `lifeboat serve` has it.
+/// Builds a runtime like that of `lifeboat serve`.
 fn runtime() -> tokio::runtime::Runtime {
     tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("threads")
 }

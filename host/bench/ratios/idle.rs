@@ -1,6 +1,6 @@
-//! How much memory a service holds that does nothing, beside an instance that nobody serves.
+//! The memory of an idle service, compared with that of an instance without a service.
 //!
-//! Each number is that of a process of its own, less that of one that is the same but for the services.
+//! Each number is the difference between two separate processes, of which only one has the services or instances.
 
 use crate::bare::{Bare, guest_runtime, link};
 use crate::child::{Child, wait_for_parent};
@@ -8,25 +8,25 @@ use crate::pairs::{PAIRS_MIN, Pairs};
 use crate::report::{Row, print};
 use crate::served::Served;
 
-/// As many services, or instances, of `counter`.
+/// The number of services, or instances, of `counter`.
 pub(crate) const COUNT: u32 = 1_000;
 
-/// What a service may hold beyond its instance, in bytes.
+/// The target for the memory of a service besides its instance, in bytes.
 const BEYOND_INSTANCE_BYTES_MAX: f64 = 32.0 * 1024.0;
 
-/// Linear memory of a VM, in bytes.
+/// The linear memory of a VM, in bytes.
 const MEMORY_BYTES: u64 = 16 * 1024 * 1024;
 
-/// As a child, a host with the services.
+/// The name of the child whose host has the services.
 pub(crate) const SERVICES: &str = "idle-services";
 
-/// As a child, the same without.
+/// The name of the child whose host has no services.
 pub(crate) const NO_SERVICES: &str = "idle-no-services";
 
-/// As a child, a host with instances in its pool.
+/// The name of the child whose host has instances in its pool.
 pub(crate) const INSTANCES: &str = "idle-instances";
 
-/// Resident bytes for each of them.
+/// Measures the resident bytes of each service and of each instance.
 pub(crate) fn idle() -> Vec<Row> {
     let resident_bytes = |child| Child::start(child).resident_bytes();
     let pairs = (0..PAIRS_MIN).map(|_| {
@@ -50,7 +50,7 @@ pub(crate) fn with_services(count: u32) {
     wait_for_parent();
 }
 
-/// Instantiates as often, and waits.
+/// Creates [`COUNT`] instances, and waits.
 pub(crate) fn with_instances() {
     let served = Served::with_slots(COUNT, MEMORY_BYTES);
     let program = served.compile("counter.wasm");

@@ -1,5 +1,6 @@
-//! The ledger's traffic: accounts that are opened, and transfers between two of them, with ids from the client: UUIDs of
-//! version 7, since a service denies a user who sends more than a million other ids in a minute.
+//! The traffic of the ledger: opening accounts, and transfers between two of them, with ids from the client.
+//!
+//! The ids are UUIDs of version 7. A service denies a user who sends more than a million other ids in a minute.
 
 use crate::served::anonymous;
 use lifeboat_api::clock::{Clock, SystemClock};
@@ -19,12 +20,12 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    /// One that knows as many accounts, whose names take `name_bytes` each.
+    /// Creates a client of a ledger with `accounts` accounts, whose names are `name_bytes` long.
     pub(crate) fn new(accounts: u32, name_bytes: usize) -> Self {
         Self { accounts, name_bytes, random: ChaCha20Rng::seed_from_u64(SEED) }
     }
 
-    /// Opens every account with an amount that lasts, and that takes two bytes of a snapshot.
+    /// Opens every account with an amount that is large enough, and that takes two bytes of a snapshot.
     pub(crate) fn deposits(&self) -> impl Iterator<Item = Request> + use<> {
         let name_bytes = self.name_bytes;
         (0..self.accounts).map(move |account| {
@@ -32,7 +33,7 @@ impl Client {
         })
     }
 
-    /// The next transfers of one unit each, without end.
+    /// Returns an endless sequence of transfers of one unit each.
     pub(crate) fn transfers(&mut self) -> impl Iterator<Item = Request> {
         std::iter::repeat_with(|| {
             let from = self.random.random_range(0..self.accounts);

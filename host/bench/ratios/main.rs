@@ -1,16 +1,16 @@
-//! What a service costs, as ratios to the least that the same work could cost: `cargo bench -p lifeboat`.
+//! The cost of a service as ratios to the minimum cost of the same work: `cargo bench -p lifeboat`.
 //!
-//! Each ratio sets two strategies side by side in one run, interleaved A B A B, so that a busy machine slows both; the
-//! figure is the median over at least [`pairs::PAIRS_MIN`] pairs of the ratio within a pair. Set-up is outside of the
-//! timed part, random choices come from a fixed seed, and nothing here fails for being slow: the targets are printed
-//! beside the figures, and `docs/benchmarks.md` says what to make of them.
+//! Each ratio compares two strategies in one run, interleaved A B A B, so that a busy machine slows both. The figure is
+//! the median over at least [`pairs::PAIRS_MIN`] pairs of the ratio within a pair. Setup is outside the timed part, and
+//! random choices come from a fixed seed. Nothing here fails for being slow: the targets are printed beside the
+//! figures, and `docs/benchmarks.md` explains how to interpret them.
 //!
 //! `cargo bench -p lifeboat --bench ratios -- NAME` measures the experiments whose name contains `NAME`.
 //!
 //! Each experiment is a file: [`transaction`], [`metering`], [`ready`], [`failover`], [`panics`], [`durable`],
-//! [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, [`ledger`] a client of one, [`bare`]
-//! and [`disk`] the controls, [`pairs`] and [`cpu`] the measuring, [`child`] this program as a process of its own,
-//! [`report`] the table.
+//! [`shadow`], [`http`], [`neighbour`], [`idle`]. [`served`] is a host with services, and [`ledger`] is a client of
+//! one. [`bare`] and [`disk`] are the controls, [`pairs`] and [`cpu`] take the measurements, [`child`] runs this
+//! program as a separate process, and [`report`] prints the table.
 
 mod bare;
 mod child;
@@ -34,11 +34,11 @@ mod transaction;
 use mimalloc::MiMalloc;
 use report::Row;
 
-/// That of the command.
+/// The allocator of the `lifeboat` command.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
-/// An experiment's name and what measures it.
+/// An experiment's name and the function that measures it.
 type Experiment = (&'static str, fn() -> Vec<Row>);
 
 const EXPERIMENTS: [Experiment; 15] = [
@@ -59,7 +59,7 @@ const EXPERIMENTS: [Experiment; 15] = [
     ("idle", idle::idle),
 ];
 
-/// What a child is by its name.
+/// The roles of a child, by name.
 const CHILDREN: [(&str, fn()); 5] = [
     (http::SERVICE, http::serve_service),
     (http::ECHO, http::serve_echo),
@@ -75,7 +75,7 @@ fn main() {
         let (_, be) = CHILDREN.iter().find(|(child, _)| *child == name).expect("the name of a child");
         return be();
     }
-    // Cargo passes `--bench`; options are not names.
+    // Cargo passes `--bench`, so arguments that are options are not names.
     let filter = std::env::args().skip(1).find(|argument| !argument.starts_with('-')).unwrap_or_default();
     report::print_header();
     for (_, measure) in EXPERIMENTS.iter().filter(|(name, _)| name.contains(&filter)) {

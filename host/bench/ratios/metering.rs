@@ -1,4 +1,4 @@
-//! What counting fuel, and giving way by it, costs a guest that computes: in time on a CPU, not on the clock.
+//! The cost of counting fuel, and of the yields that it causes, for a guest that computes. It is measured in CPU time.
 
 use crate::bare::{Bare, link};
 use crate::cpu::time_of_this_thread;
@@ -11,14 +11,14 @@ use wasmtime::component::InstancePre;
 
 const PAIRS: usize = 21;
 
-/// Some tens of milliseconds each.
+/// The jobs, which take some tens of milliseconds each.
 const JOBS: [(&str, &[u8]); 3] = [
     ("metering, sieve", br#"{"primes":{"below":5000000}}"#),
     ("metering, SHA-256", br#"{"sha256":{"bytes":4194304}}"#),
     ("metering, JSON round trip", br#"{"json":{"records":5000}}"#),
 ];
 
-/// The jobs of `crunch` on the host's engine, and on one that does not consume fuel but is configured alike.
+/// Measures the jobs of `crunch` on the host's engine, and on an engine with the same configuration except for fuel.
 pub(crate) fn metering() -> Vec<Row> {
     let served = Served::new();
     let program = served.compile("crunch.wasm");
@@ -50,7 +50,7 @@ impl Crunch {
         Self { runtime, bare }
     }
 
-    /// Does one job and says how long it computed.
+    /// Runs one job and returns its CPU time.
     fn execute(&mut self, body: &'static [u8]) -> Duration {
         let start = time_of_this_thread();
         self.runtime.block_on(self.bare.execute(body));

@@ -1,31 +1,31 @@
-//! What services that spin, fail over and over, or call the host without end do to the one beside them.
+//! The effect on a neighbour of services that spin, fail over again and again, or call the host without end.
 
 use crate::pairs::Turns;
 use crate::report::Row;
 use crate::served::{Served, anonymous};
 use std::time::Duration;
 
-/// The neighbour's, one after another, in one turn.
+/// The number of the neighbour's transactions in one turn, one after another.
 const TRANSACTIONS: u32 = 10_000;
 
 const PAIRS: usize = 31;
 
-/// Iterations of the loop of each transaction of the service that spins: some 10 ms.
+/// The loop iterations of each transaction of the spinning service: some 10 ms.
 const SPIN: &[u8] = b"20000000";
 
-/// So many of them use a VM up. A turn without a failover does not count.
+/// The number of such transactions that exhaust a VM. A turn without a failover does not count.
 const SPINS_PER_VM: u64 = 3;
 
-/// What has `two-host-calls.wat` call the host in an endless loop.
+/// The body with which `two-host-calls.wat` calls the host in an endless loop.
 const FLOOD: &[u8] = b"boom";
 
-/// What each of its transactions has: some 30 ms of such calls.
+/// The fuel of each such transaction: some 30 ms of calls.
 const FLOOD_FUEL: u64 = 20_000_000;
 
-/// As many as a machine of two processors has threads for guests.
+/// The services that call the host: as many as a machine with two processors has threads for guests.
 const FLOODS: [&str; 2] = ["flood-1", "flood-2"];
 
-/// The hundredth part of a neighbour's transactions that waits the longest waits at least that long.
+/// Measures the 99th percentile of the neighbour's latencies.
 pub(crate) fn neighbour() -> Vec<Row> {
     let served = Served::new();
     served.start("neighbour", &served.compile("count.wat"));

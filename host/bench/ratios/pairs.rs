@@ -1,29 +1,29 @@
-//! Two strategies, measured side by side.
+//! The measurement of two strategies side by side.
 
 use std::time::Duration;
 
-/// The fewest pairs that a median is taken of.
+/// The minimum number of pairs for a median.
 pub(crate) const PAIRS_MIN: usize = 15;
 
-/// What the numbers of a measurement are.
+/// The unit of a measurement's numbers.
 #[derive(Clone, Copy)]
 pub(crate) enum Measure {
     Nanoseconds,
     Bytes,
 }
 
-/// What both strategies took per unit, pair by pair.
+/// The measured values of both strategies per unit of work, pair by pair.
 pub(crate) struct Pairs {
     values: Vec<(f64, f64)>,
-    /// Of what.
+    /// The unit of the values.
     pub(crate) measure: Measure,
-    /// Pairs that were measured but do not count.
+    /// The number of pairs that were measured but do not count.
     dropped: usize,
 }
 
 impl Pairs {
-    /// Runs `a` and `b` in turns, `count` times each, after one turn that is not counted. Each does `units` units of
-    /// work and says how long the timed part of that took.
+    /// Runs `a` and `b` alternately, `count` times each, after one turn that is not counted. Each does `units` units of
+    /// work and returns the time of its timed part.
     pub(crate) fn measure(
         count: usize,
         units: u32,
@@ -36,14 +36,14 @@ impl Pairs {
         Self::of((0..count).map(|_| (a(), b())), units)
     }
 
-    /// Pairs that were measured in another way, each of `units` units of work.
+    /// Creates pairs from measured times, each for `units` units of work.
     pub(crate) fn of(pairs: impl IntoIterator<Item = (Duration, Duration)>, units: u32) -> Self {
         let per_unit = |elapsed: Duration| elapsed.as_secs_f64() * 1e9 / f64::from(units);
         let values = pairs.into_iter().map(|(a, b)| (per_unit(a), per_unit(b))).collect();
         Self { values, measure: Measure::Nanoseconds, dropped: 0 }
     }
 
-    /// Pairs of bytes, each of `units` units.
+    /// Creates pairs of byte counts, each for `units` units.
     pub(crate) fn of_bytes(pairs: impl IntoIterator<Item = (u64, u64)>, units: u32) -> Self {
         #[expect(clippy::cast_precision_loss, reason = "far fewer than 2^52")]
         let per_unit = |bytes: u64| bytes as f64 / f64::from(units);
@@ -51,7 +51,7 @@ impl Pairs {
         Self { values, measure: Measure::Bytes, dropped: 0 }
     }
 
-    /// The geometric means of several measurements, pair by pair.
+    /// Returns the geometric means of several measurements, pair by pair.
     pub(crate) fn geometric_mean(all: &[Self]) -> Self {
         let count = all.iter().map(|pairs| pairs.values.len()).min().unwrap_or_default();
         #[expect(clippy::cast_precision_loss, reason = "a handful")]
@@ -61,27 +61,27 @@ impl Pairs {
         Self { values: (0..count).map(means).collect(), measure: Measure::Nanoseconds, dropped: 0 }
     }
 
-    /// The median of A, per unit.
+    /// Returns the median of A, per unit.
     pub(crate) fn a(&self) -> f64 {
         median(self.values.iter().map(|(a, _)| *a))
     }
 
-    /// The median of B, per unit.
+    /// Returns the median of B, per unit.
     pub(crate) fn b(&self) -> f64 {
         median(self.values.iter().map(|(_, b)| *b))
     }
 
-    /// The median of A / B.
+    /// Returns the median of A / B.
     pub(crate) fn ratio(&self) -> f64 {
         median(self.ratios())
     }
 
-    /// The least and the greatest A / B.
+    /// Returns the least and the greatest A / B.
     pub(crate) fn range(&self) -> (f64, f64) {
         self.ratios().fold((f64::INFINITY, 0.0), |(least, greatest), ratio| (least.min(ratio), greatest.max(ratio)))
     }
 
-    /// How many pairs count, and of how many.
+    /// Returns the number of pairs that count, and the number of all pairs.
     pub(crate) fn counts(&self) -> (usize, usize) {
         (self.values.len(), self.values.len() + self.dropped)
     }
@@ -91,15 +91,15 @@ impl Pairs {
     }
 }
 
-/// Turns, less those that do not count.
+/// The turns of a measurement, without those that do not count.
 pub(crate) struct Turns<T> {
     kept: Vec<T>,
     dropped: usize,
 }
 
 impl<T> Turns<T> {
-    /// Takes `count` turns after one that is not counted, with a `probe` of the disk before and after each. A turn is
-    /// dropped where others had the disk as well: where the probes took more than twice their median.
+    /// Runs `count` turns after one that is not counted, with a `probe` of the disk before and after each. A turn is
+    /// discarded if other programs used the disk as well: if its probes took more than twice their median.
     pub(crate) fn measure(count: usize, mut probe: impl FnMut() -> Duration, mut turn: impl FnMut() -> T) -> Self {
         turn();
         let turns: Vec<(f64, T)> = (0..count)
@@ -113,7 +113,7 @@ impl<T> Turns<T> {
         Self::of(turns.into_iter().map(|(probe, turn)| (probe <= bound).then_some(turn)))
     }
 
-    /// Turns of which some came to nothing.
+    /// Collects turns, of which `None` stands for a failed one.
     pub(crate) fn of(turns: impl IntoIterator<Item = Option<T>>) -> Self {
         let mut dropped = 0;
         let kept: Vec<T> = turns.into_iter().inspect(|turn| dropped += usize::from(turn.is_none())).flatten().collect();
@@ -121,13 +121,13 @@ impl<T> Turns<T> {
         Self { kept, dropped }
     }
 
-    /// A pair of each turn, of `units` units of work.
+    /// Returns a pair for each turn, for `units` units of work.
     pub(crate) fn pairs(&self, units: u32, pair: impl Fn(&T) -> (Duration, Duration)) -> Pairs {
         Pairs { dropped: self.dropped, ..Pairs::of(self.kept.iter().map(pair), units) }
     }
 }
 
-/// The middle of `values`; of an even number, the lower of the two in the middle.
+/// Returns the middle of `values`; for an even number of them, the lower of the two in the middle.
 pub(crate) fn median(values: impl Iterator<Item = f64>) -> f64 {
     let mut sorted: Vec<f64> = values.collect();
     sorted.sort_by(f64::total_cmp);

@@ -1,4 +1,4 @@
-//! What panics cost the transactions around them: each is a rollback, and a rollback must not replay for ever.
+//! The cost of panics for the transactions around them: each is a rollback, whose replays must stay bounded.
 
 use crate::pairs::{PAIRS_MIN, Pairs};
 use crate::report::Row;
@@ -15,14 +15,14 @@ const PANICS: usize = 1_000;
 
 const SEED: u64 = 7;
 
-/// A counter with a thousand overflows among a hundred thousand transactions, at places that the seed chooses, and
-/// one that counts through.
+/// Measures a counter with a thousand overflows among a hundred thousand transactions, at positions that the seed
+/// chooses. It is compared with a counter without overflows.
 pub(crate) fn panics() -> Vec<Row> {
     let served = Served::new();
     let program = served.compile("counter.wasm");
     for service in ["panics", "counts"] {
         served.start(service, &program);
-        // From here on the total is above zero, and the largest number overflows it.
+        // From here on the total is above zero, so adding the largest number overflows it.
         served.transact(service, vec![add("1")], 1);
     }
     let mut random = ChaCha20Rng::seed_from_u64(SEED);

@@ -1,4 +1,4 @@
-//! What it takes until a VM can be called: its store with limits, meters and WASI, and the instance.
+//! The time until a VM can be called: creating its store with limits, meters and WASI, and its instance.
 
 use crate::bare::{guest_runtime, link, store};
 use crate::pairs::Pairs;
@@ -12,10 +12,10 @@ use std::time::Instant;
 
 const PAIRS: usize = 51;
 
-/// Created for one time, one after another; dropped outside of the timed part.
+/// The number of instances for one measured time, created one after another and dropped outside the timed part.
 const INSTANCES: u32 = 200;
 
-/// Instances of `counter`, each in a store of its own, from the same pool.
+/// Measures instances of `counter`, each in its own store, from the same pool.
 pub(crate) fn ready() -> Vec<Row> {
     let served = Served::new();
     let program = served.compile("counter.wasm");

@@ -1,4 +1,4 @@
-//! The table, in Markdown, and what it was measured on.
+//! The table, in Markdown, and the description of the machine.
 
 use crate::pairs::{Measure, Pairs};
 use std::io::Write;
@@ -6,15 +6,15 @@ use std::process::Command;
 
 /// One line of the table.
 pub(crate) struct Row {
-    /// What the ratio is of, and the unit that the times are per.
+    /// The subject of the ratio, and the unit of work of its times.
     pub(crate) name: &'static str,
-    /// The strategy above the line of the fraction.
+    /// The strategy in the numerator.
     pub(crate) a: &'static str,
-    /// The one below it.
+    /// The strategy in the denominator.
     pub(crate) b: &'static str,
-    /// What was measured.
+    /// The measured values.
     pub(crate) pairs: Pairs,
-    /// What the ratio should be at most; none where it is for information.
+    /// The highest acceptable ratio, or `None` if the ratio is only informative.
     pub(crate) target: Option<f64>,
 }
 
@@ -47,7 +47,7 @@ impl Row {
     }
 }
 
-/// Prints what everything is measured on, and the head of the table.
+/// Prints the description of the machine, and the head of the table.
 pub(crate) fn print_header() {
     let cpu = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     let model = cpu
@@ -73,11 +73,11 @@ fn print_line(cells: [&str; 9]) {
 
 /// Prints a line.
 pub(crate) fn print(line: &str) {
-    // Who closed the pipe has seen enough.
+    // A reader that closed the pipe needs no more output.
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
-/// A time with three digits or so.
+/// Formats a time with about three digits.
 fn time(ns: f64) -> String {
     match ns {
         ns if ns < 1e3 => format!("{ns:.0} ns"),
@@ -90,7 +90,7 @@ fn kib(bytes: f64) -> String {
     format!("{:.1} KiB", bytes / 1024.0)
 }
 
-/// The first line that a program prints, for the header.
+/// Returns the first line that a program prints, for the header.
 fn said(program: &str, arguments: &[&str]) -> String {
     let output = Command::new(program).args(arguments).output();
     let text = output.ok().and_then(|output| String::from_utf8(output.stdout).ok()).unwrap_or_default();

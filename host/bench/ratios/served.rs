@@ -30,27 +30,27 @@ use std::time::{Duration, Instant};
 
 const MIB: u64 = 1024 * 1024;
 
-/// Linear memory of a VM, unless a service is started with more.
+/// The default linear memory of a VM, in bytes.
 const MEMORY_BYTES: u64 = 64 * MIB;
 
-/// How long a host that was dropped may hold on to its data directory: its tasks end by themselves.
+/// How long a dropped host may still hold its data directory: its tasks end by themselves.
 const LET_GO_DEADLINE: Duration = Duration::from_secs(30);
 
-/// Keys the random numbers of every guest.
+/// The key of every guest's random numbers.
 pub(crate) const SECRET: [u8; 32] = [7; 32];
 
-/// A host of two machines, and a user who may do everything.
+/// A host with two machines, and a user with every grant.
 pub(crate) struct Served {
     host: Host,
     token: Token,
-    /// The client's, as `lifeboat run` has it.
+    /// The client's runtime, built like that of `lifeboat run`.
     runtime: tokio::runtime::Runtime,
     told: Arc<Mutex<Told>>,
-    /// Of a host that has one.
+    /// The data directory, if the host has one.
     directory: Option<Arc<DataDirectory>>,
 }
 
-/// The last event of its kind.
+/// The last event of each kind.
 #[derive(Default)]
 struct Told {
     failover: Option<Failover>,
@@ -58,38 +58,38 @@ struct Told {
     restored: Option<Restored>,
 }
 
-/// How a service was brought back.
+/// The recovery of a service.
 pub(crate) struct Restored {
     pub(crate) replayed_transactions: u64,
-    /// From the snapshot's file to the service, as the event tells.
+    /// The time from the snapshot's file to the service, as the event reports it.
     pub(crate) took: Duration,
-    /// From taking the directory to the service: with reading the journal, and compiling.
+    /// The time from opening the directory to the service, including reading the journal and compiling.
     pub(crate) opened: Duration,
 }
 
-/// What came of requests.
+/// The results of requests.
 pub(crate) struct Answered {
-    /// Until all were answered.
+    /// The time until all were answered.
     pub(crate) elapsed: Duration,
-    /// How many were answered `failed`.
+    /// The number of requests that were answered `failed`.
     pub(crate) failed: usize,
-    /// Fuel of all of them.
+    /// The fuel that all of them burnt.
     pub(crate) fuel_used: u64,
 }
 
 /// A failover while a client was being served.
 pub(crate) struct UnderLoad {
-    /// None if the host gave it up.
+    /// The failover, or `None` if the host abandoned it.
     pub(crate) failover: Option<Failover>,
-    /// When each answer came, in order.
+    /// The times of the answers, in order.
     pub(crate) answers: Vec<Instant>,
-    /// When the operator forced the failover.
+    /// The time at which the operator forced the failover.
     pub(crate) forced: Instant,
-    /// When the operator was told that it was over.
+    /// The time at which the operator's request was answered.
     pub(crate) over: Instant,
 }
 
-/// Starts the guest in `file` as `service` of a host, in memory, with a tank that lasts.
+/// Starts the guest in `file` as `service` of a host, in memory, with ample fuel.
 pub(crate) async fn start_in_memory(host: &Host, service: &str, file: &str) {
     let workload = load(file, &guest(file), &LoadLimits::default()).expect("the loader takes it");
     let program = host.compile(workload).await.expect("it compiles");
@@ -109,12 +109,12 @@ fn spec(service: &str, program: &Arc<Program>, size: Size, failover: FailoverMod
 }
 
 impl Served {
-    /// A host without services.
+    /// Creates a host without services.
     pub(crate) fn new() -> Self {
         Self::with_slots(8, 128 * MIB)
     }
 
-    /// A host without services that has `slots` on each machine, for sizes of up to `memory_bytes`.
+    /// Creates a host without services that has `slots` slots on each machine, for sizes of up to `memory_bytes`.
     pub(crate) fn with_slots(slots: u32, memory_bytes: u64) -> Self {
         let told = Arc::new(Mutex::new(Told::default()));
         let sink = Arc::clone(&told);
@@ -145,7 +145,7 @@ impl Served {
         Self { host, token, runtime, told, directory: None }
     }
 
-    /// A host with the data directory at `path`, and its services brought back.
+    /// Opens a host on the data directory at `path`, and recovers its services.
     pub(crate) fn durable(path: &Path) -> Self {
         let mut served = Self::new();
         let storage = Arc::new(DiskStorage::create(path).expect("a directory"));
@@ -171,12 +171,12 @@ impl Served {
         served
     }
 
-    /// What the journal of a host with a data directory wrote.
+    /// Returns the totals that a durable host's journal wrote.
     pub(crate) fn journal_totals(&self) -> Totals {
         self.directory.as_ref().expect("it has a data directory").committer().totals()
     }
 
-    /// How the last service was brought back.
+    /// Returns the recovery of the last recovered service.
     pub(crate) fn restored(&self) -> Restored {
         self.told().restored.take().expect("a service was brought back")
     }
@@ -187,17 +187,17 @@ impl Served {
         self.runtime.block_on(self.host.compile(workload)).expect("it compiles")
     }
 
-    /// Starts `program` as `service`, with a tank that lasts.
+    /// Starts `program` as `service`, with ample fuel.
     pub(crate) fn start(&self, service: &str, program: &Arc<Program>) {
         self.start_as(service, program, MEMORY_BYTES, FailoverMode::Direct);
     }
 
-    /// The same with a tank that does not.
+    /// Starts `program` as `service`, with a tank of `fuel`.
     pub(crate) fn start_with_fuel(&self, service: &str, program: &Arc<Program>, fuel: u64) {
         self.start_sized(service, program, Size { fuel, ..size(MEMORY_BYTES) }, FailoverMode::Direct);
     }
 
-    /// The same with as much memory, and as it is to fail over.
+    /// Starts `program` as `service`, with `memory_bytes` of memory and this failover mode.
     pub(crate) fn start_as(&self, service: &str, program: &Arc<Program>, memory_bytes: u64, failover: FailoverMode) {
         self.start_sized(service, program, size(memory_bytes), failover);
     }
@@ -208,7 +208,7 @@ impl Served {
         self.runtime.block_on(self.host.create_service(spec)).expect("the service starts");
     }
 
-    /// Starts the guest in `file` as `service`, in the host's data directory, with a tank that lasts.
+    /// Starts the guest in `file` as `service`, in the host's data directory, with ample fuel.
     pub(crate) fn start_durable(&self, service: &str, file: &str) {
         let bytes = guest(file);
         let size = size(MEMORY_BYTES);
@@ -237,7 +237,7 @@ impl Served {
         }
     }
 
-    /// Sends `requests`, `in_flight` of them at a time, until all were answered.
+    /// Sends `requests`, keeping `in_flight` of them in flight, until all are answered.
     pub(crate) fn transact(
         &self,
         service: &str,
@@ -265,8 +265,8 @@ impl Served {
         })
     }
 
-    /// Sends `requests` to `service` one after another, and says how long each took. Meanwhile each of the services
-    /// `beside` gets its body over and over, whatever becomes of it.
+    /// Sends `requests` to `service` one after another, and returns how long each took. Meanwhile each service in
+    /// `beside` is sent its body again and again, whatever the outcome.
     pub(crate) fn latencies_beside(
         &self,
         service: &str,
@@ -297,12 +297,12 @@ impl Served {
         self.runtime.block_on(futures::future::join(measured, futures::future::join_all(others))).0
     }
 
-    /// How often its services failed over.
+    /// Returns the number of failovers of its services.
     pub(crate) fn failovers(&self) -> u64 {
         self.told().failovers
     }
 
-    /// Has snapshots taken until nothing is left to replay: the first may have begun before.
+    /// Takes snapshots until nothing is left to replay: the first may have begun earlier.
     pub(crate) fn snapshot(&self, service: &str) {
         self.runtime.block_on(async {
             loop {
@@ -315,7 +315,7 @@ impl Served {
         });
     }
 
-    /// Forces a failover and tells of it.
+    /// Forces a failover and returns it.
     pub(crate) fn fail_over(&self, service: &str) -> Failover {
         let forced = self.host.fail_over(self.token.reveal(), service);
         let status = self.runtime.block_on(forced).expect("ada may operate");
@@ -324,7 +324,7 @@ impl Served {
         failover
     }
 
-    /// Keeps `in_flight` of `requests` going, forces a failover after `before`, and goes on until it is over.
+    /// Keeps `in_flight` of `requests` in flight, forces a failover after `before`, and continues until it is over.
     pub(crate) fn fail_over_under_load(
         &self,
         service: &str,
@@ -367,7 +367,7 @@ impl Served {
     }
 }
 
-/// A guest of `tests/guests`, or a prebuilt workload.
+/// Reads a guest of `tests/guests`, or a prebuilt workload.
 fn guest(file: &str) -> Vec<u8> {
     let folder = if file.ends_with(".wat") { "tests/guests" } else { "workloads/prebuilt" };
     let path = format!("{}/../../{folder}/{file}", env!("CARGO_MANIFEST_DIR"));
@@ -378,7 +378,7 @@ fn size(memory_bytes: u64) -> Size {
     Size { name: "bench".into(), fuel: crate::bare::FUEL, memory_bytes, deadline: Duration::from_secs(60) }
 }
 
-/// A transaction without an id: the host makes one.
+/// Returns a transaction without an id: the host creates one.
 pub(crate) fn anonymous(body: impl Into<Bytes>) -> Request {
     Request { id: None, body: body.into(), kind: Kind::Transaction }
 }

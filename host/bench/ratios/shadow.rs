@@ -1,4 +1,4 @@
-//! What a shadow costs those who transact meanwhile: the pause when it takes over, and the pace while it works.
+//! The cost of a shadow for concurrent transactions: the pause when it is promoted, and the rate while it works.
 
 use crate::ledger::Client;
 use crate::pairs::{Turns, median};
@@ -7,33 +7,34 @@ use crate::served::{Served, UnderLoad};
 use lifeboat_api::sla::FailoverMode;
 use std::time::{Duration, Instant};
 
-/// Failovers of each ledger.
+/// The number of failovers of each ledger.
 const FAILOVERS: usize = 30;
 
-/// Requests that the client keeps in flight.
+/// The number of requests that the client keeps in flight.
 const IN_FLIGHT: usize = 64;
 
-/// Requests in flight while the accounts are opened.
+/// The number of requests in flight while the accounts are opened.
 const IN_FLIGHT_AT_FIRST: usize = 256;
 
-/// How long the client is alone before each failover.
+/// The time for which the client runs without a shadow before each failover.
 const BEFORE: Duration = Duration::from_secs(1);
 
-/// What answers are counted by.
+/// The window in which answers are counted.
 const WINDOW: Duration = Duration::from_millis(100);
 
-/// The longest pause that is promised.
+/// The target for the longest pause.
 const PAUSE_BUDGET: Duration = Duration::from_millis(2);
 
-/// A slot for the larger of the ledgers, whose memory is a quarter of that or so.
+/// The memory of a slot for the larger ledger, which uses about a quarter of it.
 const MEMORY_BYTES: u64 = 1024 * 1024 * 1024;
 
 const NAME_BYTES: usize = 24;
 
-/// What a snapshot has of an account: its name, the length of that, and a balance of two bytes.
+/// The size of an account in a snapshot: its name, the length of the name, and a balance of two bytes.
 const ACCOUNT_BYTES: u64 = NAME_BYTES as u64 + 1 + 2;
 
-/// Two ledgers that differ in their size alone, each forced over again and again while a client transacts; in turns.
+/// Measures two ledgers that differ only in size. Each is forced to fail over again and again, alternately, while a
+/// client transacts.
 pub(crate) fn shadow() -> Vec<Row> {
     let mut large = Bank::open(1_500_000);
     let mut small = Bank::open(40_000);
@@ -60,7 +61,7 @@ pub(crate) fn shadow() -> Vec<Row> {
             |large, small| (large.pause, small.pause),
             Some(2.0),
         ),
-        // At least half of the pace.
+        // The target is at least half of the usual rate.
         row(
             "an answer beside a shadow, 40 MB",
             "slowest 100 ms of the shadow",
@@ -85,7 +86,7 @@ pub(crate) fn shadow() -> Vec<Row> {
     ]
 }
 
-/// A ledger on a host of its own, and its client.
+/// A ledger on its own host, and its client.
 struct Bank {
     served: Served,
     client: Client,
@@ -102,8 +103,8 @@ impl Bank {
         Self { served, client, accounts }
     }
 
-    /// Fails over, as long after a snapshot as the client is alone. None if that came to nothing: a host that runs out
-    /// of room for its journal gives a shadow up.
+    /// Fails over, as long after a snapshot as the client runs without a shadow. Returns `None` if that failed: a host
+    /// that runs out of room for its journal abandons a shadow.
     fn fail_over(&mut self) -> Option<Moved> {
         self.served.snapshot("bank");
         let load = self.served.fail_over_under_load("bank", self.client.transfers(), IN_FLIGHT, BEFORE);
@@ -121,14 +122,14 @@ impl Bank {
     }
 }
 
-/// How a failover was for the client.
+/// A failover as the client saw it.
 struct Moved {
     pause: Duration,
-    /// The time per answer in the usual window before.
+    /// The time per answer in the usual window before the failover.
     usual: Duration,
-    /// The same in the window that has the fewest answers, while the shadow was there.
+    /// The time per answer in the window with the fewest answers, while the shadow existed.
     slowest: Duration,
-    /// The longest that no answer came, while the shadow was there.
+    /// The longest time without an answer, while the shadow existed.
     silence: Duration,
     took: Duration,
 }
@@ -142,7 +143,7 @@ impl UnderLoad {
         WINDOW.div_f64(median(self.windows(self.forced - BEFORE, self.forced)))
     }
 
-    /// Answers in each window that is whole.
+    /// Returns the number of answers in each complete window.
     fn windows(&self, from: Instant, to: Instant) -> impl Iterator<Item = f64> {
         let count = (to - from).as_nanos() / WINDOW.as_nanos();
         let first = move |window: u32| self.answers.partition_point(|answer| *answer < from + WINDOW * window);

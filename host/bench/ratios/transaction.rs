@@ -1,4 +1,4 @@
-//! What the way through a service costs: authentication, queue, dedupe, meter, journal, reply.
+//! The cost of the path through a service: authentication, queue, dedupe, meter, journal, reply.
 
 use crate::bare::{BareTask, link};
 use crate::pairs::Pairs;
@@ -8,25 +8,25 @@ use bytes::Bytes;
 use lifeboat_api::transaction::{Kind, Request};
 use std::time::Duration;
 
-/// Requests that the client keeps in flight.
+/// The number of requests that the client keeps in flight.
 const IN_FLIGHT: usize = 256;
 
-/// Many short turns rather than a few long ones: what else the machine does then falls on both alike.
+/// There are many short turns rather than a few long ones, so that other work of the machine affects both alike.
 const PAIRS: usize = 101;
 
-/// What the trivial guest gets.
+/// The body for the trivial guest.
 const BODY: &[u8] = b"1";
 
-/// What the working guest's loop is to take.
+/// The duration of the working guest's loop.
 const WORK: Duration = Duration::from_micros(10);
 
-/// A guest that does next to nothing, so that all is overhead.
+/// Measures a guest that does almost nothing, so that everything is overhead.
 pub(crate) fn trivial() -> Vec<Row> {
     let pairs = Rig::new("count.wat").pairs(5_000, BODY, || anonymous(BODY), IN_FLIGHT);
     vec![row("transaction, trivial guest", "service, 256 in flight", pairs, Some(5.0))]
 }
 
-/// The same with ids that the client gives, by which a repetition would be recognised.
+/// Measures the same with ids from the client, by which a repetition would be recognised.
 pub(crate) fn with_ids() -> Vec<Row> {
     let mut ids = 0;
     let request = || {
@@ -37,13 +37,13 @@ pub(crate) fn with_ids() -> Vec<Row> {
     vec![row("transaction, ids from the client", "service, 256 in flight", pairs, None)]
 }
 
-/// The same by a client that waits for each answer: two threads that wake each other in turns.
+/// Measures the same with a client that waits for each answer: two threads that wake each other alternately.
 pub(crate) fn one_at_a_time() -> Vec<Row> {
     let pairs = Rig::new("count.wat").pairs(1_000, BODY, || anonymous(BODY), 1);
     vec![row("transaction, one at a time", "service, 1 in flight", pairs, None)]
 }
 
-/// A guest that works for a time that is still short.
+/// Measures a guest that works for a short time.
 pub(crate) fn working() -> Vec<Row> {
     let rig = Rig::new("work.wat");
     let body = rig.iterations_for(WORK).to_string().leak().as_bytes();
@@ -80,10 +80,10 @@ impl Rig {
         Pairs::measure(PAIRS, count, through_service, || self.bare.execute(body, count))
     }
 
-    /// How many iterations of the guest's loop take `time`.
+    /// Returns the number of iterations of the guest's loop that take `time`.
     fn iterations_for(&self, time: Duration) -> u128 {
         const PROBE: &[u8] = b"1000000";
-        // The fastest of some: a slower one was disturbed.
+        // The fastest probe counts: a slower one was disturbed.
         let probe = (0..20).map(|_| self.bare.execute(PROBE, 1)).min().expect("some");
         1_000_000 * time.as_nanos() / probe.as_nanos()
     }

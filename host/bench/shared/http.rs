@@ -1,5 +1,5 @@
-//! A client that is as light as `pgbench` and `redis-benchmark` are: a connection that is kept alive, one request in
-//! flight, a head that is written as it is, an answer of which only what is needed is looked at.
+//! An HTTP client as light as `pgbench` and `redis-benchmark`: a connection that is kept alive, one request in flight,
+//! a head that is written unchanged, and an answer of which only the needed parts are parsed.
 
 use std::fmt;
 use std::io::{self, Write};
@@ -7,7 +7,7 @@ use std::net::SocketAddr;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
-/// Bytes that are read at once.
+/// The number of bytes that are read at once.
 const READ_BYTES: usize = 16 * 1024;
 
 /// A connection that is kept alive.
@@ -24,8 +24,8 @@ impl Connection {
         Ok(Self { stream, sent: Vec::new(), received: Vec::new() })
     }
 
-    /// Sends a request and returns the status and the body of its answer. `head` are its first lines, each with its
-    /// end; the length of the body is added.
+    /// Sends a request and returns the status and the body of its answer. `head` contains its first lines, each with
+    /// its line end; the length of the body is added.
     pub(crate) async fn exchange(&mut self, head: fmt::Arguments<'_>, body: &[u8]) -> io::Result<(u16, &[u8])> {
         self.sent.clear();
         write!(self.sent, "{head}Content-Length: {}\r\n\r\n", body.len())?;
@@ -53,7 +53,7 @@ impl Connection {
     }
 }
 
-/// The status of an answer, and where its body starts and ends; none before its head is whole.
+/// Returns the status of an answer and the range of its body, or `None` before its head is complete.
 fn scan(received: &[u8]) -> io::Result<Option<(u16, usize, usize)>> {
     const LENGTH: &[u8] = b"content-length:";
     let wrong = || io::Error::new(io::ErrorKind::InvalidData, String::from_utf8_lossy(received).into_owned());
