@@ -1,5 +1,5 @@
-//! The inside of one VM: what a workload is, what compiles it, the store and the instance that run it, and how its
-//! state is rehydrated.
+//! The inside of one VM: its workload, the compiler, the store and the instance that run it, and the rehydration of its
+//! state.
 //!
 //! ```text
 //!   bytes -> workload (loader) -> engine (compiler, pool) -> program
@@ -9,7 +9,7 @@
 //!                              rehydrate: a snapshot and a replay of the tail, in a fresh instance
 //! ```
 //!
-//! This crate knows neither users nor disks: its callers supply what a call consists of and what a replay repeats.
+//! This crate knows neither users nor disks: its callers supply the contents of each call and the tail of each replay.
 //!
 //! | module | contents |
 //! |---|---|
