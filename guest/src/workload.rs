@@ -71,7 +71,7 @@ pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
 /// The user, id and time of a call. They are the same in every replay of a transaction.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The transaction's id: unique for its user and service.
+    /// The transaction's id, unique for its user and service.
     pub id: String,
     /// The name of the authenticated user.
     pub user: String,

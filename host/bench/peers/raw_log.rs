@@ -57,7 +57,7 @@ impl Ledger {
         Ok(Self { log, offset: 0, sequence: 0, balances, random: ChaCha8Rng::seed_from_u64(SEED) })
     }
 
-    /// Makes transfers for `duration`, and returns their number per second; then reads the last of them back.
+    /// Makes transfers for `duration`, checks the last batch in the file, and returns their number per second.
     fn transfer(&mut self, clients: usize, duration: Duration) -> Result<f64> {
         let mut batch = vec![0; clients * RECORD_BYTES];
         let mut transfers = 0_u32;

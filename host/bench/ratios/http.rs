@@ -104,7 +104,7 @@ impl Client {
     }
 }
 
-/// Serves the trivial guest, in memory, until the parent ends this process.
+/// Serves the trivial guest, in memory, until the parent drops this process.
 pub(crate) fn serve_service() {
     let folder = tempfile::tempdir().expect("a folder");
     let overrides = Overrides::default();
@@ -140,7 +140,7 @@ pub(crate) fn serve_service() {
     runtime.shutdown_background();
 }
 
-/// Answers each request with its body, until the parent ends this process.
+/// Answers each request with its body, until the parent drops this process.
 pub(crate) fn serve_echo() {
     let runtime = runtime();
     runtime.spawn(async {

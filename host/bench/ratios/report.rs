@@ -19,7 +19,6 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    /// Prints the line.
     pub(crate) fn print(&self) {
         let (least, greatest) = self.pairs.range();
         let ratio = format!("{:.2}", self.pairs.ratio());
@@ -71,7 +70,6 @@ fn print_line(cells: [&str; 9]) {
     ));
 }
 
-/// Prints a line.
 pub(crate) fn print(line: &str) {
     // A reader that closed the pipe needs no more output.
     let _ = writeln!(std::io::stdout(), "{line}");

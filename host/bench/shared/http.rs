@@ -1,5 +1,5 @@
-//! An HTTP client as light as `pgbench` and `redis-benchmark`: a connection that is kept alive, one request in flight,
-//! a head that is written unchanged, and an answer of which only the needed parts are parsed.
+//! An HTTP client as light as `pgbench` and `redis-benchmark`: a connection that is kept alive, with one request in
+//! flight. It writes the head unchanged and parses only the needed parts of an answer.
 
 use std::fmt;
 use std::io::{self, Write};

@@ -43,7 +43,6 @@ impl Model {
         }
     }
 
-    /// Applies a transaction.
     pub(crate) fn execute(&mut self, body: &[u8]) -> Expected {
         match self {
             Self::Counter(total) => decoded(body, |add| count(total, &add)),
@@ -62,7 +61,6 @@ impl Model {
         }
     }
 
-    /// Answers a query.
     pub(crate) fn query(&self, body: &[u8]) -> Expected {
         decoded(body, |query| {
             Expected::Ok(match (self, query) {

@@ -78,7 +78,7 @@ pub struct Finding {
     pub transaction: Option<String>,
     /// The sequence number of that transaction.
     pub sequence: Option<Sequence>,
-    /// The rest of the sentence.
+    /// The rest of the sentence, after the names.
     pub text: String,
 }
 

@@ -1,8 +1,8 @@
 //! A seeded fleet of services under the traffic of its users, and the proof that nothing was lost.
 //!
 //! [`run`] plays a [`Scenario`]: it sets up a [`Host`] with users and services, and sends every request through the
-//! entry point that a server uses ([`Host::request`]: authenticate, authorise, dedupe, admit, dispatch, meter, fail
-//! over). It records the answers to the clients and reconciles them at the end: see `reconcile.rs`.
+//! entry point that a server uses. That is [`Host::request`]: authenticate, authorise, dedupe, admit, dispatch, meter,
+//! fail over. It records the answers to the clients and reconciles them at the end: see `reconcile.rs`.
 //!
 //! **The same scenario and seed give the same report**, except for its `timings`. The clock is virtual, and ids,
 //! secrets and tokens come from the seed. Requests are sent one at a time, and each is followed by a request for the
@@ -70,7 +70,7 @@ pub trait Observer {
     /// The workload of this service is about to be compiled, which takes some tenths of a second, and started.
     fn starting(&mut self, _service: &Name) {}
 
-    /// All services run; `total` requests are expected, and a few repetitions on top.
+    /// All services run; `total` requests are expected, and a few repetitions in addition.
     fn started(&mut self, _services: &[ServiceView], _total: u64) {}
 
     /// An event of a service was reported.
@@ -297,7 +297,7 @@ impl<'a> Stage<'a> {
         })
     }
 
-    /// Sends every request, one after another.
+    /// Sends every request, one at a time.
     async fn play(&mut self, observer: &mut impl Observer) -> Result<(), SimulateError> {
         self.tell_events(observer);
         observer.started(&self.views, self.scenario.transactions());

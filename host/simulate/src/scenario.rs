@@ -84,9 +84,9 @@ pub struct Scenario {
     pub machines: Vec<Machine>,
     /// The sizes that VMs may have.
     pub sizes: Vec<Arc<Size>>,
-    /// The services.
+    /// The services of the fleet.
     pub services: Vec<ServicePlan>,
-    /// The users.
+    /// The users of the services.
     pub users: Vec<UserPlan>,
     /// The requests of the users.
     pub traffic: Vec<TrafficPlan>,
@@ -237,7 +237,7 @@ pub enum Bodies {
 /// A body and its weight.
 #[derive(Debug, Clone)]
 pub struct Choice {
-    /// The transaction, byte for byte.
+    /// The exact bytes of the transaction.
     pub body: String,
     /// Its frequency relative to the others.
     pub weight: u32,

@@ -33,7 +33,7 @@ use turns::{Turn, Turns};
 use wasmtime::component::{Component, Linker};
 use wasmtime::{Config, InstanceAllocationStrategy, ModuleVersionStrategy, PoolingAllocationConfig};
 
-/// The stack that a guest may use, in bytes.
+/// The most stack that a guest may use, in bytes.
 pub const STACK_BYTES_MAX: usize = 512 * 1024;
 
 /// The time limit for compiling one workload, counted from its turn on.
@@ -65,11 +65,11 @@ pub const SMALL_AT_ONCE_MAX: usize = 2;
 pub const LARGE_AT_ONCE_MAX: usize = 2;
 
 /// The minimum that a pool slot offers beyond the largest size, as room for a snapshot or a restore. If the largest
-/// size exceeds this, a slot offers twice the largest size, as far as a 32-bit guest can address it: a guest may hold
-/// its state twice while it exports it. A slot is address space, and untouched memory costs nothing.
+/// size exceeds this, a slot offers twice the largest size, within the address space of a 32-bit guest: a guest may
+/// hold its state twice during an export. A slot is address space, and untouched memory costs nothing.
 pub const MAINTENANCE_HEADROOM_BYTES: u64 = 64 * 1024 * 1024;
 
-/// The most linear memory that a size may have: what a 32-bit guest can address, less the headroom.
+/// The most linear memory that a size may have: the address space of a 32-bit guest, less the headroom.
 pub const MEMORY_BYTES_MAX: u64 = (4 << 30) - MAINTENANCE_HEADROOM_BYTES;
 
 /// The size of a Wasm page, in bytes.
@@ -144,7 +144,7 @@ pub enum EngineError {
     /// Cranelift refused the workload, or one of its imports has a type that differs from the host's.
     #[error("{name}: cannot be compiled: {reason}")]
     Compile {
-        /// The workload's file.
+        /// The name of the workload's file.
         name: String,
         /// The compiler's message, on one line, and the remedy.
         reason: String,
@@ -152,7 +152,7 @@ pub enum EngineError {
     /// Compiling needed more memory than its limit, or its process failed.
     #[error("{name}: cannot be compiled: {reason}")]
     Exceeded {
-        /// The workload's file.
+        /// The name of the workload's file.
         name: String,
         /// How the process ended, and the remedy.
         reason: String,
@@ -160,7 +160,7 @@ pub enum EngineError {
     /// The compiling process could not be started, or another process killed it. A later attempt may succeed.
     #[error("{name}: cannot be compiled: {reason}")]
     Process {
-        /// The workload's file.
+        /// The name of the workload's file.
         name: String,
         /// How the process ended, and the remedy.
         reason: String,
@@ -168,7 +168,7 @@ pub enum EngineError {
     /// The workload waited too long for its turn: others were being loaded and compiled.
     #[error("{name}: neither loaded nor compiled, as others were for {} s; try again", wait.as_secs())]
     CompilerBusy {
-        /// The workload's file.
+        /// The name of the workload's file.
         name: String,
         /// How long the workload waited.
         wait: Duration,
@@ -176,9 +176,9 @@ pub enum EngineError {
     /// Cranelift took too long.
     #[error("{name}: not compiled within {} s; make the module smaller, or try again when the machine is less busy", deadline.as_secs())]
     CompileDeadline {
-        /// The workload's file.
+        /// The name of the workload's file.
         name: String,
-        /// [`COMPILE_DEADLINE`] or [`DEPLOY_COMPILE_DEADLINE`].
+        /// The time limit: [`COMPILE_DEADLINE`] or [`DEPLOY_COMPILE_DEADLINE`].
         deadline: Duration,
     },
     /// The pool could not be reserved, or the threads could not be started.

@@ -41,13 +41,13 @@ pub struct Call<'a> {
     pub id: &'a str,
     /// The authenticated user's name.
     pub user: &'a str,
-    /// The transaction's sequence; a query's is that of the last transaction.
+    /// The transaction's sequence number; a query has that of the last transaction.
     pub sequence: Sequence,
     /// The time that both clocks of the guest show.
     pub timestamp: Timestamp,
     /// The epoch, which selects the random numbers that the guest sees.
     pub epoch: Epoch,
-    /// The bytes of the transaction or query.
+    /// The body of the transaction or query.
     pub body: &'a [u8],
 }
 
@@ -70,7 +70,7 @@ pub enum MoveError {
     /// `snapshot` or `restore` answered `err`.
     #[error("the guest's {phase} answered err: {text}")]
     Refused {
-        /// `snapshot` or `restore`.
+        /// The phase: `snapshot` or `restore`.
         phase: &'static str,
         /// The guest's text.
         text: String,
@@ -78,7 +78,7 @@ pub enum MoveError {
     /// `snapshot` or `restore` did not finish.
     #[error("the guest's {phase} failed: {}", moving_cause(phase, cause))]
     Failed {
-        /// `snapshot` or `restore`.
+        /// The phase: `snapshot` or `restore`.
         phase: &'static str,
         /// The reason.
         cause: Cause,
@@ -283,7 +283,7 @@ impl Instance {
 /// A call into a guest.
 type Entry<'a, T> = Pin<Box<dyn Future<Output = wasmtime::Result<T>> + Send + 'a>>;
 
-/// The only ways into a guest.
+/// The only functions that enter a guest.
 ///
 /// They decide how deep a guest may recurse. wasmtime reads the stack pointer when it enters a guest, and the guest's
 /// stack ends [`STACK_BYTES_MAX`] below it. What wasmtime itself puts on the stack between there and the guest's first

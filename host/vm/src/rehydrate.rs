@@ -124,7 +124,7 @@ pub enum RehydrateError {
     Diverged {
         /// The sequence number of the first transaction that differs.
         sequence: Sequence,
-        /// Its id.
+        /// The id of that transaction.
         id: String,
         /// Its recorded outcome, shortened.
         recorded: String,
@@ -160,7 +160,7 @@ pub struct ReplayContext<'a> {
 /// A fresh instance in the requested state.
 #[derive(Debug)]
 pub struct Rehydrated {
-    /// The instance.
+    /// The instance in that state.
     pub instance: Instance,
     /// The number of transactions that were repeated.
     pub replayed_transactions: u64,

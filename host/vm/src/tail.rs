@@ -26,7 +26,7 @@ pub struct TransactionRecord {
     pub user: Name,
     /// The incarnation of the user: several users may have had this name one after another.
     pub incarnation: u64,
-    /// The time that the guest saw.
+    /// The time that both clocks of the guest showed.
     pub timestamp: Timestamp,
     /// The epoch, which selects the random numbers that the guest saw.
     pub epoch: Epoch,
@@ -64,11 +64,11 @@ impl TransactionRecord {
 /// A query that was answered `ok` or `refused`. It may have changed the instance, so a replay repeats it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QueryRecord {
-    /// Its id, as the guest saw it.
+    /// The id that the guest saw.
     pub id: Box<str>,
     /// The user who sent it.
     pub user: Name,
-    /// The time that the guest saw.
+    /// The time that both clocks of the guest showed.
     pub timestamp: Timestamp,
     /// The body that the guest received.
     pub body: Bytes,

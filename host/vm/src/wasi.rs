@@ -512,7 +512,7 @@ impl OutputStream for LogStream {
     }
 }
 
-/// What a guest wrote during one call.
+/// The text that a guest wrote during one call.
 #[derive(Default)]
 struct LogBuffer {
     text: Vec<u8>,

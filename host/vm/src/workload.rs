@@ -1,8 +1,8 @@
 //! Turns the bytes of a workload into one validated component, or reports in one line why it cannot.
 //!
 //! Many kinds of guest are accepted: a component, a core module built with the SDK or wit-bindgen (with or without WASI
-//! preview 1), a plain core module whose exports carry the canonical names, and text of any of these. The output is
-//! always a component of the world `lifeboat:vm/vm`, checked against [`FEATURES`] and counted against [`LoadLimits`].
+//! preview 1), a plain core module with the canonical export names, and text of these. The output is always a component
+//! of the world `lifeboat:vm/vm`, checked against [`FEATURES`] and counted against [`LoadLimits`].
 //!
 //! This module is pure: no I/O, no clock, no compiler. Others read the file, compile the component and create its
 //! store. It guarantees that
@@ -247,7 +247,7 @@ impl Workload {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Form {
-    /// A component.
+    /// A component, in binary or text form.
     Component,
     /// A core module with a `component-type` section: built with the SDK or wit-bindgen.
     WitModule,
@@ -261,7 +261,7 @@ pub enum Wasi {
     /// `wasi_snapshot_preview1`, adapted by the loader.
     #[serde(rename = "preview 1")]
     Preview1,
-    /// The interfaces of WASI 0.2.
+    /// WASI 0.2, by its interfaces.
     #[serde(rename = "preview 2")]
     Preview2,
 }

@@ -37,13 +37,13 @@ pub struct Crunch {
     digest: [u8; 32],
 }
 
-/// A job.
+/// A job and its size.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Transaction {
     /// Counts prime numbers.
     Primes {
-        /// The first number that does not count. At most [`BELOW_MAX`].
+        /// The bound below which primes are counted, at most [`BELOW_MAX`].
         below: u32,
     },
     /// Hashes a pattern.
@@ -92,7 +92,7 @@ pub struct Summary {
 pub struct TooLarge {
     /// The size's name in the transaction.
     pub name: &'static str,
-    /// Its value.
+    /// The value in the transaction.
     pub value: u32,
     /// The largest valid value.
     pub bound: u32,

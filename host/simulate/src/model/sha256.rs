@@ -19,7 +19,6 @@ const START: [u32; 8] = [
     0x6a09e667, 0xbb67ae85, 0x3c6ef372, 0xa54ff53a, 0x510e527f, 0x9b05688c, 0x1f83d9ab, 0x5be0cd19,
 ];
 
-/// Hashes `message`.
 pub(super) fn hash(mut message: Vec<u8>) -> [u8; 32] {
     let bits = message.len() as u64 * 8;
     message.push(0x80);

@@ -5,10 +5,10 @@
 //! at its deadline, it fails beyond its memory limit, and the system reclaims everything that it used.
 //!
 //! The process runs the same executable with [`LOAD_COMMAND`] or [`COMPILE_COMMAND`]. It reads a file or a component
-//! from its standard input and answers on its standard output: the workload or the compiled code with exit code 0,
-//! otherwise the reason for the failure. Its input stays open while a parent waits for the answer: when the parent is
-//! killed, the input closes and the child ends. Only a program that handles the commands can be its own child, and it
-//! declares that with [`work_in_children`]. Other programs that embed this crate load and compile in threads.
+//! from its standard input. On its standard output it writes the workload or the compiled code and exits with code 0,
+//! or it writes the reason for the failure. Its input stays open while a parent waits for the answer: when the parent
+//! is killed, the input closes and the child ends. Only a program that handles the commands can be its own child, and
+//! it declares that with [`work_in_children`]. Other programs that embed this crate load and compile in threads.
 
 use super::{PoolLimits, config, one_line};
 use crate::workload::{COMPONENT_BYTES_MAX, LoadError, LoadLimits, Workload, load as load_in_thread};
@@ -79,8 +79,8 @@ pub fn work_in_children() -> bool {
     true
 }
 
-/// Returns the executable of this process. This is the running file, where the system has a name for it, because the
-/// file at its path may be another version by now; otherwise it is the file at its path.
+/// Returns the executable of this process: the running file, where the system has a name for it. The file at its path
+/// may be another version by now, and is returned only otherwise.
 fn own_executable(running: &Path, at_path: io::Result<PathBuf>) -> Option<PathBuf> {
     let at_path = || at_path.ok().filter(|path| path.exists());
     running.exists().then(|| running.to_owned()).or_else(at_path)

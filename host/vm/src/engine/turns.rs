@@ -54,7 +54,6 @@ impl<W> Queue<W> {
         self.waiting.remove(place);
     }
 
-    /// Ends a turn.
     fn end(&mut self) {
         self.held -= 1;
     }
@@ -132,7 +131,6 @@ mod tests {
         Come(u64, u64),
         /// A turn is requested.
         Next,
-        /// A turn ends.
         End,
         /// The waiter at this index leaves.
         Leave(usize),

@@ -10,7 +10,7 @@ use super::convert::COMPONENT_TYPE_SECTION;
 use super::error::{LoadError, one_line};
 use super::{COMPONENT_DEPTH_MAX, NESTED_TYPES_MAX};
 
-/// Refuses a binary that nests too deep, also inside its `component-type` sections.
+/// Refuses a binary that nests too deeply, including inside its `component-type` sections.
 ///
 /// A malformed file passes up to its first error: the validator stops at the same place with a better message.
 pub(super) fn check(file: &str, binary: &[u8]) -> Result<(), LoadError> {

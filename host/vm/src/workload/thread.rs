@@ -22,7 +22,7 @@ thread_local! {
     static IS_LOADING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Runs `work` on a thread of its own, and waits for it.
+/// Runs `work` on a separate thread, and waits for it.
 pub(super) fn run<T: Send>(file: &str, work: impl FnOnce() -> Result<T, LoadError> + Send) -> Result<T, LoadError> {
     silence_panics();
     let bounded = || {
