@@ -1,21 +1,21 @@
-//! Which transaction answered which id: the index by which a repetition is recognised.
+//! The answer index: which transaction answered which id. It recognises a repeated id.
 //!
-//! Each user has a window of their own, and what it takes is charged to that user. While all windows together exceed the
-//! budget of the service, the user who is charged most loses their oldest answer: nobody can take from another what that
-//! user's fair share holds. Two kinds of ids differ in what may be forgotten early:
+//! Each user has a window of their own, and is charged for what it takes. While all windows together exceed the budget
+//! of the service, the user with the largest charge loses their oldest answer. So no user can take another user's fair
+//! share. Two kinds of ids differ in what may be forgotten early:
 //!
-//! - An id with a time of its own, a UUID of version 7, may be forgotten at any age. That time is retained for its user,
-//!   and an id that is no newer is denied: it never runs twice.
-//! - Any other id is retained for [`ID_FLOOR`] at least, and one whose time is to come until that time has come, so that
-//!   what was forgotten is never of the future. While the budget cannot be met, new transactions of the users who exceed
-//!   their share are denied before they run.
+//! - An id with a time of its own, a UUID of version 7, may be forgotten at any age. Its time is retained for its user,
+//!   and an id that is no newer is denied. So it never runs twice.
+//! - Any other id is retained for [`ID_FLOOR`] at least. An id whose time is in the future is retained until that time,
+//!   so that a forgotten time is always in the past. While the budget cannot be met, new transactions of the users who
+//!   exceed their share are denied before they run.
 //!
-//! Ages are measured by a clock that is never put back or forward. Times in ids are compared with the host's clock, and
-//! nobody knows which is right: a time that is far ahead of the clock is of a clock that was ahead when the id was made, or
-//! the host's clock is behind now. So when the clock is put back, what was forgotten counts up to [`ID_CLOCK_SKEW_MAX`] ahead
-//! of it, and locks out nobody for longer; the newest time that counted is retained all the same, and counts again once the
-//! clock has reached it. Until then an id in between that was forgotten may run again. Retained ids whose times are further
-//! ahead than that are like any other id.
+//! Ages are measured by a clock that is never set back or forward. Times in ids are compared with the host's clock, and
+//! either may be wrong. If a time is far ahead of the host's clock, the clock that made the id was ahead, or the host's
+//! clock is behind now. So when the host's clock is set back, forgotten times count up to [`ID_CLOCK_SKEW_MAX`] ahead
+//! of it, and lock out no user for longer. The newest time that counted is still retained, and counts again once the
+//! clock has reached it. Until then a forgotten id between the two times may run again. A retained id whose time is
+//! further ahead than that is treated as an id without a time.
 
 mod charges;
 
@@ -28,81 +28,83 @@ use serde::{Deserialize, Serialize};
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
-/// How far ahead of the host's clock the time in an id may be. One that is further ahead is an id like any other.
+/// How far ahead of the host's clock the time in an id may be. An id whose time is further ahead is treated as one
+/// without a time.
 pub const ID_CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 
-/// How long an answer is retained at least whose id has no time of its own, however much its user sends: longer than a
-/// client waits before it repeats a request.
+/// The shortest time for which the answer to an id without a time is retained, however much its user sends. It is
+/// longer than a client waits before it repeats a request.
 pub const ID_FLOOR: Duration = Duration::from_secs(60);
 
-/// By how much the host's clock is put back or forward at least where the monotonic clock shows it. Less is what it takes to
-/// read the two.
+/// The smallest step of the host's clock that is detected by comparison with the monotonic clock. Reading the two
+/// clocks may take less time than this.
 const CLOCK_STEP_MIN: Duration = Duration::from_secs(1);
 
-/// How far back repetitions are recognised. Exactly once holds within it.
+/// How far back repeated ids are recognised. Exactly-once execution holds within this window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DeduplicationWindow {
-    /// How many ids are kept.
+    /// The number of ids that are retained.
     pub ids: usize,
-    /// How long an id is kept.
+    /// How long an id is retained.
     pub age: Duration,
-    /// How many bytes are kept for their sake: of answers in memory, of the service's records in a durable journal.
+    /// The bytes that are retained for the ids: answers in memory, or the service's records in a durable journal.
     pub bytes: u64,
 }
 
 impl Default for DeduplicationWindow {
-    /// A million ids, a day, or 256 MiB of answers in memory.
+    /// Returns a window of a million ids, a day, and 256 MiB of answers in memory.
     fn default() -> Self {
         Self { ids: 1_000_000, age: Duration::from_secs(24 * 60 * 60), bytes: 256 * 1024 * 1024 }
     }
 }
 
 impl DeduplicationWindow {
-    /// A million ids, a day, or 1 GiB of the journal: what durable services keep unless configured otherwise.
+    /// Returns the default window of durable services: a million ids, a day, and 1 GiB of the journal.
     #[must_use]
     pub fn durable() -> Self {
         Self { bytes: 1024 * 1024 * 1024, ..Self::default() }
     }
 
-    /// What an answer is charged that takes `bytes`, so that both its bytes and its place among the ids count: either
+    /// Returns the charge for an answer of `bytes`. It accounts for both the bytes and the place among the ids: either
     /// budget is exhausted when the charges reach `self.bytes`.
     fn charge(&self, bytes: u64) -> u64 {
         bytes.max(self.bytes / (self.ids as u64).max(1)).max(1)
     }
 }
 
-/// A moment by two clocks.
+/// A moment, read from two clocks.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
-    /// The host's clock, with which times in ids are compared. It may be put back and forward.
+    /// The host's clock, with which times in ids are compared. It may be set back and forward.
     pub(crate) wall: Timestamp,
-    /// What the host's clock would say if nobody had touched it since the service was started: ages are measured by it.
+    /// What the host's clock would show if it had not been set since the service was started. Ages are measured by it.
     pub(crate) steady: Timestamp,
 }
 
 impl Moment {
-    /// By how many nanoseconds the host's clock was put forward since the start, on the whole.
+    /// Returns the sum of the clock's steps since the start, in nanoseconds. It is positive if the clock was set
+    /// forward.
     fn put_forward(&self) -> i128 {
         i128::from(self.wall.0) - i128::from(self.steady.0)
     }
 }
 
-/// A user, and which of those who had that name one after another.
+/// A user, and which of the successive users of that name.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub(crate) struct Caller {
     pub(crate) user: Name,
     pub(crate) incarnation: u64,
 }
 
-/// The first 128 bits of the BLAKE3 hash of a user's name, their incarnation, and an id of theirs.
+/// The first 128 bits of the BLAKE3 hash of a user's name, their incarnation, and one of their ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct IdKey([u8; 16]);
 
 impl IdKey {
-    /// The key of the id `id` of `user`, who is the `incarnation`-th of that name.
+    /// Returns the key of the id `id` of `user`, who is the `incarnation`-th of that name.
     #[must_use]
     pub fn new(user: &Name, incarnation: u64, id: &str) -> Self {
-        // A name contains no zero byte, so the two cannot run together.
+        // A name contains no zero byte, so the name and the incarnation cannot be confused.
         let mut hasher = blake3::Hasher::new();
         hasher.update(user.as_bytes()).update(&[0]).update(&incarnation.to_le_bytes()).update(id.as_bytes());
         let mut key = [0; 16];
@@ -111,47 +113,49 @@ impl IdKey {
     }
 }
 
-/// An answer to be retained.
+/// An answer to retain.
 #[derive(Debug, Clone)]
 pub(crate) struct KeptId {
     pub(crate) key: IdKey,
     pub(crate) caller: Caller,
-    /// Which transaction was answered.
+    /// The transaction that was answered.
     pub(crate) sequence: Sequence,
     /// The record that holds the answer.
     pub(crate) number: RecordNumber,
-    /// When it was answered: by the steady clock, or in the past if that was before the start.
+    /// When the transaction was answered: by the steady clock, or in the past if that was before the start.
     pub(crate) timestamp: Timestamp,
-    /// The time that its id carries itself.
+    /// The time in the id itself.
     pub(crate) id_time: Option<Timestamp>,
-    /// What it takes.
+    /// The bytes that the answer takes.
     pub(crate) bytes: u64,
 }
 
-/// The newest times in ids that were forgotten, as a snapshot file retains them. Files had the first field alone, then
-/// the first two.
+/// The newest forgotten times in ids, as a snapshot file stores them. Older files have only the first field, or the
+/// first two.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ForgottenTimes {
-    /// Those that count.
+    /// The times that count.
     pub(crate) past: NewestTimes,
-    /// Those of ids whose own clock was ahead. They count once the host's clock has reached them.
+    /// The times that were ahead of the host's clock when they were forgotten. They count once the host's clock has
+    /// reached them.
     pub(crate) ahead: NewestTimes,
-    /// Those that counted before the host's clock was put back, for each of the last times that it was, the nearest first.
-    /// They count again once it has reached them.
+    /// The times that counted before the host's clock was set back, one entry for each of its last steps, the nearest
+    /// first. They count again once the clock has reached them.
     pub(crate) put_back: Vec<NewestTimes>,
 }
 
-/// The newest times in some ids.
+/// The newest times in a set of ids.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct NewestTimes {
-    /// For all users: no newer than [`DeduplicationWindow::age`] before it was noted, or of a file that does not distinguish users.
+    /// The newest time for all users. It was older than [`DeduplicationWindow::age`] when it was noted, or it comes
+    /// from a file that does not distinguish users.
     pub(crate) of_all: Option<Timestamp>,
-    /// For each user and incarnation.
+    /// The newest time for each user and incarnation.
     pub(crate) of_users: Vec<(Name, u64, Timestamp)>,
 }
 
 impl ForgottenTimes {
-    /// What holds for all users.
+    /// Returns times that hold for all users.
     pub(crate) fn for_all(of_all: Option<Timestamp>) -> Self {
         Self { past: NewestTimes { of_all, of_users: Vec::new() }, ..Self::default() }
     }
@@ -160,12 +164,12 @@ impl ForgottenTimes {
         [&self.past, &self.ahead].into_iter().chain(&self.put_back).all(|times| times.newest().is_none())
     }
 
-    /// What a snapshot file retains.
+    /// Encodes the times for a snapshot file.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         postcard::to_stdvec(self).expect("names and numbers have a form in postcard")
     }
 
-    /// Reads what a snapshot file retains. None if that is nothing that this host knows.
+    /// Decodes the times from a snapshot file. Returns none if this host does not know the format.
     pub(crate) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let of_two = |(past, ahead)| Self { past, ahead, ..Self::default() };
         let of_past = |past| Self { past, ..Self::default() };
@@ -180,20 +184,21 @@ impl NewestTimes {
     }
 }
 
-/// The newest times in ids that were forgotten: one that is not found and no newer may be one of those.
+/// The newest forgotten times in ids. An id that is not found and no newer may be one of the forgotten ones.
 #[derive(Debug, Clone, Copy, Default)]
 struct Forgotten {
-    /// The newest that counts.
+    /// The newest time that counts.
     past: Option<Timestamp>,
-    /// The newest that was further ahead of the host's clock: it counts once the clock has reached it.
+    /// The newest time that was further ahead of the host's clock. It counts once the clock has reached it.
     ahead: Option<Timestamp>,
-    /// The newest that counted before the clock was put back, for each of the last times that it was, the nearest first:
-    /// they count again once the clock has reached them. Each has a place of its own, beside `ahead`: one time that is far
-    /// ahead must not hide those that the clock will reach soon.
+    /// The newest time that counted before the clock was set back, for each of its last steps, the nearest first. They
+    /// count again once the clock has reached them. Each has a place of its own, separate from `ahead`: a time that is
+    /// far ahead must not hide those that the clock will reach soon.
     put_back: [Option<Timestamp>; PUT_BACK_KEPT],
 }
 
-/// How many times are retained that a clock that was put back cuts off, for each user. Of more the two farthest become one.
+/// How many times are retained for each user that a clock set back cuts off. If there are more, the two farthest are
+/// merged.
 pub(crate) const PUT_BACK_KEPT: usize = 4;
 
 impl Forgotten {
@@ -201,7 +206,7 @@ impl Forgotten {
         self.put_back.into_iter().fold(self.past.max(self.ahead), Option::max)
     }
 
-    /// The newest that counts by the host's clock.
+    /// Returns the newest time that counts by the host's clock.
     fn at(&self, wall: Timestamp) -> Option<Timestamp> {
         let reached = |time: Option<Timestamp>| time.filter(|time| *time <= wall);
         self.put_back.into_iter().map(reached).fold(self.past.max(reached(self.ahead)), Option::max)
@@ -213,7 +218,7 @@ impl Forgotten {
         *newest = (*newest).max(Some(time));
     }
 
-    /// Notes that the host's clock has been at `time`.
+    /// Records that the host's clock has been at `time`.
     fn reach(&mut self, time: Timestamp) {
         self.past = self.at(time);
         self.ahead = self.ahead.filter(|ahead| Some(*ahead) > self.past);
@@ -221,7 +226,7 @@ impl Forgotten {
         self.put_back = nearest(later.collect());
     }
 
-    /// Has times count no further ahead of the host's clock than [`ID_CLOCK_SKEW_MAX`].
+    /// Limits the times that count to at most [`ID_CLOCK_SKEW_MAX`] ahead of the host's clock.
     fn bound(&mut self, wall: Timestamp) {
         let latest = Some(wall.plus(ID_CLOCK_SKEW_MAX));
         if self.past > latest {
@@ -231,43 +236,44 @@ impl Forgotten {
     }
 }
 
-/// As many of these times as there are places, the nearest first. If there are more, the farthest stands for the rest.
+/// Returns as many of these times as there are places, the nearest first. If there are more, the farthest stands for
+/// the rest.
 fn nearest(mut times: Vec<Timestamp>) -> [Option<Timestamp>; PUT_BACK_KEPT] {
     times.sort_unstable();
     times.dedup();
     while times.len() > PUT_BACK_KEPT {
-        // What it cut off counts with the farthest.
+        // The times that the removed one cut off count with the farthest.
         times.remove(times.len() - 2);
     }
     std::array::from_fn(|place| times.get(place).copied())
 }
 
-/// Points from (user, id) at the record that holds the answer.
+/// The map from (user, id) to the record that holds the answer.
 #[derive(Debug)]
 pub(crate) struct Answers {
     deduplication_window: DeduplicationWindow,
     numbers: HashMap<IdKey, RecordNumber>,
     slots: HashMap<Caller, usize>,
     windows: Vec<Window>,
-    /// What the users of the slots are charged.
+    /// The charges of the users, by slot.
     charges: Charges,
-    /// The slot of the latest answer: that of the next one, as a rule.
+    /// The slot of the latest answer, which is usually the slot of the next one.
     latest: usize,
-    /// The slot whose answers are looked at next for their age.
+    /// The slot whose answers are the next to be checked for their age.
     next_aged: usize,
-    /// For users without a window.
+    /// The forgotten times for users without a window.
     forgotten_of_all: Forgotten,
-    /// [`Moment::put_forward`], as far as it was taken note of.
+    /// The value of [`Moment::put_forward`] that was last accounted for.
     put_forward: i128,
 }
 
-/// What is retained of a user.
+/// The retained state of a user.
 #[derive(Debug)]
 struct Window {
     caller: Caller,
-    /// Answers that may be forgotten at any age, since their ids tell how old they are; oldest first.
+    /// Answers that may be forgotten at any age because their ids contain their time, oldest first.
     timed: VecDeque<Retained>,
-    /// The others, oldest first.
+    /// The other answers, oldest first.
     plain: VecDeque<Retained>,
     forgotten: Forgotten,
 }
@@ -276,16 +282,16 @@ struct Window {
 struct Retained {
     key: IdKey,
     timestamp: Timestamp,
-    /// Zero if its id has none.
+    /// The time in the id, or zero if the id has none.
     id_time: Timestamp,
     charge: u64,
 }
 
 impl Retained {
-    /// How long until it may be forgotten for want of room.
+    /// Returns how long until the answer may be forgotten to make room.
     fn wait(&self, now: Moment) -> Duration {
         let until = |time: Timestamp, now: Timestamp| Duration::from_nanos(time.0.saturating_sub(now.0));
-        // Only a time of the past is noted as forgotten. To wait for one that is far ahead would be to wait for ever.
+        // Only a time in the past is noted as forgotten. Waiting for a time that is far ahead could take for ever.
         if self.id_time.0 > 0 && self.id_time <= now.wall.plus(ID_CLOCK_SKEW_MAX) {
             return until(self.id_time, now.wall);
         }
@@ -302,7 +308,7 @@ impl Window {
         self.timed.is_empty() && self.plain.is_empty()
     }
 
-    /// Takes out the oldest answer that may be forgotten for want of room.
+    /// Removes the oldest answer that may be forgotten to make room.
     fn take_releasable(&mut self, now: Moment) -> Option<Retained> {
         let plain = self.plain.front().filter(|plain| plain.is_releasable(now)).map(|plain| plain.timestamp);
         let timed = self.timed.front().filter(|timed| timed.is_releasable(now)).map(|timed| timed.timestamp);
@@ -314,14 +320,14 @@ impl Window {
         }
     }
 
-    /// Takes out an answer that is older than it needs to be.
+    /// Removes an answer that is older than the window's age.
     fn take_aged(&mut self, age: Duration, now: Moment) -> Option<Retained> {
         let queues = [&mut self.timed, &mut self.plain];
         let is_aged = |retained: &Retained| now.steady > retained.timestamp.plus(age) && retained.is_releasable(now);
         queues.into_iter().find(|queue| queue.front().is_some_and(is_aged))?.pop_front()
     }
 
-    /// Takes out the answer of this key: a late one, as a rule.
+    /// Removes the answer of this key, which is usually a late one.
     fn take(&mut self, key: &IdKey) -> Option<Retained> {
         [&mut self.timed, &mut self.plain].into_iter().find_map(|queue| {
             let index = queue.iter().rposition(|retained| retained.key == *key)?;
@@ -331,7 +337,8 @@ impl Window {
 }
 
 impl Answers {
-    /// The index of a service that has forgotten ids up to these times, by the host's clock as it is now.
+    /// Creates the index of a service that has forgotten ids up to these times. `wall` is the host's clock as it is
+    /// now.
     pub(crate) fn new(deduplication_window: DeduplicationWindow, forgotten: ForgottenTimes, wall: Timestamp) -> Self {
         let mut answers = Self {
             deduplication_window,
@@ -358,7 +365,7 @@ impl Answers {
             let of = answers.forgotten_of(Caller { user, incarnation });
             of.put_back = nearest(of.put_back.into_iter().flatten().chain([time]).collect());
         }
-        // The clock may have been put anywhere meanwhile.
+        // The clock may have been set to any time since then.
         answers.follow_clock(wall.plus(ID_CLOCK_SKEW_MAX), wall);
         answers
     }
@@ -368,8 +375,8 @@ impl Answers {
         &mut self.windows[slot].forgotten
     }
 
-    /// Takes note of where the host's clock was put since it was looked at last, which was at `before`. Up to
-    /// [`ID_CLOCK_SKEW_MAX`] ahead of where it was put, what was forgotten counts; what is further ahead locks out nobody.
+    /// Accounts for steps of the host's clock since it was last read, which was at `before`. Forgotten times count up
+    /// to [`ID_CLOCK_SKEW_MAX`] ahead of the new time. Times that are further ahead lock out no user.
     pub(crate) fn look_at_clock(&mut self, before: Timestamp, now: Moment) {
         let (step_min, by) = (CLOCK_STEP_MIN.as_nanos().cast_signed(), now.put_forward() - self.put_forward);
         if now.wall >= before && by.abs() < step_min {
@@ -388,7 +395,8 @@ impl Answers {
         }
     }
 
-    /// How many retained ids are like any other since their times are too far ahead of the host's clock.
+    /// Returns how many retained ids are treated as ids without a time because their times are too far ahead of the
+    /// host's clock.
     pub(crate) fn far_ahead(&self, wall: Timestamp) -> usize {
         let latest = wall.plus(ID_CLOCK_SKEW_MAX);
         let retained = self.windows.iter().flat_map(|window| window.timed.iter().chain(&window.plain));
@@ -399,19 +407,19 @@ impl Answers {
         self.numbers.get(key).copied()
     }
 
-    /// The newest time that counts in an id of this user that was forgotten: one that is not found and no newer may be one
-    /// of those.
+    /// Returns the newest forgotten time in an id of this user that counts. An id that is not found and no newer may be
+    /// one of the forgotten ones.
     pub(crate) fn forgotten(&self, caller: &Caller, wall: Timestamp) -> Option<Timestamp> {
         let window = self.slot(caller).map(|slot| &self.windows[slot]);
         window.and_then(|window| window.forgotten.at(wall)).max(self.forgotten_of_all.at(wall))
     }
 
-    /// The same, whatever the host's clock says.
+    /// Returns the newest forgotten time in an id of this user, regardless of the host's clock.
     pub(crate) fn ever_forgotten(&self, caller: &Caller) -> Option<Timestamp> {
         self.forgotten(caller, Timestamp(u64::MAX))
     }
 
-    /// The newest times in ids that were forgotten, of all users.
+    /// Returns the newest forgotten times in ids, of all users.
     pub(crate) fn forgotten_times(&self) -> ForgottenTimes {
         let newest_times = |time: &dyn Fn(&Forgotten) -> Option<Timestamp>| {
             let of_user = |window: &Window| {
@@ -430,15 +438,15 @@ impl Answers {
         }
     }
 
-    /// Whether there is room for a new answer, whoever gets it.
+    /// Returns whether there is room for a new answer to any user.
     pub(crate) fn has_room(&self) -> bool {
         self.charges.total() <= self.deduplication_window.bytes
     }
 
-    /// Makes room for a new answer of a user, and puts the records of what was forgotten for that into `forgotten`.
+    /// Makes room for a new answer to a user. Adds the records of the answers forgotten for that to `forgotten`.
     ///
     /// # Errors
-    /// There is none: how long it takes until the user's oldest answer may be forgotten.
+    /// There is no room. The error is the time until the user's oldest answer may be forgotten.
     pub(crate) fn make_room(
         &mut self,
         caller: &Caller,
@@ -466,13 +474,13 @@ impl Answers {
         Ok(())
     }
 
-    /// What each user may use, whatever the others do.
+    /// Returns the charge that each user may reach regardless of the other users.
     fn share(&self) -> u64 {
         self.deduplication_window.bytes / self.charges.charged().max(1)
     }
 
-    /// Retains an answer that was given at `wall`. One of the same id, which could be retried, is replaced: returns its
-    /// record.
+    /// Retains an answer that was given at `wall`. Replaces an earlier, retryable answer of the same id, and returns
+    /// its record.
     pub(crate) fn insert(&mut self, kept: KeptId, wall: Timestamp) -> Option<RecordNumber> {
         let KeptId { key, caller, number, timestamp, id_time, bytes, .. } = kept;
         let slot = self.slot_or_new(&caller);
@@ -492,15 +500,16 @@ impl Answers {
         replaced
     }
 
-    /// Notes that the answer in record `from` is in record `to` now. False if the former is not that of the key.
+    /// Records that the answer in record `from` is now in record `to`. Returns false if the key's answer is not in
+    /// `from`.
     pub(crate) fn relocate(&mut self, key: &IdKey, from: RecordNumber, to: RecordNumber) -> bool {
         let Some(number) = self.numbers.get_mut(key).filter(|number| **number == from) else { return false };
         *number = to;
         true
     }
 
-    /// Forgets an answer that lies beyond the deduplication window, and returns its record, if there is one: then ask again. A call
-    /// looks at the age of one user's answers, and the next one at that of another's.
+    /// Forgets an answer that lies beyond the deduplication window and returns its record. The caller repeats this
+    /// until it returns none. Each call checks the age of one user's answers, and the next call checks the next user's.
     pub(crate) fn trim(&mut self, now: Moment) -> Option<RecordNumber> {
         if self.next_aged >= self.windows.len() {
             self.next_aged = 0;
@@ -516,7 +525,7 @@ impl Answers {
         if self.has_room() { None } else { self.forget_of_largest(now) }
     }
 
-    /// How many users there are of whom something is known.
+    /// Returns the number of users with a window.
     pub(crate) fn users(&self) -> usize {
         self.windows.len()
     }
@@ -527,7 +536,7 @@ impl Answers {
         self.forget(slot, &retained, now)
     }
 
-    /// Forgets an answer that was taken out of its window.
+    /// Forgets an answer that was removed from its window.
     fn forget(&mut self, slot: usize, retained: &Retained, now: Moment) -> Option<RecordNumber> {
         if retained.id_time.0 > 0 {
             self.windows[slot].forgotten.note(retained.id_time, now.wall);
@@ -536,7 +545,7 @@ impl Answers {
         self.numbers.remove(&retained.key)
     }
 
-    /// The slot of a user of whom something is known.
+    /// Returns the slot of a user with a window.
     fn slot(&self, caller: &Caller) -> Option<usize> {
         let is_latest = self.windows.get(self.latest).is_some_and(|window| window.caller == *caller);
         if is_latest { Some(self.latest) } else { self.slots.get(caller).copied() }
@@ -558,8 +567,8 @@ impl Answers {
         slot
     }
 
-    /// Discards a window without answers once what it has forgotten is so old that it can hold for all users: for ids that
-    /// all of them would take for old.
+    /// Discards a window without answers once its forgotten times are old enough to hold for all users: every user
+    /// would consider an id of that time old.
     fn discard_if_old(&mut self, slot: usize, wall: Timestamp) {
         let window = &self.windows[slot];
         let is_old = |time: Timestamp| time.plus(self.deduplication_window.age).plus(ID_CLOCK_SKEW_MAX) < wall;
@@ -602,7 +611,7 @@ mod tests {
         KeptId { key, caller, sequence: Sequence(number.0), number, timestamp: at, id_time, bytes }
     }
 
-    /// A moment of a host whose clock nobody touches.
+    /// Returns a moment of a host whose clock is never set.
     fn at(time: Timestamp) -> Moment {
         Moment { wall: time, steady: time }
     }
@@ -665,7 +674,7 @@ mod tests {
         }
         let later = NOW.plus(Duration::from_secs(20));
         assert_eq!(answers.make_room(&ada, at(later), &mut Vec::new()), Err(ID_FLOOR - Duration::from_secs(20)));
-        // Others have their share, and it does not end with the first of them.
+        // The other users have their share, and it does not end with their first answer.
         for number in 11..16 {
             assert_eq!(answers.make_room(&bob, at(later), &mut Vec::new()), Ok(()), "{number}");
             insert(&mut answers, kept(&bob, &number.to_string(), number, later, None, 1));
@@ -688,7 +697,7 @@ mod tests {
         assert_eq!(answers.trim(before), None);
         assert_eq!(answers.make_room(&ada, before, &mut Vec::new()), Err(back));
         assert!((0..11).all(|number| answers.find(&key(&ada, &number.to_string())).is_some()));
-        // Once it has come, they are forgotten, and known to be.
+        // Once that time has come, they are forgotten, and their time is noted.
         assert!(!trim_all(&mut answers, NOW).is_empty());
         assert_eq!(answers.forgotten(&ada, NOW), Some(NOW));
     }
@@ -718,7 +727,7 @@ mod tests {
             let time = NOW.plus(ahead);
             insert(&mut answers, kept(&ada, "ahead", 1, NOW, Some(time), 1));
             let mut number = 1;
-            // Past its time at last.
+            // Runs until the time in the ids has passed.
             for second in 0..ahead.as_secs() + 120 {
                 let now = NOW.plus(Duration::from_secs(second));
                 for user in [&ada, &bob] {
@@ -755,7 +764,7 @@ mod tests {
             insert(&mut answers, kept(&bob, &number.to_string(), number, ahead, None, 1));
         }
         assert_eq!(trim_all(&mut answers, ahead), [1, 2, 3, 4]);
-        // By the steady clock nothing has happened.
+        // The steady clock shows no step.
         let mut now = Moment { wall: NOW, steady: ahead };
         answers.look_at_clock(ahead, now);
         assert_eq!((answers.far_ahead(NOW), answers.ever_forgotten(&bob)), (6, None));
@@ -787,9 +796,9 @@ mod tests {
             } else {
                 answers.look_at_clock(NOW, Moment { wall: behind, steady: NOW });
             }
-            // Of the hour that the clock goes through once more, ids are accepted.
+            // Ids from the hour that the clock repeats are accepted.
             assert_eq!(answers.forgotten(&ada, behind), Some(behind.plus(ID_CLOCK_SKEW_MAX)));
-            // Those of clients whose clocks are right are far ahead. They count when the clock is right.
+            // The times of clients with correct clocks are far ahead. They count once the host's clock is correct.
             let new = NOW.plus(Duration::from_secs(10));
             let mut steady = if is_restarted { behind } else { NOW };
             for number in 11..30 {
@@ -839,7 +848,7 @@ mod tests {
             let mut answers = small(10);
             let mut now = at(NOW.plus(365 * day));
             let mut number = 0;
-            // A year ahead at first, and ten minutes each of the next days.
+            // The first id is a year ahead, and those of the next days are ten minutes ahead each.
             let mut send = |answers: &mut Answers, now: Moment| {
                 for _ in 0..11 {
                     number += 1;
@@ -893,7 +902,7 @@ mod tests {
         assert_eq!(ForgottenTimes::from_bytes(&older), Some(of_two));
         let oldest = postcard::to_stdvec(&times.past).expect("it has a form");
         assert_eq!(ForgottenTimes::from_bytes(&oldest), Some(of_past));
-        // And they read what this one writes.
+        // Older hosts read what this one writes.
         assert_eq!(postcard::from_bytes(&times.to_bytes()), Ok(times.past));
         assert_eq!(ForgottenTimes::from_bytes(&[]), None);
     }
@@ -929,7 +938,7 @@ mod tests {
         }
         assert_eq!(answers.users(), 1);
         assert_eq!([&ada, &bob].map(|user| answers.forgotten(user, later)), [Some(NOW); 2]);
-        // Also after a clock that was behind meanwhile.
+        // This also holds after a clock that was behind for a while.
         let behind = Moment { wall: Timestamp(NOW.0 - 3_600 * SECOND), steady: later };
         answers.look_at_clock(later, behind);
         assert_eq!(answers.forgotten(&bob, behind.wall), Some(behind.wall.plus(ID_CLOCK_SKEW_MAX)));
@@ -940,38 +949,39 @@ mod tests {
         assert_eq!(answers.find(&key(&caller("eve"), "3")), Some(RecordNumber(3)));
     }
 
-    /// What is known of an id that was answered.
+    /// What the model knows of an answered id.
     #[derive(Debug, Clone)]
     struct Known {
         kept: KeptId,
         charge: u64,
         is_retained: bool,
         was_forgotten: bool,
-        /// That it was forgotten may be known of all users alone.
+        /// The index may know only for all users together that the id was forgotten.
         is_of_all: bool,
-        /// Its user's clock was too far ahead when they made it.
+        /// Whether the user's clock was too far ahead when they made the id.
         is_ahead: bool,
-        /// It was forgotten, and its time counted then or later.
+        /// Whether the id was forgotten, and its time counted then or later.
         has_counted: bool,
-        /// The same, or that is not known for certain: its time was reached, but one of another user that was not may stand for
-        /// all users.
+        /// Whether that is so or cannot be excluded: the clock reached its time, but a later time of another user may
+        /// stand for all users.
         may_have_counted: bool,
-        /// Its time was too far ahead of the clock when it was forgotten, or was once since: the clock has not yet been where
-        /// all that was forgotten of its user, and counted if this one did, is of the past, or near after a step or a start.
+        /// Whether the id may run again, because its time was too far ahead of the clock when it was forgotten, or was
+        /// so once since. This ends once the clock has reached all forgotten times of its user (and those that counted,
+        /// if this one did), or is near them after a step or a start.
         is_free: bool,
-        /// The time that its record has.
+        /// The time in its record.
         guest_time: Timestamp,
     }
 
-    /// All that ever was, looked through from end to end.
+    /// All ids that were ever sent, searched linearly.
     #[derive(Debug)]
     struct Model {
         deduplication_window: DeduplicationWindow,
         known: BTreeMap<(Caller, String), Known>,
         now: Moment,
-        /// By a clock that is always right.
+        /// The time by a clock that is always correct.
         truth: Timestamp,
-        /// When the host's clock was put forward or back last, or the service started, by that clock.
+        /// When the host's clock was last set or the service was started, by the correct clock.
         stepped: Timestamp,
         guest_time: Timestamp,
         last: u64,
@@ -1016,13 +1026,13 @@ mod tests {
             self.settle(Duration::ZERO);
         }
 
-        /// Has ids count of whose users all that was forgotten is of the past, or no further ahead than `near`.
+        /// Lets ids count if all forgotten times of their users are in the past, or no further ahead than `near`.
         fn settle(&mut self, near: Duration) {
             let latest = self.now.wall.plus(near);
             let holders: HashSet<_> =
                 self.known.values().filter(|known| known.is_retained).map(|known| known.kept.caller.clone()).collect();
             for known in self.known.values_mut() {
-                // What is known of a user without answers may be known of all users alone.
+                // The forgotten times of a user without answers may be known only for all users together.
                 known.is_of_all |= known.was_forgotten && !holders.contains(&known.kept.caller);
                 known.may_have_counted |= known.was_forgotten && known.kept.id_time <= Some(latest);
             }
@@ -1031,7 +1041,7 @@ mod tests {
             let ahead: Vec<_> =
                 ahead.map(|known| (known.kept.caller.clone(), known.is_of_all, known.may_have_counted)).collect();
             for known in self.known.values_mut() {
-                // What never counted does not keep what once did from counting again.
+                // A time that never counted does not prevent one that did from counting again.
                 let hides = |(caller, is_of_all, may_have_counted): &(Caller, bool, bool)| {
                     (*is_of_all || *caller == known.kept.caller) && (*may_have_counted || !known.has_counted)
                 };
@@ -1101,13 +1111,13 @@ mod tests {
             }
         }
 
-        /// Whether the host's clock is behind, or the user's was too far ahead when they made an id.
+        /// Returns whether the host's clock is behind, or the user's clock was too far ahead when they made an id.
         fn is_wrong(&self, caller: &Caller) -> bool {
             let is_ahead = |known: &Known| known.is_ahead && known.kept.caller == *caller;
             self.now.wall < self.truth || self.known.values().any(is_ahead)
         }
 
-        /// The host's clock is put to where it is in so many milliseconds, or was.
+        /// Sets the host's clock forward by `ms` milliseconds, or back if that is negative.
         fn step(&mut self, answers: &mut Answers, ms: i64) {
             let before = self.now.wall;
             self.now.wall = Timestamp(self.now.wall.0.saturating_add_signed(ms * 1_000_000));
@@ -1121,7 +1131,7 @@ mod tests {
             self.settle(if ms >= 1_000 { ID_CLOCK_SKEW_MAX } else { Duration::ZERO });
         }
 
-        /// The index as a start makes it: what the journal has from the first retained answer on is there again.
+        /// Rebuilds the index as a start does, from all records of the journal since the first retained answer.
         fn restart(&mut self, answers: &mut Answers) {
             *answers = Answers::new(self.deduplication_window, answers.forgotten_times(), self.now.wall);
             self.now.steady = self.now.wall;
@@ -1161,15 +1171,16 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Action {
-        /// An id of a user: how far ahead of the host's clock its time is in milliseconds, or of the time as it is, if it has
-        /// one, and what it takes.
+        /// A new transaction: the user, the number of the id, the time in the id if there is one, and the bytes of the
+        /// answer. The time is relative to the host's clock if the flag is set, else to the correct clock, in
+        /// milliseconds.
         Send(u8, u16, Option<(bool, i64)>, u64),
-        /// A user's latest id again, which failed and could be retried.
+        /// A repetition of a user's latest id, whose answer was retryable.
         Retry(u8, u64),
         Wait(u64),
-        /// The host's clock is put forward by so many milliseconds, or back.
+        /// A step of the host's clock, forward or back, in milliseconds.
         Step(i64),
-        /// It is put right.
+        /// A correction of the host's clock.
         SetRight,
         Restart,
     }
@@ -1183,7 +1194,7 @@ mod tests {
         ];
         prop_oneof![
             20 => (0..4_u8, 0..60_u16, ahead, 1..400_u64).prop_map(|(user, id, ahead, bytes)| {
-                // One of them sends far more than the others.
+                // One user sends far more than the others.
                 Action::Send(user.saturating_sub(1), id, ahead, bytes)
             }),
             1 => (0..3_u8, 1..400_u64).prop_map(|(user, bytes)| Action::Retry(user, bytes)),
@@ -1218,7 +1229,7 @@ mod tests {
                 match action {
                     Action::Send(user, id, ahead, bytes) => {
                         let caller = &callers[usize::from(user)];
-                        // The same id has the same time.
+                        // The same id always has the same time.
                         let known = model.known.keys().find(|(other, text)| {
                             other == caller && text.split(' ').next() == Some(id.to_string().as_str())
                         });

@@ -1,54 +1,54 @@
-//! What each of many owners is charged, and who is charged most: a binary heap in which each owner knows its place.
+//! The charges of many owners and the owner with the largest charge: a binary heap in which each owner knows its place.
 //!
-//! A charge that changes moves its owner as far as the order demands: nowhere for one that is alone or far ahead of the
-//! others, where an ordered set would be changed twice.
+//! A changed charge moves its owner only as far as the order demands. An owner that is alone or far ahead of the others
+//! does not move, where an ordered set would be changed twice.
 
 /// The charges of owners, who are numbered from zero.
 #[derive(Debug, Default)]
 pub(super) struct Charges {
     owners: Vec<Owner>,
-    /// The owners; none is charged more than the one at its parent's place.
+    /// The owners as a heap: none has a larger charge than its parent.
     heap: Vec<usize>,
     total: u64,
-    /// How many are charged anything.
+    /// The number of owners with a charge above zero.
     charged: u64,
 }
 
 #[derive(Debug)]
 struct Owner {
     charge: u64,
-    /// Its place in the heap.
+    /// The index in the heap.
     place: usize,
 }
 
 impl Charges {
-    /// What all are charged.
+    /// Returns the sum of all charges.
     pub(super) fn total(&self) -> u64 {
         self.total
     }
 
-    /// What `owner` is charged.
+    /// Returns the charge of `owner`.
     pub(super) fn of(&self, owner: usize) -> u64 {
         self.owners[owner].charge
     }
 
-    /// How many are charged anything.
+    /// Returns the number of owners with a charge above zero.
     pub(super) fn charged(&self) -> u64 {
         self.charged
     }
 
-    /// Who is charged most. None if nobody is charged anything.
+    /// Returns the owner with the largest charge, or none if all charges are zero.
     pub(super) fn largest(&self) -> Option<usize> {
         self.heap.first().copied().filter(|owner| self.owners[*owner].charge > 0)
     }
 
-    /// Adds an owner who is charged nothing, with the next number.
+    /// Adds an owner with a charge of zero and the next number.
     pub(super) fn push(&mut self) {
         self.owners.push(Owner { charge: 0, place: self.heap.len() });
         self.heap.push(self.owners.len() - 1);
     }
 
-    /// Removes an owner. The last one gets their number.
+    /// Removes an owner. The last owner gets their number.
     pub(super) fn swap_remove(&mut self, owner: usize) {
         self.subtract(owner, self.owners[owner].charge);
         let (place, last) = (self.owners[owner].place, self.heap.len() - 1);
@@ -63,7 +63,7 @@ impl Charges {
         }
     }
 
-    /// Charges an owner so much more.
+    /// Increases the charge of an owner by `by`.
     pub(super) fn add(&mut self, owner: usize, by: u64) {
         let Owner { charge, place } = &mut self.owners[owner];
         self.charged += u64::from(*charge == 0 && by > 0);
@@ -73,7 +73,7 @@ impl Charges {
         self.rise(place);
     }
 
-    /// Charges an owner so much less.
+    /// Decreases the charge of an owner by `by`.
     pub(super) fn subtract(&mut self, owner: usize, by: u64) {
         let Owner { charge, place } = &mut self.owners[owner];
         self.charged -= u64::from(*charge > 0 && *charge <= by);
@@ -160,7 +160,7 @@ mod tests {
                     }
                     Step::Subtract(index, by) => {
                         let owner = index.index(model.len());
-                        // Never more than it is charged.
+                        // Subtract at most the owner's charge.
                         let by = by.min(model[owner]);
                         charges.subtract(owner, by);
                         model[owner] -= by;
