@@ -1,18 +1,18 @@
-//! Users, their tokens, and what they may do to which service.
+//! Users, their tokens, and their rights on services.
 //!
-//! A token is 256 random bits, shown once. Only its BLAKE3 hash is kept: so many bits need no slow hash, and finding
-//! the hash in a map tells nobody by its timing what a valid token looks like. Passwords have few bits: of them an
-//! Argon2id hash is kept, and how often they may be guessed is limited.
+//! A token is 256 random bits and is shown once. Only its BLAKE3 hash is stored: so many bits need no slow hash. A
+//! look-up of the hash in a map reveals nothing about valid tokens by its timing. Passwords have fewer bits: they are
+//! stored as Argon2id hashes, and the rate of guesses is limited.
 //!
 //! | type | what it is |
 //! |---|---|
-//! | [`Authority`] | who may do what, in memory: what every request is checked against |
+//! | [`Authority`] | the rights of all users, in memory: every request is checked against it |
 //! | [`Accounts`] | the same on the disk: log-ins, and every change of users, grants and tokens |
-//! | [`PasswordHash`](crate::credential::PasswordHash) | what is kept of a password |
-//! | [`LogInLimits`] | how often log-ins are tried |
+//! | [`PasswordHash`](crate::credential::PasswordHash) | the stored hash of a password |
+//! | [`LogInLimits`] | the limits of log-in attempts |
 //!
-//! A change of [`Accounts`] is on the disk before the [`Authority`] learns of it. A host without a data directory has an
-//! [`Authority`] alone.
+//! A change of [`Accounts`] is on the disk before it reaches the [`Authority`]. A host without a data directory has
+//! only an [`Authority`].
 
 mod accounts;
 mod authority;
@@ -35,18 +35,18 @@ use crate::credential::TokenHash;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::name::Name;
 
-/// An authenticated user, as they were when their token was looked at. [`Authority::authorise`] asks for what they may
-/// do now, and whether the token still holds.
+/// An authenticated user, as of the check of their token. [`Authority::authorise`] checks their current rights, and
+/// whether the token is still valid.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The user's name.
     pub user: Name,
-    /// Which of the users who had that name one after another: 0 for those who were there before this was counted.
+    /// Which of the successive users of that name: 0 for users from before incarnations were counted.
     pub incarnation: u64,
-    /// Whether they may do everything.
+    /// Whether the user has every right.
     pub is_admin: bool,
-    /// When their token expires.
+    /// When the user's token expires.
     pub expires: Timestamp,
-    /// Their token.
+    /// The hash of the user's token.
     pub token: TokenHash,
 }

@@ -1,26 +1,37 @@
 //! Accounts on the disk: log-ins, and every change of users, grants and tokens.
 //!
-//! The catalog has the users, with the hashes of their passwords, and the tokens. What is checked with each request is
-//! the [`Authority`], which is filled from it and otherwise changed here alone. A change goes into the catalog first, all
-//! or nothing, and is true once it is on the disk: so nothing that somebody was told is undone by a crash. If it fails,
-//! the authority stays as it is. If nobody knows whether it is on the disk, what it takes away is taken away, an old
-//! password too, what it gives is not given, and the error says so. Nobody is let in by what the catalog shows meanwhile: a
-//! log-in finds out first what the disk has. The disk may still have void tokens then. The next change that succeeds removes
-//! them, whatever it changes. While the catalog takes no changes log-ins fail, and tokens that were issued go on.
+//! The catalog has the users, with the hashes of their passwords, and the tokens. Each request is checked against the
+//! [`Authority`], which is filled from the catalog and otherwise changed only here. A change goes into the catalog
+//! first, all or nothing, and takes effect once it is on the disk. So a crash undoes nothing that was reported to a
+//! user. If a change fails, the authority stays as it is.
 //!
-//! *How long a token lives.* It holds until `expires` by the wall clock, which is stored with it and never changed. That
-//! clock may be wrong when the token is issued, and at any time later. So whatever it says, a token that has lived for its
-//! lifetime and [`CLOCK_BEHIND_MAX`] by the monotonic clock, since it was issued or read at a start, is void for good; and
-//! one that a start finds to be of the future is void once its lifetime has passed since the first such start, by the
-//! bound that is stored beside it. A wall clock that is wrong for a moment therefore ends no session, but for three cases: a
-//! token that is issued while the clock is behind by more than a lifetime has expired as soon as the clock is right (a
-//! machine without a battery begins in 1970: log in again, and the next start removes it); a start while the clock is ahead
-//! drops what has expired by it; and a token is void if two starts find it to be of the future by clocks that are a lifetime
-//! or more apart. The worst case: while the wall clock is wrong, a token can live for its lifetime and a minute in each
-//! start; from the first start with a clock that is and stays right, for two lifetimes and a minute in all.
+//! If it is unknown whether a change is on the disk, the rights that it removes are removed, an old password too. The
+//! rights that it adds are not added, and the error reports that. No user is authenticated by what the catalog shows
+//! meanwhile: a log-in first finds out what the disk has. The disk may still have void tokens then. The next successful
+//! change removes them. While the catalog accepts no changes, log-ins fail, and issued tokens stay valid.
 //!
-//! Concurrency: all of it may be called from several threads, and blocks: on the disk, and on hashing. Changes wait for
-//! one another; the authority's lock is never held meanwhile.
+//! *The lifetime of a token.* A token is valid until `expires` by the wall clock, which is stored with it and never
+//! changed. That clock may be wrong when the token is issued, and at any later time. So two bounds apply regardless of
+//! the wall clock:
+//!
+//! - A token is permanently void after its lifetime and [`CLOCK_BEHIND_MAX`] by the monotonic clock, counted from when
+//!   it was issued or read at a start.
+//! - A token whose issue a start finds to be in the future is void once its lifetime has passed since the first such
+//!   start. This bound is stored beside it.
+//!
+//! A wall clock that is wrong for a moment therefore ends no session, except in three cases:
+//!
+//! - A token that is issued while the clock is behind by more than a lifetime expires as soon as the clock is correct.
+//!   For example, a machine without a battery begins in 1970. The user logs in again, and the next start removes the
+//!   token.
+//! - A start while the clock is ahead removes the tokens that have expired by it.
+//! - A token is void if two starts find its issue to be in the future by clocks that are a lifetime or more apart.
+//!
+//! In the worst case, while the wall clock is wrong, a token can live for its lifetime and a minute in each start. From
+//! the first start with a clock that is and stays correct, it can live for two lifetimes and a minute in all.
+//!
+//! Concurrency: several threads may call any function. The functions block on the disk and on hashing. Changes wait for
+//! one another, and the authority's lock is not held meanwhile.
 
 #[cfg(test)]
 mod tests;
@@ -42,63 +53,65 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, Rw
 use std::time::Duration;
 use thiserror::Error;
 
-/// Users of a data directory. With all their grants and tokens they take about half of the longest catalog.
+/// The maximum number of users of a data directory. With all their grants and tokens they take about half of the
+/// longest catalog.
 pub const USERS_MAX: usize = 4_096;
 
-/// Services on which one user has grants.
+/// The maximum number of services on which one user has grants.
 pub const GRANTED_SERVICES_MAX: usize = 256;
 
-/// Tokens of one user that are valid at the same time. The next log-in makes the oldest void.
+/// The maximum number of valid tokens of one user. The next log-in voids the oldest.
 pub const TOKENS_PER_USER_MAX: usize = 32;
 
-/// Tokens that a log-in removes from the disk beside its user's own, since they are as old as they may become.
+/// The maximum number of tokens of other users that a log-in removes from the disk because they have reached their
+/// maximum age.
 const VOID_REMOVED_MAX: usize = 64;
 
-/// How long to wait when too many passwords are being hashed.
+/// How long a caller waits when too many passwords are being hashed.
 const BUSY_RETRY: Duration = Duration::from_secs(1);
 
-/// A log-in that succeeded.
+/// A successful log-in.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LogIn {
-    /// The token, which is shown once.
+    /// The token, which is shown only once.
     pub token: Token,
-    /// Whom it stands for, and until when.
+    /// The user of the token, and when it expires.
     pub identity: Identity,
 }
 
-/// A log-in that did not succeed.
+/// A failed log-in.
 #[derive(Debug, Error)]
 pub enum LogInError {
-    /// There is no such user, or it is not their password: nobody is told which.
+    /// There is no such user, or the password is wrong. The error does not distinguish the two.
     #[error("the user name or the password is wrong; check both, or have an admin set the password")]
     WrongCredentials,
-    /// Too many attempts, for this user or from this address or altogether.
+    /// Too many attempts: for this user, from this address, or in total.
     #[error("too many attempts to log in; try again in {} s", retry_seconds(*retry_after))]
     TooMany {
-        /// When the next may be made.
+        /// How long to wait until the next attempt.
         retry_after: Duration,
     },
-    /// The catalog fails.
+    /// The catalog failed.
     #[error("the log-in cannot be stored")]
     Catalog(#[from] CatalogError),
 }
 
-/// A change of accounts that was not made.
+/// A change of accounts that failed.
 #[derive(Debug, Error)]
 pub enum AccountError {
-    /// There is a user of this name.
+    /// There is already a user of this name.
     #[error("there is a user '{user}' already; choose another name")]
     Exists {
         /// The name.
         user: Name,
     },
-    /// There is none.
+    /// There is no user of this name.
     #[error("there is no user '{user}'; lifeboat user list shows those that there are")]
     Unknown {
         /// The name.
         user: String,
     },
-    /// They have no such grant.
+    /// The user has no such grant.
     #[error("user '{user}' has no grant to {grant} service '{service}'")]
     NotHeld {
         /// The user.
@@ -108,31 +121,31 @@ pub enum AccountError {
         /// The service.
         service: String,
     },
-    /// Without an admin nobody could add one.
+    /// The user is the last admin. Without an admin nobody could add one.
     #[error("'{user}' is the last admin; add another one first")]
     LastAdmin {
         /// The user.
         user: Name,
     },
-    /// There are as many users as there may be.
+    /// The number of users has reached [`USERS_MAX`].
     #[error("there are {USERS_MAX} users, the most there may be; remove one first")]
     TooManyUsers,
-    /// The user has grants on as many services as they may.
+    /// The number of services on which the user has grants has reached [`GRANTED_SERVICES_MAX`].
     #[error("user '{user}' has grants on {GRANTED_SERVICES_MAX} services, the most a user may have; revoke one first")]
     TooManyGrants {
         /// The user.
         user: Name,
     },
-    /// The new password cannot be one.
+    /// The new password is not allowed.
     #[error(transparent)]
     Password(#[from] PasswordError),
-    /// The old password is wrong, or too many were tried.
+    /// The old password is wrong, or there were too many attempts.
     #[error(transparent)]
     LogIn(LogInError),
-    /// The catalog fails. Nothing was changed.
+    /// The catalog failed. Nothing was changed.
     #[error("the change cannot be stored")]
     Catalog(#[source] CatalogError),
-    /// The catalog failed, and the change is on the disk or not.
+    /// The catalog failed, and it is unknown whether the change is on the disk.
     #[error(
         "what this change takes away is taken away, what it gives may not be given, until it is ordered again with success \
          or the host is started again"
@@ -154,22 +167,22 @@ fn unknown(user: &str) -> AccountError {
 }
 
 fn retry_seconds(retry_after: Duration) -> u64 {
-    // Rounded up, so that whoever waits so long is not early.
+    // Rounded up, so that a caller that waits so long is not too early.
     retry_after.as_secs() + u64::from(retry_after.subsec_nanos() > 0)
 }
 
 /// The users of a data directory.
 pub struct Accounts {
-    // Whoever has it keeps the directory's lock until the catalog is closed.
+    // Its owner keeps the directory's lock until the catalog is closed.
     catalog: Arc<dyn AsRef<Catalog> + Send + Sync>,
     authority: Arc<RwLock<Authority>>,
     scheme: Box<dyn PasswordScheme>,
     gate: Gate,
     limits: Mutex<LogInLimits>,
-    /// Old passwords of users whose change of it may be on the disk or not: they let nobody in. Of each user the last one,
-    /// since what the catalog has when it is changed again is known.
+    /// The old passwords of users whose password change has an unknown outcome. They are not accepted. Only the last
+    /// one of each user is needed, because the catalog's password is known once it is changed again.
     replaced: Mutex<BTreeMap<Name, PasswordHash>>,
-    /// Whether the disk may have tokens that the authority does not know, since a change may be on it or not.
+    /// Whether the disk may have tokens that the authority does not know, because the outcome of a change is unknown.
     is_unsettled: AtomicBool,
     token_lifetime: Duration,
 }
@@ -181,11 +194,11 @@ impl fmt::Debug for Accounts {
 }
 
 impl Accounts {
-    /// Reads the accounts in `catalog` into `authority`, which takes them from nowhere else from now on. Tokens that have
-    /// expired by `now` are dropped, on the disk too. New ones live for `token_lifetime`. `now` is read from the clock that
-    /// `authority` is asked with.
+    /// Loads the accounts in `catalog` into `authority`. From now on, `authority` is changed only through the returned
+    /// [`Accounts`]. Tokens that have expired by `now` are dropped, on the disk too. New tokens live for
+    /// `token_lifetime`. `now` must be read from the clock that calls to `authority` use.
     ///
-    /// `catalog` is whatever holds one: a [`DataDirectory`](crate::data::DataDirectory), a
+    /// `catalog` is any owner of a catalog: a [`DataDirectory`](crate::data::DataDirectory), or a
     /// [`Locked`](crate::data::Locked).
     ///
     /// # Errors
@@ -214,8 +227,9 @@ impl Accounts {
         tokens.sort_by_key(|(_, entry)| entry.issued);
         for (hash, TokenEntry { user, issued, expires }) in tokens {
             let lifetime = Duration::from_nanos(expires.0.saturating_sub(issued.0));
-            // The clock was ahead when it was issued, or is behind now, and nobody knows which. So what it expires by stays
-            // as it is, for when the clock is right again; until then the bound counts, also from one start to the next.
+            // The clock was ahead when the token was issued, or is behind now: either is possible. So the expiry stays
+            // as it is, for when the clock is correct again. Until then the bound counts, also from one start to the
+            // next.
             let is_ahead = issued > now.wall.plus(CLOCK_BEHIND_MAX);
             let known = bounds.remove(&hash);
             let latest = now.wall.plus(lifetime);
@@ -225,7 +239,7 @@ impl Accounts {
             }
             let left = match bound {
                 Some(bound) => Duration::from_nanos(bound.0.saturating_sub(now.wall.0)),
-                // What the wall clock says is left may be too little: it may be ahead.
+                // The remaining time by the wall clock may be too short, because that clock may be ahead.
                 None => lifetime.saturating_add(CLOCK_BEHIND_MAX),
             };
             let has_expired = now.wall >= expires || left.is_zero();
@@ -235,7 +249,7 @@ impl Accounts {
                 change.bounds.extend(known.map(|_| (hash, None)));
             }
         }
-        // Their tokens are gone.
+        // These bounds belong to tokens that no longer exist.
         change.bounds.extend(bounds.into_keys().map(|hash| (hash, None)));
         stored.change_accounts(&change, Room::Reserve)?;
         *authority.write().unwrap_or_else(PoisonError::into_inner) = loaded;
@@ -251,11 +265,11 @@ impl Accounts {
         })
     }
 
-    /// Lets a user in who knows their password. Takes as long for users that do not exist. `random` are 256 bits of a
+    /// Authenticates a user by their password. Takes as long for a user that does not exist. `random` are 256 bits of a
     /// cryptographic source, from which the token is made.
     ///
     /// # Errors
-    /// [`LogInError`]. With [`LogInError::Catalog`] nobody knows the token, whether it is on the disk or not.
+    /// [`LogInError`]. With [`LogInError::Catalog`] the token may be on the disk, but nobody has seen it.
     pub fn log_in(
         &self,
         user: &str,
@@ -264,13 +278,13 @@ impl Accounts {
         now: ClockReading,
         random: [u8; 32],
     ) -> Result<LogIn, LogInError> {
-        // What is no name is nobody's, which is no secret.
+        // A string that is no valid name belongs to no user. This is not a secret.
         let Ok(user) = Name::new(user) else { return Err(LogInError::WrongCredentials) };
         let verified = self.verify(&user, password, address, now)?;
         let _users = self.begin(self.room_to_log_in(&user))?;
         // Meanwhile the password may have been changed, or the user removed.
         let is_other = self.catalog().user(&user)?.is_none_or(|entry| !self.is_current(&user, &entry, &verified));
-        // The catalog may have a user still whose removal it did not take for sure.
+        // The catalog may still have a user whose removal has an unknown outcome.
         if is_other || self.authority().account(&user).is_none() {
             return Err(LogInError::WrongCredentials);
         }
@@ -281,11 +295,12 @@ impl Accounts {
         let mut change = AccountsChange::default();
         {
             let authority = self.authority();
-            // Those of others too, or the next start would have them live on.
+            // Those of other users are removed as well, or the next start would revive them.
             change.remove_tokens.extend(authority.void_tokens(now).take(VOID_REMOVED_MAX));
             let mut others = authority.tokens(&user);
             others.retain(|token| !change.remove_tokens.contains(token));
-            // One that has only expired makes room, and is no reason to remove it: the wall clock may be ahead for a moment.
+            // A token that has only expired is the first to make room, but it is not removed for that alone: the wall
+            // clock may be ahead for a moment.
             others.sort_by_key(|token| authority.holds(token, now));
             let too_many = (others.len() + 1).saturating_sub(TOKENS_PER_USER_MAX);
             change.remove_tokens.extend(others.drain(..too_many));
@@ -299,13 +314,14 @@ impl Accounts {
         Ok(LogIn { token, identity: Identity { user, incarnation, is_admin, expires, token: hash } })
     }
 
-    /// Makes a token void. Returns whether it was valid.
+    /// Voids a token. Returns whether it was valid.
     ///
     /// # Errors
-    /// [`AccountError::Catalog`]: it is valid still. [`AccountError::OutcomeUnknown`]: it is not, and a start may bring it back
-    /// until another change is stored.
+    /// [`AccountError::Catalog`]: the token is still valid. [`AccountError::OutcomeUnknown`]: it is void, but a start
+    /// may revive it until another change is stored.
     pub fn log_out(&self, token: &TokenHash) -> Result<bool, AccountError> {
-        // Anybody with a token may ask for it, time and again: in a pause only an admin has the catalog opened anew.
+        // Any user with a token may call this repeatedly. During a pause only an admin makes the catalog reopen its
+        // file.
         let user = self.authority().user_of(token).cloned();
         let _users = self.begin(user.map_or(Room::Ordinary, |user| self.room_to_log_in(&user)))?;
         let was_valid = self.authority().knows(token);
@@ -319,7 +335,8 @@ impl Accounts {
     /// Adds a user without grants.
     ///
     /// # Errors
-    /// [`AccountError::Exists`], [`AccountError::TooManyUsers`], [`AccountError::Password`], and those of every change.
+    /// [`AccountError::Exists`], [`AccountError::TooManyUsers`], [`AccountError::Password`], and the errors common to
+    /// all changes.
     pub fn add_user(
         &self,
         user: &Name,
@@ -328,13 +345,13 @@ impl Accounts {
         now: Timestamp,
         salt: &Salt,
     ) -> Result<(), AccountError> {
-        // Before the password is hashed as well, which costs.
+        // Check this also before the password is hashed, because hashing is expensive.
         self.check_new(user)?;
         let password = self.hash(password, salt)?;
         let _users = self.begin(Room::Ordinary)?;
         self.check_new(user)?;
         let entry = UserEntry { password, is_admin, created: now, grants: BTreeMap::new() };
-        // The disk may have another user of this name, whose removal it did not take for sure.
+        // The disk may have another user of this name, whose removal has an unknown outcome.
         let change = AccountsChange {
             remove_users: BTreeSet::from([user.clone()]),
             put_users: BTreeMap::from([(user.clone(), entry)]),
@@ -347,17 +364,17 @@ impl Accounts {
         Ok(())
     }
 
-    /// Whether a user may observe a service, whether there is one or not.
+    /// Returns whether a user may observe at least one service, whether the service exists or not.
     #[must_use]
     pub fn may_observe_any(&self, user: &str) -> bool {
         let account = self.authority().account(user);
         account.is_some_and(|account| account.grants.values().any(|grants| grants.contains(&Grant::Observe)))
     }
 
-    /// Gives a user another password, and makes all their tokens void.
+    /// Replaces the password of a user, and voids all their tokens.
     ///
     /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::Password`], and those of every change.
+    /// [`AccountError::Unknown`], [`AccountError::Password`], and the errors common to all changes.
     pub fn set_password(&self, user: &str, password: &str, salt: &Salt) -> Result<(), AccountError> {
         self.known(user)?;
         let password = self.hash(password, salt)?;
@@ -366,10 +383,10 @@ impl Accounts {
         self.replace_password(&user, entry, password)
     }
 
-    /// Gives a user who knows their password another one, and makes all their tokens void. Attempts count as log-ins.
+    /// Replaces the password of a user who knows the old one, and voids all their tokens. Attempts count as log-ins.
     ///
     /// # Errors
-    /// [`AccountError::LogIn`], and those of [`Accounts::set_password`].
+    /// [`AccountError::LogIn`], and the errors of [`Accounts::set_password`].
     pub fn change_password(
         &self,
         user: &Name,
@@ -390,10 +407,10 @@ impl Accounts {
         self.replace_password(&user, entry, password)
     }
 
-    /// Lets a user do `grant` to `service`, whether there is one or not.
+    /// Grants a user the right `grant` on `service`, whether the service exists or not.
     ///
     /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and those of every change.
+    /// [`AccountError::Unknown`], [`AccountError::TooManyGrants`], and the errors common to all changes.
     pub fn grant(&self, user: &str, service: &Name, grant: Grant) -> Result<(), AccountError> {
         let _users = self.begin(Room::Ordinary)?;
         let (user, mut entry) = self.known(user)?;
@@ -403,21 +420,21 @@ impl Accounts {
         if entry.grants.entry(service.clone()).or_default().insert(grant) {
             self.put(&user, entry, BTreeSet::new(), Room::Ordinary)?;
         }
-        // Also where the catalog has it already: it may have taken a change of which nobody knew that.
+        // Do this also if the catalog has the grant already: it may come from a change with an unknown outcome.
         self.authority_mut().grant(&user, service, grant);
         Ok(())
     }
 
-    /// Takes a grant away.
+    /// Revokes a grant.
     ///
     /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::NotHeld`], and those of every change.
+    /// [`AccountError::Unknown`], [`AccountError::NotHeld`], and the errors common to all changes.
     pub fn revoke(&self, user: &str, service: &str, grant: Grant) -> Result<(), AccountError> {
         let _users = self.begin(Room::Reserve)?;
         let (user, mut entry) = self.entry(user)?;
         let held = entry.grants.get_mut(service);
         if !held.is_some_and(|grants| grants.remove(&grant)) {
-            // The catalog may have taken a change of which nobody knew that.
+            // The catalog may have stored a revocation with an unknown outcome.
             self.authority_mut().revoke(&user, service, grant);
             return Err(AccountError::NotHeld { user, grant, service: service.to_owned() });
         }
@@ -429,12 +446,12 @@ impl Accounts {
     /// Removes a user, their grants and their tokens.
     ///
     /// # Errors
-    /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and those of every change.
+    /// [`AccountError::Unknown`], [`AccountError::LastAdmin`], and the errors common to all changes.
     pub fn remove_user(&self, user: &str) -> Result<(), AccountError> {
         let _users = self.begin(Room::Reserve)?;
         let found = self.entry(user);
         if matches!(found, Err(AccountError::Unknown { .. })) && self.authority_mut().remove_user(user) {
-            // The catalog took a removal of which nobody knew that.
+            // The catalog stored a removal with an unknown outcome.
             self.replaced().retain(|name, _| &**name != user);
             return Ok(());
         }
@@ -448,31 +465,32 @@ impl Accounts {
         Ok(())
     }
 
-    /// All users and what they may do, by name.
+    /// Returns all users and their rights, by name.
     #[must_use]
     pub fn list(&self) -> Vec<Account> {
         self.authority().accounts()
     }
 
-    /// How many users there are.
+    /// Returns the number of users.
     #[must_use]
     pub fn users(&self) -> usize {
         self.authority().users()
     }
 
-    /// On how many services each user has grants, of all users together.
+    /// Returns the number of services on which each user has grants, summed over all users.
     #[must_use]
     pub fn granted_services(&self) -> usize {
         self.authority().granted_services()
     }
 
-    /// What is known of one user.
+    /// Returns the account of one user.
     #[must_use]
     pub fn account(&self, user: &str) -> Option<Account> {
         self.authority().account(user)
     }
 
-    /// Compares a password with that of a user, as a log-in. Returns the hash that it was compared with.
+    /// Compares a password with that of a user, and counts this as a log-in attempt. Returns the hash that it was
+    /// compared with.
     fn verify(
         &self,
         user: &Name,
@@ -480,17 +498,18 @@ impl Accounts {
         address: IpAddr,
         now: ClockReading,
     ) -> Result<PasswordHash, LogInError> {
-        // By a wall clock that is put back or forward, log-ins would be refused for too long, or not at all.
+        // The monotonic clock: if a wall clock were set back or forward, log-ins would be refused for too long, or not
+        // at all.
         let now = Timestamp(0).plus(now.monotonic);
         let trust = self.limits().trust(user, address, now);
         self.limits().attempt(user, address, now).map_err(|retry_after| LogInError::TooMany { retry_after })?;
         let _entered = self.enter(trust).inspect_err(|_| self.limits().not_made(user, address, trust))?;
-        // What the disk has of a change of which nobody knew that.
+        // First find out what the disk has of a change with an unknown outcome.
         let known = self.catalog().mend(self.room_to_log_in(user)).and_then(|()| self.catalog().user(user));
-        // No password was compared if that fails.
+        // If that fails, no password was compared.
         let known = known.inspect_err(|_| self.limits().not_made(user, address, trust))?.map(|entry| entry.password);
         let hash = known.clone().unwrap_or_else(|| self.scheme.of_nobody());
-        // The longest one costs the same for everybody, and a longer one is nobody's.
+        // The longest allowed password costs the same for every user. A longer one matches no user.
         let is_right = password.len() <= PASSWORD_BYTES_MAX && self.scheme.is_of(&hash, password);
         if !is_right || known.is_none() {
             return Err(LogInError::WrongCredentials);
@@ -499,8 +518,8 @@ impl Accounts {
         Ok(hash)
     }
 
-    /// Who can make room must get in without any, and in a pause of the catalog; theirs are few, and attempts on their names
-    /// are limited.
+    /// Returns the room that a log-in may take. An admin, who can make room, must be able to log in without any, and
+    /// during a pause of the catalog. Admins have few tokens, and attempts on their names are limited.
     fn room_to_log_in(&self, user: &Name) -> Room {
         let is_admin = self.authority().account(user).is_some_and(|account| account.is_admin);
         if is_admin { Room::Reserve } else { Room::Ordinary }
@@ -526,7 +545,7 @@ impl Accounts {
 
     fn replace_password(&self, user: &Name, entry: UserEntry, password: PasswordHash) -> Result<(), AccountError> {
         let old = entry.password.clone();
-        // It takes the tokens away, and no more room than before.
+        // This removes the tokens, and takes no more room than before.
         let replaced = self.put(user, UserEntry { password, ..entry }, self.tokens(user), Room::Reserve);
         match &replaced {
             Ok(()) => drop(self.replaced().remove(user)),
@@ -536,20 +555,20 @@ impl Accounts {
         Ok(replaced?)
     }
 
-    /// Whether a password that was compared is still the one that lets a user in.
+    /// Returns whether a compared password is still the one that authenticates the user.
     fn is_current(&self, user: &Name, entry: &UserEntry, verified: &PasswordHash) -> bool {
         entry.password == *verified && self.replaced().get(user) != Some(verified)
     }
 
-    /// Begins a change that may take `room`. It must not answer by what a catalog shows of which nobody knows whether the disk
-    /// has it.
+    /// Begins a change that may take `room`. A change must not rely on catalog contents whose presence on the disk is
+    /// unknown.
     fn begin(&self, room: Room) -> Result<UsersGuard<'_>, CatalogError> {
         let users = self.catalog().hold_users();
         self.catalog().mend(room)?;
         Ok(users)
     }
 
-    /// Stores a user's entry, and makes tokens void.
+    /// Stores a user's entry, and voids tokens.
     fn put(
         &self,
         user: &Name,
@@ -561,8 +580,8 @@ impl Accounts {
         self.change(AccountsChange { put_users, remove_tokens, ..AccountsChange::default() }, room)
     }
 
-    /// Stores a change, and takes away what it takes away. One that may be on the disk or not does that as well; the next
-    /// one that is stored removes the void tokens that it left there.
+    /// Stores a change, and removes from the authority the rights that it removes. A change with an unknown outcome
+    /// does that as well. The next successful change removes the void tokens that it left on the disk.
     fn change(&self, mut change: AccountsChange, room: Room) -> Result<(), CatalogError> {
         if self.is_unsettled.load(Ordering::Acquire) {
             let stored = self.catalog().tokens()?;
@@ -587,7 +606,7 @@ impl Accounts {
         changed
     }
 
-    /// What the catalog says of a user who may have something: not of one who may be stored or not.
+    /// Returns the catalog's entry of a user who may have rights. A user whose addition has an unknown outcome may not.
     fn known(&self, user: &str) -> Result<(Name, UserEntry), AccountError> {
         let (name, entry) = self.entry(user)?;
         let is_known = self.authority().account(&name).is_some();

@@ -1,5 +1,5 @@
-//! Who may do what, in memory. Every request is checked here: one hash and one look-up find the user of a token, one
-//! more what they may do.
+//! The rights of all users, in memory. Every request is checked here: one hash and one look-up find the user of a
+//! token, and one more look-up finds their rights.
 
 use super::{Identity, TokenHash};
 use crate::credential::Token;
@@ -15,19 +15,19 @@ struct User {
     is_admin: bool,
     incarnation: u64,
     grants: BTreeMap<Name, BTreeSet<Grant>>,
-    /// Their tokens, the oldest first.
+    /// The user's tokens, the oldest first.
     tokens: VecDeque<TokenHash>,
 }
 
-/// What a token stands for.
+/// The state of a token.
 #[derive(Debug)]
 struct Session {
     user: Name,
     incarnation: u64,
     is_admin: bool,
-    /// By the wall clock, as it is stored.
+    /// When the token expires by the wall clock, as stored.
     expires: Timestamp,
-    /// By the monotonic clock: from then on the token is void for good, whatever the wall clock says.
+    /// When the token becomes permanently void by the monotonic clock, regardless of the wall clock.
     bound: Duration,
 }
 
@@ -36,44 +36,44 @@ impl Session {
         now.monotonic >= self.bound
     }
 
-    /// When it ends, by the wall clock as it is now.
+    /// Returns when the session ends by the current wall clock.
     fn ends(&self, now: ClockReading) -> Timestamp {
         self.expires.min(now.wall.plus(self.bound.saturating_sub(now.monotonic)))
     }
 }
 
-/// A user and what they may do.
+/// A user and their rights.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
     /// The user's name.
     pub user: Name,
-    /// Whether they may do everything to every service.
+    /// Whether the user has every right on every service.
     pub is_admin: bool,
-    /// What they may do to which service. An admin needs none.
+    /// The user's grants on each service. An admin needs none.
     pub grants: BTreeMap<Name, BTreeSet<Grant>>,
 }
 
-/// Who may do what.
+/// The rights of all users, and their sessions.
 #[derive(Debug, Default)]
 pub struct Authority {
     users: HashMap<Name, User>,
     sessions: HashMap<TokenHash, Session>,
-    /// Users that were removed so far.
+    /// The number of users that were removed so far.
     removals: u64,
 }
 
 impl Authority {
-    /// Makes `user` known, with no grants. Nothing changes if they are known already.
+    /// Adds `user` without grants. Does nothing if the user exists already.
     pub fn add_user(&mut self, user: &Name) {
         self.add(user, false, self.removals);
     }
 
-    /// Makes `user` known as one who may do everything. Nothing changes if they are known already.
+    /// Adds `user` as an admin, who has every right. Does nothing if the user exists already.
     pub fn add_admin(&mut self, user: &Name) {
         self.add(user, true, self.removals);
     }
 
-    /// Makes a user known, with no grants, whose incarnation is stored elsewhere. Nothing changes if they are known already.
+    /// Adds a user without grants, whose incarnation is stored elsewhere. Does nothing if the user exists already.
     pub fn add_user_as(&mut self, user: &Name, incarnation: u64) {
         self.add(user, false, incarnation);
     }
@@ -84,23 +84,23 @@ impl Authority {
         }
     }
 
-    /// Forgets `user`, their grants and their tokens. Returns whether they were known.
+    /// Removes `user`, their grants and their tokens. Returns whether the user existed.
     pub fn remove_user(&mut self, user: &str) -> bool {
         self.void_all(user);
         let was_known = self.users.remove(user).is_some();
-        // Whoever is added next is somebody else, even by the same name.
+        // The next user of this name is a different one.
         self.removals += u64::from(was_known);
         was_known
     }
 
-    /// Lets `user` do `grant` to `service`. Returns whether they are known.
+    /// Grants `user` the right `grant` on `service`. Returns whether the user exists.
     pub fn grant(&mut self, user: &str, service: &Name, grant: Grant) -> bool {
         let Some(user) = self.users.get_mut(user) else { return false };
         user.grants.entry(service.clone()).or_default().insert(grant);
         true
     }
 
-    /// Takes a grant away. Returns whether they had it.
+    /// Revokes a grant. Returns whether the user had it.
     pub fn revoke(&mut self, user: &str, service: &str, grant: Grant) -> bool {
         let Some(user) = self.users.get_mut(user) else { return false };
         let Some(grants) = user.grants.get_mut(service) else { return false };
@@ -111,7 +111,7 @@ impl Authority {
         had
     }
 
-    /// Takes every grant of `user` away that is not among `grants`.
+    /// Revokes every grant of `user` that is not in `grants`.
     pub(super) fn keep_grants(&mut self, user: &str, grants: &BTreeMap<Name, BTreeSet<Grant>>) {
         let Some(user) = self.users.get_mut(user) else { return };
         user.grants.retain(|service, held| {
@@ -120,22 +120,22 @@ impl Authority {
         });
     }
 
-    /// Takes every user's grants on `service` away.
+    /// Revokes the grants of all users on `service`.
     pub fn forget_service(&mut self, service: &str) {
         for user in self.users.values_mut() {
             user.grants.remove(service);
         }
     }
 
-    /// Issues a token for `user` that holds until `expires` by the wall clock alone, made of 256 random bits. None if they
-    /// are not known.
+    /// Issues a token for `user`, made of 256 random bits. It is valid until `expires` by the wall clock alone. Returns
+    /// none if the user does not exist.
     pub fn issue(&mut self, user: &str, expires: Timestamp, random: [u8; 32]) -> Option<Token> {
         let token = Token::from_random(random);
         self.accept(user, TokenHash::of(token.reveal()), expires, Duration::MAX).then_some(token)
     }
 
-    /// Takes the token of this hash as one of `user`, the newest, which holds until `expires` by the wall clock, but never
-    /// until `bound` by the monotonic one. Returns whether they are known.
+    /// Adds the token of this hash as the newest of `user`. It is valid until `expires` by the wall clock, but no
+    /// longer than until `bound` by the monotonic one. Returns whether the user exists.
     pub(super) fn accept(&mut self, user: &str, token: TokenHash, expires: Timestamp, bound: Duration) -> bool {
         let Some((name, _)) = self.users.get_key_value(user) else { return false };
         let name = name.clone();
@@ -147,12 +147,12 @@ impl Authority {
         true
     }
 
-    /// Makes a token void. Returns whether it was valid.
+    /// Voids a token. Returns whether it was valid.
     pub fn void(&mut self, token: &str) -> bool {
         self.void_hash(&TokenHash::of(token))
     }
 
-    /// Makes the token of this hash void. Returns whether it was valid.
+    /// Voids the token of this hash. Returns whether it was valid.
     pub fn void_hash(&mut self, token: &TokenHash) -> bool {
         let Some(session) = self.sessions.remove(token) else { return false };
         if let Some(user) = self.users.get_mut(&session.user) {
@@ -161,7 +161,7 @@ impl Authority {
         true
     }
 
-    /// Makes all tokens of `user` void.
+    /// Voids all tokens of `user`.
     pub fn void_all(&mut self, user: &str) {
         let Some(user) = self.users.get_mut(user) else { return };
         for token in user.tokens.drain(..) {
@@ -169,15 +169,15 @@ impl Authority {
         }
     }
 
-    /// Finds out whose token this is.
+    /// Returns the user of a token.
     ///
     /// # Errors
-    /// [`Denial::NotAuthenticated`] if it is nobody's, void, or expired.
+    /// [`Denial::NotAuthenticated`] if the token is unknown, void, or expired.
     pub fn authenticate(&self, token: &str, now: ClockReading) -> Result<Identity, Denial> {
         self.authenticate_hash(&TokenHash::of(token), now)
     }
 
-    /// The same for a token whose hash is known already.
+    /// Returns the user of a token whose hash is known already.
     ///
     /// # Errors
     /// As [`Authority::authenticate`].
@@ -186,10 +186,10 @@ impl Authority {
         Ok(Identity { user: user.clone(), incarnation: *incarnation, is_admin: *is_admin, expires, token: *token })
     }
 
-    /// The session of a token that holds, and when it ends.
+    /// Returns the session of a valid token, and when it ends.
     fn session(&self, token: &TokenHash, now: ClockReading) -> Result<(&Session, Timestamp), Denial> {
         let session = self.sessions.get(token).ok_or(Denial::NotAuthenticated { reason: "the token is unknown" })?;
-        // While the wall clock is ahead it is denied, and holds again once the clock is right.
+        // While the wall clock is ahead, the token is denied. It is valid again once the clock is correct.
         let expires = session.ends(now);
         if now.wall >= expires {
             return Err(Denial::NotAuthenticated { reason: "the token has expired" });
@@ -197,11 +197,11 @@ impl Authority {
         Ok((session, expires))
     }
 
-    /// Checks that `identity` may do `grant` to `service`.
+    /// Checks that `identity` has the right `grant` on `service`.
     ///
     /// # Errors
-    /// [`Denial::NotGranted`]; [`Denial::NotAuthenticated`] if the token was made void meanwhile, or has expired: its request
-    /// may have taken a minute to be sent.
+    /// [`Denial::NotGranted`]; [`Denial::NotAuthenticated`] if the token was voided or has expired since it was
+    /// checked: its request may have taken a minute to arrive.
     pub fn authorise(&self, identity: &Identity, service: &str, grant: Grant, now: ClockReading) -> Result<(), Denial> {
         self.session(&identity.token, now)?;
         let may = |user: &User| user.is_admin || user.grants.get(service).is_some_and(|held| held.contains(&grant));
@@ -211,7 +211,7 @@ impl Authority {
         Err(Denial::NotGranted { user: identity.user.to_string(), grant, service: service.into() })
     }
 
-    /// Checks that `identity` may do everything.
+    /// Checks that `identity` is an admin.
     ///
     /// # Errors
     /// [`Denial::NotAdmin`]; [`Denial::NotAuthenticated`] as in [`Authority::authorise`].
@@ -223,13 +223,13 @@ impl Authority {
         Err(Denial::NotAdmin { user: identity.user.to_string() })
     }
 
-    /// What is known of `user`.
+    /// Returns the account of `user`.
     #[must_use]
     pub fn account(&self, user: &str) -> Option<Account> {
         self.users.get_key_value(user).map(|(name, user)| user.account(name))
     }
 
-    /// All users, by name.
+    /// Returns all accounts, by name.
     #[must_use]
     pub fn accounts(&self) -> Vec<Account> {
         let mut accounts: Vec<_> = self.users.iter().map(|(name, user)| user.account(name)).collect();
@@ -237,49 +237,49 @@ impl Authority {
         accounts
     }
 
-    /// How many users there are.
+    /// Returns the number of users.
     #[must_use]
     pub fn users(&self) -> usize {
         self.users.len()
     }
 
-    /// On how many services each user has grants, of all users together.
+    /// Returns the number of services on which each user has grants, summed over all users.
     #[must_use]
     pub fn granted_services(&self) -> usize {
         self.users.values().map(|user| user.grants.len()).sum()
     }
 
-    /// Which incarnation of their name `user` is.
+    /// Returns the incarnation of `user`.
     pub(super) fn incarnation(&self, user: &str) -> u64 {
         self.users.get(user).map_or(0, |user| user.incarnation)
     }
 
-    /// Whether anybody but `user` may do everything.
+    /// Returns whether there is an admin other than `user`.
     pub(super) fn has_admin_beside(&self, user: &Name) -> bool {
         self.users.iter().any(|(name, other)| other.is_admin && name != user)
     }
 
-    /// Whether a token of this hash is known, expired or not.
+    /// Returns whether a token of this hash is known, expired or not.
     pub(super) fn knows(&self, token: &TokenHash) -> bool {
         self.sessions.contains_key(token)
     }
 
-    /// Whose token of this hash is, expired or not.
+    /// Returns the user of the token with this hash, expired or not.
     pub(super) fn user_of(&self, token: &TokenHash) -> Option<&Name> {
         self.sessions.get(token).map(|session| &session.user)
     }
 
-    /// The tokens of `user`, the oldest first.
+    /// Returns the tokens of `user`, the oldest first.
     pub(super) fn tokens(&self, user: &str) -> Vec<TokenHash> {
         self.users.get(user).into_iter().flat_map(|user| &user.tokens).copied().collect()
     }
 
-    /// Whether a token of this hash would be let in.
+    /// Returns whether a token of this hash is valid.
     pub(super) fn holds(&self, token: &TokenHash, now: ClockReading) -> bool {
         self.sessions.get(token).is_some_and(|session| now.wall < session.ends(now))
     }
 
-    /// The tokens, of whichever user, that have become void for good by their age.
+    /// Returns the tokens of all users that are permanently void because of their age.
     pub(super) fn void_tokens(&self, now: ClockReading) -> impl Iterator<Item = TokenHash> {
         self.sessions.iter().filter(move |(_, session)| session.is_void(now)).map(|(token, _)| *token)
     }
@@ -309,7 +309,7 @@ mod tests {
         (authority, token)
     }
 
-    /// With an admin, `root`; both are let in.
+    /// Returns a bank with an admin, `root`. Both users are authenticated.
     fn bank_with_admin() -> (Authority, Identity, Identity) {
         let (mut authority, token) = bank();
         authority.add_admin(&name("root"));
@@ -360,7 +360,7 @@ mod tests {
         let at = |wall, monotonic| authority.authenticate_hash(&token, ClockReading { wall, monotonic });
         let ends = |wall, monotonic| at(wall, monotonic).map(|identity| identity.expires).ok();
         assert_eq!(ends(start, Duration::ZERO), Some(start.plus(HOUR)));
-        // A year ahead for a moment, and a year behind.
+        // The clock is a year ahead for a moment, and a year behind.
         assert_eq!(ends(start.plus(HOUR * 8_766), HOUR / 2), None);
         assert_eq!(ends(start.plus(HOUR / 2), HOUR / 2), Some(start.plus(HOUR)));
         assert_eq!(ends(Timestamp(7), HOUR), Some(Timestamp(7).plus(HOUR)));
@@ -425,7 +425,7 @@ mod tests {
         }
         assert_eq!(authority.authorise_admin(&root, NOW), Ok(()));
         assert_eq!(authority.authorise_admin(&ada, NOW), Err(Denial::NotAdmin { user: "ada".into() }));
-        // Who is known already stays what they are.
+        // A user that exists already stays as it is.
         authority.add_admin(&name("ada"));
         assert!(authority.authorise_admin(&ada, NOW).is_err());
         assert_eq!(authority.users(), 2);
@@ -444,7 +444,7 @@ mod tests {
         let void = Err(Denial::NotAuthenticated { reason: "the token is unknown" });
         assert_eq!(authority.authorise(&ada, "bank", Grant::Transact, NOW), void);
         assert_eq!(authority.authorise_admin(&root, NOW), void);
-        // Whoever has the name next is somebody else.
+        // The next user of the name is a different one.
         authority.remove_user("root");
         authority.add_admin(&name("root"));
         assert_eq!(authority.authorise_admin(&root, NOW), void);

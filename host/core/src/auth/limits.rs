@@ -1,6 +1,6 @@
-//! How often log-ins are tried.
+//! Limits of log-in attempts.
 //!
-//! Pure: time is an argument, and whoever asks says how the attempt ended.
+//! The limits are pure: time is an argument, and the caller reports how an attempt ended.
 
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::name::Name;
@@ -9,66 +9,67 @@ use std::hash::Hash;
 use std::net::{IpAddr, Ipv6Addr};
 use std::time::Duration;
 
-/// Attempts as a token bucket: so many at once, and one more after each refill time.
+/// A token bucket of attempts: a burst, and one more attempt after each refill time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempts {
-    /// How many may follow one another at once.
+    /// The number of attempts that are allowed at once.
     pub burst: u32,
-    /// How long it takes until one more may follow.
+    /// The time until one more attempt is allowed.
     pub refill: Duration,
 }
 
-/// Attempts for one user from one address. Those that succeed do not count.
+/// The limit for one user from one address. Successful attempts do not count.
 pub const ATTEMPTS_PER_USER_AND_ADDRESS: Attempts = Attempts { burst: 5, refill: Duration::from_secs(30) };
 
-/// Attempts from one address, for whomever and however they end: each costs a hash. A company behind one address logs in.
+/// The limit for one address, for any user and any outcome: each attempt costs a hash. It allows a company behind one
+/// address to log in.
 pub const ATTEMPTS_PER_ADDRESS: Attempts = Attempts { burst: 100, refill: Duration::from_secs(1) };
 
-/// Attempts for one user from all addresses where they have not logged in. Those that succeed do not count.
+/// The limit for one user from all addresses from which they have not logged in. Successful attempts do not count.
 pub const ATTEMPTS_PER_USER: Attempts = Attempts { burst: 50, refill: Duration::from_secs(5) };
 
-/// Attempts for one user from all addresses without a failure in [`FAILURE_REMEMBERED`]: those who guess from many
-/// addresses have one such attempt from each.
+/// The limit for one user from all addresses without a failure in [`FAILURE_REMEMBERED`]. An attacker with many
+/// addresses has one such attempt from each.
 pub const ATTEMPTS_PER_USER_FROM_FRESH: Attempts = Attempts { burst: 200, refill: Duration::from_secs(1) };
 
 /// How long a failure counts against its address.
 pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(600);
 
-/// Buckets that are kept, and as many addresses of users who have logged in. The least recently used is forgotten, as if
-/// it were full.
+/// The maximum number of retained buckets, and of retained addresses of users who have logged in. The least recently
+/// used one is discarded, which makes its bucket full again.
 pub const TRACKED_MAX: usize = 10_000;
 
-/// Limits log-ins for each user name and each address. It is told of an attempt before a password is looked at, so that
-/// attempts at the same time count as well, and treats names that exist and names that do not alike.
+/// Limits log-ins for each user name and each address. An attempt is counted before the password is checked, so that
+/// concurrent attempts count as well. Names that exist and names that do not are treated alike.
 ///
-/// | who | is held to |
+/// | who | limited by |
 /// |---|---|
 /// | one address that guesses one user's password | [`ATTEMPTS_PER_USER_AND_ADDRESS`]: about 2,900 a day |
 /// | one address that tries few passwords on many users, or keeps the host busy with hashing | [`ATTEMPTS_PER_ADDRESS`] |
 /// | many addresses that guess one user's password | [`ATTEMPTS_PER_USER`], [`ATTEMPTS_PER_USER_FROM_FRESH`]: about 100,000 a day together |
 ///
-/// The last would let many addresses lock a user out. So it does not hold for an address from which the user has logged
-/// in, as far as it is remembered; and who comes from a new address does not compete with those that have failed. Tokens
-/// that were issued are never touched. What it does not stop: somebody with ten thousand addresses, who makes it forget; a user is as safe from
-/// them as their password is long.
+/// The last row alone would let many addresses lock a user out. So these limits do not apply to an address from which
+/// the user has logged in, as long as it is remembered. An attempt from a new address does not compete with addresses
+/// that have failed. Issued tokens are never affected. The limits do not stop an attacker with ten thousand addresses,
+/// who can displace the remembered ones. Against such an attacker, only a long password protects a user.
 ///
-/// An address is an IPv4 address, or the first 64 bits of an IPv6 address, which one customer has. Behind a proxy all
-/// users have the proxy's.
+/// An address is an IPv4 address, or the first 64 bits of an IPv6 address, which belong to one customer. Behind a proxy
+/// all users have the proxy's address.
 #[derive(Debug, Default)]
 pub struct LogInLimits {
     buckets: Recent<Key, Bucket>,
-    /// From where users have logged in.
+    /// The addresses from which users have logged in.
     known: Recent<(Name, IpAddr), ()>,
-    /// When somebody last tried from there without success so far.
+    /// The time of the last attempt from each address that has not succeeded so far.
     failed: Recent<IpAddr, Timestamp>,
 }
 
-/// What is known of who tries to log in: the better it is, the sooner is their turn.
+/// How much an attempt is trusted. The more it is trusted, the sooner is its turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Trust {
     /// Attempts from the address have failed lately.
     Failed,
-    /// Nothing.
+    /// Nothing is known of the user at the address.
     Fresh,
     /// The user has logged in from the address.
     Known,
@@ -94,14 +95,14 @@ impl Key {
 }
 
 impl LogInLimits {
-    /// What is known of an attempt that is about to be made.
+    /// Returns the trust of an attempt that is about to be made.
     pub fn trust(&mut self, user: &Name, address: IpAddr, now: Timestamp) -> Trust {
         let address = network(address);
         if self.known.contains(&(user.clone(), address)) {
             return Trust::Known;
         }
         let failed = self.failed.get_mut(&address).map(|failed| {
-            // A clock that was put back must not hold anything against anybody for long.
+            // After the clock was set back, a failure must not count for long.
             *failed = (*failed).min(now);
             *failed
         });
@@ -111,10 +112,10 @@ impl LogInLimits {
         }
     }
 
-    /// Takes an attempt to log in as `user` from `address`. Until it succeeds it counts as a failure of the address.
+    /// Counts an attempt to log in as `user` from `address`. Until it succeeds it counts as a failure of the address.
     ///
     /// # Errors
-    /// How long to wait, if the attempt may not be made now. Nothing is taken then: asking costs nothing.
+    /// How long to wait, if the attempt may not be made now. Nothing is counted then: a refused call costs nothing.
     pub fn attempt(&mut self, user: &Name, address: IpAddr, now: Timestamp) -> Result<(), Duration> {
         let trust = self.trust(user, address, now);
         let keys = Self::keys(user, address, trust);
@@ -136,18 +137,19 @@ impl LogInLimits {
         Ok(())
     }
 
-    /// Notes that an attempt succeeded, so that it does not count against the user.
+    /// Records that an attempt succeeded, so that it does not count against the user.
     pub fn succeeded(&mut self, user: &Name, address: IpAddr, trust: Trust) {
         self.give_back(user, address, trust, false);
         self.known.entry((user.clone(), network(address)));
     }
 
-    /// Notes that an attempt was not made after all, for want of a turn or of what the disk has of the user.
+    /// Records that an attempt was not made after all, because there was no turn to hash or the user's entry could not
+    /// be read.
     pub fn not_made(&mut self, user: &Name, address: IpAddr, trust: Trust) {
         self.give_back(user, address, trust, true);
     }
 
-    /// `trust` is what was known before the attempt.
+    /// Removes an attempt from the counts. `trust` is the trust before the attempt.
     fn give_back(&mut self, user: &Name, address: IpAddr, trust: Trust, to_address: bool) {
         for key in Self::keys(user, address, trust) {
             if to_address || !matches!(key, Key::Address(_)) {
@@ -172,7 +174,7 @@ impl LogInLimits {
     }
 }
 
-/// What counts as one address.
+/// Returns the part of an address that counts as one address.
 pub fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V4(address) => IpAddr::V4(address),
@@ -183,19 +185,20 @@ pub fn network(address: IpAddr) -> IpAddr {
     }
 }
 
-/// A token bucket as the one number that it takes: when it will be full. (The generic cell rate algorithm.)
+/// A token bucket, stored as the time at which it will be full (the generic cell rate algorithm).
 #[derive(Debug, Default, Clone, Copy)]
 struct Bucket {
     full_at: Timestamp,
 }
 
 impl Bucket {
-    /// A clock that was put back must not lock anybody out: no bucket is emptier than empty, as of now.
+    /// Corrects the bucket after the clock was set back, which must not lock a user out: no bucket is emptier than
+    /// empty now.
     fn correct(&mut self, attempts: Attempts, now: Timestamp) {
         self.full_at = self.full_at.min(now.plus(attempts.refill * attempts.burst));
     }
 
-    /// How long until an attempt may be taken.
+    /// Returns how long until an attempt is allowed.
     fn wait(self, attempts: Attempts, now: Timestamp) -> Duration {
         let full_at = self.full_at.max(now).plus(attempts.refill);
         let latest = now.plus(attempts.refill * attempts.burst);
@@ -212,7 +215,7 @@ impl Bucket {
     }
 }
 
-/// A map of the [`TRACKED_MAX`] keys that were used last.
+/// A map of the [`TRACKED_MAX`] most recently used keys.
 #[derive(Debug)]
 struct Recent<K, V> {
     values: HashMap<K, (u64, V)>,
@@ -228,7 +231,7 @@ impl<K, V> Default for Recent<K, V> {
 }
 
 impl<K: Hash + Eq + Clone, V: Default> Recent<K, V> {
-    /// The value of `key`, which counts as no use.
+    /// Returns the value of `key`, without counting this as a use.
     fn get_mut(&mut self, key: &K) -> Option<&mut V> {
         self.values.get_mut(key).map(|(_, value)| value)
     }
@@ -243,7 +246,7 @@ impl<K: Hash + Eq + Clone, V: Default> Recent<K, V> {
         self.values.contains_key(key)
     }
 
-    /// The value of `key`, a new one if it has none.
+    /// Returns the value of `key`, or a new one if it has none.
     fn entry(&mut self, key: K) -> &mut V {
         if !self.values.contains_key(&key)
             && self.values.len() >= TRACKED_MAX
@@ -275,7 +278,7 @@ mod tests {
         IpAddr::V4(Ipv4Addr::from_bits(number))
     }
 
-    /// How many attempts pass, one right after the other.
+    /// Returns how many attempts pass in immediate succession.
     fn passing(limits: &mut LogInLimits, user: &str, address: IpAddr, now: Timestamp) -> usize {
         (0..1_000).take_while(|_| limits.attempt(&name(user), address, now).is_ok()).count()
     }
@@ -287,10 +290,10 @@ mod tests {
         assert_eq!(limits.attempt(&name("ada"), address(1), NOW), Err(Duration::from_secs(30)));
         let later = NOW.plus(Duration::from_secs(29));
         assert_eq!(limits.attempt(&name("ada"), address(1), later), Err(Duration::from_secs(1)));
-        // Others are not held to it, and neither is she elsewhere.
+        // The limit applies neither to other users nor to her from other addresses.
         assert_eq!(passing(&mut limits, "bob", address(1), later), 5);
         assert_eq!(passing(&mut limits, "ada", address(2), later), 5);
-        // Asking did not make it longer.
+        // Refused attempts did not extend the wait.
         assert_eq!(passing(&mut limits, "ada", address(1), NOW.plus(Duration::from_secs(30))), 1);
         assert_eq!(passing(&mut limits, "ada", address(1), NOW.plus(Duration::from_secs(3_600))), 5);
     }
@@ -314,7 +317,7 @@ mod tests {
         assert_eq!(passed.count(), 200, "each is the first from its address");
         assert_eq!(limits.attempt(&ada, address(2), NOW), Err(Duration::from_secs(1)));
         assert_eq!(passing(&mut limits, "ada", home, NOW), 5);
-        // From elsewhere she has to wait, but not for ever.
+        // From other addresses she has to wait, but not for ever.
         assert_eq!(limits.attempt(&ada, address(2), NOW.plus(Duration::from_secs(1))), Ok(()));
     }
 
@@ -323,7 +326,7 @@ mod tests {
         let mut limits = LogInLimits::default();
         let ada = name("ada");
         let (mut passed, mut now) = (0, NOW);
-        // Three minutes of guesses from 150 addresses, as fast as they are let.
+        // Three minutes of guesses from 150 addresses, as fast as the limits allow.
         for second in 0..180 {
             now = NOW.plus(Duration::from_secs(second));
             for attacker in 1_000..1_150 {
@@ -357,7 +360,7 @@ mod tests {
             limits.succeeded(&name("ada"), address(1), Trust::Fresh);
         }
         assert_eq!(passing(&mut limits, "ada", address(1), NOW), 5);
-        // Nor do they make the bucket larger.
+        // They do not make the bucket larger either.
         for _ in 0..3 {
             limits.succeeded(&name("bob"), address(2), Trust::Fresh);
         }
@@ -393,7 +396,7 @@ mod tests {
         }
         let Recent { values, order, .. } = &limits.buckets;
         assert_eq!((values.len(), order.len()), (TRACKED_MAX, TRACKED_MAX));
-        // Only those who log in can make it forget who did.
+        // Only successful log-ins can displace the known addresses.
         assert!(limits.known.contains(&(name("ada"), address(0))));
     }
 }

@@ -1,9 +1,10 @@
-//! What is kept of a password: its Argon2id hash as a PHC string.
+//! The stored form of a password: its Argon2id hash as a PHC string.
 //!
-//! To hash takes some ten milliseconds of a core and [`HASH_MEMORY_KIB`] of memory, on purpose. So callers do it where
-//! they may block, and [`Gate`] bounds how many do it at once and how many wait.
+//! A hash deliberately takes some ten milliseconds of a core and [`HASH_MEMORY_KIB`] of memory. So callers hash where
+//! they may block. [`Gate`] bounds how many passwords are hashed at once and how many wait.
 //!
-//! [`argon2id`] is the only scheme of a host. It stands behind a trait so that tests of accounts need not take ten milliseconds for each password.
+//! [`argon2id`] is the only scheme of a host. It is behind a trait so that tests of accounts need not take ten
+//! milliseconds for each password.
 
 use super::limits::Trust;
 use crate::credential::PasswordHash;
@@ -12,65 +13,66 @@ use std::fmt;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
-/// Memory of a hash, in KiB. This, [`HASH_ITERATIONS`] and [`HASH_LANES`] are the first choice of the OWASP Password
-/// Storage Cheat Sheet for Argon2id.
+/// The memory of a hash, in KiB. This, [`HASH_ITERATIONS`] and [`HASH_LANES`] are the first choice of the OWASP
+/// Password Storage Cheat Sheet for Argon2id.
 pub const HASH_MEMORY_KIB: u32 = 19 * 1024;
 
-/// Passes over that memory.
+/// The number of passes over that memory.
 pub const HASH_ITERATIONS: u32 = 2;
 
-/// Lanes of it.
+/// The number of lanes of that memory.
 pub const HASH_LANES: u32 = 1;
 
-/// Random bytes that go into each hash.
+/// The length of the salt of each hash, in bytes.
 pub const SALT_BYTES: usize = 16;
 
-/// Passwords that are hashed at once: with two, hashing never takes more than 38 MiB and two cores.
+/// The number of passwords that are hashed at once. With two, hashing never takes more than 38 MiB and two cores.
 pub const HASHES_AT_ONCE_MAX: usize = 2;
 
-/// Passwords that wait to be hashed. With more than that, attempts are turned away at once.
+/// The number of passwords that wait to be hashed. Beyond it, attempts are refused at once.
 pub const HASHES_WAITING_MAX: usize = 32;
 
-/// Places among those that are left to who has not failed lately, and as many to who has logged in from there before.
+/// The number of waiting places reserved for users who have not failed lately, and of further places reserved for users
+/// who have logged in from the same address before.
 pub const WAITING_RESERVED: usize = 8;
 
-/// Random bytes for one hash, of a cryptographic source.
+/// The random bytes for one hash, from a cryptographic source.
 pub type Salt = [u8; SALT_BYTES];
 
-/// A password cannot be one.
+/// A password that is not allowed.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum PasswordError {
-    /// Too easily guessed.
+    /// The password is too easy to guess.
     #[error(
         "the password has {chars} character{}, it must have at least {PASSWORD_CHARS_MIN}; choose a longer one",
         if *chars == 1 { "" } else { "s" }
     )]
     TooShort {
-        /// How many it has.
+        /// The length of the password, in characters.
         chars: usize,
     },
-    /// Too long to be hashed for anybody who asks.
+    /// The password is too long: hashing it would cost too much.
     #[error("the password has {chars} characters, the limit is {PASSWORD_CHARS_MAX} characters; choose a shorter one")]
     TooLong {
-        /// How many it has.
+        /// The length of the password, in characters.
         chars: usize,
     },
 }
 
-/// How passwords are hashed.
+/// A scheme to hash passwords.
 pub trait PasswordScheme: fmt::Debug + Send + Sync {
-    /// Hashes a password that is within the bounds. Blocks for as long as hashing takes.
+    /// Hashes a password that is within the bounds. Blocks while it hashes.
     fn hash(&self, password: &str, salt: &Salt) -> PasswordHash;
 
-    /// Whether `hash` is one of `password`. Blocks for as long as hashing takes.
+    /// Returns whether `hash` is a hash of `password`. Blocks while it hashes.
     fn is_of(&self, hash: &PasswordHash, password: &str) -> bool;
 
-    /// A hash that no password has. To compare a password with it takes as long as with any other.
+    /// Returns a hash that matches no password. A comparison with it takes as long as with any other hash.
     fn of_nobody(&self) -> PasswordHash;
 }
 
-/// The scheme of every host: Argon2id.
+/// Returns the scheme of every host: Argon2id.
 #[must_use]
 pub fn argon2id() -> Box<dyn PasswordScheme> {
     Box::new(argon2id::Argon2id)
@@ -147,7 +149,7 @@ mod argon2id {
     }
 }
 
-/// Whether somebody may choose `password`.
+/// Checks that `password` is allowed as a new password.
 ///
 /// # Errors
 /// [`PasswordError`].
@@ -159,8 +161,8 @@ pub fn check(password: &str) -> Result<(), PasswordError> {
     }
 }
 
-/// Bounds how many passwords are hashed at once, and how many wait for that. Whoever is trusted more has their turn first,
-/// and those whose attempts have failed lately may not take all places.
+/// Bounds how many passwords are hashed at once, and how many wait for that. A more trusted attempt has its turn first.
+/// Attempts from addresses that have failed lately may not take all places.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,
@@ -170,7 +172,7 @@ pub(super) struct Gate {
 #[derive(Debug, Default)]
 struct GateState {
     hashing: usize,
-    /// By trust.
+    /// The number of waiting attempts, by trust.
     waiting: [usize; 3],
 }
 
@@ -186,7 +188,7 @@ impl GateState {
 }
 
 impl Gate {
-    /// Waits until a password may be hashed. None if too many wait already.
+    /// Waits until a password may be hashed. Returns none if too many attempts wait already.
     pub(super) fn enter(&self, trust: Trust) -> Option<Entered<'_>> {
         let mut state = self.state();
         if state.must_wait(trust) {
@@ -197,7 +199,7 @@ impl Gate {
             let waited = self.is_free.wait_while(state, |state| state.must_wait(trust));
             state = waited.unwrap_or_else(PoisonError::into_inner);
             state.waiting[trust as usize] -= 1;
-            // Those who are trusted less have waited for this one as well.
+            // Less trusted attempts may have waited for this one as well.
             self.is_free.notify_all();
         }
         state.hashing += 1;
@@ -209,7 +211,7 @@ impl Gate {
     }
 }
 
-/// The right to hash one password, given back when dropped.
+/// The right to hash one password, released when dropped.
 #[derive(Debug)]
 pub(super) struct Entered<'a>(&'a Gate);
 
@@ -231,7 +233,7 @@ mod tests {
         let text = |chars| PasswordError::TooShort { chars }.to_string();
         assert!(text(1).starts_with("the password has 1 character, it must"), "{}", text(1));
         assert!(text(0).starts_with("the password has 0 characters, it must"), "{}", text(0));
-        // Characters, not bytes.
+        // The bound counts characters, not bytes.
         assert_eq!(check("ééééééé"), Err(PasswordError::TooShort { chars: 7 }));
         assert_eq!(check("éééééééé"), Ok(()));
         assert_eq!(check(&"x".repeat(1024)), Ok(()));
@@ -292,7 +294,7 @@ mod tests {
             drop(held);
         });
         let order = order.into_inner().expect("nobody panics");
-        // As many as hash at once may overtake one another.
+        // As many attempts as hash at once may overtake one another.
         let last_failed = order.iter().position(|trust| *trust == Trust::Failed).expect("some");
         assert!(last_failed + HASHES_AT_ONCE_MAX >= 2 * WAITING_RESERVED, "{order:?}");
     }

@@ -1,4 +1,4 @@
-//! Accounts against restarts, crashes and guesses.
+//! Accounts under restarts, crashes and guesses.
 
 mod clocks;
 
@@ -21,7 +21,7 @@ const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const PASSWORD: &str = "correct horse";
 const SALT: Salt = [7; 16];
 
-/// Hashes fast, and counts how often a password is compared.
+/// A scheme that hashes fast, and counts how often a password is compared.
 #[derive(Debug, Default, Clone)]
 struct Fast {
     compared: Arc<AtomicUsize>,
@@ -54,7 +54,7 @@ fn create(storage: &dyn Storage) {
     Catalog::create(storage, DirectoryId([7; 16])).map(drop).expect("a catalog");
 }
 
-/// `time` after `START`, by both clocks.
+/// Returns the reading of both clocks `time` after `START`.
 fn after(time: Duration) -> ClockReading {
     ClockReading { wall: NOW.plus(time), monotonic: time }
 }
@@ -98,7 +98,7 @@ impl Accounts {
         self.add_user(&name(user), PASSWORD, is_admin, NOW, &SALT)
     }
 
-    /// Logs in from home with a token that `random` decides.
+    /// Logs in from `HOME`, with a token derived from `random`.
     fn enter_as(&self, user: &str, random: u8) -> Result<LogIn, LogInError> {
         self.log_in(user, PASSWORD, HOME, START, [random; 32])
     }
@@ -223,7 +223,7 @@ fn another_password_makes_all_tokens_of_the_user_void_for_good() -> TestResult {
     check(&accounts);
     assert!(accounts.log_in("ada", "battery staple", HOME, START, [5; 32]).is_ok());
 
-    // Their own, with the old one.
+    // Change her own password, with the old one.
     let change = |old: &str| accounts.change_password(&name("ada"), old, PASSWORD, HOME, START, &SALT);
     assert!(matches!(change(PASSWORD), Err(AccountError::LogIn(LogInError::WrongCredentials))));
     change("battery staple")?;
@@ -263,13 +263,13 @@ fn a_user_has_so_many_tokens_and_the_oldest_goes_first() -> TestResult {
     assert!(!accounts.is_valid(&tokens[0]));
     assert!(tokens[1..].iter().all(|token| accounts.is_valid(token)));
     drop(accounts);
-    // The order is known after a restart, too.
+    // The order is also known after a restart.
     let accounts = open(&storage);
     accounts.enter_as("ada", 200)?;
     assert!(!accounts.is_valid(&tokens[1]));
     assert!(tokens[2..].iter().all(|token| accounts.is_valid(token)));
     assert_eq!(accounts.catalog().tokens()?.len(), TOKENS_PER_USER_MAX);
-    // Those that have expired make room first, and are gone from the disk.
+    // Expired tokens make room first, and are removed from the disk.
     accounts.log_in("ada", PASSWORD, HOME, after(LIFETIME * 2), [201; 32])?;
     assert_eq!(accounts.catalog().tokens()?.len(), 1);
     Ok(())
@@ -329,7 +329,7 @@ fn a_user_who_does_not_exist_costs_as_much_and_is_told_the_same() -> TestResult 
     }
     assert_eq!(told["ada"], told["nobody"]);
     assert!(told["ada"][6].ends_with("try again in 30 s"), "{told:?}");
-    // The right one has to wait now, from here. From elsewhere it does not.
+    // The right password has to wait now, from this address but not from others.
     assert!(matches!(accounts.enter_as("ada", 1), Err(LogInError::TooMany { .. })));
     let elsewhere = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     assert!(accounts.log_in("ada", PASSWORD, elsewhere, START, [1; 32]).is_ok());
@@ -346,7 +346,7 @@ fn accounts_are_what_every_request_is_checked_against() -> TestResult {
     accounts.add("ada", false)?;
     drop(accounts);
     let authority = Arc::new(RwLock::new(Authority::default()));
-    // Whoever was let in otherwise is not any more.
+    // A user that was added to the authority otherwise is removed from it.
     authority.write().unwrap_or_else(PoisonError::into_inner).add_admin(&name("stranger"));
     let catalog = Arc::new(Catalog::open(&storage)?);
     let accounts = Accounts::load(catalog, Arc::clone(&authority), Box::new(Fast::default()), LIFETIME, START)?;
@@ -380,11 +380,11 @@ fn nothing_that_is_stored_or_printed_lets_anybody_in() -> TestResult {
     Ok(())
 }
 
-/// What is there and whom it lets in, as somebody who was told of everything that succeeded expects it.
+/// The accounts and their valid tokens, as expected after all changes that were reported as successful.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 struct Expected {
     accounts: Vec<Account>,
-    /// Which of the tokens that were issued are valid.
+    /// Which of the issued tokens are valid.
     valid: Vec<bool>,
 }
 
@@ -408,7 +408,7 @@ fn who_logs_in_takes_no_room_from_who_removes() -> TestResult {
         random
     });
     let mut log_in = |user: &str, second: u64| {
-        // So late that no attempt is one too many.
+        // Late enough that no attempt exceeds a limit.
         let now = after(Duration::from_secs(second));
         accounts.log_in(user, PASSWORD, HOME, now, random.next().expect("there are enough"))
     };
@@ -423,7 +423,7 @@ fn who_logs_in_takes_no_room_from_who_removes() -> TestResult {
     let LogInError::Catalog(error) = refused else { panic!("{refused:?}") };
     assert!(error.to_string().contains("make room on the disk, or remove services or users"), "{error}");
 
-    // What makes room is done, however often.
+    // Changes that make room succeed, however often they are made.
     for round in 0..TOKENS_PER_USER_MAX as u64 + 5 {
         let _ = log_in("root", second + round)?;
     }
@@ -446,7 +446,7 @@ fn while_the_reserve_is_not_whole_only_admins_are_let_in_and_only_what_removes_i
     }
     let token = accounts.enter_as("ada", 1)?.token;
     drop(accounts);
-    // What held the reserve is gone, and somebody else has taken the room.
+    // The holder of the reserve is gone, and another user of the disk has taken the room.
     let storage = storage.crash();
     storage.limit_space(storage.taken_bytes());
     let accounts = open(&storage);
@@ -464,7 +464,7 @@ fn while_the_reserve_is_not_whole_only_admins_are_let_in_and_only_what_removes_i
     Ok(accounts.add("eve", false)?)
 }
 
-/// On a file system that holds no room in advance, what users add finds out by its writes that there is none.
+/// On a file system that cannot reserve room, additions find out only by their writes that there is none.
 #[test]
 fn who_logs_in_on_a_full_disk_keeps_nobody_from_removing() -> TestResult {
     let (storage, accounts) = fresh();
@@ -489,11 +489,11 @@ fn who_logs_in_on_a_full_disk_keeps_nobody_from_removing() -> TestResult {
     };
     let is_refused = |error: &LogInError| matches!(error, LogInError::Catalog(CatalogError::NoRoom { .. }));
     for service in &services {
-        // As a pause ends, and until what a removal gave back is used up.
+        // As a pause ends, and until the room released by a removal is used up.
         clock.advance(REOPEN_RETRY_MAX);
         let refused = (0..5_000).find_map(|number| log_in(&users[number % users.len()]).err());
         assert!(refused.as_ref().is_some_and(is_refused), "{refused:?}");
-        // The removal of one is tried, at least.
+        // The removal of one service is tried at least.
         match remove_service(&accounts, service) {
             Ok(()) | Err(AccountError::Catalog(CatalogError::Storage { .. })) => {}
             Err(error) => return Err(error.into()),
@@ -517,7 +517,7 @@ fn a_log_in_that_a_pause_of_the_catalog_refuses_is_no_attempt() -> TestResult {
         assert!(matches!(refused, Err(LogInError::Catalog(CatalogError::Pausing { .. }))), "{refused:?}");
     }
     assert_eq!(accounts.limits().trust(&name("ada"), HOME, Timestamp(0)), Trust::Known);
-    // Nor does it say anything against an address that nobody knows.
+    // A refusal by a pause does not count against an unknown address either.
     let other = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
     for _ in 0..10 {
         let refused = accounts.log_in("ada", PASSWORD, other, START, [9; 32]);
@@ -542,7 +542,7 @@ fn in_a_pause_of_the_catalog_admins_log_in_and_out_and_nobody_else_does() -> Tes
         Ok(())
     };
     fails()?;
-    // Each of these would have the file opened anew, as often as they like.
+    // Otherwise each of these would reopen the file, as often as the user likes.
     for _ in 0..3 {
         let refused = accounts.log_out(&ada);
         assert!(matches!(refused, Err(AccountError::Catalog(CatalogError::Pausing { .. }))), "{refused:?}");
@@ -554,10 +554,10 @@ fn in_a_pause_of_the_catalog_admins_log_in_and_out_and_nobody_else_does() -> Tes
     Ok(())
 }
 
-/// A step of a story, and the tokens that it issues.
+/// A step of a story. It adds the tokens that it issues.
 type Step = fn(&Accounts, &mut Vec<Token>) -> Result<(), AccountError>;
 
-/// Everything that can be done, once.
+/// Every possible operation, once.
 const STORY: [Step; 13] = [
     |accounts, _| accounts.add("root", true),
     |accounts, _| accounts.add("ada", false),
@@ -574,7 +574,7 @@ const STORY: [Step; 13] = [
     |accounts, _| accounts.remove_user("ada"),
 ];
 
-/// What a host does to the users when it removes a service.
+/// Changes the users as a host does when it removes a service.
 fn remove_service(accounts: &Accounts, service: &str) -> Result<(), AccountError> {
     let users = accounts.catalog().hold_users();
     accounts.catalog().remove_service(&name(service), Position(1), &users)?;
@@ -594,7 +594,7 @@ fn expected(accounts: &Accounts) -> Expected {
 
 #[test]
 fn a_crash_between_any_two_steps_undoes_nothing_that_was_told() -> TestResult {
-    // How it is after each step, if nothing goes wrong.
+    // The expected state after each step if nothing fails.
     let (_, accounts) = fresh();
     let mut tokens = Vec::new();
     let mut after = vec![expected(&accounts)];
@@ -610,7 +610,7 @@ fn a_crash_between_any_two_steps_undoes_nothing_that_was_told() -> TestResult {
         storage.power_off(nth);
         let mut tokens = Vec::new();
         let told = STORY.iter().take_while(|step| step(&accounts, &mut tokens).is_ok()).count();
-        // Memory runs ahead of what is told where nobody knows whether something is taken away.
+        // The authority is ahead of the reported changes where it is unknown whether a right was removed.
         let next = after.get(told + 1).unwrap_or(&after[told]);
         let now = expected(&accounts);
         assert!(now == after[told] || now == *next, "power off at {nth}, {told} steps told: {now:?}");
@@ -629,7 +629,7 @@ fn a_crash_between_any_two_steps_undoes_nothing_that_was_told() -> TestResult {
     Ok(())
 }
 
-/// Every order, and whether it gives something to somebody rather than taking it away.
+/// Every order, and whether it adds a right rather than removing one.
 const ORDERS: [(bool, Step); 8] = [
     (true, |accounts, _| accounts.add("bob", true)),
     (true, |accounts, _| accounts.grant("ada", &name("vault"), Grant::Operate)),
@@ -641,7 +641,7 @@ const ORDERS: [(bool, Step); 8] = [
     (false, |accounts, _| accounts.remove_user("root")),
 ];
 
-/// Users, two of them admins, with a grant and tokens.
+/// Adds users, two of them admins, with a grant and tokens.
 fn prepare(accounts: &Accounts) -> Result<Vec<Token>, AccountError> {
     let mut tokens = Vec::new();
     STORY[..6].iter().try_for_each(|step| step(accounts, &mut tokens))?;
@@ -678,7 +678,7 @@ fn an_order_whose_storage_fails_is_done_or_not_or_takes_away_what_nobody_knows()
                 let accounts = open(&storage.crash());
                 let found = expected(&accounts);
                 let what = format!("order {number}, {kind:?} {nth}: {result:?}, now {now:?}, after a start {found:?}");
-                // Both or neither: the new password, and the tokens of the old one void.
+                // Either both or neither: the new password, and the void tokens of the old one.
                 if number == 5 {
                     let is_new = accounts.log_in("ada", "battery staple", HOME, START, [5; 32]).is_ok();
                     assert_eq!(is_new, found == new, "{what}");
@@ -708,7 +708,7 @@ fn an_order_whose_storage_fails_is_done_or_not_or_takes_away_what_nobody_knows()
     Ok(())
 }
 
-/// What an order leaves of which nobody knows whether the disk has it.
+/// The state after an order with an unknown outcome.
 struct Unknown {
     storage: SimulatedStorage,
     accounts: Accounts,
@@ -716,8 +716,8 @@ struct Unknown {
     is_stored: bool,
 }
 
-/// Orders something of accounts as after [`prepare`] while the write fails that makes it count: once so that the disk has it
-/// all the same, and once so that it has not. The catalog opens its file anew after that.
+/// Orders a change of accounts after [`prepare`] while its decisive write fails: once so that the disk has the change
+/// all the same, and once so that it has not. The catalog reopens its file after that.
 fn unknown(order: Step) -> Result<[Unknown; 2], Box<dyn std::error::Error>> {
     let storage = SimulatedStorage::new(1);
     create(&storage);
@@ -728,7 +728,7 @@ fn unknown(order: Step) -> Result<[Unknown; 2], Box<dyn std::error::Error>> {
     let mut stored = vec![0; usize::try_from(storage.open(CATALOG_FILE)?.bytes()?)?];
     storage.open(CATALOG_FILE)?.read_exact_at(0, &mut stored)?;
     let (mut found, mut nth) = ([None, None], 1);
-    // What a write that fails leaves of itself is the seed's, and seldom nothing.
+    // The seed decides which part of a failed write remains. It is seldom nothing.
     for seed in 0..10_000 {
         let storage = SimulatedStorage::new(seed);
         storage.create(CATALOG_FILE)?.write_all_at(0, &stored)?;
@@ -758,7 +758,7 @@ fn unknown(order: Step) -> Result<[Unknown; 2], Box<dyn std::error::Error>> {
     Err("one of the two never happens".into())
 }
 
-/// Which incarnation each user is.
+/// Returns the incarnation of each user.
 fn incarnations(accounts: &Accounts) -> Vec<(Name, u64)> {
     let users = accounts.list().into_iter();
     users.map(|account| (account.user.clone(), accounts.authority().incarnation(&account.user))).collect()
@@ -769,7 +769,7 @@ fn what_may_not_be_on_the_disk_can_be_ordered_again_and_is_there_then() -> TestR
     for (number, (_, order)) in ORDERS.into_iter().enumerate() {
         for Unknown { storage, accounts, mut tokens, is_stored } in unknown(order)? {
             match order(&accounts, &mut tokens) {
-                // The catalog had it already.
+                // The catalog already had the change.
                 Ok(()) | Err(AccountError::Unknown { .. } | AccountError::NotHeld { .. }) => {}
                 Err(error) => return Err(format!("order {number}: {error}").into()),
             }
@@ -835,7 +835,7 @@ fn who_gets_a_name_after_a_removal_of_which_nobody_knew_inherits_nothing() -> Te
                 assert!(!tokens.iter().take(2).any(|token| accounts.is_valid(token)), "{what}");
                 assert!(accounts.enter_as("ada", 8).is_err(), "{what}: the old password");
                 let LogIn { identity, .. } = accounts.log_in("ada", "battery staple", HOME, START, [random; 32])?;
-                // Root was the first, then came who had the name, and eve.
+                // Root was the first, then came the users of this name, and eve.
                 assert!(identity.incarnation > 3, "{what}: {identity:?}");
                 assert_eq!(accounts.account("ada").map(|account| account.grants), Some(BTreeMap::new()), "{what}");
                 Ok(())
@@ -865,7 +865,7 @@ fn nothing_is_given_to_a_user_of_whom_nobody_knows_whether_they_are_stored() -> 
 fn a_password_whose_change_may_be_stored_lets_nobody_in_any_more() -> TestResult {
     const NEW: &str = "battery staple";
     let mut unknown = [0; 2];
-    // What a write that fails leaves of itself is the seed's, and seldom nothing.
+    // The seed decides which part of a failed write remains. It is seldom nothing.
     let (mut seed, mut nth) = (1, 1);
     while unknown.contains(&0) {
         let storage = SimulatedStorage::new(seed);

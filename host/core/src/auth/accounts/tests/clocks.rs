@@ -1,4 +1,4 @@
-//! Sessions under a wall clock that is put forward and back, also between two starts.
+//! Sessions under a wall clock that is set forward and back, also between two starts.
 
 use super::*;
 use proptest::prelude::*;
@@ -6,18 +6,18 @@ use proptest::prelude::*;
 const MINUTE: Duration = Duration::from_secs(60);
 const YEAR: i64 = 365 * 24 * 3_600;
 
-/// The most that a token lives in one start.
+/// The longest that a token lives in one start.
 const OF_ONE_START: Duration = LIFETIME.saturating_add(CLOCK_BEHIND_MAX);
 
-/// Accounts on a disk, a clock that is right, and a wall clock beside it.
+/// Accounts on a disk, a correct clock, and a wall clock.
 struct World {
     storage: SimulatedStorage,
     accounts: Option<Accounts>,
-    /// What has really passed since `NOW`.
+    /// The correct time since `NOW`.
     truth: Duration,
     /// When the process was started.
     started: Duration,
-    /// Seconds by which the wall clock is ahead.
+    /// The seconds by which the wall clock is ahead.
     ahead: i64,
     issued: Vec<Issued>,
 }
@@ -25,7 +25,7 @@ struct World {
 #[derive(Clone, Copy)]
 struct Issued {
     token: TokenHash,
-    /// When it really was.
+    /// When the token was issued, by the correct clock.
     at: Duration,
 }
 
@@ -40,7 +40,7 @@ impl World {
         }
     }
 
-    /// With the users `ada` and `bob`, years after 1970.
+    /// Creates the users `ada` and `bob`, years after 1970.
     fn new() -> Self {
         let (storage, accounts) = fresh();
         accounts.add("ada", false).expect("added");
@@ -97,7 +97,7 @@ fn a_clock_that_is_behind_for_a_moment_ends_no_session_and_changes_none_on_the_d
         let mut world = World::new();
         let token = world.log_in("ada");
         let stored = world.stored();
-        // As a board without a battery starts, until it has asked for the time. Meanwhile somebody logs in.
+        // A board without a battery starts like this, until it has obtained the time. Meanwhile a user logs in.
         world.ahead = -40 * YEAR;
         if has_restarted {
             world.restart();
@@ -135,7 +135,7 @@ fn a_clock_that_is_ahead_for_a_moment_ends_no_session_of_the_same_start() {
 
 #[test]
 fn a_token_of_a_clock_that_was_ahead_lives_for_one_lifetime_also_over_restarts() {
-    // By the first start, and by one later.
+    // The first start, and a later one.
     for is_restarted in [false, true] {
         let mut world = World::new();
         world.ahead = YEAR;
@@ -153,7 +153,7 @@ fn a_token_of_a_clock_that_was_ahead_lives_for_one_lifetime_also_over_restarts()
         }
         world.pass(Duration::from_secs(4) + CLOCK_BEHIND_MAX);
         assert!(!world.holds(token), "{is_restarted}");
-        // Whoever logs in next takes it off the disk, or else a start does.
+        // The next log-in removes it from the disk, or otherwise a start does.
         if !is_restarted {
             world.log_in("bob");
         }
@@ -216,14 +216,14 @@ fn a_log_in_takes_few_of_others_tokens_off_the_disk_and_the_next_one_more() {
 #[derive(Debug, Clone, Copy)]
 enum Step {
     Pass(u64),
-    /// The wall clock is put so far ahead of what is right.
+    /// Sets the wall clock so far ahead of the correct time.
     Set(i64),
     Restart,
     LogIn,
     OfBob,
 }
 
-/// By how much a clock is wrong: most often by nothing, little, or about a lifetime.
+/// Generates the error of a clock: most often zero, small, or about a lifetime.
 fn wrong() -> impl Strategy<Value = i64> {
     prop_oneof![
         3 => Just(0),
@@ -266,7 +266,7 @@ proptest! {
     #[test]
     fn a_clock_that_is_wrong_for_a_while_shortens_no_session(
         steps in steps(),
-        // By how much it is behind at the starts at which it is wrong.
+        // How far the clock is behind at the starts at which it is wrong.
         behind in prop_oneof![1..7_200_i64, 1..40 * YEAR],
         wrong_starts in any::<u64>(),
     ) {
@@ -283,7 +283,7 @@ proptest! {
                 Step::LogIn if world.ahead == 0 => tokens.push((world.log_in("ada"), world.truth)),
                 Step::LogIn | Step::OfBob => drop(world.log_in("bob")),
             }
-            // The oldest make room for others.
+            // The oldest tokens make room for new ones.
             let first = tokens.len().saturating_sub(TOKENS_PER_USER_MAX);
             for (token, issued) in &tokens[first..] {
                 let is_young = world.truth < *issued + LIFETIME;
