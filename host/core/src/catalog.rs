@@ -1,30 +1,38 @@
-//! What a data directory knows beside its journal and its snapshots: which services there are, users with their grants
-//! and tokens, and the seal.
+//! The catalog of a data directory: the state outside of its journal and its snapshots. It lists the services, the
+//! users with their grants and tokens, and the seal.
 //!
-//! It is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that is on the
-//! disk when its method returns. One that fails is not, and never will be, but for [`CatalogError::OutcomeUnknown`], after
-//! which only the file tells: it failed between the write that makes it count and the sync after that. After a write that
-//! failed, for want of room as a rule, the next change opens the file anew, as a start would, and what it reads then is
-//! final. While no change succeeds there are pauses between such openings, and in one of them whoever adds something or logs in
-//! is refused; what may take [`Room::Reserve`] never waits. A sync that failed is the end until the directory is opened again,
-//! since nobody knows what is on the disk. Before and after each change, and before the file is opened anew,
-//! [`Storage::check_lock`] finds whether it still stands at its path: whatever is written to one that was removed or replaced is
-//! gone with the next start. A change after which it does not has an unknown outcome, and nothing is changed before the file
-//! that was opened stands there again.
+//! The catalog is one small redb database, `catalog.redb`, beside the journal's files. A change is a transaction that
+//! is on the disk when its method returns. A failed change is not on the disk and never will be. The exception is
+//! [`CatalogError::OutcomeUnknown`]: the change failed between the write that makes it count and the sync after that,
+//! and only the file shows the outcome.
 //!
-//! redb finds damage by the checksums of its pages, if it is told to check all of them at each opening, and reports it
-//! without a panic. Three things are added to that. *Each change is committed twice*, the second time as an empty
-//! transaction: redb keeps the last two commits, and a bit of its header that no checksum covers says which one counts,
-//! so after a crash one flipped bit would bring the older back unless it says the same. *Commits have two phases*:
-//! after one with a single phase redb takes damage for an interrupted commit, and falls back instead of reporting it.
-//! *Every value has a hash* of its own, over its table and its key too: a page that is read again later is not compared
-//! with its checksum any more.
+//! A write usually fails for lack of room. After a failed write, the next change reopens the file, as a start would,
+//! and the contents that it reads then are final. While no change succeeds there are pauses between such reopenings.
+//! During a pause, additions and log-ins are refused, but a change that may take [`Room::Reserve`] never waits. After a
+//! failed sync the catalog accepts no changes until the directory is opened again, because the state of the disk is
+//! unknown.
 //!
-//! It holds the services' secrets, and hashes of passwords: it must not leave the machine as snapshots may.
+//! [`Storage::check_lock`] checks before and after each change, and before the file is reopened, that the file is still
+//! at its path. Whatever is written to a removed or replaced file is gone with the next start. If the check after a
+//! change fails, the change has an unknown outcome. The catalog then accepts no changes until the file that was opened
+//! is back at its path.
+//!
+//! redb finds damage by the checksums of its pages and reports it without a panic, if it is configured to check all of
+//! them at each opening. The catalog adds three things:
+//!
+//! - *Each change is committed twice*, the second time as an empty transaction. redb keeps the last two commits. A bit
+//!   of its header that no checksum covers selects the one that counts. After a crash, one flipped bit would select the
+//!   older commit, so both must have the same contents.
+//! - *Commits have two phases*. After a commit with a single phase, redb takes damage for an interrupted commit and
+//!   falls back instead of reporting it.
+//! - *Every value has a hash* of its own, over its table and its key too. redb does not compare a page with its
+//!   checksum again when it reads the page later.
+//!
+//! The catalog holds the services' secrets and hashes of passwords. Unlike snapshots, it must not leave the machine.
 //! `docs/format.md` gives the tables.
 //!
-//! Concurrency: all of it may be called from several threads and blocks on the disk; changes wait for one another. The
-//! caller holds the directory's lock, since opening writes.
+//! Concurrency: several threads may call any function, and all functions block on the disk. Changes wait for one
+//! another. The caller holds the directory's lock, since opening writes.
 
 mod accounts;
 mod backend;
@@ -56,42 +64,43 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 use thiserror::Error;
 
-/// The name of its file.
+/// The name of the catalog's file.
 pub const CATALOG_FILE: &str = lifeboat_journal::storage::LASTING_FILE;
 
 /// The version of the format that this host writes, and the newest that it reads.
 pub const CATALOG_VERSION: u32 = 1;
 
-/// What is created under this name is not a catalog yet.
+/// The name under which the file is created. A file of this name is not a catalog yet.
 const ASIDE_FILE: &str = "catalog.redb.tmp";
 
-/// Memory for redb's pages, in bytes, taken as far as the file has them: all of the longest, once more while they change.
-/// [`Catalog::mend`] has a third one for a moment: that of the database whose write failed, beside the new one.
+/// The memory for redb's pages, in bytes, taken only as the file needs it: the longest file, and once more for changed
+/// pages. [`Catalog::mend`] takes a third such amount for a moment: the database whose write failed, beside the new
+/// one.
 ///
-/// [`Catalog::open_backend`] scans every table, and so reads all pages that have rows. So after a write that failed, from
-/// which on redb reads nothing any more, what the catalog says is still there.
+/// [`Catalog::open_backend`] scans every table, and so reads all pages that have rows. After a failed write redb reads
+/// no more pages, so the cached ones still provide the catalog's contents.
 const CACHE_BYTES: usize = 2 * CATALOG_BYTES_MAX as usize;
 
-/// The same for a copy, which is in memory already.
+/// The memory for redb's pages of a copy, in bytes. The copy itself is in memory already.
 const COPY_CACHE_BYTES: usize = 1024 * 1024;
 
-/// How much of its hash stands before a value, in bytes.
+/// The length of the truncated hash before each value, in bytes.
 const HASH_BYTES: usize = 8;
 
 type Table = TableDefinition<'static, &'static str, &'static [u8]>;
 
 const META: Table = TableDefinition::new("meta");
 const SERVICES: Table = TableDefinition::new("services");
-// There from the first user and the first token on.
+// Created with the first user and the first token.
 const USERS: Table = TableDefinition::new("users");
 const TOKENS: Table = TableDefinition::new("tokens");
-// There from the first token on that a start found to have been issued in its future.
+// Created with the first token whose issue a start found to be in its future.
 const BOUNDS: Table = TableDefinition::new("token_bounds");
-// There from the first user on who was added since they are counted. A user who is not in it has the number 0.
+// Created with the first user since incarnations are counted. A user without a row has the number 0.
 const INCARNATIONS: Table = TableDefinition::new("incarnations");
-// There from the first service on that an operator stopped.
+// Created with the first service that an operator stopped.
 const STOPPED: Table = TableDefinition::new("stopped");
-// There from the first service on that was put or removed since that is noted.
+// Created with the first service that was put or removed since absences are noted.
 const ABSENT: Table = TableDefinition::new("absent");
 
 // The keys of `meta`.
@@ -104,13 +113,13 @@ const LAST_INCARNATION: &str = "last_incarnation";
 /// The catalog of a data directory.
 #[derive(Debug)]
 pub struct Catalog {
-    /// Replaced when it is opened anew. Whoever reads holds the one that they began with: redb closes a database that is
-    /// dropped under its readers.
+    /// The open database, replaced when the file is reopened. A reader keeps the one that it began with: redb closes a
+    /// database that is dropped under its readers.
     open: RwLock<Open>,
     directory: DirectoryId,
-    /// With what its file is opened anew, if it may be.
+    /// The means to reopen the file, if that is allowed.
     reopening: OnceLock<Reopening>,
-    /// Held by whoever opens it anew. Meanwhile others read what the old one has.
+    /// Held by the thread that reopens the file. Meanwhile other threads read from the old database.
     pauses: Mutex<Pauses>,
     /// Whether the database is a copy in memory.
     is_copy: bool,
@@ -118,12 +127,12 @@ pub struct Catalog {
     users: Mutex<()>,
 }
 
-/// What the catalog notes of a name that no service has.
+/// The catalog's note on a name without a service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Absent {
-    /// Where the journal ended then: of what it has of a service that began before, nothing counts.
+    /// The end of the journal at that time. Records of a service of this name that began before do not count.
     pub journal_end: Position,
-    /// Whether a service of the name was to come into being. Otherwise one was removed.
+    /// Whether a service of this name was being created. Otherwise one was removed.
     pub is_being_created: bool,
 }
 
@@ -141,7 +150,7 @@ impl Absent {
     }
 }
 
-/// Keeps others from changing users.
+/// A guard that prevents other threads from changing users.
 #[derive(Debug)]
 #[must_use]
 pub struct UsersGuard<'a> {
@@ -150,7 +159,7 @@ pub struct UsersGuard<'a> {
 
 /// A table that is being read.
 struct Reading {
-    // Dropped first.
+    // This field must be dropped first.
     table: redb::ReadOnlyTable<&'static str, &'static [u8]>,
     _database: Arc<Database>,
 }
@@ -163,57 +172,57 @@ impl Deref for Reading {
     }
 }
 
-/// The database, and what became of the writes to its file.
+/// The database, and the outcome of the writes to its file.
 #[derive(Debug, Clone)]
 struct Open {
     database: Arc<Database>,
     progress: Arc<Progress>,
 }
 
-/// The catalog cannot be opened, read or changed.
+/// A failure to open, read or change the catalog.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum CatalogError {
-    /// There is one already.
+    /// There is already a catalog.
     #[error("'{CATALOG_FILE}' exists already")]
     Exists,
-    /// The file is something else.
+    /// The file is not a catalog.
     #[error(
         "'{CATALOG_FILE}' is not a catalog: {reason}; put it back from the newest copy of the directory; the journal is \
          untouched"
     )]
     NotACatalog {
-        /// How that shows.
+        /// What shows that the file is not a catalog.
         reason: String,
     },
-    /// A newer host wrote it.
+    /// A newer host wrote the item.
     #[error("'{CATALOG_FILE}' has {what} of version {found}, this host reads up to {newest}; use a newer host")]
     FutureVersion {
-        /// What of it.
+        /// The item.
         what: String,
-        /// Its version.
+        /// The version of the item.
         found: u32,
-        /// The newest that this host reads.
+        /// The newest version that this host reads.
         newest: u32,
     },
-    /// A newer host wrote it, with something that this host cannot leave out.
+    /// A newer host wrote the item, with a part that this host must not ignore.
     #[error("'{CATALOG_FILE}' has {what} with a part of kind {kind}, which this host does not know; use a newer host")]
     UnknownPart {
-        /// What of it.
+        /// The item.
         what: String,
         /// The kind of the part.
         kind: u16,
     },
-    /// It is not what was written.
+    /// The contents are not those that were written.
     #[error(
         "'{CATALOG_FILE}' is damaged: {reason}; put it back from the newest copy of the directory; the journal is \
          untouched"
     )]
     Damaged {
-        /// What is damaged, and how.
+        /// The damaged item, and the kind of damage.
         reason: String,
     },
-    /// An entry is longer than it may be. Nothing was changed.
+    /// An entry is too long. Nothing was changed.
     #[error(
         "the entry of service '{service}' takes {}, the limit is {}; name fewer sizes or accept fewer divergences",
         BytesBeside { bytes: *bytes as u64, bound: ENTRY_BYTES_MAX as u64 }, ByteCount(ENTRY_BYTES_MAX as u64)
@@ -221,22 +230,22 @@ pub enum CatalogError {
     EntryTooLong {
         /// The service.
         service: Name,
-        /// How long it is.
+        /// The length of the entry, in bytes.
         bytes: usize,
     },
-    /// It was opened to be read only. Nothing was changed.
+    /// The catalog was opened read-only. Nothing was changed.
     #[error("'{CATALOG_FILE}' was opened to be read only")]
     ReadOnly,
     /// An earlier change failed.
     #[error("'{CATALOG_FILE}' takes no changes since one failed; see to the disk, and start the host again")]
     Poisoned,
-    /// Writes fail, and the file has just been opened anew because of that. Nothing was changed.
+    /// Writes fail, and the file has just been reopened because of that. Nothing was changed.
     #[error(
         "'{CATALOG_FILE}' takes no changes for {} ms since writes to it fail; see to the disk, and try again after that",
         retry_after.as_millis().max(1)
     )]
     Pausing {
-        /// When it is opened anew again.
+        /// The time until the file may be reopened again.
         retry_after: Duration,
     },
     /// The storage failed in the last step of a change.
@@ -245,45 +254,45 @@ pub enum CatalogError {
          if that is refused"
     )]
     OutcomeUnknown {
-        /// How it failed.
+        /// The failure of the storage.
         source: io::Error,
     },
-    /// What was to be added would leave removals no room. Nothing was changed.
+    /// The addition would leave no room for removals on the disk. Nothing was changed.
     #[error(
         "'{CATALOG_FILE}' takes nothing new while the disk has no room for it and for {} that removals may need; make room \
          on the disk, or remove services or users, and it goes on by itself",
         ByteCount(*reserve)
     )]
     NoRoom {
-        /// How much room is reserved for removals, in bytes.
+        /// The room that is reserved for removals, in bytes.
         reserve: u64,
-        /// What the disk says.
+        /// The error of the disk.
         source: io::Error,
     },
-    /// What was to be added would leave removals nothing of the longest file. Nothing was changed.
+    /// The addition would leave removals no part of the longest file. Nothing was changed.
     #[error(
         "'{CATALOG_FILE}' is full and takes nothing new; remove services, users or tokens, and it goes on by itself, at the \
          latest when half of its {} is free",
         ByteCount(*bytes)
     )]
     Full {
-        /// How long the file is, in bytes.
+        /// The length of the file, in bytes.
         bytes: u64,
-        /// How long it would be.
+        /// An error that reports the length that the file would have.
         source: io::Error,
     },
-    /// The storage fails. Nothing was changed.
+    /// The storage failed. Nothing was changed.
     #[error("cannot {action} '{CATALOG_FILE}'")]
     Storage {
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// Why it failed.
+        /// The cause of the failure.
         source: io::Error,
     },
 }
 
 impl CatalogError {
-    /// When to try again, if that is known.
+    /// Returns the time until the caller should retry, if that is known.
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
@@ -292,15 +301,15 @@ impl CatalogError {
         }
     }
 
-    /// For `map_err`: the storage failed to do `action`.
+    /// Returns a function for `map_err`: the storage failed to do `action`.
     fn storage(action: &'static str) -> impl FnOnce(io::Error) -> Self {
         move |source| Self::Storage { action, source }
     }
 
-    /// For `map_err`: redb failed to do `action`.
+    /// Returns a function for `map_err`: redb failed to do `action`.
     fn redb<E: Into<redb::Error>>(action: &'static str) -> impl FnOnce(E) -> Self {
         move |error| match error.into() {
-            // How redb says that the file does not begin as it should.
+            // redb reports with this error that the file does not begin as it should.
             redb::Error::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
                 Self::NotACatalog { reason: "it does not begin like one".into() }
             }
@@ -322,11 +331,11 @@ impl CatalogError {
 }
 
 impl Catalog {
-    /// Creates the catalog of `directory`, empty. It is written aside and renamed: after a crash there is a whole one
-    /// or none.
+    /// Creates the empty catalog of `directory`. It is written under another name and renamed: after a crash there is a
+    /// whole catalog or none.
     ///
     /// # Errors
-    /// [`CatalogError::Exists`], [`CatalogError::Storage`]. What was written aside is left to the next attempt.
+    /// [`CatalogError::Exists`], [`CatalogError::Storage`]. The unfinished file is left to the next attempt.
     pub fn create(storage: &dyn Storage, directory: DirectoryId) -> Result<Self, CatalogError> {
         if Self::exists(storage).map_err(CatalogError::storage("look for"))? {
             return Err(CatalogError::Exists);
@@ -358,7 +367,7 @@ impl Catalog {
         Self::open(storage)
     }
 
-    /// Whether there is one, readable or not.
+    /// Returns whether there is a catalog, readable or not.
     ///
     /// # Errors
     /// The directory cannot be read.
@@ -366,36 +375,36 @@ impl Catalog {
         Ok(storage.list()?.iter().any(|name| name == CATALOG_FILE))
     }
 
-    /// Opens the catalog and checks all of it. What a crash interrupted is undone, in the file too.
+    /// Opens the catalog and checks all of it. A change that a crash interrupted is rolled back, in the file too.
     ///
     /// # Errors
-    /// [`CatalogError`]; [`CatalogError::Storage`] too if there is none.
+    /// [`CatalogError`]. It is [`CatalogError::Storage`] too if there is no catalog.
     pub fn open(storage: &dyn Storage) -> Result<Self, CatalogError> {
         Self::open_of_at_most(storage, CATALOG_BYTES_MAX)
     }
 
-    /// The same, but the file may become only `bytes_max` long.
+    /// Opens the catalog, whose file may grow only to `bytes_max`.
     fn open_of_at_most(storage: &dyn Storage, bytes_max: u64) -> Result<Self, CatalogError> {
         let (file, _) = open_file(storage)?;
         let progress = Arc::new(Progress::of(file, bytes_max));
         Self::open_backend(Backend::new(Arc::clone(&progress)), progress, false)
     }
 
-    /// Lets the catalog open its file anew after a write to it failed. `storage` is where it is; pauses between openings are
-    /// by the monotonic time of `clock`.
+    /// Allows the catalog to reopen its file after a failed write. `storage` contains the file. Pauses between
+    /// reopenings are measured by the monotonic time of `clock`.
     pub(crate) fn reopen_from(&self, storage: Arc<dyn Storage>, clock: Arc<dyn Clock>) {
-        // They are the same if somebody set them before.
+        // If they were set before, they are the same.
         let _ = self.reopening.set(Reopening { storage, clock });
     }
 
-    /// Opens the file anew if a write to it failed, which the next change does as well. Then it can be read what became of
-    /// the change that failed. In a pause between two openings that is done only for a change that may take
-    /// [`Room::Reserve`]: others must not keep what makes room from it.
+    /// Reopens the file if a write to it failed, as the next change does as well. After that, the outcome of the failed
+    /// change can be read. During a pause between two reopenings, this is done only for a change that may take
+    /// [`Room::Reserve`]: other changes must not delay those that make room.
     ///
     /// # Errors
     /// [`CatalogError::Pausing`] for [`Room::Ordinary`], [`CatalogError::Poisoned`], or those of [`Catalog::open`].
-    /// [`CatalogError::Storage`] too if another file or directory stands at the path of the one that was opened,
-    /// [`CatalogError::NotACatalog`] if it is of another directory.
+    /// [`CatalogError::Storage`] too if another file or directory is at the path of the one that was opened.
+    /// [`CatalogError::NotACatalog`] if the catalog belongs to another directory.
     pub(crate) fn mend(&self, room: Room) -> Result<(), CatalogError> {
         self.reopen(|pauses, now| match pauses.left(now) {
             Some(retry_after) if room == Room::Ordinary => Err(CatalogError::Pausing { retry_after }),
@@ -403,20 +412,20 @@ impl Catalog {
         })
     }
 
-    /// As [`mend`](Self::mend), if it `may` be done at this time.
+    /// Reopens the file as [`mend`](Self::mend) does, if `may` permits it at this time.
     fn reopen(&self, may: impl FnOnce(&Pauses, Duration) -> Result<(), CatalogError>) -> Result<(), CatalogError> {
         if self.current().progress.failed().is_none() {
             return Ok(());
         }
         let mut pauses = self.pauses();
-        // Only now: another caller may have been first, and their attempt may have failed for good.
+        // Check this only now: another caller may have been first, and its attempt may have failed for good.
         let Reopening { storage, clock } = match (self.current().progress.failed(), self.reopening.get()) {
             (None, _) => return Ok(()),
             (Some(Failed::Write), Some(reopening)) => reopening,
             _ => return Err(CatalogError::Poisoned),
         };
         may(&pauses, clock.monotonic())?;
-        // Or another file would be opened in the place of the one that failed.
+        // Without this check, another file could be opened in the place of the one that failed.
         let progress = storage
             .check_lock()
             .map_err(CatalogError::storage("be sure of"))
@@ -427,7 +436,7 @@ impl Catalog {
         pauses.opened(clock.monotonic());
         let mut open = self.open.write().unwrap_or_else(PoisonError::into_inner);
         let anew = match anew {
-            // Final, like any failed sync: what the next attempt reads may be in memory alone.
+            // Final, like any failed sync: the contents that the next attempt reads may be only in memory.
             Err(error) if progress.failed() == Some(Failed::Sync) => {
                 open.progress = progress;
                 return Err(error);
@@ -435,11 +444,11 @@ impl Catalog {
             anew => anew?,
         };
         if anew.directory != self.directory {
-            // Nor is anything written to it when it is dropped.
+            // This also prevents writes when it is dropped.
             progress.fail(Failed::Otherwise);
             return Err(CatalogError::NotACatalog { reason: "it belongs to another directory".into() });
         }
-        // What failed writes nothing any more, not even when it is dropped.
+        // The failed database writes nothing any more, not even when it is dropped.
         *open = anew.open.into_inner().unwrap_or_else(PoisonError::into_inner);
         Ok(())
     }
@@ -464,8 +473,8 @@ impl Catalog {
         }
     }
 
-    /// Opens a copy in memory: redb writes even if it is only read, and so does what undoes what a crash interrupted. The
-    /// file is not changed, and the catalog takes no changes.
+    /// Opens a copy in memory, because redb writes even when it only reads, and when it rolls back an interrupted
+    /// change. The file is not changed, and the catalog accepts no changes.
     ///
     /// # Errors
     /// As [`Catalog::open`].
@@ -492,7 +501,7 @@ impl Catalog {
             .create_with_backend(backend)
             .map_err(CatalogError::redb("open"))?;
         let mut catalog = Self::of(database, progress, is_copy);
-        // Before anything else, which may look otherwise in a later version.
+        // Check the format before anything else, which may look different in a later version.
         let format = catalog.meta_array(FORMAT)?.map(u32::from_le_bytes);
         match format {
             Some(CATALOG_VERSION) => {}
@@ -511,18 +520,18 @@ impl Catalog {
         catalog.incarnations()?;
         catalog.tokens()?;
         catalog.token_bounds()?;
-        // What is missing shows before it is needed.
+        // Report missing room before it is needed.
         let _ = catalog.current().progress.hold_reserve();
         Ok(catalog)
     }
 
-    /// Which directory it belongs to.
+    /// Returns the directory that the catalog belongs to.
     #[must_use]
     pub fn directory(&self) -> DirectoryId {
         self.directory
     }
 
-    /// The end of the journal, if the host stopped cleanly.
+    /// Returns the end of the journal, if the host stopped cleanly.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
@@ -534,12 +543,13 @@ impl Catalog {
         }
     }
 
-    /// Puts a seal in the place of the one that is there, or takes it away.
+    /// Replaces the seal, or removes it.
     ///
     /// # Errors
-    /// [`CatalogError::Poisoned`], [`CatalogError::Storage`], [`CatalogError::Damaged`]: the old one is there. So it is after
-    /// [`CatalogError::Storage`] since the file was removed or replaced; once it is put back, changes are made again.
-    /// [`CatalogError::OutcomeUnknown`]: the old or the new one is there when the catalog is opened again.
+    /// [`CatalogError::Poisoned`], [`CatalogError::Storage`], [`CatalogError::Damaged`]: the old seal is still there.
+    /// The same holds after [`CatalogError::Storage`] because the file was removed or replaced. Once the file is put
+    /// back, changes are possible again. [`CatalogError::OutcomeUnknown`]: the old or the new seal is there when the
+    /// catalog is opened again.
     pub fn set_seal(&self, seal: Option<&Seal>) -> Result<(), CatalogError> {
         let bytes = seal.map(|seal| postcard::to_stdvec(seal).expect("a seal is plain numbers"));
         self.change("write", Room::Reserve, |transaction| {
@@ -551,7 +561,7 @@ impl Catalog {
         })
     }
 
-    /// Whether there ever was a service, so that the journal cannot be missing without a loss.
+    /// Returns whether there was ever a service. If so, a missing journal is a loss.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
@@ -564,7 +574,7 @@ impl Catalog {
         }
     }
 
-    /// All services.
+    /// Returns all services.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
@@ -572,7 +582,7 @@ impl Catalog {
         self.services_where(|_| true)
     }
 
-    /// Those of them whose names are wanted: the others are not read.
+    /// Returns the services whose names are wanted. Other entries are not read.
     ///
     /// # Errors
     /// As [`Catalog::services`].
@@ -591,7 +601,7 @@ impl Catalog {
         Ok(services)
     }
 
-    /// How many these are.
+    /// Returns the number of services whose names are wanted.
     ///
     /// # Errors
     /// As [`Catalog::services`].
@@ -617,7 +627,7 @@ impl Catalog {
         Ok(())
     }
 
-    /// The service of this name, if there is one.
+    /// Returns the service of this name, if there is one.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
@@ -627,11 +637,12 @@ impl Catalog {
         value.map(|value| decode_entry(name, value.value())).transpose()
     }
 
-    /// Puts a service into the catalog, or another entry in the place of its old one. The journal is in use from then
-    /// on. The name is [`Catalog::absent`] no more: what the journal had of it before does not count since this one began.
+    /// Adds a service to the catalog, or replaces its entry. The journal is in use from then on. The name is no longer
+    /// [`Catalog::absent`]: since this service began, the journal's earlier records of the name do not count.
     ///
     /// # Errors
-    /// [`CatalogError::EntryTooLong`], [`CatalogError::NoRoom`], [`CatalogError::Full`], and those of [`Catalog::set_seal`].
+    /// [`CatalogError::EntryTooLong`], [`CatalogError::NoRoom`], [`CatalogError::Full`], and the errors of
+    /// [`Catalog::set_seal`].
     pub fn put_service(&self, name: &Name, entry: &ServiceEntry) -> Result<(), CatalogError> {
         let bytes = entry.to_bytes();
         if bytes.len() > ENTRY_BYTES_MAX {
@@ -642,23 +653,23 @@ impl Catalog {
             transaction.open_table(ABSENT)?.remove(&**name)?;
             put_meta(transaction, JOURNAL_IN_USE, &[1])
         });
-        // A long one that there is no room for says nothing of what others add.
+        // A long entry without room does not imply that shorter additions have none.
         put.inspect_err(|_| self.current().progress.forget_missing())
     }
 
-    /// Takes a service out of the catalog with all grants on it, which the next one of its name must not inherit, and notes
-    /// it in [`Catalog::absent`]. `journal_end` is where the journal ends. Returns whether the service was there. `_users`
-    /// are those of this catalog.
+    /// Removes a service from the catalog with all grants on it, which the next service of its name must not inherit.
+    /// Notes the name in [`Catalog::absent`]. `journal_end` is the end of the journal. Returns whether the service was
+    /// there. `_users` must be the guard of this catalog.
     ///
     /// # Errors
-    /// Those of [`Catalog::set_seal`], and of [`Catalog::users`].
+    /// The errors of [`Catalog::set_seal`], and of [`Catalog::users`].
     pub fn remove_service(
         &self,
         name: &Name,
         journal_end: Position,
         _users: &UsersGuard<'_>,
     ) -> Result<bool, CatalogError> {
-        // Or it would write what was before a change of which nobody knew whether the disk has it.
+        // Otherwise this would write the state before a change with an unknown outcome.
         self.mend(Room::Reserve)?;
         let mut users = self.users()?;
         users.retain(|_, entry| entry.grants.remove(name).is_some());
@@ -673,7 +684,7 @@ impl Catalog {
         })
     }
 
-    /// Names of which the journal may have records, or the directory files, that are nobody's.
+    /// Returns the names without a service for which the journal may have records, or the directory may have files.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
@@ -690,20 +701,20 @@ impl Catalog {
         Ok(absent)
     }
 
-    /// Notes that a service of a free name comes into being, with more than its first record. `journal_end` is where the
-    /// journal ends.
+    /// Notes that a service of a free name is being created, with more than its first record. `journal_end` is the end
+    /// of the journal.
     ///
     /// # Errors
-    /// Those of [`Catalog::set_seal`].
+    /// The errors of [`Catalog::set_seal`].
     pub fn note_creation(&self, name: &Name, journal_end: Position) -> Result<(), CatalogError> {
         let noted = Absent { journal_end, is_being_created: true };
         self.change("write", Room::Ordinary, |transaction| put(transaction, ABSENT, name, &noted.to_bytes()))
     }
 
-    /// Forgets names of which nothing is left.
+    /// Removes the notes on names of which nothing is left.
     ///
     /// # Errors
-    /// Those of [`Catalog::set_seal`].
+    /// The errors of [`Catalog::set_seal`].
     pub fn forget_absent<'a>(&self, names: impl IntoIterator<Item = &'a Name>) -> Result<(), CatalogError> {
         let mut names = names.into_iter().peekable();
         if names.peek().is_none() {
@@ -718,13 +729,13 @@ impl Catalog {
         })
     }
 
-    /// Waits until nobody else changes users by what they were. It is to be held from when they are read until the change
-    /// is known to whoever has them in memory.
+    /// Waits until no other thread changes users based on their current entries. The guard must be held from when users
+    /// are read until the change has reached their copy in memory.
     pub fn hold_users(&self) -> UsersGuard<'_> {
         UsersGuard { _held: self.users.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// The services that an operator stopped: a start does not bring them back.
+    /// Returns the services that an operator stopped. A start does not start them.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
@@ -739,10 +750,10 @@ impl Catalog {
         Ok(stopped)
     }
 
-    /// Notes that an operator stopped a service, or started it again.
+    /// Records that an operator stopped a service, or started it again.
     ///
     /// # Errors
-    /// Those of [`Catalog::set_seal`].
+    /// The errors of [`Catalog::set_seal`].
     pub fn set_stopped(&self, name: &Name, is_stopped: bool) -> Result<(), CatalogError> {
         self.change("write", Room::Reserve, |transaction| {
             if is_stopped {
@@ -763,7 +774,7 @@ impl Catalog {
         let done = self.change_open(action, room, change)?;
         match self.reopening.get().map(|it| it.storage.check_lock()) {
             Some(Err(source)) => {
-                // What counts is what the file has that is found there in the end.
+                // The outcome is decided by the file that is at the path in the end.
                 self.current().progress.fail(Failed::Write);
                 Err(CatalogError::OutcomeUnknown { source })
             }
@@ -771,7 +782,7 @@ impl Catalog {
         }
     }
 
-    /// Commits a change to the open file, and then nothing once more: the module says why.
+    /// Commits a change to the open file, and then an empty one. The module docs give the reason.
     fn change_open<T>(
         &self,
         action: &'static str,
@@ -799,7 +810,7 @@ impl Catalog {
             let open = self.current();
             match open.begin(room) {
                 Ok(transaction) => break (open, transaction),
-                // It waited for a change whose write failed.
+                // The transaction waited for a change whose write failed.
                 Err(_) if open.progress.failed() == Some(Failed::Write) => {}
                 Err(error) => {
                     open.progress.fail(Failed::Otherwise);
@@ -807,22 +818,22 @@ impl Catalog {
                 }
             }
         };
-        // The backend knows of the storage's failures; redb may have others.
+        // The backend knows of the storage's failures, but redb may have others.
         let failed = |error| {
             open.progress.fail(Failed::Otherwise);
             error
         };
         let no_room = |source| no_room(&open, source);
         let refused = |error| refused(&open, error);
-        // What is written to a file that was replaced is gone with the next start.
+        // Whatever is written to a replaced file is gone with the next start.
         if let Some(Err(error)) = self.reopening.get().map(|it| it.storage.check_lock()) {
             return Err(CatalogError::storage("be sure of")(error));
         }
         match open.progress.hold_reserve() {
             Err(source) if room == Room::Ordinary && !open.is_half_free(&transaction) => {
-                // Whatever the end of the transaction writes may take it.
+                // The writes at the end of the transaction may take the reserve.
                 open.progress.begin(Room::Reserve);
-                // With each commit redb cuts some of what is free at the end.
+                // With each commit redb cuts off some of the free pages at the end.
                 if open.progress.is_too_long()
                     && let Err(error) = transaction.commit()
                 {
@@ -838,7 +849,7 @@ impl Catalog {
             if reached == Reached::Nothing {
                 return Err(refused(error));
             }
-            // redb shows the state before, even if all of the change is on the disk.
+            // redb shows the old state, even if the whole change is on the disk.
             if reached == Reached::Disk && self.reopen(|_, _| Ok(())).is_ok() {
                 self.pauses().stored();
                 return Ok(done);
@@ -853,11 +864,11 @@ impl Catalog {
             open.progress.forget_missing();
         }
         let once_more = open.begin(Room::Reserve).and_then(|transaction| {
-            // What is missing shows before it is needed.
+            // Report missing room before it is needed.
             let _ = open.progress.hold_reserve();
             Ok(transaction.commit()?)
         });
-        // Whether it is there twice or not, it is there.
+        // Committed twice or only once, the change is stored.
         match once_more {
             Ok(()) => self.pauses().stored(),
             Err(error) => drop(failed(error)),
@@ -870,7 +881,7 @@ impl Catalog {
             .ok_or_else(|| CatalogError::NotACatalog { reason: format!("it has no table '{}'", table.name()) })
     }
 
-    /// As [`read`](Self::read), of a table that may never have been written to.
+    /// Reads a table as [`read`](Self::read) does. The table may never have been written to.
     fn read_if_there(&self, table: Table) -> Result<Option<Reading>, CatalogError> {
         let Open { database, .. } = self.current();
         let transaction = database.begin_read().map_err(CatalogError::redb("read"))?;
@@ -897,11 +908,12 @@ impl Catalog {
 }
 
 impl Open {
-    /// Whether the file is so long that no reserve fits behind its end, but as much of it is free as is in use, which is a
-    /// reserve as well. If it is so long, redb goes through all pages in use for that: some 30 ms for 136 MiB.
+    /// Returns whether the file is too long for a reserve behind its end, but at least as much of it is free as is in
+    /// use. Those free pages are a reserve as well. For a file of that length redb visits all pages in use: this takes
+    /// some 30 ms for 136 MiB.
     fn is_half_free(&self, transaction: &WriteTransaction) -> bool {
         let progress = &self.progress;
-        // Or it is known that there was none for what was added last.
+        // The last addition must not have found that room is missing.
         progress.is_too_long()
             && progress.missing() == 0
             && transaction.stats().is_ok_and(|stats| {
@@ -910,7 +922,7 @@ impl Open {
             })
     }
 
-    /// A transaction for a change that may take `room`.
+    /// Begins a transaction for a change that may take `room`.
     fn begin(&self, room: Room) -> Result<WriteTransaction, redb::Error> {
         #[cfg(test)]
         self.progress.note_beginning();
@@ -927,11 +939,11 @@ impl AsRef<Self> for Catalog {
     }
 }
 
-/// Its file, which can be a catalog by its length, and that length.
+/// Opens the catalog's file, checks that a catalog may have its length, and returns both.
 fn open_file(storage: &dyn Storage) -> Result<(Box<dyn StorageFile>, u64), CatalogError> {
     let file = storage.open(CATALOG_FILE).map_err(CatalogError::storage("open"))?;
     let bytes = file.bytes().map_err(CatalogError::storage("open"))?;
-    // redb would make a new database of an empty file.
+    // redb would turn an empty file into a new database.
     if !(1..=CATALOG_BYTES_MAX).contains(&bytes) {
         let reason = format!("it is {bytes} bytes long, a catalog has at most {CATALOG_BYTES_MAX}, and never none");
         return Err(CatalogError::NotACatalog { reason });
@@ -945,7 +957,7 @@ fn decode_entry(name: &Name, value: &[u8]) -> Result<ServiceEntry, CatalogError>
 }
 
 impl EntryError {
-    /// The error of the entry `what` at `key` in `table`, of which this host reads versions up to `newest`.
+    /// Returns the error of the entry `what` at `key` in `table`, of which this host reads versions up to `newest`.
     fn of(self, table: Table, key: &str, what: String, newest: u8) -> CatalogError {
         match self {
             Self::FutureVersion(found) => {
@@ -968,7 +980,7 @@ fn put(transaction: &WriteTransaction, table: Table, key: &str, bytes: &[u8]) ->
     Ok(())
 }
 
-/// What `value` consists of beside its hash.
+/// Returns the contents of `value` without its hash.
 fn without_hash<'a>(table: Table, key: &str, value: &'a [u8]) -> Result<&'a [u8], CatalogError> {
     match value.split_first_chunk() {
         Some((found, bytes)) if *found == hash(table, key, bytes) => Ok(bytes),
@@ -976,7 +988,7 @@ fn without_hash<'a>(table: Table, key: &str, value: &'a [u8]) -> Result<&'a [u8]
     }
 }
 
-/// Neither tables nor keys contain a zero byte, so the three cannot run together.
+/// Returns the hash of a value. Neither tables nor keys contain a zero byte, so the three inputs cannot be confused.
 fn hash(table: Table, key: &str, bytes: &[u8]) -> [u8; HASH_BYTES] {
     let mut hasher = blake3::Hasher::new();
     hasher.update(table.name().as_bytes()).update(&[0]).update(key.as_bytes()).update(&[0]).update(bytes);

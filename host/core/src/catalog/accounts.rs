@@ -1,7 +1,8 @@
-//! What the catalog knows of users and of their tokens, and its bytes.
+//! Users and tokens in the catalog, and their encoding.
 //!
-//! The bytes are a version and a list of parts (`parts.rs`). The layout of a part never changes: a change of a type in here is
-//! a part of another kind. Entries of version 1, which postcard made of the fields in their order, are still read.
+//! The encoding is a version and a list of parts (`parts.rs`). The layout of a part never changes: if a type in this
+//! module changes, its part gets another kind. Entries of version 1, in which postcard encoded the fields in their
+//! order, are still read.
 
 use super::entry::{EntryError, versioned};
 use super::{
@@ -42,20 +43,20 @@ mod token_part {
 /// A user.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UserEntry {
-    /// What is kept of their password.
+    /// The hash of the user's password.
     pub password: PasswordHash,
-    /// Whether they may do everything.
+    /// Whether the user has every right.
     pub is_admin: bool,
-    /// When they were added.
+    /// When the user was added.
     pub created: Timestamp,
-    /// What they may do to which service.
+    /// The user's grants on each service.
     pub grants: BTreeMap<Name, BTreeSet<Grant>>,
 }
 
-/// A token, of which only the hash is kept.
+/// A token, of which only the hash is stored.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenEntry {
-    /// Whose it is.
+    /// The user of the token.
     pub user: Name,
     /// When it was issued.
     pub issued: Timestamp,
@@ -66,21 +67,21 @@ pub struct TokenEntry {
 /// A change of users and tokens, all or nothing.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AccountsChange {
-    /// Users to remove with all their tokens, if they are there. It comes first: one of them who is put as well is somebody
-    /// else of the same name.
+    /// The users to remove with all their tokens, if they exist. They are removed first: a user of the same name in
+    /// `put_users` is a different one.
     pub remove_users: BTreeSet<Name>,
-    /// Tokens to make void, before others are added.
+    /// The tokens to remove, before others are added.
     pub remove_tokens: BTreeSet<TokenHash>,
-    /// Users to add, or to put in the place of those of the same name.
+    /// The users to add or to replace, by name.
     pub put_users: BTreeMap<Name, UserEntry>,
-    /// Tokens to add.
+    /// The tokens to add.
     pub put_tokens: BTreeMap<TokenHash, TokenEntry>,
-    /// Bounds of tokens, as [`Catalog::token_bounds`] returns them: to set, or to take away.
+    /// The bounds of tokens to set or to remove, as returned by [`Catalog::token_bounds`].
     pub bounds: BTreeMap<TokenHash, Option<Timestamp>>,
 }
 
 impl AccountsChange {
-    /// Whether nothing is to be changed.
+    /// Returns whether the change is empty.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -88,7 +89,7 @@ impl AccountsChange {
 }
 
 impl Catalog {
-    /// All users.
+    /// Returns all users.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
@@ -104,7 +105,7 @@ impl Catalog {
         Ok(users)
     }
 
-    /// The user of this name, if there is one.
+    /// Returns the user of this name, if there is one.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
@@ -114,8 +115,8 @@ impl Catalog {
         value.map(|value| decode_user(name, value.value())).transpose()
     }
 
-    /// Which incarnation of their name users are: a number that no other user of this catalog ever had. Users who are left
-    /// out were added before they were counted, and have 0.
+    /// Returns the incarnations of users: each is a number that no other user of this catalog ever had. Omitted users
+    /// were added before incarnations were counted, and have 0.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
@@ -132,7 +133,7 @@ impl Catalog {
         Ok(incarnations)
     }
 
-    /// What a catalog looks like that was written before users were counted.
+    /// Makes the catalog look as it did before incarnations were counted.
     #[cfg(test)]
     pub(crate) fn forget_incarnations(&self) -> Result<(), CatalogError> {
         self.change("write", Room::Reserve, |transaction| {
@@ -142,7 +143,7 @@ impl Catalog {
         })
     }
 
-    /// All tokens, expired ones too.
+    /// Returns all tokens, including expired ones.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`], [`CatalogError::FutureVersion`].
@@ -161,8 +162,8 @@ impl Catalog {
         Ok(tokens)
     }
 
-    /// When the tokens are void, at the latest, that a start found to have been issued in what was the future then. A
-    /// bound may be of a token that is gone.
+    /// Returns the latest times at which tokens become void, for tokens whose issue a start found to be in its future.
+    /// A bound may belong to a token that no longer exists.
     ///
     /// # Errors
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
@@ -180,20 +181,21 @@ impl Catalog {
         Ok(bounds)
     }
 
-    /// Changes users and tokens. Whoever calls it bounds how many there are, and says which room it may take.
+    /// Changes users and tokens. The caller bounds the number of users and tokens, and chooses the room that the change
+    /// may take.
     ///
     /// # Errors
-    /// [`CatalogError::NoRoom`], and those of [`Catalog::set_seal`].
+    /// [`CatalogError::NoRoom`], and the errors of [`Catalog::set_seal`].
     pub fn change_accounts(&self, change: &AccountsChange, room: Room) -> Result<(), CatalogError> {
         if change.is_empty() {
             return Ok(());
         }
-        // Or it would give a number again of which nobody knew whether the disk has it.
+        // Otherwise this could reuse a number from a change with an unknown outcome.
         self.mend(room)?;
         let mut last = self.meta_array(LAST_INCARNATION)?.map_or(0, u64::from_le_bytes);
         let mut remove_tokens = change.remove_tokens.clone();
         if !change.remove_users.is_empty() {
-            // Of the disk: whoever orders the removal may have forgotten them already.
+            // Read the tokens from the disk: the caller may have forgotten them already.
             let theirs = self.tokens()?.into_iter().filter(|(_, entry)| change.remove_users.contains(&entry.user));
             remove_tokens.extend(theirs.map(|(hash, _)| hash));
         }
@@ -272,7 +274,7 @@ impl UserEntry {
         Ok(Self { password, is_admin, created, grants })
     }
 
-    /// What an earlier release would have stored.
+    /// Encodes the entry as an earlier release would have stored it.
     #[cfg(test)]
     pub(super) fn to_bytes_of_version_1(&self) -> Vec<u8> {
         let fields = (self.password.as_phc(), self.is_admin, self.created, &self.grants);
@@ -301,7 +303,7 @@ impl TokenEntry {
         Ok(Self { user, issued, expires })
     }
 
-    /// What an earlier release would have stored.
+    /// Encodes the entry as an earlier release would have stored it.
     #[cfg(test)]
     pub(super) fn to_bytes_of_version_1(&self) -> Vec<u8> {
         postcard::to_extend(&(&self.user, self.issued, self.expires), vec![1]).expect("encoded")

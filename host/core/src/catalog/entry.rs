@@ -1,7 +1,7 @@
-//! What the catalog knows of a service, and its bytes.
+//! Services in the catalog, and their encoding.
 //!
-//! The bytes are a version and a list of parts (`parts.rs`). The layout of a part never changes: a change of a type in here is
-//! a part of another kind. Entries of version 1, which had fixed fields, are still read.
+//! The encoding is a version and a list of parts (`parts.rs`). The layout of a part never changes: if a type in this
+//! module changes, its part gets another kind. Entries of version 1, which had fixed fields, are still read.
 
 use crate::answers::DeduplicationWindow;
 use crate::parts::{PartKind, Parts, PartsError, exactly};
@@ -28,11 +28,11 @@ pub const ENTRY_BYTES_MAX: usize = 1024 * 1024;
 mod entry_part {
     pub(super) const SECRET: u16 = 1;
     pub(super) const WORKLOAD: u16 = 2;
-    /// A list of parts itself.
+    /// A nested list of parts.
     pub(super) const SETTINGS: u16 = 3;
-    /// Absent if there is none.
+    /// Absent if the service was not restored from a snapshot.
     pub(super) const FIRST_SNAPSHOT: u16 = 4;
-    /// Absent if there is none.
+    /// Absent if there are no accepted divergences.
     pub(super) const ACCEPTED_DIVERGENCES: u16 = 5;
     pub(super) const KNOWN: [u16; 5] = [SECRET, WORKLOAD, SETTINGS, FIRST_SNAPSHOT, ACCEPTED_DIVERGENCES];
 }
@@ -47,19 +47,19 @@ mod settings_part {
     pub(super) const KNOWN: [u16; 5] = [SIZE, SIZES, THRESHOLDS, DEDUPLICATION_WINDOW, FAILOVER];
 }
 
-/// A service that is there, whether it runs or not.
+/// A service that exists, whether it runs or not.
 #[derive(Clone, PartialEq)]
 pub struct ServiceEntry {
-    /// Keys the random numbers that the guest sees. Never printed.
+    /// The key from which the guest's random numbers are derived. Never printed.
     pub secret: [u8; 32],
-    /// What it runs.
+    /// The workload of the service.
     pub workload: WorkloadHash,
-    /// How it runs.
+    /// The settings of the service.
     pub settings: ServiceSettings,
-    /// The last record of the snapshot that it began with, if it was restored from one: then no replay can begin with
-    /// the empty state.
+    /// The last record of the first snapshot, if the service was restored from one. No replay of such a service can
+    /// begin with the empty state.
     pub first_snapshot: Option<RecordNumber>,
-    /// The transactions whose replay may end otherwise than the journal says.
+    /// The transactions whose replay may end differently from the journal.
     pub accepted_divergences: BTreeSet<Sequence>,
 }
 
@@ -74,29 +74,29 @@ impl fmt::Debug for ServiceEntry {
     }
 }
 
-/// How a service runs.
+/// The settings of a service.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ServiceSettings {
-    /// The name of the size of its first VM.
+    /// The name of the size of the first VM.
     pub size: String,
-    /// All sizes that it may have.
+    /// All sizes that the service may have.
     pub sizes: Vec<Size>,
-    /// When a resource fails its SLA.
+    /// The thresholds at which a resource fails its SLA.
     pub thresholds: Thresholds,
-    /// How far back a repetition is recognised.
+    /// How far back repeated ids are recognised.
     pub deduplication_window: DeduplicationWindow,
-    /// How it moves into a fresh VM.
+    /// How the service moves into a fresh VM.
     pub failover: FailoverMode,
 }
 
-/// Why bytes are no entry.
+/// The reason why bytes cannot be decoded as an entry.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum EntryError {
-    /// A newer host wrote it, in a newer version of the format.
+    /// A newer host wrote the entry, in a newer version of the format.
     FutureVersion(u8),
-    /// A newer host wrote it, with a part that this host does not know.
+    /// A newer host wrote the entry, with a part that this host does not know.
     UnknownPart(PartKind),
-    /// No host writes it.
+    /// No host writes such an entry.
     Unreadable(String),
 }
 
@@ -109,7 +109,7 @@ impl From<PartsError> for EntryError {
     }
 }
 
-/// Splits `bytes` into their version, which is at most `newest`, and what follows it.
+/// Splits `bytes` into their version, which is at most `newest`, and the rest.
 pub(super) fn versioned(bytes: &[u8], newest: u8) -> Result<(u8, &[u8]), EntryError> {
     match bytes.split_first() {
         Some((&version, _)) if version > newest => Err(EntryError::FutureVersion(version)),
@@ -151,7 +151,7 @@ impl ServiceEntry {
 }
 
 impl ServiceSettings {
-    /// Encodes them, as an entry and a portable snapshot have them.
+    /// Encodes the settings as an entry and a portable snapshot store them.
     pub(crate) fn to_bytes(&self) -> Vec<u8> {
         let Self { size, sizes, thresholds, deduplication_window, failover } = self;
         let sizes: Vec<_> = sizes.iter().cloned().map(StoredSize::from).collect();
@@ -164,7 +164,7 @@ impl ServiceSettings {
             .append_to(vec![SETTINGS_VERSION])
     }
 
-    /// Decodes what [`Self::to_bytes`] encoded, or an earlier release.
+    /// Decodes settings that [`Self::to_bytes`] or an earlier release encoded.
     ///
     /// # Errors
     /// [`EntryError`].
@@ -185,8 +185,8 @@ impl ServiceSettings {
     }
 }
 
-/// A size as postcard can read it. As configurations have it, a size may be a number or a text, and only a format that
-/// describes itself says which it is.
+/// A size in the form that postcard can read. In a configuration, a size may be a number or a text, and only a
+/// self-describing format shows which it is.
 #[derive(Serialize, Deserialize)]
 struct StoredSize {
     name: String,
@@ -207,7 +207,8 @@ impl From<StoredSize> for Size {
     }
 }
 
-/// Version 1: what postcard makes of these, whose order of fields is therefore the format. It never changes.
+/// Version 1: the postcard encoding of these types. The order of their fields is therefore the format, and never
+/// changes.
 pub(super) mod version_1 {
     use super::{
         BTreeSet, DeduplicationWindow, Deserialize, FailoverMode, RecordNumber, Sequence, Size, StoredSize, Thresholds,
@@ -253,7 +254,7 @@ pub(super) mod version_1 {
 
     #[cfg(test)]
     impl super::ServiceEntry {
-        /// What an earlier release would have stored.
+        /// Encodes the entry as an earlier release would have stored it.
         pub(in crate::catalog) fn to_bytes_of_version_1(&self) -> Vec<u8> {
             let Self { secret, workload, settings, first_snapshot, accepted_divergences } = self.clone();
             let settings = of_version_1(settings);
@@ -271,7 +272,7 @@ pub(super) mod version_1 {
 
     #[cfg(test)]
     impl super::ServiceSettings {
-        /// What an earlier release would have put into a portable snapshot.
+        /// Encodes the settings as an earlier release would have put them into a portable snapshot.
         pub(crate) fn to_bytes_of_version_1(&self) -> Vec<u8> {
             postcard::to_extend(&of_version_1(self.clone()), vec![1]).expect("encoded")
         }

@@ -1,7 +1,9 @@
-//! When the catalog's file is opened anew after a write to it failed: at once the first time, and then after a pause that is
-//! twice as long each time, until a change is stored. Each opening reads and checks the whole file, and whoever logs in while
-//! the disk takes no writes asks for one. What makes room is ordered by admins and operators, and does not wait for the end of
-//! a pause: others may begin the next one as soon as it ends, each time.
+//! The times at which the catalog's file is reopened after a failed write.
+//!
+//! The file is reopened at once the first time. After that there is a pause, which is twice as long each time, until a
+//! change is stored. Each reopening reads and checks the whole file, and every log-in requests one while the disk
+//! accepts no writes. Changes that make room come from admins and operators, and do not wait for the end of a pause.
+//! Otherwise other callers could begin the next pause each time one ends.
 
 use lifeboat_api::clock::Clock;
 use lifeboat_journal::storage::Storage;
@@ -9,17 +11,17 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// How long the file is not opened anew once it was, if no change was stored since.
+/// The first pause after a reopening, if no change was stored since.
 pub const REOPEN_RETRY_FIRST: Duration = Duration::from_millis(50);
 
-/// The longest pause between two openings.
+/// The longest pause between two reopenings.
 pub const REOPEN_RETRY_MAX: Duration = Duration::from_secs(2);
 
-/// What the file is opened anew with.
+/// The means to reopen the file.
 pub(super) struct Reopening {
-    /// Where it is.
+    /// The storage that contains the file.
     pub(super) storage: Arc<dyn Storage>,
-    /// By whose monotonic time the pauses are.
+    /// The clock whose monotonic time measures the pauses.
     pub(super) clock: Arc<dyn Clock>,
 }
 
@@ -29,27 +31,27 @@ impl fmt::Debug for Reopening {
     }
 }
 
-/// When it may be opened anew again.
+/// The time at which the file may be reopened again.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
-    /// Of the last opening: until when no other follows, and how long that is after it.
+    /// The end of the pause after the last reopening, and its length.
     waiting: Option<(Duration, Duration)>,
 }
 
 impl Pauses {
-    /// What is left at `now` of the pause; none if there is none.
+    /// Returns the rest of the pause at `now`, or none if there is no pause.
     pub(super) fn left(&self, now: Duration) -> Option<Duration> {
         let (until, _) = self.waiting?;
         until.checked_sub(now).filter(|left| !left.is_zero())
     }
 
-    /// Notes that an opening ended at `now`, with success or not.
+    /// Records that a reopening ended at `now`, successfully or not.
     pub(super) fn opened(&mut self, now: Duration) {
         let pause = self.waiting.map_or(REOPEN_RETRY_FIRST, |(_, pause)| (2 * pause).min(REOPEN_RETRY_MAX));
         self.waiting = Some((now.saturating_add(pause), pause));
     }
 
-    /// Notes that a change was stored.
+    /// Records that a change was stored.
     pub(super) fn stored(&mut self) {
         self.waiting = None;
     }

@@ -1,4 +1,4 @@
-//! The catalog against crashes, failures and damage.
+//! The catalog under crashes, failures and damage.
 
 use super::backend::SPARE_BYTES;
 use super::*;
@@ -19,19 +19,19 @@ use std::time::Duration;
 
 const DIRECTORY_ID: DirectoryId = DirectoryId([7; 16]);
 
-/// Where the journal ends.
+/// The end of the journal.
 const END: Position = Position(4096);
 
-/// What is noted of a service that is removed then.
+/// The note on a service that is removed at that time.
 const REMOVED: Absent = Absent { journal_end: END, is_being_created: false };
 
-/// How long the file of a catalog may be that is to be filled, in bytes.
+/// The longest file of a catalog that a test fills, in bytes.
 const SHORT_BYTES_MAX: u64 = 16 * 1024 * 1024;
 
-/// What an entry's secret consists of.
+/// The byte that an entry's secret consists of.
 const SECRET_BYTE: u8 = 213;
 
-/// All that a catalog says.
+/// The whole contents of a catalog.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Content {
     seal: Option<Seal>,
@@ -81,7 +81,7 @@ fn entry(number: u64) -> ServiceEntry {
     }
 }
 
-/// An entry whose size has a name of `bytes`.
+/// Returns an entry whose size has a name of `bytes`.
 fn named(bytes: usize) -> ServiceEntry {
     let mut long = entry(1);
     long.settings.size = "x".repeat(bytes);
@@ -105,7 +105,7 @@ fn user_entry(number: u64) -> UserEntry {
     }
 }
 
-/// A change of several rows: a user, one token of theirs for another, and its bound.
+/// Returns a change of several rows: a user, one of their tokens replaced by another, and its bound.
 fn accounts_change(which: u8, number: u64) -> AccountsChange {
     let user = name(&format!("user-{which}"));
     let token =
@@ -114,7 +114,7 @@ fn accounts_change(which: u8, number: u64) -> AccountsChange {
         put_users: BTreeMap::from([(user, user_entry(number))]),
         put_tokens: BTreeMap::from([(TokenHash([which; 32]), token)]),
         remove_tokens: [TokenHash([which.wrapping_sub(1); 32])].into(),
-        // None in what `filled` does: tests of faults go by how its pages lie.
+        // `filled` sets no bounds: tests of faults depend on the layout of its pages.
         bounds: match number % 4 {
             0 => BTreeMap::from([(TokenHash([which; 32]), Some(Timestamp(number)))]),
             1 => BTreeMap::from([(TokenHash([which; 32]), None)]),
@@ -219,7 +219,7 @@ impl Action {
     }
 }
 
-/// A catalog with something of everything.
+/// Creates a catalog with rows in every table.
 fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
     let catalog = Catalog::create(storage, DIRECTORY_ID)?;
     let mut wanted = Content::default();
@@ -239,14 +239,14 @@ fn filled(storage: &dyn Storage) -> Result<(Catalog, Content), CatalogError> {
     Ok((catalog, wanted))
 }
 
-/// Has the catalog open its file anew after a write that failed. Returns the clock that its pauses are by.
+/// Lets the catalog reopen its file after a failed write. Returns the clock that measures its pauses.
 fn reopens(catalog: &Catalog, storage: &SimulatedStorage) -> Arc<VirtualClock> {
     let clock = Arc::new(VirtualClock::new(Timestamp(1)));
     catalog.reopen_from(Arc::new(storage.clone()), Arc::clone(&clock) as _);
     clock
 }
 
-/// The catalog's file as it is now.
+/// Returns the current contents of the catalog's file.
 fn bytes_of(storage: &dyn Storage) -> io::Result<Vec<u8>> {
     let file = storage.open(CATALOG_FILE)?;
     let mut bytes = vec![0; usize::try_from(file.bytes()?).map_err(io::Error::other)?];
@@ -254,7 +254,7 @@ fn bytes_of(storage: &dyn Storage) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// A directory with a catalog's file of these bytes.
+/// Returns a directory whose catalog file has these bytes.
 fn storage_with(bytes: &[u8]) -> io::Result<SimulatedStorage> {
     let storage = SimulatedStorage::new(1);
     storage.create(CATALOG_FILE)?.write_all_at(0, bytes)?;
@@ -345,7 +345,7 @@ fn a_catalog_from_before_there_were_accounts_has_none_and_takes_some() -> Result
     };
     assert_eq!(tables(&catalog)?, ["absent", "meta", "services"]);
     assert_eq!(catalog.user(&name("ada"))?, None);
-    // Nothing to change is no change.
+    // An empty change changes nothing.
     catalog.change_accounts(&AccountsChange::default(), Room::Ordinary)?;
     drop(catalog);
     let copy = Catalog::open_copy(&storage)?;
@@ -442,7 +442,7 @@ fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<
                 result?;
                 break;
             }
-            // Whatever became of it, nothing is written any more, and what it was is what is read.
+            // Whatever the outcome, nothing is written any more, and the state of the outcome is read.
             let written = writes(&storage);
             assert!(matches!(catalog.set_seal(None), Err(CatalogError::Poisoned)));
             assert!(matches!(catalog.put_service(&name("bank"), &entry(1)), Err(CatalogError::Poisoned)));
@@ -471,8 +471,8 @@ fn a_change_that_fails_is_not_made_unless_it_says_that_nobody_knows() -> Result<
     Ok(())
 }
 
-/// redb cuts its file off after a change is on the disk, and before it shows the change. Whether the change's commit does that,
-/// or the empty one after it, is due to where the pages are.
+/// redb cuts its file after a change is on the disk and before it shows the change. The layout of the pages decides
+/// whether the change's commit or the empty one after it does that.
 #[test]
 fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Result<(), CatalogError> {
     let mut reopened = 0;
@@ -488,7 +488,7 @@ fn a_change_that_is_on_the_disk_is_shown_even_if_the_file_cannot_be_cut() -> Res
         catalog.remove_service(&big, END, &catalog.hold_users())?;
         wanted.absent.insert(big, REMOVED);
         wanted.is_journal_in_use = true;
-        // With each commit from now on it cuts some of the room off that is free.
+        // From now on each commit cuts off some of the free room.
         let fault = storage.fail_in(CATALOG_FILE, Operation::SetBytes, nth);
         for number in 1..6 {
             Action::Seal(Some(number)).run(&catalog, &mut wanted)?;
@@ -521,7 +521,7 @@ fn a_change_that_is_on_the_disk_waits_for_no_pause_and_ends_them() -> Result<(),
         catalog.remove_service(&big, END, &catalog.hold_users())?;
         assert!(storage_fails_once(&storage, || catalog.set_seal(None)).is_err());
         catalog.mend(Room::Ordinary)?;
-        // In the pause that has begun it fails once it is on the disk.
+        // During the pause that has begun, the change fails once it is on the disk.
         let opened = storage.count(Operation::Open);
         let fault = storage.fail_in(CATALOG_FILE, Operation::SetBytes, 1);
         catalog.set_seal(Some(&seal(9)))?;
@@ -595,7 +595,7 @@ fn a_change_during_which_the_file_is_removed_or_replaced_has_an_unknown_outcome(
         assert!(source.to_string().contains("file stands at its 'catalog.redb'"), "{source}");
         let next = catalog.set_seal(None);
         assert!(matches!(next, Err(CatalogError::Storage { action: "be sure of", .. })), "{next:?}");
-        // The one that was written to is put back.
+        // Put the file back that was written to.
         std::fs::rename(&aside, &path).map_err(catalog_error)?;
         clock.advance(REOPEN_RETRY_MAX);
         catalog.mend(Room::Ordinary)?;
@@ -605,7 +605,7 @@ fn a_change_during_which_the_file_is_removed_or_replaced_has_an_unknown_outcome(
     Ok(())
 }
 
-/// As an operator does it who puts a copy back while the host runs.
+/// An operator does this to put a copy back while the host runs.
 #[test]
 fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), CatalogError> {
     let directory = tempfile::tempdir().map_err(catalog_error)?;
@@ -634,7 +634,7 @@ fn a_catalog_whose_file_is_removed_or_replaced_takes_no_changes() -> Result<(), 
         }
         assert_eq!(content(&catalog)?, old);
     }
-    // The file that was opened has none of it, and is good again in its place.
+    // The file that was opened has none of the changes, and is valid again at its path.
     std::fs::rename(&aside, &path).map_err(catalog_error)?;
     catalog.set_seal(Some(&seal(2)))?;
     assert_eq!(content(&catalog)?, Content { seal: Some(seal(2)), ..old });
@@ -711,7 +711,7 @@ fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Resu
             break;
         }
         refused += 1;
-        // As long as there is none, nothing is taken, however often it is tried.
+        // As long as there is no room, no change is accepted, however often it is retried.
         storage.break_down(Operation::Write, io::ErrorKind::StorageFull);
         for _ in 0..3 {
             assert!(Action::Put(4, nth).run(&catalog, &mut new.clone()).is_err());
@@ -730,7 +730,7 @@ fn a_catalog_that_found_no_room_takes_changes_again_once_there_is_some() -> Resu
         assert_eq!(content(&Catalog::open(&storage.crash())?)?, found);
     }
     assert!(refused > 4, "{refused}");
-    // Nobody knows what a failed sync left.
+    // The state after a failed sync is unknown.
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
     reopens(&catalog, &storage);
@@ -751,7 +751,7 @@ fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), 
     let order = || catalog.put_service(&name("service-9"), &entry(9));
     assert!(matches!(order(), Err(CatalogError::Storage { .. })));
     assert_eq!(openings(), before);
-    // What came of the first failure is looked for at once, and then not again however many ask.
+    // The outcome of the first failure is read at once, and then not again, however many callers ask.
     assert!(order().is_err());
     for _ in 0..20 {
         assert!(matches!(order(), Err(CatalogError::Pausing { retry_after: REOPEN_RETRY_FIRST })));
@@ -768,13 +768,13 @@ fn while_writes_fail_the_file_is_opened_anew_after_pauses_alone() -> Result<(), 
     storage.mend(Operation::Write);
     clock.advance(REOPEN_RETRY_MAX);
     order()?;
-    // It was stored: the next failure is looked into at once again.
+    // A change was stored, so the next failure is examined at once again.
     assert!(storage_fails_once(&storage, order).is_err());
     order()?;
     Ok(())
 }
 
-/// Whoever adds something tries again as each pause ends.
+/// A caller that adds something retries as each pause ends.
 #[test]
 fn what_makes_room_does_not_wait_for_the_end_of_a_pause() -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
@@ -783,7 +783,7 @@ fn what_makes_room_does_not_wait_for_the_end_of_a_pause() -> Result<(), CatalogE
     let fails = || storage_fails_once(&storage, || catalog.put_service(&name("service-9"), &entry(9)));
     for number in 0..3 {
         assert!(fails().is_err());
-        // It is opened anew, and as nothing is stored a pause begins.
+        // The file is reopened. A pause begins because nothing is stored.
         catalog.mend(Room::Ordinary)?;
         assert!(fails().is_err());
         assert!(matches!(catalog.mend(Room::Ordinary), Err(CatalogError::Pausing { .. })));
@@ -797,7 +797,7 @@ fn what_makes_room_does_not_wait_for_the_end_of_a_pause() -> Result<(), CatalogE
     Ok(())
 }
 
-/// Orders something while one write fails.
+/// Calls `order` while one write fails.
 fn storage_fails_once<T>(storage: &SimulatedStorage, order: impl FnOnce() -> T) -> T {
     let fault = storage.fail_in(CATALOG_FILE, Operation::Write, 1);
     let ordered = order();
@@ -892,7 +892,7 @@ fn a_full_disk_is_an_error() -> Result<(), CatalogError> {
     Ok(())
 }
 
-/// Whatever is in it, and however its file grew and shrank.
+/// This holds for all contents, and however the file grew and shrank.
 #[test]
 fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), CatalogError> {
     let service = |number: u64| name(&format!("service-{number}"));
@@ -910,7 +910,7 @@ fn what_stops_and_removes_services_finds_room_on_a_full_disk() -> Result<(), Cat
             catalog.change_accounts(&accounts_change(which, 3), Room::Ordinary)?;
         }
         storage.limit_space(storage.taken_bytes());
-        // What needs more room is refused, and takes nothing from these.
+        // A change that needs more room is refused, and takes none from these.
         let more = |number| catalog.put_service(&name(&format!("more-{number}")), &named(2000));
         let refused = (0..1000).find_map(|number| more(number).err());
         assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
@@ -933,8 +933,8 @@ fn add_tokens(catalog: &Catalog, first: u64, count: u64) -> Result<(), CatalogEr
     catalog.change_accounts(&AccountsChange { put_tokens, ..AccountsChange::default() }, Room::Ordinary)
 }
 
-/// A catalog of `tokens` tokens on a disk without a free byte, to which tokens were added until it took no more. Users have
-/// grants on the first service.
+/// Creates a catalog of `tokens` tokens on a disk without a free byte, and adds tokens until it accepts no more. Users
+/// have grants on the first service.
 fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog, Arc<VirtualClock>), CatalogError> {
     let storage = SimulatedStorage::new(seed);
     let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
@@ -950,7 +950,7 @@ fn full(seed: u64, tokens: u64) -> Result<(SimulatedStorage, Catalog, Arc<Virtua
     Ok((storage, catalog, clock))
 }
 
-/// Removes everything of a catalog that is [`full`].
+/// Removes everything from a [`full`] catalog.
 fn remove_all(catalog: &Catalog) -> Result<(), CatalogError> {
     let services: Vec<Name> = catalog.services()?.into_keys().collect();
     for service in services {
@@ -968,10 +968,10 @@ fn remove_all(catalog: &Catalog) -> Result<(), CatalogError> {
 
 #[test]
 fn whatever_additions_left_of_a_full_disk_removals_find_room() -> Result<(), CatalogError> {
-    // Of the longest, the reserve is as long as the file.
+    // In the longest one, the reserve is as long as the file.
     for (seed, tokens) in (0..12).map(|seed| (seed, 40 * seed)).chain([(1, 20_000)]) {
         let (storage, catalog, clock) = full(seed, tokens)?;
-        // Before the first removal as well as after one that failed and was ordered again.
+        // Test the time before the first removal, and the time after one that failed and was repeated.
         if seed % 2 == 1 {
             storage.fail_in(CATALOG_FILE, Operation::Write, 1);
             assert!(catalog.remove_service(&name("service-0"), END, &catalog.hold_users()).is_err());
@@ -993,7 +993,7 @@ fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError>
     let change = AccountsChange { remove_tokens: catalog.tokens()?.into_keys().collect(), ..AccountsChange::default() };
     catalog.change_accounts(&change, Room::Reserve)?;
     drop(catalog);
-    // There are free pages and some room, and nothing is held for removals.
+    // There are free pages and some room, and no room is held for removals.
     let storage = storage.crash();
     storage.limit_space(storage.taken_bytes() + 512 * 1024);
     let catalog = Catalog::open(&storage)?;
@@ -1012,14 +1012,14 @@ fn additions_wait_until_the_reserve_is_whole_again() -> Result<(), CatalogError>
     add_tokens(&catalog, 1_000, 1)?;
     let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
     assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
-    // Whatever is added then, what removes finds room.
+    // Whatever is added then, removals find room.
     storage.limit_space(storage.taken_bytes());
     let refused = (2_000..).find_map(|number| add_tokens(&catalog, number, 1).err());
     assert!(matches!(refused, Some(CatalogError::NoRoom { .. })), "{refused:?}");
     remove_all(&catalog)
 }
 
-/// A file that may not grow is as good as a full disk.
+/// A file that may not grow is like a full disk.
 #[test]
 fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<(), CatalogError> {
     let mut lengths = BTreeSet::new();
@@ -1037,7 +1037,7 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
         let refused = (0..).find_map(|number| add_tokens(&catalog, 1_000_000 + number, 1).err());
         let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
         assert!(text.contains("is full and takes nothing new; remove"), "{text}");
-        // It is known from then on before anything is written.
+        // From then on this is known before anything is written.
         let writes = storage.count(Operation::Write);
         assert!(matches!(add_tokens(&catalog, 2_000_000, 1), Err(CatalogError::Full { .. })));
         assert_eq!(storage.count(Operation::Write), writes);
@@ -1047,7 +1047,7 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
 
         remove_all(&catalog)?;
         assert!(bytes()? <= SHORT_BYTES_MAX, "{} bytes", bytes()?);
-        // What a removal has made longer becomes shorter by and by.
+        // A file that a removal has grown shrinks gradually.
         let tries = (0..10).position(|_| add_tokens(&catalog, 0, 1).is_ok());
         assert!(tries.is_some(), "{} bytes", bytes()?);
     }
@@ -1055,8 +1055,8 @@ fn whatever_additions_left_of_the_longest_file_removals_find_room() -> Result<()
     Ok(())
 }
 
-/// A catalog whose file was full, and which a removal of so many percent of the tokens has doubled to more than half of
-/// [`SHORT_BYTES_MAX`]. Also returns the number of a token that it does not have, as those behind it.
+/// Creates a catalog whose full file was doubled, to more than half of [`SHORT_BYTES_MAX`], by a removal of `percent`
+/// percent of the tokens. Also returns the number of a token from which on it has none.
 fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<VirtualClock>, u64), CatalogError> {
     let storage = SimulatedStorage::new(seed);
     drop(filled(&storage)?);
@@ -1065,7 +1065,7 @@ fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<
     for which in 0..seed {
         catalog.put_service(&name(&format!("long-{which}")), &named(150_000 * (which as usize + 1)))?;
     }
-    // Until there is room for no ten.
+    // Until there is no room for ten.
     let mut next = 0;
     for step in [1_000, 100, 10] {
         catalog.current().progress.forget_missing();
@@ -1078,7 +1078,7 @@ fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<
         assert!(matches!(refused, CatalogError::Full { .. }), "{refused:?}");
         clock.advance(REOPEN_RETRY_MAX);
     }
-    // Tokens lie by their hashes.
+    // Tokens are ordered by their hashes.
     let tokens = catalog.tokens()?.into_keys().enumerate();
     let remove_tokens = tokens.filter(|(at, _)| at * 7_919 % 100 < percent).map(|(_, token)| token).collect();
     catalog.change_accounts(&AccountsChange { remove_tokens, ..AccountsChange::default() }, Room::Reserve)?;
@@ -1086,8 +1086,8 @@ fn doubled(seed: u64, percent: usize) -> Result<(SimulatedStorage, Catalog, Arc<
     Ok((storage, catalog, clock, next))
 }
 
-/// A removal that finds no free page doubles the file, and the pages that it writes lie at the end of it, where nothing can be
-/// cut, also not with the next start.
+/// A removal that finds no free page doubles the file. The pages that it writes are at the end of the file, so nothing
+/// can be cut off there, even with the next start.
 #[test]
 fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubled() -> Result<(), CatalogError> {
     for (seed, percent) in [(0, 1), (3, 40)] {
@@ -1101,7 +1101,7 @@ fn what_removals_have_freed_is_for_additions_also_in_a_file_that_they_have_doubl
         reopens(&catalog, &storage);
         add_tokens(&catalog, next + 1, 1)?;
         assert!(bytes()? > SHORT_BYTES_MAX / 2, "{} bytes", bytes()?);
-        // They leave removals as much as is in use, and the file as it is.
+        // Additions leave removals as much as is in use, and do not grow the file.
         let refused = (1..).find_map(|number| add_tokens(&catalog, next + 1_000 * number, 1_000).err());
         let text = refused.as_ref().map(ToString::to_string).unwrap_or_default();
         assert!(matches!(refused, Some(CatalogError::Full { .. })) && text.contains("is free"), "{refused:?}");
@@ -1121,17 +1121,17 @@ fn what_found_no_room_in_a_file_that_is_half_free_is_refused_from_then_on_before
     clock.advance(REOPEN_RETRY_MAX);
     assert!(matches!(more(), Err(CatalogError::Full { .. })));
     assert_eq!(catalog.current().progress.failed(), None);
-    // Until something is removed, after which it is tried.
+    // Once something is removed, additions are tried again.
     catalog.set_stopped(&name("service-1"), false)?;
     add_tokens(&catalog, next, 1)
 }
 
-/// As long as no removal needs the reserve, free pages are for all.
+/// As long as no removal needs the reserve, free pages are available to all changes.
 #[test]
 fn pages_that_are_free_again_are_for_additions_too() -> Result<(), CatalogError> {
     let (_storage, catalog, _) = full(2, 300)?;
     let first = catalog.tokens()?.into_keys().next().expect("there are some");
-    // A log-in of a user who has as many tokens as they may.
+    // A log-in of a user who has the maximum number of tokens.
     let change = |number: u8| AccountsChange {
         remove_tokens: [first, TokenHash([number.wrapping_sub(1); 32])].into(),
         ..accounts_change(number, 2)
@@ -1160,14 +1160,14 @@ fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), Ca
     let storage = SimulatedStorage::new(1);
     drop(filled(&storage)?);
     let file_bytes = bytes_of(&storage).map_err(catalog_error)?.len() as u64;
-    // As an older release leaves it, or a copy of the directory.
+    // An older release leaves the file like this, or a copy of the directory does.
     let storage = storage.crash();
     assert_eq!(storage.taken_bytes(), file_bytes);
     drop(Catalog::open_copy(&storage)?);
     assert_eq!((storage.taken_bytes(), storage.count(Operation::HoldRoom)), (file_bytes, 0));
     drop(Catalog::open(&storage)?);
     assert!(storage.taken_bytes() >= file_bytes + 4 * 1024 * 1024, "{} bytes", storage.taken_bytes());
-    // Where nothing can be held, all is as if there were no reserve.
+    // If no room can be held, the catalog works as if there were no reserve.
     let storage = storage.crash();
     storage.break_down(Operation::HoldRoom, io::ErrorKind::Unsupported);
     let catalog = Catalog::open(&storage)?;
@@ -1175,10 +1175,10 @@ fn a_reserve_is_held_by_each_opening_that_writes_and_no_other() -> Result<(), Ca
     remove_all(&catalog)
 }
 
-/// After an upgrade, say: it is for snapshots, too.
+/// For example after an upgrade: the disk is for snapshots, too.
 #[test]
 fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), CatalogError> {
-    // What is added makes the file longer, and so the reserve.
+    // Additions grow the file, and so the reserve.
     const GROWTH_BYTES: u64 = 1024 * 1024;
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
@@ -1202,11 +1202,11 @@ fn a_reserve_that_does_not_fit_leaves_the_disk_to_others() -> Result<(), Catalog
     Ok(())
 }
 
-/// Where the reserve was not whole before.
+/// The reserve was not whole before.
 #[test]
 fn a_cut_holds_what_was_held_again_and_more_only_where_that_leaves_the_spare() -> io::Result<()> {
     const MIB: u64 = 1024 * 1024;
-    // Of 10 MiB without a reserve 7 stay, whose reserve ends at 14.
+    // A file of 10 MiB without a reserve is cut to 7 MiB, whose reserve ends at 14 MiB.
     for (space, held) in [(10, 10), (14, 10), (10 + 4 + 15, 10), (10 + 4 + 16, 14)] {
         let storage = SimulatedStorage::new(1);
         let progress = Arc::new(Progress::of(storage.create(CATALOG_FILE)?, CATALOG_BYTES_MAX));
@@ -1240,7 +1240,7 @@ fn a_crash_while_the_reserve_is_used_or_held_again_loses_nothing() -> Result<(),
         assert!(if is_old { removed.is_err() } else { !found.services.contains_key(&name("service-1")) }, "{nth}");
         olds += u32::from(is_old);
         news += u32::from(!is_old);
-        // What the crash released may be somebody else's now; once there is room all goes on.
+        // Another user may have taken the room that the crash released. Once there is room, everything continues.
         after.limit_space(u64::MAX);
         add_tokens(&catalog, 9_000, 1)?;
         remove_all(&catalog)?;
@@ -1262,7 +1262,7 @@ fn an_entry_has_a_longest_length() -> Result<(), CatalogError> {
     Ok(())
 }
 
-/// Opens a catalog of damaged bytes: whatever it gives must be an error or `wanted`. Says which.
+/// Opens a catalog of damaged bytes: the result must be an error or `wanted`. Returns whether it is `wanted`.
 fn check_damaged(bytes: &[u8], wanted: &Content) -> Result<bool, String> {
     let storage = storage_with(bytes).map_err(|error| error.to_string())?;
     let found = Catalog::open(&storage).and_then(|catalog| Ok((content(&catalog)?, catalog)));
@@ -1270,7 +1270,7 @@ fn check_damaged(bytes: &[u8], wanted: &Content) -> Result<bool, String> {
     if found != *wanted {
         return Err(format!("found {found:?}"));
     }
-    // What is written to it next is there, too.
+    // The next change of it is stored, too.
     let mut wanted = found;
     let written = Action::Put(4, 4).run(&catalog, &mut wanted);
     drop(catalog);
@@ -1282,7 +1282,7 @@ fn check_damaged(bytes: &[u8], wanted: &Content) -> Result<bool, String> {
     }
 }
 
-/// The file after a clean stop and after a crash that lost nothing, and what it says.
+/// Returns the file after a clean stop and after a crash that lost nothing, and its contents.
 fn healthy_files() -> Result<([Vec<u8>; 2], Content), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, wanted) = filled(&storage)?;
@@ -1294,7 +1294,7 @@ fn healthy_files() -> Result<([Vec<u8>; 2], Content), CatalogError> {
 
 #[test]
 fn a_flipped_byte_is_an_error_or_does_no_harm() -> Result<(), CatalogError> {
-    // redb's header, of whose fields some have no checksum.
+    // redb's header, in which some fields have no checksum.
     const HEADER_BYTES: usize = 320;
     let (files, wanted) = healthy_files()?;
     for mut bytes in files {
@@ -1390,7 +1390,7 @@ fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
         let result = Catalog::open(&storage_with(bytes).map_err(catalog_error)?);
         assert!(matches!(result, Err(CatalogError::NotACatalog { .. })), "{result:?}");
     }
-    // A database, but not ours.
+    // A redb database, but not a catalog.
     let file = storage.create(CATALOG_FILE).map_err(catalog_error)?;
     let backend = Backend::new(Arc::new(Progress::of(file, CATALOG_BYTES_MAX)));
     drop(redb::Builder::new().create_with_backend(backend).map_err(CatalogError::redb("create"))?);
@@ -1399,7 +1399,7 @@ fn other_files_are_no_catalogs() -> Result<(), CatalogError> {
     Ok(())
 }
 
-/// What `Catalog::open` says after a change that no host makes.
+/// Returns the result of `Catalog::open` after a change that no host makes.
 fn after(change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> Result<(), CatalogError> {
     let storage = SimulatedStorage::new(1);
     let (catalog, _) = filled(&storage)?;
@@ -1411,7 +1411,7 @@ fn after(change: impl FnOnce(&WriteTransaction) -> Result<(), redb::Error>) -> R
 #[test]
 fn what_a_newer_host_wrote_is_refused_as_that() {
     let format = after(|transaction| {
-        // It may have anything else.
+        // The other tables may have any contents.
         transaction.delete_table(SERVICES)?;
         put_meta(transaction, DIRECTORY, b"elsewhere")?;
         put_meta(transaction, FORMAT, &(CATALOG_VERSION + 1).to_le_bytes())
@@ -1498,7 +1498,7 @@ fn what_no_host_wrote_is_damage() {
     is_damaged(after(|transaction| put(transaction, TOKENS, &"0".repeat(64), &[TOKEN_VERSION])));
     is_damaged(after(|transaction| put(transaction, BOUNDS, "ada", &[0; 8])));
     is_damaged(after(|transaction| put(transaction, BOUNDS, &"0".repeat(64), &[0; 7])));
-    // A value that belongs elsewhere, with a hash that is right there.
+    // A value from another place, with a hash that is correct there.
     is_damaged(after(|transaction| {
         let mut services = transaction.open_table(SERVICES)?;
         let value = services.get("service-1")?.map(|value| value.value().to_vec()).unwrap_or_default();
