@@ -1,21 +1,24 @@
-//! A data directory: everything of all services that outlives the process.
+//! A data directory: the state of all services that outlives the process.
 //!
-//! | file | what | owner |
+//! | file | contents | owner |
 //! |---|---|---|
 //! | `catalog.redb` | services, their settings and secrets; users and tokens; the seal of the journal | `catalog.rs` |
 //! | `*.segment`, `*.spare` | the journal of all services | `journal/` |
 //! | `SERVICE.RECORD.snapshot` | snapshots | `snapshot_file.rs`, `data/snapshot_writer.rs` |
-//! | `HASH.workload` | workloads, by their BLAKE3 hash | here |
+//! | `HASH.workload` | workloads, by their BLAKE3 hash | this module |
 //! | `lock` | held by the process that has the directory | `storage.rs` of the journal |
 //!
-//! [`Locked`] is a directory that is this process's. [`Locked::read`] looks at it without changing a byte, if it was
-//! taken by [`Locked::open_read_only`]; [`Locked::open`] goes on with it: it removes the seal, and then the journal may be appended to. Both tell the same
-//! [`Contents`]: of each service what can be trusted, or why nothing can (*quarantined*).
+//! [`Locked`] is a directory that belongs to this process. [`Locked::read`] reads it without changing a byte, if it was
+//! opened by [`Locked::open_read_only`]. [`Locked::open_journal`] continues with it: it removes the seal, and then the
+//! journal accepts records. Both return the same [`Contents`]: for each service the intact state, or why there is none
+//! (*quarantined*).
 //!
-//! A service comes into being in this order, each step durable before the next: its workload's file, the first record
-//! of its journal, its entry in the catalog. So an entry whose journal is missing is a loss, and is told. It is removed in this
-//! order: the entry goes, and the catalog notes the name; its journal ends; its files go; the note goes. So what has no entry
-//! and is not noted is no removal: it is kept, and told (`data/orphans.rs`).
+//! A service is created in this order, each step durable before the next: its workload's file, the first record of its
+//! journal, its entry in the catalog. So an entry without a journal is a loss, and is reported.
+//!
+//! A service is removed in this order: its entry is removed and the catalog notes the name; its journal ends; its files
+//! are removed; the note is removed. So a service without an entry and without a note was not removed. It is retained
+//! and reported (`data/orphans.rs`).
 
 mod contents;
 mod orphans;
@@ -44,18 +47,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 
-/// A journal that is longer than this and pinned by what is damaged is told of, unless configured otherwise; and again when
-/// it is twice as long.
+/// The default length of a journal, in bytes, above which a journal that is pinned by damage is reported. It is
+/// reported again when it is twice as long.
 pub const PINNED_BYTES_MAX: u64 = 1024 * 1024 * 1024;
 
-/// How a directory is opened.
+/// The options to open a directory with.
 #[derive(Debug, Clone)]
 pub struct DataOptions {
-    /// How long new segments of the journal are, in bytes.
+    /// The length of new segments of the journal, in bytes.
     pub segment_bytes: u64,
-    /// Bytes of records that may wait to be written.
+    /// The bound of the records that wait to be written, in bytes.
     pub queue_bytes: usize,
-    /// A journal of more bytes that is pinned by what is damaged is told of.
+    /// The length above which a journal that is pinned by damage is reported, in bytes.
     pub pinned_bytes: u64,
 }
 
@@ -69,20 +72,20 @@ impl Default for DataOptions {
     }
 }
 
-/// A directory cannot be used, or not any more.
+/// The reason why a directory cannot be used, or cannot be used any longer.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum DataError {
-    /// Another process has it.
+    /// Another process has the directory.
     #[error("the data directory is in use by another lifeboat; stop that one first")]
     InUse,
-    /// There is something else in it.
+    /// The directory contains other files.
     #[error("the directory has other files in it, such as '{file}', and no catalog.redb; name a new or an empty one")]
     NotOurs {
-        /// One of them.
+        /// One of the files.
         file: String,
     },
-    /// It is one, and its catalog is gone.
+    /// The directory is a data directory whose catalog is missing.
     #[error(
         "it is a data directory, with files such as '{file}', whose {CATALOG_FILE} is gone, or is no file (ls -l shows what \
          is there): put it back from the newest copy of the directory; nothing was changed"
@@ -91,65 +94,65 @@ pub enum DataError {
         /// One of its files.
         file: String,
     },
-    /// There is nothing in it.
+    /// The directory is empty.
     #[error("the directory is empty: no service was ever created in it; name the one that a host was given")]
     Empty,
-    /// The catalog.
+    /// The catalog failed.
     #[error(transparent)]
     Catalog(#[from] CatalogError),
-    /// The journal as a whole. What is wrong with parts of it is told by [`Contents`].
+    /// The journal as a whole failed. [`Contents`] reports damage to parts of it.
     #[error(transparent)]
     Journal(#[from] OpenError),
     /// The journal ended, or failed.
     #[error(transparent)]
     Commit(#[from] CommitError),
-    /// A snapshot's file.
+    /// A snapshot's file failed.
     #[error(transparent)]
     Snapshot(#[from] SnapshotFileError),
-    /// There is a directory in the place of one of its files.
+    /// There is a directory in the place of a file.
     #[error("'{file}' is a directory, and not a file: move it away, and put the file back from a copy if there is one")]
     NotAFile {
-        /// The name.
+        /// The name of the file.
         file: String,
     },
-    /// A workload's file is gone.
+    /// A workload's file is missing.
     #[error(
         "'{file}' is missing; put the workload's file there again, or name it once more to lifeboat run while no server has the directory"
     )]
     WorkloadMissing {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
-    /// A workload's file is not what was written.
+    /// The contents of a workload's file are not those that were written.
     #[error(
         "'{file}' is damaged: its hash is not its name; put the workload's file there again, or name it once more to \
          lifeboat run"
     )]
     WorkloadDamaged {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
     /// There is no such service.
     #[error("there is no service '{service}' in the data directory")]
     NoService {
-        /// The name that was asked for.
+        /// The name in the request.
         service: Name,
     },
-    /// There is such a service already.
+    /// There is already such a service.
     #[error("there is a service '{service}' in the data directory already; choose another name")]
     Exists {
-        /// The name that was asked for.
+        /// The name in the request.
         service: Name,
     },
-    /// There is such a service, and the catalog does not have it.
+    /// The service exists, but the catalog does not have it.
     #[error("service '{service}' is quarantined: {reason}")]
     Orphan {
-        /// The name that was asked for.
+        /// The name in the request.
         service: Name,
-        /// As [`Orphan::reason`].
+        /// The reason, as returned by [`Orphan::reason`].
         reason: String,
     },
-    /// The catalog failed in the last step of an order.
+    /// The catalog failed in the last step of an order, and the outcome is unknown.
     #[error(
         "service '{service}' may be {order} or not, and does not run until it is started or removed, or the host is started \
          again"
@@ -157,20 +160,20 @@ pub enum DataError {
     OutcomeUnknown {
         /// The service.
         service: Name,
-        /// What it may be.
+        /// The state that the service may have.
         order: &'static str,
-        /// How the catalog failed.
+        /// The failure of the catalog.
         source: CatalogError,
     },
-    /// The catalog failed in the last step of a removal while no host has the directory.
+    /// The catalog failed in the last step of a removal, while no host had the directory.
     #[error("service '{service}' may be removed or not; see to the disk, and remove it again")]
     RemovalUnknown {
         /// The service.
         service: Name,
-        /// How the catalog failed.
+        /// The failure of the catalog.
         source: CatalogError,
     },
-    /// The catalog failed in the last step of a restore. No host has the directory then.
+    /// The catalog failed in the last step of a restore, while no host had the directory.
     #[error(
         "service '{service}' may be restored or not; see to the disk, and restore it again, which finds that it exists if it \
          was restored"
@@ -178,18 +181,18 @@ pub enum DataError {
     RestoreUnknown {
         /// The service.
         service: Name,
-        /// How the catalog failed.
+        /// The failure of the catalog.
         source: CatalogError,
     },
-    /// The host is being stopped, and neither begins nor ends single services any more.
+    /// The host is stopping, and no longer begins or ends single services.
     #[error("the host is being stopped; try again when it is back")]
     Stopping,
-    /// The storage fails.
+    /// The storage failed.
     #[error("cannot {action}")]
     Storage {
-        /// What was tried.
+        /// The action that failed.
         action: String,
-        /// Why it failed.
+        /// The cause of the failure.
         source: io::Error,
     },
 }
@@ -200,7 +203,7 @@ impl DataError {
         move |source| Self::Storage { action, source }
     }
 
-    /// For `map_err`: the catalog failed to take an order, by which `service` was to be `order`.
+    /// Returns a function for `map_err`: the catalog failed to store an order that would make `service` be `order`.
     fn of_order(service: &Name, order: &'static str) -> impl FnOnce(CatalogError) -> Self {
         move |error| match error {
             source @ CatalogError::OutcomeUnknown { .. } => {
@@ -216,31 +219,31 @@ impl DataError {
 pub struct Locked {
     storage: Arc<dyn Storage>,
     catalog: Catalog,
-    // The last field, as fields are dropped in order: the catalog still writes when it is closed.
+    // This is the last field, because fields are dropped in order and the catalog still writes when it is closed.
     lock: LockGuard,
 }
 
 impl Locked {
-    /// Takes the directory in `storage`. An empty one is made a data directory if `new` says which it is to be.
+    /// Opens the directory in `storage`. An empty one becomes the data directory `new`, if that is given.
     ///
     /// # Errors
-    /// [`DataError`]; nothing that was there is changed.
+    /// [`DataError`]. Existing files are not changed.
     pub fn open(storage: Arc<dyn Storage>, new: Option<DirectoryId>) -> Result<Self, DataError> {
         let lock = lock(&*storage, new.is_some())?;
         let catalog = if is_ours(&*storage)? {
             Catalog::open(&*storage)?
         } else {
             let catalog = Catalog::create(&*storage, new.ok_or(DataError::Empty)?)?;
-            // What was created is locked, too.
+            // Created files must be locked, too.
             storage.check_lock().map_err(DataError::storage("lock the data directory"))?;
             catalog
         };
-        // Also what changes it without a host is sure of its file, however long it asks a user before.
+        // Commands without a host also check the catalog's file, however long they wait for a user's answer.
         catalog.reopen_from(Arc::clone(&storage), Arc::new(SystemClock));
         Ok(Self { storage, lock, catalog })
     }
 
-    /// Takes the directory in `storage` to look at it, and changes nothing in it. Its lock's file is created if it is
+    /// Opens the directory in `storage` to read it, and changes nothing in it. The lock file is created if it is
     /// missing.
     ///
     /// # Errors
@@ -251,23 +254,23 @@ impl Locked {
         Ok(Self { storage, lock, catalog })
     }
 
-    /// The services that it knows, and their settings.
+    /// Returns the catalog of services and their settings.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    /// Its files.
+    /// Returns the storage with the directory's files.
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
 
-    /// Removes a service for good, with its snapshots, and its workload if no other service runs it. Its part of the
-    /// journal ends when a host opens the directory, and is given back then.
+    /// Removes a service permanently, with its snapshots, and its workload if no other service runs it. When a host
+    /// next opens the directory, the service's part of the journal ends and its space is reclaimed.
     ///
     /// # Errors
-    /// [`DataError`]. A service that is not in the catalog any more is removed as far as that: once again removes the
+    /// [`DataError`]. The service counts as removed once it is not in the catalog any more. Another call removes the
     /// rest.
     pub fn remove_service(&self, service: &Name) -> Result<(), DataError> {
         let entry = self.catalog.service(service)?;
@@ -280,12 +283,12 @@ impl Locked {
             error => error.into(),
         })?;
         clear_snapshots(&*self.storage, service)?;
-        // Orphans may run it, too.
+        // Orphans may run the workload, too.
         let entry = entry.filter(|_| orphans.are_workloads_known);
         entry.map_or(Ok(()), |entry| remove_workload(&*self.storage, &self.catalog, &entry.workload))
     }
 
-    /// Whether there is anything left of a service: an entry, or files that a removal did not get to.
+    /// Returns whether anything is left of a service: an entry, or files that a removal did not reach.
     ///
     /// # Errors
     /// [`DataError`].
@@ -295,7 +298,7 @@ impl Locked {
             || names.iter().any(|name| snapshot_writer::snapshot_record(name, service).is_some()))
     }
 
-    /// The service of this name, if the catalog should have it and does not.
+    /// Returns the service of this name, if it is missing from the catalog.
     ///
     /// # Errors
     /// [`DataError`].
@@ -314,10 +317,10 @@ impl Locked {
         Ok((recovery, orphans))
     }
 
-    /// Checks that its journal can be opened, without changing a byte.
+    /// Checks that the journal can be opened, without changing a byte.
     ///
     /// # Errors
-    /// [`DataError`]. Damage that a host can go on with is none.
+    /// [`DataError`]. Damage with which a host can continue is not an error.
     pub fn check(&self) -> Result<(), DataError> {
         self.inspect(&mut |_| {}).map(drop)
     }
@@ -333,21 +336,21 @@ impl Locked {
         Ok(recovery)
     }
 
-    /// Reads it without changing a byte. Of `whole` every record is kept that the journal still has, of the others
-    /// those that their snapshots need.
+    /// Reads the directory without changing a byte. Of the service `whole`, every record in the journal is returned. Of
+    /// the others, only the records that their snapshots need are.
     ///
     /// # Errors
-    /// [`DataError`]. Damage is none: it is told in the [`Contents`].
+    /// [`DataError`]. Damage is not an error: the [`Contents`] report it.
     pub fn read(&self, whole: Option<&Name>) -> Result<Contents, DataError> {
         let mut gathering = contents::Gathering::new(&*self.storage, &self.catalog, None, whole, true)?;
         let recovery = self.inspect(&mut |found| gathering.add(found))?;
         gathering.finish(recovery)
     }
 
-    /// Goes on with it.
+    /// Opens the journal, so that services can run.
     ///
     /// # Errors
-    /// [`DataError`]. Damage is none: it is told in the [`Contents`].
+    /// [`DataError`]. Damage is not an error: the [`Contents`] report it.
     pub fn open_journal(self, options: &DataOptions) -> Result<(Arc<DataDirectory>, Contents), DataError> {
         let Self { storage, lock, catalog } = self;
         let seal = catalog.seal()?;
@@ -356,7 +359,7 @@ impl Locked {
         let journal = Options { segment_bytes: options.segment_bytes, ..Options::new(catalog.directory()) };
         let (log, recovery) = Log::open(Arc::clone(&storage), journal, origin, &mut |found| gathering.add(found))?;
         let contents = gathering.finish(recovery)?;
-        // From the first frame on, the seal would be a lie.
+        // From the first frame on, the seal would be wrong.
         if seal.is_some() {
             catalog.set_seal(None)?;
         }
@@ -389,9 +392,9 @@ impl AsRef<Catalog> for Locked {
     }
 }
 
-/// Takes the lock of a directory that is ours, or `may_be_new`.
+/// Takes the lock of a data directory. The directory may be a new one if `may_be_new` is set.
 fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError> {
-    // Before the lock, which is a file: nothing is put beside what is not ours.
+    // Check this before the lock, which is a file: no file is created in a directory that is not ours.
     if !is_ours(storage)? && !may_be_new {
         return Err(DataError::Empty);
     }
@@ -402,7 +405,7 @@ fn lock(storage: &dyn Storage, may_be_new: bool) -> Result<LockGuard, DataError>
     })
 }
 
-/// Whether there is a data directory; false if there is nothing.
+/// Returns whether the directory is a data directory, or false if it is empty.
 fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
     let files = storage.list().map_err(DataError::storage("look into the data directory"))?;
     if files.iter().any(|file| file == CATALOG_FILE) {
@@ -411,14 +414,14 @@ fn is_ours(storage: &dyn Storage) -> Result<bool, DataError> {
     if let Some(file) = files.iter().find(|file| is_part(file)) {
         return Err(DataError::CatalogMissing { file: file.clone() });
     }
-    // What a start leaves that did not get far.
+    // The catalog's temporary file may be left by a start that was cut off early.
     match files.into_iter().find(|file| !file.starts_with(CATALOG_FILE)) {
         Some(file) => Err(DataError::NotOurs { file }),
         None => Ok(false),
     }
 }
 
-/// Whether a file is named as only those of a data directory are that has, or had, a service.
+/// Returns whether only a data directory that has, or had, a service contains a file of this name.
 fn is_part(file: &str) -> bool {
     let is_segment = |number: &str| number.len() >= 10 && number.bytes().all(|byte| byte.is_ascii_digit());
     file.strip_suffix(".segment").is_some_and(is_segment)
@@ -429,69 +432,70 @@ fn is_part(file: &str) -> bool {
 /// The first records of its journal that a service needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Needed {
-    /// To replay, from the oldest snapshot that is kept.
+    /// The first record for a replay from the oldest retained snapshot.
     pub(crate) replay: RecordNumber,
-    /// To answer repetitions.
+    /// The first record for answers to repeated ids.
     pub(crate) answers: RecordNumber,
 }
 
-/// What becomes of the journal when a directory is closed.
+/// The state of the journal while a directory is being closed.
 #[derive(Debug)]
 enum Journal {
     Open(Writer),
-    /// It takes no records any more, and the catalog has no seal of it.
+    /// It accepts no more records, and the catalog has no seal of it.
     Ended(Result<Seal, CommitError>),
     Sealed,
 }
 
-/// A data directory that is open.
+/// An open data directory.
 #[derive(Debug)]
 pub struct DataDirectory {
     storage: Arc<dyn Storage>,
     catalog: Catalog,
     committer: Committer,
     journal: Mutex<Journal>,
-    /// What each service needs. One that is left out needs all.
+    /// The records that each service needs. A service without an entry needs all.
     needed: Mutex<BTreeMap<Name, Needed>>,
-    /// Of each service that runs, how far its snapshots are written.
+    /// How far the snapshots of each running service are written.
     written: Mutex<BTreeMap<Name, Arc<Written>>>,
     /// Held while a workload's file is written or removed.
     workload_files: Mutex<()>,
-    /// Services that the catalog should have and does not.
+    /// The services that are missing from the catalog.
     orphans: Mutex<BTreeMap<Name, Orphan>>,
-    /// Workloads of services that are not in the catalog yet, and of how many.
+    /// The workloads of services that are not in the catalog yet, with the number of these services.
     awaited: Arc<Mutex<BTreeMap<WorkloadHash, usize>>>,
     options: DataOptions,
     is_recovered: AtomicBool,
-    /// Held while space is given back: how long the journal was when it was last told that it is pinned.
+    /// Held during a reclaim: the length of the journal when it was last reported as pinned. None once a stop has ended
+    /// reclaims.
     reclaiming: Arc<tokio::sync::Mutex<Option<u64>>>,
-    /// Whether a reclaim was asked for that has not begun: it waits for `reclaiming`.
+    /// Whether a requested reclaim has not begun, because it waits for `reclaiming`.
     is_reclaim_waiting: AtomicBool,
-    // The last field, as fields are dropped in order: the catalog still writes when it is closed.
+    // This is the last field, because fields are dropped in order and the catalog still writes when it is closed.
     _lock: LockGuard,
 }
 
 impl DataDirectory {
-    /// Its catalog.
+    /// Returns the catalog.
     #[must_use]
     pub fn catalog(&self) -> &Catalog {
         &self.catalog
     }
 
-    /// Its files.
+    /// Returns the storage with the directory's files.
     #[must_use]
     pub fn storage(&self) -> &Arc<dyn Storage> {
         &self.storage
     }
 
-    /// Its journal.
+    /// Returns the handle to the journal.
     #[must_use]
     pub fn committer(&self) -> &Committer {
         &self.committer
     }
 
-    /// Puts away damaged snapshots, so that one of the same name can be written, and ends what is left of services that never
-    /// came to be, or were removed.
+    /// Renames damaged snapshots, so that new ones can have their names. Ends the journals of services that were not
+    /// fully created, or were removed.
     fn set_aside(&self, contents: &Contents) -> Result<(), DataError> {
         let mut is_changed = false;
         let usable = contents.services.iter().filter(|found| found.standing.is_ok());
@@ -503,7 +507,7 @@ impl DataDirectory {
         if is_changed {
             self.storage.sync_directory().map_err(DataError::storage("sync the data directory"))?;
         }
-        // A service that is not started, for whatever reason, needs what its snapshots need, and no more.
+        // A service that is not started, for any reason, needs only what its snapshots need.
         for found in contents.services.iter().filter(|found| found.is_journal_sound) {
             let newest = || found.usable().take(snapshot_writer::SNAPSHOTS_RETAINED);
             let replay = newest().map(|snapshot| snapshot.record().next()).min();
@@ -517,14 +521,15 @@ impl DataDirectory {
             drop(self.committer.submit(commit::Entry { service: service.clone(), change }, None)?);
         }
         if self.sweep(contents)? {
-            // Those whose journals end now, the next start finds gone. So it does these, if they cannot be forgotten now.
+            // The next start finds that the journals that end now are gone. So it also removes these notes if they
+            // cannot be removed now.
             let _ = self.catalog.forget_absent(&contents.gone);
         }
         Ok(())
     }
 
-    /// Removes the files of snapshots and workloads that are nobody's, and parts of such files, of which a crash kept the rest
-    /// from being written. Nothing else writes any yet. Returns whether all could be removed.
+    /// Removes the files of snapshots and workloads that belong to no service, and partial files whose writing a crash
+    /// cut off. No other thread writes such files yet. Returns whether all could be removed.
     fn sweep(&self, contents: &Contents) -> Result<bool, DataError> {
         let services = contents.services.iter().map(|found| &found.name);
         let services: BTreeSet<&Name> = services.chain(contents.orphans.iter().map(|orphan| &orphan.name)).collect();
@@ -537,7 +542,7 @@ impl DataDirectory {
         let files = self.storage.list().map_err(DataError::storage("list the data directory"))?;
         let (mut is_changed, mut is_all) = (false, true);
         for file in files.iter().filter(|file| is_left(file)) {
-            // One that stays takes room, and no more: the next start tries again.
+            // A file that stays only takes space: the next start tries again.
             let is_removed = self.storage.remove(file).is_ok();
             is_changed |= is_removed;
             is_all &= is_removed;
@@ -548,8 +553,8 @@ impl DataDirectory {
         Ok(is_all)
     }
 
-    /// Stores a workload under its hash. Its file stays at least until what is returned is dropped, whoever removes a
-    /// service that runs it.
+    /// Stores a workload under its hash. Its file stays at least until the returned guard is dropped, even if a service
+    /// that runs the workload is removed.
     ///
     /// # Errors
     /// [`DataError::Storage`].
@@ -560,8 +565,8 @@ impl DataDirectory {
         Ok(KeptWorkload { hash: *hash, awaited: Arc::clone(&self.awaited) })
     }
 
-    /// Removes the snapshots of a name that is free: left by a service that did not come to be or was removed, they would
-    /// pass for those of the next one of that name.
+    /// Removes the snapshots of a free name. They may be left by a service that was not fully created or was removed,
+    /// and would be taken for those of the next service of that name.
     ///
     /// # Errors
     /// [`DataError::Storage`].
@@ -569,8 +574,8 @@ impl DataDirectory {
         clear_snapshots(&*self.storage, service)
     }
 
-    /// What the catalog says of a service, for an order that may take `room`: not what it shows while nobody knows whether the
-    /// disk has it.
+    /// Returns the catalog's entry of a service, for an order that may take `room`. First settles the outcome of an
+    /// earlier change, if it is unknown whether that is on the disk.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
@@ -579,7 +584,7 @@ impl DataDirectory {
         Ok(self.catalog.service(service)?)
     }
 
-    /// Checks that a name is not that of a service which the catalog should have and does not.
+    /// Checks that a name is not that of a service that is missing from the catalog.
     ///
     /// # Errors
     /// [`DataError::Orphan`].
@@ -590,46 +595,47 @@ impl DataDirectory {
         }
     }
 
-    /// Removes a service from the catalog, with all grants on it: from then on nothing brings it back. Returns what the
-    /// catalog said of it.
+    /// Removes a service from the catalog, with all grants on it. From then on no start restores it. Returns its entry
+    /// in the catalog.
     ///
     /// # Errors
-    /// [`DataError::Catalog`]: it is in the catalog. [`DataError::OutcomeUnknown`]: nothing may be acknowledged for it any
-    /// more.
+    /// [`DataError::Catalog`]: the service is still in the catalog. [`DataError::OutcomeUnknown`]: no request to it may
+    /// be acknowledged any more.
     pub(crate) fn remove_entry(
         &self,
         service: &Name,
         users: &UsersGuard<'_>,
     ) -> Result<Option<ServiceEntry>, DataError> {
         let entry = self.entry_for_order(service, Room::Reserve)?;
-        // Behind where it began, and before the next one of its name does.
+        // This is after the service began, and before the next service of its name does.
         let journal_end = self.committer.end();
         self.catalog.remove_service(service, journal_end, users).map_err(DataError::of_order(service, "removed"))?;
         Ok(entry)
     }
 
-    /// Removes what is left of a service that is not in the catalog any more, and whose task and snapshot writer have ended: its
-    /// part of the journal ends, and its files go. Without an `entry` its workload's file stays until the next start.
+    /// Removes the rest of a service that is not in the catalog any more: ends its part of the journal, and removes its
+    /// files. Its task and its snapshot writer must have ended. Without an `entry` its workload's file stays until the
+    /// next start.
     ///
     /// # Errors
-    /// [`DataError`]: what is left of it then is removed by the next start.
+    /// [`DataError`]: the next start removes the rest.
     pub(crate) fn remove_rest(&self, service: &Name, entry: Option<&ServiceEntry>) -> Result<(), DataError> {
         self.written().remove(service);
         let end = commit::Entry { service: service.clone(), change: commit::Change::End };
         let ended = match self.committer.commit_unless_stalled(end) {
             Ok(()) => Ok(true),
-            // Not waited for: what the removal gives back may be the room that is missing.
+            // Do not wait for this: the removal may release the room that is missing.
             Err(CommitError::Stalled(_)) => Ok(false),
             Err(error) => Err(DataError::from(error)),
         };
         self.committer.unregister(service);
         self.needed().remove(service);
         self.orphans().remove(service);
-        // Nobody needs its files any more, whatever became of the journal.
+        // The files are not needed any more, whatever the outcome for the journal.
         let cleared = clear_snapshots(&*self.storage, service);
         let workload = entry.map_or(Ok(()), |entry| {
             let _files = self.workload_files();
-            // Orphans may run it, too.
+            // Orphans may run the workload, too.
             if self.awaited().contains_key(&entry.workload) || !self.orphans().is_empty() {
                 return Ok(());
             }
@@ -649,7 +655,7 @@ impl DataDirectory {
     /// Waits until the snapshots that a service has taken so far are on the disk.
     ///
     /// # Errors
-    /// [`DataError::Storage`]: the last one is not, and why.
+    /// [`DataError::Storage`]: the cause, if the last snapshot is not on the disk.
     pub async fn snapshots_written(&self, service: &Name) -> Result<(), DataError> {
         let written = self.written().get(service).cloned();
         let Some(written) = written else { return Ok(()) };
@@ -660,25 +666,25 @@ impl DataDirectory {
         written.all().await.map_err(failed)
     }
 
-    /// Keeps every record where it is, until what is returned is dropped. A reclaim that has begun is over then.
+    /// Keeps every record where it is until the returned guard is dropped. Waits for a reclaim that has begun.
     pub(crate) async fn hold_still(&self) -> impl Drop + Send {
         self.reclaiming.lock().await
     }
 
-    /// Waits for the reclaim that is under way. None begins afterwards: what was asked for meanwhile has the directory no
-    /// more, so that it is free once this one is dropped.
+    /// Waits for the current reclaim. No reclaim begins afterwards: one that was requested meanwhile no longer holds
+    /// the directory, so that the directory is free once this handle is dropped.
     pub(crate) async fn end_reclaims(&self) {
         *self.reclaiming.lock().await = None;
     }
 
-    /// Finds a service that does not run, as a start would. The journal is to be held still until the service's board is
-    /// registered, or nobody would be told where records are relocated meanwhile.
+    /// Finds a service that does not run, as a start would. The journal must be held still until the service's location
+    /// feed is registered. Otherwise records could be relocated meanwhile without notice.
     ///
     /// # Errors
-    /// [`DataError`]; [`CommitError::Stalled`] while its last records wait for room. Damage is none: it is told in what is
-    /// found.
+    /// [`DataError`]; [`CommitError::Stalled`] while its last records wait for room. Damage is not an error: the result
+    /// reports it.
     pub(crate) async fn find(self: &Arc<Self>, service: &Name) -> Result<Option<FoundService>, DataError> {
-        // Its last records are written then.
+        // After this, the last records of the service are written.
         self.committer.settle().await?;
         let (directory, name) = (Arc::clone(self), service.clone());
         let reading = tokio::task::spawn_blocking(move || {
@@ -693,16 +699,16 @@ impl DataDirectory {
         lifeboat_vm::engine::joined(reading).await
     }
 
-    /// Notes what `service` needs of the journal from now on.
+    /// Records which part of the journal `service` needs from now on.
     pub(crate) fn set_needed(&self, service: &Name, needed: Needed) {
         self.needed().insert(service.clone(), needed);
     }
 
-    /// Gives back what no service needs any more, and tells `events` of what holds that back. While every record is held
-    /// still, or another reclaim is under way, that is done afterwards, and not waited for.
+    /// Reclaims the records that no service needs any more, and reports to `events` what prevents that. If the journal
+    /// is held still or another reclaim is running, this happens later, in a task of its own.
     pub(crate) async fn reclaim(self: &Arc<Self>, events: &EventSink) {
-        // Before, the writer would have nobody to tell where it relocated a record. One that has not begun sees to what
-        // changes until it does.
+        // Before recovery ends, the writer could notify no service of relocated records. A reclaim that has not begun
+        // covers all changes until it begins.
         if !self.is_recovered.load(Ordering::Acquire) || self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
             return;
         }
@@ -715,7 +721,7 @@ impl DataDirectory {
         self.spawn_reclaim(events);
     }
 
-    /// The same, but it is not waited for in any case.
+    /// Reclaims as [`reclaim`](Self::reclaim) does, but always in a task of its own.
     pub(crate) fn reclaim_beside(self: &Arc<Self>, events: &EventSink) {
         if self.is_recovered.load(Ordering::Acquire) && !self.is_reclaim_waiting.swap(true, Ordering::AcqRel) {
             self.spawn_reclaim(events);
@@ -727,8 +733,8 @@ impl DataDirectory {
         let events = Arc::clone(events);
         tokio::spawn(async move {
             let mut told_bytes = reclaiming.lock_owned().await;
-            // It has the directory only while it holds the lock, and not once a stop has had it: a stop does not wait for
-            // a task that has not begun.
+            // The task holds the directory only while it holds the lock, and not after a stop has held it: a stop does
+            // not wait for a task that has not begun.
             if let Some(told_bytes) = &mut *told_bytes
                 && let Some(directory) = directory.upgrade()
             {
@@ -767,14 +773,14 @@ impl DataDirectory {
         }
     }
 
-    /// Every service that was found is known to the journal: from now on space is given back.
+    /// Records that the journal knows every service that was found. From now on space is reclaimed.
     pub(crate) fn set_recovered(&self) {
         self.is_recovered.store(true, Ordering::Release);
     }
 
-    /// Ends the journal of a service that did not come to be.
+    /// Ends the journal of a service that was not fully created.
     pub(crate) fn end_journal(&self, service: &Name) {
-        // What a journal that failed does not take any more is an orphan at the next start.
+        // If a failed journal does not accept this any more, the service is an orphan at the next start.
         let _ = self.committer.submit(commit::Entry { service: service.clone(), change: commit::Change::End }, None);
         self.committer.unregister(service);
     }
@@ -782,25 +788,25 @@ impl DataDirectory {
     /// Adds a service whose journal has begun.
     ///
     /// # Errors
-    /// [`DataError::Catalog`]: it was not added. [`DataError::OutcomeUnknown`].
+    /// [`DataError::Catalog`]: the service was not added. [`DataError::OutcomeUnknown`].
     pub fn add_service(&self, service: &Name, entry: &ServiceEntry) -> Result<(), DataError> {
         self.catalog.put_service(service, entry).map_err(DataError::of_order(service, "created"))
     }
 
-    /// Notes that an operator stopped a service, or started it again.
+    /// Records that an operator stopped a service, or started it again.
     ///
     /// # Errors
-    /// [`DataError::Catalog`]: it is as it was. [`DataError::OutcomeUnknown`].
+    /// [`DataError::Catalog`]: nothing was changed. [`DataError::OutcomeUnknown`].
     pub(crate) fn set_stopped(&self, service: &Name, is_stopped: bool) -> Result<(), DataError> {
         let order = if is_stopped { "stopped" } else { "started" };
         self.catalog.set_stopped(service, is_stopped).map_err(DataError::of_order(service, order))
     }
 
-    /// Ends the journal and seals it. Nothing may be appended any more.
+    /// Ends the journal and seals it. It accepts no more records.
     ///
     /// # Errors
-    /// The journal failed, now or earlier, or the catalog fails: it is not sealed. If it was the catalog, another call tries to
-    /// seal it again.
+    /// The journal failed, now or earlier, or the catalog failed: the journal is not sealed. If it was the catalog,
+    /// another call tries to seal it again.
     pub fn close(&self) -> Result<(), DataError> {
         let mut journal = self.journal.lock().unwrap_or_else(PoisonError::into_inner);
         let ended = match std::mem::replace(&mut *journal, Journal::Ended(Err(CommitError::Closed))) {
@@ -840,7 +846,7 @@ impl DataDirectory {
     }
 }
 
-/// Holds a workload's file for a service that is not in the catalog yet.
+/// A guard that keeps a workload's file for a service that is not in the catalog yet.
 #[derive(Debug)]
 #[must_use]
 pub struct KeptWorkload {
@@ -866,19 +872,19 @@ impl AsRef<Catalog> for DataDirectory {
     }
 }
 
-/// How the name of a file ends that is being written.
+/// The suffix of a file's name while the file is being written.
 const PART: &str = ".tmp";
 
-/// The name of a workload's file.
+/// Returns the name of a workload's file.
 fn workload_file(hash: &WorkloadHash) -> String {
     format!("{hash}.workload")
 }
 
-/// The workload whose file has this name, or a part of the file.
+/// Returns the workload whose file, whole or partial, has this name.
 fn workload_of(file: &str) -> Option<WorkloadHash> {
     let name = file.strip_suffix(PART).unwrap_or(file);
     let hash = name.strip_suffix(".workload")?.parse().ok()?;
-    // Hexadecimal digits have two forms, of which one is ours.
+    // Hexadecimal digits have two forms, and file names use only one of them.
     (workload_file(&hash) == name).then_some(hash)
 }
 
@@ -890,7 +896,7 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     let name = workload_file(hash);
     let failed = |action: &str| DataError::storage(format!("{action} '{name}'"));
     let names = storage.list().map_err(failed("look for"))?;
-    // One that is there may be damaged: it is written again unless it is as it should be.
+    // An existing file may be damaged: it is written again unless it is intact.
     if names.contains(&name) && read_workload(storage, hash).is_ok() {
         return Ok(());
     }
@@ -904,12 +910,12 @@ pub fn keep_workload(storage: &dyn Storage, hash: &WorkloadHash, bytes: &[u8]) -
     let named = written.and_then(|()| storage.rename(&aside, &name).map_err(failed("name")));
     if named.is_err() {
         drop(file);
-        // A part of a file would take the room that others need.
+        // A partial file would take the room that other files need.
         let _ = storage.remove(&aside);
         return named;
     }
     storage.sync_directory().map_err(failed("sync the directory of"))?;
-    // What went aside may have been removed or replaced.
+    // The temporary file may have been removed or replaced.
     file.identity().and_then(|identity| storage.check_place(&name, &identity)).map_err(failed("be sure of"))
 }
 
@@ -920,7 +926,7 @@ fn remove_workload(storage: &dyn Storage, catalog: &Catalog, hash: &WorkloadHash
     }
     let name = workload_file(hash);
     match storage.remove(&name) {
-        // It was lost before.
+        // The file was lost before.
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(DataError::storage(format!("remove '{name}'"))(error)),
         Ok(()) => storage.sync_directory().map_err(DataError::storage("sync the data directory")),
@@ -941,7 +947,7 @@ fn clear_snapshots(storage: &dyn Storage, service: &Name) -> Result<(), DataErro
     Ok(())
 }
 
-/// Reads a workload back.
+/// Reads a workload.
 ///
 /// # Errors
 /// [`DataError::WorkloadMissing`], [`DataError::WorkloadDamaged`], [`DataError::Storage`].
@@ -955,15 +961,15 @@ pub fn read_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Vec<u
     Ok(content)
 }
 
-/// How many bytes a stored workload has.
+/// Returns the length of a stored workload, in bytes.
 ///
 /// # Errors
-/// As [`read_workload`].
+/// The errors of [`read_workload`].
 pub(crate) fn workload_bytes(storage: &dyn Storage, hash: &WorkloadHash) -> Result<u64, DataError> {
     open_workload(storage, hash).map(|(_, _, bytes)| bytes)
 }
 
-/// The name, the file and the length of a stored workload, which is no more than one may have.
+/// Opens a stored workload. Returns its name, its file and its length, which is at most the maximum.
 fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, Box<dyn StorageFile>, u64), DataError> {
     let name = workload_file(hash);
     let file = storage.open(&name).map_err(|error| no_workload(&name, "open", error))?;
@@ -974,7 +980,7 @@ fn open_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<(String, 
     Ok((name, file, bytes))
 }
 
-/// Why there is no stored workload in file `name`.
+/// Returns the error for a stored workload that cannot be read from file `name`.
 fn no_workload(name: &str, action: &str, error: io::Error) -> DataError {
     match error.kind() {
         io::ErrorKind::NotFound => DataError::WorkloadMissing { file: name.into() },
@@ -983,7 +989,7 @@ fn no_workload(name: &str, action: &str, error: io::Error) -> DataError {
     }
 }
 
-/// The events that tell of what is wrong with a directory.
+/// Returns the events that report damage to a directory.
 #[must_use]
 pub fn findings(contents: &Contents) -> Vec<Event> {
     let recovery = &contents.recovery;
@@ -1012,7 +1018,7 @@ mod tests {
     use lifeboat_journal::commit::{Change, Entry};
     use lifeboat_journal::storage::{DiskStorage, Operation, SimulatedStorage};
 
-    /// A directory whose segments have room for two long records.
+    /// Opens a directory whose segments have room for two long records.
     fn open(storage: &SimulatedStorage) -> Arc<DataDirectory> {
         let locked = Locked::open(Arc::new(storage.clone()), Some(DirectoryId([1; 16]))).expect("taken");
         let options = DataOptions { segment_bytes: 256 * 1024, ..DataOptions::default() };
@@ -1054,7 +1060,7 @@ mod tests {
         tokio::task::yield_now().await;
         assert_eq!(segments(), before);
         drop(still);
-        // Whoever holds records still next comes after it.
+        // Another caller that holds records still waits until it ends.
         let _still = directory.hold_still().await;
         assert_eq!(segments(), 1);
     }
@@ -1127,7 +1133,7 @@ mod tests {
         for service in ["ant", "bee"] {
             commit(&directory, service, Change::Begin { number: RecordNumber(1), record: long_record() }).await;
         }
-        // The second segment's file is made by then.
+        // By then the second segment's file is made.
         directory.committer().settle().await.expect("there is room");
         let mut stalls = directory.committer().stalls();
         storage.break_down(Operation::Create, io::ErrorKind::StorageFull);

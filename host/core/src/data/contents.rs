@@ -1,4 +1,5 @@
-//! What a data directory holds: of each service its good snapshots and the records after them, or why it cannot go on.
+//! The contents of a data directory: for each service its intact snapshots and the records after them, or why it cannot
+//! continue.
 
 use super::orphans::{Orphan, Orphans, Search};
 use super::snapshot_writer::SNAPSHOTS_RETAINED;
@@ -23,87 +24,87 @@ use lifeboat_vm::snapshot::Snapshot;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// What was found.
+/// The contents that were found in a directory.
 #[derive(Debug)]
 pub struct Contents {
-    /// Every service of the catalog, by name.
+    /// The services of the catalog, by name.
     pub services: Vec<FoundService>,
-    /// Services that the catalog does not have, though it should: they are kept as they are.
+    /// The services that are missing from the catalog. They are left as they are.
     pub orphans: Vec<Orphan>,
-    /// Services that never came to be, or were removed: the next start ends what the journal has of them.
+    /// The services that were not fully created, or were removed. The next start ends their journals.
     pub ending: Vec<Name>,
-    /// Names that the catalog says are absent, and of which the journal has nothing any more.
+    /// The names that are absent by the catalog, and of which the journal has no records any more.
     pub(super) gone: Vec<Name>,
-    /// Whether workloads that no service of the catalog runs are nobody's.
+    /// Whether workloads that no service of the catalog runs can be removed.
     pub(super) are_workloads_known: bool,
-    /// What was found of the journal as a whole.
+    /// The recovery of the journal as a whole.
     pub recovery: Recovery,
 }
 
 /// A service that was found.
 #[derive(Debug)]
 pub struct FoundService {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// What the catalog says of it.
+    /// The catalog's entry of the service.
     pub entry: ServiceEntry,
-    /// Its good snapshots, newest first. The last is the empty one, unless the service began with another.
+    /// Its intact snapshots, newest first. The last is the empty one, unless the service began with another.
     pub snapshots: Vec<FoundSnapshot>,
-    /// Files of snapshots that are not what was written, and what is wrong with them.
+    /// The files of damaged snapshots, and the damage of each.
     pub damaged_snapshots: Vec<(String, String)>,
-    /// Its records after the oldest of those snapshots, or all that there are, in order.
+    /// Its records after the oldest of those snapshots, or all records, in order.
     pub records: Vec<(RecordNumber, Record)>,
-    /// Transactions whose ids the clients gave, in order, as far back as the journal goes.
+    /// The transactions with ids from clients, in order, as far back as the journal goes.
     pub(crate) answered: Vec<(KeptId, FoundAnswer)>,
-    /// The first record that the journal still has.
+    /// The first record in the journal.
     pub first: RecordNumber,
-    /// The last record.
+    /// The last record in the journal.
     pub last: RecordNumber,
     /// The epoch of the last record.
     pub epoch: Epoch,
-    /// Bytes of all its records.
+    /// The bytes of all its records.
     pub journal_bytes: u64,
-    /// Whether all its records are there that its snapshots need, whatever else it lacks.
+    /// Whether all records that its snapshots need are there, even if the service cannot continue for another reason.
     pub is_journal_sound: bool,
-    /// Why it cannot go on, if it cannot.
+    /// Whether the service can continue. The error is the reason why it cannot.
     pub standing: Result<(), String>,
 }
 
-/// A snapshot that was checked: a file, or the empty one.
+/// An intact snapshot: a file, or the empty one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundSnapshot {
-    /// Its file. None is the empty one.
+    /// The file, or none for the empty snapshot.
     pub file: Option<String>,
-    /// What the file says. None is the empty one.
+    /// The header of the file, or none for the empty snapshot.
     pub header: Option<SnapshotHeader>,
 }
 
 impl FoundSnapshot {
-    /// The last record that is part of it.
+    /// Returns the last record that is part of the snapshot.
     #[must_use]
     pub fn record(&self) -> RecordNumber {
         self.header.as_ref().map_or(RecordNumber(0), |header| header.record)
     }
 
-    /// The last transaction that is part of it.
+    /// Returns the last transaction that is part of the snapshot.
     #[must_use]
     pub fn sequence(&self) -> Sequence {
         self.header.as_ref().map_or(Sequence(0), |header| header.sequence)
     }
 
-    /// The time of that transaction.
+    /// Returns the time of that transaction.
     #[must_use]
     pub fn timestamp(&self) -> Timestamp {
         self.header.as_ref().map_or(Timestamp(0), |header| header.timestamp)
     }
 
-    /// How many bytes of state it holds.
+    /// Returns the bytes of its state.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
         self.header.as_ref().map_or(0, SnapshotHeader::state_bytes)
     }
 
-    /// Reads its state.
+    /// Reads the state.
     ///
     /// # Errors
     /// [`DataError::Snapshot`].
@@ -111,7 +112,7 @@ impl FoundSnapshot {
         self.load_all(storage).map(|(snapshot, _)| snapshot)
     }
 
-    /// Reads its state, and which ids were forgotten when it was taken.
+    /// Reads the state, and the ids that were forgotten when the snapshot was taken.
     pub(crate) fn load_all(&self, storage: &dyn Storage) -> Result<(Snapshot, ForgottenTimes), DataError> {
         let Some(file) = &self.file else { return Ok((Snapshot::empty(), ForgottenTimes::default())) };
         let content = snapshot_file::read(storage, file)?;
@@ -123,7 +124,7 @@ impl FoundSnapshot {
         Ok((content.into_snapshot(), forgotten))
     }
 
-    /// The first record with an answer that was kept when it was taken.
+    /// Returns the first record whose answer was retained when the snapshot was taken.
     #[must_use]
     pub fn first_answer(&self) -> RecordNumber {
         self.header.as_ref().map_or(RecordNumber(1), |header| header.resume_point.first_answer)
@@ -137,7 +138,7 @@ struct Gathered {
     answered: Vec<(KeptId, FoundAnswer)>,
     epoch: Epoch,
     journal_bytes: u64,
-    /// The first record that is none, and why: those after it are of no use.
+    /// The first record that cannot be decoded, and why. Records after it cannot be used.
     undecodable: Option<(RecordNumber, String)>,
 }
 
@@ -156,7 +157,7 @@ impl Gathered {
         self.answered.push((kept, FoundAnswer { number, place, journal_bytes: self.journal_bytes }));
     }
 
-    /// The answers in the order in which they were given, each where it was relocated to last.
+    /// Returns the answers in the order in which they were given, each at the place to which it was last relocated.
     fn take_answered(&mut self) -> Vec<(KeptId, FoundAnswer)> {
         let mut answered = std::mem::take(&mut self.answered);
         answered.sort_by_key(|(kept, _)| (kept.sequence, std::cmp::Reverse(kept.number)));
@@ -165,20 +166,20 @@ impl Gathered {
     }
 }
 
-/// Reads snapshots and workloads first, then the journal, then makes sense of all.
+/// A reader of a directory. It reads snapshots and workloads first, then the journal, and then combines them.
 pub(super) struct Gathering {
     services: BTreeMap<Name, FoundService>,
-    /// Why each workload cannot be read, if it cannot.
+    /// Whether each workload can be read. The error is the reason why it cannot.
     workloads: BTreeMap<WorkloadHash, Result<(), String>>,
     gathered: BTreeMap<Name, Gathered>,
     whole: Option<Name>,
-    /// Left out with all services but one.
+    /// None if all services but one are left out.
     orphans: Option<Search>,
 }
 
 impl Gathering {
-    /// A host goes back no further than to the older of two snapshots, and does not hold what is before; `reaches_back`
-    /// is for those who want all that there is. `only` leaves out all services but one.
+    /// Begins to read a directory. A host needs at most the older of two snapshots, and records before it are not held,
+    /// unless `reaches_back` asks for all of them. `only` leaves out all services but one.
     pub(super) fn new(
         storage: &dyn Storage,
         catalog: &Catalog,
@@ -221,9 +222,9 @@ impl Gathering {
                     found.damaged_snapshots.push((name, reason));
                 }
                 Err(error) if error.is_damage() => found.damaged_snapshots.push((name, error.to_string())),
-                // A disk that fails now may not tomorrow: nothing is concluded from that.
+                // A disk that fails now may work tomorrow, so its failure proves nothing about the snapshot.
                 Err(error @ SnapshotFileError::Storage { .. }) => return Err(error.into()),
-                // A newer host's, which is good: that host can go on with it.
+                // A newer host wrote the snapshot, which is intact. That host can continue with it.
                 Err(error) => found.standing = Err(error.to_string()),
             }
         }
@@ -295,7 +296,7 @@ impl Gathering {
             let answered = gathered.take_answered();
             let Gathered { records, epoch, journal_bytes, undecodable, .. } = gathered;
             (found.records, found.answered, found.journal_bytes) = (records, answered, journal_bytes);
-            // The epoch of records that are gone is in the snapshots.
+            // Snapshots contain the epoch of records that are gone.
             let known = found.snapshots.first().and_then(|snapshot| snapshot.header.as_ref());
             found.epoch =
                 if epoch == Epoch::default() { known.map_or(epoch, |header| header.resume_point.epoch) } else { epoch };
@@ -304,7 +305,7 @@ impl Gathering {
             let of_workload = workloads.get(&found.entry.workload).cloned().unwrap_or(Ok(()));
             found.standing = std::mem::replace(&mut found.standing, Ok(())).and(of_journal).and(of_workload);
         }
-        // Records that were decoded before their epoch was seen belong to that of the snapshot before them.
+        // Records that were decoded before their epoch was known belong to the epoch of the snapshot before them.
         for found in services.values_mut() {
             found.give_epochs();
         }
@@ -314,20 +315,20 @@ impl Gathering {
 }
 
 impl FoundService {
-    /// Snapshots that its records follow on, newest first: those that it can be brought back from.
+    /// Returns the snapshots with all later records, newest first: the service can be restored from these.
     pub fn usable(&self) -> impl Iterator<Item = &FoundSnapshot> {
         self.snapshots.iter().filter(|snapshot| self.reaches(snapshot))
     }
 
-    /// Snapshots that a state can be brought back from, newest first. Of a service that cannot go on these are also
-    /// those that its records do not follow on: what they hold is true, whatever was lost after it.
+    /// Returns the snapshots that a state can be restored from, newest first. If the service cannot continue, they
+    /// include snapshots whose later records are missing: their states are correct, whatever was lost after them.
     pub fn trusted(&self) -> impl Iterator<Item = &FoundSnapshot> {
         self.snapshots
             .iter()
             .filter(|snapshot| self.reaches(snapshot) || self.standing.is_err() && snapshot.header.is_some())
     }
 
-    /// The records that follow on a snapshot, in order; none if some between are missing.
+    /// Returns the records that follow a snapshot, in order. Returns none if some between them are missing.
     #[must_use]
     pub fn records_after(&self, snapshot: &FoundSnapshot) -> &[(RecordNumber, Record)] {
         if !self.reaches(snapshot) {
@@ -337,7 +338,7 @@ impl FoundService {
         &self.records[first..]
     }
 
-    /// What the service goes on with after a snapshot and some of the records that follow on it.
+    /// Returns the point at which the service resumes after a snapshot and some of the records that follow it.
     #[must_use]
     pub fn resume_point(&self, snapshot: &FoundSnapshot, records: &[(RecordNumber, Record)]) -> ResumePoint {
         let mut resume_point = snapshot.header.as_ref().map_or_else(
@@ -364,33 +365,33 @@ impl FoundService {
                     resume_point.size.clone_from(&failover.size);
                 }
                 Record::Opened { epoch, .. } => resume_point.epoch = *epoch,
-                // The fuel of queries comes with the transaction after them.
+                // The fuel of queries is reported with the transaction after them.
                 Record::Snapshot { .. } | Record::SlaFailure(_) | Record::Queries(_) | Record::Relocated(_) => {}
             }
         }
         resume_point
     }
 
-    /// The last transaction that is known, of the records or of a snapshot.
+    /// Returns the last known transaction, from the records or from a snapshot.
     #[must_use]
     pub fn last_transaction(&self) -> Sequence {
         let last = last_transaction(&self.records).map(|(sequence, _)| sequence);
         self.snapshots.iter().map(FoundSnapshot::sequence).chain(last).max().unwrap_or_default()
     }
 
-    /// How many ids that clients gave are in the journal, and when the oldest of these was answered.
+    /// Returns how many ids from clients are in the journal, and when the oldest of them was answered.
     #[must_use]
     pub fn ids(&self) -> (usize, Option<Timestamp>) {
         (self.answered.len(), self.answered.first().map(|(kept, _)| kept.timestamp))
     }
 
-    /// The newest time that an id of a transaction up to `through` carries in itself, forgotten ones included.
+    /// Returns the newest time in an id of a transaction up to `through`, forgotten ones included.
     #[must_use]
     pub fn newest_id_time(&self, through: Sequence) -> Option<Timestamp> {
         let forgotten = self.snapshots.iter().filter(|snapshot| snapshot.sequence() <= through);
         let forgotten = forgotten.filter_map(|snapshot| snapshot.header.as_ref()?.resume_point.forgotten_id_time);
         let kept = self.answered.iter().filter(|(kept, _)| kept.sequence <= through);
-        // One from far ahead would lock out all until then.
+        // A time that is far ahead would lock out all ids until then.
         let id_times =
             kept.filter_map(|(kept, _)| kept.id_time.filter(|time| *time <= kept.timestamp.plus(ID_CLOCK_SKEW_MAX)));
         forgotten.chain(id_times).max()
@@ -400,8 +401,8 @@ impl FoundService {
         snapshot.record().next() >= self.first && snapshot.record() <= self.last
     }
 
-    /// Gives the transactions and queries before the first [`Record::Opened`] that is left the epoch that the oldest
-    /// usable snapshot knows.
+    /// Sets the epoch of transactions and queries before the first remaining [`Record::Opened`] to that of the oldest
+    /// usable snapshot.
     fn give_epochs(&mut self) {
         let oldest = self.usable().last().and_then(|snapshot| snapshot.header.as_ref());
         let Some((epoch, after)) = oldest.map(|header| (header.resume_point.epoch, header.record)) else { return };
@@ -420,7 +421,7 @@ impl FoundService {
     }
 }
 
-/// Whether a service can go on, from what was found of its journal.
+/// Returns whether a service can continue, based on its journal.
 fn standing(
     found: &mut FoundService,
     recovery: &Recovery,
@@ -458,7 +459,7 @@ fn standing(
     let Some(newest) = found.usable().next() else {
         return Err(format!("no good snapshot reaches to record {}, with which its journal begins", found.first));
     };
-    // A replay does without them, but a client that repeats one of their ids would be executed again.
+    // A replay does not need these records. But without them, a repetition of one of their ids would run again.
     let first_answer = newest.first_answer();
     if first_answer < found.first {
         return Err(format!(
@@ -470,17 +471,17 @@ fn standing(
     Ok(())
 }
 
-/// The transactions and queries among `records` that may have changed something: what a replay repeats.
+/// Returns the transactions and queries among `records` that may have changed the state: a replay repeats these.
 pub(crate) fn kept(records: &[(RecordNumber, Record)]) -> Vec<TailEntry> {
     records.iter().filter_map(|(_, record)| record.tail_entry()).collect()
 }
 
-/// How many of `records` are transactions, whatever they came to.
+/// Returns the number of transactions in `records`, whatever their outcome.
 pub(crate) fn count_transactions(records: &[(RecordNumber, Record)]) -> usize {
     records.iter().filter(|(_, record)| matches!(record, Record::Transaction(_))).count()
 }
 
-/// The last transaction among `records`, and its time.
+/// Returns the last transaction among `records`, and its time.
 pub(crate) fn last_transaction(records: &[(RecordNumber, Record)]) -> Option<(Sequence, Timestamp)> {
     records.iter().rev().find_map(|(_, record)| match record {
         Record::Transaction(transaction) => Some((transaction.sequence, transaction.timestamp)),
@@ -488,7 +489,7 @@ pub(crate) fn last_transaction(records: &[(RecordNumber, Record)]) -> Option<(Se
     })
 }
 
-/// The service that the file of a snapshot is named after.
+/// Returns the service in the name of a snapshot file.
 pub(super) fn service_of(file: &str) -> Option<Name> {
     let (service, number) = file.strip_suffix(".snapshot")?.rsplit_once('.')?;
     let is_number = number.len() == 20 && number.bytes().all(|byte| byte.is_ascii_digit());

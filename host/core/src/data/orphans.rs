@@ -1,8 +1,8 @@
-//! What a data directory has of services that are not in its catalog.
+//! Services in a data directory that are not in its catalog.
 //!
-//! Some never came to be, or were removed before a crash; what is left of them is of no use. Others are missing since the
-//! catalog is an older copy: all that was acknowledged for them is in the journal and the snapshots, and stays until the
-//! right catalog is put back or an operator removes them. Only what is certain is taken for the first kind.
+//! Some were not fully created, or were removed before a crash: the rest of them is useless. Others are missing because
+//! the catalog is an older copy. All that was acknowledged for these is in the journal and the snapshots. It stays
+//! until the right catalog is put back or an operator removes it. Only certain cases count as the first kind.
 
 use super::{DataError, PART, snapshot_writer};
 use crate::catalog::{Absent, Catalog};
@@ -12,19 +12,19 @@ use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::recovery::{Integrity, Kept, Recovery};
 use std::collections::{BTreeMap, BTreeSet};
 
-/// A service that the catalog does not have, and of which nothing says that it was removed.
+/// A service that is not in the catalog, without evidence that it was removed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Orphan {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// Its last record that was found in the journal; 0 if there is none.
+    /// Its last record in the journal; 0 if there is none.
     pub last: RecordNumber,
-    /// How many files of snapshots it has, damaged ones included.
+    /// The number of its snapshot files, including damaged ones.
     pub snapshots: usize,
 }
 
 impl Orphan {
-    /// Why it does not run, and what to do.
+    /// Returns why the service does not run, and what to do.
     #[must_use]
     pub fn reason(&self) -> String {
         let name = &self.name;
@@ -36,7 +36,7 @@ impl Orphan {
         )
     }
 
-    /// What there is of it.
+    /// Returns a text that describes the records and snapshots found.
     #[must_use]
     pub fn found(&self) -> String {
         let records = match self.last.0 {
@@ -52,30 +52,30 @@ impl Orphan {
     }
 }
 
-/// What is known of the services that are not in the catalog, before the journal is read.
+/// What is known of services outside of the catalog, before the journal is read.
 #[derive(Debug)]
 pub(super) struct Search {
     known: BTreeSet<Name>,
-    /// As [`Catalog::absent`].
+    /// The notes of [`Catalog::absent`].
     absent: BTreeMap<Name, Absent>,
-    /// How many snapshots each has.
+    /// The number of snapshots of each service.
     snapshots: BTreeMap<Name, usize>,
 }
 
-/// What was found.
+/// The result of the search.
 #[derive(Debug, Default)]
 pub(super) struct Orphans {
     pub(super) kept: Vec<Orphan>,
-    /// Those in the journal that nobody misses.
+    /// The services in the journal that can be ended.
     pub(super) ending: Vec<Name>,
-    /// Those that the catalog says are absent, and that are not in the journal any more.
+    /// The services that are absent by the catalog, and that are not in the journal any more.
     pub(super) gone: Vec<Name>,
-    /// Whether a workload is nobody's that no service of the catalog runs.
+    /// Whether workloads that no service of the catalog runs can be removed.
     pub(super) are_workloads_known: bool,
 }
 
 impl Search {
-    /// `known` are the services of the catalog, `files` those of the directory.
+    /// Begins a search. `known` are the services of the catalog, `files` those of the directory.
     pub(super) fn new<'a>(
         catalog: &Catalog,
         known: impl Iterator<Item = &'a Name>,
@@ -95,7 +95,7 @@ impl Search {
 
     pub(super) fn finish(self, recovery: &Recovery) -> Orphans {
         let Self { known, absent, snapshots } = self;
-        // Otherwise the journal may have lost what it had of a service.
+        // Otherwise the journal may have lost the records of a service.
         let is_journal_whole = !recovery.is_new && !recovery.concerns_unlisted();
         let unknown: BTreeSet<&Name> =
             recovery.services.keys().chain(snapshots.keys()).filter(|name| !known.contains(*name)).collect();
@@ -106,9 +106,9 @@ impl Search {
             let was_removed = noted.is_some_and(|noted| recovery.began_before(name, noted.journal_end));
             let was_being_created = noted.is_some_and(|noted| noted.is_being_created);
             let never_was = match records {
-                // Of a service that is restored, a snapshot comes before the first record.
+                // When a service is restored, its snapshot is written before its first record.
                 None => is_journal_whole || was_being_created,
-                // All its state may be in that snapshot.
+                // That snapshot may hold the whole state.
                 Some(kept) => has_only_begun(kept) && (snapshots == 0 || was_being_created),
             };
             if !was_removed && !never_was {
@@ -121,13 +121,13 @@ impl Search {
         let is_kept = |name: &Name| found.kept.iter().any(|orphan| orphan.name == *name);
         found.gone =
             absent.into_keys().filter(|name| !recovery.services.contains_key(name) && !is_kept(name)).collect();
-        // Which one an orphan runs only the catalog says that has it.
+        // Only a catalog that has an orphan knows which workload the orphan runs.
         found.are_workloads_known = is_journal_whole && found.kept.is_empty();
         found
     }
 }
 
-/// Whether a service has the record with which it began, and no other.
+/// Returns whether a service has only the record with which it began.
 fn has_only_begun(kept: &Kept) -> bool {
     *kept == Kept { first: RecordNumber(1), next: RecordNumber(2), standing: Integrity::Intact }
 }

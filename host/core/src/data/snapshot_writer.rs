@@ -1,9 +1,9 @@
-//! Writes a service's snapshots to its data directory, beside the service.
+//! Writes the snapshots of a service to its data directory, in a task beside the service.
 //!
-//! A snapshot that comes here was proven by a restore. It is written once all records that are part of it are durable,
-//! or a crash could leave a state whose transactions nobody remembers. Then it and the one before it stay, older ones
-//! go, and with them what of the journal only they needed. While one is written the next waits, and a newer one takes
-//! its place.
+//! A submitted snapshot was already proven by a restore. It is written once all records that are part of it are
+//! durable. Otherwise a crash could leave a state whose transactions are lost. Then this snapshot and the one before it
+//! are retained. Older ones are removed, and the journal records that only they needed are reclaimed. While one
+//! snapshot is written the next waits, and a newer one replaces it.
 
 use super::{DataDirectory, Needed};
 use crate::answers::ForgottenTimes;
@@ -23,51 +23,52 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::watch;
 
-/// Snapshots of a service that are kept: if the newest is damaged, the one before it is there.
+/// The number of retained snapshots of a service. If the newest is damaged, the one before it is there.
 pub(super) const SNAPSHOTS_RETAINED: usize = 2;
 
-/// A snapshot on its way to the disk.
+/// A snapshot that is to be written to the disk.
 #[derive(Debug, Clone)]
 pub(crate) struct SnapshotJob {
     pub(crate) snapshot: Arc<Snapshot>,
-    /// Of which the sections are filled in here.
+    /// The header, whose sections are filled in by the writer.
     pub(crate) header: SnapshotHeader,
-    /// Which ids were forgotten when it was taken.
+    /// The ids that were forgotten when the snapshot was taken.
     pub(crate) forgotten: ForgottenTimes,
-    /// Of the last record that is part of it.
+    /// The commit of the last record that is part of the snapshot.
     pub(crate) commit: Commit,
 }
 
-/// A snapshot that is kept.
+/// A retained snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct RetainedSnapshot {
-    /// None for the empty one.
+    /// The file, or none for the empty snapshot.
     pub(crate) file: Option<String>,
     pub(crate) record: RecordNumber,
-    /// The first record with an answer that was kept when it was taken.
+    /// The first record whose answer was retained when the snapshot was taken.
     pub(crate) first_answer: RecordNumber,
 }
 
-/// How far the snapshots of a service are written, for who ordered one.
+/// How far the snapshots of a service are written, for callers that ordered one.
 #[derive(Debug, Default)]
 pub(crate) struct Written {
-    /// How many were handed in.
+    /// The number of submitted snapshots.
     handed_in: AtomicU64,
-    /// How many of them are seen to, newer ones that took their place included; and why the last was not written, if so.
+    /// The number of submitted snapshots that are done, including those replaced by newer ones; and why the last one
+    /// was not written, if it failed.
     done: watch::Sender<(u64, Option<String>)>,
-    /// The last transaction of the newest that is on the disk.
+    /// The last transaction of the newest snapshot on the disk.
     sequence: AtomicU64,
 }
 
 impl Written {
-    /// Waits until all that were handed in so far are seen to.
+    /// Waits until all snapshots submitted so far are done.
     ///
     /// # Errors
-    /// Why the last one is not on the disk.
+    /// The reason why the last one is not on the disk.
     pub(crate) async fn all(&self) -> Result<(), String> {
         let handed_in = self.handed_in.load(Ordering::Acquire);
         let mut done = self.done.subscribe();
-        // The sender is here.
+        // This cannot fail: `self` has the sender.
         let Ok(done) = done.wait_for(|(done, _)| *done >= handed_in).await else { return Ok(()) };
         done.1.clone().map_or(Ok(()), Err)
     }
@@ -77,7 +78,7 @@ impl Written {
     }
 }
 
-/// The way of a service's snapshots to the disk.
+/// The handle to the task that writes a service's snapshots.
 #[derive(Debug)]
 pub(crate) struct SnapshotWriter {
     queue: watch::Sender<Option<(u64, SnapshotJob)>>,
@@ -85,8 +86,9 @@ pub(crate) struct SnapshotWriter {
 }
 
 impl SnapshotWriter {
-    /// A snapshot writer for `service`, of which `kept` are there, oldest first, the newest with the transactions up to `sequence`;
-    /// and its task, which ends after the snapshot writer and says why the last snapshot was not written, if so.
+    /// Creates a snapshot writer for `service` and its task. `kept` are the existing snapshots, oldest first, and
+    /// `sequence` is the last transaction of the newest. The task ends after the snapshot writer, and returns why the
+    /// last snapshot was not written, if it failed.
     pub(crate) fn new(
         directory: Arc<DataDirectory>,
         service: Name,
@@ -101,12 +103,12 @@ impl SnapshotWriter {
         (Self { queue, written }, retention.run(receiver))
     }
 
-    /// The last transaction of the newest snapshot that is on the disk.
+    /// Returns the last transaction of the newest snapshot on the disk.
     pub(crate) fn sequence(&self) -> Sequence {
         Sequence(self.written.sequence.load(Ordering::Acquire))
     }
 
-    /// Has `to_keep` written.
+    /// Submits `to_keep`.
     pub(crate) fn keep(&self, to_keep: SnapshotJob) {
         let number = self.written.handed_in.fetch_add(1, Ordering::AcqRel) + 1;
         self.queue.send_replace(Some((number, to_keep)));
@@ -137,11 +139,11 @@ impl Retention {
             if let Err(error) = to_keep.commit.clone().durable_or_held().await {
                 let is_held = matches!(error, JournalError::Stalled { .. });
                 failed = Some(error.to_string());
-                // A journal that failed keeps nothing any more, and says so itself.
+                // A failed journal accepts no more records, and reports that itself.
                 if !is_held {
                     return failed;
                 }
-                // Who ordered it, or ends the service, does not wait for room.
+                // A caller that ordered the snapshot, or ends the service, does not wait for room.
                 self.written.done(number, failed.clone());
                 tokio::select! {
                     biased;
@@ -154,7 +156,7 @@ impl Retention {
                         if changed.is_err() {
                             return failed;
                         }
-                        // A newer one takes its place.
+                        // A newer snapshot replaces this one.
                         queue.mark_changed();
                         continue;
                     }
@@ -182,7 +184,7 @@ impl Retention {
         failed
     }
 
-    /// Tells the directory what the snapshots that are kept need of the journal.
+    /// Reports to the directory which part of the journal the retained snapshots need.
     fn need(&self) {
         let replay = self.kept.iter().map(|kept| kept.record.next()).min();
         let answers = self.kept.iter().map(|kept| kept.first_answer).min();
@@ -232,7 +234,7 @@ impl Retention {
     }
 }
 
-/// Removes the snapshots of `service` before record `oldest`, and what was put aside of them.
+/// Removes the snapshots of `service` before record `oldest`, in whatever state their files are.
 fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Result<()> {
     let mut is_changed = false;
     for name in storage.list()? {
@@ -245,12 +247,12 @@ fn prune(storage: &dyn Storage, service: &Name, oldest: RecordNumber) -> io::Res
     if is_changed { storage.sync_directory() } else { Ok(()) }
 }
 
-/// The record in the name of a file of snapshots of `service`, whatever state the file is in.
+/// Returns the record in the name of a snapshot file of `service`, whatever state the file is in.
 pub(super) fn snapshot_record(name: &str, service: &Name) -> Option<RecordNumber> {
     parse_file_name(name).filter(|(of, _)| *of == &**service).map(|(_, record)| record)
 }
 
-/// The service of which a file is a snapshot, by its name, whatever state the file is in.
+/// Returns the service in the name of a snapshot file, whatever state the file is in.
 pub(super) fn service_of(file: &str) -> Option<Name> {
     parse_file_name(file).and_then(|(service, _)| Name::new(service).ok())
 }
