@@ -1,7 +1,8 @@
 //! The ordered history of a service since its last snapshot: transactions, SLA failures, failovers.
 //!
-//! [`Journal`] is what a service needs of it; [`MemoryJournal`] keeps it in memory, for services that live as long as
-//! their process, [`durable::DurableJournal`] on disk. A reply leaves the host only when the [`Commit`] of its record says so.
+//! [`Journal`] is the interface that a service uses. [`MemoryJournal`] keeps the history in memory, for services that
+//! live as long as their process. [`durable::DurableJournal`] keeps it on disk. A reply leaves the host only when the
+//! [`Commit`] of its record is over.
 
 pub mod answer;
 pub mod durable;
@@ -23,46 +24,47 @@ use std::sync::Arc;
 use thiserror::Error;
 use ticket::{Committed, Ticket};
 
-/// What a service's history may take since its last snapshot, in bytes: in memory, for replays, and of a durable service
-/// on the disk. A service whose snapshots fail denies transactions beyond it.
+/// The limit of a service's history since its last snapshot, in bytes: in memory, for replays, and for a durable
+/// service also on the disk. A service whose snapshots fail denies transactions beyond it.
 pub const JOURNAL_BYTES_MAX: u64 = 256 * 1024 * 1024;
 
-/// How much of [`JOURNAL_BYTES_MAX`] is held when a service reports that its journal fills up, in percent, ascending. Half
-/// of it is twice what any service holds whose snapshots succeed. Below the first, the journal is relieved.
+/// The parts of [`JOURNAL_BYTES_MAX`], in percent and ascending, at which a service reports that its journal fills up.
+/// Half of the limit is twice as much as any service holds whose snapshots succeed. Below the first part, the journal
+/// counts as relieved.
 pub const JOURNAL_FILLING_PERCENT: [u64; 2] = [50, 80];
 
-/// SLA failures and failovers that a [`MemoryJournal`] remembers.
+/// The number of SLA failures and failovers that a [`MemoryJournal`] retains.
 pub const EVENTS_KEPT_MAX: usize = 10_000;
 
-/// One entry of the history.
+/// An entry of the history.
 #[derive(Debug, Clone)]
 pub enum Record {
-    /// A host started the service. What follows belongs to this epoch.
+    /// A host started the service. The records after this one belong to this epoch.
     Opened {
-        /// When.
+        /// The time of the start.
         timestamp: Timestamp,
-        /// The epoch.
+        /// The epoch that begins.
         epoch: Epoch,
     },
-    /// A snapshot of the state as it is here was begun.
+    /// A snapshot of the current state was begun.
     Snapshot {
-        /// The last transaction that is part of it.
+        /// The last transaction that is part of the snapshot.
         sequence: Sequence,
     },
     /// A transaction.
     Transaction(Arc<TransactionRecord>),
     /// The utilisation of a resource reached the threshold.
     SlaFailure(SlaFailure),
-    /// The service moved; it names the fresh VM's size.
+    /// The service moved into a fresh VM, whose size this names.
     Failover(Failover),
-    /// Queries that ran since the transaction before.
+    /// The queries that ran since the previous transaction.
     Queries(Arc<QueriesRecord>),
-    /// An answer once more that is retained: the record that held it can go.
+    /// A copy of a retained answer, so that the original record can be reclaimed.
     Relocated(RelocatedAnswer),
 }
 
 impl Record {
-    /// What a replay repeats of it. None if it does not need it.
+    /// Returns what a replay repeats of the record, or none if the replay does not need it.
     #[must_use]
     pub fn tail_entry(&self) -> Option<TailEntry> {
         match self {
@@ -80,73 +82,74 @@ impl Record {
 pub struct RelocatedAnswer {
     /// The transaction, without its body.
     pub transaction: Arc<TransactionRecord>,
-    /// Bytes that its first record took, roughly: what its user is charged.
+    /// The approximate bytes of its first record, which its user is charged for.
     pub bytes: u64,
 }
 
-/// The journal does not take any more, or does not give back what it took.
+/// The journal refuses records, or cannot return a record that was written.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[non_exhaustive]
 pub enum JournalError {
-    /// The history since the last snapshot is as long as it may be.
+    /// The history since the last snapshot has reached its limit.
     #[error(
         "the journal would hold {} since the last snapshot, the limit is {}; the service must be snapshotted first",
         BytesBeside { bytes: *bytes, bound: *limit_bytes }, ByteCount(*limit_bytes)
     )]
     Full {
-        /// What it holds, with the refused.
+        /// The bytes that the journal would hold with the refused record.
         bytes: u64,
-        /// The bound.
+        /// The limit, in bytes.
         limit_bytes: u64,
     },
-    /// It is short of room, and cannot begin its next segment for now. Nothing is lost.
+    /// The journal is short of room, and cannot begin its next segment for now. Nothing is lost.
     #[error("{reason}")]
     Stalled {
         /// What is missing.
         reason: String,
     },
-    /// It ended: by an error of the storage, or since the host stops. Nothing is appended any more.
+    /// The journal ended because the storage failed or the host stops. It accepts no more records.
     #[error("the journal takes no more: {reason}; see to the disk and start the host again")]
     Ended {
-        /// Why.
+        /// The cause.
         reason: String,
     },
-    /// A record that was written cannot be read back.
+    /// A written record cannot be read.
     #[error("record {number} of the journal cannot be read: {reason}; check the directory with lifeboat verify")]
     Unreadable {
-        /// Which one.
+        /// The number of the record.
         number: RecordNumber,
-        /// Why.
+        /// The cause.
         reason: String,
     },
 }
 
-/// Tells when a record can no longer be lost, as far as the journal promises. A reply waits for that of its record,
-/// a repeated or a query's reply for that of the last one; the service goes on meanwhile.
+/// A notification that a record can no longer be lost, as far as the journal promises. The reply to a transaction waits
+/// for its own record. The reply to a repeated id or a query waits for the last record. The service continues
+/// meanwhile.
 #[derive(Debug, Clone)]
 pub struct Commit(Option<Ticket>);
 
 impl Commit {
-    /// The record is as safe as it gets already.
+    /// Returns a commit that is over: the record is as safe as it can be.
     #[must_use]
     pub fn done() -> Self {
         Self(None)
     }
 
-    /// The record is safe when `ticket` says so.
+    /// Returns a commit that is over when `ticket` is.
     #[must_use]
     pub fn pending(ticket: Ticket) -> Self {
         Self(Some(ticket))
     }
 
-    /// Whether it is known what became of the record.
+    /// Returns whether the outcome of the record is known.
     #[must_use]
     pub fn is_over(&self) -> bool {
         self.0.as_ref().is_none_or(Ticket::is_over)
     }
 
-    /// Has `then` run when the record is safe: now, or later on the journal's thread, which it must not hold up. It gets
-    /// an error if the record could not be made safe: whether it is there after a restart is unknown.
+    /// Calls `then` when the record is safe: now, or later on the journal's thread, which it must not block. It gets an
+    /// error if the record could not be made safe: whether the record exists after a restart is then unknown.
     pub fn then(&self, then: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
         match &self.0 {
             None => then(Ok(())),
@@ -154,8 +157,8 @@ impl Commit {
         }
     }
 
-    /// The same, but a record that waits for room is not waited for longer than
-    /// [`HELD_MAX`](commit::HELD_MAX): `then` gets [`JournalError::Stalled`], and the record is made safe later.
+    /// Calls `then` as [`Commit::then`] does, but waits for room no longer than [`HELD_MAX`](commit::HELD_MAX). After
+    /// that, `then` gets [`JournalError::Stalled`], and the record is made safe later.
     pub fn then_or_held(&self, then: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
         match &self.0 {
             None => then(Ok(())),
@@ -166,7 +169,7 @@ impl Commit {
     /// Waits until the record is safe, as long as [`Commit::then_or_held`] does.
     ///
     /// # Errors
-    /// As [`Commit::durable`], and [`JournalError::Stalled`].
+    /// The errors of [`Commit::durable`], and [`JournalError::Stalled`].
     pub async fn durable_or_held(self) -> Result<(), JournalError> {
         match self.0 {
             None => Ok(()),
@@ -177,7 +180,7 @@ impl Commit {
     /// Waits until the record is safe.
     ///
     /// # Errors
-    /// It could not be made so: whether it is there after a restart is unknown.
+    /// The record could not be made safe: whether it exists after a restart is unknown.
     pub async fn durable(self) -> Result<(), JournalError> {
         match self.0 {
             None => Ok(()),
@@ -205,88 +208,91 @@ impl JournalError {
     }
 }
 
-/// What a service needs of its history.
+/// The interface of a service's history.
 pub trait Journal: Send {
-    /// Checks that records of `bytes` more can be appended. Asked before a transaction is executed, since an executed
-    /// one must be journalled.
+    /// Checks that records of `bytes` more can be appended. The service calls this before it executes a transaction,
+    /// because an executed transaction must be journalled.
     ///
     /// # Errors
     /// [`JournalError::Full`].
     fn check_room(&self, bytes: u64) -> Result<(), JournalError>;
 
-    /// Whether what is appended may wait for a long time, since there is no room for it on the disk.
+    /// Returns whether appended records may wait for a long time because the disk has no room for them.
     fn is_stalled(&self) -> bool {
         false
     }
 
-    /// Whether a record of about `bytes` more can be taken at once, now. If it is, room for one is kept.
+    /// Returns whether a record of about `bytes` can be accepted now. If so, room for one is reserved.
     fn has_room(&mut self, bytes: u64) -> bool;
 
-    /// Waits until that is so. Asked before a transaction is executed, as well.
+    /// Waits until [`has_room`](Journal::has_room) is true. The service calls this before it executes a transaction,
+    /// too.
     ///
     /// # Errors
     /// [`JournalError::Stalled`], [`JournalError::Ended`].
     fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>>;
 
-    /// Bytes that the records since the last proven snapshot take.
+    /// Returns the bytes of the records since the last proven snapshot.
     fn tail_bytes(&self) -> u64;
 
-    /// The bytes of which there may be [`JOURNAL_BYTES_MAX`] until a snapshot is proven.
+    /// Returns the bytes that count towards [`JOURNAL_BYTES_MAX`] until a snapshot is proven.
     fn held_bytes(&self) -> u64;
 
-    /// Bytes that it takes to retain the answer of this transaction.
+    /// Returns the bytes that it takes to retain the answer to this transaction.
     fn answer_bytes(&self, record: &TransactionRecord) -> u64;
 
-    /// Bytes of the history from the first retained answer on.
+    /// Returns the bytes of the history since the first retained answer.
     fn answers_span_bytes(&self) -> u64;
 
-    /// The last record that was appended.
+    /// Returns the number of the last appended record.
     fn last_record(&self) -> RecordNumber;
 
-    /// The first record that is needed for the sake of answers: the one after the last if none is kept.
+    /// Returns the first record that is needed for answers, or the one after the last if no answer is retained.
     fn first_answer(&self) -> RecordNumber;
 
-    /// Appends a record. Sequences of transactions grow.
+    /// Appends a record. The sequence numbers of transactions must increase.
     ///
     /// # Errors
     /// Nothing was appended.
     fn append(&mut self, record: Record) -> Result<Commit, JournalError>;
 
-    /// What a replay repeats of the records after `after`, in order: what failed changed nothing and is not repeated.
+    /// Returns what a replay repeats of the records after `after`, in order. Failed transactions changed nothing and
+    /// are not repeated.
     ///
     /// # Errors
-    /// They cannot be read.
+    /// The records cannot be read.
     fn tail(&self, after: RecordNumber) -> Result<Vec<TailEntry>, JournalError>;
 
-    /// The retained answer in record `number`, of a transaction whose id the client gave. Its body may be gone.
+    /// Returns the retained answer in record `number`, to a transaction whose id the client gave. It may lack the
+    /// transaction's body.
     ///
     /// # Errors
-    /// It cannot be read.
+    /// The record cannot be read.
     fn answered(&mut self, number: RecordNumber)
     -> BoxFuture<'_, Result<Option<Arc<TransactionRecord>>, JournalError>>;
 
-    /// Gives up what is only needed to replay records up to `through`, since a proven snapshot includes them.
-    /// Returns it, to be dropped where nobody waits: for a long tail that takes milliseconds.
+    /// Releases what is only needed to replay records up to `through`, because a proven snapshot includes them. Returns
+    /// it, so that the caller can drop it where no client waits: for a long tail that takes milliseconds.
     #[must_use]
     fn forget_tail(&mut self, through: RecordNumber) -> ForgottenTail;
 
     /// Forgets the answer in record `number`.
     fn forget_answer(&mut self, number: RecordNumber);
 
-    /// Writes the first retained answers once more at the end of a history of which more than `span_bytes` are held for
-    /// their sake, as far as what was appended since pays for it. Returns what was relocated; it is done at once if
-    /// nothing is to be.
+    /// Relocates the first retained answers to the end of the history, if answers hold more than `span_bytes` of it.
+    /// Relocates only as many as the records appended since pay for. Returns the relocated answers. Returns at once if
+    /// there is nothing to relocate.
     fn relocate_answers(&mut self, span_bytes: u64) -> BoxFuture<'_, Result<Vec<Relocation>, JournalError>>;
 }
 
-/// An answer that is in another record now.
+/// An answer that was relocated to another record.
 #[derive(Debug, Clone)]
 pub struct Relocation {
     /// The transaction, without its body.
     pub transaction: Arc<TransactionRecord>,
-    /// The record that held it.
+    /// The record that held the answer.
     pub from: RecordNumber,
-    /// The record that holds it.
+    /// The record that holds the answer now.
     pub to: RecordNumber,
 }
 
@@ -295,33 +301,33 @@ pub struct Relocation {
 struct InTail {
     number: RecordNumber,
     entry: TailEntry,
-    /// Bytes of this and all before it, since the journal was opened.
+    /// The bytes of this entry and all earlier ones, since the journal was opened.
     bytes_through: u64,
 }
 
-/// Entries of a tail that are held, and given up, together.
+/// The number of entries of a tail that are stored and released together.
 const TAIL_PART: usize = 1024;
 
-/// What was given up of a tail.
+/// The released part of a tail.
 #[derive(Debug, Default)]
 pub struct ForgottenTail(Vec<Vec<InTail>>);
 
 impl ForgottenTail {
-    /// How many entries that is.
+    /// Returns the number of entries.
     #[must_use]
     pub fn len(&self) -> usize {
         self.0.iter().map(Vec::len).sum()
     }
 
-    /// Whether that is nothing.
+    /// Returns whether there are no entries.
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 }
 
-/// What a replay repeats since the last proven snapshot, in parts of which none is empty: a tail of a million
-/// transactions is given up, but for its last ones, while a client waits.
+/// The entries that a replay repeats since the last proven snapshot, in parts of which none is empty. Releasing all but
+/// the last entries of a tail of a million transactions is fast, because a client waits for it.
 #[derive(Debug, Default)]
 struct Tail {
     parts: VecDeque<Vec<InTail>>,
@@ -347,7 +353,7 @@ impl Tail {
         }
     }
 
-    /// How many parts hold nothing after `number`: those before the others.
+    /// Returns how many parts, from the first on, hold nothing after `number`.
     fn parts_through(&self, number: RecordNumber) -> usize {
         self.parts.partition_point(|part| part.last().is_none_or(|last| last.number <= number))
     }
@@ -357,7 +363,8 @@ impl Tail {
         kept.skip_while(|kept| kept.number <= number).map(|kept| kept.entry.clone()).collect()
     }
 
-    /// Takes as long as it takes to move a part, and a pointer for each of the others.
+    /// Releases the entries up to `through`. This takes as long as moving one part, and a pointer for each of the
+    /// others.
     fn forget(&mut self, through: RecordNumber) -> ForgottenTail {
         let mut forgotten: Vec<_> = self.parts.drain(..self.parts_through(through)).collect();
         if let Some(part) = self.parts.front_mut() {
@@ -386,14 +393,14 @@ impl FromIterator<(RecordNumber, TailEntry)> for Tail {
 pub struct MemoryJournal {
     tail: Tail,
     last_record: RecordNumber,
-    /// Transactions whose ids are retained, without their bodies, by record: none where one was forgotten.
+    /// The transactions whose ids are retained, without their bodies, by record. None replaces a forgotten one.
     answered: VecDeque<(RecordNumber, Option<Arc<TransactionRecord>>)>,
     forgotten: usize,
     events: VecDeque<Record>,
 }
 
 impl MemoryJournal {
-    /// SLA failures and failovers, the last [`EVENTS_KEPT_MAX`] of them in order.
+    /// Returns the last [`EVENTS_KEPT_MAX`] SLA failures and failovers, in order.
     pub fn events(&self) -> impl Iterator<Item = &Record> {
         self.events.iter()
     }
@@ -429,7 +436,7 @@ impl Journal for MemoryJournal {
     }
 
     fn answers_span_bytes(&self) -> u64 {
-        // What lives in memory is released answer by answer.
+        // Memory is released answer by answer.
         0
     }
 
@@ -438,7 +445,7 @@ impl Journal for MemoryJournal {
     }
 
     fn first_answer(&self) -> RecordNumber {
-        // What lives in memory is given back answer by answer.
+        // Memory is released answer by answer.
         self.last_record.next()
     }
 
@@ -498,11 +505,12 @@ impl Journal for MemoryJournal {
     }
 }
 
-/// Places of forgotten answers, among those of retained ones, that are left until they are the majority.
+/// The number of forgotten places that are left among those of retained answers. More are removed once they are the
+/// majority.
 const FORGOTTEN_PLACES_MAX: usize = 1024;
 
-/// How many of the first items, which come before the others, `is_before`. As a rule it is none or few, and to search a
-/// long queue by halves is to touch memory all over it.
+/// Returns how many items at the front satisfy `is_before`. Usually there are none or few, and a binary search of a
+/// long queue would touch memory all over it.
 fn index_near_front<T>(queue: &VecDeque<T>, is_before: impl Fn(&T) -> bool) -> usize {
     let (mut start, mut step) = (0, 1);
     while queue.get(start + step - 1).is_some_and(&is_before) {

@@ -1,6 +1,7 @@
-//! Reads single answers of the journal, as little of it as that takes.
+//! Reads single answers from the journal with as few bytes as possible.
 //!
-//! A frame can only be checked as a whole, and may be long. So who points at an answer has a check of its own for it.
+//! A frame can only be checked as a whole, and may be long. So an index that points to an answer has a check of its own
+//! for it.
 
 use super::RelocatedAnswer;
 use super::record::{ANSWER_START_BYTES_MAX, AnswerCheck, body_of, decode_answer};
@@ -12,42 +13,43 @@ use lifeboat_journal::storage::StorageFile;
 use std::io;
 use std::ops::Range;
 
-/// Bytes that are read of an answer's record at first: all of it, unless its body or its answer is long.
+/// The bytes of an answer's record that are read at first. They are the whole record, unless its body or its answer is
+/// long.
 pub const ANSWER_READ_BYTES: usize = 384;
 
-/// Bytes of answers close to each other that are read at once, at most.
+/// The maximum length of neighbouring answers that are read at once, in bytes.
 pub const ANSWERS_READ_BYTES_MAX: usize = 64 * 1024;
 
 const _: () = assert!(RECORD_LENGTH_BYTES + ANSWER_START_BYTES_MAX <= ANSWER_READ_BYTES);
 
-/// Where an answer is, and what tells whether it is there.
+/// The location of an answer, and a check that the answer is there.
 #[derive(Debug, Clone, Copy)]
 pub struct AnswerPlace {
-    /// Where its record is.
+    /// The location of the answer's record.
     pub location: Location,
     /// The check of that record.
     pub check: AnswerCheck,
 }
 
 impl AnswerPlace {
-    /// Where it begins in the file of its segment.
+    /// Returns the offset of the record in the file of its segment.
     fn offset(&self) -> u64 {
         u64::from(self.location.frame_offset) + u64::from(self.location.record_offset)
     }
 }
 
-/// Reads answers of a service without the bodies of their transactions and without what lies beside them in their frames:
-/// what is read is in proportion to the answers.
+/// A reader of a service's answers. It reads neither the bodies of their transactions nor the other records in their
+/// frames: the bytes read are proportional to the answers.
 pub(super) struct AnswerReader<'a> {
     reader: &'a Reader,
     service: &'a Name,
-    /// The segment that is open.
+    /// The open segment, and its file.
     file: Option<(u64, Box<dyn StorageFile>)>,
-    /// What was read of it last.
+    /// The bytes that were read from it last.
     ahead: Vec<u8>,
-    /// Where that begins, and ends unless the file does before.
+    /// The range of these bytes in the file. They are fewer if the file ends before.
     ahead_at: Range<u64>,
-    /// How many bytes were read.
+    /// The number of bytes that were read.
     read_bytes: usize,
 }
 
@@ -56,15 +58,15 @@ impl<'a> AnswerReader<'a> {
         Self { reader, service, file: None, ahead: Vec::new(), ahead_at: 0..0, read_bytes: 0 }
     }
 
-    /// Whether the start of this record was read with one before.
+    /// Returns whether the start of this record was already read with an earlier one.
     fn has_ahead(&self, place: &AnswerPlace) -> bool {
         self.file.as_ref().is_some_and(|(segment, _)| *segment == place.location.segment)
             && self.ahead_at.start <= place.offset()
             && place.offset() + ANSWER_READ_BYTES as u64 <= self.ahead_at.end
     }
 
-    /// Reads answers one after another until `budget` bytes were read, or one cannot be read, which is then told. Those
-    /// that lie close to each other are read at once, and each byte once.
+    /// Reads answers in order until `budget` bytes were read or one cannot be read. Returns that error. Neighbouring
+    /// answers are read at once, and each byte only once.
     pub(super) fn read_all(
         mut self,
         places: &[AnswerPlace],
@@ -72,7 +74,7 @@ impl<'a> AnswerReader<'a> {
     ) -> (Vec<RelocatedAnswer>, Result<(), ReadError>) {
         let mut answers = Vec::new();
         for (index, place) in places.iter().enumerate() {
-            // What was read ahead is not left to be read again.
+            // Bytes that were read ahead are used now, so that they need not be read again.
             if self.read_bytes >= budget && !self.has_ahead(place) {
                 break;
             }
@@ -84,8 +86,8 @@ impl<'a> AnswerReader<'a> {
         (answers, Ok(()))
     }
 
-    /// Reads the first of some answers, and ahead for those that come close after it. Its segment may be given up and
-    /// written anew meanwhile: what is there then is not taken for it.
+    /// Reads the first of some answers, and reads ahead for those that follow closely. Its segment may be reclaimed and
+    /// rewritten meanwhile: the check prevents that its new contents are taken for the answer.
     pub(super) fn read(&mut self, places: &[AnswerPlace]) -> Result<RelocatedAnswer, ReadError> {
         let Some(place) = places.first() else { return Err(ReadError::Gone) };
         if !self.has_ahead(place) {
@@ -115,7 +117,8 @@ impl<'a> AnswerReader<'a> {
         decode_answer(self.service, &place.check, start, &body, end).ok_or(ReadError::Damaged)
     }
 
-    /// Reads the start of the first of some records, and of those after it while no gap is between them.
+    /// Reads the start of the first of some records, and of the records after it as long as there is no gap between
+    /// them.
     fn read_ahead(&mut self, places: &[AnswerPlace]) -> Result<(), ReadError> {
         let Some(first) = places.first() else { return Ok(()) };
         let segment = first.location.segment;

@@ -1,8 +1,8 @@
-//! A history on disk: records go to the group commit of all services, the tail stays in memory for replays, and kept
-//! answers are read back from where they were written.
+//! A history on disk. Records go to the group commit of all services, the tail stays in memory for replays, and
+//! retained answers are read from where they were written.
 //!
-//! One `DurableJournal` belongs to one service's task. It never touches a file: [`Committer`] writes, and tells through
-//! a [`LocationFeed`] where records are, also when they are relocated to another place later.
+//! One `DurableJournal` belongs to the task of one service. It never writes a file: [`Committer`] writes, and reports
+//! through a [`LocationFeed`] where records are, also when they are relocated later.
 
 use super::answer::{ANSWER_READ_BYTES, AnswerPlace, AnswerReader};
 use super::record::AnswerCheck;
@@ -22,33 +22,33 @@ use lifeboat_journal::recovery::Location;
 use std::collections::VecDeque;
 use std::sync::{Arc, OnceLock};
 
-/// What a record is guessed to take beside its body before it is executed, in bytes: longer answers exceed the bound
-/// of the queue.
+/// The estimated size of a record beside its body before the transaction runs, in bytes. Longer answers exceed the
+/// bound of the queue.
 const ANSWER_BYTES_GUESS: u64 = 64 * 1024;
 
-/// The part of what else a service writes that may be relocated answers, frames included, as a divisor: 1/4.
+/// The share of relocated answers, frames included, in what a service writes otherwise, as a divisor: 1/4.
 pub const RELOCATED_SHARE: u64 = 4;
 
-/// Bytes of relocated answers that are saved up for at the most: a service that needed none for long relocates no more
-/// of them at once.
+/// The maximum credit for relocated answers, in bytes: a service that needed no relocations for a long time does not
+/// relocate more of them at once.
 pub const RELOCATED_CREDIT_MAX: u64 = 64 * 1024 * 1024;
 
-/// Answers that are relocated after one transaction, and bytes that are read for that from which on no more are: a
-/// transaction waits for no longer. The longest body pays for as many.
+/// The maximum number of answers that are relocated after one transaction, so that the transaction does not wait for
+/// longer. The longest body pays for as many. [`RELOCATED_BYTES_MAX`] is the bound of the bytes.
 pub const RELOCATED_ANSWERS_MAX: usize = 1024;
 
-/// See [`RELOCATED_ANSWERS_MAX`].
+/// The number of bytes after which no more answers are read for relocation. See [`RELOCATED_ANSWERS_MAX`].
 pub const RELOCATED_BYTES_MAX: usize = 1024 * 1024;
 
-/// Bytes that are read at most to relocate an answer, for each byte that this is charged: so what relocating reads is at
-/// most half of what the service writes.
+/// The maximum number of bytes that are read to relocate an answer, for each byte of its charge. So relocation reads at
+/// most half as much as the service writes.
 pub const RELOCATED_READ_SHARE: u64 = 2;
 
-// The start of a record, then what its body is followed by: the lengths and numbers beside an answer, and that.
+// The start of a record, then what follows its body: the lengths and numbers beside an answer, and the answer.
 const _: () = assert!(ANSWER_READ_BYTES as u64 + 5 + 2 * 10 + 10 <= RELOCATED_READ_SHARE * RECORD_BYTES);
 const _: () = assert!(RELOCATED_ANSWERS_MAX as u64 * RECORD_BYTES >= BODY_BYTES_MAX as u64 / RELOCATED_SHARE);
 
-/// How often an answer is looked up that was relocated elsewhere meanwhile.
+/// How often an answer is looked up that was relocated meanwhile.
 const LOOKUPS_MAX: usize = 3;
 
 /// A history that outlives its process.
@@ -57,42 +57,42 @@ pub struct DurableJournal {
     service: Name,
     committer: Committer,
     location_feed: Arc<LocationFeed>,
-    /// The last record that was handed in.
+    /// The last submitted record.
     last: RecordNumber,
     is_begun: bool,
     epoch: Epoch,
     tail: Tail,
-    /// By record.
+    /// The retained answers, by record.
     answered: VecDeque<Answered>,
-    /// How many of them are forgotten.
+    /// The number of forgotten ones among them.
     forgotten: usize,
-    /// Bytes of relocated answers that are paid for by what was written. Below zero, what was relocated is still to be
-    /// paid for.
+    /// The bytes of relocated answers that are paid for by earlier writes. A negative value is still to be paid for.
     relocation_credit: i64,
-    /// Relocated answers of which it is not known yet what they took, and the bytes that were paid for each.
+    /// The relocated answers whose written size is not known yet, and the bytes that were paid for each.
     relocated: VecDeque<(RecordNumber, u64)>,
-    /// Nothing is relocated before the service's records take so many bytes: the last time an answer could not be read.
+    /// The bytes of the service's records before which nothing is relocated: the last attempt could not read an answer.
     relocates_from: u64,
-    /// Bytes that this service's records take in the journal, since some time.
+    /// The bytes of this service's records in the journal, counted from some point in time.
     journal_bytes: u64,
-    /// The same when the last proven snapshot was taken.
+    /// The value of `journal_bytes` when the last proven snapshot was taken.
     snapshot_bytes: u64,
-    /// What was last taken from the feed of locations.
+    /// The last update from the location feed.
     locations: LocationUpdate,
-    /// Where the next answer is looked for that was placed: they are placed in their order.
+    /// The index of the answer whose location is expected next: locations arrive in the order of the records.
     next_placed: usize,
     room: Option<Room>,
-    /// Why a record was refused, once one was: what was executed is not in the history, and nothing may follow it.
+    /// The reason of the first refused record. An executed transaction is then missing from the history, and nothing
+    /// may follow it.
     refused: Arc<OnceLock<String>>,
 }
 
-/// A kept answer: where to find it.
+/// A retained answer, and where to find it.
 #[derive(Debug)]
 struct Answered {
     number: RecordNumber,
     place: Place,
     check: AnswerCheck,
-    /// Of this service's records, up to this one.
+    /// The bytes of this service's records, up to this one.
     journal_bytes: u64,
 }
 
@@ -100,41 +100,41 @@ struct Answered {
 enum Place {
     /// The answer is not retained any more.
     Forgotten,
-    /// On its way.
+    /// The record was submitted, and its location is not known yet.
     Submitted(Arc<TransactionRecord>),
     At(Location),
 }
 
-/// What was found of a service's history when the journal was opened.
+/// The history of a service that was found when the journal was opened.
 #[derive(Debug, Default)]
 pub struct History {
     /// The last record; 0 if there is none.
     pub last: RecordNumber,
     /// The epoch of the last record.
     pub epoch: Epoch,
-    /// What a replay repeats since the oldest snapshot that may be needed, in order.
+    /// The entries that a replay repeats since the oldest snapshot that may be needed, in order.
     pub tail: Vec<(RecordNumber, TailEntry)>,
-    /// Transactions whose ids the clients gave, by record.
+    /// The transactions whose ids the clients gave, by record.
     pub answered: Vec<FoundAnswer>,
-    /// Bytes of all records that were found.
+    /// The bytes of all records that were found.
     pub journal_bytes: u64,
-    /// Bytes of those that the snapshot makes superfluous which the service goes on from.
+    /// The bytes of the records that are included in the snapshot from which the service continues.
     pub snapshot_bytes: u64,
 }
 
-/// A transaction whose id the client gave, as it was found.
+/// A transaction that was found, whose id the client gave.
 #[derive(Debug, Clone, Copy)]
 pub struct FoundAnswer {
     /// The record that holds its answer.
     pub number: RecordNumber,
-    /// Where that is.
+    /// The place of that record.
     pub place: AnswerPlace,
-    /// Bytes of the service's records before it.
+    /// The bytes of the service's records before it.
     pub journal_bytes: u64,
 }
 
 impl DurableJournal {
-    /// The journal of a service of which `history` was found.
+    /// Creates the journal of a service with the given `history`.
     #[must_use]
     pub fn new(service: Name, committer: Committer, history: History) -> Self {
         let location_feed = Arc::new(LocationFeed::default());
@@ -167,7 +167,7 @@ impl DurableJournal {
         }
     }
 
-    /// Takes over what the writer told since the last time.
+    /// Applies the updates from the writer since the last call.
     fn catch_up(&mut self) {
         let placed_bytes = self.locations.journal_bytes;
         if !self.location_feed.take(&mut self.locations) {
@@ -178,7 +178,8 @@ impl DurableJournal {
         let mut paying_bytes = 0;
         for (number, location, bytes) in &self.locations.records {
             match self.relocated.pop_front_if(|(relocated, _)| relocated == number) {
-                // Or answers that each take a block would pay for one another, and be relocated again and again.
+                // Without this, answers that each take a block would pay for one another, and be relocated again and
+                // again.
                 Some((_, charged)) => {
                     let beside_bytes = bytes.saturating_sub(charged);
                     self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(beside_bytes);
@@ -187,7 +188,7 @@ impl DurableJournal {
             }
             let is_next = |next: &Answered| next.number == *number;
             if !self.answered.get(self.next_placed).is_some_and(is_next) {
-                // One without a kept answer, or the first since some were forgotten.
+                // A record without a retained answer, or the first one since some were forgotten.
                 self.next_placed = self.answered.partition_point(|answered| answered.number < *number);
             }
             if let Some(answered) = self.answered.get_mut(self.next_placed).filter(|next| is_next(next)) {
@@ -230,8 +231,8 @@ impl DurableJournal {
             let read = tokio::task::spawn_blocking(move || AnswerReader::new(&reader, &service).read(&[place])).await;
             match read.map_err(|error| unreadable(error.to_string()))? {
                 Ok(answer) => return Ok(Some(answer.transaction)),
-                // It may have been relocated elsewhere since we looked where it is: before its segment went, that was on
-                // the feed of locations.
+                // The record may have been relocated since its location was read. The location feed reports that before
+                // its segment is reclaimed.
                 Err(ReadError::Gone | ReadError::Damaged) if lookups < LOOKUPS_MAX => {}
                 Err(error) => return Err(unreadable(error.to_string())),
             }
@@ -240,7 +241,7 @@ impl DurableJournal {
 }
 
 impl Answered {
-    /// Whether it is on the disk, and not at `location`.
+    /// Returns whether the answer is on the disk, but not at `location`.
     fn is_elsewhere(&self, location: Location) -> bool {
         matches!(self.place, Place::At(now) if now != location)
     }
@@ -256,8 +257,8 @@ impl Place {
 
 /// Relocation.
 impl DurableJournal {
-    /// The first retained answers that are on the disk and hold more than `span_bytes`, as many as are relocated at once
-    /// and paid for. What of others is passed over is forgotten as soon as these are relocated.
+    /// Returns the first retained answers that are on the disk and pin more than `span_bytes`. Returns as many as are
+    /// relocated at once and paid for. Other answers that are skipped are forgotten once these are relocated.
     fn due_answers(&self, span_bytes: u64) -> Vec<(RecordNumber, AnswerPlace)> {
         let mut due = Vec::new();
         let Ok(credit) = u64::try_from(self.relocation_credit) else { return due };
@@ -294,16 +295,16 @@ impl DurableJournal {
                 read.await.map_or_else(|_| (Vec::new(), true), |(read, result)| (read, result.is_err()));
             if is_failed && answers.is_empty() {
                 self.catch_up();
-                // It was relocated meanwhile: before its segment went, that was on the feed of locations.
+                // The answer was relocated meanwhile. The location feed reports that before its segment is reclaimed.
                 if self.find(number).is_some_and(|answered| answered.is_elsewhere(at)) {
                     continue;
                 }
-                // It is damaged, and stays where it is.
+                // The answer is damaged, and stays where it is.
                 self.relocates_from = self.journal_bytes.saturating_add(RELOCATED_CREDIT_MAX);
             }
             break (numbers, answers);
         };
-        // All that was read is relocated: nothing is read again.
+        // All answers that were read are relocated, so that none is read again.
         let mut relocated = Vec::new();
         for (from, answer) in numbers.into_iter().zip(answers) {
             let transaction = Arc::clone(&answer.transaction);
@@ -315,7 +316,7 @@ impl DurableJournal {
     }
 }
 
-/// The transaction whose answer is retained in a record, if one is.
+/// Returns the transaction whose answer is retained in a record, if there is one.
 fn answer_of(record: &Record) -> Option<&Arc<TransactionRecord>> {
     match record {
         Record::Transaction(transaction) if transaction.is_id_kept => Some(transaction),
@@ -324,7 +325,7 @@ fn answer_of(record: &Record) -> Option<&Arc<TransactionRecord>> {
     }
 }
 
-/// Bytes of the record of a transaction whose body has `bytes`, about.
+/// Returns the approximate bytes of the record of a transaction with a body of `bytes`.
 fn with_answer(bytes: u64) -> usize {
     usize::try_from(bytes.saturating_add(ANSWER_BYTES_GUESS)).unwrap_or(usize::MAX)
 }
@@ -352,7 +353,7 @@ impl Journal for DurableJournal {
     fn room(&mut self, bytes: u64) -> BoxFuture<'_, Result<(), JournalError>> {
         async move {
             if self.room.is_none() || self.committer.denies() {
-                // What it has would be missing from what it waits for.
+                // The room that it already has would be missing from the room that it waits for.
                 self.room = None;
                 let room = self.committer.room(with_answer(bytes)).await;
                 self.room = Some(room.map_err(|error| JournalError::ended(&error))?);
@@ -367,7 +368,7 @@ impl Journal for DurableJournal {
     }
 
     fn held_bytes(&self) -> u64 {
-        // What failed is not in the tail, and in the journal all the same.
+        // Failed transactions are not in the tail, but they are in the journal.
         self.tail.bytes().max(self.tail_bytes())
     }
 
@@ -423,7 +424,7 @@ impl Journal for DurableJournal {
         match record {
             Record::Opened { epoch, .. } => self.epoch = epoch,
             Record::Relocated(RelocatedAnswer { ref transaction, .. }) => {
-                // A failure has no answer that counts, and a text all the same.
+                // A failure has no answer that counts, but it has a text.
                 let bytes = transaction.answer_bytes().max(record_bytes);
                 self.relocation_credit = self.relocation_credit.saturating_sub_unsigned(bytes);
                 self.relocated.push_back((number, bytes));
@@ -471,7 +472,7 @@ impl Journal for DurableJournal {
         if self.forgotten > self.answered.len() / 2 && self.forgotten > FORGOTTEN_PLACES_MAX {
             self.answered.retain(|answered| !matches!(answered.place, Place::Forgotten));
             self.forgotten = 0;
-            // Looked for with the next that is placed.
+            // The next location update searches for it.
             self.next_placed = self.answered.len();
         }
     }
@@ -505,7 +506,7 @@ mod tests {
             let history = History { journal_bytes: JOURNAL_BYTES_MAX, snapshot_bytes, ..History::default() };
             DurableJournal::new(Name::new("ant").expect("a name"), committer.clone(), history)
         };
-        // Its tail is empty: all of these transactions failed.
+        // The tail is empty, because all of these transactions failed.
         let refused = journal(0).check_room(0).expect_err("it is full");
         assert!(matches!(refused, JournalError::Full { bytes, .. } if bytes > JOURNAL_BYTES_MAX), "{refused}");
         assert_eq!(journal(JOURNAL_BYTES_MAX).check_room(0), Ok(()));
@@ -522,7 +523,7 @@ mod tests {
         commit::start(log, commit::QUEUE_BYTES_MAX).expect("starts")
     }
 
-    /// A transaction whose body and answer have these lengths.
+    /// Returns a transaction whose body and answer have these lengths.
     fn transaction(sequence: u64, is_id_kept: bool, body_bytes: usize, answer_bytes: usize) -> Arc<TransactionRecord> {
         let body = Bytes::from(vec![b'b'; body_bytes]);
         Arc::new(TransactionRecord {
@@ -541,7 +542,7 @@ mod tests {
         })
     }
 
-    /// Appends records to journals, all in one frame if the writer is quick, and waits until they are durable.
+    /// Appends records to journals, all in one frame if the writer is fast enough, and waits until they are durable.
     async fn commit(appended: Vec<(&mut DurableJournal, Record)>) {
         let tickets: Vec<Commit> =
             appended.into_iter().map(|(journal, record)| journal.append(record).expect("appended")).collect();
@@ -613,7 +614,7 @@ mod tests {
         }
         assert_eq!(relocated, (1..=answers).collect::<Vec<_>>());
         let read = storage.read_bytes() - before;
-        // They lie close to each other.
+        // The answers are close to each other.
         assert!(read <= answers * (ANSWER_READ_BYTES as u64), "{read}");
         assert!(ant.relocate_answers(16 * BODY_BYTES_MAX as u64).await.expect("none is due").is_empty());
         assert_eq!(storage.read_bytes() - before, read);
@@ -654,7 +655,7 @@ mod tests {
                 sequence += 1;
                 commit(vec![(&mut bee, Record::Transaction(transaction(sequence, false, BODY_BYTES_MAX, 0)))]).await;
             }
-            // What reads answers has to wait.
+            // Block the readers of answers.
             let (release, released) = std::sync::mpsc::channel::<()>();
             let waiting = tokio::task::spawn_blocking(move || released.recv().is_err());
             let mut relocating = std::pin::pin!(ant.relocate(0));
@@ -694,7 +695,7 @@ mod tests {
         storage.flip(segment, body_at + BODY_BYTES_MAX - BLOCK_BYTES + 100, 1);
         let error = ant.answered(RecordNumber(1)).await.expect_err("the answer is damaged");
         assert!(matches!(error, JournalError::Unreadable { .. }), "{error}");
-        // It stays where it is, and is no reason to stop.
+        // The answer stays where it is, and does not stop the journal.
         for sequence in 2..4 {
             commit(vec![(&mut ant, Record::Transaction(transaction(sequence, true, BODY_BYTES_MAX, 0)))]).await;
             assert!(ant.relocate_answers(BODY_BYTES_MAX as u64).await.expect("not now").is_empty());

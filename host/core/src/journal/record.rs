@@ -1,8 +1,8 @@
-//! The bytes of a record: what a service hands to the durable journal, and reads back.
+//! The encoding of a record, which a service submits to the durable journal and reads back.
 //!
-//! [postcard](https://postcard.jamesmunns.com/wire-format) of one enum, whose variants and fields are only ever
-//! appended to. `docs/format.md` lists them. Whether the bytes are those that were written is the frame's business; a
-//! record that does not decode was written by a newer host, or by a mistake of ours.
+//! A record is the [postcard](https://postcard.jamesmunns.com/wire-format) encoding of one enum, whose variants and
+//! fields are only ever appended. `docs/format.md` lists them. The frame checks that the bytes are those that were
+//! written. A record that cannot be decoded was written by a newer host, or because of a bug.
 
 use super::{QueriesRecord, QueryRecord, Record, RelocatedAnswer, TransactionRecord};
 use bytes::Bytes;
@@ -19,7 +19,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use thiserror::Error;
 
-/// What comes in the record of an answer before the bytes of its body, in bytes, at most: an id and the name of a user,
+/// The maximum length of the record of an answer before the bytes of its body, in bytes: an id and the name of a user,
 /// numbers of up to 10 bytes, a hash, and lengths.
 pub(super) const ANSWER_START_BYTES_MAX: usize = TRANSACTION_ID_BYTES_MAX + NAME_BYTES_MAX + 6 * 10 + 16 + 3 * 5;
 
@@ -38,9 +38,9 @@ enum Stored<'a> {
     },
     #[serde(borrow)]
     Transaction(StoredTransaction<'a>),
-    /// Of earlier versions.
+    /// Written by earlier versions only.
     SlaFailure(StoredSlaFailure<'a>),
-    /// Of earlier versions.
+    /// Written by earlier versions only.
     Failover(StoredFailover<'a>),
     Snapshot {
         sequence: Sequence,
@@ -61,7 +61,7 @@ enum Stored<'a> {
         #[serde(borrow)]
         queries: Vec<StoredQuery<'a>>,
     },
-    /// Of a user with an incarnation.
+    /// A transaction of a user with an incarnation.
     TransactionOf {
         incarnation: u64,
         #[serde(borrow)]
@@ -71,7 +71,7 @@ enum Stored<'a> {
         incarnation: u64,
         body_hash: ReplyHash,
         bytes: u64,
-        /// Without its body.
+        /// The transaction, without its body.
         #[serde(borrow)]
         transaction: StoredTransaction<'a>,
     },
@@ -180,7 +180,7 @@ impl<'a> StoredTransaction<'a> {
     }
 }
 
-/// The bytes of `record`.
+/// Encodes `record`.
 #[must_use]
 pub fn encode(record: &Record) -> Vec<u8> {
     let stored = match record {
@@ -254,21 +254,20 @@ pub fn encode(record: &Record) -> Vec<u8> {
     postcard::to_extend(&stored, bytes).expect("every field has a form in postcard")
 }
 
-/// What `record` takes in the body of a frame, in bytes.
+/// Returns the bytes that `record` takes in the body of a frame.
 #[must_use]
 pub fn bytes_in_frame(record: &Record) -> u64 {
     (encode(record).len() + RECORD_LENGTH_BYTES) as u64
 }
 
-/// Reads back a record of `service`. `epoch` is that of the last [`Record::Opened`] before it.
-///
+/// Decodes a record of `service`. `epoch` is that of the last [`Record::Opened`] before it.
 /// # Errors
 /// [`RecordError`].
 pub fn decode(service: &Name, epoch: Epoch, bytes: &[u8]) -> Result<Record, RecordError> {
     decode_with(service, epoch, bytes, None)
 }
 
-/// The same, given the hash of the body if that was left out.
+/// Decodes a record, given the hash of the body if the body was left out.
 fn decode_with(
     service: &Name,
     epoch: Epoch,
@@ -321,16 +320,17 @@ fn decode_with(
     })
 }
 
-/// What an index retains of the record of an answer, so that the answer can be read, and checked, without its body.
+/// The part of an answer's record that an index retains, so that the answer can be read and checked without its body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AnswerCheck {
     body_hash: ReplyHash,
-    /// The first 64 bits of the BLAKE3 hash of the record without its body and the length of that.
+    /// The first 64 bits of the BLAKE3 hash of the record without its body and the length of the body.
     rest_hash: [u8; 8],
 }
 
 impl AnswerCheck {
-    /// The check of the bytes of a record, which holds the answer of a transaction with a body of this hash.
+    /// Returns the check of an encoded record with the answer to a transaction. `body_hash` is the hash of the
+    /// transaction's body.
     #[must_use]
     pub fn of(record: &[u8], body_hash: ReplyHash) -> Self {
         let body = body_of(record).filter(|body| body.bytes.end <= record.len());
@@ -346,21 +346,21 @@ fn rest_hash(start: &[u8], end: &[u8]) -> [u8; 8] {
     hash
 }
 
-/// Where the body is in the record of an answer.
+/// The place of the body in the record of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct BodyPlace {
-    /// Where its length stands, which comes before it.
+    /// The offset of the length of the body, which comes before the body.
     length_at: usize,
-    /// Where it is. Its end is as the record claims, and may lie beyond that of the record.
+    /// The range of the body. Its end is the one that the record claims, and may lie beyond the end of the record.
     pub(super) bytes: Range<usize>,
 }
 
-/// Finds the body in the record of an answer, of which `start` has the first [`ANSWER_START_BYTES_MAX`] bytes at least, or
-/// all. None if it is no such record.
+/// Finds the body in the record of an answer. `start` has at least the first [`ANSWER_START_BYTES_MAX`] bytes of the
+/// record, or all of it. Returns none if the record has no answer.
 pub(super) fn body_of(start: &[u8]) -> Option<BodyPlace> {
     let (variant, rest) = postcard::take_from_bytes::<u32>(start).ok()?;
     let rest = match variant {
-        // As in `Stored`.
+        // The numbers of the variants of `Stored`.
         1 => rest,
         8 => postcard::take_from_bytes::<u64>(rest).ok()?.1,
         9 => postcard::take_from_bytes::<(u64, ReplyHash, u64)>(rest).ok()?.1,
@@ -373,8 +373,8 @@ pub(super) fn body_of(start: &[u8]) -> Option<BodyPlace> {
     Some(BodyPlace { length_at, bytes: first..first.checked_add(usize::try_from(bytes).ok()?)? })
 }
 
-/// Reads an answer of `service` from what comes before the body in its record, and goes on as one likes, and from what
-/// comes after it. None if that is not what was written.
+/// Decodes an answer of `service` from the parts of its record before and after the body. Bytes at the end of `start`
+/// that belong to the body or follow it are ignored. Returns none if the check fails.
 pub(super) fn decode_answer(
     service: &Name,
     check: &AnswerCheck,
@@ -386,9 +386,9 @@ pub(super) fn decode_answer(
     if rest_hash(start, end) != check.rest_hash {
         return None;
     }
-    // As it would be with an empty body.
+    // The record as it would be with an empty body.
     let record = [start, &[0], end].concat();
-    // Its epoch is of no interest to who asks what was answered.
+    // The epoch does not matter to the reader of an answer.
     match decode_with(service, Epoch::default(), &record, Some(check.body_hash)).ok()? {
         Record::Transaction(transaction) => {
             let bytes = transaction.bytes().saturating_add(body.bytes.len() as u64);
@@ -593,7 +593,7 @@ mod tests {
         let read = |record: &Record| decode(&service(), Epoch::default(), &encode(record)).expect("decodes");
         assert!(matches!(read(&Record::SlaFailure(failure.clone())), Record::SlaFailure(read) if read == failure));
         assert!(matches!(read(&Record::Failover(failover.clone())), Record::Failover(read) if read == failover));
-        // As the versions wrote them that had no time.
+        // The encoding of the versions that had no time.
         let failure = SlaFailure { timestamp: None, ..failure };
         let failover = Failover { timestamp: None, forced_by: None, ..failover };
         assert_eq!(encode(&Record::SlaFailure(failure.clone()))[..3], [2, 3, 1]);
