@@ -279,9 +279,9 @@ pub trait Journal: Send {
     /// Forgets the answer in record `number`.
     fn forget_answer(&mut self, number: RecordNumber);
 
-    /// Relocates the first retained answers to the end of the history, if answers hold more than `span_bytes` of it.
-    /// Relocates only as many as the records appended since pay for. Returns the relocated answers. Returns at once if
-    /// there is nothing to relocate.
+    /// Relocates the first retained answers to the end of the history, if retained answers pin more than `span_bytes` of
+    /// it. Relocates only as many as the records appended since pay for. Returns the relocated answers. Returns at once
+    /// if there is nothing to relocate.
     fn relocate_answers(&mut self, span_bytes: u64) -> BoxFuture<'_, Result<Vec<Relocation>, JournalError>>;
 }
 
@@ -326,8 +326,8 @@ impl ForgottenTail {
     }
 }
 
-/// The entries that a replay repeats since the last proven snapshot, in parts of which none is empty. Releasing all but
-/// the last entries of a tail of a million transactions is fast, because a client waits for it.
+/// The entries that a replay repeats since the last proven snapshot, in parts of which none is empty. Parts make the
+/// release cheap: a client waits while all but the last entries of a tail of a million transactions are released.
 #[derive(Debug, Default)]
 struct Tail {
     parts: VecDeque<Vec<InTail>>,

@@ -1,9 +1,9 @@
-//! A list of parts: how a stored value can grow without a new version of its format.
+//! A list of parts: a stored value that can grow without a new version of its format.
 //!
-//! A value is a list of (kind, required or optional, bytes), encoded by postcard; the bytes of a part are what postcard makes of
-//! its value. The layout of a kind never changes: what needs another layout is another kind. A reader skips an optional part of
-//! a kind that it does not know, and refuses a value with a required one: a newer host wrote it, and its meaning depends on that
-//! part. `docs/format.md` lists the kinds.
+//! A value is a list of (kind, required or optional, bytes), encoded by postcard. The bytes of a part are the postcard
+//! encoding of its value. The layout of a kind never changes: another layout needs another kind. A reader skips an
+//! optional part of an unknown kind. It refuses a value with a required part of an unknown kind: a newer host wrote the
+//! value, and its meaning depends on that part. `docs/format.md` lists the kinds.
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -23,7 +23,7 @@ struct Part {
 }
 
 impl fmt::Debug for Part {
-    /// Never prints the bytes: a secret may be among them.
+    /// Formats the part without its bytes, because they may contain a secret.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { kind, is_required, bytes } = self;
         f.debug_struct("Part").field("kind", kind).field("is_required", is_required).field("len", &bytes.len()).finish()
@@ -34,10 +34,10 @@ impl fmt::Debug for Part {
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Parts(Vec<Part>);
 
-/// A list of parts cannot be read.
+/// The reason why a list of parts cannot be read.
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(crate) enum PartsError {
-    /// A newer host wrote it.
+    /// A newer host wrote the list: it has a required part of this unknown kind.
     #[error("it has a part of kind {0}, which this host does not know; use a newer host")]
     Unknown(PartKind),
     /// No host writes such a list.
@@ -49,7 +49,7 @@ impl Parts {
     /// Adds a part that every reader must know.
     ///
     /// # Panics
-    /// If postcard does not know the type of `value`: for types of this crate alone.
+    /// If postcard cannot encode the type of `value`. Only types of this crate are used.
     #[must_use]
     pub(crate) fn with(mut self, kind: PartKind, value: &impl Serialize) -> Self {
         let bytes = postcard::to_stdvec(value).expect("postcard knows the types of all parts");
@@ -72,7 +72,7 @@ impl Parts {
             if part.is_required && !known.contains(&part.kind) {
                 return Err(PartsError::Unknown(part.kind));
             }
-            // Which one counts would depend on the reader.
+            // Otherwise each reader could choose another one of the two.
             if parts[..index].iter().any(|other| other.kind == part.kind) {
                 return Err(PartsError::Malformed(format!("it has two parts of kind {}", part.kind)));
             }
@@ -101,7 +101,7 @@ impl Parts {
     }
 }
 
-/// Says in which part an error is; one of a newer host stays one.
+/// Adds the part to the text of an error. An error because of a newer host stays one.
 fn in_part(kind: PartKind, error: &PartsError) -> PartsError {
     match error {
         PartsError::Unknown(inner) => PartsError::Unknown(*inner),
@@ -109,7 +109,7 @@ fn in_part(kind: PartKind, error: &PartsError) -> PartsError {
     }
 }
 
-/// Decodes a value that `bytes` consist of.
+/// Decodes a value from all of `bytes`.
 ///
 /// # Errors
 /// [`PartsError::Malformed`].
@@ -123,7 +123,7 @@ pub(crate) fn exactly<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, PartsError
 
 #[cfg(test)]
 impl Parts {
-    /// Adds a part that a reader may skip: no format has one yet.
+    /// Adds a part that a reader may skip. No format has such a part yet.
     #[must_use]
     pub(crate) fn with_optional(self, kind: PartKind, value: &impl Serialize) -> Self {
         let mut parts = self.with(kind, value);
@@ -167,7 +167,7 @@ mod tests {
         let bytes = Parts::default().with(1, &1_u64).append_to(Vec::new());
         assert!(malformed(Parts::read(&[&bytes[..], &[0]].concat(), &KNOWN)));
         assert!((0..bytes.len()).all(|end| malformed(Parts::read(&bytes[..end], &KNOWN))));
-        // A list that claims to be long reserves no memory for what is not there.
+        // A list that claims to be long reserves no memory for missing parts.
         assert!(malformed(Parts::read(&[0xff, 0xff, 0xff, 0xff, 0x0f], &KNOWN)));
         let long = read(&Parts::default().with(1, &(1_u64, 2_u64))).expect("readable");
         assert_eq!(long.get::<u64>(1), Err(PartsError::Malformed("its part of kind 1: 1 bytes follow its end".into())));

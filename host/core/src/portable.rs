@@ -1,13 +1,13 @@
 //! Portable snapshots: a service's state as one file that may leave the machine, and a new service from it.
 //!
-//! The file is a snapshot (`snapshot_file.rs`) with two more sections: the workload and the settings. It carries
-//! neither secret nor epoch, nor answers: the service that comes from it draws its own, and recognises no repetition of
-//! what was answered before, but refuses ids that say themselves that they are older.
+//! The file is a snapshot (`snapshot_file.rs`) with two more sections: the workload and the settings. It contains no
+//! secret, no epoch and no answers. The restored service draws its own secret and epoch. It does not recognise
+//! repetitions of ids that were answered before, but it refuses ids that contain an older time.
 //!
-//! A service that is restored begins like any other (`data.rs`), with its snapshot beside the workload: the workload's
-//! file, the snapshot's file, the first record of its journal, its entry in the catalog. Until the last step it is not
-//! there: the next start ends its journal and removes the snapshot. That it may, since the snapshot is all that a service has
-//! which is restored and was not used yet, the catalog notes before anything else.
+//! A restored service begins like any other (`data.rs`), with its snapshot beside the workload: the workload's file,
+//! the snapshot's file, the first record of its journal, its entry in the catalog. Until the last step the service does
+//! not exist: the next start ends its journal and removes the snapshot. To permit this, the catalog first notes that
+//! the service is being created, because a restored and unused service has nothing but the snapshot.
 
 use crate::catalog::{EntryError, SETTINGS_VERSION, ServiceEntry, ServiceSettings};
 use crate::data::{DataDirectory, DataError};
@@ -31,87 +31,87 @@ use std::path::Path;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// The record that stands for all that is part of the snapshot which a service is restored from.
+/// The record that stands for everything in the snapshot from which a service is restored.
 const FIRST_RECORD: RecordNumber = RecordNumber(1);
 
-/// A service's state, and what it takes to go on with it elsewhere.
+/// A service's state, and what another host needs to continue from it.
 #[derive(Debug, Clone)]
 pub struct Portable {
-    /// The service that it was exported from.
+    /// The service that was exported.
     pub service: Name,
-    /// The state.
+    /// The state of the service.
     pub snapshot: Arc<Snapshot>,
-    /// What the service that it comes from would have gone on with. Its epoch is left out.
+    /// The point from which the exported service would have resumed. Its epoch is left out.
     pub resume_point: ResumePoint,
-    /// The last record of that service's journal that is part of it.
+    /// The last record of that service's journal that is part of the state.
     pub record: RecordNumber,
     /// The hash of the workload.
     pub workload_hash: WorkloadHash,
     /// The bytes that the workload was loaded from.
     pub workload: bytes::Bytes,
-    /// Its sizes, thresholds, deduplication window.
+    /// The service's sizes, thresholds and deduplication window.
     pub settings: ServiceSettings,
 }
 
-/// A portable snapshot cannot be written or read.
+/// A failure to write or read a portable snapshot.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum PortableError {
-    /// There is such a file already.
+    /// There is already a file of this name.
     #[error("'{file}' exists already; name a new file")]
     Exists {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
-    /// It is no snapshot, or damaged.
+    /// The file is no snapshot, or is damaged.
     #[error(transparent)]
     File(#[from] SnapshotFileError),
-    /// It lacks what makes it portable.
+    /// The file lacks a section that makes it portable.
     #[error("'{file}' is a snapshot, but not a portable one: it has no {what}; write one with lifeboat snapshot")]
     NotPortable {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What it lacks.
+        /// The missing section.
         what: &'static str,
     },
-    /// The workload in it is not the one that it names.
+    /// The workload in the file is not the one that the header names.
     #[error("'{file}' holds another workload than the one that it names")]
     OtherWorkload {
-        /// The file.
+        /// The name of the file.
         file: String,
     },
-    /// A newer host wrote its settings.
+    /// A newer host wrote the settings.
     #[error("'{file}' has settings of version {found}, this host reads up to {SETTINGS_VERSION}; use a newer host")]
     FutureSettings {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// Their version.
+        /// The version of the settings.
         found: u8,
     },
-    /// A newer host wrote its settings, with one that this host cannot leave out.
+    /// A newer host wrote the settings, with one that this host must not ignore.
     #[error("'{file}' has a setting of kind {kind}, which this host does not know; use a newer host")]
     UnknownSetting {
-        /// The file.
+        /// The name of the file.
         file: String,
         /// The kind of the setting.
         kind: u16,
     },
-    /// Its settings make no sense.
+    /// The settings are invalid.
     #[error("'{file}' has settings that cannot be: {reason}")]
     Settings {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// Why.
+        /// The reason why they are invalid.
         reason: String,
     },
-    /// The file system.
+    /// The file system failed.
     #[error("cannot {action} '{file}'")]
     Storage {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// Why it failed.
+        /// The cause of the failure.
         source: io::Error,
     },
 }
@@ -128,7 +128,7 @@ impl PortableError {
         }
     }
 
-    /// Returns whether the file is not as it was written.
+    /// Returns whether the contents of the file are not those that were written.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
@@ -140,23 +140,24 @@ impl PortableError {
 }
 
 impl Portable {
-    /// Returns how many bytes its state and its workload take: its file takes a little more.
+    /// Returns the bytes of the state and the workload. The file takes a little more.
     #[must_use]
     pub fn bytes_min(&self) -> u64 {
         self.snapshot.state_bytes() + self.workload.len() as u64
     }
 
-    /// Writes it to `path`. When this returns, the file survives a crash; before, there is none of that name.
+    /// Writes the snapshot to `path`. When this returns, the file survives a crash. Before that, there is no file of
+    /// that name.
     ///
     /// # Errors
-    /// [`PortableError`]; there is no such file then, or the one that was there.
+    /// [`PortableError`]. There is no such file then, or only the one that was there before.
     pub fn write(&self, path: &Path) -> Result<(), PortableError> {
         let file = path.display().to_string().escape_debug().to_string();
         let failed = |action| {
             let file = file.clone();
             move |source| PortableError::Storage { file, action, source }
         };
-        // A link that leads nowhere is something that is there, too.
+        // A dangling link counts as an existing file, too.
         if path.symlink_metadata().is_ok() {
             return Err(PortableError::Exists { file });
         }
@@ -170,7 +171,7 @@ impl Portable {
             .map_err(PortableError::from)
             .and_then(|()| storage::rename_file(aside, path).map_err(failed("name")));
         if written.is_err() {
-            // What could not be written is of no use; the error that counts is the first.
+            // The partial file is useless. The first error is the one to report.
             let _ = std::fs::remove_file(aside);
         }
         written
@@ -194,8 +195,8 @@ impl Portable {
         }
     }
 
-    /// Reads it back. All of it was compared with its hash when this returns; whether the workload can be run, and
-    /// takes the state, is for a scratch VM to say.
+    /// Reads a portable snapshot. When this returns, all of it was compared with its hash. Only a scratch VM can show
+    /// whether the workload runs and accepts the state.
     ///
     /// # Errors
     /// [`PortableError`].
@@ -219,14 +220,15 @@ impl Portable {
         Ok(Self { service, snapshot, resume_point, record, workload_hash, workload: workload.into(), settings })
     }
 
-    /// Makes it a service of a directory. When this returns, it survives a crash. It is for a thread that may block.
+    /// Restores the snapshot as a service of a directory. When this returns, the service survives a crash. Call it on a
+    /// thread that may block.
     ///
     /// # Errors
-    /// [`DataError`]. There is no such service then, but for [`DataError::RestoreUnknown`], after which only another attempt
-    /// finds out.
+    /// [`DataError`]. There is no such service then. The exception is [`DataError::RestoreUnknown`]: only another
+    /// attempt shows whether there is one.
     ///
     /// # Panics
-    /// Within an asynchronous task.
+    /// If called within an asynchronous task.
     pub fn restore(&self, directory: &DataDirectory, new: NewIdentity) -> Result<(), DataError> {
         let NewIdentity { name, secret, epoch, timestamp } = new;
         if directory.catalog().service(&name)?.is_some() {
@@ -258,7 +260,7 @@ impl Portable {
             }
             Err(error) => {
                 directory.end_journal(&name);
-                // What is left of it is removed by the next start, or by creating another of its name.
+                // The next start removes the rest of it, or the creation of another service of its name does.
                 let _ = directory.clear_snapshots(&name);
                 Err(error)
             }
@@ -284,16 +286,16 @@ impl Portable {
     }
 }
 
-/// What a restored service has of its own.
+/// The identity of a restored service.
 #[derive(Clone)]
 pub struct NewIdentity {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// Keys the random numbers that its guest sees. Drawn for this service alone.
+    /// The key from which its guest's random numbers are derived. Drawn for this service alone.
     pub secret: [u8; 32],
-    /// Its first epoch, drawn as well.
+    /// The first epoch of the service, which is drawn as well.
     pub epoch: Epoch,
-    /// When it begins.
+    /// The time at which the service begins.
     pub timestamp: Timestamp,
 }
 
@@ -309,7 +311,7 @@ fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, Port
     Ok(settings)
 }
 
-/// Checks what a command line or a scenario would have refused, and decoding has not.
+/// Checks what a command line or a scenario would have refused, but decoding has not.
 fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
     let ServiceSettings { size, sizes, .. } = settings;
     if !sizes.iter().any(|candidate| candidate.name == *size) {

@@ -1,12 +1,13 @@
-//! Snapshots as files: written aside, synced, renamed, and checked whole before any of it is believed.
+//! Snapshots as files. They are written under another name, synced and renamed. A reader checks a whole file before it
+//! uses any of it.
 //!
-//! A file has a prefix of fixed length with a checksum of its own, so that a newer version can be told from damage;
-//! then a header that says what the snapshot is of, as a list of parts (`parts.rs`); then the chunks of its sections.
-//! `docs/format.md` gives every byte. Headers of version 1, which had fixed fields, are still read.
-//! A file holds no secret and no path: it may leave the machine.
+//! A file has a prefix of fixed length with a checksum of its own, which distinguishes a newer version from damage. The
+//! prefix is followed by a header that describes the snapshot, as a list of parts (`parts.rs`), and by the chunks of
+//! its sections. `docs/format.md` gives every byte. Headers of version 1, which had fixed fields, are still read. A
+//! file holds no secret and no path: it may leave the machine.
 //!
-//! This module never removes nor replaces a snapshot. Which one is old enough to go is for those to say who restored a
-//! newer one.
+//! This module never removes or replaces a snapshot. Only the code that restored a newer snapshot decides which one is
+//! old enough to be removed.
 
 use crate::parts::{Parts, PartsError, exactly};
 use bytes::Bytes;
@@ -33,17 +34,17 @@ pub const SNAPSHOT_BODY_BYTES_MAX: u64 = 4 * 1024 * 1024 * 1024;
 /// The section with the state that the guest exported.
 pub const SECTION_STATE: u16 = 1;
 
-/// The section with the bytes that the workload was loaded from, of a portable snapshot.
+/// The section of a portable snapshot with the bytes that the workload was loaded from.
 pub const SECTION_WORKLOAD: u16 = 3;
 
-/// The section with the service's settings, of a portable snapshot.
+/// The section of a portable snapshot with the service's settings.
 pub const SECTION_SETTINGS: u16 = 4;
 
-/// The section with the newest times in ids whose answers were forgotten, of each user. It is optional: a host that does
-/// not know it takes [`ResumePoint::forgotten_id_time`] as that of all users.
+/// The section with the newest times in forgotten ids, for each user. It is optional: a host that does not know it uses
+/// [`ResumePoint::forgotten_id_time`] for all users.
 pub const SECTION_FORGOTTEN: u16 = 5;
 
-/// The kinds that this host knows.
+/// The kinds of sections that this host knows.
 const SECTIONS_KNOWN: [u16; 4] = [SECTION_STATE, SECTION_WORKLOAD, SECTION_SETTINGS, SECTION_FORGOTTEN];
 
 /// The kinds of a header's parts.
@@ -57,7 +58,7 @@ mod header_part {
     pub(super) const VM: u16 = 4;
     pub(super) const EPOCH: u16 = 5;
     pub(super) const FIRST_ANSWER: u16 = 6;
-    /// Absent if there is none.
+    /// Absent if no id with a time was forgotten.
     pub(super) const FORGOTTEN_ID_TIME: u16 = 7;
     pub(super) const SECTIONS: u16 = 8;
     pub(super) const KNOWN: [u16; 8] = [SERVICE, WORKLOAD, END, VM, EPOCH, FIRST_ANSWER, FORGOTTEN_ID_TIME, SECTIONS];
@@ -65,44 +66,44 @@ mod header_part {
 
 const MAGIC: [u8; 8] = *b"LBSNAPS\n";
 
-/// The prefix: magic, version, lengths, hash, checksum.
+/// The length of the prefix, in bytes: magic, version, lengths, hash, checksum.
 const PREFIX_BYTES: usize = 64;
 
-/// What of the prefix stands before the hash.
+/// The offset of the hash in the prefix, which is the length of the fields before it.
 const HASH_OFFSET: usize = 24;
 
-/// What of the prefix its checksum covers.
+/// The offset of the checksum in the prefix. It covers the bytes before it.
 const CHECKSUM_OFFSET: usize = 56;
 
-/// How much is read at once to check a file, in bytes.
+/// The number of bytes that are read at once to check a file.
 const READ_BYTES: usize = 1024 * 1024;
 
-/// What a snapshot is of, and what is in it.
+/// The description of a snapshot and of its contents.
 ///
-/// What serde makes of it, and of what is in it, is version 1 of the header: never change a field here without a struct of its
-/// own for that version.
+/// The serde encoding of this type and of its fields is version 1 of the header. Never change a field here without a
+/// separate struct for that version.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SnapshotHeader {
     /// The service.
     pub service: Name,
     /// The BLAKE3 hash of the workload that exported it.
     pub workload_hash: [u8; 32],
-    /// What the guest's `state-version` said.
+    /// The number that the guest's `state-version` returned.
     pub state_version: u32,
-    /// The last transaction that is part of it.
+    /// The last transaction that is part of the snapshot.
     pub sequence: Sequence,
     /// The time of that transaction.
     pub timestamp: Timestamp,
-    /// The last record of the service's journal that is part of it: a replay begins after it.
+    /// The last record of the service's journal that is part of the snapshot. A replay begins after it.
     pub record: RecordNumber,
-    /// What the service goes on with.
+    /// The point from which the service resumes.
     pub resume_point: ResumePoint,
-    /// What the body is made of, in its order.
+    /// The sections of the body, in order.
     pub sections: Vec<Section>,
 }
 
 impl SnapshotHeader {
-    /// How many bytes the guest exported.
+    /// Returns the number of bytes that the guest exported.
     #[must_use]
     pub fn state_bytes(&self) -> u64 {
         self.sections.iter().filter(|section| section.kind == SECTION_STATE).map(Section::bytes).sum()
@@ -145,35 +146,35 @@ impl SnapshotHeader {
     }
 }
 
-/// What a service goes on with from a snapshot, beside its state.
+/// The data beside its state with which a service resumes from a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ResumePoint {
-    /// The number of its VM.
+    /// The number of the service's VM.
     pub vm_number: u64,
     /// The name of that VM's size.
     pub size: String,
-    /// Fuel that its tank was charged.
+    /// The fuel that the VM's tank was charged.
     pub fuel_used: u64,
-    /// Which random numbers its transactions saw last.
+    /// The epoch of the random numbers that the last transactions saw.
     pub epoch: Epoch,
-    /// The first record of the service's journal with an answer that was kept.
+    /// The first record of the service's journal with a retained answer.
     pub first_answer: RecordNumber,
-    /// The newest time in an id whose answer was forgotten, of all users.
+    /// The newest time in a forgotten id, of all users.
     pub forgotten_id_time: Option<Timestamp>,
 }
 
-/// A part of the body.
+/// A section of the body.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Section {
-    /// What it is: [`SECTION_STATE`], [`SECTION_WORKLOAD`], [`SECTION_SETTINGS`] or [`SECTION_FORGOTTEN`].
+    /// The kind: [`SECTION_STATE`], [`SECTION_WORKLOAD`], [`SECTION_SETTINGS`] or [`SECTION_FORGOTTEN`].
     pub kind: u16,
-    /// Whether a host that does not know its kind may leave it out. Otherwise it must refuse the snapshot.
+    /// Whether a host that does not know the kind may skip the section. Otherwise it must refuse the snapshot.
     pub is_optional: bool,
-    /// How long its chunks are, in bytes.
+    /// The lengths of the chunks, in bytes.
     pub chunk_bytes: Vec<u32>,
 }
 
-/// The kind that a section of a snapshot has in a file.
+/// Returns the kind of a snapshot's section in a file.
 fn kind_number(kind: SectionKind) -> u16 {
     match kind {
         SectionKind::State => SECTION_STATE,
@@ -181,7 +182,7 @@ fn kind_number(kind: SectionKind) -> u16 {
 }
 
 impl Section {
-    /// The sections of `snapshot`, in the order of its chunks.
+    /// Returns the sections of `snapshot`, in the order of its chunks.
     ///
     /// # Panics
     /// If a chunk has 4 GiB or more: `CHUNK_BYTES_MAX` is below that.
@@ -200,118 +201,119 @@ impl Section {
     }
 }
 
-/// A snapshot file could not be written or read. Nothing that was there before was changed.
+/// A failure to write or read a snapshot file. Existing files were not changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum SnapshotFileError {
-    /// There is a snapshot of this name.
+    /// There is already a snapshot of this name.
     #[error("snapshot '{name}' exists already")]
     Exists {
-        /// The file.
+        /// The name of the file.
         name: String,
     },
-    /// The sections say something else than the chunks that were given.
+    /// The lengths in the sections differ from those of the given chunks.
     #[error("snapshot '{name}' has sections of {sections_bytes} bytes, but its chunks have {chunks_bytes}")]
     WrongSections {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// What the sections say.
+        /// The length of all chunks by the sections, in bytes.
         sections_bytes: u64,
-        /// What the chunks have.
+        /// The length of the given chunks, in bytes.
         chunks_bytes: u64,
     },
-    /// It does not begin like a snapshot.
+    /// The file does not begin like a snapshot.
     #[error("'{name}' is not a snapshot")]
     NotASnapshot {
-        /// The file.
+        /// The name of the file.
         name: String,
     },
-    /// A newer host wrote it.
+    /// A newer host wrote the file.
     #[error("snapshot '{name}' has version {found}, this host reads up to {SNAPSHOT_VERSION}; use a newer host")]
     FutureVersion {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// Its version.
+        /// The version of the file.
         found: u32,
     },
-    /// It has a section that this host does not know and must not leave out.
+    /// The file has a section that this host does not know and must not skip.
     #[error("snapshot '{name}' has a section of kind {kind}, which this host does not know; use a newer host")]
     UnknownSection {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// The kind.
+        /// The kind of the section.
         kind: u16,
     },
-    /// Its header has a part that this host does not know and must not leave out.
+    /// The header has a part that this host does not know and must not skip.
     #[error(
         "snapshot '{name}' has a header with a part of kind {kind}, which this host does not know; use a newer host"
     )]
     UnknownPart {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// The kind.
+        /// The kind of the part.
         kind: u16,
     },
-    /// It is longer than a snapshot can be.
+    /// The header or the body is longer than allowed.
     #[error("snapshot '{name}' has {bytes} bytes of {part}, the limit is {limit_bytes}")]
     TooLong {
-        /// The file.
+        /// The name of the file.
         name: String,
         /// `header` or `body`.
         part: &'static str,
-        /// Its length.
+        /// The length of that part, in bytes.
         bytes: u64,
-        /// The bound.
+        /// The limit, in bytes.
         limit_bytes: u64,
     },
-    /// It is cut off within its prefix, which would say how long it was.
+    /// The file is cut off within its prefix, which would contain its length.
     #[error("snapshot '{name}' is cut off: it is {bytes} bytes long, and any begins with {PREFIX_BYTES}")]
     CutOff {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// How long it is.
+        /// The length of the file, in bytes.
         bytes: u64,
     },
-    /// It is cut off, or goes on after its end.
+    /// The file is cut off, or continues after its end.
     #[error("snapshot '{name}' is {bytes} bytes long, but was written with {expected_bytes}")]
     WrongLength {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// How long it is.
+        /// The length of the file, in bytes.
         bytes: u64,
-        /// How long it should be.
+        /// The expected length, in bytes.
         expected_bytes: u64,
     },
-    /// It is not what was written.
+    /// The contents are not those that were written.
     #[error("snapshot '{name}' is damaged: its {part} does not match its hash")]
     Damaged {
-        /// The file.
+        /// The name of the file.
         name: String,
         /// `prefix` or `content`.
         part: &'static str,
     },
-    /// Its content is what was written, but makes no sense.
+    /// The contents are those that were written, but the header is invalid.
     #[error("snapshot '{name}' has a header that cannot be read: {reason}")]
     BadHeader {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// What is wrong with it.
+        /// The reason why the header is invalid.
         reason: String,
     },
-    /// The storage fails.
+    /// The storage failed.
     #[error("cannot {action} snapshot '{name}'")]
     Storage {
-        /// The file.
+        /// The name of the file.
         name: String,
-        /// What was tried.
+        /// The action that failed.
         action: &'static str,
-        /// Why it failed.
+        /// The cause of the failure.
         source: io::Error,
     },
 }
 
 impl SnapshotFileError {
-    /// Whether the file is not what was written. Else it is another host's, or could not be read.
+    /// Returns whether the contents of the file are not those that were written. Other errors mean that another host
+    /// wrote it, or that it could not be read.
     #[must_use]
     pub fn is_damage(&self) -> bool {
         matches!(
@@ -325,16 +327,16 @@ impl SnapshotFileError {
     }
 }
 
-/// The name of a snapshot's file. Names of a service sort as its snapshots do.
+/// Returns the name of a snapshot's file. The file names of a service sort in the order of its snapshots.
 #[must_use]
 pub fn file_name(service: &Name, record: RecordNumber) -> String {
     format!("{service}.{:020}.snapshot", record.0)
 }
 
-/// Writes a snapshot. When this returns, it survives a crash; before, there is none of this name.
+/// Writes a snapshot. When this returns, the file survives a crash. Before that, there is no file of this name.
 ///
 /// # Errors
-/// [`SnapshotFileError`]. What was written aside is left to be overwritten by the next attempt.
+/// [`SnapshotFileError`]. The next attempt overwrites a file that is left under the temporary name.
 pub fn write<'a>(
     storage: &dyn Storage,
     name: &str,
@@ -355,20 +357,20 @@ pub fn write<'a>(
     let named = written.and_then(|()| storage.rename(&aside, name).map_err(failed("name")));
     if named.is_err() {
         drop(file);
-        // A part of a file would take the room that others need.
+        // A partial file would take the room that other files need.
         let _ = storage.remove(&aside);
         return named;
     }
     storage.sync_directory().map_err(failed("sync the directory of"))?;
-    // What went aside may have been removed or replaced.
+    // The temporary file may have been removed or replaced.
     file.identity().and_then(|identity| storage.check_place(name, &identity)).map_err(failed("be sure of"))
 }
 
-/// Writes a snapshot into an empty `file`, which errors call `name`. When this returns, the bytes survive a crash; the
-/// file's own name is the caller's business.
+/// Writes a snapshot into an empty `file`. Errors call the file `name`. When this returns, the bytes survive a crash.
+/// The caller is responsible for the file's name on the disk.
 ///
 /// # Errors
-/// [`SnapshotFileError`]; the file holds no snapshot then.
+/// [`SnapshotFileError`]. The file holds no valid snapshot then.
 pub fn write_to<'a>(
     file: &dyn StorageFile,
     name: &str,
@@ -415,17 +417,17 @@ pub fn write_to<'a>(
     file.sync_data().map_err(failed("sync"))
 }
 
-/// A snapshot that was read and checked.
+/// The contents of a snapshot file that was read and checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SnapshotContent {
-    /// What it is of.
+    /// The header, which describes the snapshot.
     pub header: SnapshotHeader,
-    /// All sections.
+    /// The bytes of all sections.
     pub body: Vec<u8>,
 }
 
 impl SnapshotContent {
-    /// The snapshot that is in it.
+    /// Returns the snapshot in the file.
     #[must_use]
     pub fn into_snapshot(self) -> Snapshot {
         let ranges = SectionKind::ALL.map(|kind| (kind, self.chunks(kind_number(kind))));
@@ -438,7 +440,7 @@ impl SnapshotContent {
         Snapshot::new(header.sequence, header.timestamp, header.state_version, sections.collect())
     }
 
-    /// Where the chunks of a section are in the body; none if there is no such section.
+    /// Returns the ranges in the body of the chunks of a section. They are empty if there is no such section.
     #[must_use]
     pub fn chunks(&self, kind: u16) -> Vec<Range<usize>> {
         let mut chunks = Vec::new();
@@ -456,7 +458,7 @@ impl SnapshotContent {
     }
 }
 
-/// Reads a snapshot into memory. Nothing of it is decoded before all of it was compared with its hash.
+/// Reads a snapshot into memory. Nothing is decoded before all of it was compared with its hash.
 ///
 /// # Errors
 /// [`SnapshotFileError`].
@@ -464,7 +466,7 @@ pub fn read(storage: &dyn Storage, name: &str) -> Result<SnapshotContent, Snapsh
     read_whole(&Stored::open(storage, name)?)
 }
 
-/// Reads a snapshot from a file that is open, which errors call `name`.
+/// Reads a snapshot from an open file. Errors call the file `name`.
 ///
 /// # Errors
 /// [`SnapshotFileError`].
@@ -509,7 +511,7 @@ pub fn check(storage: &dyn Storage, name: &str) -> Result<SnapshotHeader, Snapsh
     stored.decode_header(&header_bytes)
 }
 
-/// A snapshot's file whose prefix is good and whose length is right.
+/// A snapshot file with a valid prefix and the expected length.
 struct Stored<'a> {
     name: &'a str,
     file: Box<dyn StorageFile>,
@@ -573,14 +575,14 @@ impl<'a> Stored<'a> {
         Err(SnapshotFileError::Damaged { name: self.name.to_owned(), part: "content" })
     }
 
-    /// Decodes a header whose hash is right. A host may still have written nonsense.
+    /// Decodes a header whose hash is correct. The header may still be invalid.
     fn decode_header(&self, bytes: &[u8]) -> Result<SnapshotHeader, SnapshotFileError> {
         let bad = |reason: String| SnapshotFileError::BadHeader { name: self.name.to_owned(), reason };
         let header = SnapshotHeader::from_bytes(bytes, self.version).map_err(|error| match error {
             PartsError::Unknown(kind) => SnapshotFileError::UnknownPart { name: self.name.to_owned(), kind },
             PartsError::Malformed(reason) => bad(reason),
         })?;
-        // A service counts on from these.
+        // A service increments these numbers.
         let counted = [header.sequence.0, header.record.0, header.timestamp.0, header.resume_point.vm_number];
         if counted.into_iter().any(|number| number > u64::MAX / 2) {
             return Err(bad("its sequence, record, timestamp or VM is out of range".into()));
@@ -665,7 +667,7 @@ mod tests {
         storage
     }
 
-    /// Replaces the prefix's lengths or version, with a good checksum.
+    /// Changes the lengths or the version in the prefix, and corrects its checksum.
     fn rewrite_prefix(storage: &SimulatedStorage, change: impl Fn(&mut [u8])) {
         let file = storage.open(NAME).expect("opens");
         let mut prefix = [0; PREFIX_BYTES];
@@ -734,7 +736,7 @@ mod tests {
             storage.truncate(NAME, bytes);
             match read(&storage, NAME) {
                 Err(SnapshotFileError::NotASnapshot { .. }) => assert!(bytes < MAGIC.len()),
-                // How long it was, nothing says any more.
+                // Nothing else contains the original length.
                 Err(SnapshotFileError::CutOff { bytes: found, .. }) if bytes < PREFIX_BYTES => {
                     assert_eq!(found, bytes as u64);
                 }
@@ -760,7 +762,7 @@ mod tests {
         );
     }
 
-    /// Replaces the file by one of `version` whose header is `header`, and whose hashes are right.
+    /// Replaces the file by one of `version` with this `header` and correct hashes.
     fn rewrite_header(storage: &SimulatedStorage, version: u32, header: &[u8]) {
         let content = read(storage, NAME).expect("readable");
         let length = u32::try_from(header.len()).expect("short");
@@ -857,7 +859,7 @@ mod tests {
             is_disguised in any::<bool>(),
         ) {
             if is_disguised && bytes.len() >= PREFIX_BYTES {
-                // Nonsense that was hashed well.
+                // An invalid header with a correct hash.
                 let header_bytes = u32::try_from(bytes.len() - PREFIX_BYTES).expect("short");
                 let mut prefix = prefix_without_hash(header_bytes, 0);
                 let mut hasher = blake3::Hasher::new();
