@@ -1,6 +1,6 @@
 //! The answer index: which transaction answered which id. It recognises a repeated id.
 //!
-//! Each user has a window of their own, and is charged for what it takes. While all windows together exceed the budget
+//! Each user has a window of their own, and is charged for its space. While all windows together exceed the budget
 //! of the service, the user with the largest charge loses their oldest answer. So no user can take another user's fair
 //! share. Two kinds of ids differ in what may be forgotten early:
 //!
@@ -36,8 +36,8 @@ pub const ID_CLOCK_SKEW_MAX: Duration = Duration::from_secs(5 * 60);
 /// longer than a client waits before it repeats a request.
 pub const ID_FLOOR: Duration = Duration::from_secs(60);
 
-/// The smallest step of the host's clock that is detected by comparison with the monotonic clock. Reading the two
-/// clocks may take less time than this.
+/// The smallest step of the host's clock that is detected by comparison with the monotonic clock. A smaller
+/// difference may come from reading the two clocks one after the other.
 const CLOCK_STEP_MIN: Duration = Duration::from_secs(1);
 
 /// How far back repeated ids are recognised. Exactly-once execution holds within this window.
@@ -197,8 +197,8 @@ struct Forgotten {
     put_back: [Option<Timestamp>; PUT_BACK_KEPT],
 }
 
-/// How many times are retained for each user that a clock set back cuts off. If there are more, the two farthest are
-/// merged.
+/// The number of cut-off times that are retained for each user when the clock is set back. If there are more, the two
+/// farthest are merged.
 pub(crate) const PUT_BACK_KEPT: usize = 4;
 
 impl Forgotten {

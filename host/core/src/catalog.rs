@@ -418,7 +418,7 @@ impl Catalog {
             return Ok(());
         }
         let mut pauses = self.pauses();
-        // Check this only now: another caller may have been first, and its attempt may have failed for good.
+        // Check this only now: another caller may have been first, and its attempt may have failed permanently.
         let Reopening { storage, clock } = match (self.current().progress.failed(), self.reopening.get()) {
             (None, _) => return Ok(()),
             (Some(Failed::Write), Some(reopening)) => reopening,

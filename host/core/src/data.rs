@@ -336,8 +336,8 @@ impl Locked {
         Ok(recovery)
     }
 
-    /// Reads the directory without changing a byte. Of the service `whole`, every record in the journal is returned. Of
-    /// the others, only the records that their snapshots need are.
+    /// Reads the directory without changing a byte. For the service `whole`, the result has every record in the
+    /// journal. For the others, it has only the records that their snapshots need.
     ///
     /// # Errors
     /// [`DataError`]. Damage is not an error: the [`Contents`] report it.

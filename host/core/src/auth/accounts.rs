@@ -269,7 +269,7 @@ impl Accounts {
     /// cryptographic source, from which the token is made.
     ///
     /// # Errors
-    /// [`LogInError`]. With [`LogInError::Catalog`] the token may be on the disk, but nobody has seen it.
+    /// [`LogInError`]. With [`LogInError::Catalog`] the token may be on the disk, but no user has it.
     pub fn log_in(
         &self,
         user: &str,
