@@ -39,8 +39,8 @@ pub const FAILURE_REMEMBERED: Duration = Duration::from_secs(600);
 /// used one is discarded, which makes its bucket full again.
 pub const TRACKED_MAX: usize = 10_000;
 
-/// Limits log-ins for each user name and each address. An attempt is counted before the password is checked, so that
-/// concurrent attempts count as well. Names that exist and names that do not are treated alike.
+/// The limits of log-ins for each user name and each address. An attempt is counted before the password is checked, so
+/// that concurrent attempts count as well. Names that exist and names that do not are treated alike.
 ///
 /// | who | limited by |
 /// |---|---|
@@ -48,8 +48,8 @@ pub const TRACKED_MAX: usize = 10_000;
 /// | one address that tries few passwords on many users, or keeps the host busy with hashing | [`ATTEMPTS_PER_ADDRESS`] |
 /// | many addresses that guess one user's password | [`ATTEMPTS_PER_USER`], [`ATTEMPTS_PER_USER_FROM_FRESH`]: about 100,000 a day together |
 ///
-/// The last row alone would let many addresses lock a user out. So these limits do not apply to an address from which
-/// the user has logged in, as long as it is remembered. An attempt from a new address does not compete with addresses
+/// The last row alone would let many addresses lock a user out. So its limits do not apply to an address from which the
+/// user has logged in, while that address is remembered. An attempt from a new address does not compete with addresses
 /// that have failed. Issued tokens are never affected. The limits do not stop an attacker with ten thousand addresses,
 /// who can displace the remembered ones. Against such an attacker, only a long password protects a user.
 ///
