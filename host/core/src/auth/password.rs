@@ -161,8 +161,8 @@ pub fn check(password: &str) -> Result<(), PasswordError> {
     }
 }
 
-/// Bounds how many passwords are hashed at once, and how many wait for that. A more trusted attempt has its turn first.
-/// Attempts from addresses that have failed lately may not take all places.
+/// A gate that bounds how many passwords are hashed at once, and how many wait for that. A more trusted attempt has its
+/// turn first. Attempts from addresses that have failed lately may not take all places.
 #[derive(Debug, Default)]
 pub(super) struct Gate {
     state: Mutex<GateState>,
