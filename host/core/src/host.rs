@@ -1,7 +1,7 @@
 //! A host: one engine, one fleet, the users, and the services that run on them.
 //!
-//! [`Host::request`] is the door that every request comes through, from the command line, a simulation or a network:
-//! it authenticates and authorises before a byte of the request reaches a service's queue.
+//! [`Host::request`] is the entry point of every request, from the command line, a simulation or a network. It
+//! authenticates and authorises the request before any byte of it reaches a service's queue.
 
 mod attempts;
 mod durable;
@@ -46,27 +46,27 @@ use std::time::Duration;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinHandle;
 
-/// What a host is made of.
+/// The configuration of a host.
 #[derive(Debug, Clone)]
 pub struct HostConfig {
-    /// The machines of its fleet.
+    /// The machines of the host's fleet.
     pub machines: Vec<Machine>,
-    /// Linear memory of the largest size that any service may have, in bytes.
+    /// The linear memory of the largest size that any service may have, in bytes.
     pub largest_memory_bytes: u64,
-    /// Linear memories that any workload may have.
+    /// The most linear memories that a workload may have.
     pub memories_max: u64,
-    /// Stores beyond those of the VMs.
+    /// The number of stores beyond those of the VMs.
     pub maintenance_stores: u32,
-    /// Fuel for each instantiation, snapshot or restore.
+    /// The fuel for each instantiation, snapshot or restore.
     pub maintenance_fuel: u64,
-    /// Time for each of them.
+    /// The time for each instantiation, snapshot or restore.
     pub maintenance_deadline: Duration,
-    /// The longest transaction or query, in bytes.
+    /// The longest body of a transaction or query, in bytes.
     pub body_bytes_max: usize,
 }
 
 impl HostConfig {
-    /// The usual limits, for `machines` and sizes of up to `largest_memory_bytes`.
+    /// Returns the default limits, for `machines` and sizes of up to `largest_memory_bytes`.
     #[must_use]
     pub fn new(machines: Vec<Machine>, largest_memory_bytes: u64) -> Self {
         Self {
@@ -81,18 +81,19 @@ impl HostConfig {
     }
 }
 
-/// What a service is that runs.
+/// A running service.
 struct Running {
     handle: ServiceHandle,
-    /// The task that keeps a durable service's snapshots. It ends when what it does is done, with why the last one was not
-    /// written, if so.
+    /// The task that writes a durable service's snapshots. It ends once its work is done, and returns why the last
+    /// snapshot was not written, if it was not.
     snapshot_writer: Option<JoinHandle<Option<String>>>,
 }
 
 impl Running {
-    /// Waits until what keeps its snapshots has ended, after its task has. Says why the last one was not written, if so.
+    /// Waits for the end of the snapshot writer, whose service's task has ended before. Returns why the last snapshot
+    /// was not written, if it was not.
     async fn end_snapshot_writer(self) -> Option<String> {
-        // A panic of it was printed.
+        // A panic of the task was printed already.
         self.snapshot_writer?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))
     }
 }
@@ -103,17 +104,17 @@ pub struct Host {
     context: ServiceContext,
     authority: Arc<RwLock<Authority>>,
     services: RwLock<Registry<Running>>,
-    /// Of a host with a data directory.
+    /// The data directory, if the host has one.
     data: Option<Arc<DataDirectory>>,
-    /// Taken by whatever begins or ends a durable service.
+    /// Locked by every operation that begins or ends a durable service.
     name_locks: NameLocks,
     programs: Programs,
-    /// Services for which more attempts are to be made.
+    /// The services that the host will try again to bring back.
     awaited: AwaitedServices,
     body_bytes_max: usize,
-    /// Services are being ended, for good.
+    /// Whether all services are being ended for good.
     is_stopping: watch::Sender<bool>,
-    /// Asked before a service is created.
+    /// Checked before a service is created.
     admission: Admission,
 }
 
@@ -124,7 +125,7 @@ impl std::fmt::Debug for Host {
 }
 
 impl Host {
-    /// Sets up a host without users or services. Every event of its services goes to `events`, every transaction gets
+    /// Sets up a host without users or services. All events of its services go to `events`, and every transaction gets
     /// its time from `clock`.
     ///
     /// # Errors
@@ -156,25 +157,25 @@ impl Host {
         })
     }
 
-    /// The same host, which creates a service only if `admission` does not refuse it.
+    /// Returns this host with an `admission` that may refuse new services.
     #[must_use]
     pub fn with_admission(mut self, admission: Admission) -> Self {
         self.admission = admission;
         self
     }
 
-    /// The users, to change them. Requests wait while the guard is held.
+    /// Returns the users for a change. Requests wait while the guard is held.
     pub fn authority(&self) -> RwLockWriteGuard<'_, Authority> {
         self.authority.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The users, for [`Accounts`](crate::auth::Accounts) that keep them on the disk.
+    /// Returns the users, for [`Accounts`](crate::auth::Accounts) that store them on disk.
     #[must_use]
     pub fn shared_authority(&self) -> Arc<RwLock<Authority>> {
         Arc::clone(&self.authority)
     }
 
-    /// Compiles `workload`, unless a program of the same content is in use or being compiled already.
+    /// Compiles `workload`, unless a program of the same content is in use or already being compiled.
     ///
     /// # Errors
     /// As [`Engine::compile`].
@@ -183,7 +184,7 @@ impl Host {
         self.made(workload, Purpose::Start, |workload| async move { engine.compile(workload).await }).await
     }
 
-    /// Loads a workload that is deployed, when it is its turn. Small ones wait for no large one.
+    /// Loads a deployed workload, in its turn. Small workloads do not wait for large ones.
     ///
     /// # Errors
     /// [`EngineError::Load`], and [`EngineError::CompilerBusy`].
@@ -191,7 +192,7 @@ impl Host {
         self.engine.load_deployed(name, bytes).await
     }
 
-    /// As [`Host::compile`], for a workload that is deployed, which waits less.
+    /// Compiles a deployed workload as [`Host::compile`] does, with a shorter wait.
     async fn compile_deployed(&self, workload: Workload) -> Result<Arc<Program>, EngineError> {
         let engine = Arc::clone(&self.engine);
         self.made(workload, Purpose::Deploy, |workload| async move { engine.compile_deployed(workload).await }).await
@@ -211,27 +212,27 @@ impl Host {
         made.map_err(|error| match &*error {
             ProgramError::Engine(error) => error.clone(),
             ProgramError::Load(error) => error.clone().into(),
-            // Another one was to read it from the disk.
+            // Another caller's attempt was to read the workload from the disk.
             ProgramError::Data(error) => EngineError::Compile { name, reason: chain(error) },
         })
     }
 
-    /// How many workloads were compiled.
+    /// Returns how many workloads were compiled.
     #[doc(hidden)]
     #[must_use]
     pub fn compiled(&self) -> u64 {
         self.engine.compiled()
     }
 
-    /// Waits until the host takes on something new.
+    /// Waits until the host admits new work.
     pub async fn admitted(&self) {
         self.admission.relieved().await;
     }
 
-    /// Creates a service, whose history is kept in memory, and its first VM.
+    /// Creates a service with its history in memory, and its first VM.
     ///
     /// # Errors
-    /// Nothing was created; see [`LaunchError`].
+    /// [`LaunchError`]: nothing was created.
     pub async fn create_service(&self, spec: ServiceSpec) -> Result<(), LaunchError> {
         self.admission.check()?;
         let place = self.begin(&spec.name)?;
@@ -246,13 +247,13 @@ impl Host {
     /// Begins to create a service or to bring one back.
     ///
     /// # Errors
-    /// [`LaunchError::Exists`]: it runs, or is being started or stopped.
+    /// [`LaunchError::Exists`]: the service runs, or is being started or stopped.
     fn begin(&self, name: &Name) -> Result<Place<'_>, LaunchError> {
         self.registry().begin(name).map_err(|Owned| LaunchError::Exists { name: name.clone() })?;
         Ok(Place { host: self, name: Some(name.clone()) })
     }
 
-    /// Whether the fleet has room for the sizes of a service.
+    /// Checks that the engine's slots are large enough for the sizes of a service.
     fn check_sizes(&self, spec: &ServiceSpec) -> Result<(), LaunchError> {
         let largest_bytes = self.engine.largest_bytes();
         if let Some(size) = spec.sizes.iter().chain([&spec.size]).find(|size| size.memory_bytes > largest_bytes) {
@@ -269,12 +270,12 @@ impl Host {
         self.services.read().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Runs something on the guests' threads: a start function may run for long.
+    /// Runs a future on the guests' threads, because a start function may run for long.
     async fn on_guests<T: Send + 'static>(&self, future: impl Future<Output = T> + Send + 'static) -> T {
         joined(self.engine.spawn(future)).await
     }
 
-    /// Finds out whose token this is.
+    /// Finds the user that a token belongs to.
     ///
     /// # Errors
     /// [`Denial::NotAuthenticated`].
@@ -282,7 +283,7 @@ impl Host {
         self.authenticate_hash(&TokenHash::of(token))
     }
 
-    /// The same for a token whose hash is known already.
+    /// Finds the user that a token belongs to, by the token's hash.
     ///
     /// # Errors
     /// As [`Host::authenticate`].
@@ -291,35 +292,37 @@ impl Host {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authenticate_hash(token, now)
     }
 
-    /// Whether a request of `user` to a service would find room in its queue now, with some to spare. True if it does not
-    /// run: the request is denied for that.
+    /// Returns whether a service's queue now has room, with some to spare, for a request of `user`. Returns true if the
+    /// service does not run: its requests are denied for that reason instead.
     #[must_use]
     pub fn has_queue_room(&self, service: &str, user: &Name) -> bool {
         self.look().get(service).is_none_or(|running| running.handle.has_room(user))
     }
 
-    /// How many requests and orders wait in the queue of a service; none if it does not run. It does not wait for it.
+    /// Returns how many requests and orders wait in the queue of a service, or none if the service does not run. Does
+    /// not wait for the service.
     #[must_use]
     pub fn queue_length(&self, service: &str) -> Option<usize> {
         self.look().get(service).map(|running| running.handle.queue_length())
     }
 
-    /// How many requests and orders wait in the queue of each service that runs, by name. It waits for none of them.
+    /// Returns how many requests and orders wait in the queue of each running service. Waits for no service.
     #[must_use]
     pub fn queue_lengths(&self) -> BTreeMap<Name, usize> {
         self.look().running().map(|(name, running)| (name.clone(), running.handle.queue_length())).collect()
     }
 
-    /// Has a request executed for the user whose token it is, and waits for its answer. Dropping the future does not
-    /// take the request back.
+    /// Executes a request of the user that the token belongs to, and waits for the answer. Dropping the future does not
+    /// cancel the request.
     ///
     /// # Errors
-    /// [`RequestError::Denied`]: it had no effect. [`RequestError::OutcomeUnknown`]: whether it had is not known.
+    /// [`RequestError::Denied`]: the request had no effect. [`RequestError::OutcomeUnknown`]: the request may have had
+    /// an effect.
     pub async fn request(&self, token: &str, service: &str, request: Request) -> Result<Reply, RequestError> {
         self.request_as(&self.authenticate(token)?, service, request).await
     }
 
-    /// The same for a user who was authenticated before.
+    /// Executes a request of an authenticated user, and waits for the answer.
     ///
     /// # Errors
     /// As [`Host::request`].
@@ -332,16 +335,16 @@ impl Host {
         self.begin_as(identity, service, request)?.await
     }
 
-    /// The same without waiting for the answer: the request stands in the service's queue.
+    /// Puts a request of an authenticated user into the service's queue, without waiting for the answer.
     ///
     /// # Errors
-    /// [`Denial`]: it does not, and never reaches the guest.
+    /// [`Denial`]: the request is not in the queue, and never reaches the guest.
     pub fn begin_as(&self, identity: &Identity, service: &str, request: Request) -> Result<Pending, Denial> {
         self.begin_within(identity, service, request, None)
     }
 
-    /// The same, held to the budgets of an account: the request is executed only while its largest possible answer fits
-    /// them, else it is denied with [`Denial::NoMemory`].
+    /// Puts a request into the service's queue, within the budgets of an account. The request is executed only if its
+    /// largest possible answer fits the budgets. Otherwise it is denied with [`Denial::NoMemory`].
     pub fn begin_within(
         &self,
         identity: &Identity,
@@ -355,19 +358,19 @@ impl Host {
         }
         match (&request.id, request.kind) {
             (Some(id), Kind::Query) => check_id(id)?,
-            // The service knows whether it has an answer to one that would be none today.
+            // The service may have an answer to an id that would be invalid today.
             (Some(id), Kind::Transaction) => check_id_length(id)?,
             (None, _) => {}
         }
         handle.request(caller(identity), request, account)
     }
 
-    /// The kept answer to a transaction of this user, once all that was sent to the service before is done. None if
-    /// there is none: it was never sent, was denied, or is beyond the deduplication window.
+    /// Finds the retained answer to a transaction of this user, after all earlier requests to the service. Returns none
+    /// if the transaction was never sent, was denied, or is beyond the deduplication window.
     ///
     /// # Errors
-    /// Without the grant to transact; if there is no such service; if the id is too old to tell; or if the service has
-    /// stopped.
+    /// Without the grant to transact; if there is no such service; if the id is too old to be certain; or if the
+    /// service has stopped.
     pub async fn find_transaction(
         &self,
         by: &Identity,
@@ -379,7 +382,7 @@ impl Host {
         handle.find(caller(by), id.to_owned()).await
     }
 
-    /// Tells how a service is, after all that was sent before.
+    /// Returns the status of a service, after all earlier requests to it.
     ///
     /// # Errors
     /// Without the grant to observe, or if the service's task has ended.
@@ -387,7 +390,7 @@ impl Host {
         self.status_as(&self.authenticate(token)?, service).await
     }
 
-    /// The same for a user who was authenticated before.
+    /// Returns the status of a service to an authenticated user.
     ///
     /// # Errors
     /// As [`Host::status`].
@@ -395,8 +398,8 @@ impl Host {
         self.enter(by, service, Grant::Observe)?.status().await
     }
 
-    /// Drops the requests of `user` that wait in the queue of a service, or those with an id. Returns how many: they are
-    /// denied, and were not executed. What is being executed is not dropped.
+    /// Drops the waiting requests of `user` from the queue of a service: all of them, or those with the given id.
+    /// Returns how many were dropped. They are denied, and were not executed. A request in execution is not dropped.
     ///
     /// # Errors
     /// Without the grant to operate, or if there is no such service.
@@ -404,7 +407,7 @@ impl Host {
         Ok(self.enter(by, service, Grant::Operate)?.drop_queued(user, id))
     }
 
-    /// Makes a service fail over now. Returns how it is afterwards.
+    /// Orders a failover of a service, and returns the status after it.
     ///
     /// # Errors
     /// Without the grant to operate, or if the service's task has ended.
@@ -412,7 +415,7 @@ impl Host {
         self.fail_over_as(&self.authenticate(token)?, service).await
     }
 
-    /// The same for a user who was authenticated before.
+    /// Orders a failover for an authenticated user, and returns the status after it.
     ///
     /// # Errors
     /// As [`Host::fail_over`].
@@ -420,7 +423,8 @@ impl Host {
         self.order_fail_over(by, service).await.map(|(status, _)| status)
     }
 
-    /// The same, with the VM in which the service was when it was its turn.
+    /// Orders a failover for an authenticated user. Returns the status after it, and the VM that served when the order
+    /// was carried out.
     ///
     /// # Errors
     /// As [`Host::fail_over`].
@@ -428,7 +432,7 @@ impl Host {
         self.enter(by, service, Grant::Operate)?.fail_over(by.user.clone()).await
     }
 
-    /// Makes a service take a snapshot now. Returns how it is afterwards.
+    /// Orders a snapshot of a service, and returns the status after it.
     ///
     /// # Errors
     /// Without the grant to operate, or if the service's task has ended.
@@ -436,7 +440,7 @@ impl Host {
         self.snapshot_as(&self.authenticate(token)?, service).await
     }
 
-    /// The same for a user who was authenticated before.
+    /// Orders a snapshot for an authenticated user, and returns the status after it.
     ///
     /// # Errors
     /// As [`Host::snapshot`].
@@ -444,7 +448,8 @@ impl Host {
         self.enter(by, service, Grant::Operate)?.snapshot().await
     }
 
-    /// Authorises, and only then looks for the service: who has no grant does not learn whether there is one.
+    /// Authorises a request, and only then looks up the service. So a user without a grant does not learn whether the
+    /// service exists.
     fn enter(&self, identity: &Identity, service: &str, grant: Grant) -> Result<ServiceHandle, Denial> {
         self.authorise(identity, service, grant)?;
         let services = self.look();
@@ -463,16 +468,17 @@ impl Host {
     }
 }
 
-/// The place of a service that is being created or brought back. Dropped, the service is as it was before.
+/// A registry entry of a service that is being created or brought back. Dropping it restores the service's earlier
+/// state.
 #[must_use]
 struct Place<'a> {
     host: &'a Host,
-    /// None once the service is as it is to be.
+    /// None once the service has its final state.
     name: Option<Name>,
 }
 
 impl Place<'_> {
-    /// Lets requests in to the service; `snapshot_writer` keeps the snapshots of a durable one.
+    /// Lets requests in to the service. `snapshot_writer` writes the snapshots of a durable service.
     fn run(mut self, service: Service, queue_max: usize, snapshot_writer: Option<SnapshotWriterTask>) {
         let engine = &self.host.engine;
         let snapshot_writer = snapshot_writer.map(|snapshot_writer| engine.spawn(snapshot_writer));
@@ -483,7 +489,7 @@ impl Place<'_> {
         }
     }
 
-    /// It could not be brought back.
+    /// Records why the service could not be brought back.
     fn rest(mut self, rest: Rest) {
         if let Some(name) = self.name.take() {
             self.host.registry().rest(&name, rest);
@@ -499,7 +505,7 @@ impl Drop for Place<'_> {
     }
 }
 
-/// As whom an authenticated user sends requests.
+/// Returns the caller that an authenticated user's requests carry.
 fn caller(identity: &Identity) -> Caller {
     Caller { user: identity.user.clone(), incarnation: identity.incarnation }
 }

@@ -1,9 +1,9 @@
-//! More attempts to bring back a service whose workload was not loaded and compiled for what may pass: its process could not
-//! be had, or was killed.
+//! Repeated attempts to bring back a service after a transient failure to load or compile its workload: the child
+//! process could not be started, or was killed.
 //!
-//! The service is quarantined meanwhile, like any other that cannot be brought back, and nobody waits for it: it is an
-//! operator's to start, stop or remove. So an attempt has the turn of its service only once it has the program, and ends
-//! nothing but the quarantine that it was begun for.
+//! Meanwhile the service is quarantined like any other that cannot be brought back. Operators can still start, stop or
+//! remove it without a wait. So an attempt takes the service's name lock only after it has the program, and it ends no
+//! quarantine but the one that it was begun for.
 
 use super::Host;
 use super::durable::check_stall;
@@ -23,34 +23,34 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// Attempts to load and compile a workload of the data directory whose process is lost, with the first one: it was taken
-/// when it was deployed, and what is missing now may be there soon.
+/// The most attempts, including the first, to load and compile a stored workload after its process is lost. The
+/// workload was accepted when it was deployed, so a missing resource may be available again soon.
 pub const PROCESS_ATTEMPTS_MAX: u32 = 6;
 
-/// The pause after the first of them. Each is twice as long as the one before.
+/// The pause after the first attempt. Each later pause is twice as long as the one before.
 pub const PROCESS_PAUSE: Duration = Duration::from_secs(1);
 
-/// What users are told of a service beside its last failure, as long as more attempts are made.
+/// Returns the text that users get beside the last failure while more attempts follow.
 pub(super) fn tried_again() -> String {
     format!("the host makes up to {PROCESS_ATTEMPTS_MAX} attempts by itself")
 }
 
-/// A service for which more attempts are to be made.
+/// A service that the host will try again to bring back.
 #[derive(Debug)]
 pub(super) struct Awaited {
     pub(super) name: Name,
     pub(super) workload: WorkloadHash,
     pub(super) epoch: Epoch,
     pub(super) sabotage: Option<Sabotage>,
-    /// The quarantine with which they end.
+    /// The quarantine that the attempts end.
     pub(super) quarantine: QuarantineId,
 }
 
-/// Tells a quarantine in which more attempts are made from every other one, also of the same name.
+/// Distinguishes a quarantine with further attempts from every other quarantine, also of the same name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QuarantineId(u64);
 
-/// The services that are awaited, until [`Host::bring_back`] takes them.
+/// The services that wait for [`Host::bring_back`] to take them.
 #[derive(Debug, Default)]
 pub(super) struct AwaitedServices {
     added: Mutex<Vec<Awaited>>,
@@ -59,12 +59,12 @@ pub(super) struct AwaitedServices {
 }
 
 impl AwaitedServices {
-    /// An id that no quarantine had before.
+    /// Returns an id that no earlier quarantine had.
     pub(super) fn id(&self) -> QuarantineId {
         QuarantineId(self.quarantines.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// Has more attempts be made for a service that is in its quarantine.
+    /// Adds a quarantined service for further attempts.
     pub(super) fn add(&self, awaited: Awaited) {
         self.added().push(awaited);
         self.is_longer.notify_one();
@@ -79,15 +79,15 @@ impl AwaitedServices {
     }
 }
 
-/// The pauses before each attempt but the first.
+/// Returns the pauses before the second and each later attempt.
 fn pauses() -> impl Iterator<Item = Duration> {
     (1..PROCESS_ATTEMPTS_MAX).map(|attempts| PROCESS_PAUSE * (1 << (attempts - 1)))
 }
 
 impl Host {
-    /// Brings back the services that are quarantined since the process was lost that was to load or compile their workload:
-    /// up to [`PROCESS_ATTEMPTS_MAX`] attempts each, with the one that was made. It does so until the host is stopped, and
-    /// is to be awaited to its end, as [`Host::stop_service`] is.
+    /// Brings back the services that are quarantined because the process that loads or compiles their workload was
+    /// lost. Makes up to [`PROCESS_ATTEMPTS_MAX`] attempts for each, including the one before. Runs until the host is
+    /// stopped. Callers must await the future to its end, as for [`Host::stop_service`].
     pub async fn bring_back(&self) {
         let mut under_way = FuturesUnordered::new();
         while !self.is_stopping() {
@@ -98,11 +98,12 @@ impl Host {
                 () = self.stopping() => {}
             }
         }
-        // Each of them sees it, and ends with what it is at.
+        // Each attempt sees that the host stops, and ends after its current step.
         while under_way.next().await.is_some() {}
     }
 
-    /// The same for those that are quarantined by now. Returns once each of them runs, or no more attempts are made.
+    /// Brings back the services that are quarantined in this way now. Returns once each of them runs, or has no
+    /// attempts left.
     pub async fn bring_back_found(&self) {
         let attempts = self.awaited.take().into_iter().map(|awaited| self.try_again(awaited));
         futures::future::join_all(attempts).await;
@@ -122,7 +123,8 @@ impl Host {
             if !is_last && made.as_ref().is_err_and(|error| error.may_pass_of_stored()) {
                 continue;
             }
-            // Not before: an operator need not wait for what takes minutes, or never succeeds.
+            // The lock is not taken earlier: an operator need not wait for an attempt that takes minutes or never
+            // succeeds.
             let Ok(_turn) = self.turn(&awaited.name).await else { return };
             if !self.is_awaited(&awaited) {
                 return;
@@ -136,17 +138,17 @@ impl Host {
                     self.registry().rest(&service, Rest::quarantined(reason));
                     return;
                 }
-                // The journal has no room for it now.
+                // The journal has no room for the service now.
                 Err(_) => {}
             }
         }
     }
 
-    /// Brings back a service whose program was made, as an operator's start does: it runs afterwards, or is quarantined for
-    /// another reason.
+    /// Brings back a service whose program was made, as an operator's start does. Afterwards the service runs, or is
+    /// quarantined for another reason.
     ///
     /// # Errors
-    /// Why neither was tried.
+    /// Why recovery was not tried.
     async fn find_again(&self, directory: &Arc<DataDirectory>, awaited: &Awaited, made: Made) -> Result<(), String> {
         let Awaited { name, epoch, sabotage, .. } = awaited;
         let program = made.map_err(|error| chain(&*error))?;
@@ -158,7 +160,7 @@ impl Host {
         Ok(())
     }
 
-    /// Whether a service is still in the quarantine in which more attempts are made for it.
+    /// Returns whether a service is still in the quarantine of these attempts.
     fn is_awaited(&self, awaited: &Awaited) -> bool {
         let services = self.look();
         services.resting(&awaited.name).and_then(|(_, rest)| rest.awaited()) == Some(awaited.quarantine)
@@ -169,11 +171,11 @@ impl Host {
     }
 
     async fn stopping(&self) {
-        // It is closed with the host, which is here.
+        // The channel closes with the host, which still exists here.
         let _ = self.is_stopping.subscribe().wait_for(|is_stopping| *is_stopping).await;
     }
 
-    /// Waits for what may take minutes, unless the host is being stopped: then it is dropped.
+    /// Waits for work that may take minutes. Drops the work if the host is being stopped.
     ///
     /// # Errors
     /// [`DataError::Stopping`].

@@ -1,4 +1,5 @@
-//! A host with a data directory: how its services are brought back, created, and ended so that the next start is quick.
+//! A host with a data directory: it recovers and creates durable services, and ends them so that the next start is
+//! quick.
 
 use super::attempts::{Awaited, tried_again};
 use super::programs::{Made, Purpose};
@@ -24,36 +25,36 @@ use tokio::sync::watch;
 /// A durable service that is to be created.
 #[derive(Clone)]
 pub struct NewService {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// What it runs.
+    /// The workload that the service runs.
     pub workload: Workload,
     /// The bytes that the workload was loaded from.
     pub workload_bytes: Bytes,
-    /// Its sizes, thresholds, deduplication window.
+    /// The sizes, the thresholds and the deduplication window.
     pub settings: ServiceSettings,
-    /// Keys the random numbers that its guest sees. Drawn for this service alone.
+    /// The key of the random numbers that the guest sees. It is drawn for this service alone.
     pub secret: [u8; 32],
-    /// Its first epoch, drawn as well.
+    /// The first epoch of the service, drawn at random as well.
     pub epoch: Epoch,
-    /// Breaks the promise on purpose.
+    /// A deliberate fault.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
 }
 
 impl Host {
-    /// The same host with a data directory, for its durable services.
+    /// Returns this host with a data directory for its durable services.
     #[must_use]
     pub fn with_data(mut self, directory: Arc<DataDirectory>) -> Self {
         self.data = Some(directory);
         self
     }
 
-    /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
-    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other. More attempts,
-    /// where those may help, are up to [`Host::bring_back`].
+    /// Brings back every service of the data directory, in parallel, and reports the result of each by events. A
+    /// service that cannot be brought back is quarantined: requests to it are denied with the reason, and other
+    /// services are not affected. [`Host::bring_back`] makes further attempts where they may help.
     ///
-    /// `epoch` draws an epoch for each, `sabotage` is for all.
+    /// `epoch` draws an epoch for each service. `sabotage` applies to all.
     #[doc(hidden)]
     pub async fn recover_with(&self, contents: Contents, mut epoch: impl FnMut() -> Epoch, sabotage: Option<Sabotage>) {
         for event in findings(&contents) {
@@ -84,16 +85,17 @@ impl Host {
         }
     }
 
-    /// Brings back every service of the data directory, in parallel, and tells by events what became of each. One that
-    /// cannot be brought back is quarantined: requests to it are denied with the reason, and it stops no other. More attempts,
-    /// where those may help, are up to [`Host::bring_back`].
+    /// Brings back every service of the data directory, in parallel, and reports the result of each by events. A
+    /// service that cannot be brought back is quarantined: requests to it are denied with the reason, and other
+    /// services are not affected. [`Host::bring_back`] makes further attempts where they may help.
     ///
-    /// `epoch` draws an epoch for each.
+    /// `epoch` draws an epoch for each service.
     pub async fn recover(&self, contents: Contents, epoch: impl FnMut() -> Epoch) {
         self.recover_with(contents, epoch, None).await;
     }
 
-    /// Brings back one service, for which `program` makes its program. Returns whether it runs; otherwise it is quarantined.
+    /// Brings back one service with the program that `program` makes. Returns whether the service runs. Otherwise it is
+    /// quarantined.
     pub(super) async fn recover_one(
         &self,
         found: FoundService,
@@ -136,7 +138,7 @@ impl Host {
         false
     }
 
-    /// Makes the program of a workload that the data directory has: one attempt.
+    /// Loads and compiles a workload of the data directory, in one attempt.
     pub(super) async fn stored_program(&self, directory: &Arc<DataDirectory>, hash: &WorkloadHash) -> Made {
         let (hash, directory, engine) = (*hash, Arc::clone(directory), Arc::clone(&self.engine));
         let attempt = async move {
@@ -148,7 +150,7 @@ impl Host {
         self.programs.get::<ProgramError>(hash, Purpose::Start, attempt).await
     }
 
-    /// Why a service of the data directory was not started, if it was not.
+    /// Returns why a service of the data directory was not started, if it was not.
     #[must_use]
     pub fn quarantined(&self, service: &Name) -> Option<String> {
         match self.look().resting(service)?.1 {
@@ -157,7 +159,7 @@ impl Host {
         }
     }
 
-    /// Why nothing is done with a service that the catalog should have and does not.
+    /// Returns why the host leaves a service alone that is missing from the catalog.
     #[must_use]
     pub fn orphan(&self, service: &Name) -> Option<Denial> {
         let services = self.look();
@@ -165,14 +167,14 @@ impl Host {
         matches!(rest, Rest::Orphan(_)).then(|| rest.denial(service))
     }
 
-    /// The services that do not run, each with whether it is quarantined, or else an operator stopped it. Those are among
-    /// them that the catalog should have and does not.
+    /// Returns the services that do not run. The value is true for a quarantined service, and false for one that an
+    /// operator stopped. Services that are missing from the catalog count as quarantined.
     #[must_use]
     pub fn idle_services(&self) -> BTreeMap<Name, bool> {
         self.look().all_resting().map(|(name, rest)| (name.clone(), !matches!(rest, Rest::Stopped))).collect()
     }
 
-    /// Which incarnation of their name a user of the data directory is; 0 for one who is not stored there.
+    /// Returns the incarnation of a user's name in the data directory, or 0 for a user that is not stored there.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
@@ -181,17 +183,17 @@ impl Host {
         Ok(directory.catalog().incarnations()?.get(user).copied().unwrap_or_default())
     }
 
-    /// Whether a service runs.
+    /// Returns whether a service runs.
     #[must_use]
     pub fn has_service(&self, service: &Name) -> bool {
         self.look().get(service).is_some()
     }
 
-    /// Creates a durable service, and its first VM. When this returns, it survives a crash. It is to be awaited to its
-    /// end, as [`Host::stop_service`] is.
+    /// Creates a durable service, and its first VM. When this returns, the service survives a crash. Callers must await
+    /// the future to its end, as for [`Host::stop_service`].
     ///
     /// # Errors
-    /// [`LaunchError`]. There is no such service then, but for [`DataError::OutcomeUnknown`], after which it is quarantined.
+    /// [`LaunchError`]: the service does not exist. After [`DataError::OutcomeUnknown`] it is quarantined instead.
     ///
     /// # Panics
     /// If the host has no data directory.
@@ -200,7 +202,7 @@ impl Host {
         let NewService { name, workload, workload_bytes, settings, secret, epoch, sabotage } = new;
         let _turn = self.turn(&name).await?;
         self.admission.check()?;
-        // Its first record would wait for room, and with it whoever ordered it.
+        // Otherwise the first record would wait for room, and the caller with it.
         check_stall(directory)?;
         directory.check_orphan(&name)?;
         if let Some(reason) = self.quarantined(&name) {
@@ -227,7 +229,7 @@ impl Host {
             let kept = directory.keep_workload(&hash, &workload_bytes)?;
             directory.clear_snapshots(&service).map(|()| kept)
         });
-        // Until the catalog says that it is needed.
+        // This protects the workload's file until the catalog refers to it.
         let _kept = kept.await?;
         let launching = Service::launch_durable(spec, self.context.clone(), Arc::clone(directory));
         let (service, begun, snapshot_writer) = self.on_guests(launching).await?;
@@ -250,20 +252,20 @@ impl Host {
         Ok(())
     }
 
-    /// Removes a durable service for good, after what was sent to it: its history, its snapshots, and its workload if no
-    /// other service runs that. One that is quarantined is removed as well. It is to be awaited to its end, as
-    /// [`Host::stop_service`] is.
+    /// Removes a durable service for good, after all earlier requests to it: its history, its snapshots, and its
+    /// workload if no other service runs that. A quarantined service is removed as well. Callers must await the future
+    /// to its end, as for [`Host::stop_service`].
     ///
-    /// The catalog's change comes first, with which all grants on the service go: before it is durable, nothing has happened,
-    /// and after it nothing undoes it.
+    /// The change of the catalog comes first, and removes all grants on the service. Before the change is durable,
+    /// nothing has happened. After it, nothing undoes the removal.
     ///
     /// # Errors
-    /// [`DataError::NoService`]; [`DataError::Catalog`], and the service runs on; [`DataError::OutcomeUnknown`], and it is
-    /// quarantined, and may be removed again.
+    /// [`DataError::NoService`]. [`DataError::Catalog`]: the service continues to run. [`DataError::OutcomeUnknown`]:
+    /// the service is quarantined, and may be removed again.
     pub async fn remove_service(&self, name: &Name) -> Result<(), DataError> {
         let _turn = self.turn(name).await?;
         let directory = match self.directory_of(name).await {
-            // The catalog may have taken a removal all the same that was not known to be done.
+            // The catalog may contain an earlier removal whose outcome was unknown.
             Err(DataError::NoService { .. } | DataError::Orphan { .. }) if self.look().resting(name).is_some() => {
                 self.data.clone()
             }
@@ -288,12 +290,12 @@ impl Host {
         };
         self.discard(name, None).await;
         let service = name.clone();
-        // It is removed: what cannot be cleared up now is of no use to anybody, and the next start removes it.
+        // The service is removed. Nobody needs the files that cannot be deleted now, and the next start deletes them.
         let _ = on_disk(&directory, move |directory| directory.remove_rest(&service, entry.as_ref())).await;
         (self.context.events)(&Event::Removed { service: name.clone() });
         let events = &self.context.events;
         if directory.committer().denies() {
-            // It may wait for room itself, which need not hold up who makes some.
+            // The reclaim may wait for room itself. A caller that makes room need not wait with it.
             directory.reclaim_beside(events);
         } else {
             directory.reclaim(events).await;
@@ -301,23 +303,23 @@ impl Host {
         Ok(())
     }
 
-    /// Ends every service after what was sent to it, snapshots it, and seals the journal. Returns once all of that is
-    /// on disk. Requests that come meanwhile are denied, and so are new services; those that are being created, stopped
-    /// or removed are waited for.
+    /// Ends every service after all earlier requests to it, takes a snapshot of each, and seals the journal. Returns
+    /// once all of that is on disk. Meanwhile requests and new services are denied. This waits for services that are
+    /// being created, stopped or removed.
     ///
     /// # Errors
     /// The journal or the storage failed, now or earlier.
     pub async fn stop(&self) -> Result<Ended, DataError> {
         self.is_stopping.send_replace(true);
         let (first, _all) = futures::future::join(self.end_services(), self.name_locks.take_all()).await;
-        // Those whose turn was not over when the others ended.
+        // The services that another operation still held while the first ones ended.
         let rest = self.end_services().await;
         let ended = Ended {
             services: first.services + rest.services,
             not_snapshotted: first.not_snapshotted.into_iter().chain(rest.not_snapshotted).collect(),
         };
         if let Some(directory) = &self.data {
-            // One that the last snapshots asked for still has the directory.
+            // A reclaim that the last snapshots requested still uses the directory.
             directory.end_reclaims().await;
             on_disk(directory, DataDirectory::close).await?;
         }
@@ -335,7 +337,8 @@ impl Host {
         Ended { services: count, not_snapshotted }
     }
 
-    /// Ends a service that was taken out, after what was sent to it. Says why not all of it is part of a snapshot, if so.
+    /// Ends a service that was taken out of the registry, after all earlier requests to it. Returns why a part of its
+    /// history is not in a snapshot, if so.
     pub(super) async fn end(&self, name: &Name, running: Running) -> Option<String> {
         let stopped = running.handle.stop().await.unwrap_or_else(|denial| Some(denial.to_string()));
         let unwritten = running.end_snapshot_writer().await;
@@ -344,7 +347,7 @@ impl Host {
     }
 }
 
-/// Reports when the journal cannot begin its next segment, and when it can again, as long as there is one.
+/// Reports when the journal cannot begin its next segment, and when it can again, until the journal is closed.
 async fn report_stalls(mut stalls: watch::Receiver<Option<Stall>>, events: EventSink) {
     let mut is_stalled = false;
     loop {
@@ -361,17 +364,17 @@ async fn report_stalls(mut stalls: watch::Receiver<Option<Stall>>, events: Event
     }
 }
 
-/// What became of the services of a host that was stopped.
+/// The result of ending all services of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// How many ran.
+    /// The number of services that ran.
     pub services: usize,
-    /// Of those the ones whose last transactions are not part of a snapshot, and why. Nothing of them is lost: the next
-    /// start replays them.
+    /// The services whose last transactions are not in a snapshot, each with the reason. Nothing is lost: the next
+    /// start replays these transactions.
     pub not_snapshotted: BTreeMap<Name, String>,
 }
 
-/// Denies what would wait for room in the journal while there is none.
+/// Returns an error if an operation would wait for room in the journal.
 ///
 /// # Errors
 /// [`CommitError::Stalled`].
@@ -382,7 +385,8 @@ pub(super) fn check_stall(directory: &DataDirectory) -> Result<(), DataError> {
     }
 }
 
-/// Does what waits for the disk on a thread that may. It goes on to its end, also if what is returned is dropped.
+/// Runs `work`, which blocks on the disk, on a thread for blocking work. It runs to its end even if the returned future
+/// is dropped.
 pub(super) async fn on_disk<T: Send + 'static>(
     directory: &Arc<DataDirectory>,
     work: impl FnOnce(&DataDirectory) -> T + Send + 'static,
@@ -391,7 +395,7 @@ pub(super) async fn on_disk<T: Send + 'static>(
     joined(tokio::task::spawn_blocking(move || work(&directory))).await
 }
 
-/// A service as the catalog says that it is.
+/// Returns the specification of a service from its catalog entry.
 fn spec(name: Name, program: Arc<Program>, entry: &ServiceEntry, epoch: Epoch) -> ServiceSpec {
     let accepted_divergences = entry.accepted_divergences.clone();
     ServiceSpec { accepted_divergences, ..ServiceSpec::new(name, program, &entry.settings, entry.secret, epoch) }

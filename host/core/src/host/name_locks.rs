@@ -1,9 +1,9 @@
-//! NameLocks: whatever begins or ends a service is done by one at a time for each name, and by nobody once all services are
-//! being ended.
+//! Name locks: one operation at a time begins or ends the service of a name, and none does once all services are being
+//! ended.
 //!
-//! What is done under one name may wait for a guest, for as long as its deadlines and its queue allow. So it keeps nobody
-//! with another name from theirs; only those who start a service wait for one another, as each needs the journal to keep
-//! its records where it found them.
+//! An operation on one name may wait for a guest, for as long as the guest's deadlines and queue allow. So operations
+//! on other names do not wait for it. Only starts of services wait for each other, because each start needs the journal
+//! to keep its records where it found them.
 
 use crate::locks::LockTable;
 use lifeboat_api::name::Name;
@@ -17,7 +17,7 @@ pub(super) struct NameLocks {
     all: Arc<RwLock<()>>,
 }
 
-/// The turn of one name. It is over when this is dropped.
+/// The lock of one name, released when this is dropped.
 #[derive(Debug)]
 pub(super) struct NameGuard {
     _of_name: OwnedMutexGuard<()>,
@@ -25,15 +25,15 @@ pub(super) struct NameGuard {
 }
 
 impl NameLocks {
-    /// Waits until nobody else has a turn of this name.
+    /// Waits until no other operation holds this name.
     pub(super) async fn take(&self, name: &Name) -> NameGuard {
         let lock = self.of_names.of(name);
         let of_name = lock.lock_owned().await;
-        // Afterwards, so that one which waits for its name is not waited for by who takes all.
+        // The shared lock comes second: an operation that still waits for its name must not delay `take_all`.
         NameGuard { _of_name: of_name, _of_all: Arc::clone(&self.all).read_owned().await }
     }
 
-    /// Waits until nobody has a turn of any name.
+    /// Waits until no operation holds any name.
     pub(super) async fn take_all(&self) -> OwnedRwLockWriteGuard<()> {
         Arc::clone(&self.all).write_owned().await
     }
@@ -71,7 +71,7 @@ mod tests {
         let locks = NameLocks::default();
         for number in 0..100 {
             let guard = locks.take(&name(&number.to_string())).now_or_never().expect("it is free");
-            // One who gives up waiting leaves nothing, either.
+            // A caller that stops waiting leaves no entry either.
             assert!(locks.take(&name(&number.to_string())).now_or_never().is_none());
             drop(guard);
         }

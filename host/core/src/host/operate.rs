@@ -1,4 +1,4 @@
-//! What operators do to services, and see of them. Who asks was authorised before.
+//! The operations of operators on services, and their views of services. Callers authorise the operators first.
 
 use super::Host;
 use super::durable::{check_stall, on_disk};
@@ -19,7 +19,7 @@ use std::future::ready;
 use std::sync::{Arc, PoisonError};
 
 impl Host {
-    /// Checks that `identity` may do `grant` to `service`.
+    /// Checks that `identity` has `grant` on `service`.
     ///
     /// # Errors
     /// As [`Authority::authorise`](crate::auth::Authority::authorise).
@@ -37,13 +37,13 @@ impl Host {
         self.authority.read().unwrap_or_else(PoisonError::into_inner).authorise_admin(identity, now)
     }
 
-    /// The data directory, of a host that has one.
+    /// Returns the data directory, if the host has one.
     #[must_use]
     pub fn data(&self) -> Option<&Arc<DataDirectory>> {
         self.data.as_ref()
     }
 
-    /// The durable services, running or not. It reads the catalog, from a cache as a rule.
+    /// Returns the durable services, running or not. Reads the catalog, usually from a cache.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
@@ -51,7 +51,7 @@ impl Host {
         self.entries_where(|_| true)
     }
 
-    /// Those of them whose names are wanted.
+    /// Returns the durable services whose names `is_wanted` accepts.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
@@ -60,7 +60,7 @@ impl Host {
         Ok(directory.catalog().services_where(is_wanted)?)
     }
 
-    /// How many these are.
+    /// Counts the durable services whose names `is_wanted` accepts.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
@@ -69,7 +69,7 @@ impl Host {
         Ok(directory.catalog().count_services(is_wanted)?)
     }
 
-    /// The durable service of this name, running or not.
+    /// Returns the durable service of this name, running or not.
     ///
     /// # Errors
     /// [`DataError::Catalog`].
@@ -78,25 +78,26 @@ impl Host {
         Ok(entry.flatten())
     }
 
-    /// How a service is, after all that was sent before; none if it does not run.
+    /// Returns the status of a service after all earlier requests to it, or none if the service does not run.
     pub async fn status_of(&self, name: &Name) -> Option<Status> {
         let handle = self.look().get(name).map(|running| running.handle.clone());
         handle?.status().await.ok()
     }
 
-    /// Ends a durable service after what was sent to it, with a snapshot, and gives up its VM and slot. It stays so, also
-    /// when the host starts again, until [`Host::start_service`]. One that does not run is not changed, unless the host
-    /// would bring it back by itself.
+    /// Ends a durable service with a snapshot, after all earlier requests to it, and releases its VM and slot. The
+    /// service stays stopped until [`Host::start_service`], also after a restart of the host. A service that does not
+    /// run is left unchanged, unless the host would bring it back by itself.
     ///
-    /// This, as all that begins or ends a service, is to be awaited to its end: dropped half-way it would leave the service
-    /// to two owners.
+    /// Callers must await the future of this, and of every operation that begins or ends a service, to its end. A
+    /// future that is dropped halfway would leave the service with two owners.
     ///
     /// # Errors
-    /// [`DataError`]: it runs on. [`DataError::OutcomeUnknown`]: it is stopped, and the next start may bring it back.
+    /// [`DataError`]: the service continues to run. [`DataError::OutcomeUnknown`]: the service is stopped, and the next
+    /// start may bring it back.
     pub async fn stop_service(&self, name: &Name) -> Result<(), DataError> {
         let _turn = self.turn(name).await?;
         let directory = self.directory_of(name).await?;
-        // Nobody may know whether the disk has it that one was stopped.
+        // It may be unknown whether an earlier stop is on the disk.
         let may_be_stopped = match self.look().resting(name) {
             Some((_, Rest::Stopped)) => true,
             Some((_, rest)) => rest.awaited().is_some(),
@@ -120,12 +121,13 @@ impl Host {
         unknown.map_or(Ok(()), Err)
     }
 
-    /// Brings back a durable service that was stopped, lost its state while it ran, or could not be brought back before: an
-    /// operator may have mended what it lacked. One that runs is not changed. `epoch` is drawn for it.
+    /// Brings back a durable service that was stopped, lost its state while it ran, or could not be brought back
+    /// before. An operator may have repaired the cause. A running service is left unchanged. `epoch` is drawn for this
+    /// start.
     ///
     /// # Errors
-    /// [`LaunchError::Quarantined`], and why: [`Host::bring_back`] makes more attempts if the process was lost that was to
-    /// load or compile its workload; [`LaunchError::Data`]: it does not run.
+    /// [`LaunchError::Quarantined`], with the reason: [`Host::bring_back`] makes further attempts if the process that
+    /// loads or compiles the workload was lost. [`LaunchError::Data`]: the service does not run.
     pub async fn start_service(&self, name: &Name, epoch: Epoch) -> Result<(), LaunchError> {
         let _turn = self.turn(name).await?;
         let (directory, entry) = self.entry_of(name).await?;
@@ -133,19 +135,19 @@ impl Host {
             let lost = self.status_of(name).await.and_then(|status| status.stopped);
             let Some(lost) = lost else { return Ok(()) };
             check_stall(&directory)?;
-            // Its task is there and denies everything, since its state was lost: it is brought back like one that has none.
-            // Until it is, nobody stopped it.
+            // The task still exists and denies everything, because its state was lost. So the service is brought back
+            // like one without a task. Until then it counts as quarantined, not as stopped.
             let running = self.registry().stop(name, Some(Rest::quarantined(lost)));
             if let Some(running) = running {
                 self.end(name, running).await;
             }
         }
-        // Its first record would wait for room, and with it whoever ordered the start.
+        // Otherwise the first record would wait for room, and the caller with it.
         check_stall(&directory)?;
-        // While the journal is not held still yet: it may take minutes.
+        // This may take minutes, so the journal is not held still yet.
         let program = self.unless_stopping(self.stored_program(&directory, &entry.workload)).await?;
         check_stall(&directory)?;
-        // One starts at a time: what it needs of the journal must stay where it was found.
+        // One service starts at a time: its records in the journal must stay where they were found.
         let _still = directory.hold_still().await;
         let found = directory.find(name).await?.ok_or_else(|| none(name))?;
         let service = name.clone();
@@ -158,7 +160,7 @@ impl Host {
         Ok(())
     }
 
-    /// Waits until nobody else begins or ends the service of this name.
+    /// Waits until no other operation begins or ends the service of this name.
     ///
     /// # Errors
     /// [`DataError::Stopping`].
@@ -179,18 +181,18 @@ impl Host {
         entry.map(|entry| (directory, entry)).ok_or_else(|| none(name))
     }
 
-    /// Takes a service out of which nobody knows whether the disk has it: what it acknowledged from now on could be lost.
+    /// Takes out a service whose presence on the disk is unknown. Otherwise its later acknowledgements could be lost.
     pub(super) async fn quarantine(&self, name: &Name, why: &DataError) {
         let reason = chain(why);
         self.discard(name, Some(Rest::quarantined(reason.clone()))).await;
         (self.context.events)(&Event::Quarantined { service: name.clone(), reason });
     }
 
-    /// Ends a service without a snapshot, which is as `then` says from now on.
+    /// Ends a service without a snapshot, and gives it the state `then`.
     pub(super) async fn discard(&self, name: &Name, then: Option<Rest>) {
         let running = self.registry().stop(name, then);
         if let Some(running) = running {
-            // A task that has ended already is what is wanted.
+            // An error means that the task has ended already, as intended.
             let _ = running.handle.discard().await;
             running.end_snapshot_writer().await;
             self.registry().ended(name);

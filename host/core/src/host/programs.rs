@@ -1,8 +1,8 @@
-//! The programs that a host's services run: each workload is loaded and compiled once, however many services ask for it
-//! at the same time, and its program is released with the last of them.
+//! The programs of a host's services. Each workload is loaded and compiled once, even if several services request it at
+//! the same time. Its program is released with the last of them.
 //!
-//! A program that is made is everybody's, a refusal is as well. A failure that may pass is that of the attempt: who joined
-//! one that somebody else had begun waits for another.
+//! All callers share a program, and a refusal as well. A transient failure counts only for its own attempt: a caller
+//! that joined another caller's attempt waits for a second one.
 
 use crate::scratch::ProgramError;
 use futures::FutureExt;
@@ -13,24 +13,24 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-/// A failure is that of all who waited for it.
+/// A failure is shared by all callers that waited for it.
 pub(super) type Made = Result<Arc<Program>, Arc<ProgramError>>;
 type Making = BoxFuture<'static, Made>;
 
-/// For what a program is made, which decides how long that may take.
+/// The purpose of a program, which decides how long making it may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Purpose {
-    /// A deployment, which waits less than the others.
+    /// A deployment, which waits for less time than the others.
     Deploy,
-    /// A service that is started, or a command.
+    /// A start of a service, or a command.
     Start,
 }
 
-/// Programs by the hashes of their workloads. Clones are the same ones.
+/// The programs by the hashes of their workloads. Clones share one table.
 #[derive(Clone)]
 pub(super) struct Programs {
     slots: Arc<Mutex<HashMap<WorkloadHash, Slot>>>,
-    /// How long a deployment waits for what is made for a start, which may take minutes.
+    /// How long a deployment waits for an attempt that was begun for a start, which may take minutes.
     wait: Duration,
 }
 
@@ -41,7 +41,7 @@ impl Default for Programs {
 }
 
 enum Slot {
-    /// Somebody waits for it; none has it once they have all gone away.
+    /// An attempt that callers wait for. It is gone once all of them have gone.
     Making {
         making: WeakShared<Making>,
         purpose: Purpose,
@@ -67,8 +67,8 @@ enum Found {
 }
 
 impl Programs {
-    /// The program of this hash: the one that is in use, or being made, or else what `make` makes. It waits for two attempts
-    /// at the most, of which it makes the second if the first was another's.
+    /// Returns the program of this hash: one in use, one being made, or the result of `make`. Waits for two attempts at
+    /// most, and makes the second one if the first was another caller's.
     pub(super) async fn get<E: Into<ProgramError>>(
         &self,
         hash: WorkloadHash,
@@ -90,15 +90,15 @@ impl Programs {
             Some(made) if made.as_ref().err().is_none_or(|error| is_of_all(error, purpose, its)) => return made,
             _ => {}
         }
-        // What others began since for the same purpose is as good as an own attempt.
+        // An attempt that another caller has begun since for the same purpose is as good as an own one.
         match self.find(hash, purpose, &mut make, |its| its == purpose) {
             Found::Made(program) => Ok(program),
             Found::Begun(making) | Found::Joined(making, _) => making.await,
         }
     }
 
-    /// Begins what `make` makes, unless there is a program already, or an attempt to make it for one of the purposes that
-    /// `may_join` names.
+    /// Begins an attempt with `make`, unless there is a program already or an attempt for a purpose that `may_join`
+    /// accepts.
     fn find<E: Into<ProgramError>>(
         &self,
         hash: WorkloadHash,
@@ -126,9 +126,9 @@ impl Programs {
             let mut slots = programs.slots();
             match (&made, slots.get(&hash)) {
                 (Ok(program), _) => drop(slots.insert(hash, Slot::Made(Arc::downgrade(program)))),
-                // The next one tries again.
+                // The next caller tries again.
                 (Err(_), Some(Slot::Making { attempt, .. })) if Arc::ptr_eq(attempt, &own) => drop(slots.remove(&hash)),
-                // Another attempt took its place.
+                // Another attempt has replaced this one.
                 (Err(_), _) => {}
             }
             drop(slots);
@@ -144,11 +144,11 @@ impl Programs {
     }
 }
 
-/// Whether a failure of an attempt that was made for the purpose of others, `its`, would be the own one, too.
+/// Returns whether the failure of an attempt for the purpose `its` also holds for a caller with `purpose`.
 fn is_of_all(error: &ProgramError, purpose: Purpose, its: Purpose) -> bool {
     let has_less_time = (purpose, its) == (Purpose::Start, Purpose::Deploy);
     let may_pass = error.may_pass_of_stored()
-        // What is deployed need not be read from the disk.
+        // A deployment need not read its workload from the disk.
         || matches!(error, ProgramError::Engine(EngineError::CompilerBusy { .. }) | ProgramError::Data(_));
     !has_less_time && !may_pass
 }
@@ -210,7 +210,7 @@ mod tests {
         go.notify_one();
         assert!(stays.await.is_err());
         assert_eq!((made.load(Ordering::Relaxed), programs.slots().len()), (1, 0));
-        // One that all have left is made anew.
+        // An attempt that all callers have left is made anew.
         drop(get().now_or_never());
         go.notify_one();
         assert!(get().await.is_err());
@@ -221,7 +221,7 @@ mod tests {
         text.to_owned()
     }
 
-    /// A failure that is told from others by what is its own.
+    /// Returns a failure that `reason` distinguishes from others.
     fn refused(reason: &str) -> Result<Arc<Program>, ProgramError> {
         Err(EngineError::Compile { name: text("x"), reason: text(reason) }.into())
     }
@@ -276,7 +276,7 @@ mod tests {
             let (one, other) = joined.await;
             let (own, attempts) =
                 if is_shared { (failure, 0) } else { (refused("own").expect_err("none").to_string(), 1) };
-            // What both wait for again is one attempt.
+            // Both wait for the same second attempt.
             assert_eq!((reason(one), reason(other)), (own.clone(), own));
             assert_eq!((made.load(Ordering::Relaxed), programs.slots().len()), (attempts, 0));
         }
@@ -307,7 +307,7 @@ mod tests {
         has_begun.await;
         go.notify_one();
         assert!(start.await.is_err());
-        // It took the place of the other, whose end is not its own.
+        // The new attempt replaced the other one, and does not end with it.
         assert_eq!(programs.slots().len(), 1);
         of_deploy.notify_one();
         assert!(deploy.await.expect_err("none is made").to_string().contains("own"));

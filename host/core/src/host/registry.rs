@@ -1,4 +1,4 @@
-//! How each service of a host is: one table, and the only ways from one state to the next.
+//! The states of a host's services: one table, and the only transitions between the states.
 //!
 //! ```text
 //!               begin               run
@@ -12,10 +12,10 @@
 //!        give_up (from Starting: back to where it was); ended, if it is to be gone
 //! ```
 //!
-//! Starting, Running and Stopping have one owner each: who began it, the service's task, and who ends that. `begin` is
-//! refused in all three, so nobody becomes a second one. `rest` and `stop` are for who has the lock of the name (`name_locks.rs`):
-//! they end what was begun as well. Nothing here waits or does anything: who changes a state does what belongs to it, before
-//! or afterwards.
+//! Starting, Running and Stopping have one owner each: the caller of `begin`, the service's task, and the caller of
+//! `stop`. `begin` is refused in all three states, so there is never a second owner. `rest` and `stop` are for the
+//! holder of the name's lock (`name_locks.rs`), and also end what was begun. This module only records states. The
+//! caller that changes a state does the work that belongs to it, before or afterwards.
 
 use super::attempts::QuarantineId;
 use lifeboat_api::name::Name;
@@ -24,44 +24,44 @@ use std::borrow::Borrow;
 use std::collections::HashMap;
 use std::hash::Hash;
 
-/// Why a service does not run that an operator stopped.
+/// The reason in denials of a service that an operator stopped.
 pub(super) const STOPPED_BY_OPERATOR: &str = "an operator stopped it; it serves again once it is started";
 
-/// How a service is.
+/// The state of a service.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Slot<R> {
-    /// It is being created or brought back. It holds how it was before.
+    /// The service is being created or brought back. The value is its state before.
     Starting(Option<Rest>),
-    /// It runs.
+    /// The service runs.
     Running(R),
-    /// Its task is being ended. It holds how it will be.
+    /// The service's task is being ended. The value is the state after that.
     Stopping(Option<Rest>),
-    /// It does not run.
+    /// The service does not run.
     Resting(Rest),
 }
 
 /// Why a service does not run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// It could not be brought back, since this.
+    /// The service could not be brought back, for this reason.
     Quarantined {
         reason: String,
-        /// More attempts are made to bring it back.
+        /// The id of the quarantine, if the host makes further attempts to end it.
         awaited: Option<QuarantineId>,
     },
-    /// The catalog does not have it, since this.
+    /// The catalog does not have the service, for this reason.
     Orphan(String),
-    /// An operator stopped it.
+    /// An operator stopped the service.
     Stopped,
 }
 
 impl Rest {
-    /// Quarantined until an operator does something about it.
+    /// Returns a quarantine that lasts until an operator ends it.
     pub(super) fn quarantined(reason: String) -> Self {
         Self::Quarantined { reason, awaited: None }
     }
 
-    /// The quarantine in which more attempts are made, if it is one.
+    /// Returns the id of a quarantine with further attempts.
     pub(super) fn awaited(&self) -> Option<QuarantineId> {
         match self {
             Self::Quarantined { awaited, .. } => *awaited,
@@ -69,7 +69,7 @@ impl Rest {
         }
     }
 
-    /// What its users are told.
+    /// Returns the denial that users of the service get.
     pub(super) fn denial(&self, service: &Name) -> Denial {
         let service = service.clone();
         match self {
@@ -80,11 +80,11 @@ impl Rest {
     }
 }
 
-/// Somebody else owns the service: it runs, or is being started or stopped.
+/// The service has another owner: it runs, or is being started or stopped.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Owned;
 
-/// The services of a host. `R` is what a service is that runs.
+/// The services of a host. `R` is a running service.
 #[derive(Debug)]
 pub(super) struct Registry<R>(HashMap<Name, Slot<R>>);
 
@@ -95,11 +95,11 @@ impl<R> Default for Registry<R> {
 }
 
 impl<R> Registry<R> {
-    /// A service is to be created or brought back by who calls this: until [`Registry::run`], [`Registry::rest`] or
-    /// [`Registry::give_up`].
+    /// Begins to create a service or to bring one back. The caller owns it until [`Registry::run`], [`Registry::rest`]
+    /// or [`Registry::give_up`].
     ///
     /// # Errors
-    /// [`Owned`], and nothing has changed.
+    /// [`Owned`]: nothing has changed.
     pub(super) fn begin(&mut self, name: &Name) -> Result<(), Owned> {
         let before = match self.0.get(name) {
             None => None,
@@ -110,13 +110,13 @@ impl<R> Registry<R> {
         Ok(())
     }
 
-    /// What was begun runs.
+    /// Records that a begun service runs.
     pub(super) fn run(&mut self, name: &Name, running: R) {
         let before = self.0.insert(name.clone(), Slot::Running(running));
         debug_assert!(matches!(before, Some(Slot::Starting(_))), "only what was begun runs: {name}");
     }
 
-    /// What was begun did not come about: it is as it was before.
+    /// Restores the state before [`Registry::begin`], because the service could not be started.
     pub(super) fn give_up(&mut self, name: &Name) {
         if let Some(Slot::Starting(before)) = self.0.get_mut(name) {
             let before = before.take();
@@ -124,8 +124,7 @@ impl<R> Registry<R> {
         }
     }
 
-    /// A service that does not run rests, for this reason from now on. It ends nothing that runs: that is
-    /// [`Registry::stop`]'s.
+    /// Records why a service does not run from now on. Does not end a running service: [`Registry::stop`] does.
     pub(super) fn rest(&mut self, name: &Name, rest: Rest) {
         match self.0.get_mut(name) {
             Some(Slot::Running(_)) => {}
@@ -134,8 +133,9 @@ impl<R> Registry<R> {
         }
     }
 
-    /// A service is to run no more, and to be as `then` says. What ran is the caller's to end, who says so with
-    /// [`Registry::ended`]. Nothing ran if there is none: then it is so already.
+    /// Takes a service out of operation, with the state `then` afterwards. Returns the running service, if there is
+    /// one: the caller ends it and then calls [`Registry::ended`]. If none is returned, the service has the state
+    /// `then` already.
     pub(super) fn stop(&mut self, name: &Name, then: Option<Rest>) -> Option<R> {
         match self.0.get_mut(name) {
             Some(slot @ Slot::Running(_)) => match std::mem::replace(slot, Slot::Stopping(then)) {
@@ -153,13 +153,13 @@ impl<R> Registry<R> {
         }
     }
 
-    /// The same for all that run, which are to be gone then.
+    /// Takes all running services out of operation. They have no entry afterwards.
     pub(super) fn stop_all(&mut self) -> Vec<(Name, R)> {
         let names: Vec<_> = self.running().map(|(name, _)| name.clone()).collect();
         names.into_iter().filter_map(|name| self.stop(&name, None).map(|running| (name, running))).collect()
     }
 
-    /// The task of a service that was stopped has ended.
+    /// Records that the task of a stopped service has ended.
     pub(super) fn ended(&mut self, name: &Name) {
         if let Some(Slot::Stopping(then)) = self.0.get_mut(name) {
             let then = then.take();
@@ -174,7 +174,7 @@ impl<R> Registry<R> {
         };
     }
 
-    /// What runs under a name.
+    /// Returns the running service of a name.
     pub(super) fn get<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<&R>
     where
         Name: Borrow<Q>,
@@ -185,7 +185,7 @@ impl<R> Registry<R> {
         }
     }
 
-    /// All that run.
+    /// Returns all running services.
     pub(super) fn running(&self) -> impl Iterator<Item = (&Name, &R)> {
         self.0.iter().filter_map(|(name, slot)| match slot {
             Slot::Running(running) => Some((name, running)),
@@ -193,7 +193,7 @@ impl<R> Registry<R> {
         })
     }
 
-    /// Why a service does not run. None if it does, or if there is none.
+    /// Returns why a service does not run, or none if it runs or does not exist.
     pub(super) fn resting<Q: Hash + Eq + ?Sized>(&self, name: &Q) -> Option<(&Name, &Rest)>
     where
         Name: Borrow<Q>,
@@ -201,14 +201,14 @@ impl<R> Registry<R> {
         self.0.get_key_value(name).and_then(|(name, slot)| Some((name, slot.rest()?)))
     }
 
-    /// Why each of those does not run that do not.
+    /// Returns the services that do not run, each with the reason.
     pub(super) fn all_resting(&self) -> impl Iterator<Item = (&Name, &Rest)> {
         self.0.iter().filter_map(|(name, slot)| Some((name, slot.rest()?)))
     }
 }
 
 impl<R> Slot<R> {
-    /// Why it does not run, as its users are told: while it starts, as before; while it stops, as afterwards.
+    /// Returns the reason that users get in denials: the earlier one during a start, the later one during a stop.
     fn rest(&self) -> Option<&Rest> {
         match self {
             Self::Running(_) => None,
@@ -223,7 +223,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What one owner of a service sees and does, without regard to others.
+    /// A step of one owner of a service, independent of other owners.
     #[derive(Debug, Clone)]
     enum Step {
         Begin,
@@ -253,7 +253,7 @@ mod tests {
         ]
     }
 
-    /// Plain facts of one service: who owns it, what runs, and what its users are told if nothing does.
+    /// The plain facts about one service: its owner, what runs, and the reason that users get if nothing runs.
     #[derive(Debug, Default)]
     struct Facts {
         is_begun: bool,
@@ -281,7 +281,7 @@ mod tests {
                         prop_assert_eq!(registry.begin(name).is_ok(), is_free, "one owner at a time");
                         fact.is_begun |= is_free;
                     }
-                    // Only the owner of what was begun does these.
+                    // Only the owner of a begun service takes these steps.
                     Step::Run if fact.is_begun => {
                         last += 1;
                         registry.run(name, last);
