@@ -1,16 +1,16 @@
-//! What requests and their answers may take of the host's memory.
+//! Budgets that limit how much of the host's memory requests and their answers may take.
 //!
-//! Three budgets hold at once: of a connection, of a user, of the host. A request is executed only while its largest
-//! possible answer fits all of them; once the answer is known, the permit shrinks to its size, and it is held until the
-//! client has the bytes or is gone. Bodies and lines that are being received hold permits as well.
+//! Three budgets apply at once: those of the connection, the user and the host. A request is executed only if its
+//! largest possible answer fits all three. Once the answer is known, the permit shrinks to the answer's size. The
+//! permit is held until the client has the bytes or is gone. Incoming bodies and lines hold permits as well.
 //!
 //! ```text
 //!   body read          executed                     committed        written to the socket
 //!   take(length) ----> reserve(ANSWER_BYTES_MAX) -> shrink(size) --> permit dropped with the last byte
 //! ```
 //!
-//! A user may take an eighth of what the host has left, so a few users never leave nothing for the next one. What is
-//! received may take three quarters of each budget: the rest is for the answers that let go of it.
+//! A user may take an eighth of what the host has left, so a few users always leave room for the next one. Received
+//! bytes may take three quarters of each budget. The rest is for answers, which release the received bytes.
 
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::REPLY_BYTES_MAX;
@@ -20,56 +20,60 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// What every batch takes of the budgets: short bodies and answers, the line that is being read, the one that is being
-/// written.
+/// The bytes that every batch takes of the budgets: for short bodies and answers, for the line that is being read, and
+/// for the one that is being written.
 pub const BATCH_BASE_BYTES: usize = 1024 * 1024;
 
-/// Bytes of requests and answers that the host holds for its clients.
+/// The most bytes of requests and answers that the host holds for its clients.
 pub const HOST_BYTES_MAX: usize = 256 * 1024 * 1024;
 
-/// Those of one user, who may also have no more than one part in [`USER_SHARE`] of what the host has left, or of this.
+/// The most bytes of one user. A user may also have no more than one part in [`USER_SHARE`] of what the host has left,
+/// or of this, whichever is larger.
 pub const USER_BYTES_MAX: usize = USER_SHARE * ANSWER_BYTES_MAX;
 
-/// A user may have one part in so many of what the host has left.
+/// A user may have one part in this many of what the host has left.
 pub const USER_SHARE: usize = 8;
 
-/// Those of one connection.
+/// The most bytes of one connection.
 pub const CONNECTION_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// Lists, metrics and the like that are made or wait for their clients, of all of them: beside the others, so that users
-/// see how all is, however many answers nobody reads. One user may have one part in [`USER_SHARE`] of what is left.
+/// The most bytes of lists, metrics and the like, of all clients, while they are made or wait for their clients. They
+/// are counted apart from other answers, so that users see the host's status even if many answers are not read. One
+/// user may have one part in [`USER_SHARE`] of what is left.
 pub const LISTS_BYTES_MAX: usize = 32 * 1024 * 1024;
 
-/// Those of them that only admins may take, so that they see how all is, however many lists nobody reads.
+/// The bytes of [`LISTS_BYTES_MAX`] that only admins may take, so that they see the host's status even if many lists
+/// are not read.
 pub const LISTS_RESERVED_BYTES: usize = ANSWER_BYTES_MAX;
 
-/// What a list takes of an entry while it is made, on average: what is known of it, and its JSON.
+/// The bytes that a list takes for an entry while it is made, on average: the entry's data and its JSON.
 pub const LIST_ENTRY_BYTES: usize = 4 * 1024;
 
-/// An answer, or a body, of up to so many bytes takes none of the budgets: a connection takes more for itself.
+/// The longest answer or body, in bytes, that takes nothing of the budgets: a connection itself takes more.
 pub const UNCOUNTED_BYTES_MAX: usize = 1024;
 
-/// The largest answer, with what is around it.
+/// The bytes of the largest answer, with the data around it.
 pub const ANSWER_BYTES_MAX: usize = REPLY_BYTES_MAX + 64 * 1024;
 
-/// What an answer takes as JSON beside its content, where that is escaped: a long one is made a piece at a time.
+/// The bytes that a JSON answer takes beside its content where the content is escaped. A long one is made a piece at a
+/// time.
 pub const ESCAPES_BYTES_MAX: usize = 96 * 1024;
 
 /// How long a request waits for room in the budgets before it is denied.
 pub const ROOM_WAIT_MAX: Duration = Duration::from_secs(2);
 
-/// How soon who waits for room looks for it again without being notified.
+/// How soon a waiting caller looks for room again without a notification.
 const ROOM_RETRY: Duration = Duration::from_millis(50);
 
-/// Users whose budgets are remembered while they take nothing.
+/// The number of users whose budgets are retained while they take nothing.
 const IDLE_USERS_MAX: usize = 4_096;
 
-/// Bytes that are taken of one budget.
+/// The bytes that are taken of one budget.
 #[derive(Debug)]
 struct Level {
     max: usize,
     taken: AtomicUsize,
-    /// Those of them that are received: requests that wait, and hold what they have until they are answered.
+    /// The received bytes among them: requests that wait, and hold their bytes until they are answered.
     received: AtomicUsize,
 }
 
@@ -78,8 +82,8 @@ impl Level {
         Arc::new(Self { max, taken: AtomicUsize::new(0), received: AtomicUsize::new(0) })
     }
 
-    /// Takes so many bytes if no more than `max` are taken then. What is received leaves a quarter of that, and room for
-    /// one answer: those who hold what was received would wait for themselves otherwise.
+    /// Takes `bytes` if at most `max` bytes are taken afterwards. Received bytes leave a quarter of `max`, and room for
+    /// one answer. Otherwise callers that hold received bytes would wait for themselves.
     fn take(&self, bytes: usize, max: usize, is_received: bool) -> bool {
         let of_answers = (max / 4).max(ANSWER_BYTES_MAX.min(max / 2));
         let max = if is_received { max - of_answers } else { max };
@@ -103,7 +107,7 @@ impl Level {
     }
 }
 
-/// The host's budget, and those who wait for room in any.
+/// The host's budget, and the callers that wait for room in any budget.
 #[derive(Debug)]
 struct HostLevel {
     level: Arc<Level>,
@@ -111,16 +115,16 @@ struct HostLevel {
     released: Notify,
 }
 
-/// The budgets of a host and its users. Clones are the same ones.
+/// The budgets of a host and its users. Clones share them.
 #[derive(Debug, Clone)]
 pub struct Budgets {
     host: Arc<HostLevel>,
     users: Arc<RwLock<HashMap<Name, Arc<Level>>>>,
-    /// All requests together that need no token.
+    /// The shared budget of all requests that need no token.
     nobody: Arc<Level>,
     user_bytes_max: usize,
     connection_bytes_max: usize,
-    /// Of the host's bytes, those that only admins may take.
+    /// The bytes of the host's budget that only admins may take.
     reserved_bytes: usize,
 }
 
@@ -131,14 +135,14 @@ impl Default for Budgets {
 }
 
 impl Budgets {
-    /// Those of what only tells how all is.
+    /// Returns the budgets of lists, metrics and the like.
     #[must_use]
     pub fn of_lists() -> Self {
         let budgets = Self::new(LISTS_BYTES_MAX, USER_BYTES_MAX, CONNECTION_BYTES_MAX);
         Self { reserved_bytes: LISTS_RESERVED_BYTES, ..budgets }
     }
 
-    /// Budgets of these bytes: of the host, of each user, of each connection.
+    /// Returns budgets of these bytes for the host, for each user, and for each connection.
     #[must_use]
     pub fn new(host_bytes_max: usize, user_bytes_max: usize, connection_bytes_max: usize) -> Self {
         let level = Level::new(host_bytes_max);
@@ -147,25 +151,25 @@ impl Budgets {
         Self { host, users: Arc::default(), nobody, user_bytes_max, connection_bytes_max, reserved_bytes: 0 }
     }
 
-    /// The budget of a new connection.
+    /// Returns the budget of a new connection.
     #[must_use]
     pub fn connection(&self) -> ConnectionBudget {
         ConnectionBudget(Level::new(self.connection_bytes_max))
     }
 
-    /// What a request of `user` on `connection` is held to.
+    /// Returns the account of a request of `user` on `connection`.
     #[must_use]
     pub fn account(&self, connection: &ConnectionBudget, user: &Name) -> Arc<Account> {
         self.account_at(connection, self.user(user), self.reserved_bytes)
     }
 
-    /// The same for an admin, who may take what is reserved.
+    /// Returns the account of an admin's request, which may take the reserved bytes.
     #[must_use]
     pub fn account_of_admin(&self, connection: &ConnectionBudget, user: &Name) -> Arc<Account> {
         self.account_at(connection, self.user(user), 0)
     }
 
-    /// The same for a request that needs no token: all of those are one user together.
+    /// Returns the account of a request that needs no token. All of those share one user's budget.
     #[must_use]
     pub fn account_of_nobody(&self, connection: &ConnectionBudget) -> Arc<Account> {
         self.account_at(connection, Arc::clone(&self.nobody), self.reserved_bytes)
@@ -181,7 +185,7 @@ impl Budgets {
         })
     }
 
-    /// Bytes that are taken of the host's budget.
+    /// Returns the bytes that are taken of the host's budget.
     #[must_use]
     pub fn taken(&self) -> usize {
         self.host.level.taken.load(Ordering::SeqCst)
@@ -199,30 +203,30 @@ impl Budgets {
     }
 }
 
-/// What all requests of a connection are held to together.
+/// The budget that all requests of a connection share.
 #[derive(Debug, Clone)]
 pub struct ConnectionBudget(Arc<Level>);
 
-/// What a request is held to: the budgets of its connection, its user and its host.
+/// The account of a request: the budgets of its connection, its user and its host.
 #[derive(Debug)]
 pub struct Account {
     connection: Arc<Level>,
     user: Arc<Level>,
     host: Arc<HostLevel>,
-    /// Of the host's bytes, those that it may take, and others beside it.
+    /// The most bytes of the host's budget that may be taken in total once this account has taken some.
     host_bytes_max: usize,
-    /// A request of this account found no room: those behind it are not executed before it.
+    /// Whether a request of this account found no room. Later requests are not executed before it.
     is_blocked: AtomicBool,
 }
 
 impl Account {
-    /// Takes so many bytes of all three budgets for an answer, if they have them.
+    /// Takes `bytes` of all three budgets for an answer, if there is room.
     #[must_use]
     pub fn take(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         self.take_of_all(bytes, false)
     }
 
-    /// The same for what is received.
+    /// Takes `bytes` of all three budgets for received bytes, if there is room.
     #[must_use]
     pub fn take_received(self: &Arc<Self>, bytes: usize) -> Option<Permit> {
         self.take_of_all(bytes, true)
@@ -232,8 +236,9 @@ impl Account {
         if !self.connection.take(bytes, self.connection.max, is_received) {
             return None;
         }
-        // However little the host has left, one answer may be tried for. What was received while it had
-        // more is not held against the answers: users would wait for one another's requests, none of which is executed.
+        // One answer may always be tried, however little the host has left. Bytes that were received while the host had
+        // more do not count against the answers. Otherwise users would wait for one another's requests, none of which
+        // is executed.
         let mut share = (self.host.level.left() / USER_SHARE).max(self.user.max / USER_SHARE);
         if !is_received {
             share = share.max(self.user.received.load(Ordering::SeqCst).saturating_add(ANSWER_BYTES_MAX));
@@ -250,27 +255,27 @@ impl Account {
         Some(Permit { account: Arc::clone(self), bytes, is_received })
     }
 
-    /// Takes so many bytes for an answer as soon as there is room; none if there is none within `wait_max`.
+    /// Takes `bytes` for an answer as soon as there is room. Returns none if there is no room within `wait_max`.
     pub async fn take_within(self: &Arc<Self>, bytes: usize, wait_max: Duration) -> Option<Permit> {
         tokio::time::timeout(wait_max, self.wait(bytes, false)).await.ok()
     }
 
-    /// The same for what is received.
+    /// Takes `bytes` for received bytes as soon as there is room. Returns none if there is no room within `wait_max`.
     pub async fn take_received_within(self: &Arc<Self>, bytes: usize, wait_max: Duration) -> Option<Permit> {
         tokio::time::timeout(wait_max, self.wait(bytes, true)).await.ok()
     }
 
-    /// Takes so many bytes for what is received as soon as there is room.
+    /// Takes `bytes` for received bytes as soon as there is room.
     pub async fn take_received_when_free(self: &Arc<Self>, bytes: usize) -> Permit {
         self.wait(bytes, true).await
     }
 
-    /// Waits for room for the largest answer, which another may take meanwhile.
+    /// Waits for room for the largest answer. Another account may take the room meanwhile.
     pub async fn has_room(self: &Arc<Self>) {
         self.has_room_for(ANSWER_BYTES_MAX, false).await;
     }
 
-    /// Waits for so much room, which another may take meanwhile.
+    /// Waits for room for `bytes`. Another account may take the room meanwhile.
     pub async fn has_room_for(self: &Arc<Self>, bytes: usize, is_received: bool) {
         drop(self.wait(bytes, is_received).await);
     }
@@ -280,18 +285,19 @@ impl Account {
         loop {
             let released = self.host.released.notified();
             let mut released = std::pin::pin!(released);
-            // Before the look: a release after it is noticed.
+            // Registered before the attempt, so that a release after the attempt is noticed.
             released.as_mut().enable();
             if let Some(permit) = self.take_of_all(bytes, is_received) {
                 return permit;
             }
-            // What another took for a moment and gave back, for it found no room elsewhere, is not notified.
+            // There is no notification when another account takes bytes and returns them at once, because it found no
+            // room in another budget.
             let _ = tokio::time::timeout(ROOM_RETRY, released).await;
         }
     }
 
     /// Takes room for the largest answer, for a request that is about to be executed. Without room this account is
-    /// blocked: its later requests get none either, until [`Account::unblock`], so their order holds.
+    /// blocked until [`Account::unblock`]: its later requests get no room either, so their order holds.
     pub(crate) fn reserve(self: &Arc<Self>) -> Option<Permit> {
         if self.is_blocked.load(Ordering::Acquire) {
             return None;
@@ -303,7 +309,7 @@ impl Account {
         permit
     }
 
-    /// Lets requests be executed again, once none of those is under way that found no room.
+    /// Lets requests be executed again, once no request without room is in progress.
     pub fn unblock(&self) {
         self.is_blocked.store(false, Ordering::Release);
     }
@@ -317,7 +323,7 @@ impl HostLevel {
     }
 }
 
-/// One who waits for room: without any, nobody is notified.
+/// A caller that waits for room. Without any, no notification is sent.
 struct Waiting<'a>(&'a HostLevel);
 
 impl<'a> Waiting<'a> {
@@ -333,7 +339,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Bytes of all three budgets, until it is dropped.
+/// Bytes of all three budgets, released when this is dropped.
 #[derive(Debug)]
 pub struct Permit {
     account: Arc<Account>,
@@ -342,14 +348,15 @@ pub struct Permit {
 }
 
 impl Permit {
-    /// Gives back all but so many bytes.
+    /// Releases all but `bytes`.
     pub fn shrink(&mut self, bytes: usize) {
         let less = self.bytes.saturating_sub(bytes);
         self.bytes -= less;
         self.account.release(less, self.is_received);
     }
 
-    /// Has it stand for so many bytes; false, and nothing is changed, if they are more and there is no room for the rest.
+    /// Changes the permit to `bytes`. Returns false, and changes nothing, if that is more and there is no room for the
+    /// rest.
     #[must_use]
     pub fn resize(&mut self, bytes: usize) -> bool {
         if bytes > self.bytes {
@@ -360,7 +367,7 @@ impl Permit {
         true
     }
 
-    /// The bytes that it stands for.
+    /// Returns the bytes that the permit holds.
     #[must_use]
     pub fn bytes(&self) -> usize {
         self.bytes
@@ -384,7 +391,8 @@ impl Drop for Permit {
     }
 }
 
-/// Bytes that keep a permit, or several, for as long as anybody has a part of them: what a socket has taken is dropped.
+/// Returns `bytes` that hold a permit, or several, until the last part of them is dropped. A socket drops the bytes
+/// that it has written.
 pub fn held<P: Send + 'static>(bytes: bytes::Bytes, permit: P) -> bytes::Bytes {
     struct Owner<P> {
         bytes: bytes::Bytes,
@@ -413,7 +421,7 @@ mod tests {
         let budgets = Budgets::default();
         let mut received = Vec::new();
         let mut accounts = Vec::new();
-        // More users than the host has room for, each with as much as a connection takes.
+        // There are more users than the host has room for, each with as much as a connection may take.
         for user in 0..40 {
             let account = budgets.account(&budgets.connection(), &name(&format!("user-{user}")));
             while let Some(permit) = account.take_received(PIECE) {
@@ -482,7 +490,7 @@ mod tests {
             let user = name(&format!("user-{number}"));
             let account = || budgets.account(&budgets.connection(), &user);
             assert!(account().take(ANSWER_BYTES_MAX).is_some(), "user {number} finds no room");
-            // With as many connections as it takes.
+            // Each user opens as many connections as it needs.
             while let Some(permit) = account().take(1024 * 1024) {
                 permits.push(permit);
             }
@@ -517,7 +525,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever is taken, shrunk and dropped, in whatever order: no budget is ever exceeded, and nothing is lost.
+        /// No budget is ever exceeded and nothing is lost, whatever the order in which bytes are taken, shrunk and
+        /// dropped.
         #[test]
         fn no_budget_is_exceeded_and_all_is_given_back(
             steps in prop::collection::vec((0usize..3, 0usize..4, 0usize..200, any::<bool>()), 0..200),
