@@ -1,11 +1,11 @@
-//! What `/metrics` shows, in the OpenMetrics text format that Prometheus reads, or in its own.
+//! The contents of `/metrics`, in the OpenMetrics text format that Prometheus reads, or in Prometheus' own format.
 //!
-//! Events and answers are counted as they come, in a [`ServiceMetrics`] for each service. What has a state of its own
-//! (meters, queues, the journal, the host's load) is not followed but handed in when somebody asks: a [`Scrape`]. There
-//! is no registry of series to keep in step, so a service that is forgotten leaves none behind, and the number of series
-//! is bounded by the number of services.
+//! Events and answers are counted as they occur, in a [`ServiceMetrics`] for each service. State that exists elsewhere
+//! (meters, queues, the journal, the host's load) is not tracked here, but passed in with each request as a [`Scrape`].
+//! There is no registry of series to keep in step. So a forgotten service leaves no series behind, and the number of
+//! services bounds the number of series.
 //!
-//! `docs/monitoring.md` lists every metric; a test compares.
+//! `docs/monitoring.md` lists every metric. A test compares the two.
 
 mod exposition;
 mod format;
@@ -31,13 +31,13 @@ use std::time::Duration;
 /// The media type of OpenMetrics text, which [`Metrics::encode`] returns.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
-/// Counts what happens on a host, from any thread.
+/// Counts the events and answers of a host, from any thread.
 #[derive(Debug, Default)]
 pub struct Metrics {
     services: RwLock<HashMap<Name, Arc<ServiceMetrics>>>,
 }
 
-/// Counts what happens to one service. Whoever answers for it may keep this, and need not look it up.
+/// Counts the events and answers of one service. Code that answers for the service may hold this, to avoid lookups.
 #[derive(Debug, Default)]
 pub struct ServiceMetrics {
     outcomes: [AtomicU64; Outcome::ALL.len()],
@@ -47,27 +47,28 @@ pub struct ServiceMetrics {
     pause: Distribution,
 }
 
-/// What is as it is when somebody asks.
+/// The state of a host at the time of a request for metrics.
 #[derive(Debug, Default)]
 pub struct Scrape {
-    /// The last sample of the host.
+    /// The last sample of the host's load.
     pub host: Option<HostLoad>,
-    /// The services that told how they are. One that is too busy to tell in time is left out, and only its counters show.
+    /// The statuses of the services that reported in time. A service that is too busy is left out, and shows only its
+    /// counters.
     pub statuses: BTreeMap<Name, Status>,
     /// The services that do not run, and whether each is quarantined.
     pub idle: BTreeMap<Name, bool>,
-    /// Requests and orders that wait, by service.
+    /// The number of waiting requests and orders of each service.
     pub queue_lengths: BTreeMap<Name, usize>,
-    /// Of a host with a data directory.
+    /// The journal's metrics, if the host has a data directory.
     pub journal: Option<JournalMetrics>,
 }
 
 /// What was committed to the journal since the host started.
 #[derive(Debug, Clone, Copy)]
 pub struct JournalMetrics {
-    /// Frames and their bytes.
+    /// The number of frames, and their bytes.
     pub totals: Totals,
-    /// How long they took.
+    /// The times that the commits took.
     pub commit_times: Spread,
     /// Whether the next segment cannot be begun for now.
     pub is_stalled: bool,
@@ -84,8 +85,8 @@ impl From<&Committer> for JournalMetrics {
 }
 
 impl Metrics {
-    /// The counters of a service, which begin at zero when it is first named. Only for services that exist: each takes
-    /// its place until it is forgotten.
+    /// Returns the counters of a service, and creates them at zero if there are none. Use this only for services that
+    /// exist: the counters take memory until the service is forgotten.
     #[must_use]
     pub fn service(&self, name: &Name) -> Arc<ServiceMetrics> {
         if let Some(service) = self.get(name) {
@@ -95,21 +96,22 @@ impl Metrics {
         Arc::clone(services.entry(name.clone()).or_default())
     }
 
-    /// The counters of a service that was named before.
+    /// Returns the counters of a service, if it has any.
     #[must_use]
     pub fn known(&self, name: &str) -> Option<Arc<ServiceMetrics>> {
         self.get(name)
     }
 
-    /// Counts the answer to a request, and how long the client waited for it. A service that nobody named before is not
-    /// counted: strangers may ask for any name.
+    /// Counts the answer to a request, and how long the client waited for it. Does nothing for a service without
+    /// counters, because strangers may request any name.
     pub fn answered(&self, service: &str, outcome: Outcome, latency: Duration) {
         if let Some(service) = self.services.read().unwrap_or_else(PoisonError::into_inner).get(service) {
             service.answered(outcome, latency);
         }
     }
 
-    /// Counts an event. It does not block but for a moment: fit for an [`EventSink`](lifeboat_api::event::EventSink).
+    /// Counts an event. This blocks for a moment at most, so it can serve as an
+    /// [`EventSink`](lifeboat_api::event::EventSink).
     pub fn observe(&self, event: &Event) {
         match event {
             Event::SlaFailure(failure) => {
@@ -125,13 +127,13 @@ impl Metrics {
         }
     }
 
-    /// Drops the series of a service that was removed. Its task must have ended: an event that comes later would bring
-    /// them back.
+    /// Drops the counters of a removed service. The service's task must have ended, because a later event would create
+    /// new counters.
     pub fn forget(&self, service: &str) {
         self.services.write().unwrap_or_else(PoisonError::into_inner).remove(service);
     }
 
-    /// Everything that was counted, and what `scrape` says, as text of this format.
+    /// Returns all counters and the values of `scrape` as text of the given format.
     #[must_use]
     pub fn encode_as(&self, scrape: Scrape, format: Format) -> String {
         let text = self.encode(scrape);
@@ -141,7 +143,7 @@ impl Metrics {
         }
     }
 
-    /// The same as text of [`CONTENT_TYPE`].
+    /// Returns all counters and the values of `scrape` as text of [`CONTENT_TYPE`].
     #[must_use]
     pub fn encode(&self, scrape: Scrape) -> String {
         let services = self.services.read().unwrap_or_else(PoisonError::into_inner);
@@ -165,19 +167,19 @@ impl ServiceMetrics {
         self.latency.add(latency);
     }
 
-    /// How many requests had an outcome.
+    /// Returns how many requests had this outcome.
     #[must_use]
     pub fn outcomes(&self, outcome: Outcome) -> u64 {
         self.outcomes[outcome as usize].load(Ordering::Relaxed)
     }
 
-    /// How often a resource reached its threshold.
+    /// Returns how often a resource reached its threshold.
     #[must_use]
     pub fn sla_failures(&self, resource: Resource) -> u64 {
         self.sla_failures[resource as usize].load(Ordering::Relaxed)
     }
 
-    /// How many failovers had a cause.
+    /// Returns how many failovers had this cause.
     #[must_use]
     pub fn failovers(&self, cause: FailoverCause) -> u64 {
         self.failovers[cause as usize].load(Ordering::Relaxed)

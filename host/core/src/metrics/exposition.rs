@@ -1,7 +1,7 @@
-//! The families of metrics, one after the other, as they are written.
+//! The families of metrics, in the order in which they are written.
 //!
-//! The unit of a family is the end of its name, and told in a `UNIT` line. Families of counts have none, but for what
-//! they count. `resource_used` and `resource_limit` have the unit of the resource, as a label.
+//! A family's name ends with its unit, and a `UNIT` line repeats the unit. Families of counts have no unit other than
+//! what they count. `resource_used` and `resource_limit` carry the unit of the resource as a label.
 
 use super::{Scrape, ServiceMetrics};
 use crate::service::{Counts, Status};
@@ -21,10 +21,10 @@ use std::sync::Arc;
 /// The condition of a service that could not be brought back.
 const QUARANTINED: &str = "quarantined";
 
-/// The condition of a service whose state was lost, or that an operator stopped.
+/// The condition of a service that lost its state, or that an operator stopped.
 const STOPPED: &str = "stopped";
 
-/// All that is shown at once.
+/// Everything that one text shows.
 #[derive(Debug)]
 pub(super) struct Exposition {
     pub(super) services: BTreeMap<Name, Arc<ServiceMetrics>>,
@@ -45,7 +45,7 @@ impl Collector for Exposition {
 }
 
 impl Exposition {
-    /// What was counted as it happened.
+    /// Writes the counters of events and answers.
     fn encode_counters(&self, families: &mut Families) -> fmt::Result {
         families.counters(
             "transactions",
@@ -83,7 +83,7 @@ impl Exposition {
         )
     }
 
-    /// The meters of the VMs that serve.
+    /// Writes the meters of the serving VMs.
     fn encode_meters(&self, families: &mut Families) -> fmt::Result {
         let usages = || {
             self.scrape.statuses.iter().flat_map(|(name, status)| {
@@ -121,7 +121,7 @@ impl Exposition {
             let of_journal = [(name, "journal_filling", journal.is_some()), (name, "journal_full", is_full)];
             conditions.into_iter().chain(of_journal).chain([(name, QUARANTINED, false)])
         });
-        // One that was started between two questions is told once.
+        // A service that was started while the scrape was collected is in both maps, but is shown once.
         let idle = self.scrape.idle.iter().filter(|(name, _)| !self.scrape.statuses.contains_key(*name));
         let idle = idle.flat_map(|(name, is_quarantined)| {
             [(name, QUARANTINED, *is_quarantined), (name, STOPPED, !is_quarantined)]
@@ -136,7 +136,7 @@ impl Exposition {
         )
     }
 
-    /// What services counted themselves.
+    /// Writes the counts that the services keep themselves.
     fn encode_counts(&self, families: &mut Families) -> fmt::Result {
         let counts = |count: fn(&Counts) -> u64| {
             self.scrape.statuses.iter().map(move |(name, status)| ([named(name)], count(&status.counts)))
@@ -226,7 +226,7 @@ impl Exposition {
         families.gauge("host_network_sent", "bytes_per_second", "What the host sends", sent)
     }
 
-    /// The series of counters that have another label beside the service.
+    /// Returns the series of counters that have another label beside the service.
     fn by_service<K: Copy, const N: usize>(
         &self,
         keys: [K; N],
@@ -251,7 +251,7 @@ fn ratio(usage: Usage) -> f64 {
     usage.utilisation_percent() / 100.0
 }
 
-/// Writes families, one after the other.
+/// Writes one family after another.
 struct Families<'a>(DescriptorEncoder<'a>);
 
 impl Families<'_> {
@@ -281,12 +281,12 @@ impl Families<'_> {
         self.family(name, unit, help, MetricType::Gauge, series, |encoder, value| encoder.encode_gauge(&value))
     }
 
-    /// A gauge of the host, if its value is known.
+    /// Writes a gauge of the host, if its value is known.
     fn gauge(&mut self, name: &str, unit: &str, help: &str, value: Option<impl EncodeGaugeValue>) -> fmt::Result {
         self.gauges(name, Some(unit), help, value.map(|value| ([], value)))
     }
 
-    /// Durations, in seconds.
+    /// Writes a histogram of durations, in seconds.
     fn histograms<const N: usize>(
         &mut self,
         name: &str,

@@ -1,8 +1,8 @@
-//! The two formats of text, and which of them a client wants.
+//! The two text formats, and the choice between them for a client.
 
 use std::fmt::Write as _;
 
-/// A format of text that Prometheus reads.
+/// A text format that Prometheus reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// OpenMetrics 1.0.
@@ -12,7 +12,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// The format that the `Accept` header of a request prefers: OpenMetrics, unless it says otherwise.
+    /// Returns the format that the `Accept` header of a request prefers. The default is OpenMetrics.
     #[must_use]
     pub fn of_accept(accept: &str) -> Self {
         let (mut open_metrics, mut prometheus, mut any) = (None::<f64>, None::<f64>, None::<f64>);
@@ -40,7 +40,7 @@ impl Format {
         if prometheus.unwrap_or(0.0) > open_metrics { Self::Prometheus } else { Self::OpenMetrics }
     }
 
-    /// The media type of its text.
+    /// Returns the media type of the format.
     #[must_use]
     pub fn content_type(self) -> &'static str {
         match self {
@@ -50,13 +50,14 @@ impl Format {
     }
 }
 
-/// OpenMetrics text in the format 0.0.4: families are named as their series are, units have no line, and nothing ends it.
+/// Converts OpenMetrics text to the format 0.0.4: a family has the name of its series, and there are no unit lines and
+/// no end marker.
 pub(super) fn to_prometheus(open_metrics: &str) -> String {
     let mut text = String::with_capacity(open_metrics.len());
     let mut help = None;
     for line in open_metrics.lines() {
         if let Some(of) = line.strip_prefix("# HELP ") {
-            // Its type says what its name is.
+            // Its type, on the next line, decides the name.
             help = of.split_once(' ').map(|(_, help)| help);
         } else if let Some((name, kind)) = line.strip_prefix("# TYPE ").and_then(|of| of.split_once(' ')) {
             let (suffix, kind) = match kind {
@@ -65,7 +66,7 @@ pub(super) fn to_prometheus(open_metrics: &str) -> String {
                 "unknown" => ("", "untyped"),
                 kind => ("", kind),
             };
-            // A string takes any text.
+            // Writing to a string cannot fail.
             let _ = writeln!(text, "# HELP {name}{suffix} {}", help.take().unwrap_or_default());
             let _ = writeln!(text, "# TYPE {name}{suffix} {kind}");
         } else if !line.starts_with('#') {

@@ -179,7 +179,7 @@ fn a_removed_service_leaves_no_series() {
     metrics.observe(&sla_failure("bank"));
     assert_ne!(metrics.encode(Scrape::default()), empty);
     metrics.forget("bank");
-    // Late answers, and those of strangers who ask for any name.
+    // These are late answers, and answers to strangers that request arbitrary names.
     metrics.answered("bank", Outcome::Denied, Duration::ZERO);
     metrics.answered("nobody", Outcome::Denied, Duration::ZERO);
     metrics.observe(&Event::HostPressure(HostPressure {
@@ -193,7 +193,7 @@ fn a_removed_service_leaves_no_series() {
 
 #[test]
 fn every_family_is_described_once_has_a_unit_and_stands_in_the_documentation() {
-    /// Counts of what the name says, and those whose unit is a label.
+    /// Families that count what their name says, and families whose unit is a label.
     const WITHOUT_UNIT: [&str; 15] = [
         "build",
         "transactions",
