@@ -1,11 +1,12 @@
-//! The load of the host itself, sampled beside everything else, and the SLA that holds for it.
+//! The load of the host itself, sampled independently of all other work, and the host's SLA.
 //!
 //! A [`Monitor`] is one thread. Every [`SAMPLE_INTERVAL`] it samples CPU, memory, disk and network (`sampler.rs`), and
-//! nobody waits for it. If the process runs in a control group with limits, those are the limits, and its use is what
-//! counts (`cgroup.rs`); else it is the machine's.
+//! no other thread waits for it. If the process runs in a control group with limits, the group's limits and use count
+//! (`cgroup.rs`). Otherwise those of the machine count.
 //!
-//! A resource whose mean utilisation over [`WINDOW`] reaches its threshold is *under pressure* (`pressure.rs`): an SLA
-//! failure of the host. Then nothing new is taken on (`admission.rs`), while services go on, fail over and recover.
+//! A resource is *under pressure* when its mean utilisation over [`WINDOW`] reaches its threshold (`pressure.rs`). That
+//! is an SLA failure of the host. During pressure the host admits no new work (`admission.rs`), but its services
+//! continue, fail over and recover.
 
 mod admission;
 mod cgroup;
@@ -28,32 +29,32 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-/// How often the host is sampled.
+/// The time between two samples of the host.
 pub const SAMPLE_INTERVAL: Duration = Duration::from_secs(1);
 
 /// The mean utilisation at which each resource of the host is under pressure.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct HostThresholds {
-    /// Of CPU time.
+    /// The threshold of CPU time.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub cpu: Percent,
-    /// Of memory.
+    /// The threshold of memory.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub memory: Percent,
-    /// Of the data directory's file system.
+    /// The threshold of the data directory's file system.
     #[serde(deserialize_with = "deserialize_threshold")]
     pub disk: Percent,
 }
 
 impl HostThresholds {
-    /// The same threshold for every resource.
+    /// Returns the same threshold for every resource.
     #[must_use]
     pub fn all(threshold: Percent) -> Self {
         Self { cpu: threshold, memory: threshold, disk: threshold }
     }
 
-    /// The threshold of `resource`.
+    /// Returns the threshold of `resource`.
     #[must_use]
     pub fn of(&self, resource: HostResource) -> Percent {
         match resource {
@@ -70,34 +71,34 @@ impl Default for HostThresholds {
     }
 }
 
-/// What came and went over the network, loopback excepted.
+/// The traffic over the network, without the loopback interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Network {
-    /// Received, in bytes per second since the sample before.
+    /// Received bytes per second since the sample before.
     pub received_bytes_per_second: u64,
-    /// Sent, in bytes per second since the sample before.
+    /// Sent bytes per second since the sample before.
     pub sent_bytes_per_second: u64,
 }
 
-/// One sample of the host. What could not be read is none.
+/// One sample of the host. A value is none if it could not be read.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostLoad {
-    /// When it was taken.
+    /// The time of the sample.
     pub sampled_at: Timestamp,
     /// CPU time since the sample before, in thousandths of a core.
     pub cpu_millicores: Option<Usage>,
-    /// Memory that cannot be given to another program at once, in bytes. Cached files can.
+    /// Memory that cannot be given to another program at once, in bytes. Cached files can, so they do not count.
     pub memory_bytes: Option<Usage>,
-    /// Space on the file system of the data directory, in bytes; what only the superuser may use counts as used.
+    /// Space on the file system of the data directory, in bytes. Space that only the superuser may use counts as used.
     pub disk_bytes: Option<Usage>,
-    /// The network.
+    /// The network traffic.
     pub network: Option<Network>,
-    /// What is under pressure.
+    /// The resources that are under pressure.
     pub under_pressure: Vec<HostResource>,
 }
 
 impl HostLoad {
-    /// The usage of `resource`.
+    /// Returns the usage of `resource`.
     #[must_use]
     pub fn usage(&self, resource: HostResource) -> Option<Usage> {
         match resource {
@@ -108,8 +109,8 @@ impl HostLoad {
     }
 }
 
-/// `{"sampled_at", "resources": {"cpu": {"used", "limit", "unit", "utilisation_percent"}, ...}, "network",
-/// "under_pressure"}`. What could not be read is `null`.
+/// Writes `{"sampled_at", "resources": {"cpu": {"used", "limit", "unit", "utilisation_percent"}, ...}, "network",
+/// "under_pressure"}`. A value that could not be read is `null`.
 impl Serialize for HostLoad {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         #[derive(Serialize)]
@@ -141,14 +142,14 @@ impl Serialize for HostLoad {
     }
 }
 
-/// The host cannot be monitored.
+/// Why the host cannot be monitored.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum MonitorError {
-    /// The operating system does not tell.
+    /// The operating system does not report the load.
     #[error("the load of the host cannot be read: {0}")]
     System(String),
-    /// There is no thread to be had.
+    /// No thread could be started.
     #[error("the load of the host cannot be watched: no thread: {0}")]
     Thread(std::io::Error),
 }
@@ -162,8 +163,8 @@ pub struct Monitor {
 }
 
 impl Monitor {
-    /// Begins to sample, with the disk that `data_directory` lies on. Pressure is told to `events`, and to whoever asks
-    /// `admission`; samples get their time from `clock`.
+    /// Starts to sample the host, with the disk of `data_directory`. Pressure is reported to `events` and to
+    /// `admission`. Samples get their time from `clock`.
     ///
     /// # Errors
     /// [`MonitorError`].
@@ -196,7 +197,7 @@ impl Monitor {
         Ok(Self { latest, stop: Some(stop), thread: Some(thread.map_err(MonitorError::Thread)?) })
     }
 
-    /// The last sample; none before the first, which is taken at once.
+    /// Returns the last sample, or none before the first one, which is taken at once.
     #[must_use]
     pub fn load(&self) -> Option<HostLoad> {
         self.latest.read().unwrap_or_else(PoisonError::into_inner).clone()
@@ -207,13 +208,13 @@ impl Drop for Monitor {
     fn drop(&mut self) {
         drop(self.stop.take());
         if let Some(thread) = self.thread.take() {
-            // A panic of it was printed; there is nothing to give back.
+            // A panic of the thread was printed already, and there is nothing to return.
             let _ = thread.join();
         }
     }
 }
 
-/// What a sample leads to. It asks nobody anything.
+/// Turns samples into loads and events, without I/O.
 struct Watch {
     pressure: Pressure,
     admission: Admission,
@@ -221,7 +222,7 @@ struct Watch {
 
 impl Watch {
     fn observe(&mut self, at: Duration, reading: Reading, sampled_at: Timestamp) -> (HostLoad, Vec<Event>) {
-        // What the host does to start is no load that anybody put on it.
+        // The CPU time of the host's own start is not a load that users cause.
         let is_counted = |resource| resource != HostResource::Cpu || !self.admission.is_starting();
         let crossings = self.pressure.observe(at, |resource| reading.of(resource).filter(|_| is_counted(resource)));
         let current: Vec<_> = self.pressure.current().collect();

@@ -1,14 +1,14 @@
-//! Whether the host takes on more: one flag that the monitor sets, and whoever begins something new asks.
+//! The admission of new work: one flag that the monitor sets, and that is checked before anything new begins.
 
 use lifeboat_api::event::HostPressure;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use tokio::sync::watch;
 
-/// Admits new services and scratch work, unless the host is under pressure. Failovers and recovery do not ask: what the
-/// host has taken on, it goes on with.
+/// Admits new services and scratch work, unless the host is under pressure. Failovers and recovery do not check it: the
+/// host continues the work that it has admitted.
 ///
-/// Clones share one state. One that no monitor tells anything admits everything.
+/// Clones share one state. An admission without a monitor admits everything.
 #[derive(Debug, Clone, Default)]
 pub struct Admission(Arc<State>);
 
@@ -18,7 +18,7 @@ struct State {
     starts: AtomicUsize,
 }
 
-/// A start of the host that is under way, until it is dropped.
+/// A start of the host in progress, until this is dropped.
 #[derive(Debug)]
 pub struct Starting(Arc<State>);
 
@@ -28,7 +28,7 @@ impl Drop for Starting {
     }
 }
 
-/// The host is under pressure, and takes on nothing new.
+/// The host is under pressure, and admits no new work.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error(
     "the host is under pressure: {pressures} in the mean over {window_s} s; try again when it is relieved, or give the \
@@ -37,11 +37,11 @@ impl Drop for Starting {
     resources = listed(.0.iter().map(|pressure| pressure.resource))
 )]
 pub struct UnderPressure(
-    /// The resources that are.
+    /// The pressure on each affected resource.
     pub Vec<HostPressure>,
 );
 
-/// `cpu`, `cpu and memory`, `cpu, memory and disk`.
+/// Returns a list such as `cpu`, `cpu and memory`, or `cpu, memory and disk`.
 fn listed(items: impl Iterator<Item = impl ToString>) -> String {
     let mut items: Vec<String> = items.map(|item| item.to_string()).collect();
     match items.pop() {
@@ -51,7 +51,7 @@ fn listed(items: impl Iterator<Item = impl ToString>) -> String {
 }
 
 impl Admission {
-    /// Whether something new may begin.
+    /// Checks whether new work may begin.
     ///
     /// # Errors
     /// [`UnderPressure`].
@@ -60,26 +60,26 @@ impl Admission {
         if pressures.is_empty() { Ok(()) } else { Err(UnderPressure(pressures.clone())) }
     }
 
-    /// Admits nothing while a resource is under pressure.
+    /// Sets the resources that are under pressure. Nothing is admitted while there are any.
     pub fn set(&self, pressures: Vec<HostPressure>) {
         self.0.pressure.send_replace(pressures);
     }
 
-    /// Waits until something new may begin.
+    /// Waits until new work may begin.
     pub async fn relieved(&self) {
-        // It fails only without a sender, which is this.
+        // This fails only without a sender, and `self` is the sender.
         let _ = self.0.pressure.subscribe().wait_for(Vec::is_empty).await;
     }
 
-    /// Begins a start of the host: the CPU time that it takes to compile and replay what the host has is not counted as
-    /// pressure, or the host would refuse its own services for it.
+    /// Begins a start of the host. During a start the CPU time for compiling and replaying the host's services does not
+    /// count as pressure. Otherwise the host would refuse its own services.
     #[must_use]
     pub fn begin_start(&self) -> Starting {
         self.0.starts.fetch_add(1, Ordering::AcqRel);
         Starting(Arc::clone(&self.0))
     }
 
-    /// Whether the host is starting.
+    /// Returns whether the host is starting.
     pub(super) fn is_starting(&self) -> bool {
         self.0.starts.load(Ordering::Acquire) > 0
     }
@@ -103,7 +103,7 @@ mod tests {
         };
         let disk = HostPressure {
             resource: HostResource::Disk,
-            // It was at the threshold before.
+            // The usage was at the threshold before.
             usage: Usage { used: 95_100_000_000, limit: 100_000_000_000 },
             threshold_percent: Percent::whole(98),
         };

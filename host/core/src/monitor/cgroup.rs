@@ -1,22 +1,22 @@
-//! What the control groups of this process allow it, and have used: Linux's cgroups, version 2 and version 1.
+//! The limits and the use of this process's control groups: Linux's cgroups, version 2 and version 1.
 //!
-//! A process is held by its own group and by every group above it, so each resource is read at all levels, and the
-//! tightest counts. A level that sets no limit, or one beyond what the machine has, does not count. Whatever is absent
-//! or not understood is no limit: the machine's totals are then used.
+//! The limits of a process's own group and of every group above it apply. So each resource is read at all levels, and
+//! the tightest level counts. A level without a limit, or with a limit beyond the machine's total, does not count. A
+//! file that is absent or cannot be parsed sets no limit. The machine's totals are used then.
 //!
-//! The parsers are functions of text; [`Cgroups`] alone reads files, below a root that it is given.
+//! The parsers are functions of text. Only [`Cgroups`] reads files, below a root that it is given.
 
 use lifeboat_api::meter::Usage;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
-/// Where cgroups are mounted.
+/// The mount point of the cgroups.
 pub(super) const ROOT: &str = "/sys/fs/cgroup";
 
-/// Where the kernel tells the groups that this process is in.
+/// The file in which the kernel lists the groups of this process.
 pub(super) const MEMBERSHIP: &str = "/proc/self/cgroup";
 
-/// The groups that hold this process, from its own up to the topmost one that is visible.
+/// The groups of this process, from its own up to the topmost visible one.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Cgroups {
     cpu: Vec<CpuLevel>,
@@ -26,7 +26,7 @@ pub(super) struct Cgroups {
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum CpuLevel {
     V2(PathBuf),
-    /// The quota and what was used of it are told by two controllers, which may be mounted apart.
+    /// Two controllers, which may be mounted apart: one has the quota, and the other its use.
     V1 {
         cpu: PathBuf,
         cpuacct: PathBuf,
@@ -39,14 +39,14 @@ enum MemoryLevel {
     V1(PathBuf),
 }
 
-/// CPU of the level with the smallest quota.
+/// The CPU use of the level with the smallest quota.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct CpuReading {
-    /// Which level: what was used can only be compared between readings of one.
+    /// The index of the level. Uses can only be compared between readings of the same level.
     pub(super) level: usize,
-    /// Its quota, in thousandths of a core.
+    /// The quota of the level, in thousandths of a core.
     pub(super) limit_millicores: u64,
-    /// CPU time that was used since the group exists.
+    /// The CPU time that was used since the group was created.
     pub(super) used: Duration,
 }
 
@@ -56,7 +56,7 @@ impl Cgroups {
         let memberships = Memberships::parse(membership);
         let v1 = |controller, marker| {
             let of = memberships.v1(controller)?;
-            // `cpu` is a link to `cpu,cpuacct` as a rule, and missing now and then.
+            // `cpu` is usually a link to `cpu,cpuacct`, but is missing on some systems.
             let mounts = [root.join(controller), root.join(of.controllers)];
             let mount = mounts.into_iter().find(|mount| mount.is_dir())?;
             Some(levels(&mount, of.path, marker))
@@ -79,17 +79,17 @@ impl Cgroups {
         Self { cpu, memory }
     }
 
-    /// Reads the level with the smallest quota, if one has a smaller quota than `machine_millicores`.
+    /// Reads the level with the smallest quota, if that is smaller than `machine_millicores`.
     pub(super) fn cpu(&self, machine_millicores: u64) -> Option<CpuReading> {
         let limits = self.cpu.iter().enumerate().filter_map(|(level, group)| Some((group.limit_millicores()?, level)));
         let (limit_millicores, level) = limits.min().filter(|(limit, _)| *limit < machine_millicores)?;
         Some(CpuReading { level, limit_millicores, used: self.cpu[level].used()? })
     }
 
-    /// Reads the memory of the level that is fullest, among those with a limit below `machine_bytes`.
+    /// Reads the memory of the fullest level among those with a limit below `machine_bytes`.
     pub(super) fn memory(&self, machine_bytes: u64) -> Option<Usage> {
         let usages = self.memory.iter().filter_map(MemoryLevel::usage).filter(|usage| usage.limit < machine_bytes);
-        // used / limit, compared without division.
+        // This compares used / limit without a division.
         usages
             .max_by(|a, b| (u128::from(a.used) * u128::from(b.limit)).cmp(&(u128::from(b.used) * u128::from(a.limit))))
     }
@@ -122,8 +122,8 @@ impl MemoryLevel {
         let limit = number(&read(group, limit)?)?;
         let current = number(&read(group, current)?)?;
         let stat = read(group, "memory.stat").unwrap_or_default();
-        // A group fills up with cached files, which the kernel gives back before it refuses any memory. Without this,
-        // a journal that is written to would look like pressure.
+        // A group fills up with cached files, which the kernel reclaims before it refuses any memory. If they counted,
+        // the writes to a journal would look like pressure.
         let cached = keyed(&stat, active).unwrap_or(0).saturating_add(keyed(&stat, inactive).unwrap_or(0));
         Some(Usage { used: current.saturating_sub(cached), limit })
     }
@@ -139,13 +139,13 @@ struct Memberships<'a> {
 /// A group of version 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Membership<'a> {
-    /// The controllers of its hierarchy, with commas.
+    /// The controllers of the group's hierarchy, separated by commas.
     controllers: &'a str,
     path: &'a str,
 }
 
 impl<'a> Memberships<'a> {
-    /// Reads lines of `hierarchy:controllers:path`; the one of version 2 has no controllers. See cgroups(7).
+    /// Parses lines of `hierarchy:controllers:path`. The line of version 2 has no controllers. See cgroups(7).
     fn parse(text: &'a str) -> Self {
         let mut memberships = Self { v1: Vec::new(), v2: None };
         for line in text.lines() {
@@ -164,8 +164,9 @@ impl<'a> Memberships<'a> {
     }
 }
 
-/// The directories of the group `path` and of those above it, up to `mount`, that have the file `marker`. In a container
-/// `path` may be one of the machine's that cannot be seen from within; then the mount point is the container's group.
+/// Returns the directories of the group `path` and of the groups above it, up to `mount`, that have the file `marker`.
+/// In a container, `path` may be a path of the machine that is not visible inside. Then the mount point is the
+/// container's group.
 fn levels(mount: &Path, path: &str, marker: &str) -> Vec<PathBuf> {
     let path = Path::new(path.trim_start_matches('/'));
     let is_below = path.components().all(|component| matches!(component, Component::Normal(_)));
@@ -178,23 +179,23 @@ fn read(group: &Path, file: &str) -> Option<String> {
     std::fs::read_to_string(group.join(file)).ok()
 }
 
-/// A number alone. `max`, which is no limit, is none.
+/// Parses a single number. `max` means no limit, and gives none.
 fn number(text: &str) -> Option<u64> {
     text.trim().parse().ok()
 }
 
-/// The number of the line `key number`.
+/// Returns the number of the line `key number`.
 fn keyed(text: &str, key: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(' ').and_then(number))
 }
 
-/// `cpu.max` of version 2: quota and period in microseconds, or `max` and the period.
+/// Parses `cpu.max` of version 2: quota and period in microseconds, or `max` and the period.
 fn cpu_max_millicores(text: &str) -> Option<u64> {
     let (quota, period) = text.trim().split_once(' ')?;
     cfs_millicores(quota, period)
 }
 
-/// Quota and period of version 1, in microseconds. A quota of -1 is none.
+/// Parses quota and period of version 1, in microseconds. A quota of -1 means no limit, and gives none.
 fn cfs_millicores(quota: &str, period: &str) -> Option<u64> {
     let (quota, period) = (number(quota)?, number(period)?);
     quota.checked_mul(1_000)?.checked_div(period)

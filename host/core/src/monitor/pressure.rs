@@ -1,8 +1,8 @@
-//! When a resource of the host is under pressure: pure, told what was sampled and when.
+//! Decides when a resource of the host is under pressure. This is pure: samples and their times are arguments.
 //!
-//! Each resource has a window of the last [`WINDOW`]. A sample stands for the time since the one before it, so the mean
-//! over the window is right at any pace of sampling, and after a gap. Nothing is decided before a window is full: what
-//! a host does in its first minute is no pressure.
+//! Each resource has a window of the length [`WINDOW`]. A sample stands for the time since the sample before it. So the
+//! mean over the window is right at any rate of sampling, and after a gap. There is no decision before a window is
+//! full: the load of a host's first minute is not pressure.
 //!
 //! ```text
 //!            mean >= threshold
@@ -21,38 +21,38 @@ use std::time::Duration;
 /// The time over which utilisation is averaged.
 pub const WINDOW: Duration = Duration::from_secs(60);
 
-/// Which resources of a host are under pressure.
+/// The pressure on each resource of a host.
 #[derive(Debug, Clone)]
 pub struct Pressure {
     thresholds: HostThresholds,
     windows: [Window; HostResource::ALL.len()],
 }
 
-/// A resource came under pressure, or is free again.
+/// A change of a resource's pressure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Crossing {
-    /// Its mean reached the threshold.
+    /// The mean of the resource reached the threshold.
     Begins(HostPressure),
-    /// Its mean fell below the threshold by more than the hysteresis.
+    /// The mean of the resource fell below the threshold by more than the hysteresis.
     Ends(HostPressure),
 }
 
 impl Pressure {
-    /// Begins with empty windows.
+    /// Creates empty windows.
     #[must_use]
     pub fn new(thresholds: HostThresholds) -> Self {
         Self { thresholds, windows: Default::default() }
     }
 
-    /// Takes a sample of each resource; one that could not be read gives none. `at` is the time since any fixed point;
-    /// a sample that is not later than the last one is ignored.
+    /// Adds a sample of each resource, or none for a resource that could not be read. Returns the changes of pressure.
+    /// `at` is the time since any fixed point. A sample that is not later than the last one is ignored.
     pub fn observe(&mut self, at: Duration, usage: impl Fn(HostResource) -> Option<Usage>) -> Vec<Crossing> {
         let mut crossings = Vec::new();
         for resource in HostResource::ALL {
             let window = &mut self.windows[resource as usize];
             let threshold_percent = self.thresholds.of(resource);
             let was_pressed = window.is_pressed;
-            // A limit of nothing is a resource that is not there.
+            // A limit of zero means that the resource does not exist.
             let observed = match usage(resource).filter(|usage| usage.limit > 0) {
                 Some(sample) => window.observe(at, sample, threshold_percent),
                 None => window.forget_if_old(at),
@@ -68,7 +68,7 @@ impl Pressure {
         crossings
     }
 
-    /// The resources that are under pressure, with their means.
+    /// Returns the resources that are under pressure, with their means.
     pub fn current(&self) -> impl Iterator<Item = HostPressure> {
         HostResource::ALL.into_iter().filter_map(|resource| {
             let window = &self.windows[resource as usize];
@@ -81,15 +81,15 @@ impl Pressure {
 /// The recent samples of one resource.
 #[derive(Debug, Clone, Default)]
 struct Window {
-    /// When the first and the last sample was taken.
+    /// The times of the first and the last sample.
     span: Option<(Duration, Duration)>,
-    /// Those that reach into the window, oldest first, without gaps.
+    /// The samples that reach into the window, oldest first, without gaps.
     samples: VecDeque<Sample>,
     mean: Option<Usage>,
     is_pressed: bool,
 }
 
-/// What was used between two times.
+/// The use between two times.
 #[derive(Debug, Clone, Copy)]
 struct Sample {
     from: Duration,
@@ -98,10 +98,10 @@ struct Sample {
 }
 
 impl Window {
-    /// Returns the mean, of the present limit, once the window is full.
+    /// Adds a sample. Returns the mean, with the present limit, once the window is full.
     fn observe(&mut self, at: Duration, usage: Usage, threshold: Percent) -> Option<Usage> {
         let Some((first, last)) = self.span else {
-            // The first stands for a time of which nothing is known.
+            // The first sample stands for a time of which nothing is known.
             self.span = Some((at, at));
             return None;
         };
@@ -124,8 +124,8 @@ impl Window {
         self.mean
     }
 
-    /// Without a sample: what can no longer be read is not under pressure for ever. Returns its last mean when it is
-    /// forgotten.
+    /// Handles a missing sample: a resource that can no longer be read must not stay under pressure for ever. Returns
+    /// the last mean when the window is reset.
     fn forget_if_old(&mut self, at: Duration) -> Option<Usage> {
         let is_old = self.span.is_some_and(|(_, last)| at.saturating_sub(last) >= WINDOW);
         if !(self.is_pressed && is_old) {
@@ -146,7 +146,7 @@ mod tests {
         Pressure::new(HostThresholds::default())
     }
 
-    /// Samples memory each second from `from` on.
+    /// Adds a sample of memory for each second from `from` on.
     fn feed(pressure: &mut Pressure, from: u64, used: impl IntoIterator<Item = u64>) -> Vec<(u64, Crossing)> {
         let mut crossings = Vec::new();
         for (second, used) in (from..).zip(used) {
@@ -234,7 +234,7 @@ mod tests {
     }
 
     proptest! {
-        /// The model writes down what was used in each second, and adds up the last 60.
+        /// The model records the use of each second, and adds up the last 60.
         #[test]
         fn pressure_is_what_a_naive_model_says(
             samples in prop::collection::vec((0u64..40, 0u64..=100, prop::bool::weighted(0.8)), 1..200),

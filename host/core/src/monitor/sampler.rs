@@ -1,4 +1,4 @@
-//! Reads what the host uses and has: the only part of the monitor that asks the operating system.
+//! Reads the use and the limits of the host's resources. Only this part of the monitor queries the operating system.
 
 use super::Network;
 use super::cgroup::{self, Cgroups, CpuReading};
@@ -8,7 +8,7 @@ use std::path::Path;
 use std::time::Duration;
 use sysinfo::{CpuRefreshKind, DiskRefreshKind, Disks, MemoryRefreshKind, Networks, System};
 
-/// What one sample says. CPU and network are rates, which the first sample cannot tell.
+/// The values of one sample. CPU and network are rates, so the first sample has none.
 #[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub(super) struct Reading {
     pub(super) cpu_millicores: Option<Usage>,
@@ -27,26 +27,26 @@ impl Reading {
     }
 }
 
-/// Remembers what rates need.
+/// Takes samples, and keeps the earlier counters that rates need.
 pub(super) struct Sampler {
     system: System,
     networks: Networks,
-    /// The file system of the data directory alone, if it is one that can be asked.
+    /// Only the file system of the data directory, if it can be queried.
     disks: Disks,
     disk: Option<usize>,
     cgroups: Cgroups,
-    /// The cores that this process may run on, if that can be told.
+    /// The cores that this process may run on, if they are known.
     allowed: Option<BTreeSet<usize>>,
-    /// When the last sample was taken, and what the control group had used.
+    /// The time of the last sample, and the control group's counter at that time.
     last: Option<(Duration, Option<CpuReading>)>,
 }
 
 impl Sampler {
-    /// Gets ready to sample this machine, and the file system that `data_directory` lies on.
+    /// Prepares to sample this machine, and the file system of `data_directory`.
     pub(super) fn new(data_directory: &Path) -> Result<Self, sysinfo::Error> {
         let membership = std::fs::read_to_string(cgroup::MEMBERSHIP).unwrap_or_default();
         let mut disks = Disks::new()?;
-        // This asks no file system anything: one of them might hang.
+        // This queries no file system, because one of them might hang.
         disks.refresh_specifics(true, DiskRefreshKind::nothing());
         let disk = disk_of(data_directory, &disks);
         Ok(Self {
@@ -67,7 +67,7 @@ impl Sampler {
         Reading { cpu_millicores, memory_bytes: self.memory(), disk_bytes: self.disk(), network: self.network(took) }
     }
 
-    /// What was used since the last sample: of the control group's quota, else of the machine.
+    /// Returns the use since the last sample: of the control group's quota if there is one, else of the machine.
     fn cpu(&mut self, at: Duration, took: Option<Duration>) -> Option<Usage> {
         self.system.refresh_cpu_specifics(CpuRefreshKind::nothing().with_usage());
         let cores: Vec<(&str, f32)> = self.system.cpus().iter().map(|cpu| (cpu.name(), cpu.usage())).collect();
@@ -84,7 +84,8 @@ impl Sampler {
         Some(Usage { used: millicores(used, took), limit: reading.limit_millicores })
     }
 
-    /// What cannot be given to another program at once, of the control group's limit, else of the machine.
+    /// Returns the memory that cannot be given to another program at once: of the control group's limit if there is
+    /// one, else of the machine.
     fn memory(&mut self) -> Option<Usage> {
         self.system.refresh_memory_specifics(MemoryRefreshKind::nothing().with_ram());
         let machine_bytes = self.system.total_memory();
@@ -93,7 +94,7 @@ impl Sampler {
         self.cgroups.memory(machine_bytes).or(Some(machine)).filter(|usage| usage.limit > 0)
     }
 
-    /// What this user can no longer write, of the whole.
+    /// Returns the space that this user can no longer write, and the total space.
     fn disk(&mut self) -> Option<Usage> {
         let disk = &mut self.disks[self.disk?];
         disk.refresh_specifics(DiskRefreshKind::nothing().with_storage());
@@ -101,7 +102,7 @@ impl Sampler {
         Some(Usage { used: limit.saturating_sub(disk.available_space()), limit }).filter(|usage| usage.limit > 0)
     }
 
-    /// What came and went over all interfaces but the loopback.
+    /// Returns the traffic over all interfaces except the loopback.
     fn network(&mut self, took: Option<Duration>) -> Option<Network> {
         self.networks.refresh(true);
         let took = took?;
@@ -117,30 +118,31 @@ impl Sampler {
     }
 }
 
-/// The numbers of the cores that this process may run on: a container may be pinned to a few of many.
+/// Returns the numbers of the cores that this process may run on. A container may be pinned to a few of many cores.
 #[cfg(target_os = "linux")]
 fn allowed_cores() -> Option<BTreeSet<usize>> {
     let set = rustix::thread::sched_getaffinity(None).ok()?;
     Some((0..rustix::thread::CpuSet::MAX_CPU).filter(|core| set.is_set(*core)).collect())
 }
 
-/// Elsewhere it cannot be told.
+/// Returns none, because other systems do not report the cores.
 #[cfg(not(target_os = "linux"))]
 fn allowed_cores() -> Option<BTreeSet<usize>> {
     None
 }
 
-/// The place in `disks` of the file system that `directory` lies on, which is known by its number.
+/// Returns the index in `disks` of the file system of `directory`, which its device number identifies.
 fn disk_of(directory: &Path, disks: &Disks) -> Option<usize> {
     use std::os::unix::fs::MetadataExt;
     let device = std::fs::metadata(directory).ok()?.dev();
     disks.iter().position(|disk| disk.id() == Some(device))
 }
 
-/// How busy the cores are that the process may run on: those of `cores`, each with its name, whose numbers are `allowed`.
-/// All of them if these cannot be found there, as in a container that is shown others under other names.
+/// Returns how busy the cores are that the process may run on: those of `cores`, pairs of name and usage, whose numbers
+/// are in `allowed`. Returns all of `cores` if some allowed ones are not among them, as in a container with renamed
+/// cores.
 fn ours(cores: &[(&str, f32)], allowed: Option<&BTreeSet<usize>>) -> Vec<f32> {
-    // A core that is switched off has a number, too, so it is not the place in the list.
+    // A core that is switched off has a number too, so the number is not the index in the list.
     let number = |name: &str| name.strip_prefix("cpu").and_then(|number| number.parse().ok());
     let is_ours = |name: &str| number(name).is_some_and(|number| allowed.is_some_and(|set| set.contains(&number)));
     let ours: Vec<f32> = cores.iter().filter(|(name, _)| is_ours(name)).map(|(_, usage)| *usage).collect();
@@ -148,14 +150,14 @@ fn ours(cores: &[(&str, f32)], allowed: Option<&BTreeSet<usize>>) -> Vec<f32> {
     if are_found { ours } else { cores.iter().map(|(_, usage)| *usage).collect() }
 }
 
-/// Of how busy each core is, in percent. None before it is known which there are.
+/// Adds up the usage of the cores, each in percent. Returns none if no core is known.
 fn machine_cpu(percents: &[f32]) -> Option<Usage> {
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "clamped to 0 to 1,000")]
     let used = percents.iter().map(|percent| (percent.clamp(0.0, 100.0) * 10.0).round() as u64).sum();
     Some(Usage { used, limit: percents.len() as u64 * 1_000 }).filter(|cpu| cpu.limit > 0)
 }
 
-/// CPU time that was used within `took`, in thousandths of a core.
+/// Returns the CPU time `used` within `took`, in thousandths of a core.
 fn millicores(used: Duration, took: Duration) -> u64 {
     u64::try_from(used.as_nanos() * 1_000 / took.as_nanos().max(1)).unwrap_or(u64::MAX)
 }
@@ -186,7 +188,7 @@ mod tests {
         let of = |allowed: &[usize]| ours(&cores, Some(&allowed.iter().copied().collect()));
         assert_eq!(ours(&cores, None), [1.0, 2.0, 3.0]);
         assert_eq!((of(&[0, 2, 3]), of(&[2, 3]), of(&[2])), (vec![1.0, 2.0, 3.0], vec![2.0, 3.0], vec![2.0]));
-        // A container may be shown its cores as the first ones.
+        // A container may see its cores as the first ones.
         assert_eq!((of(&[4, 5, 6]), of(&[2, 5])), (vec![1.0, 2.0, 3.0], vec![1.0, 2.0, 3.0]));
     }
 
@@ -197,7 +199,7 @@ mod tests {
         let mut sampler = Sampler::new(directory.path()).expect("a system that is known");
         let first = sampler.sample(start.elapsed());
         assert_eq!((first.cpu_millicores, first.network), (None, None), "rates need two samples");
-        // The CPU's own counters move in steps, so it has work to do until they have.
+        // The CPU's counters move in steps, so this thread works until they have moved.
         while start.elapsed() < 2 * sysinfo::MINIMUM_CPU_UPDATE_INTERVAL {
             std::hint::spin_loop();
         }
