@@ -1,9 +1,8 @@
-//! Scratch VMs: states of a data directory's services that are brought back to be asked, compared or exported, and then
-//! dropped.
+//! Scratch VMs: states of a data directory's services that are brought back for a query, a comparison or an export, and
+//! then dropped.
 //!
-//! A [`Scratch`] is an engine of its own with a few slots and no fleet: it takes nothing from a host and gives nothing
-//! to it. States come from `rehydrate.rs` and nowhere else. What is done here is maintenance: it has that allowance, and
-//! charges no tank.
+//! A [`Scratch`] is a separate engine with a few slots and no fleet. It shares nothing with a host. All states come
+//! from `rehydrate.rs`. The work here is maintenance: it has the maintenance allowance, and is not charged to any tank.
 
 use crate::data::{self, DataError, FoundService, FoundSnapshot, kept, last_transaction};
 use crate::journal::Record;
@@ -28,10 +27,10 @@ use std::fmt;
 use std::sync::{Arc, Mutex, PoisonError};
 use thiserror::Error;
 
-/// Stores at once: a state, the two that it is compared in, and one that is on its way out.
+/// The most stores at once: one state, the two states of a comparison, and one that is being dropped.
 const STORES: u32 = 4;
 
-/// Brings back states for a look.
+/// Brings back states for inspection.
 #[derive(Debug)]
 pub struct Scratch {
     engine: Arc<Engine>,
@@ -43,20 +42,20 @@ pub struct Scratch {
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum ProgramError {
-    /// Its file cannot be read, or is not what was written.
+    /// The workload's file cannot be read, or is damaged.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// The loader refuses it.
+    /// The loader refuses the workload.
     #[error(transparent)]
     Load(#[from] LoadError),
-    /// It cannot be compiled.
+    /// The workload cannot be compiled.
     #[error(transparent)]
     Engine(#[from] EngineError),
 }
 
 impl ProgramError {
-    /// Whether the next attempt may succeed with a workload that was loaded and compiled before: its process could not be
-    /// had, was killed, or failed as one does that is refused memory.
+    /// Returns whether another attempt may succeed with a workload that was loaded and compiled before. That is so if
+    /// the process could not be started, was killed, or failed for lack of memory.
     pub(crate) fn may_pass_of_stored(&self) -> bool {
         match self {
             Self::Load(error) | Self::Engine(EngineError::Load(error)) => error.may_pass_of_stored(),
@@ -66,7 +65,7 @@ impl ProgramError {
     }
 }
 
-/// Reads a workload back and loads it.
+/// Reads a stored workload and loads it.
 ///
 /// # Errors
 /// [`ProgramError::Data`], [`ProgramError::Load`].
@@ -79,14 +78,14 @@ pub fn stored_workload(storage: &dyn Storage, hash: &WorkloadHash) -> Result<Wor
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum StateError {
-    /// It is not kept, or was never there.
+    /// The state is not retained, or never existed.
     #[error("transaction {sequence} is not in what is kept of '{service}': name {kept}")]
     OutOfRange {
-        /// The service.
+        /// The name of the service.
         service: Name,
-        /// What was asked for.
+        /// The requested transaction.
         sequence: Sequence,
-        /// What there is.
+        /// The transactions whose states can be brought back.
         kept: Stretches,
     },
     /// There is no snapshot to begin with.
@@ -94,18 +93,18 @@ pub enum StateError {
         "nothing of '{service}' can be brought back: it has no good snapshot; put one back from a copy of the directory"
     )]
     Nothing {
-        /// The service.
+        /// The name of the service.
         service: Name,
     },
-    /// The guest fails, or does not do what it did.
+    /// The guest fails, or its replay diverges.
     #[error(transparent)]
     Rehydrate(#[from] RehydrateError),
-    /// The directory.
+    /// The directory cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
 }
 
-/// Transactions whose states can be brought back: the first and the last of each stretch, in order.
+/// The transactions whose states can be brought back: the first and the last of each stretch, in order.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Stretches(pub Vec<(Sequence, Sequence)>);
 
@@ -124,37 +123,37 @@ impl fmt::Display for Stretches {
     }
 }
 
-/// A service's state after one of its transactions, in an instance.
+/// The state of a service after one of its transactions, in an instance.
 #[derive(Debug)]
 pub struct State {
     instance: Instance,
-    /// The snapshot that it was brought back from.
+    /// The snapshot that the state was brought back from.
     base: Arc<Snapshot>,
-    /// The last transaction that is part of it.
+    /// The last transaction that is part of the state.
     pub sequence: Sequence,
     /// The time of that transaction.
     pub timestamp: Timestamp,
-    /// The last record that is part of it.
+    /// The last record that is part of the state.
     pub record: RecordNumber,
-    /// What the service would go on with.
+    /// The point at which the service would continue.
     pub resume_point: ResumePoint,
-    /// Transactions that were executed again.
+    /// The number of transactions that were executed again.
     pub replayed_transactions: u64,
 }
 
-/// What a query came to.
+/// The result of a query.
 #[derive(Debug)]
 pub struct Queried {
     /// The guest's answer.
     pub answer: Answer,
-    /// Fuel that it burnt.
+    /// The fuel that the query used.
     pub fuel_used: u64,
-    /// Lines that the guest logged.
+    /// The lines that the guest logged.
     pub log: Vec<String>,
 }
 
 impl Scratch {
-    /// Sets up slots for the largest of `sizes`, and any workload.
+    /// Sets up slots for the largest of `sizes`, and for any workload.
     ///
     /// # Errors
     /// [`EngineError::SetUp`].
@@ -162,8 +161,8 @@ impl Scratch {
         Self::with_memories(MEMORIES_MAX, sizes)
     }
 
-    /// Sets up slots for the largest of `sizes`, and workloads of up to so many linear memories: address space is reserved
-    /// for each of them.
+    /// Sets up slots for the largest of `sizes`, and for workloads of up to `memories` linear memories. Address space
+    /// is reserved for each of these memories.
     ///
     /// # Errors
     /// [`EngineError::SetUp`].
@@ -175,14 +174,14 @@ impl Scratch {
         Ok(Self { engine, maintenance, programs: Mutex::default() })
     }
 
-    /// Reads a workload back and compiles it, unless that was done before.
+    /// Reads and compiles a stored workload, unless that was done before.
     ///
     /// # Errors
     /// [`ProgramError`].
     pub async fn program(&self, storage: &dyn Storage, hash: &WorkloadHash) -> Result<Arc<Program>, ProgramError> {
         let known = self.programs.lock().unwrap_or_else(PoisonError::into_inner).get(hash).cloned();
         if let Some(program) = known {
-            // The file may be damaged since.
+            // The file may have been damaged since.
             data::read_workload(storage, hash)?;
             return Ok(program);
         }
@@ -199,7 +198,7 @@ impl Scratch {
         self.engine.compile(workload).await
     }
 
-    /// On whose behalf states are brought back.
+    /// Returns the context of a replay.
     #[must_use]
     pub fn replay_context<'a>(
         &self,
@@ -210,14 +209,14 @@ impl Scratch {
         ReplayContext { program, secret, accepted_divergences, maintenance: self.maintenance }
     }
 
-    /// The same for a service that was found.
+    /// Returns the context of a replay of a service that was found in a directory.
     #[must_use]
     pub fn replay_context_of<'a>(&self, program: &'a Program, found: &'a FoundService) -> ReplayContext<'a> {
         self.replay_context(program, &found.entry.secret, &found.entry.accepted_divergences)
     }
 
-    /// Brings back the state of `found` after transaction `at`, or the last one that can be trusted: from the newest
-    /// snapshot that can be restored, as the next start would.
+    /// Brings back the state of `found` after transaction `at`, or after the last transaction that can be trusted.
+    /// Begins with the newest snapshot that can be restored, as the next start would.
     ///
     /// # Errors
     /// [`StateError`].
@@ -262,7 +261,7 @@ impl Scratch {
         })
     }
 
-    /// Asks a state. It is of no use afterwards: a query may have changed it.
+    /// Runs a query on a state. This consumes the state, because the query may have changed it.
     pub async fn query(&self, mut state: State, user: &Name, body: &[u8]) -> Queried {
         let call = Call {
             id: "query",
@@ -282,7 +281,7 @@ impl Scratch {
     /// [`MoveError`].
     pub async fn export(&self, replay_context: ReplayContext<'_>, state: State) -> Result<Arc<Snapshot>, MoveError> {
         let State { mut instance, base, sequence, timestamp, replayed_transactions, .. } = state;
-        // What the guest exported itself is taken as it is, even if it cannot do it again.
+        // The guest's own export is used as it is, even if the guest cannot repeat it.
         if replayed_transactions == 0 && base.sequence() == sequence && !base.is_birth() {
             return Ok(base);
         }
@@ -293,7 +292,7 @@ impl Scratch {
         Ok(snapshot)
     }
 
-    /// Restores a snapshot to see that it can be.
+    /// Restores a snapshot to prove that this is possible.
     ///
     /// # Errors
     /// [`MoveError`].
@@ -302,7 +301,7 @@ impl Scratch {
     }
 }
 
-/// The records that follow on `base` up to transaction `at`, or all. None if they do not lead there.
+/// Returns the records after `base` up to transaction `at`, or all of them. Returns none if they do not lead to `at`.
 fn records_through<'a>(
     found: &'a FoundService,
     base: &FoundSnapshot,
@@ -318,7 +317,7 @@ fn records_through<'a>(
     Some(&records[..=last])
 }
 
-/// The transactions whose states can be brought back.
+/// Returns the transactions whose states can be brought back.
 fn stretches(found: &FoundService) -> Stretches {
     let mut stretches: Vec<(Sequence, Sequence)> = found
         .trusted()

@@ -1,13 +1,14 @@
-//! Proofs: that what a data directory holds of a service is whole, and gives what it gave.
+//! Proofs that a data directory's history of a service is complete, and that a replay reproduces it.
 //!
-//! The journal and the files are compared with their hashes where they are read. What is proven here is what they mean:
-//! from the oldest snapshot on every transaction is executed again, in scratch VMs, and every answer compared; at each
-//! newer snapshot the state that the replay led to is compared with the one that was stored. Each stretch begins with a
-//! stored snapshot, so that all of them are restored, and a difference lies between two of them. The last state is
-//! exported and restored as a failover would: a service that was never moved shows here whether it can be.
+//! The journal and the files are compared with their hashes when they are read. A proof checks their meaning. From the
+//! oldest snapshot on, every transaction is executed again in scratch VMs, and every answer is compared. At each newer
+//! snapshot, the replayed state is compared with the stored one. Each stretch begins with a stored snapshot. So all
+//! snapshots are restored, and a difference lies between two of them. The last state is exported and restored, as in a
+//! failover. So a proof shows whether a service that was never moved can be moved.
 //!
-//! Two exports of equal states may differ in bytes, since an instance may have lived through more than its state tells.
-//! So if bytes differ, both are restored and exported once more: what differs then is the state.
+//! Two exports of equal states may differ in bytes, because an instance may have lived through more than its state
+//! shows. So if the bytes differ, both are restored and exported once more. A difference between these exports is a
+//! difference between the states.
 
 use crate::data::{DataError, FoundService, FoundSnapshot, count_transactions, kept, last_transaction};
 use crate::journal::TailEntry;
@@ -26,64 +27,64 @@ use std::fmt;
 use std::sync::Arc;
 use thiserror::Error;
 
-/// Transactions that are executed between two reports of progress.
+/// The number of transactions between two reports of progress.
 const PROGRESS_TRANSACTIONS: usize = 256;
 
-/// Something that is not as it should be.
+/// A fault that a proof found.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "finding", rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Finding {
     /// The service cannot be brought back.
     Quarantined {
-        /// Why.
+        /// The reason for the quarantine.
         reason: String,
     },
-    /// A snapshot's file is not what was written.
+    /// A snapshot's file is damaged.
     SnapshotDamaged {
-        /// The file.
+        /// The name of the file.
         file: String,
-        /// What is wrong with it.
+        /// The damage.
         reason: String,
     },
-    /// The workload cannot be read, or not be run.
+    /// The workload cannot be read or run.
     Workload {
-        /// Why.
+        /// Why the workload is unusable.
         reason: String,
     },
     /// A snapshot cannot be restored.
     SnapshotUnusable {
-        /// The last transaction that is part of it.
+        /// The last transaction that is part of the snapshot.
         sequence: Sequence,
-        /// Why.
+        /// Why the restore failed.
         reason: String,
     },
-    /// A transaction ended in another way than it did at first.
+    /// A transaction ended differently from its first execution.
     Diverged {
-        /// The transaction.
+        /// The transaction that diverged.
         sequence: Sequence,
-        /// How.
+        /// The difference.
         reason: String,
     },
-    /// Every answer is the same, but the state that they led to is not the one that was stored.
+    /// Every answer is the same, but the replayed state differs from the stored one.
     StateDiverged {
         /// The last transaction of the snapshot that the replay began with.
         after: Sequence,
-        /// The last transaction of the snapshot that it was compared with.
+        /// The last transaction of the snapshot that the replay was compared with.
         through: Sequence,
     },
-    /// The last state cannot be exported and restored, so that no failover can move it.
+    /// The last state cannot be exported and restored, so no failover can move it.
     Unmovable {
-        /// The last transaction that is part of it.
+        /// The last transaction that is part of the state.
         sequence: Sequence,
-        /// Why.
+        /// Why the export or the restore failed.
         reason: String,
     },
-    /// The state that a replay led to cannot be compared.
+    /// A replayed state cannot be compared.
     NotCompared {
-        /// The last transaction that is part of it.
+        /// The last transaction that is part of the state.
         sequence: Sequence,
-        /// Why.
+        /// Why the comparison failed.
         reason: String,
     },
 }
@@ -115,58 +116,58 @@ impl fmt::Display for Finding {
     }
 }
 
-/// What was proven of a service.
+/// The result of a proof of one service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Proof {
-    /// The service.
+    /// The name of the service.
     pub service: Name,
-    /// The last transaction of the oldest snapshot: the history is proven from there.
+    /// The last transaction of the oldest snapshot. The proof begins there.
     pub after: Sequence,
-    /// The last transaction that was reached.
+    /// The last transaction that the proof reached.
     pub through: Sequence,
-    /// The last transaction whose state can be brought back, behind a gap in the records too. None if none can.
+    /// The last transaction whose state can be brought back, also behind a gap in the records. None if there is none.
     pub trusted: Option<Sequence>,
-    /// Transactions that were executed again, all with the same answers.
+    /// The number of transactions that were executed again, all with the same answers.
     pub replayed_transactions: u64,
-    /// Transactions beside them that had failed, and changed nothing.
+    /// The number of other transactions, which had failed and changed nothing, and were not executed again.
     pub failed_transactions: u64,
-    /// Queries between them that were run again.
+    /// The number of queries that were run again.
     pub replayed_queries: u64,
-    /// Snapshots that a replay from the one before led to.
+    /// The number of snapshots that a replay from the snapshot before reproduced.
     pub agreeing_snapshots: u64,
-    /// What is not as it should be.
+    /// The faults that the proof found.
     pub findings: Vec<Finding>,
 }
 
-/// There is no proof, for or against.
+/// Why there is no proof, for or against.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub enum VerifyError {
-    /// The directory.
+    /// The directory cannot be read.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// It took longer than the guest has for it, which says nothing on a host that is busy.
+    /// A replay exceeded the guest's time. On a busy host that proves nothing.
     #[error("service '{service}': {error}; try again when the machine is less busy")]
     TooSlow {
-        /// The service.
+        /// The name of the service.
         service: Name,
-        /// What.
+        /// The operation that took too long.
         error: RehydrateError,
     },
 }
 
-/// Transactions that a proof of `found` executes.
+/// Returns how many transactions a proof of `found` executes.
 #[must_use]
 pub fn transactions(found: &FoundService) -> u64 {
     let oldest = found.usable().last();
     oldest.map_or(0, |oldest| count(&kept(found.records_after(oldest))))
 }
 
-/// Proves what there is of `found`, as far as the first divergence. `progress` is told now and then how many more
-/// transactions were executed.
+/// Proves the history of `found`, as far as the first divergence. Calls `progress` from time to time with the number of
+/// newly executed transactions.
 ///
 /// # Errors
-/// [`VerifyError`]. What is wrong with the service is none: it is told in the [`Proof`].
+/// [`VerifyError`]. Faults of the service are not errors: the [`Proof`] reports them.
 pub async fn verify(
     scratch: &Scratch,
     storage: &dyn Storage,
@@ -187,7 +188,7 @@ pub async fn verify(
     };
     let program = scratch.program(storage, &found.entry.workload).await;
     let of_workload = program.as_ref().err().map(|error| chain(error));
-    // A workload that cannot be read is a finding of its own.
+    // A workload that cannot be read is a separate finding.
     if let Err(reason) = &found.standing
         && of_workload.as_ref() != Some(reason)
     {
@@ -208,7 +209,7 @@ pub async fn verify(
     Ok(proof)
 }
 
-/// A proof under way.
+/// A proof in progress.
 struct Replay<'a> {
     scratch: &'a Scratch,
     storage: &'a dyn Storage,
@@ -219,8 +220,8 @@ struct Replay<'a> {
 }
 
 impl Replay<'_> {
-    /// Goes from snapshot to snapshot, and from the last one to the end. Snapshots that no replay leads to, since the
-    /// records between are lost, are restored only.
+    /// Goes from snapshot to snapshot, and from the last one to the end. Snapshots that no replay reaches, because the
+    /// records between are lost, are only restored.
     async fn run(mut self) -> Result<(), VerifyError> {
         let mut snapshots: Vec<&FoundSnapshot> = self.found.usable().collect();
         snapshots.reverse();
@@ -256,7 +257,7 @@ impl Replay<'_> {
         self.proof.trusted = self.proof.trusted.max(Some(sequence));
     }
 
-    /// Proves what lies between two snapshots, or after the last. False at a divergence.
+    /// Proves the history between two snapshots, or after the last one. Returns false at a divergence.
     async fn stretch(&mut self, base: &FoundSnapshot, next: Option<&FoundSnapshot>) -> Result<bool, VerifyError> {
         let replay_context = self.scratch.replay_context_of(self.program, self.found);
         let records = self.found.records_after(base);
@@ -287,7 +288,7 @@ impl Replay<'_> {
         );
         self.trust(self.proof.through);
         let Some(next) = next else {
-            // A state that was just restored, and not changed since, is proven.
+            // A state that was just restored and not changed since needs no further proof.
             if base.file.is_none() || !tail.is_empty() {
                 let last = last_transaction(records).unwrap_or((base.sequence(), base.timestamp()));
                 self.move_last(rehydrated, last).await?;
@@ -345,7 +346,7 @@ impl Replay<'_> {
         Ok(())
     }
 
-    /// Rehydrates in parts, for the sake of progress.
+    /// Rehydrates in parts, to report progress.
     async fn replay(
         &mut self,
         replay_context: ReplayContext<'_>,
@@ -360,7 +361,7 @@ impl Replay<'_> {
                     told += count(part);
                     (self.progress)(count(part));
                 }
-                // An accepted divergence that left no instance: without that transaction, and so from the beginning.
+                // An accepted divergence left no instance. So the replay begins again, without that transaction.
                 Err(RehydrateError::Lost { .. }) => {
                     drop(rehydrated);
                     let rehydrated = rehydrate(replay_context, snapshot, tail).await?;
@@ -374,12 +375,13 @@ impl Replay<'_> {
     }
 }
 
-/// How many transactions a replay of `tail` executes.
+/// Returns how many transactions a replay of `tail` executes.
 fn count(tail: &[TailEntry]) -> u64 {
     tail.iter().map(TailEntry::transactions).sum()
 }
 
-/// Whether two exports are of the same state: whether instances that were restored from them export the same.
+/// Returns whether two exports hold the same state: whether instances that are restored from them export the same
+/// bytes.
 async fn is_same_state(
     replay_context: ReplayContext<'_>,
     one: &Arc<Snapshot>,
@@ -388,7 +390,7 @@ async fn is_same_state(
     Ok(canonical(replay_context, one).await? == canonical(replay_context, other).await?)
 }
 
-/// The hash of what an instance exports that was restored from `snapshot` and did nothing since.
+/// Returns the hash of the export of an instance that was restored from `snapshot` and did nothing since.
 async fn canonical(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) -> Result<blake3::Hash, MoveError> {
     let mut restored = restore(replay_context, snapshot).await?;
     let allowance = replay_context.maintenance.allowance();
@@ -396,7 +398,7 @@ async fn canonical(replay_context: ReplayContext<'_>, snapshot: &Arc<Snapshot>) 
     Ok(hash(&again))
 }
 
-/// The hash of an export, however it was cut into chunks.
+/// Returns the hash of an export, independent of its division into chunks.
 fn hash(snapshot: &Snapshot) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(&snapshot.state_version().to_le_bytes());
