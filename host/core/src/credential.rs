@@ -1,20 +1,20 @@
-//! Tokens, and what is stored of tokens and passwords.
+//! Tokens, and the stored hashes of tokens and passwords.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// The first characters of every token, by which scanners for leaked secrets know it.
+/// The first characters of every token, by which scanners for leaked secrets recognise it.
 pub(crate) const TOKEN_PREFIX: &str = "lifeboat_";
 
-/// The longest PHC string, in bytes. One with the parameters above has 97.
+/// The longest PHC string, in bytes. A string with the parameters of `auth/password.rs` has 97.
 pub(crate) const PHC_BYTES_MAX: usize = 256;
 
-/// A secret that stands for a user. Neither its `Debug` nor any error shows it.
+/// A secret that authenticates a user. Neither its `Debug` nor any error shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Token(String);
 
 impl Token {
-    /// Makes a token of 256 bits that must come from a cryptographic source of randomness.
+    /// Makes a token of 256 bits, which must come from a cryptographic source of randomness.
     #[must_use]
     pub fn from_random(bits: [u8; 32]) -> Self {
         let mut text = String::with_capacity(TOKEN_PREFIX.len() + 64);
@@ -25,7 +25,7 @@ impl Token {
         Self(text)
     }
 
-    /// The text to hand to the user, and to nobody else.
+    /// Returns the token's text, which only its user may see.
     #[must_use]
     pub fn reveal(&self) -> &str {
         &self.0
@@ -38,12 +38,12 @@ impl fmt::Debug for Token {
     }
 }
 
-/// What is kept of a token: its BLAKE3 hash. It lets nobody in.
+/// The BLAKE3 hash of a token, which is stored in its place. It authenticates nobody.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct TokenHash(pub [u8; 32]);
 
 impl TokenHash {
-    /// The hash of a token's text.
+    /// Returns the hash of a token's text.
     #[must_use]
     pub fn of(token: &str) -> Self {
         Self(*blake3::hash(token.as_bytes()).as_bytes())
@@ -51,7 +51,7 @@ impl TokenHash {
 }
 
 impl fmt::Display for TokenHash {
-    /// 64 hexadecimal digits.
+    /// Writes 64 hexadecimal digits.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(blake3::Hash::from_bytes(self.0).to_hex().as_str())
     }
@@ -61,27 +61,27 @@ impl FromStr for TokenHash {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        // One hash has one text, so upper case is none.
+        // A hash has exactly one text, so upper-case digits are refused.
         let hash = blake3::Hash::from_hex(text).ok().filter(|hash| hash.to_hex().as_str() == text);
         hash.map(|hash| Self(*hash.as_bytes())).ok_or_else(|| "it is no hash of a token".to_owned())
     }
 }
 
-/// What is kept of a password, as a PHC string. Neither its `Debug` nor any error shows it.
+/// The hash of a password, as a PHC string. Neither its `Debug` nor any error shows it.
 #[derive(Clone, PartialEq, Eq)]
 pub struct PasswordHash(String);
 
 impl PasswordHash {
-    /// Takes a PHC string. Whether its scheme understands it shows when a password is compared with it.
+    /// Accepts a PHC string. Whether the hash's scheme can parse it shows at the first comparison with a password.
     ///
     /// # Errors
-    /// A sentence that says that it is none.
+    /// A sentence that says that the text is not a PHC string.
     pub fn from_phc(text: String) -> Result<Self, String> {
         let is_phc = text.starts_with('$') && text.len() <= PHC_BYTES_MAX && text.bytes().all(|c| c.is_ascii_graphic());
         if is_phc { Ok(Self(text)) } else { Err("it is no hash of a password".into()) }
     }
 
-    /// The PHC string, to store it.
+    /// Returns the PHC string, to be stored.
     #[must_use]
     pub fn as_phc(&self) -> &str {
         &self.0

@@ -1,11 +1,12 @@
 //! Machines and their slots: where VMs may run.
 //!
-//! A fleet is a given set of machines, each a budget of slots and of bytes of linear memory. A VM holds a [`Lease`] on
-//! one machine for its life. A failover asks for a slot on another machine first and falls back to its own, whose old
-//! lease it gives up in the same step: so a replacement of the same size is never refused for want of room.
+//! A fleet is a fixed set of machines. Each machine is a budget of slots and of bytes of linear memory. A VM holds a
+//! [`Lease`] on one machine for its life. A failover first requests a slot on another machine. If no other machine has
+//! room, it uses its own machine, and releases its old lease in the same step. So a replacement of the same size always
+//! finds room.
 //!
-//! Stores beyond those of the VMs (the fresh one of a failover, before the old one is gone) come from the maintenance
-//! pool, which has a count of its own.
+//! Stores beyond those of the VMs come from the maintenance pool, which has its own count. One of them is the fresh
+//! store of a failover, which exists before the old one is gone.
 
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, BytesBeside, Size};
@@ -14,31 +15,31 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use thiserror::Error;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Stores that may exist beyond those of the VMs, unless configured otherwise. A service waits for one when it moves.
+/// The default number of stores beyond those of the VMs. A service waits for one when it moves.
 pub const MAINTENANCE_STORES: u32 = 8;
 
-/// What a machine offers.
+/// The slots and memory that a machine offers.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Machine {
-    /// What operators call it.
+    /// The name that operators give the machine.
     pub name: Name,
-    /// How many VMs it holds at once.
+    /// The number of VMs that the machine holds at once.
     pub slots: u32,
-    /// Linear memory that the sizes of its VMs may add up to, in bytes.
+    /// The most linear memory that the sizes of the machine's VMs may add up to, in bytes.
     #[serde(rename = "memory", with = "lifeboat_api::size::byte_size")]
     pub memory_bytes: u64,
 }
 
 impl Machine {
-    /// The machines of `lifeboat run`: two, so that a failover has somewhere to go.
+    /// Returns the machines of `lifeboat run`: two, so that a failover has another machine to move to.
     #[must_use]
     pub fn pair(slots: u32, memory_bytes: u64) -> Vec<Self> {
         ["m1", "m2"].map(|name| Self { name: Name::new(name).expect("a literal name"), slots, memory_bytes }).to_vec()
     }
 }
 
-/// No machine has room.
+/// No machine has room for a size.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 #[error("no machine has a free slot with {} of memory: {machines}", Bytes(*memory_bytes))]
 pub struct NoRoom {
@@ -46,7 +47,7 @@ pub struct NoRoom {
     machines: String,
 }
 
-/// The machines and what is taken of them.
+/// The machines, and how much of each is taken.
 #[derive(Debug)]
 pub struct Fleet {
     occupied: Mutex<Vec<Occupied>>,
@@ -78,7 +79,7 @@ impl Occupied {
 }
 
 impl Fleet {
-    /// A fleet of `machines` with nothing on them.
+    /// Returns a fleet of empty `machines`.
     #[must_use]
     pub fn new(machines: Vec<Machine>, maintenance_stores: u32) -> Arc<Self> {
         let slots = machines.iter().map(|machine| machine.slots).fold(0, u32::saturating_add);
@@ -87,16 +88,16 @@ impl Fleet {
         Arc::new(Self { occupied: Mutex::new(occupied), maintenance, slots })
     }
 
-    /// How many VMs the machines hold together.
+    /// Returns how many VMs the machines hold together.
     #[must_use]
     pub fn slots(&self) -> u32 {
         self.slots
     }
 
-    /// Takes a slot for a VM of `size` on the machine that has the fewest VMs of those where it fits.
+    /// Takes a slot for a VM of `size`, on the machine with the fewest VMs among those with room.
     ///
     /// # Errors
-    /// [`NoRoom`] names every machine and what it has left.
+    /// [`NoRoom`] names every machine and its free slots and memory.
     pub fn place(self: &Arc<Self>, size: &Size) -> Result<Lease, NoRoom> {
         let mut occupied = self.lock();
         let index = roomiest(&occupied, size.memory_bytes, None).ok_or_else(|| no_room(&occupied, size))?;
@@ -104,10 +105,11 @@ impl Fleet {
         Ok(self.lease(&occupied, index, size))
     }
 
-    /// Gives up `lease` for a slot for a VM of `size`: on another machine if it fits on one, else on its own.
+    /// Replaces `lease` with a slot for a VM of `size`: on another machine if one has room, else on the same machine.
     ///
     /// # Errors
-    /// [`NoRoom`] if it fits nowhere, which cannot be if `size` takes no more memory than `lease`; `lease` stays.
+    /// [`NoRoom`] if no machine has room, which is impossible if `size` takes no more memory than `lease`. Then `lease`
+    /// is left unchanged.
     pub fn replace(self: &Arc<Self>, lease: &mut Lease, size: &Size) -> Result<(), NoRoom> {
         let mut occupied = self.lock();
         let own = lease.index;
@@ -122,12 +124,12 @@ impl Fleet {
         occupied[index].take(size.memory_bytes);
         let fresh = self.lease(&occupied, index, size);
         let old = std::mem::replace(lease, fresh);
-        // Its slot was given back above, under this very lock.
+        // Its slot was released above, under the same lock.
         old.forget();
         Ok(())
     }
 
-    /// Whether [`replace`](Self::replace) would find a place now.
+    /// Returns whether [`replace`](Self::replace) would find a place now.
     pub(crate) fn has_room(&self, lease: &Lease, size: &Size) -> bool {
         let mut occupied = self.lock();
         let own = lease.index;
@@ -137,7 +139,7 @@ impl Fleet {
         fits
     }
 
-    /// Waits for a store of the maintenance pool; dropping the permit gives it back.
+    /// Waits for a store of the maintenance pool. Dropping the permit releases the store.
     pub(crate) async fn maintenance_store(&self) -> OwnedSemaphorePermit {
         Arc::clone(&self.maintenance).acquire_owned().await.expect("the semaphore is never closed")
     }
@@ -178,10 +180,10 @@ fn no_room(occupied: &[Occupied], size: &Size) -> NoRoom {
     NoRoom { memory_bytes: size.memory_bytes, machines: machines.join(", ") }
 }
 
-/// A slot on a machine, held until it is dropped.
+/// A slot on a machine, released when this is dropped.
 #[derive(Debug)]
 pub struct Lease {
-    /// None once its slot was given back by hand.
+    /// None once [`Fleet::replace`] has released the slot.
     fleet: Option<Arc<Fleet>>,
     index: usize,
     machine: Name,
@@ -189,7 +191,7 @@ pub struct Lease {
 }
 
 impl Lease {
-    /// The machine's name.
+    /// Returns the machine's name.
     #[must_use]
     pub fn machine(&self) -> &Name {
         &self.machine

@@ -1,8 +1,8 @@
 //! Lifeboat runs stateful WebAssembly programs in metered virtual machines under a service level agreement.
 //!
-//! It meters what every VM uses, authenticates users before it dispatches their transactions, and when a VM crosses
-//! 98 % of a resource it records an SLA failure, moves the service's state to a fresh VM with fresh resources, and
-//! loses no transaction. `ARCHITECTURE.md` tells the nouns and the flows.
+//! It meters the resources of every VM, and authenticates users before it dispatches their transactions. When a VM
+//! reaches 98 % of a resource, Lifeboat records an SLA failure and moves the service's state to a fresh VM with fresh
+//! resources. It loses no transaction. `ARCHITECTURE.md` describes the nouns and the flows.
 
 pub mod answers;
 pub mod auth;

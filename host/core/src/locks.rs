@@ -1,15 +1,15 @@
-//! A lock for each name: what is done under one name waits for whoever does something under the same, and for no other.
+//! A lock for each name: operations on the same name wait for each other, and operations on different names do not.
 
 use lifeboat_api::name::Name;
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// The locks of names that somebody holds or waits for. The others are discarded with the next look-up.
+/// The locks of names that are held or waited for. The other locks are discarded at the next lookup.
 #[derive(Debug, Default)]
 pub struct LockTable(Mutex<HashMap<Name, Weak<tokio::sync::Mutex<()>>>>);
 
 impl LockTable {
-    /// The lock of `name`, to be locked by the caller.
+    /// Returns the lock of `name`, which the caller then locks.
     pub fn of(&self, name: &Name) -> Arc<tokio::sync::Mutex<()>> {
         let mut locks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         locks.retain(|_, lock| lock.strong_count() > 0);
@@ -21,7 +21,7 @@ impl LockTable {
         lock
     }
 
-    /// How many names are locked or waited for.
+    /// Returns how many names are locked or waited for.
     #[must_use]
     pub fn locked(&self) -> usize {
         self.0.lock().expect("no test panics in here").len()

@@ -12,8 +12,8 @@ pub(crate) struct Vm {
     pub(crate) id: VmId,
     pub(crate) size: Arc<Size>,
     pub(crate) meter: Meter,
-    // Before the lease, as fields are dropped in order: the store is gone before its slot is given back.
+    // This is before the lease because fields are dropped in order: the store is gone before its slot is released.
     pub(crate) instance: Instance,
-    /// The slot that it holds on its machine.
+    /// The VM's slot on its machine.
     pub(crate) lease: Lease,
 }
