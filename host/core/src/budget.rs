@@ -20,8 +20,8 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 use tokio::sync::Notify;
 
-/// The bytes that every batch takes of the budgets: for short bodies and answers, for the line that is being read, and
-/// for the one that is being written.
+/// The bytes that every batch takes of the budgets: for short bodies and answers, and for the lines that are being read
+/// and written.
 pub const BATCH_BASE_BYTES: usize = 1024 * 1024;
 
 /// The most bytes of requests and answers that the host holds for its clients.

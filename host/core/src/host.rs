@@ -81,7 +81,6 @@ impl HostConfig {
     }
 }
 
-/// A running service.
 struct Running {
     handle: ServiceHandle,
     /// The task that writes a durable service's snapshots. It ends once its work is done, and returns why the last
@@ -90,8 +89,8 @@ struct Running {
 }
 
 impl Running {
-    /// Waits for the end of the snapshot writer, whose service's task has ended before. Returns why the last snapshot
-    /// was not written, if it was not.
+    /// Waits for the end of the snapshot writer, after the end of the service's task. Returns why the last snapshot was
+    /// not written, if it was not.
     async fn end_snapshot_writer(self) -> Option<String> {
         // A panic of the task was printed already.
         self.snapshot_writer?.await.unwrap_or_else(|_| Some("what writes its snapshots failed".into()))

@@ -32,7 +32,6 @@ pub(super) const STOPPED_BY_OPERATOR: &str = "an operator stopped it; it serves 
 pub(super) enum Slot<R> {
     /// The service is being created or brought back. The value is its state before.
     Starting(Option<Rest>),
-    /// The service runs.
     Running(R),
     /// The service's task is being ended. The value is the state after that.
     Stopping(Option<Rest>),
