@@ -51,7 +51,7 @@ use backend::{Backend, CATALOG_BYTES_MAX, Failed, Progress, Reached, is_no_room}
 use lifeboat_api::clock::Clock;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes as ByteCount, BytesBeside};
-use lifeboat_journal::frame::{DirectoryId, Position};
+use lifeboat_journal::frame::{DirectoryId, POSITION_MAX, Position};
 use lifeboat_journal::recovery::Seal;
 use lifeboat_journal::storage::{Storage, StorageFile};
 use redb::backends::InMemoryBackend;
@@ -537,8 +537,8 @@ impl Catalog {
     /// [`CatalogError::Damaged`], [`CatalogError::Storage`].
     pub fn seal(&self) -> Result<Option<Seal>, CatalogError> {
         let Some(bytes) = self.meta(SEAL)? else { return Ok(None) };
-        match postcard::take_from_bytes(&bytes) {
-            Ok((seal, [])) => Ok(Some(seal)),
+        match postcard::take_from_bytes::<Seal>(&bytes) {
+            Ok((seal, [])) if seal.position <= POSITION_MAX => Ok(Some(seal)),
             _ => Err(unreadable(META, SEAL, "it is no seal")),
         }
     }

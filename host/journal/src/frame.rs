@@ -95,6 +95,10 @@ impl fmt::Display for Position {
     }
 }
 
+/// The last position of a frame or segment, in bytes: more than any disk holds. A higher one was never written, and
+/// addition to one up to this cannot overflow.
+pub const POSITION_MAX: Position = Position(u64::MAX / 2);
+
 /// The hash of a frame's header, which includes the hashes of its body and of the previous frame. So it represents the
 /// whole journal up to there. Before the first frame it is zero.
 #[derive(Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -266,7 +270,7 @@ fn decode_fields(mut fields: Fields<'_>, header_bytes: usize, hash: FrameHash) -
     let previous = FrameHash(fields.array()?);
     let body_hash = fields.array()?;
     let reserved = fields.u64()?;
-    if reserved != 0 || run_count > RUNS_PER_FRAME_MAX || frame_bytes > FRAME_BYTES_MAX {
+    if reserved != 0 || run_count > RUNS_PER_FRAME_MAX || frame_bytes > FRAME_BYTES_MAX || position > POSITION_MAX {
         return None;
     }
     let mut runs = Vec::with_capacity(run_count);
@@ -687,6 +691,20 @@ mod tests {
         let header = builder.finish(&key(), Position(0), FrameHash::default(), &mut frame);
         assert_eq!(header.header_bytes, HEADER_BYTES_MAX);
         assert_eq!(decode_header(&key(), &frame), Ok(header));
+    }
+
+    #[test]
+    fn a_frame_behind_the_last_position_is_refused() {
+        let mut builder = FrameBuilder::new(FRAME_BYTES_MAX);
+        let mut frame_at = |position| {
+            builder.push_empty(RunKind::Continue, &name("bank"), RecordNumber(1)).expect("room");
+            let mut frame = Vec::new();
+            builder.finish(&key(), position, FrameHash::default(), &mut frame);
+            decode_header(&key(), &frame).map(|header| header.end())
+        };
+        assert_eq!(frame_at(POSITION_MAX), Ok(Position(POSITION_MAX.0 + BLOCK_BYTES as u64)));
+        assert_eq!(frame_at(Position(POSITION_MAX.0 + 1)), Err(HeaderError::Damaged));
+        assert_eq!(frame_at(Position(u64::MAX)), Err(HeaderError::Damaged));
     }
 
     proptest! {

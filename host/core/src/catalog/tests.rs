@@ -11,7 +11,7 @@ use lifeboat_api::id::WorkloadHash;
 use lifeboat_api::meter::Percent;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{FailoverMode, Thresholds};
-use lifeboat_journal::frame::{FrameHash, Position, RecordNumber};
+use lifeboat_journal::frame::{FrameHash, POSITION_MAX, Position, RecordNumber};
 use lifeboat_journal::storage::{DiskStorage, Operation, SimulatedStorage};
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -602,6 +602,20 @@ fn a_change_during_which_the_file_is_removed_or_replaced_has_an_unknown_outcome(
         assert_eq!(catalog.seal()?, Some(seal(1)));
         catalog.set_seal(None)?;
     }
+    Ok(())
+}
+
+#[test]
+fn a_seal_behind_the_last_position_is_damage() -> Result<(), CatalogError> {
+    let storage = SimulatedStorage::new(1);
+    let catalog = Catalog::create(&storage, DIRECTORY_ID)?;
+    let sealed_at = |position| {
+        catalog.set_seal(Some(&Seal { position, ..seal(1) }))?;
+        Ok(catalog.seal()?.map(|seal| seal.position))
+    };
+    assert_eq!(sealed_at(POSITION_MAX)?, Some(POSITION_MAX));
+    let behind = sealed_at(Position(POSITION_MAX.0 + 1));
+    assert!(matches!(behind, Err(CatalogError::Damaged { .. })), "{behind:?}");
     Ok(())
 }
 

@@ -1,7 +1,7 @@
 //! The header of a segment file. There are two copies, each in a block of its own, so that no single damage hides a
 //! whole segment. They are written and synced before the file gets its name, and never again.
 
-use crate::frame::{BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, Position};
+use crate::frame::{BLOCK_BYTES, DirectoryId, FORMAT_VERSION, FrameHash, POSITION_MAX, Position};
 use thiserror::Error;
 
 /// The offset of the first frame in a segment, in bytes.
@@ -103,7 +103,8 @@ fn decode_copy(block: &[u8]) -> Result<SegmentHeader, SegmentHeaderError> {
         is_zeroed: flags & FLAG_ZEROED != 0,
     };
     // Reserved bytes are zero in this version.
-    if header.encode()[..BLOCK_BYTES] == *block { Ok(header) } else { Err(damaged) }
+    let is_canonical = header.encode()[..BLOCK_BYTES] == *block;
+    if is_canonical && header.first <= POSITION_MAX { Ok(header) } else { Err(damaged) }
 }
 
 fn array<const N: usize>(block: &[u8], offset: usize) -> [u8; N] {
@@ -139,6 +140,16 @@ mod tests {
         }
         assert_eq!(SegmentHeader::decode(&bytes[..BLOCK_BYTES]), Ok((sample(), false)));
         assert_eq!(SegmentHeader::decode(&bytes[..100]), Err(SegmentHeaderError::Damaged));
+    }
+
+    #[test]
+    fn a_segment_behind_the_last_position_is_damaged() {
+        let at = |first| {
+            SegmentHeader::decode(&SegmentHeader { first, ..sample() }.encode()).map(|(header, _)| header.first)
+        };
+        assert_eq!(at(POSITION_MAX), Ok(POSITION_MAX));
+        assert_eq!(at(Position(POSITION_MAX.0 + 1)), Err(SegmentHeaderError::Damaged));
+        assert_eq!(at(Position(u64::MAX)), Err(SegmentHeaderError::Damaged));
     }
 
     #[test]
