@@ -18,7 +18,9 @@ use crate::snapshot_file::{
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::id::Epoch;
 use lifeboat_api::id::WorkloadHash;
-use lifeboat_api::name::Name;
+use lifeboat_api::name::{NAME_BYTES_MAX, Name};
+use lifeboat_api::size::{DEADLINE_MAX, Size};
+use lifeboat_api::text::{is_deceptive, shortened};
 use lifeboat_journal::commit::{Change, Entry};
 use lifeboat_journal::frame::RecordNumber;
 use lifeboat_journal::storage;
@@ -315,10 +317,18 @@ fn settings_from_bytes(file: &str, bytes: &[u8]) -> Result<ServiceSettings, Port
 fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
     let ServiceSettings { size, sizes, .. } = settings;
     if !sizes.iter().any(|candidate| candidate.name == *size) {
-        return Err(format!("there is no size '{}'", size.escape_debug()));
+        return Err(format!("there is no size '{}'", shortened(size, NAME_BYTES_MAX)));
     }
-    if let Some(size) = sizes.iter().find(|size| size.fuel == 0 || size.memory_bytes > MEMORY_BYTES_MAX) {
-        return Err(format!("size {size} is out of bounds"));
+    for candidate in sizes {
+        let Size { name, fuel, memory_bytes, deadline } = candidate;
+        if name.len() > NAME_BYTES_MAX || name.contains(is_deceptive) {
+            return Err(format!("size '{}' is not named as sizes are", shortened(name, NAME_BYTES_MAX)));
+        }
+        let is_valid =
+            *fuel > 0 && *memory_bytes <= MEMORY_BYTES_MAX && !deadline.is_zero() && *deadline <= DEADLINE_MAX;
+        if !is_valid {
+            return Err(format!("size {candidate} is out of bounds"));
+        }
     }
     Ok(())
 }
@@ -327,9 +337,9 @@ fn check_settings(settings: &ServiceSettings) -> Result<(), String> {
 mod tests {
     use super::*;
     use crate::answers::DeduplicationWindow;
-    use lifeboat_api::size::Size;
     use lifeboat_api::sla::{FailoverMode, Thresholds};
     use proptest::prelude::*;
+    use std::time::Duration;
 
     fn settings() -> ServiceSettings {
         ServiceSettings {
@@ -364,6 +374,10 @@ mod tests {
             (with(|settings| settings.sizes.clear()), "there is no size 'small'"),
             (with(|settings| settings.sizes[1].memory_bytes = u64::MAX), "out of bounds"),
             (with(|settings| settings.sizes[0].fuel = 0), "out of bounds"),
+            (with(|settings| settings.sizes[1].deadline = Duration::ZERO), "out of bounds"),
+            (with(|settings| settings.sizes[1].deadline = Duration::MAX), "out of bounds"),
+            (with(|settings| settings.sizes[1].name = "\u{1b}[2J".into()), "size '\\u{1b}[2J' is not named as"),
+            (with(|settings| settings.size = "\u{1b}[2J".repeat(100)), "there is no size '\\u{1b}[2J"),
             (
                 with(|settings| settings.thresholds = Thresholds::all(lifeboat_api::meter::Percent::whole(3))),
                 "cannot be",
