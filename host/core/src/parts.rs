@@ -7,6 +7,7 @@
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 use std::fmt;
 use thiserror::Error;
 
@@ -68,12 +69,13 @@ impl Parts {
     /// [`PartsError::Unknown`]; [`PartsError::Malformed`] if `bytes` are not exactly one list, or a kind is in it twice.
     pub(crate) fn read(bytes: &[u8], known: &[PartKind]) -> Result<Self, PartsError> {
         let parts: Vec<Part> = exactly(bytes)?;
-        for (index, part) in parts.iter().enumerate() {
+        let mut kinds: BTreeSet<PartKind> = BTreeSet::new();
+        for part in &parts {
             if part.is_required && !known.contains(&part.kind) {
                 return Err(PartsError::Unknown(part.kind));
             }
             // Otherwise each reader could choose another one of the two.
-            if parts[..index].iter().any(|other| other.kind == part.kind) {
+            if !kinds.insert(part.kind) {
                 return Err(PartsError::Malformed(format!("it has two parts of kind {}", part.kind)));
             }
         }
