@@ -4,6 +4,7 @@
 //! kept is charged. Fuel is never returned to the tank: a full tank comes only with a fresh VM, and so with a failover.
 
 use crate::size::{Bytes, grouped};
+use crate::text::{SHOWN_CHARS_MAX, shortened};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
@@ -108,7 +109,10 @@ impl std::str::FromStr for Percent {
         let number = text.trim().trim_end_matches('%');
         number
             .parse::<f64>()
-            .map_err(|_| format!("'{text}' is not a percentage: write a number such as 98 or 97.5"))?
+            .map_err(|_| {
+                let shown = shortened(text, SHOWN_CHARS_MAX);
+                format!("'{shown}' is not a percentage: write a number such as 98 or 97.5")
+            })?
             .try_into()
     }
 }

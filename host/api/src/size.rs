@@ -1,5 +1,6 @@
 //! Sizes: the resources that a VM is created with.
 
+use crate::text::{SHOWN_CHARS_MAX, shortened};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::time::Duration;
@@ -99,7 +100,8 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
     let trimmed = text.trim();
     let digits_end = trimmed.find(|c: char| !(c.is_ascii_digit() || c == '_')).unwrap_or(trimmed.len());
     let (digits, suffix) = trimmed.split_at(digits_end);
-    let explain = || format!("'{text}' is not a size in bytes: write a whole number such as 65536, 10M or 64MiB");
+    let shown = || shortened(text, SHOWN_CHARS_MAX);
+    let explain = || format!("'{}' is not a size in bytes: write a whole number such as 65536, 10M or 64MiB", shown());
     let number: u64 = digits.replace('_', "").parse().map_err(|_| explain())?;
     let suffix = suffix.trim().to_ascii_lowercase();
     let factor: u64 = match suffix.strip_suffix('b').unwrap_or(&suffix) {
@@ -112,7 +114,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, String> {
         "gi" => 1 << 30,
         _ => return Err(explain()),
     };
-    number.checked_mul(factor).ok_or_else(|| format!("'{text}' exceeds 2^64 - 1 bytes"))
+    number.checked_mul(factor).ok_or_else(|| format!("'{}' exceeds 2^64 - 1 bytes", shown()))
 }
 
 /// Prints a number of bytes for people: in binary units if that is exact (`64 MiB`), else in decimal units (`22.8 kB`).
@@ -235,6 +237,14 @@ mod tests {
         for wrong in ["", "M", "-1", "1.5M", "10X", "99999999999999999999", "18446744073709551615K"] {
             assert!(parse_bytes(wrong).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_size_that_is_none_is_shown_short_and_escaped() {
+        let refused = parse_bytes(&"\u{1b}".repeat(100)).expect_err("it is none");
+        assert!(refused.starts_with("'\\u{1b}\\u{1b}") && refused.contains("...' is not a size"), "{refused}");
+        let refused = parse_bytes(&format!("{}{}KiB", "0".repeat(100), u64::MAX)).expect_err("it is too large");
+        assert!(refused.starts_with("'000") && refused.ends_with("0...' exceeds 2^64 - 1 bytes"), "{refused}");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The terms of a service level agreement: thresholds, and how a service fails over.
 
 use crate::meter::{Percent, Resource};
+use crate::text::{SHOWN_CHARS_MAX, shortened};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 use std::str::FromStr;
@@ -31,7 +32,9 @@ pub fn threshold(percent: f64) -> Result<Percent, String> {
 /// As [`threshold`], or that the text is not a number.
 pub fn parse_threshold(text: &str) -> Result<Percent, String> {
     let number = text.trim().trim_end_matches('%').parse().ok().filter(|number: &f64| !number.is_nan());
-    let number = number.ok_or_else(|| format!("'{text}' is not a percentage: write a number such as 98 or 97.5"))?;
+    let shown = || shortened(text, SHOWN_CHARS_MAX);
+    let number =
+        number.ok_or_else(|| format!("'{}' is not a percentage: write a number such as 98 or 97.5", shown()))?;
     threshold(number)
 }
 

@@ -37,6 +37,9 @@ impl fmt::Display for Printable<'_> {
     }
 }
 
+/// The longest part of a value that a message shows, in characters.
+pub const SHOWN_CHARS_MAX: usize = 64;
+
 /// Returns the first `chars_max` characters of a guest's text, printable.
 pub fn shortened(text: &str, chars_max: usize) -> String {
     let short: String = text.chars().take(chars_max).collect();

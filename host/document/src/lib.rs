@@ -6,6 +6,7 @@
 use lifeboat_api::meter::Percent;
 use lifeboat_api::name::{NAME_BYTES_MAX, Name};
 use lifeboat_api::size::{Bytes, parse_bytes};
+use lifeboat_api::text::shortened;
 use std::cell::RefCell;
 use std::ops::RangeInclusive;
 use toml::Spanned;
@@ -313,8 +314,9 @@ fn shown(text: &str) -> String {
 fn described(value: &DeValue<'_>) -> String {
     match value {
         DeValue::String(text) => format!("the text {}", shown(text)),
-        DeValue::Integer(number) => number.to_string(),
-        DeValue::Float(number) => number.to_string(),
+        // The parser takes them as they stand: of any length, and with characters that no number has.
+        DeValue::Integer(number) => shortened(&number.to_string(), NAME_BYTES_MAX),
+        DeValue::Float(number) => shortened(&number.to_string(), NAME_BYTES_MAX),
         DeValue::Boolean(value) => value.to_string(),
         DeValue::Datetime(_) => "a date".into(),
         DeValue::Array(_) => "an array".into(),
