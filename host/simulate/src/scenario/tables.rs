@@ -11,6 +11,7 @@ use lifeboat_api::name::Name;
 use lifeboat_api::size::DEADLINE_MAX;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::{Thresholds, threshold};
+use lifeboat_api::text::{SHOWN_CHARS_MAX, shortened};
 use lifeboat_document::{Findings, Placed, Table, Value};
 use lifeboat_host::fleet::Machine;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
@@ -92,7 +93,7 @@ impl Resolver<'_> {
         let mut names = HashSet::new();
         let mut sizes = Vec::with_capacity(tables.len());
         for table in tables {
-            let name = table.need("name").and_then(|value| value.text());
+            let name = table.need("name").and_then(|value| value.name());
             let fuel = table.need("fuel").and_then(|value| value.whole(0..=u64::MAX));
             let memory = table.need("memory").and_then(|value| value.bytes(0..=SIZE_MEMORY_BYTES_MAX));
             let deadline_ms_max = u64::try_from(DEADLINE_MAX.as_millis()).unwrap_or(u64::MAX);
@@ -100,7 +101,7 @@ impl Resolver<'_> {
             if let Some(Placed { value: name, .. }) = &name
                 && !names.insert(name.clone())
             {
-                let message = format!("two sizes are called '{}'; rename one", name.escape_debug());
+                let message = format!("two sizes are called '{name}'; rename one");
                 table.wrong::<()>(message);
             }
             table.finish();
@@ -108,7 +109,7 @@ impl Resolver<'_> {
                 continue;
             };
             let (fuel, memory_bytes, deadline) = (fuel.value, memory.value, Duration::from_millis(deadline.value));
-            sizes.push(Arc::new(Size { name: name.value, fuel, memory_bytes, deadline }));
+            sizes.push(Arc::new(Size { name: name.value.to_string(), fuel, memory_bytes, deadline }));
         }
         if sizes.is_empty() {
             return built_in();
@@ -141,7 +142,7 @@ impl Resolver<'_> {
                     let found = sizes.iter().find(|size| size.name == wanted);
                     if found.is_none() && are_sizes_right {
                         let known: Vec<&str> = sizes.iter().map(|size| size.name.as_str()).collect();
-                        let wanted = wanted.escape_debug();
+                        let wanted = shortened(&wanted, SHOWN_CHARS_MAX);
                         let message = format!("there is no size '{wanted}'; there are {}", known.join(", "));
                         self.findings.add(offset, message);
                     }

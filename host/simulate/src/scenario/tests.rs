@@ -51,6 +51,22 @@ fn names_that_lead_nowhere_are_refused_with_their_line() {
     }
 }
 
+/// The parser takes numbers as they stand.
+#[test]
+fn a_number_of_other_characters_is_shown_short_and_escaped() {
+    let message = error("[[size]]\nfuel = 3_0\u{10}");
+    assert!(message.contains("s.toml: line 2: fuel is 30\\u{10}; it must be 0 to"), "{message}");
+    let message = error(&format!("[[size]]\nfuel = {}", "1".repeat(1_000)));
+    assert!(message.contains("fuel is 1111") && message.contains("1...; it must be 0 to"), "{message}");
+    assert!(message.lines().all(|line| line.len() < 200), "{message}");
+}
+
+#[test]
+fn a_size_is_called_by_a_name() {
+    let message = error(&format!("{SMALLEST}\nsize = [{{ name = \"a b\", fuel = 1, memory = 1, deadline_ms = 1 }}]"));
+    assert!(message.contains("'a b' is not a name"), "{message}");
+}
+
 #[test]
 fn traffic_comes_from_exactly_one_source_that_fits() {
     for (to, expected) in [
