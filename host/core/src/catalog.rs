@@ -58,6 +58,7 @@ use redb::backends::InMemoryBackend;
 use redb::{Database, ReadableDatabase, ReadableTable, StorageBackend, TableDefinition, TableHandle, WriteTransaction};
 use reopening::{Pauses, Reopening};
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
 use std::io;
 use std::ops::Deref;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
@@ -966,6 +967,40 @@ impl EntryError {
             Self::UnknownPart(kind) => CatalogError::UnknownPart { what, kind },
             Self::Unreadable(reason) => unreadable(table, key, &reason),
         }
+    }
+}
+
+/// Decodes an entry of a service, and returns the encoding of what it holds, which must be decoded as the same.
+pub(crate) fn recode_service(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    recode(bytes, ServiceEntry::from_bytes, ServiceEntry::to_bytes)
+}
+
+/// The same of a user.
+pub(crate) fn recode_user(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    recode(bytes, UserEntry::from_bytes, UserEntry::to_bytes)
+}
+
+/// The same of a token.
+pub(crate) fn recode_token(bytes: &[u8]) -> Result<Vec<u8>, String> {
+    recode(bytes, TokenEntry::from_bytes, TokenEntry::to_bytes)
+}
+
+fn recode<T: fmt::Debug + PartialEq>(
+    bytes: &[u8],
+    decode: impl Fn(&[u8]) -> Result<T, EntryError>,
+    encode: impl Fn(&T) -> Vec<u8>,
+) -> Result<Vec<u8>, String> {
+    let entry = decode(bytes).map_err(recoding_failed)?;
+    let again = encode(&entry);
+    assert_eq!(decode(&again), Ok(entry), "what was encoded is decoded");
+    Ok(again)
+}
+
+fn recoding_failed(error: EntryError) -> String {
+    match error {
+        EntryError::FutureVersion(version) => format!("it has version {version}"),
+        EntryError::UnknownPart(kind) => format!("it has a part of kind {kind}"),
+        EntryError::Unreadable(reason) => reason,
     }
 }
 

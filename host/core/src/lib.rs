@@ -12,6 +12,8 @@ pub mod credential;
 pub mod data;
 pub mod failover;
 pub mod fleet;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod host;
 pub mod journal;
 pub mod locks;

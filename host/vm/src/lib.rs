@@ -22,6 +22,8 @@
 //! | [`rehydrate`] | rebuilds the state from a snapshot and its tail |
 
 pub mod engine;
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod instance;
 pub mod rehydrate;
 pub mod snapshot;

@@ -257,7 +257,7 @@ impl UserEntry {
             .append_to(vec![USER_VERSION])
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
         let (version, rest) = versioned(bytes, USER_VERSION)?;
         let (phc, is_admin, created, grants) = if version == 1 {
             exactly(rest)?
@@ -292,7 +292,7 @@ impl TokenEntry {
             .append_to(vec![TOKEN_VERSION])
     }
 
-    fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
+    pub(super) fn from_bytes(bytes: &[u8]) -> Result<Self, EntryError> {
         let (version, rest) = versioned(bytes, TOKEN_VERSION)?;
         let (user, issued, expires) = if version == 1 {
             exactly(rest)?

@@ -21,7 +21,7 @@ use thiserror::Error;
 
 /// The maximum length of the record of an answer before the bytes of its body, in bytes: an id and the name of a user,
 /// numbers of up to 10 bytes, a hash, and lengths.
-pub(super) const ANSWER_START_BYTES_MAX: usize = TRANSACTION_ID_BYTES_MAX + NAME_BYTES_MAX + 6 * 10 + 16 + 3 * 5;
+pub(crate) const ANSWER_START_BYTES_MAX: usize = TRANSACTION_ID_BYTES_MAX + NAME_BYTES_MAX + 6 * 10 + 16 + 3 * 5;
 
 /// A record that this host cannot read.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -348,16 +348,16 @@ fn rest_hash(start: &[u8], end: &[u8]) -> [u8; 8] {
 
 /// The place of the body in the record of an answer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct BodyPlace {
+pub(crate) struct BodyPlace {
     /// The offset of the length of the body, which comes before the body.
     length_at: usize,
     /// The range of the body. Its end is the one that the record claims, and may lie beyond the end of the record.
-    pub(super) bytes: Range<usize>,
+    pub(crate) bytes: Range<usize>,
 }
 
 /// Finds the body in the record of an answer. `start` has at least the first [`ANSWER_START_BYTES_MAX`] bytes of the
 /// record, or all of it. Returns none if the record has no answer.
-pub(super) fn body_of(start: &[u8]) -> Option<BodyPlace> {
+pub(crate) fn body_of(start: &[u8]) -> Option<BodyPlace> {
     let (variant, rest) = postcard::take_from_bytes::<u32>(start).ok()?;
     let rest = match variant {
         // The numbers of the variants of `Stored`.
@@ -375,7 +375,7 @@ pub(super) fn body_of(start: &[u8]) -> Option<BodyPlace> {
 
 /// Decodes an answer of `service` from the parts of its record before and after the body. Bytes at the end of `start`
 /// that belong to the body or follow it are ignored. Returns none if the check fails.
-pub(super) fn decode_answer(
+pub(crate) fn decode_answer(
     service: &Name,
     check: &AnswerCheck,
     start: &[u8],

@@ -1,0 +1,447 @@
+//! Runs a target: its corpus, then mutants of it.
+
+use crate::measure::{Measured, alone, measure};
+use crate::mutate::{Mutator, Pool};
+use crate::{INPUT_BYTES_MAX, Outcome, Repair, Target, corpus_folder, failures_folder};
+use mutatis::Session;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+/// Refused inputs of which mutants are made.
+const REFUSED_MAX: usize = 256;
+
+/// Accepted inputs of which mutants are made.
+const ACCEPTED_MAX: usize = 256;
+
+/// Of how many accepted mutants one is mutated further: no outcome tells which of them is worth it.
+const ACCEPTED_SHARE: u64 = 16;
+
+/// Mutants that are tried to make the input of a failure smaller.
+const SHRINKS_MAX: usize = 2_000;
+
+/// How long they may take.
+const SHRINK_TIME_MAX: Duration = Duration::from_secs(20);
+
+/// What of a message tells one kind of refusal from another.
+const KIND_CHARS_MAX: usize = 60;
+
+/// How long one input may take before the process is ended, since nothing else ends a decoder that hangs.
+const HANG_MAX: Duration = Duration::from_secs(60);
+
+/// How long a run goes on, and from which seed.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// What the mutants are drawn from. The same seed and corpus give the same mutants.
+    pub seed: u64,
+    /// How many mutants there are, at most.
+    pub rounds: u64,
+    /// How long it takes, at most.
+    pub time: Duration,
+}
+
+/// What came of a run that broke no promise.
+#[derive(Debug, Clone, Default)]
+pub struct Report {
+    /// Inputs of the corpus.
+    pub corpus: usize,
+    /// Mutants.
+    pub rounds: u64,
+    /// Those that were decoded.
+    pub accepted: u64,
+    /// Kinds of refusals, with numbers and quotations left out.
+    pub refusals: BTreeSet<String>,
+    /// The most that any input allocated, in bytes.
+    pub peak_bytes: usize,
+    /// The longest that any took.
+    pub longest: Duration,
+    /// How long it took.
+    pub time: Duration,
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { corpus, rounds, accepted, refusals, peak_bytes, longest, time } = self;
+        write!(
+            f,
+            "{corpus} inputs, {rounds} mutants in {:.1} s: {accepted} accepted, {} kinds of refusals, at most {} KiB and \
+             {:.1} ms",
+            time.as_secs_f64(),
+            refusals.len(),
+            peak_bytes / 1024,
+            longest.as_secs_f64() * 1e3
+        )
+    }
+}
+
+/// A decoder broke a promise.
+#[derive(Debug, Clone)]
+pub struct Failure {
+    /// Which one.
+    pub reason: String,
+    /// The input, as small as it was made.
+    pub input: Vec<u8>,
+    /// Where it was written, unless that failed.
+    pub file: Option<PathBuf>,
+    /// The target.
+    pub target: &'static str,
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { reason, input, file, target } = self;
+        write!(f, "{target}: {reason}\n{} bytes: {:.400}", input.len(), input.escape_ascii().to_string())?;
+        match file {
+            Some(file) => write!(
+                f,
+                "\nto repeat it: cargo run --release -p lifeboat-fuzz -- {target} {}\nonce it is mended, move the file to \
+                 host/fuzz/corpus/{target}/",
+                file.display()
+            ),
+            None => Ok(()),
+        }
+    }
+}
+
+/// Runs one input.
+///
+/// # Errors
+/// [`Failure`].
+pub fn replay(target: &Target, input: &[u8]) -> Result<Outcome, Box<Failure>> {
+    let _alone = alone();
+    check(target, input)
+        .map(|measured| measured.outcome)
+        .map_err(|reason| Box::new(Failure { reason, input: input.to_vec(), file: None, target: target.name }))
+}
+
+/// Runs an input, and what it encodes to.
+fn check(target: &Target, input: &[u8]) -> Result<Measured, String> {
+    let measured = measure(target, input)?;
+    check_encoding(target, &measured)?;
+    Ok(measured)
+}
+
+/// Runs the corpus of `target`, then mutants until either bound of `plan` is reached.
+///
+/// # Errors
+/// [`Failure`], the first.
+///
+/// # Panics
+/// The corpus cannot be read, or the folder of failures cannot be written.
+pub fn fuzz(target: &Target, plan: Plan) -> Result<Report, Box<Failure>> {
+    let _alone = alone();
+    let begin = Instant::now();
+    let current = Current::new(target);
+    let inputs = corpus(target);
+    let mut report = Report { corpus: inputs.len(), ..Report::default() };
+    let mut seen = BTreeSet::new();
+    let mut pool = Pool::default();
+    for input in inputs {
+        let measured = current.run(target, &input).map_err(|reason| failed(target, &input, reason, &pool))?;
+        report.note(&measured);
+        seen.insert(kind(&measured.outcome));
+        match measured.outcome {
+            Outcome::Refused(_) => pool.refused.push(input),
+            Outcome::Accepted(bytes) => {
+                // What an older host encoded is mutated in today's form as well.
+                if bytes != input && bytes.len() <= INPUT_BYTES_MAX {
+                    pool.accepted.push(bytes);
+                }
+                pool.accepted.push(input);
+            }
+        }
+    }
+    let mut session = Session::new().seed(plan.seed);
+    while report.rounds < plan.rounds && begin.elapsed() < plan.time {
+        let mut input = Vec::new();
+        let mutated = session.mutate_with(&mut Mutator { target, pool: &pool }, &mut input);
+        mutated.expect("there is always a mutation, and none fails");
+        let measured = current.run(target, &input).map_err(|reason| failed(target, &input, reason, &pool))?;
+        report.rounds += 1;
+        report.note(&measured);
+        let is_new = seen.insert(kind(&measured.outcome));
+        match measured.outcome {
+            Outcome::Accepted(_) => {
+                report.accepted += 1;
+                if report.accepted.is_multiple_of(ACCEPTED_SHARE) && pool.accepted.len() < ACCEPTED_MAX {
+                    pool.accepted.push(input);
+                }
+            }
+            Outcome::Refused(_) if is_new && pool.refused.len() < REFUSED_MAX => pool.refused.push(input),
+            Outcome::Refused(_) => {}
+        }
+    }
+    report.time = begin.elapsed();
+    Ok(report)
+}
+
+impl Report {
+    fn note(&mut self, measured: &Measured) {
+        self.peak_bytes = self.peak_bytes.max(measured.peak_bytes);
+        self.longest = self.longest.max(measured.time);
+        if let Outcome::Refused(_) = measured.outcome {
+            self.refusals.insert(kind(&measured.outcome));
+        }
+    }
+}
+
+/// The seeds, and the files of the corpus in the order of their names.
+fn corpus(target: &Target) -> Vec<Vec<u8>> {
+    let mut inputs = (target.seeds)();
+    let folder = corpus_folder(target);
+    if folder.exists() {
+        let files = std::fs::read_dir(&folder).expect("the corpus is readable");
+        let mut files: Vec<PathBuf> = files.map(|file| file.expect("the corpus is readable").path()).collect();
+        files.sort();
+        inputs.extend(files.iter().map(|file| std::fs::read(file).expect("the corpus is readable")));
+    }
+    assert!(!inputs.is_empty(), "{} has no corpus", target.name);
+    inputs
+}
+
+/// What is read of the encoding of what was read is the same, to the byte.
+fn check_encoding(target: &Target, measured: &Measured) -> Result<(), String> {
+    let Outcome::Accepted(bytes) = &measured.outcome else { return Ok(()) };
+    match measure(target, bytes)?.outcome {
+        Outcome::Accepted(again) if again == *bytes => Ok(()),
+        Outcome::Accepted(again) => Err(format!(
+            "it decodes a value, and another one from that value's encoding: {:.300} became {:.300}",
+            bytes.escape_ascii().to_string(),
+            again.escape_ascii().to_string()
+        )),
+        Outcome::Refused(message) => Err(format!(
+            "it decodes a value, and refuses that value's encoding: {message:.300}: {:.300}",
+            bytes.escape_ascii().to_string()
+        )),
+    }
+}
+
+/// What came of it, without what differs from input to input of the same kind.
+fn kind(outcome: &Outcome) -> String {
+    let Outcome::Refused(message) = outcome else { return "accepted".into() };
+    let mut kind = String::new();
+    let mut quote = None;
+    for char in message.chars().take(400) {
+        match quote {
+            Some(end) if char == end => quote = None,
+            Some(_) => {}
+            None if matches!(char, '\'' | '"' | '`') => quote = Some(char),
+            None if char.is_ascii_digit() => {}
+            None => kind.push(char),
+        }
+    }
+    kind.truncate(kind.char_indices().nth(KIND_CHARS_MAX).map_or(kind.len(), |(at, _)| at));
+    kind
+}
+
+/// Makes the input of a failure smaller, and writes it to a file.
+fn failed(target: &Target, input: &[u8], reason: String, pool: &Pool) -> Box<Failure> {
+    let begin = Instant::now();
+    let (mut input, mut reason) = (input.to_vec(), reason);
+    let what = |reason: &str| kind(&Outcome::Refused(reason.chars().take(60).collect()));
+    let mut session = Session::new().seed(0).shrink(true);
+    let mut mutator = Mutator { target, pool };
+    for _ in 0..SHRINKS_MAX {
+        if begin.elapsed() > SHRINK_TIME_MAX {
+            break;
+        }
+        let mut smaller = input.clone();
+        let _ = session.mutate_with(&mut mutator, &mut smaller);
+        if smaller == input {
+            continue;
+        }
+        for repair in [None, Some(Repair::Hashes), Some(Repair::Lengths)] {
+            let mut smaller = smaller.clone();
+            if let Some(repair) = repair {
+                (target.repair)(&mut smaller, repair);
+            }
+            let still = check(target, &smaller).err();
+            if smaller.len() <= input.len()
+                && let Some(still) = still.filter(|still| what(still) == what(&reason))
+            {
+                (input, reason) = (smaller, still);
+                break;
+            }
+        }
+    }
+    let name = format!("{}-{}", target.name, &blake3::hash(&input).to_hex()[..16]);
+    let file = failures_folder().join(name);
+    let file = std::fs::write(&file, &input).is_ok().then_some(file);
+    Box::new(Failure { reason, input, file, target: target.name })
+}
+
+/// The input that is being run, in a file: whatever ends the process, the input is there.
+struct Current {
+    file: File,
+    path: PathBuf,
+    /// Milliseconds since the start of the run at which the input began, plus one; 0 between two inputs.
+    began: Arc<AtomicU64>,
+    start: Instant,
+}
+
+impl Current {
+    fn new(target: &Target) -> Self {
+        let folder = failures_folder();
+        std::fs::create_dir_all(&folder).expect("the folder of failures is writable");
+        let path = folder.join(format!("{}.current", target.name));
+        let file = File::create(&path).expect("the folder of failures is writable");
+        let (began, start) = (Arc::new(AtomicU64::new(0)), Instant::now());
+        watch(Arc::downgrade(&began), start, target.name, path.clone());
+        Self { file, path, began, start }
+    }
+
+    /// Runs an input that is on record.
+    fn run(&self, target: &Target, input: &[u8]) -> Result<Measured, String> {
+        use std::os::unix::fs::FileExt;
+        let written: io::Result<()> =
+            self.file.set_len(input.len() as u64).and_then(|()| self.file.write_all_at(input, 0));
+        written.expect("the file of the current input is writable");
+        self.began.store(self.start.elapsed().as_millis() as u64 + 1, Ordering::Relaxed);
+        let measured = check(target, input);
+        self.began.store(0, Ordering::Relaxed);
+        measured
+    }
+}
+
+impl Drop for Current {
+    fn drop(&mut self) {
+        // It is of no use any more.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Ends the process if an input takes forever.
+fn watch(began: std::sync::Weak<AtomicU64>, start: Instant, target: &'static str, path: PathBuf) {
+    let hang_max = HANG_MAX.as_millis() as u64;
+    std::thread::spawn(move || {
+        while let Some(began) = began.upgrade() {
+            let began = began.load(Ordering::Relaxed);
+            if began > 0 && (start.elapsed().as_millis() as u64).saturating_sub(began) > hang_max {
+                report_hang(target, &path);
+                std::process::abort();
+            }
+            std::thread::park_timeout(Duration::from_millis(500));
+        }
+    });
+}
+
+fn report_hang(target: &str, path: &Path) {
+    use std::io::Write;
+    let _ = writeln!(
+        io::stderr(),
+        "{target}: an input takes more than {} s; to repeat it: cargo run --release -p lifeboat-fuzz -- {target} {}",
+        HANG_MAX.as_secs(),
+        path.display()
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Memory, Shape};
+
+    /// The checksum of a file whose second byte is a count, which only a repaired mutant changes.
+    fn repair(file: &mut Vec<u8>, repair: Repair) {
+        if repair == Repair::Lengths && file.is_empty() {
+            file.push(0);
+        }
+        if let Some((sum, rest)) = file.split_first_mut() {
+            *sum = rest.iter().fold(0, |sum, byte| sum ^ byte.rotate_left(3));
+        }
+    }
+
+    /// What is behind the checksum.
+    fn content(file: &[u8]) -> Result<&[u8], Outcome> {
+        let mut repaired = file.to_vec();
+        repair(&mut repaired, Repair::Hashes);
+        if repaired == file && file.len() > 2 { Ok(&file[1..]) } else { Err(Outcome::Refused("it is damaged".into())) }
+    }
+
+    fn toy(decode: fn(&[u8]) -> Outcome) -> Target {
+        Target {
+            name: "toy",
+            about: "a file of two bytes or more",
+            seeds: || vec![vec![0, 0, 0, 0, 0]],
+            shape: Shape::Bytes,
+            repair,
+            decode,
+            memory: Memory { base: 1024 * 1024, each: 16 },
+            rounds: 0,
+        }
+    }
+
+    fn plan(seed: u64) -> Plan {
+        Plan { seed, rounds: 20_000, time: Duration::MAX }
+    }
+
+    #[track_caller]
+    fn failure(decode: fn(&[u8]) -> Outcome) -> Failure {
+        let target = toy(decode);
+        let failure = fuzz(&target, plan(1)).expect_err("the fault is found");
+        let input = std::fs::read(failure.file.as_ref().expect("it was written")).expect("readable");
+        assert_eq!(replay(&target, &input).expect_err("it is the input of the fault").reason, failure.reason);
+        *failure
+    }
+
+    #[test]
+    fn a_panic_behind_a_checksum_is_found() {
+        let failure = failure(|file| {
+            let content = match content(file) {
+                Ok(content) => content,
+                Err(refused) => return refused,
+            };
+            assert!(content[0] < 250, "a count of {}", content[0]);
+            Outcome::Accepted(file.to_vec())
+        });
+        assert!(failure.reason.starts_with("it panics: ") && failure.reason.contains("a count of "), "{failure}");
+        assert!(failure.input.len() <= 5, "it was made smaller: {failure}");
+    }
+
+    #[test]
+    fn memory_that_the_input_does_not_bound_is_found() {
+        let failure = failure(|file| {
+            let content = match content(file) {
+                Ok(content) => content,
+                Err(refused) => return refused,
+            };
+            let room = Vec::<u64>::with_capacity(usize::from(content[0]) << 16);
+            Outcome::Refused(format!("it is a file with room for {}", room.capacity()))
+        });
+        assert!(failure.reason.starts_with("it allocates "), "{failure}");
+    }
+
+    #[test]
+    fn an_encoding_that_is_read_otherwise_is_found() {
+        let failure = failure(|file| match content(file) {
+            Ok(content) => {
+                let mut again = [&[0], content].concat();
+                again[2] = again[2].saturating_add(u8::from(again[2] > 5));
+                repair(&mut again, Repair::Hashes);
+                Outcome::Accepted(again)
+            }
+            Err(refused) => refused,
+        });
+        assert!(failure.reason.contains("another one from that value's encoding"), "{failure}");
+    }
+
+    #[test]
+    fn a_message_that_drives_a_terminal_is_found() {
+        let failure =
+            failure(|file| Outcome::Refused(format!("wrong: {}", String::from_utf8_lossy(&file[..file.len().min(1)]))));
+        assert!(failure.reason.contains("its message has the character"), "{failure}");
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_mutants() {
+        // Digits would be left out of the kind of a refusal.
+        let target = toy(|file| Outcome::Refused(file.iter().map(|byte| char::from(b'a' + byte % 26)).collect()));
+        let kinds = |seed| fuzz(&target, Plan { rounds: 300, ..plan(seed) }).expect("it breaks no promise").refusals;
+        assert_eq!(kinds(1), kinds(1));
+        assert_ne!(kinds(1), kinds(2));
+    }
+}

@@ -1,0 +1,125 @@
+//! What one run of a decoder took: whether it panicked, memory, time.
+
+use crate::{Outcome, Target};
+use peak_alloc::PeakAlloc;
+use std::cell::Cell;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::{Mutex, MutexGuard, Once, PoisonError};
+use std::time::{Duration, Instant};
+
+#[global_allocator]
+static ALLOCATOR: PeakAlloc = PeakAlloc;
+
+/// How long a decoder may take for an input of [`crate::INPUT_BYTES_MAX`] or less. It is far more than any takes, on a
+/// busy machine too.
+pub const WORK_MAX: Duration = Duration::from_millis(500);
+
+/// How often an input is tried that took longer: another process may have had the processor.
+const TRIES: usize = 3;
+
+/// The longest line of a message, in bytes.
+const MESSAGE_LINE_BYTES_MAX: usize = 2_048;
+
+/// The allocator counts for the whole process, so one run at a time is under way.
+static RUNNING: Mutex<()> = Mutex::new(());
+
+/// What the last panic said, and where.
+static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
+
+thread_local! {
+    static IS_MEASURED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Waits until no other run is under way, and keeps others from beginning.
+pub(crate) fn alone() -> MutexGuard<'static, ()> {
+    RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What a decoder that kept every promise took.
+#[derive(Debug, Clone)]
+pub(crate) struct Measured {
+    pub(crate) outcome: Outcome,
+    pub(crate) peak_bytes: usize,
+    pub(crate) time: Duration,
+}
+
+/// Runs the decoder of `target`. Whoever calls it is [`alone`].
+///
+/// # Errors
+/// A sentence that says which promise it broke.
+pub(crate) fn measure(target: &Target, input: &[u8]) -> Result<Measured, String> {
+    watch_panics();
+    let mut measured = once(target, input)?;
+    for _ in 1..TRIES {
+        if measured.time <= WORK_MAX {
+            break;
+        }
+        measured = once(target, input)?;
+    }
+    let Measured { outcome, peak_bytes, time } = &measured;
+    if *time > WORK_MAX {
+        return Err(format!("it takes {} ms, the limit is {}", time.as_millis(), WORK_MAX.as_millis()));
+    }
+    let bound = target.memory.bound(input.len());
+    if *peak_bytes > bound {
+        return Err(format!("it allocates {peak_bytes} bytes for an input of {}, the limit is {bound}", input.len()));
+    }
+    if let Outcome::Refused(message) = outcome {
+        check_message(message)?;
+    }
+    Ok(measured)
+}
+
+fn once(target: &Target, input: &[u8]) -> Result<Measured, String> {
+    let before = ALLOCATOR.current_usage();
+    ALLOCATOR.reset_peak_usage();
+    LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    let begin = Instant::now();
+    IS_MEASURED.set(true);
+    let outcome = catch_unwind(AssertUnwindSafe(|| (target.decode)(input)));
+    IS_MEASURED.set(false);
+    let time = begin.elapsed();
+    let peak_bytes = ALLOCATOR.peak_usage().saturating_sub(before);
+    let panic = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    match outcome {
+        Err(_) => Err(format!("it panics: {panic}")),
+        // The loader makes panics of the libraries that it uses refusals. Its own are faults.
+        Ok(_) if panic.contains("host/") => Err(format!("it hides a panic of its own: {panic}")),
+        Ok(outcome) => Ok(Measured { outcome, peak_bytes, time }),
+    }
+}
+
+/// A message goes to terminals and into lines of logs.
+fn check_message(message: &str) -> Result<(), String> {
+    for line in message.lines() {
+        if line.len() > MESSAGE_LINE_BYTES_MAX {
+            return Err(format!("its message has a line of {} bytes: {}", line.len(), start(line)));
+        }
+        if let Some(control) = line.chars().find(|char| lifeboat_api::text::is_deceptive(*char)) {
+            return Err(format!("its message has the character {control:?}: {}", start(line)));
+        }
+    }
+    Ok(())
+}
+
+fn start(text: &str) -> String {
+    lifeboat_api::text::shortened(text, 200)
+}
+
+/// Records panics of decoders instead of printing them, also of the loader's own thread.
+fn watch_panics() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        // The loader puts a hook in front of the one that it finds, once. This one has to come before it.
+        let _ = lifeboat_vm::workload::load("none", b"", &lifeboat_vm::workload::LoadLimits::default());
+        let others = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |panic| {
+            let is_loader = std::thread::current().name() == Some("lifeboat-loader");
+            if is_loader || IS_MEASURED.try_with(Cell::get).unwrap_or(false) {
+                *LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner) = panic.to_string();
+            } else {
+                others(panic);
+            }
+        }));
+    });
+}
