@@ -1,0 +1,192 @@
+//! Ids and bodies that a service has seen before: which are answered again, which are denied, and whose answers are retained.
+
+use super::misses::MissKey;
+use super::{Service, Work};
+use crate::answers::{Caller, IdKey, KeptId, Moment};
+use crate::journal::{Relocation, TransactionRecord};
+use lifeboat_api::id::id_time;
+use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, Request, RequestError, check_id};
+use tokio::sync::oneshot;
+
+impl Service {
+    /// Answers a repetition of the id of this key. None if the request is to be executed.
+    pub(super) async fn repetition(
+        &mut self,
+        key: Option<&IdKey>,
+        caller: &Caller,
+        request: &Request,
+    ) -> Option<Result<Reply, Denial>> {
+        let (key, id) = key.zip(request.id.as_ref())?;
+        let Some(number) = self.answers.find(key) else {
+            return self.never_executed(caller, id).map(Err);
+        };
+        let record = match self.journal.answered(number).await {
+            Ok(Some(record)) => record,
+            // Never run again on the strength of a record that is missing.
+            Ok(None) => return Some(Err(self.degraded_denial("the answer to this id cannot be found".into()))),
+            Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
+        };
+        if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
+            return None;
+        }
+        if record.body_hash != ReplyHash::of_body(&request.body) {
+            return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
+        }
+        Some(Ok(self.repeated(&record)))
+    }
+
+    /// Denies an id without an answer under which nothing is executed: it is none, or it is too old to tell.
+    fn never_executed(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
+        check_id(id).err().or_else(|| self.too_old(caller, id))
+    }
+
+    /// Denies an id that may have been answered and forgotten, as the time in it tells.
+    fn too_old(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
+        let time = id_time(id).filter(|time| Some(*time) <= self.answers.ever_forgotten(caller))?;
+        self.look_at_clock();
+        let now = self.moment();
+        // It may have been put forward as well.
+        self.answers.look_at_clock(now.wall, now);
+        let forgotten = self.answers.forgotten(caller, now.wall)?;
+        (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
+    }
+
+    /// The answer to a transaction that is not executed again.
+    fn repeated(&self, record: &TransactionRecord) -> Reply {
+        Reply {
+            id: record.id.to_string(),
+            sequence: record.sequence,
+            timestamp: record.timestamp,
+            answer: record.answer.clone(),
+            fuel_used: record.fuel_used,
+            is_repeated: true,
+            vm: self.vm.id.clone(),
+            failover: None,
+        }
+    }
+
+    /// Tells the kept answer to `caller`'s transaction `id`, once it is durable.
+    pub(super) async fn find(
+        &mut self,
+        caller: &Caller,
+        id: String,
+        found: oneshot::Sender<Result<Option<Reply>, RequestError>>,
+    ) {
+        let record = match self.answers.find(&IdKey::new(&caller.user, caller.incarnation, &id)) {
+            None => Ok(None),
+            Some(number) => self.journal.answered(number).await,
+        };
+        match record {
+            Err(error) => drop(found.send(Err(self.degraded_denial(error.to_string()).into()))),
+            Ok(None) => {
+                drop(found.send(self.never_executed(caller, &id).map_or(Ok(None), |denial| Err(denial.into()))))
+            }
+            Ok(Some(record)) => {
+                let answered = self.repeated(&record);
+                self.tell_when_safe(&self.last_commit.clone(), answered, true, |answer| {
+                    drop(found.send(answer.map(Some).map_err(RequestError::from)));
+                });
+            }
+        }
+    }
+
+    /// Denies an id that missed its deadline time and again, and a body that did so whatever its id.
+    pub(super) fn refused_for_misses(
+        &mut self,
+        key: Option<IdKey>,
+        caller: &Caller,
+        request: &Request,
+    ) -> Option<Denial> {
+        if self.misses.is_empty() {
+            return None;
+        }
+        let now = self.created.elapsed();
+        self.misses.forget_old(now);
+        if let Some((misses, retry_after)) = key.and_then(|key| self.misses.refused(&MissKey::Id(key), now)) {
+            return Some(Denial::MissedDeadlines { id: request.id.clone(), misses, retry_after });
+        }
+        let body = MissKey::of_body(caller, request.kind, &request.body);
+        let (misses, retry_after) = self.misses.refused(&body, now)?;
+        Some(Denial::MissedDeadlines { id: None, misses, retry_after })
+    }
+
+    /// Notes whether the id and the body of `work` missed their deadline. Bodies are hashed only after something did.
+    pub(super) fn note_deadline(&mut self, work: &Work, is_missed: bool) {
+        if !is_missed && self.misses.is_empty() {
+            return;
+        }
+        let caller = Caller { user: work.user.clone(), incarnation: work.incarnation };
+        let body = MissKey::of_body(&caller, work.kind, &work.body);
+        for key in work.key.map(MissKey::Id).into_iter().chain([body]) {
+            match is_missed {
+                true => self.misses.miss(key, self.created.elapsed()),
+                false => self.misses.answer(&key),
+            }
+        }
+    }
+
+    /// Denies a transaction whose id could not be retained, before it runs.
+    pub(super) fn make_room_for_id(&mut self, caller: &Caller) -> Result<(), Denial> {
+        if self.answers.has_room() {
+            return Ok(());
+        }
+        self.look_at_clock();
+        let now = self.moment();
+        let mut forgotten = Vec::new();
+        let room = self.answers.make_room(caller, now, &mut forgotten);
+        for number in forgotten {
+            self.journal.forget_answer(number);
+        }
+        room.map_err(|retry_after| Denial::TooManyIds {
+            service: self.name.clone(),
+            user: caller.user.clone(),
+            retry_after,
+        })
+    }
+
+    /// Retains the answer to the last record for its id, if it has one, and forgets those that lie beyond the deduplication window.
+    pub(super) fn retain_answer(&mut self, work: &Work, answer_bytes: u64) {
+        let now = self.moment();
+        if let Some(key) = work.key {
+            let kept = KeptId {
+                key,
+                caller: Caller { user: work.user.clone(), incarnation: work.incarnation },
+                sequence: work.sequence,
+                number: self.journal.last_record(),
+                timestamp: now.steady,
+                id_time: id_time(&work.id),
+                bytes: answer_bytes,
+            };
+            let replaced = self.answers.insert(kept, now.wall);
+            if let Some(replaced) = replaced {
+                self.journal.forget_answer(replaced);
+            }
+        }
+        self.forget_old_answers(now);
+    }
+
+    /// Forgets the answers that lie beyond the deduplication window.
+    pub(super) fn forget_old_answers(&mut self, now: Moment) {
+        while let Some(number) = self.answers.trim(now) {
+            self.journal.forget_answer(number);
+        }
+    }
+
+    /// Has answers written once more that would hold back the journal although others need no more of it.
+    pub(super) async fn relocate_answers(&mut self) {
+        if self.journal.answers_span_bytes() <= self.deduplication_window.bytes {
+            return;
+        }
+        match self.journal.relocate_answers(self.deduplication_window.bytes).await {
+            Ok(relocations) => {
+                for Relocation { transaction, from, to } in relocations {
+                    let key = IdKey::new(&transaction.user, transaction.incarnation, &transaction.id);
+                    if !self.answers.relocate(&key, from, to) {
+                        self.journal.forget_answer(to);
+                    }
+                }
+            }
+            Err(error) => drop(self.stop(format!("an answer could not be relocated: {error}"))),
+        }
+    }
+}
