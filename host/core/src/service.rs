@@ -17,6 +17,7 @@
 //! Conditions, each with an event when it begins and ends: *degraded* (a crossing that no failover cured), *unmovable*
 //! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
 
+mod clock;
 mod gate;
 mod handle;
 mod logs;
@@ -28,6 +29,7 @@ mod recover;
 mod repetitions;
 mod reply;
 mod shadow;
+mod snapshots;
 mod spec;
 mod turns;
 
@@ -43,18 +45,17 @@ pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
-use crate::answers::{Answers, Caller, DeduplicationWindow, ForgottenTimes, IdKey, Moment};
-use crate::data::snapshot_writer::{SnapshotJob, SnapshotWriter};
+use crate::answers::{Answers, Caller, DeduplicationWindow, ForgottenTimes, IdKey};
+use crate::data::snapshot_writer::SnapshotWriter;
 use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::{
     Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, TransactionRecord,
 };
-use crate::snapshot_file::{ResumePoint, SnapshotHeader};
 use crate::vm::Vm;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
-use lifeboat_api::clock::{CLOCK_BEHIND_MAX, Clock, Timestamp};
+use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
 use lifeboat_api::id::{Epoch, Sequence, VmId};
 use lifeboat_api::meter::{Meter, Resource, Usage};
@@ -828,10 +829,6 @@ impl Service {
         }
     }
 
-    fn is_tail_long(&self) -> bool {
-        self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.journal.tail_bytes() > TAIL_BYTES_MAX
-    }
-
     /// Reports a journal that fills up, at each of [`JOURNAL_FILLING_PERCENT`], and that it is relieved.
     fn watch_journal(&mut self) {
         let held_bytes = self.journal.held_bytes();
@@ -878,87 +875,12 @@ impl Service {
         self.emit_once_durable(Event::SlaFailure(failure));
     }
 
-    /// The time that the next transaction or query sees: after the last one, also while the clock stands or was put back.
-    fn next_timestamp(&mut self) -> Timestamp {
-        self.look_at_clock().max(self.last_timestamp.plus(GUEST_TIME_STEP))
-    }
-
-    /// What the host's clock says. That it is behind what it was is reported once until it has caught up, and when it was
-    /// put back again.
-    fn look_at_clock(&mut self) -> Timestamp {
-        let now = self.context.clock.now();
-        let before = std::mem::replace(&mut self.wall, now);
-        let is_back = now < before;
-        if is_back {
-            self.answers.look_at_clock(before, self.moment());
-        }
-        let is_far_back = is_back && now.plus(CLOCK_BEHIND_MAX) < before;
-        if now >= self.last_timestamp {
-            self.is_clock_behind = false;
-        } else if (is_far_back || !self.is_clock_behind) && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
-            self.is_clock_behind = true;
-            let (last, ids_ahead) = (self.last_timestamp, self.answers.far_ahead(now));
-            self.emit(Event::ClockBehind { service: self.name.clone(), now, last, ids_ahead });
-        }
-        now
-    }
-
-    /// The moment at which the host's clock was looked at last, and its age.
-    fn moment(&self) -> Moment {
-        let (wall, monotonic) = self.began;
-        let steady = wall.plus(self.context.clock.monotonic().saturating_sub(monotonic));
-        Moment { wall: self.wall, steady }
-    }
-
-    /// The time now, and never before that of the last transaction.
-    fn service_time(&self) -> Timestamp {
-        self.context.clock.now().max(self.last_timestamp)
-    }
-
     /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
     fn journal_event(&mut self, record: Record) {
         match self.journal.append(record) {
             Ok(commit) => self.last_commit = commit,
             Err(error) => drop(self.stop(format!("an event could not be journalled: {error}"))),
         }
-    }
-
-    /// Journals that a snapshot of the state as it is now begins. Returns what its file will say.
-    fn begin_snapshot(&mut self) -> Begun {
-        self.journal_event(Record::Snapshot { sequence: self.last_sequence });
-        let forgotten = self.answers.forgotten_times();
-        Begun {
-            record: self.journal.last_record(),
-            commit: self.last_commit.clone(),
-            tail_fuel: self.tail_fuel,
-            resume_point: ResumePoint {
-                vm_number: self.vm.id.number,
-                size: self.vm.size.name.clone(),
-                // What queries were charged since the last transaction comes with the next.
-                fuel_used: self.vm.meter.cpu.used.saturating_sub(self.query_fuel_used),
-                epoch: self.epoch,
-                first_answer: self.journal.first_answer(),
-                forgotten_id_time: forgotten.past.newest(),
-            },
-            forgotten,
-        }
-    }
-
-    /// Has a proven snapshot written, if the service is durable.
-    fn keep_snapshot(&self, begun: Begun) {
-        let Some(snapshot_writer) = &self.snapshot_writer else { return };
-        let Begun { record, commit, resume_point, forgotten, .. } = begun;
-        let header = SnapshotHeader {
-            service: self.name.clone(),
-            workload_hash: *self.program.workload().hash.as_bytes(),
-            state_version: self.snapshot.state_version(),
-            sequence: self.snapshot.sequence(),
-            timestamp: self.snapshot.timestamp(),
-            record,
-            resume_point,
-            sections: Vec::new(),
-        };
-        snapshot_writer.keep(SnapshotJob { snapshot: Arc::clone(&self.snapshot), header, forgotten, commit });
     }
 
     /// On whose behalf states are brought back.
@@ -1041,16 +963,6 @@ impl Service {
             Sabotage::AckBeforeSync => {}
         }
     }
-}
-
-/// A snapshot that was begun: the last record that is part of it, and what goes with it.
-struct Begun {
-    record: RecordNumber,
-    commit: Commit,
-    resume_point: ResumePoint,
-    forgotten: ForgottenTimes,
-    /// What the tail cost that it makes superfluous.
-    tail_fuel: u64,
 }
 
 /// Waits until the round of a shadow is over: without end if there is none.

@@ -13,7 +13,6 @@ use lifeboat_api::event::{Event, Failover, FailoverCause, Triggered};
 use lifeboat_api::meter::{Meter, Resource, Usage};
 use lifeboat_api::size::Size;
 use lifeboat_api::transaction::{Answer, Cause, Denial};
-use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::instance::{Attempt, Instance, MoveError};
 use lifeboat_vm::rehydrate::{
     ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
@@ -140,18 +139,6 @@ impl Service {
                 drop(permit);
                 self.not_moved(error).await
             }
-        }
-    }
-
-    /// Makes `snapshot`, of which `record` is the last that is part of it, the one that the service goes back to, and gives
-    /// up what only replays up to it needed. That and the snapshot before are dropped where nobody waits: some megabytes of
-    /// either take milliseconds.
-    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, record: RecordNumber) {
-        let forgotten = self.journal.forget_tail(record);
-        self.snapshot_record = record;
-        let before = std::mem::replace(&mut self.snapshot, snapshot);
-        if !forgotten.is_empty() || before.state_bytes() > 0 {
-            tokio::task::spawn_blocking(move || drop((forgotten, before)));
         }
     }
 

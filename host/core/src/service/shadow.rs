@@ -13,7 +13,8 @@
 //! but its work, and one whose replies differ is never promoted.
 
 use super::handle::Order;
-use super::{Begun, Service, TAIL_FUEL_MAX};
+use super::snapshots::Begun;
+use super::{Service, TAIL_FUEL_MAX};
 use crate::journal::TailEntry;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::FailoverCause;
