@@ -6,7 +6,7 @@
 //! consumable it gives a full tank. For a level it gives the same state, compacted, so a failover is worth its pause
 //! only if the level comes out [`HEADROOM_POINTS`] below the threshold: on the same size, else on the next larger one
 //! that there is room for. If there is none, the service is *degraded*: it stays, serves up to the hard limit, and
-//! tries again after a while (`Backoff`).
+//! tries again after a while (`service/backoff.rs`).
 
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::meter::{Meter, Resource};
@@ -89,37 +89,6 @@ impl Policy {
     }
 }
 
-/// How long to leave alone what failed: twice as many requests after each failure in a row. Counted in requests, denied
-/// ones included, not in time: it is the same whenever the requests are, and it ends even while all are denied.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Backoff {
-    failures: u32,
-    until_request: u64,
-}
-
-impl Backoff {
-    /// Requests to wait after the first failure.
-    const FIRST_WAIT: u64 = 64;
-    /// Doublings at the most.
-    const DOUBLINGS_MAX: u32 = 10;
-
-    /// Whether it may be tried at the service's `request`th request.
-    pub(crate) fn is_over(self, request: u64) -> bool {
-        request >= self.until_request
-    }
-
-    /// Notes a failure at the service's `request`th request.
-    pub(crate) fn fail(&mut self, request: u64) {
-        self.until_request = request.saturating_add(Self::FIRST_WAIT << self.failures.min(Self::DOUBLINGS_MAX));
-        self.failures += 1;
-    }
-
-    /// Notes a success.
-    pub(crate) fn succeed(&mut self) {
-        *self = Self::default();
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -175,18 +144,6 @@ mod tests {
             policy.decide(FailoverCause::Cpu, large, 90_000, |_| true),
             Decision::MoveDegraded(size, _) if size == *large
         ));
-    }
-
-    #[test]
-    fn waiting_doubles_with_each_failure_and_ends_with_a_success() {
-        let mut backoff = Backoff::default();
-        assert!(backoff.is_over(0));
-        backoff.fail(10);
-        assert!(!backoff.is_over(73) && backoff.is_over(74));
-        backoff.fail(74);
-        assert!(!backoff.is_over(201) && backoff.is_over(202));
-        backoff.succeed();
-        assert!(backoff.is_over(0));
     }
 
     proptest! {

@@ -17,6 +17,7 @@
 //! Conditions, each with an event when it begins and ends: *degraded* (a crossing that no failover cured), *unmovable*
 //! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
 
+mod backoff;
 mod clock;
 mod gate;
 mod handle;
@@ -47,12 +48,13 @@ pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
 use crate::answers::{Answers, Caller, DeduplicationWindow, ForgottenTimes, IdKey};
 use crate::data::snapshot_writer::SnapshotWriter;
-use crate::failover::{Backoff, HEADROOM_POINTS, Policy};
+use crate::failover::{HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::{
     Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, TransactionRecord,
 };
 use crate::vm::Vm;
+use backoff::Backoff;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use lifeboat_api::clock::{Clock, Timestamp};
