@@ -14,11 +14,13 @@
 //! A service's store is replaced in three ways, all in `service/moves.rs`: rollback (rehydrate what the journal has),
 //! snapshot (export, restore into a fresh store), and failover (a snapshot, then a fresh VM: number, size, slot, tank).
 //!
-//! Conditions, each with an event when it begins and ends: *degraded* (a crossing that no failover cured), *unmovable*
-//! (a snapshot or restore failed), *stopped* (the state could not be brought back; every request is denied).
+//! What may be wrong with a service while it runs is drawn in `service/conditions.rs`: *degraded* (a crossing that no failover
+//! cured), *unmovable* (a snapshot or restore failed), a journal that fills up, *stopped* (the state could not be brought
+//! back; every request is denied).
 
 mod backoff;
 mod clock;
+mod conditions;
 mod gate;
 mod handle;
 mod logs;
@@ -50,15 +52,13 @@ use crate::answers::{Answers, Caller, DeduplicationWindow, ForgottenTimes, IdKey
 use crate::data::snapshot_writer::SnapshotWriter;
 use crate::failover::{HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
-use crate::journal::{
-    Commit, JOURNAL_BYTES_MAX, JOURNAL_FILLING_PERCENT, Journal, JournalError, Record, TransactionRecord,
-};
+use crate::journal::{Commit, Journal, JournalError, Record, TransactionRecord};
 use crate::vm::Vm;
-use backoff::Backoff;
+use conditions::Conditions;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use lifeboat_api::clock::{Clock, Timestamp};
-use lifeboat_api::event::{Event, EventSink, FailoverCause, JournalFill, SlaFailure, Triggered};
+use lifeboat_api::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use lifeboat_api::id::{Epoch, Sequence, VmId};
 use lifeboat_api::meter::{Meter, Resource, Usage};
 use lifeboat_api::name::Name;
@@ -124,6 +124,13 @@ pub(crate) struct ServiceContext {
 /// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
 /// request. What the journal has is untouched.
 struct Stopped(String);
+
+impl Stopped {
+    /// What a request is answered that needs the state.
+    fn denial(self, service: &Name) -> Denial {
+        Denial::Stopped { service: service.clone(), reason: self.0 }
+    }
+}
 
 /// A request on its way through the service.
 struct Work {
@@ -208,20 +215,8 @@ pub(crate) struct Service {
     misses: DeadlineMisses,
     /// What the times of `misses` count from.
     created: Instant,
-    /// Holds back snapshots after one failed.
-    unmovable: Option<String>,
-    unmovable_backoff: Backoff,
+    conditions: Conditions,
     export_needs: ExportNeeds,
-    /// The highest of [`JOURNAL_FILLING_PERCENT`] that was reported since the journal was relieved; 0 if none was.
-    journal_reported_percent: u64,
-    /// A transaction was denied since then, for the journal was full.
-    is_journal_full: bool,
-    degraded: Option<String>,
-    /// Holds back failovers for the sake of the tank after one was not possible.
-    cpu_backoff: Backoff,
-    /// Holds back failovers for the sake of memory after one brought nothing.
-    memory_backoff: Backoff,
-    stopped: Option<String>,
     /// It was reported that the clock is behind the last transaction.
     is_clock_behind: bool,
     /// The operator who forced the last failover that was forced, or is about to be.
@@ -301,15 +296,8 @@ impl Service {
             missed_deadlines_fuel: 0,
             misses: DeadlineMisses::default(),
             created: Instant::now(),
-            unmovable: None,
-            unmovable_backoff: Backoff::default(),
+            conditions: Conditions::default(),
             export_needs: ExportNeeds::default(),
-            journal_reported_percent: 0,
-            is_journal_full: false,
-            degraded: None,
-            cpu_backoff: Backoff::default(),
-            memory_backoff: Backoff::default(),
-            stopped: None,
             is_clock_behind: false,
             forced_by: None,
             triggered: None,
@@ -442,26 +430,20 @@ impl Service {
         if self.snapshot_writer.is_none() || self.tail_fuel == 0 {
             return None;
         }
-        if let Some(reason) = &self.stopped {
-            return Some(reason.clone());
+        if let Some(reason) = self.conditions.stopped() {
+            return Some(reason.to_owned());
         }
-        if !self.unmovable_backoff.is_over(self.requests) {
-            return Some(self.why_not_moved());
+        if !self.may_export() {
+            return Some(self.conditions.why_not_moved());
         }
         if let Err(denial) = self.revive().await {
             return Some(denial.to_string());
         }
         match self.take_snapshot().await {
             Ok(Moved::Fresh) => None,
-            Ok(Moved::Not | Moved::Rehydrated(_)) => Some(self.why_not_moved()),
+            Ok(Moved::Not | Moved::Rehydrated(_)) => Some(self.conditions.why_not_moved()),
             Err(Stopped(reason)) => Some(reason),
         }
-    }
-
-    /// Why the last attempt to move the service came to nothing.
-    fn why_not_moved(&self) -> String {
-        let reason = self.unmovable.as_ref().or(self.degraded.as_ref());
-        reason.cloned().unwrap_or_else(|| "its last move failed, and it is not tried again yet".into())
     }
 
     // A receiver that is gone has lost interest; what it asked for has happened all the same.
@@ -561,13 +543,13 @@ impl Service {
                         if let Some(sabotage) = sabotage {
                             self.break_the_promise(&work, sabotage).await;
                         }
-                        if is_kept && self.stopped.is_none() {
+                        if is_kept && !self.conditions.is_stopped() {
                             self.fail_over_if_crossed(&work).await;
                         }
                         self.release(reply, answered, work.key.is_some(), &commit);
                     }
                 }
-                if self.stopped.is_some() {
+                if self.conditions.is_stopped() {
                     return;
                 }
                 let is_alive = !self.vm.instance.is_dead() || self.roll_back().await.is_ok();
@@ -623,11 +605,11 @@ impl Service {
         if self.vm.meter.cpu.remaining() == 0 {
             self.finish_shadow().await;
         }
-        if self.vm.meter.cpu.remaining() == 0 && self.cpu_backoff.is_over(self.requests) {
+        if self.vm.meter.cpu.remaining() == 0 && self.may_fail_over(Resource::Cpu) {
             let _ = self.fail_over(FailoverCause::Cpu).await;
         }
         if self.vm.meter.cpu.remaining() == 0
-            && let Some(reason) = &self.degraded
+            && let Some(reason) = self.conditions.degraded()
         {
             return Err(self.degraded_denial(format!("its tank is empty, and {reason}")));
         }
@@ -637,7 +619,7 @@ impl Service {
             while self.journal.check_room(room).is_err() && self.shadow.is_some() {
                 self.advance_shadow().await;
             }
-            if self.journal.check_room(room).is_err() && self.unmovable_backoff.is_over(self.requests) {
+            if self.journal.check_room(room).is_err() && self.may_export() {
                 let _ = self.take_snapshot().await;
             }
             if self.journal.check_room(room).is_err() {
@@ -646,8 +628,7 @@ impl Service {
         }
         if kind == Kind::Transaction && self.queries.is_lost() {
             // What the instance has seen beside the journal must not show in what is journalled.
-            let rolled_back = self.roll_back().await;
-            rolled_back.map_err(|Stopped(reason)| Denial::Stopped { service: self.name.clone(), reason })?;
+            self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
         // Making way may have cost the store.
         self.revive().await?;
@@ -658,8 +639,7 @@ impl Service {
             if matches!(error, JournalError::Stalled { .. }) {
                 return Err(Denial::Stalled { service: self.name.clone(), reason: error.to_string() });
             }
-            let Stopped(reason) = self.stop(error.to_string());
-            return Err(Denial::Stopped { service: self.name.clone(), reason });
+            return Err(self.stop(error.to_string()).denial(&self.name));
         }
         // The answer could not be told, and would be held for as long as the journal is stalled.
         if kind == Kind::Query && !self.last_commit.is_over() && self.journal.is_stalled() {
@@ -683,15 +663,11 @@ impl Service {
     /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
     /// to bring it back is brought back now.
     async fn revive(&mut self) -> Result<(), Denial> {
-        let denied =
-            |service: &Self, reason: &str| Denial::Stopped { service: service.name.clone(), reason: reason.to_owned() };
-        if let Some(reason) = &self.stopped {
-            return Err(denied(self, reason));
+        if let Some(reason) = self.conditions.stopped() {
+            return Err(Stopped(reason.to_owned()).denial(&self.name));
         }
-        if self.vm.instance.is_dead()
-            && let Err(Stopped(reason)) = self.roll_back().await
-        {
-            return Err(denied(self, &reason));
+        if self.vm.instance.is_dead() {
+            self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
         Ok(())
     }
@@ -761,7 +737,7 @@ impl Service {
     }
 
     fn journal_transaction(&mut self, work: &Work, reply: &Reply) -> Result<Commit, Denial> {
-        self.append_queries().map_err(|Stopped(reason)| Denial::Stopped { service: self.name.clone(), reason })?;
+        self.append_queries().map_err(|stopped| stopped.denial(&self.name))?;
         self.last_sequence = work.sequence;
         let record = TransactionRecord {
             sequence: work.sequence,
@@ -784,7 +760,7 @@ impl Service {
             Err(error) => {
                 // Executed, but not in the history: the guest's state must not go on from here.
                 let stopped = self.stop(format!("a transaction could not be journalled: {error}"));
-                return Err(Denial::Stopped { service: self.name.clone(), reason: stopped.0 });
+                return Err(stopped.denial(&self.name));
             }
         };
         if work.key.is_some() || self.answers.users() > 0 {
@@ -799,12 +775,7 @@ impl Service {
 
     /// Fails over if kept work brought a resource to its threshold. Its answer waits for that, so that it can tell.
     async fn fail_over_if_crossed(&mut self, work: &Work) {
-        let now = self.requests;
-        let may_try = |resource| match resource {
-            Resource::Cpu => self.cpu_backoff.is_over(now),
-            // What cannot be exported cannot be compacted.
-            Resource::Memory => self.memory_backoff.is_over(now) && self.unmovable_backoff.is_over(now),
-        };
+        let may_try = |resource| self.may_fail_over(resource);
         let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) else { return };
         if self.shadow.as_ref().and_then(Shadow::failover_cause).is_some() {
             // It cures this, too.
@@ -826,40 +797,32 @@ impl Service {
 
     /// Takes a snapshot if the tail is long.
     async fn snapshot_if_long(&mut self) {
-        if self.shadow.is_none() && self.is_tail_long() && self.unmovable_backoff.is_over(self.requests) {
+        if self.shadow.is_none() && self.is_tail_long() && self.may_export() {
             let _ = self.snapshot_soon().await;
         }
     }
 
-    /// Reports a journal that fills up, at each of [`JOURNAL_FILLING_PERCENT`], and that it is relieved.
+    /// Reports a journal that fills up, and that it is relieved.
     fn watch_journal(&mut self) {
-        let held_bytes = self.journal.held_bytes();
-        let is_above = |percent: &&u64| held_bytes >= JOURNAL_BYTES_MAX / 100 * **percent;
-        let reached = JOURNAL_FILLING_PERCENT.iter().rev().find(is_above).copied().unwrap_or(0);
-        if reached == 0 {
-            self.is_journal_full = false;
-            if std::mem::take(&mut self.journal_reported_percent) > 0 {
-                self.emit(Event::JournalRelieved { vm: self.vm.id.clone() });
-            }
-        } else if reached > self.journal_reported_percent {
-            self.journal_reported_percent = reached;
-            self.emit(Event::JournalFilling(self.journal_fill()));
-        }
+        let due = self.conditions.journal_holds(&self.vm.id, self.journal.held_bytes());
+        self.report(due);
     }
 
     /// Denies a transaction for which the journal has no room, and reports the first.
     fn journal_full(&mut self) -> Denial {
-        let fill = self.journal_fill();
-        let denial = Denial::JournalFull { service: self.name.clone(), reason: fill.to_string() };
-        if !std::mem::replace(&mut self.is_journal_full, true) {
-            self.emit(Event::JournalFull(fill));
-        }
+        let (denial, due) = self.conditions.journal_denies(&self.vm.id, self.journal.held_bytes());
+        self.report(due);
         denial
     }
 
-    fn journal_fill(&self) -> JournalFill {
-        let (bytes, limit_bytes) = (self.journal.held_bytes(), JOURNAL_BYTES_MAX);
-        JournalFill { vm: self.vm.id.clone(), bytes, limit_bytes, reason: self.unmovable.clone() }
+    /// Whether the state may be exported now: not while exports are left alone after some failed.
+    fn may_export(&self) -> bool {
+        self.conditions.may_export(self.requests)
+    }
+
+    /// Whether a failover for the sake of `resource` may be tried now.
+    fn may_fail_over(&self, resource: Resource) -> bool {
+        self.conditions.may_fail_over(resource, self.requests)
     }
 
     /// Records that the SLA failed.
@@ -896,10 +859,8 @@ impl Service {
     }
 
     fn stop(&mut self, reason: String) -> Stopped {
-        if self.stopped.is_none() {
-            self.emit(Event::Stopped { service: self.name.clone(), reason: reason.clone() });
-            self.stopped = Some(reason.clone());
-        }
+        let due = self.conditions.stop(&self.name, &reason);
+        self.report(due);
         Stopped(reason)
     }
 
@@ -907,10 +868,17 @@ impl Service {
         self.events.emit(event);
     }
 
+    /// Reports what is due after a transition of its conditions.
+    fn report(&self, due: impl IntoIterator<Item = Event>) {
+        for event in due {
+            self.emit(event);
+        }
+    }
+
     /// Reports what the last record says, once that record is durable: after a crash, nothing that was reported must have
     /// happened in another way.
     fn emit_once_durable(&self, event: Event) {
-        if self.stopped.is_none() {
+        if !self.conditions.is_stopped() {
             self.events.emit_once(event, &self.last_commit);
         }
     }
@@ -930,11 +898,10 @@ impl Service {
                 .snapshot_writer
                 .as_ref()
                 .map_or_else(|| self.snapshot.sequence(), SnapshotWriter::sequence),
-            degraded: self.degraded.clone(),
-            unmovable: self.unmovable.clone(),
-            journal: (self.journal_reported_percent > 0 || self.is_journal_full)
-                .then(|| JournalStatus { fill: self.journal_fill(), is_full: self.is_journal_full }),
-            stopped: self.stopped.clone(),
+            degraded: self.conditions.degraded().map(str::to_owned),
+            unmovable: self.conditions.unmovable().map(str::to_owned),
+            journal: self.conditions.journal(&self.vm.id, self.journal.held_bytes()),
+            stopped: self.conditions.stopped().map(str::to_owned),
             counts: self.counts,
         }
     }

@@ -50,7 +50,7 @@ impl Service {
         self.rollback_fuel += self.counts.fuel_maintenance - before;
         brought_back?;
         let is_worth_a_snapshot = self.replayed_fuel > self.snapshot_fuel.max(INSTANTIATE_OVERHEAD_FUEL);
-        if is_worth_a_snapshot && self.unmovable_backoff.is_over(self.requests) {
+        if is_worth_a_snapshot && self.may_export() {
             self.snapshot_soon().await?;
         }
         Ok(())
@@ -178,23 +178,14 @@ impl Service {
     }
 
     pub(super) fn moved(&mut self) {
-        self.unmovable_backoff.succeed();
-        self.watch_journal();
-        if self.unmovable.take().is_some() {
-            self.emit(Event::Movable { vm: self.vm.id.clone() });
-        }
-        let memory = self.vm.meter.memory.used;
-        if self.degraded.is_some() && self.policy.has_headroom(memory, &self.vm.size) {
-            self.recover();
-        }
+        let has_headroom = self.policy.has_headroom(self.vm.meter.memory.used, &self.vm.size);
+        let due = self.conditions.exported(&self.vm.id, self.journal.held_bytes(), has_headroom);
+        self.report(due);
     }
 
     pub(super) fn become_unmovable(&mut self, reason: String) {
-        self.unmovable_backoff.fail(self.requests);
-        if self.unmovable.as_ref() != Some(&reason) {
-            self.unmovable = Some(reason.clone());
-            self.emit(Event::Unmovable { vm: self.vm.id.clone(), reason });
-        }
+        let due = self.conditions.export_failed(&self.vm.id, reason, self.requests);
+        self.report(due);
     }
 
     async fn not_moved(&mut self, error: MoveError) -> Result<Moved, Stopped> {
@@ -230,8 +221,7 @@ impl Service {
     pub(super) async fn fail_over(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
         let start = Instant::now();
         self.drop_shadow();
-        let moved =
-            if self.unmovable_backoff.is_over(self.requests) { self.take_snapshot().await? } else { Moved::Not };
+        let moved = if self.may_export() { self.take_snapshot().await? } else { Moved::Not };
         let replayed_transactions = match moved {
             Moved::Fresh => 0,
             // What cannot be exported cannot be compacted. It is unmovable, and said so.
@@ -318,23 +308,13 @@ impl Service {
     }
 
     pub(super) fn degrade(&mut self, cause: FailoverCause, reason: String) {
-        match cause {
-            FailoverCause::Cpu => self.cpu_backoff.fail(self.requests),
-            FailoverCause::Memory => self.memory_backoff.fail(self.requests),
-            FailoverCause::Forced => {}
-        }
-        if self.degraded.as_ref() != Some(&reason) {
-            self.degraded = Some(reason.clone());
-            self.emit(Event::Degraded { vm: self.vm.id.clone(), reason });
-        }
+        let due = self.conditions.failover_failed(&self.vm.id, cause, reason, self.requests);
+        self.report(due);
     }
 
     fn recover(&mut self) {
-        self.cpu_backoff.succeed();
-        self.memory_backoff.succeed();
-        if self.degraded.take().is_some() {
-            self.emit(Event::Recovered { vm: self.vm.id.clone() });
-        }
+        let due = self.conditions.failed_over(&self.vm.id);
+        self.report(due);
     }
 
     /// Runs `work` again where the exhaustion of `resource` is cured: for fuel on a full tank; for memory in a
@@ -348,8 +328,6 @@ impl Service {
     /// The service stopped, or the way to a fresh tank is barred.
     pub(super) async fn cure(&mut self, work: &Work, resource: Resource, attempt: Attempt) -> Result<Attempt, Denial> {
         let start = Instant::now();
-        let denied =
-            |service: &Self, Stopped(reason): Stopped| Denial::Stopped { service: service.name.clone(), reason };
         let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(resource.into());
         let usage = exhausted_usage(self, &attempt);
         if !is_under_way {
@@ -359,9 +337,7 @@ impl Service {
         let memory_before_bytes = self.vm.meter.memory.used;
         let replayed_before = self.counts.replayed_transactions;
         let vm_number = self.vm.id.number;
-        if let Err(stopped) = self.roll_back().await {
-            return Err(denied(self, stopped));
-        }
+        self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         let mut exhausted = resource;
         let mut last = attempt;
         if self.vm.id.number != vm_number && resource == Resource::Cpu {
@@ -373,9 +349,7 @@ impl Service {
                 Answer::Failed(cause) if cause.exhausted() == Some(Resource::Memory) => exhausted = Resource::Memory,
                 _ => return Ok(last),
             }
-            if let Err(stopped) = self.roll_back().await {
-                return Err(denied(self, stopped));
-            }
+            self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
         if is_under_way {
             // The failover that was under way did not cure it: what follows has this cause of its own.
@@ -388,10 +362,8 @@ impl Service {
             Resource::Memory => candidates.extend(self.memory_candidates(memory_before_bytes).await?),
         }
         while let Some(size) = candidates.pop_front() {
-            if self.vm.instance.is_dead()
-                && let Err(stopped) = self.roll_back().await
-            {
-                return Err(denied(self, stopped));
+            if self.vm.instance.is_dead() {
+                self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
             }
             self.counts.fuel_rolled_back += last.fuel_used;
             // What follows is work again: the service stood still until here.
@@ -403,9 +375,7 @@ impl Service {
                     if let Err(no_room) = self.promote(exhausted.into(), size, replayed, pause) {
                         // It was kept on resources that the service does not get: undo it.
                         self.counts.fuel_rolled_back += last.fuel_used;
-                        if let Err(stopped) = self.roll_back().await {
-                            return Err(denied(self, stopped));
-                        }
+                        self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
                         return Err(self.degraded_denial(no_room.to_string()));
                     }
                     if self.policy.has_headroom(self.vm.instance.memory_bytes(), &self.vm.size) {
@@ -417,9 +387,7 @@ impl Service {
                     // A full tank took it further, to the end of memory.
                     Some(Resource::Memory) if exhausted == Resource::Cpu => {
                         exhausted = Resource::Memory;
-                        if let Err(stopped) = self.roll_back().await {
-                            return Err(denied(self, stopped));
-                        }
+                        self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
                         candidates.extend(self.memory_candidates(memory_before_bytes).await?);
                     }
                     Some(again) if again == exhausted => {}
@@ -437,10 +405,10 @@ impl Service {
         // A store that was restored and has replayed nothing is compact already.
         let is_compact = self.tail_fuel == 0;
         if !is_compact
-            && self.unmovable_backoff.is_over(self.requests)
-            && let Err(Stopped(reason)) = self.take_snapshot().await
+            && self.may_export()
+            && let Err(stopped) = self.take_snapshot().await
         {
-            return Err(Denial::Stopped { service: self.name.clone(), reason });
+            return Err(stopped.denial(&self.name));
         }
         let mut candidates = Vec::new();
         if self.vm.instance.memory_bytes() < memory_before_bytes {

@@ -81,8 +81,9 @@ impl Service {
         let mut service = Self::launch(spec, context, Box::new(journal)).await?;
         let empty = RetainedSnapshot { file: None, record: RecordNumber(0), first_answer: RecordNumber(1) };
         let task = service.open(directory, VecDeque::from([empty]));
-        if let Some(reason) = service.stopped {
-            return Err(LaunchError::Begin { name: service.name, error: JournalError::Ended { reason } });
+        if let Some(reason) = service.conditions.stopped() {
+            let error = JournalError::Ended { reason: reason.to_owned() };
+            return Err(LaunchError::Begin { name: service.name, error });
         }
         let begun = service.last_commit.clone();
         Ok((service, begun, task))

@@ -344,7 +344,7 @@ impl Service {
             }
         };
         // What cannot be exported is moved by replay alone, but for memory, which that does not help.
-        let is_movable = self.unmovable_backoff.is_over(self.requests);
+        let is_movable = self.may_export();
         let exports = match aim {
             Aim::FailOver(FailoverCause::Cpu) => false,
             Aim::FailOver(FailoverCause::Forced) => is_movable,
@@ -534,8 +534,8 @@ impl Service {
         match aim {
             Aim::Snapshot => self.become_unmovable(reason),
             Aim::FailOver(cause) => {
-                self.unmovable_backoff.fail(self.requests);
-                self.degrade(cause, reason);
+                let due = self.conditions.shadow_failed(&self.vm.id, cause, reason, self.requests);
+                self.report(due);
             }
         }
     }
