@@ -54,6 +54,7 @@ use crate::failover::{HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
 use crate::journal::{Commit, Journal, JournalError, Record, TransactionRecord};
 use crate::vm::Vm;
+use clock::ServiceClock;
 use conditions::Conditions;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
@@ -181,11 +182,7 @@ pub(crate) struct Service {
     answers: Answers,
     logs: LogBucket,
     last_sequence: Sequence,
-    last_timestamp: Timestamp,
-    /// What the host's clock said last.
-    wall: Timestamp,
-    /// What it said when the service was started, and the monotonic time then.
-    began: (Timestamp, Duration),
+    clock: ServiceClock,
     /// Queries that were given an id, since the service was started.
     queries_named: u64,
     /// Requests that came so far, denied ones included: what waiting is counted in.
@@ -217,8 +214,6 @@ pub(crate) struct Service {
     created: Instant,
     conditions: Conditions,
     export_needs: ExportNeeds,
-    /// It was reported that the clock is behind the last transaction.
-    is_clock_behind: bool,
     /// The operator who forced the last failover that was forced, or is about to be.
     forced_by: Option<Name>,
     /// The last failover that the request which is being performed caused.
@@ -257,7 +252,7 @@ impl Service {
             sizes.push(Arc::clone(&spec.size));
         }
         sizes.sort_by_key(|size| size.memory_bytes);
-        let (wall, now) = (context.clock.now(), context.clock.monotonic());
+        let began = context.clock.read();
         let events = EventGate::new(Arc::clone(&context.events));
         Self {
             name: spec.name,
@@ -275,12 +270,10 @@ impl Service {
             journal,
             snapshot_writer: None,
             shadow: None,
-            answers: Answers::new(spec.deduplication_window, ForgottenTimes::default(), wall),
-            logs: LogBucket::new(now),
+            answers: Answers::new(spec.deduplication_window, ForgottenTimes::default(), began.wall),
+            logs: LogBucket::new(began.monotonic),
             last_sequence: Sequence(0),
-            last_timestamp: Timestamp(0),
-            wall,
-            began: (wall, now),
+            clock: ServiceClock::new(began),
             queries_named: 0,
             requests: 0,
             last_commit: Commit::done(),
@@ -298,7 +291,6 @@ impl Service {
             created: Instant::now(),
             conditions: Conditions::default(),
             export_needs: ExportNeeds::default(),
-            is_clock_behind: false,
             forced_by: None,
             triggered: None,
             counts: Counts::default(),
@@ -694,7 +686,7 @@ impl Service {
     /// Charges and journals what an attempt came to, and makes the reply of it.
     fn settle(&mut self, work: &Work, attempt: Attempt, sabotage: Option<Sabotage>) -> Result<(Reply, Commit), Denial> {
         let Attempt { answer, fuel_used } = attempt;
-        self.last_timestamp = work.timestamp;
+        self.clock.pass(work.timestamp);
         if answer.is_kept() {
             self.vm.meter.charge(fuel_used, self.vm.instance.memory_bytes());
             self.counts.fuel_charged += fuel_used;

@@ -1,45 +1,172 @@
-//! The times that a service goes by: those of the host's clock, and its guest's, which never go back.
+//! The times that a service goes by: what the host's clock says, how much time has passed, and what its guest has seen, which
+//! never goes back.
+//!
+//! [`ServiceClock`] is pure: it is given what the clocks say. The service reads them below.
 
 use super::{GUEST_TIME_STEP, Service};
 use crate::answers::Moment;
-use lifeboat_api::clock::{CLOCK_BEHIND_MAX, Timestamp};
+use lifeboat_api::clock::{CLOCK_BEHIND_MAX, ClockReading, Timestamp};
 use lifeboat_api::event::Event;
+use std::time::Duration;
 
-impl Service {
-    /// The time that the next transaction or query sees: after the last one, also while the clock stands or was put back.
-    pub(super) fn next_timestamp(&mut self) -> Timestamp {
-        self.look_at_clock().max(self.last_timestamp.plus(GUEST_TIME_STEP))
+/// The times of a service.
+#[derive(Debug)]
+pub(super) struct ServiceClock {
+    /// The start of the service.
+    began: ClockReading,
+    /// What the host's clock said last.
+    wall: Timestamp,
+    /// The time of the last transaction or query.
+    last: Timestamp,
+    /// It was reported that the host's clock is behind that.
+    is_behind: bool,
+}
+
+/// What follows from what the host's clock says.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Look {
+    /// What it said before, if it was put back since.
+    put_back_from: Option<Timestamp>,
+    /// It is far behind the last transaction, and that is to be reported.
+    is_behind_due: bool,
+}
+
+impl ServiceClock {
+    pub(super) fn new(began: ClockReading) -> Self {
+        Self { began, wall: began.wall, last: Timestamp(0), is_behind: false }
     }
 
-    /// What the host's clock says. That it is behind what it was is reported once until it has caught up, and when it was
-    /// put back again.
-    pub(super) fn look_at_clock(&mut self) -> Timestamp {
+    /// The time of the last transaction or query.
+    pub(super) fn last(&self) -> Timestamp {
+        self.last
+    }
+
+    /// The guest has seen `time`.
+    pub(super) fn pass(&mut self, time: Timestamp) {
+        self.last = self.last.max(time);
+    }
+
+    /// The time that the next transaction or query sees: after the last one, also while the host's clock stands or was put
+    /// back.
+    pub(super) fn next(&self) -> Timestamp {
+        self.wall.max(self.last.plus(GUEST_TIME_STEP))
+    }
+
+    /// When the host's clock says `wall`, the time is that, and never before that of the last transaction.
+    pub(super) fn at(&self, wall: Timestamp) -> Timestamp {
+        wall.max(self.last)
+    }
+
+    /// The moment at which the host's clock was looked at last, and its age.
+    pub(super) fn moment(&self, monotonic: Duration) -> Moment {
+        let steady = self.began.wall.plus(monotonic.saturating_sub(self.began.monotonic));
+        Moment { wall: self.wall, steady }
+    }
+
+    /// The host's clock says `wall`. That it is far behind the last transaction is to be reported once until it has caught up,
+    /// and when it was put far back again.
+    pub(super) fn look(&mut self, wall: Timestamp) -> Look {
+        let before = std::mem::replace(&mut self.wall, wall);
+        let is_far_back = wall.plus(CLOCK_BEHIND_MAX) < before;
+        let is_far_behind = wall.plus(CLOCK_BEHIND_MAX) < self.last;
+        let is_behind_due = is_far_behind && (is_far_back || !self.is_behind);
+        self.is_behind = (self.is_behind || is_behind_due) && wall < self.last;
+        Look { put_back_from: (wall < before).then_some(before), is_behind_due }
+    }
+}
+
+impl Service {
+    /// The time that the next transaction or query sees.
+    pub(super) fn next_timestamp(&mut self) -> Timestamp {
+        self.look_at_clock();
+        self.clock.next()
+    }
+
+    /// Reads the host's clock, and reports one that is far behind the last transaction.
+    pub(super) fn look_at_clock(&mut self) {
         let now = self.context.clock.now();
-        let before = std::mem::replace(&mut self.wall, now);
-        let is_back = now < before;
-        if is_back {
+        let Look { put_back_from, is_behind_due } = self.clock.look(now);
+        if let Some(before) = put_back_from {
             self.answers.look_at_clock(before, self.moment());
         }
-        let is_far_back = is_back && now.plus(CLOCK_BEHIND_MAX) < before;
-        if now >= self.last_timestamp {
-            self.is_clock_behind = false;
-        } else if (is_far_back || !self.is_clock_behind) && now.plus(CLOCK_BEHIND_MAX) < self.last_timestamp {
-            self.is_clock_behind = true;
-            let (last, ids_ahead) = (self.last_timestamp, self.answers.far_ahead(now));
+        if is_behind_due {
+            let (last, ids_ahead) = (self.clock.last(), self.answers.far_ahead(now));
             self.emit(Event::ClockBehind { service: self.name.clone(), now, last, ids_ahead });
         }
-        now
     }
 
     /// The moment at which the host's clock was looked at last, and its age.
     pub(super) fn moment(&self) -> Moment {
-        let (wall, monotonic) = self.began;
-        let steady = wall.plus(self.context.clock.monotonic().saturating_sub(monotonic));
-        Moment { wall: self.wall, steady }
+        self.clock.moment(self.context.clock.monotonic())
     }
 
     /// The time now, and never before that of the last transaction.
     pub(super) fn service_time(&self) -> Timestamp {
-        self.context.clock.now().max(self.last_timestamp)
+        self.clock.at(self.context.clock.now())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn second(second: u64) -> Timestamp {
+        Timestamp(0).plus(Duration::from_secs(second))
+    }
+
+    /// A clock whose last transaction was at this second, when the host's clock said so.
+    fn clock(last: u64) -> ServiceClock {
+        let mut clock = ServiceClock::new(ClockReading { wall: second(last), monotonic: Duration::from_secs(7) });
+        clock.pass(second(last));
+        clock
+    }
+
+    proptest! {
+        #[test]
+        fn the_guest_never_sees_a_time_twice(walls in prop::collection::vec(0..200_u64, 0..40)) {
+            let mut clock = clock(100);
+            for wall in walls {
+                let last = clock.last();
+                clock.look(second(wall));
+                let next = clock.next();
+                prop_assert!(next > last && next >= second(wall));
+                clock.pass(next);
+                prop_assert_eq!(clock.last(), next);
+            }
+        }
+    }
+
+    #[test]
+    fn a_clock_far_behind_is_reported_once_until_it_has_caught_up() {
+        let mut clock = clock(1_000);
+        let due: Vec<_> = [940, 939, 939, 999, 939, 1_000, 950, 939]
+            .into_iter()
+            .map(|wall| clock.look(second(wall)).is_behind_due)
+            .collect();
+        assert_eq!(due, [false, true, false, false, false, false, false, true]);
+    }
+
+    #[test]
+    fn a_clock_that_is_put_far_back_once_more_is_reported_once_more() {
+        let mut clock = clock(1_000);
+        let due = [900, 840, 779].map(|wall| clock.look(second(wall)).is_behind_due);
+        assert_eq!(due, [true, false, true]);
+    }
+
+    #[test]
+    fn a_clock_that_was_put_back_is_compared_with_where_it_was() {
+        let mut clock = clock(1_000);
+        assert_eq!(clock.look(second(1_005)).put_back_from, None);
+        assert_eq!(clock.look(second(1_001)).put_back_from, Some(second(1_005)));
+        assert_eq!(clock.look(second(1_001)).put_back_from, None);
+    }
+
+    #[test]
+    fn an_age_does_not_depend_on_the_hosts_clock() {
+        let mut clock = clock(1_000);
+        clock.look(second(5));
+        let moment = clock.moment(Duration::from_secs(10));
+        assert_eq!((moment.wall, moment.steady), (second(5), second(1_003)));
     }
 }

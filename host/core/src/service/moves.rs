@@ -148,7 +148,7 @@ impl Service {
         if !self.export_needs.is_large {
             allowance.memory_bytes = self.export_memory_bytes();
         }
-        let exported = self.vm.instance.snapshot(self.last_sequence, self.last_timestamp, allowance).await;
+        let exported = self.vm.instance.snapshot(self.last_sequence, self.clock.last(), allowance).await;
         self.vm.instance.take_log();
         exported
     }

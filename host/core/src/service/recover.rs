@@ -166,7 +166,8 @@ impl Service {
         let journal = DurableJournal::new(spec.name.clone(), directory.committer().clone(), history);
         let mut service = Self::new(spec, context, Box::new(journal), vm);
         service.answers = answers;
-        (service.last_sequence, service.last_timestamp) = (last_sequence, last_timestamp);
+        service.last_sequence = last_sequence;
+        service.clock.pass(last_timestamp);
         (service.snapshot, service.snapshot_record) = (snapshot, base.record());
         service.tail_fuel = tail_fuel;
         service.snapshot_fuel = fuel_used.saturating_sub(tail_fuel);
@@ -189,8 +190,7 @@ impl Service {
 
     /// Begins the service's epoch, and the keeping of its snapshots, of which `kept` are there, oldest first.
     fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<RetainedSnapshot>) -> SnapshotWriterTask {
-        let timestamp = self.context.clock.now().max(self.last_timestamp);
-        self.journal_event(Record::Opened { timestamp, epoch: self.epoch });
+        self.journal_event(Record::Opened { timestamp: self.service_time(), epoch: self.epoch });
         let events = self.events.sink();
         let (snapshot_writer, task) =
             SnapshotWriter::new(directory, self.name.clone(), kept, self.snapshot.sequence(), events);

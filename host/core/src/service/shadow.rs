@@ -353,7 +353,7 @@ impl Service {
         let begun = exports.then(|| self.begin_snapshot());
         let fleet = Arc::clone(&self.context.fleet);
         let permit = async move { fleet.maintenance_store().await };
-        let at = (self.last_sequence, self.last_timestamp);
+        let at = (self.last_sequence, self.clock.last());
         let progress = Arc::new(Progress::default());
         let snapshot = Arc::clone(&self.snapshot);
         let of_round = Arc::clone(&progress);
