@@ -67,11 +67,9 @@ use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_api::transaction::{Answer, Cause, Denial, Kind, OutcomeUnknown, Reply, ReplyHash, Request, RequestError};
 use lifeboat_journal::adaptive_spin::AdaptiveSpin;
-use lifeboat_journal::frame::RecordNumber;
 use lifeboat_vm::engine::Program;
 use lifeboat_vm::instance::{Attempt, Call, Instance};
-use lifeboat_vm::rehydrate::{ExportNeeds, Maintenance, REPLAY_OVERHEAD_FUEL, ReplayContext};
-use lifeboat_vm::snapshot::Snapshot;
+use lifeboat_vm::rehydrate::{Maintenance, REPLAY_OVERHEAD_FUEL, ReplayContext};
 use lifeboat_vm::store::{Allowance, Inputs};
 use logs::LogBucket;
 use misses::DeadlineMisses;
@@ -83,6 +81,7 @@ use queries::PendingQueries;
 use queue::{Exit, Queued, Turn};
 use reply::ReplySender;
 use shadow::{Aim, Shadow};
+use snapshots::Snapshots;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -189,20 +188,9 @@ pub(crate) struct Service {
     requests: u64,
     /// Of the last record.
     last_commit: Commit,
-    /// The last snapshot that was proven by a restore.
-    snapshot: Arc<Snapshot>,
-    /// The last record that is part of it.
-    snapshot_record: RecordNumber,
+    snapshots: Snapshots,
     /// Queries that the instance has seen, and the journal has not.
     queries: PendingQueries,
-    /// What that snapshot cost, as fuel.
-    snapshot_fuel: u64,
-    /// What replaying the transactions since then would cost, as fuel.
-    tail_fuel: u64,
-    /// What replaying all transactions since the start would cost: it only grows.
-    kept_replay_fuel: u64,
-    /// What rollbacks have replayed of them so far, as fuel.
-    replayed_fuel: u64,
     /// Charged to this VM, and not yet written with a transaction.
     query_fuel_used: u64,
     /// What rollbacks after failed requests cost so far.
@@ -213,7 +201,6 @@ pub(crate) struct Service {
     /// What the times of `misses` count from.
     created: Instant,
     conditions: Conditions,
-    export_needs: ExportNeeds,
     /// The operator who forced the last failover that was forced, or is about to be.
     forced_by: Option<Name>,
     /// The last failover that the request which is being performed caused.
@@ -277,20 +264,14 @@ impl Service {
             queries_named: 0,
             requests: 0,
             last_commit: Commit::done(),
-            snapshot: Arc::new(Snapshot::empty()),
-            snapshot_record: RecordNumber(0),
+            snapshots: Snapshots::none(),
             queries: PendingQueries::default(),
-            snapshot_fuel: 0,
-            tail_fuel: 0,
-            kept_replay_fuel: 0,
-            replayed_fuel: 0,
             query_fuel_used: 0,
             rollback_fuel: 0,
             missed_deadlines_fuel: 0,
             misses: DeadlineMisses::default(),
             created: Instant::now(),
             conditions: Conditions::default(),
-            export_needs: ExportNeeds::default(),
             forced_by: None,
             triggered: None,
             counts: Counts::default(),
@@ -419,7 +400,7 @@ impl Service {
 
     /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
     async fn stop_cleanly(&mut self) -> Option<String> {
-        if self.snapshot_writer.is_none() || self.tail_fuel == 0 {
+        if self.snapshot_writer.is_none() || !self.snapshots.has_tail() {
             return None;
         }
         if let Some(reason) = self.conditions.stopped() {
@@ -759,8 +740,7 @@ impl Service {
             self.retain_answer(work, answer_bytes);
         }
         if reply.answer.is_kept() {
-            self.tail_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
-            self.kept_replay_fuel += reply.fuel_used + REPLAY_OVERHEAD_FUEL;
+            self.snapshots.note_kept(reply.fuel_used + REPLAY_OVERHEAD_FUEL);
         }
         Ok(commit)
     }
@@ -789,7 +769,8 @@ impl Service {
 
     /// Takes a snapshot if the tail is long.
     async fn snapshot_if_long(&mut self) {
-        if self.shadow.is_none() && self.is_tail_long() && self.may_export() {
+        let is_due = self.snapshots.is_tail_long(self.journal.tail_bytes());
+        if is_due && self.shadow.is_none() && self.may_export() {
             let _ = self.snapshot_soon().await;
         }
     }
@@ -889,7 +870,7 @@ impl Service {
             snapshot_sequence: self
                 .snapshot_writer
                 .as_ref()
-                .map_or_else(|| self.snapshot.sequence(), SnapshotWriter::sequence),
+                .map_or_else(|| self.snapshots.last().sequence(), SnapshotWriter::sequence),
             degraded: self.conditions.degraded().map(str::to_owned),
             unmovable: self.conditions.unmovable().map(str::to_owned),
             journal: self.conditions.journal(&self.vm.id, self.journal.held_bytes()),

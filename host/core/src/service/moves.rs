@@ -15,7 +15,7 @@ use lifeboat_api::size::Size;
 use lifeboat_api::transaction::{Answer, Cause, Denial};
 use lifeboat_vm::instance::{Attempt, Instance, MoveError};
 use lifeboat_vm::rehydrate::{
-    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
+    INSTANTIATE_OVERHEAD_FUEL, REPLAY_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, restore,
 };
 use lifeboat_vm::snapshot::Snapshot;
 use std::collections::VecDeque;
@@ -49,8 +49,7 @@ impl Service {
         let brought_back = self.bring_back().await;
         self.rollback_fuel += self.counts.fuel_maintenance - before;
         brought_back?;
-        let is_worth_a_snapshot = self.replayed_fuel > self.snapshot_fuel.max(INSTANTIATE_OVERHEAD_FUEL);
-        if is_worth_a_snapshot && self.may_export() {
+        if self.snapshots.is_replayed_often() && self.may_export() {
             self.snapshot_soon().await?;
         }
         Ok(())
@@ -71,16 +70,16 @@ impl Service {
     /// Rehydrates from the last good snapshot and the tail after it, and goes on in the fresh store; on an error in
     /// the old one. Returns how many transactions were replayed.
     async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
-        let tail = self.journal.tail(self.snapshot_record)?;
+        let tail = self.journal.tail(self.snapshots.record())?;
         let permit = self.context.fleet.maintenance_store().await;
         let Rehydrated { instance, replayed_transactions, replayed_queries, fuel_used, .. } =
-            rehydrate(self.replay_context(), &self.snapshot, &tail).await?;
+            rehydrate(self.replay_context(), self.snapshots.last(), &tail).await?;
         self.adopt(instance, permit);
         self.counts.replayed_transactions += replayed_transactions;
         self.counts.fuel_maintenance += fuel_used;
         let replayed_calls = replayed_transactions + replayed_queries;
         if replayed_calls > 0 {
-            self.replayed_fuel += fuel_used + replayed_calls * REPLAY_OVERHEAD_FUEL;
+            self.snapshots.note_replayed(fuel_used + replayed_calls * REPLAY_OVERHEAD_FUEL);
         }
         Ok(replayed_transactions)
     }
@@ -110,7 +109,7 @@ impl Service {
         // It is tried again at once on all that a slot has. A guest that burnt its fuel has taken seconds already, and gets
         // more of it the next time.
         if let Err(error) = &exported
-            && self.note_export(error).is_large
+            && self.note_export(error)
         {
             self.bring_back().await?;
             exported = self.export().await;
@@ -125,13 +124,8 @@ impl Service {
         match restored {
             Ok(Rehydrated { instance, fuel_used, .. }) => {
                 self.counts.fuel_maintenance += fuel_used;
-                self.counts.snapshots += 1;
                 self.adopt(instance, permit);
-                self.set_snapshot(snapshot, begun.record);
-                self.snapshot_fuel = export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL;
-                (self.tail_fuel, self.replayed_fuel) = (0, 0);
-                self.keep_snapshot(begun);
-                self.moved();
+                self.adopt_snapshot(snapshot, export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL, begun);
                 Ok(Moved::Fresh)
             }
             Err(error) => {
@@ -144,8 +138,8 @@ impl Service {
 
     /// Exports the state from the store that serves.
     async fn export(&mut self) -> Result<(Snapshot, u64), MoveError> {
-        let mut allowance = self.context.maintenance.export_allowance(self.export_needs);
-        if !self.export_needs.is_large {
+        let mut allowance = self.context.maintenance.export_allowance(self.snapshots.export_needs());
+        if !self.snapshots.export_needs().is_large {
             allowance.memory_bytes = self.export_memory_bytes();
         }
         let exported = self.vm.instance.snapshot(self.last_sequence, self.clock.last(), allowance).await;
@@ -153,21 +147,10 @@ impl Service {
         exported
     }
 
-    /// Notes what an export lacked, so that the next has it. Returns what is new of that.
-    pub(super) fn note_export(&mut self, error: &MoveError) -> ExportNeeds {
-        let lacked = error.export_lacked();
-        let before = self.export_needs;
-        self.export_needs.is_large |= lacked == Some(Resource::Memory);
-        self.export_needs.is_long |= lacked == Some(Resource::Cpu);
-        ExportNeeds {
-            is_large: self.export_needs.is_large && !before.is_large && self.has_larger_export(),
-            is_long: self.export_needs.is_long && !before.is_long,
-        }
-    }
-
-    /// Whether a slot has more memory than an export gets at first.
-    fn has_larger_export(&self) -> bool {
-        self.export_memory_bytes() < self.context.maintenance.memory_bytes
+    /// Notes what an export lacked, so that the next has it. Returns whether it is worth to be tried again at once.
+    pub(super) fn note_export(&mut self, error: &MoveError) -> bool {
+        let has_slot_more = self.export_memory_bytes() < self.context.maintenance.memory_bytes;
+        self.snapshots.note_lacked(error.export_lacked(), has_slot_more)
     }
 
     /// Memory that an export may grow to at first: the VM's own, and the headroom that every slot has.
@@ -294,7 +277,7 @@ impl Service {
             to_machine: self.vm.lease.machine().clone(),
             size: self.vm.size.name.clone(),
             sequence: self.last_sequence,
-            snapshot_bytes: self.snapshot.state_bytes(),
+            snapshot_bytes: self.snapshots.last().state_bytes(),
             replayed_transactions,
             fuel_used,
             pause,
@@ -403,7 +386,7 @@ impl Service {
     /// `memory_before_bytes`, and each larger size that there is room for. Leaves the store compacted, if that can be.
     async fn memory_candidates(&mut self, memory_before_bytes: u64) -> Result<Vec<Arc<Size>>, Denial> {
         // A store that was restored and has replayed nothing is compact already.
-        let is_compact = self.tail_fuel == 0;
+        let is_compact = !self.snapshots.has_tail();
         if !is_compact
             && self.may_export()
             && let Err(stopped) = self.take_snapshot().await

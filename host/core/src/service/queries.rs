@@ -112,8 +112,7 @@ impl Service {
         match self.journal.append(Record::Queries(Arc::new(record))) {
             // No answer waits for it: a query shows what was there before.
             Ok(_) => {
-                self.tail_fuel = self.tail_fuel.saturating_add(replay_fuel);
-                self.kept_replay_fuel = self.kept_replay_fuel.saturating_add(replay_fuel);
+                self.snapshots.note_kept(replay_fuel);
                 Ok(())
             }
             Err(error) => Err(self.stop(format!("queries could not be journalled: {error}"))),

@@ -1,5 +1,6 @@
 //! How a durable service begins, and how it is brought back from what its data directory holds.
 
+use super::snapshots::Snapshots;
 use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
 use crate::answers::{Answers, ForgottenTimes, KeptId};
 use crate::data::snapshot_writer::{RetainedSnapshot, SnapshotWriter};
@@ -168,9 +169,7 @@ impl Service {
         service.answers = answers;
         service.last_sequence = last_sequence;
         service.clock.pass(last_timestamp);
-        (service.snapshot, service.snapshot_record) = (snapshot, base.record());
-        service.tail_fuel = tail_fuel;
-        service.snapshot_fuel = fuel_used.saturating_sub(tail_fuel);
+        service.snapshots = Snapshots::new(snapshot, base.record(), fuel_used.saturating_sub(tail_fuel), tail_fuel);
         service.counts.replayed_transactions = replayed_transactions;
         service.counts.fuel_maintenance = fuel_used;
         for _ in 0..=service.answers.users() {
@@ -180,7 +179,7 @@ impl Service {
         service.emit(Event::Restored {
             vm: service.vm.id.clone(),
             sequence: service.last_sequence,
-            snapshot_sequence: service.snapshot.sequence(),
+            snapshot_sequence: service.snapshots.last().sequence(),
             replayed_transactions,
             took: start.elapsed(),
         });
@@ -193,7 +192,7 @@ impl Service {
         self.journal_event(Record::Opened { timestamp: self.service_time(), epoch: self.epoch });
         let events = self.events.sink();
         let (snapshot_writer, task) =
-            SnapshotWriter::new(directory, self.name.clone(), kept, self.snapshot.sequence(), events);
+            SnapshotWriter::new(directory, self.name.clone(), kept, self.snapshots.last().sequence(), events);
         self.snapshot_writer = Some(snapshot_writer);
         Box::pin(task)
     }

@@ -310,7 +310,7 @@ impl Service {
         match self.failover {
             FailoverMode::Direct => false,
             FailoverMode::Shadow => true,
-            FailoverMode::Auto => self.snapshot.state_bytes() > SHADOW_STATE_BYTES_MIN,
+            FailoverMode::Auto => self.snapshots.last().state_bytes() > SHADOW_STATE_BYTES_MIN,
         }
     }
 
@@ -320,7 +320,7 @@ impl Service {
             secret: self.secret,
             accepted_divergences: self.accepted_divergences.clone(),
             maintenance: self.context.maintenance,
-            export_needs: self.export_needs,
+            export_needs: self.snapshots.export_needs(),
         })
     }
 
@@ -336,7 +336,7 @@ impl Service {
         }
         // Queries that are not journalled yet come after what the shadow begins with, there as in the VM that serves.
         let through = self.journal.last_record();
-        let tail = match self.journal.tail(self.snapshot_record) {
+        let tail = match self.journal.tail(self.snapshots.record()) {
             Ok(tail) => (tail, through),
             Err(error) => {
                 self.shadow_lost(aim, &error.into());
@@ -355,7 +355,7 @@ impl Service {
         let permit = async move { fleet.maintenance_store().await };
         let at = (self.last_sequence, self.clock.last());
         let progress = Arc::new(Progress::default());
-        let snapshot = Arc::clone(&self.snapshot);
+        let snapshot = Arc::clone(self.snapshots.last());
         let of_round = Arc::clone(&progress);
         let round = tokio::spawn(bring_up(self.terms(), permit, snapshot, tail, at, exports, of_round));
         self.shadow = Some(Shadow {
@@ -368,8 +368,8 @@ impl Service {
             progress,
             // For the restores and the export, which are no replay, and slower beside the VM that serves than they were
             // by themselves.
-            free_fuel: self.snapshot_fuel.saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX),
-            kept_fuel_before: self.kept_replay_fuel,
+            free_fuel: self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX),
+            kept_fuel_before: self.snapshots.kept_fuel(),
             waiting: waiting.into_iter().collect(),
         });
     }
@@ -390,7 +390,7 @@ impl Service {
     /// Holds the VM that serves back while it runs away from its shadow.
     pub(super) async fn keep_pace(&mut self) {
         loop {
-            let kept_fuel = self.kept_replay_fuel;
+            let kept_fuel = self.snapshots.kept_fuel();
             let Some(shadow) = self.shadow.as_mut() else { return };
             let Some(awaited_fuel) = shadow.awaited_fuel(kept_fuel) else { return };
             let progress = Arc::clone(&shadow.progress);
@@ -448,7 +448,7 @@ impl Service {
                 let tail = (tail, through);
                 shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
                 shadow.progress = progress;
-                shadow.kept_fuel_before = self.kept_replay_fuel;
+                shadow.kept_fuel_before = self.snapshots.kept_fuel();
                 self.shadow = Some(shadow);
             }
         }
@@ -500,14 +500,7 @@ impl Service {
     /// Makes the snapshot that a shadow exported, and that is proven now, the one that the service goes back to.
     fn take_over_snapshot(&mut self, caught: &mut Caught, begun: Option<Begun>) {
         let (Some(Exported { snapshot, fuel }), Some(begun)) = (caught.exported.take(), begun) else { return };
-        self.counts.snapshots += 1;
-        // What was kept since it was exported is the tail now.
-        self.tail_fuel = self.tail_fuel.saturating_sub(begun.tail_fuel);
-        self.replayed_fuel = 0;
-        self.set_snapshot(snapshot, begun.record);
-        self.snapshot_fuel = fuel;
-        self.keep_snapshot(begun);
-        self.moved();
+        self.adopt_snapshot(snapshot, fuel, begun);
     }
 
     /// Makes the shadow's store the one that serves.

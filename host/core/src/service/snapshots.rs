@@ -1,23 +1,126 @@
 //! The snapshot that a service goes back to: when the next one is due, what its file will say, and how it takes the place of
 //! the one before.
+//!
+//! [`Snapshots`] is pure. What the service does with its journal and its snapshot writer is below.
 
 use super::{Service, TAIL_BYTES_MAX, TAIL_FUEL_MAX};
 use crate::answers::ForgottenTimes;
 use crate::data::snapshot_writer::SnapshotJob;
 use crate::journal::{Commit, Record};
 use crate::snapshot_file::{ResumePoint, SnapshotHeader};
+use lifeboat_api::meter::Resource;
 use lifeboat_journal::frame::RecordNumber;
+use lifeboat_vm::rehydrate::{ExportNeeds, INSTANTIATE_OVERHEAD_FUEL};
 use lifeboat_vm::snapshot::Snapshot;
 use std::sync::Arc;
 
+/// The last snapshot of a service that a restore has proven, what a replay from it costs, and what exports need. Costs are in
+/// fuel.
+pub(super) struct Snapshots {
+    last: Arc<Snapshot>,
+    /// The last record that is part of it.
+    record: RecordNumber,
+    /// What its export and its restore cost.
+    fuel: u64,
+    /// What replaying the transactions and queries since then would cost.
+    tail_fuel: u64,
+    /// What replaying all of them since the start would cost: it only grows.
+    kept_fuel: u64,
+    /// What rollbacks have replayed of the tail so far.
+    replayed_fuel: u64,
+    export_needs: ExportNeeds,
+}
+
+impl Snapshots {
+    /// Those of a service that goes back to `last`, of which `record` is the last that is part of it.
+    pub(super) fn new(last: Arc<Snapshot>, record: RecordNumber, fuel: u64, tail_fuel: u64) -> Self {
+        let export_needs = ExportNeeds::default();
+        Self { last, record, fuel, tail_fuel, kept_fuel: 0, replayed_fuel: 0, export_needs }
+    }
+
+    /// Those of a service at the beginning of its history.
+    pub(super) fn none() -> Self {
+        Self::new(Arc::new(Snapshot::empty()), RecordNumber(0), 0, 0)
+    }
+
+    /// The last snapshot that is proven.
+    pub(super) fn last(&self) -> &Arc<Snapshot> {
+        &self.last
+    }
+
+    /// The last record that is part of it.
+    pub(super) fn record(&self) -> RecordNumber {
+        self.record
+    }
+
+    /// What it cost.
+    pub(super) fn fuel(&self) -> u64 {
+        self.fuel
+    }
+
+    /// What replaying all that was kept since the start of the service would cost.
+    pub(super) fn kept_fuel(&self) -> u64 {
+        self.kept_fuel
+    }
+
+    /// Whether anything was kept since then.
+    pub(super) fn has_tail(&self) -> bool {
+        self.tail_fuel > 0
+    }
+
+    /// Whether replaying the tail, which takes `tail_bytes` of the journal, would cost so much that a snapshot is due.
+    pub(super) fn is_tail_long(&self, tail_bytes: u64) -> bool {
+        self.tail_fuel > TAIL_FUEL_MAX.max(self.fuel) || tail_bytes > TAIL_BYTES_MAX
+    }
+
+    /// Whether rollbacks have replayed as much of the tail as a snapshot costs.
+    pub(super) fn is_replayed_often(&self) -> bool {
+        self.replayed_fuel > self.fuel.max(INSTANTIATE_OVERHEAD_FUEL)
+    }
+
+    /// A transaction or queries were kept that cost `replay_fuel` to replay.
+    pub(super) fn note_kept(&mut self, replay_fuel: u64) {
+        self.tail_fuel = self.tail_fuel.saturating_add(replay_fuel);
+        self.kept_fuel = self.kept_fuel.saturating_add(replay_fuel);
+    }
+
+    /// A rollback has replayed the tail for `fuel`.
+    pub(super) fn note_replayed(&mut self, fuel: u64) {
+        self.replayed_fuel = self.replayed_fuel.saturating_add(fuel);
+    }
+
+    /// What the next export is to have.
+    pub(super) fn export_needs(&self) -> ExportNeeds {
+        self.export_needs
+    }
+
+    /// An export failed that `lacked` this, if it is known. The next one has more of it. Returns whether that is memory which
+    /// this one had not, as far as a slot has more.
+    pub(super) fn note_lacked(&mut self, lacked: Option<Resource>, has_slot_more: bool) -> bool {
+        let was_large = self.export_needs.is_large;
+        self.export_needs.is_large |= lacked == Some(Resource::Memory);
+        self.export_needs.is_long |= lacked == Some(Resource::Cpu);
+        self.export_needs.is_large && !was_large && has_slot_more
+    }
+
+    /// `snapshot` is proven, and cost `fuel`. Of the tail remains what was kept since it was begun. Returns the one before.
+    fn replace(&mut self, snapshot: Arc<Snapshot>, fuel: u64, begun: &Begun) -> Arc<Snapshot> {
+        self.record = begun.record;
+        self.fuel = fuel;
+        self.tail_fuel = self.tail_fuel.saturating_sub(begun.tail_fuel);
+        self.replayed_fuel = 0;
+        std::mem::replace(&mut self.last, snapshot)
+    }
+}
+
 /// A snapshot that was begun: the last record that is part of it, and what goes with it.
 pub(super) struct Begun {
-    pub(super) record: RecordNumber,
+    record: RecordNumber,
     commit: Commit,
     resume_point: ResumePoint,
     forgotten: ForgottenTimes,
     /// What the tail cost that it makes superfluous.
-    pub(super) tail_fuel: u64,
+    tail_fuel: u64,
 }
 
 impl Service {
@@ -28,7 +131,7 @@ impl Service {
         Begun {
             record: self.journal.last_record(),
             commit: self.last_commit.clone(),
-            tail_fuel: self.tail_fuel,
+            tail_fuel: self.snapshots.tail_fuel,
             resume_point: ResumePoint {
                 vm_number: self.vm.id.number,
                 size: self.vm.size.name.clone(),
@@ -42,36 +145,93 @@ impl Service {
         }
     }
 
+    /// Makes `snapshot`, which a restore has proven, the one that the service goes back to, and gives up what only replays up
+    /// to it needed. That and the snapshot before are dropped where nobody waits: some megabytes of either take milliseconds.
+    /// The export and the restore cost `fuel`.
+    pub(super) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>, fuel: u64, begun: Begun) {
+        self.counts.snapshots += 1;
+        let forgotten = self.journal.forget_tail(begun.record);
+        let before = self.snapshots.replace(snapshot, fuel, &begun);
+        if !forgotten.is_empty() || before.state_bytes() > 0 {
+            tokio::task::spawn_blocking(move || drop((forgotten, before)));
+        }
+        self.keep_snapshot(begun);
+        self.moved();
+    }
+
     /// Has a proven snapshot written, if the service is durable.
-    pub(super) fn keep_snapshot(&self, begun: Begun) {
+    fn keep_snapshot(&self, begun: Begun) {
         let Some(snapshot_writer) = &self.snapshot_writer else { return };
         let Begun { record, commit, resume_point, forgotten, .. } = begun;
+        let snapshot = Arc::clone(self.snapshots.last());
         let header = SnapshotHeader {
             service: self.name.clone(),
             workload_hash: *self.program.workload().hash.as_bytes(),
-            state_version: self.snapshot.state_version(),
-            sequence: self.snapshot.sequence(),
-            timestamp: self.snapshot.timestamp(),
+            state_version: snapshot.state_version(),
+            sequence: snapshot.sequence(),
+            timestamp: snapshot.timestamp(),
             record,
             resume_point,
             sections: Vec::new(),
         };
-        snapshot_writer.keep(SnapshotJob { snapshot: Arc::clone(&self.snapshot), header, forgotten, commit });
+        snapshot_writer.keep(SnapshotJob { snapshot, header, forgotten, commit });
     }
+}
 
-    pub(super) fn is_tail_long(&self) -> bool {
-        self.tail_fuel > TAIL_FUEL_MAX.max(self.snapshot_fuel) || self.journal.tail_bytes() > TAIL_BYTES_MAX
-    }
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use lifeboat_api::id::Epoch;
 
-    /// Makes `snapshot`, of which `record` is the last that is part of it, the one that the service goes back to, and gives
-    /// up what only replays up to it needed. That and the snapshot before are dropped where nobody waits: some megabytes of
-    /// either take milliseconds.
-    pub(super) fn set_snapshot(&mut self, snapshot: Arc<Snapshot>, record: RecordNumber) {
-        let forgotten = self.journal.forget_tail(record);
-        self.snapshot_record = record;
-        let before = std::mem::replace(&mut self.snapshot, snapshot);
-        if !forgotten.is_empty() || before.state_bytes() > 0 {
-            tokio::task::spawn_blocking(move || drop((forgotten, before)));
+    fn begun(snapshots: &Snapshots, record: u64) -> Begun {
+        Begun {
+            record: RecordNumber(record),
+            commit: Commit::done(),
+            tail_fuel: snapshots.tail_fuel,
+            resume_point: ResumePoint {
+                vm_number: 1,
+                size: "small".into(),
+                fuel_used: 0,
+                epoch: Epoch::default(),
+                first_answer: RecordNumber(1),
+                forgotten_id_time: None,
+            },
+            forgotten: ForgottenTimes::default(),
         }
+    }
+
+    #[test]
+    fn a_snapshot_is_due_once_the_tail_costs_more_than_the_last_one() {
+        let mut snapshots = Snapshots::new(Arc::new(Snapshot::empty()), RecordNumber(0), 2 * TAIL_FUEL_MAX, 0);
+        snapshots.note_kept(2 * TAIL_FUEL_MAX);
+        assert!(!snapshots.is_tail_long(TAIL_BYTES_MAX));
+        assert!(snapshots.is_tail_long(TAIL_BYTES_MAX + 1));
+        snapshots.note_kept(1);
+        assert!(snapshots.is_tail_long(0));
+    }
+
+    #[test]
+    fn what_was_kept_since_a_snapshot_was_begun_is_the_tail_after_it() {
+        let mut snapshots = Snapshots::none();
+        snapshots.note_kept(700);
+        let begun = begun(&snapshots, 7);
+        snapshots.note_kept(30);
+        snapshots.note_replayed(u64::MAX);
+        assert!(snapshots.is_replayed_often());
+        snapshots.replace(Arc::new(Snapshot::empty()), 5, &begun);
+        assert_eq!((snapshots.tail_fuel, snapshots.kept_fuel), (30, 730));
+        assert_eq!((snapshots.record(), snapshots.fuel()), (RecordNumber(7), 5));
+        assert!(snapshots.has_tail() && !snapshots.is_replayed_often());
+    }
+
+    #[test]
+    fn an_export_that_lacked_memory_is_repeated_once_and_only_on_more() {
+        let mut snapshots = Snapshots::none();
+        assert!(!snapshots.note_lacked(None, true));
+        assert!(!snapshots.note_lacked(Some(Resource::Cpu), true), "it gets more fuel the next time");
+        assert_eq!(snapshots.export_needs(), ExportNeeds { is_large: false, is_long: true });
+        assert!(snapshots.note_lacked(Some(Resource::Memory), true));
+        assert!(!snapshots.note_lacked(Some(Resource::Memory), true), "it had all that there is");
+        assert!(!Snapshots::none().note_lacked(Some(Resource::Memory), false));
     }
 }
