@@ -21,6 +21,7 @@
 mod backoff;
 mod clock;
 mod conditions;
+mod counters;
 mod gate;
 mod handle;
 mod logs;
@@ -56,12 +57,13 @@ use crate::journal::{Commit, Journal, JournalError, Record, TransactionRecord};
 use crate::vm::Vm;
 use clock::ServiceClock;
 use conditions::Conditions;
+use counters::Counters;
 use gate::EventGate;
 use handle::{LOOKS_MAX, Message, ORDERS_MAX, Order};
 use lifeboat_api::clock::{Clock, Timestamp};
 use lifeboat_api::event::{Event, EventSink, FailoverCause, SlaFailure, Triggered};
 use lifeboat_api::id::{Epoch, Sequence, VmId};
-use lifeboat_api::meter::{Meter, Resource, Usage};
+use lifeboat_api::meter::{Resource, Usage};
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_api::sla::FailoverMode;
@@ -182,21 +184,11 @@ pub(crate) struct Service {
     logs: LogBucket,
     last_sequence: Sequence,
     clock: ServiceClock,
-    /// Queries that were given an id, since the service was started.
-    queries_named: u64,
-    /// Requests that came so far, denied ones included: what waiting is counted in.
-    requests: u64,
     /// Of the last record.
     last_commit: Commit,
     snapshots: Snapshots,
     /// Queries that the instance has seen, and the journal has not.
     queries: PendingQueries,
-    /// Charged to this VM, and not yet written with a transaction.
-    query_fuel_used: u64,
-    /// What rollbacks after failed requests cost so far.
-    rollback_fuel: u64,
-    /// What remained of deadlines that were missed, as fuel: a nanosecond is one.
-    missed_deadlines_fuel: u64,
     misses: DeadlineMisses,
     /// What the times of `misses` count from.
     created: Instant,
@@ -205,7 +197,7 @@ pub(crate) struct Service {
     forced_by: Option<Name>,
     /// The last failover that the request which is being performed caused.
     triggered: Option<Triggered>,
-    counts: Counts,
+    counters: Counters,
 }
 
 impl Service {
@@ -223,13 +215,8 @@ impl Service {
         let instance = Instance::create(&spec.program, spec.secret, context.maintenance.allowance())
             .await
             .map_err(|error| LaunchError::Instantiate { name: spec.name.clone(), error })?;
-        let vm = Vm {
-            id: VmId { service: spec.name.clone(), number: 1 },
-            size: Arc::clone(&spec.size),
-            meter: Meter::new(spec.size.fuel, spec.size.memory_bytes, instance.memory_bytes()),
-            lease,
-            instance,
-        };
+        let id = VmId { service: spec.name.clone(), number: 1 };
+        let vm = Vm::new(id, Arc::clone(&spec.size), lease, instance);
         Ok(Self::new(spec, context, journal, vm))
     }
 
@@ -261,20 +248,15 @@ impl Service {
             logs: LogBucket::new(began.monotonic),
             last_sequence: Sequence(0),
             clock: ServiceClock::new(began),
-            queries_named: 0,
-            requests: 0,
             last_commit: Commit::done(),
             snapshots: Snapshots::none(),
             queries: PendingQueries::default(),
-            query_fuel_used: 0,
-            rollback_fuel: 0,
-            missed_deadlines_fuel: 0,
             misses: DeadlineMisses::default(),
             created: Instant::now(),
             conditions: Conditions::default(),
             forced_by: None,
             triggered: None,
-            counts: Counts::default(),
+            counters: Counters::default(),
         }
     }
 
@@ -337,10 +319,10 @@ impl Service {
                     && let Some(Queued { incarnation, request, reply }) = queue.next_of_turn()
                 {
                     self.advance_ready_shadow().await;
-                    let before = self.burnt_fuel();
+                    let before = self.counters.burnt_fuel();
                     let caller = Caller { user: user.clone(), incarnation };
                     self.perform(caller, request, reply).await;
-                    turn.cost += self.burnt_fuel().saturating_sub(before) + REQUEST_FUEL;
+                    turn.cost += self.counters.burnt_fuel().saturating_sub(before) + REQUEST_FUEL;
                 }
                 queue.end_turn(&mut turn);
             }
@@ -351,13 +333,6 @@ impl Service {
         if self.shadow.as_ref().is_some_and(Shadow::is_ready) {
             self.advance_shadow().await;
         }
-    }
-
-    /// What requests have cost so far, as fuel: that of all attempts, of the replays after those that failed, and the rest
-    /// of a deadline that was missed. It only grows.
-    fn burnt_fuel(&self) -> u64 {
-        let counts = &self.counts;
-        counts.fuel_charged + counts.fuel_rolled_back + self.rollback_fuel + self.missed_deadlines_fuel
     }
 
     /// Polls briefly for the next request of a lone client, which sends each once the last one is durable and spends most of
@@ -473,7 +448,7 @@ impl Service {
     /// The path of a transaction or query, from dedupe to what follows from it.
     async fn perform(&mut self, caller: Caller, request: Request, reply: ReplySender) {
         let Some(reply) = reply.reserve(&self.name) else { return };
-        self.requests += 1;
+        self.counters.request();
         self.triggered = None;
         let id = request.id.as_ref().filter(|_| request.kind == Kind::Transaction);
         let key = id.map(|id| IdKey::new(&caller.user, caller.incarnation, id));
@@ -623,10 +598,7 @@ impl Service {
         // No other id that the service makes up for a transaction that is kept is the same, also after a restart.
         let id = id.unwrap_or_else(|| match kind {
             Kind::Transaction => format!("host-{sequence}"),
-            Kind::Query => {
-                self.queries_named += 1;
-                format!("query-{}", self.queries_named)
-            }
+            Kind::Query => format!("query-{}", self.counters.name_query()),
         });
         let timestamp = self.next_timestamp();
         let Caller { user, incarnation } = caller;
@@ -656,7 +628,7 @@ impl Service {
         let lines = self.vm.instance.take_log();
         if !lines.is_empty() {
             let passed = self.logs.pass(lines, self.events.room(), self.context.clock.monotonic());
-            self.counts.log_lines_dropped += passed.dropped_lines;
+            self.counters.dropped_lines(passed.dropped_lines);
             for line in passed.lines {
                 self.emit(Event::Log { service: self.name.clone(), line });
             }
@@ -669,15 +641,16 @@ impl Service {
         let Attempt { answer, fuel_used } = attempt;
         self.clock.pass(work.timestamp);
         if answer.is_kept() {
-            self.vm.meter.charge(fuel_used, self.vm.instance.memory_bytes());
-            self.counts.fuel_charged += fuel_used;
+            match work.kind {
+                Kind::Transaction => self.vm.charge(fuel_used),
+                Kind::Query => self.vm.charge_query(fuel_used),
+            }
+            self.counters.charged(fuel_used);
         } else {
-            self.counts.fuel_rolled_back += fuel_used;
+            self.counters.rolled_back(fuel_used);
         }
         if let Answer::Failed(Cause::Deadline { deadline }) = &answer {
-            let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
-            let rest = nanoseconds.saturating_sub(fuel_used);
-            self.missed_deadlines_fuel = self.missed_deadlines_fuel.saturating_add(rest);
+            self.counters.missed_deadline(*deadline, fuel_used);
         }
         self.note_deadline(work, matches!(answer, Answer::Failed(Cause::Deadline { .. })));
         let reply = Reply {
@@ -698,7 +671,6 @@ impl Service {
             Kind::Transaction => self.journal_transaction(work, &reply)?,
             Kind::Query => {
                 if reply.answer.is_kept() {
-                    self.query_fuel_used += fuel_used;
                     self.note_query(work, &reply);
                 }
                 // It shows a state that may not be durable yet.
@@ -724,7 +696,7 @@ impl Service {
             body: work.body.clone(),
             answer: reply.answer.clone(),
             fuel_used: reply.fuel_used,
-            query_fuel_used: std::mem::take(&mut self.query_fuel_used),
+            query_fuel_used: self.vm.take_unwritten_fuel(),
         };
         let answer_bytes = self.journal.answer_bytes(&record);
         let commit = match self.journal.append(Record::Transaction(Arc::new(record))) {
@@ -790,12 +762,12 @@ impl Service {
 
     /// Whether the state may be exported now: not while exports are left alone after some failed.
     fn may_export(&self) -> bool {
-        self.conditions.may_export(self.requests)
+        self.conditions.may_export(self.counters.requests())
     }
 
     /// Whether a failover for the sake of `resource` may be tried now.
     fn may_fail_over(&self, resource: Resource) -> bool {
-        self.conditions.may_fail_over(resource, self.requests)
+        self.conditions.may_fail_over(resource, self.counters.requests())
     }
 
     /// Records that the SLA failed.
@@ -875,7 +847,7 @@ impl Service {
             unmovable: self.conditions.unmovable().map(str::to_owned),
             journal: self.conditions.journal(&self.vm.id, self.journal.held_bytes()),
             stopped: self.conditions.stopped().map(str::to_owned),
-            counts: self.counts,
+            counts: self.counters.counts(),
         }
     }
 

@@ -12,8 +12,60 @@ pub(crate) struct Vm {
     pub(crate) id: VmId,
     pub(crate) size: Arc<Size>,
     pub(crate) meter: Meter,
+    /// Fuel charged to the meter for queries that no transaction's record states yet.
+    unwritten_fuel: u64,
     // This is before the lease because fields are dropped in order: the store is gone before its slot is released.
     pub(crate) instance: Instance,
     /// The VM's slot on its machine.
     pub(crate) lease: Lease,
+}
+
+impl Vm {
+    /// A VM with a full tank.
+    pub(crate) fn new(id: VmId, size: Arc<Size>, lease: Lease, instance: Instance) -> Self {
+        let meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
+        Self { id, size, meter, unwritten_fuel: 0, instance, lease }
+    }
+
+    /// Becomes the next VM of its service, of `size` and with a full tank, around the same store.
+    pub(crate) fn renew(&mut self, size: Arc<Size>) {
+        self.id.number += 1;
+        self.meter = Meter::new(size.fuel, size.memory_bytes, self.instance.memory_bytes());
+        self.size = size;
+        self.unwritten_fuel = 0;
+    }
+
+    /// Goes on in another store, with the same tank. Returns the store before.
+    #[must_use]
+    pub(crate) fn replace_instance(&mut self, instance: Instance) -> Instance {
+        let old = std::mem::replace(&mut self.instance, instance);
+        self.observe_memory();
+        old
+    }
+
+    /// Notes how much memory the store takes.
+    pub(crate) fn observe_memory(&mut self) {
+        self.meter.observe_memory(self.instance.memory_bytes());
+    }
+
+    /// Takes what kept work burnt out of the tank.
+    pub(crate) fn charge(&mut self, fuel_used: u64) {
+        self.meter.charge(fuel_used, self.instance.memory_bytes());
+    }
+
+    /// The same for a query, whose fuel is written with the next transaction.
+    pub(crate) fn charge_query(&mut self, fuel_used: u64) {
+        self.charge(fuel_used);
+        self.unwritten_fuel += fuel_used;
+    }
+
+    /// What queries burnt since the last transaction: it is written now.
+    pub(crate) fn take_unwritten_fuel(&mut self) -> u64 {
+        std::mem::take(&mut self.unwritten_fuel)
+    }
+
+    /// What is written of the fuel that was charged.
+    pub(crate) fn written_fuel(&self) -> u64 {
+        self.meter.cpu.used.saturating_sub(self.unwritten_fuel)
+    }
 }

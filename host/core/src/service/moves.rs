@@ -10,7 +10,7 @@ use crate::failover::Decision;
 use crate::fleet::NoRoom;
 use crate::journal::Record;
 use lifeboat_api::event::{Event, Failover, FailoverCause, Triggered};
-use lifeboat_api::meter::{Meter, Resource, Usage};
+use lifeboat_api::meter::{Resource, Usage};
 use lifeboat_api::size::Size;
 use lifeboat_api::transaction::{Answer, Cause, Denial};
 use lifeboat_vm::instance::{Attempt, Instance, MoveError};
@@ -41,13 +41,12 @@ impl Service {
     /// Repeated rollbacks do not replay the same tail again and again: once they have replayed as much as a snapshot
     /// would cost, one is taken.
     pub(super) async fn roll_back(&mut self) -> Result<(), Stopped> {
-        self.counts.rollbacks += 1;
+        let begun = self.counters.begin_rollback();
         if self.adopt_shadow().await {
             return Ok(());
         }
-        let before = self.counts.fuel_maintenance;
         let brought_back = self.bring_back().await;
-        self.rollback_fuel += self.counts.fuel_maintenance - before;
+        self.counters.end_rollback(begun);
         brought_back?;
         if self.snapshots.is_replayed_often() && self.may_export() {
             self.snapshot_soon().await?;
@@ -75,8 +74,7 @@ impl Service {
         let Rehydrated { instance, replayed_transactions, replayed_queries, fuel_used, .. } =
             rehydrate(self.replay_context(), self.snapshots.last(), &tail).await?;
         self.adopt(instance, permit);
-        self.counts.replayed_transactions += replayed_transactions;
-        self.counts.fuel_maintenance += fuel_used;
+        self.counters.replayed(replayed_transactions, fuel_used);
         let replayed_calls = replayed_transactions + replayed_queries;
         if replayed_calls > 0 {
             self.snapshots.note_replayed(fuel_used + replayed_calls * REPLAY_OVERHEAD_FUEL);
@@ -119,11 +117,11 @@ impl Service {
             Err(error) => return self.not_moved(error).await,
         };
         let permit = self.context.fleet.maintenance_store().await;
-        self.counts.fuel_maintenance += export_fuel;
+        self.counters.maintained(export_fuel);
         let restored = restore(self.replay_context(), &snapshot).await;
         match restored {
             Ok(Rehydrated { instance, fuel_used, .. }) => {
-                self.counts.fuel_maintenance += fuel_used;
+                self.counters.maintained(fuel_used);
                 self.adopt(instance, permit);
                 self.adopt_snapshot(snapshot, export_fuel + fuel_used + INSTANTIATE_OVERHEAD_FUEL, begun);
                 Ok(Moved::Fresh)
@@ -167,7 +165,7 @@ impl Service {
     }
 
     pub(super) fn become_unmovable(&mut self, reason: String) {
-        let due = self.conditions.export_failed(&self.vm.id, reason, self.requests);
+        let due = self.conditions.export_failed(&self.vm.id, reason, self.counters.requests());
         self.report(due);
     }
 
@@ -181,7 +179,7 @@ impl Service {
             Ok(replayed_transactions) => Ok(Moved::Rehydrated(replayed_transactions)),
             Err(_) => {
                 // The old store goes on, grown by what `snapshot` took.
-                self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
+                self.vm.observe_memory();
                 Ok(Moved::Not)
             }
         }
@@ -190,10 +188,9 @@ impl Service {
     /// Makes `instance` the one that serves. The old store is dropped afterwards and elsewhere: that can take
     /// milliseconds, and it holds its place in the maintenance pool until then.
     pub(super) fn adopt(&mut self, instance: Instance, permit: tokio::sync::OwnedSemaphorePermit) {
-        let old = std::mem::replace(&mut self.vm.instance, instance);
+        let old = self.vm.replace_instance(instance);
         // It has seen what the journal has, and no more.
         self.queries.forget();
-        self.vm.meter.observe_memory(self.vm.instance.memory_bytes());
         tokio::task::spawn_blocking(move || {
             drop(old);
             drop(permit);
@@ -261,14 +258,11 @@ impl Service {
         let from_machine = self.vm.lease.machine().clone();
         self.context.fleet.replace(&mut self.vm.lease, &size)?;
         let fuel_used = self.vm.meter.cpu.used;
-        self.vm.id.number += 1;
-        self.vm.meter = Meter::new(size.fuel, size.memory_bytes, self.vm.instance.memory_bytes());
         if size.deadline > self.vm.size.deadline {
             // That is what who missed it is told to do.
             self.misses = DeadlineMisses::default();
         }
-        self.vm.size = size;
-        self.query_fuel_used = 0;
+        self.vm.renew(size);
         let failover = Failover {
             cause,
             from,
@@ -291,7 +285,7 @@ impl Service {
     }
 
     pub(super) fn degrade(&mut self, cause: FailoverCause, reason: String) {
-        let due = self.conditions.failover_failed(&self.vm.id, cause, reason, self.requests);
+        let due = self.conditions.failover_failed(&self.vm.id, cause, reason, self.counters.requests());
         self.report(due);
     }
 
@@ -318,14 +312,14 @@ impl Service {
         }
         let had_full_tank = self.vm.meter.cpu.used == 0;
         let memory_before_bytes = self.vm.meter.memory.used;
-        let replayed_before = self.counts.replayed_transactions;
+        let replayed_before = self.counters.counts().replayed_transactions;
         let vm_number = self.vm.id.number;
         self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         let mut exhausted = resource;
         let mut last = attempt;
         if self.vm.id.number != vm_number && resource == Resource::Cpu {
             // It went on in the fresh VM of a failover that was under way, which has a full tank.
-            self.counts.fuel_rolled_back += last.fuel_used;
+            self.counters.rolled_back(last.fuel_used);
             let size = Arc::clone(&self.vm.size);
             last = self.attempt(work, self.vm.meter.cpu.remaining(), &size).await;
             match &last.answer {
@@ -348,16 +342,16 @@ impl Service {
             if self.vm.instance.is_dead() {
                 self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
             }
-            self.counts.fuel_rolled_back += last.fuel_used;
+            self.counters.rolled_back(last.fuel_used);
             // What follows is work again: the service stood still until here.
             let pause = start.elapsed();
-            let replayed = self.counts.replayed_transactions - replayed_before;
+            let replayed = self.counters.counts().replayed_transactions - replayed_before;
             last = self.attempt(work, size.fuel, &size).await;
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
                     if let Err(no_room) = self.promote(exhausted.into(), size, replayed, pause) {
                         // It was kept on resources that the service does not get: undo it.
-                        self.counts.fuel_rolled_back += last.fuel_used;
+                        self.counters.rolled_back(last.fuel_used);
                         self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
                         return Err(self.degraded_denial(no_room.to_string()));
                     }

@@ -11,7 +11,6 @@ use crate::vm::Vm;
 use futures::future::BoxFuture;
 use lifeboat_api::event::Event;
 use lifeboat_api::id::{Sequence, VmId};
-use lifeboat_api::meter::Meter;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::Size;
 use lifeboat_journal::frame::RecordNumber;
@@ -119,11 +118,10 @@ impl Service {
         let resume_point = found.resume_point(&base, found.records_after(&base));
         let size = spec.sizes.iter().chain([&spec.size]).find(|size| size.name == resume_point.size).cloned();
         let size: Arc<Size> = size.ok_or(RecoverError::Size { size: resume_point.size })?;
-        let mut meter = Meter::new(size.fuel, size.memory_bytes, instance.memory_bytes());
-        meter.charge(resume_point.fuel_used, instance.memory_bytes());
         let lease = context.fleet.place(&size).map_err(LaunchError::NoRoom)?;
         let id = VmId { service: spec.name.clone(), number: resume_point.vm_number };
-        let vm = Vm { id, size, meter, lease, instance };
+        let mut vm = Vm::new(id, size, lease, instance);
+        vm.charge(resume_point.fuel_used);
         let of_snapshot = (snapshot.sequence(), snapshot.timestamp());
         let (last_sequence, last_timestamp) =
             last_transaction(&found.records).map_or(of_snapshot, |last| last.max(of_snapshot));
@@ -170,8 +168,7 @@ impl Service {
         service.last_sequence = last_sequence;
         service.clock.pass(last_timestamp);
         service.snapshots = Snapshots::new(snapshot, base.record(), fuel_used.saturating_sub(tail_fuel), tail_fuel);
-        service.counts.replayed_transactions = replayed_transactions;
-        service.counts.fuel_maintenance = fuel_used;
+        service.counters.replayed(replayed_transactions, fuel_used);
         for _ in 0..=service.answers.users() {
             service.forget_old_answers(service.moment());
         }

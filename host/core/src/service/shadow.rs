@@ -427,8 +427,8 @@ impl Service {
         match shadow.aim {
             // Restored, and what was kept meanwhile replayed with equal replies: it is proven.
             Aim::Snapshot if tail.is_empty() || shadow.rounds > 1 => {
-                self.counts.fuel_maintenance += caught.rehydrated.fuel_used;
-                self.counts.replayed_transactions += caught.rehydrated.replayed_transactions;
+                let Rehydrated { replayed_transactions, fuel_used, .. } = caught.rehydrated;
+                self.counters.replayed(replayed_transactions, fuel_used);
                 self.take_over_snapshot(&mut caught, shadow.begun.take());
                 drop_elsewhere(caught);
                 self.tell_waiting(std::mem::take(&mut shadow.waiting));
@@ -506,8 +506,7 @@ impl Service {
     /// Makes the shadow's store the one that serves.
     fn take_over(&mut self, caught: Caught) -> u64 {
         let Caught { rehydrated: Rehydrated { instance, replayed_transactions, fuel_used, .. }, permit, .. } = caught;
-        self.counts.replayed_transactions += replayed_transactions;
-        self.counts.fuel_maintenance += fuel_used;
+        self.counters.replayed(replayed_transactions, fuel_used);
         self.adopt(instance, permit);
         replayed_transactions
     }
@@ -527,7 +526,7 @@ impl Service {
         match aim {
             Aim::Snapshot => self.become_unmovable(reason),
             Aim::FailOver(cause) => {
-                let due = self.conditions.shadow_failed(&self.vm.id, cause, reason, self.requests);
+                let due = self.conditions.shadow_failed(&self.vm.id, cause, reason, self.counters.requests());
                 self.report(due);
             }
         }

@@ -136,7 +136,7 @@ impl Service {
                 vm_number: self.vm.id.number,
                 size: self.vm.size.name.clone(),
                 // What queries were charged since the last transaction comes with the next.
-                fuel_used: self.vm.meter.cpu.used.saturating_sub(self.query_fuel_used),
+                fuel_used: self.vm.written_fuel(),
                 epoch: self.epoch,
                 first_answer: self.journal.first_answer(),
                 forgotten_id_time: forgotten.past.newest(),
@@ -149,7 +149,7 @@ impl Service {
     /// to it needed. That and the snapshot before are dropped where nobody waits: some megabytes of either take milliseconds.
     /// The export and the restore cost `fuel`.
     pub(super) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>, fuel: u64, begun: Begun) {
-        self.counts.snapshots += 1;
+        self.counters.snapshot();
         let forgotten = self.journal.forget_tail(begun.record);
         let before = self.snapshots.replace(snapshot, fuel, &begun);
         if !forgotten.is_empty() || before.state_bytes() > 0 {
