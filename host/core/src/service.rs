@@ -161,15 +161,33 @@ impl Work {
     }
 }
 
+/// What every replay of a service's history needs beside that history. It stays the same for as long as the service runs.
+struct ReplayTerms {
+    program: Arc<Program>,
+    secret: [u8; 32],
+    accepted_divergences: BTreeSet<Sequence>,
+    maintenance: Maintenance,
+}
+
+impl ReplayTerms {
+    /// On whose behalf states are brought back.
+    fn context(&self) -> ReplayContext<'_> {
+        ReplayContext {
+            program: &self.program,
+            secret: &self.secret,
+            accepted_divergences: &self.accepted_divergences,
+            maintenance: self.maintenance,
+        }
+    }
+}
+
 /// Owned by its task alone.
 pub(crate) struct Service {
     name: Name,
-    program: Arc<Program>,
+    terms: Arc<ReplayTerms>,
     policy: Policy,
     failover: FailoverMode,
-    secret: [u8; 32],
     epoch: Epoch,
-    accepted_divergences: BTreeSet<Sequence>,
     deduplication_window: DeduplicationWindow,
     sabotage: Option<Sabotage>,
     context: ServiceContext,
@@ -228,14 +246,18 @@ impl Service {
         sizes.sort_by_key(|size| size.memory_bytes);
         let began = context.clock.read();
         let events = EventGate::new(Arc::clone(&context.events));
+        let terms = ReplayTerms {
+            program: spec.program,
+            secret: spec.secret,
+            accepted_divergences: spec.accepted_divergences,
+            maintenance: context.maintenance,
+        };
         Self {
             name: spec.name,
-            program: spec.program,
+            terms: Arc::new(terms),
             policy: Policy { thresholds: spec.thresholds, sizes },
             failover: spec.failover,
-            secret: spec.secret,
             epoch: spec.epoch,
-            accepted_divergences: spec.accepted_divergences,
             deduplication_window: spec.deduplication_window,
             sabotage: spec.sabotage,
             context,
@@ -790,16 +812,6 @@ impl Service {
         match self.journal.append(record) {
             Ok(commit) => self.last_commit = commit,
             Err(error) => drop(self.stop(format!("an event could not be journalled: {error}"))),
-        }
-    }
-
-    /// On whose behalf states are brought back.
-    fn replay_context(&self) -> ReplayContext<'_> {
-        ReplayContext {
-            program: &self.program,
-            secret: &self.secret,
-            accepted_divergences: &self.accepted_divergences,
-            maintenance: self.context.maintenance,
         }
     }
 

@@ -72,7 +72,7 @@ impl Service {
         let tail = self.journal.tail(self.snapshots.record())?;
         let permit = self.context.fleet.maintenance_store().await;
         let Rehydrated { instance, replayed_transactions, replayed_queries, fuel_used, .. } =
-            rehydrate(self.replay_context(), self.snapshots.last(), &tail).await?;
+            rehydrate(self.terms.context(), self.snapshots.last(), &tail).await?;
         self.adopt(instance, permit);
         self.counters.replayed(replayed_transactions, fuel_used);
         let replayed_calls = replayed_transactions + replayed_queries;
@@ -118,7 +118,7 @@ impl Service {
         };
         let permit = self.context.fleet.maintenance_store().await;
         self.counters.maintained(export_fuel);
-        let restored = restore(self.replay_context(), &snapshot).await;
+        let restored = restore(self.terms.context(), &snapshot).await;
         match restored {
             Ok(Rehydrated { instance, fuel_used, .. }) => {
                 self.counters.maintained(fuel_used);

@@ -14,20 +14,18 @@
 
 use super::handle::Order;
 use super::snapshots::Begun;
-use super::{Service, TAIL_FUEL_MAX};
+use super::{ReplayTerms, Service, TAIL_FUEL_MAX};
 use crate::journal::TailEntry;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::id::Sequence;
 use lifeboat_api::sla::FailoverMode;
 use lifeboat_journal::frame::RecordNumber;
-use lifeboat_vm::engine::{Program, joined};
+use lifeboat_vm::engine::joined;
 use lifeboat_vm::rehydrate::{
-    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, Maintenance, RehydrateError, Rehydrated, ReplayContext, rehydrate,
-    replay_fuel, restore,
+    ExportNeeds, INSTANTIATE_OVERHEAD_FUEL, RehydrateError, Rehydrated, rehydrate, replay_fuel, restore,
 };
 use lifeboat_vm::snapshot::Snapshot;
-use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -148,26 +146,6 @@ struct Exported {
     fuel: u64,
 }
 
-/// All that a round needs, since it outlives every borrow of the service.
-struct Terms {
-    program: Arc<Program>,
-    secret: [u8; 32],
-    accepted_divergences: BTreeSet<Sequence>,
-    maintenance: Maintenance,
-    export_needs: ExportNeeds,
-}
-
-impl Terms {
-    fn replay_context(&self) -> ReplayContext<'_> {
-        ReplayContext {
-            program: &self.program,
-            secret: &self.secret,
-            accepted_divergences: &self.accepted_divergences,
-            maintenance: self.maintenance,
-        }
-    }
-}
-
 impl Drop for Shadow {
     fn drop(&mut self) {
         self.round.abort();
@@ -233,36 +211,35 @@ impl Restraint {
     }
 }
 
-/// The first round: brings up a VM, and if `at` says so exports its state there and goes on in one restored from that.
+/// The first round: brings up a VM. With `exports` it exports the state there, which is that after `at`, and goes on in a VM
+/// restored from that.
 async fn bring_up(
-    terms: Arc<Terms>,
+    terms: Arc<ReplayTerms>,
     permit: impl Future<Output = OwnedSemaphorePermit>,
     snapshot: Arc<Snapshot>,
     (tail, through): (Vec<TailEntry>, RecordNumber),
     at: (Sequence, Timestamp),
-    exports: bool,
+    exports: Option<ExportNeeds>,
     progress: Arc<Progress>,
 ) -> Result<Caught, RehydrateError> {
     let permit = permit.await;
-    let mut rehydrated = restore(terms.replay_context(), &snapshot).await?;
+    let mut rehydrated = restore(terms.context(), &snapshot).await?;
     match replay_in_parts(&terms, &mut rehydrated, &tail, &progress).await {
         // A transaction whose divergence was accepted is to be left out: from the start.
-        Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.replay_context(), &snapshot, &tail).await?,
+        Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.context(), &snapshot, &tail).await?,
         replayed => replayed?,
     }
     let mut exported = None;
-    if exports {
+    if let Some(needs) = exports {
         let (sequence, timestamp) = at;
-        let (snapshot, export_fuel) = rehydrated
-            .instance
-            .snapshot(sequence, timestamp, terms.maintenance.export_allowance(terms.export_needs))
-            .await?;
+        let (snapshot, export_fuel) =
+            rehydrated.instance.snapshot(sequence, timestamp, terms.maintenance.export_allowance(needs)).await?;
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
         let replayed_queries = rehydrated.replayed_queries;
         // It has grown by the export, and its place in the pool is needed.
         drop(rehydrated);
-        let mut restored = restore(terms.replay_context(), &snapshot).await?;
+        let mut restored = restore(terms.context(), &snapshot).await?;
         let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
         exported = Some(Exported { snapshot, fuel });
         restored.fuel_used += fuel_used + export_fuel;
@@ -274,7 +251,7 @@ async fn bring_up(
 
 /// A later round: replays what was kept since.
 async fn catch_up(
-    terms: Arc<Terms>,
+    terms: Arc<ReplayTerms>,
     mut caught: Caught,
     (tail, through): (Vec<TailEntry>, RecordNumber),
     progress: Arc<Progress>,
@@ -285,13 +262,13 @@ async fn catch_up(
 }
 
 async fn replay_in_parts(
-    terms: &Terms,
+    terms: &ReplayTerms,
     rehydrated: &mut Rehydrated,
     tail: &[TailEntry],
     progress: &Progress,
 ) -> Result<(), RehydrateError> {
     for part in tail.chunks(REPLAYED_AT_ONCE) {
-        rehydrated.replay(terms.replay_context(), part).await?;
+        rehydrated.replay(terms.context(), part).await?;
         progress.add(replay_fuel(part));
         // Short calls end before any of them would give way.
         tokio::task::yield_now().await;
@@ -312,16 +289,6 @@ impl Service {
             FailoverMode::Shadow => true,
             FailoverMode::Auto => self.snapshots.last().state_bytes() > SHADOW_STATE_BYTES_MIN,
         }
-    }
-
-    fn terms(&self) -> Arc<Terms> {
-        Arc::new(Terms {
-            program: Arc::clone(&self.program),
-            secret: self.secret,
-            accepted_divergences: self.accepted_divergences.clone(),
-            maintenance: self.context.maintenance,
-            export_needs: self.snapshots.export_needs(),
-        })
     }
 
     /// Begins a shadow, or has the one that is there serve another aim as well.
@@ -351,13 +318,14 @@ impl Service {
             Aim::FailOver(FailoverCause::Memory) | Aim::Snapshot => true,
         };
         let begun = exports.then(|| self.begin_snapshot());
+        let exports = exports.then(|| self.snapshots.export_needs());
         let fleet = Arc::clone(&self.context.fleet);
         let permit = async move { fleet.maintenance_store().await };
         let at = (self.last_sequence, self.clock.last());
         let progress = Arc::new(Progress::default());
         let snapshot = Arc::clone(self.snapshots.last());
         let of_round = Arc::clone(&progress);
-        let round = tokio::spawn(bring_up(self.terms(), permit, snapshot, tail, at, exports, of_round));
+        let round = tokio::spawn(bring_up(Arc::clone(&self.terms), permit, snapshot, tail, at, exports, of_round));
         self.shadow = Some(Shadow {
             aim,
             round,
@@ -435,7 +403,7 @@ impl Service {
             }
             Aim::FailOver(cause) if is_near => {
                 let start = Instant::now();
-                if let Err(error) = caught.rehydrated.replay(self.replay_context(), &tail).await {
+                if let Err(error) = caught.rehydrated.replay(self.terms.context(), &tail).await {
                     self.shadow_lost(shadow.aim, &error);
                 } else {
                     self.promote_shadow(cause, caught, shadow.begun.take(), start);
@@ -446,7 +414,7 @@ impl Service {
                 let progress = Arc::new(Progress::default());
                 shadow.free_fuel = shadow.restraint.begin_round(replay_fuel(&tail), calls(&tail));
                 let tail = (tail, through);
-                shadow.round = tokio::spawn(catch_up(self.terms(), caught, tail, Arc::clone(&progress)));
+                shadow.round = tokio::spawn(catch_up(Arc::clone(&self.terms), caught, tail, Arc::clone(&progress)));
                 shadow.progress = progress;
                 shadow.kept_fuel_before = self.snapshots.kept_fuel();
                 self.shadow = Some(shadow);
@@ -471,7 +439,7 @@ impl Service {
         let waiting = std::mem::take(&mut shadow.waiting);
         let adopted = match shadow.over.take() {
             Some(Ok(mut caught)) => match self.journal.tail(caught.through) {
-                Ok(tail) => match caught.rehydrated.replay(self.replay_context(), &tail).await {
+                Ok(tail) => match caught.rehydrated.replay(self.terms.context(), &tail).await {
                     Ok(()) => {
                         self.take_over_snapshot(&mut caught, shadow.begun.take());
                         let replayed_transactions = self.take_over(caught);

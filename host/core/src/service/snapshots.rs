@@ -166,7 +166,7 @@ impl Service {
         let snapshot = Arc::clone(self.snapshots.last());
         let header = SnapshotHeader {
             service: self.name.clone(),
-            workload_hash: *self.program.workload().hash.as_bytes(),
+            workload_hash: *self.terms.program.workload().hash.as_bytes(),
             state_version: snapshot.state_version(),
             sequence: snapshot.sequence(),
             timestamp: snapshot.timestamp(),
