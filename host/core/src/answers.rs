@@ -403,6 +403,11 @@ impl Answers {
         retained.filter(|retained| retained.id_time > latest).count()
     }
 
+    /// How many bytes of the journal may be held for the sake of answers.
+    pub(crate) fn span_bytes_max(&self) -> u64 {
+        self.deduplication_window.bytes
+    }
+
     pub(crate) fn find(&self, key: &IdKey) -> Option<RecordNumber> {
         self.numbers.get(key).copied()
     }

@@ -49,7 +49,7 @@ pub use shadow::{PROMOTE_FUEL_MAX, SHADOW_STATE_BYTES_MIN};
 pub use spec::Sabotage;
 pub use spec::{Counts, JournalStatus, LaunchError, ServiceSpec, Status};
 
-use crate::answers::{Answers, Caller, DeduplicationWindow, ForgottenTimes, IdKey};
+use crate::answers::{Answers, Caller, ForgottenTimes, IdKey};
 use crate::data::snapshot_writer::SnapshotWriter;
 use crate::failover::{HEADROOM_POINTS, Policy};
 use crate::fleet::Fleet;
@@ -188,7 +188,6 @@ pub(crate) struct Service {
     policy: Policy,
     failover: FailoverMode,
     epoch: Epoch,
-    deduplication_window: DeduplicationWindow,
     sabotage: Option<Sabotage>,
     context: ServiceContext,
     /// Where its events go.
@@ -258,7 +257,6 @@ impl Service {
             policy: Policy { thresholds: spec.thresholds, sizes },
             failover: spec.failover,
             epoch: spec.epoch,
-            deduplication_window: spec.deduplication_window,
             sabotage: spec.sabotage,
             context,
             events,

@@ -174,10 +174,11 @@ impl Service {
 
     /// Has answers written once more that would hold back the journal although others need no more of it.
     pub(super) async fn relocate_answers(&mut self) {
-        if self.journal.answers_span_bytes() <= self.deduplication_window.bytes {
+        let span_bytes = self.answers.span_bytes_max();
+        if self.journal.answers_span_bytes() <= span_bytes {
             return;
         }
-        match self.journal.relocate_answers(self.deduplication_window.bytes).await {
+        match self.journal.relocate_answers(span_bytes).await {
             Ok(relocations) => {
                 for Relocation { transaction, from, to } in relocations {
                     let key = IdKey::new(&transaction.user, transaction.incarnation, &transaction.id);
