@@ -183,6 +183,7 @@ impl ReplayTerms {
 
 /// Owned by its task alone.
 pub(crate) struct Service {
+    // What it is made of.
     name: Name,
     terms: Arc<ReplayTerms>,
     policy: Policy,
@@ -190,31 +191,38 @@ pub(crate) struct Service {
     epoch: Epoch,
     sabotage: Option<Sabotage>,
     context: ServiceContext,
-    /// Where its events go.
-    events: EventGate,
+
+    // What serves, and what may be next.
     vm: Vm,
-    journal: Box<dyn Journal>,
-    /// Of a durable service.
-    snapshot_writer: Option<SnapshotWriter>,
     shadow: Option<Shadow>,
-    answers: Answers,
-    logs: LogBucket,
-    last_sequence: Sequence,
-    clock: ServiceClock,
+
+    // Its history.
+    journal: Box<dyn Journal>,
     /// Of the last record.
     last_commit: Commit,
-    snapshots: Snapshots,
+    last_sequence: Sequence,
     /// Queries that the instance has seen, and the journal has not.
     queries: PendingQueries,
+    answers: Answers,
+    snapshots: Snapshots,
+    /// Of a durable service.
+    snapshot_writer: Option<SnapshotWriter>,
+
+    // How it is, and what it has done.
+    clock: ServiceClock,
+    conditions: Conditions,
+    counters: Counters,
     misses: DeadlineMisses,
     /// What the times of `misses` count from.
     created: Instant,
-    conditions: Conditions,
     /// The operator who forced the last failover that was forced, or is about to be.
     forced_by: Option<Name>,
     /// The last failover that the request which is being performed caused.
     triggered: Option<Triggered>,
-    counters: Counters,
+
+    // What it reports.
+    events: EventGate,
+    logs: LogBucket,
 }
 
 impl Service {
@@ -259,24 +267,24 @@ impl Service {
             epoch: spec.epoch,
             sabotage: spec.sabotage,
             context,
-            events,
             vm,
-            journal,
-            snapshot_writer: None,
             shadow: None,
-            answers: Answers::new(spec.deduplication_window, ForgottenTimes::default(), began.wall),
-            logs: LogBucket::new(began.monotonic),
-            last_sequence: Sequence(0),
-            clock: ServiceClock::new(began),
+            journal,
             last_commit: Commit::done(),
-            snapshots: Snapshots::none(),
+            last_sequence: Sequence(0),
             queries: PendingQueries::default(),
+            answers: Answers::new(spec.deduplication_window, ForgottenTimes::default(), began.wall),
+            snapshots: Snapshots::none(),
+            snapshot_writer: None,
+            clock: ServiceClock::new(began),
+            conditions: Conditions::default(),
+            counters: Counters::default(),
             misses: DeadlineMisses::default(),
             created: Instant::now(),
-            conditions: Conditions::default(),
             forced_by: None,
             triggered: None,
-            counters: Counters::default(),
+            events,
+            logs: LogBucket::new(began.monotonic),
         }
     }
 

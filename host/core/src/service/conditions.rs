@@ -249,7 +249,7 @@ mod tests {
         let cause = || prop::sample::select(FailoverCause::ALL.to_vec());
         // Around each of the bounds.
         let held_bytes = || {
-            (prop::sample::select(vec![0, 50, 80, 100]), 0..3_u64)
+            (prop::sample::select(vec![0_u64, 50, 80, 100]), 0..3_u64)
                 .prop_map(|(percent, above)| (JOURNAL_BYTES_MAX / 100 * percent + above).saturating_sub(1))
         };
         prop_oneof![
