@@ -13,6 +13,7 @@ mod inspect;
 mod journal;
 mod login;
 mod operate;
+mod output;
 mod query;
 mod remote;
 mod remove;
@@ -24,6 +25,7 @@ mod services;
 mod simulate;
 mod snapshot;
 mod stop;
+mod table;
 mod tx;
 mod usage;
 mod user;
@@ -274,7 +276,7 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
         let _ = error.print();
     } else {
         let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-        remote::note(&format!("lifeboat: {}", arguments::explained(error, &Cli::command(), &arguments)));
+        output::note(&format!("lifeboat: {}", arguments::explained(error, &Cli::command(), &arguments)));
     }
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
 }
@@ -299,7 +301,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
 pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
     let unusable = unusable.filter(|unusable| !unusable.is_told_with_remedy(line));
     let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
-    remote::note(&format!("lifeboat: {line}{remedy}"));
+    output::note(&format!("lifeboat: {line}{remedy}"));
 }
 
 fn code_of(error: &anyhow::Error) -> u8 {

@@ -6,7 +6,7 @@ use super::remote::{self, Login, Waiting};
 use super::run::counted;
 use super::run::lines::Lines;
 use super::stop::Stop;
-use super::{UsageError, exit, is_pipe_open, tx};
+use super::{UsageError, exit, is_pipe_open, output, tx};
 use anyhow::Context;
 use clap::Args;
 use futures::{FutureExt, StreamExt, stream};
@@ -111,14 +111,14 @@ impl Batch {
         }
         let (outcomes, end) = driven?;
         if let Some(reason) = end {
-            remote::note(&format!("lifeboat: {reason}"));
+            output::note(&format!("lifeboat: {reason}"));
             return Ok(ExitCode::from(exit::SOME_NOT_OK));
         }
         // What was denied was not executed, and may be sent again as it is; new ids would do the rest once more.
         let is_over = !outcomes.contains_key(&Outcome::Denied) && !outcomes.contains_key(&Outcome::Failed);
         if let (Some(file), Some(resume)) = (&self.resume, resume) {
             if !is_over {
-                remote::note(&format!(
+                output::note(&format!(
                     "{} stays: the same command sends again what may end otherwise; what is denied as too old stays so: see \
                      from the service which of these lines were done, and send the others under another FILE",
                     shown(file)
@@ -129,7 +129,7 @@ impl Batch {
             if let Some(id) = after
                 && self.was_sent(&id)?
             {
-                remote::note(&format!(
+                output::note(&format!(
                     "{} stays: more lines were sent with it than there were now; give the command with all of them",
                     shown(file)
                 ));
@@ -157,7 +157,7 @@ impl Batch {
         if self.is_standard_input() {
             if io::stdin().is_terminal() {
                 let what = if self.bodies { "transactions" } else { "JSON envelopes" };
-                remote::note(&format!("Waiting for {what}, one a line; end with Ctrl-D."));
+                output::note(&format!("Waiting for {what}, one a line; end with Ctrl-D."));
             }
             return Ok((Lines::read(io::stdin(), ENVELOPE_BYTES_MAX), None));
         }
@@ -236,7 +236,7 @@ impl Batch {
                     }
                     told.answer(answer.outcome);
                     if let Some(failover) = &answer.failover {
-                        told.suspended(|| remote::note_failover(failover));
+                        told.suspended(|| output::note_failover(failover));
                     }
                     if std::mem::take(&mut is_waiting) {
                         told.note("lifeboat: the server answers again");
@@ -368,7 +368,7 @@ struct Told {
 impl Told {
     fn new(count: Option<u64>) -> Self {
         // Answers on the same terminal are progress enough.
-        let has_bar = io::stderr().is_terminal() && !remote::is_terminal();
+        let has_bar = io::stderr().is_terminal() && !output::is_terminal();
         let bar = has_bar.then(|| match count {
             Some(count) => {
                 let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} ({rate}/s, {eta} left)")
@@ -393,14 +393,14 @@ impl Told {
         match &self.bar {
             Some(bar) => bar.inc(1),
             None if self.answered().is_multiple_of(ANSWERS_PER_NOTE) => {
-                remote::note(&format!("{} answered", grouped(self.answered())));
+                output::note(&format!("{} answered", grouped(self.answered())));
             }
             None => {}
         }
     }
 
     fn note(&self, text: &str) {
-        self.suspended(|| remote::note(text));
+        self.suspended(|| output::note(text));
     }
 
     /// Prints something while there is no bar.
@@ -426,7 +426,7 @@ impl Told {
         let counts: Vec<String> =
             self.outcomes.iter().map(|(outcome, count)| format!("{} {outcome}", grouped(*count))).collect();
         let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
-        remote::note(&format!("{} answered{counts}", grouped(self.answered())));
+        output::note(&format!("{} answered{counts}", grouped(self.answered())));
     }
 }
 

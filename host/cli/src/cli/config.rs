@@ -1,6 +1,6 @@
 //! `lifeboat config`: what a configuration file amounts to.
 
-use super::{Unusable, UsageError, UsageErrors, data, exit, is_pipe_open, print_line, remote, report};
+use super::{Unusable, UsageError, UsageErrors, data, exit, is_pipe_open, output, print_line, report};
 use anyhow::Context;
 use clap::{Args, Subcommand};
 use lifeboat_api::clock::{Clock, SystemClock};
@@ -118,5 +118,5 @@ fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> anyhow::Resul
 }
 
 fn tell(what: impl Display) {
-    remote::note(&format!("lifeboat: {what}"));
+    output::note(&format!("lifeboat: {what}"));
 }

@@ -1,6 +1,6 @@
 //! The data directory on the command line: `--data DIR`, and what goes wrong with it.
 
-use super::{DATA_VARIABLE, FindingError, UsageError, random, remote, with_need};
+use super::{DATA_VARIABLE, FindingError, UsageError, output, random, with_need};
 use anyhow::Context;
 use lifeboat_api::clock::{Clock, SystemClock};
 use lifeboat_api::id::Sequence;
@@ -48,7 +48,7 @@ impl Source {
         if !std::env::args_os().any(|argument| is_data(&argument)) {
             let named = named(&directory);
             let text = "is set: this is about that data directory, and not about the server";
-            remote::note(&format!("lifeboat: {DATA_VARIABLE}={named} {text}"));
+            output::note(&format!("lifeboat: {DATA_VARIABLE}={named} {text}"));
         }
         Some(Data { directory })
     }
@@ -70,7 +70,7 @@ impl Data {
         if storage.is_read_only() {
             let named = named(&self.directory);
             let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
-            remote::note(&format!("lifeboat: data directory {named} {text}"));
+            output::note(&format!("lifeboat: data directory {named} {text}"));
         }
         Ok(locked)
     }
@@ -283,7 +283,7 @@ pub(crate) fn runtime() -> anyhow::Result<Runtime> {
 pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
     let Err(reason) = &found.standing else { return false };
     let name = &found.name;
-    remote::note(&format!(
+    output::note(&format!(
         "lifeboat: service '{name}' is quarantined: {reason}; this is its state after transaction {sequence}, the last \
          that can be trusted; later ones, if there are any, are not part of it"
     ));

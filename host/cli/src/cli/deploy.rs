@@ -1,7 +1,7 @@
 //! `lifeboat deploy`: a workload as a new service of the server.
 
-use super::remote::{self, service_line, with_server};
-use super::{arguments, exit, read_workload};
+use super::remote::{service_line, with_server};
+use super::{arguments, exit, output, read_workload};
 use clap::Args;
 use lifeboat_api::http::Deployment;
 use lifeboat_api::name::Name;
@@ -41,7 +41,7 @@ impl Deploy {
         with_server(async |client| {
             let deployed = client.deploy(&self.service, workload.into(), &deployment).await;
             let service = deployed.map_err(|error| about_file(error, &self.service, &self.workload))?;
-            remote::print(self.json, &service, || service_line(&service))
+            output::print(self.json, &service, || service_line(&service))
         })?;
         Ok(ExitCode::from(exit::OK))
     }

@@ -1,7 +1,7 @@
 //! `lifeboat events` and `logs`: what happens to the services of the server.
 
-use super::remote::{self, Waiting, with_server};
-use super::{exit, is_pipe_open};
+use super::remote::{Waiting, with_server};
+use super::{exit, is_pipe_open, output};
 use clap::Args;
 use futures::StreamExt;
 use lifeboat_api::lines;
@@ -67,7 +67,7 @@ fn print_all(filter: EventFilter, waiting: Waiting, json: bool) -> anyhow::Resul
         let mut events = client.events(filter, None, backoff);
         while let Some(event) = events.next().await {
             let line = shown(&event?, json);
-            let line = if is_folded { remote::fitting(line) } else { line };
+            let line = if is_folded { output::fitting(line) } else { line };
             let mut out = io::stdout().lock();
             if !is_pipe_open(out.write_all(line.as_bytes()).and_then(|()| out.flush()))? {
                 break;

@@ -1,7 +1,7 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
 use super::data::Data;
-use super::{arguments, exit, help, is_pipe_open, remote};
+use super::{arguments, exit, help, is_pipe_open, output};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Timestamp, Utc};
@@ -71,7 +71,7 @@ impl Journal {
         }
         is_pipe_open(out.flush()).context("cannot write the journal")?;
         let missing = missing(&found, &recovery);
-        let _ = io::stderr().write_all(remote::fitting_error(missing.clone()).as_bytes());
+        let _ = io::stderr().write_all(output::fitting_error(missing.clone()).as_bytes());
         Ok(ExitCode::from(if missing.is_empty() { exit::OK } else { exit::SOME_NOT_OK }))
     }
 }

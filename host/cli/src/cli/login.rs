@@ -1,7 +1,7 @@
 //! `lifeboat login`, `logout` and `whoami`: the profile and its token.
 
 use super::remote::{self, Login as Found, Passwords, SERVER_DEFAULT, with_server};
-use super::{UsageError, exit};
+use super::{UsageError, exit, output};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::name::Name;
@@ -72,7 +72,7 @@ impl Login {
             }
         })?;
         if client.is_in_the_clear() {
-            remote::note(&format!("lifeboat: {url} does not encrypt: others may read the password and the token"));
+            output::note(&format!("lifeboat: {url} does not encrypt: others may read the password and the token"));
         }
         let user = match (self.user, before.and_then(|profile| profile.user)) {
             (Some(user), _) => String::from(user),
@@ -89,7 +89,7 @@ impl Login {
         let shown = json!({
             "server": profile.url, "user": reply.user, "is_admin": reply.is_admin, "expires": reply.expires,
         });
-        remote::print(self.json, &shown, || {
+        output::print(self.json, &shown, || {
             let role = if reply.is_admin { ", an admin," } else { "" };
             format!(
                 "logged in at {} as {}{role} until {}",
@@ -144,7 +144,7 @@ impl Logout {
         if let Some(profile) = profile.filter(|profile| profile.token == found.token) {
             Profile { token: None, ..profile }.write(&place)?;
         }
-        remote::print(self.json, &json!({ "server": found.server.url }), || {
+        output::print(self.json, &json!({ "server": found.server.url }), || {
             format!("logged out at {}", Printable(client.url()))
         })?;
         Ok(ExitCode::from(exit::OK))
@@ -163,7 +163,7 @@ impl WhoAmI {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         with_server(async |client| {
             let me = client.who_am_i().await?;
-            remote::print(self.json, &me, || {
+            output::print(self.json, &me, || {
                 let role = if me.is_admin { " (admin)" } else { "" };
                 let (url, expires) = (Printable(client.url()), Printable(&me.expires));
                 let mut text = format!("{}{role} at {url} until {expires}\n", Printable(&me.user));

@@ -1,7 +1,7 @@
 //! `lifeboat failover`, `stop`, `start` and `drop`: what an operator does to a service of the server.
 
-use super::exit;
-use super::remote::{self, is_well, service_line, with_server};
+use super::remote::{is_well, service_line, with_server};
+use super::{exit, output};
 use clap::Args;
 use lifeboat_api::http::{DropReply, ServiceState};
 use lifeboat_api::name::Name;
@@ -44,7 +44,7 @@ impl Drop {
                 let noun = if dropped == 1 { "request" } else { "requests" };
                 format!("{}: {} {noun} of '{}' dropped", self.service, grouped(dropped as u64), self.user)
             };
-            remote::print(self.json, &DropReply { dropped }, line)
+            output::print(self.json, &DropReply { dropped }, line)
         })?;
         Ok(ExitCode::from(exit::OK))
     }
@@ -66,7 +66,7 @@ impl Operate {
                 Operation::Stop => client.stop(&self.service).await?,
                 Operation::Start => client.start(&self.service).await?,
             };
-            remote::print(self.json, &service, || service_line(&service))?;
+            output::print(self.json, &service, || service_line(&service))?;
             // One that cannot serve does not become one that an operator stopped.
             let is_stopped = service.state == ServiceState::Stopped;
             Ok(if matches!(operation, Operation::Stop) { is_stopped } else { is_well(&service) })

@@ -1,7 +1,7 @@
 //! `lifeboat remove`: a service and its history, for good.
 
 use super::data::Source;
-use super::{UsageError, exit, remote};
+use super::{UsageError, exit, output, remote};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::name::Name;
@@ -57,7 +57,7 @@ impl Remove {
         }
         locked.remove_service(name).with_context(|| format!("cannot remove service '{name}'"))?;
         if self.json {
-            remote::print(true, &serde_json::json!({ "removed": name }), String::new)?;
+            output::print(true, &serde_json::json!({ "removed": name }), String::new)?;
             return Ok(ExitCode::from(exit::OK));
         }
         let _ = writeln!(io::stderr(), "{name}: removed; its part of the journal is given back from the next start on");

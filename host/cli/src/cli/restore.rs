@@ -1,7 +1,7 @@
 //! `lifeboat restore`: a service from a portable file.
 
 use super::data::{Data, graded, runtime};
-use super::{FindingError, UsageError, exit, random, random_epoch, remote, with_need};
+use super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Clock, SystemClock};
@@ -69,7 +69,7 @@ impl Restore {
             self.data.option(),
             self.name,
         );
-        let _ = io::stderr().write_all(remote::fitting_error(text).as_bytes());
+        let _ = io::stderr().write_all(output::fitting_error(text).as_bytes());
         Ok(ExitCode::from(exit::OK))
     }
 

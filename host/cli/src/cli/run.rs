@@ -4,8 +4,8 @@ pub(super) mod lines;
 
 use super::stop::Stop;
 use super::{
-    DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, random, random_epoch,
-    remote,
+    DATA_VARIABLE, FindingError, UsageError, arguments, data, exit, is_pipe_open, load_workload, output, random,
+    random_epoch,
 };
 use anyhow::Context;
 use clap::Args;
@@ -521,7 +521,7 @@ impl Interrupted {
                 let line = json_line(&serde_json::json!({ "interrupted": self })).unwrap_or_default();
                 drop(io::stderr().write_all(line.as_bytes()));
             }
-            false => remote::note(&format!("lifeboat: {self}")),
+            false => output::note(&format!("lifeboat: {self}")),
         }
     }
 }
@@ -629,7 +629,7 @@ fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failover
             // It stays one line, also in what a terminal was copied to.
             format!("{event}\n")
         } else {
-            remote::fitting_error(format!("{event}\n"))
+            output::fitting_error(format!("{event}\n"))
         };
         // Who closed standard error does not want to know.
         let _ = io::stderr().write_all(line.as_bytes());

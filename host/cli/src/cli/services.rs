@@ -1,7 +1,7 @@
 //! `lifeboat services`: what a data directory holds, or the server.
 
 use super::data::{Data, Source, read};
-use super::{exit, is_pipe_open, remote};
+use super::{exit, is_pipe_open, output, remote, table};
 use clap::Args;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::lines::json_lines;
@@ -45,7 +45,7 @@ impl Services {
         let contents = read(&data.open_read_only()?, None)?;
         let text = match self.json {
             true => json_lines(&as_json(&contents))?,
-            false => remote::fitting(table(&contents, &data)),
+            false => output::fitting(table(&contents, &data)),
         };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_sound = |found: &FoundService| found.standing.is_ok() && found.damaged_snapshots.is_empty();
@@ -156,7 +156,7 @@ fn table(contents: &Contents, data: &Data) -> String {
     let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "state"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(contents.services.iter().map(|found| Row::new(found).cells().to_vec()));
-    let mut text = remote::terminal_table(&rows);
+    let mut text = table::terminal_table(&rows);
     for found in &contents.services {
         for (_, reason) in &found.damaged_snapshots {
             text += &format!("{}: snapshot damaged: {reason}\n", found.name);

@@ -5,7 +5,7 @@
 
 mod live;
 
-use super::{UsageError, arguments, exit, is_pipe_open, remote};
+use super::{UsageError, arguments, exit, is_pipe_open, output};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use lifeboat_api::event::Event;
@@ -99,7 +99,7 @@ fn sorted(error: SimulateError) -> anyhow::Error {
 
 /// Writes the report. That its reader has gone is no error.
 fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
-    let text = if as_json { lifeboat_api::lines::json_lines(report)? } else { remote::fitting(report.to_string()) };
+    let text = if as_json { lifeboat_api::lines::json_lines(report)? } else { output::fitting(report.to_string()) };
     let mut stdout = io::stdout().lock();
     is_pipe_open(stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()))
         .context("failed to write the report")?;

@@ -1,8 +1,8 @@
 //! `lifeboat tx`: one transaction of the server, or what became of one.
 
-use super::remote::{self, Waiting, print_answer, with_server};
+use super::remote::{Waiting, print_answer, with_server};
 use super::stop::Stop;
-use super::{UsageError, exit, random};
+use super::{UsageError, exit, output, random};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Clock, SystemClock};
@@ -58,7 +58,7 @@ impl Tx {
     fn send(&self) -> anyhow::Result<u8> {
         let body = self.body.as_deref().unwrap_or("-");
         if body == "-" && io::stdin().is_terminal() {
-            remote::note("Waiting for the transaction; end with Ctrl-D.");
+            output::note("Waiting for the transaction; end with Ctrl-D.");
         }
         let body = read_body(body)?;
         let id = self.id.clone().map_or_else(fresh_id, Ok)?;
@@ -73,7 +73,7 @@ impl Tx {
             let sent = tokio::select! {
                 sent = client.transact_until_known(service, &id, body.into(), &backoff) => sent,
                 () = stop.asked() => {
-                    remote::note(&format!("lifeboat: interrupted; {}", how_to_know()));
+                    output::note(&format!("lifeboat: interrupted; {}", how_to_know()));
                     return Ok(exit::SOME_NOT_OK);
                 }
             };
@@ -100,9 +100,9 @@ impl Tx {
             ),
         };
         if self.json {
-            remote::print(true, &json!({ "id": id, "state": state }), String::new)?;
+            output::print(true, &json!({ "id": id, "state": state }), String::new)?;
         } else {
-            remote::note(&format!("transaction '{}' {text}", Printable(id)));
+            output::note(&format!("transaction '{}' {text}", Printable(id)));
         }
         Ok(exit::SOME_NOT_OK)
     }

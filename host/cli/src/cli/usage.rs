@@ -1,7 +1,7 @@
 //! `lifeboat usage`: how full the VMs of the server are, and what their services did.
 
-use super::exit;
-use super::remote::{self, Waiting, with_server};
+use super::remote::{Waiting, with_server};
+use super::{exit, output, table};
 use clap::Args;
 use lifeboat_api::http::{AllUsage, ResourceUsage, Usage as ServiceUsage};
 use lifeboat_api::lines;
@@ -45,7 +45,7 @@ impl Usage {
         let backoff = self.waiting.backoff(self.watch);
         with_server(async |client| {
             let client = client.with_patience(backoff);
-            let is_terminal = remote::is_terminal() && !self.json;
+            let is_terminal = output::is_terminal() && !self.json;
             let mut ticks = tokio::time::interval(PERIOD);
             ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
             loop {
@@ -81,7 +81,7 @@ fn shown(usage: &AllUsage, has_bars: bool) -> String {
     let head = ["service", "vm", "machine", "cpu", "memory", "queue", "ok", "refused", "failed", "denied", "failovers"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(usage.services.iter().map(|service| row(service, has_bars)));
-    let mut text = remote::terminal_table(&rows);
+    let mut text = table::terminal_table(&rows);
     let resources = usage.host.as_ref().and_then(|host| host["resources"].as_object());
     for (resource, load) in resources.into_iter().flatten() {
         if let Some(percent) = load["utilisation_percent"].as_f64() {

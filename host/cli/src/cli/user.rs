@@ -1,7 +1,7 @@
 //! `lifeboat user`: who may do what on the server.
 
-use super::remote::{self, Passwords, with_server};
-use super::{UsageError, data, exit, random_salt};
+use super::remote::{Passwords, with_server};
+use super::{UsageError, data, exit, output, random_salt, table};
 use anyhow::Context;
 use clap::{Args, Subcommand, ValueEnum};
 use lifeboat_api::http::{Grants, User as Account};
@@ -98,19 +98,19 @@ impl User {
         let json = self.json;
         if let Command::Passwd { data: Some(directory), user: Some(user), password_stdin } = &self.command {
             set_password(directory, user, Passwords { from_stdin: *password_stdin })?;
-            remote::print(json, &json!({ "user": user }), || format!("the password of {user} is changed"))?;
+            output::print(json, &json!({ "user": user }), || format!("the password of {user} is changed"))?;
             return Ok(ExitCode::from(exit::OK));
         }
         with_server(async |client| match self.command {
             Command::List => {
                 let users = client.users().await?;
-                remote::print(json, &json!({ "users": users }), || list(&users))
+                output::print(json, &json!({ "users": users }), || list(&users))
             }
             Command::Add { user, admin, password_stdin } => {
                 let password = Passwords { from_stdin: password_stdin }.choose(&format!("Password for {user}"))?;
                 let added = client.add_user(&user, &password, admin).await?;
                 let role = if admin { "an admin" } else { "without a grant: lifeboat user grant gives some" };
-                remote::print(json, &added, || format!("added {user}, {role}"))
+                output::print(json, &added, || format!("added {user}, {role}"))
             }
             Command::Passwd { user, password_stdin, data: _ } => {
                 let me = client.who_am_i().await?.user;
@@ -120,7 +120,7 @@ impl User {
                 let new = passwords.choose(&format!("New password of {}", Printable(&user)))?;
                 client.set_password(&user, &new, old.as_deref()).await?;
                 let again = if user == me { "; log in again: lifeboat login" } else { "" };
-                remote::print(json, &json!({ "user": user }), || format!("the password of {user} is changed{again}"))
+                output::print(json, &json!({ "user": user }), || format!("the password of {user} is changed{again}"))
             }
             Command::Grant(GrantOf { user, service, grants }) => {
                 for grant in &grants {
@@ -135,7 +135,7 @@ impl User {
                     Err(_) => None,
                 };
                 let shown = json!({ "user": user, "service": service, "granted": words, "service_exists": is_there });
-                remote::print(json, &shown, || {
+                output::print(json, &shown, || {
                     let missing = if is_there == Some(false) {
                         format!("; there is no service '{service}' yet")
                     } else {
@@ -150,11 +150,11 @@ impl User {
                 }
                 let words = words(&grants);
                 let shown = json!({ "user": user, "service": service, "revoked": words });
-                remote::print(json, &shown, || format!("{user} may no longer {} {service}", words.join(", ")))
+                output::print(json, &shown, || format!("{user} may no longer {} {service}", words.join(", ")))
             }
             Command::Remove { user } => {
                 client.remove_user(&user).await?;
-                remote::print(json, &json!({ "user": user }), || format!("removed {user}"))
+                output::print(json, &json!({ "user": user }), || format!("removed {user}"))
             }
         })?;
         Ok(ExitCode::from(exit::OK))
@@ -188,7 +188,7 @@ fn list(users: &[Account]) -> String {
         let role = if user.is_admin { "admin" } else { "user" };
         vec![Printable(&user.user).to_string(), role.into(), grants(&user.grants)]
     }));
-    remote::terminal_table(&rows)
+    table::terminal_table(&rows)
 }
 
 /// `bank: observe, transact; ledger: operate`.

@@ -2,7 +2,7 @@
 
 use super::data::{Data, memories_max, read, runtime};
 use super::services::{journal_json, journal_lines, orphan_line};
-use super::{FindingError, exit, is_pipe_open, remote};
+use super::{FindingError, exit, is_pipe_open, output};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -51,7 +51,7 @@ impl Verify {
                 let text = if self.json {
                     json_lines(&json!({"services": [], "directory": reason}))?
                 } else {
-                    remote::fitting(format!("directory damaged: {reason}\n"))
+                    output::fitting(format!("directory damaged: {reason}\n"))
                 };
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -65,7 +65,7 @@ impl Verify {
         }
         let orphans = if self.service.is_none() { &contents.orphans[..] } else { &[] };
         let mut proofs = Vec::new();
-        let journal = remote::fitting(journal_lines(&contents.recovery));
+        let journal = output::fitting(journal_lines(&contents.recovery));
         if !self.json && !is_pipe_open(io::stdout().write_all(journal.as_bytes()))? {
             return Ok(ExitCode::from(exit::OK));
         }
@@ -81,7 +81,7 @@ impl Verify {
             bar.finish_and_clear();
             let proof = proof.with_context(|| format!("cannot verify service '{}'", found.name))?;
             if !self.json {
-                let text = remote::fitting(lines(&proof) + &trusted_line(found, &proof) + &self.way_on_line(&proof));
+                let text = output::fitting(lines(&proof) + &trusted_line(found, &proof) + &self.way_on_line(&proof));
                 is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
             }
             proofs.push(proof);
@@ -93,7 +93,7 @@ impl Verify {
             is_pipe_open(io::stdout().write_all(json_lines(&report)?.as_bytes()))?;
         } else {
             let text = orphans.iter().map(|orphan| orphan_line(orphan, &self.data)).collect();
-            is_pipe_open(io::stdout().write_all(remote::fitting(text).as_bytes()))?;
+            is_pipe_open(io::stdout().write_all(output::fitting(text).as_bytes()))?;
         }
         let is_sound = contents.recovery.damages.is_empty() && orphans.is_empty();
         let is_proven = is_sound && proofs.iter().all(|proof| proof.findings.is_empty());

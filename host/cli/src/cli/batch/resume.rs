@@ -9,8 +9,9 @@
 //! Each is on the disk before anything is sent that rests on it. So an end without a line feed is of a crash, and nothing
 //! was sent for it. One batch at a time has the file: it is locked, and the lock ends with the process.
 
-use super::super::remote::{from_base64, to_base64};
 use super::super::{UsageError, random};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use lifeboat_api::clock::Timestamp;
 use lifeboat_api::name::Name;
 use lifeboat_client::{IdBlock, LineIds, Server};
@@ -82,7 +83,7 @@ impl Resume {
                 server: server.into(),
                 user: user.into(),
                 service: service.clone(),
-                seed: to_base64(&seed),
+                seed: STANDARD.encode(seed),
             };
             text = line(&head).map_err(failed)?;
             file.set_len(0).and_then(|()| file.rewind()).and_then(|()| file.write_all(&text)).map_err(failed)?;
@@ -175,7 +176,7 @@ fn read(text: &[u8]) -> Option<(Head, LineIds)> {
     let mut lines = whole(text).split_inclusive(|byte| *byte == b'\n');
     let head: Head = lines.next().filter(|line| line.starts_with(MAGIC)).and_then(parsed)?;
     let blocks: Vec<IdBlock> = lines.map(parsed).collect::<Option<_>>()?;
-    let seed = from_base64(&head.seed).and_then(|seed| <[u8; 32]>::try_from(seed).ok())?;
+    let seed = STANDARD.decode(&head.seed).ok().and_then(|seed| <[u8; 32]>::try_from(seed).ok())?;
     Some((head, LineIds::new(seed, blocks)))
 }
 

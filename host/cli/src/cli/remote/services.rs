@@ -1,0 +1,127 @@
+//! Services of the server in words: a table, or a line each, with what is the matter with them.
+
+use super::super::table::terminal_table;
+use lifeboat_api::http::{Service, ServiceState, Vm};
+use lifeboat_api::size::grouped;
+use lifeboat_api::text::Printable;
+use serde::Serialize;
+use serde_json::Value;
+
+pub(super) fn services_table(services: &[Service]) -> String {
+    let head = ["name", "state", "vm", "machine", "size", "failover", "last", "snapshot", "cpu", "memory"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(services.iter().map(|service| {
+        let of_vm = |part: &dyn Fn(&Vm) -> String| service.vm.as_ref().map_or("-".into(), part);
+        let percent = |name: &str| {
+            of_vm(&|vm| vm.resources.get(name).map_or("-".into(), |used| format!("{:.1}%", used.utilisation_percent)))
+        };
+        vec![
+            Printable(&service.name).to_string(),
+            word(&service.state),
+            of_vm(&|vm| Printable(&vm.id).to_string()),
+            of_vm(&|vm| Printable(&vm.machine).to_string()),
+            of_vm(&|vm| Printable(&vm.size).to_string()),
+            Printable(&service.failover).to_string(),
+            of_vm(&|vm| grouped(vm.sequence)),
+            of_vm(&|vm| grouped(vm.snapshot_sequence)),
+            percent("cpu"),
+            percent("memory"),
+        ]
+    }));
+    let mut text = terminal_table(&rows);
+    for service in services {
+        text += &conditions(service);
+    }
+    text
+}
+
+/// A service on one line.
+pub(crate) fn service_line(service: &Service) -> String {
+    let state = word(&service.state);
+    let place = service.vm.as_ref().map_or_else(
+        || service.reason.as_ref().map_or(String::new(), |reason| format!(": {}", Printable(reason))),
+        |vm| {
+            let Vm { id, machine, size, sequence, .. } = vm;
+            let (id, machine, size) = (Printable(id), Printable(machine), Printable(size));
+            format!(": {id} on {machine} ({size}), transaction {}", grouped(*sequence))
+        },
+    );
+    let mut text = format!("{}: {state}{place}\n", Printable(&service.name));
+    if service.vm.is_some() {
+        text += &conditions(service);
+    }
+    text
+}
+
+/// Whether a service can serve, or an operator has stopped it.
+pub(crate) fn is_well(service: &Service) -> bool {
+    service.state != ServiceState::Quarantined && service.vm.as_ref().is_none_or(|vm| vm.stopped.is_none())
+}
+
+/// What is the matter with a service, a line each.
+fn conditions(service: &Service) -> String {
+    let vm = service.vm.as_ref();
+    let journal = vm.and_then(|vm| {
+        let condition = if vm.journal_full { "journal full" } else { "journal filling" };
+        vm.journal_filling.as_ref().map(|text| format!("{condition}: {text}"))
+    });
+    let of_state = if service.state == ServiceState::Quarantined { "quarantined: " } else { "" };
+    let conditions = [
+        (of_state, &service.reason),
+        ("degraded: ", vm.map_or(&None, |vm| &vm.degraded)),
+        ("unmovable: ", vm.map_or(&None, |vm| &vm.unmovable)),
+        ("", &journal),
+    ];
+    let mut text = String::new();
+    for (condition, reason) in conditions {
+        if let Some(reason) = reason {
+            text += &format!("{}: {condition}{}\n", Printable(&service.name), Printable(reason));
+        }
+    }
+    text
+}
+
+/// A value that is one word in JSON.
+pub(crate) fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(Value::String(word)) => word,
+        _ => "?".into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_names_cannot_drive_a_terminal() {
+        let evil = "\u{1b}[2J\u{9b}2J\n";
+        let service: Service = serde_json::from_value(serde_json::json!({
+            "name": evil, "workload": evil, "state": "running", "failover": evil, "reason": evil,
+            "vm": {
+                "id": evil, "machine": evil, "size": evil, "sequence": 1, "snapshot_sequence": 1, "resources": {},
+                "degraded": evil, "unmovable": evil, "stopped": evil,
+            },
+        }))
+        .expect("a service");
+        let stopped = Service { vm: None, ..service.clone() };
+        for text in [service_line(&service), service_line(&stopped), services_table(&[service, stopped])] {
+            assert!(!text.chars().any(|c| c.is_control() && c != '\n'), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn a_journal_that_fills_up_is_shown_with_its_service() {
+        let mut service: Service = serde_json::from_value(serde_json::json!({
+            "name": "bank", "workload": "", "state": "running", "failover": "auto",
+            "vm": {
+                "id": "bank/1", "machine": "m1", "size": "small", "sequence": 1, "snapshot_sequence": 0, "resources": {},
+                "degraded": null, "unmovable": null, "stopped": null, "journal_filling": "half", "journal_full": false,
+            },
+        }))
+        .expect("a service");
+        assert!(service_line(&service).ends_with("\nbank: journal filling: half\n"));
+        service.vm.as_mut().expect("it serves").journal_full = true;
+        assert!(services_table(&[service]).ends_with("\nbank: journal full: half\n"));
+    }
+}

@@ -1,0 +1,97 @@
+//! Tables as a terminal takes them.
+
+use super::help;
+
+/// What stands before the columns below a row.
+const BELOW: &str = "    ";
+
+/// Columns, as wide as their widest cell.
+pub(crate) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| {
+        rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count()).max().unwrap_or(0)
+    };
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, &width)| format!("{cell:<width$}")).collect();
+        text += cells.join("  ").trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+/// The same on a terminal: columns that are too many for it stand below each row, with their names.
+pub(crate) fn terminal_table(rows: &[Vec<String>]) -> String {
+    help::output_columns().map_or_else(|| table(rows), |columns| folded_table(rows, columns))
+}
+
+/// A table of at most so many columns of characters, if its cells allow it.
+fn folded_table(rows: &[Vec<String>], columns: usize) -> String {
+    let whole = table(rows);
+    if whole.lines().all(|line| line.chars().count() <= columns) {
+        return whole;
+    }
+    let Some((head, _)) = rows.split_first() else { return whole };
+    let fits = |count: usize| {
+        let part: Vec<Vec<String>> = rows.iter().map(|row| row.iter().take(count).cloned().collect()).collect();
+        table(&part).lines().all(|line| line.chars().count() <= columns)
+    };
+    let kept = (1..=head.len()).rev().find(|count| fits(*count)).unwrap_or(1);
+    let part: Vec<Vec<String>> = rows.iter().map(|row| row.iter().take(kept).cloned().collect()).collect();
+    let mut text = String::new();
+    for (index, line) in table(&part).lines().enumerate() {
+        text += line;
+        text.push('\n');
+        if index == 0 {
+            continue;
+        }
+        let mut below = String::new();
+        for (name, cell) in head.iter().zip(&rows[index]).skip(kept) {
+            let item = format!("{name} {cell}");
+            if !below.is_empty() && below.chars().count() + 2 + item.chars().count() > columns {
+                text += &below;
+                text.push('\n');
+                below.clear();
+            }
+            below += if below.is_empty() { BELOW } else { "  " };
+            below += &item;
+        }
+        text += &help::broken(&below, columns);
+        text.push('\n');
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_fits_its_columns_and_loses_no_cell() {
+        let row = |cells: [&str; 4]| cells.map(str::to_owned).to_vec();
+        let rows = [
+            row(["name", "vm", "cpu", "state"]),
+            row(["bank", "bank/17", "98.3%", "running"]),
+            row(["ledger", "-", "-", "quarantined: its journal is damaged, see verify"]),
+        ];
+        assert_eq!(folded_table(&rows, 200), table(&rows));
+        let expected = "\
+name    vm       cpu
+bank    bank/17  98.3%
+    state running
+ledger  -        -
+    state quarantined: its
+    journal is damaged, see
+    verify
+";
+        assert_eq!(folded_table(&rows, 28), expected);
+        let expected = "\
+name  vm       cpu
+bank  bank/17  98.3%
+    state running
+";
+        assert_eq!(folded_table(&rows[..2], 20), expected);
+        assert_eq!(folded_table(&[], 10), "");
+    }
+}
