@@ -10,26 +10,18 @@ pub(crate) mod exit;
 mod help;
 mod init;
 mod inspect;
-mod journal;
 mod login;
 mod operate;
 mod output;
-mod query;
 mod remote;
-mod remove;
-mod restore;
-mod resume;
 mod run;
 mod serve;
-mod services;
 mod simulate;
-mod snapshot;
 mod stop;
 mod table;
 mod tx;
 mod usage;
 mod user;
-mod verify;
 
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -64,21 +56,21 @@ enum Command {
     /// Show what the loader finds in a workload.
     Inspect(inspect::Inspect),
     /// List the services of the server, or of a data directory.
-    Services(services::Services),
+    Services(data::services::Services),
     /// Show the history of a service, a record a line.
-    Journal(journal::Journal),
+    Journal(data::journal::Journal),
     /// Check a data directory, replay its services, and compare every answer and every snapshot.
-    Verify(verify::Verify),
+    Verify(data::verify::Verify),
     /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
-    Snapshot(snapshot::Snapshot),
+    Snapshot(data::snapshot::Snapshot),
     /// Create a service from a file that `lifeboat snapshot` wrote.
-    Restore(restore::Restore),
+    Restore(data::restore::Restore),
     /// Ask a service, as it is now or as it was after a transaction; nothing is changed.
-    Query(query::Query),
+    Query(data::query::Query),
     /// Let a service go on whose replay ends otherwise than the journal says.
-    Resume(resume::Resume),
+    Resume(data::accept_divergence::Resume),
     /// Remove a service and its history for good.
-    Remove(remove::Remove),
+    Remove(data::remove::Remove),
     /// Set up a server: a configuration file, and a data directory with the first admin.
     Init(init::Init),
     /// Check a configuration file.

@@ -1,7 +1,7 @@
 //! `lifeboat snapshot`: a service's state as a portable file.
 
-use super::data::{Data, graded, runtime, scratch, tell_if_cut_off};
-use super::{FindingError, UsageError, exit, with_need};
+use super::super::{FindingError, UsageError, exit, with_need};
+use super::directory::{Data, graded, runtime, scratch, tell_if_cut_off};
 use clap::Args;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, grouped};

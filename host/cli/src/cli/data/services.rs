@@ -1,7 +1,7 @@
 //! `lifeboat services`: what a data directory holds, or the server.
 
-use super::data::{Data, Source, read};
-use super::{exit, is_pipe_open, output, remote, table};
+use super::super::{exit, is_pipe_open, output, remote, table};
+use super::directory::{Data, Source, read};
 use clap::Args;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::lines::json_lines;

@@ -1,8 +1,8 @@
 //! `lifeboat verify`: checks and replays what a data directory holds.
 
-use super::data::{Data, memories_max, read, runtime};
+use super::super::{FindingError, exit, is_pipe_open, output};
+use super::directory::{Data, memories_max, read, runtime};
 use super::services::{journal_json, journal_lines, orphan_line};
-use super::{FindingError, exit, is_pipe_open, output};
 use anyhow::Context;
 use clap::Args;
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};

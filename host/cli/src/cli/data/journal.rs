@@ -1,7 +1,7 @@
 //! `lifeboat journal`: the history of a service, as far back as it is kept.
 
-use super::data::Data;
-use super::{arguments, exit, help, is_pipe_open, output};
+use super::super::{arguments, exit, help, is_pipe_open, output};
+use super::directory::Data;
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Timestamp, Utc};

@@ -1,7 +1,7 @@
 //! `lifeboat restore`: a service from a portable file.
 
-use super::data::{Data, graded, runtime};
-use super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
+use super::super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
+use super::directory::{Data, graded, runtime};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Clock, SystemClock};

@@ -1,7 +1,7 @@
 //! `lifeboat remove`: a service and its history, for good.
 
-use super::data::Source;
-use super::{UsageError, exit, output, remote};
+use super::super::{UsageError, exit, output, remote};
+use super::directory::Source;
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::name::Name;

@@ -1,7 +1,7 @@
 //! `lifeboat resume`: lets a service go on after a divergence that an operator accepts.
 
-use super::data::{Data, runtime, scratch};
-use super::{UsageError, arguments, exit};
+use super::super::{UsageError, arguments, exit};
+use super::directory::{Data, runtime, scratch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::id::Sequence;

@@ -1,7 +1,7 @@
 //! `lifeboat query`: asks a service, as it is or as it was.
 
-use super::data::{Source, runtime, scratch, tell_if_cut_off};
-use super::{UsageError, arguments, exit, is_pipe_open, remote};
+use super::super::{UsageError, arguments, exit, is_pipe_open, remote};
+use super::directory::{Source, runtime, scratch, tell_if_cut_off};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::id::{Sequence, VmId};

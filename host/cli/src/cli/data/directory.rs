@@ -1,0 +1,366 @@
+//! The data directory on the command line: `--data DIR`, and what goes wrong with it.
+
+use super::super::{DATA_VARIABLE, FindingError, UsageError, output, random, with_need};
+use anyhow::Context;
+use lifeboat_api::clock::{Clock, SystemClock};
+use lifeboat_api::id::Sequence;
+use lifeboat_api::id::WorkloadHash;
+use lifeboat_api::name::Name;
+use lifeboat_api::text::is_deceptive;
+use lifeboat_host::auth::{Accounts, argon2id};
+use lifeboat_host::catalog::CatalogError;
+use lifeboat_host::data::{Contents, DataError, FoundService, Locked, Orphan};
+use lifeboat_host::scratch::{ProgramError, Scratch, StateError, stored_workload};
+use lifeboat_journal::frame::DirectoryId;
+use lifeboat_journal::recovery::{OpenError, Recovery};
+use lifeboat_journal::segments::SEGMENT_BYTES;
+use lifeboat_journal::storage::{DiskStorage, Storage};
+use lifeboat_server::config::{CONFIG_FILE, DATA, TOKEN_LIFETIME};
+use lifeboat_vm::engine::Program;
+use lifeboat_vm::rehydrate::RehydrateError;
+use lifeboat_vm::workload::Workload;
+use std::collections::BTreeSet;
+use std::ffi::OsString;
+use std::io;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tokio::runtime::Runtime;
+
+/// What a data directory takes once a service is in it, in bytes, but for workloads and snapshots: a segment of the journal, and
+/// the catalog with its reserve.
+pub(crate) const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
+
+/// Where services are kept: in a data directory, or else by the server that one is logged in to.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Source {
+    /// A data directory, in the place of the server; no host may have it open meanwhile
+    #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
+    directory: Option<PathBuf>,
+}
+
+impl Source {
+    /// The data directory; none if the server is meant. Standard error is told if only a variable says so, which somebody
+    /// may have forgotten.
+    pub(crate) fn data(&self) -> Option<Data> {
+        let directory = self.directory.clone()?;
+        let is_data = |argument: &OsString| argument.as_bytes().starts_with(b"--data");
+        if !std::env::args_os().any(|argument| is_data(&argument)) {
+            let named = named(&directory);
+            let text = "is set: this is about that data directory, and not about the server";
+            output::note(&format!("lifeboat: {DATA_VARIABLE}={named} {text}"));
+        }
+        Some(Data { directory })
+    }
+}
+
+/// Where services are kept.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Data {
+    /// The data directory; no host may have it open meanwhile
+    #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
+    directory: PathBuf,
+}
+
+impl Data {
+    /// Takes the directory, which must be there, to look at it.
+    pub(crate) fn open_read_only(&self) -> anyhow::Result<Locked> {
+        let storage = opened(&self.directory, false, DiskStorage::open_to_look(&self.directory))?;
+        let locked = taken(&self.directory, Locked::open_read_only(Arc::clone(&storage) as _))?;
+        if storage.is_read_only() {
+            let named = named(&self.directory);
+            let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
+            output::note(&format!("lifeboat: data directory {named} {text}"));
+        }
+        Ok(locked)
+    }
+
+    /// Takes the directory, which must be there, to change it.
+    pub(crate) fn open(&self) -> anyhow::Result<Locked> {
+        open(&self.directory, false)
+    }
+
+    /// Takes the directory, which is made one if it is missing or empty.
+    pub(crate) fn open_or_create(&self) -> anyhow::Result<Locked> {
+        open(&self.directory, true)
+    }
+
+    /// Why a service does not run that the catalog should have and does not, and what to do.
+    pub(crate) fn reason(&self, orphan: &Orphan) -> String {
+        completed(&orphan.reason(), &self.directory)
+    }
+
+    /// What an operator may do about a replay that diverges.
+    pub(crate) fn way_on(&self, service: &Name, sequence: Sequence) -> String {
+        let option = self.option();
+        format!(
+            "to go on with what the replay gives, run lifeboat resume {option} {service} --accept-divergence-at {sequence}"
+        )
+    }
+
+    /// The option as a shell is to be given it again.
+    pub(crate) fn option(&self) -> String {
+        option(&self.directory)
+    }
+
+    /// The service of this name, with all that the journal has of it.
+    pub(crate) fn find(&self, locked: &Locked, service: &Name) -> anyhow::Result<FoundService> {
+        Ok(self.find_with_journal(locked, service)?.0)
+    }
+
+    /// The same, and what was found of the journal as a whole.
+    pub(crate) fn find_with_journal(
+        &self,
+        locked: &Locked,
+        service: &Name,
+    ) -> anyhow::Result<(FoundService, Recovery)> {
+        let Contents { services, recovery, orphans, .. } = read(locked, Some(service))?;
+        let found = services.into_iter().find(|found| found.name == *service);
+        Ok((found.ok_or_else(|| self.no_service(service, &orphans))?, recovery))
+    }
+
+    /// There is no service of this name, or the catalog should have it.
+    pub(crate) fn no_service(&self, service: &Name, orphans: &[Orphan]) -> anyhow::Error {
+        if let Some(orphan) = orphans.iter().find(|orphan| orphan.name == *service) {
+            let reason = self.reason(orphan);
+            return graded(DataError::Orphan { service: service.clone(), reason });
+        }
+        let error = DataError::NoService { service: service.clone() };
+        UsageError(format!("{error}; lifeboat services {} lists those that there are", self.option())).into()
+    }
+
+    /// Why a state cannot be brought back, as the error that says which exit code it means.
+    pub(crate) fn no_state(&self, service: &Name, error: StateError) -> anyhow::Error {
+        match error {
+            StateError::Rehydrate(RehydrateError::Diverged { sequence, .. }) => {
+                FindingError(format!("{error}; {}", self.way_on(service, sequence))).into()
+            }
+            StateError::Data(error) => graded(error),
+            StateError::OutOfRange { ref service, .. } => {
+                let option = self.option();
+                UsageError(format!("{error}; lifeboat journal {option} {service} lists them")).into()
+            }
+            StateError::Nothing { .. } => FindingError(error.to_string()).into(),
+            StateError::Rehydrate(ref failure) if !failure.is_transient() => FindingError(error.to_string()).into(),
+            error => error.into(),
+        }
+    }
+}
+
+/// The users of a data directory that was taken to change them.
+pub(crate) fn accounts(locked: Locked) -> anyhow::Result<Accounts> {
+    Accounts::load(Arc::new(locked), Arc::default(), argon2id(), TOKEN_LIFETIME, SystemClock.read())
+        .context("cannot read the users of the data directory")
+}
+
+/// The option that names `directory`, as a shell is to be given it.
+pub(crate) fn option(directory: &Path) -> String {
+    format!("--data {}", quoted(directory))
+}
+
+/// What a service says of itself, with the directory in it, of which services know nothing.
+pub(crate) fn completed(reason: &str, directory: &Path) -> String {
+    let option = option(directory);
+    ["resume", "remove"].iter().fold(reason.to_owned(), |reason, command| {
+        reason.replace(&format!("lifeboat {command} "), &format!("lifeboat {command} {option} "))
+    })
+}
+
+/// A path as a shell takes it.
+fn quoted(path: &Path) -> String {
+    let bytes = path.as_os_str().as_bytes();
+    match str::from_utf8(bytes) {
+        Ok(text) if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"/._-+:@%,=".contains(&byte)) => {
+            text.into()
+        }
+        Ok(text) if !text.contains(is_deceptive) => format!("'{}'", text.replace('\'', r"'\''")),
+        // What a terminal should not be shown, as Bash and Zsh take it.
+        _ => {
+            let shown = |&byte: &u8| match byte {
+                b'\'' | b'\\' => format!("\\{}", char::from(byte)),
+                b' '..=b'~' => char::from(byte).to_string(),
+                _ => format!("\\x{byte:02x}"),
+            };
+            format!("$'{}'", bytes.iter().map(shown).collect::<String>())
+        }
+    }
+}
+
+/// Takes a directory to look at it, and checks that a server can go on with it, as far as that shows without changing it.
+/// None if another process has it.
+///
+/// # Errors
+/// The same as those of a server.
+pub(crate) fn look_as_server(path: &Path) -> anyhow::Result<Option<Locked>> {
+    let locked = match Locked::open_read_only(storage(path, false)? as _) {
+        Err(DataError::InUse) => return Ok(None),
+        locked => taken(path, locked)?,
+    };
+    locked.check().map_err(graded).with_context(|| format!("data directory {}", named(path)))?;
+    check_users(path, locked.catalog().users()?.len())?;
+    Ok(Some(locked))
+}
+
+/// Checks that somebody can log in to a server with this directory, which has so many users.
+pub(crate) fn check_users(path: &Path, users: usize) -> Result<(), UsageError> {
+    if users > 0 {
+        return Ok(());
+    }
+    Err(UsageError(format!(
+        "data directory {} has no users, so nobody could log in; lifeboat init FOLDER, with the folder of a {CONFIG_FILE} that \
+         names it as its data, adds an admin",
+        named(path)
+    )))
+}
+
+/// All that the directory holds; of service `whole` every record that there still is.
+pub(crate) fn read(locked: &Locked, whole: Option<&Name>) -> anyhow::Result<Contents> {
+    locked.read(whole).map_err(graded).context("cannot read the data directory")
+}
+
+/// The error that says which exit code it means.
+pub(crate) fn graded(error: DataError) -> anyhow::Error {
+    match error {
+        DataError::CatalogMissing { .. }
+        | DataError::Orphan { .. }
+        | DataError::NotAFile { .. }
+        | DataError::WorkloadMissing { .. }
+        | DataError::WorkloadDamaged { .. }
+        | DataError::Catalog(CatalogError::Damaged { .. } | CatalogError::NotACatalog { .. }) => {
+            FindingError(error.to_string()).into()
+        }
+        DataError::Journal(OpenError::Missing) => {
+            FindingError(format!("{error}; put them back from the newest copy of the directory")).into()
+        }
+        DataError::Journal(OpenError::OtherDirectory { .. } | OpenError::SegmentTooLong { .. }) => {
+            FindingError(format!("{error}; put the file back from the newest copy of the directory")).into()
+        }
+        // What the operator can put right by naming another directory.
+        DataError::InUse | DataError::NotOurs { .. } | DataError::Empty => UsageError(error.to_string()).into(),
+        error => error.into(),
+    }
+}
+
+/// An engine for one service, with its program.
+pub(crate) fn scratch(
+    runtime: &Runtime,
+    storage: &dyn Storage,
+    found: &FoundService,
+) -> anyhow::Result<(Scratch, Arc<Program>)> {
+    let run = || -> Result<_, ProgramError> {
+        let workload = stored_workload(storage, &found.entry.workload)?;
+        let scratch = Scratch::with_memories(workload.footprint.memories, &found.entry.settings.sizes)?;
+        let program = runtime.block_on(scratch.compile(workload))?;
+        Ok((scratch, program))
+    };
+    let run = run().map_err(|error| match error {
+        ProgramError::Data(error) => graded(error),
+        error => anyhow::Error::from(error),
+    });
+    run.with_context(|| format!("cannot run service '{}'", found.name))
+}
+
+/// Returns how many linear memories these workloads of a directory, and a new one, have at most: a pool reserves address space
+/// for each.
+pub(crate) fn memories_max<'a>(
+    storage: &dyn Storage,
+    stored: impl Iterator<Item = &'a WorkloadHash>,
+    new: Option<&Workload>,
+) -> u64 {
+    let stored: BTreeSet<&WorkloadHash> = stored.collect();
+    // A workload that cannot be read or loaded is not run either; whoever wants to says why.
+    let stored = stored.iter().filter_map(|hash| stored_workload(storage, hash).ok());
+    let memories = stored.map(|workload| workload.footprint.memories).max();
+    memories.max(new.map(|workload| workload.footprint.memories)).unwrap_or(1)
+}
+
+/// A runtime for guests that nothing else waits for.
+pub(crate) fn runtime() -> anyhow::Result<Runtime> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_time().build()?)
+}
+
+/// Says that a service may have lost something after `sequence`, if it is quarantined; then the exit code is not 0.
+pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
+    let Err(reason) = &found.standing else { return false };
+    let name = &found.name;
+    output::note(&format!(
+        "lifeboat: service '{name}' is quarantined: {reason}; this is its state after transaction {sequence}, the last \
+         that can be trusted; later ones, if there are any, are not part of it"
+    ));
+    true
+}
+
+/// Takes a data directory; an empty one is made one if it `may_be_new`.
+pub(crate) fn open(path: &Path, may_be_new: bool) -> anyhow::Result<Locked> {
+    let storage = storage(path, may_be_new)?;
+    let mut new = None;
+    if may_be_new {
+        let bytes: [u8; 32] = random()?;
+        let mut id = [0; 16];
+        id.copy_from_slice(&bytes[..16]);
+        new = Some(DirectoryId(id));
+    }
+    taken(path, Locked::open(storage, new))
+}
+
+fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
+    let storage = if may_be_new { DiskStorage::create(path) } else { DiskStorage::open(path) };
+    opened(path, may_be_new, storage)
+}
+
+/// The storage, or why the path is of no use.
+fn opened(path: &Path, may_be_new: bool, storage: io::Result<DiskStorage>) -> anyhow::Result<Arc<DiskStorage>> {
+    let storage = storage.map_err(|error| {
+        let why = match error.kind() {
+            io::ErrorKind::NotFound if may_be_new => "its parent directory is not there; create that first".to_owned(),
+            io::ErrorKind::NotFound => {
+                "there is no such directory; name one that lifeboat run was given, or that lifeboat init made"
+                    .to_owned()
+            }
+            io::ErrorKind::NotADirectory => "it is no directory; name one".to_owned(),
+            _ => error.to_string(),
+        };
+        UsageError(format!("data directory {}: {why}", named(path)))
+    })?;
+    Ok(Arc::new(storage))
+}
+
+fn taken(path: &Path, taken: Result<Locked, DataError>) -> anyhow::Result<Locked> {
+    let taken = taken.map_err(|error| {
+        let within = path.join(DATA);
+        let is_of_init = path.join(CONFIG_FILE).is_file() && within.is_dir();
+        if is_of_init && matches!(error, DataError::NotOurs { .. } | DataError::Empty) {
+            let option = option(&within);
+            return UsageError(format!(
+                "lifeboat init made this folder, in which the data directory is another: give {option}"
+            ))
+            .into();
+        }
+        let is_new = matches!(error, DataError::Catalog(CatalogError::Storage { action: "create", .. }));
+        let error = graded(error);
+        if is_new { with_need(error, "a new one", DATA_BYTES_MIN) } else { error }
+    });
+    taken.with_context(|| format!("data directory {}", named(path)))
+}
+
+fn named(path: &Path) -> String {
+    format!("'{}'", path.display().to_string().escape_debug())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_named_so_that_a_shell_takes_it_as_it_is() {
+        for (path, shown) in [
+            ("/srv/bank.data", "/srv/bank.data"),
+            ("my data", "'my data'"),
+            ("~/it's $1", r"'~/it'\''s $1'"),
+            ("\u{e9}t\u{e9}", "'\u{e9}t\u{e9}'"),
+            ("a\n\u{1b}[2J'\\", r"$'a\x0a\x1b[2J\'\\'"),
+        ] {
+            assert_eq!(quoted(Path::new(path)), shown);
+        }
+    }
+}
