@@ -1,5 +1,4 @@
-//! The commands that work on a data directory while no host has it open: `services`, `journal`, `verify`, `snapshot`,
-//! `restore`, `query`, `resume`.
+//! `lifeboat data`: the commands that work on a data directory while no host has it open.
 
 use crate::util::{Lifeboat, Output, guest, lifeboat, prebuilt, shell, transactions};
 use bytes::Bytes;
@@ -30,12 +29,17 @@ impl Folder {
         self.0.path().join(name)
     }
 
-    /// Creates a command on the data directory.
+    /// Creates a command of `lifeboat data` on the data directory.
     fn command(&self, command: &str, arguments: &[&str]) -> Lifeboat {
-        lifeboat([command, "--data"]).arg(self.path("data")).args(arguments)
+        lifeboat(["data", command, "--data"]).arg(self.path("data")).args(arguments)
     }
 
-    /// Runs a command on the data directory to its end.
+    /// Creates a `lifeboat run` on the data directory.
+    fn run_with(&self, arguments: &[&str]) -> Lifeboat {
+        lifeboat(["run", "--data"]).arg(self.path("data")).args(arguments)
+    }
+
+    /// Runs a command of `lifeboat data` to its end.
     #[track_caller]
     fn output(&self, command: &str, arguments: &[&str]) -> Output {
         self.command(command, arguments).output()
@@ -43,7 +47,7 @@ impl Folder {
 
     /// Creates a `lifeboat run` of a service, which is created if it is missing.
     fn run(&self, service: &str, workload: &Path) -> Lifeboat {
-        self.command("run", &["--service", service, "--envelope"]).arg(workload)
+        self.run_with(&["--service", service, "--envelope"]).arg(workload)
     }
 
     /// Sends envelopes to a service, and stops cleanly.
@@ -225,7 +229,7 @@ fn a_journal_is_told_record_by_record_and_cannot_drive_a_terminal() {
     let some = folder.output("journal", &["--json", "--after", "1", "--limit", "2", "counter"]).json_lines();
     assert_eq!(some, records[2..4]);
     assert_eq!(folder.output("journal", &["--after", "4", "counter"]).exits(0), "");
-    let hint = format!("lifeboat services --data {} lists", folder.path("data").display());
+    let hint = format!("lifeboat data services --data {} lists", folder.path("data").display());
     folder.output("journal", &["other"]).exits_with_one_line(2, &["no service 'other'", &hint]);
 }
 
@@ -304,11 +308,11 @@ fn a_look_at_a_service_reserves_what_its_workload_needs() {
     let (data, other, out) = (path("data"), path("other"), path("counter.snapshot"));
     // In KiB: four stores with a linear memory each, of 4 GiB each.
     let limited = |command: &str| shell(&format!("ulimit -v {} && lifeboat {command}", 24 << 20)).output();
-    limited(&format!("verify --data {data}")).exits(0);
-    assert_eq!(limited(&format!("query --data {data} counter '{TOTAL}'")).exits(0), "6\n");
-    limited(&format!("snapshot --data {data} counter --out {out}")).exits(0);
-    limited(&format!("restore --data {other} {out} --name copy")).exits(0);
-    assert_eq!(limited(&format!("query --data {other} copy '{TOTAL}'")).exits(0), "6\n");
+    limited(&format!("data verify --data {data}")).exits(0);
+    assert_eq!(limited(&format!("data query --data {data} counter '{TOTAL}'")).exits(0), "6\n");
+    limited(&format!("data snapshot --data {data} counter --out {out}")).exits(0);
+    limited(&format!("data restore --data {other} {out} --name copy")).exits(0);
+    assert_eq!(limited(&format!("data query --data {other} copy '{TOTAL}'")).exits(0), "6\n");
 }
 
 /// Creates a counter that was answered 1, and whose journal has `answers` to the transactions after that. A replay
@@ -392,7 +396,7 @@ fn verify_names_the_transaction_at_which_a_replay_diverges_and_proves_the_others
         "{text}"
     );
     assert!(text.contains("counter: proven from"), "{text}");
-    let way_on = format!("lifeboat resume --data {} count --accept-divergence-at 2", folder.path("data").display());
+    let way_on = format!("lifeboat data accept-divergence --data {} count --at 2", folder.path("data").display());
     assert!(text.contains(&way_on), "{text}");
     folder.output("verify", &["counter"]).exits(0);
     let json: Value = serde_json::from_str(folder.output("verify", &["--json"]).exits(1)).expect("JSON");
@@ -453,9 +457,9 @@ fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives()
     let start = || folder.run("count", &guest("count.wat"));
     let stopped = start().output();
     stopped.exits(1);
-    let hint = format!("lifeboat resume --data {} count --accept-divergence-at 2", folder.path("data").display());
+    let hint = format!("lifeboat data accept-divergence --data {} count --at 2", folder.path("data").display());
     assert_eq!(stopped.stderr.lines().filter(|line| line.contains(&hint)).count(), 1, "{}", stopped.stderr);
-    let resume = |at: &str| folder.output("resume", &["count", "--accept-divergence-at", at]);
+    let resume = |at: &str| folder.output("accept-divergence", &["count", "--at", at]);
     let before = folder.files();
     resume("1").exits_with_one_line(2, &["does not diverge first at 1", "sequence 2"]);
     resume("3").exits_with_one_line(2, &["does not diverge first at 3", "sequence 2"]);
@@ -481,13 +485,13 @@ fn a_diverging_service_waits_for_resume_and_goes_on_with_what_the_replay_gives()
 fn resume_says_if_another_divergence_follows() {
     let folder = Folder::new();
     diverging(&folder, &["3", "4"]);
-    let resume = |at: &str| folder.output("resume", &["count", "--accept-divergence-at", at]);
+    let resume = |at: &str| folder.output("accept-divergence", &["count", "--at", at]);
     let first = resume("2");
     first.exits(1);
     assert!(first.stderr.contains("will still not start: the replay diverged at sequence 3"), "{}", first.stderr);
     resume("3").exits(0);
     resume("4").exits_with_one_line(2, &["does not diverge"]);
-    folder.output("resume", &["other", "--accept-divergence-at", "1"]).exits_with_one_line(2, &["no service 'other'"]);
+    folder.output("accept-divergence", &["other", "--at", "1"]).exits_with_one_line(2, &["no service 'other'"]);
 }
 
 // Portable snapshots.
@@ -520,11 +524,12 @@ fn a_service_goes_on_from_its_portable_snapshot_elsewhere() {
         "{}",
         told.exits(0)
     );
-    there.output("query", &["--at", "1", "copy", TOTAL]).exits_with_one_line(2, &["'copy': name 5; lifeboat journal"]);
+    there
+        .output("query", &["--at", "1", "copy", TOTAL])
+        .exits_with_one_line(2, &["'copy': name 5; lifeboat data journal"]);
 
     // The copy continues with the next transaction. It does not repeat what the original may have executed.
-    let output =
-        there.command("run", &["--service", "copy", "--envelope"]).input(format!("{uuid}\n{}\n", add(1))).output();
+    let output = there.run_with(&["--service", "copy", "--envelope"]).input(format!("{uuid}\n{}\n", add(1))).output();
     let lines: Vec<&str> = output.exits(1).lines().collect();
     assert!(lines[0].contains("\"denied\"") && lines[0].contains("forgotten"), "{lines:?}");
     assert!(
@@ -597,7 +602,7 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     let services = folder.output("services", &[]);
     assert!(services.exits(1).contains("quarantined: records from "), "{}", services.exits(1));
     assert!(services.exits(1).contains("journal damaged: segment 1"), "{}", services.exits(1));
-    let run = folder.command("run", &["--service", "counter"]).output();
+    let run = folder.run_with(&["--service", "counter"]).output();
     assert_eq!(run.exits(1), "");
     assert!(run.stderr.contains(" counter --out FILE saves what can be trusted"), "{}", run.stderr);
     let journal = folder.output("journal", &["counter"]);
@@ -615,7 +620,7 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     assert!(verify.exits(1).contains("counter: its state after transaction 2 is the last that can be trusted\n"));
     assert_eq!(folder.output("query", &["--at", "1", "counter", TOTAL]).exits(0), "1\n");
     folder.output("query", &["--at", "3", "counter", TOTAL]).exits_with_one_line(2, &["0 to 2"]);
-    let resume = folder.output("resume", &["counter", "--accept-divergence-at", "2"]);
+    let resume = folder.output("accept-divergence", &["counter", "--at", "2"]);
     resume.exits_with_one_line(2, &["quarantined", "does not mend"]);
 
     let file = folder.path("rest");
@@ -624,7 +629,7 @@ fn of_a_quarantined_service_what_can_be_trusted_is_told_and_exported() {
     assert!(snapshot.stderr.contains(trusted), "{}", snapshot.stderr);
     folder.command("restore", &["--name", "saved"]).arg(&file).output().exits(0);
     // The directory stays damaged.
-    assert_eq!(folder.command("run", &["--service", "saved"]).input("{\"add\":1}\n").output().exits(1), "4\n");
+    assert_eq!(folder.run_with(&["--service", "saved"]).input("{\"add\":1}\n").output().exits(1), "4\n");
     // The damaged service is unchanged.
     assert!(folder.output("services", &[]).exits(1).contains("quarantined: records from "));
 }
@@ -667,7 +672,7 @@ fn a_damaged_journal_is_a_finding_of_every_command_though_a_snapshot_holds_what_
     assert!(journal.stderr.contains("the history of service 'counter' begins with record 2:"), "{}", journal.stderr);
     folder.output("journal", &["--json", "--after", "4", "counter"]).exits(1);
     folder.output("verify", &[]).exits(1);
-    let run = folder.command("run", &["--service", "counter"]).input("{\"add\":1}\n").output();
+    let run = folder.run_with(&["--service", "counter"]).input("{\"add\":1}\n").output();
     assert_eq!(run.exits(1), "11\n");
     assert!(run.stderr.contains("Journal damaged: segment 1, position "), "{}", run.stderr);
 }
@@ -709,9 +714,9 @@ fn a_service_whose_workload_is_damaged_or_missing_waits_until_it_is_given_again(
         folder.output("query", &["counter", TOTAL]).exits_with_one_line(1, &[&reason, "put the workload's file there"]);
         let snapshot = folder.command("snapshot", &["counter", "--out"]).arg(folder.path("out")).output();
         snapshot.exits_with_one_line(1, &[&reason, "put the workload's file there again"]);
-        let run = folder.command("run", &["--service", "counter"]).output();
+        let run = folder.run_with(&["--service", "counter"]).output();
         assert_eq!(run.exits(1), "");
-        assert!(run.stderr.contains(&reason) && !run.stderr.contains("lifeboat snapshot"), "{}", run.stderr);
+        assert!(run.stderr.contains(&reason) && !run.stderr.contains("lifeboat data snapshot"), "{}", run.stderr);
         let output = folder.send("counter", &prebuilt("counter"), &[json!({"query": true, "json": "total"})]);
         assert_eq!(output.exits(0), "6\n");
         folder.output("verify", &[]).exits(0);
@@ -720,6 +725,55 @@ fn a_service_whose_workload_is_damaged_or_missing_waits_until_it_is_given_again(
 
 // Directories that cannot be used.
 
+// How the commands are named.
+
+#[test]
+fn the_forms_from_before_the_group_still_work() {
+    let folder = Folder::new();
+    folder.counter();
+    let (data, out) = (folder.path("data"), folder.path("out"));
+    let old = |command: &str, arguments: &[&str]| lifeboat([command, "--data"]).arg(&data).args(arguments).output();
+    let same: [(&str, &[&str]); 4] =
+        [("services", &[]), ("journal", &["counter"]), ("verify", &["--json"]), ("query", &["counter", TOTAL])];
+    for (command, arguments) in same {
+        assert_eq!(old(command, arguments).exits(0), folder.output(command, arguments).exits(0), "{command}");
+    }
+    old("snapshot", &["counter", "--out", out.to_str().expect("plain")]).exits(0);
+    old("restore", &["--name", "copy", out.to_str().expect("plain")]).exits(0);
+    old("resume", &["copy", "--accept-divergence-at", "1"]).exits_with_one_line(2, &["'copy' does not diverge"]);
+    old("remove", &["copy", "--yes"]).exits_with_one_line(0, &["copy: removed"]);
+}
+
+#[test]
+fn the_variable_names_the_directory_of_every_command_of_the_group() {
+    let folder = Folder::new();
+    folder.counter();
+    let with = |arguments: &[&str]| lifeboat(arguments).env("LIFEBOAT_DATA", folder.path("data")).output();
+    assert_eq!(with(&["data", "services"]).exits(0), folder.output("services", &[]).exits(0));
+    assert_eq!(with(&["data", "query", "counter", TOTAL]).exits(0), "6\n");
+    // An old form that a server does not have.
+    with(&["verify"]).exits(0);
+}
+
+#[test]
+fn the_variable_turns_no_command_of_a_server_into_one_on_a_directory() {
+    let folder = Folder::new();
+    folder.counter();
+    let before = folder.files();
+    let commands: [(&str, &[&str]); 3] =
+        [("services", &[]), ("query", &["counter", TOTAL]), ("remove", &["counter", "--yes"])];
+    for (command, arguments) in commands {
+        let output = lifeboat([command])
+            .args(arguments)
+            .env("LIFEBOAT_DATA", folder.path("data"))
+            .env("LIFEBOAT_PROFILE", "/nowhere")
+            .output();
+        let remedy = format!("for a data directory, run lifeboat data {command} --data DIR");
+        output.exits_with_one_line(5, &["nobody is logged in", &remedy]);
+    }
+    assert_eq!(folder.files(), before);
+}
+
 /// Every command, with arguments that would be valid.
 const COMMANDS: [&[&str]; 6] = [
     &["services"],
@@ -727,7 +781,7 @@ const COMMANDS: [&[&str]; 6] = [
     &["verify"],
     &["query", "counter", TOTAL],
     &["snapshot", "counter", "--out", "out"],
-    &["resume", "counter", "--accept-divergence-at", "1"],
+    &["accept-divergence", "counter", "--at", "1"],
 ];
 
 #[test]
@@ -768,7 +822,7 @@ fn wrong_directories_are_refused_with_one_line_and_left_alone() {
     assert_eq!(folder.files().into_keys().collect::<Vec<_>>(), ["letter.txt"]);
     let parent = lifeboat(["run", "--data"]).arg(folder.path("no/data")).arg(prebuilt("counter")).output();
     parent.exits_with_one_line(2, &["its parent directory is not there; create that first"]);
-    let without = lifeboat(["journal", "bank"]).output();
+    let without = lifeboat(["data", "journal", "bank"]).output();
     assert_eq!(without.exits(2), "");
     assert!(without.stderr.contains("--data <DIR>"), "{}", without.stderr);
 }
@@ -879,7 +933,8 @@ fn what_an_older_catalog_lacks_is_reported_and_comes_back_with_the_right_one() {
     let right = std::fs::read(&catalog).expect("readable");
     std::fs::write(&catalog, &old).expect("writable");
 
-    let words = ["catalog.redb does not have it", "put back the newest copy of catalog.redb", "lifeboat remove --data"];
+    let words =
+        ["catalog.redb does not have it", "put back the newest copy of catalog.redb", "lifeboat data remove --data"];
     let names = ["copy", "counter"];
     for command in ["services", "verify"] {
         let output = folder.output(command, &[]);

@@ -200,7 +200,7 @@ fn a_signal_ends_the_input_and_says_where() {
 fn an_empty_variable_for_the_data_directory_is_one_that_is_not_set() {
     let output = run(&[], "counter").env("LIFEBOAT_DATA", "").input("{\"add\":1}\n").output();
     assert_eq!(output.exits(0), "1\n");
-    let journal = lifeboat(["journal", "counter"]).env("LIFEBOAT_DATA", "").output();
+    let journal = lifeboat(["data", "journal", "counter"]).env("LIFEBOAT_DATA", "").output();
     assert_eq!(journal.exits(2), "");
     assert!(journal.stderr.contains("--data <DIR>"), "{}", journal.stderr);
     let services = lifeboat(["services"]).env("LIFEBOAT_DATA", "").env("LIFEBOAT_PROFILE", "/nowhere").output();

@@ -508,7 +508,7 @@ fn a_service_that_is_quarantined_is_told_as_such_with_reason_and_remedy() {
     rig.server = Some(Serving::start(rig.folder.path()));
     rig.log_in("admin", PASSWORD, &rig.url()).exits(0);
     let denied = rig.client(["tx", "count", "{\"add\":1}"]).output();
-    let words = ["service 'count' is quarantined: ", "lifeboat start", "lifeboat verify", "(503 quarantined)"];
+    let words = ["service 'count' is quarantined: ", "lifeboat start", "lifeboat data verify", "(503 quarantined)"];
     denied.exits_with_one_line(1, &words);
     let services = rig.client(["services"]).output();
     assert!(services.exits(1).contains("\ncount: quarantined: "), "{services:?}");

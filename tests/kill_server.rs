@@ -99,7 +99,7 @@ async fn nothing_is_lost_or_doubled_over_the_network() {
         }
     }
     let data = folder.path().join("data");
-    crate::util::lifeboat(["verify", "--data"]).arg(data).output().exits(0);
+    crate::util::lifeboat(["data", "verify", "--data"]).arg(data).output().exits(0);
 }
 
 /// Sends a transaction, or looks up its answer if there may be one.

@@ -68,7 +68,7 @@ fn an_old_directory_proves_what_it_proved() {
         let data = folder.path().join("data");
         copy(directory, &data);
         for (command, code) in [("verify", code), ("services", code)] {
-            let output = lifeboat([command, "--json", "--data"]).arg(&data).output();
+            let output = lifeboat(["data", command, "--json", "--data"]).arg(&data).output();
             let now = serde_json::from_str(output.exits(code)).expect("JSON");
             assert_has(&now, &json(&format!("{directory}.{command}.json")), &format!("{directory}: {command}"));
         }
@@ -114,7 +114,7 @@ async fn an_old_directory_answers_what_it_answered_and_goes_on() {
         }
         rig.host.stop().await.expect("sealed");
         drop(rig);
-        lifeboat(["verify", "--data"]).arg(&data).output().exits(code);
+        lifeboat(["data", "verify", "--data"]).arg(&data).output().exits(code);
     }
 }
 
@@ -122,9 +122,10 @@ async fn an_old_directory_answers_what_it_answered_and_goes_on() {
 fn an_old_portable_snapshot_is_restored() {
     let folder = tempfile::tempdir().expect("a folder");
     let data = folder.path().join("data");
-    let restored = lifeboat(["restore", "--name", "bank", "--data"]).arg(&data).arg(kept("bank.portable")).output();
+    let restored =
+        lifeboat(["data", "restore", "--name", "bank", "--data"]).arg(&data).arg(kept("bank.portable")).output();
     restored.exits(0);
-    let queried = lifeboat(["query", "--data"]).arg(&data).args(["bank", "\"total\""]).output();
+    let queried = lifeboat(["data", "query", "--data"]).arg(&data).args(["bank", "\"total\""]).output();
     assert_eq!(queried.exits(0), std::fs::read_to_string(kept("bank.total.txt")).expect("readable"));
-    lifeboat(["verify", "--data"]).arg(&data).output().exits(0);
+    lifeboat(["data", "verify", "--data"]).arg(&data).output().exits(0);
 }

@@ -994,7 +994,7 @@ async fn operators_who_hang_up_leave_no_service_half_way() {
     assert_eq!(count, 30, "each was executed once");
     site.stop().await;
     let data = folder.path().join("data");
-    crate::util::lifeboat(["verify", "--data"]).arg(data).output().exits(0);
+    crate::util::lifeboat(["data", "verify", "--data"]).arg(data).output().exits(0);
 }
 
 #[tokio::test(flavor = "multi_thread")]

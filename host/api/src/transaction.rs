@@ -255,7 +255,8 @@ impl Cause {
 
 /// The remedy for a quarantined service.
 pub const QUARANTINE_REMEDY: &str = "once that is mended, lifeboat start brings it back; without the server, lifeboat \
-                                     verify --data DIR tells more, and lifeboat snapshot saves what can be trusted";
+                                     data verify --data DIR tells more, and lifeboat data snapshot saves what can be \
+                                     trusted";
 
 /// The reason why a request has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, Error)]

@@ -11,11 +11,15 @@ mod help;
 mod init;
 mod inspect;
 mod login;
+mod old_forms;
 mod operate;
 mod output;
+mod query;
 mod remote;
+mod remove;
 mod run;
 mod serve;
+mod services;
 mod simulate;
 mod stop;
 mod table;
@@ -33,7 +37,6 @@ use lifeboat_host::service::LaunchError;
 use lifeboat_vm::engine::EngineError;
 use lifeboat_vm::workload::{LoadError, ReadError, Workload};
 use operate::Operation;
-use std::ffi::OsString;
 use std::io;
 use std::path::Path;
 use std::process::ExitCode;
@@ -55,22 +58,8 @@ enum Command {
     Simulate(simulate::Simulate),
     /// Show what the loader finds in a workload.
     Inspect(inspect::Inspect),
-    /// List the services of the server, or of a data directory.
-    Services(data::services::Services),
-    /// Show the history of a service, a record a line.
-    Journal(data::journal::Journal),
-    /// Check a data directory, replay its services, and compare every answer and every snapshot.
-    Verify(data::verify::Verify),
-    /// Write the state of a service, with its workload and settings, to a file that may leave the machine.
-    Snapshot(data::snapshot::Snapshot),
-    /// Create a service from a file that `lifeboat snapshot` wrote.
-    Restore(data::restore::Restore),
-    /// Ask a service, as it is now or as it was after a transaction; nothing is changed.
-    Query(data::query::Query),
-    /// Let a service go on whose replay ends otherwise than the journal says.
-    Resume(data::accept_divergence::Resume),
-    /// Remove a service and its history for good.
-    Remove(data::remove::Remove),
+    /// Show, check, copy and repair what a data directory holds, without a server.
+    Data(data::Data),
     /// Set up a server: a configuration file, and a data directory with the first admin.
     Init(init::Init),
     /// Check a configuration file.
@@ -85,10 +74,14 @@ enum Command {
     Whoami(login::WhoAmI),
     /// Make a service of a workload, on the server.
     Deploy(deploy::Deploy),
+    /// List the services of the server.
+    Services(services::Services),
     /// Send a transaction to a service of the server, or look up what became of one.
     Tx(tx::Tx),
     /// Send many transactions to a service of the server, one a line.
     Batch(batch::Batch),
+    /// Ask a service of the server; nothing is changed.
+    Query(query::Query),
     /// Show how full the VMs of the server are, and what its services did.
     Usage(usage::Usage),
     /// Show what happened to the services of the server.
@@ -103,6 +96,8 @@ enum Command {
     Start(operate::Operate),
     /// Drop what a user has in the queue of a service of the server.
     Drop(operate::Drop),
+    /// Remove a service of the server and its history for good.
+    Remove(remove::Remove),
     /// Say who may do what on the server.
     User(user::User),
 }
@@ -118,10 +113,10 @@ impl Cli {
     pub(crate) fn parse() -> Result<Self, clap::Error> {
         let mut command = help::fitted(Self::command(), "", help::columns());
         if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| directory.is_empty()) {
-            let unset = |arg: clap::Arg| if arg.get_long() == Some("data") { arg.env(None::<&str>) } else { arg };
-            command = command.mut_subcommands(|subcommand| subcommand.mut_args(unset));
+            command = without_variable(command);
         }
-        Self::from_arg_matches_mut(&mut command.try_get_matches_from_mut(std::env::args_os())?)
+        let arguments = old_forms::renewed(std::env::args_os());
+        Self::from_arg_matches_mut(&mut command.try_get_matches_from_mut(arguments)?)
             .map_err(|error| error.format(&mut command))
     }
 
@@ -130,22 +125,17 @@ impl Cli {
             Command::Run(run) => run.execute(),
             Command::Simulate(simulate) => simulate.execute(),
             Command::Inspect(inspect) => inspect.execute(),
-            Command::Services(services) => services.execute(),
-            Command::Journal(journal) => journal.execute(),
-            Command::Verify(verify) => verify.execute(),
-            Command::Snapshot(snapshot) => snapshot.execute(),
-            Command::Restore(restore) => restore.execute(),
-            Command::Query(query) => query.execute(),
-            Command::Resume(resume) => resume.execute(),
-            Command::Remove(remove) => remove.execute(),
+            Command::Data(data) => data.execute(),
             Command::Init(init) => init.execute(),
             Command::Config(config) => config.execute(),
             Command::Login(login) => login.execute(),
             Command::Logout(logout) => logout.execute(),
             Command::Whoami(whoami) => whoami.execute(),
             Command::Deploy(deploy) => deploy.execute(),
+            Command::Services(services) => services.execute(),
             Command::Tx(tx) => tx.execute(),
             Command::Batch(batch) => batch.execute(),
+            Command::Query(query) => query.execute(),
             Command::Usage(usage) => usage.execute(),
             Command::Events(events) => events.execute(),
             Command::Logs(logs) => logs.execute(),
@@ -153,10 +143,17 @@ impl Cli {
             Command::Stop(operate) => operate.execute(Operation::Stop),
             Command::Start(operate) => operate.execute(Operation::Start),
             Command::Drop(drop) => drop.execute(),
+            Command::Remove(remove) => remove.execute(),
             Command::User(user) => user.execute(),
             Command::Serve(serve) => serve.execute(),
         }
     }
+}
+
+/// The command, for which no variable stands for `--data`.
+fn without_variable(command: clap::Command) -> clap::Command {
+    let unset = |arg: clap::Arg| if arg.get_long() == Some("data") { arg.env(None::<&str>) } else { arg };
+    command.mut_args(unset).mut_subcommands(without_variable)
 }
 
 /// The user asked for something that cannot be done as asked.
@@ -267,8 +264,9 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
         // Only a failed write is lost here.
         let _ = error.print();
     } else {
-        let arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
-        output::note(&format!("lifeboat: {}", arguments::explained(error, &Cli::command(), &arguments)));
+        let arguments = old_forms::renewed(std::env::args_os());
+        let arguments = arguments.get(1..).unwrap_or_default();
+        output::note(&format!("lifeboat: {}", arguments::explained(error, &Cli::command(), arguments)));
     }
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
 }

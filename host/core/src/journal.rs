@@ -114,7 +114,7 @@ pub enum JournalError {
         reason: String,
     },
     /// A written record cannot be read.
-    #[error("record {number} of the journal cannot be read: {reason}; check the directory with lifeboat verify")]
+    #[error("record {number} of the journal cannot be read: {reason}; check the directory with lifeboat data verify")]
     Unreadable {
         /// The number of the record.
         number: RecordNumber,

@@ -69,7 +69,7 @@ pub enum PortableError {
     #[error(transparent)]
     File(#[from] SnapshotFileError),
     /// The file lacks a section that makes it portable.
-    #[error("'{file}' is a snapshot, but not a portable one: it has no {what}; write one with lifeboat snapshot")]
+    #[error("'{file}' is a snapshot, but not a portable one: it has no {what}; write one with lifeboat data snapshot")]
     NotPortable {
         /// The name of the file.
         file: String,

@@ -142,8 +142,9 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
     let command: Vec<&str> =
         usage.split_whitespace().take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
     let command = if command.is_empty() { path_of(of, arguments) } else { command.join(" ") };
-    let similar = |kind, wrong: &str| {
-        list(kind).into_iter().rev().find(|similar| is_similar(wrong, similar)).map_or_else(
+    let similar = |kind, wrong: &str| list(kind).into_iter().rev().find(|similar| is_similar(wrong, similar));
+    let suggested = |similar: Option<String>| {
+        similar.map_or_else(
             || format!("{command} --help lists those that there are"),
             |similar| format!("did you mean {similar}?"),
         )
@@ -162,7 +163,8 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
         }
         ErrorKind::TooManyValues => format!("{name} takes no value, and has {}; write it alone", shown(&value)),
         ErrorKind::UnknownArgument if argument.starts_with('-') => {
-            let remedy = similar(ContextKind::SuggestedArg, &argument);
+            let remedy = elsewhere(of, &command, &argument)
+                .unwrap_or_else(|| suggested(similar(ContextKind::SuggestedArg, &argument)));
             format!("there is no option {} of {command}; {remedy}", shown(&argument))
         }
         ErrorKind::UnknownArgument => {
@@ -170,7 +172,9 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
         }
         ErrorKind::InvalidSubcommand => {
             let wrong = text(ContextKind::InvalidSubcommand).unwrap_or_default();
-            let remedy = similar(ContextKind::SuggestedSubcommand, &wrong);
+            let near = similar(ContextKind::SuggestedSubcommand, &wrong);
+            let in_group = || in_group(of, &wrong).filter(|_| command == of.get_name());
+            let remedy = suggested(near.or_else(in_group));
             format!("there is no command {} of {command}; {remedy}", shown(&wrong))
         }
         ErrorKind::MissingRequiredArgument => {
@@ -197,6 +201,31 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
             format!("{}; see {command} --help", lines.join(" ").trim_start_matches("error: "))
         }
     }
+}
+
+/// A command of a group that somebody may have meant who wrote its name alone: `data verify` for `verifi`.
+fn in_group(of: &Command, wrong: &str) -> Option<String> {
+    let commands = of.get_subcommands().flat_map(|group| group.get_subcommands().map(move |command| (group, command)));
+    let mut similar = commands.filter(|(_, command)| is_similar(wrong, command.get_name()));
+    similar.next().map(|(group, command)| format!("{} {}", group.get_name(), command.get_name()))
+}
+
+/// Where an option is that a command lacks: at its namesake in or out of `lifeboat data`, or at the commands of its group.
+fn elsewhere(of: &Command, command: &str, option: &str) -> Option<String> {
+    let name = option.strip_prefix("--")?.split('=').next()?;
+    let find = |path: &[&str]| path.iter().try_fold(of, |command, name| command.find_subcommand(name));
+    let has = |command: &Command| command.get_arguments().any(|argument| argument.get_long() == Some(name));
+    let words: Vec<&str> = command.split(' ').skip(1).collect();
+    let namesake = match &words[..] {
+        ["data", name] => vec![*name],
+        [name] => vec!["data", *name],
+        _ => return None,
+    };
+    if find(&namesake).is_some_and(has) {
+        return Some(format!("lifeboat {} has it", namesake.join(" ")));
+    }
+    let is_of_group = find(&words)?.get_subcommands().any(has);
+    is_of_group.then(|| format!("write it after a command of the group: {command} COMMAND --{name}"))
 }
 
 /// `--fuel` of `--fuel <N>`, `SERVICE` of `<SERVICE>`.
@@ -257,7 +286,17 @@ mod tests {
             (&[b"nope"], "there is no command 'nope' of lifeboat; lifeboat --help lists those that there are"),
             (&[b"depoly"], "there is no command 'depoly' of lifeboat; did you mean deploy?"),
             (&[b"run", b"--fule"], "there is no option '--fule' of lifeboat run; did you mean --fuel?"),
-            (&[b"snap"], "there is no command 'snap' of lifeboat; did you mean snapshot?"),
+            (&[b"snap"], "there is no command 'snap' of lifeboat; did you mean data snapshot?"),
+            (&[b"verifi"], "there is no command 'verifi' of lifeboat; did you mean data verify?"),
+            (
+                &[b"data", b"query", b"--attempts", b"3"],
+                "there is no option '--attempts' of lifeboat data query; lifeboat query has it",
+            ),
+            (
+                &[b"data", b"--data", b"d", b"verify"],
+                "there is no option '--data' of lifeboat data; write it after a command of the group: lifeboat data COMMAND \
+                 --data",
+            ),
             (&[b"events", b"--folow"], "there is no option '--folow' of lifeboat events; did you mean --follow?"),
             (&[b"tx", b"c", b"x\xff"], "the argument 'x\u{fffd}' is not UTF-8 text; write it in UTF-8"),
         ];

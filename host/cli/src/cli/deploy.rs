@@ -1,6 +1,7 @@
 //! `lifeboat deploy`: a workload as a new service of the server.
 
-use super::remote::{service_line, with_server};
+use super::remote::with_server;
+use super::services::service_line;
 use super::{arguments, exit, output, read_workload};
 use clap::Args;
 use lifeboat_api::http::Deployment;

@@ -78,17 +78,26 @@ const COMMANDS: &[(&str, Codes)] = &[
     ),
     ("inspect", &[(OK, "the loader takes the workload"), LINE_WRONG_OR_DENIED, WORKLOAD_REFUSED, HOST_FAILED]),
     (
-        "services",
+        "data",
         &[
-            (OK, "every service is intact; of a server: none is quarantined, though some may be stopped"),
-            (SOME_NOT_OK, "some service is quarantined, or the directory is damaged"),
-            FILE_WRONG,
-            EITHER_FAILED,
-            NOT_REACHED,
+            (OK, "all is well"),
+            (SOME_NOT_OK, "what is asked for is damaged, quarantined or diverges"),
+            SERVICE_OR_FILE_WRONG,
+            (WORKLOAD, "restore: the workload in the file was refused by the loader"),
+            HOST_FAILED,
         ],
     ),
     (
-        "journal",
+        "data services",
+        &[
+            (OK, "every service is intact"),
+            (SOME_NOT_OK, "some service is quarantined, or the directory is damaged"),
+            FILE_WRONG,
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "data journal",
         &[
             (OK, "the history is printed"),
             (SOME_NOT_OK, "the service is quarantined, or the directory is damaged"),
@@ -97,7 +106,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     (
-        "verify",
+        "data verify",
         &[
             (OK, "everything was proven"),
             (SOME_NOT_OK, "something is damaged, quarantined or diverges; each such finding is reported"),
@@ -106,30 +115,7 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     (
-        "snapshot",
-        &[
-            (OK, "the file is written"),
-            (
-                SOME_NOT_OK,
-                "the service is quarantined, and the file holds what can be trusted; or its state cannot be exported, and \
-                 there is no file",
-            ),
-            SERVICE_OR_FILE_WRONG,
-            HOST_FAILED,
-        ],
-    ),
-    (
-        "restore",
-        &[
-            (OK, "the service is created"),
-            (SOME_NOT_OK, "the file or the directory is damaged, or the state cannot be restored"),
-            FILE_WRONG,
-            (WORKLOAD, "the workload in the file was refused by the loader"),
-            HOST_FAILED,
-        ],
-    ),
-    (
-        "query",
+        "data query",
         &[
             (OK, "the guest answered"),
             (
@@ -142,12 +128,47 @@ const COMMANDS: &[(&str, Codes)] = &[
                 "the command line or the directory is wrong, this user may not use it, there is no such service, or the \
                  transaction is not retained",
             ),
-            EITHER_FAILED,
-            NOT_REACHED,
+            HOST_FAILED,
         ],
     ),
     (
-        "resume",
+        "data snapshot",
+        &[
+            (OK, "the file is written"),
+            (
+                SOME_NOT_OK,
+                "the service is quarantined, and the file holds what can be trusted; or its state cannot be exported, and \
+                 there is no file",
+            ),
+            SERVICE_OR_FILE_WRONG,
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "data restore",
+        &[
+            (OK, "the service is created"),
+            (SOME_NOT_OK, "the file or the directory is damaged, or the state cannot be restored"),
+            FILE_WRONG,
+            (WORKLOAD, "the workload in the file was refused by the loader"),
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "data remove",
+        &[
+            (OK, "the service is removed"),
+            (SOME_NOT_OK, "the directory is damaged"),
+            (
+                USAGE,
+                "--yes is missing, the command line or the directory is wrong, this user may not use it, or there is no \
+                 such service",
+            ),
+            HOST_FAILED,
+        ],
+    ),
+    (
+        "data accept-divergence",
         &[
             (OK, "accepted, and the replay comes to its end"),
             (SOME_NOT_OK, "accepted, and there is another divergence behind it; or the directory is damaged"),
@@ -157,20 +178,6 @@ const COMMANDS: &[(&str, Codes)] = &[
                  this user may not use it; nothing was changed",
             ),
             HOST_FAILED,
-        ],
-    ),
-    (
-        "remove",
-        &[
-            (OK, "the service is removed"),
-            (SOME_NOT_OK, "the directory is damaged, or the server denied it"),
-            (
-                USAGE,
-                "--yes is missing, the command line or the directory is wrong, this user may not use it, or there is no \
-                 such service",
-            ),
-            EITHER_FAILED,
-            NOT_REACHED,
         ],
     ),
     (
@@ -225,6 +232,16 @@ const COMMANDS: &[(&str, Codes)] = &[
         ],
     ),
     (
+        "services",
+        &[
+            (OK, "none is quarantined, though some may be stopped"),
+            (SOME_NOT_OK, "some service is quarantined, or cannot serve"),
+            FILE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
+    (
         "tx",
         &[
             (OK, "the guest answered"),
@@ -252,6 +269,16 @@ const COMMANDS: &[(&str, Codes)] = &[
             NOT_REACHED,
         ],
     ),
+    (
+        "query",
+        &[
+            (OK, "the guest answered"),
+            (SOME_NOT_OK, "it refused or failed, or the server denied it"),
+            SERVICE_OR_FILE_WRONG,
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
     ("usage", &[(OK, "it is shown"), (SOME_NOT_OK, "it is not granted"), SERVICE_WRONG, SERVER_FAILED, NOT_REACHED]),
     (
         "events",
@@ -262,6 +289,16 @@ const COMMANDS: &[(&str, Codes)] = &[
     ("failover", OPERATION),
     ("stop", OPERATION),
     ("start", OPERATION),
+    (
+        "remove",
+        &[
+            (OK, "the service is removed"),
+            DENIED,
+            (USAGE, "--yes is missing, the command line is wrong, or there is no such service"),
+            SERVER_FAILED,
+            NOT_REACHED,
+        ],
+    ),
     ("user", USER),
     ("user list", USER),
     ("user add", USER),

@@ -1,6 +1,7 @@
 //! `lifeboat failover`, `stop`, `start` and `drop`: what an operator does to a service of the server.
 
-use super::remote::{is_well, service_line, with_server};
+use super::remote::with_server;
+use super::services::{is_well, service_line};
 use super::{exit, output};
 use clap::Args;
 use lifeboat_api::http::{DropReply, ServiceState};

@@ -2,24 +2,18 @@
 
 mod login;
 mod passwords;
-mod services;
 mod transactions;
 
 pub(crate) use login::{Login, ca_variable, profile, variable};
 pub(crate) use passwords::Passwords;
-pub(crate) use services::{is_well, service_line};
 pub(crate) use transactions::print_answer;
 
-use super::output::{note, print};
-use super::{UsageError, arguments, exit, tx};
+use super::output::note;
+use super::{arguments, exit};
 use clap::Args;
-use lifeboat_api::name::Name;
-use lifeboat_api::size::grouped;
 use lifeboat_api::text::Printable;
 use lifeboat_client::{Backoff, Client, ClientError, Notice, STARTING_BACKOFF, Server};
 use login::NotLoggedIn;
-use services::services_table;
-use std::process::ExitCode;
 
 /// The server of a log-in that names none.
 pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7098";
@@ -44,11 +38,6 @@ pub(crate) struct Waiting {
 }
 
 impl Waiting {
-    /// Whether it was said.
-    pub(crate) fn is_said(self) -> bool {
-        self.attempts.is_some()
-    }
-
     pub(crate) fn backoff(self, is_unattended: bool) -> Backoff {
         let default = if is_unattended { ATTEMPTS_UNATTENDED } else { ATTEMPTS_DEFAULT };
         Backoff { failures_max: self.attempts.unwrap_or(default), ..STARTING_BACKOFF }
@@ -120,61 +109,17 @@ pub(crate) fn code_of_any(error: &anyhow::Error) -> Option<u8> {
     error.downcast_ref::<ClientError>().map(code_of)
 }
 
-/// The same for a command that could work on a data directory instead.
-fn with_server_or_data<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
+/// The same for a command that `lifeboat data` has under this name too.
+pub(crate) fn with_server_or_data<T>(
+    name: &str,
+    work: impl AsyncFnOnce(Client) -> anyhow::Result<T>,
+) -> anyhow::Result<T> {
     with_server(work).map_err(|error| match error.downcast::<NotLoggedIn>() {
-        Ok(NotLoggedIn(text)) => NotLoggedIn(format!("{text}; or name a data directory with --data DIR")).into(),
+        Ok(NotLoggedIn(text)) => {
+            NotLoggedIn(format!("{text}; for a data directory, run lifeboat data {name} --data DIR")).into()
+        }
         Err(error) => error,
     })
-}
-
-/// `lifeboat services` of the server.
-pub(crate) fn services(json: bool) -> anyhow::Result<ExitCode> {
-    let is_sound = with_server_or_data(async |client| {
-        let services = client.services().await?;
-        if services.is_empty() && !json {
-            note(
-                "there is no service, or none on which you have a grant; an admin makes one: lifeboat deploy SERVICE WORKLOAD",
-            );
-        }
-        print(json, &serde_json::json!({ "services": services }), || services_table(&services))?;
-        Ok(services.iter().all(is_well))
-    })?;
-    Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
-}
-
-/// `lifeboat query` of the server.
-pub(crate) fn query(service: &Name, body: &str, json: bool, waiting: Waiting) -> anyhow::Result<ExitCode> {
-    let body = tx::read_body(body)?;
-    let code = with_server_or_data(async |client| {
-        let backoff = waiting.backoff(false);
-        let client = client.with_patience(backoff);
-        let ask = async || client.query(service, body.clone().into()).await;
-        print_answer(&client.ask_until_answered(ask, &backoff).await?, json)
-    })?;
-    Ok(ExitCode::from(code))
-}
-
-/// `lifeboat remove` of the server.
-pub(crate) fn remove(service: &Name, is_sure: bool, json: bool) -> anyhow::Result<ExitCode> {
-    with_server_or_data(async |client| {
-        if !is_sure {
-            let found = client.service(service).await?;
-            let last = found.vm.map_or("all".into(), |vm| grouped(vm.sequence));
-            let text = format!(
-                "'{service}' would be removed from the server for good: its state, the history of {last} transactions; add \
-                 --yes to do it"
-            );
-            return Err(UsageError(text).into());
-        }
-        client.remove(service).await?;
-        if json {
-            return print(true, &serde_json::json!({ "removed": service }), String::new);
-        }
-        note(&format!("{service}: removed"));
-        Ok(())
-    })?;
-    Ok(ExitCode::from(exit::OK))
 }
 
 #[cfg(test)]

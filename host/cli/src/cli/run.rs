@@ -269,12 +269,12 @@ impl Run {
             host.stop().await.context("the data directory was not closed cleanly")?;
             let reason = data::completed(&reason, path);
             let saved = if is_cut_off {
-                format!(", lifeboat snapshot {option} {service} --out FILE saves what can be trusted")
+                format!(", lifeboat data snapshot {option} {service} --out FILE saves what can be trusted")
             } else {
                 String::new()
             };
             return Err(FindingError(format!(
-                "service '{service}' is quarantined: {reason}; lifeboat verify {option} {service} tells more{saved}"
+                "service '{service}' is quarantined: {reason}; lifeboat data verify {option} {service} tells more{saved}"
             ))
             .into());
         }

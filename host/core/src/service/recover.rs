@@ -46,7 +46,8 @@ pub(crate) enum RecoverError {
     },
     /// A replay differs from what was recorded.
     #[error(
-        "{error}; to go on with what the replay gives, run lifeboat resume {service} --accept-divergence-at {sequence}"
+        "{error}; to go on with what the replay gives, run lifeboat data accept-divergence --data DIR {service} --at \
+         {sequence}"
     )]
     Diverged {
         /// The service.

@@ -1,7 +1,7 @@
-//! `lifeboat resume`: lets a service go on after a divergence that an operator accepts.
+//! `lifeboat data accept-divergence`: lets a service go on after a divergence that an operator accepts.
 
 use super::super::{UsageError, arguments, exit};
-use super::directory::{Data, runtime, scratch};
+use super::directory::{Directory, runtime, scratch};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::id::Sequence;
@@ -16,25 +16,31 @@ A service whose replay ends otherwise than the journal says is not started: its 
 clients were told something else than its state would say. With this the next start goes on with what the replay gives.
 What clients were told stays as it is, in the journal and for repetitions of their ids.";
 
-/// Arguments of `resume`.
+/// Arguments of `data accept-divergence`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
-pub(crate) struct Resume {
+pub(crate) struct AcceptDivergence {
     #[command(flatten)]
-    data: Data,
+    directory: Directory,
     /// The transaction whose replay may end otherwise
-    #[arg(long, value_name = "SEQ", value_parser = arguments::whole, allow_negative_numbers = true)]
-    accept_divergence_at: u64,
+    #[arg(
+        long,
+        alias = "accept-divergence-at",
+        value_name = "SEQ",
+        value_parser = arguments::whole,
+        allow_negative_numbers = true
+    )]
+    at: u64,
     /// The service
     #[arg(value_name = "SERVICE")]
     service: Name,
 }
 
-impl Resume {
+impl AcceptDivergence {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let locked = self.data.open()?;
-        let mut found = self.data.find(&locked, &self.service)?;
-        let (name, accepted) = (found.name.clone(), Sequence(self.accept_divergence_at));
+        let locked = self.directory.open()?;
+        let mut found = self.directory.find(&locked, &self.service)?;
+        let (name, accepted) = (found.name.clone(), Sequence(self.at));
         if let Err(reason) = &found.standing {
             let text = format!("service '{name}' is quarantined: {reason}: accepting a divergence does not mend that");
             return Err(UsageError(text).into());
@@ -67,7 +73,7 @@ impl Resume {
                 );
                 return Err(UsageError(text).into());
             }
-            Err(error) => return Err(self.data.no_state(&name, error)),
+            Err(error) => return Err(self.directory.no_state(&name, error)),
         }
         match runtime.block_on(scratch.state(storage, &program, &found, None)) {
             Ok(state) => {
@@ -75,7 +81,7 @@ impl Resume {
                 Ok(ExitCode::from(exit::OK))
             }
             Err(error) => {
-                Err(self.data.no_state(&name, error).context(format!("service '{name}' will still not start")))
+                Err(self.directory.no_state(&name, error).context(format!("service '{name}' will still not start")))
             }
         }
     }

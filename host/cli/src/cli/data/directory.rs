@@ -20,7 +20,6 @@ use lifeboat_vm::engine::Program;
 use lifeboat_vm::rehydrate::RehydrateError;
 use lifeboat_vm::workload::Workload;
 use std::collections::BTreeSet;
-use std::ffi::OsString;
 use std::io;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
@@ -31,44 +30,21 @@ use tokio::runtime::Runtime;
 /// the catalog with its reserve.
 pub(crate) const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
 
-/// Where services are kept: in a data directory, or else by the server that one is logged in to.
+/// Which data directory.
 #[derive(Debug, clap::Args)]
-pub(crate) struct Source {
-    /// A data directory, in the place of the server; no host may have it open meanwhile
-    #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
-    directory: Option<PathBuf>,
-}
-
-impl Source {
-    /// The data directory; none if the server is meant. Standard error is told if only a variable says so, which somebody
-    /// may have forgotten.
-    pub(crate) fn data(&self) -> Option<Data> {
-        let directory = self.directory.clone()?;
-        let is_data = |argument: &OsString| argument.as_bytes().starts_with(b"--data");
-        if !std::env::args_os().any(|argument| is_data(&argument)) {
-            let named = named(&directory);
-            let text = "is set: this is about that data directory, and not about the server";
-            output::note(&format!("lifeboat: {DATA_VARIABLE}={named} {text}"));
-        }
-        Some(Data { directory })
-    }
-}
-
-/// Where services are kept.
-#[derive(Debug, clap::Args)]
-pub(crate) struct Data {
+pub(crate) struct Directory {
     /// The data directory; no host may have it open meanwhile
     #[arg(long = "data", value_name = "DIR", env = DATA_VARIABLE)]
-    directory: PathBuf,
+    path: PathBuf,
 }
 
-impl Data {
+impl Directory {
     /// Takes the directory, which must be there, to look at it.
     pub(crate) fn open_read_only(&self) -> anyhow::Result<Locked> {
-        let storage = opened(&self.directory, false, DiskStorage::open_to_look(&self.directory))?;
-        let locked = taken(&self.directory, Locked::open_read_only(Arc::clone(&storage) as _))?;
+        let storage = opened(&self.path, false, DiskStorage::open_to_look(&self.path))?;
+        let locked = taken(&self.path, Locked::open_read_only(Arc::clone(&storage) as _))?;
         if storage.is_read_only() {
-            let named = named(&self.directory);
+            let named = named(&self.path);
             let text = "cannot be written to: it is only read, and a server that takes it meanwhile may change it";
             output::note(&format!("lifeboat: data directory {named} {text}"));
         }
@@ -77,30 +53,30 @@ impl Data {
 
     /// Takes the directory, which must be there, to change it.
     pub(crate) fn open(&self) -> anyhow::Result<Locked> {
-        open(&self.directory, false)
+        open(&self.path, false)
     }
 
     /// Takes the directory, which is made one if it is missing or empty.
     pub(crate) fn open_or_create(&self) -> anyhow::Result<Locked> {
-        open(&self.directory, true)
+        open(&self.path, true)
     }
 
     /// Why a service does not run that the catalog should have and does not, and what to do.
     pub(crate) fn reason(&self, orphan: &Orphan) -> String {
-        completed(&orphan.reason(), &self.directory)
+        completed(&orphan.reason(), &self.path)
     }
 
     /// What an operator may do about a replay that diverges.
     pub(crate) fn way_on(&self, service: &Name, sequence: Sequence) -> String {
         let option = self.option();
         format!(
-            "to go on with what the replay gives, run lifeboat resume {option} {service} --accept-divergence-at {sequence}"
+            "to go on with what the replay gives, run lifeboat data accept-divergence {option} {service} --at {sequence}"
         )
     }
 
     /// The option as a shell is to be given it again.
     pub(crate) fn option(&self) -> String {
-        option(&self.directory)
+        option(&self.path)
     }
 
     /// The service of this name, with all that the journal has of it.
@@ -126,7 +102,7 @@ impl Data {
             return graded(DataError::Orphan { service: service.clone(), reason });
         }
         let error = DataError::NoService { service: service.clone() };
-        UsageError(format!("{error}; lifeboat services {} lists those that there are", self.option())).into()
+        UsageError(format!("{error}; lifeboat data services {} lists those that there are", self.option())).into()
     }
 
     /// Why a state cannot be brought back, as the error that says which exit code it means.
@@ -138,7 +114,7 @@ impl Data {
             StateError::Data(error) => graded(error),
             StateError::OutOfRange { ref service, .. } => {
                 let option = self.option();
-                UsageError(format!("{error}; lifeboat journal {option} {service} lists them")).into()
+                UsageError(format!("{error}; lifeboat data journal {option} {service} lists them")).into()
             }
             StateError::Nothing { .. } => FindingError(error.to_string()).into(),
             StateError::Rehydrate(ref failure) if !failure.is_transient() => FindingError(error.to_string()).into(),
@@ -161,9 +137,7 @@ pub(crate) fn option(directory: &Path) -> String {
 /// What a service says of itself, with the directory in it, of which services know nothing.
 pub(crate) fn completed(reason: &str, directory: &Path) -> String {
     let option = option(directory);
-    ["resume", "remove"].iter().fold(reason.to_owned(), |reason, command| {
-        reason.replace(&format!("lifeboat {command} "), &format!("lifeboat {command} {option} "))
-    })
+    reason.replace("--data DIR", &option).replace("lifeboat remove ", &format!("lifeboat data remove {option} "))
 }
 
 /// A path as a shell takes it.

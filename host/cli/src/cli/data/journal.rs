@@ -1,7 +1,7 @@
-//! `lifeboat journal`: the history of a service, as far back as it is kept.
+//! `lifeboat data journal`: the history of a service, as far back as it is kept.
 
 use super::super::{arguments, exit, help, is_pipe_open, output};
-use super::directory::Data;
+use super::directory::Directory;
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Timestamp, Utc};
@@ -26,11 +26,11 @@ const PREVIEW_CHARS: usize = 60;
 /// The column at which a record goes on that is too long for the terminal: below its time.
 const HANGING: usize = 10;
 
-/// Arguments of `journal`.
+/// Arguments of `data journal`.
 #[derive(Debug, Args)]
 pub(crate) struct Journal {
     #[command(flatten)]
-    data: Data,
+    directory: Directory,
     /// Print each record as a JSON object on a line, with the whole body and reply
     #[arg(long)]
     json: bool,
@@ -47,7 +47,7 @@ pub(crate) struct Journal {
 
 impl Journal {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let (found, recovery) = self.data.find_with_journal(&self.data.open_read_only()?, &self.service)?;
+        let (found, recovery) = self.directory.find_with_journal(&self.directory.open_read_only()?, &self.service)?;
         let mut records = &found.records[..];
         if let Some(after) = self.after {
             let is_after = |record: &Record| sequence(record).is_some_and(|sequence| sequence.0 > after);

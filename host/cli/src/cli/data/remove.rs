@@ -1,7 +1,7 @@
-//! `lifeboat remove`: a service and its history, for good.
+//! `lifeboat data remove`: a service and its history, for good.
 
-use super::super::{UsageError, exit, output, remote};
-use super::directory::Source;
+use super::super::{UsageError, exit, output};
+use super::directory::Directory;
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::name::Name;
@@ -12,14 +12,14 @@ use std::process::ExitCode;
 const AFTER_HELP: &str = "\
 Without --yes nothing is changed: standard error says what would be lost, and the exit code is 2. A quarantined service
 is removed as well; then it no longer holds back space in the journal, which is given back from the next start on. To
-keep a copy, run `lifeboat snapshot` first.";
+keep a copy, run `lifeboat data snapshot` first.";
 
-/// Arguments of `remove`.
+/// Arguments of `data remove`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Remove {
     #[command(flatten)]
-    data: Source,
+    directory: Directory,
     /// Really remove it
     #[arg(long)]
     yes: bool,
@@ -34,17 +34,16 @@ pub(crate) struct Remove {
 impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let name = &self.service;
-        let Some(data) = self.data.data() else { return remote::remove(name, self.yes, self.json) };
-        let locked = data.open()?;
+        let locked = self.directory.open()?;
         let cannot_read = "cannot read the data directory";
         let is_known = locked.catalog().service(name).context(cannot_read)?.is_some();
         let orphan = if is_known { None } else { locked.orphan(name).context(cannot_read)? };
         if !is_known && orphan.is_none() && !locked.has_any_of(name).context(cannot_read)? {
-            return Err(data.no_service(name, &[]));
+            return Err(self.directory.no_service(name, &[]));
         }
         if !self.yes {
             let what = if is_known {
-                let found = data.find(&locked, name)?;
+                let found = self.directory.find(&locked, name)?;
                 let (last, bytes) = (found.last_transaction(), Bytes(found.journal_bytes));
                 format!("its state, the history of {} transactions, {bytes} in the journal", grouped(last.0))
             } else if let Some(orphan) = orphan {

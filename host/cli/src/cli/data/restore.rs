@@ -1,7 +1,7 @@
-//! `lifeboat restore`: a service from a portable file.
+//! `lifeboat data restore`: a service from a portable file.
 
 use super::super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
-use super::directory::{Data, graded, runtime};
+use super::directory::{Directory, graded, runtime};
 use anyhow::Context;
 use clap::Args;
 use lifeboat_api::clock::{Clock, SystemClock};
@@ -23,16 +23,16 @@ The state is restored in a scratch VM first; nothing is written if that fails. T
 transaction after the snapshot's, in VM 1 of its settings' first size. Its random numbers are its own, and it does not
 recognise ids that the other service answered: it refuses those that carry an older time, and executes the rest.";
 
-/// Arguments of `restore`.
+/// Arguments of `data restore`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Restore {
     #[command(flatten)]
-    data: Data,
+    directory: Directory,
     /// The name of the new service
     #[arg(long, value_name = "NEW")]
     name: Name,
-    /// The file, which `lifeboat snapshot` wrote
+    /// The file, which `lifeboat data snapshot` wrote
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -42,7 +42,7 @@ impl Restore {
         let portable = Portable::read(&self.file).map_err(sorted)?;
         let secret = random()?;
         self.prove(&portable, &secret)?;
-        let locked = self.data.open_or_create()?;
+        let locked = self.directory.open_or_create()?;
         if locked.catalog().service(&self.name)?.is_some() {
             return Err(UsageError(DataError::Exists { service: self.name }.to_string()).into());
         }
@@ -59,14 +59,14 @@ impl Restore {
         let closed = directory.close();
         restored
             .map_err(|error| with_need(graded(error), "its state with its workload", portable.bytes_min()))
-            .with_context(|| format!("cannot restore service '{}' with {}", self.name, self.data.option()))?;
+            .with_context(|| format!("cannot restore service '{}' with {}", self.name, self.directory.option()))?;
         closed.context("the data directory was not closed cleanly")?;
         let text = format!(
             "{}: restored after transaction {} of '{}'; it goes on with lifeboat run {} --service {}\n",
             self.name,
             grouped(portable.snapshot.sequence().0),
             portable.service,
-            self.data.option(),
+            self.directory.option(),
             self.name,
         );
         let _ = io::stderr().write_all(output::fitting_error(text).as_bytes());
@@ -96,14 +96,15 @@ fn sorted(error: PortableError) -> anyhow::Error {
     match error {
         // The file that the command line names.
         PortableError::Storage { .. } => {
-            UsageError(format!("{:#}; name a file that lifeboat snapshot wrote", anyhow::Error::from(error))).into()
+            UsageError(format!("{:#}; name a file that lifeboat data snapshot wrote", anyhow::Error::from(error)))
+                .into()
         }
         PortableError::NotPortable { .. } | PortableError::File(SnapshotFileError::NotASnapshot { .. }) => {
-            UsageError(format!("{error}; name a file that lifeboat snapshot wrote")).into()
+            UsageError(format!("{error}; name a file that lifeboat data snapshot wrote")).into()
         }
         PortableError::File(SnapshotFileError::Storage { .. }) => error.into(),
         error if error.is_damage() => FindingError(format!(
-            "{error}; copy the file again from where it was written, or write another with lifeboat snapshot"
+            "{error}; copy the file again from where it was written, or write another with lifeboat data snapshot"
         ))
         .into(),
         error => FindingError(error.to_string()).into(),

@@ -1,7 +1,7 @@
-//! `lifeboat services`: what a data directory holds, or the server.
+//! `lifeboat data services`: what a data directory holds.
 
-use super::super::{exit, is_pipe_open, output, remote, table};
-use super::directory::{Data, Source, read};
+use super::super::{exit, is_pipe_open, output, table};
+use super::directory::{Directory, read};
 use clap::Args;
 use lifeboat_api::clock::Utc;
 use lifeboat_api::lines::json_lines;
@@ -17,10 +17,7 @@ use std::process::ExitCode;
 const HASH_CHARS: usize = 12;
 
 const AFTER_HELP: &str = "\
-Without --data it lists the services of the server on which one has a grant; lines below the table say why one does not
-run, and what to do.
-
-Columns of a data directory:
+Columns:
   last       the last transaction
   vm, size   the VM that serves, or will at the next start, and its size
   snapshot   the last transaction of the newest good snapshot, and the bytes of state in it
@@ -28,12 +25,12 @@ Columns of a data directory:
   ids        ids of clients that are recognised; the oldest of them was answered at `oldest id`
   state      intact; or quarantined, and why: then the service is not started";
 
-/// Arguments of `services`.
+/// Arguments of `data services`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Services {
     #[command(flatten)]
-    data: Source,
+    directory: Directory,
     /// Print one JSON object instead of a table
     #[arg(long)]
     json: bool,
@@ -41,11 +38,10 @@ pub(crate) struct Services {
 
 impl Services {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let Some(data) = self.data.data() else { return remote::services(self.json) };
-        let contents = read(&data.open_read_only()?, None)?;
+        let contents = read(&self.directory.open_read_only()?, None)?;
         let text = match self.json {
             true => json_lines(&as_json(&contents))?,
-            false => output::fitting(table(&contents, &data)),
+            false => output::fitting(table(&contents, &self.directory)),
         };
         is_pipe_open(io::stdout().write_all(text.as_bytes()))?;
         let is_sound = |found: &FoundService| found.standing.is_ok() && found.damaged_snapshots.is_empty();
@@ -89,7 +85,7 @@ impl<'a> Row<'a> {
             oldest_id.map_or("-".into(), |time| format!("{:.0}", Utc(time))),
             match &found.standing {
                 Err(reason) => format!("quarantined: {reason}"),
-                Ok(()) if self.is_never_restored() => "intact (never restored: lifeboat verify tries it)".into(),
+                Ok(()) if self.is_never_restored() => "intact (never restored: lifeboat data verify tries it)".into(),
                 Ok(()) => "intact".into(),
             },
         ]
@@ -152,7 +148,7 @@ pub(crate) fn journal_json(recovery: &Recovery) -> Value {
     })
 }
 
-fn table(contents: &Contents, data: &Data) -> String {
+fn table(contents: &Contents, directory: &Directory) -> String {
     let head = ["name", "workload", "last", "vm", "size", "snapshot", "journal", "ids", "oldest id", "state"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(contents.services.iter().map(|found| Row::new(found).cells().to_vec()));
@@ -163,7 +159,7 @@ fn table(contents: &Contents, data: &Data) -> String {
         }
     }
     for orphan in &contents.orphans {
-        text += &orphan_line(orphan, data);
+        text += &orphan_line(orphan, directory);
     }
     for name in &contents.ending {
         text += &format!("{name}: never came to be, or was removed: the next start ends its journal\n");
@@ -173,8 +169,8 @@ fn table(contents: &Contents, data: &Data) -> String {
 }
 
 /// A service that the catalog should have and does not, in words.
-pub(crate) fn orphan_line(orphan: &Orphan, data: &Data) -> String {
-    format!("{}: quarantined: {}\n", orphan.name, data.reason(orphan))
+pub(crate) fn orphan_line(orphan: &Orphan, directory: &Directory) -> String {
+    format!("{}: quarantined: {}\n", orphan.name, directory.reason(orphan))
 }
 
 /// The journal as a whole, in words.

@@ -1,7 +1,7 @@
-//! `lifeboat snapshot`: a service's state as a portable file.
+//! `lifeboat data snapshot`: a service's state as a portable file.
 
 use super::super::{FindingError, UsageError, exit, with_need};
-use super::directory::{Data, graded, runtime, scratch, tell_if_cut_off};
+use super::directory::{Directory, graded, runtime, scratch, tell_if_cut_off};
 use clap::Args;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::{Bytes, grouped};
@@ -12,16 +12,16 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 const AFTER_HELP: &str = "\
-The file holds the state, the workload and the settings, and no secret; `lifeboat restore` makes a service of it,
+The file holds the state, the workload and the settings, and no secret; `lifeboat data restore` makes a service of it,
 anywhere. Nothing in the data directory is changed. Of a quarantined service what can be trusted is written, standard
 error says up to which transaction, and the exit code is 1; without its workload nothing is.";
 
-/// Arguments of `snapshot`.
+/// Arguments of `data snapshot`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Snapshot {
     #[command(flatten)]
-    data: Data,
+    directory: Directory,
     /// The file to write; one that exists is not overwritten
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -32,8 +32,8 @@ pub(crate) struct Snapshot {
 
 impl Snapshot {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
-        let locked = self.data.open_read_only()?;
-        let found = self.data.find(&locked, &self.service)?;
+        let locked = self.directory.open_read_only()?;
+        let found = self.directory.find(&locked, &self.service)?;
         // Before the work, and once more when it is done.
         if self.out.symlink_metadata().is_ok() {
             let file = self.out.display().to_string().escape_debug().to_string();
@@ -44,7 +44,7 @@ impl Snapshot {
         let (scratch, program) = scratch(&runtime, storage, &found)?;
         let state = runtime
             .block_on(scratch.state(storage, &program, &found, None))
-            .map_err(|error| self.data.no_state(&found.name, error))?;
+            .map_err(|error| self.directory.no_state(&found.name, error))?;
         let (record, mut resume_point) = (state.record, state.resume_point.clone());
         resume_point.forgotten_id_time = found.newest_id_time(state.sequence);
         let exported = runtime.block_on(scratch.export(scratch.replay_context_of(&program, &found), state));

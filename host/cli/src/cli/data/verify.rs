@@ -1,7 +1,7 @@
-//! `lifeboat verify`: checks and replays what a data directory holds.
+//! `lifeboat data verify`: checks and replays what a data directory holds.
 
 use super::super::{FindingError, exit, is_pipe_open, output};
-use super::directory::{Data, memories_max, read, runtime};
+use super::directory::{Directory, memories_max, read, runtime};
 use super::services::{journal_json, journal_lines, orphan_line};
 use anyhow::Context;
 use clap::Args;
@@ -27,12 +27,12 @@ between them are run again, since they may have changed the instance. Nothing is
 /// How often progress is drawn.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
-/// Arguments of `verify`.
+/// Arguments of `data verify`.
 #[derive(Debug, Args)]
 #[command(after_help = AFTER_HELP)]
 pub(crate) struct Verify {
     #[command(flatten)]
-    data: Data,
+    directory: Directory,
     /// Print one JSON object instead of lines
     #[arg(long)]
     json: bool,
@@ -61,7 +61,7 @@ impl Verify {
         let is_wanted = |found: &&FoundService| self.service.as_ref().is_none_or(|service| found.name == *service);
         let wanted: Vec<&FoundService> = contents.services.iter().filter(is_wanted).collect();
         if let (Some(service), []) = (&self.service, &wanted[..]) {
-            return Err(self.data.no_service(service, &contents.orphans));
+            return Err(self.directory.no_service(service, &contents.orphans));
         }
         let orphans = if self.service.is_none() { &contents.orphans[..] } else { &[] };
         let mut proofs = Vec::new();
@@ -87,12 +87,14 @@ impl Verify {
             proofs.push(proof);
         }
         if self.json {
-            let orphans: Vec<_> =
-                orphans.iter().map(|orphan| json!({"name": orphan.name, "reason": self.data.reason(orphan)})).collect();
+            let orphans: Vec<_> = orphans
+                .iter()
+                .map(|orphan| json!({"name": orphan.name, "reason": self.directory.reason(orphan)}))
+                .collect();
             let report = json!({"services": proofs, "orphans": orphans, "journal": journal_json(&contents.recovery)});
             is_pipe_open(io::stdout().write_all(json_lines(&report)?.as_bytes()))?;
         } else {
-            let text = orphans.iter().map(|orphan| orphan_line(orphan, &self.data)).collect();
+            let text = orphans.iter().map(|orphan| orphan_line(orphan, &self.directory)).collect();
             is_pipe_open(io::stdout().write_all(output::fitting(text).as_bytes()))?;
         }
         let is_sound = contents.recovery.damages.is_empty() && orphans.is_empty();
@@ -107,12 +109,12 @@ impl Verify {
             _ => None,
         });
         diverged.map_or(String::new(), |sequence| {
-            format!("{}: {}\n", proof.service, self.data.way_on(&proof.service, sequence))
+            format!("{}: {}\n", proof.service, self.directory.way_on(&proof.service, sequence))
         })
     }
 
     fn read(&self) -> anyhow::Result<(Locked, Contents)> {
-        let locked = self.data.open_read_only()?;
+        let locked = self.directory.open_read_only()?;
         let contents = read(&locked, None)?;
         Ok((locked, contents))
     }

@@ -1,13 +1,47 @@
-//! Services of the server in words: a table, or a line each, with what is the matter with them.
+//! `lifeboat services`: the services of the server, and how they are shown.
 
-use super::super::table::terminal_table;
+use super::remote::with_server_or_data;
+use super::table::terminal_table;
+use super::{exit, output};
+use clap::Args;
 use lifeboat_api::http::{Service, ServiceState, Vm};
 use lifeboat_api::size::grouped;
 use lifeboat_api::text::Printable;
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
+use std::process::ExitCode;
 
-pub(super) fn services_table(services: &[Service]) -> String {
+const AFTER_HELP: &str = "\
+It lists the services on which one has a grant. Lines below the table report why a service does not run, and what to do.
+`lifeboat data services` lists those of a data directory.";
+
+/// Arguments of `services`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Services {
+    /// Print one JSON object instead of a table
+    #[arg(long)]
+    json: bool,
+}
+
+impl Services {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        let is_sound = with_server_or_data("services", async |client| {
+            let services = client.services().await?;
+            if services.is_empty() && !self.json {
+                output::note(
+                    "there is no service, or none on which you have a grant; an admin makes one: lifeboat deploy SERVICE \
+                     WORKLOAD",
+                );
+            }
+            output::print(self.json, &json!({ "services": services }), || services_table(&services))?;
+            Ok(services.iter().all(is_well))
+        })?;
+        Ok(ExitCode::from(if is_sound { exit::OK } else { exit::SOME_NOT_OK }))
+    }
+}
+
+fn services_table(services: &[Service]) -> String {
     let head = ["name", "state", "vm", "machine", "size", "failover", "last", "snapshot", "cpu", "memory"];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(services.iter().map(|service| {

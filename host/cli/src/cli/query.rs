@@ -1,0 +1,50 @@
+//! `lifeboat query`: asks a service of the server.
+
+use super::remote::{Waiting, print_answer, with_server_or_data};
+use super::{UsageError, tx};
+use clap::Args;
+use lifeboat_api::name::Name;
+use std::process::ExitCode;
+
+const AFTER_HELP: &str = "\
+The server is asked, as who is logged in. `lifeboat data query` asks a data directory, also as it was.";
+
+/// Arguments of `query`.
+#[derive(Debug, Args)]
+#[command(after_help = AFTER_HELP)]
+pub(crate) struct Query {
+    #[command(flatten)]
+    waiting: Waiting,
+    /// Print the reply as JSON
+    #[arg(long)]
+    json: bool,
+    /// Options of `lifeboat data query`, which a body that may begin with a hyphen would swallow
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    at: Option<String>,
+    #[arg(long, hide = true, allow_hyphen_values = true)]
+    user: Option<String>,
+    /// The service
+    #[arg(value_name = "SERVICE")]
+    service: Name,
+    /// The body of the query, as the workload takes it
+    #[arg(value_name = "BODY", allow_hyphen_values = true)]
+    body: String,
+}
+
+impl Query {
+    pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
+        if self.at.is_some() || self.user.is_some() {
+            let text = "--at and --user are of a data directory: give them to lifeboat data query --data DIR; a server is asked \
+                        as it is, by who is logged in";
+            return Err(UsageError(text.into()).into());
+        }
+        let body = tx::read_body(&self.body)?;
+        let code = with_server_or_data("query", async |client| {
+            let backoff = self.waiting.backoff(false);
+            let client = client.with_patience(backoff);
+            let ask = async || client.query(&self.service, body.clone().into()).await;
+            print_answer(&client.ask_until_answered(ask, &backoff).await?, self.json)
+        })?;
+        Ok(ExitCode::from(code))
+    }
+}
