@@ -293,8 +293,8 @@ fn index_of_the_documentation_links_every_page() {
 #[test]
 fn every_command_is_in_the_list_of_commands() {
     let output = lifeboat(["--help"]).output();
-    let (_, help) = output.exits(0).split_once("\nCommands:\n").expect("a list of commands");
-    let (help, _) = help.split_once("\n\n").expect("its end");
+    let (_, help) = output.exits(0).split_once("\nUsage: ").expect("a list of commands");
+    let (help, _) = help.split_once("\nOptions:\n").expect("its end");
     let names = help.lines().filter_map(|line| line.strip_prefix("  ")).filter(|line| !line.starts_with(' '));
     let names: Vec<_> =
         names.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help").collect();

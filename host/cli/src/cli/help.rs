@@ -11,6 +11,20 @@ const COLUMNS_MAX: usize = 100;
 /// The fewest columns that text is wrapped at.
 const COLUMNS_MIN: usize = 40;
 
+/// The commands in the order and the groups of `lifeboat --help`.
+const GROUPS: [(&str, &[&str]); 4] = [
+    ("Workloads and data directories:", &["run", "simulate", "inspect", "data"]),
+    ("A server:", &["init", "config", "serve"]),
+    ("Users of a server:", &["login", "logout", "whoami", "user"]),
+    (
+        "Services of a server:",
+        &[
+            "deploy", "services", "tx", "batch", "query", "usage", "events", "logs", "failover", "stop", "start",
+            "drop", "remove",
+        ],
+    ),
+];
+
 /// Columns of the terminal, within bounds that suit text.
 pub(crate) fn columns() -> usize {
     let columns = terminal_size().map_or(COLUMNS_MAX, |(Width(columns), _)| usize::from(columns));
@@ -46,7 +60,30 @@ pub(crate) fn fitted(command: Command, path: &str, columns: usize) -> Command {
             if path.is_empty() { command.get_name().to_owned() } else { format!("{path} {}", command.get_name()) };
         fitted(command, &path, columns)
     };
-    command.term_width(columns).after_help(text).mut_subcommands(fit)
+    let mut command = command.term_width(columns).after_help(text);
+    if path.is_empty() {
+        let template = template(&command, columns);
+        command = command.help_template(template);
+    }
+    command.mut_subcommands(fit)
+}
+
+/// The help of all commands together, which the library cannot list in groups.
+fn template(command: &Command, columns: usize) -> String {
+    let mut text = String::from("{about-with-newline}\n{usage-heading} {usage}\n\n");
+    let width = GROUPS.iter().flat_map(|(_, names)| names.iter()).map(|name| name.len()).max().unwrap_or(0);
+    for (heading, names) in GROUPS {
+        text += heading;
+        text.push('\n');
+        for name in names {
+            let about = command.find_subcommand(name).and_then(Command::get_about);
+            let about = about.map_or_else(String::new, ToString::to_string);
+            text += &broken(&format!("  {name:<width$}  {about}"), columns);
+            text.push('\n');
+        }
+        text.push('\n');
+    }
+    text + "Options:\n{options}{after-help}"
 }
 
 /// Joins the lines of each paragraph and breaks them anew. An indented line stays one, and goes on below its last column:
@@ -118,7 +155,30 @@ fn hanging(line: &str) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use super::super::Cli;
     use super::*;
+    use clap::CommandFactory;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_command_is_in_one_group() {
+        let grouped: Vec<&str> = GROUPS.iter().flat_map(|(_, names)| names.iter().copied()).collect();
+        let commands = Cli::command();
+        let names: BTreeSet<&str> = commands.get_subcommands().map(Command::get_name).collect();
+        assert_eq!(grouped.len(), names.len(), "{grouped:?}");
+        assert_eq!(grouped.into_iter().collect::<BTreeSet<_>>(), names);
+    }
+
+    #[test]
+    fn the_help_of_all_commands_lists_them_in_groups() {
+        let text = fitted(Cli::command(), "", 80).render_long_help().to_string();
+        let (_, list) = text.split_once("\nUsage: lifeboat <COMMAND>\n\n").expect("its usage");
+        let (list, options) = list.split_once("\n\nOptions:\n").expect("its options");
+        assert!(options.contains("-h, --help"), "{options}");
+        let headings: Vec<&str> = list.lines().filter(|line| line.ends_with(':')).collect();
+        assert_eq!(headings, GROUPS.map(|(heading, _)| heading));
+        assert_eq!(list.matches("\n  data      Show").count(), 1, "{list}");
+    }
 
     #[test]
     fn paragraphs_are_broken_anew_and_tables_hang() {
