@@ -1,9 +1,9 @@
 //! `lifeboat batch`: many transactions of the server, one a line.
 
 mod resume;
+mod state;
 
 use super::remote::{self, Login, Waiting};
-use super::run::counted;
 use super::run::lines::Lines;
 use super::stop::Stop;
 use super::{UsageError, exit, is_pipe_open, output, tx};
@@ -20,7 +20,7 @@ use lifeboat_client::{Batch as Sending, BatchAnswer, ClientError, Found, Progres
 use resume::Resume;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
+use state::{Answers, End, Event, Failure, Sent, State};
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, BufWriter, IsTerminal, Write};
@@ -29,6 +29,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
+use std::time::Duration;
 
 /// Answers between two lines about the progress, where there is no terminal for a bar.
 const ANSWERS_PER_NOTE: u64 = 10_000;
@@ -104,16 +105,23 @@ impl Batch {
             Poll::Ready(if is_body { line.map(|line| line.map(wrapped)) } else { line })
         });
         let sending = client.batch(&self.service, input.boxed(), draw_id, backoff);
-        let mut is_untaken = false;
-        let driven = remote::block_on(self.drive(sending, &lines, Told::new(count), &mut is_untaken));
-        if let (true, Some(resume)) = (is_untaken, &resume) {
+        let report = Report::new(count);
+        let driven = remote::block_on(self.drive(sending, &lines, &report));
+        report.end();
+        let Ended { end, answers, sent, error } = driven?;
+        if let (End::Untaken, Some(resume)) = (end, &resume) {
             locked(resume).remove_if_unused();
         }
-        let (outcomes, end) = driven?;
-        if let Some(reason) = end {
-            output::note(&format!("lifeboat: {reason}"));
-            return Ok(ExitCode::from(exit::SOME_NOT_OK));
+        match (error, end.reason(&answers, sent)) {
+            (Some(error), Some(reason)) => return Err(error).context(reason),
+            (Some(error), None) => return Err(error.into()),
+            (None, Some(reason)) => {
+                output::note(&format!("lifeboat: {reason}"));
+                return Ok(ExitCode::from(exit::SOME_NOT_OK));
+            }
+            (None, None) => {}
         }
+        let outcomes = answers.outcomes;
         // What was denied was not executed, and may be sent again as it is; new ids would do the rest once more.
         let is_over = !outcomes.contains_key(&Outcome::Denied) && !outcomes.contains_key(&Outcome::Failed);
         if let (Some(file), Some(resume)) = (&self.resume, resume) {
@@ -146,13 +154,13 @@ impl Batch {
     fn was_sent(&self, id: &str) -> anyhow::Result<bool> {
         remote::with_server(async |client| match client.look_up(&self.service, id).await {
             Ok(found) => Ok(found != Found::Unknown),
-            // What cannot be told any more: it would be denied, too.
+            // What nobody can know any more: it would be denied, too.
             Err(ClientError::Problem { code, .. }) if code == "id_too_old" => Ok(false),
             Err(error) => Err(error.into()),
         })
     }
 
-    /// The lines, and how many they are, if that can be told.
+    /// The lines, and how many they are, if that is known.
     fn input(&self) -> anyhow::Result<(Lines, Option<u64>)> {
         if self.is_standard_input() {
             if io::stdin().is_terminal() {
@@ -177,153 +185,125 @@ impl Batch {
         self.file.as_os_str() == "-"
     }
 
-    /// Prints the answers, or finds that the server refuses the batch as a whole: `is_untaken`. Returns how many ended in
-    /// which way, and why it ended before the last line, if it did.
-    async fn drive(
-        &self,
-        mut sending: Sending,
-        lines: &Mutex<Lines>,
-        mut told: Told,
-        is_untaken: &mut bool,
-    ) -> anyhow::Result<(BTreeMap<Outcome, u64>, Option<String>)> {
+    /// Sends the lines and prints their answers, until the batch is over.
+    async fn drive(&self, mut sending: Sending, lines: &Mutex<Lines>, report: &Report) -> anyhow::Result<Ended> {
+        let unwritable = "cannot write the answers";
         let mut stop = Stop::new()?;
         let mut out = BufWriter::new(io::stdout().lock());
-        // Since the first interruption: whether there may be lines that were not sent.
-        let mut is_input_left = None;
-        // Answers that have certainly left.
-        let mut printed = 0;
-        let mut has_retried = false;
-        // For a server that is not there, which was told.
-        let mut is_waiting = false;
-        let unwritable = "cannot write the answers";
-        let progress = loop {
-            let progress = match sending.next().now_or_never() {
-                Some(progress) => progress,
-                // What was answered is seen before anything is waited for: its reader may act on it.
-                None => {
-                    if !is_pipe_open(out.flush()).context(unwritable)? {
-                        return Ok(self.nobody_reads(&sending, told, printed));
-                    }
-                    printed = told.answered();
-                    tokio::select! {
-                        biased;
-                        () = stop.asked() => {
-                            if is_input_left.is_some() {
-                                let so_far = so_far(told.answered(), &sending);
-                                let go_on = self.how_to_go_on(told.answered(), sending.unanswered() == 0);
-                                return Ok((told.end(), Some(format!("interrupted twice: {so_far}; {go_on}"))));
-                            }
-                            // A terminal has no more than what was typed.
-                            let is_typed = self.is_standard_input() && io::stdin().is_terminal();
-                            is_input_left = Some(locked(lines).give_up(!is_typed));
-                            sending.end_input();
-                            if sending.unanswered() > 0 {
-                                let waiting = counted(sending.unanswered() as u64, "answer");
-                                told.note(&format!(
-                                    "lifeboat: interrupted: waiting for {waiting}; interrupt once more to end at once"
-                                ));
-                            }
-                            continue;
+        let (mut state, mut answers, mut error) = (State::default(), Answers::default(), None);
+        let end = loop {
+            let happened = next(&mut sending, &mut stop, &mut out, &mut answers).await.context(unwritable)?;
+            let event = match happened {
+                Happened::Signal => {
+                    let is_input_left = self.give_up(lines);
+                    sending.end_input();
+                    Event::Signal { is_input_left, unanswered: sending.unanswered() as u64 }
+                }
+                Happened::ReaderGone => Event::ReaderGone,
+                Happened::Answer(answer) => {
+                    if is_pipe_open(print(&mut out, &answer, self.json)).context(unwritable)? {
+                        answers.add(answer.outcome);
+                        report.answered(answers.total());
+                        if let Some(failover) = &answer.failover {
+                            report.suspended(|| output::note_failover(failover));
                         }
-                        progress = sending.next() => progress,
+                        Event::Answered
+                    } else {
+                        Event::ReaderGone
                     }
+                }
+                Happened::Retrying { error, .. }
+                    if matches!(error, ClientError::Refused { .. }) || error.is_starting() =>
+                {
+                    Event::Away { error: error.to_string() }
+                }
+                Happened::Retrying { error, unanswered, wait } => {
+                    Event::ConnectionBroke { error: error.to_string(), unanswered: unanswered as u64, wait }
+                }
+                Happened::AllAnswered => Event::AllAnswered,
+                Happened::Failed(failed) => {
+                    let failure = Failure::of(&failed, sending.may_be_done());
+                    error = Some(failed);
+                    Event::Failed(failure)
                 }
             };
-            match progress {
-                Ok(Some(Progress::Answer(answer))) => {
-                    if !is_pipe_open(print(&mut out, &answer, self.json)).context(unwritable)? {
-                        return Ok(self.nobody_reads(&sending, told, printed));
-                    }
-                    told.answer(answer.outcome);
-                    if let Some(failover) = &answer.failover {
-                        told.suspended(|| output::note_failover(failover));
-                    }
-                    if std::mem::take(&mut is_waiting) {
-                        told.note("lifeboat: the server answers again");
-                    }
-                }
-                Ok(Some(Progress::Retrying { error, unanswered, wait })) => {
-                    // It has done nothing.
-                    let is_away = matches!(error, ClientError::Refused { .. }) || error.is_starting();
-                    has_retried |= !is_away;
-                    if is_away {
-                        // Once, and not at every attempt.
-                        if !std::mem::replace(&mut is_waiting, true) {
-                            told.note(&format!("lifeboat: waiting for the server: {error}"));
-                        }
-                        continue;
-                    }
-                    let (unanswered, wait) = (counted(unanswered as u64, "line"), wait.as_secs_f64());
-                    told.note(&format!("lifeboat: {error}; sending {unanswered} again in {wait:.1} s"));
-                }
-                Ok(None) => break Ok(()),
-                Err(error) => break Err(error),
+            let (after, note) = state.after(&event);
+            state = after;
+            if let Some(note) = note {
+                report.note(&note);
+            }
+            if let Some(end) = state.end() {
+                break end;
             }
         };
-        if !is_pipe_open(out.flush()).context(unwritable)? {
-            return Ok(self.nobody_reads(&sending, told, printed));
+        if matches!(end, End::Complete | End::Interrupted) {
+            report.finish(&answers);
         }
-        let answered = told.answered();
-        match progress {
-            Err(error @ (ClientError::Unreachable { .. } | ClientError::Refused { .. }))
-                if answered == 0 && !has_retried =>
-            {
-                Err(error.into())
-            }
-            Err(error @ ClientError::Problem { .. }) if !sending.may_be_done() => {
-                *is_untaken = true;
-                let _ = told.end();
-                Err(error.into())
-            }
-            Err(error) => {
-                let _ = told.end();
-                let is_void = matches!(error, ClientError::Problem { status: 401, .. });
-                let after = if is_void { "after lifeboat login " } else { "" };
-                let (so_far, go_on) =
-                    (so_far(answered, &sending), self.how_to_go_on(answered, sending.unanswered() == 0));
-                Err(error).context(format!("{so_far}; {after}{go_on}"))
-            }
-            Ok(()) => {
-                told.finish();
-                let reason = is_input_left.unwrap_or(false).then(|| {
-                    let sent = match answered {
-                        0 => "before the first line".into(),
-                        answered => format!("with {} answered", counted(answered, "line")),
-                    };
-                    format!("interrupted {sent}; the rest was not sent: {}", self.how_to_go_on(answered, true))
-                });
-                Ok((told.end(), reason))
-            }
-        }
-    }
-
-    fn nobody_reads(&self, sending: &Sending, told: Told, printed: u64) -> (BTreeMap<Outcome, u64>, Option<String>) {
-        let (last, go_on) = (grouped(sending.last_line()), self.how_to_go_on(printed, false));
-        (told.end(), Some(format!("nobody reads the answers any more; all up to line {last} may be done: {go_on}")))
-    }
-
-    /// What to do about the lines after so many that were answered. `is_clean` if none of them was sent.
-    fn how_to_go_on(&self, answered: u64, is_clean: bool) -> String {
-        if self.resume.is_some() {
-            return "the same command does what is left, and prints all answers".into();
-        }
-        let twice = if is_clean {
-            ""
-        } else {
-            ", with the same ids; a line that had none may then be done twice, which --resume FILE prevents"
+        let sent = Sent {
+            unanswered: sending.unanswered() as u64,
+            last_line: sending.last_line(),
+            has_file: self.resume.is_some(),
         };
-        format!("go on with line {}{twice}", grouped(answered + 1))
+        Ok(Ended { end, answers, sent, error })
+    }
+
+    /// Reads no more lines. Returns whether there may be more.
+    fn give_up(&self, lines: &Mutex<Lines>) -> bool {
+        // A terminal has no more than what was typed.
+        let is_typed = self.is_standard_input() && io::stdin().is_terminal();
+        locked(lines).give_up(!is_typed)
     }
 }
 
-/// `4,000 lines are answered, 12 more were sent and may be done or not`
-fn so_far(answered: u64, sending: &Sending) -> String {
-    let is = if answered == 1 { "is" } else { "are" };
-    let answered = format!("{} {is} answered", counted(answered, "line"));
-    match sending.unanswered() as u64 {
-        0 => answered,
-        unanswered => format!("{answered}, {} more may be done or not", grouped(unanswered)),
-    }
+/// How a batch ended, and what there is to report of it.
+struct Ended {
+    end: End,
+    answers: Answers,
+    sent: Sent,
+    error: Option<ClientError>,
+}
+
+/// What a batch waits for.
+enum Happened {
+    Answer(BatchAnswer),
+    Retrying { error: ClientError, unanswered: usize, wait: Duration },
+    AllAnswered,
+    Failed(ClientError),
+    Signal,
+    ReaderGone,
+}
+
+/// Waits for what happens next. Answers leave before anything is waited for, since their reader may act on them, and before
+/// the end.
+async fn next(
+    sending: &mut Sending,
+    stop: &mut Stop,
+    out: &mut impl Write,
+    answers: &mut Answers,
+) -> io::Result<Happened> {
+    let mut flush = || -> io::Result<bool> {
+        let is_open = is_pipe_open(out.flush())?;
+        if is_open {
+            answers.flushed = answers.total();
+        }
+        Ok(is_open)
+    };
+    let progress = match sending.next().now_or_never() {
+        Some(progress) => progress,
+        None if !flush()? => return Ok(Happened::ReaderGone),
+        None => tokio::select! {
+            biased;
+            () = stop.asked() => return Ok(Happened::Signal),
+            progress = sending.next() => progress,
+        },
+    };
+    Ok(match progress {
+        Ok(Some(Progress::Answer(answer))) => Happened::Answer(answer),
+        Ok(Some(Progress::Retrying { error, unanswered, wait })) => Happened::Retrying { error, unanswered, wait },
+        Ok(None) | Err(_) if !flush()? => Happened::ReaderGone,
+        Ok(None) => Happened::AllAnswered,
+        Err(error) => Happened::Failed(error),
+    })
 }
 
 /// Has the answers on the disk if they go to a file: what they are made of again is removed after that.
@@ -359,17 +339,14 @@ fn print(out: &mut impl Write, answer: &BatchAnswer, json: bool) -> io::Result<(
     out.write_all(&line)
 }
 
-/// What is told of the progress: a bar on a terminal, lines elsewhere.
-struct Told {
-    bar: Option<ProgressBar>,
-    outcomes: BTreeMap<Outcome, u64>,
-}
+/// What standard error shows of the progress: a bar on a terminal, lines elsewhere.
+struct Report(Option<ProgressBar>);
 
-impl Told {
+impl Report {
     fn new(count: Option<u64>) -> Self {
         // Answers on the same terminal are progress enough.
         let has_bar = io::stderr().is_terminal() && !output::is_terminal();
-        let bar = has_bar.then(|| match count {
+        Self(has_bar.then(|| match count {
             Some(count) => {
                 let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} ({rate}/s, {eta} left)")
                     .unwrap_or_else(|_| ProgressStyle::default_bar());
@@ -380,21 +357,14 @@ impl Told {
                 ProgressBar::new(count).with_style(style)
             }
             None => ProgressBar::new_spinner(),
-        });
-        Self { bar, outcomes: BTreeMap::new() }
+        }))
     }
 
-    fn answered(&self) -> u64 {
-        self.outcomes.values().sum()
-    }
-
-    fn answer(&mut self, outcome: Outcome) {
-        *self.outcomes.entry(outcome).or_default() += 1;
-        match &self.bar {
+    /// One more line is answered: so many by now.
+    fn answered(&self, total: u64) {
+        match &self.0 {
             Some(bar) => bar.inc(1),
-            None if self.answered().is_multiple_of(ANSWERS_PER_NOTE) => {
-                output::note(&format!("{} answered", grouped(self.answered())));
-            }
+            None if total.is_multiple_of(ANSWERS_PER_NOTE) => output::note(&format!("{} answered", grouped(total))),
             None => {}
         }
     }
@@ -405,28 +375,25 @@ impl Told {
 
     /// Prints something while there is no bar.
     fn suspended(&self, print: impl FnOnce()) {
-        match &self.bar {
+        match &self.0 {
             Some(bar) => bar.suspend(print),
             None => print(),
         }
     }
 
-    /// Leaves the terminal as it was. Returns how many ended in which way.
-    fn end(self) -> BTreeMap<Outcome, u64> {
-        if let Some(bar) = &self.bar {
+    /// Leaves the terminal as it was.
+    fn end(&self) {
+        if let Some(bar) = &self.0 {
             bar.finish_and_clear();
         }
-        self.outcomes
     }
 
-    fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+    fn finish(&self, answers: &Answers) {
+        self.end();
         let counts: Vec<String> =
-            self.outcomes.iter().map(|(outcome, count)| format!("{} {outcome}", grouped(*count))).collect();
+            answers.outcomes.iter().map(|(outcome, count)| format!("{} {outcome}", grouped(*count))).collect();
         let counts = if counts.is_empty() { String::new() } else { format!(": {}", counts.join(", ")) };
-        output::note(&format!("{} answered{counts}", grouped(self.answered())));
+        output::note(&format!("{} answered{counts}", grouped(answers.total())));
     }
 }
 
