@@ -18,7 +18,7 @@ use crate::snapshot::StateReader;
 /// self-describing. `serde_json::Value`, `#[serde(untagged)]`, `#[serde(flatten)]` and `skip_serializing_if` therefore
 /// do not work *in the state*, although writing may succeed; they do work in JSON. Store free-form JSON as a `String`.
 /// To find such a mistake, restore the output of [`snapshot::save`](crate::snapshot::save) in a test, or run
-/// `lifeboat verify`.
+/// `lifeboat data verify`.
 pub trait Workload: Default + Serialize + DeserializeOwned + 'static {
     /// A request that may change the state.
     type Transaction;
