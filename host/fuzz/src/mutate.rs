@@ -7,6 +7,9 @@ use std::ops::Range;
 /// The longest range that one mutation repeats or removes, in bytes, unless it cuts off the end.
 const RANGE_BYTES_MAX: usize = 1024;
 
+/// The beginning of an input, in bytes, where half of the changes are made.
+const HEAD_BYTES: usize = 128;
+
 /// Numbers at which decoders go wrong, beside those that depend on the input's length.
 const NUMBERS: [u64; 22] = [
     0,
@@ -279,7 +282,9 @@ fn place(context: &mut Context, bytes: usize) -> usize {
 
 /// A range of `bytes`, shorter where the input ends.
 fn range(context: &mut Context, input_bytes: usize, bytes: usize) -> Range<usize> {
-    let start = context.rng().gen_index(input_bytes).unwrap_or(0);
+    // Half of them at the beginning, where the fields are that all depends on.
+    let reach = if context.rng().gen_bool() { input_bytes.min(HEAD_BYTES) } else { input_bytes };
+    let start = context.rng().gen_index(reach).unwrap_or(0);
     start..(start + bytes).min(input_bytes)
 }
 
