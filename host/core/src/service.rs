@@ -1,8 +1,8 @@
 //! The task that owns a service's VM, and the path of a transaction through it.
 //!
-//! One task owns everything of a service: transactions are serial, and nothing here is locked. Requests arrive through
-//! a bounded queue (`ServiceHandle`), in which users take turns (`service/turns.rs`); who asks was authenticated and
-//! authorised before they entered it (`host.rs`).
+//! One task owns all state of a service, so transactions are serial and nothing here is locked. Requests arrive through
+//! a bounded queue (`ServiceHandle`), in which users take turns (`service/turns.rs`). The host authenticates and
+//! authorises the caller before a request enters the queue (`host.rs`).
 //!
 //! ```text
 //!   queue -> dedupe -> room in the journal? -> execute -> journal -> reply (held until durable) -> crossing? snapshot?
@@ -11,12 +11,13 @@
 //!                                               +-- exhausted: SLA failure, roll back, run again where that is cured
 //! ```
 //!
-//! A service's store is replaced in three ways, all in `service/moves.rs`: rollback (rehydrate what the journal has),
-//! snapshot (export, restore into a fresh store), and failover (a snapshot, then a fresh VM: number, size, slot, tank).
+//! A service's store is replaced in three ways, all in `service/moves.rs`: rollback (rehydrate the state in the
+//! journal), snapshot (export, restore into a fresh store), and failover (a snapshot, then a fresh VM: number, size,
+//! slot, tank).
 //!
-//! What may be wrong with a service while it runs is drawn in `service/conditions.rs`: *degraded* (a crossing that no failover
-//! cured), *unmovable* (a snapshot or restore failed), a journal that fills up, *stopped* (the state could not be brought
-//! back; every request is denied).
+//! `service/conditions.rs` draws the conditions of a running service. It is *degraded* after a crossing that no
+//! failover cured, and *unmovable* after a failed snapshot or restore. Its journal may fill up. It is *stopped* if its
+//! state could not be brought back; then every request is denied.
 
 mod backoff;
 mod clock;
@@ -89,56 +90,57 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
-/// Requests of one user that may wait for a service, unless configured otherwise: fewer when others wait as well. Those of
-/// all users are twice as many at the most.
+/// The most requests of one user that may wait for a service, unless configured otherwise. A user may have fewer when
+/// others wait as well. The requests of all users together are at most twice as many.
 pub const QUEUE_MAX: usize = 1024;
 
-/// What the requests of one turn of a user cost before the turn ends, as fuel: about a millisecond. The last of them may
-/// cost more, and is charged in full.
+/// The cost at which the turn of a user ends, in fuel: about a millisecond. The last request of a turn may cost more,
+/// and is charged in full.
 pub const TURN_FUEL_MAX: u64 = 1_000_000;
 
-/// What a request costs its user beside its fuel, as fuel, in the turns of users.
+/// The cost of a request beside its fuel, in fuel. It is charged to the user in the turns of users.
 const REQUEST_FUEL: u64 = 5_000;
 
-/// A snapshot is taken when replaying the tail would cost more than this, about 250 ms, or than the last snapshot did.
+/// The replay cost of the tail above which a snapshot is taken, in fuel: about 250 ms. If the last snapshot cost more,
+/// that cost is the bound.
 pub const TAIL_FUEL_MAX: u64 = 250_000_000;
 
-/// A snapshot is taken when the journal holds this many bytes since the last one.
+/// The bytes in the journal since the last snapshot above which the next one is taken.
 pub const TAIL_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// By how much the guest's time goes on at the least from one transaction or query to the next.
+/// The least time by which the guest's time advances from one transaction or query to the next.
 pub const GUEST_TIME_STEP: Duration = Duration::from_nanos(1);
 
-/// Bytes of requests that may wait for a service.
+/// The most bytes of requests that may wait for a service.
 pub const QUEUE_BYTES_MAX: usize = 64 * 1024 * 1024;
 
-/// What a service shares with its host.
+/// The parts of the host that a service shares.
 #[derive(Clone)]
 pub(crate) struct ServiceContext {
     pub(crate) fleet: Arc<Fleet>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) events: EventSink,
     pub(crate) maintenance: Maintenance,
-    /// Held by the one service that looks out for its next request.
+    /// A permit held by the one service that polls for its next request.
     pub(crate) spinning: Arc<Semaphore>,
 }
 
-/// There is no live instance in the service's state, and why. The service is stopped, or tries again with the next
-/// request. What the journal has is untouched.
+/// The reason why no live instance is in the service's state. The service is stopped, or tries again with the next
+/// request. The contents of the journal are unchanged.
 struct Stopped(String);
 
 impl Stopped {
-    /// What a request is answered that needs the state.
+    /// Returns the denial of a request that needs the state.
     fn denial(self, service: &Name) -> Denial {
         Denial::Stopped { service: service.clone(), reason: self.0 }
     }
 }
 
-/// A request on its way through the service.
+/// A request that the service is executing.
 struct Work {
     kind: Kind,
     id: String,
-    /// Of a transaction whose id the client gave: a repetition of it is to be recognised.
+    /// The key of a transaction whose id the client chose. A repetition of it must be recognised.
     key: Option<IdKey>,
     user: Name,
     incarnation: u64,
@@ -161,7 +163,7 @@ impl Work {
     }
 }
 
-/// What every replay of a service's history needs beside that history. It stays the same for as long as the service runs.
+/// The inputs of every replay beside the service's history. They stay the same as long as the service runs.
 struct ReplayTerms {
     program: Arc<Program>,
     secret: [u8; 32],
@@ -170,7 +172,7 @@ struct ReplayTerms {
 }
 
 impl ReplayTerms {
-    /// On whose behalf states are brought back.
+    /// Returns the context of a replay.
     fn context(&self) -> ReplayContext<'_> {
         ReplayContext {
             program: &self.program,
@@ -181,9 +183,9 @@ impl ReplayTerms {
     }
 }
 
-/// Owned by its task alone.
+/// A service, owned by its task alone.
 pub(crate) struct Service {
-    // What it is made of.
+    // Identity and settings.
     name: Name,
     terms: Arc<ReplayTerms>,
     policy: Policy,
@@ -192,35 +194,35 @@ pub(crate) struct Service {
     sabotage: Option<Sabotage>,
     context: ServiceContext,
 
-    // What serves, and what may be next.
+    // The serving VM, and the shadow that may replace it.
     vm: Vm,
     shadow: Option<Shadow>,
 
-    // Its history.
+    // The history.
     journal: Box<dyn Journal>,
-    /// Of the last record.
+    /// The commit of the last record.
     last_commit: Commit,
     last_sequence: Sequence,
-    /// Queries that the instance has seen, and the journal has not.
+    /// Queries that the instance has seen, but the journal does not hold.
     queries: PendingQueries,
     answers: Answers,
     snapshots: Snapshots,
-    /// Of a durable service.
+    /// The writer of snapshot files, if the service is durable.
     snapshot_writer: Option<SnapshotWriter>,
 
-    // How it is, and what it has done.
+    // Conditions and counters.
     clock: ServiceClock,
     conditions: Conditions,
     counters: Counters,
     misses: DeadlineMisses,
-    /// What the times of `misses` count from.
+    /// The origin of the times in `misses`.
     created: Instant,
-    /// The operator who forced the last failover that was forced, or is about to be.
+    /// The operator who ordered the last forced failover, or the forced failover that is about to happen.
     forced_by: Option<Name>,
-    /// The last failover that the request which is being performed caused.
+    /// The last failover that the current request caused.
     triggered: Option<Triggered>,
 
-    // What it reports.
+    // Reports.
     events: EventGate,
     logs: LogBucket,
 }
@@ -288,10 +290,10 @@ impl Service {
         }
     }
 
-    /// The service's queue and its task, which is to be spawned on the guests' threads.
+    /// Returns the service's queue and its task. Spawn the task on the guests' threads.
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
         let queue_max = queue_max.max(1);
-        // One user alone may fill a half, so that there is always room for another.
+        // One user alone may fill half of the queue, so there is always room for another user.
         let (entrance, exit) = queue::queue(queue_max.saturating_mul(2), QUEUE_BYTES_MAX);
         let handle = ServiceHandle {
             name: self.name.clone(),
@@ -319,7 +321,7 @@ impl Service {
                 }
                 count = queue.take(&mut turn) => {
                     let Some(count) = count else { return };
-                    // Of a client that is alone: it has had the answer to what was before.
+                    // A lone client already has the answer to its previous request.
                     let is_alone = count == 1 && self.last_commit.is_over();
                     spin.waited(waits_since.filter(|_| is_alone).map_or(Duration::MAX, |start| start.elapsed()));
                 }
@@ -342,7 +344,7 @@ impl Service {
                 }
             }
             if let Some(user) = turn.user.clone() {
-                // What was taken is a turn if it is short. Of what is long, each request is one of its own.
+                // A batch of cheap requests is one turn. Expensive requests get a turn each.
                 while turn.cost < TURN_FUEL_MAX
                     && let Some(Queued { incarnation, request, reply }) = queue.next_of_turn()
                 {
@@ -363,9 +365,9 @@ impl Service {
         }
     }
 
-    /// Polls briefly for the next request of a lone client, which sends each once the last one is durable and spends most of
-    /// its time on threads that wake one another. With several clients the thread has enough to do. One service of a host
-    /// polls at a time, so that services do not keep one another from their work.
+    /// Polls briefly for the next request of a lone client. Such a client sends each request once the previous one is
+    /// durable, and most of its time goes to threads that wake one another. With several clients the thread has enough
+    /// work. Only one service of a host polls at a time, so that services do not slow one another down.
     async fn spin(&mut self, queue: &Exit, spin: &AdaptiveSpin, start: Instant) {
         if self.snapshot_writer.is_none() || self.shadow.is_some() || !spin.should_spin(Duration::ZERO) {
             return;
@@ -377,17 +379,18 @@ impl Service {
         }
     }
 
-    /// Waits until no event is held back, so that none follows what the host reports of a service that has ended; but not
-    /// for room in the journal.
+    /// Waits until no event is held back, so that no event follows the host's report that the service has ended. Does
+    /// not wait for room in the journal.
     async fn settle_events(&mut self) {
         if !self.events.is_empty() {
-            // After a failure of the journal they are reported or discarded as well.
+            // If the journal fails, the events are reported or discarded as well.
             let _ = self.last_commit.clone().durable_or_held().await;
         }
     }
 
-    /// Has `report` run at once, or after the events that are held back: what it reports may rest on their records. It gets
-    /// an error if these are not on the disk: an operator must be able to look at a journal that has no room.
+    /// Runs `report` at once, or after the events that are held back, because the report may depend on their records.
+    /// It does not wait for room in the journal, but gets an error if these records are not on the disk: an operator must
+    /// be able to inspect a service whose journal has no room.
     fn after_events(&self, report: impl FnOnce(Result<(), JournalError>) + Send + 'static) {
         if self.events.is_empty() {
             report(Ok(()));
@@ -401,7 +404,7 @@ impl Service {
         self.after_events(move |durable| order.tell(status, durable));
     }
 
-    /// Leaves as little as can be to replay at the next start. Says why that is not nothing, if so.
+    /// Leaves as little as possible to replay at the next start. If anything is left, returns the reason.
     async fn stop_cleanly(&mut self) -> Option<String> {
         if self.snapshot_writer.is_none() || !self.snapshots.has_tail() {
             return None;
@@ -422,11 +425,11 @@ impl Service {
         }
     }
 
-    // A receiver that is gone has lost interest; what it asked for has happened all the same.
+    // Ignores receivers that are gone. Their orders are carried out all the same.
     async fn handle(&mut self, message: Message) {
         match message {
             Message::FailOver { by, done, .. } => {
-                // Its record would wait for room, and with it who ordered it.
+                // The failover's record would wait for room, and the caller would wait with it.
                 if self.journal.is_stalled()
                     && let Err(error @ JournalError::Stalled { .. }) = self.journal.room(0).await
                 {
@@ -435,7 +438,7 @@ impl Service {
                 }
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
-                // Whose order an earlier one's shadow serves as well.
+                // The shadow of an earlier forced failover serves this order as well, and keeps that operator's name.
                 let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(FailoverCause::Forced);
                 if !is_under_way {
                     self.forced_by = Some(by);
@@ -452,7 +455,7 @@ impl Service {
                 let is_alive = self.revive().await.is_ok();
                 let order = Order { from: self.vm.id.clone(), done };
                 if is_alive && self.prefers_shadow() {
-                    // A failover that is under way may not export anything.
+                    // A failover in progress may export nothing, and then yields no snapshot.
                     self.finish_shadow().await;
                     return self.begin_shadow(Aim::Snapshot, Some(order));
                 }
@@ -468,12 +471,12 @@ impl Service {
             Message::Find { user, incarnation, id, found, .. } => {
                 self.find(&Caller { user, incarnation }, id, found).await;
             }
-            // A request to end the task does so before it gets here.
+            // The loop in `run` handles these messages before they get here.
             Message::Stop { .. } | Message::Discard { .. } => {}
         }
     }
 
-    /// The path of a transaction or query, from dedupe to what follows from it.
+    /// Executes a transaction or query, from deduplication to the failover or snapshot that it causes.
     async fn perform(&mut self, caller: Caller, request: Request, reply: ReplySender) {
         let Some(reply) = reply.reserve(&self.name) else { return };
         self.counters.request();
@@ -490,7 +493,7 @@ impl Service {
         let work = match admitted {
             Ok(Admitted::Run(work)) => work,
             Ok(Admitted::Answered(repeated)) => {
-                // What it repeats may not be durable yet.
+                // The repeated answer may not be durable yet.
                 let commit = self.last_commit.clone();
                 self.release(reply, repeated, true, &commit);
                 return;
@@ -530,7 +533,7 @@ impl Service {
                 }
                 let is_alive = !self.vm.instance.is_dead() || self.roll_back().await.is_ok();
                 self.relocate_answers().await;
-                // What failed takes its place in the journal as well.
+                // A failed transaction takes up space in the journal, too.
                 if is_alive {
                     self.snapshot_if_long().await;
                     self.watch_journal();
@@ -542,10 +545,10 @@ impl Service {
         }
     }
 
-    /// Has an answer told when `commit` says that it holds. A client that is gone has lost interest.
+    /// Sends an answer once `commit` is durable. Ignores a client that is gone.
     fn release(&mut self, mut reply: ReplySender, mut answered: Reply, is_id_kept: bool, commit: &Commit) {
         answered.failover = self.triggered.take().map(Box::new);
-        // It reports a failover as well, whose record is the last one.
+        // The answer reports a failover as well, whose record is the last one.
         let commit = if answered.failover.is_some() { &self.last_commit } else { commit };
         reply.shrink_to(&answered.answer);
         self.tell_when_safe(commit, answered, is_id_kept, |answer| reply.send(answer.map_err(RequestError::from)));
@@ -570,7 +573,7 @@ impl Service {
         });
     }
 
-    /// Denies what cannot be executed, after trying to make way for it, and numbers the rest.
+    /// Denies a request that cannot be executed, after an attempt to make room for it. Numbers any other request.
     async fn admit(&mut self, caller: Caller, key: Option<IdKey>, request: Request) -> Result<Work, Denial> {
         let Request { id, body, kind } = request;
         if key.is_some() {
@@ -591,7 +594,7 @@ impl Service {
         }
         if kind == Kind::Transaction {
             let room = (body.len() + lifeboat_api::transaction::REPLY_BYTES_MAX) as u64 + self.queries.bytes();
-            // A shadow that is under way may make the room, and is not to be dropped for it.
+            // A shadow in progress may make the room, and should not be dropped for it.
             while self.journal.check_room(room).is_err() && self.shadow.is_some() {
                 self.advance_shadow().await;
             }
@@ -603,10 +606,10 @@ impl Service {
             }
         }
         if kind == Kind::Transaction && self.queries.is_lost() {
-            // What the instance has seen beside the journal must not show in what is journalled.
+            // Queries that the journal does not hold must not influence a journalled transaction.
             self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
-        // Making way may have cost the store.
+        // The attempt to make room may have lost the store.
         self.revive().await?;
         if kind == Kind::Transaction
             && !self.journal.has_room(body.len() as u64)
@@ -617,13 +620,13 @@ impl Service {
             }
             return Err(self.stop(error.to_string()).denial(&self.name));
         }
-        // The answer could not be told, and would be held for as long as the journal is stalled.
+        // The answer could not be sent, and would be held as long as the journal is stalled.
         if kind == Kind::Query && !self.last_commit.is_over() && self.journal.is_stalled() {
             let reason = "the journal is short of room, and what the query would show is not on the disk yet".into();
             return Err(Denial::Stalled { service: self.name.clone(), reason });
         }
         let sequence = if kind == Kind::Transaction { self.last_sequence.next() } else { self.last_sequence };
-        // No other id that the service makes up for a transaction that is kept is the same, also after a restart.
+        // This id differs from all ids that the service generated for retained transactions, also after a restart.
         let id = id.unwrap_or_else(|| match kind {
             Kind::Transaction => format!("host-{sequence}"),
             Kind::Query => format!("query-{}", self.counters.name_query()),
@@ -633,8 +636,8 @@ impl Service {
         Ok(Work { kind, id, key, user, incarnation, body, sequence, timestamp, epoch: self.epoch })
     }
 
-    /// Makes sure that there is a live instance in the service's state: one that was lost while the host was too busy
-    /// to bring it back is brought back now.
+    /// Ensures a live instance in the service's state. If an instance was lost while the host was too busy to bring it
+    /// back, it is brought back now.
     async fn revive(&mut self) -> Result<(), Denial> {
         if let Some(reason) = self.conditions.stopped() {
             return Err(Stopped(reason.to_owned()).denial(&self.name));
@@ -645,7 +648,7 @@ impl Service {
         Ok(())
     }
 
-    /// Executes `work` on what is left of a tank, under the memory limit and the deadline of `size`.
+    /// Executes `work` with `fuel` as the rest of a tank, under the memory limit and the deadline of `size`.
     async fn attempt(&mut self, work: &Work, fuel: u64, size: &Size) -> Attempt {
         let allowance =
             Allowance { fuel, memory_bytes: size.memory_bytes, inputs: Inputs::Live { deadline: size.deadline } };
@@ -664,7 +667,7 @@ impl Service {
         attempt
     }
 
-    /// Charges and journals what an attempt came to, and makes the reply of it.
+    /// Charges and journals the outcome of an attempt, and returns the reply.
     fn settle(&mut self, work: &Work, attempt: Attempt, sabotage: Option<Sabotage>) -> Result<(Reply, Commit), Denial> {
         let Attempt { answer, fuel_used } = attempt;
         self.clock.pass(work.timestamp);
@@ -701,7 +704,7 @@ impl Service {
                 if reply.answer.is_kept() {
                     self.note_query(work, &reply);
                 }
-                // It shows a state that may not be durable yet.
+                // The answer shows a state that may not be durable yet.
                 self.last_commit.clone()
             }
         };
@@ -731,7 +734,7 @@ impl Service {
             Ok(_) if matches!(self.sabotage, Some(Sabotage::AckBeforeSync)) => Commit::done(),
             Ok(commit) => commit,
             Err(error) => {
-                // Executed, but not in the history: the guest's state must not go on from here.
+                // The transaction was executed, but is not in the history. The guest must not continue from this state.
                 let stopped = self.stop(format!("a transaction could not be journalled: {error}"));
                 return Err(stopped.denial(&self.name));
             }
@@ -745,12 +748,13 @@ impl Service {
         Ok(commit)
     }
 
-    /// Fails over if kept work brought a resource to its threshold. Its answer waits for that, so that it can tell.
+    /// Fails over if kept work brought a resource to its threshold. The answer waits for the failover, so that it can
+    /// report it.
     async fn fail_over_if_crossed(&mut self, work: &Work) {
         let may_try = |resource| self.may_fail_over(resource);
         let Some(resource) = self.policy.crossing(&self.vm.meter, may_try) else { return };
         if self.shadow.as_ref().and_then(Shadow::failover_cause).is_some() {
-            // It cures this, too.
+            // The failover in progress cures this crossing, too.
             return;
         }
         let usage = self.vm.meter.usage(resource);
@@ -763,7 +767,7 @@ impl Service {
             }
             return;
         }
-        // A failure to move is told by an event and leaves the service in one of its conditions.
+        // A failed move is reported by an event, and leaves the service in one of its conditions.
         let _ = self.fail_over(resource.into()).await;
     }
 
@@ -775,30 +779,30 @@ impl Service {
         }
     }
 
-    /// Reports a journal that fills up, and that it is relieved.
+    /// Reports that the journal fills up, or that it has room again.
     fn watch_journal(&mut self) {
         let due = self.conditions.journal_holds(&self.vm.id, self.journal.held_bytes());
         self.report(due);
     }
 
-    /// Denies a transaction for which the journal has no room, and reports the first.
+    /// Denies a transaction for which the journal has no room, and reports the first such denial.
     fn journal_full(&mut self) -> Denial {
         let (denial, due) = self.conditions.journal_denies(&self.vm.id, self.journal.held_bytes());
         self.report(due);
         denial
     }
 
-    /// Whether the state may be exported now: not while exports are left alone after some failed.
+    /// Returns whether the state may be exported now. After failed exports, some requests pass without a new attempt.
     fn may_export(&self) -> bool {
         self.conditions.may_export(self.counters.requests())
     }
 
-    /// Whether a failover for the sake of `resource` may be tried now.
+    /// Returns whether a failover because of `resource` may be tried now.
     fn may_fail_over(&self, resource: Resource) -> bool {
         self.conditions.may_fail_over(resource, self.counters.requests())
     }
 
-    /// Records that the SLA failed.
+    /// Journals and reports an SLA failure.
     fn fail_sla(&mut self, resource: Resource, usage: Usage, transaction: &str) {
         let failure = SlaFailure {
             vm: self.vm.id.clone(),
@@ -813,7 +817,7 @@ impl Service {
         self.emit_once_durable(Event::SlaFailure(failure));
     }
 
-    /// Journals what is not a transaction. Its loss would lose no state, but a journal that fails is at its end.
+    /// Journals a record that is not a transaction. Its loss would lose no state, but a journal that fails has ended.
     fn journal_event(&mut self, record: Record) {
         match self.journal.append(record) {
             Ok(commit) => self.last_commit = commit,
@@ -831,15 +835,15 @@ impl Service {
         self.events.emit(event);
     }
 
-    /// Reports what is due after a transition of its conditions.
+    /// Reports the events that are due after a transition of the conditions.
     fn report(&self, due: impl IntoIterator<Item = Event>) {
         for event in due {
             self.emit(event);
         }
     }
 
-    /// Reports what the last record says, once that record is durable: after a crash, nothing that was reported must have
-    /// happened in another way.
+    /// Reports an event once its record, the last one, is durable. After a crash, the history must not contradict
+    /// anything that was reported.
     fn emit_once_durable(&self, event: Event) {
         if !self.conditions.is_stopped() {
             self.events.emit_once(event, &self.last_commit);
@@ -869,10 +873,10 @@ impl Service {
         }
     }
 
-    /// Forgets or doubles the transaction that was just answered.
+    /// Drops or doubles the transaction that was just answered.
     async fn break_the_promise(&mut self, work: &Work, sabotage: Sabotage) {
         match sabotage {
-            // It was not journalled.
+            // The transaction was not journalled.
             Sabotage::DropOne(_) => {
                 let _ = self.roll_back().await;
             }
@@ -897,7 +901,7 @@ impl Service {
     }
 }
 
-/// Waits until the round of a shadow is over: without end if there is none.
+/// Waits until the shadow's round is over. Waits forever if there is no shadow.
 async fn round_over(shadow: &mut Option<Shadow>) {
     match shadow {
         Some(shadow) => shadow.round_over().await,
@@ -910,7 +914,7 @@ enum Admitted {
     Answered(Reply),
 }
 
-/// Whether the size of the first VM holds the workload.
+/// Checks that the size of the first VM holds the workload.
 fn check_size(spec: &ServiceSpec) -> Result<(), lifeboat_vm::workload::LoadError> {
     let level = spec.thresholds.memory.less_points(HEADROOM_POINTS);
     spec.program.workload().check_size(&spec.size.name, spec.size.memory_bytes, level.whole_points())
