@@ -1,12 +1,13 @@
-//! When a service fails over, to what, and when it must not: the one place that decides.
+//! The decisions about failovers: when a service fails over, to which VM, and when it must not. No other module decides
+//! this.
 //!
-//! Pure: `Policy` is told what is and answers what to do. What it decides is carried out by `service/moves.rs`.
+//! This module is pure: `Policy` takes facts and returns a decision. `service/moves.rs` carries out the decision.
 //!
-//! A crossing (utilisation at the threshold) starts a failover; what a fresh VM gives differs by resource. For a
-//! consumable it gives a full tank. For a level it gives the same state, compacted, so a failover is worth its pause
-//! only if the level comes out [`HEADROOM_POINTS`] below the threshold: on the same size, else on the next larger one
-//! that there is room for. If there is none, the service is *degraded*: it stays, serves up to the hard limit, and
-//! tries again after a while (`service/backoff.rs`).
+//! A crossing (utilisation at the threshold) starts a failover. The benefit of a fresh VM depends on the resource. For
+//! a consumable it is a full tank. For a level it is the same state, compacted. Such a failover is worth its pause only
+//! if the level ends [`HEADROOM_POINTS`] below the threshold. The same size is preferred to the next larger one with
+//! room. If neither suffices, the service is *degraded*: it stays, serves up to the hard limit, and tries again after a
+//! while (`service/backoff.rs`).
 
 use lifeboat_api::event::FailoverCause;
 use lifeboat_api::meter::{Meter, Resource};
@@ -14,32 +15,32 @@ use lifeboat_api::size::Size;
 use lifeboat_api::sla::Thresholds;
 use std::sync::Arc;
 
-/// How far below its threshold a level must be after a failover, in percentage points: else the next crossing would
-/// follow at once.
+/// The distance of a level below its threshold that a failover must reach, in percentage points. With less, the next
+/// crossing would follow at once.
 pub const HEADROOM_POINTS: u16 = 15;
 
-/// A service's sizes and thresholds: what decisions rest on.
+/// A service's sizes and thresholds, the basis of all decisions.
 #[derive(Debug, Clone)]
 pub(crate) struct Policy {
     pub(crate) thresholds: Thresholds,
-    /// The size that the service was created with and the larger ones, by memory.
+    /// The size that the service was created with and the larger ones, sorted by memory.
     pub(crate) sizes: Vec<Arc<Size>>,
 }
 
-/// What to do about a crossing, once the state is in a fresh instance.
+/// The response to a crossing, once the state is in a fresh instance.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Decision {
-    /// Go on in a fresh VM of this size.
+    /// Continue in a fresh VM of this size.
     Move(Arc<Size>),
-    /// Go on in a fresh VM of this size, for the tank's sake; memory stays too full, for the reason given.
+    /// Continue in a fresh VM of this size for its full tank. Memory stays too full, for the given reason.
     MoveDegraded(Arc<Size>, String),
-    /// Go on in this VM, degraded.
+    /// Continue in this VM, degraded, for the given reason.
     Stay(String),
 }
 
 impl Policy {
-    /// The resource whose utilisation has reached its threshold. If several have, the consumable, which a failover
-    /// surely cures. `may_try` is false for a resource while another failover for its sake would be vain.
+    /// Returns the resource whose utilisation has reached its threshold. If several have, returns the consumable, which
+    /// a failover certainly cures. `may_try` is false for a resource while another failover for it would be futile.
     pub(crate) fn crossing(&self, meter: &Meter, may_try: impl Fn(Resource) -> bool) -> Option<Resource> {
         Resource::ALL.into_iter().find(|&resource| {
             let usage = meter.usage(resource);
@@ -47,19 +48,19 @@ impl Policy {
         })
     }
 
-    /// Whether a level of `memory_used_bytes` leaves the headroom on `size` that a move must leave.
+    /// Returns whether a level of `memory_used_bytes` leaves the headroom on `size` that a move must leave.
     pub(crate) fn has_headroom(&self, memory_used_bytes: u64, size: &Size) -> bool {
         memory_used_bytes <= self.thresholds.memory.less_points(HEADROOM_POINTS).of(size.memory_bytes)
     }
 
-    /// The sizes with more memory than `size`, smallest first.
+    /// Returns the sizes with more memory than `size`, smallest first.
     pub(crate) fn larger(&self, size: &Size) -> impl Iterator<Item = &Arc<Size>> {
         let memory_bytes = size.memory_bytes;
         self.sizes.iter().filter(move |candidate| candidate.memory_bytes > memory_bytes)
     }
 
-    /// Decides where the state goes, which takes `memory_used_bytes` in a fresh instance. `has_room` tells whether the
-    /// fleet could take the VM's replacement by one of a size; it always can for the same size.
+    /// Decides where the service continues. The state takes `memory_used_bytes` in a fresh instance. `has_room` returns
+    /// whether the fleet could replace the VM by one of the given size, which is always possible for the same size.
     pub(crate) fn decide(
         &self,
         cause: FailoverCause,
@@ -147,7 +148,7 @@ mod tests {
     }
 
     proptest! {
-        /// A move for memory never leads straight to the next crossing of memory: no loop.
+        /// A move for memory never leads straight to the next crossing of memory, so there is no loop.
         #[test]
         fn a_move_for_memory_always_leaves_headroom(used in 0u64..200_000, which in 0usize..3, room in 0u64..200_000) {
             let policy = policy();
