@@ -1,7 +1,9 @@
-//! For how many requests a service leaves alone what failed: pure.
+//! The number of requests for which a service does not repeat a failed operation. This module is pure.
 
-/// How long to leave alone what failed: twice as many requests after each failure in a row. Counted in requests, denied
-/// ones included, not in time: it is the same whenever the requests are, and it ends even while all are denied.
+/// The wait after a failure, which doubles after each failure in a row.
+///
+/// The wait is counted in requests, denied ones included, rather than in time. So it is independent of the request
+/// rate, and it ends even while all requests are denied.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Backoff {
     failures: u32,
@@ -9,23 +11,23 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
-    /// Requests to wait after the first failure.
+    /// The wait after the first failure, in requests.
     const FIRST_WAIT: u64 = 64;
-    /// Doublings at the most.
+    /// The most doublings.
     const DOUBLINGS_MAX: u32 = 10;
 
-    /// Whether it may be tried at the service's `request`th request.
+    /// Returns whether the operation may be tried at the service's `request`th request.
     pub(super) fn is_over(self, request: u64) -> bool {
         request >= self.until_request
     }
 
-    /// Notes a failure at the service's `request`th request.
+    /// Records a failure at the service's `request`th request.
     pub(super) fn fail(&mut self, request: u64) {
         self.until_request = request.saturating_add(Self::FIRST_WAIT << self.failures.min(Self::DOUBLINGS_MAX));
         self.failures += 1;
     }
 
-    /// Notes a success.
+    /// Records a success.
     pub(super) fn succeed(&mut self) {
         *self = Self::default();
     }

@@ -1,7 +1,7 @@
-//! The times that a service goes by: what the host's clock says, how much time has passed, and what its guest has seen, which
-//! never goes back.
+//! The times of a service: the time of the host's clock, the elapsed time, and the guest's time, which never goes back.
 //!
-//! [`ServiceClock`] is pure: it is given what the clocks say. The service reads them below.
+//! [`ServiceClock`] is pure: its caller passes in the readings of the clocks. The methods of [`Service`] below read
+//! them.
 
 use super::{GUEST_TIME_STEP, Service};
 use crate::answers::Moment;
@@ -12,22 +12,22 @@ use std::time::Duration;
 /// The times of a service.
 #[derive(Debug)]
 pub(super) struct ServiceClock {
-    /// The start of the service.
+    /// The reading of the clocks when the service started.
     began: ClockReading,
-    /// What the host's clock said last.
+    /// The last reading of the host's clock.
     wall: Timestamp,
     /// The time of the last transaction or query.
     last: Timestamp,
-    /// It was reported that the host's clock is behind that.
+    /// Whether the host's clock was reported as behind `last`.
     is_behind: bool,
 }
 
-/// What follows from what the host's clock says.
+/// The consequences of a reading of the host's clock.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Look {
-    /// What it said before, if it was put back since.
+    /// The previous reading, if the clock was set back since.
     put_back_from: Option<Timestamp>,
-    /// It is far behind the last transaction, and that is to be reported.
+    /// Whether to report that the clock is far behind the last transaction.
     is_behind_due: bool,
 }
 
@@ -36,35 +36,35 @@ impl ServiceClock {
         Self { began, wall: began.wall, last: Timestamp(0), is_behind: false }
     }
 
-    /// The time of the last transaction or query.
+    /// Returns the time of the last transaction or query.
     pub(super) fn last(&self) -> Timestamp {
         self.last
     }
 
-    /// The guest has seen `time`.
+    /// Records that the guest has seen `time`.
     pub(super) fn pass(&mut self, time: Timestamp) {
         self.last = self.last.max(time);
     }
 
-    /// The time that the next transaction or query sees: after the last one, also while the host's clock stands or was put
-    /// back.
+    /// Returns the time that the next transaction or query sees. It is after the last one, even while the host's clock
+    /// stands still or was set back.
     pub(super) fn next(&self) -> Timestamp {
         self.wall.max(self.last.plus(GUEST_TIME_STEP))
     }
 
-    /// When the host's clock says `wall`, the time is that, and never before that of the last transaction.
+    /// Returns the time when the host's clock reads `wall`. It is never before that of the last transaction.
     pub(super) fn at(&self, wall: Timestamp) -> Timestamp {
         wall.max(self.last)
     }
 
-    /// The moment at which the host's clock was looked at last, and its age.
+    /// Returns the last reading of the host's clock, and the current time of the steady clock.
     pub(super) fn moment(&self, monotonic: Duration) -> Moment {
         let steady = self.began.wall.plus(monotonic.saturating_sub(self.began.monotonic));
         Moment { wall: self.wall, steady }
     }
 
-    /// The host's clock says `wall`. That it is far behind the last transaction is to be reported once until it has caught up,
-    /// and when it was put far back again.
+    /// Records that the host's clock reads `wall`. A clock far behind the last transaction is due to be reported once
+    /// until it has caught up, and again if it is set far back once more.
     pub(super) fn look(&mut self, wall: Timestamp) -> Look {
         let before = std::mem::replace(&mut self.wall, wall);
         let is_far_back = wall.plus(CLOCK_BEHIND_MAX) < before;
@@ -76,13 +76,13 @@ impl ServiceClock {
 }
 
 impl Service {
-    /// The time that the next transaction or query sees.
+    /// Returns the time that the next transaction or query sees.
     pub(super) fn next_timestamp(&mut self) -> Timestamp {
         self.look_at_clock();
         self.clock.next()
     }
 
-    /// Reads the host's clock, and reports one that is far behind the last transaction.
+    /// Reads the host's clock, and reports a clock that is far behind the last transaction.
     pub(super) fn look_at_clock(&mut self) {
         let now = self.context.clock.now();
         let Look { put_back_from, is_behind_due } = self.clock.look(now);
@@ -95,12 +95,12 @@ impl Service {
         }
     }
 
-    /// The moment at which the host's clock was looked at last, and its age.
+    /// Returns the last reading of the host's clock, and the current time of the steady clock.
     pub(super) fn moment(&self) -> Moment {
         self.clock.moment(self.context.clock.monotonic())
     }
 
-    /// The time now, and never before that of the last transaction.
+    /// Returns the current time, or that of the last transaction if that is later.
     pub(super) fn service_time(&self) -> Timestamp {
         self.clock.at(self.context.clock.now())
     }
@@ -115,7 +115,7 @@ mod tests {
         Timestamp(0).plus(Duration::from_secs(second))
     }
 
-    /// A clock whose last transaction was at this second, when the host's clock said so.
+    /// Returns a clock whose last transaction was at this second, which was also the time of the host's clock.
     fn clock(last: u64) -> ServiceClock {
         let mut clock = ServiceClock::new(ClockReading { wall: second(last), monotonic: Duration::from_secs(7) });
         clock.pass(second(last));
