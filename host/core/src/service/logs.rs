@@ -1,17 +1,18 @@
-//! How much of what a guest logs is passed on.
+//! The rate limit of a guest's log.
 
 use std::time::Duration;
 
 /// The most bytes that a service may log at once.
 pub const LOG_BURST_BYTES: u64 = 256 * 1024;
 
-/// Bytes that a service may log in a second on average.
+/// The bytes that a service may log in a second on average.
 pub const LOG_BYTES_PER_SECOND: u64 = 64 * 1024;
 
-/// What a line costs beside its bytes: it is kept, printed and sent with a time and the name of its service.
+/// The cost of a line beside its bytes. Each line is retained, printed and sent with a time and the name of its
+/// service.
 pub const LOG_LINE_BYTES: u64 = 128;
 
-/// How often it is reported at the most that lines were dropped.
+/// The shortest interval between two reports of dropped lines.
 pub const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(1);
 
 /// A token bucket of size [`LOG_BURST_BYTES`], refilled at [`LOG_BYTES_PER_SECOND`].
@@ -21,18 +22,18 @@ pub const LOG_DROPPED_INTERVAL: Duration = Duration::from_secs(1);
 pub(crate) struct LogBucket {
     bytes: u64,
     refilled: Duration,
-    /// Lines that were dropped and not reported yet.
+    /// The number of dropped lines that are not reported yet.
     dropped_lines: u64,
-    /// When it was last reported that lines were dropped.
+    /// The time of the last report of dropped lines.
     reported: Option<Duration>,
 }
 
-/// What becomes of lines.
+/// The outcome of [`LogBucket::pass`].
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(crate) struct Passed {
-    /// Those to pass on, and what is to be said of others.
+    /// The lines to pass on, including reports of dropped lines.
     pub(crate) lines: Vec<String>,
-    /// How many of them were dropped.
+    /// The number of lines that were dropped.
     pub(crate) dropped_lines: u64,
 }
 
@@ -41,15 +42,15 @@ impl LogBucket {
         Self { bytes: LOG_BURST_BYTES, refilled: now, dropped_lines: 0, reported: None }
     }
 
-    /// Passes on those of `lines` that are within the rate, and reports how many were not: at once, and from then on once in
-    /// [`LOG_DROPPED_INTERVAL`] at the most.
+    /// Returns those of `lines` that are within the rate, and drops the others. Also returns a report of dropped lines:
+    /// the first at once, and later ones at most once in [`LOG_DROPPED_INTERVAL`].
     ///
-    /// `room` is how many bytes there are for what waits to be reported: lines beyond it are dropped as well.
+    /// `room` is the number of bytes left for events that wait to be reported. Lines beyond it are dropped as well.
     pub(crate) fn pass(&mut self, lines: Vec<String>, room: u64, now: Duration) -> Passed {
         self.refill(now);
         let mut room = room;
         let mut passed = Passed::default();
-        // Of those before.
+        // First report the lines that earlier calls dropped.
         passed.lines.extend(self.report(&mut room, now));
         for line in lines {
             let bytes = line.len() as u64 + LOG_LINE_BYTES;
@@ -76,7 +77,7 @@ impl LogBucket {
         let report = format!(
             "({dropped_lines} {lines} dropped: a service may log {LOG_BYTES_PER_SECOND} bytes a second, and {LOG_LINE_BYTES} more for each line)"
         );
-        // Without room, it is reported later.
+        // Without room, the report is made later.
         *room = room.checked_sub(report.len() as u64 + LOG_LINE_BYTES)?;
         self.reported = Some(now);
         self.dropped_lines = 0;
@@ -86,7 +87,7 @@ impl LogBucket {
     fn refill(&mut self, now: Duration) {
         let elapsed_ns = now.saturating_sub(self.refilled).as_nanos();
         let bytes = elapsed_ns * u128::from(LOG_BYTES_PER_SECOND) / 1_000_000_000;
-        // Time too short for a whole byte is kept for the next call.
+        // An interval too short for a whole byte counts in the next call.
         if bytes > 0 {
             self.bytes = u64::try_from(bytes).unwrap_or(u64::MAX).saturating_add(self.bytes).min(LOG_BURST_BYTES);
             self.refilled = now;
@@ -106,7 +107,7 @@ mod tests {
         let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 300], u64::MAX, start);
         assert_eq!((lines.len(), dropped_lines), (256 + 1, 44));
         assert!(lines[256].starts_with("(44 lines dropped: "), "{}", lines[256]);
-        // Others are counted, and reported when it is time.
+        // Further dropped lines are counted, and reported when the interval has passed.
         let soon = LOG_DROPPED_INTERVAL - Duration::from_nanos(1);
         for _ in 0..100 {
             assert_eq!(
@@ -117,7 +118,7 @@ mod tests {
         let Passed { lines, dropped_lines } = bucket.pass(vec![line.clone(); 64], u64::MAX, soon);
         assert_eq!((lines.len(), dropped_lines), (63, 1));
         let Passed { lines, dropped_lines } = bucket.pass(vec![line], u64::MAX, start + LOG_DROPPED_INTERVAL);
-        // It reports those before; there is room for the next in a moment.
+        // The call reports earlier dropped lines. There is room for the next line a moment later.
         assert_eq!((lines.len(), dropped_lines), (1, 1));
         assert!(lines[0].starts_with("(101 lines dropped: "), "{}", lines[0]);
     }
