@@ -1,11 +1,13 @@
-//! Ids and bodies that missed their deadline, which are refused for a while.
+//! Temporary refusal of ids and bodies that missed their deadline.
 //!
-//! A deadline is the host's, so that the same transaction may succeed later, and a client repeats it. One that misses it
-//! every time keeps the service busy for its whole length each time: after [`DEADLINE_MISSES_MAX`] misses its id is refused,
-//! and twice as long after each further one. Its body, of the same user and as the same kind of request, is refused as well,
-//! since it may come without an id, or with another one each time; but for [`BODY_REFUSAL_MAX`] at most, since it may be that
-//! of requests that are no repetitions. Whatever is answered in time is forgotten. Times are those of a clock that never goes
-//! back, and are given.
+//! The host sets the deadline, so the same transaction may succeed later, and clients repeat it. A transaction that
+//! misses the deadline each time keeps the service busy for its whole length each time. So its id is refused after
+//! [`DEADLINE_MISSES_MAX`] misses, and twice as long after each further miss.
+//!
+//! Its body is refused as well, for the same user and the same kind of request, because it may come without an id, or
+//! with another id each time. A body is refused for [`BODY_REFUSAL_MAX`] at most, because different requests may have
+//! the same body. An id or body that is answered in time is forgotten. The caller passes in the times, of a clock that
+//! never goes back.
 
 use super::{Caller, IdKey};
 use lifeboat_api::transaction::Kind;
@@ -15,39 +17,41 @@ use std::time::Duration;
 /// How often an id or a body may miss its deadline before it is refused for a while.
 pub const DEADLINE_MISSES_MAX: u32 = 2;
 
-/// How long it is refused then. Each further miss doubles that.
+/// The length of the first refusal. Each further miss doubles it.
 pub const DEADLINE_REFUSAL: Duration = Duration::from_secs(30);
 
-/// The longest that an id is refused.
+/// The longest refusal of an id.
 pub const DEADLINE_REFUSAL_MAX: Duration = Duration::from_secs(3600);
 
-/// The longest that a body is refused. It may be that of requests that are no repetitions, which an hour would be too long
-/// for; and it is long enough that users who each repeat one body keep a service busy for a small part of the time.
+/// The longest refusal of a body. Different requests may have the same body, and an hour would be too long for them.
+/// The refusal is still long enough that users who each repeat one body keep a service busy for a small part of the
+/// time.
 pub const BODY_REFUSAL_MAX: Duration = Duration::from_secs(480);
 
-/// How long after its last miss an id or a body is forgotten: an hour after the longest refusal.
+/// The time after its last miss at which an id or a body is forgotten: an hour after the longest refusal.
 pub const MISSED_KNOWN_FOR: Duration = Duration::from_secs(2 * 3600);
 
-/// Ids and bodies of a service of which misses are known: the one whose last miss is the oldest makes room for the next.
+/// The most ids and bodies of a service whose misses are remembered. The one with the oldest last miss is forgotten
+/// first.
 pub const MISSED_KNOWN_MAX: usize = 4096;
 
-/// What is known to have missed its deadline.
+/// An id or a body that missed its deadline.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum MissKey {
-    /// An id of a user.
+    /// A user's id.
     Id(IdKey),
-    /// The first 128 bits of the hash of a body, of the user who sent it, and of what kind of request it was.
+    /// The first 128 bits of a hash of the body, the user who sent it, and the kind of request.
     Body([u8; 16]),
 }
 
 impl MissKey {
-    /// The key of a body of `caller`.
+    /// Returns the key of a body that `caller` sent.
     pub(super) fn of_body(caller: &Caller, kind: Kind, body: &[u8]) -> Self {
         let kind = match kind {
             Kind::Transaction => 0,
             Kind::Query => 1,
         };
-        // A name contains no zero byte, so the two cannot run together.
+        // A name contains no zero byte, so the name and the incarnation cannot run together.
         let mut hasher = blake3::Hasher::new();
         hasher.update(caller.user.as_bytes()).update(&[0]).update(&caller.incarnation.to_le_bytes());
         hasher.update(&[kind]).update(body);
@@ -68,12 +72,12 @@ struct Missed {
 #[derive(Debug, Default)]
 pub(super) struct DeadlineMisses {
     known: HashMap<MissKey, Missed>,
-    /// In the order of their last miss.
+    /// The keys in the order of their last miss.
     order: VecDeque<MissKey>,
 }
 
 impl DeadlineMisses {
-    /// An id or a body missed its deadline.
+    /// Records that an id or a body missed its deadline.
     pub(super) fn miss(&mut self, key: MissKey, now: Duration) {
         self.forget_old(now);
         self.order.retain(|other| *other != key);
@@ -94,26 +98,26 @@ impl DeadlineMisses {
         }
     }
 
-    /// Whether nothing missed its deadline lately.
+    /// Returns whether no recent miss is known.
     pub(super) fn is_empty(&self) -> bool {
         self.known.is_empty()
     }
 
-    /// An id or a body was answered in time.
+    /// Records that an id or a body was answered in time.
     pub(super) fn answer(&mut self, key: &MissKey) {
         if self.known.remove(key).is_some() {
             self.order.retain(|other| other != key);
         }
     }
 
-    /// How often what is refused now missed its deadline, and for how long it is refused.
+    /// Returns how often the key missed its deadline and how long it is still refused, if it is refused now.
     pub(super) fn refused(&self, key: &MissKey, now: Duration) -> Option<(u32, Duration)> {
         let missed = self.known.get(key)?;
         let left = missed.refused_until.checked_sub(now).filter(|left| !left.is_zero())?;
         Some((missed.count, left))
     }
 
-    /// Forgets what missed its last deadline [`MISSED_KNOWN_FOR`] ago.
+    /// Forgets keys whose last miss was [`MISSED_KNOWN_FOR`] ago or earlier.
     pub(super) fn forget_old(&mut self, now: Duration) {
         while let Some(oldest) = self.order.front()
             && self.known.get(oldest).is_none_or(|missed| missed.last + MISSED_KNOWN_FOR <= now)
