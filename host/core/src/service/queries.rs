@@ -1,14 +1,16 @@
-//! Queries on their way into the journal.
+//! The journalling of queries.
 //!
-//! A query must not change the state of a service, but it may change the instance that answers it: it moves a generator,
-//! grows memory, reorders a map. A transaction after it may be answered in another way than without it, and a replay must
-//! know of it. So queries that were answered are held, and journalled with the next transaction, just before it; or by
-//! themselves when they are many, and before a state that has seen them is exported. Queries that no record follows are
-//! lost in a crash, and with them all that they changed.
+//! A query must not change the state of a service, but it may change the instance that answers it: it advances a
+//! generator, grows memory, or reorders a map. So a later transaction may get a different answer than without the
+//! query, and a replay must repeat the query.
 //!
-//! An instance that is brought back from the journal has not seen what is held: that is forgotten then. A journal that is
-//! full takes no queries. They are answered all the same, and the instance is brought back from the journal before a
-//! transaction or an export follows on them.
+//! Answered queries are therefore held, and journalled just before the next transaction. Many queries are journalled by
+//! themselves. Held queries are also journalled before an export of a state that has seen them. A crash loses the
+//! queries that no record follows, and with them all their effects.
+//!
+//! An instance that is brought back from the journal has not seen the held queries, so they are forgotten then. A full
+//! journal takes no queries. They are answered all the same. Before the next transaction or export, the instance is
+//! brought back from the journal.
 
 use super::{Service, Stopped, TAIL_FUEL_MAX, Work};
 use crate::journal::{QueriesRecord, QueryRecord, Record};
@@ -16,16 +18,17 @@ use lifeboat_api::transaction::Reply;
 use lifeboat_vm::rehydrate::REPLAY_OVERHEAD_FUEL;
 use std::sync::Arc;
 
-/// Queries that are held before they are journalled by themselves.
+/// The number of held queries at which they are journalled by themselves.
 pub const QUERIES_HELD_MAX: usize = 256;
 
-/// Bytes of the same.
+/// The size of held queries at which they are journalled by themselves, in bytes.
 pub const QUERIES_HELD_BYTES_MAX: u64 = 256 * 1024;
 
-/// What a replay of the same costs, as fuel: so that what a recovery replays stays bounded.
+/// The replay cost of held queries at which they are journalled by themselves, in fuel. It bounds the replay of a
+/// recovery.
 pub const QUERIES_HELD_FUEL_MAX: u64 = TAIL_FUEL_MAX / 4;
 
-/// What the instance has seen since the last record.
+/// The queries that the instance has seen since the last record.
 #[derive(Debug, Default)]
 pub(super) struct PendingQueries {
     queries: Vec<QueryRecord>,
@@ -35,17 +38,17 @@ pub(super) struct PendingQueries {
 }
 
 impl PendingQueries {
-    /// Bytes that the record of them takes, roughly.
+    /// Returns the approximate size of their record, in bytes.
     pub(super) fn bytes(&self) -> u64 {
         self.bytes
     }
 
-    /// Whether the instance has seen queries that will not be journalled.
+    /// Returns whether the instance has seen queries that will not be journalled.
     pub(super) fn is_lost(&self) -> bool {
         self.is_lost
     }
 
-    /// The instance was replaced by one that has seen what the journal has.
+    /// Forgets all queries, because the instance was replaced by one that has seen only the contents of the journal.
     pub(super) fn forget(&mut self) {
         self.queries.clear();
         (self.bytes, self.replay_fuel, self.is_lost) = (0, 0, false);
@@ -73,7 +76,7 @@ impl PendingQueries {
 }
 
 impl Service {
-    /// Holds a query that was answered.
+    /// Holds an answered query.
     pub(super) fn note_query(&mut self, work: &Work, reply: &Reply) {
         self.queries.push(QueryRecord {
             id: work.id.as_str().into(),
@@ -88,7 +91,7 @@ impl Service {
         }
     }
 
-    /// Journals the queries that are held, if the journal has room for them: else they are lost.
+    /// Journals the held queries if the journal has room for them. Without room they are lost.
     pub(super) fn flush_queries(&mut self) {
         if self.queries.queries.is_empty() {
             return;
@@ -96,11 +99,11 @@ impl Service {
         if self.journal.check_room(self.queries.bytes).is_err() {
             return self.queries.lose();
         }
-        // A journal that fails is at its end, and the service with it.
+        // A failed journal has ended, and the service has ended with it.
         let _ = self.append_queries();
     }
 
-    /// Journals the queries that are held. A service whose journal does not take them is stopped.
+    /// Journals the held queries. Stops the service if the journal does not take them.
     pub(super) fn append_queries(&mut self) -> Result<(), Stopped> {
         if self.queries.queries.is_empty() {
             return Ok(());
@@ -110,7 +113,7 @@ impl Service {
         self.queries.forget();
         let record = QueriesRecord { sequence: self.last_sequence, epoch: self.epoch, queries };
         match self.journal.append(Record::Queries(Arc::new(record))) {
-            // No answer waits for it: a query shows what was there before.
+            // No answer waits for this record, because a query shows the state before it.
             Ok(_) => {
                 self.snapshots.note_kept(replay_fuel);
                 Ok(())
