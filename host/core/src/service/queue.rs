@@ -1,7 +1,7 @@
-//! The queue between those who send to a service and its task: [`Turns`] behind a lock, and a lane for orders.
+//! The queue between the senders of requests and the service's task: [`Turns`] behind a lock, and a lane for orders.
 //!
-//! An order, and whoever looks, waits until all requests that arrived before are done, and no longer: requests of users
-//! whose turn it is may come in between.
+//! An order, or a message that only reads, waits until all requests that arrived before it are done. Requests of users
+//! whose turn it is may come in between, but it waits for nothing else.
 
 use super::handle::Message;
 use super::reply::ReplySender;
@@ -13,15 +13,15 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
-/// Requests that are taken for one turn.
+/// The most requests that are taken for one turn.
 const TURN_REQUESTS_MAX: usize = 64;
 
-/// Bytes of the requests of one turn, but for the first.
+/// The most bytes of the requests of one turn, not counting the first.
 const TURN_BYTES_MAX: usize = 1024 * 1024;
 
 /// A request in a line.
 pub(super) struct Queued {
-    /// Which of the users who had the name of the line's user.
+    /// Distinguishes the users who have had the name of the line's user.
     pub(super) incarnation: u64,
     pub(super) request: Request,
     pub(super) reply: ReplySender,
@@ -30,26 +30,26 @@ pub(super) struct Queued {
 struct State {
     turns: Turns<Queued>,
     orders: VecDeque<(u64, Message)>,
-    /// The task is gone.
+    /// Whether the task has ended.
     is_over: bool,
 }
 
-/// Why a request does not stand in the queue.
+/// The reason why a request was not queued.
 pub(super) enum Refused {
-    /// Its user has as many there as it may have.
+    /// The user has as many requests in the queue as it may have.
     Full,
-    /// The task is gone.
+    /// The task has ended.
     Over,
 }
 
-/// What the handles and the task share.
+/// The state that the handles and the task share.
 pub(super) struct Queue {
     state: Mutex<State>,
-    /// The requests of the turn that are not begun yet. Locked after `state`, or alone.
+    /// The requests of the turn that have not begun yet. Locked after `state`, or alone.
     turn: Mutex<VecDeque<Waiting<Queued>>>,
-    /// Requests and orders that wait.
+    /// The number of waiting requests and orders.
     length: AtomicUsize,
-    /// The last handle is gone. Set under the lock of `state`.
+    /// Whether the last handle was dropped. Set under the lock of `state`.
     is_closed: AtomicBool,
     arrived: Notify,
 }
@@ -67,12 +67,12 @@ impl Queue {
         self.length.store(state.turns.len() + state.orders.len(), Ordering::Release);
     }
 
-    /// How many requests and orders wait.
+    /// Returns how many requests and orders wait.
     pub(super) fn len(&self) -> usize {
         self.length.load(Ordering::Acquire)
     }
 
-    /// Whether `user` has room to spare.
+    /// Returns whether `user` has room to spare.
     pub(super) fn has_room(&self, user: &Name) -> bool {
         self.state().turns.has_room(user)
     }
@@ -87,18 +87,19 @@ impl Queue {
         let refused = state.turns.push(user, bytes, queued);
         self.note_length(&state);
         drop(state);
-        // A request that was refused is dropped without the lock.
+        // A refused request is dropped without the lock.
         refused.map_err(|_| Refused::Full)?;
         self.arrived.notify_one();
         Ok(())
     }
 
-    /// Has the task look again.
+    /// Wakes the task to check the queue again.
     pub(super) fn wake(&self) {
         self.arrived.notify_one();
     }
 
-    /// Takes the requests of `user` that are not begun out of the queue and its turn, or those with an id.
+    /// Removes requests of `user` that have not begun, from the queue and from its turn. With an id, removes only the
+    /// requests with that id.
     pub(super) fn remove(&self, user: &Name, id: Option<&str>) -> Vec<Queued> {
         let is_meant = |queued: &Queued| id.is_none() || queued.request.id.as_deref() == id;
         let mut state = self.state();
@@ -114,7 +115,7 @@ impl Queue {
         removed
     }
 
-    /// Puts an order in its lane. False if the task is gone.
+    /// Puts an order in its lane. Returns false if the task has ended.
     pub(super) fn order(&self, message: Message) -> bool {
         let mut state = self.state();
         if state.is_over {
@@ -129,7 +130,7 @@ impl Queue {
     }
 }
 
-/// Held by the handles: with the last of them, the queue ends when it is empty.
+/// The side of the handles. Once the last one is dropped, the queue ends when it is empty.
 pub(super) struct Entrance(pub(super) Arc<Queue>);
 
 impl Drop for Entrance {
@@ -141,19 +142,19 @@ impl Drop for Entrance {
     }
 }
 
-/// The task's side. With it, everything that waits is dropped, and its senders learn that the task is gone.
+/// The task's side. Dropping it drops all waiting requests and orders, so their senders learn that the task has ended.
 pub(super) struct Exit(Arc<Queue>);
 
-/// What is to be done: orders, or the turn of a user.
+/// The next work of the task: orders, or the turn of a user.
 #[derive(Default)]
 pub(super) struct Turn {
     pub(super) orders: VecDeque<Message>,
     pub(super) user: Option<Name>,
-    /// What the requests of the turn have cost.
+    /// The cost of the turn's requests so far.
     pub(super) cost: u64,
 }
 
-/// A queue in which requests of so many and so many bytes may wait.
+/// Returns a queue for at most `count_max` requests of `bytes_max` bytes altogether.
 pub(super) fn queue(count_max: usize, bytes_max: usize) -> (Entrance, Exit) {
     let state = State { turns: Turns::new(count_max, bytes_max), orders: VecDeque::new(), is_over: false };
     let queue = Arc::new(Queue {
@@ -175,8 +176,8 @@ impl Exit {
         self.0.is_closed.load(Ordering::Acquire)
     }
 
-    /// Waits for something to do. None if there is nothing and nobody can send anything any more; else how many requests
-    /// and orders were taken. Dropping the future loses nothing.
+    /// Waits for work, and returns how many requests or orders were taken. Returns `None` if nothing waits and no
+    /// handle is left. Dropping the future loses nothing.
     pub(super) async fn take(&self, turn: &mut Turn) -> Option<usize> {
         loop {
             {
@@ -207,12 +208,12 @@ impl Exit {
         }
     }
 
-    /// The next request of the turn.
+    /// Returns the next request of the turn.
     pub(super) fn next_of_turn(&self) -> Option<Queued> {
         self.0.turn().pop_front().map(|waiting| waiting.request)
     }
 
-    /// Ends a turn: its user is charged, and what is left of it stands in the line again.
+    /// Ends a turn. Charges its user, and returns the remaining requests to the front of the line.
     pub(super) fn end_turn(&self, turn: &mut Turn) {
         if turn.user.take().is_some() {
             let mut state = self.0.state();
