@@ -1,4 +1,4 @@
-//! How a durable service begins, and how it is brought back from what its data directory holds.
+//! The start of a durable service, and its recovery from the contents of a data directory.
 
 use super::snapshots::Snapshots;
 use super::{LaunchError, Service, ServiceContext, ServiceSpec, check_size};
@@ -22,54 +22,55 @@ use std::sync::Arc;
 use std::time::Instant;
 use thiserror::Error;
 
-/// A service cannot be brought back. Nothing of it was changed.
+/// A service cannot be brought back. None of its data was changed.
 #[derive(Debug, Error)]
 #[non_exhaustive]
 pub(crate) enum RecoverError {
-    /// What is left of it does not suffice.
+    /// The remaining data does not suffice.
     #[error("{0}")]
     Standing(String),
-    /// There is no place for it, or its size does not hold the workload.
+    /// No machine has room for the service, or its size does not hold the workload.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// It was on a size that its settings do not have.
+    /// The service was on a size that its settings do not have.
     #[error("its VM was of size '{size}', which its settings do not name")]
     Size {
-        /// The size.
+        /// The name of the size.
         size: String,
     },
-    /// None of its snapshots can be brought back.
+    /// None of the snapshots can be brought back.
     #[error("none of its snapshots can be brought back: {error}")]
     Rehydrate {
-        /// What became of the oldest.
+        /// The error of the oldest snapshot.
         error: RehydrateError,
     },
-    /// A replay differs from what was recorded.
+    /// A replay differs from the record.
     #[error(
         "{error}; to go on with what the replay gives, run lifeboat data accept-divergence --data DIR {service} --at \
          {sequence}"
     )]
     Diverged {
-        /// The service.
+        /// The name of the service.
         service: Name,
         /// The first transaction that differs.
         sequence: Sequence,
-        /// How.
+        /// The difference.
         error: RehydrateError,
     },
-    /// Its data directory fails.
+    /// The data directory fails.
     #[error(transparent)]
     Data(#[from] DataError),
 }
 
-/// How often a state is brought back once more that took too long on a busy host, before an older snapshot is tried.
+/// The most retries of a rehydration that failed for a transient reason, as on a busy host, before an older snapshot is
+/// tried.
 const ATTEMPTS_MAX: usize = 3;
 
-/// A task that writes a service's snapshots. It ends with why the last one was not written, if so.
+/// A task that writes a service's snapshots. It returns the reason if the last one was not written.
 pub(crate) type SnapshotWriterTask = BoxFuture<'static, Option<String>>;
 
 impl Service {
-    /// Starts a durable service at the beginning of its history. It has begun when the commit resolves.
+    /// Starts a durable service at the beginning of its history. The start is durable once the commit resolves.
     ///
     /// # Errors
     /// As [`Service::launch`].
@@ -93,7 +94,7 @@ impl Service {
     /// Brings a service back from `found`: from its newest snapshot that can be restored and the transactions after it.
     ///
     /// # Errors
-    /// [`RecoverError`]; nothing of it was changed.
+    /// Returns a [`RecoverError`], and changes none of the service's data.
     pub(crate) async fn bring_up(
         spec: ServiceSpec,
         context: ServiceContext,
@@ -147,7 +148,7 @@ impl Service {
         let numbered_tail = found.records_after(&base).iter().filter_map(numbered).collect();
         let now = context.clock.now();
         let mut answers = Answers::new(spec.deduplication_window, forgotten, now);
-        // Of a clock that was ahead it is not known when they were given.
+        // If the clock was ahead, the true time of these answers is unknown. They count as given now.
         let of_the_past = |kept: &KeptId| KeptId { timestamp: kept.timestamp.min(now), ..kept.clone() };
         let replaced: BTreeSet<RecordNumber> =
             found.answered.iter().filter_map(|(kept, _)| answers.insert(of_the_past(kept), now)).collect();
@@ -185,7 +186,7 @@ impl Service {
         Ok((service, task))
     }
 
-    /// Begins the service's epoch, and the keeping of its snapshots, of which `kept` are there, oldest first.
+    /// Begins the service's epoch, and starts its snapshot writer with the retained snapshots `kept`, oldest first.
     fn open(&mut self, directory: Arc<DataDirectory>, kept: VecDeque<RetainedSnapshot>) -> SnapshotWriterTask {
         self.journal_event(Record::Opened { timestamp: self.service_time(), epoch: self.epoch });
         let events = self.events.sink();
@@ -196,12 +197,12 @@ impl Service {
     }
 }
 
-/// What a service was brought back from.
+/// The basis of a recovered service.
 struct Base {
     found: FoundSnapshot,
     snapshot: Arc<Snapshot>,
     forgotten: ForgottenTimes,
-    /// The kept transactions and the queries after it.
+    /// The kept transactions and the queries after the snapshot.
     tail: Vec<TailEntry>,
     rehydrated: Rehydrated,
 }
