@@ -1,7 +1,7 @@
-//! The snapshot that a service goes back to: when the next one is due, what its file will say, and how it takes the place of
-//! the one before.
+//! The snapshot that a service goes back to: when the next one is due, the contents of its file, and the replacement of
+//! the previous one.
 //!
-//! [`Snapshots`] is pure. What the service does with its journal and its snapshot writer is below.
+//! [`Snapshots`] is pure. The methods of [`Service`] below use the journal and the snapshot writer.
 
 use super::{Service, TAIL_BYTES_MAX, TAIL_FUEL_MAX};
 use crate::answers::ForgottenTimes;
@@ -14,88 +14,90 @@ use lifeboat_vm::rehydrate::{ExportNeeds, INSTANTIATE_OVERHEAD_FUEL};
 use lifeboat_vm::snapshot::Snapshot;
 use std::sync::Arc;
 
-/// The last snapshot of a service that a restore has proven, what a replay from it costs, and what exports need. Costs are in
-/// fuel.
+/// The last snapshot of a service that a restore has proven, the cost of a replay from it, and the needs of exports.
+/// Costs are in fuel.
 pub(super) struct Snapshots {
     last: Arc<Snapshot>,
-    /// The last record that is part of it.
+    /// The last record that is part of the snapshot.
     record: RecordNumber,
-    /// What its export and its restore cost.
+    /// The cost of the snapshot's export and restore.
     fuel: u64,
-    /// What replaying the transactions and queries since then would cost.
+    /// The cost of replaying the transactions and queries since the snapshot.
     tail_fuel: u64,
-    /// What replaying all of them since the start would cost: it only grows.
+    /// The cost of replaying all transactions and queries since the start of the service. It only grows.
     kept_fuel: u64,
-    /// What rollbacks have replayed of the tail so far.
+    /// The cost of the tail's replays by rollbacks so far.
     replayed_fuel: u64,
     export_needs: ExportNeeds,
 }
 
 impl Snapshots {
-    /// Those of a service that goes back to `last`, of which `record` is the last that is part of it.
+    /// Returns the state of a service that goes back to `last`. `record` is the last record that is part of that
+    /// snapshot.
     pub(super) fn new(last: Arc<Snapshot>, record: RecordNumber, fuel: u64, tail_fuel: u64) -> Self {
         let export_needs = ExportNeeds::default();
         Self { last, record, fuel, tail_fuel, kept_fuel: 0, replayed_fuel: 0, export_needs }
     }
 
-    /// Those of a service at the beginning of its history.
+    /// Returns the state of a service at the beginning of its history.
     pub(super) fn none() -> Self {
         Self::new(Arc::new(Snapshot::empty()), RecordNumber(0), 0, 0)
     }
 
-    /// The last snapshot that is proven.
+    /// Returns the last proven snapshot.
     pub(super) fn last(&self) -> &Arc<Snapshot> {
         &self.last
     }
 
-    /// The last record that is part of it.
+    /// Returns the last record that is part of the snapshot.
     pub(super) fn record(&self) -> RecordNumber {
         self.record
     }
 
-    /// What it cost.
+    /// Returns the cost of the snapshot's export and restore.
     pub(super) fn fuel(&self) -> u64 {
         self.fuel
     }
 
-    /// What replaying all that was kept since the start of the service would cost.
+    /// Returns the cost of replaying everything that was kept since the start of the service.
     pub(super) fn kept_fuel(&self) -> u64 {
         self.kept_fuel
     }
 
-    /// Whether anything was kept since then.
+    /// Returns whether anything was kept since the snapshot.
     pub(super) fn has_tail(&self) -> bool {
         self.tail_fuel > 0
     }
 
-    /// Whether replaying the tail, which takes `tail_bytes` of the journal, would cost so much that a snapshot is due.
+    /// Returns whether a snapshot is due, because a replay of the tail would cost too much. The tail takes `tail_bytes`
+    /// of the journal.
     pub(super) fn is_tail_long(&self, tail_bytes: u64) -> bool {
         self.tail_fuel > TAIL_FUEL_MAX.max(self.fuel) || tail_bytes > TAIL_BYTES_MAX
     }
 
-    /// Whether rollbacks have replayed as much of the tail as a snapshot costs.
+    /// Returns whether rollbacks have replayed as much of the tail as a snapshot costs.
     pub(super) fn is_replayed_often(&self) -> bool {
         self.replayed_fuel > self.fuel.max(INSTANTIATE_OVERHEAD_FUEL)
     }
 
-    /// A transaction or queries were kept that cost `replay_fuel` to replay.
+    /// Records that a transaction or queries were kept whose replay costs `replay_fuel`.
     pub(super) fn note_kept(&mut self, replay_fuel: u64) {
         self.tail_fuel = self.tail_fuel.saturating_add(replay_fuel);
         self.kept_fuel = self.kept_fuel.saturating_add(replay_fuel);
     }
 
-    /// A rollback has replayed the tail for `fuel`.
+    /// Records that a rollback has replayed the tail for `fuel`.
     pub(super) fn note_replayed(&mut self, fuel: u64) {
         self.replayed_fuel = self.replayed_fuel.saturating_add(fuel);
     }
 
-    /// What the next export is to have.
+    /// Returns the resources that the next export needs.
     pub(super) fn export_needs(&self) -> ExportNeeds {
         self.export_needs
     }
 
-    /// An export failed that `lacked` this, if it is known. The next one has more of it. Returns whether that is memory which
-    /// this one had not, as far as a slot has more.
+    /// Records that an export failed and `lacked` this resource, if that is known. The next export gets more of it.
+    /// Returns whether a retry can get more memory than this export had.
     pub(super) fn note_lacked(&mut self, lacked: Option<Resource>, has_slot_more: bool) -> bool {
         let was_large = self.export_needs.is_large;
         self.export_needs.is_large |= lacked == Some(Resource::Memory);
@@ -103,7 +105,8 @@ impl Snapshots {
         self.export_needs.is_large && !was_large && has_slot_more
     }
 
-    /// `snapshot` is proven, and cost `fuel`. Of the tail remains what was kept since it was begun. Returns the one before.
+    /// Replaces the last snapshot by the proven `snapshot`, which cost `fuel`, and returns the previous one. The
+    /// remaining tail is what was kept since `begun`.
     fn replace(&mut self, snapshot: Arc<Snapshot>, fuel: u64, begun: &Begun) -> Arc<Snapshot> {
         self.record = begun.record;
         self.fuel = fuel;
@@ -113,18 +116,18 @@ impl Snapshots {
     }
 }
 
-/// A snapshot that was begun: the last record that is part of it, and what goes with it.
+/// A snapshot that was begun: its last record, and the data that its file needs.
 pub(super) struct Begun {
     record: RecordNumber,
     commit: Commit,
     resume_point: ResumePoint,
     forgotten: ForgottenTimes,
-    /// What the tail cost that it makes superfluous.
+    /// The cost of the tail that this snapshot replaces.
     tail_fuel: u64,
 }
 
 impl Service {
-    /// Journals that a snapshot of the state as it is now begins. Returns what its file will say.
+    /// Journals that a snapshot of the current state begins. Returns the data that its file needs.
     pub(super) fn begin_snapshot(&mut self) -> Begun {
         self.journal_event(Record::Snapshot { sequence: self.last_sequence });
         let forgotten = self.answers.forgotten_times();
@@ -135,7 +138,7 @@ impl Service {
             resume_point: ResumePoint {
                 vm_number: self.vm.id.number,
                 size: self.vm.size.name.clone(),
-                // What queries were charged since the last transaction comes with the next.
+                // The next transaction's record carries the fuel of queries since the last transaction.
                 fuel_used: self.vm.written_fuel(),
                 epoch: self.epoch,
                 first_answer: self.journal.first_answer(),
@@ -145,9 +148,11 @@ impl Service {
         }
     }
 
-    /// Makes `snapshot`, which a restore has proven, the one that the service goes back to, and gives up what only replays up
-    /// to it needed. That and the snapshot before are dropped where nobody waits: some megabytes of either take milliseconds.
-    /// The export and the restore cost `fuel`.
+    /// Adopts `snapshot`, which a restore has proven, so that the service goes back to it. The export and the restore
+    /// cost `fuel`.
+    ///
+    /// Drops the records that only a replay up to the new snapshot needed, and the previous snapshot. Both are dropped
+    /// on a blocking thread, because some megabytes of either take milliseconds.
     pub(super) fn adopt_snapshot(&mut self, snapshot: Arc<Snapshot>, fuel: u64, begun: Begun) {
         self.counters.snapshot();
         let forgotten = self.journal.forget_tail(begun.record);
@@ -159,7 +164,7 @@ impl Service {
         self.moved();
     }
 
-    /// Has a proven snapshot written, if the service is durable.
+    /// Queues a proven snapshot for writing, if the service is durable.
     fn keep_snapshot(&self, begun: Begun) {
         let Some(snapshot_writer) = &self.snapshot_writer else { return };
         let Begun { record, commit, resume_point, forgotten, .. } = begun;
