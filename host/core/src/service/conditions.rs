@@ -1,5 +1,5 @@
-//! The conditions of a running service: what is wrong with it, what is reported when a condition begins and ends, and how
-//! long what failed is left alone.
+//! The conditions of a running service: their start and end, the events that report them, and the wait before a failed
+//! operation is tried again.
 //!
 //! ```text
 //!             failover_failed, shadow_failed
@@ -26,11 +26,11 @@
 //!     serves ----------------------------------> stopped, for good
 //! ```
 //!
-//! A service may be in one condition of each of these at once. One that begins is reported, one that goes on is not, and one
-//! that goes on for another reason is reported once more.
+//! These conditions are independent of one another, so a service may be in several at once. A condition is reported
+//! when it begins, and once more when it continues for another reason.
 //!
-//! Pure: transitions are given what the service knows (its VM, how many requests came so far, what its journal holds), and
-//! return the events that are due, in order. Whoever causes a transition reports them at once.
+//! This module is pure. A transition takes facts about the service (its VM, the number of requests so far, the bytes in
+//! its journal) and returns the due events in order. The caller of a transition reports them at once.
 
 use super::JournalStatus;
 use super::backoff::Backoff;
@@ -41,93 +41,94 @@ use lifeboat_api::meter::Resource;
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::Denial;
 
-/// What is wrong with a service, and what it leaves alone for that.
+/// The conditions of a service, and the operations that it does not try for now.
 #[derive(Debug, Default)]
 pub(super) struct Conditions {
-    /// Why its state cannot be brought back, or its journal takes no more.
+    /// The reason why its state cannot be brought back, or its journal takes no more records.
     stopped: Option<String>,
-    /// Why no failover cured a crossing.
+    /// The reason why no failover cured a crossing.
     degraded: Option<String>,
-    /// Why its state could not be exported and restored.
+    /// The reason why its state could not be exported and restored.
     unmovable: Option<String>,
     journal: Fullness,
-    /// Holds back failovers for the sake of the tank after one was not possible.
+    /// Delays failovers for the tank after one was not possible.
     cpu_backoff: Backoff,
-    /// Holds back failovers for the sake of memory after one brought nothing.
+    /// Delays failovers for memory after one was futile.
     memory_backoff: Backoff,
-    /// Holds back exports after one failed.
+    /// Delays exports after one failed.
     export_backoff: Backoff,
 }
 
-/// What was reported of a journal that fills up, since it was relieved.
+/// The reports of a journal that fills up, since it last had enough room.
 #[derive(Debug, Default)]
 struct Fullness {
-    /// The highest of [`JOURNAL_FILLING_PERCENT`]; 0 if none was.
+    /// The highest of [`JOURNAL_FILLING_PERCENT`] that was reported, or 0.
     reported_percent: u64,
-    /// A transaction was denied for want of room.
+    /// Whether a transaction was denied for lack of room.
     is_full: bool,
 }
 
 impl Conditions {
-    /// Why the service is stopped, if it is: it executes nothing any more.
+    /// Returns the reason why the service is stopped, if it is. A stopped service executes nothing.
     pub(super) fn stopped(&self) -> Option<&str> {
         self.stopped.as_deref()
     }
 
-    /// Whether the service is stopped.
+    /// Returns whether the service is stopped.
     pub(super) fn is_stopped(&self) -> bool {
         self.stopped.is_some()
     }
 
-    /// Why it is degraded, if it is.
+    /// Returns the reason why the service is degraded, if it is.
     pub(super) fn degraded(&self) -> Option<&str> {
         self.degraded.as_deref()
     }
 
-    /// Why it is unmovable, if it is.
+    /// Returns the reason why the service is unmovable, if it is.
     pub(super) fn unmovable(&self) -> Option<&str> {
         self.unmovable.as_deref()
     }
 
-    /// How full its journal is, which holds `held_bytes`, if that was reported.
+    /// Returns how full the journal is, if that was reported. The journal holds `held_bytes`.
     pub(super) fn journal(&self, vm: &VmId, held_bytes: u64) -> Option<JournalStatus> {
         let Fullness { reported_percent, is_full } = self.journal;
         (reported_percent > 0 || is_full).then(|| JournalStatus { fill: self.journal_fill(vm, held_bytes), is_full })
     }
 
-    /// Whether an export may be tried at the service's `request`th request.
+    /// Returns whether an export may be tried at the service's `request`th request.
     pub(super) fn may_export(&self, request: u64) -> bool {
         self.export_backoff.is_over(request)
     }
 
-    /// Whether a failover for the sake of `resource` may be tried at the service's `request`th request.
+    /// Returns whether a failover for `resource` may be tried at the service's `request`th request.
     pub(super) fn may_fail_over(&self, resource: Resource, request: u64) -> bool {
         match resource {
             Resource::Cpu => self.cpu_backoff.is_over(request),
-            // What cannot be exported cannot be compacted.
+            // A failover for memory needs an export to compact the state.
             Resource::Memory => self.memory_backoff.is_over(request) && self.may_export(request),
         }
     }
 
-    /// Why the last attempt to move the service came to nothing.
+    /// Returns the reason why the last attempt to move the service failed.
     pub(super) fn why_not_moved(&self) -> String {
         let reason = self.unmovable.as_ref().or(self.degraded.as_ref());
         reason.cloned().unwrap_or_else(|| "its last move failed, and it is not tried again yet".into())
     }
 
-    /// The state could not be exported and restored at the service's `request`th request.
+    /// Records that the state could not be exported and restored at the service's `request`th request.
     #[must_use]
     pub(super) fn export_failed(&mut self, vm: &VmId, reason: String, request: u64) -> Option<Event> {
         self.export_backoff.fail(request);
         begin(&mut self.unmovable, reason).map(|reason| Event::Unmovable { vm: vm.clone(), reason })
     }
 
-    /// The state was exported and restored. The journal holds `held_bytes` since; `has_headroom` says whether the memory that
-    /// is in use now leaves the headroom that a failover must leave.
+    /// Records that the state was exported and restored, and that the journal holds `held_bytes` since. `has_headroom`
+    /// is whether the memory in use leaves the headroom that a failover must leave.
     #[must_use]
     pub(super) fn exported(&mut self, vm: &VmId, held_bytes: u64, has_headroom: bool) -> Vec<Event> {
         self.export_backoff.succeed();
-        // Before the service is movable again: a journal that still fills up does so for that reason.
+        // This comes before the service is movable again, because the event of a journal that still fills up gives that
+        // reason.
         let of_journal = self.journal_holds(vm, held_bytes);
         let movable = self.unmovable.take().map(|_| Event::Movable { vm: vm.clone() });
         let is_cured = self.degraded.is_some() && has_headroom;
@@ -135,7 +136,7 @@ impl Conditions {
         [of_journal, movable, recovered].into_iter().flatten().collect()
     }
 
-    /// A failover for `cause` was not possible, or brought nothing, at the service's `request`th request.
+    /// Records that a failover for `cause` was not possible, or futile, at the service's `request`th request.
     #[must_use]
     pub(super) fn failover_failed(
         &mut self,
@@ -152,7 +153,8 @@ impl Conditions {
         begin(&mut self.degraded, reason).map(|reason| Event::Degraded { vm: vm.clone(), reason })
     }
 
-    /// The shadow of a failover for `cause` was given up at the service's `request`th request. It may have been the export.
+    /// Records that the shadow of a failover for `cause` failed at the service's `request`th request. The export may
+    /// have been the reason.
     #[must_use]
     pub(super) fn shadow_failed(
         &mut self,
@@ -165,7 +167,7 @@ impl Conditions {
         self.failover_failed(vm, cause, reason, request)
     }
 
-    /// The service went on in a fresh VM with headroom.
+    /// Records that the service continues in a fresh VM with headroom.
     #[must_use]
     pub(super) fn failed_over(&mut self, vm: &VmId) -> Option<Event> {
         self.cpu_backoff.succeed();
@@ -173,8 +175,8 @@ impl Conditions {
         self.degraded.take().map(|_| Event::Recovered { vm: vm.clone() })
     }
 
-    /// The journal holds `held_bytes` since the last snapshot. That it fills up is reported at each of
-    /// [`JOURNAL_FILLING_PERCENT`].
+    /// Records that the journal holds `held_bytes` since the last snapshot. A journal that fills up is reported at each
+    /// of [`JOURNAL_FILLING_PERCENT`].
     #[must_use]
     pub(super) fn journal_holds(&mut self, vm: &VmId, held_bytes: u64) -> Option<Event> {
         let is_above = |percent: &&u64| held_bytes >= JOURNAL_BYTES_MAX / 100 * **percent;
@@ -190,8 +192,8 @@ impl Conditions {
         Some(Event::JournalFilling(self.journal_fill(vm, held_bytes)))
     }
 
-    /// The journal, which holds `held_bytes`, has no room for a transaction. Returns how that is denied, and the event that is
-    /// due for the first.
+    /// Records that the journal, which holds `held_bytes`, has no room for a transaction. Returns the denial, and the
+    /// event that is due for the first denial.
     #[must_use]
     pub(super) fn journal_denies(&mut self, vm: &VmId, held_bytes: u64) -> (Denial, Option<Event>) {
         let fill = self.journal_fill(vm, held_bytes);
@@ -205,7 +207,8 @@ impl Conditions {
         JournalFill { vm, bytes: held_bytes, limit_bytes: JOURNAL_BYTES_MAX, reason }
     }
 
-    /// The service stops: it has no live instance in its state, or no journal. The first reason stays.
+    /// Records that the service stops, because it has no live instance in its state, or no journal. The first reason
+    /// stays.
     #[must_use]
     pub(super) fn stop(&mut self, service: &Name, reason: &str) -> Option<Event> {
         if self.is_stopped() {
@@ -216,7 +219,7 @@ impl Conditions {
     }
 }
 
-/// A condition begins or goes on for this reason. Returns the reason if it is to be reported.
+/// Begins or continues a condition for this reason. Returns the reason if it must be reported.
 fn begin(condition: &mut Option<String>, reason: String) -> Option<String> {
     if condition.as_ref() == Some(&reason) {
         return None;
@@ -230,7 +233,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    /// What happens to a service.
+    /// An input of the conditions.
     #[derive(Debug, Clone, Copy)]
     enum Step {
         ExportFailed(&'static str),
@@ -247,7 +250,7 @@ mod tests {
     fn step() -> impl Strategy<Value = Step> {
         let reason = || prop::sample::select(vec!["it trapped", "no machine has room"]);
         let cause = || prop::sample::select(FailoverCause::ALL.to_vec());
-        // Around each of the bounds.
+        // Values around each of the bounds.
         let held_bytes = || {
             (prop::sample::select(vec![0_u64, 50, 80, 100]), 0..3_u64)
                 .prop_map(|(percent, above)| (JOURNAL_BYTES_MAX / 100 * percent + above).saturating_sub(1))
@@ -266,7 +269,7 @@ mod tests {
         ]
     }
 
-    /// Plain facts of a service.
+    /// A simple model of the conditions.
     #[derive(Debug, Clone, Default)]
     struct Facts {
         unmovable: Option<&'static str>,
@@ -275,7 +278,8 @@ mod tests {
         filled_percent: u64,
         is_full: bool,
         request: u64,
-        /// The requests at which exports failed since one succeeded, and failovers for the tank and for memory.
+        /// The requests at which exports failed since the last success, and likewise failovers for the tank and for
+        /// memory.
         failed_exports: Vec<u64>,
         failed_for_cpu: Vec<u64>,
         failed_for_memory: Vec<u64>,
@@ -335,7 +339,7 @@ mod tests {
             }
         }
 
-        /// The events that tell `after` from this, in order: one for each fact that has changed.
+        /// Returns the events that lead from these facts to `after`, in order: one for each fact that has changed.
         fn due(&self, after: &Self, held_bytes: u64) -> Vec<Event> {
             let vm = vm();
             let reason = self.unmovable.map(Into::into);
@@ -369,7 +373,7 @@ mod tests {
         }
     }
 
-    /// Whether what failed at these requests, one after the other, may be tried again.
+    /// Returns whether an operation that failed at these requests in turn may be tried again.
     fn may_try(failed: &[u64], request: u64) -> bool {
         failed.last().is_none_or(|last| request >= *last + (64_u64 << (failed.len() - 1).min(10)))
     }
@@ -379,8 +383,8 @@ mod tests {
     }
 
     proptest! {
-        /// Whatever happens, an event is due for each fact that changes and for no other; what is shown are the facts; and
-        /// what failed is left alone for twice as long each time.
+        /// After any steps, an event is due for each fact that changes and for no other, the conditions equal the
+        /// facts, and each failure in a row doubles the wait.
         #[test]
         fn a_condition_is_reported_when_it_changes(steps in prop::collection::vec(step(), 0..80)) {
             let vm = vm();
