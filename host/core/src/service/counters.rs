@@ -1,99 +1,99 @@
-//! What a service has done since it was started, and what its requests have cost: pure.
+//! Counters of a service since its start, and the cost of its requests. This module is pure.
 
 use super::Counts;
 use std::time::Duration;
 
-/// Counters of a service. All of them only grow.
+/// The counters of a service. All of them only grow.
 #[derive(Debug, Default)]
 pub(super) struct Counters {
     counts: Counts,
-    /// Requests that came so far, denied ones included: what waiting is counted in.
+    /// Requests so far, denied ones included. Backoff is counted in them.
     requests: u64,
-    /// Queries that were given an id.
+    /// Queries for which the service generated an id.
     queries_named: u64,
-    /// What rollbacks cost so far, as fuel.
+    /// The cost of rollbacks so far, in fuel.
     rollback_fuel: u64,
-    /// What remained of deadlines that were missed, as fuel: a nanosecond is one.
+    /// The rest of missed deadlines beyond the fuel of their attempts, in fuel. A nanosecond counts as one unit.
     missed_deadlines_fuel: u64,
 }
 
-/// A rollback that has begun: what maintenance had cost until then, as fuel.
+/// A rollback that has begun, with the fuel of maintenance until then.
 #[must_use]
 pub(super) struct RollbackBegun(u64);
 
 impl Counters {
-    /// What is shown.
+    /// Returns the counts that a service shows.
     pub(super) fn counts(&self) -> Counts {
         self.counts
     }
 
-    /// How many requests came so far, with the one that is being performed.
+    /// Returns the number of requests so far, including the current one.
     pub(super) fn requests(&self) -> u64 {
         self.requests
     }
 
-    /// What requests have cost so far, as fuel: that of all attempts, of the replays after those that failed, and the rest
-    /// of a deadline that was missed.
+    /// Returns the cost of all requests so far, in fuel. It includes all attempts, the replays after failed attempts,
+    /// and the rest of missed deadlines.
     pub(super) fn burnt_fuel(&self) -> u64 {
         let Counts { fuel_charged, fuel_rolled_back, .. } = self.counts;
         fuel_charged + fuel_rolled_back + self.rollback_fuel + self.missed_deadlines_fuel
     }
 
-    /// A request came.
+    /// Counts a request.
     pub(super) fn request(&mut self) {
         self.requests += 1;
     }
 
-    /// A query is given an id: it is this one of those that are.
+    /// Counts a query that gets an id, and returns its number.
     pub(super) fn name_query(&mut self) -> u64 {
         self.queries_named += 1;
         self.queries_named
     }
 
-    /// An attempt was kept.
+    /// Counts the fuel of a kept attempt.
     pub(super) fn charged(&mut self, fuel: u64) {
         self.counts.fuel_charged += fuel;
     }
 
-    /// An attempt was not kept.
+    /// Counts the fuel of an attempt that was not kept.
     pub(super) fn rolled_back(&mut self, fuel: u64) {
         self.counts.fuel_rolled_back += fuel;
     }
 
-    /// An attempt missed `deadline` after `fuel`. It kept the service busy for all of it.
+    /// Counts an attempt that missed `deadline` after `fuel`. It kept the service busy for the whole deadline.
     pub(super) fn missed_deadline(&mut self, deadline: Duration, fuel: u64) {
         let nanoseconds = u64::try_from(deadline.as_nanos()).unwrap_or(u64::MAX);
         self.missed_deadlines_fuel = self.missed_deadlines_fuel.saturating_add(nanoseconds.saturating_sub(fuel));
     }
 
-    /// An export or a restore cost `fuel`.
+    /// Counts the fuel of an export or a restore.
     pub(super) fn maintained(&mut self, fuel: u64) {
         self.counts.fuel_maintenance += fuel;
     }
 
-    /// A store was restored, and `transactions` replayed in it, for `fuel` altogether.
+    /// Counts a restore and the replay of `transactions`, which cost `fuel` altogether.
     pub(super) fn replayed(&mut self, transactions: u64, fuel: u64) {
         self.counts.replayed_transactions += transactions;
         self.counts.fuel_maintenance += fuel;
     }
 
-    /// A snapshot was proven.
+    /// Counts a proven snapshot.
     pub(super) fn snapshot(&mut self) {
         self.counts.snapshots += 1;
     }
 
-    /// A rollback begins.
+    /// Counts a rollback that begins.
     pub(super) fn begin_rollback(&mut self) -> RollbackBegun {
         self.counts.rollbacks += 1;
         RollbackBegun(self.counts.fuel_maintenance)
     }
 
-    /// It has ended. What was maintained meanwhile is its cost.
+    /// Ends a rollback. Maintenance since it began is its cost.
     pub(super) fn end_rollback(&mut self, RollbackBegun(fuel_before): RollbackBegun) {
         self.rollback_fuel += self.counts.fuel_maintenance - fuel_before;
     }
 
-    /// Lines of the guest's log were dropped.
+    /// Counts dropped lines of the guest's log.
     pub(super) fn dropped_lines(&mut self, lines: u64) {
         self.counts.log_lines_dropped += lines;
     }
