@@ -1,4 +1,4 @@
-//! The way of a service's events to the host: in order, and none before the record that it reports is durable.
+//! The path of a service's events to the host: in order, and none before its record is durable.
 
 use super::logs::LOG_LINE_BYTES;
 use crate::journal::Commit;
@@ -6,17 +6,19 @@ use lifeboat_api::event::{Event, EventSink};
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-/// Bytes of events that a service has wait for their records: lines that guests log beyond that are dropped.
+/// The most bytes of a service's events that wait for their records. Lines that the guest logs beyond that are dropped.
 pub const EVENTS_HELD_BYTES_MAX: u64 = 1024 * 1024;
 
-/// What an event that is no line of a log is counted as, in bytes.
+/// The size of any event other than a log line, for this bound, in bytes.
 const EVENT_BYTES: u64 = 1024;
 
-/// Passes a service's events on in the order in which they are emitted. An event that reports a record is held until the
-/// record is durable, and later events wait behind it; if the record cannot be made durable, the event is discarded.
+/// Passes a service's events on in the order in which they are emitted.
 ///
-/// What waits here is bounded: of lines that guests log no more are taken than [`EventGate::room`] has, and whatever else is
-/// reported follows from a request or an order that was carried out.
+/// An event that reports a record is held until the record is durable, and later events wait behind it. If the record
+/// cannot be made durable, the event is discarded.
+///
+/// The held events are bounded. The caller emits no more log lines than [`EventGate::room`] allows, and every other
+/// event follows from a request or an order that was carried out.
 #[derive(Clone)]
 pub(super) struct EventGate(Arc<Gate>);
 
@@ -27,16 +29,16 @@ struct Gate {
 
 #[derive(Default)]
 struct Held {
-    /// Of the next event that is held.
+    /// The number of the next held event.
     next: u64,
     events: VecDeque<HeldEvent>,
-    /// What they count.
+    /// The size of the held events, in bytes.
     bytes: u64,
 }
 
 struct HeldEvent {
     number: u64,
-    /// Its record is not known to be durable yet.
+    /// Whether the event's record is not known to be durable yet.
     is_waiting: bool,
     event: Event,
 }
@@ -46,38 +48,38 @@ impl EventGate {
         Self(Arc::new(Gate { sink, held: Mutex::default() }))
     }
 
-    /// A sink that leads through this gate.
+    /// Returns a sink that passes events through this gate.
     pub(super) fn sink(&self) -> EventSink {
         let gate = self.clone();
         Arc::new(move |event| gate.emit(event.clone()))
     }
 
-    /// Whether no event is held.
+    /// Returns whether no event is held.
     pub(super) fn is_empty(&self) -> bool {
         self.held().events.is_empty()
     }
 
-    /// Bytes of lines that may be emitted now.
+    /// Returns how many bytes of log lines may be emitted now.
     pub(super) fn room(&self) -> u64 {
         EVENTS_HELD_BYTES_MAX.saturating_sub(self.held().bytes)
     }
 
-    /// Passes an event on, after those that are held.
+    /// Passes an event on, after the held events.
     pub(super) fn emit(&self, event: Event) {
         let mut held = self.held();
         if held.events.is_empty() {
-            // Under the lock: an event that the journal's thread releases must not overtake this one, nor it that one.
+            // The lock stays held: this event and one that the journal's thread releases must not overtake each other.
             (self.0.sink)(&event);
         } else {
             held.push(event, false);
         }
     }
 
-    /// The same for an event that reports a record, once `commit` says that the record is durable.
+    /// Passes on an event that reports a record, once `commit` is durable.
     pub(super) fn emit_once(&self, event: Event, commit: &Commit) {
         let number = self.held().push(event, true);
         let gate = self.clone();
-        // It may run here and now.
+        // The callback may run here and now, so the lock is not held.
         commit.then(move |durable| gate.release(number, durable.is_ok()));
     }
 
@@ -111,7 +113,7 @@ impl Held {
     }
 }
 
-/// What an event is counted as while it waits.
+/// Returns the size of an event while it waits, in bytes.
 fn bytes(event: &Event) -> u64 {
     match event {
         Event::Log { line, .. } => line.len() as u64 + LOG_LINE_BYTES,
@@ -142,8 +144,8 @@ mod tests {
     }
 
     proptest! {
-        /// Events with and without records, whose commits end in any order and way: what is reported is a prefix of what
-        /// was emitted, without what is not durable, up to the first that is not known.
+        /// Commits may end in any order and either way. The reported events are a prefix of the emitted ones, up to the
+        /// first whose commit has not ended, without those whose record is not durable.
         #[test]
         fn events_keep_their_order_and_wait_for_their_records(
             records in prop::collection::vec(any::<Option<bool>>(), 0..20),
