@@ -1,4 +1,4 @@
-//! The way into a service: its bounded queue.
+//! The handle of a service, and its bounded queue.
 
 use super::queue::{Entrance, Queued, Refused};
 use super::reply::{Answered, ReplySender};
@@ -13,23 +13,23 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-/// Messages in a service's queue that only look: so those who look do not keep out those who transact.
+/// The most messages in a service's queue that only read. The bound keeps readers from crowding out transactions.
 pub(super) const LOOKS_MAX: usize = 16;
 
-/// How a service is after an order, and the VM in which the order found it.
+/// The status of a service after an order, and the VM in which the order found it.
 pub(crate) type Ordered = (Status, VmId);
 
-/// An order that was taken in hand, by whoever waits for its end.
+/// An order in progress, and the channel to its caller.
 pub(super) struct Order {
     pub(super) from: VmId,
     pub(super) done: oneshot::Sender<Result<Ordered, RequestError>>,
 }
 
 impl Order {
-    /// It is over; `durable` says whether its records are on the disk. One who is gone has lost interest.
+    /// Reports the end of the order. `durable` is whether its records are on the disk. Ignores a caller that is gone.
     pub(super) fn tell(self, status: Status, durable: Result<(), JournalError>) {
         let told = match durable {
-            // After a crash, nothing that was told must have happened in another way.
+            // After a crash, the history must not contradict anything that was reported.
             Err(error) if status.vm != self.from => {
                 let service = status.vm.service;
                 Err(OutcomeUnknown { service, id: None, reason: error.to_string() }.into())
@@ -40,12 +40,12 @@ impl Order {
     }
 }
 
-/// Failovers and snapshots that may stand in a service's queue; further orders wait outside.
+/// The most failovers and snapshots in a service's queue. Further orders wait outside.
 pub(super) const ORDERS_MAX: usize = 16;
 
-/// What stands in a service's queue beside requests.
+/// A message in a service's queue, other than a request.
 pub(super) enum Message {
-    /// Asks for the kept answer to a transaction.
+    /// Finds the retained answer to a transaction.
     Find {
         user: Name,
         incarnation: u64,
@@ -67,29 +67,30 @@ pub(super) enum Message {
         _place: OwnedSemaphorePermit,
     },
     Stop {
-        /// Told why no snapshot of the last state could be taken, if so.
+        /// Gets the reason if no snapshot of the last state could be taken.
         done: oneshot::Sender<Option<String>>,
     },
-    /// Ends the task as well, and leaves the state to be forgotten.
+    /// Ends the task like `Stop`, but without a snapshot, because the state will be forgotten.
     Discard {
         done: oneshot::Sender<Status>,
     },
 }
 
-/// The way into a service. Cheap to clone; the service ends when the last one is dropped.
+/// A handle of a service. It is cheap to clone. The service ends when the last one is dropped.
 #[derive(Clone)]
 pub(crate) struct ServiceHandle {
     pub(super) name: Name,
     pub(super) queue: Arc<Entrance>,
-    /// Requests of one user that may wait.
+    /// The most waiting requests of one user.
     pub(super) queue_max: usize,
-    /// Places in the queue for those who look: a place is held until the message is handled, whoever asked may be gone.
+    /// The places in the queue for messages that only read. A place is held until the message is handled, even if the
+    /// caller is gone.
     pub(super) looks: Arc<Semaphore>,
-    /// The same for orders.
+    /// The places in the queue for orders, held likewise.
     pub(super) orders: Arc<Semaphore>,
 }
 
-/// A request that stands in a service's queue, until its answer may be told. Dropping it does not take the request back.
+/// A request in a service's queue, until its answer may be sent. Dropping it does not withdraw the request.
 #[derive(Debug)]
 pub struct Pending {
     service: Name,
@@ -97,7 +98,7 @@ pub struct Pending {
 }
 
 impl Pending {
-    /// Whose queue it stands in.
+    /// Returns the name of the service in whose queue the request waits.
     #[must_use]
     pub fn service(&self) -> &Name {
         &self.service
@@ -105,7 +106,7 @@ impl Pending {
 }
 
 impl Pending {
-    /// The answer, with the memory that it takes of the budgets which the request was held to.
+    /// Returns the answer, with the memory that it takes of the budgets that the request was charged to.
     pub fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Result<Answered, RequestError>> {
         let answered = Pin::new(&mut self.answered).poll(context);
         answered.map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service).into())))
@@ -120,17 +121,17 @@ impl Future for Pending {
     }
 }
 
-/// What is answered for a service whose task has ended.
+/// Returns the denial for a service whose task has ended.
 fn gone(service: &Name) -> Denial {
     Denial::Stopped { service: service.clone(), reason: "its task has ended".into() }
 }
 
 impl ServiceHandle {
-    /// Has a request of `caller` executed, once its largest possible answer fits `account`. What is returned waits until its
-    /// answer may be told.
+    /// Queues a request of `caller`. On its turn it is executed only if its largest possible answer fits `account`. The
+    /// returned future waits until the answer may be sent.
     ///
     /// # Errors
-    /// It does not stand in the queue.
+    /// Returns a denial if the user's share of the queue is full or the task has ended. The request is not queued then.
     pub(crate) fn request(
         &self,
         caller: Caller,
@@ -146,8 +147,9 @@ impl ServiceHandle {
         Ok(Pending { service: self.name.clone(), answered })
     }
 
-    /// The kept answer to `caller`'s transaction `id`, once all that was sent before is done and durable. None if there is
-    /// none: it was never sent, denied, or is beyond the deduplication window.
+    /// Finds the retained answer to `caller`'s transaction `id`, once everything that was sent before is done and
+    /// durable. Returns `None` if there is no answer: the transaction was never sent, was denied, or is beyond the
+    /// deduplication window.
     pub(crate) async fn find(&self, caller: Caller, id: String) -> Result<Option<Reply>, RequestError> {
         let (found, answered) = oneshot::channel();
         let place = self.look().await;
@@ -156,36 +158,38 @@ impl ServiceHandle {
         answered.await.map_err(|_| self.gone())?
     }
 
-    /// Whether `user` has room to spare in the queue, so that a request which is sent now is not denied for want of it.
+    /// Returns whether `user` has room to spare in the queue, so that a request sent now is not denied for lack of
+    /// room.
     pub(crate) fn has_room(&self, user: &Name) -> bool {
         self.queue.0.has_room(user)
     }
 
-    /// Drops the requests of `user` that wait in the queue, or those with an id. Returns how many: they are denied, and were
-    /// not executed.
+    /// Drops the waiting requests of `user`, or only those with the given id. Returns how many were dropped. They are
+    /// denied, and were not executed.
     pub(crate) fn drop_queued(&self, user: &Name, id: Option<&str>) -> usize {
         let removed = self.queue.0.remove(user, id);
         let count = removed.len();
         for queued in removed {
             queued.reply.send(Err(Denial::Dropped { service: self.name.clone() }.into()));
         }
-        // An order that waited for them may be next.
+        // An order that waited for the dropped requests may be next.
         self.queue.0.wake();
         count
     }
 
-    /// How many requests and orders wait in the queue.
+    /// Returns how many requests and orders wait in the queue.
     pub(crate) fn queue_length(&self) -> usize {
         self.queue.0.len()
     }
 
-    /// Waits until all that was sent before is done, failovers and snapshots that followed from it included.
+    /// Returns the status once everything that was sent before is done, including the failovers and snapshots that it
+    /// caused.
     pub(crate) async fn status(&self) -> Result<Status, Denial> {
         let place = self.look().await;
         self.ask(|done| Message::Status { done, _place: place }).await
     }
 
-    /// Fails over now, as operator `by` wishes.
+    /// Fails over now, on the order of operator `by`.
     pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, RequestError> {
         let place = self.order_place().await;
         self.ask(|done| Message::FailOver { by, done, _place: place }).await?
@@ -197,13 +201,13 @@ impl ServiceHandle {
         self.ask(|done| Message::Snapshot { done, _place: place }).await?.map(|(status, _)| status)
     }
 
-    /// Ends the service's task, after all that was sent before. Says why no snapshot of its last state could be taken, if
-    /// so.
+    /// Ends the service's task, after everything that was sent before. Returns the reason if no snapshot of the last
+    /// state could be taken.
     pub(crate) async fn stop(&self) -> Result<Option<String>, Denial> {
         self.ask(|done| Message::Stop { done }).await
     }
 
-    /// Ends the service's task, after all that was sent before, for a service that is to be removed.
+    /// Ends the service's task, after everything that was sent before, for a service that will be removed.
     pub(crate) async fn discard(&self) -> Result<Status, Denial> {
         self.ask(|done| Message::Discard { done }).await
     }
