@@ -1,4 +1,4 @@
-//! Where the answer to a request goes, and the memory that it takes until its client has it.
+//! The destination of an answer, and the memory that the answer takes until its client has it.
 
 use crate::budget::{Account, ESCAPES_BYTES_MAX, Permit, UNCOUNTED_BYTES_MAX};
 use lifeboat_api::name::Name;
@@ -6,17 +6,17 @@ use lifeboat_api::transaction::{Answer, Denial, Reply, RequestError};
 use std::sync::Arc;
 use tokio::sync::oneshot;
 
-/// An answer, with its memory.
+/// An answer and the memory reserved for it.
 #[derive(Debug)]
 pub struct Answered {
     /// The answer.
     pub reply: Reply,
-    /// None if it takes none of any budget.
+    /// The reservation. `None` if the answer is charged to no budget.
     pub permit: Option<Permit>,
 }
 
 impl Answered {
-    /// An answer that takes of this permit what it needs.
+    /// Returns an answer that retains only the memory it needs of `permit`.
     pub fn shrunk(reply: Reply, permit: Permit) -> Self {
         let mut permit = Some(permit);
         shrink(&mut permit, &reply.answer);
@@ -27,7 +27,7 @@ impl Answered {
 fn shrink(permit: &mut Option<Permit>, answer: &Answer) {
     let content_bytes = answer.content_bytes();
     let bytes = match answer {
-        // It is sent as JSON, where a character may take six bytes in the place of one.
+        // The answer is sent as JSON, which may need six bytes for a character of one byte.
         Answer::Refused(_) => content_bytes + (5 * content_bytes).min(ESCAPES_BYTES_MAX),
         Answer::Ok(_) | Answer::Failed(_) => content_bytes,
     };
@@ -38,10 +38,10 @@ fn shrink(permit: &mut Option<Permit>, answer: &Answer) {
     }
 }
 
-/// Where a request's answer goes, once it may be told.
+/// The destination of a request's answer.
 pub(super) struct ReplySender {
     answer: oneshot::Sender<Result<Answered, RequestError>>,
-    /// None if the request is held to no budget.
+    /// The account that the answer is charged to. `None` if the request is charged to no budget.
     account: Option<Arc<Account>>,
     permit: Option<Permit>,
 }
@@ -52,8 +52,8 @@ impl ReplySender {
         (Self { answer, account, permit: None }, answered)
     }
 
-    /// Reserves memory for the largest answer there can be. None if there is not so much: the request is denied, and must
-    /// not be executed.
+    /// Reserves memory for the largest possible answer. Without enough memory, denies the request and returns `None`.
+    /// The request must not be executed then.
     pub(super) fn reserve(mut self, service: &Name) -> Option<Self> {
         let Some(account) = &self.account else { return Some(self) };
         self.permit = account.reserve();
@@ -64,12 +64,12 @@ impl ReplySender {
         Some(self)
     }
 
-    /// Keeps of the memory what this answer takes.
+    /// Releases the memory that this answer does not need.
     pub(super) fn shrink_to(&mut self, answer: &Answer) {
         shrink(&mut self.permit, answer);
     }
 
-    /// Tells the answer. A client that is gone has lost interest.
+    /// Sends the answer. Ignores a client that is gone.
     pub(super) fn send(self, answer: Result<Reply, RequestError>) {
         let Self { answer: sender, permit, .. } = self;
         let _ = sender.send(answer.map(|reply| Answered { reply, permit }));
