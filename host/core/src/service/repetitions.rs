@@ -1,4 +1,4 @@
-//! Ids and bodies that a service has seen before: which are answered again, which are denied, and whose answers are retained.
+//! Repeated ids and bodies: which are answered again, which are denied, and which answers are retained.
 
 use super::misses::MissKey;
 use super::{Service, Work};
@@ -9,7 +9,7 @@ use lifeboat_api::transaction::{Answer, Denial, Reply, ReplyHash, Request, Reque
 use tokio::sync::oneshot;
 
 impl Service {
-    /// Answers a repetition of the id of this key. None if the request is to be executed.
+    /// Answers a repetition of the id with this key. Returns `None` if the request must be executed.
     pub(super) async fn repetition(
         &mut self,
         key: Option<&IdKey>,
@@ -22,7 +22,7 @@ impl Service {
         };
         let record = match self.journal.answered(number).await {
             Ok(Some(record)) => record,
-            // Never run again on the strength of a record that is missing.
+            // A missing record does not allow a second execution.
             Ok(None) => return Some(Err(self.degraded_denial("the answer to this id cannot be found".into()))),
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
@@ -35,23 +35,23 @@ impl Service {
         Some(Ok(self.repeated(&record)))
     }
 
-    /// Denies an id without an answer under which nothing is executed: it is none, or it is too old to tell.
+    /// Denies an id without a retained answer if nothing may be executed under it: it is invalid, or too old to decide.
     fn never_executed(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
         check_id(id).err().or_else(|| self.too_old(caller, id))
     }
 
-    /// Denies an id that may have been answered and forgotten, as the time in it tells.
+    /// Denies an id that may have been answered and forgotten, judged by the time in the id.
     fn too_old(&mut self, caller: &Caller, id: &str) -> Option<Denial> {
         let time = id_time(id).filter(|time| Some(*time) <= self.answers.ever_forgotten(caller))?;
         self.look_at_clock();
         let now = self.moment();
-        // It may have been put forward as well.
+        // The clock may have been set forward as well.
         self.answers.look_at_clock(now.wall, now);
         let forgotten = self.answers.forgotten(caller, now.wall)?;
         (time <= forgotten).then(|| Denial::TooOld { id: id.to_owned(), time, forgotten })
     }
 
-    /// The answer to a transaction that is not executed again.
+    /// Returns the answer to a transaction that is not executed again.
     fn repeated(&self, record: &TransactionRecord) -> Reply {
         Reply {
             id: record.id.to_string(),
@@ -65,7 +65,7 @@ impl Service {
         }
     }
 
-    /// Tells the kept answer to `caller`'s transaction `id`, once it is durable.
+    /// Sends the retained answer to `caller`'s transaction `id`, once it is durable.
     pub(super) async fn find(
         &mut self,
         caller: &Caller,
@@ -90,7 +90,7 @@ impl Service {
         }
     }
 
-    /// Denies an id that missed its deadline time and again, and a body that did so whatever its id.
+    /// Denies an id that missed its deadline repeatedly, and a body that did so under any id.
     pub(super) fn refused_for_misses(
         &mut self,
         key: Option<IdKey>,
@@ -110,7 +110,8 @@ impl Service {
         Some(Denial::MissedDeadlines { id: None, misses, retry_after })
     }
 
-    /// Notes whether the id and the body of `work` missed their deadline. Bodies are hashed only after something did.
+    /// Records whether the id and the body of `work` missed their deadline. A body is hashed only while some miss is
+    /// known.
     pub(super) fn note_deadline(&mut self, work: &Work, is_missed: bool) {
         if !is_missed && self.misses.is_empty() {
             return;
@@ -144,7 +145,8 @@ impl Service {
         })
     }
 
-    /// Retains the answer to the last record for its id, if it has one, and forgets those that lie beyond the deduplication window.
+    /// Retains the answer in the last record under its id, if the client chose one. Forgets answers beyond the
+    /// deduplication window.
     pub(super) fn retain_answer(&mut self, work: &Work, answer_bytes: u64) {
         let now = self.moment();
         if let Some(key) = work.key {
@@ -165,14 +167,14 @@ impl Service {
         self.forget_old_answers(now);
     }
 
-    /// Forgets the answers that lie beyond the deduplication window.
+    /// Forgets the answers beyond the deduplication window.
     pub(super) fn forget_old_answers(&mut self, now: Moment) {
         while let Some(number) = self.answers.trim(now) {
             self.journal.forget_answer(number);
         }
     }
 
-    /// Has answers written once more that would hold back the journal although others need no more of it.
+    /// Relocates answers that would pin parts of the journal that nothing else needs.
     pub(super) async fn relocate_answers(&mut self) {
         let span_bytes = self.answers.span_bytes_max();
         if self.journal.answers_span_bytes() <= span_bytes {
