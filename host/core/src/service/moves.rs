@@ -1,7 +1,7 @@
-//! How a service's store is replaced: rollback, snapshot, failover, and the cure of an exhausted transaction.
+//! The ways to replace a service's store: rollback, snapshot, failover, and the cure of an exhausted transaction.
 //!
-//! Each leaves the service in one of two ways: with a live instance in the state that the journal tells, or stopped.
-//! Whatever fails in between, the journal and the last good snapshot are untouched until a newer one is proven.
+//! Each leaves the service either with a live instance in the state that the journal defines, or stopped. Whatever
+//! fails in between, the journal and the last valid snapshot are unchanged until a newer snapshot is proven.
 
 use super::misses::DeadlineMisses;
 use super::shadow::{Aim, Shadow};
@@ -22,24 +22,25 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Whether a snapshot was taken and its restored store serves.
+/// The outcome of an attempt to take a snapshot and to serve from its restored store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Moved {
-    /// The store that serves was restored from a snapshot of this very state: it is compact.
+    /// The serving store was restored from a snapshot of this very state, so it is compact.
     Fresh,
-    /// The guest could not be moved and goes on in the store that it was in: it is unmovable.
+    /// The guest could not be moved and continues in the same store. The service is unmovable.
     Not,
-    /// The guest could not be moved, its store is lost, and it goes on in one that was rehydrated with this many
-    /// transactions replayed: it is unmovable.
+    /// The guest could not be moved, and continues in a store that was rehydrated with this many replayed transactions.
+    /// The service is unmovable.
     Rehydrated(u64),
 }
 
 impl Service {
-    /// Brings back the state that the journal tells, into a fresh store of the same VM. The meter goes on as it was
-    /// after the last kept transaction: nothing that was rolled back is charged to the tank, and nothing refills it.
+    /// Brings back the state that the journal defines, into a fresh store of the same VM. The meter continues as it was
+    /// after the last kept transaction. Work that was rolled back is not charged to the tank, and nothing refills the
+    /// tank.
     ///
-    /// Repeated rollbacks do not replay the same tail again and again: once they have replayed as much as a snapshot
-    /// would cost, one is taken.
+    /// Repeated rollbacks do not replay the same tail again and again. Once they have replayed as much as a snapshot
+    /// would cost, a snapshot is taken.
     pub(super) async fn roll_back(&mut self) -> Result<(), Stopped> {
         let begun = self.counters.begin_rollback();
         if self.adopt_shadow().await {
@@ -54,8 +55,8 @@ impl Service {
         Ok(())
     }
 
-    /// Rehydrates into the store that serves. The one before is lost: if this fails, the service stops. Returns how
-    /// many transactions were replayed.
+    /// Rehydrates into a fresh store, which serves from then on. The previous store is lost: if this fails, the service
+    /// stops, or tries again later after a transient error. Returns how many transactions were replayed.
     async fn bring_back(&mut self) -> Result<u64, Stopped> {
         match self.rehydrate_tail().await {
             Ok(replayed_transactions) => Ok(replayed_transactions),
@@ -66,8 +67,8 @@ impl Service {
         }
     }
 
-    /// Rehydrates from the last good snapshot and the tail after it, and goes on in the fresh store; on an error in
-    /// the old one. Returns how many transactions were replayed.
+    /// Rehydrates from the last valid snapshot and the tail after it, and continues in the fresh store. On an error the
+    /// service continues in the old store. Returns how many transactions were replayed.
     async fn rehydrate_tail(&mut self) -> Result<u64, RehydrateError> {
         let tail = self.journal.tail(self.snapshots.record())?;
         let permit = self.context.fleet.maintenance_store().await;
@@ -82,7 +83,7 @@ impl Service {
         Ok(replayed_transactions)
     }
 
-    /// Takes a snapshot: here and now, or by a shadow.
+    /// Takes a snapshot now, or begins a shadow that takes it.
     pub(super) async fn snapshot_soon(&mut self) -> Result<(), Stopped> {
         if self.prefers_shadow() {
             self.begin_shadow(Aim::Snapshot, None);
@@ -91,21 +92,22 @@ impl Service {
         self.take_snapshot().await.map(drop)
     }
 
-    /// Exports the state, restores it into a fresh store, and goes on in that one under the same VM and meter.
+    /// Exports the state, restores it into a fresh store, and continues in that store under the same VM and meter.
     ///
-    /// If the guest's `snapshot` or `restore` fails the service is *unmovable*: it goes on in a rehydrated store, or in the
-    /// old one if that fails as well, and the last good snapshot stays what it is.
+    /// If the guest's `snapshot` or `restore` fails, the service is *unmovable*. It continues in a rehydrated store, or
+    /// in the old one if rehydration fails as well. The last valid snapshot stays.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
         self.drop_shadow();
-        // The journal must have all that the instance has seen, or a replay up to here leads to another one.
+        // The journal must hold everything that the instance has seen. Otherwise a replay up to here leads to another
+        // state.
         self.flush_queries();
         if self.queries.is_lost() {
             self.bring_back().await?;
         }
         let begun = self.begin_snapshot();
         let mut exported = self.export().await;
-        // It is tried again at once on all that a slot has. A guest that burnt its fuel has taken seconds already, and gets
-        // more of it the next time.
+        // Retry at once with all the memory of a slot. A guest that used up its fuel has taken seconds already, and
+        // gets more fuel the next time instead.
         if let Err(error) = &exported
             && self.note_export(error)
         {
@@ -127,14 +129,14 @@ impl Service {
                 Ok(Moved::Fresh)
             }
             Err(error) => {
-                // A rehydrate that may follow takes one of its own.
+                // The rehydration that may follow takes a permit of its own.
                 drop(permit);
                 self.not_moved(error).await
             }
         }
     }
 
-    /// Exports the state from the store that serves.
+    /// Exports the state from the serving store.
     async fn export(&mut self) -> Result<(Snapshot, u64), MoveError> {
         let mut allowance = self.context.maintenance.export_allowance(self.snapshots.export_needs());
         if !self.snapshots.export_needs().is_large {
@@ -145,13 +147,14 @@ impl Service {
         exported
     }
 
-    /// Notes what an export lacked, so that the next has it. Returns whether it is worth to be tried again at once.
+    /// Records the resource that an export lacked, so that the next export gets more of it. Returns whether a retry at
+    /// once is worthwhile.
     pub(super) fn note_export(&mut self, error: &MoveError) -> bool {
         let has_slot_more = self.export_memory_bytes() < self.context.maintenance.memory_bytes;
         self.snapshots.note_lacked(error.export_lacked(), has_slot_more)
     }
 
-    /// Memory that an export may grow to at first: the VM's own, and the headroom that every slot has.
+    /// Returns the memory limit of a first export, in bytes: the VM's own memory, and the headroom that every slot has.
     fn export_memory_bytes(&self) -> u64 {
         let in_use = self.vm.instance.memory_bytes().max(self.vm.size.memory_bytes);
         let with_headroom = in_use.saturating_add(lifeboat_vm::engine::MAINTENANCE_HEADROOM_BYTES);
@@ -174,22 +177,22 @@ impl Service {
         if self.vm.instance.is_dead() {
             return Ok(Moved::Rehydrated(self.bring_back().await?));
         }
-        // What the export changed in the old store is in no record: a replay must lead to the store that serves.
+        // No record holds the changes that the export made in the old store. A replay must lead to the serving store.
         match self.rehydrate_tail().await {
             Ok(replayed_transactions) => Ok(Moved::Rehydrated(replayed_transactions)),
             Err(_) => {
-                // The old store goes on, grown by what `snapshot` took.
+                // The old store continues, grown by the memory that `snapshot` took.
                 self.vm.observe_memory();
                 Ok(Moved::Not)
             }
         }
     }
 
-    /// Makes `instance` the one that serves. The old store is dropped afterwards and elsewhere: that can take
-    /// milliseconds, and it holds its place in the maintenance pool until then.
+    /// Makes `instance` the serving one. The old store is dropped on a blocking thread, because that can take
+    /// milliseconds. The store holds its place in the maintenance pool until then.
     pub(super) fn adopt(&mut self, instance: Instance, permit: tokio::sync::OwnedSemaphorePermit) {
         let old = self.vm.replace_instance(instance);
-        // It has seen what the journal has, and no more.
+        // The new instance has seen exactly the contents of the journal.
         self.queries.forget();
         tokio::task::spawn_blocking(move || {
             drop(old);
@@ -197,19 +200,20 @@ impl Service {
         });
     }
 
-    /// Moves the service to a fresh VM, if that does what it is for: fresh resources, and every level with headroom.
+    /// Moves the service to a fresh VM, if that achieves its purpose: fresh resources, and every level with headroom.
     pub(super) async fn fail_over(&mut self, cause: FailoverCause) -> Result<(), Stopped> {
         let start = Instant::now();
         self.drop_shadow();
         let moved = if self.may_export() { self.take_snapshot().await? } else { Moved::Not };
         let replayed_transactions = match moved {
             Moved::Fresh => 0,
-            // What cannot be exported cannot be compacted. It is unmovable, and said so.
+            // A failover for memory needs an export to compact the state. The service is unmovable, and that was
+            // reported.
             Moved::Not | Moved::Rehydrated(_) if cause == FailoverCause::Memory => return Ok(()),
             Moved::Rehydrated(replayed_transactions) => replayed_transactions,
             Moved::Not => match self.rehydrate_tail().await {
                 Ok(replayed_transactions) => replayed_transactions,
-                // The old store is as good as it was: it serves until its tank is empty.
+                // The old store is unharmed, and serves until its tank is empty.
                 Err(error) => {
                     self.degrade(cause, format!("no fresh VM could be brought into its state: {error}"));
                     return Ok(());
@@ -220,8 +224,8 @@ impl Service {
         Ok(())
     }
 
-    /// Makes a fresh VM of the store that serves, which was restored or rehydrated for that: if the policy has one for
-    /// it. The service stood still from `start`.
+    /// Makes a fresh VM of the serving store, which was restored or rehydrated for that, if the policy decides so. The
+    /// service has paused since `start`.
     pub(super) fn go_on_in_fresh_vm(&mut self, cause: FailoverCause, replayed_transactions: u64, start: Instant) {
         let memory_used_bytes = self.vm.instance.memory_bytes();
         let fleet = &self.context.fleet;
@@ -243,10 +247,11 @@ impl Service {
         }
     }
 
-    /// Makes a fresh VM of the store that serves: the next number, `size`, a slot, a full tank. Only this refills one.
+    /// Makes a fresh VM of the serving store: the next number, `size`, a slot, and a full tank. Nothing else refills a
+    /// tank.
     ///
     /// # Errors
-    /// Nothing changed: another service took the room for a larger size in the meantime.
+    /// Another service took the room for a larger size in the meantime. Nothing has changed.
     fn promote(
         &mut self,
         cause: FailoverCause,
@@ -259,7 +264,7 @@ impl Service {
         self.context.fleet.replace(&mut self.vm.lease, &size)?;
         let fuel_used = self.vm.meter.cpu.used;
         if size.deadline > self.vm.size.deadline {
-            // That is what who missed it is told to do.
+            // The denial of a repeated miss suggests a size with a longer deadline, so such a size forgets the misses.
             self.misses = DeadlineMisses::default();
         }
         self.vm.renew(size);
@@ -294,15 +299,16 @@ impl Service {
         self.report(due);
     }
 
-    /// Runs `work` again where the exhaustion of `resource` is cured: for fuel on a full tank; for memory in a
-    /// compacted store, then on each larger size. The first VM that it ends in is the one that the service fails over
-    /// to. If none is, the service is rolled back under its VM and meter: work that is not kept refills no tank and
-    /// enlarges no VM.
+    /// Runs `work` again where the exhaustion of `resource` may be cured. For fuel that is a full tank. For memory it
+    /// is a compacted store, and then each larger size. The service fails over to the first VM in which the work ends.
     ///
-    /// Returns the attempt to settle; a failed one may leave the instance dead.
+    /// If the work ends in none, the service is rolled back under its VM and meter, because work that is not kept
+    /// refills no tank and enlarges no VM.
+    ///
+    /// Returns the attempt to settle. A failed attempt may leave the instance dead.
     ///
     /// # Errors
-    /// The service stopped, or the way to a fresh tank is barred.
+    /// The service stopped, or no fresh VM can be had.
     pub(super) async fn cure(&mut self, work: &Work, resource: Resource, attempt: Attempt) -> Result<Attempt, Denial> {
         let start = Instant::now();
         let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(resource.into());
@@ -318,7 +324,7 @@ impl Service {
         let mut exhausted = resource;
         let mut last = attempt;
         if self.vm.id.number != vm_number && resource == Resource::Cpu {
-            // It went on in the fresh VM of a failover that was under way, which has a full tank.
+            // A failover was in progress. The service continues in its fresh VM, which has a full tank.
             self.counters.rolled_back(last.fuel_used);
             let size = Arc::clone(&self.vm.size);
             last = self.attempt(work, self.vm.meter.cpu.remaining(), &size).await;
@@ -329,7 +335,8 @@ impl Service {
             self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
         }
         if is_under_way {
-            // The failover that was under way did not cure it: what follows has this cause of its own.
+            // The failover in progress did not cure the exhaustion, so the next failover needs an SLA failure of its
+            // own.
             self.fail_sla(exhausted, usage, &work.id);
         }
         let mut candidates = VecDeque::new();
@@ -343,14 +350,14 @@ impl Service {
                 self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
             }
             self.counters.rolled_back(last.fuel_used);
-            // What follows is work again: the service stood still until here.
+            // The pause ends here, because the next attempt is work again.
             let pause = start.elapsed();
             let replayed = self.counters.counts().replayed_transactions - replayed_before;
             last = self.attempt(work, size.fuel, &size).await;
             match &last.answer {
                 Answer::Ok(_) | Answer::Refused(_) => {
                     if let Err(no_room) = self.promote(exhausted.into(), size, replayed, pause) {
-                        // It was kept on resources that the service does not get: undo it.
+                        // The attempt used resources that the service does not get, so it is undone.
                         self.counters.rolled_back(last.fuel_used);
                         self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
                         return Err(self.degraded_denial(no_room.to_string()));
@@ -361,7 +368,7 @@ impl Service {
                     return Ok(last);
                 }
                 Answer::Failed(cause) => match cause.exhausted() {
-                    // A full tank took it further, to the end of memory.
+                    // With a full tank the work went on until it exhausted memory.
                     Some(Resource::Memory) if exhausted == Resource::Cpu => {
                         exhausted = Resource::Memory;
                         self.roll_back().await.map_err(|stopped| stopped.denial(&self.name))?;
@@ -376,8 +383,9 @@ impl Service {
         Ok(last)
     }
 
-    /// Where a transaction that exhausted memory may have enough: the same size if compaction brings the level below
-    /// `memory_before_bytes`, and each larger size that there is room for. Leaves the store compacted, if that can be.
+    /// Returns the sizes in which a transaction that exhausted memory may have enough. The same size is among them if
+    /// compaction brings the level below `memory_before_bytes`. Each larger size that has room is among them, too.
+    /// Leaves the store compacted, if possible.
     async fn memory_candidates(&mut self, memory_before_bytes: u64) -> Result<Vec<Arc<Size>>, Denial> {
         // A store that was restored and has replayed nothing is compact already.
         let is_compact = !self.snapshots.has_tail();
@@ -398,10 +406,10 @@ impl Service {
     }
 }
 
-/// The usage that an exhausted attempt reached.
+/// Returns the usage that an exhausted attempt reached.
 fn exhausted_usage(service: &Service, attempt: &Attempt) -> Usage {
     match &attempt.answer {
-        // It asked for more than there is: all of it is used, as far as the service is concerned.
+        // The guest requested more memory than the limit, so the service counts the whole limit as used.
         Answer::Failed(Cause::Memory { limit_bytes, .. }) => Usage { used: *limit_bytes, limit: *limit_bytes },
         _ => {
             let cpu = service.vm.meter.cpu;
