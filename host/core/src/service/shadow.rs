@@ -1,4 +1,4 @@
-//! A second VM in the background: it takes snapshots, and takes over, while the first one serves.
+//! A second VM in the background. It takes snapshots or takes over while the first VM serves.
 //!
 //! ```text
 //!   begin:   restore the last snapshot, replay the tail up to now     (in the background)
@@ -7,10 +7,10 @@
 //!   promote: replay the rest, switch                                  (in the foreground: this is the pause)
 //! ```
 //!
-//! The VM that serves is never waited for and never asked: it may trap, roll back, and run dry meanwhile. If the rounds do
-//! not get shorter by themselves, it is held back a little ([`Restraint`]), so that they do. Whoever moves the
-//! service in another way drops the shadow first. A shadow is no more than a rehydrate: one that is lost costs nothing
-//! but its work, and one whose replies differ is never promoted.
+//! A shadow never waits for the serving VM and never calls it. That VM may trap, roll back, or run out of fuel
+//! meanwhile. If the rounds do not get shorter by themselves, [`Restraint`] slows the serving VM a little, so that they
+//! do. Any other move of the service drops the shadow first. A shadow is only a rehydration: a failed shadow costs
+//! nothing but its work, and a shadow with different replies is never promoted.
 
 use super::handle::Order;
 use super::snapshots::Begun;
@@ -32,76 +32,78 @@ use std::time::Instant;
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::JoinHandle;
 
-/// `auto` uses a shadow when the last snapshot had more bytes than this: below, a direct failover takes milliseconds.
+/// The size of the last snapshot above which `auto` uses a shadow, in bytes. Below it a direct failover takes
+/// milliseconds.
 pub const SHADOW_STATE_BYTES_MIN: u64 = 1024 * 1024;
 
-/// What may be left to replay when a shadow is promoted, as fuel: about a quarter of a millisecond.
+/// The most that may be left to replay when a shadow is promoted, in fuel: about a quarter of a millisecond.
 pub const PROMOTE_FUEL_MAX: u64 = 250_000;
 
-/// Transactions and queries of which a replay in the foreground takes no longer than they did, whatever that was.
+/// The most transactions and queries that may be left to replay when a shadow is promoted, whatever they cost. Their
+/// replay in the foreground takes no longer than their execution did.
 const PROMOTE_TRANSACTIONS_MAX: usize = 2;
 
-/// What the VM that serves may keep in a round beside its share of what the round replays, as fuel, at the least. Rounds
-/// shrink to a few times this, which must be less than [`PROMOTE_FUEL_MAX`].
+/// The least allowance of the serving VM in a round beside its share of the round's replay, in fuel. Rounds shrink to a
+/// few times this allowance, which must be less than [`PROMOTE_FUEL_MAX`].
 const SLACK_FUEL_MIN: u64 = PROMOTE_FUEL_MAX / 8;
 
-/// The same for a round that replays more than so many times that: a share of it. Who waits does so for longer and less
-/// often, since threads that wake one another all the time leave the cores idle in between.
+/// The divisor of a long round's replay that gives its allowance. A larger allowance makes waits longer and rarer.
+/// Threads that wake one another all the time would leave the cores idle in between.
 const SLACK_SHARE: u64 = 32;
 
-/// A round that replays no more than this, as fuel or in transactions, is short: some milliseconds, as a rule.
+/// The largest replay of a short round, in fuel: some milliseconds, as a rule.
 const SHORT_FUEL_MAX: u64 = 40 * PROMOTE_FUEL_MAX;
 
-/// The same in transactions, which may be long.
+/// The most transactions and queries of a short round, which may each be long.
 const SHORT_TRANSACTIONS_MAX: usize = 16;
 
-/// After so many rounds that are short, or not much shorter than the one before, the VM that serves is held back more: its
-/// clients hardly notice that of the former, and without it the latter would not end.
+/// The number of short or barely shrinking rounds after which the serving VM is slowed more. Its clients hardly notice
+/// that in short rounds, and the other rounds would not end without it.
 const PATIENT_ROUNDS: u32 = 4;
 
-/// What the VM that serves may keep at once after it had to wait, as fuel: some milliseconds.
+/// The most that the serving VM may keep at once after it had to wait, in fuel: some milliseconds.
 const WAIT_FUEL_MAX: u64 = 20 * PROMOTE_FUEL_MAX;
 
-/// What the first round may take, as restores and exports of the state: two restores and an export, with as much again.
+/// The allowance of the first round in multiples of the cost of a snapshot: two restores and an export, doubled.
 const RESTORES_MAX: u64 = 4;
 
-/// Entries of the tail that a shadow replays between two notes of how far it is.
+/// The entries of the tail that a shadow replays between two updates of its progress.
 const REPLAYED_AT_ONCE: usize = 16;
 
-/// What a shadow is for.
+/// The purpose of a shadow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Aim {
     Snapshot,
     FailOver(FailoverCause),
 }
 
-/// A shadow, and the round that it is in.
+/// A shadow and its current round.
 pub(super) struct Shadow {
     pub(super) aim: Aim,
     round: JoinHandle<Result<Caught, RehydrateError>>,
-    /// What came of the round, once it is over.
+    /// The result of the round, once it is over.
     over: Option<Result<Caught, RehydrateError>>,
-    /// Rounds that are over.
+    /// The number of finished rounds.
     rounds: u32,
     restraint: Restraint,
-    /// Of the snapshot that it exports, if it does.
+    /// The snapshot that the shadow exports, if it exports one.
     begun: Option<Begun>,
-    /// How far the round is.
+    /// The progress of the round.
     progress: Arc<Progress>,
-    /// What the VM that serves may keep in the round at any rate, as fuel.
+    /// The fuel that the serving VM may keep in the round at any rate.
     free_fuel: u64,
-    /// What the VM that serves had kept when the round began, as fuel.
+    /// The fuel that the serving VM had kept when the round began.
     kept_fuel_before: u64,
-    /// Who waits for it to end.
+    /// The orders that wait for the shadow to end.
     pub(super) waiting: Vec<Order>,
 }
 
-/// How far a round is.
+/// The progress of a round.
 #[derive(Debug, Default)]
 struct Progress {
-    /// What it has replayed.
+    /// The fuel replayed so far.
     fuel: AtomicU64,
-    /// How much of that is waited for; 0 if nothing is.
+    /// The fuel that the service waits for, or 0.
     wanted: AtomicU64,
     reached: Notify,
 }
@@ -119,9 +121,9 @@ impl Progress {
         self.fuel.load(Ordering::SeqCst)
     }
 
-    /// Waits until so much is replayed.
+    /// Waits until `wanted` fuel is replayed.
     async fn reaches(&self, wanted: u64) {
-        // The order of the two on both sides: whoever comes second sees what the other did.
+        // Here and in `add`, the store comes before the load, so the later side sees the write of the other.
         self.wanted.store(wanted, Ordering::SeqCst);
         while self.fuel() < wanted {
             self.reached.notified().await;
@@ -130,10 +132,10 @@ impl Progress {
     }
 }
 
-/// A VM that has caught up with what it was given.
+/// A VM that has replayed its part of the journal.
 struct Caught {
     rehydrated: Rehydrated,
-    /// The last record that it has seen.
+    /// The last record that the VM has seen.
     through: RecordNumber,
     exported: Option<Exported>,
     permit: OwnedSemaphorePermit,
@@ -142,7 +144,7 @@ struct Caught {
 /// The snapshot that a shadow exported.
 struct Exported {
     snapshot: Arc<Snapshot>,
-    /// What the export and the restore cost, as fuel.
+    /// The cost of the export and the restore, in fuel.
     fuel: u64,
 }
 
@@ -153,12 +155,12 @@ impl Drop for Shadow {
 }
 
 impl Shadow {
-    /// Whether the round is over, so that [`Service::advance_shadow`] does not wait.
+    /// Returns whether the round is over, so that [`Service::advance_shadow`] does not wait.
     pub(super) fn is_ready(&self) -> bool {
         self.over.is_some() || self.round.is_finished()
     }
 
-    /// What a failover that is under way is for.
+    /// Returns the cause of the failover in progress, if the shadow is for a failover.
     pub(super) fn failover_cause(&self) -> Option<FailoverCause> {
         if let Aim::FailOver(cause) = self.aim { Some(cause) } else { None }
     }
@@ -170,7 +172,8 @@ impl Shadow {
         }
     }
 
-    /// What the round must have replayed before the VM that serves goes on, as fuel; none if it need not wait.
+    /// Returns the fuel that the round must have replayed before the serving VM continues. Returns `None` if that VM
+    /// need not wait.
     fn awaited_fuel(&self, kept_fuel: u64) -> Option<u64> {
         let kept_fuel = kept_fuel.saturating_sub(self.kept_fuel_before);
         let is_going = self.over.is_none();
@@ -178,19 +181,20 @@ impl Shadow {
     }
 }
 
-/// How much the VM that serves is held back, by how the rounds went. It may keep three quarters of what a round replays
-/// meanwhile, so that each round is shorter than the one before, and a quarter less after every [`PATIENT_ROUNDS`] that
-/// say so.
+/// The slowdown of the serving VM, which depends on the earlier rounds.
+///
+/// That VM may keep three quarters of the round's replay meanwhile, so that each round is shorter than the previous
+/// one. After every [`PATIENT_ROUNDS`] short or barely shrinking rounds it may keep a quarter less.
 #[derive(Debug, Default)]
 struct Restraint {
-    /// What the last round replays, as fuel.
+    /// The replay of the current round, in fuel.
     round_fuel: u64,
-    /// Rounds that were short, or not a fifth shorter than the one before.
+    /// The number of rounds that were short, or not a fifth shorter than the previous one.
     telling_rounds: u32,
 }
 
 impl Restraint {
-    /// Another round begins, which replays so much. Returns what the VM that serves may keep in it at any rate, as fuel.
+    /// Begins a round that replays this much. Returns the fuel that the serving VM may keep in the round at any rate.
     fn begin_round(&mut self, fuel: u64, transactions: usize) -> u64 {
         let is_short = fuel <= SHORT_FUEL_MAX || transactions <= SHORT_TRANSACTIONS_MAX;
         let is_stuck = self.round_fuel > 0 && fuel > self.round_fuel / 5 * 4;
@@ -199,20 +203,21 @@ impl Restraint {
         (fuel / SLACK_SHARE).clamp(SLACK_FUEL_MIN, WAIT_FUEL_MAX)
     }
 
-    /// What must be replayed, as fuel, before a VM goes on that has kept `kept_fuel`; none if it need not wait.
+    /// Returns the fuel that must be replayed before a VM continues that has kept `kept_fuel`. Returns `None` if it
+    /// need not wait.
     fn awaited_fuel(&self, kept_fuel: u64, replayed_fuel: u64, free_fuel: u64) -> Option<u64> {
         let quarters = 3_u64.saturating_sub(u64::from(self.telling_rounds / PATIENT_ROUNDS));
         if kept_fuel <= replayed_fuel / 4 * quarters + free_fuel {
             return None;
         }
-        // So that it can go on for a while then.
+        // The wait leaves some allowance, so that the VM can continue for a while afterwards.
         let room = (free_fuel / 2).min(WAIT_FUEL_MAX);
         Some((kept_fuel - (free_fuel - room)).saturating_mul(4).checked_div(quarters).unwrap_or(u64::MAX))
     }
 }
 
-/// The first round: brings up a VM. With `exports` it exports the state there, which is that after `at`, and goes on in a VM
-/// restored from that.
+/// The first round: brings up a VM. With `exports`, exports the state after `at` there, and continues in a VM that is
+/// restored from that export.
 async fn bring_up(
     terms: Arc<ReplayTerms>,
     permit: impl Future<Output = OwnedSemaphorePermit>,
@@ -225,7 +230,7 @@ async fn bring_up(
     let permit = permit.await;
     let mut rehydrated = restore(terms.context(), &snapshot).await?;
     match replay_in_parts(&terms, &mut rehydrated, &tail, &progress).await {
-        // A transaction whose divergence was accepted is to be left out: from the start.
+        // A transaction with an accepted divergence must be left out, so the replay begins again.
         Err(RehydrateError::Lost { .. }) => rehydrated = rehydrate(terms.context(), &snapshot, &tail).await?,
         replayed => replayed?,
     }
@@ -237,7 +242,7 @@ async fn bring_up(
         let snapshot = Arc::new(snapshot);
         let (replayed_transactions, fuel_used) = (rehydrated.replayed_transactions, rehydrated.fuel_used);
         let replayed_queries = rehydrated.replayed_queries;
-        // It has grown by the export, and its place in the pool is needed.
+        // The VM has grown by the export, and its place in the pool is needed.
         drop(rehydrated);
         let mut restored = restore(terms.context(), &snapshot).await?;
         let fuel = export_fuel + restored.fuel_used + INSTANTIATE_OVERHEAD_FUEL;
@@ -249,7 +254,7 @@ async fn bring_up(
     Ok(Caught { rehydrated, through, exported, permit })
 }
 
-/// A later round: replays what was kept since.
+/// A later round: replays what was kept since the previous one.
 async fn catch_up(
     terms: Arc<ReplayTerms>,
     mut caught: Caught,
@@ -270,19 +275,19 @@ async fn replay_in_parts(
     for part in tail.chunks(REPLAYED_AT_ONCE) {
         rehydrated.replay(terms.context(), part).await?;
         progress.add(replay_fuel(part));
-        // Short calls end before any of them would give way.
+        // Short calls end before any of them would yield.
         tokio::task::yield_now().await;
     }
     Ok(())
 }
 
-/// How many calls a replay of `tail` repeats.
+/// Returns how many calls a replay of `tail` repeats.
 fn calls(tail: &[TailEntry]) -> usize {
     tail.iter().map(TailEntry::calls).sum()
 }
 
 impl Service {
-    /// Whether the service is moved by a shadow, if it can be.
+    /// Returns whether a shadow moves the service, if possible.
     pub(super) fn prefers_shadow(&self) -> bool {
         match self.failover {
             FailoverMode::Direct => false,
@@ -291,17 +296,17 @@ impl Service {
         }
     }
 
-    /// Begins a shadow, or has the one that is there serve another aim as well.
+    /// Begins a shadow, or gives the existing shadow another aim as well.
     pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Option<Order>) {
         if let Some(shadow) = &mut self.shadow {
-            // One that exports its state serves a failover as well as any.
+            // A shadow that exports its state can serve a failover as well.
             if matches!(aim, Aim::FailOver(_)) && shadow.aim == Aim::Snapshot {
                 shadow.aim = aim;
             }
             shadow.waiting.extend(waiting);
             return;
         }
-        // Queries that are not journalled yet come after what the shadow begins with, there as in the VM that serves.
+        // Queries that are not journalled yet come after the shadow's tail, as they do in the serving VM.
         let through = self.journal.last_record();
         let tail = match self.journal.tail(self.snapshots.record()) {
             Ok(tail) => (tail, through),
@@ -310,7 +315,7 @@ impl Service {
                 return self.tell_waiting(waiting.into_iter().collect());
             }
         };
-        // What cannot be exported is moved by replay alone, but for memory, which that does not help.
+        // A state that cannot be exported is moved by replay alone. That does not help a failover for memory.
         let is_movable = self.may_export();
         let exports = match aim {
             Aim::FailOver(FailoverCause::Cpu) => false,
@@ -334,15 +339,15 @@ impl Service {
             restraint: Restraint::default(),
             begun,
             progress,
-            // For the restores and the export, which are no replay, and slower beside the VM that serves than they were
-            // by themselves.
+            // This covers the restores and the export, which are not counted as replay. They are also slower beside the
+            // serving VM than they were alone.
             free_fuel: self.snapshots.fuel().saturating_mul(RESTORES_MAX).saturating_add(TAIL_FUEL_MAX),
             kept_fuel_before: self.snapshots.kept_fuel(),
             waiting: waiting.into_iter().collect(),
         });
     }
 
-    /// Gives up the shadow, if there is one: the service is moved in another way.
+    /// Drops the shadow, if there is one, because the service is moved in another way.
     pub(super) fn drop_shadow(&mut self) {
         if let Some(mut shadow) = self.shadow.take() {
             self.tell_waiting(std::mem::take(&mut shadow.waiting));
@@ -355,7 +360,7 @@ impl Service {
         }
     }
 
-    /// Holds the VM that serves back while it runs away from its shadow.
+    /// Pauses the serving VM while it is too far ahead of its shadow.
     pub(super) async fn keep_pace(&mut self) {
         loop {
             let kept_fuel = self.snapshots.kept_fuel();
@@ -369,7 +374,7 @@ impl Service {
         }
     }
 
-    /// Sees to a round that is over, or waits until it is: the next round, or the end.
+    /// Waits for the end of the round, and then begins the next round or ends the shadow.
     pub(super) async fn advance_shadow(&mut self) {
         let Some(mut shadow) = self.shadow.take() else { return };
         shadow.round_over().await;
@@ -393,7 +398,7 @@ impl Service {
         };
         let is_near = calls(&tail) <= PROMOTE_TRANSACTIONS_MAX || replay_fuel(&tail) <= PROMOTE_FUEL_MAX;
         match shadow.aim {
-            // Restored, and what was kept meanwhile replayed with equal replies: it is proven.
+            // The snapshot was restored, and the replay of what was kept meanwhile gave equal replies. So it is proven.
             Aim::Snapshot if tail.is_empty() || shadow.rounds > 1 => {
                 let Rehydrated { replayed_transactions, fuel_used, .. } = caught.rehydrated;
                 self.counters.replayed(replayed_transactions, fuel_used);
@@ -422,16 +427,16 @@ impl Service {
         }
     }
 
-    /// Sees a failover that is under way to its end, while requests wait.
+    /// Completes a failover in progress, while requests wait.
     pub(super) async fn finish_shadow(&mut self) {
         while self.shadow.as_ref().is_some_and(|shadow| shadow.failover_cause().is_some()) {
             self.advance_shadow().await;
         }
     }
 
-    /// Brings the service back into the state that the journal tells by the shadow that is under way: nothing is kept
-    /// meanwhile, so that one more round is the last. If it was there to fail over, it does. False if there is none, or
-    /// it was lost.
+    /// Makes the shadow in progress the serving VM, in the state that the journal defines. Nothing is kept meanwhile,
+    /// so one more round is the last. Completes the shadow's failover, if it has one. Returns false if there is no
+    /// shadow, or it failed.
     pub(super) async fn adopt_shadow(&mut self) -> bool {
         let Some(mut shadow) = self.shadow.take() else { return false };
         let start = Instant::now();
@@ -465,13 +470,13 @@ impl Service {
         adopted
     }
 
-    /// Makes the snapshot that a shadow exported, and that is proven now, the one that the service goes back to.
+    /// Adopts the proven snapshot that a shadow exported, so that the service goes back to it.
     fn take_over_snapshot(&mut self, caught: &mut Caught, begun: Option<Begun>) {
         let (Some(Exported { snapshot, fuel }), Some(begun)) = (caught.exported.take(), begun) else { return };
         self.adopt_snapshot(snapshot, fuel, begun);
     }
 
-    /// Makes the shadow's store the one that serves.
+    /// Makes the shadow's store the serving one. Returns how many transactions the shadow has replayed.
     fn take_over(&mut self, caught: Caught) -> u64 {
         let Caught { rehydrated: Rehydrated { instance, replayed_transactions, fuel_used, .. }, permit, .. } = caught;
         self.counters.replayed(replayed_transactions, fuel_used);
@@ -485,7 +490,7 @@ impl Service {
         self.go_on_in_fresh_vm(cause, replayed_transactions, start);
     }
 
-    /// A shadow came to nothing. The VM that serves is as good as it was.
+    /// Records that a shadow failed. The serving VM is unaffected.
     fn shadow_lost(&mut self, aim: Aim, error: &RehydrateError) {
         let reason = format!("its shadow was given up: {error}");
         if let RehydrateError::Move(error) = error {
@@ -501,7 +506,7 @@ impl Service {
     }
 }
 
-/// Drops a VM where nobody waits for it.
+/// Drops a VM on a blocking thread, so that nothing waits for it.
 fn drop_elsewhere(caught: Caught) {
     tokio::task::spawn_blocking(move || drop(caught));
 }
@@ -541,8 +546,8 @@ mod tests {
         (std::task::Waker::from(Arc::new(Counts(Arc::clone(&woken)))), woken)
     }
 
-    /// Rounds, and what they replay altogether, until a shadow is promoted that replays just as fast as the VM that serves
-    /// executes calls of these costs, one after the other: all of it is counted in fuel, and time as well.
+    /// Returns the number of rounds until a shadow is promoted, and the fuel that they replay altogether. The shadow
+    /// replays as fast as the serving VM executes calls of these costs, one after another. Fuel also stands for time.
     fn rounds(first_fuel: u64, calls: &[u64]) -> (u32, u64) {
         let mut calls = calls.iter().cycle();
         let (mut restraint, mut rounds, mut replayed_fuel) = (Restraint::default(), 0, 0);
