@@ -1,4 +1,4 @@
-//! What a service is made of, how it is seen from outside, and why it cannot be started.
+//! The definition of a service, its status, and the errors of its start.
 
 use super::{QUEUE_MAX, Work};
 use crate::answers::DeduplicationWindow;
@@ -20,39 +20,40 @@ use lifeboat_vm::workload::LoadError;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// What a service is made of.
+/// The definition of a service.
 #[derive(Clone)]
 pub struct ServiceSpec {
-    /// Its name.
+    /// The name of the service.
     pub name: Name,
-    /// What it runs.
+    /// The compiled workload.
     pub program: Arc<Program>,
     /// The size of its first VM.
     pub size: Arc<Size>,
-    /// All sizes that it may have, in any order; those larger than its own are where it goes when memory runs out.
+    /// All sizes that the service may have, in any order. It moves to a larger size when memory runs out.
     pub sizes: Vec<Arc<Size>>,
-    /// When a resource fails its SLA.
+    /// The thresholds at which a resource fails its SLA.
     pub thresholds: Thresholds,
-    /// Keys the random numbers that the guest sees. Never printed.
+    /// The key of the random numbers that the guest sees. Never printed.
     pub secret: [u8; 32],
-    /// Which random numbers its transactions see from now on.
+    /// The epoch, which selects the random numbers that its transactions see from now on.
     pub epoch: Epoch,
-    /// Transactions at which an operator has accepted that a replay ends in another way.
+    /// The transactions at which an operator has accepted that a replay diverges.
     pub accepted_divergences: BTreeSet<Sequence>,
-    /// How a failover goes about it.
+    /// The way in which the service fails over.
     pub failover: FailoverMode,
-    /// How far back a repetition is recognised.
+    /// The period in which a repetition is recognised.
     pub deduplication_window: DeduplicationWindow,
-    /// How many requests may wait.
+    /// The most requests of one user that may wait, as [`QUEUE_MAX`].
     pub queue_max: usize,
-    /// Breaks the promise on purpose, to show that the reconciliation notices.
+    /// A deliberate fault, to show that the reconciliation notices it.
     #[doc(hidden)]
     pub sabotage: Option<Sabotage>,
 }
 
 impl ServiceSpec {
-    /// A service that begins with the size that its settings name, or with the first of theirs if that is none of them. What
-    /// is rarely set apart has its default: no accepted divergence, and [`QUEUE_MAX`].
+    /// Returns the definition of a service that begins with the size that `settings` name. If that size is not among
+    /// their sizes, the service begins with the first of them. There is no accepted divergence, and `queue_max` is
+    /// [`QUEUE_MAX`].
     #[must_use]
     pub fn new(name: Name, program: Arc<Program>, settings: &ServiceSettings, secret: [u8; 32], epoch: Epoch) -> Self {
         let ServiceSettings { size, sizes, thresholds, deduplication_window, failover } = settings;
@@ -81,15 +82,15 @@ impl std::fmt::Debug for ServiceSpec {
     }
 }
 
-/// A way to break the promise at one transaction.
+/// A deliberate fault at one transaction, or at all of them.
 #[doc(hidden)]
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Sabotage {
-    /// The first `ok` from this sequence on is answered, and forgotten.
+    /// Answers the first `ok` from this sequence on, and drops the transaction.
     DropOne(Sequence),
-    /// The first `ok` from this sequence on is answered, and executed twice.
+    /// Answers the first `ok` from this sequence on, and executes the transaction twice.
     DoubleOne(Sequence),
-    /// Every answer is told before its record is durable.
+    /// Sends every answer before its record is durable.
     AckBeforeSync,
 }
 
@@ -100,121 +101,121 @@ impl Sabotage {
     }
 }
 
-/// A service as its operators see it.
+/// The status of a service, as its operators see it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Status {
-    /// The VM that serves.
+    /// The serving VM.
     pub vm: VmId,
-    /// Its machine.
+    /// The machine of the serving VM.
     pub machine: Name,
-    /// The name of its size.
+    /// The name of the VM's size.
     pub size: String,
-    /// Its meter.
+    /// The meter of the serving VM.
     pub meter: Meter,
     /// The last transaction.
     pub sequence: Sequence,
-    /// The last transaction of the last proven snapshot; of a durable service, of the last that is on the disk.
+    /// The last transaction in the last proven snapshot. For a durable service, the last one in a snapshot on the disk.
     pub snapshot_sequence: Sequence,
-    /// Why it is degraded, if it is.
+    /// The reason why the service is degraded, if it is.
     pub degraded: Option<String>,
-    /// Why it is unmovable, if it is.
+    /// The reason why the service is unmovable, if it is.
     pub unmovable: Option<String>,
-    /// How full its journal is, once that is reported.
+    /// How full the journal is, once that was reported.
     pub journal: Option<JournalStatus>,
-    /// Why it is stopped, if it is.
+    /// The reason why the service is stopped, if it is.
     pub stopped: Option<String>,
-    /// What it has done so far.
+    /// The counts of the service so far.
     pub counts: Counts,
 }
 
-/// How full the journal of a service is whose state cannot be snapshotted.
+/// The fill of a journal that no snapshot relieves.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct JournalStatus {
-    /// How full, and why.
+    /// How full the journal is, and the reason.
     pub fill: JournalFill,
-    /// Whether it denied a transaction for it.
+    /// Whether a transaction was denied for that reason.
     pub is_full: bool,
 }
 
-/// What a service has done in its life.
+/// The counts of a service since its start.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Counts {
-    /// Snapshots that were restored into the store that serves.
+    /// Snapshots that were restored into the serving store.
     pub snapshots: u64,
-    /// Rollbacks.
+    /// Rollbacks of the service to its last kept transaction.
     pub rollbacks: u64,
     /// Transactions that were executed again, for any reason.
     pub replayed_transactions: u64,
-    /// Lines of its guest's log that were dropped, since it logged too much.
+    /// Lines of the guest's log that were dropped because the guest logged too much.
     pub log_lines_dropped: u64,
-    /// Fuel charged to the tanks of its VMs: kept transactions and answered queries.
+    /// Fuel charged to the tanks of the service's VMs, for kept transactions and answered queries.
     pub fuel_charged: u64,
-    /// Fuel burnt by attempts that were rolled back.
+    /// Fuel of attempts that were rolled back.
     pub fuel_rolled_back: u64,
     /// Fuel of snapshots, restores and replays.
     pub fuel_maintenance: u64,
 }
 
-/// A service cannot be started.
+/// The reason why a service cannot be started.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum LaunchError {
-    /// Its size does not hold the workload.
+    /// The service's size does not hold the workload.
     #[error(transparent)]
     Size(#[from] LoadError),
-    /// There is no slot for it.
+    /// No machine has a slot for the service.
     #[error(transparent)]
     NoRoom(#[from] NoRoom),
-    /// The host takes on nothing new.
+    /// The host is under pressure, and accepts no new service.
     #[error(transparent)]
     UnderPressure(#[from] UnderPressure),
-    /// One of its sizes is larger than what the host was set up for.
+    /// One of the service's sizes is larger than the slots of the host.
     #[error(
         "size '{size}' has {}, the host's slots hold {}; set the host up for larger ones",
         BytesBeside { bytes: *bytes, bound: *largest_bytes }, ByteCount(*largest_bytes)
     )]
     SizeTooLarge {
-        /// The size.
+        /// The name of the size.
         size: String,
-        /// Its memory.
+        /// The memory of the size, in bytes.
         bytes: u64,
-        /// What a slot holds.
+        /// The memory of the largest slot, in bytes.
         largest_bytes: u64,
     },
-    /// Its workload cannot be compiled.
+    /// The workload cannot be compiled.
     #[error(transparent)]
     Engine(#[from] EngineError),
-    /// Its journal could not begin.
+    /// The journal could not begin.
     #[error("service '{name}' cannot be created: {error}")]
     Begin {
-        /// The name.
+        /// The name of the service.
         name: Name,
-        /// Why.
+        /// The error of the journal.
         error: JournalError,
     },
-    /// Its data directory fails.
+    /// The data directory fails.
     #[error(transparent)]
     Data(#[from] DataError),
-    /// Its data directory has it, but it was not started.
+    /// The data directory holds the service, but the host did not start it.
     #[error("service '{name}' is quarantined: {reason}")]
     Quarantined {
-        /// The name.
+        /// The name of the service.
         name: Name,
-        /// Why.
+        /// The reason why it was not started.
         reason: String,
     },
     /// Another service has the name.
     #[error("a service '{name}' exists already; choose another name")]
     Exists {
-        /// The name.
+        /// The name of the service.
         name: Name,
     },
     /// The workload's start function failed, or the pool is exhausted.
     #[error("service '{name}' cannot be started: {error}")]
     Instantiate {
-        /// The service.
+        /// The name of the service.
         name: Name,
-        /// Why.
+        /// The error of the instance.
         error: MoveError,
     },
 }
