@@ -1,22 +1,23 @@
-//! Whose request is next: users of a service take turns, each by what its requests cost.
+//! The order of requests: the users of a service take turns, weighted by the cost of their requests.
 //!
-//! Every user has a line of its own, in order. The next turn is that of the waiting user with the least virtual time,
-//! which grows by the cost of what its turns ran (start-time fair queueing). A user who comes back starts at the time of
-//! the last turn, so that to have been idle earns nothing; a user who has waited all the time keeps what it is owed. When
-//! nobody waits all debts are void: there was room for all.
+//! Every user has a separate line, in order. The next turn belongs to the waiting user with the least virtual time,
+//! which grows by the cost of the user's turns (start-time fair queueing). A user who comes back starts at the virtual
+//! time of the last turn, so idle time earns nothing. A user who has waited all the time keeps its claim.
+//! When nobody waits, all virtual times are reset, because there was room for all.
 //!
-//! A user may have as many requests in line as there is room left for others: one alone fills a half, two a third each.
-//! So there is room for a newcomer, however many requests the others send. The same holds for bytes.
+//! A user may have as many requests in line as there is room left for others. One user alone fills a half, two fill a
+//! third each. So there is room for a newcomer, however many requests the others send. The same holds for bytes.
 //!
-//! A pure state machine: no clock, no lock.
+//! This is a pure state machine without a clock or a lock.
 
 use lifeboat_api::name::Name;
 use std::collections::{BTreeSet, HashMap, VecDeque};
 
-/// Users whose virtual time is known while they wait for nothing.
+/// The number of lines at which users without waiting requests are forgotten.
 const IDLE_USERS_MAX: usize = 1024;
 
-/// Lines that stay when nobody waits, so that a client that sends one request after the other allocates none each time.
+/// The number of lines that stay when nobody waits. So a client that sends one request after another allocates none
+/// each time.
 const LINES_KEPT: usize = 16;
 
 /// A request in a line, or in the turn of its user.
@@ -32,7 +33,7 @@ struct Line<R> {
     waiting: VecDeque<Waiting<R>>,
     bytes: usize,
     virtual_time: u64,
-    /// Its place among lines of the same virtual time: the arrival of its first request.
+    /// The rank among lines of the same virtual time: the arrival of the line's first request.
     order: u64,
 }
 
@@ -46,9 +47,9 @@ impl<R> Line<R> {
 #[derive(Debug)]
 pub(super) struct Turns<R> {
     lines: HashMap<Name, Line<R>>,
-    /// Lines that wait for their turn: virtual time, order, user.
+    /// The lines that wait for their turn: virtual time, order, user.
     ready: BTreeSet<(u64, u64, Name)>,
-    /// Whose turn it is.
+    /// The user whose turn it is.
     running: Option<Name>,
     /// The virtual time of the last turn.
     floor: u64,
@@ -60,7 +61,7 @@ pub(super) struct Turns<R> {
 }
 
 impl<R> Turns<R> {
-    /// Lines of so many requests and bytes altogether.
+    /// Returns empty lines for at most `count_max` requests of `bytes_max` bytes altogether.
     pub(super) fn new(count_max: usize, bytes_max: usize) -> Self {
         Self {
             lines: HashMap::new(),
@@ -75,36 +76,36 @@ impl<R> Turns<R> {
         }
     }
 
-    /// Whose turn it is.
+    /// Returns the user whose turn it is.
     pub(super) fn running(&self) -> Option<&Name> {
         self.running.as_ref()
     }
 
-    /// How many requests wait.
+    /// Returns how many requests wait.
     pub(super) fn len(&self) -> usize {
         self.count
     }
 
-    /// Numbers something else that arrives, among the requests.
+    /// Returns an arrival number for something else that arrives among the requests.
     pub(super) fn arrive(&mut self) -> u64 {
         self.arrivals += 1;
         self.arrivals
     }
 
-    /// The arrival of the request that has waited longest.
+    /// Returns the arrival of the request that has waited longest.
     pub(super) fn earliest(&self) -> Option<u64> {
         self.lines.values().filter_map(|line| Some(line.waiting.front()?.arrival)).min()
     }
 
-    /// Whether `user` has room to spare for a few more requests.
+    /// Returns whether `user` has room to spare for a few more requests.
     pub(super) fn has_room(&self, user: &Name) -> bool {
         let (count, bytes) = self.lines.get(user).map_or((0, 0), |line| (line.waiting.len(), line.bytes));
         let (free, free_bytes) = self.free();
         count * 4 < free * 3 && bytes * 2 < free_bytes
     }
 
-    /// Requests and bytes that there is room for. What is left of a turn comes back also where others have taken its room
-    /// meanwhile, so that more may be in line than the bounds say.
+    /// Returns the free room in requests and bytes. The rest of a turn comes back even if others have taken its room
+    /// meanwhile, so the lines may exceed the bounds.
     fn free(&self) -> (usize, usize) {
         (self.count_max.saturating_sub(self.count), self.bytes_max.saturating_sub(self.bytes))
     }
@@ -113,7 +114,7 @@ impl<R> Turns<R> {
     pub(super) fn push(&mut self, user: &Name, bytes: usize, request: R) -> Result<(), R> {
         let (free, free_bytes) = self.free();
         let fits = |own: usize, own_bytes: usize| {
-            // The first of a user needs room only, and no share of it.
+            // The first request of a user needs only room, not a share of it.
             let own_bytes = if own == 0 { 0 } else { own_bytes };
             own < free && own_bytes.saturating_add(bytes) <= free_bytes
         };
@@ -139,7 +140,7 @@ impl<R> Turns<R> {
         Ok(())
     }
 
-    /// Forgets users who wait for nothing, if there are many: at first those who owe nothing.
+    /// Forgets users without waiting requests, if there are many. First forgets those whose virtual time is not ahead.
     fn forget_idle(&mut self) {
         if self.lines.len() < IDLE_USERS_MAX {
             return;
@@ -152,8 +153,9 @@ impl<R> Turns<R> {
         }
     }
 
-    /// Begins the turn of the next user: takes at most `count_max` of its requests, of `bytes_max` bytes but for the first.
-    /// They do not reach past what arrived as number `until`, unless the first does. None if nobody waits.
+    /// Begins the turn of the next user. Takes at most `count_max` of its requests, of at most `bytes_max` bytes except
+    /// for the first. Takes none that arrived after number `until`, unless the first did. Returns `None` if nobody
+    /// waits.
     ///
     /// # Panics
     /// The last turn was not ended.
@@ -188,7 +190,7 @@ impl<R> Turns<R> {
         Some(user)
     }
 
-    /// Ends the turn, which has cost so much. What is left of it stands first in the user's line again.
+    /// Ends the turn, which has cost `cost`. The remaining requests return to the front of the user's line.
     pub(super) fn end_turn(&mut self, cost: u64, left: &mut VecDeque<Waiting<R>>) {
         let Some(user) = self.running.take() else { return };
         let line = self.lines.get_mut(&user).expect("whose turn it is has a line");
@@ -211,7 +213,7 @@ impl<R> Turns<R> {
         }
     }
 
-    /// Takes requests of `user` out of the line.
+    /// Removes requests of `user` from the line.
     pub(super) fn remove(&mut self, user: &Name, mut is_meant: impl FnMut(&R) -> bool) -> Vec<R> {
         let Some(line) = self.lines.get_mut(user) else { return Vec::new() };
         let is_ready = self.ready.remove(&line.key(user));
@@ -231,7 +233,7 @@ impl<R> Turns<R> {
         removed
     }
 
-    /// Takes all that waits.
+    /// Removes all waiting requests.
     pub(super) fn take_all(&mut self) -> Vec<R> {
         self.ready.clear();
         (self.count, self.bytes) = (0, 0);
@@ -251,13 +253,13 @@ mod tests {
 
     #[derive(Debug, Clone)]
     enum Step {
-        /// So many requests of a user, of so many bytes, each of which will cost so much.
+        /// This many requests of a user arrive, each of this many bytes and this future cost.
         Push(usize, usize, usize, u64),
-        /// A turn of at most so many requests begins.
+        /// A turn of at most this many requests begins.
         Begin(usize),
-        /// It ends when so many of them are run.
+        /// The turn ends after this many of its requests.
         End(usize),
-        /// Every second request of a user is taken out.
+        /// Every second request of a user is removed.
         Remove(usize),
     }
 
@@ -298,13 +300,13 @@ mod tests {
         assert!(turns.push(&user(11), 1, ()).is_ok());
     }
 
-    /// What is known of a user without any of the machine's data structures.
+    /// The expected state of a user, without any of the machine's data structures.
     #[derive(Debug, Default)]
     struct Model {
         /// Number, bytes and cost of each request, in order.
         line: VecDeque<(u64, usize, u64)>,
         time: u64,
-        /// What each other user was served since this one began to wait, and how far it was behind then.
+        /// The cost that each other user was served since this user began to wait, and how far it was behind then.
         served: BTreeMap<usize, (u64, u64)>,
     }
 
@@ -359,7 +361,7 @@ mod tests {
                         prop_assert_eq!(next.is_some(), least.is_some());
                         let Some((next, least)) = next.zip(least) else { continue };
                         let index = (0..4).find(|index| user(*index) == next).expect("known");
-                        // It is the turn of one who has had least, and of its requests in their order.
+                        // The turn belongs to a user with the least virtual time, and takes its requests in order.
                         prop_assert_eq!(model[index].time, least);
                         floor = least;
                         prop_assert!(!taken.is_empty() && taken.len() <= taken_max);
@@ -381,7 +383,8 @@ mod tests {
                             }
                             let (served, behind) = model[other].served.entry(index).or_default();
                             *served += cost;
-                            // Nobody is served more while another waits than it was behind, and one turn.
+                            // While a user waits, another user is served at most the amount that it was behind, plus
+                            // one turn.
                             prop_assert!(*served <= *behind + TURN_COUNT as u64 * COST_MAX, "{served} {behind}");
                         }
                         model[index].served = (0..4)
@@ -406,7 +409,7 @@ mod tests {
                 }
                 prop_assert_eq!(turns.len(), waiting(&model));
                 prop_assert_eq!(turns.bytes, bytes_waiting(&model));
-                // What is left of a turn comes back, whether there is room for it or not.
+                // The rest of a turn comes back even without room for it.
                 prop_assert!(turns.len() <= COUNT_MAX + TURN_COUNT && turns.bytes <= BYTES_MAX + TURN_BYTES);
                 let least = model.iter().filter_map(|user| Some(user.line.front()?.0)).min();
                 prop_assert_eq!(turns.earliest().is_some(), least.is_some());
