@@ -1,4 +1,4 @@
-//! `lifeboat batch`: many transactions of the server, one a line.
+//! `lifeboat batch`: sends many transactions to a service of the server, one a line.
 
 mod resume;
 mod state;
@@ -31,7 +31,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Poll;
 use std::time::Duration;
 
-/// Answers between two lines about the progress, where there is no terminal for a bar.
+/// The number of answers between two lines about the progress, without a terminal for a bar.
 const ANSWERS_PER_NOTE: u64 = 10_000;
 
 const AFTER_HELP: &str = "\
@@ -86,7 +86,7 @@ impl Batch {
         let resume = match &self.resume {
             None => None,
             Some(file) => {
-                // Ids are each user's own: another's would be executed once more.
+                // Each user has ids of their own. Under another user's ids, the lines would be executed again.
                 let (asking, url) = (Login::find()?.client()?.with_patience(backoff), client.url());
                 let user = remote::block_on(async { Ok(asking.who_am_i().await?.user) })?;
                 Some(Arc::new(Mutex::new(Resume::take(file, url, &user, &self.service)?)))
@@ -122,7 +122,8 @@ impl Batch {
             (None, None) => {}
         }
         let outcomes = answers.outcomes;
-        // What was denied was not executed, and may be sent again as it is; new ids would do the rest once more.
+        // Denied transactions were not executed and may be sent again unchanged. With new ids, the others would be
+        // executed again.
         let is_over = !outcomes.contains_key(&Outcome::Denied) && !outcomes.contains_key(&Outcome::Failed);
         if let (Some(file), Some(resume)) = (&self.resume, resume) {
             if !is_over {
@@ -150,17 +151,17 @@ impl Batch {
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
-    /// Whether the server knows of a transaction of this id.
+    /// Returns whether the server knows a transaction with this id.
     fn was_sent(&self, id: &str) -> anyhow::Result<bool> {
         remote::with_server(async |client| match client.look_up(&self.service, id).await {
             Ok(found) => Ok(found != Found::Unknown),
-            // What nobody can know any more: it would be denied, too.
+            // Nobody can know such a transaction any more. The server would deny it, too.
             Err(ClientError::Problem { code, .. }) if code == "id_too_old" => Ok(false),
             Err(error) => Err(error.into()),
         })
     }
 
-    /// The lines, and how many they are, if that is known.
+    /// Opens the lines, and counts them if standard error is a terminal and the input a file.
     fn input(&self) -> anyhow::Result<(Lines, Option<u64>)> {
         if self.is_standard_input() {
             if io::stdin().is_terminal() {
@@ -185,7 +186,7 @@ impl Batch {
         self.file.as_os_str() == "-"
     }
 
-    /// Sends the lines and prints their answers, until the batch is over.
+    /// Sends the lines and prints their answers until the batch is over.
     async fn drive(&self, mut sending: Sending, lines: &Mutex<Lines>, report: &Report) -> anyhow::Result<Ended> {
         let unwritable = "cannot write the answers";
         let mut stop = Stop::new()?;
@@ -247,15 +248,15 @@ impl Batch {
         Ok(Ended { end, answers, sent, error })
     }
 
-    /// Reads no more lines. Returns whether there may be more.
+    /// Stops reading lines. Returns whether there may be more.
     fn give_up(&self, lines: &Mutex<Lines>) -> bool {
-        // A terminal has no more than what was typed.
+        // A terminal has no lines beyond those that were typed.
         let is_typed = self.is_standard_input() && io::stdin().is_terminal();
         locked(lines).give_up(!is_typed)
     }
 }
 
-/// How a batch ended, and what there is to report of it.
+/// The end of a batch, and what to report about it.
 struct Ended {
     end: End,
     answers: Answers,
@@ -263,7 +264,7 @@ struct Ended {
     error: Option<ClientError>,
 }
 
-/// What a batch waits for.
+/// An event for which a batch waits.
 enum Happened {
     Answer(BatchAnswer),
     Retrying { error: ClientError, unanswered: usize, wait: Duration },
@@ -273,8 +274,8 @@ enum Happened {
     ReaderGone,
 }
 
-/// Waits for what happens next. Answers leave before anything is waited for, since their reader may act on them, and before
-/// the end.
+/// Waits for what happens next. Flushes the answers before every wait and before the end, since their reader may act on
+/// them.
 async fn next(
     sending: &mut Sending,
     stop: &mut Stop,
@@ -306,13 +307,14 @@ async fn next(
     })
 }
 
-/// Has the answers on the disk if they go to a file: what they are made of again is removed after that.
+/// Syncs the answers to disk if they go to a file. The resume file, from which they could be printed again, is removed
+/// after that.
 fn sync_answers() -> io::Result<()> {
     let out = File::from(io::stdout().as_fd().try_clone_to_owned()?);
     if out.metadata()?.is_file() { out.sync_all() } else { Ok(()) }
 }
 
-/// Nobody panics with the lock.
+/// Locks `shared`. Nobody panics while holding the lock.
 fn locked<T>(shared: &Mutex<T>) -> MutexGuard<'_, T> {
     shared.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -324,7 +326,8 @@ struct Printed {
     text: Option<String>,
 }
 
-/// An `ok` that is a line itself as it is, all else as the JSON that came; with `json` that, too.
+/// Prints an answer. An `ok` that is a line is printed unchanged. Any other answer, or every one with `json`, is
+/// printed as the JSON that the server sent.
 fn print(out: &mut impl Write, answer: &BatchAnswer, json: bool) -> io::Result<()> {
     if answer.outcome == Outcome::Ok && !json {
         let printed: Printed = serde_json::from_slice(&answer.line)?;
@@ -339,19 +342,19 @@ fn print(out: &mut impl Write, answer: &BatchAnswer, json: bool) -> io::Result<(
     out.write_all(&line)
 }
 
-/// What standard error shows of the progress: a bar on a terminal, lines elsewhere.
+/// The progress on standard error: a bar on a terminal, lines elsewhere.
 struct Report(Option<ProgressBar>);
 
 impl Report {
     fn new(count: Option<u64>) -> Self {
-        // Answers on the same terminal are progress enough.
+        // Answers on the same terminal already show the progress.
         let has_bar = io::stderr().is_terminal() && !output::is_terminal();
         Self(has_bar.then(|| match count {
             Some(count) => {
                 let style = ProgressStyle::with_template("{bar:30} {human_pos} of {human_len} ({rate}/s, {eta} left)")
                     .unwrap_or_else(|_| ProgressStyle::default_bar());
                 let style = style.with_key("rate", |state: &ProgressState, out: &mut dyn fmt::Write| {
-                    // Whole ones; where it cannot be written nobody sees it.
+                    // The rate is rounded down to a whole number. If it cannot be written, nobody sees it.
                     let _ = out.write_str(&grouped(state.per_sec() as u64));
                 });
                 ProgressBar::new(count).with_style(style)
@@ -360,7 +363,7 @@ impl Report {
         }))
     }
 
-    /// One more line is answered: so many by now.
+    /// Shows one more answered line. `total` counts all of them.
     fn answered(&self, total: u64) {
         match &self.0 {
             Some(bar) => bar.inc(1),
@@ -373,7 +376,7 @@ impl Report {
         self.suspended(|| output::note(text));
     }
 
-    /// Prints something while there is no bar.
+    /// Prints something while the bar is hidden.
     fn suspended(&self, print: impl FnOnce()) {
         match &self.0 {
             Some(bar) => bar.suspend(print),
@@ -381,7 +384,7 @@ impl Report {
         }
     }
 
-    /// Leaves the terminal as it was.
+    /// Restores the terminal.
     fn end(&self) {
         if let Some(bar) = &self.0 {
             bar.finish_and_clear();

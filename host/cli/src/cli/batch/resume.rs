@@ -1,4 +1,4 @@
-//! The file of `batch --resume`: what the ids of its lines are made of, as JSON, one object a line.
+//! The file of `batch --resume`: the seed and times of the ids of its lines, as JSON, one object a line.
 //!
 //! ```text
 //! {"lifeboat_batch":1,"server":URL,"user":NAME,"service":NAME,"seed":BASE64}
@@ -6,8 +6,9 @@
 //! {"line":4097,"time":NANOSECONDS}
 //! ```
 //!
-//! Each is on the disk before anything is sent that rests on it. So an end without a line feed is of a crash, and nothing
-//! was sent for it. One batch at a time has the file: it is locked, and the lock ends with the process.
+//! Each line is synced before anything that depends on it is sent. So a last line without a line feed is the result of
+//! a crash, and nothing was sent for it. One batch at a time may use the file: it is locked, and the lock ends with the
+//! process.
 
 use super::super::{UsageError, random};
 use base64::Engine as _;
@@ -21,13 +22,13 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
-/// The longest file, in bytes: billions of lines.
+/// The longest file, in bytes. It suffices for billions of lines.
 const RESUME_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
-/// How the file begins, version and all.
+/// The beginning of the file, with its version.
 const MAGIC: &[u8] = b"{\"lifeboat_batch\":1,";
 
-/// The first line: whose batch it is.
+/// The first line: the server, user and service of the batch.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Head {
@@ -38,20 +39,20 @@ struct Head {
     seed: String,
 }
 
-/// The file of a batch that is under way.
+/// The file of a running batch.
 pub(super) struct Resume {
     path: PathBuf,
     file: File,
     bytes: u64,
     ids: LineIds,
-    /// The last line that an id was made for.
+    /// The last line for which an id was made.
     last_line: u64,
-    /// Whether there was no batch in the file before.
+    /// Whether the file held no batch before.
     is_new: bool,
 }
 
 impl Resume {
-    /// Takes the file for a batch of `user` to `service` at `server`; makes it if there is none.
+    /// Opens the file for a batch of `user` to `service` at `server`, and creates it if it is missing.
     pub(super) fn take(path: &Path, server: &str, user: &str, service: &Name) -> anyhow::Result<Self> {
         let failed =
             |error: io::Error| UsageError(format!("{}: {error}; name a file that can be kept", super::shown(path)));
@@ -102,12 +103,12 @@ impl Resume {
             file.set_len(text.len() as u64).map_err(failed)?;
             ids
         };
-        // Whoever wrote it may have died before this.
+        // The process that wrote the file may have died before its sync.
         file.sync_all().and_then(|()| sync_folder(path)).map_err(failed)?;
         Ok(Self { path: path.to_owned(), file, bytes: text.len() as u64, ids, last_line: 0, is_new })
     }
 
-    /// The id of a line, which stays its id whatever happens once it is returned.
+    /// Returns the id of a line. Once returned, it stays the id of this line, even after a crash.
     pub(super) fn id(&mut self, number: u64, now: Timestamp) -> io::Result<String> {
         if let Some(block) = self.ids.next_block(number, now) {
             let failed =
@@ -117,7 +118,7 @@ impl Resume {
             if bytes > RESUME_BYTES_MAX {
                 return Err(failed(io::Error::other(format!("it would be longer than {RESUME_BYTES_MAX} bytes"))));
             }
-            // A batch waits for its disk here, and does nothing else meanwhile: once in some thousand lines.
+            // The batch waits for its disk here and does nothing else meanwhile, but only once in some thousand lines.
             self.file.seek(SeekFrom::Start(self.bytes)).map_err(failed)?;
             self.file.write_all(&text).and_then(|()| self.file.sync_data()).map_err(failed)?;
             self.bytes = bytes;
@@ -127,29 +128,29 @@ impl Resume {
         Ok(self.ids.id(number))
     }
 
-    /// The id of the line after the last one, if that may have been sent before: then the file may be that of a longer
-    /// batch.
+    /// Returns the id of the line after the last one, if that line may have been sent before. Then the file may belong
+    /// to a longer batch.
     pub(super) fn id_after(&self) -> Option<String> {
         let next = self.last_line + 1;
         self.ids.may_be_sent(next).then(|| self.ids.id(next))
     }
 
-    /// Removes the file of a batch of which the server took nothing, if it was made for that. One that cannot be removed
-    /// is of no harm.
+    /// Removes the file if it was created for a batch of which the server accepted nothing. A file that cannot be
+    /// removed does no harm.
     pub(super) fn remove_if_unused(&self) {
         if self.is_new {
             let _ = self.remove();
         }
     }
 
-    /// Removes the file of a batch that is done.
+    /// Removes the file of a completed batch.
     pub(super) fn remove(&self) -> io::Result<()> {
         fs::remove_file(&self.path)?;
         sync_folder(&self.path)
     }
 }
 
-/// The file, locked; none if another process has it.
+/// Opens and locks the file. Returns None if another process has it.
 fn locked(path: &Path) -> io::Result<Option<File>> {
     loop {
         let options = || OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).to_owned();
@@ -159,7 +160,7 @@ fn locked(path: &Path) -> io::Result<Option<File>> {
             Err(TryLockError::WouldBlock) => return Ok(None),
             Err(TryLockError::Error(error)) => return Err(error),
         }
-        // Who had it may have removed it between the two.
+        // The previous holder may have removed the file between the open and the lock.
         let (opened, found) = (file.metadata()?, fs::metadata(path));
         if found.is_ok_and(|found| (found.dev(), found.ino()) == (opened.dev(), opened.ino())) {
             return Ok(Some(file));
@@ -167,7 +168,7 @@ fn locked(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Without what a crash left of a line.
+/// Returns `text` without an incomplete last line, which a crash leaves.
 fn whole(text: &[u8]) -> &[u8] {
     &text[..text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1)]
 }
@@ -281,7 +282,7 @@ mod tests {
             assert_eq!(is_kept[0] == drawn[0], length >= ends[1], "{length} bytes");
             assert_eq!(is_kept[1] == drawn[1], length >= ends[2], "{length} bytes");
             drop(resume);
-            // And whatever is written after a torn end is whole.
+            // Lines written after a torn end are whole.
             drop(take(&path).unwrap_or_else(|error| panic!("{length} bytes, again: {error}")));
         }
     }

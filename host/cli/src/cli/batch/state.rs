@@ -1,4 +1,4 @@
-//! The states of a batch under way, without I/O: what happens goes in, and a note for standard error comes out.
+//! The state machine of a running batch, without I/O. It consumes events and produces notes for standard error.
 //!
 //! ```text
 //!            signal              signal
@@ -14,7 +14,8 @@
 //!                      any other error                      -> Over(Broken)
 //! ```
 //!
-//! Both carry where the server stands. A server that is away is reported once, and once more when it is back:
+//! Sending and Draining contain the state of the server. A server that is away is reported once, and again when it is
+//! back:
 //!
 //! ```text
 //!  Untried ---- answer, or a connection breaks ----> There <--+
@@ -33,12 +34,12 @@ use lifeboat_client::ClientError;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-/// Where a batch is.
+/// The state of a batch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum State {
     /// Lines are read, sent and answered.
     Sending(Server),
-    /// No more lines are read, and those that were sent are answered.
+    /// No more lines are read. The lines that were sent are being answered.
     Draining {
         server: Server,
         /// Whether the input may have had more lines.
@@ -48,70 +49,70 @@ pub(super) enum State {
     Over(End),
 }
 
-/// Where the server of a batch stands.
+/// The state of a batch's server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Server {
-    /// Nothing came of it yet.
+    /// The server has not answered yet.
     Untried,
-    /// Nothing came of it yet, and it is waited for.
+    /// The server has not answered yet, and the batch waits for it.
     Absent,
-    /// It answered a line, or a connection broke that may have brought it some.
+    /// The server answered a line, or a connection broke that may have brought it some.
     There,
-    /// It was there, and is waited for.
+    /// The server was there, and the batch waits for it.
     Away,
 }
 
-/// How a batch ended.
+/// The way in which a batch ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum End {
     /// Every line is answered.
     Complete,
-    /// What was sent is answered, and the rest of the input was not sent.
+    /// All lines that were sent are answered, and the rest of the input was not sent.
     Interrupted,
-    /// What was sent may be done or not.
+    /// The lines without an answer may be done or not.
     InterruptedTwice,
-    /// Nobody reads the answers: the last ones may be lost.
+    /// Nobody reads the answers, so the last ones may be lost.
     NobodyReads,
     /// The server was never there.
     Unreached,
-    /// The server refused the batch as a whole, and has done nothing.
+    /// The server refused the batch as a whole, and executed none of it.
     Untaken,
-    /// An error in the middle. The token may have become void.
+    /// An error occurred in the middle of the batch. The token may have become void.
     Broken { is_token_void: bool },
 }
 
-/// What happens to a batch.
+/// An event of a batch.
 #[derive(Debug, Clone)]
 pub(super) enum Event {
     /// A line was answered, and the answer printed.
     Answered,
-    /// Whoever read the answers has gone.
+    /// The reader of the answers has gone.
     ReaderGone,
-    /// A signal asks for the end. Without it, more lines may have been read if `is_input_left`.
+    /// A signal asks for the end. If `is_input_left`, there may be more lines, which are not read.
     Signal { is_input_left: bool, unanswered: u64 },
-    /// Nobody listens at the server, or it is starting: it has done nothing.
+    /// Nobody listens at the server, or it is starting. It has executed nothing.
     Away { error: String },
-    /// A connection broke, and what has no answer is sent again after `wait`.
+    /// A connection broke. The lines without an answer are sent again after `wait`.
     ConnectionBroke { error: String, unanswered: u64, wait: Duration },
     /// Every line that was read is answered.
     AllAnswered,
-    /// The client gave up.
+    /// The client stopped with an error.
     Failed(Failure),
 }
 
-/// Why the client gave up.
+/// The reason for which the client stopped.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// There is no way to the server.
+    /// The server cannot be reached.
     NoServer,
-    /// The server answered the request as a whole, and no line.
+    /// The server refused the request as a whole, and answered no line.
     RefusedWhole,
-    /// Anything else.
+    /// An error of any other kind.
     Other { is_token_void: bool },
 }
 
 impl Failure {
-    /// Classifies an error. `may_be_done` if the server may have done some of the lines.
+    /// Classifies an error. `may_be_done` states whether the server may have executed some of the lines.
     pub(super) fn of(error: &ClientError, may_be_done: bool) -> Self {
         match error {
             ClientError::Unreachable { .. } | ClientError::Refused { .. } => Self::NoServer,
@@ -128,7 +129,7 @@ impl Default for State {
 }
 
 impl State {
-    /// How the batch ended, if it did.
+    /// Returns how the batch ended, if it did.
     pub(super) fn end(self) -> Option<End> {
         match self {
             Self::Over(end) => Some(end),
@@ -136,7 +137,7 @@ impl State {
         }
     }
 
-    /// Where the batch is after an event, and what standard error is to report of it. Nothing moves a batch that is over.
+    /// Returns the state after an event, and the note for standard error. A batch that is over ignores all events.
     pub(super) fn after(self, event: &Event) -> (Self, Option<String>) {
         let (server, is_input_left) = match self {
             Self::Sending(server) => (server, None),
@@ -213,9 +214,9 @@ impl Failure {
 /// The answers of a batch.
 #[derive(Debug, Default)]
 pub(super) struct Answers {
-    /// How many ended in which way.
+    /// The number of answers with each outcome.
     pub(super) outcomes: BTreeMap<Outcome, u64>,
-    /// How many have certainly left this process.
+    /// The number of answers that have certainly left this process.
     pub(super) flushed: u64,
 }
 
@@ -229,18 +230,19 @@ impl Answers {
     }
 }
 
-/// What a batch has sent when it is over.
+/// The lines that a batch has sent when it is over.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sent {
     pub(super) unanswered: u64,
-    /// The number of the last line; 0 before the first.
+    /// The number of the last line, or 0 before the first.
     pub(super) last_line: u64,
-    /// Whether a file has what ids are made of.
+    /// Whether a `--resume` file has the seed and times of the ids.
     pub(super) has_file: bool,
 }
 
 impl End {
-    /// Why a batch ended before the last line, and how to go on. None if it did not, or if its error says all.
+    /// Returns why a batch ended before the last line, and how to continue. None if it did not, or if its error
+    /// explains everything.
     pub(super) fn reason(self, answers: &Answers, sent: Sent) -> Option<String> {
         let answered = answers.total();
         let is_clean = sent.unanswered == 0;
@@ -271,7 +273,7 @@ impl End {
     }
 }
 
-/// What to do about the lines after so many that were answered. `is_clean` if none of them was sent.
+/// Returns how to continue after `answered` lines. `is_clean` if none of the lines after them was sent.
 fn how_to_go_on(answered: u64, is_clean: bool, has_file: bool) -> String {
     if has_file {
         return "the same command does what is left, and prints all answers".into();
@@ -284,7 +286,7 @@ fn how_to_go_on(answered: u64, is_clean: bool, has_file: bool) -> String {
     format!("go on with line {}{twice}", grouped(answered + 1))
 }
 
-/// `4,000 lines are answered, 12 more may be done or not`
+/// Formats `4,000 lines are answered, 12 more may be done or not`.
 fn so_far(answered: u64, unanswered: u64) -> String {
     let is = if answered == 1 { "is" } else { "are" };
     let answered = format!("{} {is} answered", counted(answered, "line"));
@@ -309,7 +311,7 @@ mod tests {
         Event::ConnectionBroke { error: "it broke".into(), unanswered: 2, wait: Duration::from_millis(500) }
     }
 
-    /// Where a batch is after some events, and what was reported.
+    /// Returns the state of a batch after some events, and what it reported.
     fn run(events: &[Event]) -> (State, Vec<String>) {
         let (mut state, mut notes) = (State::default(), Vec::new());
         for event in events {
@@ -407,7 +409,7 @@ mod tests {
         }
     }
 
-    /// The same batch as a record of what happened, without states.
+    /// A model of the same batch, which records what happened and has no states.
     #[derive(Default)]
     struct Model {
         happened: Vec<Event>,
@@ -419,13 +421,13 @@ mod tests {
             self.happened.iter().any(is_it)
         }
 
-        /// Whether the server was reported to be away since its last answer.
+        /// Returns whether the server was reported to be away since its last answer.
         fn is_away(&self) -> bool {
             let since = self.happened.iter().rposition(|event| matches!(event, Event::Answered)).map_or(0, |at| at + 1);
             self.happened[since..].iter().any(|event| matches!(event, Event::Away { .. }))
         }
 
-        /// Whether something is reported.
+        /// Returns whether something is reported.
         fn happen(&mut self, event: &Event) -> bool {
             if self.end.is_some() {
                 return false;
