@@ -1,4 +1,4 @@
-//! `lifeboat run`: one workload as one service of a local host, fed line by line.
+//! `lifeboat run`: runs one workload as one service of a local host, and sends it lines of input.
 
 pub(super) mod lines;
 
@@ -42,17 +42,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::Poll;
 
-/// Requests that are under way at once. Less than a service's queue holds, so that none is denied for want of room.
+/// The most requests in flight. It is less than a service's queue holds, so that none is denied for want of room.
 const IN_FLIGHT_MAX: usize = 256;
 
-/// Stores that a service has for its maintenance in a host with few services: for a fresh VM, a shadow, a snapshot that is
-/// proven, and one that is on its way out.
+/// The maintenance stores of a service in a host with few services: for a fresh VM, a shadow, a snapshot under proof,
+/// and a store about to be dropped.
 const MAINTENANCE_STORES_PER_SERVICE: u32 = 4;
 
-/// What the services of a run need of its host.
+/// The resources that the services of a run need of its host.
 struct Needs {
     services: u32,
-    /// Linear memories of the workload that has the most.
+    /// The most linear memories of any workload.
     memories: u64,
     largest_memory_bytes: u64,
 }
@@ -167,13 +167,13 @@ impl Run {
         if let Ok(Fed { interrupted: Some(interrupted), .. }) = &fed
             && interrupted.is_twice
         {
-            // Neither for answers nor for a clean stop is waited.
+            // A second interruption waits neither for answers nor for a clean stop.
             interrupted.tell(self.json);
             return Ok(ExitCode::from(exit::SOME_NOT_OK));
         }
         host.authority().grant(&self.user, &service, Grant::Observe);
         let status = host.status(operator.reveal(), &service).await;
-        // Whatever happened: what was acknowledged is to be found at once at the next start.
+        // Whatever happened, the next start must find the acknowledged transactions at once.
         let stopped = host.stop().await;
         let (Fed { outcomes, interrupted }, status) = (fed?, status?);
         let usage = Usage {
@@ -193,7 +193,7 @@ impl Run {
         Ok(ExitCode::from(if is_all_ok { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
-    /// A host with one service that ends with it.
+    /// Returns a host with one service, which ends with the host.
     async fn host_in_memory(
         &self,
         service: &Name,
@@ -214,8 +214,8 @@ impl Run {
         Ok(host)
     }
 
-    /// A host with all services of a data directory, of which one is `service`: created, if it is not there. Returns also
-    /// whether the journal is damaged.
+    /// Returns a host with all services of a data directory, and whether the journal is damaged. Creates `service` if
+    /// it is missing.
     async fn host_on_disk(
         &self,
         path: &Path,
@@ -231,7 +231,7 @@ impl Run {
             (Some(entry), workload) => {
                 self.check_unchanged(service, entry, settings, workload.as_ref().map(|(workload, _)| workload.hash))?;
                 if let Some((workload, bytes)) = workload {
-                    // It may be missing there, or damaged.
+                    // The stored workload may be missing or damaged.
                     keep_workload(&**locked.storage(), &workload.hash, bytes)?;
                 }
             }
@@ -298,7 +298,7 @@ impl Run {
         Ok(Host::new(config, Arc::new(SystemClock), events)?)
     }
 
-    /// A service that is there goes on as it was created: options that say otherwise are refused.
+    /// Checks that an existing service continues as it was created. Options that differ are refused.
     fn check_unchanged(
         &self,
         service: &Name,
@@ -336,7 +336,6 @@ impl Run {
         })
     }
 
-    /// What the service is called.
     fn service_name(&self) -> anyhow::Result<Name> {
         match &self.service {
             Some(name) => Ok(name.clone()),
@@ -355,7 +354,7 @@ impl Run {
         })
     }
 
-    /// The size of the first VM, and the larger ones that exist.
+    /// Returns the size of the first VM, and the larger built-in ones.
     fn sizes(&self) -> anyhow::Result<Vec<Size>> {
         let built_in = Size::built_in();
         let wanted = self.size.as_deref().unwrap_or("small");
@@ -371,7 +370,7 @@ impl Run {
         let larger = built_in.iter().filter(|size| size.memory_bytes > first.memory_bytes).cloned();
         let mut sizes: Vec<Size> = std::iter::once(first.clone()).chain(larger).collect();
         if let Some(fuel) = self.fuel {
-            // A tank that was asked for is the tank of every size that the service may move to.
+            // A tank set by the user applies to every size that the service may move to.
             for size in &mut sizes {
                 size.fuel = fuel;
             }
@@ -384,7 +383,7 @@ impl Run {
         UsageError(format!("{}: cannot be read: {error}; name a file of transactions", name.escape_debug()))
     }
 
-    /// Whether somebody types the transactions.
+    /// Returns whether the transactions are typed on a terminal.
     fn is_typed(&self) -> bool {
         self.transactions.is_none() && io::stdin().is_terminal()
     }
@@ -406,7 +405,7 @@ impl Run {
         }
     }
 
-    /// Sends the lines, many at once, and prints the replies in their order.
+    /// Sends the lines, many at once, and prints the replies in the order of the lines.
     async fn feed(&self, users: &mut Users<'_>, mut input: Lines) -> anyhow::Result<Fed> {
         let Fed { mut outcomes, mut interrupted } = Fed::default();
         let mut lines = 0;
@@ -424,7 +423,7 @@ impl Run {
                 }
                 continue;
             }
-            // What was answered is seen before anything is waited for: its reader may act on it.
+            // Replies are flushed before every wait, since their reader may act on them.
             if !is_pipe_open(out.flush()).context("cannot write the replies")? || (is_at_end && pending.is_empty()) {
                 return Ok(Fed { outcomes, interrupted });
             }
@@ -433,7 +432,7 @@ impl Run {
                 match pending.front_mut() {
                     Some(first) => {
                         let result = (&mut first.answer).await;
-                        // It is printed at the next turn, as one that is there already.
+                        // The next iteration prints it, like a reply that is already there.
                         first.answer = Box::pin(std::future::ready(result));
                     }
                     None => std::future::pending().await,
@@ -444,7 +443,7 @@ impl Run {
                 () = replied => {}
                 () = stop.asked() => {
                     let is_twice = interrupted.is_some();
-                    // A terminal has no more than what was typed.
+                    // A terminal has no lines beyond those that were typed.
                     let is_input_left = match &interrupted {
                         Some(Interrupted { is_input_left, .. }) => *is_input_left,
                         None => !is_at_end && input.give_up(!self.is_typed()),
@@ -472,7 +471,7 @@ impl Run {
         }
     }
 
-    /// Sends one line. It is in the service's queue when this returns.
+    /// Sends one line. When this returns, the line is in the service's queue.
     async fn send<'a>(&self, users: &mut Users<'a>, line: Line) -> anyhow::Result<Pending<'a>> {
         let parsed = if self.envelope { parse_envelope(line, &self.user) } else { plain(line, &self.user) };
         let (user, request) = match parsed {
@@ -484,7 +483,7 @@ impl Run {
         let (host, service) = (users.host, users.service);
         let mut answer: Answering<'a> =
             Box::pin(async move { host.request(token.reveal(), service, request).await.map_err(NotDone::from) });
-        // Up to its first wait: into the queue, so that lines are executed in their order.
+        // The request runs to its first wait, which puts it into the queue. So lines are executed in their order.
         let answer = match std::future::poll_fn(|cx| Poll::Ready(answer.as_mut().poll(cx))).await {
             Poll::Ready(result) => Box::pin(std::future::ready(result)),
             Poll::Pending => answer,
@@ -493,24 +492,24 @@ impl Run {
     }
 }
 
-/// What became of the lines.
+/// The outcomes of the lines.
 #[derive(Debug, Default)]
 struct Fed {
-    /// How many ended in which way.
+    /// The number of lines with each outcome.
     outcomes: BTreeMap<Option<Outcome>, u64>,
     interrupted: Option<Interrupted>,
 }
 
-/// Where a run was that was told to end.
+/// The progress of a run when a signal interrupted it.
 #[derive(Debug, Clone, Copy, Serialize)]
 struct Interrupted {
-    /// Lines that were taken.
+    /// The number of lines read.
     lines: u64,
-    /// How many of them have no answer.
+    /// The number of these lines without an answer.
     unanswered: usize,
-    /// Whether others may follow, which were not sent.
+    /// Whether the input may have more lines, which were not sent.
     is_input_left: bool,
-    /// Whether nothing is waited for any more.
+    /// Whether a second signal ended every wait.
     is_twice: bool,
 }
 
@@ -553,13 +552,13 @@ impl fmt::Display for Interrupted {
 
 type Answering<'a> = Pin<Box<dyn Future<Output = Result<Reply, NotDone>> + 'a>>;
 
-/// A request under way.
+/// A request in flight.
 struct Pending<'a> {
     id: Option<String>,
     answer: Answering<'a>,
 }
 
-/// Makes the users that lines name, with a grant to transact: who runs `lifeboat run` owns the service.
+/// Creates the users that lines name, and grants them to transact: the user of `lifeboat run` owns the service.
 struct Users<'a> {
     host: &'a Host,
     service: &'a Name,
@@ -572,7 +571,7 @@ impl Users<'_> {
             return Ok(token.clone());
         }
         let random = random()?;
-        // The same ids as those of the user of that name whom a server lets in.
+        // So the transaction ids are the same as those of the user of this name at a server.
         let incarnation = self.host.stored_incarnation(user)?;
         let mut authority = self.host.authority();
         authority.add_user_as(user, incarnation);
@@ -588,7 +587,7 @@ fn largest_memory_bytes<'a>(sizes: impl Iterator<Item = &'a Size>) -> u64 {
     sizes.map(|size| size.memory_bytes).max().unwrap_or_default()
 }
 
-/// The service is named as the file is, as far as a name allows.
+/// Returns the service's name: that of the file, with characters replaced that a name does not allow.
 fn service_name(workload: &Path) -> anyhow::Result<Name> {
     let stem = workload.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
     let allowed = |c: char| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '-' };
@@ -604,8 +603,8 @@ fn service_name(workload: &Path) -> anyhow::Result<Name> {
     })
 }
 
-/// Prints events to standard error as they happen. That `service` is quarantined is the error that the run ends with, and
-/// is an event in JSON alone.
+/// Returns a sink that prints events to standard error as they happen. The run ends with an error if `service` is
+/// quarantined, so that event is printed only as JSON.
 fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failovers: Arc<AtomicU64>) -> EventSink {
     Arc::new(move |event: &Event| {
         if matches!(event, Event::Failover(_)) {
@@ -626,20 +625,20 @@ fn event_printer(json: bool, service: Name, directory: Option<PathBuf>, failover
         let line = if json {
             json_line(event).unwrap_or_else(|error| format!("{{\"error\":\"{error}\"}}\n"))
         } else if matches!(event, Event::Failover(_)) {
-            // It stays one line, also in what a terminal was copied to.
+            // It stays one line, so that text copied from a terminal has it on one line too.
             format!("{event}\n")
         } else {
             output::fitting_error(format!("{event}\n"))
         };
-        // Who closed standard error does not want to know.
+        // A failed write is ignored: standard error is closed.
         let _ = io::stderr().write_all(line.as_bytes());
     })
 }
 
-/// The closing table.
+/// The closing table of a run.
 struct Usage<'a> {
     status: &'a Status,
-    /// Under None those of which it is not known how they ended.
+    /// The number of lines with each outcome. The key None counts those whose outcome is unknown.
     outcomes: &'a BTreeMap<Option<Outcome>, u64>,
     failovers: u64,
     is_durable: bool,
@@ -716,7 +715,7 @@ impl Usage<'_> {
     }
 }
 
-/// `1 line`, `2,000 lines`.
+/// Formats a count with its noun: `1 line`, `2,000 lines`.
 pub(super) fn counted(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", grouped(count), if count == 1 { "" } else { "s" })
 }

@@ -1,14 +1,14 @@
-//! Lines of input, read with a bound.
+//! Lines of input, each of limited length.
 
 use lifeboat_api::lines::Line;
 use std::io::{self, BufRead, BufReader, Read};
 use std::task::{Context, Poll};
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
-/// Lines that are read ahead.
+/// The number of lines that are read ahead.
 const READ_AHEAD: usize = 64;
 
-/// Lines, read on a thread of their own: a read from a terminal cannot be waited for otherwise.
+/// A reader of lines on its own thread, because a blocking read from a terminal cannot be awaited.
 pub(crate) struct Lines(mpsc::Receiver<io::Result<Line>>);
 
 impl Lines {
@@ -31,18 +31,18 @@ impl Lines {
         Self(receiver)
     }
 
-    /// The next line, or none at the end.
+    /// Returns the next line, or None at the end.
     pub(crate) async fn next(&mut self) -> io::Result<Option<Line>> {
         self.0.recv().await.transpose()
     }
 
-    /// The same for a stream.
+    /// Polls for the next line, for a stream.
     pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Line>>> {
         self.0.poll_recv(cx)
     }
 
-    /// Gives the rest up, and says whether there may be any: lines that were read ahead, or else, `if_unread`, what
-    /// nobody has read yet.
+    /// Stops reading, and returns whether there may be more lines: those that were read ahead, or else, `if_unread`,
+    /// those that nobody has read yet.
     pub(crate) fn give_up(&mut self, if_unread: bool) -> bool {
         let next = self.0.try_recv();
         self.0.close();
@@ -54,8 +54,8 @@ impl Lines {
     }
 }
 
-/// Reads up to a line feed, which is dropped, or the end. Holds `bytes_max` at the most; of a longer line only the
-/// length is returned.
+/// Reads up to a line feed, which is dropped, or to the end. Holds at most `bytes_max` bytes. Of a longer line, only
+/// the length is returned.
 fn read_line(input: &mut impl BufRead, bytes_max: usize) -> io::Result<Option<Result<Vec<u8>, usize>>> {
     let mut line = Vec::new();
     let mut length = 0;
