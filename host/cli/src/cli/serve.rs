@@ -1,4 +1,4 @@
-//! `lifeboat serve`: a host behind an HTTP API.
+//! `lifeboat serve`: runs a host behind an HTTP API.
 
 mod log;
 
@@ -41,17 +41,17 @@ standard error is systemd's journal, which has its own.
 A service of the configuration that cannot be created is told in a line, and keeps no other from being served: the exit code
 does not depend on it.";
 
-/// The share of the deadline that requests under way may take; the rest is for snapshots and the seal.
+/// The share of the deadline for requests in flight. The rest is for snapshots and the seal.
 const ANSWERING_SHARE: f64 = 0.5;
 
-/// Services of the configuration that are created at once. The bytes of their workloads are in memory meanwhile.
+/// The most services of the configuration created at once. Meanwhile, the bytes of their workloads are in memory.
 const CREATED_AT_ONCE: usize = 4;
 
-/// Files that a server opens beside its connections, about.
+/// The approximate number of files that a server opens besides its connections.
 const FILES_BESIDE: u64 = 512;
 
-/// A signal that comes so soon after the first is the same one: some who end a process send it to the process, and then to
-/// its group.
+/// A signal that follows the first one sooner than this counts as the same one. Some tools signal the process first,
+/// and then its group.
 const ASKED_AGAIN_MIN: Duration = Duration::from_millis(500);
 
 /// Arguments of `serve`.
@@ -88,7 +88,7 @@ impl Serve {
         let runtime = tokio::runtime::Builder::new_multi_thread().thread_name("server").enable_all().build()?;
         let code = runtime.block_on(self.serve(config, &log));
         log.flush();
-        // What is left is connections whose clients did not leave in time.
+        // The remaining tasks are connections whose clients did not leave in time.
         runtime.shutdown_background();
         code
     }
@@ -130,7 +130,7 @@ impl Serve {
                 clock: Arc::clone(&clock),
             },
         );
-        // Exit codes are of what went wrong, not of where.
+        // Exit codes depend on the cause of an error, not on its place.
         let server = server.map_err(|error| match error {
             ComposeError::Engine(error) => anyhow::Error::from(error),
             ComposeError::Catalog(error) => error.into(),
@@ -225,13 +225,13 @@ impl Serve {
     }
 }
 
-/// A warning of a certificate that will not hold for long.
+/// Returns a warning if the certificate expires soon.
 fn certificate_warning(file: &Path, now: Timestamp) -> Option<String> {
     let warning = Validity::of_file(file)?.warning(now)?;
     Some(format!("warning: the certificate '{}' {warning}", file.display().to_string().escape_debug()))
 }
 
-/// Logs each SIGHUP, which ends no server: there is nothing that it reads again.
+/// Logs each SIGHUP. The signal does not end a server, and the server reloads nothing on it.
 fn ignore_hangups(log: &Log) -> io::Result<()> {
     let Some(mut hangups) = hangups()? else { return Ok(()) };
     let log = log.clone();
@@ -246,19 +246,19 @@ fn ignore_hangups(log: &Log) -> io::Result<()> {
     Ok(())
 }
 
-/// Tells the operator of events.
+/// Returns a sink that logs events for the operator.
 fn told_to(log: &Log, clock: &Arc<dyn Clock>) -> EventSink {
     let (log, clock) = (log.clone(), Arc::clone(clock));
     Arc::new(move |event: &Event| log.event(event, clock.now()))
 }
 
-/// Creates the services of the configuration that are not there, and returns those that could not be created.
+/// Creates the services of the configuration that are missing, and returns those that could not be created.
 async fn create_missing(server: &Server, config: &Config, log: &Log) -> BTreeSet<Name> {
-    // A task of its own: when the server is told to stop meanwhile, it is not left half-way.
+    // Each creation is its own task, so that a stop of the server does not leave it half done.
     let creating = |service: ServiceConfig| async {
         (service.clone(), tokio::spawn(create(server.clone(), service)).await.map_err(anyhow::Error::from).flatten())
     };
-    // One that takes long, or cannot be created, keeps no other from being served.
+    // A service that takes long, or cannot be created, does not delay the others.
     let mut created = stream::iter(config.services.clone()).map(creating).buffered(CREATED_AT_ONCE);
     let mut not_created = BTreeSet::new();
     while let Some((service, created)) = created.next().await {
@@ -275,7 +275,7 @@ async fn create_missing(server: &Server, config: &Config, log: &Log) -> BTreeSet
     not_created
 }
 
-/// Creates a service that was refused for the pressure on the host, once that is over.
+/// Creates a service that was refused under pressure, once the host admits services again.
 async fn create_admitted(server: Server, service: ServiceConfig, log: Log) {
     let name = service.name.clone();
     loop {
@@ -290,7 +290,7 @@ async fn create_admitted(server: Server, service: ServiceConfig, log: Log) {
     }
 }
 
-/// Creates a service if it is not there.
+/// Creates a service if it is missing.
 async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
     let ServiceConfig { name, workload, size, failover, thresholds } = service;
     if server.host().entry(&name)?.is_some() {
@@ -304,7 +304,7 @@ async fn create(server: Server, service: ServiceConfig) -> anyhow::Result<()> {
     Ok(server.host().create_durable_service(new).await?)
 }
 
-/// How many of the services are served, and what keeps the others from it.
+/// Formats how many of the services are served, and why the others are not.
 fn standing(host: &Host, mut not_created: BTreeSet<Name>) -> anyhow::Result<String> {
     let entries = host.entries()?;
     not_created.retain(|name| !entries.contains_key(name));
@@ -325,7 +325,7 @@ fn standing(host: &Host, mut not_created: BTreeSet<Name>) -> anyhow::Result<Stri
     Ok(format!("serving {} of {all} services{why}", running.len()))
 }
 
-/// How many of the services that ran are snapshotted. The others are told, a line each.
+/// Formats how many of the running services are snapshotted. Logs each of the others on its own line.
 fn snapshotted(ended: &Ended, log: &Log) -> String {
     let Ended { services, not_snapshotted } = ended;
     for (name, reason) in not_snapshotted {
@@ -337,19 +337,20 @@ fn snapshotted(ended: &Ended, log: &Log) -> String {
     }
 }
 
-/// Lets the process have as many files as it may: each connection is one, and shells give a thousand.
+/// Raises the limit of open files as far as needed. Each connection is a file, and shells allow a thousand.
 fn raise_file_limit(config: &Config, log: &Log) {
     let connections = u64::from(config.server.limits.connections_max);
-    // Segments, snapshots, pipes, and what the libraries have.
+    // `FILES_BESIDE` is for segments, snapshots, pipes, and the files of libraries.
     let wanted = connections + FILES_BESIDE;
     if let Err(error) = rlimit::increase_nofile_limit(wanted) {
         log.note(&format!("the limit of open files cannot be raised: {error}"));
     }
 }
 
-/// Why there is no configuration: who stands in a data directory expects it to be served.
+/// Returns the error of a missing or wrong configuration. A user in a data directory expects the directory to be
+/// served, so the error explains how.
 fn unreadable(errors: &ConfigErrors, config: &Path, data: Option<&Path>) -> anyhow::Error {
-    // The folder that one is in has an empty name.
+    // The current folder has an empty name.
     let folder = config.parent().unwrap_or(Path::new(""));
     let is_data = |path: &Path| path.join(CATALOG_FILE).is_file();
     let of_init = Path::new("..").join(CONFIG_FILE);
@@ -372,7 +373,7 @@ fn usage(errors: &ConfigErrors) -> anyhow::Error {
     UsageErrors(errors.0.iter().map(ToString::to_string).collect()).into()
 }
 
-/// Waits for a signal that is not the echo of the one at `first`.
+/// Waits for a signal that does not echo the one at `first`.
 async fn asked_again(stop: &mut Stop, first: Instant) {
     loop {
         stop.asked().await;

@@ -1,6 +1,6 @@
-//! What an operator reads of a server: events and notes, in the order in which they came.
+//! The log of a server for its operator: events and notes, in their order.
 //!
-//! A thread of its own prints them, so that nobody waits for a terminal that stands still.
+//! A separate thread prints them, so that no caller waits for a blocked terminal.
 
 use lifeboat_api::clock::{Clock, SystemClock, Timestamp, Utc};
 use lifeboat_api::event::Event;
@@ -14,28 +14,28 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::time::Duration;
 
-/// Events that wait to be printed: beyond that they are counted, and not printed. What the server says of itself is little,
+/// The most events that wait to be printed. Further events are counted and discarded. The server's own notes are few,
 /// and always printed.
 const EVENTS_MAX: usize = 4_096;
 
-/// How long the end of a server waits for its last lines.
+/// The longest wait at the end of a server for its last lines.
 const FLUSH_MAX: Duration = Duration::from_secs(2);
 
-/// By which systemd tells a process that its output goes to the journal: `DEVICE:INODE` of the stream.
+/// The variable by which systemd tells a process that its output goes to the journal: `DEVICE:INODE` of the stream.
 const JOURNAL_VARIABLE: &str = "JOURNAL_STREAM";
 
 enum Line {
-    /// To standard error, with its time unless somebody else writes it.
+    /// A note for standard error, with its time unless the journal adds one.
     Note(Timestamp, String),
-    /// The same of an event.
+    /// An event for standard error, with its time unless the journal adds one.
     Event(Timestamp, String),
-    /// An event to standard output.
+    /// An event for standard output.
     Json(String),
-    /// Tells that all before are printed.
+    /// A request to report that all lines before it are printed.
     Flush(Sender<()>),
 }
 
-/// The lines of a server. Clones lead to the same thread, which ends with the last of them.
+/// The log of a server. Clones share one thread, which ends with the last of them.
 #[derive(Debug, Clone)]
 pub(super) struct Log {
     lines: Sender<Line>,
@@ -43,16 +43,16 @@ pub(super) struct Log {
     events_are_json: bool,
 }
 
-/// Events on their way to the thread that prints.
+/// The events that wait to be printed.
 #[derive(Debug, Default)]
 struct Waiting {
     count: AtomicUsize,
-    /// Those that were too many.
+    /// The number of events discarded since the last report.
     not_printed: AtomicU64,
 }
 
 impl Log {
-    /// Events go to standard output if they are JSON, to standard error otherwise.
+    /// Starts the log. JSON events go to standard output, others to standard error.
     pub(super) fn start(events_are_json: bool) -> io::Result<Self> {
         let stderr = std::fs::metadata("/dev/stderr").map(|file| (file.dev(), file.ino())).ok();
         let journal = std::env::var(JOURNAL_VARIABLE).ok().and_then(|text| journal_stream(&text));
@@ -69,7 +69,6 @@ impl Log {
         self.add(Line::Note(SystemClock.now(), format!("lifeboat: {}", plain(text))));
     }
 
-    /// Adds an event.
     pub(super) fn event(&self, event: &Event, time: Timestamp) {
         if self.waiting.count.fetch_add(1, Ordering::Relaxed) >= EVENTS_MAX {
             self.waiting.count.fetch_sub(1, Ordering::Relaxed);
@@ -83,7 +82,7 @@ impl Log {
         });
     }
 
-    /// Waits until what was added is printed, or for [`FLUSH_MAX`].
+    /// Waits until all earlier lines are printed, for at most [`FLUSH_MAX`].
     pub(super) fn flush(&self) {
         let (flushed, is_flushed) = mpsc::channel();
         self.add(Line::Flush(flushed));
@@ -91,12 +90,12 @@ impl Log {
     }
 
     fn add(&self, line: Line) {
-        // The thread lives as long as this.
+        // The thread lives as long as `self`.
         let _ = self.lines.send(line);
     }
 }
 
-/// Prints until the last [`Log`] is gone. Who closed a stream does not want to know.
+/// Prints lines until the last [`Log`] is gone. Errors are ignored: they mean that a stream was closed.
 fn print(lines: &Receiver<Line>, has_times: bool, waiting: &Waiting) {
     let tell = |time: Timestamp, text: &str| {
         let mut stderr = io::stderr().lock();
@@ -122,7 +121,7 @@ fn print(lines: &Receiver<Line>, has_times: bool, waiting: &Waiting) {
     }
 }
 
-/// An event with its time, as it is printed.
+/// An event with its time, as printed.
 #[derive(Serialize)]
 struct Timed<'a> {
     time: String,
@@ -140,7 +139,7 @@ impl<'a> Timed<'a> {
     }
 }
 
-/// The device and the file number of the journal, as [`JOURNAL_VARIABLE`] tells them.
+/// Parses the device and inode of the journal from [`JOURNAL_VARIABLE`].
 fn journal_stream(text: &str) -> Option<(u64, u64)> {
     let (device, file) = text.split_once(':')?;
     Some((device.parse().ok()?, file.parse().ok()?))
