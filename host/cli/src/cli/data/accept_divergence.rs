@@ -1,4 +1,4 @@
-//! `lifeboat data accept-divergence`: lets a service go on after a divergence that an operator accepts.
+//! `lifeboat data accept-divergence`: lets a service continue after a divergence that an operator accepts.
 
 use super::super::{UsageError, arguments, exit};
 use super::directory::{Directory, runtime, scratch};

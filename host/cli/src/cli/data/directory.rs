@@ -1,4 +1,4 @@
-//! The data directory on the command line: `--data DIR`, and what goes wrong with it.
+//! The data directory on the command line: `--data DIR`, and its errors.
 
 use super::super::{DATA_VARIABLE, FindingError, UsageError, output, random, with_need};
 use anyhow::Context;
@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tokio::runtime::Runtime;
 
-/// What a data directory takes once a service is in it, in bytes, but for workloads and snapshots: a segment of the journal, and
+/// The least bytes of a data directory with a service, without workloads and snapshots: a segment of the journal, and
 /// the catalog with its reserve.
 pub(crate) const DATA_BYTES_MIN: u64 = SEGMENT_BYTES + 4 * 1024 * 1024;
 
@@ -39,7 +39,7 @@ pub(crate) struct Directory {
 }
 
 impl Directory {
-    /// Takes the directory, which must be there, to look at it.
+    /// Opens the existing directory for reading.
     pub(crate) fn open_read_only(&self) -> anyhow::Result<Locked> {
         let storage = opened(&self.path, false, DiskStorage::open_to_look(&self.path))?;
         let locked = taken(&self.path, Locked::open_read_only(Arc::clone(&storage) as _))?;
@@ -51,22 +51,22 @@ impl Directory {
         Ok(locked)
     }
 
-    /// Takes the directory, which must be there, to change it.
+    /// Opens the existing directory for writing.
     pub(crate) fn open(&self) -> anyhow::Result<Locked> {
         open(&self.path, false)
     }
 
-    /// Takes the directory, which is made one if it is missing or empty.
+    /// Opens the directory for writing. A missing or empty one becomes a data directory.
     pub(crate) fn open_or_create(&self) -> anyhow::Result<Locked> {
         open(&self.path, true)
     }
 
-    /// Why a service does not run that the catalog should have and does not, and what to do.
+    /// Explains why a service that is missing from the catalog does not run, and what to do.
     pub(crate) fn reason(&self, orphan: &Orphan) -> String {
         completed(&orphan.reason(), &self.path)
     }
 
-    /// What an operator may do about a replay that diverges.
+    /// Explains what an operator may do about a replay that diverges.
     pub(crate) fn way_on(&self, service: &Name, sequence: Sequence) -> String {
         let option = self.option();
         format!(
@@ -74,17 +74,17 @@ impl Directory {
         )
     }
 
-    /// The option as a shell is to be given it again.
+    /// Returns the option as the user must pass it to a shell.
     pub(crate) fn option(&self) -> String {
         option(&self.path)
     }
 
-    /// The service of this name, with all that the journal has of it.
+    /// Finds the service of this name, with all of its records in the journal.
     pub(crate) fn find(&self, locked: &Locked, service: &Name) -> anyhow::Result<FoundService> {
         Ok(self.find_with_journal(locked, service)?.0)
     }
 
-    /// The same, and what was found of the journal as a whole.
+    /// Finds the service as [`find`](Self::find) does, and returns also the recovery of the whole journal.
     pub(crate) fn find_with_journal(
         &self,
         locked: &Locked,
@@ -95,7 +95,7 @@ impl Directory {
         Ok((found.ok_or_else(|| self.no_service(service, &orphans))?, recovery))
     }
 
-    /// There is no service of this name, or the catalog should have it.
+    /// Returns the error for a service that does not exist, or that is missing from the catalog.
     pub(crate) fn no_service(&self, service: &Name, orphans: &[Orphan]) -> anyhow::Error {
         if let Some(orphan) = orphans.iter().find(|orphan| orphan.name == *service) {
             let reason = self.reason(orphan);
@@ -105,7 +105,7 @@ impl Directory {
         UsageError(format!("{error}; lifeboat data services {} lists those that there are", self.option())).into()
     }
 
-    /// Why a state cannot be brought back, as the error that says which exit code it means.
+    /// Converts the error of an unavailable state to the type that determines its exit code.
     pub(crate) fn no_state(&self, service: &Name, error: StateError) -> anyhow::Error {
         match error {
             StateError::Rehydrate(RehydrateError::Diverged { sequence, .. }) => {
@@ -123,24 +123,24 @@ impl Directory {
     }
 }
 
-/// The users of a data directory that was taken to change them.
+/// Loads the users of a data directory that is open for writing.
 pub(crate) fn accounts(locked: Locked) -> anyhow::Result<Accounts> {
     Accounts::load(Arc::new(locked), Arc::default(), argon2id(), TOKEN_LIFETIME, SystemClock.read())
         .context("cannot read the users of the data directory")
 }
 
-/// The option that names `directory`, as a shell is to be given it.
+/// Returns the option that names `directory`, as a shell must receive it.
 pub(crate) fn option(directory: &Path) -> String {
     format!("--data {}", quoted(directory))
 }
 
-/// What a service says of itself, with the directory in it, of which services know nothing.
+/// Inserts the directory into a service's reason. Services do not know their directory.
 pub(crate) fn completed(reason: &str, directory: &Path) -> String {
     let option = option(directory);
     reason.replace("--data DIR", &option).replace("lifeboat remove ", &format!("lifeboat data remove {option} "))
 }
 
-/// A path as a shell takes it.
+/// Quotes a path for a shell.
 fn quoted(path: &Path) -> String {
     let bytes = path.as_os_str().as_bytes();
     match str::from_utf8(bytes) {
@@ -148,7 +148,7 @@ fn quoted(path: &Path) -> String {
             text.into()
         }
         Ok(text) if !text.contains(is_deceptive) => format!("'{}'", text.replace('\'', r"'\''")),
-        // What a terminal should not be shown, as Bash and Zsh take it.
+        // Characters that a terminal should not show are escaped in the notation of Bash and Zsh.
         _ => {
             let shown = |&byte: &u8| match byte {
                 b'\'' | b'\\' => format!("\\{}", char::from(byte)),
@@ -160,8 +160,8 @@ fn quoted(path: &Path) -> String {
     }
 }
 
-/// Takes a directory to look at it, and checks that a server can go on with it, as far as that shows without changing it.
-/// None if another process has it.
+/// Opens a directory for reading, and checks that a server can use it, as far as possible without changes. Returns None
+/// if another process has it.
 ///
 /// # Errors
 /// The same as those of a server.
@@ -175,7 +175,7 @@ pub(crate) fn look_as_server(path: &Path) -> anyhow::Result<Option<Locked>> {
     Ok(Some(locked))
 }
 
-/// Checks that somebody can log in to a server with this directory, which has so many users.
+/// Checks that the directory, which has `users` users, has one who can log in.
 pub(crate) fn check_users(path: &Path, users: usize) -> Result<(), UsageError> {
     if users > 0 {
         return Ok(());
@@ -187,12 +187,12 @@ pub(crate) fn check_users(path: &Path, users: usize) -> Result<(), UsageError> {
     )))
 }
 
-/// All that the directory holds; of service `whole` every record that there still is.
+/// Reads the contents of the directory, with every retained record of service `whole`.
 pub(crate) fn read(locked: &Locked, whole: Option<&Name>) -> anyhow::Result<Contents> {
     locked.read(whole).map_err(graded).context("cannot read the data directory")
 }
 
-/// The error that says which exit code it means.
+/// Converts the error to the type that determines its exit code.
 pub(crate) fn graded(error: DataError) -> anyhow::Error {
     match error {
         DataError::CatalogMissing { .. }
@@ -209,13 +209,13 @@ pub(crate) fn graded(error: DataError) -> anyhow::Error {
         DataError::Journal(OpenError::OtherDirectory { .. } | OpenError::SegmentTooLong { .. }) => {
             FindingError(format!("{error}; put the file back from the newest copy of the directory")).into()
         }
-        // What the operator can put right by naming another directory.
+        // The operator can correct these by naming another directory.
         DataError::InUse | DataError::NotOurs { .. } | DataError::Empty => UsageError(error.to_string()).into(),
         error => error.into(),
     }
 }
 
-/// An engine for one service, with its program.
+/// Creates a scratch engine for one service, and compiles its program.
 pub(crate) fn scratch(
     runtime: &Runtime,
     storage: &dyn Storage,
@@ -234,26 +234,27 @@ pub(crate) fn scratch(
     run.with_context(|| format!("cannot run service '{}'", found.name))
 }
 
-/// Returns how many linear memories these workloads of a directory, and a new one, have at most: a pool reserves address space
-/// for each.
+/// Returns the most linear memories of any of a directory's workloads and a new one. A pool reserves address space for
+/// each.
 pub(crate) fn memories_max<'a>(
     storage: &dyn Storage,
     stored: impl Iterator<Item = &'a WorkloadHash>,
     new: Option<&Workload>,
 ) -> u64 {
     let stored: BTreeSet<&WorkloadHash> = stored.collect();
-    // A workload that cannot be read or loaded is not run either; whoever wants to says why.
+    // A workload that cannot be read or loaded does not run either. The code that needs it reports why.
     let stored = stored.iter().filter_map(|hash| stored_workload(storage, hash).ok());
     let memories = stored.map(|workload| workload.footprint.memories).max();
     memories.max(new.map(|workload| workload.footprint.memories)).unwrap_or(1)
 }
 
-/// A runtime for guests that nothing else waits for.
+/// Creates a runtime for guests, on which nothing else runs.
 pub(crate) fn runtime() -> anyhow::Result<Runtime> {
     Ok(tokio::runtime::Builder::new_current_thread().enable_time().build()?)
 }
 
-/// Says that a service may have lost something after `sequence`, if it is quarantined; then the exit code is not 0.
+/// Notes that a quarantined service may have lost something after `sequence`. Returns whether it is quarantined; then
+/// the exit code is not 0.
 pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool {
     let Err(reason) = &found.standing else { return false };
     let name = &found.name;
@@ -264,7 +265,7 @@ pub(crate) fn tell_if_cut_off(found: &FoundService, sequence: Sequence) -> bool 
     true
 }
 
-/// Takes a data directory; an empty one is made one if it `may_be_new`.
+/// Opens a data directory for writing. If `may_be_new`, an empty one becomes a data directory.
 pub(crate) fn open(path: &Path, may_be_new: bool) -> anyhow::Result<Locked> {
     let storage = storage(path, may_be_new)?;
     let mut new = None;
@@ -282,7 +283,7 @@ fn storage(path: &Path, may_be_new: bool) -> anyhow::Result<Arc<DiskStorage>> {
     opened(path, may_be_new, storage)
 }
 
-/// The storage, or why the path is of no use.
+/// Returns the storage, or an error that explains why the path cannot be used.
 fn opened(path: &Path, may_be_new: bool, storage: io::Result<DiskStorage>) -> anyhow::Result<Arc<DiskStorage>> {
     let storage = storage.map_err(|error| {
         let why = match error.kind() {

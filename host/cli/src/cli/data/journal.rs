@@ -1,4 +1,4 @@
-//! `lifeboat data journal`: the history of a service, as far back as it is kept.
+//! `lifeboat data journal`: prints the retained history of a service.
 
 use super::super::{arguments, exit, help, is_pipe_open, output};
 use super::directory::Directory;
@@ -20,10 +20,10 @@ use serde::Serialize;
 use std::io::{self, BufWriter, Write};
 use std::process::ExitCode;
 
-/// Characters of a body or a reply that a line shows: they fit a terminal below the number of the record.
+/// The number of characters of a body or a reply in a line. They fit a terminal below the number of the record.
 const PREVIEW_CHARS: usize = 60;
 
-/// The column at which a record goes on that is too long for the terminal: below its time.
+/// The column at which a record that is too long for the terminal continues: below its time.
 const HANGING: usize = 10;
 
 /// Arguments of `data journal`.
@@ -51,7 +51,7 @@ impl Journal {
         let mut records = &found.records[..];
         if let Some(after) = self.after {
             let is_after = |record: &Record| sequence(record).is_some_and(|sequence| sequence.0 > after);
-            // What happened between two transactions belongs to the first.
+            // Records between two transactions belong to the first of them.
             let first = records.iter().position(|(_, record)| is_after(record)).unwrap_or(records.len());
             records = &records[first..];
         }
@@ -76,12 +76,12 @@ impl Journal {
     }
 }
 
-/// What the history may lack, and why: one line each.
+/// Describes what the history may lack, and why, a line each.
 fn missing(found: &FoundService, recovery: &Recovery) -> String {
     let name = &found.name;
     let mut text: String =
         recovery.damages.iter().map(|damage| format!("lifeboat: journal damaged: {damage}\n")).collect();
-    // Without damage, earlier records went when snapshots took their place.
+    // Without damage, earlier records are missing only because snapshots replaced them.
     match found.records.first() {
         Some((first, _)) if first.0 > 1 && !text.is_empty() => {
             text += &format!(
@@ -101,7 +101,7 @@ fn missing(found: &FoundService, recovery: &Recovery) -> String {
     text
 }
 
-/// The transaction that a record is of.
+/// Returns the number of the transaction in a record.
 fn sequence(record: &Record) -> Option<Sequence> {
     match record {
         Record::Transaction(transaction) => Some(transaction.sequence),
@@ -109,17 +109,17 @@ fn sequence(record: &Record) -> Option<Sequence> {
     }
 }
 
-/// How a service came to be, which its first record tells.
+/// The origin of a service, which its first record shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 enum Origin {
-    /// With its workload.
+    /// The service was created with its workload.
     Created,
-    /// From a portable snapshot.
+    /// The service was restored from a portable snapshot.
     Restored,
 }
 
-/// What began with record `number`, if that is the first of the service.
+/// Returns the origin of the service, if record `number` is its first.
 fn origin(found: &FoundService, number: RecordNumber) -> Option<Origin> {
     let origin = if found.entry.first_snapshot.is_some() { Origin::Restored } else { Origin::Created };
     (number == RecordNumber(1)).then_some(origin)
@@ -150,7 +150,7 @@ fn line(found: &FoundService, number: RecordNumber, record: &Record) -> String {
 
 fn transaction_line(transaction: &TransactionRecord) -> String {
     let TransactionRecord { sequence, id, is_id_kept, user, body, answer, fuel_used, .. } = transaction;
-    // One that the host made up means nothing, and comes again after the next start.
+    // An id that the host made up has no meaning, and occurs again after the next start.
     let id = if *is_id_kept { format!("'{}'", Printable(id)) } else { "(no id)".into() };
     let outcome = answer.outcome();
     let reply = match answer {
@@ -172,7 +172,7 @@ fn queries_line(record: &QueriesRecord) -> String {
     format!("{} {noun} ({} fuel)", grouped(record.queries.len() as u64), grouped(fuel))
 }
 
-/// The beginning of a text, printable: an escape counts as all of its characters.
+/// Returns the beginning of a text in printable form. An escape counts with all of its characters.
 fn preview(bytes: &[u8]) -> String {
     let text = String::from_utf8_lossy(bytes);
     let (mut shown, mut chars) = (String::new(), 0);
@@ -187,7 +187,7 @@ fn preview(bytes: &[u8]) -> String {
     shown
 }
 
-/// A record, as JSON.
+/// A record as a line of JSON.
 #[derive(Serialize)]
 struct Line<'a> {
     record: RecordNumber,
@@ -201,7 +201,7 @@ struct Line<'a> {
 #[serde(untagged)]
 enum What<'a> {
     Named(Named<'a>),
-    /// It has its name itself.
+    /// An event, which contains its own name.
     Event(Event),
 }
 
@@ -220,9 +220,9 @@ enum Named<'a> {
     },
     Transaction {
         sequence: Sequence,
-        /// The client's own.
+        /// The id that the client sent.
         id: Option<&'a str>,
-        /// The one that the host made up and the guest saw. It is not recognised, and not unique.
+        /// The id that the host made up for the guest. It is neither recognised again nor unique.
         #[serde(skip_serializing_if = "Option::is_none")]
         made_up_id: Option<&'a str>,
         user: &'a Name,
@@ -236,13 +236,13 @@ enum Named<'a> {
         query_fuel_used: u64,
     },
     Queries {
-        /// The last transaction before them.
+        /// The last transaction before the queries.
         sequence: Sequence,
         queries: Vec<Query<'a>>,
     },
 }
 
-/// A query that was answered. Its answer is not kept.
+/// An answered query. Its answer is not stored.
 #[derive(Serialize)]
 struct Query<'a> {
     id: &'a str,

@@ -1,4 +1,4 @@
-//! `lifeboat data query`: asks a service of a data directory, as it is or as it was.
+//! `lifeboat data query`: sends a query to a service of a data directory, in its current or an earlier state.
 
 use super::super::{UsageError, arguments, exit, is_pipe_open};
 use super::directory::{Directory, runtime, scratch, tell_if_cut_off};
@@ -70,7 +70,7 @@ impl Query {
         };
         let printed = lines::print(&mut io::stdout().lock(), None, &Ok(reply), self.json);
         is_pipe_open(printed).context("cannot write the reply")?;
-        // Who asked for a state that is there knows which one it is.
+        // A user who named the transaction knows which state answers.
         let is_cut_off = at.is_none() && tell_if_cut_off(&found, sequence);
         let is_ok = outcome == Outcome::Ok && !is_cut_off;
         Ok(ExitCode::from(if is_ok { exit::OK } else { exit::SOME_NOT_OK }))

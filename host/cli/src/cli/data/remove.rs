@@ -1,4 +1,4 @@
-//! `lifeboat data remove`: a service and its history, for good.
+//! `lifeboat data remove`: removes a service and its history for good.
 
 use super::super::{UsageError, exit, output};
 use super::directory::Directory;

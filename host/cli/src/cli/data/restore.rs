@@ -1,4 +1,4 @@
-//! `lifeboat data restore`: a service from a portable file.
+//! `lifeboat data restore`: creates a service from a portable file.
 
 use super::super::{FindingError, UsageError, exit, output, random, random_epoch, with_need};
 use super::directory::{Directory, graded, runtime};
@@ -55,7 +55,8 @@ impl Restore {
         }
         let new = NewIdentity { name: self.name.clone(), secret, epoch: random_epoch()?, timestamp: SystemClock.now() };
         let restored = portable.restore(&directory, new);
-        // Other services are to find it as it was left, whatever became of this one.
+        // The directory is closed cleanly even if the restore failed, so that the next start finds the other services
+        // unchanged.
         let closed = directory.close();
         restored
             .map_err(|error| with_need(graded(error), "its state with its workload", portable.bytes_min()))
@@ -73,7 +74,7 @@ impl Restore {
         Ok(ExitCode::from(exit::OK))
     }
 
-    /// Restores the state in a scratch VM.
+    /// Proves that a scratch VM can restore the state.
     fn prove(&self, portable: &Portable, secret: &[u8; 32]) -> anyhow::Result<()> {
         let name = self.file.display().to_string();
         let workload = load(&name, &portable.workload)?;
@@ -91,10 +92,10 @@ impl Restore {
     }
 }
 
-/// The error that says which exit code it means.
+/// Converts the error to the type that determines its exit code.
 fn sorted(error: PortableError) -> anyhow::Error {
     match error {
-        // The file that the command line names.
+        // The error concerns the file that the command line names.
         PortableError::Storage { .. } => {
             UsageError(format!("{:#}; name a file that lifeboat data snapshot wrote", anyhow::Error::from(error)))
                 .into()

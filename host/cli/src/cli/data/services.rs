@@ -1,4 +1,4 @@
-//! `lifeboat data services`: what a data directory holds.
+//! `lifeboat data services`: lists the services of a data directory.
 
 use super::super::{exit, is_pipe_open, output, table};
 use super::directory::{Directory, read};
@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use std::io::{self, Write};
 use std::process::ExitCode;
 
-/// Characters of a workload's hash that the table shows.
+/// The number of characters of a workload's hash in the table.
 const HASH_CHARS: usize = 12;
 
 const AFTER_HELP: &str = "\
@@ -51,7 +51,7 @@ impl Services {
     }
 }
 
-/// What the table says of one service.
+/// The facts about one service in the table.
 struct Row<'a> {
     found: &'a FoundService,
     newest: Option<&'a FoundSnapshot>,
@@ -91,7 +91,8 @@ impl<'a> Row<'a> {
         ]
     }
 
-    /// Whether nothing is known of a restore of its state: only what was restored once becomes a snapshot.
+    /// Returns whether a restore of the service's state is unproven. Only a state that was restored once becomes a
+    /// snapshot.
     fn is_never_restored(&self) -> bool {
         self.found.last_transaction().0 > 0 && self.newest.is_none_or(|newest| newest.file.is_none())
     }
@@ -112,7 +113,7 @@ impl<'a> Row<'a> {
             "never_restored": self.is_never_restored(),
             "damaged_snapshots": damaged.collect::<Vec<_>>(),
             "journal_bytes": found.journal_bytes,
-            // A server knows it, and a data directory does not.
+            // Only a server knows the length of the queue.
             "queue_length": null,
             "ids": ids,
             "oldest_id": oldest_id.map(|time| format!("{:.9}", Utc(time))),
@@ -133,7 +134,7 @@ fn as_json(contents: &Contents) -> Value {
     })
 }
 
-/// What is known of the journal as a whole.
+/// Returns the state of the whole journal as JSON.
 pub(crate) fn journal_json(recovery: &Recovery) -> Value {
     json!({
         "seal": match recovery.seal {
@@ -168,12 +169,12 @@ fn table(contents: &Contents, directory: &Directory) -> String {
     text
 }
 
-/// A service that the catalog should have and does not, in words.
+/// Describes a service that is missing from the catalog.
 pub(crate) fn orphan_line(orphan: &Orphan, directory: &Directory) -> String {
     format!("{}: quarantined: {}\n", orphan.name, directory.reason(orphan))
 }
 
-/// The journal as a whole, in words.
+/// Describes the state of the whole journal.
 pub(crate) fn journal_lines(recovery: &Recovery) -> String {
     let seal = match recovery.seal {
         SealState::Kept => "sealed by a clean stop",

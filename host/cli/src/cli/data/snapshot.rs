@@ -1,4 +1,4 @@
-//! `lifeboat data snapshot`: a service's state as a portable file.
+//! `lifeboat data snapshot`: writes a service's state to a portable file.
 
 use super::super::{FindingError, UsageError, exit, with_need};
 use super::directory::{Directory, graded, runtime, scratch, tell_if_cut_off};
@@ -34,7 +34,7 @@ impl Snapshot {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let locked = self.directory.open_read_only()?;
         let found = self.directory.find(&locked, &self.service)?;
-        // Before the work, and once more when it is done.
+        // The file is checked before the work, and again at the end.
         if self.out.symlink_metadata().is_ok() {
             let file = self.out.display().to_string().escape_debug().to_string();
             return Err(UsageError(PortableError::Exists { file }.to_string()).into());
@@ -62,7 +62,7 @@ impl Snapshot {
             snapshot,
         };
         portable.write(&self.out).map_err(|error| match error {
-            // The file that the command line names.
+            // The error concerns the file that the command line names.
             PortableError::Exists { .. } => UsageError(error.to_string()).into(),
             error if error.is_no_room() => with_need(error, "the file", portable.bytes_min()),
             PortableError::Storage { action: "create", .. } => {

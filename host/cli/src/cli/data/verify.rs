@@ -1,4 +1,4 @@
-//! `lifeboat data verify`: checks and replays what a data directory holds.
+//! `lifeboat data verify`: checks and replays the services of a data directory.
 
 use super::super::{FindingError, exit, is_pipe_open, output};
 use super::directory::{Directory, memories_max, read, runtime};
@@ -24,7 +24,7 @@ snapshot is executed again in a scratch VM: each answer must be the recorded one
 must be the stored one. Those that failed had changed nothing, and are counted but not executed again. Queries that ran
 between them are run again, since they may have changed the instance. Nothing is changed.";
 
-/// How often progress is drawn.
+/// The interval between two drawings of the progress.
 const DRAW_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Arguments of `data verify`.
@@ -45,7 +45,8 @@ impl Verify {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let (locked, contents) = match self.read() {
             Ok(read) => read,
-            // The directory is not what was written; any other error says that it cannot be read.
+            // A finding means that the directory differs from what was written. Any other error means that it cannot be
+            // read.
             Err(error) if error.is::<FindingError>() => {
                 let reason = plain(&format!("{error:#}"));
                 let text = if self.json {
@@ -102,7 +103,7 @@ impl Verify {
         Ok(ExitCode::from(if is_proven { exit::OK } else { exit::SOME_NOT_OK }))
     }
 
-    /// What an operator may do, if a transaction diverges.
+    /// Returns what an operator may do if a transaction diverges.
     fn way_on_line(&self, proof: &Proof) -> String {
         let diverged = proof.findings.iter().find_map(|finding| match finding {
             Finding::Diverged { sequence, .. } => Some(*sequence),
@@ -120,7 +121,7 @@ impl Verify {
     }
 }
 
-/// The progress of one service, on a terminal.
+/// Returns a bar that shows the progress of one service on a terminal.
 fn bar(found: &FoundService, is_json: bool) -> ProgressBar {
     if is_json || !io::stderr().is_terminal() {
         return ProgressBar::hidden();
@@ -171,7 +172,7 @@ fn lines(proof: &Proof) -> String {
     text
 }
 
-/// Which state of a quarantined service `query` and `snapshot` give.
+/// Names the state of a quarantined service that `query` and `snapshot` use.
 fn trusted_line(found: &FoundService, proof: &Proof) -> String {
     match (&found.standing, proof.trusted) {
         (Err(_), Some(sequence)) => {
