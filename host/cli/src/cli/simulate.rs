@@ -1,7 +1,7 @@
-//! `lifeboat simulate`: plays a scenario, shows how it goes, and reports.
+//! `lifeboat simulate`: plays a scenario, shows its progress, and prints a report.
 //!
-//! The report alone goes to standard output. What goes on goes to standard error: on a terminal a meter for every
-//! service with the event lines above them, elsewhere plain lines.
+//! Standard output receives only the report. The progress goes to standard error: on a terminal as a meter for every
+//! service with event lines above, elsewhere as plain lines.
 
 mod live;
 
@@ -85,19 +85,19 @@ impl Simulate {
     }
 }
 
-/// The error that says which exit code it means.
+/// Converts the error to the type that determines its exit code.
 fn sorted(error: SimulateError) -> anyhow::Error {
     match error {
         SimulateError::Load(error) => error.into(),
         SimulateError::Engine(error) => error.into(),
-        // The scenario gave its machines too little.
+        // The scenario's machines are too small.
         SimulateError::Launch(LaunchError::NoRoom(error)) => UsageError(error.to_string()).into(),
         SimulateError::Launch(error) => error.into(),
         error => error.into(),
     }
 }
 
-/// Writes the report. That its reader has gone is no error.
+/// Writes the report. A reader that has gone is not an error.
 fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
     let text = if as_json { lifeboat_api::lines::json_lines(report)? } else { output::fitting(report.to_string()) };
     let mut stdout = io::stdout().lock();
@@ -106,11 +106,11 @@ fn print(report: &Report, as_json: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// How the run is shown while it lasts.
+/// The view of a simulation while it runs.
 enum View {
-    /// Meters with the event lines above them.
+    /// Meters with event lines above them.
     Live(live::Live),
-    /// Event lines, and usage lines every tenth of the run.
+    /// Event lines, and usage lines after every tenth of the run.
     Lines(Lines),
 }
 
@@ -144,7 +144,7 @@ impl Observer for View {
     }
 
     fn event(&mut self, event: &Event) {
-        // Guests end what they say of a panic with empty lines.
+        // Guests end the report of a panic with empty lines.
         if matches!(event, Event::Log { line, .. } if line.is_empty()) {
             return;
         }
@@ -174,10 +174,10 @@ struct Lines {
     total: u64,
 }
 
-/// Usage is told after each of this many parts of the run.
+/// The number of parts of a run. Usage is printed after each part.
 const USAGE_PARTS: u64 = 10;
 
-// Whoever reads standard error may have gone; the run goes on.
+// Errors of writing are ignored: the run continues when the reader of standard error has gone.
 impl Observer for Lines {
     fn started(&mut self, _services: &[ServiceView], total: u64) {
         self.total = total;

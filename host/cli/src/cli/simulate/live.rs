@@ -1,4 +1,4 @@
-//! The live view of a simulation: one meter line for every service, the whole run below them.
+//! The live view of a simulation: one meter line for every service, and the progress of the whole run below them.
 
 use super::super::help;
 use clap::builder::styling::{AnsiColor, Style};
@@ -10,21 +10,21 @@ use lifeboat_simulate::{Observer, ServiceView};
 use std::time::{Duration, Instant};
 use terminal_size::{Width, terminal_size_of};
 
-/// How often the meters are drawn: more would only cost time.
+/// The interval between two drawings of the meters. A shorter one would only cost time.
 const DRAW_INTERVAL: Duration = Duration::from_millis(50);
 
-/// The cells of a meter: as many as the terminal has room for, within these bounds.
+/// The fewest cells of a meter. Between the two bounds, a meter is as long as the terminal allows.
 const METER_CELLS_MIN: usize = 4;
-/// The most.
+/// The most cells of a meter.
 const METER_CELLS_MAX: usize = 20;
 
-/// Columns of a terminal that does not say how many it has.
+/// The columns of a terminal that does not report its width.
 const COLUMNS: usize = 80;
 
-/// What stands before the second line of an event.
+/// The indent of an event's second and later lines.
 const INDENT: &str = "    ";
 
-/// A meter this many points below its threshold or nearer is marked.
+/// A meter is marked from this many points below its threshold on.
 const NEAR_POINTS: u16 = 10;
 
 const GREEN: Style = AnsiColor::Green.on_default();
@@ -35,17 +35,17 @@ const CYAN: Style = AnsiColor::Cyan.on_default();
 pub(super) struct Live {
     bars: MultiProgress,
     meters: Vec<ProgressBar>,
-    /// The whole run, below them.
+    /// The progress of the whole run, below the meters.
     whole: ProgressBar,
-    /// When the meters were drawn. None if that is due: a failover is shown at once.
+    /// The time of the last drawing. None makes the next one immediate: a failover is shown at once.
     drawn: Option<Instant>,
-    /// Services whose line does not show their last state.
+    /// The services whose line does not show their latest state.
     stale: Vec<bool>,
     has_colours: bool,
     widths: Widths,
 }
 
-/// Of the columns of all meters: the widest cells until now.
+/// The widest cells so far in the columns of the meters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 struct Widths {
     vm: usize,
@@ -55,13 +55,13 @@ struct Widths {
 
 impl Widths {
     fn add(&mut self, ServiceView { status, .. }: &ServiceView) {
-        // Three digits of VM numbers, and the slash.
+        // Four more for the slash and three digits of the VM's number.
         self.vm = self.vm.max(status.vm.service.len() + 4);
         self.machine = self.machine.max(status.machine.len());
         self.size = self.size.max(status.size.chars().count());
     }
 
-    /// How many cells the two meters of a line may have each.
+    /// Returns the length of each of the two meters of a line, in cells.
     fn cells(self, columns: usize) -> usize {
         // Spaces, names, percentages, marks, and the longest condition.
         let beside = self.vm + self.machine + self.size + 32 + "  unmovable".len();
@@ -89,7 +89,7 @@ impl Live {
         }
     }
 
-    /// Takes the meters off the screen; the event lines stay.
+    /// Removes the meters from the screen. The event lines stay.
     pub(super) fn close(&mut self) {
         let _ = self.bars.clear();
     }
@@ -129,7 +129,7 @@ impl Live {
         .to_owned()
     }
 
-    /// `━━━━━━━━╌╌  80.0%`, with a mark when it is near the threshold.
+    /// Formats a meter, `━━━━━━━━╌╌  80.0%`, with a mark near the threshold.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "0 to cells")]
     #[expect(clippy::cast_precision_loss, reason = "at most METER_CELLS_MAX")]
     fn meter(&self, usage: Usage, threshold: Percent, cells: usize) -> String {
@@ -187,7 +187,7 @@ impl Observer for Live {
             return;
         }
         self.draw(services);
-        // Repetitions come on top of what was expected.
+        // Repeated requests may exceed the expected total.
         self.whole.set_length(self.whole.length().unwrap_or(0).max(done));
         self.whole.set_position(done);
     }
@@ -199,7 +199,7 @@ impl Observer for Live {
     }
 }
 
-/// An event, broken so that it fits.
+/// Breaks an event into lines that fit.
 fn event_lines(text: &str, columns: usize) -> Vec<String> {
     let text = help::broken(text, columns.saturating_sub(INDENT.len()));
     let indented = |(index, line): (usize, &str)| if index == 0 { line.to_owned() } else { format!("{INDENT}{line}") };
