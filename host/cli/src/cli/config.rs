@@ -1,4 +1,4 @@
-//! `lifeboat config`: what a configuration file amounts to.
+//! `lifeboat config`: checks a configuration file and prints the values in force.
 
 use super::{Unusable, UsageError, UsageErrors, data, exit, is_pipe_open, output, print_line, report};
 use anyhow::Context;
@@ -60,9 +60,9 @@ impl Check {
         let now = SystemClock.now();
         let overrides = Overrides::from_environment(|name| std::env::var_os(name));
         let draft = overrides.and_then(|overrides| ServerConfiguration::draft(&self.file, &overrides));
-        // Whatever is wrong, the operator can put it right.
+        // The operator can correct any error in the file.
         let Draft { config, files, errors } = draft.map_err(|error| UsageError(error.to_string()))?;
-        // With a file that is wrong the default of its key would be checked.
+        // If the file has errors, this might check a default in place of the intended directory.
         let of_data = if errors.is_empty() { check_data(&config, &files) } else { Ok(None) };
         let mut wrong = errors;
         wrong.extend(files.check(&config, now, self.insecure));
@@ -74,7 +74,7 @@ impl Check {
             print_line(&error, Unusable::in_text(&error));
         }
         match of_data {
-            // Whatever it would end with otherwise, a server refuses its file first.
+            // A server refuses its file first, whatever exit code the data directory would give.
             Err(error) => {
                 let code = report(&error);
                 return Ok(if wrong.is_empty() { code } else { ExitCode::from(exit::USAGE) });
@@ -84,7 +84,7 @@ impl Check {
         if !wrong.is_empty() {
             return Ok(ExitCode::from(exit::USAGE));
         }
-        // It takes what a server takes of addresses.
+        // This reserves as much address space as a server does.
         drop(lifeboat_server::host(&config, Arc::new(SystemClock), Arc::new(|_| {}))?);
         let text = if self.json {
             lifeboat_api::lines::json_lines(&config).context("cannot print the configuration")?
@@ -101,7 +101,10 @@ impl Check {
     }
 }
 
-/// How the data directory is; or why no server could go on with it.
+/// Checks the data directory, and returns a note about it.
+///
+/// # Errors
+/// The reason for which no server could use the directory.
 fn check_data(config: &ServerConfiguration, files: &NamedFiles) -> anyhow::Result<Option<String>> {
     let path = &config.data;
     let named = format!("data directory '{}'", path.display().to_string().escape_debug());

@@ -1,4 +1,4 @@
-//! `lifeboat deploy`: a workload as a new service of the server.
+//! `lifeboat deploy`: creates a service of the server from a workload.
 
 use super::remote::with_server;
 use super::services::service_line;
@@ -48,7 +48,7 @@ impl Deploy {
     }
 }
 
-/// What the server says of a workload, which it knows by the name of the service, about the file.
+/// Rewords an error about the workload to name its file. The server knows the workload by the service's name.
 fn about_file(error: ClientError, service: &Name, file: &Path) -> ClientError {
     match error {
         ClientError::Problem { status, code, detail, retry_after, outcome } if code == "workload_refused" => {

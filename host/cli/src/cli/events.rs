@@ -1,4 +1,4 @@
-//! `lifeboat events` and `logs`: what happens to the services of the server.
+//! `lifeboat events` and `logs`: print what happens to the services of the server.
 
 use super::remote::{Waiting, with_server};
 use super::{exit, is_pipe_open, output};
@@ -60,7 +60,7 @@ impl Logs {
 }
 
 fn print_all(filter: EventFilter, waiting: Waiting, json: bool) -> anyhow::Result<ExitCode> {
-    // What a guest wrote stays as it is.
+    // The bytes of a guest are printed unchanged.
     let is_folded = !json && filter.kind.is_none();
     with_server(async |client| {
         let backoff = waiting.backoff(filter.follow);

@@ -1,9 +1,9 @@
-//! `lifeboat init`: a folder from which a server can be started.
+//! `lifeboat init`: creates a folder from which a server can be started.
 //!
-//! The password is asked for and checked before anything is written. The order of the other steps lets a crash between
-//! any two be followed by another `init`: the folder, the data directory, the first admin in it, and the configuration
-//! file last, by whose absence it is known that it was not finished. A step that was done is not done again, and nothing
-//! that is there is overwritten.
+//! The password is read and checked before anything is written. The other steps have a fixed order: the folder, the
+//! data directory, its first admin, and last the configuration file. A missing configuration file shows that an earlier
+//! `init` did not finish. So after a crash between any two steps, another `init` completes the rest. It repeats no
+//! completed step and overwrites no existing file.
 
 use super::data::{self, DATA_BYTES_MIN};
 use super::{UsageError, UsageErrors, exit, random_salt, with_need};
@@ -21,7 +21,7 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-/// How often two passwords may differ before it is given up.
+/// How often the two entries of a password may differ before `init` ends with an error.
 const PASSWORD_TRIES: u32 = 3;
 
 const AFTER_HELP: &str = "\
@@ -48,7 +48,7 @@ impl Init {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let config = self.directory.join(CONFIG_FILE);
         let has_config = fs::symlink_metadata(&config).is_ok();
-        // What a configuration names may be gone, or somewhere else now.
+        // The directory that a configuration names may be gone or moved.
         let data = if has_config {
             let read = Overrides::from_environment(|name| std::env::var_os(name))
                 .map_err(ConfigErrors::from)
@@ -74,7 +74,8 @@ impl Init {
             ))
             .into());
         }
-        // Whatever is wrong with it leaves nothing behind. What is there may have an admin, who needs none.
+        // A wrong password leaves nothing behind. An existing data directory may have an admin, and then needs no
+        // password.
         let is_new = fs::symlink_metadata(data.join(CATALOG_FILE)).is_err();
         let password = is_new.then(|| self.password()).transpose()?;
         fs::create_dir_all(&self.directory).map_err(|error| {
@@ -83,7 +84,7 @@ impl Init {
         let locked = data::open(&data, true)?;
         let accounts = data::accounts(locked)?;
         if let Some(admin) = accounts.list().into_iter().find(|account| account.is_admin) {
-            // Of an init that was interrupted, or of a server whose file is gone.
+            // The admin is left by an interrupted `init`, or by a server whose configuration file is gone.
             let _ = writeln!(
                 io::stderr(),
                 "the data directory has admin '{}' already, with the password that was set then; it stays as it is",
@@ -104,7 +105,7 @@ impl Init {
         Ok(ExitCode::from(exit::OK))
     }
 
-    /// The admin's password, if one may be chosen so.
+    /// Reads the admin's password and checks that it is allowed.
     fn password(&self) -> anyhow::Result<String> {
         let password = if self.admin_password_stdin { read_password()? } else { self.ask_password()? };
         check_password(&password).map_err(|error| UsageError(error.to_string()))?;
@@ -117,7 +118,7 @@ impl Init {
             Err(error @ (AccountError::Password(_) | AccountError::Exists { .. })) => {
                 Err(UsageError(error.to_string()).into())
             }
-            // There is nothing in a new directory that could be removed to make room.
+            // A new directory has nothing that could be removed to make room.
             Err(AccountError::Catalog(CatalogError::NoRoom { source, .. })) => {
                 let error = with_need(source, "a data directory", DATA_BYTES_MIN);
                 Err(error).context("cannot add the first admin")
@@ -126,7 +127,7 @@ impl Init {
         }
     }
 
-    /// Asks twice, without showing what is typed.
+    /// Asks twice for the password, without showing what is typed.
     fn ask_password(&self) -> anyhow::Result<String> {
         if !io::stdin().is_terminal() {
             return Err(UsageError(
@@ -148,7 +149,8 @@ impl Init {
     }
 }
 
-/// Whether somebody could log in with what is in a data directory. One that is in use, or cannot be read, is somebody's.
+/// Returns whether a user could log in with a data directory. One that is in use or cannot be read counts as having
+/// users.
 fn has_users(data: &Path) -> bool {
     if fs::symlink_metadata(data.join(CATALOG_FILE)).is_err() {
         return false;
@@ -157,10 +159,10 @@ fn has_users(data: &Path) -> bool {
     !users.is_ok_and(|users| users == 0)
 }
 
-/// The first line of standard input.
+/// Reads the first line of standard input.
 fn read_password() -> anyhow::Result<String> {
     let mut bytes = Vec::new();
-    // One character too many and the end of the line are enough to refuse it.
+    // One character too many and the end of the line suffice to refuse a long password.
     let limit = PASSWORD_BYTES_MAX as u64 + 4 + 2;
     io::stdin().lock().take(limit).read_to_end(&mut bytes).context("cannot read the password from standard input")?;
     let line = bytes.split(|byte| *byte == b'\n').next().unwrap_or_default();
@@ -169,13 +171,13 @@ fn read_password() -> anyhow::Result<String> {
         .map_err(|_| UsageError("the password on standard input is not UTF-8 text; choose another one".into()).into())
 }
 
-/// Who may read and write a new configuration, at the most.
+/// The most permissive mode of a new configuration.
 const CONFIG_MODE: u32 = 0o644;
 
-/// Writes the file aside first: after a crash there is a whole one or none.
+/// Writes the configuration to a temporary file first, so that a crash leaves a whole file or none.
 fn write_config(path: &Path) -> io::Result<()> {
     let aside = path.with_extension("toml.tmp");
-    // Whatever others may write by default: it decides who may reach what.
+    // The umask may allow others to write, but the file decides who may reach what, so its mode is limited.
     let mut options = OpenOptions::new();
     options.write(true).create(true).truncate(true).mode(CONFIG_MODE);
     let mut file = options.open(&aside)?;
@@ -186,7 +188,7 @@ fn write_config(path: &Path) -> io::Result<()> {
     File::open(folder)?.sync_all()
 }
 
-/// The command that starts the server.
+/// Returns the command that starts the server.
 fn serve(config: &Path) -> String {
     format!("lifeboat serve --config {}", quoted(&config.display().to_string()))
 }
@@ -195,7 +197,7 @@ fn shown(path: &Path) -> String {
     format!("'{}'", path.display().to_string().escape_debug())
 }
 
-/// As a shell takes it for one word.
+/// Quotes a text so that a shell reads it as one word.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_./+,:@%=".contains(c);
     if !text.is_empty() && text.chars().all(is_plain) {

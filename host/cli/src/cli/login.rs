@@ -52,7 +52,7 @@ impl Login {
         let before = before.filter(|profile| Server::is_same(&profile.url, &url));
         let is_ca_named = self.ca.is_some();
         let ca = match self.ca.or_else(remote::ca_variable) {
-            // It is to be found from any folder.
+            // The path must be valid from any folder.
             Some(file) => Some(std::path::absolute(&file).context("cannot tell the folder that this is")?),
             None => before.as_ref().and_then(|profile| profile.ca.clone()),
         };
@@ -63,7 +63,7 @@ impl Login {
             let text = format!("--ca is for a server with TLS, and {url} has none: write https://, or leave --ca out");
             return Err(UsageError(text).into());
         }
-        // A password is for a Lifeboat server that is there, and nobody else.
+        // The password is sent only to a Lifeboat server that answers.
         let asking = remote::client(&server, None)?;
         remote::block_on(async {
             match asking.who_am_i().await {
@@ -102,7 +102,8 @@ impl Login {
     }
 }
 
-/// A log-in that breaks off has done nothing that matters: at most there is a token that nobody has.
+/// Returns the error of an unreachable server. A login that breaks off has no effect: at most it leaves a token that
+/// nobody has.
 fn unreachable(error: ClientError) -> ClientError {
     match error {
         ClientError::Interrupted { url, reason, .. } => ClientError::Unreachable { url, reason },
@@ -136,7 +137,7 @@ impl Logout {
         let logged_out = remote::block_on(async { Ok(client.log_out().await) })?;
         match logged_out {
             Ok(()) => {}
-            // It was void already.
+            // The token was void already.
             Err(ClientError::Problem { status: 401, .. }) => {}
             Err(error) => return Err(error).context("the token still holds"),
         }

@@ -1,4 +1,4 @@
-//! `lifeboat failover`, `stop`, `start` and `drop`: what an operator does to a service of the server.
+//! `lifeboat failover`, `stop`, `start` and `drop`: the operations of an operator on a service of the server.
 
 use super::remote::with_server;
 use super::services::{is_well, service_line};
@@ -51,7 +51,7 @@ impl Drop {
     }
 }
 
-/// What is done.
+/// The operation on the service.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Operation {
     Failover,
@@ -68,7 +68,7 @@ impl Operate {
                 Operation::Start => client.start(&self.service).await?,
             };
             output::print(self.json, &service, || service_line(&service))?;
-            // One that cannot serve does not become one that an operator stopped.
+            // A service that cannot serve does not become one that an operator stopped.
             let is_stopped = service.state == ServiceState::Stopped;
             Ok(if matches!(operation, Operation::Stop) { is_stopped } else { is_well(&service) })
         })?;

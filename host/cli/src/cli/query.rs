@@ -1,4 +1,4 @@
-//! `lifeboat query`: asks a service of the server.
+//! `lifeboat query`: sends a query to a service of the server.
 
 use super::remote::{Waiting, print_answer, with_server_or_data};
 use super::{UsageError, tx};

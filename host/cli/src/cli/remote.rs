@@ -1,4 +1,4 @@
-//! The server on the command line: how it is reached and waited for, and what its errors mean.
+//! The server on the command line: how commands reach it, how long they wait for it, and the exit codes of its errors.
 
 mod login;
 mod passwords;
@@ -15,16 +15,16 @@ use lifeboat_api::text::Printable;
 use lifeboat_client::{Backoff, Client, ClientError, Notice, STARTING_BACKOFF, Server};
 use login::NotLoggedIn;
 
-/// The server of a log-in that names none.
+/// The server of a login that names none.
 pub(crate) const SERVER_DEFAULT: &str = "http://127.0.0.1:7098";
 
-/// How often a server is tried where nobody listens, by commands that somebody waits for: for about 3 s.
+/// The attempts, for commands that a user waits for, at a server where nobody listens: about 3 s.
 const PATIENCE: Backoff = Backoff { failures_max: 6, ..STARTING_BACKOFF };
 
-/// The same of requests, unless it is said: for about half a minute, since somebody may be watching.
+/// The default attempts of requests: about half a minute, since a user may be watching.
 const ATTEMPTS_DEFAULT: u32 = 12;
 
-/// The same of what may go on unattended: for about two minutes, so that a server that is started again is back.
+/// The default attempts of unattended commands: about two minutes, in which a restarted server comes back.
 const ATTEMPTS_UNATTENDED: u32 = STARTING_BACKOFF.failures_max;
 
 /// How long a server is waited for, of commands that let it be said.
@@ -44,15 +44,16 @@ impl Waiting {
     }
 }
 
-/// A client that says on standard error what it waits for, of a server where nobody listens for a short while.
+/// Returns a client that waits briefly for a server where nobody listens, and notes on standard error what it waits
+/// for.
 pub(crate) fn client(server: &Server, token: Option<&str>) -> anyhow::Result<Client> {
     Ok(Client::new(server, token)?.with_patience(PATIENCE).with_notice(tell))
 }
 
-/// Says that a server is waited for, and why, or that it is back.
+/// Notes that a command waits for the server, and why, or that the server is back.
 pub(crate) fn tell(notice: Notice<'_>) {
     note(&match notice {
-        // What it was about is sent again, or changes nothing.
+        // The interrupted request is sent again, or changes nothing.
         Notice::Waiting(ClientError::Interrupted { url, reason, .. }) => {
             format!("lifeboat: waiting for the server: the connection to {} broke: {reason}", Printable(url))
         }
@@ -65,7 +66,7 @@ pub(crate) fn tell(notice: Notice<'_>) {
     });
 }
 
-/// A runtime that talks to a server.
+/// Runs a future that communicates with a server.
 pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyhow::Result<T> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let result = runtime.block_on(work);
@@ -74,13 +75,13 @@ pub(crate) fn block_on<T>(work: impl Future<Output = anyhow::Result<T>>) -> anyh
     result
 }
 
-/// Does something with the server, as who is logged in.
+/// Runs `work` with a client of the logged-in user.
 pub(crate) fn with_server<T>(work: impl AsyncFnOnce(Client) -> anyhow::Result<T>) -> anyhow::Result<T> {
     let client = Login::find()?.client()?;
     block_on(work(client))
 }
 
-/// The exit code that an error of the client means.
+/// Returns the exit code for an error of the client.
 pub(crate) fn code_of(error: &ClientError) -> u8 {
     match error {
         ClientError::Unreachable { .. } | ClientError::Refused { .. } | ClientError::Interrupted { .. } => {
@@ -89,7 +90,8 @@ pub(crate) fn code_of(error: &ClientError) -> u8 {
         ClientError::Setup(_) | ClientError::Input(_) | ClientError::Ids(_) => exit::USAGE,
         ClientError::Problem { status: 401, code, .. } if code != "wrong_credentials" => exit::UNREACHABLE,
         ClientError::Problem { code, .. } if code == "workload_refused" => exit::WORKLOAD,
-        // Also of a transaction, which is denied then: the command line names what is not there.
+        // This holds also for a transaction, which is then denied: the command line names something that does not
+        // exist.
         ClientError::Problem { code, .. } if matches!(&**code, "not_found" | "id_too_long" | "not_an_id") => {
             exit::USAGE
         }
@@ -101,7 +103,7 @@ pub(crate) fn code_of(error: &ClientError) -> u8 {
     }
 }
 
-/// The exit code of an error that is about the server or the log-in, if it is.
+/// Returns the exit code of an error about the server or the login, or None for other errors.
 pub(crate) fn code_of_any(error: &anyhow::Error) -> Option<u8> {
     if error.is::<NotLoggedIn>() {
         return Some(exit::UNREACHABLE);
@@ -109,7 +111,7 @@ pub(crate) fn code_of_any(error: &anyhow::Error) -> Option<u8> {
     error.downcast_ref::<ClientError>().map(code_of)
 }
 
-/// The same for a command that `lifeboat data` has under this name too.
+/// Runs `work` as [`with_server`] does, for a command whose name `lifeboat data` also has.
 pub(crate) fn with_server_or_data<T>(
     name: &str,
     work: impl AsyncFnOnce(Client) -> anyhow::Result<T>,

@@ -1,4 +1,4 @@
-//! `lifeboat remove`: removes a service of the server and its history, for good.
+//! `lifeboat remove`: removes a service of the server and its history for good.
 
 use super::remote::with_server_or_data;
 use super::{UsageError, exit, output};

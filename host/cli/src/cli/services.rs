@@ -1,4 +1,4 @@
-//! `lifeboat services`: the services of the server, and how they are shown.
+//! `lifeboat services`: lists the services of the server.
 
 use super::remote::with_server_or_data;
 use super::table::terminal_table;
@@ -69,7 +69,7 @@ fn services_table(services: &[Service]) -> String {
     text
 }
 
-/// A service on one line.
+/// Returns one line about a service.
 pub(crate) fn service_line(service: &Service) -> String {
     let state = word(&service.state);
     let place = service.vm.as_ref().map_or_else(
@@ -87,12 +87,12 @@ pub(crate) fn service_line(service: &Service) -> String {
     text
 }
 
-/// Whether a service can serve, or an operator has stopped it.
+/// Returns whether a service can serve, or an operator has stopped it.
 pub(crate) fn is_well(service: &Service) -> bool {
     service.state != ServiceState::Quarantined && service.vm.as_ref().is_none_or(|vm| vm.stopped.is_none())
 }
 
-/// What is the matter with a service, a line each.
+/// Returns the conditions of a service, a line each.
 fn conditions(service: &Service) -> String {
     let vm = service.vm.as_ref();
     let journal = vm.and_then(|vm| {
@@ -115,7 +115,7 @@ fn conditions(service: &Service) -> String {
     text
 }
 
-/// A value that is one word in JSON.
+/// Returns a value that is one word in JSON.
 pub(crate) fn word(value: &impl Serialize) -> String {
     match serde_json::to_value(value) {
         Ok(Value::String(word)) => word,

@@ -1,4 +1,4 @@
-//! `lifeboat tx`: one transaction of the server, or what became of one.
+//! `lifeboat tx`: sends one transaction to the server, or looks up its outcome.
 
 use super::remote::{Waiting, print_answer, with_server};
 use super::stop::Stop;
@@ -14,7 +14,7 @@ use std::fs::File;
 use std::io::{self, IsTerminal, Read};
 use std::process::ExitCode;
 
-/// The longest body that is read, in bytes: far more than a server takes unless it is configured so.
+/// The longest body that is read, in bytes: far more than a server accepts by default.
 const BODY_READ_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 const AFTER_HELP: &str = "\
@@ -108,7 +108,7 @@ impl Tx {
     }
 }
 
-/// An id that nobody else draws.
+/// Returns a new unique id.
 pub(crate) fn fresh_id() -> anyhow::Result<String> {
     let bytes = random()?;
     let mut drawn = [0; 10];
@@ -116,7 +116,7 @@ pub(crate) fn fresh_id() -> anyhow::Result<String> {
     Ok(uuid_v7(SystemClock.now(), drawn))
 }
 
-/// The bytes that `BODY` stands for.
+/// Returns the bytes that the argument `BODY` denotes.
 pub(crate) fn read_body(body: &str) -> anyhow::Result<Vec<u8>> {
     let (what, read) = match (body, body.strip_prefix('@')) {
         ("-", _) => ("standard input".to_owned(), read_bounded(io::stdin().lock())),
@@ -137,7 +137,7 @@ fn read_bounded(input: impl Read) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// An id as a shell takes it for one word.
+/// Quotes an id so that a shell reads it as one word.
 fn quoted(id: &str) -> String {
     if id.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_./:".contains(&byte)) {
         id.to_owned()

@@ -1,4 +1,4 @@
-//! `lifeboat usage`: how full the VMs of the server are, and what their services did.
+//! `lifeboat usage`: prints how full the VMs of the server are, and what their services did.
 
 use super::remote::{Waiting, with_server};
 use super::{exit, output, table};
@@ -13,10 +13,10 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
-/// How often a watched table is drawn.
+/// The interval at which a watched table is drawn.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// Characters of a bar.
+/// The length of a bar, in characters.
 const BAR_CHARS: usize = 10;
 
 const AFTER_HELP: &str = "\
@@ -53,7 +53,7 @@ impl Usage {
                 let usage = client.ask_until_answered(async || self.ask(&client).await, &backoff).await?;
                 let mut text = if self.json { lines::json_line(&usage)? } else { shown(&usage, is_terminal) };
                 if self.watch && is_terminal {
-                    // Drawn over what is there, so that it does not flicker.
+                    // The table is drawn over the previous one, so that it does not flicker.
                     text = format!("\x1b[H{}\x1b[J", text.replace('\n', "\x1b[K\n"));
                 }
                 let mut out = io::stdout().lock();
@@ -118,12 +118,12 @@ fn row(usage: &ServiceUsage, has_bars: bool) -> Vec<String> {
     ]
 }
 
-/// A percentage, with a bar before it if it `has_bar`.
+/// Formats a percentage, with a bar before it if it `has_bar`.
 fn gauge(percent: f64, has_bar: bool) -> String {
     if !has_bar {
         return format!("{percent:.1}%");
     }
-    // Whatever the server says, it is between none and all.
+    // A bar is between empty and full, whatever the server reports.
     let full = (percent.clamp(0.0, 100.0) / 100.0 * BAR_CHARS as f64).round() as usize;
     format!("{}{} {percent:>5.1}%", "#".repeat(full), ".".repeat(BAR_CHARS - full))
 }

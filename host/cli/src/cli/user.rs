@@ -1,4 +1,4 @@
-//! `lifeboat user`: who may do what on the server.
+//! `lifeboat user`: manages who may do what on the server.
 
 use super::remote::{Passwords, with_server};
 use super::{UsageError, data, exit, output, random_salt, table};
@@ -127,8 +127,8 @@ impl User {
                     client.grant(&user, &service, grant.word()).await?;
                 }
                 let words = words(&grants);
-                // A grant may be there before its service: whether it is a slip, only who gave it can tell.
-                // They are given, whatever becomes of this question.
+                // A grant may precede its service. Only the admin can judge whether that is a mistake. The grants stay,
+                // whatever this request returns.
                 let is_there = match client.service(&service).await {
                     Ok(_) => Some(true),
                     Err(ClientError::Problem { code, .. }) if code == "not_found" => Some(false),
@@ -161,7 +161,7 @@ impl User {
     }
 }
 
-/// Gives a user of a data directory another password.
+/// Gives a user of a data directory a new password.
 fn set_password(directory: &Path, user: &Name, passwords: Passwords) -> anyhow::Result<()> {
     let accounts = data::accounts(data::open(directory, false)?)?;
     if accounts.account(user).is_none() {
@@ -191,7 +191,7 @@ fn list(users: &[Account]) -> String {
     table::terminal_table(&rows)
 }
 
-/// `bank: observe, transact; ledger: operate`.
+/// Formats grants: `bank: observe, transact; ledger: operate`.
 fn grants(grants: &Grants) -> String {
     let of = |(service, words): (&String, &std::collections::BTreeSet<String>)| {
         let words: Vec<&str> = words.iter().map(String::as_str).collect();

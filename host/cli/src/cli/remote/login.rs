@@ -1,4 +1,4 @@
-//! Which server commands talk to, and as whom: the profile and the variables that stand for it.
+//! The server and the user of a command, from the profile and the variables that override it.
 
 use super::super::UsageError;
 use super::client;
@@ -7,17 +7,17 @@ use lifeboat_client::{Client, Profile, ProfileError, Server};
 use std::path::PathBuf;
 use thiserror::Error;
 
-/// Nobody is logged in.
+/// The error that nobody is logged in.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct NotLoggedIn(pub(super) String);
 
-/// Where the profile is.
+/// Returns the path of the profile.
 fn profile_place() -> anyhow::Result<PathBuf> {
     Profile::place(|name| std::env::var_os(name)).map_err(|error| UsageError(error.to_string()).into())
 }
 
-/// The profile, and where it is.
+/// Reads the profile, and returns it with its path.
 pub(crate) fn profile() -> anyhow::Result<(PathBuf, Option<Profile>)> {
     let place = profile_place()?;
     let profile = Profile::read(&place).map_err(|error| match error {
@@ -27,32 +27,33 @@ pub(crate) fn profile() -> anyhow::Result<(PathBuf, Option<Profile>)> {
     Ok((place, profile))
 }
 
-/// A variable of the environment; an empty one is one that is not set.
+/// Reads an environment variable. An empty one counts as unset.
 pub(crate) fn variable(name: &str) -> anyhow::Result<Option<String>> {
     let Some(value) = std::env::var_os(name).filter(|value| !value.is_empty()) else { return Ok(None) };
     let value = value.into_string();
     value.map(Some).map_err(|_| UsageError(format!("the variable {name} is not UTF-8 text")).into())
 }
 
-/// The variable that stands for `--ca`.
+/// The environment variable that replaces `--ca`.
 pub(crate) const CA_VARIABLE: &str = "LIFEBOAT_CA";
 
-/// The file of certificates that the environment names.
+/// Returns the file of certificates that the environment names.
 pub(crate) fn ca_variable() -> Option<PathBuf> {
     std::env::var_os(CA_VARIABLE).filter(|file| !file.is_empty()).map(PathBuf::from)
 }
 
-/// Which server, and with which token, if there is one.
+/// The server of a command, and its token, if there is one.
 pub(crate) struct Login {
     pub(crate) server: Server,
     pub(crate) token: Option<String>,
 }
 
 impl Login {
-    /// As the environment says, and else the profile. A profile's token goes to the profile's server alone.
+    /// Reads the login from the environment, and otherwise from the profile. A profile's token is used only for the
+    /// profile's server.
     pub(crate) fn find() -> anyhow::Result<Self> {
         let (url, token) = (variable("LIFEBOAT_SERVER")?, variable("LIFEBOAT_TOKEN")?);
-        // Who says everything needs no profile.
+        // With both variables set, no profile is needed.
         let profile = if url.is_some() && token.is_some() { None } else { profile()?.1 };
         let Some(url) = url.or_else(|| profile.as_ref().map(|profile| profile.url.clone())) else {
             let text = "nobody is logged in, and no server is named: run lifeboat login --server URL, or set LIFEBOAT_SERVER \
@@ -67,7 +68,7 @@ impl Login {
 
     pub(crate) fn client(&self) -> anyhow::Result<Client> {
         let Some(token) = &self.token else {
-            // What is no URL is the first thing to mend.
+            // An invalid URL is reported before a missing login.
             client(&self.server, None)?;
             let url = Printable(&self.server.url);
             return Err(NotLoggedIn(format!("nobody is logged in at {url}: run lifeboat login --server {url}")).into());

@@ -1,16 +1,16 @@
-//! Passwords of users: asked for, or read from standard input.
+//! Passwords of users, from the terminal or from standard input.
 
 use super::super::UsageError;
 use lifeboat_api::access::{PASSWORD_BYTES_MAX, PASSWORD_CHARS_MAX};
 use std::io::{self, BufRead, Read};
 
-/// Passwords, from the terminal without showing them, or a line each from standard input.
+/// A source of passwords: the terminal, without showing them, or standard input, one on a line.
 pub(crate) struct Passwords {
     pub(crate) from_stdin: bool,
 }
 
 impl Passwords {
-    /// The next password.
+    /// Reads the next password.
     pub(crate) fn ask(&self, whose: &str) -> anyhow::Result<String> {
         if !self.from_stdin {
             let prompt = format!("{whose}: ");
@@ -24,7 +24,7 @@ impl Passwords {
         Ok(password_line(&mut io::stdin().lock(), whose)?)
     }
 
-    /// A password that is being chosen: typed twice.
+    /// Reads a new password. On a terminal, it must be typed twice.
     pub(crate) fn choose(&self, whose: &str) -> anyhow::Result<String> {
         let password = self.ask(whose)?;
         if !self.from_stdin && self.ask("The same again")? != password {
@@ -34,10 +34,10 @@ impl Passwords {
     }
 }
 
-/// The next line of an input, as a password.
+/// Reads the next line of an input as a password.
 fn password_line(input: &mut impl BufRead, whose: &str) -> Result<String, UsageError> {
     let mut line = Vec::new();
-    // With its end, and a byte by which one that is too long is recognised.
+    // The limit includes the end of the line, and one more byte that shows that the line is too long.
     let read = input.take(PASSWORD_BYTES_MAX as u64 + 3).read_until(b'\n', &mut line);
     read.map_err(|error| {
         UsageError(format!("'{whose}' cannot be read from standard input: {error}; write it there, on a line"))
@@ -55,7 +55,7 @@ fn password_line(input: &mut impl BufRead, whose: &str) -> Result<String, UsageE
         );
         if is_long { Err(UsageError(text)) } else { Ok(()) }
     };
-    // What was read of such a line may end within a character.
+    // The part read of such a line may end within a character.
     is_too_long(password.len() > PASSWORD_BYTES_MAX)?;
     let text = str::from_utf8(password).map_err(|_| {
         UsageError(format!("'{whose}': the line on standard input is not UTF-8 text; write the password in UTF-8"))

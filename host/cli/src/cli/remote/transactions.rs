@@ -27,8 +27,8 @@ struct PrintedAnswer<'a> {
     failover: Option<&'a str>,
 }
 
-/// Prints an answer: an `ok` on one line as it is, all else as a JSON object; with `json` that, too. Standard error is
-/// told of a failover. Returns the exit code.
+/// Prints an answer, and notes a failover on standard error. An `ok` on one line is printed unchanged. Any other
+/// answer, or every one with `json`, is a JSON object. Returns the exit code.
 pub(crate) fn print_answer(answer: &Answer, json: bool) -> anyhow::Result<u8> {
     let is_ok = answer.outcome == Outcome::Ok;
     let mut line = Vec::new();
