@@ -1,4 +1,4 @@
-//! The command line: what the subcommands share.
+//! The command line: the subcommands, and the errors and readers that they share.
 
 mod arguments;
 mod batch;
@@ -102,14 +102,14 @@ enum Command {
     User(user::User),
 }
 
-/// The variable that stands for `--data`.
+/// The environment variable that replaces `--data`.
 const DATA_VARIABLE: &str = "LIFEBOAT_DATA";
 
 impl Cli {
-    /// Reads the command line. An empty [`DATA_VARIABLE`] is one that is not set.
+    /// Reads the command line. An empty [`DATA_VARIABLE`] counts as unset.
     ///
     /// # Errors
-    /// The command line is wrong, or asks for help.
+    /// An error of clap, if the command line is wrong or asks for help.
     pub(crate) fn parse() -> Result<Self, clap::Error> {
         let mut command = help::fitted(Self::command(), "", help::columns());
         if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| directory.is_empty()) {
@@ -150,23 +150,23 @@ impl Cli {
     }
 }
 
-/// The command, for which no variable stands for `--data`.
+/// Returns the command without the environment variable for `--data`.
 fn without_variable(command: clap::Command) -> clap::Command {
     let unset = |arg: clap::Arg| if arg.get_long() == Some("data") { arg.env(None::<&str>) } else { arg };
     command.mut_args(unset).mut_subcommands(without_variable)
 }
 
-/// The user asked for something that cannot be done as asked.
+/// A request that cannot be carried out as the user made it.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct UsageError(pub(crate) String);
 
-/// What the user asked for cannot be had of what is stored: it is damaged, or not what it was.
+/// Stored data that cannot satisfy a request, because it is damaged or has changed.
 #[derive(Debug, Error)]
 #[error("{0}")]
 pub(crate) struct FindingError(pub(crate) String);
 
-/// The workload's file cannot be read.
+/// A workload's file that cannot be read.
 #[derive(Debug, Error)]
 #[error("{}: cannot be read: {error}; name a .wasm or .wat file", file.escape_debug())]
 struct UnreadableWorkload {
@@ -174,26 +174,26 @@ struct UnreadableWorkload {
     error: io::Error,
 }
 
-/// A file is wrong in more than one place.
+/// Several errors in one file.
 #[derive(Debug, Error)]
 #[error("{}", .0.join("\n"))]
 pub(crate) struct UsageErrors(pub(crate) Vec<String>);
 
-/// Why the operating system does not let this user have a file or room for it, and what to do about it.
+/// A reason for which the operating system refuses this user a file or room for it, with the remedy.
 pub(crate) struct Unusable {
     kind: io::ErrorKind,
-    /// As [`plain`] has them.
+    /// The words of the reason, as [`plain`] prints them.
     words: &'static str,
     remedy: &'static str,
-    /// What a command that needs it ends with.
+    /// The exit code of a command that needs the file.
     code: u8,
 }
 
-/// How the standard library words a full disk of which it has no number, and how all else words one.
+/// The standard library's words for a full disk whose error has no number. [`FULL`] is the wording everywhere else.
 const BARE_FULL: &str = "no storage space";
 const FULL: &str = "no space left on the device";
 
-/// What to do on a full disk.
+/// The remedy for a full disk.
 const MAKE_ROOM: &str = "make room on its disk (df shows how much it has), and run the command again";
 
 const UNUSABLE: [Unusable; 4] = [
@@ -220,17 +220,17 @@ const UNUSABLE: [Unusable; 4] = [
 ];
 
 impl Unusable {
-    /// What a plain text says, of errors that were made texts.
+    /// Finds the reason in a plain text, for errors that were converted to text.
     pub(crate) fn in_text(text: &str) -> Option<&'static Self> {
         UNUSABLE.iter().find(|unusable| text.contains(unusable.words))
     }
 
-    /// Whether a line is about it and says of itself what to do.
+    /// Returns whether a line about this reason already contains the remedy.
     fn is_told_with_remedy(&self, line: &str) -> bool {
         self.remedy == MAKE_ROOM && line.contains("make room")
     }
 
-    /// What an error says. What a server says of its own files is not about this user.
+    /// Finds the reason in an error. An error that a server reports about its own files does not concern this user.
     fn in_error(error: &anyhow::Error, text: &str) -> Option<&'static Self> {
         match error.downcast_ref::<ClientError>() {
             Some(ClientError::Setup(text)) => return Self::in_text(text),
@@ -251,17 +251,18 @@ fn kinds(error: &anyhow::Error) -> impl Iterator<Item = io::ErrorKind> {
     error.chain().filter_map(|cause| cause.downcast_ref::<io::Error>()).map(io::Error::kind)
 }
 
-/// Names what was to be written and how many bytes it takes at least, if an error is that there is no room.
+/// Adds to an error about a full disk what was to be written, and the least number of bytes that it takes.
 pub(crate) fn with_need(error: impl Into<anyhow::Error>, what: &str, bytes: u64) -> anyhow::Error {
     let error = error.into();
     let is_full = |kind| matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded);
     if kinds(&error).any(is_full) { error.context(format!("{what} takes at least {}", Bytes(bytes))) } else { error }
 }
 
-/// Prints what is wrong with the command line, on one line that a terminal shows folded, or the help that it asks for. Returns the exit code.
+/// Prints the help that the command line asks for, or its error on one line, which a terminal shows folded. Returns the
+/// exit code.
 pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || error.kind() == ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand {
-        // Only a failed write is lost here.
+        // The ignored error can only be a failed write.
         let _ = error.print();
     } else {
         let arguments = old_forms::renewed(std::env::args_os());
@@ -271,23 +272,24 @@ pub(crate) fn refuse(error: &clap::Error) -> ExitCode {
     ExitCode::from(if error.use_stderr() { exit::USAGE } else { exit::OK })
 }
 
-/// Prints the error, on one line unless it is several, which a terminal shows folded, and maps it to the exit code: the one place where errors become
-/// codes.
+/// Prints an error and maps it to the exit code. No other function maps errors to codes.
+///
+/// An error takes one line unless it consists of several. A terminal shows long lines folded.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     let mut text = plain(&format!("{error:#}")).replace(BARE_FULL, FULL);
-    // What a server waits for, a command that ends does not.
+    // A server goes on once the cause is gone. A command has ended, and must be run again.
     if !error.is::<ClientError>() {
         text = text.replace(", and it goes on by itself", ", and run the command again");
     }
     let unusable = Unusable::in_error(error, &text);
     for line in text.lines() {
-        // A file that is refused for another reason than that the system says so has a remedy of its own.
+        // Lines that do not report the system's reason have their own remedy.
         print_line(line, unusable.filter(|unusable| line.contains(unusable.words)));
     }
     ExitCode::from(unusable.map_or_else(|| code_of(error), |unusable| unusable.code))
 }
 
-/// Prints a line about what is wrong, with the remedy if the operating system did not let this user have a file.
+/// Prints a line about an error, with the remedy if the operating system refused this user a file.
 pub(crate) fn print_line(line: &str, unusable: Option<&Unusable>) {
     let unusable = unusable.filter(|unusable| !unusable.is_told_with_remedy(line));
     let remedy = unusable.map_or(String::new(), |unusable| format!("; {}", unusable.remedy));
@@ -322,14 +324,14 @@ fn is_of_workload(error: &EngineError) -> bool {
     is_of_compiler || matches!(error, EngineError::Load(error) if !error.may_pass())
 }
 
-/// Bytes that nobody can guess.
+/// Returns 32 unpredictable bytes.
 pub(crate) fn random() -> anyhow::Result<[u8; 32]> {
     let mut bytes = [0; 32];
     getrandom::fill(&mut bytes).map_err(|error| anyhow::anyhow!("no random numbers can be had: {error}"))?;
     Ok(bytes)
 }
 
-/// The salt of a password that is being chosen.
+/// Returns a random salt for a new password.
 pub(crate) fn random_salt() -> anyhow::Result<Salt> {
     let mut salt = Salt::default();
     let length = salt.len();
@@ -337,7 +339,7 @@ pub(crate) fn random_salt() -> anyhow::Result<Salt> {
     Ok(salt)
 }
 
-/// An epoch that nobody can guess.
+/// Returns an unpredictable epoch.
 pub(crate) fn random_epoch() -> anyhow::Result<lifeboat_api::id::Epoch> {
     let bytes = random()?;
     let mut epoch = [0; 16];
@@ -345,15 +347,14 @@ pub(crate) fn random_epoch() -> anyhow::Result<lifeboat_api::id::Epoch> {
     Ok(lifeboat_api::id::Epoch(epoch))
 }
 
-/// Reads and validates the workload in `file`, of which no more is read than the loader would take. Returns its bytes,
-/// too.
+/// Reads and validates the workload in `file`, and returns it with its bytes. Reads no more than the loader accepts.
 pub(crate) fn load_workload(file: &Path) -> anyhow::Result<(Workload, Vec<u8>)> {
     let bytes = read_workload(file)?;
     let workload = lifeboat_vm::engine::load(&file.display().to_string(), &bytes)?;
     Ok((workload, bytes))
 }
 
-/// Reads the workload in `file`, of which no more is read than the loader would take.
+/// Reads the workload in `file`. Reads no more than the loader accepts.
 pub(crate) fn read_workload(file: &Path) -> anyhow::Result<Vec<u8>> {
     lifeboat_vm::workload::read(file).map_err(|error| match error {
         ReadError::Io(error) => UnreadableWorkload { file: file.display().to_string(), error }.into(),
@@ -362,7 +363,7 @@ pub(crate) fn read_workload(file: &Path) -> anyhow::Result<Vec<u8>> {
     })
 }
 
-/// Writes to standard output; false if its reader has gone, which is no error.
+/// Returns whether standard output is still open after a write. A reader that has gone is not an error.
 pub(crate) fn is_pipe_open(written: io::Result<()>) -> io::Result<bool> {
     match written {
         Ok(()) => Ok(true),
@@ -378,7 +379,7 @@ mod tests {
 
     #[test]
     fn a_file_that_one_may_not_have_is_one_code_whoever_reports_it() {
-        // Neither may be used by this user, nor what is mounted to be read only, nor a disk that is full.
+        // This user can write neither without permission, nor to a read-only file system, nor to a full disk.
         for (number, code, remedy) in [
             (13, exit::USAGE, "run the command as the owner"),
             (30, exit::USAGE, "mount it so that it may be written"),

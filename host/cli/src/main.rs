@@ -1,4 +1,4 @@
-//! The `lifeboat` command: parse, run, exit code.
+//! The `lifeboat` command: parses the command line, runs the subcommand, and returns the exit code.
 
 mod cli;
 
@@ -6,7 +6,8 @@ use lifeboat_vm::engine::{run_as_child, work_in_children};
 use mimalloc::MiMalloc;
 use std::process::ExitCode;
 
-/// What a request is made of is allocated by one thread and freed by another, which glibc's allocator answers with locks.
+/// The allocator. One thread allocates the parts of a request and another frees them. glibc's allocator takes locks for
+/// that.
 #[global_allocator]
 static ALLOCATOR: MiMalloc = MiMalloc;
 
@@ -14,7 +15,7 @@ fn main() -> ExitCode {
     if let Some(code) = run_as_child(std::env::args_os().skip(1)) {
         return code;
     }
-    // Where that cannot be, workloads are loaded and compiled in threads; `serve` warns of it.
+    // Where that is impossible, threads load and compile workloads, and `serve` warns about it.
     let _ = work_in_children();
     let cli = match cli::Cli::parse() {
         Ok(cli) => cli,

@@ -1,4 +1,4 @@
-//! Values of arguments, and the line that says what is wrong with a command line.
+//! Parsers of argument values, and the line that explains what is wrong with a command line.
 
 use clap::Command;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
@@ -15,7 +15,7 @@ use std::ops::RangeInclusive;
 /// The longest part of a value that a message shows, in characters.
 const SHOWN_CHARS_MAX: usize = 64;
 
-/// A whole number within bounds, which may be written with `_` or `,` between its digits.
+/// Parses a whole number within bounds. It may have `_` or `,` between its digits.
 fn within(text: &str, range: RangeInclusive<u64>, of_what: &str) -> Result<u64, String> {
     let number = text.replace(['_', ','], "").parse().ok().filter(|number| range.contains(number));
     number.ok_or_else(|| {
@@ -24,29 +24,29 @@ fn within(text: &str, range: RangeInclusive<u64>, of_what: &str) -> Result<u64, 
     })
 }
 
-/// Any whole number: a seed, the sequence of a transaction, how many records.
+/// Parses any whole number: a seed, the sequence of a transaction, a count of records.
 pub(crate) fn whole(text: &str) -> Result<u64, String> {
     within(text, 0..=u64::MAX, "")
 }
 
-/// How often something is tried.
+/// Parses a number of attempts.
 pub(crate) fn attempts(text: &str) -> Result<u32, String> {
     let attempts = within(text, 1..=u32::MAX.into(), "")?;
     Ok(u32::try_from(attempts).unwrap_or(u32::MAX))
 }
 
-/// Transactions a second.
+/// Parses a rate in transactions a second.
 pub(crate) fn pace(text: &str) -> Result<NonZeroU32, String> {
     let pace = within(text, 1..=PACE_MAX.into(), " transactions a second")?;
     Ok(u32::try_from(pace).ok().and_then(NonZeroU32::new).unwrap_or(NonZeroU32::MIN))
 }
 
-/// Fuel in a full tank.
+/// Parses the fuel of a full tank.
 pub(crate) fn fuel(text: &str) -> Result<u64, String> {
     within(text, FUEL_MIN..=u64::MAX, "; one unit is about one WebAssembly instruction")
 }
 
-/// The linear memory of a VM.
+/// Parses the linear memory of a VM, in bytes.
 pub(crate) fn memory(text: &str) -> Result<u64, String> {
     let [least, most] = [SIZE_MEMORY_BYTES_MIN, MEMORY_BYTES_MAX].map(Bytes);
     let bytes = parse_bytes(text).ok().filter(|bytes| (SIZE_MEMORY_BYTES_MIN..=MEMORY_BYTES_MAX).contains(bytes));
@@ -58,7 +58,7 @@ pub(crate) fn memory(text: &str) -> Result<u64, String> {
     })
 }
 
-/// The utilisation at which a resource fails its SLA.
+/// Parses the utilisation at which a resource fails its SLA.
 pub(crate) fn percent(text: &str) -> Result<Percent, String> {
     parse_threshold(text).map_err(|_| {
         format!(
@@ -69,14 +69,14 @@ pub(crate) fn percent(text: &str) -> Result<Percent, String> {
     })
 }
 
-/// A value as a message shows it.
+/// Returns a value as a message shows it: quoted, escaped, and cut to [`SHOWN_CHARS_MAX`] characters.
 pub(crate) fn shown(text: &str) -> String {
     let short: String = text.chars().take(SHOWN_CHARS_MAX).collect();
     let more = if short.len() < text.len() { "..." } else { "" };
     format!("'{}{more}'", short.escape_debug())
 }
 
-/// The command that a command line names, with that which it belongs to: `lifeboat user grant`.
+/// Returns the command that a command line names, with its parents: `lifeboat user grant`.
 fn path_of(command: &Command, arguments: &[OsString]) -> String {
     let mut path = command.get_name().to_owned();
     let mut command = command;
@@ -91,15 +91,15 @@ fn path_of(command: &Command, arguments: &[OsString]) -> String {
     path
 }
 
-/// Whether somebody may have meant `similar` who wrote `wrong`: it goes on where that ends, or differs by a third of its
-/// letters at most.
+/// Returns whether the user may have meant `similar` by `wrong`: `wrong` is a prefix of it, or the two differ by at
+/// most a third of their letters.
 fn is_similar(wrong: &str, similar: &str) -> bool {
     let [wrong, similar] = [wrong, similar].map(|word| word.trim_start_matches('-').to_lowercase());
     let begins = wrong.len() >= 3 && similar.starts_with(&wrong);
     begins || distance(&wrong, &similar) <= wrong.chars().count().max(similar.chars().count()) / 3
 }
 
-/// How many letters have to be put in, left out, changed, or swapped with the next to make one word of another.
+/// Counts the letters to insert, remove, change, or swap with their neighbour to turn one word into the other.
 fn distance(one: &str, other: &str) -> usize {
     let [one, other]: [Vec<char>; 2] = [one, other].map(|word| word.chars().collect());
     let mut rows = vec![(0..=other.len()).collect::<Vec<usize>>()];
@@ -118,8 +118,9 @@ fn distance(one: &str, other: &str) -> usize {
     rows[one.len()][other.len()]
 }
 
-/// What is wrong with a command line, of which these are the arguments, on one line: the one place that words what the
-/// library says of it.
+/// Explains on one line what is wrong with a command line with these `arguments`.
+///
+/// All wording of clap's errors is here.
 pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString]) -> String {
     let text = |kind| match error.get(kind) {
         Some(ContextValue::String(text)) => Some(text.clone()),
@@ -194,7 +195,7 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
             let wrong: Vec<String> = wrong.map(|argument| shown(&argument.to_string_lossy())).collect();
             format!("the argument {} is not UTF-8 text; write it in UTF-8", wrong.join(", "))
         }
-        // Rare ones: the first paragraph of what the library says.
+        // Rare errors: the first paragraph of clap's text.
         _ => {
             let text = error.render().to_string();
             let lines: Vec<&str> = text.lines().map(str::trim).take_while(|line| !line.is_empty()).collect();
@@ -203,14 +204,15 @@ pub(crate) fn explained(error: &clap::Error, of: &Command, arguments: &[OsString
     }
 }
 
-/// A command of a group that somebody may have meant who wrote its name alone: `data verify` for `verifi`.
+/// Finds a command of a group that the user may have meant by its name alone: `data verify` for `verifi`.
 fn in_group(of: &Command, wrong: &str) -> Option<String> {
     let commands = of.get_subcommands().flat_map(|group| group.get_subcommands().map(move |command| (group, command)));
     let mut similar = commands.filter(|(_, command)| is_similar(wrong, command.get_name()));
     similar.next().map(|(group, command)| format!("{} {}", group.get_name(), command.get_name()))
 }
 
-/// Where an option is that a command lacks: at its namesake in or out of `lifeboat data`, or at the commands of its group.
+/// Finds an option that a command lacks: at the command of the same name in or out of `lifeboat data`, or at the
+/// commands of its group.
 fn elsewhere(of: &Command, command: &str, option: &str) -> Option<String> {
     let name = option.strip_prefix("--")?.split('=').next()?;
     let find = |path: &[&str]| path.iter().try_fold(of, |command, name| command.find_subcommand(name));
@@ -228,7 +230,7 @@ fn elsewhere(of: &Command, command: &str, option: &str) -> Option<String> {
     is_of_group.then(|| format!("write it after a command of the group: {command} COMMAND --{name}"))
 }
 
-/// `--fuel` of `--fuel <N>`, `SERVICE` of `<SERVICE>`.
+/// Returns `--fuel` for `--fuel <N>`, `SERVICE` for `<SERVICE>`.
 fn bare(argument: &str) -> String {
     let first = argument.split(' ').next().unwrap_or_default();
     first.trim_matches(['<', '>', '[', ']', '.']).to_owned()
@@ -266,7 +268,7 @@ mod tests {
         assert_eq!(shown(&"x".repeat(100)), format!("'{}...'", "x".repeat(SHOWN_CHARS_MAX)));
     }
 
-    /// What a command line is answered with.
+    /// Returns the explanation of a wrong command line.
     fn explained_of(arguments: &[&[u8]]) -> String {
         use std::os::unix::ffi::OsStringExt;
         let arguments: Vec<OsString> = arguments.iter().map(|argument| OsString::from_vec(argument.to_vec())).collect();

@@ -1,15 +1,15 @@
-//! What a command ends with. One table makes the end of every help text and `docs/exit-codes.md`.
+//! The exit codes of every command. The end of every help text and `docs/exit-codes.md` are made from one table.
 
-/// All is well.
+/// Everything succeeded.
 pub(crate) const OK: u8 = 0;
-/// Some transaction was refused, failed or denied, or not sent since it was interrupted; in a simulation, lost or
-/// duplicated; in a data directory, something is damaged, quarantined or diverges.
+/// Some transaction was refused, failed or denied, or not sent because of an interruption. In a simulation, a
+/// transaction was lost or duplicated. In a data directory, something is damaged or quarantined, or diverges.
 pub(crate) const SOME_NOT_OK: u8 = 1;
 /// The command line or a file that it names is wrong, or this user may not use the file.
 pub(crate) const USAGE: u8 = 2;
 /// The loader refused the workload.
 pub(crate) const WORKLOAD: u8 = 3;
-/// The host failed, or the server did.
+/// The host or the server failed.
 pub(crate) const HOST: u8 = 4;
 /// The server cannot be reached, or nobody is logged in.
 pub(crate) const UNREACHABLE: u8 = 5;
@@ -324,12 +324,12 @@ const OPERATION: Codes = &[
 ];
 const USER: Codes = &[(OK, "it is done"), DENIED, USER_WRONG, SERVER_FAILED, NOT_REACHED];
 
-/// The codes of a command, by its name and that of its subcommand: `config check`. The empty name is for all.
+/// Returns the codes of a command, by its name and that of its subcommand: `config check`. The empty name means all.
 fn of(command: &str) -> Codes {
     COMMANDS.iter().find(|(name, _)| *name == command).map_or(ALL, |(_, codes)| *codes)
 }
 
-/// The end of a command's help.
+/// Returns the last part of a command's help.
 pub(crate) fn help(command: &str) -> String {
     let lines = of(command).iter().map(|(code, meaning)| format!("\n  {code}  {meaning}"));
     "Exit codes:".to_owned() + &lines.collect::<String>()
@@ -342,7 +342,7 @@ mod tests {
     use clap::CommandFactory;
     use std::collections::BTreeMap;
 
-    /// `docs/exit-codes.md` from its first table on.
+    /// Returns `docs/exit-codes.md` from its first table on.
     fn document() -> String {
         let row = |name: &str, (code, meaning): &(u8, &str)| format!("| {name} | {code} | {meaning} |\n");
         let mut text = String::from("| command | code | meaning |\n|---|---|---|\n");
@@ -375,7 +375,7 @@ mod tests {
                     assert!(text.trim_end().ends_with(&end), "{path}: {text}");
                     assert_eq!(text.matches("Exit codes:").count(), 1, "{path}: {text}");
                     for line in text.lines() {
-                        // A name that is longer than its column is nobody's to break.
+                        // A name longer than its column cannot be broken.
                         let is_broken = line.chars().count() <= columns || !line.trim().contains(' ');
                         assert!(is_broken || columns < 80, "{path}, {columns} columns: {line}");
                     }

@@ -1,11 +1,11 @@
-//! Text that fits the terminal: the help of every command, which ends with its exit codes, and lines of output.
+//! Text that fits the terminal: the help of every command with its exit codes, and lines of output.
 
 use super::exit;
 use clap::Command;
 use std::io;
 use terminal_size::{Width, terminal_size, terminal_size_of};
 
-/// Columns of help where there is no terminal, and the most elsewhere: longer lines are hard to read.
+/// The columns of help without a terminal, and the most on a terminal: longer lines are hard to read.
 const COLUMNS_MAX: usize = 100;
 
 /// The fewest columns that text is wrapped at.
@@ -25,30 +25,30 @@ const GROUPS: [(&str, &[&str]); 4] = [
     ),
 ];
 
-/// Columns of the terminal, within bounds that suit text.
+/// Returns the terminal's columns, within bounds that suit text.
 pub(crate) fn columns() -> usize {
     let columns = terminal_size().map_or(COLUMNS_MAX, |(Width(columns), _)| usize::from(columns));
     columns.clamp(COLUMNS_MIN, COLUMNS_MAX)
 }
 
-/// Columns of the terminal that standard output is, if it is one.
+/// Returns the columns of the terminal at standard output, if there is one.
 pub(crate) fn output_columns() -> Option<usize> {
     terminal_size_of(io::stdout()).map(|(Width(columns), _)| usize::from(columns).max(COLUMNS_MIN))
 }
 
-/// Columns of the terminal that standard error is, if it is one.
+/// Returns the columns of the terminal at standard error, if there is one.
 pub(crate) fn error_columns() -> Option<usize> {
     terminal_size_of(io::stderr()).map(|(Width(columns), _)| usize::from(columns).max(COLUMNS_MIN))
 }
 
-/// Lines as a terminal of so many columns takes them: those that are too long are broken, and go on at column `hanging`.
-/// Where there is no terminal they stay whole.
+/// Breaks lines that are too long for a terminal of `columns`. They continue at column `hanging`. Without a terminal,
+/// lines stay whole.
 pub(crate) fn fitting(text: String, columns: Option<usize>, hanging: usize) -> String {
     let Some(columns) = columns else { return text };
     text.lines().map(|line| broken_at(line, columns, hanging) + "\n").collect()
 }
 
-/// The command with help that is `columns` wide. `path` is its name, with that of the command that it belongs to.
+/// Returns the command with help that is `columns` wide. `path` is its name, preceded by that of its parent.
 pub(crate) fn fitted(command: Command, path: &str, columns: usize) -> Command {
     let mut text = command.get_after_help().map(|help| wrapped(&help.to_string(), columns)).unwrap_or_default();
     if !text.is_empty() {
@@ -68,7 +68,7 @@ pub(crate) fn fitted(command: Command, path: &str, columns: usize) -> Command {
     command.mut_subcommands(fit)
 }
 
-/// The help of all commands together, which the library cannot list in groups.
+/// Returns the help template of all commands together. Clap cannot list them in groups.
 fn template(command: &Command, columns: usize) -> String {
     let mut text = String::from("{about-with-newline}\n{usage-heading} {usage}\n\n");
     let width = GROUPS.iter().flat_map(|(_, names)| names.iter()).map(|name| name.len()).max().unwrap_or(0);
@@ -86,8 +86,8 @@ fn template(command: &Command, columns: usize) -> String {
     text + "Options:\n{options}{after-help}"
 }
 
-/// Joins the lines of each paragraph and breaks them anew. An indented line stays one, and goes on below its last column:
-/// `  key  text`.
+/// Joins the lines of each paragraph and breaks them anew. An indented line is not joined, and continues below its last
+/// column: `  key  text`.
 pub(crate) fn wrapped(text: &str, columns: usize) -> String {
     let mut paragraphs: Vec<String> = Vec::new();
     let mut is_open = false;
@@ -100,25 +100,25 @@ pub(crate) fn wrapped(text: &str, columns: usize) -> String {
             }
             _ => paragraphs.push(line.to_owned()),
         }
-        // A line with a colon at its end introduces what is below it.
+        // A line that ends with a colon introduces the lines below it.
         is_open = is_text && !line.ends_with(':');
     }
     let broken: Vec<String> = paragraphs.iter().map(|paragraph| broken(paragraph, columns)).collect();
     broken.join("\n")
 }
 
-/// Breaks one line at spaces. If it is indented, it goes on below its last column.
+/// Breaks one line at spaces. An indented line continues below its last column.
 pub(crate) fn broken(line: &str, columns: usize) -> String {
     broken_at(line, columns, hanging(line).min(columns / 2))
 }
 
-/// Breaks one line at spaces, so that it goes on at column `hanging`.
+/// Breaks one line at spaces. It continues at column `hanging`.
 fn broken_at(line: &str, columns: usize, hanging: usize) -> String {
     let length = |text: &str| text.chars().count();
     let indent: String = line.chars().take_while(|c| *c == ' ').collect();
     let mut text = String::new();
     let mut column = 0;
-    // Spaces within the line are kept as they are where it is not broken.
+    // Spaces within the line are kept except where it is broken.
     for (index, word) in line[indent.len()..].split(' ').enumerate() {
         let (gap, width) = (if index == 0 { indent.as_str() } else { " " }, length(word));
         if index > 0 && column + 1 + width > columns && column > hanging {
@@ -140,7 +140,7 @@ fn broken_at(line: &str, columns: usize, hanging: usize) -> String {
     text
 }
 
-/// The column at which a line goes on: that of the last text behind two spaces or more, if it is indented.
+/// Returns the column at which a line continues: for an indented line, that of the last text after two spaces or more.
 fn hanging(line: &str) -> usize {
     let indent = line.len() - line.trim_start().len();
     if indent == 0 {

@@ -1,4 +1,4 @@
-//! `lifeboat inspect`: what the loader finds in a workload.
+//! `lifeboat inspect`: prints what the loader finds in a workload.
 
 use super::{arguments, exit, help, is_pipe_open, load_workload};
 use clap::Args;
@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-/// The column at which a value goes on that is too long for the terminal: below its beginning.
+/// The column at which a value that is too long for the terminal continues: below its beginning.
 const HANGING: usize = 14;
 
 /// Arguments of `inspect`.
@@ -44,11 +44,11 @@ impl Inspect {
             })
             .map(|size| size.name.clone())
             .collect();
-        // Compiling and linking finds what validation cannot: an import whose type is not ours.
+        // Compiling and linking find errors that validation cannot: an import whose type differs from the host's.
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build()?;
         let largest_bytes = Size::built_in().iter().map(|size| size.memory_bytes).max().unwrap_or_default();
         let memory_bytes = workload.initial_memory_bytes.max(self.memory.unwrap_or_default()).max(largest_bytes);
-        // Nothing is run, so nothing is reserved.
+        // Nothing runs, so nothing is reserved.
         let engine = Arc::new(Engine::new(PoolLimits { stores: 0, memories: 0, memory_bytes })?);
         runtime.block_on(engine.compile(workload.clone()))?;
 

@@ -1,9 +1,9 @@
-//! The forms that commands had before `lifeboat data`. They still work: each becomes the new form before the command line
-//! is read. Nothing else knows them, so help and messages name the new forms only.
+//! The forms that commands had before `lifeboat data`. They still work: each is rewritten to the new form before the
+//! command line is parsed. No other module knows the old forms, so help and messages name only the new ones.
 
 use std::ffi::OsString;
 
-/// Commands that always work on a data directory: `lifeboat verify --data DIR`, and their names today.
+/// Commands that always work on a data directory, `lifeboat verify --data DIR`, and their names today.
 const DIRECTORY_ONLY: [(&str, &str); 5] = [
     ("journal", "journal"),
     ("verify", "verify"),
@@ -12,13 +12,13 @@ const DIRECTORY_ONLY: [(&str, &str); 5] = [
     ("resume", "accept-divergence"),
 ];
 
-/// Commands of a server that worked on a data directory with `--data`.
+/// Commands of a server that also worked on a data directory with `--data`.
 const EITHER: [&str; 3] = ["services", "query", "remove"];
 
 /// Rewrites an old form to the new one. The first argument is the program.
 ///
-/// A command that a server has too is one on a directory only if `--data` is among its arguments: no variable of the
-/// environment changes where it goes.
+/// A command that a server also has works on a directory only if `--data` is among its arguments. No environment
+/// variable changes that.
 pub(crate) fn renewed(arguments: impl IntoIterator<Item = OsString>) -> Vec<OsString> {
     let mut arguments: Vec<OsString> = arguments.into_iter().collect();
     let is_name = |argument: &OsString| !argument.as_encoded_bytes().starts_with(b"-") && argument != "help";

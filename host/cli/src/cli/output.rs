@@ -7,10 +7,10 @@ use lifeboat_api::text::plain;
 use serde::Serialize;
 use std::io::{self, IsTerminal, Write};
 
-/// The column at which a sentence goes on that is too long for the terminal.
+/// The column at which a sentence that is too long for the terminal continues.
 const HANGING: usize = 2;
 
-/// Prints text, with lines that fit a terminal, or with `json` the value on one line.
+/// Prints text with lines that fit a terminal, or with `json` the value on one line.
 pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> String) -> anyhow::Result<()> {
     let mut text = if json { lines::json_line(value)? } else { fitting(text()) };
     if !text.ends_with('\n') {
@@ -22,17 +22,17 @@ pub(crate) fn print(json: bool, value: &impl Serialize, text: impl FnOnce() -> S
     Ok(())
 }
 
-/// Sentences as standard error takes them.
+/// Breaks sentences to fit the terminal at standard error.
 pub(crate) fn fitting_error(text: String) -> String {
     help::fitting(text, help::error_columns(), HANGING)
 }
 
-/// Sentences and tables as standard output takes them.
+/// Breaks sentences and tables to fit the terminal at standard output.
 pub(crate) fn fitting(text: String) -> String {
     help::fitting(text, help::output_columns(), HANGING)
 }
 
-/// Prints sentences on standard error: on one line, or folded if that is a terminal.
+/// Prints sentences on standard error: on one line, or folded on a terminal.
 pub(crate) fn note(text: &str) {
     let _ = io::stderr().lock().write_all(noted(text, help::error_columns()).as_bytes());
 }
@@ -41,12 +41,12 @@ fn noted(text: &str, columns: Option<usize>) -> String {
     help::fitting(plain(text) + "\n", columns, HANGING)
 }
 
-/// Prints a failover on standard error. It stays one line, also in what a terminal was copied to.
+/// Prints a failover on standard error. It stays one line, so that text copied from a terminal has it on one line too.
 pub(crate) fn note_failover(text: &str) {
     let _ = writeln!(io::stderr().lock(), "{}", plain(text));
 }
 
-/// Whether standard output is a terminal.
+/// Returns whether standard output is a terminal.
 pub(crate) fn is_terminal() -> bool {
     io::stdout().is_terminal()
 }

@@ -1,15 +1,15 @@
-//! The signals that ask a command to end: SIGINT, as Ctrl-C sends it, SIGTERM, and SIGHUP, as a terminal that is closed
-//! sends it.
+//! The signals that ask a command to end: SIGINT, which Ctrl-C sends, SIGTERM, and SIGHUP, which a closing terminal
+//! sends.
 
 use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-/// From when it is made on, these signals do not end the process: what waits for them does.
+/// A listener for these signals. From its creation on, they do not end the process.
 pub(crate) struct Stop {
     terminate: Signal,
     interrupt: Signal,
-    /// None if the process was started with `nohup`, or if it was heard: a shell sends another one when its terminal is
-    /// closed, and that is not somebody who asks twice.
+    /// None if the process was started with `nohup`, or after the first SIGHUP. A shell sends a second one when its
+    /// terminal closes, which is not a second request of the user.
     hangup: Option<Signal>,
 }
 
@@ -18,13 +18,13 @@ impl Stop {
         Ok(Self { hangup: hangups()?, ..Self::of_server()? })
     }
 
-    /// Without SIGHUP, which does not end a server.
+    /// Listens without SIGHUP, which does not end a server.
     pub(crate) fn of_server() -> io::Result<Self> {
         let (terminate, interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
         Ok(Self { terminate, interrupt, hangup: None })
     }
 
-    /// Waits for the next. Dropping the future loses none.
+    /// Waits for the next signal. Dropping the future loses none.
     pub(crate) async fn asked(&mut self) {
         let Self { terminate, interrupt, hangup } = self;
         let hung_up = async {
@@ -41,13 +41,13 @@ impl Stop {
     }
 }
 
-/// SIGHUP from now on; none if whoever started the process wants it ignored, as `nohup` does.
+/// Listens for SIGHUP. Returns None if the parent process wants it ignored, as `nohup` does.
 pub(crate) fn hangups() -> io::Result<Option<Signal>> {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     if is_hangup_ignored(&status) { Ok(None) } else { signal(SignalKind::hangup()).map(Some) }
 }
 
-/// Whether the process ignores SIGHUP, as Linux describes it: a mask in which signal 1 is the lowest bit.
+/// Returns whether the process ignores SIGHUP, from Linux's text about it: a mask whose lowest bit is signal 1.
 fn is_hangup_ignored(status: &str) -> bool {
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));
     mask.and_then(|mask| u64::from_str_radix(mask.trim(), 16).ok()).is_some_and(|mask| mask & 1 == 1)

@@ -1,11 +1,11 @@
-//! Tables as a terminal takes them.
+//! Tables that fit a terminal.
 
 use super::help;
 
-/// What stands before the columns below a row.
+/// The indent of the columns below a row.
 const BELOW: &str = "    ";
 
-/// Columns, as wide as their widest cell.
+/// Returns a table whose columns are as wide as their widest cells.
 pub(crate) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let width = |column: usize| {
@@ -21,12 +21,12 @@ pub(crate) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-/// The same on a terminal: columns that are too many for it stand below each row, with their names.
+/// Returns a table for a terminal. Columns that do not fit are below each row, with their names.
 pub(crate) fn terminal_table(rows: &[Vec<String>]) -> String {
     help::output_columns().map_or_else(|| table(rows), |columns| folded_table(rows, columns))
 }
 
-/// A table of at most so many columns of characters, if its cells allow it.
+/// Returns a table of at most `columns` characters, if its cells allow it.
 fn folded_table(rows: &[Vec<String>], columns: usize) -> String {
     let whole = table(rows);
     if whole.lines().all(|line| line.chars().count() <= columns) {
