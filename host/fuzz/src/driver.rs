@@ -1,4 +1,4 @@
-//! Runs a target: its corpus, then mutants of it.
+//! Runs a target: first its corpus, then mutants of it.
 
 use crate::measure::{Measured, alone, measure};
 use crate::mutate::{Mutator, Pool};
@@ -13,54 +13,54 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-/// Refused inputs of which mutants are made.
+/// The most refused inputs from which mutants are made.
 const REFUSED_MAX: usize = 256;
 
-/// Accepted inputs of which mutants are made.
+/// The most accepted inputs from which mutants are made.
 const ACCEPTED_MAX: usize = 256;
 
-/// Of how many accepted mutants one is mutated further: no outcome tells which of them is worth it.
+/// One accepted mutant of this many joins the pool. No outcome shows which of them is worth further mutation.
 const ACCEPTED_SHARE: u64 = 16;
 
-/// Mutants that are tried to make the input of a failure smaller.
+/// The number of mutants tried to shrink the input of a failure.
 const SHRINKS_MAX: usize = 2_000;
 
-/// How long they may take.
+/// The longest time for shrinking.
 const SHRINK_TIME_MAX: Duration = Duration::from_secs(20);
 
-/// What of a message tells one kind of refusal from another.
+/// The number of characters of a message that distinguish kinds of refusals.
 const KIND_CHARS_MAX: usize = 60;
 
-/// How long one input may take before the process is ended, since nothing else ends a decoder that hangs.
+/// The longest time for one input. Then the process is aborted, since nothing else ends a decoder that hangs.
 const HANG_MAX: Duration = Duration::from_secs(60);
 
-/// How long a run goes on, and from which seed.
+/// The length of a run, and its seed.
 #[derive(Debug, Clone, Copy)]
 pub struct Plan {
-    /// What the mutants are drawn from. The same seed and corpus give the same mutants.
+    /// The seed of the mutants. The same seed and corpus give the same mutants.
     pub seed: u64,
-    /// How many mutants there are, at most.
+    /// The most mutants of the run.
     pub rounds: u64,
-    /// How long it takes, at most.
+    /// The longest time of the run.
     pub time: Duration,
 }
 
-/// What came of a run that broke no promise.
+/// The results of a run that broke no promise.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
-    /// Inputs of the corpus.
+    /// The number of inputs in the corpus.
     pub corpus: usize,
-    /// Mutants.
+    /// The number of mutants.
     pub rounds: u64,
-    /// Those that were decoded.
+    /// The number of mutants that were decoded.
     pub accepted: u64,
-    /// Kinds of refusals, with numbers and quotations left out.
+    /// The kinds of refusals, without numbers and quotations.
     pub refusals: BTreeSet<String>,
-    /// The most that any input allocated, in bytes.
+    /// The most memory that any input allocated, in bytes.
     pub peak_bytes: usize,
-    /// The longest that any took.
+    /// The longest time that any input took.
     pub longest: Duration,
-    /// How long it took.
+    /// The time of the whole run.
     pub time: Duration,
 }
 
@@ -79,16 +79,16 @@ impl fmt::Display for Report {
     }
 }
 
-/// A decoder broke a promise.
+/// A promise that a decoder broke.
 #[derive(Debug, Clone)]
 pub struct Failure {
-    /// Which one.
+    /// A sentence that names the broken promise.
     pub reason: String,
-    /// The input, as small as it was made.
+    /// The input, shrunk as far as possible within bounds.
     pub input: Vec<u8>,
-    /// Where it was written, unless that failed.
+    /// The file of the input, or None if it was not written.
     pub file: Option<PathBuf>,
-    /// The target.
+    /// The name of the target.
     pub target: &'static str,
 }
 
@@ -111,7 +111,7 @@ impl fmt::Display for Failure {
 /// Runs one input.
 ///
 /// # Errors
-/// [`Failure`].
+/// The [`Failure`] if the decoder breaks a promise.
 pub fn replay(target: &Target, input: &[u8]) -> Result<Outcome, Box<Failure>> {
     let _alone = alone();
     check(target, input)
@@ -119,7 +119,7 @@ pub fn replay(target: &Target, input: &[u8]) -> Result<Outcome, Box<Failure>> {
         .map_err(|reason| Box::new(Failure { reason, input: input.to_vec(), file: None, target: target.name }))
 }
 
-/// Runs an input, and what it encodes to.
+/// Runs an input, and then the encoding of its value.
 fn check(target: &Target, input: &[u8]) -> Result<Measured, String> {
     let measured = measure(target, input)?;
     check_encoding(target, &measured)?;
@@ -129,10 +129,10 @@ fn check(target: &Target, input: &[u8]) -> Result<Measured, String> {
 /// Runs the corpus of `target`, then mutants until either bound of `plan` is reached.
 ///
 /// # Errors
-/// [`Failure`], the first.
+/// The first [`Failure`].
 ///
 /// # Panics
-/// The corpus cannot be read, or the folder of failures cannot be written.
+/// If the corpus cannot be read, or the folder of failures cannot be written.
 pub fn fuzz(target: &Target, plan: Plan) -> Result<Report, Box<Failure>> {
     let _alone = alone();
     let begin = Instant::now();
@@ -148,7 +148,7 @@ pub fn fuzz(target: &Target, plan: Plan) -> Result<Report, Box<Failure>> {
         match measured.outcome {
             Outcome::Refused(_) => pool.refused.push(input),
             Outcome::Accepted(bytes) => {
-                // What an older host encoded is mutated in today's form as well.
+                // An input in an older format is mutated in today's format as well.
                 if bytes != input && bytes.len() <= INPUT_BYTES_MAX {
                     pool.accepted.push(bytes);
                 }
@@ -190,7 +190,7 @@ impl Report {
     }
 }
 
-/// The seeds, and the files of the corpus in the order of their names.
+/// Returns the seeds, and the files of the corpus in the order of their names.
 fn corpus(target: &Target) -> Vec<Vec<u8>> {
     let mut inputs = (target.seeds)();
     let folder = corpus_folder(target);
@@ -204,7 +204,7 @@ fn corpus(target: &Target) -> Vec<Vec<u8>> {
     inputs
 }
 
-/// What is read of the encoding of what was read is the same, to the byte.
+/// Checks that the encoding of the decoded value decodes to the same value, to the byte.
 fn check_encoding(target: &Target, measured: &Measured) -> Result<(), String> {
     let Outcome::Accepted(bytes) = &measured.outcome else { return Ok(()) };
     match measure(target, bytes)?.outcome {
@@ -221,7 +221,7 @@ fn check_encoding(target: &Target, measured: &Measured) -> Result<(), String> {
     }
 }
 
-/// What came of it, without what differs from input to input of the same kind.
+/// Returns the kind of an outcome, without the parts that differ between inputs of one kind.
 fn kind(outcome: &Outcome) -> String {
     let Outcome::Refused(message) = outcome else { return "accepted".into() };
     let mut kind = String::new();
@@ -239,7 +239,7 @@ fn kind(outcome: &Outcome) -> String {
     kind
 }
 
-/// Makes the input of a failure smaller, and writes it to a file.
+/// Shrinks the input of a failure, and writes it to a file.
 fn failed(target: &Target, input: &[u8], reason: String, pool: &Pool) -> Box<Failure> {
     let begin = Instant::now();
     let (mut input, mut reason) = (input.to_vec(), reason);
@@ -275,11 +275,11 @@ fn failed(target: &Target, input: &[u8], reason: String, pool: &Pool) -> Box<Fai
     Box::new(Failure { reason, input, file, target: target.name })
 }
 
-/// The input that is being run, in a file: whatever ends the process, the input is there.
+/// The current input, in a file. Whatever ends the process, the file has the input.
 struct Current {
     file: File,
     path: PathBuf,
-    /// Milliseconds since the start of the run at which the input began, plus one; 0 between two inputs.
+    /// The start of the current input in milliseconds after the start of the run, plus one. 0 between two inputs.
     began: Arc<AtomicU64>,
     start: Instant,
 }
@@ -295,7 +295,7 @@ impl Current {
         Self { file, path, began, start }
     }
 
-    /// Runs an input that is on record.
+    /// Writes an input to the file, then runs it.
     fn run(&self, target: &Target, input: &[u8]) -> Result<Measured, String> {
         use std::os::unix::fs::FileExt;
         let written: io::Result<()> =
@@ -310,12 +310,12 @@ impl Current {
 
 impl Drop for Current {
     fn drop(&mut self) {
-        // It is of no use any more.
+        // The run is over, so the file is no longer needed.
         let _ = std::fs::remove_file(&self.path);
     }
 }
 
-/// Ends the process if an input takes forever.
+/// Starts a thread that aborts the process if an input takes longer than [`HANG_MAX`].
 fn watch(began: std::sync::Weak<AtomicU64>, start: Instant, target: &'static str, path: PathBuf) {
     let hang_max = HANG_MAX.as_millis() as u64;
     std::thread::spawn(move || {
@@ -345,7 +345,7 @@ mod tests {
     use super::*;
     use crate::{Memory, Shape};
 
-    /// The checksum of a file whose second byte is a count, which only a repaired mutant changes.
+    /// Repairs the checksum of a file whose second byte is a count. Without a repair, no mutant changes the count.
     fn repair(file: &mut Vec<u8>, repair: Repair) {
         if repair == Repair::Lengths && file.is_empty() {
             file.push(0);
@@ -355,7 +355,7 @@ mod tests {
         }
     }
 
-    /// What is behind the checksum.
+    /// Returns the bytes after the checksum, or a refusal if the checksum is wrong.
     fn content(file: &[u8]) -> Result<&[u8], Outcome> {
         let mut repaired = file.to_vec();
         repair(&mut repaired, Repair::Hashes);
@@ -438,7 +438,7 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_mutants() {
-        // Digits would be left out of the kind of a refusal.
+        // The kind of a refusal leaves out digits, so the messages have letters.
         let target = toy(|file| Outcome::Refused(file.iter().map(|byte| char::from(b'a' + byte % 26)).collect()));
         let kinds = |seed| fuzz(&target, Plan { rounds: 300, ..plan(seed) }).expect("it breaks no promise").refusals;
         assert_eq!(kinds(1), kinds(1));

@@ -1,14 +1,14 @@
-//! Feeds every decoder with mutated files, on a stable toolchain.
+//! Fuzzes every decoder with mutated files, on a stable toolchain.
 //!
-//! A [`Target`] is one decoder with its seeds. Whatever bytes it gets, it must
+//! A [`Target`] is one decoder with its seeds. For any input, the decoder must
 //!
 //! - return: no panic, no abort, within [`WORK_MAX`];
-//! - allocate no more than [`Target::memory`] says for so many bytes;
-//! - refuse in lines that a terminal can show, or accept a value whose encoding is read as the same value.
+//! - allocate no more than [`Target::memory`] allows for the input's length;
+//! - refuse with a message that a terminal can show, or accept a value whose encoding decodes to the same value.
 //!
-//! [`fuzz`] runs the corpus, then mutants of it. A mutant that gives an outcome which was not seen before joins the
-//! corpus of the run, and so does the new encoding of what an older format holds. Most mutants have their lengths and
-//! hashes put right ([`Target::repair`]): otherwise the checksum would be all that is tested.
+//! [`fuzz`] runs the corpus, then mutants of it. A mutant with a new outcome joins the corpus of the run. So does the
+//! new encoding of an input in an older format. The lengths and hashes of most mutants are repaired
+//! ([`Target::repair`]). Otherwise the run would test little more than checksums.
 //!
 //! ```text
 //!   seeds + corpus/TARGET/ -> mutate (mutatis) -> repair -> the decoder -> outcome, new ones back into the corpus
@@ -16,8 +16,8 @@
 //!                                                             +-> a promise is broken: shrink, write, report
 //! ```
 //!
-//! `cargo test` gives each target a few thousand mutants from a fixed seed. `README.md` beside this crate says how to
-//! run one for longer, how to repeat a failure, and how to add a target.
+//! `cargo test` runs a few thousand mutants of each target from a fixed seed. `README.md` beside this crate explains
+//! longer runs, how to reproduce a failure, and how to add a target.
 
 mod driver;
 mod measure;
@@ -35,58 +35,58 @@ use std::path::{Path, PathBuf};
 /// The longest mutant, in bytes.
 pub const INPUT_BYTES_MAX: usize = 64 * 1024;
 
-/// A decoder, and what it must keep to with any bytes.
+/// A decoder, and the limits that it must keep for any input.
 #[derive(Debug)]
 pub struct Target {
-    /// Its name, which is that of its folder in `corpus/`.
+    /// The target's name, which is also that of its folder in `corpus/`.
     pub name: &'static str,
-    /// What it decodes.
+    /// A description of the input that the target decodes.
     pub about: &'static str,
-    /// Makes valid inputs with the encoders of this host. There is one more in each file of `corpus/NAME/`.
+    /// Makes valid inputs with the encoders of this host. Each file of `corpus/NAME/` is one more input.
     pub seeds: fn() -> Vec<Vec<u8>>,
-    /// How the mutator takes an input apart.
+    /// The structure by which the mutator splits an input.
     pub shape: Shape,
-    /// Puts hashes right, and lengths if told to, as far as the input has them.
+    /// Repairs the hashes of an input, and with [`Repair::Lengths`] its lengths, as far as the input has them.
     pub repair: fn(&mut Vec<u8>, Repair),
-    /// Decodes an input. What it must not do, it does by a panic.
+    /// Decodes an input. Panics if the decoder breaks a promise.
     pub decode: fn(&[u8]) -> Outcome,
-    /// What it may allocate at once.
+    /// The bound of the memory that the decoder holds at once.
     pub memory: Memory,
-    /// Mutants in `cargo test`.
+    /// The number of mutants in `cargo test`.
     pub rounds: u64,
 }
 
-/// What an input consists of, beside bytes.
+/// The structure of an input.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// Nothing: fields at places.
+    /// Bytes: fields at fixed places.
     Bytes,
-    /// Text, which the mutator takes apart into words.
+    /// Text, which the mutator splits into words.
     Text,
-    /// WebAssembly, binary or text: the mutator takes it apart into sections, or into words.
+    /// WebAssembly, binary or text, which the mutator splits into sections or words.
     Wasm,
 }
 
-/// How much of a mutant is put right.
+/// The fields of a mutant that are repaired.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Repair {
-    /// Its hashes.
+    /// The hashes of the mutant.
     Hashes,
-    /// Its hashes, and the lengths that the whole must agree with.
+    /// The hashes, and the lengths that must agree with the whole.
     Lengths,
 }
 
-/// What came of an input.
+/// The outcome of an input.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It was decoded; these bytes encode what it holds.
+    /// The input was decoded. These bytes encode the decoded value.
     Accepted(Vec<u8>),
-    /// It was not, with this message.
+    /// The input was refused, with this message.
     Refused(String),
 }
 
 impl Outcome {
-    /// From what a decoder returns, and the bytes of what it decoded.
+    /// Returns the outcome for a decoder's result. The bytes encode the decoded value.
     pub(crate) fn of<E: std::fmt::Display>(decoded: Result<Vec<u8>, E>) -> Self {
         match decoded {
             Ok(bytes) => Self::Accepted(bytes),
@@ -95,36 +95,36 @@ impl Outcome {
     }
 }
 
-/// A bound of what is allocated at once.
+/// A bound of the memory allocated at once.
 #[derive(Debug, Clone, Copy)]
 pub struct Memory {
-    /// Bytes for any input.
+    /// The bytes allowed for any input.
     pub base: usize,
-    /// Bytes for each byte of the input.
+    /// The bytes allowed for each byte of the input.
     pub each: usize,
 }
 
 impl Memory {
-    /// The bound for an input of so many bytes.
+    /// Returns the bound for an input of `input_bytes`, in bytes.
     #[must_use]
     pub fn bound(&self, input_bytes: usize) -> usize {
         self.base + self.each * input_bytes
     }
 }
 
-/// The top of the repository.
+/// Returns the top folder of the repository.
 fn root() -> &'static Path {
     let crate_folder = Path::new(env!("CARGO_MANIFEST_DIR"));
     crate_folder.ancestors().nth(2).unwrap_or(crate_folder)
 }
 
-/// The folder of a target's committed inputs.
+/// Returns the folder of a target's committed inputs.
 #[must_use]
 pub fn corpus_folder(target: &Target) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target.name)
 }
 
-/// The folder where the inputs of failures are put.
+/// Returns the folder of the inputs that caused failures.
 #[must_use]
 pub fn failures_folder() -> PathBuf {
     std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| root().join("target"), PathBuf::from).join("fuzz")

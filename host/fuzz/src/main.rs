@@ -1,4 +1,4 @@
-//! `cargo run --release -p lifeboat-fuzz -- TARGET`: mutants for as long as wanted, or inputs of files.
+//! `cargo run --release -p lifeboat-fuzz -- TARGET`: runs mutants for as long as wanted, or inputs from files.
 
 use anyhow::{Context, Result, bail};
 use clap::Parser;

@@ -1,4 +1,4 @@
-//! What one run of a decoder took: whether it panicked, memory, time.
+//! Measures one run of a decoder: panics, memory and time.
 
 use crate::{Outcome, Target};
 use peak_alloc::PeakAlloc;
@@ -10,32 +10,32 @@ use std::time::{Duration, Instant};
 #[global_allocator]
 static ALLOCATOR: PeakAlloc = PeakAlloc;
 
-/// How long a decoder may take for an input of [`crate::INPUT_BYTES_MAX`] or less. It is far more than any takes, on a
-/// busy machine too.
+/// The longest time that a decoder may take for an input of [`crate::INPUT_BYTES_MAX`] or less. It is far more than any
+/// decoder takes, even on a busy machine.
 pub const WORK_MAX: Duration = Duration::from_millis(500);
 
-/// How often an input is tried that took longer: another process may have had the processor.
+/// The most runs of an input that takes longer, since another process may have used the processor.
 const TRIES: usize = 3;
 
 /// The longest line of a message, in bytes.
 const MESSAGE_LINE_BYTES_MAX: usize = 2_048;
 
-/// The allocator counts for the whole process, so one run at a time is under way.
+/// Serialises the runs, since the allocator counts for the whole process.
 static RUNNING: Mutex<()> = Mutex::new(());
 
-/// What the last panic said, and where.
+/// The message and place of the last panic.
 static LAST_PANIC: Mutex<String> = Mutex::new(String::new());
 
 thread_local! {
     static IS_MEASURED: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Waits until no other run is under way, and keeps others from beginning.
+/// Waits until no other run is in progress, and prevents others from starting.
 pub(crate) fn alone() -> MutexGuard<'static, ()> {
     RUNNING.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What a decoder that kept every promise took.
+/// The measurements of a decoder that kept every promise.
 #[derive(Debug, Clone)]
 pub(crate) struct Measured {
     pub(crate) outcome: Outcome,
@@ -43,10 +43,10 @@ pub(crate) struct Measured {
     pub(crate) time: Duration,
 }
 
-/// Runs the decoder of `target`. Whoever calls it is [`alone`].
+/// Runs the decoder of `target`. The caller must hold the guard of [`alone`].
 ///
 /// # Errors
-/// A sentence that says which promise it broke.
+/// A sentence that names the broken promise.
 pub(crate) fn measure(target: &Target, input: &[u8]) -> Result<Measured, String> {
     watch_panics();
     let mut measured = once(target, input)?;
@@ -83,13 +83,13 @@ fn once(target: &Target, input: &[u8]) -> Result<Measured, String> {
     let panic = LAST_PANIC.lock().unwrap_or_else(PoisonError::into_inner).clone();
     match outcome {
         Err(_) => Err(format!("it panics: {panic}")),
-        // The loader makes panics of the libraries that it uses refusals. Its own are faults.
+        // The loader converts panics of its libraries to refusals. Panics of its own code are faults.
         Ok(_) if panic.contains("host/") => Err(format!("it hides a panic of its own: {panic}")),
         Ok(outcome) => Ok(Measured { outcome, peak_bytes, time }),
     }
 }
 
-/// A message goes to terminals and into lines of logs.
+/// Checks that a message suits terminals and lines of logs.
 fn check_message(message: &str) -> Result<(), String> {
     for line in message.lines() {
         if line.len() > MESSAGE_LINE_BYTES_MAX {
@@ -106,11 +106,12 @@ fn start(text: &str) -> String {
     lifeboat_api::text::shortened(text, 200)
 }
 
-/// Records panics of decoders instead of printing them, also of the loader's own thread.
+/// Records panics of decoders instead of printing them, including those of the loader's own thread.
 fn watch_panics() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        // The loader puts a hook in front of the one that it finds, once. This one has to come before it.
+        // The loader installs its hook once, in front of the existing one. So it must do that before this hook is
+        // installed.
         let _ = lifeboat_vm::workload::load("none", b"", &lifeboat_vm::workload::LoadLimits::default());
         let others = std::panic::take_hook();
         std::panic::set_hook(Box::new(move |panic| {

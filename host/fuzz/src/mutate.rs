@@ -4,13 +4,13 @@ use crate::{INPUT_BYTES_MAX, Repair, Shape, Target, text, wasm};
 use mutatis::{Candidates, Context, Mutate, Result};
 use std::ops::Range;
 
-/// The longest range that one mutation repeats or removes, in bytes, unless it cuts off the end.
+/// The longest range that one mutation repeats or removes, in bytes. Truncation may remove more.
 const RANGE_BYTES_MAX: usize = 1024;
 
 /// The beginning of an input, in bytes, where half of the changes are made.
 const HEAD_BYTES: usize = 128;
 
-/// Numbers at which decoders go wrong, beside those that depend on the input's length.
+/// Numbers at which decoders often fail, besides those that depend on the input's length.
 const NUMBERS: [u64; 22] = [
     0,
     1,
@@ -39,17 +39,17 @@ const NUMBERS: [u64; 22] = [
 /// The most changes of one mutant.
 const CHANGES_MAX: usize = 16;
 
-/// What mutants are made of.
+/// The inputs from which mutants are made.
 #[derive(Debug, Default)]
 pub(crate) struct Pool {
-    /// Inputs that were decoded.
+    /// The inputs that were decoded.
     pub(crate) accepted: Vec<Vec<u8>>,
-    /// Inputs that were refused, each for another reason.
+    /// The inputs that were refused, each for another reason.
     pub(crate) refused: Vec<Vec<u8>>,
 }
 
 impl Pool {
-    /// An input that is an accepted one as a rule: most changes of a refused one are refused for the same reason.
+    /// Returns an input, usually an accepted one. Most changes of a refused input are refused for the same reason.
     fn choose(&self, context: &mut Context) -> &[u8] {
         let is_refused = self.accepted.is_empty() || context.rng().gen_index(8) == Some(0);
         let inputs = if is_refused && !self.refused.is_empty() { &self.refused } else { &self.accepted };
@@ -57,7 +57,9 @@ impl Pool {
     }
 }
 
-/// Makes a mutant of any input of the pool, with bytes of others and as their shape allows; or makes one smaller.
+/// Makes a mutant of any input of the pool, or shrinks an input.
+///
+/// A mutant may receive bytes of other inputs, and changes to the pieces that its shape has.
 pub(crate) struct Mutator<'a> {
     pub(crate) target: &'a Target,
     pub(crate) pool: &'a Pool,
@@ -78,9 +80,9 @@ impl Mutate<Vec<u8>> for Mutator<'_> {
         }
         candidates.mutation(|context| {
             *input = self.pool.choose(context).to_vec();
-            // One change as a rule, sometimes many: a single one is seen for itself.
+            // A mutant often has one change, whose effect is then seen alone. Sometimes it has many.
             for _ in 0..CHANGES_MAX {
-                // Where there are pieces, half of the changes are of those.
+                // If the shape has pieces, half of the changes concern them.
                 if self.target.shape != Shape::Bytes && context.rng().gen_bool() {
                     self.pieces(context, input, false);
                 } else {
@@ -102,7 +104,7 @@ impl Mutate<Vec<u8>> for Mutator<'_> {
     }
 }
 
-/// How many changes [`Mutator::bytes`] knows.
+/// The number of changes that [`Mutator::bytes`] can make.
 const BYTE_CHANGES: usize = 14;
 
 impl Mutator<'_> {
@@ -114,7 +116,7 @@ impl Mutator<'_> {
                 let step = 1 + context.rng().gen_index(16).unwrap_or(0) as u8;
                 if context.rng().gen_bool() { byte.wrapping_add(step) } else { byte.wrapping_sub(step) }
             }),
-            // A length, a count, a number: little-endian of any width, or a varint.
+            // A length, a count or a number: little-endian of any width, or a varint.
             4 | 5 => {
                 let number = number(context, input.len());
                 let width = [1, 2, 4, 8][context.rng().gen_index(4).unwrap_or(0)];
@@ -155,7 +157,7 @@ impl Mutator<'_> {
             _ => {
                 let other = self.pool.choose(context);
                 if which == 12 {
-                    // The beginning of one, the end of another.
+                    // The start of this input, followed by the end of another.
                     let end = place(context, input.len());
                     let other = &other[place(context, other.len())..];
                     input.truncate(end);
@@ -190,7 +192,7 @@ impl Mutator<'_> {
         };
     }
 
-    /// Mutates what is in one section, so that its length stays right.
+    /// Mutates the contents of one section. The section's length stays right.
     fn section(&self, context: &mut Context, sections: &mut [wasm::Section]) {
         let Some(at) = context.rng().gen_index(sections.len()) else { return };
         let section = &mut sections[at];
@@ -202,7 +204,7 @@ impl Mutator<'_> {
     }
 }
 
-/// Removes, copies or exchanges elements of a list, repeats a few up to `times_max` times, or takes some of another.
+/// Removes, copies or swaps elements of a list, repeats a few up to `times_max` times, or inserts some of another list.
 fn mutate_list<T: Clone>(context: &mut Context, list: &mut Vec<T>, other: &[T], shrink: bool, times_max: u32) {
     let count = list.len();
     let span = range_of_any_length(context, count);
@@ -216,7 +218,7 @@ fn mutate_list<T: Clone>(context: &mut Context, list: &mut Vec<T>, other: &[T], 
             let (one, two) = (place(context, count - 1), place(context, count - 1));
             list.swap(one, two);
         }
-        // Nesting that is deep enough to matter.
+        // The repetitions give nesting that is deep enough to matter.
         Some(3) => {
             let times = 1 << context.rng().gen_index(times_max.ilog2() as usize + 1).unwrap_or(0);
             let few = span.start..span.end.min(span.start + 4);
@@ -247,7 +249,7 @@ fn remove(context: &mut Context, input: &mut Vec<u8>) {
     input.drain(at);
 }
 
-/// A number that is often a bound: of its own, or of the input.
+/// Returns a number that is often a bound: one of [`NUMBERS`], the input's length, or a place in the input.
 fn number(context: &mut Context, input_bytes: usize) -> u64 {
     let number = match context.rng().gen_index(4) {
         Some(0) => context.rng().gen_u64() >> context.rng().gen_index(64).unwrap_or(0),
@@ -275,12 +277,12 @@ fn varint(mut number: u64) -> Vec<u8> {
     }
 }
 
-/// A place in or just behind so many bytes.
+/// Returns a position within `bytes` bytes, or just after them.
 fn place(context: &mut Context, bytes: usize) -> usize {
     context.rng().gen_index(bytes + 1).unwrap_or(0)
 }
 
-/// A range of `bytes`, shorter where the input ends.
+/// Returns a range of `bytes`, or a shorter one at the end of the input.
 fn range(context: &mut Context, input_bytes: usize, bytes: usize) -> Range<usize> {
     // Half of them at the beginning, where the fields are that all depends on.
     let reach = if context.rng().gen_bool() { input_bytes.min(HEAD_BYTES) } else { input_bytes };
@@ -288,7 +290,7 @@ fn range(context: &mut Context, input_bytes: usize, bytes: usize) -> Range<usize
     start..(start + bytes).min(input_bytes)
 }
 
-/// A range that is short as a rule.
+/// Returns a range that is usually short.
 fn range_of_any_length(context: &mut Context, input_bytes: usize) -> Range<usize> {
     let longest = 1 << context.rng().gen_index(RANGE_BYTES_MAX.ilog2() as usize + 1).unwrap_or(0);
     let bytes = 1 + context.rng().gen_index(longest).unwrap_or(0);

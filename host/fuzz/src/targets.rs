@@ -1,4 +1,5 @@
-//! The decoders. Each is reached by what its callers call, or by a crate's hidden module `fuzzing` where that is private.
+//! The decoders. Each runs through the function that its callers use, or through a crate's hidden module `fuzzing` where
+//! that function is private.
 
 mod catalog;
 mod journal;
@@ -8,10 +9,10 @@ mod workload;
 
 use crate::{Memory, Repair, Shape, Target};
 
-/// What a decoder of the disk may allocate: the input, what it decodes, and their hash states.
+/// The memory that a decoder of stored data may allocate: the input, its decoded value, and their hash states.
 const SMALL: Memory = Memory { base: 512 * 1024, each: 32 };
 
-/// Every decoder.
+/// The targets of all decoders.
 pub static TARGETS: [Target; 14] = [
     Target {
         name: "frame",
@@ -156,28 +157,28 @@ pub static TARGETS: [Target; 14] = [
     },
 ];
 
-/// The target of this name.
+/// Returns the target of this name.
 #[must_use]
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|target| target.name == name)
 }
 
-/// For a target whose seeds are all in `corpus/`.
+/// Returns no seeds, for a target whose seeds are all in `corpus/`.
 fn none() -> Vec<Vec<u8>> {
     Vec::new()
 }
 
-/// For inputs without lengths and hashes of the whole.
+/// Repairs nothing, for inputs without lengths and hashes of the whole.
 fn unchanged(_: &mut Vec<u8>, _: Repair) {}
 
-/// Replaces `bytes` at `at`, as far as the input goes.
+/// Writes `bytes` at `at`, or nothing if they would exceed the input.
 fn put(input: &mut [u8], at: usize, bytes: &[u8]) {
     if let Some(place) = input.get_mut(at..at + bytes.len()) {
         place.copy_from_slice(bytes);
     }
 }
 
-/// The little-endian number of 4 bytes at `at`; 0 behind the end.
+/// Reads the little-endian number of 4 bytes at `at`. Returns 0 if the input is too short.
 fn u32_at(input: &[u8], at: usize) -> usize {
     input.get(at..at + 4).map_or(0, |bytes| u32::from_le_bytes(bytes.try_into().unwrap_or_default()) as usize)
 }

@@ -1,6 +1,6 @@
-//! Text as words, numbers, blanks and single signs.
+//! Text as words, numbers, blanks and single characters.
 
-/// Cuts text into pieces that make it again when put together.
+/// Splits text into pieces whose concatenation is the text.
 pub(crate) fn split(text: &[u8]) -> Vec<Vec<u8>> {
     #[derive(PartialEq)]
     enum Kind {

@@ -1,25 +1,24 @@
-//! WebAssembly as a list of sections, whose lengths are right however they are changed.
+//! WebAssembly as a list of sections. Their lengths stay right after any change.
 
-/// Magic and version, with which every binary begins.
+/// The length of the magic and version at the start of every binary, in bytes.
 const PREAMBLE_BYTES: usize = 8;
 
-/// A section.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Section {
-    /// What it is. None for bytes that are no section: the preamble, and what cannot be cut.
+    /// The section's id. None for bytes that are not a section: the preamble, and bytes that cannot be split.
     pub(crate) id: Option<u8>,
-    /// What is in it, without its length.
+    /// The contents of the section, without its length.
     pub(crate) bytes: Vec<u8>,
 }
 
 impl Section {
-    /// Whether it is a module or a component of its own.
+    /// Returns whether the section is a nested module or component.
     pub(crate) fn is_nested(&self) -> bool {
         self.id.is_some() && self.bytes.starts_with(b"\0asm")
     }
 }
 
-/// Cuts a binary into its sections.
+/// Splits a binary into its sections.
 pub(crate) fn split(binary: &[u8]) -> Vec<Section> {
     let (preamble, mut rest) = binary.split_at(binary.len().min(PREAMBLE_BYTES));
     let mut sections = vec![Section { id: None, bytes: preamble.to_vec() }];
@@ -36,7 +35,7 @@ pub(crate) fn split(binary: &[u8]) -> Vec<Section> {
     sections
 }
 
-/// Puts sections together.
+/// Joins sections into a binary.
 pub(crate) fn join(sections: &[Section]) -> Vec<u8> {
     let mut binary = Vec::new();
     for Section { id, bytes } in sections {

@@ -1,4 +1,4 @@
-//! Entries of the catalog, without the hashes before them.
+//! Targets for entries of the catalog, without the hashes before them.
 
 use crate::Outcome;
 use lifeboat_host::fuzzing;

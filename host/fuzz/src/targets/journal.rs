@@ -1,4 +1,4 @@
-//! What the journal consists of: frames, headers of segments, whole segments, records.
+//! Targets for the parts of the journal: frames, headers of segments, whole segments, records.
 
 use super::{put, u32_at};
 use crate::{INPUT_BYTES_MAX, Outcome, Repair};
@@ -18,16 +18,16 @@ use lifeboat_journal::storage::{SimulatedStorage, Storage};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-/// The directory of all inputs.
+/// The directory id of all inputs.
 const DIRECTORY: DirectoryId = DirectoryId([7; 16]);
 
-/// The file of a segment that is an input.
+/// The file name of a segment that is an input.
 const SEGMENT_FILE: &str = "0000000001.segment";
 
-/// The length of the segment that comes after it, in bytes.
+/// The length of the following segment, in bytes.
 const LATER_SEGMENT_BYTES: u64 = 256 * 1024;
 
-// `docs/format.md` has these: repairs are made after it, not after the code.
+// These lengths and offsets follow `docs/format.md`, so that repairs do not depend on the code.
 const HASH_BYTES: usize = 32;
 const FIXED_BYTES: usize = 104;
 const RUN_BYTES: usize = 18;
@@ -42,10 +42,10 @@ fn key() -> FrameKey {
     FrameKey::new(DIRECTORY)
 }
 
-/// A record to add to a frame: of which run, service and number, and its bytes.
+/// A record for a frame: the kind of its run, its service, its number and its bytes.
 type Addition<'a> = (RunKind, &'a str, u64, &'a [u8]);
 
-/// Frames one after another, from `position` on.
+/// Returns consecutive frames, from `position` on.
 fn chain(mut position: Position, mut previous: FrameHash) -> Vec<Vec<u8>> {
     let mut builder = FrameBuilder::new(FRAME_BYTES_MAX);
     let mut frames = Vec::new();
@@ -89,7 +89,7 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
     frames
 }
 
-/// Whatever of a frame agrees with the rest of it.
+/// Repairs the fields of a frame that must agree with the rest of it.
 pub(super) fn repair_frame(frame: &mut Vec<u8>, repair: Repair) {
     if repair == Repair::Lengths && frame.len() >= FIXED_BYTES {
         put(frame, 0, b"LBFRAME\n");
@@ -113,7 +113,7 @@ pub(super) fn repair_frame(frame: &mut Vec<u8>, repair: Repair) {
     hash_frame(frame);
 }
 
-/// Puts both hashes of a frame right, and returns that of its header.
+/// Repairs both hashes of a frame, and returns that of its header.
 fn hash_frame(frame: &mut [u8]) -> Option<[u8; HASH_BYTES]> {
     let header_bytes = u32_at(frame, 12);
     if !(FIXED_BYTES + HASH_BYTES..=frame.len()).contains(&header_bytes) {
@@ -230,12 +230,12 @@ pub(super) fn segments() -> Vec<Vec<u8>> {
     let of_first_use = chain(header.first, header.previous).concat();
     let first = [header.encode(), of_first_use.clone(), vec![0; BLOCK_BYTES]].concat();
     let header = SegmentHeader { first: Position(1 << 33), previous: FrameHash([9; 32]), is_zeroed: false, ..header };
-    // What an earlier use of the file left behind comes after what counts.
+    // Frames of an earlier use of the file follow the valid ones.
     let recycled = [header.encode(), chain(header.first, header.previous).concat(), of_first_use].concat();
     vec![first, recycled]
 }
 
-/// Chains the frames of a segment, each to the one before it.
+/// Repairs a segment so that each frame chains to the previous one.
 pub(super) fn repair_segment(segment: &mut Vec<u8>, repair: Repair) {
     segment.resize(segment.len().max(SEGMENT_HEADER_BYTES).next_multiple_of(BLOCK_BYTES), 0);
     if repair == Repair::Lengths {
@@ -265,7 +265,7 @@ pub(super) fn repair_segment(segment: &mut Vec<u8>, repair: Repair) {
     }
 }
 
-/// All that a journal with this one segment has of services of which nothing is missing.
+/// Returns the recovery of a journal with this one segment, and the records of its intact services.
 fn intact(storage: &SimulatedStorage, seal: Option<&Seal>) -> Result<(Recovery, BTreeMap<Name, Stored>), String> {
     let mut services = BTreeMap::<Name, Stored>::new();
     let recovery = inspect(storage, DIRECTORY, seal, &mut |found| match found {
@@ -284,7 +284,7 @@ fn intact(storage: &SimulatedStorage, seal: Option<&Seal>) -> Result<(Recovery, 
 
 type Stored = Vec<(RecordNumber, Vec<u8>)>;
 
-/// Reads the journal, goes on in it, and reads it again: what it had of each service is there.
+/// Reads the journal, appends to it, and reads it again. Checks that nothing of any service is lost.
 pub(super) fn segment(bytes: &[u8]) -> Outcome {
     let storage = SimulatedStorage::new(1);
     let file = storage.create(SEGMENT_FILE).expect("it is new");
@@ -326,7 +326,8 @@ pub(super) fn record(bytes: &[u8]) -> Outcome {
         assert_eq!(record::bytes_in_frame(&record), again.len() as u64 + 4, "a record takes its bytes and its length");
         let read = record::decode(&service, Epoch([5; 16]), &again).expect("what was encoded is decoded");
         assert_eq!(shown(&read), shown(&record), "what was encoded is decoded");
-        // Numbers that are longer than they need be are decoded as well, but nobody writes them, nor an id that is too long.
+        // Numbers in more bytes than necessary are decoded as well, but never written. The same is true of an id that
+        // is too long.
         let is_written =
             |answer: &RelocatedAnswer| again == bytes && answer.transaction.id.len() <= TRANSACTION_ID_BYTES_MAX;
         if let Some(expected) = lifeboat_host::fuzzing::answer_in(&record).filter(is_written) {
@@ -336,7 +337,7 @@ pub(super) fn record(bytes: &[u8]) -> Outcome {
     }))
 }
 
-/// All of a record that is encoded: of a relocated answer, its body is not.
+/// Formats all parts of a record that are encoded. The body of a relocated answer is not.
 fn shown(record: &Record) -> String {
     match record {
         Record::Relocated(RelocatedAnswer { transaction, bytes }) => {

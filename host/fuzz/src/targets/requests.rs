@@ -1,4 +1,4 @@
-//! Text that people and programs write: lines of batches, configurations, scenarios.
+//! Targets for text that people and programs write: lines of batches, configurations, scenarios.
 
 use crate::{Outcome, root};
 use lifeboat_api::lines::{Line, parse_envelope};
@@ -31,7 +31,7 @@ pub(super) fn envelope(bytes: &[u8]) -> Outcome {
 }
 
 pub(super) fn configurations() -> Vec<Vec<u8>> {
-    // With all keys, as far as each is there once.
+    // The second text has all keys, as far as each occurs once.
     let everything =
         TEMPLATE.lines().map(|line| line.strip_prefix('#').filter(|key| !key.starts_with(' ')).unwrap_or(line));
     vec![TEMPLATE.into(), everything.collect::<Vec<_>>().join("\n").into()]

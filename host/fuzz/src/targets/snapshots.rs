@@ -1,4 +1,4 @@
-//! Snapshot files, and what is in their sections.
+//! Targets for snapshot files and the contents of their sections.
 
 use super::{put, u32_at};
 use crate::{Outcome, Repair};
@@ -10,12 +10,12 @@ use lifeboat_host::snapshot_file::{self, SnapshotContent};
 use lifeboat_journal::storage::{SimulatedStorage, Storage};
 use std::time::Duration;
 
-// `docs/format.md` has these: repairs are made after it, not after the code.
+// These offsets follow `docs/format.md`, so that repairs do not depend on the code.
 const PREFIX_BYTES: usize = 64;
 const HASH_AT: usize = 24;
 const CHECKSUM_AT: usize = 56;
 
-/// Puts lengths, hash and checksum of the prefix right, which are the same in all versions.
+/// Repairs the lengths, hash and checksum of the prefix, which are the same in all versions.
 pub(super) fn repair(file: &mut Vec<u8>, repair: Repair) {
     if repair == Repair::Lengths {
         file.resize(file.len().max(PREFIX_BYTES), 0);
@@ -62,7 +62,7 @@ pub(super) fn snapshot(bytes: &[u8]) -> Outcome {
     Outcome::Accepted(again)
 }
 
-/// The chunks of all sections, in the order of the body.
+/// Returns the chunks of all sections, in the order of the body.
 fn chunks(content: &SnapshotContent) -> impl Iterator<Item = &[u8]> {
     let mut rest = &content.body[..];
     content.header.sections.iter().flat_map(|section| &section.chunk_bytes).map(move |bytes| {
@@ -73,14 +73,14 @@ fn chunks(content: &SnapshotContent) -> impl Iterator<Item = &[u8]> {
 }
 
 pub(super) fn portable(bytes: &[u8]) -> Outcome {
-    // In memory where that can be had: each file that is written is synced.
+    // The files are in memory if possible, since each file that is written is synced.
     let folder = tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir());
     let folder = folder.expect("there is a folder for temporary files");
     let (path, again) = (folder.path().join("one"), folder.path().join("two"));
     std::fs::write(&path, bytes).expect("there is room");
     let portable = match Portable::read(&path) {
         Ok(portable) => portable,
-        // Its name is another one each time.
+        // The path differs in each run.
         Err(error) => return Outcome::Refused(error.to_string().replace(&path.display().to_string(), "one")),
     };
     for size in &portable.settings.sizes {
@@ -94,7 +94,7 @@ pub(super) fn portable(bytes: &[u8]) -> Outcome {
     Outcome::Accepted(written)
 }
 
-/// All of it that is written: an epoch is not.
+/// Formats all parts that are written. The epoch is not.
 fn of_parts(portable: &Portable) -> String {
     let mut resume_point = portable.resume_point.clone();
     resume_point.epoch = Default::default();

@@ -1,10 +1,11 @@
-//! The loader. In production it runs in a process of its own; here it runs in this one, where nothing hides a crash.
+//! The target for the loader. In production it runs in its own process. Here it runs in this one, where nothing hides a
+//! crash.
 
 use crate::{INPUT_BYTES_MAX, Outcome, root, wasm};
 use lifeboat_vm::fuzzing;
 use lifeboat_vm::workload::{LoadLimits, load as load_workload};
 
-/// Guests of the tests as text and binary, some as components, and one as the SDK would have built it.
+/// Returns guests of the tests as text and binary, some as components, and one as the SDK would build it.
 pub(super) fn workloads() -> Vec<Vec<u8>> {
     let mut workloads = Vec::new();
     for guest in ["count", "grow", "wasi", "two-host-calls", "table-bomb", "moving-query", "spin-start"] {
@@ -22,7 +23,7 @@ pub(super) fn workloads() -> Vec<Vec<u8>> {
     workloads
 }
 
-/// A core module with the section of a workload that was built with the SDK.
+/// Adds to a core module the section of a workload built with the SDK.
 fn as_of_the_sdk(module: &[u8]) -> Vec<u8> {
     let built = std::fs::read(root().join("workloads/prebuilt/counter.wasm")).expect("it is a file of the repository");
     let mut sections = wasm::split(module);
