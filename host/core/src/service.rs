@@ -294,7 +294,7 @@ impl Service {
     pub(crate) fn start(self, queue_max: usize) -> (ServiceHandle, impl Future<Output = ()> + Send) {
         let queue_max = queue_max.max(1);
         // One user alone may fill half of the queue, so there is always room for another user.
-        let (entrance, exit) = queue::queue(queue_max.saturating_mul(2), QUEUE_BYTES_MAX);
+        let (entrance, exit) = queue::queue(self.name.clone(), queue_max.saturating_mul(2), QUEUE_BYTES_MAX);
         let handle = ServiceHandle {
             name: self.name.clone(),
             queue: Arc::new(entrance),

@@ -7,7 +7,7 @@ use crate::budget::Account;
 use crate::journal::JournalError;
 use lifeboat_api::id::VmId;
 use lifeboat_api::name::Name;
-use lifeboat_api::transaction::{Denial, OutcomeUnknown, Reply, Request, RequestError};
+use lifeboat_api::transaction::{Denial, Kind, OutcomeUnknown, Reply, Request, RequestError};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -94,6 +94,9 @@ pub(crate) struct ServiceHandle {
 #[derive(Debug)]
 pub struct Pending {
     service: Name,
+    /// The client's id, and whether it is a transaction, for the case that the task ends without an answer.
+    id: Option<String>,
+    kind: Kind,
     answered: oneshot::Receiver<Result<Answered, RequestError>>,
 }
 
@@ -109,7 +112,20 @@ impl Pending {
     /// Returns the answer, with the memory that it takes of the budgets that the request was charged to.
     pub fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Result<Answered, RequestError>> {
         let answered = Pin::new(&mut self.answered).poll(context);
-        answered.map(|answered| answered.unwrap_or_else(|_| Err(gone(&self.service).into())))
+        answered.map(|answered| answered.unwrap_or_else(|_| Err(self.unanswered())))
+    }
+
+    /// Returns the error for a request that the task took and never answered: a transaction may be in the journal.
+    fn unanswered(&self) -> RequestError {
+        match self.kind {
+            Kind::Query => gone(&self.service).into(),
+            Kind::Transaction => OutcomeUnknown {
+                service: self.service.clone(),
+                id: self.id.clone(),
+                reason: "its task has ended".into(),
+            }
+            .into(),
+        }
     }
 }
 
@@ -122,7 +138,7 @@ impl Future for Pending {
 }
 
 /// Returns the denial for a service whose task has ended.
-fn gone(service: &Name) -> Denial {
+pub(super) fn gone(service: &Name) -> Denial {
     Denial::Stopped { service: service.clone(), reason: "its task has ended".into() }
 }
 
@@ -140,11 +156,12 @@ impl ServiceHandle {
     ) -> Result<Pending, Denial> {
         let (reply, answered) = ReplySender::new(account);
         let Caller { user, incarnation } = caller;
+        let (id, kind) = (request.id.clone(), request.kind);
         self.queue.0.push(&user, Queued { incarnation, request, reply }).map_err(|refused| match refused {
             Refused::Full => Denial::QueueFull { service: self.name.clone(), limit: self.queue_max },
             Refused::Over => self.gone(),
         })?;
-        Ok(Pending { service: self.name.clone(), answered })
+        Ok(Pending { service: self.name.clone(), id, kind, answered })
     }
 
     /// Finds the retained answer to `caller`'s transaction `id`, once everything that was sent before is done and
@@ -192,13 +209,13 @@ impl ServiceHandle {
     /// Fails over now, on the order of operator `by`.
     pub(crate) async fn fail_over(&self, by: Name) -> Result<Ordered, RequestError> {
         let place = self.order_place().await;
-        self.ask(|done| Message::FailOver { by, done, _place: place }).await?
+        self.ask_order(|done| Message::FailOver { by, done, _place: place }).await
     }
 
     /// Takes a snapshot now.
     pub(crate) async fn snapshot(&self) -> Result<Status, RequestError> {
         let place = self.order_place().await;
-        self.ask(|done| Message::Snapshot { done, _place: place }).await?.map(|(status, _)| status)
+        self.ask_order(|done| Message::Snapshot { done, _place: place }).await.map(|(status, _)| status)
     }
 
     /// Ends the service's task, after everything that was sent before. Returns the reason if no snapshot of the last
@@ -218,6 +235,19 @@ impl ServiceHandle {
         answered.await.map_err(|_| self.gone())
     }
 
+    /// Gives an order that may have an effect although the task ends without an answer.
+    async fn ask_order(
+        &self,
+        message: impl FnOnce(oneshot::Sender<Result<Ordered, RequestError>>) -> Message,
+    ) -> Result<Ordered, RequestError> {
+        let (done, answered) = oneshot::channel();
+        self.order(message(done))?;
+        answered.await.unwrap_or_else(|_| {
+            let reason = "its task has ended".into();
+            Err(OutcomeUnknown { service: self.name.clone(), id: None, reason }.into())
+        })
+    }
+
     fn order(&self, message: Message) -> Result<(), Denial> {
         if self.queue.0.order(message) { Ok(()) } else { Err(self.gone()) }
     }
@@ -232,5 +262,49 @@ impl ServiceHandle {
 
     fn gone(&self) -> Denial {
         gone(&self.name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::queue::{Turn, queue};
+    use super::*;
+    use futures::FutureExt;
+
+    fn handle() -> (ServiceHandle, super::super::queue::Exit) {
+        let name = Name::new("bank").expect("a name");
+        let (entrance, exit) = queue(name.clone(), 8, 1024);
+        let places = || Arc::new(Semaphore::new(1));
+        (ServiceHandle { name, queue: Arc::new(entrance), queue_max: 8, looks: places(), orders: places() }, exit)
+    }
+
+    fn send(handle: &ServiceHandle, kind: Kind) -> Pending {
+        let caller = Caller { user: Name::new("ada").expect("a name"), incarnation: 0 };
+        let request = Request { id: Some("1".into()), body: bytes::Bytes::new(), kind };
+        handle.request(caller, request, None).expect("room")
+    }
+
+    fn ended(pending: Pending) -> RequestError {
+        pending.now_or_never().expect("the task has ended").expect_err("it has no answer")
+    }
+
+    #[tokio::test]
+    async fn what_waits_when_the_task_ends_is_denied_and_what_it_took_may_have_been_executed() {
+        for kind in [Kind::Transaction, Kind::Query] {
+            let (handle, exit) = handle();
+            let (taken, waits) = (send(&handle, kind), send(&handle, kind));
+            let mut turn = Turn::default();
+            exit.take(&mut turn).await.expect("two wait");
+            drop(exit.next_of_turn().expect("the first"));
+            drop(exit);
+            assert!(matches!(ended(waits), RequestError::Denied(Denial::Stopped { .. })));
+            match (kind, ended(taken)) {
+                (Kind::Transaction, RequestError::OutcomeUnknown(unknown)) => {
+                    assert_eq!(unknown.id.as_deref(), Some("1"))
+                }
+                (Kind::Query, RequestError::Denied(Denial::Stopped { .. })) => {}
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

@@ -3,7 +3,7 @@
 //! An order, or a message that only reads, waits until all requests that arrived before it are done. Requests of users
 //! whose turn it is may come in between, but it waits for nothing else.
 
-use super::handle::Message;
+use super::handle::{Message, gone};
 use super::reply::ReplySender;
 use super::turns::{Turns, Waiting};
 use lifeboat_api::name::Name;
@@ -44,6 +44,7 @@ pub(super) enum Refused {
 
 /// The state that the handles and the task share.
 pub(super) struct Queue {
+    service: Name,
     state: Mutex<State>,
     /// The requests of the turn that have not begun yet. Locked after `state`, or alone.
     turn: Mutex<VecDeque<Waiting<Queued>>>,
@@ -142,7 +143,8 @@ impl Drop for Entrance {
     }
 }
 
-/// The task's side. Dropping it drops all waiting requests and orders, so their senders learn that the task has ended.
+/// The task's side. Dropping it denies all waiting requests and orders. A request that the task has taken and not answered
+/// is another matter: it may have been executed.
 pub(super) struct Exit(Arc<Queue>);
 
 /// The next work of the task: orders, or the turn of a user.
@@ -154,10 +156,11 @@ pub(super) struct Turn {
     pub(super) cost: u64,
 }
 
-/// Returns a queue for at most `count_max` requests of `bytes_max` bytes altogether.
-pub(super) fn queue(count_max: usize, bytes_max: usize) -> (Entrance, Exit) {
+/// Returns the queue of `service`, for at most `count_max` requests of `bytes_max` bytes altogether.
+pub(super) fn queue(service: Name, count_max: usize, bytes_max: usize) -> (Entrance, Exit) {
     let state = State { turns: Turns::new(count_max, bytes_max), orders: VecDeque::new(), is_over: false };
     let queue = Arc::new(Queue {
+        service,
         state: Mutex::new(state),
         turn: Mutex::default(),
         length: AtomicUsize::new(0),
@@ -228,9 +231,16 @@ impl Drop for Exit {
         let mut state = self.0.state();
         state.is_over = true;
         let of_turn = std::mem::take(&mut *self.0.turn());
-        let left = (of_turn, state.turns.take_all(), std::mem::take(&mut state.orders));
+        let (requests, orders) = (state.turns.take_all(), std::mem::take(&mut state.orders));
         self.0.note_length(&state);
         drop(state);
-        drop(left);
+        for queued in of_turn.into_iter().map(|waiting| waiting.request).chain(requests) {
+            queued.reply.send(Err(gone(&self.0.service).into()));
+        }
+        for (_, message) in orders {
+            if let Message::FailOver { done, .. } | Message::Snapshot { done, .. } = message {
+                let _ = done.send(Err(gone(&self.0.service).into()));
+            }
+        }
     }
 }

@@ -27,7 +27,7 @@ impl Service {
             Err(error) => return Some(Err(self.degraded_denial(error.to_string()))),
         };
         if matches!(&record.answer, Answer::Failed(cause) if cause.is_retryable()) {
-            return None;
+            return check_id(id).err().map(Err);
         }
         if record.body_hash != ReplyHash::of_body(&request.body) {
             return Some(Err(Denial::IdReused { id: id.clone(), sequence: record.sequence }));
