@@ -151,15 +151,24 @@ pub(super) async fn snapshot(
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
+    let service = path::name(&name)?;
+    // A snapshot goes on beside transactions that come after the order.
+    let before = status(&shared, &service).await.map_or(0, |before| before.sequence.0);
     let after = shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
-    if let Some(reason) = after.unmovable.filter(|_| after.snapshot_sequence != after.sequence) {
-        let service = after.vm.service;
-        return Err(Problem::later("not_snapshotted", format!("service '{service}' has no new snapshot: {reason}")));
+    let Status { stopped, unmovable, degraded, .. } = after;
+    if let Some(reason) = stopped {
+        return Err(Denial::Stopped { service, reason }.into());
     }
     if let Some(directory) = shared.host.data() {
-        directory.snapshots_written(&path::name(&name)?).await?;
+        directory.snapshots_written(&service).await?;
     }
-    one(&shared, &name).await.map(Json)
+    let shown = one(&shared, &name).await?;
+    if shown.vm.as_ref().is_some_and(|vm| vm.snapshot_sequence < before) {
+        let reason = unmovable.or(degraded);
+        let reason = reason.unwrap_or_else(|| "another order, or its end, came in between; try again".into());
+        return Err(Problem::later("not_snapshotted", format!("service '{service}' has no new snapshot: {reason}")));
+    }
+    Ok(Json(shown))
 }
 
 pub(super) async fn stop(
