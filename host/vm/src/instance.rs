@@ -116,6 +116,9 @@ impl MoveError {
 /// The name of the export phase in errors.
 const SNAPSHOT: &str = "snapshot";
 
+/// When a deadline is due that the clock cannot express.
+const DEADLINE_FAR: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// A store and the instance of the workload in it.
 pub struct Instance {
     store: Store<StoreData>,
@@ -368,7 +371,8 @@ impl Turns {
                 return polled;
             }
             let now = Instant::now();
-            let end = *end.get_or_insert(now + deadline);
+            // A deadline that no clock can express is as good as none.
+            let end = *end.get_or_insert_with(|| now.checked_add(deadline).unwrap_or(now + DEADLINE_FAR));
             // The timer alone would be late: a runtime whose tasks never rest checks its timers only rarely.
             if now >= end || self.timer.poll(cx, end).is_ready() {
                 return Poll::Ready(Err(wasmtime::Error::new(Stop(Cause::Deadline { deadline }))));
