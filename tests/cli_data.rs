@@ -760,8 +760,7 @@ fn the_variable_turns_no_command_of_a_server_into_one_on_a_directory() {
     let folder = Folder::new();
     folder.counter();
     let before = folder.files();
-    let commands: [(&str, &[&str]); 3] =
-        [("services", &[]), ("query", &["counter", TOTAL]), ("remove", &["counter", "--yes"])];
+    let commands: [(&str, &[&str]); 2] = [("services", &[]), ("query", &["counter", TOTAL])];
     for (command, arguments) in commands {
         let output = lifeboat([command])
             .args(arguments)
@@ -771,6 +770,9 @@ fn the_variable_turns_no_command_of_a_server_into_one_on_a_directory() {
         let remedy = format!("for a data directory, run lifeboat data {command} --data DIR");
         output.exits_with_one_line(5, &["nobody is logged in", &remedy]);
     }
+    // It did remove from the directory in earlier releases: whoever relied on that would remove from the server now.
+    let remove = lifeboat(["remove", "counter", "--yes"]).env("LIFEBOAT_DATA", folder.path("data")).output();
+    remove.exits_with_one_line(2, &["LIFEBOAT_DATA names a data directory", "lifeboat data remove counter"]);
     assert_eq!(folder.files(), before);
 }
 

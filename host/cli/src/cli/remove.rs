@@ -1,7 +1,7 @@
 //! `lifeboat remove`: removes a service of the server and its history for good.
 
 use super::remote::with_server_or_data;
-use super::{UsageError, exit, output};
+use super::{DATA_VARIABLE, UsageError, exit, output};
 use clap::Args;
 use lifeboat_api::name::Name;
 use lifeboat_api::size::grouped;
@@ -30,6 +30,14 @@ pub(crate) struct Remove {
 impl Remove {
     pub(crate) fn execute(self) -> anyhow::Result<ExitCode> {
         let service = &self.service;
+        // Earlier releases removed it from that directory.
+        if std::env::var_os(DATA_VARIABLE).is_some_and(|directory| !directory.is_empty()) {
+            return Err(UsageError(format!(
+                "{DATA_VARIABLE} names a data directory, and lifeboat remove removes '{service}' from the server; run \
+                 lifeboat data remove {service} for the directory, or unset {DATA_VARIABLE}"
+            ))
+            .into());
+        }
         with_server_or_data("remove", async |client| {
             if !self.yes {
                 let found = client.service(service).await?;
