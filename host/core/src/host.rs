@@ -419,7 +419,7 @@ impl Host {
     /// # Errors
     /// As [`Host::fail_over`].
     pub async fn fail_over_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
-        self.order_fail_over(by, service).await.map(|(status, _)| status)
+        Ok(self.order_fail_over(by, service).await?.status)
     }
 
     /// Orders a failover for an authenticated user. Returns the status after it, and the VM that served when the order
@@ -444,6 +444,15 @@ impl Host {
     /// # Errors
     /// As [`Host::snapshot`].
     pub async fn snapshot_as(&self, by: &Identity, service: &str) -> Result<Status, RequestError> {
+        Ok(self.order_snapshot(by, service).await?.status)
+    }
+
+    /// Orders a snapshot for an authenticated user. Returns the status after it, and whether there is a snapshot with all that
+    /// was executed before.
+    ///
+    /// # Errors
+    /// As [`Host::snapshot`].
+    pub async fn order_snapshot(&self, by: &Identity, service: &str) -> Result<Ordered, RequestError> {
         self.enter(by, service, Grant::Operate)?.snapshot().await
     }
 

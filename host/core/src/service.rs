@@ -5,7 +5,7 @@
 //! authorises the caller before a request enters the queue (`host.rs`).
 //!
 //! ```text
-//!   queue -> dedupe -> room in the journal? -> execute -> journal -> reply (held until durable) -> crossing? snapshot?
+//!   queue -> dedupe -> room in the journal? -> execute -> journal -> crossing? -> reply (held until durable), snapshot?
 //!                                               |
 //!                                               +-- trap, deadline: journal `failed`, reply, roll back
 //!                                               +-- exhausted: SLA failure, roll back, run again where that is cured
@@ -39,8 +39,8 @@ mod spec;
 mod turns;
 
 pub use gate::EVENTS_HELD_BYTES_MAX;
-pub use handle::Pending;
-pub(crate) use handle::{Ordered, ServiceHandle};
+pub(crate) use handle::ServiceHandle;
+pub use handle::{Ordered, Pending};
 pub use logs::{LOG_BURST_BYTES, LOG_BYTES_PER_SECOND, LOG_DROPPED_INTERVAL, LOG_LINE_BYTES};
 pub use queries::{QUERIES_HELD_BYTES_MAX, QUERIES_HELD_FUEL_MAX, QUERIES_HELD_MAX};
 pub(crate) use recover::SnapshotWriterTask;
@@ -379,8 +379,8 @@ impl Service {
         }
     }
 
-    /// Waits until no event is held back, so that no event follows the host's report that the service has ended. Does
-    /// not wait for room in the journal.
+    /// Waits until no event is held back, so that no event follows the host's report that the service has ended, or until
+    /// the journal stalls: it does not wait for room.
     async fn settle_events(&mut self) {
         if !self.events.is_empty() {
             // If the journal fails, the events are reported or discarded as well.
@@ -400,8 +400,8 @@ impl Service {
     }
 
     fn answer_order(&self, order: Order) {
-        let status = self.status();
-        self.after_events(move |durable| order.tell(status, durable));
+        let (status, proven) = (self.status(), self.snapshots.last().sequence());
+        self.after_events(move |durable| order.tell(status, proven, durable));
     }
 
     /// Leaves as little as possible to replay at the next start. If anything is left, returns the reason.
@@ -437,7 +437,7 @@ impl Service {
                     return drop(done.send(Err(Denial::Stalled { service: self.name.clone(), reason }.into())));
                 }
                 let is_alive = self.revive().await.is_ok();
-                let order = Order { from: self.vm.id.clone(), done };
+                let order = Order { from: self.vm.id.clone(), sequence: self.last_sequence, done };
                 // The shadow of an earlier forced failover serves this order as well, and keeps that operator's name.
                 let is_under_way = self.shadow.as_ref().and_then(Shadow::failover_cause) == Some(FailoverCause::Forced);
                 if !is_under_way {
@@ -453,7 +453,7 @@ impl Service {
             }
             Message::Snapshot { done, .. } => {
                 let is_alive = self.revive().await.is_ok();
-                let order = Order { from: self.vm.id.clone(), done };
+                let order = Order { from: self.vm.id.clone(), sequence: self.last_sequence, done };
                 if is_alive && self.prefers_shadow() {
                     // A failover in progress may export nothing, and then yields no snapshot.
                     self.finish_shadow().await;

@@ -5,7 +5,7 @@ use super::reply::{Answered, ReplySender};
 use super::{Caller, Status};
 use crate::budget::Account;
 use crate::journal::JournalError;
-use lifeboat_api::id::VmId;
+use lifeboat_api::id::{Sequence, VmId};
 use lifeboat_api::name::Name;
 use lifeboat_api::transaction::{Denial, Kind, OutcomeUnknown, Reply, Request, RequestError};
 use std::pin::Pin;
@@ -16,25 +16,36 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 /// The most messages in a service's queue that only read. The bound keeps readers from crowding out transactions.
 pub(super) const LOOKS_MAX: usize = 16;
 
-/// The status of a service after an order, and the VM in which the order found it.
-pub(crate) type Ordered = (Status, VmId);
+/// A service after an order.
+#[derive(Debug)]
+pub struct Ordered {
+    /// Its status.
+    pub status: Status,
+    /// The VM in which the order found it.
+    pub from: VmId,
+    /// Whether the last proven snapshot has every transaction that was executed before the order.
+    pub is_snapshotted: bool,
+}
 
 /// An order in progress, and the channel to its caller.
 pub(super) struct Order {
     pub(super) from: VmId,
+    /// The last transaction before the order.
+    pub(super) sequence: Sequence,
     pub(super) done: oneshot::Sender<Result<Ordered, RequestError>>,
 }
 
 impl Order {
-    /// Reports the end of the order. `durable` is whether its records are on the disk. Ignores a caller that is gone.
-    pub(super) fn tell(self, status: Status, durable: Result<(), JournalError>) {
+    /// Reports the end of the order, after which the last proven snapshot is that of `proven`. `durable` is whether its records
+    /// are on the disk. Ignores a caller that is gone.
+    pub(super) fn tell(self, status: Status, proven: Sequence, durable: Result<(), JournalError>) {
         let told = match durable {
             // After a crash, the history must not contradict anything that was reported.
             Err(error) if status.vm != self.from => {
                 let service = status.vm.service;
                 Err(OutcomeUnknown { service, id: None, reason: error.to_string() }.into())
             }
-            _ => Ok((status, self.from)),
+            _ => Ok(Ordered { status, from: self.from, is_snapshotted: proven >= self.sequence }),
         };
         let _ = self.done.send(told);
     }
@@ -106,9 +117,7 @@ impl Pending {
     pub fn service(&self) -> &Name {
         &self.service
     }
-}
 
-impl Pending {
     /// Returns the answer, with the memory that it takes of the budgets that the request was charged to.
     pub fn poll_answered(&mut self, context: &mut Context<'_>) -> Poll<Result<Answered, RequestError>> {
         let answered = Pin::new(&mut self.answered).poll(context);
@@ -147,7 +156,7 @@ impl ServiceHandle {
     /// returned future waits until the answer may be sent.
     ///
     /// # Errors
-    /// Returns a denial if the user's share of the queue is full or the task has ended. The request is not queued then.
+    /// Returns a denial if the user's share of the queue, in requests or bytes, is full, or the task has ended. The request is not queued then.
     pub(crate) fn request(
         &self,
         caller: Caller,
@@ -200,7 +209,7 @@ impl ServiceHandle {
     }
 
     /// Returns the status once everything that was sent before is done, including the failovers and snapshots that it
-    /// caused.
+    /// caused, unless a shadow is still at them.
     pub(crate) async fn status(&self) -> Result<Status, Denial> {
         let place = self.look().await;
         self.ask(|done| Message::Status { done, _place: place }).await
@@ -213,9 +222,9 @@ impl ServiceHandle {
     }
 
     /// Takes a snapshot now.
-    pub(crate) async fn snapshot(&self) -> Result<Status, RequestError> {
+    pub(crate) async fn snapshot(&self) -> Result<Ordered, RequestError> {
         let place = self.order_place().await;
-        self.ask_order(|done| Message::Snapshot { done, _place: place }).await.map(|(status, _)| status)
+        self.ask_order(|done| Message::Snapshot { done, _place: place }).await
     }
 
     /// Ends the service's task, after everything that was sent before. Returns the reason if no snapshot of the last

@@ -25,7 +25,7 @@ use lifeboat_api::transaction::{Denial, Outcome, QUARANTINE_REMEDY, RequestError
 use lifeboat_host::auth::Identity;
 use lifeboat_host::catalog::{ServiceEntry, ServiceSettings};
 use lifeboat_host::host::NewService;
-use lifeboat_host::service::{LaunchError, Status};
+use lifeboat_host::service::{LaunchError, Ordered, Status};
 use lifeboat_vm::engine::joined;
 use lifeboat_vm::workload::MODULE_BYTES_MAX;
 use serde::Serialize;
@@ -119,17 +119,21 @@ pub(super) async fn fail_over(
     Extension(identity): Extension<Identity>,
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
-    let (after, from) = shared.host.order_fail_over(&identity, &name).await.map_err(not_operated)?;
-    let Status { vm, stopped, unmovable, degraded, .. } = after;
+    let Ordered { status, from, .. } = shared.host.order_fail_over(&identity, &name).await.map_err(not_operated)?;
+    let Status { vm, stopped, unmovable, degraded, .. } = status;
     if let Some(reason) = stopped {
         return Err(Denial::Stopped { service: vm.service, reason }.into());
     }
     if vm == from {
-        let reason = degraded.or(unmovable);
-        let reason = reason.unwrap_or_else(|| "another order, or its end, came in between; try again".into());
+        let reason = why_in_vain(degraded.or(unmovable));
         return Err(Problem::later("not_moved", format!("service '{}' stays in {vm}: {reason}", vm.service)));
     }
     one(&shared, &name).await.map(Json)
+}
+
+/// Why an order came to nothing, by the condition of its service.
+fn why_in_vain(condition: Option<String>) -> String {
+    condition.unwrap_or_else(|| "another order, or its end, came in between; try again".into())
 }
 
 pub(super) async fn drop_queued(
@@ -152,23 +156,20 @@ pub(super) async fn snapshot(
     Path(name): Path<String>,
 ) -> Result<Json<Service>, Problem> {
     let service = path::name(&name)?;
-    // A snapshot goes on beside transactions that come after the order.
-    let before = status(&shared, &service).await.map_or(0, |before| before.sequence.0);
-    let after = shared.host.snapshot_as(&identity, &name).await.map_err(not_operated)?;
-    let Status { stopped, unmovable, degraded, .. } = after;
+    let Ordered { status, is_snapshotted, .. } =
+        shared.host.order_snapshot(&identity, &name).await.map_err(not_operated)?;
+    let Status { stopped, unmovable, degraded, .. } = status;
     if let Some(reason) = stopped {
         return Err(Denial::Stopped { service, reason }.into());
+    }
+    if !is_snapshotted {
+        let reason = why_in_vain(unmovable.or(degraded));
+        return Err(Problem::later("not_snapshotted", format!("service '{service}' has no new snapshot: {reason}")));
     }
     if let Some(directory) = shared.host.data() {
         directory.snapshots_written(&service).await?;
     }
-    let shown = one(&shared, &name).await?;
-    if shown.vm.as_ref().is_some_and(|vm| vm.snapshot_sequence < before) {
-        let reason = unmovable.or(degraded);
-        let reason = reason.unwrap_or_else(|| "another order, or its end, came in between; try again".into());
-        return Err(Problem::later("not_snapshotted", format!("service '{service}' has no new snapshot: {reason}")));
-    }
-    Ok(Json(shown))
+    one(&shared, &name).await.map(Json)
 }
 
 pub(super) async fn stop(
