@@ -171,6 +171,10 @@ impl Retention {
                     failed = None;
                     self.written.done(number, None);
                     self.need();
+                    if let Err(error) = self.prune().await {
+                        let reason = chain(&error);
+                        (self.events)(&Event::SnapshotNotKept { service: self.service.clone(), reason });
+                    }
                     self.directory.reclaim(&self.events).await;
                 }
                 Err(error) => {
@@ -225,8 +229,14 @@ impl Retention {
         while self.kept.len() > SNAPSHOTS_RETAINED {
             self.kept.pop_front();
         }
+        Ok(())
+    }
+
+    /// Removes the snapshots before the oldest retained one. Those that cannot be removed take room, and harm nothing.
+    async fn prune(&self) -> Result<(), SnapshotFileError> {
         let storage = Arc::clone(self.directory.storage());
         let oldest = self.kept.front().map_or(RecordNumber(0), |oldest| oldest.record);
+        let name = snapshot_file::file_name(&self.service, oldest);
         let service = self.service.clone();
         let pruned = tokio::task::spawn_blocking(move || prune(&*storage, &service, oldest));
         let failed = |source| SnapshotFileError::Storage { name, action: "remove those before", source };

@@ -1,6 +1,7 @@
 //! The ways to replace a service's store: rollback, snapshot, failover, and the cure of an exhausted transaction.
 //!
-//! Each leaves the service either with a live instance in the state that the journal defines, or stopped. Whatever
+//! Each leaves the service with a live instance in the state that the journal defines, or stopped, or without an instance
+//! until the next request tries again. Whatever
 //! fails in between, the journal and the last valid snapshot are unchanged until a newer snapshot is proven.
 
 use super::misses::DeadlineMisses;
@@ -95,7 +96,7 @@ impl Service {
     /// Exports the state, restores it into a fresh store, and continues in that store under the same VM and meter.
     ///
     /// If the guest's `snapshot` or `restore` fails, the service is *unmovable*. It continues in a rehydrated store, or
-    /// in the old one if rehydration fails as well. The last valid snapshot stays.
+    /// in the old one if rehydration fails as well and the old one is alive. The last valid snapshot stays.
     pub(super) async fn take_snapshot(&mut self) -> Result<Moved, Stopped> {
         self.drop_shadow();
         // The journal must hold everything that the instance has seen. Otherwise a replay up to here leads to another
@@ -177,7 +178,7 @@ impl Service {
         if self.vm.instance.is_dead() {
             return Ok(Moved::Rehydrated(self.bring_back().await?));
         }
-        // No record holds the changes that the export made in the old store. A replay must lead to the serving store.
+        // No record holds the changes that the export made in the old store. A replay leads to the fresh one.
         match self.rehydrate_tail().await {
             Ok(replayed_transactions) => Ok(Moved::Rehydrated(replayed_transactions)),
             Err(_) => {

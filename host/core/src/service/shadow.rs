@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   begin:   restore the last snapshot, replay the tail up to now     (in the background)
-//!            for a snapshot or for memory: export there, and go on in a third VM, restored from that
+//!            unless it is for the tank: export there, and go on in a third VM, restored from that
 //!   rounds:  replay what was kept meanwhile, until little is left     (in the background)
 //!   promote: replay the rest, switch                                  (in the foreground: this is the pause)
 //! ```
@@ -296,7 +296,7 @@ impl Service {
         }
     }
 
-    /// Begins a shadow, or gives the existing shadow another aim as well.
+    /// Begins a shadow. An existing one that was for a snapshot serves a failover instead, if that is asked for.
     pub(super) fn begin_shadow(&mut self, aim: Aim, waiting: Option<Order>) {
         if let Some(shadow) = &mut self.shadow {
             // A shadow that exports its state can serve a failover as well.
@@ -458,7 +458,10 @@ impl Service {
                         false
                     }
                 },
-                Err(_) => false,
+                Err(error) => {
+                    self.shadow_lost(shadow.aim, &error.into());
+                    false
+                }
             },
             Some(Err(error)) => {
                 self.shadow_lost(shadow.aim, &error);
