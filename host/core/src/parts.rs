@@ -59,6 +59,9 @@ impl Parts {
     }
 
     /// Appends the encoded list to `bytes`.
+    ///
+    /// # Panics
+    /// If memory runs out.
     pub(crate) fn append_to(&self, bytes: Vec<u8>) -> Vec<u8> {
         postcard::to_extend(&self.0, bytes).expect("postcard knows lists of parts, and memory does not run out")
     }
@@ -87,7 +90,9 @@ impl Parts {
     /// # Errors
     /// [`PartsError::Malformed`] if its bytes are not exactly one `T`.
     pub(crate) fn find<T: DeserializeOwned>(&self, kind: PartKind) -> Result<Option<T>, PartsError> {
-        self.bytes(kind).map(|bytes| exactly(bytes).map_err(|error| in_part(kind, &error))).transpose()
+        let part = self.0.iter().find(|part| part.kind == kind);
+        let in_part = |error| PartsError::Malformed(format!("its part of kind {kind}: {error}"));
+        part.map(|part| exactly(&part.bytes).map_err(in_part)).transpose()
     }
 
     /// Decodes the part of this kind.
@@ -96,18 +101,6 @@ impl Parts {
     /// [`PartsError::Malformed`] if there is none, or its bytes are not exactly one `T`.
     pub(crate) fn get<T: DeserializeOwned>(&self, kind: PartKind) -> Result<T, PartsError> {
         self.find(kind)?.ok_or_else(|| PartsError::Malformed(format!("it has no part of kind {kind}")))
-    }
-
-    fn bytes(&self, kind: PartKind) -> Option<&[u8]> {
-        self.0.iter().find(|part| part.kind == kind).map(|part| &*part.bytes)
-    }
-}
-
-/// Adds the part to the text of an error. An error because of a newer host stays one.
-fn in_part(kind: PartKind, error: &PartsError) -> PartsError {
-    match error {
-        PartsError::Unknown(inner) => PartsError::Unknown(*inner),
-        PartsError::Malformed(reason) => PartsError::Malformed(format!("its part of kind {kind}: {reason}")),
     }
 }
 
@@ -169,7 +162,7 @@ mod tests {
         let bytes = Parts::default().with(1, &1_u64).append_to(Vec::new());
         assert!(malformed(Parts::read(&[&bytes[..], &[0]].concat(), &KNOWN)));
         assert!((0..bytes.len()).all(|end| malformed(Parts::read(&bytes[..end], &KNOWN))));
-        // A list that claims to be long reserves no memory for missing parts.
+        // A list that claims more parts than it has.
         assert!(malformed(Parts::read(&[0xff, 0xff, 0xff, 0xff, 0x0f], &KNOWN)));
         let long = read(&Parts::default().with(1, &(1_u64, 2_u64))).expect("readable");
         assert_eq!(long.get::<u64>(1), Err(PartsError::Malformed("its part of kind 1: 1 bytes follow its end".into())));
