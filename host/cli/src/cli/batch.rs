@@ -113,8 +113,8 @@ impl Batch {
             locked(resume).remove_if_unused();
         }
         match (error, end.reason(&answers, sent)) {
-            (Some(error), Some(reason)) => return Err(error).context(reason),
-            (Some(error), None) => return Err(error.into()),
+            (Some(error), Some(reason)) => return Err(error.context(reason)),
+            (Some(error), None) => return Err(error),
             (None, Some(reason)) => {
                 output::note(&format!("lifeboat: {reason}"));
                 return Ok(ExitCode::from(exit::SOME_NOT_OK));
@@ -188,31 +188,37 @@ impl Batch {
 
     /// Sends the lines and prints their answers until the batch is over.
     async fn drive(&self, mut sending: Sending, lines: &Mutex<Lines>, report: &Report) -> anyhow::Result<Ended> {
-        let unwritable = "cannot write the answers";
+        let unwritable = |error: io::Error| Some(anyhow::Error::new(error).context("cannot write the answers"));
         let mut stop = Stop::new()?;
         let mut out = BufWriter::new(io::stdout().lock());
         let (mut state, mut answers, mut error) = (State::default(), Answers::default(), None);
         let end = loop {
-            let happened = next(&mut sending, &mut stop, &mut out, &mut answers).await.context(unwritable)?;
-            let event = match happened {
+            let event = match next(&mut sending, &mut stop, &mut out, &mut answers).await {
                 Happened::Signal => {
                     let is_input_left = self.give_up(lines);
                     sending.end_input();
                     Event::Signal { is_input_left, unanswered: sending.unanswered() as u64 }
                 }
                 Happened::ReaderGone => Event::ReaderGone,
-                Happened::Answer(answer) => {
-                    if is_pipe_open(print(&mut out, &answer, self.json)).context(unwritable)? {
+                Happened::Unwritable(failed) => {
+                    error = unwritable(failed);
+                    Event::Unwritable
+                }
+                Happened::Answer(answer) => match is_pipe_open(print(&mut out, &answer, self.json)) {
+                    Ok(true) => {
                         answers.add(answer.outcome);
                         report.answered(answers.total());
                         if let Some(failover) = &answer.failover {
                             report.suspended(|| output::note_failover(failover));
                         }
                         Event::Answered
-                    } else {
-                        Event::ReaderGone
                     }
-                }
+                    Ok(false) => Event::ReaderGone,
+                    Err(failed) => {
+                        error = unwritable(failed);
+                        Event::Unwritable
+                    }
+                },
                 Happened::Retrying { error, .. }
                     if matches!(error, ClientError::Refused { .. }) || error.is_starting() =>
                 {
@@ -224,7 +230,7 @@ impl Batch {
                 Happened::AllAnswered => Event::AllAnswered,
                 Happened::Failed(failed) => {
                     let failure = Failure::of(&failed, sending.may_be_done());
-                    error = Some(failed);
+                    error = Some(failed.into());
                     Event::Failed(failure)
                 }
             };
@@ -261,7 +267,7 @@ struct Ended {
     end: End,
     answers: Answers,
     sent: Sent,
-    error: Option<ClientError>,
+    error: Option<anyhow::Error>,
 }
 
 /// An event for which a batch waits.
@@ -272,39 +278,38 @@ enum Happened {
     Failed(ClientError),
     Signal,
     ReaderGone,
+    Unwritable(io::Error),
 }
 
 /// Waits for what happens next. Flushes the answers before every wait and before the end, since their reader may act on
 /// them.
-async fn next(
-    sending: &mut Sending,
-    stop: &mut Stop,
-    out: &mut impl Write,
-    answers: &mut Answers,
-) -> io::Result<Happened> {
-    let mut flush = || -> io::Result<bool> {
-        let is_open = is_pipe_open(out.flush())?;
-        if is_open {
+async fn next(sending: &mut Sending, stop: &mut Stop, out: &mut impl Write, answers: &mut Answers) -> Happened {
+    // None if they were flushed.
+    let mut flush = || match is_pipe_open(out.flush()) {
+        Ok(true) => {
             answers.flushed = answers.total();
+            None
         }
-        Ok(is_open)
+        Ok(false) => Some(Happened::ReaderGone),
+        Err(error) => Some(Happened::Unwritable(error)),
     };
     let progress = match sending.next().now_or_never() {
         Some(progress) => progress,
-        None if !flush()? => return Ok(Happened::ReaderGone),
-        None => tokio::select! {
-            biased;
-            () = stop.asked() => return Ok(Happened::Signal),
-            progress = sending.next() => progress,
+        None => match flush() {
+            Some(happened) => return happened,
+            None => tokio::select! {
+                biased;
+                () = stop.asked() => return Happened::Signal,
+                progress = sending.next() => progress,
+            },
         },
     };
-    Ok(match progress {
+    match progress {
         Ok(Some(Progress::Answer(answer))) => Happened::Answer(answer),
         Ok(Some(Progress::Retrying { error, unanswered, wait })) => Happened::Retrying { error, unanswered, wait },
-        Ok(None) | Err(_) if !flush()? => Happened::ReaderGone,
-        Ok(None) => Happened::AllAnswered,
-        Err(error) => Happened::Failed(error),
-    })
+        Ok(None) => flush().unwrap_or(Happened::AllAnswered),
+        Err(error) => flush().unwrap_or(Happened::Failed(error)),
+    }
 }
 
 /// Syncs the answers to disk if they go to a file. The resume file, from which they could be printed again, is removed

@@ -9,6 +9,7 @@
 //!  Over(Complete)      Over(Interrupted), or Over(Complete) if no line of the input was left
 //!
 //!  Sending, Draining:  the reader of the answers has gone   -> Over(NobodyReads)
+//!  Sending, Draining:  the answers cannot be written        -> Over(Unwritable)
 //!                      an error, where no server was there  -> Over(Unreached)
 //!                      it refused the batch as a whole      -> Over(Untaken)
 //!                      any other error                      -> Over(Broken)
@@ -73,6 +74,8 @@ pub(super) enum End {
     InterruptedTwice,
     /// Nobody reads the answers, so the last ones may be lost.
     NobodyReads,
+    /// The answers cannot be written, so the last ones may be lost.
+    Unwritable,
     /// The server was never there.
     Unreached,
     /// The server refused the batch as a whole, and executed none of it.
@@ -88,6 +91,8 @@ pub(super) enum Event {
     Answered,
     /// The reader of the answers has gone.
     ReaderGone,
+    /// The answers cannot be written, to a full disk for instance.
+    Unwritable,
     /// A signal asks for the end. If `is_input_left`, there may be more lines, which are not read.
     Signal { is_input_left: bool, unanswered: u64 },
     /// Nobody listens at the server, or it is starting. It has executed nothing.
@@ -146,6 +151,7 @@ impl State {
         };
         let end = match (event, is_input_left) {
             (Event::ReaderGone, _) => End::NobodyReads,
+            (Event::Unwritable, _) => End::Unwritable,
             (Event::AllAnswered, Some(true)) => End::Interrupted,
             (Event::AllAnswered, _) => End::Complete,
             (Event::Failed(failure), _) => failure.end(server),
@@ -260,9 +266,10 @@ impl End {
                 let go_on = how_to_go_on(answered, is_clean, sent.has_file);
                 Some(format!("interrupted twice: {}; {go_on}", so_far(answered, sent.unanswered)))
             }
-            Self::NobodyReads => {
+            Self::NobodyReads | Self::Unwritable => {
                 let (last, go_on) = (grouped(sent.last_line), how_to_go_on(answers.flushed, false, sent.has_file));
-                Some(format!("nobody reads the answers any more; all up to line {last} may be done: {go_on}"))
+                let nobody_reads = if self == Self::NobodyReads { "nobody reads the answers any more; " } else { "" };
+                Some(format!("{nobody_reads}all up to line {last} may be done: {go_on}"))
             }
             Self::Broken { is_token_void } => {
                 let after = if is_token_void { "after lifeboat login " } else { "" };
@@ -444,6 +451,7 @@ mod tests {
                 Event::Signal { unanswered, .. } if signalled.is_none() => (None, *unanswered > 0),
                 Event::Signal { .. } => (Some(End::InterruptedTwice), false),
                 Event::ReaderGone => (Some(End::NobodyReads), false),
+                Event::Unwritable => (Some(End::Unwritable), false),
                 Event::AllAnswered if signalled == Some(true) => (Some(End::Interrupted), false),
                 Event::AllAnswered => (Some(End::Complete), false),
                 Event::Failed(Failure::NoServer) if !was_there => (Some(End::Unreached), false),
@@ -467,6 +475,7 @@ mod tests {
             2 => (any::<bool>(), 0..3_u64)
                 .prop_map(|(is_input_left, unanswered)| Event::Signal { is_input_left, unanswered }),
             1 => Just(Event::ReaderGone),
+            1 => Just(Event::Unwritable),
             1 => Just(Event::AllAnswered),
             1 => prop_oneof![
                 Just(Failure::NoServer),
